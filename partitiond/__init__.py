@@ -1,13 +1,13 @@
-"""partitiond: measured frontiers, proven plans, running fleets of small language models."""
+"""Measures frontiers, proves plans, and runs fleets of small language models."""
 
 __all__ = ["__version__"]
 
 
 def __getattr__(name: str) -> str:
-    """The version, read only where it is asked for: each process of a fleet begins with this file.
+    """The version, read only on demand, because each process of a fleet imports this file first.
 
     Raises:
-        AttributeError: as a module does.
+        AttributeError: the module has no attribute of this name.
     """
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`python -m partitiond`."""
+"""Runs the command line for `python -m partitiond`."""
 
 from partitiond.cli.main import main
 

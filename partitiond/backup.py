@@ -1,18 +1,18 @@
-"""Backups: everything that was asked of a daemon and measured by it, in one checked file.
+"""Makes and restores backups: a daemon's registrations and measurements in one checked file.
 
 A backup is a gzip'ed tar of
 
     manifest.json        format, versions, and size and SHA-256 of every other member; comes first
     store.sqlite3        the store, copied by SQLite's online backup: consistent under load
     profiles/*.json      its profiles, readable without this version of partitiond
-    config.toml          the settings file that was in use, where there was one
+    config.toml          the settings file that was in use, if there was one
     settings.json        all settings as they were in effect, to read
 
-It holds no admin token (a daemon makes a new one), and nothing of the host: what runs, and what
-was done to devices, is found again by looking.
+A backup holds no admin token (a daemon makes a new one), and nothing of the host: a daemon finds
+running engines and changed devices again by looking.
 
-Restoring checks all of it before anything is touched, and puts the store into place with one
-rename; what was there before is kept beside it.
+Restoring checks the whole backup before anything is touched, and puts the store into place with
+one rename; the former store is kept beside it.
 """
 
 import contextlib
@@ -39,14 +39,14 @@ from partitiond.store.opening import inspect_store
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore did.
+    """The result of a restore.
 
     Attributes:
         store: the file that is in place now.
-        kept: what was there before, under another name; None where there was none.
-        migrates: the next start of a daemon brings the schema up to date.
-        settings: the settings file that was written; None where none was asked for.
-        settings_kept: what was there before it.
+        kept: the former store, under another name; None if there was none.
+        migrates: whether the next start of a daemon updates the schema.
+        settings: the settings file that was written; None if none was asked for.
+        settings_kept: the former settings file, under another name; None if there was none.
     """
 
     manifest: Manifest
@@ -63,11 +63,11 @@ class Restored:
 def make_backup(
     loaded: LoadedSettings, target: Path, *, created_at: str, replace: bool = False
 ) -> Manifest:
-    """Write a backup; the daemon may run meanwhile. Nothing is left behind where that fails.
+    """Write a backup; the daemon may run meanwhile. A failure leaves nothing behind.
 
     Raises:
         NotFoundError: there is no store yet.
-        ConflictError: the file exists, and `replace` was not said.
+        ConflictError: the file exists, and `replace` is False.
         StoreError: the store is damaged, or not readable.
         InputError: the target cannot be written.
     """
@@ -112,7 +112,7 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 def _copy_store(store: Path, copy: Path) -> str:
-    """A consistent copy as one file, checked; returns its schema."""
+    """Make a consistent copy as one file and check it; return its schema."""
     copy.touch(mode=0o600)
     try:
         with (
@@ -131,7 +131,7 @@ def _copy_store(store: Path, copy: Path) -> str:
 
 
 def copying_hint(error: sqlite3.Error, target: Path) -> str:
-    """What to do about a store that could not be copied to this folder."""
+    """A hint for a store that could not be copied to this folder."""
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL":
         return f"Free some space in {target}, or choose a folder on another disk."
@@ -156,7 +156,7 @@ def _export_profiles(store: Path, folder: Path) -> int:
 
 
 def _without_version(body: str) -> str:
-    """A stored profile as a profile file; what cannot be read is left as it is."""
+    """A stored profile as a profile file; an unreadable profile is left as it is."""
     with contextlib.suppress(ValueError, RecursionError):
         fields = json.loads(body)
         if isinstance(fields, dict) and fields.pop(VERSION_FIELD, None) is not None:
@@ -191,15 +191,15 @@ def restore(settings: Settings, file: Path, *, settings_file: Path | None = None
     """Put a backup's store into the state folder; no daemon may run on it.
 
     Args:
-        settings: name the state folder.
+        settings: they name the state folder.
         file: the backup.
         settings_file: where to write the backup's settings file to; None leaves settings alone.
 
     Raises:
         StateFolderBusyError: a daemon runs.
         NotFoundError, InputError: as `unpack`.
-        StoreError: the store in it is damaged, or of a newer schema than this version knows.
-        SettingsError: its settings file is not valid here.
+        StoreError: the backup's store is damaged, or of a newer schema than this version knows.
+        SettingsError: the backup's settings file is not valid here.
     """
     if not file.is_file():
         raise NotFoundError(f"there is no file {file}.", hint="Check the path.")
@@ -223,13 +223,13 @@ def restore(settings: Settings, file: Path, *, settings_file: Path | None = None
 
 
 def check_backup(file: Path, folder: Path) -> tuple[Manifest, bool]:
-    """Check a backup without restoring it; whether its store would be migrated. See `restore`."""
+    """Check a backup as `restore` does; return whether its store would be migrated."""
     manifest = unpack(file, folder)
     return manifest, _check(folder, write_settings=(folder / CONFIG).exists(), file=file)
 
 
 def _check(folder: Path, *, write_settings: bool, file: Path) -> bool:
-    """All that could be wrong with what was unpacked; whether its schema is an older one."""
+    """Check an unpacked backup; return whether its schema is older than the present one."""
     store = folder / STORE
     migrates = pending(store, inspect_store(store))
     if write_settings:
@@ -243,10 +243,10 @@ def _check(folder: Path, *, write_settings: bool, file: Path) -> bool:
 
 
 def _retire_log(store: Path) -> None:
-    """Bring the log of the store in place into it, so that it belongs to no other file later.
+    """Merge the present store's log into that store, so that no other store gets the log later.
 
-    SQLite would replay a log that is left into the restored store, and damage it. Of a store that
-    is too damaged for that, the log is put aside.
+    SQLite would replay a remaining log into the restored store, and damage it. If the present
+    store is too damaged for the merge, its log is put aside.
     """
     if not store.exists():
         return
@@ -260,10 +260,10 @@ def _retire_log(store: Path) -> None:
 
 
 def _place(new: Path, target: Path) -> Path | None:
-    """Put a file into place by one rename; what was there is kept and returned."""
+    """Put a file into place by one rename; keep the former file, and return its new path."""
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.restoring")
-    # The folder it was unpacked in may lie on another disk than the settings file.
+    # The new file may have been unpacked on another disk than that of the target.
     shutil.copyfile(new, draft)
     shutil.copystat(new, draft)
     if os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""The file of a backup: packing one, and unpacking one that may be damaged or forged."""
+"""Packs the file of a backup, and unpacks files that may be damaged or forged."""
 
 import dataclasses
 import gzip
@@ -21,7 +21,7 @@ STORE: Final = "store.sqlite3"
 CONFIG: Final = "config.toml"
 EFFECTIVE: Final = "settings.json"
 MAX_MANIFEST_BYTES: Final = 16 * 1024**2
-"""Some 100 bytes for each profile."""
+"""A manifest has about 100 bytes for each profile."""
 CHUNK_BYTES: Final = 1024**2
 _MEMBER: Final = re.compile(r"store\.sqlite3|config\.toml|settings\.json|profiles/[\w.@+=-]{1,200}")
 _DAMAGED: Final = (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, UnicodeDecodeError)
@@ -29,15 +29,15 @@ _DAMAGED: Final = (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, Uni
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup says of itself.
+    """The description of a backup in its file.
 
     Attributes:
-        format: of the file; newer ones are refused.
-        partitiond: version that wrote it.
-        schema: of the store.
-        created_at: UTC, ISO 8601.
-        settings_file: where the settings file lay; empty where there was none.
-        profiles: how many are in it.
+        format: version of the file's format; newer ones are refused.
+        partitiond: version of partitiond that wrote the file.
+        schema: schema of the store.
+        created_at: time of the backup, UTC, ISO 8601.
+        settings_file: path of the settings file; empty if there was none.
+        profiles: the number of profiles in the backup.
         files: member -> (bytes, SHA-256 in hex).
     """
 
@@ -73,12 +73,11 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 def unpack(file: Path, folder: Path) -> Manifest:
     """Unpack a backup into an empty folder and check every byte of it.
 
-    Members are written under names that were checked, never by what the archive says of paths,
-    owners or modes.
+    Members are written under checked names; the archive's paths, owners and modes are never used.
 
     Raises:
         NotFoundError: there is no such file.
-        InputError: it is no backup, damaged, or of a newer format.
+        InputError: the file is not a backup, is damaged, or has a newer format.
     """
     try:
         with tarfile.open(file, mode="r:gz") as archive:
@@ -159,7 +158,7 @@ def _unpack_member(
 
 
 def _write(content: IO[bytes], target: Path) -> str:
-    """Copy to a file, durably; returns the SHA-256 of what was copied."""
+    """Copy to a file, durably; return the SHA-256 of the copied bytes."""
     digest = hashlib.sha256()
     target.touch(mode=0o600, exist_ok=False)
     with target.open("wb") as file:

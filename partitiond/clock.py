@@ -1,14 +1,14 @@
-"""The real clock behind `ports.Clock`."""
+"""Implements `ports.Clock` by the real clock."""
 
 import datetime
 import time
 
 
 class SystemClock:
-    """Time as the host tells it; implements `ports.Clock`."""
+    """The clock of the host; implements `ports.Clock`."""
 
     def monotonic(self) -> float:
-        """Seconds that only grow."""
+        """Seconds that never decrease."""
         return time.monotonic()
 
     def utc_iso(self) -> str:

@@ -1,4 +1,4 @@
-"""What this host's CPU reaches, for estimates: measured when it is asked for the first time."""
+"""Measures the speed of this host's CPU for estimates, when it is first asked for."""
 
 import threading
 from pathlib import Path
@@ -8,10 +8,10 @@ from partitiond.devices.bandwidth import cpu_figures
 
 
 class CpuSpeed:
-    """Figures of the host's CPU. Callable from several threads: one measures, the others wait.
+    """Figures of the host's CPU. Several threads may call it: one measures, the others wait.
 
     Args:
-        state_dir: where figures are kept, so that another process need not measure again.
+        state_dir: the folder that keeps the figures, so that another process need not measure.
     """
 
     def __init__(self, state_dir: Path) -> None:
@@ -20,7 +20,7 @@ class CpuSpeed:
         self._kept: dict[tuple[str, str, int], CpuFigures] = {}
 
     def __call__(self, device: Device) -> CpuFigures:
-        """Kept or measured now, for about two seconds on all cores.
+        """The kept figures, or figures measured now, for about two seconds on all cores.
 
         Raises:
             DeviceError: the measurement failed.
@@ -32,7 +32,7 @@ class CpuSpeed:
             return kept
 
     def kept(self, device: Device) -> CpuFigures | None:
-        """What this process knows already. Does not look and does not wait."""
+        """The figures that this process already has, or None. Never measures or waits."""
         return self._kept.get(_key(device))
 
 

@@ -1,11 +1,11 @@
-"""The daemon: wires the adapters to the service, and decides nothing.
+"""Runs the daemon: wires the adapters to the service, and decides nothing.
 
-Order of the start: lock on the state folder, tokens on disk, control listener (a port in use is
-found before anything runs, and whoever can connect can read the token), store, proxy (adopted or
-started), engines (adopted), loop, API. On SIGTERM or
-SIGINT everything drains and stops, unless `daemon.keep_engines_on_exit` is set; a second signal
-does not wait for requests in flight. After SIGKILL engines and proxy go on serving, and the next
-daemon adopts both.
+Order of the start: lock on the state folder, tokens on disk, control listener (a used port is
+found before anything runs, and a client that can connect can read the token), store, proxy
+(adopted or started), engines (adopted), loop, API. On SIGTERM or SIGINT everything drains and
+stops, unless `daemon.keep_engines_on_exit` is set; after a second signal the daemon does not wait
+for requests in flight. After SIGKILL the engines and the proxy go on serving, and the next daemon
+adopts both.
 """
 
 import asyncio
@@ -70,17 +70,17 @@ from partitiond.systemd import keep_informed, stopping
 log = logging.getLogger(__name__)
 
 PLANNER_GRACE_SECONDS: Final = 120.0
-"""Beyond three times the solver's own limit: starting its process on a busy machine."""
+"""Time beyond three times the solver's own limit, to start its process on a busy machine."""
 COMPILING_GRACE_SECONDS: Final = 1800.0
-"""The first large solve of an installation compiles the planner's search: a minute and a half of
-one core, and on a busy machine many times that."""
+"""Time for the first large solve of an installation to compile the planner's search: a minute and a
+half of one core, and on a busy machine many times that."""
 VARIANT_SECONDS: Final = 2.0
-"""How long the start waits for the driver, to know which engine this host takes."""
+"""Time that the start waits for the driver, to know which engine this host needs."""
 API_GRACE_SECONDS: Final = 5
 BACKLOG: Final = 128
 STORE_PATIENCE_SECONDS: Final = 0.02
-"""How long a call of the store waits for another process's lock, and the event loop with it. Our
-own transactions elsewhere take microseconds; requests that write wait before, in a thread."""
+"""Time that a call of the store, and so the event loop, waits for another process's lock. Our own
+transactions elsewhere take microseconds; requests that write wait beforehand, in a thread."""
 SOCKET_NAME: Final = "proxy.sock"
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -90,19 +90,19 @@ def run_daemon(
     ready_callback: Callable[[], None] | None = None,
     reread: Callable[[], Settings] | None = None,
 ) -> None:
-    """Run until a signal or the API ends it.
+    """Run the daemon until a signal or the API ends it.
 
     Args:
         settings: everything that can be set.
         ready_callback: called once the API answers.
-        reread: settings as they are now, for SIGHUP; without it SIGHUP changes nothing.
+        reread: reads the settings again, for SIGHUP; without it SIGHUP changes nothing.
 
     Raises:
         StateFolderBusyError: another daemon runs on this state folder.
-        RunFolderBusyError: the run folder is another state folder's.
+        RunFolderBusyError: the run folder belongs to another state folder.
         DeviceError: a port is in use.
         StoreError: the store is damaged, locked or of a newer version.
-        PartitiondError: something else kept it from starting, and nothing of it runs then; or
+        PartitiondError: the daemon could not start for another reason, and nothing of it runs; or
             the control API broke, and engines and endpoint go on serving.
     """
     _set_up_logging()
@@ -120,7 +120,7 @@ def run_daemon(
 
 
 def _open_store(settings: Settings) -> SqlStore:
-    """The store, once no other process holds its lock. Its calls are made in the event loop."""
+    """Open the store once no other process holds its lock. The event loop makes its calls."""
     store = open_store(settings.store_path, patience_seconds=STORE_PATIENCE_SECONDS)
     store.wait_until_writable(BUSY_TIMEOUT_SECONDS)
     return store
@@ -131,12 +131,12 @@ def _set_up_logging() -> None:
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look at the proxy
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # three lines for each start
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request to the proxy
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs three lines for each start
 
 
 def _make_folder(folder: Path, setting: str) -> None:
-    """Make a folder of the daemon's. Raises SettingsError where it cannot be written."""
+    """Make a folder of the daemon. Raises SettingsError if it cannot be written."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -152,7 +152,7 @@ def _make_folder(folder: Path, setting: str) -> None:
 
 @contextlib.contextmanager
 def _listener(settings: Settings) -> Iterator[socket.socket]:
-    """The control API's socket. Raises DeviceError when the port is taken, SettingsError else."""
+    """The control API's socket. Raises DeviceError: the port is taken; else SettingsError."""
     host, port = settings.control.host, settings.control.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -184,17 +184,17 @@ def _cannot_listen(host: str, port: int, error: OSError) -> PartitiondError:
 
 
 def settle_heap() -> None:
-    """Spare the event loop collections of what was read at the start and stays.
+    """Spare the event loop garbage collections of objects that were read at the start and stay.
 
-    One collection of everything takes more than a tenth of a second with some thousands of
-    profiles, whichever callback it falls into. What ends without a circle is freed as ever.
+    With some thousands of profiles, one full collection delays some callback by more than a tenth
+    of a second. Objects outside reference cycles are freed as before.
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
 def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
-    """The service over this host's adapters."""
+    """Make the service over this host's adapters."""
     devices = host.devices
     finder = EngineFinder(settings, _variant(settings, devices))
     clock, cpu_speed = SystemClock(), CpuSpeed(settings.state_dir)
@@ -250,10 +250,10 @@ def _variant(settings: Settings, devices: DeviceProvider) -> Variant:
     try:
         found = Looks(VARIANT_SECONDS).ask("the devices", devices.discover)
     except SilentError:
-        # A driver that hangs is there; where none is, the library says so at once.
+        # A driver that hangs is installed; without one, the library says so at once.
         return "cuda" if settings.gpu.enabled else "cpu"
     except DeviceError:
-        return "cpu"  # the loop shows why devices cannot be seen
+        return "cpu"  # the loop reports why devices cannot be seen
     return "cuda" if any(device.kind is DeviceKind.GPU for device in found) else "cpu"
 
 
@@ -261,7 +261,7 @@ def _solver(memory_limit_bytes: int) -> Solve:
     async def solve(
         request: PlanRequest, on_progress: OnProgress | None = None
     ) -> Plan | Infeasible:
-        # A deterministic solve counts work, and may take three times its limit on the clock.
+        # A deterministic solve counts work, and may take three times its limit in real time.
         timeout = 3 * request.time_limit_seconds + PLANNER_GRACE_SECONDS
         timeout += 0 if is_warm() else COMPILING_GRACE_SECONDS
         return await solve_in_process(
@@ -283,10 +283,10 @@ def _proxy(settings: Settings) -> ProxyProcess:
 
 
 class _CutOff(logging.Filter):
-    """Says in one line that the daemon's end cut a request off: uvicorn logs a traceback of it."""
+    """Logs a request cut off by the daemon's end in one line, where uvicorn logs a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep the record, without the traceback of what was only cancelled."""
+        """Keep the record, but drop the traceback of a cancellation."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, asyncio.CancelledError):
             record.levelno, record.levelname = logging.INFO, "INFO"
@@ -299,7 +299,7 @@ _CUT_OFF: Final = _CutOff()
 
 
 class _ApiServer(uvicorn.Server):
-    """uvicorn without signal handlers of its own: the daemon decides when it ends."""
+    """uvicorn without its own signal handlers: the daemon decides when the server ends."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -332,7 +332,7 @@ async def _run(
             raise
         admin, metrics = tokens
         api = ApiOptions(hub=settings.models.hub, allow_folders=settings.models.allow_folders)
-        # In a thread: engines are looked after already.
+        # In a thread, because the event loop already supervises engines.
         app = await asyncio.to_thread(
             create_app, service, admin_token=admin, metrics_token=metrics, options=api
         )
@@ -377,7 +377,7 @@ async def _run(
 async def _signals() -> AsyncIterator["asyncio.Queue[signal.Signals]"]:
     """SIGTERM, SIGINT and SIGHUP, in order of arrival; the handlers only enqueue.
 
-    A terminal that closes means the end, not a reload: there SIGHUP keeps its own meaning.
+    On a terminal SIGHUP keeps its default: a closing terminal means the end, not a reload.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -399,11 +399,11 @@ async def _until_the_end(
     stop_engines: bool,
     reload: Callable[[Service], bool] | None = None,
 ) -> None:
-    """Until a signal or the API's `shutdown` has ended the service.
+    """Wait until a signal or the API's `shutdown` has ended the service.
 
     Raises:
-        PartitiondError: the API ended unasked. Engines and endpoint are left running: they serve,
-            and the next daemon adopts them.
+        PartitiondError: the API ended by itself. Engines and endpoint are left running: they
+            serve, and the next daemon adopts them.
     """
     closed = asyncio.create_task(service.closed.wait())
     while not closed.done() and not serving.done():

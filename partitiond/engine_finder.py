@@ -1,4 +1,4 @@
-"""The engine environment of this host, looked for again while there is none."""
+"""Finds the engine environment of this host, and looks again while there is none."""
 
 import contextlib
 import threading
@@ -16,11 +16,11 @@ from partitiond.ports import ResolvedModel
 from partitiond.settings import Settings
 
 LOOK_AGAIN_SECONDS: Final = 10.0
-"""`partitiond setup engine install` may run meanwhile; looking costs a short process."""
+"""Time between looks: `partitiond setup engine install` may run; a look runs a short process."""
 
 
 class EngineFinder:
-    """Finds the environment once it is there. Callable, as the engine runner wants it."""
+    """Finds the environment once it exists. Callable, as the engine runner needs it."""
 
     def __init__(self, settings: Settings, variant: Variant) -> None:
         self._settings = settings
@@ -44,23 +44,23 @@ class EngineFinder:
             return self._look()
 
     def problem(self) -> EngineUnavailableError | None:
-        """Why none can start; None when one can. Looks at most every few seconds."""
+        """Why no engine can start; None if one can. Looks at most every few seconds."""
         if self._simulated:
             return _not_simulated()
         with self._lock:
             fresh = time.monotonic() - self._looked_at < LOOK_AGAIN_SECONDS
             if self._found is None and not fresh:
-                with contextlib.suppress(EngineUnavailableError):  # kept, and told below
+                with contextlib.suppress(EngineUnavailableError):  # `_error` keeps it
                     self._look()
             return self._error
 
     def version(self) -> str:
-        """Its version; empty while none was found. Does not look, so it costs nothing."""
+        """The engine's version; empty while none was found. Never looks, so it costs nothing."""
         with self._lock:
             return self._found.version if self._found is not None else ""
 
     def python(self) -> Path | None:
-        """Its interpreter, or None. It converts models even where it cannot serve them."""
+        """The engine's interpreter, or None. It converts models even if it cannot serve them."""
         try:
             return self._environment().python
         except EngineUnavailableError:
@@ -87,7 +87,7 @@ def _not_simulated() -> EngineUnavailableError:
 
 
 class HostResolver:
-    """`models.Resolver` with the engine's interpreter as it is when a model is asked for."""
+    """A `models.Resolver` that finds the engine's interpreter anew for each model."""
 
     def __init__(self, settings: Settings, finder: EngineFinder) -> None:
         self._settings = settings
@@ -103,11 +103,11 @@ class HostResolver:
         )
 
     async def architecture(self, spec: ModelSpec) -> Architecture:
-        """Numbers without fetching weights. Raises ModelSourceError, SpecError."""
+        """Read the model's numbers without its weights. Raises ModelSourceError, SpecError."""
         return await self._resolver().architecture(spec)
 
     async def resolve(
         self, spec: ModelSpec, progress: Callable[[str, float | None], None] | None = None
     ) -> ResolvedModel:
-        """Fetch or make what the engine needs. Raises ModelSourceError, SpecError."""
+        """Fetch or make the files that the engine needs. Raises ModelSourceError, SpecError."""
         return await self._resolver().resolve(spec, progress)

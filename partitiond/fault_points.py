@@ -1,12 +1,12 @@
-"""Named points in the daemon's work at which a test can end it, as `kill -9` would.
+"""Defines named points in the daemon's work at which a test can end it, as `kill -9` would.
 
-Off unless PARTITIOND_FAULT_POINT names one: `engine.shim-spawned` ends the process the first time
-it comes there, `store.committed:3` the third time. `@FILE` reads that from a file at each point, so
-that a test can arm a daemon that runs, and appends the name of each point that was passed to
-`FILE.passed`.
+The points are off unless PARTITIOND_FAULT_POINT names one: `engine.shim-spawned` ends the process
+the first time it reaches the point, `store.committed:3` the third time. `@FILE` reads the name from
+a file at each point, so that a test can arm a running daemon, and appends the name of each passed
+point to `FILE.passed`.
 
-Every point is in the enumeration below, and a test ends a daemon at each of them and starts it
-again (`tests/chaos/test_daemon_killed.py`); a point that no test knows fails that test.
+Every point is in the enumeration below. `tests/chaos/test_daemon_killed.py` ends a daemon at each
+point and starts it again; a point that no test knows fails that test.
 """
 
 import contextlib
@@ -21,37 +21,37 @@ VARIABLE: Final = "PARTITIOND_FAULT_POINT"
 
 
 class FaultPoint(enum.StrEnum):
-    """Where the daemon can be ended; between two steps of one action each."""
+    """The points at which a daemon can be ended, each between two steps of one action."""
 
     # A model, its keys and its plan.
     MODEL_STORED = "model.stored"
-    """Registered in the store; nobody was told, and nothing was estimated."""
+    """The model is in the store; no other part was told, and nothing was estimated."""
     RELEASE_KEPT = "model.release-kept"
-    """What served is written down as the way back; the model is what it was."""
+    """The serving release is stored for a rollback; the model is unchanged."""
     MODEL_UPDATED = "model.updated"
-    """Replaced in the store; nobody watches over its new release yet."""
+    """The model is replaced in the store; its new release is not watched yet."""
     RELEASE_WANTED = "model.release-wanted"
-    """The release to go back to is written down; the model is not of it yet."""
+    """The release to roll back to is stored; the model does not have it yet."""
     MODEL_REMOVED = "model.removed"
-    """Gone from the store, while the applied plan has its replicas still."""
+    """The model is gone from the store; the applied plan still has its replicas."""
     KEY_STORED = "key.stored"
-    """In the store; the proxy does not know it."""
+    """The key is in the store; the proxy does not know it."""
     PLAN_STORED = "plan.stored"
     PLAN_APPLIED = "plan.applied"
 
     # An engine's start.
     ENGINE_BEGUN = "engine.begun"
-    """Its start was decided; nothing of it is on disk."""
+    """The engine's start was decided; nothing of the engine is on disk."""
     RUN_FOLDER_MADE = "engine.run-folder-made"
     LAUNCH_WRITTEN = "engine.launch-written"
     COMMAND_WRITTEN = "engine.command-written"
     SHIM_SPAWNED = "engine.shim-spawned"
-    """The process exists, and has not said who it is."""
+    """The process exists, and has not identified itself."""
     ENGINE_IDENTIFIED = "engine.identified"
     ENGINE_ANSWERED = "engine.answered"
     ENGINE_READY = "engine.ready"
 
-    # What the proxy is told.
+    # The table for the proxy.
     TABLE_NUMBERED = "table.numbered"
     TABLE_PUBLISHED = "table.published"
 
@@ -84,7 +84,7 @@ class FaultPoint(enum.StrEnum):
     STEP_KEPT = "job.step-kept"
     """A finished trial is in the checkpoint."""
     PROFILE_STORED = "job.profile-stored"
-    """The result is in the store; the job says still that it runs."""
+    """The result is in the store; the job is still marked as running."""
     JOB_FINISHED = "job.finished"
 
     # A transaction.
@@ -94,13 +94,13 @@ class FaultPoint(enum.StrEnum):
     # A partition of a GPU.
     JOURNAL_DRAFTED = "partition.journal-drafted"
     DEVICE_PLANNED = "partition.device-planned"
-    """Journalled; the device was not touched."""
+    """The change is in the journal; the device was not touched."""
     DEVICE_TOUCHED = "partition.device-touched"
-    """The device was written to; the journal says planned."""
+    """The device was written to; the journal still says planned."""
     DEVICE_DONE = "partition.device-done"
     PARTITION_PREPARED = "partition.prepared"
     PARTITION_RELEASING = "partition.releasing"
-    """Nothing is left of the engine; its partition is."""
+    """Nothing is left of the engine; its partition still exists."""
     DEVICE_UNDONE = "partition.device-undone"
     """The device is as it was found; the journal does not say so."""
     PARTITION_RELEASED = "partition.released"
@@ -112,7 +112,7 @@ _order: str = _ARMED
 
 
 def reached(point: FaultPoint) -> None:
-    """The process came to a point; it goes no further where that was asked for."""
+    """Mark that the process reached a point; end the process here if that was asked for."""
     if _ARMED:
         _pass(point)
 

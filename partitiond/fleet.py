@@ -1,4 +1,4 @@
-"""Fleet files: models and devices in one TOML file, for `plan --from` and `up -f`.
+"""Reads fleet files: models and devices in one TOML file, for `plan --from` and `up -f`.
 
     [settings.planner]                 # any table of the settings file
     time_limit_seconds = 5
@@ -22,11 +22,11 @@
     prompt_tokens = 400
     prompt_variation = 1.1
 
-    [[models.variants]]                # forms that a plan may use in its place
+    [[models.variants]]                # forms that a plan may use instead
     name = "fp8"
     engine = { quantization = "fp8" }
 
-A model the catalog does not know may bring its numbers in `architecture`; it can then be planned
+A model that is not in the catalog may have its numbers in `architecture`; it can then be planned
 without its files. Every mistake is a SpecError that names the place in the file.
 """
 
@@ -68,15 +68,15 @@ MAX_FILE_BYTES: Final = 1_000_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fleet:
-    """What a fleet file describes.
+    """The content of a fleet file.
 
     Attributes:
         models: in the file's order.
-        devices: empty where the file names none: then those of this host.
-        settings: tables of the settings file, unchecked, to be laid over it.
+        devices: empty if the file names none; then those of this host are used.
+        settings: tables that override the settings file, unchecked.
         architectures: numbers given in the file, by model name.
         path: the file.
-        host_memory_bytes: memory for engines by host, where the file says it.
+        host_memory_bytes: memory for engines by host, as far as the file gives it.
     """
 
     models: tuple[ModelSpec, ...]
@@ -148,10 +148,10 @@ class _FleetTable(_Table):
 
 
 def load_fleet(path: Path) -> Fleet:
-    """Read and check a fleet file: the one at `path`, or else the shipped example of that name.
+    """Read and check the fleet file at `path`, or else the shipped example of that name.
 
     Raises:
-        SpecError: the file cannot be read, is no TOML, or something in it is wrong; the message
+        SpecError: the file cannot be read, is not TOML, or something in it is wrong; the message
             names the place.
     """
     path = _shipped(path) or path
@@ -178,8 +178,8 @@ def load_fleet(path: Path) -> Fleet:
 
 
 def _shipped(path: Path) -> Path | None:
-    """The example that `twelve-models` or `examples/twelve-models.toml` means where there is no
-    such file; None for anything else."""
+    """The example that `twelve-models` or `examples/twelve-models.toml` means if there is no
+    such file; None for any other path."""
     if path.parent not in {Path(), Path("examples")} or path.exists():
         return None
     package = Path(__file__).resolve().parent
@@ -190,7 +190,7 @@ def _shipped(path: Path) -> Path | None:
 
 def _parse(path: Path) -> _FleetTable:
     try:
-        with path.open("rb") as file:  # not its size: that of a pipe or device is unknown
+        with path.open("rb") as file:  # a pipe or device does not tell its size
             text = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise SpecError(
@@ -225,7 +225,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _located(place: str, build: Any) -> Any:
-    """Run `build` and put the place in front of what it has to say."""
+    """Run `build`, and put the place in front of the messages of its errors."""
     try:
         return build()
     except SpecError as error:
@@ -282,7 +282,7 @@ def _workload(table: _WorkloadTable, folder: Path) -> Workload:
 
 
 def _variant(table: _VariantTable, engine: EngineOptions, folder: Path) -> Variant:
-    """A variant: its engine options are the model's but for what it names."""
+    """Make a variant: its engine options are the model's, except those that it names."""
     changes = _engine(table.engine)
     options = _part(f"variant {table.name}", lambda: dataclasses.replace(engine, **changes))
     source = None if table.model is None else source_for(_text(table.model, folder), hub=True)[0]
@@ -290,7 +290,7 @@ def _variant(table: _VariantTable, engine: EngineOptions, folder: Path) -> Varia
 
 
 def _text(model: str, folder: Path) -> str:
-    """What a model's text means: paths are relative to the fleet file."""
+    """Resolve a model's text: paths are relative to the fleet file."""
     return str((folder / model).resolve()) if model.startswith(("./", "../")) else model
 
 

@@ -1,25 +1,25 @@
-"""The `[[devices]]` tables of a fleet file.
+"""Reads the `[[devices]]` tables of a fleet file.
 
 [[devices]]
 hardware = "a100-80gb"      # a key of the catalog
 count = 8
-per_host = 8                # of them in one host
-host = "node-a"             # hosts are numbered where there are several
-rack = "r1"                 # what is lost together beyond a host
+per_host = 8                # devices in one host
+host = "node-a"             # hosts are numbered if there are several
+rack = "r1"                 # fault domain above the host
 cores = 16                  # host cores for the engines of one device
-host_memory = "512GiB"      # for all engines of one host; left out: does not limit
+host_memory = "512GiB"      # for all engines of one host; left out: no limit
 modes = ["mps", "mig"]      # left out: all that the hardware has
 price_per_hour = 1.8
 idle_watts = 55
 max_watts = 400
 
-[[devices]]                 # one device, partly in use by others
+[[devices]]                 # one device, partly used by other programs
 hardware = "a100-80gb"
 id = "gpu-3"
 occupied_slices = [0, 1, 2, 3]      # memory slices under GPU instances that are not ours
 # mig_instances = ["3g.40gb@4"]     # idle GPU instances that exist, and may be used
-# mig_fixed = true                  # only those: the GPU may not be cut anew
-# occupied_sm_percent = 30          # or SMs that others hold under MPS
+# mig_fixed = true                  # only those: the GPU may not be repartitioned
+# occupied_sm_percent = 30          # or SMs that other programs hold under MPS
 # reserved = "2GiB", memory = "79GiB", max_replicas = 16, cordoned = true
 """
 
@@ -37,7 +37,7 @@ from partitiond.core.mig_text import EMPTY, parse_geometry, places_for
 from partitiond.core.units import Bytes, parse_bytes
 
 MAX_DEVICES: Final = 4096
-"""More devices in one file are a typing mistake."""
+"""Most devices in one file; more are a typing mistake."""
 
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,79}$"
 
@@ -81,8 +81,8 @@ def devices_of(tables: tuple[DeviceTable, ...], path: object) -> tuple[Device, .
     """All devices of the tables, in order.
 
     Args:
-        tables: of the file.
-        path: of the file, for messages.
+        tables: the file's tables.
+        path: the file's path, for messages.
 
     Raises:
         SpecError: unknown hardware, a limit that contradicts another, an id given twice.
@@ -112,10 +112,10 @@ def devices_of(tables: tuple[DeviceTable, ...], path: object) -> tuple[Device, .
 def host_memory_of(
     tables: tuple[DeviceTable, ...], devices: tuple[Device, ...], path: object
 ) -> tuple[tuple[str, int], ...]:
-    """Memory for engines by host, where the tables say it.
+    """Memory for engines by host, as far as the tables give it.
 
     Raises:
-        SpecError: two tables say different things of one host.
+        SpecError: two tables give one host different sizes.
     """
     found: dict[str, int] = {}
     said = (table.host_memory for table in tables for _ in range(table.count))
@@ -151,7 +151,7 @@ def _refuse_twins(devices: list[Device], path: object) -> None:
 
 
 def _spec(table: DeviceTable, place: str) -> HardwareSpec:
-    """The kind of device, once the table's limits make sense on it."""
+    """The kind of device, after checking the table's limits against it."""
     spec = HARDWARE.get(table.hardware)
     if spec is None:
         raise SpecError(
@@ -164,7 +164,7 @@ def _spec(table: DeviceTable, place: str) -> HardwareSpec:
 
 
 def _contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tuple[str, str]]:
-    """What the table says that cannot be, and what to do about it."""
+    """Contradictions in the table, each with a hint on what to do about it."""
     allowed = _modes(table, spec)
     for mode in table.modes or ():
         if mode not in spec.modes:
@@ -201,7 +201,7 @@ def _contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tuple[st
 
 
 def _mig_contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tuple[str, str]]:
-    """What is wrong with the GPU instances that exist."""
+    """Contradictions in the table's existing GPU instances, each with a hint."""
     if not table.mig_instances and not table.mig_fixed:
         return
     if SharingMode.MIG not in _modes(table, spec):
@@ -233,8 +233,8 @@ def _instances(table: DeviceTable, spec: HardwareSpec, device_id: str) -> tuple[
 
 
 def _modes(table: DeviceTable, spec: HardwareSpec) -> tuple[SharingMode, ...]:
-    """Modes asked for, or all; without MIG where the GPU shows less memory than instances take,
-    and MIG alone where there are GPU instances.
+    """Modes asked for, or all; without MIG if the GPU shows less memory than instances take, and
+    MIG alone if there are GPU instances.
     """
     asked = table.modes or spec.modes
     largest = max((p.memory_bytes for p in spec.mig_profiles), default=0)

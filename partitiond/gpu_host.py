@@ -1,7 +1,7 @@
-"""The GPUs of this host, or of a simulated one, wired: what finds them and what cuts them.
+"""Wires the adapters that find and partition the GPUs of this host, or of a simulated one.
 
-Everything that starts engines takes its devices and partitions from here, so that no two ways of
-using a GPU differ.
+Everything that starts engines takes its devices and partitions from here, so that all of it uses
+GPUs in the same way.
 """
 
 import dataclasses
@@ -31,10 +31,10 @@ JOURNAL: Final = "devices.json"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GpuHost:
-    """Devices of this host and what cuts them.
+    """The devices of this host, and the adapter that partitions them.
 
     Attributes:
-        partitions: None where GPUs are not used.
+        partitions: None if GPUs are not used.
     """
 
     devices: HostDevices
@@ -42,10 +42,10 @@ class GpuHost:
 
 
 def gpu_host(settings: Settings) -> GpuHost:
-    """As the settings say.
+    """Wire devices and partitions as the settings say.
 
     Raises:
-        NotFoundError, SpecError: the folder of the simulated host holds none.
+        NotFoundError, SpecError: the folder of the simulated host holds no simulated host.
         DeviceError: a simulated host that cannot be used, or a device journal that cannot be read.
     """
     made: list[HostPartitions] = []
@@ -66,7 +66,7 @@ def gpu_host(settings: Settings) -> GpuHost:
         place=outliving(EngineCgroups(settings.engine.cgroup)),
     )
     simulated = gpu.simulated_host if gpu.enabled else None
-    looks = Looks()  # one for all: a GPU whose driver hangs keeps one thread
+    looks = Looks()  # shared by all, so that a GPU whose driver hangs blocks only one thread
     devices = HostDevices(
         settings.cpu.cores,
         settings.cpu.memory,
@@ -105,7 +105,7 @@ def gpu_host(settings: Settings) -> GpuHost:
 
 
 def outliving(cgroups: EngineCgroups) -> Callable[[str], Awaitable[StartPlace]]:
-    """Where MPS daemons are started: as engines are, since engines depend on them."""
+    """Choose where MPS daemons start: as for engines, since engines depend on them."""
 
     async def place(name: str) -> StartPlace:
         try:
@@ -118,7 +118,7 @@ def outliving(cgroups: EngineCgroups) -> Callable[[str], Awaitable[StartPlace]]:
 
 
 def gpu_cores(settings: Settings) -> range | None:
-    """Host cores for engines of GPUs: a simulated host's own; None for those of the CPU device.
+    """Host cores for engines of GPUs: those of a simulated host; None for the CPU device's.
 
     Raises:
         NotFoundError, SpecError: the folder holds no simulated host.

@@ -1,10 +1,10 @@
-"""Looks at what may never answer: a driver, a helper, /proc.
+"""Reads from subjects that may never answer (a driver, a helper, /proc) with a deadline.
 
-A call that hangs in a driver cannot be ended: it can only be left behind. So each subject (a GPU,
-a library, /proc) has at most one thread, which makes the calls about that subject one after
-another, and whoever waits for an answer waits with a deadline. While a call hangs, every further
-look at its subject is refused as soon as the deadline of the call has passed, and starts no thread.
-Once the call ends, the subject is looked at again.
+A call that hangs in a driver cannot be ended; it can only be abandoned. Therefore each subject (a
+GPU, a library, /proc) has at most one thread, which makes the calls about that subject one after
+another, and callers wait for answers with a deadline. While a call hangs, further looks at its
+subject are refused as soon as the deadline of that call has passed, and start no thread. Once the
+call ends, the subject is looked at again.
 
 The threads are daemon threads: a call that hangs does not keep this process from ending.
 """
@@ -26,18 +26,18 @@ SILENT_SECONDS: Final = 30.0
 """Deadline of a look. A look takes milliseconds, and a driver that initialises a GPU or waits for a
 reset takes seconds."""
 MAX_WAITING: Final = 64
-"""Looks at one subject that may wait for their turn; a further one is refused."""
+"""Most looks at one subject that may wait for their turn; further ones are refused."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Look(Generic[T]):
-    """A look under way.
+    """A look in progress.
 
     Attributes:
-        subject: what is looked at, in words.
-        future: its answer.
-        seconds: how long its deadline is.
-        deadline: when it is given up, in monotonic seconds.
+        subject: the subject of the look, in words.
+        future: the answer.
+        seconds: time from the beginning to the deadline.
+        deadline: the time at which the look is given up, in monotonic seconds.
     """
 
     subject: str
@@ -46,7 +46,7 @@ class Look(Generic[T]):
     deadline: float
 
     def silent(self) -> SilentError:
-        """What is said of a subject that did not answer in time."""
+        """The error for a subject that did not answer in time."""
         return SilentError(
             f"{self.subject}: silent for {self.seconds:g} s.",
             hint="A call into it hangs: look into the kernel's log (`dmesg`). It is asked again "
@@ -55,12 +55,12 @@ class Look(Generic[T]):
         )
 
     def wait(self) -> T:
-        """The answer, waited for in this thread. Raises SilentError, and what the look raised."""
+        """Wait for the answer in this thread. Raises SilentError, and errors of the call."""
         wait([self.future], max(0.0, self.deadline - time.monotonic()))
         return self._answer()
 
     async def answer(self) -> T:
-        """The answer, waited for in the event loop. Raises SilentError, and what it raised."""
+        """Wait for the answer in the event loop. Raises SilentError, and errors of the call."""
         if not self.future.done():
             ended = asyncio.wrap_future(self.future)
             try:
@@ -70,14 +70,14 @@ class Look(Generic[T]):
         return self._answer()
 
     def _answer(self) -> T:
-        # A look that waits for its turn is given up; one that has begun cannot be ended.
+        # A look that waits for its turn is cancelled; a look that has begun cannot be ended.
         if self.future.cancel() or not self.future.done():
             raise self.silent()
         return self.future.result()
 
 
 class _Lane:
-    """Looks at one subject: one under way, others waiting."""
+    """The looks at one subject: one in progress, others waiting."""
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[Future[object], Callable[[], object]]] = deque()
@@ -86,10 +86,10 @@ class _Lane:
 
 
 class Looks:
-    """Makes looks, each subject's in one thread. Safe to use from any thread.
+    """Makes looks, in one thread for each subject. Any thread may use it.
 
     Args:
-        seconds: deadline of a look that names none.
+        seconds: time limit of a look that names none.
     """
 
     def __init__(self, seconds: float = SILENT_SECONDS) -> None:
@@ -98,9 +98,9 @@ class Looks:
         self._lanes: dict[str, _Lane] = {}
 
     def begin(self, subject: str, call: Callable[[], T], seconds: float | None = None) -> Look[T]:
-        """Begin a look; it never blocks.
+        """Begin a look. This never blocks.
 
-        The deadline is over at once while another look at the same subject is overdue.
+        While another look at the same subject is overdue, the new look expires at once.
         """
         seconds = self.seconds if seconds is None else seconds
         now = time.monotonic()
@@ -140,7 +140,7 @@ class Looks:
         while True:
             with self._lock:
                 if not lane.waiting:
-                    del self._lanes[subject]  # engines come and go, each with a name of its own
+                    del self._lanes[subject]  # engines come and go, each with its own subject
                     return
                 future, call = lane.waiting.popleft()
             if future.set_running_or_notify_cancel():

@@ -1,6 +1,6 @@
-"""What a metric is called, what it says, and what its labels are: data for both that are scraped.
+"""Defines the record of a metric (name, meaning, labels), for control plane and proxy.
 
-The reference page, the alert rules and the dashboards are checked against these.
+The reference page, the alert rules and the dashboards are checked against these records.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ class Family:
     """One metric.
 
     Attributes:
-        name: in full, without the ending that Prometheus gives its samples (`_total`, `_bucket`).
+        name: the full name, without the suffix of Prometheus samples (`_total`, `_bucket`).
         labels: each has few values: registered models, replicas, devices, or words of ours; never
-            anything a client sends.
-        note: what is special about it, for the reference page.
+            text from a client.
+        note: peculiarities of the metric, for the reference page.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Family:
 
     @property
     def samples(self) -> tuple[str, ...]:
-        """Names under which Prometheus keeps it."""
+        """Names under which Prometheus keeps the metric."""
         if self.kind == "counter":
             return (f"{self.name}_total",)
         if self.kind == "histogram":

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the control plane; the proxy's own figures are appended as they come."""
+"""Exports Prometheus metrics of the control plane, and appends the proxy's own unchanged."""
 
 import threading
 from collections import Counter as Tally
@@ -14,10 +14,10 @@ from partitiond.metrics_shown import SHOWN, Shown, ShownCollector
 from partitiond.ports import Event, Job, JobState, ReplicaView
 
 _PASS_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
-"""A pass takes milliseconds; one above a second held up everything else."""
+"""A pass takes milliseconds; a pass above a second delayed everything else."""
 _ALERTED: Final = ("engine-failed",)
-"""Kinds of events that alerts count. They are told from 0 on: `increase` does not see a counter's
-first value, and engines that fail at the start would raise nothing."""
+"""Kinds of events that alerts count. Their counters are exported from 0 on, because `increase` does
+not see a counter's first value: engines that fail at the start would raise no alert."""
 
 REPLICAS: Final = Family(
     "partitiond_replicas", "gauge", ("model", "state"), "Replicas by model and state."
@@ -34,7 +34,7 @@ PASSES: Final = Family(
     "partitiond_reconcile_seconds", "histogram", (), "Seconds one pass of the loop took."
 )
 FAMILIES: Final = (REPLICAS, JOBS, STARTS, STOPS, EVENTS, PASSES, *(one for one, _ in SHOWN))
-"""All of them; the endpoint's are in `proxy.families`."""
+"""All metrics of the control plane; the endpoint's are in `proxy.families`."""
 
 
 class Metrics:
@@ -63,7 +63,7 @@ class Metrics:
         return Counter(family.name, family.help, family.labels, registry=self._registry)
 
     def passed(self, seconds: float, actions: Sequence[Action]) -> None:
-        """One pass of the loop."""
+        """Count one pass of the loop."""
         self._passes.observe(seconds)
         for action in actions:
             if isinstance(action, StartEngine):
@@ -72,7 +72,7 @@ class Metrics:
                 self._stops.labels(action.reason.value).inc()
 
     def happened(self, event: Event) -> None:
-        """An event was written; failures of engines and of plans can be alerted on by its kind."""
+        """Count an event; alerts on failed engines and plans use its kind."""
         self._events.labels(event.kind).inc()
 
     def text(
@@ -82,12 +82,12 @@ class Metrics:
         proxy: str,
         shown: Shown | None = None,
     ) -> str:
-        """Prometheus text. May be called from any thread: some thousand samples take a while.
+        """Make the Prometheus text. Any thread may call it: thousands of samples take a while.
 
         Args:
             replicas: as they are now.
             jobs: as they are now.
-            proxy: the endpoint's own text; empty where it cannot say.
+            proxy: the endpoint's own text; empty if it does not answer.
             shown: everything else.
         """
         with self._telling:

@@ -1,8 +1,8 @@
-"""Metrics of what the control plane sees: devices, replicas planned and measured, plans, drift.
+"""Defines metrics of devices, planned and measured replicas, plans and drift.
 
-Each is a function of one look; they are made when somebody scrapes, and nothing is kept. Labels are
-names of registered models, of replicas and devices, and words of ours, so their number is bounded
-by what the operator made.
+Each metric is a function of one `Shown`. Metrics are made for each scrape, and nothing is kept.
+Labels are names of registered models, replicas and devices, and words of ours, so the number of
+label values is bounded by what the operator registered and applied.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ from partitiond.ports.drift import DriftReport
 from partitiond.ports.scaling import ScalingView
 
 Samples = Iterable[tuple[tuple[str, ...], float | None]]
-"""Values of the labels, and the value; None where it is not known, which leaves it out."""
+"""Label values, each with the metric's value; a value of None is unknown and is left out."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shown:
-    """One look at everything.
+    """The state at one time, for all metrics.
 
     Attributes:
-        plan: the applied one.
-        sample: the last look at the endpoint's counts.
-        drift, scaling: as their desks tell; None and nothing where there are none.
+        plan: the applied plan.
+        sample: the last reading of the endpoint's counts.
+        drift, scaling: reports of drift and scaling; None and empty if there are none.
     """
 
     overview: Overview
@@ -57,13 +57,13 @@ def _device(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], 
 
 
 def _replicas(shown: Shown) -> Iterator[tuple[tuple[str, ...], ReplicaOverview]]:
-    """Every replica under labels of its own, named as the endpoint names its engine."""
+    """Every replica with its labels, under the name that the endpoint uses for its engine."""
     for view in shown.overview.replicas:
         yield (view.model, view.engine, view.device_id), view
 
 
 def _replica(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], Samples]]:
-    """A figure of replicas by plan."""
+    """A planned figure of replicas."""
 
     def samples(shown: Shown) -> Samples:
         for labels, view in _replicas(shown):
@@ -73,7 +73,7 @@ def _replica(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown],
 
 
 def _measured(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], Samples]]:
-    """The same as measured over the window, where there is something measured."""
+    """A figure of replicas measured over the window; unmeasured replicas are left out."""
 
     def samples(shown: Shown) -> Samples:
         for labels, view in _replicas(shown):
@@ -313,21 +313,21 @@ SHOWN: Final[tuple[tuple[Family, Callable[[Shown], Samples]], ...]] = (
 
 
 class ShownCollector(Collector):
-    """Of one look.
+    """Collects the metrics of one `Shown`.
 
     Attributes:
-        shown: the look; None shows nothing.
+        shown: the state to collect from; None gives no metrics.
     """
 
     def __init__(self) -> None:
         self.shown: Shown | None = None
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing is known before it is scraped."""
+        """No metrics, because none are known before a scrape."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """All families; those without a sample, too."""
+        """All families, including those without a sample."""
         shown = self.shown
         if shown is None:
             return

@@ -1,12 +1,12 @@
-"""The proxy's hot path, compiled.
+"""Compiles the proxy's hot path.
 
     python -m partitiond.native            compile it for this Python, unless that was done before
     python -m partitiond.native --check    say whether the proxy will run compiled
 
-The same sources, through mypyc (the compiler that comes with mypy): the types that are checked
-anyway become C. The result lies in the user's cache under a hash of the sources, so that it is
-never older than they are; a proxy that finds none runs the sources as they are, which is slower
-and nothing else. `PARTITIOND_NATIVE=0` in the environment asks for that.
+mypyc (the compiler that comes with mypy) compiles the same sources to C by the types that are
+checked anyway. The result lies in the user's cache under a hash of the sources, so that it is never
+older than the sources. A proxy that finds no result runs the sources as they are, which is only
+slower. `PARTITIOND_NATIVE=0` in the environment asks for the uncompiled sources.
 """
 
 import hashlib
@@ -65,18 +65,18 @@ MODULES: Final = (
     "proxy/state",
     "proxy/upstream",
 )
-"""What a request passes through. The lane inherits from uvicorn's class, and stays as it is."""
+"""Modules on a request's path. The lane inherits from uvicorn's class, so is not compiled."""
 
 _PACKAGE: Final = Path(partitiond.__file__).parent
 _SLOTS: Final = re.compile(r"(@dataclasses\.dataclass\([^)]*?),? ?slots=True")
-"""A compiled class has slots anyway, and mypyc's dataclasses cannot be asked for them."""
+"""Removes slots: a compiled class has them anyway, and mypyc's dataclasses refuse the option."""
 _BUILD_SECONDS: Final = 1800
-"""Against a hang: half a minute on a quiet machine, and over ten where others have both cores."""
+"""Limit for hangs: half a minute on an idle machine, over ten minutes with both cores in use."""
 UNCOMPILED: Final = "The proxy will run uncompiled, at about twice the CPU time"
 
 
 def fingerprint() -> str:
-    """Names the sources and the Python that they are compiled for."""
+    """A hash of the sources and of the Python that they are compiled for."""
     digest = hashlib.sha256(str(sysconfig.get_config_var("EXT_SUFFIX")).encode())
     for name in MODULES:
         digest.update(name.encode() + (_PACKAGE / f"{name}.py").read_bytes())
@@ -84,26 +84,26 @@ def fingerprint() -> str:
 
 
 def folder() -> Path:
-    """Where the compiled modules of these sources are, or would be."""
+    """The folder of the compiled modules of these sources, whether or not it exists."""
     base = os.environ.get(FOLDER)
     cache = Path(base) if base else platformdirs.user_cache_path("partitiond") / "native"
     return cache / fingerprint()
 
 
 def is_built() -> bool:
-    """Whether they are there."""
+    """Whether the compiled modules exist."""
     return (folder() / "complete").exists()
 
 
 def activate() -> bool:
-    """Make imports of the modules find the compiled ones; whether there are any.
+    """Make imports find the compiled modules; return whether there are any.
 
-    Before any of them is imported.
+    Call it before any of the modules is imported.
     """
     if os.environ.get(SWITCH) == "0" or not is_built():
         return False
     built = folder()
-    sys.path.append(str(built))  # the code they share is a module of its own
+    sys.path.append(str(built))  # the modules share code, in a separate module
     for package in ("core", "proxy"):
         module = importlib.import_module(f"partitiond.{package}")
         module.__path__.insert(0, str(built / "partitiond" / package))
@@ -123,7 +123,7 @@ def problem() -> str | None:
 
 
 def build() -> Path:
-    """Compile, and return where.
+    """Compile the modules, and return their folder.
 
     Raises:
         RuntimeError: the compiler refused; its output is the message.
@@ -158,14 +158,14 @@ def build() -> Path:
         (made / "complete").touch()
         try:
             made.rename(target)
-        except OSError:  # somebody else was quicker
+        except OSError:  # another process was faster
             if not is_built():
                 raise
     return target
 
 
 def main() -> int:
-    """Compile, or say why not; not being able to is no failure of the installation."""
+    """Compile, or say why not; a host that cannot compile does not fail the installation."""
     if "--check" in sys.argv[1:]:
         print(f"compiled: {folder()}" if is_built() else "not compiled")
         return 0 if is_built() else 1

@@ -24,12 +24,12 @@ from partitiond.planner.types import PlanRequest
 
 MANY_MODELS: Final = 1000
 FEW_RATIO: Final = 2.0
-"""With so many models, sizes of a device are so far apart at least: one size more or less hardly
-moves a plan of thousands, and estimates and search take as much longer as there are more."""
+"""From `MANY_MODELS` models on, each size of a device is at least so many times the next smaller
+one: more sizes hardly change a plan of thousands of models, but slow down estimates and search."""
 
 MAX_PAIRS: Final = 2_000_000
-"""Models times devices of a fleet file. 5,000 models on 1,000 devices took more than a minute of
-bounds beyond any time limit."""
+"""Most models times devices of a fleet file. With 5,000 models on 1,000 devices, computing bounds
+took more than a minute beyond any time limit."""
 
 ArchitectureOf = Callable[[ModelSpec], Architecture | None]
 OnEstimate = Callable[[int, int], None]
@@ -67,19 +67,19 @@ def fleet_request(
     architecture_of: ArchitectureOf | None = None,
     on_estimate: OnEstimate | None = None,
 ) -> PlanRequest:
-    """What the planner is asked for a fleet, from estimates.
+    """Make the request to the planner for a fleet, from estimates.
 
     Args:
         fleet: models and devices.
-        devices: used where the fleet names none (the devices of this host).
-        objective: what the plan is good at.
+        devices: used if the fleet names none (the devices of this host).
+        objective: the objective of the plan.
         time_limit_seconds: for the search.
         seed: of every random choice.
-        architecture_of: asked for models that neither the file nor the catalog knows.
-        on_estimate: told (models estimated, models), before each; that takes its own time.
+        architecture_of: called for models that neither the file nor the catalog knows.
+        on_estimate: called with (models estimated, models) before each; not in the time limit.
 
     Raises:
-        SpecError: no model, no device, or a model whose architecture nobody knows.
+        SpecError: no model, no device, or a model whose architecture is not known.
     """
     if not fleet.models:
         raise SpecError(f"{fleet.path} names no model.", hint="Add a [[models]] table.")
@@ -116,15 +116,15 @@ def estimated_demands(
     few_sizes: bool | None = None,
     on_estimate: OnEstimate | None = None,
 ) -> Iterator[ModelDemand]:
-    """What the planner is asked for each model, from estimates on each kind of device.
+    """The planner's demand of each model, from estimates on each kind of device.
 
     Args:
-        fleet: models, and their architectures where the file gives them.
-        devices: what there is.
+        fleet: models, and their architectures if the file gives them.
+        devices: the available devices.
         created_at: ISO 8601 UTC.
-        architecture_of: asked for models that neither the file nor the catalog knows.
-        few_sizes: estimate fewer sizes of a device; None where there are many models.
-        on_estimate: told (models estimated, models), before each.
+        architecture_of: called for models that neither the file nor the catalog knows.
+        few_sizes: estimate fewer sizes of a device; None does so if there are many models.
+        on_estimate: called with (models estimated, models) before each.
     """
     kinds = list({(d.hardware, d.memory_bytes, d.modes): d for d in devices}.values())
     keys = tuple({d.hardware for d in devices})
@@ -156,17 +156,17 @@ def has_many(fleet: Fleet) -> bool:
 
 
 def _speed_alone(spec: ModelSpec) -> ModelSpec:
-    """The spec without its name, and what is asked of it: models that are left equal are as fast.
+    """The spec without its name and demands; models whose results are equal are equally fast.
 
     Estimates and candidates take some tens of milliseconds, and thousands of models may differ
-    in nothing else.
+    only in name and demands.
     """
     plain = ModelSpec("any", spec.source)
     return dataclasses.replace(spec.asked_as(plain), name=plain.name)
 
 
 def _asked_by(spec: ModelSpec, made: ModelDemand, *, coarse: bool) -> ModelDemand:
-    """The candidates of a model that is as fast, as those of this one; `coarse`: fewer."""
+    """The demand of this model with the candidates of an equally fast one; `coarse`: fewer."""
     asked = dataclasses.replace(
         made,
         model=spec.name,
@@ -200,7 +200,7 @@ def few(device: Device) -> tuple[PartitionSize, ...]:
 
 
 def _compute(device: Device, size: PartitionSize) -> float:
-    """How much of the device's compute a size has, in a unit of its mode."""
+    """The part of the device's compute that a size has, in a unit of its mode."""
     match size.mode:
         case SharingMode.MPS:
             return size.sm_percent
@@ -241,7 +241,7 @@ def sizes(device: Device) -> tuple[PartitionSize, ...]:
         found.append(PartitionSize(SharingMode.MEMORY, 1, 100))
     if SharingMode.MIG in device.modes:
         offered = hardware_of(device).mig_profiles
-        # With the media engines an instance is no faster at text, and there is one of its kind.
+        # Media engines make an instance no faster at text, and only one instance can have them.
         plain = [p.name for p in offered if not p.name.endswith("+me")]
         found += [PartitionSize(SharingMode.MIG, 1, 100, name) for name in plain]
     return tuple(found)

@@ -1,9 +1,9 @@
-"""Where Python packages come from, and running uv with these sources.
+"""Reads the sources of Python packages from pip's configuration, and runs uv with them.
 
-uv reads none of pip's configuration, but pip's is the one that operators have written: mirrors,
-folders of wheels, certificates. This module reads it through `pip config list` and says the same
-to uv. It needs the standard library alone, because `make` runs it as a program before any other
-package is installed:
+uv reads none of pip's configuration, but operators have written their mirrors, folders of wheels
+and certificates there. This module reads that configuration through `pip config list` and passes
+it to uv. The module needs only the standard library, because `make` runs it as a program before
+any other package is installed:
 
     python -I partitiond/package_sources.py pip install --require-hashes -r requirements.lock
 """
@@ -24,19 +24,19 @@ from typing import Final
 _PIP_SECONDS: Final = 60.0
 """`pip config list` takes half a second; a busy machine may take many times that."""
 _SECTIONS: Final = ("global", "install", ":env:")
-"""Sections that count for an installation, the later over the earlier, as pip merges them."""
+"""Sections that apply to an installation; later ones override earlier ones, as in pip."""
 _LINE: Final = re.compile(r"^([\w:-]+)\.([\w-]+)=(.+)$")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PackageSources:
-    """Indexes, folders and how they are reached.
+    """Indexes and folders of packages, and how to reach them.
 
     Attributes:
-        default_index: asked in place of the public package index; None leaves that one.
-        indexes: asked beside it. Of all sources, the best version wins, as with pip.
+        default_index: index used in place of the public package index; None uses the public one.
+        indexes: indexes used beside it. Of all sources, the best version wins, as with pip.
         wheel_folders: folders (or pages) with wheels.
-        offline: no index is asked, the folders alone.
+        offline: use no index, only the folders.
         insecure_hosts: hosts whose certificates are not checked.
         certificates: file of the certificate authorities to trust; None takes the host's.
         client_certificate: file of this host's own certificate and key.
@@ -68,7 +68,7 @@ class PackageSources:
         )
 
     def arguments(self) -> list[str]:
-        """Options for those of uv's commands that look for packages."""
+        """Options for uv's commands that look for packages."""
         folders = [word for folder in self.wheel_folders for word in ("--find-links", folder)]
         hosts = [word for host in self.insecure_hosts for word in ("--allow-insecure-host", host)]
         if self.offline:
@@ -78,7 +78,7 @@ class PackageSources:
         return [*default, *indexes, "--index-strategy", "unsafe-best-match", *folders, *hosts]
 
     def environment(self) -> dict[str, str]:
-        """Variables for uv, to be laid over those it would have."""
+        """Variables for uv, which override those of its environment."""
         chosen = {
             "UV_SYSTEM_CERTS": "1",
             "SSL_CERT_FILE": self.certificates,
@@ -98,7 +98,7 @@ def configured_sources(environ: Mapping[str, str] = os.environ) -> PackageSource
 
 
 def _pip_config(environ: Mapping[str, str]) -> str:
-    """What `pip config list` prints, or would print were pip installed."""
+    """The output of `pip config list`, or what it would be if pip were installed."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "pip", "config", "list"],
@@ -112,7 +112,7 @@ def _pip_config(environ: Mapping[str, str]) -> str:
 
 
 def _configured_without_pip(environ: Mapping[str, str]) -> Iterator[str]:
-    """The same where pip is not installed, as in environments that uv makes."""
+    """The lines of `pip config list` if pip is not installed, as in environments of uv."""
     found: dict[str, str] = {}
     for file in _pip_files(environ):
         parser = configparser.RawConfigParser()
@@ -128,7 +128,7 @@ def _configured_without_pip(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _pip_files(environ: Mapping[str, str]) -> Iterator[Path]:
-    """pip's configuration files, the stronger ones later (pip's documentation, "Configuration")."""
+    """pip's configuration files, overriding ones later (pip's documentation, "Configuration")."""
     named = environ.get("PIP_CONFIG_FILE", "")
     if named == os.devnull:
         return
@@ -162,7 +162,7 @@ def _literal(text: str) -> str:
 
 
 def sources_from(options: Mapping[str, str], environ: Mapping[str, str]) -> PackageSources:
-    """Translate pip's options. Folders that are not there are left out, as pip leaves them out."""
+    """Translate pip's options. Folders that do not exist are left out, as by pip."""
     timeout = options.get("timeout") or options.get("default-timeout") or ""
     retries = options.get("retries", "")
     links = (_folder(link) for link in options.get("find-links", "").split())
@@ -186,7 +186,7 @@ def _is_number(text: str) -> bool:
 
 
 def _folder(link: str) -> str | None:
-    """A place of wheels as uv takes it; None for a folder that does not exist."""
+    """A source of wheels in the form of uv; None for a folder that does not exist."""
     if urllib.parse.urlsplit(link).scheme in {"http", "https"}:
         return link
     path = Path(urllib.parse.unquote(link.removeprefix("file://"))).expanduser().absolute()
@@ -197,7 +197,7 @@ def uv_program() -> str:
     """Path of uv, which is installed beside this Python.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no uv.
     """
     import uv
 
@@ -207,7 +207,7 @@ def uv_program() -> str:
 def main() -> int:
     """Run uv with pip's sources: `package_sources.py pip install ...`.
 
-    Its lines are passed on, but for the list of all packages at the end.
+    The lines of uv are passed on, except the list of all packages at the end.
     """
     sources = configured_sources()
     command = [uv_program(), *sys.argv[1:], "--python", sys.executable, *sources.arguments()]

@@ -1,8 +1,8 @@
-"""Who a process is: pid, start time and boot, which together no other process ever has.
+"""Identifies a process by pid, start time and boot, which no other process ever shares.
 
-A pid alone is not an identity: it is handed out again. The start time in clock ticks, which the
-kernel keeps per process, tells a recycled pid from ours, and the boot id tells two boots apart.
-Standard library only, so that every part may use it.
+A pid alone is not an identity, because the kernel reuses pids. The start time in clock ticks, which
+the kernel keeps per process, tells a reused pid from ours, and the boot id tells two boots apart.
+This module uses only the standard library, so that every part may use it.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Identified(Protocol):
-    """Whatever carries a process's identity."""
+    """An object that carries a process's identity."""
 
     @property
     def pid(self) -> int:
@@ -26,17 +26,17 @@ class Identified(Protocol):
 
     @property
     def boot_id(self) -> str:
-        """The boot it belongs to."""
+        """The boot that the process belongs to."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProcessId:
-    """One process, for ever.
+    """The lasting identity of one process.
 
     Attributes:
         start_ticks: start time in clock ticks since boot.
-        boot_id: /proc/sys/kernel/random/boot_id of the boot it belongs to.
+        boot_id: /proc/sys/kernel/random/boot_id of the boot that the process belongs to.
     """
 
     pid: int
@@ -45,7 +45,7 @@ class ProcessId:
 
 
 def boot_id() -> str:
-    """The identity of this boot; "" where /proc does not tell it."""
+    """The identity of this boot; "" if /proc does not tell it."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -53,7 +53,7 @@ def boot_id() -> str:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Start time of a living process in clock ticks since boot; None when there is none.
+    """Start time of a living process in clock ticks since boot; None if there is no process.
 
     Field 22 of /proc/PID/stat (proc(5)), counted after the command's last parenthesis because the
     command may contain spaces and parentheses. A zombie counts as gone.
@@ -67,7 +67,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def is_alive(process: Identified) -> bool:
-    """Whether this very process lives. A zombie does not."""
+    """Whether this very process is alive. A zombie is not."""
     return process.boot_id == boot_id() and start_ticks(process.pid) == process.start_ticks
 
 

@@ -1,4 +1,4 @@
-"""Profiles as files: reading one, several or a folder of them, of this and older schemas."""
+"""Reads profiles from a file, several files or a folder, of this and older schemas."""
 
 import dataclasses
 import json
@@ -18,11 +18,11 @@ MAX_BATCH: Final = 1_000_000
 """Far beyond any engine; a number larger than this is a mistake."""
 _ID: Final = re.compile(r"(?=.*\S)[^\x00-\x1f\x7f]{1,300}")
 MAX_FILE_BYTES = 4 * 1024**2
-"""As much as the control API takes; some hundred points need a tenth of it."""
+"""The control API has the same limit; some hundred points need a tenth of it."""
 
 
 def check_schema(data: Any) -> Any:
-    """The same data. Raises ProfileError where it says that it is of a schema we cannot read."""
+    """Return the data unchanged. Raises ProfileError if its schema version cannot be read."""
     if not isinstance(data, dict):
         return data
     version = data.get("schema_version", SCHEMA_VERSION)
@@ -40,15 +40,15 @@ def check_schema(data: Any) -> Any:
 
 
 def in_present_schema(profile: Profile) -> Profile:
-    """A profile of an older schema as one of this: what the older did not hold stays unknown."""
+    """Convert a profile of an older schema; fields that the older schema lacks stay unknown."""
     return dataclasses.replace(profile, schema_version=SCHEMA_VERSION)
 
 
 def check_sound(profile: Profile) -> Profile:
-    """The same profile. Raises ProfileError where its figures cannot be those of any engine.
+    """Return the profile unchanged. Raises ProfileError if no engine can have its figures.
 
-    Types are checked when it is read; this is what types cannot say. A plan that rested on a
-    negative rate or on two points of one batch would be wrong without a word.
+    Reading checks the types; this function checks what types cannot express. A plan from a
+    negative rate or from two points of one batch would be wrong without any message.
     """
     problem = next(_unsound(profile), None)
     if problem is not None:
@@ -97,10 +97,10 @@ def _unsound_figures(profile: Profile) -> Iterator[str]:
 
 
 def profile_from_json(text: str | bytes) -> Profile:
-    """A profile of any schema that can be read, in the present one.
+    """Read a profile of any readable schema, and convert it to the present schema.
 
     Raises:
-        ProfileError: it is no JSON, of a newer schema, not a profile, or none that can be right.
+        ProfileError: the text is not JSON, of a newer schema, not a profile, or not a sound one.
     """
     try:
         data = json.loads(text, parse_constant=_no_number)
@@ -146,10 +146,10 @@ def read_profile(path: Path) -> Profile:
 
 
 def profile_paths(paths: Iterable[Path]) -> Sequence[Path]:
-    """The files that these name: a folder stands for the .json files right in it, by name.
+    """The files that the paths name; a folder stands for its direct .json files, by name.
 
     Raises:
-        ProfileError: a folder holds none, or cannot be read.
+        ProfileError: a folder holds no .json file, or cannot be read.
     """
     found: list[Path] = []
     for path in paths:

@@ -1,8 +1,8 @@
-"""What a reload (SIGHUP, `systemctl reload`) takes over, and what waits for a restart. Pure.
+"""Decides which settings a reload (SIGHUP, `systemctl reload`) takes over. Pure.
 
-A setting may be re-read when nothing was built from it: limits that are looked up with each pass
-of the loop or each plan. Addresses, folders, devices and how engines are started are fixed for
-the life of a daemon; restarting it breaks no stream where `daemon.keep_engines_on_exit` is set.
+A setting may be reloaded if nothing was built from it: limits that each pass of the loop or each
+plan reads. Addresses, folders, devices and the start of engines are fixed for the life of a daemon;
+a restart of the daemon breaks no stream if `daemon.keep_engines_on_exit` is set.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ RELOADABLE: Final = frozenset(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Changes:
-    """How new settings differ from those in use.
+    """The differences of new settings from those in use.
 
     Attributes:
         taken: keys whose new value a reload takes over.

@@ -1,8 +1,8 @@
-"""Who a run folder belongs to: one state folder, whose daemon adopts and ends what runs there.
+"""Ties a run folder to one state folder, whose daemon adopts and ends the folder's processes.
 
 Two daemons on one run folder would each find the other's engines, endpoint and MPS daemons, and end
 those that its own plan does not want. So the folder is locked while a daemon or a profile uses it,
-and it names its owner: what a killed daemon left running is for the next one of its state folder.
+and it names its owner: only the owner's next daemon adopts processes that a killed daemon left.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ OWNER: Final = ".owner.json"
 
 
 class RunFolderBusyError(ConflictError):
-    """The run folder is another state folder's."""
+    """The run folder belongs to another state folder."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunFolderOwner:
-    """Whose the run folder is.
+    """The owner of a run folder.
 
     Attributes:
         state_dir: the state folder of the daemon that last used it.
@@ -45,9 +45,9 @@ def owned_run_folder(settings: Settings) -> Iterator[None]:
     """Hold the run folder for this state folder. The caller holds the state folder's lock.
 
     Raises:
-        RunFolderBusyError: a daemon of another state folder runs on it, or left something running
-            there that is its own to adopt; or something runs there, and whose cannot be read.
-        StoreError: the folder cannot be written or has no locks.
+        RunFolderBusyError: a daemon of another state folder uses it, or left processes there that
+            only that daemon may adopt; or processes run there whose owner cannot be read.
+        StoreError: the folder cannot be written or cannot be locked.
     """
     folder, mine = settings.run_dir, str(settings.state_dir.resolve())
     try:
@@ -66,7 +66,7 @@ def owned_run_folder(settings: Settings) -> Iterator[None]:
 
 
 def _owner(folder: Path) -> str | None:
-    """The owner's state folder; empty where there is none, None where it cannot be read."""
+    """The owner's state folder; empty if there is none, None if it cannot be read."""
     try:
         return serde.from_stored_json(RunFolderOwner, (folder / OWNER).read_bytes()).state_dir
     except FileNotFoundError:
@@ -89,8 +89,8 @@ def _write(folder: Path, mine: str) -> None:
 
 
 def _what_runs(folder: Path, owner: str | None) -> list[str]:
-    """Names of the engines, MPS daemons and the endpoint of the folder that live, and of the state
-    folder that owns it (None: it is not known); nothing where that is gone."""
+    """Names of living engines, MPS daemons and endpoint of the run folder and of its owner, a state
+    folder (None: the owner is not known); nothing if the owner's folder is gone."""
     if owner is not None and not Path(owner).is_dir():
         return []
     engines = [

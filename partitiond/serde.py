@@ -1,9 +1,9 @@
-"""Frozen dataclasses of the core to JSON and back, validated by pydantic.
+"""Converts frozen dataclasses of the core to JSON and back, validated by pydantic.
 
-There are two readers. What a user wrote is read by `from_json`, which refuses unknown fields: a
-misspelt field must not be ignored. What another partitiond wrote, and what outlives the process
-that wrote it, is read by `from_stored_json`, which ignores them: a release reads what the next
-release has written as long as the fields that it needs are there.
+There are two readers. `from_json` reads text from users and refuses unknown fields, because a
+misspelt field must not be ignored. `from_stored_json` reads text from another partitiond, and text
+that outlives the process that wrote it, and ignores unknown fields: a release can read the text of
+the next release as long as the fields that the older release needs are there.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from partitiond.core.errors import InputError, PartitiondError
 T = TypeVar("T")
 
 BODY_VERSION: Final = 1
-"""Form of the bodies that outlive a process. It grows when a field that readers need is dropped.
+"""Version of bodies that outlive a process; it grows when a field that readers need is dropped.
 The meaning of a field never changes: a new meaning gets a new name."""
 VERSION_FIELD: Final = "body_version"
 
 
 def _forbid_unknown_fields(kind: Any, seen: set[Any]) -> None:
-    """Set pydantic's configuration on a dataclass and all it holds; the core knows no pydantic."""
+    """Configure pydantic on a dataclass and all its parts; the core does not know pydantic."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind not in seen:
         seen.add(kind)
         kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
@@ -51,7 +51,7 @@ def toml_of(content: bytes) -> dict[str, Any]:
     """The tables of a TOML file.
 
     Raises:
-        InputError: with the line and column where it ends to be TOML.
+        InputError: the content is not TOML; the message has the line and column.
     """
     try:
         text = content.decode()
@@ -69,18 +69,18 @@ def toml_of(content: bytes) -> dict[str, Any]:
 
 
 def _place(before: str) -> str:
-    """Where a text goes on after this much of it, as tomllib says it."""
+    """The position at the end of this part of a text, in the words of tomllib."""
     return f"at line {before.count(chr(10)) + 1}, column {len(before.rpartition(chr(10))[2]) + 1}"
 
 
 def closed(kind: type[T]) -> type[T]:
-    """Make pydantic, and so the API, refuse unknown fields of a dataclass; returns it."""
+    """Make pydantic, and so the API, refuse unknown fields of a dataclass; return the class."""
     _forbid_unknown_fields(kind, set())
     return kind
 
 
 def prepare(kinds: Iterable[type]) -> None:
-    """Make ready to read and write these: the first time takes a tenth of a second for a large one.
+    """Prepare to read and write these kinds; the first use of a large kind takes 0.1 s otherwise.
 
     May be called in a thread.
     """
@@ -89,7 +89,7 @@ def prepare(kinds: Iterable[type]) -> None:
 
 
 def to_jsonable(value: object) -> Any:
-    """Plain dicts, lists, strings and numbers."""
+    """Convert a value to plain dicts, lists, strings and numbers."""
     return _adapter(type(value)).dump_python(value, mode="json")
 
 
@@ -121,7 +121,7 @@ def from_json(kind: type[T], text: str | bytes) -> T:
 
 
 def to_json_bytes(value: object) -> bytes:
-    """JSON in UTF-8, without spaces; of a list or tuple, each item as what it is."""
+    """JSON in UTF-8, without spaces; items of a list or tuple are written by their own types."""
     if isinstance(value, list | tuple):
         return b"[" + b",".join(to_json_bytes(item) for item in value) + b"]"
     return _adapter(type(value)).dump_json(value)
@@ -138,7 +138,7 @@ def to_stored_json(value: object, *, indent: int | None = None) -> str:
 
 
 def from_stored(kind: type[T], data: object) -> T:
-    """Build a `kind` from plain data that some partitiond wrote; unknown fields are ignored.
+    """Build a `kind` from plain data that any partitiond wrote; unknown fields are ignored.
 
     Raises:
         InputError: a field that is needed is missing or of another form.
@@ -151,7 +151,7 @@ def from_stored(kind: type[T], data: object) -> T:
 
 
 def from_stored_json(kind: type[T], text: str | bytes) -> T:
-    """Build a `kind` from JSON text that some partitiond wrote. Raises as `from_stored` does."""
+    """Build a `kind` from JSON text that any partitiond wrote. Raises as `from_stored` does."""
     try:
         built: T = _adapter(kind).validate_json(text, extra="ignore")
         return built

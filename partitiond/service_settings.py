@@ -1,4 +1,4 @@
-"""What the settings say to the service and the endpoint; re-reading them; the line of status."""
+"""Turns settings into options of service and endpoint, reloads them, writes the status line."""
 
 import dataclasses
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def service_options(settings: Settings) -> ServiceOptions:
-    """Everything a user can set about the control plane."""
+    """Options of the control plane, from the settings."""
     engine, profiling = settings.engine, settings.profiling
     return ServiceOptions(
         policy=ControllerPolicy(
@@ -83,13 +83,13 @@ def service_options(settings: Settings) -> ServiceOptions:
 
 
 def traced(options: ProxyOptions, tracing: TracingSettings) -> ProxyOptions:
-    """The endpoint's options, with what is set about traces."""
+    """The endpoint's options, with the settings for traces."""
     endpoint = "" if tracing.endpoint is None else str(tracing.endpoint)
     return dataclasses.replace(options, traces_endpoint=endpoint, traces_ratio=tracing.ratio)
 
 
 def proxy_options(settings: ProxySettings) -> ProxyOptions:
-    """What the endpoint's process is started with: every setting it has a field for.
+    """Options for the endpoint's process: every setting that `ProxyOptions` has a field for.
 
     Raises:
         SettingsError: the files for TLS cannot be used.
@@ -107,9 +107,9 @@ def proxy_options(settings: ProxySettings) -> ProxyOptions:
 
 
 def _host_memory_bytes(settings: Settings) -> int | None:
-    """Memory of this host for engines of GPUs; None where the CPU device says it.
+    """Memory of this host for engines of GPUs; None with the CPU device or a simulated host.
 
-    All of it (or cpu.memory, or the cgroup's limit) less the headroom that every device keeps.
+    It is all memory (or cpu.memory, or the cgroup's limit) less the headroom that devices keep.
     A simulated GPU's engines are small, and its host's memory is not this machine's.
     """
     if settings.cpu.enabled or settings.gpu.simulated_host is not None:
@@ -123,14 +123,14 @@ def _host_memory_bytes(settings: Settings) -> int | None:
 
 
 class Reloading:
-    """The settings in use, and how SIGHUP brings them up to date."""
+    """Holds the settings in use, and reloads them on SIGHUP."""
 
     def __init__(self, used: Settings, reread: Callable[[], Settings]) -> None:
         self.used = used
         self._reread = reread
 
     def __call__(self, service: Service) -> bool:
-        """Take over what may be; whether engines end with the daemon from now on."""
+        """Take over reloadable settings; return whether engines now end with the daemon."""
         reloading()
         try:
             new = self._reread()

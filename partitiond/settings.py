@@ -1,4 +1,4 @@
-"""Settings: one schema for the TOML file, the environment and the flags.
+"""Defines one schema of settings for the TOML file, the environment and the flags.
 
 A later source wins: defaults, the file, the environment (`PARTITIOND_PROXY__PORT=9000`), flags
 (`--proxy-port 9000`). `load_settings` also says where each value came from. Unknown keys and
@@ -57,13 +57,13 @@ __all__ = [
 
 APP_NAME: Final = "partitiond"
 MAX_SOCKET_PATH_BYTES: Final = 100
-"""sun_path of a Unix socket holds 108 bytes with its end mark; a little is kept in reserve."""
+"""sun_path of a Unix socket holds 108 bytes with the final null byte; some are in reserve."""
 SOCKET_NAME_BYTES: Final = 38
 """Room below run_dir for one socket: "/", a replica's folder of 24 bytes, "/engine.sock"."""
 
 
 class ControlSettings(Table):
-    """Where the control API listens."""
+    """The address of the control API."""
 
     host: str = Field("127.0.0.1", min_length=1, description="Address the control API binds.")
     port: Port = Field(8400, description="TCP port of the control API; 0 takes a free one.")
@@ -75,7 +75,7 @@ class ControlSettings(Table):
 
 
 class EngineSettings(Table):
-    """Which engine runs and how long it may take."""
+    """The choice of the engine, and its time limits."""
 
     python: AbsolutePath | None = Field(
         None,
@@ -164,7 +164,7 @@ class ProfilingSettings(Table):
 
 
 class PlannerSettings(Table):
-    """How plans are made."""
+    """Options of planning."""
 
     objective: Objective = Field(
         Objective.MIN_DEVICES,
@@ -242,7 +242,7 @@ class GpuSettings(Table):
 
 
 class ModelsSettings(Table):
-    """Where models may come from."""
+    """The allowed sources of models."""
 
     hub: bool = Field(
         default=False,
@@ -349,12 +349,12 @@ class Settings(Table):
 
     @property
     def models_dir(self) -> Path:
-        """Fetched models and tokenizers."""
+        """Folder of fetched models and tokenizers."""
         return self.cache_dir / "models"
 
     @property
     def engines_dir(self) -> Path:
-        """Managed engine environments."""
+        """Folder of managed engine environments."""
         return self.cache_dir / "engines"
 
     @property
@@ -374,27 +374,27 @@ class Settings(Table):
 
     @property
     def lock_path(self) -> Path:
-        """The lock one daemon holds on the state folder."""
+        """The lock that one daemon holds on the state folder."""
         return self.state_dir / "daemon.lock"
 
     @property
     def checkpoint_dir(self) -> Path:
-        """Finished trials of profiles that are not finished, so that they can go on."""
+        """Folder of finished trials of unfinished profiles, so that the profiles can go on."""
         return self.state_dir / "checkpoints"
 
     @property
     def control_url(self) -> str:
-        """Where clients on this host find the control API."""
+        """The URL of the control API for clients on this host."""
         return reachable_url(self.control.host, self.control.port)
 
     @property
     def proxy_url(self) -> str:
-        """Where clients on this host find the OpenAI-compatible endpoint (without /v1)."""
+        """The URL of the OpenAI-compatible endpoint for clients on this host (without /v1)."""
         return reachable_url(self.proxy.host, self.proxy.port, tls=self.proxy.tls)
 
 
 def default_config_files() -> tuple[Path, ...]:
-    """Where a settings file is looked for; the first that exists is read, alone."""
+    """The possible paths of the settings file; only the first that exists is read."""
     return (
         platformdirs.user_config_path(APP_NAME) / "config.toml",
         Path("/etc/partitiond/config.toml"),
@@ -403,7 +403,7 @@ def default_config_files() -> tuple[Path, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadedSettings:
-    """Settings and where each value came from.
+    """Settings with the origin of each value.
 
     Attributes:
         origins: dotted key -> "default", "file /etc/partitiond/config.toml:proxy.port",
@@ -422,7 +422,7 @@ def load_settings(
     overrides: Mapping[str, object] | None = None,
     where: str = "--set",
 ) -> LoadedSettings:
-    """Settings from defaults, file, environment and flags, the later over the earlier.
+    """Read settings from defaults, file, environment and flags; later sources override.
 
     Args:
         config_file: file to read; None takes PARTITIOND_CONFIG, then the first of

@@ -1,4 +1,4 @@
-"""The settings' table `[drift]`."""
+"""Defines the settings' table `[drift]`."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from partitiond.settings_types import Seconds, Table
 
 
 class DriftSettings(Table):
-    """Measured against predicted."""
+    """The comparison of measured with predicted figures."""
 
     enabled: bool = Field(
         default=True, description="Compare what replicas do with what plans predict of them."

@@ -1,4 +1,4 @@
-"""The settings' table `[proxy]`."""
+"""Defines the settings' table `[proxy]`."""
 
 from typing import Literal
 

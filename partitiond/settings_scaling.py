@@ -1,4 +1,4 @@
-"""The settings' table `[scaling]`."""
+"""Defines the settings' table `[scaling]`."""
 
 from typing import Literal
 
@@ -61,7 +61,7 @@ class ScalingSettings(Table):
     )
 
     def policy(self) -> ScalingPolicy:
-        """As the core takes it. Raises SpecError."""
+        """The policy in the form of the core. Raises SpecError."""
         steps = max(1, round(self.horizon_seconds / self.step_seconds))
         return ScalingPolicy(
             forecast=ForecastPolicy(

@@ -1,4 +1,4 @@
-"""Where settings come from: reading, merging and explaining, for any schema of nested tables.
+"""Reads, merges and explains settings from all sources, for any schema of nested tables.
 
 Each source becomes a `Layer`: dotted key -> plain JSON value, and dotted key -> origin. Layers
 are merged and validated once, so that a message about a value can name where it was written.
@@ -30,7 +30,7 @@ NOT_SETTINGS: Final = frozenset(
         CONFIG_VARIABLE,
         "PARTITIOND_URL",
         "PARTITIOND_TOKEN",
-        # Where the proxy's compiled modules are, read before there are settings: see `native`.
+        # Use and folder of the proxy's compiled modules, read before the settings: see `native`.
         "PARTITIOND_NATIVE",
         "PARTITIOND_NATIVE_DIR",
         # Ends the daemon in tests: see `fault_points`.
@@ -39,7 +39,7 @@ NOT_SETTINGS: Final = frozenset(
 )
 """Variables of the command line, not of the schema: settings file, control URL, admin token."""
 _SERVICE_LINK: Final = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
-"""Kubernetes sets PARTITIOND_PORT=tcp://... and the like for a service of our name: not ours."""
+"""Kubernetes sets PARTITIOND_PORT=tcp://... and the like for a service of our name; ignored."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _nest(flat: Mapping[str, object]) -> dict[str, Any]:
 def find_config_file(
     given: Path | None, env: Mapping[str, str], defaults: Sequence[Path]
 ) -> Path | None:
-    """The file to read, or None. A file that was named must exist."""
+    """The file to read, or None. A named file must exist."""
     named = given if given is not None else env.get(CONFIG_VARIABLE) or None
     if named is not None:
         path = Path(named).expanduser().absolute()
@@ -166,14 +166,14 @@ def _refuse_unknown_keys(
 
 
 def _beside(value: object, folder: Path) -> object:
-    """A relative path in a file is meant relative to the file."""
+    """Resolve a relative path in a file against the file's folder."""
     if isinstance(value, str):
         return str(folder / Path(value).expanduser())
     return [_beside(item, folder) for item in value] if isinstance(value, list) else value
 
 
 def from_environment(schema: type[BaseModel], env: Mapping[str, str]) -> Layer:
-    """Read PARTITIOND_<TABLE>__<FIELD>. Raises SettingsError for a variable that is none."""
+    """Read PARTITIOND_<TABLE>__<FIELD>. Raises SettingsError for an unknown variable."""
     fields = dict(_leaves(schema))
     by_variable = {_variable(key): key for key in fields}
     values: dict[str, object] = {}
@@ -192,7 +192,7 @@ def from_environment(schema: type[BaseModel], env: Mapping[str, str]) -> Layer:
 def from_overrides(
     schema: type[BaseModel], overrides: Mapping[str, object], where: str = "--set"
 ) -> Layer:
-    """Values by dotted key, as given after --set or at `where`; None means it was not given."""
+    """Read values by dotted key, given after --set or at `where`; None means not given."""
     fields = dict(_leaves(schema))
     values: dict[str, object] = {}
     for key, value in overrides.items():
@@ -240,7 +240,7 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 
 
 def _holds(kind: Any, wanted: type) -> bool:
-    """Whether a field is a `wanted`, optional or a tuple of them included."""
+    """Whether a field's type is `wanted`, or an optional or a tuple of `wanted`."""
     return any(
         choice is wanted
         or (typing.get_origin(choice) is tuple and _holds(typing.get_args(choice)[0], wanted))
@@ -249,7 +249,7 @@ def _holds(kind: Any, wanted: type) -> bool:
 
 
 def parse_text(kind: Any, text: str) -> object:
-    """A variable's or flag's text as the plain value of a field; validation judges the result.
+    """Convert a variable's or flag's text to a field's plain value; it is validated later.
 
     Lists are comma-separated. An empty text is None for an optional field.
     """
@@ -283,7 +283,7 @@ def _is_size(kind: Any) -> bool:
 
 
 def build(schema: type[S], layers: Sequence[Layer]) -> tuple[S, dict[str, str]]:
-    """Merge and validate. Validation is strict: "8400" is no number and 1 is no yes.
+    """Merge and validate. Validation is strict: "8400" is not a number, and 1 is not a yes.
 
     Raises:
         SettingsError: every refused value with its origin.
@@ -294,7 +294,7 @@ def build(schema: type[S], layers: Sequence[Layer]) -> tuple[S, dict[str, str]]:
         values.update(layer.values)
         origins.update(layer.origins)
     try:
-        text = json.dumps(_nest(values), default=str)  # TOML dates: validation refuses the text
+        text = json.dumps(_nest(values), default=str)  # TOML dates become text, which is refused
         return schema.model_validate_json(text, strict=True), origins
     except ValidationError as error:
         problems = [_explain(item, origins) for item in error.errors()[:8]]

@@ -1,4 +1,4 @@
-"""The settings' table `[tracing]`."""
+"""Defines the settings' table `[tracing]`."""
 
 from pydantic import Field
 

@@ -1,4 +1,4 @@
-"""Types of settings' values: what is refused, what text becomes, and what an address means."""
+"""Defines types of settings' values with their checks and conversions, and reads addresses."""
 
 import ipaddress
 import re
@@ -30,7 +30,7 @@ def _http_url(text: str) -> str:
     try:
         parts = urllib.parse.urlsplit(text)
         whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none, brackets that do not close
+    except ValueError:  # an invalid port, brackets that do not close
         whole = False
     if not whole or any(character.isspace() for character in text):
         raise ValueError("write an address such as http://127.0.0.1:9400/metrics")
@@ -38,7 +38,7 @@ def _http_url(text: str) -> str:
 
 
 def _index_url(text: str) -> str:
-    """An address of a package index: over HTTP, or a folder that is laid out as one."""
+    """An address of a package index: over HTTP, or a folder that is laid out as an index."""
     if re.fullmatch(r"file:///\S+", text):
         return text
     try:
@@ -59,13 +59,13 @@ def _network(text: str) -> str:
 
 
 def _origin(text: str) -> str:
-    """What browsers send as Origin, or "*"; the port left out where it is the scheme's own."""
+    """An origin as browsers send it, or "*"; the scheme's default port is left out."""
     if text == "*":
         return text
     try:
         parts = urllib.parse.urlsplit(text.lower())
         host, port = parts.hostname or "", parts.port
-    except ValueError:  # a port that is none, brackets that do not close
+    except ValueError:  # an invalid port, brackets that do not close
         parts, host, port = urllib.parse.SplitResult("", "", "", "", ""), "", None
     shown = f"[{host}]" if ":" in host else host
     whole = f"{parts.scheme}://{shown}" + (f":{port}" if port is not None else "")
@@ -111,7 +111,7 @@ def is_loopback(host: str) -> bool:
 
 
 def reachable_url(host: str, port: int, *, tls: bool = False) -> str:
-    """Where this host calls a listener. One can bind the any-address, but not call it."""
+    """The URL of a listener for this host. The any-address can be bound, but not called."""
     scheme = "https" if tls else "http"
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
     shown = f"[{reachable}]" if ":" in reachable else reachable

@@ -1,4 +1,4 @@
-"""The settings' table `[usage]`."""
+"""Defines the settings' table `[usage]`."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from partitiond.settings_types import Table
 
 
 class UsageSettings(Table):
-    """What keys used of models, kept for charge-back."""
+    """Usage of models by keys, kept for charge-back."""
 
     keep_days: int = Field(
         400, ge=0, le=36500, description="Days that usage by the hour is kept; 0 keeps all."

@@ -1,10 +1,10 @@
-"""What the daemon tells its service manager (sd_notify(3)), where there is one.
+"""Reports the daemon's state to its service manager (sd_notify(3)), if there is one.
 
-Readiness, the end, a reload, a line of status for `systemctl status`, and the watchdog. Every
-message is a datagram to the socket that NOTIFY_SOCKET names; without one nothing is sent, and a
-message that is lost is no failure of ours.
+The messages are readiness, the end, a reload, the status line of `systemctl status`, and the
+watchdog's. Every message is a datagram to the socket that NOTIFY_SOCKET names. Without a socket
+nothing is sent, and a lost message is not an error.
 
-The daemon's children must not speak for it: `NotifyAccess=main` in the unit sees to that.
+The daemon's children must not send messages for the daemon: `NotifyAccess=main` prevents that.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 STATUS_SECONDS: Final = 5.0
-"""How often the line of status is brought up to date where there is no watchdog."""
+"""Time between two updates of the status line if there is no watchdog."""
 START_POLL_SECONDS: Final = 0.01
 SEND_SECONDS: Final = 0.5
-"""A manager that is busy is waited for, since no message comes twice; one that hangs is not."""
+"""Longest wait for a busy manager, since messages are not repeated; a hung one is given up."""
 
 
 def notify(*fields: str) -> None:
-    """Send one message made of fields like "READY=1"; a lost message is no failure."""
+    """Send one message made of fields like "READY=1"; a lost message is not an error."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -38,27 +38,27 @@ def notify(*fields: str) -> None:
 
 
 def ready(status: str = "") -> None:
-    """Started, or done with a reload."""
+    """Report that the daemon has started, or has finished a reload."""
     notify("READY=1", *_status(status))
 
 
 def reloading(now_microseconds: int | None = None) -> None:
-    """A reload begins; `ready` ends it.
+    """Report that a reload begins; `ready` ends it.
 
-    The time is asked for by `Type=notify-reload` (systemd 253 and newer), and tells this reload
-    from an earlier one.
+    `Type=notify-reload` (systemd 253 and newer) requires the time, which tells this reload from
+    an earlier one.
     """
     now = time.monotonic_ns() // 1000 if now_microseconds is None else now_microseconds
     notify("RELOADING=1", f"MONOTONIC_USEC={now}")
 
 
 def stopping(status: str = "") -> None:
-    """The end begins."""
+    """Report that the daemon begins to end."""
     notify("STOPPING=1", *_status(status))
 
 
 def extend_timeout(seconds: float) -> None:
-    """Starting or stopping takes up to that much longer (EXTEND_TIMEOUT_USEC)."""
+    """Report that starting or stopping takes up to `seconds` longer (EXTEND_TIMEOUT_USEC)."""
     notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
 
@@ -68,9 +68,9 @@ def _status(text: str) -> tuple[str, ...]:
 
 
 def watchdog_seconds(environment: Mapping[str, str], pid: int) -> float | None:
-    """How long the manager waits for a sign of life, in seconds; None where it does not watch us.
+    """Seconds that the manager waits for a sign of life; None if it does not watch this process.
 
-    WATCHDOG_PID names whom it watches: a child that inherited the variables is not meant.
+    WATCHDOG_PID is the watched process: a child that inherited the variables is not watched.
     """
     watched = environment.get("WATCHDOG_PID", "")
     text = environment.get("WATCHDOG_USEC", "")
@@ -86,16 +86,16 @@ async def keep_informed(
     alive: Callable[[], bool] = lambda: True,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
-    """READY once `started` says so, then signs of life and the status until cancelled.
+    """Send READY once `started` is true, then signs of life and the status until cancelled.
 
-    A sign of life is given twice within the manager's time, from the event loop and only while
-    `alive` agrees: when the loop hangs or the reconcile loop has died, none comes, and the manager
-    restarts the daemon (engines and endpoint go on serving meanwhile).
+    A sign of life is sent twice within the manager's time, from the event loop and only while
+    `alive` is true. If the event loop hangs or the reconcile loop has died, no sign comes, and the
+    manager restarts the daemon (engines and endpoint go on serving meanwhile).
 
     Args:
         started: whether the API answers.
         status: one line for `systemctl status`.
-        alive: whether what must turn still turns.
+        alive: whether the reconcile loop is still running.
         on_ready: called once, after READY.
     """
     while not started():  # noqa: ASYNC110 - the server has a flag and no event

@@ -1,4 +1,4 @@
-"""Certificate and key files of the endpoint: whether they can be used, and until when."""
+"""Checks the endpoint's certificate and key files, and reads when the certificate expires."""
 
 import ssl
 import stat
@@ -14,10 +14,10 @@ _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 
 
 def check_files(certificate: Path, key: Path) -> list[str]:
-    """Load both as the endpoint will; what is worth a warning.
+    """Load both files as the endpoint will, and return warnings.
 
     Raises:
-        SettingsError: a file cannot be read, or they do not belong together.
+        SettingsError: a file cannot be read, or the files do not belong together.
     """
     for name, path in (("tls_certificate", certificate), ("tls_key", key)):
         try:
@@ -31,7 +31,7 @@ def check_files(certificate: Path, key: Path) -> list[str]:
             ) from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # An empty pass phrase, for else OpenSSL would ask for one on the terminal.
+        # An empty pass phrase, because OpenSSL would otherwise ask for one on the terminal.
         context.load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, ValueError, OSError) as error:
         raise SettingsError(
@@ -51,10 +51,10 @@ def _words(error: Exception) -> str:
 
 
 def valid_until(certificate: Path) -> datetime:
-    """When the first certificate of a PEM file ends.
+    """The time at which the first certificate of a PEM file expires.
 
     Raises:
-        ValueError, OSError: it cannot be read.
+        ValueError, OSError: the certificate cannot be read.
     """
     with certificate.open("rb") as file:
         text = file.read(MAX_FILE_BYTES).decode("ascii", "replace")
@@ -67,10 +67,10 @@ def valid_until(certificate: Path) -> datetime:
 
 
 def _not_after(der: bytes) -> datetime:
-    """The end of `validity`, the one field we need of X.509 (RFC 5280, 4.1).
+    """The end of `validity`, the only field that we need of X.509 (RFC 5280, 4.1).
 
-    The standard library shows certificates of peers and authorities only; a walk over four
-    elements is less than another dependency.
+    The standard library reads only certificates of peers and authorities; a walk over four
+    elements costs less than another dependency.
     """
     _, certificate, _ = _element(der, 0)
     _, fields, _ = _element(certificate, 0)
@@ -103,7 +103,7 @@ def _element(data: bytes, position: int) -> tuple[int, bytes, int]:
 
 
 def _time(tag: int, text: bytes) -> datetime:
-    """UTCTime has two digits of the year, meant from 1950 to 2049."""
+    """Parse a time. UTCTime has two digits of the year, for 1950 to 2049."""
     if tag not in {_UTC_TIME, _GENERALIZED_TIME}:
         raise ValueError("the certificate's end is no time")
     digits = text.decode("ascii", "replace")

@@ -1,4 +1,4 @@
-"""Workloads as people write them: in requests, fleet files and options; and pairs from files."""
+"""Reads workloads as people write them in requests, fleet files and options, or trace files."""
 
 import csv
 import json
@@ -16,10 +16,10 @@ from partitiond.core.workload import (
 )
 
 MAX_PAIRS_FILE_BYTES: Final = 512 * 1024**2
-"""The public traces are smaller; a larger file is not one."""
+"""Public traces are smaller; a larger file is not a trace."""
 PROMPT_COLUMNS: Final = ("prompt_tokens", "contexttokens", "request tokens", "input_length")
 OUTPUT_COLUMNS: Final = ("output_tokens", "generatedtokens", "response tokens", "output_length")
-"""Ours, the Azure LLM traces', BurstGPT's and Mooncake's, in lower case."""
+"""Names of partitiond, the Azure LLM traces, BurstGPT and Mooncake, in lower case."""
 
 _DEFAULT: Final = Workload()
 
@@ -33,7 +33,7 @@ def workload_of(
     output_variation: float | None = None,
     pairs: Iterable[tuple[int, int]] = (),
 ) -> Workload:
-    """A workload from what was given; the shape follows where it is not.
+    """Make a workload from the given values; a shape that is not given follows from them.
 
     Pairs make a trace, a variation makes a lognormal, anything else is fixed. The means of a trace
     follow from its pairs.
@@ -73,10 +73,10 @@ def _shape(pairs: tuple[tuple[int, int], ...], variations: tuple[float, float]) 
 
 
 def changed_workload(old: Workload, changes: Mapping[str, Any]) -> Workload:
-    """The workload after a merge patch: what is absent stays, None returns to the default.
+    """The workload after a merge patch: absent fields stay, None restores the default.
 
-    A change of shape takes along only what the new shape has: the means, but not the pairs, of a
-    trace that becomes lognormal.
+    A change of shape keeps only the fields that the new shape has: a trace that becomes lognormal
+    keeps its means, but not its pairs.
 
     Args:
         changes: fields of `workload_of`.
@@ -126,12 +126,12 @@ def read_pairs(path: Path) -> tuple[tuple[int, int], ...]:
     """Prompt and output lengths of recorded requests, from CSV or JSON lines.
 
     CSV may have a header with the columns of this project (prompt_tokens, output_tokens), of the
-    Azure LLM traces, or of BurstGPT; without one the first two columns count. JSON lines are
+    Azure LLM traces, or of BurstGPT; without a header the first two columns count. JSON lines are
     objects with the same names (or Mooncake's), or pairs as [512, 256]. Requests without a prompt
-    or an output are left out, and of more than `MAX_TRACE_PAIRS` an evenly drawn part is taken.
+    or an output are left out. Of more than `MAX_TRACE_PAIRS` pairs, an evenly drawn part is taken.
 
     Raises:
-        SpecError: the file cannot be read, or a line says no two lengths.
+        SpecError: the file cannot be read, or a line does not have two lengths.
     """
     try:
         if path.stat().st_size > MAX_PAIRS_FILE_BYTES:
@@ -153,7 +153,7 @@ def read_pairs(path: Path) -> tuple[tuple[int, int], ...]:
 
 
 def evenly_drawn(pairs: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """At most `MAX_TRACE_PAIRS` of them, at equal distances in their order."""
+    """At most `MAX_TRACE_PAIRS` of the pairs, at equal distances in their order."""
     count = min(len(pairs), MAX_TRACE_PAIRS)
     return tuple(pairs[index * len(pairs) // count] for index in range(count))
 

@@ -1,9 +1,9 @@
-"""Plans for the observed demand, and what each would free of today's devices.
+"""Plans for the observed demand, and computes which of today's devices each plan would free.
 
-Three plans: for the low end, the middle and the high end of every model's interval at once. A
-device is free for certain when the plan for the high end does without it, and perhaps when only a
-plan for less does. All models at their high end together is less likely than one alone, so
-"certain" is meant on the safe side.
+There are three plans: for the low end, the middle and the high end of every model's interval at
+once. A device is certainly free if the plan for the high end does without it, and perhaps free if
+only a plan for less does. It is less likely that all models are at their high end at once than that
+one is, so "certain" errs on the safe side.
 """
 
 import dataclasses
@@ -30,11 +30,11 @@ class LevelPlan:
 
     Attributes:
         level: "low", "middle" or "high".
-        plan: None where there is none at all.
-        used: devices it uses.
-        freed: devices of today that it does without; empty where they cannot be told apart.
-        freed_count: how many those are.
-        lacking: why it serves less than the demand; such a plan frees nothing.
+        plan: None if there is no plan at all.
+        used: devices that the plan uses.
+        freed: today's devices that the plan does without; empty if their engines are unknown.
+        freed_count: number of these devices.
+        lacking: why the plan serves less than the demand; such a plan frees nothing.
     """
 
     level: str
@@ -47,20 +47,20 @@ class LevelPlan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Advice:
-    """What was seen, and what a plan would save of it.
+    """The observed deployment, and what a plan would save of it.
 
     Attributes:
-        seconds: how long the deployment was watched.
-        models: those that were planned.
-        strangers: those that were not, and why.
-        today: devices in use now; ids, or made-up places where it is not known which.
+        seconds: length of the observation.
+        models: models that were planned.
+        strangers: models that were not planned, and why.
+        today: devices in use now; ids, or made-up names if it is unknown which.
         staying: devices that were left out of the plan, and why.
         certain, perhaps: devices freed by the plan for the high end, and only by one for less.
-        certain_count, perhaps_count: how many; known even where it is not known which.
-        levels: the plans, low to high; empty where nothing could be planned.
-        told_apart: it is known which engine is on which device.
-        busy: share of the time each device was working; only where something told.
-        notes: what was assumed, and what to know before acting on it.
+        certain_count, perhaps_count: their numbers; known even if the devices are unknown.
+        levels: the plans, low to high; empty if nothing could be planned.
+        told_apart: whether it is known which engine is on which device.
+        busy: share of the time each device was working; only for devices that tell.
+        notes: assumptions, and what to know before acting on the advice.
     """
 
     seconds: float
@@ -80,14 +80,14 @@ class Advice:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scope:
-    """What may be planned over.
+    """The devices that may be planned over.
 
     Attributes:
-        devices: to be packed, the busiest first: what is freed is then what does least.
-        in_use: how many devices engines are on today.
+        devices: devices to pack, the busiest first, so that the least busy ones are freed.
+        in_use: number of devices with engines today.
         staying: devices left as they are, and why.
-        stays: how many those are, with those that are not known by name.
-        told_apart: it is known which engine is on which device.
+        stays: number of these, including those that are not known by name.
+        told_apart: whether it is known which engine is on which device.
     """
 
     devices: tuple[Device, ...]
@@ -103,10 +103,10 @@ class Choices:
 
     Attributes:
         created_at: ISO 8601, UTC.
-        time_limit_seconds: for each of the three plans.
-        objective: a cost; what counts as least.
+        time_limit_seconds: time limit of each of the three plans.
+        objective: a cost objective, which the plans minimise.
         burst_factor: peak over mean within the busiest window.
-        seed: of every random choice.
+        seed: seed of every random choice.
     """
 
     created_at: str
@@ -117,10 +117,10 @@ class Choices:
 
 
 def scope_of(today: Today, known: Sequence[Known], strangers: Sequence[Stranger]) -> Scope:
-    """Which devices take part.
+    """Return which devices take part in planning.
 
-    Out of it are devices of models that are not known, and of engines that span several: they go
-    on as they are. Where any engine's device is not known, each engine counts as one device.
+    Devices of unknown models, and of engines that span several devices, do not take part: they stay
+    as they are. If any engine's device is unknown, each such engine counts as one device.
     """
     seen = [m.traffic for m in known] + [m.traffic for m in strangers]
     addresses = {engine.key.address for traffic in seen for engine in traffic.engines}
@@ -156,16 +156,16 @@ def advise(
     choices: Choices,
     solver: Solve = solve,
 ) -> Advice:
-    """What a plan would free of today's devices.
+    """Return which of today's devices a plan would free.
 
     Args:
         today: devices, and which engine is on which.
-        known: models to plan, with what came for them.
+        known: models to plan, with their traffic.
         strangers: models that cannot be planned.
-        profiles: by the name of each known model's spec.
-        seconds: how long the deployment was watched.
+        profiles: profiles by the name of each known model's spec.
+        seconds: length of the observation.
         choices: how to plan.
-        solver: makes a plan of a request.
+        solver: makes a plan for a request.
     """
     scope = scope_of(today, known, strangers)
     levels: tuple[LevelPlan, ...] = ()
@@ -231,7 +231,7 @@ def _request(
 def _levels(
     requests: Mapping[str, PlanRequest], scope: Scope, solver: Solve
 ) -> tuple[LevelPlan, ...]:
-    """Plans from high to low: a plan for more serves less, too, and may use fewer devices."""
+    """Plan from high to low: a plan for more demand also serves less, and may use fewer devices."""
     found: list[LevelPlan] = []
     for level in reversed(LEVELS):
         mine = _level(level, solver(requests[level]), scope)
@@ -255,20 +255,20 @@ def _level(level: str, plan: Plan | Infeasible, scope: Scope) -> LevelPlan:
     return LevelPlan(level, plan, used, freed, count, ())
 
 
-# --- what to know before acting on it ---------------------------------------------------------
+# --- what to know before acting on a plan -------------------------------------------------------
 
 SHORT_SECONDS: Final = 3600.0
-"""Less than this says nothing about another hour of the day."""
+"""A shorter observation says nothing about another hour of the day."""
 ABORTED: Final = 0.05
-"""Share of requests given up by their clients that is worth a word."""
+"""Share of requests aborted by their clients that is worth a note."""
 
 
 PREFIX_HITS: Final = 0.1
-"""Share of prompt tokens that the prefix cache saved that is worth a word."""
+"""Share of prompt tokens found in the prefix cache that is worth a note."""
 
 
 def notes_on(known: Collection[Known], seconds: float) -> tuple[str, ...]:
-    """What was seen that limits what the plans mean."""
+    """Return notes on observations that limit what the plans mean."""
     notes = []
     if seconds < SHORT_SECONDS:
         notes.append(

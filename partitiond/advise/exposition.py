@@ -1,7 +1,7 @@
-"""Prometheus text to samples.
+"""Parses Prometheus text to samples.
 
-Reads the text format 0.0.4 and what OpenMetrics adds to a sample's line (exemplars, timestamps).
-A line that is no sample is left out: one odd metric should not hide the others.
+The parser reads the text format 0.0.4 and what OpenMetrics adds to a sample's line (exemplars,
+timestamps). It skips lines that are not samples: one odd metric should not hide the others.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scrape:
-    """What one address said at one moment.
+    """The samples of one address at one time.
 
     Attributes:
-        at_seconds: since the observation began.
-        samples: as they were told; order means nothing.
+        at_seconds: seconds since the observation began.
+        samples: samples as received; their order means nothing.
     """
 
     at_seconds: float
@@ -45,9 +45,9 @@ class Scrape:
 
 
 def parse(text: str, names: Container[str] | None = None) -> Iterator[Sample]:
-    """Samples of the metrics with these names, or of all; NaN is no value and is left out."""
+    """Yield samples of the metrics with these names, or of all metrics; NaN is left out."""
     for line in text.splitlines():
-        # Most lines are not wanted: their name is enough to see it, and is quick to find.
+        # Most lines are not wanted: the name, which is quick to find, is enough to tell.
         if names is not None and _NAME_END.split(line, maxsplit=1)[0] not in names:
             continue
         match = _SAMPLE.match(line)
@@ -57,7 +57,7 @@ def parse(text: str, names: Container[str] | None = None) -> Iterator[Sample]:
 
 
 def labels_of(text: str) -> dict[str, str]:
-    """Labels between the braces, unescaped."""
+    """Return the labels between the braces, unescaped."""
     return {
         name: _ESCAPE.sub(lambda m: _ESCAPED.get(m[1], m[0]), value)
         for name, value in _LABEL.findall(text)
@@ -65,7 +65,7 @@ def labels_of(text: str) -> dict[str, str]:
 
 
 def number(text: str) -> float | None:
-    """A number as Prometheus writes it ("+Inf" included); None for NaN and for what is none."""
+    """Parse a number as Prometheus writes it ("+Inf" included); None for NaN and for other text."""
     try:
         value = float(text)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Served names to models that can be planned: which architecture, which lengths, which context.
+"""Resolves served names to models that can be planned: architecture, lengths and context.
 
-A deployment serves a model under any name it likes. What it is follows from what the user says
-(`--model NAME=MODEL`), from a fleet file, from the name itself, or from the path or hub id that
-`/v1/models` gives as its root. What stays unknown is not planned: its devices stay as they are.
+A deployment may serve a model under any name. The model is identified by the user (`--model
+NAME=MODEL`), by a fleet file, by the name itself, or by the path or hub id that `/v1/models` gives
+as root. An unidentified model is not planned: its devices stay as they are.
 """
 
 import dataclasses
@@ -29,23 +29,23 @@ from partitiond.core.workload import MAX_TOKENS, Workload
 from partitiond.models.catalog import entry_of, source_for
 
 LEAST_REQ_PER_S: Final = 0.001
-"""A model that nobody asked for keeps one replica; demand of nothing at all cannot be planned."""
+"""A model without requests keeps one replica; a demand of zero cannot be planned."""
 CONTEXT_RESERVE: Final = 1.25
-"""Over the longest request seen: the next one may be longer."""
+"""Factor over the longest request seen: the next one may be longer."""
 LEAST_CONTEXT: Final = 256
 MISFIT: Final = 0.15
-"""Distance between observed lengths and a lognormal's beyond which it is said."""
+"""Distance between observed lengths and a lognormal that is worth a note."""
 
 ArchitectureOf = Callable[[ModelSource], Architecture]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Served:
-    """What `/v1/models` tells of a name.
+    """What `/v1/models` tells about a served name.
 
     Attributes:
-        root: path or hub id of what is served; empty where it is not told.
-        max_model_len: context length of its engine; None where it is not told.
+        root: path or hub id of the served model; empty if unknown.
+        max_model_len: context length of the model's engine; None if unknown.
     """
 
     root: str = ""
@@ -54,15 +54,15 @@ class Served:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the user says beside what was seen.
+    """What the user specifies in addition to the observation.
 
     Attributes:
-        models: what a served name is: a catalog name, hub id or folder.
-        specs: models of a fleet file by name: their SLO, engine options, isolation and rules count.
-        architectures: numbers that a fleet file gives, by the same names.
-        slo: for models whose spec has none.
-        keep_context: plan for the engine's whole context length, not for the longest request seen.
-        survive: what may be lost without loss of service, for models whose spec says nothing.
+        models: model of a served name: a catalog name, hub id or folder.
+        specs: models of a fleet file by name: their SLO, engine options, isolation and rules apply.
+        architectures: architectures that a fleet file gives, by the same names.
+        slo: SLO of models whose spec has none.
+        keep_context: plan for the engine's whole context length, not the longest request seen.
+        survive: fault domain that may be lost without loss of service, if the spec has none.
     """
 
     models: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -78,11 +78,11 @@ class Known:
     """A model that can be planned.
 
     Attributes:
-        traffic: what came for it.
-        spec: what is planned; its demand is the middle one.
-        architecture: its numbers.
-        names: what profiles of it may be called.
-        notes: what was assumed.
+        traffic: observed traffic of the model.
+        spec: the planned spec; its demand is the middle of the interval.
+        architecture: numbers of the model.
+        names: names that profiles of the model may have.
+        notes: assumptions that were made.
     """
 
     traffic: ModelTraffic
@@ -92,7 +92,7 @@ class Known:
     notes: tuple[str, ...]
 
     def at(self, req_per_s: float, burst_factor: float = 1.0) -> ModelSpec:
-        """The spec with this demand; at least one replica stays."""
+        """Return the spec with this demand; at least one replica stays."""
         demand = dataclasses.replace(
             self.spec.demand,
             req_per_s=max(LEAST_REQ_PER_S, req_per_s),
@@ -118,17 +118,17 @@ def identify(
     architecture_of: ArchitectureOf,
     taken: Collection[str] = (),
 ) -> Known | Stranger:
-    """Find out what a served name is.
+    """Identify the model of a served name.
 
     Args:
-        traffic: what came for it.
-        served: what its engine says about it.
-        wishes: what the user says.
-        architecture_of: asked for models that neither a file nor the catalog knows.
-        taken: names of specs that others have.
+        traffic: observed traffic of the name.
+        served: what the engine tells about the name.
+        wishes: what the user specifies.
+        architecture_of: returns architectures of models that neither a file nor the catalog has.
+        taken: names of specs that other models have.
 
     Raises:
-        SpecError: what the user said the model is names none.
+        SpecError: the user's text for the model names no model.
     """
     if traffic.planned.high > MAX_DEMAND_REQ_PER_S:
         rate = traffic.planned.high
@@ -162,7 +162,7 @@ def identify(
 
 
 def slug(name: str) -> str:
-    """A model name as partitiond allows it, from the last part of a served name."""
+    """Return a valid model name for partitiond, from the last part of a served name."""
     last = name.rstrip("/").rsplit("/", 1)[-1].lower()
     return re.sub(r"[^a-z0-9._-]+", "-", last).strip("._-")[:60] or "model"
 
@@ -181,7 +181,7 @@ def _source(
     spec: ModelSpec | None,
     architecture_of: ArchitectureOf,
 ) -> tuple[ModelSource, Architecture, tuple[str, ...]]:
-    """Source, architecture and the names of profiles. Raises SpecError, ModelSourceError."""
+    """Return source, architecture and names of profiles. Raises SpecError, ModelSourceError."""
     if spec is not None and model not in wishes.models:
         given = wishes.architectures.get(spec.name)
         entry = entry_of(spec.source)
@@ -220,7 +220,7 @@ def _architecture(source: ModelSource, architecture_of: ArchitectureOf) -> Archi
 
 
 def _workload(traffic: ModelTraffic, spec: ModelSpec | None) -> tuple[Workload, tuple[str, ...]]:
-    """The observed request shape; of a model without requests the spec's, or the usual one."""
+    """Return the observed request shape; without requests the spec's, or the default."""
     if traffic.prompt is None or traffic.output is None:
         assumed = spec.workload if spec is not None else DEFAULT_WORKLOAD
         return assumed, (f"no request ended: planned for {assumed.key} tokens",)
@@ -237,7 +237,7 @@ def _workload(traffic: ModelTraffic, spec: ModelSpec | None) -> tuple[Workload, 
 def _context(
     spec: ModelSpec, traffic: ModelTraffic, served: Served, wishes: Wishes
 ) -> tuple[int, tuple[str, ...]]:
-    """Context length to plan for, in tokens.
+    """Return the context length to plan for, in tokens, and notes.
 
     A KV cache must hold one request of full length, so planning for a context that is never used
     would cost memory that is never used.

@@ -1,8 +1,8 @@
-"""What is known of a model's speed and memory under the observed lengths, on the devices there are.
+"""Finds profiles of a model for the observed lengths, on the existing kinds of devices.
 
-A measured profile of exactly these lengths counts as it is. One of other lengths is carried over by
-`core.transfer` and counts as transferred. On partitions that nobody measured, the estimate stands
-in. The planner keeps the margins of each kind apart, and so does what is shown.
+A measured profile of exactly these lengths is used as it is. A measured profile of other lengths is
+transferred by `core.transfer` and counts as transferred. Partitions without a measurement get an
+estimate. The planner, and the displayed advice, keep the margins of each kind apart.
 """
 
 import collections
@@ -23,11 +23,11 @@ from partitiond.offline import estimate, sizes
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Knowledge:
-    """Profiles for one model, and what could not be used.
+    """Profiles for one model, and notes on profiles that could not be used.
 
     Attributes:
-        profiles: under the spec's name and workload.
-        notes: measured profiles that did not help, and why.
+        profiles: profiles under the spec's name and workload.
+        notes: measured profiles that were not usable, and why.
     """
 
     profiles: tuple[Profile, ...]
@@ -37,12 +37,12 @@ class Knowledge:
 def profiles_for(
     known: Known, devices: Sequence[Device], measured: Sequence[Profile], now: str
 ) -> Knowledge:
-    """Profiles of a model for its observed lengths, on each kind of device.
+    """Return profiles of a model for its observed lengths, on each kind of device.
 
     Args:
         known: the model.
-        devices: those there are.
-        measured: profiles at hand, of any model; those of this one on these devices are used.
+        devices: existing devices.
+        measured: available profiles of any model; those of this model on these devices are used.
         now: ISO 8601, UTC.
     """
     kinds = {(d.hardware, d.memory_bytes, d.modes): d for d in devices}
@@ -78,7 +78,7 @@ def _measured(
 
 
 def _carried(known: Known, profiles: Sequence[Profile], now: str) -> Iterator[Profile]:
-    """Measured profiles of one partition, carried to the observed lengths. Raises SpecError."""
+    """Yield measured profiles of a partition, transferred to observed lengths. Raises SpecError."""
     usable = [p for p in profiles if p.kind is ProfileKind.MEASURED]
     if not usable:
         raise ProfileError(

@@ -1,9 +1,9 @@
-"""Histograms of lengths to what a plan needs: mean, variation, quantiles, the longest seen.
+"""Derives from histograms of lengths what a plan needs: mean, variation, quantiles, longest.
 
-A histogram's sum is exact, so the mean is. How lengths vary around it is only known by bucket:
-the variation is that of the lognormal with this mean under which the counts are the most likely
-(maximum likelihood of grouped data). Where all values lie in one bucket there is nothing that
-speaks for a variation, and the lengths count as fixed.
+A histogram's sum is exact, and therefore the mean is. The variation of the lengths is only known by
+bucket: it is that of the lognormal with this mean under which the counts are most likely (maximum
+likelihood of grouped data). If all values lie in one bucket, nothing indicates a variation, and the
+lengths count as fixed.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from partitiond.advise.readings import Histogram
 from partitiond.core.workload import MAX_TOKENS, MAX_VARIATION, LengthShape, Workload
 
 FIXED_BELOW: Final = 0.05
-"""Variation below which lengths count as fixed: it changes no footprint by more than a block."""
+"""Variation below which lengths count as fixed: it changes a footprint by a block at most."""
 _SIGMA_STEP: Final = 1e-4
 _NORMAL: Final = NormalDist()
 _Z95: Final = 1.96
@@ -29,12 +29,12 @@ class LengthFigures:
     """Lengths of one kind, in tokens.
 
     Attributes:
-        count: values behind it.
-        mean: exact.
+        count: number of values behind the figures.
+        mean: exact mean.
         variation: standard deviation / mean, as far as buckets tell.
-        p50, p95: to the bucket, interpolated within it.
-        longest: no value was longer; None where the last bucket has no end.
-        misfit: largest distance between the shares at the bounds and those of the lognormal.
+        p50, p95: quantiles to the bucket, interpolated within it.
+        longest: no value was longer; None if the longest value is in the unbounded bucket.
+        misfit: largest distance of the shares at the bounds from those of the lognormal.
     """
 
     count: float
@@ -47,12 +47,12 @@ class LengthFigures:
 
     @property
     def half_width_share(self) -> float:
-        """95 % half-width of the mean over the mean, of independent values."""
+        """95 % half-width of the mean divided by the mean, for independent values."""
         return _Z95 * max(self.variation, FIXED_BELOW) / math.sqrt(max(1.0, self.count))
 
 
 def figures_of(histogram: Histogram) -> LengthFigures | None:
-    """None where nothing was counted, or the counts make no lengths (a mean below one token)."""
+    """Return the figures; None without counts, or if they are no lengths (mean below one token)."""
     count = histogram.count
     if count <= 0:
         return None
@@ -73,7 +73,7 @@ def figures_of(histogram: Histogram) -> LengthFigures | None:
 
 
 def mean_only(tokens: float, requests: float) -> LengthFigures | None:
-    """From two counters, where an engine has no histogram of lengths."""
+    """Return figures from two counters, if an engine has no histogram of lengths."""
     if requests <= 0 or not 1 <= tokens / requests <= MAX_TOKENS:
         return None
     mean = tokens / requests
@@ -81,12 +81,12 @@ def mean_only(tokens: float, requests: float) -> LengthFigures | None:
 
 
 def quantile(histogram: Histogram, share: float) -> float:
-    """Value below which this share lies, linear within its bucket; NaN where nothing tells.
+    """Return the value below which this share lies, linear within its bucket; NaN if unknown.
 
-    In the last bucket without an end it is that bucket's lower bound, as in PromQL's
+    In the last, unbounded bucket the value is the bucket's lower bound, as in PromQL's
     `histogram_quantile`.
     """
-    if len(histogram.bounds) < 2:  # one bucket, without an end: it tells nothing
+    if len(histogram.bounds) < 2:  # a single unbounded bucket tells nothing
         return math.nan
     rank = share * histogram.count
     below, start = 0.0, 0.0
@@ -100,7 +100,7 @@ def quantile(histogram: Histogram, share: float) -> float:
 
 
 def workload_of(prompt: LengthFigures, output: LengthFigures) -> Workload:
-    """The request shape to plan for."""
+    """Return the request shape to plan for."""
     prompt_tokens, output_tokens = (_whole(figures.mean) for figures in (prompt, output))
     variations = [_planned_variation(figures) for figures in (prompt, output)]
     if not any(variations):
@@ -115,14 +115,14 @@ def _whole(mean: float) -> int:
 
 
 def _planned_variation(figures: LengthFigures) -> float:
-    # Two digits are more than buckets tell, and make equal traffic equal workloads.
+    # Two digits are more than buckets tell, and give equal workloads for equal traffic.
     return (
         0.0 if figures.variation < FIXED_BELOW else min(MAX_VARIATION, round(figures.variation, 2))
     )
 
 
 def _variation(histogram: Histogram, mean: float) -> tuple[float, float]:
-    """Variation of the likeliest lognormal with this mean, and how far off it is at the bounds."""
+    """Return the likeliest lognormal's variation for this mean, and its misfit at the bounds."""
     cells = _cells(histogram)
     if len(cells) == 1 and cells[0][0] < mean <= cells[0][1]:
         return 0.0, 0.0
@@ -136,7 +136,7 @@ def _variation(histogram: Histogram, mean: float) -> tuple[float, float]:
 
 
 def _cells(histogram: Histogram) -> list[tuple[float, float, float]]:
-    """(above, up to, values) of each bucket that holds any."""
+    """Return (above, up to, values) of each bucket that holds values."""
     bounds, counts = (0.0, *histogram.bounds), (0.0, *histogram.counts)
     return [
         (low, high, after - before)
@@ -152,7 +152,7 @@ def _sigma_of(variation: float) -> float:
 
 
 def _share_below(bound: float, mean: float, sigma: float) -> float:
-    """Of a lognormal with this mean whose logarithm has this standard deviation."""
+    """Return the share below a bound of a lognormal with this mean and sigma of its logarithm."""
     if bound <= 0:
         return 0.0
     if math.isinf(bound):
@@ -168,7 +168,7 @@ def _log_likelihood(
 
 
 def _maximum(value: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function with one peak is largest (golden section)."""
+    """Return the maximum point of a unimodal function, by golden section."""
     ratio = (math.sqrt(5) - 1) / 2
     one, two = high - ratio * (high - low), low + ratio * (high - low)
     while high - low > _SIGMA_STEP:

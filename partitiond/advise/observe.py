@@ -1,8 +1,8 @@
-"""Readings to what one engine did between the first and the last of them.
+"""Computes what each engine did between its first and its last reading.
 
-Counters only grow while a process lives, so one that fell began again at zero with a new process:
-what it shows then is what happened since (as Prometheus' `increase` counts). A look that failed
-only makes the stretch around it longer.
+Counters only grow while a process lives, so a counter that fell began again at zero with a new
+process: its value is then what happened since (as in Prometheus' `increase`). A failed look only
+makes the stretch around it longer.
 """
 
 import dataclasses
@@ -25,12 +25,11 @@ from partitiond.advise.readings import (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stretch:
-    """Between two looks at one engine.
+    """Time between two looks at one engine.
 
     Attributes:
         begin, end: seconds since the observation began.
-        arrivals: requests that came: those that ended, those more in flight than before, and
-            those that were refused.
+        arrivals: requests that arrived: ended ones, plus the increase in flight, plus refused ones.
     """
 
     begin: float
@@ -40,22 +39,22 @@ class Stretch:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineWindow:
-    """What one engine did while it was watched.
+    """What one engine did during the observation.
 
     Attributes:
-        key: which engine.
+        key: identity of the engine.
         begin, end: first and last look, in seconds since the observation began.
-        looks: how many answered.
+        looks: number of looks that were answered.
         stretches: between neighbouring looks, in order.
-        ended, aborted, refused, preempted: requests.
-        prompt_tokens, output_tokens: of requests.
-        prefix_asked, prefix_found: prompt tokens looked for in the prefix cache, and found.
+        ended, aborted, refused, preempted: numbers of requests.
+        prompt_tokens, output_tokens: tokens of requests.
+        prefix_asked, prefix_found: prompt tokens looked up in the prefix cache, and found.
         running: requests in the batch, at each look.
-        peak_in_flight: most requests at once at a look.
-        peak_kv_usage: largest share of the KV cache seen, 0..1; None where it is not told.
-        kv_tokens: what the KV cache holds; 0 where it is not told.
-        restarts: processes that began anew in between.
-        histograms: of what happened in between, by the keys of `readings.HISTOGRAMS`.
+        peak_in_flight: most requests in flight at a look.
+        peak_kv_usage: largest share of the KV cache in use, 0..1; None if unknown.
+        kv_tokens: capacity of the KV cache; 0 if unknown.
+        restarts: restarts of the process during the observation.
+        histograms: growth during the observation, by the keys of `readings.HISTOGRAMS`.
     """
 
     key: EngineKey
@@ -80,14 +79,14 @@ class EngineWindow:
 
     @property
     def seconds(self) -> float:
-        """How long it was watched."""
+        """Length of the observation."""
         return self.end - self.begin
 
 
 def observe(scrapes: Mapping[str, Sequence[Scrape]]) -> tuple[EngineWindow, ...]:
-    """What each engine did, from the scrapes of each address in the order of time.
+    """Return what each engine did, from the scrapes of each address in the order of time.
 
-    Engines that were seen only once are left out: nothing happened between one look.
+    Engines that were seen only once are left out: one look covers no time.
     """
     readings: dict[EngineKey, list[Reading]] = {}
     for address, seen in scrapes.items():
@@ -98,11 +97,11 @@ def observe(scrapes: Mapping[str, Sequence[Scrape]]) -> tuple[EngineWindow, ...]
 
 
 def keep(scrapes: list[Scrape], new: Scrape) -> None:
-    """Add a look to those of an address, and forget what nobody will ask for.
+    """Add a look to those of an address, and drop samples that will not be used.
 
-    Histograms are most of what an engine tells, and only their growth between the first and the
-    last look of a process counts: those of looks in between are left out. A thousand engines
-    watched for an hour then take some hundred megabytes, not tens of gigabytes.
+    Histograms are most of an engine's samples, and only their growth between the first and the last
+    look at a process counts, so histograms of looks in between are dropped. Thus a thousand engines
+    watched for an hour take some hundred megabytes, not tens of gigabytes.
     """
     if len(scrapes) > 1 and not (_fell(scrapes[-2], scrapes[-1]) or _fell(scrapes[-1], new)):
         scrapes[-1] = dataclasses.replace(
@@ -113,7 +112,7 @@ def keep(scrapes: list[Scrape], new: Scrape) -> None:
 
 
 def _fell(before: Scrape, after: Scrape) -> bool:
-    """Whether a counter of any engine began anew."""
+    """Whether a counter of any engine began again at zero."""
     told = _counters(before)
     return any(value < told.get(series, 0.0) for series, value in _counters(after).items())
 
@@ -160,7 +159,7 @@ def _window(key: EngineKey, readings: Sequence[Reading]) -> EngineWindow:
 
 
 def increase(before: float, after: float) -> float:
-    """By how much a counter grew; one that fell began again at zero."""
+    """Return by how much a counter grew; a counter that fell began again at zero."""
     return after - before if after >= before else after
 
 
@@ -171,10 +170,10 @@ def _restarted(before: Reading, after: Reading) -> bool:
 def _arrivals(before: Reading, after: Reading) -> float:
     refused = increase(before.refused, after.refused)
     if _restarted(before, after):
-        # What was in flight died with its process; it had been counted when it came.
+        # Requests in flight died with their process; they were counted on arrival.
         return after.ended + after.in_flight + refused
     grown = after.ended - before.ended + after.in_flight - before.in_flight
-    # Counters and gauges are not read at one instant: a request may be in neither.
+    # Counters and gauges are not read at the same instant: a request may be in neither.
     return max(0.0, grown) + refused
 
 
@@ -191,10 +190,10 @@ def _histogram_increase(before: Histogram, after: Histogram) -> Histogram:
 
 
 def merged(histograms: Iterable[Histogram]) -> Histogram:
-    """The values of several histograms together.
+    """Return one histogram with the values of several.
 
-    Engines of one model may have different bounds (they end at the context length); a value below
-    a bound that one lacks is counted at its next larger bound.
+    Engines of one model may have different bounds (they end at the context length). A value below a
+    bound that its histogram lacks is counted at the histogram's next larger bound.
     """
     filled = [h for h in histograms if h.count > 0]
     if not filled:
@@ -205,6 +204,6 @@ def merged(histograms: Iterable[Histogram]) -> Histogram:
 
 
 def _at_most(histogram: Histogram, bound: float) -> float:
-    """Values that are certainly at most `bound`."""
+    """Return the number of values that are certainly at most `bound`."""
     within = [n for b, n in zip(histogram.bounds, histogram.counts, strict=True) if b <= bound]
     return within[-1] if within else 0.0

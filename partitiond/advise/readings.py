@@ -1,20 +1,20 @@
-"""What one engine said at one moment, under whatever names its version uses.
+"""Converts scrapes to readings of engines, for the metric names of all vLLM versions.
 
-Names are those of vLLM's stat loggers, those of 0.32 first, then what older versions call the same:
+The names are those of vLLM's stat loggers: names of 0.32 first, then names of older versions:
 
 | Figure | Metrics, each with "vllm:" before it |
 |---|---|
 | ended | request_success_total, by finished_reason |
-| in flight | num_requests_running, num_requests_waiting, once num_requests_swapped |
-| KV usage | kv_cache_usage_perc, once gpu_cache_usage_perc |
+| in flight | num_requests_running, num_requests_waiting, formerly num_requests_swapped |
+| KV usage | kv_cache_usage_perc, formerly gpu_cache_usage_perc |
 | lengths | request_prompt_tokens, request_generation_tokens; without them two counters |
-| TPOT | request_time_per_output_token_seconds; the gaps inter_token_latency_seconds, once |
-|  | time_per_output_token_seconds, where there is nothing else |
+| TPOT | request_time_per_output_token_seconds; else inter_token_latency_seconds (gaps), |
+|  | formerly time_per_output_token_seconds |
 | KV size | cache_config_info: kv_cache_size_tokens, else blocks and block size |
-| refused | admission_rejections_total, where the engine limits its queue |
+| refused | admission_rejections_total, if the engine limits its queue |
 
-The label `engine` tells the engines of one data-parallel server apart; old versions have none. Some
-relays drop the `_total` of a counter, so both spellings are read.
+The label `engine` distinguishes the engines of one data-parallel server; old versions have no such
+label. Some relays drop the `_total` of a counter, so both spellings are read.
 """
 
 import collections
@@ -54,7 +54,7 @@ HISTOGRAMS: Final[Mapping[str, tuple[str, ...]]] = {
         "vllm:time_per_output_token_seconds",
     ),
 }
-"""Histograms by what they are of; of several names the first that an engine has counts."""
+"""Histograms by quantity; of several names, the first that an engine has is used."""
 
 COUNTERS_AND_GAUGES: Final = (
     *ENDED, *IN_FLIGHT, *KV_USAGE, *REFUSED, *PREEMPTED, *PROMPT_TOKENS, *OUTPUT_TOKENS,
@@ -69,17 +69,17 @@ HISTOGRAM_NAMES: Final = frozenset(
     for part in ("bucket", "sum", "count")
 )
 WANTED: Final = frozenset(COUNTERS_AND_GAUGES) | HISTOGRAM_NAMES
-"""All that is read; the rest of what an engine tells need not be kept."""
+"""All metrics that are read; an engine's other metrics need not be kept."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class EngineKey:
-    """One engine.
+    """Identity of an engine.
 
     Attributes:
-        address: where it was asked, or what Prometheus calls its instance.
-        model: the name it serves.
-        engine: its number behind one address (data parallel).
+        address: address that was scraped, or the name of the instance in Prometheus.
+        model: the name that the engine serves.
+        engine: number of the engine behind its address (data parallel).
     """
 
     address: str
@@ -89,11 +89,11 @@ class EngineKey:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Histogram:
-    """A Prometheus histogram: how many values were at most each bound.
+    """A Prometheus histogram: the number of values up to each bound.
 
     Attributes:
         bounds: ascending, the last one infinite.
-        counts: cumulative, in step with `bounds`.
+        counts: cumulative counts, one for each of `bounds`.
         total: sum of the values.
     """
 
@@ -103,7 +103,7 @@ class Histogram:
 
     @property
     def count(self) -> float:
-        """Values."""
+        """Number of values."""
         return self.counts[-1] if self.counts else 0.0
 
 
@@ -112,21 +112,21 @@ EMPTY: Final = Histogram((), (), 0.0)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reading:
-    """What one engine said at one moment. Counters count since it started.
+    """The metrics of one engine at one time. Counters count since the engine started.
 
     Attributes:
-        at_seconds: since the observation began.
-        ended: requests, whatever their end.
-        aborted: those of them that the client gave up.
-        in_flight: running, waiting and swapped.
-        running: in the engine's batch.
-        refused: turned away by a queue limit; they are demand that was not served.
-        preempted: requests that lost their KV cache for others.
-        prompt_tokens, output_tokens: of requests.
-        prefix_asked, prefix_found: prompt tokens looked for in the prefix cache, and found.
-        kv_usage: share of the KV cache in use, 0..1; None where it is not told.
-        kv_tokens: what the KV cache holds; 0 where it is not told.
-        histograms: by the keys of `HISTOGRAMS`; only those that were told.
+        at_seconds: seconds since the observation began.
+        ended: ended requests, for any reason.
+        aborted: ended requests that the client aborted.
+        in_flight: running, waiting and swapped requests.
+        running: requests in the engine's batch.
+        refused: requests refused by a queue limit; they are unserved demand.
+        preempted: requests that lost their KV cache to others.
+        prompt_tokens, output_tokens: tokens of requests.
+        prefix_asked, prefix_found: prompt tokens looked up in the prefix cache, and found.
+        kv_usage: share of the KV cache in use, 0..1; None if unknown.
+        kv_tokens: capacity of the KV cache; 0 if unknown.
+        histograms: by the keys of `HISTOGRAMS`; only histograms that the engine has.
     """
 
     at_seconds: float
@@ -146,7 +146,7 @@ class Reading:
 
 
 def readings_of(address: str, scrape: Scrape) -> dict[EngineKey, Reading]:
-    """What each engine behind an address said; empty where no vLLM speaks there."""
+    """Return the reading of each engine behind an address; empty if there is no vLLM."""
     by_engine: dict[EngineKey, list[Sample]] = collections.defaultdict(list)
     shared: dict[str, list[Sample]] = collections.defaultdict(list)
     for sample in scrape.samples:
@@ -155,14 +155,14 @@ def readings_of(address: str, scrape: Scrape) -> dict[EngineKey, Reading]:
         model = sample.labels.get("model_name")
         engine = sample.labels.get("engine")
         if model is None:
-            # cache_config_info names the engine, but no model.
+            # cache_config_info names the engine but no model.
             shared[engine or "0"].append(sample)
         elif engine is None and sample.name in REFUSED:
-            # Refused before an engine was chosen: counted with the first.
+            # Refused before an engine was chosen: count it with the first engine.
             by_engine[EngineKey(address, model, "0")].append(sample)
         else:
             by_engine[EngineKey(address, model, engine or "0")].append(sample)
-    # An engine is what tells its requests; a series without them (a LoRA's, say) is none.
+    # Only series with request metrics are engines; others (a LoRA's, say) are not.
     return {
         key: _reading(scrape.at_seconds, [*samples, *shared.get(key.engine, ())])
         for key, samples in sorted(by_engine.items())
@@ -200,7 +200,7 @@ def _reading(at_seconds: float, samples: Sequence[Sample]) -> Reading:
 
 
 def _kv_tokens(samples: Sequence[Sample]) -> int:
-    """Tokens, or blocks x block size less one block that is not usable."""
+    """Return the cache's tokens, or (blocks - 1) x block size: one block is not usable."""
     labels = samples[0].labels if samples else {}
     tokens = _whole(labels.get("kv_cache_size_tokens"))
     if tokens:
@@ -225,7 +225,7 @@ def _histograms(by_name: Mapping[str, Sequence[Sample]]) -> dict[str, Histogram]
 
 
 def _histogram(by_name: Mapping[str, Sequence[Sample]], name: str) -> Histogram | None:
-    """Buckets summed over their other labels; None where there are none, or only the last."""
+    """Sum buckets over their other labels; return None if there are none, or only the last."""
     sums: dict[float, float] = collections.defaultdict(float)
     for sample in by_name.get(f"{name}_bucket", ()):
         bound = number(sample.labels.get("le", ""))

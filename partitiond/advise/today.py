@@ -1,7 +1,7 @@
-"""The devices of today's deployment, and which engine runs on which.
+"""Describes the devices of today's deployment, and which engine runs on which.
 
-Where it is not known which device an engine is on, only how many devices a plan frees can be said,
-not which. An engine that spans several devices is no model for one device: its devices stay.
+If the devices of some engine are unknown, the advice tells only how many devices a plan frees, not
+which. An engine that spans several devices does not fit on one device: its devices stay.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from partitiond.core.hardware import Device, SharingMode, find_hardware
 from partitiond.core.units import Bytes, format_bytes
 
 CORES_PER_DEVICE: Final = 16
-"""Host cores of a described GPU where nobody says them; as in fleet files."""
+"""Host cores of a described GPU by default; as in fleet files."""
 DEVICES_PER_HOST: Final = 8
 MAX_DESCRIBED: Final = 4096
 
@@ -23,13 +23,13 @@ _DESCRIBED: Final = re.compile(r"^\s*(?:(\d+)\s*[x ]\s*)?(\S+)\s*$")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Today:
-    """What runs where.
+    """Devices, and the engines on them.
 
     Attributes:
-        devices: those of the deployment.
-        on: device ids of each engine's address; addresses that are not in it are not known.
-        busy: share of the time each device was working, 0..1; only where something tells.
-        notes: what was assumed.
+        devices: devices of the deployment.
+        on: device ids by engine address; for missing addresses the devices are unknown.
+        busy: share of the time that each device was working, 0..1; only for devices that tell.
+        notes: assumptions that were made.
     """
 
     devices: tuple[Device, ...]
@@ -40,11 +40,11 @@ class Today:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Address:
-    """Where an engine is asked, and the devices the user says it is on.
+    """Address of an engine, and the devices that the user names for it.
 
     Attributes:
-        url: as "http://node-1:8000"; "unix:/run/e.sock" for a socket.
-        devices: indices, ids or their beginnings; empty where nothing was said.
+        url: such as "http://node-1:8000"; "unix:/run/e.sock" for a socket.
+        devices: indices, ids or prefixes of ids; empty if the user named none.
     """
 
     url: str
@@ -58,7 +58,7 @@ def parse_address(text: str) -> Address:
     """Read "URL" or "URL=DEVICE[,DEVICE]".
 
     Raises:
-        SpecError: it is no address of HTTP and no Unix socket.
+        SpecError: the text is neither an HTTP address nor a Unix socket.
     """
     match = _ADDRESS.match(text.strip())
     url = match["url"].rstrip("/") if match else ""
@@ -74,7 +74,7 @@ def parse_address(text: str) -> Address:
 
 
 def described(texts: Sequence[str]) -> tuple[Device, ...]:
-    """Devices from words like "4 a100-80gb". Raises SpecError."""
+    """Return devices for texts like "4 a100-80gb". Raises SpecError."""
     found: list[Device] = []
     for text in texts:
         match = _DESCRIBED.match(text)
@@ -100,7 +100,7 @@ def described(texts: Sequence[str]) -> tuple[Device, ...]:
 
 
 def cores_at(number: int) -> tuple[int, ...]:
-    """Assumed host cores of the device with this number on its kind's hosts."""
+    """Return the assumed host cores of the device with this number on its kind's hosts."""
     slot = number % DEVICES_PER_HOST
     return tuple(range(slot * CORES_PER_DEVICE, (slot + 1) * CORES_PER_DEVICE))
 
@@ -108,11 +108,11 @@ def cores_at(number: int) -> tuple[int, ...]:
 def emptied(
     devices: Sequence[Device], foreign: Mapping[str, int] | None = None
 ) -> tuple[Device, ...]:
-    """The devices as they would be without the engines: only what others hold is taken.
+    """Return the devices as they would be without the engines: only foreign memory is in use.
 
     Args:
-        devices: as they were found.
-        foreign: memory of processes that are no engines, in bytes, by device id.
+        devices: devices as discovered.
+        foreign: memory of processes that are not engines, in bytes, by device id.
     """
     held = foreign or {}
     return tuple(
@@ -124,10 +124,10 @@ def emptied(
 
 
 def allowing(devices: Sequence[Device], modes: Collection[SharingMode]) -> tuple[Device, ...]:
-    """The devices restricted to these sharing modes; all of them where none is named.
+    """Return the devices, restricted to these sharing modes; unrestricted if `modes` is empty.
 
     Raises:
-        SpecError: a device allows none of them.
+        SpecError: a device allows none of the modes.
     """
     if not modes:
         return tuple(devices)
@@ -144,10 +144,10 @@ def allowing(devices: Sequence[Device], modes: Collection[SharingMode]) -> tuple
 
 
 def resolved(addresses: Sequence[Address], devices: Sequence[Device]) -> dict[str, tuple[str, ...]]:
-    """Device ids of the addresses for which the user named devices.
+    """Return device ids by address, for addresses with devices that the user named.
 
     Raises:
-        SpecError: a name fits no device, or several.
+        SpecError: a name matches no device, or several.
     """
     return {
         address.url: tuple(_device(name, address.url, devices) for name in address.devices)
@@ -157,7 +157,7 @@ def resolved(addresses: Sequence[Address], devices: Sequence[Device]) -> dict[st
 
 
 def _device(name: str, url: str, devices: Sequence[Device]) -> str:
-    """A device by its index, its id, or the beginning of its id."""
+    """Return a device id by index, by id, or by a prefix of the id."""
     ids = [d.id for d in devices]
     if name in ids:
         return name
@@ -177,7 +177,7 @@ def _device(name: str, url: str, devices: Sequence[Device]) -> str:
 
 
 def foreign_note(foreign: Mapping[str, int]) -> tuple[str, ...]:
-    """What processes that are no engines hold, in words."""
+    """Return notes on the memory of processes that are not engines."""
     return tuple(
         f"processes that are no engines hold {format_bytes(held)} of {device}"
         for device, held in sorted(foreign.items())

@@ -1,13 +1,13 @@
-"""Engines to models: how many requests came, how sure that is, and when most came.
+"""Sums engines by model: the rate of requests, its uncertainty, and the busiest window.
 
-The engines of one model are one stream of arrivals: it is cut at every look, and what came in a
-stretch that spans several cuts is spread evenly over them. Demand is the rate of the busiest window
-of a given length; a plan for the mean of a day fails every noon.
+The engines of one model form one stream of arrivals. The stream is cut at every look, and arrivals
+in a stretch that spans several cuts are spread evenly over them. Demand is the rate of the busiest
+window of a given length: a plan for the mean of a day fails every noon.
 
-The 95 % interval of a rate is the wider of two. Poisson: so many arrivals are a sample of a rate
-(Byar's approximation of the exact limits: Breslow and Day, Statistical Methods in Cancer Research
-II, 1987, section 2.3). Batch means: arrivals that come in bursts scatter more than Poisson's, and
-how the parts of the window differ says by how much (`loadgen.intervals.ratio_half_width`).
+The 95 % interval of a rate is the wider of two. Poisson: the number of arrivals is a sample of a
+rate (Byar's approximation of the exact limits: Breslow and Day, Statistical Methods in Cancer
+Research II, 1987, section 2.3). Batch means: arrivals in bursts scatter more than Poisson's, and
+the differences between parts of the window tell by how much (`loadgen.intervals.ratio_half_width`).
 """
 
 import collections
@@ -23,15 +23,15 @@ from partitiond.advise.observe import EngineWindow, Stretch, merged
 
 _Z95: Final = 1.96
 MIN_PARTS: Final = 5
-"""Parts below which their scatter says nothing about its own size."""
+"""Fewest parts of a window whose scatter can be estimated."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rate:
-    """Requests per second with a 95 % interval, and what it rests on.
+    """Requests per second with a 95 % interval, and the data behind it.
 
     Attributes:
-        arrivals: requests that came in the window.
+        arrivals: requests that arrived in the window.
         seconds: length of the window.
     """
 
@@ -44,7 +44,7 @@ class Rate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Idle:
-    """Share of the looks at which an engine had nothing to do, with a 95 % interval (Wilson)."""
+    """Share of the looks at which an engine was idle, with a 95 % interval (Wilson)."""
 
     share: float
     low: float
@@ -54,18 +54,18 @@ class Idle:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelTraffic:
-    """What came for one model, over all its engines.
+    """Requests for one model, over all its engines.
 
     Attributes:
-        model: the name it is served under.
-        engines: what each of its engines did.
-        mean: over all that was seen.
-        busiest: over the busiest window: what is planned for.
-        prompt, output: lengths in tokens; None where nothing ended.
-        ttft_p95_seconds, tpot_p95_seconds: today's, to the bucket; None where nothing was counted.
-        idle: how often its engines had nothing to do.
-        peak_kv_tokens: most KV tokens in use at once, over its engines; None where not told.
-        kv_tokens: what their KV caches hold together.
+        model: the name under which the model is served.
+        engines: what was observed of each of its engines.
+        mean: rate over the whole observation.
+        busiest: rate over the busiest window, which is planned for.
+        prompt, output: lengths in tokens; None if no request ended.
+        ttft_p95_seconds, tpot_p95_seconds: today's, to the bucket; None if none was counted.
+        idle: how often its engines were idle.
+        peak_kv_tokens: most KV tokens in use at once, over its engines; None if unknown.
+        kv_tokens: total capacity of the engines' KV caches.
     """
 
     model: str
@@ -82,10 +82,10 @@ class ModelTraffic:
 
     @property
     def half_width_share(self) -> float:
-        """Of the work that comes: rate and output length are both only sampled.
+        """Half-width of the offered work as a share: both rate and output length are samples.
 
-        The interval of the rate and that of the mean output length, as shares of their middles,
-        added as independent errors are.
+        The intervals of the rate and of the mean output length, as shares of their middles, are
+        added as independent errors.
         """
         if self.busiest.middle <= 0:
             return 0.0
@@ -94,7 +94,7 @@ class ModelTraffic:
 
     @property
     def planned(self) -> Rate:
-        """The busiest window's rate, its interval widened by what is not known of the lengths."""
+        """Rate of the busiest window, its interval widened by the uncertainty of the lengths."""
         rate = self.busiest
         if rate.middle <= 0:
             return rate
@@ -111,11 +111,11 @@ class ModelTraffic:
 def traffic_of(
     windows: Iterable[EngineWindow], window_seconds: float | None = None
 ) -> tuple[ModelTraffic, ...]:
-    """What came for each model, by name.
+    """Return the traffic of each model, by name.
 
     Args:
-        windows: what each engine did.
-        window_seconds: length of the window that is planned for; None for all that was seen.
+        windows: the observed window of each engine.
+        window_seconds: length of the window that is planned for; None for the whole observation.
     """
     by_model: dict[str, list[EngineWindow]] = {}
     for window in windows:
@@ -167,7 +167,7 @@ def _known(value: float) -> float | None:
 
 
 def cells_of(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
-    """The arrivals of all stretches between neighbouring looks at any engine, in order."""
+    """Return the arrivals of all stretches between neighbouring looks at any engine, in order."""
     changes: dict[float, float] = collections.defaultdict(float)
     for stretch in stretches:
         if stretch.end > stretch.begin:
@@ -182,9 +182,9 @@ def cells_of(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
 
 
 def busiest(cells: Sequence[Stretch], window_seconds: float | None) -> tuple[Stretch, ...]:
-    """The neighbouring cells of at least so many seconds with the highest rate; all if shorter.
+    """Return the adjacent cells of at least `window_seconds` with the highest rate; all if shorter.
 
-    Of many windows the busiest is busy by chance, too: the plan errs on the side of more.
+    The busiest of many windows is busy partly by chance: the plan errs on the high side.
     """
     if window_seconds is None or not cells:
         return tuple(cells)
@@ -204,7 +204,8 @@ def busiest(cells: Sequence[Stretch], window_seconds: float | None) -> tuple[Str
 
 
 def rate_of(cells: Sequence[Stretch]) -> Rate:
-    """Rate over the cells with its 95 % interval: the wider of Poisson's and batch means'."""
+    """Return the rate over the cells and its 95 % interval, the wider of Poisson and batch
+    means."""
     seconds = math.fsum(c.end - c.begin for c in cells)
     if seconds <= 0:
         return Rate(0.0, 0.0, 0.0, 0.0, 0.0)
@@ -218,7 +219,7 @@ def rate_of(cells: Sequence[Stretch]) -> Rate:
 
 
 def poisson_limits(count: float) -> tuple[float, float]:
-    """95 % limits of the mean of a Poisson number that came out as `count`; 0 has an upper one."""
+    """Return the 95 % limits of the mean of a Poisson count; 0 has only an upper limit."""
 
     def limit(n: float, z: float) -> float:
         return float(n * max(0.0, 1 - 1 / (9 * n) + z / (3 * math.sqrt(n))) ** 3)
@@ -227,7 +228,7 @@ def poisson_limits(count: float) -> tuple[float, float]:
 
 
 def _batch_half_width(cells: Sequence[Stretch]) -> float:
-    """95 % half-width by batch means over at most `loadgen.intervals.BATCHES` parts."""
+    """Return the 95 % half-width by batch means, with at most `loadgen.intervals.BATCHES` parts."""
     parts = min(BATCHES, len(cells))
     if parts < MIN_PARTS:
         return math.inf
@@ -240,7 +241,7 @@ def _batch_half_width(cells: Sequence[Stretch]) -> float:
 
 
 def idle_of(running: Sequence[float]) -> Idle:
-    """How often nothing ran (Wilson's interval; looks that follow each other closely are alike)."""
+    """Return how often nothing ran (Wilson's interval; looks close in time are correlated)."""
     looks = len(running)
     if not looks:
         return Idle(0.0, 0.0, 1.0, 0)

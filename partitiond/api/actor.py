@@ -1,4 +1,4 @@
-"""Who asked: taken from the request, so that every event it causes names them."""
+"""Identifies the caller of a request, so that all events of the request name the caller."""
 
 from typing import Final
 
@@ -14,10 +14,10 @@ _HEADER: Final = HEADER.lower().encode()
 
 
 class ActorScope:
-    """ASGI middleware, behind the one that checks the token: names who asks, for the journal.
+    """ASGI middleware, behind the one that checks the token: sets the caller for the events.
 
-    A caller that does not name itself is "api@ADDRESS"; somebody at the dashboard is the name they
-    logged in with, or "dashboard@ADDRESS".
+    A caller that does not name itself is "api@ADDRESS". A user of the dashboard is the name given
+    at log-in, or "dashboard@ADDRESS".
 
     Args:
         sessions: of the dashboard.
@@ -28,7 +28,7 @@ class ActorScope:
         self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on under the caller's name, or answer 422 where that is none."""
+        """Pass the request on under the caller's name, or answer 422 if the name is not valid."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -41,7 +41,7 @@ class ActorScope:
             await self._app(scope, receive, send)
 
     def _actor(self, scope: Scope) -> str:
-        """Raises InputError where the caller's own name is none."""
+        """Return the caller's name. Raises InputError if the given name is not valid."""
         headers = dict(scope["headers"])
         client = scope.get("client")
         address = client[0] if client else "here"

@@ -1,4 +1,4 @@
-"""Answers that are not core values: index, health, problems."""
+"""Defines the answers that are not core values: index, health, problems."""
 
 import dataclasses
 from typing import Any

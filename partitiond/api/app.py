@@ -1,4 +1,4 @@
-"""The application, put together."""
+"""Builds the application of the control API."""
 
 from typing import Any, Final
 
@@ -30,14 +30,14 @@ def create_app(
     metrics_token: str = "",
     options: ApiOptions | None = None,
 ) -> FastAPI:
-    """The control API over a service.
+    """Build the control API over a service.
 
     Args:
-        admin_token: what requests must carry, as made by `auth.ensure_token`.
-        metrics_token: opens `GET /metrics` alone; without it that takes the admin token.
-        options: what follows from the settings; the defaults of ApiOptions when absent.
+        admin_token: the token that requests must carry, as made by `auth.ensure_token`.
+        metrics_token: opens only `GET /metrics`; if empty, that path takes the admin token.
+        options: options from the settings; the defaults of ApiOptions if None.
 
-    It takes some tenths of a second, and may be called in a thread.
+    The call takes some tenths of a second, and may be made in a thread.
     """
     if not admin_token:
         raise ValueError("an empty admin token would open the API to everyone")
@@ -45,7 +45,7 @@ def create_app(
         title="partitiond control API",
         version=__version__,
         description=DESCRIPTION,
-        docs_url=None,  # pages that fetch scripts from elsewhere, and cannot send the token
+        docs_url=None,  # these pages load scripts from elsewhere, and cannot send the token
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -54,12 +54,12 @@ def create_app(
     app.state.sessions = Sessions(admin_token)
     app.state.profile_rows = ProfileRows()
     for router in ROUTERS:
-        changes = router not in (health.router, ui.router)  # the daemon ends, store or not
+        changes = router not in (health.router, ui.router)  # shutdown must not wait for the store
         app.include_router(router, dependencies=[Depends(until_writable)] if changes else [])
     errors.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(ActorScope, sessions=app.state.sessions)
-    # Added last: runs first.
+    # The middleware that is added last runs first.
     app.add_middleware(
         AdminAuth, token=admin_token, sessions=app.state.sessions, metrics_token=metrics_token
     )
@@ -75,10 +75,10 @@ def create_app(
 
 
 def _build_routes(app: FastAPI) -> None:
-    """Build what requests are read with, of all routes.
+    """Build the request parsers of all routes.
 
-    FastAPI does it when the first request looks for its route; in the event loop that would hold up
-    everything else for a fifth of a second.
+    FastAPI builds them when the first request looks for its route; in the event loop that would
+    block everything else for a fifth of a second.
     """
     nowhere = {"type": "http", "method": "GET", "path": "/ ", "root_path": "", "headers": []}
     for route in app.routes:

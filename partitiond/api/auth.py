@@ -1,7 +1,7 @@
-"""The tokens of the control API: made once, checked on every request but the probes.
+"""Makes the tokens of the control API once, and checks them on every request but the probes.
 
-The admin token opens everything. The metrics token opens the metrics and nothing else, so what
-scrapes them need not be trusted with more.
+The admin token opens everything. The metrics token opens only the metrics, so that a scraper need
+not be trusted with more.
 """
 
 import contextlib
@@ -20,21 +20,21 @@ from partitiond.api.sessions import Sessions, bearer
 from partitiond.core.errors import SettingsError, UnauthorizedError
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
-"""Probes carry no credentials, and without them tell nothing but health."""
+"""Probes carry no credentials; without credentials they report only health."""
 ADMITTED: Final = "partitiond.admitted"
-"""Key of a request's scope: whether the request carried what opens its path. Open paths, too, are
-told, so that a probe gives reasons to nobody but the operator."""
+"""Key in a request's scope: whether the request has valid credentials for its path. It is also set
+for open paths, so that a probe gives reasons only to the operator."""
 DASHBOARD: Final = "/ui"
-"""Its files say nothing, and logging in asks for the token itself (`api.routes.ui`)."""
+"""Its files contain no secrets, and the log-in asks for the token itself (`api.routes.ui`)."""
 METRICS_PATH: Final = "/metrics"
-"""All that the metrics token opens, by GET."""
+"""The only path that the metrics token opens, by GET."""
 TOKEN_BYTES: Final = 32
 MIN_TOKEN_CHARACTERS: Final = 16
 """A shorter token was written by hand and can be guessed."""
 
 
 def ensure_token(path: Path) -> str:
-    """The token of a file in the state folder, made (mode 0600) where there is none.
+    """Return the token in a file of the state folder; make the file (mode 0600) if needed.
 
     Raises:
         SettingsError: the file is empty, too short, or cannot be read or written.
@@ -62,7 +62,7 @@ def ensure_token(path: Path) -> str:
 
 
 def _write_new(path: Path, token: str) -> None:
-    """Write under another name and link: nobody ever reads half a token."""
+    """Write under another name and link, so that no reader ever sees half a token."""
     draft = path.with_name(f"{path.name}.new-{os.getpid()}")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -80,7 +80,7 @@ def is_open(path: str) -> bool:
 
 
 def _opens_the_address(scope: Scope) -> bool:
-    """Whether somebody without a token looks at the bare address, as a browser does."""
+    """Whether a request without a token asks for the bare address, as a browser does."""
     given = any(name == b"authorization" for name, _ in scope["headers"])
     return scope["method"] in ("GET", "HEAD") and scope["path"] == "/" and not given
 
@@ -90,8 +90,8 @@ class AdminAuth:
 
     Args:
         token: the admin token.
-        sessions: of the dashboard; the value of one stands for the token.
-        metrics_token: opens the metrics alone; empty where there is none.
+        sessions: of the dashboard; a session's value is accepted instead of the token.
+        metrics_token: opens only the metrics; empty if there is none.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class AdminAuth:
         self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on."""
+        """Refuse the request, or pass it on."""
         if scope["type"] == "http":
             error = self._refusal(scope["method"], scope["path"], scope["headers"])
             scope[ADMITTED] = error is None

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): one table from our classes to HTTP statuses."""
+"""Converts errors to problem details (RFC 9457), with one table from our classes to statuses."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -14,7 +14,7 @@ from partitiond.core.replica import IllegalTransitionError
 
 MEDIA_TYPE: Final = "application/problem+json"
 LOCKED_RETRY_SECONDS: Final = 5
-"""Told while another process holds the store's lock; nobody knows how long it will."""
+"""Retry-After while another process holds the store's lock, for a time that is unknown."""
 
 
 class BodyTooLargeError(e.InputError):
@@ -23,7 +23,7 @@ class BodyTooLargeError(e.InputError):
     code = "body_too_large"
 
     def as_http(self) -> HTTPException:
-        """For raising from inside `receive`, where FastAPI passes on nothing else."""
+        """Convert for raising inside `receive`: FastAPI passes on no other class from there."""
         return HTTPException(413, detail=self.message)
 
 
@@ -54,18 +54,18 @@ STATUS: Final[Mapping[type[e.PartitiondError], int]] = {
     e.UpstreamError: 502,
     e.StartTimedOutError: 504,
 }
-"""The nearest class in an error's ancestry decides. Tests fail on a class of ours without one."""
+"""The nearest class in an error's ancestry decides. Tests fail if a class of ours has no status."""
 
 
 def status_of(error: e.PartitiondError) -> int:
-    """The HTTP status of an error."""
+    """Return the HTTP status of an error."""
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
 def problem(
     status: int, code: str, detail: str, hint: str = "", facts: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
-    """The body: RFC 9457's members, and `code`, `hint` and `facts` as its extensions."""
+    """Build the body: RFC 9457's members, with `code`, `hint` and `facts` as extensions."""
     return {
         "type": f"urn:partitiond:problem:{code}",
         "title": HTTPStatus(status).phrase,
@@ -78,7 +78,7 @@ def problem(
 
 
 def _plain(value: object) -> Any:
-    """Facts hold what the raiser had at hand: paths, enums, tuples."""
+    """Convert facts to JSON values: they may hold paths, enums, tuples."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -87,7 +87,7 @@ def _plain(value: object) -> Any:
 
 
 def problem_response(error: e.PartitiondError, path: str) -> JSONResponse:
-    """The answer for an error of ours; `path` becomes the problem's `instance`."""
+    """Build the answer for an error of ours; `path` becomes the problem's `instance`."""
     status = status_of(error)
     body = problem(status, error.code, error.message, error.hint, error.facts)
     headers = {}
@@ -147,7 +147,7 @@ def _lines(items: Sequence[Any], most: int = 8) -> list[str]:
 
 
 def _got(item: Any, longest: int = 60) -> str:
-    """What was sent there, where it is one value and the message does not name it."""
+    """Quote the value that was sent, if it is a scalar and the message does not contain it."""
     value = item.get("input")
     if not isinstance(value, str | int | float) or item["type"] == "missing":
         return ""
@@ -178,14 +178,14 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     detail = str(error.detail)
     if status in (404, 405):
         detail = f"there is no {request.method} {request.url.path}."
-    elif status == 400:  # FastAPI's only one: whatever reading the body raised
+    elif status == 400:  # FastAPI's only 400: any error while reading the body
         detail = "the request's body is not JSON in UTF-8, or it is nested too deeply."
     body = problem(status, _CODES.get(status, "http"), detail, _HINTS.get(status, ""))
     return _response(status, body | {"instance": request.url.path}, error.headers or {})
 
 
 async def _on_bug(request: Request, _error: Exception) -> JSONResponse:
-    """Anything else is a defect of ours; the server logs its traceback after this answer."""
+    """Answer for a defect of ours; the server logs its traceback after this answer."""
     body = problem(
         500, "internal", "something broke inside the daemon.", "The daemon's log has the details."
     )

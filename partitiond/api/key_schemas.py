@@ -1,4 +1,4 @@
-"""Bodies of /keys, and the limits that keys and models share."""
+"""Defines the bodies of /keys, and the limits that keys and models share."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
@@ -34,7 +34,7 @@ class RequestLimitsBody(Body):
     max_sequences: int = Field(0, description="Prompts times n.")
 
     def to_limits(self) -> RequestLimits:
-        """As the core takes them."""
+        """Convert to the core's type."""
         return RequestLimits(**self.model_dump())
 
 
@@ -87,7 +87,7 @@ class _Expiring(Body):
         return self
 
     def expiry(self) -> str | None:
-        """As the core takes it."""
+        """Return the expiry in the core's form."""
         if self.expires_in_seconds is not None:
             return utc_iso(datetime.now(UTC).timestamp() + self.expires_in_seconds)
         if self.expires_at is None:
@@ -134,7 +134,7 @@ class KeyBody(_Expiring):
     rates: KeyRatesBody = KeyRatesBody()
 
     def to_terms(self) -> KeyTerms:
-        """As the service takes it. Raises SpecError."""
+        """Convert to the service's type. Raises SpecError."""
         return KeyTerms(
             label=self.label,
             models=self.models,
@@ -168,7 +168,7 @@ class KeyPatch(_Expiring):
     rates: KeyRatesPatch | None = None
 
     def apply_to(self, terms: KeyTerms) -> KeyTerms:
-        """The changed terms. Raises SpecError, InputError."""
+        """Return the changed terms. Raises SpecError, InputError."""
         expiry = {"expires_at", "expires_in_seconds"}
         old = {field: getattr(terms, field) for field in KeyTerms.__dataclass_fields__}
         merged: dict[str, Any] = to_jsonable(KeyTerms(**old))

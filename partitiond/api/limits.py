@@ -1,4 +1,4 @@
-"""A bound on request bodies."""
+"""Limits the size of request bodies."""
 
 from typing import Final
 
@@ -7,18 +7,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from partitiond.api.errors import BodyTooLargeError, problem_response
 
 MAX_BODY_BYTES: Final = 4 * 1024**2
-"""The largest honest body is an imported profile: some 100 points of 1 KB each."""
+"""The largest legitimate body is an imported profile: some 100 points of 1 KB each."""
 
 
 class BodyLimit:
-    """ASGI middleware: 413 by the declared length, or as soon as the bytes that came exceed it."""
+    """ASGI middleware: 413 if the declared length or the received bytes exceed the limit."""
 
     def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on."""
+        """Refuse the request, or pass it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

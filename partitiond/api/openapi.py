@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, with our problems and our token in it."""
+"""Builds the OpenAPI document: FastAPI's, plus our problem details and our tokens."""
 
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ _TAGS: Final = [
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The document of an app."""
+    """Return the document of an app."""
     made = get_openapi(
         title=app.title,
         version=app.version,
@@ -56,7 +56,7 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 
 def _complete(path: str, operation: dict[str, Any]) -> None:
-    """Add the answers every operation has, in the form they really have."""
+    """Add the answers that every operation has, in their actual form."""
     responses = operation["responses"]
     if "422" in responses:
         responses["422"] = _problem("The request is not valid.")

@@ -1,4 +1,4 @@
-"""Parts of request bodies: workload, SLO, demand, engine, source, variants; and their patches."""
+"""Defines parts of request bodies: workload, SLO, demand, engine, source, variants; and patches."""
 
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -21,7 +21,7 @@ from partitiond.models.catalog import CATALOG, CatalogEntry, source_for
 from partitiond.workloads import workload_of
 
 MAX_LIST: Final = 256
-"""Bound on lists in bodies: engine flags, models of a key."""
+"""Maximum length of lists in bodies: engine flags, models of a key."""
 MAX_VARIANTS: Final = 16
 
 Quantization = Literal[
@@ -34,7 +34,7 @@ Quantization = Literal[
     "experts_int8",
     "bitsandbytes",
 ]
-"""`core.precision.QUANTIZATIONS`, in the form that a schema needs."""
+"""`core.precision.QUANTIZATIONS`, in the form that schemas need."""
 KvCacheDtype = Literal["auto", "fp8"]
 Dtype = Literal["bfloat16", "float16", "float32", "auto"]
 Flags = Annotated[tuple[str, ...], Field(max_length=MAX_LIST)]
@@ -79,7 +79,7 @@ class WorkloadBody(Body):
     )
 
     def to_workload(self) -> Workload:
-        """As the core takes it. Raises SpecError."""
+        """Convert to the core's type. Raises SpecError."""
         return workload_of(**self.model_dump())
 
 
@@ -122,7 +122,7 @@ class AutoscaleBody(Body):
     )
 
     def to_autoscale(self) -> Autoscale:
-        """As the core takes it. Raises SpecError."""
+        """Convert to the core's type. Raises SpecError."""
         return Autoscale(**self.model_dump())
 
 
@@ -156,7 +156,7 @@ class RulesBody(Body):
     )
 
     def to_rules(self) -> PlacementRules:
-        """As the core takes them. Raises SpecError."""
+        """Convert to the core's type. Raises SpecError."""
         return PlacementRules(**self.model_dump())
 
 
@@ -194,7 +194,7 @@ class SourceBody(Body):
     revision: str | None = Field(None, description="Commit or version; null for the present one.")
 
     def to_source(self) -> ModelSource:
-        """As the core takes it."""
+        """Convert to the core's type."""
         return ModelSource(self.kind, self.ref, self.revision)
 
 
@@ -278,10 +278,10 @@ class VariantBody(Body):
         return self
 
     def to_variant(self, engine: EngineOptions, allowed: tuple[Path, ...]) -> Variant:
-        """As the core takes it, with complete engine options.
+        """Convert to the core's type, with complete engine options.
 
         Raises:
-            SpecError: no such source, a refused folder, or a value out of its range.
+            SpecError: there is no such source, a folder is refused, or a value is out of range.
         """
         changes = self.engine.model_dump(exclude_unset=True)
         default = EngineOptions()
@@ -302,7 +302,7 @@ def _replaced(engine: EngineOptions, options: dict[str, Any]) -> EngineOptions:
 
 
 def named_source(model: str, *, hub: bool) -> tuple[ModelSource, CatalogEntry | None]:
-    """The source that a text names, and the catalog's entry for it. Raises SpecError."""
+    """Return the source that a text names, and its entry in the catalog. Raises SpecError."""
     text = model.strip()
     packages = {entry.package: entry for entry in CATALOG.values() if entry.package}
     if text in packages:
@@ -316,7 +316,7 @@ def named_source(model: str, *, hub: bool) -> tuple[ModelSource, CatalogEntry | 
 
 
 def check_folder(source: ModelSource, allowed: tuple[Path, ...]) -> None:
-    """Raises SpecError for a folder that this daemon may not read models from."""
+    """Check the source's folder. Raises SpecError if the daemon may not read models from it."""
     if source.kind is not SourceKind.FOLDER:
         return
     folder = Path(source.ref)

@@ -1,4 +1,4 @@
-"""What a plan is asked over the API."""
+"""Defines the body of a plan request."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from partitiond.core.plan_answers import PlanQuestion
 from partitiond.planner.changes import parse_changes
 
 MAX_WHAT_IF = 32
-"""More what-ifs in one request are a loop that should ask one at a time."""
+"""A client that needs more what-ifs should send one request for each."""
 
 WhatIf = Annotated[str, Field(min_length=1, max_length=500)]
 
@@ -69,7 +69,7 @@ class PlanBody(Body):
     )
 
     def to_question(self) -> PlanQuestion:
-        """As the service takes it. Raises InputError for a what-if that cannot be read."""
+        """Convert to the service's type. Raises InputError if a what-if cannot be read."""
         for text in self.what_if:
             parse_changes(text)
         return PlanQuestion(

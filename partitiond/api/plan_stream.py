@@ -1,4 +1,4 @@
-"""Server-sent events: how far a plan is, and then the plan."""
+"""Streams the progress of a solve, and then the plan, as server-sent events."""
 
 import asyncio
 import json
@@ -34,10 +34,10 @@ OPENAPI: Final[dict[int | str, dict[str, Any]]] = {
 async def plan_events(
     start: Start, path: str, *, heartbeat_seconds: float = HEARTBEAT_SECONDS
 ) -> AsyncGenerator[bytes, None]:
-    """A solve as server-sent events. Closed before its end, it ends the solve.
+    """Yield a solve as server-sent events. Closing the generator early ends the solve.
 
     Args:
-        start: begins the solve; called with what takes its progress.
+        start: begins the solve; its argument is the callback for progress.
         path: of the request, for problems.
         heartbeat_seconds: longest silence.
     """
@@ -45,7 +45,7 @@ async def plan_events(
     news = asyncio.Event()
 
     def take(progress: PlanProgress) -> None:
-        latest[:] = [progress]  # a slow reader gets the newest, not a backlog
+        latest[:] = [progress]  # a slow reader gets the newest progress, not a backlog
         news.set()
 
     solve = asyncio.ensure_future(start(take))

@@ -1,4 +1,4 @@
-"""Profiles as JSON, made once of each and kept: a list of thousands is joined, not made anew."""
+"""Caches the JSON of each profile, so that lists of thousands are joined, not encoded anew."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ from partitiond.serde import to_json_bytes
 
 
 class ProfileRows:
-    """Lists of `ProfileView` as JSON; it keeps some 5 KB of each profile that was listed."""
+    """Encodes lists of `ProfileView` as JSON, and keeps some 5 KB for each listed profile."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Profile, bytes]] = {}
 
     async def of(self, views: Sequence[ProfileView], *, complete: bool) -> bytes:
-        """The list, in UTF-8. It is made in a thread, of values that do not change.
+        """Return the list as UTF-8. A thread builds it, which is safe: the values are immutable.
 
         Args:
-            views: what is listed.
-            complete: there are no other profiles, so that no other's JSON is kept.
+            views: the profiles to list.
+            complete: there are no other profiles, so the JSON of all others is dropped.
         """
         return await asyncio.to_thread(self._list, views, complete=complete)
 

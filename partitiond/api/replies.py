@@ -1,4 +1,4 @@
-"""What routes share: the service, the options, JSON answers of core values, entity tags."""
+"""Provides what all routes use: the service, the options, JSON answers, entity tags."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -28,13 +28,13 @@ from partitiond.ports import (
 from partitiond.serde import closed, to_json_bytes
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
-"""Answers show the present; none may be kept by a cache."""
+"""Answers show the present state, so no cache may keep them."""
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON_TYPE: Final = "application/json"
 
 _VERSION_DIGITS: Final = 18
-"""No version has more, and Python refuses to read numbers of thousands of digits."""
+"""No version has more digits, and Python refuses to parse numbers of thousands of digits."""
 
 ANSWERS: Final = tuple(
     closed(kind)
@@ -57,7 +57,7 @@ ANSWERS: Final = tuple(
         Overview,
     )
 )
-"""What routes answer with. Closed here, before a route's schema is made from them."""
+"""The types of answers. They are closed here, before the schema of any route is made from them."""
 
 
 def _service(request: Request) -> ControlService:
@@ -71,10 +71,10 @@ def _options(request: Request) -> ApiOptions:
 
 
 async def until_writable(request: Request) -> None:
-    """Let what changes something wait for a store that another process has locked.
+    """Delay a changing request while another process holds the lock of the store.
 
     Raises:
-        StoreBusyError: it is locked for too long; nothing was changed.
+        StoreBusyError: the store is locked for too long; nothing was changed.
     """
     if request.method not in SAFE_METHODS:
         await _service(request).until_writable()
@@ -85,24 +85,24 @@ Options = Annotated[ApiOptions, Depends(_options)]
 
 
 def reply(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A core value (or a list of them) as JSON."""
+    """Answer with a core value (or a list of them) as JSON."""
     return reply_bytes(to_json_bytes(value), status, headers)
 
 
 def reply_bytes(
     body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """What is JSON already."""
+    """Answer with bytes that are JSON already."""
     return Response(body, status, {**NO_STORE, **(headers or {})}, JSON_TYPE)
 
 
 def no_content() -> Response:
-    """204: done, nothing to say."""
+    """Answer 204: done, without content."""
     return Response(status_code=204, headers=NO_STORE)
 
 
 def etag(record: ModelRecord) -> dict[str, str]:
-    """The entity tag of a model: the version of what was registered."""
+    """Return the entity tag of a model: the version of its registration."""
     return {"ETag": f'"{record.version}"'}
 
 
@@ -115,7 +115,7 @@ def _expected_version(
         ),
     ] = None,
 ) -> int | None:
-    """The version `If-Match` names, or None for none or any."""
+    """Return the version in `If-Match`; None if there is no such header, or it is `*`."""
     if if_match is None or if_match.strip() == "*":
         return None
     text = if_match.strip().strip('"')
@@ -132,7 +132,7 @@ ExpectedVersion = Annotated[int | None, Depends(_expected_version)]
 
 
 def check_version(record: ModelRecord, expected: int | None) -> None:
-    """Raises PreconditionFailedError when the model has another version than the request names."""
+    """Raise PreconditionFailedError if the model's version is not the one in the request."""
     if expected is not None and record.version != expected:
         raise PreconditionFailedError(
             f"model {record.spec.name} has version {record.version}, not {expected}.",
@@ -142,7 +142,7 @@ def check_version(record: ModelRecord, expected: int | None) -> None:
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI: which errors a route answers with, beside 401 and 422."""
+    """Describe the errors of a route for OpenAPI, beside 401 and 422."""
     words = {
         404: "There is no such thing.",
         409: "It conflicts with what is there.",

@@ -1,4 +1,4 @@
-"""Request bodies, made for people, and how they become the core's specifications."""
+"""Defines user-friendly request bodies, and converts them to the core's specifications."""
 
 import dataclasses
 import re
@@ -55,13 +55,13 @@ Variants = Annotated[tuple[VariantBody, ...], Field(max_length=MAX_VARIANTS)]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ApiOptions:
-    """What the API must know of the settings.
+    """The settings that the API needs.
 
     Attributes:
         hub: `models.hub`, the default of a registration's `hub`.
         allow_folders: `models.allow_folders`; empty allows any folder.
-        check_extra_args: given flags and engine kind, raises SpecError for a flag users may not
-            give.
+        check_extra_args: called with flags and engine kind; raises SpecError for a flag that users
+            may not set.
     """
 
     hub: bool = False
@@ -157,10 +157,10 @@ class ModelBody(Body):
         return self
 
     def to_spec(self, options: ApiOptions) -> ModelSpec:
-        """The specification.
+        """Convert to a specification.
 
         Raises:
-            SpecError: no such model, a refused folder or flag, or a value out of its range.
+            SpecError: no such model, a folder or flag is refused, or a value is out of range.
         """
         source, name = self._source(options.hub if self.hub is None else self.hub)
         check_folder(source, options.allow_folders)
@@ -195,7 +195,7 @@ class ModelBody(Body):
         return spec
 
     def _source(self, hub: bool) -> tuple[ModelSource, str]:
-        """The source, and the name it suggests."""
+        """Return the source, and the name that it suggests."""
         if self.source is not None:
             full = self.source.to_source()
             return full, suggested_name(full.ref)
@@ -204,7 +204,7 @@ class ModelBody(Body):
 
 
 def suggested_name(ref: str) -> str:
-    """A model name from the last part of a hub id or path."""
+    """Derive a model name from the last part of a hub id or path."""
     last = ref.rstrip("/").rsplit("/", 1)[-1].lower()
     name = re.sub(r"[^a-z0-9._-]+", "-", last).lstrip("._-")[:63]
     if not name:
@@ -219,7 +219,7 @@ def _variants(
 
 
 def _check_contexts(spec: ModelSpec) -> None:
-    """Raises SpecError for a variant whose own context is too short for the model's requests."""
+    """Check variants. Raises SpecError if a variant's context is too short for the requests."""
     longest = spec.workload.longest_tokens
     for variant in spec.variants:
         context = spec.as_variant(variant.name).max_model_len
@@ -279,7 +279,7 @@ class ModelPatch(Body):
     autoscale: AutoscaleBody | None = None
 
     def apply_to(self, spec: ModelSpec, options: ApiOptions) -> ModelSpec:
-        """The changed specification. Raises SpecError."""
+        """Return the changed specification. Raises SpecError."""
         apart = {"workload", "variants", "request_defaults"}
         changes = self.model_dump(mode="json", exclude_unset=True, exclude=apart)
         merged = _merge(to_jsonable(spec), changes)
@@ -397,7 +397,7 @@ class ProfileBody(Body):
     )
 
     def to_options(self) -> ProfileOptions:
-        """As the service takes it. Raises SpecError."""
+        """Convert to the service's type. Raises SpecError."""
         workload = None if self.workload is None else self.workload.to_workload()
         return ProfileOptions(**{**self.model_dump(), "workload": workload})
 

@@ -1,9 +1,9 @@
-"""Sessions of the dashboard: a page gives the admin token once, then sends its session's value.
+"""Manages dashboard sessions: a page gives the admin token once, then sends its session's value.
 
-The value travels in the header `Authorization` and nowhere else. A browser sends it by itself to
-nobody: the page keeps it in the storage of its origin, which is scheme, host and port, so that no
-page of another port of the host reads it. A cookie would go to all ports of the host. Sessions live
-in the daemon's memory: they end with it.
+The value travels only in the header `Authorization`. A browser never sends it by itself: the page
+keeps it in the storage of its origin (scheme, host and port), so that no page of another port of
+the host can read it. A cookie would go to all ports of the host. Sessions live in the daemon's
+memory and end with the daemon.
 """
 
 import dataclasses
@@ -15,19 +15,19 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 SESSION_SECONDS: Final = 12 * 3600.0
-"""A working day; afterwards the token is asked for again."""
+"""A working day; afterwards the page asks for the token again."""
 MAX_SESSIONS: Final = 256
-"""Beyond that the oldest one ends."""
+"""Beyond this number the oldest session ends."""
 MAX_NAME: Final = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Session:
-    """Somebody who is logged in.
+    """The session of a user who is logged in.
 
     Attributes:
-        name: who they said they are, for the events; may be empty.
-        until: monotonic seconds.
+        name: the name that the user gave, for the events; may be empty.
+        until: when the session ends, in monotonic seconds.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Session:
 
 
 class Sessions:
-    """Who is logged in.
+    """The open sessions.
 
     Args:
         token: the admin token.
-        clock: seconds that only grow.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, token: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,7 +48,7 @@ class Sessions:
         self._open: dict[str, Session] = {}
 
     def log_in(self, token: str, name: str) -> str | None:
-        """The session's value for who gave the token; None for a wrong one."""
+        """Begin a session and return its value; None for a wrong token."""
         if not hmac.compare_digest(token.strip().encode(), self._token):
             return None
         self._forget_ended()
@@ -59,12 +59,12 @@ class Sessions:
         return value
 
     def find(self, value: str) -> Session | None:
-        """Whose session this value is; None where it is none, or has ended."""
+        """Return the session of a value; None if there is none, or it has ended."""
         session = self._open.get(_key(value))
         return session if session is not None and session.until > self._clock() else None
 
     def log_out(self, value: str) -> None:
-        """The value counts no more. Idempotent."""
+        """End the session of a value. Idempotent."""
         self._open.pop(_key(value), None)
 
     def _forget_ended(self) -> None:
@@ -73,13 +73,13 @@ class Sessions:
 
 
 def _key(value: str) -> str:
-    """Kept instead of the value, so that comparing takes equally long for each."""
+    """Return the hash that is kept instead of the value, so that comparisons leak no timing."""
     return hashlib.sha256(value.encode()).hexdigest()
 
 
 def bearer(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """What a request presents as `Authorization: Bearer`; empty where there is nothing."""
+    """Return the value that a request sends as `Authorization: Bearer`, or empty."""
     given = next((value for name, value in headers if name == b"authorization"), b"")
     scheme, _, presented = given.partition(b" ")
-    # Stripped as bytes: as text, some of the bytes of a token would count as spaces, too.
+    # Strip bytes, not text: some bytes of a token would count as spaces in text.
     return presented.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""

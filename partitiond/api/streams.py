@@ -1,4 +1,4 @@
-"""Server-sent events: changes of a job, or of how far a plan is, as they happen."""
+"""Streams changes of a job, or of a plan's convergence, as server-sent events."""
 
 import asyncio
 import contextlib
@@ -14,29 +14,29 @@ from partitiond.serde import to_jsonable
 
 MEDIA_TYPE: Final = "text/event-stream"
 HEARTBEAT_SECONDS: Final = 10.0
-"""Comments while nothing changes: proxies close connections that are silent for a minute, and a
-client that hears nothing for several of these knows that the daemon is gone."""
+"""Interval of comments while nothing changes: proxies close connections that are silent for a
+minute, and a client that misses several comments knows that the daemon is gone."""
 HEARTBEAT: Final = b": nothing new\n\n"
 _ID_DIGITS: Final = 15
-"""Longer ids are not ours."""
+"""Maximum number of digits; longer ids are not ours."""
 
 
 class Watched(Protocol):
-    """What can be watched: it has a state, and more that changes within it."""
+    """A value that can be watched: it has a state, and other fields that change within a state."""
 
     @property
     def state(self) -> str:
-        """Where it is."""
+        """The current state."""
         ...
 
 
 def documented(what: str, last: str, example: str) -> dict[int | str, dict[str, Any]]:
-    """A stream of changes, for OpenAPI.
+    """Describe a stream of changes, for OpenAPI.
 
     Args:
-        what: is watched.
-        last: when it is over.
-        example: JSON of it.
+        what: word for the watched value.
+        last: describes the last state.
+        example: JSON of the watched value.
     """
     return {
         200: {
@@ -65,16 +65,16 @@ def wants_stream(accept: str) -> bool:
 
 
 class EventStream(StreamingResponse):
-    """Events of a generator, which is closed however the stream ends."""
+    """A response with the events of a generator, which is always closed when the stream ends."""
 
     def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        # nginx would collect the events into blocks otherwise.
+        # Otherwise nginx would buffer the events into blocks.
         headers = {**NO_STORE, "X-Accel-Buffering": "no"}
         super().__init__(events, headers=headers, media_type=MEDIA_TYPE)
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the generator or the client ends."""
+        """Send events until the generator ends or the client leaves."""
         async with contextlib.aclosing(self._events):
             await super().__call__(scope, receive, send)
 
@@ -85,12 +85,12 @@ async def changes(
     last_event_id: str | None = None,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
-    """What is watched as server-sent events.
+    """Yield the changes of a watched value as server-sent events.
 
     Args:
-        states: what it is now, and each time it changes.
-        last_event_id: what a client that comes back has seen. Nothing is repeated for it, because
-            the first event is the whole as it is now; ids only go on from there.
+        states: yields the value now, and each time it changes.
+        last_event_id: the last id that a reconnecting client has seen. No event is repeated,
+            because the first event holds the whole current value; only the ids continue.
         heartbeat_seconds: longest silence.
     """
     number = _number(last_event_id)
@@ -128,6 +128,6 @@ def _number(last_event_id: str | None) -> int:
 
 
 def _event(number: int, name: str, now: Watched) -> bytes:
-    # JSON escapes line breaks, so one data line holds it all.
+    # JSON escapes line breaks, so one data line holds the whole value.
     data = json.dumps(to_jsonable(now), ensure_ascii=False, separators=(",", ":"))
     return f"id: {number}\nevent: {name}\ndata: {data}\n\n".encode()

@@ -1,4 +1,4 @@
-"""Options of `partitiond tools advise`, as typed and as read."""
+"""Defines the options of `partitiond tools advise`, as typed and as parsed."""
 
 import dataclasses
 from pathlib import Path
@@ -106,15 +106,15 @@ DrawOption = Annotated[
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Asked:
-    """The options, read and checked.
+    """The options, parsed and checked.
 
     Attributes:
         addresses: where engines answer; empty with a Prometheus.
-        seconds: to watch the addresses.
-        every_seconds: between two looks.
-        range_seconds: of the Prometheus, up to now.
-        window_seconds: of the busiest window; None for all that is seen.
-        models: what a served name is.
+        seconds: how long to watch the addresses.
+        every_seconds: seconds between two looks.
+        range_seconds: length of the range of the Prometheus that is read; it ends now.
+        window_seconds: length of the busiest window to plan for; None for all that is seen.
+        models: the model behind each served name.
     """
 
     addresses: tuple[str, ...]

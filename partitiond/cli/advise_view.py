@@ -1,4 +1,4 @@
-"""Advice for people, and as JSON with stable names."""
+"""Renders advice as tables for people, and as JSON with stable names."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,11 +21,11 @@ DEMANDS = {"low": "low end", "middle": "middle", "high": "high end"}
 
 
 def render_advice(advice: Advice, *, draw: bool = False) -> RenderableType:
-    """The advice as something rich can print.
+    """Return the advice as something that rich can print.
 
     Args:
         advice: what was found.
-        draw: also draw the plan for the high end.
+        draw: also draw the plan for the high end of the demand.
     """
     return Group(*_parts(advice, draw))
 
@@ -68,7 +68,7 @@ def _seen(advice: Advice) -> list[ModelTraffic]:
 
 
 def verdict(advice: Advice) -> str:
-    """What would be free, in a sentence."""
+    """Return one sentence that says which devices would be free."""
     total = len(advice.today)
     if not advice.levels:
         return "Nothing could be planned."
@@ -86,7 +86,7 @@ def verdict(advice: Advice) -> str:
 
 
 def _seen_table(advice: Advice) -> Table:
-    """Lengths are mean/p95 in tokens; idle is of the looks, KV the largest share ever in use."""
+    """Lengths: mean/p95 in tokens. Idle: share of the looks. KV: the largest share ever in use."""
     table = _table("seen", "engines", "req/s (95 %)", "prompt", "output", "idle (95 %)", "KV")
     for traffic in _seen(advice):
         rate = traffic.busiest
@@ -112,7 +112,7 @@ def _speed_table(advice: Advice) -> Table:
 
 
 def _speed_row(model: Known, forecast: ModelForecast | None) -> Iterator[str]:
-    """For the high end of the demand."""
+    """Yield the cells of one model for the high end of the demand."""
     traffic = model.traffic
     kind = forecast.profile_kind if forecast else None
     yield str(forecast.replicas) if forecast else "-"
@@ -128,7 +128,7 @@ def _level_table(advice: Advice) -> Table:
     for level in advice.levels:
         proof = level.plan.certificate if level.plan is not None else None
         if proof is not None and not proof.objective.is_cost:
-            proof = None  # of the most goodput: not all is served, which is told below
+            proof = None  # it bounds goodput: not all is served, as `_lacking` says below
         table.add_row(
             DEMANDS[level.level],
             str(len(level.used)) if level.plan is not None else "-",
@@ -162,7 +162,7 @@ def _device_table(advice: Advice) -> Table:
 
 
 def _assumed(advice: Advice) -> Iterator[str]:
-    """What the figures rest on."""
+    """Yield the assumptions behind the figures."""
     if not advice.told_apart and advice.levels:
         yield (
             "Which engine is on which device is not known, so each counts as one device and only "
@@ -189,11 +189,11 @@ def _assumed(advice: Advice) -> Iterator[str]:
 
 
 SLOWER = 1.25
-"""Ratio of TPOT beyond which it is said."""
+"""Ratio of the planned TPOT to today's beyond which a note says so."""
 
 
 def _slower(advice: Advice) -> Iterator[tuple[str, float]]:
-    """Models without an SLO that the plan makes slower than they are today, and how much."""
+    """Yield models without an SLO that the plan makes slower than today, and by which ratio."""
     plan = advice.levels[-1].plan if advice.levels else None
     forecasts = {f.model: f.tpot_p95_seconds for f in plan.forecasts} if plan is not None else {}
     for model in advice.models:
@@ -203,7 +203,7 @@ def _slower(advice: Advice) -> Iterator[tuple[str, float]]:
 
 
 def _alone(advice: Advice) -> Iterator[str]:
-    """Models that several engines serve today and one replica would."""
+    """Yield models that several engines serve today and one replica would serve in the plan."""
     plan = advice.levels[-1].plan if advice.levels else None
     replicas = {f.model: f.replicas for f in plan.forecasts} if plan is not None else {}
     for model in advice.models:
@@ -231,7 +231,7 @@ def _number(value: float) -> str:
 
 
 def _against(planned: float | None, today: float | None) -> str:
-    """Milliseconds planned, and today's."""
+    """The planned milliseconds, and today's."""
     words = ["-" if value is None else f"{value * 1000:,.0f}" for value in (planned, today)]
     return f"{words[0]} (now {words[1]})"
 
@@ -254,7 +254,7 @@ def _kv(traffic: ModelTraffic) -> str:
 
 
 def to_plain(advice: Advice) -> dict[str, Any]:
-    """The advice with stable names; plans in full."""
+    """Return the advice as JSON with stable names; plans are in full."""
     return {
         "verdict": verdict(advice),
         "seconds": advice.seconds,

@@ -1,4 +1,4 @@
-"""`partitiond tools advise`: what a plan would free of a deployment that is not ours."""
+"""Implements `partitiond tools advise`: finds GPUs a plan would free in a foreign deployment."""
 
 import math
 import re
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 DEFAULT_MINUTES: Final = 5.0
 DEFAULT_EVERY_SECONDS: Final = 5.0
 DEFAULT_WINDOW_MINUTES: Final = 15.0
-"""Of a Prometheus' range, what is planned for is its busiest quarter of an hour."""
+"""The plan is for the busiest quarter of an hour in a Prometheus' range."""
 MAX_BURST: Final = 100.0
-"""As of a model's `burst_factor`."""
+"""The same limit as for a model's `burst_factor`."""
 _RANGE: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhdw])$")
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -92,7 +92,7 @@ def advise(
 
 
 def _answer(ctx: typer.Context, asked: Asked, *, draw: bool, as_json: bool) -> None:
-    """Look, plan, show, and exit."""
+    """Watch the engines, plan, show the advice, and exit."""
     from partitiond.cli.advise_view import render_advice, to_plain
     from partitiond.cli.local_advise import run_advise
 
@@ -105,7 +105,7 @@ def _answer(ctx: typer.Context, asked: Asked, *, draw: bool, as_json: bool) -> N
 
 
 def parse_range(text: str) -> float:
-    """Seconds of "90m", "1h", "7d". Raises InputError."""
+    """Return the seconds of a text such as "90m", "1h" or "7d". Raises InputError."""
     match = _RANGE.match(text.strip().lower())
     seconds = float(match[1]) * _UNIT_SECONDS[match[2]] if match else 0.0
     if not 60 <= seconds <= 60 * _UNIT_SECONDS["d"]:
@@ -117,7 +117,7 @@ def parse_range(text: str) -> float:
 
 
 def _check_sources(asked: Asked) -> None:
-    """Raises InputError unless exactly one source is named, or a watch that can see something."""
+    """Raises InputError unless exactly one source is named and the watch spans two looks."""
     if bool(asked.addresses) == (asked.prometheus is not None):
         raise InputError(
             "name either the engines or a Prometheus.",

@@ -1,4 +1,4 @@
-"""`partitiond setup backup` and `partitiond setup restore`."""
+"""Implements `partitiond setup backup` and `partitiond setup restore`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,7 +82,7 @@ def restore(
 
 
 def _settings_file(loaded: "LoadedSettings") -> Path:
-    """The settings file in use, or the user's own where there is none yet."""
+    """Return the settings file in use, or the path of the user's own if there is none yet."""
     from partitiond.settings import default_config_files
 
     return loaded.config_file or default_config_files()[0]

@@ -1,4 +1,4 @@
-"""`partitiond models catalog`: the models known by name; needs no daemon."""
+"""Implements `partitiond models catalog`: lists the models known by name, without a daemon."""
 
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from partitiond.models.listing import Row
 
 _WIDE: Final = 110
-"""Columns of a terminal from which on the table says everything."""
+"""The table shows all of its columns on a terminal of at least this width."""
 _WHOLE: Final = ("name", ">parameters", ">weights", ">KV/token", "attention")
 
 
@@ -71,7 +71,7 @@ def _row_named(name: str) -> "Row":
 
 
 def _table(rows: "list[Row]", width: int) -> "RenderableType":
-    """The table; a narrow one leaves the licence out and says less of the attention."""
+    """Return the table; a narrow one leaves out the licence and shortens the attention."""
     from partitiond.cli.render import new_table
     from partitiond.core.units import format_bytes
 
@@ -93,7 +93,7 @@ def _table(rows: "list[Row]", width: int) -> "RenderableType":
 
 
 def _parameters(row: "Row") -> str:
-    """All of them, and in parentheses those that one token passes through where they are fewer."""
+    """The number of parameters; in parentheses those that each token uses, if they are fewer."""
     from partitiond.models.listing import count_text
 
     active = row.active_parameters

@@ -1,4 +1,4 @@
-"""`partitiond setup config`: which settings hold, and where each came from."""
+"""Implements `partitiond setup config`: shows the settings and where each value came from."""
 
 import typer
 
@@ -34,7 +34,7 @@ def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     for key, value in values.items():
         origin = loaded.origins.get(key, "default")
         line = Text(f"{key:<36} {_text(value):<16}  ")
-        # What somebody set stands out from what holds by default.
+        # Values that were set stand out from defaults.
         line.append(origin, style="dim" if origin == "default" else "bold")
         out().print(line, soft_wrap=True)
 

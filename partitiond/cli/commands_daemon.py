@@ -1,4 +1,4 @@
-"""`serve`, `down` and `status`: the daemon and what it runs."""
+"""Implements `serve`, `down` and `status`: runs, stops and shows the daemon."""
 
 import time
 from pathlib import Path
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from partitiond.settings import Settings
 
 DOWN_DEADLINE_SECONDS: Final = 180.0
-"""Draining may take 120 s by default, stopping engines and proxy some more."""
+"""Draining may take 120 s by default; stopping engines and proxy takes some more."""
 MAX_NAMES: Final = 8
-"""Of cordoned devices."""
+"""The most cordoned devices that `status` names."""
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +37,7 @@ def serve(ctx: typer.Context) -> None:
     """
     settings = settings_of(ctx)
     say(f"partitiond: state in {settings.state_dir}")
-    from partitiond.daemon import run_daemon  # a second's work: what is wrong is said before
+    from partitiond.daemon import run_daemon  # takes a second: errors in settings come first
 
     run_daemon(settings, lambda: _say_ready(settings), reread=lambda: settings_of(ctx))
 
@@ -66,10 +66,10 @@ def down(
 
 
 def stop_daemon(client: "ControlClient", settings: "Settings", *, stop_engines: bool) -> bool:
-    """Ask it to end and wait until it has; False when none was running.
+    """Ask the daemon to end and wait until it has ended; False if none was running.
 
     Raises:
-        PartitiondError: it refused, or did not end in time.
+        PartitiondError: the daemon refused, or did not end in time.
     """
     from partitiond.cli.render_progress import reporting
 
@@ -150,7 +150,7 @@ def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOptio
 
 
 def host_devices(settings: "Settings") -> "list[Device]":
-    """Devices of this host as the settings allow them. Raises DeviceError."""
+    """Return the devices of this host that the settings allow. Raises DeviceError."""
     from partitiond.cli import commands_devices
 
     return commands_devices.host_devices(settings)

@@ -1,4 +1,4 @@
-"""`partitiond demo`: everything partitiond does, on this machine, for real and in small."""
+"""Implements `partitiond demo`: shows all of partitiond on this machine, for real but small."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`partitiond devices`: what engines can run on, how it is, and what nothing may be placed on."""
+"""Implements `partitiond devices`: lists and shows devices with their state, and cordons them."""
 
 import os
 from typing import TYPE_CHECKING, Annotated, Final
@@ -23,7 +23,7 @@ WITHOUT_DAEMON: Final = "No daemon answers: cordons and Xid messages are not kno
 
 
 def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands, and hand it out."""
+    """Add the group of commands and return it."""
     group = typer.Typer(cls=Lists, help="Devices: list, show, cordon; the MIG instances of GPUs.")
     group.command("list")(list_devices)
     group.command("show")(show)
@@ -97,7 +97,7 @@ def uncordon(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption 
 
 
 def host_provider(settings: "Settings") -> "HostDevices":
-    """This host's devices as the settings allow them. Raises DeviceError."""
+    """Return the provider of this host's devices, as the settings allow. Raises DeviceError."""
     from partitiond.devices.host import HostDevices
     from partitiond.gpu_host import gpu_cores
 
@@ -115,12 +115,12 @@ def host_provider(settings: "Settings") -> "HostDevices":
 
 
 def host_devices(settings: "Settings") -> "list[Device]":
-    """Devices as the settings allow them. Raises DeviceError."""
+    """Return the devices that the settings allow. Raises DeviceError."""
     return list(host_provider(settings).discover())
 
 
 def own_pids(settings: "Settings") -> "Collection[int]":
-    """Processes of engines and MPS daemons that a daemon with these settings started."""
+    """Return the processes of engines and MPS daemons started by a daemon with these settings."""
     from partitiond.devices.mps import MpsControl
     from partitiond.engines.owners import owners
 
@@ -129,7 +129,7 @@ def own_pids(settings: "Settings") -> "Collection[int]":
 
 
 def _listed(settings: "Settings") -> "tuple[list[Device], list[ReplicaView] | None]":
-    """The devices, and what the daemon has on them; None without one."""
+    """Return the devices and the daemon's replicas; None for the replicas without a daemon."""
     try:
         with connected(settings) as client:
             return list(client.devices()), list(client.replicas())
@@ -159,5 +159,5 @@ def _detailed(settings: "Settings", device_id: str) -> "DeviceDetails":
 
 
 def _asked_another() -> bool:
-    """Whether a daemon was named: then this host's devices are not the answer."""
+    """Whether the user named a daemon: then this host's devices are not the answer."""
     return bool(os.environ.get("PARTITIOND_URL"))

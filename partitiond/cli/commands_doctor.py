@@ -1,4 +1,4 @@
-"""`partitiond doctor`: what works here, what does not, and what to do about it."""
+"""Implements `partitiond doctor`: reports what works here, what does not, and what to do."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +54,7 @@ def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = 
 
 
 def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[Finding]]":
-    """All findings; settings that cannot be read are one, because nothing else can be checked."""
+    """Return all findings. Unreadable settings are one; then nothing else can be checked."""
     from partitiond.cli import doctor as checks
     from partitiond.cli.commands_daemon import lock_is_held
     from partitiond.cli.doctor_findings import fail, ok
@@ -70,7 +70,7 @@ def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[Finding]]"
 
 
 def _fixed(settings: "Settings", findings: "Sequence[Finding]") -> list[str]:
-    """Show what would be done, do it, say what was."""
+    """Show what would be done, do it, and report what was done."""
     from partitiond.cli.doctor_fixes import fix, fixable
 
     wanted = fixable(findings)

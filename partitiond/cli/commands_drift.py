@@ -1,4 +1,4 @@
-"""`partitiond models drift`: what replicas do beside what was predicted of them."""
+"""Implements `partitiond models drift`: compares what replicas do with what was predicted."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -67,7 +67,7 @@ def lift(
 
 
 def report_view(report: DriftReport) -> "RenderableType":
-    """Replicas, then corrections and what is to be measured again."""
+    """Return the replicas, then the corrections and the profiles to be measured again."""
     from rich.console import Group
 
     from partitiond.cli.render import new_table
@@ -117,7 +117,7 @@ def _ratio(replica: ReplicaDrift, figure: Figure) -> str:
 
 
 def ledger_table(entries: Sequence[LedgerEntry]) -> "RenderableType":
-    """Windows, newest first: each figure as measured by predicted in milliseconds."""
+    """Return the windows, newest first: each figure as measured / predicted, in milliseconds."""
     from partitiond.cli.render import new_table
 
     if not entries:

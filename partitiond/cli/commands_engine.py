@@ -1,4 +1,4 @@
-"""`partitiond setup engine`: the environment that vLLM runs in."""
+"""Implements `partitiond setup engine`: installs and shows the environment that vLLM runs in."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,10 +24,10 @@ def register(app: typer.Typer) -> None:
 
 
 def chosen_variant(settings: "Settings", asked: str | None = None) -> "Variant":
-    """ "cpu" or "cuda": as asked, as set, or by whether there is a GPU.
+    """Return "cpu" or "cuda": as `asked`, as the settings say, or by whether there is a GPU.
 
     Raises:
-        InputError: neither cpu, cuda nor auto.
+        InputError: the variant is neither cpu, cuda nor auto.
     """
     wanted = asked or settings.engine.variant
     match wanted:
@@ -40,7 +40,7 @@ def chosen_variant(settings: "Settings", asked: str | None = None) -> "Variant":
 
 
 def has_gpu() -> bool:
-    """Whether NVML shows a GPU; a driver that hangs has one."""
+    """Whether NVML shows a GPU; a driver that hangs counts as having one."""
     import pynvml
 
     from partitiond.core.errors import SilentError
@@ -74,7 +74,7 @@ def install_engine(settings: "Settings", variant: "Variant") -> "EngineEnvironme
 
 
 def find_engine(settings: "Settings", variant: "Variant | None" = None) -> "EngineEnvironment":
-    """The environment the settings name. Raises EngineUnavailableError."""
+    """Return the environment that the settings name. Raises EngineUnavailableError."""
     from partitiond.engines.environment import find_environment
 
     return find_environment(
@@ -83,7 +83,7 @@ def find_engine(settings: "Settings", variant: "Variant | None" = None) -> "Engi
 
 
 def describe(environment: "EngineEnvironment") -> dict[str, Any]:
-    """An environment as plain data."""
+    """Return an environment as plain data."""
     return {
         "python": str(environment.python),
         "version": environment.version,

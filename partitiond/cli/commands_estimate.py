@@ -1,4 +1,4 @@
-"""`partitiond tools estimate`: what a model would do on a device, before anything was measured."""
+"""Implements `partitiond tools estimate`: predicts a model on a device without measuring it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from partitiond.core.workload import Workload
 
 NO_BOUND_SECONDS = 86400.0
-"""Stands for the bound of an SLO that names only the other one."""
+"""Stands for the missing bound of an SLO that names only one."""
 
 
 def register(app: typer.Typer) -> None:
@@ -91,7 +91,7 @@ def estimate(
 
 
 def slo_of(ttft: float | None, tpot: float | None) -> "Slo | None":
-    """The SLO of two optional bounds; None without any. Raises SpecError."""
+    """Return the SLO of two optional bounds; None without either. Raises SpecError."""
     from partitiond.core.spec import Slo
 
     if ttft is None and tpot is None:
@@ -129,13 +129,13 @@ class _Where:
         self._measure = measure
 
     def report(self, question: "Question", text: str) -> "EstimateReport":
-        """The estimate on one named hardware. Raises SpecError, DeviceError."""
+        """Return the estimate on the named hardware. Raises SpecError, DeviceError."""
         from partitiond.core.estimate_report import estimate_report
 
         return estimate_report(question, *self.hardware(text))
 
     def hardware(self, text: str) -> "tuple[HardwareSpec, PartitionSize]":
-        """The hardware of a name, and the partition of it that is asked for."""
+        """Return the hardware of a name, and the partition of it that the options ask for."""
         from partitiond.core.hardware import SharingMode, find_hardware, mig_profile
         from partitiond.core.partition import PartitionSize
 
@@ -215,7 +215,7 @@ def _compare(
 
 
 def read_prices(path: Path) -> "Prices":
-    """The user's prices. Raises SpecError."""
+    """Read the user's prices from a file. Raises SpecError."""
     from partitiond.core.prices import prices_from
     from partitiond.serde import toml_of
 

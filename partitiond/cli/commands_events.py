@@ -1,4 +1,4 @@
-"""`partitiond events`: what happened, why, and who asked for it."""
+"""Implements `partitiond events`: shows what happened, why, and who asked for it."""
 
 import dataclasses
 import datetime
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 PAGE: Final = 1000
-"""Events of one question; the API gives no more."""
+"""Events per request; the API returns no more."""
 PAUSE_SECONDS: Final = 1.0
 _AGO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -81,13 +81,13 @@ def events(
 
 
 def _follow(client: "ControlClient", last: int, wanted: EventFilter, *, plain: bool) -> None:
-    """Go on for ever, also where the daemon is started anew meanwhile."""
+    """Print new events for ever, even if the daemon is restarted meanwhile."""
     wanted = _from_the_begin(wanted)
     answers = True
     while True:
         time.sleep(PAUSE_SECONDS)
         try:
-            # One page at a time: what was printed is counted before the next may fail.
+            # One page at a time: `last` is up to date before the next request may fail.
             page = client.events(last, PAGE, wanted)
         except (DaemonUnreachableError, DaemonTimeoutError, NotReadyError) as error:
             if answers:
@@ -99,7 +99,7 @@ def _follow(client: "ControlClient", last: int, wanted: EventFilter, *, plain: b
 
 
 def moment(text: str, option: str) -> str:
-    """A moment that was given as such, or as so long ago. Raises InputError."""
+    """Return the moment of a timestamp, or of a span before now such as "2h". Raises InputError."""
     if not text:
         return ""
     ago = _AGO.fullmatch(text.strip())
@@ -123,7 +123,7 @@ def moment(text: str, option: str) -> str:
 def _pages(
     client: "ControlClient", after: int, wanted: EventFilter, limit: int | None
 ) -> Iterator[Event]:
-    """All events from there on, oldest first, page by page."""
+    """Yield all events after an id, oldest first, page by page."""
     return itertools.islice(_all(client, after, wanted), limit)
 
 
@@ -138,7 +138,7 @@ def _all(client: "ControlClient", after: int, wanted: EventFilter) -> Iterator[E
 
 
 def _from_the_begin(wanted: EventFilter) -> EventFilter:
-    """Without a beginning the newest would come; every event is younger than this one."""
+    """Set a `since` before all events: without one, the API would return the newest events."""
     return wanted if wanted.since else dataclasses.replace(wanted, since="1970-01-01T00:00:00Z")
 
 
@@ -154,7 +154,7 @@ def _print_table(
     from partitiond.cli.render import events_table
 
     found: Sequence[Event]
-    if after:  # somebody reads on, page by page
+    if after:  # the user reads on, page by page
         found = list(_pages(client, after, wanted, limit))
         more = f"There may be more: --after {found[-1].id} goes on." if len(found) == limit else ""
     else:
@@ -169,7 +169,7 @@ def _print_table(
 def _newest(
     client: "ControlClient", wanted: EventFilter, limit: int
 ) -> tuple[Sequence[Event], str]:
-    """The newest events, oldest first, and how many there are besides."""
+    """Return the newest events, oldest first, and a note on how many more there are."""
     found = client.events(0, PAGE, dataclasses.replace(wanted, newest=True))
     if len(found) == PAGE and limit >= PAGE:
         found = list(_all(client, 0, wanted))
@@ -183,7 +183,7 @@ def _newest(
 def _print_lines(
     found: "Iterator[Event] | Sequence[Event]", last: int, *, plain: bool = False
 ) -> int:
-    """Print each at once; the id of the last one."""
+    """Print each event at once; return the id of the last one."""
     from partitiond.serde import to_jsonable
 
     for event in found:

@@ -1,4 +1,4 @@
-"""`partitiond up`: from a fleet file to serving, and nothing to do the second time."""
+"""Implements `partitiond up`: makes the fleet of a file serve; a second run changes nothing."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -72,7 +72,7 @@ def up(  # noqa: PLR0917 -- typer passes them by name
 
 
 def register_or_update(client: "ControlClient", spec: ModelSpec) -> str:
-    """Make the registered model equal to `spec`: "registered", "changed" or "unchanged"."""
+    """Make the registered model equal `spec`; return "registered", "changed" or "unchanged"."""
     try:
         known = client.model(spec.name).record
     except NotFoundError:
@@ -85,7 +85,7 @@ def register_or_update(client: "ControlClient", spec: ModelSpec) -> str:
 
 
 def _same(old: ModelSpec, new: ModelSpec) -> bool:
-    """Equal but for the revision, which is found out when the source is resolved."""
+    """Whether both are equal but for the revision, which is found when the source is resolved."""
     import dataclasses
 
     if new.source.revision is None:
@@ -94,12 +94,12 @@ def _same(old: ModelSpec, new: ModelSpec) -> bool:
 
 
 def profile_missing(client: "ControlClient", names: list[str], settings: "Settings") -> None:
-    """Measure what has no measured profile, with progress.
+    """Measure the models without a measured profile, with progress.
 
-    All jobs are asked for before the first is waited for: the daemon makes no plan by itself
-    while any is open, so nothing starts beside what is being measured. What cannot be measured
-    beside the replicas that serve stays in the queue and is planned from its estimate. One whose
-    measurement fails, or whose engine is not there, keeps no other from being planned.
+    All jobs are queued before the first is awaited: the daemon makes no plan by itself while any
+    job is open, so no engine starts beside a measurement. A model that cannot be measured beside
+    the serving replicas stays in the queue and is planned from its estimate. A model whose
+    measurement fails, or whose engine is missing, does not keep others from being planned.
     """
     from partitiond.cli.waiting import JobFailedError, wait_for_job
     from partitiond.controller.profiling import options_for
@@ -126,6 +126,6 @@ def profile_missing(client: "ControlClient", names: list[str], settings: "Settin
 
 
 def open_jobs(client: "ControlClient", model: str) -> list[Job]:
-    """The model's queued and running profile jobs, oldest first; registering queues them itself."""
+    """Return the model's open profile jobs, oldest first; registering may have queued some."""
     mine = [job for job in client.jobs() if job.subject == model and job.kind == "profile"]
     return [job for job in reversed(mine) if job.state in ACTIVE]

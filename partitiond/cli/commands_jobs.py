@@ -1,4 +1,4 @@
-"""`partitiond profile jobs`: what is being done."""
+"""Implements `partitiond profile jobs`: lists, shows, watches and cancels jobs."""
 
 from typing import TYPE_CHECKING
 
@@ -63,5 +63,5 @@ def cancel(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False)
 
 
 def _job(client: "ControlClient", given: str) -> "Job":
-    """By its id, its number, or a beginning. Raises NotFoundError, InputError."""
+    """Find a job by id, number or prefix of the id. Raises NotFoundError, InputError."""
     return with_id("job", given, client.job, lambda: (job.id for job in client.jobs()))

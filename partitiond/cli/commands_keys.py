@@ -1,4 +1,4 @@
-"""`partitiond keys`: API keys of the OpenAI-compatible endpoint."""
+"""Implements `partitiond keys`: manages API keys of the OpenAI-compatible endpoint."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands, and hand it out."""
+    """Add the group of commands and return it."""
     group = typer.Typer(cls=Lists, help="API keys of the endpoint.")
     group.command("create", cls=headed(KEY_OPTIONS))(create)
     group.command("list")(list_keys)

@@ -1,4 +1,4 @@
-"""`partitiond devices mig`: GPU instances shown, planned and made, with no daemon needed."""
+"""Implements `partitiond devices mig`: shows, plans and makes GPU instances without a daemon."""
 
 import importlib
 import sys
@@ -164,7 +164,7 @@ def apply(
 
 
 class _Asked:
-    """What the command line asks for: a file's configuration, or one geometry."""
+    """The target on the command line: a file's configuration, or one geometry."""
 
     def __init__(
         self, file: Path | None, config: str, geometry: str | None, gpus: Sequence[str]
@@ -222,7 +222,7 @@ def _ask(steps: int) -> None:
 
 
 def _read(file: Path) -> object:
-    """The data of a YAML or JSON file. Raises SpecError."""
+    """Return the data of a YAML or JSON file. Raises SpecError."""
     yaml: Any = importlib.import_module("yaml")
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))

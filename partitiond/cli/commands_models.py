@@ -1,4 +1,4 @@
-"""`partitiond models`: register, look at, change and remove models."""
+"""Implements `partitiond models`: registers, shows, changes and removes models."""
 
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from partitiond.cli.output import emit, err, print_json, say
 
 
 def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands, and hand it out."""
+    """Add the group of commands and return it."""
     group = typer.Typer(
         cls=Lists, help="Register, show, change, remove; sleep and wake, scaling, drift."
     )
@@ -131,7 +131,7 @@ def _workload(
     means: tuple[int | None, int | None],
     variations: tuple[float | None, float | None],
 ) -> dict[str, Any]:
-    """The workload part, of prompt and output each."""
+    """Return the workload part of a request; each pair is for prompt and output."""
     return asked.lengths_body(
         lengths,
         prompt_tokens=means[0],
@@ -303,7 +303,7 @@ def update(
         if revision is not None:
             source = client.model(name).record.spec.source
             changes["source"] = given.source_at(source, revision)
-        encoded(changes)  # what is no number is refused before anybody is asked
+        encoded(changes)  # refuses what is no number before a request is sent
         before = client.convergence()
         record = client.update(name, changes)
         if as_json:

@@ -1,4 +1,4 @@
-"""`plan` and `apply`: what would run where, with its certificate, and making it so."""
+"""Implements `plan` and `apply`: shows what would run where, with its certificate, and runs it."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 PLANS_PER_APPLY: Final = 3
-"""Of a situation that changes while it is solved."""
+"""Plans that are tried if the situation changes while a plan is solved."""
 
 
 def register(app: typer.Typer) -> None:
@@ -78,7 +78,7 @@ AllowOutageOption = Annotated[
 
 
 def parse_objective(text: str | None) -> Objective | None:
-    """Raises SpecError for a word that names none."""
+    """Return the objective of a name. Raises SpecError if it names none."""
     if text is None:
         return None
     try:
@@ -181,7 +181,7 @@ def plan(
 
 
 def check_what_ifs(question: PlanQuestion) -> None:
-    """Raises InputError for one that cannot be read: before anything is solved or asked."""
+    """Raises InputError for a change that cannot be parsed, before anything is solved or asked."""
     if question.what_if:
         from partitiond.planner.changes import parse_changes
 
@@ -214,7 +214,7 @@ def ask_daemon(
 
 @contextmanager
 def progress_shown(time_limit_seconds: float | None) -> "Iterator[OnProgress | None]":
-    """Shows a solve as it goes on, on a terminal; a log gets nothing of it."""
+    """Show the progress of a solve on a terminal; nothing is written elsewhere."""
     from partitiond.cli.plan_progress import shown_on
     from partitiond.cli.render_progress import reporting
 
@@ -227,10 +227,10 @@ def progress_shown(time_limit_seconds: float | None) -> "Iterator[OnProgress | N
 
 
 def plan_and_apply(client: "ControlClient", *, allow_outage: bool = False) -> PlanPreview:
-    """Make a plan of what is now, with its progress shown, and apply it.
+    """Make a plan of the current situation, with its progress shown, and apply it.
 
     Raises:
-        ConflictError: no plan serves what was asked, or what it rests on changed during each of
+        ConflictError: no plan serves what was asked, or the situation changed during each of
             `PLANS_PER_APPLY` solves.
     """
     question = PlanQuestion(allow_outage=allow_outage)
@@ -252,11 +252,11 @@ def plan_and_apply(client: "ControlClient", *, allow_outage: bool = False) -> Pl
 
 
 def apply_named(client: "ControlClient", given: str, *, allow_outage: bool) -> PlanPreview:
-    """Apply the plan of an id, of its number, or of the only id that begins so.
+    """Apply the plan with this id, this number, or the only id with this prefix.
 
     Raises:
-        NotFoundError: no plan that can be applied has an id that begins so.
-        InputError: several have.
+        NotFoundError: no plan that can be applied has such an id.
+        InputError: several ids have this prefix.
     """
     known: list[str] = []
 
@@ -272,7 +272,7 @@ def apply_named(client: "ControlClient", given: str, *, allow_outage: bool) -> P
 
 
 def exit_of(plan: Plan | None, infeasible: Infeasible | None) -> Exit:
-    """UNPLACED where the plan leaves something out, or as it was."""
+    """Return UNPLACED if there is no plan, or if it leaves out or holds back something; else OK."""
     if infeasible is not None or plan is None or plan.unplaced or plan.held_back:
         return Exit.UNPLACED
     return Exit.OK
@@ -280,7 +280,7 @@ def exit_of(plan: Plan | None, infeasible: Infeasible | None) -> Exit:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shown:
-    """What is shown of a plan; one shape of JSON for both ways of planning."""
+    """The shown parts of a plan; the JSON has one shape for both ways of planning."""
 
     plan: Plan | None
     diff: PlanDiff | None
@@ -291,18 +291,18 @@ class Shown:
 def show_preview(
     preview: PlanPreview, *, full: bool = False, everything: bool = False, as_json: bool
 ) -> None:
-    """A plan with what it changes."""
+    """Show a plan with what it changes."""
     plan = None if preview.infeasible is not None else preview.plan
     shown = Shown(plan, preview.diff, preview.infeasible, preview.answers)
     show_plan(shown, full=full, everything=everything, as_json=as_json)
 
 
 def show_plan(shown: Shown, *, full: bool, everything: bool = False, as_json: bool) -> None:
-    """The plan drawn with what else was asked, or why there is none.
+    """Draw the plan with the other answers, or show why there is none.
 
     Args:
-        full: changes with the time and memory they take.
-        everything: also of a large fleet.
+        full: show changes with the time and memory they take.
+        everything: show all of them even for a large fleet.
     """
     if as_json:
         print_json(fields_of(shown))
@@ -322,7 +322,7 @@ def show_plan(shown: Shown, *, full: bool, everything: bool = False, as_json: bo
 
 
 def fields_of(shown: Shown) -> dict[str, object]:
-    """Its fields by name, values as they are."""
+    """Return the fields by name, with their values as they are."""
     return {field.name: getattr(shown, field.name) for field in dataclasses.fields(shown)}
 
 

@@ -1,4 +1,4 @@
-"""`partitiond profile MODEL`: measure a model, in the daemon or, where none runs, right here."""
+"""Implements `partitiond profile MODEL`: measures in the daemon, or here if no daemon runs."""
 
 import dataclasses
 import secrets
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands, and hand it out."""
+    """Add the group of commands and return it."""
     group = typer.Typer(
         cls=Measures,
         subcommand_metavar="MODEL | COMMAND [ARGS]...",
@@ -146,7 +146,7 @@ def profile(
 
 
 def _forms(variant: str | None, engine: dict[str, Any], quantization: str | None) -> dict[str, Any]:
-    """What is measured: the model with these engine options, or its variant that has them."""
+    """Return the form to measure: the model with these engine options, or a variant with them."""
     form = given.without_none({"quantization": quantization})
     if not variant:
         return {"engine": engine | form}
@@ -162,10 +162,10 @@ def _show(found: Profile, plot: Path | None, *, as_json: bool) -> None:
 
 
 def check_variant(body: dict[str, Any], options: ProfileOptions) -> None:
-    """For a model that is not registered, what a variant is must be said beside its name.
+    """Check that a variant of an unregistered model is defined, not only named.
 
     Raises:
-        SpecError: nothing makes it different from the model itself.
+        SpecError: no option makes the variant different from the model itself.
     """
     told = [variant for variant in body.get("variants", ()) if variant["engine"]]
     changed = options.kv_cache_dtype not in {None, "auto"} or options.max_num_batched_tokens
@@ -194,7 +194,7 @@ def measure(
 
 
 def daemon_answers(client: "ControlClient") -> bool:
-    """Whether a daemon is there at all; other errors are the caller's."""
+    """Whether a daemon answers at all; other errors propagate to the caller."""
     try:
         client.models()
     except DaemonUnreachableError:
@@ -205,7 +205,7 @@ def daemon_answers(client: "ControlClient") -> bool:
 def measure_in_daemon(
     client: "ControlClient", model: str, body: dict[str, Any], options: ProfileOptions
 ) -> Profile:
-    """Register if needed, run the job with visible progress, fetch the profile."""
+    """Register the model if needed, run the job with visible progress, and fetch the profile."""
     from partitiond.cli.waiting import wait_for_job
 
     name, options = as_registered(client, model, body, options)
@@ -222,12 +222,12 @@ def measure_in_daemon(
 def as_registered(
     client: "ControlClient", model: str, body: dict[str, Any], options: ProfileOptions
 ) -> tuple[str, ProfileOptions]:
-    """The registered model of that name, or a newly registered one, and what to measure of it.
+    """Return the name of the model, registered now if needed, and the options to measure with.
 
-    Other lengths than a registered model's are measured without changing the model.
+    Lengths other than the registered model's are measured without changing the model.
 
     Raises:
-        ConflictError: it is registered with other options than the ones given.
+        ConflictError: the model is registered with other options than those given.
     """
     from partitiond.workloads import changed_workload
 
@@ -253,7 +253,7 @@ def as_registered(
 
 
 def differences(spec: ModelSpec, body: dict[str, Any]) -> list[str]:
-    """The given options that say something else than the registered model, with both values."""
+    """Return the given options that differ from the registered model, with both values."""
     engine = dict(body.get("engine", {}))
     for variant in body.get("variants", ()):
         engine |= variant["engine"]

@@ -1,4 +1,4 @@
-"""`partitiond profile list` and its siblings: what is kept of measurements, here and in files."""
+"""Implements `partitiond profile list` and its siblings: manages stored profiles and files."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -78,7 +78,7 @@ def show(
 
 
 def _with_stale(view: ProfileView) -> dict[str, object]:
-    """A profile as JSON, and beside its fields why it is stale."""
+    """Return a profile as JSON, with the reason why it is stale beside its fields."""
     return {**jsonable(view.profile), "stale": view.stale}
 
 
@@ -140,12 +140,12 @@ def _given_slo(ttft: float | None, tpot: float | None) -> Slo | None:
 
 
 def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
-    """Profiles by file or id; the daemon or the state folder is asked only for what is no file.
+    """Return profiles by file or id; the daemon or state folder is asked only for ids.
 
     Raises:
         ProfileError: a file cannot be read.
         NotFoundError: there is neither a file nor a profile of that name.
-        DaemonUnreachableError: what is no file might be an id, but no daemon answers.
+        DaemonUnreachableError: a name that is no file may be an id, but no daemon answers.
     """
     from partitiond.profile_files import read_profile
 
@@ -167,16 +167,16 @@ def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
 
 
 def _is_file(name: str) -> bool:
-    """What looks like a file is one, so that a wrong path is not looked for in the daemon.
+    """Whether the name looks like a file, so that a wrong path is not looked up in the daemon.
 
-    A folder is one, too: reading it says so.
+    A folder counts as a file: reading it fails with a clear error.
     """
     path = Path(name)
     return path.exists() or path.suffix == ".json" or name.startswith((".", "/", "~"))
 
 
 def draw(profile: Profile, path: Path, slo: Slo | None = None) -> None:
-    """Plot to a file. Raises ProfileError where it cannot be written or its kind is not known."""
+    """Plot to a file. Raises ProfileError if it cannot be written or its suffix is unknown."""
     check_plot_path(path)
     from partitiond.profiler.plot import plot_profile
 
@@ -194,7 +194,7 @@ def _draw(make: Callable[[], None], path: Path) -> None:
 
 
 def check_plot_path(path: Path | None) -> None:
-    """Refuse what could not be written, before anything is measured. Raises ProfileError."""
+    """Refuse a plot that could not be written, before measuring. Raises ProfileError."""
     if path is None:
         return
     if path.suffix.lower() not in PLOT_SUFFIXES:

@@ -1,4 +1,4 @@
-"""`partitiond models history` and `models rollback`: what a model was before, and the way back."""
+"""Implements `partitiond models history` and `rollback`: lists releases and goes back to one."""
 
 from typing import Annotated
 

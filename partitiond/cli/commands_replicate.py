@@ -1,4 +1,4 @@
-"""`partitiond tools replicate MODEL [OTHER]`: what sharing a device really costs, measured here."""
+"""Implements `partitiond tools replicate MODEL [OTHER]`: measures here what sharing costs."""
 
 import dataclasses
 import shlex
@@ -134,7 +134,7 @@ def replicate(
 
 
 def counts_of(text: str) -> tuple[int, ...]:
-    """ "1,2,3" as numbers of replicas. Raises InputError."""
+    """Parse numbers of replicas, such as "1,2,3". Raises InputError."""
     try:
         counts = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
@@ -148,7 +148,7 @@ def counts_of(text: str) -> tuple[int, ...]:
 
 
 def refuse_beside_daemon(settings: "Settings") -> None:
-    """Raises ConflictError where a daemon answers: its engines use the cores."""
+    """Raises ConflictError if a daemon answers: its engines use the cores."""
     with connected(settings) as client:
         try:
             client.models()
@@ -178,7 +178,7 @@ def _command(
 
 
 def _plain(found: Any) -> Any:
-    """The report as plain data, with names instead of positions."""
+    """Return the report as plain data, with names instead of positions."""
     from partitiond.cli.output import jsonable
     from partitiond.core.interference import pair_errors
 

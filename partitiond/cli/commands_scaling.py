@@ -1,4 +1,4 @@
-"""`partitiond models scaling`: models that scale by themselves."""
+"""Implements `partitiond models scaling`: shows the models that scale by themselves."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""`partitiond setup`: make a host ready for partitiond as a service, and take that back."""
+"""Implements `partitiond setup`: prepares a host to run partitiond as a service, and undoes it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands, and hand it out."""
+    """Add the group of commands and return it."""
     group = typer.Typer(cls=SetsUp, help="Set this host up: service, engines, settings, backups.")
     group.command("host")(setup)
     app.add_typer(group, name="setup")
@@ -114,7 +114,7 @@ def _undo(host: "SetupHost", *, apply: bool, purge: bool, as_json: bool) -> None
 
 
 def _told(outcomes: "Iterable[Outcome]", *, as_json: bool) -> "list[Outcome]":
-    """All of them, each told as soon as it is there: some take minutes."""
+    """Return all outcomes; report each as soon as it is there, because some take minutes."""
     found = []
     for outcome in outcomes:
         found.append(outcome)

@@ -1,4 +1,4 @@
-"""`partitiond tools simulate`: GPU hosts that are not there, to try everything without a GPU."""
+"""Implements `partitiond tools simulate`: makes simulated GPU hosts, to try all without a GPU."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 MOST_CALLS: Final = 1_000_000
 MOST_CODE: Final = 9999
-"""NVML's and CUDA's errors end at 999; Xid codes are below that, too."""
+"""NVML's and CUDA's error codes end at 999; Xid codes are below that, too."""
 
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder of the simulated host.", show_default=False)
@@ -142,14 +142,14 @@ def break_host(
 Action = Callable[["SimulatedHost", str, Sequence[str]], Any]
 
 _BREAKS: Final[Mapping[str, tuple[int | None, Action]]] = {
-    # word: how many values (None: one or more), what it does
+    # word: number of values (None: one or more), action
     "xid": (1, lambda host, uuid, values: host.xid(uuid, _code(values[0]))),
     "lose": (0, lambda host, uuid, _: host.lose(uuid)),
     "restore": (0, lambda host, uuid, _: host.restore(uuid)),
     "reboot": (0, lambda host, _uuid, _values: host.reboot()),
     "heal": (0, lambda host, _uuid, _values: host.heal()),
-    "fail": (2, lambda *_: None),  # takes options of its own
-    "mps": (1, lambda *_: None),  # needs the settings: where the daemon keeps its run folder
+    "fail": (2, lambda *_: None),  # has options of its own: see `break_host`
+    "mps": (1, lambda *_: None),  # needs the run folder from the settings
     "process": (
         2,
         lambda host, uuid, values: _process(host, uuid, _number(values[0]), _size(values[1])),
@@ -163,7 +163,7 @@ _BREAKS: Final[Mapping[str, tuple[int | None, Action]]] = {
 
 
 def _process(host: "SimulatedHost", uuid: str, pid: int, size: int) -> None:
-    """Somebody's process with so much memory; with none it is gone."""
+    """Add a foreign process that holds `size` bytes; 0 removes it."""
     from partitiond.core.units import Bytes, format_bytes
 
     if not 0 < pid < 2**31:
@@ -181,7 +181,7 @@ def _process(host: "SimulatedHost", uuid: str, pid: int, size: int) -> None:
 
 
 def _mig(host: "SimulatedHost", uuid: str, *, enabled: bool) -> None:
-    """As nvidia-smi does it. Raises InputError where processes use the GPU."""
+    """Set the MIG mode as nvidia-smi does. Raises InputError if processes use the GPU."""
     if host.processes(uuid):
         raise InputError(
             "The mode of a GPU cannot change while processes use it.",
@@ -191,7 +191,7 @@ def _mig(host: "SimulatedHost", uuid: str, *, enabled: bool) -> None:
 
 
 def _function(host: "SimulatedHost", name: str) -> str:
-    """A function of its libraries, a pattern for some of them, or "mig"."""
+    """Check the name of a function of the host's libraries, a pattern for some, or "mig"."""
     import ctypes
     import string
 
@@ -210,7 +210,7 @@ def _function(host: "SimulatedHost", name: str) -> str:
 
 
 def _code(text: str) -> int:
-    """The code of an error."""
+    """Parse the code of an error."""
     number = _number(text)
     if not 0 < number <= MOST_CODE:
         raise InputError(f"{text} is no code of an error.", hint=f"Write 1 to {MOST_CODE}.")
@@ -222,7 +222,7 @@ def _usage(word: str) -> str:
 
 
 def _uuid(host: "SimulatedHost", gpu: str) -> str:
-    """A GPU by its index or the beginning of its UUID. Raises InputError."""
+    """Find a GPU by its index or a prefix of its UUID. Raises InputError."""
     uuids = host.uuids()
     if gpu.isascii() and gpu.isdigit() and len(gpu) < 3:
         if int(gpu) >= len(uuids):
@@ -236,7 +236,7 @@ def _uuid(host: "SimulatedHost", gpu: str) -> str:
 
 
 def _break_mps(settings: "Settings", host: "SimulatedHost", uuid: str, how: str) -> None:
-    """A client's fatal fault on a GPU's MPS server, or the end of its control daemon."""
+    """Simulate a client's fatal fault on a GPU's MPS server, or kill its control daemon."""
     import asyncio
     import os
     import signal

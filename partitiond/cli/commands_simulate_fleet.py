@@ -1,4 +1,4 @@
-"""`partitiond tools simulate fleet`: a described fleet under a trace or made-up traffic."""
+"""Implements `partitiond tools simulate fleet`: runs a fleet under a trace or made-up traffic."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`partitiond models sleep` and `wake`: a model gives up its memory, and takes it back."""
+"""Implements `partitiond models sleep` and `wake`: frees a model's memory, and takes it back."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`partitiond top`: devices, models and replicas at work, live."""
+"""Implements `partitiond top`: shows devices, models and replicas at work, live."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,7 +67,7 @@ def _look(client: "ControlClient") -> "Look":
 
 
 def _typed_at() -> bool:
-    """Whether somebody can press keys."""
+    """Whether a user can press keys: standard input is a terminal."""
     import sys
 
     return sys.stdin is not None and sys.stdin.isatty()

@@ -1,4 +1,4 @@
-"""`partitiond tools transfer`: what was measured on one partition, predicted on another."""
+"""Implements `partitiond tools transfer`: predicts a profile from those of other partitions."""
 
 import dataclasses
 import datetime
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What is asked to be different from the first profile."""
+    """The options that ask for a difference from the first profile."""
 
     model: str | None
     hardware: str | None
@@ -67,7 +67,7 @@ def transfer(
     measured = found_profiles(ctx, profiles)
     twice = [one.id for i, one in enumerate(measured) if one.id in {p.id for p in measured[:i]}]
     if twice:
-        # A profile predicted from itself is off by nothing: the error band would be a lie.
+        # A profile predicted from itself has no error: the error band would be too narrow.
         raise InputError(f"the profile {twice[0]} is given twice.", hint="Give each once.")
     wanted = _Wanted(model, hardware, cores, sm_percent, prompt_tokens, output_tokens, memory)
     sources = [_source(ctx, profile, source_config) for profile in measured]
@@ -107,7 +107,7 @@ def _source(ctx: typer.Context, profile: "Profile", config: Path | None) -> "Sou
 
 
 def _hardware_behind(ctx: typer.Context, key: str) -> "HardwareSpec":
-    """From the catalog; of this host's CPU what was measured, of another what is assumed."""
+    """Return the catalog's hardware; this host's CPU as measured, another CPU as assumed."""
     from partitiond.core.hardware import hardware_for_key, measured_cpu
 
     if key.startswith("cpu-"):
@@ -147,14 +147,14 @@ def _target(ctx: typer.Context, sources: "list[Source]", wanted: _Wanted) -> "Ta
         hardware=spec,
         size=size,
         workload=workload,
-        # What ran in bfloat16 runs in float16 where there is no other 16-bit type.
+        # A bfloat16 model runs in float16 if the hardware has no other 16-bit type.
         dtype=dtype_on(spec, "auto") if first.dtype in {"bfloat16", "auto"} else first.dtype,
     )
     return Target(subject, _context_tokens(workload, architecture.max_position), memory)
 
 
 def _context_tokens(workload: "Workload", max_position: int) -> int:
-    """As a model is registered with: a quarter more than the longest request, where it has it."""
+    """The context that registration sets: 1.25 times the longest request, if the model has it."""
     wanted = max(256, -(-workload.longest_tokens * 5 // 4))
     return max(workload.longest_tokens, min(wanted, max_position))
 
@@ -173,7 +173,7 @@ def _workload(measured: "Workload", wanted: _Wanted) -> "Workload":
 def _partition(
     ctx: typer.Context, source: "Source", wanted: _Wanted
 ) -> "tuple[HardwareSpec, PartitionSize]":
-    """The hardware and partition asked for; the first profile's where nothing is said."""
+    """Return the wanted hardware and partition; those of the first profile by default."""
     from partitiond.core.hardware import DeviceKind, SharingMode, find_hardware
     from partitiond.core.partition import PartitionSize
 

@@ -1,4 +1,4 @@
-"""`partitiond keys usage`: what keys used of models, for charge-back."""
+"""Implements `partitiond keys usage`: reports what keys used of models, for charge-back."""
 
 import csv
 import dataclasses
@@ -78,7 +78,7 @@ def usage(
 
 
 def csv_of(report: "UsageReport") -> str:
-    """Every field of every line, with a header."""
+    """Return every field of every line as CSV, with a header."""
     from partitiond.ports.usage import UsageLine
 
     names = [field.name for field in dataclasses.fields(UsageLine)]
@@ -90,7 +90,7 @@ def csv_of(report: "UsageReport") -> str:
 
 
 def _plain(value: object) -> object:
-    """A label that a spreadsheet would take for a formula is quoted for it."""
+    """Quote a label that a spreadsheet would take for a formula."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
         return f"'{value}"
     return value

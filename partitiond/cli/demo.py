@@ -1,4 +1,4 @@
-"""The demo, step by step: what a newcomer sees partitiond do on this machine, for real."""
+"""Runs the demo step by step: shows a newcomer what partitiond does on this machine, for real."""
 
 import asyncio
 import dataclasses
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 STEPS: Final = 9
 PROFILE_SETTINGS: Final[dict[str, object]] = {
-    # One core each: both models then fit on two cores.
+    # One core for each model: both then fit on two cores.
     "profiling.cpu_partition_cores": [1],
     "profiling.max_batch": 24,
-    # On `bench.search`'s engine, with curves of two such models, the batch that is found gives as
-    # much as with 110 s, windows of 4 to 12 s and batches up to 32: 95 to 97 % of the best in the
-    # mean. With 45 s a knee is missed three times as often.
+    # On `bench.search`'s engine, with curves of two such models, these limits find a batch as good
+    # as 110 s, windows of 4 to 12 s and batches up to 32 do: 95 to 97 % of the best in the mean.
+    # With 45 s a knee is missed three times as often.
     "profiling.time_limit_seconds": 60,
     "profiling.min_window_seconds": 3,
     "profiling.max_window_seconds": 8,
@@ -50,12 +50,12 @@ PROFILE_SETTINGS: Final[dict[str, object]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """What was asked.
+    """The options of the command.
 
     Attributes:
         folder: the demo's state folder, absolute.
         once: shut down at the end even on a terminal.
-        hub: fetch from the hub.
+        hub: fetch the models from the Hugging Face hub.
         seconds: length of each overload run.
         overrides: "--set" texts, which win over the demo's own settings.
         as_json: standard output is for the JSON; the story goes to standard error.
@@ -70,10 +70,10 @@ class DemoOptions:
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
-    """Tell the whole story; returns what was measured.
+    """Run all steps, tell the story, and return what was measured.
 
     Raises:
-        PartitiondError: a step failed; everything that was started is ended first.
+        PartitiondError: a step failed; everything that the demo started is ended first.
     """
     story = Story(err() if options.as_json else out(), STEPS)
     story.say("partitiond demo: the whole loop on this machine, with a real engine.")
@@ -94,7 +94,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
 
 
 def _end_on_sigterm() -> None:
-    """SIGTERM ends the demo as Ctrl-C does: with everything it started."""
+    """Make SIGTERM end the demo as Ctrl-C does: with everything that the demo started."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -106,8 +106,8 @@ def prepare_folder(options: DemoOptions) -> "tuple[Settings, Path]":
     """Write the demo's settings file and read it as the daemon will.
 
     Raises:
-        ConflictError: a demo runs on this folder already, or the folder is not a demo's: it stays
-            as it is. Or another setting sends the demo to another state folder.
+        ConflictError: a demo runs on this folder already; or the folder is not a demo's, and stays
+            unchanged; or another setting sends the demo to another state folder.
     """
     from partitiond.cli.commands_daemon import lock_is_held
     from partitiond.cli.options import parse_overrides
@@ -148,7 +148,7 @@ def prepare_folder(options: DemoOptions) -> "tuple[Settings, Path]":
 
 
 def _device_settings() -> dict[str, object]:
-    """Two cores (four where there are plenty), or the GPUs where there are some."""
+    """Return settings for two cores (four if there are plenty), or for the GPUs if any."""
     from partitiond.cli.commands_engine import has_gpu
 
     if has_gpu():
@@ -159,8 +159,8 @@ def _device_settings() -> dict[str, object]:
             "the demo needs two cores, one for each model; this machine offers one.",
             hint="`make tour` plans a fleet of GPUs on any machine.",
         )
-    # Each engine takes a core, 4 to 5 GB and half a minute to start. Both are measured at once,
-    # each beside the other, as they serve later on.
+    # Each engine takes a core, 4 to 5 GB and half a minute to start. Both models are measured at
+    # once, side by side, as they serve later on.
     return {"cpu.cores": usable[: 4 if len(usable) >= 6 else 2], "profiling.jobs_at_once": 2}
 
 
@@ -213,7 +213,7 @@ def _tell(
 
 
 def demo_specs(options: DemoOptions, settings: "Settings") -> list[ModelSpec]:
-    """The demo's models: a real one, and one with dummy weights where the hub is not asked."""
+    """Return the demo's models: a real one, and one with dummy weights unless the hub is used."""
     from partitiond.models.catalog import source_for
 
     hub = options.hub or settings.models.hub
@@ -257,13 +257,13 @@ Ctrl-C ends it."""
 
 
 def _command() -> str:
-    """How this command was called, for examples that work as they stand."""
+    """Return how this command was called, for examples that work as they stand."""
     called = Path(sys.argv[0])
     return str(called) if called.name == "partitiond" else "python -m partitiond"
 
 
 def _keep_serving(story: Story, settings: "Settings", daemon: DemoDaemon, model: str) -> None:
-    """Until Ctrl-C, or until the daemon ends by itself."""
+    """Show how to call the endpoint, and wait until Ctrl-C or until the daemon ends by itself."""
     config = settings.state_dir / "config.toml"
     story.show(story.summary())
     story.say(

@@ -1,4 +1,4 @@
-"""The demo's daemon: a process on a state folder of its own, and nothing left of it at the end."""
+"""Runs the demo's daemon on a state folder of its own; no process of it is left at the end."""
 
 import contextlib
 import os
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = (150.0, 30.0, 5.0)
-"""How long the daemon may take to end: asked by its API, then on SIGTERM, then on SIGKILL. Requests
-in flight are answered first."""
+"""Time for the daemon to end after a request to its API, then after SIGTERM, then after SIGKILL.
+Requests in flight are answered first."""
 HURRIED_SECONDS: Final = (2.0, 5.0, 2.0)
-"""The same after a failure or Ctrl-C: nobody waits for an answer, and whoever reads the reason
-should have their prompt back within ten seconds. Guessed: an idle daemon ends in one to two."""
+"""The same after a failure or Ctrl-C: no client waits for an answer, and the user should have the
+prompt back within ten seconds. Guessed: an idle daemon ends in one to two seconds."""
 ANSWER_SECONDS: Final = 30.0
-"""For the API's answer to the request to end; the end itself comes after it."""
+"""For the API's answer to the shutdown request; the daemon ends only after it."""
 REPORT_SECONDS: Final = 1.0
 COMPILER_STOP_SECONDS: Final = 2.0
 GONE_SECONDS: Final = 10.0
@@ -36,7 +36,7 @@ GONE_SECONDS: Final = 10.0
 
 
 def free_port(preferred: int) -> int:
-    """The preferred port where it is free, else any free one on loopback."""
+    """Return the preferred port if it is free, else any free port on loopback."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -49,16 +49,16 @@ def free_port(preferred: int) -> int:
 
 
 HEADER: Final = "# Settings of `partitiond demo`; written anew by each run."
-"""First line of the demo's settings file: the folder around it is the demo's to change."""
+"""First line of the demo's settings file: it marks the folder as one that the demo may change."""
 MARKER: Final = ".partitiond-demo"
 """File in a run folder that the demo made, and may therefore delete."""
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder with somebody's data: the demo overwrites settings and removes models.
+    """Refuse a folder with a user's data: the demo overwrites settings and removes models.
 
     Raises:
-        ConflictError: it is neither new, nor empty, nor of an earlier demo.
+        ConflictError: the folder is neither new, nor empty, nor of an earlier demo.
     """
     config = folder / "config.toml"
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -80,9 +80,9 @@ def is_own_run_folder(folder: Path) -> bool:
 
 
 def run_folder(config: Path) -> Path:
-    """The run folder of an earlier demo whose engines may still live, or a new private one.
+    """Return the run folder of an earlier demo, whose engines may still live, or make a new one.
 
-    Sockets need a short path, so it lies in the system's temporary folder.
+    It lies in the system's temporary folder, because sockets need a short path, and is private.
     """
     import tomllib
 
@@ -96,7 +96,7 @@ def run_folder(config: Path) -> Path:
 
 
 def toml_text(values: Mapping[str, object]) -> str:
-    """Dotted keys as TOML; dotted keys are TOML's own short form of tables."""
+    """Write dotted keys as TOML, where they are the short form of tables."""
     lines = [HEADER]
     lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
@@ -114,14 +114,14 @@ def _toml_value(value: object) -> str:
 
 
 class ProxyCompiler:
-    """Compiles the proxy's hot path in a process of its own, beside what comes before the daemon.
+    """Compiles the proxy's hot path in its own process, during the steps before the daemon starts.
 
-    Downloading and unpacking an engine leaves a core idle; a proxy that starts before the compiler
-    has ended would run the sources as they are.
+    Downloading and unpacking an engine leaves a core idle. A proxy that starts before the compiler
+    has ended would run the sources uncompiled.
     """
 
     def __init__(self, argv: Sequence[str] = (sys.executable, "-m", "partitiond.native")) -> None:
-        # A session of its own: what the compiler starts is ended with it.
+        # Its own session, so that processes which the compiler starts end with it.
         self._process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -132,7 +132,7 @@ class ProxyCompiler:
         )
 
     def wait(self, report: Callable[[str], None]) -> str:
-        """Wait until it has ended; returns what it said if the proxy will run uncompiled."""
+        """Wait until the compiler has ended; return its words if the proxy will run uncompiled."""
         while True:
             try:
                 said, _ = self._process.communicate(timeout=REPORT_SECONDS)
@@ -144,8 +144,8 @@ class ProxyCompiler:
         return next((line for line in said.splitlines() if line.startswith(UNCOMPILED)), ended)
 
     def stop(self) -> None:
-        """End it, where it still runs, with what it started."""
-        for number in (signal.SIGINT, signal.SIGKILL):  # at the first it removes what it made
+        """End the compiler, if it still runs, with all that it started."""
+        for number in (signal.SIGINT, signal.SIGKILL):  # on SIGINT it removes what it made
             if self._process.poll() is None:
                 os.killpg(self._process.pid, number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -153,7 +153,7 @@ class ProxyCompiler:
 
 
 class DemoDaemon:
-    """A daemon as a subprocess, in a session of its own so that Ctrl-C reaches only the demo."""
+    """A daemon as a subprocess, in its own session so that Ctrl-C reaches only the demo."""
 
     def __init__(self, settings: "Settings", config: Path, overrides: tuple[str, ...]) -> None:
         self.settings = settings
@@ -164,10 +164,10 @@ class DemoDaemon:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, client: "ControlClient", report: Callable[[str], None]) -> None:
-        """Start it and wait until it is ready.
+        """Start the daemon and wait until it is ready.
 
         Raises:
-            PartitiondError: it ended or did not become ready; with the end of its log.
+            PartitiondError: the daemon ended or did not become ready; with the end of its log.
         """
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -188,7 +188,7 @@ class DemoDaemon:
             time.sleep(0.2)
 
     def _not_ready(self, client: "ControlClient") -> str | None:
-        """None once ready; else what it waits for."""
+        """Return None once the daemon is ready; else a text that says what it waits for."""
         from partitiond.cli.options import read_token
 
         client.token = read_token(self.settings.token_path)
@@ -205,7 +205,7 @@ class DemoDaemon:
 
     @property
     def is_running(self) -> bool:
-        """Whether its process lives."""
+        """Whether the daemon's process lives."""
         return self._process is not None and self._process.poll() is None
 
     def stop(
@@ -213,7 +213,7 @@ class DemoDaemon:
         client: "ControlClient",
         patience_seconds: tuple[float, float, float] = STOP_SECONDS,
     ) -> None:
-        """End daemon, endpoint and engines: asked first, then told, then killed."""
+        """End daemon, endpoint and engines: by a request, then by SIGTERM, then by SIGKILL."""
         if self._process is None:
             return
         asked, told, killed = patience_seconds
@@ -221,7 +221,7 @@ class DemoDaemon:
             try:
                 client.shutdown(stop_engines=True, timeout=min(asked, ANSWER_SECONDS))
             except PartitiondError:
-                asked = 0.0  # it did not hear: the signals end it
+                asked = 0.0  # the API did not answer: the signals end it
         for number, patience in ((None, asked), (signal.SIGTERM, told), (signal.SIGKILL, killed)):
             if number is not None:
                 self._process.send_signal(number)
@@ -232,15 +232,15 @@ class DemoDaemon:
             self._kill_orphans()
 
     def _kill_orphans(self) -> None:
-        """A killed daemon could not end its engines and its endpoint."""
+        """End the engines and endpoint that a killed daemon could not end."""
         for pid, _ in self.left_behind():
-            # Only what serves from the run folder: a user may read a log in the state folder.
+            # Only processes of the run folder: a user may read a log in the state folder.
             if pid in {found for found, _ in processes_of(self.settings.run_dir)}:
-                with contextlib.suppress(OSError):  # it has ended meanwhile
+                with contextlib.suppress(OSError):  # the process has ended meanwhile
                     os.kill(pid, signal.SIGKILL)
 
     def left_behind(self) -> list[tuple[int, str]]:
-        """Processes of the demo that still live, after a moment's grace."""
+        """Return the demo's processes that still live after a grace period."""
         deadline = time.monotonic() + GONE_SECONDS
         while found := self._living():
             if time.monotonic() > deadline:

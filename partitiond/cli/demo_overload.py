@@ -1,7 +1,7 @@
-"""The demo's overload: more than the capacity, to partitiond and to the same engines bare.
+"""Runs the demo's overload: more than the capacity, to partitiond and to the same engines bare.
 
-Bare means straight to the engines' sockets, in turns, with nothing in front that refuses: the
-engines hold what they run at once to the same batch, and everything beyond waits inside them.
+Bare means that requests go straight to the engines' sockets, in turns, and no proxy refuses any.
+Each engine runs at most the same batch at once; all further requests wait inside it.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class Lane:
     """One model's share of the overload.
 
     Attributes:
-        req_per_s: rate that is sent.
+        req_per_s: the rate at which requests are sent.
         engines: sockets of the model's engines, for the bare run.
     """
 
@@ -40,10 +40,10 @@ class Lane:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Side:
-    """How all lanes together came out.
+    """The results of all lanes together.
 
     Attributes:
-        good: requests within their model's SLO; `sent` is all of them.
+        good: requests within their model's SLO; `sent` counts all requests.
         seconds: length of the run.
     """
 
@@ -72,7 +72,7 @@ async def run_side(
 ) -> Side:
     """Send every lane's rate for `seconds`, through the proxy or, without one, to the engines.
 
-    Both sides of a comparison get the same arrivals and prompts: they follow from `seed`.
+    Both sides of a comparison get the same arrivals and prompts, because these follow from `seed`.
     """
     runs = [(lane, target, due) for lane in lanes for target, due in _routes(lane, proxy, seed)]
     states: dict[int, OpenState] = {}
@@ -101,7 +101,7 @@ async def run_side(
 
 
 def _routes(lane: Lane, proxy: str | None, seed: int) -> Iterator[tuple[str, Iterator[float]]]:
-    """Where the lane's arrivals go: all to the proxy, or in turns to its engines."""
+    """Yield targets with their arrivals: all to the proxy, or in turns to the lane's engines."""
     if proxy is not None:
         yield proxy, poisson(lane.req_per_s, seed)
         return
@@ -117,7 +117,7 @@ def _workload(lane: Lane, seed: int) -> Workload:
 def summarise_side(
     label: str, results: Sequence[tuple[Lane, OpenLoopResult]], seconds: float
 ) -> Side:
-    """All lanes together, each request judged by its own model's SLO."""
+    """Add up all lanes, each request judged by its own model's SLO."""
     pairs: list[tuple[Lane, Record]] = [
         (lane, record) for lane, result in results for record in result.arrivals
     ]
@@ -138,7 +138,7 @@ def _bounds(slo: Slo) -> LoadSlo:
 
 
 def comparison(sides: Sequence[Side]) -> RenderableType:
-    """Both sides, column by column."""
+    """Return a table with a column for each side."""
     table = new_table("", *(f">{side.label}" for side in sides))
     rows: tuple[tuple[str, Callable[[Side], str]], ...] = (
         ("requests sent", lambda s: str(s.sent)),

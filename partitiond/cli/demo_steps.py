@@ -1,4 +1,4 @@
-"""The steps of the demo, each a function that does one thing and tells it."""
+"""Implements the steps of the demo: each function does one thing and reports it."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 OVERLOAD: Final = 1.5
 SEED: Final = 7
 CHAT_QUESTION: Final = "Name three primary colors."
-"""Its first token is no near tie: of those, rounding chooses another answer on each CPU."""
+"""Its first token is no near-tie: rounding decides near-ties differently on each CPU."""
 
 WORKLOAD: Final = Workload(prompt_tokens=160, output_tokens=16)
-"""Rather more prompt than answer: computing prompts is what fills a core first, so the knee lies
-at a batch that a demo has the time to reach."""
+"""More prompt than answer: computing prompts fills a core first, so the knee lies at a batch that
+a demo has the time to reach."""
 MODEL_BYTES: Final = 5 * GIB
-"""Memory that a model is measured with on the CPU; either takes less than 3 GiB."""
+"""Memory that each model is measured with on the CPU; each takes less than 3 GiB."""
 MODEL_SHARE: Final = 0.4
-"""The most of the CPU device's memory for one of them: some is left free for the system."""
+"""Largest share of the CPU device's memory for one model: some is left free for the system."""
 SLO: Final = Slo(ttft_seconds=1.5, tpot_seconds=0.3)
-"""Wide for one token, because one core is slow; narrow for the queue, which is what overload
-makes long."""
+"""Wide for one token, because one core is slow; narrow for the queue, which overload makes
+long."""
 
 
 def engine(story: Story, settings: "Settings") -> "EngineEnvironment":
@@ -61,7 +61,7 @@ async def prepare_models(
     environment: "EngineEnvironment",
     specs: Sequence[ModelSpec],
 ) -> None:
-    """Get both models onto disk, with progress."""
+    """Get both models onto the disk, with progress."""
     from partitiond.core.units import format_bytes
     from partitiond.models.resolver import Resolver
 
@@ -82,7 +82,7 @@ async def prepare_models(
 def measure_all(
     story: Story, client: "ControlClient", specs: Sequence[ModelSpec], version: str
 ) -> list[Profile]:
-    """Register both models and measure what no earlier run has measured."""
+    """Register both models and measure those that no earlier run has measured."""
     from partitiond.cli.commands_fleet import register_or_update
     from partitiond.cli.render_profile import profile_table
 
@@ -91,7 +91,7 @@ def measure_all(
         _forget(client)  # replicas of an earlier run would hold the cores that are measured
     for spec in specs:
         register_or_update(client, spec)
-    # Both are asked for at once: nothing is planned by itself while a job is open.
+    # Both jobs are queued at once: the daemon plans nothing by itself while a job is open.
     jobs = {name: _ask(client, name) for name, profile in kept.items() if profile is None}
     profiles = []
     for spec in specs:
@@ -106,7 +106,7 @@ def measure_all(
 
 
 def _kept_profile(client: "ControlClient", spec: ModelSpec, version: str) -> Profile | None:
-    """What an earlier run measured for the same model and workload with the same engine here."""
+    """Return the profile of an earlier run here for the same model, workload and engine, if any."""
     from partitiond.controller.targets import speaks_for
 
     hardware = {device.hardware for device in client.devices()}
@@ -127,7 +127,7 @@ def _forget(client: "ControlClient") -> None:
 
 
 def _ask(client: "ControlClient", name: str) -> Job:
-    """On the CPU, on a core and a part of the memory that leave room for the other model."""
+    """Queue a profile job; on the CPU, with a core and memory that leave room for the other."""
     cpu = next((device for device in client.devices() if device.id == "cpu"), None)
     if cpu is None:
         return client.profile(name, ProfileOptions())
@@ -145,7 +145,7 @@ def _wait(story: Story, client: "ControlClient", job: Job) -> Profile:
 
 
 def plan(story: Story, client: "ControlClient") -> Plan:
-    """Make a plan, changing nothing, and draw it with its certificate."""
+    """Make a plan without changing anything, and draw it with its certificate."""
     from partitiond.cli.plan_view import render_plan
 
     preview = client.plan(None)
@@ -173,7 +173,7 @@ def apply(story: Story, client: "ControlClient", plan: Plan) -> None:
 
 
 def chat(story: Story, settings: "Settings", model: str) -> str:
-    """One chat completion through the endpoint."""
+    """Send one chat completion through the endpoint, and return its answer."""
     import httpx
 
     story.say(f"> {CHAT_QUESTION}")
@@ -207,7 +207,7 @@ def overload(
     *,
     seconds: float,
 ) -> list[demo_overload.Side]:
-    """The same overload to partitiond and to its engines bare, side by side."""
+    """Send the same overload to partitiond and to its engines bare; show both side by side."""
     sent = lanes(client, plan, specs, OVERLOAD)
     for lane in sent:
         story.say(f"{lane.model}: {lane.req_per_s:.2g} requests/s, Poisson")
@@ -240,7 +240,7 @@ def _timed(report: Reporter, seconds: float) -> Callable[[str, float], None]:
 def lanes(
     client: "ControlClient", plan: Plan, specs: Sequence[ModelSpec], load: float
 ) -> list[demo_overload.Lane]:
-    """Each model's share of an overload of `load` times the planned capacity."""
+    """Return each model's share of an overload of `load` times the planned capacity."""
     capacity = {f.model: f.capacity_req_per_s for f in plan.forecasts}
     sockets: dict[str, list[str]] = {}
     for view in client.replicas():

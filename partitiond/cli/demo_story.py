@@ -1,4 +1,4 @@
-"""The demo's narration: numbered steps, how long each took, and the summary at the end."""
+"""Narrates the demo: numbered steps, how long each took, and a summary at the end."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ class Story:
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """One numbered step; its time is kept even when it fails."""
+        """Run one numbered step; its time is kept even if it fails."""
         number = len(self.times) + 1
         self.console.print()
         if self.console.is_terminal:
@@ -39,11 +39,11 @@ class Story:
             self.times.append((title, self._clock() - began))
 
     def say(self, text: str) -> None:
-        """A line of the story, taken literally."""
+        """Print a line of the story, without markup."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def show(self, picture: RenderableType) -> None:
-        """A table or a drawing."""
+        """Print a table or a drawing."""
         self.console.print(picture)
 
     @property
@@ -52,7 +52,7 @@ class Story:
         return self._clock() - self._started
 
     def summary(self) -> RenderableType:
-        """How long each step took."""
+        """Return a table of how long each step took."""
         table = new_table("step", ">time")
         for title, seconds in self.times:
             table.add_row(title, format_duration(seconds))

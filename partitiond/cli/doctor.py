@@ -1,7 +1,7 @@
-"""What `partitiond doctor` checks: each check is a function that returns what it found.
+"""Checks the host for `partitiond doctor`: each check is a function that returns what it found.
 
-A `fail` is something partitiond cannot work with, a `warn` something it works with, but worse
-than it could or not for everything. Each says what to do.
+With a `fail`, partitiond cannot work; with a `warn`, it works, but worse than it could or not for
+everything. Each finding says what to do.
 """
 
 import collections
@@ -33,7 +33,7 @@ MIN_MEMORY_BYTES: Final = 5 * GIB
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
-    """Python 3.11 to 3.13."""
+    """Check that Python is 3.11 to 3.13."""
     text = ".".join(map(str, version))
     if (3, 11) <= version[:2] <= (3, 13):
         return ok("python", f"Python {text}")
@@ -41,7 +41,7 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
 
 
 def check_engine(settings: "Settings") -> Finding:
-    """An engine environment of a known version."""
+    """Check that there is an engine environment of a known version."""
     from partitiond.cli.commands_engine import chosen_variant, find_engine
     from partitiond.engines.capabilities import capabilities_of
 
@@ -57,7 +57,7 @@ def check_engine(settings: "Settings") -> Finding:
 
 
 def check_compiler(settings: "Settings") -> Finding:
-    """A C compiler: vLLM compiles kernels at start."""
+    """Check that there is a C compiler: vLLM compiles kernels at start."""
     del settings
     found = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     if found is None:
@@ -68,7 +68,7 @@ def check_compiler(settings: "Settings") -> Finding:
 
 
 def check_writable(name: str, path: Path) -> Finding:
-    """A folder that exists, or can be made, and takes files."""
+    """Check that the folder exists, or can be made, and takes files."""
     existing = path
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -88,7 +88,7 @@ def check_writable(name: str, path: Path) -> Finding:
 
 
 def check_port(name: str, host: str, port: int, *, daemon_runs: bool) -> Finding:
-    """A port that is free, or taken by the daemon of this state folder."""
+    """Check that the port is free, or taken by the daemon of this state folder."""
     if port == 0:
         return ok(name, "a free one is taken")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -108,7 +108,7 @@ def check_port(name: str, host: str, port: int, *, daemon_runs: bool) -> Finding
 
 
 def check_shared_memory(settings: "Settings", folder: Path = SHARED_MEMORY) -> Finding:
-    """Room in /dev/shm."""
+    """Check the room in /dev/shm."""
     del settings
     if not folder.is_dir():
         return fail("shared memory", f"there is no {folder}", "mount a tmpfs there")
@@ -123,7 +123,7 @@ def check_shared_memory(settings: "Settings", folder: Path = SHARED_MEMORY) -> F
 
 
 def check_memory(settings: "Settings") -> Finding:
-    """Host memory that an engine may take."""
+    """Check the host memory that an engine may take."""
     import psutil
 
     free = psutil.virtual_memory().available
@@ -139,7 +139,7 @@ def check_memory(settings: "Settings") -> Finding:
 
 
 def check_devices(settings: "Settings") -> Finding:
-    """At least one device; NVML where there is a GPU."""
+    """Check that there is at least one device, and that NVML answers if there is a GPU."""
     from partitiond.cli.commands_daemon import host_devices
 
     try:
@@ -155,7 +155,7 @@ def check_devices(settings: "Settings") -> Finding:
 
 
 def check_telemetry(settings: "Settings") -> Finding:
-    """Which telemetry each device exposes, and why not the rest; profiles carry what there is."""
+    """Report which telemetry each device exposes, and why not the rest; profiles carry it."""
     import asyncio
 
     from partitiond.cli.commands_daemon import host_devices
@@ -164,18 +164,18 @@ def check_telemetry(settings: "Settings") -> Finding:
     try:
         devices = host_devices(settings)
     except PartitiondError:
-        return ok("telemetry", "not looked for: no devices")  # which the check above says
+        return ok("telemetry", "not looked for: no devices")  # `check_devices` says why
     source = HostTelemetry(dcgm_url=settings.gpu.dcgm_url)
 
     async def ask() -> list[str]:
         told = [f"{d.hardware}: {(await source.exposure(d)).text()}" for d in devices]
-        return list(dict.fromkeys(told))  # GPUs of one kind tell the same
+        return list(dict.fromkeys(told))  # GPUs of one kind expose the same
 
     return ok("telemetry", "; ".join(asyncio.run(ask())) or "no devices")
 
 
 def check_leftovers(settings: "Settings", *, daemon_runs: bool) -> Finding:
-    """Processes of this state folder that no daemon watches."""
+    """Find processes of this state folder that no daemon watches."""
     found = processes_of(settings.run_dir)
     if daemon_runs:
         return ok("leftovers", f"none looked for: the daemon watches {len(found)} processes")
@@ -191,13 +191,13 @@ def check_leftovers(settings: "Settings", *, daemon_runs: bool) -> Finding:
 
 
 def processes_of(run_dir: Path) -> list[tuple[int, str]]:
-    """Other processes that name a path below `run_dir`, or carry it as their replica's folder."""
+    """Return other processes with a path below `run_dir` in argv, or as their replica's folder."""
     import psutil
 
     from partitiond.engines.process import REPLICA_DIR_VARIABLE
 
     marker = f"{run_dir}{os.sep}"
-    # Whoever called us may have the folder on its command line, too.
+    # Parent processes may have the folder on their command line, too.
     ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found = []
     for process in psutil.process_iter():
@@ -214,7 +214,7 @@ def processes_of(run_dir: Path) -> list[tuple[int, str]]:
 
 
 def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[Finding]:
-    """All checks, in the order a newcomer meets the parts."""
+    """Run all checks, in the order in which a newcomer meets the parts."""
     from partitiond.cli.doctor_gather import gather, judge
 
     checks: list[Callable[[], Finding]] = [

@@ -1,4 +1,4 @@
-"""Doctor: NVIDIA's driver, its device nodes, and each GPU's settings and health. Pure."""
+"""Checks NVIDIA's driver, its device nodes, and each GPU's settings and health. Pure."""
 
 import grp
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from partitiond.core.health import Health, judge
 from partitiond.core.units import format_bytes
 
 OLDEST_DRIVER: Final = 525
-"""CUDA 12, which engines are built with, needs 525.60.13 or newer by NVIDIA's release notes."""
+"""Engines are built with CUDA 12, which needs 525.60.13 or newer by NVIDIA's release notes."""
 VERSION_MISMATCH: Final = 18
 NO_PERMISSION: Final = 4
 DRIVER_NOT_LOADED: Final = 9
@@ -23,12 +23,12 @@ NODES = "gpu devices"
 
 
 def check_driver(host: HostFacts, gpus: Sequence[DeviceDetails], refused: int | None) -> Finding:
-    """Driver there, of one version, and answering.
+    """Check that the driver is installed, of one version, and answers.
 
     Args:
-        host: its files.
-        gpus: that NVML shows.
-        refused: NVML's code where it does not start or refuses; None where it answers.
+        host: what the host's files say.
+        gpus: the GPUs that NVML shows.
+        refused: NVML's error code if it does not start or refuses; None if it answers.
     """
     silent = refused in {None, *_ABSENT}
     if host.container and silent and not gpus and not host.node("/dev/nvidiactl"):
@@ -88,7 +88,7 @@ def _container(host: HostFacts) -> Finding:
 
 
 def _silent(host: HostFacts, refused: int | None) -> Finding:
-    """A GPU, or a driver, and NVML shows nothing."""
+    """Explain why NVML shows nothing although there is a GPU or a driver."""
     if host.kernel_driver and not host.library_drivers:
         if host.container:
             return fail(
@@ -136,7 +136,7 @@ def _silent(host: HostFacts, refused: int | None) -> Finding:
 
 
 def check_nodes(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[Finding]:
-    """/dev/nvidia* are there, and this user may use them; the capabilities of MIG, too."""
+    """Check that /dev/nvidia* exist and this user may use them; MIG's capability files, too."""
     if not host.kernel_driver and not host.nodes:
         return []
     missing = [p for p in _wanted_nodes(host) if host.node(p) is None]
@@ -183,7 +183,7 @@ def _closed(host: HostFacts, closed: Sequence[DeviceNode]) -> Finding:
 
 
 def _group(number: int) -> str:
-    """Its name; empty for root's, and for one that has none here."""
+    """Return the name of a group id; empty for root's, and for a group without a name here."""
     try:
         return grp.getgrgid(number).gr_name if number else ""
     except KeyError:
@@ -191,11 +191,11 @@ def _group(number: int) -> str:
 
 
 def _caps(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[Finding]:
-    """Who runs in a GPU instance has to read its two capability files."""
+    """Check that engines in GPU instances may read the two capability files of their instance."""
     if not any(gpu.mig_mode == "on" and gpu.device.mig_instances for gpu in gpus):
         return []
     closed = [node for node in host.nodes if _is_cap(node) and not node.usable]
-    # The first two manage and monitor all instances: engines need neither.
+    # cap1 and cap2 manage and monitor all instances: engines need neither.
     used = [n for n in closed if not n.path.endswith(("nvidia-cap1", "nvidia-cap2"))]
     if not used:
         return []
@@ -211,7 +211,7 @@ def _caps(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[Finding]:
 
 
 def check_gpus(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[Finding]:
-    """Persistence, compute mode, health and company of each GPU; the fabric they share."""
+    """Check persistence, compute mode, health and foreign processes of GPUs, and their fabric."""
     if not gpus:
         return []
     found = [_persistence(host, gpus)]
@@ -294,13 +294,13 @@ def _foreign(gpu: DeviceDetails) -> list[Finding]:
 
 
 def _fabric(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[Finding]:
-    """Behind NVSwitches CUDA does not start before the fabric manager has set them up."""
+    """Check the fabric manager: CUDA does not start before it has set up the NVSwitches."""
     if not host.pci_switches and not any(gpu.nvswitch for gpu in gpus):
         return []
     if "nv-fabricmanager" in host.programs:
         return [ok("nvswitch fabric", "nvidia-fabricmanager runs")]
     if not host.pci_switches:
-        # A virtual machine, or a rack whose switches are managed elsewhere.
+        # The host is a virtual machine, or its rack's switches are managed elsewhere.
         return [ok("nvswitch fabric", "the switches are not of this host: managed elsewhere")]
     version = gpus[0].device.driver
     command = "sudo systemctl enable --now nvidia-fabricmanager"

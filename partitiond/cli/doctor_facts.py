@@ -1,7 +1,7 @@
-"""Facts of a host that `partitiond doctor` judges, read from its file systems.
+"""Reads the facts of a host that `partitiond doctor` judges from its file systems.
 
-All paths are taken below `root`, so that a made-up host is a folder. What cannot be read is None or
-empty: a doctor must not fall ill.
+All paths are taken below `root`, so that a made-up host is a folder. A fact that cannot be read is
+None or empty: the doctor itself must not fail.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _LIBRARY_DIRS: Final = (
 )
 _UNIT_DIRS: Final = ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
 _CGROUP_UNLIMITED: Final = 1 << 60
-"""cgroup v1 writes "no limit" as a number of pages near 2^63."""
+"""cgroup v1 writes "no limit" as a number near 2^63, rounded to pages."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class DeviceNode:
     """A file below /dev.
 
     Attributes:
-        usable: this user may read and write it.
+        usable: whether this user may read and write it; for a capability, read it.
         mode: permission bits.
         group: id of its group.
     """
@@ -49,12 +49,12 @@ class DeviceNode:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CgroupLimits:
-    """The tightest limits on the way from this process's cgroup up; None for no limit.
+    """The tightest limits of this process's cgroup and those above it; None for no limit.
 
     Attributes:
         memory_bytes: memory.max.
         pids: pids.max.
-        cores: of cpuset.cpus.effective.
+        cores: number of cores in cpuset.cpus.effective.
     """
 
     memory_bytes: int | None = None
@@ -64,28 +64,28 @@ class CgroupLimits:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What a host's files say.
+    """The facts in a host's files.
 
     Attributes:
         pci_gpus: NVIDIA GPUs on the PCI bus, whether or not there is a driver.
-        pci_switches: NVSwitches there.
-        modules: kernel modules that are loaded, of those that matter.
+        pci_switches: NVSwitches on the PCI bus.
+        modules: loaded kernel modules, of those that matter.
         kernel_driver: version of the loaded NVIDIA kernel module; empty without one.
-        library_drivers: versions of the libnvidia-ml files that are installed.
-        nodes: /dev/nvidia*, and what is in /dev/nvidia-caps.
-        mig_config_readable: this user may read the capability to manage GPU instances; None
-            without one.
+        library_drivers: versions of the installed libnvidia-ml files.
+        nodes: /dev/nvidia*, and the files in /dev/nvidia-caps.
+        mig_config_readable: whether this user may read the capability to manage GPU instances;
+            None without one.
         container: "docker", "podman", "lxc" ...; empty outside of containers.
-        programs: names of programs that run, of those that matter.
-        units: systemd units that are installed, of those that matter.
-        cgroup: limits.
-        numa_nodes: memory nodes.
-        numa_balancing: the kernel moves pages between them.
+        programs: names of running programs, of those that matter.
+        units: installed systemd units, of those that matter.
+        cgroup: limits of this process's cgroup.
+        numa_nodes: number of memory nodes.
+        numa_balancing: whether the kernel moves pages between memory nodes.
         memory_bytes, swap_bytes, swap_used_bytes: of the host.
-        overcommit: vm.overcommit_memory; None where it cannot be read.
-        shared_memory_bytes: size of /dev/shm; None where there is none.
+        overcommit: vm.overcommit_memory; None if it cannot be read.
+        shared_memory_bytes: size of /dev/shm; None if there is none.
         environment: variables of this process that CUDA or MPS read.
-        user: who is asked for, for commands.
+        user: name of this process's user, for commands in the findings.
     """
 
     pci_gpus: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class HostFacts:
     user: str = ""
 
     def node(self, path: str) -> DeviceNode | None:
-        """The node of that path."""
+        """Return the node with this path, or None."""
         return next((node for node in self.nodes if node.path == path), None)
 
 
@@ -120,18 +120,18 @@ _PROGRAMS: Final = {
     "nv-fabricmanage": "nv-fabricmanager",
     "nv-hostengine": "nv-hostengine",
 }
-"""Names have 15 bytes in /proc/PID/comm."""
+"""Names are cut to 15 bytes in /proc/PID/comm."""
 _UNITS: Final = ("nvidia-persistenced.service", "nvidia-fabricmanager.service")
 _WATCHED_VARIABLES: Final = ("CUDA_MPS_", "CUDA_VISIBLE_DEVICES", "NVIDIA_", "CUDA_DEVICE_ORDER")
 
 
 def host_facts(root: Path, environment: Mapping[str, str], user: str = "") -> HostFacts:
-    """Read them.
+    """Read the facts of a host.
 
     Args:
         root: "/", or the folder of a made-up host.
-        environment: of this process.
-        user: its name.
+        environment: variables of this process.
+        user: name of this process's user.
     """
     meminfo = _meminfo(root)
     gpus, switches = _pci(root)
@@ -221,7 +221,7 @@ def _nodes(root: Path) -> Iterator[DeviceNode]:
         if stat.S_ISDIR(about.st_mode):
             continue
         name = f"/{path.relative_to(root)}"
-        # Capabilities are read; the others are read and written.
+        # Capabilities are only read; other nodes are read and written.
         wanted = os.R_OK if "nvidia-caps" in name else os.R_OK | os.W_OK
         usable = os.access(path, wanted)
         yield DeviceNode(name, usable, stat.S_IMODE(about.st_mode), about.st_gid)
@@ -266,7 +266,7 @@ def _shared_memory(root: Path) -> int | None:
 
 
 def _cgroup(root: Path) -> CgroupLimits:
-    """Limits of this process's cgroup and all above it; of v2, or of v1's controllers."""
+    """Read the limits of this process's cgroup and all above it; of v2, or of v1's controllers."""
     memory: list[int] = []
     pids: list[int] = []
     cores: int | None = None
@@ -281,9 +281,9 @@ def _cgroup(root: Path) -> CgroupLimits:
 
 
 def _ancestors(root: Path, controllers: str, path: str) -> Iterator[Path]:
-    """The folder of a cgroup and those above it, the nearest first.
+    """Yield the folder of a cgroup and those above it, the nearest first.
 
-    In a container the path may be one of the host's, of which only the root is mounted.
+    In a container the path may be the host's, while only the root of the hierarchy is mounted.
     """
     top = root / "sys/fs/cgroup"
     if controllers:
@@ -302,7 +302,7 @@ def _limit(folder: Path, *names: str) -> list[int]:
 
 
 def _cpu_count(text: str) -> int | None:
-    """Cores of a list as "0-3,8"; None without one."""
+    """Count the cores of a list such as "0-3,8"; None if it is empty or invalid."""
     count = 0
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")

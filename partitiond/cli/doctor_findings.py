@@ -1,11 +1,11 @@
-"""What a check of `partitiond doctor` found: a verdict, words, and the command that mends it."""
+"""Defines a finding of `partitiond doctor`: a verdict, words, and the command that fixes it."""
 
 import dataclasses
 import enum
 
 
 class Verdict(enum.StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -14,12 +14,12 @@ class Verdict(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        advice: what to do, or empty where nothing is to be done.
-        command: the exact command that does it; empty where there is none, or none for this host.
-        fix: what `doctor --fix` does about it, in words; empty where it does nothing.
+        advice: what to do; empty if nothing is to be done.
+        command: the exact command for the advice; empty if there is none, or none for this host.
+        fix: what `doctor --fix` does about the finding, in words; empty if it does nothing.
     """
 
     check: str
@@ -31,15 +31,15 @@ class Finding:
 
 
 def ok(check: str, message: str) -> Finding:
-    """All is well."""
+    """Return a finding that all is well."""
     return Finding(check, Verdict.OK, message)
 
 
 def warn(check: str, message: str, advice: str, command: str = "", *, fix: str = "") -> Finding:
-    """It works, but not as well as it could."""
+    """Return a finding that something works, but not as well as it could."""
     return Finding(check, Verdict.WARN, message, advice, command, fix)
 
 
 def fail(check: str, message: str, advice: str, command: str = "", *, fix: str = "") -> Finding:
-    """It cannot work."""
+    """Return a finding that something cannot work."""
     return Finding(check, Verdict.FAIL, message, advice, command, fix)

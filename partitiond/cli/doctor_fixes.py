@@ -1,6 +1,6 @@
-"""What `partitiond doctor --fix` does: safe things, to leftovers of our own alone.
+"""Applies `partitiond doctor --fix`: removes only partitiond's own leftovers, if that is safe.
 
-It holds the state folder's lock meanwhile, so that no daemon starts into it. Engines that serve are
+The fix holds the state folder's lock, so that no daemon starts meanwhile. Engines that serve are
 never ended: `partitiond serve` adopts them.
 """
 
@@ -20,16 +20,16 @@ STOP_SECONDS = 10.0
 
 
 def fixable(findings: "Sequence[Finding]") -> "list[Finding]":
-    """Those that something would be done about."""
+    """Return the findings that `fix` would do something about."""
     return [finding for finding in findings if finding.fix]
 
 
 def fix(settings: "Settings") -> list[str]:
-    """Do it all; one sentence for each thing that was done, or could not be.
+    """Fix everything; return one sentence for each thing that was done, or could not be done.
 
     Raises:
-        StateFolderBusyError: a daemon, or a profile, runs on this state folder.
-        RunFolderBusyError: the run folder is another state folder's.
+        StateFolderBusyError: a daemon or a profile run uses this state folder.
+        RunFolderBusyError: the run folder belongs to another state folder.
     """
     from partitiond.run_folder import owned_run_folder
     from partitiond.store import StateLock
@@ -42,7 +42,7 @@ def fix(settings: "Settings") -> list[str]:
 async def _fix(settings: "Settings") -> list[str]:
     from partitiond.cli.doctor_gather import mps_facts
 
-    # Settling devices ends what is left in these folders; the folders are removed after.
+    # `_engines` settles devices, which ends what runs in these folders; they are removed after.
     before = await asyncio.to_thread(mps_facts, settings)
     stale = {own.folder for own in before.own if not own.alive}
     done = await _engines(settings)
@@ -50,14 +50,14 @@ async def _fix(settings: "Settings") -> list[str]:
 
 
 async def _engines(settings: "Settings") -> list[str]:
-    """End engines of jobs that are gone, clear folders of dead engines."""
+    """End engines of jobs that are gone, and clear the folders of dead engines."""
     from partitiond.cli.local_engines import local_engines
 
     before = _folders(settings.run_dir)
     engines = local_engines(settings, None)
     runner, done = engines.runner, []
     try:
-        # The first look settles devices: what is journalled and used by no engine is undone.
+        # The first `find` settles devices: it undoes what is journalled and used by no engine.
         handles = await runner.find()
         for handle in handles:
             if handle.launch.placement is None and not handle.unread:
@@ -81,7 +81,7 @@ def _folders(run_dir: Path) -> set[str]:
 
 
 async def _mps(settings: "Settings", stale: set[Path]) -> list[str]:
-    """End control daemons of ours without clients, remove what is left of those that are gone."""
+    """End our control daemons without clients, and remove the folders of those that are gone."""
     import shutil
 
     from partitiond.cli.doctor_gather import mps_facts

@@ -1,4 +1,4 @@
-"""Gathers what `partitiond doctor` judges of GPUs: from NVML, the run folder and the journal."""
+"""Gathers facts on GPUs for `partitiond doctor`: from NVML, the run folder and the journal."""
 
 import dataclasses
 import getpass
@@ -29,12 +29,12 @@ JOURNAL = "devices.json"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GpuFacts:
-    """What NVML says.
+    """The GPUs of NVML, or its error.
 
     Attributes:
-        gpus: as it shows them; empty where it does not start.
-        refused: its code where it does not start, or refuses altogether.
-        words: what it said then, or that it does not answer.
+        gpus: as NVML shows them; empty if it does not start.
+        refused: NVML's error code if it does not start, or refuses altogether.
+        words: NVML's error text, or that the driver does not answer.
     """
 
     gpus: tuple[DeviceDetails, ...] = ()
@@ -47,10 +47,10 @@ class Facts:
     """Everything that the GPU part of the doctor looks at.
 
     Attributes:
-        journal: entries of state_dir/devices.json; what it said where it cannot be read.
-        reported: what a running daemon says of a GPU's health, by device id: it hears Xid
-            messages, which are told only while somebody listens.
-        obstacles: what keeps models from running, as a running daemon says.
+        journal: entries of state_dir/devices.json; `journal_problem` says why it cannot be read.
+        reported: a running daemon's id, health and reason of each device: the daemon receives Xid
+            messages, which the driver tells only while a process listens.
+        obstacles: obstacles that keep models from running, as a running daemon reports them.
     """
 
     host: HostFacts
@@ -73,12 +73,12 @@ def gather(
     root: Path = Path("/"),
     environment: Mapping[str, str] | None = None,
 ) -> Facts:
-    """Look at everything once. What cannot be seen is a fact, too: nothing is raised."""
+    """Look at everything once. What cannot be read is a fact as well: nothing is raised."""
     told = os.environ if environment is None else environment
     simulated = settings.gpu.simulated_host is not None
     host = host_facts(root, told, _user())
     if simulated:
-        # A simulated host has GPUs and no driver: this machine's says nothing about it.
+        # A simulated host has GPUs and no driver: this machine's driver says nothing of them.
         host = dataclasses.replace(
             host,
             pci_gpus=(),
@@ -107,7 +107,7 @@ def gather(
 
 
 def judge(facts: Facts, settings: "Settings", *, daemon_runs: bool) -> list[Finding]:
-    """All findings of the GPU part, in the order in which its parts build on each other. Pure."""
+    """Return all findings of the GPU part, in the order in which they build on each other. Pure."""
     gpus = facts.gpu.gpus
     found = [check_driver(facts.host, gpus, facts.gpu.refused)]
     if facts.gpu.words and facts.gpu.refused is not None:
@@ -142,7 +142,7 @@ def judge(facts: Facts, settings: "Settings", *, daemon_runs: bool) -> list[Find
         )  # fmt: skip
     found += check_mps(gpus, facts.mps, facts.host, daemon_runs=daemon_runs)
     found += check_engines(facts.engines, settings.run_dir, daemon_runs=daemon_runs)
-    # Engines on simulated GPUs take next to nothing of this machine.
+    # Engines on simulated GPUs take almost nothing of this machine.
     real = 0 if settings.gpu.simulated_host is not None else len(gpus)
     return [*found, *check_limits(facts.host, facts.limits, gpus=real, cores=facts.cores)]
 
@@ -166,11 +166,11 @@ def _from_daemon(facts: Facts) -> list[Finding]:
 
 
 def gpu_facts(settings: "Settings", looks: "Looks | None" = None) -> GpuFacts:
-    """What NVML shows, or why it shows nothing.
+    """Read what NVML shows, or why it shows nothing.
 
     Args:
-        settings: everything that can be set.
-        looks: makes the calls, each with a deadline; None has the usual one.
+        settings: the settings of partitiond.
+        looks: makes the calls, each with a deadline; None uses the default.
     """
     import pynvml
 
@@ -215,7 +215,7 @@ def gpu_facts(settings: "Settings", looks: "Looks | None" = None) -> GpuFacts:
 
 
 def mps_facts(settings: "Settings") -> MpsFacts:
-    """MPS daemons, ours and others', and whether the program is there."""
+    """Read the MPS daemons, ours and others', and whether the control program can be used."""
     from partitiond.devices.mps import MpsControl
     from partitiond.devices.mps.record import RECORD, read
     from partitiond.gpu_host import mps_program
@@ -226,7 +226,7 @@ def mps_facts(settings: "Settings") -> MpsFacts:
     own = []
     for folder in folders:
         known = read(folder)
-        # What a finished daemon leaves on purpose are its logs alone.
+        # A finished daemon leaves only its logs, on purpose.
         if known is None and not (folder / RECORD).exists() and not (folder / "pipe").exists():
             continue
         uuid = known.uuid if known is not None else ""
@@ -245,7 +245,7 @@ def _clients(control: object, uuid: str) -> int | None:
     try:
         return len(asyncio.run(control.daemon(uuid).clients()))
     except PartitiondError:
-        return None  # it does not answer: then nobody is known to use it, and nothing is ended
+        return None  # it does not answer: its clients are unknown, so it is not ended
 
 
 def _journal(settings: "Settings") -> "tuple[tuple[Entry, ...], str]":
@@ -258,7 +258,7 @@ def _journal(settings: "Settings") -> "tuple[tuple[Entry, ...], str]":
 
 
 def _may_change_mig(settings: "Settings", gpu: GpuFacts) -> bool | None:
-    """Whether instances could be made here; None where no GPU has MIG on, or the mode is asked."""
+    """Whether GPU instances can be made here; None if no GPU has MIG, or if unknown."""
     from partitiond.devices.nvml import gpu as handle_of
     from partitiond.devices.nvml.mig import may_change_instances
     from partitiond.looks import Looks
@@ -287,7 +287,7 @@ def _reported(
         with connected(settings) as client:
             devices, models = client.devices(), client.models()
     except PartitiondError:
-        return (), ()  # its token may not be ours to read
+        return (), ()  # this user may not be allowed to read the daemon's token
     obstacles = tuple(view.obstacle for view in models if view.obstacle is not None)
     return tuple((d.id, d.health, d.health_reason) for d in devices), obstacles
 

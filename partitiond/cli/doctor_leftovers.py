@@ -1,4 +1,4 @@
-"""Doctor: what earlier runs left in the run folder. Pure, but for the gathering at the end."""
+"""Checks what earlier runs left in the run folder. Pure, but for the reader at the end."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ class EngineFolder:
     """The run folder of one engine.
 
     Attributes:
-        alive: its shim lives.
-        processes: of the engine that live, the shim included.
-        serving: it was started for a plan, or its launch cannot be read; else for a profile job,
-            which ended with its daemon.
+        alive: whether its shim lives.
+        processes: number of the engine's living processes, the shim included.
+        serving: whether it was started for a plan, or its launch cannot be read; otherwise it was
+            started for a profile job, which ended with its daemon.
     """
 
     replica_id: str
@@ -29,7 +29,7 @@ class EngineFolder:
 def check_engines(
     folders: Sequence[EngineFolder], run_dir: Path, *, daemon_runs: bool
 ) -> list[Finding]:
-    """Engines without a daemon, engines of jobs that are gone, folders of dead ones."""
+    """Find engines without a daemon, engines of jobs that are gone, and folders of dead engines."""
     if daemon_runs:
         alive = sum(folder.alive for folder in folders)
         return [ok(CHECK, f"{alive} run, and the daemon looks after them")]
@@ -78,7 +78,7 @@ def _names(folders: Sequence[EngineFolder]) -> str:
 
 
 def engine_folders(run_dir: Path) -> tuple[EngineFolder, ...]:
-    """What lies in the run folder now."""
+    """Read which engine folders lie in the run folder now."""
     from partitiond.engines.journal import run_folders
     from partitiond.engines.owners import owners
     from partitiond.process_identity import is_alive

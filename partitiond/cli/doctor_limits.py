@@ -1,4 +1,4 @@
-"""Doctor: what the host and its cgroup allow: memory, processes, cores, files, shared memory.
+"""Checks limits of host and cgroup: memory, processes, cores, files and shared memory.
 
 Pure but for the functions that read the limits.
 """
@@ -14,16 +14,16 @@ from partitiond.core.units import GIB, MIB, format_bytes
 from partitiond.proxy.files import FILES_PER_CONNECTION, OWN_FILES, files_needed
 
 HOST_BYTES_PER_ENGINE: Final = 4 * GIB
-"""A GPU engine of a small model holds its libraries, pinned buffers and the weights it loads."""
+"""Memory of a small model's GPU engine: libraries, pinned buffers, and weights that it loads."""
 THREADS_PER_ENGINE: Final = 512
 """An engine's processes have some 200 to 400 threads on a host with many cores."""
 SHARED_BYTES_PER_GPU: Final = 256 * MIB
 """vLLM's processes exchange batches through /dev/shm; containers often give 64 MiB."""
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - named, nothing is put there
 CORES_PER_GPU: Final = 2
-"""One for an engine's loop, one for the front-end and the kernel; each replica wants its own."""
+"""One for an engine's loop, one for the front-end and the kernel; each replica needs its own."""
 LEAST_LOCKED_BYTES: Final = 64 * MIB
-"""The usual limit of distributions is 8 MiB; CUDA pins its own memory past it, libraries do not."""
+"""Distributions usually allow 8 MiB. CUDA can pin more than the limit; other libraries cannot."""
 MIN_OPEN_FILES: Final = 4096
 """Each engine takes some dozens of files, and so do the daemon's databases and logs."""
 FILE_MAX: Final = Path("/proc/sys/fs/file-max")
@@ -38,7 +38,7 @@ class Ulimits:
 
 
 def ulimits() -> Ulimits:
-    """Of this process."""
+    """Read the soft limits of this process."""
 
     def soft(which: int) -> int | None:
         value = resource.getrlimit(which)[0]
@@ -52,8 +52,8 @@ class FileLimits:
     """How many files may be open; None for no limit.
 
     Attributes:
-        soft, hard: of each process.
-        host: of all processes together.
+        soft, hard: limits of each process.
+        host: limit of all processes together.
     """
 
     soft: int | None = None
@@ -62,7 +62,7 @@ class FileLimits:
 
 
 def file_limits() -> FileLimits:
-    """Of this process and host."""
+    """Read the limits of this process and host."""
 
     def bounded(value: int) -> int | None:
         return None if value == resource.RLIM_INFINITY else value
@@ -76,10 +76,10 @@ def file_limits() -> FileLimits:
 
 
 def check_open_files(limits: FileLimits, *, max_connections: int, workers: int) -> Finding:
-    """Whether the endpoint can hold as many connections as it accepts.
+    """Check that the endpoint can hold as many connections as it accepts.
 
-    The limit is of each process, and the kernel gives connections to workers as it likes: one may
-    get them all.
+    The limit holds for each process, and the kernel distributes connections over workers freely:
+    one worker may get all of them.
     """
     needed = max(MIN_OPEN_FILES, files_needed(max_connections))
     soft, hard = limits.soft, limits.hard
@@ -107,13 +107,13 @@ def check_open_files(limits: FileLimits, *, max_connections: int, workers: int) 
 
 
 def check_limits(host: HostFacts, limits: Ulimits, *, gpus: int, cores: int) -> list[Finding]:
-    """Everything that bounds engines from outside.
+    """Check everything that bounds engines from outside.
 
     Args:
-        host: facts.
-        limits: of this process, which engines inherit.
-        gpus: that engines may use; limits that only matter to GPU hosts are left out without any.
-        cores: that this process may use.
+        host: facts of the host.
+        limits: limits of this process, which engines inherit.
+        gpus: number of GPUs that engines may use; with 0, limits of GPU hosts are left out.
+        cores: number of cores that this process may use.
     """
     found = [*_cgroup(host, gpus), *_ulimits(limits, gpus), *_swap(host)]
     if gpus:

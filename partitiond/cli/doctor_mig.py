@@ -1,4 +1,4 @@
-"""Doctor: MIG modes and instances, against what the device journal says of them. Pure."""
+"""Checks MIG modes and instances against what the device journal says of them. Pure."""
 
 from collections.abc import Collection, Sequence
 
@@ -19,14 +19,14 @@ def check_mig(
     may_change: bool | None,
     daemon_runs: bool,
 ) -> list[Finding]:
-    """Everything about MIG that is not as it should be; one line of what there is.
+    """Return everything about MIG that is wrong; if nothing is, one line that sums it up.
 
     Args:
         gpus: as the driver shows them.
-        journal: what our daemon has, or had, on the devices.
+        journal: entries for what our daemon has, or had, on the devices.
         changes: the setting gpu.mig_changes.
-        may_change: this user, or the helper, may change instances; None where nobody asked.
-        daemon_runs: a daemon looks after its own journal.
+        may_change: whether this user or the helper may change instances; None if unknown.
+        daemon_runs: whether a daemon runs; it looks after its own journal.
     """
     able = [gpu for gpu in gpus if gpu.mig_mode]
     if not able:
@@ -57,7 +57,7 @@ def _modes(gpu: DeviceDetails) -> list[Finding]:
 
 
 def _journal(gpus: Sequence[DeviceDetails], journal: Sequence[Entry]) -> list[Finding]:
-    """What is written of a device and is not there, as after a reboot; and what is left over."""
+    """Find entries that are not on the devices, as after a reboot, and leftovers of ours."""
     there = {gpu.device.id: gpu for gpu in gpus}
     gone, left = [], []
     for entry in journal:
@@ -113,7 +113,7 @@ def _are(entries: Collection[Entry]) -> str:
 
 
 def _unused(gpu: DeviceDetails, journal: Sequence[Entry], *, daemon_runs: bool) -> list[Finding]:
-    """Instances nobody runs in, and those that CUDA cannot see."""
+    """Find instances that no process runs in, and instances that CUDA cannot see."""
     ours = {e.what for e in journal if e.device_id == gpu.device.id}
     found = []
     bare = [i for i in gpu.device.mig_instances if not i.uuid]

@@ -1,4 +1,4 @@
-"""Doctor: the MPS control program, daemons of others, and what is left of ours. Pure."""
+"""Checks the MPS control program, daemons of others, and leftovers of our daemons. Pure."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ class OwnMps:
     """One MPS folder of ours.
 
     Attributes:
-        uuid: of its GPU; empty where the folder's record cannot be read.
-        alive: its control daemon runs.
-        clients: how many it has; None where it does not say.
+        uuid: UUID of its GPU; empty if the folder's record cannot be read.
+        alive: whether its control daemon runs.
+        clients: number of the control daemon's clients; None if it does not say.
     """
 
     folder: Path
@@ -35,8 +35,8 @@ class MpsFacts:
     """MPS on this host.
 
     Attributes:
-        unavailable: why the control program cannot be used; empty where it can.
-        own: folders below our run folder.
+        unavailable: why the control program cannot be used; empty if it can.
+        own: MPS folders below our run folder.
         foreign: control daemons and servers of others.
     """
 
@@ -48,7 +48,7 @@ class MpsFacts:
 def check_mps(
     gpus: Sequence[DeviceDetails], mps: MpsFacts, host: HostFacts, *, daemon_runs: bool
 ) -> list[Finding]:
-    """What keeps shares under MPS from working, and what is in the way."""
+    """Find what keeps shares under MPS from working, and what is in the way."""
     able = [gpu for gpu in gpus if SharingMode.MPS in gpu.device.modes]
     if not able and not mps.own and not mps.foreign:
         return []
@@ -93,7 +93,7 @@ def _others(mps: MpsFacts) -> list[Finding]:
 
 
 def _first(meaning: str) -> str:
-    """What it means, without its closing words on how to be rid of it, which the command says."""
+    """Return the meaning without its closing words on how to end it, which the command says."""
     return meaning.partition(" To be rid of it")[0].rstrip(".")
 
 
@@ -103,7 +103,7 @@ def _quit_command(one: ForeignMps) -> str:
 
 
 def _environment(host: HostFacts) -> list[Finding]:
-    """What a shell was told of MPS reaches everything it starts."""
+    """Warn of MPS variables in this shell: every program that it starts inherits them."""
     told = [name for name, _ in host.environment if name.startswith("CUDA_MPS_")]
     if not told:
         return []

@@ -1,4 +1,4 @@
-"""Doctor: whether the endpoint's hot path runs compiled."""
+"""Checks whether the endpoint's hot path runs compiled."""
 
 import sys
 
@@ -7,10 +7,10 @@ from partitiond.cli.doctor_findings import Finding, ok, warn
 
 
 def check_native(*, built: bool, problem: str | None) -> Finding:
-    """The endpoint works either way; compiled, a request takes about half the CPU time.
+    """Check the hot path. It works either way; compiled, a request takes about half the CPU time.
 
     Args:
-        problem: why it cannot be compiled here, or None.
+        problem: why the hot path cannot be compiled here, or None.
     """
     if built:
         return ok("endpoint", "its hot path is compiled")
@@ -23,5 +23,5 @@ def check_native(*, built: bool, problem: str | None) -> Finding:
 
 
 def examine_native() -> Finding:
-    """Of this installation and user."""
+    """Check the hot path for this installation and user."""
     return check_native(built=native.is_built(), problem=native.problem())

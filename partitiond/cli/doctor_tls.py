@@ -1,4 +1,4 @@
-"""Doctor: the endpoint's certificate and key."""
+"""Checks the endpoint's certificate and key."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -8,11 +8,11 @@ from partitiond.cli.doctor_findings import Finding, fail, ok, warn
 from partitiond.core.errors import SettingsError
 
 RENEW_BEFORE: Final = timedelta(days=21)
-"""Certificates of 90 days are usually renewed 30 days before their end: later, nobody did."""
+"""Certificates of 90 days are usually renewed 30 days before they end; at 21 days it is overdue."""
 
 
 def check_tls(certificate: Path | None, key: Path | None, now: datetime) -> list[Finding]:
-    """Nothing without TLS; else whether the files can be used, and until when."""
+    """Check whether the files can be used, and until when; nothing without TLS."""
     from partitiond.tls_files import check_files, valid_until
 
     if certificate is None or key is None:

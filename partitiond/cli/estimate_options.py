@@ -1,4 +1,4 @@
-"""Options of `partitiond tools estimate` and `partitiond tools transfer`."""
+"""Defines the options of `partitiond tools estimate` and `partitiond tools transfer`."""
 
 from pathlib import Path
 from typing import Annotated

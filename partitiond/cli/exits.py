@@ -1,4 +1,4 @@
-"""Exit codes, in one place: what a script may rely on.
+"""Defines the exit codes in one place; scripts may rely on them.
 
 The reference page `docs/reference/exit-codes.md` is generated from `MEANINGS` and `BY_CODE`.
 """
@@ -10,7 +10,7 @@ from partitiond.core.errors import PartitiondError
 
 
 class Exit(enum.IntEnum):
-    """What the process's exit status says."""
+    """The exit statuses of the process."""
 
     OK = 0
     FAILED = 1
@@ -64,11 +64,11 @@ BY_CODE: Final[dict[str, Exit]] = {
     "store": Exit.STORE,
     "device": Exit.DEVICE,
 }
-"""By the error's `code` and not its class: errors that crossed the API carry only the code."""
+"""Exit status by the error's `code`, not its class: errors from the API carry only the code."""
 
 
 def exit_for(error: PartitiondError) -> Exit:
-    """The exit status for an error: by its code, or the code of the nearest class above it."""
+    """Return the exit status for an error: by its code, or by that of its nearest base class."""
     if error.code in BY_CODE:
         return BY_CODE[error.code]
     codes = (getattr(kind, "code", "") for kind in type(error).__mro__)

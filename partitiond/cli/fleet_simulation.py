@@ -1,4 +1,4 @@
-"""What `simulate fleet` adds to `partitiond.simulation.fleet`: files, settings and plans."""
+"""Adds files, settings and plans to `partitiond.simulation.fleet` for `simulate fleet`."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ USUAL_SECONDS = 600.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Simulated:
-    """What was asked for; see the command's options."""
+    """A request for a simulation; see the command's options."""
 
     source: Path
     trace: Path | None = None
@@ -48,10 +48,10 @@ class Simulated:
 
 
 def simulate(asked: Simulated, settings: Settings) -> FleetReport:
-    """Plan, send, and say what came out.
+    """Plan the fleet, simulate the requests to it, and return the report.
 
     Raises:
-        InputError: a file is not what it should be, or no plan can be made.
+        InputError: a file is invalid, or no plan can be made.
         SpecError: the fleet cannot be planned.
     """
     fleet = load_fleet(asked.source)
@@ -129,7 +129,7 @@ def _architecture(fleet: Fleet, spec: ModelSpec, settings: Settings) -> Architec
 def _arrivals(
     asked: Simulated, plan: Plan, specs: Mapping[str, ModelSpec]
 ) -> dict[str, Iterator[Arrival]]:
-    """Of models without a rate as much as the plan gives them."""
+    """Arrivals by model; a model without a demanded rate gets the capacity of the plan."""
     rates = {
         forecast.model: forecast.capacity_req_per_s
         if forecast.demand_req_per_s is None
@@ -150,7 +150,7 @@ def _arrivals(
 
 
 def _scaler(asked: Simulated, request: PlanRequest, settings: Settings) -> Scaler:
-    """Plans as the daemon would, from what is measured."""
+    """A scaler that plans as the daemon would, from what the simulation measures."""
 
     def replan(wanted: Mapping[str, float], running: tuple[Placement, ...]) -> Plan | None:
         again = dataclasses.replace(

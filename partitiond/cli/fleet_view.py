@@ -1,4 +1,4 @@
-"""A simulated fleet's report, drawn."""
+"""Draws the report of a simulated fleet."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def render_report(report: FleetReport) -> "Group":
-    """A table of the models and all of them, and what it took."""
+    """A table with a row per model and one for all, and what the simulation took."""
     from rich.console import Group
     from rich.table import Table
 

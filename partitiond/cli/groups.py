@@ -1,7 +1,7 @@
-"""The tree of commands: headings of the overview, old names, and what a bare group does.
+"""Defines the tree of commands: overview headings, former names, defaults of bare groups.
 
-Commands stay in their modules. Each module is given the group that its commands belong to
-(`main.py`), and this table is the only place that knows where a command was before.
+Commands stay in their modules. `main.py` gives each module the group that its commands belong
+to, and `MOVED` is the only place that knows where a command was before.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ HEADINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "Access": ("keys",),
     "Instruments": ("tools",),
 }
-"""The commands of the overview, in the order in which somebody meets them."""
+"""The commands of the overview, in the order in which a new user meets them."""
 
 MOVED: Final[Mapping[str, tuple[str, ...]]] = {
     "backup": ("setup", "backup"),
@@ -38,7 +38,7 @@ MOVED: Final[Mapping[str, tuple[str, ...]]] = {
     "simulate": ("tools", "simulate"),
     "transfer": ("tools", "transfer"),
 }
-"""Former top-level commands, and where they are now. The old names go on working."""
+"""Former top-level commands and their present paths. The former names keep working."""
 
 ENGINE: Final = (
     "--dtype",
@@ -75,7 +75,7 @@ MODEL_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "Engine": ("--engine-kind", "--hub", "--revision", "--variant", *ENGINE),
     "Requests": ("--alias", "--default", *LIMITS),
 }
-"""Options of `models add` and `models update` below those that most people need."""
+"""Less common options of `models add` and `models update`, by heading."""
 MEASURE_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "A share of the device": ("--device", "--cores", "--memory", "--mps", "--mig"),
     "The measurement": (
@@ -129,14 +129,14 @@ HELP_OPTIONS: Final = ("-h", "--help")
 
 
 class Root(TyperGroup):
-    """The commands of `partitiond`, under headings; former names lead to where they are now."""
+    """The commands of `partitiond`, under headings; a former name runs the present command."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of this name, with a hint on stderr where the name is a former one."""
+        """The command of this name, with a hint on stderr if the name is a former one."""
         if cmd_name not in MOVED:
             return super().get_command(ctx, cmd_name)
         path = MOVED[cmd_name]
-        if not ctx.resilient_parsing:  # completion asks, too, and prints nothing
+        if not ctx.resilient_parsing:  # completion asks as well, and must print nothing
             typer.echo(
                 f"`partitiond {cmd_name}` is now `partitiond {' '.join(path)}`; "
                 "the old name still works.",
@@ -148,12 +148,12 @@ class Root(TyperGroup):
         return command
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; what it refuses is named in the message."""
+        """Run the command; the message about a bad parameter names the refused value."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
             reasons = getattr(error.__cause__, "errors", None)
-            if reasons is not None:  # pydantic's, which say what is wrong with it but not with what
+            if reasons is not None:  # pydantic's errors; their text lacks the refused value
                 first = reasons()[0]
                 reason = error.message.partition(", unable to parse")[0]
                 error.message = f"{reason}, got {first['input']!r}."
@@ -173,9 +173,9 @@ class Root(TyperGroup):
 
 
 def headed(headings: Mapping[str, tuple[str, ...]]) -> type[TyperCommand]:
-    """A kind of command whose help has its options under headings.
+    """A command class whose help lists its options under headings.
 
-    What stands under none comes first, as "Options".
+    Options under no heading come first, as "Options".
     """
     under = {option: heading for heading, options in headings.items() for option in options}
 
@@ -219,12 +219,12 @@ class Lists(TyperGroup):
     explained = "list"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the name of the command in, where none is given."""
+        """Insert the name of the command if none is given."""
         named = args if ctx.resilient_parsing else self.with_command(args)
         return super().parse_args(ctx, named)
 
     def with_command(self, args: list[str]) -> list[str]:
-        """The arguments, begun with a command; as they are where help is asked for."""
+        """The arguments with a command in front; unchanged if they name one or ask for help."""
         if args and (args[0] in HELP_OPTIONS or not args[0].startswith("-")):
             return args
         return [self.bare, *args]
@@ -244,7 +244,7 @@ class Lists(TyperGroup):
 
 
 class Shows(Lists):
-    """A group that shows when no command is given."""
+    """A group that runs `show` when no command is given."""
 
     bare = explained = "show"
 
@@ -261,7 +261,7 @@ class Measures(Lists):
     explained = "measure"
 
     def with_command(self, args: list[str]) -> list[str]:
-        """Put `list` before nothing but --json, and `measure` before what is no command."""
+        """Insert `list` if there is at most --json, and `measure` if no command is named."""
         if set(args) <= {"--json"}:
             return [self.bare, *args]
         if args[0] in HELP_OPTIONS or args[0] in self.commands:

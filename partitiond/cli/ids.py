@@ -1,4 +1,4 @@
-"""Ids as people type them: whole, or so much of the beginning that only one has it."""
+"""Resolves ids as people type them: whole, or a beginning that only one id has."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Final, TypeVar
@@ -17,18 +17,18 @@ LISTED_BY: Final[Mapping[str, str]] = {
     "plan": "partitiond plan",
     "profile": "partitiond profile list",
 }
-"""The command that shows what there is of each kind."""
+"""The command that lists all things of a kind."""
 MOST_NAMED: Final = 8
-"""Candidates that a message names; more would hide what it says."""
+"""Most candidates that a message names; more would hide its point."""
 
 
 def argument_of(kind: str, metavar: str, text: str) -> typer.models.ArgumentInfo:
-    """An argument that names a thing of this kind; what can be no id is refused at once."""
+    """An argument for an id of this kind; text that cannot be an id is refused at once."""
 
     def possible(value: str | None) -> str | None:
         if value is not None and not value.strip():
             raise InputError(f"{metavar} is empty.", hint=_listed(kind))
-        if value is not None and "/" in value:  # no id has one, and a path of the API would
+        if value is not None and "/" in value:  # no id has a "/"; it would change the API's path
             raise NotFoundError(f"there is no {kind} {value}.", hint=_listed(kind))
         return value
 
@@ -52,24 +52,24 @@ ProfileArgument = Annotated[
 
 
 def with_id(kind: str, given: str, use: Callable[[str], T], ids: Callable[[], Iterable[str]]) -> T:
-    """Use the id that was given, or else the only one that begins so.
+    """Use the given id, or else the only id that begins with it.
 
     The kind's word may be left out: "7" is "job-7".
 
     Raises:
-        NotFoundError: no id begins so.
-        InputError: several do; with their names.
+        NotFoundError: no id begins with it.
+        InputError: several ids do; the hint names them.
     """
     try:
         return use(given)
     except NotFoundError as error:
         there = set(ids())
         if given in there:
-            raise  # something else was not found
+            raise  # the id exists, so something else was not found
         word = f"{kind}-"
         meant = word + given
         near = sorted(each for each in there if each.startswith((given, meant)))
-        if word.startswith(given):  # "key-" names none, be there only one
+        if word.startswith(given):  # "key-" names no key, even if there is only one
             near = near[:0] if len(near) == 1 else near
         if meant in there or len(near) == 1:
             return use(meant if meant in there else near[0])
@@ -87,7 +87,7 @@ def _listed(kind: str) -> str:
 
 
 def fitting(error: PartitiondError) -> PartitiondError:
-    """The error with a hint for who typed a command, where its own is for callers of the API."""
+    """The error with a hint for users of the CLI if its own is for callers of the API."""
     hint = error.hint
     named = next((kind for kind in LISTED_BY if kind in error.facts), None)
     if "PATCH" in hint and named == "model":
@@ -110,10 +110,10 @@ def _named(names: list[str]) -> str:
 
 
 def short_ids(least: Mapping[str, str]) -> dict[str, str]:
-    """Beginnings of ids that no other one of these has; cut before a "-" where there is one.
+    """Beginnings that no other of these ids has; each ends before a "-" or is the whole id.
 
     Args:
-        least: of each id the beginning that its short form holds at least.
+        least: by id, the beginning that its short form must include.
     """
     return {each: _shortest(each, begin, set(least) - {each}) for each, begin in least.items()}
 

@@ -1,4 +1,4 @@
-"""Ctrl-C while something is searched: the first asks for the best so far, the second ends."""
+"""Handles Ctrl-C in a search: the first asks for the best so far, the second ends at once."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ from partitiond.cli.output import say
 
 
 class Interrupts:
-    """Whether the user has asked for an end.
+    """Whether the user has asked the search to end.
 
     Attributes:
         asked: Ctrl-C was pressed once.
@@ -33,7 +33,7 @@ class Interrupts:
 
 @contextmanager
 def best_so_far() -> Iterator[Interrupts]:
-    """Takes Ctrl-C over meanwhile; elsewhere than in the main thread it takes nothing over."""
+    """Handles Ctrl-C during the block; outside the main thread, leaves Ctrl-C as it is."""
     interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield interrupts

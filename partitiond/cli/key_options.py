@@ -1,4 +1,4 @@
-"""Options of `keys create` and `update`, and what they say as a body of the API."""
+"""Defines the options of `keys create` and `update`, and turns them into API bodies."""
 
 import re
 from typing import Annotated, Any, Final
@@ -100,7 +100,7 @@ _EXPIRY_HINT: Final = "As 30d, 2030-01-31, 2030-01-31T12:00Z, or never."
 
 
 def without_none(values: dict[str, Any]) -> dict[str, Any]:
-    """Only what was given."""
+    """The values that were given."""
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -115,7 +115,7 @@ def seconds_of(option: str, text: str) -> float:
 
 
 def expiry_body(text: str | None) -> dict[str, Any]:
-    """When a key ends. Raises InputError: it is no time."""
+    """The body's field for a key's expiry. Raises InputError: the text is not a time."""
     if text is None:
         return {}
     if text == "never":
@@ -134,7 +134,7 @@ def expiry_body(text: str | None) -> dict[str, Any]:
 
 
 def budget_body(text: str | None) -> dict[str, Any]:
-    """A token budget, "1000000/day". Raises InputError: it is none."""
+    """The body's fields for a token budget, "1000000/day". Raises InputError: it is invalid."""
     if text is None:
         return {}
     number, slash, period = text.strip().partition("/")
@@ -159,7 +159,7 @@ def budget_body(text: str | None) -> dict[str, Any]:
 def limits_body(
     max_prompt_bytes: int | None, max_output_tokens: int | None, max_sequences: int | None
 ) -> dict[str, Any]:
-    """Bounds of one request, of a key or a model."""
+    """The body's limits on each request, for a key or a model."""
     return without_none(
         {
             "max_prompt_bytes": max_prompt_bytes,
@@ -175,7 +175,7 @@ def rates_body(
     max_in_flight: int | None,
     token_budget: str | None,
 ) -> dict[str, Any]:
-    """What a key may use over time. Raises InputError."""
+    """The body's rates and budget of a key. Raises InputError."""
     return without_none(
         {
             "requests_per_minute": requests_per_minute,

@@ -1,4 +1,4 @@
-"""What `partitiond tools advise` does in this process: look, then plan."""
+"""Runs `partitiond tools advise` in this process: observes a deployment, then plans it."""
 
 import asyncio
 import contextlib
@@ -39,16 +39,16 @@ from partitiond.fleet import Fleet, load_fleet
 from partitiond.settings import Settings
 
 Seen = tuple[Mapping[str, Sequence[Scrape]], Mapping[str, Mapping[str, Served]], Today, float]
-"""Scrapes and served names by address, the devices, and seconds."""
+"""Scrapes and served names by address, the devices, and the seconds watched."""
 
 
 def run_advise(ctx: typer.Context, asked: Asked) -> Advice:
-    """Look at a deployment, then plan what was seen. Starts and changes nothing.
+    """Look at a deployment, then plan what was seen. This starts and changes nothing.
 
     Raises:
-        SpecError: an option names nothing that is known.
+        SpecError: an option names something unknown.
         UpstreamError: an engine or the Prometheus does not answer.
-        DeviceError: NVIDIA's driver is there and refuses.
+        DeviceError: NVIDIA's driver is installed and refuses.
     """
     settings = settings_of(ctx)
     fleet = load_fleet(asked.fleet) if asked.fleet is not None else None
@@ -71,7 +71,7 @@ def run_advise(ctx: typer.Context, asked: Asked) -> Advice:
 def plan_seen(
     asked: Asked, wishes: Wishes, measured: Sequence[Profile], seen: Seen, settings: Settings
 ) -> Advice:
-    """The advice on what was seen. Raises SpecError, UpstreamError."""
+    """Advice on the observed deployment. Raises SpecError, UpstreamError."""
     scrapes, served, today, seconds = seen
     traffic = traffic_of(observe(scrapes), asked.window_seconds)
     if not traffic:
@@ -159,7 +159,7 @@ def _different(addresses: Sequence[Address]) -> tuple[str, ...]:
 
 
 def _look(urls: Sequence[str], asked: Asked) -> Watched:
-    """Watch; Ctrl-C ends it early and keeps what was seen."""
+    """Watch the engines; Ctrl-C ends the watch early and keeps what was seen."""
     from partitiond.cli.render_progress import reporting
     from partitiond.core.units import format_duration
 
@@ -191,7 +191,7 @@ def _look(urls: Sequence[str], asked: Asked) -> Watched:
 
 
 def _check_names(models: Mapping[str, str], watched: Watched) -> None:
-    """Raises SpecError for a --model that nobody serves: at the first look, not at the end."""
+    """Raise SpecError for a --model that no engine serves: at the first look, not at the end."""
     seen = {
         key.model
         for address, scrapes in watched.scrapes.items()
@@ -220,7 +220,7 @@ def _measured(ctx: typer.Context, asked: Asked) -> list[Profile]:
     from partitiond.profile_files import profile_paths, read_profile
 
     found = [read_profile(path) for path in profile_paths(asked.profiles)]
-    # Advice does not need a daemon; where none runs and nothing is kept, estimates stand in.
+    # Advice needs no daemon: without one and without kept profiles, estimates stand in.
     with contextlib.suppress(PartitiondError), shelf_of(ctx) as shelf:
         found += [view.profile for view in shelf.views() if not view.stale]
     return list({profile.id: profile for profile in found}.values())
@@ -251,7 +251,7 @@ def _identified(
 
 
 def _architecture(source: ModelSource, settings: Settings) -> Architecture:
-    """Of a model the catalog does not know: from its folder, or its config on the hub."""
+    """Architecture of a model outside the catalog, from its folder or its config on the hub."""
     from partitiond.models.resolver import Resolver
 
     resolver = Resolver(settings.models_dir, None, settings.models.offline, settings.models.hub)

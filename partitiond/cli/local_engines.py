@@ -1,4 +1,4 @@
-"""Engines that this process runs itself, where no daemon does: in partitions, as a daemon's."""
+"""Runs engines in this process, without a daemon, in partitions as the daemon does."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -27,11 +27,11 @@ class _Remembering(ProcessEngineRunner):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LocalEngines:
-    """What runs engines here, and the devices they run on.
+    """The runner of engines in this process, and the devices they run on.
 
     Attributes:
-        runner: makes their partitions and gives them back.
-        started: handles of all that were started.
+        runner: makes the engines' partitions and gives them back.
+        started: handles of all engines that were started.
     """
 
     host: GpuHost
@@ -39,9 +39,9 @@ class LocalEngines:
     started: list[EngineHandle]
 
     async def held(self) -> "list[tuple[str, Partition]]":
-        """Partitions of engines that run already, as those a daemon left running.
+        """Partitions of engines that run already, such as those that a daemon left running.
 
-        The first look also undoes what an earlier run left on devices.
+        The first call also undoes what an earlier run left on devices.
         """
         from partitiond.devices.partitions import partition_of
 
@@ -55,11 +55,11 @@ class LocalEngines:
 
 
 def local_engines(settings: "Settings", environment: "EngineEnvironment | None") -> LocalEngines:
-    """As the settings say; the caller holds the state folder's lock.
+    """Make them as the settings say; the caller holds the state folder's lock.
 
     Args:
         settings: everything that can be set.
-        environment: the engine's; None where only simulated engines are started.
+        environment: the engine's; None if only simulated engines are started.
 
     Raises:
         DeviceError: a device journal or a simulated host cannot be read.

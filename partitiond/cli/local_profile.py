@@ -1,7 +1,7 @@
-"""Profiling in this process, where no daemon runs: the same profiler, runner and store.
+"""Profiles in this process, without a daemon, by the same profiler, runner and store.
 
-It takes the state folder's lock for the time being, so no daemon can start beside it and mistake
-its engine for a stray one. The profile is kept in the state folder's store.
+The process holds the state folder's lock meanwhile, so that no daemon can start beside it and
+mistake its engine for a stray one. The profile is kept in the state folder's store.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 def measure_here(
     settings: "Settings", body: dict[str, Any], options: ProfileOptions, console: Console
 ) -> Profile:
-    """Resolve, measure with visible progress, keep the profile.
+    """Resolve the model, measure it with visible progress, and keep the profile.
 
     Raises:
         PartitiondError: the model cannot be had, the engine does not start, or a daemon that
@@ -60,14 +60,14 @@ def measure_here(
     spec = spec_of(body, settings)
     device = choose_device(settings, options)
     if device.kind is DeviceKind.CPU:
-        partition_cores(device, options.cores, settings)  # before the lock is waited for
+        partition_cores(device, options.cores, settings)  # checked before waiting for the lock
     work = _Work(settings, spec, device, options)
     with (
         StateLock.acquire(settings.lock_path),
         owned_run_folder(settings),
         reporting(console) as report,
     ):
-        # Opened first: what could not be kept is not worth measuring.
+        # Opened first: a profile that could not be kept is not worth measuring.
         store = open_store(settings.store_path)
         try:
             profile = asyncio.run(work.measure(report))
@@ -103,11 +103,11 @@ def spec_of(body: dict[str, Any], settings: "Settings") -> ModelSpec:
 
 
 def choose_device(settings: "Settings", options: ProfileOptions) -> Device:
-    """The device asked for; else the first GPU that has such partitions, or the CPU.
+    """The requested device; else the first GPU that has such partitions, or the CPU.
 
     Raises:
         DeviceError: there is no such device.
-        InputError: it never has such partitions.
+        InputError: the device never has such partitions.
     """
     from partitiond.cli.commands_daemon import host_devices
 
@@ -166,13 +166,13 @@ def lease_here(
 
     Raises:
         SpecError: more cores or memory than the device has.
-        DeviceError: somebody holds what is asked for; nothing waits here.
+        DeviceError: something else holds what is asked for; this function does not wait.
     """
     if device.kind is DeviceKind.CPU:
         cores = partition_cores(device, options.cores, settings)
         budget = memory_budget(device, options.memory_bytes)
         return Lease(CpuCores(device.id, Bytes(budget), cores), cores)
-    memory_budget(device, options.memory_bytes)  # refuses what no waiting would give
+    memory_budget(device, options.memory_bytes)  # refuses a request that waiting would not help
     found = lease_for(device, wish_of(options), room_bytes=free_bytes(device), held=held)
     if isinstance(found, Waits):
         raise DeviceError(
@@ -184,7 +184,7 @@ def lease_here(
 
 
 def options_words(options: ProfileOptions) -> str:
-    """What is asked of a GPU, in words."""
+    """The requested share of a GPU, in words."""
     if options.mig_profile:
         return f"a MIG slice {options.mig_profile}"
     return "the GPU" if options.sm_percent is None else f"{options.sm_percent} % under MPS"
@@ -193,7 +193,7 @@ def options_words(options: ProfileOptions) -> str:
 class _Work:
     """One profile measured in this process.
 
-    Ends its engine on Ctrl-C and SIGTERM, too: both cancel its task.
+    Ctrl-C and SIGTERM end its engine, too: both cancel the task.
     """
 
     def __init__(
@@ -206,19 +206,19 @@ class _Work:
         self._request: ProfileRequest | None = None
 
     def interrupted(self) -> str:
-        """What an interruption left, and how to go on."""
+        """Say what an interruption left, and how to go on."""
         checkpoint = self._request.checkpoint if self._request else None
         if checkpoint is None or not checkpoint.is_file():
             return "interrupted; nothing was kept"
         return "interrupted; finished trials are kept: the same command goes on from there"
 
     def kept(self) -> None:
-        """The profile is in the store: what it was made of is needed no more."""
+        """Remove the checkpoint, which is not needed once the profile is in the store."""
         if self._request is not None:
             self._request.forget()
 
     async def measure(self, report: Reporter) -> Profile:
-        """Fetch, measure with visible progress."""
+        """Fetch the model, and measure it with visible progress."""
         _cancel_on_sigterm()
         environment = _engine_or_why_not(self._settings)
         resolved = await self._resolved(environment, report)
@@ -241,7 +241,7 @@ class _Work:
         try:
             profile = await self._profiler(engines).run(request, show)
         except asyncio.CancelledError:
-            # The profiler stopped its engine; the log of one that was interrupted tells nothing.
+            # The profiler stopped its engine; the log of an interrupted engine tells nothing.
             await engines.discard()
             raise
         return with_source(profile, resolved.spec)
@@ -295,9 +295,9 @@ class _Work:
 
 
 def _engine_or_why_not(settings: "Settings") -> "EngineEnvironment | EngineUnavailableError":
-    """The engine, or the error to raise once the model is at hand.
+    """The engine, or the error to raise once the model is available.
 
-    A model that cannot be had is worth saying first: installing an engine takes minutes.
+    A missing model is reported first, because installing an engine takes minutes.
     """
     from partitiond.cli.commands_engine import find_engine
 

@@ -1,4 +1,4 @@
-"""Replicas side by side, measured in this process; what they say is kept with the profiles."""
+"""Measures replicas side by side in this process, and keeps the result with the profiles."""
 
 import asyncio
 import dataclasses
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """What is to be measured.
+    """A measurement that is to be made.
 
     Attributes:
-        bodies: registration of the model, and of the other one for a pair.
-        counts: numbers of replicas; of no meaning for a pair.
-        cores: cores for all replicas together, or of each of a pair; None for all, or one.
+        bodies: registration of the model, and of the other model for a pair.
+        counts: numbers of replicas; ignored for a pair.
+        cores: cores for all replicas together, or for each of a pair; None for all, or one.
         batch: requests in flight at each replica; None takes the profile's operating point.
         mps: on a GPU, under MPS with equal shares of the SMs; else time-sliced.
-        command: what repeats it, for the profiles' notes.
+        command: the command that repeats the measurement, for the profiles' notes.
     """
 
     bodies: tuple[dict[str, Any], ...]
@@ -60,7 +60,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicationReport:
-    """What came out, and the profiles that carry it from now on."""
+    """The result of a replication run, and the profiles that carry it from now on."""
 
     model: str
     replication: Replication
@@ -109,7 +109,7 @@ def measure_here(
 
 
 class _Desk:
-    """One measurement: finds profiles, runs engines, keeps what came out."""
+    """One measurement: finds profiles, runs engines, keeps the result."""
 
     def __init__(
         self, settings: "Settings", store: "SqlStore", device: Device, question: Question
@@ -123,7 +123,7 @@ class _Desk:
         self._engines: LocalEngines | None = None
 
     async def measure(self, report: Reporter) -> ReplicationReport | PairReport:
-        """Ends its engines on Ctrl-C and SIGTERM, too: both cancel this task."""
+        """Measure; Ctrl-C and SIGTERM cancel this task, which ends its engines."""
         task = asyncio.current_task()
         if task is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -141,7 +141,7 @@ class _Desk:
         cores = self._cores(self._question.cores or len(self._device.cores))
         counts = self._question.counts
         each = max(1, len(cores) // max(counts))
-        # Before anything is started: without a profile there is nothing to keep the result with.
+        # Looked up before anything starts: without a profile, nothing can carry the result.
         profile = self._profile(spec, each)
         split = EvenSplit(
             mode=self._mode,
@@ -209,7 +209,7 @@ class _Desk:
     # -- what is known -------------------------------------------------------------------------
 
     def _spec(self, body: dict[str, Any]) -> ModelSpec:
-        """As registered where it is; else as the options say."""
+        """The specification as registered; of an unregistered model, as the options say."""
         from partitiond.cli.local_profile import spec_of
 
         try:
@@ -249,10 +249,10 @@ class _Desk:
         return found
 
     def _batch(self, spec: ModelSpec, profile: Profile, cores: int, count: int) -> int:
-        """Requests in flight at each of `count` replicas with so many cores.
+        """Requests in flight at each of `count` replicas with `cores` cores.
 
-        The operating point of a profile of that size. Where that size was not measured, as many
-        in flight altogether as the largest number of replicas has.
+        The operating point of a profile of that size decides. If that size was not measured, all
+        replicas together get as many requests as the largest number of replicas does.
         """
         if self._question.batch is not None:
             return self._question.batch
@@ -268,7 +268,7 @@ class _Desk:
         return max(1, point.batch * max(self._question.counts) // count)
 
     def _shared(self, spec: ModelSpec, profile: Profile) -> tuple[float, float | None]:
-        """u and kappa as measured; the mode's default where they were not."""
+        """u and kappa as measured; the mode's default if they were not measured."""
         point = named_point(profile, spec.operating_point, spec.slo) or profile.points[0]
         own = next((s for s in profile.sharing if s.mode == self._mode and s.runs), None)
         return busy_share(profile, point, self._mode), own.kappa if own is not None else None
@@ -288,7 +288,7 @@ class _Desk:
         return max(0, free - taken)
 
     def _sm_percent(self, replicas: int) -> int:
-        """Equal shares under MPS; no cap in other modes."""
+        """SM percent of each replica: equal shares under MPS, no cap in other modes."""
         return max(1, 100 // replicas) if self._mode is SharingMode.MPS else 0
 
     # -- engines -------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ class _Desk:
 
 
 def refuse_company(held: Sequence[tuple[str, Partition]], device: Device) -> None:
-    """Raises DeviceError: engines that a daemon left running are on this device."""
+    """Raise DeviceError if engines that a daemon left running are on this device."""
     names = sorted(name for name, partition in held if partition.device_id == device.id)
     if names:
         raise DeviceError(

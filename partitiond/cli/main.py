@@ -1,4 +1,4 @@
-"""`partitiond`: the command line's entry, its global options and its commands."""
+"""Defines the entry of the command line `partitiond`, its global options and its commands."""
 
 import errno
 import io
@@ -153,7 +153,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with one of the codes in `exits`."""
     given = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale of plain ASCII cannot write bars
+        if isinstance(stream, io.TextIOWrapper):  # a plain ASCII locale cannot encode bars
             stream.reconfigure(errors="replace")
     try:
         app(args=given, prog_name="partitiond")
@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def disk_full(error: OSError) -> PartitiondError:
-    """A full disk in words: it can meet any write, and is nobody's defect."""
+    """The error for a full disk: any write can meet one, and it is not a defect."""
     where = f" ({error.filename})" if error.filename else ""
     return PartitiondError(
         f"the disk is full{where}.",
@@ -190,7 +190,7 @@ def disk_full(error: OSError) -> PartitiondError:
 
 
 def refused_path(error: OSError) -> PartitiondError | None:
-    """A path that the system refuses, in words; None where the error names no path."""
+    """The error for a path that the system refuses; None if the error names no path."""
     if error.filename is None or error.strerror is None:
         return None
     return InputError(

@@ -1,4 +1,4 @@
-"""The GPUs of this host as `partitiond devices mig` sees them, with no daemon asked."""
+"""Reads and changes the GPUs of this host for `partitiond devices mig`, without the daemon."""
 
 import contextlib
 import dataclasses
@@ -30,9 +30,9 @@ class MigGpu:
     """One GPU.
 
     Attributes:
-        index: the driver's.
+        index: the driver's index.
         device_id: PCI device and vendor id, as NVML combines them.
-        left_over: instances of ours that no engine uses.
+        left_over: instances made by partitiond that no engine uses.
         engines: replica ids of engines by the instance they run in.
     """
 
@@ -51,7 +51,7 @@ class MigGpu:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GpuPlan:
-    """What would be done to one GPU."""
+    """The planned changes of one GPU."""
 
     gpu: MigGpu
     wish: MigWish
@@ -61,7 +61,7 @@ class GpuPlan:
 
 
 def use_gpus_of(settings: Settings) -> None:
-    """Ask the simulated host's driver where the settings name one. Raises DeviceError."""
+    """Use the driver of the simulated host if the settings name one. Raises DeviceError."""
     if settings.gpu.simulated_host is not None:
         from partitiond.devices.nvml import use_library
         from partitiond.simulated_gpus import SimulatedHost
@@ -74,11 +74,11 @@ def find_gpus(settings: Settings, chosen: Sequence[str] = ()) -> list[MigGpu]:
 
     Args:
         settings: they name the MIG helper, and the state folder with the device journal.
-        chosen: UUIDs, beginnings of some, or indices; empty for all.
+        chosen: UUIDs, their beginnings, or indices; empty for all GPUs.
 
     Raises:
         DeviceError: the driver refuses, or there is none.
-        NotFoundError: no GPU is called so.
+        NotFoundError: one of `chosen` names no GPU, or several.
     """
     from partitiond.devices.mig.client import MigHelper
     from partitiond.devices.mig.reading import read_state
@@ -104,13 +104,13 @@ def plan_gpu(
     changes: MigChanges,
     replace: bool,
 ) -> GpuPlan:
-    """The steps for one GPU, or why not.
+    """The steps for one GPU, or the reason for refusing them.
 
     Args:
-        gpu: as it is.
-        wanted: of a configuration file, or of a geometry.
-        changes: what the operator allows.
-        replace: instances that others made may be destroyed, too, when they are idle.
+        gpu: the GPU as it is.
+        wanted: the entry of a configuration file, or the instances of a geometry.
+        changes: the changes that the operator allows.
+        replace: whether idle instances not made by partitiond may be destroyed, too.
 
     Raises:
         SpecError: the GPU cannot hold what is wanted.
@@ -127,7 +127,7 @@ def plan_gpu(
     wish = MigWish(places, enabled=enabled, only=True)
     in_engines = {place for place, _ in gpu.engines}
     may_go = gpu.left_over | (frozenset(there) if replace else frozenset())
-    # Who asks for an instance at its place wants it whole, whoever left it half made.
+    # An instance that is asked for at its place must be complete, whatever left it half made.
     leave = Leave(changes, frozenset(may_go - in_engines), complete=True)
     if not capable and not enabled:
         return GpuPlan(gpu, wish, leave)
@@ -145,12 +145,12 @@ def plan_gpu(
 
 
 def wanted_of(entries: Collection[MigEntry], gpu: MigGpu) -> MigEntry | None:
-    """What a configuration says of a GPU."""
+    """The entry of a configuration for a GPU."""
     return entry_for(tuple(entries), gpu.index, gpu.device_id)
 
 
 def apply_gpu(settings: Settings, plan: GpuPlan) -> MigState:
-    """Take the steps. Raises DeviceError."""
+    """Apply the steps of the plan. Raises DeviceError."""
     import asyncio
 
     from partitiond.devices.mig import MigControl, read_state
@@ -172,7 +172,7 @@ def apply_gpu(settings: Settings, plan: GpuPlan) -> MigState:
 
 
 def _daemon(settings: Settings) -> str:
-    """The daemon that runs on this state folder, "pid 123"; empty where none can be seen."""
+    """The daemon that runs on this state folder, "pid 123"; empty if none can be seen."""
     from partitiond.store.lock import lock_holder
 
     with contextlib.suppress(OSError):
@@ -238,7 +238,7 @@ def _journalled(path: Path) -> list["Entry"]:
 def _users(
     uuid: str, state: MigState, entries: Sequence["Entry"], owners: Mapping[int, str]
 ) -> tuple[frozenset[Place], tuple[tuple[Place, tuple[str, ...]], ...]]:
-    """Instances left over of ours, and those with engines in them: by journal and by process."""
+    """Our instances without engines, and those with engines, by journal and by process."""
     from partitiond.devices.partitions.journal import place_of
 
     mine = [(place_of(entry.what), entry.users) for entry in entries if entry.device_id == uuid]

@@ -1,4 +1,4 @@
-"""MIG in words and pictures: memory slices in their places, and steps one by one."""
+"""Draws MIG: memory slices in their places, and the steps of a change one by one."""
 
 from collections.abc import Iterator, Sequence
 
@@ -26,7 +26,7 @@ def gpus_view(gpus: Sequence[MigGpu]) -> RenderableType:
 
 
 def plans_view(plans: Sequence[GpuPlan]) -> RenderableType:
-    """What would be done, GPU by GPU."""
+    """The planned steps, GPU by GPU."""
     lines: list[RenderableType] = []
     for plan in plans:
         lines.append(_title(plan.gpu))
@@ -77,7 +77,7 @@ def gpu_data(gpu: MigGpu) -> dict[str, object]:
 
 
 def plan_data(plan: GpuPlan) -> dict[str, object]:
-    """What would be done to one GPU as JSON."""
+    """The planned changes of one GPU as JSON."""
     refused = plan.refused
     return {
         "index": plan.gpu.index,

@@ -1,4 +1,4 @@
-"""The architecture behind what a user writes, without daemon, engine or network."""
+"""Finds the architecture behind a user's model text, without daemon, engine or network."""
 
 import difflib
 import json
@@ -12,7 +12,7 @@ def architecture_for(text: str) -> tuple[str, Architecture]:
     """Name and architecture of a catalog name, a local folder, or a path to a config.json.
 
     Raises:
-        SpecError: it is none of them, or its architecture is not supported.
+        SpecError: the text is none of them, or the architecture is not supported.
         ModelSourceError: the folder holds no readable config.json.
     """
     from partitiond.core.families import architecture_from_config

@@ -1,4 +1,4 @@
-"""`plan --from FILE`: what the command adds to `partitiond.offline`, settings and this host."""
+"""Plans for `plan --from FILE`: adds settings and this host to `partitiond.offline`."""
 
 import asyncio
 import dataclasses
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from partitiond.planner.flow import Solving
 
 MAX_PLAN_BYTES: Final = 256 * 2**20
-"""A plan of 5,000 models on 1,000 devices has some 30 MB."""
+"""A plan of 5,000 models on 1,000 devices takes about 30 MB."""
 ESTIMATES_TOLD: Final = 50
-"""Models between two reports of how far the estimates are."""
+"""Models between two progress reports of the estimates."""
 OnProgress = Callable[[PlanProgress], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OfflinePlan:
-    """What planning a file gave.
+    """The result of planning a file.
 
     Attributes:
-        diff: against the plan that was named as running; None where none was.
+        diff: against the plan that was named as running; None if none was named.
     """
 
     outcome: Plan | Infeasible
@@ -42,18 +42,18 @@ class OfflinePlan:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan, where there is one."""
+        """The plan, if there is one."""
         return None if isinstance(self.outcome, Infeasible) else self.outcome
 
     @property
     def infeasible(self) -> Infeasible | None:
-        """Why there is none."""
+        """The reasons why there is no plan; None if there is one."""
         return self.outcome if isinstance(self.outcome, Infeasible) else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OfflineOptions:
-    """How a file is planned; None takes the file's own settings, then the usual ones."""
+    """Options of planning a file; None takes the file's own settings, then the usual ones."""
 
     time_limit_seconds: float | None = None
     seed: int | None = None
@@ -68,13 +68,13 @@ def plan_file(
     options: OfflineOptions,
     on_progress: OnProgress | None = None,
 ) -> OfflinePlan:
-    """Plan the fleet of a file; without devices in it, the devices of this host.
+    """Plan the fleet of a file, on the devices of this host if the file has none.
 
-    The file's own `[settings.planner]` holds over the settings, a flag over both. Interrupted, the
-    answer is the best so far, and what else is known by then.
+    The file's own `[settings.planner]` overrides the settings, and a flag overrides both. After
+    an interrupt, the result is the best plan so far, with the answers known by then.
 
     Raises:
-        InputError: a what-if names what is not there; `against` is no plan.
+        InputError: a what-if names something that does not exist; `against` is not a plan.
         SpecError: the file is not a fleet, or a model is not known.
         SettingsError: a setting in the file is wrong.
         ModelSourceError: a model's config cannot be fetched.
@@ -144,7 +144,7 @@ def plan_file(
 def _solver(
     on_progress: OnProgress | None, stop: Interrupts
 ) -> "Callable[[Solving], Plan | Infeasible]":
-    """Solves here: this process does nothing else."""
+    """A solver that runs in this process, which does nothing else."""
     from partitiond.planner.api import solve
     from partitiond.planner.flow import progress_of
     from partitiond.planner.progress import CompilingStopped
@@ -158,7 +158,7 @@ def _solver(
             on_progress(PlanProgress(step.title, step.step, step.steps))
         try:
             return solve(step.request, tell if on_progress is not None else None, stop=stop)
-        except CompilingStopped as stopped:  # there is no best so far
+        except CompilingStopped as stopped:  # there is no best plan so far
             raise KeyboardInterrupt from stopped
 
     return solved
@@ -204,7 +204,7 @@ def saved_plan(path: Path) -> Plan:
 
 
 def laid_over(settings: Settings, fleet: "Fleet") -> Settings:
-    """The settings with a fleet file's tables over them. Raises SettingsError."""
+    """The settings, overridden by a fleet file's tables. Raises SettingsError."""
     from partitiond.settings import load_settings, settings_values
     from partitiond.settings_sources import flatten
 
@@ -221,7 +221,7 @@ def _host_devices(settings: Settings) -> tuple[Device, ...]:
 
 
 def resolved_architecture(spec: ModelSpec, settings: Settings) -> Architecture:
-    """Of a model that neither the file nor the catalog knows: from its folder, or the hub."""
+    """Architecture from a model's folder or the hub, if neither file nor catalog knows it."""
     from partitiond.models.resolver import Resolver
 
     resolver = Resolver(settings.models_dir, None, settings.models.offline, settings.models.hub)

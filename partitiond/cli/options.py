@@ -1,4 +1,4 @@
-"""Options that several commands share, and the global ones' values."""
+"""Defines options that several commands share, and reads the values of the global ones."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ NoWaitOption = Annotated[
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Globals:
-    """What was given before the command.
+    """The options given before the command.
 
     Attributes:
         overrides: "table.field=value" texts, in order.
@@ -48,7 +48,7 @@ def globals_of(ctx: typer.Context) -> Globals:
 
 
 def parse_overrides(texts: tuple[str, ...], state_dir: Path | None) -> dict[str, str]:
-    """Turn "engine.python=/x" texts into a mapping; `--state-dir` is one of them.
+    """Turn "engine.python=/x" texts into a mapping; `--state-dir` is added to it.
 
     Raises:
         SettingsError: a text has no "=".
@@ -69,7 +69,7 @@ def parse_overrides(texts: tuple[str, ...], state_dir: Path | None) -> dict[str,
 
 
 def loaded_settings(ctx: typer.Context) -> "LoadedSettings":
-    """Settings with where each value came from. Raises SettingsError."""
+    """Settings with the source of each value. Raises SettingsError."""
     from partitiond.settings import load_settings
 
     given = globals_of(ctx)
@@ -84,9 +84,9 @@ def settings_of(ctx: typer.Context) -> "Settings":
 
 
 def connect(settings: "Settings") -> "ControlClient":
-    """A client of the daemon that these settings name; it may not be running.
+    """A client of the daemon that these settings name; the daemon may not be running.
 
-    PARTITIOND_URL and PARTITIOND_TOKEN name another daemon, as one behind a tunnel.
+    PARTITIOND_URL and PARTITIOND_TOKEN name another daemon, such as one behind a tunnel.
     """
     from partitiond.client.client import ControlClient
 
@@ -98,7 +98,7 @@ def connect(settings: "Settings") -> "ControlClient":
 
 
 def this_person() -> str:
-    """Who runs this command, for the daemon's events: PARTITIOND_ACTOR, else user@host."""
+    """The user of this command, for the daemon's events: PARTITIOND_ACTOR, else user@host."""
     import getpass
     import socket
 
@@ -115,7 +115,7 @@ def this_person() -> str:
 
 
 def read_token(path: Path) -> str:
-    """The admin token, or empty where no daemon ever ran on the state folder.
+    """The admin token, or empty if no daemon ever ran on the state folder.
 
     Raises:
         PartitiondError: the file holds something else.
@@ -133,17 +133,17 @@ def read_token(path: Path) -> str:
 
 @contextmanager
 def client_of(ctx: typer.Context) -> "Iterator[ControlClient]":
-    """A connected client, closed at the end. Raises what the first call raises."""
+    """A connected client, closed at the end. Raises the errors of its first call."""
     with connected(settings_of(ctx)) as client:
         yield client
 
 
 @contextmanager
 def connected(settings: "Settings") -> "Iterator[ControlClient]":
-    """As `client_of`, for settings at hand.
+    """A connected client as of `client_of`, from settings.
 
     Raises:
-        UnauthorizedError: also where the state folder has no token: another daemon answers.
+        UnauthorizedError: also if the state folder has no token: another daemon answers.
     """
     client = connect(settings)
     try:
@@ -161,7 +161,7 @@ def connected(settings: "Settings") -> "Iterator[ControlClient]":
 
 
 def _is_missing(path: Path) -> bool:
-    """Whether it is known not to be there; a folder that may not be read says nothing."""
+    """Whether the path certainly does not exist; an unreadable folder proves nothing."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -172,7 +172,7 @@ def _is_missing(path: Path) -> bool:
 
 
 def memory_bytes(text: str | None) -> int | None:
-    """The size after --memory. Raises InputError: it is none, or nothing."""
+    """The size after --memory. Raises InputError: the text is not a size above 0."""
     from partitiond.core.units import parse_bytes
 
     if text is None:
@@ -187,7 +187,7 @@ def memory_bytes(text: str | None) -> int | None:
 
 
 def check_finite(**given: float | None) -> None:
-    """Raises InputError for an option that is no finite number; by the names of the options."""
+    """Raise InputError for an option that is not a finite number; keywords are option names."""
     for name, value in given.items():
         if value is not None and not math.isfinite(value):
             option = name.replace("_", "-")
@@ -195,7 +195,7 @@ def check_finite(**given: float | None) -> None:
 
 
 def check_time_limit(seconds: float | None) -> None:
-    """Raises InputError for a --time-limit that is no finite number above 0."""
+    """Raise InputError for a --time-limit that is not a finite number above 0."""
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise InputError(
             f"--time-limit must be a finite number of seconds above 0, got {seconds:g}.",

@@ -1,4 +1,4 @@
-"""Writing to people and programs: tables on stdout, errors and progress on stderr."""
+"""Writes to people and programs: results to stdout, errors and progress to stderr."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_WORD: Final = 300
-"""Characters without a space; paths and ids have fewer."""
+"""Characters of a word that is cut; paths and ids have fewer."""
 
 
 @functools.cache
@@ -34,14 +34,14 @@ def err() -> "Console":
 
 
 def say(text: str) -> None:
-    """One line for people on stderr, taken literally (no markup)."""
+    """Write one line for people on stderr, taken literally (no markup)."""
     console = err()
     # A log keeps its lines whole; a terminal gets them wrapped between words.
     console.print(text, markup=False, soft_wrap=not console.is_terminal)
 
 
 def jsonable(value: object) -> Any:
-    """Plain data for any result: core dataclasses, and mappings or sequences of them."""
+    """Convert a result to plain data: core dataclasses, mappings and sequences of them."""
     from partitiond.serde import to_jsonable
 
     if isinstance(value, dict):
@@ -52,7 +52,7 @@ def jsonable(value: object) -> Any:
 
 
 def print_json(value: object) -> None:
-    """The value as indented JSON on stdout."""
+    """Write the value as indented JSON on stdout."""
     sys.stdout.write(json.dumps(jsonable(value), indent=2, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
@@ -62,19 +62,19 @@ def emit(value: object, *, as_json: bool, render: "Callable[[], RenderableType]"
     if as_json:
         print_json(value)
     else:
-        # A table fits; an id that is longer than a line is left to the terminal to break.
+        # A table fits; the terminal breaks an id that is longer than a line.
         out().print(render(), crop=False)
 
 
 def print_error(error: PartitiondError) -> None:
-    """Message and hint on stderr, without a traceback."""
+    """Write the error's message and hint on stderr, without a traceback."""
     say(f"error: {_shortened(error.message)}")
     if error.hint:
         say(f"  what to do: {_shortened(error.hint)}")
 
 
 def _shortened(text: str) -> str:
-    """Words that nobody reads to their end, as one of 5000 letters, are cut."""
+    """Cut words that are too long to be read, such as one of 5000 letters."""
     return re.sub(
         rf"\S{{{LONGEST_WORD},}}",
         lambda found: f"{found[0][: LONGEST_WORD // 2]}... ({len(found[0])} characters)",

@@ -1,4 +1,4 @@
-"""Placement rules and planned arrivals: options of `models add` and `update`, and in words."""
+"""Defines options of `models add` and `update` for placement and arrivals; words both."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,7 +68,7 @@ PriorityOption = Annotated[
 
 
 def arrivals_body(percentile: float | None, window: float | None) -> dict[str, Any]:
-    """The part of the demand that says what is planned around the mean."""
+    """Percentile and window of the demand's arrivals, as part of a body."""
     given = {"percentile": percentile, "window_seconds": window}
     return {key: value for key, value in given.items() if value is not None}
 
@@ -82,7 +82,7 @@ def rules_body(
     survive_share: float | None,
     priority: int | None,
 ) -> dict[str, Any]:
-    """The placement rules as far as they were given; "none" takes one back.
+    """The placement rules that were given, as part of a body; "none" takes a rule back.
 
     Raises:
         typer.BadParameter: "none" stands beside names.
@@ -105,7 +105,7 @@ def rules_body(
 
 
 def demand_text(demand: "Demand") -> str:
-    """The demand for a reader, with what is planned for it."""
+    """The demand in words, with the rate that is planned for it."""
     planned = demand.planned_req_per_s
     if demand.req_per_s is None or planned is None:
         return "as much as there is"
@@ -118,7 +118,7 @@ def demand_text(demand: "Demand") -> str:
 
 
 def placement_text(spec: "ModelSpec") -> str:
-    """Isolation and placement rules for a reader."""
+    """Isolation and placement rules in words."""
     rules, parts = spec.rules, []
     if spec.isolation != "shared":
         parts.append(f"isolation {spec.isolation}")

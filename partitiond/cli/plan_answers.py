@@ -1,4 +1,4 @@
-"""What was asked beside a plan, below it."""
+"""Draws the answers to questions beside a plan, below the plan."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from partitiond.core.plan_answers import PlanAnswers
 def render_answers(
     plan: Plan | None, infeasible: Infeasible | None, answers: PlanAnswers
 ) -> RenderableType:
-    """Everything that was asked beside the plan, for any width from 60 columns."""
+    """All answers beside the plan, for any width from 60 columns."""
     return _Answers(plan, infeasible, answers)
 
 
@@ -32,7 +32,7 @@ class _Answers:
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        """Draw for the width there is."""
+        """Draw for the available width."""
         width, answers = min(options.max_width, 140), self.answers
         if self.infeasible is not None:
             yield from infeasible_view(self.infeasible)

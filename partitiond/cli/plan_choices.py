@@ -1,4 +1,4 @@
-"""What moves buy: the plans between which the price of a move decides, as a table."""
+"""Draws the plans between which the price of a move decides, as a table."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ _EARLY: Final = (
 
 
 def choices_view(proof: Certificate, devices: Sequence[Device]) -> Iterator[RenderableType]:
-    """The fewest moves first; then why this plan is the one, and how to get others."""
+    """The plans by moves, fewest first; then why this plan was chosen and how to get others."""
     if not proof.choices:
         return
     yield Text("What moves buy", style="bold")
@@ -58,7 +58,7 @@ def choices_view(proof: Certificate, devices: Sequence[Device]) -> Iterator[Rend
 
 
 def choices_told(proof: Certificate, devices: Sequence[Device]) -> Iterator[str]:
-    """Why the plan is the one that is proposed, and how to get others."""
+    """Say why this plan is proposed, and how to get others."""
     cost, price = proof.objective.is_cost, proof.move_price
     mine = next(c for c in proof.choices if c.chosen)
     least = worth(mine, price, is_cost=cost)
@@ -85,7 +85,7 @@ def choices_told(proof: Certificate, devices: Sequence[Device]) -> Iterator[str]
 
 
 def _when(one: Choice) -> str:
-    """While which prices it is the best one, and what speaks against it."""
+    """The move prices for which the plan is the best one, and what speaks against it."""
     if one.against is Against.MOVE_BUDGET:
         return "- (over planner.move_budget)"
     early = " (stops replicas early)" if one.against is Against.NEEDLESS_STOP else ""
@@ -93,7 +93,7 @@ def _when(one: Choice) -> str:
 
 
 def _price_told(proof: Certificate, devices: Sequence[Device]) -> str:
-    """What a move costs in the objective's unit, and the setting that says so, in its own."""
+    """The cost of a move in the objective's unit, and the setting for it in its own unit."""
     price, objective = proof.move_price, proof.objective
     if not price:
         return "moves cost nothing (planner.move_price 0)"

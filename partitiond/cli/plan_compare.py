@@ -1,4 +1,4 @@
-"""Plans side by side: what-ifs, what each constraint costs, and what would make all of it fit."""
+"""Draws plans side by side: what-ifs, the cost of each constraint, changes that make all fit."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +18,7 @@ from partitiond.core.plan_answers import (
 )
 
 MAX_REASONS = 2
-"""Reasons shown for what an alternative cannot serve."""
+"""Most reasons shown for models that an alternative cannot serve."""
 MAX_NAMES = 8
 NO_GAIN = (
     "it only forbids something, so its plan is one of what is as well: that was not found in time, "
@@ -33,7 +33,7 @@ UNPROVEN = (
 def what_if_view(
     base: Plan | None, alternatives: Sequence[Alternative], width: int, title: str = "What if"
 ) -> Iterator[RenderableType]:
-    """The plan of what is, and each alternative, one line each; then what to know about them."""
+    """The present plan and the alternatives, one line each; then remarks about them."""
     yield Text(title, style="bold")
     table = _table("what if" if title == "What if" else "", wide=width >= 100)
     if base is not None:
@@ -87,7 +87,7 @@ def _cells(
 
 
 def against(one: Alternative) -> tuple[str, str]:
-    """An alternative against the plan of what is, in words, and their colour."""
+    """An alternative compared to the present plan, in words, and the colour of the words."""
     figures = one.figures
     if figures is None:
         return "no plan", "red"
@@ -116,7 +116,7 @@ def _gain(objective: Objective, gain: float) -> str:
 
 
 def _at_best(objective: Objective, most: float) -> str:
-    """What the proofs leave open."""
+    """The most that may be gained, as far as the proofs leave it open."""
     amount = number(abs(most))
     if most == 0:
         return "at best the same"
@@ -147,7 +147,7 @@ def _remarks(one: Alternative) -> Iterator[RenderableType]:
 def constraints_view(
     base: Plan | None, dropped: Sequence[Alternative], width: int
 ) -> Iterator[RenderableType]:
-    """What each constraint costs: those that cost something in a table, the others in one line."""
+    """The cost of each constraint: a table of those with a cost, and a line for the others."""
     if not dropped:
         yield Text("No model has an SLO, isolation, replica limit or rule: nothing to drop.\n")
         return
@@ -178,7 +178,7 @@ def _free(one: Alternative) -> bool:
 
 
 def relaxations_view(found: Relaxations, width: int) -> Iterator[RenderableType]:
-    """Why not all of it fits, and the smallest changes with which it does."""
+    """Why the demands do not all fit, and the smallest changes with which they do."""
     yield Text("What stands in the way", style="bold")
     if found.conflict:
         names = ", ".join(found.conflict[:MAX_NAMES])

@@ -1,4 +1,4 @@
-"""Devices of a plan drawn to scale: who sits where, how full it is, and where MIG slices lie."""
+"""Draws the devices of a plan to scale: their replicas, how full they are, their MIG slices."""
 
 import collections
 import dataclasses
@@ -19,22 +19,22 @@ COLOURS = (
 )  # fmt: skip
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 MAX_DRAWN_DEVICES = 16
-"""Devices drawn one by one; of more, those that hold the same are drawn once."""
+"""Most devices drawn one by one; of more, devices with the same content are drawn once."""
 MIG_SLICES = 8
 LABEL_WIDTH = 29
-"""Columns beside a bar: what it shows, and the figure."""
+"""Columns beside a bar, for its name and its figure."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mark:
-    """How one model is shown: a letter and a colour."""
+    """The letter and the colour of one model."""
 
     letter: str
     colour: str
 
 
 def marks_of(plan: Plan) -> dict[str, Mark]:
-    """A mark for each model; beyond 52 models letters come again."""
+    """A mark for each model; beyond 52 models, letters repeat."""
     models = [forecast.model for forecast in plan.forecasts]
     models += [p.model for p in plan.placements]
     return {
@@ -46,11 +46,11 @@ def marks_of(plan: Plan) -> dict[str, Mark]:
 def draw_devices(
     plan: Plan, marks: dict[str, Mark], width: int, *, most: int | None = MAX_DRAWN_DEVICES
 ) -> Iterator[RenderableType]:
-    """Every device in use, or, of many, one of each kind of content; then what stays empty.
+    """Draw the devices in use, or one for each content if there are many; then list empty ones.
 
     Args:
-        plan, marks, width: what is drawn, how models are marked, and the columns there are.
-        most: drawings; None for as many as there are kinds of content.
+        plan, marks, width: the plan to draw, the marks of models, and the columns available.
+        most: most drawings; None for one of every content.
     """
     here: dict[str, list[Placement]] = collections.defaultdict(list)
     for placement in plan.placements:
@@ -74,7 +74,7 @@ def draw_devices(
 
 
 def empty_line(plan: Plan) -> str:
-    """How many devices of which kind hold nothing, as a line; empty where all are used."""
+    """A line with the number of empty devices of each kind; "" if all devices are used."""
     used = {p.device_id for p in plan.placements}
     empty = [d for d in plan.devices if d.id not in used]
     if not empty or not plan.placements:
@@ -131,13 +131,13 @@ def _head(alike: Sequence[Device], here: Sequence[Placement], mode: SharingMode)
 
 
 def replicas(count: int) -> str:
-    """So many replicas, in words."""
+    """A number of replicas, in words."""
     return "1 replica" if count == 1 else f"{count} replicas"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Bar:
-    """One resource of one device: what its parts take of the total, and what must stay free."""
+    """One resource of one device: the parts taken of the total, and the part kept free."""
 
     name: str
     parts: Sequence[tuple[Placement, float]]
@@ -147,7 +147,7 @@ class _Bar:
 
 
 def _bar(bar: _Bar, marks: dict[str, Mark], room: int) -> Text:
-    """Parts to scale, each opened by its model's letter; then free, then kept free."""
+    """Draw parts to scale, each after its model's letter; then the free and the kept part."""
     line = Text(f"{bar.name:>7} ", style="dim", no_wrap=True)
     at, drawn = 0.0, 0
     for placement, size in bar.parts:
@@ -165,7 +165,7 @@ def _bar(bar: _Bar, marks: dict[str, Mark], room: int) -> Text:
 
 
 def _slices(device: Device, here: Sequence[Placement], marks: dict[str, Mark], room: int) -> Text:
-    """The eight memory slices in their places: each instance with its letter and MIG profile."""
+    """Draw the eight memory slices in place: each instance with its letter and MIG profile."""
     line = Text(f"{'slices':>7} ", style="dim", no_wrap=True)
     edges = [round(room * n / MIG_SLICES) for n in range(MIG_SLICES + 1)]
     starts = {

@@ -1,4 +1,4 @@
-"""Why a model has the place it has, for people."""
+"""Draws the explanation of a model's place, for people."""
 
 from collections.abc import Iterator
 
@@ -14,13 +14,13 @@ from partitiond.core.plan_answers import ModelExplanation, SizeChoice
 from partitiond.core.units import format_bytes
 
 MAX_SIZES = 10
-"""Sizes shown: the chosen ones and the best of the others."""
+"""Most sizes shown: the chosen ones and the best of the others."""
 
 
 def explained_view(
     plan: Plan | None, why: ModelExplanation, width: int
 ) -> Iterator[RenderableType]:
-    """Why here, why not one more, the sizes there were, and the next best with their cost."""
+    """Why here, why not one more, the possible sizes, and the next best with their cost."""
     yield Text(f"{why.model}: why {'nowhere' if plan is None else 'here'}", style="bold")
     yield _bullets(why.here)
     if why.not_more:

@@ -1,4 +1,4 @@
-"""A plan of hundreds of models on a page; `--all` and `--json` have the rest."""
+"""Draws a plan of hundreds of models on a page; `--all` and `--json` have the rest."""
 
 import collections
 from collections.abc import Iterator, Sequence
@@ -24,16 +24,16 @@ from partitiond.core.plan import ModelForecast, Plan
 
 MODELS: Final = 6
 DEVICES: Final = 3
-"""Of the fullest, and as many of the emptiest."""
+"""The number of fullest devices shown, and as many of the emptiest."""
 GROUPS: Final = 2
 MISSING: Final = 2
 SENTENCES: Final = 3
 LINE: Final = 200
-"""Characters of a sentence: some list every model."""
+"""Most characters of a sentence, because some sentences list every model."""
 
 
 def page_of(plan: Plan) -> Iterator[RenderableType]:
-    """The worst served models, the devices by kind, the fullest, the emptiest, and why."""
+    """The worst served models, devices by kind, the fullest and emptiest, and the reasons."""
     yield from _models(plan.forecasts)
     yield from _devices(plan)
     yield from _unplaced(plan)
@@ -111,7 +111,7 @@ def _unplaced(plan: Plan) -> Iterator[RenderableType]:
 
 
 def _why(plan: Plan) -> Iterator[RenderableType]:
-    """What is said of the plan as a whole; what is said of single models is counted."""
+    """Sentences about the plan as a whole; sentences about single models are only counted."""
     told = {u.reason for u in plan.unplaced}
     names = {f.model for f in plan.forecasts}
     lines = [line for line in plan.explanation if line not in told]

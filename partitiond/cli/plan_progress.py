@@ -1,4 +1,4 @@
-"""A solve as it goes on: best value and bound so far, in one line."""
+"""Shows a solve in progress: best value and bound so far, in one line."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,11 @@ from partitiond.core.plan_answers import PlanProgress
 FIRST = "the plan"
 COMPILING = "compiling the search, once on this machine"
 COMPILE_SECONDS = 80.0
-"""About what it takes on one core (docs/decisions/0014)."""
+"""The approximate time on one core (docs/decisions/0014)."""
 
 
 def progress_line(progress: PlanProgress) -> str:
-    """What is being planned and how far it is, as "6 devices, bound 5 (gap 17%)"."""
+    """The plan in progress and how far it is, as "6 devices, bound 5 (gap 17%)"."""
     if progress.compiled is not None:
         return COMPILING
     what = "" if progress.title == FIRST and progress.steps == 1 else progress.title
@@ -36,11 +36,11 @@ def _figures(progress: PlanProgress) -> str:
 
 
 def shown_on(report: Reporter, time_limit_seconds: float | None) -> Callable[[PlanProgress], None]:
-    """Shows progress as it comes.
+    """Make a callback that shows progress as it comes.
 
     Args:
-        report: where to.
-        time_limit_seconds: of one plan; None where it is not known, and no share done is shown.
+        report: shows the progress.
+        time_limit_seconds: of one plan; if None (not known), no share done is shown.
     """
 
     def show(progress: PlanProgress) -> None:

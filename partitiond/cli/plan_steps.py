@@ -1,4 +1,4 @@
-"""What applying a plan changes: in brief, or with the time and the memory it takes."""
+"""Draws the changes of applying a plan: in brief, or with the time and memory they take."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from partitiond.core.units import format_bytes, format_duration
 
 MAX_STEPS = 40
 FEW_STEPS = 6
-"""Of a plan that is shown as a page."""
+"""Most steps shown of a plan that is shown as a page."""
 MAX_DEVICES = 12
 SIGNS = {
     StepKind.START: ("+", "green"),
@@ -25,7 +25,7 @@ SIGNS = {
 
 
 def brief_changes(diff: PlanDiff, *, most: int | None = MAX_STEPS) -> Iterator[RenderableType]:
-    """One line for each replica that changes, `most` of them at most."""
+    """One line for each replica that changes, at most `most` lines."""
     if diff.is_empty:
         yield _nothing()
         return
@@ -59,7 +59,7 @@ def _details(placement: Placement) -> str:
 def changes_view(
     diff: PlanDiff, takes: DiffCost, width: int, *, most: int | None = MAX_STEPS
 ) -> Iterator[RenderableType]:
-    """Every start, move and stop with what it takes, `most` of them; then devices on the way."""
+    """Starts, moves and stops with their time, at most `most`; then memory of devices meanwhile."""
     if diff.is_empty:
         yield _nothing()
         return
@@ -71,7 +71,7 @@ def changes_view(
 
 
 def _left(diff: PlanDiff, there: int, most: int | None) -> Iterator[RenderableType]:
-    """How many changes are not shown, and of how many of each kind."""
+    """The number of changes that are not shown, and the number of all by kind."""
     if most is not None and there > most:
         counts = f"{len(diff.start)} starts, {len(diff.move)} moves, {len(diff.stop)} stops"
         yield Text(f"  ... and {there - most} more: in all {counts} (plan --all)", style="dim")

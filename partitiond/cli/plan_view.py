@@ -1,4 +1,4 @@
-"""A plan drawn for a terminal: what it saves, what each model gets, every device to scale."""
+"""Draws a plan for a terminal: what it saves, what models get, every device to scale."""
 
 import collections
 import dataclasses
@@ -39,9 +39,9 @@ from partitiond.core.profile import ProfileKind
 from partitiond.core.units import format_bytes
 
 NARROW = 100
-"""Columns below which the model table leaves out what the devices below show as well."""
+"""Terminal width below which the model table omits columns that the device drawings show."""
 MAX_LINES = 40
-"""Sentences of the explanation, and models that are not served in full."""
+"""Most sentences of the explanation, and most models that are not served in full."""
 KIND_MARK = {
     ProfileKind.ESTIMATED: ("estimated", "yellow"),
     ProfileKind.TRANSFERRED: ("transferred", "yellow"),
@@ -62,8 +62,8 @@ def render_plan(
     Args:
         plan: the plan.
         diff: what applying it changes, shown at the end.
-        takes: how long that lasts and what memory it needs; then shown in full.
-        everything: all models, devices, sentences and changes, where that is more than a page.
+        takes: the time and the memory of the changes; if given, the changes are shown in full.
+        everything: show all models, devices, sentences and changes, even beyond a page.
     """
     return _PlanView(plan, diff, takes, everything)
 
@@ -78,7 +78,7 @@ class _PlanView:
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        """Draw for the width there is."""
+        """Draw for the available width."""
         width = min(options.max_width, 140)
         marks = marks_of(self.plan)
         yield Text(f"Plan {self.plan.id}", style="bold").append(
@@ -110,7 +110,7 @@ class _PlanView:
 
 
 def _summary(plan: Plan, width: int) -> RenderableType:
-    """Bars: the baselines, this plan, the bound; then the certificate in words."""
+    """Draw bars for the baselines, this plan and the bound; then the certificate in words."""
     proof = plan.certificate
     first_fit = proof.baseline_first_fit
     rows: list[tuple[str, float | None, str]] = [
@@ -143,7 +143,7 @@ def _bound_words(proof: Certificate) -> str:
 
 
 def _words(plan: Plan) -> Table:
-    """What the bars count, what is proven, and what the plan uses and gives."""
+    """The unit of the bars, the proof, and what the plan uses and serves."""
     proof = plan.certificate
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=24, justify="right", style="dim")
@@ -165,7 +165,7 @@ def _certificate(proof: Certificate) -> Text:
     given_away, unproven = two_gaps(proof)
     line = Text(text, style=style).append(f" in {proof.seconds:.1f} s", style="default")
     if len(proof.by_priority) > 1:
-        return line  # shares of a sum in which a priority counts a hundred times the one below
+        return line  # the sum weighs each priority 100 times the one below it
     if style != "green":
         line.append(f"; gap to the best plan found {percent(given_away)}, ", style="default")
         line.append(f"from that to the bound {percent(unproven)}", style="default")
@@ -185,7 +185,7 @@ def _moves_words(proof: Certificate) -> str:
 
 
 def _totals(plan: Plan) -> str:
-    """What the plan uses and gives, whatever its objective."""
+    """What the plan uses and serves, with any objective."""
     f = figures_of(plan)
     parts = [f"{f.devices_used} of {f.devices} devices", replicas(f.replicas)]
     if f.wanted_req_per_s:

@@ -1,4 +1,4 @@
-"""How objectives, values and gaps are said, in every view of a plan."""
+"""Words objectives, values and gaps for every view of a plan."""
 
 from partitiond.core.convergence import Convergence, PlanState
 from partitiond.core.plan import Certificate, Objective, Status
@@ -16,17 +16,17 @@ _UNITS = {
 
 
 def unit_of(objective: Objective) -> str:
-    """What the objective's value counts."""
+    """The unit of the objective's value."""
     return _UNITS[objective]
 
 
 def number(value: float) -> str:
-    """Three digits; large numbers whole and grouped."""
+    """A number with three digits, or whole and grouped if large."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def waiting_words(waiting: PlanPreview) -> str:
-    """What the plan that waits would do, and how to let it."""
+    """What the waiting plan would do, and the command that applies it."""
     diff, name = waiting.diff, waiting.plan.id
     return (
         f"{name} moves {len(diff.move)} and stops {len(diff.stop)} running replicas: "
@@ -35,31 +35,31 @@ def waiting_words(waiting: PlanPreview) -> str:
 
 
 def converging_words(now: Convergence) -> str:
-    """How far the applied plan is and what it waits for; empty where it runs."""
+    """How far the applied plan is and what it waits for; empty if the plan runs."""
     if not now.plan_id or now.state is PlanState.CONVERGED:
         return ""
     return f"{now.serving} of {now.wanted - now.asleep} replicas serve: {now.why}"
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Whole milliseconds; a dash where unknown."""
+    """Whole milliseconds; a dash if unknown."""
     return "-" if seconds is None else f"{seconds * 1000:.0f}"
 
 
 def watts(value: float | None) -> str:
-    """Watts, kilowatts from ten thousand on; a dash where unknown."""
+    """Watts, or kilowatts from 10,000 W on; a dash if unknown."""
     if value is None:
         return "-"
     return f"{value / 1000:.3g} kW" if value >= 10_000 else f"{value:.0f} W"
 
 
 def percent(share: float) -> str:
-    """A share in percent, with a digit where it is small."""
+    """A share in percent, with a decimal if it is below 10 %."""
     return f"{share:.0%}" if abs(share) >= 0.1 or share == 0 else f"{share:.1%}"
 
 
 def proven(proof: Certificate) -> tuple[str, str]:
-    """What is proven, in words, and its colour."""
+    """The proven status in words, and its colour."""
     if proof.status is Status.OPTIMAL:
         return proof.optimal_words, "green"
     words = {
@@ -71,9 +71,9 @@ def proven(proof: Certificate) -> tuple[str, str]:
 
 
 def two_gaps(proof: Certificate) -> tuple[float, float]:
-    """Of the plan to the best plan found, and of that to the bound, as shares of the plan's value.
+    """Gaps from the plan to the best plan found, and from the best plan found to the bound.
 
-    The first is what was given away to move less.
+    Both are shares of the plan's value. The first is what was given away to move less.
     """
     value, bound = proof.own_value, proof.own_bound
     best = value if proof.best_value is None else proof.best_value
@@ -82,7 +82,7 @@ def two_gaps(proof: Certificate) -> tuple[float, float]:
 
 
 def amount_text(objective: Objective, amount: float) -> str:
-    """So much of what the objective counts, as in "saves 2 devices"."""
+    """An amount with the objective's unit, as in "saves 2 devices"."""
     text = number(amount)
     match objective:
         case Objective.MIN_DEVICES:

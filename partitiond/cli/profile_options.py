@@ -1,4 +1,4 @@
-"""Options of `partitiond profile`, and what they say together."""
+"""Defines the options of `partitiond profile`, and turns its lengths into a workload."""
 
 import json
 from pathlib import Path
@@ -114,7 +114,7 @@ PaperOption = Annotated[
         max=10_000,
         metavar="N",
         show_default=False,
-        hidden=True,  # for reproducing the paper, which nobody needs who serves models
+        hidden=True,  # only for reproducing the paper; serving models does not need it
         help="Also send N requests at once, as the paper does.",
     ),
 ]
@@ -126,7 +126,7 @@ PlotOption = Annotated[
 ]
 
 DEFAULT_VARIATION = 1.0
-"""Of a lognormal without numbers: as recorded chat traffic varies, give or take."""
+"""Variation of a lognormal without numbers: about that of recorded chat traffic."""
 
 
 def lengths_body(
@@ -137,10 +137,10 @@ def lengths_body(
     prompt_variation: float | None,
     output_variation: float | None,
 ) -> dict[str, Any]:
-    """The workload part of a registration: only what was given.
+    """The workload part of a registration, with only the given values.
 
     Raises:
-        InputError: the options contradict each other, or the file is no trace and no profile.
+        InputError: the options contradict each other, or the file is neither trace nor profile.
     """
     means = {"prompt_tokens": prompt_tokens, "output_tokens": output_tokens}
     variations = {"prompt_variation": prompt_variation, "output_variation": output_variation}

@@ -1,4 +1,4 @@
-"""What the options of `models add` and `profile` say, as a registration (the API's body)."""
+"""Turns the options of `models add` and `profile` into a registration (the API's body)."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,14 +132,14 @@ PointOption = Annotated[
 
 
 def model_text(text: str) -> str:
-    """A folder as an absolute path, because the daemon's folder is not ours; else as given."""
+    """A folder as an absolute path, because the daemon runs in another folder; else the text."""
     if text.startswith(("./", "../", "~")) or text in {".", ".."}:
         return str(Path(text).expanduser().absolute())
     return text
 
 
 def without_none(values: dict[str, Any]) -> dict[str, Any]:
-    """Only what was given: the rest keeps the defaults of the specification."""
+    """The values that were given; the others keep the defaults of the specification."""
     return {
         key: value
         for key, value in values.items()
@@ -205,7 +205,7 @@ def source_at(source: ModelSource, revision: str) -> dict[str, Any]:
 def source_body(
     model: str, name: str | None, weights: str | None, engine_kind: str | None, *, hub: bool
 ) -> dict[str, Any]:
-    """What is served, from where, by which engine."""
+    """The part for the model, its source and its engine."""
     return {
         "model": model_text(model),
         "name": name,
@@ -225,7 +225,7 @@ def demand_body(
 def limits_body(
     min_replicas: int | None, max_replicas: int | None, isolation: str | None = None
 ) -> dict[str, Any]:
-    """What bounds the plan."""
+    """The part for the bounds on the plan."""
     return {"min_replicas": min_replicas, "max_replicas": max_replicas, "isolation": isolation}
 
 
@@ -239,7 +239,7 @@ _VARIANT_ENGINE = (
 
 
 def variant_bodies(texts: list[str] | None) -> list[dict[str, Any]] | None:
-    """The variants part; None where nothing was said about variants, empty for "none".
+    """The variants part; None if no variants were given, empty for "none".
 
     Raises:
         typer.BadParameter: a text is not of the form name=...,key=value.

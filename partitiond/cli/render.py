@@ -1,4 +1,4 @@
-"""Tables for people: models, replicas, devices, jobs, events. They fit 80 columns."""
+"""Draws tables of models, replicas, jobs and events for people, to fit 80 columns."""
 
 import collections
 from collections.abc import Collection, Sequence
@@ -43,11 +43,11 @@ STATE_STYLES = {
 }
 
 MANY_ROWS: Final = 50
-"""Rows up to which a table is printed whole, as a page has about as many lines."""
+"""Most rows of a table that is printed whole, since a page has about as many lines."""
 PAGE_ROWS: Final = 20
-"""Rows of a longer one, where it stands alone."""
+"""Rows shown of a longer table that stands alone."""
 HALF_PAGE_ROWS: Final = 12
-"""The same where another one stands below it."""
+"""Rows shown of a longer table that another one stands below."""
 UNBOUNDED: Final = 10_000
 """Wider than any terminal, in columns."""
 
@@ -65,7 +65,7 @@ def new_table(*headers: str, whole: Collection[str] = ()) -> Table:
     """A plain table; a header that starts with ">" is right-aligned.
 
     Args:
-        whole: headers of columns that are never broken, as ids and times.
+        whole: headers of columns that are never broken, such as ids and times.
     """
     table = _Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for header in headers:
@@ -85,14 +85,14 @@ def state_text(state: str) -> Text:
 
 
 def duration(seconds: float | None) -> str:
-    """Milliseconds below one second, else seconds; a dash where unknown."""
+    """Milliseconds below one second, else seconds; a dash if unknown."""
     if seconds is None:
         return "-"
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def rate(value: float | None) -> str:
-    """Requests or tokens per second with three digits; a dash where unknown."""
+    """Requests or tokens per second with three digits; a dash if unknown."""
     if value is None:
         return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
@@ -123,7 +123,7 @@ def partition_text(partition: Partition) -> str:
 
 
 def page_of_rows(items: Sequence[T], unusual: Sequence[bool], page: int | None) -> Sequence[T]:
-    """All items, or, where they are more than a page, `page` of them, the unusual ones first."""
+    """All items, or `page` of them if they are more than a page; unusual ones come first."""
     few = page is None or len(items) <= MANY_ROWS
     return items if few or page is None else first_of(items, unusual, page)
 
@@ -131,12 +131,12 @@ def page_of_rows(items: Sequence[T], unusual: Sequence[bool], page: int | None) 
 def with_left(
     table: "RenderableType", shown: Sequence[object], states: Sequence[str]
 ) -> "RenderableType":
-    """A table, and below it how many rows were left out, with all there are by their state.
+    """A table, and below it the number of rows left out, and the number of all by state.
 
     Args:
         table: the table.
-        shown: what stands in it.
-        states: of everything, in a word.
+        shown: the items in the table.
+        states: the state of every item, as one word.
     """
     from rich.console import Group
 
@@ -149,11 +149,11 @@ def with_left(
 
 
 def models_table(models: Sequence[ModelView], page: int | None = None) -> "RenderableType":
-    """Registered models; what to do next where there is none.
+    """Registered models; what to do next if there is none.
 
     Args:
         models: all of them.
-        page: rows at most where there are very many, those that somebody should look at first.
+        page: most rows if there are very many models; those that need attention come first.
     """
     if not models:
         return "No models yet. Add one: partitiond models add smollm2-135m"
@@ -181,7 +181,7 @@ def models_table(models: Sequence[ModelView], page: int | None = None) -> "Rende
 
 
 def _is_fine(state: str) -> bool:
-    return STATE_STYLES.get(state) in ("green", "cyan")  # asleep is as asked
+    return STATE_STYLES.get(state) in ("green", "cyan")  # sleeping is intended
 
 
 def _profile_word(view: ModelView) -> str:
@@ -190,7 +190,7 @@ def _profile_word(view: ModelView) -> str:
 
 
 def record_table(record: ModelRecord) -> "RenderableType":
-    """One model, a line for each thing it was registered with."""
+    """One model, with a line for each part of its registration."""
     spec = record.spec
     slo = "none"
     if spec.slo is not None:
@@ -253,11 +253,11 @@ def _variant_text(variant: Variant) -> str:
 
 
 def replicas_table(replicas: Sequence[ReplicaView], page: int | None = None) -> "RenderableType":
-    """Engines, those to come included; a failed one shows its diagnosis.
+    """Engines, including pending ones; a failed engine shows its diagnosis.
 
     Args:
         replicas: all of them.
-        page: rows at most where there are very many: those that do not serve, then the fullest.
+        page: most rows if there are very many: engines that do not serve, then the fullest.
     """
     if not replicas:
         return "No replicas. Plan and start some: partitiond plan, partitiond apply"
@@ -288,11 +288,11 @@ def replicas_table(replicas: Sequence[ReplicaView], page: int | None = None) -> 
 
 
 def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> "RenderableType":
-    """A table, and below it what is to be said of its rows: once, where it is said of several.
+    """A table, and below it the notes on its rows; a note on several rows stands there once.
 
     Args:
         table: the table.
-        notes: what each is about and what is said, which may be empty.
+        notes: pairs of a subject and a note, which may be empty.
     """
     from rich.console import Group
 
@@ -305,7 +305,7 @@ def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> "RenderableTyp
 
 
 def replica_note(view: ReplicaView) -> str:
-    """A few words on how it is, or empty; what broke it stands below the table."""
+    """A few words on the replica's condition, or empty; its error stands below the table."""
     if view.state in ("pending", "starting"):
         return view.start_progress
     if view.sleep_level:

@@ -1,4 +1,4 @@
-"""What a profile holds beside its table of points: named points, memory, capacity, provenance."""
+"""Draws a profile beside its table of points: named points, memory, capacity, provenance."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -25,7 +25,7 @@ Pair = tuple[str, str]
 
 
 def details(profile: Profile, slo: Slo | None) -> RenderableType:
-    """Everything but the points themselves; parts that the profile does not have are left out."""
+    """Everything but the points themselves; parts that the profile lacks are left out."""
     parts: list[RenderableType] = [_titled("Operating points by name", _named(profile, slo))]
     parts += _tables(profile)
     parts += _doubling(profile)
@@ -76,7 +76,7 @@ def _named(profile: Profile, slo: Slo | None) -> RenderableType:
 
 
 def _tables(profile: Profile) -> Iterator[RenderableType]:
-    """Intervals of the latencies and what the device said, where there is any."""
+    """Intervals of the latencies, and telemetry of the device, as far as there are any."""
     for title, columns in (("95 % intervals", _INTERVALS), ("While measured", _TELEMETRY)):
         points = sorted(profile.points, key=lambda p: p.batch)
         shown = [
@@ -93,7 +93,7 @@ def _tables(profile: Profile) -> Iterator[RenderableType]:
 
 
 def _doubling(profile: Profile) -> Iterator[RenderableType]:
-    """X(2b) / X(b), where both were measured and the KV cache held back neither."""
+    """X(2b) / X(b), if both were measured and neither was KV-limited."""
     gains = doubling_gains([point for point in profile.points if not point.kv_limited])
     if not gains:
         return
@@ -220,7 +220,7 @@ def _capacity(profile: Profile, slo: Slo | None) -> RenderableType:
 
 
 def _tiny(seconds: float) -> str:
-    """A time far below a second, in the unit that keeps it readable."""
+    """A time far below a second, in a readable unit."""
     for unit, factor in (("ms", 1e3), ("us", 1e6)):
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Devices for people: a table of all, and everything about one."""
+"""Draws devices for people: a table of all, and everything about one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -25,12 +25,12 @@ def devices_table(
     *,
     whole: bool = False,
 ) -> RenderableType:
-    """Devices of the host; below the table what is to be known of those that are not fine.
+    """Devices of the host; below the table, notes on the devices that are not fine.
 
     Args:
         devices: all of them.
-        engines: what runs on them, and is to come; None where that is not known.
-        whole: one line for each; else very many have one line for all that are equal.
+        engines: running and pending engines of the devices; None if they are not known.
+        whole: draw one line for each device; else very many devices have one line for all alike.
     """
     if not devices:
         return "No devices: enable the CPU ([cpu] enabled = true) or install an NVIDIA driver."
@@ -70,9 +70,9 @@ def devices_table(
 
 
 def equal_devices(devices: Sequence[Device]) -> list[tuple[Device, ...]]:
-    """Each device alone, or, of more than a page, those together that are of one kind and state.
+    """Each device alone, or, if they are more than a page, grouped by kind and state.
 
-    Those that are not as the most come first.
+    The smallest groups come first, because they differ from most devices.
     """
     if len(devices) <= MANY_ROWS:
         return [(device,) for device in devices]
@@ -89,7 +89,7 @@ def _range(sizes: Sequence[int]) -> str:
 
 
 def sharing_text(device: Device) -> str:
-    """Modes allowed; with MIG on, the instances that exist."""
+    """The allowed modes; with MIG on, also the instances that exist."""
     modes = ", ".join(mode.value for mode in device.modes)
     if not device.mig_instances:
         return modes
@@ -99,7 +99,7 @@ def sharing_text(device: Device) -> str:
 
 
 def device_state(device: Device) -> Text:
-    """One word: cordoned, or its health; nobody judges a CPU."""
+    """One word: cordoned, or the health; a CPU has no health."""
     word = device.health.value
     if device.cordoned and word != "failed":
         word = "cordoned"
@@ -109,7 +109,7 @@ def device_state(device: Device) -> Text:
 
 
 def notes_on(device: Device) -> Iterator[str]:
-    """What a person should know about it now."""
+    """Notes that an operator should know about the device now."""
     if device.cordoned:
         yield f"cordoned: {device.cordon_reason or 'no reason is given'}"
     elif device.health_reason:
@@ -124,7 +124,7 @@ def notes_on(device: Device) -> Iterator[str]:
 
 
 def device_view(details: DeviceDetails) -> RenderableType:
-    """Everything about one device; what is not told is left out."""
+    """Everything about one device; readings that it does not report are left out."""
     parts: list[RenderableType] = [_titled(details.device.id, _pairs(tuple(_what_it_is(details))))]
     health = tuple(_health(details))
     if details.device.kind is DeviceKind.GPU:

@@ -1,4 +1,4 @@
-"""Two profiles side by side, for people."""
+"""Draws two profiles side by side, for people."""
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -9,7 +9,7 @@ from partitiond.core.units import format_bytes
 
 
 def diff_table(diff: ProfileDiff) -> RenderableType:
-    """What differs, whether it can be compared, the figures, and batch by batch."""
+    """Whether the profiles can be compared, their differences, the figures, and the points."""
     parts: list[RenderableType] = [Text(f"A  {diff.first}\nB  {diff.second}", style="bold")]
     if diff.incomparable:
         why = "\n".join(f"  {reason}" for reason in diff.incomparable)

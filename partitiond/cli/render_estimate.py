@@ -1,4 +1,4 @@
-"""Estimates and comparisons as tables of at most 80 columns."""
+"""Draws estimates and comparisons as tables of at most 80 columns."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,7 @@ from partitiond.core.units import format_bytes
 
 
 def estimate_table(report: EstimateReport, slo: Slo | None) -> RenderableType:
-    """Memory, frontier, replicas, and what they rest on."""
+    """Memory, frontier and replicas, and the assumptions behind them."""
     where = (
         report.hardware
         if report.partition == "whole"
@@ -58,7 +58,7 @@ def _memory(report: EstimateReport) -> RenderableType:
 
 
 def _owner(report: EstimateReport) -> str:
-    """Whose memory it is."""
+    """The owner of the memory."""
     kind = report.partition.partition("-")[0]
     return {"mig": "MIG slice", "cores": "host"}.get(kind, "device, as sold")
 
@@ -148,7 +148,7 @@ def _replica_count(count: int) -> str:
 def comparison_table(
     question: Question, options: Sequence[DeviceOption], prices: Prices | None
 ) -> RenderableType:
-    """One row per device: the best use of it, and what tokens cost."""
+    """One row per device: the best use of it, and the cost of tokens."""
     heading = f"{question.model}, {question.workload.key}{_bounds(question.slo)}: estimates"
     cost = [">cost/M"] if prices is not None else []
     table = new_table(
@@ -180,7 +180,7 @@ def comparison_table(
 
 
 def _bounds(slo: Slo | None) -> str:
-    """The bounds that were given; a day stands for none."""
+    """The bounds that were given; a bound of a day or more stands for none."""
     if slo is None:
         return ""
     given = [
@@ -204,7 +204,7 @@ def _legend(options: Sequence[DeviceOption], prices: Prices | None) -> Iterator[
 
 
 def transfer_table(predicted: Profile, measured: Sequence[Profile]) -> RenderableType:
-    """The predicted points beside what the first source measured, and how sure they are."""
+    """The predicted points beside the throughput of the first source, and the error band."""
     first = measured[0]
     heading = (
         f"{predicted.model} on {predicted.hardware} ({predicted.size.key}), "

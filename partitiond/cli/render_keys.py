@@ -1,4 +1,4 @@
-"""API keys for people: never the key itself, which is not kept."""
+"""Draws API keys for people, never the key itself, which is not kept."""
 
 import time
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def keys_table(keys: Sequence[KeyRecord]) -> "RenderableType":
-    """Ids, labels, models, and when they end."""
+    """Ids, labels, models and expiry of the keys."""
     if not keys:
         return "No API keys. Make one: partitiond keys create --label my-app"
     table = new_table("key", "label", "models", "created", "expires", whole=("key", "created"))
@@ -31,7 +31,7 @@ def keys_table(keys: Sequence[KeyRecord]) -> "RenderableType":
 
 
 def expiry_text(key: KeyRecord) -> str:
-    """When it ends, or that it has."""
+    """When the key expires, or "expired"."""
     if key.expires_at is None:
         return "never"
     if unix_seconds(key.expires_at) <= time.time():
@@ -69,7 +69,7 @@ def _former_text(key: KeyRecord) -> str:
 
 
 def rates_text(rates: KeyRates) -> str:
-    """What it may use over time, on one line."""
+    """The rates and the budget of a key, on one line."""
     parts = (
         (rates.requests_per_minute, "requests/min"),
         (rates.tokens_per_minute, "tokens/min"),

@@ -1,4 +1,4 @@
-"""The measured table: one row per batch size, frontier and knee marked; and the list of them."""
+"""Draws a profile as a table of batches, frontier and knee marked; draws lists of profiles."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from partitiond.ports import ProfileView
 
 
 def profile_table(profile: Profile) -> RenderableType:
-    """Heading, measured points, and what they mean."""
+    """The heading, the measured points, and their meaning."""
     on_frontier = {point.batch for point in frontier(profile.points)}
     table = new_table(
         ">batch", ">tok/s", ">+-", ">req/s", ">TTFT p95", ">TPOT p95", ">latency", ">GiB", ""
@@ -48,10 +48,10 @@ def profile_table(profile: Profile) -> RenderableType:
 
 
 def profile_details(view: ProfileView, slo: Slo | None) -> RenderableType:
-    """All that a profile holds, and whether it is stale.
+    """Everything in a profile, and whether the profile is stale.
 
     Args:
-        slo: of the registered model, for the points that need one.
+        slo: the registered model's, for the points that need one.
     """
     from partitiond.cli.render_details import details
 
@@ -139,10 +139,10 @@ def _knee_sentence(profile: Profile) -> str:
 
 
 def profiles_table(views: Sequence[ProfileView], now: datetime | None = None) -> RenderableType:
-    """Kept profiles, one line each, or two where the line is too short for the ids.
+    """Kept profiles, one line each, or two if a line is too short for the ids.
 
     Args:
-        now: what ages count from; the present when absent.
+        now: the time that ages count to; the present if absent.
     """
     if not views:
         return "No profiles yet. Measure one: partitiond profile smollm2-135m"
@@ -150,13 +150,13 @@ def profiles_table(views: Sequence[ProfileView], now: datetime | None = None) ->
 
 
 def _with_hardware(profile: Profile) -> str:
-    """The id up to its hardware, which the table has no room for beside it."""
+    """The id up to its hardware, for which the table has no column."""
     before, named, _ = profile.id.partition(profile.hardware)
     return before + named if named else profile.model
 
 
 class _ProfileList:
-    """The id is what the next command needs: it is never broken or cut."""
+    """A table of profiles that never breaks or cuts ids, because the next command needs them."""
 
     def __init__(self, views: Sequence[ProfileView], now: datetime) -> None:
         self._views = views
@@ -177,7 +177,7 @@ class _ProfileList:
             return
         table = self._rows(with_id=False)
         table.show_edge = False
-        table.padding = (0, 0)  # the columns' own gap is enough where room is short
+        table.padding = (0, 0)  # the columns' own gap is enough in a narrow terminal
         lines = console.render_lines(table, options, pad=False)
         first = len(lines) - len(self._views)
         short = short_ids({view.profile.id: _with_hardware(view.profile) for view in self._views})
@@ -209,7 +209,7 @@ class _ProfileList:
                 _shortened(profile.model),
                 *((profile.variant or "-",) if variants else ()),
                 profile.kind.value,
-                # The hardware is part of the id, which stands below where it has no column.
+                # The hardware is part of the id, which stands below if it has no column.
                 _shortened(f"{profile.hardware} {profile.size.key}" if with_id else size),
                 _shortened(profile.workload.key),
                 f">{profile.knee.largest_batch}" if knee is None else str(knee),
@@ -235,7 +235,7 @@ def _capacity(profile: Profile) -> str:
 
 
 def age(started_at: str, now: datetime) -> str:
-    """How long ago, in the largest unit that fits; a dash where the time is not known."""
+    """The time since then in the largest unit that fits; a dash if it is not known."""
     try:
         then = datetime.fromisoformat(started_at)
     except ValueError:

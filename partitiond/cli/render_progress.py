@@ -1,4 +1,4 @@
-"""Progress of a long step: a bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of a long step: a bar on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from partitiond.core.units import format_duration
 PLAIN_GAP_SECONDS: Final = 5.0
 """Least time between two lines of a log, however often the message changes."""
 PLAIN_REPEAT_SECONDS: Final = 15.0
-"""How often an unchanged step is repeated in a log: often enough to see that it lives."""
+"""Time after which a log repeats an unchanged step, to show that the step is alive."""
 
 
 class Reporter(Protocol):
@@ -22,12 +22,12 @@ class Reporter(Protocol):
     def update(
         self, message: str, fraction: float | None = None, seconds_left: float | None = None
     ) -> None:
-        """Show it; any rate of calls is fine."""
+        """Show the progress; any rate of calls is fine."""
         ...
 
 
 class PlainReporter:
-    """Lines for logs: when the message changes, and now and then."""
+    """Lines for logs: when the message changes, and periodically."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
@@ -39,7 +39,7 @@ class PlainReporter:
     def update(
         self, message: str, fraction: float | None = None, seconds_left: float | None = None
     ) -> None:
-        """Print a line if it says something new, or if none came for a while."""
+        """Print a line if the message is new, or if no line came for a while."""
         now = self._clock()
         if message == self._shown and now - self._shown_at < PLAIN_REPEAT_SECONDS:
             return
@@ -64,7 +64,7 @@ class BarReporter:
     def update(
         self, message: str, fraction: float | None = None, seconds_left: float | None = None
     ) -> None:
-        """Redraw."""
+        """Redraw the bar."""
         left = ""
         if seconds_left is not None and seconds_left > 0:
             left = f"{format_duration(seconds_left)} left"
@@ -79,7 +79,7 @@ class BarReporter:
 
 @contextmanager
 def reporting(console: Console) -> Iterator[Reporter]:
-    """A reporter for one step; its bar goes away at the end."""
+    """A reporter for one step; its bar disappears at the end."""
     if not console.is_terminal:
         yield PlainReporter(console)
         return

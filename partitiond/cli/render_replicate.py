@@ -1,4 +1,4 @@
-"""What replication and pair measurements found, as tables."""
+"""Draws the results of replication and pair measurements as tables."""
 
 import math
 
@@ -12,7 +12,7 @@ from partitiond.profiler.replication import Difference
 
 
 def report_of(report: ReplicationReport | PairReport) -> RenderableType:
-    """Tables and what they mean."""
+    """Tables of the results, and their meaning."""
     if isinstance(report, PairReport):
         return _pair(report)
     return _replication(report)

@@ -1,4 +1,4 @@
-"""Names, default parameters and limits of a model's requests: options, and in words."""
+"""Defines options for names, default parameters and limits of requests, and words them."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,7 +52,7 @@ def requests_body(
     defaults: list[str] | None,
     limits: tuple[int | None, int | None, int | None],
 ) -> dict[str, Any]:
-    """What was given, as parts of a registration or its change. Raises InputError."""
+    """The given options, as parts of a registration or its change. Raises InputError."""
     body: dict[str, Any] = {}
     if aliases:
         body["aliases"] = [] if aliases == ["none"] else aliases
@@ -77,7 +77,7 @@ def _parameters(texts: list[str]) -> dict[str, Any]:
 
 
 def _value(name: str, text: str) -> Any:
-    """JSON where it is JSON (0.2, true, ["\\n"]), else the text as it is."""
+    """The value of the text if it is JSON (0.2, true, ["\\n"]), else the text as it is."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -98,7 +98,7 @@ def defaults_text(spec: "ModelSpec") -> str:
 
 
 def limits_text(limits: "RequestLimits") -> str:
-    """Bounds of one request on one line."""
+    """Limits of one request on one line."""
     parts = (
         (limits.max_prompt_bytes, "bytes of prompts"),
         (limits.max_output_tokens, "output tokens"),

@@ -1,4 +1,4 @@
-"""What the options of `models add` and `models update` say about scaling, as the API's body."""
+"""Turns the scaling options of `models add` and `models update` into the API's body."""
 
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ ToZeroOption = Annotated[
 
 
 def autoscale_body(autoscale: bool | None, to_zero: float | None) -> dict[str, Any]:
-    """The part about scaling, as {"autoscale": ...}; empty where nothing was said."""
+    """The part about scaling, as {"autoscale": ...}; empty if no option was given."""
     if autoscale is False:
         if to_zero:
             raise typer.BadParameter("--scale-to-zero and --no-autoscale exclude each other.")

@@ -1,4 +1,4 @@
-"""The host that `partitiond setup` works on: its files, its programs, and what decides."""
+"""Describes the host that `partitiond setup` works on: files, programs, facts that decide."""
 
 import dataclasses
 import os
@@ -17,14 +17,14 @@ USER: Final = "partitiond"
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 COMMAND_SECONDS: Final = 120.0
 IMAGE_BIN: Final = Path("/opt/partitiond/bin")
-"""Where an image is expected to have partitiond."""
+"""The folder in which an image is expected to have partitiond."""
 SUBGROUP_SINCE: Final = 254
-"""Version of systemd that knows DelegateSubgroup=."""
+"""The first version of systemd that knows DelegateSubgroup=."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ran:
-    """How a program ended."""
+    """The exit code and output of a program."""
 
     code: int
     output: str
@@ -35,9 +35,9 @@ class SetupHost:
     """A host, or the root folder of an image of one.
 
     Attributes:
-        root: where its files lie; "/" for this host.
-        live: whether it is running, so that services can be started and devices changed.
-        path: where its programs are looked for.
+        root: the folder of its files; "/" for this host.
+        live: whether the host is running, so that services can be started and devices changed.
+        path: the search path for its programs.
     """
 
     root: Path = Path("/")
@@ -45,15 +45,15 @@ class SetupHost:
     path: str = SEARCH_PATH
 
     def file(self, path: str) -> Path:
-        """Where a file of the host lies here."""
+        """The path on this machine of a file of the host."""
         return self.root / path.lstrip("/")
 
     def program(self, name: str) -> str | None:
-        """A program by name, or None where there is none."""
+        """The path of a program, or None if there is none."""
         return shutil.which(name, path=self.path)
 
     def follow(self, words: Sequence[str], tell: Callable[[str], object]) -> Ran:
-        """Run a program to its end, however long that is; each line that it writes is told."""
+        """Run a program to its end, without a time limit, and call `tell` with each output line."""
         program = self.program(words[0])
         if program is None:
             return Ran(127, f"{words[0]} is not installed")
@@ -73,7 +73,7 @@ class SetupHost:
         return Ran(process.returncode, "".join(said).strip())
 
     def run(self, words: Sequence[str], *, seconds: float | None = COMMAND_SECONDS) -> Ran:
-        """Run a program to its end. One that is missing ends with 127, one too late with 124."""
+        """Run a program to its end. The code is 127 if it is missing, 124 if it takes too long."""
         program = self.program(words[0])
         if program is None:
             return Ran(127, f"{words[0]} is not installed")
@@ -92,7 +92,7 @@ class SetupHost:
         return Ran(done.returncode, done.stdout.decode(errors="replace").strip())
 
     def user_id(self) -> int | None:
-        """The daemon's user on that host; None before it is made."""
+        """The id of the daemon's user on that host; None before the user is made."""
         try:
             lines = self.file("/etc/passwd").read_text(encoding="utf-8").splitlines()
         except OSError:
@@ -103,13 +103,13 @@ class SetupHost:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What decides which steps there are.
+    """The facts that decide which steps there are.
 
     Attributes:
         gpu: whether to prepare for NVIDIA GPUs.
         mig: whether to install the helper that changes MIG.
         engine: whether to install an engine, too.
-        systemd: its version; 0 where there is none.
+        systemd: its version; 0 if there is none.
         bin_dir: folder of the `partitiond` program that the service runs.
         persistenced: whether the host has NVIDIA's persistence daemon as a service.
     """
@@ -125,7 +125,7 @@ class HostFacts:
 def facts_of(
     host: SetupHost, *, gpu: bool | None, mig: bool | None, engine: bool, bin_dir: Path | None
 ) -> HostFacts:
-    """Look at the host; what was said by hand counts over what is seen."""
+    """Look at the host; facts that were given override facts that are seen."""
     seen = host.live and (
         host.file("/proc/driver/nvidia/version").exists() or host.file("/dev/nvidiactl").exists()
     )
@@ -144,14 +144,14 @@ def facts_of(
 
 
 def systemd_version(host: SetupHost) -> int:
-    """The version of systemd; 0 where there is none."""
+    """The version of systemd; 0 if there is none."""
     said = host.run(["systemctl", "--version"])
     found = re.match(r"systemd (\d+)", said.output)
     return int(found[1]) if said.code == 0 and found else 0
 
 
 def require_rights(host: SetupHost) -> None:
-    """Raises DeviceError where this user may not change the host."""
+    """Raise DeviceError if this user may not change the host."""
     if host.live and host.root == Path("/") and os.geteuid() != 0:
         raise DeviceError(
             "only root may set up a host.",
@@ -163,7 +163,7 @@ def shipped(name: str) -> str:
     """The text of a file of `deploy/`.
 
     Raises:
-        PartitiondError: this installation came without them.
+        PartitiondError: this installation came without the file.
     """
     package = Path(partitiond.__file__).resolve().parent
     for folder in (package / "deploy", package.parent / "deploy"):

@@ -1,6 +1,6 @@
-"""Which steps set up a host: from what the host is to what is done, in order.
+"""Chooses the steps that set up a host, in order, from the facts about the host.
 
-Each step may rest on those before it: the user is made before its manager is named in a unit,
+Each step may rely on the steps before it: the user is made before a unit names its manager, and
 units are read before they are enabled.
 """
 
@@ -23,7 +23,7 @@ SERVICE_ENVIRONMENT: Final = (
     "PARTITIOND_RUN_DIR=/run/partitiond",
     "HOME=/var/lib/partitiond",
 )
-"""As in the unit, for commands that are run as the daemon's user."""
+"""Environment as in the unit, for commands that are run as the daemon's user."""
 
 CONFIG_TEXT: Final = """\
 # Settings of partitiond; `partitiond setup config show` lists them all and where each came from.
@@ -36,7 +36,7 @@ CONFIG_TEXT: Final = """\
 
 
 def steps_for(facts: HostFacts, host: SetupHost) -> tuple[Step, ...]:
-    """All steps, in the order they are done; undone in the opposite one."""
+    """All steps in the order of doing them; they are undone in the reverse order."""
     return (
         *_user(host),
         *_folders(host),
@@ -185,7 +185,7 @@ def _scopes(host: SetupHost) -> Sequence[Step]:
 
 def _user_manager_text(host: SetupHost) -> str:
     uid = host.user_id()
-    # Before the user is made its number is not known; shown only.
+    # Before the user is made, its id is not known; the placeholder is only shown.
     name = f"user@{uid if uid is not None else '<uid of partitiond>'}.service"
     return (
         "# The manager of the daemon's user, which makes the engines' scopes.\n"
@@ -194,7 +194,7 @@ def _user_manager_text(host: SetupHost) -> str:
 
 
 def _persistence(facts: HostFacts) -> Sequence[Step]:
-    """Without it the driver lets go of an idle GPU: seconds for each first use, and MIG lost."""
+    """Make the driver keep idle GPUs: else MIG is lost, and each first use takes seconds."""
     if not facts.gpu:
         return ()
     if facts.persistenced:
@@ -228,7 +228,7 @@ def _all_persistent(host: SetupHost) -> bool:
 
 
 def as_daemon(bin_dir: Path, *words: str, program: str = "partitiond") -> tuple[str, ...]:
-    """A command of that folder as the daemon's user, in its environment."""
+    """A command of the folder, run as the daemon's user in the daemon's environment."""
     path = str(bin_dir / program)
     return ("runuser", "-u", USER, "--", "env", *SERVICE_ENVIRONMENT, path, *words)
 
@@ -237,7 +237,7 @@ def _engine(facts: HostFacts) -> Sequence[Step]:
     if not facts.engine:
         return ()
     variant = "cuda" if facts.gpu else "cpu"
-    # The folders are made by the service at its start, which comes later.
+    # The service makes the folders at its start, but it starts later.
     make = tuple(f"install -d -o {USER} -g {USER} -m 0750 {folder}" for folder in STATE_DIRS)
     compiler = as_daemon(facts.bin_dir, "-m", "partitiond.planner.warm", program="python")
     install = " ".join(as_daemon(facts.bin_dir, "setup", "engine", "install", variant))
@@ -269,7 +269,7 @@ def _enable(facts: HostFacts, host: SetupHost) -> Sequence[Step]:
         about = "the MIG helper answers"
         unsafe = _unsafe_for_root(facts)
         steps.append(_enabled(host, "mig", MIG_SOCKET, about, problem=unsafe))
-    # Restarting the service leaves engines alone; undoing a setup must not.
+    # Restarting the service leaves engines running; undoing a setup must stop them.
     down = (as_daemon(facts.bin_dir, "down"),)
     about = "the service starts, now and at boot"
     steps.append(
@@ -312,7 +312,7 @@ def _enabled(
 
 
 def _unreachable_by(facts: HostFacts) -> str:
-    """Why the daemon's user could not run the program; empty where it can."""
+    """Why the daemon's user could not run the program; empty if it can."""
     program = facts.bin_dir / "partitiond"
     try:
         if not program.is_file():
@@ -330,7 +330,7 @@ def _unreachable_by(facts: HostFacts) -> str:
 
 
 def _unsafe_for_root(facts: HostFacts) -> str:
-    """Why root should not run the helper from there: others could change it. Empty where not."""
+    """Why root should not run the helper from there (others could change it); empty if safe."""
     interpreter = facts.bin_dir / "python"
     try:
         real = interpreter.resolve(strict=True)
@@ -351,7 +351,7 @@ def _others_write(path: Path) -> bool:
 
 
 def _stale_units(host: SetupHost) -> bool:
-    """Whether systemd has not read the units as they are now."""
+    """Whether systemd has not yet read the present units."""
     units = (SERVICE, "partitiond-devices.service", MIG_SOCKET, "partitiond-mig.service")
     for unit in units:
         if not host.file(f"{UNITS}/{unit}").exists():

@@ -1,4 +1,4 @@
-"""What a setup did to a host, so that it can be undone: written before each step, not after."""
+"""Records what a setup did to a host, so that it can be undone: before each step, not after."""
 
 import contextlib
 import dataclasses
@@ -24,12 +24,12 @@ FORMAT: Final = 1
 IN_USE: Final = 8
 """userdel's exit status while a process of the user runs."""
 LEAVE_SECONDS: Final = 60.0
-"""The user's own manager ends soon after its lingering is taken away."""
+"""Time for the user's own manager to end after its lingering is taken away."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Done:
-    """One step that was begun: what it is, and what undoes it."""
+    """One step that was begun: its name and description, and what undoes it."""
 
     key: str
     what: str
@@ -38,7 +38,7 @@ class Done:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one step went. `note` is what people should know of it."""
+    """The result of one step. `note` is a remark on it for people."""
 
     key: str
     what: str
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def read_record(host: SetupHost) -> tuple[Done, ...]:
-    """What was done, oldest first; empty where nothing was.
+    """The recorded steps, oldest first; empty if there are none.
 
     Raises:
         InputError: the record is damaged, or of a newer partitiond.
@@ -74,7 +74,7 @@ def read_record(host: SetupHost) -> tuple[Done, ...]:
 
 
 def write_record(host: SetupHost, done: tuple[Done, ...]) -> None:
-    """Replace the record; nothing left to undo removes it."""
+    """Replace the record, or remove it if nothing is left to undo."""
     file = host.file(RECORD)
     if not done:
         file.unlink(missing_ok=True)
@@ -86,13 +86,13 @@ def write_record(host: SetupHost, done: tuple[Done, ...]) -> None:
 
 
 def apply(host: SetupHost, steps: tuple[Step, ...]) -> Iterator[Outcome]:
-    """Do what is to be done, in order; what is done is skipped.
+    """Do the steps in order; skip those that are done.
 
-    A step keeps the record of its first time: doing it again (a newer unit after an upgrade) does
-    not make our own former file the one that undoing brings back.
+    A repeated step (for a newer unit after an upgrade) keeps the record of its first time, so that
+    undoing it brings back the file from before partitiond, not partitiond's own former file.
 
     Raises:
-        DeviceError: a step failed; what was done before it stays, and is in the record.
+        DeviceError: a step failed; the steps before it stay done, and are in the record.
     """
     for step in steps:
         standing = step.look(host)
@@ -124,7 +124,7 @@ def _note(host: SetupHost, step: Step) -> None:
 
 
 def undo(host: SetupHost, *, purge: bool) -> Iterator[Outcome]:
-    """Undo the record, newest first. What cannot be undone is told, and stays in the record."""
+    """Undo the record, newest first. Steps that cannot be undone are reported and stay in it."""
     left: list[Done] = []
     done = read_record(host)
     for step in reversed(done):
@@ -140,7 +140,7 @@ def undo(host: SetupHost, *, purge: bool) -> Iterator[Outcome]:
 
 
 def _purge(host: SetupHost) -> Iterator[Outcome]:
-    """Remove the user and all data. Raises DeviceError where the service runs still."""
+    """Remove the user and all data. Raises DeviceError if the service still runs."""
     import shutil
 
     if host.live and host.run(["systemctl", "is-active", "--quiet", "partitiond"]).code == 0:
@@ -154,13 +154,13 @@ def _purge(host: SetupHost) -> Iterator[Outcome]:
         ran = host.run(["userdel", *where, USER])
         until = time.monotonic() + LEAVE_SECONDS
         while host.live and ran.code == IN_USE and time.monotonic() < until:
-            time.sleep(0.5)  # its manager, which undoing the linger has told to end
+            time.sleep(0.5)  # the user's manager is ending, since its lingering was undone
             ran = host.run(["userdel", *where, USER])
         state = State.DONE if ran.code == 0 else State.CANNOT
         yield Outcome("purge", f"user {USER}", state, "" if ran.code == 0 else ran.output[-300:])
 
 
 def standing_of(host: SetupHost, step: Step) -> Outcome:
-    """How a step stands, for showing."""
+    """The state of a step, to be shown."""
     standing: Standing = step.look(host)
     return Outcome(step.key, step.what, standing.state, standing.detail)

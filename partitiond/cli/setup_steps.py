@@ -1,7 +1,7 @@
-"""One step of a setup: whether it is done, how it is done, and how it is undone.
+"""Defines the steps of a setup: each checks whether it is done, does it, and undoes it.
 
-A step says beforehand what undoing it takes; that goes into the record before the host is
-touched, so that a setup that broke off half-way can be undone, too.
+A step says beforehand how to undo it. The record gets that before the host is changed, so that
+a setup that broke off half-way can be undone, too.
 """
 
 import base64
@@ -17,26 +17,26 @@ from partitiond.cli.setup_host import Ran, SetupHost
 from partitiond.core.errors import DeviceError
 
 UNDO_SECONDS: Final = 300.0
-"""Draining engines may take two minutes."""
+"""Time limit of an undoing command; draining engines may take two minutes."""
 
 Undo = Mapping[str, Any]
-"""What the record keeps of a step: plain data."""
+"""The record's data for undoing a step: plain data."""
 
 
 class State(enum.StrEnum):
-    """How a step stands."""
+    """The state of a step."""
 
     DONE = "done"
     TODO = "to do"
     CANNOT = "cannot"
-    """Something has to be put right first; `Standing.detail` says what."""
+    """Something must be corrected first; `Standing.detail` says what."""
     ELSEWHERE = "on the host"
-    """It needs the running host; an image gets it at its first boot, or by a setup there."""
+    """The step needs the running host; an image gets it at first boot, or by a setup there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Standing:
-    """How a step stands, and a word on it."""
+    """The state of a step, and a remark on it."""
 
     state: State
     detail: str = ""
@@ -52,19 +52,19 @@ class Step(Protocol):
 
     @property
     def what(self) -> str:
-        """What it does, for people."""
+        """What the step does, for people."""
         ...
 
     def look(self, host: SetupHost) -> Standing:
-        """How it stands. Changes nothing."""
+        """The state of the step. Changes nothing."""
         ...
 
     def before(self, host: SetupHost) -> Undo:
-        """What undoing it will take. Changes nothing."""
+        """The data for undoing the step. Changes nothing."""
         ...
 
     def apply(self, host: SetupHost) -> None:
-        """Do it. Raises DeviceError."""
+        """Do the step. Raises DeviceError."""
         ...
 
 
@@ -73,8 +73,8 @@ class FileStep:
     """A file with a certain content.
 
     Attributes:
-        text: its content, or a function of the host where it depends on an earlier step.
-        keep: leave a file alone that is there already, whatever it holds.
+        text: its content, or a function of the host if it depends on an earlier step.
+        keep: leave an existing file alone, whatever its content.
     """
 
     key: str
@@ -85,11 +85,11 @@ class FileStep:
     keep: bool = False
 
     def content(self, host: SetupHost) -> bytes:
-        """What the file is to hold."""
+        """The content that the file should have."""
         return (self.text if isinstance(self.text, str) else self.text(host)).encode()
 
     def look(self, host: SetupHost) -> Standing:
-        """Done where the file holds what it should."""
+        """Done if the file has the content that it should have."""
         found = _read(host.file(self.path))
         if found is None:
             return Standing(State.TODO, f"writes {self.path}")
@@ -100,7 +100,7 @@ class FileStep:
         return Standing(State.TODO, f"replaces {self.path} (kept for --undo)")
 
     def before(self, host: SetupHost) -> Undo:
-        """The content that is there now, and the folders that are not."""
+        """The present content of the file, and the folders that are missing."""
         file = host.file(self.path)
         found = _read(file)
         made = [str(p) for p in file.parents if host.root in p.parents and not p.exists()]
@@ -113,23 +113,23 @@ class FileStep:
         }
 
     def apply(self, host: SetupHost) -> None:
-        """Write it whole or not at all."""
+        """Write the file whole or not at all."""
         write_file(host.file(self.path), self.content(host), self.mode)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CommandStep:
-    """Something that a program does.
+    """A step that a program does.
 
     Attributes:
-        done: whether it is done already.
+        done: whether the step is done already.
         words: the command.
-        undo: commands that undo it, in order; empty where there is nothing to undo.
-        live: it needs the running host.
-        cannot: why it cannot be done now, as a function of the host; empty where it can.
-        seconds: how long it may take; None for no limit.
-        optional: its failure is told and does not end the setup.
-        doing: what is shown meanwhile of a command that writes how far it is, as "40%".
+        undo: commands that undo the step, in order; empty if there is nothing to undo.
+        live: whether the step needs the running host.
+        cannot: why the step cannot be done now, as a function of the host; empty if it can.
+        seconds: time limit; None for no limit.
+        optional: a failure of the step is reported and does not end the setup.
+        doing: text shown meanwhile, for a command that writes its progress, as "40%".
     """
 
     key: str
@@ -144,7 +144,7 @@ class CommandStep:
     doing: str = ""
 
     def look(self, host: SetupHost) -> Standing:
-        """By asking the host."""
+        """The state of the step, by asking the host."""
         if self.live and not host.live:
             return Standing(State.ELSEWHERE, self.command)
         if self.done(host):
@@ -156,16 +156,16 @@ class CommandStep:
 
     @property
     def command(self) -> str:
-        """The command as one would type it."""
+        """The command as a user would type it, after "runs"."""
         return "runs " + " ".join(self.words)
 
     def before(self, host: SetupHost) -> Undo:
-        """The commands that undo it."""
+        """The commands that undo the step."""
         del host
         return {"kind": "command", "commands": [list(words) for words in self.undo]}
 
     def apply(self, host: SetupHost) -> None:
-        """Run it. Raises DeviceError with what it said."""
+        """Run the command. Raises DeviceError with the command's output."""
         ran = self._followed(host) if self.doing else host.run(self.words, seconds=self.seconds)
         if ran.code != 0:
             raise DeviceError(
@@ -188,7 +188,7 @@ class CommandStep:
 
 
 def undo_step(host: SetupHost, undo: Undo) -> str:
-    """Undo one recorded step; a sentence on what was not undone, or empty."""
+    """Undo one recorded step; return a sentence on what was not undone, or an empty text."""
     if undo["kind"] == "file":
         return _undo_file(host, undo)
     failed = []
@@ -213,13 +213,13 @@ def _undo_file(host: SetupHost, undo: Undo) -> str:
     for folder in undo["folders"]:  # innermost first
         try:
             host.file(folder).rmdir()
-        except OSError:  # not empty: someone else uses it
+        except OSError:  # not empty: something else uses it
             break
     return ""
 
 
 def write_file(file: Path, content: bytes, mode: int) -> None:
-    """Write durably under another name, then rename. Raises DeviceError."""
+    """Write the file durably under another name, then rename it. Raises DeviceError."""
     draft = file.with_name(f".{file.name}.setup")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

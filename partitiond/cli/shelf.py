@@ -1,6 +1,6 @@
-"""The kept profiles: the daemon's answer, or without a daemon what lies in the state folder.
+"""Reads the kept profiles from the daemon, or from the state folder if no daemon runs.
 
-`partitiond profile` works without a daemon, so what it keeps can be looked at without one, too.
+`partitiond profile` works without a daemon, so its profiles can be read without one, too.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Shelf:
-    """Reads profiles. One that comes from the state folder is not known to be stale or not."""
+    """Reads profiles. Whether profiles from the state folder are stale is not known."""
 
     def __init__(self, settings: "Settings", client: "ControlClient") -> None:
         self._settings = settings
@@ -33,14 +33,14 @@ class Shelf:
         self._said = False
 
     def views(self, model: str | None = None) -> Sequence[ProfileView]:
-        """All, newest first."""
+        """All profiles, newest first."""
         return self._ask(
             lambda: self._client.profile_views(model),
             lambda store: [ProfileView(profile) for profile in store.profiles(model)],
         )
 
     def view(self, profile_id: str) -> ProfileView:
-        """One, by its id or beginning. Raises NotFoundError, InputError."""
+        """One profile, by its id or beginning. Raises NotFoundError, InputError."""
         return self._with(
             profile_id,
             lambda found: self._ask(
@@ -50,7 +50,7 @@ class Shelf:
         )
 
     def profile(self, profile_id: str) -> Profile:
-        """As `view`, without asking whether it is stale."""
+        """The profile that `view` finds, without asking whether it is stale."""
         return self._with(
             profile_id,
             lambda found: self._ask(
@@ -62,7 +62,7 @@ class Shelf:
         return with_id("profile", given, use, lambda: (v.profile.id for v in self.views()))
 
     def slo_of(self, profile: Profile) -> Slo | None:
-        """The SLO of the registered model; of one that is not, the one it was measured under."""
+        """The SLO of the registered model; if there is none, the SLO of the measurement."""
         try:
             return self._ask(
                 lambda: self._client.model(profile.model).record.spec.slo,
@@ -82,7 +82,7 @@ class Shelf:
             self._said = True
         from partitiond.store import StateLock, open_store
 
-        # A daemon that holds the folder but does not answer is an error of its own: the lock's.
+        # If a daemon holds the folder but does not answer, taking the lock raises its own error.
         with StateLock.acquire(self._settings.lock_path):
             store = open_store(self._settings.store_path)
             try:
@@ -93,7 +93,7 @@ class Shelf:
 
 @contextmanager
 def shelf_of(ctx: typer.Context) -> Iterator[Shelf]:
-    """The profiles that the command's settings lead to."""
+    """The profiles of the daemon or state folder that the command's settings name."""
     settings = settings_of(ctx)
     with connected(settings) as client:
         yield Shelf(settings, client)

@@ -1,4 +1,4 @@
-"""Devices in `partitiond top`: memory and compute as bars to scale, filled by replicas."""
+"""Draws devices in `partitiond top`: memory and compute as bars to scale, filled by replicas."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ LINES_OF_DEVICE = 3
 
 
 def marks_of(overview: Overview) -> dict[str, Mark]:
-    """A letter and a colour for each model, by name; beyond 52 models letters come again."""
+    """A letter and a colour for each model, by name; beyond 52 models, letters repeat."""
     names = {m.name for m in overview.models} | {r.model for r in overview.replicas}
     return {
         name: Mark(LETTERS[n % len(LETTERS)], COLOURS[n % len(COLOURS)])
@@ -75,11 +75,11 @@ def _head(shown: DeviceOverview, count: int, width: int) -> Text:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Bar:
-    """One resource: what each engine takes of the total, and what must stay free.
+    """One resource: each engine's part of the total, and the part that must stay free.
 
     Attributes:
-        parts: engines that run, then those to come. What is to come is drawn hollow, as far as
-            there is room now: it may wait for room that others hold still.
+        parts: engines that run, then pending ones. Pending engines are drawn hollow, as far as
+            there is room now: they may wait for room that running engines still hold.
     """
 
     name: str

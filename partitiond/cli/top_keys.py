@@ -1,4 +1,4 @@
-"""Keys of a terminal, one by one, without waiting for the end of a line."""
+"""Reads keys from a terminal one by one, without waiting for the end of a line."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ _SEQUENCES: Final = {
 
 
 class Keys:
-    """What is typed at a terminal while `held`."""
+    """The keys that are typed at a terminal while `held`."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -28,7 +28,7 @@ class Keys:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keys come at once and are not echoed; the terminal is as before in the end."""
+        """Read keys at once and without echo; restore the terminal at the end."""
         before = termios.tcgetattr(self._descriptor)
         tty.setcbreak(self._descriptor)
         try:
@@ -37,7 +37,7 @@ class Keys:
             termios.tcsetattr(self._descriptor, termios.TCSADRAIN, before)
 
     def within(self, seconds: float) -> str | None:
-        """The next key, or None when none came in time; "q" when the terminal is gone."""
+        """The next key, or None if none came in time; "q" if the terminal is gone."""
         deadline = time.monotonic() + seconds
         while not self._text:
             left = max(0.0, deadline - time.monotonic())
@@ -52,7 +52,7 @@ class Keys:
 
 
 def split_key(text: str) -> tuple[str, str]:
-    """The first key of what was typed, and the rest. Arrows have names; other sequences are dropped
+    """The first key of the typed text, and the rest. Arrows have names; other sequences are dropped
     whole, so that none of their letters is taken for a key."""
     if not text.startswith("\x1b") or len(text) == 1:
         return text[0], text[1:]

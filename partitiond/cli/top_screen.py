@@ -1,4 +1,4 @@
-"""`partitiond top` on a terminal: asks the daemon in a thread, draws, and listens to keys."""
+"""Runs `partitiond top` on a terminal: asks the daemon in a thread, draws, and reads keys."""
 
 import dataclasses
 import sys
@@ -16,7 +16,7 @@ from partitiond.core.errors import PartitiondError
 from partitiond.ports import Event, Overview
 
 LOOK_SECONDS: Final = 0.2
-"""A new answer is on the screen after at most so long; keys are at once."""
+"""Most seconds until a new answer is on the screen; keys take effect at once."""
 EVENTS: Final = 50
 
 
@@ -25,8 +25,8 @@ class Look:
     """One answer of the daemon.
 
     Attributes:
-        events: the last ones, oldest first.
-        note: why there is no newer one.
+        events: the latest events, oldest first.
+        note: why there is no newer answer.
     """
 
     overview: Overview
@@ -35,7 +35,7 @@ class Look:
 
 
 class Feed:
-    """Looks again and again beside the screen, so that a daemon that is slow stops no key.
+    """Asks the daemon periodically in a thread, so that a slow daemon does not delay keys.
 
     Attributes:
         latest: the newest look.
@@ -49,11 +49,11 @@ class Feed:
         self._thread = threading.Thread(target=self._run, name="overview", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start asking."""
         self._thread.start()
 
     def end(self) -> None:
-        """Look no more."""
+        """Stop asking."""
         self._over.set()
 
     def _run(self) -> None:
@@ -65,7 +65,7 @@ class Feed:
 
 
 def run(look: Callable[[], Look], state: TopState, console: Console, seconds: float) -> None:
-    """Show it until `q`. The first look's error is raised, later ones are shown."""
+    """Show the overview until `q`. An error of the first look is raised, later errors are shown."""
     feed = Feed(look, look(), seconds)
     keys = Keys(sys.stdin.fileno())
     feed.start()

@@ -1,4 +1,4 @@
-"""What a person looks at in `partitiond top`, and what each key changes. Pure."""
+"""Holds the state of `partitiond top` and changes it by keys. Pure."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -35,22 +35,22 @@ ENTER: Final = frozenset({"\r", "\n"})
 BACKSPACE: Final = frozenset({"\x7f", "\x08"})
 ESCAPE: Final = "\x1b"
 END: Final = frozenset({"q", "\x03", "\x04"})
-"""q, and what Ctrl-C and Ctrl-D send where the terminal passes them on."""
+"""q, and the characters of Ctrl-C and Ctrl-D if the terminal passes them on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TopState:
-    """What is shown.
+    """The state of the display.
 
     Attributes:
-        sort: one of `SORTS`; ties go by name.
-        find: only what has this text in its name, model, device or state; letter case is one.
-        typing: keys go into `find`.
+        sort: one of `SORTS`; ties are sorted by name.
+        find: show only rows with this text in name, model, device or state, in any letter case.
+        typing: typed characters go into `find`.
         hidden: sections that are not shown.
-        paused: figures stay as they are.
-        offset: first line of models and of replicas that is shown.
-        helping: the keys are explained instead.
-        ended: it is over.
+        paused: figures are not updated.
+        offset: the first line of models and of replicas that is shown.
+        helping: the help on keys is shown instead.
+        ended: the user has left `partitiond top`.
     """
 
     sort: str = "name"
@@ -64,7 +64,7 @@ class TopState:
 
 
 def press(state: TopState, key: str) -> TopState:
-    """The state after a key; a key that means nothing changes nothing."""
+    """The state after a key; an unknown key changes nothing."""
     if state.typing:
         return _typed(state, key)
     if key in END:
@@ -107,9 +107,9 @@ def _typed(state: TopState, key: str) -> TopState:
 
 
 def seen(overview: Overview, state: TopState) -> Overview:
-    """The part of an overview that the state asks for, in its order.
+    """The part of an overview that the state selects, in the state's order.
 
-    A device stays where one of its replicas is found.
+    A device is kept if one of its replicas is found.
     """
     word = state.find.casefold()
 

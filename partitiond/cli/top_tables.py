@@ -1,4 +1,4 @@
-"""The tables of `partitiond top`: a line for each row, fewer columns on a narrow screen."""
+"""Draws the tables of `partitiond top`: a line per row, fewer columns on a narrow screen."""
 
 import dataclasses
 import re
@@ -17,7 +17,7 @@ Row = TypeVar("Row")
 GAP: Final = 2
 """Columns between two columns of a table."""
 _NO_CHARACTER: Final = re.compile(r"(?:\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x20\x7f-\x9f])+")
-"""Sequences of ANSI (colours, mostly), line ends, other control characters, and runs of spaces."""
+"""ANSI sequences (mostly colours), line ends, other control characters, and runs of spaces."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class Column(Generic[Row]):
     """One column.
 
     Attributes:
-        cell: what it says of a row.
-        rank: of columns that do not fit, the one with the greatest goes first; 0 always stays.
-        right: figures stand to the right.
-        most: it is no wider than this.
+        cell: makes the cell of a row.
+        rank: if the columns do not fit, the one of highest rank is dropped first; 0 always stays.
+        right: whether cells are right-aligned, as figures are.
+        most: the greatest width.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Column(Generic[Row]):
 
 
 def table_lines(columns: Sequence[Column[Row]], rows: Sequence[Row], width: int) -> list[Text]:
-    """The titles, and a line for each row; nothing where there are no rows."""
+    """The titles, and a line for each row; nothing if there are no rows."""
     if not rows:
         return []
     cells = {column: [_text(column.cell(row)) for row in rows] for column in columns}
@@ -80,8 +80,8 @@ def _line(
 
 
 def plain(text: str) -> str:
-    """On one line, and without what a terminal takes for a command: an engine's last words may
-    have both."""
+    """The text on one line and without terminal commands, because the last output of an engine
+    may have line ends and commands."""
     return _NO_CHARACTER.sub(" ", text).strip()
 
 
@@ -90,12 +90,12 @@ def _text(value: str | Text) -> Text:
 
 
 def _of(cell: Callable[[ModelTraffic], str]) -> Callable[[ModelOverview], str]:
-    """A cell of a model's traffic; a dash where nothing is known."""
+    """A cell of a model's traffic; a dash if the traffic is not known."""
     return lambda m: "-" if m.traffic is None else cell(m.traffic)
 
 
 def model_columns(marks: dict[str, Mark]) -> tuple[Column[ModelOverview], ...]:
-    """Models: what is asked of them and what they give. The letters are those of the bars."""
+    """Columns for the demand and traffic of models. The letters are those of the bars."""
     return (
         Column("", lambda m: Text(marks[m.name].letter, style=f"bold {marks[m.name].colour}")),
         Column("model", lambda m: m.name, right=False),
@@ -154,7 +154,7 @@ REPLICA_COLUMNS: Final[tuple[Column[ReplicaOverview], ...]] = (
 
 
 def _where(job: Job) -> str:
-    """Where a job runs or ran; one that waits may go on elsewhere."""
+    """The device of a running or ended job; none for a queued job, which may move to another."""
     return short_device("" if job.state is JobState.QUEUED else job.device_id) or "-"
 
 

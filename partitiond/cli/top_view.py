@@ -1,4 +1,4 @@
-"""What `partitiond top` draws of an overview. Pure: the same overview gives the same text."""
+"""Draws an overview for `partitiond top`. Pure: the same overview gives the same text."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -34,15 +34,15 @@ HELP: Final = """\
 KEYS_LINE: Final = "q leave  s sort  / find  d m r j e show or hide  p hold  h help"
 ACTIVE: Final = (JobState.QUEUED, JobState.RUNNING)
 LEAST_LINES: Final = 4
-"""Each section gets so many lines, its title included, before any gets more."""
+"""Lines that each section gets, its title included, before any section gets more."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Screen:
-    """How much room there is.
+    """The size of the screen.
 
     Attributes:
-        height: None for as much as there is to show.
+        height: None for as many lines as there are to show.
     """
 
     width: int
@@ -52,11 +52,11 @@ class Screen:
 def draw(
     overview: Overview, events: Sequence[Event], state: TopState, screen: Screen, note: str = ""
 ) -> RenderableType:
-    """Everything, cut to the screen.
+    """Draw everything, cut to the screen.
 
     Args:
-        events: the last ones, oldest first.
-        note: one sentence in place of the keys, as that the daemon does not answer.
+        events: the latest events, oldest first.
+        note: one sentence in place of the keys, such as that the daemon does not answer.
     """
     head = head_lines(overview, screen.width)
     if state.helping:
@@ -88,10 +88,10 @@ def draw(
 
 
 def share_lines(wanted: dict[str, int], lines: int) -> dict[str, int]:
-    """How many lines each section gets: a few for each, then a third of the screen, then what is
-    left; in each round the first sections first."""
+    """Lines of each section: a few for each, then up to a third of the screen, then what is left.
+    In each round the first sections are served first."""
     given = {name: min(count, LEAST_LINES) for name, count in wanted.items()}
-    for name in reversed(wanted):  # too small a screen: the last sections go first
+    for name in reversed(wanted):  # too small a screen: the last sections lose lines first
         over = sum(given.values()) - max(0, lines)
         given[name] -= max(0, min(given[name], over))
     for most in (lines // 3, lines):
@@ -155,11 +155,11 @@ def _blocks(
     marks: dict[str, Mark],
     width: int,
 ) -> dict[str, list[Text]]:
-    """The lines of each table that is shown and has something, its titles first."""
+    """The lines of each table that is shown and has rows; its titles come first."""
     found: dict[str, list[Text]] = {}
     found["models"] = table_lines(model_columns(marks), shown.models, width)
     found["replicas"] = table_lines(REPLICA_COLUMNS, shown.replicas, width)
-    jobs = sorted(shown.jobs, key=lambda job: job.state not in ACTIVE)  # newest first otherwise
+    jobs = sorted(shown.jobs, key=lambda job: job.state not in ACTIVE)  # then newest first
     found["jobs"] = table_lines(JOB_COLUMNS, jobs[:5], width)
     word = state.find.casefold()
     last = [e for e in events if word in f"{e.kind} {e.subject} {e.message}".casefold()]
@@ -168,7 +168,7 @@ def _blocks(
 
 
 def _cut(name: str, lines: Sequence[Text], limit: int, state: TopState, width: int) -> list[Text]:
-    """The title and as many lines as fit from the offset on; what is left out is counted."""
+    """The title with the number of omitted lines, and the lines that fit from the offset on."""
     body = lines[1:]
     room = limit - 1
     if len(body) <= room:

@@ -1,4 +1,4 @@
-"""Waiting for the daemon's work with visible progress: jobs, and plans until they run."""
+"""Waits for the daemon's jobs and for plans to run, with visible progress."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS: Final = 0.5
 BLOCKED_SECONDS: Final = 10.0
-"""A queue that does not move for so long waits for replicas, not for other jobs."""
+"""A queue that has not moved for this time waits for replicas, not for other jobs."""
 STALL_STEP_SECONDS: Final = 15
-"""That nothing changes is told in such steps: a line each second would say nothing more."""
+"""Step of the reported time without change: a line each second would say nothing more."""
 FINISHED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
@@ -50,14 +50,14 @@ class JobFailedError(PartitiondError):
 def wait_for_job(
     client: "ControlClient", job_id: str, console: Console, *, leave_when_blocked: bool = False
 ) -> Job:
-    """Show progress until the job ends. Interrupted, the job goes on.
+    """Show progress until the job ends. An interrupt ends the wait, not the job.
 
     Args:
-        leave_when_blocked: return the queued job once it has waited a while and nothing runs that
-            it could wait for: what serves holds its room, and nobody knows for how long.
+        leave_when_blocked: return the queued job once it has waited a while and no job runs that
+            it could wait for: serving replicas hold its room for an unknown time.
 
     Raises:
-        JobFailedError: it failed or was cancelled; the message is the job's own.
+        JobFailedError: the job failed or was cancelled; the message is the job's own.
     """
     with reporting(console) as report, _telling_how_to_go_on(job_id):
         if leave_when_blocked:
@@ -74,14 +74,14 @@ def wait_for_job(
 
 
 def _streamed(client: "ControlClient", job_id: str, report: Reporter) -> Job:
-    """Follow the daemon's events; where the stream breaks, ask again and again instead."""
+    """Follow the daemon's events; if the stream breaks, poll instead."""
     try:
         for job in client.watch_job(job_id):
             _show(job, report)
             if job.state in FINISHED:
                 return job
     except (DaemonUnreachableError, DaemonTimeoutError):
-        pass  # something between us does not let streams pass, or the daemon ends: the poll says
+        pass  # a proxy between blocks streams, or the daemon ends: polling tells which
     while (job := client.job(job_id)).state not in FINISHED:
         _show(job, report)
         time.sleep(POLL_SECONDS)
@@ -89,7 +89,7 @@ def _streamed(client: "ControlClient", job_id: str, report: Reporter) -> Job:
 
 
 def _polled_unless_blocked(client: "ControlClient", job_id: str, report: Reporter) -> Job:
-    """Ask again and again until the job has ended or nothing moves in the queue."""
+    """Poll until the job has ended or nothing moves in the queue."""
     blocked_since = None
     while (job := client.job(job_id)).state not in FINISHED:
         blocked_since = _blocked_since(client, job, blocked_since)
@@ -108,7 +108,7 @@ def _show(job: Job, report: Reporter) -> None:
 
 
 def _blocked_since(client: "ControlClient", job: Job, before: float | None) -> float | None:
-    """Since when the job is queued and no job runs; None while it is not so."""
+    """The time since which the job is queued and no job runs; None otherwise."""
     if job.state is not JobState.QUEUED:
         return None
     if any(other.state is JobState.RUNNING for other in client.jobs()):
@@ -126,14 +126,14 @@ def _telling_how_to_go_on(job_id: str) -> Iterator[None]:
 
 
 def wait_for_plan(client: "ControlClient", plan_id: str, console: Console) -> Convergence:
-    """Show how far a plan is until it runs. Interrupted, the daemon goes on with it.
+    """Show how far a plan is until it runs. After an interrupt, the daemon continues the plan.
 
-    A plan that the daemon replaces by itself, or that gives way to one that wants the same
-    engines, is not lost: the wait goes on with what replaced it. Failures are told as they come,
-    and end the wait once all else is done.
+    If the daemon replaces the plan by itself, or by a plan that wants the same engines, the wait
+    continues with the new plan. Failures are reported as they come; they end the wait once all
+    other replicas are done.
 
     Raises:
-        ConflictError: somebody applied another plan.
+        ConflictError: a user applied another plan.
         StartFailedError, ModelSourceError, DeviceError: replicas failed, or a model went back to
             an earlier release.
         DaemonUnreachableError: the daemon is gone.
@@ -160,17 +160,17 @@ def wait_for_plan(client: "ControlClient", plan_id: str, console: Console) -> Co
 def _still_lost(
     client: "ControlClient", now: Convergence, lost: Sequence[ReplicaProgress]
 ) -> list[ReplicaProgress]:
-    """What failed in a plan before, of models that the daemon left out of the present one."""
+    """Failures of an earlier plan, of models that the daemon left out of the present plan."""
     known = {failure.replica_id for failure in now.failures}
     serving = {view.record.spec.name for view in client.models() if view.replicas_serving}
     return [f for f in lost if f.replica_id not in known and f.model not in serving]
 
 
 def wait_for_change(client: "ControlClient", before: Convergence, console: Console) -> None:
-    """Show what the daemon makes of a change until it is done, or waits for somebody; say which.
+    """Show the effects of a change until they are done or wait for the user; say which.
 
     Args:
-        before: from before the change.
+        before: the state before the change.
 
     Raises:
         StartFailedError, ModelSourceError, DeviceError: replicas failed that did not before, or a
@@ -199,7 +199,7 @@ def wait_for_change(client: "ControlClient", before: Convergence, console: Conso
 
 
 def all_serve(now: Convergence) -> str:
-    """That everything a plan wants serves, without the full stop."""
+    """The sentence that all replicas of a plan serve, without the full stop."""
     asleep = f"; {now.asleep} asleep" if now.asleep else ""
     if now.serving == 1:
         return f"The 1 replica serves{asleep}"
@@ -207,12 +207,12 @@ def all_serve(now: Convergence) -> str:
 
 
 class _Shown:
-    """Shows convergence as it comes.
+    """Shows the convergence of a plan as it comes.
 
     Attributes:
-        first: the first that was seen.
-        failures: the replicas of the last plan that was seen to be applied that failed.
-        moved: models of which something was on its way meanwhile.
+        first: the first convergence that was seen.
+        failures: the failed replicas of the last plan that was seen as the applied one.
+        moved: models that had replicas on their way meanwhile.
     """
 
     def __init__(
@@ -226,11 +226,11 @@ class _Shown:
         self._told = {failure.replica_id for failure in first.failures}
 
     def line(self, text: str) -> None:
-        """A line that stays, above the progress."""
+        """Print a line that stays above the progress."""
         self._console.print(text, markup=False, soft_wrap=not self._console.is_terminal)
 
     def followed(self, client: "ControlClient", plan_id: str | None) -> Convergence:
-        """The state in which a plan is on its way no more; what comes before is shown.
+        """The first state in which a plan no longer converges; earlier states are shown.
 
         Raises:
             DaemonUnreachableError: the daemon is gone.
@@ -240,7 +240,7 @@ class _Shown:
             for now in client.watch_convergence(plan_id):
                 self._show(now)
             while now is NOTHING_APPLIED or now.state is PlanState.CONVERGING:
-                now = client.convergence(plan_id)  # no stream comes through: ask again and again
+                now = client.convergence(plan_id)  # no stream comes through: poll
                 self._show(now)
                 if now.state is PlanState.CONVERGING:
                     time.sleep(POLL_SECONDS)
@@ -265,7 +265,7 @@ class _Shown:
 
 
 def _gone(now: Convergence, error: DaemonUnreachableError) -> DaemonUnreachableError:
-    """The daemon ended while something was waited for."""
+    """The error for a daemon that ended during a wait."""
     way = f" while {now.plan_id} was on its way" if now.plan_id else ""
     return DaemonUnreachableError(
         f"the daemon is gone{way}: {error.message}",
@@ -286,7 +286,7 @@ _ERRORS: Final = {
     ),
     Cause.DEVICE: (DeviceError, "`partitiond apply` makes a plan without it."),
 }
-"""What a failure is, and what to do about it."""
+"""The error class of each cause of failure, and what to do about it."""
 
 
 def _raise_what_failed(
@@ -295,10 +295,10 @@ def _raise_what_failed(
     shown: _Shown,
     failures: Sequence[ReplicaProgress],
 ) -> None:
-    """Raises what went wrong since the first look; returns where nothing did."""
+    """Raise an error for failures since the first look; return if there are none."""
     wanted = EventFilter(kinds=("model-rolled-back", "model-failed"))
     for event in client.events(after=shown.first.last_event, wanted=wanted):
-        # Nobody asked for it, and it is none of a model that this plan leaves as it is.
+        # Skips events that a user asked for, and events of models that this plan leaves alone.
         if not event.actor and event.subject in shown.moved:
             raise StartFailedError(
                 f"{event.subject}: {event.message}",

@@ -1,4 +1,4 @@
-"""The Python client of the control API. The command line is built on it."""
+"""Provides the Python client of the control API. The command line is built on it."""
 
 from partitiond.client.client import ControlClient
 

@@ -1,4 +1,4 @@
-"""What the client sends: requests as bodies, bodies as bytes, names as path segments."""
+"""Encodes requests of the client: arguments as bodies, bodies as bytes, names as path segments."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from partitiond.core.spec import ModelSpec
 
 
 def plan_body(question: PlanQuestion | Objective | str | None) -> dict[str, Any]:
-    """A question as the body of POST /plan; what is not asked is left out."""
+    """Return a question as the body of POST /plan; unset fields are left out."""
     if question is None:
         return {}
     if not isinstance(question, PlanQuestion):
@@ -27,13 +27,13 @@ def plan_body(question: PlanQuestion | Objective | str | None) -> dict[str, Any]
 
 
 def spec_body(spec: ModelSpec) -> dict[str, Any]:
-    """A specification as the body of POST /models, nothing lost."""
+    """Return a specification as the body of POST /models, without loss."""
     body: dict[str, Any] = serde.to_jsonable(spec)
     return body
 
 
 def key_body(terms: Mapping[str, Any] | KeyTerms) -> dict[str, Any]:
-    """A key's terms as the body of PATCH /keys; what a record has beside them is left out."""
+    """Return a key's terms as the body of PATCH /keys; other fields of a record are left out."""
     if not isinstance(terms, KeyTerms):
         return dict(terms)
     body: dict[str, Any] = serde.to_jsonable(terms)
@@ -41,7 +41,7 @@ def key_body(terms: Mapping[str, Any] | KeyTerms) -> dict[str, Any]:
 
 
 def with_absolute_folder(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A registration whose `model`, where it is a relative folder, is named in full.
+    """Return a registration in which a relative folder as `model` is made absolute.
 
     The daemon has another working folder and home than the user.
     """
@@ -53,7 +53,7 @@ def with_absolute_folder(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encoded(body: object) -> bytes:
-    """A body as JSON. Raises InputError for what JSON cannot say: not finite, or no text."""
+    """Encode a body as JSON. Raises InputError for numbers that are not finite, and non-text."""
     try:
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return text.encode()
@@ -67,7 +67,7 @@ def encoded(body: object) -> bytes:
 
 
 def _not_finite(value: object, path: str = "") -> str | None:
-    """The path of the first number that is not finite, as "demand.req_per_s: nan"."""
+    """Return the path of the first number that is not finite, as "demand.req_per_s: nan"."""
     if isinstance(value, float):
         return None if math.isfinite(value) else f"{path}: {value}".removeprefix(": ")
     if not isinstance(value, Mapping):
@@ -77,5 +77,5 @@ def _not_finite(value: object, path: str = "") -> str | None:
 
 
 def quoted(part: str) -> str:
-    """One path segment. Dots alone would be taken as "this folder" and "the one above"."""
+    """Quote one path segment. "." and ".." alone would mean "this folder" and "its parent"."""
     return quote(part, safe="").replace(".", "%2E") if set(part) == {"."} else quote(part, safe="")

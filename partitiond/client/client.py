@@ -1,4 +1,4 @@
-"""`ControlClient`: the control API's operations as methods, its answers as the core's types."""
+"""Provides `ControlClient`: the control API's operations as methods, answers as core types."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -53,22 +53,22 @@ CONNECT_TIMEOUT_SECONDS: Final = 3.0
 LONG_TIMEOUT_SECONDS: Final = 180.0
 """For calls that solve a plan or wait until an engine is gone."""
 STREAM_SILENCE_SECONDS: Final = 45.0
-"""The daemon sends a heartbeat every ten seconds; so long a silence means that it is gone."""
+"""The daemon sends a heartbeat every ten seconds; a longer silence than this means it is gone."""
 _FIXED: Final = ("name", "source", "weights")
-"""What a registered model cannot change."""
+"""Fields that a registered model cannot change."""
 
 
 class ControlClient(
     OverviewCalls, DriftCalls, UsageCalls, ScalingCalls, ReleaseCalls, ConvergenceCalls
 ):
-    """A synchronous client. Safe to use as a context manager; `close` it otherwise.
+    """A synchronous client. Use it as a context manager, or `close` it.
 
-    Every method raises the PartitiondError the daemon answered with (NotFoundError,
-    ConflictError, SpecError, ...), UnauthorizedError for a wrong token, and
-    DaemonUnreachableError when nobody answers; DaemonTimeoutError when an answer does not come.
+    Every method raises the PartitiondError that the daemon answered with (NotFoundError,
+    ConflictError, SpecError, ...), UnauthorizedError for a wrong token, DaemonUnreachableError if
+    no daemon is there, and DaemonTimeoutError if the daemon does not answer in time.
 
     Attributes:
-        token: the admin token; may be set later, as once the daemon has made it.
+        token: the admin token; may be set later, for example once the daemon has made it.
     """
 
     def __init__(
@@ -80,17 +80,17 @@ class ControlClient(
         actor: str = "",
         reread: Callable[[], str] | None = None,
     ) -> None:
-        """Connects at the first call.
+        """Prepare the client, which connects at the first call.
 
         Args:
-            actor: who asks, as "ada@laptop": the events of what is changed name them.
-            reread: reads the token from its file, empty where there is none; asked while the
-                client has no token, and when the daemon refuses the one that it has.
+            actor: name of the caller, as "ada@laptop"; the events of its changes contain it.
+            reread: reads the token from its file, empty if there is none; called while the
+                client has no token, and when the daemon refuses the client's token.
         """
         self.base_url = base_url.rstrip("/")
         self._credentials = Credentials(token, actor, reread)
         self._timeout = timeout
-        # Proxies of the environment are for the world outside, not for loopback.
+        # HTTP proxies set in the environment are for outside hosts, not for loopback.
         self._http = httpx.Client(base_url=self.base_url, auth=self._credentials, trust_env=False)
 
     @property
@@ -162,7 +162,7 @@ class ControlClient(
     def _watch(
         self, kind: type[T], path: str, query: Mapping[str, Any] | None = None
     ) -> Iterator[T]:
-        """What a stream of server-sent events says, until it ends."""
+        """Yield the items of a stream of server-sent events until it ends."""
         limits = httpx.Timeout(STREAM_SILENCE_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
         headers = {"Accept": "text/event-stream"}
         try:
@@ -181,27 +181,27 @@ class ControlClient(
     def register(self, model: Mapping[str, Any] | ModelSpec) -> ModelRecord:
         """Register a model: a body of POST /models, or a specification.
 
-        A relative folder is meant from this process's working folder.
+        A relative folder is relative to this process's working folder.
         """
         body = spec_body(model) if isinstance(model, ModelSpec) else with_absolute_folder(model)
         return self._read(ModelRecord, self._call("POST", "/models", body=body))
 
     def models(self) -> Sequence[ModelView]:
-        """All models, by name."""
+        """Return all models, by name."""
         return self._get(list[ModelView], "/models")
 
     def model(self, name: str) -> ModelView:
-        """One model. Raises NotFoundError."""
+        """Return one model. Raises NotFoundError."""
         return self._get(ModelView, f"/models/{quoted(name)}")
 
     def update(
         self, name: str, changes: Mapping[str, Any] | ModelSpec, version: int | None = None
     ) -> ModelRecord:
-        """Change a model: a merge patch, or a whole specification (its name, source, weights
-        and engine kind are not looked at).
+        """Change a model: by a merge patch, or a whole specification (its name, source, weights
+        and engine kind are ignored).
 
         Args:
-            version: refuse (PreconditionFailedError) when the model has another one.
+            version: refuse (PreconditionFailedError) if the model has another version.
         """
         if isinstance(changes, ModelSpec):
             body = spec_body(changes)
@@ -211,11 +211,11 @@ class ControlClient(
         return self._read(ModelRecord, content)
 
     def remove(self, name: str, version: int | None = None) -> None:
-        """Remove a model; its replicas drain and stop."""
+        """Remove a model; its replicas are drained and stopped."""
         self._call("DELETE", f"/models/{quoted(name)}", version=version)
 
     def sleep(self, name: str, level: int = 1) -> ModelView:
-        """Put a model to sleep; it finishes what runs first. Raises ConflictError."""
+        """Put a model to sleep; requests in flight finish first. Raises ConflictError."""
         path = f"/models/{quoted(name)}/sleep"
         return self._read(ModelView, self._call("POST", path, body={"level": level}))
 
@@ -232,58 +232,58 @@ class ControlClient(
     # --- jobs and profiles -------------------------------------------------------------------
 
     def jobs(self) -> Sequence[Job]:
-        """Jobs, newest first."""
+        """Return the jobs, newest first."""
         return self._get(list[Job], "/jobs")
 
     def job(self, job_id: str) -> Job:
-        """One job. Raises NotFoundError."""
+        """Return one job. Raises NotFoundError."""
         return self._get(Job, f"/jobs/{quoted(job_id)}")
 
     def cancel_job(self, job_id: str) -> Job:
-        """Cancel; returns once nothing of it runs."""
+        """Cancel a job; return once nothing of it runs any more."""
         path = f"/jobs/{quoted(job_id)}"
         return self._read(Job, self._call("DELETE", path, timeout=LONG_TIMEOUT_SECONDS))
 
     def watch_job(self, job_id: str) -> Iterator[Job]:
-        """The job now and each time it changes.
+        """Yield the job now and each time it changes.
 
-        Ends after the state in which the job has ended, or with the daemon: the last job says
+        The iterator ends after the job's final state, or when the daemon ends: the last job tells
         which. Closing the iterator closes the stream.
 
         Raises:
             NotFoundError: there is no such job.
             DaemonUnreachableError: the stream broke.
-            DaemonTimeoutError: nothing came of it.
+            DaemonTimeoutError: the daemon did not answer in time.
         """
         return self._watch(Job, f"/jobs/{quoted(job_id)}/events")
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
-        """Profiles, newest first."""
+        """Return the profiles, newest first."""
         return [view.profile for view in self.profile_views(model)]
 
     def profile_views(self, model: str | None = None) -> Sequence[ProfileView]:
-        """Profiles, newest first, each with why it is stale."""
+        """Return the profiles, newest first, each with the reasons why it is stale."""
         query = None if model is None else {"model": model}
         return self._get(list[ProfileView], "/profiles", query)
 
     def profile_view(self, profile_id: str) -> ProfileView:
-        """One profile, with why it is stale. Raises NotFoundError."""
+        """Return one profile, with the reasons why it is stale. Raises NotFoundError."""
         views = self._get(list[ProfileView], "/profiles", {"id": profile_id})
-        # A profile that is not there is the daemon's to explain.
+        # If there is no such profile, this call raises the daemon's own error.
         return views[0] if views else ProfileView(self.profile_by_id(profile_id))
 
     def profile_by_id(self, profile_id: str) -> Profile:
-        """One profile. Raises NotFoundError."""
+        """Return one profile. Raises NotFoundError."""
         return self._get(Profile, f"/profiles/{quoted(profile_id)}")
 
     def import_profile(self, profile: Profile, *, replace: bool = False) -> Profile:
-        """Keep a profile made elsewhere. Raises ConflictError when another has its id."""
+        """Store a profile made elsewhere. Raises ConflictError if another profile has its id."""
         query = {"replace": "true"} if replace else None
         content = self._call("POST", "/profiles", body=serde.to_jsonable(profile), query=query)
         return self._read(Profile, content)
 
     def prune_profiles(self, *, delete: bool = False) -> Sequence[PrunableProfile]:
-        """The superseded and stale profiles that no plan uses; deletes them if told."""
+        """Return the superseded and stale profiles that no plan uses; `delete` deletes them."""
         query = {"dry_run": "false" if delete else "true"}
         return self._read(list[PrunableProfile], self._call("POST", "/profiles/prune", query=query))
 
@@ -294,15 +294,15 @@ class ControlClient(
         question: PlanQuestion | Objective | str | None = None,
         on_progress: Callable[[PlanProgress], None] | None = None,
     ) -> PlanPreview:
-        """A dry run.
+        """Make a plan without applying it (dry run).
 
         Args:
-            question: what is asked of the plan; an objective alone is one, too.
-            on_progress: called as the solve goes on. Interrupted meanwhile, the solve ends.
+            question: the question for the planner; an objective alone is one, too.
+            on_progress: called as the solve goes on. If the call is interrupted, the solve ends.
 
         Raises:
-            InputError: a what-if names what is not there, or cannot be read.
-            DaemonUnreachableError: also where the daemon ends before there is a plan.
+            InputError: a what-if names something that does not exist, or cannot be read.
+            DaemonUnreachableError: also if the daemon ends before there is a plan.
         """
         body = plan_body(question)
         headers = {"Accept": "text/event-stream"}
@@ -328,7 +328,7 @@ class ControlClient(
         raise unreachable(self.base_url, "it ended before there was a plan")
 
     def apply(self, plan_id: str | None = None, *, allow_outage: bool = False) -> PlanPreview:
-        """Apply a previewed plan, or a fresh one. Raises ConflictError when it is outdated."""
+        """Apply a previewed plan, or a fresh one. Raises ConflictError if it is outdated."""
         body: dict[str, Any] = {} if plan_id is None else {"plan_id": plan_id}
         if allow_outage:
             body["allow_outage"] = True
@@ -336,32 +336,32 @@ class ControlClient(
         return self._read(PlanPreview, content)
 
     def current_plan(self) -> Plan | None:
-        """The applied plan, or None."""
+        """Return the applied plan, or None."""
         try:
             return self._get(Plan, "/plan")
         except NotFoundError:
             return None
 
     def waiting_plan(self) -> PlanPreview | None:
-        """The plan that waits for `apply` and what it changes, or None."""
+        """Return the plan that waits for `apply`, with its changes, or None."""
         try:
             return self._get(PlanPreview, "/plan/waiting")
         except NotFoundError:
             return None
 
-    # --- what is -----------------------------------------------------------------------------
+    # --- observed state ----------------------------------------------------------------------
 
     def replicas(self, model: str | None = None) -> Sequence[ReplicaView]:
-        """Replicas as they are."""
+        """Return the replicas with their observed state."""
         query = None if model is None else {"model": model}
         return self._get(list[ReplicaView], "/replicas", query)
 
     def devices(self) -> Sequence[Device]:
-        """Devices of the daemon's host."""
+        """Return the devices of the daemon's host."""
         return self._get(list[Device], "/devices")
 
     def device(self, device_id: str) -> DeviceDetails:
-        """Everything that is told of one device. Raises NotFoundError."""
+        """Return all details of one device. Raises NotFoundError."""
         return self._get(DeviceDetails, f"/devices/{quoted(device_id)}")
 
     def cordon(self, device_id: str, reason: str = "") -> Device:
@@ -370,19 +370,19 @@ class ControlClient(
         return self._read(Device, self._call("PUT", path, body={"reason": reason}))
 
     def uncordon(self, device_id: str) -> Device:
-        """Take an operator's cordon off; the device as it is then. Raises NotFoundError."""
+        """Remove an operator's cordon, and return the device. Raises NotFoundError."""
         path = f"/devices/{quoted(device_id)}/cordon"
         return self._read(Device, self._call("DELETE", path))
 
     def events(
         self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
     ) -> Sequence[Event]:
-        """Events, oldest first."""
+        """Return events, oldest first."""
         query = {"after": after, "limit": limit, **filter_query(wanted)}
         return self._get(list[Event], "/events", query)
 
     def readiness(self) -> Mapping[str, str]:
-        """Empty when ready, else what is not, by part; without the token one part, "daemon"."""
+        """Return why parts are not ready, by part, empty if ready; without token one "daemon"."""
         try:
             self._call("GET", "/readyz")
         except NotReadyError as error:
@@ -391,7 +391,7 @@ class ControlClient(
         return {}
 
     def metrics(self) -> str:
-        """Metrics in Prometheus' text form."""
+        """Return metrics in Prometheus's text format."""
         return self._call("GET", "/metrics").decode()
 
     # --- keys, end ---------------------------------------------------------------------------
@@ -403,11 +403,11 @@ class ControlClient(
         *,
         terms: Mapping[str, Any] | None = None,
     ) -> tuple[KeyRecord, str]:
-        """A new API key: its record, and the key, which is shown only now.
+        """Create an API key; return its record, and the key itself, which is shown only now.
 
         Args:
-            label, models: what most keys need.
-            terms: what else it may do, as a body of POST /keys has it.
+            label, models: the fields that most keys need.
+            terms: further terms of the key, as in a body of POST /keys.
         """
         body = {"label": label, "models": list(models), **(terms or {})}
         return self._new_key(self._call("POST", "/keys", body=body))
@@ -417,32 +417,32 @@ class ControlClient(
         return serde.from_jsonable(KeyRecord, made["record"]), str(made["key"])
 
     def keys(self) -> Sequence[KeyRecord]:
-        """All keys, oldest first."""
+        """Return all keys, oldest first."""
         return self._get(list[KeyRecord], "/keys")
 
     def key(self, key_id: str) -> KeyView:
-        """One key, and how much of it is used. Raises NotFoundError."""
+        """Return one key and its use. Raises NotFoundError."""
         return self._get(KeyView, f"/keys/{quoted(key_id)}")
 
     def update_key(self, key_id: str, changes: Mapping[str, Any] | KeyTerms) -> KeyRecord:
-        """Change what a key may do: a merge patch, or all its terms. It holds at once."""
+        """Change a key's terms by a merge patch or a whole set; the change takes effect at once."""
         path = f"/keys/{quoted(key_id)}"
         return self._read(KeyRecord, self._call("PATCH", path, body=key_body(changes)))
 
     def rotate_key(self, key_id: str, grace_seconds: float = 3600.0) -> tuple[KeyRecord, str]:
-        """Another secret for a key; the present one is taken until the grace ends.
+        """Make a new secret for a key; the present one stays valid until the grace ends.
 
-        Raises ConflictError when the key has expired.
+        Raises ConflictError if the key has expired.
         """
         path = f"/keys/{quoted(key_id)}/rotate"
         body = {"grace_seconds": grace_seconds}
         return self._new_key(self._call("POST", path, body=body))
 
     def remove_key(self, key_id: str) -> None:
-        """Refuse requests with it from now on. Raises NotFoundError."""
+        """Remove a key: refuse requests with it from now on. Raises NotFoundError."""
         self._call("DELETE", f"/keys/{quoted(key_id)}")
 
     def shutdown(self, *, stop_engines: bool = False, timeout: float | None = None) -> None:
-        """Ask the daemon to end; it does so after the answer."""
+        """Ask the daemon to end, which it does after the answer."""
         body = {"stop_engines": stop_engines}
         self._call("POST", "/shutdown", body=body, timeout=timeout)

@@ -1,4 +1,4 @@
-"""The convergence's part of `ControlClient`."""
+"""Adds the convergence calls to `ControlClient`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeVar
@@ -21,22 +21,22 @@ class ConvergenceCalls:
     """Mixed into `ControlClient`."""
 
     def convergence(self: _Calls, plan_id: str | None = None) -> Convergence:
-        """How far a plan is; without an id the applied one, and what the daemon is about to do.
+        """Return the progress of a plan, by default the applied one, and the daemon's next steps.
 
         Raises NotFoundError: no plan of that id was applied.
         """
         return self._get(Convergence, _PATH, _query(plan_id))
 
     def watch_convergence(self: _Calls, plan_id: str | None = None) -> Iterator[Convergence]:
-        """The same now and each time it changes.
+        """Yield the progress now and each time it changes.
 
-        Ends once it is converging no more, or with the daemon: the last one says which. Closing
-        the iterator closes the stream.
+        The iterator ends once the plan is no longer converging, or when the daemon ends: the last
+        item tells which. Closing the iterator closes the stream.
 
         Raises:
             NotFoundError: no plan of that id was applied.
             DaemonUnreachableError: the stream broke.
-            DaemonTimeoutError: nothing came of it.
+            DaemonTimeoutError: the daemon did not answer in time.
         """
         return self._watch(Convergence, _PATH, _query(plan_id))
 

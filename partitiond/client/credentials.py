@@ -1,4 +1,4 @@
-"""Sends the admin token and the actor's name; reads a missing or refused token again."""
+"""Sends the admin token and the actor's name; rereads a missing or refused token."""
 
 from collections.abc import Callable, Generator
 from typing import Final
@@ -12,15 +12,15 @@ UNAUTHORIZED: Final = 401
 
 
 class Credentials(httpx.Auth):
-    """The headers that say who asks.
+    """The headers that identify the caller.
 
-    A daemon writes its token when it starts, which may be after the client was made. So a client
-    without a token reads it again before each request, and a refused one once more after a 401.
+    A daemon writes its token when it starts, which may be after the client was made. So the client
+    rereads the token before each request while it has none, and once after a 401.
 
     Attributes:
         token: the admin token, or empty; may be set at any time.
-        reread: reads the token from where it lies, empty where it is not there yet; None where
-            the token was given by hand.
+        reread: reads the token from its file, empty if it is not there yet; None if the token was
+            given by hand.
     """
 
     def __init__(self, token: str, actor: str, reread: Callable[[], str] | None) -> None:
@@ -29,7 +29,7 @@ class Credentials(httpx.Auth):
         self._actor = actor
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Add the headers; send once more with a token that changed since.
+        """Add the headers; after a 401, send once more if the token has changed.
 
         Raises:
             UnauthorizedError: the token cannot be sent.
@@ -43,7 +43,7 @@ class Credentials(httpx.Auth):
             yield self._signed(request)
 
     def _read_again(self) -> bool:
-        """Take over the token as it is now; whether it is another one."""
+        """Reread the token; return whether it has changed."""
         newest = "" if self.reread is None else self.reread()
         if not newest or newest.strip() == self.token.strip():
             return False

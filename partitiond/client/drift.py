@@ -1,4 +1,4 @@
-"""The drift part of `ControlClient`."""
+"""Adds the drift calls to `ControlClient`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -23,18 +23,18 @@ class DriftCalls:
     """Mixed into `ControlClient`."""
 
     def drift(self: _Calls) -> DriftReport:
-        """Replicas beside their prediction, corrections, what is to be measured again."""
+        """Return replicas against their predictions, corrections, and profiles to measure again."""
         return self._get(DriftReport, "/drift")
 
     def ledger(
         self: _Calls, model: str | None = None, replica_id: str | None = None, limit: int = 200
     ) -> Sequence[LedgerEntry]:
-        """Windows of predicted and measured figures, newest first."""
+        """Return windows of predicted and measured figures, newest first."""
         query = {"model": model, "replica_id": replica_id, "limit": limit}
         given = {name: value for name, value in query.items() if value is not None}
         return self._get(list[LedgerEntry], "/drift/ledger", given)
 
     def lift_correction(self: _Calls, profile_id: str) -> Correction:
-        """Take a correction off. Raises NotFoundError."""
+        """Remove a correction. Raises NotFoundError."""
         content = self._call("DELETE", f"/drift/corrections/{quoted(profile_id)}")
         return self._read(Correction, content)

@@ -1,4 +1,4 @@
-"""The server's problem details back into the exceptions they came from."""
+"""Converts the server's problem details back into the exceptions that caused them."""
 
 import json
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ BY_CODE: Final[dict[str, type[e.PartitiondError]]] = {
 
 
 def unreachable(url: str, cause: str) -> e.DaemonUnreachableError:
-    """Nobody answers there."""
+    """Return the error for a daemon that does not answer."""
     return e.DaemonUnreachableError(
         f"no daemon answers on {url}: {cause}.",
         hint="Start it with: partitiond serve",
@@ -44,10 +44,10 @@ def unreachable(url: str, cause: str) -> e.DaemonUnreachableError:
 
 
 def no_answer(url: str, error: Exception, seconds: float) -> e.PartitiondError:
-    """A request that failed on its way: nobody is there, or somebody who does not answer.
+    """Return the error for a request without an answer: unreachable, or timed out.
 
     Args:
-        seconds: how long an answer was waited for.
+        seconds: how long the client waited for an answer.
     """
     if not isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
         return unreachable(url, str(error) or type(error).__name__)
@@ -59,7 +59,7 @@ def no_answer(url: str, error: Exception, seconds: float) -> e.PartitiondError:
 
 
 def not_ours(url: str, status: int) -> e.DaemonUnreachableError:
-    """Somebody answers, but not as the control API does."""
+    """Return the error for an answer that does not come from a control API of this version."""
     return e.DaemonUnreachableError(
         f"what answers on {url} (status {status}) is not partitiond's control API, "
         "or is another version of it.",
@@ -70,7 +70,7 @@ def not_ours(url: str, status: int) -> e.DaemonUnreachableError:
 
 
 def from_problem(url: str, status: int, content: bytes) -> e.PartitiondError:
-    """The exception an error answer stands for."""
+    """Return the exception for an error answer."""
     body = _problem(content)
     if body is None:
         return not_ours(url, status)

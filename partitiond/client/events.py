@@ -1,10 +1,10 @@
-"""Which events are asked for, as a query of GET /events."""
+"""Converts an event filter to a query of GET /events."""
 
 from partitiond.ports.event_filter import EventFilter
 
 
 def filter_query(wanted: EventFilter) -> dict[str, object]:
-    """What is given of a filter."""
+    """Return the fields of a filter that are set."""
     given: dict[str, object] = {
         "kind": list(wanted.kinds),
         "subject": wanted.subject,

@@ -1,4 +1,4 @@
-"""The parts of `ControlClient` that look at everything, and ahead."""
+"""Adds the overview call and the fit call to `ControlClient`."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
@@ -11,7 +11,7 @@ from partitiond.ports.fit import Fit
 T = TypeVar("T")
 
 FIT_SECONDS = 180.0
-"""A plan is made for the answer."""
+"""Time limit of `fit`, which makes a plan for its answer."""
 
 
 class _Calls(Protocol):
@@ -28,12 +28,12 @@ class OverviewCalls:
     """Mixed into `ControlClient`."""
 
     def overview(self: _Calls, window_seconds: float | None = None) -> Overview:
-        """Everything at once, rates and means over the last so many seconds (30)."""
+        """Return the overview, with rates and means over the last `window_seconds` (30)."""
         query = None if window_seconds is None else {"window_seconds": window_seconds}
         return self._get(Overview, "/overview", query)
 
     def fit(self: _Calls, model: Mapping[str, Any] | ModelSpec) -> Fit:
-        """Whether a model fits, before it is registered; as `register` takes it."""
+        """Return whether a model would fit, given as for `register`, before it is registered."""
         body = spec_body(model) if isinstance(model, ModelSpec) else with_absolute_folder(model)
         content = self._call("POST", "/models/fit", body=body, timeout=FIT_SECONDS)
         return self._read(Fit, content)

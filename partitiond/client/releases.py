@@ -1,4 +1,4 @@
-"""The releases' part of `ControlClient`."""
+"""Adds the release calls to `ControlClient`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -21,11 +21,11 @@ class ReleaseCalls:
     """Mixed into `ControlClient`."""
 
     def releases(self: _Calls, name: str) -> Sequence[Release]:
-        """Releases of a model, newest first. Raises NotFoundError."""
+        """Return the releases of a model, newest first. Raises NotFoundError."""
         return self._get(list[Release], f"/models/{quoted(name)}/releases")
 
     def roll_back(self: _Calls, name: str, version: int | None = None) -> Release:
-        """Go back to a release, by default to the one before. Raises ConflictError."""
+        """Go back to a release, by default to the previous one. Raises ConflictError."""
         body = {} if version is None else {"version": version}
         return self._read(
             Release, self._call("POST", f"/models/{quoted(name)}/rollback", body=body)

@@ -1,4 +1,4 @@
-"""The part of `ControlClient` about models that scale by themselves."""
+"""Adds the calls about models with autoscaling to `ControlClient`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -17,9 +17,9 @@ class ScalingCalls:
     """Mixed into `ControlClient`."""
 
     def scaling(self: _Gets) -> Sequence[ScalingView]:
-        """All models that scale by themselves, by name."""
+        """Return all models with autoscaling, by name."""
         return self._get(list[ScalingView], "/scaling")
 
     def scaling_of(self: _Gets, model: str) -> ScalingView:
-        """One of them. Raises NotFoundError, ConflictError."""
+        """Return one model with autoscaling. Raises NotFoundError, ConflictError."""
         return self._get(ScalingView, f"/scaling/{quoted(model)}")

@@ -1,10 +1,10 @@
-"""Server-sent events as they are read."""
+"""Parses server-sent events."""
 
 from collections.abc import Iterator
 
 
 def events(lines: Iterator[str]) -> Iterator[tuple[str, bytes]]:
-    """Name and data of each server-sent event in a stream of lines; comments are skipped."""
+    """Yield name and data of each server-sent event in a stream of lines; skip comments."""
     name, data = "", []
     for line in lines:
         field, _, value = line.partition(":")
@@ -18,5 +18,5 @@ def events(lines: Iterator[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def event_data(lines: Iterator[str]) -> Iterator[bytes]:
-    """The data of each server-sent event in a stream of lines."""
+    """Yield the data of each server-sent event in a stream of lines."""
     return (data for _, data in events(lines))

@@ -1,4 +1,4 @@
-"""The usage's part of `ControlClient`."""
+"""Adds the usage call to `ControlClient`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -18,7 +18,7 @@ class UsageCalls:
     def usage(
         self: _Gets, since: str | None = None, until: str | None = None, by: Sequence[str] = ()
     ) -> UsageReport:
-        """What keys used of models, from one time to another (ISO 8601), by key and model."""
+        """Return the use of models by keys between two times (ISO 8601), by key and model."""
         asked = {"from": since, "to": until, "by": list(by) or None}
         query = {name: value for name, value in asked.items() if value is not None}
         return self._get(UsageReport, "/usage", query)

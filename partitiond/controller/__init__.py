@@ -1,16 +1,16 @@
-"""The controller: one loop that makes the host run what the applied plan says.
+"""Makes the host run what the applied plan says, in one loop.
 
     observe -> reconcile (pure, in the core) -> act -> publish routes -> wait for a reason to look
 
-Who owns what, so that there is one writer for everything:
+Each thing has one owner, which alone writes it:
 
 - `loop.Controller` owns the list of engines, the wanted placements and the routing table;
 - each `engines.Engine` owns one engine's state; the loop asks it to drain or stop, and it wakes
   the loop when it became ready or ended;
-- `jobs.JobQueue` owns the jobs, one running at a time on a partition leased from the loop;
+- `jobs.JobQueue` owns the jobs, each of which runs on a partition leased from the loop;
 - `planning.PlanDesk` makes plans and remembers which of them can still be applied;
 - `chain.Chain` takes a registered model from estimate over profile to plan;
-- `service.Service` is all of it behind `ports.ControlService`.
+- `service.Service` offers all of it as `ports.ControlService`.
 
 Everything but the adapters runs on one event loop, so a decision and the acts that follow it are
 never torn apart: nothing is awaited between observing engines and acting on them.

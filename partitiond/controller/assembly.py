@@ -1,4 +1,4 @@
-"""How the parts of the control plane are put together: who is given what, in which order."""
+"""Puts the parts of the control plane together: which part is given what, in which order."""
 
 import asyncio
 import dataclasses
@@ -79,11 +79,11 @@ class Adapters:
     Attributes:
         solve: makes a plan, out of process.
         accept: refuses a spec that this host cannot run, by an InputError.
-        engine_problem: why no engine of the kind "vllm" can start; None when one can. May look.
-        engine_version: of that engine; empty while it is not known. Does not look.
+        engine_problem: returns why no engine of the kind "vllm" can start, or None; may do I/O.
+        engine_version: of that engine; empty while it is not known. Does no I/O.
         cpu_speed: measures what the host's CPU reaches, for estimates; None assumes it.
-        partitions: what devices are cut into; None where nobody writes to devices.
-        gauges: what devices say of themselves now; None where nobody looks.
+        partitions: what devices are cut into; None if nothing writes to devices.
+        gauges: what devices report of themselves now; None if nothing reads them.
     """
 
     store: Store
@@ -209,7 +209,7 @@ class Parts:
         self.background.append(self.usage.run)
 
     def placed(self) -> tuple[PlacedView, ...]:
-        """Every engine, those to come included."""
+        """Return every engine, pending ones included."""
         controller = self.controller
         return placed_views(
             controller.desired,
@@ -220,13 +220,13 @@ class Parts:
         )
 
     def plan_again(self) -> None:
-        """What plans are made from has changed."""
+        """Have a plan made, because what plans are made from has changed."""
         self.plans.chain.changed()
         self.wake.set()
 
     def _withheld(self, placement: Placement) -> bool:
-        """Whether no engine of a placement is to be started: its model cannot run, or nothing is
-        known of its device, and nothing of it runs there."""
+        """Whether no engine of a placement is to be started: its model cannot run, or its device
+        is silent and no engine of the placement runs there."""
         return self.obstacles.withheld(placement) or (
             self.devices.is_silent(placement.device_id) and bool(self._cut_off((placement,)))
         )
@@ -237,16 +237,16 @@ class Parts:
         return cut_off(placements, self.devices.devices, live, asleep)
 
     def look_for_cut_off(self) -> None:
-        """After a pass of the loop: plan again where an engine of a lost device has ended."""
+        """Plan again if an engine of a lost device has ended; called after a pass of the loop."""
         before, self._known_cut_off = self._known_cut_off, self._cut_off(self.controller.desired)
         if self._known_cut_off - before:
             self.plan_again()
 
     def _slept_or_woke(self, model: str, asleep: bool) -> None:
-        """Whether a plan is due: somebody waits for the room, or the model has lost its own.
+        """Plan again if other models need the room, or if the woken model has lost its own.
 
         A model that falls asleep is no reason by itself: models that take all there is would fill
-        its room at once, and it could not be woken without stopping some of them.
+        its room at once, and the model could not be woken without stopping some of them.
         """
         plan = self.controller.plan
         if asleep:
@@ -257,7 +257,7 @@ class Parts:
             self.plan_again()
 
     def _paused(self) -> str:
-        """Why no profile job begins now: measuring waits for models that are under-served."""
+        """Return why no profile job begins now: measuring waits for under-served models."""
         if self.plans.chain.urgent:
             return "waits for a plan: a model is under-served"
         starting = first_starts(self.controller.engines)
@@ -285,7 +285,7 @@ class Parts:
         return device.hardware if device is not None else ""
 
     def _busy_cores(self) -> frozenset[int]:
-        """Host cores of engines that run."""
+        """Return the host cores of engines that run."""
         handles = [engine.handle for engine in self.controller.engines if engine.live]
         return frozenset(core for h in handles if h is not None for core in h.launch.cores)
 
@@ -383,7 +383,7 @@ class Parts:
         )
 
     def _may_run(self) -> Iterator[Placement]:
-        """What the applied plan, one that waits or a roll-back places."""
+        """Yield the placements of the applied plan, of remembered plans and of roll-backs."""
         applied = self.controller.plan
         for plan in (*self.plans.remembered(), *(() if applied is None else (applied,))):
             yield from plan.wanted

@@ -1,4 +1,4 @@
-"""What runs beside the loop, from its start until the shutdown, whatever breaks in it."""
+"""Runs work beside the loop, from its start until the shutdown, whatever breaks in the work."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS: Final = 5.0
-"""Pause before what broke is begun again."""
+"""Pause before work that broke is begun again."""
 
 Work = Callable[[], Coroutine[None, None, None]]
 
@@ -22,11 +22,11 @@ class Background:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin all of it."""
+        """Begin all work."""
         self._tasks = [asyncio.create_task(self._keep(work)) for work in self._work]
 
     async def stop(self) -> None:
-        """End all of it; returns once nothing of it runs."""
+        """End all work; returns once nothing of it runs."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

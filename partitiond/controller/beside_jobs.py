@@ -1,9 +1,9 @@
-"""What devices and hosts have for replicas while profile jobs run. Pure.
+"""Computes what devices and hosts have for replicas while profile jobs run. Pure.
 
-A job holds its partition, and on a GPU its engine takes host cores and host memory, too: as many
-cores as an engine needs. Whatever else of the cores was idle when the job began may be shared with
-replicas that are missed now. A job begins even where nothing of the host is idle: then it takes no
-more than what runs leaves, so that a plan beside it stops nothing for its sake.
+A job holds its partition. On a GPU its engine takes host cores and host memory, too: as many cores
+as an engine needs. Other cores that were idle when the job began may be shared with replicas that
+are missing now. A job begins even if nothing of the host is idle: it then takes no more than
+running replicas leave, so that a plan beside the job stops none of them for its sake.
 """
 
 import collections
@@ -28,12 +28,12 @@ from partitiond.planner.draw import ENGINE_HOST_BYTES
 def devices_beside_jobs(
     devices: Sequence[Device], leases: Sequence[Lease], running: Sequence[Placement]
 ) -> tuple[Device, ...]:
-    """The devices without what is lent, and without what jobs take of the hosts.
+    """Return the devices without what is lent, and without what jobs take of the hosts.
 
     Args:
-        devices: all, what runs counted as free.
+        devices: all, with what replicas use counted as free.
         leases: of the jobs that run.
-        running: what runs or is to.
+        running: placements that run or are to run.
     """
     if not leases:
         return tuple(devices)
@@ -52,13 +52,13 @@ def host_memory_beside_jobs(
     leases: Sequence[Lease],
     running: Sequence[Placement],
 ) -> tuple[tuple[str, int], ...]:
-    """Memory for engines by host, in bytes, without what jobs on its GPUs take.
+    """Return the memory for engines by host, in bytes, without what jobs on its GPUs take.
 
     Args:
         told: how much there is, of hosts without a CPU device.
         devices: all.
         leases: of the jobs that run.
-        running: what runs or is to.
+        running: placements that run or are to run.
     """
     found = []
     for name, total in told:
@@ -76,7 +76,7 @@ def _jobs_on(host: Collection[Device], leases: Iterable[Lease]) -> list[Lease]:
 def _host_bytes(
     jobs: Iterable[Lease], host: Iterable[Device], total: int, running: Iterable[Placement]
 ) -> int:
-    """Host memory that engines of jobs on GPUs take: at most what is left of the total."""
+    """Return the host memory that engines of jobs on GPUs take: at most what the total leaves."""
     on_cpu = {device.id: device.kind is DeviceKind.CPU for device in host}
     used = sum(
         p.partition.memory_bytes if on_cpu[p.device_id] else p.candidate.host_memory_bytes
@@ -90,7 +90,7 @@ def _host_bytes(
 def _without_memory(
     device: Device, host: Iterable[Device], jobs: Iterable[Lease], running: Iterable[Placement]
 ) -> Device:
-    """The CPU device, which speaks for the memory of its host, without what jobs on GPUs take."""
+    """Return the CPU device, which stands for its host's memory, without what jobs on GPUs take."""
     if device.kind is not DeviceKind.CPU:
         return device
     taken = _host_bytes(jobs, host, engine_bytes(device), running)
@@ -109,7 +109,7 @@ def _without_cores(device: Device, lent: Collection[int]) -> Device:
 def _lent_cores(
     host: Sequence[Device], jobs: Iterable[Lease], running: Sequence[Placement]
 ) -> frozenset[int]:
-    """Cores of the host that its jobs have for themselves, as far as what runs leaves them."""
+    """Return the cores that the host's jobs have for themselves, as far as replicas leave them."""
     on_host = {device.id for device in host}
     needs = collections.Counter[str]()
     for placement in running:
@@ -132,7 +132,7 @@ def _lent_cores(
 
 
 def _leaves_enough(host: Iterable[Device], lent: Collection[int], needs: Mapping[str, int]) -> bool:
-    """Whether devices that have cores now keep some without these, and enough for what runs."""
+    """Whether devices with cores keep one without those lent, and enough for what runs."""
     left = {d.id: {*d.cores}.difference(lent) for d in host if d.cores}
     together = len(set().union(*left.values()))
     return all(len(cores) >= max(1, needs[name]) for name, cores in left.items()) and (

@@ -1,51 +1,51 @@
-"""Registering starts the chain: estimate at once, then profile jobs, then a plan.
+"""Takes a registered model from an estimate over profile jobs to an applied plan.
 
-The rules, in the order in which they are asked:
+The rules, in the order in which they are checked:
 
-1. A model that is not measured yet is profiled first, wherever the lease can be had. While any
-   job runs, no plan is made by itself for what is new: a replica started meanwhile would sit on
-   the cores the next job needs, and the queue would wait for it for ever. So on a small host all
-   models are measured, then planned together. A model that is under-served waits for no job
-   (rule 10).
-2. When the queue is empty, or everything in it waits for room that serving replicas hold, a plan
-   is made of what is known. A model whose job waits for such room is planned from its estimate
-   (its replicas are provisional), and so is one whose job was cancelled. That cannot shut out
-   its own job where the job could run: rule 1 let that run first. One that somebody applied from
-   its estimate goes on as it is: a plan without it would stop it.
+1. A model that is not measured yet is profiled first, wherever a lease can be had. While any job
+   runs, the daemon makes no plan by itself for new models: a replica started meanwhile would hold
+   the cores that the next job needs, and the queue would wait for these cores for ever. So on a
+   small host all models are measured, then planned together. An under-served model waits for no
+   job (rule 10).
+2. When the queue is empty, or all queued jobs wait for room that serving replicas hold, a plan is
+   made of what is known. A model whose job waits for such room is planned from its estimate (its
+   replicas are provisional), and so is a model whose job was cancelled. This cannot shut out the
+   model's own job where the job could run: rule 1 let the job run first. A model that an operator
+   applied from its estimate stays planned: a plan without the model would stop it.
 3. A model that cannot run (`core.obstacles`) is left out, and all others are planned without it.
-   One whose profile failed is not started by itself: what broke the engine under the profiler
-   would break the replica. Its note says so; asking for the profile again, or planning and
-   applying by hand, goes on.
-4. A model that does not take part in the chain (`auto` off) is never started by it, measured or
-   not; once somebody applied a plan with it, it is planned like the others.
-5. The plan is applied by itself only if it starts replicas and moves or stops none. Otherwise an
-   event and the model's note say that it waits for `apply`. One plan waits at most, and only while
-   it may still be applied: it gives way to a newer one that moves or stops what runs, also to one
-   that a person asked for, and waits no longer once a newer one does neither or what it was made
-   from has changed.
-6. Each variant that a model lists is measured like the model itself, after it. Once anything of a
-   model was measured on some hardware, nothing of it is planned from an estimate there: a variant
+   A model whose profile failed is not started by itself: what broke the engine under the profiler
+   would break the replica. The model's note says so. The model goes on if an operator asks for the
+   profile again, or plans and applies by hand.
+4. The chain never starts a model with `auto` off, measured or not. Once an operator applied a
+   plan with such a model, the model is planned like the others.
+5. The daemon applies a plan by itself only if the plan starts replicas and moves or stops none.
+   Otherwise an event and the model's note say that the plan waits for `apply`. At most one plan
+   waits, and only while it may still be applied. A newer plan that moves or stops running replicas
+   takes its place, even one that an operator asked for. The waiting plan is withdrawn once a newer
+   plan moves and stops nothing, or once what the waiting plan was made from has changed.
+6. Each variant that a model lists is measured like the model itself, after it. Once any form of a
+   model was measured on some hardware, no form of it is planned from an estimate there: a variant
    that was not measured yet waits for its own job. A model that generates no text cannot be
    measured: it is planned from its estimate.
-7. A model that scales by itself is planned for what was measured, and a plan that stops or moves
-   only such models' replicas, never the last one, is applied by itself (`core.scaling`). One that
-   scales to zero and does not take part in the chain is started when a request asks for it.
-8. A plan speaks of the moment at which it was begun. If models, profiles, devices or the applied
-   plan changed while it was made, it is thrown away and another one is made.
+7. A model that scales by itself is planned for the demand that was measured. A plan that stops or
+   moves only replicas of such models, and never a model's last one, is applied by itself
+   (`core.scaling`). A model with `auto` off that scales to zero starts when a request asks for it.
+8. A plan describes the moment at which it was begun. If models, profiles, devices or the applied
+   plan changed while it was made, it is discarded and another one is made.
 9. While replicas of the applied plan have no device to run on, the plan is made without the
-   compiled search (`PlanRequest.may_search`): what runs stays, and nobody waits until it is
-   compiled, which may take minutes on a busy machine.
+   compiled search (`PlanRequest.may_search`): running replicas stay, and no plan waits for the
+   compilation, which may take minutes on a busy machine.
 10. A model is under-served while a replica of it has lost its device (on a silent device: once its
-   engine has ended, too), while it scales and is to get another number of replicas, or while it
-   is awake and asked for and has no place. Then a plan is made and applied while jobs run, too.
-   It speaks only of models that were planned before or are under-served, and places nothing on
-   what a running job holds. No job begins before that plan is made and what it starts serves;
-   when a running job ends, its room is planned for first.
-11. While replicas have lost their devices, the plan moves what runs only where nothing else
-    serves what was asked (`MAX_MOVE_PRICE`): what was lost is placed beside it, by itself, though
-    a move would save a device. The next plan may save it, and waits for `apply`.
-12. A plan that cannot be made, or breaks while it is applied, is tried again after a while that
-   doubles; readiness says so meanwhile.
+   engine has ended, too), while autoscaling asks for another number of replicas, or while the
+   model is awake and asked for and has no place. Then a plan is made and applied even while jobs
+   run. This plan includes only models that were planned before or are under-served, and places
+   nothing on what a running job holds. No job begins before the plan is made and the replicas that
+   it starts serve. When a running job ends, its room goes to such a plan first.
+11. While replicas have lost their devices, the plan moves running replicas only if nothing else
+    serves what was asked (`MAX_MOVE_PRICE`): lost replicas are placed beside the running ones, by
+    itself, though a move would save a device. The next plan may save it, and waits for `apply`.
+12. A plan that cannot be made, or fails while it is applied, is tried again after a delay that
+   doubles; readiness reports the problem meanwhile.
 """
 
 import asyncio
@@ -66,11 +66,11 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS: Final = 1.0
 MOST_RETRY_SECONDS: Final = 60.0
-"""A planner that never works costs a solve a minute, and is noticed again within one."""
+"""A planner that always fails costs one solve a minute; its recovery is noticed within a minute."""
 
 
 def retry_seconds(failures: int) -> float:
-    """How long to wait after so many failed plans in a row: twice as long each time, capped."""
+    """Return the back-off after so many failed plans in a row: it doubles, up to a cap."""
     if failures <= 0:
         return 0.0
     doublings = min(failures - 1, 30)  # beyond any cap; keeps the power from overflowing
@@ -78,14 +78,14 @@ def retry_seconds(failures: int) -> float:
 
 
 def woken_without_place(plan: Plan | None, asleep: Mapping[str, int]) -> frozenset[str]:
-    """Models that a plan has asleep and that are to be awake by now: it gave away their room."""
+    """Models that a plan has asleep and that should be awake by now: their room was given away."""
     return frozenset(p.model for p in (plan.asleep if plan is not None else ())) - asleep.keys()
 
 
 def not_yet_planned(
     records: Sequence[ModelRecord], plan: Plan | None, under_served: Collection[str]
 ) -> frozenset[str]:
-    """Models that a plan made while a job runs does not speak of (rules 1 and 10)."""
+    """Models that a plan leaves out if it is made while a job runs (rules 1 and 10)."""
     known = set(under_served)
     if plan is not None:
         known |= {p.model for p in plan.wanted} | {one.model for one in plan.unplaced}
@@ -131,10 +131,10 @@ def left_out(
     applied: Collection[Placement],
     planned_before: Collection[str] = (),
 ) -> frozenset[str]:
-    """Models that a plan made by itself does not speak of (rule 4).
+    """Models that a plan made by itself leaves out (rule 4).
 
     Args:
-        planned_before: models that were planned when something came in their way.
+        planned_before: models that were planned when their obstacle appeared.
     """
     planned = {*planned_before, *(placement.model for placement in applied)}
     return frozenset(
@@ -145,12 +145,12 @@ def left_out(
 
 
 class Chain:
-    """Makes and applies plans by itself when something changed, and no job is in the way.
+    """Makes and applies plans by itself when something changed and no job stands in the way.
 
     Attributes:
-        waiting: id of the plan that waits for `apply`; empty when none does.
-        problem: why the last plan could not be made; empty once one was.
-        note: why there is nothing to apply, or what waits, in one sentence.
+        waiting: id of the plan that waits for `apply`; empty if none waits.
+        problem: why the last plan could not be made; empty after one was made.
+        note: why there is nothing to apply, or which plan waits, in one sentence.
     """
 
     def __init__(
@@ -171,14 +171,14 @@ class Chain:
 
         Args:
             journal: for events.
-            clock: for the time between two tries.
+            clock: for the back-off between two tries.
             ready: whether no job runs, so that a plan of everything may be made.
             pressing: whether a model is under-served, so that a plan is made while jobs run.
-            preview: makes a plan of what may be used by itself.
+            preview: makes a plan of what the daemon may use by itself.
             fresh: whether what the last preview was made from still holds.
             lasts: whether the plan of an id may still be applied.
-            apply: applies it; False, with nothing changed, when it is outdated by then.
-            touches_running: whether it would move or stop a replica that has a process.
+            apply: applies a plan; returns False, and changes nothing, if the plan is outdated.
+            touches_running: whether a plan would move or stop a replica that has a process.
             current: placements of the applied plan.
         """
         self._journal = journal
@@ -192,7 +192,7 @@ class Chain:
         self._touches_running = touches_running
         self._current = current
         self._changed = False
-        self._helped = False  # since the last change, by a plan made while jobs run
+        self._helped = False  # whether a plan was made while jobs run, since the last change
         self._doubted = False
         self._failures = 0
         self._retry_at = -math.inf
@@ -204,7 +204,7 @@ class Chain:
         self.note = ""
 
     def changed(self) -> None:
-        """Something a plan rests on changed; look at it as soon as rules 1 and 10 allow."""
+        """Note that what plans are made from changed; plan as soon as rules 1 and 10 allow."""
         self._changed = self._doubted = True
         self._helped = False
 
@@ -222,7 +222,7 @@ class Chain:
     def urgent(self) -> bool:
         """Whether a plan for an under-served model is due or being made: no job begins before it.
 
-        Not between two tries: a planner that never works keeps nobody from measuring.
+        False between two tries, so that a planner that always fails does not keep jobs waiting.
         """
         if self._failures or not (self._in_the_making or (self._changed and not self._helped)):
             return False
@@ -233,11 +233,11 @@ class Chain:
         return self._task is not None and not self._task.done()
 
     def settled(self) -> None:
-        """Somebody applied a plan; nothing waits any more."""
+        """Note that a plan was applied: no plan waits any more."""
         self.waiting, self.note, self._said = "", "", ""
 
     def compare(self, preview: PlanPreview) -> None:
-        """Let a plan that somebody asked for take the place of the one that waits."""
+        """Let a plan that an operator asked for take the place of the waiting one."""
         if not self.waiting or preview.infeasible is not None:
             return
         if self._touches_running(preview):
@@ -246,7 +246,7 @@ class Chain:
             self._withdraw(f"{preview.plan.id}, made since, moves and stops nothing")
 
     def consider(self) -> None:
-        """Called after each pass of the loop: make a plan if one is due."""
+        """Make a plan if one is due; called after each pass of the loop."""
         if self._closed:
             return
         if self._doubted and self.waiting and not self._lasts(self.waiting):
@@ -259,12 +259,12 @@ class Chain:
             self._changed = False
         elif self._helped or not self._pressing():
             return
-        # What a plan made while a job runs leaves out is still to be planned (`_changed` stays).
+        # A plan made while a job runs leaves models out; they remain to plan (`_changed` stays).
         self._helped = not alone
         self._task = asyncio.create_task(self._plan(alone=alone), name="chain")
 
     async def close(self) -> None:
-        """End a plan that is being made; none is made or applied from now on."""
+        """Cancel a plan that is being made; no plan is made or applied from now on."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
@@ -276,7 +276,7 @@ class Chain:
         except PartitiondError as error:
             self._failed(str(error))
         except Exception as error:
-            # A defect that one plan meets must not be the end of planning, nor be silent.
+            # A defect in one plan must neither end the planning nor stay silent.
             log.exception("a plan broke")
             self._failed(f"{type(error).__name__}: {error}")
         else:
@@ -293,10 +293,10 @@ class Chain:
         self._changed, self._helped = True, False
 
     async def _make(self, *, alone: bool) -> None:
-        """Make a plan and apply it, or say why not.
+        """Make a plan and apply it, or note why it is not applied.
 
         Args:
-            alone: it was begun while no job ran.
+            alone: whether the plan was begun while no job ran.
         """
         preview = await self._preview()
         if self._closed:
@@ -329,7 +329,7 @@ class Chain:
         )
 
     def _withdraw(self, why: str) -> None:
-        """No plan waits any more, which is told where one did."""
+        """Withdraw the waiting plan, and note why if there is one."""
         waited, self.waiting = self.waiting, ""
         if waited:
             self.note = self._said = ""

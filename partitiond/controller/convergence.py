@@ -1,4 +1,4 @@
-"""Says how far the applied plan is, and what became of those before it."""
+"""Reports how far the applied plan is, and which plan replaced an earlier one."""
 
 import dataclasses
 from collections.abc import AsyncGenerator
@@ -28,7 +28,7 @@ from partitiond.ports import Clock, Store
 from partitiond.ports.actor import current_actor
 
 PLANS_KEPT: Final = 50
-"""Plans of which it is known what took their place; others were applied too long ago."""
+"""Number of replaced plans whose successors are remembered; older ones are forgotten."""
 _KEY: Final = "convergence"
 
 
@@ -64,17 +64,17 @@ class ConvergenceDesk:
         controller.looked = lambda: self._watchers.changed(_KEY)
 
     def _note(self, old: Plan, new: Plan) -> None:
-        """Remember what takes a plan's place."""
+        """Remember which plan replaces another one."""
         self._replaced[old.id] = replaced_by(old, new, current_actor())
         for plan_id in tuple(self._replaced)[:-PLANS_KEPT]:
             del self._replaced[plan_id]
 
     def close(self) -> None:
-        """The daemon ends: everyone who watches gets the last state, then their end."""
+        """End all watches because the daemon ends: each watcher gets the last state first."""
         self._watchers.close()
 
     def now(self, plan_id: str | None = None) -> Convergence:
-        """How far a plan is; without an id the applied one, and what the daemon is about to do.
+        """Return how far a plan is; without an id the applied one, with what the daemon does next.
 
         Raises:
             NotFoundError: no plan of that id was applied.
@@ -90,14 +90,14 @@ class ConvergenceDesk:
         )
 
     def _still_seconds(self, now: Convergence) -> int:
-        """Whole seconds in which nothing happened, as far as somebody looked."""
+        """Return the whole seconds since the picture last changed, as far as calls observed it."""
         at = self._clock.monotonic()
         if now.picture != self._picture:
             self._picture, self._moved_at = now.picture, at
         return int(at - self._moved_at)
 
     def watch(self, plan_id: str | None = None) -> AsyncGenerator[Convergence, None]:
-        """The same now and each time it changes, until it is converging no more.
+        """Yield what `now` returns, and each change of it, until the plan converges no more.
 
         Raises:
             NotFoundError: no plan of that id was applied.
@@ -129,7 +129,7 @@ class ConvergenceDesk:
     def _successor(self, plan_id: str, plan: Plan | None) -> Replaced:
         if plan_id in self._replaced:
             return self._replaced[plan_id]
-        if plan is not None:  # the daemon before may have replaced it
+        if plan is not None:  # the previous daemon may have replaced it
             applied = self._store.applied_plans(PLANS_KEPT)
             old = next((one for one in applied if one.id == plan_id), None)
             if old is not None:

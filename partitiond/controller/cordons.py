@@ -1,4 +1,4 @@
-"""Operators' cordons: kept in the store, put on the devices as they are seen."""
+"""Keeps operators' cordons in the store, and puts them on the devices as they are seen."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +12,16 @@ from partitiond.core.health import Health
 from partitiond.ports import Clock, Store
 
 MARK: Final = "cordon"
-"""Kind of the marks: the reason, by device id."""
+"""Kind of the marks in the store that hold the reason of a cordon, by device id."""
 
 MIN_PREFIX: Final = 4
-"""Characters from which the beginning of a device id may stand for it."""
+"""Least number of characters with which the beginning of a device id may stand for the id."""
 
 NO_REASON: Final = "no reason given"
 
 
 def with_cordons(devices: Sequence[Device], marks: Mapping[str, str]) -> tuple[Device, ...]:
-    """The devices, those cordoned that an operator marked; his reason comes first."""
+    """Return the devices, cordoned where an operator marked one; that reason comes first."""
     return tuple(
         dataclasses.replace(
             device,
@@ -35,11 +35,11 @@ def with_cordons(devices: Sequence[Device], marks: Mapping[str, str]) -> tuple[D
 
 
 def device_named(devices: Sequence[Device], text: str) -> Device:
-    """The device of that id, or the only one whose id begins so.
+    """Return the device with that id, or the only one whose id begins with the text.
 
     Raises:
-        NotFoundError: none, with those that there are.
-        InputError: the beginning of several.
+        NotFoundError: no device matches; the hint lists those that there are.
+        InputError: the text is the beginning of several ids.
     """
     exact = [device for device in devices if device.id == text]
     found = exact or [d for d in devices if len(text) >= MIN_PREFIX and d.id.startswith(text)]
@@ -62,8 +62,8 @@ def device_named(devices: Sequence[Device], text: str) -> Device:
 def health_changes(
     before: Sequence[Device], now: Sequence[Device]
 ) -> tuple[tuple[Device, str, str], ...]:
-    """Devices that are better or worse than at the look before, each with an event's kind and
-    words. At the first look everything that is not fine is news.
+    """Return the devices whose health changed since the last look, each with an event's kind and
+    words. At the first look every device that is not fine counts as changed.
     """
     known = {device.id: device.health for device in before}
     found = []
@@ -79,7 +79,7 @@ class Cordons:
     """Sets and lifts cordons.
 
     Args:
-        changed: called when plans have to be made anew.
+        changed: called when plans have to be made again.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Cordons:
         self._changed = changed
 
     def set(self, device_id: str, reason: str) -> Device:
-        """Nothing is placed on the device from now on; setting it again changes the reason.
+        """Cordon the device: nothing is placed on it from now on. A second call sets the reason.
 
         Raises:
             NotFoundError, InputError: see `device_named`.
@@ -110,8 +110,8 @@ class Cordons:
         return self._look_again(device.id)
 
     def lift(self, device_id: str) -> Device:
-        """Take the operator's cordon off, and hold the driver's earlier messages against it no
-        longer. What the driver reads as failed now keeps it cordoned.
+        """Take the operator's cordon off, and disregard the driver's earlier messages about the
+        device. The device stays cordoned if the driver reports a failure now.
 
         Raises:
             NotFoundError, InputError: see `device_named`.
@@ -123,7 +123,7 @@ class Cordons:
         return self._look_again(device.id)
 
     def looked(self, before: Sequence[Device], now: Sequence[Device]) -> None:
-        """Tell what changed since the look before, and plan again where a device came or went."""
+        """Note what changed since the last look; plan again if a device or cordon came or went."""
         for device, kind, words in health_changes(before, now):
             self._journal.note(kind, device.id, words)
         if before and {d.id: d.cordoned for d in before} != {d.id: d.cordoned for d in now}:

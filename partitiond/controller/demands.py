@@ -1,4 +1,4 @@
-"""What the planner is asked for each model, remembered from plan to plan."""
+"""Makes what the planner is asked for each model, and remembers it from plan to plan."""
 
 import asyncio
 import dataclasses
@@ -24,7 +24,7 @@ class _MadeFrom:
     corrections: tuple[tuple[str, float], ...]
 
     def demand(self) -> ModelDemand:
-        """A millisecond of CPU for a model with six profiles."""
+        """Make the demand, in a millisecond of CPU for a model with six profiles."""
         return candidates_for(
             self.spec, self.profiles, self.hardware, dict(self.stale), dict(self.corrections)
         )
@@ -37,13 +37,13 @@ class _Known:
 
 
 class KnownDemands:
-    """Makes what the planner is asked, anew only for models of which anything has changed."""
+    """Makes what the planner is asked, and makes it again only for models that changed."""
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
 
     async def of(self, situation: Situation) -> tuple[ModelDemand, ...]:
-        """The demands and candidates of the models that a situation plans.
+        """Return the demands and candidates of the models that a situation plans.
 
         They are made in a thread, of values that do not change.
         """
@@ -58,7 +58,7 @@ class KnownDemands:
             made = await asyncio.to_thread(lambda: [_Known(one, one.demand()) for one in changed])
             known |= {one.made_from.spec.name: one for one in made}
         registered = {record.spec.name for record in situation.records}
-        # A plan may leave models out that the next one speaks of.
+        # A plan may leave out models that the next plan includes.
         self._known = {name: one for name, one in known.items() if name in registered}
         return tuple(known[one.spec.name].demand for one in asked)
 

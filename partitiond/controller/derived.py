@@ -1,13 +1,13 @@
-"""Profiles of MPS shares and MIG slices, derived from what was measured on the whole GPU.
+"""Derives profiles of MPS shares and MIG slices from what was measured on the whole GPU.
 
-What is profiled by itself on a GPU is the whole of it. A plan under MPS or with MIG slices is
-still possible: the step time that was measured is carried over to each smaller size by the
-roofline's terms (`core.transfer`), and such a profile is marked as transferred, with the wider
-margins that go with it. Where only an estimate of the whole GPU exists, the sizes are estimated,
-too. A size that was measured itself is never derived.
+On a GPU the daemon by itself profiles only the whole device. A plan under MPS or with MIG slices
+is still possible: the roofline's terms (`core.transfer`) carry the measured step time over to each
+smaller size. Such a profile is marked as transferred, and gets the wider margins of that kind. If
+only an estimate of the whole GPU exists, the sizes are estimated, too. A size that was measured
+itself is never derived.
 
-Derived profiles are made anew for each plan and never stored: their name is that of the profile
-they come from and the size, "opt-125m-a100-80gb-whole-...@mps-30".
+Derived profiles are made again for each plan and never stored. Their name is that of the profile
+they come from and the size: "opt-125m-a100-80gb-whole-...@mps-30".
 """
 
 import asyncio
@@ -37,10 +37,10 @@ ArchitectureOf = Callable[[ModelSpec], Awaitable[Architecture]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Derived:
-    """What was derived for one model, and what could not be.
+    """Profiles that were derived for one model, and notes on sizes for which none could be.
 
     Attributes:
-        sources: id of the profile that each derived one rests on, by its own id.
+        sources: pairs of a derived profile's id and the id of the profile that it rests on.
         notes: what to profile, one sentence each.
     """
 
@@ -50,14 +50,14 @@ class Derived:
 
 
 def derivable_sizes(devices: Sequence[Device]) -> tuple[PartitionSize, ...]:
-    """Sizes that plans may use on devices of one kind beside the whole, by the modes they allow."""
+    """Return the sizes beside the whole that the modes of devices of one kind allow in plans."""
     modes = {mode for device in devices for mode in device.modes}
     found: list[PartitionSize] = []
     if SharingMode.MPS in modes:
         found += [PartitionSize(SharingMode.MPS, 1, percent) for percent in SM_PERCENTS]
     able = [device for device in devices if SharingMode.MIG in device.modes]
     names = dict.fromkeys(name for device in able for name in slices_of(device))
-    # With the media engines an instance is no faster at text, and there is one of its kind.
+    # A "+me" instance has the media engines: it is no faster at text, and a GPU has only one.
     plain = [name for name in names if not name.endswith("+me")]
     return (*found, *(PartitionSize(SharingMode.MIG, 1, 100, name) for name in plain))
 
@@ -69,13 +69,13 @@ def derive(
     architectures: Mapping[str, Architecture],
     created_at: str,
 ) -> Derived:
-    """Profiles for the sizes of the GPUs that were not measured.
+    """Derive profiles for the sizes of the GPUs that were not measured.
 
     Args:
         spec: the model as it is registered.
-        profiles: that speak for it, the best of each hardware, size and form.
-        devices: there are now.
-        architectures: of the model under the empty name, and of its variants.
+        profiles: profiles of the model, the best of each hardware, size and form.
+        devices: the devices that there are now.
+        architectures: by variant; the model's own has the empty name.
         created_at: ISO 8601, UTC.
     """
     kinds: dict[str, list[Device]] = {}
@@ -117,7 +117,7 @@ class _Form:
 def _of_size(
     form: _Form, mine: Sequence[Profile], size: PartitionSize
 ) -> tuple[Profile, str] | None:
-    """A profile of this size with the id of the one it rests on; None where there is none to.
+    """Return a profile of this size and its source's id; None if measured, or without a source.
 
     Raises:
         SpecError: the roofline does not know such a partition of this GPU.
@@ -149,7 +149,7 @@ def _transferred(
         created_at=form.created_at,
         partitiond_version=__version__,
     )
-    # What replicas cost each other in that mode was measured on the same GPU, if at all.
+    # Interference between replicas in that mode, if it was measured, was measured on the same GPU.
     shared = tuple(s for p in measured for s in p.sharing if s.mode == size.mode.value)
     return dataclasses.replace(made, variant=form.variant, sharing=shared[:1], slo=first.slo)
 
@@ -186,10 +186,10 @@ def _note(form: _Form, size: PartitionSize, error: SpecError) -> str:
 
 
 class Derivations:
-    """Widens what a plan is made from by derived profiles, and remembers them.
+    """Adds derived profiles to what a plan is made from, and remembers them.
 
     Args:
-        architecture_of: of a model; None derives nothing.
+        architecture_of: returns the architecture of a model; if None, nothing is derived.
     """
 
     def __init__(self, architecture_of: ArchitectureOf | None) -> None:
@@ -197,7 +197,7 @@ class Derivations:
         self._remembered: dict[object, Derived] = {}
 
     async def widened(self, situation: Situation, now: str) -> tuple[Situation, tuple[str, ...]]:
-        """The situation with derived profiles, and what to profile where none could be made.
+        """Return the situation with derived profiles, and notes on what to profile for the rest.
 
         A derived profile is as stale as the one it rests on.
 
@@ -251,12 +251,12 @@ class Derivations:
     async def _architectures(
         self, spec: ModelSpec, own: Sequence[Profile]
     ) -> dict[str, Architecture]:
-        """Of each form that has a profile; one whose config cannot be had derives nothing."""
+        """Return the architectures of forms that have a profile, and whose config can be read."""
         assert self._architecture_of is not None
         found: dict[str, Architecture] = {}
         for variant in dict.fromkeys(profile.variant for profile in own):
             try:
                 found[variant] = await self._architecture_of(spec.as_variant(variant))
             except PartitiondError:
-                continue  # its profiles are planned with as they are
+                continue  # plans use the profiles of this form as they are
         return found

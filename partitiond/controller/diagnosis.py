@@ -1,17 +1,17 @@
-"""What an error says to a person: message, hint, and the log lines that matter. Pure."""
+"""Explains an error to a person: message, hint, and the log lines that matter. Pure."""
 
 from typing import Final
 
 from partitiond.core.errors import PartitiondError
 
 MAX_LINES: Final = 12
-"""Log lines quoted at most, the first ones: the root cause leads, what follows from it follows."""
+"""Most log lines that are quoted, the first ones: the root cause precedes its consequences."""
 
 
 def explain(error: PartitiondError) -> str:
-    """Message and hint, then the lines of the engine's log that matter, one per line.
+    """Return message and hint, then the lines of the engine's log that matter, one per line.
 
-    A failed start, and one that took too long, has them as the fact `lines`.
+    The error of a start that failed, or took too long, has these lines as the fact `lines`.
     """
     told = str(error)
     lines = [line for line in _log_lines(error) if not _said(line, told)]
@@ -19,12 +19,12 @@ def explain(error: PartitiondError) -> str:
 
 
 def first_line(text: str) -> str:
-    """Without the log lines, where one sentence is wanted."""
+    """Return the text without the log lines, for places that show one sentence."""
     return text.partition("\n")[0]
 
 
 def _said(line: str, told: str) -> bool:
-    """Whether a log line is in the message already, be it without what stands before its colon."""
+    """Whether a log line is in the message already, with or without the part before its colon."""
     rest = line.partition(": ")[2].strip().rstrip(".")
     return line in told or (" " in rest and rest in told)
 

@@ -1,9 +1,9 @@
-"""The drift desk: compares replicas with their plan's prediction, and acts on what it finds.
+"""Compares replicas with their plan's prediction, and acts on what it finds.
 
-With each look at the proxy's counts the windows of all serving engines grow; a full one is compared
-with its profile at the load it had, written to the ledger, and followed up: an event when a verdict
-changes, corrected figures for plans, a profile job at a quiet time. What disturbs a comparison (an
-engine that starts on the same device, a profile that is measured there) begins the window anew.
+With each look at the proxy's counts the windows of all serving engines grow. A full window is
+compared with its profile at the load it had, written to the ledger, and followed up: an event when
+a verdict changes, corrected figures for plans, a profile job at a quiet time. What disturbs a
+comparison (an engine that starts on the same device, a profile measured there) restarts the window.
 """
 
 import dataclasses
@@ -42,10 +42,10 @@ log = logging.getLogger(__name__)
 
 _OFF: Final = (Verdict.SLOWER, Verdict.FASTER)
 JUDGED_PER_LOOK: Final = 16
-"""Windows that one look at the counts compares, each some milliseconds of the event loop: all
-replicas of a busy host fill theirs at once. Those that have to wait go on growing meanwhile."""
+"""Windows that one look at the counts compares; each takes some milliseconds of the event loop, and
+all replicas of a busy host fill theirs at once. Windows that have to wait go on growing."""
 REMEMBERED_PER_LOOK: Final = 16
-"""Engines that one look begins to watch: what the ledger says of each is read."""
+"""Engines that one look begins to watch; for each of them its part of the ledger is read."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -53,7 +53,7 @@ class _Watched:
     """One engine that is watched.
 
     Attributes:
-        generation: of its process; another one begins a window anew.
+        generation: of its process; a new process begins the window again.
         gathered: the window that is not full yet; None before the first look.
         tracks: by figure, on its present profile.
         last: its last full window; judged: the last one that could be compared.
@@ -76,7 +76,7 @@ class DriftDesk:
         engines: all engines.
         leases: partitions lent to profile jobs.
         remeasures: measures drifting models again.
-        changed: called when corrections did: plans are made of other figures now.
+        changed: called when corrections changed: plans are made of other figures now.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class DriftDesk:
     # -- what is known -----------------------------------------------------------------------
 
     def factors(self) -> Mapping[str, float]:
-        """Factor by profile id; what plans are made with."""
+        """Factors by profile id that plans are made with."""
         if not (self._options.enabled and self._options.correct):
             return {}
         return {c.profile_id: c.factor for c in self._marks.corrections.values()}
@@ -125,7 +125,7 @@ class DriftDesk:
         )
 
     def words(self, engine: str) -> str:
-        """In one sentence where it drifts; empty where it does not, or nothing is known."""
+        """Say in one sentence how an engine drifts; empty if it does not, or if that is unknown."""
         if engine not in self._watched:
             return ""
         view = self._view(engine)
@@ -138,7 +138,7 @@ class DriftDesk:
         return self._store.ledger(model=model, replica_id=replica_id, limit=limit)
 
     def lift(self, profile_id: str) -> Correction:
-        """Take a correction off; the replicas are judged anew. Raises NotFoundError."""
+        """Take a correction off; the replicas are judged again. Raises NotFoundError."""
         found = self._marks.corrections.get(profile_id)
         if found is None:
             raise NotFoundError(
@@ -182,14 +182,14 @@ class DriftDesk:
         return entry.sentence
 
     def _on_profile(self, profile_id: str) -> list[LedgerEntry]:
-        """The last window of each replica that is watched on a profile and could be compared."""
+        """Return the last comparable window of each replica that is watched on a profile."""
         judged = [watched.judged for watched in self._watched.values()]
         return [e for e in judged if e is not None and e.profile_id == profile_id]
 
     # -- looking -----------------------------------------------------------------------------
 
     def looked(self, sample: TrafficSample) -> None:
-        """One more look at the proxy's counts."""
+        """Take one more sample of the proxy's counts."""
         if not self._options.enabled:
             return
         serving = {e.name: e for e in self._engines() if e.state is ReplicaState.SERVING}
@@ -207,7 +207,7 @@ class DriftDesk:
             mine = engine.placement
             beside.setdefault(mine.device_id, []).append((name, mine.candidate))
         if self._sample is not None and self._sample.epoch != sample.epoch:
-            # Another proxy counts from nothing; it may have passed the former's counts already.
+            # A new proxy counts from zero; its counts may exceed the former proxy's already.
             for watched in self._watched.values():
                 watched.gathered = None
         for name, watched in self._watched.items():
@@ -221,7 +221,7 @@ class DriftDesk:
         self.remeasures.tend(self._drifting(), sample, self._clock.utc_iso())
 
     def _watch(self, name: str, engine: Engine) -> None:
-        """Take note that a watched engine is another process; forget one that runs otherwise."""
+        """Note a watched engine's new process; forget an engine with another profile or device."""
         watched = self._watched.get(name)
         if watched is None:
             return
@@ -233,7 +233,7 @@ class DriftDesk:
         watched.placement = engine.placement
 
     def _remembered(self, engine: Engine) -> _Watched:
-        """With what the ledger says of a replica on its present profile and device."""
+        """Begin to watch an engine, with the ledger's entries of its present profile and device."""
         placement = engine.placement
         kept = self._store.ledger(
             model=placement.model, replica_id=placement.replica_id, limit=RECENT
@@ -290,7 +290,7 @@ class DriftDesk:
     # -- judging -----------------------------------------------------------------------------
 
     def _judge(self, at: float) -> None:
-        """Compare the windows that are full, those first that began first."""
+        """Compare the full windows, in the order in which they began."""
         full: list[tuple[Gathered, str, FullWindow]] = []
         for name, watched in self._watched.items():
             gathered = watched.gathered
@@ -318,7 +318,7 @@ class DriftDesk:
             self._correct(profile_id)
 
     def _compare(self, watched: _Watched, full: FullWindow) -> LedgerEntry | None:
-        """With what its profile says of the window; None where it says nothing."""
+        """Compare a window with what its profile says; None if the profile says nothing of it."""
         profile, scale = self._predictor(watched.placement)
         if profile is None:
             return None
@@ -357,7 +357,7 @@ class DriftDesk:
         return entry
 
     def _keep(self, entries: Sequence[LedgerEntry]) -> None:
-        """A store that cannot be written must not keep the verdicts from being told."""
+        """Write to the ledger; a failing store must not keep the verdicts from being reported."""
         try:
             self._store.add_ledger_entries(entries)
         except PartitiondError as error:
@@ -365,10 +365,10 @@ class DriftDesk:
             log.error("windows are not in the ledger, of %s: %s", names, error)
 
     def _predictor(self, placement: Placement) -> tuple[Profile | None, float]:
-        """The profile that predicts a replica, and what its times are multiplied with.
+        """Return the profile that predicts a replica, and the factor on the profile's times.
 
-        A profile that was derived for a plan is not kept: the one it was derived from has the same
-        shape, and the candidate says how much slower its size is.
+        A profile that was derived for a plan is not kept. The profile that it was derived from has
+        the same shape, and the candidate says how much slower its size is.
         """
         candidate = placement.candidate
         source = candidate.profile_id.partition("@")[0]
@@ -385,7 +385,7 @@ class DriftDesk:
         return profile, point.output_tokens_per_s / planned
 
     def _tell(self, engine: str, watched: _Watched, entry: LedgerEntry, before: Verdict) -> None:
-        """Note what has changed: windows that lack a figure, or all, change no verdict."""
+        """Note a changed verdict; windows that lack a figure, or all figures, change none."""
         if entry.other_lengths and watched.alike >= RECENT:
             self._journal.note("drift-lengths", engine, self._words(entry) + ".")
         watched.alike = 0 if entry.other_lengths else watched.alike + 1
@@ -402,11 +402,11 @@ class DriftDesk:
     # -- acting ------------------------------------------------------------------------------
 
     def _correct(self, profile_id: str) -> None:
-        """Set, change or lift what plans make of a profile's figures."""
+        """Set, change or lift the correction of a profile's figures."""
         entries = self._on_profile(profile_id)
         before = self._marks.corrections.get(profile_id)
         after = correction_of(entries, before, self._clock.utc_iso())
-        # Replicas run on with a profile that another one has followed until a plan is applied.
+        # Replicas keep a superseded profile until a plan is applied; no correction is set for it.
         if after != before and (after is None or self.remeasures.counts(profile_id)):
             self._set(profile_id, after, "its replicas do again what it predicts")
 
@@ -428,7 +428,7 @@ class DriftDesk:
         self._changed()
 
     def _drifting(self) -> dict[str, str]:
-        """Profiles whose replicas disagree with them together, and how."""
+        """Return the profiles that their replicas together disagree with, and how."""
         found = {}
         judged: dict[str, list[LedgerEntry]] = {}
         for watched in self._watched.values():
@@ -458,5 +458,5 @@ class DriftDesk:
 
 
 def _subject(placement: Placement) -> tuple[str, str]:
-    """What windows are compared for: those of another profile or device say nothing of it."""
+    """Return profile and device of a placement: windows of others are not compared with it."""
     return placement.candidate.profile_id, placement.device_id

@@ -1,4 +1,4 @@
-"""What drift leaves in the store beside its ledger: corrections, and when one was lifted."""
+"""Keeps the corrections by drift in the store, beside the ledger, and when each was lifted."""
 
 import logging
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from partitiond.ports import Clock, Store
 log = logging.getLogger(__name__)
 
 MARK: Final = "drift"
-"""Kind of the marks that corrections are kept as, by profile id."""
+"""Kind of the marks that hold corrections, by profile id."""
 LIFTED: Final = "drift-lifted"
-"""Kind of those that say when somebody lifted one: windows of before are no evidence any more."""
+"""Kind of the marks that say when a correction was lifted: windows before that are no evidence."""
 
 
 class DriftMarks:
-    """Corrections and lifts by profile id; each change is on disk before it counts."""
+    """Corrections and lifts by profile id; each change is stored before it takes effect."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -33,7 +33,7 @@ class DriftMarks:
 
     @property
     def corrections(self) -> Mapping[str, Correction]:
-        """Those in force."""
+        """The corrections in force."""
         return self._corrections
 
     def set(self, profile_id: str, correction: Correction | None) -> None:
@@ -46,30 +46,30 @@ class DriftMarks:
             self._corrections[profile_id] = correction
 
     def lift(self, profile_id: str) -> None:
-        """Take a correction off, and put aside what it rests on, for a later daemon, too."""
+        """Take a correction off; its evidence is disregarded from now on, by later daemons, too."""
         now = self._clock.utc_iso()
         self._store.set_mark(LIFTED, profile_id, now, now)
         self._lifted[profile_id] = now
         self.set(profile_id, None)
 
     def lifted_at(self, profile_id: str) -> str:
-        """ISO 8601 UTC; empty where none was lifted."""
+        """Return when it was lifted, ISO 8601 UTC; empty if it never was."""
         return self._lifted.get(profile_id, "")
 
     def _drop_lifts(self) -> None:
-        """Of profiles that are gone."""
+        """Forget the lifts of profiles that are gone."""
         for profile_id in tuple(self._lifted):
             try:
                 self._store.profile(profile_id.partition("@")[0])
             except NotFoundError:
                 self._store.set_mark(LIFTED, profile_id, None)
                 del self._lifted[profile_id]
-            except StoreError as error:  # it cannot be read, and may be by another release
+            except StoreError as error:  # the profile cannot be read; another release may read it
                 log.warning("%s", error)
 
 
 def _readable(profile_id: str, text: str) -> Correction | None:
-    """A stored correction; None for one that cannot be read: its mark stays as it is."""
+    """Return a stored correction; None if it cannot be read, and its mark stays as it is."""
     try:
         return serde.from_stored_json(Correction, text)
     except InputError as error:

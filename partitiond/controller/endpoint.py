@@ -1,4 +1,4 @@
-"""The proxy as the loop sees it: kept running, told the routes, asked what is in flight."""
+"""Keeps the proxy running for the loop, tells it the routes, and asks what is in flight."""
 
 import asyncio
 import contextlib
@@ -18,19 +18,19 @@ from partitiond.ports import Clock, ProxyControl, Store
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 0.2
-"""Pause after the first start that failed; it doubles with each further one. A proxy that is killed
-while it starts is still back within two seconds."""
+"""Pause after the first start that failed; it doubles with each further failure. A proxy that is
+killed while it starts is still back within two seconds."""
 RETRY_SECONDS_MAX: Final = 5.0
-"""Longest pause, as when another program took the port meanwhile."""
+"""Longest such pause, for example if another program took the port meanwhile."""
 
 
 class Endpoint:
     """Keeps the proxy alive and its table current.
 
     Attributes:
-        problem: why the proxy cannot be used now; empty when it can.
+        problem: why the proxy cannot be used now; empty if it can.
         created: whether `start` made the process, rather than adopt one.
-        table: the last table the proxy took; None before the first.
+        table: the last table that the proxy accepted; None before the first.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Endpoint:
         self.table: RoutingTable | None = None
 
     async def start(self) -> None:
-        """Adopt or start it. Raises PartitiondError when it cannot run: its port is in use."""
+        """Adopt or start the proxy. Raises PartitiondError if it cannot run: its port is in use."""
         self.created = await self._proxy.ensure_running()
         reached(FaultPoint.PROXY_STARTED)
         if self.created:
@@ -67,7 +67,7 @@ class Endpoint:
         self._watch()
 
     async def keep_running(self) -> None:
-        """Start it again when it is gone; a new process has to be told the routes."""
+        """Start the proxy again if it is gone; a new process has to be told the routes."""
         if self._exit is not None and not self._exit.done():
             return
         self.table = None
@@ -87,15 +87,15 @@ class Endpoint:
         self._watch()
 
     def _watch(self) -> None:
-        """Be told at once when its process ends, by the kernel and not by asking."""
+        """Have the kernel say at once that the proxy's process has ended, instead of asking."""
         self._exit = asyncio.create_task(self._proxy.wait_exit(), name="proxy exit")
         self._exit.add_done_callback(lambda _: self._wake())
 
     async def publish(self, content: RoutingTable) -> None:
-        """Hand over the table when it says something new; `content` has no version yet."""
+        """Hand over the table if it says something new; `content` has no version yet."""
         if self.table is not None and _same_content(self.table, content):
             return
-        # After a store was lost its counter starts anew, below what the proxy has seen.
+        # If the store was lost, its counter starts again below what the proxy has seen.
         self._version = max(self._counted(), self._version + 1)
         table = dataclasses.replace(content, version=self._version)
         reached(FaultPoint.TABLE_NUMBERED)
@@ -116,9 +116,9 @@ class Endpoint:
             self._published = asyncio.Event()
 
     def _counted(self) -> int:
-        """The store's next number; 0 where it cannot be written: a route must be withdrawn, too.
+        """Return the store's next number; 0 if it refuses, as routes must be withdrawn even then.
 
-        The proxy says which number it has seen where the next one is too low.
+        If the next number is too low, the proxy says which number it has seen.
         """
         try:
             return self._store.next_counter("routing-version")
@@ -127,7 +127,7 @@ class Endpoint:
             return 0
 
     async def told(self, holds: Callable[[RoutingTable], bool], seconds: float) -> bool:
-        """Wait until the proxy has a table of which this holds; False when it has not in time."""
+        """Wait until the proxy has a table for which `holds` is true; False after `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.table is None or not holds(self.table):
@@ -136,32 +136,32 @@ class Endpoint:
         return False
 
     def may_take(self, key_id: str) -> bool:
-        """Whether the proxy may take a key: it has it, or nobody knows what it has."""
+        """Whether the proxy may take a key: it has the key, or it is not known what it has."""
         return self.table is None or any(key.id == key_id for key in self.table.keys)
 
     async def in_flight(self) -> Mapping[str, int] | None:
-        """Requests in flight by engine name; None when the proxy cannot say."""
+        """Requests in flight by engine name; None if the proxy cannot say."""
         try:
             return await self._proxy.in_flight()
         except PartitiondError:
             return None
 
     async def traffic(self) -> Mapping[str, Traffic] | None:
-        """Who waits, and how long each model has been idle; None when the proxy cannot say."""
+        """Waiting requests and idle time by model; None if the proxy cannot say."""
         try:
             return await self._proxy.traffic()
         except PartitiondError:
             return None
 
     async def key_use(self) -> Mapping[str, KeyUse] | None:
-        """How much of each key is used; None when the proxy cannot say."""
+        """How much of each key is used; None if the proxy cannot say."""
         try:
             return await self._proxy.key_use()
         except PartitiondError:
             return None
 
     async def metrics_text(self) -> str:
-        """The proxy's Prometheus text; empty when it cannot say."""
+        """The proxy's Prometheus text; empty if the proxy cannot say."""
         try:
             return await self._proxy.metrics_text()
         except PartitiondError:
@@ -179,7 +179,7 @@ class Endpoint:
             await asyncio.gather(self._exit, return_exceptions=True)
 
     def drains(self, generation: str) -> bool:
-        """Whether the proxy was told that this engine gets nothing new."""
+        """Whether the proxy was told that this engine gets no new requests."""
         return self.table is not None and all(
             route.draining for route in self.table.replicas if route.generation == generation
         )

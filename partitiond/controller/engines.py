@@ -1,10 +1,10 @@
-"""One engine and the task that owns its state.
+"""Owns one engine: its process and its state, which one task changes.
 
-The task starts the process (or takes over an adopted one), waits until it is ready, probes it,
-sees it exit, puts it to sleep and wakes it, and ends it. Everybody else only asks: `drain`, `rest`,
-`sleep`, `wake`, `stop`. A replica is FAILED or
-STOPPED only when nothing of its process group is left, so its partition is free by then; where
-something cannot be ended, the replica stays STOPPING and it is tried again.
+The task starts the process (or takes over an adopted one), waits until the process is ready, probes
+it, sees it exit, puts it to sleep and wakes it, and ends it. All other code only asks: `drain`,
+`rest`, `sleep`, `wake`, `stop`. A replica is FAILED or STOPPED only when nothing of its process
+group is left, so its partition is free by then. If something cannot be ended, the replica stays
+STOPPING and the task tries again.
 """
 
 import asyncio
@@ -37,31 +37,31 @@ Note = Callable[[str, str, str], None]
 """`Journal.note`: kind, subject, message."""
 
 _FAILS: Final = frozenset({StopReason.START_DEADLINE, StopReason.FAILED})
-"""Reasons after which the replica has failed; it stays in its state until nothing of it is left."""
+"""Reasons after which a replica has failed; it stays in its state until nothing of it is left."""
 
 _SERIAL: Final = itertools.count(1)
-"""Names a start until its process has a generation of its own."""
+"""Numbers that name a start until its process has a generation of its own."""
 
 
 class Engine:
     """One engine process behind a replica's name.
 
     Attributes:
-        name: unique among running engines; its run folder and its name at the proxy. The
-            replica's id, with a suffix while another engine of that replica still runs.
-        placement: what it was started for.
-        state, since: where it is in its life, and since when (monotonic seconds).
+        name: unique among running engines; names its run folder, and the engine at the proxy. It
+            is the replica's id, with a suffix while another engine of that replica still runs.
+        placement: the placement that the engine was started for.
+        state, since: its state, and since when it is in that state (monotonic seconds).
         failures: failures in a row of this replica, up to the last one.
         failed_starts: failed starts in a row of this replica, up to the last one.
-        last_error: what the last failure was; empty once it serves.
+        last_error: the last failure; empty once the engine serves.
         starts: engine starts of this replica since the daemon runs.
-        adopted: it ran already when the daemon started.
-        broken: it exited, or was found not to generate, and is being cleared away; it gets no
-            requests any more.
+        adopted: whether it ran already when the daemon started.
+        broken: whether it exited, or was found not to generate, and is being cleared away; it
+            gets no requests any more.
         failed_stops: how often it could not be ended.
         in_flight: requests in flight at the proxy, as last told by the loop.
-        launch: what it was started with, from the moment on that its start was decided.
-        sleep_level: how deep it sleeps, or is to; 0 while it is awake.
+        launch: what it is started with; set when its start is decided.
+        sleep_level: the level at which it sleeps, or is to sleep; 0 while it is awake.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Engine:
 
     @property
     def generation(self) -> str:
-        """Identifies the process; a name of its own before there is one."""
+        """Identifies the process; before there is one, it identifies the start."""
         return self.handle.generation if self.handle is not None else self._token
 
     @property
@@ -124,7 +124,7 @@ class Engine:
         return self.state in LIVE
 
     def observed(self) -> ObservedReplica:
-        """It, as the reconciler sees it."""
+        """Return the engine as the reconciler sees it."""
         return ObservedReplica(
             replica_id=self.placement.replica_id,
             generation=self.generation,
@@ -156,31 +156,31 @@ class Engine:
         self.launch = handle.launch
         self.adopted = self._was_ready = True
         self._happen(ReplicaEvent.START_ASKED)
-        if handle.unread:  # nothing is asked of it: it finishes what runs, and ends
+        if handle.unread:  # it gets no requests: it finishes what runs, and ends
             self._happen(ReplicaEvent.BECAME_READY)
             self.drain()
             self.settled.set()
         self._task = asyncio.create_task(self._own(None), name=f"engine {self.name}")
 
     def drain(self) -> None:
-        """Get no new requests from now on."""
+        """Take no new requests from now on."""
         self._happen(ReplicaEvent.DRAIN_ASKED)
         self._note("replica-draining", self.name, "gets no new requests and finishes what runs.")
         reached(FaultPoint.ENGINE_DRAINS)
 
     def rest(self) -> None:
-        """Get no new requests from now on, to be put to sleep."""
+        """Take no new requests from now on, to be put to sleep."""
         self._happen(ReplicaEvent.SLEEP_ASKED)
         reached(FaultPoint.ENGINE_RESTS)
 
     def sleep(self, level: int) -> None:
-        """Nothing is in flight any more: fall asleep."""
+        """Fall asleep, because nothing is in flight any more."""
         self.sleep_level = level
         self._happen(ReplicaEvent.LAST_REQUEST_DONE)
         self._turn.set()
 
     def wake(self) -> None:
-        """Serve again: at once where it only rests, else once it has its memory back."""
+        """Serve again: at once if the engine only rests, else once it has its memory back."""
         self._happen(ReplicaEvent.WAKE_ASKED)
         if self.state is ReplicaState.WAKING:
             self._note("engine-waking", self.name, f"wakes from level {self.sleep_level}.")
@@ -190,9 +190,9 @@ class Engine:
         """End the process. After a missed start deadline, or a fault, the replica has failed.
 
         Args:
-            reason: what for.
+            reason: why it is stopped.
             grace_seconds: between terminate and kill.
-            why: what is wrong with it, in words, where the reason is FAILED.
+            why: what is wrong with the engine, in words, if the reason is FAILED.
         """
         self._stop_reason, self._stop_why = reason, why
         self._grace_seconds = grace_seconds
@@ -206,7 +206,7 @@ class Engine:
         reached(FaultPoint.STOP_ASKED)
 
     async def ended(self) -> None:
-        """Return once its task is over."""
+        """Return once the engine's task is over."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
@@ -247,7 +247,7 @@ class Engine:
         self._end(ReplicaEvent.EXITED, diagnosis)
 
     async def _end_process(self, handle: EngineHandle, grace_seconds: float) -> None:
-        """Returns only once nothing of it is left: until then its partition is not free."""
+        """End the process; returns only once nothing of it is left and its partition is free."""
         while True:
             try:
                 await self._runner.stop(handle, grace_seconds)
@@ -259,7 +259,7 @@ class Engine:
             await asyncio.sleep(self._policy.stop_retry_seconds)
 
     def _lingers(self, problem: str) -> None:
-        """It could not be ended: it holds its partition, and serves nobody."""
+        """Note that the process could not be ended: it holds its partition, and serves nothing."""
         self.failed_stops += 1
         if self.state is not ReplicaState.STOPPING:
             self._ended_itself = self.state is not ReplicaState.DRAINING
@@ -271,14 +271,14 @@ class Engine:
         self._wake()
 
     async def _follow(self, handle: EngineHandle) -> None:
-        """Until the first of: it exits, it must stop, or it turns out broken."""
+        """Watch the process until it exits, must stop or turns out broken."""
         exited = asyncio.create_task(self._runner.wait_exit(handle))
         asked = asyncio.create_task(self._stop_asked.wait())
         life = asyncio.create_task(self._live(handle))
         tasks: list[asyncio.Task[object]] = [exited, asked, life]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            # From here on it ends: nothing may find it ready, or say that it serves, any more.
+            # From here on the engine ends: nothing may find it ready, or say that it serves.
             life.cancel()
             await asyncio.wait([life])
             if exited.done():
@@ -321,7 +321,7 @@ class Engine:
         self._end(ReplicaEvent.DEADLINE_PASSED if late else ReplicaEvent.EXITED, explain(error))
 
     def _end(self, event: ReplicaEvent, diagnosis: str) -> None:
-        """Nothing of the process is left. Once it has ended, nothing more happens."""
+        """Note that nothing of the process is left. Later calls change nothing."""
         if not self.live:
             return
         if self.state in (ReplicaState.DRAINING, ReplicaState.STOPPING):
@@ -343,7 +343,7 @@ class Engine:
         return self._clock.monotonic() - self.since if serving else 0.0
 
     async def _live(self, handle: EngineHandle) -> None:
-        """Become ready, then be probed for ever; raises EngineError when it is broken."""
+        """Wait until the engine is ready, then probe it for ever; raises EngineError if broken."""
         if handle.unread:
             await asyncio.Event().wait()
         await self._become_ready(handle)
@@ -370,12 +370,12 @@ class Engine:
     async def _become_ready(self, handle: EngineHandle) -> None:
         watch = self._policy.watch
         if self.adopted and await self._is_asleep(handle):
-            # Again, and harmless: the daemon before may have ended in the middle of waking it.
+            # Again, which is harmless: the previous daemon may have ended while it woke the engine.
             await self._runner.sleep(handle, self.sleep_level)
             self._happen(ReplicaEvent.FELL_ASLEEP)
             return
         if self.adopted and await self._runner.probe(handle, watch.idle_probe_seconds):
-            with contextlib.suppress(EngineError):  # it serves; its KV size is then not known
+            with contextlib.suppress(EngineError):  # the engine serves; its KV size stays unknown
                 self.report = await self._runner.report(handle)
         else:
             self.report = await self._runner.wait_ready(
@@ -388,10 +388,10 @@ class Engine:
             reached(FaultPoint.ENGINE_READY)
 
     async def _is_asleep(self, handle: EngineHandle) -> bool:
-        """Whether an adopted engine sleeps: no probe would come back from it."""
+        """Whether an adopted engine sleeps; a sleeping engine answers no probe."""
         if not handle.launch.sleep_mode:
             return False
-        with contextlib.suppress(EngineError):  # it starts still, or is hung: its probes will tell
+        with contextlib.suppress(EngineError):  # it starts still, or hangs: its probes will tell
             self.sleep_level = await self._runner.sleep_level(
                 handle, self._policy.watch.idle_probe_seconds
             )
@@ -401,7 +401,7 @@ class Engine:
         self.progress = text
 
     async def _probe_until_its_turn(self, handle: EngineHandle, watch: WatchPolicy) -> None:
-        """Until it is to fall asleep or to wake. Raises ExitedError when it hangs meanwhile."""
+        """Probe until the engine is to fall asleep or wake. Raises ExitedError if it hangs."""
         missed = 0
         while missed < watch.misses:
             with contextlib.suppress(TimeoutError):
@@ -418,7 +418,7 @@ class Engine:
         )
 
     async def _answers(self, handle: EngineHandle, watch: WatchPolicy) -> bool:
-        """Whether it generates; of a sleeper, whether it still knows that it sleeps."""
+        """Whether the engine generates; if it sleeps, whether it still knows that it sleeps."""
         if self.state is ReplicaState.SLEEPING:
             try:
                 return await self._runner.sleep_level(handle, watch.idle_probe_seconds) > 0

@@ -1,4 +1,4 @@
-"""Who holds which room, and what a model at zero would need: figures for `core.eviction`. Pure."""
+"""Computes for `core.eviction` which room models hold, and what a model at zero needs. Pure."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
@@ -29,7 +29,7 @@ _ALL: Final = Room(1 << 62)
 
 
 def room_of(partition: Partition) -> Room:
-    """What a partition takes of its device."""
+    """Return what a partition takes of its device."""
     match partition:
         case CpuCores():
             return Room(partition.memory_bytes, len(partition.cores))
@@ -40,7 +40,7 @@ def room_of(partition: Partition) -> Room:
 
 
 def needs_of(candidates: Iterable[Candidate], devices: Sequence[Device]) -> tuple[Need, ...]:
-    """The least that one replica takes, by device: the smallest candidate of its hardware."""
+    """Return the least that one replica takes, by device: its hardware's smallest candidate."""
     by_hardware: dict[str, Room] = {}
     for candidate in candidates:
         room = Room(candidate.memory_bytes, _units(candidate.size))
@@ -67,9 +67,9 @@ def _units(size: PartitionSize) -> int:
 def held_by_model(
     desired: Sequence[Placement], engines: Sequence[Engine], asleep: Mapping[str, int]
 ) -> dict[str, dict[str, Room]]:
-    """What each model holds or was promised, by device; of one that goes to zero nothing.
+    """Return what each model holds or was promised, by device; nothing if the model goes to zero.
 
-    An engine that still ends counts as gone: whoever waits for its room waits for that, too.
+    An engine that is ending counts as gone: a model that waits for its room waits for that, too.
     """
     found: dict[str, dict[str, Room]] = {}
 
@@ -91,20 +91,20 @@ def held_by_model(
 
 
 def level_to_go_to(placements: Iterable[Placement], *, can_sleep: bool) -> int:
-    """At which level a model makes room: asleep where that frees any, else without a process.
+    """Return the level at which a model makes room: asleep if that frees room, else stopped.
 
-    A MIG slice stays taken under an engine asleep, and so does what nobody measured.
+    A sleeping engine keeps its MIG slice, and it keeps all if its sleeping footprint is unknown.
 
     Args:
         placements: of its engines.
-        can_sleep: its engines sleep, and do not yet.
+        can_sleep: whether its engines have a sleep mode, and do not sleep yet.
     """
     frees = any(room_of(held_asleep(p, 1)) != room_of(p.partition) for p in placements)
     return 1 if can_sleep and frees else STOPPED
 
 
 def _lent(lease: Partition) -> Room:
-    """What a profile job keeps from replicas: a GPU where it measures alone, as a whole."""
+    """Return what a profile job keeps from replicas: a whole GPU, if it measures alone there."""
     if isinstance(lease, WholeDevice | MemoryShare):
         return _ALL
     return room_of(lease)
@@ -116,7 +116,7 @@ def free_room(
     held: Iterable[Mapping[str, Room]],
     leases: Collection[Partition],
 ) -> Callable[[str], Room]:
-    """What is free on a device, when all of that is taken; nothing where it is not known."""
+    """Return a function of a device: what is free beside all of that; nothing if not known."""
     units = {
         device.id: len(device.cores) if device.kind is DeviceKind.CPU else SM_UNITS
         for device in devices

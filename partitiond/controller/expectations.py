@@ -1,4 +1,4 @@
-"""What the loop expects of starts: what each is worth, and when it should be over."""
+"""Computes what the loop expects of starts: what each is worth, and when it should be over."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ from partitiond.ports import ModelRecord, Store
 
 
 class Expectations:
-    """Looks at the journal, for what starts took, only while something does not serve."""
+    """Reads from the journal what starts took, only while a wanted replica does not serve."""
 
     def __init__(self, store: Store) -> None:
         self._times = StartTimes(store)
@@ -29,7 +29,7 @@ class Expectations:
         replicas: Sequence[ObservedReplica],
         devices: Sequence[Device],
     ) -> Stakes:
-        """What is to be won by starting the engines that do not serve."""
+        """Return what is gained by starting the engines that do not serve."""
         missing = _missing(desired, replicas)
         if not missing:
             return NO_STAKES
@@ -51,7 +51,7 @@ class Expectations:
         policy: ReconcilePolicy,
         now: float,
     ) -> Mapping[str, float]:
-        """When models that serve nobody should serve again, monotonic seconds by model."""
+        """Return when models without a serving replica should serve again, monotonic seconds."""
         missing = _missing(desired, replicas)
         if not missing:
             self._ready_at = {}
@@ -66,7 +66,7 @@ class Expectations:
 
 
 def stakes_of(records: Sequence[ModelRecord], seconds: Mapping[str, float]) -> Stakes:
-    """Demands and weights as the planner has them.
+    """Return demands and weights as the planner has them.
 
     Args:
         seconds: until an engine serves, by replica id.
@@ -87,7 +87,7 @@ def stakes_of(records: Sequence[ModelRecord], seconds: Mapping[str, float]) -> S
 
 
 def _missing(desired: Sequence[Placement], replicas: Sequence[ObservedReplica]) -> list[Placement]:
-    """What is wanted and does not serve."""
+    """Return the placements that are wanted and do not serve."""
     serving: dict[str, list[Placement]] = {}
     for replica in replicas:
         if replica.state is ReplicaState.SERVING and not replica.ending:

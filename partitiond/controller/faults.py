@@ -1,4 +1,4 @@
-"""Devices that broke, asked for in the background so that the loop never waits for a driver."""
+"""Asks in the background which devices broke, so that the loop never waits for a driver."""
 
 import asyncio
 import logging
@@ -13,12 +13,12 @@ log = logging.getLogger(__name__)
 
 
 class FaultWatch:
-    """Which devices' engines are all broken now.
+    """Knows the devices on which all engines are broken now.
 
     Attributes:
         reasons: what happened and what it takes to recover, by device id.
-        problem: why it could not be asked the last time; empty when it could. What was known
-            then stays: a driver that does not answer is no sign of recovery.
+        problem: why the last look failed; empty if it did not. The known faults stay then: a
+            driver that does not answer is no sign of recovery.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class FaultWatch:
         self.problem = ""
 
     async def run(self) -> None:
-        """Look again and again until cancelled; at once nothing where there are no partitions."""
+        """Look periodically until cancelled; returns at once if there are no partitions."""
         while self._partitions is not None:
             await self.look()
             await asyncio.sleep(self._policy.fault_seconds)
@@ -52,7 +52,7 @@ class FaultWatch:
             self._says(str(error))
             return
         except Exception as error:
-            # Whatever broke in a driver's adapter must not end the watch over all devices.
+            # A defect in a driver's adapter must not end the watch over all devices.
             log.exception("looking for faults of devices broke")
             self._says(f"{type(error).__name__}: {error}")
             return

@@ -1,4 +1,4 @@
-"""What estimates of a CPU device rest on: measured figures, or assumed ones and why."""
+"""Finds what estimates of a CPU device rest on: measured figures, or assumed ones and why."""
 
 import asyncio
 import dataclasses
@@ -11,43 +11,43 @@ from partitiond.core.spec import ModelSpec
 
 
 class CpuSpeed(Protocol):
-    """What a CPU reaches, measured once."""
+    """Measures once what a CPU reaches."""
 
     def __call__(self, device: Device) -> CpuFigures:
-        """Kept, or measured now (seconds, on all cores). Blocks. Raises DeviceError."""
+        """Return kept figures, or measure (seconds, on all cores). Blocks. Raises DeviceError."""
         ...
 
     def kept(self, device: Device) -> CpuFigures | None:
-        """What is known already; does not measure."""
+        """Return the figures that are known already; does not measure."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured of the host's CPU; where nothing was, `note` says why."""
+    """Measured figures of the host's CPU; if there are none, `note` says why."""
 
     cpu: CpuFigures | None = None
     note: str = ""
 
 
 ASSUMED: Final = Figures()
-"""Nothing was measured, and nobody wanted it to be."""
+"""Nothing was measured, because no figures were wanted."""
 
 
 async def figures_for(
     spec: ModelSpec, devices: Iterable[Device], speed: CpuSpeed | None, *, busy: bool
 ) -> Figures:
-    """What to estimate this model with.
+    """Return the figures to estimate this model with.
 
-    Measured in a thread, and only where an estimate needs it: a GPU's figures are in the catalog,
-    and a simulated engine does not run at this CPU's speed.
+    They are measured in a thread, and only if an estimate needs them: a GPU's figures are in the
+    catalog, and a simulated engine does not run at this CPU's speed.
 
     Args:
         spec: the model.
-        devices: it is estimated for.
+        devices: those that the model is estimated for.
         speed: measures; None measures nothing.
-        busy: a model is being measured now. What is not known yet stays so: each measurement would
-            falsify the other.
+        busy: whether a model is being measured now. Figures that are not known yet then stay
+            unknown: each measurement would falsify the other.
     """
     cpu = next((device for device in devices if device.kind is DeviceKind.CPU), None)
     if cpu is None or speed is None or spec.engine_kind == "simulated":

@@ -1,4 +1,4 @@
-"""Whether one more model fits: a plan as if it were registered, from an estimate of it."""
+"""Checks whether one more model fits, by a plan as if it were registered, from its estimate."""
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -28,10 +28,10 @@ class FitDesk:
 
     Args:
         accept: refuses a spec that this host cannot run, by an InputError.
-        cpu_speed: measures the host's CPU for estimates; None assumes what it reaches.
+        cpu_speed: measures the host's CPU for estimates; None assumes its figures.
         imagine: makes a plan of a changed situation.
         obstacles: knows what would keep the model from running.
-        applied: the plan that is applied.
+        applied: returns the applied plan.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class FitDesk:
         self._applied = applied
 
     async def check(self, spec: ModelSpec) -> Fit:
-        """Plan as if it were registered; what was measured of it counts before an estimate.
+        """Plan as if the model were registered; measured profiles of it count before an estimate.
 
         Raises:
-            SpecError, ModelSourceError: it cannot be had, or cannot run here.
+            SpecError, ModelSourceError: the model cannot be had, or cannot run here.
         """
         self._accept(spec)
         now = self._clock.utc_iso()
@@ -96,11 +96,11 @@ def with_model(
     profiles: Sequence[Profile],
     obstacle: Obstacle | None = None,
 ) -> Situation:
-    """The situation with one more model, or with that model as it would be.
+    """Return the situation with one more model, or with a registered model as it would be.
 
     Args:
         record: the model.
-        profiles: of it, best ones first.
+        profiles: of the model, best ones first.
         obstacle: what would keep it from running.
     """
     name = record.spec.name
@@ -123,13 +123,13 @@ def with_model(
 def verdict(
     name: str, preview: PlanPreview, applied: Plan | None, obstructed: Collection[str] = ()
 ) -> tuple[bool, tuple[str, ...]]:
-    """Whether the model fits, and what people should know, in sentences.
+    """Return whether the model fits, and what people should know, in sentences.
 
     Args:
         name: the model.
         preview: of the plan with it.
-        applied: the plan that runs: what has no place in it already is not this model's doing.
-        obstructed: other models that cannot run, with it or without.
+        applied: the applied plan; models without a place in it do not count against this one.
+        obstructed: other models that cannot run, with this model or without it.
     """
     if preview.infeasible is not None:
         return False, (*preview.infeasible.reasons, *preview.infeasible.remedies)

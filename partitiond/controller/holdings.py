@@ -1,4 +1,4 @@
-"""Which engine is whose, and who holds what. Pure."""
+"""Relates engines to placements, and lists which partitions are held. Pure."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
@@ -22,13 +22,13 @@ def held(
     asleep: Collection[str],
     name_for: Callable[[Placement], str],
 ) -> tuple[tuple[str, Partition], ...]:
-    """Who holds, or was promised, which partition: live engines and wanted placements.
+    """Return (name, partition) of live engines, and of wanted placements that have none.
 
-    A sleeper holds what it holds asleep; it is promised nothing until it is to wake.
+    A sleeper holds its sleeping footprint; it is promised nothing until it is to wake.
     """
     live = [(engine.name, holds(engine.observed())) for engine in engines if engine.live]
     running = by_replica(engine for engine in engines if engine.live)
-    # A replica that moves holds two: what it runs on, and where it goes.
+    # A replica that moves holds two partitions: the one it runs on, and the one it moves to.
     coming = [
         (name_for(p), p.partition)
         for p in desired
@@ -39,15 +39,15 @@ def held(
 
 
 def by_replica(engines: Iterable[Engine]) -> dict[str, list[Engine]]:
-    """Engines by the id of the replica that they run, in their order."""
+    """Group engines by the id of the replica that they run, in their order."""
     return grouped(engines, lambda engine: engine.placement.replica_id)
 
 
 def first_starts(engines: Sequence[Engine]) -> tuple[str, ...]:
-    """Names of engines that start or wake and have not failed to again and again, sorted.
+    """Return the names of engines that start or wake and did not fail to again and again, sorted.
 
-    Profile jobs wait for them: each ends within its deadline, and one that never comes counts as
-    hopeless after a few.
+    Profile jobs wait for them: each start ends within its deadline, and an engine that never comes
+    counts as hopeless after a few starts.
     """
     return tuple(
         sorted(
@@ -59,25 +59,25 @@ def first_starts(engines: Sequence[Engine]) -> tuple[str, ...]:
 
 
 def own_engine(placement: Placement, engines: Sequence[Engine]) -> Engine | None:
-    """The engine of just this placement that stays, or the record that its next start takes up."""
+    """Return the engine of just this placement that stays, or the record for its next start."""
     return next(
         (e for e in engines if e.state not in _LEAVING and is_engine_of(e, placement)), None
     )
 
 
 def is_record_of(engine: Engine, placement: Placement) -> bool:
-    """An ended engine of just this placement, whose failures the next start takes over."""
+    """Whether an ended engine is of just this placement: the next start takes its failures over."""
     return not engine.live and is_engine_of(engine, placement)
 
 
 def is_engine_of(engine: Engine, placement: Placement) -> bool:
-    """An engine of just this placement, whatever its state."""
+    """Whether the engine is of just this placement, whatever its state."""
     own = engine.placement
     return own.replica_id == placement.replica_id and same_engine(own, placement)
 
 
 def routed(engine: Engine) -> RoutedEngine:
-    """An engine as far as routing goes."""
+    """Return what routing needs of an engine."""
     handle, report = engine.handle, engine.report
     return RoutedEngine(
         observed=engine.observed(),

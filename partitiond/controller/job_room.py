@@ -1,7 +1,7 @@
-"""What the host has room for while jobs measure on it, and which devices a job may take. Pure.
+"""Finds the devices that a job may take, and the room of the host while jobs measure. Pure.
 
-A job that names a device, where there are others like it, runs on that one alone. Any other runs on
-whichever device of the same hardware has room: a profile speaks for the hardware.
+A job that names a device, if there are others like it, runs only on that device. Any other job runs
+on whichever device of the same hardware has room: a profile speaks for the hardware.
 """
 
 import collections
@@ -29,7 +29,7 @@ from partitiond.planner.draw import ENGINE_HOST_BYTES
 from partitiond.ports import Job
 
 ONLY_THERE: Final = "only_there"
-"""Parameter of a job that runs on the device that it names, and on none like it."""
+"""Parameter of a job that runs only on the device that it names, and on none like it."""
 _HOW: Final = frozenset(
     {
         "device_id",
@@ -42,7 +42,7 @@ _HOW: Final = frozenset(
         "fresh",
     }
 )
-"""Parameters that say how it is measured; all others say what."""
+"""Parameters that say how a job measures; all others say what it measures."""
 
 Lent = tuple[Job, Lease]
 
@@ -54,9 +54,9 @@ class JobHost:
     Attributes:
         devices: as last seen.
         room: memory for engines by device, in bytes.
-        held: who holds which partition, jobs apart.
-        busy_cores: host cores of engines that run, jobs apart.
-        host_bytes: host memory for engines on GPUs that none of them takes; None where not known.
+        held: (name, partition) of all holders, except jobs.
+        busy_cores: host cores of engines that run, except those of jobs.
+        host_bytes: host memory for engines on GPUs that none of them takes; None if not known.
         slots: how many jobs may run.
     """
 
@@ -75,14 +75,14 @@ def turn_of(
     host: JobHost,
     held_back: Callable[[Job], str] = lambda _: "",
 ) -> Turn[Lease]:
-    """The next job that begins, and where.
+    """Return the next job that begins, and where.
 
     Args:
         queue: jobs that wait, in their order.
         running: jobs that run, with what is lent to them.
         passed: how often each was passed over.
-        host: what there is.
-        held_back: why a job may not begin yet, wherever; empty where it may.
+        host: the room that there is.
+        held_back: returns why a job may not begin yet on any device; empty if it may.
     """
     alike = Alike(host.devices)
     cpus = tuple(d.id for d in host.devices if d.kind is DeviceKind.CPU)
@@ -115,7 +115,7 @@ def turn_of(
 
 
 def _unreadable(job: Job) -> str:
-    """What keeps this release from doing a job, as one that a later release queued; or empty."""
+    """Return why this release cannot do a job, for example a later release's; empty if it can."""
     if job.kind != "profile":
         return f"jobs of the kind {job.kind}"
     try:
@@ -126,7 +126,7 @@ def _unreadable(job: Job) -> str:
 
 
 class Alike:
-    """Which devices do for a job as well as the one that it names."""
+    """Knows which devices suit a job as well as the device that it names."""
 
     def __init__(self, devices: Iterable[Device]) -> None:
         self._hardware: dict[str, str] = {}
@@ -138,17 +138,17 @@ class Alike:
                 self._usable[device.hardware] = (*before, device.id)
 
     def hardware(self, job: Job) -> str:
-        """The hardware that a job measures; empty where its device is gone."""
+        """Return the hardware that a job measures; empty if its device is gone."""
         return job.hardware or self._hardware.get(dict(job.params)["device_id"], "")
 
     def devices(self, job: Job) -> tuple[str, ...]:
-        """Where a job may run: not on a cordoned device, unless there is no other."""
+        """Return where a job may run: not on a cordoned device, unless there is no other."""
         params = dict(job.params)
         named = (params["device_id"],)
         return named if ONLY_THERE in params else self._usable.get(self.hardware(job)) or named
 
     def work(self, job: Job) -> Hashable:
-        """What a job measures; never on two devices at the same time."""
+        """Return what a job measures, which is never measured on two devices at the same time."""
         what = tuple(pair for pair in job.params if pair[0] not in _HOW)
         where = self.hardware(job) or dict(job.params)["device_id"]
         return job.kind, job.subject, where, what
@@ -157,12 +157,12 @@ class Alike:
 def host_bytes_left(
     devices: Sequence[Device], stated: int | None, placements: Iterable[Placement]
 ) -> int | None:
-    """Host memory for engines on GPUs that no placement takes; None where it is not known.
+    """Return the host memory for engines on GPUs that no placement takes; None if not known.
 
     Args:
         devices: of this host; a CPU device among them says how much there is.
-        stated: how much there is, where no CPU device says it.
-        placements: what runs or is to.
+        stated: how much there is, if no CPU device says it.
+        placements: those that run or are to run.
     """
     cpu = next((device for device in devices if device.kind is DeviceKind.CPU), None)
     total = stated if cpu is None else engine_bytes(cpu)
@@ -177,7 +177,7 @@ def host_bytes_left(
 
 
 def same_request(one: Job, other: Job) -> bool:
-    """Whether two jobs were asked for the same, on whichever device of the same hardware."""
+    """Whether two jobs were asked for the same, on any device of the same hardware."""
     if (one.kind, one.subject) != (other.kind, other.subject):
         return False
     if one.params == other.params or not one.hardware:
@@ -190,12 +190,12 @@ def same_request(one: Job, other: Job) -> bool:
 
 
 class _Room:
-    """`core.job_slots.JobRoom` of a host; it remembers its answers, so it is of one moment."""
+    """Implements `core.job_slots.JobRoom` for a host at one moment; it memoises its answers."""
 
     def __init__(self, host: JobHost, running: Sequence[Lent]) -> None:
         self._host = host
         self._devices = {device.id: device for device in host.devices}
-        # Many GPUs are near the same cores; each is asked about for each job.
+        # Counted once: many GPUs are near the same cores, and each is asked about for each job.
         self._gpus_near = collections.Counter(
             device.cores for device in host.devices if device.kind is DeviceKind.GPU
         )
@@ -206,7 +206,7 @@ class _Room:
         self._answers: dict[tuple[Hashable, str, bool], Lease | Waits] = {}
 
     def lease(self, needs: Hashable, device_id: str) -> Lease | str:
-        """What a job gets there now, or what it waits for."""
+        """Return what a job gets on a device now, or what it waits for."""
         found = self._ask(needs, device_id, jobs=True)
         return found.reason if isinstance(found, Waits) else found
 
@@ -248,7 +248,7 @@ class _Room:
         return lease
 
     def _host_memory(self, running: Sequence[Lent]) -> Waits | None:
-        """Why a job on a GPU waits for host memory beside other jobs; None where there is room."""
+        """Why a job on a GPU waits for host memory beside other jobs; None if there is room."""
         if self._host.host_bytes is None:
             return None
         on_cpu = sum(lent.memory_bytes for _, lent in running if self._on_cpu(lent))
@@ -261,7 +261,7 @@ class _Room:
         )
 
     def _host_bytes_on_gpus(self, running: Sequence[Lent]) -> int:
-        """Host memory that engines of jobs on GPUs take."""
+        """Return the host memory that engines of jobs on GPUs take."""
         return ENGINE_HOST_BYTES * sum(not self._on_cpu(lent) for _, lent in running)
 
     def _on_cpu(self, lease: Lease) -> bool:
@@ -269,9 +269,9 @@ class _Room:
         return device is not None and device.kind is DeviceKind.CPU
 
     def _most_cores(self, device: Device) -> int:
-        """Host cores of a job's engine: the same whoever else measures, so that profiles compare.
+        """Return a job engine's host cores: the same beside any jobs, so that profiles compare.
 
-        Each slot's part of the cores that the GPU shares with others, and at least two.
+        They are each slot's part of the cores that the GPU shares with others, and at least two.
         """
         near = set(device.cores)
         sharing = sum(gpus for cores, gpus in self._gpus_near.items() if not near.isdisjoint(cores))

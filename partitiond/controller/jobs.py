@@ -1,7 +1,7 @@
-"""The job queue: profile jobs, each on a leased partition, side by side on different devices.
+"""Queues and runs profile jobs, each on a leased partition, side by side on different devices.
 
-A job waits visibly: its progress says what for. Which job begins next, and where, is decided in
-`core.job_slots`.
+The progress of a waiting job says what the job waits for. `core.job_slots` decides which job
+begins next, and where.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 Tell = Callable[[Progress], None]
 Neighbours = Callable[[], tuple[str, ...]]
-"""Jobs that have run on the same device meanwhile, by id; asked when the work is done."""
+"""Returns the ids of jobs that ran on the same device meanwhile; called when the work is done."""
 Execute = Callable[[Job, Lease, Tell, Neighbours], Awaitable[str]]
 """Does the work and returns the id of its result. Cancelling it leaves nothing running."""
 
@@ -37,10 +37,10 @@ Write = Callable[[Callable[[], None]], Awaitable[None]]
 """Writes what must not be lost, and waits while another process has locked the store."""
 
 WRITE_AGAIN_SECONDS: Final = 5.0
-"""How soon the end of a job is written again to a store that cannot be written."""
+"""Pause before the end of a job is written again to a store that could not be written."""
 
 KEEP_PROGRESS_SECONDS: Final = 2.0
-"""Progress comes several times a second; the store needs it only now and then."""
+"""Pause between two writes of a job's progress, which changes several times a second."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -64,12 +64,12 @@ class JobQueue:
     """Owns the jobs.
 
     Args:
-        turn: decides which job begins next, by what waits, what runs and how often each was passed
-            over.
-        hardware_of: the hardware of a device; empty where there is no such device.
+        turn: decides which job begins next, by the waiting jobs, the running ones and how often
+            each waiting job was passed over.
+        hardware_of: the hardware of a device; empty if there is no such device.
 
     Attributes:
-        paused: why no job begins now; empty where one may.
+        paused: returns why no job may begin now; empty if one may.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class JobQueue:
         )
 
     def recover(self) -> None:
-        """Take up the queue of the daemon before: what ran has failed, what waited waits on."""
+        """Take over the previous daemon's queue: running jobs failed, queued ones stay queued."""
         for job in reversed(self._store.jobs(limit=None)):
             if job.state is JobState.RUNNING:
                 self._finish(job, JobState.FAILED, error=INTERRUPTED)
@@ -136,11 +136,11 @@ class JobQueue:
     def submit(
         self, kind: str, subject: str, params: Sequence[tuple[str, str]], *, reason: str = ""
     ) -> Job:
-        """Queue a job. An equal one that waits or runs already is returned instead.
+        """Queue a job. If an equal job is queued or runs already, return that job instead.
 
         Args:
-            reason: why it is queued without being asked for; it may be withdrawn when the reason
-                vanishes. Empty where somebody asked.
+            reason: why the daemon queues the job by itself; the job may be withdrawn when the
+                reason vanishes. Empty if an operator asked for the job.
         """
         hardware = self._hardware_of(dict(params).get("device_id", ""))
         job = self._queue_up(kind, subject, params, reason=reason, hardware=hardware)
@@ -151,7 +151,7 @@ class JobQueue:
         """Queue interrupted jobs again, before all others: they have measured something.
 
         Args:
-            interrupted: the one to go on first comes first.
+            interrupted: in the order in which they go on.
         """
         for old in interrupted:
             new = self._queue_up(
@@ -195,7 +195,7 @@ class JobQueue:
             if same_request(same, job) and not self._is_being_cancelled(same.id):
                 return self._asked_for(same) if same.reason and not reason else same
         job = dataclasses.replace(job, id=f"job-{self._store.next_counter('job')}")
-        self._store.put_job(job)  # first: one that the store refuses is not queued
+        self._store.put_job(job)  # first: a job that the store refuses is not queued
         self._queued[job.id] = job
         reached(FaultPoint.JOB_QUEUED)
         why = f"{kind} of {subject}: {reason}." if reason else f"{kind} of {subject}."
@@ -203,12 +203,12 @@ class JobQueue:
         return job
 
     def jobs(self) -> tuple[Job, ...]:
-        """The newest and all open ones, newest first, with the latest progress."""
+        """Return the newest and all open jobs, newest first, with their latest progress."""
         newest = self._store.jobs()
         listed = {job.id for job in newest}
         running = [lent.job for lent in self._running.values()]
         older = [job for job in (*running, *self._queued.values()) if job.id not in listed]
-        older.reverse()  # the queue keeps the order of creation, which their times alone need not
+        older.reverse()  # the queue is in order of creation; the sort keeps it for equal times
         older.sort(key=lambda job: job.created_at, reverse=True)
         return tuple(self._latest(job) for job in (*newest, *older))
 
@@ -233,8 +233,8 @@ class JobQueue:
             self._take_out(job.id, f"withdrawn: {reason}")
 
     def open_jobs(self, subject: str) -> tuple[Job, ...]:
-        """Jobs of a model that wait or run, the running ones last: cancelled in this order, none
-        of the waiting ones starts meanwhile.
+        """Return a model's jobs that are queued or run, the running ones last: if they are
+        cancelled in this order, no queued job starts meanwhile.
         """
         running = [lent.job for lent in self._running.values()]
         return tuple(j for j in (*self._queued.values(), *running) if j.subject == subject)
@@ -245,7 +245,7 @@ class JobQueue:
         return tuple(job for job in kept if job.subject == subject and job.state in ENDED)
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancel; returns once nothing of it runs. A job that has ended stays as it is."""
+        """Cancel a job; returns once nothing of it runs. A job that has ended stays as it is."""
         if job_id in self._queued:
             self._take_out(job_id)
         running = self._running.get(job_id)
@@ -256,7 +256,7 @@ class JobQueue:
         return self.job(job_id)
 
     def poke(self) -> None:
-        """Start the jobs that may begin; say of the others what they wait for."""
+        """Start the jobs that may begin; say of each other job what it waits for."""
         if self._closed:
             return
         paused = self.paused() if self._queued else ""
@@ -266,7 +266,7 @@ class JobQueue:
         while self._queued:
             self._passed = {name: self._passed.get(name, 0) for name in self._queued}
             running = [(one.job, one.lease) for one in self._running.values()]
-            # Those that go on come first: what they have measured is worth most while it is young.
+            # Interrupted jobs come first: what they have measured is worth most while it is recent.
             queue = sorted(self._queued.values(), key=lambda job: not job.device_id)
             turn = self._turn(queue, running, self._passed)
             if turn.begins is None or turn.lease is None:
@@ -278,14 +278,14 @@ class JobQueue:
                 self._passed[name] += 1
 
     async def close(self) -> None:
-        """End the running job; queued ones stay queued for the next daemon."""
+        """End the running jobs; queued ones stay queued for the next daemon."""
         self._closed = True
         for running in tuple(self._running.values()):
             await self._stop(running)
         self._watchers.close()
 
     def _take_out(self, job_id: str, error: str = "") -> None:
-        """End a waiting job; one whose end the store refuses waits on."""
+        """End a queued job; if the store refuses its end, the job stays queued."""
         ended = self._finish(self._queued[job_id], JobState.CANCELLED, error=error)
         del self._queued[job_id]
         self._ended(ended)
@@ -294,7 +294,7 @@ class JobQueue:
         return job_id in self._running and self._running[job_id].cancelled
 
     def _asked_for(self, job: Job) -> Job:
-        """Somebody asked for what was queued by itself: it stays whatever changes."""
+        """Mark a job that was queued by itself as asked for: no change withdraws it any more."""
         was = f"{job.kind} of {job.subject}: asked for; it was queued by itself, {job.reason}."
         self._journal.note("job-wanted", job.id, was)
         job = dataclasses.replace(job, reason="")
@@ -321,7 +321,7 @@ class JobQueue:
                 self._watchers.changed(name)
 
     def _keep_progress(self, job: Job) -> None:
-        """How far a job is; a store that cannot be written must end neither job nor pass."""
+        """Store how far a job is; a failing store must end neither the job nor the loop's pass."""
         try:
             self._store.put_job(job)
         except StoreError as error:
@@ -344,7 +344,7 @@ class JobQueue:
                 other.neighbours.append(job.id)
         self._running[job.id] = running
         self._journal.note("job-started", job.id, f"{_what(job)}.")
-        # What the job leads to is nobody's request, whoever is being served at this moment.
+        # What the job leads to belongs to no request, even if one is being served at this moment.
         running.task = asyncio.create_task(self._run(running), name=job.id, context=alone())
         self._watchers.changed(job.id)
 
@@ -372,7 +372,7 @@ class JobQueue:
     async def _end(
         self, running: _Running, state: JobState, error: str, result: str | None
     ) -> None:
-        """Write how a job ended, as soon as the store takes it; then its slot is free."""
+        """Write how a job ended, as soon as the store accepts it; this frees the job's slot."""
         name = running.job.id
         ended: list[Job] = []
 
@@ -380,7 +380,7 @@ class JobQueue:
             ended.append(self._finish(running.job, state, error=error, result=result))
 
         while not (ended or self._closed):
-            with contextlib.suppress(asyncio.CancelledError):  # whoever cancels waits for the end
+            with contextlib.suppress(asyncio.CancelledError):  # the canceller waits for the end
                 try:
                     await self._write(end)
                 except StoreError as broke:
@@ -391,7 +391,7 @@ class JobQueue:
                 end()
         except StoreError as broke:
             log.warning("the end of %s is not written; the next daemon says it: %s", name, broke)
-        if self._running.pop(name, None) is not None:  # two may cancel it before its first step
+        if self._running.pop(name, None) is not None:  # two may cancel before its first step
             for job in ended:
                 self._ended(job)
             self.poke()
@@ -402,7 +402,7 @@ class JobQueue:
             return
         running.task.cancel()
         await asyncio.wait([running.task])
-        if running.job.id in self._running:  # cancelled before its first step: nobody has ended it
+        if running.job.id in self._running:  # cancelled before its first step: nothing ended it
             await self._end(running, *_cut_short(running), result=None)
 
     def _tell(self, running: _Running, progress: Progress) -> None:
@@ -443,7 +443,7 @@ def _what(job: Job) -> str:
 
 
 def _cut_short(running: _Running) -> tuple[JobState, str]:
-    """How a job ends whose task was cancelled: by somebody, or with the daemon."""
+    """Return how a job with a cancelled task ends: cancelled by a caller, or with the daemon."""
     if running.cancelled:
         return JobState.CANCELLED, ""
     return JobState.FAILED, INTERRUPTED

@@ -1,4 +1,4 @@
-"""What happened, why, and who asked for it: written to the store from anywhere."""
+"""Writes events to the store from anywhere: what happened, why, and who asked for it."""
 
 import collections
 import contextlib
@@ -17,13 +17,13 @@ from partitiond.ports.actor import current_actor
 log = logging.getLogger("partitiond.events")
 
 MOST_CHANGES_TOLD: Final = 200
-"""Of one plan; nobody reads a thousand of them."""
+"""Most changes of one plan that are noted; a thousand of them would not be read."""
 
 
 MOST_AT_ONCE: Final = 250
-"""Events of one transaction, some tens of milliseconds."""
+"""Most events of one transaction, which takes some tens of milliseconds."""
 MOST_UNSAVED: Final = 1000
-"""Kept in memory while the store cannot be written; the oldest go first, and are in the log."""
+"""Events kept while the store cannot be written; the oldest are dropped, but are in the log."""
 
 
 class Journal:
@@ -40,7 +40,7 @@ class Journal:
         self.problem = ""
 
     def note(self, kind: str, subject: str, message: str) -> None:
-        """Append an event under the name of whoever is being served now.
+        """Append an event under the name of the actor that is being served now.
 
         A failure is kept in `problem` (readiness shows it) and logged; `save` tries again.
         """
@@ -53,9 +53,9 @@ class Journal:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Store what is noted meanwhile at its end, in one transaction: each takes a millisecond.
+        """Store all events of the block at its end, in one transaction: each takes a millisecond.
 
-        Nothing is awaited meanwhile: what was begun in it goes on once its events are stored.
+        Nothing is awaited in the block: what was begun in it goes on once its events are stored.
         """
         self._together = True
         try:
@@ -65,7 +65,7 @@ class Journal:
             self.save()
 
     def save(self) -> None:
-        """Store what could not be stored before, in its order; called after each pass, too."""
+        """Store, in order, events that could not be stored before; called after each pass, too."""
         try:
             while self._unsaved:
                 stored = self._store.add_events([*itertools.islice(self._unsaved, MOST_AT_ONCE)])
@@ -82,7 +82,7 @@ class Journal:
     def plan_applied(
         self, new: Plan, old: Plan | None, devices: Sequence[Device], registered: Iterable[str]
     ) -> None:
-        """One event for each replica that a plan changes, with the plan's id and the reason."""
+        """Note an event for each replica that a plan changes, with the plan's id and the reason."""
         changes = replica_changes(new, old, devices=devices, registered=registered)
         left = len(changes) - MOST_CHANGES_TOLD
         with self.together():
@@ -98,8 +98,8 @@ class Journal:
 
 
 def _storable(text: str) -> str:
-    """A text that the store takes: what is no Unicode, as from a damaged file, is written out.
+    """Return a text that the store accepts: what is no Unicode, as in a damaged file, is escaped.
 
-    An event that it refuses would hold up all that come after it.
+    An event that the store refuses would hold up all events that come after it.
     """
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""API keys: making, changing, rotating and removing them. The proxy is told at once."""
+"""Makes, changes, rotates and removes API keys, and tells the proxy at once."""
 
 import dataclasses
 import hashlib
@@ -18,23 +18,23 @@ from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, KeyRecord, KeyView, Store
 
 KEY_BYTES: Final = 32
-"""256 random bits: nobody guesses one, so a plain SHA-256 of it may be stored."""
+"""256 random bits cannot be guessed, so a plain SHA-256 of a key may be stored."""
 MAX_GRACE_SECONDS: Final = 90 * 86400.0
-"""A secret that is taken for longer than this was not replaced."""
+"""If an old secret is accepted for longer than this, it was not replaced."""
 TELL_SECONDS: Final = 2.0
-"""Longest wait for the proxy to have a change. It is milliseconds; while there is no proxy, the
-change is in the store all the same, and in the first table that the next one gets."""
+"""Longest wait for the proxy to have a change, which takes milliseconds. Without a proxy the change
+is in the store all the same, and in the first table that the next proxy gets."""
 _TERMS: Final = tuple(field.name for field in dataclasses.fields(KeyTerms))
 
 
 def new_secret() -> tuple[str, str]:
-    """A key, which is shown once and not kept, and its hex SHA-256."""
+    """Return a new key, which is shown once and not kept, and its hex SHA-256."""
     key = f"sk-{secrets.token_urlsafe(KEY_BYTES)}"
     return key, hashlib.sha256(key.encode()).hexdigest()
 
 
 class Keys:
-    """The use cases of keys."""
+    """Implements the use cases of keys."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Keys:
         self._controller = controller
 
     async def create(self, terms: KeyTerms) -> tuple[KeyRecord, str]:
-        """The record and the key itself. Raises NotFoundError, InputError."""
+        """Create a key; return its record and the key. Raises NotFoundError, InputError."""
         terms = dataclasses.replace(terms, models=self._registered(terms.models, ()))
         self._refuse_past(terms.expires_at)
         key, digest = new_secret()
@@ -92,9 +92,9 @@ class Keys:
         return record
 
     async def rotate(self, key_id: str, grace_seconds: float) -> tuple[KeyRecord, str]:
-        """Give the key another secret; the present one is taken until the grace ends.
+        """Give the key another secret; the present one is accepted until the grace ends.
 
-        A former secret that was still taken ends at once: there are two at most.
+        A former secret that was still accepted ends at once: there are two at most.
 
         Raises:
             NotFoundError: there is no such key.
@@ -133,11 +133,11 @@ class Keys:
     async def remove(self, key_id: str) -> None:
         """Remove a key, and return once the endpoint refuses it.
 
-        Asked again, it waits again for an endpoint that still takes the key.
+        If it is called again, it waits again for an endpoint that still accepts the key.
 
         Raises:
             NotFoundError: there is no such key.
-            NotReadyError: it is removed, but the endpoint could not be told and may still take it.
+            NotReadyError: the key is removed, but the endpoint may still take it: it was not told.
         """
         try:
             self._store.remove_key(key_id)
@@ -165,10 +165,10 @@ class Keys:
             )
 
     def _registered(self, asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-        """Registered names of models that are named by name or alias.
+        """Return the registered names of models that are named by name or alias.
 
-        A typing error would lock its user out, so an unknown model is refused; one that the key
-        names already may have been removed since.
+        A typing error would lock the key's user out, so an unknown model is refused. A model that
+        the key names already may have been removed since.
         """
         names = {record.spec.name: record.spec.name for record in self._store.models()}
         for record in self._store.models():
@@ -184,10 +184,10 @@ class Keys:
         return tuple(dict.fromkeys(names.get(name, name) for name in asked))
 
     async def _tell(self, key_id: str) -> bool:
-        """Return once the proxy does as the store says: who made a key may use it at once.
+        """Return once the proxy does as the store says: a new key may be used at once.
 
-        Where it does not in time an event says so: nobody is to believe that a key is refused
-        while it is still taken.
+        If the proxy does not in time, an event says so: it must not seem that a key is refused
+        while it is still accepted.
 
         Returns:
             Whether the proxy does as the store says.

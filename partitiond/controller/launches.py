@@ -1,4 +1,4 @@
-"""From a placement to what an engine is started with. Pure."""
+"""Turns a placement into the launch of its engine. Pure."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -12,11 +12,11 @@ from partitiond.core.spec import EngineOptions, ModelSpec
 from partitiond.ports import EngineLaunch, ResolvedModel
 
 MAX_NAMES: Final = 1000
-"""More engines of one replica at a time would be a defect, not a plan."""
+"""More engines than this of one replica at a time would be a defect, not a plan."""
 
 
 def engine_name(replica_id: str, taken: Collection[str]) -> str:
-    """The replica's id, or with a suffix where an engine of that name is there.
+    """Return the replica's id, with a suffix if an engine of that name exists already.
 
     A replica that moves to free room has two engines for a while; the newer one is called
     `opt-125m-1.2`, and keeps that name. A replica id ends in a dash and a number, so names stay
@@ -28,7 +28,7 @@ def engine_name(replica_id: str, taken: Collection[str]) -> str:
 
 
 def max_num_batched_tokens(batch: int, engine: EngineOptions | None = None) -> int:
-    """Tokens of one engine step: as the user chose, else as profiles and estimates are made with.
+    """Return the tokens of one engine step: the user's choice, else as profiles are made with.
 
     A step must hold at least one token of each running sequence.
     """
@@ -43,10 +43,10 @@ def lists_form(spec: ModelSpec, placement: Placement) -> bool:
 
 
 def form_of(spec: ModelSpec, placement: Placement) -> ModelSpec:
-    """The form of a model that a placement runs: the model itself, or a variant.
+    """Return the form of a model that a placement runs: the model itself, or a variant.
 
-    A variant that is no longer listed cannot be started; what runs of it stays until a plan
-    without it is applied.
+    A variant that is no longer listed cannot be started; its running replicas stay until a plan
+    without them is applied.
 
     Raises:
         SpecError: the model does not list the placement's variant.
@@ -60,12 +60,12 @@ def cores_for(
     others: Sequence[EngineLaunch],
     lent: Collection[int] = (),
 ) -> tuple[int, ...]:
-    """Host cores for the engine's processes.
+    """Return the host cores for the engine's processes.
 
-    On the CPU device they are the partition. Beside a GPU the least used cores of the device are
-    taken, as many as the candidate was profiled with; of the NUMA nodes, where they are known and
-    large enough, the one whose cores are used least. No core is shared while enough are free, even
-    where that takes cores of two nodes: sharing costs more than distance does.
+    On the CPU device the cores are the partition. On a GPU the engine gets as many cores as the
+    candidate was profiled with, the least used ones of the device. If NUMA nodes are known and
+    large enough, the cores are of the node whose cores are used least. No core is shared while
+    enough are free, even if that takes cores of two nodes: sharing costs more than distance does.
 
     Args:
         placement: from the plan.
@@ -101,7 +101,7 @@ def launch_for(
     others: Sequence[EngineLaunch] = (),
     lent: Collection[int] = (),
 ) -> EngineLaunch:
-    """What the engine of a placement is started with.
+    """Return what the engine of a placement is started with.
 
     Args:
         placement: from the plan.

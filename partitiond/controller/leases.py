@@ -1,4 +1,4 @@
-"""Leases: a partition lent to one profile job, taken only from what nobody holds. Pure.
+"""Leases partitions to profile jobs, only from what no engine and no other job holds. Pure.
 
 A GPU has one sharing mode at a time. A whole GPU and a memory share of it are lent only while no
 engine is on it: compute is time-sliced there, and a neighbour would be measured, too. A share
@@ -33,13 +33,13 @@ from partitiond.core.units import GIB, Bytes, format_bytes
 from partitiond.ports import Job
 
 LEAST_BYTES: Final = 1 * GIB
-"""Below it no engine starts at all; waiting says more than its out-of-memory would."""
+"""No engine starts with less; a job that waits says more than an out-of-memory error would."""
 LEAST_HOST_CORES: Final = 2
-"""Of an engine on a GPU that is measured beside jobs on other devices: one feeds the GPU, and one
-takes requests in."""
+"""Least host cores of an engine on a GPU that is measured beside jobs on other devices: one core
+feeds the GPU, and one takes requests in."""
 
 Held = Sequence[tuple[str, Partition]]
-"""Who holds which partition."""
+"""Names of holders, each with the partition that it holds."""
 _NOBODY: Final[Mapping[int, str]] = MappingProxyType({})
 
 
@@ -49,8 +49,8 @@ class Wish:
 
     Attributes:
         cores: number of cores on the CPU device; None for all of them.
-        memory_bytes: budget; None for all that is not held. On a GPU alone it asks for a memory
-            share.
+        memory_bytes: budget; None asks for all that is not held. On a GPU, a budget without
+            `sm_percent` and `mig_profile` asks for a memory share.
         sm_percent: share of the SMs under MPS; None asks for no MPS.
         mig_profile: a MIG slice of this MIG profile; empty asks for none.
     """
@@ -63,13 +63,13 @@ class Wish:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Lease:
-    """What a profile job may use.
+    """A partition and host cores that a profile job may use.
 
     Attributes:
-        partition: what nobody else may start on meanwhile.
+        partition: no other engine may start on it meanwhile.
         cores: host cores for the engine.
-        beside: replicas that run on the same device meanwhile, which a profile's notes name.
-        shares_cores: engines that serve use these host cores, too, since none was idle.
+        beside: replicas that run on the same device meanwhile; the profile's notes name them.
+        shares_cores: whether serving engines use these host cores, too, because none was idle.
     """
 
     partition: Partition
@@ -85,7 +85,7 @@ class Lease:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Waits:
-    """Why a job cannot have its lease now."""
+    """The reason why a job cannot have its lease now."""
 
     reason: str
 
@@ -100,17 +100,17 @@ def lease_for(
     lent_cores: Mapping[int, str] = _NOBODY,
     most_cores: int | None = None,
 ) -> Lease | Waits:
-    """A lease on the device, or what it waits for. It never evicts a replica.
+    """Return a lease on the device, or what the job waits for. No replica is evicted for a lease.
 
     Args:
         device: where to measure.
         wish: the partition asked for.
         room_bytes: what all engines of the device may take together.
-        held: (name, partition) of running engines and of wanted ones that are still to start;
-            what the plan has given away is not lent again.
+        held: (name, partition) of running engines, and of wanted engines that are still to start:
+            the plan has given their partitions away.
         busy_cores: host cores of engines that run on any device.
-        lent_cores: host cores of jobs on other devices, with their ids: they are not shared.
-        most_cores: host cores for the engine beside a GPU; None for all that are idle.
+        lent_cores: host cores of jobs on other devices, with the jobs' ids; jobs share no cores.
+        most_cores: most host cores for an engine on a GPU; None for all that are idle.
     """
     beside = [(name, partition) for name, partition in held if partition.device_id == device.id]
     if device.kind is DeviceKind.CPU:
@@ -130,7 +130,7 @@ def lease_for(
 
 
 def wish_of_job(job: Job) -> Wish:
-    """The partition that a profile job was asked with."""
+    """Return the partition that a profile job asks for."""
     params = dict(job.params)
 
     def whole(name: str) -> int | None:
@@ -144,7 +144,7 @@ def wish_of_job(job: Job) -> Wish:
 def devices_beside_leases(
     devices: Sequence[Device], leases: Sequence[Partition]
 ) -> tuple[Device, ...]:
-    """Devices as they are for replicas: what is lent to running jobs is not free."""
+    """Return the devices as replicas may use them: without what is lent to running jobs."""
     return tuple(_beside_leases(device, leases) for device in devices)
 
 
@@ -156,12 +156,12 @@ def _beside_leases(device: Device, leases: Sequence[Partition]) -> Device:
 
 
 def _beside_lease(device: Device, lease: Partition) -> Device:
-    """The device without what one lease takes: all of a GPU on which a job measures alone."""
+    """Return the device without one lease; a job that measures alone on a GPU takes all of it."""
     left = Bytes(max(0, device.free_bytes - lease.memory_bytes))
     match lease:
         case CpuCores():
             cores = cores_without(device.cores, lease.cores)
-            if not cores:  # a device that lists none would count as one without a limit
+            if not cores:  # a device without listed cores would count as one without a limit
                 why = "a profile is being measured on its cores"
                 return dataclasses.replace(
                     device, free_bytes=left, cordoned=True, cordon_reason=why
@@ -212,7 +212,7 @@ def _cores(
 
 
 def _budget(device: Device, wish: Wish, room_bytes: int, beside: Held) -> int | Waits:
-    """What is asked for, or all that is left of the room."""
+    """Return the memory that is asked for, or all that is not held."""
     left = room_bytes - sum(partition.memory_bytes for _, partition in beside)
     asked = wish.memory_bytes
     budget = left if asked is None else min(left, asked)
@@ -234,10 +234,10 @@ def _host_cores(
     lent_cores: Mapping[int, str],
     most_cores: int | None,
 ) -> tuple[int, ...] | Waits:
-    """Host cores that no engine uses, of one NUMA node where that has enough.
+    """Return host cores that no engine uses, of one NUMA node if a node has enough of them.
 
-    Where none is left over, all of the device's, shared with engines that serve; never with another
-    job: each would measure the other.
+    If no core is idle, return all cores of the device, which serving engines then use, too. Two
+    jobs never share cores: each would measure the other.
     """
     busy = {*busy_cores, *lent_cores}
     idle = [core for core in device.cores if core not in busy]
@@ -257,7 +257,7 @@ def _host_cores(
 def _alone(
     device: Device, wish: Wish, room_bytes: int, beside: Held, cores: tuple[int, ...]
 ) -> Lease | Waits:
-    """The whole GPU, or a share of its memory while nobody else computes."""
+    """Lease the whole GPU, or a share of its memory, while nothing else computes on the GPU."""
     if beside:
         return Waits(f"waits for {device.short_id} to be free: held by {_names(beside)}")
     if SharingMode.WHOLE not in device.modes:
@@ -284,8 +284,8 @@ def _budget_waits(device: Device, asked: int, left: int) -> Waits:
 def _mps(
     device: Device, wish: Wish, room_bytes: int, beside: Held, cores: tuple[int, ...]
 ) -> Lease | Waits:
-    """A share under MPS, beside other such shares alone."""
-    assert wish.sm_percent is not None  # what is asked for
+    """Lease a share under MPS; only other MPS shares may be held on the GPU."""
+    assert wish.sm_percent is not None  # `lease_for` calls this only for a share under MPS
     others = [(name, p) for name, p in beside if not isinstance(p, MpsShare)]
     if others:
         return Waits(
@@ -313,7 +313,7 @@ def _mps(
 
 
 def _mig(device: Device, wish: Wish, beside: Held, cores: tuple[int, ...]) -> Lease | Waits:
-    """A slice of the MIG profile, beside other slices alone."""
+    """Lease a slice of the MIG profile; only other slices may be held on the GPU."""
     others = [(name, p) for name, p in beside if not isinstance(p, MigSlice)]
     if others:
         return Waits(
@@ -337,13 +337,13 @@ def _mig(device: Device, wish: Wish, beside: Held, cores: tuple[int, ...]) -> Le
 
 
 def free_place(device: Device, mig_profile: str, held: Sequence[Place]) -> Place | None:
-    """Where a slice of this MIG profile can be, beside what is held; None where it cannot.
+    """Return a place for a slice of this MIG profile beside what is held; None if there is none.
 
-    An instance that exists and nobody uses is taken first: nothing has to be changed for it. Where
-    the geometry may not be changed, only such instances are.
+    An existing instance that is not used is preferred, because nothing has to be changed for it.
+    If the geometry may not be changed, only such instances are considered.
 
     Args:
-        device: with the instances that exist, and the slices that others hold.
+        device: with its existing instances, and the slices that others hold.
         mig_profile: of the slice.
         held: places of our own replicas.
     """
@@ -372,13 +372,13 @@ def _place(partition: MigSlice) -> Place:
 
 
 def _slice_bytes(device: Device, place: Place) -> int:
-    """Memory for a footprint in a slice: of the instance where it exists, else by the catalog."""
+    """Return the memory for a footprint in a slice, by the instance if any, else the catalog."""
     for instance in device.mig_instances:
         if (instance.mig_profile, instance.slice_start) == place[:2] and instance.memory_bytes:
             return max(0, instance.memory_bytes - headroom_bytes(instance.memory_bytes))
     geometry = geometry_on(device)
     position = geometry.index(place[0]) if geometry is not None else None
-    assert geometry is not None  # it had a place there
+    assert geometry is not None  # `free_place` found the place in it
     assert position is not None
     return instance_bytes(geometry.profiles[position])
 

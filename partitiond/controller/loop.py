@@ -1,4 +1,4 @@
-"""The loop: observe, reconcile, act, publish; one task, one writer.
+"""Runs the loop: observe, reconcile, act, publish; one task, one writer.
 
 It wakes at once when an engine became ready or ended, when a plan was applied, when a model's
 files arrived or a job gave its lease back, and otherwise every `loop_seconds`.
@@ -63,17 +63,17 @@ from partitiond.ports import (
 log = logging.getLogger(__name__)
 
 _FINISHING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.DROWSY})
-"""States of an engine that gets nothing new and is waited for."""
+"""States of an engine that gets no new requests and finishes those in flight."""
 
 
 STARTS_PER_PASS: Final = 8
-"""Engines begun in one pass. Each takes a millisecond of CPU, during which nobody is answered."""
+"""Engines begun in one pass. Each takes a millisecond of CPU, in which no request is answered."""
 
 
 def of_one_pass(actions: Sequence[Action]) -> tuple[Action, ...]:
-    """What is done in one pass: everything but starts beyond the first `STARTS_PER_PASS`.
+    """Return what is done in one pass: all but the starts beyond the first `STARTS_PER_PASS`.
 
-    The next pass decides anew and finds those that are left: a start that was not begun changes
+    The next pass decides again and finds the remaining starts: a start that was not begun changes
     nothing of what is observed.
     """
     starts = [action for action in actions if isinstance(action, StartEngine)]
@@ -82,10 +82,10 @@ def of_one_pass(actions: Sequence[Action]) -> tuple[Action, ...]:
 
 
 class LoopObserver(Protocol):
-    """Who is told about the loop's work; the metrics."""
+    """Is told about the loop's work; the metrics implement this."""
 
     def passed(self, seconds: float, actions: Sequence[Action]) -> None:
-        """One pass took so long and did this."""
+        """Note how long a pass took and what it did."""
         ...
 
 
@@ -93,20 +93,20 @@ class Controller:
     """Makes the host run what the applied plan says.
 
     Attributes:
-        engines: every engine it knows, ended ones included until they are forgotten.
-        sleep: which models are to sleep.
-        faults: which devices are broken.
-        memory: which engines have outgrown their shares.
+        engines: every known engine, ended ones included until they are forgotten.
+        sleep: knows which models are to sleep.
+        faults: knows which devices are broken.
+        memory: knows which engines have outgrown their shares.
         plan: the applied plan.
-        problem: why the last pass broke; empty when it went well.
+        problem: why the last pass broke; empty if it went well.
         passed_at: when the last pass ended, well or not (monotonic seconds).
-        spec_for: the specification that a placement was planned with, of the model's present one.
+        spec_for: returns the specification that a placement was planned with, from the present one.
         withheld: whether an engine of a placement is not to be started (`core.obstacles`).
-        failed_before: starts of a placement's engine that failed in a row, before its record.
+        failed_before: returns the failed starts in a row of a placement that has no record.
         reconcile_policy: bounds of the reconciler.
         after_pass: called after each pass that went well, until everything ends.
         looked: called after every pass.
-        replacing: called when a plan is applied in the place of another.
+        replacing: called when an applied plan replaces another one.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Controller:
         self._closing = False
         self.engines: list[Engine] = []
         self.plan: Plan | None = store.plan()
-        # A plan that was applied and cannot be read: what runs is kept in its place.
+        # If the applied plan cannot be read, the engines that run are kept in its place.
         lost = [b.what for b in store.unread() if b.what.startswith("plan ")]
         self._lost_plan = lost[-1] if self.plan is None and lost else ""
         self._told_unread = 0
@@ -179,12 +179,12 @@ class Controller:
 
     @property
     def desired(self) -> tuple[Placement, ...]:
-        """What should have an engine now: the applied plan's, or nothing once everything ends."""
+        """Placements that should have an engine now: the applied plan's; none in a shutdown."""
         return () if self._closing or self.plan is None else self.plan.wanted
 
     @property
     def stalled(self) -> str:
-        """Why the loop counts as stalled: for long no pass has ended; empty where one has."""
+        """Why the loop counts as stalled: no pass has ended for long; empty if one has."""
         seconds = self._clock.monotonic() - self.passed_at
         if seconds < self._policy.stalled_seconds:
             return ""
@@ -204,7 +204,7 @@ class Controller:
         self.wake()
 
     def apply(self, plan: Plan) -> None:
-        """Make it the plan to run, in the store first."""
+        """Make a plan the one to run, in the store first."""
         self._store.set_plan(plan)
         reached(FaultPoint.PLAN_STORED)
         before, self.plan = self.plan, plan
@@ -221,19 +221,19 @@ class Controller:
         return tuple(lease.partition for lease in self.lent())
 
     def held(self) -> tuple[tuple[str, Partition], ...]:
-        """Who holds, or was promised, which partition: live engines and wanted placements."""
+        """Return (name, partition) of live engines, and of wanted placements that have none."""
         return held(self.desired, self.engines, self.sleep.levels, self.names())
 
     def name_for(self, placement: Placement) -> str:
-        """The name of a wanted replica's engine, also of the one that is still to start.
+        """Return the name of a wanted replica's engine, also if that is still to start.
 
-        It is promised when the plan is applied, and kept over restarts of the engine: an engine
-        that waits for its turn is called the same before and after it has started.
+        The name is promised when the plan is applied, and kept over restarts of the engine: a
+        pending engine has the same name before and after it has started.
         """
         return self.names()(placement)
 
     def names(self) -> Callable[[Placement], str]:
-        """`name_for` for many placements at once, while no engine comes or goes."""
+        """Return `name_for` for many placements at once, valid while no engine comes or goes."""
         of_replica, taken = by_replica(self.engines), {engine.name for engine in self.engines}
 
         def name_of(placement: Placement) -> str:
@@ -254,10 +254,10 @@ class Controller:
     async def adopt(self) -> None:
         """Take over the engines that run already; return once they answered, or time is up.
 
-        Engines without a placement were started by a profile job that ended with the daemon
-        that ran it; they are stopped. Engines that the plan does not want are taken over, too:
-        the loop drains them, and so it does those whose launch cannot be read. Only engines of this
-        state folder are ever found.
+        Engines without a placement were started by a profile job that ended with its daemon; they
+        are stopped. Engines that the plan does not want are taken over, too: the loop drains them.
+        The loop also drains engines whose launch cannot be read. Only engines of this state folder
+        are ever found.
         """
         handles = await self._runner.find()
         reached(FaultPoint.ENGINES_FOUND)
@@ -289,13 +289,13 @@ class Controller:
         self._journal.note("engine-adopted", engine.name, f"found running; {note}.")
 
     def _keep_what_runs(self) -> None:
-        """Make what was adopted the plan until one is applied: nothing ends because it is lost."""
+        """Make the adopted engines the plan until one is applied: the lost plan must end none."""
         running = [engine.placement for engine in self.engines if not is_unread(engine)]
         devices = self._devices.devices
         self.plan = plan_of_running(running, devices, self._lost_plan, self._clock.utc_iso())
 
     def name_devices(self) -> None:
-        """Put the devices into the plan of what runs: it was made before the first look at them."""
+        """Put the devices into the plan of what runs, which was made before the first look."""
         if self._lost_plan and self.plan is not None and not self.plan.devices:
             self.plan = dataclasses.replace(self.plan, devices=self._devices.devices)
 
@@ -311,7 +311,7 @@ class Controller:
         self.engines.append(engine)
 
     async def run(self) -> None:
-        """Pass after pass until cancelled."""
+        """Make passes until cancelled."""
         self.passed_at = self._clock.monotonic()
         watches = [
             asyncio.create_task(self.faults.run(), name="fault watch"),
@@ -325,7 +325,7 @@ class Controller:
             while True:
                 self._wake.clear()
                 await self.one_pass()
-                await asyncio.sleep(0)  # whoever waits has a turn, also where the next is due
+                await asyncio.sleep(0)  # other tasks have a turn, even if the next pass is due
                 await self._pause()
         finally:
             for watch in watches:
@@ -333,13 +333,13 @@ class Controller:
             await asyncio.gather(*watches, return_exceptions=True)
 
     async def _pause(self) -> None:
-        # asyncio.timeout, not wait_for: before Python 3.12 that one can lose a cancellation.
+        # asyncio.timeout, because before Python 3.12 wait_for can lose a cancellation.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._policy.loop_seconds):
                 await self._wake.wait()
 
     async def one_pass(self) -> None:
-        """Observe, reconcile, act, publish. What breaks is shown, and tried again next time."""
+        """Observe, reconcile, act, publish. A failure is shown, and the next pass tries again."""
         began = self._clock.monotonic()
         actions: tuple[Action, ...] = ()
         try:
@@ -347,7 +347,7 @@ class Controller:
         except PartitiondError as error:
             self._broke(str(error))
         except Exception as error:
-            # The loop is the only one who restarts engines: a defect in one pass must not end it.
+            # Only the loop restarts engines: a defect in one pass must not end the loop.
             log.exception("a pass of the loop broke")
             self._broke(f"{type(error).__name__}: {error}")
         else:
@@ -377,7 +377,7 @@ class Controller:
         decided = reconcile(desired, observed, policy, levels, stakes)
         actions = of_one_pass(decided)
         if len(actions) < len(decided):
-            self.wake()  # the others follow at once, after whoever else waits for the event loop
+            self.wake()  # the others follow at once, after tasks that wait for the event loop
         with self._journal.together():
             for action in actions:
                 self._act(action, records)
@@ -397,7 +397,7 @@ class Controller:
                 ending=self._closing,
             )
         )
-        if not self._closing:  # nothing new is begun or planned: what is desired is not the plan
+        if not self._closing:  # in a shutdown nothing is planned: `desired` is then not the plan
             self.after_pass()
         return actions
 
@@ -408,7 +408,7 @@ class Controller:
         self._told_unread = len(unread)
 
     async def _count_in_flight(self) -> None:
-        """Ask the proxy; a draining engine counts only once the proxy was told that it drains."""
+        """Ask the proxy; a draining engine counts only once the proxy knows that it drains."""
         now = self._clock.monotonic()
         draining = any(engine.state in _FINISHING for engine in self.engines)
         if not draining and now - self._counted_at < self._policy.count_seconds:
@@ -422,7 +422,7 @@ class Controller:
             engine.in_flight = counts.get(engine.name, 0) if counts is not None and known else None
 
     def observe(self) -> Observation:
-        """What is, for the reconciler; sees to it that files that are missing are fetched."""
+        """Return what the reconciler decides from; also have missing files fetched."""
         specs = {record.spec.name: record.spec for record in self._store.models()}
         forms: dict[str, ModelSpec] = {}
         unknown = set()
@@ -481,7 +481,7 @@ class Controller:
         model = self._files.get(form_of(spec, placement), placement.form)
         device = self._devices.find(placement.device_id)
         if model is None or device is None:
-            return  # gone within this pass; the next one sees it
+            return  # one of them went away within this pass; the next pass sees it
         name = self.name_for(placement)
         old = [e for e in self.engines if is_record_of(e, placement)]
         self.engines = [engine for engine in self.engines if engine not in old]
@@ -493,7 +493,7 @@ class Controller:
         self._starts[placement.replica_id] = engine.starts
 
     def _engine(self, name: str, placement: Placement, old: Sequence[Engine] = ()) -> Engine:
-        """A new one, which takes over the failures of its records."""
+        """Return a new engine, which takes over the failures of its records."""
         before = [e.failed_starts for e in old] or [self.failed_before(placement)]
         return Engine(
             name,
@@ -510,7 +510,7 @@ class Controller:
         )
 
     def hurry(self) -> None:
-        """Somebody asked a second time: no drain waits any longer."""
+        """Let no drain wait any longer: the shutdown was asked for a second time."""
         self.reconcile_policy = dataclasses.replace(
             self.reconcile_policy, drain_deadline_seconds=0.0
         )
@@ -536,7 +536,7 @@ class Controller:
                 self._journal.note("engine-left", engine.name, engine.last_error)
                 await engine.detach()
             await engine.ended()
-        await self._runner.find()  # clears the run folders of those that ended; their logs stay
+        await self._runner.find()  # clears the run folders of ended engines; their logs stay
 
     def _to_wait_for(self) -> bool:
         tries = self._policy.stop_tries_at_exit

@@ -1,4 +1,4 @@
-"""Room for models that are asked for while they are at zero: who goes, and who goes back."""
+"""Evicts idle models for scaled-to-zero models with requests, or sends those back to zero."""
 
 import asyncio
 import dataclasses
@@ -38,14 +38,14 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS: Final = 1.0
 """Pause between two looks at models that were woken and have no place."""
 PLACING_SECONDS: Final = 5.0
-"""A model that was woken and has no place after so long gets more room made, or goes back."""
+"""A model that was woken and has no place after so long gets more room, or goes back to zero."""
 EVENTS: Final = 1000
-"""So many of the last events tell how long starts take."""
+"""Number of the last events that are read to tell how long starts take."""
 EVENTS_SECONDS: Final = 30.0
-"""Age at which they are read again."""
+"""Age at which these events are read again."""
 NEEDS_SECONDS: Final = 2.0
-"""Age at which what a waiting model needs is looked up again. Who waits is asked about ten times a
-second: with dozens of them the control plane would do little else."""
+"""Age at which the needs of a waiting model are looked up again. Waiting models are asked about ten
+times a second: with dozens of them the control plane would do little else."""
 MIN_START_SECONDS: Final = 0.1
 _NOBODY: Final = Traffic(waiting=0, idle_seconds=0.0)
 
@@ -59,13 +59,13 @@ class _KnownNeeds:
 
 
 class RoomMaker:
-    """Decides by `core.eviction` who goes to zero for whom.
+    """Decides by `core.eviction` which models go to zero for which others.
 
     Attributes:
         plan_again: called when room was made for a model that found none in the plan.
         planning: whether a plan is being made, or is about to be.
         obstacles: what keeps models from running, by name.
-        least_idle_seconds: who was asked for less long ago stays.
+        least_idle_seconds: a model that was asked for less long ago is not evicted.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class RoomMaker:
         self._known_needs: dict[str, _KnownNeeds] = {}
 
     async def run(self) -> None:
-        """Look again and again, until cancelled, after those who were woken and have no place."""
+        """Look periodically, until cancelled, for models that were woken and have no place."""
         while True:
             try:
                 self.look()
@@ -111,15 +111,15 @@ class RoomMaker:
             await asyncio.sleep(LOOK_SECONDS)
 
     def make_room(self, model: str) -> bool:
-        """Before it is woken: whether there is room now, or is once those asked to have gone."""
+        """Evict for a model before it is woken; return whether it has room, now or after that."""
         obstacle = self._obstacles().get(model)
         if obstacle is not None and not self._own(model):
-            self._tell(model, str(obstacle))  # nobody goes to zero for one that cannot run
+            self._tell(model, str(obstacle))  # no model is evicted for one that cannot run
             return False
         needs = self._needs(model)
         if not needs:
             self._woken.add(model)
-            return True  # nothing is known of it: the plan has to say
+            return True  # its needs are not known: the plan has to say
         room = self._free(model)
         found = victims_for(
             needs, room, self._residents(model), least_idle_seconds=self._least_idle
@@ -150,7 +150,7 @@ class RoomMaker:
             self._journal.note("model-waits", model, why)
 
     def look(self) -> None:
-        """Who was woken and has no place: more room is made while somebody waits, else it goes."""
+        """Make more room for woken models without a place; those without requests go to zero."""
         specs = {r.spec.name: r.spec for r in self._store.models() if scales_to_zero(r.spec)}
         plan = self._controller.plan
         placed = {p.model for p in (plan.placements if plan is not None else ())}
@@ -171,7 +171,7 @@ class RoomMaker:
             self._evict_one_more(specs[name])
 
     def _evict_one_more(self, spec: ModelSpec) -> None:
-        """The plan found no room where there seemed to be some: the cheapest of all goes."""
+        """Evict the cheapest model: the plan found no room where there seemed to be some."""
         devices = {need.device_id for need in self._needs(spec.name)}
         needs = [Need(device_id, Room(0)) for device_id in devices]
 
@@ -204,7 +204,7 @@ class RoomMaker:
 
     def _needs(self, model: str) -> tuple[Need, ...]:
         own = self._own(model)
-        if own:  # no plan is made for it: it comes back where it was
+        if own:  # no plan is made for the model: it comes back where it was
             first = min(own, key=lambda p: p.partition.memory_bytes)
             return (Need(first.device_id, room_of(first.partition)),)
         plan, now = self._controller.plan, self._clock.monotonic()
@@ -231,7 +231,7 @@ class RoomMaker:
         return held_by_model(controller.desired, controller.engines, self._sleep.levels)
 
     def _free(self, asker: str) -> Callable[[str], Room]:
-        """What is free on a device for the one that asks; what others were promised is not."""
+        """Return what is free on a device for the asker, without what others were promised."""
         devices, plan = self._devices.devices, self._controller.plan
         room = dict(room_on(devices, plan, self._devices.problem))
         holders = self._held()
@@ -249,7 +249,7 @@ class RoomMaker:
         begun = {
             engine.placement.model
             for engine in self._controller.engines
-            # One that fails again and again must not hold its room as if it were just starting.
+            # A model that fails again and again must not hold its room as if it just started.
             if engine.state is ReplicaState.SERVING or given_up(engine)
         }
         found = []
@@ -281,7 +281,7 @@ class RoomMaker:
         known = self._starts.get(spec.name)
         if known is not None:
             return max(MIN_START_SECONDS, known)
-        if self._starts:  # as long as the others
+        if self._starts:  # not known: as long as the others take
             return max(MIN_START_SECONDS, statistics.median(self._starts.values()))
         kinds = {device.kind for device in self._devices.devices}
         return START_SECONDS[DeviceKind.GPU if DeviceKind.GPU in kinds else DeviceKind.CPU]

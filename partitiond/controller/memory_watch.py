@@ -1,8 +1,8 @@
-"""What engines hold of their shares of a device, looked at while they serve.
+"""Watches what engines hold of their shares of a device while they serve.
 
-A share is a budget, not a wall: what an engine takes beyond it is missing to its neighbours, or to
-the next engine that starts. The check at the start (`ports.PartitionControl.verify`) does not see
-what an engine takes later.
+A share is a budget, not a wall: if an engine takes more, its neighbours or the next engine that
+starts lack memory. The check at the start (`ports.PartitionControl.verify`) does not see what an
+engine takes later.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class MemoryWatch:
-    """Which engines have outgrown their shares.
+    """Knows which engines have outgrown their shares.
 
     Args:
-        engines: all that the controller knows.
+        engines: returns all engines that the controller knows.
 
     Attributes:
         outgrown: generations of those engines, until nothing of them is left.
@@ -49,13 +49,13 @@ class MemoryWatch:
         self.outgrown: frozenset[str] = frozenset()
 
     async def run(self) -> None:
-        """Look again and again until cancelled; at once nothing where there are no partitions."""
+        """Look periodically until cancelled; returns at once if there are no partitions."""
         while self._partitions is not None:
             await self.look()
             await asyncio.sleep(self._policy.memory_seconds)
 
     async def look(self) -> None:
-        """Look once; note who has outgrown its share, and wake the loop for it."""
+        """Look once; note engines that have outgrown their shares, and wake the loop for them."""
         if self._partitions is None:
             return
         serving = {e.generation for e in self._engines() if e.state is ReplicaState.SERVING}
@@ -65,7 +65,7 @@ class MemoryWatch:
             log.warning("what engines hold of their shares cannot be told: %s", error)
             return
         except Exception:
-            # Whatever broke in a driver's adapter must not end the watch over all engines.
+            # A defect in a driver's adapter must not end the watch over all engines.
             log.exception("looking at what engines hold of their shares broke")
             return
         live = [engine for engine in self._engines() if engine.live]

@@ -1,7 +1,7 @@
-"""Which models cannot run now: gathers what `core.obstacles` decides from.
+"""Finds the models that cannot run now: gathers the facts that `core.obstacles` decides from.
 
-Plans leave such models out, the loop starts nothing of them, and people see the reason. When the
-list changes, plans are made again.
+Plans leave such models out, the loop starts no engine of them, and people see the reason. When
+the list changes, plans are made again.
 """
 
 import asyncio
@@ -37,10 +37,10 @@ def failed_profiles(
     jobs: Sequence[Job],
     applied: Collection[Placement],
 ) -> dict[str, Obstacle]:
-    """Models whose profile failed, of which nothing was measured or applied, by name.
+    """Return obstacles of models whose profile failed, with nothing measured or applied, by name.
 
     Args:
-        profiles: the best ones of a model.
+        profiles: returns the best profiles of a model.
         jobs: newest first.
         applied: placements of the applied plan.
     """
@@ -59,16 +59,16 @@ class ObstacleDesk:
     """Knows what keeps models from running.
 
     Attributes:
-        present: the obstacle of each model that has one, by name; failed profiles are not among
-            them (`failed_profiles`).
-        planned_before: models that were planned when their obstacle came: they take part in plans
-            again once it is gone, like those that are planned.
+        present: the obstacle of each model that has one, by name, without the obstacles of failed
+            profiles (`failed_profiles` finds these).
+        planned_before: models that were planned when their obstacle appeared; like planned models,
+            they take part in plans again once the obstacle is gone.
 
     Args:
-        engine_problem: why no engine of the kind "vllm" can start; None where one can. May look.
-        seconds: pause between two questions whether the engine is there.
+        engine_problem: returns why no engine of the kind "vllm" can start, or None; may do I/O.
+        seconds: pause between two checks whether the engine is available.
         changed: called when the list changed.
-        measure: called with the name of a model whose engine came.
+        measure: called with the name of a model whose engine has become available.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class ObstacleDesk:
 
     @property
     def engine_problem(self) -> str:
-        """Why no engine of the kind "vllm" can start, as last seen; empty where one can."""
+        """Why no engine of the kind "vllm" can start, as last seen; empty if one can."""
         return str(self._engine or "")
 
     async def refresh(self) -> None:
@@ -116,19 +116,19 @@ class ObstacleDesk:
             await asyncio.sleep(self._seconds)
 
     def withheld(self, placement: Placement) -> bool:
-        """Whether no engine of a placement is to be started."""
+        """Whether an obstacle forbids starting an engine of a placement."""
         obstacle = self.present.get(placement.model)
         candidate = placement.candidate
         return obstacle is not None and obstacle.covers(candidate.variant, candidate.hardware)
 
     def failed_before(self, placement: Placement) -> int:
-        """Failed starts in a row of a form that is only tried once more."""
+        """Return the failed starts that count from before: a failed form gets one more try."""
         place = placement.model, placement.candidate.variant, placement.candidate.hardware
         known = {(one.model, one.variant, one.hardware) for one in self._unstarted}
         return HOPELESS_FAILURES if place in known else 0
 
     def of(self, spec: ModelSpec) -> Obstacle | None:
-        """What would keep a model from running if it were registered so."""
+        """Return what would keep a model from running if it were registered with this spec."""
         registered = {record.spec.name: record.spec for record in self._store.models()}
         known = self.present.get(spec.name)
         same = registered.get(spec.name)
@@ -138,16 +138,16 @@ class ObstacleDesk:
         return obstacle_of(spec.name, facts, self._clock.monotonic(), self._clock.utc_iso())
 
     def started(self, model: str) -> None:
-        """An engine of the model has started, as a profile shows: failures before count no more."""
+        """Note that an engine of the model started, as a profile shows; reset its failures."""
         self._started_at[model] = self._clock.monotonic()
 
     def now(self) -> Mapping[str, Obstacle]:
-        """What is `present`, looked at now."""
+        """Look now, and return `present`."""
         self.look()
         return self.present
 
     def look(self) -> None:
-        """After a pass of the loop: what is in whose way now."""
+        """Find what keeps each model from running now; called after each pass of the loop."""
         specs = {record.spec.name: record.spec for record in self._store.models()}
 
         def present_release(model: str, variant: str) -> str | None:
@@ -178,7 +178,7 @@ class ObstacleDesk:
         self._take(found, specs)
 
     def _release(self, spec: ModelSpec, variant: str) -> str:
-        """Digest of a listed form, made anew only of another specification."""
+        """Return the digest of a listed form, memoised while the specification stays the same."""
         key = spec.name, variant
         known = self._releases.get(key)
         if known is None or known[0] is not spec:
@@ -197,7 +197,7 @@ class ObstacleDesk:
         before = self.present.get(spec.name)
         if found is None or before is None or not _alike(before, found):
             return found
-        # While files are tried again nothing is said against them: the reason stays.
+        # While files are fetched again no reason is known for them: the last reason stays.
         return dataclasses.replace(found, since=before.since, reason=found.reason or before.reason)
 
     def _engine_of(self, spec: ModelSpec) -> tuple[str, str] | None:
@@ -206,7 +206,7 @@ class ObstacleDesk:
         return self._engine.message, self._engine.hint.replace(" NAME ", f" {spec.name} ")
 
     def _unfetched(self, spec: ModelSpec) -> dict[str, str]:
-        """Why files could not be fetched, by variant; they go on being fetched."""
+        """Return why files could not be fetched, by variant; their fetches are tried again."""
         found = {}
         for variant in ("", *(v.name for v in spec.variants)):
             form = form_key(spec.name, variant)

@@ -1,4 +1,4 @@
-"""One look at everything: what `GET /overview`, the dashboard and `partitiond top` show."""
+"""Makes the overview that `GET /overview`, the dashboard and `partitiond top` show."""
 
 import asyncio
 import collections
@@ -40,26 +40,26 @@ from partitiond.ports import (
 from partitiond.ports.overview import WINDOW_SECONDS
 
 GAUGE_SECONDS: Final = 1.0
-"""Devices are read at most so often, however many look."""
+"""Least time between two reads of the devices, however many callers look."""
 PROFILE_SECONDS: Final = 5.0
-"""Profiles are read from the store at most so often: a measurement takes minutes."""
+"""Least time between two reads of profiles from the store: a measurement takes minutes."""
 JOBS_SHOWN: Final = 40
-"""Those that run come first, then the newest; `GET /jobs` has them all."""
+"""Running jobs come first, then the newest; `GET /jobs` has them all."""
 
 Words = Callable[[str], str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What an overview is made of, each asked when one is made.
+    """Sources of an overview; each is asked when an overview is made.
 
     Attributes:
-        placed: every engine, those to come included, with the placement it runs for.
+        placed: every engine, pending ones included, with the placement it runs for.
         waiting_plan: id of the plan that waits for `apply`.
         convergence: how far the applied plan is.
-        drift: of an engine, in one sentence; empty where it does what was predicted.
-        forecasts: requests/s that autoscaling expects, by model; None, or no entry, where it does
-            not look.
+        drift: of an engine, in one sentence; empty if it does what was predicted.
+        forecasts: requests/s that autoscaling expects, by model; None, or no entry, if autoscaling
+            ignores the model.
     """
 
     store: Store
@@ -82,7 +82,7 @@ class OverviewDesk:
     """Implements `ports.Overviews`.
 
     Attributes:
-        sources: replaced in part by who knows more (`dataclasses.replace`).
+        sources: callers that know more replace a part of it (`dataclasses.replace`).
         problems: what is not ready, by part.
     """
 
@@ -119,7 +119,7 @@ class OverviewDesk:
             last_event=max((event.id for event in given.store.events(0, 1)), default=0),
             convergence=given.convergence(),
         )
-        # The figures of some hundred models with their frontiers: of values that do not change.
+        # In a thread: the figures of some hundred models, made from values that do not change.
         overviews = await asyncio.to_thread(
             model_overviews,
             models,
@@ -135,7 +135,7 @@ class OverviewDesk:
         self, devices: Sequence[Device], plan: Plan | None, window: TrafficWindow
     ) -> list[ReplicaOverview]:
         views, levels = self.sources.placed(), _levels(plan)
-        sliced = collections.Counter(  # those that run take turns, and so will those to come
+        sliced = collections.Counter(  # running ones take turns, and so will pending ones
             (v.view.device_id, v.holds is not None)
             for v in views
             if isinstance(v.view.partition, MemoryShare)
@@ -156,7 +156,7 @@ class OverviewDesk:
         gauges = self.sources.gauges
         if gauges is None:
             return {}
-        async with self._reading:  # many may look at once; one reads
+        async with self._reading:  # many callers may look at once; one of them reads
             now = self.sources.clock.monotonic()
             if now - self._read_at >= GAUGE_SECONDS:
                 self._readings = await asyncio.to_thread(gauges.read)
@@ -166,8 +166,8 @@ class OverviewDesk:
     async def _best(
         self, records: Sequence[ModelRecord], devices: Sequence[Device], plan: Plan | None
     ) -> dict[str, tuple[Profile, ...]]:
-        """Best profiles by model; on a GPU those that the plan's partitions were derived from
-        come with the derived ones."""
+        """Return the best profiles by model; on a GPU, with the derived profiles that the plan's
+        partitions use."""
         now, plan_id = self.sources.clock.monotonic(), plan.id if plan is not None else ""
         found: dict[str, tuple[Profile, ...]] = {}
         for record in records:
@@ -209,7 +209,7 @@ def _waits_or_ended(job: Job) -> bool:
 
 
 def _levels(plan: Plan | None) -> dict[str, float]:
-    """By how much replicas slow each other down, by device, as the plan counts it."""
+    """Return by how much replicas slow each other down, by device, as the plan counts it."""
     if plan is None:
         return {}
     levels = {device.id: device_level(plan, device, INTERFERENCE) for device in plan.devices}

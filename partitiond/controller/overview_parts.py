@@ -1,4 +1,4 @@
-"""The parts of an overview, each a function of data. Pure."""
+"""Computes the parts of an overview, each by a function of data. Pure."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,14 +36,14 @@ def replica_overview(
     drift: Callable[[str], str],
     time_sliced: int = 1,
 ) -> ReplicaOverview:
-    """One replica.
+    """Return the overview of one replica.
 
     Args:
         devices: of this host.
         levels: by how much replicas slow each other down, by device.
-        measured: what it did over the window.
-        drift: what is known of the drift of an engine.
-        time_sliced: memory shares on its device.
+        measured: its traffic over the window.
+        drift: returns what is known of the drift of an engine.
+        time_sliced: number of memory shares on its device.
     """
     view, placement = replica.view, replica.placement
     candidate, level = placement.candidate, levels.get(placement.device_id, 1.0)
@@ -70,12 +70,12 @@ def replica_overview(
 
 
 def compute_share(partition: Partition, devices: Sequence[Device], time_sliced: int) -> float:
-    """What a partition has of its device's compute, 0..1.
+    """Return the share of its device's compute that a partition has, 0..1.
 
     Args:
         partition: of a replica.
         devices: of this host.
-        time_sliced: memory shares on its device, which take turns: each has an equal part.
+        time_sliced: number of memory shares on its device; they take turns, in equal parts.
     """
     device = next((d for d in devices if d.id == partition.device_id), None)
     match partition:
@@ -99,7 +99,7 @@ def _slice_share(name: str, device: Device | None) -> float:
     for profile in (*offered, *catalog):
         if profile.name == name:
             return profile.compute_slices / MIG_COMPUTE_SLICES
-    digits = name.split("g", 1)[0]  # "2g.20gb" has two of seven
+    digits = name.split("g", 1)[0]  # "2g.20gb" has two of the seven slices
     return int(digits) / MIG_COMPUTE_SLICES if digits.isdigit() else 1.0
 
 
@@ -140,11 +140,11 @@ def frontier_views(
     plan: Plan | None,
     replicas: Sequence[ReplicaOverview],
 ) -> tuple[FrontierView, ...]:
-    """The frontiers of a model: those that its replicas run on first.
+    """Return the frontiers of a model; those that its replicas run on come first.
 
     Args:
         model: its name.
-        profiles: the best of each hardware and size, derived ones that are planned with included.
+        profiles: the best of each hardware and size, with the derived ones that plans use.
         plan: the applied plan.
         replicas: of this model, or of more.
     """
@@ -191,7 +191,7 @@ def _points(profile: Profile) -> tuple[FrontierPoint, ...]:
 
 
 def size_in_words(profile: Profile) -> str:
-    """As "2 cores", "30 % of the SMs", "MIG 2g.20gb", "whole device"."""
+    """Return the size in words: "2 cores", "30 % of the SMs", "MIG 2g.20gb", "whole device"."""
     size = profile.size
     match size.mode:
         case SharingMode.CORES:
@@ -215,15 +215,15 @@ def model_overviews(
     profiles: Mapping[str, Sequence[Profile]],
     expected: Mapping[str, float | None],
 ) -> tuple[ModelOverview, ...]:
-    """All models.
+    """Return the overviews of all models.
 
     Args:
         models: as people see them.
         plan: the applied plan.
         replicas: of all models.
-        window: what they did.
+        window: the traffic of models and replicas.
         profiles: the best ones by model.
-        expected: requests/s that autoscaling expects, by model; absent where it does not look.
+        expected: requests/s that autoscaling expects, by model; absent if it ignores the model.
     """
     own = grouped(replicas, lambda replica: replica.model)
     forecasts = {one.model: one for one in (plan.forecasts if plan is not None else ())}
@@ -250,7 +250,7 @@ def model_overview(
     frontiers: tuple[FrontierView, ...],
     forecast: float | None,
 ) -> ModelOverview:
-    """One model.
+    """Return the overview of one model.
 
     Args:
         view: as people see it.
@@ -258,7 +258,7 @@ def model_overview(
         replicas: its own.
         traffic: over the window.
         frontiers: of its best profiles.
-        forecast: requests/s that autoscaling expects; None where it does not look.
+        forecast: requests/s that autoscaling expects; None if autoscaling ignores the model.
     """
     name = view.record.spec.name
     serving = [replica for replica in replicas if replica.state == _SERVING]

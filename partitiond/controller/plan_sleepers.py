@@ -1,4 +1,4 @@
-"""Plans and models asleep: they stay where they are, and what that means is said. Pure."""
+"""Adds sleeping models to plans: they stay where they are, and sentences explain that. Pure."""
 
 import dataclasses
 
@@ -9,10 +9,10 @@ from partitiond.core.units import format_bytes
 
 
 def beside_sleepers(plan: Plan, situation: Situation, applied: Plan | None) -> Plan:
-    """The plan with the sleepers it was made around.
+    """Return the plan with the sleepers that it was made around.
 
-    Its devices are those of the host again: engines that run are held to what the device has,
-    not to what sleepers and profile jobs left of it on the day of the plan.
+    Its devices are whole devices of the host again: running engines are held to what the device
+    has, not to what sleepers and profile jobs left of it when the plan was made.
     """
     whole = {device.id: device for device in situation.devices}
     devices = tuple(whole.get(device.id, device) for device in plan.devices)
@@ -26,7 +26,7 @@ def beside_sleepers(plan: Plan, situation: Situation, applied: Plan | None) -> P
 
 
 def _with_reason(unplaced: Unplaced, situation: Situation, applied: Plan | None) -> Unplaced:
-    """Of a model that wakes and has no room any more: where its room went."""
+    """Add to the reason, for a model that wakes and has no room any more, where its room went."""
     gave = {p.model for p in (applied.asleep if applied is not None else ())}
     if unplaced.model not in gave or unplaced.model in dict(situation.asleep):
         return unplaced

@@ -1,4 +1,4 @@
-"""What changed worlds are planned with: candidates for what is asked of a plan."""
+"""Makes the candidates that hypothetical situations ("worlds") are planned with."""
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -28,13 +28,13 @@ async def demands_of(
     architecture_of: ArchitectureOf | None,
     now: str,
 ) -> Demands:
-    """Makes the candidates of changed worlds; of kinds of device that are not here, estimates.
+    """Return a function that makes the candidates of a changed world.
 
-    Architectures are fetched before, and only where more devices are asked for: what is made of
-    them is pure.
+    Candidates on kinds of device that are not here come from estimates. Architectures are fetched
+    before, and only if the question adds devices: the returned function is pure.
 
     Args:
-        now: ISO 8601, UTC: when estimates are made.
+        now: when the estimates are made, ISO 8601, UTC.
     """
     profiles, stale = dict(situation.profiles), dict(situation.stale)
     corrections = dict(situation.corrections)
@@ -43,7 +43,7 @@ async def demands_of(
     known: dict[str, Architecture] = {}
     if architecture_of is not None and adds_devices(question):
         for record in situation.records:
-            with contextlib.suppress(PartitiondError):  # it then has no candidate there
+            with contextlib.suppress(PartitiondError):  # the model then has no candidate there
                 known[record.spec.name] = await architecture_of(record.spec)
 
     def demands(world: World) -> tuple[ModelDemand, ...]:
@@ -69,7 +69,7 @@ async def demands_of(
 def usable(
     profiles: Sequence[Profile], record: ModelRecord, situation: Situation
 ) -> tuple[Profile, ...]:
-    """Profiles that may be planned with."""
+    """Return the profiles that plans may use."""
     measured_only = record.spec.name in situation.without_estimates
     return tuple(p for p in profiles if not (measured_only and p.kind is ProfileKind.ESTIMATED))
 
@@ -77,7 +77,7 @@ def usable(
 def _estimated(
     spec: ModelSpec, architecture: Architecture | None, devices: Sequence[Device], now: str
 ) -> Iterator[Profile]:
-    """Estimated profiles on kinds of device that are not here."""
+    """Estimate profiles on kinds of device that are not here."""
     from partitiond.offline import estimate, sizes
 
     if architecture is None:
@@ -88,12 +88,12 @@ def _estimated(
 
 
 def told(step: Solving, on_progress: OnProgress) -> OnProgress:
-    """Passes the solver's progress on as part of the whole answer's."""
+    """Return a callback that reports the solver's progress as part of the whole answer's."""
     return lambda progress: on_progress(progress_of(step, progress))
 
 
 def proven_impossible(request: PlanRequest) -> bool:
-    """See `planner.explain`: imported there, as the solver's libraries are large."""
+    """Call `planner.explain`, which is imported only here, as the solver's libraries are large."""
     from partitiond.planner.explain import proven_impossible as proven
 
     return proven(request)

@@ -1,4 +1,4 @@
-"""Plans on request: what goes in, what comes out, and which of them can still be applied."""
+"""Makes plans on request, and remembers which of them can still be applied."""
 
 import asyncio
 import collections
@@ -60,7 +60,7 @@ from partitiond.planner.whatif import World
 from partitiond.ports import Clock, PlanPreview, Store
 
 Solve = Callable[..., Awaitable[Plan | Infeasible]]
-"""A `PlanRequest` solved; `on_progress` may be given, and is called with `PlanProgress`."""
+"""Solves a `PlanRequest`; if `on_progress` is given, it is called with `PlanProgress`."""
 _NOBODY: Final[Mapping[str, int]] = {}
 _NOTHING: Final[Mapping[str, Obstacle]] = {}
 REMEMBERED_PREVIEWS: Final = 32
@@ -72,8 +72,8 @@ class PlanOptions:
     """How plans are made, from the settings.
 
     Attributes:
-        host_memory_bytes: memory of this host for engines, where no CPU device says it; None for
-            no limit.
+        host_memory_bytes: memory of this host for engines, if no CPU device says it; None for no
+            limit.
     """
 
     objective: Objective = Objective.MIN_DEVICES
@@ -109,13 +109,13 @@ def running_placements(
     only_live: bool,
     asleep: Collection[str] = (),
 ) -> tuple[Placement, ...]:
-    """What runs now, one placement per replica; what sleeps and is wanted awake is among it.
+    """Return what runs now, one placement per replica, with sleepers that are wanted awake.
 
     Args:
         desired: the applied plan's placements.
         engines: all engines.
-        only_live: leave out what was applied and has no process yet, or sleeps still: to move it
-            interrupts nobody.
+        only_live: leave out replicas that were applied and have no process yet, or sleep still: to
+            move them interrupts no request.
         asleep: models that are to sleep; they are left out.
     """
     states = _SERVING if only_live else (*_SERVING, *_SLEEPING)
@@ -138,15 +138,15 @@ def running_placements(
 def planning_devices(
     devices: Sequence[Device], engines: Sequence[tuple[Engine, int]]
 ) -> tuple[Device, ...]:
-    """Devices as the planner needs them: what our own engines use is not foreign.
+    """Return devices as the planner needs them: what our own engines use is not foreign.
 
     A silent device keeps the replicas that run there, and gets no other.
 
     Args:
         devices: as observed.
-        engines: live engines with the peak memory of their processes in bytes. Those of engines
-            on GPUs are in the host's memory all the same. Of a GPU nothing has to be added: what
-            its driver sees our engines hold is not among what is missing from its free memory.
+        engines: live engines with the peak memory of their processes in bytes. Processes of engines
+            on GPUs take host memory, too. Nothing has to be added to a GPU: what its driver sees
+            our engines hold is not missing from its free memory.
     """
     in_processes = sum(used for _, used in engines)
 
@@ -169,11 +169,11 @@ class PlanDesk:
 
     Attributes:
         corrections: factor on the rates of profiles whose replicas are slower, by profile id.
-        effective: a spec with the demand that is planned for, where that is measured.
+        effective: returns a spec with the demand that is planned for, if that is measured.
 
     Args:
-        stale: why a profile no longer speaks for what runs now; such a one is planned with the
-            margins of a transferred profile.
+        stale: returns why a profile no longer speaks for what runs now; such a profile is planned
+            with the margins of a transferred one.
         architecture_of: of a model, for estimates on devices that are only asked about and for
             profiles of MPS shares and MIG slices; None leaves those without candidates.
     """
@@ -203,7 +203,7 @@ class PlanDesk:
         self._start_times = StartTimes(store)
 
     def use(self, options: PlanOptions) -> None:
-        """Plans from now on are made with these options."""
+        """Make plans with these options from now on."""
         self._options = options
 
     def situation(
@@ -219,7 +219,7 @@ class PlanDesk:
         obstacles: Mapping[str, Obstacle] = _NOTHING,
         warnings: Mapping[str, Obstacle] = _NOTHING,
     ) -> Situation:
-        """What a plan would be made from now.
+        """Return what a plan would be made from now.
 
         Args:
             devices: of this host, our own use counted as free.
@@ -229,8 +229,8 @@ class PlanDesk:
             leases: what is lent to running profile jobs: nothing is placed there.
             sleepers: replicas of models that sleep: they stay where they are.
             asleep: level by model that sleeps; they are not planned either.
-            obstacles: what keeps models from running, by name; one that still can in some form on
-                some hardware is planned for that.
+            obstacles: what keeps models from running, by name; a model that still can run in some
+                form on some hardware is planned for that.
             warnings: what speaks against models that are planned all the same, by name.
         """
         records = tuple(
@@ -240,7 +240,7 @@ class PlanDesk:
             for record in self._store.models()
         )
         best = {r.spec.name: self.best.of(r.spec) for r in records}
-        # Where only plans made by themselves heed it, a plan rests on the same profiles either way.
+        # If only plans made by themselves heed an obstacle, all plans rest on the same profiles.
         asked = {name for name, obstacle in obstacles.items() if obstacle.only_by_itself}
         profiles = tuple(
             (name, obstacles[name].open(mine) if name in obstacles.keys() - asked else mine)
@@ -274,19 +274,19 @@ class PlanDesk:
         remember: bool = True,
         may_search: bool = True,
     ) -> PlanPreview:
-        """A checked plan, what it changes and what else was asked; or why there is none.
+        """Make a checked plan, with what it changes and other answers; or say why there is none.
 
         Args:
-            situation: what it is made from.
+            situation: what the plan is made from.
             applied: the plan that is applied.
             question: what is asked beside the plan.
-            on_progress: told how far it is.
-            remember: it may be applied by its id.
-            may_search: the compiled search may be used (`PlanRequest.may_search`).
+            on_progress: called with how far the plan is.
+            remember: whether the plan may be applied by its id.
+            may_search: whether the compiled search may be used (`PlanRequest.may_search`).
 
         Raises:
-            InputError: a what-if names what is not there, or cannot be read; or a model that is
-                asked about is in no plan.
+            InputError: a what-if names something that does not exist, or cannot be read; or a model
+                that is asked about is in no plan.
             PartitiondError: the checker refuses the solver's plan: a defect, nothing is applied.
         """
         asked = question or PlanQuestion()
@@ -331,7 +331,7 @@ class PlanDesk:
         return preview
 
     async def _solved(self, step: Solving, on_progress: OnProgress | None) -> Plan | Infeasible:
-        """A checked plan."""
+        """Solve one step; return its checked plan."""
         if on_progress is None:
             outcome = await self._solve(step.request)
         else:
@@ -356,10 +356,10 @@ class PlanDesk:
         return outcome
 
     def _numbered(self, made: Plan, applied: Plan | None) -> Plan:
-        """The plan under the id that it has already, where the same one was made before.
+        """Return the plan, under the id of an earlier plan if that one is the same.
 
-        A plan is what it places under an objective: the applied one, the one that waits and the
-        one that is shown have one number as long as they place the same.
+        A plan is what it places under an objective: the applied plan, the waiting plan and the
+        shown plan have one number as long as they place the same.
         """
         known = [*self.plans(), applied]
         for plan in reversed(known):
@@ -368,27 +368,27 @@ class PlanDesk:
         return made
 
     def plans(self) -> tuple[Plan, ...]:
-        """All that it remembers, oldest first."""
+        """Return all remembered plans, oldest first."""
         return tuple(one.preview.plan for one in self._remembered.values())
 
     def remembers(self, plan_id: str, fingerprint: str = "") -> PlanPreview | None:
-        """The plan of an id, made before; with a fingerprint, only if that is its own."""
+        """Return the plan of an id, made before; with a fingerprint, only if the plan has it."""
         found = self._remembered.get(plan_id)
         if found is None or fingerprint not in ("", found.fingerprint):
             return None
         return found.preview
 
     def allows_outage(self, plan_id: str) -> bool:
-        """Whether the plan was asked for with the leave that models go without a replica."""
+        """Whether the plan was asked for with the permission to leave models without a replica."""
         found = self._remembered.get(plan_id)
         return found is not None and found.allow_outage
 
     def recall(self, plan_id: str, situation: Situation, applied: Plan | None) -> PlanPreview:
-        """A plan made before, if nothing it rests on has changed.
+        """Return a plan made before, if nothing that it rests on has changed.
 
         Raises:
             NotFoundError: there is no such plan.
-            ConflictError: it is outdated.
+            ConflictError: the plan is outdated.
         """
         remembered = self._remembered.get(plan_id)
         if remembered is None:
@@ -407,7 +407,7 @@ class PlanDesk:
         return remembered.preview
 
     def next_id(self) -> str:
-        """A plan's name, never used before."""
+        """Return a plan's id that was never used before."""
         return f"plan-{self._store.next_counter('plan')}"
 
     def _request(
@@ -474,7 +474,7 @@ def check_asked_models(asked: PlanQuestion, situation: Situation) -> None:
 
 
 def with_obstructed(outcome: Plan | Infeasible, situation: Situation) -> Plan | Infeasible:
-    """What was planned, and of the models that cannot run why they are not in it."""
+    """Return the outcome, with the reasons why models that cannot run are not in it."""
     missing = tuple(
         Unplaced(name, obstacle.headline, record.spec.demand.planned_req_per_s, obstacle.hint)
         for record, obstacle in situation.obstructed
@@ -510,7 +510,7 @@ def _places_the_same(one: Plan, other: Plan) -> bool:
 
 
 def without_model(plan: Plan, model: str, plan_id: str, created_at: str) -> Plan:
-    """The plan without one model; the others stay where they are."""
+    """Return the plan without one model; the others stay where they are."""
     return dataclasses.replace(
         plan,
         id=plan_id,
@@ -527,7 +527,7 @@ def without_model(plan: Plan, model: str, plan_id: str, created_at: str) -> Plan
 
 
 def with_places(plan: Plan, before: Plan, model: str, *, plan_id: str, at: str, what: str) -> Plan:
-    """The plan with one model where and as it was in an earlier one."""
+    """Return the plan with one model where and as it was in an earlier plan."""
     smaller = without_model(plan, model, plan_id, at)
     return dataclasses.replace(
         smaller,

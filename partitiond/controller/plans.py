@@ -1,4 +1,4 @@
-"""Planning and applying, asked for by people or by the chain."""
+"""Makes and applies plans, when people or the chain ask for it."""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
@@ -47,29 +47,29 @@ from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, EngineRunner, PlanPreview, Store
 
 SOLVES_PER_APPLY: Final = 3
-"""A plan that is outdated once it is made is made again; beyond that, things change too fast."""
+"""Tries to make a plan that is not outdated when done; beyond that, things change too fast."""
 
 
 def losses(running: Collection[Placement], plan: Plan) -> frozenset[str]:
-    """Models of which something runs, and of which a plan has no room for anything."""
+    """Models with running replicas for which a plan has no room at all."""
     wanted = {placement.model for placement in plan.wanted}
     left_out = {one.model for one in plan.unplaced} - wanted
     return frozenset(left_out & {placement.model for placement in running})
 
 
 class Plans:
-    """Makes plans of what is, and applies them.
+    """Makes plans of the present situation, and applies them.
 
     Attributes:
         chain: makes and applies plans by itself.
-        may_apply: whether a plan that stops or moves what runs may be applied by itself, from its
-            difference to what has a process.
-        rolling: models of which a new release is coming: a plan that moves nobody else is applied
-            by itself.
-        obstacles: what keeps models from running, by name.
-        planned_before: models that were planned when something came in their way.
-        awaited: models that are asked for and have no place, or that are to get another number of
-            replicas.
+        may_apply: returns whether a plan that stops or moves what runs may be applied by itself,
+            by its difference to what has a process.
+        rolling: returns models of which a new release is coming: a plan that moves no others is
+            applied by itself.
+        obstacles: returns what keeps models from running, by name.
+        planned_before: returns models that were planned when their obstacle appeared.
+        awaited: returns models that are asked for and have no place, or that are to get another
+            number of replicas.
     """
 
     def __init__(
@@ -115,17 +115,17 @@ class Plans:
         )
 
     def use(self, options: PlanOptions) -> None:
-        """Plans from now on are made with these options."""
+        """Make plans with these options from now on."""
         self._desk.use(options)
 
     async def preview(
         self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
     ) -> PlanPreview:
-        """A plan of everything that is known, estimates included.
+        """Make a plan of everything that is known, estimates included.
 
         Raises:
-            InputError: a what-if names what is not there, or cannot be read.
-            NotReadyError: too many wait for plans already, or no device was looked at yet.
+            InputError: a what-if names something that does not exist, or cannot be read.
+            NotReadyError: too many callers wait for plans already, or no device was seen yet.
         """
         async with self._asked.turn():
             await self._devices.look()
@@ -135,11 +135,11 @@ class Plans:
         return preview
 
     def waiting(self) -> PlanPreview | None:
-        """The plan that waits for `apply`, and what it changes."""
+        """Return the plan that waits for `apply`, and what it changes."""
         return self._desk.remembers(self.chain.waiting)
 
     def remembered(self) -> tuple[Plan, ...]:
-        """Plans that were made and may be applied by their ids, the one that waits among them."""
+        """Return plans that were made and may be applied by their ids, with the waiting one."""
         return self._desk.plans()
 
     async def _preview(
@@ -150,7 +150,7 @@ class Plans:
         )
 
     def _situation(self) -> Situation:
-        """What a plan that somebody asked for would be made from now."""
+        """Return what a plan on request would be made from now."""
         return self._desk.situation(
             devices=self._own_free(),
             running=self._running(),
@@ -168,7 +168,7 @@ class Plans:
         """Make the plan of a hypothetical situation. It cannot be applied.
 
         Raises:
-            NotReadyError: too many wait for plans already, or no device was looked at yet.
+            NotReadyError: too many callers wait for plans already, or no device was seen yet.
         """
         async with self._asked.turn():
             await self._devices.look()
@@ -176,15 +176,15 @@ class Plans:
             return await self._desk.preview(situation, self._controller.plan, remember=False)
 
     async def apply(self, plan_id: str | None, *, allow_outage: bool = False) -> PlanPreview:
-        """Apply the plan of that id, or a fresh one; the applied one again changes nothing.
+        """Apply the plan of that id, or a fresh one; the applied plan again changes nothing.
 
         Args:
             plan_id: of a preview; None for a fresh plan.
-            allow_outage: models may have no replica, for a while or until there is room.
+            allow_outage: whether models may have no replica, for a while or until there is room.
 
         Raises:
-            ConflictError: it is outdated, or there is no plan that serves what was asked.
-            InputError: it leaves a model that runs without a replica, and that is not allowed.
+            ConflictError: the plan is outdated, or no plan serves what was asked.
+            InputError: the plan leaves a running model without a replica, which is not allowed.
             NotFoundError: there is no plan of that id.
             NotReadyError: the daemon is ending, or no device was looked at yet.
         """
@@ -211,7 +211,7 @@ class Plans:
             return preview
 
     def _refuse_losses(self, plan: Plan) -> None:
-        """Raises InputError: a model that serves would not any more, and nobody has allowed it."""
+        """Raises InputError: a serving model would stop serving, and that was not allowed."""
         may = {record.spec.name for record in self._store.models() if record.spec.allow_outage}
         lost = losses(self._running(only_live=True), plan) - may
         if lost:
@@ -225,7 +225,7 @@ class Plans:
             )
 
     async def _lasting_preview(self, question: PlanQuestion) -> PlanPreview:
-        """A plan of a situation that still is one when the plan is there. Raises ConflictError."""
+        """Make a plan whose situation has not changed when it is done. Raises ConflictError."""
         for _ in range(SOLVES_PER_APPLY):
             await self._devices.look()
             before = self._fingerprint()
@@ -245,7 +245,7 @@ class Plans:
             )
 
     def _fingerprint(self) -> str:
-        """Of what a plan would be made from now; see `Situation.fingerprint`."""
+        """Return the fingerprint of the present situation; see `Situation.fingerprint`."""
         situation = self._desk.situation(
             devices=self._devices.devices,
             running=(),
@@ -284,7 +284,7 @@ class Plans:
         reached(FaultPoint.PLAN_APPLIED)
 
     async def _apply_by_itself(self, preview: PlanPreview) -> bool:
-        """False when somebody applied a plan, or anything else changed, before the lock was had."""
+        """Apply a plan by itself; False if anything changed before the lock was held."""
         async with self._applying:
             if self.chain.closed or not self._fresh() or self._touches_running(preview):
                 return False
@@ -294,7 +294,7 @@ class Plans:
     def _fresh(self) -> bool:
         """Whether what the chain's last plan was made from still holds.
 
-        A job that has ended meanwhile took nothing from it; one that has started may have.
+        A job that ended meanwhile took nothing from the plan; a job that started may have.
         """
         same = self._chain_made_from == self._fingerprint()
         return same and self._chain_beside.issuperset(self._jobs.leases())
@@ -304,7 +304,7 @@ class Plans:
         return self._lost() or bool(self._under_served())
 
     def _under_served(self) -> frozenset[str]:
-        """Models that are asked for and miss replicas, those apart that lost their devices."""
+        """Models that are asked for and lack replicas, without those that lost their devices."""
         plan, asleep = self._controller.plan, self._controller.sleep.levels
         return woken_without_place(plan, asleep) | frozenset(self.awaited())
 
@@ -329,8 +329,8 @@ class Plans:
             asleep=self._controller.sleep.levels,
             obstacles={**self._failed_profiles(), **self.obstacles()},
         )
-        # What was lost is placed beside what runs, though a move would save a device: a plan that
-        # moves what runs waits for somebody, and what was lost would wait with it.
+        # Lost replicas are placed beside running ones, though a move would save a device: a plan
+        # that moves running replicas waits for an operator, and the lost ones would wait with it.
         question = PlanQuestion(move_price=MAX_MOVE_PRICE) if self._lost() else None
         return await self._desk.preview(
             situation,
@@ -351,10 +351,10 @@ class Plans:
         return self._desk.best.of(self._store.model(name).spec)
 
     def _touches_running(self, preview: PlanPreview) -> bool:
-        """Against what has a process: a replica that is wanted but not started moves freely.
+        """Whether a plan moves or stops what has a process; a replica without one moves freely.
 
-        So does one that sleeps still; but a plan that leaves its model out would end its sleep for
-        good, and waits for somebody to apply it.
+        A replica that still sleeps moves freely, too. But a plan that leaves its model out would
+        end its sleep for good, and waits for an operator to apply it.
         """
         live = self._running(only_live=True)
         diff = diff_plans(live, preview.plan.placements)
@@ -366,7 +366,7 @@ class Plans:
         return any(p.model in there and p.model not in placed for p in self._running())
 
     def _running(self, *, only_live: bool = False) -> tuple[Placement, ...]:
-        """What runs, or is about to; nothing of it is withheld: that neither runs nor will."""
+        """Return what runs or is about to, without withheld placements: these do neither."""
         asleep, withheld = self._controller.sleep.levels, self._controller.withheld
         return running_placements(
             [p for p in self._controller.desired if not withheld(p)],
@@ -388,6 +388,6 @@ class Plans:
 
 
 def _only_touches(diff: PlanDiff, plan: Plan, models: Collection[str]) -> bool:
-    """Whether it moves and stops replicas of these models alone, and leaves none of them out."""
+    """Whether a plan moves and stops only replicas of these models, and leaves none of them out."""
     touched = {p.model for p in (*diff.stop, *(old for old, _ in diff.move))}
     return touched <= {p.model for p in plan.wanted if p.model in models}

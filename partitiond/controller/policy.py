@@ -1,4 +1,4 @@
-"""Every bound of the controller, with its name."""
+"""Defines every bound of the controller, with its name."""
 
 import dataclasses
 
@@ -8,10 +8,10 @@ from partitiond.core.observation import ReconcilePolicy
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WatchPolicy:
-    """How a serving engine is asked whether it still generates.
+    """Bounds of the probes that tell whether a serving engine still generates.
 
-    A frozen engine core leaves the engine's health page green, so one token is asked for. It is
-    noticed after at most `misses` x (interval + probe time): 70 s while idle with these values.
+    A frozen engine core leaves the engine's health page green, so a probe asks for one token. A
+    freeze is noticed after at most `misses` x (interval + probe time): 70 s while idle by default.
 
     Attributes:
         interval_seconds: pause between two probes.
@@ -33,20 +33,20 @@ class ControllerPolicy:
     Attributes:
         reconcile: bounds of the reconciler.
         watch: bounds of the probes.
-        loop_seconds: longest pause between two passes; whatever happens wakes the loop sooner.
+        loop_seconds: longest pause between two passes; any event wakes the loop sooner.
         device_seconds: age at which devices are looked at again.
-        count_seconds: age at which requests in flight are counted again; each pass while
-            something drains.
+        count_seconds: age at which requests in flight are counted again; while something drains,
+            each pass counts them.
         adopt_seconds: longest wait, at the start, for adopted engines to answer their probe.
         fetch_retry_seconds: pause before a model's files are tried again after a failure.
         stop_retry_seconds: pause before an engine that could not be ended is ended again.
-        stop_tries_at_exit: tries after which the daemon ends although an engine does not.
-        proxy_stop_seconds: what the proxy gets to finish its requests when everything ends.
+        stop_tries_at_exit: tries after which the daemon ends although an engine does not end.
+        proxy_stop_seconds: time for the proxy to finish its requests when everything ends.
         fault_seconds: pause between two looks for devices that broke.
         memory_seconds: pause between two looks at what engines hold of their shares.
-        wake_poll_seconds: pause between two questions to the proxy who waits, while a model sleeps.
+        wake_poll_seconds: pause between two looks at waiting requests, while a model sleeps.
         idle_poll_seconds: the same while some model may fall asleep by its idle rule.
-        wake_on_request: a request for a sleeping model wakes it.
+        wake_on_request: whether a request for a sleeping model wakes it.
         stalled_seconds: time without the end of a pass after which the loop counts as stalled: the
             daemon is not ready, and gives its service manager no sign of life. A pass that replaces
             the proxy's process may take most of it.

@@ -1,4 +1,4 @@
-"""What a profile job is asked with: stored as text, read back, and as a command that repeats it."""
+"""Stores the parameters of a profile job as text, reads them back, and makes the job's command."""
 
 import dataclasses
 import hashlib
@@ -47,17 +47,17 @@ class ProfilingOptions:
 def params_of(
     options: ProfileOptions, devices: Sequence[Device], defaults: ProfilingOptions
 ) -> Params:
-    """What a job is stored with: every choice made, so that the job can be read and repeated.
+    """Return what a job is stored with: every choice is made, so that it can be read and repeated.
 
-    Without a device the first GPU is named, or the CPU where there is none; any device of the same
-    hardware does, unless one was asked for and there are others like it. Without a number of
-    cores, the smallest size the settings name, or all of them where they name none. What was not
-    asked for and has no default of its own is left out.
+    Without a device, the first GPU is named, or the CPU if there is no GPU. Any device of the same
+    hardware will do, unless a device was asked for and there are others like it. Without a number
+    of cores, it is the smallest size that the settings name, or all cores if they name none. What
+    was not asked for and has no default of its own is left out.
 
     Raises:
         NotFoundError: there is no such device.
-        InputError: it has not so many cores or so much memory, no such partitions, or there is
-            no device at all.
+        InputError: the device has too few cores, too little memory or no such partitions, or there
+            is no device at all.
     """
     device = device_for(options, devices)
     check_partition(options, device)
@@ -85,7 +85,7 @@ def params_of(
 
 
 def _axes(options: ProfileOptions) -> dict[str, str]:
-    """What is other than the model's own, or than the usual."""
+    """Return the parameters that differ from the model's own, or from the usual ones."""
     workload = options.workload
     given = {
         "memory_bytes": options.memory_bytes,
@@ -104,7 +104,7 @@ def _axes(options: ProfileOptions) -> dict[str, str]:
 
 
 def options_of(params: Params) -> ProfileOptions:
-    """What `params_of` stored, with every default filled in."""
+    """Return the options that `params_of` stored, with every default filled in."""
     found = dict(params)
 
     def whole(name: str) -> int | None:
@@ -132,10 +132,10 @@ def options_of(params: Params) -> ProfileOptions:
 
 
 def measured_spec(spec: ModelSpec, options: ProfileOptions) -> ModelSpec:
-    """The model in the form and with the lengths that are to be measured.
+    """Return the model in the form and with the lengths that are to be measured.
 
     Raises:
-        SpecError: it lists no such variant, or its context is too short for the lengths.
+        SpecError: the model lists no such variant, or its context is too short for the lengths.
     """
     form = spec.as_variant(options.variant)
     engine = dataclasses.replace(
@@ -165,7 +165,7 @@ def profile_request(
     memory_bytes: int,
     partition: Partition | None = None,
 ) -> ProfileRequest:
-    """What the profiler is asked; the defaults where nothing was given.
+    """Return what the profiler is asked, with the defaults for what was not given.
 
     Args:
         model: files of the form that `measured_spec` gave, and that spec.
@@ -194,8 +194,8 @@ def profile_request(
     )
     path = None
     if defaults.checkpoint_dir is not None:
-        # What is free differs from run to run: only memory that was asked for tells them apart.
-        # So does the device: what was measured on one goes on on another of the same hardware.
+        # Free memory and the device differ from run to run. So only memory that was asked for and
+        # the named device count: another device of the same hardware continues a run.
         named = dataclasses.replace(device, id=options.device_id or device.id)
         asked = command_of(
             dataclasses.replace(request, device=named), options, options.memory_bytes
@@ -206,13 +206,13 @@ def profile_request(
 
 
 def checkpoint_path(folder: Path, model: str, request: str) -> Path:
-    """One file for each different request, so that an equal one goes on where it was left."""
+    """Return one file for each different request, so that an equal request continues it."""
     digest = hashlib.sha256(request.encode()).hexdigest()[:12]
     return folder / f"{model}-{digest}.jsonl"
 
 
 def command_of(request: ProfileRequest, options: ProfileOptions, memory_bytes: int | None) -> str:
-    """The command line that measures the same again, without a daemon.
+    """Return the command line that measures the same again, without a daemon.
 
     Every choice is written out, so that other settings or devices change nothing.
 
@@ -254,13 +254,13 @@ def command_of(request: ProfileRequest, options: ProfileOptions, memory_bytes: i
 
 
 def _all_of_a_gpu(request: ProfileRequest, options: ProfileOptions) -> bool:
-    """Whether the partition itself says how much memory there is; naming it asks for a share."""
+    """Whether the partition itself says how much memory there is; a figure asks for a share."""
     on_gpu = request.device.kind is DeviceKind.GPU
     return on_gpu and options.memory_bytes is None and options.sm_percent is None
 
 
 def _windows(request: ProfileRequest) -> list[str]:
-    """The windows' bounds where a setting changed them: they have no option of their own."""
+    """Return the windows' bounds if a setting changed them: they have no option of their own."""
     usual = ProfilingOptions()
     words = []
     for name in ("min_window_seconds", "max_window_seconds"):

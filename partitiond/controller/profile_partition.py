@@ -1,4 +1,4 @@
-"""What a profile job asks of a device, checked before it waits for it. Pure.
+"""Checks what a profile job asks of a device, before the job waits for the device. Pure.
 
 A wish that no waiting can fulfil is refused at once: a MIG profile that the GPU does not offer, a
 share under MPS of a GPU in MIG mode, a whole GPU where there are only slices.
@@ -15,7 +15,7 @@ from partitiond.ports import ProfileOptions
 
 
 def wish_of(options: ProfileOptions, cores: int | None = None) -> Wish:
-    """The partition that these options ask for."""
+    """Return the partition that these options ask for."""
     return Wish(
         options.cores if cores is None else cores,
         options.memory_bytes,
@@ -25,7 +25,7 @@ def wish_of(options: ProfileOptions, cores: int | None = None) -> Wish:
 
 
 def device_for(options: ProfileOptions, devices: Sequence[Device]) -> Device:
-    """The device asked for; else the first GPU that has such partitions, or the CPU.
+    """Return the device asked for; else the first GPU that has such partitions, or the CPU.
 
     Raises:
         NotFoundError: there is no such device.
@@ -64,7 +64,7 @@ def _named(device_id: str, devices: Sequence[Device]) -> Device:
 
 
 def mode_of(options: ProfileOptions) -> SharingMode | None:
-    """The sharing mode that is asked for by name; None for none."""
+    """Return the sharing mode that is asked for by name; None if none is."""
     if options.mig_profile:
         return SharingMode.MIG
     return SharingMode.MPS if options.sm_percent is not None else None
@@ -156,7 +156,7 @@ def _check_slice_memory(options: ProfileOptions, device: Device) -> None:
 
 
 def slices_of(device: Device) -> tuple[str, ...]:
-    """MIG profiles that an instance can be had of, the smallest first."""
+    """Return the MIG profiles of which the device can have an instance, the smallest first."""
     if device.mig_fixed:
         found = sorted(device.mig_instances, key=lambda instance: instance.memory_bytes)
         return tuple(dict.fromkeys(instance.mig_profile for instance in found))

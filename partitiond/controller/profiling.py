@@ -1,4 +1,4 @@
-"""Profile jobs: what they are asked with, what they do; and the estimate that comes before."""
+"""Runs profile jobs: measures on the leased partition; also makes the estimates before that."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -76,10 +76,10 @@ class ProfileWork:
         self._options = options
 
     async def __call__(self, job: Job, lease: Lease, tell: Tell, neighbours: Neighbours) -> str:
-        """Measure on the leased partition; the id of the stored profile.
+        """Measure on the leased partition; return the id of the stored profile.
 
         Raises:
-            PartitiondError: the model, its files or its engine could not be had.
+            PartitiondError: the model, its files or its engine cannot be had.
         """
         options = options_of(job.params)
         spec = self._store.model(job.subject).spec
@@ -105,7 +105,7 @@ class ProfileWork:
         )
         measured = await self._profiler.run(request, tell)
         profile = with_source(measured, model.spec, *_beside(lease, neighbours()))
-        # What took minutes to measure is not lost to a locked store.
+        # A locked store must not lose what took minutes to measure.
         await self._write(lambda: self._store.add_profile(profile))
         reached(FaultPoint.PROFILE_STORED)
         request.forget()
@@ -113,7 +113,7 @@ class ProfileWork:
 
 
 def _beside(lease: Lease, jobs: tuple[str, ...]) -> tuple[str, ...]:
-    """A note of who computed on the same device meanwhile; slices have walls, and need none."""
+    """Return a note on what computed on the device meanwhile; MIG slices are isolated: none."""
     names = tuple(dict.fromkeys((*lease.beside, *jobs)))
     if not names or isinstance(lease.partition, MigSlice):
         return ()
@@ -121,7 +121,7 @@ def _beside(lease: Lease, jobs: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def with_source(profile: Profile, spec: ModelSpec, *more: str) -> Profile:
-    """The profile with further notes, and one of where its model came from."""
+    """Return the profile with further notes, and one on its model's source."""
     provenance = profile.provenance
     notes = (*provenance.notes, *more, source_note(spec))
     return dataclasses.replace(profile, provenance=dataclasses.replace(provenance, notes=notes))
@@ -134,14 +134,14 @@ def estimates(
     created_at: str,
     figures: Figures = ASSUMED,
 ) -> tuple[Profile, ...]:
-    """An estimated profile for each target; the same again replaces the former one.
+    """Return an estimated profile for each target; a repeated one replaces the former.
 
     Args:
-        spec: of one form of the model; its variants are not looked at.
+        spec: of one form of the model; its variants are ignored.
         architecture: of that form.
         targets: what to estimate it on.
         created_at: ISO 8601 UTC.
-        figures: what was measured of the host's CPU.
+        figures: measured figures of the host's CPU.
     """
     note = (figures.note,) if figures.note else ()
     return tuple(

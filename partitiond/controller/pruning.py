@@ -1,4 +1,4 @@
-"""Which kept profiles nothing needs any more. Pure."""
+"""Finds the kept profiles that nothing needs any more. Pure."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
@@ -17,17 +17,17 @@ def prunable(
     placements: Iterable[Placement],
     stale: Callable[[Profile], tuple[str, ...]],
 ) -> tuple[PrunableProfile, ...]:
-    """The superseded and stale profiles that no plan uses, and that none would use if made now.
+    """Return the superseded and stale profiles that no plan uses, nor would use if made now.
 
-    A stale profile that nothing has followed stays: plans go on using it, with a wider margin. All
+    A stale profile without a successor stays: plans go on using it, with a wider margin. All
     profiles of models that are not registered stay, too: their models may come back. Estimates are
-    few, one for each hardware and size, and are not looked at.
+    few, one for each hardware and size, and are ignored.
 
     Args:
         profiles: all that are kept, newest first.
         specs: of each registered model as it is and as it was in releases that may come back.
-        placements: of the applied plan, of those that wait, and those that can be gone back to.
-        stale: why a profile no longer speaks for what runs now; empty where it does.
+        placements: of the applied plan, of those that wait, and those that a roll-back may use.
+        stale: returns why a profile no longer speaks for what runs now; empty if it does.
     """
     kept = list(profiles)
     used = _used(placements)
@@ -47,6 +47,6 @@ def prunable(
 
 
 def _used(placements: Iterable[Placement]) -> set[str]:
-    """Profiles that plans rest on; that of a derived size rests on the one before its "@"."""
+    """Return the profiles that plans rest on; a derived profile rests on the id before its "@"."""
     ids: Collection[str] = {placement.candidate.profile_id for placement in placements}
     return {*ids, *(profile_id.partition("@")[0] for profile_id in ids)}

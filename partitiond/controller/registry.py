@@ -1,4 +1,4 @@
-"""Registered models: adding, changing and removing them, and how they are."""
+"""Adds, changes and removes registered models, and reports how they are."""
 
 import asyncio
 import dataclasses
@@ -50,13 +50,13 @@ class Registry:
 
     Args:
         accept: refuses a spec that this host cannot run, by an InputError.
-        cpu_speed: measures the host's CPU for estimates; None assumes what it reaches.
+        cpu_speed: measures the host's CPU for estimates; None assumes its figures.
         obstacles: knows what keeps models from running.
 
     Attributes:
         replacing: called with a model's record and its new spec before the change is stored.
         replaced: called with a model's record before and after a change.
-        removed: called with the name of a model that is gone.
+        removed: called with the name of a removed model.
     """
 
     def __init__(
@@ -101,17 +101,17 @@ class Registry:
         self._cpu_speed = cpu_speed
 
     async def register(self, spec: ModelSpec) -> ModelRecord:
-        """Register and (with `auto`) start the chain.
+        """Register a model and (with `auto`) start the chain for it.
 
         Raises:
             ConflictError: its name, or one of its aliases, is taken.
-            SpecError, ModelSourceError: it cannot be had, or cannot run here.
+            SpecError, ModelSourceError: the model cannot be had, or cannot run here.
         """
         self._refuse_taken_names(spec, new=True)
         self._accept(spec)
         architectures = await form_architectures(self._resolver, spec)
         figures = await self._figures(spec)
-        self._refuse_taken_names(spec, new=True)  # another may have taken one meanwhile
+        self._refuse_taken_names(spec, new=True)  # another model may have taken one meanwhile
         now = self._clock.utc_iso()
         record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
         self._store.add_model(record)
@@ -141,7 +141,7 @@ class Registry:
         return profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
 
     def _measure(self, spec: ModelSpec, targets: Sequence[Target]) -> None:
-        """Queue what the chain needs of this model, withdraw what it does not need any more."""
+        """Queue the jobs that the chain needs of a model; withdraw those that it needs no more."""
         measurable = spec.engine.task is EngineTask.GENERATE and not self._lacks_engine(spec)
         wanted = self._wanted(spec, targets) if spec.auto and measurable else {}
         for job in self._jobs.open_jobs(spec.name):
@@ -156,14 +156,14 @@ class Registry:
         return obstacle is not None and obstacle.kind is ObstacleKind.ENGINE_ABSENT
 
     def measure(self, name: str) -> None:
-        """Queue what the chain needs of a model whose engine was not there before."""
+        """Queue the jobs that the chain needs of a model whose engine has become available."""
         self._measure(self._store.model(name).spec, self._targets())
 
     def _wanted(self, spec: ModelSpec, targets: Sequence[Target]) -> dict[Params, str]:
-        """What jobs the chain needs, each with its reason.
+        """Return the jobs that the chain needs, by parameters, each with its reason.
 
-        A stale profile is measured again once for each reason: what is stale after that would be
-        so after the next measurement, too.
+        A stale profile is measured again once for each reason: if it is stale after that, it would
+        be stale after the next measurement, too.
         """
         profiles = self._store.profiles(spec.name)
         wanted: dict[Params, str] = {}
@@ -185,7 +185,7 @@ class Registry:
         return params_of(options, self._devices.devices, self._profiling)
 
     def measure_stale(self) -> None:
-        """Called after each pass of the loop: queue what became stale since the last look."""
+        """Queue what became stale since the last look; called after each pass of the loop."""
         models = [record.spec for record in self._store.models() if record.spec.auto]
         seen = self._staleness.seen(spec.name for spec in models)
         if seen == self._seen:
@@ -194,7 +194,7 @@ class Registry:
         for spec in models:
             if self._staleness.to_measure_again(self._best(spec)):
                 self._measure(spec, targets)
-        self._seen = seen  # last: where the store refuses a job, the next pass queues it
+        self._seen = seen  # last: if the store refuses a job, the next pass queues it
 
     def _best(self, spec: ModelSpec) -> Sequence[Profile]:
         return self._best_profiles.of(spec)
@@ -261,8 +261,8 @@ class Registry:
 
         Raises:
             NotFoundError: there is no such model.
-            ConflictError: it changed meanwhile, an alias is taken, or its source, weights or
-                engine options should change while replicas run of which nobody knows what they
+            ConflictError: the model changed meanwhile, an alias is taken, or its source, weights or
+                engine options should change while replicas run of which it is unknown what they
                 were started with.
         """
         old = self._store.model(spec.name)
@@ -296,7 +296,7 @@ class Registry:
         return record
 
     def restore(self, old: ModelRecord, spec: ModelSpec) -> None:
-        """Give a model the engines of an earlier release; it was accepted then."""
+        """Give a model the engines of an earlier release, which was accepted when it was new."""
         record = dataclasses.replace(
             old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
         )
@@ -306,7 +306,7 @@ class Registry:
         task.add_done_callback(self._tasks.discard)
 
     def _refuse_taken_names(self, spec: ModelSpec, *, new: bool = False) -> None:
-        """Raises ConflictError when another model has one of its names; `new`: or its name."""
+        """Raises ConflictError if another model has one of the names; `new`: or the same name."""
         for record in self._store.models():
             other = record.spec
             if other.name == spec.name:
@@ -319,7 +319,7 @@ class Registry:
 
     def _refuse_other_engine(self, old: ModelSpec, new: ModelSpec) -> None:
         plan = self._controller.plan
-        # A release that is not known would never be replaced: it counts as any other.
+        # An unknown release counts as equal to any other: its engines would never be replaced.
         unknown = {
             p.candidate.variant
             for p in (plan.wanted if plan else ())
@@ -338,13 +338,13 @@ class Registry:
 
         Raises:
             NotFoundError: there is no such model.
-            ConflictError: it changed meanwhile.
+            ConflictError: the model changed meanwhile.
         """
         self._refuse_outdated(name, expected_version)
         while jobs := self._jobs.open_jobs(name):  # others may be queued while one ends
             await self._jobs.cancel(jobs[0].id)
         self._refuse_outdated(name, expected_version)
-        # First: a mark that outlives its model would put to sleep the next one of that name.
+        # First: a mark that outlives its model would put the next model of that name to sleep.
         self._controller.sleep.forget(name)
         self._store.remove_model(name)
         reached(FaultPoint.MODEL_REMOVED)
@@ -361,7 +361,7 @@ class Registry:
             raise _outdated(record, expected_version)
 
     def resume(self) -> None:
-        """Finish what the end of the daemon before interrupted.
+        """Finish what the end of the previous daemon interrupted.
 
         A model that was removed from the store leaves the plan, too; jobs of models in the chain
         are queued again.
@@ -381,7 +381,7 @@ class Registry:
         self._plans.chain.changed()
 
     async def begin_again(self) -> None:
-        """Begin the chain of models that were stored just before the daemon before ended."""
+        """Begin the chain of models that were stored just before the previous daemon ended."""
         for record in unbegun(self._store.models(), self._jobs.jobs(), self._best):
             await self._begin_again(record)
 
@@ -392,7 +392,7 @@ class Registry:
         except PartitiondError as error:
             self._journal.note("model-not-begun", record.spec.name, str(error))
             return
-        if record in self._store.models():  # it may be gone, or another, meanwhile
+        if record in self._store.models():  # it may have been removed, or changed, meanwhile
             self._begin_chain(record.spec, architectures, figures)
 
     def submit(self, name: str, options: ProfileOptions) -> Job:

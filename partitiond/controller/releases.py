@@ -1,8 +1,8 @@
-"""Releases of models: a new one takes the old one's place, and goes back when it cannot.
+"""Replaces releases of models: a new one takes the old one's place, or the model goes back.
 
 A changed source, revision or engine option makes a new release (`core.releases`). The next plan has
-its engines; the reconciler starts them beside the old ones where there is room. This desk looks
-after each pass whether the release has come, or has failed so often that its model goes back.
+its engines; the reconciler starts them beside the old ones if there is room. After each pass this
+desk checks whether the release has come, or has failed so often that its model goes back.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, ModelRecord, Store
 
 PLANS_LOOKED_AT = 20
-"""Of those that were applied before, for the places an earlier release had."""
+"""Number of applied plans that are searched for the places of an earlier release."""
 
 
 class ReleaseDesk:
@@ -68,7 +68,7 @@ class ReleaseDesk:
         return {model for model in self._known if self._open(model) is not None}
 
     def spec_for(self, spec: ModelSpec, placement: Placement) -> ModelSpec:
-        """The specification that a placement was planned with: maybe an earlier release's."""
+        """Return the specification that a placement was planned with, maybe an earlier one."""
         wanted, variant = placement.candidate.release, placement.candidate.variant
         known = self._known.get(spec.name)
         if not known or not wanted or releases_of(spec).get(variant) == wanted:
@@ -79,8 +79,8 @@ class ReleaseDesk:
         return spec
 
     def begins(self, old: ModelRecord, new: ModelSpec) -> None:
-        """A model's specification is about to be replaced: there has to be a way back from then on,
-        even if the daemon is killed before it says another word.
+        """Keep the release of a model whose specification is about to be replaced: the way back has
+        to exist from then on, even if the daemon is killed at once.
         """
         name = new.name
         if same_release(old.spec, new):
@@ -92,7 +92,7 @@ class ReleaseDesk:
         reached(FaultPoint.RELEASE_KEPT)
 
     def began(self, old: ModelRecord, new: ModelRecord) -> None:
-        """A model's specification was replaced."""
+        """Note that a model's specification was replaced: its new release is coming."""
         if same_release(old.spec, new.spec):
             return
         name = new.spec.name
@@ -106,12 +106,12 @@ class ReleaseDesk:
         self._plans.chain.changed()
 
     def forget(self, model: str) -> None:
-        """The model is gone."""
+        """Forget the releases of a model that is gone."""
         if self._known.pop(model, None):
             self._store.forget_releases(model)
 
     def look(self) -> None:
-        """After a pass of the loop: which releases have come, and which will not."""
+        """Find which releases have come, and which will not; called after each pass of the loop."""
         if not self._resumed:
             self._resumed = True
             self._resume()
@@ -136,12 +136,12 @@ class ReleaseDesk:
         return first_line(own[-1].last_error) if own else "it failed"
 
     def _resume(self) -> None:
-        """Finish what the daemon before had begun: models are stored before or after their rows."""
+        """Finish what the previous daemon began: it stores models before or after their rows."""
         for record in self._store.models():
             rows = self._known.get(record.spec.name, ())
             now = next((row for row in rows if same_release(row.spec, record.spec)), None)
             target = self._open(record.spec.name)
-            if rows and now is None:  # it was replaced, and nobody watched over that yet
+            if rows and now is None:  # it was replaced, and its new release has no row yet
                 if target is not None:
                     self._put(dataclasses.replace(target, state=ReleaseState.FAILED))
                 self._put(_coming(record, self._now()))
@@ -174,7 +174,7 @@ class ReleaseDesk:
         self._return_to(target)
 
     def _return_to(self, target: Release) -> None:
-        """The specification, and where there is room the very places, of an earlier release."""
+        """Return to the specification of an earlier release, and to its places if there is room."""
         record = self._store.model(target.model)
         self._put(dataclasses.replace(target, at=self._now(), state=ReleaseState.COMING))
         reached(FaultPoint.RELEASE_WANTED)
@@ -199,10 +199,10 @@ class ReleaseDesk:
             if placement.model == release.model
         )
 
-    # -- what people ask -------------------------------------------------------------------
+    # -- history and roll-back -------------------------------------------------------------
 
     def history(self, model: str) -> Sequence[Release]:
-        """Newest first. Raises NotFoundError."""
+        """Releases of a model, newest first. Raises NotFoundError."""
         record = self._store.model(model)
         if known := self._known.get(model):
             return tuple(sorted(known, key=lambda r: -r.version))
@@ -211,11 +211,11 @@ class ReleaseDesk:
         return (Release(model, record.version, record.updated_at, state, record.spec),)
 
     async def roll_back(self, model: str, version: int | None = None) -> Release:
-        """Go back to a release, by default to the one before; the one that is to serve now.
+        """Go back to a release, by default to the one before; return the one that is to serve.
 
         Raises:
             NotFoundError: there is no such model, or release.
-            ConflictError: there is none to go back to, or it serves already.
+            ConflictError: there is no release to go back to, or the release serves already.
         """
         record = self._store.model(model)
         now = next((r for r in self.history(model) if same_release(r.spec, record.spec)), None)
@@ -268,7 +268,7 @@ class ReleaseDesk:
 
 
 def _left_as(state: ReleaseState) -> ReleaseState:
-    """What becomes of a release that somebody goes back from."""
+    """Return the state that a roll-back leaves a release in."""
     return ReleaseState.FAILED if state is ReleaseState.COMING else state
 
 
@@ -277,7 +277,7 @@ def _coming(record: ModelRecord, at: str) -> Release:
 
 
 def _plan_with(release: Release, plans: Sequence[Plan]) -> Plan | None:
-    """The last of these plans, newest first, in which the model was of that release."""
+    """Return the first of these plans, newest first, in which the model was of that release."""
     digests = releases_of(release.spec)
     for plan in plans:
         own = [p for p in plan.placements if p.model == release.model]
@@ -291,7 +291,7 @@ def _is_of(placement: Placement, digests: Mapping[str, str]) -> bool:
 
 
 def _has_room(plan: Plan, before: Plan, model: str) -> bool:
-    """Whether a model's places of an earlier plan are free in this one, but for its own."""
+    """Whether a model's places of an earlier plan are free in this plan, its own places aside."""
     room = {device.id: engine_bytes(device) for device in plan.devices}
     held = [p.partition for p in plan.wanted if p.model != model]
     for placement in before.placements:

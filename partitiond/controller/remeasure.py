@@ -1,10 +1,10 @@
-"""Measuring again what drifts: a job that waits, visibly, for a quiet time and for spare capacity.
+"""Measures drifting profiles again, by jobs that wait for a quiet time and for spare capacity.
 
-The job is queued at once, so that `partitiond profile jobs` shows it with its reason; it gets its
-lease only at a quiet time (`core.drift.not_quiet`), and only from what nobody holds. It never
-evicts.
-One profile is measured again once: what failed or was cancelled is left to somebody, what was
-withdrawn is asked for again. What drifts from the new profile, too, waits for a day: where a
+The job is queued at once, so that `partitiond profile jobs` shows it with its reason. It gets its
+lease only at a quiet time (`core.drift_follow.not_quiet`), and only from what nothing else holds.
+No engine is evicted for it.
+One profile is measured again once. A job that failed or was cancelled is left to the operator; a
+job that was withdrawn is queued again. What drifts from the new profile, too, waits for a day: if a
 comparison is wrong for good, measuring again and again mends nothing.
 """
 
@@ -30,16 +30,16 @@ from partitiond.ports.drift import DriftOptions, Remeasure
 
 SHORT_SECONDS: Final = 60.0
 LOOKS_PER_CHECK: Final = 15
-"""Looks at the traffic between two questions whether plans still rest on a drifting profile."""
+"""Looks at the traffic between two checks whether plans still rest on a drifting profile."""
 KNOWN_SHARE: Final = 0.9
-"""Of the quiet time that has to be known: the watch may have begun a moment later."""
+"""Share of the quiet time that has to be known: the watch may have begun a moment later."""
 AGAIN_SECONDS: Final = 24 * 3600.0
-"""Between two measurements of the same because of drift."""
+"""Least time between two measurements of the same profile because of drift."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Subject:
-    """What a drifting profile was made of."""
+    """The model, hardware, size and variant of a drifting profile."""
 
     model: str
     hardware: str
@@ -82,11 +82,11 @@ class Remeasures:
         self.outdated: Callable[[Sequence[str], str], None] = lambda _ids, _why: None
 
     def tend(self, drifting: Mapping[str, str], sample: TrafficSample, now: str) -> None:
-        """Queue what has begun to drift, withdraw what no longer does.
+        """Queue jobs for profiles that began to drift; withdraw jobs of profiles that stopped.
 
         Args:
-            drifting: how, by profile id.
-            sample: the last look at the proxy's counts.
+            drifting: how each profile drifts, by profile id.
+            sample: the last sample of the proxy's counts.
             now: ISO 8601 UTC.
         """
         self._looks += 1
@@ -122,14 +122,14 @@ class Remeasures:
         return self._still_best(profile_id) is not None
 
     def waits(self, job: Job) -> str:
-        """Why a job may not begin yet; empty where it is none of ours, or it is a quiet time."""
+        """Why a job may not begin yet; empty at a quiet time, or if drift did not queue the job."""
         if not job.reason.startswith(REASON):
             return ""
         policy = QuietPolicy(self._options.quiet_share, self._options.quiet_seconds)
         return not_quiet(self._load(policy.seconds), self._load(SHORT_SECONDS), policy)
 
     def open(self) -> tuple[Remeasure, ...]:
-        """What is to be measured again, and what it waits for."""
+        """Return the profiles that are to be measured again, and what each of them waits for."""
         jobs = self._jobs.jobs()
         found = []
         for profile_id, model in sorted(self._tended.items()):
@@ -144,9 +144,9 @@ class Remeasures:
         return tuple(found)
 
     def _load(self, seconds: float) -> float | None:
-        """Share of all places in use; None where it is not known for so long."""
+        """Return the share of all places in use; None if it is not known for so long."""
         window = self._window(seconds)
-        # What the proxy of before had to do is not in the counts of the one that followed it.
+        # The counts of a proxy do not include what the proxy before it had to do.
         told = window.seconds if self._began is None else self._seen_at - self._began.at
         if min(window.seconds, told) < KNOWN_SHARE * seconds:
             return None
@@ -156,7 +156,7 @@ class Remeasures:
         return used / places if places else 0.0
 
     def _ask(self, profile_id: str, subject: _Subject, why: str, now: str) -> None:
-        """Queue its job, unless there was one."""
+        """Queue the job that measures a profile again, unless there was one."""
         self._drop_refusal(profile_id)
         refusal = self._refusal(subject)
         device = next((d for d in self._devices() if d.hardware == subject.hardware), None)
@@ -189,7 +189,7 @@ class Remeasures:
         self._not_before.pop(profile_id, None)
 
     def _may_ask_again(self, profile_id: str, now: str) -> bool:
-        """What it was refused for may be past."""
+        """Whether a refused job may be asked for again: the reason of the refusal may be past."""
         return profile_id in self._refused and self._not_before.get(profile_id, "") <= now
 
     def _refusal(self, subject: _Subject) -> str:
@@ -200,7 +200,7 @@ class Remeasures:
         return ""
 
     def _still_best(self, profile_id: str) -> _Subject | None:
-        """What a profile that plans rest on was made of; None for another one."""
+        """Return the subject of a profile that plans rest on; None for any other profile."""
         source = profile_id.partition("@")[0]
         try:
             profile = self._store.profile(source)
@@ -216,7 +216,7 @@ class Remeasures:
         return _Subject(profile.model, profile.hardware, size, profile.variant)
 
     def _size_of(self, profile_id: str) -> PartitionSize | None:
-        """Of a derived profile: no engine may run on it any more, as its name says the size."""
+        """Return the size of a derived profile, by its name: no engine may run on it any more."""
         key = profile_id.partition("@")[2]
         sizes = derivable_sizes(self._devices())
         running = (e.placement.candidate for e in self._engines())
@@ -234,7 +234,7 @@ def _reason(profile_id: str) -> str:
 
 
 def _job_for(profile_id: str, jobs: Sequence[Job]) -> Job | None:
-    """The first that was queued for a profile; one that was withdrawn has measured nothing."""
+    """Return the first job for a profile, without withdrawn jobs: these have measured nothing."""
     own = (job for job in jobs if job.reason.startswith(_reason(profile_id)))
     return next((job for job in own if not _was_withdrawn(job)), None)
 
@@ -244,7 +244,7 @@ def _was_withdrawn(job: Job) -> bool:
 
 
 def _again_at(ended: Sequence[Job], params: Sequence[tuple[str, str]]) -> str:
-    """Before when the same is not measured again by itself; empty where it was not yet.
+    """Return until when a profile is not measured again by itself; empty if it never was before.
 
     Args:
         ended: jobs of the model, newest first.

@@ -1,4 +1,4 @@
-"""Who may get requests: from specs and engines to the proxy's routing table. Pure."""
+"""Makes the proxy's routing table from specs and engines: which engines may get requests. Pure."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -26,13 +26,13 @@ _NEVER: Final[Mapping[str, float]] = {}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RoutedEngine:
-    """An engine with a socket, as far as routing goes.
+    """The properties of an engine with a socket that matter for routing.
 
     Attributes:
         name: unique among running engines; the proxy's name for it.
-        kv_cache_tokens: from its report; 0 where unknown.
+        kv_cache_tokens: from its report; 0 if unknown.
         max_model_len: what it was started with, in tokens.
-        broken: it is gone or hung although its state does not say so yet.
+        broken: whether it is gone or hung although its state does not say so yet.
     """
 
     observed: ObservedReplica
@@ -48,9 +48,9 @@ class RoutePolicy:
     """Limits at the proxy, from the settings.
 
     Attributes:
-        starting_retry_after_seconds: told while a model starts of which no start was measured.
-        wake_on_request: a request for a sleeping model waits, and wakes it.
-        zero_wait_seconds: longest wait for a model at zero; `max_wait_seconds` where that is more.
+        starting_retry_after_seconds: told while a model starts whose starts were never measured.
+        wake_on_request: whether a request for a sleeping model waits, and wakes the model.
+        zero_wait_seconds: longest wait for a model at zero; `max_wait_seconds` if that is more.
     """
 
     max_queue: int = 256
@@ -63,7 +63,7 @@ class RoutePolicy:
 
 
 def service_seconds(placement: Placement, spec: ModelSpec) -> float:
-    """Expected time of one request at the operating point: TTFT + (outputs - 1) x TPOT."""
+    """Return the expected time of a request at the operating point: TTFT + (outputs - 1) x TPOT."""
     candidate = placement.candidate
     return routing.service_seconds(
         candidate.ttft_p95_seconds, candidate.tpot_p95_seconds, spec.workload.output_tokens
@@ -89,12 +89,12 @@ def availability_of(
     *,
     ending: bool = False,
 ) -> ModelAvailability:
-    """What the proxy answers while no replica can take a request.
+    """Return what the proxy answers while no replica can take a request.
 
     Args:
         asleep: models that are to sleep.
         waited_for: models whose requests wait, planned or not (`core.sleep.waited_for`).
-        ending: the daemon ends, and all engines with it.
+        ending: whether the daemon ends, and all engines with it.
     """
     own = [engine for engine in engines if engine.observed.placement.model == model]
     if any(_serves(engine) for engine in own):
@@ -130,22 +130,22 @@ def routing_from(
     ready_at: Mapping[str, float] = _NEVER,
     ending: bool = False,
 ) -> RoutingTable:
-    """The routing table.
+    """Return the routing table.
 
-    Serving engines are routed; draining ones, and those that are to sleep, are listed as draining,
-    so that the proxy lets their requests finish; nothing else appears. A removed model's draining
-    engines stay listed.
+    Serving engines are routed. Draining engines, and engines that are to sleep, are listed as
+    draining, so that the proxy lets their requests finish. No other engine appears. The draining
+    engines of a removed model stay listed.
 
     Args:
-        asleep: models that are to sleep. One that is not among them, and has no replica awake
+        asleep: models that are to sleep. A model that is not among them, and has no replica awake
             yet, is being woken: its requests wait whatever the policy says.
         waited_for: models whose requests wait although no replica of them may be planned.
-        ready_at: when models that serve nobody should serve again, monotonic seconds; requests wait
-            for those that are listed.
-        ending: the daemon ends, and all engines with it.
+        ready_at: when models without a serving replica should serve again, in monotonic seconds;
+            requests wait for the models that are listed.
+        ending: whether the daemon ends, and all engines with it.
     """
     specs = {record.spec.name: record.spec for record in models}
-    # Made at each pass: every model is shown its own engines and places, and no other's.
+    # This runs at each pass, so each model is given its own engines and places, and no others.
     placed = grouped(desired, lambda placement: placement.model)
     running = grouped(engines, lambda engine: engine.observed.placement.model)
 
@@ -175,7 +175,7 @@ def routing_from(
 
 
 def key_route(key: KeyRecord) -> KeyRoute:
-    """A key as the proxy sees it."""
+    """Return a key as the proxy sees it."""
     return KeyRoute(
         id=key.id,
         sha256=key.sha256,
@@ -192,14 +192,14 @@ def key_route(key: KeyRecord) -> KeyRoute:
 
 
 class KeyRoutes:
-    """Keys as the proxy sees them, made anew only when there are others: there may be thousands."""
+    """Memoises the keys as the proxy sees them until the keys change: there may be thousands."""
 
     def __init__(self) -> None:
         self._keys: Sequence[KeyRecord] = ()
         self._routes: tuple[KeyRoute, ...] = ()
 
     def of(self, keys: Sequence[KeyRecord]) -> tuple[KeyRoute, ...]:
-        """The same object for the same one."""
+        """Return the keys for the proxy; the same object for the same object."""
         if keys is not self._keys:
             self._routes = tuple(key_route(key) for key in keys)
             self._keys = keys
@@ -234,7 +234,7 @@ def _model_route(
     spec = record.spec
     sleeping = availability is ModelAvailability.SLEEPING
     coming = availability is ModelAvailability.STARTING and ready_at > 0
-    # A wake or a start takes longer than most SLOs allow; who asks then waits all the same.
+    # A wake or a start takes longer than most SLOs allow; requests wait for it all the same.
     longest = max_wait_seconds(spec, serving, policy)
     if sleeping or coming:
         longest = policy.max_wait_seconds
@@ -258,7 +258,7 @@ def _model_route(
 
 
 def _patient(policy: RoutePolicy) -> RoutePolicy:
-    """For a model that is started anew for its requests: they wait as long as that may take."""
+    """Return the policy of a model that is started for its requests: they wait for that long."""
     return dataclasses.replace(
         policy,
         max_wait_seconds=max(policy.max_wait_seconds, policy.zero_wait_seconds),

@@ -1,6 +1,6 @@
-"""Models that scale by themselves: their demand is measured, and plans are made for that.
+"""Measures the demand of models that scale by themselves, and has plans made for it.
 
-Decisions are `core.scaling`'s; here is what they are told, and what follows from them.
+`core.scaling` decides; this module measures what it needs, and acts on its decisions.
 """
 
 import dataclasses
@@ -33,15 +33,15 @@ from partitiond.ports import Clock, Store
 from partitiond.ports.scaling import ScalingView
 
 HALF_LIFE_SECONDS: Final = 900.0
-"""In so long a request loses half of what it says of how often its model is asked for."""
+"""Half-life of a request in the estimate of how often its model is asked for."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScalingOptions:
-    """What a user can set.
+    """Settings of autoscaling and eviction.
 
     Attributes:
-        evict_idle_seconds: who was asked for less long ago gives up room to nobody.
+        evict_idle_seconds: a model that was asked for less long ago is never evicted.
     """
 
     policy: ScalingPolicy = dataclasses.field(default_factory=ScalingPolicy)
@@ -62,8 +62,8 @@ class Scaling:
     """Implements `ports.Scalings`.
 
     Attributes:
-        options: what a user set.
-        plan_again: called when what is planned for changed.
+        options: the present settings.
+        plan_again: called when the demand that is planned for changed.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class Scaling:
         self._seen: TrafficSample | None = None
 
     def use(self, options: ScalingOptions) -> None:
-        """Decide by these from now on."""
+        """Decide by these options from now on."""
         self.options = options
 
     # -- demand ----------------------------------------------------------------------------
 
     def looked(self, sample: TrafficSample) -> None:
-        """The proxy was looked at: a step may be over."""
+        """Take a sample of the proxy's counts; a step may be over with it."""
         self._count(sample)
         if self._begun is None:
             self._begun = sample
@@ -116,10 +116,10 @@ class Scaling:
             self.plan_again()
 
     def _count(self, sample: TrafficSample) -> None:
-        """Who was asked for since the last look."""
+        """Count the requests for each model since the last look."""
         last, self._seen = self._seen, sample
         if last is None:
-            return  # a proxy that ran before counted for days: nobody asked for all that just now
+            return  # a proxy that ran before counted for days: those requests are not recent
         for name, count in sample.models.items():
             before = last.models.get(name) if last.epoch == sample.epoch else None
             arrived = count.arrived - (before.arrived if before is not None else 0)
@@ -128,7 +128,7 @@ class Scaling:
                 self._popularity[name] = known.with_requests(arrived, sample.at, HALF_LIFE_SECONDS)
 
     def _step(self, spec: ModelSpec, window: TrafficWindow, at: float) -> bool:
-        """One step of one model; whether a plan has to be made for it."""
+        """Make one step of one model; return whether a plan has to be made for it."""
         seen = window.models.get(spec.name) or ModelTraffic(window.seconds)
         measured = Measured(
             at=at,
@@ -149,13 +149,13 @@ class Scaling:
         return self._tell(spec, decision)
 
     def _tell(self, spec: ModelSpec, decision: Decision) -> bool:
-        """Whether plans are to be made for another rate than the last one; then it is noted."""
+        """Return whether plans are to be made for a rate other than the last one; note it if so."""
         if not self._placed(spec.name):
             self._asked.pop(spec.name, None)
             return False
         planned, plan = self._planned(spec), self._controller.plan
         applied_id = plan.id if plan is not None else ""
-        # What was asked for counts until a plan is applied: that may be one made before.
+        # The rate that was asked for counts until a plan is applied, maybe one made before.
         asked, beside = self._asked.get(spec.name, (None, ""))
         known = asked if beside == applied_id else self._applied(spec.name)
         if planned == known:
@@ -168,7 +168,7 @@ class Scaling:
         return True
 
     def unanswered(self) -> frozenset[str]:
-        """Models for which another number of replicas is asked for than the applied plan has."""
+        """Models for which autoscaling asks for another number of replicas than is applied."""
         plan = self._controller.plan
         applied_id = plan.id if plan is not None else ""
         asked = {name for name, (_, beside) in self._asked.items() if beside == applied_id}
@@ -180,13 +180,13 @@ class Scaling:
         return name not in self._sleep.levels and any(p.model == name for p in placements)
 
     def _applied(self, name: str) -> float | None:
-        """What the applied plan was made for."""
+        """Return the rate that the applied plan was made for."""
         plan = self._controller.plan
         forecasts = plan.forecasts if plan is not None else ()
         return next((f.demand_req_per_s for f in forecasts if f.model == name), None)
 
     def _served(self) -> Collection[str]:
-        """Models that are all there: what queues for others waits for engines, not for room."""
+        """Models whose replicas all serve: the queues of others wait for engines, not for room."""
         plan = self._controller.plan
         placements = plan.placements if plan is not None else ()
         serving = {
@@ -208,24 +208,24 @@ class Scaling:
         return work_factor(own[0].ttft_p95_seconds, own[0].tpot_p95_seconds, usual, measured)
 
     def _state(self, spec: ModelSpec) -> ScalingState:
-        """What is remembered; after a restart what the applied plan was made for."""
+        """Return the known state; after a restart, the one that the applied plan was made for."""
         known = self._states.get(spec.name)
         if known is not None:
             return known
         return begun_at(self._applied(spec.name) or spec.demand.planned_req_per_s)
 
     def effective(self, spec: ModelSpec) -> ModelSpec:
-        """The spec with the demand that plans are made for."""
+        """Return the spec with the demand that plans are made for."""
         if spec.autoscale is None:
             return spec
         demand = Demand(req_per_s=self._planned(spec), weight=spec.demand.weight)
         return dataclasses.replace(spec, demand=demand)
 
     def _planned(self, spec: ModelSpec) -> float:
-        """What plans are made for.
+        """Return the rate that plans are made for.
 
-        A model without a place gets the least first, whatever was measured: a plan that is being
-        made for it must not be outdated by the next step.
+        A model without a place gets the least rate first, whatever was measured: a plan that is
+        being made for the model must not be outdated by the next step.
         """
         planned = spec.demand.planned_req_per_s
         if self._placed(spec.name):
@@ -253,10 +253,10 @@ class Scaling:
     def _autoscaled(self) -> list[ModelSpec]:
         return [r.spec for r in self._store.models() if r.spec.autoscale is not None]
 
-    # -- what is seen ----------------------------------------------------------------------
+    # -- views -----------------------------------------------------------------------------
 
     def req_per_s(self, model: str) -> float:
-        """How often a model was asked for lately."""
+        """Return how often a model was asked for lately."""
         known = self._popularity.get(model)
         if known is None:
             return 0.0
@@ -268,7 +268,7 @@ class Scaling:
         return tuple(self._view(spec) for spec in specs)
 
     def view(self, model: str) -> ScalingView:
-        """One of them. Raises NotFoundError, ConflictError."""
+        """One model that scales by itself. Raises NotFoundError, ConflictError."""
         spec = self._store.model(model).spec
         if spec.autoscale is None:
             raise ConflictError(

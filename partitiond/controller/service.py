@@ -1,4 +1,4 @@
-"""The use cases of the control plane: everything the API, and through it the CLI, can ask for."""
+"""Implements the use cases of the control plane: all that the API, and so the CLI, can ask for."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -129,26 +129,26 @@ class Service:
     # -- life ------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Adopt what runs, then start the loop.
+        """Adopt the running engines, then start the loop.
 
         Raises:
-            PartitiondError: the proxy cannot run (its port is in use), or engines of the daemon
-                before cannot be looked for.
+            PartitiondError: the proxy cannot run (its port is in use), or engines of the previous
+                daemon cannot be looked for.
         """
         await self._endpoint.start()
         try:
-            await self._obstacles.refresh()  # looks, so that the version is known
-            # Before the first look at the devices: what runs serves, also where a driver hangs.
+            await self._obstacles.refresh()  # looks for the engine, so that its version is known
+            # Before the first look at the devices: running engines serve, even if a driver hangs.
             await self._controller.adopt()
             await self._devices.refresh(0.0)
             self._controller.name_devices()
-            # Read once, here: parsing some thousands of profiles takes seconds of the loop.
+            # Read once, here: parsing some thousands of profiles would block the loop for seconds.
             await asyncio.to_thread(self._store.profiles)
             await asyncio.to_thread(self._store.keys)
             self._jobs.recover()
             self._registry.resume()
         except Exception:
-            # What this start made ends with it; what it found running stays.
+            # What this start created ends with it; what was running before stays.
             if self._endpoint.created:
                 await self._endpoint.stop(self._options.policy.proxy_stop_seconds)
             raise
@@ -161,7 +161,7 @@ class Service:
         await asyncio.shield(self.end(stop_engines=stop_engines))
 
     def end(self, *, stop_engines: bool) -> "asyncio.Task[None]":
-        """Begin the shutdown and return at once; the first word about the engines counts."""
+        """Begin the shutdown and return at once; the first call decides whether engines stop."""
         if self._shutdown is None:
             self._shutdown = asyncio.create_task(self._shut_down(stop_engines), name="shutdown")
         return self._shutdown
@@ -173,12 +173,12 @@ class Service:
 
     @property
     def turning(self) -> bool:
-        """Whether the reconcile loop makes its passes: the last one has ended not long ago."""
+        """Whether the reconcile loop makes its passes: its last pass ended not long ago."""
         ended = self._loop is None or (self._loop.done() and not self.ending)
         return not ended and not self._controller.stalled
 
     def use(self, options: ServiceOptions) -> None:
-        """Take over what may change while it runs (`partitiond.reload`)."""
+        """Take over the options that may change while the daemon runs (`partitiond.reload`)."""
         self._options = options
         drain = options.policy.reconcile.drain_deadline_seconds
         self._controller.use(options.routes, drain_deadline_seconds=drain)
@@ -197,7 +197,7 @@ class Service:
             self._end_watches()
             await (
                 self._plans.chain.close()
-            )  # before the jobs: those that end now are no reason to plan
+            )  # before the jobs: a job that ends now is no reason to plan
             await self._jobs.close()
             if self._loop is not None:
                 self._loop.cancel()
@@ -215,7 +215,7 @@ class Service:
             self.closed.set()
 
     async def _clear_devices(self) -> None:
-        """Devices as they were found; what refuses is told, and tried again by the next daemon."""
+        """Restore the devices; note those that refuse, which the next daemon tries again."""
         if self._partitions is None:
             return
         try:
@@ -236,21 +236,21 @@ class Service:
             self._plans.chain.consider()
 
     async def until_writable(self) -> None:
-        """Wait, for some seconds, for a store that another process has locked.
+        """Wait, for some seconds, while another process has locked the store.
 
         Raises:
-            StoreBusyError: it is locked for longer; nothing was changed.
+            StoreBusyError: the lock is held for longer; nothing was changed.
         """
         await self._store_waits.until_writable()
 
     # -- models ----------------------------------------------------------------------------
 
     async def register(self, spec: ModelSpec) -> ModelRecord:
-        """Register and (with `auto`) start the chain.
+        """Register a model and (with `auto`) start the chain for it.
 
         Raises:
             ConflictError: the name is taken.
-            SpecError, ModelSourceError: it cannot be had, or cannot run here.
+            SpecError, ModelSourceError: the model cannot be had, or cannot run here.
         """
         return await self._registry.register(spec)
 
@@ -271,11 +271,11 @@ class Service:
         await self._registry.remove(name, expected_version)
 
     def put_to_sleep(self, name: str, level: int = 1) -> ModelView:
-        """Drain the model and put its engines to sleep; at once asleep is where it has none.
+        """Drain the model and put its engines to sleep; a model without engines sleeps at once.
 
         Raises:
             NotFoundError, InputError: there is no such model, or level.
-            ConflictError: it has no sleep mode, or sleeps at another level.
+            ConflictError: the model has no sleep mode, or sleeps at another level.
         """
         asleep = self._controller.sleep.levels.get(name, 0)
         check_may_sleep(self._store.model(name).spec, level, asleep)
@@ -284,7 +284,7 @@ class Service:
         return self._registry.model(name)
 
     def wake(self, name: str) -> ModelView:
-        """Wake it. Raises NotFoundError."""
+        """Wake the model. Raises NotFoundError."""
         self._store.model(name)
         if name in self._controller.sleep.levels:
             self._controller.sleep.wake_as_asked(name)
@@ -298,7 +298,7 @@ class Service:
         return self._registry.submit(name, options)
 
     def jobs(self) -> Sequence[Job]:
-        """Newest first."""
+        """The newest and all open jobs, newest first."""
         return self._jobs.jobs()
 
     def job(self, job_id: str) -> Job:
@@ -306,7 +306,7 @@ class Service:
         return self._jobs.job(job_id)
 
     async def cancel_job(self, job_id: str) -> Job:
-        """Cancel; returns once nothing of it runs. Raises NotFoundError."""
+        """Cancel a job; returns once nothing of it runs. Raises NotFoundError."""
         self._jobs.job(job_id)
         return await self._jobs.cancel(job_id)
 
@@ -315,11 +315,11 @@ class Service:
         return self._jobs.watch(job_id)
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
-        """Newest first."""
+        """Profiles of a model or of all, newest first."""
         return self._shelf.profiles(model)
 
     def profile_views(self, model: str | None = None) -> Sequence[ProfileView]:
-        """Newest first, each with why it is stale."""
+        """Profiles of a model or of all, newest first, each with why it is stale."""
         return self._shelf.views(model)
 
     def profile_view(self, profile_id: str) -> ProfileView:
@@ -331,11 +331,11 @@ class Service:
         return self._shelf.view(profile_id).profile
 
     def import_profile(self, profile: Profile, *, replace: bool = False) -> Profile:
-        """Keep a profile made elsewhere. Raises ConflictError when another has its id."""
+        """Keep a profile made elsewhere. Raises ConflictError if another profile has its id."""
         return self._shelf.keep(profile, replace=replace)
 
     def prune_profiles(self, *, delete: bool) -> Sequence[PrunableProfile]:
-        """The superseded and stale profiles that no plan uses; deletes them if told."""
+        """Return the superseded and stale profiles that no plan uses; `delete` removes them."""
         return self._shelf.prune(delete=delete)
 
     # -- plans -----------------------------------------------------------------------------
@@ -345,10 +345,10 @@ class Service:
         question: PlanQuestion | None = None,
         on_progress: Callable[[PlanProgress], None] | None = None,
     ) -> PlanPreview:
-        """Dry run. The preview's plan can be applied by id while nothing changed since.
+        """Make a plan without applying it. It can be applied by its id until something changes.
 
         Raises:
-            InputError: a what-if names what is not there, or cannot be read.
+            InputError: a what-if names something that does not exist, or cannot be read.
         """
         return await self._plans.preview(question, on_progress)
 
@@ -356,7 +356,7 @@ class Service:
         """Apply the plan of that id, or a fresh one.
 
         Raises:
-            ConflictError: it is outdated, or there is no plan that serves what was asked.
+            ConflictError: the plan is outdated, or no plan serves what was asked.
             NotFoundError: there is no plan of that id.
             NotReadyError: the daemon is ending.
         """
@@ -367,13 +367,13 @@ class Service:
         return self._controller.plan
 
     def waiting_plan(self) -> PlanPreview | None:
-        """The plan that was made without being asked for and waits for `apply`."""
+        """The plan that the daemon made by itself and that waits for `apply`."""
         return self._plans.waiting()
 
-    # -- what is ---------------------------------------------------------------------------
+    # -- replicas, devices, events ---------------------------------------------------------
 
     def replicas(self) -> Sequence[ReplicaView]:
-        """All engines, stopped and failed ones that are still wanted and those to come included."""
+        """All engines, with pending ones, and stopped and failed ones that are still wanted."""
         return tuple(placed.view for placed in self._placed())
 
     def devices(self) -> Sequence[Device]:
@@ -381,21 +381,21 @@ class Service:
         return self._devices.devices
 
     async def device(self, device_id: str) -> DeviceDetails:
-        """Everything that is told of one device; the beginning of its id is enough.
+        """Everything that is known of one device; the beginning of its id is enough.
 
         Raises:
-            NotFoundError, InputError: there is none of that id, or several begin so.
+            NotFoundError, InputError: no device has that id, or several ids begin with the text.
             DeviceError: the driver refuses.
         """
         return await self._devices.inspect(device_named(self._devices.devices, device_id))
 
     async def cordon(self, device_id: str, reason: str) -> Device:
-        """Nothing is placed on the device from now on. Raises NotFoundError, InputError."""
+        """Cordon the device: nothing is placed on it. Raises NotFoundError, InputError."""
         return self._cordons.set(device_id, reason)
 
     async def uncordon(self, device_id: str) -> Device:
-        """Take an operator's cordon off, and look at the device anew; it stays cordoned while its
-        driver says that it failed. Raises NotFoundError, InputError."""
+        """Take an operator's cordon off, and look at the device again; the device stays cordoned
+        while its driver reports a failure. Raises NotFoundError, InputError."""
         device = self._cordons.lift(device_id)
         await self._devices.refresh(0.0)
         return device_named(self._devices.devices, device.id)
@@ -403,12 +403,12 @@ class Service:
     def events(
         self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
     ) -> Sequence[Event]:
-        """Oldest first."""
+        """The wanted events after an id, oldest first."""
         return self._store.events(after, limit, wanted)
 
     def readiness(self) -> Mapping[str, str]:
-        """Empty when ready; else what is not, by part."""
-        # One that cannot run is said of that model; without any other the daemon serves nothing.
+        """Return what is not ready, by part; empty if the daemon is ready."""
+        # A missing engine is said of each model; it counts here if no model uses another.
         kinds = {record.spec.engine_kind for record in self._store.models()}
         parts = {
             "loop": self._controller.problem or self._controller.stalled,
@@ -421,7 +421,7 @@ class Service:
         return {part: problem for part, problem in parts.items() if problem}
 
     async def metrics(self) -> str:
-        """Prometheus text."""
+        """All metrics, as Prometheus text."""
         shown = Shown(
             overview=await self.overview.overview(),
             plan=self.current_plan(),
@@ -436,7 +436,7 @@ class Service:
     # -- keys ------------------------------------------------------------------------------
 
     async def create_key(self, terms: KeyTerms) -> tuple[KeyRecord, str]:
-        """The record and the key, which is shown once. Raises NotFoundError, InputError."""
+        """Return a new record and its key, shown only here. Raises NotFoundError, InputError."""
         return await self._keys.create(terms)
 
     def keys(self) -> Sequence[KeyRecord]:
@@ -456,9 +456,9 @@ class Service:
         return await self._keys.update(key_id, terms)
 
     async def rotate_key(self, key_id: str, grace_seconds: float) -> tuple[KeyRecord, str]:
-        """Another secret for the key. Raises NotFoundError, InputError, ConflictError."""
+        """Give the key another secret. Raises NotFoundError, InputError, ConflictError."""
         return await self._keys.rotate(key_id, grace_seconds)
 
     async def remove_key(self, key_id: str) -> None:
-        """Raises NotFoundError; NotReadyError where the endpoint may still take the key."""
+        """Raises NotFoundError; NotReadyError if the endpoint may still accept the key."""
         await self._keys.remove(key_id)

@@ -1,4 +1,4 @@
-"""The profiles that are kept: what was measured, estimated or brought from elsewhere."""
+"""Keeps the profiles that were measured, estimated or brought from elsewhere."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -18,12 +18,12 @@ class ProfileShelf:
     """Reads and keeps profiles, and knows which are stale.
 
     Args:
-        engine_version: of the installed engine; empty where there is none or it is not known yet.
+        engine_version: of the installed engine; empty if there is none or it is not known yet.
         placements: of plans that are applied or may yet be.
         changed: called when a plan may use another profile from now on.
 
     Attributes:
-        staleness: which profiles no longer speak for what runs now.
+        staleness: knows which profiles no longer speak for what runs now.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class ProfileShelf:
     def _spec_of(self, model: str) -> ModelSpec | None:
         try:
             return self._store.model(model).spec
-        except (NotFoundError, StoreError):  # the latter: of a release that reads it
+        except (NotFoundError, StoreError):  # the latter: only another release can read it
             return None
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
-        """Newest first."""
+        """Profiles of a model or of all, newest first."""
         return self._store.profiles(model)
 
     def views(self, model: str | None = None) -> Sequence[ProfileView]:
-        """Newest first, each with why it is stale."""
+        """Profiles of a model or of all, newest first, each with why it is stale."""
         return [
             ProfileView(profile, self.staleness.reasons(profile))
             for profile in self._store.profiles(model)
@@ -94,10 +94,10 @@ class ProfileShelf:
         return profile
 
     def prune(self, *, delete: bool) -> Sequence[PrunableProfile]:
-        """The superseded and stale profiles that no plan uses, newest first.
+        """Return the superseded and stale profiles that no plan uses, newest first.
 
         Args:
-            delete: delete them, too. No plan changes by that: none would use one of them.
+            delete: whether to delete them, too. No plan changes by that: none would use them.
         """
         specs = {
             record.spec.name: [

@@ -1,4 +1,4 @@
-"""What a plan is made from, at one moment, and when a plan made from it is outdated."""
+"""Holds what a plan is made from at one moment, and tells when such a plan is outdated."""
 
 import dataclasses
 import functools
@@ -19,21 +19,21 @@ from partitiond.ports import ModelRecord
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Situation:
-    """What a plan is made from, at one moment.
+    """All that a plan is made from, at one moment.
 
     Attributes:
         profiles: the best ones by model name.
         devices: with the memory that our own engines use counted as free.
-        running: what runs, or is about to because it was applied.
+        running: placements that run, or are about to because they were applied.
         without_estimates: models for which only what was measured may be used.
         left_out: models that are not planned at all.
-        stale: why profiles among them no longer speak for what runs now, by profile id.
+        stale: reasons why profiles no longer speak for what runs now, by profile id.
         leases: what is lent to running profile jobs.
         sleepers: replicas of models that sleep.
         asleep: level by model that sleeps.
         corrections: factor on the rates of profiles whose replicas are slower, by profile id.
         obstacles: of models that cannot run at all, and so are not planned.
-        warnings: of models that are planned although something speaks against it.
+        warnings: of models that are planned although something speaks against that.
     """
 
     records: tuple[ModelRecord, ...]
@@ -52,18 +52,18 @@ class Situation:
 
     @property
     def planned(self) -> tuple[ModelRecord, ...]:
-        """The models that are placed: a model asleep serves nothing, and is in no objective."""
+        """The models that are placed: a sleeping model serves nothing, and is in no objective."""
         obstructed = {obstacle.model for obstacle in self.obstacles}
         return tuple(record for record in self._meant if record.spec.name not in obstructed)
 
     @property
     def obstructed(self) -> tuple[tuple[ModelRecord, Obstacle], ...]:
-        """The models that a plan speaks of and cannot place, and why."""
+        """The models that a plan includes and cannot place, and why."""
         found = {obstacle.model: obstacle for obstacle in self.obstacles}
         return tuple((r, found[r.spec.name]) for r in self._meant if r.spec.name in found)
 
     def why_absent(self, name: str) -> tuple[str, str] | None:
-        """Why a model that is registered is in no plan, and what to do; None for other names."""
+        """Return why a registered model is in no plan, and what to do; None for other names."""
         found = next((one for one in self.obstacles if one.model == name), None)
         if found is not None:
             return found.headline, found.hint
@@ -81,15 +81,15 @@ class Situation:
 
     @property
     def free_devices(self) -> tuple[Device, ...]:
-        """The devices as they are for the planned models, beside what sleepers and jobs hold."""
+        """The devices as planned models may use them: without what sleepers and jobs hold."""
         there = devices_beside(self.devices, self.sleepers)
         return devices_beside_jobs(there, self.leases, self.running)
 
     def fingerprint(self, applied_plan_id: str) -> str:
-        """Changes when a plan made of it would no longer fit: not with every free byte.
+        """Return a digest that changes if a plan would no longer fit, not with every free byte.
 
-        What only the chain leaves out is not part of it: a plan that waits for `apply` was made
-        with it, and is recalled without. Nor are leases: a plan that fits beside them fits without.
+        What only the chain leaves out is not part of the digest: a waiting plan was made with it,
+        and is recalled without it. Leases are no part either: what fits beside them fits without.
         """
         parts = [
             applied_plan_id,
@@ -110,10 +110,10 @@ class Situation:
 
 @functools.lru_cache(maxsize=1024)
 def _version_of_spec(spec: ModelSpec) -> str:
-    """A model without what only the proxy looks at: a plan made before fits a new alias, too.
+    """Return a model without what only the proxy looks at: earlier plans fit a new alias, too.
 
-    Nor is a measured demand part of it: it moves with every step, and while it grows no plan that
-    takes as long as a step to make would ever be applied. Another one follows it at once.
+    A measured demand is no part of it. The demand moves with every step, and while it grows no plan
+    that takes as long as a step to make would ever be applied. The next plan follows at once.
     """
     plain = ModelSpec(spec.name, spec.source)
     if spec.autoscale is not None:
@@ -122,7 +122,7 @@ def _version_of_spec(spec: ModelSpec) -> str:
 
 
 def _version_of(profile: Profile) -> str:
-    """A profile as far as it changes under its id: replication runs are added to it later."""
+    """Return what of a profile changes under its id: replication runs are added to it later."""
     shared = ",".join(
         f"{s.mode}:{s.kappa:.6g}:{s.busy:.6g}:{len(s.pairs)}" for s in profile.sharing
     )
@@ -130,9 +130,9 @@ def _version_of(profile: Profile) -> str:
 
 
 def _version_of_device(device: Device) -> str:
-    """A device as far as it limits a plan: not its free memory, which is never still, nor the
-    words about it. Instances that exist limit a plan only where they cannot be changed, and then
-    not by their UUIDs.
+    """Return what of a device limits a plan: neither its free memory, which always moves, nor the
+    words about it. Existing instances limit a plan only if they cannot be changed, and even then
+    their UUIDs do not.
     """
     instances = tuple(dataclasses.replace(m, uuid="") for m in device.mig_instances)
     still = dataclasses.replace(

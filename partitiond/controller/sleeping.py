@@ -1,7 +1,7 @@
-"""Which models sleep: put to sleep and woken by people, by a request, by their idle rule.
+"""Puts models to sleep and wakes them, as people, requests or idle rules demand.
 
-What is wanted is the store's mark (`core.sleep.MARK`); the loop brings the engines there. Decisions
-are `core.sleep`'s.
+The wanted state is a mark in the store (`core.sleep.MARK`); the loop brings the engines there.
+`core.sleep` takes the decisions.
 """
 
 import asyncio
@@ -38,10 +38,10 @@ log = logging.getLogger(__name__)
 
 
 def serving_since(desired: Sequence[Placement], engines: Sequence[Engine]) -> Mapping[str, float]:
-    """When the last wanted replica of each model began to serve, monotonic seconds.
+    """Return when the last wanted replica of each model began to serve, monotonic seconds.
 
-    Models of which one does not serve are left out. Of one that failed again and again it is
-    -inf: nobody waits for that any more.
+    Models with a wanted replica that does not serve are left out. If that replica failed again and
+    again, the time is -inf: the replica is not waited for any more.
     """
     found: dict[str, float] = {}
     for placement in desired:
@@ -58,14 +58,14 @@ def serving_since(desired: Sequence[Placement], engines: Sequence[Engine]) -> Ma
 
 
 def given_up(engine: Engine) -> bool:
-    """Whether a replica failed so often in a row that nobody expects it any more."""
+    """Whether a replica failed so often in a row that it is not expected to serve any more."""
     return engine.state is not ReplicaState.SERVING and engine.failures >= HOPELESS_FAILURES
 
 
 def waited_models(
     records: Sequence[ModelRecord], asleep: Mapping[str, int], engines: Sequence[Engine]
 ) -> frozenset[str]:
-    """Models without a replica whose requests wait all the same; see `core.sleep.waited_for`."""
+    """Models that requests wait for although no replica exists; see `core.sleep.waited_for`."""
     serving = {
         engine.placement.model
         for engine in engines
@@ -75,14 +75,14 @@ def waited_models(
 
 
 def check_may_sleep(spec: ModelSpec, level: int, asleep: int) -> None:
-    """Whether a model may be put to sleep at a level.
+    """Check that a model may be put to sleep at a level.
 
     Args:
-        asleep: the level at which it sleeps already; 0 where it is awake.
+        asleep: the level at which it sleeps already; 0 if it is awake.
 
     Raises:
         InputError: there is no such level.
-        ConflictError: it has no sleep mode, no weights to read again, or another level.
+        ConflictError: it has no sleep mode, no weights to read again, or sleeps at another level.
     """
     if level not in LEVELS:
         raise InputError(
@@ -112,14 +112,14 @@ def check_may_sleep(spec: ModelSpec, level: int, asleep: int) -> None:
 
 
 class SleepKeeper:
-    """Keeps the marks, and looks in the background who is to be woken or may fall asleep.
+    """Keeps the marks, and looks in the background which models are to wake or may fall asleep.
 
     Attributes:
         levels: level by model that is to sleep.
         changed: called with a model that was put to sleep or woken, and whether it sleeps now.
-        make_room: called with a model before a request wakes it; False while it has to wait for
-            room that nobody can give up now. Those that sleep with their processes wake anyway.
-        traffic: what the proxy last said.
+        make_room: called with a model before a request wakes it; False while the model has to wait
+            for room that no other can give up now. Models that keep their processes wake anyway.
+        traffic: the proxy's last answer.
     """
 
     def __init__(
@@ -146,13 +146,13 @@ class SleepKeeper:
         self.refresh()
 
     def refresh(self) -> Mapping[str, int]:
-        """The marks as they are in the store."""
+        """Read the marks from the store."""
         marks = self._store.marks(MARK)
         self.levels = {model: level_of(value) for model, value in marks.items()}
         return self.levels
 
     def put_to_sleep(self, model: str, level: int, why: str) -> None:
-        """It is to sleep from now on."""
+        """Mark a model to sleep from now on."""
         self._store.set_mark(MARK, model, str(level), self._clock.utc_iso())
         reached(FaultPoint.SLEEP_MARKED)
         if level == STOPPED:
@@ -162,24 +162,24 @@ class SleepKeeper:
         self._after(model, asleep=True)
 
     def wake(self, model: str, why: str) -> None:
-        """It is to be awake from now on."""
+        """Mark a model to be awake from now on."""
         self._store.set_mark(MARK, model, None, self._clock.utc_iso())
         reached(FaultPoint.WAKE_MARKED)
         self._journal.note("model-wakes", model, f"{why}.")
         self._after(model, asleep=False)
 
     def wake_as_asked(self, model: str) -> None:
-        """Somebody wants it awake, room or not: idle models make some where they can."""
+        """Wake a model on request, with or without room: idle models make room if they can."""
         self.make_room(model)
         self.wake(model, "as asked")
 
     def registered(self, spec: ModelSpec) -> None:
-        """A model that scales to zero begins there: its first request starts it."""
+        """Put a new model that scales to zero there: its first request starts it."""
         if scales_to_zero(spec):
             self.put_to_sleep(spec.name, STOPPED, "registered; its first request starts it")
 
     def forget(self, model: str) -> None:
-        """The model is gone."""
+        """Remove the mark of a model that is gone."""
         if model in self.refresh():
             self._store.set_mark(MARK, model, None, self._clock.utc_iso())
             self.refresh()
@@ -190,11 +190,11 @@ class SleepKeeper:
         self._wake_loop()
 
     async def run(self, serving_since: Callable[[], Mapping[str, float]]) -> None:
-        """Look again and again until cancelled.
+        """Look periodically until cancelled.
 
         Args:
-            serving_since: when the last replica of each model that is all there began to serve,
-                monotonic seconds.
+            serving_since: returns when the last replica of each model began to serve, monotonic
+                seconds, for models that are all there.
         """
         while True:
             try:
@@ -202,7 +202,7 @@ class SleepKeeper:
             except PartitiondError as error:
                 log.warning("cannot see who waits for sleeping models: %s", error)
             except Exception:
-                # One defect must not leave everybody asleep for good.
+                # One defect must not leave all models asleep for good.
                 log.exception("the watch over sleeping models broke")
             quick = self.levels and self._policy.wake_on_request
             await asyncio.sleep(
@@ -210,7 +210,7 @@ class SleepKeeper:
             )
 
     async def look(self, serving_since: Callable[[], Mapping[str, float]]) -> None:
-        """Wake whom a request waits for; put to sleep who was idle for long enough."""
+        """Wake models that requests wait for; put models to sleep that were idle long enough."""
         specs = [record.spec for record in self._store.models()]
         rules = {spec.name: found for spec in specs if (found := idle_rules(spec))}
         if not rules and not (self.levels and self._policy.wake_on_request):
@@ -230,7 +230,7 @@ class SleepKeeper:
         serving = {
             model: now - since
             for model, since in serving_since().items()
-            # Who was given up goes to zero, if that far: it is tried again when it is asked for.
+            # A model that was given up goes to zero if it may: its next request tries it again.
             if since > -math.inf or model in zero
         }
         first = {model: found[0] for model, found in rules.items()}

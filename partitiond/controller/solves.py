@@ -1,4 +1,4 @@
-"""How many plans are made at a time: each solve may take gigabytes of memory and a core."""
+"""Limits the plans that are made at a time: each solve may take gigabytes of memory and a core."""
 
 import asyncio
 import contextlib
@@ -10,14 +10,14 @@ from partitiond.core.errors import NotReadyError
 ASKED_AT_ONCE: Final = 1
 """With the memory that a solve may take by default, two of them side by side fill a small host."""
 MOST_WAITING: Final = 8
-"""A few people and a dashboard; a solve takes seconds, and who comes later would wait minutes."""
+"""A few people and a dashboard; a solve takes seconds, and later callers would wait minutes."""
 
 
 class AskedPlans:
-    """Gives those who ask for plans their turns, in the order in which they came.
+    """Gives callers that ask for plans their turns, in the order in which they came.
 
-    The plans that the daemon makes by itself, and the one of an apply, take no turn and wait for
-    none of these: of each of the two kinds no more than one is made at a time.
+    Plans that the daemon makes by itself, and the plan of an apply, take no turn and wait for no
+    turn: at most one of each of these two kinds is made at a time.
     """
 
     def __init__(self, at_once: int = ASKED_AT_ONCE, most_waiting: int = MOST_WAITING) -> None:
@@ -30,7 +30,7 @@ class AskedPlans:
         """Wait for a turn, and keep it for the block.
 
         Raises:
-            NotReadyError: too many wait already.
+            NotReadyError: too many callers wait already.
         """
         if self._turns.locked() and self._waiting >= self._most_waiting:
             raise NotReadyError(

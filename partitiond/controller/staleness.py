@@ -1,4 +1,4 @@
-"""What runs now, gathered to see which profiles are stale and which to measure again."""
+"""Gathers what runs now, to see which profiles are stale and which to measure again."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -27,13 +27,13 @@ def current_of(
     engine_version: str,
     devices: Sequence[Device],
 ) -> Current:
-    """What a profile has to be compared with.
+    """Return what a profile has to be compared with.
 
     Args:
         profile: any.
-        spec: its model as registered, or None where it is not.
-        fetched_revision: revision of that model's files on this host, where they were fetched.
-        engine_version: of the installed engine; empty where there is none.
+        spec: its model as registered, or None if it is not.
+        fetched_revision: revision of that model's files on this host, if they were fetched.
+        engine_version: of the installed engine; empty if there is none.
         devices: of this host; a profile of other hardware says nothing about their drivers.
     """
     driver = next((d.driver for d in devices if d.hardware == profile.hardware), "")
@@ -46,7 +46,7 @@ def current_of(
 
 
 def _revision(profile: Profile, spec: ModelSpec | None, fetched: str | None) -> str | None:
-    """A variant with files of its own has the revision it was registered with, or none known."""
+    """Return the revision to compare with; a variant with files of its own has its own, or None."""
     if spec is None:
         return None
     variant = next((v for v in spec.variants if v.name == profile.variant), None)
@@ -71,7 +71,7 @@ class Staleness:
     Args:
         spec_of: the model as registered, or None.
         fetched_revision: revision of a model's files here, or None.
-        engine_version: of the installed engine; empty where there is none or it is not known yet.
+        engine_version: of the installed engine; empty if there is none or it is not known yet.
         devices: of this host.
     """
 
@@ -91,7 +91,7 @@ class Staleness:
         self._drivers: tuple[Sequence[Device], dict[str, str]] = ((), {})
 
     def current_of(self, profile: Profile) -> Current:
-        """What runs now where this profile was measured."""
+        """Return what runs now where this profile was measured."""
         return current_of(
             profile,
             self._spec_of(profile.model),
@@ -101,8 +101,8 @@ class Staleness:
         )
 
     def reasons(self, profile: Profile) -> tuple[str, ...]:
-        """Why it is stale; empty where it is not, or nothing is known to compare it with."""
-        # Asked of every profile for each plan and list: compared anew only once anything changed.
+        """Return why a profile is stale; empty if it is not, or has nothing to be compared with."""
+        # Each plan and list asks this of every profile: compared again only after a change.
         basis = self._basis(profile.model)
         known = self._known.get(profile.model)
         if known is None or known[0] != basis:
@@ -120,7 +120,7 @@ class Staleness:
         return found[1]
 
     def _basis(self, model: str) -> tuple[object, ...]:
-        """What the staleness of a model's profiles rests on."""
+        """Return what the staleness of a model's profiles rests on."""
         devices = self._devices()
         if self._drivers[0] is not devices:
             drivers: dict[str, str] = {}
@@ -134,7 +134,7 @@ class Staleness:
         return self._spec_of(model), revision, version, self._drivers[1]
 
     def to_measure_again(self, profiles: Iterable[Profile]) -> tuple[StaleTarget, ...]:
-        """Of these profiles, the measured ones whose model or engine changed since."""
+        """Return those profiles that were measured and whose model or engine changed since."""
         found = []
         for profile in profiles:
             now = self.current_of(profile)
@@ -147,14 +147,14 @@ class Staleness:
         return tuple(found)
 
     def seen(self, names: Iterable[str]) -> tuple[object, ...]:
-        """What staleness rests on; while it stays equal, no profile becomes stale."""
+        """Return what staleness rests on; while it stays equal, no profile becomes stale."""
         revisions = tuple((name, self._fetched_revision(name)) for name in names)
         drivers = tuple(device.driver for device in self._devices())
         return self._engine_version(), revisions, drivers
 
 
 def stale_note(profiles: Iterable[Profile], reasons: Callable[[Profile], Sequence[str]]) -> str:
-    """What a model's note says of stale measured profiles, with what measures them anew."""
+    """Return a model's note on its stale measured profile, with the command to measure it again."""
     for profile in profiles:
         why = reasons(profile) if profile.kind is ProfileKind.MEASURED else ()
         if why:

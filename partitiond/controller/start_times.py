@@ -1,4 +1,4 @@
-"""How long engines took to start, from the journal."""
+"""Reads from the journal how long engines took to start."""
 
 import collections
 import datetime
@@ -13,16 +13,16 @@ _READY: Final = "engine-ready"
 _ENDED: Final = ("engine-failed", "engine-stopped")
 _STARTS: Final = "starts "
 KEPT_EVENTS: Final = 1000
-"""Starts further back say little of the next one."""
+"""Number of events that are kept: older starts say little of the next one."""
 LONGEST_SECONDS: Final = 3600.0
 """A longer gap is a clock that was set, not a start."""
 
 
 def start_times(events: Iterable[Event]) -> dict[str, float]:
-    """The median start in seconds, by model.
+    """Return the median start in seconds, by model.
 
-    A start goes from the event that an engine starts to the one that it serves; one that failed
-    or was stopped in between does not count.
+    A start lasts from the event that an engine starts to the event that it serves. A start does
+    not count if the engine failed or was stopped in between.
 
     Args:
         events: oldest first.
@@ -44,7 +44,7 @@ def start_times(events: Iterable[Event]) -> dict[str, float]:
 
 
 class StartTimes:
-    """The same, kept up to date by reading only what is new in the journal."""
+    """Keeps `start_times` up to date by reading only the new events of the journal."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -53,7 +53,7 @@ class StartTimes:
         self._seconds: Mapping[str, float] = {}
 
     def seconds(self) -> Mapping[str, float]:
-        """The median start in seconds, by model."""
+        """Return the median start in seconds, by model."""
         news = self._store.events(after=self._last, limit=KEPT_EVENTS)
         if news:
             self._last = news[-1].id
@@ -66,7 +66,7 @@ class StartTimes:
 
 
 def _between(first: str, last: str) -> float | None:
-    """Seconds between two ISO 8601 times; None where one cannot be read."""
+    """Return the seconds between two ISO 8601 times; None if one cannot be read."""
     try:
         gap = datetime.datetime.fromisoformat(last) - datetime.datetime.fromisoformat(first)
     except (ValueError, TypeError):

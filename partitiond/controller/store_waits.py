@@ -1,4 +1,4 @@
-"""Waiting for a store that another process has locked, without holding up the event loop."""
+"""Waits for a store that another process has locked, without blocking the event loop."""
 
 import asyncio
 import contextlib
@@ -9,11 +9,11 @@ from partitiond.core.errors import StoreBusyError
 from partitiond.ports import Store
 
 WAIT_SECONDS: Final = 5.0
-"""A backup or a shell that holds the lock longer is told to whoever asked."""
+"""If a backup or a shell holds the lock for longer than this, the caller gets an error."""
 
 
 class StoreWaits:
-    """Many may wait at once; one thread does."""
+    """Lets any number of callers wait at once, with one thread for all of them."""
 
     def __init__(self, store: Store, seconds: float = WAIT_SECONDS) -> None:
         self._store = store
@@ -24,7 +24,7 @@ class StoreWaits:
         """Wait until no other process holds the lock.
 
         Raises:
-            StoreBusyError: it is held for too long; nothing was written.
+            StoreBusyError: the lock is held for too long; nothing was written.
         """
         if self._waiting is None or self._waiting.done():
             wait = asyncio.to_thread(self._store.wait_until_writable, self._seconds)

@@ -1,4 +1,4 @@
-"""What a model is profiled on, and which profiles speak for it. Pure."""
+"""Chooses what a model is profiled on, and which profiles speak for the model. Pure."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -31,14 +31,14 @@ class Target:
 def profile_targets(
     devices: Sequence[Device], cpu_partition_cores: Sequence[int]
 ) -> tuple[Target, ...]:
-    """What every model is profiled on: each kind of GPU once, or the CPU where there is no GPU.
+    """Return what every model is profiled on: each kind of GPU once, or the CPU without GPUs.
 
-    On a GPU the engine is alone on the device while it is measured. What it would be in an MPS
-    share or a MIG slice is derived from that for each plan (`controller.derived`); measuring such
-    a size as well, by hand, makes plans surer. A kind of GPU of which all are in MIG mode has no
-    whole to measure: there the largest MIG profile that can be had stands in. On the CPU device
-    the sizes are the given numbers of cores, by default one core (how well it replicates) and all
-    cores (how well it scales).
+    On a GPU the engine is alone on the device while it is measured. Profiles of MPS shares and MIG
+    slices are derived from that for each plan (`controller.derived`); measuring such a size by
+    hand, too, makes plans surer. If all GPUs of a kind are in MIG mode, none can be measured
+    whole: the largest MIG profile that they have stands in. On the CPU device the sizes are the
+    given numbers of cores, by default one core (how well it replicates) and all cores (how well
+    it scales).
     """
     gpus = [device for device in devices if device.kind is DeviceKind.GPU]
     if gpus:
@@ -53,7 +53,7 @@ def profile_targets(
 
 
 def _gpu_target(alike: Sequence[Device]) -> Target | None:
-    """Of GPUs of one kind: the first that can be had whole, else the largest slice of one."""
+    """Return, for GPUs of one kind, the first that can be used whole, else its largest slice."""
     whole = next((d for d in alike if SharingMode.WHOLE in d.modes), None)
     if whole is not None:
         return Target(whole, PartitionSize(SharingMode.WHOLE, 1, 100))
@@ -65,7 +65,7 @@ def _gpu_target(alike: Sequence[Device]) -> Target | None:
 
 
 def _largest_slice(device: Device) -> str:
-    """The MIG profile with most memory that an instance can be had of; empty for none."""
+    """Return the MIG profile with most memory that the device can have; empty for none."""
     offered = [name for name in slices_of(device) if not name.endswith("+me")]
     return offered[-1] if offered else ""
 
@@ -76,15 +76,15 @@ def _core_counts(device: Device, wanted: Sequence[int]) -> list[int]:
 
 
 def source_note(spec: ModelSpec) -> str:
-    """The note that ties a profile to where the model came from."""
+    """Return the note that ties a profile to its model's source."""
     return f"{_SOURCE_NOTE}{spec.source.kind.value} {spec.source.ref}"
 
 
 def speaks_for(profile: Profile, spec: ModelSpec) -> bool:
     """Whether a profile was made of this model as it is registered now.
 
-    A profile of a variant is compared with that variant; whether the model lists it, and whether
-    `spec` is the variant's own form already, is the caller's business.
+    A profile of a variant is compared with that variant. The caller has to check whether the model
+    lists the variant, and whether `spec` is the variant's own form already.
     """
     if any(variant.name == profile.variant for variant in spec.variants):
         spec = spec.as_variant(profile.variant)
@@ -106,11 +106,11 @@ def speaks_for(profile: Profile, spec: ModelSpec) -> bool:
 
 
 def best_profiles(spec: ModelSpec, profiles: Iterable[Profile]) -> tuple[Profile, ...]:
-    """One profile per hardware, size and form: measured first, then transferred, then the newest.
+    """Return one profile per hardware, size and form: measured, else transferred, else the newest.
 
-    Forms are the model itself and the variants it lists. Where anything was measured on some
-    hardware, estimates for that hardware are left out: a plan should not prefer a guess to the
-    truth because the guess is the kinder one.
+    Forms are the model itself and the variants it lists. If any form was measured on some hardware,
+    estimates for that hardware are left out: a plan should not prefer a guess to the truth because
+    the guess is the kinder one.
 
     Args:
         spec: the model as it is registered.
@@ -133,10 +133,10 @@ def best_profiles(spec: ModelSpec, profiles: Iterable[Profile]) -> tuple[Profile
 
 
 class BestProfiles:
-    """`best_profiles` of models, looked for anew where the model or its profiles changed.
+    """Memoises `best_profiles` of each model until the model or its profiles change.
 
     Args:
-        profiles: of a model, newest first; the same object as long as there are no others.
+        profiles: returns a model's profiles, newest first; the same object while they are the same.
     """
 
     def __init__(self, profiles: Callable[[str], Sequence[Profile]]) -> None:
@@ -144,7 +144,7 @@ class BestProfiles:
         self._known: dict[str, tuple[ModelSpec, Sequence[Profile], tuple[Profile, ...]]] = {}
 
     def of(self, spec: ModelSpec) -> tuple[Profile, ...]:
-        """The best of a model as it is given."""
+        """Return the best profiles of a model with this specification."""
         kept = self._profiles(spec.name)
         known = self._known.get(spec.name)
         if known is None or known[1] is not kept or known[0] != spec:

@@ -1,4 +1,4 @@
-"""Looks at the proxy's counts again and again, and keeps the looks of the last while."""
+"""Samples the proxy's counts periodically, and keeps the samples of the last half hour."""
 
 import asyncio
 import collections
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 2.0
 KEPT_SECONDS: Final = 1800.0
-"""Samples are kept so long: a few of them are a window of any length up to it."""
+"""How long samples are kept: two of them make a window of any length up to this."""
 
 
 class TrafficWatch:
-    """The proxy's counts over time.
+    """Keeps the proxy's counts over time.
 
     Attributes:
         after_look: called with each new sample; what it raises is logged.
@@ -42,18 +42,18 @@ class TrafficWatch:
 
     @property
     def latest(self) -> TrafficSample | None:
-        """The last look; None before the first."""
+        """The last sample; None before the first."""
         return self._latest
 
     def window(self, seconds: float) -> TrafficWindow:
-        """The last so many seconds, or what there is of them since the proxy was started."""
+        """Return the traffic of the last `seconds`, or since the proxy started if that is less."""
         if len(self._kept) < 2:
             return NO_WINDOW
         new = self._kept[-1]
         since = new.at - seconds
-        # At most KEPT_SECONDS / LOOK_SECONDS of them.
+        # There are at most KEPT_SECONDS / LOOK_SECONDS of them.
         own = (s for s in self._kept if s.at >= since and s.epoch == new.epoch)
-        old = next(own)  # the newest, where there is no other
+        old = next(own)  # the newest itself, if there is no other
         return TrafficWindow.between(old if old is not new else self._kept[-2], new)
 
     async def run(self) -> None:
@@ -63,7 +63,7 @@ class TrafficWatch:
             await asyncio.sleep(self._look_seconds)
 
     async def look(self) -> None:
-        """Once. A proxy that cannot say leaves a gap."""
+        """Take one sample. A proxy that does not answer leaves a gap."""
         try:
             sample = await self._proxy.sample()
         except PartitiondError:
@@ -71,7 +71,7 @@ class TrafficWatch:
         if sample is None:
             return
         self._latest = sample
-        # Windows say nothing of keys, and those of half an hour times each model are many.
+        # Windows need no usage by key: half an hour of it, for each key and model, would be large.
         self._kept.append(dataclasses.replace(sample, usage={}))
         for tell in self.after_look:
             try:

@@ -1,4 +1,4 @@
-"""What a daemon that was killed left half done, by what is in its store. Pure functions."""
+"""Finds what a killed daemon left half done, by what is in its store. Pure functions."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ each time must not do so for ever."""
 
 
 def removed_models(desired: Sequence[Placement], records: Sequence[ModelRecord]) -> tuple[str, ...]:
-    """Models that the applied plan has and the store does not: they were being removed."""
+    """Models that the applied plan has and the store lacks: they were being removed."""
     registered = {record.spec.name for record in records}
     return tuple(sorted({placement.model for placement in desired} - registered))
 
@@ -32,10 +32,10 @@ def unbegun(
     jobs: Sequence[Job],
     best: Callable[[ModelSpec], Sequence[Profile]],
 ) -> tuple[ModelRecord, ...]:
-    """Models that were stored, as new or as changed, and for which nothing was begun.
+    """Return models that were stored, as new or as changed, and for which nothing was begun.
 
-    Nothing speaks for them, not even an estimate; or they are to be measured, and neither were
-    nor have a job from then on. To begin again what was begun would change nothing.
+    Such a model has no profile, not even an estimate; or it is to be measured, was not measured,
+    and has no job from then on. To begin again what was begun would change nothing.
     """
     return tuple(record for record in records if _is_unbegun(record, jobs, best(record.spec)))
 
@@ -50,10 +50,10 @@ def _is_unbegun(record: ModelRecord, jobs: Sequence[Job], best: Sequence[Profile
 
 
 def interrupted_jobs(jobs: Sequence[Job]) -> tuple[Job, ...]:
-    """The jobs to queue again after a restart, oldest first.
+    """Return the jobs to queue again after a restart, oldest first.
 
-    Of each piece of work the newest job counts: it was interrupted, and that happened no more than
-    `REPEATS` times in a row.
+    Of each piece of work the newest job is queued again if it was interrupted, and if no more than
+    `REPEATS` jobs in a row were.
 
     Args:
         jobs: of all daemons, newest first.

@@ -1,7 +1,7 @@
-"""What runs and cannot be read, or is wanted and cannot be read. Pure.
+"""Handles engines and plans that cannot be read. Pure.
 
-An engine whose launch.json cannot be read is waited for, and ended. Where the applied plan cannot
-be read, what runs takes its place.
+An engine whose launch.json cannot be read finishes its requests, and is ended. If the applied plan
+cannot be read, a plan of the running engines takes its place.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ _NO_DEVICE: Final = ""
 
 
 def unread_placement(handle: EngineHandle) -> Placement:
-    """A placement that no plan wants, so that the engine is drained and never kept."""
+    """Return a placement that no plan wants, so that the engine is drained and never kept."""
     launch = handle.launch
     nothing = PartitionSize(SharingMode.MEMORY, 0)
     candidate = Candidate(
@@ -45,12 +45,12 @@ def unread_placement(handle: EngineHandle) -> Placement:
 def plan_of_running(
     running: Iterable[Placement], devices: tuple[Device, ...], lost: str, now: str
 ) -> Plan:
-    """A plan of what runs, in the place of one that cannot be read. Nothing is proven of it.
+    """Return a plan of what runs, to replace one that cannot be read. Nothing is proven of it.
 
     Args:
-        running: of the adopted engines; of two of one replica the first is kept.
+        running: of the adopted engines; of two engines of one replica the first is kept.
         devices: as seen now.
-        lost: "plan plan-7".
+        lost: the plan that cannot be read, as in "plan plan-7".
         now: ISO 8601, UTC.
     """
     kept: dict[str, Placement] = {}
@@ -75,13 +75,13 @@ def is_unread(engine: Engine) -> bool:
 
 
 def is_countable(engine: Engine) -> bool:
-    """Whether the proxy's count under the engine's name is the engine's: of one that only its
-    folder names, it may be under another name."""
+    """Whether the proxy counts the engine's requests under the engine's name: if only its folder
+    names the engine, the count may be under another name."""
     return engine.handle is None or engine.handle.named
 
 
 def room_beside(engines: Iterable[Engine], room: Room) -> Room:
-    """The room that is left beside engines whose partition is not known, by device."""
+    """Return the room that is left beside engines whose partition is not known, by device."""
     foreign: dict[str, int] = {}
     for engine in engines:
         handle = engine.handle

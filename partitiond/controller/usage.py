@@ -1,4 +1,4 @@
-"""Keeps the books of usage, and makes reports of them. Implements `ports.usage.Usages`."""
+"""Records usage in the store, and makes reports of it. Implements `ports.usage.Usages`."""
 
 import asyncio
 import collections
@@ -21,8 +21,8 @@ from partitiond.ports.usage import UsageBy, UsageLine, UsageReport, UsageStore
 log = logging.getLogger(__name__)
 
 BOOK_SECONDS: Final = 10.0
-"""How often the books are written. A daemon that is killed loses nothing, for the proxy counts on;
-a proxy that is killed takes with it what it counted since."""
+"""Pause between two writes of the usage. If the daemon is killed nothing is lost, for the proxy
+counts on. If the proxy is killed, what the proxy counted since the last write is lost."""
 HOUR: Final = len("2030-01-31T17")
 JOULES_PER_KWH: Final = 3.6e6
 _PERIODS: Final = {
@@ -34,7 +34,7 @@ _PERIODS: Final = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UsageOptions:
-    """What can be set.
+    """Settings of the usage records.
 
     Attributes:
         keep_days: older hours are forgotten; 0 keeps all.
@@ -46,7 +46,7 @@ class UsageOptions:
 def shares_of(
     engines: Mapping[str, Placement], devices: Sequence[Device]
 ) -> dict[str, ReplicaShare]:
-    """What each engine takes of its device, by its name."""
+    """Return the share of its device that each engine takes, by the engine's name."""
     sliced = collections.Counter(
         placement.device_id
         for placement in engines.values()
@@ -66,14 +66,14 @@ class _Books(UsageStore, Protocol):
 
 
 class UsageDesk:
-    """The books.
+    """Adds up what was used, and writes it to the store hour by hour.
 
     Args:
-        store: where they are.
-        clock: whose hour counts.
-        shares: what each running replica takes of its device, by the engine's name.
-        latest: the last look at the proxy's counts.
-        left: what the proxy that ended last had counted.
+        store: keeps the usage.
+        clock: says which hour it is.
+        shares: returns what each running replica takes of its device, by the engine's name.
+        latest: returns the last sample of the proxy's counts.
+        left: returns what the last ended proxy had counted.
         keep_days: as in `UsageOptions`.
     """
 
@@ -99,7 +99,7 @@ class UsageDesk:
         self._booked_at = float("-inf")
 
     async def run(self) -> None:
-        """Look at the counts until cancelled; what they said last is booked then, too."""
+        """Look at the counts until cancelled; then book what was counted last."""
         try:
             while True:
                 self.look()
@@ -108,7 +108,7 @@ class UsageDesk:
             self.book()
 
     def look(self) -> None:
-        """Add what was used since the last look; book it when that is due."""
+        """Add what was used since the last look; book it if that is due."""
         sample = self._latest()
         if sample is None:
             return
@@ -137,7 +137,7 @@ class UsageDesk:
         return after
 
     def book(self) -> bool:
-        """Write what is not written yet; whether that went well. It is kept until it does."""
+        """Write what is not written yet; return whether it was. What is not written is kept."""
         if not self._pending or self._position is None:
             return True
         try:
@@ -209,7 +209,7 @@ def _line(period: str, key_id: str, model: str, label: str, used: Used) -> Usage
 
 
 def _last_hour(text: str) -> str:
-    """`until` is included: an hour as a whole, and a day that is given without one as a whole."""
+    """Parse `until`, which is inclusive: a whole hour, or a whole day if it names no hour."""
     return f"{text.strip()}T23" if is_day(text.strip()) else _hour("until", text)
 
 

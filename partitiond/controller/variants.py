@@ -1,4 +1,4 @@
-"""Forms of a model: itself, and the variants that its user accepts in its place."""
+"""Handles the forms of a model: itself, and the variants that its user accepts in its place."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ def form_names(spec: ModelSpec) -> tuple[str, ...]:
 async def form_architectures(
     resolver: ModelResolver, spec: ModelSpec
 ) -> Mapping[str, Architecture]:
-    """Numbers of every form, by name, without fetching weights.
+    """Return the architecture of every form, by name, without fetching weights.
 
     Raises:
-        ModelSourceError, SpecError: a form cannot be had: nothing of the model is registered then,
+        ModelSourceError, SpecError: a form cannot be had. The model is then not registered at all,
             because a variant that never starts would never be noticed.
     """
     return {name: await resolver.architecture(spec.as_variant(name)) for name in form_names(spec)}
@@ -37,7 +37,7 @@ def form_estimates(
     created_at: str,
     figures: Figures = ASSUMED,
 ) -> tuple[Profile, ...]:
-    """Estimated profiles of every form on each target, each in place of its former estimate."""
+    """Return estimated profiles of every form on each target, in place of former estimates."""
     return tuple(
         _of_form(profile, name)
         for name in form_names(spec)
@@ -47,16 +47,16 @@ def form_estimates(
 
 
 def _of_form(profile: Profile, variant: str) -> Profile:
-    """An estimate under its form's name: the forms of a model must not replace each other."""
+    """Return an estimate under its form's name: forms of a model must not replace each other."""
     if not variant:
         return profile
     return dataclasses.replace(profile, id=f"{profile.id}-{variant}", variant=variant)
 
 
 def other_form(old: ModelSpec, new: ModelSpec, variant: str) -> bool:
-    """Whether an engine of a form was started with something that would be another now.
+    """Whether an engine of a form was started with something that the new spec changes.
 
-    A variant that is not listed any more is no other form: the next plan stops it.
+    A variant that is not listed any more does not count: the next plan stops its engines.
     """
     if any(variant not in form_names(spec) for spec in (old, new)):
         return False

@@ -1,4 +1,4 @@
-"""What people see of models and replicas. Pure."""
+"""Makes the views of models and replicas that people see. Pure."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ class PlacedView:
     """One engine as people see it, and what it is placed for.
 
     Attributes:
-        holds: what of its device it holds now; None without a process.
+        holds: the part of its device that it holds now; None without a process.
     """
 
     view: ReplicaView
@@ -36,7 +36,7 @@ class PlacedView:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SeenModels:
-    """What lists of all models look up for each of them, by its name.
+    """Lookup tables by model name, for lists of all models.
 
     Attributes:
         jobs: newest first.
@@ -56,7 +56,7 @@ class SeenModels:
         engines: Iterable[Engine],
         routes: Iterable[ModelRoute],
     ) -> Self:
-        """All of it, gone through once."""
+        """Group everything by model, in one pass over each."""
         return cls(
             grouped(jobs, lambda job: job.subject),
             grouped(plan.wanted if plan is not None else (), lambda placement: placement.model),
@@ -65,7 +65,7 @@ class SeenModels:
         )
 
     def availability(self, model: str) -> ModelAvailability:
-        """As the endpoint was told last."""
+        """Return the availability that the endpoint was told last."""
         route = self.routes.get(model)
         return route.availability if route is not None else ModelAvailability.UNAVAILABLE
 
@@ -78,7 +78,7 @@ def placed_views(
     asleep: Collection[str],
     fetching: Mapping[str, str],
 ) -> tuple[PlacedView, ...]:
-    """All engines and those that are to come, by name: what every table, chart and metric shows.
+    """Return all engines, pending ones included, by name: what all tables and metrics show.
 
     Args:
         desired: the applied plan's placements.
@@ -161,7 +161,7 @@ def model_view(
     asleep: int = 0,
     obstacle: Obstacle | None = None,
 ) -> ModelView:
-    """One model; places and engines are its own, `profiles` the best ones that speak for it."""
+    """One model, by its own places and engines; `profiles` are the best ones that speak for it."""
     serving = [engine for engine in engines if engine.state is ReplicaState.SERVING]
     return ModelView(
         record=record,
@@ -188,7 +188,7 @@ def model_note(
     stale: str = "",
     obstacle: Obstacle | None = None,
 ) -> str:
-    """What a model waits for, in one sentence; empty when it waits for nothing.
+    """Return what a model waits for, in one sentence; empty if it waits for nothing.
 
     Args:
         name: the model.
@@ -221,7 +221,7 @@ def model_note(
 
 
 def _measured_again(own: Sequence[Job]) -> str:
-    """That a stale profile of a model that is planned is about to be measured anew."""
+    """Note that a stale profile of a planned model is about to be measured again; or empty."""
     for job in own:
         if job.state is JobState.QUEUED and job.reason:
             return f"{job.id} ({job.reason}) {job.progress.message}"

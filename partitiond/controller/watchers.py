@@ -1,4 +1,4 @@
-"""Watching what changes: a watcher is woken by a change and reads what is then, never a backlog."""
+"""Wakes watchers when something changes; they read the latest state, never a backlog."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Watchers:
-    """Who watches what, by key. A slow watcher misses states in between, and holds one flag."""
+    """Watchers, by the key of what they watch. A slow watcher skips states, and holds one flag."""
 
     def __init__(self) -> None:
         self._wakes: dict[str, set[asyncio.Event]] = {}
@@ -20,12 +20,12 @@ class Watchers:
         return sum(len(wakes) for wakes in self._wakes.values())
 
     def changed(self, key: str) -> None:
-        """Wake those who watch this."""
+        """Wake the watchers of this key."""
         for wake in self._wakes.get(key, ()):
             wake.set()
 
     def close(self) -> None:
-        """The daemon ends: everyone gets the last state, then their end."""
+        """End all watches because the daemon ends: each watcher gets the last state first."""
         self._closed = True
         for key in tuple(self._wakes):
             self.changed(key)
@@ -33,7 +33,7 @@ class Watchers:
     async def watch(
         self, key: str, latest: Callable[[], T], over: Callable[[T], bool]
     ) -> AsyncGenerator[T, None]:
-        """The state now and each time it changed, until it is over or `close` was called.
+        """Yield the state now and each time it changed, until it is over or `close` was called.
 
         Args:
             key: what is watched.
@@ -50,7 +50,7 @@ class Watchers:
                 if now != told:
                     told = now
                     yield now
-                    continue  # it may have changed while that was taken
+                    continue  # the state may have changed while the caller took it
                 if over(now) or self._closed:
                     return
                 await wake.wait()

@@ -1,4 +1,4 @@
-"""Devices and model files, looked after in the background so that the loop never waits."""
+"""Looks after devices and model files in the background, so that the loop never waits."""
 
 import asyncio
 import dataclasses
@@ -26,16 +26,16 @@ from partitiond.ports import (
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 2 * SILENT_SECONDS + 5.0
-"""Deadline of a look at all devices: the driver as a whole and each GPU have deadlines of their
-own, and whoever knows which of them is silent is to say so first."""
+"""Deadline of a look at all devices. The driver as a whole and each GPU have their own deadlines,
+which pass earlier: the look that knows which of them is silent says so first."""
 PATIENCE_SECONDS: Final = 1.0
-"""A look at all GPUs takes tens of milliseconds. Passes of the loop wait so long for one, once."""
+"""A look at all GPUs takes tens of milliseconds. A pass of the loop waits so long for it, once."""
 
 
 def engine_bytes(device: Device) -> int:
-    """What all engines of a device may take together, in bytes.
+    """Return what all engines of a device may take together, in bytes.
 
-    min(total - reserved, free of foreign processes) - headroom, as the plan's checker has it.
+    min(total - reserved, free of foreign processes) - headroom, as the plan's checker computes it.
     """
     usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
     return max(0, usable - headroom_bytes(device.memory_bytes))
@@ -44,11 +44,11 @@ def engine_bytes(device: Device) -> int:
 def room_on(
     devices: Sequence[Device], plan: Plan | None, problem: str
 ) -> tuple[tuple[str, int | Unknown], ...]:
-    """Room for engines by device, for the reconciler.
+    """Return the room for engines by device, for the reconciler.
 
-    What the applied plan counted with holds until the next plan: starting by what is free at the
-    moment would make two starts depend on each other's timing. A device that cannot be observed
-    now, or is gone, is Unknown.
+    The room that the applied plan counted with holds until the next plan. If starts went by what is
+    free at the moment, two starts would depend on each other's timing. A device that cannot be
+    observed now, or is gone, is Unknown.
     """
     planned = {device.id: device for device in plan.devices} if plan is not None else {}
     if problem:
@@ -65,22 +65,22 @@ def room_on(
 
 
 class DeviceWatch:
-    """The devices of this host, looked at now and then in a thread (a driver may hang).
+    """Looks at the devices of this host from time to time, in a thread (a driver may hang).
 
-    Nobody waits long for a look: where it takes more than a moment it goes on alone, and what was
-    seen before counts until it ends. One look is under way at a time.
+    Callers do not wait long for a look: a slow look goes on alone, and what was seen before counts
+    until the look ends. One look is under way at a time.
 
     Args:
-        marked: puts what operators said of devices on them.
+        marked: puts operators' marks on devices.
         look_seconds: deadline of a look at all devices. Providers that know which device is silent
             say so sooner.
-        patience_seconds: how long a look is waited for.
+        patience_seconds: how long a caller waits for a look.
 
     Attributes:
         devices: as last seen.
-        problem: why they could not be seen the last time; empty when they could.
-        looked: a look has ended since the start: the driver answered, or refused.
-        after_look: called with what was seen before and now.
+        problem: why they could not be seen the last time; empty if they could.
+        looked: whether a look has ended since the start: the driver answered, or refused.
+        after_look: called with the devices seen before and those seen now.
         troubled: called with each problem that was not there the last time.
     """
 
@@ -111,23 +111,23 @@ class DeviceWatch:
 
     @property
     def trouble(self) -> str:
-        """Why no device can be relied on now; empty where one can."""
+        """Why no device can be relied on now; empty if one can."""
         silent = [device for device in self.devices if device.health is Health.SILENT]
         if self.problem or not silent or len(silent) < len(self.devices):
             return self.problem
         return f"no device answers: {silent[0].health_reason}"
 
     def remember(self, devices: Sequence[Device]) -> None:
-        """Know devices of earlier: what cannot be seen of them is silent, and not gone."""
+        """Remember earlier devices: one of them that cannot be seen is silent, and not gone."""
         self._remembered = tuple(devices)
 
     def is_silent(self, device_id: str) -> bool:
-        """Whether nothing is known of a device now, since its driver does not answer."""
+        """Whether nothing is known of a device now, because its driver does not answer."""
         device = self.find(device_id)
         return device is not None and device.health is Health.SILENT
 
     async def refresh(self, max_age_seconds: float) -> None:
-        """Look again when the last look is older than that.
+        """Look again if the last look is older than that.
 
         Returns after a moment at most: see the class.
         """
@@ -137,7 +137,7 @@ class DeviceWatch:
         if self._under_way is not None:
             if self._slow or not await self._waited():
                 return
-            if self._under_way is not None:  # another look was begun after this was asked
+            if self._under_way is not None:  # another look was begun after this call
                 await self._waited()
                 return
         self._seen_at = now
@@ -145,7 +145,7 @@ class DeviceWatch:
         await self._waited()
 
     async def look(self) -> None:
-        """Look again for somebody who asks, and who waits for the first look as long as it takes.
+        """Look again for a caller; the caller waits for the first look as long as that takes.
 
         Raises:
             NotReadyError: the driver has not answered yet, so that no device is known.
@@ -160,7 +160,7 @@ class DeviceWatch:
             )
 
     async def _waited(self) -> bool:
-        """Wait for the look under way; False where that takes too long."""
+        """Wait for the look under way; False if that takes too long."""
         if self._under_way is not None:
             await asyncio.wait([self._under_way], timeout=self._patience_seconds)
         self._slow = self._under_way is not None
@@ -197,7 +197,7 @@ class DeviceWatch:
         self.problem = problem
 
     def mark(self) -> None:
-        """What operators say of devices has changed; they need not be looked at again for it."""
+        """Put the operators' marks, which have changed, on the devices without another look."""
         self.devices = self._marked(self._seen)
 
     def find(self, device_id: str) -> Device | None:
@@ -205,7 +205,7 @@ class DeviceWatch:
         return next((device for device in self.devices if device.id == device_id), None)
 
     async def inspect(self, device: Device) -> DeviceDetails:
-        """Everything that is told of one of the devices.
+        """Return everything that is known of one of the devices.
 
         Raises:
             DeviceError, NotFoundError: the driver refuses or is silent, or the device is gone.
@@ -217,12 +217,12 @@ class DeviceWatch:
         return dataclasses.replace(told, device=self._marked((told.device,))[0])
 
     def close(self) -> None:
-        """Wait for the look under way no longer."""
+        """Stop waiting for the look under way."""
         if self._under_way is not None:
             self._under_way.cancel()
 
     def forgive(self, device_id: str) -> None:
-        """What was said against the device so far counts no more; look again soon."""
+        """Disregard what was reported against the device so far; look again soon."""
         if isinstance(self._provider, DeviceCare):
             self._provider.forgive(device_id)
         self._seen_at = None
@@ -230,7 +230,7 @@ class DeviceWatch:
 
 @dataclasses.dataclass(slots=True)
 class _Fetch:
-    """One model's files: there, under way, or failed until `retry_at`."""
+    """The fetch of one model's files: done, under way, or failed until `retry_at`."""
 
     spec: ModelSpec
     task: "asyncio.Task[ResolvedModel]"
@@ -239,7 +239,7 @@ class _Fetch:
 
 
 class ModelFiles:
-    """Which models have their files on disk; the others are fetched in the background.
+    """Knows which models have their files on disk, and fetches the others in the background.
 
     A variant may have files of its own, so each form of a model (`plan.form_key`) has its fetch.
 
@@ -265,7 +265,7 @@ class ModelFiles:
         self.failures: dict[str, int] = {}
 
     def get(self, spec: ModelSpec, form: str = "") -> ResolvedModel | None:
-        """The files when they are there; otherwise see to it that they are being fetched.
+        """Return the files if they are there; otherwise have them fetched, and return None.
 
         Args:
             spec: of the form (`ModelSpec.as_variant`).
@@ -290,7 +290,7 @@ class ModelFiles:
         return tuple(key for key, spec in forms.items() if self.get(spec, key) is None)
 
     def revision(self, name: str) -> str | None:
-        """Commit or version of a model's files, where they are there. Fetches nothing."""
+        """Return the commit or version of a model's files, if they are there. Fetches nothing."""
         fetch = self._fetches.get(name)
         task = fetch.task if fetch is not None else None
         if task is None or not task.done() or task.cancelled() or task.exception() is not None:
@@ -298,17 +298,17 @@ class ModelFiles:
         return task.result().revision
 
     def progress(self, name: str) -> str:
-        """What the fetches of a model are doing, or why one failed."""
+        """Return what the fetches of a model are doing, or why one failed."""
         under_way = [self._fetches[key] for key in self._keys(name)]
         said = (fetch.progress for fetch in under_way if not fetch.task.done())
         return self.problem(name) or next(said, "")
 
     def problem(self, name: str) -> str:
-        """Why files of a model could not be fetched; empty where nothing is known against it."""
+        """Return why files of a model could not be fetched; empty if no problem is known."""
         return next((self.problems[k] for k in self._keys(name) if k in self.problems), "")
 
     def forget(self, name: str) -> None:
-        """Give up the fetches of a model and what they found."""
+        """Cancel the fetches of a model, and forget what they found."""
         for key in self._keys(name):
             self._drop(key)
 

@@ -1,7 +1,7 @@
-"""The pure core: frozen data and functions of data.
+"""Holds the pure core: frozen data and functions of data.
 
 Nothing here does I/O, reads a clock, draws a random number or imports a framework. Time,
-identifiers and randomness come in as arguments. That is what lets the reconciler, the trial
-search, the dispatch policy and the admission rule be tested without a process, a clock or a
-socket, and lets the simulator run the very functions that production runs.
+identifiers and randomness come in as arguments. Tests of the reconciler, the trial search, the
+dispatch policy and the admission rule therefore need no process, clock or socket, and the
+simulator runs the very functions that production runs.
 """

@@ -1,7 +1,7 @@
-"""Who asked for a change, as text: "ada@laptop". Pure.
+"""Names the person who asked for a change, as text: "ada@laptop". Pure.
 
-It is what the caller says of itself: whoever has the admin token can write any name. It tells
-people apart who work together, and is no proof of anything.
+The caller chooses the name: anyone with the admin token can write any name. The name tells
+colleagues apart; it proves nothing.
 """
 
 import re
@@ -20,7 +20,7 @@ def actor_of(text: str) -> str:
     """The actor that a caller named.
 
     Raises:
-        InputError: it is too long, or has characters that no user or host name has.
+        InputError: the text is too long, or has characters that no user or host name has.
     """
     if len(text) > MAX_CHARACTERS or not _ACTOR.fullmatch(text):
         shown = text if len(text) <= 40 else text[:40] + "..."
@@ -33,9 +33,9 @@ def actor_of(text: str) -> str:
 
 
 def actor_from(user: str, host: str) -> str:
-    """Who a person at a command line is; what no actor may hold is replaced.
+    """Name a person at a command line; characters that an actor may not have become "_".
 
-    Empty parts are left out; empty where both are.
+    An empty user or host is left out; the name is empty if both are.
     """
     named = "@".join(part for part in (user.strip(), host.strip()) if part)
     return _OTHER.sub("_", named)[:MAX_CHARACTERS]

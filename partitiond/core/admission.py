@@ -1,19 +1,19 @@
-"""Admission: who may start now, who waits, who is refused, and what to tell the refused.
+"""Admits requests to replicas, queues them or refuses them, and words each refusal.
 
 The rule per replica: sequences in flight stay within the batch at its operating point, **and**
-estimated KV tokens within 95 % of what the started engine holds; an empty replica takes any
-request, so that one larger than a limit is served alone instead of never.
+estimated KV tokens stay within 95 % of what the started engine holds. An empty replica takes any
+request, so that a request larger than a limit is served alone instead of never.
 
-Beyond that, requests wait in one bounded queue per model, fair between API keys
+Requests that no replica admits wait in one bounded queue per model, fair between API keys
 (`core.fair_queue`). A request that cannot start before its deadline is refused at once.
 
 The expected wait follows Little's law: with N sequences in service that each stay S seconds, one
 slot comes free every S / N seconds. N and S are both observed, so the figure stays right when
-the KV limit binds before the sequence limit does. Only what is ahead in the fair order counts.
+the KV limit binds before the sequence limit does. Only requests ahead in the fair order count.
 
-Tokens are estimated without a tokeniser: a ratio of tokens per prompt byte, learned for each key
-apart, and a running 90th percentile of the model's output lengths, both corrected by the usage that
-engines report.
+Tokens are estimated without a tokeniser, from two figures: a ratio of tokens per prompt byte,
+learned for each key separately, and a running 90th percentile of the model's output lengths. The
+usage that engines report corrects both.
 """
 
 import dataclasses
@@ -24,15 +24,15 @@ from partitiond.core.balance import Load, effective_limit
 from partitiond.core.routing import ModelAvailability
 
 KV_SHARE: Final = 0.95
-"""Share of the engine's KV tokens that is handed out; the rest absorbs estimates that were low."""
+"""Share of the engine's KV tokens that is handed out; the rest absorbs too low estimates."""
 
 MAX_RETRY_AFTER_SECONDS: Final = 600
-"""Longer waits say nothing a client could act on."""
+"""A client cannot act on a longer wait."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cost:
-    """What a request takes from a replica.
+    """Resources that a request takes from a replica.
 
     Attributes:
         sequences: prompts x n.
@@ -45,13 +45,13 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rejected:
-    """Why a request was not admitted, as a value.
+    """The reason why a request was not admitted, as a value.
 
     Attributes:
         status: 429 when the caller or the model is over its share, 503 when nothing can serve.
         code: stable word: queue_full, wait_too_long, queue_timeout, model_starting,
             model_sleeping, model_unavailable, shutting_down, upstream_connect.
-        retry_after_seconds: whole seconds, at least 1; None where no time can be named.
+        retry_after_seconds: whole seconds, at least 1; None if no time can be named.
     """
 
     status: int
@@ -81,23 +81,23 @@ def admits(load: Load, cost: Cost, slowness: float = 1.0) -> bool:
 
 
 FIRST_TOKENS_PER_BYTE: Final = 0.3
-"""English is about 0.25, code and other scripts are higher, and too high an estimate only waits a
-little where too low a one preempts."""
+"""English has about 0.25; code and other scripts have more. A request estimated too high only waits
+a little longer; one estimated too low causes preemptions."""
 FIRST_BYTES: Final = 4096.0
-"""Prompt bytes that the first ratio weighs: a guess; some pages of real prompts outweigh it, and a
+"""Weight of the first ratio in prompt bytes. A guess: a few pages of real prompts outweigh it, a
 few words do not."""
 REMEMBERED_BYTES: Final = 65_536.0
-"""Prompt bytes after which older ones fade: a guess of the same kind."""
+"""Prompt bytes that the ratio remembers; older ones fade. A guess of the same kind."""
 MAX_RATIO_KEYS: Final = 4096
-"""Keys of one model whose ratio is remembered; beyond them the one longest unused is forgotten."""
+"""Keys of one model whose ratio is kept; beyond that the least recently used one is forgotten."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TokensPerByte:
-    """Learned tokens per prompt byte, weighted by bytes: of the last `REMEMBERED_BYTES` or so.
+    """Tokens per prompt byte, learned from about the last `REMEMBERED_BYTES`, weighted by bytes.
 
-    By requests instead of by bytes, a handful of one-letter prompts, which are all template, would
-    set the ratio of long ones.
+    Weighted by requests instead, a handful of one-letter prompts, which consist of the chat
+    template only, would set the ratio of long ones.
     """
 
     tokens: float = FIRST_TOKENS_PER_BYTE * FIRST_BYTES
@@ -109,7 +109,7 @@ class TokensPerByte:
         return self.tokens / self.prompt_bytes
 
     def observe(self, prompt_bytes: int, prompt_tokens: int) -> "TokensPerByte":
-        """The estimate after a request whose usage is known."""
+        """Return the estimate after a request whose usage is known."""
         if prompt_bytes <= 0 or prompt_tokens <= 0:
             return self
         ratio = min(4.0, max(0.01, prompt_tokens / prompt_bytes))
@@ -119,10 +119,10 @@ class TokensPerByte:
 
 
 class PromptRatios:
-    """Tokens per prompt byte of one model, learned for each key apart.
+    """Tokens per prompt byte of one model, learned for each key separately.
 
-    What one key sends says nothing of another's prompts, and must not move the estimates that
-    another key is admitted by. Two numbers a key, of `MAX_RATIO_KEYS` keys at most.
+    The prompts of one key say nothing about the prompts of another, and must not change the
+    estimates for another key. Keeps two numbers per key, for at most `MAX_RATIO_KEYS` keys.
     """
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class PromptRatios:
         return len(self._by_key)
 
     def value(self, key: str) -> float:
-        """Of the key's prompts; the first guess for a key that is not known."""
+        """Return the ratio of the key's prompts; the first guess for an unknown key."""
         known = self._by_key.get(key)
         return FIRST_TOKENS_PER_BYTE if known is None else known.value
 
@@ -148,15 +148,15 @@ class PromptRatios:
 class OutputP90:
     """Running 90th percentile of output tokens, in constant memory.
 
-    Stochastic approximation with a multiplicative step: up by 0.9 steps when an output is longer,
-    down by 0.1 steps when not, which balances where 10 % are longer.
+    Stochastic approximation with a multiplicative step: the value rises by 0.9 steps after a longer
+    output and falls by 0.1 steps otherwise. Both balance when 10 % of the outputs are longer.
     """
 
     value: float = 256.0
     step: float = 0.05
 
     def observe(self, output_tokens: int) -> "OutputP90":
-        """The estimate after a request of so many output tokens per sequence."""
+        """Return the estimate after a request with this many output tokens per sequence."""
         if output_tokens <= 0:
             return self
         change = 0.9 if output_tokens > self.value else -0.1
@@ -165,13 +165,13 @@ class OutputP90:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServiceTime:
-    """Mean seconds that one sequence stays in an engine, learned; starts at the planned figure."""
+    """Learned mean seconds that one sequence stays in an engine; starts at the planned figure."""
 
     seconds: float = 1.0
     weight: float = 0.1
 
     def observe(self, seconds: float) -> "ServiceTime":
-        """The estimate after one request that ran to its end."""
+        """Return the estimate after one request that ran to its end."""
         if not (math.isfinite(seconds) and seconds > 0):
             return self
         return ServiceTime(self.seconds + self.weight * (seconds - self.seconds), self.weight)
@@ -185,14 +185,14 @@ def estimate_cost(
     output_p90: float,
     max_model_len: int,
 ) -> Cost:
-    """KV tokens a request will hold: sequences x min(max_model_len, prompt + expected output).
+    """Estimate a request's KV tokens: sequences x min(max_model_len, prompt + expected output).
 
     Args:
         sequences: prompts x n.
-        prompt_tokens: of one prompt, counted or prompt bytes x learned tokens per byte.
+        prompt_tokens: of one prompt: counted, or prompt bytes x learned tokens per byte.
         max_tokens: the request's limit, or None.
         output_p90: the model's running 90th percentile of output tokens.
-        max_model_len: longest context of the engine; 0 where unknown.
+        max_model_len: longest context of the engine; 0 if unknown.
     """
     output = output_p90 if max_tokens is None else min(max_tokens, output_p90)
     each = prompt_tokens + output
@@ -204,7 +204,7 @@ def estimate_cost(
 def expected_wait_seconds(
     sequences_ahead: int, sequences_in_flight: int, service_seconds: float
 ) -> float:
-    """Time until so many sequences plus one more have found a slot (Little's law)."""
+    """Seconds until the sequences ahead plus one more have found a slot (Little's law)."""
     return (sequences_ahead + 1) * service_seconds / max(1, sequences_in_flight)
 
 
@@ -215,7 +215,7 @@ def retry_after_seconds(wait_seconds: float) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Bounds of one model's queue, and what is known of its service.
+    """Bounds of one model's queue, and the observed figures of its service.
 
     Attributes:
         max_queue: requests that may wait.
@@ -231,11 +231,11 @@ class QueueLimits:
 
 
 def refuse_to_wait(waiting: int, sequences_ahead: int, limits: QueueLimits) -> Rejected | None:
-    """Why a request may not join the queue, or None when it may.
+    """Refuse a request that may not join the queue; None if it may.
 
     Args:
         waiting: requests in the queue.
-        sequences_ahead: their sequences.
+        sequences_ahead: sequences of these requests.
     """
     if waiting >= limits.max_queue:
         return refuse_full(waiting, sequences_ahead, limits)
@@ -243,11 +243,11 @@ def refuse_to_wait(waiting: int, sequences_ahead: int, limits: QueueLimits) -> R
 
 
 def refuse_full(waiting: int, sequences_ahead: int, limits: QueueLimits) -> Rejected:
-    """The answer to a request for which the queue has no place.
+    """Return the answer to a request that the queue has no place for.
 
     Args:
         waiting: requests in the queue.
-        sequences_ahead: sequences that would have been before it.
+        sequences_ahead: sequences that would have been ahead of the request.
     """
     wait = _expected(sequences_ahead, limits)
     return Rejected(
@@ -261,11 +261,11 @@ def refuse_full(waiting: int, sequences_ahead: int, limits: QueueLimits) -> Reje
 def refuse_too_late(
     sequences_ahead: int, within_seconds: float, limits: QueueLimits
 ) -> Rejected | None:
-    """Why a request that has to start within so many seconds is not even queued, or None.
+    """Refuse a request that is not expected to start within `within_seconds`; None if it is.
 
     Args:
-        sequences_ahead: sequences that would be before it.
-        within_seconds: its own deadline's distance, or the model's longest wait.
+        sequences_ahead: sequences that would be ahead of the request.
+        within_seconds: time to the request's own deadline, or the model's longest wait.
     """
     wait = _expected(sequences_ahead, limits)
     if wait <= within_seconds:
@@ -287,11 +287,11 @@ def _expected(sequences_ahead: int, limits: QueueLimits) -> float:
 def refuse_after_waiting(
     waited_seconds: float, sequences_ahead: int, limits: QueueLimits
 ) -> Rejected:
-    """The answer to a request whose deadline passed in the queue (see `fair_queue.expire`).
+    """Return the answer to a request whose deadline passed in the queue (`fair_queue.expire`).
 
     Args:
-        waited_seconds: how long it waited.
-        sequences_ahead: that would be before it if it joined again now.
+        waited_seconds: how long the request waited.
+        sequences_ahead: sequences that would be ahead of the request if it joined again now.
     """
     wait = _expected(sequences_ahead, limits)
     return Rejected(
@@ -303,11 +303,11 @@ def refuse_after_waiting(
 
 
 def waits_for_replica(expected_seconds: float, within_seconds: float) -> bool:
-    """Whether a request should wait for a replica that is coming, rather than be refused at once.
+    """Whether a request should wait for a replica that is starting, rather than be refused at once.
 
     Args:
-        expected_seconds: until the replica should serve; not positive where it is due, or where
-            nobody knows.
+        expected_seconds: until the replica should serve; zero or negative if the replica is due
+            or the time is unknown.
         within_seconds: how long the request can wait.
     """
     return expected_seconds <= within_seconds
@@ -316,7 +316,7 @@ def waits_for_replica(expected_seconds: float, within_seconds: float) -> bool:
 def refuse_without_replica(
     model: str, availability: ModelAvailability, retry_after: float
 ) -> Rejected:
-    """The answer while no replica can take requests: 503, with a time where one is coming."""
+    """Return the answer while no replica can take requests: 503, with a time to try again."""
     if availability is ModelAvailability.ENDING:
         return Rejected(
             503,
@@ -347,8 +347,8 @@ def refuse_without_replica(
 
 
 def refuse_unreachable(model: str) -> Rejected:
-    """The answer while nobody listens on any replica: 503, to be tried again when they were looked
-    at again.
+    """Return the answer while no replica accepts connections: 503, to be retried after the replicas
+    were probed again.
     """
     return Rejected(
         503,
@@ -365,15 +365,15 @@ class Waiting(Generic[ItemT]):
     """One request in the queue.
 
     Attributes:
-        item: whatever the caller wants back.
-        since: when it joined, monotonic seconds.
-        deadline: when it is refused, monotonic seconds.
-        tried: replicas it must avoid.
-        key: whose it is, for fairness.
-        weight: the key's share relative to others of its priority.
-        priority: the key's; higher ones leave first.
-        tokens: what it is charged with, prompt and expected output; 0 for its KV tokens.
-        prefer: replicas it would rather have, best first (see `core.affinity`).
+        item: the caller's object, handed back unchanged.
+        since: when the request joined, monotonic seconds.
+        deadline: when the request is refused, monotonic seconds.
+        tried: replicas that the request must avoid.
+        key: the API key that sent the request, for fairness.
+        weight: the key's share relative to other keys of its priority.
+        priority: of the key; requests of a higher priority leave first.
+        tokens: charged for the request: prompt and expected output; 0 for its KV tokens.
+        prefer: preferred replicas, best first (see `core.affinity`).
     """
 
     def __init__(
@@ -403,5 +403,5 @@ class Waiting(Generic[ItemT]):
 
     @property
     def charge(self) -> float:
-        """Tokens its key pays for it; never nothing."""
+        """Tokens that the key pays for the request; at least 1."""
         return max(1.0, self.tokens or float(self.cost.kv_tokens))

@@ -1,14 +1,14 @@
-"""Where a request would rather go: the replica of its session, or one that knows its beginning.
+"""Remembers the replicas that requests prefer, by session and by the beginning of the prompt.
 
 An engine keeps the KV cache of prompts it has read (vLLM: blocks by the hash of all tokens up to
-their end), so a conversation that comes back to its replica saves most of its prefill. Both tables
-here only *prefer*: `balance.choose_replica` gives a preference up when the replica has no room, is
-not eligible, or is by more than `PREFERENCE_SLACK` of its limit fuller than the least full one.
+their end), so a conversation that returns to its replica saves most of its prefill. Both tables
+here only *prefer*: `balance.choose_replica` drops a preference when the replica has no room, is
+not eligible, or is fuller than the least full one by more than `PREFERENCE_SLACK` of its limit.
 
 Sessions are remembered for a time after they were last seen. Prefixes are digests of a prompt's
-first blocks, each made over all blocks before it, so that one look-up per block finds the longest
-beginning that was sent before. Both tables are bounded; the least recently used goes first. No
-text is kept, only digests: a client may give a session a name of 32 KiB.
+first blocks. Each digest covers all blocks before it, so one look-up per block finds the longest
+beginning that was sent before. Both tables are bounded; the least recently used entry is removed
+first. Only digests are kept, no text: a client may give a session a name of 32 KiB.
 """
 
 import collections
@@ -18,16 +18,16 @@ from typing import Final
 BLOCK_BYTES: Final = 512
 """About 128 tokens of English: shorter beginnings save less than a step of an engine."""
 MAX_BLOCKS: Final = 16
-"""8 KiB: beyond it two prompts with an equal beginning are the same conversation."""
+"""8 KiB: two prompts that are equal for longer than this belong to the same conversation."""
 MAX_ENTRIES: Final = 65_536
 """Of either table: 14 MB of sessions, 12 MB of prefixes, as counted."""
 REPLICAS_EACH: Final = 4
-"""Replicas remembered to know a prefix; a system prompt of everybody is soon known by all."""
+"""Replicas remembered per prefix; all replicas soon know a system prompt that all clients send."""
 _DIGEST_BYTES: Final = 12
 
 
 class Sessions:
-    """Session -> its replica. Names should be scoped by API key: they come from clients."""
+    """Session -> its replica. Scope session names by API key: clients choose them."""
 
     def __init__(self, seconds: float = 600.0, max_entries: int = MAX_ENTRIES) -> None:
         self.seconds = seconds
@@ -38,40 +38,40 @@ class Sessions:
         return len(self._known)
 
     def prefer(self, session: str, now: float) -> tuple[str, ...]:
-        """Its replica, if it was seen within the time; as `choose_replica` takes it."""
+        """Return the session's replica if it was seen recently, in the form of `choose_replica`."""
         found = self._known.get(_digest(session))
         if found is None or now - found[1] >= self.seconds:
             return ()
         return (found[0],)
 
     def remember(self, session: str, replica_id: str, now: float) -> None:
-        """It was sent there: where it was before no longer counts."""
+        """Note that the session was sent to the replica, which replaces its earlier one."""
         if self.seconds <= 0:
             return
         known, name = self._known, _digest(session)
         known[name] = (replica_id, now)
         known.move_to_end(name)
-        # The order is that of being seen, so those out of time stand first.
+        # The order is that of the last use, so expired sessions stand first.
         oldest = next(iter(known.values()))
         while len(known) > self._max_entries or now - oldest[1] >= self.seconds:
             known.popitem(last=False)
             oldest = next(iter(known.values()))
 
     def forget_replica(self, replica_id: str) -> None:
-        """Its process is another one, or gone: its cache is lost."""
+        """Forget a replica whose process ended or was replaced: its cache is lost."""
         for name, (replica, _) in list(self._known.items()):
             if replica == replica_id:
                 del self._known[name]
 
 
 def _digest(session: str) -> bytes:
-    """Of fixed size. JSON can hold halves of surrogate pairs, which are no text, but names here."""
+    """Digest of fixed size. JSON can hold lone surrogates, which are not text but valid names."""
     encoded = session.encode(errors="surrogatepass")
     return hashlib.blake2b(encoded, digest_size=_DIGEST_BYTES).digest()
 
 
 class Prefixes:
-    """Beginnings of prompts -> the replicas that have read them, the latest first."""
+    """Beginnings of prompts -> the replicas that have read them, latest first."""
 
     def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
         self._max_entries = max_entries
@@ -81,16 +81,16 @@ class Prefixes:
         return len(self._known)
 
     def matched(self, blocks: tuple[bytes, ...]) -> int:
-        """Blocks at the beginning that some replica has read."""
+        """Number of blocks at the beginning that some replica has read."""
         return next((n for n in range(len(blocks), 0, -1) if blocks[n - 1] in self._known), 0)
 
     def prefer(self, blocks: tuple[bytes, ...]) -> tuple[str, ...]:
-        """Replicas with the longest match, the latest first; as `choose_replica` takes them."""
+        """Return the replicas with the longest match, latest first, for `choose_replica`."""
         count = self.matched(blocks)
         return self._known[blocks[count - 1]] if count else ()
 
     def remember(self, blocks: tuple[bytes, ...], replica_id: str) -> None:
-        """A prompt was sent there."""
+        """Note that a prompt was sent to the replica."""
         known = self._known
         # From the longest to the shortest, so that the shared, short ones are forgotten last.
         for block in reversed(blocks):
@@ -103,7 +103,7 @@ class Prefixes:
             known.popitem(last=False)
 
     def forget_replica(self, replica_id: str) -> None:
-        """Its process is another one, or gone: its cache is lost."""
+        """Forget a replica whose process ended or was replaced: its cache is lost."""
         for block, replicas in list(self._known.items()):
             if replica_id in replicas:
                 left = tuple(replica for replica in replicas if replica != replica_id)
@@ -120,14 +120,14 @@ def prefix_blocks(
     block_bytes: int = BLOCK_BYTES,
     max_blocks: int = MAX_BLOCKS,
 ) -> tuple[bytes, ...]:
-    """Digests of the prompt's beginnings at each whole block, the shortest first.
+    """Digests of the prompt's beginnings at each whole block, shortest first.
 
     Args:
-        prompt: its bytes, from where prompts of one kind begin to be equal (of a chat: the JSON of
-            its messages).
-        salt: what must be equal, too; as the model's name.
-        block_bytes: of one block; a last part that is shorter does not count.
-        max_blocks: looked at.
+        prompt: its bytes, from the point where prompts of one kind can be equal (of a chat: the
+            JSON of its messages).
+        salt: something else that must be equal, such as the model's name.
+        block_bytes: size of one block; a shorter last part does not count.
+        max_blocks: blocks to digest at most.
     """
     running = hashlib.blake2b(salt, digest_size=_DIGEST_BYTES)
     digests = []

@@ -1,4 +1,4 @@
-"""The numbers of a decoder that decide its memory and speed."""
+"""Defines the numbers of a decoder that decide its memory and speed."""
 
 import dataclasses
 import math
@@ -13,27 +13,27 @@ class Architecture:
         parameters: all weights, counted once when embeddings are tied.
         hidden_size, layers, heads, kv_heads, head_dim, vocab_size: as in the model's config.
         intermediate_size: width of the MLP that one token passes through; with a mixture of
-            experts, of all experts that are chosen for it together.
+            experts, the width of all experts chosen for the token together.
         max_position: longest context the model was built for, in tokens.
         weight_bytes_per_parameter: 2 for 16-bit weights.
         kv_bytes_per_value: 2 for a 16-bit KV cache, 1 for fp8.
         active_parameters: weights that one token passes through, embeddings included; 0 for all
             (it is less with a mixture of experts).
         latent_values_per_token: values that one layer keeps per token where keys and values are
-            compressed into a latent (MLA); 0 where they are kept themselves.
+            compressed into a latent (MLA); 0 if the keys and values themselves are kept.
         window_tokens, window_layers: how many layers see no further back than a sliding window.
         stateless_layers: layers that keep nothing per token (state-space and linear attention).
-        quantised_parameters: of `parameters`, those stored in `quantised_bytes_per_parameter`,
+        quantised_parameters: of `parameters`, those stored at `quantised_bytes_per_parameter`,
             scales and zero points included.
         linear_parameters: of `parameters`, those in matrices that an engine can quantise while it
             loads them: attention, MLP and experts, without embeddings, norms and biases.
         experts, experts_per_token: routed experts of a layer, and how many one token passes
             through; 0 for a model without experts.
-        expert_parameters: of `parameters`, those in routed experts. A step that holds many tokens
-            reads nearly all of them, a step with one token `experts_per_token / experts` of them.
+        expert_parameters: of `parameters`, those in routed experts. A step with many tokens reads
+            nearly all of them, a step with one token `experts_per_token / experts` of them.
         state_values_per_sequence: values that state-space and convolution layers keep of one
-            sequence, however long it is.
-        note: what these numbers leave out, such as a vision tower; empty where nothing.
+            sequence of any length.
+        note: parts that these numbers leave out, such as a vision tower; empty if none.
     """
 
     family: str
@@ -67,7 +67,7 @@ class Architecture:
         """Weights as loaded, in bytes."""
         plain = (self.parameters - self.quantised_parameters) * self.weight_bytes_per_parameter
         quantised = self.quantised_parameters * self.quantised_bytes_per_parameter
-        # Bytes per parameter is a quotient of whole numbers: its last bits are no bytes.
+        # Bytes per parameter is a quotient of whole numbers: its last bits are rounding errors.
         return math.ceil(round(plain + quantised, 3))
 
     @property
@@ -77,31 +77,31 @@ class Architecture:
 
     @property
     def attention_layers(self) -> int:
-        """Layers that keep something of every token."""
+        """Number of layers that keep something of every token."""
         return self.layers - self.stateless_layers
 
     @property
     def kv_bytes_per_token_layer(self) -> float:
-        """What one layer keeps of one token, in bytes: K and V of its heads, or their latent."""
+        """Bytes that one layer keeps of one token: K and V of its heads, or their latent."""
         values = self.latent_values_per_token or 2 * self.kv_heads * self.head_dim
         return values * self.kv_bytes_per_value
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """What all layers keep of one token, in bytes: 2 x layers x kv_heads x head_dim values.
+        """Bytes that all layers keep of one token: 2 x layers x kv_heads x head_dim values.
 
-        Of a token within every sliding window: those layers forget it later, see `kv_bytes`.
+        Counts a token within every sliding window: those layers forget it later, see `kv_bytes`.
         """
         return math.ceil(self.attention_layers * self.kv_bytes_per_token_layer)
 
     @property
     def state_bytes_per_sequence(self) -> int:
-        """What state-space and convolution layers keep of one sequence, in bytes."""
+        """Bytes that state-space and convolution layers keep of one sequence."""
         return math.ceil(self.state_values_per_sequence * self.weight_bytes_per_parameter)
 
     @property
     def attention(self) -> str:
-        """Kind of attention: what decides the KV cache, in the words of the literature."""
+        """Kind of attention, which decides the KV cache, in the words of the literature."""
         if self.latent_values_per_token:
             return "MLA"
         kind = "MHA" if self.kv_heads == self.heads else "MQA" if self.kv_heads == 1 else "GQA"
@@ -111,9 +111,9 @@ class Architecture:
         return kind + (", hybrid" if self.state_values_per_sequence else "")
 
     def kv_bytes(self, context_tokens: float) -> float:
-        """What is kept of one sequence with this much context, in bytes.
+        """Bytes kept of one sequence with this much context.
 
-        Windows keep no more than theirs; state does not grow with the context.
+        Layers with a window keep only that window; state does not grow with the context.
         """
         full = self.attention_layers - self.window_layers
         seen = min(context_tokens, self.window_tokens)

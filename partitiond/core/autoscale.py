@@ -1,4 +1,4 @@
-"""What a model that scales by itself asks for."""
+"""Defines and checks the settings of a model that scales by itself."""
 
 import dataclasses
 import math
@@ -12,14 +12,14 @@ MAX_ZERO_SECONDS: Final = 30 * 86400.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Autoscale:
-    """Its demand is measured, and plans that follow from that are applied without being asked.
+    """Settings of a model whose demand is measured and whose plans are applied automatically.
 
-    How many replicas it may have are the model's `min_replicas` and `max_replicas`.
+    The model's `min_replicas` and `max_replicas` bound its number of replicas.
 
     Attributes:
-        scale_to_zero_seconds: without a request for so long it gives up its engines, to be started
-            by the next request; it may also be made to, when another model needs its room. None:
-            it keeps a replica.
+        scale_to_zero_seconds: after this long without a request the model is scaled to zero, and
+            the next request starts it again. The model may also be evicted, when another model
+            needs its room. None: the model keeps a replica.
     """
 
     scale_to_zero_seconds: float | None = None
@@ -36,7 +36,7 @@ class Autoscale:
 
 
 def check_autoscale(autoscale: Autoscale | None, min_replicas: int) -> None:
-    """Raises SpecError where the bounds contradict each other."""
+    """Raise SpecError if the bounds contradict each other."""
     if autoscale is None or autoscale.scale_to_zero_seconds is None:
         return
     require(

@@ -1,12 +1,12 @@
-"""Choosing a replica, ejecting one that fails, and the budget for sending a request again.
+"""Chooses the replica for a request, ejects failing replicas, and budgets retries.
 
-Least loaded first, where load is sequences in flight over the replica's limit: limits differ
-(they are measured knees), so a bare count would overfill the small replicas. Equally loaded
-replicas are told apart by two random choices (Mitzenmacher, "The Power of Two Choices in
-Randomized Load Balancing", 2001), so that several proxies do not all fall on the first one.
+The least loaded replica comes first, where load is sequences in flight over the replica's limit:
+limits differ (they are measured knees), so a bare count would overfill the small replicas. Two
+random choices break ties between equally loaded replicas (Mitzenmacher, "The Power of Two Choices
+in Randomized Load Balancing", 2001), so that several proxies do not all choose the first one.
 Randomness comes in as an argument.
 
-Two things are preferred to that, within bounds: where a session or a prompt's beginning already is
+Two preferences override the load, within bounds: the affinity of a session or a prompt's beginning
 (`core.affinity`), and replicas that are not slow.
 """
 
@@ -18,20 +18,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 PREFERENCE_SLACK: Final = 0.25
-"""By so much of its limit a preferred replica may be fuller than the least full one."""
+"""A preferred replica may be fuller than the least full one by this share of its limit."""
 SLOW_FROM: Final = 1.3
-"""Smaller differences of pace come from the mix of requests, and are no reason for anything."""
+"""Smaller differences of pace come from the mix of requests and are ignored."""
 MAX_SLOWNESS: Final = 8.0
 PACE_OBSERVATIONS: Final = 50.0
 ENOUGH_OBSERVATIONS: Final = 8.0
-"""Requests before a pace means anything."""
+"""Requests before a pace is used."""
 SLOWNESS_HALF_LIFE_SECONDS: Final = 30.0
 FACTORS_SECONDS: Final = 1.0
 NO_SLOWNESS: Final[Mapping[str, float]] = types.MappingProxyType({})
 
 
 class Load(Protocol):
-    """What the rules read of a replica; live objects and `ReplicaLoad` both have it."""
+    """The fields of a replica that the rules read; live objects and `ReplicaLoad` have them."""
 
     @property
     def replica_id(self) -> str:
@@ -50,22 +50,22 @@ class Load(Protocol):
 
     @property
     def kv_tokens(self) -> int:
-        """Estimated KV tokens of what is in flight."""
+        """Estimated KV tokens of the requests in flight."""
         ...
 
     @property
     def kv_cache_tokens(self) -> int:
-        """KV tokens of the started engine; 0 where unknown."""
+        """KV tokens of the started engine; 0 if unknown."""
         ...
 
     @property
     def draining(self) -> bool:
-        """Admits nothing new."""
+        """Whether the replica admits nothing new."""
         ...
 
     @property
     def ejected(self) -> bool:
-        """Left out for now because it failed, or because nobody listens there."""
+        """Whether the replica is left out because it failed or refuses connections."""
         ...
 
 
@@ -91,7 +91,7 @@ def occupancy(load: Load) -> float:
 
 
 def is_eligible(load: Load, tried: Collection[str] = ()) -> bool:
-    """Whether a new request may go there at all, whatever the load."""
+    """Whether a new request may go to the replica at all, at any load."""
     return not (load.draining or load.ejected or load.replica_id in tried)
 
 
@@ -103,20 +103,20 @@ def choose_replica(
     prefer: Sequence[str] = (),
     slowness: Mapping[str, float] = NO_SLOWNESS,
 ) -> LoadT | None:
-    """The least occupied eligible replica, or None.
+    """Return the least occupied eligible replica, or None.
 
-    Of slow replicas the expected time counts: a step of a full batch takes about twice that of a
-    single sequence, so a replica that is s times slower than its plan is as good as another whose
-    1 + occupancy is s times its own.
+    Slow replicas are compared by expected time: a step of a full batch takes about twice as long
+    as a step of a single sequence, so a replica that is s times slower than its plan is as good as
+    another whose 1 + occupancy is s times its own.
 
     Args:
         loads: replicas that have room (see `admission.admits`).
         tried: replicas this request already failed on.
-        draws: two numbers in [0, 1); they decide only between equally occupied replicas, of
-            which the drawn one with more free sequences wins.
-        prefer: replicas that it would rather have, best first: the first of them that is
-            eligible and not clearly busier (`PREFERENCE_SLACK`) than the least occupied one.
-        slowness: of those replicas that are slow (see `Slowness`).
+        draws: two numbers in [0, 1); they only break ties between equally occupied replicas: of
+            the two drawn replicas the one with more free sequences wins.
+        prefer: preferred replicas, best first. The first one wins that is eligible and not
+            clearly busier (`PREFERENCE_SLACK`) than the least occupied replica.
+        slowness: factor of each slow replica (see `Slowness`).
     """
     least: list[LoadT] = []
     lowest = math.inf
@@ -144,11 +144,11 @@ def choose_replica(
 
 
 def effective_limit(max_sequences: int, slowness: float) -> int:
-    """Sequences at which a replica that is so slow steps as fast as one just not slow at its limit.
+    """Sequence limit of a slow replica, at least 1 so that its recovery can be seen.
 
-    With a step time of 1 + occupancy (see `choose_replica`): s (1 + x) = 2 `SLOW_FROM`. A limit is
-    the batch whose steps are short enough, so that of a slower replica is smaller. At least 1, for
-    it to be seen when it has recovered.
+    A limit is the batch whose steps are short enough, so a slower replica has a smaller one. At
+    this limit a slow replica steps as fast as one just below `SLOW_FROM` at its full limit. With a
+    step time of 1 + occupancy (see `choose_replica`): s (1 + x) = 2 `SLOW_FROM`.
     """
     if slowness <= SLOW_FROM:
         return max_sequences
@@ -157,11 +157,11 @@ def effective_limit(max_sequences: int, slowness: float) -> int:
 
 @dataclasses.dataclass(slots=True)
 class _Pace:
-    """Means of what requests took, over the planned time, and of their tokens.
+    """Means over requests: of their time divided by the planned time, and of their tokens.
 
     Attributes:
-        observed: requests that the means rest on.
-        at: when the last of them ended.
+        observed: number of requests in the means.
+        at: when the last of these requests ended.
     """
 
     seconds: float
@@ -171,17 +171,17 @@ class _Pace:
 
     @property
     def value(self) -> float:
-        """Of all tokens, not the mean of requests: a short answer is mostly prefill."""
+        """Time per token over all tokens, not the mean of requests: short answers are prefill."""
         return self.seconds / self.tokens
 
 
 class Slowness:
-    """Learns which replicas of a model are slower than the others, beside what was planned.
+    """Learns which replicas of a model are slower than the others, relative to their plans.
 
-    A replica's pace is the time per token of the requests that ended well there, over the time
-    planned for it; what is planned alike has like paces, whatever the hardware. Slow is who is
-    `SLOW_FROM` times the median pace or more. What was learned fades with
-    `SLOWNESS_HALF_LIFE_SECONDS`, so that a replica which is avoided is tried again.
+    A replica's pace is the time per token of the requests that it ended well, over the time
+    planned for it: replicas that keep their plans have similar paces on any hardware. A replica is
+    slow from `SLOW_FROM` times the median pace. Observations fade with
+    `SLOWNESS_HALF_LIFE_SECONDS`, so that an avoided replica is tried again.
     """
 
     def __init__(self) -> None:
@@ -192,11 +192,11 @@ class Slowness:
     def observe(
         self, replica_id: str, seconds: float, tokens: float, planned_seconds: float, now: float
     ) -> None:
-        """A request ended well.
+        """Note a request that ended well.
 
         Args:
-            seconds: from being sent to its end.
-            tokens: it generated.
+            seconds: from the sending of the request to its end.
+            tokens: that the request generated.
             planned_seconds: the replica's expected time of one request.
             now: monotonic seconds.
         """
@@ -208,21 +208,21 @@ class Slowness:
             self._paces[replica_id] = _Pace(seconds, tokens, 1.0, now)
             return
         faded = pace.observed * 0.5 ** ((now - pace.at) / SLOWNESS_HALF_LIFE_SECONDS)
-        # A mean at first, then exponential over the last PACE_OBSERVATIONS.
+        # A plain mean at first, then an exponential one over the last PACE_OBSERVATIONS.
         pace.observed = min(faded + 1.0, PACE_OBSERVATIONS)
         pace.seconds += (seconds - pace.seconds) / pace.observed
         pace.tokens += (tokens - pace.tokens) / pace.observed
         pace.at = now
 
     def factors(self, now: float) -> Mapping[str, float]:
-        """Replica -> slowness, of those that are slow; computed anew once a second."""
+        """Return replica -> slowness of the slow replicas; recomputed once a second."""
         if now >= self._valid_until:
             self._valid_until = now + FACTORS_SECONDS
             self._factors = self._computed(now)
         return self._factors
 
     def forget(self, replica_id: str) -> None:
-        """Its process is another one now."""
+        """Forget a replica whose process was replaced."""
         self._paces.pop(replica_id, None)
         self._factors.pop(replica_id, None)
 
@@ -245,15 +245,15 @@ class Slowness:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EjectionPolicy:
-    """When a failing replica is left out, and for how long.
+    """When and for how long a failing replica is ejected.
 
     Attributes:
-        consecutive_failures: failures in a row that eject it.
-        base_seconds: first ejection; doubled each time it fails again right after its return.
+        consecutive_failures: failures in a row that eject a replica.
+        base_seconds: first ejection; doubled for each failure right after the replica's return.
         max_seconds: longest ejection.
         max_share: at most this share of a model's replicas is ejected (rounded down), so that a
-            fault common to all of them never leaves a model with none. Those that drain, and those
-            that nobody listens on, get no requests in any case, and do not count.
+            fault common to all replicas never leaves a model with none. Replicas that drain or
+            refuse connections get no requests in any case, and do not count.
     """
 
     consecutive_failures: int = 3
@@ -267,12 +267,12 @@ DEFAULT_EJECTION: Final = EjectionPolicy()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Health:
-    """How a replica did lately.
+    """A replica's recent failures and ejections.
 
     Attributes:
         failures: in a row, up to now.
         ejections: in a row, without a success between them.
-        ejected_until: monotonic seconds; 0 when not ejected.
+        ejected_until: monotonic seconds; 0 if not ejected.
     """
 
     failures: int = 0
@@ -280,7 +280,7 @@ class Health:
     ejected_until: float = 0.0
 
     def is_ejected(self, now: float) -> bool:
-        """Whether it is left out at this moment."""
+        """Whether the replica is ejected at this moment."""
         return now < self.ejected_until
 
 
@@ -295,15 +295,15 @@ def after_failure(
     replicas: int,
     policy: EjectionPolicy = DEFAULT_EJECTION,
 ) -> Health:
-    """Health after one more failure.
+    """Return the health after one more failure.
 
     Args:
         now: monotonic seconds.
-        ejected_others: of the other replicas those that are ejected now.
-        replicas: of the model, this one included; without those that drain or that nobody listens
-            on.
+        ejected_others: number of the other replicas that are ejected now.
+        replicas: number of the model's replicas, this one included, without those that drain or
+            refuse connections.
 
-    After an ejection ended, one failure ejects again: the count is kept, not reset.
+    After an ejection has ended, one failure ejects again: the count is kept, not reset.
     """
     failures = health.failures + 1
     allowed = ejected_others + 1 <= math.floor(policy.max_share * replicas)
@@ -316,14 +316,14 @@ def after_failure(
 class RetryBudget:
     """Retries as a share of one model's requests.
 
-    A bucket: each request adds `share`, each retry takes 1. It keeps a fault of every engine from
-    doubling the load. The reserve lets a quiet model retry, the cap forgets old credit. Each model
-    has its own, so that one whose engines all fail leaves the others theirs.
+    The budget is a bucket: each request adds `share`, each retry takes 1. The budget keeps a fault
+    of all engines from doubling the load. The reserve lets a quiet model retry; the cap limits old
+    credit. Each model has its own budget, which failing engines of other models cannot use up.
 
     Attributes:
         share: retries allowed per request (0.2: one in five); 0 allows none.
         reserve: credit at the start.
-        cap: most credit that is kept.
+        cap: largest credit that is kept.
         credit: retries that may be made now.
     """
 
@@ -334,7 +334,7 @@ class RetryBudget:
         self.credit = reserve
 
     def count_request(self) -> None:
-        """A request came in."""
+        """Add the credit of a request that came in."""
         self.credit = min(self.cap, self.credit + self.share)
 
     def take(self) -> bool:
@@ -345,5 +345,5 @@ class RetryBudget:
         return True
 
     def give_back(self) -> None:
-        """A retry that was taken did not happen."""
+        """Return the credit of a retry that was taken but did not happen."""
         self.credit = min(self.cap, self.credit + 1)

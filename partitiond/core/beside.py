@@ -1,9 +1,9 @@
-"""Places for new replicas beside those they replace, so that nobody has to make way. Pure.
+"""Moves new replicas to free cores, for a make-before-break replacement of the old ones. Pure.
 
-A plan says which cores a replica has, and gives one that changes its batch, memory or release the
-very cores it has now. Where as many cores are free meanwhile, it is put on those instead: the old
-engine serves until the new one does. Shares of a GPU have no place of their own and need none of
-this; a MIG slice stays where the plan puts it.
+A plan names the cores of each replica, and a replica whose batch, memory or release changes keeps
+its cores. If as many other cores are free meanwhile, the new engine gets those instead, and the old
+engine serves until the new one does. Shares of a GPU have no place of their own and need no move;
+a MIG slice stays where the plan puts it.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ from partitiond.core.plan import Placement, same_engine
 def beside_what_runs(
     placements: Sequence[Placement], running: Sequence[Placement], devices: Sequence[Device]
 ) -> tuple[Placement, ...]:
-    """The placements, those that would need cores of a replaced replica on free ones if possible.
+    """Move placements that need cores of a replaced replica to free cores, if possible.
 
     Args:
         placements: of a plan.
-        running: what runs now.
+        running: placements that run now.
         devices: of the plan.
     """
     known = {device.id: device for device in devices}
@@ -44,7 +44,7 @@ def _on_free_cores(
     running: Sequence[Placement],
     devices: Mapping[str, Device],
 ) -> Placement | None:
-    """It on cores that nobody holds or is to hold; None where it need not, or cannot, move."""
+    """Move a placement to cores without a holder; None if it need not, or cannot, move."""
     partition, device = new.partition, devices.get(new.device_id)
     if not isinstance(partition, CpuCores) or device is None:
         return None

@@ -1,13 +1,13 @@
-"""The edge of what fits."""
+"""Finds the largest number that fits, by bisection."""
 
 from collections.abc import Callable
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest number up to `most` that fits; 0 where not even 1 does.
+    """Return the largest number up to `most` that fits; 0 if not even 1 fits.
 
     Args:
-        fits: once a number does not fit, no larger one may, as memory that only grows.
+        fits: must be monotonic, as memory is: if a number does not fit, no larger one does.
         most: at least 0.
     """
     low, high = 0, most

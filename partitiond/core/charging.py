@@ -1,23 +1,23 @@
-"""What a key pays for a request: one pure rule, by how the request ended.
+"""Computes the tokens that a key pays for a request, by how the request ended. Pure.
 
-The same figure goes to the key's budget, its bucket of tokens a minute, its share of the queue and
-the report of usage, once per request however often it was tried.
+The same figure goes to the key's budget, its bucket of tokens per minute, its share of the queue
+and the usage report, once per request, even if the request was tried several times.
 
     ended                                              charged
     refused, or its time in the queue ran out          0
-    answered, usage told by the engine                 that usage
-    answered, no usage told                            prompt estimate + the larger of output events
+    answered, the engine reported usage                that usage
+    answered, no usage reported                        prompt estimate + the larger of output events
                                                        seen and the output limit; counted as untold
-    client left, stalled or timed out, after it was    prompt (exact where the engine told it, else
-    sent to an engine                                  the estimate) + output events seen
+    client left, stalled or timed out after the        prompt (exact if the engine reported it, else
+    request was sent to an engine                      the estimate) + output events seen
     engine died, nothing had reached the client        0
     engine died in the middle of a stream              prompt + output events seen
-    engine refused it (4xx)                            0
+    engine refused the request (4xx)                   0
 
-An event is taken to hold one token, or as many as the request asked events to hold.
+An event counts as one token, or as the number of tokens per event that the request asked for.
 
-A request may be tried on two engines: the last attempt decides. Where the proxy itself ends a
-stream (its grace is over, or a bug of its own), that is as if the engine had died.
+A request may be tried on two engines: the last attempt decides. A stream that the proxy itself
+ends (its grace period is over, or the proxy has a bug) counts as if the engine had died.
 """
 
 import dataclasses
@@ -25,33 +25,33 @@ import enum
 from typing import Final
 
 Usage = tuple[int, int]
-"""(prompt tokens, output tokens), as an engine told them at the end of its answer."""
+"""(prompt tokens, output tokens), as an engine reported them at the end of its answer."""
 
 
 class Ending(enum.Enum):
     """How a request ended."""
 
     REFUSED = enum.auto()
-    """The proxy refused it, its time in the queue ran out, or its client left before an engine had
-    it."""
+    """The proxy refused the request, its queue deadline passed, or the client left before an engine
+    had the request."""
     ANSWERED = enum.auto()
     LEFT = enum.auto()
-    """The client left or stalled, or a time limit passed, after it was sent to an engine."""
+    """The client left or stalled, or a time limit passed, after an engine had the request."""
     DIED_EARLY = enum.auto()
-    """The engine failed before anything had reached the client, and no other one answered."""
+    """The engine failed before anything had reached the client, and no other engine answered."""
     DIED_MIDWAY = enum.auto()
-    """The stream broke after some of it had reached the client."""
+    """The stream broke after a part of it had reached the client."""
     REJECTED = enum.auto()
     """The engine refused the request itself (4xx)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Seen:
-    """What was seen of an answer that may not have ended.
+    """The observed part of an answer that may not have ended.
 
     Attributes:
-        output_events: events with output that were let through to the client.
-        prompt_tokens: as the engine told them before its answer ended, or None.
+        output_events: events with output that were passed to the client.
+        prompt_tokens: as the engine reported them before its answer ended, or None.
     """
 
     output_events: int = 0
@@ -60,13 +60,13 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a request was expected to use, fixed when it was admitted.
+    """A request's expected usage, fixed when the request was admitted.
 
     Attributes:
         prompt_tokens: of all its prompts.
-        output_limit: tokens that all its sequences together may write.
-        sequences: that write.
-        stream_interval: tokens in each event of a sequence but its first, which has one.
+        output_limit: tokens that all its sequences together may generate.
+        sequences: number of sequences that are generated.
+        stream_interval: tokens in each event of a sequence after its first event, which has one.
     """
 
     prompt_tokens: int
@@ -77,10 +77,10 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Charge:
-    """What a key pays.
+    """The tokens that a key pays.
 
     Attributes:
-        untold: the engine answered and told no usage, so this is an estimate.
+        untold: the engine answered without reporting usage, so this is an estimate.
     """
 
     prompt_tokens: int = 0
@@ -89,7 +89,7 @@ class Charge:
 
     @property
     def tokens(self) -> int:
-        """In all."""
+        """Prompt and output tokens together."""
         return self.prompt_tokens + self.output_tokens
 
 
@@ -97,12 +97,12 @@ NO_CHARGE: Final = Charge()
 
 
 def ending_of(outcome: str, *, at_work: bool, streamed: bool) -> Ending:
-    """How a request ended.
+    """Classify how a request ended.
 
     Args:
         outcome: as it is logged: ok, failed, refused, invalid or client_gone.
         at_work: an engine had the request when it ended, or until a time limit passed.
-        streamed: some of a stream had reached the client.
+        streamed: a part of a stream had reached the client.
     """
     if outcome == "ok":
         return Ending.ANSWERED
@@ -118,10 +118,10 @@ def ending_of(outcome: str, *, at_work: bool, streamed: bool) -> Ending:
 
 
 def charge(ending: Ending, usage: Usage | None, seen: Seen, estimate: Estimate) -> Charge:
-    """What the request's key pays; see the module.
+    """Return the tokens that the request's key pays; see the module.
 
     Args:
-        usage: of the whole answer, or None where the engine told none.
+        usage: of the whole answer, or None if the engine reported none.
     """
     if ending is Ending.ANSWERED:
         if usage is not None:
@@ -137,6 +137,6 @@ def charge(ending: Ending, usage: Usage | None, seen: Seen, estimate: Estimate) 
 
 
 def _output_seen(seen: Seen, estimate: Estimate) -> int:
-    """Tokens: an event is one, unless the client asked for fewer and larger ones."""
+    """Tokens seen: one per event, unless the client asked for fewer and larger events."""
     firsts = min(seen.output_events, estimate.sequences)
     return firsts + (seen.output_events - firsts) * estimate.stream_interval

@@ -1,4 +1,4 @@
-"""Checks of what a user gave, in the constructors of the types that hold it."""
+"""Checks the values that a user gave, in the constructors of the types that hold them."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""When a model that serves nobody should serve again: for who waits, and for Retry-After. Pure."""
+"""Predicts when a model will serve again, for waiting requests and Retry-After. Pure."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from partitiond.core.plan import Placement, same_engine
 from partitiond.core.replica import ReplicaState
 
 LONGER: Final = 1.5
-"""A start that takes longer than others did is expected after so much of their time, and again."""
+"""An overdue start is next expected at this multiple of its last expected duration, and so on."""
 
 
 _AT_REST: Final = frozenset(
@@ -25,11 +25,11 @@ _AT_REST: Final = frozenset(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Starts:
-    """What is known of starts.
+    """Known durations of starts.
 
     Attributes:
-        seconds: until an engine serves, by replica id; only what was measured.
-        backoff_seconds: pause after the failures of a replica, by replica id.
+        seconds: until an engine serves, by replica id; only measured ones.
+        backoff_seconds: back-off after the failures of a replica, by replica id.
     """
 
     seconds: Mapping[str, float]
@@ -39,10 +39,10 @@ class Starts:
 def ready_times(
     desired: Sequence[Placement], replicas: Sequence[ObservedReplica], starts: Starts, now: float
 ) -> dict[str, float]:
-    """The time at which each model without a serving replica should have one, by model.
+    """Predict when each model without a serving replica should have one, by model.
 
-    Left out are models that serve or sleep, and those of whose starts nothing was measured. On
-    each device one engine starts after the other, in the order of `desired`.
+    Models that serve or sleep are left out, and so are models without a measured start. On each
+    device one engine starts after the other, in the order of `desired`.
     """
     other = {r.placement.model for r in replicas if _serves(r) or r.state in _AT_REST}
     out = [p for p in desired if p.model not in other and p.replica_id in starts.seconds]
@@ -63,8 +63,8 @@ def ready_times(
 
 
 def settled(old: Mapping[str, float], new: Mapping[str, float], now: float) -> dict[str, float]:
-    """The new times, but for those that say nearly what the old ones do: a table that changes with
-    every look is of no use to anybody."""
+    """Return the new times, but keep an old time that the new one hardly changes: nobody can use a
+    table that changes at every call."""
     return {model: _kept(old[model], at, now) if model in old else at for model, at in new.items()}
 
 
@@ -80,7 +80,7 @@ def _serves(replica: ObservedReplica) -> bool:
 def _own_start(
     placement: Placement, replicas: Iterable[ObservedReplica], starts: Starts, now: float
 ) -> float | None:
-    """When the engine of a placement that starts already should be ready."""
+    """When the engine that already starts for the placement should be ready; None without one."""
     for replica in replicas:
         if (
             replica.state is ReplicaState.STARTING
@@ -92,7 +92,7 @@ def _own_start(
 
 
 def _after(since: float, seconds: float, now: float) -> float:
-    """The first time to come of those at which it is looked for."""
+    """Return the first future time of the series in which an overdue start is expected."""
     takes = max(seconds, 0.1)
     while since + takes <= now:
         takes *= LONGER
@@ -102,7 +102,7 @@ def _after(since: float, seconds: float, now: float) -> float:
 def _free_at(
     device_id: str, replicas: Iterable[ObservedReplica], starts: Starts, now: float
 ) -> float:
-    """When nothing starts or drains on a device any more."""
+    """When the last engine on a device should have started or drained."""
     free = now
     for replica in replicas:
         if replica.placement.device_id != device_id:
@@ -110,7 +110,7 @@ def _free_at(
         if replica.state is ReplicaState.STARTING and replica.replica_id in starts.seconds:
             free = max(free, _after(replica.state_since, starts.seconds[replica.replica_id], now))
         elif replica.state is ReplicaState.DRAINING:
-            # As long as nobody has counted, requests are held rather than refused.
+            # While in_flight is not known it counts as 0: requests are held rather than refused.
             share = (replica.in_flight or 0) / max(1, replica.placement.candidate.batch)
             took = min(1.0, share) * drain_seconds(replica.placement)
             free = max(free, replica.state_since + took)
@@ -120,7 +120,7 @@ def _free_at(
 def _failed_until(
     placement: Placement, replicas: Iterable[ObservedReplica], starts: Starts
 ) -> float | None:
-    """When its pause after a failure is over; None where it fails again and again."""
+    """When the back-off after a failure ends, 0 without one; None after `HOPELESS_FAILURES`."""
     for replica in replicas:
         own = replica.replica_id == placement.replica_id
         if own and replica.state is ReplicaState.FAILED:

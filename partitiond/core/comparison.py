@@ -1,8 +1,8 @@
-"""Small devices, or replicas on a large one: what each kind of device gives within the SLO.
+"""Compares kinds of devices by what each delivers within the SLO.
 
-The paper leaves the question open. It is answered per device, because a device is what one pays
-for: the best number of replicas on it, what they give together, and what a million tokens cost at
-the user's prices.
+The paper leaves open whether small devices or several replicas on a large one are better. The
+answer here is per device, because users pay for devices: the best number of replicas on the
+device, their rate together, and the cost of a million tokens at the user's prices.
 """
 
 import dataclasses
@@ -21,19 +21,19 @@ class DeviceOption:
     """One kind of device, filled as well as possible.
 
     Attributes:
-        hardware: its key.
-        partition: what each replica gets: "whole" means the device, shared as `mode` says.
-        mode: how the replicas share it; empty where none fits.
+        hardware: key of the hardware.
+        partition: of each replica: "whole" means the device, shared as `mode` says.
+        mode: how the replicas share the device; empty if none fits.
         replicas: on one device.
         batch: of each replica.
         req_per_s, output_tokens_per_s: of the device, closed loop.
         ttft_p95_seconds, tpot_p95_seconds: of each replica beside the others.
-        alone_req_per_s: of one replica that has the device for itself, within the SLO.
-        devices_to_match: how many of them give as much as the strongest device of the comparison.
+        alone_req_per_s: of one replica that has the device to itself, within the SLO.
+        devices_to_match: number of devices that match the strongest device of the comparison.
         price_per_hour: of one device; None without a price.
         cost_per_million_output_tokens: at `output_tokens_per_s`.
         cost_per_million_tokens: prompt and output tokens together.
-        reason: why it serves nothing; empty where it does.
+        reason: why the device serves nothing; empty if it serves.
     """
 
     hardware: str
@@ -58,12 +58,12 @@ def compare(
     workload: Workload,
     prices: Prices | None,
 ) -> tuple[DeviceOption, ...]:
-    """One option per estimate, in the order given.
+    """Return one option per estimate, in the order given.
 
     Args:
         estimates: of the same model and workload on different hardware.
-        workload: request shape, for what a request's tokens cost.
-        prices: the user's; None for none.
+        workload: request shape, for the cost of a request's tokens.
+        prices: of the user; None without prices.
     """
     best = [(spec, report, best_replication(report.replications)) for spec, report in estimates]
     strongest = max((found.req_per_s for _, _, found in best if found), default=0.0)
@@ -129,6 +129,6 @@ def _why_none(report: EstimateReport) -> str:
 
 
 def cheapest(options: Sequence[DeviceOption]) -> DeviceOption | None:
-    """The one with the least cost per token; None without prices."""
+    """Return the option with the least cost per token; None without prices."""
     priced = [o for o in options if o.cost_per_million_output_tokens is not None]
     return min(priced, key=lambda o: o.cost_per_million_output_tokens or 0.0, default=None)

@@ -1,16 +1,16 @@
-"""Convergence: how far the host is on its way to run a plan, and what keeps it. A pure function.
+"""Reports how far the host has come in running a plan, and what holds it up. A pure function.
 
 A replica of the plan is served only by an engine that was started as the plan wants it
-(`core.plan.same_engine`, as the reconciler has it). An engine that merely has the replica's name,
-because the replica moves or changes, is on its way out, and the plan runs only once it is gone.
+(`core.plan.same_engine`, the reconciler's test). An engine that only has the replica's name,
+because the replica moves or changes, is leaving, and must be gone before the plan has converged.
 
-- A replica that failed `HOPELESS_FAILURES` times in a row, whose files could not be fetched so
-  often, that is withheld (`core.obstacles`), or whose device is broken or gone has failed. The
-  daemon goes on trying; who waits is told of it, but only once nothing else is on its way.
-- An old engine whose model has a failed replica stays, so that somebody serves the model: nobody
-  waits for its end.
-- A replica of a model that is to sleep is where it should be, whatever its engine does.
-- What a device that cannot be seen holds is not known: its replicas wait, for as long as it takes.
+- A replica counts as failed if it failed `HOPELESS_FAILURES` times in a row, if its files could not
+  be fetched that often, if it is withheld (`core.obstacles`), or if its device is broken or gone.
+  The daemon goes on trying; the failure is reported, but only once nothing else is under way.
+- An old engine whose model has a failed replica stays, so that the model is still served:
+  convergence does not wait for its end.
+- A replica of a model that is to sleep is where it should be, in any state of its engine.
+- The contents of a device that cannot be seen are unknown: its replicas wait without a limit.
 """
 
 import dataclasses
@@ -37,28 +37,28 @@ from partitiond.core.room import fits
 
 
 class Standing(enum.StrEnum):
-    """Where one replica is on the way to what the plan wants of it."""
+    """How far one replica is towards its state in the plan."""
 
     WAITING = "waiting"
-    """It is wanted, and its engine does not start yet."""
+    """The replica is wanted, and its engine has not begun to start."""
     STARTING = "starting"
-    """Its engine starts or wakes."""
+    """The replica's engine starts or wakes."""
     SERVING = "serving"
     ASLEEP = "asleep"
-    """Its model is to sleep: nobody waits for it."""
+    """The replica's model is to sleep: convergence does not wait for the replica."""
     LEAVING = "leaving"
-    """An engine that the plan does not want, until nothing of it is left."""
+    """The plan does not want this engine, and a part of it is still there."""
     STAYING = "staying"
-    """An engine that the plan does not want, and that serves because its replacement failed."""
+    """The plan does not want this engine, which serves on because its replacement failed."""
     FAILED = "failed"
 
 
 class Cause(enum.StrEnum):
-    """What a failure is about."""
+    """The cause of a failure."""
 
     NONE = ""
     ENGINE = "engine"
-    """The engine does not start, or ends again and again; or cannot be ended."""
+    """The engine does not start, ends again and again, or cannot be ended."""
     FILES = "files"
     DEVICE = "device"
 
@@ -68,9 +68,9 @@ class ReplicaProgress:
     """One replica that is not yet where the plan wants it, or an engine that has to leave.
 
     Attributes:
-        why: what it waits for, or what failed, as the rest of a sentence about it.
+        why: what the replica waits for, or what failed, as the predicate of a sentence about it.
         seconds: whole seconds since its engine came into this state; None without an engine.
-        cause: what a failure is about.
+        cause: of a failure.
     """
 
     replica_id: str
@@ -83,11 +83,11 @@ class ReplicaProgress:
 
 
 class PlanState(enum.StrEnum):
-    """How far a plan is."""
+    """How far a plan has converged."""
 
     CONVERGING = "converging"
     CONVERGED = "converged"
-    """Every replica serves as the plan wants it, or sleeps, and nothing else is left."""
+    """Every replica serves as the plan wants it, or sleeps, and no other engine is left."""
     FAILED = "failed"
     """Some replicas failed; all others are where the plan wants them."""
     SUPERSEDED = "superseded"
@@ -96,12 +96,12 @@ class PlanState(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Replaced:
-    """What took a plan's place.
+    """The plan that replaced another one.
 
     Attributes:
         plan_id: of the plan that is applied now.
-        actor: who asked for it; empty where the daemon did it by itself.
-        same: it wants the same engines.
+        actor: who applied this plan; empty if the daemon applied it by itself.
+        same: whether this plan wants the same engines as the replaced one.
     """
 
     plan_id: str
@@ -111,12 +111,12 @@ class Replaced:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ahead:
-    """What the daemon is about to do by itself.
+    """The next steps of the daemon by itself.
 
     Attributes:
         planning: a plan is being made, or due.
-        measuring: id of the profile job that a plan waits for; empty where it waits for none.
-        waiting_plan_id: of a plan that waits for `apply`; empty where none does.
+        measuring: id of the profile job that a plan waits for; empty if it waits for none.
+        waiting_plan_id: of a plan that waits for `apply`; empty if none does.
         note: why there is no plan to apply, or what waits, in one sentence.
     """
 
@@ -131,21 +131,21 @@ NOTHING_AHEAD: Final = Ahead()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Convergence:
-    """How far a plan is.
+    """How far a plan has converged.
 
     Attributes:
-        plan_id: empty where no plan is applied.
-        wanted: its replicas.
-        serving: those of them whose engine serves as the plan wants it.
-        asleep: those whose model is to sleep.
-        fraction: 0..1, of all that has to start and to leave.
-        why: what is waited for, or what went wrong, in one sentence; empty once it has converged.
-        replicas: those that are neither serving nor asleep, and engines that leave: failures
-            first, then what moves, then what waits.
-        replaced: by what, where it is superseded.
-        ahead: what the daemon is about to do by itself.
-        still_seconds: whole seconds in which nothing of all this has changed.
-        last_event: greatest id of an event by then.
+        plan_id: empty if no plan is applied.
+        wanted: number of the plan's replicas.
+        serving: number of replicas whose engine serves as the plan wants it.
+        asleep: number of replicas whose model is to sleep.
+        fraction: 0..1, over all engines that have to start or to leave.
+        why: what is waited for, or what went wrong, in one sentence; empty once converged.
+        replicas: replicas that neither serve nor sleep, and engines that leave: failures first,
+            then starting ones, then waiting ones.
+        replaced: the plan's replacement, if the plan is superseded.
+        ahead: the next steps of the daemon by itself.
+        still_seconds: whole seconds without a change in all of this.
+        last_event: greatest event id at that time.
     """
 
     plan_id: str
@@ -168,7 +168,7 @@ class Convergence:
 
     @property
     def picture(self) -> object:
-        """What of it changes only when something happens: all but how long things take."""
+        """The parts that change only when something happens: all but the durations."""
         parts = tuple((r.replica_id, r.standing, r.why) for r in self.replicas)
         return self.plan_id, self.state, self.serving, self.asleep, parts
 
@@ -178,11 +178,11 @@ NOTHING_APPLIED: Final = Convergence("", PlanState.CONVERGED, 0, 0, 0, 1.0, "")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Files:
-    """What is known of the files of a form that are not there.
+    """Known facts about the missing files of a form.
 
     Attributes:
         failures: fetches that failed in a row.
-        progress: what the fetch says, or why the last one failed.
+        progress: progress line of the fetch, or why the last fetch failed.
     """
 
     failures: int = 0
@@ -204,20 +204,20 @@ _ORDER: Final = (
     Standing.STAYING,
 )
 _DONE: Final = {Standing.STARTING: 0.5, Standing.WAITING: 0.0, Standing.FAILED: 0.0}
-"""How much of its way a replica of the plan has behind it."""
+"""Share of its work that a replica of the plan has done, by its standing."""
 _LEFT: Final = {ReplicaState.DRAINING: 1 / 3, ReplicaState.STOPPING: 2 / 3}
-"""How much of its way an engine that leaves has behind it, by its state."""
+"""Share of its end that a leaving engine has behind it, by its state."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Told:
-    """What else is known, in words.
+    """Further facts that explain a standing in words.
 
     Attributes:
-        files: of forms whose files are not there (`Observation.not_ready`), by form.
+        files: of forms whose files are missing (`Observation.not_ready`), by form.
         progress: last line of an engine that starts, by (replica id, generation).
-        faults: what happened to a broken device, by its id.
-        obstacles: what keeps a model from running, by its name.
+        faults: what happened to a broken device, by device id.
+        obstacles: what keeps a model from running, by model name.
     """
 
     files: Mapping[str, Files] = dataclasses.field(default_factory=lambda: _NO_FETCHES)
@@ -238,14 +238,14 @@ def convergence(
     asleep: Mapping[str, int] = _AWAKE,
     told: Told = NOTHING_TOLD,
 ) -> Convergence:
-    """How far the applied plan is.
+    """Compute how far the applied plan has converged.
 
     Args:
-        plan: the applied one; None where nothing is to run.
+        plan: the applied plan; None if nothing is to run.
         seen: the host.
         policy: the reconciler's bounds.
         asleep: level of sleep of the models that are to sleep, by name.
-        told: what else is known.
+        told: further facts, for the explanations.
     """
     wanted = plan.wanted if plan is not None else ()
     current = current_engines(wanted, seen.replicas, asleep)
@@ -282,14 +282,14 @@ def convergence(
 
 
 def superseded(plan_id: str, replaced: Replaced) -> Convergence:
-    """A plan that is not applied any more."""
+    """Return the convergence of a plan that is not applied any more."""
     by = f", which {replaced.actor} applied" if replaced.actor else ""
     why = f"{plan_id} was replaced by {replaced.plan_id}{by}"
     return Convergence(plan_id, PlanState.SUPERSEDED, 0, 0, 0, 0.0, why, replaced=replaced)
 
 
 def replaced_by(old: Plan, new: Plan, actor: str) -> Replaced:
-    """What took the place of a plan, and whether it wants just the same engines."""
+    """Describe the replacement of a plan, and whether both plans want the same engines."""
     wanted = {placement.replica_id: placement for placement in old.wanted}
     same = len(wanted) == len(new.wanted) and all(
         p.replica_id in wanted and same_engine(wanted[p.replica_id], p) for p in new.wanted
@@ -298,15 +298,15 @@ def replaced_by(old: Plan, new: Plan, actor: str) -> Replaced:
 
 
 def settling(now: Convergence, ahead: Ahead, problem: str) -> Convergence:
-    """The applied plan's convergence with what the daemon is about to do by itself.
+    """Add the next steps of the daemon to the applied plan's convergence.
 
-    It is not over while a plan is being made; a plan that waits for a measurement, or for somebody
-    to apply it, may take for ever and keeps nobody.
+    The plan is converging while another plan is being made. A plan that waits for a measurement, or
+    for an operator to apply it, may wait for ever, so convergence does not wait for that plan.
 
     Args:
-        now: of the applied plan.
-        ahead: what is about to be done.
-        problem: why the loop does not get on; empty while it does.
+        now: convergence of the applied plan.
+        ahead: the next steps.
+        problem: why the loop makes no progress; empty while it does.
     """
     state, why = now.state, now.why
     if ahead.planning and not ahead.measuring:
@@ -332,10 +332,10 @@ def _why(rest: Sequence[ReplicaProgress], state: PlanState) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _At:
-    """Where one replica of the plan is, and what for.
+    """Standing of one replica of the plan, with the reason.
 
     Attributes:
-        for_room: it waits for the room of engines on its device that the plan does not want.
+        for_room: the replica waits for room held by engines that the plan does not want.
     """
 
     standing: Standing
@@ -346,11 +346,11 @@ class _At:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Look:
-    """What one call looks at.
+    """Inputs of one call.
 
     Attributes:
         current: the engine that fulfils each wanted placement, by replica id.
-        room: what all engines of a device may take together, by its id.
+        room: bytes that all engines of a device may take together, by device id.
     """
 
     wanted: Sequence[Placement]
@@ -362,7 +362,7 @@ class _Look:
     room: Mapping[str, "int | Unknown"]
 
     def outgoing(self) -> Iterator[ObservedReplica]:
-        """Engines that hold something, and that the plan does not want."""
+        """Live engines that the plan does not want."""
         return iter(self.unwanted(r for r in self.seen.replicas if r.state in LIVE))
 
     def live_on(self, device_id: str) -> list[ObservedReplica]:
@@ -372,17 +372,17 @@ class _Look:
         ]
 
     def unwanted(self, replicas: Iterable[ObservedReplica]) -> list[ObservedReplica]:
-        """Those of them that fulfil no placement of the plan."""
+        """Return the replicas that fulfil no placement of the plan."""
         kept = {key_of(replica) for replica in self.current.values()}
         return [r for r in replicas if key_of(r) not in kept]
 
     def age(self, replica: ObservedReplica) -> int:
-        """Whole seconds in its state."""
+        """Whole seconds that the replica has been in its state."""
         return max(0, int(self.seen.now - replica.state_since))
 
 
 def _progress(placement: Placement, at: _At, here: _Look) -> ReplicaProgress:
-    """Where one replica of the plan is, for everybody else."""
+    """Return the public form of a replica's standing."""
     engine = here.current.get(placement.replica_id)
     return ReplicaProgress(
         placement.replica_id,
@@ -417,7 +417,7 @@ def _standing(placement: Placement, engine: ObservedReplica | None, here: _Look)
 def _failed(
     placement: Placement, engine: ObservedReplica | None, here: _Look
 ) -> tuple[str, Cause] | None:
-    """What went wrong for good with a replica; None where it may still come."""
+    """Return the permanent failure of a replica; None if the replica may still serve."""
     device_id = placement.device_id
     if device_id in here.seen.faulted:
         what = here.told.faults.get(device_id, "it is broken")
@@ -436,7 +436,7 @@ def _failed(
 
 
 def _withheld(obstacle: Obstacle | None) -> tuple[str, Cause]:
-    """Why nothing of a replica is started."""
+    """Explain why a withheld replica is not started."""
     if obstacle is None:
         return "is not started", Cause.ENGINE
     files = obstacle.kind is ObstacleKind.FILES_MISSING
@@ -445,15 +445,15 @@ def _withheld(obstacle: Obstacle | None) -> tuple[str, Cause]:
 
 
 def _reason(replica: ObservedReplica) -> str:
-    """The first line of its last error, and the line of its log that led to it."""
-    # Of an end during its start two parts of the daemon tell, of which one names the replica.
+    """Return the first line of the replica's last error, and the log line that led to it."""
+    # Two parts of the daemon report an end during a start, and one of them names the replica.
     error = replica.last_error.removeprefix(f"{replica.replica_id} did not start: ")
     lines = [line.strip() for line in error.splitlines()[:2]]
     return " ".join(lines) or "nobody knows why"
 
 
 def _waits(placement: Placement, here: _Look) -> _At:
-    """Why a replica has no engine yet."""
+    """Explain why a replica has no engine yet."""
     seen, waiting = here.seen, Standing.WAITING
     if placement.form in seen.not_ready:
         progress = here.told.files.get(placement.form, _NO_FILES).progress
@@ -487,8 +487,8 @@ def _waits_for_room(placement: Placement, free_bytes: int, here: _Look) -> _At:
 
 
 def _without_hope(placement: Placement, at: _At, failed: Container[str], here: _Look) -> _At:
-    """A replica that waits for the room of engines that stay has failed as well: another replica of
-    their model failed, and they are the last that serve it.
+    """Turn a wait for room that never comes free into a failure: the engines there stay, because
+    another replica of their model failed and they are the last ones that serve the model.
     """
     if not at.for_room:
         return at
@@ -508,10 +508,10 @@ def _names(replica_ids: Iterable[str]) -> str:
 
 
 def _leaves(replica: ObservedReplica, here: _Look, *, stays: bool) -> ReplicaProgress:
-    """Where an engine is that the plan does not want.
+    """Describe the standing of an engine that the plan does not want.
 
     Args:
-        stays: a replica of its model failed.
+        stays: whether a replica of the engine's model failed.
     """
     standing, why, cause = Standing.LEAVING, "is ended", Cause.NONE
     if replica.stuck:

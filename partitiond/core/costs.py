@@ -1,4 +1,4 @@
-"""What devices and replicas cost under each objective that is a cost."""
+"""Computes the cost of devices and replicas under each objective that is a cost."""
 
 import math
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from partitiond.core.hardware import HARDWARE, Device
 from partitiond.core.plan import Objective
 
 IDLE_SHARE = 0.15
-"""Draw without load as a share of the power limit, where it was not measured: data-centre GPUs
-report 50 to 70 W of 350 to 700 W with a context loaded."""
+"""Draw without load as a share of the power limit, for devices where the draw was not measured:
+data-centre GPUs report 50 to 70 W of 350 to 700 W with a context loaded."""
 
 
 def max_watts(device: Device) -> float | None:
-    """The device's power limit; None where it is not known."""
+    """The device's power limit; None if unknown."""
     if device.max_watts is not None:
         return device.max_watts
     spec = HARDWARE.get(device.hardware)
@@ -20,7 +20,7 @@ def max_watts(device: Device) -> float | None:
 
 
 def idle_watts(device: Device) -> float | None:
-    """What the device draws without load; None where it is not known."""
+    """Watts that the device draws without load; None if unknown."""
     if device.idle_watts is not None:
         return device.idle_watts
     most = max_watts(device)
@@ -28,15 +28,15 @@ def idle_watts(device: Device) -> float | None:
 
 
 def no_prices(devices: Iterable[Device]) -> bool:
-    """Whether no device has a price of its own: each then counts as 1 per hour."""
+    """Whether no device has a price of its own; each device then counts as 1 per hour."""
     return all(device.price_per_hour == 1.0 for device in devices)
 
 
 def device_cost(device: Device, objective: Objective) -> float | None:
-    """What using the device costs, whatever is on it; None where it is not known.
+    """Cost of using the device, independent of its replicas; None if unknown.
 
-    One for `min-devices`, its price per hour, its power limit in watts, or its idle draw in watts
-    (what replicas draw comes on top). For objectives that are no cost it is the price.
+    The cost is 1 for `min-devices`, the price per hour, the power limit in watts, or the idle draw
+    in watts (the draw of replicas is added). For objectives that are no cost it is the price.
     """
     match objective:
         case Objective.MIN_DEVICES:
@@ -52,24 +52,24 @@ def device_cost(device: Device, objective: Objective) -> float | None:
 def replica_watts(
     watts: float, capacity_req_per_s: float, planned_req_per_s: float | None, least: int
 ) -> float:
-    """What one replica is charged for under `min-energy`, in watts beyond the idle device.
+    """Charge of one replica under `min-energy`, in watts beyond the idle device.
 
-    A model's planned rate D is routed over its replicas in proportion to their capacity. Of n
-    replicas of one kind, the fewest that cover it, each is busy for D / (c n) of the time and
-    draws w D / (c n). That is what every replica of the kind is charged, whatever the mix: a sum
-    over replicas, so that solvers find and bound it, and the exact draw, w D / c, of a model whose
+    A model's planned rate D is routed over its replicas in proportion to their capacity. If n is
+    the fewest replicas of one kind that cover D, each is busy for D / (c n) of the time and draws
+    w D / (c n). Every replica of the kind is charged this, in any mix. The total is a sum over
+    replicas, so solvers can minimise and bound it. It is the exact draw, w D / c, of a model whose
     replicas are of one kind and no more than cover its rate alone. (The exact draw of a mix,
     D (sum of w) / (sum of c), is a quotient.)
 
-    Interference is left out: requests cost the same energy on a shared device, only later. Where
-    it makes further replicas necessary they are charged as well, as are those beyond what covers
-    the rate; no charge is a bound of the draw.
+    Interference is left out: requests cost the same energy on a shared device, only later. If
+    interference makes further replicas necessary, those are charged as well, and so are replicas
+    beyond those that cover the rate; no charge is a bound of the draw.
 
     Args:
         watts: w, at the operating point.
         capacity_req_per_s: c, alone on the device.
-        planned_req_per_s: D; None for "as much as there is": it always runs.
-        least: replicas the model has at least.
+        planned_req_per_s: D; None for "as much as there is": the replica is always busy.
+        least: minimum number of the model's replicas.
     """
     if planned_req_per_s is None:
         return watts

@@ -1,4 +1,4 @@
-"""How much of a model is wanted, and the rate that is planned for it."""
+"""Defines the demand for a model, and computes the rate that is planned for it."""
 
 import dataclasses
 import math
@@ -8,24 +8,24 @@ from partitiond.core.checks import require, require_positive
 from partitiond.core.poisson import poisson_quantile
 
 MAX_DEMAND_REQ_PER_S: Final = 1e6
-"""A million requests a second is beyond any single host; a larger number is a mistake."""
+"""A million requests per second is beyond any single host; a larger number is a mistake."""
 DEFAULT_WINDOW_SECONDS: Final = 10.0
-"""Interactive clients wait about so long; bursts shorter than that are waited out."""
+"""Interactive clients wait about this long, so shorter bursts can queue."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Demand:
-    """How much of a model is wanted.
+    """Demand for a model.
 
     Attributes:
         req_per_s: mean requests per second; None means "as much as there is".
         burst_factor: peak over mean; the planner packs req_per_s x burst_factor.
-        weight: share of what is left over, relative to other models without a rate.
-        percentile: of the arrivals in a window, as 99: so many windows of 100 are to find room
-            for all their requests. Arrivals are taken as Poisson around the (burst's) mean. None
-            plans for the mean itself.
-        window_seconds: how long that window is: about how long requests may queue. What happens
-            within it evens out by waiting.
+        weight: share of the remaining capacity, relative to other models without a rate.
+        percentile: of the arrivals in a window. With 99, 99 of 100 windows have room for all
+            their requests. Arrivals are taken as Poisson around the (burst's) mean. None plans
+            for the mean itself.
+        window_seconds: length of that window, about as long as requests may queue: queueing evens
+            out bursts within the window.
     """
 
     req_per_s: float | None = None
@@ -66,10 +66,10 @@ class Demand:
 
     @property
     def planned_req_per_s(self) -> float | None:
-        """The rate the planner packs, or None for "as much as there is".
+        """The rate that the planner packs, or None for "as much as there is".
 
-        The mean times `burst_factor`; with a percentile that quantile of the arrivals in a
-        window around it, per second, and never less than it.
+        The rate is the mean times `burst_factor`. With a percentile it is that quantile of the
+        arrivals in a window at this mean rate, per second, and never less than the mean rate.
         """
         if self.req_per_s is None:
             return None

@@ -1,11 +1,11 @@
-"""Whose the memory of a GPU is that is in use: our engines', or others'.
+"""Splits the used memory of a GPU into that of our engines and that of foreign processes.
 
-A driver tells how much is in use, and which processes hold how much of it. Both have holes: under
-MPS memory may be attributed to the server, with MIG on the figures of processes may need a right
-that is not ours, and from within a container other processes cannot be seen at all. What nobody
-is named for is counted as foreign as long as none of our engines is on the GPU. Once one is, it
-is counted as ours beyond what was hidden before: it is never known, and a GPU that shrank by its
-own engines would have them moved away from themselves.
+The driver reports the used memory, and the memory of each process. Both have gaps: under MPS,
+memory may be attributed to the server; with MIG, the figures of processes may need a permission
+that we lack; and inside a container, other processes cannot be seen at all. Memory without a named
+process counts as foreign while none of our engines is on the GPU. Once one is, such memory counts
+as ours, except for the amount that was hidden before: its owner is never known, and if a GPU
+shrank by the memory of its own engines, plans would move these engines away.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Final
 from partitiond.core.units import MIB
 
 SLACK_BYTES: Final = 256 * MIB
-"""Left unexplained: the driver's own share of a context, below any engine's (some 500 MiB)."""
+"""Ignored if unexplained: the driver's own share of a context, below any engine's (~ 500 MiB)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class GpuProcess:
     """A process with memory on a GPU.
 
     Attributes:
-        used_bytes: None where the driver does not say.
-        gpu_instance: id of the GPU instance it runs in; None outside of MIG, and where unknown.
+        used_bytes: None if the driver does not report it.
+        gpu_instance: id of the process's GPU instance; None outside of MIG, and if unknown.
     """
 
     pid: int
@@ -34,12 +34,12 @@ class GpuProcess:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MemorySplit:
-    """The memory in use on a GPU, by whose it is.
+    """The used memory of a GPU, by owner.
 
     Attributes:
         ours_bytes: of our engines and MPS servers.
-        foreign_bytes: of everyone else, what is hidden included.
-        hidden_bytes: in use by processes that cannot be seen.
+        foreign_bytes: of all other processes, hidden memory included.
+        hidden_bytes: used by processes that cannot be seen.
         foreign: processes that are not ours.
     """
 
@@ -55,13 +55,13 @@ def split_memory(
     own_pids: Collection[int],
     hidden_before: int = 0,
 ) -> MemorySplit:
-    """Split what is in use.
+    """Split the used memory by owner.
 
     Args:
-        used_bytes: in use by anyone, without what the driver reserves.
-        processes: those that the driver names and that can be told apart here.
-        own_pids: processes of our engines and MPS servers, on whichever device.
-        hidden_before: `hidden_bytes` of the last look at which none of ours was on the GPU.
+        used_bytes: used by all processes, without the driver's reserve.
+        processes: that the driver names and that can be told apart here.
+        own_pids: processes of our engines and MPS servers, on any device.
+        hidden_before: `hidden_bytes` of the last split with none of our processes on the GPU.
     """
     ours = [p for p in processes if p.pid in own_pids]
     foreign = tuple(p for p in processes if p.pid not in own_pids)

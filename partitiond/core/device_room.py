@@ -1,4 +1,4 @@
-"""What one device holds during one call of `reconcile`."""
+"""Tracks what one device holds during one call of `reconcile`."""
 
 from collections.abc import Collection, Sequence
 from typing import Final
@@ -14,28 +14,28 @@ _LEAVING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.STOPPING})
 
 
 def key_of(replica: ObservedReplica) -> tuple[str, str]:
-    """What tells engines apart: while a replica moves, two carry its id."""
+    """Key that tells engines apart: two engines carry a replica's id while the replica moves."""
     return replica.replica_id, replica.generation
 
 
 def holds(replica: ObservedReplica) -> Partition:
-    """What a live engine holds: its partition, or of it what a sleeper does."""
+    """What a live engine holds: its partition, or the sleeping part of it."""
     if replica.state is ReplicaState.SLEEPING:
         return held(replica.placement, max(1, replica.sleep_level))
     return replica.placement.partition
 
 
 class DeviceRoom:
-    """Room of one device as it is given out; local to one call, so that all the rest stays pure.
+    """Room of one device while it is handed out; local to one call, so everything else stays pure.
 
     Attributes:
         device_id: the device.
 
     Args:
         device_id: the device.
-        free_bytes: what all engines there may take together.
+        free_bytes: that all engines on the device may take together.
         observation: the host.
-        max_starting: engines whose memory may change at a time.
+        max_starting: number of engines whose memory may change at a time.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class DeviceRoom:
         self._taken: set[str] = set()
 
     def take(self, placement: Placement) -> bool:
-        """Reserve room for a start; False where there is none now."""
+        """Reserve room for a start; False if there is none now."""
         if self._places <= 0 or not fits(placement.partition, self._held, self._free_bytes):
             return False
         self._places -= 1
@@ -66,20 +66,20 @@ class DeviceRoom:
         return True
 
     def waits_for_its_turn(self, placement: Placement) -> bool:
-        """Whether a start would have room here, and only too many engines start already."""
+        """Whether a start has room here and waits only because too many engines start already."""
         if placement.device_id != self.device_id or placement.replica_id in self._taken:
             return False
         return self._places <= 0 and fits(placement.partition, self._held, self._free_bytes)
 
     def put_to_sleep(self, replica: ObservedReplica) -> bool:
-        """Reserve a place among those whose memory changes; what it frees counts once it sleeps."""
+        """Reserve one of the `max_starting` places; freed memory counts once the engine sleeps."""
         if replica.placement.device_id != self.device_id or self._places <= 0:
             return False
         self._places -= 1
         return True
 
     def wake(self, replica: ObservedReplica) -> bool:
-        """Reserve the whole partition of a sleeper; False where there is no room for it now."""
+        """Reserve the whole partition of a sleeping engine; False if it has no room now."""
         asleep = holds(replica)
         self._held.remove(asleep)
         if self.take(replica.placement):
@@ -95,9 +95,9 @@ class DeviceRoom:
         outgoing: Sequence[ObservedReplica],
         needed: Collection[tuple[str, str]] = (),
     ) -> set[tuple[str, str]]:
-        """The outgoing engines to drain so that one sleeper can wake, or one placement start.
+        """Choose outgoing engines to drain so that one sleeper can wake or one placement can start.
 
-        None of those that are `needed` now.
+        Engines that are `needed` now are never chosen.
         """
         if self._places <= 0:
             return set()
@@ -120,9 +120,9 @@ class DeviceRoom:
     def _victims(
         self, placement: Placement, own: list[Partition], candidates: list[ObservedReplica]
     ) -> list[ObservedReplica] | None:
-        """The fewest found that must go, those in the very place first; None when it cannot fit.
+        """Choose few engines to drain, those in the same place first; None if all are not enough.
 
-        `own` is what its engine holds there already, asleep.
+        `own` is what the placement's own sleeping engine holds there already.
         """
         staying = list(self._staying)
         for partition in own:

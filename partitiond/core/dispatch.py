@@ -1,13 +1,13 @@
-"""One model's dispatch: who starts where, who waits, who is refused, and with which answer.
+"""Dispatches the requests of one model: starts, queues or refuses each request.
 
 The proxy and both simulators drive this one class, which knows no socket, clock or timer. A driver
-says what happened (`arrives`, `leaves`, `expires`, `changed`) and then asks for the next decision
-until there is none. A decision is a request and what became of it: a replica, where it has its
-place from now on; a refusal; or its entry in the queue, whose deadline the driver watches. What is
-decided by is in `core.admission`, `core.balance` and `core.fair_queue`; where places are is in
-`core.places`.
+reports an event (`arrives`, `leaves`, `expires`, `changed`) and then asks for the next decision
+until there is none. A decision is a request and its outcome: a replica, on which the request now
+holds its place; a refusal; or the request's entry in the queue, whose deadline the driver watches.
+The rules are in `core.admission`, `core.balance` and `core.fair_queue`; `core.places` keeps the
+places.
 
-A place that came free needs no word of its own: the driver asks for the next decision.
+A freed place is not an event: the driver just asks for the next decision.
 """
 
 from typing import Generic
@@ -35,8 +35,8 @@ class Dispatcher(Generic[RequestT, LoadT]):
 
     Attributes:
         route: of the model, as of the last table.
-        places: where its requests run.
-        queue: who waits.
+        places: where the model's requests run.
+        queue: the waiting requests.
         service: how long a sequence stays in an engine.
         slowness: which replicas are slower than the others.
         held: requests that waited while a change or a wake-up left the model without a replica.
@@ -53,9 +53,9 @@ class Dispatcher(Generic[RequestT, LoadT]):
         """
         Args:
             route: of the model.
-            places: see above; looked at with the first `changed`.
+            places: see above; first read by the first `changed`.
             service: the first guess.
-            each: what each request takes of a place; None for its own cost.
+            each: cost that each request takes of a place; None for the request's own cost.
         """
         self.route = route
         self.places = places
@@ -68,12 +68,12 @@ class Dispatcher(Generic[RequestT, LoadT]):
         self._most = route.max_queue
         self._removed = False
         self._serves = False
-        # Decided already: entries with their refusal, or with themselves for "waits longer".
+        # Decisions already made: entries with a refusal, or with themselves for "waits longer".
         self._told: list[tuple[Waiting[RequestT], Rejected | Waiting[RequestT]]] = []
 
     @property
     def is_idle(self) -> bool:
-        """Nobody waits, and nothing is left to be decided."""
+        """Whether no request waits and no decision is left."""
         return not self.queue and not self._told
 
     # Requests
@@ -81,13 +81,13 @@ class Dispatcher(Generic[RequestT, LoadT]):
     def arrives(
         self, request: RequestT, now: float, *, again: bool = False
     ) -> LoadT | Rejected | Waiting[RequestT]:
-        """A request is there: its replica, why not, or its entry. After an entry, go on deciding.
+        """Take a new request; return its replica, refusal or entry (then ask for decisions).
 
         Args:
-            request: it.
+            request: the new request.
             now: monotonic seconds.
-            again: it was admitted before (a retry): it goes to the front, and is not refused for
-                the queue's length.
+            again: the request was admitted before (a retry): it goes to the front, and is not
+                refused for the queue's length.
         """
         if not self._serves:
             self._hold(request, 0.0, now)
@@ -111,7 +111,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
         return self._wait(request, now, again=again)
 
     def leaves(self, request: RequestT) -> bool:
-        """Its client is gone; whether it waited (then others may start: go on deciding)."""
+        """Drop a request whose client left; True if it waited (then ask for decisions)."""
         entry = request.entry
         if entry is None:
             return False
@@ -119,7 +119,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
         return self.queue.discard(entry)
 
     def expires(self, entry: Waiting[RequestT], now: float) -> bool:
-        """A deadline has come; whether the entry still waited (then go on deciding)."""
+        """Note a passed deadline; True if the entry still waited (then ask for decisions)."""
         if entry not in self.queue:
             return False
         if self._serves:
@@ -134,9 +134,9 @@ class Dispatcher(Generic[RequestT, LoadT]):
     def next_decision(
         self, now: float
     ) -> tuple[RequestT, LoadT | Rejected | Waiting[RequestT]] | None:
-        """What is to be done next; None when that is all for now.
+        """Return the next decision; None if there is none for now.
 
-        One at a time, so that what the driver does about one may change the next.
+        Decisions come one at a time, so that the driver's act on one may change the next.
         """
         while self._told:
             entry, outcome = self._told.pop(0)
@@ -154,29 +154,29 @@ class Dispatcher(Generic[RequestT, LoadT]):
         started.item.entry = None
         return started.item, chosen
 
-    # What is learned
+    # Learning from requests
 
     def settle(self, request: RequestT, used: float) -> None:
-        """Correct what its key was charged with by what it used."""
+        """Correct the charge of the request's key by the tokens that the request used."""
         self.queue.settle(request.share.key, float(request.cost.kv_tokens), used)
 
     def learn(
         self, replica_id: str, seconds: float, tokens: float, planned_seconds: float, now: float
     ) -> None:
-        """A request ended well.
+        """Learn from a request that ended well.
 
         Args:
-            replica_id: where.
-            seconds: from being sent to its end.
-            tokens: it generated.
-            planned_seconds: the replica's expected time of one request; 0 where it is gone.
+            replica_id: replica that ran the request.
+            seconds: from the sending of the request to its end.
+            tokens: that the request generated.
+            planned_seconds: the replica's expected time of one request; 0 if the replica is gone.
             now: monotonic seconds.
         """
         self.service = self.service.observe(seconds)
         if len(self.places.loads()) > 1:
             self.slowness.observe(replica_id, seconds, tokens, planned_seconds, now)
 
-    # Who serves
+    # Replicas and routes
 
     def changed(
         self,
@@ -186,12 +186,12 @@ class Dispatcher(Generic[RequestT, LoadT]):
         most: int | None = None,
         removed: bool = False,
     ) -> None:
-        """Replicas came, went, were left out or came back; or the route is another one.
+        """Note that replicas came, went, were ejected or came back, or that the route changed.
 
         Args:
             now: monotonic seconds.
-            route: the new one.
-            most: requests that may wait; else the route says it.
+            route: the new route.
+            most: requests that may wait; None for the route's limit.
             removed: the model is in no table any more.
         """
         if route is not None:
@@ -203,7 +203,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
             self._look_at_hopeless(now)
 
     def _look_at_hopeless(self, now: float) -> None:
-        """Answer those who wait for replicas that are all gone; or let them wait for the next."""
+        """Refuse waiting requests whose replicas are all gone, or hold them for the next one."""
         held: list[tuple[Waiting[RequestT], bool]] = []
         for entry in [entry for entry in self.queue if not self._anyone_for(entry.item)]:
             has_paid = self.queue.has_paid(entry)
@@ -214,7 +214,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
                 self.turned_away += int(self._holds)
                 self._told.append((entry, self._without_replica(now)))
         for entry, has_paid in reversed(held):  # each goes to the front
-            # For a place it may wait less long than for a replica.
+            # A request may wait longer for a replica than for a place: its deadline is renewed.
             longer = self._wait(entry.item, now, again=True)
             if isinstance(longer, Waiting):
                 if not has_paid:
@@ -224,7 +224,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
                 self._told.append((entry, longer))
 
     def _hold(self, request: RequestT, waited_seconds: float, now: float) -> bool:
-        """Whether it may wait for a replica that is coming, from now on or already."""
+        """Whether the request may wait for a replica to start; it may be held already."""
         if not request.held and self._holds and not request.tried:
             longest = min(self.route.max_wait_seconds, request.max_wait_seconds) - waited_seconds
             request.held = waits_for_replica(self._ready_in(now), longest)
@@ -233,10 +233,10 @@ class Dispatcher(Generic[RequestT, LoadT]):
 
     def _anyone_for(self, request: RequestT) -> bool:
         """Whether waiting makes sense: an ejected replica comes back, but a retry is not kept, and
-        nobody knows when one comes back that nobody listens on.
+        nobody knows when a replica that refuses connections comes back.
 
-        A request that came while the model slept, or is held while a replica starts, waits although
-        none is there; also when that takes longer than the request has.
+        A request that came while the model slept, or that is held while a replica starts, waits
+        without any replica, even if the start takes longer than the request may wait.
         """
         if request.tried:
             return self.places.has_another_for(request)
@@ -244,7 +244,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
 
     @property
     def _holds(self) -> bool:
-        """Whether requests wait for it to wake, or for a replica that starts."""
+        """Whether requests wait for the model to wake, or for a starting replica."""
         availability = self.route.availability
         coming = (
             availability is ModelAvailability.SLEEPING or availability is ModelAvailability.STARTING
@@ -254,17 +254,17 @@ class Dispatcher(Generic[RequestT, LoadT]):
     @property
     def _comes_back(self) -> bool:
         starting = self.route.availability is ModelAvailability.STARTING
-        # A table may still say "serving" with all its replicas draining: the next one is coming.
+        # A table may still say "serving" while all its replicas drain: the next one is starting.
         serving = self.route.availability is ModelAvailability.SERVING
         return self._holds or ((starting or serving) and not self._removed)
 
     def _ready_in(self, now: float) -> float:
-        """Seconds until a replica should serve; not positive where it is due, or not known."""
+        """Seconds until a replica should serve; zero or negative if it is due or unknown."""
         at = self.route.ready_at
         return at - now if at > 0 else 0.0
 
     def _without_replica(self, now: float) -> Rejected:
-        # A table may say "serving" while its last replica drains for the next one to come.
+        # A table may say "serving" while its last replica drains and the next one starts.
         availability = self.route.availability
         if self._removed:
             availability = ModelAvailability.UNAVAILABLE
@@ -277,7 +277,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
     # The queue
 
     def _wait(self, request: RequestT, now: float, *, again: bool) -> Rejected | Waiting[RequestT]:
-        """Into the queue, from where it may start at once; or why not."""
+        """Put the request into the queue, from where it may start at once, or refuse it."""
         limits = self._limits(request)
         share = request.share
         entry = Waiting(
@@ -318,7 +318,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
         )
 
     def _limits(self, request: RequestT) -> QueueLimits:
-        # While nobody serves, how fast the queue will move is not known: only its length counts.
+        # While no replica serves, the queue's speed is unknown: only its length counts.
         moves = not self._holds or self._serves
         return QueueLimits(
             max_queue=self.queue.max_entries,

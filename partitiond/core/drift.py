@@ -1,20 +1,20 @@
-"""Drift: measured against predicted, window after window, and when they disagree. Pure.
+"""Detects drift: compares measured with predicted figures, window after window. Pure.
 
-Each window of enough requests gives, for each figure, the logarithm y of measured by predicted
-(`core.drift_load` predicts at the load that was seen). Up to the *tolerance* t there is nothing to
-say: plans leave that margin. Two CUSUMs (Page, 1954) watch for more, one for slower:
+Each window of enough requests gives, for each figure, the logarithm y of measured / predicted
+(`core.drift_load` predicts at the observed load). A difference up to the *tolerance* t is no drift:
+plans leave that margin. Two CUSUMs (Page, 1954) watch for larger differences. One is for slower:
 
     S = max(0, S + (y - t) / s - K)     an alarm at S > H
 
-one, with the sign turned, for faster; s is the scatter of y, from successive differences, so that a
-shift does not hide itself by widening it. While a figure drifts, a third watches for the way back.
-K = 0.5 and H = 6 are for a true shift of one scatter beyond the tolerance. A replica that is on the
-very edge of the tolerance raises an alarm in a tenth to a third of runs of 300 windows, one that is
-half-way to it in one of a hundred, one that does what is predicted practically never. No window
-counts for more than `CLIP` scatters, so that no single one raises an alarm.
+The other, with the opposite sign, is for faster. s is the scatter of y, from successive
+differences, so that a shift does not hide itself by widening s. While a figure drifts, a third
+CUSUM watches for its return. K = 0.5 and H = 6 are for a true shift of one scatter beyond the
+tolerance. A replica at the very edge of the tolerance raises an alarm in a tenth to a third of runs
+of 300 windows, one half-way to the edge in one run of a hundred, one as predicted practically
+never. No window counts for more than `CLIP` scatters, so no single window raises an alarm.
 
-The CUSUM also says *since when*: the windows since it last was zero are those of the drift, their
-mean is its size, and the interval beside it is Student's over them.
+The windows since the CUSUM was last zero are those of the drift: their mean is its size, and its
+interval is Student's over them.
 """
 
 import dataclasses
@@ -28,37 +28,37 @@ from typing import Final
 from partitiond.core.profile import ProfileKind
 
 SLACK: Final = 0.5
-"""K: half of the shift, in scatters, that is looked for."""
+"""K: half of the shift to detect, in scatters."""
 ALARM: Final = 6.0
 """H."""
 RELIEF: Final = 4.0
-"""H of the way back: a correction that is lifted too soon is only set again."""
+"""H of the return: a correction that is lifted too soon is merely set again."""
 CLIP: Final = 3.5
-"""Scatters that one window counts for at most: an alarm takes two windows at least."""
+"""Largest weight of one window in scatters: an alarm takes at least two windows."""
 RECENT: Final = 24
-"""Windows that are remembered."""
+"""Number of windows that are remembered."""
 LEAST_WINDOWS: Final = 3
-"""Before them nothing is said."""
+"""Number of windows before the first verdict."""
 USUAL_SCATTER: Final = 0.05
-"""Of y, before any was seen; it counts as `USUAL_WEIGHT` differences."""
+"""Scatter of y before any is observed; counts as `USUAL_WEIGHT` differences."""
 USUAL_WEIGHT: Final = 4
 LEAST_SCATTER: Final = 0.02
 LEAST_TRIMMED: Final = 4
-"""Differences from which on the largest one is left out."""
+"""From this number of differences on, the largest one is left out."""
 
 
 class Figure(enum.StrEnum):
-    """What is compared; means over the requests of a window, in seconds."""
+    """A compared figure: a mean over the requests of a window, in seconds."""
 
     PACE = "pace"
-    """Time in the engine by output token: what throughput at this load follows from."""
+    """Time in the engine per output token, which determines the throughput at this load."""
     TPOT = "tpot"
     FIRST = "ttft"
-    """At the engine, without queueing."""
+    """TTFT at the engine, without queueing."""
 
 
 class Verdict(enum.StrEnum):
-    """What the windows so far say."""
+    """Verdict of the windows so far."""
 
     LEARNING = "learning"
     HOLDS = "holds"
@@ -71,7 +71,7 @@ class Comparison:
     """One figure in one window.
 
     Attributes:
-        tolerance: share that is no drift.
+        tolerance: share up to which a difference is no drift.
     """
 
     figure: Figure
@@ -81,7 +81,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Measured by predicted; above 1 is slower."""
+        """Measured / predicted; above 1 is slower."""
         return self.measured / self.predicted
 
 
@@ -92,8 +92,8 @@ class Track:
     Attributes:
         recent: y of the last windows, oldest first.
         slower, faster: the CUSUMs; `slower_for` and `faster_for`: windows since each was zero.
-        back: the CUSUM of the way back, while it drifts.
-        verdict: what they say.
+        back: the CUSUM of the return, while the figure drifts.
+        verdict: of the CUSUMs.
         tolerance: of the last window.
     """
 
@@ -108,7 +108,7 @@ class Track:
 
     @property
     def drifts(self) -> bool:
-        """Whether it disagrees beyond its confidence."""
+        """Whether the verdict is slower or faster."""
         return self.verdict in (Verdict.SLOWER, Verdict.FASTER)
 
     @property
@@ -122,12 +122,12 @@ class Track:
 
     @property
     def ratio(self) -> float:
-        """Measured by predicted over these windows; 1 without any."""
+        """Measured / predicted over the windows of `meant`; 1 without any."""
         return math.exp(statistics.fmean(self.meant)) if self.recent else 1.0
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval of the ratio (Student's t over the windows); None for fewer than two."""
+        """95 % interval of the ratio (Student's t over the windows); None below two windows."""
         values = self.meant
         if len(values) < 2:
             return None
@@ -138,7 +138,7 @@ class Track:
 
 
 def step(track: Track, seen: Comparison) -> Track:
-    """The track after one more window."""
+    """Return the track after one more window."""
     y = math.log(seen.ratio)
     edge = math.log1p(seen.tolerance)
     recent = (*track.recent, y)[-RECENT:]
@@ -161,7 +161,7 @@ def step(track: Track, seen: Comparison) -> Track:
 
 def _judged(moved: Track, was: Verdict, above: float, below: float) -> Track:
     if was in (Verdict.SLOWER, Verdict.FASTER):
-        # Evidence of the way back is what speaks against the edge that was crossed.
+        # Evidence for the return is evidence against the crossed edge.
         against = -above if was is Verdict.SLOWER else -below
         back = max(0.0, moved.back + against - SLACK)
         if back <= RELIEF:
@@ -183,9 +183,9 @@ def _clipped(value: float) -> float:
 
 
 def scatter_of(values: Sequence[float]) -> float:
-    """Standard deviation of one window's y, from successive differences and what is usual.
+    """Standard deviation of one window's y, from successive differences and `USUAL_SCATTER`.
 
-    The largest difference is left out: it may be the shift that is looked for.
+    The largest difference is left out: it may be the very shift to detect.
     """
     squares = sorted((b - a) ** 2 for a, b in itertools.pairwise(values))
     if len(squares) >= LEAST_TRIMMED:
@@ -212,13 +212,13 @@ def t_95(freedom: int) -> float:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """What is known of one figure after a window.
+    """Result for one figure after a window.
 
     Attributes:
-        predicted, measured: of the last window, in seconds; tolerance: its share.
-        ratio: measured by predicted over the windows that the verdict is about.
-        low, high: its 95 % interval; None for fewer than two windows.
-        windows: how many that are.
+        predicted, measured: of the last window, in seconds; tolerance: a share, of that window.
+        ratio: measured / predicted over the windows that the verdict is about.
+        low, high: 95 % interval of the ratio; None below two windows.
+        windows: number of windows that the verdict is about.
     """
 
     figure: Figure
@@ -234,18 +234,18 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One window of one replica: what was predicted, what was measured, what follows.
+    """One window of one replica: prediction, measurement and verdict.
 
     Attributes:
         at: end of the window, ISO 8601 UTC.
-        profile_id, profile_kind: what predicted it.
+        profile_id, profile_kind: profile that the prediction is from.
         requests: that ended well in the window.
-        seconds: of it.
+        seconds: length of the window.
         batch: mean sequences in flight while busy.
-        prompt_tokens, output_tokens: mean request.
-        sharing: mean slow-down by neighbours that is in the prediction.
-        findings: by figure; empty where nothing could be compared.
-        other_lengths: why not; empty where it could.
+        prompt_tokens, output_tokens: of the mean request.
+        sharing: mean slow-down by neighbours, included in the prediction.
+        findings: by figure; empty if nothing could be compared.
+        other_lengths: why nothing could be compared; empty if the window was compared.
     """
 
     at: str
@@ -265,23 +265,23 @@ class LedgerEntry:
     other_lengths: str = ""
 
     def finding(self, figure: Figure) -> Finding | None:
-        """Of one figure."""
+        """Return the finding of one figure."""
         return next((f for f in self.findings if f.figure is figure), None)
 
     @property
     def verdict(self) -> Verdict:
-        """Of the replica: what the worst of its figures says."""
+        """Verdict of the replica: that of its worst figure."""
         return _worst(f.verdict for f in self.findings)
 
     @property
     def sentence(self) -> str:
-        """What drifts, by how much and how sure that is; empty where nothing does."""
+        """Names the figures that drift, the size and its interval; empty without drift."""
         off = [f for f in self.findings if f.verdict in (Verdict.SLOWER, Verdict.FASTER)]
         return "; ".join(map(words, off))
 
 
 def words(finding: Finding) -> str:
-    """One figure's drift in words."""
+    """Describe one figure's drift in words."""
     sure = "" if finding.low is None else f", 95 % {finding.low:.2f} to {finding.high:.2f}"
     return (
         f"{finding.figure.value} is {finding.ratio:.2f} times what its profile predicts at this "
@@ -299,12 +299,12 @@ def _worst(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def verdict_of(tracks: Tracks) -> Verdict:
-    """Of a replica over all its windows, whether or not the last one had all figures."""
+    """Verdict of a replica over all its windows, even if the last one lacked some figures."""
     return _worst(track.verdict for track in tracks.values())
 
 
 def compared(tracks: Tracks, seen: Iterable[Comparison]) -> tuple[Tracks, tuple[Finding, ...]]:
-    """One more window of a replica: its tracks after it, and what they say."""
+    """Add one window of a replica; return its tracks after the window, and their findings."""
     after = dict(tracks)
     findings = []
     for one in seen:
@@ -329,15 +329,15 @@ def compared(tracks: Tracks, seen: Iterable[Comparison]) -> tuple[Tracks, tuple[
 
 
 def replayed(entries: Iterable[LedgerEntry]) -> dict[Figure, Track]:
-    """The tracks that a replica's kept windows leave, as after a restart of the daemon.
+    """Rebuild the tracks of a replica from its stored windows, after a restart of the daemon.
 
     Args:
-        entries: of one replica on one profile, oldest first. The oldest may be gone; what the last
-            one said holds all the same.
+        entries: of one replica on one profile, oldest first. The oldest may be gone; the verdict
+            of the last one holds nevertheless.
     """
     tracks: Tracks = {}
     for entry in entries:
-        # A figure's first window: what was before it had been put aside (`drift lift`).
+        # A figure's first window: the windows before it were discarded (`drift lift`).
         begun = {f.figure for f in entry.findings if f.windows == 1}
         tracks = {name: track for name, track in tracks.items() if name not in begun}
         seen = [Comparison(f.figure, f.predicted, f.measured, f.tolerance) for f in entry.findings]

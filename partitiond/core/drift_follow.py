@@ -1,8 +1,8 @@
-"""What follows from drift: corrected figures, and when to measure again. Pure.
+"""Corrects the planner's figures after drift, and decides when to measure again. Pure.
 
-Drift is one replica's. When most replicas that rest on one profile are slower, the profile is
-wrong for what runs now, and the planner's figures are corrected; when it is one of many, it is that
-replica's device.
+Drift is found per replica. If most replicas of one profile are slower, the profile is wrong for
+the present engines, and the planner's figures are corrected. If only one of many replicas is
+slower, the cause is that replica's device.
 """
 
 import dataclasses
@@ -14,23 +14,23 @@ from partitiond.core.drift import Figure, LedgerEntry, Verdict
 
 FACTOR_STEP: Final = 0.05
 FACTOR_LEAST: Final = 0.4
-"""A replica slower than that is broken, not drifting: a plan on such figures would hide it."""
+"""A slower replica is broken, not drifting, and a plan with such a factor would hide that."""
 FACTOR_CHANGE: Final = 0.1
-"""A correction is changed by no less: each change makes plans outdated."""
+"""Smallest change of a correction: each change makes plans outdated."""
 REASON: Final = "drift of "
 """Begins the reason of each profile job that is queued because of drift."""
 MOST: Final = 0.5
-"""Share of a profile's replicas from which on it is the profile, and not a device."""
+"""From this share of a profile's replicas on, the profile is wrong, and not a device."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Correction:
-    """The planner's figures of one profile, times a factor.
+    """A factor on the planner's figures of one profile.
 
     Attributes:
         factor: on rates, below 1; latencies are divided by it.
-        ratio: how much slower the replicas were; low, high: 95 % interval of the median one.
-        replicas: how many say so.
+        ratio: measured / predicted of the median slower replica; low, high: its 95 % interval.
+        replicas: number of slower replicas.
         since: ISO 8601 UTC.
     """
 
@@ -46,9 +46,9 @@ class Correction:
 
 
 def pooled(entries: Sequence[LedgerEntry]) -> Verdict:
-    """What the replicas of one profile say together, by the last entry of each.
+    """Joint verdict on one profile, from the last entry of each of its replicas.
 
-    Slower (or faster) where at least `MOST` of those that are sure of anything are.
+    The verdict is slower (or faster) if at least `MOST` of the replicas with a verdict are.
     """
     sure = [v for e in entries if (v := _pace(e)) is not Verdict.LEARNING]
     for verdict in (Verdict.SLOWER, Verdict.FASTER):
@@ -65,15 +65,15 @@ def _pace(entry: LedgerEntry) -> Verdict:
 def correction_of(
     entries: Sequence[LedgerEntry], before: Correction | None, now: str
 ) -> Correction | None:
-    """The correction that follows from the last entry of each replica of one profile.
+    """Return the correction that follows from the last entry of each replica of one profile.
 
-    Only slower profiles are corrected: a plan that promises more than was measured does harm, one
-    that promises less does not, and a new profile will tell. Without sure replicas the one of
-    before stays: a plan may have moved them away because of it.
+    Only slower figures are corrected: a plan that promises more than was measured does harm, one
+    that promises less does not, and a new profile will show the gain. Without a verdict of any
+    replica the present correction stays: it may be why a plan moved the replicas away.
 
     Args:
         entries: at least one.
-        before: the present one.
+        before: the present correction.
         now: ISO 8601 UTC.
     """
     together = pooled(entries)
@@ -101,13 +101,13 @@ def correction_of(
 
 
 def factor_of(ratio: float) -> float:
-    """What rates are multiplied with when everything takes `ratio` times as long."""
+    """Return the factor on rates if everything takes `ratio` times as long."""
     steps = math.floor(1 / ratio / FACTOR_STEP + 1e-9) * FACTOR_STEP
     return round(min(1 - FACTOR_STEP, max(FACTOR_LEAST, steps)), 2)
 
 
 def factor_for(corrections: Mapping[str, float], profile_id: str) -> float:
-    """The factor of a profile; one that was derived from another ("ID@mps-30") takes that one's."""
+    """Return the factor of a profile; a derived one ("ID@mps-30") takes its source's factor."""
     source = profile_id.partition("@")[0]
     return corrections.get(profile_id, corrections.get(source, 1.0))
 
@@ -117,10 +117,10 @@ def factor_for(corrections: Mapping[str, float], profile_id: str) -> float:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class QuietPolicy:
-    """When a profile may be measured again by itself.
+    """When a profile may be measured again automatically.
 
     Attributes:
-        share: of their places that replicas use at most, in the mean over each window.
+        share: of the replicas' places: the mean in use over each window may not be larger.
         seconds: the longer window; the last minute has to be as quiet.
     """
 
@@ -129,11 +129,11 @@ class QuietPolicy:
 
 
 def not_quiet(long: float | None, short: float | None, policy: QuietPolicy) -> str:
-    """Why it is no quiet time; empty where it is one.
+    """Explain why the time is not quiet; empty if it is quiet.
 
     Args:
         long, short: share of all places in use over the policy's window and over the last minute;
-            None where that is not known.
+            None if unknown.
     """
     if long is None or short is None:
         return "waits for a quiet time: the proxy has not told the traffic for long enough"

@@ -1,22 +1,22 @@
-"""What a replica should do at the load it has, by its profile. Pure.
+"""Predicts a replica's figures at its observed load, from its profile. Pure.
 
-A plan predicts a replica at its operating point; a replica that is half idle is far from it, and
-neither slow nor fast for that. So the prediction is made again at the load that was seen, from the
+A plan predicts a replica at its operating point. A half-idle replica is far from that point, which
+makes it neither slow nor fast. The prediction is therefore repeated at the observed load, from the
 same profile:
 
-* **Batch.** `T(b) = b / X(b)` is the time of a round in which each of b sequences gets one token;
-  it grows nearly linearly in b, and is interpolated between the points that were measured. A
-  window is a series of *looks* some seconds apart, each with its own mean batch while busy, and
-  the tokens predicted for the window are those of its looks: the rate at the mean batch would be
-  too high, because X is concave.
-* **Within a look** the batch is not still either. It lies between constant and what Poisson
-  arrivals make of it; the middle is predicted, the half-distance is tolerated.
-* **Lengths.** Prompts are computed by the same rounds. What requests of other lengths than those
-  of the profile change is taken from the fitted step time where it tells lengths, else from the
-  time to the first token; half of that (a quarter) is tolerated. Too different ones are not
-  compared at all: that is no drift of the engine.
+* **Batch.** `T(b) = b / X(b)` is the time of a round in which each of b sequences gets one token.
+  T grows nearly linearly in b, and is interpolated between the measured points. A window is a
+  series of *looks* some seconds apart, each with its own mean batch while busy. The tokens
+  predicted for a window are the sum over its looks: the rate at the mean batch would be too high,
+  because X is concave.
+* **Within a look** the batch varies as well, between not at all and as much as Poisson arrivals
+  make it vary; the middle is predicted, the half-distance is tolerated.
+* **Lengths.** The same rounds compute prompts. The effect of requests with other lengths than the
+  profile's is taken from the fitted step time if that resolves lengths, else from the time to the
+  first token; a quarter or a half of the effect is tolerated. Requests with too different lengths
+  are not compared at all: a difference there is no drift of the engine.
 * **Neighbours** slow a replica down while they compute: sigma (`core.interference`) with each
-  neighbour counted by the share of the time it was busy.
+  neighbour weighted by the share of the time it was busy.
 """
 
 import dataclasses
@@ -32,32 +32,32 @@ from partitiond.core.step_time import round_seconds, tells_lengths
 from partitiond.core.workload import Workload
 
 MAX_PREFILL_SHARE: Final = 0.5
-"""Of a request's share of the engine's time that its prompt is believed to take; a measured time to
-the first token contains waiting."""
+"""Largest part of a request's share of engine time that its prompt is assumed to take; a measured
+time to the first token contains waiting."""
 SHARING_TOLERANCE: Final = 0.25
-"""Of the slow-down by neighbours: pairs were predicted to 15 % at worst, and when neighbours are
-busy at the same moments is not known."""
+"""Tolerated share of the slow-down by neighbours: pairs were predicted to 15 % at worst, and it is
+not known when neighbours are busy at the same moments."""
 LENGTH_TOLERANCE: Final = 0.5
 FITTED_LENGTH_TOLERANCE: Final = 0.25
-"""Of what other lengths change, where a time to the first token or a fitted step time says it."""
+"""Tolerated share of the effect of other lengths, by time to first token or fitted step time."""
 MAX_LENGTH_CHANGE: Final = 0.5
-"""Requests whose lengths change the pace by more are not those that were measured."""
+"""Requests whose lengths change the pace by more are not comparable with the measured ones."""
 LEAST_FIRST_SHARE: Final = 0.1
-"""Of a measured time to the first token that is left however short the prompt is."""
+"""Share of a measured time to the first token that is left for the shortest prompt."""
 ROUNDS_WAITED: Final = 0.5
-"""By which the wait for the round under way may differ from that of a closed loop."""
+"""Rounds by which the wait for the round under way may differ from that of a closed loop."""
 MAX_CONTEXT_RATIO: Final = 2.0
-"""Nor are those with contexts longer or shorter by more: attention was not measured there."""
+"""Contexts longer or shorter by more are not comparable: attention was not measured there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Look:
-    """A replica between two looks at the proxy's counts.
+    """A replica between two readings of the proxy's counts.
 
     Attributes:
-        busy_seconds: with at least one request in flight.
+        busy_seconds: time with at least one request in flight.
         sequence_seconds: sequences in flight, integrated.
-        sharing: factor by which its neighbours slow it down meanwhile, at least 1.
+        sharing: factor by which its neighbours slow the replica down meanwhile, at least 1.
     """
 
     busy_seconds: float
@@ -72,17 +72,17 @@ class Look:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Expected:
-    """What the profile says of a window.
+    """The profile's prediction for a window.
 
     Attributes:
-        token_seconds: time of a request in the engine by its output tokens.
+        token_seconds: time of a request in the engine per output token.
         tpot_seconds, first_seconds: means; the latter at the engine, without queueing.
-        tolerance: share by which it may be off for reasons that are no drift, beyond the margin
-            that plans leave; first_tolerance: the same of the first token, which waits for none,
-            half or all of the round under way, as requests come.
+        tolerance: share by which the prediction may be off for reasons other than drift, beyond
+            the margin that plans leave; first_tolerance: the same for the first token, which waits
+            for none, half or all of the round under way, depending on the arrivals.
         batch: mean sequences in flight while busy.
         sharing: mean slow-down by neighbours.
-        other_lengths: why the requests are not those that were measured; empty where they are.
+        other_lengths: why the requests differ too much from the measured ones; empty if not.
     """
 
     token_seconds: float
@@ -98,11 +98,11 @@ class Expected:
 def sharing_factor(
     mode: SharingMode, own: Candidate, neighbours: Iterable[tuple[Candidate, float]]
 ) -> float:
-    """The slow-down of a replica while it is busy.
+    """Return the slow-down of a replica while it is busy.
 
     Args:
-        mode: how its device is shared.
-        own: what it runs as.
+        mode: how the device is shared.
+        own: the replica's candidate.
         neighbours: of the same device, each with the share of the time it is busy.
     """
     beside = list(neighbours)
@@ -114,7 +114,7 @@ def sharing_factor(
 
 
 def tolerated(profile: Profile) -> float:
-    """Share by which the profile itself may be off: what plans leave off, and its half-width."""
+    """Share by which the profile itself may be off: the plan's margin plus its half-width."""
     known = [p for p in profile.points if p.output_tokens_per_s > 0]
     width = max((p.half_width / p.output_tokens_per_s for p in known), default=0.0)
     return RATE_MARGIN[profile.kind] + min(width, 0.1)
@@ -128,13 +128,13 @@ def expected(
     output_tokens: float,
     scale: float = 1.0,
 ) -> Expected | None:
-    """What the profile says of a window; None where nothing can be said.
+    """Predict a window from the profile; None if no prediction is possible.
 
     Args:
         profile: with operating points.
-        looks: of the window, each with something in flight.
-        prompt_tokens, output_tokens: mean request that ended in the window.
-        scale: factor on all times, where the profile is of another size than the replica.
+        looks: of the window, each with a request in flight.
+        prompt_tokens, output_tokens: of the mean request that ended in the window.
+        scale: factor on all times, if the profile is of another size than the replica.
     """
     curve = _Curve.of(profile)
     busy = [look for look in looks if look.busy_seconds > 0]
@@ -184,14 +184,14 @@ class _Curve:
 
     @classmethod
     def of(cls, profile: Profile) -> "_Curve | None":
-        """None for a profile without points."""
+        """Build the curve; None for a profile without points."""
         whole = [p for p in profile.points if p.output_tokens_per_s > 0]
         usable = [p for p in whole if not p.kv_limited] or whole
         points = sorted(usable, key=lambda point: point.batch)
         if not points:
             return None
         moments = profile.workload.moments
-        # As in the simulator: a request alone in the engine shows what its prompt takes.
+        # As in the simulator: a request alone in the engine shows the time of its prompt.
         alone = [moments.o / p.output_tokens_per_s for p in points]
         prefill = min(
             [points[0].ttft.mean / points[0].batch, *(MAX_PREFILL_SHARE * s for s in alone)]
@@ -216,10 +216,10 @@ class _Curve:
         return _between(self.tpots, batch)
 
     def fluctuation(self, batch: float) -> float:
-        """By how much Poisson arrivals of this mean make a token slower than a constant batch.
+        """Share by which Poisson arrivals of this mean slow a token, against a constant batch.
 
-        Tokens are made while more is in flight than in the mean: by var(b) a / (b T(b)), for
-        T = a + c b. The batch while busy is a Poisson number that is not zero.
+        Tokens are generated while more is in flight than the mean: by var(b) a / (b T(b)), for
+        T = a + c b. The batch while busy is a Poisson number other than zero.
         """
         slope = (self.round(batch * 1.01) - self.round(batch)) / (batch * 0.01)
         seconds = self.round(batch)
@@ -230,7 +230,7 @@ class _Curve:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Lengths:
-    """What requests of other lengths than the profile's change."""
+    """Effect of requests with other lengths than the profile's."""
 
     profile: Profile
     curve: _Curve
@@ -244,7 +244,7 @@ class _Lengths:
 
     @property
     def tolerance(self) -> float:
-        """Share of the change that is tolerated."""
+        """Share of the effect that is tolerated."""
         return FITTED_LENGTH_TOLERANCE if self._fitted else LENGTH_TOLERANCE
 
     @property
@@ -252,13 +252,13 @@ class _Lengths:
         return self.profile.step_time is not None and tells_lengths(self.profile.step_time)
 
     def first(self, batch: float, change: float) -> float:
-        """Time to the first token: its own prompt is longer, and so are the rounds it waits for."""
+        """Time to the first token: a longer prompt adds its own time and lengthens the rounds."""
         usual = self.curve.first(batch)
         own = self.curve.prefill_seconds_per_token * (self.prompt - self._usual[0])
         return max(LEAST_FIRST_SHARE * usual, usual * (1 + change) + own)
 
     def change(self, batch: float) -> float:
-        """Of the pace, as a share: 0.1 is a tenth slower."""
+        """Change of the pace, as a share: 0.1 is a tenth slower."""
         usual_prompt, usual_output = self._usual
         step = self.profile.step_time
         if step is not None and tells_lengths(step):
@@ -270,7 +270,7 @@ class _Lengths:
         return max(-0.9, added / self.curve.round(batch))
 
     def too_different(self, change: float) -> str:
-        """Why the requests are not those that were measured."""
+        """Explain why the requests differ too much from the measured ones; empty if not."""
         usual_prompt, usual_output = self._usual
         context = (self.prompt + self.output / 2) / (usual_prompt + usual_output / 2)
         near = 1 / MAX_CONTEXT_RATIO <= context <= MAX_CONTEXT_RATIO
@@ -283,9 +283,9 @@ class _Lengths:
 
 
 def _between(points: Sequence[tuple[float, float]], batch: float) -> float:
-    """Linear between points; beyond the last by the last slope, never below it.
+    """Interpolate linearly; beyond the last point by the last slope, never below that point.
 
-    Below the first no round is longer, and none shorter than in proportion.
+    Below the first point the value is at most that point's, and at least in proportion to it.
     """
     if len(points) == 1:
         only, value = points[0]
@@ -302,7 +302,7 @@ _NEWTON_STEPS: Final = 30
 
 
 def _busy_variance(mean: float) -> float:
-    """Variance of a Poisson number that is not zero, of this mean."""
+    """Variance of a Poisson number that is not zero and has this mean."""
     if mean <= 1.0 + 1e-9:
         return 0.0
     rate = mean  # solves rate / (1 - exp(-rate)) = mean, from above; a contraction

@@ -1,4 +1,4 @@
-"""Windows of one engine, gathered from looks at the proxy's counts. Pure."""
+"""Gathers the windows of one engine from readings of the proxy's counts. Pure."""
 
 import dataclasses
 from typing import Final
@@ -8,21 +8,21 @@ from partitiond.core.drift_load import Expected, Look
 from partitiond.core.traffic import ReplicaCount
 
 LONGEST_LOOKS: Final = 1800
-"""Looks of one window with something in flight. A replica that does not get its requests together
-in that time (an hour) is not judged: too much else changes meanwhile."""
+"""Largest number of busy looks in one window. A replica that does not reach its requests in that
+time (an hour) gets no verdict: too much else changes meanwhile."""
 LEAST_STREAMS: Final = 0.5
-"""Share of a window's requests that have to be streams for their latencies to be compared."""
+"""Share of a window's requests that must be streams for their latencies to be compared."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FullWindow:
-    """What an engine did from one look to another.
+    """The work of an engine from one reading to another.
 
     Attributes:
-        looks: those in between with something in flight.
+        looks: those in between with a request in flight.
         requests: that ended well.
-        token_seconds: time in the engine by output token.
-        tpot_seconds, first_seconds: None where too few were streams.
+        token_seconds: time in the engine per output token.
+        tpot_seconds, first_seconds: None if too few requests were streams.
     """
 
     looks: tuple[Look, ...]
@@ -35,10 +35,10 @@ class FullWindow:
     first_seconds: float | None
 
     def comparisons(self, wanted: Expected, tolerance: float) -> tuple[Comparison, ...]:
-        """Beside what was expected.
+        """Compare the window with its prediction.
 
         Args:
-            wanted: at this window's load.
+            wanted: prediction at this window's load.
             tolerance: of the profile itself.
         """
         usual = tolerance + wanted.tolerance
@@ -60,7 +60,7 @@ class Gathered:
     """A window that is not full yet.
 
     Attributes:
-        began_at: monotonic seconds of its first look.
+        began_at: monotonic seconds of its first reading.
         first, last: the counts then and now.
     """
 
@@ -71,14 +71,14 @@ class Gathered:
 
     @property
     def requests(self) -> int:
-        """That ended well so far."""
+        """Requests that ended well so far."""
         return self.last.ok - self.first.ok
 
     def goes_on(self, count: ReplicaCount) -> bool:
-        """Whether these counts are those of before and more.
+        """Whether these counts continue the earlier ones.
 
-        Another engine process begins at nothing; and of several workers of a proxy one may have
-        died before it told what it had counted.
+        Another engine process begins at zero. Counts also fall if one of several proxy workers
+        died before it reported its counts.
         """
         last = self.last
         return last.generation == count.generation and all(
@@ -93,7 +93,7 @@ class Gathered:
         )
 
     def after(self, count: ReplicaCount, sharing: float) -> "Gathered":
-        """With one more look."""
+        """Return the window with one more look."""
         look = Look(
             busy_seconds=count.busy_seconds - self.last.busy_seconds,
             sequence_seconds=count.sequence_seconds - self.last.sequence_seconds,
@@ -103,7 +103,7 @@ class Gathered:
         return dataclasses.replace(self, last=count, looks=looks)
 
     def full(self, at: float, requests: int, seconds: float) -> FullWindow | None:
-        """The window, where it has enough of both; None where it does not, or made no token."""
+        """Return the window if it has enough requests and seconds, and any token; else None."""
         new, old = self.last, self.first
         tokens = new.output_tokens - old.output_tokens
         if self.requests < requests or at - self.began_at < seconds or not self.looks:

@@ -1,4 +1,4 @@
-"""What an engine is started for, by the flags that its user gave it."""
+"""Reads the task of an engine from the flags that its user gave."""
 
 import enum
 import itertools
@@ -8,7 +8,7 @@ from partitiond.core.errors import SpecError
 
 
 class EngineTask(enum.Enum):
-    """An engine has the routes of its one task."""
+    """The one task of an engine, which decides its routes."""
 
     GENERATE = enum.auto()
     POOL = enum.auto()
@@ -25,7 +25,7 @@ _WORDS = {
 
 
 def task_of(extra_args: Sequence[str]) -> EngineTask:
-    """The task, from vLLM's `--runner` and `--convert` and the simulated engine's `--task`."""
+    """Read the task from vLLM's `--runner` and `--convert` and the simulated engine's `--task`."""
     words = [word for argument in extra_args for word in argument.split("=", 1)]
     found = {_WORDS.get(pair) for pair in itertools.pairwise(words)}
     for task in (EngineTask.CLASSIFY, EngineTask.POOL):
@@ -35,7 +35,7 @@ def task_of(extra_args: Sequence[str]) -> EngineTask:
 
 
 def require_measurable(model: str, task: EngineTask) -> None:
-    """Raises SpecError where there is nothing to measure: profiles are of text being generated."""
+    """Raise SpecError for an engine without a measurement: profiles measure text generation."""
     if task is not EngineTask.GENERATE:
         raise SpecError(
             f"{model} cannot be profiled: its engines generate no text, and a profile is of how "

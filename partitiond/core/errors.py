@@ -1,13 +1,13 @@
-"""What can break, as one tree.
+"""Defines the errors that partitiond raises, as one tree.
 
     PartitiondError
-    ├ InputError                what we were given is wrong; nothing was changed
+    ├ InputError                the given input is wrong; nothing was changed
     │ ├ SpecError               a model, workload, SLO, demand or fleet description
     │ ├ ProfileError            a profile that is missing, stale or not readable
     │ ├ SettingsError           a setting, in a file, the environment or a flag
     │ ├ NotFoundError           no such model, job, profile, replica or key
-    │ └ ConflictError           it exists already, changed meanwhile, or is in use
-    │   └ PreconditionFailedError  the version that was named is not the present one
+    │ └ ConflictError           an object exists already, changed meanwhile, or is in use
+    │   └ PreconditionFailedError  the named version is not the present one
     ├ UnauthorizedError         no credentials, or wrong ones
     ├ DaemonUnreachableError    no daemon answers on the control URL
     ├ DaemonTimeoutError        the daemon is there and does not answer in time
@@ -15,24 +15,24 @@
     ├ StoreError                the store is locked, corrupted or of a newer version
     │ └ StoreBusyError          another process holds its lock; nothing was written
     ├ DeviceError               NVML, MPS, MIG or the host refused
-    │ └ SilentError             it neither answered nor refused in time
+    │ └ SilentError             a device or host neither answered nor refused in time
     ├ ModelSourceError          weights or config cannot be fetched
     ├ EngineError               an engine process
-    │ ├ EngineUnavailableError  no engine environment, or a version that is not known
-    │ ├ StartFailedError        it exited, or was refused, while starting
-    │ ├ StartTimedOutError      it never became ready
-    │ └ ExitedError             it was serving and is gone
+    │ ├ EngineUnavailableError  no engine environment, or an unknown version
+    │ ├ StartFailedError        the engine exited, or was refused, while starting
+    │ ├ StartTimedOutError      the engine never became ready
+    │ └ ExitedError             the engine was serving and is gone
     └ UpstreamError             an engine broke during a request
 
-"Cannot" is a value (`Infeasible`, `Unplaced`, `Rejected`, `Unknown`), not one of these.
-Every message says what to do next in `hint`; facts are fields.
+"Cannot" is a value (`Infeasible`, `Unplaced`, `Rejected`, `Unknown`), not one of these errors.
+Every error says what to do next in `hint`; facts are fields.
 """
 
 from collections.abc import Mapping
 
 
 class PartitiondError(Exception):
-    """Base of everything partitiond raises on purpose.
+    """Base of all errors that partitiond raises on purpose.
 
     Attributes:
         code: stable snake_case word for programs.
@@ -55,7 +55,7 @@ class PartitiondError(Exception):
 
 
 class InputError(PartitiondError):
-    """What we were given is wrong; nothing was changed."""
+    """The given input is wrong; nothing was changed."""
 
     code = "invalid_input"
 
@@ -85,13 +85,13 @@ class NotFoundError(InputError):
 
 
 class ConflictError(InputError):
-    """It exists already, changed meanwhile, or is in use."""
+    """An object exists already, changed meanwhile, or is in use."""
 
     code = "conflict"
 
 
 class PreconditionFailedError(ConflictError):
-    """The version that was named is not the present one; nothing was changed."""
+    """The named version is not the present one; nothing was changed."""
 
     code = "precondition_failed"
 
@@ -109,7 +109,7 @@ class DaemonUnreachableError(PartitiondError):
 
 
 class DaemonTimeoutError(PartitiondError):
-    """The daemon took the request and did not answer in time: it runs, and nothing replaces it."""
+    """The daemon took the request and did not answer in time: it runs, so it is not replaced."""
 
     code = "daemon_timeout"
 
@@ -139,7 +139,7 @@ class DeviceError(PartitiondError):
 
 
 class SilentError(DeviceError):
-    """A driver, a helper or the host neither answered nor refused in time: nothing is known."""
+    """A driver, a helper or the host neither answered nor refused in time: the state is unknown."""
 
     code = "device_silent"
 

@@ -1,8 +1,8 @@
-"""Estimated profiles: what a model would do on a partition, before anything was measured.
+"""Estimates the profile of a model on a partition, without a measurement.
 
-The roofline gives step times and the footprint model gives memory; both are assumptions with
-names, so the profile says `estimated`, its provenance lists them, and the planner widens its
-margins (30 % of the rate, 10 % of the memory). A replica served from an estimate is provisional.
+The roofline gives step times and the footprint model gives memory. Both are named assumptions, so
+the profile says `estimated`, its provenance lists them, and the planner widens its margins (30 %
+of the rate, 10 % of the memory). A replica served from an estimate is provisional.
 """
 
 import dataclasses
@@ -72,12 +72,12 @@ __all__ = [
 ]
 
 LADDER_RATIO: Final = 1.25
-"""Neighbouring batches of a prior are at most so far apart, as the search refines to."""
+"""Largest ratio of neighbouring batches in a prior, the same that the search refines to."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Case:
-    """What every operating point of one estimate shares."""
+    """The inputs that all operating points of one estimate share."""
 
     rounds: RoundCase
     kind: DeviceKind
@@ -96,14 +96,14 @@ class _Case:
 
 
 def hardware_of(device: Device, figures: CpuFigures | None = None) -> HardwareSpec:
-    """The figures behind a device: from the catalog, or measured or assumed ones for a CPU.
+    """Return a device's figures: from the catalog, or for a CPU the measured or assumed ones.
 
-    A GPU that the catalog does not know gets those of the smallest GPU in it, with the device's
-    own memory, so that its estimate is a low one until it is measured.
+    A GPU that the catalog does not know gets the figures of the smallest GPU in it, with the
+    device's own memory, so that its estimate is low until it is measured.
 
     Args:
         device: of this host, or of a fleet file.
-        figures: what was measured of this CPU.
+        figures: measured figures of this CPU.
     """
     if device.kind is DeviceKind.CPU:
         if figures is not None:
@@ -125,7 +125,7 @@ def hardware_of(device: Device, figures: CpuFigures | None = None) -> HardwareSp
 
 
 def usable_memory_bytes(hardware: HardwareSpec | Device) -> int:
-    """Memory for footprints: total less what is reserved and the headroom, in bytes."""
+    """Memory for footprints, in bytes: total less reserved memory and headroom."""
     reserved = hardware.reserved_bytes if isinstance(hardware, Device) else 0
     total = hardware.memory_bytes
     return max(0, total - reserved - headroom_bytes(total))
@@ -134,8 +134,8 @@ def usable_memory_bytes(hardware: HardwareSpec | Device) -> int:
 def partition_bytes(hardware: HardwareSpec | Device, size: PartitionSize) -> int:
     """Memory for one footprint in a partition of this size, in bytes.
 
-    A MIG slice has its own memory, less the headroom; every other partition may take all that is
-    usable on the device while it is alone there.
+    A MIG slice has its own memory, less the headroom. Every other partition may take all usable
+    memory of the device while it is alone there.
 
     Raises:
         SpecError: the GPU has no such MIG profile.
@@ -169,36 +169,36 @@ def estimate_profile(
     figures: CpuFigures | None = None,
     refined: bool = False,
 ) -> Profile:
-    """An estimated profile with operating points at powers of two.
+    """Return an estimated profile with operating points at powers of two.
 
     Args:
         model: model name.
         architecture: as `architecture_from_config` gives it; `dtype` sets its bytes per value.
         workload: request shape.
         hardware: a kind of device, or a device of a host.
-        size: the partition it is estimated for.
+        size: the partition to estimate for.
         max_model_len: context length of the engine, in tokens.
-        profile_id: identifier to give it.
+        profile_id: identifier of the new profile.
         created_at: ISO 8601 UTC.
-        dtype: the engine's dtype; "auto" is bfloat16 where the hardware has it.
-        memory_bytes: memory budget of the partition; None for all that is usable in it.
+        dtype: the engine's dtype; "auto" is bfloat16 if the hardware has it.
+        memory_bytes: memory budget of the partition; None for all usable memory in it.
         max_batch: largest batch.
         max_num_batched_tokens: tokens of one step.
         weights: "real" or "dummy", for the provenance.
         partitiond_version: for the provenance.
-        quantization: what the engine does to the weights while loading.
+        quantization: that the engine applies to the weights while loading.
         kv_cache_dtype: precision of the KV cache.
-        variant: form of the model it is for.
-        figures: what was measured of a CPU device.
+        variant: form of the model that the profile is for.
+        figures: measured figures of a CPU device.
         refined: points at most 1.25x apart, up to exactly the largest batch that fits.
 
     Returns:
-        The profile. Where not even one request fits, it has no points, its knee's largest batch
-        is 0, and its footprint is what one request would need.
+        The profile. If not even one request fits, the profile has no points, its knee's largest
+        batch is 0, and its footprint is what one request would need.
 
     Raises:
-        SpecError: there is no estimate for this partition kind on this device, or it has no such
-            dtype.
+        SpecError: there is no estimate for this partition kind on this device, or the device has
+            no such dtype.
     """
     spec = hardware_of(hardware, figures) if isinstance(hardware, Device) else hardware
     budget = partition_bytes(hardware, size) if memory_bytes is None else memory_bytes
@@ -262,10 +262,9 @@ def prior_curve(
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
     figures: CpuFigures | None = None,
 ) -> tuple[tuple[int, float], ...]:
-    """Predicted (batch, tokens/s) up to `max_batch`, for a search that wants to start well.
+    """Predict (batch, tokens/s) up to `max_batch`, to choose the first batches of a search.
 
-    Memory is not looked at. Empty where there is no estimate for this partition: a search can do
-    without.
+    Memory is ignored. Empty if there is no estimate for this partition: a search can do without.
     """
     spec = hardware_of(hardware, figures) if isinstance(hardware, Device) else hardware
     if size.mode is SharingMode.MIG and not spec.mig_profiles:
@@ -314,7 +313,7 @@ def _kv_tokens(case: _Case, batch: int) -> int:
 
 
 def _cache_tokens(case: _Case, points: Iterable[OperatingPoint]) -> int:
-    """Tokens of the whole blocks that an engine for the largest point is started with."""
+    """Tokens of the whole blocks that an engine for the largest point starts with."""
     block = BLOCK_TOKENS[case.kind]
     largest = max((point.batch for point in points), default=1)
     return -(-_kv_tokens(case, largest) // block) * block

@@ -1,4 +1,4 @@
-"""What an estimate says, in the figures that people ask for: memory, frontier, replicas, cost."""
+"""Reports an estimate in the figures that users ask for: memory, frontier, replicas, cost."""
 
 import dataclasses
 import math
@@ -24,21 +24,21 @@ from partitiond.core.transfer_fit import Subject
 from partitiond.core.workload import Workload
 
 MEMORY_FRACTION: Final = 0.9
-"""Of the device memory, for everything that engines hold; vLLM's default and the paper's."""
+"""Share of the device memory for all that engines hold; vLLM's default and the paper's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """What an estimate is asked for.
+    """The inputs of an estimate.
 
     Attributes:
         model: name, for display.
         architecture: of the model as published.
         workload: request shape.
-        slo: bounds, or None where throughput alone counts.
-        dtype: the engine's; "auto" is bfloat16 where the hardware has it.
-        quantization, kv_cache_dtype: as `EngineOptions` has them.
-        memory_fraction: of the memory, for all footprints together.
+        slo: bounds, or None if throughput alone counts.
+        dtype: of the engine; "auto" is bfloat16 if the hardware has it.
+        quantization, kv_cache_dtype: as in `EngineOptions`.
+        memory_fraction: share of the memory for all footprints together.
         max_model_len: context length; None derives it from the workload.
         max_num_batched_tokens: tokens of one engine step.
     """
@@ -81,11 +81,11 @@ class Question:
 
     @property
     def context_tokens(self) -> int:
-        """Context length of the engine: what was given, or the longest request and a quarter."""
+        """Context length of the engine: as given, or the longest request plus a quarter."""
         if self.max_model_len is not None:
             return self.max_model_len
         wanted = max(256, math.ceil(self.workload.longest_tokens * 1.25))
-        # The quarter is for real requests that vary; a model that was not built for it has none.
+        # The quarter is for real requests, which vary; it ends at the model's longest context.
         longest = self.workload.longest_tokens
         return max(longest, min(wanted, self.architecture.max_position))
 
@@ -108,8 +108,8 @@ class EstimateReport:
     """An estimate, as it is printed.
 
     Attributes:
-        model, hardware, partition, workload: what it is of.
-        dtype, quantization, kv_cache_dtype: as the engine would load it.
+        model, hardware, partition, workload: subject of the estimate.
+        dtype, quantization, kv_cache_dtype: as the engine would load the model.
         parameters: of the model.
         memory_bytes: of the device or MIG slice, as sold.
         budget_bytes: for footprints: the memory fraction of what the driver reports, less headroom.
@@ -118,17 +118,18 @@ class EstimateReport:
             memory as sold, a power of two up to 512.
         max_batch_safe: largest batch whose whole footprint fits the budget.
         weights_bytes, kv_bytes_per_token: as loaded.
-        knee_batch: null where throughput still grew; `limited_by` says what ended it.
+        knee_batch: null if throughput still grew; `limited_by` says what ended the growth.
         limited_by: memory or cap; null with a knee.
-        operating_batch: the knee, or the largest batch; with an SLO the largest up to there that
-            holds it; null where none does.
-        throughput_req_per_s, throughput_output_tokens_per_s: there, closed loop, one replica.
-        ttft_p95_seconds, tpot_p95_seconds: there; null without an operating batch.
-        footprint: by terms, there (or what one request would need).
+        operating_batch: the knee, or the largest batch; with an SLO, the largest batch up to that
+            one that holds the SLO; null if none does.
+        throughput_req_per_s, throughput_output_tokens_per_s: of one replica at the operating
+            batch, closed loop.
+        ttft_p95_seconds, tpot_p95_seconds: at the operating batch; null without one.
+        footprint: by terms, at the operating batch (without one, for one request).
         replicas_that_fit: of that footprint in the budget, or of MIG slices in the GPU.
         replications: the best way to run 1, 2, 3 ... replicas on one device within the SLO.
         points: the roofline frontier, batches at most 1.25x apart.
-        notes: what it rests on.
+        notes: assumptions of the estimate.
     """
 
     model: str
@@ -263,7 +264,7 @@ def _max_batch_safe(question: Question, subject: Subject, budget: int) -> int:
 def _replicas_that_fit(
     hardware: HardwareSpec, size: PartitionSize, point: OperatingPoint | None, budget: int
 ) -> int:
-    """By memory alone; of cores and MIG slices as many as there are."""
+    """Replicas that fit by memory, and at most as many as there are cores or MIG slices."""
     if point is None:
         return 0
     if size.mode is SharingMode.MIG:

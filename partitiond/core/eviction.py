@@ -1,11 +1,11 @@
-"""Who gives up its room when a model at zero is asked for and does not fit. Pure.
+"""Chooses the models to evict when a scaled-to-zero model gets a request and does not fit. Pure.
 
-Only models that may go to zero, and have nothing to do now, are ever asked to. Which of them: what
-an eviction costs is that the model has to start again at its next request, so its expected price
-is the rate at which requests are expected of it times the seconds a start takes. The model with
-the lowest price for what it frees goes first. A model's expected rate falls the longer nobody asks
-for it (`expected_rate`), so without anything else known the one idle longest goes first.
-`bench/bench_eviction.py` compares this with least recently used and with chance.
+Only idle models that may be scaled to zero are ever evicted. The cost of an eviction is that the
+model has to start again at its next request, so the expected price of an eviction is the model's
+expected request rate times the seconds that a start takes. The model with the lowest price for the
+room it frees is evicted first. The expected rate falls while a model gets no requests
+(`expected_rate`), so if nothing else is known the model idle longest is evicted first.
+`bench/bench_eviction.py` compares this with least recently used and with random choice.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ class Room:
 
     Attributes:
         memory_bytes: of the device.
-        units: what is not shared there: CPU cores, SM percent or MIG slices; 0 where only memory
-            counts.
+        units: resources that are not shared: CPU cores, SM percent or MIG slices; 0 if only
+            memory counts.
     """
 
     memory_bytes: int
@@ -33,7 +33,7 @@ class Room:
         return Room(self.memory_bytes + other.memory_bytes, self.units + other.units)
 
     def covers(self, need: "Room") -> bool:
-        """Whether the need fits in."""
+        """Whether the need fits into this room."""
         return self.memory_bytes >= need.memory_bytes and self.units >= need.units
 
 
@@ -42,14 +42,14 @@ NO_ROOM: Final = Room(0)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resident:
-    """A model that holds room and may be asked to give it up.
+    """A model that holds room and may be evicted.
 
     Attributes:
         idle_seconds: since its last request; 0 while it has one.
-        rate_req_per_s: requests expected of it now (`expected_rate`).
-        restart_seconds: what its next request waits for it to come back.
-        frees: by device, what would come free.
-        busy: it has requests, is just starting, or must not go for another reason.
+        rate_req_per_s: request rate expected now (`expected_rate`).
+        restart_seconds: how long its next request waits for the restart.
+        frees: room that an eviction would free, by device.
+        busy: the model has requests, is just starting, or must not be evicted for another reason.
     """
 
     model: str
@@ -60,18 +60,18 @@ class Resident:
     busy: bool = False
 
     def on(self, device_id: str) -> Room:
-        """What comes free there."""
+        """Return the room that an eviction frees on the device."""
         return dict(self.frees).get(device_id, NO_ROOM)
 
     @property
     def price(self) -> float:
-        """Seconds of waiting expected by the second while it is gone."""
+        """Expected seconds of waiting per second while the model is evicted."""
         return max(self.rate_req_per_s, MIN_RATE) * self.restart_seconds
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Popularity:
-    """How often a model was asked for lately: a count in which old requests fade.
+    """Recent requests for a model: a count in which old requests fade.
 
     Attributes:
         weight: the count, faded to the time `at`.
@@ -82,11 +82,11 @@ class Popularity:
     at: float = 0.0
 
     def with_requests(self, count: int, now: float, half_life_seconds: float) -> "Popularity":
-        """With so many more, now."""
+        """Return the popularity with `count` more requests now."""
         return Popularity(self._faded(now, half_life_seconds) + count, now)
 
     def req_per_s(self, now: float, half_life_seconds: float) -> float:
-        """Requests by the second that it stands for."""
+        """Requests per second that the count stands for."""
         return self._faded(now, half_life_seconds) * math.log(2) / half_life_seconds
 
     def _faded(self, now: float, half_life_seconds: float) -> float:
@@ -95,20 +95,20 @@ class Popularity:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Need:
-    """One way to place the model that is asked for."""
+    """One way to place the requested model."""
 
     device_id: str
     room: Room
 
 
 Order = Callable[[Resident, str], float]
-"""How dear a resident is on a device; the least goes first."""
+"""Cost of evicting a resident from a device; the lowest is evicted first."""
 
 
 def by_price(resident: Resident, device_id: str) -> float:
-    """Our order: the expected waiting that it costs, for the share of the room that it frees."""
+    """Our order: the expected waiting that the eviction costs, per share of room that it frees."""
     freed = resident.on(device_id)
-    # Bytes stand for the share: units are taken in step with them, or not at all.
+    # Bytes stand for the share: units are used in proportion to bytes, or not at all.
     return resident.price / max(1, freed.memory_bytes)
 
 
@@ -118,10 +118,10 @@ def by_idle(resident: Resident, _device_id: str) -> float:
 
 
 def expected_rate(forecast_req_per_s: float, idle_seconds: float) -> float:
-    """Requests expected of a model after so long without one.
+    """Return the request rate expected of a model after an idle time.
 
-    Its forecast while it is asked for as often as usual. A gap of t seconds is a surprise for a
-    higher rate than 1 / t, so that is the most that is believed then.
+    The rate is the forecast while requests come as often as usual. A gap of t seconds is unlikely
+    at a rate above 1 / t, so 1 / t is an upper bound.
     """
     if idle_seconds <= 0:
         return forecast_req_per_s
@@ -137,16 +137,16 @@ def victims_for(
     least_idle_seconds: float = 0.0,
     order: Order = by_price,
 ) -> tuple[str, ...] | None:
-    """Who goes so that one of the needs fits; nobody where one fits already, None where none can.
+    """Choose the models to evict so that one need fits: () if one fits already, None if none can.
 
-    Of several ways the one that costs the least waiting.
+    Of several ways, chooses the one that costs the least waiting.
 
     Args:
-        needs: ways to place the model, the preferred first.
-        free: what is free on a device now.
-        residents: who could go.
-        least_idle_seconds: who was asked for less long ago stays.
-        order: who goes first.
+        needs: ways to place the model, preferred ones first.
+        free: free room of a device now.
+        residents: models that could be evicted.
+        least_idle_seconds: models with a more recent request stay.
+        order: decides which model is evicted first.
     """
     movable = [r for r in residents if not r.busy and r.idle_seconds >= least_idle_seconds]
     best: tuple[float, tuple[str, ...]] | None = None
@@ -174,7 +174,7 @@ def _victims(
         room = room + resident.on(need.device_id)
     if not room.covers(need.room):
         return None
-    # A large one that came late may have made a small one's going needless: the dearest stay.
+    # A large model chosen late may make an earlier, small one needless: keep the dearest.
     for resident in sorted(taken, key=lambda r: -r.price):
         left = [other for other in taken if other is not resident]
         rest = free

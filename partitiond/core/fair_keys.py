@@ -1,8 +1,8 @@
-"""Whose turn it is: requests that wait, by API key and priority. `core.fair_queue` says why.
+"""Orders waiting requests by API key and priority. `core.fair_queue` gives the reasons.
 
 Each key has a tag, the virtual time at which its next request is due. Starting a request of c
-tokens moves it on by c / weight, and the least tag is next. Virtual time is the tag of what
-started last. All orders are sorted lists, kept by bisection.
+tokens advances the tag by c / weight, and the key with the least tag is next. Virtual time is the
+tag of the last started request. All orders are sorted lists, kept by bisection.
 """
 
 import bisect
@@ -13,18 +13,17 @@ from typing import Final, Generic, TypeVar
 from partitiond.core.admission import ItemT, Waiting
 
 CREDIT_SHARE: Final = 1 / 4
-"""Of the requests that the model's slots hold, in tokens: what a key that used less than its share
-may be ahead of the others. Without it, one long request of a modest key would send its next one
-behind a flood."""
+"""Largest lead of a key that used less than its share, as a share of the tokens in the model's
+slots. Without this credit, after one long request a modest key would wait behind a flood."""
 AGEING_SHARE: Final = 1 / 16
-"""Of the tokens that higher priorities start, what a waiting lower one earns: under a flood from
-above it keeps 1/17 of the service, and the flood cannot feel it."""
+"""Share of the tokens started by higher priorities that a waiting lower one earns: under a flood
+from above it keeps 1/17 of the service, and the flood hardly notices."""
 RECENT_STARTS: Final = 256
-"""A key is active that started one of so many requests; their mean is the size of a request."""
+"""Last starts that count: a key with one of them is active; their mean is a request's size."""
 MANY_ACCOUNTS: Final = 4096
-"""Keys remembered before those that are owed nothing and owe nothing are forgotten."""
+"""Number of keys from which on settled keys (no credit, no debt) are forgotten."""
 LEAST_WEIGHT: Final = 1e-3
-"""A key of weight 0 is served, if seldom: nobody starves."""
+"""A key of weight 0 is served, if seldom: no key starves."""
 
 _Record = tuple[float, int, Waiting[ItemT]]
 """(deadline, number, entry): the order within a key."""
@@ -32,7 +31,7 @@ ThingT = TypeVar("ThingT")
 
 
 class _Account(Generic[ItemT]):
-    """One key: when its next request is due in virtual time, and what of it waits."""
+    """One key: its waiting requests, and the virtual time at which the next one is due."""
 
     __slots__ = ("group", "key", "number", "sequences", "tag", "tokens", "waiting", "weight")
 
@@ -47,7 +46,7 @@ class _Account(Generic[ItemT]):
         self.tokens = 0.0
 
     def places(self, more: int = 0) -> float:
-        """Places it takes in the queue, per weight."""
+        """Places that the key takes in the queue, per weight."""
         return (len(self.waiting) + more) / self.weight
 
 
@@ -58,9 +57,9 @@ class _Group(Generic[ItemT]):
     """The keys of one priority.
 
     Attributes:
-        due: keys that wait, by tag.
-        crowd: the same by places per weight.
-        earned: tokens it may start although a higher priority waits.
+        due: keys with waiting requests, by tag.
+        crowd: the same keys, by places per weight.
+        earned: tokens that the group may start although a higher priority waits.
     """
 
     __slots__ = ("crowd", "due", "earned", "priority", "sequences", "virtual_time")
@@ -74,14 +73,14 @@ class _Group(Generic[ItemT]):
         self.crowd: list[_Ranked[ItemT]] = []
 
     def leave(self, account: _Account[ItemT]) -> None:
-        """Take a key out of the orders, before its tag or what waits of it changes."""
+        """Take a key out of the orders, before its tag or its waiting requests change."""
         if account.waiting:
             _remove(self.due, (account.tag, account.number, account))
             _remove(self.crowd, (account.places(), account.number, account))
             self.sequences -= account.sequences
 
     def enter(self, account: _Account[ItemT]) -> None:
-        """Put it back, with what it has now."""
+        """Put a key back into the orders, with its present values."""
         if account.waiting:
             bisect.insort(self.due, (account.tag, account.number, account))
             bisect.insort(self.crowd, (account.places(), account.number, account))
@@ -90,7 +89,7 @@ class _Group(Generic[ItemT]):
             self.earned = 0.0
 
     def head(self) -> Waiting[ItemT]:
-        """What is next of it."""
+        """Return the group's next request."""
         return self.due[0][2].waiting[0][2]
 
 
@@ -98,7 +97,7 @@ class FairKeys(Generic[ItemT]):
     """Requests that wait for their turn.
 
     Attributes:
-        slots: of the model, as far as known; sets the credit.
+        slots: number of the model's slots, as far as known; sets the credit.
     """
 
     def __init__(self, credit_share: float = CREDIT_SHARE) -> None:
@@ -119,7 +118,7 @@ class FairKeys(Generic[ItemT]):
         return entry in self._records
 
     def add(self, entry: Waiting[ItemT]) -> None:
-        """It waits for its key's turn."""
+        """Add a request that waits for its key's turn."""
         account = self._account(entry.key, entry.weight, entry.priority)
         record = (entry.deadline, next(self._numbers), entry)
         account.group.leave(account)
@@ -132,7 +131,7 @@ class FairKeys(Generic[ItemT]):
         self._records[entry] = record
 
     def remove(self, entry: Waiting[ItemT]) -> None:
-        """It waits no more, and has paid nothing."""
+        """Remove a request that waits no longer; its key pays nothing."""
         account = self._accounts[entry.key]
         account.group.leave(account)
         _remove(account.waiting, self._records.pop(entry))
@@ -141,7 +140,7 @@ class FairKeys(Generic[ItemT]):
         account.group.enter(account)
 
     def next(self) -> Waiting[ItemT] | None:
-        """Whose turn it is: the highest priority's, or a lower one's that has earned it."""
+        """Return the next request: of the highest priority, or of a lower one that earned it."""
         first = None
         for group in self._groups:
             if group.due:
@@ -152,7 +151,7 @@ class FairKeys(Generic[ItemT]):
         return None if first is None else first.head()
 
     def start(self, entry: Waiting[ItemT]) -> None:
-        """It has had its turn, and pays."""
+        """Take a request whose turn has come out of the queue, and charge its key."""
         account = self._accounts[entry.key]
         served = account.group
         waiting = [group for group in self._groups if group.due]
@@ -165,17 +164,17 @@ class FairKeys(Generic[ItemT]):
         self.remove(entry)
 
     def charge(self, key: str, tokens: float, weight: float, priority: int) -> None:
-        """The key pays for a request that never waited here."""
+        """Charge the key for a request that never waited here."""
         self._pay(self._account(key, weight, priority), tokens)
 
     def settle(self, key: str, charged: float, actual: float) -> None:
-        """Correct what was paid."""
+        """Correct an earlier charge."""
         account = self._accounts.get(key)
         if account is not None and charged != actual:
             self._move(account, account.tag + (actual - charged) / account.weight)
 
     def is_over_share(self, entry: Waiting[ItemT]) -> bool:
-        """Whether its key has had more than its share lately."""
+        """Whether the request's key has used more than its share lately."""
         account = self._accounts[entry.key]
         return account.tag > account.group.virtual_time
 
@@ -185,7 +184,7 @@ class FairKeys(Generic[ItemT]):
         return self._starts - last < RECENT_STARTS
 
     def crowding_out(self, entry: Waiting[ItemT]) -> Waiting[ItemT] | None:
-        """Who has to give its place to a newcomer when there are no more; None: not for it."""
+        """Return the request that a newcomer displaces from a full queue, or None."""
         for group in reversed(self._groups):
             if not group.crowd or group.priority > entry.priority:
                 continue
@@ -201,7 +200,7 @@ class FairKeys(Generic[ItemT]):
         return None
 
     def ahead(self, key: str, weight: float, priority: int, deadline: float) -> float:
-        """Sequences that would start before a newcomer; entries count with their key's mean."""
+        """Sequences that would start before a newcomer; an entry counts as its key's mean."""
         ahead, below = 0.0, 0
         for group in self._groups:
             if group.priority > priority:
@@ -234,7 +233,7 @@ class FairKeys(Generic[ItemT]):
         return ahead
 
     def _account(self, key: str, weight: float, priority: int) -> _Account[ItemT]:
-        """The key's, with the weight and priority it has now."""
+        """Return the key's account, updated to its present weight and priority."""
         account = self._accounts.get(key)
         weight = _usable(weight)
         if account is None:
@@ -269,7 +268,7 @@ class FairKeys(Generic[ItemT]):
         self._move(account, start + tokens / account.weight)
 
     def _lifted(self, account: _Account[ItemT]) -> float:
-        """Its tag when it comes back: idleness earns no more than some credit."""
+        """Tag of a key that returns: idleness earns no more than some credit."""
         return max(account.tag, account.group.virtual_time - self._credit(account.weight))
 
     def _credit(self, weight: float) -> float:
@@ -281,7 +280,7 @@ class FairKeys(Generic[ItemT]):
         account.group.enter(account)
 
     def _forget_settled(self) -> None:
-        """Keys that would be lifted to about the virtual time anyway, when they come back."""
+        """Forget idle keys that would be lifted to about the virtual time when they return."""
         for key, account in list(self._accounts.items()):
             if not account.waiting and account.tag <= account.group.virtual_time:
                 del self._accounts[key]
@@ -299,5 +298,5 @@ def _deadline(record: _Record[ItemT]) -> float:
 
 
 def _remove(ordered: list[tuple[float, int, ThingT]], record: tuple[float, int, ThingT]) -> None:
-    """Out of a sorted list; numbers make records unique, so the third part is never compared."""
+    """Remove from a sorted list; numbers make records unique: the third part is never compared."""
     del ordered[bisect.bisect_left(ordered, record)]

@@ -1,33 +1,34 @@
-"""One model's queue: bounded, fair between API keys, and nobody waits for ever.
+"""Queues the requests of one model: bounded, fair between API keys, without starvation.
 
-**Between keys** it is start-time fair queueing for a server of many slots (SFQ(D): Jin, Chase,
-Kaur, "Interposed proportional sharing for a storage service utility", 2004), with a request's cost
-counted in tokens as in the virtual token counter of Sheng et al., "Fairness in Serving Large
-Language Models" (OSDI 2024). While two keys wait, what they got differs by at most one largest
+**Between keys** the queue does start-time fair queueing for a server of many slots (SFQ(D): Jin,
+Chase, Kaur, "Interposed proportional sharing for a storage service utility", 2004), with a
+request's cost in tokens as in the virtual token counter of Sheng et al., "Fairness in Serving Large
+Language Models" (OSDI 2024). While two keys wait, their service differs by at most one largest
 request of each, per weight. The charge is an estimate; `settle` corrects it when a request ends. A
-key that comes back after it used less than its share is served next, for at most `CREDIT_SHARE` of
+key that returns after it used less than its share is served next, for at most `CREDIT_SHARE` of
 what the model's slots hold; more idleness earns nothing.
 
 **Headroom.** A key over its share leaves `HEADROOM_SHARE` of the slots free while other keys are
-active, so that a modest key's request finds a slot instead of waiting for the next to come free.
+active, so that a modest key's request finds a slot instead of waiting for the next free one.
 
-**Priorities** go first, with ageing by work instead of by time: a class that is passed over earns
-`AGEING_SHARE` of the tokens that start above it, and its head goes next once it has earned what it
-costs. So a flood of a high priority cannot starve a low one, and a low one's long backlog, however
-old, takes no more than that share from a high one. (Ageing by time would give it everything.)
+**Priorities** are served highest first, with ageing by work instead of by time: a priority that is
+passed over earns `AGEING_SHARE` of the tokens that start above it, and its head goes next once it
+has earned its cost. A flood of a high priority therefore cannot starve a low one, and a low one's
+backlog of any age takes no more than that share from a high one. (Ageing by time would give all.)
 
 **Within a key** the earliest deadline goes first, then first in, first out.
 
 **A request that fits nowhere** while others would (many sequences, a long prompt) is set aside and
-may be overtaken by as many tokens as it costs itself; then it reserves the replica that is nearest
-to having room, which takes nobody else until the request has started. The others go on. Retries
-are in the same lane: they were paid for, and come first.
+may be overtaken by as many tokens as it costs itself. Then it reserves the replica that is nearest
+to having room, which takes no other request until this one has started. Other requests go on.
+Retries are in the same lane: they were paid for, and come first.
 
-**When it is full**, a newcomer takes the place of the last entry of the key that has the most per
-weight, if it has fewer even afterwards; else of a lower priority's, though never a key's only one.
+**When it is full**, the queue gives a newcomer the place of the last entry of the key with the most
+entries per weight, if the newcomer's key has fewer even then; else the place of a lower priority's
+entry, though never a key's only one.
 
-No clock, no randomness. An operation takes O(log n) comparisons, beside a look at each replica and
-priority; `ahead` looks at each key that waits.
+No clock, no randomness. An operation takes O(log n) comparisons and visits each replica and
+priority; `ahead` visits each waiting key.
 """
 
 import collections
@@ -55,12 +56,12 @@ from partitiond.core.balance import (
 from partitiond.core.fair_keys import CREDIT_SHARE, FairKeys
 
 MAX_ASIDE: Final = 2
-"""Requests that wait for room while others pass. One would let a second large one block all."""
+"""Requests set aside at a time. With only one, a second large request would block all others."""
 HEADROOM_SHARE: Final = 1 / 32
-"""Of a model's slots, rounded down: what keys over their share leave to the others."""
+"""Share of a model's slots, rounded down, that keys over their share leave to the others."""
 _OVER_SHARE: Final = 1e9
 _PER_PRIORITY: Final = 4e9
-"""Seconds in `urgency`: more than any clock that counts from a host's start will show."""
+"""Seconds in `urgency`: more than a clock that counts from a host's start ever shows."""
 
 
 class FairQueue(Generic[ItemT]):
@@ -71,10 +72,10 @@ class FairQueue(Generic[ItemT]):
         self.sequences = 0
         self._keys: FairKeys[ItemT] = FairKeys(credit_share)
         self._members: dict[Waiting[ItemT], None] = {}
-        # Retries, and what was set aside: entry -> tokens that may still overtake it.
+        # Retries and requests set aside: entry -> tokens that may still overtake the entry.
         self._lane: collections.OrderedDict[Waiting[ItemT], float] = collections.OrderedDict()
         self._aside: set[Waiting[ItemT]] = set()
-        # In the lane without having been admitted before: they pay when they start.
+        # Entries in the lane that were never admitted: their keys pay when they start.
         self._owing: set[Waiting[ItemT]] = set()
         self._reserved: dict[Waiting[ItemT], str] = {}
 
@@ -85,16 +86,16 @@ class FairQueue(Generic[ItemT]):
         return entry in self._members
 
     def __iter__(self) -> Iterator[Waiting[ItemT]]:
-        """In the order of joining."""
+        """Iterate in the order of joining."""
         return iter(self._members)
 
     def push(self, entry: Waiting[ItemT], *, front: bool = False) -> Waiting[ItemT] | None:
-        """Add a request. Returns whoever has no place: None, another one, or `entry` itself.
+        """Add a request; return the one left without a place: None, another, or `entry` itself.
 
-        It may be that it can start at once although others wait: `take` next.
+        The request may be able to start at once although others wait: call `take` next.
 
         Args:
-            front: it was admitted before (a retry): it is taken, and goes first.
+            front: the request was admitted before (a retry): it is always accepted and goes first.
         """
         displaced = None
         if front:
@@ -112,7 +113,7 @@ class FairQueue(Generic[ItemT]):
         return displaced
 
     def discard(self, entry: Waiting[ItemT]) -> bool:
-        """Remove it if it is still there; whether it was."""
+        """Remove the entry; False if it was not there any more."""
         if entry not in self._members:
             return False
         if entry in self._keys:
@@ -123,11 +124,11 @@ class FairQueue(Generic[ItemT]):
         return True
 
     def has_paid(self, entry: Waiting[ItemT]) -> bool:
-        """Whether it was admitted before, and so gets nothing back when it leaves."""
+        """Whether the entry was admitted before, so that its key gets no refund when it leaves."""
         return not (entry in self._keys or entry in self._aside or entry in self._owing)
 
     def let_owe(self, entry: Waiting[ItemT]) -> None:
-        """One that goes first although it was never admitted: its key pays when it starts."""
+        """Mark an entry that goes first without being admitted: its key pays when it starts."""
         self._owing.add(entry)
 
     def take(
@@ -136,12 +137,12 @@ class FairQueue(Generic[ItemT]):
         draw: Callable[[], float],
         slowness: Mapping[str, float] = NO_SLOWNESS,
     ) -> tuple[Waiting[ItemT], LoadT] | None:
-        """The next request that may start, removed and charged, with its replica; or None.
+        """Remove and charge the next request that may start; return it with its replica, or None.
 
         Args:
             loads: all replicas of the model.
-            draw: numbers in [0, 1).
-            slowness: of those that are slow.
+            draw: returns random numbers in [0, 1).
+            slowness: factor of each slow replica.
         """
         free, spare = self._with_slots(loads, slowness)
         passed: list[Waiting[ItemT]] = []
@@ -174,11 +175,11 @@ class FairQueue(Generic[ItemT]):
         return None
 
     def charge(self, key: str, tokens: float, *, weight: float = 1.0, priority: int = 0) -> None:
-        """A request of the key started without waiting; or at another worker."""
+        """Charge the key for a request that started without waiting, or at another worker."""
         self._keys.charge(key, tokens, weight, priority)
 
     def settle(self, key: str, charged: float, actual: float) -> None:
-        """Correct what a request was charged with by what it used; refund all when it failed."""
+        """Correct a request's charge to its actual use; a failed request gets a full refund."""
         self._keys.settle(key, charged, actual)
 
     def ahead(
@@ -189,20 +190,20 @@ class FairQueue(Generic[ItemT]):
         priority: int = 0,
         deadline: float = math.inf,
     ) -> int:
-        """Sequences that would start before a newcomer, if nobody else came; an estimate."""
+        """Estimate the sequences that would start before a newcomer, without later arrivals."""
         first = sum(entry.cost.sequences for entry in self._lane)
         return math.ceil(first + self._keys.ahead(key, weight, priority, deadline) - 1e-9)
 
     def head_since(self) -> float | None:
-        """When the request that is next joined; None when nobody waits."""
+        """When the next request joined the queue; None for an empty queue."""
         head = self._head()
         return None if head is None else head.since
 
     def urgency(self) -> float | None:
-        """How urgent the head is, comparable between the queues of one host: the least first.
+        """Urgency of the head, comparable between the queues of one host: the least goes first.
 
-        Higher priorities, then keys that had less than their share, then the longest wait: by age
-        alone the worker with a flood's old backlog would take every slot.
+        Higher priorities come first, then keys below their share, then the longest wait. By age
+        alone, the worker with a flood's old backlog would take every slot.
         """
         head = self._head()
         if head is None:
@@ -217,7 +218,7 @@ class FairQueue(Generic[ItemT]):
     def _with_slots(
         self, loads: Iterable[LoadT], slowness: Mapping[str, float]
     ) -> tuple[list[LoadT], bool]:
-        """Replicas with a free slot, and whether so many are free that headroom is left."""
+        """Return the replicas with a free slot, and whether more than the headroom is free."""
         free, slots, spare = [], 0, 0
         for load in loads:
             if is_eligible(load):
@@ -231,7 +232,7 @@ class FairQueue(Generic[ItemT]):
         return free, spare > math.floor(HEADROOM_SHARE * slots)
 
     def _set_aside_next(self, spare: bool) -> Waiting[ItemT] | None:
-        """Move the next in the fair order into the lane: it has had its turn, and pays."""
+        """Move the next request in the fair order into the lane, and charge its key."""
         entry = self._keys.next()
         if entry is None or len(self._aside) >= MAX_ASIDE:
             return None
@@ -244,9 +245,9 @@ class FairQueue(Generic[ItemT]):
         return entry
 
     def _reserve(self, entry: Waiting[ItemT], free: list[LoadT]) -> str:
-        """The replica kept for a request that was overtaken enough; "" for none.
+        """Return the replica reserved for a request that was overtaken enough; "" for none.
 
-        It stays the same one as long as it can, or none would ever be empty enough.
+        The reservation stays on one replica if possible, or none would ever be empty enough.
         """
         if self._lane[entry] > 0:
             return ""
@@ -273,10 +274,10 @@ def expire(
     limits: QueueLimits,
     elsewhere: int = 0,
 ) -> Rejected:
-    """Remove a request whose deadline has come, and say when it had better come again.
+    """Remove a request whose deadline has passed, and answer when the client should retry.
 
-    That is when it could start if it joined again now: behind all that its key has waiting, since
-    its own place is given up, and with no deadline that would let it pass them.
+    That is the time at which the request could start if it joined again now: behind all waiting
+    requests of its key, since its place is lost, and without a deadline that would overtake them.
 
     Args:
         now: monotonic seconds.
@@ -288,7 +289,7 @@ def expire(
 
 
 def _missing(load: Load, entry: Waiting[ItemT]) -> float:
-    """How far the replica is from having room, as a share of its limits."""
+    """Load of the replica with the request added, as a share of its limits."""
     sequences = (load.sequences + entry.cost.sequences) / max(1, load.max_sequences)
     if load.kv_cache_tokens <= 0:
         return sequences

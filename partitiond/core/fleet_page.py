@@ -1,4 +1,4 @@
-"""What of a large plan fits on a page: the worst served, the fullest, the emptiest, what is alike.
+"""Selects what a page shows of a large plan: worst served models; fullest, emptiest, equal devices.
 
 All are functions of a plan. A fleet that is not large is shown whole.
 """
@@ -15,21 +15,21 @@ from partitiond.core.plan import ModelForecast, Placement, Plan
 T = TypeVar("T")
 
 MANY_MODELS: Final = 50
-"""Models from which on a plan is shown as a page: with as many rows its table alone is one."""
+"""A plan with more models is shown as a page: the table of its models alone would fill one."""
 MANY_DEVICES: Final = 50
-"""Devices in use from which on it is."""
+"""A plan with more devices in use is shown as a page."""
 
 
 def is_large(plan: Plan) -> bool:
-    """Whether the plan is more than a page when all of it is shown."""
+    """Whether the whole plan would take more than a page."""
     used = len({p.device_id for p in plan.placements})
     return len(plan.forecasts) > MANY_MODELS or used > MANY_DEVICES
 
 
 def worst_served(forecasts: Iterable[ModelForecast], most: int) -> tuple[ModelForecast, ...]:
-    """Models without a replica first, then those with least to spare; without a rate last.
+    """Order models: without a replica first, then by least headroom; without a rate last.
 
-    Of as badly served ones those that lack most requests/s come first.
+    Of equally badly served models, the one that lacks the most requests/s comes first.
     """
     return tuple(sorted(forecasts, key=_served)[:most])
 
@@ -45,7 +45,7 @@ class Fill:
     """How full a device is.
 
     Attributes:
-        memory_share: of its memory, what the partitions on it take.
+        memory_share: share of the device's memory in partitions.
         compute_share: of its SMs under MPS, of the cores of a CPU; None in other modes.
         content: its replicas by model, size and batch; equal for devices that hold the same.
     """
@@ -60,12 +60,12 @@ class Fill:
 
     @property
     def share(self) -> float:
-        """Of what is used up most."""
+        """Share of the scarcest resource in use."""
         return max(self.memory_share, self.compute_share or 0.0)
 
 
 def fills_of(plan: Plan) -> tuple[Fill, ...]:
-    """Every device in use, in the order of the plan's devices."""
+    """Return the fill of every device in use, in the order of the plan's devices."""
     here: dict[str, list[Placement]] = collections.defaultdict(list)
     for placement in plan.placements:
         here[placement.device_id].append(placement)
@@ -86,7 +86,7 @@ def _fill(device: Device, here: Sequence[Placement]) -> Fill:
 def fullest_and_emptiest(
     fills: Sequence[Fill], most: int
 ) -> tuple[tuple[Fill, ...], tuple[Fill, ...]]:
-    """So many of both at most, and no device among both: of few all count as the fullest."""
+    """Return at most `most` of each, with no device in both: few devices all count as fullest."""
     ordered = sorted(fills, key=lambda f: (-f.share, -f.memory_share))
     full = ordered[:most]
     empty = ordered[most:][-most:]
@@ -95,10 +95,10 @@ def fullest_and_emptiest(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Kind:
-    """Devices of one kind that are shared in one way.
+    """Devices of one kind and sharing mode.
 
     Attributes:
-        least, median, most: of the shares of their memory that are taken.
+        least, median, most: of the devices' shares of memory in use.
     """
 
     hardware: str
@@ -111,7 +111,7 @@ class Kind:
 
 
 def kinds_of(fills: Iterable[Fill]) -> tuple[Kind, ...]:
-    """The devices in use by kind and sharing mode, the most frequent first."""
+    """Group the devices in use by kind and sharing mode, most frequent first."""
     by_kind: dict[tuple[str, SharingMode], list[Fill]] = collections.defaultdict(list)
     for fill in fills:
         by_kind[fill.hardware, fill.mode].append(fill)
@@ -125,7 +125,7 @@ def kinds_of(fills: Iterable[Fill]) -> tuple[Kind, ...]:
 
 
 def alike(fills: Iterable[Fill]) -> tuple[tuple[Fill, ...], ...]:
-    """Devices of one kind that hold the same, where two or more do; the largest group first."""
+    """Group two or more devices of one kind that hold the same; largest group first."""
     groups: dict[object, list[Fill]] = collections.defaultdict(list)
     for fill in fills:
         groups[fill.hardware, fill.mode, fill.content].append(fill)
@@ -133,12 +133,12 @@ def alike(fills: Iterable[Fill]) -> tuple[tuple[Fill, ...], ...]:
 
 
 def first_of(items: Sequence[T], unusual: Sequence[bool], most: int) -> tuple[T, ...]:
-    """So many at most, those that are not as usual first; each kind in its order.
+    """Return at most `most` items, unusual ones first; both sorts keep their order.
 
     Args:
-        items: all of them.
-        unusual: for each whether somebody should look at it.
-        most: to be shown.
+        items: all items.
+        unusual: for each item, whether an operator should look at it.
+        most: number of items to show.
     """
     pairs = list(zip(items, unusual, strict=True))
     look = [item for item, odd in pairs if odd]

@@ -1,12 +1,12 @@
-"""Memory of one engine, from its architecture and its limits, before it was ever started.
+"""Estimates the memory of an engine from its architecture and limits, before its first start.
 
 The terms are those of a measured footprint: weights W, KV cache K, activations A, CUDA graphs
 G and context C. W and K follow from the architecture; A, G and C are models with the constants
-below, which is why an estimated profile carries a wider memory margin than a measured one.
+below, which is why an estimated profile has a wider memory margin than a measured one.
 
-Two answers to "how large a batch fits" are kept apart: `max_batch` is the paper's model
-(weights and mean KV occupancy in 90 % of the memory, powers of two) and reproduces its Table 1;
-`max_batch_safe` asks the full footprint, and is the only one that plans rest on.
+There are two answers to "how large a batch fits": `max_batch` is the paper's model (weights and
+mean KV occupancy in 90 % of the memory, powers of two) and reproduces its Table 1;
+`max_batch_safe` uses the full footprint, and plans use only this one.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.core.workload import Workload
 
 MAX_BATCH: Final = 512
-"""No sweep goes beyond it, the paper's cap and the engine's largest CUDA graph."""
+"""Largest batch of any sweep: the paper's cap and the engine's largest CUDA graph."""
 
 BLOCK_TOKENS: Final[dict[DeviceKind, int]] = {DeviceKind.GPU: 16, DeviceKind.CPU: 128}
 """Tokens in one KV block by the engine's defaults; half a block is lost per sequence."""
 
 MAX_NUM_BATCHED_TOKENS: Final = 2048
-"""Tokens of one engine step. Larger steps prefill faster but raise activations and every other
-request's inter-token latency."""
+"""Tokens of one engine step. Larger steps prefill faster but raise the activations and the
+inter-token latency of every other request."""
 
 KV_QUANTILE_Z: Final = 2.33
 """Standard normal quantile of 99 %: one moment in a hundred may need more KV than provided."""
@@ -42,7 +42,7 @@ CONTEXT_BYTES: Final[dict[DeviceKind, int]] = {
     # CUDA context, cuBLAS and attention workspaces of one process, as commonly seen: 0.5-0.8 GiB.
     DeviceKind.GPU: 768 * MIB,
     # Interpreter, torch and compiled code of the API server, engine core and worker together:
-    # engines of 125M and 135M models on one core were measured to hold 1.5 GiB of it.
+    # engines of 125M and 135M models on one core were measured to hold 1.5 GiB of these.
     DeviceKind.CPU: 2048 * MIB,
 }
 _GRAPH_BYTES_EACH: Final = 8 * MIB
@@ -51,10 +51,10 @@ _GRAPH_BYTES_EACH: Final = 8 * MIB
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """What decides an engine's memory besides its architecture.
+    """The limits that decide an engine's memory together with its architecture.
 
     Attributes:
-        max_num_seqs: largest batch it is started for.
+        max_num_seqs: largest batch that the engine is started for.
         max_model_len: context length in tokens.
         max_num_batched_tokens: tokens per step.
     """
@@ -68,13 +68,13 @@ class EngineLimits:
 def kv_tokens(batch: int, workload: Workload, max_model_len: int, block_tokens: int) -> int:
     """KV tokens that `batch` requests in steady state need, in whole blocks as they grow.
 
-    The definitions' b (m + block/2) + z s sqrt(b), with m and s^2 the length-biased mean and
-    variance of what a busy slot holds. Half a block is what a sequence wastes in the mean over
-    many lengths. Of few lengths it can be much more: 128 in and 16 out are two blocks of 128 from
-    the first output token on, 256 tokens where 136 + 64 = 200 are counted. So the same sum is made
-    of whole blocks, too, and the larger counts, though never more than every slot's longest
-    request takes. At least one request of the longest context must fit beside the block that
-    vLLM's pool keeps back (its null block, `kv_cache_utils`): without that it refuses to start.
+    The formula is the definitions' b (m + block/2) + z s sqrt(b), with m and s^2 the length-biased
+    mean and variance of what a busy slot holds. Over many lengths, a sequence wastes half a block
+    on average. With few lengths it can waste much more: 128 in and 16 out are two blocks of 128
+    from the first output token on, 256 tokens, while the formula counts 136 + 64 = 200. Therefore
+    the same sum is also made of whole blocks, and the larger sum counts, though never more than
+    every slot's longest request takes. A request of the longest context must fit beside the block
+    that vLLM's pool keeps back (its null block, `kv_cache_utils`), or vLLM refuses to start.
     """
     moments = workload.moments
     counted = batch * (moments.occupancy_mean + block_tokens / 2)
@@ -90,8 +90,8 @@ def kv_tokens(batch: int, workload: Workload, max_model_len: int, block_tokens: 
 def _blocks_held(workload: Workload, block_tokens: int) -> tuple[float, float]:
     """Mean and standard deviation of the tokens in the blocks that a busy slot holds.
 
-    Over every output token of every request: P + 1 ... P + O tokens, rounded up to blocks. Sums
-    over a run of outputs are made block by block, so that the cost does not grow with lengths.
+    Taken over every output token of every request: P + 1 ... P + O tokens, rounded up to blocks.
+    Runs of outputs are summed block by block, so that the cost does not grow with lengths.
     """
     if workload.pairs:
         requests: Iterable[tuple[int, int]] = workload.pairs
@@ -119,14 +119,15 @@ def kv_cache_bytes(
     batch: int | None = None,
     step_tokens: int = MAX_NUM_BATCHED_TOKENS,
 ) -> Bytes:
-    """Whole blocks that hold `tokens`, in bytes.
+    """Bytes of the whole blocks that hold `tokens`.
 
     Args:
         architecture: as loaded.
         tokens: of all sequences together.
         block_tokens: tokens of one block.
-        batch: sequences they belong to. With it, layers with a sliding window take no more than
-            their windows; without, as much as the others, which is never too little.
+        batch: number of sequences that the tokens belong to. With a batch, layers with a sliding
+            window take no more than their windows; without, as much as the other layers, which
+            is never too little.
         step_tokens: tokens of one engine step, for prompts that are longer than a window.
     """
     blocks = -(-tokens // block_tokens)
@@ -144,10 +145,10 @@ def kv_cache_bytes(
 def _window_blocks(
     architecture: Architecture, batch: int, block_tokens: int, step_tokens: int
 ) -> int:
-    """Blocks that layers with a window hold at most, as vLLM's cache manager frees them.
+    """Most blocks that layers with a window hold, as vLLM's cache manager frees them.
 
-    A window that starts inside a block touches one block more than it fills; a prompt's chunk is
-    written before what left the window is freed, and a step has at most `step_tokens` of those.
+    A window that starts inside a block touches one block more than it fills. A prompt's chunk is
+    written before the tokens that left the window are freed; a step writes `step_tokens` at most.
     """
     each = -(-architecture.window_tokens // block_tokens) + 1
     return batch * each + -(-step_tokens // block_tokens)
@@ -168,7 +169,7 @@ def _grouped_layers(architecture: Architecture) -> tuple[int, int]:
 
 
 def graph_count(max_num_seqs: int) -> int:
-    """CUDA graphs vLLM captures: 1, 2, 4, 8 ... 248 by 8, then by 16, to min(2 x seqs, 512)."""
+    """Number of CUDA graphs: vLLM has 1, 2, 4, 8 ... 248 by 8, by 16 to min(2 x seqs, 512)."""
     largest = min(2 * max_num_seqs, 512)
     sizes = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]
     return sum(size <= largest for size in sizes)
@@ -191,7 +192,7 @@ def activation_bytes(architecture: Architecture, limits: EngineLimits) -> Bytes:
 def footprint(
     architecture: Architecture, limits: EngineLimits, cache_bytes: int, kind: DeviceKind
 ) -> Footprint:
-    """The footprint by terms of an engine with `cache_bytes` of KV cache; peak is their sum."""
+    """Return the footprint of an engine with `cache_bytes` of KV cache; the peak is the sum."""
     graphs = graph_count(limits.max_num_seqs) * _GRAPH_BYTES_EACH if kind is DeviceKind.GPU else 0
     activations = activation_bytes(architecture, limits)
     context = CONTEXT_BYTES[kind]
@@ -208,15 +209,14 @@ def footprint(
 
 
 def sleeping_footprint(awake: Footprint, kind: DeviceKind) -> SleepingFootprint:
-    """What an engine of that footprint holds while it sleeps.
+    """Return what an engine with that footprint holds while it sleeps.
 
-    vLLM gives back the memory of its weights and KV cache (all that its own allocator made) and
-    PyTorch's cache of free blocks, that is W, K and A of the definitions. What stays on a GPU is
-    C + G: the CUDA context with the libraries' workspaces, and the pools of captured CUDA graphs,
-    which level 1 and level 2 both leave where they are (https://github.com/vllm-project/vllm,
-    `CuMemAllocator.sleep` and pull request 56373). What a measurement could not explain is counted
-    as staying, too. At level 1 the weights are copied to host memory; beside a CPU, whose host
-    memory is the device's, they therefore stay.
+    vLLM frees its weights and KV cache (all memory of its own allocator) and PyTorch's cache of
+    free blocks, that is W, K and A of the definitions. C + G stay on a GPU: the CUDA context with
+    the libraries' workspaces, and the pools of captured CUDA graphs, which neither level 1 nor
+    level 2 frees (https://github.com/vllm-project/vllm, `CuMemAllocator.sleep` and pull request
+    56373). Memory that a measurement could not explain counts as staying, too. Level 1 copies the
+    weights to host memory; on a CPU, whose device memory is host memory, they therefore stay.
     """
     stays = awake.context_bytes + awake.graph_bytes + awake.unexplained_bytes
     stays = max(0, stays)
@@ -233,7 +233,7 @@ def sleeping_footprint(awake: Footprint, kind: DeviceKind) -> SleepingFootprint:
 def footprint_at(
     architecture: Architecture, workload: Workload, limits: EngineLimits, kind: DeviceKind
 ) -> Footprint:
-    """The footprint of an engine whose KV cache holds `limits.max_num_seqs` requests."""
+    """Return the footprint of an engine whose KV cache holds `limits.max_num_seqs` requests."""
     block = BLOCK_TOKENS[kind]
     tokens = kv_tokens(limits.max_num_seqs, workload, limits.max_model_len, block)
     cache = kv_cache_bytes(
@@ -256,9 +256,9 @@ def max_batch(
 ) -> int:
     """The paper's largest batch: weights and mean KV occupancy in `share` of the nominal memory.
 
-    A power of two, at most `cap`; 0 where not even one request fits. Leaves activations, CUDA
-    graphs and the context out, as the paper does: show it, never plan with it. A request of fixed
-    lengths holds P + O/2 tokens in the mean; of others, the definitions' length-biased mean.
+    The batch is a power of two, at most `cap`; 0 if not even one request fits. Leaves activations,
+    CUDA graphs and the context out, as the paper does: show it, never plan with it. Requests of
+    fixed lengths hold P + O/2 tokens on average, others the definitions' length-biased mean.
     """
     per_request = architecture.kv_bytes(workload.moments.occupancy_mean)
     fits = (memory_bytes * share - architecture.weights_bytes) / per_request
@@ -275,7 +275,7 @@ def max_batch_safe(
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
     cap: int = MAX_BATCH,
 ) -> int:
-    """The largest batch whose full footprint fits in `memory_bytes`; 0 where none does."""
+    """Return the largest batch whose full footprint fits in `memory_bytes`; 0 if none fits."""
 
     def fits(batch: int) -> bool:
         limits = EngineLimits(batch, max_model_len, max_num_batched_tokens)
@@ -285,4 +285,4 @@ def max_batch_safe(
 
 
 CPU_CONTEXT_GIB: Final = CONTEXT_BYTES[DeviceKind.CPU] / GIB
-"""For notes in estimates: GiB of host memory an engine's processes take beyond the model."""
+"""For notes in estimates: GiB of host memory that an engine's processes take beyond the model."""

@@ -1,12 +1,12 @@
-"""How much will be asked of a model soon, from how much was asked of it. Pure.
+"""Forecasts the demand for a model from its past demand. Pure.
 
-Demand is seen in steps of equal length: the requests that arrived in each, by the second, refused
-ones included. A forecast speaks of the step that lies `horizon_steps` ahead, which is about how
-long it takes until one more replica serves. Its upper end is a quantile of the forecasts' own
-errors, so that a demand that cannot be foretold gets a wide margin and a steady one a narrow one.
+Demand is observed in steps of equal length: the requests per second that arrived in each step,
+refused ones included. A forecast is for the step that lies `horizon_steps` ahead, about the time
+until one more replica serves. Its upper end is a quantile of the forecasts' own errors, so that an
+unpredictable demand gets a wide margin and a steady one a narrow margin.
 
-Errors are kept in units of the root of the level, as counts of independent arrivals scatter: what
-was learned at one level then holds at another. `bench/bench_forecast.py` compares the methods.
+Errors are kept in units of the square root of the level, as counts of independent arrivals
+scatter, so errors at one level apply to another. `bench/bench_forecast.py` compares the methods.
 """
 
 import dataclasses
@@ -18,37 +18,37 @@ from partitiond.core.checks import require
 from partitiond.core.poisson import poisson_quantile
 
 MIN_ERRORS: Final = 8
-"""Below so many errors of its own, a forecast takes its margin from Poisson arrivals."""
+"""With fewer errors of its own, a forecast takes its margin from Poisson arrivals."""
 MAX_KEPT: Final = 100_000
 """Bound on errors and seasons kept."""
 
 
 class Method(enum.StrEnum):
-    """How the middle of a forecast is made."""
+    """Method for the middle of a forecast."""
 
     LAST = "last"
-    """The last step again."""
+    """The last step repeated."""
     EWMA = "ewma"
     """Exponentially weighted mean of the steps."""
     HOLT = "holt-damped"
     """Holt's linear trend, damped: level and slope smoothed, the slope fading with the distance."""
     SEASONAL = "seasonal-naive"
-    """What the same step was one season ago; until a season is over, the weighted mean."""
+    """The same step one season ago; until a season is over, the weighted mean."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ForecastPolicy:
-    """How demand is foretold.
+    """Settings of a forecast.
 
     Attributes:
         step_seconds: length of a step.
-        horizon_steps: how far ahead.
+        horizon_steps: how far ahead the forecast is.
         alpha: weight of the newest step in the level, 0..1.
         beta: weight of the newest slope in the trend (Holt).
-        phi: what is left of the slope a step further (Holt), 0..1.
+        phi: factor on the slope per step ahead (Holt), 0..1.
         season_steps: length of a season (seasonal-naive).
-        quantile: share of the errors that the upper end is above.
-        errors: so many of the newest errors are kept.
+        quantile: share of the errors that lie below the upper end.
+        errors: number of the newest errors that are kept.
     """
 
     method: Method = Method.EWMA
@@ -89,13 +89,13 @@ class ForecastPolicy:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Series:
-    """What was seen of one model's demand, as far as forecasts need it.
+    """Observed demand of one model, as far as forecasts need it.
 
     Attributes:
-        steps: how many were seen.
-        last: the newest, in requests/s.
-        level, trend: smoothed; the trend by the step.
-        foretold: middles for the steps to come that were foretold already, the next one first.
+        steps: number of observed steps.
+        last: the newest step, in requests/s.
+        level, trend: smoothed; the trend per step.
+        foretold: middles that were forecast for the coming steps, the next step first.
         errors: scaled errors at the horizon, oldest first.
         season: the steps of the last season, oldest first; kept by the seasonal method only.
     """
@@ -114,11 +114,11 @@ NOTHING_SEEN: Final = Series()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Forecast:
-    """What is expected of the step at the horizon.
+    """Expected demand in the step at the horizon.
 
     Attributes:
         req_per_s: the middle.
-        upper_req_per_s: above it lies one step in 1 / (1 - quantile).
+        upper_req_per_s: one step in 1 / (1 - quantile) lies above this rate.
     """
 
     req_per_s: float
@@ -126,17 +126,17 @@ class Forecast:
 
 
 def observed(series: Series, req_per_s: float, policy: ForecastPolicy) -> Series:
-    """The series with one more step.
+    """Return the series with one more step.
 
     Args:
-        req_per_s: requests that arrived in it, by the second; at least 0.
+        req_per_s: requests per second that arrived in the step; at least 0.
     """
     rate = max(0.0, req_per_s)
     level, trend = _smoothed(series, rate, policy)
     season = series.season
     if policy.method is Method.SEASONAL:
         season = (*season, rate)[-policy.season_steps :]
-    # A horizon that was made shorter: what was foretold for later ones is of no use any more.
+    # After a shorter horizon was set, forecasts for later steps are of no use any more.
     errors, foretold = series.errors, series.foretold[-policy.horizon_steps :]
     if len(foretold) >= policy.horizon_steps:
         middle, *later = foretold
@@ -155,7 +155,7 @@ def observed(series: Series, req_per_s: float, policy: ForecastPolicy) -> Series
 
 
 def forecast(series: Series, policy: ForecastPolicy) -> Forecast:
-    """What the step at the horizon will be; nothing where nothing was seen."""
+    """Forecast the step at the horizon; zero if no step was observed."""
     if not series.steps:
         return Forecast(0.0, 0.0)
     middle = _middle(series, policy)
@@ -167,7 +167,7 @@ def forecast(series: Series, policy: ForecastPolicy) -> Forecast:
 
 
 def quantile_of(values: tuple[float, ...], share: float) -> float:
-    """The least of the values that at least this share of them do not exceed."""
+    """Return the least value that at least this share of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
 
@@ -176,7 +176,7 @@ def _smoothed(series: Series, rate: float, policy: ForecastPolicy) -> tuple[floa
     if not series.steps:
         return rate, 0.0
     damped = policy.phi * series.trend if policy.method is Method.HOLT else 0.0
-    # The mean of what was seen, until that is more than the weight would remember.
+    # The plain mean of all steps, until there are more steps than the weight remembers.
     alpha = max(policy.alpha, 1.0 / (series.steps + 1))
     level = alpha * rate + (1 - alpha) * (series.level + damped)
     trend = policy.beta * (level - series.level) + (1 - policy.beta) * damped
@@ -201,5 +201,5 @@ def _middle(series: Series, policy: ForecastPolicy) -> float:
 
 
 def _scale(req_per_s: float, policy: ForecastPolicy) -> float:
-    """How far counts of independent arrivals scatter around it, one request at least."""
+    """Scatter of counts of independent arrivals around the rate, from one request up."""
     return math.sqrt(max(req_per_s, 1 / policy.step_seconds) / policy.step_seconds)

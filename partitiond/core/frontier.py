@@ -1,8 +1,8 @@
-"""The frontier of measured operating points, and the knee on it.
+"""Finds the frontier of measured operating points, and the knee on it.
 
-Frontier: the points no other point beats in (footprint down, throughput up, TPOT p95 down).
-Knee(e) = min { b : X(b) >= (1 - e) X* }: the smallest batch at which the frontier throughput is
-reached within the tolerance e. Beyond it a larger batch buys latency and memory, not tokens.
+Frontier: the points that no other point beats in (footprint down, throughput up, TPOT p95 down).
+Knee(e) = min { b : X(b) >= (1 - e) X* }: the smallest batch that reaches the frontier throughput
+within the tolerance e. A larger batch costs latency and memory, and gains no tokens.
 """
 
 import math
@@ -12,14 +12,14 @@ from typing import Final, Protocol
 from partitiond.core.profile import Knee, LimitedBy, OperatingPoint
 
 TOLERANCE: Final = 0.05
-"""e of the knee: 5 % is about what two careful runs of the same trial differ by."""
+"""e of the knee: two careful runs of the same trial differ by about 5 %."""
 
 NEIGHBOUR_RATIO: Final = 1.25
 """The sweep refines until batches around the knee are at most this far apart."""
 
 
 class RatePoint(Protocol):
-    """What the knee needs to know of a batch; an `OperatingPoint` is one."""
+    """The fields of a batch that the knee needs; an `OperatingPoint` has them."""
 
     @property
     def batch(self) -> int:
@@ -38,7 +38,7 @@ class RatePoint(Protocol):
 
 
 def dominates(one: OperatingPoint, other: OperatingPoint) -> bool:
-    """Whether `one` is at least as good in all three respects and better in one."""
+    """Whether `one` is at least as good in all three respects and better in at least one."""
     at_least_as_good = (
         one.footprint_bytes <= other.footprint_bytes
         and one.output_tokens_per_s >= other.output_tokens_per_s
@@ -53,13 +53,13 @@ def dominates(one: OperatingPoint, other: OperatingPoint) -> bool:
 
 
 def frontier(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:
-    """The points that no other point dominates, by batch."""
+    """Return the points that no other point dominates, by batch."""
     kept = [p for p in points if not any(dominates(other, p) for other in points)]
     return tuple(sorted(kept, key=lambda p: p.batch))
 
 
 def doubling_gains(points: Sequence[RatePoint]) -> dict[int, float]:
-    """X(2b) / X(b) for every b where both were measured."""
+    """X(2b) / X(b) for every b for which both were measured."""
     rate = {p.batch: p.output_tokens_per_s for p in points}
     return {b: rate[2 * b] / rate[b] for b in sorted(rate) if 2 * b in rate and rate[b] > 0}
 
@@ -67,9 +67,9 @@ def doubling_gains(points: Sequence[RatePoint]) -> dict[int, float]:
 def last_doubling_growth(points: Sequence[RatePoint]) -> float:
     """Growth of throughput over the last doubling of the batch, as a share.
 
-    The largest batch against the largest one at most half of it; where that is further than a
-    doubling away, the growth is spread evenly over the doublings between. Infinite for a single
-    point: nothing says that it stopped growing.
+    Compares the largest batch with the largest one of at most half its size. If that is more than
+    a doubling away, the growth is spread evenly over the doublings between. Infinite for a single
+    point, which does not show that throughput stopped growing.
     """
     ordered = sorted(points, key=lambda p: p.batch)
     last = ordered[-1]
@@ -84,9 +84,9 @@ def last_doubling_growth(points: Sequence[RatePoint]) -> float:
 def still_grows(points: Sequence[RatePoint], tolerance: float = TOLERANCE) -> bool:
     """Whether throughput still grew by more than the tolerance when the sweep ended.
 
-    On a curve that only rises this is its last doubling. A curve with steps or a dip may rise
-    over its last doubling and yet end below what a smaller batch gave: then the best batch is
-    known, more requests in flight are not what it lacks, and the knee is claimed.
+    On a curve that only rises, the last doubling decides. A curve with steps or a dip may rise
+    over its last doubling and yet end below the throughput of a smaller batch. Then the best batch
+    is known, more requests in flight would not help, and the knee is reported.
     """
     ordered = sorted(points, key=lambda p: p.batch)
     last = ordered[-1].output_tokens_per_s
@@ -103,14 +103,14 @@ def find_knee(
     capped_by: LimitedBy = LimitedBy.CAP,
     best_output_tokens_per_s: float | None = None,
 ) -> Knee:
-    """The knee of a sweep.
+    """Find the knee of a sweep.
 
     Args:
         points: operating points, one per batch, in any order.
         tolerance: e of the definition.
-        capped_by: what ended the sweep, should throughput still have been growing.
-        best_output_tokens_per_s: X* where it was measured again in a fresh window; without it
-            the largest X among the points, which is biased upwards by noise.
+        capped_by: what ended the sweep, if throughput was still growing.
+        best_output_tokens_per_s: X* if it was measured again in a fresh window; None for the
+            largest X among the points, which is biased upwards by noise.
 
     Raises:
         ValueError: there are no points.
@@ -133,10 +133,10 @@ def find_knee(
 
 
 def knee_range(points: Sequence[RatePoint], best: float, tolerance: float) -> tuple[int, int, int]:
-    """The knee for a given X*, and its range when every X may lie a half-width off.
+    """Return the knee for a given X*, and its range if every X may be off by its half-width.
 
-    Where no point reaches the rate (X* was measured in a luckier window than any point), the
-    batch with the largest X stands in; the upper end of the range is then the largest batch.
+    If no point reaches the rate (X* was measured in a luckier window than any point), the knee is
+    the batch with the largest X, and the upper end of the range is the largest batch.
     """
     ordered = sorted(points, key=lambda p: p.batch)
     top = max(ordered, key=lambda p: p.output_tokens_per_s)

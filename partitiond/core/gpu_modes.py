@@ -1,4 +1,4 @@
-"""In which modes a GPU may be shared, from what its kind offers and how it is set."""
+"""Decides the modes in which a GPU may be shared, from its kind and its settings."""
 
 import enum
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from partitiond.core.hardware.kinds import SharingMode
 
 
 class ComputeMode(enum.StrEnum):
-    """Who may have a context on a GPU, as `nvidia-smi -c` sets it."""
+    """Processes that may have a context on a GPU, as `nvidia-smi -c` sets it."""
 
     DEFAULT = "default"
     EXCLUSIVE_PROCESS = "exclusive-process"
@@ -15,7 +15,7 @@ class ComputeMode(enum.StrEnum):
 
 
 class MigState(enum.Enum):
-    """Which side of MIG can be used."""
+    """Whether MIG is or can be used on a GPU."""
 
     NONE = "none"
     """The GPU, or its driver, has no MIG."""
@@ -28,14 +28,14 @@ class MigState(enum.Enum):
 def allowed_modes(
     offered: Sequence[SharingMode] | None, mig: MigState, compute: ComputeMode, *, mps: bool
 ) -> tuple[SharingMode, ...]:
-    """The sharing modes that are allowed on a GPU now.
+    """Return the sharing modes that are allowed on a GPU now.
 
-    With MIG on, it runs nothing but its slices. In the compute mode "exclusive process" one
-    process alone has a context: engines that take turns cannot start, while all clients of an MPS
+    With MIG on, the GPU runs engines in slices only. In the compute mode "exclusive process" only
+    one process has a context: engines that take turns cannot start, while all clients of an MPS
     server are one process to the driver.
 
     Args:
-        offered: modes of its kind in the catalog; None for a GPU that is not in it.
+        offered: modes of the GPU's kind in the catalog; None for a GPU that is not in it.
         mps: whether MPS clients get SMs and memory of their own (Volta and newer).
     """
     if offered is None:

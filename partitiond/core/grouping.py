@@ -1,4 +1,4 @@
-"""Going through many things once, instead of once for each other thing."""
+"""Groups items by key in one pass, instead of one pass for each key."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 def grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
-    """Items by key, in their order."""
+    """Group items by key, in their order."""
     found: dict[str, list[T]] = {}
     for item in items:
         found.setdefault(key(item), []).append(item)

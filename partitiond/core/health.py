@@ -1,12 +1,12 @@
-"""Whether a GPU can be trusted, from what its driver tells of it.
+"""Judges the health of a GPU from its driver's readings and messages.
 
-    fine       nothing known against it
-    degraded   it works, with less than it should have; replicas stay
-    failed     what runs on it is wrong, broken or about to be: it is cordoned with the reason
-    silent     its driver does not answer: nothing is known, so nothing starts there, and what runs
-               there is left alone
+    fine       no fault is known
+    degraded   the GPU works, with less than it should have; replicas stay
+    failed     work on the GPU is wrong, broken or about to be: it is cordoned with the reason
+    silent     the driver does not answer, so the state is unknown: nothing starts there, and
+               running engines are left alone
 
-Readings that a GPU or a driver does not offer are None and count for nothing. Sources: NVIDIA's
+Readings that a GPU or a driver does not offer are None and are ignored. Sources: NVIDIA's
 Xid catalog and its page on Xid messages (docs.nvidia.com/deploy/xid-errors), on error management
 of GPU memory (docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt) and on dynamic page retirement.
 """
@@ -27,7 +27,7 @@ class Health(enum.StrEnum):
 
 
 class XidKind(enum.StrEnum):
-    """What a message of the driver is about."""
+    """Subject of a message from the driver."""
 
     APPLICATION = "application"
     MEMORY = "memory"
@@ -48,14 +48,14 @@ _IDLE_RESET: Final = "It takes effect with the next reset of the GPU: plan one w
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class XidMeaning:
-    """What one Xid code says.
+    """Meaning of one Xid code.
 
     Attributes:
-        level: what it makes of the GPU.
+        level: health of the GPU after this message.
         words: what happened.
         advice: what to do.
-        driver_decides: the driver may have dealt with it; where it says so, the GPU is only
-            degraded.
+        driver_decides: the driver may have handled the error; if it reports that no recovery is
+            needed, the GPU is only degraded.
     """
 
     code: int
@@ -116,11 +116,11 @@ def _meanings() -> Iterator[XidMeaning]:
 
 
 XIDS: Final[Mapping[int, XidMeaning]] = {meaning.code: meaning for meaning in _meanings()}
-"""The codes that are known here, by code."""
+"""The known codes, by code."""
 
 
 def xid_meaning(code: int) -> XidMeaning:
-    """What a code says; one that is not known degrades, as nobody can say that it does not."""
+    """Return the meaning of a code; an unknown code degrades the GPU, as it may be harmful."""
     return XIDS.get(code) or XidMeaning(
         code,
         XidKind.DRIVER,
@@ -136,7 +136,7 @@ class XidEvent:
 
     Attributes:
         at: ISO 8601 UTC.
-        gpu_instance: id of the GPU instance it was in; None for the GPU as a whole.
+        gpu_instance: id of the GPU instance it is about; None for the GPU as a whole.
     """
 
     device_id: str
@@ -146,7 +146,7 @@ class XidEvent:
 
 
 class Recovery(enum.IntEnum):
-    """What the driver says a GPU needs (NVML's recovery action)."""
+    """Recovery that a GPU needs, as the driver reports it (NVML's recovery action)."""
 
     NONE = 0
     GPU_RESET = 1
@@ -159,7 +159,7 @@ class Recovery(enum.IntEnum):
 
 
 class Throttle(enum.StrEnum):
-    """Why a GPU runs below its clocks, as far as something is wrong then."""
+    """Reasons for reduced clocks of a GPU that mean a fault."""
 
     HW_THERMAL = "too hot (hardware slowdown)"
     SW_THERMAL = "too hot (driver slowdown)"
@@ -169,20 +169,20 @@ class Throttle(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HealthReadings:
-    """What the driver tells of one GPU; None where it does not.
+    """The driver's readings of one GPU; None for those that it does not report.
 
     Attributes:
-        unreachable: NVML's words where the GPU does not answer; empty where it does.
+        unreachable: NVML's message if the GPU does not answer; empty if it does.
         recovery: NVML's recovery action, a number of `Recovery`.
         ecc_volatile: uncorrected memory errors since the driver was loaded.
-        ecc_aggregate: uncorrected memory errors in its life.
-        retired_pages: pages retired in its life (GPUs before Ampere).
+        ecc_aggregate: uncorrected memory errors in the GPU's life.
+        retired_pages: pages retired in the GPU's life (GPUs before Ampere).
         retirement_pending: pages wait for a reset to be retired.
         remapped_rows: rows remapped for uncorrectable errors (Ampere and newer).
         remap_pending: rows wait for a reset to be remapped.
         remap_failed: remapping a row failed.
         temperature_c: of the GPU.
-        slowdown_c: at which it slows down.
+        slowdown_c: temperature at which the GPU slows down.
     """
 
     unreachable: str = ""
@@ -200,12 +200,12 @@ class HealthReadings:
 
 
 NOTHING_TOLD: Final = HealthReadings()
-"""Of a device without a driver that tells."""
+"""Readings of a device whose driver reports none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is known against a GPU, and what to do about it."""
+    """One known fault of a GPU, and what to do about it."""
 
     level: Health
     what: str
@@ -213,29 +213,29 @@ class Finding:
 
 
 MAX_RETIRED_PAGES: Final = 60
-"""At so many pages NVIDIA exchanges a GPU; its drivers can retire 64."""
+"""At this number of pages NVIDIA exchanges a GPU; its drivers can retire 64."""
 
 _SEVERITY: Final = {Health.FINE: 0, Health.DEGRADED: 1, Health.FAILED: 2}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is to be thought of a GPU.
+    """Judgement of a GPU.
 
     Attributes:
-        findings: the worst first.
+        findings: worst first.
     """
 
     findings: tuple[Finding, ...] = ()
 
     @property
     def health(self) -> Health:
-        """The worst of the findings."""
+        """The worst level of the findings."""
         return self.findings[0].level if self.findings else Health.FINE
 
     @property
     def reason(self) -> str:
-        """Why it is not fine, worst first; empty where it is."""
+        """Why the GPU is not fine, worst finding first; empty if it is fine."""
         said: list[str] = []
         for found in self.findings:
             if found.level is not Health.FINE:
@@ -245,10 +245,10 @@ class Verdict:
 
 
 def judge(readings: HealthReadings, xids: Sequence[XidEvent] = ()) -> Verdict:
-    """What the readings and the driver's messages say together.
+    """Judge a GPU by its readings and the driver's messages together.
 
     Args:
-        xids: about this GPU, since it was last said to be well; order does not matter.
+        xids: about this GPU, since it was last declared healthy; in any order.
     """
     found = [
         *_reachable(readings),

@@ -1,13 +1,13 @@
-"""Points in time as text (ISO 8601, UTC) and as Unix seconds. Pure: nobody asks a clock here."""
+"""Converts points in time between text (ISO 8601, UTC) and Unix seconds. Pure: reads no clock."""
 
 import datetime
 
 
 def unix_seconds(text: str) -> float:
-    """Seconds since 1970 of "2030-01-01T00:00:00Z"; without a zone it is meant as UTC.
+    """Return the seconds since 1970 of "2030-01-01T00:00:00Z"; a text without a zone means UTC.
 
     Raises:
-        ValueError: it is no date, or one that no clock shows.
+        ValueError: the text is no date, or a date out of range.
     """
     moment = datetime.datetime.fromisoformat(text)
     if moment.tzinfo is None:
@@ -19,10 +19,10 @@ def unix_seconds(text: str) -> float:
 
 
 def utc_iso(seconds: float) -> str:
-    """Unix seconds as text, to the millisecond.
+    """Return Unix seconds as text, to the millisecond.
 
     Raises:
-        ValueError: beyond what a date can say.
+        ValueError: the seconds are beyond the range of dates.
     """
     try:
         moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
@@ -32,7 +32,7 @@ def utc_iso(seconds: float) -> str:
 
 
 def is_day(text: str) -> bool:
-    """Whether it is a day without a time, as "2030-01-31"."""
+    """Whether the text is a day without a time, as "2030-01-31"."""
     try:
         return datetime.date.fromisoformat(text).isoformat() == text
     except ValueError:

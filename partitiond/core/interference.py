@@ -1,4 +1,4 @@
-"""What sharing a device costs: the factor sigma by which co-located replicas slow each other down.
+"""Computes sigma, the factor by which replicas on one device slow each other down.
 
 Replica i alone uses the share u_i (`Candidate.busy`) of the resource that a mode shares: GPU busy
 time when compute is time-sliced, SM and memory activity under MPS, memory bandwidth on CPU cores.
@@ -6,16 +6,16 @@ With n replicas on one device
 
     sigma = max(1, u_1 + ... + u_n) * (1 + kappa * (n - 1))
 
-and every rate is divided by sigma, every latency multiplied by it. GPU instances of MIG share
-nothing of the device: there sigma is 1. The host's cores are shared in every mode; plans give each
-engine cores of its own, as many as it used when measured, so that they slow nobody down.
+and every rate is divided by sigma, every latency multiplied by sigma. GPU instances of MIG share
+nothing of the device: their sigma is 1. The host's cores are shared in every mode; plans give each
+engine its own cores, as many as it used when measured, so that engines do not slow each other down.
 
-kappa and u come from replication runs (`fit_sharing`) where a profile has them; else kappa is the
-mode's default, from published figures. Of replicas with different kappas on one device the largest
+kappa and u come from replication runs (`fit_sharing`) if a profile has them; else kappa is the
+mode's default, from published figures. If replicas on one device have different kappas, the largest
 counts.
 
 Plans use the smallest of a few *levels* at or above sigma: at a given level the rates are
-constants, which keeps the planner linear, and a plan promises no more than the level does.
+constants, which keeps the planner linear, and a plan never promises more than its level allows.
 """
 
 import dataclasses
@@ -32,24 +32,24 @@ TOLERANCE: Final = 1e-8
 """Slack when a sum of shares is compared with a limit, so that 0.1 + 0.2 fits into 0.3."""
 
 LEVELS_TIME_SLICED: Final = (1.0, 1.1, 1.25, 1.5, 2.1, 3.3, 4.6)
-"""Levels of sigma. 2.1, 3.3 and 4.6 are what two, three and four saturated replicas reach when
-time-sliced with kappa 0.05; beyond, a replica gets less than a fifth of its speed."""
+"""Levels of sigma. Two, three and four saturated replicas reach 2.1, 3.3 and 4.6 if time-sliced
+with kappa 0.05; beyond that, a replica gets less than a fifth of its speed."""
 
 LEVELS_MPS: Final = (1.0, 1.04, 1.1, 1.2, 1.35, 1.6, 2.1)
-"""The same under MPS, finer at first: with kappa 0.02 three replicas reach 1.04, six 1.1."""
+"""Levels under MPS, finer at first: with kappa 0.02 three replicas reach 1.04, six 1.1."""
 
 LEVELS_CORES: Final = (1.0, 1.04, 1.1, 1.2, 1.35, 1.6, 2.1, 3.0, 4.5)
-"""The same on CPU cores, which share caches and memory bandwidth. Small engines that decode reach
+"""Levels on CPU cores, which share caches and memory bandwidth. Small engines that decode reach
 the bandwidth of a socket with a few cores, so the later levels are as real as the first ones."""
 
 KAPPA_STEPS: Final = (
     0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0,
 )  # fmt: skip
-"""Measured kappas are planned rounded up to one of these: the planner runs each device at a level
-and at most at one kappa, and a handful of kappas keeps its choices few."""
+"""Plans round measured kappas up to one of these: the planner runs each device at a level and at
+most at one kappa, and a handful of kappas keeps its choices few."""
 
 MODE_OVERHEAD_BYTES: Final[dict[SharingMode, Bytes]] = {SharingMode.MPS: Bytes(256 * MIB)}
-"""Device memory a mode takes by itself: the MPS server's context and buffers."""
+"""Device memory that a mode takes by itself: the MPS server's context and buffers."""
 
 MAX_REPLICAS_PER_DEVICE: Final[dict[SharingMode, int]] = {
     SharingMode.WHOLE: 1,
@@ -61,15 +61,15 @@ MAX_REPLICAS_PER_DEVICE: Final[dict[SharingMode, int]] = {
 """MPS: 48 clients before CUDA 13.1. MEMORY: no limit of the driver; more is never sensible."""
 
 DERATE_FROM: Final = 0.15
-"""Where the 90th percentile of the errors of pair predictions exceeds this, plans derate by it."""
+"""Plans derate if the 90th percentile of the errors of pair predictions exceeds this."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Interference:
-    """Parameters of sigma where nothing was measured, and the levels it is rounded up to.
+    """Parameters of sigma without a measurement, and the levels that sigma is rounded up to.
 
     Attributes:
-        levels: levels of sigma a time-sliced device may take, ascending, the first one 1.
+        levels: levels of sigma that a time-sliced device may take, ascending, the first one 1.
         levels_mps: the same under MPS.
         kappa_memory: loss per further replica when time-sliced (context switches).
         kappa_mps: loss per further replica under MPS (caches, scheduling).
@@ -85,7 +85,7 @@ class Interference:
     levels_cores: tuple[float, ...] = LEVELS_CORES
 
     def kappa(self, mode: SharingMode) -> float:
-        """The loss per further replica in `mode`; MIG and whole devices share no compute."""
+        """Return the loss per further replica; MIG and whole devices share no compute."""
         return {
             SharingMode.MEMORY: self.kappa_memory,
             SharingMode.MPS: self.kappa_mps,
@@ -93,7 +93,7 @@ class Interference:
         }.get(mode, 0.0)
 
     def levels_of(self, mode: SharingMode) -> tuple[float, ...]:
-        """Levels that a device in `mode` may take; only 1 where nothing is shared."""
+        """Return the levels that a device in `mode` may take; only 1 if nothing is shared."""
         return {
             SharingMode.MEMORY: self.levels,
             SharingMode.MPS: self.levels_mps,
@@ -105,14 +105,14 @@ DEFAULT: Final = Interference()
 
 
 def mode_overhead_bytes(mode: SharingMode) -> Bytes:
-    """Device memory the mode takes by itself, whatever runs in it."""
+    """Device memory that the mode takes by itself, whatever runs in it."""
     return MODE_OVERHEAD_BYTES.get(mode, ZERO_BYTES)
 
 
 def device_kappa(
     mode: SharingMode, kappas: Iterable[float | None], interference: Interference = DEFAULT
 ) -> float:
-    """The kappa of a device: the largest of its replicas', the mode's default for None."""
+    """Return the kappa of a device: the largest of its replicas'; None is the mode's default."""
     default = interference.kappa(mode)
     return max((default if k is None else k for k in kappas), default=default)
 
@@ -123,10 +123,10 @@ def sigma(
     interference: Interference = DEFAULT,
     kappas: Iterable[float | None] = (),
 ) -> float:
-    """The slow-down of replicas that share one device, at least 1.
+    """Return the slow-down of replicas that share one device, at least 1.
 
     Args:
-        mode: how they share it.
+        mode: how the replicas share the device.
         busy: u_i of each replica alone, 0..1.
         interference: default kappas and levels.
         kappas: measured kappa of each replica, None for the mode's default; empty for all None.
@@ -139,7 +139,7 @@ def sigma(
 
 
 def level_of(mode: SharingMode, value: float, interference: Interference = DEFAULT) -> float | None:
-    """The smallest level of the mode at or above sigma `value`; None where none is that high."""
+    """Return the smallest level of the mode at or above sigma `value`; None if none is."""
     levels = interference.levels_of(mode)
     return next((x for x in levels if value <= x * (1 + TOLERANCE)), None)
 
@@ -148,17 +148,17 @@ def level_of(mode: SharingMode, value: float, interference: Interference = DEFAU
 
 
 def fit_sharing(runs: Sequence[ReplicationRun], cores_each: int | None = None) -> Sharing:
-    """kappa and u of one kind of replica, from runs of 1, 2, 3 ... of them under load at once.
+    """Fit kappa and u of one kind of replica, from runs of 1, 2, 3 ... replicas under load at once.
 
-    u is the device's telemetry while one replica runs alone. Where that is missing, it is
+    u is the device's telemetry while one replica runs alone. Without telemetry, u is
     X_1 / max_n (X_1 + ... + X_n), the share of the device's best sum that one replica reaches;
-    with two sizes of crowd or more, a smaller u is taken where it explains them better. kappa is
-    the least-squares fit of sigma_n / max(1, n u) - 1 over n - 1, at least 0. Where there are runs
-    with several batches, a crowd is compared with one replica at its own batch.
+    with two or more numbers of replicas, a smaller u is used if it explains the sums better. kappa
+    is the least-squares fit of sigma_n / max(1, n u) - 1 over n - 1, at least 0. If there are runs
+    with several batches, several replicas are compared with one replica at the same batch.
 
     Args:
-        runs: of one sharing mode. On a CPU device replicas of several sizes may be among them:
-            only those of one size say what sharing costs, all are kept in the result.
+        runs: of one sharing mode. Runs on a CPU device may be of several sizes: the fit uses only
+            those of one size, the result keeps all.
         cores_each: size to fit on a CPU device; by default that of the run with most replicas.
 
     Raises:
@@ -184,17 +184,17 @@ def fit_sharing(runs: Sequence[ReplicationRun], cores_each: int | None = None) -
     slow = _slow_downs(alike)
     told = [busy_share(mode, run.telemetry) for run in alike if run.replicas == 1]
     known = [share for share in told if share is not None]
-    # u = X_1 / max_n (X_1 + ... + X_n), and sigma_n is n X_1 by that sum.
+    # u = X_1 / max_n (X_1 + ... + X_n), and sigma_n is n X_1 / (X_1 + ... + X_n).
     by_definition = min(1.0, *(value / n for n, value in slow.items()))
     busy = max(known) if known else _best_busy(by_definition, slow)
     return Sharing(mode.value, _fit_kappa(busy, slow), busy, tuple(runs))
 
 
 def _slow_downs(runs: Sequence[ReplicationRun]) -> dict[int, float]:
-    """sigma by number of replicas: n times one alone by the sum of all.
+    """sigma by number of replicas: n times the rate of one alone / the sum of all rates.
 
-    Several are compared with one of their own kind: the same engine with as many requests in
-    flight. Where none such was measured alone, with whatever was.
+    Several replicas are compared with one alone at the same number of requests in flight. If none
+    was measured so, they are compared with every replica that was measured alone.
     """
     alone = [run for run in runs if run.replicas == 1]
     found: dict[int, list[float]] = {}
@@ -208,10 +208,10 @@ def _slow_downs(runs: Sequence[ReplicationRun]) -> dict[int, float]:
 
 
 def busy_share(mode: SharingMode, told: Telemetry | None) -> float | None:
-    """u of what a mode shares, as the device told it of a replica alone; None where it did not.
+    """u of the shared resource, from the telemetry of a replica alone; None if unknown.
 
-    Time-sliced it is the time the GPU was busy; under MPS the more used one of SMs and device
-    memory. A CPU exposes no counter of memory traffic, so there it is always None.
+    u is the time the GPU was busy if time-sliced, and under MPS the more used one of SMs and
+    device memory. A CPU exposes no counter of memory traffic, so u is always None there.
     """
     if told is None:
         return None
@@ -227,7 +227,7 @@ def busy_share(mode: SharingMode, told: Telemetry | None) -> float | None:
 
 
 def _fit_kappa(busy: float, slow: dict[int, float]) -> float:
-    """Least squares of sigma_n = max(1, n u) (1 + kappa (n - 1)) in kappa, relative errors."""
+    """Fit kappa of sigma_n = max(1, n u) (1 + kappa (n - 1)) by least squares, relative errors."""
     pairs = [(n - 1, value / max(1.0, n * busy) - 1) for n, value in slow.items()]
     return max(0.0, math.fsum(x * y for x, y in pairs) / math.fsum(x * x for x, _ in pairs))
 
@@ -242,14 +242,14 @@ def _misfit(busy: float, slow: dict[int, float]) -> float:
 _BUSY_STEPS: Final = 500
 """Grid of u; throughputs are not known to 0.2 %."""
 _SAME_MISFIT: Final = 1e-6
-"""Squared relative errors that differ by less do not tell one u from another."""
+"""Values of u whose squared relative errors differ by less count as equally good."""
 
 
 def _best_busy(by_definition: float, slow: dict[int, float]) -> float:
-    """The largest u up to the definition's that explains the sums as well as any.
+    """Return the largest u up to the definition's that explains the sums as well as any.
 
-    Two sums leave u and kappa on a ridge: the definition decides, and its large u is the careful
-    choice, because it slows down other models beside this one as well.
+    Two sums determine u and kappa only together: the definition decides. Its large u is the
+    cautious choice, because it slows down other models beside this one as well.
     """
     most = min(1.0, by_definition)
     if len(slow) < 2:
@@ -261,17 +261,17 @@ def _best_busy(by_definition: float, slow: dict[int, float]) -> float:
     return max(busy for busy, misfit in misfits.items() if misfit <= least + _SAME_MISFIT)
 
 
-# -- what plans use --------------------------------------------------------------------------
+# -- values for plans ------------------------------------------------------------------------
 
 
 def planned_kappa(
     sharing: Sharing, interference: Interference = DEFAULT, steps: Sequence[float] = KAPPA_STEPS
 ) -> float | None:
-    """The kappa a plan takes from what was measured; None where it says no more than the default.
+    """Return the kappa that plans use, from the measurements; None if the default holds.
 
-    It is the measured one, raised so far that sigma of two covers the error of pair predictions
-    (`pair_derate`): (1 + kappa') = (1 + kappa) / (1 - derate). For more than two replicas that
-    is at least the same factor. Rounded up to one of `steps`.
+    It is the measured kappa, raised so that sigma of two replicas covers the error of pair
+    predictions (`pair_derate`): (1 + kappa') = (1 + kappa) / (1 - derate). For more than two
+    replicas the factor is at least the same. The result is rounded up to one of `steps`.
     """
     derate = pair_derate(sharing.pairs)
     if not sharing.runs and derate == 0:
@@ -283,10 +283,10 @@ def planned_kappa(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Single:
-    """One model alone at its operating point, as a pair's prediction needs it.
+    """One model alone at its operating point: input of a pair's prediction.
 
     Attributes:
-        busy: u of the resource the mode shares.
+        busy: u of the resource that the mode shares.
         kappa: measured loss per further replica; None for the mode's default.
     """
 
@@ -298,7 +298,7 @@ class Single:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shared:
-    """Rates and latencies of replicas side by side, in the order they were given."""
+    """Rates and latencies of replicas side by side, in the given order."""
 
     sigma: float
     output_tokens_per_s: tuple[float, ...]
@@ -308,7 +308,7 @@ class Shared:
 def predict_shared(
     mode: SharingMode, singles: Sequence[Single], interference: Interference = DEFAULT
 ) -> Shared:
-    """What each gets when all share one device: rates divided by sigma, latencies times sigma."""
+    """Predict replicas that share one device: rates divided by sigma, latencies times sigma."""
     slow = sigma(mode, (s.busy for s in singles), interference, [s.kappa for s in singles])
     return Shared(
         sigma=slow,
@@ -319,13 +319,13 @@ def predict_shared(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PairErrors:
-    """How far predictions of pairs were off, as shares of the prediction.
+    """Errors of pair predictions, as shares of the prediction.
 
     Attributes:
         median, worst, p90: of the absolute errors of all rates and TPOTs.
         shortfall_p90: 90th percentile of the errors on the harmful side alone (slower than
-            predicted; 0 for those that were faster), as a share of the predicted rate.
-        count: errors behind it, four for each pair.
+            predicted; faster ones count as 0), as a share of the predicted rate.
+        count: number of errors, four for each pair.
     """
 
     median: float
@@ -336,7 +336,7 @@ class PairErrors:
 
 
 def pair_errors(pairs: Sequence[PairRun]) -> PairErrors | None:
-    """Errors of all predictions; None without any."""
+    """Return the errors of all predictions; None without any."""
     ratios = [ratio for pair in pairs for ratio in _speed_ratios(pair)]
     if not ratios:
         return None
@@ -352,7 +352,7 @@ def pair_errors(pairs: Sequence[PairRun]) -> PairErrors | None:
 
 
 def _speed_ratios(pair: PairRun) -> Iterable[float]:
-    """Measured by predicted speed, for the rates and (as 1 / TPOT) the TPOTs."""
+    """Measured / predicted speed, for the rates and (as 1 / TPOT) the TPOTs."""
     for wanted, got in zip(
         pair.predicted_output_tokens_per_s, pair.measured_output_tokens_per_s, strict=True
     ):
@@ -364,7 +364,7 @@ def _speed_ratios(pair: PairRun) -> Iterable[float]:
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
-    """With linear interpolation, as numpy's default."""
+    """Quantile with linear interpolation, as numpy's default."""
     position = (len(ordered) - 1) * share
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
@@ -372,10 +372,10 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def pair_derate(pairs: Sequence[PairRun]) -> float:
-    """The share of the predicted rate that plans give away for wrong pair predictions.
+    """Return the share of the predicted rate that plans subtract for wrong pair predictions.
 
-    0 while the 90th percentile of the errors stays within `DERATE_FROM`; then that of the
-    errors on the harmful side. At most 0.9: a plan with less speed is none.
+    The share is 0 while the 90th percentile of the errors is within `DERATE_FROM`; then it is that
+    of the errors on the harmful side, at most 0.9: a plan with less speed is useless.
     """
     errors = pair_errors(pairs)
     if errors is None or errors.p90 <= DERATE_FROM:

@@ -1,16 +1,16 @@
-"""Which profile job begins next, and on which device. Pure.
+"""Chooses the next profile job to begin, and its device. Pure.
 
-A device has slots: so many jobs measure on it at a time, and jobs on different devices run side by
-side. The rules, in the order in which they are asked:
+A device has slots, which limit the jobs that measure on it at a time; jobs on different devices run
+side by side. The rules, in the order in which they are applied:
 
-1. So many jobs run on a host at most, since they share its event loop, which is the load generator
-   of all of them.
-2. The same is never measured twice at a time, on whatever devices.
+1. The number of jobs on a host is limited, since they share its event loop, which generates the
+   load of all of them.
+2. Two jobs with the same work never run at the same time, on any devices.
 3. The first job in the queue that finds a device with a free slot and room begins. A job that fits
-   nowhere holds up none behind it: they pass it over.
-4. A job that was passed over `MOST_PASSED` times, and would have room if no job measured, is passed
-   over no more: nothing behind it begins where it could. So it begins once the jobs that run there
-   have ended, each within its time limit. What replicas hold is theirs, and bars nobody.
+   nowhere does not hold up the jobs behind it: they pass it over.
+4. A job that was passed over `MOST_PASSED` times, and would have room if no job measured, is not
+   passed over again: no job behind it begins on a device that could take it. It therefore begins
+   once the jobs there have ended, each within its time limit. Room held by replicas bars no job.
 5. Of several devices a job takes the one on which it was interrupted, else the one with the fewest
    jobs.
 """
@@ -24,13 +24,13 @@ L = TypeVar("L")
 L_co = TypeVar("L_co", covariant=True)
 
 MOST_PASSED: Final = 4
-"""A guess: with time limits of 15 minutes, and two slots, a job waits for an hour at most because
-of jobs that were queued after it."""
+"""A guess: with time limits of 15 minutes and two slots, jobs queued later delay a job by an hour
+at most."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slots:
-    """How many jobs run at a time.
+    """Limits on the jobs that run at a time.
 
     Attributes:
         per_device: on one device.
@@ -46,13 +46,13 @@ class WaitingJob:
     """A job in the queue.
 
     Attributes:
-        work: what it measures; jobs of equal work never run at the same time.
-        needs: the room that it asks for; jobs of equal needs get equal answers.
-        devices: where it may run.
-        first: the one among them that it takes if it can; empty for none.
-        also: other devices whose jobs take from what it needs, as host cores.
-        held_back: why it may not begin yet, wherever; empty where it may.
-        passed: how often a job behind it has begun where it could have.
+        work: what the job measures; jobs of equal work never run at the same time.
+        needs: the room that the job asks for; jobs of equal needs get equal answers.
+        devices: on which the job may run.
+        first: the preferred one of `devices`; empty for none.
+        also: other devices whose jobs take from what the job needs, such as host cores.
+        held_back: why the job may not begin yet on any device; empty if it may.
+        passed: how often a later job has begun on a device that could have taken this job.
     """
 
     id: str
@@ -75,26 +75,26 @@ class MeasuringJob:
 
 
 class JobRoom(Protocol[L_co]):
-    """What devices have room for."""
+    """Room of the devices."""
 
     def lease(self, needs: Hashable, device_id: str) -> L_co | str:
-        """What a job gets there now, or what it waits for ("waits for ...")."""
+        """Return the job's lease on the device now, or what it waits for ("waits for ...")."""
         ...
 
     def fits_without_jobs(self, needs: Hashable, device_id: str) -> bool:
-        """Whether there would be room if no job measured."""
+        """Whether the device would have room if no job measured."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Turn(Generic[L]):
-    """What happens next in the queue.
+    """The next step in the queue.
 
     Attributes:
-        begins: id of the job that begins; None where none does.
-        lease: what it gets.
-        waits: why each job before it waits, or each of all, by id.
-        passed: jobs that it passes over where they could have begun.
+        begins: id of the job that begins; None if none does.
+        lease: of the job that begins.
+        waits: why each job before that one waits (each job, if none begins), by id.
+        passed: jobs passed over that could have begun on the same device.
     """
 
     begins: str | None
@@ -105,7 +105,7 @@ class Turn(Generic[L]):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Waits:
-    """Why a job finds no device, and where it would find room if no job measured."""
+    """Why a job finds no device, and the devices with room for it if no job measured."""
 
     reason: str
     could: frozenset[str] = frozenset()
@@ -123,13 +123,13 @@ def next_job(
     slots: Slots,
     room: JobRoom[L],
 ) -> Turn[L]:
-    """The next job that begins, if one does; to be asked again after each that did.
+    """Return the next job that begins, if any; call again after each job that began.
 
     Args:
-        queue: the job that was asked for first comes first.
+        queue: jobs in the order of their requests.
         running: jobs that run.
-        slots: how many may.
-        room: what is free now.
+        slots: limits on running jobs.
+        room: free room now.
     """
     waits: dict[str, str] = {}
     if len(running) >= slots.per_host:
@@ -151,7 +151,7 @@ def next_job(
 
 
 class _Search(Generic[L]):
-    """Places for the jobs of one queue; local to one call, so that all the rest stays pure."""
+    """Search for places for a queue's jobs; local to one call, so everything else stays pure."""
 
     def __init__(self, running: Sequence[MeasuringJob], slots: Slots, room: JobRoom[L]) -> None:
         self._running = running
@@ -166,14 +166,14 @@ class _Search(Generic[L]):
         self._barred = dict.fromkeys(devices, job_id) | self._barred
 
     def place(self, job: WaitingJob) -> _Found[L] | _Waits:
-        """Where a job begins, or why it waits."""
+        """Find the device on which a job begins, or why the job waits."""
         if job.held_back:
             return _Waits(job.held_back)
         same = next((other for other in self._running if other.work == job.work), None)
         if same is not None:
             return _Waits(f"waits for {same.id}, which measures the same")
-        # Hundreds of models ask for the same of the same devices: one answer does for all. It is
-        # always to wait, as the first that begins ends the turn; so bars put up since change none.
+        # Memoised: hundreds of models ask for the same on the same devices. A reused answer is
+        # always to wait, as the first job that begins ends the turn: later bars do not change it.
         key = job.needs, job.devices, job.first, job.also
         if key not in self._known:
             self._known[key] = self._look(job)
@@ -195,7 +195,7 @@ class _Search(Generic[L]):
         return _Waits(self._why(job, reasons), self._could(job))
 
     def _could(self, job: WaitingJob) -> frozenset[str]:
-        """Devices on which jobs alone are in its way, and those whose jobs are."""
+        """Devices on which only jobs are in the job's way, and devices of these jobs."""
         places = {
             device_id
             for device_id in job.devices

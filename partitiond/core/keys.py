@@ -1,4 +1,4 @@
-"""API keys: what a key may do, until when, and how much of it is used."""
+"""Defines and checks API keys: permissions, expiry, limits and use."""
 
 import dataclasses
 from typing import Final
@@ -22,18 +22,18 @@ MAX_REQUESTS_PER_MINUTE: Final = 10**9
 MAX_TOKENS_PER_MINUTE: Final = 10**12
 MAX_KEY_IN_FLIGHT: Final = 10**6
 MAX_TOKEN_BUDGET: Final = 10**15
-"""Below 2**53, so that no program that reads it as a float reads another number."""
+"""Below 2**53, so that a program that reads the budget as a float reads the same number."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class KeyTerms:
-    """What a key may do, and until when; all of it can change while the key is in use.
+    """Permissions, expiry and limits of a key; all can change while the key is in use.
 
     Attributes:
-        label: what the owner calls it.
-        models: registered names of the models it may use; empty for all.
-        routes: kinds of routes it may use; empty for all.
-        expires_at: ISO 8601 UTC from which it is refused; None for never.
+        label: the owner's name for the key.
+        models: registered names of the models that the key may use; empty for all.
+        routes: kinds of routes that the key may use; empty for all.
+        expires_at: ISO 8601 UTC time from which the key is refused; None for never.
         priority: requests of a higher priority leave the queue first; 0 is usual.
         weight: share in the fair queue relative to other keys of the same priority.
         limits: per request.
@@ -101,7 +101,7 @@ def _is_instant(text: str) -> bool:
 
 
 def check_key_rates(rates: KeyRates) -> None:
-    """Raises SpecError for a rate that is negative, or larger than anything could be."""
+    """Raise SpecError for a rate that is negative or impossibly large."""
     for name, most in (
         ("requests_per_minute", MAX_REQUESTS_PER_MINUTE),
         ("tokens_per_minute", MAX_TOKENS_PER_MINUTE),
@@ -112,7 +112,7 @@ def check_key_rates(rates: KeyRates) -> None:
 
 
 def differences(old: KeyTerms, new: KeyTerms) -> tuple[str, ...]:
-    """Names of the terms that differ, in their order."""
+    """Return the names of the terms that differ, in their order."""
     return tuple(
         field.name
         for field in dataclasses.fields(KeyTerms)
@@ -122,10 +122,10 @@ def differences(old: KeyTerms, new: KeyTerms) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KeyUse:
-    """How much of a key is used, as the proxy counts.
+    """Use of a key, as the proxy counts it.
 
     Attributes:
-        requests: taken since the proxy counts them.
+        requests: accepted since the proxy began to count.
         tokens: prompt and output tokens of those requests.
         budget_used: tokens used in the present budget period.
         in_flight: requests running or waiting now.

@@ -1,8 +1,8 @@
-"""Latencies of a steady state, from its steps: how an estimate comes to percentiles.
+"""Computes the latency percentiles of an estimate, from the steps of its steady state.
 
-In a closed loop a request takes a first token's time and then its other tokens' time, and nothing
-else: E2EL = TTFT + (O - 1) TPOT, which with Little's law also says how long prompts queue where
-they outgrow the tokens of the steps (`_queue_seconds`).
+In a closed loop a request takes the time of the first token plus that of the other tokens:
+E2EL = TTFT + (O - 1) TPOT. With Little's law this also gives the time that prompts queue if they
+need more tokens than the steps have (`_queue_seconds`).
 """
 
 import dataclasses
@@ -27,24 +27,24 @@ from partitiond.core.workload import Workload
 _Z95: Final = 1.645
 _Z99: Final = 2.326
 _TPOT_SPREAD: Final = 0.1
-"""Relative standard deviation of a request's time per token, in its whole time: the lengths vary
-far more than that."""
+"""Relative standard deviation of a request's time per token, for end-to-end latencies: the lengths
+vary far more than that."""
 _STEP_NOISE: Final = 0.03
-"""Relative standard deviation of a request's TPOT where all steps are alike: an engine's own."""
+"""Relative standard deviation of a request's TPOT if all steps are alike: the engine's noise."""
 _OWN_PROMPTS: Final = 8
-"""Equally likely prompts that stand for all lengths in a time to first token."""
+"""Number of equally likely prompts that represent all lengths in a time to first token."""
 _RARE: Final = 1e-4
-"""Steps that are rarer are left out of latencies: percentiles go to the 99th."""
+"""Rarer steps are left out of latencies: percentiles go to the 99th."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RoundCase:
-    """A model under a workload on a partition, whatever the batch.
+    """A model under a workload on a partition, for any batch.
 
     Attributes:
         architecture: as loaded.
         workload: request shape.
-        reached: how fast the partition works.
+        reached: rates that the partition reaches.
         max_num_batched_tokens: tokens of one engine step.
     """
 
@@ -54,18 +54,18 @@ class RoundCase:
     max_num_batched_tokens: int
 
     def round(self, batch: int) -> Round:
-        """The mean round of `batch` slots."""
+        """Return the mean round of `batch` slots."""
         return decode_round(
             self.architecture, self.workload, batch, self.reached, self.max_num_batched_tokens
         )
 
     @property
     def cycle(self) -> Cycle:
-        """What each slot goes through."""
+        """Cycle that each slot goes through."""
         return cycle_of(self.workload, self.max_num_batched_tokens)
 
     def mix(self, cycle: Cycle, others: int, own_prompt_tokens: float = 0.0) -> StepMix:
-        """The steps that `others` slots make, beside one more prompt if given."""
+        """Return the steps of `others` slots, beside one more prompt if given."""
         return step_mix(self.architecture, cycle, others, self.reached, own_prompt_tokens)
 
 
@@ -89,8 +89,8 @@ def _weighted(found: Iterable[tuple[float, float]]) -> Latency:
         )
 
     mean = math.fsum(seconds * weight for seconds, weight in ordered) / total
-    # Where fewer than one in twenty is long, the 95th percentile is below the mean: nobody would
-    # take that as a bound.
+    # If fewer than one in twenty is long, the 95th percentile is below the mean, which is no
+    # useful bound: take the mean.
     return Latency(mean=mean, p50=at(0.5), p95=max(mean, at(0.95)), p99=max(mean, at(0.99)))
 
 
@@ -103,8 +103,8 @@ def _common(mix: StepMix) -> list[tuple[float, float]]:
 def _decode_seconds(case: RoundCase, cycle: Cycle, batch: int) -> tuple[float, float]:
     """Mean and standard deviation of the steps that a decoding slot sees.
 
-    Where prompts queue for the tokens of steps, what was counted as one step are several, and a
-    slot that decodes gets a token in each. Alone, a slot sees no step with a prompt.
+    If prompts queue for the tokens of steps, one counted step is in fact several, and a decoding
+    slot gets a token in each. A slot alone sees no step with a prompt.
     """
     if batch == 1:
         alone = dataclasses.replace(cycle, reads=0.0, decodes=1.0)
@@ -114,12 +114,12 @@ def _decode_seconds(case: RoundCase, cycle: Cycle, batch: int) -> tuple[float, f
 
 
 def tpot_latency(case: RoundCase, batch: int) -> Latency:
-    """The mean step, with the spread that prefills of others bring to a request's steps.
+    """Return TPOT: the mean step, with the spread that prefills of other slots add.
 
-    A request of O tokens sees O - 1 steps. With independent steps its mean of them varies by
-    their deviation / sqrt(O - 1). Where output lengths do not vary, every other slot reads one
-    prompt in each cycle, and only whether it is seen at the ends varies; in between, the counts of
-    a renewal process vary by the squared variation of its intervals (Cox, Renewal Theory, 1962).
+    A request of O tokens sees O - 1 steps. If the steps are independent, their mean varies by their
+    deviation / sqrt(O - 1). If output lengths do not vary, every other slot reads one prompt in
+    each cycle, and only prompts at the ends vary. Between these cases, the counts of a renewal
+    process vary by the squared variation of its intervals (Cox, Renewal Theory, 1962).
     """
     cycle, moments = case.cycle, case.workload.moments
     mean, deviation = _decode_seconds(case, cycle, batch)
@@ -133,7 +133,7 @@ def tpot_latency(case: RoundCase, batch: int) -> Latency:
 
 
 def e2el_latency(workload: Workload, round_seconds: float) -> Latency:
-    """A round per output token; where output lengths vary, requests vary with them."""
+    """Return E2EL: a round per output token; requests vary with their output lengths."""
     moments = workload.moments
     mean = moments.o * round_seconds
     variation = math.sqrt(max(0.0, moments.oo / moments.o**2 - 1))
@@ -143,7 +143,7 @@ def e2el_latency(workload: Workload, round_seconds: float) -> Latency:
         return _spread(mean, deviation)
 
     def at(quantile: float, z: float) -> float:
-        """The longest requests are long because of their length: a quantile of lengths."""
+        """Quantile by length: the slowest requests are slow because they are long."""
         length = lengths[min(len(lengths) - 1, math.ceil(quantile * len(lengths)) - 1)]
         return length * round_seconds * (1 + z * _TPOT_SPREAD)
 
@@ -151,7 +151,7 @@ def e2el_latency(workload: Workload, round_seconds: float) -> Latency:
 
 
 def _queue_seconds(case: RoundCase, cycle: Cycle, batch: int) -> float:
-    """How long a prompt waits for its turn where prompts outgrow the tokens of the steps.
+    """Seconds that a prompt waits for its turn if prompts need more tokens than the steps have.
 
     Slots that decode get a token in each step and the batch as a whole does not, so by
     E2EL = TTFT + (O - 1) TPOT the rest of a request's time is spent before its first token.
@@ -163,18 +163,18 @@ def _queue_seconds(case: RoundCase, cycle: Cycle, batch: int) -> float:
 
 
 def ttft_latency(case: RoundCase, batch: int) -> Latency:
-    """Time to the first token: the step under way, then the one that computes the prompt.
+    """Return TTFT: the time of the step under way, then of the one that computes the prompt.
 
-    A slot is refilled the moment its answer came, which is when the next step has just begun: it
-    waits for all of it (measured engines: the median TTFT is two steps at every batch). In both
-    steps other slots read prompts, independently of each other; percentiles are those of the sum.
-    Tokens beyond the budget take further steps. Alone, a request meets no step under way.
+    A slot is refilled once its answer came, when the next step has just begun, so the new request
+    waits for that whole step (measured engines: the median TTFT is two steps at every batch). In
+    both steps other slots read prompts, independently of each other; percentiles are of the sum.
+    Tokens beyond the budget take further steps. A request alone meets no step under way.
     """
     cycle, others = case.cycle, batch - 1
     lengths = sorted(case.workload.prompt_lengths)
     count = min(_OWN_PROMPTS, len(lengths))
     own = [lengths[int((n + 0.5) * len(lengths) / count)] for n in range(count)]
-    # The mean of a few quantiles falls short of that of a skewed distribution.
+    # The mean of a few quantiles is lower than the mean of a skewed distribution.
     scale = case.workload.moments.p * len(own) / math.fsum(own)
     waits = _common(case.mix(cycle, others)) if others else [(0.0, 1.0)]
     reads = [one for prompt in own for one in _common(case.mix(cycle, others, scale * prompt))]
@@ -185,7 +185,7 @@ def ttft_latency(case: RoundCase, batch: int) -> Latency:
 
 
 def itl_latency(case: RoundCase, batch: int) -> Latency:
-    """Gaps between tokens: the steps that a decoding slot sees, some with prompts of others."""
+    """Return ITL: the steps that a decoding slot sees, some with prompts of other slots."""
     cycle = case.cycle
     mean, _ = _decode_seconds(case, cycle, batch)
     if batch == 1:

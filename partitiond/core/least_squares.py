@@ -1,9 +1,9 @@
-"""Non-negative least squares of a few terms, exactly, in plain Python.
+"""Solves non-negative least squares of a few terms exactly, in plain Python.
 
-min |A x - y|^2 with x >= 0. At the optimum the positive coefficients solve the unconstrained
-problem on their own columns, so with the handful of terms a step time has, every set of columns is
-tried and the best feasible one kept: no tolerance, no iteration limit, and ties are settled by the
-caller's order of preference.
+The problem is min |A x - y|^2 with x >= 0. At the optimum the positive coefficients solve the
+unconstrained problem on their own columns. A step time has only a handful of terms, so every set
+of columns is tried and the best feasible one is kept. This needs no tolerance and no iteration
+limit; the caller's order of preference breaks ties.
 """
 
 import itertools
@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 _SINGULAR: Final = 1e-10
-"""Columns of unit length whose pivot is smaller are parallel to the others."""
+"""A column of unit length whose pivot is smaller counts as parallel to the others."""
 
 _TIE: Final = 1e-9
-"""A sum of squares that is better by less than this share is no better."""
+"""A sum of squares counts as better only if it is smaller by at least this share."""
 
 Matrix = Sequence[Sequence[float]]
 
@@ -30,11 +30,11 @@ def non_negative(
     Args:
         rows: one row per observation, one column per term.
         wanted: one value per row.
-        allowed: which sets of columns may be positive together. Among sets that fit as well, the
-            smaller one and then the one with earlier columns is taken.
+        allowed: which sets of columns may be positive together. Of sets that fit equally well, the
+            smaller one wins, then the one with earlier columns.
 
     Returns:
-        One coefficient per column; all 0 where nothing fits better than nothing.
+        One coefficient per column; all 0 if no set of columns fits better than zeros.
     """
     columns = len(rows[0]) if rows else 0
     best = (0.0,) * columns

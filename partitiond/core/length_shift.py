@@ -1,15 +1,15 @@
-"""Other lengths, from profiles of several workloads: measured rates, rescaled by the step time.
+"""Predicts throughput under other lengths from profiles of several workloads.
 
-A profile of one workload cannot say what a prompt token costs beside an output token, nor what a
-longer context does: all of it grows with the batch alike. Two workloads of the same model on the
-same partition separate some of it, three all. A step time fitted to them predicts throughput under
-further lengths, and a measured rate is carried over by the ratio of two predictions, so that what
-the fit misses of the measured point is kept.
+A profile of one workload cannot separate the cost of a prompt token from that of an output token
+or of a longer context, because all of them grow with the batch alike. Two workloads of the same
+model on the same partition separate some of these costs, three separate all. A step time fitted to
+them predicts throughput under further lengths. A measured rate is rescaled by the ratio of two
+predictions, which keeps the part of the measured rate that the fit does not explain.
 
-How far that carries depends on how far the measured workloads are apart: two that are nearly the
-same separate nothing but their noise, and would be off by more than half where it matters. So
-lengths are only predicted that are no farther from a measured workload than those are from each
-other.
+How far such a prediction holds depends on how far apart the measured workloads are. Two that are
+nearly the same separate nothing but their noise; predictions from them would be off by more than
+half where it matters. So lengths are predicted only if they are no farther from a measured
+workload than the measured workloads are from each other.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from partitiond.core.transfer_fit import Source, Subject, usable_points
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LengthShift:
-    """A step time that tells lengths, and what it was fitted to.
+    """A step time that separates the costs of lengths, and the profiles it was fitted to.
 
     Attributes:
         step: fitted to all points of the sources.
@@ -51,7 +51,7 @@ class LengthShift:
         measured = source.profile.workload
         there = predict_output_tokens_per_s(self.step, measured, near.batch, limit)
         here = predict_output_tokens_per_s(self.step, measured, batch, limit)
-        # Where this very batch was not measured, the fit's own error is the nearest batch's.
+        # For a batch that was not measured, the fit is taken to err as at the nearest batch.
         rate = near.output_tokens_per_s * here / there
         return rescaled(
             self.step, rate, measured, wanted.workload, batch, max_num_batched_tokens=limit
@@ -65,15 +65,15 @@ class LengthShift:
 def shift_of(
     sources: Sequence[Source], wanted: Subject, *, however_far: bool = False
 ) -> LengthShift | None:
-    """What the sources that differ from the subject in lengths alone say together.
+    """Fit a step time to the sources that differ from the subject in lengths alone.
 
-    None where they are of fewer than two workloads, or too like each other to tell the wanted
-    lengths: then only the terms of a roofline do.
+    Returns None if these sources cover fewer than two workloads, or are too alike to predict the
+    wanted lengths; then only the terms of a roofline can predict them.
 
     Args:
         sources: measured profiles.
         wanted: what is to be predicted.
-        however_far: predict beyond the reach of the measured workloads.
+        however_far: predict even beyond the reach of the measured workloads.
     """
     alike = tuple(
         s for s in sources if _same_but_lengths(s.subject, wanted) and usable_points(s.profile)
@@ -89,7 +89,7 @@ def shift_of(
 
 
 def checks_of(shift: LengthShift) -> tuple[Check, ...]:
-    """Each workload predicted from the others, where those reach it; none for fewer than three."""
+    """Predict each workload from the others, if they reach it; empty for fewer than three."""
     found = []
     for n, left_out in enumerate(shift.sources):
         others = [*shift.sources[:n], *shift.sources[n + 1 :]]
@@ -108,7 +108,7 @@ def checks_of(shift: LengthShift) -> tuple[Check, ...]:
 
 
 def shift_distance(shift: LengthShift, wanted: Subject) -> float:
-    """How far the wanted lengths are from measured ones, in doublings; 0 for the same."""
+    """Distance from the wanted lengths to the nearest measured ones, in doublings; 0 if equal."""
     return _apart(shift.nearest(wanted).subject, wanted)
 
 
@@ -133,7 +133,7 @@ def _same_but_lengths(one: Subject, other: Subject) -> bool:
 
 
 def _apart(one: Subject, other: Subject) -> float:
-    """Doublings between tokens computed per output token, and between contexts."""
+    """The larger of two distances in doublings: tokens computed per output token, and context."""
     here, there = (
         ((m.p + m.o) / m.o, m.occupancy_mean)
         for m in (one.workload.moments, other.workload.moments)

@@ -1,8 +1,8 @@
-"""Prompt and output lengths as discrete distributions, and the moments that memory and time need.
+"""Represents prompt and output lengths as discrete distributions with exact moments.
 
 A workload's lengths are a finite list of equally likely (prompt, output) pairs, or two lists that
-are drawn from independently. What is predicted and what is sent are then the same distribution,
-and every moment is exact.
+are drawn from independently. Predictions and sent requests thus follow the same distribution, and
+every moment that memory and time need is exact.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ from statistics import NormalDist
 from typing import Final
 
 QUANTILES: Final = 64
-"""Equally likely lengths that stand for a lognormal."""
+"""Number of equally likely lengths that stand for a lognormal."""
 _LARGEST_SIGMA: Final = 50.0
-"""Beyond it the last value of a list is all of it."""
+"""With a larger sigma the last value of a list makes up practically all of its sum."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ class LengthMoments:
     def occupancy_mean(self) -> float:
         """m, the KV tokens of a busy slot: E[P O]/E[O] + E[O^2] / (2 E[O]).
 
-        A slot is seen in proportion to how long its request stays, which is its output length.
+        Requests are weighted by how long they stay in a slot, which is their output length.
         """
         return self.po / self.o + self.oo / (2 * self.o)
 
     @property
     def occupancy_variance(self) -> float:
-        """s^2 of the same: E[P^2 O + P O^2 + O^3 / 3] / E[O] - m^2."""
+        """s^2, the variance of the same: E[P^2 O + P O^2 + O^3 / 3] / E[O] - m^2."""
         second = (self.ppo + self.poo + self.ooo / 3) / self.o
         return max(0.0, second - self.occupancy_mean**2)
 
@@ -78,10 +78,10 @@ def _mean_power(values: Sequence[int], power: int) -> float:
 def lognormal_lengths(mean: int, variation: float, count: int = QUANTILES) -> tuple[int, ...]:
     """Equally likely lengths that stand for a lognormal of this mean, ascending, at least 1 each.
 
-    The list itself has the mean and the variation, up to rounding to whole tokens: what is
-    predicted from it and what is sent are one distribution. `count` values vary by less than
-    sqrt(count - 1) (all but one near zero), 7.9 for 64: of a larger variation the list has the
-    largest it can. Means of a few tokens cannot vary as much below 1 token, either. The load
+    The list itself has the mean and the variation, up to rounding to whole tokens, so predictions
+    and sent requests follow one distribution. The variation of `count` values is below
+    sqrt(count - 1) (all but one near zero), 7.9 for 64; beyond that the list has the
+    largest it can have. A mean of a few tokens also limits it, as no value is below 1. The load
     generator makes its lists in the same way (`loadgen.lengths.lognormal_list`).
 
     Args:
@@ -99,7 +99,7 @@ def _shape(variation: float, count: int) -> tuple[float, ...]:
     """The midpoints of `count` equally likely parts of a lognormal of this variation, mean 1.
 
     A list that ends at the midpoint of its last part varies less than the distribution it stands
-    for, so sigma is the one whose list has the wanted variation.
+    for, so sigma is chosen such that the list has the wanted variation.
     """
     normal = NormalDist()
     scores = [normal.inv_cdf((i + 0.5) / count) for i in range(count)]
@@ -119,7 +119,7 @@ def _scaled(shape: Sequence[float], mean: float) -> list[float]:
     """Values of this shape, none below 1, with this mean."""
     low, high = 0.0, mean
     if mean * shape[0] < 1:
-        # What is lifted to 1 is taken from the others.
+        # The tokens that lift values to 1 are taken from the other values.
         while high - low > 1e-9 * mean:
             scale = (low + high) / 2
             if math.fsum(max(1.0, scale * value) for value in shape) < mean * len(shape):

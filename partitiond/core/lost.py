@@ -1,8 +1,8 @@
-"""Replicas whose device is lost: it is gone, failed or silent. Pure.
+"""Finds replicas whose device is lost: gone, failed or silent. Pure.
 
-An engine outlives its device now and then: one that serves from a GPU that failed goes on until it
-ends, and a plan that moves it waits for somebody to apply it. Once it has ended, its model misses a
-replica, and nothing but another plan gives it one.
+An engine sometimes outlives its device: on a GPU that failed it goes on serving until it ends, and
+a plan that moves its replica waits until an operator applies it. Once the engine has ended, its
+model misses a replica, and only another plan can give the model one.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -13,7 +13,7 @@ from partitiond.core.plan import Placement
 
 
 def stranded(applied: Collection[Placement], devices: Sequence[Device]) -> bool:
-    """Whether replicas of the applied plan have no device to run on until there is another plan."""
+    """Whether some applied replicas have no device to run on until there is another plan."""
     works = {device.id for device in devices if device.health is not Health.FAILED}
     return any(placement.device_id not in works for placement in applied)
 
@@ -24,15 +24,15 @@ def cut_off(
     live: Collection[str],
     asleep: Collection[str] = (),
 ) -> frozenset[str]:
-    """Ids of the replicas of which nothing runs, and whose device is gone, failed or silent.
+    """Ids of the replicas without a running engine whose device is gone, failed or silent.
 
-    Where no device is known at all, nobody has seen the host yet, and none is called gone.
+    If no device is known at all, the host was not observed yet, and no device counts as gone.
 
     Args:
         wanted: of the applied plan.
         devices: as last seen.
-        live: ids of the replicas of which an engine has a process, wherever it runs.
-        asleep: models that are to sleep: nobody misses their engines.
+        live: ids of the replicas that have an engine process, wherever it runs.
+        asleep: models that are to sleep; their engines are not missed.
     """
     if not devices:
         return frozenset()

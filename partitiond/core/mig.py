@@ -1,14 +1,15 @@
-"""MIG geometry: which GPU instances fit on one GPU together, and where they start.
+"""Computes MIG geometry: which GPU instances fit on one GPU together, and where they start.
 
 A GPU instance covers `memory_slices` consecutive memory slices, from one of the starts that its
-MIG profile allows; no two overlap, and a profile may limit how many there are of it. Starts are
-those of 8-slice GPUs (A100, H100, H200, B200), as drivers list them: any slice but the last for
-one memory slice, even ones for two, 0 and 4 for four (only 0 with four compute slices), 0 for all.
+MIG profile allows. Instances do not overlap, and a profile may limit how many of it there are. The
+starts are those that drivers list for 8-slice GPUs (A100, H100, H200, B200): any slice but the last
+for one memory slice, even slices for two, 0 and 4 for four (only 0 with four compute slices), and 0
+for all.
 
-What exists on a GPU narrows that. An instance that others made stays where it is: it can be used
-when nobody runs in it, and nothing else can be in its slices. Where the geometry is fixed, nothing
-but such instances can be used. Both say no more than which starts a profile has on that GPU, so
-one search serves all three cases.
+Instances that exist narrow the choice. One that another party made stays where it is: a replica can
+use it while no process runs in it, and no other instance can take its slices. If the geometry is
+fixed, only existing instances can be used. Both cases merely restrict the starts of a profile on
+that GPU, so one search serves all three cases.
 """
 
 import collections
@@ -25,7 +26,7 @@ Place = tuple[str, int, int]
 
 
 def instance_bytes(profile: MigProfile) -> int:
-    """Memory for a footprint in one instance: its own, less the headroom."""
+    """Memory for a footprint in one instance: the instance's memory less the headroom."""
     return max(0, profile.memory_bytes - headroom_bytes(profile.memory_bytes))
 
 
@@ -47,42 +48,42 @@ def starts_of(profile: MigProfile) -> tuple[int, ...]:
 
 
 def profiles_of(device: Device) -> tuple[MigProfile, ...]:
-    """Sizes of GPU instance on one device: as its driver lists them, or else the catalog's."""
+    """Sizes of GPU instance on one device: the driver's list, or else the catalog's."""
     spec = HARDWARE.get(device.hardware)
     return device.mig_profiles or (spec.mig_profiles if spec is not None else ())
 
 
 def place_of(instance: MigInstance) -> Place:
-    """Where an instance is."""
+    """The place of an instance."""
     return instance.mig_profile, instance.slice_start, instance.slice_count
 
 
 def usable_instances(device: Device) -> tuple[MigInstance, ...]:
-    """Instances that exist and that a replica may be put into as they are."""
+    """Existing instances that a replica can be put into as they are."""
     return tuple(i for i in device.mig_instances if i.uuid and not i.busy)
 
 
 def covered_slices(places: tuple[Place, ...]) -> frozenset[int]:
-    """Memory slices under instances."""
+    """Memory slices that these instances cover."""
     return frozenset(s for _, start, size in places for s in range(start, start + size))
 
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """All sets of instances that one kind of GPU can hold beside what occupies it.
+    """All sets of instances that one kind of GPU can hold beside the slices that are held already.
 
-    A set is a number, its code: the sum of `radix[i]` times how many there are of profile i. The
-    radices leave room for every count that the slices allow and one more. So the codes of two
-    sets are never the same while a set's slices add up to no more than a GPU has, nor when one
-    instance is added to a set that can be placed: `holds` needs no other test beside it.
+    A set is represented by a number, its code: the sum of `radix[i]` times the count of profile i.
+    The radices leave room for every count that the slices allow and one more. Two sets therefore
+    never share a code while the slices of a set add up to no more than a GPU has, nor when one
+    instance is added to a set that can be placed. So `holds` needs no further test.
 
     Attributes:
         profiles: sizes on offer.
-        radix: worth of one instance of each.
-        feasible: whether the set with that number can be placed; subsets of placeable sets can.
-        occupied: memory slices that others hold.
-        starts: for each profile, the first slices it can have here; empty for all that it can
-            have anywhere.
+        radix: amount that one instance of each profile adds to a code.
+        feasible: by code, whether the set can be placed; subsets of placeable sets can.
+        occupied: memory slices that are held already.
+        starts: for each profile, the first slices that it can have on this GPU; empty if nothing
+            restricts them.
     """
 
     profiles: tuple[MigProfile, ...]
@@ -92,11 +93,11 @@ class Geometry:
     starts: tuple[tuple[int, ...], ...] = ()
 
     def index(self, name: str) -> int | None:
-        """Position of a MIG profile by name; None where the GPU has no such."""
+        """Position of a MIG profile by name; None if the GPU does not offer it."""
         return self._positions.get(name)
 
     def step(self, name: str) -> int:
-        """What one instance of a MIG profile adds to a set's number."""
+        """Amount that one instance of a MIG profile adds to a code."""
         return self.radix[self._positions[name]]
 
     def starts_here(self, position: int) -> tuple[int, ...]:
@@ -109,7 +110,7 @@ class Geometry:
 
     @functools.cached_property
     def most(self) -> int:
-        """Instances that one GPU holds at most."""
+        """Most instances that one GPU can hold."""
         return max(sum(counts) for counts in self.sets)
 
     @functools.cached_property
@@ -123,11 +124,11 @@ class Geometry:
         return tuple(code % up // low for low, up in zip(self.radix, upper, strict=True))
 
     def holds(self, code: int) -> bool:
-        """Whether the set can be placed."""
+        """Whether the set with this code can be placed."""
         return 0 <= code < len(self.feasible) and self.feasible[code] == 1
 
     def code(self, counts: Mapping[str, int]) -> int | None:
-        """The number of a set; None where a count is beyond what one GPU ever holds."""
+        """The code of a set; None if a count is beyond what one GPU ever holds."""
         total = 0
         for profile, radix in zip(self.profiles, self.radix, strict=True):
             count = counts.get(profile.name, 0)
@@ -137,7 +138,7 @@ class Geometry:
         return total
 
     def places(self, counts: Mapping[str, int], kept: tuple[Place, ...] = ()) -> list[Place] | None:
-        """Starts for a set of instances, in order; None where it cannot be placed.
+        """Places for a set of instances, ordered by start; None if the set cannot be placed.
 
         Args:
             counts: instances by MIG profile, those in `kept` included.
@@ -158,7 +159,7 @@ class Geometry:
         return None if found is None else sorted([*kept, *found], key=lambda p: p[1])
 
     def _taken(self, kept: tuple[Place, ...]) -> int | None:
-        """Slices that are not free, as bits; None where what is kept cannot be there."""
+        """Slices that are not free, as bits; None if the kept instances cannot be there."""
         taken = _mask(self.occupied)
         for name, start, size in kept:
             position = self.index(name)
@@ -178,7 +179,7 @@ class Geometry:
             return
         head, tail = wanted[0], wanted[1:]
         profile = self.profiles[head]
-        # From the top down: small instances leave the starts of large ones free.
+        # From the top down, because small instances then leave the starts of large ones free.
         for start in reversed(self.starts_here(head)):
             cover = _cover(start, profile.memory_slices)
             if not taken & cover:
@@ -200,13 +201,13 @@ def _most_by_slices(profile: MigProfile) -> int:
 
 
 def _most_in_code(profile: MigProfile) -> int:
-    """Most of a profile that a code has room for: a driver may say more than slices allow."""
+    """Most of a profile that a code has room for; a driver may allow more than the slices do."""
     return min(profile.max_instances, _most_by_slices(profile) + 1)
 
 
 @functools.cache
 def geometry_of(hardware: str, occupied: tuple[int, ...] = ()) -> Geometry | None:
-    """The geometry of a kind of GPU; None where it has no MIG."""
+    """The geometry of a kind of GPU; None if it has no MIG."""
     spec = HARDWARE.get(hardware)
     if spec is None or not spec.mig_profiles:
         return None
@@ -219,10 +220,10 @@ def geometry_from(profiles: tuple[MigProfile, ...]) -> Geometry:
 
 
 def geometry_on(device: Device) -> Geometry | None:
-    """The geometry of one device as it is; None where it has no MIG.
+    """The geometry of one device as it is; None if it has no MIG.
 
-    What its driver says of sizes goes before the catalog. Instances of others stay, and can be
-    used where nobody runs in them; where the geometry is fixed, only instances that exist can.
+    Sizes that the driver lists take precedence over the catalog. Instances of other parties stay,
+    and can be used while no process runs in them. If the geometry is fixed, only existing ones can.
     """
     if not device.mig_instances and not device.mig_fixed and not device.mig_profiles:
         return geometry_of(device.hardware, tuple(sorted(set(device.occupied_slices))))
@@ -257,7 +258,7 @@ def _geometry_beside(
             start for start in range(MIG_MEMORY_SLICES) if (name, start, size) in usable_places
         }
         staying = sum(i.mig_profile == name and _stays(i, blocked) for i in instances)
-        # Media engines go to one instance: who has them keeps them, wherever slices are free.
+        # Instances that stay keep the media engines, so free slices allow no further such instance.
         free = () if fixed or staying >= profile.max_instances else starts_of(profile)
         made = {s for s in free if blocked.isdisjoint(range(s, s + size))}
         starts.append(tuple(sorted(there | made)))
@@ -268,7 +269,7 @@ def _geometry_beside(
 
 
 def _stays(instance: MigInstance, blocked: frozenset[int]) -> bool:
-    """Whether an instance is not ours to take away."""
+    """Whether an instance has to stay because it covers a blocked slice."""
     return not blocked.isdisjoint(covered_slices((place_of(instance),)))
 
 
@@ -310,7 +311,7 @@ def _geometry(
 
 
 def maximal_placements(hardware: str) -> list[frozenset[Place]]:
-    """Every set of placed instances to which none can be added (without media variants)."""
+    """Every set of placed instances that leaves no room for one more (without media variants)."""
     geometry = geometry_of(hardware)
     if geometry is None:
         return []

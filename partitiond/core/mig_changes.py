@@ -1,14 +1,14 @@
-"""From the GPU instances that exist to those that are wanted: which steps, in which order.
+"""Plans the steps from the GPU instances that exist to those that are wanted.
 
-The rules of the driver: an instance needs free memory slices at one of its starts; a GPU instance
-can be destroyed when it has no compute instance, a compute instance when no process runs in it; the
-mode changes when nobody uses the GPU. The rules of ours: what is not ours is neither destroyed nor
-completed, and nothing that somebody uses is destroyed; what fits stays. So the steps destroy first
-and create then, and each GPU instance gets its compute instance at once: a crash leaves at most one
-that is incomplete.
+The driver's rules: an instance needs free memory slices at one of its starts. A GPU instance can be
+destroyed once it has no compute instance, a compute instance once no process runs in it. The mode
+can change while no process uses the GPU. The rules of this module: instances that are not ours are
+neither destroyed nor completed, an instance in use is never destroyed, and an instance that fits
+stays. So the steps destroy first and create then, and each GPU instance gets its compute instance
+at once: a crash leaves at most one incomplete instance.
 
-A place says all of an instance (profile and first slice), so nothing has to be searched: what
-overlaps a place that is to be made is in its way, and nothing else is.
+A place describes an instance completely (profile and first slice), so no search is needed: only the
+instances that overlap a place to be created are in its way.
 """
 
 import collections
@@ -21,7 +21,7 @@ from partitiond.core.mig import Place, covered_slices, starts_of
 from partitiond.core.units import ZERO_BYTES, Bytes
 
 MigChanges = Literal["never", "instances", "mode"]
-"""What may be changed; the values of the setting gpu.mig_changes."""
+"""Which changes are allowed; the values of the setting gpu.mig_changes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,12 +30,12 @@ class PresentInstance:
 
     Attributes:
         place: profile, first memory slice, slices covered.
-        compute_instances: how many it holds; without one CUDA sees nothing of it.
+        compute_instances: how many it holds; CUDA does not see an instance without any.
         whole: it holds one compute instance with all of its compute slices.
         busy: a process runs in it.
-        gi_id: the driver's number of it; -1 where it is not known.
+        gi_id: the driver's number of it; -1 if it is not known.
         uuid: of its MIG device; empty unless it is whole.
-        memory_bytes: its own memory as the driver reports it; 0 where it does not.
+        memory_bytes: its own memory as the driver reports it; 0 if the driver does not.
         pids: processes in it.
     """
 
@@ -51,7 +51,7 @@ class PresentInstance:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MigState:
-    """What MIG is on one GPU now.
+    """The state of MIG on one GPU.
 
     Attributes:
         capable: the GPU has MIG.
@@ -60,8 +60,8 @@ class MigState:
         profiles: sizes of GPU instance on offer, with their starts.
         instances: by first slice.
         in_use: with MIG off, a process runs on the GPU.
-        placed: the starts of instances are the driver's; else they are made up such that they fit
-            (a user who may not ask is not told where instances are).
+        placed: the starts of instances come from the driver; else they are made up such that they
+            fit (the driver does not tell unprivileged users where instances are).
     """
 
     capable: bool
@@ -127,12 +127,12 @@ class Refused:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MigWish:
-    """What is to be on a GPU.
+    """The wanted state of MIG on one GPU.
 
     Attributes:
         places: instances that are to exist, each with its compute instance.
         enabled: the mode.
-        only: nothing but these places is to exist.
+        only: no instance beside these places is to exist.
     """
 
     places: tuple[Place, ...] = ()
@@ -142,13 +142,13 @@ class MigWish:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Leave:
-    """What may be done to reach a wish.
+    """The changes that are permitted to reach a wish.
 
     Attributes:
         changes: the setting gpu.mig_changes.
-        ours: instances that may be destroyed, or completed where they are half made: we made
-            them, and no replica of ours is in them.
-        complete: what others left without compute instance may be completed, too.
+        ours: instances that may be destroyed, or completed if they are incomplete: this daemon
+            made them, and none of its replicas is in them.
+        complete: instances that others left without a compute instance may be completed, too.
     """
 
     changes: MigChanges
@@ -164,9 +164,9 @@ _HINT_NOT_OURS: Final = (
 
 
 def plan_changes(state: MigState, wish: MigWish, leave: Leave) -> tuple[Step, ...] | Refused:
-    """The steps from what exists to what is wanted; none where it is there already.
+    """Return the steps from what exists to what is wanted; none if nothing has to change.
 
-    As few instances are destroyed as any order of steps allows, and none that fits.
+    No order of steps destroys fewer instances, and an instance that fits is never destroyed.
     """
     if not state.capable:
         return Refused("the GPU has no MIG", "Use it whole, by memory shares or with MPS.")
@@ -187,7 +187,7 @@ def plan_changes(state: MigState, wish: MigWish, leave: Leave) -> tuple[Step, ..
 
 
 def plan_removal(state: MigState, place: Place) -> tuple[Step, ...] | Refused:
-    """The steps that destroy one instance of ours, also one that is half made."""
+    """Return the steps that destroy one instance of ours, even an incomplete one."""
     found = next((i for i in state.instances if i.place == place), None)
     if found is None:
         return ()
@@ -197,7 +197,7 @@ def plan_removal(state: MigState, place: Place) -> tuple[Step, ...] | Refused:
 
 
 def illegal(profiles: Sequence[MigProfile], places: Collection[Place]) -> str:
-    """Why no driver would hold these instances together; empty where it would."""
+    """Say why no driver would hold these instances together; empty if it would."""
     offered = {p.name: p for p in profiles}
     holder: dict[int, Place] = {}
     for place in sorted(places, key=lambda p: p[1]):
@@ -220,12 +220,12 @@ def illegal(profiles: Sequence[MigProfile], places: Collection[Place]) -> str:
 
 
 def place_text(place: Place) -> str:
-    """As geometries are written: "2g.20gb@4"."""
+    """Write a place as in a geometry: "2g.20gb@4"."""
     return f"{place[0]}@{place[1]}"
 
 
 def step_text(step: Step) -> str:
-    """A step in words, for people."""
+    """Describe a step in words, for people."""
     match step:
         case SetMigMode(enabled=enabled):
             return f"turn MIG {'on' if enabled else 'off'}"
@@ -240,7 +240,7 @@ def step_text(step: Step) -> str:
 
 
 def after(state: MigState, steps: Iterable[Step]) -> MigState:
-    """What will be there once the steps are taken."""
+    """Return the state after the steps were taken."""
     there = {i.place: i for i in state.instances}
     enabled = state.enabled
     for step in steps:
@@ -283,7 +283,7 @@ def _turn_on(state: MigState, wish: MigWish, leave: Leave) -> tuple[Step, ...] |
 
 
 def _allowed(steps: tuple[Step, ...] | Refused, leave: Leave) -> tuple[Step, ...] | Refused:
-    """The steps, unless the operator does not want such."""
+    """Return the steps, or a refusal if the operator does not allow such steps."""
     if isinstance(steps, Refused) or not steps:
         return steps
     if leave.changes == "never":
@@ -336,7 +336,7 @@ def _in_the_way(
     profiles: Sequence[MigProfile],
     leave: Leave,
 ) -> list[PresentInstance]:
-    """Instances that have to go: those under missing ones, and those beyond a profile's number."""
+    """Instances that have to go: they overlap missing ones, or exceed a profile's maximum."""
     slices = covered_slices(tuple(missing))
     going = [i for i in others if slices & covered_slices((i.place,))]
     most = {p.name: p.max_instances for p in profiles}
@@ -351,7 +351,7 @@ def _in_the_way(
 
 
 def _why_kept(instance: PresentInstance, leave: Leave) -> Refused | None:
-    """Why an instance may not be destroyed; None where it may."""
+    """Why an instance may not be destroyed; None if it may."""
     text = place_text(instance.place)
     if instance.busy:
         return Refused(f"a process runs in {text}, which is in the way", _HINT_BUSY)
@@ -361,7 +361,7 @@ def _why_kept(instance: PresentInstance, leave: Leave) -> Refused | None:
 
 
 def _why_not_mended(instance: PresentInstance, leave: Leave) -> Refused | None:
-    """Why a half-made instance may not be completed; None where it may."""
+    """Why an incomplete instance may not be completed; None if it may."""
     if instance.compute_instances:
         return _why_kept(instance, leave)
     if leave.complete or instance.place in leave.ours:
@@ -381,7 +381,7 @@ def _destroy(instance: PresentInstance) -> list[Step]:
 
 def _create(places: Iterable[Place]) -> list[Step]:
     steps: list[Step] = []
-    # The largest first: should the driver refuse one after all, the least is lost.
+    # The largest first: if the driver refuses one after all, the least is lost.
     for place in sorted(places, key=lambda p: (-p[2], p[1])):
         steps += [CreateGpuInstance(place), CreateComputeInstance(place)]
     return steps

@@ -1,8 +1,8 @@
-"""Names of MIG profiles as drivers and operators write them: "2g.20gb", "1g.10gb+me", "1c.3g.40gb".
+"""Reads and writes names of MIG profiles: "2g.20gb", "1g.10gb+me", "1c.3g.40gb".
 
-A name is made of compute slices, memory, and attributes: +me has the media engines, +me.all has
-all of them, +gfx can draw, -me goes without media engines that its size would have. A leading "1c."
-is a compute instance that covers a part of its GPU instance only.
+Drivers and operators make a name of compute slices, memory and attributes: +me has the media
+engines, +me.all has all of them, +gfx can draw, -me lacks media engines that its size would have. A
+leading "1c." names a compute instance that covers only a part of its GPU instance.
 """
 
 import dataclasses
@@ -21,19 +21,19 @@ _NAME: Final = re.compile(
 
 MEDIA: Final = "+me"
 PLANNED_ATTRIBUTES: Final = frozenset({"", MEDIA})
-"""What plans know of: an instance that draws, or that has all or no media engines, serves text no
-better, and the driver allows few of them."""
+"""Attributes that plans use. An instance that draws, or that has all or no media engines, serves
+text no better, and the driver allows few of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MigName:
-    """A MIG profile's name, taken apart.
+    """The parts of a MIG profile's name.
 
     Attributes:
         slices: compute slices of the GPU instance.
-        gb: its memory as the name has it.
+        gb: its memory as the name gives it.
         attributes: "+me", "+me.all", "+gfx", "-me" or several of them; empty for none.
-        compute: compute slices of the compute instance; 0 where it has all.
+        compute: compute slices of the compute instance; 0 if it has all of them.
     """
 
     slices: int
@@ -43,18 +43,18 @@ class MigName:
 
     @property
     def text(self) -> str:
-        """As drivers print it, without "MIG"."""
+        """The name as drivers print it, without "MIG"."""
         part = f"{self.compute}c." if self.compute and self.compute != self.slices else ""
         return f"{part}{self.slices}g.{self.gb}gb{self.attributes}"
 
     @property
     def whole(self) -> bool:
-        """Whether it names a GPU instance with all of its compute slices."""
+        """Whether the name is of a GPU instance with all of its compute slices."""
         return self.compute in {0, self.slices}
 
 
 def read_name(text: str) -> MigName | None:
-    """The parts of a name; None where it is none."""
+    """The parts of a name; None if the text is no such name."""
     found = _NAME.match(text.strip())
     if found is None:
         return None
@@ -73,10 +73,10 @@ def canonical(text: str) -> str:
 
 
 def name_of_size(slices: int, memory_mib: int, total_bytes: int, attributes: str = "") -> str:
-    """The name of a GPU instance where the driver does not tell it (its first kind of answer).
+    """The name of a GPU instance, for drivers whose first version of the answer has no name.
 
-    The memory in it is the share in eighths, rounded up, of the GPU's memory in whole GiB: so does
-    go-nvlib (`pkg/nvlib/device/mig_profile.go`), and so come out the names that drivers print.
+    The memory in the name is the instance's share in eighths, rounded up, of the GPU's memory in
+    whole GiB. go-nvlib computes it so (`pkg/nvlib/device/mig_profile.go`), and drivers print it so.
 
     Args:
         slices: compute slices.
@@ -91,6 +91,6 @@ def name_of_size(slices: int, memory_mib: int, total_bytes: int, attributes: str
 
 
 def memory_slices_of(memory_mib: int, total_bytes: int) -> int:
-    """Memory slices under an instance, of eight, by its share of the memory."""
+    """Number of memory slices, of eight, under an instance with this share of the memory."""
     share = memory_mib * MIB / max(1, total_bytes)
     return max(1, min(MIG_MEMORY_SLICES, math.ceil(share * MIG_MEMORY_SLICES)))

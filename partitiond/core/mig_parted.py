@@ -1,4 +1,4 @@
-"""Configuration files of mig-parted, version v1: read into data, and written from it.
+"""Reads and writes configuration files of mig-parted, version v1.
 
     version: v1
     mig-configs:
@@ -11,10 +11,10 @@
           2g.20gb: 1
           3g.40gb: 1
 
-As mig-parted does, unknown fields are refused, `mig-devices` is required where MIG is enabled, and
-must be empty where it is not. Every entry that names a GPU sets it, a later one over an earlier.
-Files say how many instances there are of each profile and not where; where is chosen such that as
-many as can stay where they are.
+As in mig-parted, unknown fields are refused, `mig-devices` is required where MIG is enabled, and
+must be empty where it is not. Every entry that names a GPU sets it; a later entry overrides an
+earlier one. A file says how many instances of each profile there are, but not where. Their places
+are chosen such that as many existing instances as possible stay where they are.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ _DEVICE_ID: Final = re.compile(r"^0x[0-9a-fA-F]{8}$")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MigEntry:
-    """What one entry of a configuration says.
+    """One entry of a configuration.
 
     Attributes:
         devices: GPU indices; None for all.
@@ -50,10 +50,10 @@ class MigEntry:
     device_filter: tuple[int, ...] = ()
 
     def names(self, index: int, device_id: int) -> bool:
-        """Whether it speaks of this GPU.
+        """Whether the entry applies to this GPU.
 
         Args:
-            index: the driver's.
+            index: the driver's index of the GPU.
             device_id: PCI device id, as in `device_filter`.
         """
         wanted = self.devices is None or index in self.devices
@@ -62,15 +62,15 @@ class MigEntry:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MigParted:
-    """A file: named configurations."""
+    """A file: configurations by name."""
 
     configs: tuple[tuple[str, tuple[MigEntry, ...]], ...]
 
     def choose(self, name: str = "") -> tuple[MigEntry, ...]:
-        """The configuration of this name, or the only one.
+        """Return the configuration of this name, or the only one if no name is given.
 
         Raises:
-            NotFoundError: there is none of this name, or several and no name.
+            NotFoundError: there is none of this name, or there are several and no name is given.
         """
         known = dict(self.configs)
         if not name and len(known) == 1:
@@ -83,14 +83,14 @@ class MigParted:
 
 
 def parse(data: object, where: str) -> MigParted:
-    """Read what a YAML or JSON file holds.
+    """Read the contents of a YAML or JSON file.
 
     Args:
         data: plain lists, dicts and scalars.
         where: the file, for messages.
 
     Raises:
-        SpecError: it is no such file; the message names the entry.
+        SpecError: the data is no such file; the message names the entry.
     """
     top = _table(data, where)
     if "version" not in top:
@@ -109,7 +109,7 @@ def parse(data: object, where: str) -> MigParted:
 
 
 def emit(parted: MigParted) -> dict[str, Any]:
-    """A file's data, as `parse` reads it."""
+    """Return a file's data in the form that `parse` reads."""
     return {
         "version": VERSION,
         "mig-configs": {
@@ -119,7 +119,7 @@ def emit(parted: MigParted) -> dict[str, Any]:
 
 
 def emit_text(parted: MigParted) -> str:
-    """The file as YAML, in the order that mig-parted writes it."""
+    """Return the file as YAML, in the order that mig-parted writes it."""
     lines = [f"version: {VERSION}", "mig-configs:"]
     for name, entries in parted.configs:
         lines.append(f"  {name}:")
@@ -138,7 +138,7 @@ def emit_text(parted: MigParted) -> str:
 def summary(
     gpus: Sequence[tuple[int, bool, Mapping[str, int]]], name: str = "current"
 ) -> MigParted:
-    """What is there as a configuration: GPUs that are alike in one entry.
+    """Describe the present instances as a configuration, with GPUs that are alike in one entry.
 
     Args:
         gpus: index, whether MIG is on, and instances by profile.
@@ -154,7 +154,7 @@ def summary(
 
 
 def entry_for(entries: Sequence[MigEntry], index: int, device_id: int) -> MigEntry | None:
-    """What a configuration says of one GPU; None where it says nothing."""
+    """Return the entry that applies to one GPU; None if no entry does."""
     mine = [entry for entry in entries if entry.names(index, device_id)]
     return mine[-1] if mine else None
 
@@ -165,16 +165,16 @@ def choose_places(
     there: Collection[Place],
     pinned: tuple[Place, ...] = (),
 ) -> tuple[Place, ...] | None:
-    """Places for so many instances of each profile, as many as can where instances are now.
+    """Choose places for the instances; as many as possible are where instances are now.
 
     Args:
         profiles: sizes on offer.
         counts: instances by profile, those in `pinned` included.
         there: instances that exist.
-        pinned: places that are said.
+        pinned: places that are given.
 
     Returns:
-        None where they do not fit on one GPU together.
+        The places; None if the instances do not fit on one GPU together.
     """
     geometry = geometry_from(tuple(profiles))
     ordered = sorted(set(there) - set(pinned), key=lambda p: p[1])

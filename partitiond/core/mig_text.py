@@ -1,4 +1,4 @@
-"""Geometries as operators write them: "3g.40gb@4,2g.20gb@2,1g.10gb"."""
+"""Reads geometries as operators write them: "3g.40gb@4,2g.20gb@2,1g.10gb"."""
 
 import collections
 from collections.abc import Collection, Sequence
@@ -12,17 +12,17 @@ from partitiond.core.mig_names import canonical, read_name
 from partitiond.core.mig_parted import choose_places
 
 EMPTY: Final = "none"
-"""Written for a GPU without instances."""
+"""The text for a GPU without instances."""
 
 Asked = tuple[str, int | None]
-"""MIG profile, and its first slice where that is said."""
+"""MIG profile, and its first slice if one is given."""
 
 
 def parse_geometry(text: str) -> tuple[Asked, ...]:
-    """MIG profiles with their first slices, comma-separated; "none" for no instances.
+    """Read comma-separated MIG profiles with their first slices; "none" for no instances.
 
     Raises:
-        SpecError: an entry is no "PROFILE" or "PROFILE@SLICE".
+        SpecError: an entry is neither "PROFILE" nor "PROFILE@SLICE".
     """
     if text.strip().lower() == EMPTY:
         return ()
@@ -44,7 +44,7 @@ def parse_geometry(text: str) -> tuple[Asked, ...]:
 def places_for(
     profiles: Sequence[MigProfile], asked: Sequence[Asked], there: Collection[Place]
 ) -> tuple[Place, ...]:
-    """Where the instances are to be; those without a slice stay where such exist, if they can.
+    """Choose places; an instance without a slice takes the place of an existing one if it can.
 
     Args:
         profiles: sizes on offer.
@@ -52,7 +52,7 @@ def places_for(
         there: instances that exist.
 
     Raises:
-        SpecError: the GPU does not offer one, or they do not fit together.
+        SpecError: the GPU does not offer a profile, or the instances do not fit together.
     """
     sizes = {profile.name: profile.memory_slices for profile in profiles}
     for name, _ in asked:

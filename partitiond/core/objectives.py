@@ -1,4 +1,4 @@
-"""What each objective buys, in one line: the only place where that is said to people."""
+"""Describes in one line what each objective buys; every text for people takes it from here."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -14,9 +14,9 @@ BUYS: Final = {
     Objective.MAX_MIN: "the worst served model as well served as can be, then the most goodput",
     Objective.MAX_HEADROOM: "the largest factor by which all demands could grow at once",
 }
-"""By objective: what a plan gives that is made for it."""
+"""By objective: what a plan made for it gives."""
 
 
 def objectives_told(objectives: Iterable[Objective] = tuple(Objective)) -> str:
-    """Names of objectives, each with what it buys, as one line of a help text or an error."""
+    """List objectives, each with what it buys, as one line of a help text or an error."""
     return "; ".join(f"{objective.value}: {BUYS[objective]}" for objective in objectives)

@@ -1,4 +1,4 @@
-"""What the reconciler sees and what it answers: observation in, actions out, bounds between."""
+"""Defines the reconciler's observations, the actions it answers with, and its bounds."""
 
 import dataclasses
 import enum
@@ -25,39 +25,39 @@ LIVE: Final = frozenset(
 ALLOCATING: Final = frozenset(
     {ReplicaState.STARTING, ReplicaState.FALLING_ASLEEP, ReplicaState.WAKING}
 )
-"""States in which an engine's memory changes: so many of a device at a time as may start. An engine
-that looks at the device's free memory meanwhile would be misled, and vLLM ends itself then."""
+"""States in which an engine's memory changes. The limit on starts per device holds for all of them:
+an engine that reads the device's free memory meanwhile is misled, and vLLM then ends itself."""
 
 HOPELESS_FAILURES: Final = 3
-"""Failures in a row after which nobody waits for a replica any more: after failed starts it makes
-room for others (`core.obstacles`), after any its model is called unavailable."""
+"""Failures in a row after which nothing waits for a replica any more: after failed starts it makes
+room for others (`core.obstacles`), after any failures its model is called unavailable."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unknown:
-    """Something that could not be observed, and why. No action rests on it."""
+    """Something that could not be observed, and why. No action relies on it."""
 
     reason: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ObservedReplica:
-    """One replica as the host shows it.
+    """One replica as observed on the host.
 
     Attributes:
         replica_id: name.
         generation: identifies the process (pid and start time), so a restart is another one.
-        placement: what it was started with, from its journal.
-        state: state of its life.
-        in_flight: requests in flight at the proxy; None where the proxy could not say.
-        state_since: monotonic seconds when it entered the state.
+        placement: what its engine was started with, from its journal.
+        state: its state (`core.replica`).
+        in_flight: requests in flight at the proxy; None if the proxy could not say.
+        state_since: monotonic seconds when the replica entered the state.
         failures: consecutive failed starts or exits; drives back-off.
-        failed_starts: of them those since it was ready last; devices that broke do not count.
+        failed_starts: failures since it was ready last; those of broken devices do not count.
         last_error: diagnosis of the last failure, or empty.
-        can_sleep: it was started so that it can be put to sleep.
-        sleep_level: how deep it sleeps, or is to; 0 while it is awake.
-        ending: it is being ended already, though its state says so only once nothing of it is left.
-        stuck: it could not be ended; that is tried again and again.
+        can_sleep: its engine was started such that it can be put to sleep.
+        sleep_level: level at which it sleeps, or is to sleep; 0 while it is awake.
+        ending: its engine is being ended; the state says so only once nothing of it is left.
+        stuck: its engine could not be ended; the attempt is repeated again and again.
     """
 
     replica_id: str
@@ -77,10 +77,10 @@ class ObservedReplica:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Observation:
-    """What the controller saw in one pass.
+    """What the controller observed in one pass.
 
     Attributes:
-        replicas: engines found, whatever their state. Failed and stopped ones hold nothing.
+        replicas: engines found, in any state. Failed and stopped ones hold nothing.
         devices: device id -> bytes that all engines of this daemon may take together (reserve,
             headroom and foreign use taken off), or Unknown. A device that is not listed counts
             as Unknown.
@@ -89,12 +89,12 @@ class Observation:
         measuring: devices on which a profile job starts its engine now, once for each such job.
         not_ready: forms of models (`Placement.form`) whose files are not on disk yet; none of
             their engines is started.
-        faulted: devices whose engines are all broken, as the driver or MPS says: they are ended,
-            and nothing starts, sleeps or wakes there while the device is named.
+        faulted: devices whose engines are all broken, as the driver or MPS reports: the engines are
+            ended, and nothing starts, sleeps or wakes there while the device is listed.
         withheld: replicas that are not started, because something keeps them from running
             (`core.obstacles`).
         outgrown: generations of engines that hold more of their device than their share
-            (`core.partition_checks.outgrown`), until nothing of them is left.
+            (`core.partition_checks.outgrown`), until nothing of these engines is left.
     """
 
     replicas: tuple[ObservedReplica, ...]
@@ -112,7 +112,7 @@ class Observation:
 class StartEngine:
     """Start the engine of a placement; it has `deadline_seconds` to become ready.
 
-    It replaces a failed or stopped record of the same replica and takes over its failures.
+    The engine replaces a failed or stopped record of the same replica and takes over its failures.
     """
 
     placement: Placement
@@ -121,7 +121,7 @@ class StartEngine:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DrainReplica:
-    """Take the replica out of the routing table for new requests, to be stopped afterwards."""
+    """Take the replica out of the routing table for new requests; it is stopped afterwards."""
 
     replica_id: str
     generation: str
@@ -130,9 +130,9 @@ class DrainReplica:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RestReplica:
-    """Take the replica out of the routing table for new requests, to be put to sleep afterwards.
+    """Take the replica out of the routing table for new requests; it is put to sleep afterwards.
 
-    It has no deadline: there is no hurry that would be worth a request.
+    There is no deadline, because falling asleep sooner is not worth the loss of a request.
     """
 
     replica_id: str
@@ -141,7 +141,7 @@ class RestReplica:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SleepReplica:
-    """Put the engine to sleep; nothing is in flight.
+    """Put the engine to sleep; nothing is in flight on it.
 
     Attributes:
         level: 1 keeps the weights in host memory, 2 drops them.
@@ -154,7 +154,7 @@ class SleepReplica:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WakeReplica:
-    """Wake the engine; one that only rests serves again at once."""
+    """Wake the engine; an engine that only rests serves again at once."""
 
     replica_id: str
     generation: str
@@ -169,14 +169,14 @@ class StopReason(enum.StrEnum):
     NOT_WANTED = "not-wanted"
     FAILED = "failed"
     YIELDS = "yields"
-    """It starts after too many failures, and another one waits for its turn."""
+    """The engine starts after too many failures, and another one waits for its turn."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StopEngine:
-    """End the process group: terminate, after `grace_seconds` kill, then release the partition.
+    """End the process group: terminate, kill after `grace_seconds`, then release the partition.
 
-    With the reasons START_DEADLINE and FAILED the replica has failed; with any other it is stopped.
+    The reasons START_DEADLINE and FAILED make the replica failed; any other makes it stopped.
     """
 
     replica_id: str
@@ -209,12 +209,12 @@ class ReconcilePolicy:
     """Bounds of the reconciler, each with a name.
 
     Attributes:
-        start_deadline_seconds: vLLM's own start limit is 600 s; a little more is never needed.
-            Falling asleep and waking have no longer either.
+        start_deadline_seconds: vLLM's own start limit is 600 s, so more is never needed. The same
+            deadline holds for falling asleep and for waking.
         drain_deadline_seconds: longest wait for requests in flight.
         stop_grace_seconds: between terminate and kill.
         backoff_base_seconds, backoff_max_seconds: restart delay base x 2^(failures-1), capped.
-        max_starting: engines that may start at a time per device, those of profile jobs included.
+        max_starting: engines that may start at a time per device, including those of profile jobs.
     """
 
     start_deadline_seconds: float = 600.0

@@ -1,17 +1,17 @@
-"""What keeps a model from running: which obstacle it has, and when that is gone. Pure.
+"""Determines the obstacle that keeps a model from running, and when it is gone. Pure.
 
-A model has one obstacle at most, the first of these that the facts show:
+A model has at most one obstacle, the first of these that the facts show:
 
-1. Its kind of engine is not there. Gone once it is.
-2. Its files could not be fetched `HOPELESS_FAILURES` times in a row. They go on being tried.
-3. Its engine failed to start so often in a row, and none of that form serves on that hardware. Gone
-   with another release of the model, once an engine of it starts (as one that is profiled), and
-   after a while, for one more try: the pause doubles with each.
-4. Its profile failed, and nothing of it was measured or applied. Gone once a profile is asked for
-   anew. It keeps only plans that are made by themselves from placing it.
+1. Its kind of engine is not available. The obstacle is gone once the kind is.
+2. Its files could not be fetched `HOPELESS_FAILURES` times in a row. Fetching is still retried.
+3. Its engine failed to start as often in a row, and no engine of that form serves on that hardware.
+   The obstacle is gone with another release of the model, once an engine of it starts (such as one
+   that is profiled), and after a pause, for one more try. The pause doubles with each try.
+4. Its profile failed, and nothing of the model was measured or applied. The obstacle is gone once a
+   profile is asked for anew. It only keeps automatic plans from placing the model.
 
-Plans go without a model that has an obstacle, and say so; nothing of it is started. What serves
-already has none.
+Plans leave out a model that has an obstacle, and say so; none of its engines is started. A form
+that already serves has no obstacle.
 """
 
 import dataclasses
@@ -79,17 +79,17 @@ class Obstacle:
         return not self.places or not here.isdisjoint(self.places)
 
     def open(self, profiles: Iterable[Profile]) -> tuple[Profile, ...]:
-        """The profiles that may be planned with all the same."""
+        """The profiles that may be planned with despite the obstacle."""
         return tuple(p for p in profiles if not self.covers(p.variant, p.hardware))
 
     @property
     def only_by_itself(self) -> bool:
-        """Whether a plan that somebody asked for may place the model all the same."""
+        """Whether a plan that was explicitly asked for may still place the model."""
         return self.kind is ObstacleKind.PROFILE_FAILED
 
     @property
     def headline(self) -> str:
-        """What it keeps whom from, without what to do."""
+        """What the obstacle keeps from running and why, without what to do about it."""
         if self.only_by_itself:
             return f"{self.model} is not started by itself: {self.reason}"
         forms = sorted({variant for variant, _ in self.places if variant})
@@ -104,14 +104,14 @@ class Obstacle:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FailedStarts:
-    """One form of a model of which no engine starts on one kind of hardware.
+    """One form of a model whose engines do not start on one kind of hardware.
 
     Attributes:
-        release: what its engines are made of (`core.releases`); empty unknown.
+        release: what its engines are made of (`core.releases`); empty if unknown.
         error: of the last start.
-        since: of the first time it was given up, ISO 8601, UTC.
+        since: when the form was first given up, ISO 8601, UTC.
         at: monotonic seconds of the last failure.
-        rounds: how often it was given up.
+        rounds: how many times it was given up.
     """
 
     model: str
@@ -125,7 +125,7 @@ class FailedStarts:
 
     @property
     def retry_at(self) -> float:
-        """Monotonic seconds from which on it is tried once more."""
+        """Monotonic seconds from which one more start is tried."""
         pause = RETRY_BASE_SECONDS * 2.0 ** min(self.rounds - 1, _MAX_DOUBLINGS)
         return self.at + min(RETRY_MAX_SECONDS, pause)
 
@@ -137,15 +137,15 @@ def failed_starts(
     now: str,
     started_at: Mapping[str, float] = _NEVER,
 ) -> tuple[FailedStarts, ...]:
-    """Forms that do not start, after one more look at the engines.
+    """Return the forms that do not start, after one more look at the engines.
 
     Args:
-        known: after the look before.
-        replicas: all engines; their failures count only where they are of the present release.
-        release_of: of a model's form as it is registered; None where there is no such form.
+        known: the result of the previous look.
+        replicas: all engines; a failure counts only if its engine is of the present release.
+        release_of: release of a model's registered form; None if there is no such form.
         now: ISO 8601, UTC.
-        started_at: when an engine of a model last started elsewhere, monotonic seconds by name:
-            what failed before counts no more.
+        started_at: when an engine of a model last started elsewhere, monotonic seconds by name;
+            earlier failures count no more.
     """
     known = [one for one in known if one.at > started_at.get(one.model, -math.inf)]
     found = {_key(one): one for one in known}
@@ -180,7 +180,7 @@ def failed_starts(
 def _shows_that_it_starts(
     replica: ObservedReplica, release_of: Callable[[str, str], str | None]
 ) -> bool:
-    """An engine that is there to stay, made as the model's engines are made now."""
+    """Whether the engine has started, is there to stay, and is of the form's present release."""
     release = replica.placement.candidate.release
     return (
         replica.state in READY
@@ -201,13 +201,13 @@ def _place_of(placement: Placement) -> tuple[str, str, str]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of one model.
+    """Facts about one model.
 
     Attributes:
         ready: forms of which an engine serves or sleeps, by variant.
-        engine: why no engine of its kind can start, and what to do; None where one can.
-        unfetched: why files could not be fetched so often in a row, by variant.
-        unstarted: its forms that do not start.
+        engine: why no engine of its kind can start, and what to do; None if one can.
+        unfetched: why files could not be fetched `HOPELESS_FAILURES` times in a row, by variant.
+        unstarted: its forms whose engines do not start.
         measurable: a profile can be asked for.
     """
 
@@ -219,16 +219,16 @@ class Facts:
 
 
 def obstacle_of(model: str, facts: Facts, at: float, now: str) -> Obstacle | None:
-    """What keeps a model from running; None for nothing that is known.
+    """Return what keeps a model from running; None if nothing that is known does.
 
     Args:
         model: its name.
-        facts: of it.
+        facts: about the model.
         at: monotonic seconds now.
         now: the same, ISO 8601, UTC.
 
     Returns:
-        The obstacle; its reason is empty where `facts.unfetched` has none.
+        The obstacle; its reason is empty if a reason in `facts.unfetched` is.
     """
     if facts.engine is not None and not facts.ready:
         reason, hint = facts.engine
@@ -239,7 +239,7 @@ def obstacle_of(model: str, facts: Facts, at: float, now: str) -> Obstacle | Non
     if not places:
         return None
     reasons = [*[*missing.values()][:1], *map(_not_started, failed[:1])]
-    # One that is empty is not known just now: the caller has it from before.
+    # An empty reason is not known at the moment; the caller has it from before.
     reason = "; and ".join(one.rstrip(".") for one in reasons) + "." if all(reasons) else ""
     hint = "They are tried again by themselves."
     if not missing:
@@ -273,6 +273,6 @@ def profile_failed(model: str, job_id: str, error: str, since: str) -> Obstacle:
 
 
 def _ended(sentence: str) -> str:
-    """With a full stop, without the log lines that may follow it."""
+    """Return the sentence with a full stop, without the log lines that may follow it."""
     first = sentence.partition("\n")[0].strip() or "no diagnosis"
     return first if first.endswith((".", "!", "?")) else f"{first}."

@@ -1,7 +1,7 @@
-"""Operating points of a profile by name: knee, SLO, goodput, energy, throughput.
+"""Finds the operating points of a profile by name: knee, SLO, goodput, energy, throughput.
 
-Points that the KV cache limited are never named: their throughput is that of a smaller batch, and
-requests are preempted there. Of points that are equally good the smallest batch is taken, because
+A point that the KV cache limited is never chosen: its throughput is that of a smaller batch, and
+requests are preempted there. Of points that are equally good, the smallest batch is chosen, because
 it needs the least memory and answers soonest.
 """
 
@@ -18,19 +18,19 @@ NAMED: Final = (
     PointName.ENERGY,
     PointName.THROUGHPUT,
 )
-"""Those that say what they are; `PointName.DEFAULT` is one of them by the rule of the plan."""
+"""Names of one specific point each; `PointName.DEFAULT` is one of them by the rule of the plan."""
 
 
 def named_point(profile: Profile, name: PointName, slo: Slo | None) -> OperatingPoint | None:
-    """The operating point of that name, or None where the profile has none.
+    """The operating point of that name; None if the profile has none.
 
     - default: the knee; with an SLO, the largest batch up to the knee that holds it.
     - knee: the knee, whatever the SLO; where throughput still grew, the largest usable batch.
     - slo: the largest batch that holds the SLO, beyond the knee, too. None without an SLO.
-    - goodput: the highest goodput. It is what was measured where the profile was measured under
-      this SLO, else the throughput of the points whose percentiles hold it. None without an SLO.
+    - goodput: the highest goodput. It is the measured one if the profile was measured under this
+      SLO, else the throughput of the points whose percentiles hold it. None without an SLO.
     - energy: the least energy per output token, of the points that hold the SLO if there is one.
-      None where energy was not exposed.
+      None if energy was not exposed.
     - throughput: the highest throughput, of the points that hold the SLO if there is one.
     """
     usable = [point for point in profile.points if not point.kv_limited]
@@ -53,8 +53,8 @@ def named_point(profile: Profile, name: PointName, slo: Slo | None) -> Operating
 def goodput_req_per_s(profile: Profile, point: OperatingPoint, slo: Slo) -> float:
     """Requests/s of a point that hold the SLO.
 
-    A measured goodput counts only for the SLO it was measured under; for another one all requests
-    of a point whose percentiles hold it count, and none of the others'.
+    A measured goodput counts only for the SLO under which it was measured. For another SLO, all
+    requests of a point count if the point's percentiles hold that SLO, and none otherwise.
     """
     if point.goodput_req_per_s is not None and profile.slo == slo:
         return point.goodput_req_per_s

@@ -1,9 +1,9 @@
-"""Which models serve nothing for a while as a plan is applied, and for how long. Pure.
+"""Finds the models that serve nothing for a while as a plan is applied, and for how long. Pure.
 
-A walk over time in the order of `core.reconcile`: on each device the first of those that wait and
-fit starts; where none fits, what is replaced makes way for the first, drains, and then that one
-starts. The last serving replica of a model makes way only where nothing else goes on any more.
-Whatever of a model is replaced leaves once all of its new replicas serve.
+Simulates the order of `core.reconcile`: on each device the first waiting replica that fits starts.
+If none fits, replaced replicas make way for the first waiting one: they drain, and then that one
+starts. The last serving replica of a model makes way only if nothing else can go on any more. Old
+replicas of a model are drained once all of its new replicas serve.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from partitiond.core.plan import Placement, PlanDiff
 from partitiond.core.room import fits, overlap
 
 LONGEST_DRAIN_SECONDS: Final = 120.0
-"""As the reconciler's own deadline is."""
+"""The reconciler's own deadline is the same."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class Outage:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """How long the outage lasts."""
         return self.to_seconds - self.from_seconds
 
 
 def drain_seconds(placement: Placement) -> float:
-    """About how long a full replica takes to finish what it has: batch over throughput (Little)."""
+    """About how long a full replica takes to finish its requests: batch / throughput (Little)."""
     candidate = placement.candidate
     if candidate.capacity_req_per_s <= 0:
         return LONGEST_DRAIN_SECONDS
@@ -54,15 +54,15 @@ def outages(
     room: Mapping[str, int],
     seconds: Callable[[Placement], float],
 ) -> tuple[Outage, ...]:
-    """The outages that applying a plan brings, by when they begin.
+    """Return the outages that applying a plan causes, by when they begin.
 
-    A model of which nothing ran before, or nothing is wanted any more, has none.
+    A model has none if no replica of it ran before, or none is wanted any more.
 
     Args:
         diff: the changes.
-        order: what starts, first ones first (`core.start_order`).
+        order: placements to start, the first ones first (`core.start_order`).
         room: bytes that engines may hold, by device; devices that are gone are not listed.
-        seconds: until the engine of a placement serves.
+        seconds: time until the engine of a placement serves.
     """
     walk = _Walk(diff, order, room, seconds)
     walk.run()
@@ -70,7 +70,7 @@ def outages(
 
 
 class _Walk:
-    """The devices at one moment; local to `outages`."""
+    """The state of the devices at one moment; local to `outages`."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class _Walk:
         self._serial = itertools.count()
 
     def run(self) -> None:
-        """Until nothing happens any more."""
+        """Advance until nothing happens any more."""
         for device_id in self._room:
             self._begin(device_id, 0.0)
         for device_id in self._room:
@@ -115,7 +115,7 @@ class _Walk:
                 self._make_way(device_id, now)
 
     def _end_standstill(self, now: float) -> bool:
-        """Where nothing goes on any more, last replicas make way, too; whether any did."""
+        """At a standstill, let last replicas make way, too; return whether any did."""
         for device_id in self._room:
             self._make_way(device_id, now, last_ones=True)
         return bool(self._events)
@@ -129,11 +129,11 @@ class _Walk:
         if since is not None:
             self.found.append(Outage(model, since, now))
         replaced = {d for d, out in self._outgoing.items() if any(p.model == model for p in out)}
-        # Whoever was the last of this model may make way now.
+        # The replica that was the last of this model may make way now.
         return {placement.device_id} | replaced
 
     def _begin(self, device_id: str, now: float) -> None:
-        """Let go of what is replaced in full, and start the first that fits."""
+        """Drain the replicas of models that are fully replaced, and start the first that fits."""
         self._drain(now, [p for p in self._outgoing[device_id] if not self._left[p.model]])
         missing, held = self._missing[device_id], self._held[device_id]
         if device_id in self._starting:

@@ -1,4 +1,4 @@
-"""Partitions: the piece of a device that one replica gets. Kinds are siblings.
+"""Defines partitions: the piece of a device that one replica gets. The kinds are siblings.
 
 A partition here is a *size with a place*: `CpuCores` names its cores, `MigSlice` its start.
 `mode` tells the kinds apart when a partition is read back from JSON.
@@ -11,8 +11,8 @@ from partitiond.core.hardware import SharingMode
 from partitiond.core.units import Bytes
 
 SM_PERCENTS: Final = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
-"""MPS shares that plans may choose from where none was measured: fine where small models have their
-knee, coarse above."""
+"""MPS shares that plans may choose from if none was measured: fine-grained where small models have
+their knee, coarse above."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
-"""Whether a partition has its memory before an engine starts, and keeps to it afterwards. Pure.
+"""Checks a partition's memory: free before its engine starts, not exceeded afterwards. Pure.
 
-Nothing inside an engine enforces its footprint, so it is checked from outside. Before the start its
-whole budget has to be free beside what the neighbours were promised and do not hold yet. After the
-start it may hold its budget and a tolerance, as long as the neighbours' promises stay covered.
-While it serves it may hold its budget and the tolerance: the headroom of the plan covers that.
+Nothing inside an engine enforces its footprint, so it is checked from outside. Before the start the
+whole budget has to be free beside the memory that neighbours were promised and do not hold yet.
+After the start the engine may hold its budget and a tolerance, as long as the neighbours' promises
+stay covered. While it serves it may hold both: the headroom of the plan covers the tolerance.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ all overshoot by this much still fit together."""
 OVERSHOOT_BYTES: Final = 128 * MIB
 """Least tolerance: CUDA contexts of the same engine differ by about this much between drivers."""
 OUTGROWN_LOOKS: Final = 3
-"""Looks in a row that find an engine beyond its budget and the tolerance before it is told to go:
-one look may catch memory that is given back in the next moment. A guess, not a measurement."""
+"""Looks in a row that must find an engine beyond its budget and the tolerance before it has to go:
+a single look may catch memory that is released a moment later. A guess, not a measurement."""
 KV_SHORTFALL_SHARE: Final = 0.05
 KV_SHORTFALL_TOKENS: Final = 256
 """Two blocks of 128 tokens: a cache is made of whole blocks, and one of them holds no tokens."""
@@ -32,10 +32,10 @@ class GpuUse:
 
     Attributes:
         total_bytes: all of it.
-        reserved_bytes: what the driver keeps.
-        free_bytes: what an allocation could get.
-        processes: who holds what, as far as they can be told apart from here.
-        all_told: no process on it is missing from them.
+        reserved_bytes: memory that the driver keeps.
+        free_bytes: memory that an allocation could get.
+        processes: processes and what each holds, as far as they can be told apart from here.
+        all_told: whether `processes` lists every process on the GPU.
     """
 
     total_bytes: int
@@ -46,11 +46,11 @@ class GpuUse:
 
     @property
     def used_bytes(self) -> int:
-        """What processes hold together, told apart or not."""
+        """Memory that processes hold together, told apart or not."""
         return max(0, self.total_bytes - self.reserved_bytes - self.free_bytes)
 
     def held_by(self, pids: Sequence[int]) -> int | None:
-        """What these processes hold together; None where the driver tells it of none of them."""
+        """Memory that these processes hold together; None if the driver reports none of it."""
         known = [p.used_bytes for p in self.processes if p.pid in pids and p.used_bytes is not None]
         return sum(known) if known else None
 
@@ -60,8 +60,8 @@ class Neighbour:
     """An engine on the same device.
 
     Attributes:
-        budget_bytes: what its partition promises it.
-        held_bytes: what it holds now; None where the driver does not say.
+        budget_bytes: memory that its partition promises to it.
+        held_bytes: memory that it holds now; None if the driver does not say.
     """
 
     name: str
@@ -70,16 +70,16 @@ class Neighbour:
 
 
 def promised_bytes(neighbours: Sequence[Neighbour]) -> int:
-    """What neighbours may still take: promised to them and, as far as is known, not held yet."""
+    """Memory that neighbours may still take: promised and, as far as is known, not held yet."""
     return sum(
         max(0, n.budget_bytes - n.held_bytes) for n in neighbours if n.held_bytes is not None
     )
 
 
 def room_bytes(use: GpuUse, neighbours: Sequence[Neighbour]) -> int:
-    """What one more engine may take without taking it from a neighbour; negative: overdrawn.
+    """Memory for one more engine without taking it from a neighbour; negative if overdrawn.
 
-    Free memory, less what is promised and not held. Where the driver does not tell what a
+    This is the free memory less what is promised and not held. If the driver does not tell what a
     neighbour holds, the budgets of all have to fit as well, whatever is free at the moment.
     """
     room = use.free_bytes - promised_bytes(neighbours)
@@ -90,18 +90,18 @@ def room_bytes(use: GpuUse, neighbours: Sequence[Neighbour]) -> int:
 
 
 def tolerance_bytes(budget_bytes: int) -> int:
-    """By how much an engine may exceed its budget where nobody else needs it."""
+    """By how much an engine may exceed its budget if no other engine needs the memory."""
     return max(OVERSHOOT_BYTES, int(budget_bytes * OVERSHOOT_SHARE))
 
 
 def overshoot(
     budget_bytes: int, held_bytes: int, use: GpuUse, neighbours: Sequence[Neighbour]
 ) -> str:
-    """Why an engine that holds so much may not stay; empty when it may.
+    """Why an engine that holds this much may not stay; empty if it may.
 
     Args:
-        budget_bytes: its partition's.
-        held_bytes: what it holds, ready to serve.
+        budget_bytes: of its partition.
+        held_bytes: memory that it holds when it is ready to serve.
         use: of its device, now.
         neighbours: the other engines of the device.
     """
@@ -131,24 +131,24 @@ def outgrown(
     tolerance_bytes: int,
     looks: int = OUTGROWN_LOOKS,
 ) -> bool:
-    """Whether an engine that serves has outgrown its share of a device, and has to go.
+    """Whether a serving engine has outgrown its share of a device and has to go.
 
     Args:
-        budget_bytes: its partition's.
-        held_bytes: what it held at each look, oldest first.
-        tolerance_bytes: by how much it may exceed the budget for good.
-        looks: newest looks of which each has to find it beyond both.
+        budget_bytes: of its partition.
+        held_bytes: memory that it held at each look, oldest first.
+        tolerance_bytes: by how much it may exceed the budget permanently.
+        looks: newest looks that all have to find it beyond budget and tolerance.
     """
     newest = held_bytes[-looks:]
     return len(newest) == looks and min(newest) > budget_bytes + tolerance_bytes
 
 
 def kv_shortfall(planned_tokens: int, reported_tokens: int) -> str:
-    """Why an engine's KV cache is too small for its plan; empty when it is not, or not known.
+    """Why an engine's KV cache is too small for its plan; empty if it is not, or is not known.
 
     Args:
-        planned_tokens: what its KV bytes hold; 0 where that is not known.
-        reported_tokens: what it says; 0 where it does not.
+        planned_tokens: tokens that its KV bytes hold; 0 if that is not known.
+        reported_tokens: tokens that the engine reports; 0 if it does not.
     """
     if planned_tokens <= 0 or reported_tokens <= 0:
         return ""

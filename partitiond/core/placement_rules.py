@@ -1,4 +1,4 @@
-"""Where replicas of a model may be beyond what fits, and who goes first where not all fits."""
+"""Defines where replicas may be beyond what fits, and which models go first if not all fit."""
 
 import dataclasses
 import enum
@@ -14,7 +14,7 @@ class Isolation(enum.StrEnum):
     DEVICE = "device"
     """A device of its own."""
     HARDWARE = "hardware"
-    """Compute and memory that hardware keeps from others: a MIG slice, or a device of its own."""
+    """Compute and memory that the hardware isolates: a MIG slice, or a device of its own."""
 
 
 class FaultDomain(enum.StrEnum):
@@ -29,8 +29,8 @@ MAX_PRIORITY: Final = 2
 MAX_NAME: Final = 256
 """Characters of a name in a rule; host names have at most 253."""
 PRIORITY_FACTOR: Final = 100
-"""In sums over priorities, one request/s counts as so many of the priority below. Which plan is
-better where not everything fits does not follow from sums: the highest priority decides first."""
+"""In sums over priorities, one request/s counts as much as this many of the priority below. If not
+everything fits, sums do not tell which plan is better: the highest priority decides first."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

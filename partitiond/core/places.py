@@ -1,9 +1,9 @@
-"""Requests, and the places where they run, as `core.dispatch` sees them.
+"""Defines requests, and the places where they run, as `core.dispatch` sees them.
 
-A driver of the dispatcher has a class of its own for both: the proxy's places are counted by all
-its workers together, those of a simulated fleet are found by an index. `Places` is a plain
-collection of replicas, which the others inherit from; each of them changes how places are found
-and counted, and none changes a rule.
+Each driver of the dispatcher has its own class for both: the workers of the proxy count places
+together, and a simulated fleet finds places by an index. These classes inherit from `Places`, a
+plain collection of replicas. They change how places are found and counted, and none changes a
+rule.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from partitiond.core.fair_queue import FairQueue
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Share:
-    """Whose a request is, for fairness: an API key's id, weight and priority."""
+    """The owner of a request, for fairness: an API key's id, weight and priority."""
 
     key: str = ""
     weight: float = 1.0
@@ -34,12 +34,12 @@ class Request:
 
     Attributes:
         cost: what it takes from a replica; does not change while it waits or runs.
-        share: whose it is.
-        max_wait_seconds: longest wait the client allows; infinite where it says nothing.
-        tried: replicas that failed it.
-        prefer: replicas it would rather have, best first (see `core.affinity`).
-        entry: the dispatcher's: its place in the queue, or None.
-        held: the dispatcher's: it waits for a replica that is coming.
+        share: its owner.
+        max_wait_seconds: longest wait that the client allows; infinite if the client sets none.
+        tried: replicas on which it failed.
+        prefer: replicas that it prefers, best first (see `core.affinity`).
+        entry: set by the dispatcher: its place in the queue, or None.
+        held: set by the dispatcher: it waits for a replica that is coming.
     """
 
     __slots__ = ("cost", "entry", "held", "max_wait_seconds", "prefer", "share", "tried")
@@ -60,7 +60,7 @@ RequestT = TypeVar("RequestT", bound=Request)
 
 
 class Places(Generic[RequestT, LoadT]):
-    """The places of one model: a collection of replicas that nobody else sends requests to.
+    """The places of one model: a collection of replicas that only this dispatcher uses.
 
     Attributes:
         draw: numbers in [0, 1), which decide between replicas that are equally good.
@@ -80,7 +80,7 @@ class Places(Generic[RequestT, LoadT]):
         return self._loads
 
     def add(self, load: LoadT, request: RequestT) -> None:
-        """The request takes its place there."""
+        """Count the request as running on this replica."""
         raise NotImplementedError
 
     def serve(self) -> bool:
@@ -88,7 +88,7 @@ class Places(Generic[RequestT, LoadT]):
         return any(not load.draining for load in self.loads())
 
     def sequences_in_flight(self) -> int:
-        """In all replicas."""
+        """Sequences in flight on all replicas together."""
         return sum(load.sequences for load in self.loads())
 
     def waiting_elsewhere(self) -> tuple[int, int]:
@@ -98,13 +98,13 @@ class Places(Generic[RequestT, LoadT]):
     def join(
         self, queue: FairQueue[RequestT], entry: Waiting[RequestT], most: int, *, again: bool
     ) -> Waiting[RequestT] | None:
-        """Put an entry into the queue; whoever finds no place there (see `FairQueue.push`).
+        """Put an entry into the queue; return the entry without a place (see `FairQueue.push`).
 
         Args:
             queue: of this dispatcher.
-            entry: what joins.
-            most: entries of all queues for these places together.
-            again: it was admitted before.
+            entry: the entry that joins.
+            most: maximum number of entries in all queues for these places together.
+            again: the request was admitted before.
         """
         del most  # the queue's own bound
         return queue.push(entry, front=again)
@@ -112,14 +112,14 @@ class Places(Generic[RequestT, LoadT]):
     def start(
         self, request: RequestT, cost: Cost, slowness: Slowness, now: float, *, again: bool
     ) -> LoadT | None:
-        """Take a place for a request before which nobody waits here; None where there is none.
+        """Take a place for a request that no waiting one precedes; None if there is no place.
 
         Args:
-            request: it.
+            request: the request.
             cost: what it takes.
             slowness: of the replicas.
             now: monotonic seconds.
-            again: it was admitted before, so that it goes before those who wait.
+            again: it was admitted before, so it goes before waiting requests.
         """
         del again
         chosen = self._choose(request, cost, slowness, now)
@@ -130,11 +130,11 @@ class Places(Generic[RequestT, LoadT]):
     def take(
         self, queue: FairQueue[RequestT], slowness: Slowness, now: float
     ) -> tuple[Waiting[RequestT], LoadT] | None:
-        """Take a place for the next in the queue that may start, and take it out."""
+        """Take the next request that may start out of the queue, and a place for it."""
         return self._take_of(queue, self.loads(), slowness, now)
 
     def has_another_for(self, request: RequestT) -> bool:
-        """Whether a replica could take it that has not failed it yet, whatever the load."""
+        """Whether a replica that has not failed the request could take it, whatever the load."""
         return any(is_eligible(load, request.tried) for load in self.loads())
 
     def _choose(

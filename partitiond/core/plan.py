@@ -1,4 +1,4 @@
-"""Plans: placements of replicas on partitions, with predicted figures and a certificate."""
+"""Defines plans: placements of replicas on partitions, predicted figures and a certificate."""
 
 import dataclasses
 import enum
@@ -19,8 +19,8 @@ from partitiond.core.spec import (
 from partitiond.core.units import ZERO_BYTES, Bytes
 
 MOVE_PRICE: Final = 0.25
-"""What a move costs, in devices, where nothing else is asked for: a saved device may cost fewer
-than four moves, as each loads weights and runs two engines for a while."""
+"""Default price of a move, in devices: saving a device may cost fewer than four moves, because each
+move loads weights and runs two engines for a while."""
 MAX_MOVE_PRICE: Final = 100.0
 
 
@@ -96,7 +96,7 @@ class Candidate:
 def weights_of(candidate: Candidate) -> int:
     """Bytes of weights that a start has to load.
 
-    Of a candidate that was kept from before they were noted: all but its KV cache, rather too much.
+    For a candidate stored before they were noted: all but its KV cache, which is rather too much.
     """
     known = candidate.weights_bytes
     return known or max(0, candidate.memory_bytes - candidate.kv_cache_bytes)
@@ -104,11 +104,11 @@ def weights_of(candidate: Candidate) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelDemand:
-    """What the planner is asked for one model.
+    """The planner's input for one model.
 
-    `reason` is set where the model has no candidate at all (no profile yet, fits no device);
-    it then becomes the reason in `Unplaced`. `slo` bounds the latency of each replica at the
-    interference of the device it shares. `allow_outage` lets its last replica stop before another
+    `reason` is set if the model has no candidate at all (no profile yet, fits no device); it then
+    becomes the reason in `Unplaced`. `slo` bounds the latency of each replica at the interference
+    of the device that it shares. `allow_outage` lets the model's last replica stop before another
     one serves.
     """
 
@@ -125,7 +125,7 @@ class ModelDemand:
 
     @property
     def planned_weight(self) -> float:
-        """What one request/s counts where not everything fits: its weight, by its priority."""
+        """Value of one request/s if not everything fits: the weight, scaled by the priority."""
         return self.demand.weight * float(PRIORITY_FACTOR) ** self.rules.priority
 
 
@@ -133,27 +133,27 @@ class Objective(enum.StrEnum):
     """What the plan is good at, chosen by name."""
 
     MIN_DEVICES = "min-devices"
-    """Serve all demand on the fewest devices, of plans with as many the cheapest that is found;
-    models without a rate get one replica each, then whatever is free on the devices in use."""
+    """Serve all demand on the fewest devices; of plans with as few, take the cheapest one found.
+    Models without a rate get one replica each, then whatever is free on the devices in use."""
     MIN_PRICE = "min-price"
     """The same at the least price per hour."""
     MIN_POWER = "min-power"
     """The same with the least power that must be provided: the power limits of devices used."""
     MIN_ENERGY = "min-energy"
-    """The same at the least charge in watts: what devices draw idle, and each replica by its part
-    of its model's demand. Models without a rate get no further replicas."""
+    """The same at the least charge in watts: devices by their idle draw, and each replica by its
+    part of its model's demand. Models without a rate get no further replicas."""
     MAX_GOODPUT = "max-goodput"
     """The most planned requests/s from all devices, weighted, up to each model's demand."""
     MAX_MIN = "max-min"
-    """Max-min fairness: the worst served model, by share of its demand over its weight, as well
-    served as possible; then the most goodput."""
+    """Max-min fairness: serve the worst served model, by share of its demand over its weight, as
+    well as possible; then take the most goodput."""
     MAX_HEADROOM = "max-headroom"
-    """The largest factor by which all demands could grow at once and still be served, with what
-    of them has to survive a loss."""
+    """The largest factor by which all demands could grow at once and still be served, including the
+    part of them that has to survive a loss."""
 
     @property
     def is_cost(self) -> bool:
-        """Whether everything is served and the value is a cost, so that less is better."""
+        """Whether everything is served and the value is a cost, so less is better."""
         return self.value.startswith("min-")
 
 
@@ -173,17 +173,17 @@ class Placement:
 
     @property
     def form(self) -> str:
-        """The form of the model it runs, as "opt-125m", or "opt-125m:fp8" for a variant."""
+        """The form of the model that the replica runs: "opt-125m", or "opt-125m:fp8" (variant)."""
         return form_key(self.model, self.candidate.variant)
 
 
 def form_key(model: str, variant: str) -> str:
-    """Names one form of a model; neither part can hold a colon."""
+    """Name one form of a model; neither part can hold a colon."""
     return f"{model}:{variant}" if variant else model
 
 
 def model_of(form: str) -> str:
-    """The model that a form, named by `form_key`, is of."""
+    """The model of a form that was named by `form_key`."""
     return form.partition(":")[0]
 
 
@@ -265,24 +265,24 @@ class Certificate:
 
     @property
     def optimal_words(self) -> str:
-        """How it is said that a plan is optimal."""
+        """The words that say that the plan is optimal."""
         return "optimal for these estimates" if self.for_estimates else "proven optimal"
 
     @property
     def own_value(self) -> float:
-        """What the plan is worth by itself, whatever it moves."""
+        """The plan's value by itself, whatever it moves."""
         return self.value if self.value_without_moves is None else self.value_without_moves
 
     @property
     def priority_factor(self) -> float:
-        """What one weighted requests/s counts in `value` where one priority alone counts; else 1:
+        """Weight of one weighted request/s in `value` if a single priority counts; else 1, because
         sums over several priorities are no requests/s."""
         single = self.by_priority[0].priority if len(self.by_priority) == 1 else 0
         return float(PRIORITY_FACTOR) ** single
 
     @property
     def own_bound(self) -> float:
-        """No plan is worth more by itself, whatever it moves."""
+        """Bound on the value by itself: no plan is better, whatever it moves."""
         return self.bound if self.bound_without_moves is None else self.bound_without_moves
 
 
@@ -344,7 +344,7 @@ class ModelForecast:
 
     @property
     def headroom(self) -> float | None:
-        """Share of the demand that could come on top; None without a rate."""
+        """Share of the demand that could be added; None without a rate."""
         if not self.demand_req_per_s:
             return None
         return self.capacity_req_per_s / self.demand_req_per_s - 1
@@ -364,10 +364,10 @@ class Plan:
     created_at: str
     """ISO 8601, UTC."""
     asleep: tuple[Placement, ...] = ()
-    """Replicas of models that slept when it was made: where they stay, as they are when awake. The
-    room they left is not theirs any more; `placements` may use it."""
+    """Replicas of models that were asleep when it was made: their places, as they are when awake.
+    The room that they left is no longer theirs; `placements` may use it."""
     held_back: tuple[HeldBack, ...] = ()
-    """Models of which `placements` holds exactly what ran when it was made."""
+    """Models for which `placements` holds exactly what ran when the plan was made."""
 
     @property
     def wanted(self) -> tuple[Placement, ...]:
@@ -400,7 +400,7 @@ class PlanDiff:
 
     @property
     def touches_nothing_running(self) -> bool:
-        """Whether the plan may be applied by itself: it starts replicas and moves or stops none."""
+        """Whether the plan may be applied automatically: it moves and stops no running replica."""
         return not self.stop and not self.move
 
     @property
@@ -413,7 +413,7 @@ def same_engine(old: Placement, new: Placement) -> bool:
     """Whether a running replica can stay as it is under the new placement.
 
     Place, form of the model, memory, batch, KV cache and release decide what the engine was started
-    with; predicted figures may differ. A release that is not known is no other one.
+    with; predicted figures may differ. An unknown release does not count as another one.
     """
     return (
         old.model == new.model
@@ -427,7 +427,7 @@ def same_engine(old: Placement, new: Placement) -> bool:
 
 
 def other_release(old: Placement, new: Placement) -> bool:
-    """Whether both are of a release that is known, and not of the same."""
+    """Whether the releases of both are known and differ."""
     was, now = old.candidate.release, new.candidate.release
     return bool(was and now) and was != now
 

@@ -1,4 +1,4 @@
-"""What people ask of a plan beyond the plan itself, and the answers, as data."""
+"""Defines the questions that people can ask beyond the plan itself, and the answers, as data."""
 
 import dataclasses
 import math
@@ -23,15 +23,15 @@ SAME = 1e-6
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlanQuestion:
-    """What a plan is asked.
+    """A question to the planner.
 
     Attributes:
-        objective: what it is to be good at; None for the setting.
-        what_if: changes to plan for as well, each compared with the plan of what is.
-        constraints: what each rule, SLO, isolation and replica limit costs.
+        objective: what the plan is to be good at; None for the setting.
+        what_if: changes to plan for as well, each compared with the plan of the present situation.
+        constraints: whether to find what each rule, SLO, isolation and replica limit costs.
         explain: a model whose place is to be explained.
-        relax: where not everything fits, which demands conflict and what would make it fit.
-        fewest: the best plan whatever it moves as well, where the plan itself may be worse.
+        relax: if not everything fits, find which demands conflict and what would make all fit.
+        fewest: also make the best plan whatever it moves, if the plan itself may be worse.
         move_price: what a move costs (`planner.move_price`); None for the setting.
         allow_outage: models may have no replica for a while as the plan is applied.
     """
@@ -47,7 +47,7 @@ class PlanQuestion:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the plan itself is made as by the settings; what else is asked does not count."""
+        """Whether the plan itself is made by the settings; further questions do not count."""
         usual = PlanQuestion()
         return usual == dataclasses.replace(
             self, what_if=(), constraints=False, explain=None, relax=usual.relax, fewest=False
@@ -56,18 +56,18 @@ class PlanQuestion:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlanProgress:
-    """How far the answer is.
+    """Progress of an answer.
 
     Attributes:
         title: what is being planned, as "+2 a100-80gb".
-        step, steps: of the plans that are known to be made; the first one is the plan itself.
-        seconds: since this plan was begun.
-        objective: what `value` and `bound` speak of.
+        step, steps: position among the plans known to be made; the first one is the plan itself.
+        seconds: time since this plan was begun.
+        objective: what `value` and `bound` refer to.
         value: of the best plan so far; None before there is one.
-        bound: no plan is better; None before it is known.
+        bound: no plan is better than this; None before it is known.
         gap: |bound - value| / max(|value|, 1e-9); None while either is missing.
-        method: what found the plan, or is at work.
-        compiled: share of the search that is compiled, while that is done, once on a machine;
+        method: the method that found the plan, or that is at work.
+        compiled: compiled share of the search while it is being compiled (once on a machine);
             `seconds` stands still meanwhile. None otherwise.
     """
 
@@ -117,12 +117,12 @@ class PlanFigures:
 
     @property
     def served_share(self) -> float:
-        """Of what is wanted; 1 where nothing with a rate is."""
+        """Share of the wanted rate that is served; 1 if nothing with a rate is wanted."""
         return self.served_req_per_s / self.wanted_req_per_s if self.wanted_req_per_s else 1.0
 
 
 def figures_of(plan: Plan) -> PlanFigures:
-    """The plan's figures."""
+    """Return the plan's figures."""
     here = {p.device_id for p in plan.placements}
     used = [device for device in plan.devices if device.id in here]
     rated = [f for f in plan.forecasts if f.demand_req_per_s]
@@ -156,7 +156,7 @@ def _served(forecast: ModelForecast) -> float:
 
 
 def _total(values: Iterable[float | None]) -> float | None:
-    """The sum; None where one of them is not known."""
+    """The sum; None if one of the values is not known."""
     found = list(values)
     known = [value for value in found if value is not None]
     return math.fsum(known) if len(known) == len(found) else None
@@ -196,13 +196,13 @@ class Alternative:
 
     @property
     def is_no_gain(self) -> bool:
-        """Whether it is better than the plan of what is though the change only forbids: then that
-        was not the best one."""
+        """Whether the plan is better although its change only forbids something: then the plan of
+        the present situation was not the best one."""
         return self.forbids and (self.serves_all if self.gain is None else self.gain > 0)
 
     @property
     def serves_all(self) -> bool:
-        """Whether nothing is left without its place."""
+        """Whether every model has its whole place."""
         return self.figures is not None and not self.figures.unplaced
 
 
@@ -294,12 +294,12 @@ def alternative(
     *,
     with_plan: bool,
 ) -> Alternative:
-    """A plan under a change, beside the plan of what is.
+    """Compare a plan under a change with the plan of the present situation.
 
     Args:
-        base: None where there is no plan of what is.
+        base: plan of the present situation; None if there is none.
         outcome: of the change.
-        running: what starts, moves and stops is counted against.
+        running: placements against which starts, moves and stops are counted.
         with_plan: keep the whole plan.
     """
     if isinstance(outcome, Infeasible):
@@ -320,7 +320,7 @@ def alternative(
 
 
 def _gain(base: Plan | None, other: Plan) -> tuple[float | None, float | None, int | None]:
-    """How much better `other` is, and at most, by the proofs of both; and for which priority."""
+    """By how much `other` is better, by how much at most (proven), and for which priority."""
     if base is None or base.certificate.objective is not other.certificate.objective:
         return None, None, None
     old, new = _by_priority(base.certificate), _by_priority(other.certificate)
@@ -330,7 +330,7 @@ def _gain(base: Plan | None, other: Plan) -> tuple[float | None, float | None, i
         was, now = old.get(priority, (0.0, 0.0)), new.get(priority, (0.0, 0.0))
         gain = 0.0 if math.isclose(now[0], was[0], rel_tol=SAME) else sign * (now[0] - was[0])
         most = sign * (now[1] - was[0])
-        # What proof and plan leave open is a share of their values: rounding grows with these.
+        # A difference below this share of the values is rounding, which grows with the values.
         trifle = SAME * max(abs(was[0]), abs(now[0]))
         most = 0.0 if abs(most) <= trifle else most
         is_open = most > gain + trifle
@@ -340,6 +340,6 @@ def _gain(base: Plan | None, other: Plan) -> tuple[float | None, float | None, i
 
 
 def _by_priority(proof: Certificate) -> dict[int, tuple[float, float]]:
-    """Value and bound of each priority that counts; under other objectives of the plan."""
+    """Value and bound of each priority that counts; under other objectives those of the plan."""
     by = {p.priority: (p.value, p.bound) for p in proof.by_priority}
     return by or {0: (proof.own_value, proof.own_bound)}

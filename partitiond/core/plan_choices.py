@@ -1,8 +1,8 @@
-"""What a plan is worth against what it moves: the plans found, and the price at which each wins.
+"""Weighs the value of plans against their moves, and finds the prices of a move at which each wins.
 
-Where something runs already, a better plan mostly moves more. How much better it has to be for that
-is the price of a move, which is a matter of taste: so all of the plans are told between which only
-that price decides.
+If replicas already run, a better plan usually moves more of them. The price of a move says how much
+better the plan has to be for that. This price is a matter of taste, so the report lists all plans
+between which only the price decides.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 EQUAL = 1e-6
 """Values this close, as a share of the larger one, count as equal."""
 MOST_CHOICES = 5
-"""Choices that are told: more of them differ too little to choose between."""
+"""Choices that are reported; more of them would differ too little to choose between."""
 EARLY_MOVES = 8
-"""Moves as which it counts that a plan stops replicas early: at the default price as much as two
+"""Number of moves as which stopping replicas early counts: at the default price as much as two
 devices. Guessed: a few models serve less for a minute or two."""
 
 
@@ -23,10 +23,10 @@ class Against(enum.StrEnum):
     """What speaks against a plan beside its moves."""
 
     NEEDLESS_STOP = "needless-stop"
-    """It ends a replica before the one in its place can start, though a device is idle: that counts
-    as `EARLY_MOVES` more moves."""
+    """It ends a replica before the replacement can start, although a device is idle. That counts as
+    `EARLY_MOVES` more moves."""
     MOVE_BUDGET = "move-budget"
-    """It moves more than `planner.move_budget` allows, so that it is made at no price of a move."""
+    """It moves more than `planner.move_budget` allows, so it is made at no price of a move."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,21 +54,21 @@ class Choice:
 
     @property
     def proven(self) -> bool:
-        """Whether no plan that moves no more is worth more."""
+        """Whether it is proven that no plan that moves no more is worth more."""
         return math.isclose(self.value, self.bound, rel_tol=EQUAL, abs_tol=1e-9)
 
     @property
     def counted_moves(self) -> int:
-        """Its moves, and those as which it counts that it stops replicas early."""
+        """Its moves, plus `EARLY_MOVES` if it stops replicas early."""
         return self.moves + (EARLY_MOVES if self.against is Against.NEEDLESS_STOP else 0)
 
 
 def worth(choice: Choice, price: float, *, is_cost: bool) -> float:
-    """What a choice is worth where a move costs so much: more is better.
+    """Value of a choice at this price of a move; more is better.
 
     Args:
         choice: the plan.
-        price: of one move, in the objective's unit where that is a cost, else a share of the value.
+        price: of one move, in the objective's unit if that is a cost, else a share of the value.
         is_cost: whether less of the value is better.
     """
     if is_cost:
@@ -77,15 +77,15 @@ def worth(choice: Choice, price: float, *, is_cost: bool) -> float:
 
 
 def trade_off(found: Iterable[Choice], *, is_cost: bool, unit: float) -> tuple[Choice, ...]:
-    """The choices of which none is both better and moves less, the fewest moves first.
+    """Return the choices that no other one beats in both value and moves, fewest moves first.
 
-    The chosen one always is among them. Of more than `MOST_CHOICES` those stay that win at some
-    price, and of these the ones at both ends and next to the chosen one.
+    The chosen one is always among them. If there are more than `MOST_CHOICES`, those that win at
+    some price stay, and of these the ones at both ends and next to the chosen one.
 
     Args:
-        found: all plans that were found, one of them chosen.
+        found: all plans that were found; one of them is chosen.
         is_cost: whether less of the value is better.
-        unit: what a move costs where `planner.move_price` is 1, as `price` of `worth`.
+        unit: cost of a move if `planner.move_price` is 1, in the unit of `price` of `worth`.
     """
     sign = -1.0 if is_cost else 1.0
     ordered = sorted(found, key=lambda c: (c.counted_moves, -sign * c.value, not c.chosen))
@@ -116,7 +116,7 @@ def _same(one: Choice, other: Choice) -> bool:
 
 
 def _with_prices(one: Choice, front: Sequence[Choice], *, is_cost: bool, unit: float) -> Choice:
-    """The choice with the prices between which no other is worth more; they are straight lines."""
+    """The choice with the prices between which no other is worth more; values are linear."""
     low, high = 0.0, math.inf
     lost = False
     for other in front:
@@ -135,7 +135,7 @@ def _with_prices(one: Choice, front: Sequence[Choice], *, is_cost: bool, unit: f
 
 
 def _slope(one: Choice, *, is_cost: bool) -> float:
-    """What a choice loses as a move costs 1."""
+    """Value that a choice loses if a move costs 1."""
     return one.counted_moves * (1.0 if is_cost else one.value)
 
 
@@ -144,7 +144,7 @@ def _few(front: Sequence[Choice]) -> list[Choice]:
         return list(front)
     ends = {0, len(front) - 1}
     mine = [n for n, c in enumerate(front) if c.chosen]
-    # Those that win come first, and of them those next to the chosen one.
+    # Choices that win come first, and of them those next to the chosen one.
     order = sorted(
         range(len(front)),
         key=lambda n: (
@@ -159,10 +159,10 @@ def _few(front: Sequence[Choice]) -> list[Choice]:
 
 
 def runner_up(choices: Sequence[Choice], price: float, *, is_cost: bool) -> Choice | None:
-    """The best of the others that would win at another price; None where there is none.
+    """Return the best other choice that would win at another price; None if there is none.
 
     Args:
-        choices: as `trade_off` tells them.
+        choices: as `trade_off` returns them.
         price, is_cost: as for `worth`.
     """
     mine = next((c for c in choices if c.chosen), None)
@@ -173,7 +173,7 @@ def runner_up(choices: Sequence[Choice], price: float, *, is_cost: bool) -> Choi
 
 
 def prices_told(choice: Choice) -> str:
-    """Between which prices of a move a choice is the best of those found, in words."""
+    """Describe the prices of a move at which a choice is the best of those found, in words."""
     low, high = choice.wins_from, choice.wins_to
     if low is None:
         return "nothing"
@@ -183,7 +183,7 @@ def prices_told(choice: Choice) -> str:
 
 
 def price_between(choice: Choice) -> float | None:
-    """A price of a move at which a choice is the best of those found, and mostly the only one."""
+    """A price of a move at which a choice is the best of those found, and mostly the only best."""
     low, high = choice.wins_from, choice.wins_to
     if low is None:
         return None
@@ -193,14 +193,14 @@ def price_between(choice: Choice) -> float | None:
 
 
 def bound_within(moves: int, own: float, priced: float, price: float, *, whole: bool) -> float:
-    """No plan of so many moves at most costs less by itself.
+    """Return a lower bound on the cost by itself of every plan with at most this many moves.
 
-    What holds with the price of moves holds for few moves nearly without it.
+    A bound that includes the price of moves nearly holds without that price if moves are few.
 
     Args:
-        moves: at most.
+        moves: the most moves of a plan.
         own: no plan costs less by itself, whatever it moves.
-        priced: no plan costs less with the price of its moves.
+        priced: no plan costs less including the price of its moves.
         price: of one move.
         whole: whether costs are whole numbers, as devices are.
     """

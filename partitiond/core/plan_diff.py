@@ -1,9 +1,9 @@
-"""What applying a plan takes: how long, and the memory while old and new replicas both exist.
+"""Estimates what applying a plan takes: time, and memory while old and new replicas coexist.
 
-The order is that of `core.reconcile`: engines start one at a time on each device, what brings most
-goodput back first, devices at the same time; what is replaced drains only once its model's new
-replicas serve, unless a new replica has no room beside it: then it makes way first. Draining is
-counted for outages alone: requests take what they take.
+The order is that of `core.reconcile`. Engines start one at a time on each device, and on all
+devices in parallel; those that bring back most goodput start first. A replaced replica drains only
+once its model's new replicas serve, unless a new replica has no room beside it: then it makes way
+first. Draining counts for outages alone, because requests take as long as they take.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ from partitiond.core.room import fits, overlap
 from partitiond.core.start_order import NO_STAKES, Stakes, start_order
 
 START_SECONDS: Final = {DeviceKind.GPU: 40.0, DeviceKind.CPU: 20.0}
-"""An engine's start without its weights: imports, context, warm-up, on a GPU CUDA graphs. An
-assumption in the middle of what engines log; starts that were measured take its place."""
+"""Time to start an engine without its weights: imports, context, warm-up, CUDA graphs on a GPU. An
+assumption in the middle of what engines log; measured starts take its place."""
 LOAD_BYTES_PER_S: Final = 1e9
-"""Reading weights from a local NVMe disk into a device, assumed."""
+"""Rate at which weights are read from a local NVMe disk into a device; assumed."""
 
 
 class StepKind(enum.StrEnum):
@@ -78,7 +78,7 @@ class DeviceChange:
 
     @property
     def extra_bytes(self) -> int:
-        """Memory needed on the way beyond both ends."""
+        """Memory needed on the way beyond what is held before and after."""
         return max(0, self.peak_bytes - max(self.before_bytes, self.after_bytes))
 
 
@@ -106,10 +106,10 @@ class DiffCost:
 def start_seconds(
     placement: Placement, kind: DeviceKind, measured: Mapping[str, float]
 ) -> tuple[float, bool]:
-    """How long its engine takes to serve, and whether that was measured.
+    """How long an engine takes until it serves, and whether that was measured.
 
     Args:
-        placement: to start.
+        placement: of the engine to start.
         kind: of its device.
         measured: median start in seconds by model.
     """
@@ -124,13 +124,13 @@ def diff_cost(
     measured: Mapping[str, float] | None = None,
     stakes: Stakes = NO_STAKES,
 ) -> DiffCost:
-    """What it takes to go from what runs to a plan.
+    """Estimate what it takes to go from what runs to a plan.
 
     Args:
         diff: the changes.
-        devices: of the plan; a device of a running replica that is not among them has gone.
+        devices: of the plan; the device of a running replica that is not among them is gone.
         measured: as in `start_seconds`.
-        stakes: what starts are worth; how long they take is found here.
+        stakes: what starts are worth; their durations are found here.
     """
     kinds = {device.id: device.kind for device in devices}
     olds = {new.replica_id: old for old, new in diff.move}
@@ -174,7 +174,7 @@ def _order(diff: PlanDiff, new_ones: Sequence[Placement], stakes: Stakes) -> tup
 
 
 def _room(device: Device) -> int:
-    """What replicas may hold of a device, in bytes."""
+    """Bytes that replicas may hold on a device."""
     usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
     return max(0, usable - headroom_bytes(device.memory_bytes))
 
@@ -205,7 +205,7 @@ def _stopped(p: Placement) -> DiffStep:
 
 
 class _OnDevice:
-    """What one device holds while a plan is applied; local to `diff_cost`."""
+    """Partitions that a device holds while a plan is applied; local to `diff_cost`."""
 
     def __init__(self, device: Device, diff: PlanDiff, gone: Iterable[Placement]) -> None:
         self._device = device
@@ -216,7 +216,7 @@ class _OnDevice:
         self._room = _room(device)
 
     def start(self, placement: Placement) -> bool:
-        """Place it; whether something had to make way."""
+        """Place the replica; return whether another one had to make way."""
         wanted = placement.partition
         room = self._room - mode_overhead_bytes(wanted.mode)
         made_way = False
@@ -232,7 +232,7 @@ class _OnDevice:
         return made_way
 
     def change(self, seconds: float) -> DeviceChange:
-        """What happened here, all in all."""
+        """Sum up the changes on this device."""
         after = _bytes(self._held) - _bytes(self._leaving)
         return DeviceChange(self._device.id, self._before, after, self._peak, self._room, seconds)
 

@@ -1,7 +1,7 @@
-"""Plans by the kinds of device that they take, and the price of a kind at which another one wins.
+"""Compares plans by the kinds of device that they take, and by the prices at which each wins.
 
-Where nothing runs, what decides between plans that serve everything is what devices cost. As the
-price of one kind changes, the cost of each plan is a straight line.
+If nothing runs, the cost of devices decides between plans that serve everything. As the price of
+one kind changes, the cost of each plan is a straight line.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ TRIFLE = 1e-6
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OnKinds:
-    """What a plan takes.
+    """The devices that a plan takes.
 
     Attributes:
         kinds: devices by hardware.
-        price_per_hour: of them all.
-        wins: a kind of device, and the prices of one between which this is the cheapest plan found.
+        price_per_hour: of all these devices.
+        wins: a kind of device, and the prices between which this is the cheapest plan found.
     """
 
     kinds: Mapping[str, int]
@@ -29,20 +29,20 @@ class OnKinds:
 
     @property
     def devices(self) -> int:
-        """All of them."""
+        """Number of devices of all kinds."""
         return sum(self.kinds.values())
 
 
 def first_to_win(
     mine: OnKinds, found: Sequence[OnKinds], prices: Mapping[str, float]
 ) -> OnKinds | None:
-    """The plan that becomes the cheapest of all as one kind's price changes by the smallest share.
+    """Return the plan that becomes the cheapest with the smallest relative change of one price.
 
-    None where no price of a single kind, above zero, does it: as with plans that take the same
+    Returns None if no price above zero of a single kind does that, as with plans that take the same
     devices and more.
 
     Args:
-        mine: the plan, which is the cheapest at these prices.
+        mine: the plan that is the cheapest at these prices.
         found: other plans.
         prices: of one device of each kind.
     """
@@ -62,7 +62,7 @@ def first_to_win(
 def _cheapest_between(
     one: OnKinds, rivals: Sequence[OnKinds], kind: str, now: float
 ) -> tuple[float, float]:
-    """The prices of a kind between which a plan costs no more than any of its rivals."""
+    """Return the prices of a kind between which a plan costs no more than any of its rivals."""
     low, high = 0.0, math.inf
     for rival in rivals:
         more = one.kinds.get(kind, 0) - rival.kinds.get(kind, 0)
@@ -77,12 +77,12 @@ def _cheapest_between(
 
 
 def kinds_told(plan: OnKinds) -> str:
-    """The devices of a plan, in words."""
+    """Describe the devices of a plan in words."""
     return " and ".join(f"{count}x {kind}" for kind, count in sorted(plan.kinds.items()))
 
 
 def between_told(low: float, high: float) -> str:
-    """Prices in words, in three digits, rounded so that each of them lies between these."""
+    """Describe a range of prices in words, with three digits that are rounded into the range."""
     least, most = _rounded(low, math.ceil), _rounded(high, math.floor)
     if low <= 0:
         return f"below {most:.4g}"
@@ -94,7 +94,7 @@ def between_told(low: float, high: float) -> str:
 
 
 def _rounded(price: float, whole: Callable[[float], int]) -> float:
-    """In three digits; a price that has no more stays as it is, whatever floats make of it."""
+    """Round to three digits; a price without more digits stays, despite float errors."""
     if price <= 0 or math.isinf(price):
         return price
     step = 10.0 ** (math.floor(math.log10(price)) - 2)

@@ -1,4 +1,4 @@
-"""An architecture as an engine loads it: dtype, quantisation, precision of the KV cache."""
+"""Describes an architecture as an engine loads it: dtype, quantisation, KV cache precision."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ KV_CACHE_DTYPES: Final = ("auto", "fp8")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadQuantisation:
-    """What an engine does to 16-bit weights while it loads them.
+    """How an engine quantises 16-bit weights while it loads them.
 
     Attributes:
-        bytes_per_parameter: of a quantised parameter, its share of the scales included.
+        bytes_per_parameter: of a quantised parameter, including its share of the scales.
         experts_only: only routed experts are quantised.
-        fp8_arithmetic: it multiplies in fp8 where the hardware can.
+        fp8_arithmetic: the engine multiplies in fp8 if the hardware can.
     """
 
     bytes_per_parameter: float
@@ -33,7 +33,7 @@ LOAD_QUANTISATIONS: Final[Mapping[str, LoadQuantisation]] = {
     "fp8_per_tensor": LoadQuantisation(1.0, fp8_arithmetic=True),
     # A 32-bit scale for each block of 128 x 128 values.
     "fp8_per_block": LoadQuantisation(1.0 + 4 / 128**2, fp8_arithmetic=True),
-    # A 32-bit scale for each row, which has hundreds of values or thousands: nothing to count.
+    # A 32-bit scale for each row of hundreds or thousands of values: negligible.
     "fp8_per_channel": LoadQuantisation(1.0, fp8_arithmetic=True),
     "int8_per_channel_weight_only": LoadQuantisation(1.0, experts_only=True),
     # The older name of the same.
@@ -41,8 +41,8 @@ LOAD_QUANTISATIONS: Final[Mapping[str, LoadQuantisation]] = {
     # NF4 in blocks of 64 values with a 32-bit scale each.
     "bitsandbytes": LoadQuantisation(0.5 + 4 / 64),
 }
-"""Values of vLLM's `--quantization` for weights that are stored in 16 bits, in any version that is
-supported; which version has which is the engine's business (`engines.capabilities`)."""
+"""Values of vLLM's `--quantization` for weights that are stored in 16 bits, in any supported
+version; `engines.capabilities` knows which version has which value."""
 
 QUANTIZATIONS: Final = ("", *LOAD_QUANTISATIONS)
 """The same names, and the empty one for weights that are loaded as they are stored."""
@@ -112,16 +112,16 @@ def as_loaded(
     quantization: str = "",
     kv_cache_dtype: str = "auto",
 ) -> Architecture:
-    """All three together. Raises SpecError as they do."""
+    """Apply all three. Raises SpecError as they do."""
     loaded = with_quantization(with_dtype(architecture, dtype), quantization)
     return with_kv_cache_dtype(loaded, kv_cache_dtype)
 
 
 def dtype_on(hardware: HardwareSpec, dtype: str) -> str:
-    """The dtype an engine runs with on this hardware: "auto" is bfloat16 where it is there.
+    """The dtype that an engine runs with on this hardware: "auto" is bfloat16 if it has that.
 
     Raises:
-        SpecError: bfloat16 is asked of a GPU that has none.
+        SpecError: bfloat16 is asked for on a GPU that has none.
     """
     if dtype == "auto":
         return "bfloat16" if hardware.bfloat16 else "float16"

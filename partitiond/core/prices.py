@@ -1,4 +1,4 @@
-"""What tokens cost on a device, from prices that the user gives."""
+"""Computes what tokens cost on a device, from prices that the user gives."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from partitiond.core.errors import SpecError
 from partitiond.core.hardware import DeviceKind, HardwareSpec, find_hardware
 
 CPU = "cpu"
-"""Stands for this host's CPU in a price list, as on the command line."""
+"""The name of this host's CPU in a price list, as on the command line."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -17,19 +17,19 @@ class Prices:
 
     Attributes:
         per_hour: by hardware key; "cpu" is this host's CPU.
-        currency: what they are in; for display.
+        currency: of the prices; for display.
     """
 
     per_hour: Mapping[str, float]
     currency: str = ""
 
     def of(self, hardware: HardwareSpec) -> float | None:
-        """The price of one device an hour; None where the user gave none."""
+        """The price of one device per hour; None if the user gave none."""
         return self.per_hour.get(CPU if hardware.kind is DeviceKind.CPU else hardware.key)
 
 
 def prices_from(table: Mapping[str, object]) -> Prices:
-    """Prices from a parsed TOML file.
+    """Read prices from a parsed TOML file.
 
     Args:
         table: `[price_per_hour]` with a number for each kind of hardware, and on the top level
@@ -37,7 +37,7 @@ def prices_from(table: Mapping[str, object]) -> Prices:
 
     Raises:
         SpecError: a key is not known or names a MIG slice, a device has two prices, or a price is
-            no positive number.
+            not a positive number.
     """
     unknown = sorted(set(table) - {"price_per_hour", "currency"})
     listed = table.get("price_per_hour")
@@ -68,7 +68,7 @@ def prices_from(table: Mapping[str, object]) -> Prices:
 
 
 def _device_key(name: str) -> str:
-    """Raises SpecError: no such hardware, or a part of one."""
+    """Return a device's key. Raises SpecError if there is no such device, or for a part of one."""
     if name.strip().lower() == CPU:
         return CPU
     spec, slice_of_it = find_hardware(name)
@@ -81,7 +81,7 @@ def _device_key(name: str) -> str:
 
 
 def cost_per_million(price_per_hour: float, tokens_per_s: float) -> float | None:
-    """What a million tokens cost at this rate; None where there is no rate."""
+    """Cost of a million tokens at this rate; None if there is no rate."""
     if tokens_per_s <= 0:
         return None
     return price_per_hour / (tokens_per_s * 3600) * 1e6

@@ -1,9 +1,9 @@
-"""Two profiles side by side: whether they can be compared, and whether they differ by more than
-their intervals say.
+"""Compares two profiles: whether they can be compared, and whether they differ by more than their
+intervals.
 
-Two throughputs with independent 95 % half-widths h and k differ when they are further apart than
-sqrt(h^2 + k^2). Two percentiles differ when their intervals do not meet. Where an interval is not
-known (estimates, older files) nothing is claimed.
+Two throughputs with independent 95 % half-widths h and k differ if they are further apart than
+sqrt(h^2 + k^2). Two percentiles differ if their intervals do not overlap. If an interval is not
+known (estimates, older files), no difference is claimed.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ class Figure:
 
     Attributes:
         name: what it is, with its unit.
-        first, second: None where a profile does not have it.
-        ratio: second / first; None where it cannot be formed.
-        differs: whether the difference exceeds the intervals; None where these are not known.
+        first, second: None if a profile does not have it.
+        ratio: second / first; None if it cannot be formed.
+        differs: whether the difference exceeds the intervals; None if these are not known.
     """
 
     name: str
@@ -55,8 +55,8 @@ class ProfileDiff:
     """Two profiles, compared.
 
     Attributes:
-        incomparable: why their figures are not of the same thing; empty where they are.
-        differences: what else differs, which may be what is being compared.
+        incomparable: why their figures do not describe the same thing; empty if they do.
+        differences: what else differs; this may be what is being compared.
         figures: knee, X*, capacity, memory.
         points: batches that both have, ascending.
         only_first, only_second: batches that one of them has.
@@ -73,7 +73,7 @@ class ProfileDiff:
 
     @property
     def comparable(self) -> bool:
-        """Whether both say something about the same load on the same partition."""
+        """Whether both describe the same load on the same partition."""
         return not self.incomparable
 
 
@@ -85,7 +85,7 @@ _SAME_THING: Final[tuple[tuple[str, _Text], ...]] = (
     ("workload", lambda p: p.workload.key),
     ("structured output", lambda p: "yes" if p.structured_output else "no"),
 )
-"""What must be equal for figures to be of the same thing: the same load on the same resources."""
+"""Properties that must be equal for comparable figures: the same load on the same resources."""
 
 _ALSO: Final[tuple[tuple[str, _Text], ...]] = (
     ("model", lambda p: p.model),
@@ -130,7 +130,7 @@ def _unequal(
 
 
 def _other_pairs(first: Profile, second: Profile) -> tuple[str, ...]:
-    """Traces may look alike by their means and be others."""
+    """Report different traces that look alike by their means."""
     same_words = first.workload.key == second.workload.key
     if same_words and first.workload != second.workload:
         return (f"workload: two different traces, both {first.workload.key}",)
@@ -162,7 +162,7 @@ def _knee(first: Profile, second: Profile) -> Figure:
 
 
 def _best_half_width(profile: Profile) -> float:
-    """Of the point with the largest throughput, which X* was measured at."""
+    """Half-width at the point with the largest throughput, where X* was measured."""
     usable = [point for point in profile.points if not point.kv_limited]
     best = max(usable, key=lambda p: p.output_tokens_per_s, default=None)
     measured = profile.kind is ProfileKind.MEASURED and best is not None
@@ -193,7 +193,7 @@ def _point(first: OperatingPoint, second: OperatingPoint) -> PointDiff:
 
 
 def _throughput(name: str, first: tuple[float, float], second: tuple[float, float]) -> Figure:
-    """From (value, half-width) of both; a half-width of 0 is one that is not known."""
+    """Compare (value, half-width) of both; a half-width of 0 means that it is not known."""
     figure = _plain(name, first[0], second[0])
     if first[1] <= 0 or second[1] <= 0:
         return figure

@@ -1,29 +1,30 @@
-"""Requests after which a replica died: who may be sent to another one, and who may not.
+"""Decides which requests may be sent to another replica after their replica died.
 
-A request that kills its engine (a bug that one input meets) must not be carried from replica to
+A request that kills its engine (a bug that one input triggers) must not be carried from replica to
 replica: sent again it kills the next one, and a client library that repeats failed requests by
-itself does the same from outside. But engines also die by operators, drivers and the kernel's
-memory killer, and then those in flight are innocent and should be served elsewhere.
+itself does the same from outside. But engines also die by operators, drivers and the kernel's OOM
+killer. Then the requests in flight are innocent and should be served elsewhere.
 
-From one death it cannot be told which it was. What can be told is who *might* have done it. An
-engine reads a prompt within a step or two of its arrival, so one that kills does it then. Suspects
-are therefore the requests that the engine had in full and
+A single death does not show its cause. It only shows which requests *might* have caused it. An
+engine reads a prompt within a step or two of its arrival, so a request that kills its engine does
+so then. Suspects are therefore the requests that the engine had in full and
 
 - of which no token had come, if streamed; or
 - that were sent less than `suspect_seconds` ago, if not streamed (no token of them is ever seen).
 
-Everybody else on the dead replica is let go on as after any failure: requests not sent in full,
-whole answers that had been worked on for longer, and everybody when the death is known to come from
-outside (`external`: the daemon stopped, replaced or drained it). A kill of a busy replica so costs
-the few requests that were in their prefill, not all.
+All other requests on the dead replica continue as after any failure: requests not sent in full,
+whole answers that had been worked on for longer, and all requests when the death is known to come
+from outside (`external`: the daemon stopped, replaced or drained the replica). So a kill of a busy
+replica costs the few requests that were in their prefill, not all.
 
-Suspects are **not** sent to another replica; the client gets an error. And their fingerprints (a
-digest of model and body) are quarantined, since clients repeat: for `alone_seconds` when the
+Suspects are **not** sent to another replica; the client gets an error. Their fingerprints (a digest
+of model and body) are quarantined, since clients repeat requests: for `alone_seconds` when the
 request was the only suspect, as it then most likely is the cause; for `shared_seconds` when there
-were others. After that it is *on trial*: let through, one suspect of the model at a time, so that
-if it does kill again, nobody else is suspected with it. A fingerprint seen at a second death is
-quarantined for `repeat_seconds`, even if it had got further both times (so a request that kills
-late is found, though not before its second death). One that ends well is cleared. So:
+were others. After that a suspect is *on trial*: it is let through, one suspect of the model at a
+time, so that no other request is suspected with it if it does kill again. A fingerprint seen at a
+second death is quarantined for `repeat_seconds`, even if it had got further both times (so a
+request that kills late is found, though not before its second death). A fingerprint is cleared when
+its request ends well. Therefore:
 
 - a request that kills as it begins takes no second replica down by being retried, and while it is
   quarantined the same request is sent to no engine, whoever sends it;
@@ -32,13 +33,12 @@ late is found, though not before its second death). One that ends well is cleare
   sent;
 - an innocent suspect that is sent again is refused for `shared_seconds`, or, if it was alone, for
   `alone_seconds`. Both are short because a first death proves nothing: engines are killed from
-  outside far more often than by a request, and the second death is proof.
+  outside far more often than by a request, and only the second death is proof.
 
-What nobody has died of again for `repeat_seconds` is forgotten, and then nothing is paid any more:
-only while something is remembered do requests need a fingerprint.
-
-The answer is 422: client libraries repeat 5xx and 429 by themselves. Quarantines are per process;
-workers of one proxy should tell each other of deaths (`died` with the same arguments is enough).
+A fingerprint is forgotten after `repeat_seconds` without another death. Requests need a fingerprint
+only while one is remembered; otherwise there is no cost. The answer is 422, because client
+libraries repeat 5xx and 429 by themselves. Quarantines are per process; workers of one proxy should
+tell each other of deaths (`died` with the same arguments is enough).
 """
 
 import collections
@@ -54,23 +54,23 @@ _DIGEST_BYTES: Final = 16
 
 
 class Verdict(enum.StrEnum):
-    """What becomes of a request whose replica died under it."""
+    """Fate of a request whose replica died under it."""
 
     RETRY = "retry"
-    """As after any failure: another replica, within attempts and budget."""
+    """The request goes on as after any failure: to another replica, within attempts and budget."""
     REFUSE = "refuse"
-    """An error: it may be the cause."""
+    """The client gets an error, because the request may be the cause."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Exposure:
-    """A request that was in flight on a replica when that died.
+    """A request that was in flight on a replica when the replica died.
 
     Attributes:
         fingerprint: see `fingerprint`.
-        sent_seconds: how long ago the engine had all of it; None when it never had.
+        sent_seconds: how long ago the engine had received all of it; None if it never had.
         streamed: whether its first token would have been seen.
-        first_token: whether it was.
+        first_token: whether its first token was seen.
     """
 
     fingerprint: bytes
@@ -81,16 +81,16 @@ class Exposure:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class QuarantinePolicy:
-    """How long, and who is a suspect.
+    """Durations of a quarantine, and the bounds that define a suspect.
 
     Attributes:
-        suspect_seconds: an answer that is not streamed and was worked on for longer is none;
-            several times what a prefill takes.
+        suspect_seconds: a request that is not streamed is no suspect if it was worked on for
+            longer; several times what a prefill takes.
         alone_seconds: quarantine of a request that was the only suspect.
-        shared_seconds: of one of several.
-        repeat_seconds: of one seen at a second death; a death longer ago counts no more.
+        shared_seconds: quarantine of one of several suspects.
+        repeat_seconds: quarantine after a second death; an earlier death than that counts no more.
         trial_seconds: a trial that neither ended nor killed is over after this.
-        max_entries: fingerprints remembered; the oldest go first.
+        max_entries: fingerprints remembered; the oldest are dropped first.
     """
 
     suspect_seconds: float = 2.0
@@ -106,13 +106,13 @@ DEFAULT_QUARANTINE: Final = QuarantinePolicy()
 
 @dataclasses.dataclass(slots=True)
 class _Suspicion:
-    """Of one fingerprint.
+    """The suspicion against one fingerprint.
 
     Attributes:
-        deaths: at which it was there.
-        at: the last of them.
+        deaths: deaths at which it was in flight.
+        at: when the last of them was.
         until: end of its quarantine.
-        suspect: it may have been the cause; else it was only there.
+        suspect: it may have been the cause; else it was only in flight.
     """
 
     deaths: int
@@ -122,7 +122,7 @@ class _Suspicion:
 
 
 def fingerprint(model: str, body: bytes) -> bytes:
-    """What makes two requests the same: the model and the body, byte by byte."""
+    """Digest of what makes two requests the same: the model and the body, byte by byte."""
     digest = hashlib.blake2b(model.encode(), digest_size=_DIGEST_BYTES)
     digest.update(b"\0")
     digest.update(body)
@@ -130,7 +130,7 @@ def fingerprint(model: str, body: bytes) -> bytes:
 
 
 class Quarantine:
-    """One model's, or one process's. While nothing is suspected a request costs one look-up."""
+    """Quarantine of one model or process. While nothing is suspected, a check is one look-up."""
 
     def __init__(self, policy: QuarantinePolicy = DEFAULT_QUARANTINE) -> None:
         self.policy = policy
@@ -141,9 +141,9 @@ class Quarantine:
         return len(self._suspected)
 
     def check(self, fingerprint: bytes, now: float) -> Rejected | None:
-        """Why a request may not go to any replica now, or None. Asked before its first attempt.
+        """Why a request may not go to any replica now, or None. Called before its first attempt.
 
-        A suspect whose quarantine is over is on trial from here until it has ended.
+        A suspect whose quarantine is over is on trial from this call until it has ended.
         """
         self._forget_old(now)
         suspicion = self._suspected.get(fingerprint)
@@ -170,12 +170,12 @@ class Quarantine:
     def died(
         self, flights: Sequence[Exposure], now: float, *, external: bool = False
     ) -> tuple[Verdict, ...]:
-        """A replica's process has ended. What becomes of each request that was in flight on it.
+        """Record that a replica's process has ended; return the fate of each request in flight.
 
         Args:
-            flights: all of them.
+            flights: all requests that were in flight on the replica.
             now: monotonic seconds.
-            external: it was stopped from outside, so none of them did it.
+            external: the replica was stopped from outside, so no request caused its death.
         """
         if external:
             return (Verdict.RETRY,) * len(flights)
@@ -193,7 +193,7 @@ class Quarantine:
         )
 
     def ended(self, fingerprint: bytes, *, well: bool) -> None:
-        """A request ended other than by its replica's death; well: with its whole answer."""
+        """Record that a request ended and its replica lives; well: it got its whole answer."""
         if not self._suspected:
             return
         if well:
@@ -202,11 +202,11 @@ class Quarantine:
             self._trial = None
 
     def _forget_old(self, now: float) -> None:
-        """Those whose last death is so long ago that another would be a first one again."""
+        """Forget fingerprints whose last death is so old that another would count as a first."""
         policy = self.policy
         longest = max(policy.alone_seconds, policy.shared_seconds, policy.repeat_seconds)
         while self._suspected:
-            # The order is that of their last deaths, so the oldest stands first.
+            # The order is that of the last deaths, so the oldest comes first.
             name, oldest = next(iter(self._suspected.items()))
             if now - oldest.at < longest:
                 return

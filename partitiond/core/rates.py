@@ -1,21 +1,21 @@
-"""What an API key may use over time: requests and tokens a minute, at once, and per period.
+"""Enforces what an API key may use: requests and tokens a minute, at once, and per period.
 
 A minute's limits are token buckets of one minute's size: whatever a key did before, in any stretch
 of t seconds it is admitted at most one minute's amount plus t times the rate. Tokens are debited by
-estimate when a request is admitted and corrected by what it used when it ends; an estimate that was
-too low leaves the bucket in debt. A request of more tokens than the whole bucket is admitted when
-the bucket is full, and its debt is paid off before the next one.
+estimate when a request is admitted, and corrected by actual usage when the request ends; an
+estimate that was too low leaves the bucket in debt. A request of more tokens than the whole bucket
+is admitted when the bucket is full, and its debt is paid off before the next request.
 
 A budget is a sum over a UTC period (an hour, a day, a month, or for ever). It is reserved by
-estimate, too, so that many requests at once cannot pass it together.
+estimate, too, so that many requests at once cannot exceed it together.
 
 Several worker processes serve one key. Each keeps a row of plain numbers (`Usage`), cumulative for
-the buckets, and is told the sum of the others' rows: what they used since the last time is debited
-here as if it had been used here. So limits hold for all workers together, up to how old the rows
-are.
+the buckets, and is told the sum of the other workers' rows. What the others used since the last
+time is debited here as if it had been used here. So limits hold for all workers together, apart
+from the age of the rows.
 
-Two clocks, both arguments: `now` is monotonic seconds, for the buckets; `unix` is Unix seconds, for
-the periods.
+There are two clocks, both arguments: `now` is monotonic seconds, for the buckets; `unix` is Unix
+seconds, for the periods.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ _PERIOD_WORDS: Final = {
 
 
 def period_start(unix: float, period: BudgetPeriod) -> float:
-    """When the period began that holds this moment, Unix seconds; 0 for NEVER."""
+    """Start of the period that contains this moment, in Unix seconds; 0 for NEVER."""
     if period is BudgetPeriod.NEVER:
         return 0.0
     if period is BudgetPeriod.MONTH:
@@ -47,7 +47,7 @@ def period_start(unix: float, period: BudgetPeriod) -> float:
 
 
 def period_end(unix: float, period: BudgetPeriod) -> float | None:
-    """When the next one begins; None for NEVER."""
+    """Start of the next period, in Unix seconds; None for NEVER."""
     if period is BudgetPeriod.NEVER:
         return None
     if period is BudgetPeriod.MONTH:
@@ -64,14 +64,14 @@ def _month_start(unix: float, later: int) -> float:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Usage:
-    """What one worker counts of one key; a row of five numbers.
+    """One worker's counts for one key; a row of five numbers.
 
     Attributes:
-        requests: admitted since its start.
-        tokens: debited since its start, corrections included.
-        in_flight: running or waiting now.
-        budget_start: begin of the budget's period, Unix seconds.
-        budget_tokens: of the budget, used or reserved in that period.
+        requests: admitted since the worker's start.
+        tokens: debited since the worker's start, corrections included.
+        in_flight: requests running or waiting now.
+        budget_start: start of the budget's period, Unix seconds.
+        budget_tokens: tokens of the budget that are used or reserved in that period.
     """
 
     requests: float = 0.0
@@ -81,7 +81,7 @@ class Usage:
     budget_tokens: float = 0.0
 
     def __add__(self, other: "Usage") -> "Usage":
-        """Both together; of the budgets only the later period's counts."""
+        """Add both; of the budgets only the one of the later period counts."""
         start = max(self.budget_start, other.budget_start)
         return Usage(
             self.requests + other.requests,
@@ -92,11 +92,11 @@ class Usage:
         )
 
     def budget_in(self, start: float) -> float:
-        """Tokens of the budget in the period that began then."""
+        """Tokens of the budget in the period that began at `start`."""
         return self.budget_tokens if self.budget_start == start else 0.0
 
     def as_row(self) -> tuple[float, float, float, float, float]:
-        """As numbers, for a table that workers share."""
+        """The counts as numbers, for a table that workers share."""
         return (
             self.requests, self.tokens, self.in_flight, self.budget_start, self.budget_tokens
         )  # fmt: skip
@@ -110,8 +110,8 @@ class Allowed:
     """The receipt of an admitted request, for `KeyMeter.settle`.
 
     Attributes:
-        tokens: debited.
-        budget_start: period whose budget they were reserved in.
+        tokens: that were debited.
+        budget_start: start of the period in whose budget they were reserved.
     """
 
     tokens: float
@@ -123,9 +123,9 @@ class Bucket:
     """A token bucket of one minute's size.
 
     Attributes:
-        per_minute: rate, and size; 0 is no limit.
-        level: what may be taken at `at`; negative while in debt.
-        at: monotonic seconds.
+        per_minute: rate and size; 0 is no limit.
+        level: amount that may be taken at `at`; negative while in debt.
+        at: monotonic seconds of `level`.
     """
 
     per_minute: float
@@ -140,20 +140,20 @@ class Bucket:
             self.at = now
 
     def wait_seconds(self, amount: float) -> float:
-        """Time until so much may be taken, from the last `fill`; 0 when it may now."""
+        """Seconds from the last `fill` until this amount may be taken; 0 if it may be now."""
         if self.per_minute <= 0:
             return 0.0
         missing = min(amount, self.per_minute) - self.level
-        # A rounding error of a level must not refuse what is due.
+        # A rounding error of the level must not refuse what is due.
         return missing * 60 / self.per_minute if missing > 1e-9 * self.per_minute else 0.0
 
     def debit(self, amount: float) -> None:
-        """Take it; a negative amount is a refund, which never fills beyond the size."""
+        """Take an amount; a negative amount is a refund, which never fills beyond the size."""
         if self.per_minute > 0:
             self.level = min(self.per_minute, self.level - amount)
 
     def resize(self, per_minute: float) -> None:
-        """Another limit: what was used of the old one stays used, unless there was none."""
+        """Set another limit; what was used of the old one stays used, unless there was none."""
         used = self.per_minute - self.level if self.per_minute > 0 else 0.0
         self.level = min(per_minute, per_minute - used)
         self.per_minute = per_minute
@@ -170,7 +170,7 @@ class KeyMeter:
         self.usage = NO_USAGE
 
     def apply(self, rates: KeyRates, now: float) -> None:
-        """Other limits from now on; what was used stays used."""
+        """Set other limits from now on; what was used stays used."""
         for bucket, per_minute in (
             (self._requests, rates.requests_per_minute),
             (self._tokens, rates.tokens_per_minute),
@@ -188,10 +188,10 @@ class KeyMeter:
         others: Usage = NO_USAGE,
         service_seconds: float = 1.0,
     ) -> Allowed | Rejected:
-        """Whether the key may send this request now; when it may, it is debited.
+        """Whether the key may send this request now; if it may, the request is debited.
 
         Args:
-            tokens: estimate, prompt and output of all its sequences.
+            tokens: estimated prompt and output tokens of all its sequences.
             now: monotonic seconds.
             unix: Unix seconds.
             others: sum of the other workers' rows.
@@ -219,10 +219,10 @@ class KeyMeter:
         return Allowed(tokens, start)
 
     def settle(self, allowed: Allowed, actual_tokens: float, *, now: float, unix: float) -> None:
-        """A request ended, however: exactly once for each `Allowed`.
+        """Settle an ended request, however it ended: exactly once for each `Allowed`.
 
-        What it used more or less than estimated is corrected in the period it was admitted in; if
-        that is over, there is nothing left to correct.
+        The difference from the estimate is corrected in the period in which the request was
+        admitted; if that period is over, nothing is left to correct.
         """
         more = actual_tokens - allowed.tokens
         self._tokens.fill(now)
@@ -237,15 +237,15 @@ class KeyMeter:
         )
 
     def restore(self, budget: "BudgetUse") -> None:
-        """What was used of the budget before a restart; told to one of the workers only."""
+        """Restore what was used of the budget before a restart; for one of the workers only."""
         if budget.period is self.rates.budget_period:
             self.usage = dataclasses.replace(
                 self.usage, budget_start=budget.start, budget_tokens=budget.tokens
             )
 
     def _learn(self, others: Usage, now: float) -> None:
-        """Debit what the other workers took since they were last looked at."""
-        # Fewer requests than before: a worker was started again, and what it took is not known.
+        """Debit what the other workers took since the last call."""
+        # Fewer requests than before: a worker was restarted, and what it took is not known.
         known = others.requests >= self._seen.requests
         for bucket, seen, used in (
             (self._requests, self._seen.requests, others.requests),
@@ -282,7 +282,7 @@ class KeyMeter:
             "budget_exhausted",
             f"The key has used {used:.0f} of its {budget} tokens {_PERIOD_WORDS[period]}; "
             f"this request may need {tokens:.0f}.",
-            # Not bounded as other waits are: nothing helps before.
+            # Not bounded as other waits are, because no earlier attempt can succeed.
             None if end is None else max(1, math.ceil(end - unix)),
         )
 
@@ -308,12 +308,12 @@ class KeyMeter:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BudgetUse:
-    """What a key has used of its budget, to be kept over a restart.
+    """The used part of a key's budget, to be kept over a restart.
 
     Attributes:
         period: of the budget.
-        start: begin of the period, Unix seconds.
-        tokens: used in it, by all workers.
+        start: start of the period, Unix seconds.
+        tokens: used in the period, by all workers.
     """
 
     period: BudgetPeriod
@@ -322,14 +322,14 @@ class BudgetUse:
 
 
 def budget_use(rates: KeyRates, total: Usage) -> BudgetUse | None:
-    """What is worth keeping of the sum of all workers' rows; None without a budget."""
+    """Return the part of all workers' summed rows that is worth keeping; None without a budget."""
     if rates.token_budget <= 0 or total.budget_tokens <= 0:
         return None
     return BudgetUse(rates.budget_period, total.budget_start, total.budget_tokens)
 
 
 def budgets_to_dict(budgets: Mapping[str, BudgetUse]) -> dict[str, dict[str, str | float]]:
-    """As plain data, by key id."""
+    """Convert to plain data, by key id."""
     return {
         key: {"period": use.period.value, "start": use.start, "tokens": use.tokens}
         for key, use in budgets.items()
@@ -337,7 +337,7 @@ def budgets_to_dict(budgets: Mapping[str, BudgetUse]) -> dict[str, dict[str, str
 
 
 def budgets_from_dict(data: object) -> dict[str, BudgetUse]:
-    """The opposite. What makes no sense is left out: a damaged file must not stop the proxy."""
+    """Convert back. Entries that make no sense are left out: a bad file must not stop the proxy."""
     found: dict[str, BudgetUse] = {}
     if not isinstance(data, Mapping):
         return found

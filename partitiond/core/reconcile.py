@@ -1,38 +1,38 @@
-"""Reconcile: desired plan and observed host in, ordered actions out. A pure function.
+"""Reconciles the observed host with the desired plan into ordered actions. A pure function.
 
 Invariants (each is a property test):
 - once all actions are applied and the host is calm, the next call returns ();
-- what could not be observed is `Unknown`, and no action rests on it: nothing starts on a device
+- what could not be observed is `Unknown`, and no action relies on it: nothing starts on a device
   whose room is unknown and nothing there makes way; a drain with an unknown number of requests
   in flight waits for its deadline;
-- at most `max_starting` engines start, fall asleep or wake at a time per device, those that profile
-  jobs start among them;
-- engines never overlap: not in cores, memory slices or SM percent, and together they stay within
-  the memory the device has for engines; what is leased to a profile job is taken, too;
-- make before break where room allows: an engine that is replaced drains only once all wanted
-  replicas of its model serve, unless a wanted engine cannot start beside it; then it makes way,
-  for one start at a time per device, and not as the last one of its model while another is coming;
-- engines start in the order that brings most requests/s back by the second (`core.start_order`),
-  those whose starts failed after those whose did not; one that starts after too many failures is
-  stopped for another that waits for its turn;
-- nothing starts that is withheld;
+- per device, at most `max_starting` engines start, fall asleep or wake at a time, including those
+  that profile jobs start;
+- engines never overlap in cores, memory slices or SM percent, and together they stay within the
+  memory that the device has for engines; partitions leased to a profile job count as taken;
+- make-before-break where room allows: a replaced engine drains only once all wanted replicas of its
+  model serve, unless a wanted engine cannot start beside it; then the replaced one makes way, for
+  one start at a time per device, but not as the last one of its model while another is coming;
+- engines start in the order that restores most requests/s per second of starting
+  (`core.start_order`), those whose starts failed after the others; an engine that starts after too
+  many failures is stopped for another one that waits for its turn;
+- no withheld replica is started;
 - an engine is stopped only when nothing is in flight or its drain deadline has passed; a draining
-  replica gets no request (`routing_from` says so to the proxy);
+  replica gets no request (`routing_from` tells the proxy);
 - a replica that failed starts again after base x 2^(failures - 1) seconds, capped;
 - an engine of a model that is to be asleep falls asleep only when nothing is in flight, however
-  long that takes, and is woken only where its whole partition fits; one that cannot sleep is
-  drained and stopped instead. Nothing of such a model is started;
+  long that takes, and is woken only where its whole partition fits; an engine that cannot sleep is
+  drained and stopped instead. No engine of such a model is started;
 - an engine that has outgrown its share is drained although it is wanted, and started again once
-  nothing of it is left; of one model one at a time, while no other engine of it comes, leaves or
-  is about to start;
+  nothing of it is left; per model this happens to one engine at a time, while no other engine of
+  the model comes, leaves or is about to start;
 - all engines of a faulted device are ended, and nothing starts, sleeps or wakes there;
-- an engine that nobody asked for is drained and stopped, never one that could not be identified
+- an engine that is not wanted is drained and stopped, but never one that could not be identified
   (only identified engines are in the observation).
 
-Names: a replica keeps its id when it moves, so for a while two engines may carry one replica id.
-An engine is therefore identified by (replica id, generation), and every action on an engine that
-exists names both. An engine *is* the wanted one when `same_engine` holds for what it was started
-with; every other engine of that id is on its way out.
+A replica keeps its id when it moves, so for a while two engines may carry one replica id. An engine
+is therefore identified by (replica id, generation), and every action on an existing engine names
+both. An engine *is* the wanted one if `same_engine` holds for what it was started with; every other
+engine of that id is on its way out.
 """
 
 import dataclasses
@@ -122,21 +122,21 @@ def backoff_seconds(failures: int, policy: ReconcilePolicy) -> float:
 
 
 def failures_after(failures: int, served_seconds: float, policy: ReconcilePolicy) -> int:
-    """The count after one more failure; it starts anew once an engine served for the longest delay.
+    """The count after one more failure; it restarts once an engine served for the longest delay.
 
-    Otherwise an engine that dies once a day would end at the longest delay for ever.
+    Otherwise an engine that dies once a day would stay at the longest delay for ever.
     """
     return 1 if served_seconds >= policy.backoff_max_seconds else failures + 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Pass:
-    """What one call looks at.
+    """The inputs of one call, and what follows from them.
 
     Attributes:
-        asleep: level by model that is to sleep.
+        asleep: level of sleep, by model that is to sleep.
         current: the engine that fulfils each wanted placement, by replica id.
-        outgoing: engines that are not wanted and not on their way out yet.
+        outgoing: engines that are not wanted and not yet on their way out.
         stakes: what starting an engine is worth.
     """
 
@@ -156,7 +156,7 @@ def reconcile(
     asleep: Mapping[str, int] = _NOBODY,
     stakes: Stakes = NO_STAKES,
 ) -> tuple[Action, ...]:
-    """What to do next so that the host comes to run `desired`, and nothing else.
+    """Return the next actions, so that the host comes to run `desired` and nothing else.
 
     The actions may be applied in order and at once; then observe and call again.
 
@@ -165,7 +165,7 @@ def reconcile(
         observation: the host.
         policy: bounds.
         asleep: level of sleep of the models that are to sleep, by name.
-        stakes: what starting an engine is worth, and takes.
+        stakes: what starting an engine is worth, and how long it takes.
     """
     current = current_engines(desired, observation.replicas, asleep)
     kept = {key_of(replica) for replica in current.values()}
@@ -186,7 +186,7 @@ def current_engines(
 ) -> dict[str, ObservedReplica]:
     """The engine that fulfils each wanted placement, by replica id: readiest first, oldest first.
 
-    Of a model that is to sleep, one that cannot fulfils nothing; of one at zero none does.
+    If a model is to sleep, an engine that cannot sleep fulfils nothing; at zero no engine does.
     """
     wanted = {placement.replica_id: placement for placement in desired}
     found: dict[str, ObservedReplica] = {}
@@ -207,7 +207,7 @@ def current_engines(
 def awaiting_restart(
     placement: Placement, replicas: Iterable[ObservedReplica]
 ) -> ObservedReplica | None:
-    """The newest failed or stopped record of just this placement, whose back-off counts."""
+    """The newest failed or stopped record of exactly this placement; its back-off counts."""
     dead = [
         replica
         for replica in replicas
@@ -219,7 +219,7 @@ def awaiting_restart(
 
 
 def _forgets(here: _Pass) -> list[Action]:
-    """Records without a process that no restart will take up."""
+    """Forget records without a process that no restart will take up."""
     replicas = here.seen.replicas
     awaiting = {
         key_of(record)
@@ -235,7 +235,7 @@ def _forgets(here: _Pass) -> list[Action]:
 
 
 def _stops(here: _Pass, yielding: set[tuple[str, str]]) -> list[Action]:
-    """Engines to end now: drained, late, broken, yielding, or not wanted and serving nobody."""
+    """End engines that are drained, late, broken, yielding, or not wanted and not serving."""
     unwanted = {key_of(replica) for replica in here.outgoing}
     actions: list[Action] = []
     for replica in here.seen.replicas:
@@ -257,7 +257,7 @@ def _stop_reason(replica: ObservedReplica, unwanted: bool, here: _Pass) -> StopR
     age = here.seen.now - replica.state_since
     if state in _SERVES_NOBODY and unwanted:
         return StopReason.NOT_WANTED
-    # Who starts or wakes the engine keeps the deadline and has a diagnosis; this is the backstop.
+    # The task that starts or wakes the engine keeps the deadline and diagnoses; this is a backstop.
     overdue = age >= policy.start_deadline_seconds + policy.stop_grace_seconds
     if state is ReplicaState.STARTING and overdue:
         return StopReason.START_DEADLINE
@@ -271,8 +271,8 @@ def _stop_reason(replica: ObservedReplica, unwanted: bool, here: _Pass) -> StopR
 
 
 def _drains(here: _Pass, making_way: set[tuple[str, str]], begun: Sequence[Action]) -> list[Action]:
-    """Engines that serve and are not wanted: after their replacements serve, or to make way; and
-    engines that take memory of their neighbours.
+    """Drain serving engines that are not wanted, once their replacements serve or to make way; and
+    engines that take memory from their neighbours.
     """
     incomplete = _incomplete(here)
     faulted = here.seen.faulted
@@ -297,13 +297,13 @@ def _drains(here: _Pass, making_way: set[tuple[str, str]], begun: Sequence[Actio
 
 
 def _outgrown(here: _Pass, changing: set[str]) -> set[tuple[str, str]]:
-    """Engines that hold more than their share and leave now. Whatever makes one engine of a model
-    grow makes its others grow as well: they go one after the other, so that the model is served.
-    A model that is to sleep gives its memory back by that.
+    """Engines that hold more than their share and leave now. What makes one engine of a model grow
+    makes its other engines grow as well, so they leave one after the other and the model is served.
+    A model that is to sleep gives its memory back by falling asleep.
 
     Args:
         here: the pass.
-        changing: models of which an engine is begun or drained in this pass.
+        changing: models of which an engine is started or drained in this pass.
     """
     found: dict[str, tuple[str, str]] = {}
     for replica in here.seen.replicas:
@@ -319,13 +319,13 @@ def _outgrown(here: _Pass, changing: set[str]) -> set[tuple[str, str]]:
         or (replica.state in LIVE and replica.placement.device_id in here.seen.faulted)
     }
     missing = {p.model for p in here.desired if p.replica_id not in here.current}
-    # Of a model whose missing replica cannot start now, nobody knows how long that lasts.
+    # If a model's missing replica cannot start now, it is not known how long that lasts.
     stay = under_way | changing | (missing - _blocked(here)) | here.asleep.keys()
     return {key for model, key in found.items() if model not in stay}
 
 
 def _incomplete(here: _Pass) -> frozenset[str]:
-    """Models of which something that is wanted awake does not serve."""
+    """Models of which a replica that is wanted awake does not serve."""
     return frozenset(
         placement.model
         for placement in here.desired
@@ -338,7 +338,7 @@ def _incomplete(here: _Pass) -> frozenset[str]:
 
 
 def _may_start(placement: Placement, here: _Pass) -> bool:
-    """Whether nothing but room is missing: it is wanted awake, files on disk, back-off over."""
+    """Whether only room is missing: the replica is wanted awake, files on disk, back-off over."""
     if placement.model in here.asleep or placement.form in here.seen.not_ready:
         return False
     if placement.replica_id in here.seen.withheld or _held_by_outgrown(placement, here):
@@ -351,7 +351,7 @@ def _may_start(placement: Placement, here: _Pass) -> bool:
 
 
 def _held_by_outgrown(placement: Placement, here: _Pass) -> bool:
-    """Whether its place is held by an engine that takes more than the place has."""
+    """Whether an engine that outgrew the replica's place still holds that place."""
     return bool(here.seen.outgrown) and any(
         replica.replica_id == placement.replica_id
         and replica.placement.device_id == placement.device_id
@@ -362,10 +362,10 @@ def _held_by_outgrown(placement: Placement, here: _Pass) -> bool:
 
 
 def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]], set[tuple[str, str]]]:
-    """Engines to rest, put to sleep, wake and start now; those that must make way for a start; and
-    those that start and yield their turn.
+    """Return the actions that rest, put to sleep, wake and start engines now; the engines that must
+    make way for a start; and those that start and yield their turn.
 
-    Falling asleep frees memory, so it goes before waking; waking is quick, so it goes before
+    Falling asleep frees memory, so it precedes waking; waking is quick, so it precedes
     starting.
     """
     seen, policy = here.seen, here.policy
@@ -397,8 +397,8 @@ def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]], set[tuple[s
 def _yielding(
     here: _Pass, missing: tuple[Placement, ...], rooms: Iterable[DeviceRoom]
 ) -> set[tuple[str, str]]:
-    """Engines that start after too many failed starts while others, that failed less, wait for
-    nothing but their turn: a start that hangs until its deadline must not keep them.
+    """Engines that start after too many failed starts while others that failed less wait only for
+    their turn: a start that hangs until its deadline must not keep them waiting.
     """
     hopeless = [
         replica
@@ -425,10 +425,10 @@ def _failed_starts(placement: Placement, here: _Pass) -> int:
 
 
 def _missing(here: _Pass) -> tuple[Placement, ...]:
-    """What may start now but for room, in the order in which it should: what failed to start last.
+    """Placements that lack nothing but room, in the order in which to start; failed starts last.
 
-    An engine that is on its way out for its own replacement counts as if it served still:
-    otherwise another one would make way for its model, now the neediest, before the first start.
+    An engine that is on its way out for its own replacement counts as if it still served. Otherwise
+    another one would make way for its model, now the neediest, before the first start.
     """
     missing = [p for p in here.desired if p.replica_id not in here.current and _may_start(p, here)]
     ids = {placement.replica_id for placement in missing}
@@ -448,11 +448,11 @@ def _missing(here: _Pass) -> tuple[Placement, ...]:
 
 
 def _needed(here: _Pass, begun: Iterable[str]) -> frozenset[tuple[str, str]]:
-    """The last serving engines of models of which another one is just coming, or cannot come now:
-    none makes way.
+    """The last serving engines of models of which another engine is just coming, or cannot come
+    now: none of them makes way.
 
-    While anything is under way it is the last ones of all models: what waits for room may get it
-    without an outage.
+    While anything is under way, these are the last engines of all models: a replica that waits for
+    room may get it without an outage.
     """
     seen = here.seen
     coming = {r.placement.model for r in here.current.values() if r.state in _READYING}
@@ -475,9 +475,9 @@ def _needed(here: _Pass, begun: Iterable[str]) -> frozenset[tuple[str, str]]:
 
 
 def _blocked(here: _Pass) -> frozenset[str]:
-    """Models of which a replica cannot start now, whatever makes way for it: its files are not
-    there, its start failed just now, it is withheld, its device is broken, gone or not to be seen;
-    or it has no room beside the last engine of another such model.
+    """Models of which a replica cannot start now, whatever makes way for it: its files are missing,
+    its start failed just now, it is withheld, its device is broken, gone or not observable; or it
+    has no room beside the last engine of another such model.
     """
     room = {
         device_id: free
@@ -502,7 +502,7 @@ def _blocked(here: _Pass) -> frozenset[str]:
 
 
 def _staying(device_id: str, blocked: Container[str], here: _Pass) -> list[Partition]:
-    """What is held on a device, also once all has made way that may."""
+    """Partitions held on a device even after every engine that may make way has done so."""
     kept = {key_of(replica) for replica in here.current.values()}
     return [
         *(lease for lease in here.seen.leases if lease.device_id == device_id),
@@ -521,7 +521,7 @@ def _serves(replica: ObservedReplica) -> bool:
 
 
 def _rests(here: _Pass) -> list[Action]:
-    """What is to sleep finishes first; what only rests and is wanted awake serves again."""
+    """Let engines that are to sleep finish first; let resting ones that are wanted serve again."""
     actions: list[Action] = []
     for replica in here.current.values():
         if replica.ending or replica.placement.device_id in here.seen.faulted:

@@ -1,8 +1,8 @@
-"""Releases of a model: what its engines are made of, which of them serves, and the way back. Pure.
+"""Tracks the releases of a model: which one serves, and which one to go back to. Pure.
 
-A release is a specification as far as engines differ by it: source and revision, weights, engine
-options, kind of engine, variants. Demand, SLO, placement rules, names and limits are of the model
-and stay what they are when it goes back to an earlier release.
+A release is the part of a specification by which engines differ: source and revision, weights,
+engine options, kind of engine, variants. Demand, SLO, placement rules, names and limits belong to
+the model, and stay as they are when the model goes back to an earlier release.
 """
 
 import dataclasses
@@ -17,19 +17,19 @@ from partitiond.core.replica import ReplicaState
 from partitiond.core.spec import EngineOptions, ModelSpec
 
 ROLL_BACK_AFTER: Final = HOPELESS_FAILURES
-"""Starts of a new release, or fetches of its files, that fail in a row before it is given up."""
+"""Failed starts of a new release, or of fetches of its files, in a row before it is given up."""
 
 
 class ReleaseState(enum.StrEnum):
     """Where a release is in its life."""
 
     COMING = "coming"
-    """It is to take the place of the one that serves; not all of its replicas serve yet."""
+    """It is to replace the release that serves; not all of its replicas serve yet."""
     SERVING = "serving"
     REPLACED = "replaced"
-    """It served, and another one took its place."""
+    """It served, and another release replaced it."""
     FAILED = "failed"
-    """Its engines did not become ready, or it was given up before they were."""
+    """Its engines did not become ready, or it was given up before they did."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,10 +49,10 @@ class Release:
 
 
 def engine_parts(spec: ModelSpec) -> tuple[object, ...]:
-    """What an engine of this form is started with, as far as the user chose it.
+    """The part of what an engine of this form is started with that the user chose.
 
-    Sleep mode may change under an engine: one that was started without it is stopped instead of
-    put to sleep, and has it from its next start on.
+    Sleep mode may change while an engine runs: an engine that was started without it is stopped
+    instead of put to sleep, and has it from its next start on.
     """
     engine = dataclasses.replace(spec.engine, sleep_mode=False)
     return (spec.source, spec.weights, engine, spec.engine_kind)
@@ -61,8 +61,8 @@ def engine_parts(spec: ModelSpec) -> tuple[object, ...]:
 def release_of(form: ModelSpec) -> str:
     """Digest of a form of a model (`ModelSpec.as_variant`): the same for the same engines.
 
-    Options that are as they are by default are left out, so that a later version that knows more
-    of them finds the same digest.
+    Options with default values are left out, so that a later version with more options finds the
+    same digest.
     """
     engine = dataclasses.replace(form.engine, sleep_mode=False)
     usual = EngineOptions()
@@ -77,7 +77,7 @@ def release_of(form: ModelSpec) -> str:
 
 
 def same_release(one: ModelSpec, other: ModelSpec) -> bool:
-    """Whether engines of all forms of both are made of the same."""
+    """Whether the engines of all forms of both are made of the same parts."""
     return releases_of(one) == releases_of(other)
 
 
@@ -102,7 +102,7 @@ def gone_back(spec: ModelSpec, release: ModelSpec) -> ModelSpec:
 
 
 class Verdict(enum.Enum):
-    """What is to be done about a release that is coming."""
+    """Decision about a release that is coming."""
 
     WAIT = "wait"
     ARRIVED = "arrived"
@@ -115,15 +115,15 @@ def judge(
     replicas: Sequence[ObservedReplica],
     unfetched: Mapping[str, int],
 ) -> Verdict:
-    """Whether a coming release has come, or will not.
+    """Decide whether a coming release has arrived, or will not.
 
-    It has come when all replicas of the model that are wanted are of it and serve; it will not
-    when one failed so often in a row, or its files could not be fetched so often, and none serves.
+    It has arrived when all wanted replicas of the model are of it and serve. It will not when one
+    failed, or its files could not be fetched, `ROLL_BACK_AFTER` times in a row, and none serves.
 
     Args:
         desired: placements of the applied plan.
         replicas: all engines.
-        unfetched: by form (`Placement.form`), how often in a row its files could not be fetched.
+        unfetched: failed fetches of its files in a row, by form (`Placement.form`).
     """
     digests = releases_of(release.spec)
 
@@ -150,7 +150,7 @@ def _is_served(placement: Placement, serving: Iterable[ObservedReplica]) -> bool
 
 
 def way_back(releases: Iterable[Release], from_version: int) -> Release | None:
-    """The release to go back to: what serves, else what served last; None where nothing did."""
+    """The release to go back to: the one that serves, else the last that did; None without one."""
     others = [r for r in releases if r.version != from_version]
     for state in (ReleaseState.SERVING, ReleaseState.REPLACED):
         found = [r for r in others if r.state is state]

@@ -1,4 +1,4 @@
-"""The replica's state machine, as a table.
+"""Defines the replica's state machine, as a table.
 
     PENDING --start--> STARTING --ready--> SERVING --drain--> DRAINING --last done-> STOPPING
                           |                 |  ^                                        |
@@ -8,9 +8,9 @@
                           |                   |
                           +--exit, deadline---+--> FAILED --start--> STARTING
 
-Asleep, an engine keeps its process and gives up its KV cache and its weights (`core.sleep`). It is
-DROWSY while it finishes what runs, FALLING_ASLEEP and WAKING while it gives memory up or takes it
-back, and holds the whole of its partition in all three; only SLEEPING holds less.
+An engine that is asleep keeps its process and gives up its KV cache and its weights (`core.sleep`).
+It is DROWSY while it finishes what runs, and FALLING_ASLEEP or WAKING while it gives memory up or
+takes it back. In these three states it holds its whole partition; only in SLEEPING it holds less.
 
 One table owns every transition; an event with no entry raises and changes nothing. The table in
 `docs/architecture.md` is generated from it.
@@ -23,13 +23,13 @@ from partitiond.core.errors import PartitiondError
 
 
 class ReplicaState(enum.StrEnum):
-    """Where a replica is in its life."""
+    """The states of a replica."""
 
     PENDING = "pending"
     STARTING = "starting"
     SERVING = "serving"
     DROWSY = "drowsy"
-    """Gets no new requests, finishes what runs, and is then put to sleep."""
+    """It gets no new requests, finishes those that run, and is then put to sleep."""
     FALLING_ASLEEP = "falling-asleep"
     SLEEPING = "sleeping"
     WAKING = "waking"
@@ -40,7 +40,7 @@ class ReplicaState(enum.StrEnum):
 
 
 class ReplicaEvent(enum.StrEnum):
-    """What can happen to a replica."""
+    """Events that can happen to a replica."""
 
     START_ASKED = "start-asked"
     BECAME_READY = "became-ready"
@@ -61,7 +61,7 @@ TRANSITIONS: Final[dict[ReplicaState, dict[ReplicaEvent, ReplicaState]]] = {
     _S.PENDING: {_E.START_ASKED: _S.STARTING, _E.STOP_ASKED: _S.STOPPED},
     _S.STARTING: {
         _E.BECAME_READY: _S.SERVING,
-        # An engine that slept while the daemon was started again is found asleep.
+        # An engine that slept through a restart of the daemon is found asleep.
         _E.FELL_ASLEEP: _S.SLEEPING,
         _E.EXITED: _S.FAILED,
         _E.DEADLINE_PASSED: _S.FAILED,
@@ -76,7 +76,7 @@ TRANSITIONS: Final[dict[ReplicaState, dict[ReplicaEvent, ReplicaState]]] = {
     },
     _S.DROWSY: {
         _E.LAST_REQUEST_DONE: _S.FALLING_ASLEEP,
-        # It has given nothing up yet.
+        # A drowsy engine has given nothing up yet.
         _E.WAKE_ASKED: _S.SERVING,
         _E.DRAIN_ASKED: _S.DRAINING,
         _E.STOP_ASKED: _S.STOPPING,
@@ -114,7 +114,7 @@ TRANSITIONS: Final[dict[ReplicaState, dict[ReplicaEvent, ReplicaState]]] = {
 
 
 class IllegalTransitionError(PartitiondError):
-    """An event that has no meaning in the state; nothing was changed."""
+    """The event has no meaning in this state; nothing was changed."""
 
     code = "illegal_transition"
 

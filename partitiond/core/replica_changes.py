@@ -1,9 +1,9 @@
-"""What applying a plan changes about each replica, and why, in words. Pure.
+"""Describes in words what applying a plan changes about each replica, and why. Pure.
 
-The reason is looked for where it can be proven from the two plans, in this order: the device went
-away or was cordoned; the model is new or gone; it has another release; its profile or a correction
-of its figures changed; its demand changed; its place went to another replica. What is left is the
-plan's own doing: it is better by its objective.
+The reason is the first of these that the two plans prove: the device went away or was cordoned; the
+model is new or gone; it has another release; its profile or a correction of its figures changed;
+its demand changed; its place went to another replica. Otherwise the reason is the plan itself: it
+is better by its objective.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from partitiond.core.units import format_bytes
 
 
 class ChangeKind(enum.StrEnum):
-    """What happens to a replica; the kind of its event."""
+    """Kind of change of a replica; also the kind of its event."""
 
     STARTS = "replica-starts"
     MOVES = "replica-moves"
@@ -37,7 +37,7 @@ class ReplicaChange:
     """One replica that a plan changes.
 
     Attributes:
-        what: where it goes or was, and as what.
+        what: its new or old place, and how it runs there.
         why: the demand or the constraint behind it.
     """
 
@@ -51,13 +51,13 @@ class ReplicaChange:
 def replica_changes(
     new: Plan, old: Plan | None, *, devices: Sequence[Device], registered: Iterable[str]
 ) -> tuple[ReplicaChange, ...]:
-    """Every replica that starts, moves or stops, each with its reason.
+    """Return every replica that starts, moves or stops, each with its reason.
 
     Args:
-        new: that is being applied.
-        old: that was applied before; None for none.
+        new: the plan that is being applied.
+        old: the plan that was applied before; None for none.
         devices: as they are now.
-        registered: models there are.
+        registered: names of the registered models.
     """
     diff = diff_plans(old.wanted if old is not None else (), new.wanted)
     said = _Reasons(diff, new, old, {d.id: d for d in devices}, frozenset(registered))
@@ -108,7 +108,7 @@ class _Reasons:
         )
 
     def move(self, old: Placement, new: Placement) -> str:
-        """Why a replica becomes another."""
+        """Why a replica moves or restarts."""
         was, now = old.candidate, new.candidate
         if was.profile_id != now.profile_id:
             figures = f"another profile counts now ({now.profile_kind.value}: {now.profile_id})"
@@ -145,7 +145,7 @@ class _Reasons:
         return f"the demand of {model} went from {_rate(was)} to {_rate(now)}"
 
     def _rate(self, model: str) -> str:
-        """One replica gives another rate than before: so the same demand takes another number."""
+        """Report a changed rate per replica: the same demand then takes another number of them."""
         before, after = self._forecast(self.old, model), self._forecast(self.new, model)
         if before is None or after is None or not before.replicas or not after.replicas:
             return ""
@@ -156,7 +156,7 @@ class _Reasons:
         return f"a replica of {model} is planned with {now:.3g} requests/s, before {was:.3g}"
 
     def _taken(self, gone: Placement) -> str:
-        """Whose place it is now, where old and new need the same part of a device."""
+        """Name the replicas that get its place: old and new need the same part of a device."""
         if self.old is None:
             return ""
         arriving = [*self.diff.start, *(new for _, new in self.diff.move)]
@@ -174,7 +174,7 @@ class _Reasons:
         return f"the plan is better so by {goal}; {self._served(model)}"
 
     def _served(self, model: str) -> str:
-        """What the plan says of the model, or its forecast in short."""
+        """The plan's explanation of the model, or else its forecast in short."""
         told = next((t for t in self.new.explanation if t.startswith(f"{model}: ")), "")
         if told:
             return told.removeprefix(f"{model}: ").rstrip(".")
@@ -197,7 +197,7 @@ def _rate(demand: float | None) -> str:
 
 
 def _released(old: Placement, new: Placement) -> bool:
-    """Whether it is another release of the same form: other forms are told apart by their names."""
+    """Whether it is another release of the same form; names tell different forms apart."""
     return other_release(old, new) and old.candidate.variant == new.candidate.variant
 
 
@@ -214,7 +214,7 @@ def _place(p: Placement) -> str:
 
 
 def _step(old: Placement, new: Placement) -> str:
-    """What becomes different, by name."""
+    """Name what becomes different."""
     parts = []
     if old.device_id != new.device_id:
         parts.append(f"from {short_device(old.device_id)} to {short_device(new.device_id)}")

@@ -1,9 +1,9 @@
-"""How many replicas a device holds, and what they give together: from an estimate alone.
+"""Computes how many replicas a device holds, and their joint rate, from an estimate alone.
 
-The interference model of the definitions, with what one replica takes of each shared resource read
-off the roofline: time-sliced it is the time the device works, under MPS it is arithmetic and memory
-traffic apart, so that replicas fill what the others leave. MIG slices and CPU cores share nothing
-here. Latencies grow by the same factor as rates shrink, and the SLO is checked after that.
+This is the interference model of the definitions, with one replica's use of each shared resource
+read off the roofline: time-sliced it is the time that the device works; under MPS, arithmetic and
+memory traffic are separate, so replicas fill what others leave. MIG slices and CPU cores share
+nothing here. Latencies grow by the factor by which rates shrink; the SLO is checked after that.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ from partitiond.core.units import Bytes
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Replication:
-    """So many equal replicas on one device.
+    """A number of equal replicas on one device.
 
     Attributes:
-        mode: how they share it.
+        mode: how they share the device.
         replicas: how many.
         batch: requests in flight at each.
         req_per_s: of all together, closed loop.
         output_tokens_per_s: of all together.
         ttft_p95_seconds, tpot_p95_seconds: of each, beside the others.
         footprint_bytes: of each.
-        sigma: how much each is slowed down by the others.
+        sigma: factor by which the others slow each replica down.
     """
 
     mode: SharingMode
@@ -50,7 +50,7 @@ class Replication:
 
 
 def usable_points(profile: Profile, slo: Slo | None) -> tuple[OperatingPoint, ...]:
-    """Points up to the knee that hold the SLO alone, batches ascending."""
+    """Points up to the knee that hold the SLO when alone, batches ascending."""
     knee = profile.knee.batch if profile.knee.batch is not None else profile.knee.largest_batch
     return tuple(
         p
@@ -62,7 +62,7 @@ def usable_points(profile: Profile, slo: Slo | None) -> tuple[OperatingPoint, ..
 def replicas_that_fit(
     point: OperatingPoint, budget_bytes: int, mode: SharingMode, most: int | None = None
 ) -> int:
-    """How many replicas at this point the memory of a device holds."""
+    """Number of replicas at this point whose footprints fit into the memory of a device."""
     left = budget_bytes - mode_overhead_bytes(mode)
     limit = MAX_REPLICAS_PER_DEVICE[mode] if most is None else most
     return max(0, min(limit, left // point.footprint_bytes))
@@ -75,20 +75,20 @@ def sigma_of(
     mode: SharingMode,
     interference: Interference = DEFAULT,
 ) -> float:
-    """What `replicas` equal ones beside each other slow each other down by; 1 alone."""
+    """Factor by which `replicas` equal ones on one device slow each other down; 1 if alone."""
     if replicas == 1 or mode not in {SharingMode.MEMORY, SharingMode.MPS}:
         return 1.0
     if mode is SharingMode.MPS:
         busy = max(terms.compute, terms.weights + terms.kv) / round_seconds
     else:
-        # Time-sliced, kernels of different processes never overlap, and launches are device time.
+        # Time-sliced kernels of different processes never overlap, and launches take device time.
         busy = (terms.device_seconds + terms.fixed) / round_seconds
     kappa = interference.kappa(mode)
     return max(1.0, replicas * min(1.0, busy)) * (1 + kappa * (replicas - 1))
 
 
 def slowed(point: OperatingPoint, sigma: float) -> OperatingPoint:
-    """A point beside others: rates divided, TTFT and TPOT multiplied by sigma."""
+    """The point beside other replicas: rates are divided by sigma, TTFT and TPOT multiplied."""
 
     def longer(latency: Latency) -> Latency:
         return Latency(
@@ -107,16 +107,16 @@ def slowed(point: OperatingPoint, sigma: float) -> OperatingPoint:
 def replications(
     profile: Profile, subject: Subject, budget_bytes: int, slo: Slo | None
 ) -> tuple[Replication, ...]:
-    """The best way to run 1, 2, 3 ... replicas on one device within the SLO.
+    """Return the best way to run 1, 2, 3 ... replicas on one device within the SLO.
 
-    For each number the mode and batch that give the most requests/s; numbers that fit in no way
+    For each number this is the mode and batch with the most requests/s. Numbers that fit in no way
     are left out.
 
     Args:
         profile: estimated for the whole device, or for one MIG slice or set of cores.
-        subject: what it is of.
+        subject: the subject of the profile.
         budget_bytes: memory for all footprints on the device; of one slice for a MIG profile.
-        slo: bounds, or None where throughput alone counts.
+        slo: bounds, or None if throughput alone counts.
     """
     best: dict[int, Replication] = {}
     for found in _all(profile, subject, budget_bytes, slo):
@@ -127,7 +127,7 @@ def replications(
 
 
 def best_replication(found: Sequence[Replication]) -> Replication | None:
-    """The one with the most requests/s; of equal ones the fewest replicas."""
+    """The replication with the most requests/s; of equal ones the one with fewest replicas."""
     return max(found, key=lambda r: (r.req_per_s, -r.replicas), default=None)
 
 
@@ -149,7 +149,7 @@ def _all(
 
 
 def _modes(hardware: HardwareSpec, profile: Profile) -> Iterator[tuple[SharingMode, int]]:
-    """Ways to put replicas of this partition size on a device, and the most of each."""
+    """Modes that put replicas of this partition size on a device, and the most replicas of each."""
     size = profile.size
     if size.mode is SharingMode.MIG:
         yield SharingMode.MIG, mig_profile(hardware, size.mig_profile).max_instances

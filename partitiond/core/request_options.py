@@ -1,6 +1,6 @@
-"""What a model's requests may be, and what they get: other names, default parameters, limits.
+"""Checks the options of a model's requests: other names, default parameters, limits.
 
-Only the proxy acts on these. They say nothing about the engine, so they change while it runs.
+Only the proxy acts on these options. They do not concern the engine, so they change while it runs.
 """
 
 import json
@@ -17,11 +17,11 @@ from partitiond.core.workload import MAX_TOKENS
 ALIAS_PATTERN: Final = re.compile(
     r"(?=.{1,128}\Z)[A-Za-z0-9][A-Za-z0-9._:-]*(/[A-Za-z0-9][A-Za-z0-9._:-]*)?"
 )
-"""Wider than a model's name: clients that come from elsewhere send `org/Model-1B` or `model:1b`."""
+"""Wider than a model's name, because clients from elsewhere send `org/Model-1B` or `model:1b`."""
 MAX_ALIASES: Final = 32
 MAX_DEFAULTS: Final = 32
 MAX_DEFAULTS_BYTES: Final = 4096
-"""They are added to the body of every request that does not name them."""
+"""Default parameters are added to the body of every request that does not name them."""
 MAX_DEFAULT_ITEMS: Final = 64
 MAX_PROMPT_BYTES: Final = GIB
 MAX_SEQUENCES: Final = 65_536
@@ -34,18 +34,18 @@ REQUEST_OWN: Final = frozenset(
         "text_2", "tokens", "user",
     }
 )  # fmt: skip
-"""Parameters that are the request itself, or say who asks; a default of them makes no sense."""
+"""Parameters that are the request itself, or tell its sender; a default of them makes no sense."""
 
 _OUTPUT_LIMITS: Final = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
 _CHOICES: Final = frozenset({"n", "best_of"})
 MAX_CHOICES: Final = 128
-"""What the endpoint takes of `n`."""
+"""The largest `n` that the endpoint accepts."""
 
 _PARAMETER: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 def check_aliases(name: str, aliases: Sequence[str]) -> None:
-    """Raises SpecError for an alias that is no name, or is there twice."""
+    """Raises SpecError for an alias that is no name, or appears twice."""
     require(
         len(aliases) <= MAX_ALIASES,
         f"{name} has {len(aliases)} aliases; at most {MAX_ALIASES} are allowed.",
@@ -99,7 +99,7 @@ def check_defaults(defaults: Mapping[str, Any]) -> None:
 
 
 def check_defaults_fit(defaults: Mapping[str, Any], limits: RequestLimits) -> None:
-    """Raises SpecError for a default for which every request that gets it would be refused."""
+    """Raises SpecError for a default that would get every request that uses it refused."""
     for names, most, limit in (
         (_OUTPUT_LIMITS, MAX_TOKENS, limits.max_output_tokens),
         (_CHOICES, MAX_CHOICES, limits.max_sequences),
@@ -141,7 +141,7 @@ def _is_scalar(value: object) -> bool:
 
 
 def _is_text(value: str) -> bool:
-    """Whether it can be sent: JSON can spell half of a surrogate pair, which UTF-8 cannot."""
+    """Whether the text can be sent: JSON can spell half of a surrogate pair, which UTF-8 cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -150,7 +150,7 @@ def _is_text(value: str) -> bool:
 
 
 def defaults_json(defaults: Mapping[str, Any]) -> str:
-    """As a routing table has them: one JSON object, or empty for none."""
+    """Write the defaults as in a routing table: one JSON object, or empty for none."""
     if not defaults:
         return ""
     return json.dumps(
@@ -169,7 +169,7 @@ def check_request_limits(limits: RequestLimits) -> None:
 
 
 def check_count(value: int, name: str, most: int) -> None:
-    """Raises SpecError unless it is a whole number from 0, which is no limit, to `most`."""
+    """Raises SpecError unless the value is a whole number from 0, which is no limit, to `most`."""
     require(
         not isinstance(value, bool) and 0 <= value <= most,
         f"{name} must be between 0 and {most}, got {str(value)[:40]}.",

@@ -1,14 +1,14 @@
-"""Step times from arithmetic and memory traffic: the roofline, with the engine's overheads.
+"""Computes step times from arithmetic and memory traffic: the roofline, with engine overheads.
 
 Williams, Waterman, Patterson, "Roofline" (CACM 2009): a kernel takes the longer of its
 arithmetic at peak speed and its traffic at peak bandwidth. One engine step of a decoder reads its
-weights once (of a mixture of experts only those that some token of the step is routed to), reads
+weights once (in a mixture of experts, only experts that some token of the step is routed to), reads
 the KV cache of every decoding sequence, and computes per token 2 N (each weight multiplies and adds
 once) + 4 L H Q T (scores and values of attention: L layers, H heads of dimension Q, T tokens of
-context). The paper's 6 L H Q T counts the backward pass, too; serving has none.
+context). The paper's 6 L H Q T also counts the backward pass, which serving does not have.
 
-Of a prompt only the last token goes through the output matrix: V x hidden fewer weights for all
-others, which is a third of the arithmetic of a model of 125 million parameters.
+Only the last token of a prompt goes through the output matrix. The others use V x hidden fewer
+weights, which is a third of the arithmetic of a model of 125 million parameters.
 """
 
 import dataclasses
@@ -58,17 +58,17 @@ FLOPS_EFFICIENCY: Final = 0.5
 """Share of peak arithmetic that matrix products of small models reach."""
 
 MEASURED_BANDWIDTH_EFFICIENCY: Final = 0.9
-"""The same where the peak was measured by a triad, which loses most of what there is to lose."""
+"""The same if the peak was measured by a triad, which already has most of the losses there are."""
 
 MEASURED_FLOPS_EFFICIENCY: Final = 0.75
-"""The same where the peak was measured by a product of square matrices: an engine's have few rows
-at small batches."""
+"""The same if the peak was measured by a product of square matrices: an engine's matrices have few
+rows at small batches."""
 
 _STEP_SECONDS: Final[dict[DeviceKind, float]] = {DeviceKind.GPU: 1.5e-3, DeviceKind.CPU: 1.5e-3}
 """Scheduling, launching and sampling per step, whatever the batch (order of magnitude)."""
 
 _LAYER_SECONDS: Final[dict[DeviceKind, float]] = {DeviceKind.GPU: 25e-6, DeviceKind.CPU: 200e-6}
-"""What a layer takes however little it computes: about ten kernels of a CUDA graph at 2 to 3 us
+"""Least time of a layer, however little it computes: about ten kernels of a CUDA graph at 2 to 3 us
 each; on a CPU ten calls of a library (order of magnitude)."""
 
 _SEQUENCE_SECONDS: Final[dict[DeviceKind, float]] = {DeviceKind.GPU: 15e-6, DeviceKind.CPU: 60e-6}
@@ -77,16 +77,16 @@ _SEQUENCE_SECONDS: Final[dict[DeviceKind, float]] = {DeviceKind.GPU: 15e-6, Devi
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rates:
-    """How fast a partition works.
+    """The speeds that a partition reaches.
 
     Attributes:
-        flops_per_s: floating-point operations per second it reaches.
-        bytes_per_s: memory traffic it reaches.
+        flops_per_s: floating-point operations per second that it reaches.
+        bytes_per_s: memory traffic that it reaches.
         step_seconds: fixed time of a step.
         sequence_seconds: host time per sequence in a step.
         layer_seconds: least time of a layer in a step.
         overlaps: arithmetic hides traffic, as on a GPU with thousands of threads in flight; a CPU
-            core does one after the other, for the most part.
+            core mostly does one after the other.
     """
 
     flops_per_s: float
@@ -117,12 +117,12 @@ class Step:
 def rates(
     hardware: HardwareSpec, size: PartitionSize, *, dtype: str = "auto", quantization: str = ""
 ) -> Rates:
-    """What a partition of `size` reaches when it is alone on the device.
+    """The rates that a partition of `size` reaches when it is alone on the device.
 
     A memory share has all of the device while it is alone; sharing is a matter of the
     interference model. An MPS share of p % computes with p % of the SMs; memory-bound kernels
     draw the full bandwidth from about half of the SMs, so its bandwidth share is min(1, 2 p). A
-    MIG slice has its SMs and, of the bandwidth, its memory slices.
+    MIG slice has its SMs, and the bandwidth of its memory slices.
 
     Args:
         hardware: the kind of device.
@@ -178,7 +178,7 @@ def _flops(hardware: HardwareSpec, dtype: str, quantization: str) -> float:
 def _of_cores(
     hardware: HardwareSpec, cores: int, all_flops: float, dtype: str
 ) -> tuple[float, float]:
-    """FLOP/s and bytes/s of so many cores: each its own, together no more than the host's."""
+    """FLOP/s and bytes/s of this many cores: each has its own, up to the host's together."""
     wide = dtype == "float32"
     if hardware.cpu is None:
         core_flops = CPU_FLOPS_PER_CORE / (BFLOAT16_GAIN if wide else 1)
@@ -199,7 +199,7 @@ def _output_matrix(architecture: Architecture) -> int:
 
 
 def _attended(architecture: Architecture, context_tokens: float) -> float:
-    """Layers x tokens of context: windows see no further back than theirs, state nothing."""
+    """Layers x attended tokens: window layers see only their window, stateless layers nothing."""
     full = architecture.layers - architecture.stateless_layers - architecture.window_layers
     seen = min(context_tokens, architecture.window_tokens)
     return full * context_tokens + architecture.window_layers * seen
@@ -208,7 +208,7 @@ def _attended(architecture: Architecture, context_tokens: float) -> float:
 def flops_per_token(architecture: Architecture, context_tokens: float) -> float:
     """2 N + 4 L H Q T for one output token with `context_tokens` of context.
 
-    N are the weights one token passes through: of a mixture of experts the chosen ones.
+    N are the weights that one token passes through: in a mixture of experts the chosen ones.
     """
     heads = architecture.heads * architecture.head_dim
     attention = 4 * heads * _attended(architecture, context_tokens)
@@ -216,7 +216,7 @@ def flops_per_token(architecture: Architecture, context_tokens: float) -> float:
 
 
 def prompt_token_flops(architecture: Architecture, context_tokens: float) -> float:
-    """The same for one prompt token: it passes no output matrix."""
+    """The same for one prompt token, which passes no output matrix."""
     return flops_per_token(architecture, context_tokens) - 2 * _output_matrix(architecture)
 
 
@@ -228,10 +228,10 @@ def step_flops(architecture: Architecture, step: Step) -> float:
 
 
 def weights_read_bytes(architecture: Architecture, tokens: float) -> float:
-    """Weights that a step of so many tokens reads, in bytes.
+    """Bytes of weights that a step with this many tokens reads.
 
-    All of a dense model. Of a mixture with E experts a layer, k of them per token, those that some
-    token is routed to: with even routing 1 - (1 - k/E)^tokens of the experts.
+    A dense model reads all weights. A mixture with E experts a layer, k of them per token, reads
+    those that some token is routed to: with even routing 1 - (1 - k/E)^tokens of the experts.
     """
     total = float(architecture.weights_bytes)
     if not architecture.experts or not architecture.expert_parameters:
@@ -258,14 +258,14 @@ def step_bytes(architecture: Architecture, step: Step) -> float:
 
 
 def fixed_seconds(architecture: Architecture, reached: Rates) -> float:
-    """What a step takes however little it computes."""
+    """Time that a step takes however little it computes."""
     return reached.step_seconds + reached.layer_seconds * architecture.layers
 
 
 def step_seconds(architecture: Architecture, step: Step, reached: Rates) -> float:
     """Time of one step: the longer of arithmetic and traffic, plus the engine's own work.
 
-    Where they do not overlap, it is their sum.
+    If arithmetic and traffic do not overlap, their sum counts.
     """
     arithmetic = step_flops(architecture, step) / reached.flops_per_s
     traffic = step_bytes(architecture, step) / reached.bytes_per_s

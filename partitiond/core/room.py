@@ -1,4 +1,4 @@
-"""Room on a device: which partitions exclude each other, and whether one more fits."""
+"""Decides which partitions of a device exclude each other, and whether one more has room."""
 
 from collections.abc import Sequence
 
@@ -28,9 +28,9 @@ def fits(partition: Partition, occupants: Sequence[Partition], free_bytes: int) 
     """Whether a partition has room beside the occupants of its device.
 
     Args:
-        partition: what wants in.
+        partition: the partition to place.
         occupants: partitions held now, of any device.
-        free_bytes: what all engines of the device may take together.
+        free_bytes: memory that all engines of the device may take together.
     """
     beside = [other for other in occupants if other.device_id == partition.device_id]
     if any(overlap(partition, other) for other in beside):

@@ -1,26 +1,26 @@
-"""Rounds of a steady state: what a batch does in the time in which every slot gets one token.
+"""Computes rounds of a steady state: a batch's work in the time in which every slot gets one token.
 
-Prompts come in lumps. A step that reads one is bound by arithmetic, a step that only decodes by
-memory traffic, and the mean of the longer of two times exceeds the longer of their means (Jensen).
-So the time of a step is averaged over how many prompts it reads, not taken of the mean step.
+Prompts come in lumps. A step that reads a prompt is bound by arithmetic, a step that only decodes
+by memory traffic, and the mean of the longer of two times exceeds the longer of their means
+(Jensen). So the time of a step is averaged over the number of prompts that it reads, instead of
+being computed for the mean step.
 
-A slot goes through a cycle of O + k steps for a request of O output tokens: k steps that read its
-prompt (1, or more where the prompt outgrows the tokens of a step), the last of which gives the
-first token; O - 1 that decode; and one that it misses, because the answer comes while the next
-step is already under way. Slots are taken as independent, each anywhere in its cycle (a closed
-loop that was started out of step, or lengths that vary), so the number of prompts in a step is
-binomial: for many slots the Poisson number with mean b / O. Prompts of differing lengths come in
-lumps of E[P^2] / E[P] tokens, which keeps the mean and the variance of the tokens of a step.
+For a request of O output tokens a slot goes through a cycle of O + k steps. In k steps it reads its
+prompt (1, or more if the prompt exceeds the tokens of a step), and the last of them gives the first
+token. In O - 1 steps it decodes. One step it misses, because the answer comes while the next step
+is already under way. Slots are taken as independent, each anywhere in its cycle (a closed loop that
+was started out of step, or lengths that vary). So the number of prompts in a step is binomial: for
+many slots the Poisson number with mean b / O. Prompts of differing lengths come in lumps of
+E[P^2] / E[P] tokens, which keeps the mean and the variance of the tokens of a step. Tokens beyond
+the budget of a step make further steps, each of which reads the weights again.
 
-Tokens beyond the budget of a step make further steps, each of which reads the weights again.
-
-Why a larger batch never loses throughput: let f(S) be the time for what the slots in S do. It is
-made of sums and maxima of terms that are linear in the work, or constant where there is any, or
-concave in the tokens (experts read), so leaving out each of n slots in turn costs
+A larger batch never loses throughput, for this reason. Let f(S) be the time for the work of the
+slots in S. It is made of sums and maxima of terms that are linear in the work, or constant if there
+is any work, or concave in the tokens (experts read). So leaving out each of n slots in turn costs
 sum_i f(S without i) >= (n - 1) f(S); hence E f / b falls as b grows (Han's inequality for
-fractionally subadditive functions). Two things are needed for it. Nobody at work costs nothing:
-the engine makes no step then, which is why a slot alone misses none. And the tokens beyond the
-budget are charged by a *maximum* with one step: rounded up to whole steps, a batch that just
+fractionally subadditive functions). This needs two things. Without slots at work there is no cost:
+the engine makes no step then, which is why a slot alone misses none. And tokens beyond the budget
+are charged by a *maximum* with one step; if they were rounded up to whole steps, a batch that just
 exceeds a step would pay for two.
 """
 
@@ -54,15 +54,15 @@ __all__ = [
 ]
 
 _NEGLIGIBLE: Final = 1e-16
-"""Numbers of prompts that are so much rarer than the likeliest are left out."""
+"""Numbers of prompts are left out if they are rarer than the likeliest number by this factor."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cycle:
-    """What one slot does from one request to the next, in steps; means over requests.
+    """The cycle of one slot from one request to the next, in steps; means over requests.
 
     Attributes:
-        steps: of the cycle, the one it misses included.
+        steps: length of the cycle, including the step that it misses.
         lump_tokens: prompt tokens that it reads at once.
         reads: share of the steps in which it reads a lump.
         decodes: share of the other steps in which it decodes.
@@ -80,7 +80,7 @@ class Cycle:
     step_tokens: int
 
     def step(self, prompt_tokens: float, others: float) -> Step:
-        """A step with so many prompt tokens, and `others` slots that read none."""
+        """Return a step with this many prompt tokens, and `others` slots that read none."""
         return Step(
             decode_sequences=others * self.decodes,
             decode_context=self.decode_context,
@@ -89,7 +89,7 @@ class Cycle:
         )
 
     def saturation(self, batch: int) -> float:
-        """Steps that the mean tokens of `batch` slots fill; beyond 1 prompts queue for steps."""
+        """Steps that the mean tokens of `batch` slots fill; above 1 prompts queue for steps."""
         tokens = self.reads * self.lump_tokens + (1 - self.reads) * self.decodes
         return max(1.0, batch * tokens / self.step_tokens)
 
@@ -121,7 +121,7 @@ class Round:
     Attributes:
         seconds: time of the round, batch / throughput; longer than a step by the steps that a
             slot misses or reads its prompt in.
-        steps: engine steps it takes; well above 1 where prompts outgrow the token budget.
+        steps: engine steps it takes; well above 1 if prompts exceed the token budget.
     """
 
     seconds: float
@@ -138,8 +138,8 @@ class RoundTerms:
         compute: arithmetic.
         kv: reading and writing the KV cache.
         sequences: host work per sequence.
-        lumps: what prompts cost by coming in lumps: the mean of the longer of arithmetic and
-            traffic, less the longer of their means. 0 where the two do not overlap.
+        lumps: cost of prompts that come in lumps: the mean of the longer of arithmetic and
+            traffic, less the longer of their means. 0 if the two do not overlap.
     """
 
     fixed: float
@@ -151,7 +151,7 @@ class RoundTerms:
 
     @property
     def device_seconds(self) -> float:
-        """What the device works in the round: the longer of arithmetic and traffic, in lumps."""
+        """Device time in the round: the longer of arithmetic and traffic, plus lumps."""
         return max(self.compute, self.weights + self.kv) + self.lumps
 
 
@@ -160,12 +160,12 @@ class StepMix:
     """The steps of a steady state, one for each number of prompts read in it.
 
     Attributes:
-        shares: how often, together 1.
-        seconds: how long such a step takes, 0 where nobody is at work; where tokens outgrow the
+        shares: how often each step occurs; together 1.
+        seconds: how long each step takes, 0 if no slot is at work; if its tokens exceed the
             budget, of all steps that they take.
-        steps: engine steps that it stands for.
+        steps: engine steps that each one stands for.
         terms: mean seconds of arithmetic, weights, KV traffic and host work per sequence.
-        work_seconds: mean seconds of the device.
+        work_seconds: mean seconds that the device works.
     """
 
     shares: tuple[float, ...]
@@ -223,20 +223,20 @@ def step_mix(
     reached: Rates,
     own_prompt_tokens: float = 0.0,
 ) -> StepMix:
-    """The steps in which `batch` slots are met.
+    """Return the mix of steps that `batch` slots make.
 
     Args:
         architecture: as loaded.
         cycle: of each slot.
         batch: slots; may be 0 beside an own prompt.
         reached: how fast the partition works.
-        own_prompt_tokens: of one more slot whose prompt is read in each of these steps.
+        own_prompt_tokens: of one more slot, which reads its prompt in each of these steps.
     """
     shares, seconds, counts, works = [], [], [], []
     columns: list[tuple[float, float, float, float]] = []
     fixed = fixed_seconds(architecture, reached)
-    # A step's work is linear in what it decodes and reads: `roofline.step_flops` and
-    # `kv_traffic_bytes`, with their factors taken once for all steps.
+    # A step's work is linear in what it decodes and reads, as in `roofline.step_flops` and
+    # `kv_traffic_bytes`; their factors are computed once for all steps.
     decode_flops = flops_per_token(architecture, cycle.decode_context)
     prompt_flops = prompt_token_flops(architecture, cycle.prompt_context)
     read_bytes = architecture.kv_bytes(cycle.decode_context)
@@ -300,7 +300,7 @@ def round_terms(
     reached: Rates,
     max_num_batched_tokens: int,
 ) -> RoundTerms:
-    """A round's time by what it is spent on."""
+    """Split a round's time by what it is spent on."""
     cycle = cycle_of(workload, max_num_batched_tokens)
     mix = step_mix(architecture, cycle, batch, reached)
     steps = cycle.steps / workload.moments.o

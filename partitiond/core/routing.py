@@ -1,4 +1,4 @@
-"""Routing tables: immutable snapshots of who may get requests. All the proxy knows."""
+"""Defines routing tables: immutable snapshots of usable replicas, and all that the proxy knows."""
 
 import dataclasses
 import enum
@@ -12,17 +12,17 @@ ROUTING_SCHEMA_VERSION: Final = 1
 
 
 class ModelAvailability(enum.StrEnum):
-    """What the proxy answers while a model has no serving replica."""
+    """Availability of a model: the proxy's answer while no replica of it serves."""
 
     SERVING = "serving"
     STARTING = "starting"
     """A replica is coming: requests wait for it, or get 503 with Retry-After."""
     SLEEPING = "sleeping"
-    """Its replicas sleep, or are on their way there or back: requests wait for them, or get 503."""
+    """Its replicas sleep, fall asleep or wake: requests wait for them, or get 503."""
     UNAVAILABLE = "unavailable"
     """Registered, but no replica is planned or all failed: 503."""
     ENDING = "ending"
-    """All engines are being ended with the daemon: 503."""
+    """All engines are being ended together with the daemon: 503."""
 
 
 class RouteKind(enum.StrEnum):
@@ -88,7 +88,7 @@ NO_KEY_RATES: Final = KeyRates()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaRoute:
-    """One replica as the proxy sees it.
+    """A replica as the proxy sees it.
 
     Attributes:
         replica_id: name, also in logs and debug headers.
@@ -96,9 +96,9 @@ class ReplicaRoute:
         socket_path: Unix socket of its engine.
         generation: changes whenever the engine behind the name is another process.
         max_sequences: limit, the batch at its operating point.
-        kv_cache_tokens: KV tokens of the started engine; 0 where unknown (then not checked).
+        kv_cache_tokens: KV tokens of the started engine; 0 if unknown (then not checked).
         max_model_len: longest context in tokens.
-        draining: admit nothing new; what runs finishes.
+        draining: it gets no new requests; running ones finish.
         service_seconds: expected time of one request at the operating point, for Retry-After.
     """
 
@@ -119,17 +119,17 @@ class ModelRoute:
 
     Attributes:
         name: what clients put into `model`.
-        availability: what to answer without a serving replica.
-        served_name: name the engine was started with.
+        availability: what the proxy answers without a serving replica.
+        served_name: name that the engine was started with.
         created_at: Unix seconds, for `/v1/models`.
-        max_queue: requests that may wait for a slot; beyond it 429.
-        max_wait_seconds: longest wait for a slot; beyond it 429 (or the SLO's TTFT bound, when
+        max_queue: requests that may wait for a slot; further ones get 429.
+        max_wait_seconds: longest wait for a slot, then 429 (the SLO's TTFT bound if that is
             shorter: a request that cannot start in time is refused at once).
-        retry_after_seconds: for 503 while starting or asleep, where `ready_at` is not known.
+        retry_after_seconds: for 503 while starting or asleep, if `ready_at` is not known.
         holds: while it is SLEEPING or STARTING, requests wait until a replica serves, for
             `max_wait_seconds` at most; else they are refused at once.
         ready_at: when a replica should serve again, in seconds of this host's monotonic clock; 0
-            where nobody knows. A request that cannot wait so long is refused at once.
+            if that is not known. A request that cannot wait that long is refused at once.
         aliases: other names clients may put into `model`; unique over all models of a table.
         defaults_json: a JSON object of parameters that a request gets when it does not name them,
             as `{"temperature":0}`; or empty.
@@ -160,7 +160,7 @@ class KeyRoute:
         models: models it may use, by registered name (aliases follow); empty for all.
         routes: kinds of routes it may use (see `RouteKind`); empty for all.
         previous_sha256: digest of the secret before the last rotation, or empty.
-        previous_until: Unix seconds until which the previous secret is taken, too.
+        previous_until: Unix seconds until which the previous secret is also accepted.
         expires_at: Unix seconds from which the key is refused; 0 for never.
         priority: requests of a higher priority leave the queue first; 0 is usual.
         weight: share in the fair queue relative to other keys of the same priority.
@@ -223,13 +223,13 @@ def longest_wait_seconds(
 ) -> float:
     """Longest wait for a slot after which a request can still meet its SLO's TTFT bound.
 
-    The bound counts from the request's last byte, so what the engine itself takes to the first
-    token is not there to be waited; a later start would only make a request that is late take the
-    place of one that is not.
+    The bound counts from the request's last byte, so the engine's own time to the first token is
+    subtracted. A request that started later would be late anyway, and would take the place of one
+    that is not.
 
     Args:
         limit_seconds: longest wait whatever the SLO.
-        ttft_bound_seconds: the SLO's, or None without one.
+        ttft_bound_seconds: of the SLO, or None without one.
         engine_ttft_seconds: p95 of the slowest replica at its operating point.
     """
     if ttft_bound_seconds is None:

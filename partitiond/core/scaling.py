@@ -1,10 +1,10 @@
-"""How much a model is planned for, when demand is measured instead of told. Pure.
+"""Decides the rate to plan for when a model's demand is measured instead of given. Pure.
 
-One decision a step: the step's demand goes into the model's forecast, and the rate the planner
-packs is raised at once when the forecast's upper end passes it, and lowered only when all upper
-ends of a whole window stayed well below it. Between the two lies the band in which nothing
-happens: noise moves the forecast, not the plan. How many replicas that rate needs, and where they
-go, is the planner's decision; `replicas_for` says it where one size of replica is all there is.
+Each step takes one decision. The step's demand goes into the model's forecast. The planned rate is
+raised at once when the forecast's upper end exceeds it, and lowered only when all upper ends of a
+whole window stayed well below it. Between the two lies the hysteresis band, in which nothing
+happens: noise moves the forecast, not the plan. The planner decides how many replicas that rate
+needs, and where; `replicas_for` computes their number if there is only one size of replica.
 """
 
 import dataclasses
@@ -25,25 +25,25 @@ from partitiond.core.forecast import (
 from partitiond.core.plan import Plan, PlanDiff
 
 WORK_FACTOR_BOUNDS: Final = (0.25, 4.0)
-"""Requests that measure longer or shorter than that were profiled as something else; a plan should
-then be asked for by a person."""
+"""Requests beyond these bounds differ too much from those that were profiled; a person should then
+ask for a plan."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScalingPolicy:
-    """When what is planned for changes.
+    """Rules for changing the planned rate.
 
     Attributes:
-        forecast: how demand is foretold.
+        forecast: how demand is forecast.
         headroom: share of the upper end that is planned on top of it.
-        band: how far below what is planned all upper ends have to lie before it is lowered, 0..1.
+        band: how far below the planned rate all upper ends have to lie before it is lowered, 0..1.
         up_cooldown_seconds: pause after a raise before the next one.
-        down_window_seconds: for how long they have to lie there; also the pause after any change.
-        floor_req_per_s: least that is planned for a model that is awake: one replica of it.
-        pressure_seconds: mean queueing time of a step from which the replicas are taken to give
-            less than planned; None never.
-        pressure_step: factor by which a step under pressure raises what is planned.
-        pressure_limit: what is planned is never raised by pressure above so many times the demand.
+        down_window_seconds: how long they have to lie there; also the pause after any change.
+        floor_req_per_s: least rate that is planned for a model that is awake: one replica of it.
+        pressure_seconds: mean queueing time of a step from which the replicas are assumed to give
+            less than planned; None for never.
+        pressure_step: factor by which a step under pressure raises the planned rate.
+        pressure_limit: pressure never raises the planned rate above this multiple of the demand.
     """
 
     forecast: ForecastPolicy = dataclasses.field(default_factory=ForecastPolicy)
@@ -90,7 +90,7 @@ class Measured:
         req_per_s: requests that arrived, refused ones included.
         queue_seconds: mean time until a replica was found; None without such a request.
         refused: requests refused because the queue was full or too slow.
-        work: work of a request against the one that was profiled (`work_factor`).
+        work: work of a request relative to the profiled one (`work_factor`).
     """
 
     at: float
@@ -102,12 +102,12 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScalingState:
-    """What is remembered of one model between two steps.
+    """State of one model between two steps.
 
     Attributes:
         series: of its demand, in requests of the profiled size.
-        planned_req_per_s: what the planner is told; None before the first decision.
-        raised_at, changed_at: when that was last raised, and last changed.
+        planned_req_per_s: the rate given to the planner; None before the first decision.
+        raised_at, changed_at: when that rate was last raised, and last changed.
         uppers: (when, upper end) of the window; only those that no later one exceeds.
         since: when the first step was seen.
     """
@@ -125,13 +125,13 @@ NEW: Final = ScalingState()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Decision:
-    """What follows from one step.
+    """The result of one step.
 
     Attributes:
-        req_per_s: what the planner is told from now on.
-        changed: whether that is another figure than before.
+        req_per_s: the rate given to the planner from now on.
+        changed: whether that rate differs from the one before.
         forecast: of the demand.
-        reason: why it changed, in one sentence; empty where it did not.
+        reason: why it changed, in one sentence; empty if it did not.
     """
 
     state: ScalingState
@@ -142,12 +142,12 @@ class Decision:
 
 
 def begun_at(req_per_s: float | None) -> ScalingState:
-    """The state of a model that is planned for so much already."""
+    """The state of a model that is already planned for at this rate."""
     return ScalingState(planned_req_per_s=req_per_s)
 
 
 def scale(state: ScalingState, step: Measured, policy: ScalingPolicy) -> Decision:
-    """One step of traffic in, what to plan for out."""
+    """Take one step of traffic, and decide what to plan for."""
     series = observed(state.series, step.req_per_s * step.work, policy.forecast)
     expected = forecast(series, policy.forecast)
     since = step.at if state.since is None else state.since
@@ -156,7 +156,7 @@ def scale(state: ScalingState, step: Measured, policy: ScalingPolicy) -> Decisio
         expected.upper_req_per_s,
         _under_pressure(state, step, expected, policy),
     )
-    # Raised only once the plan is passed, and then by the headroom more: no creeping by a hair.
+    # Raised only once it is exceeded, and then by the headroom more, so that it does not creep up.
     wanted = needed * (1 + policy.headroom)
     uppers = _window(state.uppers, step.at, wanted, policy.down_window_seconds)
     kept = dataclasses.replace(state, series=series, uppers=uppers, since=since)
@@ -181,7 +181,7 @@ def scale(state: ScalingState, step: Measured, policy: ScalingPolicy) -> Decisio
 def _under_pressure(
     state: ScalingState, step: Measured, expected: Forecast, policy: ScalingPolicy
 ) -> float:
-    """What to plan when requests queue although the plan should do: the plan promises too much."""
+    """The rate to plan if requests queue although the plan should do: it promises too much."""
     planned = state.planned_req_per_s
     if planned is None or policy.pressure_seconds is None or step.queue_seconds is None:
         return 0.0
@@ -194,7 +194,7 @@ def _under_pressure(
 def _window(
     uppers: tuple[tuple[float, float], ...], at: float, upper: float, seconds: float
 ) -> tuple[tuple[float, float], ...]:
-    """The window with one more; the first of it is the greatest."""
+    """The window with one more entry; its first entry is the greatest."""
     kept = [(when, value) for when, value in uppers if when >= at - seconds and value > upper]
     return (*kept, (at, upper))
 
@@ -225,7 +225,7 @@ def replicas_for(
     min_replicas: int = 0,
     max_replicas: int | None = None,
 ) -> int:
-    """Replicas of one size that serve a rate, within bounds; at least one where it is above 0."""
+    """Replicas of one size that serve a rate, within bounds; at least one if the rate is not 0."""
     if req_per_s <= 0:
         needed = 0
     elif capacity_req_per_s <= 0:
@@ -243,13 +243,13 @@ def work_factor(
     profiled: tuple[float, float],
     measured: tuple[float | None, float | None],
 ) -> float:
-    """How much work a request is against the one that was profiled, by its time in an engine.
+    """Work of a request relative to the one that was profiled, by its time in an engine.
 
-    TTFT is taken to grow with the prompt, the rest with the output; kept within bounds.
+    TTFT is assumed to grow with the prompt, the rest with the output; bounds limit the result.
 
     Args:
         ttft_seconds, tpot_seconds: at the operating point, of the profiled request.
-        profiled, measured: mean prompt and output tokens; None where nothing was measured.
+        profiled, measured: mean prompt and output tokens; None if nothing was measured.
     """
     prompt, output = profiled
     seen_prompt = prompt if measured[0] is None else measured[0]
@@ -266,17 +266,17 @@ def work_factor(
 def within_freedom(
     diff: PlanDiff, autoscaled: Collection[str], placed: Collection[str], *, short: bool
 ) -> bool:
-    """Whether a plan may be applied without being asked although it stops or moves what runs.
+    """Whether a plan may be applied automatically although it stops or moves running replicas.
 
-    Only models that scale by themselves may lose replicas, never the last one: what goes to zero
-    is decided elsewhere, by who is idle. A move costs a start, so it has to buy something.
+    Only models that scale by themselves may lose replicas, and never the last one: scaling to zero
+    is decided elsewhere, by idleness. A move costs a start, so it has to gain something.
 
     Args:
-        diff: against what has a process.
+        diff: against the replicas that have a process.
         autoscaled: models that scale by themselves.
         placed: models of which the plan has a replica.
-        short: what is applied now does not serve what is to be planned for, and the plan serves
-            more of it.
+        short: the applied plan does not serve the rate that is to be planned for, and the plan
+            serves more of it.
     """
     stopped = {p.model for p in diff.stop}
     moved = {old.model for old, _ in diff.move}
@@ -286,8 +286,8 @@ def within_freedom(
 
 
 def is_short(applied: Plan | None, coming: Plan, wanted_req_per_s: Mapping[str, float]) -> bool:
-    """Whether some model gets less from the applied plan than is to be planned for, and more from
-    the coming one: one that may have no more replicas is no reason to move others for ever."""
+    """Whether the applied plan gives some model less than is to be planned for, and the coming plan
+    gives it more: a model that may have no more replicas is no reason to move others for ever."""
     now, then = _capacities(applied), _capacities(coming)
     return any(
         now.get(model, 0.0) < min(rate, then.get(model, 0.0))
@@ -296,10 +296,10 @@ def is_short(applied: Plan | None, coming: Plan, wanted_req_per_s: Mapping[str, 
 
 
 def overtaken(diff: PlanDiff, plan: Plan, wanted_req_per_s: Mapping[str, float]) -> bool:
-    """Whether a plan takes from a model of which more is wanted by now than the plan was made for.
+    """Whether a plan takes from a model of which by now more is wanted than the plan was made for.
 
-    Demand moves while a plan is made. That alone makes no plan useless, or none would ever be
-    applied while it grows; but what was to be taken from a model may be needed by now.
+    Demand changes while a plan is made. That alone makes no plan useless, or none would ever be
+    applied while demand grows; but the replicas to be taken may be needed by now.
     """
     touched = {p.model for p in (*diff.stop, *(old for old, _ in diff.move))}
     return any(

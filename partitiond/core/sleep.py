@@ -1,15 +1,14 @@
-"""Models asleep: what they hold, who goes to sleep and who is woken. Pure.
+"""Decides which models go to sleep and which are woken, and what sleepers hold. Pure.
 
-An engine that sleeps keeps its process, and so its device's context, captured graphs and compiled
-kernels; it gives up its KV cache and its weights. At level 1 the weights wait in host memory, at
-level 2 they are read from their files again. Waking takes a second or a few, a start a minute.
-
-A model at zero (`STOPPED`) goes one step further: it gives up its processes, too, and holds
-nothing. It is woken as the others are; its engines are started anew then, where there is room.
+An engine that sleeps keeps its process, and with it the device's context, captured graphs and
+compiled kernels; it gives up its KV cache and its weights. At level 1 the weights wait in host
+memory, at level 2 they are read from their files again. Waking takes a second or a few, a start a
+minute. A model scaled to zero (`STOPPED`) goes further: it also gives up its processes, and holds
+nothing. It is woken like the others; its engines are then started anew where there is room.
 
 A model is asleep, or is to be, while it carries the mark `MARK` in the store, whose value is the
-level. The reconciler brings its engines there; the planner leaves it out and counts what its
-engines hold (`devices_beside`).
+level. The reconciler brings the model's engines to that level; the planner leaves the model out and
+counts what its engines hold (`devices_beside`).
 """
 
 import dataclasses
@@ -34,11 +33,11 @@ MARK: Final = "asleep"
 """Kind of the store's mark; its subject is the model, its value the level."""
 
 LEVELS: Final = (1, 2)
-"""What people ask for."""
+"""Levels that people can ask for."""
 
 STOPPED: Final = 3
-"""The level of a model at zero: none of its engines has a process. Only for models that scale to
-zero by themselves, or that somebody wakes: without the sleep mode of the engine."""
+"""The level of a model scaled to zero: none of its engines has a process. Only for models that
+scale to zero by themselves or are woken again; it works without the engine's sleep mode."""
 
 _AWAKE: Final[Mapping[str, int]] = {}
 _JUST_NOW: Final[Mapping[str, float]] = {}
@@ -46,11 +45,11 @@ _JUST_NOW: Final[Mapping[str, float]] = {}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Traffic:
-    """What the proxy says of one model.
+    """Traffic of one model as the proxy reports it.
 
     Attributes:
         waiting: requests that wait for a replica.
-        idle_seconds: since it last had a request, waiting or running; 0 while it has one.
+        idle_seconds: time since its last request, waiting or running; 0 while it has one.
     """
 
     waiting: int
@@ -66,21 +65,21 @@ class Sleeper:
 
 
 def level_of(value: str) -> int:
-    """The level that a mark's value stands for; 1 where it cannot be read."""
+    """The level that a mark's value stands for; 1 if the value cannot be read."""
     return int(value) if value in {str(level) for level in (*LEVELS, STOPPED)} else 1
 
 
 def said_asleep(level: int) -> str:
-    """What to say of a model that is to sleep at a level; nothing where it is to be awake."""
+    """Describe a model that is to sleep at a level; empty if it is to be awake."""
     if level == STOPPED:
         return "is at zero: its next request starts it."
     return f"is put to sleep at level {level}." if level else ""
 
 
 def held_bytes(candidate: Candidate, partition: Partition, level: int) -> Bytes:
-    """Memory of the device that an engine of the candidate holds asleep; at most its partition's.
+    """Device memory that an engine of the candidate holds asleep; at most its partition's.
 
-    Where it is not known, it counts as holding everything: nothing is given away on a guess.
+    If that is not known, it counts as everything: nothing is given away on a guess.
     """
     if level == STOPPED:
         return ZERO_BYTES
@@ -99,9 +98,9 @@ def stays(level: int, can_sleep: bool) -> bool:
 def held(placement: Placement, level: int) -> Partition:
     """The partition as its engine holds it asleep.
 
-    It keeps the sharing mode of its device: its context stays, and no other mode can be set
-    beside it. SMs and cores are free for others, since it computes nothing. A MIG slice stays
-    taken as a whole: it cannot be destroyed under a context, and holds one replica.
+    The device keeps its sharing mode: the engine's context stays, and no other mode can be set
+    beside it. SMs and cores are free for others, since the engine computes nothing. A MIG slice
+    stays taken as a whole: it cannot be destroyed under a context, and holds one replica.
     """
     partition = placement.partition
     memory = held_bytes(placement.candidate, partition, level)
@@ -117,7 +116,7 @@ def held(placement: Placement, level: int) -> Partition:
 
 
 def host_bytes(placement: Placement, level: int) -> int:
-    """Host memory of a sleeping engine on a GPU: its processes', and the weights at level 1."""
+    """Host memory of an engine asleep on a GPU: its processes', and the weights at level 1."""
     if level == STOPPED:
         return 0
     candidate = placement.candidate
@@ -131,10 +130,10 @@ def sleepers(placements: Iterable[Placement], asleep: Mapping[str, int]) -> tupl
 
 
 def devices_beside(devices: Sequence[Device], here: Collection[Sleeper]) -> tuple[Device, ...]:
-    """Devices as they are for everybody else: what sleepers hold is not free.
+    """Devices as they are for other engines: memory that sleepers hold is not free.
 
-    The host memory of sleepers on GPUs is taken from the CPU device of their host, where there
-    is one: engines' host memory is planned against it.
+    The host memory of sleepers on GPUs is taken from the CPU device of their host, if there is
+    one, because engines' host memory is planned against that device.
     """
     return tuple(_beside(device, devices, here) for device in devices)
 
@@ -142,10 +141,10 @@ def devices_beside(devices: Sequence[Device], here: Collection[Sleeper]) -> tupl
 def host_memory(
     devices: Sequence[Device], here: Collection[Sleeper], told_bytes: int | None
 ) -> tuple[tuple[str, int], ...]:
-    """Memory for engines awake, by host, of hosts without a CPU device that would say it.
+    """Memory for engines awake, by host, for hosts without a CPU device that reports it.
 
     Args:
-        told_bytes: what a host has for engines, sleeping ones among them; None: not limited.
+        told_bytes: memory that a host has for engines, including sleeping ones; None: no limit.
     """
     if told_bytes is None:
         return ()
@@ -178,7 +177,7 @@ def _beside(device: Device, devices: Sequence[Device], here: Collection[Sleeper]
 
 
 def _is_beside(sleeper: Sleeper, cpu: Device, devices: Sequence[Device]) -> bool:
-    """Whether it sleeps on a GPU of the CPU's host."""
+    """Whether the sleeper is on a GPU of the CPU's host."""
     on = sleeper.placement.device_id
     return any(d.id == on and d.host == cpu.host and d.kind is DeviceKind.GPU for d in devices)
 
@@ -191,15 +190,15 @@ def _slices(partition: Partition) -> range:
 
 
 def scales_to_zero(spec: ModelSpec) -> bool:
-    """Whether it may give up its engines by itself."""
+    """Whether the model may give up its engines by itself."""
     return spec.autoscale is not None and spec.autoscale.scale_to_zero_seconds is not None
 
 
 def idle_rules(spec: ModelSpec) -> tuple[tuple[int, float], ...]:
-    """(level, seconds without a request) of each level it goes to by itself, the lightest first.
+    """(level, seconds without a request) of each level that it enters by itself, lightest first.
 
-    A model that scales to zero sleeps where its engine can, so that it is back in seconds; where
-    it has an idle rule for that already, it gives up its processes, too.
+    A model that scales to zero sleeps if its engine can, so that it is back in seconds. If it
+    already has an idle rule for sleeping, it gives up its processes, too.
     """
     rules = [] if spec.sleep_after_seconds is None else [(1, spec.sleep_after_seconds)]
     zero = None if spec.autoscale is None else spec.autoscale.scale_to_zero_seconds
@@ -212,7 +211,7 @@ def idle_rules(spec: ModelSpec) -> tuple[tuple[int, float], ...]:
 def to_stop(
     after_seconds: Mapping[str, float], traffic: Mapping[str, Traffic], asleep: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """Models that sleep, and had no request for so long that they give up their processes."""
+    """Sleeping models that had no request for so long that they give up their processes."""
     return tuple(
         sorted(
             model
@@ -228,7 +227,7 @@ def to_stop(
 def waited_for(
     specs: Iterable[ModelSpec], asleep: Mapping[str, int], serving: Collection[str]
 ) -> frozenset[str]:
-    """Models without a replica whose requests wait all the same: at zero, or on the way back.
+    """Models without a replica whose requests still wait: at zero, or on the way back.
 
     Args:
         serving: models with a replica that serves.
@@ -246,12 +245,12 @@ def to_wake(
     traffic: Mapping[str, Traffic],
     since: Mapping[str, float] = _JUST_NOW,
 ) -> tuple[str, ...]:
-    """Models asleep that a request waits for, who waits longest first, then by name.
+    """Sleeping models that requests wait for, the longest wait first, then by name.
 
-    Where not all find room, the order by name alone would give it to the same ones again and again.
+    If not all find room, the order by name alone would give it to the same models again and again.
 
     Args:
-        since: when each was first seen waiting; who is not there does so just now.
+        since: when each model was first seen waiting; a model that is missing waits since just now.
     """
     waiting = [m for m in asleep if m in traffic and traffic[m].waiting > 0]
     return tuple(sorted(waiting, key=lambda m: (since.get(m, math.inf), m)))
@@ -267,9 +266,9 @@ def to_put_to_sleep(
 
     Args:
         after_seconds: the rule of each model that has one.
-        traffic: of what the proxy does not speak, nothing is decided.
-        serving_seconds: since the last replica of a model began to serve; models of which one is
-            not there yet are left out. What has just come, or was just woken, gets its whole time.
+        traffic: nothing is decided about a model that the proxy does not report.
+        serving_seconds: since the last replica of a model began to serve; models with a replica
+            that is not there yet are left out. A model that just came or woke gets its whole time.
         asleep: models that sleep already.
     """
     return tuple(

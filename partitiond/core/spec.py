@@ -1,6 +1,6 @@
-"""What a user asks for: a model, its workload, SLO and demand.
+"""Defines what a user asks for: a model, its workload, SLO and demand.
 
-Validation is in the constructors, so a value of these types is always a sensible one.
+The constructors validate, so a value of these types is always a sensible one.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ NAME_PATTERN: Final = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 MIN_SLEEP_AFTER_SECONDS: Final = 1.0
 MAX_SLEEP_AFTER_SECONDS: Final = 30 * 86400.0
 DEFAULT_WORKLOAD: Final = Workload()
-"""512 tokens in, 256 out: the middle of chat and summaries, and the paper's."""
+"""512 tokens in, 256 out: the middle of chat and summaries, and the paper's choice."""
 
 
 class Weights(enum.StrEnum):
@@ -185,7 +185,7 @@ class EngineOptions:
 
     @property
     def task(self) -> EngineTask:
-        """What its engines are started for."""
+        """The task that its engines are started for."""
         return task_of(self.extra_args)
 
 
@@ -276,7 +276,7 @@ class ModelSpec:
     rules: PlacementRules = NO_RULES
     sleep_after_seconds: float | None = None
     aliases: tuple[str, ...] = ()
-    # Equal specs have equal hashes without it, and a mapping has none.
+    # Equal specs have equal hashes without this field, and a mapping has no hash.
     request_defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     request_limits: RequestLimits = NO_REQUEST_LIMITS
     autoscale: Autoscale | None = None
@@ -342,9 +342,9 @@ class ModelSpec:
         check_defaults_fit(self.request_defaults, self.request_limits)
 
     def offered_as(self, other: "ModelSpec") -> "ModelSpec":
-        """This spec with what only the proxy looks at of the other: names, defaults, limits.
+        """This spec with the other's names, defaults and limits, which only the proxy looks at.
 
-        Specs that are equal once they are offered the same have the same engines and plans.
+        Two specs that are equal once they are offered the same have the same engines and plans.
         """
         return dataclasses.replace(
             self,
@@ -354,9 +354,9 @@ class ModelSpec:
         )
 
     def asked_as(self, other: "ModelSpec") -> "ModelSpec":
-        """This spec with what is asked of the other: how much, how many, where, how long awake.
+        """This spec with what is asked of the other: rate, replicas, places, time awake.
 
-        Nothing of that moves operating points: specs that are equal once they are asked the same
+        None of these moves operating points: two specs that are equal once they are asked the same
         have the same candidates.
         """
         return dataclasses.replace(
@@ -366,24 +366,24 @@ class ModelSpec:
             min_replicas=other.min_replicas,
             max_replicas=other.max_replicas,
             isolation=other.isolation,
-            # Without sleep mode there is none: the specs differ in their engines anyway.
+            # Without sleep mode there is no idle rule: the specs differ in their engines anyway.
             sleep_after_seconds=other.sleep_after_seconds if self.engine.sleep_mode else None,
             autoscale=other.autoscale,
             allow_outage=other.allow_outage,
         )
 
     def as_variant(self, name: str) -> "ModelSpec":
-        """The spec of one of its variants, under the same model name; "" gives itself.
+        """The spec of one of its variants, under the same model name; "" gives the spec itself.
 
         Raises:
-            SpecError: it lists no such variant.
+            SpecError: the spec lists no such variant.
         """
         if not name:
             return self
         for variant in self.variants:
             if variant.name == name:
                 source = variant.source or self.source
-                # The idle rule is of the model, and is not asked of one of its forms.
+                # The idle rule belongs to the model, not to one of its forms.
                 return dataclasses.replace(
                     self,
                     engine=variant.engine,
@@ -398,9 +398,9 @@ class ModelSpec:
 
     @property
     def max_model_len(self) -> int:
-        """The context length its engine is started with, in tokens.
+        """The context length that its engine is started with, in tokens.
 
-        From the workload with a quarter to spare, because real requests vary around the
+        This is the workload's with a quarter to spare, because real requests vary around the
         profiled shape; at least 256.
         """
         if self.engine.max_model_len is not None:

@@ -1,4 +1,4 @@
-"""What differs between two specifications of a model, in words for the audit. Pure."""
+"""Describes how two specifications of a model differ, in words for the audit. Pure."""
 
 import dataclasses
 import enum
@@ -8,15 +8,15 @@ from typing import Final
 from partitiond.core.spec import ModelSpec
 
 _LONGEST: Final = 40
-"""Letters of a value that are told."""
+"""Longest value that is shown, in characters."""
 _SECRET: Final = frozenset({"engine.extra_args"})
-"""They may hold tokens; events are read by more people than models are."""
+"""Fields that may hold tokens; events are read by more people than models are."""
 
 
 def changes(old: ModelSpec, new: ModelSpec) -> tuple[str, ...]:
-    """Each field that differs, as "engine.max_model_len 2048 -> 4096"; nested ones by their path.
+    """Describe each differing field, as "engine.max_model_len 2048 -> 4096", nested ones by path.
 
-    Long or compound values, and those that may be secret, are told by their name alone.
+    Long or compound values, and those that may be secret, are reported by their name alone.
     """
     return tuple(_changes("", old, new))
 
@@ -39,7 +39,7 @@ def _is_record(value: object) -> bool:
 
 
 def _word(value: object) -> str | None:
-    """A plain value in a few letters; None where it is not one."""
+    """A plain value in a few letters; None for any other value."""
     if isinstance(value, enum.Enum):
         return str(value.value)
     if value is None:

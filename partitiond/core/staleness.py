@@ -1,4 +1,4 @@
-"""When a profile no longer speaks for what runs now.
+"""Decides whether a profile still represents what runs now.
 
 Throughput and latency belong to one revision of a model, one minor version of the engine (patch
 releases keep kernels and scheduler) and one driver. An empty current value means that it is not
@@ -17,7 +17,7 @@ _MINOR: Final = re.compile(r"(\d+)\.(\d+)")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Current:
-    """What runs now, for comparison with a profile's provenance. Empty: not known."""
+    """The present versions, to compare with a profile's provenance. An empty one is not known."""
 
     model_revision: str | None = None
     engine_version: str = ""
@@ -27,7 +27,7 @@ class Current:
 def stale_reasons(
     profile: Profile, *, model_revision: str | None, engine_version: str, driver: str
 ) -> tuple[str, ...]:
-    """Why a profile is stale, one clause for each reason; empty where it is not.
+    """Why a profile is stale, one clause for each reason; empty if it is not.
 
     Estimates are never stale: they are computed again with each registration.
 
@@ -51,10 +51,10 @@ def stale_reasons(
 def measure_again_reasons(
     profile: Profile, *, model_revision: str | None, engine_version: str
 ) -> tuple[str, ...]:
-    """The reasons of `stale_reasons` that are worth measuring again without being asked.
+    """The reasons of `stale_reasons` that justify measuring again automatically.
 
     Another model or another engine moves the knee; another driver (or kernel) seldom does, and
-    changes often.
+    drivers change often.
     """
     if profile.kind is ProfileKind.ESTIMATED:
         return ()
@@ -77,7 +77,7 @@ def command_for(profile: Profile) -> str:
 
 
 def _minor(version: str) -> tuple[str, ...] | str:
-    """The first two numbers of a version; the whole text where there are none."""
+    """The first two numbers of a version; the whole text if it has none."""
     found = _MINOR.search(version)
     return found.groups() if found else version
 
@@ -89,6 +89,6 @@ def _difference(what: str, then: str, now: str) -> tuple[str, ...]:
 
 
 def _short(text: str) -> str:
-    """Commits by their first characters, as people write them."""
+    """Shorten commits to their first characters, as people write them."""
     is_commit = len(text) == 40 and all(c in "0123456789abcdef" for c in text)
     return text[:12] if is_commit else text

@@ -1,11 +1,11 @@
-"""In which order engines start: what brings most goodput back by the second comes first. Pure.
+"""Orders the starts of engines: those that restore most goodput per second come first. Pure.
 
-One engine starts at a time on a device, devices side by side. What is lost on the way is the
-integral over time of the requests/s that will be served in the end and are not yet. On one device,
-with gains that do not depend on each other, the least is lost when engines start by falling gain /
-seconds (Smith's rule for the weighted sum of completion times). Here a further replica of a model
-gains only what its demand still lacks, so the gains are looked at anew after each choice, device
-by device as they come free.
+On each device one engine starts at a time; devices start theirs in parallel. The loss on the way is
+the integral over time of the requests/s that will be served in the end and are not served yet. On
+one device, with gains that do not depend on each other, the loss is least if engines start by
+falling gain / seconds (Smith's rule for the weighted sum of completion times). Here a further
+replica of a model gains only what the model's demand still lacks, so the gains are computed anew
+after each choice, device by device as they become free.
 """
 
 import dataclasses
@@ -16,17 +16,17 @@ from partitiond.core.plan import Placement
 
 _NOTHING: Final[Mapping[str, float]] = {}
 USUAL_SECONDS: Final = 30.0
-"""Of a start of which nothing is known; alike for all, it decides nothing."""
+"""Duration of a start of which nothing is known; it is alike for all, so it decides nothing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stakes:
-    """What is to be won by starting engines, and how long that takes.
+    """The gains of starting engines, and how long the starts take.
 
     Attributes:
-        demands: requests/s that are wanted, by model; who is not listed takes all there is.
-        weights: what one request/s counts, by model; 1 where not listed.
-        seconds: until the engine of a replica serves, by replica id.
+        demands: wanted requests/s, by model; a model that is not listed takes all there is.
+        weights: value of one request/s, by model; 1 if not listed.
+        seconds: time until the engine of a replica serves, by replica id.
     """
 
     demands: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -34,13 +34,13 @@ class Stakes:
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def served(self, model: str, capacity_req_per_s: float) -> float:
-        """What counts of a model's capacity, in weighted requests/s."""
+        """The part of a model's capacity that counts, in weighted requests/s."""
         wanted = self.demands.get(model)
         served = capacity_req_per_s if wanted is None else min(wanted, capacity_req_per_s)
         return served * self.weights.get(model, 1.0)
 
     def takes(self, placement: Placement) -> float:
-        """Seconds until its engine serves; never nothing."""
+        """Seconds until its engine serves; always above 0."""
         return max(1e-3, self.seconds.get(placement.replica_id, USUAL_SECONDS))
 
 
@@ -53,15 +53,15 @@ def start_order(
     serving: Mapping[str, float] = _NOTHING,
     replaced: Mapping[str, float] = _NOTHING,
 ) -> tuple[Placement, ...]:
-    """The placements in the order in which they should start, of each device and so of all.
+    """The placements in the order in which they should start, on each device and so overall.
 
-    Of equal gains a model that has nothing goes first, then who comes first in `missing`.
+    Of equal gains a model that has nothing goes first, then the earlier one in `missing`.
 
     Args:
-        missing: what has to start.
-        stakes: what is to be won.
+        missing: placements that have to start.
+        stakes: gains and durations of starts.
         serving: requests/s that models can serve already, or will from starts under way; by model.
-        replaced: of them what ends once a replica serves in its new place; by replica id.
+        replaced: the part of these that ends once a replica serves in its new place; by replica id.
     """
     coming = dict(serving)
     waiting: dict[str, list[Placement]] = {}
@@ -100,7 +100,7 @@ def lost_requests(
 ) -> float:
     """Weighted requests that are not served until all of these have started in this order.
 
-    What is served in the end, minus what is served on the way, over the time until then.
+    This is the rate served in the end, minus the rate served on the way, summed over that time.
     """
     clocks: dict[str, float] = {}
     ready: list[tuple[float, Placement]] = []

@@ -1,19 +1,19 @@
-"""The engine's step time, fitted: t = a + b (tokens computed) + c (sequences) + d (KV tokens read).
+"""Fits the engine's step time: t = a + b (tokens computed) + c (sequences) + d (KV tokens read).
 
-In steady state a round gives each of B slots one output token and computes, in the mean,
+In steady state a round gives each of B slots one output token. On average it computes
 B E[P + O - 1] / E[O] tokens: a request's prompt, and its outputs but the first, which comes with
 the prompt. Each slot's attention reads the m tokens it holds (definitions: the length-biased mean).
 So a measured throughput X(B) is one equation
 
     B / X(B) = a n + b B E[P + O - 1] / E[O] + c B + d B m
 
-with n the steps of a round: 1, or more where its tokens exceed what one step may compute.
+with n the steps of a round: 1, or more if its tokens exceed what one step may compute.
 
 Within one workload b, c and d all multiply B: only their sum is known, and it is kept in c. Two
-workloads separate two of them, three all. Coefficients are never negative, and the squares of the
-*relative* error are minimised: a step of 5 ms counts as much as one of 500. Each point weighs by
-the inverse square of its noise and of what the form itself misses, so a glance weighs less than a
-minute.
+workloads separate two of them, three workloads all. Coefficients are never negative, and the
+squares of the *relative* error are minimised: a step of 5 ms counts as much as one of 500 ms. Each
+point is weighted by the inverse square of its noise and of the form's own error, so a short window
+weighs less than a minute.
 """
 
 import dataclasses
@@ -27,18 +27,18 @@ from partitiond.core.profile import Profile, StepTime
 from partitiond.core.workload import Workload
 
 MIN_BATCHES: Final = 2
-"""One batch cannot tell what a step costs by itself from what a sequence adds."""
+"""One batch cannot separate what a step costs by itself from what a sequence adds."""
 
 
 LEAST_SPREAD: Final = 0.01
-"""Standard error that a point has at least, as a share: no engine follows the form more closely, so
-a quiet window does not outweigh all others."""
+"""Least standard error of a point, as a share: no engine follows the form more closely, so a quiet
+window does not outweigh all others."""
 
 
 class StepSample(NamedTuple):
     """One measured operating point; a plain (batch, workload, X) serves as well.
 
-    `half_width` is that of X, in tokens/s; 0 where it is not known.
+    `half_width` is that of X, in tokens/s; 0 if it is not known.
     """
 
     batch: int
@@ -48,7 +48,7 @@ class StepSample(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a round does, in the order of the coefficients a, b, c, d."""
+    """The work of a round, in the order of the coefficients a, b, c, d."""
 
     steps: float
     tokens: float
@@ -71,7 +71,7 @@ def round_work(
 
 
 def samples_of(profile: Profile) -> tuple[StepSample, ...]:
-    """The points of a profile that tell its step time: not those the KV cache held back."""
+    """The points of a profile that tell its step time: those that the KV cache did not limit."""
     return tuple(
         StepSample(point.batch, profile.workload, point.output_tokens_per_s, point.half_width)
         for point in profile.points
@@ -110,21 +110,21 @@ def fit(
 
 
 def _weight(sample: StepSample) -> float:
-    """Of one row: the square root of the weight of its squared error."""
+    """Weight of one row: the square root of the weight of its squared error."""
     noise = min(1.0, sample.half_width / sample.output_tokens_per_s / 2)
     return LEAST_SPREAD / math.hypot(LEAST_SPREAD, noise)
 
 
 def _shape(work: Work) -> tuple[float, float]:
-    """Tokens and KV tokens per sequence: what tells one workload's rounds from another's."""
+    """Tokens and KV tokens per sequence: they distinguish one workload's rounds from another's."""
     return round(work.tokens / work.sequences, 9), round(work.kv_tokens / work.sequences, 9)
 
 
 def _identifiable(directions: int) -> Callable[[tuple[int, ...]], bool]:
-    """Which coefficients may be positive together: as many per sequence as workloads can tell.
+    """Return which coefficients may be positive together: as many as workloads can separate.
 
     With one workload that is c alone. With two, tokens and sequences are preferred to KV tokens by
-    their order where both explain the same.
+    their order if both explain the same. The base a is always allowed.
     """
 
     def allowed(chosen: tuple[int, ...]) -> bool:
@@ -177,9 +177,9 @@ def rescaled(
     *,
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
 ) -> float:
-    """A measured throughput under other lengths: scaled by the ratio of the fit's predictions.
+    """Rescale a measured throughput to other lengths by the ratio of the fit's predictions.
 
-    What the fit misses of the measured point is carried over, not lost.
+    This keeps the part of the measured rate that the fit does not explain.
     """
     before = predict_output_tokens_per_s(step, measured, batch, max_num_batched_tokens)
     after = predict_output_tokens_per_s(step, wanted, batch, max_num_batched_tokens)

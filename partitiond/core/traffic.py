@@ -1,9 +1,9 @@
-"""What the proxy has counted, and what two counts say of the time between them. Pure.
+"""Turns two readings of the proxy's counts into rates and means of the time between them. Pure.
 
-Counts only grow while the proxy lives; a proxy that was started anew begins at nothing. A
-`TrafficSample` is one look; `between` makes a `TrafficWindow` of two, in which everything is a rate
-or a mean over that time. Autoscaling, the drift ledger, usage, the dashboard and `partitiond top`
-all see the traffic through these.
+Counts only grow while the proxy lives; a proxy that was restarted begins at zero. A `TrafficSample`
+is one reading; `between` makes a `TrafficWindow` of two, in which everything is a rate or a mean
+over that time. Autoscaling, the drift ledger, usage, the dashboard and `partitiond top` all see the
+traffic through these types.
 """
 
 import dataclasses
@@ -11,25 +11,25 @@ from collections.abc import Mapping
 from typing import Final, Self
 
 TTFT_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-"""Upper bounds of the buckets of first-token and queueing times, in seconds; one more above."""
+"""Upper bounds of the buckets of TTFT and queueing times, in seconds; one more bucket is above."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelCount:
-    """One model since its proxy began.
+    """Counts of one model since its proxy began.
 
     Attributes:
         arrived: generating requests that were admitted to the queue or refused there.
-        ok, failed, refused: how those ended that have; invalid ones and clients that left are in
-            none of them.
-        prompt_tokens, output_tokens: by usage; of streams that told none, by events.
+        ok, failed, refused: ended requests by outcome; invalid requests, and requests whose clients
+            left, are in none of them.
+        prompt_tokens, output_tokens: by reported usage; of streams that reported none, by events.
         ttft_buckets: requests by TTFT, queueing included; `TTFT_BOUNDS` and one more.
-        ttft_seconds: their sum.
+        ttft_seconds: sum of their TTFT.
         queue_buckets, queue_seconds: the same for the time until a replica was found.
         e2e_seconds: sum over the requests that ended ok.
         held: requests that waited while a change or a wake-up left the model without a replica.
         turned_away: requests refused at once because of such an outage.
-        waiting, in_flight: requests now.
+        waiting, in_flight: number of requests now.
     """
 
     arrived: int = 0
@@ -51,12 +51,12 @@ class ModelCount:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaCount:
-    """One engine process since its proxy knows it.
+    """Counts of one engine process since its proxy knows it.
 
     Attributes:
-        model: whose replica it is.
-        generation: of the engine process: another one begins at nothing.
-        ok, failed: requests that ended at it.
+        model: model of the replica.
+        generation: of the engine process; another process begins at zero.
+        ok, failed: requests that ended at the engine.
         prompt_tokens, output_tokens: of those that ended ok.
         service_seconds: sum of the times from sending a request to it to the end of its answer,
             of those that ended ok.
@@ -66,7 +66,7 @@ class ReplicaCount:
             tokens after the first: TPOT is their ratio.
         sequence_seconds: sequences in flight, integrated over time.
         busy_seconds: time with at least one request in flight.
-        in_flight: sequences now.
+        in_flight: sequences in flight now.
     """
 
     model: str
@@ -87,14 +87,14 @@ class ReplicaCount:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UsageCount:
-    """What one key used of one model since the proxy began, for charge-back.
+    """Use of one model by one key since the proxy began, for charge-back.
 
     Attributes:
         requests: that ended ok.
         failed: that failed at an engine.
         prompt_tokens, output_tokens: charged (see `core.charging`).
-        engine_seconds: sum of the times its sequences spent in engines, each divided by nothing:
-            the replica's share is taken later, by who knows what a replica holds of its device.
+        engine_seconds: sum of the times that its sequences spent in engines. The replica's share of
+            its device is applied later, where that share is known.
     """
 
     requests: int = 0
@@ -106,14 +106,14 @@ class UsageCount:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrafficSample:
-    """One look at the proxy's counts.
+    """One reading of the proxy's counts.
 
     Attributes:
         at: monotonic seconds.
-        epoch: changes whenever counts may begin anew: another proxy.
+        epoch: changes whenever counts may begin anew, as with another proxy.
         models: by name.
         replicas: by the engine's name, as in the routing table.
-        usage: by key id ("" where no key is required), then model.
+        usage: by key id ("" if no key is required), then model.
     """
 
     at: float
@@ -189,10 +189,10 @@ class ReplicaTraffic:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrafficWindow:
-    """What happened between two samples.
+    """Traffic between two samples.
 
     Attributes:
-        seconds: its length; 0 where there are no two samples yet.
+        seconds: length of the window; 0 if there are not yet two samples.
         models, replicas: of the later sample.
     """
 
@@ -204,7 +204,7 @@ class TrafficWindow:
     def between(cls, old: TrafficSample, new: TrafficSample) -> Self:
         """The window from `old` to `new`.
 
-        What began anew in between (another proxy, another engine process) counts from its begin.
+        Counts that began anew in between (another proxy, another engine process) count from then.
         """
         seconds = max(0.0, new.at - old.at)
         if seconds == 0.0:
@@ -282,9 +282,9 @@ def _fewer(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
 def bucket_quantile(
     counts: tuple[int, ...], quantile: float, bounds: tuple[float, ...] = TTFT_BOUNDS
 ) -> float | None:
-    """Upper bound of the bucket that holds the quantile; the last bound for what lies above all.
+    """Upper bound of the bucket that holds the quantile; the last bound for values above all.
 
-    None where nothing was counted.
+    None if nothing was counted.
     """
     total = sum(counts)
     if total <= 0:

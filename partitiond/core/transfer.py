@@ -1,14 +1,14 @@
-"""Transferred profiles: measured on one device or partition, predicted on another.
+"""Transfers profiles: predicts one on a device or partition from profiles measured elsewhere.
 
-Where profiles of several workloads differ from what is wanted in lengths alone, a step time is
-fitted to them and measured rates are rescaled by it (`core.length_shift`). In all other cases
-what is carried over are the factors of `core.transfer_fit`, one per term of the step time, never
-throughput as a whole: twice the cores halve the arithmetic and not the work per step, a model of
-twice the weights doubles what is read and not what a sequence costs the host.
+If profiles of several workloads differ from what is wanted in lengths alone, a step time is fitted
+to them and measured rates are rescaled by it (`core.length_shift`). In all other cases the factors
+of `core.transfer_fit` are carried over, one per term of the step time, never throughput as a whole:
+twice the cores halve the arithmetic but not the work per step; a model of twice the weights doubles
+what is read but not what a sequence costs the host.
 
-How far off a prediction may be is checked where there is anything to check it on: with several
-measured profiles each is predicted from the others, and the worst error found is what the band is
-made of. With one, a default stands in. The band grows with the distance from what was measured.
+The error of a prediction is checked if there are data to check it on: with several measured
+profiles each is predicted from the others, and the worst error found makes the band. With one
+profile, a default stands in. The band grows with the distance from what was measured.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ from partitiond.core.transfer_fit import (
 from partitiond.core.units import Bytes
 
 BATCH_REACH: Final = 2
-"""Batches are predicted up to so many times the largest measured one."""
+"""Batches are predicted up to this multiple of the largest measured one."""
 
 RoundSeconds = Callable[[int], float]
 """Seconds in which every slot of a batch gets one token."""
@@ -75,7 +75,7 @@ RoundSeconds = Callable[[int], float]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """What is wanted.
+    """The profile that is wanted.
 
     Attributes:
         subject: model, partition and workload.
@@ -100,13 +100,13 @@ def transfer_profile(
 
     Args:
         sources: at least one; of the same kind of device as the target.
-        target: what is wanted.
+        target: the profile that is wanted.
         profile_id: identifier to give it.
         created_at: ISO 8601, UTC.
         partitiond_version: for the provenance.
 
     Raises:
-        SpecError: there is nothing to learn from, or it says nothing about the target.
+        SpecError: there is nothing to learn from, or the sources say nothing about the target.
     """
     _check(sources, target)
     shift = shift_of(sources, target.subject)
@@ -232,7 +232,7 @@ def _batches(sources: Sequence[Source], most: int) -> tuple[int, ...]:
 
 
 def _largest(sources: Sequence[Source], target: Target, offset: int) -> tuple[int, LimitedBy]:
-    """The largest batch to predict: what memory holds, within reach of what was measured."""
+    """The largest batch to predict: it fits into memory, within reach of the measured batches."""
     measured = max(p.batch for s in sources for p in usable_points(s.profile))
     cap = min(MAX_BATCH, BATCH_REACH * measured)
     budget = target.memory_bytes
@@ -251,9 +251,9 @@ def _modelled(subject: Subject, batch: int, max_model_len: int) -> Footprint:
 
 
 def _footprint_offset(source: Source) -> int:
-    """What the source's footprints are above the model of them, in bytes (often below: negative).
+    """Bytes by which the source's footprints exceed their model (often negative).
 
-    Mostly what the processes hold that no term knows; it is the same for other batches and sizes.
+    This is mostly memory that no term describes; it is the same for other batches and sizes.
     """
     longest = engine_argument(source.profile, "--max-model-len")
     max_model_len = int(longest) if longest else source.profile.workload.longest_tokens
@@ -309,14 +309,14 @@ def _point(
 
 
 def _scaled(latency: Latency, ratio: float) -> Latency:
-    """Percentiles keep their shape; their intervals belong to what was measured."""
+    """Scale the percentiles alike; their intervals belong to what was measured."""
     return Latency(
         latency.mean * ratio, latency.p50 * ratio, latency.p95 * ratio, latency.p99 * ratio
     )
 
 
 def _calibrated(subject: Subject, seconds: float, batch: int) -> float:
-    """What a round takes over what the roofline says it takes."""
+    """Ratio of the time that a round takes to the time that the roofline gives."""
     return seconds / subject.rounds.round(batch).seconds
 
 
@@ -350,7 +350,7 @@ def _e2el(target: Target, source: Source, like: OperatingPoint, seconds: float) 
 
 
 def _step_time(sources: Sequence[Source], target: Target, fit: TermFit, batch: int) -> StepTime:
-    """The same terms as the definitions' step time, per step of the target."""
+    """The terms of the definitions' step time, per step of the target."""
     subject = target.subject
     fixed, weights, compute, kv, sequences = fit.parts(subject.terms(batch))
     work = round_work(subject.workload, batch, subject.max_num_batched_tokens)

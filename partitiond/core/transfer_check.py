@@ -1,4 +1,4 @@
-"""How far a transferred profile may be off: checked on what was measured, growing with distance."""
+"""Checks how far a transferred profile may be off: on measured profiles, growing with distance."""
 
 import dataclasses
 import math
@@ -8,14 +8,14 @@ from typing import Final
 from partitiond.core.transfer_fit import Source, Subject, TermFit, fit_terms, usable_points
 
 DEFAULT_ERROR: Final = 0.10
-"""Error at distance 0 where nothing could be checked: what predictions of step times by parts are
-commonly off by on hardware they were calibrated on."""
+"""Error at distance 0 if nothing could be checked: the common error of predictions of step times by
+parts, on hardware that they were calibrated on."""
 
 LEAST_ERROR: Final = 0.02
-"""No check of a few points shows more than that it was lucky."""
+"""Least error at distance 0: a check of a few points that shows less was lucky."""
 
 OTHER_DEVICE_DISTANCE: Final = 0.5
-"""Another kind of device has other caches and another clock than its datasheet's ratio tells."""
+"""Another kind of device differs in caches and clock by more than its datasheet's ratio tells."""
 
 
 def predicted_output_tokens_per_s(fit: TermFit, subject: Subject, batch: int) -> float:
@@ -24,7 +24,7 @@ def predicted_output_tokens_per_s(fit: TermFit, subject: Subject, batch: int) ->
 
 
 def distance(source: Subject, target: Subject, fit: TermFit) -> float:
-    """How far a target is from what was measured, in doublings; 0 for the same thing.
+    """Distance of a target from a measured source, in doublings; 0 for the same thing.
 
     Each term's ratio counts by the term's share of the target's round, at a batch of 16.
     """
@@ -45,9 +45,9 @@ class Check:
     """One measured profile, predicted from the others.
 
     Attributes:
-        profile_id: the one left out.
+        profile_id: the profile that was left out.
         error_share: root mean square of the relative error of X over its points.
-        distance: of it from the nearest of the others.
+        distance: its distance from the nearest of the others.
     """
 
     profile_id: str
@@ -56,7 +56,7 @@ class Check:
 
 
 def leave_one_out(sources: Sequence[Source]) -> tuple[Check, ...]:
-    """Each source predicted from the others; empty for fewer than two."""
+    """Predict each source from the others; empty for fewer than two."""
     found = []
     for n, left_out in enumerate(sources):
         others = [*sources[:n], *sources[n + 1 :]]

@@ -1,15 +1,15 @@
-"""The roofline's terms, calibrated on what was measured.
+"""Calibrates the roofline's terms on measured points.
 
 A round of an engine is spent on five things: fixed work per step and layer, reading weights,
 arithmetic, the KV cache, and host work per sequence. The roofline says how long each would take if
 the hardware did what it promises; measured points say how long a round really took. The factors
-between the two, one per term, are what a profile teaches about an engine, and what can be carried
-to another partition, device, model or length: there every term is another one, the factors stay.
+between the two, one per term, are what a profile teaches about an engine. They can be carried over
+to another partition, device, model or length: there every term differs, but the factors stay.
 
-One profile cannot tell fixed work from weights (neither grows with the batch), nor arithmetic from
-KV traffic and host work (all grow in proportion to it). Weak equations that hold the factors within
-each group equal decide what measurements leave open, and nothing else: with two profiles, on one
-core and on two, the part that does not shrink with cores separates by itself, as in Amdahl's law.
+One profile cannot separate fixed work from weights (neither grows with the batch), nor arithmetic
+from KV traffic and host work (all grow in proportion to it). Weak equations that hold the factors
+within each group equal decide what measurements leave open, and nothing else. With two profiles, on
+one core and on two, the part that does not shrink with cores separates by itself (Amdahl's law).
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ from partitiond.core.rounds import RoundTerms, round_terms
 from partitiond.core.workload import Workload
 
 TIE_WEIGHT: Final = 0.1
-"""Weight of an equation that holds two factors equal. Factors apart by half of themselves cost as
-much as a point that is 5 % off, which is a measurement's own noise."""
+"""Weight of an equation that holds two factors equal. Factors that differ by half of themselves
+cost as much as a point that is 5 % off, which is a measurement's own noise."""
 
 _TIES: Final = ((0, 1), (2, 3), (2, 4))
-"""Terms that one profile cannot tell apart: fixed and weights; compute, KV and sequences."""
+"""Terms that one profile cannot separate: fixed and weights; compute, KV and sequences."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Subject:
-    """A model on a partition under a workload: what a profile is of.
+    """A model on a partition under a workload: the subject of a profile.
 
     Attributes:
         model: name.
@@ -73,7 +73,7 @@ class Subject:
 
     @property
     def rounds(self) -> RoundCase:
-        """Its rounds by the roofline. Raises SpecError where there is none for the partition."""
+        """Its rounds by the roofline. Raises SpecError if there is none for the partition."""
         reached = rates(self.hardware, self.size, dtype=self.dtype, quantization=self.quantization)
         return RoundCase(self.loaded, self.workload, reached, self.max_num_batched_tokens)
 
@@ -87,19 +87,19 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
-    """A measured profile, and what its roofline needs to know."""
+    """A measured profile, and the inputs of its roofline."""
 
     profile: Profile
     subject: Subject
 
 
 def source_of(profile: Profile, architecture: Architecture, hardware: HardwareSpec) -> Source:
-    """A measured profile as a source.
+    """Make a source of a measured profile.
 
     Args:
-        profile: its points are what is learned from.
+        profile: the fit learns from its points.
         architecture: of the profile's model, as published.
-        hardware: behind the profile's hardware key.
+        hardware: the kind of device that the profile's hardware key names.
     """
     return Source(
         profile,
@@ -118,7 +118,7 @@ def source_of(profile: Profile, architecture: Architecture, hardware: HardwareSp
 
 
 def engine_argument(profile: Profile, name: str) -> str | None:
-    """The value of an argument its engine was started with, as "--max-model-len=256"."""
+    """The value of an argument that its engine was started with, as "--max-model-len=256"."""
     found = (
         a.partition("=")[2] for a in profile.provenance.engine_args if a.startswith(name + "=")
     )
@@ -170,7 +170,7 @@ def measured_round(point: OperatingPoint) -> float:
 
 
 def fit_terms(sources: Sequence[Source]) -> TermFit:
-    """Factors that explain these profiles together; least squares on relative errors.
+    """Fit factors that explain these profiles together, by least squares on relative errors.
 
     Raises:
         ValueError: no source has a usable point.
@@ -205,7 +205,7 @@ def _columns(terms: RoundTerms) -> tuple[float, float, float, float, float]:
 
 
 def _overall(observed: Sequence[tuple[tuple[float, ...], float]]) -> float:
-    """One factor for all terms: what makes the factors comparable to 1."""
+    """One factor for all terms, which makes the single factors comparable to 1."""
     shares = [math.fsum(terms) / seconds for terms, seconds in observed]
     return math.fsum(shares) / math.fsum(share * share for share in shares)
 

@@ -1,4 +1,4 @@
-"""Units: the one place where text becomes bytes and bytes become text.
+"""Defines units: the only module that turns text into bytes and bytes into text.
 
 Memory is always a whole number of bytes (`Bytes`); a bare float never stands for memory.
 """
@@ -59,7 +59,7 @@ def parse_bytes(text: str | int) -> Bytes:
 
 
 def format_bytes(count: int) -> str:
-    """Binary units with three significant digits: 1.5 GiB, 512 MiB, 12 B."""
+    """Write a size in binary units with three significant digits: 1.5 GiB, 512 MiB, 12 B."""
     for factor, unit in ((1024**4, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if abs(count) >= factor:
             value = count / factor
@@ -68,7 +68,7 @@ def format_bytes(count: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Two largest parts at most: 1 h 05 min, 2 min 30 s, 4.2 s."""
+    """Write a duration by its two largest parts at most: 1 h 05 min, 2 min 30 s, 4.2 s."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     whole = round(seconds)
@@ -82,7 +82,7 @@ _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of "90", "90s", "15m", "1h", "30d" or "2w".
+    """Read "90", "90s", "15m", "1h", "30d" or "2w" as seconds.
 
     Raises:
         ValueError: the text is no duration; the message names the accepted forms.

@@ -1,10 +1,10 @@
-"""What keys used of models, for charge-back: from two looks at the proxy's counts. Pure.
+"""Computes what keys used of models, for charge-back, from two readings of the proxy. Pure.
 
-A replica's partition is a share of its device, and it is busy while at least one sequence runs.
-That busy share of the device is split between the keys whose sequences ran there, by the time they
-spent in the model's engines: what a key pays for is what it made a device do, and idle time is
-nobody's. So the device seconds of all keys add up to the busy time of all replicas, each times its
-share.
+A replica's partition is a share of its device, and the replica is busy while at least one sequence
+runs. That busy share of the device is split between the keys whose sequences ran there, by the time
+that they spent in the model's engines. So a key pays for what it made a device do, and no key pays
+for idle time. The device seconds of all keys add up to the busy time of all replicas, each times
+its share.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from partitiond.core.traffic import TrafficSample, UsageCount
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaShare:
-    """What a replica takes of its device.
+    """A replica's share of its device.
 
     Attributes:
         share: of the device's compute, 0..1.
-        watts: drawn at its operating point beyond the idle device; 0 where it is not known.
+        watts: draw at its operating point beyond the idle device; 0 if that is not known.
     """
 
     share: float
@@ -29,7 +29,7 @@ class ReplicaShare:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Used:
-    """What was used.
+    """Amounts that were used.
 
     Attributes:
         requests: that ended ok.
@@ -65,7 +65,7 @@ NOTHING_USED: Final = Used()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UsagePosition:
-    """Up to where the proxy's counts are in the books. Kept with the books, in one transaction.
+    """The counts of the proxy that are booked already. Stored with the books, in one transaction.
 
     Attributes:
         epoch: of the proxy that counted.
@@ -85,15 +85,15 @@ _NO_USE: Final = UsageCount()
 def usage_since(
     position: UsagePosition, sample: TrafficSample, shares: Mapping[str, ReplicaShare]
 ) -> tuple[dict[tuple[str, str], Used], UsagePosition]:
-    """What was used since the position, by (key, model), and the position after it.
+    """Return what was used since the position, by (key, model), and the position after it.
 
     Booking the same sample twice books nothing the second time. Counts of another epoch begin at
-    nothing; a count that fell without one is not booked.
+    zero; a count that fell within an epoch is not booked.
 
     Args:
         position: what was booked before.
-        sample: a later look.
-        shares: of replicas, by the engine's name; one that is not there takes nothing.
+        sample: a later reading.
+        shares: of replicas, by the engine's name; a replica that is missing takes nothing.
     """
     same = position.epoch == sample.epoch
     seconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Workloads: the lengths of requests, fixed, lognormal or recorded."""
+"""Defines workloads: the lengths of requests, fixed, lognormal or recorded."""
 
 import dataclasses
 import enum
@@ -16,7 +16,7 @@ from partitiond.core.lengths import (
 )
 
 MAX_TOKENS: Final = 1_048_576
-"""No engine of this field serves longer contexts; a larger number is a typing mistake."""
+"""No engine in this field serves longer contexts; a larger number is a typing mistake."""
 
 
 class LengthShape(enum.StrEnum):
@@ -24,7 +24,7 @@ class LengthShape(enum.StrEnum):
 
     FIXED = "fixed"
     LOGNORMAL = "lognormal"
-    """Prompt and output independently lognormal around their means."""
+    """Prompt and output lengths are independently lognormal around their means."""
     TRACE = "trace"
     """Pairs taken from recorded requests, equally likely."""
 
@@ -32,7 +32,7 @@ class LengthShape(enum.StrEnum):
 MAX_VARIATION: Final = 5.0
 """Standard deviation over mean; recorded traffic stays below 3."""
 MAX_TRACE_PAIRS: Final = 1024
-"""A profile carries its workload with it; so many pairs fix all moments within a few percent."""
+"""A profile carries its workload with it; this many pairs fix all moments within a few percent."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Workload:
 
     @classmethod
     def of_trace(cls, pairs: Sequence[tuple[int, int]]) -> "Workload":
-        """Recorded (prompt, output) lengths, equally likely; the means follow from them."""
+        """Recorded (prompt, output) lengths, equally likely; they determine the means."""
         require(bool(pairs), "a trace needs at least one pair.", "Give recorded requests.")
         prompts, outputs = zip(*pairs, strict=True)
         prompt = max(1, round(math.fsum(prompts) / len(prompts)))

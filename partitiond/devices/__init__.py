@@ -1,5 +1,5 @@
-"""Devices: NVIDIA GPUs by NVML, the host's CPU, and fakes that ship.
+"""Discovers devices: NVIDIA GPUs by NVML, the host's CPU, and fakes that ship.
 
-Adapters behind `ports.DeviceProvider`. What differs between a GPU and a CPU sits here and in
-`engines`, nowhere else.
+The adapters implement `ports.DeviceProvider`. Code that differs between a GPU and a CPU is here and
+in `engines`, nowhere else.
 """

@@ -1,9 +1,10 @@
-"""What this host's CPU reaches: memory bandwidth and arithmetic, of one core and of all together.
+"""Measures the memory bandwidth and arithmetic speed of one core and of all cores together.
 
-Each core is measured by a process pinned to it, with one thread (`bandwidth_worker`): a triad over
-arrays larger than its cache, and a product of 32-bit matrices. First one core alone, then all at
-once: cores share the memory, and often a clock. It takes about two seconds, so the result is kept
-in the state folder and measured again only for another CPU or on demand.
+A process with one thread, pinned to the core, measures each core (`bandwidth_worker`): a triad over
+arrays larger than the core's cache, and a product of 32-bit matrices. First one core is measured
+alone, then all at once, as cores share memory and often a clock. The measurement takes about two
+seconds, so the result is kept in the state folder and measured again only for another CPU or on
+demand.
 """
 
 import contextlib
@@ -25,26 +26,26 @@ from partitiond.serde import from_stored, to_jsonable
 CACHE_NAME: Final = "cpu-figures.json"
 
 SECONDS: Final = 0.3
-"""Of each of the two measurements on each of the two settings: some ten triads over the arrays."""
+"""Length of each of the two measurements, alone and together: some ten triads over the arrays."""
 
 MAX_PROCESSES: Final = 64
-"""Memory saturates long before; arithmetic of more cores is scaled up."""
+"""Memory saturates with far fewer cores; the arithmetic speed of more cores is scaled up."""
 
 _DEADLINE_SECONDS: Final = 60.0
 _BFLOAT16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""As Linux names them in /proc/cpuinfo: x86's two, and Arm's."""
+"""Flags in Linux's /proc/cpuinfo: two for x86, one for Arm."""
 
 
 def cpu_figures(
     device: Device, state_dir: Path, *, refresh: bool = False, seconds: float = SECONDS
 ) -> CpuFigures:
-    """What this CPU reaches: from the state folder, or measured now and kept there.
+    """Return the figures of this CPU: from the state folder, or measured now and kept there.
 
     Args:
-        device: the host's CPU; its cores are what is measured.
-        state_dir: where the result is kept. That it cannot be written is no reason to fail.
+        device: the host's CPU; its cores are measured.
+        state_dir: where the result is kept. A folder that cannot be written is no error.
         refresh: measure again.
-        seconds: of each measurement.
+        seconds: length of each measurement.
 
     Raises:
         DeviceError: the measurement failed.
@@ -74,7 +75,7 @@ def measure_cpu(
         cores=len(cores),
         numa_nodes=numa_nodes(root),
         core_bytes_per_s=alone[0][0],
-        # Noise can make all cores look slower than one; the host has at least that one's.
+        # Noise can make all cores look slower than one; the host reaches at least that one's.
         all_bytes_per_s=max(alone[0][0], sum(bandwidth for bandwidth, _ in together)),
         core_flops_32bit=alone[0][1],
         all_flops_32bit=max(
@@ -86,7 +87,7 @@ def measure_cpu(
 
 
 def numa_nodes(root: Path = Path("/")) -> int:
-    """Memory nodes of the host; 1 where the kernel does not say."""
+    """Return the number of NUMA nodes of the host; 1 if the kernel does not tell."""
     return max(1, len(list((root / "sys/devices/system/node").glob("node[0-9]*"))))
 
 
@@ -96,7 +97,7 @@ def has_bfloat16(root: Path = Path("/")) -> bool:
 
 
 def _flags(root: Path) -> frozenset[str]:
-    """What the first core can do, in the kernel's words; empty where it does not say."""
+    """Return the kernel's feature flags of the first core; empty if it tells none."""
     try:
         text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -109,21 +110,21 @@ def _flags(root: Path) -> frozenset[str]:
 
 
 def _spread(cores: Sequence[int], most: int) -> tuple[int, ...]:
-    """At most so many of the cores, evenly over all of them."""
+    """Return at most `most` of the cores, spread evenly over all of them."""
     count = min(len(cores), most)
     return tuple(cores[n * len(cores) // count] for n in range(count))
 
 
 def _array_bytes(processes: int) -> int:
-    """Of each of three arrays: together far beyond the caches, and not all of the memory."""
+    """Return the size of each of three arrays: far above the caches, far below the memory."""
     return (64 if processes <= 16 else 16) * MIB
 
 
 def _run(cores: Sequence[int], array_bytes: int, seconds: float) -> list[tuple[float, float]]:
-    """(bytes/s, FLOP/s) of each core, all measured at the same time."""
+    """Return (bytes/s, FLOP/s) of each core, all measured at the same time."""
     command = [sys.executable, "-m", "partitiond.devices.bandwidth_worker"]
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # What is measured is the core, not the kernels that someone chose for their own numpy.
+    # Measure the core, not the BLAS kernels that a user chose for their own numpy.
     inherited = {k: v for k, v in os.environ.items() if k != "OPENBLAS_CORETYPE"}
     environment = {**inherited, **one_thread}
     with contextlib.ExitStack() as stack:
@@ -149,13 +150,13 @@ def _run(cores: Sequence[int], array_bytes: int, seconds: float) -> list[tuple[f
 
 
 def _started(workers: Sequence["subprocess.Popen[str]"]) -> Sequence["subprocess.Popen[str]"]:
-    """Wait until all have their arrays in memory, then let all go at once."""
+    """Wait until all workers have their arrays in memory, then start all at once."""
     for worker in workers:
         assert worker.stdout is not None
         worker.stdout.readline()
     for worker in workers:
         assert worker.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it failed: its result says why
+        with contextlib.suppress(BrokenPipeError):  # the worker failed: its result says why
             worker.stdin.write("go\n")
             worker.stdin.flush()
     return workers
@@ -181,12 +182,12 @@ def _result(worker: "subprocess.Popen[str]", core: int) -> tuple[float, float]:
 
 
 def _read(path: Path) -> dict[str, CpuFigures]:
-    """What is kept, by hardware key; empty where there is nothing, or nothing readable."""
+    """Return kept figures by hardware key; empty if there are none, or none that can be read."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return {str(key): from_stored(CpuFigures, value) for key, value in data.items()}
     except (OSError, ValueError, AttributeError, InputError):
-        return {}  # it can be measured again at any time
+        return {}  # the CPU can be measured again at any time
 
 
 def _keep(path: Path, figures: dict[str, CpuFigures]) -> None:
@@ -196,6 +197,6 @@ def _keep(path: Path, figures: dict[str, CpuFigures]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text + "\n", encoding="utf-8")
         partial.replace(path)
-    except OSError:  # a folder that cannot be written: it is measured each time
+    except OSError:  # the folder cannot be written: measure each time
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

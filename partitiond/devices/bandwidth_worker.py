@@ -1,7 +1,7 @@
-"""One core's share of a measurement: `python -m partitiond.devices.bandwidth_worker CORE BYTES S`.
+"""Measures one core: `python -m partitiond.devices.bandwidth_worker CORE BYTES S`.
 
-Pins itself, fills its arrays, says "ready", waits for a line, then runs triads and matrix products
-for S seconds each and prints the rates of every repetition as JSON.
+The process pins itself, fills its arrays, prints "ready" and waits for a line. Then it runs triads
+and matrix products for S seconds each and prints the rates of every repetition as JSON.
 """
 
 import json
@@ -14,14 +14,14 @@ from typing import Final
 import numpy as np
 
 _MATRIX: Final = 512
-"""Rows of the square matrices: large enough for full speed, small enough for the cache."""
+"""Rows of the square matrices: many enough for full speed, few enough for the cache."""
 
 _TRIAD_ARRAYS: Final = 5
 """Array passes of a = b + s c in two numpy calls: read c, write a; read a and b, write a."""
 
 
 def repeat(work: Callable[[], None], amount: float, seconds: float) -> list[float]:
-    """Rates (amount / time) of repetitions for so many seconds, at least three; one to warm up."""
+    """Warm up once, then repeat for `seconds`, at least three times; return each amount / time."""
     work()
     rates: list[float] = []
     end = time.perf_counter() + seconds
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     os.sched_setaffinity(0, {core})
     count = array_bytes // 8
     a, b, c = np.zeros(count), np.ones(count), np.ones(count)
-    a.fill(1.0)  # every page is there before the clock starts
+    a.fill(1.0)  # map every page before the clock starts
     left = np.ones((_MATRIX, _MATRIX), np.float32)
     right = np.ones((_MATRIX, _MATRIX), np.float32)
     product = np.empty_like(left)

@@ -1,8 +1,8 @@
-"""The host's CPU as a device: its cores, its memory, and a name that profiles are valid for.
+"""Discovers the host's CPU: its cores, its memory, and a hardware key that profiles are valid for.
 
-Limits of the cgroup count: in a container the host's own figures would promise what is not ours.
-Both cgroup layouts are read (v2 `memory.max`, v1 `memory.limit_in_bytes`); the tightest limit on
-the way to the root holds.
+Limits of the cgroup count: in a container the host's own figures would promise more than the
+container may use. Both cgroup layouts are read (v2 `memory.max`, v1 `memory.limit_in_bytes`); the
+tightest limit on the path to the root applies.
 """
 
 import os
@@ -29,16 +29,16 @@ def discover_cpu(
     root: Path = Path("/"),
     affinity: Sequence[int] | None = None,
 ) -> Device:
-    """The CPU of this host.
+    """Return the CPU of this host.
 
     Args:
         cores: use only these; None for all that this process may use.
-        memory_bytes: use only so much; None for all that the host or its cgroup has.
-        root: where `proc` and `sys` are, for tests of foreign hosts.
+        memory_bytes: use only this much; None for all that the host or its cgroup has.
+        root: folder of `proc` and `sys`, for tests of foreign hosts.
         affinity: cores this process may use; None asks the kernel.
 
     Raises:
-        DeviceError: cores that this process may not use, or a host that does not say its memory.
+        DeviceError: this process may not use some core, or the host does not tell its memory.
     """
     allowed = tuple(sorted(os.sched_getaffinity(0) if affinity is None else affinity))
     usable = _usable_cores(root, allowed, cores)
@@ -62,7 +62,7 @@ def discover_cpu(
 
 
 def core_nodes(cores: Sequence[int], root: Path = Path("/")) -> tuple[tuple[int, ...], ...]:
-    """The cores by NUMA node; empty where the kernel does not tell the node of each of them."""
+    """Return the cores by NUMA node; empty unless the kernel tells the node of every core."""
     folder = root / "sys/devices/system/node"
     nodes = []
     for node in sorted(folder.glob("node[0-9]*"), key=lambda path: int(path.name[4:])):
@@ -72,7 +72,7 @@ def core_nodes(cores: Sequence[int], root: Path = Path("/")) -> tuple[tuple[int,
 
 
 def _listed(text: str) -> set[int]:
-    """Numbers of a kernel list, as "0-3,8"; empty where it is none."""
+    """Return the numbers of a kernel list, such as "0-3,8"; empty if the text is none."""
     found: set[int] = set()
     for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")
@@ -83,10 +83,10 @@ def _listed(text: str) -> set[int]:
 
 
 def hardware_key(name: str, cores: int) -> str:
-    """ "AMD EPYC 9654 96-Core Processor" with 2 cores: "cpu-amd-epyc-9654-2c".
+    """Return "cpu-amd-epyc-9654-2c" for 2 cores of an "AMD EPYC 9654 96-Core Processor".
 
-    Cores are part of it: two cores of a large host and a host of two cores differ in cache and
-    bandwidth, and so in their profiles.
+    The number of cores is part of the key: two cores of a large host and a host with two cores
+    differ in cache and bandwidth, and so in their profiles.
     """
     text = re.sub(r"\([^)]*\)|@.*$|\b\d+-core\b|\b(processor|cpu)\b", " ", name.lower())
     slug = re.sub(r"[^a-z0-9]+", "-", text).strip("-") or platform.machine().lower()
@@ -94,7 +94,7 @@ def hardware_key(name: str, cores: int) -> str:
 
 
 def cpu_name(root: Path = Path("/")) -> str:
-    """The vendor's name of the CPU, or the machine type where the kernel gives none (Arm)."""
+    """Return the vendor's name of the CPU, or the machine type if the kernel gives none (Arm)."""
     for line in _read(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name" and value.strip():
@@ -118,7 +118,7 @@ def _usable_cores(
 
 
 def _quota_cores(root: Path, allowed: int) -> int:
-    """Whole cores within the cgroup's CPU quota, at least one."""
+    """Return the number of whole cores within the cgroup's CPU quota, at least one."""
     smallest = float(allowed)
     for folder in _cgroups(root, "cpu"):
         quota, _, period = _read(folder / "cpu.max").partition(" ")
@@ -131,7 +131,7 @@ def _quota_cores(root: Path, allowed: int) -> int:
 
 
 def _memory(root: Path) -> tuple[int, int]:
-    """Total and free memory in bytes, the tightest cgroup limit included."""
+    """Return total and free memory in bytes, bounded by the tightest cgroup limit."""
     meminfo = {
         key.strip(): int(value.split()[0]) * 1024
         for key, _, value in (
@@ -154,7 +154,7 @@ def _memory(root: Path) -> tuple[int, int]:
 
 
 def _cgroup_memory(folder: Path) -> tuple[int | None, int]:
-    """Limit and use of one cgroup; page cache that can be dropped is not counted as used."""
+    """Return the limit and use of one cgroup; page cache that can be dropped is not counted."""
     for limit_name, used_name, cache_key in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -175,10 +175,10 @@ def _cgroup_memory(folder: Path) -> tuple[int | None, int]:
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[Path]:
-    """This process's cgroup folders for a controller, from its own to the root.
+    """Yield this process's cgroup folders for a controller, from its own to the root.
 
-    In a container the path of `/proc/self/cgroup` may lie outside what is mounted; the mount's
-    root is the container's own group then.
+    In a container the path in `/proc/self/cgroup` may lie outside the mount; then the mount's root
+    is the container's own cgroup.
     """
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, names, path = [*line.split(":", 2), "", ""][:3]
@@ -193,7 +193,7 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """A kernel file's text, or empty: which of them exist differs from host to host."""
+    """Return a kernel file's text, or empty: not every host has every file."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

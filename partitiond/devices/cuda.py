@@ -1,8 +1,8 @@
-"""The CUDA driver, as far as a device's memory goes: through its own C interface.
+"""Calls the CUDA driver's C interface for device memory.
 
-Thin on purpose: it measures what an engine would see (free and total memory under a memory limit,
-on a MIG slice, as an MPS client), and holds memory in simulated engines and GPU checks. PyTorch is
-not needed for it.
+Thin on purpose: the module measures what an engine would see (free and total memory under a memory
+limit, on a MIG slice, as an MPS client), and holds memory in simulated engines and GPU checks. It
+does not need PyTorch.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from partitiond.core.errors import DeviceError
 OUT_OF_MEMORY: Final = 2
 """CUDA_ERROR_OUT_OF_MEMORY."""
 NO_DEVICE: Final = 100
-"""CUDA_ERROR_NO_DEVICE: nothing that CUDA_VISIBLE_DEVICES names is there."""
+"""CUDA_ERROR_NO_DEVICE: no device that CUDA_VISIBLE_DEVICES names exists."""
 _SM_COUNT: Final = 16
 _NAME_BYTES: Final = 128
 _HINTS: Final = {
@@ -45,7 +45,7 @@ class CudaError(DeviceError):
 
     Attributes:
         cuda_code: CUresult.
-        name: of the code, as "CUDA_ERROR_OUT_OF_MEMORY".
+        name: name of the code, such as "CUDA_ERROR_OUT_OF_MEMORY".
     """
 
     def __init__(self, cuda_code: int, name: str, what: str) -> None:
@@ -63,9 +63,9 @@ class CudaDevice:
     """A device as this process sees it.
 
     Attributes:
-        index: among those that are visible.
+        index: index among the visible devices.
         uuid: "GPU-..." or, for a MIG device, "MIG-...".
-        total_bytes: as CUDA shows it: less than NVML's total, and the limit under an MPS limit.
+        total_bytes: as CUDA shows it: less than NVML's total; under an MPS limit, the limit.
         sm_count: as CUDA shows it: fewer under an MPS share.
     """
 
@@ -77,14 +77,14 @@ class CudaDevice:
 
 
 class Cuda:
-    """The driver's library, started in this process.
+    """Loads the driver's library and starts CUDA in this process.
 
     Args:
-        path: of a libcuda.so.1; None for the system's.
+        path: path of a libcuda.so.1; None for the system's.
 
     Raises:
         DeviceError: the library cannot be loaded.
-        CudaError: it does not start, as with no visible device.
+        CudaError: CUDA does not start, for example without a visible device.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -101,19 +101,19 @@ class Cuda:
 
     @property
     def version(self) -> int:
-        """Of CUDA that the driver offers, 13010 for 13.1."""
+        """CUDA version that the driver offers, 13010 for 13.1."""
         version = ctypes.c_int()
         self._ask("tell its version", "cuDriverGetVersion", ctypes.byref(version))
         return version.value
 
     def devices(self) -> tuple[CudaDevice, ...]:
-        """Those that are visible. Raises CudaError."""
+        """Return the visible devices. Raises CudaError."""
         count = ctypes.c_int()
         self._ask("count devices", "cuDeviceGetCount", ctypes.byref(count))
         return tuple(self._describe(index) for index in range(count.value))
 
     def retain(self, index: int) -> "Context":
-        """Open the device's primary context, or use the one that is open. Raises CudaError."""
+        """Open the device's primary context, or share the open one. Raises CudaError."""
         device = self._device(index)
         context = ctypes.c_void_p()
         self._ask(
@@ -146,7 +146,7 @@ class Cuda:
         )
 
     def _uuid(self, device: ctypes.c_int, what: str) -> uuid.UUID:
-        """The second version of the call tells a MIG device's own; drivers before 11.4 lack it."""
+        """Return the UUID; only the call's second version (CUDA 11.4) tells a MIG device's own."""
         raw = (ctypes.c_ubyte * 16)()
         newest = hasattr(self._library, "cuDeviceGetUuid_v2")
         call = "cuDeviceGetUuid_v2" if newest else "cuDeviceGetUuid"
@@ -165,7 +165,7 @@ class Cuda:
 
 
 class Context:
-    """A primary context that is held open; a context manager. From `Cuda.retain`."""
+    """An open primary context; a context manager, returned by `Cuda.retain`."""
 
     def __init__(self, cuda: Cuda, device: ctypes.c_int, handle: ctypes.c_void_p) -> None:
         self._cuda = cuda
@@ -173,16 +173,16 @@ class Context:
         self._handle: ctypes.c_void_p | None = handle
 
     def memory(self) -> tuple[int, int]:
-        """Free and total bytes as this process sees them. Raises CudaError."""
+        """Return free and total bytes as this process sees them. Raises CudaError."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._ask("tell its memory", "cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
         return free.value, total.value
 
     def allocate(self, size_bytes: int) -> int:
-        """Take memory; its address.
+        """Allocate memory and return its address.
 
         Raises:
-            CudaError: with OUT_OF_MEMORY where there is not enough.
+            CudaError: with OUT_OF_MEMORY if there is not enough memory.
         """
         address = ctypes.c_uint64()
         what = f"take {size_bytes} bytes"
@@ -190,16 +190,16 @@ class Context:
         return address.value
 
     def free(self, address: int) -> None:
-        """Give memory back. Raises CudaError."""
+        """Free memory. Raises CudaError."""
         self._ask("free memory", "cuMemFree_v2", ctypes.c_uint64(address))
 
     def synchronize(self) -> None:
-        """Wait for the device; raises the CudaError of what failed on it before."""
+        """Wait for the device; raises the CudaError of an earlier failure on it."""
         self._ask("synchronize", "cuCtxSynchronize")
 
     def close(self) -> None:
-        """Release the context and with it all its memory; idempotent, and never raises: a context
-        that is broken is gone with its process."""
+        """Release the context and all its memory. Idempotent, and never raises: a broken context
+        disappears with its process."""
         if self._handle is not None:
             self._handle = None
             with contextlib.suppress(CudaError):
@@ -217,6 +217,6 @@ class Context:
         self.close()
 
     def _ask(self, what: str, function: str, *arguments: Any) -> None:
-        """Calls are about the thread's current context, and threads change."""
+        """Set the context first: calls apply to the thread's current one, and threads change."""
         self._cuda._ask(what, "cuCtxSetCurrent", self._handle)
         self._cuda._ask(what, function, *arguments)

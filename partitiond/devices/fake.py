@@ -1,4 +1,4 @@
-"""Devices that are not there: to plan for hardware, and to test without it. Shipped."""
+"""Provides fake devices, to plan for hardware and to test without it. Shipped."""
 
 import threading
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ FAKE_HOST = "fake-host"
 def fake_gpus(
     hardware: str, count: int = 1, *, host: str = FAKE_HOST, cores: Sequence[int] = range(16)
 ) -> tuple[Device, ...]:
-    """GPUs of one kind from the catalog, all free: ids "a100-80gb-0", "a100-80gb-1" ...
+    """Return GPUs of one kind from the catalog, all free: ids "a100-80gb-0", "a100-80gb-1" ...
 
     Raises:
         SpecError: the catalog has no such hardware.
@@ -44,7 +44,7 @@ def fake_gpus(
 
 
 def fake_cpu(cores: int = 2, memory_bytes: int = 24 * GIB, *, host: str = FAKE_HOST) -> Device:
-    """A CPU device with so many cores, all free."""
+    """Return a CPU device with this many cores, all free."""
     return Device(
         id="cpu",
         kind=DeviceKind.CPU,
@@ -60,7 +60,7 @@ def fake_cpu(cores: int = 2, memory_bytes: int = 24 * GIB, *, host: str = FAKE_H
 
 
 class FakeDevices:
-    """A device provider that finds what it was given, or refuses or hangs as a driver would."""
+    """A device provider that returns the given devices, or refuses or hangs as a driver would."""
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self._devices = tuple(devices)
@@ -69,19 +69,19 @@ class FakeDevices:
         self._answers.set()
 
     def discover(self) -> Sequence[Device]:
-        """The devices. Raises DeviceError after `refuse`, and does not return after `hang`."""
+        """Return the devices; raise DeviceError after `refuse`; do not return after `hang`."""
         self._answers.wait()
         if self._refusal is not None:
             raise self._refusal
         return self._devices
 
     def become(self, devices: Iterable[Device]) -> None:
-        """Find these from now on: a GPU was added, lost, or its free memory changed."""
+        """Return these from now on: a GPU was added, lost, or its free memory changed."""
         self._devices, self._refusal = tuple(devices), None
         self._answers.set()
 
     def hang(self) -> None:
-        """Answer no look from now on, until `become`."""
+        """Answer no call from now on, until `become`."""
         self._answers.clear()
 
     def refuse(self, message: str = "the driver does not answer.") -> None:

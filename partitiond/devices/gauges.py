@@ -1,4 +1,4 @@
-"""The gauges of this host's devices: memory, power, load and temperature at one moment."""
+"""Reads the gauges of this host's devices: memory, power, load and temperature at one moment."""
 
 import threading
 import time
@@ -18,21 +18,21 @@ from partitiond.looks import Looks
 from partitiond.ports.gauges import DeviceReading
 
 GPU_SECONDS: Final = 2.0
-"""Deadline of a look at all GPUs: somebody waits for a page, and gauges may be missing on it."""
+"""Deadline for reading all GPUs: a user waits for the page, which can do without gauges."""
 
 LEAST_SECONDS: Final = 0.2
-"""Load and power of the CPU are means since the look before; nearer than that they only flicker."""
+"""Load and power of the CPU are means since the last reading; over less time they only flicker."""
 
 
 class HostGauges:
     """Implements `ports.DeviceGauges` by NVML and /proc. Safe to use from any thread.
 
     Args:
-        nvml: look at NVIDIA GPUs.
-        cpu: look at the CPU.
-        root: where `proc` and `sys` are, for tests of foreign hosts.
-        clock: seconds that only grow.
-        gpu_seconds: deadline of a look at all GPUs.
+        nvml: read NVIDIA GPUs.
+        cpu: read the CPU.
+        root: folder of `proc` and `sys`, for tests of foreign hosts.
+        clock: monotonic time in seconds.
+        gpu_seconds: deadline for reading all GPUs.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class HostGauges:
         self._cpu = _CpuGauge(root, clock) if cpu else None
 
     def read(self) -> Mapping[str, DeviceReading]:
-        """By device id; a device that does not answer is left out."""
+        """Return readings by device id; a device that does not answer is left out."""
         with self._lock:
             found = self._gpus() if self._nvml else {}
             if self._cpu is not None:
@@ -61,7 +61,7 @@ class HostGauges:
     def _gpus(self) -> dict[str, DeviceReading]:
         try:
             return self._looks.ask("the gauges of GPUs", _gpus)
-        except SilentError:  # the watch over the devices tells which of them are silent
+        except SilentError:  # device discovery tells which GPUs are silent
             return {}
 
 
@@ -82,7 +82,7 @@ def _gpus() -> dict[str, DeviceReading]:
 def _gpu(handle: Any) -> DeviceReading:
     memory = told(memory_of, handle, "")
     milliwatts = told(pynvml.nvmlDeviceGetPowerUsage, handle)
-    rates = told(pynvml.nvmlDeviceGetUtilizationRates, handle)  # not told in MIG mode
+    rates = told(pynvml.nvmlDeviceGetUtilizationRates, handle)  # not available in MIG mode
     celsius = told(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
     return DeviceReading(
         used_bytes=None if memory is None else memory.used_bytes,
@@ -93,7 +93,7 @@ def _gpu(handle: Any) -> DeviceReading:
 
 
 class _CpuGauge:
-    """Load and power of the CPU since the look before."""
+    """Measures load and power of the CPU since the last reading."""
 
     def __init__(self, root: Path, clock: Callable[[], float]) -> None:
         self._clock = clock

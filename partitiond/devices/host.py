@@ -1,4 +1,4 @@
-"""The devices of this host: its NVIDIA GPUs, and its CPU."""
+"""Discovers the devices of this host: its NVIDIA GPUs, and its CPU."""
 
 import dataclasses
 import threading
@@ -18,32 +18,31 @@ from partitiond.devices.nvml.mig import MigChanges
 from partitiond.looks import Looks
 
 SIMULATED_NVML: Final = Path("lib/libnvidia-ml.so.1")
-"""The NVML of a simulated host, in its folder."""
+"""NVML library of a simulated host, relative to the host's folder."""
 
 
 class HostDevices:
-    """Finds the devices of this host, afresh with each call. Safe to use from any thread.
+    """Discovers the devices of this host anew with each call. Safe to use from any thread.
 
     Args:
         cpu_cores: cores engines may use; None for all that this process may use.
         cpu_memory_bytes: memory of the CPU device; None for all that there is.
         nvml: look for NVIDIA GPUs.
         cpu: offer the CPU as a device, too.
-        own_pids: processes of our engines and MPS servers; everyone else's are foreign.
-        mig_changes: what may be changed of MIG, as gpu.mig_changes; None offers what a kind of
-            GPU offers, whoever asks.
+        own_pids: processes of our engines and MPS servers; all other processes are foreign.
+        mig_changes: which changes of MIG are allowed, as gpu.mig_changes; None offers what the kind
+            of GPU offers, regardless of the user's rights.
         mig_helper: socket of the privileged MIG helper.
-        simulated_host: folder of a simulated GPU host, whose NVML this process then uses in place
-            of the system's.
+        simulated_host: folder of a simulated GPU host, whose NVML this process then uses.
         gpu_cores: host cores usable for engines of GPUs; None for those of the CPU device.
-        mps_installed: whether MPS's control program is there; without it no GPU offers MPS.
+        mps_installed: whether MPS's control program is installed; without it no GPU offers MPS.
         watch_xids: listen for Xid messages in a thread, until `close`; they count for health.
-        own_instances: where GPU instances of ours are, by the UUID of their GPU: what others made
-            stays where it is.
-        looks: makes the calls of NVML, each with a deadline; None has the usual one.
+        own_instances: returns the places of our GPU instances on the GPU with a UUID; instances
+            made by others stay where they are.
+        looks: makes the NVML calls, each with a deadline; None uses the default deadline.
 
     Raises:
-        DeviceError: the simulated host has no library that can be loaded.
+        DeviceError: the simulated host's NVML library cannot be loaded.
     """
 
     def __init__(
@@ -87,22 +86,22 @@ class HostDevices:
 
     @property
     def unseen(self) -> str:
-        """Why GPUs may be missing from the last look; see `GpuDiscovery`."""
+        """Why GPUs may be missing from the last discovery; see `GpuDiscovery`."""
         return self._gpus.unseen
 
     def discover(self) -> Sequence[Device]:
-        """GPUs in the driver's order, then the CPU. A GPU whose driver hangs comes as it was seen
-        last, and silent.
+        """Return GPUs in the driver's order, then the CPU. A GPU whose driver hangs is returned as
+        last seen, marked as silent.
 
         Raises:
-            DeviceError: the driver or the host refuses, or cores are set that are not there.
+            DeviceError: the driver or the host refuses, or configured cores do not exist.
         """
         host_cpu = self._host_cpu()
         gpus = tuple(seen.device for seen in self._seen(host_cpu.cores))
         return (*gpus, host_cpu) if self._cpu else gpus
 
     def inspect(self, device_id: str) -> DeviceDetails:
-        """Everything that is told of one device.
+        """Return everything that is known about one device.
 
         Raises:
             DeviceError: the driver or the host refuses.
@@ -122,11 +121,11 @@ class HostDevices:
         xids = self._xids.xids(device_id)
         try:
             return self.looks.ask(device_id, lambda: details_of(seen, others, xids))
-        except SilentError:  # what was seen is still worth showing
+        except SilentError:  # what was read is still worth showing
             return DeviceDetails(seen.device, seen.readings, xids)
 
     def forgive(self, device_id: str) -> None:
-        """Somebody looked after the device: Xid messages so far count no more against it."""
+        """Forget the device's Xid messages, after an operator has looked after the device."""
         self._xids.forget(device_id)
 
     def close(self) -> None:
@@ -139,7 +138,7 @@ class HostDevices:
     def _seen(self, cores: Sequence[int]) -> tuple[Seen, ...]:
         if not self._nvml:
             return ()
-        with self._lock:  # held no longer than the looks' deadlines
+        with self._lock:  # held at most for the looks' deadlines
             found = self._gpus.discover(cores if self._gpu_cores is None else self._gpu_cores)
             if found and self._watch_xids:
                 self._xids.start()

@@ -1,10 +1,10 @@
-"""Device nodes of MIG instances, made by root for engines that may not make them.
+"""Makes, as root, device nodes of MIG instances for engines that may not make them.
 
 CUDA opens /dev/nvidia-caps/nvidia-cap* of the GPU instance and of the compute instance it runs in.
-Where a node is missing the driver's library starts `nvidia-modprobe`, a setuid program, to make it:
-under NoNewPrivileges that comes to nothing, and CUDA finds no device. So whoever is root, and has
-made an instance, makes its nodes, too. (NVIDIA, "MIG User Guide", "Device Nodes and Capabilities";
-`nvidia-modprobe -f` takes the path of a capability.)
+If a node is missing, the driver's library starts the setuid program `nvidia-modprobe` to make it.
+Under NoNewPrivileges this fails, and CUDA finds no device. So a process that runs as root and has
+made an instance also makes the nodes of the instance. (NVIDIA, "MIG User Guide", "Device Nodes and
+Capabilities"; `nvidia-modprobe -f` takes the path of a capability.)
 """
 
 import logging
@@ -24,11 +24,11 @@ SECONDS: Final = 10.0
 def make_mig_nodes(
     capabilities: Path = CAPABILITIES, *, search_path: str = SEARCH_PATH
 ) -> tuple[str, ...]:
-    """Make the nodes of all MIG instances there are; those that exist stay as they are.
+    """Make the nodes of all existing MIG instances; existing nodes stay as they are.
 
     Returns:
-        The capabilities that got none. Nothing is raised: an engine that cannot open its instance
-        says so, and hosts exist whose nodes are made by other means.
+        The capabilities without a node. Raises nothing: an engine that cannot open its instance
+        reports it, and on some hosts nodes are made by other means.
     """
     files = sorted(str(file) for shape in ACCESS_FILES for file in capabilities.glob(shape))
     if not files:

@@ -1,10 +1,10 @@
-"""What each engine version can do: the one table that knows versions apart.
+"""Lists what each engine version can do, in the one table that tells versions apart.
 
-Read in the sources of vLLM 0.20.2, 0.22.1 and 0.32.0 (the CPU build). Between two versions that
-were read, a version is taken to have what the older one has, apart from three changes that their
+The entries come from the sources of vLLM 0.20.2, 0.22.1 and 0.32.0 (the CPU build). A version
+between two of these counts as having what the older one has, apart from three changes that their
 own pages date: GPUs by UUID (vllm-project/vllm#45026, in 0.24 and not in 0.23), `fp8_per_channel`
-(#44132, merged before the former, so in 0.24 at the latest), and bitsandbytes, which went out of
-the tree in 0.28 (#43529).
+(#44132, merged before #45026, so in 0.24 at the latest), and bitsandbytes, which left the tree in
+0.28 (#43529).
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from partitiond.core.errors import EngineUnavailableError, SpecError
 _QUANTIZATIONS: Final = frozenset(
     {"fp8", "fp8_per_tensor", "fp8_per_block", "int8_per_channel_weight_only", "experts_int8"}
 )
-"""What every supported version can do to 16-bit weights while it loads them."""
+"""Ways in which every supported version can quantise 16-bit weights while it loads them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineCapabilities:
-    """What one range of engine versions offers beyond what all supported ones do.
+    """Capabilities of one range of engine versions, beyond those of all supported versions.
 
     Every supported version takes --uds, --kv-cache-memory-bytes, --max-num-seqs,
     --max-num-batched-tokens, --no-enable-prefix-caching and --disable-uvicorn-access-log.
@@ -29,10 +29,10 @@ class EngineCapabilities:
     Attributes:
         first, end: range of versions, `end` excluded, as (major, minor).
         max_num_active_seqs: --max-num-active-seqs limits running requests below --max-num-seqs
-            without other buffers.
+            and leaves buffers as they are.
         cpu_in_one_process: on a CPU the worker can live in the engine core's process
-            (VLLM_ENABLE_V1_MULTIPROCESSING=0): one import of torch and vLLM less. Older versions
-            force a worker process.
+            (VLLM_ENABLE_V1_MULTIPROCESSING=0), which saves one import of torch and vLLM. Older
+            versions force a worker process.
         kv_tokens_in_metrics: `vllm:cache_config_info` carries `kv_cache_size_tokens`; without it
             blocks times block size is the best known number.
         cpu_fp8_kv_cache: the CPU's attention reads an fp8 KV cache (on x86 with AVX-512 or AMX).
@@ -91,7 +91,7 @@ def capabilities_of(version: str, *, allow_unknown: bool = False) -> EngineCapab
 
     Raises:
         EngineUnavailableError: the version is not in the table (and unknown ones are not allowed),
-            or it is no version at all.
+            or it is not a version number.
     """
     match = _VERSION.match(version)
     if match is None:
@@ -119,7 +119,7 @@ def require_quantization(capabilities: EngineCapabilities, quantization: str) ->
     """Refuse a way of quantising weights that these versions lack; the empty one is always there.
 
     Raises:
-        SpecError: it names the versions that have it.
+        SpecError: these versions lack it; the message names the versions that have it.
     """
     if not quantization or quantization in capabilities.quantizations:
         return
@@ -134,7 +134,7 @@ def require_quantization(capabilities: EngineCapabilities, quantization: str) ->
 
 
 def versions_with(quantization: str) -> str:
-    """The versions of the table that have it, as "0.20 to before 0.28"; empty for none."""
+    """Versions of the table that have the way of quantising, as "0.20 to before 0.28", or empty."""
     ranges: list[tuple[tuple[int, int], tuple[int, int]]] = []
     for entry in TABLE:
         if quantization not in entry.quantizations:

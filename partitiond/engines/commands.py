@@ -1,4 +1,4 @@
-"""What the shim is told to run for each engine kind."""
+"""Builds the command that the shim runs, for each engine kind."""
 
 import dataclasses
 import json
@@ -24,14 +24,14 @@ from partitiond.engines.simulated.gpu import HOST_VARIABLE
 from partitiond.ports import EngineLaunch
 
 SIMULATED_KV_BYTES_PER_TOKEN: Final = 36_864
-"""OPT-125M's in 16 bits (2 x 12 layers x 768 x 2 bytes), where the model folder has no config of a
-known family."""
+"""OPT-125M's in 16 bits (2 x 12 layers x 768 x 2 bytes); used if the model folder has no config of
+a known family."""
 
 
 def shim_command(
     argv: list[str], env: dict[str, str], launch: EngineLaunch, folder: RunFolder
 ) -> dict[str, Any]:
-    """command.json: the command, its whole environment, cores and folder."""
+    """Return command.json: the command, its whole environment, cores and folder."""
     inherited = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TZ") if name in os.environ}
     base = inherited | {
         "PATH": vllm.SYSTEM_PATH,
@@ -69,11 +69,11 @@ def simulated_command(
     """Run the simulated engine with this interpreter.
 
     Args:
-        simulated_host: folder of the simulated GPU host whose memory it takes on a GPU; None for
-            an engine that takes none.
+        simulated_host: folder of the simulated GPU host whose memory the engine takes on a GPU;
+            None for an engine that takes no GPU memory.
 
     Raises:
-        SpecError: extra arguments that are not allowed.
+        SpecError: an extra argument is not allowed.
     """
     vllm.check_extra_args(launch.extra_args, "simulated")
     model = Path(launch.model_folder)
@@ -93,7 +93,7 @@ def simulated_command(
     if launch.sleep_mode:
         argv += ["--enable-sleep-mode"]
     argv += launch.extra_args
-    # Its modules are found where this process found them.
+    # The engine imports partitiond from where this process imported it.
     env = {"PYTHONPATH": str(Path(partitiond.__file__).resolve().parent.parent)}
     if simulated_host is not None and launch.visible_device:
         argv += _memory_flags(launch)
@@ -107,7 +107,7 @@ def simulated_command(
 
 
 def _memory_flags(launch: EngineLaunch) -> list[str]:
-    """What it takes of its GPU: as much as an engine of that model with these limits."""
+    """Flags for GPU memory: as much as an engine of that model takes with these limits."""
     flags = ["--gpu-memory-utilization", f"{vllm.memory_fraction(launch):.3f}"]
     flags += ["--kv-cache-memory-bytes", str(launch.kv_cache_bytes)]
     architecture = architecture_of(
@@ -122,7 +122,7 @@ def _memory_flags(launch: EngineLaunch) -> list[str]:
 
 
 def _on_real_cores(launch: EngineLaunch) -> EngineLaunch:
-    """A simulated host may have more cores than this machine, on which its engines run."""
+    """Map cores to real ones: a simulated host may have more cores than this machine."""
     real = sorted(os.sched_getaffinity(0))
     return dataclasses.replace(
         launch, cores=tuple(sorted({real[core % len(real)] for core in launch.cores}))
@@ -130,10 +130,10 @@ def _on_real_cores(launch: EngineLaunch) -> EngineLaunch:
 
 
 def planned_kv_tokens(launch: EngineLaunch) -> int:
-    """KV tokens that the launch's KV bytes hold; 0 where that is not a simple division.
+    """KV tokens that the launch's KV bytes hold; 0 if that is not a simple division.
 
     Layers with a sliding window or a state of their own take another share of the bytes, and the
-    engine counts tokens then in its own way.
+    engine then counts tokens in its own way.
     """
     architecture = architecture_of(
         Path(launch.model_folder), dtype=launch.dtype, kv_cache_dtype=launch.kv_cache_dtype
@@ -148,10 +148,10 @@ def planned_kv_tokens(launch: EngineLaunch) -> int:
 def kv_bytes_per_token(
     model_folder: Path, *, dtype: str = "auto", kv_cache_dtype: str = "auto"
 ) -> int:
-    """What a token keeps in the KV cache, in bytes, by the folder's config.json.
+    """Bytes that a token takes in the KV cache, by the folder's config.json.
 
-    The same numbers as profiles and plans are made with, so that a simulated engine has room for
-    what was planned.
+    Profiles and plans are made with the same numbers, so a simulated engine has room for what was
+    planned.
     """
     loaded = architecture_of(model_folder, dtype=dtype, kv_cache_dtype=kv_cache_dtype)
     if loaded is None:
@@ -162,7 +162,7 @@ def kv_bytes_per_token(
 def architecture_of(
     model_folder: Path, *, dtype: str = "auto", quantization: str = "", kv_cache_dtype: str = "auto"
 ) -> Architecture | None:
-    """What the folder's config.json says, as loaded; None where it is of no known family."""
+    """Return the architecture of config.json, as loaded; None if it is of no known family."""
     try:
         config = json.loads((model_folder / "config.json").read_bytes())
         return as_loaded(

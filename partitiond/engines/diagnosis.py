@@ -1,6 +1,6 @@
-"""From an engine's last output to what went wrong, which lines say so, and what to do.
+"""Diagnoses from an engine's last output what went wrong, which lines say so, and what to do.
 
-One table, most specific first. Everything here is a function of text.
+The rules are one table, the most specific first. Everything here is a function of text.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ MAX_LINES: Final = 12
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What went wrong.
+    """A diagnosis: why an engine ended, and what to do about it.
 
     Attributes:
         kind: stable word: "out-of-memory", "gpu-out-of-memory", "mps", "no-gpu", "gpu-fault",
@@ -178,14 +178,14 @@ def diagnose(
     asked: bool = False,
     memory_bytes: int = 0,
 ) -> Diagnosis:
-    """What ended an engine.
+    """Diagnose what ended an engine.
 
     Args:
-        log_tail: the end of its output.
-        code: exit code, negative for a signal; None where it is not known.
-        oom_kills: processes the kernel killed for memory while it ran.
-        asked: it was told to stop.
-        memory_bytes: its memory budget, for the message.
+        log_tail: the end of the engine's output.
+        code: exit code, negative for a signal; None if unknown.
+        oom_kills: processes that the kernel killed for lack of memory while the engine ran.
+        asked: the engine was told to stop.
+        memory_bytes: the engine's memory budget, for the message.
     """
     lines = [_PREFIX.sub("", line).rstrip() for line in log_tail.splitlines()]
     lines = [line for line in lines if not _NOISE.search(line)]
@@ -224,7 +224,7 @@ def _without_rule(
 
 
 def _error_lines(lines: list[str]) -> list[str]:
-    """Error lines, the root cause first: what follows it is mostly "engine core failed"."""
+    """Error lines, the root cause first: the lines after it mostly say "engine core failed"."""
     errors = [line for line in lines if _ERROR_LINE.search(line)]
     return [line for line in errors if "Engine core initialization failed" not in line] or errors
 
@@ -251,11 +251,11 @@ PHASES: Final = (
     (re.compile(r"Resolved architecture: (\S+)"), "read the model ({0})"),
     (re.compile(r"non-default args"), "reading the model"),
 )
-"""What a line of the engine's log says about how far it is; latest phase first."""
+"""Phases of a start, by the lines of the engine's log that announce them; latest phase first."""
 
 
 def phase_of(line: str) -> str | None:
-    """The phase a log line announces, as people read it; None for most lines."""
+    """The phase that a log line announces, in words for people; None for most lines."""
     for pattern, text in PHASES:
         match = pattern.search(line)
         if match is not None:

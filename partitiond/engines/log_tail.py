@@ -1,4 +1,4 @@
-"""Reading the end of an engine's log."""
+"""Reads the end of an engine's log."""
 
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ class PhaseReader:
         self._phase: str | None = None
 
     def next_phase(self) -> str | None:
-        """The latest phase the new lines announce, when it is another than before."""
+        """Return the latest phase that the new lines announce; None if it has not changed."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)

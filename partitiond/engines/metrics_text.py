@@ -1,4 +1,4 @@
-"""Reading the Prometheus text of an engine."""
+"""Reads the Prometheus text of an engine."""
 
 import re
 from typing import Final
@@ -10,8 +10,8 @@ _LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 
 
 def label_sums(text: str) -> dict[str, float]:
-    """Each metric's value summed over its labels. Histogram buckets are left out: their sum
-    over the bounds means nothing.
+    """Sum each metric's value over its labels. Histogram buckets are left out: a sum over their
+    bounds means nothing.
     """
     sums: dict[str, float] = {}
     for line in text.splitlines():
@@ -27,7 +27,7 @@ def label_sums(text: str) -> dict[str, float]:
 
 
 def labels_of(text: str, name: str) -> dict[str, str]:
-    """Labels of the first sample of a metric; empty when there is none."""
+    """Labels of the first sample of a metric; empty if there is none."""
     for line in text.splitlines():
         match = _SAMPLE.match(line) if line.startswith(name) else None
         if match is not None and match["name"] == name:
@@ -36,9 +36,9 @@ def labels_of(text: str, name: str) -> dict[str, str]:
 
 
 def kv_cache_tokens(text: str) -> int:
-    """KV tokens an engine says it has (`vllm:cache_config_info`), 0 when it does not say.
+    """KV tokens that an engine says it has (`vllm:cache_config_info`); 0 if it does not say.
 
-    Newer engines tell the tokens; older ones blocks and block size, one of which is not usable.
+    Newer engines report tokens; older ones report blocks and block size, and one block is unusable.
     """
     labels = labels_of(text, "vllm:cache_config_info")
     tokens = _whole(labels.get("kv_cache_size_tokens"))

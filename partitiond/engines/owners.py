@@ -1,4 +1,4 @@
-"""Which process is which engine's: one look at /proc for all engines of a run folder."""
+"""Maps processes to engines, by one scan of /proc for all engines of a run folder."""
 
 import os
 from pathlib import Path
@@ -10,10 +10,10 @@ from partitiond.process_identity import is_alive
 
 
 def owners(run_dir: Path) -> dict[int, str]:
-    """Replica id by pid, of every living process of every engine below `run_dir`.
+    """Return the replica id, by pid, of every living process of every engine below `run_dir`.
 
-    A process is an engine's when it is in its shim's session, or when its environment names the
-    engine's run folder: as `process.processes_of` has it, for all engines at once.
+    A process is an engine's if it is in the session of the engine's shim, or if its environment
+    names the engine's run folder. `process.processes_of` applies this rule to one engine.
     """
     sessions: dict[int, str] = {}
     folders: dict[bytes, str] = {}
@@ -45,5 +45,5 @@ def _owner(pid: int, sessions: dict[int, str], folders: dict[bytes, str]) -> str
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return ""  # gone meanwhile, or another user's
+        return ""  # the process is gone, or another user's
     return next((folders[v] for v in variables if v in folders), "")

@@ -1,4 +1,4 @@
-"""Engines in partitions: another runner's engines, each with its partition made and given back."""
+"""Runs engines in partitions: makes each engine's partition first, and gives it back last."""
 
 import contextlib
 import logging
@@ -28,13 +28,13 @@ class _Discards(Protocol):
 class PartitionedRunner:
     """Implements `ports.EngineRunner` over a runner and a host's partitions.
 
-    A partition is made before its engine exists and given back once nothing of the engine is
-    left, so a device never serves an engine that is not in its journal. What a device does not
-    give back holds up nobody: it stays journalled, and is tried again.
+    A partition is made before its engine exists and given back once no process of the engine is
+    left, so a device never serves an engine that is not in its journal. A partition that a device
+    does not give back blocks nothing: it stays journalled, and is tried again.
 
     Args:
         runner: starts and ends the processes.
-        partitions: the devices.
+        partitions: makes partitions on the devices, and gives them back.
     """
 
     def __init__(self, runner: EngineRunner, partitions: PartitionControl) -> None:
@@ -44,13 +44,13 @@ class PartitionedRunner:
         self._settled = False
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
-        """Make the partition, then the process. Raises what the runner does, and DeviceError."""
+        """Make the partition, then the process. Raises the runner's errors, and DeviceError."""
         try:
             prepared = await to_end(self._partitions.prepare(launch))
             reached(FaultPoint.PARTITION_PREPARED)
             handle = await self._runner.start(prepared)
         except BaseException:
-            with contextlib.suppress(DeviceError):  # it stays journalled, and is tried again
+            with contextlib.suppress(DeviceError):  # the partition stays journalled
                 await to_end(self._partitions.release(launch))
             raise
         self._generations[launch.replica_id] = handle.generation
@@ -62,26 +62,26 @@ class PartitionedRunner:
         deadline_seconds: float,
         progress: Callable[[str], None] | None = None,
     ) -> EngineReport:
-        """Ready, and within its partition. Raises StartFailedError, StartTimedOutError."""
+        """Wait for the engine; check its partition. Raises StartFailedError, StartTimedOutError."""
         report = await self._runner.wait_ready(handle, deadline_seconds, progress)
         await self._partitions.verify(handle, report)
         return report
 
     async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
-        """Whether it answers for one token within the time."""
+        """Whether the engine answers for one token within the time."""
         return await self._runner.probe(handle, timeout_seconds)
 
     async def report(self, handle: EngineHandle) -> EngineReport:
-        """One scrape of its metrics. Raises EngineError when it cannot be reached."""
+        """Return one scrape of its metrics. Raises EngineError if it cannot be reached."""
         return await self._runner.report(handle)
 
     async def sleep(self, handle: EngineHandle, level: int) -> None:
-        """Put it to sleep; its memory may be another's then. Raises EngineError."""
+        """Put the engine to sleep; another may then take its memory. Raises EngineError."""
         await self._runner.sleep(handle, level)
         await self._partitions.asleep(handle, level)
 
     async def wake(self, handle: EngineHandle) -> None:
-        """Wake it, where its memory is free. Raises EngineError."""
+        """Wake the engine if its memory is free. Raises EngineError."""
         try:
             await self._partitions.waking(handle)
         except DeviceError as error:
@@ -89,7 +89,7 @@ class PartitionedRunner:
         await self._runner.wake(handle)
 
     async def sleep_level(self, handle: EngineHandle, timeout_seconds: float) -> int:
-        """How deep it sleeps; 0 awake. Raises EngineError when it does not answer in time."""
+        """Return the sleep level; 0 is awake. Raises EngineError without an answer in time."""
         level = await self._runner.sleep_level(handle, timeout_seconds)
         if level:
             await self._partitions.asleep(handle, level)
@@ -100,7 +100,7 @@ class PartitionedRunner:
         return await self._runner.wait_exit(handle)
 
     async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
-        """End it, then give its partition back. Idempotent; raises what the runner does."""
+        """End the engine, then give its partition back. Idempotent; raises the runner's errors."""
         name = handle.launch.replica_id
         if self._generations.get(name, handle.generation) != handle.generation:
             # A newer engine of the same name has the partition of that name.
@@ -117,7 +117,7 @@ class PartitionedRunner:
         return ended
 
     async def find(self) -> Sequence[EngineHandle]:
-        """Engines that run; the first time, devices are settled with what they use."""
+        """Return the running engines; the first call also settles the devices with them."""
         found = await self._runner.find()
         for handle in found:
             self._generations.setdefault(handle.launch.replica_id, handle.generation)
@@ -128,10 +128,10 @@ class PartitionedRunner:
         return found
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
-        """Peak proportional set size of its processes so far (sampled), in bytes."""
+        """Peak proportional set size of the engine's processes so far (sampled), in bytes."""
         return self._runner.peak_memory_bytes(handle)
 
     async def discard(self, handle: EngineHandle) -> None:
-        """Remove the run folder of an engine that is gone, where the runner keeps such."""
+        """Remove the run folder of an engine that is gone, if the runner keeps such folders."""
         if isinstance(self._runner, _Discards):
             await self._runner.discard(handle)

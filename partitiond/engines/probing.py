@@ -1,7 +1,7 @@
-"""The one question that shows that an engine works: it goes through tokenizer, scheduler and model.
+"""Asks an engine for one token, which has to pass through tokenizer, scheduler and model.
 
-`/health` alone shows no frozen core. What is asked depends on the engine's task, because an engine
-that pools has no completions and one that generates has no pooling.
+`/health` alone does not reveal a frozen core. The question depends on the engine's task, because a
+pooling engine has no completions and a generating engine has no pooling.
 """
 
 from typing import Final
@@ -11,10 +11,10 @@ from partitiond.engines.unix_http import Answer, exchange
 from partitiond.ports import EngineHandle, EngineLaunch
 
 ONE_TOKEN: Final = [1]
-"""Works for any tokenizer and costs one step."""
+"""A prompt that works for any tokenizer and costs one step."""
 
 _POOLING_ROUTES: Final = {
-    # The one route that every pooling model has: rerankers, say, have no embeddings.
+    # The one route that every pooling model has: rerankers, for example, have no embeddings.
     EngineTask.POOL: "/pooling",
     EngineTask.CLASSIFY: "/classify",
 }
@@ -30,13 +30,13 @@ def question_for(launch: EngineLaunch) -> tuple[str, dict[str, object]]:
 
 
 def name_of_question(launch: EngineLaunch) -> str:
-    """For messages."""
+    """Name the question, for messages."""
     path, _ = question_for(launch)
     return "a one-token completion" if path == "/v1/completions" else f"one token at {path}"
 
 
 async def ask_one_token(handle: EngineHandle, timeout_seconds: float) -> Answer:
-    """Ask it. Raises ExchangeError."""
+    """Ask the engine for one token. Raises ExchangeError."""
     path, payload = question_for(handle.launch)
     return await exchange(
         handle.socket_path, "POST", path, payload, timeout_seconds=timeout_seconds

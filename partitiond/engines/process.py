@@ -1,4 +1,4 @@
-"""Waiting for, signalling and finding processes, whoever their parent is."""
+"""Waits for, signals and finds processes, whether or not they are this process's children."""
 
 import asyncio
 import contextlib
@@ -30,21 +30,21 @@ __all__ = [
 ]
 
 REPLICA_DIR_VARIABLE = "PARTITIOND_REPLICA_DIR"
-"""In the environment of every process of a replica: its run folder."""
+"""Variable in the environment of every process of a replica; it names the run folder."""
 
 REAP_SECONDS = 5.0
 """After SIGKILL a process is gone at once unless it sleeps uninterruptibly in a driver."""
 
 
 PROC = Looks()
-"""All of /proc is read to find the processes of an engine, and one that is stuck in the kernel
-may hold up whoever reads its environment."""
+"""All of /proc is read to find the processes of an engine; one that is stuck in the kernel may
+block the reader of its environment."""
 
 
 def open_pidfd(process: ProcessId) -> int | None:
-    """A file descriptor that stays with the process, or None when it is gone.
+    """Open a file descriptor that stays with the process; None if the process is gone.
 
-    The identity is checked after opening: between the two the pid cannot change its owner
+    The identity is checked after opening, so the pid cannot have passed to another process
     unnoticed.
     """
     try:
@@ -70,13 +70,13 @@ async def wait_gone(process: ProcessId) -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
-    # It is ours to reap when the daemon is the container's first process.
+    # The process is ours to reap if the daemon is the container's first process.
     with contextlib.suppress(ChildProcessError):
         os.waitpid(process.pid, os.WNOHANG)  # noqa: ASYNC222 - WNOHANG does not wait
 
 
 async def gone_within(process: ProcessId, seconds: float) -> bool:
-    """Whether the process was gone before so many seconds had passed."""
+    """Whether the process was gone before `seconds` had passed."""
     try:
         async with asyncio.timeout(seconds):
             await wait_gone(process)
@@ -100,12 +100,12 @@ def send_signal(process: ProcessId, number: int) -> bool:
 
 
 def processes_of(run_dir: Path, leader: ProcessId | None) -> list[int]:
-    """Living processes of one replica, the shim included, even those that left the group.
+    """Return the living processes of one replica, including the shim and those that left the group.
 
-    A process is the replica's when its environment names the run folder; or, because processes
-    that set their title overwrite what /proc shows of their environment, when it is in the
-    shim's session and works in the run folder. (A session's number is not given away while one
-    of its processes lives, so a session of that number with that folder is ours.)
+    A process is the replica's if its environment names the run folder. Processes that set their
+    title overwrite what /proc shows of their environment, so a process is the replica's as well if
+    it is in the shim's session and works in the run folder. (A session's number is not reused while
+    a process of it lives, so a session of that number with that folder is ours.)
     """
     mark = f"{REPLICA_DIR_VARIABLE}={run_dir}".encode()
     session = leader.pid if leader is not None and leader.boot_id == boot_id() else None
@@ -128,12 +128,12 @@ def _belongs(pid: int, mark: bytes, folder: Path, session: int | None) -> bool:
             return True
         return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        # Gone meanwhile, or of another user: not ours either way.
+        # The process is gone, or another user's: it is not ours either way.
         return False
 
 
 def leader_of(run_dir: Path) -> ProcessId | None:
-    """The shim of a replica, found by its mark: the oldest of its processes that lead a session."""
+    """Find the shim of a replica by its mark: the oldest of its processes that lead a session."""
     leaders = []
     for pid in processes_of(run_dir, None):
         fields, ticks = shim.stat_fields(pid), start_ticks(pid)
@@ -145,13 +145,13 @@ def leader_of(run_dir: Path) -> ProcessId | None:
 async def kill_all(
     run_dir: Path, leader: ProcessId | None, seconds: float = REAP_SECONDS
 ) -> tuple[int, ...]:
-    """SIGKILL every process of the replica until none is left, or the time is over.
+    """SIGKILL every process of the replica until none is left or the time is over.
 
     Returns:
-        Pids that live still: their memory and devices are not free.
+        Pids that are still alive: their memory and devices are not free.
 
     Raises:
-        SilentError: /proc does not answer, as for a process that is stuck in the kernel.
+        SilentError: /proc does not answer, for example for a process stuck in the kernel.
     """
     deadline = asyncio.get_running_loop().time() + seconds
     look = functools.partial(processes_of, run_dir, leader)
@@ -159,7 +159,7 @@ async def kill_all(
         if asyncio.get_running_loop().time() >= deadline:
             break
         for pid in left:
-            # Another user's process carries no mark of ours, unless it changed its user.
+            # Another user's process carries no mark of ours, unless the process changed its user.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0.02)
@@ -171,7 +171,7 @@ class StillAliveError(EngineError):
 
 
 def require_gone(replica_id: str, left: tuple[int, ...]) -> None:
-    """Raises StillAliveError where `kill_all` left something."""
+    """Raise StillAliveError if `kill_all` left processes alive."""
     if left:
         named = ", ".join(str(pid) for pid in left)
         raise StillAliveError(

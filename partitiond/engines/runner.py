@@ -1,7 +1,7 @@
 """Starts, finds, watches and ends engine processes (`ports.EngineRunner`).
 
-Both engine kinds take the same way: a run folder, the shim, a Unix socket. What differs is the
-command (`commands`).
+Both engine kinds use a run folder, the shim and a Unix socket. Only the command differs
+(`commands`).
 """
 
 import asyncio
@@ -37,37 +37,37 @@ from partitiond.looks import Look
 from partitiond.ports import EngineExit, EngineHandle, EngineLaunch, EngineReport
 
 POLL_SECONDS: Final = 0.1
-"""Between two looks at a starting engine: a connect to a Unix socket costs microseconds."""
+"""Between two polls of a starting engine: a connect to a Unix socket costs microseconds."""
 FIRST_ANSWER_SECONDS: Final = 60.0
 """The first answer may compile kernels."""
 KILL_SECONDS: Final = 8.0
-"""From SIGQUIT to the shim having killed the tree; then the group is killed from outside."""
+"""From SIGQUIT until the shim has killed the tree; then the group is killed from outside."""
 REPORT_SECONDS: Final = 10.0
 FIRST_WEIGHT_SECONDS: Final = 2.0
-"""How long the event loop waits once for what a new engine takes. /proc answers in milliseconds; a
+"""How long the event loop waits, once, for the memory of a new engine. /proc takes milliseconds; a
 process that is stuck in a driver may keep it from answering at all."""
 KEEP_FAILED_SECONDS: Final = 3600.0
-"""How long the folder of a profile that failed stays where its error said; its log stays longer,
-among the last logs."""
+"""How long the folder of a failed profile stays where its error message names it; its log stays
+longer, among the last logs."""
 
 EnvironmentSource = EngineEnvironment | Callable[[], EngineEnvironment]
 
 
 class ProcessEngineRunner:
-    """Engines as processes, each with a run folder below `run_dir`.
+    """Runs engines as processes, each with a run folder below `run_dir`.
 
     Args:
         run_dir: folder of the run folders. Two daemons must not share one.
-        environment: what runs the "vllm" kind; a function is asked at each start, so that an
-            environment installed meanwhile is found; None where only simulated engines run.
+        environment: runs the "vllm" kind; a function is called at each start, so that an
+            environment installed meanwhile is found; None if only simulated engines run.
         cache_dir: shared by all engines (model inspection, compile caches).
         allow_unknown_version: start engine versions that are not in the capabilities table.
-        reap_seconds: from SIGKILL to calling a process unkillable.
-        simulated_host: folder of the simulated GPU host that simulated engines take memory of.
-        cgroups: gives each engine a cgroup of its own; None leaves them in the daemon's.
-        traces_endpoint: where engines send their spans; empty for nowhere.
+        reap_seconds: time after SIGKILL at which a process counts as unkillable.
+        simulated_host: folder of the simulated GPU host whose memory simulated engines take.
+        cgroups: gives each engine a cgroup of its own; None leaves engines in the daemon's.
+        traces_endpoint: where engines send their spans; empty if nowhere.
 
-    An engine without a placement, that is the profiler's, ends with the process that started it.
+    An engine without a placement (one of the profiler's) ends with the process that started it.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ProcessEngineRunner:
         self._traces_endpoint = traces_endpoint
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
-        """Spawn and return at once. Raises EngineUnavailableError, StartFailedError, SpecError."""
+        """Spawn; return at once. Raises EngineUnavailableError, StartFailedError, SpecError."""
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = RunFolder.of(self._run_dir, launch.replica_id)
         folder.require_short_socket()
@@ -130,13 +130,13 @@ class ProcessEngineRunner:
         deadline_seconds: float,
         progress: Callable[[str], None] | None = None,
     ) -> EngineReport:
-        """Wait for a real answer; on any failure the engine is still the caller's to stop.
+        """Wait for a real answer; on any failure the caller still has to stop the engine.
 
         `progress` gets a phase whenever the engine enters one ("loading weights (40 %)").
 
         Raises:
-            StartFailedError: it ended, or refuses what it is for; the message carries a diagnosis.
-            StartTimedOutError: it was not ready by the deadline.
+            StartFailedError: the engine ended or refuses its task; the message has a diagnosis.
+            StartTimedOutError: the engine was not ready by the deadline.
         """
         tell = progress or (lambda _text: None)
         tell("starting the process")
@@ -187,7 +187,7 @@ class ProcessEngineRunner:
         return answer.status == 200
 
     async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
-        """Whether it answers for one token in time (`engines.probing`)."""
+        """Whether the engine answers for one token in time (`engines.probing`)."""
         try:
             answer = await ask_one_token(handle, timeout_seconds)
         except ExchangeError:
@@ -195,7 +195,7 @@ class ProcessEngineRunner:
         return answer.status == 200
 
     async def report(self, handle: EngineHandle) -> EngineReport:
-        """One scrape of /metrics. Raises EngineError when it cannot be reached."""
+        """Return one scrape of /metrics. Raises EngineError if the engine cannot be reached."""
         try:
             metrics = await _get(handle, "/metrics")
             version = await _get(handle, "/version")
@@ -212,33 +212,33 @@ class ProcessEngineRunner:
             ) from error
 
     async def sleep(self, handle: EngineHandle, level: int) -> None:
-        """Put it to sleep (`engines.sleep`). Raises EngineError."""
+        """Put the engine to sleep (`engines.sleeping`). Raises EngineError."""
         await sleeping.put_to_sleep(handle, level)
 
     async def wake(self, handle: EngineHandle) -> None:
-        """Wake it; returns once it answers for one token. Raises EngineError."""
+        """Wake the engine; returns once it answers for one token. Raises EngineError."""
         await sleeping.wake(handle)
         if not await self.probe(handle, FIRST_ANSWER_SECONDS):
             raise sleeping.does_not_answer(handle)
 
     async def sleep_level(self, handle: EngineHandle, timeout_seconds: float) -> int:
-        """How deep it sleeps; 0 awake. Raises EngineError."""
+        """Return the engine's sleep level; 0 is awake. Raises EngineError."""
         return await sleeping.sleep_level(handle, timeout_seconds)
 
     async def wait_exit(self, handle: EngineHandle) -> EngineExit:
-        """Return once nothing of the engine is left; works for engines found after a restart."""
+        """Return once no process of the engine is left; also for engines found after a restart."""
         await process.wait_gone(_identity(handle))
         while True:
-            # What outlives a SIGKILL sleeps in a driver: its partition is not free until it wakes.
+            # Survivors of SIGKILL sleep in a driver: the partition is free only once they wake.
             with contextlib.suppress(process.StillAliveError):
                 return await self._settle(handle, asked=False)
 
     async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
-        """SIGTERM, after the grace SIGKILL; nothing is left when it returns. Idempotent.
+        """Send SIGTERM, and SIGKILL after the grace; no process is left on return. Idempotent.
 
         Raises:
-            EngineError: some of its processes outlive SIGKILL, so that its memory and devices
-                are not free; `facts["pids"]` names them. Call it again.
+            EngineError: some processes of the engine outlive SIGKILL, so its memory and devices
+                are not free; `facts["pids"]` names the processes. Call it again.
         """
         leader = _identity(handle)
         if not process.is_alive(leader):
@@ -251,8 +251,8 @@ class ProcessEngineRunner:
         return await self._settle(handle, asked=True)
 
     async def find(self) -> Sequence[EngineHandle]:
-        """Living engines of this run folder, those whose launch cannot be read as well; what is
-        left of dead ones is killed and cleared."""
+        """Return the living engines of this run folder, including those whose launch cannot be
+        read; kill and clear what is left of dead engines."""
         found = []
         for folder in await asyncio.to_thread(run_folders, self._run_dir):
             if folder.path in self._starting:
@@ -267,21 +267,21 @@ class ProcessEngineRunner:
         return found
 
     async def discard(self, handle: EngineHandle) -> None:
-        """Remove the run folder of an engine that is gone, log and all; a living one's stays."""
+        """Remove the run folder of an engine that is gone, log included; a living one's stays."""
         folder = RunFolder(Path(handle.run_dir))
         if folder.process() == _identity(handle) and not process.is_alive(_identity(handle)):
             await asyncio.to_thread(folder.remove)
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
-        """Peak proportional set size of its processes, the shim's included, in bytes.
+        """Return the peak proportional set size of the engine and its shim, in bytes.
 
-        What the shim saw while sampling, at most ten seconds old: one small file to read. Where
-        it has not sampled yet, what is now counts: 0 where /proc does not tell soon, as for a
-        process that is stuck in the kernel. For an engine that is being profiled, whose footprint
-        rests on it, what is now counts always; call it in a thread.
+        The shim samples it; the last sample is at most ten seconds old, and one small file to read.
+        Before the first sample the current size counts: 0 if /proc does not answer soon, as for a
+        process that is stuck in the kernel. For an engine that is being profiled the current size
+        always counts, as its footprint rests on it; call this in a thread.
 
         Raises:
-            SilentError: /proc does not answer, of an engine that is being profiled.
+            SilentError: /proc does not answer, and the engine is being profiled.
         """
         peak = max(
             RunFolder(Path(handle.run_dir)).peak_pss_bytes(),
@@ -295,7 +295,7 @@ class ProcessEngineRunner:
         return peak
 
     def _first_weight(self, handle: EngineHandle) -> int:
-        """What a new engine takes in bytes, waited for briefly and once; 0 until that is known."""
+        """Memory of a new engine in bytes, waited for briefly and once; 0 until it is known."""
         look = self._weighing.get(handle.generation)
         if look is None:
             look = self._weighing[handle.generation] = _begin_to_weigh(handle)
@@ -305,7 +305,7 @@ class ProcessEngineRunner:
         del self._weighing[handle.generation]
         try:
             return look.wait()
-        except SilentError:  # another look at the same is overdue
+        except SilentError:  # an earlier look is overdue
             return 0
 
     def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, object]:
@@ -316,7 +316,7 @@ class ProcessEngineRunner:
             environment.version, allow_unknown=self._allow_unknown_version
         )
         made = commands.vllm_command(launch, environment, capabilities, self._cache_dir, folder)
-        # A trial of the profiler serves no requests of anybody.
+        # A trial of the profiler serves no client's requests.
         if self._traces_endpoint and launch.placement is not None:
             made["argv"] += vllm.tracing_flags(self._traces_endpoint)
             made["env"] |= vllm.TRACING_ENVIRONMENT
@@ -345,7 +345,7 @@ class ProcessEngineRunner:
             process.require_gone(replica_id, await self._kill_all(folder, leader))
 
     def _clear_failed_profiles(self) -> None:
-        """Folders of profiles that failed a while ago: their logs go to the bounded last logs."""
+        """Clear the folders of profiles that failed a while ago; their logs become last logs."""
         for folder in run_folders(self._run_dir):
             ago, handle = folder.ended_seconds_ago(), folder.handle()
             if ago is None or ago < KEEP_FAILED_SECONDS or handle is None:
@@ -357,7 +357,7 @@ class ProcessEngineRunner:
         return await process.kill_all(folder.path, leader, self._reap_seconds)
 
     async def _settle(self, handle: EngineHandle, *, asked: bool) -> EngineExit:
-        """After the shim is gone: kill what survived it, tidy up, and say how it ended."""
+        """After the shim is gone: kill its survivors, tidy up, and say how the engine ended."""
         folder = RunFolder(Path(handle.run_dir))
         if folder.process() not in (None, _identity(handle)):
             return EngineExit(None, "it was replaced by a newer engine of the same name.")
@@ -412,7 +412,7 @@ def _identity(handle: EngineHandle) -> ProcessId:
 
 
 def _exit_code(record: ExitRecord | None) -> int | None:
-    """The code as `subprocess` gives it; a shim that left no record was itself killed."""
+    """Return the code as `subprocess` gives it; a shim that left no record was killed itself."""
     if record is None:
         return -int(signal.SIGKILL)
     return record.code if record.signal is None else -record.signal

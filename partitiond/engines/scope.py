@@ -1,19 +1,19 @@
-"""A cgroup of its own for each engine, by whatever this host allows without more rights.
+"""Gives each engine a cgroup of its own, in a way that this host allows without more rights.
 
 - **scope**: `systemd-run --scope` puts the engine's supervisor into a transient unit
   `partitiond-<replica>-<number>.scope`. A daemon that is root asks the system's manager; any other
-  asks the manager of its user, which needs lingering (`loginctl enable-linger USER`), or the scope
-  ends with the user's last session. A scope is nobody's child: restarting, or removing, the
-  service of the daemon does not touch it, and systemd clears it away once it is empty.
+  daemon asks the manager of its user, which needs lingering (`loginctl enable-linger USER`):
+  without it the scope ends with the user's last session. A scope does not belong to the daemon's
+  service: restarting or removing that service leaves the scope, and systemd removes an empty one.
 - **delegated**: a cgroup `engine-<replica>` below the one that systemd delegated to the daemon's
-  service (`Delegate=yes`). It survives a restart with `KillMode=process`. It gets a limit of memory
-  only where the daemon sits in a subgroup (`DelegateSubgroup=`, systemd 254 and newer): a cgroup
-  that hands controllers to its children may hold no processes, and the service manager would fail
-  to put the next daemon into one that does.
-- **none**: the engine stays in the daemon's cgroup, told apart by its session alone.
+  service (`Delegate=yes`). It survives a restart with `KillMode=process`. It gets a memory limit
+  only if the daemon sits in a subgroup (`DelegateSubgroup=`, systemd 254 and newer): a cgroup
+  that hands controllers to its children may hold no processes, so the service manager would fail
+  to put the next daemon into such a cgroup.
+- **none**: the engine stays in the daemon's cgroup; only its session tells it apart.
 
-Whichever it is, the supervisor leads a session of its own, is found again by its run folder, and
-its tree is killed by that; a cgroup adds accounting, a limit, and a name in `systemd-cgls`.
+In every case the supervisor leads a session of its own and is found again by its run folder, by
+which its tree is also killed; a cgroup adds accounting, a limit, and a name in `systemd-cgls`.
 """
 
 import asyncio
@@ -42,19 +42,19 @@ LIMIT_FACTOR: Final = 1.25
 What is reclaimable is reclaimed below the limit; an engine beyond it leaks."""
 PROBE_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 60.0
-"""A user's manager may come up later than the daemon: a refusal is not remembered for ever."""
+"""A user's manager may come up later than the daemon, so a refusal is not remembered for ever."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Choice:
-    """Where engines go, in the order to be tried; `refusal` says why there is nowhere."""
+    """Kinds of cgroup to try, in this order; `refusal` says why there is none."""
 
     kinds: tuple[Kind, ...]
     refusal: str = ""
 
 
 def choose(mode: CgroupMode, facts: Facts) -> Choice:
-    """Which kinds of cgroup to try on this host, best first. Pure."""
+    """Choose the kinds of cgroup to try on this host, best first. Pure."""
     scope, no_scope = _scope(facts)
     match mode:
         case "none":
@@ -87,10 +87,10 @@ def _scope(facts: Facts) -> tuple[Kind | None, str]:
 
 
 def memory_limit_bytes(launch: EngineLaunch) -> int | None:
-    """The limit of an engine's cgroup in bytes: only where the plan packed host memory.
+    """Return the limit of an engine's cgroup in bytes; None if the plan packs no host memory.
 
-    That is on the CPU device. Beside a GPU the budget is the GPU's memory, and an engine that is
-    being profiled has no budget yet.
+    The plan packs host memory only on the CPU device. On a GPU the budget is the GPU's memory, and
+    an engine that is being profiled has no budget yet.
     """
     if launch.placement is None or not isinstance(launch.placement.partition, CpuCores):
         return None
@@ -99,11 +99,11 @@ def memory_limit_bytes(launch: EngineLaunch) -> int | None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CgroupPlace:
-    """How one engine's supervisor is started so that it lands in its cgroup.
+    """The way to start one engine's supervisor so that it lands in its cgroup.
 
     Attributes:
         prefix: words before the supervisor's command.
-        environment: what those words need to find their manager.
+        environment: variables with which those words find their manager.
     """
 
     kind: Kind = "none"
@@ -115,11 +115,11 @@ NOWHERE: Final = CgroupPlace()
 
 
 class EngineCgroups:
-    """Gives each engine a cgroup, as set and as this host allows.
+    """Gives each engine a cgroup, as the setting and this host allow.
 
     Args:
         mode: the setting `engine.cgroup`.
-        look: the facts; by default what this host shows.
+        look: reads the facts; by default those of this host.
         now: a monotonic clock in seconds.
     """
 
@@ -136,7 +136,7 @@ class EngineCgroups:
         self._refused: dict[Kind, float] = {}
 
     async def place(self, launch: EngineLaunch, name: str) -> CgroupPlace:
-        """Where an engine goes. `name` is that of its run folder.
+        """Choose where an engine goes. `name` is the name of its run folder.
 
         Raises:
             StartFailedError: the mode that was set is not possible here.
@@ -144,10 +144,10 @@ class EngineCgroups:
         return await self.place_named(name, limit=memory_limit_bytes(launch))
 
     async def place_named(self, name: str, *, limit: int | None = None) -> CgroupPlace:
-        """Where anything goes that is to outlive the daemon as engines do.
+        """Choose where a process goes that has to outlive the daemon as engines do.
 
         Args:
-            limit: of its memory in bytes.
+            limit: memory limit in bytes.
 
         Raises:
             StartFailedError: the mode that was set is not possible here.
@@ -169,7 +169,7 @@ class EngineCgroups:
         )
 
     async def _refusal(self, place: CgroupPlace, facts: Facts) -> str:
-        """Why a place cannot be had; empty when it can."""
+        """Return why a place is not available; empty if it is available."""
         if place.kind == "none" or place.kind in self._works:
             return ""
         refused_at = self._refused.get(place.kind)
@@ -188,11 +188,11 @@ class EngineCgroups:
         return why
 
     def doubt(self, place: CgroupPlace) -> None:
-        """An engine could not be started there: what worked once is tried before the next."""
+        """Note that an engine could not be started there: test that kind before its next use."""
         self._works.discard(place.kind)
 
     def tidy(self, name: str) -> None:
-        """Remove the delegated cgroup of an engine that is gone; scopes go by themselves."""
+        """Remove the delegated cgroup of an engine that is gone; systemd removes scopes itself."""
         if self._mode in ("none", "scope"):
             return
         parent = self._look().delegated
@@ -202,10 +202,10 @@ class EngineCgroups:
 
 
 def unit_name(name: str, token: str) -> str:
-    """A scope's name: the replica's, made of what a unit's name may hold, and a token.
+    """Build a scope's name from the replica's name, in characters that units allow, and a token.
 
-    The token keeps it apart from the scope of an earlier engine of the same replica, which
-    systemd may not have cleared away yet.
+    The token distinguishes the scope from that of an earlier engine of the same replica, which
+    systemd may not have removed yet.
     """
     safe = re.sub(r"[^A-Za-z0-9:_.]", "-", name)
     return f"partitiond-{safe}-{token}"
@@ -214,7 +214,7 @@ def unit_name(name: str, token: str) -> str:
 def scope_command(
     kind: Kind, program: str, *, unit: str, memory_bytes: int | None = None, about: str = ""
 ) -> tuple[str, ...]:
-    """The words that run a command in a scope of its own."""
+    """Return the words that run a command in a scope of its own."""
     words = [program, "--user" if kind == "user-scope" else "--system"]
     words += ["--scope", "--collect", "--quiet", f"--unit={unit}"]
     words += [f"--description={about}"] if about else []
@@ -244,7 +244,7 @@ _INTO_CGROUP: Final = (
     '{ echo +memory >"$parent/cgroup.subtree_control" && echo "$limit" >"$folder/memory.max"; } '
     '2>/dev/null || echo "no memory limit for $folder" >&2; fi; exec "$@"'
 )
-"""A process can only move itself between fork and exec, and the daemon has threads: a shell can."""
+"""The move happens between fork and exec: a shell can do that, a daemon with threads cannot."""
 
 
 def _folder(parent: Path, name: str) -> Path:
@@ -252,14 +252,14 @@ def _folder(parent: Path, name: str) -> Path:
 
 
 def _manager_environment(kind: Kind, uid: int) -> tuple[tuple[str, str], ...]:
-    """A system service has no XDG_RUNTIME_DIR, by which systemd-run finds the user's manager."""
+    """A system service lacks XDG_RUNTIME_DIR, by which systemd-run finds the user's manager."""
     return (("XDG_RUNTIME_DIR", f"/run/user/{uid}"),) if kind == "user-scope" else ()
 
 
 async def _try(place: CgroupPlace) -> str:
-    """Run `true` in a scope; why it failed, or empty.
+    """Run `true` in a scope; return why that failed, or an empty text.
 
-    Beforehand, because the exit status of systemd-run cannot be told from that of its command.
+    It runs beforehand, because systemd-run's exit status cannot be told from its command's.
     """
     words = [w for w in place.prefix if not w.startswith("--unit=")]
     words.insert(-1, f"--unit={unit_name('probe', secrets.token_hex(4))}")

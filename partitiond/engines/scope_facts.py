@@ -1,4 +1,4 @@
-"""What decides which cgroups engines can have, as it is on this host. Changes nothing."""
+"""Reads the facts of this host that decide which cgroups engines can have. Changes nothing."""
 
 import contextlib
 import dataclasses
@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Final
 
 SUBGROUP: Final = "daemon"
-"""`DelegateSubgroup=` of the unit: where the daemon itself sits, beside its engines' cgroups."""
+"""`DelegateSubgroup=` of the unit: the daemon's own cgroup, beside its engines' cgroups."""
 PROGRAM: Final = "systemd-run"
 SEARCH_PATH: Final = "/usr/bin:/bin"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Facts:
-    """What decides, as it is on this host.
+    """Facts of this host that decide which cgroups engines can have.
 
     Attributes:
         uid: effective user of the daemon.
-        program: systemd-run, or "" where there is none.
+        program: systemd-run, or "" if there is none.
         system_manager: whether systemd runs this host.
-        user_manager: whether the manager of our user runs.
-        lingers: whether that manager goes on without a session of the user.
-        delegated: folder below which we may make cgroups, or None.
+        user_manager: whether the manager of the daemon's user runs.
+        lingers: whether that manager keeps running without a session of the user.
+        delegated: folder below which the daemon may make cgroups, or None.
         subgroup: whether the daemon sits beside, and not in, the parent of the engines' cgroups.
     """
 
@@ -37,7 +37,7 @@ class Facts:
 
 
 def host_facts() -> Facts:
-    """What this host shows now."""
+    """Return the facts of this host, as they are now."""
     uid = os.geteuid()
     delegated, subgroup = delegated_folder()
     return Facts(
@@ -68,7 +68,7 @@ def _user_name(uid: int) -> str:
 
 
 def delegated_folder(proc: Path = Path("/proc/self")) -> tuple[Path | None, bool]:
-    """The folder below which engines may get cgroups, and whether we sit beside them in it."""
+    """The folder below which engines may get cgroups, and whether the daemon sits beside them."""
     own = own_cgroup(proc)
     if own is None:
         return None, False
@@ -78,7 +78,7 @@ def delegated_folder(proc: Path = Path("/proc/self")) -> tuple[Path | None, bool
 
 
 def own_cgroup(proc: Path = Path("/proc/self")) -> Path | None:
-    """Folder of this process's cgroup (version 2), or None where the host has none."""
+    """Folder of this process's cgroup (version 2), or None if the host has none."""
     try:
         groups = (proc / "cgroup").read_text().splitlines()
         mounts = (proc / "mountinfo").read_text().splitlines()
@@ -97,10 +97,10 @@ def own_cgroup(proc: Path = Path("/proc/self")) -> Path | None:
 
 
 def _is_delegated(folder: Path) -> bool:
-    """Whether systemd gave us this cgroup: it marks it, and makes it our user's.
+    """Whether systemd delegated this cgroup to us: it marks the cgroup, or our user owns it.
 
-    The mark counts for root, to whom every cgroup is writable; a service's cgroup that belongs to
-    another user is enough for that user (systemd before 251 has no mark that users can read).
+    For root, to whom every cgroup is writable, only the mark counts; for another user it is enough
+    that the user owns a service's cgroup (systemd before 251 has no mark that users can read).
     """
     for mark in ("trusted.delegate", "user.delegate"):
         with contextlib.suppress(OSError):

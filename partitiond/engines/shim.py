@@ -1,21 +1,21 @@
-"""The supervisor of one engine. Standard library only: run as `python -I -S shim.py RUN_DIR`.
+"""Supervises one engine. Standard library only: run as `python -I -S shim.py RUN_DIR`.
 
-It reads RUN_DIR/command.json (argv, env, cores, cwd), leaves its parent, and then
+The shim reads RUN_DIR/command.json (argv, env, cores, cwd), leaves its parent, and then
 
-- leads a session and a process group of its own, so that no terminal and no daemon's end reaches
-  the engine, and so that the whole tree can be signalled as a group;
-- is the subreaper of the tree, so that a process whose parent died comes to it;
-- writes RUN_DIR/process.json before the engine exists, so that whatever is started can be found;
+- leads a session and a process group of its own, so that neither a terminal nor the daemon's end
+  reaches the engine, and so that the whole tree can be signalled as a group;
+- is the subreaper of the tree, so that a process whose parent died becomes the shim's child;
+- writes RUN_DIR/process.json before the engine exists, so that every started process can be found;
 - pumps the engine's output into a size-rotated RUN_DIR/engine.log;
 - samples the memory of the tree into RUN_DIR/memory.json;
 - once the engine's main process is gone, kills the rest and writes RUN_DIR/exit.json.
 
 SIGTERM is passed on to the main process; SIGQUIT kills the tree at once. If the shim itself is
 killed, the kernel kills the main process with it (PR_SET_PDEATHSIG). With `--with-parent FD` the
-tree is killed, too, when the pipe FD ends: nobody holds its other end but the process that
-started the shim.
+tree is also killed when the pipe FD ends: only the process that started the shim holds the other
+end of the pipe.
 
-It stays alive as long as its engine, so it imports little: about 7 MB proportional set size.
+The shim lives as long as its engine, so it imports little: about 7 MB proportional set size.
 """
 
 # pathlib would add half to the memory of a process that mostly waits.
@@ -39,17 +39,17 @@ LOG_FILES = 3
 FAST_SAMPLE_SECONDS = 2.0
 SLOW_SAMPLE_SECONDS = 10.0
 FAST_SAMPLING_SECONDS = 90.0
-"""Memory moves while an engine loads; later a sample (about 10 ms per process of 1 GiB, in the
+"""Memory changes while an engine loads; later a sample (about 10 ms per process of 1 GiB, in the
 kernel) every ten seconds costs 0.3 % of a core at most."""
 
 KILL_ROUNDS = 100
 KILL_ROUND_SECONDS = 0.05
 ENGINE_OOM_SCORE_ADJ = 500
-"""When the host runs out of memory the kernel should take an engine, not the daemon or proxy."""
+"""When the host runs out of memory the kernel should kill an engine, not the daemon or proxy."""
 
 
 def prctl(option: int, value: int) -> None:
-    """Call prctl(2); a failure is an OSError."""
+    """Call prctl(2). Raises OSError on failure."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, value, 0, 0, 0) != 0:
         code = ctypes.get_errno()
@@ -74,13 +74,13 @@ def write_json(path: str, value: object) -> None:
 
 
 def stat_fields(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the state on (field 3), or [] when there is no such process."""
+    """Fields of /proc/PID/stat from the state on (field 3), or [] if there is no such process."""
     text = read_text(f"/proc/{pid}/stat")
     return text[text.rfind(")") + 2 :].split() if text else []
 
 
 def tree(leader: int) -> list[int]:
-    """Living processes of the leader's session, and its other children; without the leader."""
+    """Living processes of the leader's session, and its other children, without the leader."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == leader:
@@ -102,7 +102,7 @@ def pss_bytes(pid: int) -> int:
 
 
 def oom_kills() -> int:
-    """How many processes the kernel killed for want of memory since boot."""
+    """Count the processes that the kernel killed for lack of memory since boot."""
     for line in read_text("/proc/vmstat").splitlines():
         if line.startswith("oom_kill "):
             return int(line.split()[1])
@@ -133,7 +133,7 @@ class RotatedLog:
             return
 
     def _rotate(self) -> None:
-        # The number is given away as soon as it is closed: never write to it again.
+        # The number is reused as soon as the descriptor is closed: never write to it again.
         descriptor, self._file = self._file, -1
         os.close(descriptor)
         try:
@@ -143,13 +143,13 @@ class RotatedLog:
                     os.replace(older, f"{self._path}.{number}")
         finally:
             self._open()
-            if self._size >= LOG_BYTES:  # It could not be moved away; the bound holds all the same.
+            if self._size >= LOG_BYTES:  # It could not be moved; the bound still holds.
                 os.ftruncate(self._file, 0)
                 self._size = 0
 
 
 class Memory:
-    """The largest proportional set size of the tree, sampled."""
+    """Samples the proportional set size of the tree and keeps the largest."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -157,7 +157,7 @@ class Memory:
         self._started = self._next = time.monotonic()
 
     def wait_milliseconds(self) -> int:
-        """How long until the next sample is due."""
+        """Milliseconds until the next sample is due."""
         return max(1, int((self._next - time.monotonic()) * 1000))
 
     def sample_if_due(self) -> None:
@@ -177,7 +177,7 @@ class Memory:
 
 
 def leave_parent() -> int:
-    """Fork; the parent waits until the child calls back, then exits. Returns the child's end."""
+    """Fork; the parent waits until the child reports, then exits. Returns the child's pipe end."""
     ready_read, ready_write = os.pipe()
     if os.fork() != 0:
         os.close(ready_write)
@@ -191,7 +191,7 @@ def leave_parent() -> int:
 
 
 def write_identity(run_dir: str, main_pid: int) -> None:
-    """Tell who supervises this run folder: enough to know it from a recycled pid."""
+    """Record the supervisor of this run folder, with enough to tell it from a recycled pid."""
     write_json(
         os.path.join(run_dir, "process.json"),
         {
@@ -207,7 +207,7 @@ def write_identity(run_dir: str, main_pid: int) -> None:
 def become_engine(
     argv: list[str], env: dict[str, str], cwd: str, output: int, supervisor: int
 ) -> None:
-    """In the forked child: tie its life to the shim's, then become the engine. Never returns."""
+    """In the forked child, tie its life to the shim's, then become the engine. Never returns."""
     try:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != supervisor:
@@ -233,7 +233,7 @@ def become_engine(
 
 
 def reap(main_pid: int) -> int | None:
-    """Collect ended children. Returns the main process's wait status once it is among them."""
+    """Collect ended children. Returns the main process's wait status once that process ended."""
     status = None
     while True:
         try:
@@ -275,12 +275,12 @@ def pump(source: int, log: RotatedLog) -> bool:
 def supervise(
     main_pid: int, output: int, wakeup: int, log: RotatedLog, memory: Memory, *, lifeline: int = -1
 ) -> int:
-    """Pump, sample, pass signals on; returns the main process's wait status."""
+    """Pump output, sample memory, pass signals on; returns the main process's wait status."""
     poller = select.poll()
     poller.register(output, select.POLLIN)
     poller.register(wakeup, select.POLLIN)
     if lifeline >= 0:
-        poller.register(lifeline, 0)  # An end of file is told unasked.
+        poller.register(lifeline, 0)  # An end of file is reported unasked.
     while True:
         for descriptor, _ in poller.poll(memory.wait_milliseconds()):
             if descriptor == output:
@@ -315,7 +315,7 @@ def prepare_signals() -> int:
 
 
 def start(run_dir: str) -> tuple[int, int, int, RotatedLog]:
-    """Set this process up and start the engine: its pid, output, wakeup pipe and log."""
+    """Set this process up and start the engine; returns its pid, output, wakeup pipe and log."""
     os.setsid()
     os.umask(0o077)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -336,7 +336,7 @@ def start(run_dir: str) -> tuple[int, int, int, RotatedLog]:
 
 
 def finish(run_dir: str, status: int, output: int, log: RotatedLog, oom_before: int) -> None:
-    """Kill what is left, keep the last output, and say how it ended."""
+    """Kill what is left, keep the last output, and record how the engine ended."""
     kill_tree()
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline and select.select([output], [], [], 0.05)[0]:
@@ -355,7 +355,7 @@ def finish(run_dir: str, status: int, output: int, log: RotatedLog, oom_before: 
 
 
 def main(run_dir: str, lifeline: int = -1) -> None:
-    """Supervise one engine from start to end; with a lifeline no longer than that is held."""
+    """Supervise one engine from start to end; with a lifeline, only as long as it is held."""
     if lifeline >= 0:
         os.set_inheritable(lifeline, False)
     ready = leave_parent()

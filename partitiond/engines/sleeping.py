@@ -1,13 +1,13 @@
-"""Putting engines to sleep and waking them, over their own routes.
+"""Puts engines to sleep and wakes them, over the engines' own routes.
 
 vLLM serves these routes with `--enable-sleep-mode` and `VLLM_SERVER_DEV_MODE=1` only
-(https://docs.vllm.ai/en/latest/features/sleep_mode/); the simulated engine has the same.
-Development mode opens other routes as well, so it rests on the engine's socket being reachable by
-nobody but the proxy, which sends on to two fixed paths.
+(https://docs.vllm.ai/en/latest/features/sleep_mode/); the simulated engine has the same routes.
+Development mode opens other routes as well, so it relies on the engine's socket being reachable
+only by the proxy, which sends on to two fixed paths.
 
-The level is noted in the run folder before the engine is asked, and the note goes only once the
+The level is noted in the run folder before the engine is asked, and the note is removed once the
 engine is awake again: a daemon that starts meanwhile knows what waking takes. Without its weights
-(level 2) an engine would generate noise, and nothing about it would look broken.
+(level 2) an engine would generate noise and would not look broken.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ WAKE_SECONDS: Final = 120.0
 RELOAD_SECONDS: Final = 600.0
 """Reading the weights of level 2 from disk: as long as a start may take."""
 UNKNOWN_LEVEL: Final = 2
-"""Of an engine found asleep without a note. Reloading weights that were kept does no harm."""
+"""For an engine found asleep without a note. Reloading weights that were kept does no harm."""
 
 
 async def put_to_sleep(handle: EngineHandle, level: int) -> None:
@@ -42,7 +42,7 @@ async def put_to_sleep(handle: EngineHandle, level: int) -> None:
             hint="Switch the engine option sleep_mode on; it counts from the next start.",
         )
     _note(handle).write_text(str(level))
-    # mode=wait lets what runs finish; without it the engine aborts it.
+    # mode=wait lets running requests finish; without it the engine aborts them.
     await _ask(handle, f"/sleep?level={level}&mode=wait", SLEEP_SECONDS)
     if not await _is_sleeping(handle, SLEEP_SECONDS):
         raise EngineError(
@@ -54,7 +54,7 @@ async def put_to_sleep(handle: EngineHandle, level: int) -> None:
 async def wake(handle: EngineHandle) -> None:
     """Give the engine its memory back, and at level 2 its weights. Repeatable.
 
-    Weights come before the KV cache: until both are there the engine schedules nothing, so no
+    Weights come before the KV cache: the engine schedules nothing until both are there, so no
     request meets weights that are not read yet.
 
     Raises:
@@ -70,11 +70,11 @@ async def wake(handle: EngineHandle) -> None:
 
 
 async def sleep_level(handle: EngineHandle, timeout_seconds: float) -> int:
-    """How deep it sleeps; 0 awake. One whose wake was cut off counts as asleep.
+    """Return the engine's sleep level; 0 is awake. One whose wake was cut off counts as asleep.
 
     Raises:
-        EngineError: it does not answer in time. The question goes through to the engine's core,
-            so a frozen one does not answer it.
+        EngineError: the engine does not answer in time. The question goes through to the engine's
+            core, so a frozen engine does not answer it.
     """
     asleep = await _is_sleeping(handle, timeout_seconds)
     with contextlib.suppress(OSError, ValueError):
@@ -83,7 +83,7 @@ async def sleep_level(handle: EngineHandle, timeout_seconds: float) -> int:
 
 
 def does_not_answer(handle: EngineHandle) -> EngineError:
-    """It said that it is awake, and answers nothing."""
+    """Make the error for an engine that said that it is awake and answers nothing."""
     return EngineError(
         f"{handle.launch.replica_id} was woken and does not answer "
         f"{name_of_question(handle.launch)}.",

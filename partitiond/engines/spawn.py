@@ -1,4 +1,4 @@
-"""Starting the shim of one run folder, and leaving nothing behind where that fails."""
+"""Starts the shim of one run folder, and leaves nothing behind if that fails."""
 
 import asyncio
 import contextlib
@@ -19,15 +19,15 @@ from partitiond.ports import EngineHandle
 log = logging.getLogger(__name__)
 
 SHIM_SECONDS: Final = 15.0
-"""The shim forks, writes two small files and answers: milliseconds on an idle machine."""
+"""The shim forks, writes two small files and answers, in milliseconds on an idle machine."""
 
 Result = TypeVar("Result")
 
 
 class Lifelines:
-    """Pipes whose far ends the shims watch: when this process ends, however, they see it.
+    """Pipes by which the shims notice the end of this process, whatever ends it.
 
-    A pipe rather than PR_SET_PDEATHSIG: that one follows the thread that forked, which may end
+    A pipe rather than PR_SET_PDEATHSIG: that signal follows the thread that forked, which may end
     long before its process does.
     """
 
@@ -35,20 +35,20 @@ class Lifelines:
         self._ours: dict[str, int] = {}
 
     def open(self, folder: RunFolder) -> int:
-        """A new pipe for a run folder; returns the shim's end, which the caller closes."""
+        """Make a pipe for a run folder; returns the shim's end, which the caller closes."""
         self.close(folder)
         theirs, self._ours[str(folder.path)] = os.pipe()
         return theirs
 
     def close(self, folder: RunFolder) -> None:
-        """Let go of our end: what still watches the far end, ends."""
+        """Close our end of the pipe: a shim that still watches the other end kills its engine."""
         ours = self._ours.pop(str(folder.path), None)
         if ours is not None:
             os.close(ours)
 
 
 async def to_end(awaitable: Awaitable[Result]) -> Result:
-    """Await to the end even while this task is being cancelled, then pass that on."""
+    """Await to the end even if this task is cancelled meanwhile; raise the cancellation then."""
     working = asyncio.ensure_future(awaitable)
     cancelled = False
     while not working.done():
@@ -69,7 +69,7 @@ async def spawn_or_undo(
     *,
     place: CgroupPlace = NOWHERE,
 ) -> EngineHandle:
-    """Spawn the shim; on any failure, cancelling included, leave no process behind."""
+    """Spawn the shim; leave no process behind on any failure, cancellation included."""
     spawning = asyncio.ensure_future(spawn_shim(folder, lifeline, seconds, place=place))
     try:
         await asyncio.shield(spawning)
@@ -88,7 +88,7 @@ async def spawn_or_undo(
 
 
 async def _undo(folder: RunFolder, spawning: "asyncio.Future[None]") -> None:
-    """Kill, wait for the launch to be over, and kill again what it brought up meanwhile."""
+    """Kill, wait until the launch is over, and kill again what the launch started meanwhile."""
     await process.kill_all(folder.path, folder.process())
     await asyncio.wait({spawning})
     if not spawning.cancelled():
@@ -106,11 +106,11 @@ async def spawn_shim(
     """Start the shim and wait until it says that the engine's process exists.
 
     Args:
-        folder: prepared, with a command.json.
-        lifeline: read end of a pipe; at its end of file the shim ends the engine.
+        folder: a prepared run folder with a command.json.
+        lifeline: read end of a pipe; the shim kills the engine when the pipe ends.
         seconds: how long the shim may take.
-        place: the cgroup it starts in. What puts it there becomes the shim (it executes it), so
-            the shim's session, its lifeline and what it answers are the same in any of them.
+        place: the cgroup that the shim starts in. The command that enters it becomes the shim (by
+            exec), so the shim's session, lifeline and answer are the same in every place.
     """
     words = [] if lifeline is None else ["--with-parent", str(lifeline)]
     child = await asyncio.create_subprocess_exec(
@@ -124,7 +124,7 @@ async def spawn_shim(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        # Marked, so that it can be found before it wrote who it is.
+        # Marked, so that the shim can be found before it has written its identity.
         env={
             "PATH": SEARCH_PATH,
             **dict(place.environment),

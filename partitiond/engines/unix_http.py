@@ -1,7 +1,7 @@
-"""One HTTP request over a Unix socket, with a deadline over all of it.
+"""Sends one HTTP request over a Unix socket, with one deadline over the whole exchange.
 
-The daemon asks its engines a few small things a second (is it ready, what does it measure). A
-connection per request and one timeout around everything keeps a frozen engine from holding us.
+The daemon asks its engines a few small things a second (is the engine ready, its metrics). One
+connection and one timeout for each request keep a frozen engine from blocking the daemon.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import json
 from typing import Any, Final
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
-"""An engine's metrics are some 100 KiB; anything near this is no answer to what we ask."""
+"""An engine's metrics are some 100 KiB; an answer of nearly this size cannot be a real one."""
 
 
 class ExchangeError(Exception):
@@ -18,7 +18,7 @@ class ExchangeError(Exception):
 
 
 class NotListeningError(ExchangeError):
-    """Nobody accepts connections there: not started, still loading, or gone."""
+    """Nothing accepts connections there: the engine has not started, still loads, or is gone."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Answer:
     body: bytes
 
     def json(self) -> Any:
-        """The body as JSON. Raises ExchangeError when it is none."""
+        """Return the body as JSON. Raises ExchangeError if it is not JSON."""
         try:
             return json.loads(self.body)
         except ValueError as error:
@@ -47,8 +47,8 @@ async def exchange(
     """Send one request and read the whole answer.
 
     Raises:
-        NotListeningError: nobody accepts connections on the socket.
-        ExchangeError: it took too long, broke off, or is no HTTP.
+        NotListeningError: nothing accepts connections on the socket.
+        ExchangeError: the exchange took too long, broke off, or is not HTTP.
     """
     try:
         async with asyncio.timeout(timeout_seconds):

@@ -1,4 +1,4 @@
-"""Running the programs of an installation: progress from uv's lines, and errors with a cause."""
+"""Runs the programs of an installation: turns uv's lines into progress and failures into causes."""
 
 import contextlib
 import dataclasses
@@ -17,11 +17,11 @@ from partitiond.core.errors import EngineUnavailableError
 InstallProgress = Callable[[str, float | None], None]
 
 TICK_SECONDS: Final = 1.0
-"""How often progress is told while a program prints nothing."""
+"""How often progress is reported while a program prints nothing."""
 
 _ENVIRONMENT_KEPT: Final = re.compile(
     r"^(PATH|HOME|LANG|LC_.*|TMPDIR|NETRC|XDG_.*|PIP_.*|SSL_.*|.*_proxy|.*_PROXY|.*_CA_BUNDLE"
-    # How uv reaches packages. What it may install (UV_CONSTRAINT, UV_REQUIRE_HASHES) we say.
+    # How uv reaches packages. What it may install (UV_CONSTRAINT, UV_REQUIRE_HASHES) is set here.
     r"|UV_((DEFAULT_|EXTRA_)?INDEX|FIND_LINKS|OFFLINE|INSECURE|KEYRING|HTTP|SYSTEM|NATIVE|CACHE"
     r"|CONCURRENT|LINK).*)$"
 )
@@ -29,11 +29,11 @@ _ENVIRONMENT_KEPT: Final = re.compile(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finished:
-    """How a program ended.
+    """The end of a program.
 
     Attributes:
-        code: exit status; None when it was ended at its deadline.
-        lines: all it printed.
+        code: exit status; None if the program was ended at its deadline.
+        lines: everything that the program printed.
     """
 
     code: int | None
@@ -41,24 +41,24 @@ class Finished:
 
 
 class Watch:
-    """Is told each line of a running program, and every second that it still runs."""
+    """Receives each line of a running program, and every second a tick while the program runs."""
 
     def line(self, text: str) -> None:
         """Take a line."""
 
     def tick(self, pid: int) -> None:
-        """Take note that process `pid` still runs."""
+        """Note that process `pid` still runs."""
 
 
 class Repeating(Watch):
-    """Repeats one sentence, so that a step without lines is not silent."""
+    """Repeats one sentence, so that a step that prints no lines is not silent."""
 
     def __init__(self, tell: InstallProgress, text: str, fraction: float) -> None:
         self._tell = functools.partial(tell, text, fraction)
         self._tell()
 
     def tick(self, pid: int) -> None:  # noqa: ARG002 - the sentence does not depend on it
-        """Tell the sentence again."""
+        """Report the sentence again."""
         self._tell()
 
 
@@ -78,7 +78,7 @@ class UvProgress(Watch):
         self._tell(self._text, self._first)
 
     def line(self, text: str) -> None:
-        """Read which packages are under way."""
+        """Read which packages are being fetched or built."""
         word, _, rest = text.strip().partition(" ")
         match word:
             case "Downloading" | "Building":
@@ -98,7 +98,7 @@ class UvProgress(Watch):
         self._told()
 
     def tick(self, pid: int) -> None:
-        """Take over how much uv has written."""
+        """Update the number of bytes that uv has written."""
         self._written = max(self._written, _written_bytes(pid))
         self._told()
 
@@ -115,7 +115,7 @@ class UvProgress(Watch):
 
 
 def spoken(name: str) -> str:
-    """The name people know a package by: a build's name is its package's."""
+    """Return the name people know a package by, which is that of its builds without the suffix."""
     return name.removesuffix("-cpu")
 
 
@@ -124,7 +124,7 @@ def _and_more(count: int) -> str:
 
 
 def name_packages(resolved: Mapping[str, str], known: Sequence[str]) -> str:
-    """The packages people know, with their versions, and how many come beside them."""
+    """Name the packages that people know, with their versions, and count the other packages."""
     shown = [f"{spoken(name)} {resolved[name]}" for name in known if name in resolved]
     return ", ".join(shown) + _and_more(len(resolved) - len(shown))
 
@@ -135,7 +135,7 @@ def _size(text: str) -> float:
 
 
 def _written_bytes(pid: int) -> int:
-    """Bytes a process has written to files; 0 where the kernel does not tell."""
+    """Bytes a process has written to files; 0 if the kernel does not say."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         text = Path(f"/proc/{pid}/io").read_text(encoding="ascii")
         return int(next(line for line in text.splitlines() if line.startswith("wchar")).split()[1])
@@ -155,12 +155,12 @@ def attempt(
     """Run a program to its end, or to its deadline.
 
     Args:
-        folder: where it runs; uv reads a `uv.toml` or `pyproject.toml` above it.
-        environment: laid over the variables that such programs are given.
-        inherited: file descriptors that stay open in it.
+        folder: the working folder; uv reads a `uv.toml` or `pyproject.toml` above it.
+        environment: variables set on top of those that such programs inherit.
+        inherited: file descriptors that stay open in the program.
 
     Raises:
-        EngineUnavailableError: it cannot be started.
+        EngineUnavailableError: the program cannot be started.
     """
     kept = {name: value for name, value in os.environ.items() if _ENVIRONMENT_KEPT.match(name)}
     env = {**kept, "PYTHONUNBUFFERED": "1", **environment}
@@ -188,7 +188,7 @@ def attempt(
 def _read(
     process: subprocess.Popen[bytes], watch: Watch, ends_at: float | None
 ) -> tuple[list[str], bool]:
-    """The lines of a process, and whether it ended by itself."""
+    """Return the lines of a process, and whether the process ended by itself."""
     assert process.stdout is not None
     lines: list[str] = []
     rest = b""
@@ -250,7 +250,7 @@ _CAUSES: Final = (
 
 
 def explain(purpose: str, lines: Sequence[str]) -> EngineUnavailableError:
-    """The error for a program that failed, from what it printed."""
+    """Make the error for a program that failed, from the lines that it printed."""
     text = "\n".join(lines)
     tail = [line for line in lines if line.strip()][-8:]
     quoted = "".join(f"\n    {line.strip()}" for line in tail)

@@ -1,6 +1,6 @@
-"""The vLLM engine: its command line and its environment, from what a replica is launched with.
+"""Builds the vLLM engine's command line and environment from the launch of a replica.
 
-Pure functions of data apart from looking for libraries beside the engine's Python.
+All functions are pure, apart from the search for libraries beside the engine's Python.
 """
 
 import math
@@ -23,7 +23,7 @@ READY_TIMEOUT_SECONDS: Final = 3600
 """The engine's own limit for its parts to come up; the daemon's start deadline is the real one."""
 
 PLUGINS: Final = Path(__file__).with_name("plugins")
-"""Folder of what engines are mended with; it goes onto the PYTHONPATH of those that need it."""
+"""Folder of plugins that mend engines; it goes onto the PYTHONPATH of engines that need one."""
 
 MIG_PLUGIN: Final = "partitiond_mig"
 """vLLM plugin without which an engine in a MIG slice looks for its GPU under a wrong index."""
@@ -31,13 +31,13 @@ MIG_PLUGIN: Final = "partitiond_mig"
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 CUDA_VARIABLES: Final = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH")
-"""Where CUDA lies on this host. An engine on a GPU gets them as the daemon has them: without them
-it finds neither libraries outside the usual folders nor the compiler of its kernels."""
+"""Where CUDA lies on this host. An engine on a GPU gets the daemon's values: without them it finds
+neither libraries outside the usual folders nor the compiler of its kernels."""
 
 NO_MEDIA_DOMAIN: Final = "none.invalid"
-"""Engines fetch images, sound and video that requests name by URL, from inside this host, unless a
-list of domains says from where. The top-level domain is reserved: this list allows none. Data in
-the request itself is served all the same."""
+"""Without a list of allowed domains, engines fetch images, sound and video that requests name by
+URL, from inside this host. The top-level domain `invalid` is reserved, so this list allows none.
+Data in the request itself is still served."""
 
 ALLOWED_FLAGS: Final[Mapping[str, int]] = {
     "--allowed-media-domains": -1,
@@ -80,22 +80,22 @@ ALLOWED_FLAGS: Final[Mapping[str, int]] = {
 }
 """Flags a user may pass, with how many values each takes (-1: one or more).
 
-Left out on purpose: whatever the plan decides (memory, batch, context, device), where the engine
-listens, whatever opens routes or loads code (--trust-remote-code, --middleware, plugins,
---trust-request-chat-template), and --disable-log-stats, without which nothing can be observed."""
+Left out on purpose: everything that the plan decides (memory, batch, context, device), where the
+engine listens, everything that opens routes or loads code (--trust-remote-code, --middleware,
+plugins, --trust-request-chat-template), and --disable-log-stats, which would hide all metrics."""
 
 TRACING_ENVIRONMENT: Final = {
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
     "OTEL_SERVICE_NAME": "vllm",
 }
-"""The endpoint is one of HTTP, which its exporter has to be told."""
+"""The endpoint speaks HTTP, which the engine's exporter has to be told."""
 
 FLAG_VALUES: Final[Mapping[str, frozenset[str]]] = {
     "--convert": frozenset({"auto", "none", "embed", "classify"}),
     "--runner": frozenset({"auto", "generate", "pooling"}),
     "--task": frozenset({"generate", "pooling", "classify"}),
 }
-"""Flags with these values alone: how an engine that embeds, scores or classifies is asked for."""
+"""Flags that take only these values; they ask for an engine that embeds, scores or classifies."""
 
 VERSION_BOUND_FLAGS: Final = frozenset({"--max-num-active-seqs", "--sse-keep-alive-interval"})
 """Allowed flags that not every supported version knows; the capabilities table says which."""
@@ -159,12 +159,12 @@ def _check_flag(args: Sequence[str], position: int, allowed: Mapping[str, int]) 
 
 
 def memory_fraction(launch: EngineLaunch) -> float:
-    """--gpu-memory-utilization: what is still to come of the footprint, as a share of the device.
+    """--gpu-memory-utilization: the footprint that is still to be taken, as a share of the device.
 
-    With explicit KV bytes the engine uses it for one thing only: it refuses to start unless that
-    share of the device is free. It looks when its context is made already, which a full device or
-    a GPU instance has no second room for; for the same reason it is rounded down to 0.1 %, which
-    is some 190 MiB of the largest GPUs.
+    With explicit KV bytes the engine uses the flag for one thing only: it refuses to start unless
+    that share of the device is free. The engine checks this after its context is made, and a full
+    device or a GPU instance has no room for a second context; for the same reason the share is
+    rounded down to 0.1 %, which is some 190 MiB of the largest GPUs.
     """
     to_come = launch.memory_bytes - CONTEXT_BYTES[DeviceKind.GPU]
     share = to_come / max(1, launch.device_memory_bytes)
@@ -172,9 +172,9 @@ def memory_fraction(launch: EngineLaunch) -> float:
 
 
 def command(launch: EngineLaunch, python: Path, capabilities: EngineCapabilities) -> list[str]:
-    """The engine's argv. It is run in its run folder, where `engine.sock` is made.
+    """Return the engine's argv. The engine runs in its run folder, where `engine.sock` is made.
 
-    Every limit is explicit: what is free at the moment decides nothing.
+    Every limit is explicit: memory that happens to be free decides nothing.
 
     Raises:
         SpecError: an extra argument is not allowed, or not known to this engine version.
@@ -210,7 +210,7 @@ def command(launch: EngineLaunch, python: Path, capabilities: EngineCapabilities
 
 
 def tracing_flags(endpoint: str) -> list[str]:
-    """Send spans there; their parents are those of the requests' `traceparent`."""
+    """Send spans there, as children of the spans that the requests' `traceparent` names."""
     return ["--otlp-traces-endpoint", endpoint]
 
 
@@ -223,7 +223,7 @@ def precision_flags(launch: EngineLaunch) -> list[str]:
 
 
 def _check_precision(launch: EngineLaunch, capabilities: EngineCapabilities) -> None:
-    """Refuse what this engine is known not to do on a CPU; the rest its log will say."""
+    """Refuse what this engine is known not to do on a CPU; the engine's log reports the rest."""
     on_cpu = not launch.visible_device
     if on_cpu and launch.kv_cache_dtype == "fp8" and not capabilities.cpu_fp8_kv_cache:
         raise SpecError(
@@ -243,7 +243,7 @@ def _check_precision(launch: EngineLaunch, capabilities: EngineCapabilities) -> 
 
 
 def _check_sleep_mode(launch: EngineLaunch) -> None:
-    """Sleep mode maps and unmaps device memory: vLLM has it on GPUs only."""
+    """Refuse sleep mode on a CPU: vLLM maps and unmaps device memory for it, on GPUs only."""
     if launch.sleep_mode and not launch.visible_device:
         raise SpecError(
             "vLLM cannot be put to sleep on a CPU.",
@@ -266,16 +266,16 @@ def _check_version_flags(args: Sequence[str], capabilities: EngineCapabilities) 
 def visible_device(
     launch: EngineLaunch, capabilities: EngineCapabilities, gpu_index: Callable[[str], int]
 ) -> str:
-    """What CUDA_VISIBLE_DEVICES holds: the GPU's UUID, or its index where a version wants that.
+    """The value of CUDA_VISIBLE_DEVICES: the GPU's UUID, or its index if the version needs it.
 
     Args:
-        launch: its `visible_device` is a UUID, or an index already.
-        capabilities: of the installed version.
-        gpu_index: the driver's index of a GPU by its UUID; asked only where it is needed, because
-            an index may change when the host starts again.
+        launch: its `visible_device` is a UUID or already an index.
+        capabilities: those of the installed version.
+        gpu_index: the driver's index of a GPU by its UUID; called only if it is needed, because
+            an index may change when the host restarts.
 
     Raises:
-        EngineUnavailableError: a MIG slice, which has no index of its own.
+        EngineUnavailableError: it is a MIG slice, which has no index of its own.
         DeviceError: the driver knows no such GPU.
     """
     wanted = launch.visible_device
@@ -297,15 +297,15 @@ def environment(
     capabilities: EngineCapabilities,
     host: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The engine's whole environment: of the daemon's own nothing but what is named here.
+    """The engine's whole environment; only what is named here comes from the daemon's own.
 
     Args:
-        launch: what it is started with.
-        python: its interpreter.
+        launch: what the engine is started with.
+        python: the engine's interpreter.
         cache_dir: shared by all engines: model inspection, compiled graphs and kernels do not
             depend on a replica's memory, so the first replica pays for all.
-        capabilities: of its version.
-        host: the daemon's environment; of it only `CUDA_VARIABLES` are passed on, on a GPU.
+        capabilities: those of the engine's version.
+        host: the daemon's environment; only its `CUDA_VARIABLES` are passed on, only on a GPU.
     """
     env = {
         "HF_HUB_OFFLINE": "1",
@@ -322,7 +322,7 @@ def environment(
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_SECONDS),
         "VLLM_ENGINE_READY_TIMEOUT_S": str(READY_TIMEOUT_SECONDS),
         "VLLM_LOGGING_COLOR": "0",
-        # A domain that is allowed must not send the engine on to one that is not.
+        # An allowed domain must not redirect the engine to a domain that is not allowed.
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         "PYTHONUNBUFFERED": "1",
         # Plugins would be imported in every process of the engine.
@@ -331,8 +331,8 @@ def environment(
         "OMP_NUM_THREADS": str(len(launch.cores)),
     }
     if launch.sleep_mode:
-        # Without it the routes of sleep mode are not there. It opens others as well: the socket,
-        # and the proxy's two fixed paths, are what keeps clients from them.
+        # The routes of sleep mode need it. It opens other routes as well: clients cannot reach
+        # them, because the proxy alone reaches the socket and sends on to two fixed paths.
         env["VLLM_SERVER_DEV_MODE"] = "1"
     if launch.visible_device:
         env |= _gpu_environment(launch, python, cache_dir, host or {})
@@ -344,8 +344,8 @@ def environment(
 def _gpu_environment(
     launch: EngineLaunch, python: Path, cache_dir: Path, host: Mapping[str, str]
 ) -> dict[str, str]:
-    """The device, and where kernels are compiled: once for all engines, not once in each run folder
-    (which is HOME to an engine, and where these caches would lie else).
+    """The device, and where kernels are compiled: in a folder that all engines share, because their
+    default, HOME, is the engine's own run folder.
     """
     inherited = {name: host[name] for name in CUDA_VARIABLES if host.get(name)}
     toolkit = inherited.get("CUDA_HOME") or inherited.get("CUDA_PATH")
@@ -355,7 +355,7 @@ def _gpu_environment(
         **inherited,
         "PATH": ":".join(folders),
         "CUDA_VISIBLE_DEVICES": launch.visible_device,
-        # CUDA counts the fastest GPU first unless told to count as the driver does.
+        # CUDA counts the fastest GPU first unless it is told to count as the driver does.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_CACHE_PATH": str(cache_dir / "cuda"),
         "FLASHINFER_WORKSPACE_BASE": str(cache_dir / "flashinfer"),
@@ -364,7 +364,7 @@ def _gpu_environment(
 
 
 def _mig_environment(launch: EngineLaunch) -> dict[str, str]:
-    """The plugin for engines in MIG slices, and no other."""
+    """The plugin for engines in MIG slices, and no other plugin."""
     if not launch.visible_device.startswith("MIG-"):
         return {}
     return {"PYTHONPATH": str(PLUGINS), "VLLM_PLUGINS": MIG_PLUGIN}
@@ -395,7 +395,7 @@ def _cpu_environment(
 
 
 def preload_libraries(python: Path) -> list[Path]:
-    """tcmalloc and Intel's OpenMP, where the engine's environment or the system has them."""
+    """Find tcmalloc and Intel's OpenMP in the engine's environment or the system."""
     prefix = python.parent.parent
     places = {
         "libtcmalloc_minimal.so*": [

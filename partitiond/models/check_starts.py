@@ -1,9 +1,9 @@
-"""Start a tiny model of every architecture on the engine, and write down what came of it.
+"""Starts a tiny model of every architecture on the engine, and writes the results down.
 
     python -m partitiond.models.check_starts --python ENGINE/bin/python [--only TEXT]
 
-Each start is a process of its own with dummy weights; it generates two tokens. Results are merged
-into `started.json` after every start, so that an interrupted run goes on where it was.
+Each start is a process of its own with dummy weights, which generates two tokens. Results are
+merged into `started.json` after every start, so that an interrupted run goes on where it was.
 """
 
 import argparse
@@ -38,7 +38,7 @@ _REASON_LINES: Final = 3
 
 
 async def start_once(python: Path, config: Mapping[str, Any]) -> tuple[Start, str]:
-    """Start a model with this config; how it went, and the engine's version ("" if it failed)."""
+    """Start a model with this config; returns the result and the engine's version ("" if none)."""
     with tempfile.TemporaryDirectory(prefix="start-") as name:
         folder = Path(name) / "model"
         folder.mkdir()
@@ -67,11 +67,11 @@ def _outcome(lines: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _reason(lines: Sequence[str], finished: Finished) -> str:
-    """The lines that say why: the last error that a traceback ends with."""
+    """The lines with the reason: those of the last error at the end of a traceback."""
     if finished.timed_out:
         return f"it did not come up within {_START_SECONDS:.0f} s"
     at = max((number for number, line in enumerate(lines) if _is_error(line)), default=None)
-    # What a validation error says stands on the lines after it, behind "Value error, ".
+    # The text of a validation error is on the lines after it, behind "Value error, ".
     said = [finished.last_line] if at is None else lines[at : at + _REASON_LINES]
     text = " ".join(" ".join(said).split()).rpartition("Value error, ")[2]
     text = re.sub(r"\[rank\d+\]: |(?<!\S)/\S+", _without_rank_and_path, text)
@@ -79,7 +79,7 @@ def _reason(lines: Sequence[str], finished: Finished) -> str:
 
 
 def _without_rank_and_path(found: re.Match[str]) -> str:
-    """Neither says anything: there is one rank, and the folder is gone."""
+    """Remove both, which say nothing: there is one rank, and the folder is gone."""
     return "" if found[0].startswith("[") else "MODEL"
 
 
@@ -102,7 +102,7 @@ def _as_start(outcome: Mapping[str, Any], config: Mapping[str, Any]) -> Start:
         kv_bytes_per_token=sum(
             layer["kv_bytes_per_block"] // layer["block_tokens"] for layer in tokens
         ),
-        # A window as long as the longest context is none.
+        # A window as long as the longest context is no window.
         window_layers=sum(0 < (layer["window_tokens"] or 0) < positions for layer in tokens),
         state_layers=len(layers) - len(tokens),
         state_bytes_per_sequence=sum(
@@ -128,7 +128,7 @@ async def check(python: Path, configs: Mapping[str, Mapping[str, Any]], target: 
 
 
 def _chosen(text: str) -> dict[str, dict[str, Any]]:
-    """The architecture of that very key, or all whose key has the text."""
+    """The architecture with exactly this key, or all whose key contains the text."""
     every = tiny_configs()
     if text in every:
         return {text: every[text]}
@@ -142,7 +142,7 @@ def _known(target: Path) -> Starts:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; 0 however many start."""
+    """Run from the command line; returns 0 however many models start."""
     parser = argparse.ArgumentParser(prog="python -m partitiond.models.check_starts")
     parser.add_argument("--python", type=Path, required=True, help="the engine's interpreter")
     parser.add_argument("--only", default="", help="a key, or text that keys have")

@@ -1,9 +1,9 @@
-"""A folder for dummy weights: a config and a tokenizer made on the spot, no hub and no libraries.
+"""Makes a folder for dummy weights: a config and a tokenizer, without a hub or libraries.
 
 The engine fills the weights itself (`--load-format dummy`), so it needs only `config.json` and a
 tokenizer that covers the model's whole vocabulary. The tokenizer is byte-level: each byte of a
 prompt is one token, and every other token decodes to an invented word, so that a streamed answer
-carries text for every token, as a real model's does. Answers mean nothing; timing is true.
+has text for every token, as a real model's has. Answers mean nothing; timing is true.
 """
 
 import json
@@ -19,10 +19,10 @@ CHAT_TEMPLATE: Final = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
-"""Plain "role: text" lines: dummy models take chat requests, too."""
+"""Plain "role: text" lines, so that dummy models take chat requests as well."""
 
 _WORD_MARK: Final = "Ġ"
-"""How byte-level tokenizers write a space."""
+"""The character that stands for a space in byte-level tokenizers."""
 
 
 def byte_alphabet() -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def special_tokens(config: Mapping[str, Any]) -> dict[int, str]:
 def vocabulary(size: int, special: Mapping[int, str]) -> dict[str, int]:
     """Token text to id for every id below `size`: specials, invented words, the 256 bytes.
 
-    Bytes come last: where dummy weights prefer one token, it is id 0, which should be readable.
+    Bytes come last: if dummy weights prefer one token, that is id 0, which should be readable.
     """
     free = [identifier for identifier in range(size) if identifier not in special]
     if len(free) < 256:
@@ -67,7 +67,7 @@ def vocabulary(size: int, special: Mapping[int, str]) -> dict[str, int]:
 
 
 def _word(number: int) -> str:
-    """A word of letters for a number; at least two letters, so that it is no byte's token."""
+    """Make a word of letters from a number; two letters at least, so that it is no byte's token."""
     letters = string.ascii_lowercase
     text = ""
     number += len(letters)
@@ -129,7 +129,7 @@ def tokenizer_json(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The `tokenizer_config.json` beside it, with the chat template."""
+    """The `tokenizer_config.json` that goes with it, including the chat template."""
     special = special_tokens(config)
     named: dict[str, Any] = {}
     for key in ("bos", "eos", "pad"):

@@ -1,4 +1,4 @@
-"""What a local model folder holds: config, tokenizer, weights."""
+"""Checks what a local model folder holds: config, tokenizer, weights."""
 
 import json
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "sp
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
-    """The folder's `config.json`.
+    """Return the folder's `config.json`.
 
     Raises:
-        ModelSourceError: there is no folder, no config, or it is no JSON object.
+        ModelSourceError: the folder or its config is missing, or the config is no JSON object.
     """
     path = folder / "config.json"
     try:
@@ -41,7 +41,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether all weight files are there: every shard the index names, or one single file."""
+    """Whether all weight files exist: every shard that the index names, or one single file."""
     for pattern, index in (
         ("*.safetensors", "model.safetensors.index.json"),
         ("pytorch_model*.bin", "pytorch_model.bin.index.json"),

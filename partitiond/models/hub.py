@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub, at a pinned revision, or from a copy of it on disk."""
+"""Gets models from the Hugging Face hub, at a pinned revision, or from a copy of it on disk."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from partitiond.models.process import Finished, run
 Report = Callable[[str, float | None], None]
 
 _FIRST_ANSWER_SECONDS: Final = 4.5
-"""The helper's start and the hub's first answer, name resolution included."""
+"""For the helper's start and the hub's first answer, including name resolution."""
 _CONFIG_SECONDS: Final = 60.0
 _DOWNLOAD_SECONDS: Final = 6 * 3600.0
 _PROGRESS_SECONDS: Final = 1.0
@@ -65,10 +65,10 @@ class Hub:
     async def snapshot(
         self, repo: str, revision: str | None, *, with_weights: bool, report: Report
     ) -> Snapshot:
-        """A complete copy of the model, or of its config and tokenizer only.
+        """Return a complete copy of the model, or of its config and tokenizer only.
 
         Raises:
-            ModelSourceError: it is not on disk and the hub cannot or will not give it.
+            ModelSourceError: the model is not on disk, and the hub cannot or will not give it.
         """
         for cache in (self._cache, None):  # our own copies first, then the user's
             found = on_disk(_cache_folder(cache), repo, revision, with_weights=with_weights)
@@ -112,7 +112,7 @@ class Hub:
         first_line_seconds: float | None = None,
         on_answer: Callable[[dict[str, Any]], None] | None = None,
     ) -> tuple[dict[str, Any], Finished]:
-        """Run the helper; its last JSON line, and how it ended."""
+        """Run the helper; returns its last JSON line, and how it ended."""
         last: dict[str, Any] = {}
 
         def on_line(line: str) -> None:
@@ -139,8 +139,8 @@ class Hub:
 def on_disk(cache: Path, repo: str, revision: str | None, *, with_weights: bool) -> Snapshot | None:
     """A complete copy in a cache of the hub's layout, or None.
 
-    Files appear in a snapshot only once they are whole, so those that are there can be trusted;
-    the library's own offline look-up refuses a copy that left out files nobody needs.
+    Files appear in a snapshot only once they are whole, so existing files can be trusted; the
+    library's own offline look-up refuses a copy that lacks files, even files that nothing needs.
     """
     model = cache / f"models--{repo.replace('/', '--')}"
     commit = revision or "main"
@@ -155,7 +155,7 @@ def on_disk(cache: Path, repo: str, revision: str | None, *, with_weights: bool)
 
 
 class _Watcher:
-    """Reports the growth of a download by looking at the disk, whatever fetches it."""
+    """Reports the growth of a download by its size on disk, whatever fetches it."""
 
     def __init__(self, folder: Path, repo: str, report: Report) -> None:
         self._folder = folder
@@ -191,13 +191,13 @@ class _Watcher:
 def _bytes_below(folder: Path) -> int:
     total = 0
     for path in folder.glob("*"):
-        with contextlib.suppress(OSError):  # a finished part is renamed under our eyes
+        with contextlib.suppress(OSError):  # a finished part may be renamed just now
             total += path.stat().st_size
     return total
 
 
 def _cache_folder(cache: Path | None) -> Path:
-    """Our own cache, or the user's where the hub's library looks for it."""
+    """Our own cache, or the user's, at the place where the hub's library looks for it."""
     if cache is not None:
         return cache
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")

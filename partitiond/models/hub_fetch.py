@@ -1,8 +1,8 @@
-"""Fetch from the Hugging Face hub: `python -m partitiond.models.hub_fetch ORG/NAME`.
+"""Fetches from the Hugging Face hub: `python -m partitiond.models.hub_fetch ORG/NAME`.
 
-A process of its own can be killed at a deadline or when a job is cancelled, whatever name
-resolution or a stuck transfer does. It prints JSON lines: `{"files": ..., "bytes": ...}` once the
-hub has answered, then `{"folder": ..., "revision": ...}`; or `{"error": KIND, "message": ...}`.
+A process of its own can be killed at a deadline or when a job is cancelled, even if name resolution
+or a transfer hangs. It prints JSON lines: `{"files": ..., "bytes": ...}` once the hub has answered,
+then `{"folder": ..., "revision": ...}`; or `{"error": KIND, "message": ...}`.
 """
 
 import argparse
@@ -14,19 +14,19 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 REACH_SECONDS: Final = 3.0
-"""Longest wait for the hub's first answer: whoever has no network should not wait for it."""
+"""Longest wait for the hub's first answer: a host without a network should not wait for long."""
 
 _SMALL_FILES: Final = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-"""Config and tokenizer. Never code: `*.py` is left where it is."""
+"""Config and tokenizer, never code: `*.py` is not fetched."""
 
 _NETWORK_ERRORS: Final = frozenset(
     {"TransportError", "RequestException", "ConnectionError", "TimeoutError", "gaierror"}
 )
-"""Bases of "no answer came" in httpx, requests and the standard library."""
+"""Base classes of errors without an answer in httpx, requests and the standard library."""
 
 
 def choose_files(names: Sequence[str], *, with_weights: bool) -> list[str]:
-    """Files to fetch from a repository's top level; safetensors where there are any.
+    """Choose the files to fetch from a repository's top level; safetensors if there are any.
 
     Some repositories carry the same weights for several frameworks: one set is enough.
     """
@@ -43,7 +43,7 @@ def _say(**fields: object) -> None:
 
 
 def fetch(repo: str, revision: str | None, cache: str, *, with_weights: bool) -> None:
-    """Print what is to be fetched, fetch it, and print where it is."""
+    """Print what will be fetched, fetch it, and print where it is."""
     import huggingface_hub
 
     hub = huggingface_hub.HfApi()
@@ -74,14 +74,14 @@ def error_kind(error: BaseException) -> str:
     for kind, word in table:
         if isinstance(error, kind):
             return word
-    # By name, because the hub's library has changed its HTTP client more than once.
+    # Matched by name, because the hub's library has changed its HTTP client more than once.
     if _NETWORK_ERRORS & {kind.__name__ for kind in type(error).__mro__}:
         return "unreachable"
     return "disk" if isinstance(error, OSError) else "failed"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return the exit status."""
+    """Fetch what the arguments name; returns the exit status."""
     parser = argparse.ArgumentParser(prog="hub_fetch")
     parser.add_argument("repo")
     parser.add_argument("--revision")

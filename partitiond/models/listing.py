@@ -1,4 +1,4 @@
-"""The catalog as rows: what the command line, its JSON and the reference page show of a model."""
+"""Lists the catalog as rows, for the command line, its JSON and the reference page."""
 
 import dataclasses
 
@@ -24,16 +24,16 @@ class Row:
     Attributes:
         name, hub_id, revision, package, licence, gated, purpose: as in the catalog.
         family: `model_type` of its config.
-        parameters: all weights.
-        active_parameters: those that one token passes through.
+        parameters: number of all weights.
+        active_parameters: number of the weights that one token passes through.
         weights_bytes: in bfloat16.
         kv_bytes_per_token: with a 16-bit KV cache, within every window.
-        attention: its kind.
+        attention: kind of attention.
         layers, window_layers, window_tokens, stateless_layers: as in `Architecture`.
         max_position: longest context in tokens.
         engine: "native", "fallback" (the class of transformers), "does not start" or "not tried".
-        note: what should be known before using it; empty where nothing.
-        quantised: other forms.
+        note: what users should know before using it; empty if nothing.
+        quantised: quantised forms of the model.
     """
 
     name: str
@@ -103,7 +103,7 @@ def row_of(entry: CatalogEntry) -> Row:
 
 
 def engine_word(start: Start | None) -> str:
-    """How the engine serves it, in a word or three."""
+    """Describe how the engine serves the model, in one to three words."""
     if start is None:
         return "not tried"
     if not start.started:

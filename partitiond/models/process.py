@@ -1,4 +1,4 @@
-"""Run a helper program to its end: its lines as they come, a deadline, and nothing left behind."""
+"""Runs a helper program to its end: passes its lines on, with a deadline and no leftovers."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ _TAIL_LINES: Final = 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finished:
-    """How a program ended.
+    """The end of a program.
 
     Attributes:
         code: exit status; negative for a signal.
@@ -29,7 +29,7 @@ class Finished:
 
     @property
     def last_line(self) -> str:
-        """The last line that says something, or empty."""
+        """The last line that is not blank, or empty."""
         return next((line for line in reversed(self.tail) if line.strip()), "")
 
 
@@ -45,9 +45,9 @@ async def run(
 
     Args:
         command: program and arguments.
-        timeout_seconds: deadline for all of it.
-        first_line_seconds: deadline for its first line.
-        on_line: called with each line it prints.
+        timeout_seconds: deadline for the whole run.
+        first_line_seconds: deadline for the first line.
+        on_line: called with each line that the program prints.
         extra_env: added to the environment.
 
     Raises:
@@ -71,7 +71,7 @@ async def run(
     except TimeoutError:
         timed_out = True
     finally:
-        # Also on cancellation: a helper must not outlive what it helps.
+        # On cancellation as well: a helper must not outlive its caller.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await asyncio.shield(process.wait())

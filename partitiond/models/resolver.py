@@ -1,4 +1,4 @@
-"""From a spec to a folder the engine loads: the adapter behind `ports.ModelResolver`."""
+"""Turns a spec into a folder that the engine loads: the adapter behind `ports.ModelResolver`."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ Progress = Callable[[str, float | None], None]
 
 
 def _silent(text: str, fraction: float | None) -> None:
-    """Progress for whoever does not listen."""
+    """Progress that nothing listens to."""
 
 
 class Resolver:
@@ -32,10 +32,10 @@ class Resolver:
 
     Args:
         models_dir: where prepared models and copies from the hub live.
-        engine_python: python of the engine's environment, for conversions; None where there is
-            no engine yet.
+        engine_python: python of the engine's environment, for conversions; None if there is no
+            engine yet.
         offline: never ask the network.
-        hub: fetch a catalog model from the hub where a package carries it, too.
+        hub: fetch a catalog model from the hub even if a package carries it.
     """
 
     def __init__(
@@ -52,19 +52,19 @@ class Resolver:
         self._hub = Hub(models_dir / "hub", offline=offline)
 
     async def architecture(self, spec: ModelSpec) -> Architecture:
-        """Numbers of a model without fetching its weights.
+        """Return the architecture of a model without fetching its weights.
 
         Raises:
-            ModelSourceError: its config cannot be had.
-            SpecError: the architecture is not supported, or is asked for too long a context.
+            ModelSourceError: its config cannot be fetched.
+            SpecError: the architecture is not supported, or the context asked for is too long.
         """
         return _architecture(spec, await self._config(spec.source, _silent))
 
     async def resolve(self, spec: ModelSpec, progress: Progress | None = None) -> ResolvedModel:
-        """Fetch, convert or make what the engine needs; what is on disk already is reused.
+        """Fetch, convert or make what the engine needs; files that exist on disk are reused.
 
         Raises:
-            ModelSourceError: it cannot be had; the hint names what would work.
+            ModelSourceError: the model cannot be fetched; the hint names what would work.
             SpecError: as `architecture`.
         """
         report = progress or _silent
@@ -113,7 +113,7 @@ class Resolver:
                 )
                 return read_config(snapshot.folder)
             case SourceKind.PACKAGE:
-                # Nothing but the converted model tells what an unknown package carries.
+                # Only the converted model tells what an unknown package carries.
                 folder, _ = await self._package(source, report)
                 return read_config(folder)
             case SourceKind.CONFIG:
@@ -134,7 +134,7 @@ class Resolver:
         return ResolvedModel(spec, folder, spec.source.revision, architecture, dummy_weights=True)
 
     async def _dummy_folder(self, source: ModelSource, config: Mapping[str, Any]) -> Path:
-        """One folder per config: another config is another folder, never a changed one."""
+        """Make one folder per config: another config gets another folder, never a changed one."""
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
         entry = _known(source)
         name = _slug(entry.name if entry else source.ref)
@@ -156,7 +156,7 @@ class Resolver:
         return folder, revision_of(folder)
 
     def _converter(self) -> Path:
-        """The engine's python, once it is certain that a conversion is needed."""
+        """The engine's Python; called once it is certain that a conversion is needed."""
         if self._offline:
             raise ModelSourceError(
                 "the model is not prepared yet, and offline is set.",
@@ -171,7 +171,7 @@ class Resolver:
 
 
 def _known(source: ModelSource) -> CatalogEntry | None:
-    """The catalog's entry, unless the source pins another revision than the catalog's."""
+    """The catalog's entry, unless the source pins a revision other than the catalog's."""
     entry = entry_of(source)
     if entry is None or source.kind is not SourceKind.HUB:
         return entry
@@ -194,5 +194,5 @@ def _architecture(spec: ModelSpec, config: Mapping[str, Any]) -> Architecture:
 
 
 def _slug(text: str) -> str:
-    """A file name made of a reference; its length is bounded."""
+    """Make a file name of bounded length from a reference."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[-80:] or "model"

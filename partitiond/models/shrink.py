@@ -1,8 +1,8 @@
-"""A tiny model of the same architecture: what makes a family special stays, its size goes.
+"""Makes a tiny model of the same architecture: a family's special features stay, its size shrinks.
 
-Kept are the kind of attention, the width of a head (engines support some and not others), the
-pattern of layers, rotary settings, biases and norms. Layers, widths, experts and the vocabulary
-shrink, so that an engine starts it in seconds.
+The config keeps the kind of attention, the width of a head (engines support only some), the pattern
+of layers, rotary settings, biases and norms. Layers, widths, experts and the vocabulary shrink, so
+that an engine starts the model in seconds.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _LAYERS: Final = 4
 _PATTERN_LAYERS: Final = 6
 """Gemma 3's pattern repeats after six layers."""
 _GROUP: Final = 4
-"""Query heads that share a head of keys, at most."""
+"""Largest number of query heads that share a head of keys."""
 _WIDTH: Final = 512
 """Width of an MLP: a multiple of the groups of 128 that quantised weights come in."""
 _HIDDEN: Final = 256
@@ -76,7 +76,7 @@ def _layers(config: Mapping[str, Any]) -> int:
 
 
 def _heads(architecture: Architecture) -> tuple[int, int]:
-    """Query and KV heads in a proportion of the same kind."""
+    """Query and KV heads, grouped in the same way as the model's."""
     if architecture.kv_heads == architecture.heads:
         return 2, 2
     group = min(_GROUP, architecture.heads // architecture.kv_heads)
@@ -85,7 +85,7 @@ def _heads(architecture: Architecture) -> tuple[int, int]:
 
 
 def _put(config: dict[str, Any], keys: tuple[str, ...], value: int) -> None:
-    """Set what the config has; null and 0 mean something and stay."""
+    """Set the keys that the config has; null and 0 have a meaning and stay."""
     for key in keys:
         if config.get(key):
             config[key] = value
@@ -107,7 +107,7 @@ def _shrink_mamba(config: dict[str, Any], hidden: int) -> None:
 
 
 def _shrink_vocabulary(config: dict[str, Any]) -> None:
-    """Fewer tokens, the special ones among them."""
+    """Reduce the tokens; the special ones stay among them."""
     config["vocab_size"] = _VOCAB
     for key, identifier in (("pad", 0), ("bos", 1), ("eos", 2)):
         name = f"{key}_token_id"

@@ -1,4 +1,4 @@
-"""What was really started: one tiny model of each architecture, on the pinned engine.
+"""Holds the results of real starts: one tiny model of each architecture, on the pinned engine.
 
 `started.json` is written by `python -m partitiond.models.check_starts` and shipped, so that the
 catalog can say which models the engine serves with a class of its own, which with the slower
@@ -20,19 +20,19 @@ from partitiond.models.shrink import shrunk
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Start:
-    """How a tiny model of one architecture started.
+    """The start of a tiny model of one architecture.
 
     Attributes:
         started: the engine came up and generated tokens.
-        reason: why not, in a line; empty where it started.
-        model_class: the class that the engine served it with.
-        fallback: that class is the one of transformers, for lack of one of the engine's own.
+        reason: why it did not start, in a line; empty if it started.
+        model_class: the class with which the engine served it.
+        fallback: that class is the one of transformers, because the engine has none of its own.
         attention_backends: kernels that attention ran on.
         weights_bytes: weights as the engine allocated them, bfloat16 unless quantised.
-        kv_bytes_per_token: what the engine's KV cache holds of one token in all layers.
+        kv_bytes_per_token: what the engine's KV cache holds for one token in all layers.
         window_layers: layers whose cache keeps a sliding window only.
         state_layers: layers that keep a state and nothing per token.
-        state_bytes_per_sequence: what those layers keep of one sequence.
+        state_bytes_per_sequence: what those layers keep for one sequence.
     """
 
     started: bool
@@ -56,7 +56,7 @@ class Starts:
     architectures: Mapping[str, Start]
 
     def of(self, entry: CatalogEntry) -> Start | None:
-        """How the architecture of a catalog model started; None where it was not tried."""
+        """Return the start of a catalog model's architecture; None if it was not tried."""
         return self.architectures.get(start_key(entry.architecture, form_of(entry)))
 
 
@@ -66,7 +66,7 @@ def form_of(entry: CatalogEntry) -> str:
 
 
 def start_key(architecture: Architecture, form: str = "") -> str:
-    """What is started once for all models that share it: family, attention and quantised form."""
+    """Key of the start that models of one family, attention and quantised form have in common."""
     return " / ".join(filter(None, (architecture.family, architecture.attention, form)))
 
 
@@ -91,7 +91,7 @@ def other_families() -> list[dict[str, Any]]:
 
 @functools.cache
 def load_starts() -> Starts:
-    """The starts that are shipped."""
+    """Load the starts that are shipped."""
     text = resources.files("partitiond.models").joinpath("started.json").read_text("utf-8")
     return starts_from_json(text)
 
@@ -111,7 +111,7 @@ def _start(value: Mapping[str, Any]) -> Start:
 
 
 def starts_to_json(starts: Starts) -> str:
-    """As text, the keys in order; what has its default is left out."""
+    """Write as text, with sorted keys; fields with their default are left out."""
     plain = Start(started=True)
     architectures = {
         key: {

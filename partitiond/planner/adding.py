@@ -1,9 +1,9 @@
-"""Adds replicas to a packing, each where it takes least for what it gives, with every rule kept.
+"""Adds replicas to a packing, each where it takes least for what it gives, keeping every rule.
 
-A replica goes to a device in use that runs its way, the fullest first; else to one that holds it
-at a higher level of interference and still gives everybody what they get or want; else to an
-empty one. Companions come along: where a replica needs another model on its host, that one is
-placed with it.
+A replica goes to a device in use that runs its way, the fullest first. Otherwise it goes to a
+device that can hold it at a higher level of interference, if no model there then gets less than it
+got or wants; otherwise to an empty device. If a replica needs another model on its host, that model
+is placed with it.
 """
 
 import collections
@@ -18,21 +18,21 @@ from partitiond.planner.sites import Bits, Floats, Ints, Sites, build_sites
 from partitiond.planner.types import Need
 
 Spot = tuple[int, int, int]
-"""Device, item, and the option that the device is run as then."""
+"""Device, item, and the option as which the device is then run."""
 ANY_RATE: Final = 1 << 60
-"""What a model without a rate wants."""
+"""The rate that a model without a rate wants."""
 
 
 class Adding:
-    """Adds replicas to a packing. Another one of the same instance, or other worths, may be set.
+    """Adds replicas to a packing. `packing` and `worth` may be replaced, for the same instance.
 
     Args:
-        packing: is changed.
-        worth: (E,) what one replica of each site's entry takes, in devices' cost.
-        steps: (Q,) position of the level at which an empty device is opened as a site; -1 where
-            none is, but for models that fit no other.
-        devices: that may be used; None for all.
-        opens_last: only what fits on no device in use opens an empty one.
+        packing: the packing to change.
+        worth: (E,) what one replica of each entry takes, in devices' cost.
+        steps: (Q,) position of the level at which an empty device is opened as a site; -1 not to
+            open one, except for models that fit no other site.
+        devices: devices that may be used; None for all.
+        opens_last: open an empty device only if no device in use has room.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class Adding:
         self.devices: Collection[int] = range(len(packing.loads)) if devices is None else devices
 
     def one(self, need: Need) -> bool:
-        """One more replica of a model, with its company; False where none fits."""
+        """Add one more replica of a model, with the models it must be near; False if none fits."""
         lack = missing(self.packing, need) or Missing(0, need.rate)
         return any(self._add_with_company(spot) for spot in self._spots(need, lack, self.devices))
 
     def merit(self, need: Need) -> float:
-        """Weighted requests/s per worth of the best next replica; 0 when the rate is covered."""
+        """Return weighted requests/s per worth of the best next replica; 0 if all is covered."""
         left = need.rate - self.packing.rates[need.model] if need.rated else ANY_RATE
         if left <= 0 or not len(self._mine[need.model]):
             return 0.0
@@ -80,7 +80,7 @@ class Adding:
         return float((gain / np.maximum(self.worth[mine], 1e-12)).max())
 
     def size(self, need: Need) -> float:
-        """What a model's cheapest replica takes, and a tenth of all it needs."""
+        """Return what a model's cheapest replica takes, plus a tenth of all the model needs."""
         ranked = self._ranked(need, need.rate)
         if not ranked:
             return 0.0
@@ -90,7 +90,7 @@ class Adding:
         return float(self.worth[first] + 0.1 * whole)
 
     def _ranked(self, need: Need, rate: int) -> list[int]:
-        """Entries of a model by what they take per served share of a rate, the least first."""
+        """Sort a model's entries by what they take per served share of a rate, the least first."""
         mine = self._mine[need.model]
         gain = np.minimum(self._rate[mine], rate) / rate if rate > 0 else np.ones(len(mine))
         mine, gain = mine[gain > 0], gain[gain > 0]
@@ -98,7 +98,7 @@ class Adding:
         return order
 
     def _spots(self, need: Need, lack: Missing, devices: Iterable[int]) -> Iterator[Spot]:
-        """Where one more replica fits, the best first; company aside."""
+        """Yield places where one more replica fits, the best first, ignoring nearness."""
         if self.packing.counts[need.model] >= need.max_replicas:
             return
         tied = bool(lack.hosts) or lack.domain is not None
@@ -131,7 +131,7 @@ class Adding:
     def _by_site(
         self, devices: Iterable[int], need: Need
     ) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-        """Devices in use by site, the fullest first, and by class one of all empty ones alike."""
+        """Return devices in use by site, fullest first, and one of each kind of empty by class."""
         used, empty = collections.defaultdict[int, list[int]](list), dict[tuple[int, ...], int]()
         loads, sites = self.packing.loads, self.sites
         for index in devices:
@@ -154,7 +154,7 @@ class Adding:
         return used, by_class
 
     def _at_higher_levels(self, item: int, devices: Iterable[int]) -> Iterator[Spot]:
-        """On devices that have to be run in another way for it, where nobody is short for that."""
+        """Yield devices that hold the item at a higher level, without making any model short."""
         for index in devices:
             load, group = self.packing.loads[index], self.packing.group(index)
             if load.memory + self.instance.items[item].memory_bytes > group.memory_bytes:
@@ -169,7 +169,7 @@ class Adding:
                 yield index, item, option
 
     def _opened(self, entry: int, empty: Mapping[int, list[int]]) -> Iterator[Spot]:
-        """On empty devices, by class, run at the level that the site is opened at."""
+        """Yield empty devices, by class, run at the level at which the site is opened."""
         sites = self.sites
         site, item = int(sites.entry_site[entry]), int(sites.entry_item[entry])
         options = sites.option_of[site, self._bears[entry], sites.entry_kappa[entry] :]
@@ -179,7 +179,7 @@ class Adding:
                 yield index, item, option
 
     def _fits(self, index: int, item: int, option: int) -> bool:
-        """Whether a device that is run as an option holds one more of an item; company aside."""
+        """Whether a device run as an option can hold one more of an item, ignoring nearness."""
         group = self.packing.group(index)
         key = (group.index, option)
         if key not in self._held:
@@ -187,7 +187,7 @@ class Adding:
         return item in self._held[key] and self.packing.fits(index, item, option, company=False)
 
     def _keeps(self, index: int, item: int, option: int) -> bool:
-        """Whether all on the device still get what they got, or want, when it is run so."""
+        """Whether all models on the device get what they got, or want, under another option."""
         load, instance = self.packing.loads[index], self.instance
         how, lost = instance.groups[load.group].options[option], collections.Counter[int]()
         for there in load.items:
@@ -201,7 +201,7 @@ class Adding:
         )
 
     def _add_with_company(self, spot: Spot) -> bool:
-        """Add a replica and whoever has to be on its host with it; nothing where that fits not."""
+        """Add a replica and the models it needs on its host; add nothing if these do not fit."""
         near, packing = self.instance.ties.near, self.packing
         added = [(spot, put(packing, spot))]
         if not near:
@@ -230,8 +230,8 @@ class Adding:
 
 
 def spot_on(packing: Packing, index: int, item: int) -> Spot | None:
-    """One more replica on a device, at the lowest level that holds all; None where none does, or
-    a rule forbids it."""
+    """Return a place for one more replica on a device, at the lowest level that holds all; None if
+    no level does, or a rule forbids it."""
     option = packing.best_option(index, [*packing.loads[index].items, item])
     if option is None or not packing.pools_allow(index, item):
         return None
@@ -241,7 +241,7 @@ def spot_on(packing: Packing, index: int, item: int) -> Spot | None:
 
 
 def put(packing: Packing, spot: Spot) -> int | None:
-    """Add a replica; the option that its device was run as before, None where it was empty."""
+    """Add a replica; return the option its device was run as before, None if it was empty."""
     index, item, option = spot
     before = packing.loads[index].option
     if before is not None and before != option:
@@ -258,7 +258,7 @@ def take_back(packing: Packing, spot: Spot, before: int | None) -> None:
 
 
 def _opens(sites: Sites, steps: Ints) -> Bits:
-    """(E,) 1 where an empty device may be opened for an entry."""
+    """Return (E,) 1 if an empty device may be opened for an entry."""
     opens = steps[sites.entry_site] >= 0
     some = np.zeros(len(sites.need_rate), dtype=bool)
     np.logical_or.at(some, sites.entry_model, opens)

@@ -1,4 +1,4 @@
-"""Makes the arrays of the compiled search from an instance, and packings from its answers."""
+"""Converts an instance into the arrays of the compiled search, and its answers into packings."""
 
 import collections
 import itertools
@@ -27,21 +27,21 @@ from partitiond.planner.packing import Packing
 from partitiond.planner.sites import NO_LIMIT, Floats, Ints, Sites, ints
 
 CELLS: Final = 128
-"""Steps into which a demand is cut, at most, when what it lacks is priced."""
+"""Maximum number of steps into which a demand is cut to price what it lacks."""
 LEAST_PRICE: Final = 1e-9
 
 
 def make_data(sites: Sites, price: Floats, *, by_cost: bool) -> Data:
-    """The question of one search.
+    """Return the problem of one search.
 
     Args:
-        sites: the instance.
+        sites: the instance as arrays.
         price: (E,) what an entry takes of devices, in devices' cost; above 0.
-        by_cost: whether everything is to be served, or the weighted rates count.
+        by_cost: True to serve all demand; False to maximise the weighted rates.
     """
     models = len(sites.need_rate)
     limits = np.where(sites.capacity < NO_LIMIT, np.maximum(sites.capacity, 1), NO_LIMIT)
-    # Entries come by site.
+    # Entries are sorted by site.
     order = np.argsort(sites.entry_model, kind="stable").astype(np.int64)
     starts = np.searchsorted(sites.entry_model[order], np.arange(models + 1)).astype(np.int64)
     cell, lacking, short = _prices_of_lack(sites, price, order, starts, by_cost=by_cost)
@@ -89,7 +89,7 @@ def make_data(sites: Sites, price: Floats, *, by_cost: bool) -> Data:
 
 
 def _merits(sites: Sites, price: Floats) -> tuple[Floats, Floats]:
-    """(M,) the most weighted rate for its price, and the largest price, of each model's entries."""
+    """Return (M,) the most weighted rate per price, and the largest price, of a model's entries."""
     merit, largest = np.zeros((2, len(sites.need_rate)))
     model = sites.entry_model
     need = np.where(sites.need_rate > 0, sites.need_rate, NO_LIMIT)[model]
@@ -100,7 +100,7 @@ def _merits(sites: Sites, price: Floats) -> tuple[Floats, Floats]:
 
 
 def _by_site(sites: Sites, order: Ints, models: int) -> Ints:
-    """(M, Q + 1) where the entries of a model at a site begin in `order`."""
+    """Return (M, Q + 1) the offsets in `order` of a model's entries at a site."""
     count = len(sites.site_class)
     key = sites.entry_model[order] * count + sites.entry_site[order]
     wanted = np.arange(models)[:, None] * count + np.arange(count + 1)[None, :]
@@ -108,22 +108,22 @@ def _by_site(sites: Sites, order: Ints, models: int) -> Ints:
 
 
 def _least_use(sites: Sites, models: int) -> Ints:
-    """(M, Q, R) the least an entry takes; more than there is where there is none."""
+    """Return (M, Q, R) the least an entry takes; a model without an entry there gets NO_LIMIT."""
     found = _zeros(models, len(sites.site_class), sites.entry_use.shape[1]) + NO_LIMIT
     np.minimum.at(found, (sites.entry_model, sites.entry_site), sites.entry_use)
     return found
 
 
 def _frozen_models(sites: Sites) -> Ints:
-    """Models that have to be near others, or others to them: the search leaves them in place."""
+    """Flag models that must be near others, or others near them: the search does not move these."""
     tied = {*sites.instance.ties.near, *sites.instance.ties.near_to}
     return ints([need.model in tied for need in sites.instance.needs])
 
 
 def _survival(sites: Sites, *, by_cost: bool) -> tuple[Ints, Ints, Ints, Ints]:
-    """(M,) row, rate and replicas of models that have to survive a loss; (S, D) fault domains.
+    """Return (M,) row, rate and replicas of models that must survive a loss; (S, D) fault domains.
 
-    Where goodput counts, what a loss would leave counts for nothing.
+    For goodput, the rate left after a loss does not count.
     """
     needs = sites.instance.needs
     row, rate, number = _zeros(len(needs)) - 1, _zeros(len(needs)), _zeros(len(needs))
@@ -137,7 +137,7 @@ def _survival(sites: Sites, *, by_cost: bool) -> tuple[Ints, Ints, Ints, Ints]:
 
 
 def _slopes(sites: Sites, *, by_cost: bool) -> tuple[Floats, Ints]:
-    """Worth of one unit of rate, and up to which rate; models without one count only alone."""
+    """Return the worth of a unit of rate, and up to which rate; unrated models count only alone."""
     rated = sites.need_rated.astype(bool)
     if by_cost:
         return np.zeros(len(rated)), sites.need_rate.copy()
@@ -149,7 +149,7 @@ def _slopes(sites: Sites, *, by_cost: bool) -> tuple[Floats, Ints]:
 def _prices_of_lack(
     sites: Sites, price: Floats, order: Ints, starts: Ints, *, by_cost: bool
 ) -> tuple[Ints, Floats, Floats]:
-    """Width of a cell of rate, price of lacking so many cells, price of lacking a replica."""
+    """Return the width of a cell of rate, and the prices of lacking cells, and of a replica."""
     models = len(sites.need_rate)
     cell = np.ones(models, dtype=np.int64)
     lacking = np.zeros((models, CELLS + 2))
@@ -169,7 +169,7 @@ def _prices_of_lack(
 
 
 def _fill_row(row: Floats, price: Floats, steps: Ints, cells: int) -> None:
-    """Cheapest cover of 1, 2, ... cells by whole replicas; beyond the last as the last."""
+    """Fill in the cheapest cover of 1, 2, ... cells by whole replicas; beyond, repeat the last."""
     useful = steps > 0
     if not useful.any():
         row[1:] = float(price.max()) * (1 + np.arange(len(row) - 1))
@@ -181,7 +181,7 @@ def _fill_row(row: Floats, price: Floats, steps: Ints, cells: int) -> None:
 
 
 def make_here(sites: Sites, runs: Sequence[tuple[int, int]], most_gone: int | None) -> Here:
-    """What runs and could stay, by device and item, and how much of it may leave."""
+    """Return replicas that run and could stay, by device and item, with the limit on leaving."""
     devices = len(sites.device_group)
     most = max([1, *collections.Counter(index for index, _ in runs).values()])
     here = Here(
@@ -198,7 +198,7 @@ def make_here(sites: Sites, runs: Sequence[tuple[int, int]], most_gone: int | No
 
 
 def make_scratch(data: Data, seed: int) -> Scratch:
-    """What a search writes to beside its states."""
+    """Return the working memory of a search, apart from its states."""
     devices, models = len(data.device_group), len(data.models)
     mixed = (seed * 0x9E3779B97F4A7C15 + 0x2545F4914F6CDD1D) % 2**64
     return Scratch(
@@ -227,7 +227,7 @@ def _most_items(data: Data) -> int:
 
 
 def empty_state(data: Data) -> State:
-    """All devices empty."""
+    """Return a state with all devices empty."""
     devices, models = len(data.device_group), len(data.models)
     domains = int(data.domain_of.max(initial=-1)) + 1
     state = State(
@@ -245,7 +245,7 @@ def empty_state(data: Data) -> State:
 
 
 def load_packing(sites: Sites, data: Data, packing: Packing, state: State) -> None:
-    """Put what a packing holds into an empty state."""
+    """Put a packing's contents into an empty state."""
     pairs = zip(sites.entry_site.tolist(), sites.entry_item.tolist(), strict=True)
     entry = {pair: e for e, pair in enumerate(pairs)}
     for d, load in enumerate(packing.loads):
@@ -258,7 +258,7 @@ def load_packing(sites: Sites, data: Data, packing: Packing, state: State) -> No
 
 
 def to_packing(sites: Sites, state: State) -> Packing:
-    """What a state holds as a packing."""
+    """Return a state's contents as a packing."""
     packing = Packing(sites.instance)
     for d in np.flatnonzero(state.devices[:, COUNT]):
         row = state.devices[d]

@@ -1,4 +1,4 @@
-"""The planner's door: a request in, a checked plan or the reasons against one out."""
+"""Takes a request and returns a checked plan, or the reasons why there is none."""
 
 import collections
 import dataclasses
@@ -45,7 +45,7 @@ from partitiond.planner.without_outage import (
 
 
 class PlanRefusedError(PartitiondError):
-    """The planner made a plan that its checker refuses: a defect here, not in the request."""
+    """The checker refused a plan of the planner: a defect in the planner, not in the request."""
 
     code = "plan_refused"
 
@@ -53,17 +53,17 @@ class PlanRefusedError(PartitiondError):
 def solve(
     request: PlanRequest, on_progress: OnProgress | None = None, stop: Stop = never
 ) -> Plan | Infeasible:
-    """The best plan found in the request's time, checked, with certificate and explanation.
+    """Return the best plan found in the request's time, checked, with certificate and explanation.
 
-    What cannot all be served is served in part, and the rest is listed in `Plan.unplaced`.
-    `Infeasible` means that models are wanted and no replica of any can be placed.
+    If not all demand can be served, a part is served and the rest is listed in `Plan.unplaced`.
+    `Infeasible` means that models are wanted and no replica of any model can be placed.
 
     Args:
-        on_progress: told of better plans and bounds, in whatever thread found them.
-        stop: asked now and then whether to end with the best so far.
+        on_progress: called with better plans and bounds, in the thread that found them.
+        stop: called periodically; True ends the solve with the best plan so far.
 
     Raises:
-        SpecError: the objective needs what is not known of a device, as its power.
+        SpecError: the objective needs an unknown figure of a device, such as its power.
         PlanRefusedError: the plan found breaks a rule; nothing should be done with it.
     """
     began = time.monotonic()
@@ -125,10 +125,10 @@ class _Made:
     """One answer of the portfolio, on real devices.
 
     Attributes:
-        instance: the question that was solved.
-        as_solved: the placements in the names of that question.
-        placements: the same in the names of what was asked.
-        outages: why models stay as they run, which were not asked so.
+        instance: the problem instance that was solved.
+        as_solved: the placements in the names of that instance.
+        placements: the same placements in the names of the request.
+        outages: outages that make models stay as they run although the request did not say so.
     """
 
     instance: Instance
@@ -147,11 +147,11 @@ def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _
 
     if instance.needs:
         found = solve_portfolio(instance, on_progress, stop, may)
-    else:  # no model is wanted, or none fits anywhere
+    else:  # no model is wanted, or no model fits a device
         status, method = Status.OPTIMAL, "nothing to place"
         found = Found(Packing(instance), request.objective, 0.0, 0.0, status, method, None, None)
     packing = found.packing.copy()
-    packing.settle()  # whatever made it, its rates are those of what is on devices
+    packing.settle()  # now its rates are those of the devices' actual contents
     found = dataclasses.replace(found, packing=packing)
     placements = assign(instance, found.packing)
     levels = _levels(request, placements)
@@ -160,9 +160,9 @@ def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _
 
 
 def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> _Made | None:
-    """The answer, or one that leaves no model without a replica; see `planner.without_outage`.
+    """Return the answer, or one that leaves no model without a replica (`planner.without_outage`).
 
-    None where there is none of that kind either.
+    None if there is no such answer either.
     """
     request = made.instance.request
     coming = forbidden_outages(request, made.placements)
@@ -186,7 +186,7 @@ def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> 
 
 
 def _as_asked(made: _Made, beside: _Made) -> _Made | None:
-    """The answer that left what runs in its place, without that; None where it is of no use."""
+    """Return the answer found beside the running replicas, without them; None if it is unusable."""
     request = made.instance.request
     placements = without_old_ones(beside.as_solved)
     if (
@@ -207,7 +207,7 @@ def _as_asked(made: _Made, beside: _Made) -> _Made | None:
     found = dataclasses.replace(
         made.found,
         packing=packing,
-        seen=(),  # they were compared with the answer that had an outage
+        seen=(),  # these were compared with the answer that had an outage
         value=packing.cost() if objective.is_cost else value,
         status=Status.FEASIBLE,
         method=f"{beside.found.method.split(';')[0]}, beside what runs; "
@@ -217,15 +217,15 @@ def _as_asked(made: _Made, beside: _Made) -> _Made | None:
 
 
 def _short(forecast: ModelForecast) -> float | None:
-    """What it lacks, in requests/s; None where it takes as much as there is."""
+    """Return what a model lacks, in requests/s; None if its demand is unlimited."""
     wanted = forecast.demand_req_per_s
     return None if wanted is None else max(0.0, wanted - forecast.capacity_req_per_s)
 
 
 def _levels(request: PlanRequest, placements: tuple[Placement, ...]) -> dict[str, float]:
-    """Level of interference of each device in use, by id, from what is on it.
+    """Return the level of interference of each device in use, by id, from its contents.
 
-    Infinite where no level covers it: the checker refuses such a plan.
+    Infinite if no level covers the contents: the checker refuses such a plan.
     """
     here = collections.defaultdict[str, list[Candidate]](list)
     for p in placements:
@@ -235,7 +235,7 @@ def _levels(request: PlanRequest, placements: tuple[Placement, ...]) -> dict[str
 
 
 def _forecast(demand: ModelDemand, mine: list[tuple[Candidate, float]]) -> ModelForecast:
-    """What a model gets from replicas at levels of interference."""
+    """Return what a model gets from replicas at levels of interference."""
     kinds = [c.profile_kind for c, _ in mine]
     order = ("estimated", "transferred", "measured")
     return ModelForecast(

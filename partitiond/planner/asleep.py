@@ -1,4 +1,4 @@
-"""What candidates of models with sleep mode hold asleep, and where such engines can run."""
+"""Computes what sleeping replicas hold, and whether an engine with sleep mode can run."""
 
 import math
 
@@ -13,14 +13,14 @@ from partitiond.core.units import MIB, Bytes
 def can_sleep_there(spec: ModelSpec, profile: Profile) -> bool:
     """Whether an engine with the spec's sleep mode starts where the profile was measured.
 
-    vLLM has no sleep mode on a CPU; a plan could else hold a replica that is refused at each start.
+    vLLM has no sleep mode on a CPU: such a replica would be refused at each start.
     """
     asked = spec.as_variant(profile.variant).engine.sleep_mode and spec.engine_kind == "vllm"
     return not (asked and profile.size.mode is SharingMode.CORES)
 
 
 def asleep(profile: Profile, spec: ModelSpec) -> SleepingFootprint | None:
-    """What it holds asleep, with the margin of its profile; None where it never sleeps."""
+    """Return what a replica holds asleep, with its profile's margin; None if it never sleeps."""
     if not spec.as_variant(profile.variant).engine.sleep_mode:
         return None
     on_cpu = profile.size.mode is SharingMode.CORES

@@ -1,4 +1,4 @@
-"""Abstract devices to real ones with the fewest moves; then replica ids and cores."""
+"""Assigns abstract devices to real ones with the fewest moves; then replica ids and cores."""
 
 import collections
 import dataclasses
@@ -45,7 +45,7 @@ class _Slot:
 
 
 def assign(instance: Instance, packing: Packing) -> tuple[Placement, ...]:
-    """Placements on real devices; running replicas keep device, partition and id where they can."""
+    """Return placements on real devices; running replicas keep theirs and their ids if possible."""
     slots = _slots(instance, packing)
     _name(instance, slots)
     cores = _cores(instance, slots)
@@ -65,12 +65,12 @@ def assign(instance: Instance, packing: Packing) -> tuple[Placement, ...]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Applied:
-    """What applying a packing means for what runs.
+    """What applying a packing does to the running replicas.
 
     Attributes:
-        kept: replicas by model that stay as they are.
-        placed: replicas by model in the packing.
-        load_bytes: weights that have to be loaded.
+        kept: number of replicas by model that stay as they are.
+        placed: number of replicas by model in the packing.
+        load_bytes: bytes of weights that have to be loaded.
     """
 
     kept: collections.Counter[str]
@@ -79,7 +79,7 @@ class Applied:
 
 
 def applied(instance: Instance, packing: Packing) -> Applied:
-    """Compare a packing with what runs, on the devices that it would get."""
+    """Compare a packing with the running replicas, on the devices that it would be assigned."""
     slots = _slots(instance, packing)
     items = instance.items
     return Applied(
@@ -108,7 +108,7 @@ def _slots(instance: Instance, packing: Packing) -> list[_Slot]:
 
 
 def _choose_slices(instance: Instance, slots: list[_Slot]) -> None:
-    """Give the replicas of one device in mode MIG their places; who cannot keep its own moves."""
+    """Place the replicas of one device in mode MIG; a replica that cannot keep its place moves."""
     here = [s for s in slots if instance.items[s.item].mig_profile]
     if not here:
         return
@@ -138,10 +138,10 @@ def _place_of(kept: Placement | None) -> Place | None:
 def _match_devices(
     instance: Instance, packing: Packing, bins: tuple[int, ...], staying: Staying
 ) -> dict[int, int]:
-    """Real device of each interchangeable abstract one, so that the most bytes stay loaded.
+    """Return the real device of each interchangeable abstract one, so that most bytes stay loaded.
 
-    Of equal matches the one in which engines can start beside those they replace on the most
-    devices, then that to the device of the same place, so that the answer is unique.
+    Among equal matches, the one with the most devices on which engines can start beside the ones
+    they replace wins; then the one to the devices of the same position, so the answer is unique.
     """
     runs: dict[int, collections.Counter[int]] = collections.defaultdict(collections.Counter)
     position = {b: n for n, b in enumerate(bins)}
@@ -161,7 +161,7 @@ def _match_devices(
         for right in set().union(*(running_on[item] for item in items)):
             kept[left, right] = _kept_bytes(instance, items, runs[right])
     blocked = in_the_way(instance, packing, bins, [runs[n] for n in range(len(bins))])
-    more = len(bins) + 1  # than the sum of what counts less
+    more = len(bins) + 1  # exceeds the sum of the less important costs
     cost = more * (more * (kept.max() - kept) + blocked) + 1 - np.eye(len(bins), dtype=np.int64)
     rows, columns = np.indices(kept.shape)
     solver = linear_sum_assignment.SimpleLinearSumAssignment()
@@ -171,13 +171,13 @@ def _match_devices(
 
 
 def _kept_bytes(instance: Instance, items: list[int], runs: collections.Counter[int]) -> int:
-    """In MiB, at least 1 per replica that stays."""
+    """Return the weights that stay loaded, in MiB, with at least 1 per replica that stays."""
     both = collections.Counter(items) & runs
     return sum(n * (1 + instance.items[item].load_bytes // 2**20) for item, n in both.items())
 
 
 def _name(instance: Instance, slots: list[_Slot]) -> None:
-    """Ids: kept ones first, then those of replicas that move, then the lowest free numbers."""
+    """Set replica ids: kept ids first, then ids of replicas that move, then lowest free numbers."""
     for slot in slots:
         slot.replica_id = slot.kept.replica_id if slot.kept is not None else ""
     taken = {slot.replica_id for slot in slots}
@@ -207,7 +207,7 @@ def _name(instance: Instance, slots: list[_Slot]) -> None:
 
 
 def _cores(instance: Instance, slots: list[_Slot]) -> dict[str, tuple[int, ...]]:
-    """Cores of the replicas on CPU devices, such that engines on GPUs find theirs, too."""
+    """Return the cores of replicas on CPU devices; engines on GPUs still find their cores."""
     found: dict[str, tuple[int, ...]] = {}
     for host in sorted({d.host for d in instance.request.devices}):
         here = (s for s in slots if instance.request.devices[s.index].host == host)

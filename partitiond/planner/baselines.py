@@ -1,4 +1,4 @@
-"""First-fit and best-fit decreasing, the stated baselines, as they are."""
+"""Packs by first-fit and best-fit decreasing, the stated baselines, unimproved."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,23 +11,23 @@ from partitiond.planner.types import Group, Instance, Option
 
 FIRST_FIT: Final = "first-fit decreasing"
 BASELINES: Final = ((FIRST_FIT, False), ("best-fit decreasing", True))
-"""Each with whether the fullest device is taken rather than the first."""
+"""Each baseline, and whether it takes the fullest device rather than the first."""
 MOST: Final = 100_000
-"""Replicas of a model: tiny rates may ask for more than any fleet holds."""
+"""Limit on replicas of a model: tiny rates may ask for more than any fleet holds."""
 
 
 def baselines(instance: Instance) -> list[Member]:
-    """Both, each with its best fixed way to run devices."""
+    """Return both baselines, each with its best fixed way to run devices."""
     return [member(name, first_fit(instance, best=best)) for name, best in BASELINES]
 
 
 def first_fit(instance: Instance, *, best: bool) -> Packing:
-    """First-fit (or best-fit) decreasing under its best fixed option.
+    """Pack by first-fit (or best-fit) decreasing under the best fixed option.
 
-    Each model takes the candidate that serves most per its largest share of a device, as many
-    replicas as that needs. Replicas are packed largest share first; for the most goodput those
-    first that give most of it per share. Devices are all run the same way (one sharing mode, one
-    level); the way that leaves the least unserved, then costs the least, is kept.
+    Each model takes the candidate that serves most per its largest share of a device, in as many
+    replicas as that needs. Replicas are packed largest share first; for goodput, those that give
+    most of it per share first. All devices are run the same way (one sharing mode, one level); the
+    way that leaves the least unserved, then costs the least, is kept.
     """
     ways = {
         (option.mode, option.level) for g in instance.groups for option in g.options if option.mode
@@ -49,7 +49,7 @@ def _packed(instance: Instance, way: tuple[object, float], *, best: bool) -> Pac
         count = max(need.min_replicas, -(-need.rate // rate))
         key = need.worth * rate / share if by_value else share
         queue.extend((-key, need.model, -item) for _ in range(min(count, need.max_replicas, MOST)))
-    refused = set[int]()  # devices only fill: what no device held once, none holds later
+    refused = set[int]()  # devices only fill up: an item that fitted nowhere never fits later
     for _, _, item in sorted(queue):
         if item not in refused and not _drop_in(packing, item, way, best=best):
             refused.add(item)
@@ -59,9 +59,9 @@ def _packed(instance: Instance, way: tuple[object, float], *, best: bool) -> Pac
 def _most_per_share(
     instance: Instance, way: tuple[object, float]
 ) -> dict[int, tuple[float, int, int, float]]:
-    """For each model the item that serves most per its largest share of a device.
+    """Return for each model the item that serves most per its largest share of a device.
 
-    As its rate per share, the item's number below zero, its rate, and that share.
+    The result has the rate per share, the item's negated number, its rate, and that share.
     """
     found: dict[int, tuple[float, int, int, float]] = {}
     alike = {id(group.held): group for group in instance.groups}
@@ -77,7 +77,7 @@ def _most_per_share(
 
 
 def _share(instance: Instance, group: Group, option: Option, item: int) -> float:
-    """The largest share that an item takes of any resource of a device, of its load, its number."""
+    """Return the largest share an item takes of a device's resources, its load or its number."""
     it = instance.items[item]
     use, capacity = use_of(it, option), capacity_of(group, option)
     shares = [u / c for u, c in zip(use, capacity, strict=True) if 0 < c < NO_LIMIT]
@@ -91,9 +91,9 @@ def _runs_as(option: Option, way: tuple[object, float]) -> bool:
 
 
 def _drop_in(packing: Packing, item: int, way: tuple[object, float], *, best: bool) -> bool:
-    """Onto the fullest device in use that holds it (best fit), else onto the first that does.
+    """Add an item to the fullest device in use that holds it (best fit), else to the first one.
 
-    Returns whether any does.
+    Returns whether any device holds it.
     """
     devices: Sequence[int] = range(len(packing.loads))
     if best:

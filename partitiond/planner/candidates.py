@@ -1,13 +1,13 @@
-"""Profiles to candidates: operating points with margins, several per partition size.
+"""Makes candidates of profiles: operating points with margins, several per partition size.
 
-The model's operating point (by default the knee, or the largest batch up to it that holds the SLO)
-is what a replica runs at. Smaller batches that were measured are candidates as well: they need
-less KV cache, and a model with little demand need not pay for its knee. What another candidate
-beats in every respect is left out.
+A replica runs at the model's operating point (by default the knee, or the largest batch up to it
+that holds the SLO). Smaller measured batches are candidates as well: they need less KV cache, so a
+model with little demand need not pay for its knee. A candidate that another one beats in every
+respect is left out.
 
 A profile counts only for what it was measured for: the model's own form or a variant that the
-spec lists, its workload, its engine options. How much of a device's shared resource a replica
-takes, and what each further replica costs, come from the profile's replication runs where it has
+spec lists, its workload, its engine options. The share of a device's shared resource that a replica
+takes, and the cost of each further replica, come from the profile's replication runs if it has
 any.
 """
 
@@ -49,7 +49,7 @@ POINTS_PER_SIZE: Final = 3
 _RANK: Final = {ProfileKind.MEASURED: 0, ProfileKind.TRANSFERRED: 1, ProfileKind.ESTIMATED: 2}
 
 StaleReasons = Mapping[str, tuple[str, ...]]
-"""Why a profile no longer speaks for what runs now, by profile id."""
+"""Reasons why a profile is stale, by profile id."""
 Corrections = Mapping[str, float]
 """Factor on a profile's rates, by profile id."""
 
@@ -61,18 +61,18 @@ def candidates_for(
     stale: StaleReasons | None = None,
     corrections: Corrections | None = None,
 ) -> ModelDemand:
-    """What the planner is asked for one model.
+    """Return what the planner is asked for one model.
 
     Args:
         spec: the model.
-        profiles: its profiles; of several for one hardware, size and form the surest, then the
-            newest counts.
-        device_hardware_keys: hardware of the devices there are.
-        stale: profiles to be doubted; they are planned with the margins of transferred ones.
-        corrections: factor by profile id where its replicas were seen to be slower.
+        profiles: its profiles. Of several for one hardware, size and form, the most reliable kind
+            counts, then the newest.
+        device_hardware_keys: hardware of the devices present.
+        stale: profiles in doubt; they are planned with the margins of transferred profiles.
+        corrections: factor by profile id for profiles whose replicas were observed to be slower.
 
     Returns:
-        The demand; without candidates its `reason` says why.
+        The demand; if it has no candidates, its `reason` says why.
     """
     mine = [p for p in profiles if p.model == spec.name]
     usable = _surest(p for p in mine if is_for(p, spec) and p.hardware in device_hardware_keys)
@@ -99,9 +99,9 @@ def candidates_for(
 def is_for(profile: Profile, spec: ModelSpec) -> bool:
     """Whether the profile was measured for what the spec asks for.
 
-    That is a form of the model it lists, its workload, and the engine options that the form
-    is started with. Profiles of other lengths, step sizes, KV precisions, or of constrained
-    answers tell how the frontier moves; plans never rest on them.
+    That is a form of the model that the spec lists, its workload, and the engine options that the
+    form is started with. Profiles of other lengths, step sizes, KV precisions, or of constrained
+    answers tell how the frontier moves; plans are never based on them.
     """
     if profile.model != spec.name or profile.structured_output:
         return False
@@ -112,8 +112,8 @@ def is_for(profile: Profile, spec: ModelSpec) -> bool:
 
 
 def measured_with(profile: Profile, engine: EngineOptions) -> bool:
-    """Whether these engine options are those of the profile, as far as they move the frontier."""
-    # Files of schema 1 do not name their step size: everything then was measured at the default.
+    """Whether these engine options match the profile's, as far as they move the frontier."""
+    # Files of schema 1 do not name their step size: all were measured at the default.
     default = MAX_NUM_BATCHED_TOKENS
     steps = (profile.max_num_batched_tokens or default, engine.max_num_batched_tokens or default)
     return (
@@ -125,15 +125,15 @@ def measured_with(profile: Profile, engine: EngineOptions) -> bool:
 
 
 def loaded_as(profile: Profile) -> str:
-    """What the engine did, or would do, to the weights while loading them; empty for nothing."""
+    """Return the quantization applied to the weights while loading them; empty for none."""
     return engine_argument(profile, "--quantization") or ""
 
 
 def _surest(profiles: Iterable[Profile]) -> list[Profile]:
-    """One profile for each hardware, partition size and form, in a stable order.
+    """Return one profile for each hardware, partition size and form, in a stable order.
 
-    Where anything was measured on some hardware, estimates of other forms for that hardware are
-    left out: a plan should not prefer a guess to the truth because the guess is the kinder one.
+    If anything was measured on some hardware, estimates of other forms for that hardware are left
+    out: a plan should not prefer an estimate to a measurement because the estimate is higher.
     """
     newest_first = sorted(profiles, key=lambda p: (p.provenance.started_at, p.id), reverse=True)
     best: dict[tuple[str, PartitionSize, str], Profile] = {}
@@ -155,7 +155,7 @@ def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> It
     if not can_sleep_there(spec, profile):
         return
     chosen = named_point(profile, spec.operating_point, spec.slo)
-    # What was measured of something else by now is no surer than what was transferred.
+    # A measurement of something that has changed since is no more reliable than a transfer.
     kind = max(profile.kind, ProfileKind.TRANSFERRED, key=_RANK.__getitem__)
     margins = kind if stale else profile.kind
     for point in () if chosen is None else _spread(profile, chosen, spec):
@@ -191,11 +191,11 @@ def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> It
 
 
 def _planned_req_per_s(profile: Profile, point: OperatingPoint, spec: ModelSpec) -> float:
-    """Requests/s one replica is planned to take at `point`, before margins.
+    """Return the requests/s one replica is planned to take at `point`, before margins.
 
-    What is known of one batch is `core.profile.capacity_req_per_s`. From the batch that open-loop
-    trials were made at it is scaled by throughput to others. A rate that was held counts at larger
-    batches as it is; more than it only as far as 0.8 X / E[O] does.
+    `core.profile.capacity_req_per_s` gives the rate of one batch. The rate at the batch of the
+    open-loop trials is scaled by throughput to other batches. A rate that was held counts at larger
+    batches unchanged; a higher rate counts only as far as 0.8 X / E[O] allows.
     """
     known = profile.capacity_req_per_s is not None
     tried = _tried_point(profile, spec) if known or profile.capacity_trials else None
@@ -208,9 +208,9 @@ def _planned_req_per_s(profile: Profile, point: OperatingPoint, spec: ModelSpec)
 
 
 def _tried_point(profile: Profile, spec: ModelSpec) -> OperatingPoint | None:
-    """The point whose capacity was looked for: that of its trials, else the default one.
+    """Return the point whose capacity was tested: that of its trials, else the default point.
 
-    Trials may have been made at several batches: what was held last goes before what was not.
+    Trials may cover several batches: the last one that held comes before those that did not.
     """
     batches = [trial.batch for trial in profile.capacity_trials]
     batches += [trial.batch for trial in profile.capacity_trials if trial.held]
@@ -218,10 +218,10 @@ def _tried_point(profile: Profile, spec: ModelSpec) -> OperatingPoint | None:
 
 
 def _spread(profile: Profile, chosen: OperatingPoint, spec: ModelSpec) -> list[OperatingPoint]:
-    """The operating point and a few smaller batches.
+    """Return the operating point and a few smaller batches.
 
-    Smaller batches hold an SLO if it does. A point that was asked for by name is what it is for
-    its own sake (the least energy, say), so it stands alone.
+    Smaller batches hold an SLO if the operating point does. A point that was requested by name for
+    its own sake (the least energy, say) stands alone.
     """
     found = [chosen]
     if spec.operating_point in (PointName.ENERGY, PointName.THROUGHPUT):
@@ -234,7 +234,7 @@ def _spread(profile: Profile, chosen: OperatingPoint, spec: ModelSpec) -> list[O
 
 
 def _sizes(size: PartitionSize) -> tuple[PartitionSize, ...]:
-    """A memory share that nobody shares is a whole device, and the other way round."""
+    """Return the size, and its twin: an unshared memory share equals a whole device."""
     if size.mode in (SharingMode.WHOLE, SharingMode.MEMORY):
         modes = (SharingMode.WHOLE, SharingMode.MEMORY)
         return tuple(dataclasses.replace(size, mode=mode) for mode in modes)
@@ -242,7 +242,7 @@ def _sizes(size: PartitionSize) -> tuple[PartitionSize, ...]:
 
 
 def _memory(profile: Profile, point: OperatingPoint) -> tuple[int, Bytes]:
-    """Footprint and KV cache of the point, in bytes: as a start confirmed them, or by the model."""
+    """Return the point's footprint and KV cache, in bytes: confirmed by a start, or computed."""
     confirmed = profile.frontier_memory
     if confirmed is not None and confirmed.confirmed and confirmed.batch == point.batch:
         return confirmed.footprint_bytes, confirmed.kv_cache_bytes
@@ -257,7 +257,7 @@ def _kv_bytes_per_token(profile: Profile) -> float:
 
 
 def measured_kappa(profile: Profile, mode: SharingMode) -> float | None:
-    """Loss per further replica in a mode, as measured for this profile; None where it was not."""
+    """Return the measured loss per further replica in a mode; None if it was not measured."""
     if mode is SharingMode.MIG:
         return None
     sharing = next((s for s in profile.sharing if s.mode == mode.value), None)
@@ -265,13 +265,13 @@ def measured_kappa(profile: Profile, mode: SharingMode) -> float | None:
 
 
 def busy_share(profile: Profile, point: OperatingPoint, mode: SharingMode) -> float:
-    """u of the definitions: the share of what the mode shares that the point takes alone.
+    """Return u of the definitions: the share of what the mode shares that the point takes alone.
 
-    From the profile's replication runs where it has any. Else, time-sliced: 1, a replica at its
-    operating point keeps the GPU busy. MPS: the memory traffic of its steps (weights once, the KV
-    of every sequence) over what decoding reaches of the device's bandwidth. CPU cores: 0, there
-    is no telemetry of their memory traffic, and the margins have to cover it. A MIG instance
-    shares nothing of the device: 0. The host's cores are given to one engine each.
+    It comes from the profile's replication runs if it has any. Otherwise, time-sliced: 1, because a
+    replica at its operating point keeps the GPU busy. MPS: the memory traffic of its steps (weights
+    once, the KV of every sequence) over the share of the device's bandwidth that decoding reaches.
+    CPU cores: 0, as no telemetry shows their memory traffic; the margins have to cover it. A MIG
+    instance: 0, as it shares nothing of the device. Each host core is given to only one engine.
     """
     if mode is SharingMode.MIG:
         return 0.0
@@ -292,10 +292,10 @@ def busy_share(profile: Profile, point: OperatingPoint, mode: SharingMode) -> fl
 
 
 def _undominated(found: list[Candidate]) -> list[Candidate]:
-    """Candidates that need no more and give no less than others; of equals the first one stays."""
+    """Return candidates that no other candidate beats; of equal ones the first stays."""
     alike: dict[object, list[int]] = {}
     for n, c in enumerate(found):
-        # A measured kappa (or power) and one that is not known are compared by the planner.
+        # The planner compares a measured kappa (or power) with an unknown one.
         known = (c.kappa is None, c.watts is None)
         alike.setdefault((c.hardware, c.size.mode, c.size.mig_profile, known), []).append(n)
     rows = [_needs(c) for c in found]
@@ -313,7 +313,7 @@ def _undominated(found: list[Candidate]) -> list[Candidate]:
 
 
 def _needs(c: Candidate) -> tuple[float, ...]:
-    """What it needs and lacks, each the less the better."""
+    """Return what a candidate needs and lacks; less is better in each place."""
     return (
         -c.capacity_req_per_s, c.memory_bytes, c.size.cores, c.size.sm_percent, c.busy,
         c.kappa or 0.0, c.host_memory_bytes, c.watts or 0.0,
@@ -361,7 +361,7 @@ def _reason(
 
 
 def _made_for(profile: Profile) -> str:
-    """What a profile that cannot be used was made for, as far as it differs from the usual."""
+    """Describe what an unusable profile was made for, as far as it differs from the defaults."""
     extras = [
         f"variant {profile.variant}" if profile.variant else "",
         f"weights loaded as {loaded_as(profile)}" if loaded_as(profile) else "",

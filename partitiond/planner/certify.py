@@ -1,4 +1,4 @@
-"""The certificate: what is proven of a plan, in its true figures rather than the integers."""
+"""Certifies what is proven of a plan, in its true figures rather than the integers."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ from partitiond.planner.needs import LEAST
 from partitiond.planner.types import Instance, unlike
 
 PROVEN: Final = 1e-6
-"""Relative gap up to which rounding alone is what is left of it."""
+"""Relative gap up to which only rounding is left."""
 GRAIN: Final = 2e-8
 """Relative error of the integers' rates, and of sums of floats."""
 
@@ -34,14 +34,14 @@ def certify(
     levels: dict[str, float],
     seconds: float,
 ) -> Certificate:
-    """What is proven of the plan at the level of the objective that was solved for.
+    """Return what is proven of the plan, for the objective that was solved for.
 
     Args:
-        instance: the question.
+        instance: the problem instance.
         found: the portfolio's answer.
         placements: the plan.
         levels: level of interference by device id.
-        seconds: the solve took.
+        seconds: duration of the solve.
     """
     request, objective = instance.request, found.objective
     own = plan_value(instance, objective, placements, levels)
@@ -50,7 +50,7 @@ def certify(
     if first_fit is not None and objective.is_cost:
         first_fit = true_value(request, first_fit)
     price, moves = price_of_a_move(request, objective), moves_made(instance, placements)
-    # Prices are not negative: what no plan reaches without them none reaches with them.
+    # Prices are not negative: a value no plan reaches without them, none reaches with them.
     value, bound = with_moves(objective, own, moves, price), own_bound
     if price and objective.is_cost and found.priced_bound is not None:
         bound = max(own_bound, true_priced_bound(request, found.priced_bound))
@@ -67,8 +67,8 @@ def certify(
     )
     proven = gap <= PROVEN and all(p.bound <= p.value * (1 + PROVEN) for p in by_priority)
     if objective is Objective.MAX_GOODPUT and found.packing.short_replicas():
-        # The bound is of plans that miss as many of the least replicas: who says that none misses
-        # fewer is CP-SAT.
+        # The bound holds for plans that miss equally many of the least replicas. Only CP-SAT
+        # proves that no plan misses fewer.
         proven = proven and found.status is Status.OPTIMAL
     kept = found.status if found.status is not Status.OPTIMAL else Status.FEASIBLE
     return Certificate(
@@ -94,8 +94,8 @@ def certify(
 
 
 def _among(instance: Instance, found: Found) -> str:
-    """Of which plans the bound speaks: CP-SAT proves goodput of plans with as many of the least
-    replicas, of which a fallback from a cost has one of each model."""
+    """Describe the plans that the bound covers. CP-SAT proves goodput only among plans with as many
+    of the least replicas; in a fallback from a cost objective that is one of each model."""
     if found.objective is not Objective.MAX_GOODPUT:
         return ""
     if found.packing.short_replicas():
@@ -105,12 +105,12 @@ def _among(instance: Instance, found: Found) -> str:
 
 
 def _choices(instance: Instance, found: Found, mine: Choice, priced: float) -> tuple[Choice, ...]:
-    """The plans found between which the price of a move decides, with a bound for each.
+    """Return the plans found between which the price of a move decides, with a bound for each.
 
-    The plan's bound, without that price, holds for any number of moves; `priced`, with it, is
-    tighter for few.
+    The plan's bound without that price holds for any number of moves; `priced`, which includes the
+    price, is tighter for few moves.
     """
-    # By several priorities a price does not decide alone, and where nothing counts nothing does.
+    # With several priorities the price alone does not decide; if nothing counts, nothing does.
     if not found.seen or len(found.class_bounds) > 1 or _counts_nothing(instance, found):
         return ()
     request, objective = instance.request, found.objective
@@ -135,9 +135,9 @@ def plan_value(
     placements: tuple[Placement, ...],
     levels: dict[str, float],
 ) -> float:
-    """The objective's value of a plan, from its own figures.
+    """Return the objective's value of a plan, from the plan's own figures.
 
-    Devices, price per hour or watts; weighted requests/s; the smallest share of any model.
+    The unit is devices, price per hour, watts, weighted requests/s, or the smallest model's share.
     """
     request = instance.request
     if objective.is_cost:
@@ -161,7 +161,7 @@ def rates_of(
 def _left(
     instance: Instance, placements: tuple[Placement, ...], levels: dict[str, float]
 ) -> dict[str, float]:
-    """Requests/s without the fault domain that gives most, of models that have to survive it."""
+    """Return the rate left without the fault domain that serves most, of models with `survive`."""
     number = {device.id: i for i, device in enumerate(instance.request.devices)}
     found = {}
     for need in (n for n in instance.needs if n.survive_rate):
@@ -170,7 +170,7 @@ def _left(
             domain = need.domain_of[number[p.device_id]]
             rate = p.candidate.capacity_req_per_s / levels[p.device_id]
             given[domain] = given.get(domain, 0.0) + rate
-        # Summed afresh: a difference of sums is a trifle where nothing is left.
+        # Summed afresh: a difference of sums would be a tiny amount instead of 0.
         found[need.name] = min(
             (math.fsum(r for d, r in given.items() if d != lost) for lost in given), default=0.0
         )
@@ -178,7 +178,7 @@ def _left(
 
 
 def _bound(instance: Instance, found: Found) -> float:
-    """No plan is better. It is not held to the plan's value: a plan beyond it is a defect."""
+    """Return the bound. It is not clipped to the plan's value: a plan beyond it is a defect."""
     if found.objective.is_cost:
         return true_bound(instance.request, found.bound)
     if _counts_nothing(instance, found):
@@ -190,24 +190,24 @@ def _bound(instance: Instance, found: Found) -> float:
 
 
 def _few(instance: Instance, priority: int) -> float:
-    """Weighted requests/s that bounds of a priority may lack.
+    """Return the weighted requests/s by which bounds of a priority may be too low.
 
-    What is counted of a model at most is rounded down with its demand, by a unit at most, and tiny
-    demands have few units.
+    The most that counts for a model is rounded down with its demand, by at most one unit, and
+    tiny demands have few units.
     """
     mine = (n for n in instance.needs if n.priority == priority and 0 < n.rate < LEAST)
     return math.fsum(n.weight / n.units for n in mine)
 
 
 def _counts_nothing(instance: Instance, found: Found) -> bool:
-    """Whether what counts under MAX_GOODPUT fits nowhere."""
+    """Whether the models that count under MAX_GOODPUT fit no device."""
     asked = any(m.demand.planned_req_per_s is not None for m in instance.request.models)
     rated = any(n.rated for n in instance.needs)
     return found.objective is Objective.MAX_GOODPUT and asked and not rated
 
 
 def _best(instance: Instance, found: Found, value: float) -> float | None:
-    """The best value of any plan found; None where it is the plan's own."""
+    """Return the best value of any plan found; None if that is the plan's own value."""
     if found.best_value is None or found.status is Status.OPTIMAL:
         return None
     if _counts_nothing(instance, found):
@@ -219,7 +219,7 @@ def _best(instance: Instance, found: Found, value: float) -> float | None:
 
 
 def _one_model_per_device(instance: Instance) -> int:
-    """Devices if no device served two models: one engine on each, at its best."""
+    """Count the devices needed if no device served two models: one engine each, at its best."""
     best = {need.model: 0 for need in instance.needs}
     free = {
         item: option

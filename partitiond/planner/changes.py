@@ -1,16 +1,16 @@
-"""What-if changes: how they are written, and what each means.
+"""Parses what-if changes, which are written as follows:
 
     +2 a100-80gb                 two more of these
     -1 h100-80gb                 one less, the one with the least on it
     lose gpu-3                   a device, by id or number; `host NAME` or `rack NAME`
     demand opt-1.3b=50/s         another demand; `max` for as much as there is
-    demand opt-1.3b*2            a multiple of it; `demand *1.5` for all models
+    demand opt-1.3b*2            a multiple of the demand; `demand *1.5` for all models
     no mig, only mps             sharing modes of the GPUs
     objective max-min            another objective
-    without rule opt-1.3b.slo    without one of its rules (`*.slo`: of all models)
+    without rule opt-1.3b.slo    without one of the model's rules (`*.slo`: of all models)
     without model opt-13b        without the model
 
-Several at once are separated by ";".
+Several changes at once are separated by ";".
 """
 
 import difflib
@@ -36,17 +36,17 @@ MAX_ADDED: Final = 4096
 
 
 def models_named(text: str) -> list[str]:
-    """The models that a what-if speaks of, "*" for all. Raises InputError: it cannot be read."""
+    """Return the models in a what-if, "*" for all. Raises InputError: it cannot be parsed."""
     about_models = (whatif.set_demand, whatif.scale_demand, whatif.drop_rule, whatif.drop_model)
     return [change.args[0] for change in parse_changes(text) if change.func in about_models]
 
 
 def world_under(text: str, world: World, plan: Plan | None = None) -> World:
-    """The world under a what-if as it was written; `whatif.Change` says what `plan` is for.
+    """Return the world under a what-if; see `whatif.Change` for the use of `plan`.
 
     Raises:
-        InputError: it cannot be read, names what is not there, or gives a model a value that no
-            model can have; the message names the what-if.
+        InputError: the what-if cannot be parsed, names something that does not exist, or gives a
+            model an impossible value; the message quotes the what-if.
     """
     changes = parse_changes(text)
     try:
@@ -60,13 +60,13 @@ def world_under(text: str, world: World, plan: Plan | None = None) -> World:
 
 
 def only_forbids(text: str) -> bool:
-    """Whether every plan under the what-if is one of what is as well. Raises InputError."""
+    """Whether every plan under the what-if is also valid without it. Raises InputError."""
     forbidding = (whatif.remove_devices, whatif.lose, whatif.limit_modes)
     return all(change.func in forbidding for change in parse_changes(text))
 
 
 def parse_changes(text: str) -> tuple[Change, ...]:
-    """The changes of one what-if, in order. Raises InputError."""
+    """Parse the changes of one what-if, in order. Raises InputError."""
     parts = [part.strip() for part in text.split(";")]
     if not any(parts):
         raise InputError("a what-if is empty.", hint=f"Write for example {FORMS}.")

@@ -1,7 +1,7 @@
-"""Plans without compiled code: what is missing is added, and devices are emptied.
+"""Makes plans without compiled code: adds what is missing, and empties devices.
 
-They start from nothing or from what runs. From nothing, several orders of the models and several
-levels at which devices are opened are tried.
+The plans start from nothing or from what runs. From nothing, several orders of the models and
+several levels at which devices are opened are tried.
 """
 
 import itertools
@@ -23,30 +23,30 @@ from partitiond.planner.types import Instance, Need
 
 NAME: Final = "greedy by prices"
 PASSES: Final = 3
-"""A replica that has its device run at a higher level may leave another model short: it gets its
-turn again."""
+"""A replica that raises its device's level may leave another model short; passes are repeated so
+that this model is served again."""
 SHAKES: Final = 3
 """Orders of the models that are tried at each level."""
 NOISE: Final = 0.3
 MOST_RUINED: Final = 3
-"""Devices that are emptied at once."""
+"""Largest number of devices that are emptied at once."""
 MOST_STARTS: Final = 12
 FEW_STARTS: Final = 3
-"""The same where they take longer."""
+"""Number of starts if they take longer."""
 TIGHTENED: Final = 12
-"""Plans from nothing, and what became of them, up to which one more is tightened."""
+"""Limit on plans (from nothing, and tightened) up to which one more plan is tightened."""
 QUICK: Final = 500
 """Models times devices up to which a plan is tightened in a fifth of a second."""
 PATIENCE: Final = 40
-"""Times that nothing better was found, after which no more is tried."""
+"""Attempts without improvement after which the search ends."""
 MUCH: Final = 0.3
-"""Devices that are run a way at the prices, from which on a start opens devices that way alone."""
+"""Devices run one way at the prices, from which number on a start opens devices only that way."""
 
 
 def complete(adding: Adding, order: Iterable[Need], stop: Stop = never) -> None:
     """Add what models lack until nothing is missing, or what is missing fits nowhere.
 
-    Models whose rules go beyond one device are first: what comes later keeps their rules.
+    Models whose rules go beyond one device come first; replicas added later keep those rules.
     """
     ties, needs = adding.instance.ties, [*order]
     needs.sort(key=lambda n: (n.model not in ties.beyond_device, n.model not in ties.near))
@@ -55,13 +55,13 @@ def complete(adding: Adding, order: Iterable[Need], stop: Stop = never) -> None:
         for need in [n for n in needs if missing(packing, n) is not None]:
             while missing(packing, need) is not None and not stop() and adding.one(need):
                 changed = True
-        packing.settle()  # devices may have been opened for more than there was
+        packing.settle()  # a device may have been opened at a higher level than it needs
         if not changed:
             return
 
 
 def most_goodput(adding: Adding, order: Iterable[Need], stop: Stop = never) -> None:
-    """Add least numbers of replicas first, then what adds most weighted requests/s per worth."""
+    """Add the least numbers of replicas, then what adds most weighted requests/s per worth."""
     packing, needs = adding.packing, [*order]
     for need in needs:
         while packing.counts[need.model] < need.min_replicas and not stop():
@@ -82,7 +82,7 @@ def most_goodput(adding: Adding, order: Iterable[Need], stop: Stop = never) -> N
 
 
 def in_order(adding: Adding, rng: random.Random | None = None) -> list[Need]:
-    """Models by the worth of their cheapest replica and of all they need, the largest first."""
+    """Sort models by the worth of their cheapest replica and of all they need, largest first."""
 
     def size(need: Need) -> float:
         shaken = 1.0 if rng is None else 1 + NOISE * rng.uniform(-1, 1)
@@ -100,16 +100,16 @@ def tightened(
     may: Callable[[Packing], bool] = lambda _: True,
     stop: Stop = never,
 ) -> Packing:
-    """A packing that is as good or better: a few devices at a time are emptied, the emptiest more
-    often, and what is missing then is placed anew (ruin and recreate, Schrimpf et al. 2000).
+    """Return a packing that is as good or better: empty a few devices at a time, the emptiest more
+    often, and place anew what is missing then (ruin and recreate, Schrimpf et al. 2000).
 
     Args:
-        packing: it is left as it is.
-        worth: (E,) what one replica of each site's entry takes; it is shaken each time.
-        by_cost: whether all that is wanted stays served and less cost is better, or more goodput.
-        seed: of all random choices.
-        may: whether a packing may be the answer.
-        stop: asked whether to end with what was found.
+        packing: the start; it is not changed.
+        worth: (E,) price of one replica of each entry; perturbed in each attempt.
+        by_cost: True to reduce the cost and keep all demand served; False to increase goodput.
+        seed: seed of all random choices.
+        may: whether a packing is allowed as the answer.
+        stop: called periodically; True ends with the best packing so far.
     """
     rng, noise = random.Random(f"tight-{seed}"), np.random.default_rng(seed)  # noqa: S311
     found, idle, adding = packing, 0, Adding(packing, worth)
@@ -144,14 +144,14 @@ def from_nothing(
     devices: Collection[int] | None = None,
     stop: Stop = never,
 ) -> Iterator[Member]:
-    """One plan from each start, those by cost only where they lack nothing; one even after a stop.
+    """Yield one plan from each start, by cost only those that lack nothing; one even after a stop.
 
     Args:
-        instance: the question.
-        prices: of what a replica takes, and the ways to run devices that are used at these.
-        by_cost: whether everything is to be served, or goodput counts.
-        devices: that may be used; None for all.
-        stop: asked whether to end.
+        instance: the problem instance.
+        prices: prices of replicas, and the ways to run devices that are used at these prices.
+        by_cost: True to serve all demand; False to maximise goodput.
+        devices: devices that may be used; None for all.
+        stop: called periodically; True ends the search.
     """
     for shake, steps in itertools.product(range(SHAKES), _ways(prices.used)):
         adding = Adding(Packing(instance), prices.entry, steps, devices)
@@ -171,9 +171,9 @@ def from_nothing(
 
 
 def _ways(used: Floats) -> list[Ints]:
-    """(Q,) the level at which a device is opened as each site, -1 where none is, for each start.
+    """Return for each start the (Q,) level at which a device is opened as each site; -1 for not.
 
-    All sites at the level that is used most, each of the ways that are used much, and those.
+    The starts are all sites at their most used level, each much used way, and those ways together.
     """
     middle = used.shape[1] // 2
     most = np.where(used.max(axis=1) > 0, used.argmax(axis=1), middle)
@@ -190,9 +190,9 @@ def _ways(used: Floats) -> list[Ints]:
 def greedy(
     instance: Instance, prices: Prices, *, by_cost: bool, least: float | None, stop: Stop = never
 ) -> list[Member]:
-    """The plans from nothing, and what the first of them become, until one reaches a bound.
+    """Return plans from nothing, the first of them also tightened, until one reaches a bound.
 
-    After a stop there is one plan of the most goodput all the same.
+    For goodput there is one plan even after a stop.
     """
     found, seed = [], instance.request.seed
     quick = len(instance.needs) * len(instance.group_of) <= QUICK

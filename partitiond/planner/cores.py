@@ -1,7 +1,7 @@
-"""Which cores an engine gets: each core serves one engine, running ones keep theirs.
+"""Chooses each engine's cores: a core serves one engine, and running engines keep their cores.
 
-An engine's cores come from one NUMA node where a node has as many free and the nodes are known:
-cores of two nodes reach half of their memory over the link between them.
+An engine's cores come from one NUMA node if the nodes are known and one has enough free cores:
+with cores of two nodes, an engine reaches half of its memory over the link between the nodes.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ class CoreWish:
         name: replica id.
         count: cores it needs.
         allowed: cores it may use.
-        exclusive: the cores are its partition (CPU device); engines on GPUs only need as many.
+        exclusive: the cores are its partition (CPU device); an engine on a GPU only needs `count`.
         kept: cores it runs on now.
-        nodes: cores of the device by NUMA node; empty where they are not known.
+        nodes: cores of the device by NUMA node; empty if they are not known.
     """
 
     name: str
@@ -34,11 +34,11 @@ class CoreWish:
 
 
 def choose_cores(wishes: list[CoreWish]) -> dict[str, tuple[int, ...]]:
-    """Cores for every exclusive wish, by a matching of engines and cores.
+    """Choose cores for every exclusive wish, by matching engines to cores.
 
-    Running replicas keep their cores if everybody else still finds some; if not, all are chosen
-    anew. Of both ways, the one with whole engines on one node is tried first. Wishes that cannot
-    be met at all are left short; the plan's check then says so.
+    Running replicas keep their cores if all other wishes can still be met; if not, all cores are
+    chosen anew. In both cases a choice with each engine on one node is tried first. Wishes that
+    cannot be met at all are left short; the check of the plan then reports them.
     """
     owner: dict[int, int] | None = None
     for keep in (True, False):
@@ -52,9 +52,9 @@ def choose_cores(wishes: list[CoreWish]) -> dict[str, tuple[int, ...]]:
 
 
 def _on_one_node(wishes: list[CoreWish], *, keep: bool) -> list[CoreWish]:
-    """The wishes, each narrowed to the fullest node that still has as many cores.
+    """Return the wishes, each narrowed to the fullest node that still has enough cores.
 
-    The largest choose first. Who finds no such node may have any cores.
+    The largest wishes choose first. A wish for which no node has enough may have any cores.
     """
     fixed = {core for wish in wishes for core in wish.kept} if keep else set[int]()
     nodes = sorted({node for wish in wishes for node in wish.nodes})
@@ -78,7 +78,7 @@ def _on_one_node(wishes: list[CoreWish], *, keep: bool) -> list[CoreWish]:
 
 
 def core_notes(devices: Iterable[Device], placements: Iterable[Placement]) -> Iterator[str]:
-    """What a plan should say of NUMA nodes: who spans two, and where nobody knows them."""
+    """Yield notes on NUMA nodes: replicas that span two, and devices whose nodes are not known."""
     there, unknown = {device.id: device for device in devices}, set[str]()
     for p in placements:
         if not isinstance(p.partition, CpuCores) or p.device_id not in there:
@@ -100,7 +100,7 @@ def core_notes(devices: Iterable[Device], placements: Iterable[Placement]) -> It
 
 
 def _match(wishes: list[CoreWish], *, keep: bool) -> dict[int, int] | None:
-    """Owner of each core by augmenting paths; None where some wish cannot be met."""
+    """Return the owner of each core by augmenting paths; None if some wish cannot be met."""
     owner: dict[int, int] = {}
     for position, wish in enumerate(wishes if keep else []):
         owner |= dict.fromkeys(wish.kept, position)
@@ -118,7 +118,7 @@ def _match(wishes: list[CoreWish], *, keep: bool) -> dict[int, int] | None:
 
 
 def _augment(position: int, order: list[list[int]], owner: dict[int, int], seen: set[int]) -> bool:
-    """Give `position` one more core, letting others move to cores they may use as well."""
+    """Give `position` one more core, moving other wishes to other cores that they may use."""
     for core in order[position]:
         if core in seen:
             continue

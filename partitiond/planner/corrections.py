@@ -1,4 +1,4 @@
-"""Figures of profiles whose replicas were slower (`core.drift`), and how plans say it."""
+"""Corrects figures of profiles whose replicas were slower (`core.drift`), and reports it."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from partitiond.core.plan import Candidate, Placement
 
 
 def corrected(candidate: Candidate, factor: float) -> Candidate:
-    """The candidate with its profile's rates times a factor, and its latencies by it."""
+    """Return the candidate with its rates multiplied, and its latencies divided, by a factor."""
     if factor == 1.0:
         return candidate
     return dataclasses.replace(
@@ -21,7 +21,7 @@ def corrected(candidate: Candidate, factor: float) -> Candidate:
 
 
 def corrections_told(placements: Sequence[Placement]) -> Iterator[str]:
-    """Whose figures are not those of its profile."""
+    """Yield the models whose figures differ from those of their profiles."""
     factors = {(p.model, p.candidate.correction) for p in placements}
     for model, factor in sorted(factors):
         if factor != 1.0:

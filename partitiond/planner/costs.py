@@ -1,9 +1,9 @@
-"""Objectives by name: what devices cost in the solver's integers, and what a plan is worth.
+"""Defines the cost of each objective in the solver's integers, and what a plan is worth.
 
-Inside, every cost objective is one number for each device and one for each replica, in
-1 / PRICE_SCALE, rounded down. So whatever bounds their sum bounds the true cost. What a
-certificate says is computed here from the plan's own figures (`plan_value`), and a bound on the
-integers becomes one on those figures (`true_bound`).
+Internally every cost objective is one number for each device and one for each replica, in
+1 / PRICE_SCALE, rounded down. A bound on the sum of these numbers therefore bounds the true cost.
+A certificate's values are computed here from the plan's own figures (`plan_value`), and a bound
+on the integers is turned into a bound on those figures (`true_bound`).
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from partitiond.core.plan import Candidate, ModelDemand, Objective, Placement
 from partitiond.planner.types import PRICE_SCALE, PlanRequest
 
 TIES: Final = 0.5
-"""What the ties of all devices sum to at most, in devices: a plan with one device fewer always
+"""Upper limit of the sum of all devices' ties, in devices: a plan with one device fewer always
 costs less."""
 LARGEST_TIE: Final = 0.001
-"""The tie of the dearest device: so much of a bound on the number of devices is given away."""
+"""The tie of the most expensive device: a bound on the number of devices loses at most this."""
 EPSILON: Final = 1e-6
 _WATTS_HINT: Final = {
     Objective.MIN_POWER: "max_watts",
@@ -30,10 +30,10 @@ _WATTS_HINT: Final = {
 
 
 def device_units(request: PlanRequest) -> tuple[int, ...]:
-    """What using each device costs, in 1 / PRICE_SCALE, rounded down.
+    """Return the cost of using each device, in 1 / PRICE_SCALE, rounded down.
 
-    Under MIN_DEVICES a device costs 1 and a trifle that grows with its price, so that of plans
-    with as many devices the cheapest costs least.
+    Under MIN_DEVICES a device costs 1 plus a tiny amount that grows with its price, so that among
+    plans with the same number of devices the cheapest one costs least.
 
     Raises:
         SpecError: a device's power is not known and the objective needs it.
@@ -53,19 +53,19 @@ def device_units(request: PlanRequest) -> tuple[int, ...]:
 
 
 def charges_replicas(request: PlanRequest) -> bool:
-    """Whether each replica adds to the cost, not only its device."""
+    """Whether each replica adds to the cost, in addition to its device."""
     return request.objective is Objective.MIN_ENERGY
 
 
 def item_units(request: PlanRequest, demand: ModelDemand, candidate: Candidate) -> int:
-    """What a replica costs beyond its device, in 1 / PRICE_SCALE, rounded down: its energy."""
+    """Return a replica's cost beyond its device (its energy), in 1 / PRICE_SCALE, rounded down."""
     if not charges_replicas(request):
         return 0
     return math.floor(charged_watts(candidate, demand) * PRICE_SCALE + EPSILON)
 
 
 def _ties(devices: tuple[Device, ...]) -> list[int]:
-    """A trifle by price, 0 for the cheapest."""
+    """Return a tiny amount for each device that grows with its price; 0 for the cheapest."""
     prices = [device.price_per_hour for device in devices]
     low, high = min(prices, default=0.0), max(prices, default=0.0)
     if high <= low:
@@ -75,10 +75,10 @@ def _ties(devices: tuple[Device, ...]) -> list[int]:
 
 
 def usable_request(request: PlanRequest) -> PlanRequest:
-    """The request with the candidates that its objective can count with.
+    """Return the request with only the candidates whose cost the objective can compute.
 
-    Under MIN_ENERGY a candidate whose draw is not known has no cost: it is left out, and a model
-    without any other is unplaced with that reason.
+    Under MIN_ENERGY a candidate with an unknown power draw has no cost and is left out. A model
+    that has no other candidate is unplaced, with that reason.
     """
     if not charges_replicas(request):
         return request
@@ -94,10 +94,11 @@ def _with_watts(demand: ModelDemand) -> ModelDemand:
 
 
 def true_bound(request: PlanRequest, bound: float) -> float:
-    """What a bound on the integers' cost, as a number, says of the objective's own value.
+    """Convert a bound on the integers' cost into a bound on the objective's own value.
 
-    Under MIN_DEVICES n devices cost at most n (1 + the largest tie), so that n is at least the
-    bound over that, and whole. Else it is the bound: integers are rounded down.
+    Under MIN_DEVICES n devices cost at most n (1 + the largest tie), so n is at least the bound
+    divided by (1 + the largest tie), rounded up. Otherwise the bound holds unchanged, because the
+    integers are rounded down.
     """
     if request.objective is not Objective.MIN_DEVICES or not request.devices:
         return bound
@@ -106,11 +107,11 @@ def true_bound(request: PlanRequest, bound: float) -> float:
 
 
 def true_priced_bound(request: PlanRequest, bound: float) -> float:
-    """The same of a bound on the integers' cost with the price of moves.
+    """Convert a bound on the integers' cost including the price of moves, as `true_bound` does.
 
     Under MIN_DEVICES n devices and m moves cost at most n (1 + the largest tie) + m prices, so
-    that n + m prices is at least the bound over that; and it is a multiple of the price, where
-    that divides a device.
+    n + m prices is at least the bound divided by (1 + the largest tie). It is also a multiple of
+    the price if the price divides the cost of a device.
     """
     if request.objective is not Objective.MIN_DEVICES or not request.devices:
         return bound
@@ -122,7 +123,7 @@ def true_priced_bound(request: PlanRequest, bound: float) -> float:
 
 
 def true_value(request: PlanRequest, value: float) -> float:
-    """The objective's own value of a packing that costs `value` in the integers."""
+    """Return the objective's own value of a packing that costs `value` in the integers."""
     whole = request.objective is Objective.MIN_DEVICES
     return float(math.floor(value + EPSILON)) if whole else value
 
@@ -133,21 +134,20 @@ def scale_of(
     rates: Mapping[str, float],
     left: Mapping[str, float] | None = None,
 ) -> float:
-    """The value of MAX_MIN and MAX_HEADROOM: the smallest share of any model.
+    """Return the value of MAX_MIN or MAX_HEADROOM: the smallest share of any model.
 
-    A model's share is its planned requests/s over its demand; under MAX_MIN it is at most 1, and
-    over the model's weight (priority applied). Where no model has a rate, the requests/s take the
-    place of the share; else models without a rate are no part of it. Under MAX_HEADROOM, what of a
-    demand has to survive a loss grows with it: its share is what is left without the fault domain
-    that gives most, over what has to be left.
+    A model's share is its planned requests/s over its demand. Under MAX_MIN the share is at most
+    1, and is divided by the model's weight (priority applied). If no model has a rate, the
+    requests/s replace the share; otherwise models without a rate are ignored. Under MAX_HEADROOM
+    the part of a demand that has to survive a loss grows with the demand: that share is the rate
+    left without the fault domain that serves most, over the rate that has to be left.
 
     Args:
         objective: one of the two.
-        models: what is wanted.
-        rates: planned requests/s of every model that fits any device at all; the others are
+        models: the models that are wanted.
+        rates: planned requests/s of every model that fits some device; the other models are
             listed as unplaced, and left out.
-        left: what is left of them when the worst fault domain is lost, of models that have to
-            survive that.
+        left: requests/s left when the worst fault domain is lost, of models that must survive it.
     """
     there = [m for m in models if m.model in rates]
     any_rated = any(m.demand.planned_req_per_s is not None for m in there)
@@ -168,13 +168,13 @@ def scale_of(
 def goodput_of(
     models: tuple[ModelDemand, ...], rates: Mapping[str, float], priority: int | None = None
 ) -> float:
-    """Weighted planned requests/s; models without a rate count only where none has one.
+    """Return weighted planned requests/s; models without a rate count only if no model has one.
 
     Args:
-        models: what is wanted.
+        models: the models that are wanted.
         rates: planned requests/s by model.
-        priority: of the models that count, by their weight alone; None for all, each priority
-            counting a hundred times the one below.
+        priority: only models of this priority count, by their weight alone. None: all models
+            count, each priority a hundred times the one below.
     """
     rated = [m for m in models if m.demand.planned_req_per_s is not None]
     return math.fsum(
@@ -190,11 +190,11 @@ def cost_of(
     objective: Objective,
     placements: tuple[Placement, ...],
 ) -> float:
-    """What a plan costs under a cost objective, from its true figures.
+    """Return a plan's cost under a cost objective, from its true figures.
 
     Args:
-        request: with the devices.
-        objective: one that is a cost.
+        request: the request with the devices.
+        objective: a cost objective.
         placements: the plan.
     """
     used = {p.device_id for p in placements}
@@ -206,7 +206,7 @@ def cost_of(
 
 
 def charged_watts(candidate: Candidate, demand: ModelDemand) -> float:
-    """What a replica is charged for under MIN_ENERGY; 0 where its draw is not known."""
+    """Return the watts charged for a replica under MIN_ENERGY; 0 if its draw is not known."""
     if candidate.watts is None:
         return 0.0
     return replica_watts(
@@ -218,13 +218,13 @@ def charged_watts(candidate: Candidate, demand: ModelDemand) -> float:
 
 
 def drawn_watts(demand: ModelDemand, mine: list[tuple[Candidate, float]]) -> float | None:
-    """What a model's replicas draw beyond the idle devices at its planned rate, in watts.
+    """Return the watts a model's replicas draw beyond the idle devices at its planned rate.
 
     The rate is routed in proportion to capacity, so every replica is busy for the same share of
-    the time. None where a replica's draw is not known, or there is no replica.
+    the time. None if a replica's draw is not known, or there is no replica.
 
     Args:
-        demand: of the model.
+        demand: the model's demand.
         mine: its replicas' candidates, each with the level of interference of its device.
     """
     planned = demand.demand.planned_req_per_s

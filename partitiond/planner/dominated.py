@@ -1,8 +1,8 @@
 """Leaves out sizes that another size of the same model beats wherever they could be used.
 
-In one sharing mode, what an item takes and gives is all that counts. An item that takes no less of
-anything than another one of its model, gives no more and bears no higher level can be replaced by
-that one in every plan, so without it the best plan is as good, and there is far less to try.
+In one sharing mode, only what an item takes and gives counts. Suppose an item takes no less of
+anything than another item of its model, gives no more and tolerates no higher level. Every plan can
+then use the other item instead, so the best plan is as good without it, with far less to try.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ Fits = tuple[tuple[int, ...], ...]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Spare:
-    """What decides which items are not needed.
+    """The figures that decide which items are not needed.
 
     Attributes:
-        useful: rate of a model beyond which more of one replica is worth nothing.
-        keep: items that stay whatever beats them.
-        shared: of "cores" and "host" (its memory), what is limited on the device or its host.
+        useful: rate of a model beyond which more rate of one replica is worth nothing.
+        keep: items that stay even if others beat them.
+        shared: which of "cores" and "host" (its memory) are limited on the device or its host.
     """
 
     useful: Mapping[int, int]
@@ -33,7 +33,7 @@ class Spare:
 
 
 def in_use(request: PlanRequest, items: Iterable[Item]) -> frozenset[int]:
-    """Items that running replicas stay as: they are never left out."""
+    """Return the items of running replicas that could stay: these are never left out."""
     running = {engine_key(p.candidate, p.partition.memory_bytes) for p in request.running}
     if not running:
         return frozenset()
@@ -43,7 +43,7 @@ def in_use(request: PlanRequest, items: Iterable[Item]) -> frozenset[int]:
 
 
 def most_useful(request: PlanRequest, needs: Iterable[Need]) -> dict[int, int]:
-    """Rate of a model beyond which more of one replica is worth nothing; none under headroom."""
+    """Return each model's rate beyond which one replica gains nothing; empty under headroom."""
     if request.objective is Objective.MAX_HEADROOM:
         return {}
     return {n.model: max(n.rate, n.survive_rate) for n in needs if n.rated and n.rate}
@@ -52,13 +52,13 @@ def most_useful(request: PlanRequest, needs: Iterable[Need]) -> dict[int, int]:
 def without_beaten(
     fit: Mapping[int, float], mode: SharingMode | None, items: Mapping[int, Item], spare: Spare
 ) -> dict[int, float]:
-    """What a device can hold in one sharing mode, less the items that others of their model beat.
+    """Return what a device can hold in one sharing mode, without items that others of a model beat.
 
     Args:
-        fit: the highest level that each item bears there.
-        mode: None where a replica has the device to itself.
-        items: by their index.
-        spare: what counts.
+        fit: the highest level that each item tolerates there.
+        mode: None if a replica has the device to itself.
+        items: all items by index.
+        spare: the figures that decide.
     """
     alike: dict[tuple[int, str], list[Item]] = {}
     highest = max(fit.values(), default=1.0)
@@ -81,11 +81,11 @@ def _best(
     highest: float,
     spare: Spare,
 ) -> list[Item]:
-    """Of items of one model those that none of the others beats; of equals the first."""
-    import numpy as np  # not above: a daemon loads this module, and solves elsewhere
+    """Return the items of one model that none of the others beats; of equal ones the first."""
+    import numpy as np  # not at the top: the daemon loads this module, but solves elsewhere
 
     rows = {it.index: (*_row(mode, it, highest, spare), -fit[it.index]) for it in mine}
-    # Whatever beats an item comes before it in this order.
+    # An item that beats another one comes before it in this order.
     mine = sorted(mine, key=lambda it: (rows[it.index], _taste(it)))
     table = np.array([rows[it.index] for it in mine])
     beats = (table[:, None, :] <= table[None, :, :]).all(axis=2)
@@ -94,7 +94,7 @@ def _best(
 
 
 def _row(mode: SharingMode | None, it: Item, highest: float, spare: Spare) -> Row:
-    """What an item takes and lacks, each the less the better, whatever level its device has."""
+    """Return what an item takes and lacks, whatever its device's level; less is better."""
     rate = it.candidate.capacity_req_per_s * it.units
     most = spare.useful.get(it.model, math.inf) * highest
     crowded = mode is not None
@@ -111,6 +111,6 @@ def _row(mode: SharingMode | None, it: Item, highest: float, spare: Spare) -> Ro
 
 
 def _taste(it: Item) -> Row:
-    """Among equals: more capacity, less to load, sooner answers."""
+    """Return the sort key among equals: more capacity, less to load, sooner answers."""
     c = it.candidate
     return (-c.capacity_req_per_s, it.load_bytes, c.ttft_p95_seconds, it.index)

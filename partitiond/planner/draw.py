@@ -1,4 +1,4 @@
-"""What a replica takes beside the device it is on: power, and of its host cores and memory."""
+"""Computes what a replica takes beside its device: power, host cores and host memory."""
 
 import math
 from typing import Final
@@ -12,20 +12,20 @@ from partitiond.core.units import GIB, ZERO_BYTES, Bytes
 
 ENGINE_HOST_BYTES: Final = Bytes(3 * GIB)
 """Host memory of the processes of one engine on a GPU: interpreter, torch with its CUDA libraries
-and pinned buffers of the API server and the engine core. Assumed: profiles do not measure it. It
-counts only on hosts whose memory is known."""
+and pinned buffers of the API server and the engine core. Assumed, because profiles do not measure
+it. It counts only on hosts whose memory is known."""
 
 SPARE_CORE_SHARE: Final = 0.05
-"""Of a core: CPU time is summed over processes and sampled, 1.03 cores are one core."""
+"""Share of a core ignored when rounding up: CPU time is sampled; 1.03 cores are one core."""
 
 
 def planned_watts(profile: Profile, point: OperatingPoint) -> float | None:
-    """Draw at the operating point beyond the idle device, in watts; None where nobody knows.
+    """Return the draw at the operating point beyond the idle device, in watts; None if unknown.
 
-    Measured: the energy of an output token times tokens/s, or the mean power of the windows, less
-    what the device draws without load. Both are the device's, on which the replica was alone. An
-    estimated profile is given what its share of the SMs could draw at most, because a saturated
-    GPU is between that and the memory's part of it: it tells a plan which partitions are small.
+    For a measured profile: the energy of an output token times tokens/s, or the mean power of the
+    windows, less the device's draw without load. Both are of the device, on which the replica was
+    alone. An estimated profile gets the most that its share of the SMs could draw: a saturated GPU
+    draws between that and the memory's part of it. This tells a plan which partitions are small.
     """
     spec = HARDWARE.get(profile.hardware)
     if spec is None or spec.tdp_watts is None:
@@ -40,7 +40,7 @@ def planned_watts(profile: Profile, point: OperatingPoint) -> float | None:
 
 
 def sm_share(hardware: HardwareSpec, size: PartitionSize) -> float:
-    """The part of a GPU's SMs that a partition computes with."""
+    """Return the share of a GPU's SMs that a partition computes with."""
     match size.mode:
         case SharingMode.MPS:
             return size.sm_percent / 100
@@ -51,10 +51,10 @@ def sm_share(hardware: HardwareSpec, size: PartitionSize) -> float:
 
 
 def host_cores(profile: Profile, point: OperatingPoint) -> int:
-    """Host cores of the engine: its partition's, or on a GPU as many as it used when measured.
+    """Return the engine's host cores: its partition's, or on a GPU as many as it used if measured.
 
     A plan gives every engine cores of its own, so that engines do not slow each other down on the
-    host in any sharing mode. That takes as many as the engine keeps busy.
+    host in any sharing mode. An engine gets as many cores as it keeps busy.
     """
     told = point.telemetry.cores_used if point.telemetry is not None else None
     if profile.size.mode is SharingMode.CORES or told is None:
@@ -63,6 +63,6 @@ def host_cores(profile: Profile, point: OperatingPoint) -> int:
 
 
 def host_memory(profile: Profile, spec: ModelSpec) -> Bytes:
-    """Host memory of an engine on a GPU; 0 on a CPU device, where the footprint is host memory."""
+    """Return an engine's host memory; 0 on a CPU device, where the footprint is host memory."""
     on_cpu = profile.size.mode is SharingMode.CORES
     return ZERO_BYTES if on_cpu or spec.engine_kind == "simulated" else ENGINE_HOST_BYTES

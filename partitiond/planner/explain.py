@@ -1,4 +1,4 @@
-"""Why each model got what it got, what is unplaced and why, and what would help."""
+"""Explains why each model got its place, what is unplaced and why, and what would help."""
 
 import collections
 import math
@@ -39,9 +39,9 @@ from partitiond.planner.rules_text import (
 from partitiond.planner.types import Instance, Need, PlanRequest
 
 MUCH = 1000.0
-"""Spare capacity from here on is not worth a number."""
+"""Spare capacity from this multiple on is not reported as a number."""
 FULL = 0.9
-"""A device's resource counts as full from here on."""
+"""A device's resource counts as full from this share on."""
 
 WORTH: Final = {
     Objective.MIN_DEVICES: "no plan needs fewer than {most}",
@@ -55,25 +55,25 @@ WORTH: Final = {
     Objective.MAX_HEADROOM: "it serves {of} times the demand, no plan serves more than {most} "
     "times",
 }
-"""The certificate's value and bound, without the price of moves, in the objective's words."""
+"""Value and bound of the certificate, without the price of moves, in the objective's words."""
 WORTH_UNRATED: Final = (
     "the least that a model gets (under max-min over its weight) is {of} requests/s, no plan's is "
     "more than {most}"
 )
-"""Of shares where no model has a demand to take a share of."""
+"""The same for shares if no model has a demand to take a share of."""
 SHARES: Final = (Objective.MAX_MIN, Objective.MAX_HEADROOM)
 UNITS: Final = {
     Objective.MIN_PRICE: "per hour",
     Objective.MIN_POWER: "W",
     Objective.MIN_ENERGY: "W charged",
 }
-"""Of values of plans; under other objectives weighted requests/s, or devices."""
+"""Units of plans' values; other objectives count weighted requests/s, or devices."""
 
 
 def explain(
     instance: Instance, found: Found, placements: tuple[Placement, ...], proof: Certificate
 ) -> tuple[str, ...]:
-    """Sentences for a reader, the summary first."""
+    """Return sentences for a reader, the summary first."""
     return (
         _summary(instance, found, proof),
         *_of_prices(instance, found.packing, proof),
@@ -119,7 +119,7 @@ def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
 
 
 def _of_prices(instance: Instance, packing: Packing, proof: Certificate) -> Iterator[str]:
-    """Where prices are none, or are not what is proven."""
+    """Yield notes if no device has a price, or if prices are not part of what is proven."""
     devices, used = instance.request.devices, packing.used()
     if proof.objective is Objective.MIN_PRICE and no_prices(devices):
         yield "No device has a price, so that each counts as 1 per hour: fewest devices cost least."
@@ -130,7 +130,7 @@ def _of_prices(instance: Instance, packing: Packing, proof: Certificate) -> Iter
 
 
 def _worst_served(found: Found) -> Iterator[str]:
-    """The smallest share itself, where the objective's is over weights and priorities."""
+    """Yield the smallest share itself if the objective divides it by weights and priorities."""
     packing, needs = found.packing, [n for n in found.packing.instance.needs if n.rated]
     if found.objective is Objective.MAX_MIN and any(n.weight != 1 for n in needs):
         worst = min(needs, key=lambda n: packing.rates[n.model] / n.planned)
@@ -138,7 +138,7 @@ def _worst_served(found: Found) -> Iterator[str]:
 
 
 def _next_best(instance: Instance, found: Found, proof: Certificate) -> Iterator[str]:
-    """The plan that would be made at another price of a move or of a device, and at which."""
+    """Yield the plan that another price of a move or of a device would select, and that price."""
     cost = proof.objective.is_cost
     other = runner_up(proof.choices, proof.move_price, is_cost=cost)
     if other is None:
@@ -172,7 +172,7 @@ def proven_not_all(instance: Instance) -> bool:
 
 
 def proven_impossible(request: PlanRequest) -> bool:
-    """Whether it is proven fast that not all can be served: by one model alone, or the bound."""
+    """Whether a quick proof shows that not all can be served: by one model alone, or the bound."""
     instance = build_instance(request)
     return proven_not_all(instance) or bound_of(instance, as_cost=True) is None
 
@@ -192,7 +192,7 @@ def _why_partial(instance: Instance, found: Found) -> Iterator[str]:
 
 
 def _model_lines(packing: Packing, placements: tuple[Placement, ...]) -> Iterator[str]:
-    """Each model's reason for its sizes, where it has one of its own; the others are counted."""
+    """Yield each model's reason for its sizes if it has a specific one; count the other models."""
     instance, fitted = packing.instance, 0
     by_model: dict[str, list[Placement]] = collections.defaultdict(list)
     for p in placements:
@@ -219,8 +219,8 @@ def _model_lines(packing: Packing, placements: tuple[Placement, ...]) -> Iterato
 def _why_size(
     need: Need, placements: list[Placement], per_device: Mapping[Candidate, int]
 ) -> str | None:
-    """That its sizes give the most per device, or that less would not do; None where they were
-    chosen to fit beside the others, as most are."""
+    """Return that the sizes give the most per device, or that no smaller one is enough. None if the
+    sizes were chosen to fit beside other models, as most are."""
     chosen = placements[0].candidate
     if len(per_device) <= 1:
         return "it has one size only"
@@ -270,7 +270,7 @@ def _provisional(placements: tuple[Placement, ...]) -> Iterator[str]:
 
 
 def _variants(placements: tuple[Placement, ...]) -> Iterator[str]:
-    """Which replicas run another form of their model, and by whose leave."""
+    """Yield which replicas run another variant of their model, and that the model allows it."""
     forms = collections.Counter(
         (p.model, p.candidate.variant) for p in placements if p.candidate.variant
     )
@@ -294,7 +294,7 @@ def _stale(placements: tuple[Placement, ...]) -> Iterator[str]:
 
 
 def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tuple[Unplaced, ...]:
-    """Models, or parts of their demand, that have no place; `rates` is what the plan gives each."""
+    """Return models, or parts of their demand, without a place; `rates` is what the plan gives."""
     models = instance.request.models
     nowhere = ((models[m], _why_nowhere(instance, models[m])) for m in instance.hopeless)
     result = [
@@ -356,14 +356,14 @@ def _why_short(found: Found, need: Need, full: list[str]) -> str:
 
 
 def _idle(packing: Packing, need: Need) -> int:
-    """Devices of a kind that the model is profiled on, and which hold nothing."""
+    """Count empty devices of a kind that the model is profiled on."""
     kinds = {c.hardware for c in packing.instance.request.models[need.model].candidates}
     empty = (packing.group(index) for index, load in enumerate(packing.loads) if not load.items)
     return sum(group.hardware in kinds and bool(group.options) for group in empty)
 
 
 def _full_resources(packing: Packing) -> list[str]:
-    """What is used up over all devices; a device that runs nothing has all of its SMs left."""
+    """Return resources used up over all devices; an empty device has all of its SMs left."""
     used, total = collections.Counter[str](), collections.Counter[str]()
     for index, load in enumerate(packing.loads):
         group, pools = packing.group(index), packing.instance.pools

@@ -1,4 +1,4 @@
-"""Why one model has the place it has: why here, why not one more; its next best are solved for."""
+"""Explains one model's place: why here, why not one more; also states the next best choices."""
 
 import collections
 import dataclasses
@@ -28,11 +28,11 @@ from partitiond.planner.room_for import (
 from partitiond.planner.types import PlanRequest
 
 NAMED = 3
-"""Devices named in a sentence; the rest is counted."""
+"""Number of devices named in a sentence; further devices are only counted."""
 
 
 def explain_model(request: PlanRequest, outcome: Outcome, demand: ModelDemand) -> ModelExplanation:
-    """Why a model gets what it gets, or nothing."""
+    """Explain why a model gets its place, or none."""
     name = demand.model
     if isinstance(outcome, Infeasible):
         sizes = _sizes(request, demand, collections.Counter())
@@ -50,7 +50,7 @@ def explain_model(request: PlanRequest, outcome: Outcome, demand: ModelDemand) -
 def _sizes(
     request: PlanRequest, demand: ModelDemand, chosen: "collections.Counter[Candidate]"
 ) -> dict[Candidate, SizeChoice]:
-    """What each size gives and what speaks for or against it, the best per device first."""
+    """Return each size's rate and what is for or against it, the best per device first."""
     most = dict[Candidate, float]()
     best = collections.defaultdict[str, float](float)
     on_kind = collections.defaultdict[str, list[Device]](list)
@@ -207,7 +207,7 @@ def _in_use(used: Sequence[Device], demand: ModelDemand, around: Neighbours) -> 
 
 
 def next_best(demand: ModelDemand, plan: Plan) -> list[tuple[str, ModelDemand]]:
-    """Changed demands of the model whose plans show what its place is worth, with their titles."""
+    """Return changed demands that show what the model's place is worth, with their titles."""
     mine = [p for p in plan.placements if p.model == demand.model]
     count, found = len(mine), list[tuple[str, ModelDemand]]()
     for key in sorted({p.candidate.size.key for p in mine})[:NAMED]:

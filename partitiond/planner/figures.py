@@ -1,24 +1,24 @@
-"""Floats as integers, rounded outwards and exactly: a float is a fraction, and is taken as one."""
+"""Converts floats to integers, rounded outwards and exactly: a float is taken as a fraction."""
 
 from fractions import Fraction
 from typing import Final
 
 SNAP: Final = 10_000
-"""What lies within a part in so many of a whole number is that number.
+"""A number within one part in SNAP of a whole number counts as that whole number.
 
-So 10.45 / 1.1 is 9.5, and rates keep their common divisor. It is no rounding inwards: sums of whole
-numbers that miss a whole limit miss it by 1, and fewer than so many trifles are less than 1.
+So 10.45 / 1.1 is 9.5, and rates keep their common divisor. This never rounds inwards: sums of whole
+numbers that miss a whole limit miss it by 1, and fewer than SNAP such deviations are less than 1.
 """
 
 
 def up(value: float, scale: int, divisor: float = 1.0) -> int:
-    """`value / divisor` in 1 / scale, rounded up."""
+    """Return `value / divisor` in 1 / scale, rounded up."""
     over, under = _ratio(value, scale, divisor)
     return -((under - over * SNAP) // (under * SNAP))
 
 
 def down(value: float, scale: int, divisor: float = 1.0) -> int:
-    """`value / divisor` in 1 / scale, rounded down."""
+    """Return `value / divisor` in 1 / scale, rounded down."""
     over, under = _ratio(value, scale, divisor)
     return (over * SNAP + under) // (under * SNAP)
 
@@ -32,5 +32,5 @@ def _ratio(value: float, scale: int, divisor: float) -> tuple[int, int]:
 
 
 def at_most(level: float, kappa: float, count: int) -> Fraction:
-    """The sum of shares at which `count` replicas reach a level."""
+    """Return the sum of shares at which `count` replicas reach a level."""
     return Fraction(level) / (1 + Fraction(kappa) * max(0, count - 1))

@@ -1,4 +1,4 @@
-"""Flows: what is to be solved or proven next, with what runs them beside a loop or without one."""
+"""Runs flows, which yield the requests to solve or prove next, with or without an event loop."""
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Generator
@@ -12,11 +12,11 @@ from partitiond.planner.types import PlanRequest
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Solving:
-    """A plan to be made; the flow is sent it, or why there is none.
+    """A plan to be made; the flow is sent the plan, or the reason why there is none.
 
     Attributes:
-        title: in the user's words.
-        step, steps: how far the flow is, as far as it knows.
+        title: title in the user's words.
+        step, steps: the flow's progress, as far as the flow knows.
     """
 
     request: PlanRequest
@@ -33,13 +33,13 @@ T = TypeVar("T")
 Outcome = Plan | Infeasible
 Answered = tuple[Outcome, PlanAnswers]
 Steps = Generator[Solving | PlanRequest, Outcome | bool, T]
-"""A part of a flow, and what comes of it. Of a bare request it is to be proven, fast, that not
-everything can be served; the flow is sent False where that is unknown."""
+"""A part of a flow, and its result. A bare `PlanRequest` asks for a quick proof that not everything
+in it can be served; the flow is sent False if that is unknown."""
 Flow = Steps[Answered]
 
 
 def progress_of(step: Solving, progress: PlanProgress) -> PlanProgress:
-    """The solver's progress as part of the whole answer's."""
+    """Return the solver's progress as part of the whole answer's progress."""
     return dataclasses.replace(progress, title=step.title, step=step.step, steps=step.steps)
 
 
@@ -52,7 +52,7 @@ def run_flow(
     """Run a flow to its end, one step after the other.
 
     Args:
-        enough: asked after every step; once it says so the flow ends with what is answered.
+        enough: called after every step; True ends the flow with the answers so far.
     """
     step = next(flow)
     try:
@@ -76,7 +76,7 @@ async def run_flow_async(
     solve: Callable[[Solving], Awaitable[Outcome]],
     prove: Callable[[PlanRequest], Awaitable[bool]],
 ) -> Answered:
-    """As `run_flow`, beside an event loop."""
+    """Run a flow like `run_flow`, but in an event loop."""
     step = next(flow)
     try:
         while True:

@@ -1,4 +1,4 @@
-"""What the portfolio found."""
+"""Holds the portfolio's answer."""
 
 import dataclasses
 
@@ -14,17 +14,17 @@ NOT_FOUND = (
     "No plan that serves everything was found in the time given, and it is not proven that there "
     "is none; this plan is for the most goodput."
 )
-"""One of them is part of the explanation of a plan that fell back and leaves something out."""
+"""Either may be in the explanation of a plan that fell back and leaves something out."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Seen:
-    """A plan that could have been taken, by what it is worth and what it moves.
+    """A plan that could have been chosen, with its value and its moves.
 
     Attributes:
-        value: by itself, in the objective's own unit.
-        moves: as `moves.count_of_moves` counts them.
-        against: what speaks against it beside its moves.
+        value: the value without the price of moves, in the objective's own unit.
+        moves: number of moves as `moves.count_of_moves` counts them.
+        against: the objection to the plan apart from its moves.
     """
 
     packing: Packing
@@ -39,21 +39,21 @@ class Found:
 
     Attributes:
         packing: the plan.
-        objective: the level that `value` and `bound` speak of.
-        proven_impossible: for a fallback from a cost objective: serving everything is proven
-            impossible (True), was not found in time (False); None where it is no fallback.
-        first_fit: the objective's value under first-fit decreasing, None where that fails.
-        best_value: the best value of any member; the plan may give some away to move less.
-        compile_seconds: went into compiling the search first, once on a machine.
-        priced_bound: no plan costs less with the price of its moves, in the unit of `bound`; None
-            where nothing better than `bound` is proven of that.
-        seen: plans that could have been taken, where something runs: none is worse than another
-            one and moves more.
-        elsewhere: the next best plan on other kinds of device; None where none was found.
-        class_bounds: where models of other priorities than 0 count, each of them and the
-            most weighted requests/s that the best plan gives it (`priorities.bounds_of`).
+        objective: the objective that `value` and `bound` belong to.
+        proven_impossible: for a fallback from a cost objective: True if serving everything is
+            proven impossible, False if it was not found in time; None if this is no fallback.
+        first_fit: the objective's value under first-fit decreasing; None if that fails.
+        best_value: the best value of any member; the plan may be worse in order to move less.
+        compile_seconds: seconds spent on compiling the search first, once on a machine.
+        priced_bound: lower bound on the cost including the price of moves, in the unit of `bound`;
+            None if nothing better than `bound` is proven.
+        seen: if something runs, the plans that could have been chosen: none of them is worse than
+            another one and moves more.
+        elsewhere: the next best plan on other kinds of device; None if none was found.
+        class_bounds: if models with a priority other than 0 count, each priority with the most
+            weighted requests/s that the best plan gives it (`priorities.bounds_of`).
 
-    `value`, `bound`, `status` and `best_value` are without that price.
+    `value`, `bound`, `status` and `best_value` exclude the price of moves.
     """
 
     packing: Packing

@@ -1,11 +1,11 @@
-"""The compiled search with its schedule: from a packing, or none, to a better one.
+"""Runs the compiled search on a schedule: improves a packing, or starts from none.
 
-Simulated annealing needs to know how long it has. A first, cold stretch gives a good plan soon;
-then the temperature falls from `HOT` to `COLD` over what is left of the time. Where cost counts, a
-replica's price is what it is worth at linear prices. With what it takes of a device instead
+Simulated annealing needs to know its running time. A first, cold phase gives a good plan early; the
+temperature then falls from `HOT` to `COLD` over the rest of the time. For cost objectives a
+replica's price is its worth at linear prices. With prices by what it takes of a device
 (`prices.usual_prices`), plans of shipped instances of 100 x 64 had one to three devices more after
-as many steps. Where goodput counts, the mean of both is better than either by half a percent. Plans
-that the column generation finds are taken over where they are better.
+as many steps. For goodput, the mean of both prices is better than either by half a percent. Plans
+that the column generation finds are adopted if they are better.
 """
 
 import math
@@ -34,12 +34,12 @@ from partitiond.planner.sites import Floats, Sites
 from partitiond.planner.types import PRICE_SCALE, RATE_SCALE
 
 HOT: Final = 0.05
-"""Temperature at first, in the gain of a usual replica or in usual devices: a step that loses a
-twentieth of that is kept once in e times. Ten times as much forgets what was found, a tenth stays
-where it is."""
+"""First temperature, in the gain of a typical replica or in typical devices: a step that loses a
+twentieth of that is kept once in e times. With ten times as much the search forgets what it found,
+with a tenth it stays where it is."""
 COLD: Final = 0.005
 COLD_SHARE: Final = 0.15
-"""Share of the time that goes to the first, cold stretch."""
+"""Share of the time for the first, cold phase."""
 NO_BUDGET: Final = 1 << 62
 NOISE: Final = 0.3
 WANTING: Final = 5
@@ -48,19 +48,19 @@ ALL_OUTSIDE: Final = 1 << 30
 SLICE_SECONDS: Final = 0.05
 FIRST_STEPS: Final = 200
 FIXED_STEPS_PER_SECOND: Final = 10_000
-"""Steps per second of the time limit where the answer may not depend on the clock."""
+"""Steps per second of the time limit if the answer may not depend on the clock."""
 
 
 class Improver:
-    """One search.
+    """One compiled search.
 
     Args:
         sites: the instance as arrays.
         worth: (E,) what one replica of each entry takes; above 0.
-        by_cost: whether everything is to be served for less and less, or goodput counts.
-        seed: of all random choices.
-        runs: devices and items of what runs and could stay; load i of a packing is device i then.
-        most_gone: replicas of these that may leave their device; None for no limit.
+        by_cost: True to serve all demand at a falling cost; False to maximise goodput.
+        seed: seed of all random choices.
+        runs: devices and items that run and could stay; load i of a packing is then device i.
+        most_gone: limit on these replicas that leave their device; None for no limit.
     """
 
     def __init__(
@@ -76,22 +76,22 @@ class Improver:
         self.sites, self.by_cost = sites, by_cost
         self.here = make_here(sites, runs, most_gone)
         price = worth if by_cost else np.sqrt(worth * usual_prices(sites))
-        # What is lacking is compared with 0, so that the objective's unit may not count.
+        # Lacking worth is compared with 0, so the objective's unit must not matter.
         price = price / price.max(initial=LEAST_PRICE)
         self.data = make_data(sites, price, by_cost=by_cost)
         self.state, self.best_state = empty_state(self.data), empty_state(self.data)
         self.scratch = make_scratch(self.data, seed)
         self.budget = np.full(1, NO_BUDGET, dtype=np.int64)
-        """What an answer may cost, where cost counts: less than the best one."""
+        """Limit on an answer's cost under a cost objective: below the cost of the best one."""
         self.unit = _unit(self.data, self.sites, by_cost=by_cost)
         self.found = False
-        """Whether `best` is an answer: in a search by cost, one that lacks nothing."""
+        """Whether `best` is an answer; by cost it must lack nothing."""
         self.share = 0.0
-        """How much of the time of a run is over; from 1 on it is."""
+        """Elapsed share of the time of a run; the run ends at 1."""
         self._slice = FIRST_STEPS
 
     def start(self, packing: Packing | None) -> None:
-        """Begin at a packing, in which frozen models are, or at none, and complete it."""
+        """Start at a packing, which holds the frozen models, or at none, and complete it."""
         fresh, instance = empty_state(self.data), self.sites.instance
         if packing is None and instance.ties.near:
             adding = Adding(Packing(instance), usual_prices(self.sites))
@@ -105,7 +105,7 @@ class Improver:
         self._take_in()
 
     def _take_in(self) -> None:
-        """Keep where the search is, if it is an answer and better."""
+        """Keep the current state if it is an answer and better than the best."""
         state, best = self.state, self.best_state
         if self.by_cost:
             complete = state.worth[0] >= -1e-9
@@ -118,7 +118,7 @@ class Improver:
             self.found = True
 
     def adopt(self, packing: Packing | None) -> None:
-        """Go on from a plan, if it is better than the best one here; what it lacks is added."""
+        """Continue from a plan if it is better than the best one here; add what it lacks."""
         if packing is None:
             return
         value = packing.cost() if self.by_cost else packing.goodput()
@@ -134,15 +134,15 @@ class Improver:
         tell: Callable[[float], object] = lambda _: None,
         plans: Callable[[], Packing | None] = lambda: None,
     ) -> None:
-        """Search until the time is over or `halt` says so.
+        """Search until the time is over or `halt` returns True.
 
         Args:
-            seconds: by the clock; a deterministic request takes so many steps as stand for them.
-            steps: in their place.
-            halt: asked after every slice of about 0.05 s.
-            tell: told the value of every better answer.
-            plans: a plan from elsewhere since it was last asked, or None; a better one is gone on
-                from.
+            seconds: wall-clock time; a deterministic request takes an equivalent number of steps.
+            steps: number of steps instead of the time.
+            halt: called after every slice of about 0.05 s.
+            tell: called with the value of every better answer.
+            plans: returns a new plan from elsewhere, or None; the search continues from a better
+                one.
         """
         if steps is None and self.sites.instance.request.deterministic:
             steps = round(FIXED_STEPS_PER_SECOND * seconds)
@@ -186,7 +186,7 @@ class Improver:
         return Rules(temperature * self.unit, int(self.by_cost), NOISE, WANTING, outside)
 
     def value(self) -> float:
-        """Cost of the best answer, or its weighted requests/s."""
+        """Return the cost of the best answer, or its weighted requests/s."""
         best = self.best_state
         if self.by_cost:
             return float(best.cost[0]) / PRICE_SCALE
@@ -194,19 +194,19 @@ class Improver:
         return float(worth.sum()) / RATE_SCALE
 
     def best(self) -> Packing:
-        """The best answer; in a search by cost only where `found`."""
+        """Return the best answer; in a search by cost only valid if `found`."""
         return to_packing(self.sites, self.best_state)
 
 
 def _temperature(share: float) -> float:
-    """Cold at first, then from hot to cold, by the share of the time that is over."""
+    """Return the temperature: cold at first, then hot to cold, by the elapsed share of the time."""
     if share < COLD_SHARE:
         return COLD
     return HOT * math.pow(COLD / HOT, (share - COLD_SHARE) / (1 - COLD_SHARE))
 
 
 def _unit(data: Data, sites: Sites, *, by_cost: bool) -> float:
-    """What a usual device costs at the prices, or what a usual replica gives."""
+    """Return the cost of a typical device at the prices, or the gain of a typical replica."""
     if by_cost:
         use, most = sites.entry_use, np.maximum(1, sites.max_items[sites.entry_site])
         each = np.where(use > 0, sites.capacity[sites.entry_site] / np.maximum(1, use), np.inf)

@@ -1,4 +1,4 @@
-"""The request as integers: what fits where, and what every model needs."""
+"""Turns the request into integers: which items fit where, and what every model needs."""
 
 import dataclasses
 import itertools
@@ -34,11 +34,11 @@ from partitiond.planner.types import (
 
 Holds = dict[SharingMode | None, dict[int, float]]
 Ways = tuple[tuple[Option, ...], Fits, Holds]
-"""Options of a device, what each can hold, and the same by mode with the level each item bears."""
+"""Options of a device, the items each can hold, and by mode the level each item tolerates."""
 
 
 def build_instance(request: PlanRequest) -> Instance:
-    """The request as integers, and what fits where."""
+    """Return the request as integers, with the items that fit each device."""
     items = tuple(_items(request))
     pools = shared_limits(request.devices, request.host_memory_bytes, request.host_cores_shared)
     needs = needs_of(request)
@@ -64,7 +64,7 @@ def build_instance(request: PlanRequest) -> Instance:
 
 
 def allowed_on(rules: PlacementRules, device: Device) -> bool:
-    """Whether `only_on` names the device, its host, its rack or its hardware, or nothing."""
+    """Whether `only_on` is empty, or names the device, its host, its rack or its hardware."""
     return not rules.only_on or not names_of(device).isdisjoint(rules.only_on)
 
 
@@ -78,7 +78,7 @@ def _items(request: PlanRequest) -> Iterable[Item]:
                 continue
             on_cpu = kinds[c.hardware] is DeviceKind.CPU
             mode = c.size.mode
-            # An instance computes with its own SMs and memory: it takes no share of the others'.
+            # A MIG instance has its own SMs and memory, and takes no share of other instances'.
             in_mig = mode is SharingMode.MIG
             yield Item(
                 index=next(index),
@@ -100,7 +100,7 @@ def _items(request: PlanRequest) -> Iterable[Item]:
 def _groups(
     request: PlanRequest, items: tuple[Item, ...], pools: tuple[Pool, ...], spare: Spare
 ) -> Iterable[Group]:
-    # Devices that are interchangeable: they hold the same and cost the same.
+    # Interchangeable devices hold the same and cost the same.
     alike: dict[tuple[object, ...], list[int]] = {}
     prices = device_units(request)
     bound_to = [model.rules for model in request.models if model.rules.only_on]
@@ -121,7 +121,7 @@ def _groups(
             fitting = (it for it in items if it.candidate.host_memory_bytes <= on_host)
             here_by[on_host] = tuple(fitting)
         here = here_by[on_host]
-        # Groups that differ only in the host they draw from hold the same.
+        # Groups that differ only in the host they draw from can hold the same items.
         same = (limits, allowing, frozenset(shared), len(here) == len(items) or on_host)
         if same not in ways:
             ways[same] = _ways(request, device, here, dataclasses.replace(spare, shared=shared))
@@ -142,10 +142,10 @@ def _groups(
 
 
 def _rooms(devices: tuple[Device, ...], items: tuple[Item, ...]) -> list[int]:
-    """Memory of each device, down to the common divisor of all that can be there.
+    """Return each device's memory, rounded down to a divisor common to all sizes it may hold.
 
-    No sum of footprints is in between, so that devices whose free memory differs by a trifle stay
-    interchangeable.
+    No sum of footprints lies in between, so devices whose free memory differs by a tiny amount
+    stay interchangeable.
     """
     grains: dict[str, int] = {}
     for it in items:
@@ -157,7 +157,7 @@ def _rooms(devices: tuple[Device, ...], items: tuple[Item, ...]) -> list[int]:
 
 
 def _limits(device: Device, room: int) -> object:
-    """What decides what a device can hold, itself and now."""
+    """Return a key of everything about a device that decides what it can hold at present."""
     return (
         device.hardware,
         room,
@@ -170,11 +170,11 @@ def _limits(device: Device, room: int) -> object:
 
 
 def _mig_limits(device: Device) -> tuple[object, ...]:
-    """What decides which GPU instances a device can hold, and where."""
+    """Return a key of everything that decides which GPU instances a device can hold, and where."""
     occupied = tuple(sorted(set(device.occupied_slices)))
     if SharingMode.MIG not in device.modes:
         return (bool(occupied),)
-    # An instance's UUID is its own on every GPU; where it is and how large decides.
+    # A UUID is unique on every GPU; only an instance's place and size decide.
     instances = tuple(
         sorted(
             (*place_of(i), i.memory_bytes, bool(i.uuid) and not i.busy)
@@ -185,7 +185,7 @@ def _mig_limits(device: Device) -> tuple[object, ...]:
 
 
 def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: Spare) -> Ways:
-    """The options of a device, and what each can hold."""
+    """Return the options of a device, and the items that each option can hold."""
     allowed = [allowed_on(demand.rules, device) for demand in request.models]
     fitting = {item.index: item for item in _fitting(device, items) if allowed[item.model]}
     by_mode: dict[SharingMode | None, list[Option]] = {}
@@ -203,7 +203,7 @@ def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: 
         holds[mode] = held
         for option in ways:
             fit = tuple(i for i in ordered if held[i] >= option.level and _at(fitting[i], option))
-            # Of those that hold the same items at a level the one with the least kappa is enough.
+            # Of the options that hold the same items at a level, the least kappa is enough.
             last = (options[-1].mode, options[-1].level, fits[-1]) if fits else None
             if fit and last != (mode, option.level, fit):
                 options.append(option)
@@ -220,7 +220,7 @@ def _pools_of(index: int, pools: tuple[Pool, ...]) -> tuple[int, ...]:
 
 
 def _fitting(device: Device, items: tuple[Item, ...]) -> list[Item]:
-    """Items that fit an empty device of this kind."""
+    """Return the items that fit an empty device of this kind."""
     modes, cores = open_modes(device), len(device.cores)
     found = [
         item
@@ -239,7 +239,7 @@ def _fitting(device: Device, items: tuple[Item, ...]) -> list[Item]:
 
 
 def _has_memory(device: Device, item: Item) -> bool:
-    """Whether the device, or the MIG instance the item asks for, has memory for it."""
+    """Whether the device, or the MIG instance that the item needs, has enough memory for it."""
     mode = item.candidate.size.mode
     if mode is not SharingMode.MIG:
         return item.memory_bytes + mode_overhead_bytes(mode) <= usable_bytes(device)
@@ -252,14 +252,14 @@ def _has_memory(device: Device, item: Item) -> bool:
 
 
 def _redundant(item: Item, shares: list[Item]) -> bool:
-    """A whole device is no better than one of its model's memory shares that nobody else shares."""
+    """Whether an unshared memory share of the same model is at least as good as a whole device."""
     return item.candidate.size.mode is SharingMode.WHOLE and any(
         all(x <= y for x, y in zip(_alone(share), _alone(item), strict=True)) for share in shares
     )
 
 
 def _alone(it: Item) -> tuple[float, ...]:
-    """What a replica takes and lacks that has its device to itself, each the less the better."""
+    """Return costs and negated gains of a replica alone on a device; less is better."""
     c = it.candidate
     return (
         -c.capacity_req_per_s, it.memory_bytes, it.busy, it.cores, it.host_bytes, it.cost,
@@ -268,10 +268,10 @@ def _alone(it: Item) -> tuple[float, ...]:
 
 
 def _may_be(item: Item, mode: SharingMode | None, request: PlanRequest) -> bool:
-    """Whether the item may be on a device in this mode, alone for None, by how it is isolated."""
+    """Whether isolation allows the item on a device in this mode; mode None is a replica alone."""
     own, isolation = item.candidate.size.mode, request.models[item.model].isolation
     if mode is None:
-        # In mode MIG an instance is as isolated as hardware makes it, whoever is beside it.
+        # In mode MIG an instance is isolated by hardware, whatever runs in other instances.
         walled = isolation is Isolation.HARDWARE and own is SharingMode.MIG
         return not walled and (isolation is not Isolation.SHARED or own is SharingMode.WHOLE)
     walled = isolation is Isolation.HARDWARE and mode is SharingMode.MIG
@@ -279,7 +279,7 @@ def _may_be(item: Item, mode: SharingMode | None, request: PlanRequest) -> bool:
 
 
 def _bears(item: Item, levels: list[float], request: PlanRequest) -> float:
-    """The highest of the levels at which it holds its model's SLO; 0 where it never does."""
+    """Return the highest level at which the item holds its model's SLO; 0 if there is none."""
     slo, c = request.models[item.model].slo, item.candidate
     if slo is None:
         return levels[-1]

@@ -1,10 +1,10 @@
-"""What runs, completed and then improved while few replicas leave their devices.
+"""Completes the running replicas to a plan, then improves it while few replicas move.
 
-A fresh plan is a little better and reloads four replicas in five. What runs and still fits stays,
-what no demand needs any more is stopped, and what is missing is placed beside it; what was on a
-device that is gone or cordoned is among that. Then a search tries to come closer to the best plan
-while at most so many replicas leave their device. Load i of every packing here is device i of the
-request, so that leaving a device means a move.
+A fresh plan is a little better but reloads four replicas in five. So the running replicas that
+still fit stay, replicas that no demand needs any more are stopped, and what is missing is placed
+beside them, including the replicas of devices that are gone or cordoned. A search then approaches
+the best plan with a limit on the replicas that leave their device. Load i of every packing here is
+device i of the request, so leaving a device is a move.
 """
 
 import collections
@@ -25,33 +25,33 @@ from partitiond.planner.sites import Floats, build_sites
 from partitiond.planner.types import Instance
 
 KEPT_SHARE: Final = 0.4
-"""Share of the time for improving what runs, where something does."""
+"""Share of the time for improving what runs, if anything runs."""
 BUDGET_SHARE: Final = 0.8
-"""The same where moves are limited: what is found afresh hardly ever keeps to the limit, so that
-the rest is for the bound, and for what the best plan would be."""
+"""The same share if moves are limited: a fresh plan hardly ever keeps to the limit, so the rest of
+the time is for the bound, and for finding out what the best plan would be."""
 FEW_MOVES: Final = 3
-"""So many moves are less than a device, at the usual price."""
+"""This many moves cost less than a device, at the usual price."""
 MOVED_SHARE: Final = 0.03
-"""Share of what runs that a search in a large fleet may move."""
+"""Share of the running replicas that a search in a large fleet may move."""
 FEW_DEVICES: Final = 64
-"""Devices up to which emptying them one after the other takes a tenth of a second, and up to which
-several limits of moves are tried; a search does the same with more."""
+"""Devices up to which emptying them one by one takes a tenth of a second, and up to which several
+limits on moves are tried; with more devices a search is used."""
 
 
 def completed(instance: Instance, worth: Floats, *, by_cost: bool, stop: Stop = never) -> Packing:
-    """What runs, without what is not needed and with what is missing, moving next to nothing.
+    """Return the running replicas, without surplus and with what is missing, with next to no moves.
 
-    Where the devices cannot hold it all that way, models without a rate give back what they hold
-    beyond their least number; what is lacking after that is left lacking (`Packing.lacking`).
+    If the devices cannot hold everything that way, models without a rate give up replicas beyond
+    their least number. What is still missing after that stays missing (`Packing.lacking`).
 
     Args:
-        instance: the question, with what runs in its request.
-        worth: (E,) what one replica of each site's entry takes.
-        by_cost: whether everything is to be served, or goodput counts.
-        stop: asked whether to leave it at what was added.
+        instance: the problem instance, with the running replicas in its request.
+        worth: (E,) what one replica of each entry takes.
+        by_cost: True to serve all demand; False to maximise goodput.
+        stop: called periodically; True ends with what was added so far.
     """
     packing = _added(running_packing(instance), worth, by_cost, stop)
-    # With rates only, both starts are the same but for what the first one drops anyway.
+    # If all models have rates, both starts differ only in replicas that the first one drops.
     if not packing.lacking() or (not by_cost and all(n.rated for n in instance.needs)):
         return packing
     other = _added(running_packing(instance, needed=True), worth, by_cost, stop)
@@ -74,13 +74,13 @@ def _added(packing: Packing, worth: Floats, by_cost: bool, stop: Stop) -> Packin
 def kept(
     watch: Watch, worth: Floats, *, by_cost: bool, searches: Callable[[], bool]
 ) -> tuple[list[Member], int | None]:
-    """What runs, completed and improved, and how many replicas a plan may move.
+    """Complete and improve the running replicas; also return how many replicas a plan may move.
 
     Args:
-        watch: the question, the clock, and who is told.
-        worth: (E,) what one replica of each site's entry takes.
-        by_cost: whether everything is to be served, or goodput counts.
-        searches: asked whether compiled code may improve it.
+        watch: the problem instance, the clock and the progress callback.
+        worth: (E,) what one replica of each entry takes.
+        by_cost: True to serve all demand; False to maximise goodput.
+        searches: whether compiled code may improve the plan.
     """
     instance, request = watch.instance, watch.instance.request
     if not staying_items(instance):
@@ -107,7 +107,7 @@ def kept(
 
 
 def moves_of(instance: Instance, packing: Packing) -> int:
-    """Running replicas that are not where they run: stopped, moved, or started anew elsewhere."""
+    """Count running replicas that leave their place: stopped, moved, or started anew elsewhere."""
     held = collections.Counter(
         (i, item) for i, load in enumerate(packing.loads) for item in load.items
     )
@@ -116,18 +116,17 @@ def moves_of(instance: Instance, packing: Packing) -> int:
 
 
 def _runs(instance: Instance) -> list[tuple[int, int]]:
-    """Devices and items of what runs and could stay."""
+    """Return devices and items of the replicas that run and could stay."""
     return [(index, item) for index, item, _ in staying_items(instance)]
 
 
 def _limits(
     watch: Watch, start: Packing, there: int, budget: int | None, *, by_cost: bool
 ) -> list[int | None]:
-    """How many replicas may leave their device in each search that starts from the completion.
+    """Return the limits on replicas that leave their device, one for each search to be made.
 
-    Where moves have a price, more of them than the bound leaves to be gained cannot pay; of fewer,
-    a handful is tried first, because what one device costs a search that may move much saves it by
-    moving much.
+    If moves have a price, more moves than the gain left by the bound cannot pay. A few moves are
+    tried first, because a search that may move many replicas saves a device only by moving many.
     """
     if watch.done:
         return []
@@ -142,7 +141,7 @@ def _limits(
         paying = min(math.floor(gain / price + EPSILON), paying)
     if paying <= 0:
         return []
-    # None at first: what moves nothing has no outage either, which a better one may have.
+    # No moves first: such a plan also has no outage, which a better plan may have.
     tried = [0, *(FEW_MOVES << k for k in range(running.bit_length()) if FEW_MOVES << k < paying)]
     tried = [*tried, paying] if few else [min(FEW_MOVES, paying), paying]
     limits = [there + n if budget is None else min(there + n, budget) for n in tried]
@@ -158,20 +157,20 @@ def improved(
     seconds: float,
     by_cost: bool,
 ) -> Packing:
-    """The packing, or a better one in which at most `most_moves` replicas leave their device.
+    """Return the packing, or a better one in which at most `most_moves` replicas leave a device.
 
-    Better is cheaper where everything is served, else worth more. Models whose rules go beyond
+    Better means cheaper if everything is served, else of more worth. Models whose rules go beyond
     one device stay where the packing has them.
 
     Args:
-        watch: the question and the clock.
-        start: where to start; where everything is to be served one that lacks nothing.
-        worth: (E,) what one replica of each site's entry takes.
-        most_moves: None for no limit.
-        seconds: of search; a deterministic request takes so many steps as stand for them.
-        by_cost: whether everything is to be served, or goodput counts.
+        watch: the problem instance and the clock.
+        start: the packing to start from; by cost it must lack nothing.
+        worth: (E,) what one replica of each entry takes.
+        most_moves: limit on the moves; None for no limit.
+        seconds: time of the search; a deterministic request takes an equivalent number of steps.
+        by_cost: True to serve all demand; False to maximise goodput.
     """
-    # It loads compiled code.
+    # Imported here because it loads compiled code.
     from partitiond.planner.improve import Improver
 
     instance, runs = watch.instance, _runs(watch.instance)

@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept, and whether they are there; imports no numba."""
+"""Finds the folder of compiled kernels, and its stamp; imports no numba."""
 
 import functools
 import hashlib
@@ -16,9 +16,9 @@ _BESIDE: Final = _SOURCES / "__pycache__"
 
 @functools.cache
 def folder() -> Path | None:
-    """The folder of compiled kernels: NUMBA_CACHE_DIR, beside their sources, or the user's cache.
+    """Return the kernels' folder: NUMBA_CACHE_DIR, beside the sources, or in the user's cache.
 
-    None where it cannot be written to: kernels are compiled in every process then.
+    None if no such folder is writable: every process then compiles the kernels.
     """
     named = os.environ.get("NUMBA_CACHE_DIR")
     if named:
@@ -29,18 +29,18 @@ def folder() -> Path | None:
 
 
 def beside_sources() -> bool:
-    """Whether they are kept where numba keeps them by itself."""
+    """Whether kernels are kept in numba's default place."""
     return folder() == _BESIDE
 
 
 def stamp() -> Path | None:
-    """The file that stands for all kernels, compiled from the sources as they are."""
+    """Return the file that shows that all kernels are compiled from the present sources."""
     there = folder()
     return None if there is None else there / f"kernels-{_digest()}.compiled"
 
 
 def forget_former() -> None:
-    """Remove what was compiled of other sources: numba does not see changes of imported kernels."""
+    """Remove results of other sources, because numba does not see changes of imported kernels."""
     if not beside_sources():
         return
     for pattern in ("*.nbi", "*.nbc", "kernels-*.compiled"):

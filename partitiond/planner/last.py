@@ -1,4 +1,4 @@
-"""Remembers what was made of the instance that was asked for last: one solve asks several times."""
+"""Caches the result for the last instance that was passed: one solve asks several times."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ Made = TypeVar("Made")
 
 
 def of_the_last(make: Callable[[Instance], Made]) -> Callable[[Instance], Made]:
-    """The same function; nobody writes into what it returns."""
+    """Return the function with its last result cached; callers must not modify that result."""
     last: list[tuple[Instance, Made]] = []
 
     @functools.wraps(make)

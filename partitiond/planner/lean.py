@@ -1,4 +1,4 @@
-"""Fewer candidates of a model, for fleets of so many models that all of them would be too many."""
+"""Reduces the candidates of a model, for fleets with so many models that all would be too many."""
 
 import dataclasses
 from typing import Final
@@ -6,17 +6,17 @@ from typing import Final
 from partitiond.core.plan import Candidate, ModelDemand
 
 SPARE: Final = 2.0
-"""A replica alone that takes so many times the whole demand is as good as one that takes more:
-what replicas that share a device lose to each other leaves it more than the demand."""
+"""A single replica with at least this many times the whole demand is as good as a larger one: even
+after the losses between replicas that share a device, it serves more than the demand."""
 KEPT: Final = 1
-"""Candidates that do, kept of each kind of device and way to share it: the one that takes least of
-it."""
+"""Ample candidates kept for each kind of device and way to share it: the ones that take the least
+of the device."""
 
 
 def leaner(demand: ModelDemand) -> ModelDemand:
-    """The demand without candidates that take far more requests/s than are wanted.
+    """Return the demand without candidates that serve far more requests/s than are wanted.
 
-    A model without a demanded rate keeps all: it fills what is left over.
+    A model without a demanded rate keeps all candidates, because it fills the capacity left over.
     """
     wanted = demand.demand.planned_req_per_s
     if not wanted:

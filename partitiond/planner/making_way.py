@@ -1,4 +1,4 @@
-"""Where engines can start beside those they replace: the choice between devices that are alike."""
+"""Prefers, among equal devices, those where engines can start beside the ones they replace."""
 
 import collections
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from partitiond.planner.types import Instance
 Size = tuple[SharingMode, int, int]
 """Mode, SM percentage and bytes of a replica."""
 Held = tuple[frozenset[tuple[int, int]], tuple[Size, ...]]
-"""What runs on a device: how many of which items could stay as they are, and all sizes."""
+"""Contents of a device: which items, and how many of each, could stay as they are; all sizes."""
 
 
 def in_the_way(
@@ -23,16 +23,16 @@ def in_the_way(
     bins: Sequence[int],
     staying: Sequence[collections.Counter[int]],
 ) -> NDArray[np.int64]:
-    """Whether something that runs has to go before all of a load can start, by load and device.
+    """Return, by load and device, whether a running replica must end before the load can start.
 
-    In mode MIG that depends on slices, which are chosen later: yes is the answer then.
+    In mode MIG that depends on slices, which are chosen later; the answer is then 1.
 
     Args:
-        bins: devices that are alike, which are rows (loads) and columns (real ones).
-        staying: by position in `bins`, how many replicas of an item run that could stay.
+        bins: equal devices, which are both the rows (loads) and the columns (real devices).
+        staying: by position in `bins`, how many replicas of each item run and could stay.
 
     Returns:
-        1 where it has to, else 0.
+        1 if a running replica must end first, else 0.
     """
     running: dict[str, list[Size]] = {instance.request.devices[b].id: [] for b in bins}
     for p in instance.request.running:
@@ -45,7 +45,7 @@ def in_the_way(
     ]
     loads = [tuple(sorted(packing.loads[b].items)) for b in bins]
     room = usable_bytes(instance.request.devices[bins[0]])
-    # Most loads and devices are alike: the answer is looked for once for each kind of them.
+    # Most loads and devices are alike, so each distinct pair is computed once.
     row_of = {load: n for n, load in enumerate(dict.fromkeys(loads))}
     column_of = {there: n for n, there in enumerate(dict.fromkeys(held))}
     kinds = np.array(

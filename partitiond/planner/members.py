@@ -1,4 +1,4 @@
-"""The portfolio's answers, each with what found it, and what each packing goes through."""
+"""Holds the portfolio's answers with the method that found each, and tidies each packing."""
 
 import collections
 import dataclasses
@@ -15,14 +15,14 @@ EXACT_WITH_MOVES: Final = "exact with moves (CP-SAT)"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Member:
-    """One answer, and what found it."""
+    """One answer, and the name of the method that found it."""
 
     name: str
     packing: Packing
 
 
 def rank(packing: Packing, by_cost: bool) -> tuple[float, ...]:
-    """What is better of two packings, by cost or for goodput: less."""
+    """Return a sort key of a packing, by cost or for goodput; less is better."""
     lacking = len(packing.lacking())
     if by_cost:
         return (lacking, packing.cost_units())
@@ -30,13 +30,13 @@ def rank(packing: Packing, by_cost: bool) -> tuple[float, ...]:
 
 
 def fullness(packing: Packing, index: int) -> float:
-    """The shares of its memory and of its SMs that are taken of a device, in sum."""
+    """Return the sum of the shares of a device's memory and of its SMs that are taken."""
     load, group = packing.loads[index], packing.group(index)
     return load.memory / max(1, group.memory_bytes) + load.sm / 100
 
 
 def member(name: str, packing: Packing) -> Member:
-    """A packing without surplus, every device at the lowest level that holds what is on it."""
+    """Return a packing as a member: without surplus, every device at the lowest level it allows."""
     replicas = -1
     while replicas != sum(packing.counts.values()):
         replicas = sum(packing.counts.values())
@@ -47,9 +47,9 @@ def member(name: str, packing: Packing) -> Member:
 
 
 def drop_surplus(packing: Packing, *, rated_only: bool = False) -> None:
-    """Take away replicas that no demand and no least number needs, the largest first.
+    """Remove replicas that no demand and no least number needs, the largest first.
 
-    No replica that runs is taken away for one that does not.
+    No running replica is removed in favour of one that does not run.
     """
     instance = packing.instance
     needs = {need.model: need for need in instance.needs}

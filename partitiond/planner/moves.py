@@ -1,13 +1,13 @@
-"""What a plan moves of what runs, and what that costs.
+"""Counts the moves that a plan makes of running replicas, and prices them.
 
-A running replica that could stay and does not is a move where another one of its model starts in
-its place; without that it is a replica fewer, which costs nothing. Those that cannot stay (their
-device is gone or cordoned, no candidate speaks for them any more, their release is another) have to
-move, and are free: what starts is counted as theirs first.
+A running replica that could stay and does not is a move if another replica of its model starts in
+its place. Otherwise the model has one replica fewer, which costs nothing. Replicas that cannot stay
+(their device is gone or cordoned, no candidate supports them any more, their release changed) have
+to move, and are free: replicas that start are counted as replacements of these first.
 
-Under the objectives that are costs a move has a price in their unit. Under the others it takes a
-share of the value, so that both kinds know one figure, `PlanRequest.move_price`: 0.25 is a quarter
-of a device, or 0.25 % of the value.
+Under the cost objectives a move has a price in their unit. Under the other objectives it takes a
+share of the value, so one figure, `PlanRequest.move_price`, serves both kinds: 0.25 is a quarter of
+a device, or 0.25 % of the value.
 """
 
 import collections
@@ -25,7 +25,7 @@ PERCENT: Final = 0.01
 
 
 def price_of_a_move(request: PlanRequest, objective: Objective) -> float:
-    """What one move costs: in the objective's unit where it is a cost, else as a share of it."""
+    """Return the price of one move: in a cost objective's unit, else as a share of the value."""
     if not request.running or request.move_price <= 0:
         return 0.0
     if not objective.is_cost:
@@ -37,17 +37,17 @@ def price_of_a_move(request: PlanRequest, objective: Objective) -> float:
 
 
 def with_moves(objective: Objective, value: float, moves: int, price: float) -> float:
-    """A value with the price of its moves: no better than without."""
+    """Return a value with the price of its moves; it is no better than without."""
     return value + moves * price if objective.is_cost else value * (1 - moves * price)
 
 
 def count_of_moves(instance: Instance, done: Applied) -> int:
-    """How many replicas move or restart that run and could stay, as a packing is applied."""
+    """Count replicas that run, could stay, and move or restart when a packing is applied."""
     return _count(instance, done.kept, done.placed) if instance.request.running else 0
 
 
 def with_price(instance: Instance, objective: Objective, value: float, done: Applied) -> float:
-    """The value of a packing with the price of what applying it moves."""
+    """Return the value of a packing including the price of the moves that applying it makes."""
     price = price_of_a_move(instance.request, objective)
     if not price:
         return value
@@ -55,7 +55,7 @@ def with_price(instance: Instance, objective: Objective, value: float, done: App
 
 
 def moves_made(instance: Instance, placements: tuple[Placement, ...]) -> int:
-    """Replicas that run, could stay, and move or restart under these placements."""
+    """Count replicas that run, could stay, and move or restart under these placements."""
     old = {p.replica_id: p for p in instance.request.running}
     kept: collections.Counter[str] = collections.Counter()
     for new in placements:
@@ -65,7 +65,7 @@ def moves_made(instance: Instance, placements: tuple[Placement, ...]) -> int:
 
 
 def staying_of(instance: Instance) -> list[tuple[int, int, Placement]]:
-    """Running replicas that need not move, as `running.staying_items`."""
+    """Return running replicas that need not move, in the form of `running.staying_items`."""
     found = []
     for index, item, placement in staying_items(instance):
         was, now = placement.candidate.release, instance.items[item].candidate.release

@@ -1,6 +1,6 @@
-"""Among plans: what is left over is shared out, and the best with the price of its moves is taken.
+"""Chooses among plans: shares out spare capacity, then takes the best after the price of moves.
 
-Of plans as good the one that loads the fewest weights is taken.
+Of equally good plans it takes the one that loads the fewest weights.
 """
 
 import dataclasses
@@ -25,26 +25,26 @@ from partitiond.planner.types import Instance
 from partitiond.planner.without_outage import OUTAGE
 
 May = Callable[[Packing], int]
-"""What speaks against a packing as the answer: 0 nothing, 1 that it stops replicas early, `OUTAGE`
-most."""
+"""Returns the objection to a packing as the answer: 0 none, 1 if it stops replicas early, `OUTAGE`
+the strongest."""
 MOST_AFRESH: Final = 4
-"""Plans that were made without looking at what runs, of which moves are counted: of a large fleet
-that takes a part of a second each, and they move most of it."""
+"""Limit on plans made without regard to what runs whose moves are counted: for a large fleet that
+takes a fraction of a second each, and such plans move most of the fleet."""
 FEW_DEVICES: Final = 64
-"""Devices up to which the moves of all of them are counted."""
+"""Devices up to which the moves of all plans are counted."""
 EQUAL: Final = 1e-6
 NEAR_SHARE: Final = 0.05
-"""The same for the shares of models without a rate, which are worth less than a restart."""
+"""Relative tolerance for the shares of models without a rate, worth less than a restart."""
 SHARE_SHARE: Final = 0.1
 """Deterministic seconds for the shares per second of the time limit."""
 EXACT_SHARE: Final = 0.4
-"""Of the time until the limit, for making the model of the shares, and as much for solving it."""
+"""Share of the remaining time for building the model of the shares, and as much for solving it."""
 VARIABLES: Final = 5_000
-"""So many are made in a second, on a core that is shared."""
+"""Number of variables that are made in a second, on a core that is shared."""
 
 
 def _within_moves(instance: Instance, members: list[Member], most: int | None) -> list[Member]:
-    """Those that move no more than allowed; the one that moves least where none does."""
+    """Return members within the limit on moves; if there are none, the one that moves least."""
     if most is None:
         return members
     there = len(instance.request.running)
@@ -56,17 +56,17 @@ def _within_moves(instance: Instance, members: list[Member], most: int | None) -
 def nearest_cost(
     watch: Watch, members: list[Member], most_moves: int | None, *, may: May, stop: Stop
 ) -> tuple[Member, tuple[Seen, ...]]:
-    """Fill what is left over; then the least cost with moves, then the fewest bytes to load.
+    """Fill spare capacity; then choose the least cost with moves, then the fewest bytes to load.
 
     Args:
-        watch: the question and the clock: when its time is over, nothing more is shared out.
-        members: plans; all serve everything.
-        most_moves: replicas that a plan may move; None for no limit.
-        may: what speaks against a packing: of those with least, the best is taken.
-        stop: says when enough was told.
+        watch: the problem and the clock; once the time is over, no more capacity is shared out.
+        members: plans that all serve everything.
+        most_moves: limit on the replicas that a plan may move; None for no limit.
+        may: the objection to a packing: the best packing among those with the least is chosen.
+        stop: True ends looking for further plans to report.
 
     Returns:
-        The plan that is taken, and what it was chosen from, as `Found.seen`.
+        The chosen plan, and the plans it was chosen from, as `Found.seen`.
     """
     instance = watch.instance
     staying = bool(staying_items(instance))
@@ -80,7 +80,7 @@ def nearest_cost(
         done, own = applied(instance, one.packing), one.packing.cost()
         value = true_value(instance.request, own)
         seen.append(Seen(one.packing, value, count_of_moves(instance, done)))
-        # Ties by the devices' prices are part of the cost, and no reason to load anything.
+        # Ties by the devices' prices are part of the cost, but no reason to load weights.
         cost = value if staying else own
         cost = with_price(instance, instance.request.objective, cost, done)
         ranks.append((cost, share_value(one.packing), done.load_bytes if staying else 0, own, one))
@@ -99,9 +99,9 @@ def nearest_cost(
 
 
 def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> Member:
-    """A plan whose models without a rate run where they ran, and fill what is left over.
+    """Return a plan with models without a rate where they ran, and filling the spare capacity.
 
-    Where replicas are part of the cost each further one makes the plan worse: it has none then.
+    If replicas are part of the cost, each one more makes the plan worse, so none is added.
     """
     packing = one.packing.copy()
     if not may_open and charges_replicas(instance.request):
@@ -113,10 +113,10 @@ def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> M
 
 
 def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) -> list[Member]:
-    """The best by themselves; where something runs, also those that were made from it."""
+    """Return the plans with the best value; if something runs, also those made from it."""
     best = sorted(members, key=lambda m: m.packing.cost() if cost else -m.packing.goodput())
     if not staying_items(instance):
-        # Only among plans as good does it count what models without a rate get.
+        # The shares of models without a rate count only among equally good plans.
         most, shares = best[0].packing.cost() + EQUAL, any(not n.rated for n in instance.needs)
         return [m for m in best if m.packing.cost() <= most] if shares else best[:1]
     near = [m for m in members if m.name.startswith((KEPT, EXACT_WITH_MOVES))]
@@ -126,7 +126,7 @@ def _worth_a_look(instance: Instance, members: Sequence[Member], *, cost: bool) 
 
 
 def spoken_against(ranked: Sequence[Packing], may: May) -> list[int]:
-    """What speaks against each, up to the first against which nothing does."""
+    """Return the objection to each packing, up to the first packing without one."""
     told = []
     for packing in ranked:
         told.append(may(packing))
@@ -136,12 +136,12 @@ def spoken_against(ranked: Sequence[Packing], may: May) -> list[int]:
 
 
 def least_against(told: Sequence[int], worth: Callable[[int, int], float]) -> int:
-    """The first of those against which least speaks, or the first one that stops replicas early,
-    where that is better with `EARLY_MOVES` more.
+    """Return the first position with the least objection, or the first one that stops replicas
+    early, if that one is better even with `EARLY_MOVES` more moves.
 
     Args:
-        told: as `spoken_against` tells it.
-        worth: of the plan at a position, were it to move so many replicas more: more is better.
+        told: objections as `spoken_against` returns them.
+        worth: worth of the plan at a position if it moved so many more replicas; more is better.
     """
     least = told.index(min(told))
     early = told.index(1) if 1 in told else least
@@ -157,20 +157,20 @@ def _taken(
     *,
     cost: bool,
 ) -> tuple[Member, tuple[Seen, ...]]:
-    """The one that `least_against` says, and plans between which only the price of a move decides,
-    the best by themselves first.
+    """Return the plan that `least_against` selects, and plans between which only the price of a
+    move decides, those with the best value first.
 
-    None is among these that is no better than another one and moves as much, or that has an outage.
-    To ask for outages takes a while for large fleets: where the time is over, those are left out of
-    which it is not known.
+    The latter exclude plans with an outage, and plans that move as much as a plan that is as good.
+    Checking for outages takes a while in large fleets: once the time is over, plans whose outages
+    are not known yet are left out.
 
     Args:
-        ranked: plans that may be taken, the best with the price of its moves first.
-        seen: the same as they are told.
-        best: the best plan by itself; it may move more than is allowed.
-        may: what speaks against a packing.
-        stop: says when the time is over.
-        cost: whether less of the value is better.
+        ranked: plans that may be chosen, the best after the price of moves first.
+        seen: the same plans in the form in which they are reported.
+        best: the plan with the best value; it may move more than is allowed.
+        may: the objection to a packing.
+        stop: True if the time is over.
+        cost: whether a smaller value is better.
     """
     told = spoken_against([one.packing for one in ranked], may)
     own, as_seen = best.packing, {id(one.packing): one for one in seen}
@@ -208,7 +208,7 @@ def _taken(
 
 
 def _exact_share(watch: Watch, best: Member) -> Member | None:
-    """The even share solved exactly on the devices that the best plan uses."""
+    """Solve the even shares exactly on the devices that the best plan uses."""
     instance, devices = watch.instance, best.packing.used()
     unrated = [need for need in instance.needs if not need.rated]
     if not unrated or charges_replicas(instance.request) or not devices:
@@ -233,17 +233,17 @@ def _exact_share(watch: Watch, best: Member) -> Member | None:
 def nearest_goodput(
     instance: Instance, members: list[Member], most_moves: int | None, *, may: May, stop: Stop
 ) -> tuple[Member, tuple[Seen, ...]]:
-    """As `nearest_cost`, with goodput as the value and all devices to fill."""
+    """Choose as `nearest_cost` does, with goodput as the value and all devices to fill."""
     staying = staying_items(instance)
     allowed = _within_moves(instance, members, most_moves)
     short = min(m.packing.short_replicas() for m in allowed)
     close = [m for m in allowed if m.packing.short_replicas() == short]
     best = max(members, key=goodput_key)
     if short > best.packing.short_replicas():
-        # It has more of the least replicas, and its goodput says nothing about these.
+        # It has more of the least replicas, so its goodput cannot be compared with these.
         best = max(close, key=goodput_key)
     close = _worth_a_look(instance, close, cost=False) if staying else [max(close, key=goodput_key)]
-    if any(need.rated for need in instance.needs):  # else all that runs is goodput already
+    if any(need.rated for need in instance.needs):  # else all running replicas count as goodput
         close = [_filled(instance, one, stop, may_open=True) for one in close]
     ranks, seen = [], []
     for one in close:

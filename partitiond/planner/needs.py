@@ -1,4 +1,4 @@
-"""What models need, as integers."""
+"""Computes what models need, as integers."""
 
 import dataclasses
 import math
@@ -13,29 +13,29 @@ from partitiond.planner.figures import down
 from partitiond.planner.types import RATE_SCALE, Need, PlanRequest
 
 ANY_NUMBER = 1_000_000
-"""More replicas than any plan holds: no limit."""
+"""More replicas than any plan holds, so this stands for no limit."""
 LEAST: Final = 10**8
-"""Replicas at the highest levels have a few times fewer, and 1 is still a few parts in 10^8."""
+"""Rates at the highest levels are a few times smaller, and a unit is still a few parts in 10^8."""
 MOST_UNITS: Final = 10**15
 MOST_RATE: Final = 2**55
-"""Integers of one rate at most: hundreds of replicas together are counted in 64 bits."""
+"""Largest integer of one rate: the sum of hundreds of replicas still fits into 64 bits."""
 CLEARLY: Final = 10.0
-"""Times that one replica outweighs all lower priorities: at a high level it gives a part only."""
+"""Factor by which one replica outweighs all lower priorities: at a high level its rate is lower."""
 MOST_LIFT: Final = 1e12
-"""Of the highest priority over the lowest: beyond it floats would not see the lowest any more."""
+"""Limit on the highest priority over the lowest: beyond it floats would lose the lowest one."""
 GUESS: Final = 8
-"""Replicas on a device, where it is guessed how much a model without a rate may get."""
+"""Replicas per device assumed in the guess of how much a model without a rate may get."""
 
 
 def needs_of(request: PlanRequest) -> list[Need]:
-    """The needs of all models, in the request's order, rounded outwards."""
+    """Return the needs of all models, in the request's order, rounded outwards."""
     avoided = _avoided_names(request.models)
     kinds: dict[FaultDomain | None, tuple[int, ...]] = {None: ()}
     kinds |= {kind: _domains(request.devices, kind) for kind in FaultDomain}
     found = []
     for index, demand in enumerate(request.models):
         rate, units, rules = demand.demand.planned_req_per_s, units_of(demand), demand.rules
-        # Only where all demand need not be served may a model with a rate be left out altogether.
+        # A model with a rate may be left out completely only if not all demand must be served.
         optional = rate is not None and not request.objective.is_cost
         kept = None if rate is None or rules.survive is None else rate * rules.survive_share
         need = Need(
@@ -60,8 +60,8 @@ def needs_of(request: PlanRequest) -> list[Need]:
 
 
 def units_of(demand: ModelDemand) -> int:
-    """Integers per request/s of a model: so many that its least rate is `LEAST` of them, and its
-    largest one is not beyond `MOST_RATE`."""
+    """Return the integers per request/s of a model, such that its least rate is at least `LEAST`
+    and its largest rate is not beyond `MOST_RATE`."""
     rates = [c.capacity_req_per_s for c in demand.candidates]
     planned = demand.demand.planned_req_per_s
     rates += [] if planned is None else [planned * demand.rules.survive_share]
@@ -72,9 +72,9 @@ def units_of(demand: ModelDemand) -> int:
 
 
 def with_lifts(request: PlanRequest, needs: Sequence[Need]) -> tuple[Need, ...]:
-    """The needs; a replica of a priority counts more in sums than all that lower ones ask for.
+    """Return the needs with lifts: a replica of a priority outweighs all lower priorities' demand.
 
-    As far as floats reach: `planner.priorities` says what is proven of priorities, and how.
+    This holds as far as floats allow: `planner.priorities` explains how priorities are proven.
     """
     rated = any(n.rated for n in needs)
     counted = [n for n in needs if n.rated == rated]
@@ -92,7 +92,7 @@ def with_lifts(request: PlanRequest, needs: Sequence[Need]) -> tuple[Need, ...]:
 
 
 def _least(request: PlanRequest, need: Need) -> float:
-    """Weighted requests/s that one replica gives alone, or all that are asked for."""
+    """Return the weighted requests/s of one replica alone, but at most the model's demand."""
     rates = [c.capacity_req_per_s for c in request.models[need.model].candidates]
     each = min((rate for rate in rates if rate > 0), default=1.0)
     return need.weight * (min(each, need.planned / need.units) if need.rated else each)
@@ -106,7 +106,7 @@ def _most(request: PlanRequest, need: Need) -> float:
 
 
 def _avoided_names(models: tuple[ModelDemand, ...]) -> dict[str, set[str]]:
-    """Who never shares a device with whom: both ways, whoever says it; known models only."""
+    """Return the models that never share a device, symmetric, of known models only."""
     known = {m.model for m in models}
     found: dict[str, set[str]] = {}
     for model in models:
@@ -118,13 +118,13 @@ def _avoided_names(models: tuple[ModelDemand, ...]) -> dict[str, set[str]]:
 
 
 def _domains(devices: tuple[Device, ...], kind: FaultDomain) -> tuple[int, ...]:
-    """The fault domain of every device, numbered from 0 in order of appearance."""
+    """Return the fault domain of every device, numbered from 0 in order of appearance."""
     numbers: dict[object, int] = {}
     return tuple(numbers.setdefault(domain_name(device, kind), len(numbers)) for device in devices)
 
 
 def domain_name(device: Device, kind: FaultDomain) -> tuple[str, str]:
-    """What is lost together with a device; without a rack its host is the rack."""
+    """Return the fault domain that is lost with a device; without a rack the host counts."""
     match kind:
         case FaultDomain.DEVICE:
             return ("device", device.id)

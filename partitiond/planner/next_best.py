@@ -1,8 +1,8 @@
-"""The next best plan where nothing runs: of those found, one on other kinds of device.
+"""Finds the next best plan if nothing runs: a plan on other kinds of device, of those found.
 
-Where something runs, the price of a move decides between plans (`core.plan_choices`). Where nothing
-does, what decides is what devices cost: so of the plans that were found the one is told that would
-win first as a price changes (`core.plan_kinds`), or the objective under which another one wins.
+If something runs, the price of a move decides between plans (`core.plan_choices`). If nothing runs,
+the cost of devices decides. The next best plan is then the one that would win first if a price
+changed (`core.plan_kinds`), or the plan that wins under another objective.
 """
 
 import collections
@@ -20,19 +20,19 @@ from partitiond.planner.packing import Packing
 from partitiond.planner.types import Instance, PlanRequest
 
 FEW: Final = 2_000
-"""Models times devices up to which greedy plans are made, in a part of a second each: often one of
-them meets the bound, as with twelve models on sixteen GPUs in half a second."""
+"""Models times devices up to which greedy plans are made, each in a fraction of a second. Often one
+of them meets the bound, as with twelve models on sixteen GPUs in half a second."""
 
 
 def taken(packing: Packing) -> OnKinds:
-    """What a packing takes."""
+    """Return the number of devices of each kind that a packing uses, and their price."""
     used = [packing.instance.request.devices[index] for index in packing.used()]
     price = math.fsum(device.price_per_hour for device in used)
     return OnKinds(collections.Counter(device.hardware for device in used), price)
 
 
 def is_asked(request: PlanRequest) -> bool:
-    """Whether a next best plan is told of, and plans are made for it."""
+    """Whether a next best plan is to be reported, so that plans are made for it."""
     kinds = {device.hardware for device in request.devices}
     few = len(request.models) * len(request.devices) <= FEW
     told = request.objective in (Objective.MIN_PRICE, Objective.MIN_DEVICES)
@@ -42,7 +42,7 @@ def is_asked(request: PlanRequest) -> bool:
 
 
 def without(instance: Instance, kind: str, seconds: float) -> Instance | None:
-    """The question without a kind of device; None where a model fits nowhere then."""
+    """Return the problem without a kind of device; None if a model then fits no device."""
     request = instance.request
     devices = tuple(device for device in request.devices if device.hardware != kind)
     asked = dataclasses.replace(request, devices=devices, time_limit_seconds=seconds)
@@ -51,10 +51,10 @@ def without(instance: Instance, kind: str, seconds: float) -> Instance | None:
 
 
 def on_other_kinds(found: Iterable[OnKinds], chosen: Packing) -> OnKinds | None:
-    """The plan found on other kinds of device, or on other numbers of them, that would win first.
+    """Return the plan on other kinds of device, or other numbers of them, that would win first.
 
-    Under `min-price` at other prices; under `min-devices` the cheapest one, where it costs
-    less. None where no such plan was found.
+    Under `min-price` it wins at other prices. Under `min-devices` it is the cheapest plan, if that
+    costs less than the chosen one. None if no such plan was found.
     """
     request, mine, plans = chosen.instance.request, taken(chosen), [*found]
     if not is_asked(request):
@@ -63,7 +63,7 @@ def on_other_kinds(found: Iterable[OnKinds], chosen: Packing) -> OnKinds | None:
     cheaper = least.price_per_hour < mine.price_per_hour * (1 - EPSILON)
     if request.objective is Objective.MIN_DEVICES:
         return least if cheaper else None
-    if cheaper:  # found as others were looked for: it came too late to be the plan
+    if cheaper:  # found while looking for other plans, too late to become the plan
         return least
     each: dict[str, set[float]] = collections.defaultdict(set)
     for device in request.devices:
@@ -73,7 +73,7 @@ def on_other_kinds(found: Iterable[OnKinds], chosen: Packing) -> OnKinds | None:
 
 
 def next_best_told(chosen: Packing, other: OnKinds | None) -> str | None:
-    """The next best plan, and what would have to change for it to win, in a sentence."""
+    """Return a sentence with the next best plan, and what would have to change for it to win."""
     if other is None:
         return None
     mine = taken(chosen)

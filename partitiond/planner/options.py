@@ -1,4 +1,4 @@
-"""The ways to run one device: alone, or a sharing mode at a level and a kappa."""
+"""Lists the ways to run one device: alone, or in a sharing mode at a level and a kappa."""
 
 import itertools
 import math
@@ -17,10 +17,10 @@ from partitiond.planner.types import SHARE_SCALE, Item, Option
 
 
 def open_modes(device: Device) -> tuple[SharingMode, ...]:
-    """Sharing modes in which a replica may be put onto the device as it is.
+    """Return the sharing modes in which the device can take a replica as it is.
 
-    None on a cordoned device. Where others hold GPU instances or run under MPS, the device's mode
-    is decided: it cannot be changed while they run.
+    None on a cordoned device. If foreign processes hold GPU instances or run under MPS, the mode is
+    fixed: it cannot be changed while they run.
     """
     if device.cordoned or device.max_replicas == 0:
         return ()
@@ -32,20 +32,20 @@ def open_modes(device: Device) -> tuple[SharingMode, ...]:
 
 
 def options_of(device: Device, interference: Interference, items: Iterable[Item]) -> list[Option]:
-    """All ways to run a device: alone first, then mode by level by kappa.
+    """Return all ways to run a device: alone first, then mode by level by kappa.
 
     Levels ascend, and kappas within a level, so the first option that holds a set of replicas is
-    the one at their own level and kappa.
+    the one at the replicas' own level and kappa.
 
     Args:
-        device: its modes and limits count, not its size.
-        interference: levels.
-        items: what may be on the device; their kappas are the ones there are.
+        device: the device; its modes and limits count, not its size.
+        interference: the levels.
+        items: items that may be on the device; only their kappas are used.
     """
     there = list(items)
     modes = open_modes(device)
     found = []
-    # Where others are known to compute on the device nobody has it alone.
+    # No replica is alone on a device where foreign processes are known to compute.
     if modes and not (device.occupied_slices or device.occupied_sm_percent):
         found.append(Option(None, 1.0, 1, (0, SHARE_SCALE), math.inf, 0))
     for mode in modes:

@@ -1,4 +1,4 @@
-"""A packing: which items are on which abstract device, and how each device is run."""
+"""Holds a packing: which items are on which abstract device, and how each device is run."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from partitiond.planner.types import PRICE_SCALE, RATE_SCALE, Group, Instance, I
 
 @dataclasses.dataclass(slots=True)
 class Load:
-    """What is on one device: its option's place in the group's options, items, and their sums."""
+    """The contents of one device: position of its option in its group, items, and their sums."""
 
     group: int
     option: int | None = None
@@ -27,7 +27,7 @@ class Load:
 
 
 def _count(load: Load, it: Item, how: Option, sign: int) -> None:
-    """Add an item to a load's sums, or take it off."""
+    """Add an item to a load's sums, or subtract it."""
     load.memory += sign * it.memory_bytes
     load.sm += sign * it.sm
     load.busy += sign * it.busy
@@ -57,11 +57,11 @@ class Packing:
         return other
 
     def group(self, index: int) -> Group:
-        """The group of a device."""
+        """Return the group of a device."""
         return self.instance.groups[self.loads[index].group]
 
     def option(self, index: int) -> Option:
-        """How a device that is in use is run."""
+        """Return the option as which a device in use is run."""
         option = self.loads[index].option
         assert option is not None, "an empty device has no option"
         return self.group(index).options[option]
@@ -69,7 +69,7 @@ class Packing:
     def fits(self, index: int, item: int, option: int, *, company: bool = True) -> bool:
         """Whether `item` fits onto device `index` when that is run as `option` of its group.
 
-        `company=False` leaves out who has to be near it; the caller sees to that.
+        `company=False` ignores the models that have to be near it; the caller checks those.
         """
         load = self.loads[index]
         if load.option is not None and load.option != option:
@@ -99,7 +99,7 @@ class Packing:
         )
 
     def pools_allow(self, index: int, item: int) -> bool:
-        """Whether what devices of one host share has room for the item."""
+        """Whether the shared limits of the device's host have room for the item."""
         pools = self.instance.pools
         return all(
             self.pool_used[p] + self.instance.pool_use(pools[p], item) <= pools[p].capacity
@@ -107,12 +107,12 @@ class Packing:
         )
 
     def add(self, index: int, item: int, option: int) -> None:
-        """Put an item onto a device; the caller has asked `fits`."""
+        """Put an item onto a device; the caller has checked `fits`."""
         self._change(index, item, +1, option)
         self.loads[index].items.append(item)
 
     def remove(self, index: int, item: int) -> None:
-        """Take an item away; the last one closes the device."""
+        """Remove an item; removing the last one closes the device."""
         load = self.loads[index]
         load.items.remove(item)
         assert load.option is not None
@@ -131,7 +131,7 @@ class Packing:
         self.counts[it.model] += sign
 
     def rerun(self, index: int, option: int) -> None:
-        """Run a device that is in use as another option; the caller knows that all fits."""
+        """Run a device in use as another option; the caller knows that all its items fit."""
         before = self.loads[index].option
         assert before is not None
         for item in self.loads[index].items:
@@ -139,7 +139,7 @@ class Packing:
             self._change(index, item, +1, option)
 
     def best_option(self, index: int, items: list[int]) -> int | None:
-        """The lowest level at which the device holds exactly `items`; None where none does."""
+        """Return the lowest option at which the device holds exactly `items`; None if none does."""
         group = self.group(index)
         for option, how in enumerate(group.options):
             if self._may_be(group, how, items) and self._holds_all(group, how, items):
@@ -147,7 +147,7 @@ class Packing:
         return None
 
     def _may_be(self, group: Group, how: Option, items: list[int]) -> bool:
-        """Whether each item by itself may be on a device that is run so: as `Group.fits`."""
+        """Whether each item by itself may be on a device that is run as `how`, as `Group.fits`."""
         bears = group.held[how.mode]
         return all(
             bears.get(item, 0.0) >= how.level
@@ -165,18 +165,18 @@ class Packing:
         return True
 
     def settle(self) -> None:
-        """Run every device at the lowest level that holds what is on it."""
+        """Run every device at the lowest level that holds its items."""
         for index, load in enumerate(self.loads):
             best = self.best_option(index, load.items) if load.items else None
             if best is not None and best != load.option:
                 self.rerun(index, best)
 
     def used(self) -> list[int]:
-        """Devices that hold something."""
+        """Return the devices that hold something."""
         return [index for index, load in enumerate(self.loads) if load.items]
 
     def cost_units(self) -> int:
-        """Cost of devices in use and of what is on them, in 1 / PRICE_SCALE; exact."""
+        """Return the cost of devices in use and of their items, in 1 / PRICE_SCALE; exact."""
         items = self.instance.items
         return sum(
             self.group(index).price + sum(items[item].cost for item in self.loads[index].items)
@@ -184,11 +184,11 @@ class Packing:
         )
 
     def cost(self) -> float:
-        """The same as a number; what it means depends on the objective (`planner.costs`)."""
+        """Return the cost as a number; its unit depends on the objective (`planner.costs`)."""
         return self.cost_units() / PRICE_SCALE
 
     def lacking(self) -> list[int]:
-        """Models whose replicas, rate or survival fall short, as positions in `needs`."""
+        """Return the models short of replicas, rate or survival, as positions in `needs`."""
         return [
             position
             for position, need in enumerate(self.instance.needs)
@@ -196,11 +196,11 @@ class Packing:
         ]
 
     def short_replicas(self) -> int:
-        """Replicas missing to the least numbers."""
+        """Return the number of replicas missing to the least numbers."""
         return sum(max(0, n.min_replicas - self.counts[n.model]) for n in self.instance.needs)
 
     def goodput(self) -> float:
-        """Weighted planned requests/s; models without a rate count only where none has one."""
+        """Return weighted planned requests/s; models without a rate count only if none has one."""
         needs = self.instance.needs
         rated = [n for n in needs if n.rated]
         worths = (

@@ -1,4 +1,4 @@
-"""Memory of one device, and limits that devices of one host share."""
+"""Computes the usable memory of a device, and the limits that devices of one host share."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
 from partitiond.core.plan import Candidate
 
 MAX_CORE_SETS: Final = 6
-"""Distinct core lists on one host for which every union is constrained; hosts have one per NUMA
+"""Distinct core lists on one host for which every union is constrained; a host has one per NUMA
 node and one for the CPU device."""
 
 
@@ -23,14 +23,14 @@ class Pool:
     capacity: int
 
     def taken_by(self, candidate: Candidate, device: Device) -> int:
-        """What one replica on the device takes of it."""
+        """Return what one replica on the device takes of the limit."""
         on_cpu = device.kind is DeviceKind.CPU
         memory = candidate.memory_bytes if on_cpu else candidate.host_memory_bytes
         return candidate.size.cores if self.kind == "cores" else memory
 
 
 def usable_bytes(device: Device) -> int:
-    """Memory for footprints: total less reserved, foreign use and headroom."""
+    """Return the memory for footprints: total less reserved, foreign use and headroom."""
     usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
     return max(0, usable - headroom_bytes(device.memory_bytes))
 
@@ -38,12 +38,12 @@ def usable_bytes(device: Device) -> int:
 def shared_limits(
     devices: tuple[Device, ...], host_memory_bytes: tuple[tuple[str, int], ...], share_cores: bool
 ) -> tuple[Pool, ...]:
-    """Cores and memory of each host, where several devices draw from them.
+    """Return cores and memory of each host, if several devices draw from them.
 
     Args:
         devices: all devices.
-        host_memory_bytes: memory for engines by host, where no CPU device says it.
-        share_cores: whether a core that two devices of a host list is one core.
+        host_memory_bytes: memory for engines by host, if no CPU device states it.
+        share_cores: True if a core listed by two devices of a host is one core.
     """
     by_host: dict[str, list[int]] = {}
     for index, device in enumerate(devices):
@@ -63,7 +63,7 @@ def shared_limits(
 def _core_pools(
     devices: tuple[Device, ...], bins: list[int]
 ) -> Iterable[tuple[str, frozenset[int], int]]:
-    """Hall's condition: engines whose cores lie within a set need no more than the set holds."""
+    """Apply Hall's condition: engines with cores within a set need no more cores than it has."""
     sets = sorted({frozenset(devices[b].cores) for b in bins if devices[b].cores}, key=sorted)
     if sum(len(s) for s in sets) == len(frozenset().union(*sets)) and len(sets) == len(bins):
         return

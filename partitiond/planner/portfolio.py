@@ -1,12 +1,12 @@
-"""Runs the members, keeps the best, and among plans as good takes the one near what runs.
+"""Runs the planner's members and keeps the best plan; of equally good plans, the nearest to now.
 
-Always: the bound by linear prices, and what runs, completed. Then greedy plans and the two
-baselines, where that is quick. A plan that meets the bound ends it there, and no compiled code is
-loaded. Small instances: CP-SAT, which proves. The others: the compiled search from what was found
-until the time is over or the bound is met, with the market beside it for bounds and further plans.
-The search is compiled where that was never done on this machine, while the clock of the solve
-stands still. Where models have to be near others, a search a few devices at a time has most of the
-time. Whatever is found is told to the watch; the best of it is the answer, whenever it ends.
+Always run: the bound by linear prices, and the completion of what runs. Then greedy plans and the
+two baselines, if they are quick. A plan that meets the bound ends the solve, and no compiled code
+is loaded. Small instances go to CP-SAT, which proves. Others go to the compiled search, from the
+best plan until the time is over or the bound is met; the market beside it finds bounds and plans.
+If the search was never compiled on this machine, it is compiled first while the solve's clock is
+stopped. If models have to be near others, a search over a few devices at a time gets most of the
+time. Every plan found is reported to the watch, so its best one is the answer at any time.
 """
 
 import dataclasses
@@ -40,30 +40,30 @@ from partitiond.planner.sites import build_sites
 from partitiond.planner.types import PRICE_SCALE, RATE_SCALE, Instance
 
 COST_SHARE: Final = 0.2
-"""Deterministic seconds for CP-SAT per second of the time limit: it needs up to three wall-clock
-seconds for one of them."""
+"""Deterministic seconds for CP-SAT per second of the time limit: one of them takes CP-SAT up to
+three wall-clock seconds."""
 EXACT_SHARE: Final = 0.6
-"""Share of the time that is left for CP-SAT; the rest is the search's, where it proves nothing."""
+"""Share of the remaining time for CP-SAT; the rest is for the search if CP-SAT proves nothing."""
 HOPE_SHARE: Final = 0.3
-"""The same where no plan serves everything yet: the most goodput may need time as well."""
+"""The same if no plan serves everything yet: the most goodput may need time as well."""
 POURS_PER_SECOND: Final = 10_000
-"""Pours of the linear program per second of the time limit, an eighth of which they take. All of
-100 models on 64 devices are 90,000: they prove 3.5 % less goodput than a sample of 25,000."""
+"""Pours of the linear program per second of the time limit, of which they take an eighth. All
+pours of 100 models on 64 devices are 90,000; they prove 3.5 % less goodput than 25,000 of them."""
 MOST_POURS: Final = 200_000
-"""Of 1,000 models on 512 devices twice as many prove a part in a thousand more, and take three
+"""For 1,000 models on 512 devices, twice as many prove a part in a thousand more, and take three
 times as long."""
 SMALL: Final = 2_500
-"""Variables up to which CP-SAT is asked: beyond, the compiled search is better in a second than it
-is in a minute. 100 models on 64 devices have 8,000."""
+"""Variables up to which CP-SAT is used: beyond, the compiled search is better in a second than
+CP-SAT in a minute. 100 models on 64 devices have 8,000."""
 TINY: Final = 60
-"""Variables up to which CP-SAT is done before compiled code is loaded."""
+"""Variables up to which CP-SAT runs before compiled code is loaded."""
 GREEDY_SHARE: Final = 0.2
-"""Share of the time for greedy plans at most."""
+"""Maximum share of the time for greedy plans."""
 RULES_SHARE: Final = 0.65
-"""Share of the time for models that have to be near others, where there are any."""
+"""Share of the time for models that have to be near others, if there are any."""
 OTHERS_SHARE: Final = 0.15
-"""Share of the time for plans without a kind of device, where the next best one is told by them: a
-fifth of a second is mostly enough for a dozen models."""
+"""Share of the time for plans without a kind of device, if the next best plan comes from them: a
+fifth of a second is usually enough for a dozen models."""
 
 
 def solve_portfolio(
@@ -72,13 +72,13 @@ def solve_portfolio(
     stop: Stop = never,
     may: May = lambda _packing: 0,
 ) -> Found:
-    """The best plan for the request's objective; what cannot all be served is served in part.
+    """Return the best plan for the request's objective; what does not fit is served in part.
 
     Args:
-        instance: the question.
-        on_progress: told how far it is, from time to time, in the thread that found something.
-        stop: asked now and then whether to end with the best so far.
-        may: what speaks against a packing: of those with least, the best is taken.
+        instance: the problem instance.
+        on_progress: called periodically with the progress, in the thread that found something.
+        stop: called periodically; True ends the solve with the best plan so far.
+        may: the objection to a packing: the best packing among those with the least is chosen.
     """
     watch, objective = Watch(instance, on_progress, stop), instance.request.objective
     if objective.is_cost:
@@ -93,13 +93,13 @@ def solve_portfolio(
 
 @dataclasses.dataclass(slots=True)
 class _Gathered:
-    """What the members found.
+    """The plans and proofs of the members.
 
     Attributes:
-        most_moves: replicas that a plan may move; None for no limit.
-        exact: what CP-SAT said, where it was asked.
+        most_moves: limit on the replicas that a plan may move; None for no limit.
+        exact: the result of CP-SAT, if it was used.
         by_columns: whether the market gave a better bound than the linear program.
-        class_bounds: what CP-SAT proved of each priority, by position.
+        class_bounds: bounds by CP-SAT for each priority, by position.
     """
 
     members: list[Member]
@@ -110,7 +110,7 @@ class _Gathered:
 
 
 def _gather(watch: Watch, prices: Prices, *, by_cost: bool) -> _Gathered:
-    """All members, one after the other, until one is proven best or the time is over."""
+    """Run all members in turn, until a plan is proven the best or the time is over."""
     instance, size = watch.instance, _variables(watch.instance)
     members, most_moves = kept(
         watch, prices.entry, by_cost=by_cost, searches=lambda: size > TINY and _compiled(watch)
@@ -131,13 +131,13 @@ def _gather(watch: Watch, prices: Prices, *, by_cost: bool) -> _Gathered:
         unplanned = by_cost and not found.members
         if status is Status.OPTIMAL or (unplanned and status is Status.INFEASIBLE):
             return found
-    # Of the most goodput there is always a plan, and this finds it where nothing has.
+    # For goodput there is always a plan; this finds one if nothing else has.
     if watch.done or (watch.stop() and (by_cost or found.members)):
         return found
     deadline, best = watch.deadline, _best(found.members, by_cost)
     if _tied(instance):
         watch.deadline -= RULES_SHARE * watch.left()
-    # It takes a second to load, and a minute to compile once: not for what is proven already.
+    # Loading takes a second, compiling a minute once: not done if the plan is proven already.
     if _compiled(watch, needed=best is None):
         from partitiond.planner.searching import search
 
@@ -150,21 +150,21 @@ def _gather(watch: Watch, prices: Prices, *, by_cost: bool) -> _Gathered:
 
 
 def _prices(instance: Instance, *, as_cost: bool) -> Prices:
-    """What one replica takes, and what that proves."""
+    """Return the price of each replica, and the bound that the prices prove."""
     most = round(POURS_PER_SECOND * instance.request.time_limit_seconds)
     most = min(max(SAMPLE, most), MOST_POURS)
     return linear_prices(build_sites(instance), as_cost=as_cost, most=most)
 
 
 def _greedy(watch: Watch, prices: Prices, *, by_cost: bool) -> list[Member]:
-    """Greedy plans and the baselines; nothing in an instance too large for that, or where what
-    runs is proven as it is."""
+    """Return greedy plans and baselines; none if the instance is too large, or if the completion
+    of what runs is already proven optimal."""
     instance = watch.instance
     quick = len(instance.needs) * len(instance.group_of) <= FEW
     if watch.done or not quick or (by_cost and watch.stop()):
         return []
 
-    # Where no search may follow there is no other plan, and on a slow machine it takes longer.
+    # If no search may follow there is no other plan, and on a slow machine this takes longer.
     share = GREEDY_SHARE if instance.request.may_search else 1.0
     until = time.monotonic() + share * watch.left()
 
@@ -180,7 +180,7 @@ def _greedy(watch: Watch, prices: Prices, *, by_cost: bool) -> list[Member]:
 
 
 def _answers(members: list[Member], by_cost: bool) -> list[Member]:
-    """Where everything is to be served, those that lack nothing, by whichever rule."""
+    """Return the valid answers: by cost, only the plans that lack nothing under any rule."""
     return [m for m in members if not m.packing.lacking()] if by_cost else members
 
 
@@ -191,7 +191,7 @@ def _best(members: list[Member], by_cost: bool) -> Member | None:
 
 
 def _ask_exact(watch: Watch, found: _Gathered, *, by_cost: bool) -> Status | None:
-    """Ask CP-SAT, from the best plan, and take what it found and proved; what it says of that."""
+    """Run CP-SAT from the best plan, keep its plans and bounds, and return its status."""
     if watch.done:
         return None
     best, classes = _best(found.members, by_cost), classes_of(watch.instance)
@@ -222,7 +222,7 @@ def _ask_exact(watch: Watch, found: _Gathered, *, by_cost: bool) -> Status | Non
 
 
 def _solve_cost(watch: Watch, may: May) -> Found | None:
-    """None where no plan serves everything, or none is found."""
+    """Solve for the least cost; None if no plan serves everything, or none is found."""
     instance = watch.instance
     prices = _prices(instance, as_cost=True)
     least = prices.value
@@ -233,7 +233,7 @@ def _solve_cost(watch: Watch, may: May) -> Found | None:
     by_price = is_asked(instance.request) and watch.objective is Objective.MIN_PRICE
     watch.deadline -= OTHERS_SHARE * watch.left() if by_price else 0.0
     found = _gather(watch, prices, by_cost=True)
-    # With a plan in hand it would be no proof: devices dearer than that plan were left out.
+    # With a known plan this is no proof: devices more expensive than that plan were left out.
     if not found.members:
         exact = found.exact
         watch.impossible |= exact is not None and exact.status is Status.INFEASIBLE
@@ -252,9 +252,9 @@ def _solve_cost(watch: Watch, may: May) -> Found | None:
 
 
 def _without_each_kind(watch: Watch, members: list[Member]) -> list[Packing]:
-    """A plan without each kind of device that the best one uses: the search mostly keeps to these.
+    """Return plans without each kind of device in the best plan: the search mostly keeps to these.
 
-    Under `min-price` they are searched for as long as the plan is not proven, else made greedily.
+    Under `min-price` they are searched for if the plan is not proven yet, else made greedily.
     """
     from partitiond.planner.warm import is_warm
 
@@ -279,7 +279,7 @@ def _without_each_kind(watch: Watch, members: list[Member]) -> list[Packing]:
 def _answer(
     watch: Watch, found: _Gathered, chosen: Member, *, best: Member, bound: float, optimal: bool
 ) -> Found:
-    """What was chosen, as the answer for the objective that the watch speaks of."""
+    """Return the chosen plan as the answer for the watch's present objective."""
 
     def value(one: Member) -> float:
         return one.packing.cost() if watch.objective.is_cost else one.packing.goodput()
@@ -318,8 +318,8 @@ def _solve_goodput(watch: Watch, proven_impossible: bool | None, may: May) -> Fo
     optimal = (exact is not None and exact.status is Status.OPTIMAL) or proven
     optimal = optimal and chosen.packing.goodput() >= value * (1 - EPSILON)
     if chosen.packing.short_replicas() > short:
-        # A budget of moves left no plan with as many of the least replicas. It may give more than
-        # any plan that has them, which is what an exact solver proves.
+        # The move budget left no plan with as many of the least replicas. Such a plan may give more
+        # goodput than any plan that has them, and CP-SAT's bound covers only the latter.
         best, found.exact, most, optimal = chosen, None, bound, False
     answer = _answer(watch, found, chosen, best=best, bound=most, optimal=optimal)
     answer = dataclasses.replace(answer, seen=seen, proven_impossible=proven_impossible)
@@ -330,9 +330,9 @@ def _solve_goodput(watch: Watch, proven_impossible: bool | None, may: May) -> Fo
 
 
 def _exact_with_moves(watch: Watch, members: list[Member], least: float) -> float | None:
-    """CP-SAT with the price of moves, on small instances; adds what it found to the members.
+    """Run CP-SAT with the price of moves on small instances, and add its plan to the members.
 
-    Returns a bound on the cost with that price, where one was proven.
+    Returns a bound on the cost including that price, if one was proven.
     """
     instance, objective = watch.instance, watch.objective
     price = price_of_a_move(instance.request, objective)
@@ -354,7 +354,7 @@ def _exact_with_moves(watch: Watch, members: list[Member], least: float) -> floa
 
 
 def _solve_scaled(watch: Watch, may: May) -> Found:
-    """The largest common factor (`planner.scale`); the most goodput where there is none at all."""
+    """Maximise the common factor (`planner.scale`); the most goodput if no factor is above 0."""
     instance = watch.instance
     large = _variables(instance) > SMALL
     raised = largest_factor(
@@ -365,10 +365,10 @@ def _solve_scaled(watch: Watch, may: May) -> Found:
     if raised.best is not None:
         return raised.answer(raised.best, may)
     served = _solve_goodput(watch, raised.bound < 0 and not raised.met(), may)
-    # A plan that misses least numbers is no plan of this objective, whatever is proven of it.
+    # A plan that misses least numbers is not valid for this objective, whatever is proven of it.
     if not raised.met() or served.packing.short_replicas():
         return served
-    # Not everybody can have a replica: the smallest share is 0, and the rest is goodput.
+    # Not every model can have a replica: the smallest share is 0, and the rest is goodput.
     return dataclasses.replace(
         served,
         objective=instance.request.objective,
@@ -388,11 +388,11 @@ def _variables(instance: Instance) -> int:
 
 
 def _compiled(watch: Watch, *, needed: bool = False) -> bool:
-    """Whether the compiled search is to be used: not where the request does without and there is
-    a plan. Where it was never compiled here, that is done first, while the clock stands still.
+    """Whether to use the compiled search: not if the request goes without it and a plan exists. If
+    it was never compiled here, compile it first while the solve's clock is stopped.
 
     Raises:
-        CompilingStopped: somebody asked to end meanwhile, and there is no plan without.
+        CompilingStopped: the caller stopped meanwhile, and no plan exists without the search.
     """
     from partitiond.planner.warm import is_warm, warm
 
@@ -411,7 +411,7 @@ def _compiled(watch: Watch, *, needed: bool = False) -> bool:
 
 
 def _tied(instance: Instance) -> bool:
-    """Whether there are models that the compiled search leaves where they are."""
+    """Whether there are models that the compiled search does not move."""
     ties = instance.ties
     return bool(ties.near if instance.request.may_search else ties.beyond_device)
 
@@ -419,7 +419,7 @@ def _tied(instance: Instance) -> bool:
 def _with_rules(
     watch: Watch, best: Member | None, *, by_cost: bool, share: float = RULES_SHARE
 ) -> list[Member]:
-    """The search that moves models which the compiled one leaves in place, where there are any."""
+    """Run the search that moves the models which the compiled search leaves in place, if any."""
     tiny = _variables(watch.instance) <= TINY
     if best is None or watch.done or tiny or not _tied(watch.instance):
         return []
@@ -427,7 +427,7 @@ def _with_rules(
 
 
 def _devices_at_most(instance: Instance, hint: Packing | None) -> list[int]:
-    """Devices of each group, without those that cost more in sum than the plan known."""
+    """Return devices of each group, without those that together cost more than the known plan."""
     devices = list[int]()
     for group in instance.groups:
         most = len(group.bins)
@@ -447,7 +447,7 @@ def _exact(
     moves: Moves | None = None,
     share: float = 1.0,
 ) -> Exact | None:
-    """CP-SAT from a packing, in a share of its time; all that is left is its own for moves."""
+    """Run CP-SAT from a packing in a share of its time; with moves, in all remaining time."""
     instance, left = watch.instance, watch.left()
     if left <= 0:
         return None

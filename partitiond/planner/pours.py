@@ -1,8 +1,8 @@
-"""What linear programs over a whole fleet see: alike devices together, and ways to place a replica.
+"""Prepares an instance for linear programs over a whole fleet: merged classes and "pours".
 
-Groups that differ only in the host whose pools they draw from become one class, and the pools of
-hosts with the same devices and capacities one pool with the sum of theirs. A *pour* is an entry of
-`Sites` on a class of devices at one level; what it takes are shares of a device and of pools.
+Groups that differ only in the host whose pools they draw from become one class. The pools of hosts
+with the same devices and capacities become one pool with the sum of their capacities. A *pour* is
+an entry of `Sites` on a class of devices at one level; it takes shares of a device and of pools.
 """
 
 import dataclasses
@@ -14,24 +14,24 @@ from partitiond.planner.sites import NO_LIMIT, Floats, Ints, Sites, ints
 from partitiond.planner.types import PRICE_SCALE
 
 SPLIT: Final = 4_000
-"""Pours, times kappas, up to which devices with different largest kappas are told apart."""
+"""Limit on pours times kappas up to which ways with different largest kappas are kept apart."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Classes:
-    """Devices that hold the same and draw from pools that are alike, taken together.
+    """Classes of devices that hold the same and draw from equal pools.
 
-    Where devices and hosts are alike, that does not loosen a bound.
+    Merging equal devices and hosts does not loosen a bound.
 
     Attributes:
         of_group: (G,) the class of each group.
-        site_class: (C,) what a device can hold, as a class of `Sites`.
-        count, cost: (C,) devices, and the cost of one.
-        draws: (C, P) from how many of the pools that were merged into each a device draws.
-        column: (P,) of `Sites.entry_pool`, what a replica takes of each.
-        whole: (P,) all of each. Bytes and cores differ by ten orders, so programs count in parts
-            of it.
-        pools: how many there are.
+        site_class: (C,) the class of `Sites`, which says what a device can hold.
+        count, cost: (C,) number of devices, and the cost of one.
+        draws: (C, P) how many of the pools merged into each pool a device draws from.
+        column: (P,) column of `Sites.entry_pool` with what a replica takes of the pool.
+        whole: (P,) capacity of each merged pool. Bytes and cores differ by ten orders of
+            magnitude, so programs count in shares of it.
+        pools: number of merged pools.
     """
 
     of_group: Ints
@@ -45,7 +45,7 @@ class Classes:
 
 
 def make_classes(sites: Sites) -> Classes:
-    """Put alike groups together."""
+    """Merge groups that are alike into classes."""
     instance = sites.instance
     keys = [
         (pool.kind, pool.capacity, tuple(sorted(sites.device_class[list(pool.bins)].tolist())))
@@ -67,7 +67,7 @@ def make_classes(sites: Sites) -> Classes:
         cost=np.asarray(sites.group_cost[first] / PRICE_SCALE, dtype=np.float64),
         draws=ints([[drawn.count(key) for key in merged] for _, drawn in alike], len(merged)),
         column=ints([0 if kind == "cores" else 1 for kind, _, _ in merged]),
-        # Of a pool without anything a replica takes more than all of it, or nothing.
+        # A replica takes more than all of an empty pool, or nothing.
         whole=np.array([max(1, keys.count(key) * key[1]) for key in merged], dtype=np.float64),
         pools=len(merged),
     )
@@ -75,18 +75,18 @@ def make_classes(sites: Sites) -> Classes:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Pours:
-    """Each way to place one replica: an entry on a class of devices at a level that it bears.
+    """All ways to place one replica: an entry on a class of devices at a level that it tolerates.
 
-    N pours, W ways to run a device: (class, site, level, and where pours are few the largest
-    kappa), sorted by class. R shares: of the resources of `Sites`, of the load, of the number of
+    N pours, W ways to run a device: (class, site, level, and the largest kappa if pours are few),
+    sorted by class. R shares: of the resources of `Sites`, of the load, and of the number of
     replicas.
 
     Attributes:
         way_class, way_site, way_level: (W,)
-        entry, model, way: (N,) what is poured, and where.
+        entry, model, way: (N,) the entry that is poured, its model, and the way to run a device.
         rate: (N,) requests/s at that level, in units of the need.
-        share: (N, R) what it takes of one device.
-        pool: (N, P) what it takes of all of each merged pool.
+        share: (N, R) share of one device that the replica takes.
+        pool: (N, P) share of each merged pool that the replica takes.
     """
 
     sites: Sites
@@ -103,14 +103,14 @@ class Pours:
 
 
 def make_pours(sites: Sites) -> Pours:
-    """All ways to place one replica."""
+    """Return all ways to place one replica."""
     classes = make_classes(sites)
     entry, at, crowd = _places(sites)
     site, levels, crowds = sites.entry_site[entry], *sites.limit_of.shape[1:]
     share = _shares(
         sites, entry, sites.limit_of[site, at, np.maximum(crowd, sites.entry_kappa[entry])]
     )
-    # A class has the same pours as others of its site class, of ways of its own.
+    # Classes of one site class have the same pours, each class with ways of its own.
     picked = [np.flatnonzero(sites.site_class[site] == held) for held in classes.site_class]
     of_class = np.repeat(np.arange(len(picked)), [len(mine) for mine in picked])
     every = np.concatenate([*picked, np.empty(0, dtype=np.int64)]).astype(np.int64)
@@ -135,9 +135,9 @@ def make_pours(sites: Sites) -> Pours:
 
 
 def _places(sites: Sites) -> tuple[Ints, Ints, Ints]:
-    """Entries, levels that they bear, and largest kappas of what is with them on a device.
+    """Return entries, the levels they tolerate, and the largest kappa beside them on a device.
 
-    Where these are many the kappa is 0 and stands for any: that makes the bound a little looser.
+    If there are many, the kappa is 0 and stands for any, which makes the bound slightly looser.
     """
     site, kappa = sites.entry_site, sites.entry_kappa
     levels, crowds = sites.limit_of.shape[1:]
@@ -149,7 +149,7 @@ def _places(sites: Sites) -> tuple[Ints, Ints, Ints]:
     if np.count_nonzero(bears) * crowds > SPLIT:
         entry, at = np.nonzero(bears)
         return entry, at, np.zeros(len(entry), dtype=np.int64)
-    # Of kappas that limit alike the largest one is enough.
+    # Of the kappas that give the same limit, the largest one is enough.
     rows = sites.limit_of[site]
     there = bears[:, :, None] & (rows >= 0) & (crowd >= kappa[:, None])[:, None, :]
     there[:, :, :-1] &= rows[:, :, :-1] != rows[:, :, 1:]
@@ -158,12 +158,12 @@ def _places(sites: Sites) -> tuple[Ints, Ints, Ints]:
 
 
 def _shares(sites: Sites, entry: Ints, row: Ints) -> Floats:
-    """(N, R) what each entry takes of one device whose loads a row of `busy_limit` limits.
+    """Return the (N, R) shares of a device that each entry takes, given its row of `busy_limit`.
 
     The load of n replicas is at most `busy_limit[n]`, which lies under a line I - s n, so the sum
-    of (busy + s) is at most I: linear whatever the interference. Where replicas of several kappas
-    are together the row of the largest one counts. By its own row a replica takes no more than by
-    that one: with kappa grows s, and with s grows (busy + s) / (limit + s).
+    of (busy + s) is at most I: linear whatever the interference. If replicas of several kappas
+    share a device, the row of the largest kappa counts. By its own row a replica takes no more
+    than by that row: s grows with kappa, and (busy + s) / (limit + s) grows with s.
     """
     capacity = sites.capacity[sites.entry_site[entry]]
     limited = (capacity > 0) & (capacity < NO_LIMIT)
@@ -175,7 +175,7 @@ def _shares(sites: Sites, entry: Ints, row: Ints) -> Floats:
 
 
 def _line(limit: Ints) -> tuple[float, float, float]:
-    """Replicas, and slope and level of the line above a row of `busy_limit`; level 0 where load
+    """Return replicas, slope and level of the line above a row of `busy_limit`; level 0 if load
     does not limit."""
     most = int(np.flatnonzero(limit >= 0).max(initial=0))
     if most < 1 or limit[1] >= NO_LIMIT / 2:

@@ -1,16 +1,16 @@
-"""Prices of what devices have, and the bound that follows from them.
+"""Prices the resources of devices, and derives a bound from the prices.
 
-A replica is worth what it takes of its device (memory, SM percent, cores, MIG slices, load,
-number), of what hosts share, and of the largest number of replicas of its model. However a device
-is run, what it holds is worth no more than all of its resources. So covering every model's demand
-costs at these prices no more than what the devices cost, what they are worth beyond it, and what is
-shared: a bound that no plan can beat. For goodput in the same way: what models gain beyond the
-prices, plus the worth of all devices and of what is shared.
+A replica's price is the worth of what it takes of its device (memory, SM percent, cores, MIG
+slices, load, number), of what hosts share, and of the largest number of replicas of its model.
+However a device is run, its contents are worth no more than all of its resources. Covering every
+model's demand at these prices therefore costs no more than the cost of the devices, their worth
+beyond that cost, and the worth of what is shared: a bound that no plan can beat. The same holds for
+goodput: the models' gains beyond the prices, plus the worth of all devices and of what is shared.
 
-The prices are the duals of a linear program in which all devices of one class are poured together.
-Given the prices, each model's best set is found over whole replicas, which is stronger than the
-program. The bound holds for any prices, so a solver's rounding cannot make it wrong. What whole
-replicas on whole devices prove beyond that, `market` finds.
+The prices are the duals of a linear program that pours all devices of one class together. At these
+prices each model's best set is found over whole replicas, which is a tighter bound than the
+program's. It holds for any prices, so a solver's rounding cannot make it wrong. `market` finds what
+whole replicas on whole devices prove beyond that.
 """
 
 import dataclasses
@@ -33,28 +33,28 @@ from partitiond.planner.sites import (
 from partitiond.planner.types import PRICE_SCALE, RATE_SCALE, Instance
 
 MANY: Final = 1_000_000
-"""`need_max` from here on does not limit."""
+"""`need_max` values from this number on do not limit."""
 SAFETY: Final = 1e-9
-"""Relative slack given away for floating-point sums."""
+"""Relative slack subtracted for floating-point sums."""
 SAMPLE: Final = 25_000
-"""Pours of the linear program, which takes a third of a second for so many."""
+"""Pours of the linear program, which takes a third of a second for this many."""
 PROOF: Final = 1e-6
-"""Relative excess of demand at which it counts as proven that devices cannot serve it."""
+"""Relative excess of demand that counts as a proof that devices cannot serve it."""
 GRID: Final = 400
-"""Steps into which a demand is cut when its best covering set is sought."""
+"""Number of steps into which a demand is cut to find its best covering set."""
 FLOOR: Final = 0.1
 """Share of a device's price that is spread over what a replica uses. A resource that is plentiful
-in the relaxation has price 0, and is scarce on single devices all the same."""
+in the relaxation has price 0, but can still be scarce on single devices."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Prices:
-    """What replicas are worth, and what that proves.
+    """Prices of replicas, and the bound that they prove.
 
     Attributes:
-        value: no plan is better: cost of devices and replicas, or weighted requests/s. None: it is
+        value: bound on the cost of devices and replicas, or on weighted requests/s. None: it is
             proven that the devices cannot serve everything.
-        entry: (E,) worth of one replica at its lowest level, in the objective's unit; above 0.
+        entry: (E,) price of one replica at its lowest level, in the objective's unit; above 0.
         used: (Q, L) devices of each site at each level in the relaxation.
     """
 
@@ -64,12 +64,12 @@ class Prices:
 
 
 def linear_prices(sites: Sites, *, as_cost: bool, most: int = SAMPLE) -> Prices:
-    """The prices of the relaxation, and the bound that they prove.
+    """Return the prices of the relaxation, and the bound that they prove.
 
     Args:
         sites: the instance as arrays.
-        as_cost: whether everything is to be served for the least, or goodput counts.
-        most: pours of the linear program; where there are more, it is of a sample.
+        as_cost: True to serve all demand at the least cost; False to maximise goodput.
+        most: limit on pours of the linear program; if there are more, a sample is solved.
     """
     if as_cost:
         sites = with_survival(sites)
@@ -84,12 +84,12 @@ def linear_prices(sites: Sites, *, as_cost: bool, most: int = SAMPLE) -> Prices:
 
 
 def bound_of(instance: Instance, *, as_cost: bool) -> float | None:
-    """No plan is better; None where it is proven that not everything can be served."""
+    """Return a bound that no plan can beat; None if not everything can be served, by proof."""
     return linear_prices(build_sites(instance), as_cost=as_cost).value
 
 
 def _contradict(sites: Sites) -> bool:
-    """Whether a least number or a rate takes more replicas than there may be."""
+    """Whether a least number or a rate needs more replicas than the largest number allows."""
     best = np.zeros(len(sites.need_rate), dtype=np.int64)
     np.maximum.at(best, sites.entry_model, sites.rates.max(axis=1, initial=0))
     limited = sites.need_max < MANY
@@ -100,13 +100,13 @@ def _contradict(sites: Sites) -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Duals:
-    """The optimum of the linear program. Bounds hold for any prices that are not negative.
+    """The optimum of the linear program. Bounds hold for any nonnegative prices.
 
     Attributes:
         price: (W, R) worth of all of one device's resources.
         pool: (P,) worth of all of each merged pool.
-        scarce: (M,) worth of one of the replicas that a model may have at most.
-        used: (W,) devices.
+        scarce: (M,) worth of one of the replicas in a model's largest number.
+        used: (W,) number of devices.
     """
 
     price: Floats
@@ -116,10 +116,10 @@ class Duals:
 
 
 def solve_sampled(pours: Pours, *, as_cost: bool, most: int = SAMPLE) -> Duals:
-    """The duals of every n-th model and an n-th of all devices, where there are many pours.
+    """Return the duals of every n-th model and an n-th of all devices, if there are many pours.
 
-    Bounds hold for any prices, and those of so many models are nearly those of all. That a sample
-    cannot be served proves nothing: its prices are those of the most goodput then.
+    Bounds hold for any prices, and a sample's prices are nearly those of all models. If the sample
+    cannot be served, that proves nothing: the prices are then those for the most goodput.
     """
     every = max(1, -(-len(pours.entry) // most))
     mine = np.flatnonzero(pours.model % every == 0)
@@ -132,7 +132,7 @@ def solve_sampled(pours: Pours, *, as_cost: bool, most: int = SAMPLE) -> Duals:
 
 
 def _alike(pours: Pours) -> Duals:
-    """Prices without a solution: all resources alike."""
+    """Return prices for use without a solution: all resources count the same."""
     resources = pours.share.shape[1]
     price = np.repeat(pours.classes.cost[pours.way_class][:, None] / resources, resources, axis=1)
     pools, models = np.zeros(pours.classes.pools), np.zeros(len(pours.sites.need_rate))
@@ -143,23 +143,23 @@ NO_SOLUTION: Final = (
     mathopt.TerminationReason.INFEASIBLE,
     mathopt.TerminationReason.INFEASIBLE_OR_UNBOUNDED,
 )
-"""Of programs that bounds on all columns keep from being unbounded."""
+"""Termination reasons of programs that cannot be unbounded, because all columns are bounded."""
 
 Terms = tuple[Ints, Ints | int, Floats | Ints | float]
 """Rows, columns and coefficients of terms of a linear program."""
 
 
 class _Program:
-    """Pours into ways to run devices, and these into classes.
+    """The linear program: pours go into ways to run devices, and ways into classes.
 
-    Columns are the pours, devices run each way, what each model is served, and the part of all that
-    is wanted which is lacking.
+    Columns are the pours, the devices run each way, what each model is served, and the lacking part
+    of all that is wanted.
 
     Args:
-        pours: all there are.
+        pours: all pours.
         mine: those of them that count.
-        every: there is one part in so many of devices and pools.
-        as_cost: what is optimized.
+        every: devices and pools count as one part in this many.
+        as_cost: True for cost, False for goodput.
     """
 
     def __init__(self, pours: Pours, mine: Ints, every: int, *, as_cost: bool) -> None:
@@ -187,7 +187,7 @@ class _Program:
         lower: Floats | float = -math.inf,
         upper: Floats | float = math.inf,
     ) -> slice:
-        """Add so many rows, from which the rows of terms are counted; where they are."""
+        """Add `count` rows, to which the terms' row numbers are relative; return their slice."""
         self.terms += [(row + self.rows, column, value) for row, column, value in terms]
         self.limits.append((np.broadcast_to(lower, count), np.broadcast_to(upper, count)))
         self.rows += count
@@ -213,7 +213,7 @@ class _Program:
         )
 
     def _add_numbers(self, least: Ints) -> None:
-        """Limit the replicas of models; all of the column `lacking` is worth as many as `least`."""
+        """Limit replicas per model; a full column `lacking` counts as `least` replicas of each."""
         sites, least = self.pours.sites, np.where(self.counted, least, 0)
         self.numbers = self._add(
             len(least),
@@ -224,7 +224,7 @@ class _Program:
         )
 
     def _ask_cost(self) -> None:
-        """All of every demand, at the least cost; rates beyond a demand count as the demand."""
+        """Serve every demand at the least cost; rates beyond a demand count as the demand."""
         pours, sites = self.pours, self.pours.sites
         self.objective[self.used] = pours.classes.cost[pours.way_class]
         self.objective[self.poured] = sites.entry_cost[pours.entry[self.mine]] / PRICE_SCALE
@@ -240,7 +240,7 @@ class _Program:
         )
 
     def _ask_goodput(self) -> None:
-        """The most weighted requests/s; models without a rate count where no other is."""
+        """Maximise weighted requests/s; models without a rate count only if no model has one."""
         sites, rated = self.pours.sites, bool(self.pours.sites.need_rated.any())
         self._add_numbers(0 * self.models)
         counts = self.counted & (sites.need_rated.astype(bool) == rated)
@@ -256,11 +256,11 @@ class _Program:
         )
 
     def solve(self, *, part: bool) -> Duals | None:
-        """The duals; None where there is no solution.
+        """Return the duals; None if there is no solution.
 
-        Where not all that is wanted can be served and `part` is asked for, they are those of the
-        largest part of it that can be: what all of it takes at these prices is more than there is,
-        which is a proof.
+        If not all demand can be served and `part` is True, the duals are those of the largest part
+        that can be served: at these prices, all demand takes more than there is, which proves that
+        it cannot be served.
         """
         result = self._result()
         if part and result.termination.reason in NO_SOLUTION:
@@ -269,10 +269,10 @@ class _Program:
             result = self._result()
         if result.termination.reason is not mathopt.TerminationReason.OPTIMAL:
             return None
-        # All of them, by their numbers.
+        # All duals and values, ordered by their ids.
         dual = np.array([*result.dual_values().values()])
         amount = np.array([*result.variable_values().values()])
-        # Of a row with both limits, the sign says which one is met.
+        # For a row with both limits, the sign tells which limit is met.
         scarce = np.maximum(0.0, dual[self.numbers] if self.maximize else -dual[self.numbers])
         return Duals(
             price=np.abs(dual[self.resources]).reshape(-1, self.pours.share.shape[1]),
@@ -306,15 +306,15 @@ class _Program:
 
 
 def pour_prices(pours: Pours, found: Duals) -> Floats:
-    """(N,) worth of one replica of each pour: of what it takes of its device, of pools, and of the
-    largest number of its model."""
+    """Return the (N,) price of one replica of each pour: of what it takes of its device and pools,
+    and of its model's largest number of replicas."""
     price = (pours.share * found.price[pours.way]).sum(axis=1)
     return np.asarray(price + pours.pool @ found.pool + found.scarce[pours.model])
 
 
 def _entry_prices(pours: Pours, found: Duals) -> Floats:
-    """(E,) worth of one replica at its lowest level; of the ways to place it the cheapest one, by
-    what it serves there."""
+    """Return the (E,) price of one replica at its lowest level, by the way to place it that is
+    cheapest for what the replica serves there."""
     sites = pours.sites
     device = np.maximum(1e-6, pours.classes.cost)[pours.way_class[pours.way]]
     price = pour_prices(pours, found) + sites.entry_cost[pours.entry] / PRICE_SCALE
@@ -327,12 +327,12 @@ def _entry_prices(pours: Pours, found: Duals) -> Floats:
 
 
 class Worth(NamedTuple):
-    """What devices, and what they share, are worth at some prices.
+    """The worth of devices, and of what they share, at some prices.
 
     Attributes:
-        value: (C,) no device of a class is worth more.
-        cost, devices: (C,) what one costs, and how many there are.
-        pools: worth of all pools, and of all replicas that models may have.
+        value: (C,) upper bound on the worth of a device of each class.
+        cost, devices: (C,) cost of one device, and number of devices.
+        pools: worth of all pools, and of all replicas in the models' largest numbers.
     """
 
     value: Floats
@@ -341,17 +341,17 @@ class Worth(NamedTuple):
     pools: float
 
     def of_all(self) -> float:
-        """Of all there is."""
+        """Return the worth of all devices and of all that they share."""
         return float(self.value @ self.devices) + self.pools
 
 
 def best_multiple(covered: float, worth: Worth) -> tuple[float, float]:
-    """The factor t for which t * prices bound the cost best, and that bound.
+    """Return the factor t for which t * prices give the best bound on the cost, and that bound.
 
-    Covering sets cost `covered` at the prices, a device of class c is worth at most `value[c]`,
-    so all plans cost at least t covered - sum count max(0, t value - cost) - t pools: concave and
-    piecewise linear in t, so best at a break; or growing without end, which proves that not all
-    can be served, and the bound is infinite.
+    Covering sets cost `covered` at the prices, and a device of class c is worth at most `value[c]`,
+    so all plans cost at least t covered - sum count max(0, t value - cost) - t pools. That is
+    concave and piecewise linear in t, so it is best at a break, or grows without end. The latter
+    proves that not all can be served, and the bound is infinite.
     """
     if covered > (worth.of_all() + PROOF) * (1 + PROOF):
         return 1.0, math.inf
@@ -361,14 +361,14 @@ def best_multiple(covered: float, worth: Worth) -> tuple[float, float]:
 
 
 def bound_at(t: float, covered: float, worth: Worth) -> float:
-    """The bound on the cost at t times the prices, at which covering sets cost `covered`."""
+    """Return the cost bound at t times the prices, at which covering sets cost `covered`."""
     excess = np.maximum(0.0, t * worth.value - worth.cost) * worth.devices
     parts = [covered, *(-excess), -t * worth.pools]
     return math.fsum(parts) - SAFETY * math.fsum(abs(x) for x in parts)
 
 
 def worth_of(pours: Pours, found: Duals) -> Worth:
-    """What a device of each class is worth at most, however it is run, and what is shared."""
+    """Return the most that a device of each class is worth, however run, and the shared worth."""
     value = np.zeros(len(pours.classes.count))
     np.maximum.at(value, pours.way_class, found.price.sum(axis=1) * (1 + SAFETY))
     shared = math.fsum([*found.pool, *(found.scarce * pours.sites.need_max)])
@@ -376,9 +376,9 @@ def worth_of(pours: Pours, found: Duals) -> Worth:
 
 
 def cost_bound(pours: Pours, found: Duals) -> float:
-    """Sum of each model's cheapest covering set, less what devices are worth beyond their cost.
+    """Return the sum of the cheapest covering sets, less the devices' worth beyond their cost.
 
-    Infinite where that proves that not everything can be served.
+    Infinite if that proves that not everything can be served.
     """
     sites, price = pours.sites, pour_prices(pours, found)
     extra = sites.entry_cost[pours.entry] / PRICE_SCALE
@@ -397,7 +397,7 @@ def cost_bound(pours: Pours, found: Duals) -> float:
 
 
 def goodput_bound(pours: Pours, found: Duals) -> float:
-    """What each model gains at most beyond the prices, and what all devices are worth."""
+    """Return the most that models gain beyond the prices, plus the worth of all devices."""
     sites, price = pours.sites, pour_prices(pours, found)
     weight = sites.need_weight / RATE_SCALE
     if sites.need_rated.any():
@@ -413,13 +413,13 @@ def goodput_bound(pours: Pours, found: Duals) -> float:
 
 
 def _least_prices(model: Ints, price: Floats, rate: Ints, need: Ints) -> tuple[Ints, Ints, Floats]:
-    """(M,) size of a step of each demand and number of steps, rounded up; (M, GRID + 1) the least
-    price of whole replicas that cover so many steps."""
+    """Return (M,) the size of a step of each demand and the number of steps, rounded up, and
+    (M, GRID + 1) the least price of whole replicas that cover each number of steps."""
     step = np.maximum(1, -(-need // GRID))
     order = np.argsort(model, kind="stable")
     there, first = np.unique(model[order], return_index=True)
     if len(there):
-        # Rates that have a common divisor are counted without rounding.
+        # Rates with a common divisor are counted in it, without rounding.
         divisor = np.gcd.reduceat(rate[order], first)
         step[there] = np.where(need[there] <= divisor * GRID, np.maximum(1, divisor), step[there])
     cells = -(-need // step)
@@ -427,7 +427,7 @@ def _least_prices(model: Ints, price: Floats, rate: Ints, need: Ints) -> tuple[I
     best = np.full((len(need), GRID + 2), np.inf)
     np.minimum.at(best, (model, cell), price)
     beyond = np.minimum.accumulate(best[:, ::-1], axis=1)[:, ::-1]
-    # What serves as many steps or more for no more is as good.
+    # A size that another one beats, with at least as many steps for no more, is left out.
     owner, size = np.nonzero(best[:, 1:-1] < beyond[:, 2:])
     size += 1
     each = best[owner, size]
@@ -441,14 +441,14 @@ def _least_prices(model: Ints, price: Floats, rate: Ints, need: Ints) -> tuple[I
 
 
 def cheapest_covers(model: Ints, price: Floats, rate: Ints, need: Ints, replicas: Ints) -> Floats:
-    """(M,) least price of whole replicas that cover a rate and count at least so many.
+    """Return (M,) the least price of whole replicas that cover a rate and a number of replicas.
 
-    A lower bound: rates are rounded up to the demand's grid, parts of replicas count where that
-    is more, and the larger of the two conditions is taken. Infinite where nothing covers a demand.
+    A lower bound: rates are rounded up to the demand's grid, fractional replicas count if that is
+    more, and the larger of the two conditions is taken. Infinite if nothing covers a demand.
 
     Args:
         model, price, rate: (N,) of one replica each way.
-        need, replicas: (M,)
+        need, replicas: (M,) rate and number of replicas that must be covered.
     """
     _, cells, least = _least_prices(model, price, rate, need)
     single = np.full(len(need), np.inf)
@@ -459,9 +459,9 @@ def cheapest_covers(model: Ints, price: Floats, rate: Ints, need: Ints, replicas
 
 
 def most_gains(model: Ints, price: Floats, rate: Ints, need: Ints, weight: Floats) -> Floats:
-    """(M,) most of weight * min(rate covered, need) less the price, over whole replicas.
+    """Return (M,) the most of weight * min(rate covered, need) less the price, in whole replicas.
 
-    An upper bound: rates are rounded up to the demand's grid, or parts of replicas count.
+    An upper bound: rates are rounded up to the demand's grid, or fractional replicas count.
     """
     step, _, least = _least_prices(model, price, rate, need)
     served = np.minimum(np.arange(GRID + 1)[None, :] * step[:, None], need[:, None])
@@ -471,9 +471,9 @@ def most_gains(model: Ints, price: Floats, rate: Ints, need: Ints, weight: Float
 
 
 def _least_per_unit(model: Ints, price: Floats, rate: Ints, models: int) -> Floats:
-    """(M,) least price for a unit of rate; infinite where nothing serves a model.
+    """Return (M,) the least price per unit of rate; infinite if nothing serves a model.
 
-    A demand of more replicas than the grid has steps rounds each of them up to a step.
+    It helps for a demand of more replicas than the grid has steps, as each is rounded up to a step.
     """
     found: Floats = np.full(models, np.inf)
     serves = rate > 0
@@ -482,10 +482,10 @@ def _least_per_unit(model: Ints, price: Floats, rate: Ints, models: int) -> Floa
 
 
 def round_up(sites: Sites, bound: float) -> float:
-    """The least cost of a plan that is not below the bound.
+    """Return the least possible cost of a plan that is not below the bound.
 
-    Costs are multiples of their common divisor; and n devices cost from n times the cheapest to
-    n times the dearest.
+    Costs are multiples of their common divisor, and n devices cost from n times the cheapest to
+    n times the most expensive device.
     """
     if not math.isfinite(bound) or bound <= 0.0 or not len(sites.group_cost):
         return bound
@@ -501,9 +501,9 @@ def round_up(sites: Sites, bound: float) -> float:
 
 
 def usual_prices(sites: Sites) -> Floats:
-    """(E,) what an entry takes of a device, in devices' cost: the norm of its shares.
+    """Return (E,) what an entry takes of a device, in devices' cost: the norm of its shares.
 
-    A mean between the largest share, where one resource is scarce, and the sum, where all are.
+    The norm lies between the largest share (one resource is scarce) and the sum (all are scarce).
     """
     limits = np.where(sites.capacity < NO_LIMIT, np.maximum(sites.capacity, 1), NO_LIMIT)
     share = sites.entry_use / limits[sites.entry_site]
@@ -517,9 +517,9 @@ def usual_prices(sites: Sites) -> Floats:
 
 
 def _usual_load(sites: Sites) -> Ints:
-    """(Q,) the load of a device in the middle of its levels, where it holds one replica."""
+    """Return (Q,) the load limit for one replica in the middle of a site's levels."""
     rows = sites.limit_of[:, sites.limit_of.shape[1] // 2]
-    # Of kappas the largest one; a mode with fewer levels has none in the middle.
+    # Of the kappas, the largest one; a mode with fewer levels has none in the middle.
     last = (rows.shape[1] - 1 - np.argmax(rows[:, ::-1] >= 0, axis=1))[:, None]
     row = np.take_along_axis(rows, last, axis=1)[:, 0]
     return np.where(row >= 0, sites.busy_limit[row, 1], NO_LIMIT)

@@ -1,12 +1,12 @@
-"""Priorities are lexicographic: what a higher one gets counts before all that lower ones get.
+"""Orders plans by priority, lexicographically: higher priorities count before all lower ones.
 
-The models that count under `max-goodput`, by priority, are classes. Of two plans that meet as many
-least numbers of replicas, the better one gives the highest class more weighted requests/s; where
-both give it as much, within a millionth, the next class decides.
+A class is the models of one priority that count under `max-goodput`. If two plans miss equally many
+replicas of the least numbers, the better one gives the highest class more weighted requests/s. If
+both plans give that class the same, within a millionth, the next class decides.
 
-The searches know one number, so there a class counts so many times more than those below that a
-single replica of it outweighs them all (`needs.with_lifts`), as far as floats reach. What is proven
-is proven class by class: by CP-SAT on small instances, by bounds on weighted sums elsewhere.
+The searches compare single numbers. There a class has a factor so much larger than the lower
+classes' that one replica of it outweighs them all (`needs.with_lifts`), as far as floats allow.
+Proofs are made class by class: by CP-SAT on small instances, else by bounds on weighted sums.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from partitiond.planner.progress import Watch
 from partitiond.planner.types import RATE_SCALE, Instance, Need
 
 EQUAL: Final = 1e-6
-"""Relative difference up to which two plans give a class as much."""
+"""Relative difference up to which two plans give a class the same."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Class:
     """Models of one priority.
 
     Attributes:
-        needs: of its models.
-        factor: what one of its weighted requests/s counts in `Packing.goodput`.
+        needs: the needs of its models.
+        factor: weight of one of its weighted requests/s in `Packing.goodput`.
     """
 
     priority: int
@@ -43,7 +43,7 @@ class Class:
     factor: float
 
     def value(self, packing: Packing) -> float:
-        """Weighted requests/s that it gets, up to its demand."""
+        """Return the weighted requests/s that a packing gives the class, up to its demand."""
         return math.fsum(
             n.worth * (min(packing.rates[n.model], n.rate) if n.rated else packing.rates[n.model])
             for n in self.needs
@@ -51,7 +51,7 @@ class Class:
 
 
 def classes_of(instance: Instance) -> tuple[Class, ...]:
-    """The classes that count, the highest first; models without a rate where none has one."""
+    """Return the classes that count, highest first; models without a rate if none has one."""
     rated = any(n.rated for n in instance.needs)
     found: dict[int, list[Need]] = {}
     for need in instance.needs:
@@ -64,12 +64,12 @@ def classes_of(instance: Instance) -> tuple[Class, ...]:
 
 
 def values_of(packing: Packing, classes: Sequence[Class] | None = None) -> tuple[float, ...]:
-    """Weighted requests/s of each class, the highest first."""
+    """Return the weighted requests/s of each class, highest first."""
     return tuple(c.value(packing) for c in classes or classes_of(packing.instance))
 
 
 def order(one: Sequence[float], other: Sequence[float]) -> int:
-    """1 where the first is better, -1 where the second is, 0 where no class gets more."""
+    """Return 1 if the first is better, -1 if the second is, 0 if no class gets more."""
     for a, b in zip(one, other, strict=True):
         if abs(a - b) > EQUAL * max(abs(a), abs(b)):
             return 1 if a > b else -1
@@ -77,23 +77,23 @@ def order(one: Sequence[float], other: Sequence[float]) -> int:
 
 
 lexicographic = functools.cmp_to_key(order)
-"""Key of values of classes, for `max` and `sorted`."""
+"""Sort key for the values of classes, for `max` and `sorted`."""
 
 
 def goodput_key(one: Member) -> tuple[int, object, float]:
-    """What is better of two answers for the most goodput: larger."""
+    """Return a sort key of an answer for the most goodput; larger is better."""
     packing = one.packing
     return (-packing.short_replicas(), lexicographic(values_of(packing)), packing.goodput())
 
 
 def together(classes: Sequence[Class], values: Sequence[float]) -> float:
-    """One number for the values of classes: each counts a hundred times the one below."""
+    """Combine the values of classes into one number; each counts a hundred times the one below."""
     pairs = zip(classes, values, strict=True)
     return math.fsum(float(PRIORITY_FACTOR) ** c.priority * v for c, v in pairs)
 
 
 def meets(value: float, bound: float) -> bool:
-    """Whether a class gets all that it can get."""
+    """Whether a class gets as much as its bound allows."""
     return bound <= value * (1 + EQUAL)
 
 
@@ -106,18 +106,18 @@ def bounds_of(
     *,
     late: Callable[[], bool] = lambda: False,
 ) -> tuple[float, ...]:
-    """No plan that is as good for the higher classes gives a class more, the highest first.
+    """Bound what each class gets, highest first, in plans that are as good for higher classes.
 
-    As good means: it gives the classes above as much as the plan does, up to the first one of which
-    the plan is not proven the best. So the best plan of all never gives a class more than this.
+    As good means: it gives each higher class at least its value in `values`, up to the first class
+    whose value is not proven the best. So the best plan of all gives no class more than its bound.
 
     Args:
-        instance: the question.
+        instance: the problem instance.
         classes: its classes.
-        values: what the plan gives them.
-        total: no plan has a larger `Packing.goodput`.
-        exact: bounds of CP-SAT, by position in `classes`.
-        late: says when no further bound is to be sought.
+        values: what the plan gives each class.
+        total: upper bound on `Packing.goodput`.
+        exact: bounds from CP-SAT, by position in `classes`.
+        late: True if no further bound is to be sought.
     """
     found: list[float] = []
     held, proven = 0.0, True
@@ -137,9 +137,9 @@ def bounds_of(
 
 
 def _alone(instance: Instance, mine: Class) -> float:
-    """No plan gives the class more, whatever the others get."""
+    """Return an upper bound on what any plan gives the class, whatever other classes get."""
     there = {n.model for n in mine.needs}
-    # A factor of its own, so that the sums are of the size of what is asked.
+    # Rescaled to the class alone, so that the sums have the magnitude of its demand.
     needs = tuple(
         dataclasses.replace(n, lift=n.lift / mine.factor if n.model in there else 0.0)
         for n in instance.needs
@@ -149,7 +149,7 @@ def _alone(instance: Instance, mine: Class) -> float:
 
 
 def _smallest(instance: Instance, mine: Class) -> float:
-    """Less than this the class gets only where it gets nothing."""
+    """Return a lower bound on what the class gets if it gets anything at all."""
     rates = {n.model: n for n in mine.needs}
     levels = max((o.level for g in instance.groups for o in g.options), default=1.0)
     gains = [
@@ -162,20 +162,20 @@ def _smallest(instance: Instance, mine: Class) -> float:
 
 
 Ask = Callable[[Packing, Stage, float], Exact | None]
-"""CP-SAT from a packing, for a stage, in a share of its time."""
+"""Runs CP-SAT from a packing, for a stage, in a share of its time."""
 
 
 def exact_classes(
     classes: Sequence[Class], members: list[Member], bounds: dict[int, float], ask: Ask
 ) -> Exact:
-    """Asks for each class what it gets while those above keep what they have, until one of them is
-    not proven.
+    """Maximise each class in turn while higher classes keep what they have, until a class is not
+    proven optimal.
 
     Args:
-        classes: the highest first.
-        members: plans; what is found is added.
-        bounds: what is proven of a class is added, by its position.
-        ask: the solver.
+        classes: the classes, highest first.
+        members: plans; new plans are appended.
+        bounds: filled with what is proven of each class, by its position.
+        ask: runs the solver.
     """
     best, status = max(members, key=goodput_key).packing, Status.OPTIMAL
     kept: list[tuple[frozenset[int], float]] = []
@@ -202,7 +202,7 @@ def class_by_class(
     found: Found,
     exact: dict[int, float],
 ) -> Found:
-    """The answer with what is proven of each class: optimal where all of them are."""
+    """Return the answer with the bound of each class; optimal only if all classes are."""
     best = max(members, key=goodput_key).packing
     values, own = values_of(best, classes), values_of(found.packing, classes)
     bounds = bounds_of(watch.instance, classes, values, found.bound, exact, late=watch.finish())

@@ -1,4 +1,4 @@
-"""How far a solve is: its clock, the best plan and the best bound so far, and who watches."""
+"""Tracks the progress of a solve: its clock, its best plan and bound, and its progress callback."""
 
 import contextlib
 import dataclasses
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from partitiond.planner.members import Member
 
 TELL_SECONDS: Final = 0.2
-"""Least time between two reports of the same solve, but for the first."""
+"""Minimum time between two reports of the same solve, except for the first."""
 ROUNDING: Final = 1e-9
 TRIFLE: Final = 1e-12
-"""Relative difference of values that comes of the order of sums."""
+"""Relative difference that only results from the order in which floats are summed."""
 FINISH_SHARE: Final = 0.04
 FINISH_LEAST_SECONDS: Final = 0.05
 FINISH_MORE: Final = 0.2
@@ -32,21 +32,21 @@ FINISH_PER_SIZE: Final = 9e-7
 """Seconds per model and device that assigning, tidying, explaining and checking take."""
 SHARING_SHARE: Final = 0.15
 SHARING_MOST: Final = 1.0
-"""Seconds at most that are kept for models without a rate, which share what is left over."""
+"""Maximum seconds reserved for models without a rate, which share the spare capacity."""
 
 
 OnProgress = Callable[[PlanProgress], None]
-"""Told of one solve, which has no title: `flow.progress_of` gives it one."""
+"""Called with the progress of one solve, without a title: `flow.progress_of` adds the title."""
 Stop = Callable[[], bool]
 
 
 def never() -> bool:
-    """For solves that nobody stops."""
+    """Never stop: the default `Stop`."""
     return False
 
 
 def goodput_unit(instance: Instance) -> float:
-    """What weighted requests/s of plans are multiples of, as far as the integers tell; or 0."""
+    """Return a common divisor of the weighted requests/s of all plans, by the integers; or 0."""
     counted = [n for n in instance.needs if n.rated]
     weights = {n.worth for n in counted}
     if len(weights) != 1 or not all(n.rate for n in counted):
@@ -56,19 +56,19 @@ def goodput_unit(instance: Instance) -> float:
 
 
 class CompilingStopped(Exception):  # noqa: N818 - nothing failed
-    """Somebody asked to end while the search was compiled."""
+    """The caller asked to stop while the search was compiled."""
 
 
 class Watch:
     """The clock of one solve, and the best value and bound so far, in the solver's own numbers.
 
     Safe to use from the threads of one solve. Values and bounds are costs in PRICE_SCALE or
-    weighted requests/s, and are told in the objective's own unit.
+    weighted requests/s, and are reported in the objective's own unit.
 
     Args:
-        instance: the question.
-        on_progress: told of what is better, at most every 0.2 s.
-        stop: asked now and then whether to end with the best so far.
+        instance: the problem instance.
+        on_progress: called with improvements, at most every 0.2 s.
+        stop: called periodically; True ends the solve with the best plan so far.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class Watch:
         self._lock, self._telling = threading.Lock(), threading.Lock()
         self._told, self._method = -math.inf, "starting"
         self._certified = False
-        """Whether a plan with a bound was told of, which is always told at once."""
+        """Whether a plan with a bound was reported; the first one is always reported at once."""
         self.value: float | None = None
         self.bound: float | None = None
         self.impossible = False
-        """Whether it is proven that not all can be served."""
+        """Whether it is proven that not all demand can be served."""
         self._unit = goodput_unit(instance)
         ranked = {n.priority: n.lift for n in instance.needs}
         self._by_class, self._lift = len(ranked) > 1, ranked[max(ranked)] if ranked else 1.0
@@ -99,14 +99,14 @@ class Watch:
             finish += min(SHARING_MOST, SHARING_SHARE * limit)
         self.deadline = self.began + max(0.3 * limit, limit - finish)
         self.compile_seconds = 0.0
-        """Not counted as solving."""
+        """Seconds spent compiling; they do not count as solving."""
         self._paused_at: float | None = None
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[Callable[[float], None]]:
-        """Stops the clock within; gives what is to be told the share that is compiled.
+        """Stop the clock meanwhile; yield a callback that takes the share that is compiled.
 
-        It raises CompilingStopped once somebody asked to end.
+        The callback raises CompilingStopped once the caller asked to stop.
         """
         began = time.monotonic()
         self._paused_at = began
@@ -127,7 +127,7 @@ class Watch:
                 self._tell(dataclasses.replace(self.now(), compiled=share))
 
     def left(self) -> float:
-        """Seconds until the search has to end; without a clock all of them, always."""
+        """Return the seconds until the search has to end; the full limit if there is no clock."""
         if self.stop():
             return 0.0
         if self.fixed:
@@ -135,39 +135,39 @@ class Watch:
         return max(0.0, self.deadline - time.monotonic())
 
     def rest(self) -> float:
-        """Seconds until the time limit itself; without a clock it never comes."""
+        """Return the seconds until the time limit; infinite if there is no clock."""
         if self.stop():
             return 0.0
         limit = math.inf if self.fixed else self.instance.request.time_limit_seconds
         return max(0.0, self.began + limit - time.monotonic())
 
     def over(self) -> bool:
-        """Whether the time limit is over, or somebody asked to end."""
+        """Whether the time limit has passed, or the caller asked to stop."""
         return self.rest() <= 0
 
     def finish(self) -> Stop:
-        """Says when what comes after the search has taken long enough: about as long again as is
-        kept for it, and at once where somebody asked to end. Without a clock it never does."""
+        """Return a `Stop` for the steps after the search: it allows them about their reserved time
+        once more, and stops at once if the caller asked to stop. Without a clock it never stops."""
         limit = self.instance.request.time_limit_seconds
         until = max(time.monotonic(), self.deadline) + max(FINISH_LEAST, FINISH_MORE * limit)
         return lambda: self.stop() or (not self.fixed and time.monotonic() > until)
 
     def restart(self, objective: Objective) -> None:
-        """The values told from now on speak of another objective."""
+        """Switch to another objective; values reported from now on belong to it."""
         with self._lock:
             self.objective, self.value, self.bound, self.impossible = objective, None, None, False
 
     def take(self, members: "Iterable[Member]") -> None:
-        """Of plans those that are answers are found."""
+        """Report the members that are valid answers as found."""
         for one in members:
             packing, cost = one.packing, self.objective.is_cost
             if not (packing.lacking() if cost else packing.short_replicas()):
                 self.found(packing.cost() if cost else packing.goodput(), one.name)
 
     def found(self, value: float, method: str) -> None:
-        """A plan has this value."""
+        """Record a plan with this value, if it is better than the best so far."""
         with self._lock:
-            # Sums of floats in another order are no better plan.
+            # A sum of floats in another order is not a better plan.
             known = self.value
             if known is not None and not self._better(value, known + self._trifle(known)):
                 return
@@ -175,16 +175,16 @@ class Watch:
         self._report()
 
     def found_by(self, value: float) -> str | None:
-        """What found the best plan, if that has this value and nothing has found a better one."""
+        """Return the method that found the best plan, if that plan has this value; else None."""
         with self._lock:
             best = self.value
             same = best is not None and abs(value - best) <= abs(self._trifle(best))
             return self._method if same else None
 
     def proved(self, bound: float) -> bool:
-        """No plan is better than this; False where that was known.
+        """Record that no plan is better than this bound; False if a bound as good was known.
 
-        An infinite cost is a proof that not all can be served.
+        An infinite cost proves that not all demand can be served.
         """
         if self.objective.is_cost and math.isinf(bound):
             self.impossible = True
@@ -207,9 +207,9 @@ class Watch:
 
     @property
     def done(self) -> bool:
-        """Whether the best plan reaches the bound, as far as the objective's own unit tells."""
+        """Whether the best plan reaches the bound, as far as the objective's own unit shows."""
         now = self.now()
-        # What a lower priority lacks is next to nothing of the sum, and counts.
+        # What a lower priority lacks is a tiny part of the sum, but it counts.
         by_class = self._by_class and self.objective is Objective.MAX_GOODPUT
         return now.gap is not None and now.gap <= (0.0 if by_class else 1e-9)
 
@@ -233,7 +233,7 @@ class Watch:
         return PlanProgress("", 1, 1, seconds, self.objective, value, bound, gap, method)
 
     def _report(self) -> None:
-        """Tell who watches, in one thread at a time."""
+        """Call the progress callback, in one thread at a time."""
         if self._tell is None:
             return
         with self._telling:

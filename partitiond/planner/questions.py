@@ -1,7 +1,7 @@
-"""Answers to what people ask of a plan: which plans to make, in which order, and what follows.
+"""Answers users' questions about a plan: decides which plans to make, in which order.
 
-Decides and computes nothing else: a flow yields what is to be solved or proven and is sent the
-outcome, so that the daemon runs it beside its event loop and the command line without one.
+This module decides and computes nothing else. A flow yields the request to solve or to prove, and
+is sent the outcome, so the daemon can run it beside its event loop and the command line without.
 """
 
 import collections
@@ -26,17 +26,17 @@ from partitiond.planner.variations import VARIATION_SHARE, Variations
 from partitiond.planner.whatif import ALL, Demands, World, add_devices, rules_of
 
 MAX_SINGLE_RULES = 24
-"""Rules tried one by one; a kind of rule that costs nothing at all is not."""
+"""Limit on rules tried one by one; rules of a kind that costs nothing at all are not tried."""
 GAIN = 1e-6
 
 
 def answer(question: PlanQuestion, world: World, base: PlanRequest, demands: Demands) -> Flow:
-    """The plan, and the answers to what was asked beside it.
+    """Solve for the plan, then answer the further questions about it.
 
     Args:
-        question: what is asked; its objective is in `world` and `base` already.
-        world: what is, before candidates.
-        base: the request of what is.
+        question: the question; `world` and `base` already have its objective.
+        world: the current world, before candidates.
+        base: the request for the current world.
         demands: makes the candidates of a changed world.
 
     Raises:
@@ -59,7 +59,7 @@ def answer(question: PlanQuestion, world: World, base: PlanRequest, demands: Dem
 def _beside(
     question: PlanQuestion, here: Variations, outcome: Outcome, found: dict[str, Any]
 ) -> Steps[None]:
-    """Adds each answer that is asked for beside the plan, by its name in `PlanAnswers`."""
+    """Add each requested answer to `found`, by its name in `PlanAnswers`."""
     if question.fewest and here.plan is not None:
         found["fewest"] = yield from _fewest(here, here.plan)
     if question.explain is not None:
@@ -77,11 +77,11 @@ def _beside(
 
 
 def _fewest(here: Variations, plan: Plan) -> Steps[Alternative | None]:
-    """The best plan whatever it moves, against what runs; None where it gains nothing."""
+    """Compare the best plan regardless of moves with the running one; None if it gains nothing."""
     proof = plan.certificate
     gap = abs(proof.own_value - proof.own_bound)
     if not proof.move_price or gap <= GAIN * max(1.0, abs(proof.own_value)):
-        return None  # no plan is worth more by itself, whatever it moves
+        return None  # no plan has a better value, whatever it moves
     request = dataclasses.replace(
         here.base,
         move_price=0.0,
@@ -109,7 +109,7 @@ def _next_best(here: Variations, model: ModelDemand) -> Steps[tuple[Alternative,
 
 
 def _constraints(here: Variations) -> Steps[tuple[Alternative, ...]]:
-    """Each kind of rule dropped for all models; then one by one those of kinds that cost."""
+    """Drop each kind of rule for all models, then one by one the rules of the kinds that cost."""
     by_kind = collections.defaultdict[str, list[str]](list)
     for spec in here.world.specs:
         for rule in rules_of(spec):
@@ -133,15 +133,15 @@ def _constraints(here: Variations) -> Steps[tuple[Alternative, ...]]:
 
 
 def _costs(here: Variations, without: Alternative) -> bool:
-    """Whether the plan is better without the rule: by its value, or because all is served."""
+    """Whether the plan without the rule has a better value, or alone serves everything."""
     unserved = here.plan is None or bool(here.plan.unplaced)
     return (unserved and without.serves_all) or (without.gain or 0.0) > GAIN
 
 
 def adds_devices(question: PlanQuestion) -> bool:
-    """Whether a what-if asks for more devices: they may be of a kind that is not here.
+    """Whether a what-if asks for more devices, which may be of a kind that is not present.
 
-    What cannot be read is passed over: `answer` refuses it.
+    A what-if that cannot be parsed is skipped here; `answer` rejects it.
     """
     for text in question.what_if:
         with contextlib.suppress(InputError):

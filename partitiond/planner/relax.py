@@ -1,4 +1,4 @@
-"""Where not everything fits: which demands conflict, and the smallest changes that make all fit."""
+"""Finds conflicting demands and the smallest changes after which a plan serves everything."""
 
 import dataclasses
 import math
@@ -14,23 +14,23 @@ from partitiond.planner.variations import Variations
 from partitiond.planner.whatif import rules_of
 
 MAX_PROOFS = 60
-"""Fast proofs for the conflict; each takes between a millisecond and a fifth of a second."""
+"""Limit on quick proofs for the conflict; each takes from a millisecond to a fifth of a second."""
 MAX_RULES = 6
-"""Rules of models without their place that are dropped in turn."""
+"""Limit on rules of unserved models that are dropped in turn."""
 MAX_KINDS = 3
 MAX_ADDED = 256
 RELAX_SHARE = 0.25
-"""Of the time limit, for each plan."""
+"""Share of the time limit for each plan."""
 FLOW_SHARE = 3.0
-"""Of the time limit, for all of it together: what is under way then is still ended."""
+"""Multiple of the time limit for all changes together; a plan still in progress is finished."""
 NAMED = 8
-"""A conflict of more models is counted, not listed."""
+"""A conflict of more models than this is reported as a number, not as a list."""
 SLACK = 0.999
 LEAST_SCALE = 0.01
 
 
 def relaxations(here: Variations, outcome: Outcome) -> Steps[Relaxations]:
-    """What a plan that leaves something out, or is not there at all, could be helped with."""
+    """Find what would help if a plan leaves something out, or if there is no plan at all."""
     here.within(FLOW_SHARE * here.base.time_limit_seconds)
     conflict, note = yield from _conflict(here, outcome)
     lacking = {spec.name for spec in here.world.specs}
@@ -48,10 +48,10 @@ def relaxations(here: Variations, outcome: Outcome) -> Steps[Relaxations]:
 
 
 def _conflict(here: Variations, outcome: Outcome) -> Steps[tuple[tuple[str, ...], str]]:
-    """Models that are proven not to fit together, and of which none could be left out.
+    """Return models that are proven not to fit together, of which none could be left out.
 
-    The smallest by leaving out, largest footprints last: that keeps the fewest. A model without
-    any candidate is a conflict by itself.
+    Models are left out in turn, those with the largest footprints last, which keeps the fewest. A
+    model without any candidate is a conflict by itself.
     """
     unable = [m.model for m in here.base.models if not m.candidates]
     if unable:
@@ -83,7 +83,7 @@ def _conflict(here: Variations, outcome: Outcome) -> Steps[tuple[tuple[str, ...]
 
 
 def _alone(rest: Sequence[ModelDemand], models: Iterable[ModelDemand]) -> Iterator[ModelDemand]:
-    """The rest, near to none of those left out: for that alone nothing of it could be placed."""
+    """Yield the rest, without `near` to models left out, which alone would prevent a placement."""
     gone = {m.model for m in models} - {m.model for m in rest}
     for m in rest:
         near = tuple(name for name in m.rules.near if name not in gone)
@@ -91,7 +91,7 @@ def _alone(rest: Sequence[ModelDemand], models: Iterable[ModelDemand]) -> Iterat
 
 
 def _weight(demand: ModelDemand) -> float:
-    """Memory that serving its demand takes at the least."""
+    """Return a lower bound on the memory that serving the demand takes."""
     rate = demand.demand.planned_req_per_s or 0.0
     return min(
         max(rate / c.capacity_req_per_s, demand.min_replicas, 1.0) * c.memory_bytes
@@ -100,7 +100,7 @@ def _weight(demand: ModelDemand) -> float:
 
 
 def _lowered(here: Variations, plan: Plan) -> Steps[list[Alternative]]:
-    """The demands that lack something at what the plan gives them."""
+    """Lower the demands that lack something to the rates that the plan gives them."""
     given = {f.model: f.capacity_req_per_s for f in plan.forecasts}
     if not all(u.missing_req_per_s and given.get(u.model) for u in plan.unplaced):
         return []
@@ -111,13 +111,13 @@ def _lowered(here: Variations, plan: Plan) -> Steps[list[Alternative]]:
 
 
 def _down(value: float) -> str:
-    """Three digits, never above the value."""
+    """Format with three digits, rounded down."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 2)
     return f"{math.floor(value * SLACK / unit) * unit:.3g}"
 
 
 def _serving(here: Variations, texts: Iterable[str], most: int = 1) -> Steps[list[Alternative]]:
-    """Those of the what-ifs that serve everything, tried in turn, the first so many."""
+    """Try the what-ifs in turn; return the first `most` of them that serve everything."""
     found: list[Alternative] = []
     for text in texts:
         if here.late() or len(found) == most:
@@ -130,7 +130,7 @@ def _serving(here: Variations, texts: Iterable[str], most: int = 1) -> Steps[lis
 def _rules(
     here: Variations, lacking: set[str], conflict: Collection[str]
 ) -> Steps[list[Alternative]]:
-    """Rules dropped in turn, of the models that lack something and of those they conflict with."""
+    """Drop rules in turn: of models that lack something, and of models that conflict with them."""
     specs = [spec for spec in here.world.specs if spec.name in lacking.union(conflict)]
     tries = [
         f"without rule {spec.name}.{rule}"
@@ -143,8 +143,8 @@ def _rules(
 
 
 def _devices(here: Variations, lacking: set[str]) -> Steps[list[Alternative]]:
-    """The least number of further devices of each kind on which all that lack something could be,
-    the cheapest kind first. Numbers that are proven too few are passed over without a plan.
+    """Return the least number of added devices of each kind that could hold all unserved models,
+    the cheapest kind first. Numbers proven too small are skipped without making a plan.
     """
     gpus = [d for d in here.world.devices if d.kind is DeviceKind.GPU]
     prices = {d.hardware: d.price_per_hour for d in reversed(gpus)}
@@ -160,7 +160,7 @@ def _devices(here: Variations, lacking: set[str]) -> Steps[list[Alternative]]:
 def _least_added(here: Variations, kind: str) -> Steps[list[Alternative]]:
     low, high = 0, MAX_ADDED + 1
     while high - low > 1 and not here.late():
-        # Few are mostly enough, and asked about faster.
+        # A few devices are mostly enough, and small numbers are proven faster.
         middle = min((low + high) // 2, 2 * low + 1)
         world = world_under(f"+{middle} {kind}", here.world)
         few = yield from here.impossible(here.request(world))
@@ -172,8 +172,8 @@ def _least_added(here: Variations, kind: str) -> Steps[list[Alternative]]:
 
 
 def _scaled(here: Variations, plan: Plan) -> Steps[list[Alternative]]:
-    """The largest common share of all demands that is found to be served, which is the headroom of
-    a plan for it; at the least the share that the plan gives.
+    """Return the largest common share of all demands that is found to be served: the value of a
+    plan for max-headroom, but at least the share that the present plan serves.
     """
     given = [
         f.capacity_req_per_s / f.demand_req_per_s for f in plan.forecasts if f.demand_req_per_s

@@ -1,6 +1,6 @@
-"""What stops one more replica on a device, from what the device holds and nothing else.
+"""Finds what stops one more replica on a device, from the device's contents alone.
 
-Speaks of placements and true figures, as the checker does, and shares no code with the packers but
+It uses placements and true figures, as the checker does, and shares no code with the packers except
 `pools`: an explanation that repeats the solver's arithmetic would repeat its mistakes.
 """
 
@@ -22,7 +22,7 @@ from partitiond.planner.ties import names_of
 
 TOLERANCE: Final = 1e-6
 CLOSE: Final = 0.98
-"""Sizes that serve so much of what the best one serves per device count as as good."""
+"""Sizes that serve at least this share of the best size's rate per device count as equally good."""
 KINDS: Final = {
     "hardware": ("No profile for the hardware", "Profile the model on this hardware."),
     "cordoned": ("Cordoned", "Take the cordon off, or add a device."),
@@ -54,18 +54,18 @@ KINDS: Final = {
     "interference": ("Too much interference", "Profile a smaller size, or use a larger device."),
     "SLO": ("Too much interference", "Loosen the SLO or use a faster device."),
 }
-"""What can stop a replica, in the order in which it is asked: the opening of a sentence about it,
-and what would help where it stops a model on every device."""
+"""Reasons that can stop a replica, in the order of the checks: the opening of a sentence about the
+reason, and what would help if it stops a model on every device."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Blocker:
-    """What stops a replica on one device.
+    """The reason that stops a replica on one device.
 
     Attributes:
-        kind: one of `KINDS`, to count by.
-        what: in words, with figures.
-        lacking: how far it is from fitting, as a share of what it needs; to name the nearest.
+        kind: one of `KINDS`, for counting.
+        what: the reason in words, with figures.
+        lacking: distance from fitting, as a share of what it needs; finds the closest reason.
     """
 
     kind: str
@@ -75,14 +75,14 @@ class Blocker:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Devices with what they hold, and the demands behind it.
+    """Devices with their contents, and the demands of those models.
 
     Attributes:
-        held: the sizes of the replicas on a device, by its id.
-        demands: by model name.
-        spare: capacity beyond its demand in requests/s, by model; infinite without a rate.
-        left: by a device's id, what is left of the limits that it shares with others of its host.
-        on_hosts: hosts with the models they hold; None where `near` is not looked at.
+        held: the sizes of the replicas on a device, by device id.
+        demands: demands by model name.
+        spare: capacity beyond the demand in requests/s, by model; infinite without a rate.
+        left: by device id, what is left of the limits that it shares with devices of its host.
+        on_hosts: hosts with the models they hold; None if `near` is ignored.
     """
 
     held: Mapping[str, Sequence[Candidate]]
@@ -94,12 +94,12 @@ class Neighbours:
 
 
 def room_bytes(device: Device, mode: SharingMode) -> int:
-    """Memory for footprints on the device when it is run in a mode."""
+    """Return the device's memory for footprints when it is run in a mode."""
     return max(0, usable_bytes(device) - mode_overhead_bytes(mode))
 
 
 def blocker(device: Device, candidate: Candidate, around: Neighbours) -> Blocker | None:
-    """The first thing that stops one more replica there; None where it would fit."""
+    """Return the first reason that stops one more replica on the device; None if it would fit."""
     here = around.held.get(device.id, ())
     return (
         _place(device, candidate, around)
@@ -202,7 +202,7 @@ def _slices(device: Device, here: Sequence[Candidate], candidate: Candidate) -> 
 
 
 def _instances_left(device: Device, here: Sequence[Candidate], wanted: str) -> Blocker | None:
-    """Where the geometry is fixed, an instance has to exist, and to have nobody in it."""
+    """Require an existing idle instance, if the geometry is fixed."""
     made = sum(i.mig_profile == wanted for i in device.mig_instances)
     idle = sum(i.mig_profile == wanted for i in usable_instances(device))
     if sum(c.size.mig_profile == wanted for c in here) < idle:
@@ -247,7 +247,7 @@ def _host(device: Device, candidate: Candidate, around: Neighbours) -> Blocker |
 def _crowd(
     device: Device, here: Sequence[Candidate], candidate: Candidate, around: Neighbours
 ) -> Blocker | None:
-    """Whether everyone there still holds its SLO and its demand when slowed by one more."""
+    """Check that all models there keep their SLO and demand when slowed by one more replica."""
     together, name = [*here, candidate], device.short_id
     before = level_together(here, around.interference) or 1.0
     level = level_together(together, around.interference)
@@ -274,7 +274,7 @@ def _crowd(
 def most_alone(
     device: Device, demand: ModelDemand, candidate: Candidate, interference: Interference
 ) -> float:
-    """Requests/s that an empty device serves at best with one size, all else aside."""
+    """Return the most requests/s that an empty device serves with one size, ignoring all else."""
     held: list[Candidate] = []
     around = Neighbours({device.id: held}, {demand.model: demand}, {}, interference)
     best = 0.0
@@ -286,14 +286,14 @@ def most_alone(
 
 
 def alone(demand: ModelDemand, interference: Interference) -> Neighbours:
-    """Empty devices, for one model."""
+    """Return empty devices, for one model."""
     return Neighbours({}, {demand.model: demand}, {}, interference)
 
 
 def closest(devices: Iterable[Device], demand: ModelDemand, around: Neighbours) -> Blocker | None:
-    """What stops one more replica of a model where one of its sizes comes closest to fitting.
+    """Return what stops one more replica of a model, for the size that comes closest to fitting.
 
-    None where one of them fits one of the devices.
+    None if one of its sizes fits one of the devices.
     """
     order = [*KINDS]
     stops = [Blocker("hardware", f"{demand.model} has no size that could be used there")]
@@ -307,7 +307,7 @@ def closest(devices: Iterable[Device], demand: ModelDemand, around: Neighbours) 
 
 
 def different(devices: Iterable[Device], demand: ModelDemand) -> list[Device]:
-    """One of each set of devices that are the same to a model while they are empty."""
+    """Return one device of each set of devices that are equal to a model while empty."""
     only = demand.rules.only_on
     found: dict[object, Device] = {}
     for d in devices:
@@ -319,12 +319,12 @@ def different(devices: Iterable[Device], demand: ModelDemand) -> list[Device]:
 
 
 def counted(number: int, word: str) -> str:
-    """A number with its word in the singular or plural."""
+    """Format a number with its word in the singular or plural."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
 def figure(value: float, digits: int = 3) -> str:
-    """So many significant digits, but large numbers whole and grouped, never as 1e+05."""
+    """Format with some significant digits; large numbers whole and grouped, never as 1e+05."""
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"

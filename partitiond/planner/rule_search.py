@@ -1,8 +1,8 @@
-"""Improves a plan a few devices at a time, with every rule: for models tied beyond one device.
+"""Improves a plan a few devices at a time with every rule, for models tied beyond one device.
 
-The compiled search leaves models that have to be near others, and those others, where they are.
-Here a few devices are freed, all else stays, and CP-SAT decides them anew, exactly: which fault
-domains survive, who is near to whom, and what hosts share count with what stays (a large
+The compiled search does not move models that have to be near others, nor those others. This
+search frees a few devices, keeps everything else, and lets CP-SAT decide the freed devices anew,
+exactly: surviving fault domains, nearness and limits shared by a host include what stays (a large
 neighbourhood search, Shaw 1998).
 """
 
@@ -24,24 +24,24 @@ MOST_FREE: Final = 8
 ROUND_SECONDS: Final = 1.0
 """Deterministic seconds of CP-SAT for one neighbourhood."""
 ROUNDS_PER_SECOND: Final = 1.0
-"""Neighbourhoods per second of the time limit where the clock may not count."""
+"""Neighbourhoods per second of the time limit if the clock may not count."""
 SIZES: Final = 4
-"""Sizes of a model that are tried in one way to run a device, of those that fit."""
+"""Number of fitting sizes of a model that are tried for each way to run a device."""
 WAYS_SHARE: Final = 0.6
 """Share of the ways to run a device that are tried."""
 EMPTY_ONES: Final = 1
 PATIENCE: Final = 6
-"""Neighbourhoods of one size without gain until the next are larger."""
+"""Neighbourhoods of one size without gain before larger ones are tried."""
 
 
 def search_rules(watch: Watch, best: Packing, *, by_cost: bool, seconds: float) -> Member:
-    """Search for so long, or as many rounds as stand for it; the answer is never worse.
+    """Search for some seconds, or an equivalent number of rounds; the answer is never worse.
 
     Args:
-        watch: clock, and who is told.
-        best: a packing that keeps all rules; where everything is to be served, one that does.
-        by_cost: whether everything is to be served for the least, or goodput counts.
-        seconds: of search.
+        watch: the clock and the progress callback.
+        best: a packing that keeps all rules; by cost it must also serve all demand.
+        by_cost: True to serve all demand at the least cost; False to maximise goodput.
+        seconds: duration of the search.
     """
     rng = random.Random(f"rules-{watch.instance.request.seed}")  # noqa: S311
     end, idle, size = time.monotonic() + seconds, 0, LEAST_FREE
@@ -51,7 +51,7 @@ def search_rules(watch: Watch, best: Packing, *, by_cost: bool, seconds: float) 
         if over or left <= 0 or watch.done or watch.stop():
             break
         before, trial = best, _decided_anew(best, size, rng, by_cost=by_cost, seconds=left)
-        # As good is taken, too.
+        # An equally good packing is taken as well.
         best = before if trial is None else min(trial, before, key=lambda p: rank(p, by_cost))
         idle += 1
         if rank(best, by_cost) < rank(before, by_cost):
@@ -67,7 +67,7 @@ def search_rules(watch: Watch, best: Packing, *, by_cost: bool, seconds: float) 
 def _decided_anew(
     before: Packing, size: int, rng: random.Random, *, by_cost: bool, seconds: float
 ) -> Packing | None:
-    """The packing with some of its devices decided anew; None where nothing was found in time."""
+    """Return the packing with some devices decided anew; None if nothing was found in time."""
     instance, free = before.instance, sorted(_freed(before, rng, size))
     models = _on(before, free) | {instance.needs[p].model for p in before.lacking()}
     return solve_exact(
@@ -84,7 +84,7 @@ def _decided_anew(
 
 
 def _on(packing: Packing, devices: list[int]) -> set[int]:
-    """Models with a replica on some of the devices."""
+    """Return the models with a replica on some of the devices."""
     items = packing.instance.items
     return {items[i].model for index in devices for i in packing.loads[index].items}
 
@@ -92,7 +92,7 @@ def _on(packing: Packing, devices: list[int]) -> set[int]:
 def _thinned(
     instance: Instance, devices: list[int], models: set[int], rng: random.Random
 ) -> dict[tuple[int, int], list[int]]:
-    """Some ways to run the devices and some sizes of each model there: others have their turn."""
+    """Return a random part of the ways to run the devices, and of each model's sizes there."""
     found: dict[tuple[int, int], list[int]] = {}
     for number in sorted({instance.group_of[index] for index in devices}):
         group = instance.groups[number]
@@ -112,7 +112,7 @@ def _thinned(
 
 
 def _freed(packing: Packing, rng: random.Random, size: int) -> set[int]:
-    """Devices in use, chosen in one of several ways, and some empty ones that are not alike."""
+    """Return devices in use, chosen in one of several ways, and some empty ones that differ."""
     used = packing.used()
     chosen = rng.choice((_tied, _emptiest, _random))(packing, used, rng)[:size]
     ties, empty = packing.instance.ties, dict[tuple[int, int], int]()
@@ -123,7 +123,7 @@ def _freed(packing: Packing, rng: random.Random, size: int) -> set[int]:
 
 
 def _tied(packing: Packing, used: list[int], rng: random.Random) -> list[int]:
-    """Those of one model whose rules go beyond a device, and of who is near to it; then others."""
+    """Return devices of one tied model and of the models tied to it first, then the other ones."""
     ties, items = packing.instance.ties, packing.instance.items
     there = sorted(ties.beyond_device & _on(packing, used))
     if not there:
@@ -136,7 +136,7 @@ def _tied(packing: Packing, used: list[int], rng: random.Random) -> list[int]:
 
 
 def _emptiest(packing: Packing, used: list[int], rng: random.Random) -> list[int]:
-    """The dearest of those that hold least first, with a random one between them."""
+    """Return devices by how little they hold for their price, alternating with random ones."""
 
     def filled(index: int) -> float:
         price = max(1, packing.group(index).price)

@@ -1,8 +1,8 @@
-"""Placement rules on packings: who may be where, and what is missing to hold them.
+"""Applies placement rules to packings: which models may be where, and what is missing.
 
-Two kinds. `avoid`, `near` and `only_on` always hold: `Packing.fits` refuses what would break the
-first two, and `only_on` is in what a device's group can hold. `survive` is a part of the demand:
-objectives that serve all of it fulfil it, the others say what is missing, as for the rate.
+`avoid`, `near` and `only_on` always hold: `Packing.fits` refuses what would break the first two,
+and `only_on` limits what a device's group can hold. `survive` is instead part of the demand:
+objectives that serve all demand fulfil it, the others report what is missing, as for the rate.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def shunned(instance: Instance, load: "Load", model: int) -> bool:
-    """Whether a model on a device and this one avoid each other."""
+    """Whether a model on the device and this model avoid each other."""
     others = instance.ties.avoided.get(model)
     return others is not None and any(instance.items[i].model in others for i in load.items)
 
 
 def lonely(packing: "Packing", index: int, model: int) -> bool:
-    """Whether the device's host holds none of a model that this one has to be near to."""
+    """Whether the device's host lacks a model that this model has to be near to."""
     others = packing.instance.ties.near.get(model)
     if others is None:
         return False
@@ -32,7 +32,7 @@ def lonely(packing: "Packing", index: int, model: int) -> bool:
 
 
 def on_host(packing: "Packing", host: int) -> set[int]:
-    """Models that hold a replica on a host."""
+    """Return the models that hold a replica on a host."""
     instance = packing.instance
     return {
         instance.items[item].model
@@ -42,9 +42,9 @@ def on_host(packing: "Packing", host: int) -> set[int]:
 
 
 def may_leave(packing: "Packing", index: int, item: int) -> bool:
-    """Whether the rules hold, and what survives is enough, without this replica of the packing.
+    """Whether the rules hold, and enough survives a loss, without this replica of the packing.
 
-    Its model's rate and least number are the caller's business.
+    The caller checks the model's rate and least number of replicas.
     """
     instance, ties = packing.instance, packing.instance.ties
     model = instance.items[item].model
@@ -68,11 +68,11 @@ class Missing:
     """What a model lacks, and where its next replica helps most.
 
     Attributes:
-        replicas: to its least number.
-        rate: to its rate, in 1 / RATE_SCALE.
-        rate_if_lost: what is missing when the worst fault domain is lost, in 1 / RATE_SCALE.
-        domain: number of that fault domain; None where losing any one leaves enough.
-        hosts: hosts on which a replica has to be, because one that must be near to it is there.
+        replicas: replicas missing to its least number.
+        rate: rate missing to its demand, in 1 / RATE_SCALE.
+        rate_if_lost: rate missing when the worst fault domain is lost, in 1 / RATE_SCALE.
+        domain: number of that fault domain; None if every loss leaves enough.
+        hosts: hosts that must get a replica, because a model that must be near to it is there.
     """
 
     replicas: int
@@ -83,12 +83,12 @@ class Missing:
 
     @property
     def only_survival(self) -> bool:
-        """Whether all is served as long as nothing is lost."""
+        """Whether all demand is served as long as nothing is lost."""
         return not (self.replicas or self.rate or self.hosts)
 
 
 def missing(packing: "Packing", need: Need) -> Missing | None:
-    """What the model lacks in the packing; None where it has all it asks for."""
+    """Return what the model lacks in the packing; None if it has all it asks for."""
     replicas = max(0, need.min_replicas - packing.counts[need.model])
     rate = max(0, need.rate - packing.rates[need.model])
     ties = packing.instance.ties
@@ -101,7 +101,7 @@ def missing(packing: "Packing", need: Need) -> Missing | None:
 
 
 def helps(packing: "Packing", need: Need, lack: Missing, index: int) -> bool:
-    """Whether a replica on this device makes good some of what is missing beyond numbers."""
+    """Whether a replica on this device reduces what is missing beyond rate and number."""
     if lack.hosts:
         return packing.instance.ties.host_of[index] in lack.hosts
     return lack.domain is None or need.domain_of[index] != lack.domain
@@ -110,10 +110,10 @@ def helps(packing: "Packing", need: Need, lack: Missing, index: int) -> bool:
 def _worst(
     packing: "Packing", need: Need, without: tuple[int, int] | None = None
 ) -> tuple[int, int] | None:
-    """The fault domain whose loss leaves least: its number, and the rate that is missing then.
+    """Return the fault domain whose loss leaves least: its number, and the rate missing then.
 
-    None where every loss leaves enough. `without` counts as if one replica were not there: its
-    device and rate.
+    None if every loss leaves enough. `without` is the device and rate of one replica that is
+    counted as removed.
     """
     rates, counts = _by_domain(packing, need)
     rate, count = packing.rates[need.model], packing.counts[need.model]
@@ -135,13 +135,13 @@ def _worst(
 
 
 def rate_if_lost(packing: "Packing", need: Need) -> int:
-    """The rate that is left when the fault domain that gives most is lost, in 1 / RATE_SCALE."""
+    """Return the rate left when the fault domain that serves most is lost, in 1 / RATE_SCALE."""
     rates, _ = _by_domain(packing, need)
     return packing.rates[need.model] - max(rates.values(), default=0)
 
 
 def _by_domain(packing: "Packing", need: Need) -> tuple[dict[int, int], dict[int, int]]:
-    """The model's rate and replicas in each fault domain that holds any."""
+    """Return the model's rate and replicas in each fault domain that holds any."""
     instance = packing.instance
     rates: dict[int, int] = {}
     counts: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Placement rules in words: why they keep a model out, what a loss takes, what names nothing."""
+"""Puts placement rules in words: why they keep a model out, what a loss takes, unknown names."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from partitiond.planner.types import Instance, Need, PlanRequest
 
 
 def why_kept_out(instance: Instance, demand: ModelDemand) -> tuple[str, str] | None:
-    """Reason and remedy where the rules alone keep a model from having any replica; else None."""
+    """Return reason and remedy if the rules alone keep a model from having a replica; else None."""
     rules, name, devices = demand.rules, demand.model, instance.request.devices
     if rules.only_on:
         unknown = unknown_places(instance.request, demand)
@@ -43,7 +43,7 @@ def why_kept_out(instance: Instance, demand: ModelDemand) -> tuple[str, str] | N
 
 
 def what_is_lost(instance: Instance, need: Need, lack: Missing) -> str:
-    """A part of a sentence: what is missing when the worst fault domain is lost; may be empty."""
+    """Return a sentence part: what is missing when the worst fault domain is lost; may be empty."""
     kind = instance.request.models[need.model].rules.survive
     if lack.domain is None or kind is None:
         return ""
@@ -59,7 +59,7 @@ def what_is_lost(instance: Instance, need: Need, lack: Missing) -> str:
 
 
 def why_not_spread(instance: Instance, need: Need) -> str | None:
-    """Why no plan whatever survives a loss: too few fault domains hold the model; else None."""
+    """Return why no plan can survive a loss: too few fault domains hold the model; else None."""
     if not need.domain_of:
         return None
     domains = {
@@ -76,7 +76,7 @@ def why_not_spread(instance: Instance, need: Need) -> str | None:
 
 
 def how_to_survive(instance: Instance, need: Need) -> str:
-    """What would let a model survive a loss that it does not."""
+    """Return what would let a model survive a loss that it does not survive."""
     kind = instance.request.models[need.model].rules.survive or FaultDomain.DEVICE
     where = "a device" if kind is FaultDomain.DEVICE else f"a device in another {kind}"
     share = " lower survive_share," if need.rated else ""
@@ -84,7 +84,7 @@ def how_to_survive(instance: Instance, need: Need) -> str:
 
 
 def warnings(request: PlanRequest) -> Iterator[str]:
-    """Sentences on rules that name what is not there, where they do no harm by themselves."""
+    """Yield sentences on rules that name something absent, if the rules do no harm by that."""
     asked = {m.model for m in request.models}
     for model in request.models:
         unknown = unknown_places(request, model)

@@ -1,4 +1,4 @@
-"""What runs now, as a packing: the start of the plan that changes least."""
+"""Turns the running replicas into a packing, the start of the plan with the fewest changes."""
 
 from partitiond.core.partition import CpuCores
 from partitiond.core.plan import Placement
@@ -11,10 +11,10 @@ from partitiond.planner.types import EngineKey, Instance, engine_key
 
 @of_the_last
 def staying_items(instance: Instance) -> tuple[tuple[int, int, Placement], ...]:
-    """Running replicas that could stay as they are: (device, item, placement).
+    """Return the running replicas that could stay as they are: (device, item, placement).
 
-    Not among them: what is on a device that is gone, cordoned or may not hold it any more, and
-    what no candidate speaks for.
+    Excluded are replicas on a device that is gone, cordoned or may not hold them any more, and
+    replicas that no candidate supports.
     """
     devices, known = instance.request.devices, dict[int, dict[EngineKey, int]]()
     index_of = {device.id: i for i, device in enumerate(devices)}
@@ -26,7 +26,7 @@ def staying_items(instance: Instance) -> tuple[tuple[int, int, Placement], ...]:
         ):
             continue
         fits = instance.groups[instance.group_of[index]].fits
-        # Groups that differ only in their host hold the same, and there are many hosts.
+        # Groups that differ only in their host share one `fits`, and there are many hosts.
         if id(fits) not in known:
             known[id(fits)] = _items_by_key(instance, fits)
         key = engine_key(placement.candidate, partition.memory_bytes)
@@ -45,10 +45,10 @@ def _items_by_key(instance: Instance, fits: tuple[tuple[int, ...], ...]) -> dict
 
 
 def running_packing(instance: Instance, *, needed: bool = False) -> Packing:
-    """A packing of the replicas that can stay, at higher levels if need be.
+    """Return a packing of the replicas that can stay, at higher levels if necessary.
 
-    Devices keep their numbers: load i is device i of the request. Those that fit no more are left
-    out, and where only what is needed is asked for, those that no demand and no least number needs.
+    Devices keep their numbers: load i is device i of the request. Replicas that no longer fit are
+    left out, and with `needed` also replicas that no demand and no least number needs.
     """
     packing, needs = Packing(instance), {need.model: need for need in instance.needs}
 
@@ -66,7 +66,7 @@ def running_packing(instance: Instance, *, needed: bool = False) -> Packing:
 
     waiting = [(index, item) for index, item, _ in staying_items(instance)]
     while waiting:
-        # A replica that must be near to one further down the list gets its turn again.
+        # A replica that must be near one further down the list is tried again.
         refused = [pair for pair in waiting if not put_back(*pair)]
         if len(refused) == len(waiting):
             break
@@ -75,7 +75,7 @@ def running_packing(instance: Instance, *, needed: bool = False) -> Packing:
 
 
 def restore(packing: Packing, *, may_open: bool) -> None:
-    """Put running replicas of models without a rate back where room is left."""
+    """Put running replicas of models without a rate back if there is room for them."""
     unrated = {need.model: need for need in packing.instance.needs if not need.rated}
     here = {index: [*load.items] for index, load in enumerate(packing.loads)}
     for index, item, _ in staying_items(packing.instance):

@@ -1,19 +1,19 @@
-"""The largest common factor: how far all demands can be served alike, or grow.
+"""Finds the largest common factor by which all demands can be served alike, or grow.
 
 `max-min` and `max-headroom` ask for the largest factor t at which every model gets t times its
-target: under `max-headroom` its demand, under `max-min` its demand times its weight, and never
-more than its demand. (Where no model has a rate, 1 request/s takes the demand's place.) What of a
-demand has to survive a loss grows with it under `max-headroom`; under `max-min` it is reported
-only. At a given factor this is the question of the cost objectives, "is there a plan that serves
-everything", without the cost, on an instance whose needs are scaled:
+target. Under `max-headroom` the target is the demand. Under `max-min` it is the demand times the
+weight, and a model never gets more than its demand. (If no model has a rate, 1 request/s replaces
+the demand.) The part of a demand that has to survive a loss grows with it under `max-headroom`;
+under `max-min` it is only reported. At a given factor this is the question of the cost objectives,
+"is there a plan that serves everything", without the cost, on an instance with scaled needs:
 
-- the compiled search is asked for a little more than it has, from the plan that it has, by half as
-  much where it fails; an answer is good for its own smallest share, which is at least that;
+- the compiled search is asked for a slightly larger factor, starting from its plan, and for half
+  the increase if it fails; an answer counts with its own smallest share, which is at least that;
 - prices of rates bound the factor (`market.factor`), and linear prices prove further factors
   impossible, because replicas are whole;
 - small instances are solved exactly.
 
-What is left goes to the models that gain most goodput by it.
+What is left over goes to the models that gain most goodput by it.
 """
 
 import contextlib
@@ -47,48 +47,48 @@ from partitiond.planner.types import PRICE_SCALE, Instance, Need
 
 SLACK: Final = 1e-6
 SAFETY: Final = 1e-9
-"""Relative slack given away for floating-point sums: some million terms are out by less."""
+"""Relative slack subtracted for floating-point sums: some million terms are off by less."""
 BEYOND: Final = 1 + 1e-5
-"""For the bound needs are scaled to so much more than any plan's factor: they are rounded down, and
-what is beyond a need counts for nothing."""
+"""For the bound, needs are scaled slightly beyond any plan's factor: they are rounded down, and
+rates beyond a need count for nothing."""
 ROUNDED: Final = 1 + 1e-7
 """Demands are rounded down as well, by a part in 10^8."""
 SEARCH_SHARE: Final = 0.9
-"""Share of the time limit for bound and plans; the rest is for giving away what is left."""
+"""Share of the time limit for bound and plans; the rest is for sharing out what is left over."""
 EXACT: Final = "exact (CP-SAT)"
 LINEAR: Final = "linear prices"
 NOTHING: Final = 1e-9
-"""A factor at which every model needs one replica: rates are at least one unit."""
+"""A factor so small that every model needs one replica: rates are at least one unit."""
 BOUND_SHARE: Final = 0.4
-"""Share of it for the bound, which comes before any plan."""
+"""Share of the time limit for the bound, which comes before any plan."""
 ROUNDS: Final = 60
-"""Rounds for it where the clock may not count."""
+"""Rounds for the bound if the clock may not count."""
 FIRST_STEP: Final = 0.5
-"""A first factor is asked for at half the bound, and then so much more, as long as it is found."""
+"""The first factor asked for is half the bound; a factor found is raised by this share of it."""
 CLOSE: Final = 0.002
 """Least step by which a factor is raised."""
 ASKS: Final = 16
-"""Factors asked for where the clock may not count."""
+"""Number of factors asked for if the clock may not count."""
 FEW: Final = 6
-"""Factors asked for before CP-SAT is."""
+"""Number of factors asked for before CP-SAT is used."""
 ASK_SHARE: Final = 0.1
 """Share of the time limit that the search for one factor may take."""
 EXACT_SHARE: Final = 0.2
 """Deterministic seconds of CP-SAT per second of the time limit; one takes up to three seconds."""
 PASSES: Final = 3
-"""CP-SAT cuts the factor into steps of what is known to be the most: it is asked again where that
-was far from what it found."""
+"""CP-SAT cuts the factor into steps of its upper bound: it is asked again if that bound was far
+from the factor found."""
 REST_SHARE: Final = 0.1
 PROVEN: Final = 1e-6
-"""A plan this close to the proven best is called optimal; one that moves less may not be."""
+"""A plan this close to the proven best is called optimal; a plan that moves less may not be."""
 MET: Final = 1e-5
 """A plan this close to the bound is not improved any further."""
 KEPT_BELOW: Final = (1e-6, 0.01, 0.03, 0.1)
-"""Shares of the best factor below which what runs is completed: with fewer moves each."""
+"""Shares below the best factor at which what runs is completed: each one needs fewer moves."""
 
 
 def targets_of(instance: Instance) -> dict[int, float]:
-    """Rate of each model at factor 1, in 1 / its units; models that do not count are not in it."""
+    """Return each model's rate at factor 1, in 1 / its units; only models that count are in it."""
     any_rated = any(need.rated for need in instance.needs)
     weighted = instance.request.objective is Objective.MAX_MIN
     return {
@@ -99,18 +99,18 @@ def targets_of(instance: Instance) -> dict[int, float]:
 
 
 def scaled(instance: Instance, target: Mapping[int, float], factor: float) -> Instance:
-    """The same with needs of so many times the targets; under MAX_MIN at most the demand."""
+    """Return the instance with needs of `factor` times the targets; MAX_MIN caps at the demand."""
     needs, objective = list[Need](), instance.request.objective
     for need in instance.needs:
         if need.model not in target:
             needs.append(dataclasses.replace(need, survive_rate=0, survive_replicas=0))
             continue
         part = target[need.model] * factor
-        # However little a part is, it takes a replica.
+        # Even the smallest part of a demand takes a replica.
         rate = max(1 if part > 0 else 0, math.ceil(part * (1 - SLACK) - SLACK))
         if objective is Objective.MAX_MIN and need.rated:
             rate = min(rate, need.rate)
-        # Under max-min, what survives a loss is reported, as under max-goodput, and not asked for.
+        # Under max-min, as under max-goodput, survival of a loss is reported, not required.
         survive = need.survive_rate * factor if objective is Objective.MAX_HEADROOM else 0.0
         grown = dataclasses.replace(
             need,
@@ -125,16 +125,16 @@ def scaled(instance: Instance, target: Mapping[int, float], factor: float) -> In
 
 
 def _most_counted(instance: Instance, need: Need) -> float:
-    """The rate beyond which a model's share counts for no more: its demand, under max-min."""
+    """Return the rate beyond which a model's share no longer grows: its demand, under max-min."""
     capped = instance.request.objective is Objective.MAX_MIN and need.rated
     return need.planned if capped else math.inf
 
 
 def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
-    """The smallest of the models' rates over their targets, by the integers.
+    """Return the smallest ratio of a model's rate to its target, by the integers.
 
-    Under max-headroom, so are the rates that are left without any one fault domain, over what of
-    the demand has to be left.
+    Under max-headroom this includes the ratio of the rate left without any one fault domain to the
+    rate that has to be left.
     """
     instance = packing.instance
     survive = instance.request.objective is Objective.MAX_HEADROOM
@@ -152,12 +152,12 @@ def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
 
 
 def largest_factor(watch: Watch, *, searches: bool, exact: bool) -> "Raising":
-    """The plan with the largest factor that is found, and what is proven of that; any-time.
+    """Return the plan with the largest factor found, and what is proven of the factor; any-time.
 
     Args:
-        watch: the question, with objective MAX_MIN or MAX_HEADROOM, and who is told.
-        searches: the compiled search and the market are asked.
-        exact: CP-SAT and first-fit are asked: the instance is small.
+        watch: the problem, with objective MAX_MIN or MAX_HEADROOM, and the progress callback.
+        searches: True uses the compiled search and the market.
+        exact: True uses CP-SAT and first-fit, as the instance is small.
     """
     raising = Raising(watch, searches)
     raising.lower(raising.alone(), "each model alone")
@@ -179,14 +179,14 @@ def largest_factor(watch: Watch, *, searches: bool, exact: bool) -> "Raising":
 
 
 class Raising:
-    """What is known of the largest factor so far.
+    """The largest factor known so far, and its bound.
 
     Attributes:
-        best: the plan with the best factor; None where none was found at any factor above 0, as
-            where not every model can have a replica beside the others.
-        value: its factor.
-        bound: no plan has a larger one; below 0 where a least number of replicas cannot be met.
-        first_fit: the factor of first-fit decreasing; None where it was not asked.
+        best: the plan with the best factor; None if none was found at any factor above 0, for
+            example because not every model can have a replica beside the others.
+        value: the factor of that plan.
+        bound: upper bound on the factor; below 0 if a least number of replicas cannot be met.
+        first_fit: the factor of first-fit decreasing; None if it was not computed.
         worth: (E,) what one replica of each entry takes, for the compiled search.
     """
 
@@ -204,27 +204,27 @@ class Raising:
         self.end, self.stop = time.monotonic() + SEARCH_SHARE * self.limit, watch.stop
 
     def left(self, more: float = 0.0) -> float:
-        """Seconds that are left, and a share of the limit more; without a clock any."""
+        """Return the seconds left plus a share of the limit; infinite if there is no clock."""
         if self.stop():
             return 0.0
         return math.inf if self.fixed else self.end + more * self.limit - time.monotonic()
 
     def met(self) -> bool:
-        """Whether the best factor is proven to be the largest, also where that is none above 0."""
+        """Whether the best factor is proven the largest, even if no factor above 0 was found."""
         return self.optimal or (self.best is not None and self.value >= self.bound * (1 - MET))
 
     def done(self) -> bool:
-        """Whether the bound is reached, or nobody waits for more."""
+        """Whether the bound is reached or below 0, or the time is over."""
         return self.met() or self.bound < 0 or self.left() <= 0
 
     def lower(self, bound: float, name: str) -> None:
-        """No plan has a larger factor."""
+        """Record that no plan has a factor larger than `bound`."""
         if bound < self.bound:
             self.bound, self.bound_by = bound, name
             self.watch.proved(bound)
 
     def keep(self, packing: Packing, name: str) -> bool:
-        """Take a packing if it is the best so far."""
+        """Keep a packing if it is the best so far; return whether it is."""
         mine = packing.copy()
         mine.instance = self.instance
         mine.settle()
@@ -236,8 +236,8 @@ class Raising:
         return True
 
     def alone(self) -> float:
-        """No plan has a larger factor than the model that gets least when each has every device to
-        itself; below 0 where least numbers of replicas are beyond the largest."""
+        """Bound the factor by the model that gets least if each model has every device to itself;
+        below 0 if a least number of replicas is beyond the largest number."""
         sites, needs = self.sites, self.instance.needs
         if any(need.max_replicas < need.min_replicas for need in needs):
             return -1.0
@@ -257,7 +257,7 @@ class Raising:
         return float(min(shares, default=0.0)) * (1 + SAFETY)
 
     def market_bound(self) -> float:
-        """No plan has a larger factor, by prices of rates; infinite where time was over at once."""
+        """Bound the factor by prices of rates; infinite if the time was over at once."""
         from partitiond.planner.market.factor import Factor
         from partitiond.planner.market.value import HaltedError
 
@@ -271,12 +271,12 @@ class Raising:
         return math.inf
 
     def price_replicas(self) -> None:
-        """Price replicas for the search as at the factor that it asks for first."""
+        """Set the search's prices of replicas to those at the first factor that it asks for."""
         asked = scaled(self.instance, self.target, self.bound / 2)
         self.worth = linear_prices(self._sites_for(asked), as_cost=True).entry
 
     def ask_for_more(self, most: float) -> None:
-        """Ask for factors, larger and larger ones, so often at most."""
+        """Ask for increasing factors, at most `most` times."""
         asked, first = 0, self.bound / 2
         while asked < most and not self.done():
             factor = first if self.best is None else self.value * (1 + self.step)
@@ -286,7 +286,7 @@ class Raising:
             asked += 1
 
     def _ask(self, factor: float) -> bool:
-        """Look for a plan with at least this factor, from the best so far."""
+        """Search for a plan with at least this factor, starting from the best so far."""
         asked = scaled(self.instance, self.target, factor)
         if not self.searches:
             prices = linear_prices(build_sites(asked), as_cost=True)
@@ -308,7 +308,7 @@ class Raising:
         return answer is not None and self.keep(answer, "ruin and recreate")
 
     def _sites_for(self, asked: Instance) -> Sites:
-        """The instance with other needs as arrays, without making all of them anew."""
+        """Return the arrays with other needs, without making all arrays anew."""
         return dataclasses.replace(
             self.sites,
             instance=asked,
@@ -318,7 +318,7 @@ class Raising:
         )
 
     def prove(self) -> None:
-        """Lower the bound: factors at which the devices cannot hold the cheapest covers."""
+        """Lower the bound by factors at which the devices cannot hold the cheapest covers."""
         if self.best is None and not self.done():
             if self._cannot_serve(0.0):
                 self.lower(-1.0, LINEAR)  # least numbers cannot be met together
@@ -330,21 +330,21 @@ class Raising:
             if self._cannot_serve(asked):
                 self.lower(asked, LINEAR)
             elif self.bound_by != LINEAR:
-                return  # what is less is not proven either
+                return  # smaller factors are not proven impossible either
             else:
                 low = asked
             asked = (low + self.bound) / 2
 
     def _cannot_serve(self, factor: float) -> bool:
-        """Whether it is proven that no plan has so large a factor."""
+        """Whether it is proven that no plan has a factor this large."""
         asked = scaled(self.instance, self.target, factor)
         least = bound_of(asked, as_cost=True)
-        # A bound beyond what all devices cost together is a proof as well.
+        # A bound beyond the cost of all devices together is a proof as well.
         most = math.fsum(g.price * len(g.bins) for g in asked.groups) / PRICE_SCALE
         return least is None or 0 < most < (least - SLACK) / (1 + SLACK)
 
     def try_first_fit(self) -> None:
-        """First-fit and best-fit, so that no plan is worse than they are."""
+        """Try first-fit and best-fit, so that the plan is never worse than those."""
         near = scaled(self.instance, self.target, self.value or self.bound)
         for name, best in BASELINES:
             if self.stop() or (best and self.done()):
@@ -355,7 +355,7 @@ class Raising:
             self.keep(packing, name)
 
     def solve(self) -> None:
-        """Exactly, from the best so far."""
+        """Solve with CP-SAT, starting from the best plan so far."""
         grows = self.instance.request.objective is Objective.MAX_HEADROOM
         survive = {n.model: float(n.survive_rate) for n in self.instance.needs if grows}
         for _ in range(PASSES):
@@ -383,7 +383,7 @@ class Raising:
         self.optimal = proven
 
     def answer(self, best: Packing, may: May) -> Found:
-        """The best, or one as good that moves less, with what is left given away."""
+        """Return the best plan, or one as good that moves less, with spare capacity shared out."""
         chosen = self._near(best, may)
         value = factor_of(chosen, self.target)
         most = max(value, self.value)
@@ -400,7 +400,7 @@ class Raising:
         )
 
     def _near(self, best: Packing, may: May) -> Packing:
-        """The best with the price of its moves, of this one and of what runs, completed."""
+        """Return the plan with the best value after the price of moves: the best or a kept plan."""
         instance, objective = self.instance, self.instance.request.objective
         tried = [best, *self._kept()] if instance.request.running else [best]
         ranks: list[tuple[float, int, Packing, float]] = []
@@ -421,7 +421,7 @@ class Raising:
         return ranks[at][2]
 
     def _kept(self) -> Iterator[Packing]:
-        """What runs as it is, and completed to factors near the best."""
+        """Yield the running replicas as they are, and completed to factors near the best."""
         as_it_is = running_packing(self.instance)
         if not as_it_is.short_replicas():
             yield as_it_is
@@ -433,15 +433,15 @@ class Raising:
                 yield kept
 
     def given_away(self, packing: Packing, seconds: float) -> Packing:
-        """What is left goes to whoever gains goodput by it; nobody falls below the factor."""
+        """Give what is left over to models that gain goodput; no model falls below the factor."""
         instance, end = self.instance, time.monotonic() + seconds
         value, grown = factor_of(packing, self.target), packing.copy()
         grown.instance = instance
         adding = Adding(grown, usual_prices(self.sites))
         most_goodput(adding, instance.needs, lambda: self.stop() or time.monotonic() > end)
         if any(not need.rated for need in instance.needs):
-            # Held to the factor and to what each has of its demand: no device goes to a level at
-            # which somebody falls below.
+            # Needs are held to the factor and to what each model has of its demand, so no device
+            # goes to a level at which a model falls below these.
             rated = any(need.rated for need in instance.needs)
             held = scaled(instance, self.target, value) if rated else instance
             needs = (

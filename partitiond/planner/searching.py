@@ -1,7 +1,7 @@
-"""The compiled search as a member of the portfolio: its start and its time.
+"""Runs the compiled search as a member of the portfolio: chooses its start and its time.
 
-With one worker, the column generation has a part of the time before the search, with more a
-thread beside it; both spend nearly all of their time where the interpreter's lock is not held.
+With one worker, the column generation gets a part of the time before the search; with more workers
+it runs in a thread beside the search. Both rarely hold the interpreter's lock.
 """
 
 import time
@@ -17,40 +17,40 @@ from partitiond.planner.sites import Floats, Sites, build_sites
 
 NAME: Final = "ruin and recreate"
 COLUMNS_SHARE: Final = 0.5
-"""Share of the time for columns where they have no worker of their own."""
+"""Share of the time for columns if they have no worker of their own."""
 COLUMNS_LEAST_SECONDS: Final = 2.0
-"""Time limits below this leave none for columns."""
+"""With less time left than this there are no columns."""
 ROUNDS_PER_SECOND: Final = 2.0
-"""Rounds of columns per second of the time limit where the clock may not count."""
+"""Rounds of columns per second of the time limit if the clock may not count."""
 LOOK_SECONDS: Final = 1.0
 LEARN_SECONDS: Final = 0.5
-"""Least time between two plans that the columns are told of."""
+"""Minimum time between two plans that are passed to the column generation."""
 SHORT_SECONDS: Final = 0.2
 SHORT_STEPS: Final = 20_000
 SHORT_SHARE: Final = 0.3
 HOPE_SHARE: Final = 0.5
-"""Share of the time after which a search for a plan that serves everything, and has found none, is
-given up: the most goodput needs time as well."""
+"""Share of the time after which a search that found no plan serving all demand gives up, because
+the fallback to the most goodput needs time as well."""
 
 
 def search(
     watch: Watch, best: Member | None, worth: Floats, *, by_cost: bool
 ) -> tuple[list[Member], bool]:
-    """Search until the time is over, somebody stops it or the bound is met.
+    """Search until the time is over, the caller stops it or the bound is met.
 
     Args:
-        watch: clock, and who is told.
-        best: where to start as well; None for a start of its own only.
-        worth: (E,) what one replica of each site's entry takes.
-        by_cost: whether everything is to be served for the least, or goodput counts.
+        watch: the clock and the progress callback.
+        best: a second start; None to start only from an empty packing.
+        worth: (E,) what one replica of each entry takes.
+        by_cost: True to serve all demand at the least cost; False to maximise goodput.
 
     Returns:
-        What was found, and whether the column generation gave a better bound.
+        The plans found, and whether the column generation gave a better bound.
     """
     improver, sites = _begun(watch, best, worth, by_cost=by_cost), build_sites(watch.instance)
     beside = Beside(sites, watch)
     if not watch.done:
-        # Something good first, for whoever looks soon.
+        # Find a good plan first, for callers that look early.
         _look(watch, improver, LOOK_SECONDS)
         if improver.found:
             beside.learn(improver.best())
@@ -66,7 +66,7 @@ def search(
         beside.end()
     if not improver.found:
         return [], beside.improved
-    # A chosen plan that nothing improved on is the choice's.
+    # If the search did not improve on a chosen plan, the plan is attributed to the choice.
     chosen = watch.found_by(improver.value()) == CHOICE
     return [member(CHOICE if chosen else NAME, improver.best())], beside.improved
 
@@ -74,14 +74,14 @@ def search(
 def short_search(
     watch: Watch, best: Member | None, worth: Floats, *, by_cost: bool
 ) -> list[Member]:
-    """A fifth of a second, before a solver that proves takes longer."""
+    """Search for a fifth of a second, before a solver that proves takes longer."""
     improver = _begun(watch, best, worth, by_cost=by_cost)
     _look(watch, improver, SHORT_SECONDS)
     return [member(NAME, improver.best())] if improver.found else []
 
 
 def _begun(watch: Watch, best: Member | None, worth: Floats, *, by_cost: bool) -> Improver:
-    """A search from nothing, or from the best so far where that is better."""
+    """Start a search from nothing, or from the best plan so far if that is better."""
     seed = watch.instance.request.seed
     improver = Improver(build_sites(watch.instance), worth, by_cost=by_cost, seed=seed)
     improver.start(None)
@@ -93,7 +93,7 @@ def _begun(watch: Watch, best: Member | None, worth: Floats, *, by_cost: bool) -
 
 
 def _look(watch: Watch, improver: Improver, seconds: float) -> None:
-    """A short search, so that a good plan is there soon."""
+    """Search briefly, so that a good plan exists early."""
     improver.run(
         min(seconds, SHORT_SHARE * watch.left()),
         steps=SHORT_STEPS if watch.fixed else None,
@@ -118,7 +118,7 @@ def _run(watch: Watch, improver: Improver, beside: Beside) -> None:
             learned = time.monotonic()
 
     improver.run(watch.left(), halt=halt, tell=tell, plans=beside.plan)
-    # What came last.
+    # Take the last plan of the column generation.
     improver.adopt(beside.plan())
 
 
@@ -131,15 +131,15 @@ def serve_everything(
     start: Packing | None,
     number: int,
 ) -> Packing | None:
-    """Any packing that lacks nothing; None where none is found in time, or before a stop.
+    """Return any packing that lacks nothing; None if none is found in time, or before a stop.
 
     Args:
-        sites: the question.
+        sites: the instance as arrays.
         worth: (E,) what one replica of each entry takes.
-        seconds: the clock's limit, or that of as many steps.
-        stop: says when to end without.
-        start: a packing to go on from; None for an empty one.
-        number: of the search, of several for the same request.
+        seconds: wall-clock limit, or an equivalent number of steps.
+        stop: True ends the search without a packing.
+        start: a packing to continue from; None for an empty one.
+        number: number of this search, if there are several for the same request.
     """
     request = sites.instance.request
     improver = Improver(sites, worth, by_cost=True, seed=request.seed + number)

@@ -1,4 +1,4 @@
-"""What is left over: models without a rate fill it, by weight."""
+"""Shares out spare capacity to models without a rate, by weight."""
 
 import collections
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ from partitiond.planner.types import Need
 
 
 def share_value(packing: Packing) -> float:
-    """How good the shares are: the smallest weighted one counts most, then their sum."""
+    """Return the quality of the shares: the smallest weighted one counts most, then their sum."""
     unrated = [need for need in packing.instance.needs if not need.rated]
     if not unrated:
         return 0.0
     units = reference_rates(packing.instance)
-    # Planned rate over what one device gives the model when it has it to itself.
+    # A share is the planned rate over what one device gives the model alone.
     shares = [packing.rates[need.model] / units[need.model] for need in unrated]
     lowest = min(share / need.weight for share, need in zip(shares, unrated, strict=True))
     return len(shares) * lowest + sum(shares) / 100
@@ -29,13 +29,13 @@ def share_value(packing: Packing) -> float:
 def fill(packing: Packing, devices: Iterable[int], stop: Stop = never) -> None:
     """Add replicas of models without a rate until none fits.
 
-    The model with the smallest weighted share goes first. No replica is added where it would
-    take a covered demand, or an SLO, below what was asked.
+    The model with the smallest weighted share goes first. No replica is added that would push a
+    covered demand, or an SLO, below what was asked.
 
     Args:
-        packing: is changed.
-        devices: that may be filled.
-        stop: says when to leave it at what was added.
+        packing: the packing to change.
+        devices: devices that may be filled.
+        stop: True ends with what was added so far.
     """
     instance, needs = packing.instance, [n for n in packing.instance.needs if not n.rated]
     units = reference_rates(instance) if needs else {}
@@ -45,13 +45,13 @@ def fill(packing: Packing, devices: Iterable[int], stop: Stop = never) -> None:
     failed = set[tuple[int, int, int]]()
 
     def added(index: int, item: int) -> bool:
-        # Replicas are only added, so what a device did not hold it never does. What took from
-        # somebody's demand is not tried again either, though that may have more to spare by then.
+        # Replicas are only added, so an item that did not fit never fits later. An item that took
+        # from a model's demand is not retried either, though that model may have spare rate later.
         tried = (index, len(packing.loads[index].items), item)
         if tried in failed or stop():
             return False
         done = add_if_harmless(packing, index, item)
-        # Who has to be near another model may find it there later.
+        # A model that has to be near another one may find that one there later.
         if not (done or instance.ties.near):
             failed.add(tried)
         return done
@@ -67,7 +67,7 @@ def fill(packing: Packing, devices: Iterable[int], stop: Stop = never) -> None:
 
 
 def _ranked(packing: Packing, needs: Iterable[Need]) -> dict[int, list[tuple[int, int]]]:
-    """For each model the class of device and item of its entries, most rate per worth first."""
+    """Return for each model the device class and item of its entries, most rate per worth first."""
     sites = build_sites(packing.instance)
     merit = -sites.rates.max(axis=1, initial=0) / np.maximum(usual_prices(sites), 1e-12)
     found = {}
@@ -81,7 +81,7 @@ def _ranked(packing: Packing, needs: Iterable[Need]) -> dict[int, list[tuple[int
 
 
 def add_if_harmless(packing: Packing, index: int, item: int) -> bool:
-    """Add an item, at a higher level if need be, if nobody's demand suffers and it gains."""
+    """Add an item, at a higher level if necessary, if no demand suffers and its model gains."""
     spot = spot_on(packing, index, item)
     if spot is None:
         return False

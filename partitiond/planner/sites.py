@@ -1,9 +1,9 @@
-"""The instance as flat arrays, for the compiled search and the market.
+"""Flattens an instance into arrays, for the compiled search and the market.
 
-A *class* is the devices that hold the same, whatever hosts they are on. A *site* is one sharing
-mode of a class, or one replica alone on a device of it. An *entry* is one item at one site; its
-rate depends on the level of interference that its device reaches. All amounts are the instance's
-integers, so what fits here fits there.
+A *class* is the set of devices that hold the same, whatever hosts they are on. A *site* is one
+sharing mode of a class, or one replica alone on a device of the class. An *entry* is one item at
+one site; its rate depends on the level of interference that its device reaches. All amounts are
+the instance's integers, so a set that fits here fits in the instance.
 """
 
 import dataclasses
@@ -23,15 +23,15 @@ Floats = NDArray[np.float64]
 Bits = NDArray[np.uint8]
 
 RESOURCES: Final = ("memory", "sm", "cores", "memory slices", "compute slices")
-"""Linear resources of a device, by column. Load and number are limits of their own."""
+"""Linear resources of a device, by column. Load and number of replicas are separate limits."""
 NO_LIMIT: Final = 1 << 60
 POOLS: Final = ("cores", "host")
-"""What devices of a host share, by column of `entry_pool`."""
+"""Resources that devices of a host share, by column of `entry_pool`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sites:
-    """The instance without its rules that go beyond one device.
+    """The instance as arrays, without the rules that go beyond one device.
 
     C classes, Q sites (sorted by class), E entries (sorted by site), L levels, K kappas,
     R resources, M models (positions in `instance.needs`), G groups, D devices.
@@ -39,28 +39,28 @@ class Sites:
     Attributes:
         class_of: (G,) class of a group.
         site_class: (Q,)
-        capacity: (Q, R) amounts one device has; NO_LIMIT where it does not limit.
+        capacity: (Q, R) amounts one device has; NO_LIMIT if the resource does not limit.
         max_items: (Q,) replicas one device holds at its highest level.
-        level: (Q, L) levels, ascending; the highest again where there are fewer.
-        limit_of: (Q, L, K) row of `busy_limit` at a level and a largest kappa; -1 without one.
+        level: (Q, L) levels, ascending; the highest is repeated if there are fewer.
+        limit_of: (Q, L, K) row of `busy_limit` at a level and a largest kappa; -1 if none.
         option_of: (Q, L, K) the option of the groups of that class.
         busy_limit: (B, N + 1) largest sum of loads for n replicas, at index n; -1 beyond.
-        table: (Q,) offset of the site's MIG table in `tables`, -1 without one.
-        table_size: (Q,) its length.
+        table: (Q,) offset of the site's MIG table in `tables`; -1 if it has none.
+        table_size: (Q,) length of that table.
         tables: MIG tables end to end; 1 where the set with that code can be placed.
         entry_item, entry_model, entry_site: (E,).
-        entry_top: (E,) position of the highest level it bears.
-        entry_kappa: (E,) position of its kappa among all.
+        entry_top: (E,) position of the highest level the entry tolerates.
+        entry_kappa: (E,) position of its kappa among all kappas.
         entry_busy: (E,) load, in 1 / SHARE_SCALE.
-        entry_code: (E,) what it adds to the code of a MIG set; 0 without MIG.
-        entry_cost: (E,) what it costs beyond the device, in 1 / PRICE_SCALE.
+        entry_code: (E,) amount it adds to the code of a MIG set; 0 without MIG.
+        entry_cost: (E,) cost beyond the device, in 1 / PRICE_SCALE.
         entry_use: (E, R)
         entry_pool: (E, 2) cores and host memory it takes.
-        rates: (E, L) requests/s at each level that it bears, in units of its need; 0 above.
-        need_rate, need_min, need_max: (M,) rate (0 without one) and replicas.
-        need_weight: (M,) what `RATE_SCALE` units count for.
+        rates: (E, L) requests/s at each level it tolerates, in units of its need; 0 above.
+        need_rate, need_min, need_max: (M,) rate (0 if none), least and largest number of replicas.
+        need_weight: (M,) weight of `RATE_SCALE` units.
         need_rated: (M,).
-        avoid: (M, M) 1 where two models never share a device.
+        avoid: (M, M) 1 if two models never share a device.
         group_count, group_cost: (G,) devices, and cost of one in 1 / PRICE_SCALE.
         device_group, device_class: (D,).
         site_of: the site of each (group, option).
@@ -104,7 +104,7 @@ class Sites:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Site:
-    """One site of the first group of a class; `options` are positions in the group's."""
+    """One site of the first group of a class; `options` are positions in the group's options."""
 
     cls: int
     group: Group
@@ -114,7 +114,7 @@ class _Site:
 
 @of_the_last
 def build_sites(instance: Instance) -> Sites:
-    """Flatten the instance."""
+    """Flatten the instance into arrays."""
     class_of, sites = _classes(instance)
     site_of = {
         (group.index, k): q
@@ -134,7 +134,7 @@ def build_sites(instance: Instance) -> Sites:
     of_site = ints([q for q, _, _ in entries])
     tops = np.array([bears for _, _, bears in entries], dtype=np.float64)
     top = (levels[of_site] <= tops[:, None]).sum(axis=1) - 1
-    # The last level stands for all that a mode does not have.
+    # The last level stands for all levels that a mode does not have.
     count = ints([len({*row}) for row in levels.tolist()])
     top = np.minimum(top, count[of_site] - 1) if entries else top
     kappas = sorted({o.kappa for g in instance.groups for o in g.options if o.mode is not None})
@@ -188,18 +188,18 @@ def build_sites(instance: Instance) -> Sites:
 
 
 def ints(values: Sequence[object] | Ints, columns: int | None = None) -> Ints:
-    """An array of whole numbers, with so many columns."""
+    """Return an array of integers, reshaped to the given number of columns."""
     found = np.array(values, dtype=np.int64)
-    # Without rows numpy cannot know the columns, and without columns not the rows.
+    # Without rows numpy cannot infer the columns, and without columns not the rows.
     return found if columns is None else found.reshape(len(values), columns)
 
 
 def _classes(instance: Instance) -> tuple[list[int], list[_Site]]:
-    """The class of each group, and all sites."""
+    """Return the class of each group, and all sites."""
     known: dict[tuple[object, ...], int] = {}
     class_of, sites = [], list[_Site]()
     for group in instance.groups:
-        # Groups that hold the same share what says so.
+        # Groups that hold the same share one `held` object.
         key = (id(group.held), group.memory_bytes, group.cores, group.sm_percent, group.price)
         if key not in known:
             known[key] = len(known)
@@ -221,7 +221,7 @@ def _levels(sites: Sequence[_Site]) -> Floats:
 def _limits(
     sites: Sequence[_Site], levels: Floats, kappas: Sequence[float]
 ) -> tuple[Ints, Ints, Ints]:
-    """Rows of loads by site, level and kappa, the options they are of, and the rows."""
+    """Return rows of loads by site, level and kappa, the options of those rows, and the rows."""
     limit_of = np.full((*levels.shape, max(1, len(kappas))), -1, dtype=np.int64)
     option_of = limit_of.copy()
     known: dict[tuple[int, ...], int] = {}
@@ -233,7 +233,7 @@ def _limits(
             crowd = kappas.index(option.kappa) if option.mode is not None else 0
             at = (q, steps.index(option.level), crowd)
             limit_of[at], option_of[at] = known.setdefault(limits, len(known)), k
-    # Where no option has a kappa, what has less is held as by the next larger one.
+    # A kappa without an option of its own uses the option of the next larger kappa.
     for crowd in range(limit_of.shape[2] - 2, -1, -1):
         missing = limit_of[:, :, crowd] < 0
         limit_of[missing, crowd] = limit_of[missing, crowd + 1]
@@ -245,7 +245,7 @@ def _limits(
 
 
 def tables_of(options: Sequence[Option]) -> tuple[Bits, Ints, Ints]:
-    """Every distinct MIG table once, and where each option finds its own."""
+    """Return every distinct MIG table once, with each option's offset and size in it."""
     of_option = [b"" if o.geometry is None else o.geometry.feasible for o in options]
     tables = [table for table in dict.fromkeys(of_option) if table]
     start_of = dict(zip(tables, itertools.accumulate(map(len, tables), initial=0), strict=False))
@@ -262,8 +262,8 @@ def _rates(entries: Sequence[tuple[int, Item, float]], levels: Floats, top: Ints
 
 
 def capacity_of(group: Group, option: Option) -> list[int]:
-    """What one device of a group has of each resource, run as an option; NO_LIMIT where it does not
-    limit."""
+    """Return what a device of a group, run as an option, has of each resource; NO_LIMIT if the
+    resource does not limit."""
     if option.geometry is not None:
         return [NO_LIMIT, NO_LIMIT, group.cores or NO_LIMIT, 8, 7]
     memory = group.memory_bytes - option.overhead_bytes
@@ -271,7 +271,7 @@ def capacity_of(group: Group, option: Option) -> list[int]:
 
 
 def use_of(item: Item, option: Option) -> list[int]:
-    """What an item takes of each resource of a device that is run as an option."""
+    """Return what an item takes of each resource of a device that is run as an option."""
     if option.geometry is not None:
         index = option.geometry.index(item.mig_profile)
         assert index is not None, "an item of another geometry is not among what fits"
@@ -281,7 +281,7 @@ def use_of(item: Item, option: Option) -> list[int]:
 
 
 def _who_avoids(instance: Instance) -> Bits:
-    """(M, M) 1 where two models never share a device."""
+    """Return the (M, M) matrix with 1 if two models never share a device."""
     position = {need.model: n for n, need in enumerate(instance.needs)}
     found = np.zeros((len(position), len(position)), dtype=np.uint8)
     for model, others in instance.ties.avoided.items():
@@ -290,10 +290,10 @@ def _who_avoids(instance: Instance) -> Bits:
 
 
 def with_survival(sites: Sites) -> Sites:
-    """The same with what surviving a loss asks for at least, where all demand is served.
+    """Raise each need to what surviving a loss requires, when all demand is served.
 
-    Without any one of n fault domains at least S is left of the rate. In sum over the domains that
-    is (n - 1) times the rate on the one side and n S on the other, so the rate is at least
+    Without any one of n fault domains at least S of the rate is left. Summed over the domains,
+    that is (n - 1) times the rate on one side and n S on the other, so the rate is at least
     S n / (n - 1), in at least two replicas. Only domains that can hold the model count.
     """
     rate, least = sites.need_rate.copy(), sites.need_min.copy()

@@ -1,4 +1,4 @@
-"""Where GPU instances start: those that exist stay, the others find a place beside them."""
+"""Chooses where GPU instances start: existing ones stay, new ones get a place beside them."""
 
 import collections
 import dataclasses
@@ -9,12 +9,12 @@ from partitiond.core.mig import Geometry, Place
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SliceWish:
-    """One replica's need of a GPU instance.
+    """One replica's need for a GPU instance.
 
     Attributes:
-        mig_profile: of the instance.
-        kept: the instance it runs in now; None for one that starts.
-        load_bytes: what it has to load when it moves.
+        mig_profile: MIG profile of the instance.
+        kept: the instance it runs in now; None for a replica that starts.
+        load_bytes: bytes it has to load if it moves.
     """
 
     mig_profile: str
@@ -23,14 +23,14 @@ class SliceWish:
 
 
 def choose_slices(geometry: Geometry, wishes: list[SliceWish]) -> list[Place]:
-    """A place for every wish, in order; of what runs as many bytes stay as can.
+    """Return a place for every wish, in order; as many loaded bytes as possible stay in place.
 
     Raises:
         ValueError: the wishes are no set that the geometry can hold.
     """
     counts = collections.Counter(wish.mig_profile for wish in wishes)
     running = [n for n, wish in enumerate(wishes) if wish.kept is not None]
-    # All sets of those that may stay, the one with most bytes first. A GPU holds seven.
+    # All sets of replicas that may stay, the one with most bytes first. A GPU holds seven.
     sizes = range(len(running) + 1)
     subsets = [chosen for size in sizes for chosen in itertools.combinations(running, size)]
     subsets.sort(key=lambda chosen: (-sum(1 + wishes[n].load_bytes for n in chosen), chosen))

@@ -1,4 +1,4 @@
-"""What placement rules tie together in an instance, before anything is packed."""
+"""Finds which models placement rules tie together in an instance, before anything is packed."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -9,12 +9,12 @@ from partitiond.planner.types import Instance, Need, PlanRequest, Ties
 
 
 def names_of(device: Device) -> frozenset[str]:
-    """What `only_on` can call a device: its id, host, rack or hardware key."""
+    """Return the names by which `only_on` can mean a device: id, host, rack or hardware key."""
     return frozenset({device.id, device.host, device.rack, device.hardware}) - {""}
 
 
 def unknown_places(request: PlanRequest, model: ModelDemand) -> tuple[str, ...]:
-    """Names in `only_on` that no device answers to."""
+    """Return the names in `only_on` that match no device."""
     if not model.rules.only_on:
         return ()
     known = frozenset[str]().union(*(names_of(d) for d in request.devices))
@@ -22,7 +22,7 @@ def unknown_places(request: PlanRequest, model: ModelDemand) -> tuple[str, ...]:
 
 
 def ties_of(request: PlanRequest, needs: Sequence[Need]) -> Ties:
-    """The rules between replicas; what names models that are not planned is left out of them."""
+    """Return the rules between replicas, without names of models that are not planned."""
     if not any(n.avoid or n.near or n.domain_of for n in needs):
         return Ties()
     position = {need.name: need.model for need in needs}
@@ -54,7 +54,7 @@ def ties_of(request: PlanRequest, needs: Sequence[Need]) -> Ties:
 
 
 def unreachable(needs: Sequence[Need], placeable: Collection[int]) -> frozenset[int]:
-    """Models that fit a device and still can have no replica: one they must be near to has none."""
+    """Return models that fit a device but cannot have a replica, as one they need near has none."""
     known = {need.name: need.model for need in needs}
     able = set(placeable)
     while True:
@@ -69,9 +69,9 @@ def unreachable(needs: Sequence[Need], placeable: Collection[int]) -> frozenset[
 
 
 def twins(instance: Instance) -> list[tuple[int, ...]]:
-    """Sets of devices that are interchangeable: a group, or its part on one host where rules ask.
+    """Return sets of interchangeable devices: a group, or its part on one host if rules need that.
 
-    Earlier devices of a set come first in it.
+    Earlier devices come first in a set.
     """
     if not instance.ties.by_host:
         return [group.bins for group in instance.groups]

@@ -1,10 +1,10 @@
-"""The request, and the same as integers.
+"""Defines the planner's request, and its form as integers.
 
-Memory is in bytes, as given. Rates and shares are floats: their integers are rounded outwards, a
-replica's rate up and its share down, a demand down and a limit up (`figures`). So every plan of the
-true figures is one of the integers, and what bounds those bounds these. The grain is so fine that a
-packing of the integers misses no true limit by more than one part in a million, which `check` and
-docs/planning.md allow.
+Memory is in bytes, as given. Rates and shares are floats, and their integers are rounded outwards:
+a replica's rate up and its share down, a demand down and a limit up (`figures`). Every plan of the
+true figures is therefore a plan of the integers, and a bound on those bounds the true plans. The
+grain is so fine that a packing of the integers misses no true limit by more than one part in a
+million, which `check` and docs/planning.md allow.
 """
 
 import dataclasses
@@ -20,22 +20,22 @@ from partitiond.planner.figures import up
 from partitiond.planner.pools import Pool
 
 RATE_SCALE: Final = 10**9
-"""Integers per request/s of most models; those of tiny rates have more (`Need.units`)."""
+"""Integers per request/s of most models; models with tiny rates have more (`Need.units`)."""
 SHARE_SCALE: Final = 10**12
-"""Hundreds of replicas of a device are out by less than `core.interference.TOLERANCE` together."""
+"""Hundreds of replicas on a device are off by less than `core.interference.TOLERANCE` together."""
 PRICE_SCALE: Final = 10**9
-"""Fine enough that under `min-devices` a device can cost 1 and a trifle by its price, too."""
+"""Fine enough that under `min-devices` a device can cost 1 plus a tiny amount by its price."""
 
 
 MOVE_BUDGET: Final = 0.03
-"""Share of the running replicas that may leave their device beyond those that must, where plans
-are kept up to date: a hundred replicas of three thousand, a few minutes of loading at most."""
+"""Share of the running replicas that may leave their device beyond those that must, if plans are
+kept up to date: a hundred replicas of three thousand, a few minutes of loading at most."""
 MANY_REPLICAS: Final = 100
-"""Below, a plan as good with the fewest moves is found without a budget."""
+"""Below this number, an equally good plan with the fewest moves is found without a budget."""
 
 
 def usual_budget(wanted: float | None, running: int) -> float | None:
-    """The move budget for so many running replicas, where none is asked for."""
+    """Return the move budget for a number of running replicas, if none was requested."""
     return MOVE_BUDGET if wanted is None and running >= MANY_REPLICAS else wanted
 
 
@@ -44,32 +44,32 @@ class PlanRequest:
     """Everything the planner needs; equal requests give equal plans.
 
     Attributes:
-        devices: what may be used.
-        models: what is wanted, with candidates.
-        running: placements that run now; they stay where a plan as good keeps them.
-        objective: what the plan is good at.
+        devices: devices that may be used.
+        models: models that are wanted, with candidates.
+        running: placements that run now; they stay if an equally good plan keeps them.
+        objective: what the plan optimises.
         time_limit_seconds: for the search. Its parts get shares of it in the solver's
             deterministic seconds, so that equal requests give equal plans on any machine.
-        seed: of every random choice.
+        seed: seed of every random choice.
         plan_id: identifier of the plan.
         created_at: ISO 8601, UTC.
-        host_memory_bytes: memory for engines by host name, where no CPU device says it.
-        host_cores_shared: a core that several devices of one host list is one core; False where
-            every device brings its own.
+        host_memory_bytes: memory for engines by host name, if no CPU device states it.
+        host_cores_shared: True if a core listed by several devices of one host is one core; False
+            if every device brings its own.
         interference: kappa and levels.
-        deterministic: equal requests give equal plans on any machine, at the price of a time
-            limit that is kept only roughly. Else the time limit is kept.
+        deterministic: equal requests give equal plans on any machine, but the time limit is kept
+            only roughly. Otherwise the time limit is kept.
         workers: threads of the search.
-        move_budget: share of what runs that may be stopped or moved to come closer to the best;
-            None for no limit beyond what `move_price` says.
-        move_price: what it costs to move or restart a replica that could stay: in devices, or as a
-            share of the mean device's price, power or energy, or in percent of a value that is to
-            be large. 0 asks for the best plan whatever it moves.
-        allow_outage: a model may have no replica for a while as the plan is applied; else only
-            those models may that say so themselves.
-        start_seconds: how long engines of a model take to start, by model, where that was seen.
-        may_search: the compiled search is used, and compiled first where that was never done on
-            this machine. Else a plan that is found without it is enough: somebody waits.
+        move_budget: share of the running replicas that may be stopped or moved to approach the
+            best plan; None for no limit beyond what `move_price` implies.
+        move_price: cost of moving or restarting a replica that could stay: in devices, or as a
+            share of the mean device's price, power or energy, or in percent of a value that is
+            maximised. 0 asks for the best plan whatever it moves.
+        allow_outage: every model may have no replica for a while as the plan is applied; otherwise
+            only models whose specs allow it.
+        start_seconds: observed start time of a model's engines, by model.
+        may_search: the compiled search is used, and compiled first if that was never done on this
+            machine. Otherwise a plan found without it is enough, because a caller waits.
     """
 
     devices: tuple[Device, ...]
@@ -93,7 +93,7 @@ class PlanRequest:
 
     @property
     def before(self) -> Before:
-        """What the checker is told of what runs."""
+        """Return what the checker needs to know of the running replicas."""
         return Before(self.running, self.move_price, self.allow_outage, self.start_seconds)
 
 
@@ -103,11 +103,11 @@ class Item:
 
     Attributes:
         units: integers per request/s, as `Need.units` of its model.
-        host_bytes: what it takes of the host's memory (on a CPU device: its whole footprint).
-        load_bytes: what a start has to load, as the measure of a move.
-        kappa: loss per further replica, the mode's default where none was measured.
+        host_bytes: memory it takes of the host (on a CPU device: its whole footprint).
+        load_bytes: bytes that a start has to load, as the measure of a move.
+        kappa: loss per further replica; the mode's default if none was measured.
         mig_profile: the MIG profile it needs, or empty.
-        cost: what it costs beyond its device, in 1 / PRICE_SCALE (`core.costs.replica_watts`).
+        cost: cost beyond its device, in 1 / PRICE_SCALE (`core.costs.replica_watts`).
     """
 
     index: int
@@ -129,17 +129,17 @@ class Item:
 class Option:
     """One way to run a device: a sharing mode at a level and a kappa, or one replica alone.
 
-    Interference is not linear in kappa, but it is at a given one. So a device run at some kappa
-    holds replicas of at most that kappa, and all of them count with it: the largest kappa of
-    what is on a device decides, and within an option every limit stays linear.
+    Interference is not linear in kappa, but it is at a given kappa. A device run at some kappa
+    therefore holds replicas of at most that kappa, and all of them count with it: the largest
+    kappa on a device decides, and within an option every limit stays linear.
 
     Attributes:
-        mode: None for "alone", where the replica brings its mode.
-        max_items: replicas the level allows.
+        mode: None for "alone", for which the replica brings its mode.
+        max_items: number of replicas that the level allows.
         busy_limit: largest sum of `busy` for n replicas, at index n.
-        kappa: loss per further replica, as it was given; replicas with more do not fit.
-        geometry: in mode MIG, which sets of instances can be placed; memory does not limit then.
-        overhead_bytes: memory the mode takes by itself.
+        kappa: loss per further replica, as given; replicas with a larger kappa do not fit.
+        geometry: in mode MIG, the sets of instances that can be placed; memory does not limit then.
+        overhead_bytes: memory that the mode itself takes.
     """
 
     mode: SharingMode | None
@@ -162,13 +162,13 @@ class Group:
 
     Attributes:
         bins: indices of the devices in the request.
-        price: of one device, in 1 / PRICE_SCALE.
+        price: price of one device, in 1 / PRICE_SCALE.
         pools: indices of the shared limits its devices draw from.
         options: the ways to run one of its devices.
-        fits: for each option, in step with `options`, the items it can hold.
-        sm_percent: SMs to give away under MPS.
+        fits: the items that each option can hold, in step with `options`.
+        sm_percent: percentage of SMs available under MPS.
         held: for each sharing mode (None: alone) the items it can hold, with the highest level of
-            interference that each bears.
+            interference that each one tolerates.
     """
 
     index: int
@@ -189,19 +189,19 @@ class Need:
     """What one model needs, as integers.
 
     Attributes:
-        rate: requests/s to cover, rounded down; 0 where it has no rate.
-        min_replicas: at least one, but for a model with a rate under MAX_GOODPUT.
-        max_replicas: or a number no plan reaches.
-        weight: of the demand, with priority applied.
-        avoid: names of models that never share a device with it, said by either.
-        near: names of models of which every host that holds one of it holds one.
+        rate: requests/s to cover, rounded down; 0 if the model has no rate.
+        min_replicas: at least one, except for a model with a rate under MAX_GOODPUT.
+        max_replicas: the limit, or a number that no plan reaches.
+        weight: weight of the demand, with priority applied.
+        avoid: names of models that never share a device with it, whichever spec says so.
+        near: names of models that every host with a replica of this model must also hold.
         domain_of: for each device the number of its fault domain; empty without `survive`.
-        survive_rate: what has to be left when any one fault domain is lost.
-        survive_replicas: the same in replicas: one for a model without a rate.
-        units: of its rates, integers per request/s.
-        planned: its rate as it was given, in them; `rate` is 1 at least.
-        priority: of the model; `planner.priorities` says what it means.
-        lift: how much more than its weight it counts in sums of goodput, for its priority.
+        survive_rate: rate that has to be left when any one fault domain is lost.
+        survive_replicas: replicas that have to be left then: one for a model without a rate.
+        units: integers per request/s of its rates.
+        planned: its rate as given, in these units; `rate` is at least 1.
+        priority: priority of the model; `planner.priorities` explains its effect.
+        lift: factor beyond its weight in sums of goodput, for its priority.
     """
 
     model: int
@@ -223,22 +223,22 @@ class Need:
 
     @property
     def worth(self) -> float:
-        """What `RATE_SCALE` of its integers count under MAX_GOODPUT."""
+        """Return the weight of `RATE_SCALE` of its integers under MAX_GOODPUT."""
         return self.weight * self.lift * RATE_SCALE / self.units
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ties:
-    """Rules between replicas, by the models' indices in the request. Empty where nobody has any.
+    """Rules between replicas, by the models' indices in the request. Empty if there are none.
 
     Attributes:
-        avoided: for a model those that never share a device with it; symmetric.
-        near: for a model those of which every host that holds it holds one.
-        near_to: the same turned round: who needs one of this model beside it.
+        avoided: for a model, the models that never share a device with it; symmetric.
+        near: for a model, the models that every host with a replica of it must also hold.
+        near_to: the inverse of `near`: the models that need a replica of this model on their host.
         spread: models that have to survive the loss of a fault domain.
         host_of: for each device the number of its host.
         devices_on: for each host its devices.
-        by_host: a rule speaks of hosts or racks, so devices are interchangeable within a host only.
+        by_host: a rule names hosts or racks, so devices are interchangeable within a host only.
     """
 
     avoided: Mapping[int, frozenset[int]] = dataclasses.field(default_factory=dict)
@@ -251,12 +251,12 @@ class Ties:
 
     @property
     def beyond_device(self) -> frozenset[int]:
-        """Models whose rules go beyond one device."""
+        """Return the models whose rules go beyond one device."""
         return self.spread | frozenset(self.near) | frozenset(self.near_to)
 
 
 def unlike(groups: Iterable[Group]) -> list[Group]:
-    """One of each that hold the same: groups that differ only in their host do; hosts are many."""
+    """Return one group of each set that holds the same: groups of many hosts differ only in it."""
     return [*{id(group.fits): group for group in groups}.values()]
 
 
@@ -274,11 +274,11 @@ class Instance:
     ties: Ties
 
     def rate(self, item: int, option: Option) -> int:
-        """Planned rate of an item at an option's level, rounded up."""
+        """Return the planned rate of an item at an option's level, rounded up."""
         return rate_at(self.items[item], option.level)
 
     def pool_use(self, pool: Pool, item: int) -> int:
-        """What an item takes from a shared limit."""
+        """Return what an item takes from a shared limit."""
         return self.items[item].cores if pool.kind == "cores" else self.items[item].host_bytes
 
 
@@ -286,7 +286,7 @@ EngineKey = tuple[object, ...]
 
 
 def engine_key(candidate: Candidate, memory_bytes: int) -> EngineKey:
-    """What an engine was started with, as far as a candidate decides it."""
+    """Return a key of what an engine was started with, as far as a candidate decides it."""
     size = candidate.size
     form = (candidate.model, candidate.variant)
     return (form, size, candidate.batch, candidate.kv_cache_bytes, memory_bytes)

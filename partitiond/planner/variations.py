@@ -1,4 +1,4 @@
-"""Requests of changed worlds, near the plan of what is, and what came of them beside it."""
+"""Makes requests for changed worlds, near the current plan, and compares their plans with it."""
 
 import dataclasses
 import math
@@ -14,17 +14,17 @@ from partitiond.planner.types import PlanRequest
 from partitiond.planner.whatif import Demands, World
 
 VARIATION_SHARE = 0.5
-"""Of the time limit, for each further plan: it starts from the plan of what is."""
+"""Share of the time limit for each further plan, which starts from the current plan."""
 LEAST_SECONDS = 0.5
 
 
 @dataclasses.dataclass(slots=True)
 class Variations:
-    """Makes the requests of changed worlds, and counts the steps.
+    """Makes the requests for changed worlds, and counts the steps.
 
     Attributes:
-        world, base: what is, and the request of it.
-        plan: of what is, once there is one.
+        world, base: the current world, and the request for it.
+        plan: the plan for the current world, once there is one.
     """
 
     world: World
@@ -36,7 +36,7 @@ class Variations:
     _step: int = 0
 
     def within(self, seconds: float) -> None:
-        """Nothing more is to be begun after so long; without a clock, whenever it is."""
+        """Allow no new plan to be started after these seconds; no limit without a clock."""
         if not self.base.deterministic:
             self._until = time.monotonic() + seconds
 
@@ -45,7 +45,7 @@ class Variations:
         return time.monotonic() > self._until
 
     def solve(self, title: str, request: PlanRequest) -> Steps[Outcome]:
-        """A step of the flow."""
+        """Yield one step of the flow and return its outcome."""
         self._step += 1
         self.steps = max(self.steps, self._step)
         try:
@@ -53,26 +53,26 @@ class Variations:
         except PartitiondError as error:
             if self._step == 1:
                 raise
-            # The plan of what is stands; what cannot be planned beside it says why.
+            # The current plan stands; what cannot be planned beside it reports the reason.
             return Infeasible((error.message,), (error.hint,) if error.hint else ())
         assert not isinstance(outcome, bool)
         return outcome
 
     def impossible(self, request: PlanRequest) -> Steps[bool]:
-        """Whether it is proven, fast, that not everything in the request can be served."""
+        """Whether a quick proof shows that not everything in the request can be served."""
         asked = dataclasses.replace(request, objective=Objective.MIN_DEVICES, running=())
         return (yield asked) is True
 
     def tried(
         self, text: str, *, share: float = VARIATION_SHARE, asked: bool = False
     ) -> Steps[Alternative]:
-        """The plan under a what-if beside the plan of what is.
+        """Solve for the plan under a what-if, and compare it with the current plan.
 
         Args:
-            share: of the time limit.
-            asked: whether somebody asks for this plan. Then it is kept, and moves have their price
-                where something runs that may be moved; what two worlds are worth is compared
-                without it.
+            share: share of the time limit.
+            asked: True if the user asks for this plan. The plan is then kept, and moves of running
+                replicas have their price; without it, the values of the two worlds are compared
+                excluding moves.
         """
         world = world_under(text, self.world, self.plan)
         request = self.request(world, share)
@@ -83,7 +83,7 @@ class Variations:
         return dataclasses.replace(found, forbids=only_forbids(text))
 
     def request(self, world: World, share: float = VARIATION_SHARE) -> PlanRequest:
-        """The request of a changed world, near the plan of what is; `share` is of its time."""
+        """Return the request for a changed world, near the current plan, in a share of its time."""
         running = self.base.running if self.plan is None else self.plan.placements
         here = {device.id for device in world.devices}
         return dataclasses.replace(
@@ -99,11 +99,11 @@ class Variations:
         )
 
     def models(self, world: World) -> tuple[ModelDemand, ...]:
-        """Demands of a changed world; candidates are made anew only where they may differ."""
+        """Return the demands of a changed world; remake candidates only if they may differ."""
         old = {m.model: m for m in self.base.models}
         specs = {spec.name: spec for spec in self.world.specs}
         same = _kinds(world) == _kinds(self.world)
-        # Specs that are equal once they are asked the same have the same candidates.
+        # Specs that differ only in what is asked of the model have the same candidates.
         anew = [s for s in world.specs if not same or s.asked_as(specs[s.name]) != specs[s.name]]
         made = {m.model: m for m in self.demands(dataclasses.replace(world, specs=tuple(anew)))}
         return tuple(
@@ -113,18 +113,18 @@ class Variations:
         )
 
     def compared(self, change: str, outcome: Outcome, *, with_plan: bool = False) -> Alternative:
-        """The outcome beside the plan of what is."""
+        """Compare the outcome with the current plan."""
         placed = () if self.plan is None else self.plan.placements
         return alternative(change, self.plan, outcome, placed, with_plan=with_plan)
 
 
 def _kinds(world: World) -> set[object]:
-    """What candidates are made for."""
+    """Return the kinds of device that candidates are made for."""
     return {(d.hardware, d.memory_bytes, d.modes, len(d.cores)) for d in world.devices}
 
 
 def _asked(demand: ModelDemand, spec: ModelSpec) -> ModelDemand:
-    """The same candidates for what is asked now."""
+    """Return the same candidates with the spec's present demand and rules."""
     return dataclasses.replace(
         demand,
         demand=spec.demand,

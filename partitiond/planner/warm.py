@@ -1,12 +1,12 @@
 """Compiles the planner's kernels before they are needed: `python -m partitiond.planner.warm`.
 
-That prints the share that is compiled, as it goes on; with `--done` its exit status says whether
-all is.
+The command prints the share that is compiled while it runs. With `--done` its exit status says
+whether all kernels are compiled.
 
-Numba compiles a kernel when it is first called and keeps the result on disk. All of them take a
-minute and a half of one core, once for a machine and an installation; solves do not pay for it
-within their time limit, and plans that greedy packers prove are made without. One process compiles
-at a time: others wait for it.
+Numba compiles a kernel at its first call and keeps the result on disk. All kernels take a minute
+and a half of one core, once for a machine and an installation. Solves do not pay for it within
+their time limit, and plans that greedy packers prove optimal need no kernels. Only one process
+compiles at a time; other processes wait for it.
 """
 
 import contextlib
@@ -32,23 +32,23 @@ from partitiond.planner import kept
 HARDWARE: Final = "warm"
 _UNDER_WAY: Final = threading.Event()
 _DONE_HERE: Final = threading.Event()
-"""This process has compiled them, wherever they are kept, if at all."""
+"""Set once this process has compiled the kernels, even if they could not be kept on disk."""
 FUNCTIONS: Final = 205
-"""About so many functions numba compiles for all kernels, its own ones included."""
+"""Approximate number of functions that numba compiles for all kernels, including its own."""
 LOOK_SECONDS: Final = 0.5
 NICE: Final = 15
 SECONDS: Final = 0.1
-"""A measure of work here: solves for compiling count steps."""
+"""Only a measure of work here: solves for compiling count steps."""
 
 
 Tell = Callable[[float], object]
-"""Takes the share that is compiled, from 0 to 1."""
+"""Called with the share that is compiled, from 0 to 1."""
 
 
 def is_warm() -> bool:
     """Whether kernels of this source, interpreter and machine are compiled.
 
-    True as well while `warm` uses them. Where they cannot be kept, every process compiles its own.
+    Also True while `warm` uses them. If they cannot be kept, every process compiles its own.
     """
     stamp = kept.stamp()
     here = _UNDER_WAY.is_set() or _DONE_HERE.is_set()
@@ -56,10 +56,10 @@ def is_warm() -> bool:
 
 
 def warm(tell: Tell = lambda _share: None) -> None:
-    """Compile all kernels, unless that was done; keeps a stamp beside what was compiled.
+    """Compile all kernels unless that was done, and keep a stamp beside the compiled files.
 
     Args:
-        tell: told the share that is compiled, several times a second.
+        tell: called with the share that is compiled, several times a second.
     """
     if is_warm():
         return
@@ -85,7 +85,7 @@ def _compile_all(tell: Tell) -> None:
 
 def _keep_stamp() -> None:
     stamp = kept.stamp()
-    # Without a folder to write to kernels could not be kept either.
+    # Without a writable folder the kernels could not be kept either.
     with contextlib.suppress(OSError):
         if stamp is not None:
             stamp.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def _keep_stamp() -> None:
 
 @contextlib.contextmanager
 def _alone(tell: Tell) -> Iterator[None]:
-    """Waits while another process compiles the same; goes on at once where no file can tell."""
+    """Wait while another process compiles them; continue at once if no lock file can be used."""
     stamp = kept.stamp()
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):
@@ -116,7 +116,7 @@ def _locked(descriptor: int) -> bool:
 
 
 def _use_all() -> None:
-    """Plans that need every kernel: by cost, by goodput, from what runs, and of few models."""
+    """Solve plans that need every kernel: by cost, by goodput, from what runs, of few models."""
     from partitiond.planner.api import solve
     from partitiond.planner.types import PlanRequest
 
@@ -152,7 +152,7 @@ def _device(number: int) -> Device:
 
 
 def _model(number: int) -> ModelDemand:
-    """Three sizes at random; figures differ, as sets that are alike would be put together."""
+    """Return a model with three random sizes; figures differ, as equal sets would be merged."""
     rng = random.Random(number)  # noqa: S311
     name, base, rate = f"{HARDWARE}-{number}", rng.uniform(3, 30), rng.uniform(5, 15)
     sizes = tuple(
@@ -177,7 +177,7 @@ def _model(number: int) -> ModelDemand:
 
 
 if __name__ == "__main__":
-    # By its own name: the solves for compiling ask that module whether it is under way.
+    # Imported by name: the solves for compiling ask that module whether compiling is under way.
     by_name = importlib.import_module("partitiond.planner.warm")
     if sys.argv[1:] == ["--done"]:
         sys.exit(not by_name.is_warm())

@@ -1,7 +1,7 @@
-"""What-if: a changed world. Changes act on models and devices, before candidates are made of them.
+"""Changes the world for what-ifs: models and devices, before candidates are made of them.
 
-That way a dropped SLO gives the operating points that it forbade, and a kind of device that was
-not there gets estimates, with the same code that the plan itself is made with.
+A dropped SLO therefore allows the operating points that it forbade, and a kind of device that was
+not present gets estimates, with the same code that makes the plan itself.
 """
 
 import collections
@@ -21,32 +21,32 @@ from partitiond.core.units import Bytes
 ALL: Final = "*"
 """Stands for all models."""
 ADDED_CORES: Final = 16
-"""Host cores for the engines of a GPU of a kind that was not there, as in fleet files."""
+"""Host cores for engines on a GPU of a kind that was not present, as in fleet files."""
 ADDED_PER_HOST: Final = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class World:
-    """What a plan is made from, before candidates."""
+    """The inputs of a plan, before candidates are made."""
 
     specs: tuple[ModelSpec, ...]
     devices: tuple[Device, ...]
     objective: Objective
 
     def without(self, gone: Collection[str]) -> "World":
-        """The same without the devices of these ids."""
+        """Return the world without the devices of these ids."""
         left = tuple(device for device in self.devices if device.id not in gone)
         return dataclasses.replace(self, devices=left)
 
     def respecified(self, model: str, respec: Callable[[ModelSpec], ModelSpec]) -> "World":
-        """The same with one model, or all of them, asked for otherwise."""
+        """Return the world with the spec of one model, or of all models, changed."""
         if model != ALL:
             self.check_model(model)
         specs = tuple(respec(s) if model in (ALL, s.name) else s for s in self.specs)
         return dataclasses.replace(self, specs=specs)
 
     def check_model(self, name: str) -> None:
-        """Raises InputError: there is no such model."""
+        """Check that a model exists. Raises InputError: there is no such model."""
         names = [spec.name for spec in self.specs]
         if name not in names:
             raise InputError(f"there is no model {name!r}.", hint=suggestion(name, names))
@@ -55,21 +55,21 @@ class World:
 Demands = Callable[[World], tuple[ModelDemand, ...]]
 """Makes the candidates of a world."""
 Change = functools.partial[World]
-"""One of the functions below with what was written; it takes the world and the plan of what is, of
-which those devices are taken away that hold the least. Raises InputError where it names a model,
-device or rule that is not there."""
+"""One of the functions below, bound to its arguments. It takes the world and the current plan; by
+that plan, devices that hold the least are removed first. Raises InputError if it names a model,
+device or rule that does not exist."""
 
 
 def set_demand(model: str, req_per_s: float | None, world: World, _plan: Plan | None) -> World:
-    """Another demand of one model, in requests/s; None for as much as there is.
+    """Set another demand of one model, in requests/s; None for as much as there is.
 
-    What is asked for is the rate itself: a burst factor would plan for another one.
+    The new demand is the rate itself: a burst factor would change the planned rate.
     """
     return world.respecified(model, lambda spec: _plainly(spec, req_per_s))
 
 
 def scale_demand(model: str, factor: float, world: World, _plan: Plan | None) -> World:
-    """A multiple of the demand of one model, or of all of them."""
+    """Multiply the demand of one model, or of all models."""
 
     def scaled(spec: ModelSpec) -> ModelSpec:
         rate = spec.demand.req_per_s
@@ -86,7 +86,7 @@ def scale_demand(model: str, factor: float, world: World, _plan: Plan | None) ->
 
 
 def drop_rule(model: str, rule: str, world: World, _plan: Plan | None) -> World:
-    """A rule of one model, or of all, that does not hold."""
+    """Drop a rule of one model, or of all models."""
     found = world.respecified(model, lambda spec: without_rule(spec, rule))
     if found == world:
         who, what = ("no model", "a") if model == ALL else (model, "no")
@@ -98,14 +98,14 @@ def drop_rule(model: str, rule: str, world: World, _plan: Plan | None) -> World:
 
 
 def drop_model(model: str, world: World, _plan: Plan | None) -> World:
-    """A model that is not wanted."""
+    """Remove a model from those that are wanted."""
     world.check_model(model)
     left = tuple(spec for spec in world.specs if spec.name != model)
     return dataclasses.replace(world, specs=left)
 
 
 def set_objective(objective: Objective, world: World, _plan: Plan | None) -> World:
-    """Another objective."""
+    """Set another objective."""
     return dataclasses.replace(world, objective=objective)
 
 
@@ -116,11 +116,11 @@ _WITHOUT: Final[dict[str, dict[str, Any]]] = {
     "max_replicas": {"max_replicas": None},
 }
 RULES: Final = (*_WITHOUT, "avoid", "near", "only_on", "survive", "burst")
-"""What can be dropped of a model. `burst` is the demand's burst factor or percentile."""
+"""The rules of a model that can be dropped. `burst` is the demand's burst factor or percentile."""
 
 
 def without_rule(spec: ModelSpec, rule: str) -> ModelSpec:
-    """The model without one of its rules; itself where it has no such rule."""
+    """Return the model without one of its rules; unchanged if it has no such rule."""
     if rule == "burst":
         return _plainly(spec, spec.demand.req_per_s)
     if rule in _WITHOUT:
@@ -130,7 +130,7 @@ def without_rule(spec: ModelSpec, rule: str) -> ModelSpec:
 
 
 def rules_of(spec: ModelSpec) -> Iterator[str]:
-    """The rules a model has, by the names that `without rule` takes."""
+    """Return the rules that a model has, by the names that `without rule` takes."""
     return (rule for rule in RULES if without_rule(spec, rule) != spec)
 
 
@@ -139,7 +139,7 @@ def _plainly(spec: ModelSpec, rate: float | None) -> ModelSpec:
 
 
 def add_devices(count: int, hardware: str, world: World, _plan: Plan | None) -> World:
-    """More devices of one kind, like those of it that are there, on new hosts."""
+    """Add devices of one kind, equal to present devices of that kind, on new hosts."""
     template = _template(world, hardware)
     if template.kind is DeviceKind.CPU:
         raise InputError("a CPU is no device that can be added.", hint='Add GPUs, as "+1 l4-24gb".')
@@ -171,9 +171,9 @@ def add_devices(count: int, hardware: str, world: World, _plan: Plan | None) -> 
 
 
 def remove_devices(count: int, hardware: str, world: World, plan: Plan | None) -> World:
-    """Fewer devices of one kind: those that hold the least go, the last ones first among equals.
+    """Remove devices of one kind: those that hold the least, of equal ones the last.
 
-    The first ones are what people know.
+    The first devices stay because users know them.
     """
     kind = _kind_here(world, hardware)
     mine = [d for d in reversed(world.devices) if d.hardware == kind]
@@ -195,7 +195,7 @@ def remove_devices(count: int, hardware: str, world: World, plan: Plan | None) -
 
 
 def lose(kind: str, name: str, world: World, _plan: Plan | None) -> World:
-    """A device, host or rack that is gone."""
+    """Remove a device, host or rack."""
     if kind == "device":
         return world.without({_device_named(world, name).id})
     gone = {device.id for device in world.devices if getattr(device, kind) == name}
@@ -208,7 +208,7 @@ def lose(kind: str, name: str, world: World, _plan: Plan | None) -> World:
 def limit_modes(
     modes: Collection[SharingMode], only: bool, world: World, _plan: Plan | None
 ) -> World:
-    """Sharing modes that the GPUs may not, or alone may, take."""
+    """Allow only these sharing modes on the GPUs, or forbid them."""
     limited = tuple(
         dataclasses.replace(d, modes=tuple(m for m in d.modes if (m in modes) == only))
         if d.kind is DeviceKind.GPU
@@ -219,7 +219,7 @@ def limit_modes(
 
 
 def _template(world: World, text: str) -> Device:
-    """A device of the kind that the text names: one that is there, or one of the catalog."""
+    """Return a device of the kind that the text names: a present one, or one of the catalog."""
     there = _kind_here(world, text)
     if there is not None:
         return next(d for d in world.devices if d.hardware == there)
@@ -228,7 +228,7 @@ def _template(world: World, text: str) -> Device:
 
 
 def _kind_here(world: World, text: str) -> str | None:
-    """The hardware key of devices that are there, by key, the beginning of one, or an alias."""
+    """Return the hardware key of present devices, found by key, unique prefix, or alias."""
     kinds = sorted({d.hardware for d in world.devices})
     begin = [kind for kind in kinds if kind.startswith(text)]
     if text in kinds or len(begin) == 1:
@@ -238,7 +238,7 @@ def _kind_here(world: World, text: str) -> str | None:
 
 
 def _device_named(world: World, name: str) -> Device:
-    """By id, by the beginning of just one id, or as "gpu-3" for the GPU with that number."""
+    """Find a device by id, by a unique prefix of its id, or as "gpu-3" by a GPU's number."""
     exact = [d for d in world.devices if d.id == name]
     begin = [d for d in world.devices if d.id.startswith(name)]
     found = exact or (begin if len(begin) == 1 else [])
@@ -253,7 +253,7 @@ def _device_named(world: World, name: str) -> Device:
 
 
 def suggestion(name: str, known: Collection[str], most: int = 8) -> str:
-    """A hint for a name that is not known: the closest ones, or the first few there are."""
+    """Return a hint for an unknown name: the closest known names, or the first few."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if close:
         return f"Did you mean {' or '.join(close)}?"

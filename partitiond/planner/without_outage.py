@@ -1,9 +1,9 @@
-"""Plans that leave no model without a replica as they are applied.
+"""Makes plans that leave no model without a replica while they are applied.
 
-Where a plan would, and nobody has allowed it, the question is asked again. First with what runs of
-such a model as a further model that has to stay: then its new replicas stand beside the old ones,
-on an idle device if need be, and the old ones can go once those serve. Where there is no room for
-that, the model stays as it runs, and the plan says so.
+If a plan would cause an outage that is not allowed, the planner solves again. First it adds the
+running replicas of such a model as a further model that has to stay. The new replicas then stand
+beside the old ones, on an idle device if necessary, and the old ones are stopped once the new ones
+serve. If there is no room for that, the model stays as it runs, and the plan says so.
 """
 
 import collections
@@ -29,15 +29,15 @@ from partitiond.core.start_order import Stakes
 from partitiond.planner.types import PlanRequest
 
 AS_IT_RUNS: Final = " as it runs"
-"""Ends the name of what stands for a model's running replicas; no model's name has a space."""
+"""Suffix of the name that stands for a model's running replicas; no model's name has a space."""
 OUTAGE: Final = 2
-"""Speaks most against a plan: a model has no replica for a while, and nobody has allowed that."""
+"""The strongest objection to a plan: a model has no replica for a while, which is not allowed."""
 
 
 def forbidden_outages(
     request: PlanRequest, placements: tuple[Placement, ...]
 ) -> tuple[Outage, ...]:
-    """The outages that applying the placements would bring and that nobody has allowed."""
+    """Return the outages that applying the placements would cause and that are not allowed."""
     if request.allow_outage or not request.running:
         return ()
     allowed = {demand.model for demand in request.models if demand.allow_outage}
@@ -46,20 +46,20 @@ def forbidden_outages(
     replaced = {p.model for p in (*diff.stop, *(old for old, _ in diff.move))}
     replaced -= {p.model for p in diff.keep} | allowed
     if not replaced & {p.model for p in here}:
-        return ()  # of every model something stays, or nothing is wanted any more
+        return ()  # each such model keeps a replica, or is not wanted any more
     return tuple(outage for outage in _takes(request, diff).outages if outage.model in replaced)
 
 
 def spoken_against(request: PlanRequest, placements: tuple[Placement, ...]) -> int:
-    """What speaks against a plan: OUTAGE, 1 a needless stop; 0 is nothing.
+    """Return the strongest objection to a plan: OUTAGE, 1 for a needless stop, 0 for none.
 
-    A stop is needless where a replica has to end before what takes its place can start, and a
-    device of that kind is idle before and after.
+    A stop is needless if a replica has to end before its replacement can start although a device
+    of the same kind is idle before and after.
     """
     if not all_stay(request, placements) or forbidden_outages(request, placements):
         return OUTAGE
     if not request.move_price:
-        return 0  # the best plan is asked for, whatever it moves
+        return 0  # the request asks for the best plan, whatever it moves
     busy = {p.device_id for p in (*request.running, *placements)}
     kinds = {d.id: d.hardware for d in request.devices}
     idle = {d.hardware for d in request.devices if d.id not in busy and not d.cordoned}
@@ -80,11 +80,11 @@ def _takes(request: PlanRequest, diff: PlanDiff) -> DiffCost:
 
 
 def with_old_ones(request: PlanRequest, models: Collection[str], *, and_new: bool) -> PlanRequest:
-    """The request with what runs of some models as models that have to stay.
+    """Return the request with the running replicas of some models as models that have to stay.
 
     Args:
-        models: of which something runs.
-        and_new: whether those models are asked for beside it, or are left as they run.
+        models: models with running replicas.
+        and_new: True asks for those models as well; False leaves them as they run.
     """
     devices = {device.id for device in request.devices if not device.cordoned}
     old: dict[str, list[Placement]] = collections.defaultdict(list)
@@ -107,14 +107,14 @@ def _renamed(placement: Placement) -> Placement:
 
 
 def _stays(running: list[Placement], isolation: Isolation) -> ModelDemand:
-    """A demand for exactly what runs of a model."""
+    """Return a demand for exactly the running replicas of a model."""
     here = [_renamed(p).candidate for p in running]
     name, number, sizes = here[0].model, len(here), tuple(dict.fromkeys(here))
     return ModelDemand(name, ANY_DEMAND, sizes, number, number, isolation)
 
 
 def all_stay(request: PlanRequest, placements: Iterable[Placement]) -> bool:
-    """Whether what stands for running replicas is where it runs, and as it runs."""
+    """Whether every stand-in for a running replica stays on its device with the same engine."""
     there = {p.replica_id: p for p in placements}
     return all(
         p.replica_id in there and same_engine(p, there[p.replica_id])
@@ -124,7 +124,7 @@ def all_stay(request: PlanRequest, placements: Iterable[Placement]) -> bool:
 
 
 def without_old_ones(placements: Iterable[Placement]) -> tuple[Placement, ...]:
-    """The new replicas alone; they take the names of those that they replace."""
+    """Return the new replicas alone, under the names of the replicas that they replace."""
     names: dict[str, list[str]] = collections.defaultdict(list)
     for p in placements:
         if p.model.endswith(AS_IT_RUNS):
@@ -139,13 +139,13 @@ def without_old_ones(placements: Iterable[Placement]) -> tuple[Placement, ...]:
 def with_own_names(
     placements: Iterable[Placement], running: Iterable[Placement]
 ) -> tuple[Placement, ...]:
-    """The placements with what stands for running replicas as those replicas themselves."""
+    """Return the placements with the running replicas in place of their stand-ins."""
     own = {p.replica_id: p for p in running}
     return tuple(own[p.replica_id] if p.model.endswith(AS_IT_RUNS) else p for p in placements)
 
 
 def held_back_told(one: HeldBack) -> str:
-    """Why a model stays as it runs, and what would be gained by letting go of that."""
+    """Explain why a model stays as it runs, and what allowing an outage would gain."""
     lacks = one.missing_req_per_s
     gained = f" for the {lacks:.3g} requests/s that it lacks" if lacks else ""
     return (
@@ -156,7 +156,7 @@ def held_back_told(one: HeldBack) -> str:
 
 
 def not_without_outage(coming: Iterable[Outage]) -> Infeasible:
-    """Neither is there room beside what runs, nor can all of that stay as it is."""
+    """Report that new replicas have no room beside the running ones, and those cannot all stay."""
     return Infeasible(
         tuple(
             f"{outage.model} would have no replica for about {outage.seconds:.0f} s: its new "

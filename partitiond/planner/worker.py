@@ -1,9 +1,9 @@
-"""Solves in a process of its own, so that a long solve never stalls a request and can be ended.
+"""Solves in a separate process, so that a long solve never blocks a request and can be ended.
 
-The process has a time limit, kept by the parent, and a memory limit, kept by the kernel. It tells
-how far it is, and ends with the best plan so far when asked to. Loading the solver takes a second
-of CPU and 100 MB: a process that does nothing else loads it when the first plan is asked for, and
-each solve is forked from that one. The daemon itself never loads it.
+The parent enforces the process's time limit, the kernel its memory limit. The process reports its
+progress, and ends with the best plan so far when it is asked to. Loading the solver takes a second
+of CPU and 100 MB. A process that does nothing else therefore loads it when the first plan is
+requested, and each solve is forked from that process. The daemon itself never loads the solver.
 """
 
 import asyncio
@@ -31,16 +31,16 @@ from partitiond.planner.types import PlanRequest
 from partitiond.planner.warm import is_warm
 
 AHEAD_SECONDS: Final = 60.0
-"""A daemon compiles the search once it has run so long: starts and first plans go before it."""
+"""Seconds of uptime before a daemon compiles the search: starts and first plans come first."""
 HANG_SECONDS: Final = 5.0
-"""Starting takes a second or two: a process that took longer and was given up is replaced."""
+"""Starting takes a second or two: the fork server is replaced if a cancelled start took longer."""
 SOLVER: Final = "partitiond.planner.api"
 COMPILER: Final = (sys.executable, "-m", "partitiond.planner.warm")
 log = logging.getLogger(__name__)
 
 
 Answer = Plan | Infeasible | PartitiondError
-"""What a process of the planner sends in the end: what `solve` gave, or raised."""
+"""The last message of a planner process: what `solve` returned or raised."""
 
 
 class PlannerFailedError(PartitiondError):
@@ -57,12 +57,12 @@ async def solve_in_process(
     memory_limit_bytes: int | None = None,
     stop: asyncio.Event | None = None,
 ) -> Plan | Infeasible:
-    """`solve` in a process of its own, which is killed at the time limit or when cancelled.
+    """Run `solve` in a separate process, which is killed at the time limit or when cancelled.
 
     Args:
-        timeout_seconds: wall-clock limit, loading the solver (about a second, once) included.
-        on_progress: told of better plans and bounds, in the caller's event loop.
-        memory_limit_bytes: what the process may allocate; None for no limit. Loading the solver
+        timeout_seconds: wall-clock limit, including loading the solver once (about a second).
+        on_progress: called with better plans and bounds, in the caller's event loop.
+        memory_limit_bytes: memory the process may allocate; None for no limit. Loading the solver
             alone takes about 300 MiB.
         stop: once set, the process ends with the best plan so far.
 
@@ -96,10 +96,10 @@ async def solve_in_process(
 
 
 async def compile_ahead(after_seconds: float = AHEAD_SECONDS) -> None:
-    """Compile the search at low priority, where that was never done on this machine.
+    """Compile the search at low priority if it was never compiled on this machine.
 
-    In a process of its own, so that the first large plan need not wait for it; cancelled, that
-    process ends.
+    It is compiled in a separate process, so that the first large plan does not wait for it.
+    Cancelling this coroutine kills that process.
     """
     await asyncio.sleep(after_seconds)
     if is_warm():
@@ -123,14 +123,14 @@ async def compile_ahead(after_seconds: float = AHEAD_SECONDS) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Solver:
-    """A process that solves, and this end of its pipe."""
+    """A process that solves, and the parent's end of its pipe."""
 
     process: BaseProcess
     connection: Connection
 
 
 async def _started(request: PlanRequest, memory_limit_bytes: int | None) -> _Solver:
-    """Forked from the process that has loaded the solver; where that one fails, a fresh one.
+    """Fork a solver from the process that has loaded it; if forking fails, spawn a fresh process.
 
     Raises:
         PlannerFailedError: neither can be started.
@@ -155,7 +155,7 @@ async def _started(request: PlanRequest, memory_limit_bytes: int | None) -> _Sol
 
 
 async def _start(method: str, request: PlanRequest, memory_limit_bytes: int | None) -> _Solver:
-    """Start it in a thread: loading the solver takes a second, and what is waited for may hang."""
+    """Start the process in a thread: loading the solver takes a second, and starting may hang."""
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload([SOLVER])
@@ -169,17 +169,17 @@ async def _start(method: str, request: PlanRequest, memory_limit_bytes: int | No
         failed: BaseException | None = None
         try:
             process.start()
-        except BaseException as error:  # noqa: BLE001 - whoever waits hears of it
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
             failed = error
         theirs.close()
-        if not started.set_running_or_notify_cancel():  # who asked is gone
+        if not started.set_running_or_notify_cancel():  # the caller is gone
             _kill(solver)
         elif failed is None:
             started.set_result(None)
         else:
             started.set_exception(failed)
 
-    # No thread of the loop's own: a daemon that ends waits for those.
+    # Not a thread of the loop's executor: a daemon that shuts down waits for those.
     threading.Thread(target=start, name="planner-start", daemon=True).start()
     try:
         await asyncio.wrap_future(started)
@@ -191,7 +191,7 @@ async def _start(method: str, request: PlanRequest, memory_limit_bytes: int | No
 
 
 def _kill(solver: _Solver) -> None:
-    """End it, if it was started, and let go of the pipe."""
+    """Kill the process if it was started, and close the pipe."""
     with contextlib.suppress(ValueError, OSError):
         if solver.process.is_alive():
             solver.process.kill()
@@ -200,7 +200,7 @@ def _kill(solver: _Solver) -> None:
 
 
 def _discard_server() -> None:
-    """End the process that solves are forked from; the next solve starts another one."""
+    """Kill the process that solves are forked from; the next solve starts another one."""
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -216,7 +216,7 @@ def _died(memory_limit_bytes: int | None) -> PlannerFailedError:
 
 
 async def _answer(connection: Connection, on_progress: OnProgress | None) -> Answer:
-    """The first message that is no progress. Raises EOFError: the other end is closed."""
+    """Return the first message that is not progress. Raises EOFError: the other end is closed."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(connection.fileno(), ready.set)
     try:
@@ -234,7 +234,7 @@ async def _answer(connection: Connection, on_progress: OnProgress | None) -> Ans
 
 async def _pass_on(stop: asyncio.Event, connection: Connection) -> None:
     await stop.wait()
-    # It may have answered and gone in this very moment.
+    # The process may have answered and exited at this very moment.
     with contextlib.suppress(OSError):
         connection.send("stop")
 
@@ -247,15 +247,15 @@ async def _end(solver: _Solver) -> None:
 
 
 def _work(connection: Connection, request: PlanRequest, memory_limit_bytes: int | None) -> None:
-    # An interrupt at the terminal reaches the whole group: ending us is the parent's decision.
+    # An interrupt at the terminal reaches the whole group, but the parent decides when this ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
     if memory_limit_bytes is not None:
-        # What is allocated, not what is mapped: libraries map far more than they use.
+        # RLIMIT_DATA limits allocated, not mapped memory: libraries map far more than they use.
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit_bytes, memory_limit_bytes))
     answer: Answer
     try:
-        # Here and not above: loaded already where this process was forked, never in the daemon.
+        # Imported here: already loaded in the process this was forked from, never in the daemon.
         from partitiond.planner.api import solve
 
         answer = solve(request, connection.send, connection.poll)
@@ -264,15 +264,15 @@ def _work(connection: Connection, request: PlanRequest, memory_limit_bytes: int 
     except MemoryError:
         answer = _died(memory_limit_bytes)
     except Exception as error:  # noqa: BLE001 - the parent must hear of any failure
-        # The dynamic loader's words where a library does not fit into what may be allocated.
+        # The dynamic loader's words for a library that does not fit into the memory limit.
         if isinstance(error, ImportError) and "failed to map segment" in str(error):
             answer = _died(memory_limit_bytes)
         else:
             what = f"the planner's process failed: {type(error).__name__}: {error}"
             answer = PlannerFailedError(what, hint="Please report this.")
-    # Who asked may be gone.
+    # The caller may be gone.
     with contextlib.suppress(OSError):
         connection.send(answer)
     connection.close()
-    # A thread of the column generation may still be in its last round: nothing waits for it.
+    # A thread of the column generation may still be in its last round; do not wait for it.
     os._exit(0)

@@ -1,6 +1,6 @@
-"""Ports: what the controller, profiler and API need from the world. Adapters implement them.
+"""Defines what the controller, profiler and API need from the world. Adapters implement it.
 
-Each has a real adapter and a shipped fake, and one contract suite in `tests/contract/` runs the
+Each port has a real adapter and a shipped fake; one contract suite in `tests/contract/` runs the
 same cases on both.
 """
 

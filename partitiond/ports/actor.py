@@ -1,7 +1,7 @@
-"""Who is being served right now: set by the API for a request, read by the journal.
+"""Holds the actor of the request being served: the API sets it, the journal reads it.
 
-It goes with the context of the task that serves a request. What only follows from a request (a job
-that runs later, an engine that starts) is begun in `alone`, so that nobody is named for it.
+The actor belongs to the context of the task that serves a request. Work that only follows from a
+request (a job that runs later, an engine that starts) begins in `alone`, so that it has no actor.
 """
 
 import contextlib
@@ -12,13 +12,13 @@ _ACTOR: contextvars.ContextVar[str] = contextvars.ContextVar("partitiond_actor",
 
 
 def current_actor() -> str:
-    """Who asked for what happens now; empty where partitiond does it by itself."""
+    """The actor who asked for what happens now; empty if partitiond acts by itself."""
     return _ACTOR.get()
 
 
 @contextlib.contextmanager
 def acting(actor: str) -> Iterator[None]:
-    """Everything within is what `actor` asked for."""
+    """Make `actor` the one who asked for everything in the block."""
     token = _ACTOR.set(actor)
     try:
         yield
@@ -27,7 +27,7 @@ def acting(actor: str) -> Iterator[None]:
 
 
 def alone() -> contextvars.Context:
-    """A context in which nobody is named, for a task that outlives what began it."""
+    """A context without an actor, for a task that outlives what began it."""
     context = contextvars.copy_context()
     context.run(_ACTOR.set, "")
     return context

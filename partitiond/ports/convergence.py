@@ -1,4 +1,4 @@
-"""How far a plan is, as people ask for it."""
+"""Defines how callers ask how far a plan is."""
 
 from collections.abc import AsyncGenerator
 from typing import Protocol
@@ -10,14 +10,14 @@ class Convergences(Protocol):
     """Says how far plans are."""
 
     def now(self, plan_id: str | None = None) -> Convergence:
-        """How far a plan is; without an id the applied one, and what the daemon is about to do.
+        """Return how far a plan is; by default the applied one, with the daemon's next steps.
 
         Raises NotFoundError: no plan of that id was applied.
         """
         ...
 
     def watch(self, plan_id: str | None = None) -> AsyncGenerator[Convergence, None]:
-        """The same now and each time it changes, until it is converging no more.
+        """Yield the same now and at each change, until the plan is converging no more.
 
         Raises NotFoundError: no plan of that id was applied.
         """

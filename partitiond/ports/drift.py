@@ -1,4 +1,4 @@
-"""Measured against predicted: what is kept of it, and what people see."""
+"""Defines the comparison of measured and predicted figures: the ledger, and what people see."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,30 +9,30 @@ from partitiond.core.drift_follow import Correction
 
 
 class Ledger(Protocol):
-    """What was predicted and what was measured, kept on disk."""
+    """Keeps predicted and measured figures on disk."""
 
     def add_ledger_entries(self, entries: Sequence[LedgerEntry]) -> None:
-        """Append all of them or none. The oldest of a replica, and the oldest of all, are dropped
-        beyond bounds.
+        """Append all of them or none. Beyond the bounds, the oldest entries of a replica and the
+        oldest of all are dropped.
         """
         ...
 
     def ledger(
         self, *, model: str | None = None, replica_id: str | None = None, limit: int = 200
     ) -> Sequence[LedgerEntry]:
-        """Newest first."""
+        """Return entries, newest first."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DriftOptions:
-    """How replicas are compared, from the settings.
+    """Settings of the comparison of replicas.
 
     Attributes:
         window_requests, window_seconds: a window has at least so much of both.
-        correct: plans take corrected figures.
+        correct: plans use corrected figures.
         reprofile: drifting models are measured again.
-        quiet_share, quiet_seconds: of places in use, over so long: when to measure them.
+        quiet_share, quiet_seconds: measure if at most this share of places was in use for so long.
     """
 
     enabled: bool = True
@@ -102,7 +102,7 @@ class DriftControl(Protocol):
     """The use cases of drift."""
 
     def report(self) -> DriftReport:
-        """Replicas, corrections and what is to be measured again."""
+        """Report on replicas, corrections and what is to be measured again."""
         ...
 
     def ledger(
@@ -112,5 +112,5 @@ class DriftControl(Protocol):
         ...
 
     def lift(self, profile_id: str) -> Correction:
-        """Take a correction off; the replicas are judged anew. Raises NotFoundError."""
+        """Remove a correction; the replicas are judged anew. Raises NotFoundError."""
         ...

@@ -1,4 +1,4 @@
-"""Engines: what one is started with, what it says, who runs it."""
+"""Defines engines: what one is started with, what it reports, and the runner of engines."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ class EngineLaunch:
         replica_id: unique among running engines; names its run folder.
         model_name: served name.
         model_folder: local folder.
-        placement: what the plan gave it; None for an engine started by the profiler.
+        placement: what the plan assigned; None for an engine started by the profiler.
         device_id: device it runs on.
         visible_device: CUDA_VISIBLE_DEVICES value, or empty on a CPU. A UUID: the GPU's, or that
             of a MIG device, which `PartitionControl.prepare` fills in.
@@ -54,28 +54,28 @@ class EngineLaunch:
     prefix_caching: bool = True
     """Off while profiling: repeated prompts must not be answered from the cache."""
     quantization: str = ""
-    """How the engine quantises 16-bit weights while it loads them; empty for not at all."""
+    """How the engine quantises 16-bit weights while it loads them; empty if it does not."""
     kv_cache_dtype: str = "auto"
     """Precision of the KV cache: "auto" (as the weights) or "fp8"."""
     sleep_mode: bool = False
-    """Start it so that `EngineRunner.sleep` can put it to sleep."""
+    """Start the engine so that `EngineRunner.sleep` can put it to sleep."""
     partition: Partition | None = None
-    """What it runs in, of a placement or of a profile job's lease; None: the whole of its device,
-    as it is."""
+    """The partition that the engine runs in, of a placement or of a profile job's lease; None: the
+    whole of its device, as it is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineHandle:
-    """A running engine's process, whoever started it.
+    """A running engine's process, whichever process started it.
 
     Attributes:
         pid: process id of the shim, leader of the engine's session and process group.
-        start_ticks: start time of pid in clock ticks since boot; with boot_id it tells a
-            recycled pid from ours.
+        start_ticks: start time of pid in clock ticks since boot; with boot_id it distinguishes
+            our process from one with a recycled pid.
         generation: "<pid>-<start_ticks>", as in routes.
-        unread: why what it was started with cannot be read; empty where it can. The launch then
-            holds what could be read of it, and the engine is only waited for and ended.
-        named: whether the launch's replica id is the engine's own; else it is its run folder's.
+        unread: why the launch cannot be read; empty if it can. `launch` then holds what could be
+            read of it, and the engine is only waited for and ended.
+        named: whether `launch.replica_id` is the engine's own; else it is its run folder's name.
     """
 
     launch: EngineLaunch
@@ -96,7 +96,7 @@ class EngineHandle:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineExit:
-    """How an engine ended: exit code (negative for a signal) and the lines that matter."""
+    """An engine's exit: exit code (negative for a signal) and the lines that matter."""
 
     code: int | None
     diagnosis: str
@@ -104,10 +104,10 @@ class EngineExit:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineReport:
-    """What a ready engine says about itself.
+    """A ready engine's report about itself.
 
     Attributes:
-        kv_cache_tokens: KV tokens it really has.
+        kv_cache_tokens: KV tokens that the engine really has.
         version: engine version.
         metrics: gauges and counters of one scrape, by Prometheus name, label-summed.
     """
@@ -137,37 +137,37 @@ class EngineRunner(Protocol):
         ...
 
     async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
-        """Whether it answers for one token within the time."""
+        """Whether the engine answers for one token within the time."""
         ...
 
     async def report(self, handle: EngineHandle) -> EngineReport:
-        """One scrape of its metrics. Raises EngineError when it cannot be reached."""
+        """Return one scrape of its metrics. Raises EngineError if it cannot be reached."""
         ...
 
     async def sleep(self, handle: EngineHandle, level: int) -> None:
-        """Make it give up its KV cache and weights; nothing may be in flight.
+        """Make the engine give up its KV cache and weights; nothing may be in flight.
 
-        At level 1 it keeps its weights in host memory, at level 2 it reads them again when it is
-        woken. Returns once its memory is free.
+        At level 1 the engine keeps its weights in host memory; at level 2 it reads them again when
+        it is woken. Returns once the engine's memory is free.
 
         Raises:
-            EngineError: it refuses or does not answer. What it holds then is not known: end it.
+            EngineError: the engine refuses or does not answer. Its memory is then unknown: end it.
         """
         ...
 
     async def wake(self, handle: EngineHandle) -> None:
-        """Wake it, from whatever level; returns once it answers a completion. Repeatable.
+        """Wake the engine from any level; returns once it answers a completion. Repeatable.
 
         Raises:
-            EngineError: it refuses or does not answer. What it holds then is not known: end it.
+            EngineError: the engine refuses or does not answer. Its memory is then unknown: end it.
         """
         ...
 
     async def sleep_level(self, handle: EngineHandle, timeout_seconds: float) -> int:
-        """How deep it sleeps; 0 awake. An engine whose wake was cut off counts as asleep.
+        """Return the sleep level; 0 is awake. One whose wake was cut off counts as asleep.
 
         Raises:
-            EngineError: it does not answer in time, so that it is not even well asleep.
+            EngineError: the engine does not answer in time, so it is not even well asleep.
         """
         ...
 
@@ -176,16 +176,16 @@ class EngineRunner(Protocol):
         ...
 
     async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
-        """Terminate, then kill the whole group; nothing is left when it returns. Idempotent."""
+        """Terminate, then kill the whole group; no process is left on return. Idempotent."""
         ...
 
     async def find(self) -> Sequence[EngineHandle]:
-        """Engines of this state folder that live now, whoever started them (for adoption).
+        """Return the living engines of this state folder, whoever started them (for adoption).
 
         Kills process groups whose leader is gone, and removes run folders of dead engines.
         """
         ...
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
-        """Peak proportional set size of its processes so far (sampled), in bytes."""
+        """Peak proportional set size of the engine's processes so far (sampled), in bytes."""
         ...

@@ -1,4 +1,4 @@
-"""Which events are asked for."""
+"""Defines which events a query asks for."""
 
 import dataclasses
 from typing import Final
@@ -9,14 +9,14 @@ ANY: Final = "*"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Events that fulfil all of it; what is empty asks for nothing.
+    """Selects events that meet all conditions; an empty field sets no condition.
 
     Attributes:
-        kinds: one of these; a word that ends in "*" stands for all that begin so.
-        subject: of this model, replica, job or key; may end in "*".
-        actor: that somebody asked for; may end in "*", and "*" is anybody.
+        kinds: the kind is one of these; a word that ends in "*" stands for all that begin so.
+        subject: the model, replica, job or key that the event is about; may end in "*".
+        actor: who asked for what happened; may end in "*", and "*" is any actor.
         since, until: ISO 8601 UTC; the latter is not included.
-        newest: of more than are asked for the newest, and not the next ones after `since`.
+        newest: if more events match than are asked for, the newest instead of the oldest.
     """
 
     kinds: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Whether one more model fits, before it is registered."""
+"""Defines the check whether one more model fits, before it is registered."""
 
 import dataclasses
 from typing import Protocol
@@ -33,9 +33,9 @@ class FitCheck(Protocol):
     """Tells whether a model fits."""
 
     async def check(self, spec: ModelSpec) -> Fit:
-        """Plan as if it were registered. Nothing is changed.
+        """Plan as if the model were registered. Nothing is changed.
 
         Raises:
-            SpecError, ModelSourceError: it cannot be had, or cannot run here.
+            SpecError, ModelSourceError: the model cannot be fetched, or cannot run here.
         """
         ...

@@ -1,4 +1,4 @@
-"""Gauges: what each device of the host says of itself at one moment."""
+"""Defines gauges: what each device of the host reports about itself at one moment."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from typing import Protocol
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeviceReading:
-    """What one device says now; None where it does not say.
+    """The reading of one device; None for what the device does not report.
 
     Attributes:
-        used_bytes: memory in use by anyone.
-        watts: drawn now.
-        busy_share: of a GPU the share of time any kernel ran, of a CPU the cores in use; 0..1.
+        used_bytes: memory in use by any process.
+        watts: power drawn now.
+        busy_share: on a GPU the share of time any kernel ran, on a CPU of cores in use; 0..1.
         celsius: temperature.
     """
 
@@ -26,6 +26,6 @@ class DeviceGauges(Protocol):
     """Reads the gauges of all devices of this host."""
 
     def read(self) -> Mapping[str, DeviceReading]:
-        """By device id. May take some milliseconds for each device; raises nothing: a device that
-        does not answer is left out."""
+        """Readings by device id. May take some milliseconds for each device; never raises: a device
+        that does not answer is left out."""
         ...

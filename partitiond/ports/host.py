@@ -1,4 +1,4 @@
-"""The host: its devices, its proxy process, its clocks."""
+"""Defines the host: its devices, its proxy process, its clocks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -14,30 +14,30 @@ class DeviceProvider(Protocol):
     """Finds the devices of this host."""
 
     def discover(self) -> Sequence[Device]:
-        """All devices now. Raises DeviceError when the driver refuses."""
+        """All devices now. Raises DeviceError if the driver refuses."""
         ...
 
 
 @runtime_checkable
 class DeviceCare(Protocol):
-    """What a provider of devices may offer beside finding them, for who looks after them."""
+    """Optional abilities of a device provider beyond finding devices, for their maintenance."""
 
     def inspect(self, device_id: str) -> DeviceDetails:
-        """Everything that is told of one device. Raises DeviceError, NotFoundError."""
+        """Everything that is known of one device. Raises DeviceError, NotFoundError."""
         ...
 
     def forgive(self, device_id: str) -> None:
-        """Somebody looked after it: what was said against it so far counts no more."""
+        """Forget what was held against the device so far: an operator has looked after it."""
         ...
 
 
 @runtime_checkable
 class PartialDevices(Protocol):
-    """What a provider offers that may not be able to see all of its devices."""
+    """A device provider that may not be able to see all of its devices."""
 
     @property
     def unseen(self) -> str:
-        """Why devices that are there may be missing from the last look; empty where none are."""
+        """Why existing devices may be missing from the last look; empty if none are."""
         ...
 
 
@@ -45,52 +45,52 @@ class ProxyControl(Protocol):
     """The controller's view of the proxy process."""
 
     async def ensure_running(self) -> bool:
-        """Adopt or start it; True when a new process was started."""
+        """Adopt or start the proxy; True if a new process was started."""
         ...
 
     async def wait_exit(self) -> int | None:
-        """Return once its process is gone, whoever started it; at once when there is none."""
+        """Return once the proxy's process is gone, whoever started it; at once without one."""
         ...
 
     async def publish(self, table: RoutingTable) -> None:
-        """Hand over a snapshot.
+        """Hand a snapshot to the proxy.
 
-        Raises ConflictError with the fact `current` when the proxy has a newer one, and
-        PartitiondError when it cannot be reached.
+        Raises ConflictError with the fact `current` if the proxy has a newer one, and
+        PartitiondError if the proxy cannot be reached.
         """
         ...
 
     async def in_flight(self) -> Mapping[str, int] | None:
-        """Requests in flight by replica id; None when the proxy cannot say."""
+        """Requests in flight by replica id; None if the proxy cannot say."""
         ...
 
     async def traffic(self) -> Mapping[str, Traffic] | None:
-        """Who waits, and how long each model has been idle; None when the proxy cannot say."""
+        """Waiting requests, and each model's idle time; None if the proxy cannot say."""
         ...
 
     async def key_use(self) -> Mapping[str, KeyUse] | None:
-        """How much of each key is used, by id; None when the proxy cannot say."""
+        """Use of each key so far, by id; None if the proxy cannot say."""
         ...
 
     async def sample(self) -> TrafficSample | None:
-        """What it has counted by model, replica and key; None when the proxy cannot say."""
+        """The proxy's counts by model, replica and key; None if the proxy cannot say."""
         ...
 
     def last_sample(self) -> TrafficSample | None:
-        """What the proxy that ended last had counted; None where nobody knows."""
+        """The counts of the proxy that ended last; None if they are not known."""
         ...
 
     async def metrics_text(self) -> str:
-        """Its Prometheus text. Raises PartitiondError when it cannot be reached."""
+        """The proxy's Prometheus text. Raises PartitiondError if it cannot be reached."""
         ...
 
     async def stop(self, grace_seconds: float) -> None:
-        """Finish what runs within the grace, then end the process."""
+        """Let the proxy finish running requests within the grace, then end its process."""
         ...
 
 
 class Clock(Protocol):
-    """Time as an argument."""
+    """A clock, passed as an argument."""
 
     def monotonic(self) -> float:
         """Seconds that only grow."""

@@ -1,4 +1,4 @@
-"""Models as the resolver hands them over."""
+"""Defines models as the resolver hands them over."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class ModelResolver(Protocol):
     """Turns a spec into files on disk."""
 
     async def architecture(self, spec: ModelSpec) -> Architecture:
-        """Numbers without fetching weights. Raises ModelSourceError."""
+        """Return the architecture without fetching weights. Raises ModelSourceError."""
         ...
 
     async def resolve(

@@ -1,4 +1,4 @@
-"""One look at everything, for the dashboard, `partitiond top` and scripts."""
+"""Defines one look at everything, for the dashboard, `partitiond top` and scripts."""
 
 import dataclasses
 from typing import Final, Protocol
@@ -11,7 +11,7 @@ from partitiond.core.traffic import ModelTraffic, ReplicaTraffic
 from partitiond.ports.store import Job
 
 WINDOW_SECONDS: Final = 30.0
-"""Rates and means of an overview are over so long where nobody asks for another window."""
+"""Window of an overview's rates and means if the caller asks for no other."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -174,5 +174,5 @@ class Overviews(Protocol):
     """Makes overviews."""
 
     async def overview(self, window_seconds: float = WINDOW_SECONDS) -> Overview:
-        """Everything at this moment, rates and means over the last `window_seconds`."""
+        """Everything at this moment, with rates and means over the last `window_seconds`."""
         ...

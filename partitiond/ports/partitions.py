@@ -1,4 +1,4 @@
-"""Partitions on devices: made, checked, taken away."""
+"""Defines partitions on devices: how they are made, checked and taken away."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from partitiond.ports.engine import EngineHandle, EngineLaunch, EngineReport
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeviceFault:
-    """Something that broke all engines of a device at once.
+    """A fault that broke all engines of a device at once.
 
     Attributes:
         device_id: the fault domain: nothing starts there until all its engines are gone.
-        reason: what happened, and what it takes to recover.
+        reason: what happened, and what recovery takes.
     """
 
     device_id: str
@@ -22,12 +22,12 @@ class DeviceFault:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShareUse:
-    """What an engine in a share of a device's memory holds now.
+    """The memory that an engine in a share of a device's memory holds now.
 
     Attributes:
         name: of the engine.
-        budget_bytes: what its share promises it.
-        held_bytes: what its processes hold of the device.
+        budget_bytes: what the share promises the engine.
+        held_bytes: what the engine's processes hold of the device.
     """
 
     name: str
@@ -38,57 +38,57 @@ class ShareUse:
 class PartitionControl(Protocol):
     """Makes a device give an engine what its partition says, and nothing more.
 
-    Whatever is written to a device is journalled before it is done, so that after a crash it is
-    adopted (its engine lives) or undone.
+    Every write to a device is journalled before it is done, so that after a crash it is adopted (if
+    its engine lives) or undone.
     """
 
     async def prepare(self, launch: EngineLaunch) -> EngineLaunch:
-        """Make the launch's partition real; the launch with what its engine has to be told.
+        """Make the launch's partition; return the launch with what its engine has to be told.
 
         That is `visible_device`, `extra_env`, and `device_memory_bytes` as the engine will see it.
 
         Raises:
-            DeviceError: the device refuses, is in another mode and not empty, or has not the
-                memory free. Nothing of this launch is left on it then.
+            DeviceError: the device refuses, is in another mode and not empty, or lacks the free
+                memory. Nothing of this launch is then left on it.
         """
         ...
 
     async def verify(self, handle: EngineHandle, report: EngineReport) -> None:
-        """Compare what a ready engine took with what its partition is.
+        """Compare what a ready engine took with its partition.
 
         Raises:
-            StartFailedError: it holds more memory, or has less KV cache, than was planned.
+            StartFailedError: the engine holds more memory, or has less KV cache, than planned.
         """
         ...
 
     async def asleep(self, handle: EngineHandle, level: int) -> None:
-        """An engine sleeps: what it is promised now is what a sleeper holds. Repeatable."""
+        """Note that an engine sleeps: it is now promised what a sleeper holds. Repeatable."""
         ...
 
     async def waking(self, handle: EngineHandle) -> None:
-        """A sleeper is about to take its whole partition again.
+        """Prepare for a sleeping engine to take its whole partition again.
 
         Raises:
-            DeviceError: its device has not the memory free.
+            DeviceError: the device lacks the free memory.
         """
         ...
 
     async def before_stop(self, handle: EngineHandle) -> None:
-        """What has to be done before an engine may be signalled: MPS clients are ended by their
-        control daemon, so that none dies inside a kernel. Never raises.
+        """Do what must precede a signal to an engine: the MPS control daemon ends its clients,
+        so that none dies inside a kernel. Never raises.
         """
         ...
 
     async def release(self, launch: EngineLaunch) -> None:
-        """Its engine is gone: give back what only it used. Idempotent.
+        """Give back what only this launch's engine used; the engine is gone. Idempotent.
 
         Raises:
-            DeviceError: the device keeps something; it is tried again with the next release.
+            DeviceError: the device keeps something; the next release tries again.
         """
         ...
 
     async def settle(self, alive: Sequence[EngineHandle]) -> Sequence[str]:
-        """After a start of the daemon: keep what living engines use, undo the rest of the journal.
+        """After a daemon's start, keep what living engines use and undo the rest of the journal.
 
         Returns:
             What was found and done, one sentence each.
@@ -96,17 +96,17 @@ class PartitionControl(Protocol):
         ...
 
     async def faults(self) -> Sequence[DeviceFault]:
-        """Devices whose engines are all broken, or about to be, since the driver or MPS says so."""
+        """Devices whose engines are all broken, or about to be, according to the driver or MPS."""
         ...
 
     async def shares(self) -> Sequence[ShareUse]:
-        """What engines in memory shares hold, under MPS or not: nothing but this look bounds them.
+        """Memory that engines in memory shares hold, under MPS or not: only this check bounds it.
 
-        Engines of which the driver tells nothing, or whose device does not answer, are left out.
+        Engines about which the driver tells nothing, or whose device does not answer, are left out.
         """
         ...
 
     async def clear(self) -> Sequence[str]:
-        """Return the devices as they were found; engines must be gone. What could not be undone,
-        one sentence each."""
+        """Restore the devices as they were found; engines must be gone. Returns what could not be
+        undone, one sentence each."""
         ...

@@ -1,4 +1,4 @@
-"""A plan before it is applied, and what applying it would change."""
+"""Defines a plan before it is applied, with what applying it would change."""
 
 import dataclasses
 

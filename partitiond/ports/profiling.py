@@ -1,4 +1,4 @@
-"""Profile jobs: what is asked, how far it is, who measures."""
+"""Defines profile jobs: the request, its progress, and the runner that measures."""
 
 import contextlib
 import dataclasses
@@ -40,10 +40,10 @@ class ProfileRequest:
         confirm_memory: start once more at the frontier memory.
         confirm_capacity: confirm the capacity by open-loop trials.
         paper_requests: requests of the paper's mode; 0 leaves it out.
-        checkpoint: file that finished trials are kept in, so that the next run of the same
+        checkpoint: file in which finished trials are kept, so that the next run of the same
             request goes on from there; None keeps none.
-        command: what reproduces it, for the provenance.
-        partition: what is lent to it; None for all of its device, as it is.
+        command: reproduces the measurement; for the provenance.
+        partition: what is leased to the job; None for all of its device, as it is.
     """
 
     model: ResolvedModel
@@ -65,7 +65,7 @@ class ProfileRequest:
     partition: Partition | None = None
 
     def forget(self) -> None:
-        """Remove the checkpoint: its profile is kept. What cannot be removed does no harm."""
+        """Remove the checkpoint: its profile is kept. A checkpoint that stays does no harm."""
         if self.checkpoint is not None:
             with contextlib.suppress(OSError):
                 self.checkpoint.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Releases of models: what is kept of them, and what can be asked."""
+"""Defines how releases of models are kept, and what callers can ask of them."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,30 +15,30 @@ class ReleaseStore(Protocol):
         ...
 
     def releases(self, model: str | None = None) -> Sequence[Release]:
-        """Of one model, or of all, newest version first."""
+        """Releases of one model, or of all, newest version first."""
         ...
 
     def forget_releases(self, model: str) -> None:
-        """The model is gone."""
+        """Delete the releases of a model that is gone."""
         ...
 
     def applied_plans(self, limit: int) -> Sequence[Plan]:
-        """Plans that were applied, newest first, the present one included."""
+        """Plans that were applied, newest first, including the present one."""
         ...
 
 
 class Releases(Protocol):
-    """What people ask of releases."""
+    """The questions about releases, and the way back to one."""
 
     def history(self, model: str) -> Sequence[Release]:
-        """Newest first. Raises NotFoundError."""
+        """Return the releases of a model, newest first. Raises NotFoundError."""
         ...
 
     async def roll_back(self, model: str, version: int | None = None) -> Release:
-        """Go back to a release, by default to the one before; the one that is to serve now.
+        """Go back to a release, by default the one before; returns the one that is to serve now.
 
         Raises:
-            NotFoundError: there is no such model, or release.
-            ConflictError: there is none to go back to, or it serves already.
+            NotFoundError: there is no such model, or no such release.
+            ConflictError: there is no release to go back to, or it serves already.
         """
         ...

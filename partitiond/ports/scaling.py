@@ -1,4 +1,4 @@
-"""What is seen of models that scale by themselves."""
+"""Defines the views of models that scale by themselves."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -41,17 +41,17 @@ class ScalingView:
 
 
 class Scalings(Protocol):
-    """Models that scale by themselves."""
+    """Reports on models that scale by themselves."""
 
     def views(self) -> Sequence[ScalingView]:
-        """All of them, by name."""
+        """Return all views, by the model's name."""
         ...
 
     def view(self, model: str) -> ScalingView:
-        """One of them.
+        """Return the view of one model.
 
         Raises:
             NotFoundError: there is no such model.
-            ConflictError: it does not scale by itself.
+            ConflictError: the model does not scale by itself.
         """
         ...

@@ -1,4 +1,4 @@
-"""The use cases of the control plane, and what people see of it."""
+"""Defines the use cases of the control plane, and the views of it that people see."""
 
 import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -130,22 +130,22 @@ class PrunableProfile:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProfileOptions:
-    """What a user may ask of a profile job; None takes the setting.
+    """Options of a profile job; None takes the setting.
 
     Attributes:
-        device_id: device to measure on; None for any of the hardware of the first that does.
-        any_like_it: any other device of the same hardware does as well as the one that is named.
+        device_id: device to measure on; None for any device of the first suitable hardware.
+        any_like_it: any other device of the same hardware will do instead of the named one.
         cores: number of cores of the partition to measure on (CPU device).
-        memory_bytes: of the partition; on a GPU alone it asks for a memory share.
+        memory_bytes: memory of the partition; on a GPU this option alone asks for a memory share.
         sm_percent: measure in an MPS share with that much of the SMs, in percent (GPU).
         mig_profile: measure in a MIG slice of this MIG profile (GPU); empty for none.
         variant: form of the model to measure; empty for the model itself.
-        workload: other lengths than the model's, to see how they change the frontier.
+        workload: lengths other than the model's, to see how they change the frontier.
         max_num_batched_tokens, kv_cache_dtype: other than the model's engine options.
         structured_output: constrain answers to a small JSON schema.
         confirm: confirm frontier memory and capacity after the sweep.
         paper_requests: requests of the paper's mode; 0 leaves it out.
-        fresh: any word no earlier job had: begin anew, whatever an interrupted one left.
+        fresh: any word that no earlier job had: begin anew, even if an interrupted job left trials.
     """
 
     device_id: str | None = None
@@ -179,7 +179,7 @@ class ControlService(Protocol):
     convergence: Convergences
 
     async def until_writable(self) -> None:
-        """Wait for a store that another process has locked. Raises StoreBusyError."""
+        """Wait until no other process locks the store. Raises StoreBusyError."""
         ...
 
     async def register(self, spec: ModelSpec) -> ModelRecord:
@@ -191,7 +191,7 @@ class ControlService(Protocol):
         ...
 
     def model(self, name: str) -> ModelView:
-        """Raises NotFoundError."""
+        """Return one model. Raises NotFoundError."""
         ...
 
     async def update(self, spec: ModelSpec, expected_version: int | None) -> ModelRecord:
@@ -206,13 +206,13 @@ class ControlService(Protocol):
         """Drain the model and put its engines to sleep.
 
         Raises:
-            NotFoundError, InputError: there is no such model, or level.
-            ConflictError: it has no sleep mode, or sleeps at another level.
+            NotFoundError, InputError: there is no such model, or no such level.
+            ConflictError: the model has no sleep mode, or sleeps at another level.
         """
         ...
 
     def wake(self, name: str) -> ModelView:
-        """Wake it. Raises NotFoundError."""
+        """Wake the model. Raises NotFoundError."""
         ...
 
     async def profile(self, name: str, options: ProfileOptions) -> Job:
@@ -220,43 +220,43 @@ class ControlService(Protocol):
         ...
 
     def jobs(self) -> Sequence[Job]:
-        """Newest first."""
+        """Return the jobs, newest first."""
         ...
 
     def job(self, job_id: str) -> Job:
-        """Raises NotFoundError."""
+        """Return one job. Raises NotFoundError."""
         ...
 
     async def cancel_job(self, job_id: str) -> Job:
-        """Cancel; returns once nothing of it runs."""
+        """Cancel the job; returns once nothing of it runs."""
         ...
 
     def watch_job(self, job_id: str) -> AsyncGenerator[Job, None]:
-        """The job now and each time it changes, until it has ended. Raises NotFoundError."""
+        """Yield the job now and at each change, until it has ended. Raises NotFoundError."""
         ...
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
-        """Newest first."""
+        """Return profiles, newest first."""
         ...
 
     def profile_by_id(self, profile_id: str) -> Profile:
-        """Raises NotFoundError."""
+        """Return one profile. Raises NotFoundError."""
         ...
 
     def profile_views(self, model: str | None = None) -> Sequence[ProfileView]:
-        """Newest first, each with why it is stale."""
+        """Return profiles, newest first, each with the reasons why it is stale."""
         ...
 
     def profile_view(self, profile_id: str) -> ProfileView:
-        """Raises NotFoundError."""
+        """Return one profile with the reasons why it is stale. Raises NotFoundError."""
         ...
 
     def import_profile(self, profile: Profile, *, replace: bool = False) -> Profile:
-        """Keep a profile made elsewhere. Raises ConflictError when another has its id."""
+        """Store a profile made elsewhere. Raises ConflictError if another has its id."""
         ...
 
     def prune_profiles(self, *, delete: bool) -> Sequence[PrunableProfile]:
-        """The superseded and stale profiles that no plan uses; deletes them if told."""
+        """Return the superseded and stale profiles that no plan uses; `delete` removes them."""
         ...
 
     async def plan(
@@ -264,15 +264,15 @@ class ControlService(Protocol):
         question: PlanQuestion | None = None,
         on_progress: Callable[[PlanProgress], None] | None = None,
     ) -> PlanPreview:
-        """Dry run. The preview's plan can be applied by id while nothing changed since.
+        """Plan without applying. The plan can be applied by its id while nothing has changed since.
 
         Raises:
-            InputError: a what-if names what is not there, or cannot be read.
+            InputError: a what-if cannot be read, or names something that does not exist.
         """
         ...
 
     async def apply(self, plan_id: str | None = None, *, allow_outage: bool = False) -> PlanPreview:
-        """Apply the plan of that id, or a fresh one. Raises ConflictError when it is outdated."""
+        """Apply the plan of that id, or a fresh one. Raises ConflictError if it is outdated."""
         ...
 
     def current_plan(self) -> Plan | None:
@@ -280,11 +280,11 @@ class ControlService(Protocol):
         ...
 
     def waiting_plan(self) -> PlanPreview | None:
-        """The plan that was made without being asked for and waits for `apply`."""
+        """The plan that the daemon made by itself and that waits for `apply`."""
         ...
 
     def replicas(self) -> Sequence[ReplicaView]:
-        """All replicas, stopped and failed ones that are still wanted included."""
+        """All replicas, including stopped and failed ones that are still wanted."""
         ...
 
     def devices(self) -> Sequence[Device]:
@@ -292,25 +292,25 @@ class ControlService(Protocol):
         ...
 
     async def device(self, device_id: str) -> DeviceDetails:
-        """Everything that is told of one device. Raises NotFoundError, DeviceError."""
+        """Everything that is known of one device. Raises NotFoundError, DeviceError."""
         ...
 
     async def cordon(self, device_id: str, reason: str) -> Device:
-        """Nothing is placed on the device from now on. Raises NotFoundError."""
+        """Place nothing on the device from now on. Raises NotFoundError."""
         ...
 
     async def uncordon(self, device_id: str) -> Device:
-        """Take an operator's cordon off. Raises NotFoundError."""
+        """Remove an operator's cordon. Raises NotFoundError."""
         ...
 
     def events(
         self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
     ) -> Sequence[Event]:
-        """Oldest first."""
+        """Return events, oldest first."""
         ...
 
     async def create_key(self, terms: KeyTerms) -> tuple[KeyRecord, str]:
-        """The record and the key itself, which is shown once and not kept.
+        """Make a key; returns its record and the key itself, which is shown once and not kept.
 
         Raises NotFoundError for a model that is not registered, InputError for an expiry in the
         past.
@@ -322,11 +322,11 @@ class ControlService(Protocol):
         ...
 
     def key(self, key_id: str) -> KeyRecord:
-        """Raises NotFoundError."""
+        """Return one key. Raises NotFoundError."""
         ...
 
     async def key_view(self, key_id: str) -> KeyView:
-        """One key, and how much of it is used. Raises NotFoundError."""
+        """Return one key with its use so far. Raises NotFoundError."""
         ...
 
     async def update_key(self, key_id: str, terms: KeyTerms) -> KeyRecord:
@@ -334,22 +334,22 @@ class ControlService(Protocol):
         ...
 
     async def rotate_key(self, key_id: str, grace_seconds: float) -> tuple[KeyRecord, str]:
-        """Another secret for the key; the present one is taken until the grace ends.
+        """Make another secret for the key; the present one is accepted until the grace ends.
 
-        Raises NotFoundError, InputError, and ConflictError when the key has expired.
+        Raises NotFoundError, InputError, and ConflictError if the key has expired.
         """
         ...
 
     async def remove_key(self, key_id: str) -> None:
-        """Raises NotFoundError."""
+        """Remove a key. Raises NotFoundError."""
         ...
 
     def readiness(self) -> Mapping[str, str]:
-        """Empty when ready; else what is not, by part (proxy, store, loop)."""
+        """Empty if ready; else the parts (proxy, store, loop) that are not, with the reason."""
         ...
 
     async def metrics(self) -> str:
-        """Prometheus text."""
+        """Return the metrics as Prometheus text."""
         ...
 
     async def shutdown(self, *, stop_engines: bool) -> None:

@@ -1,4 +1,4 @@
-"""The store: what was asked, kept on disk."""
+"""Defines the store: models, profiles, jobs, plans, events and keys, kept on disk."""
 
 import dataclasses
 import enum
@@ -118,7 +118,7 @@ class KeyRecord(KeyTerms):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UnreadBody:
-    """A row whose body cannot be read: it is set aside, and stays as it is.
+    """A row whose body cannot be read: it is set aside and left unchanged.
 
     Attributes:
         what: "plan plan-7", "model opt-125m", "key ada".
@@ -130,57 +130,57 @@ class UnreadBody:
 
 
 class Store(Ledger, UsageStore, ReleaseStore, Protocol):
-    """What was asked, kept on disk. One writer; every call is one transaction.
+    """Models, profiles, jobs, plans, events and keys on disk. One writer; each call is atomic.
 
-    Lists leave out what cannot be read; `unread` names it.
+    Every call is one transaction. Lists leave out rows that cannot be read; `unread` names them.
     """
 
     def unread(self) -> Sequence[UnreadBody]:
-        """What was found that cannot be read since the store was opened, each once."""
+        """Rows that were found unreadable since the store was opened, each once."""
         ...
 
     def wait_until_writable(self, seconds: float) -> None:
         """Wait in this thread until no other process holds the store's lock.
 
         Raises:
-            StoreBusyError: it is held for so many seconds.
+            StoreBusyError: another process holds the lock for so many seconds.
         """
         ...
 
     def add_model(self, record: ModelRecord) -> None:
-        """Raises ConflictError when the name is taken."""
+        """Add a model. Raises ConflictError if the name is taken."""
         ...
 
     def models(self) -> Sequence[ModelRecord]:
-        """All, by name."""
+        """Return all models, by name."""
         ...
 
     def model(self, name: str) -> ModelRecord:
-        """Raises NotFoundError."""
+        """Return one model. Raises NotFoundError."""
         ...
 
     def update_model(self, record: ModelRecord, *, expected_version: int) -> None:
-        """Replace. Raises ConflictError when the stored version is another."""
+        """Replace a model. Raises ConflictError if the stored version is another."""
         ...
 
     def remove_model(self, name: str) -> None:
-        """Raises NotFoundError. Its measured profiles stay (they are costly)."""
+        """Remove a model; its measured profiles stay (they are costly). Raises NotFoundError."""
         ...
 
     def add_profile(self, profile: Profile) -> None:
-        """Add or replace by id."""
+        """Add or replace a profile by id."""
         ...
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
-        """Newest first."""
+        """Return profiles, newest first."""
         ...
 
     def profile(self, profile_id: str) -> Profile:
-        """Raises NotFoundError."""
+        """Return one profile. Raises NotFoundError."""
         ...
 
     def remove_profiles(self, profile_ids: Collection[str]) -> None:
-        """Delete those of them that are there."""
+        """Delete those of these profiles that exist."""
         ...
 
     def put_job(self, job: Job) -> None:
@@ -188,25 +188,25 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
         ...
 
     def job(self, job_id: str) -> Job:
-        """Raises NotFoundError."""
+        """Return one job. Raises NotFoundError."""
         ...
 
     def jobs(self, limit: int | None = 100) -> Sequence[Job]:
-        """Newest first; None for all."""
+        """Return jobs, newest first; all if `limit` is None."""
         ...
 
     def set_plan(self, plan: Plan) -> None:
-        """Make it the applied (desired) plan."""
+        """Make this the applied (desired) plan."""
         ...
 
     def plan(self) -> Plan | None:
-        """The applied plan; None where there is none, or the last one cannot be read."""
+        """The applied plan; None if there is none, or if the last one cannot be read."""
         ...
 
     def add_event(
         self, at: str, kind: str, subject: str, message: str, *, actor: str = ""
     ) -> Event:
-        """Append."""
+        """Append an event."""
         ...
 
     def add_events(self, events: Sequence[Event]) -> Sequence[Event]:
@@ -216,27 +216,27 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
     def events(
         self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
     ) -> Sequence[Event]:
-        """Oldest first, ids greater than `after`; without `after` (and `since`) the newest."""
+        """Oldest first, with ids greater than `after`; without it (and `since`) the newest."""
         ...
 
     def add_key(self, key: KeyRecord) -> None:
-        """Raises ConflictError when the id is taken."""
+        """Add a key. Raises ConflictError if the id is taken."""
         ...
 
     def keys(self) -> Sequence[KeyRecord]:
-        """All, oldest first."""
+        """Return all keys, oldest first."""
         ...
 
     def key(self, key_id: str) -> KeyRecord:
-        """Raises NotFoundError."""
+        """Return one key. Raises NotFoundError."""
         ...
 
     def update_key(self, key: KeyRecord) -> None:
-        """Replace by id. Raises NotFoundError."""
+        """Replace a key by id. Raises NotFoundError."""
         ...
 
     def remove_key(self, key_id: str) -> None:
-        """Raises NotFoundError."""
+        """Remove a key. Raises NotFoundError."""
         ...
 
     def marks(self, kind: str) -> Mapping[str, str]:
@@ -244,7 +244,7 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
         ...
 
     def set_mark(self, kind: str, subject: str, value: str | None, at: str = "") -> None:
-        """Add or replace; None takes the mark off, where there is none as well.
+        """Add or replace a mark; None removes it, and is no error if there is none.
 
         Args:
             at: when, ISO 8601 UTC.
@@ -256,5 +256,5 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
         ...
 
     def close(self) -> None:
-        """Checkpoint and release."""
+        """Write the log back into the file, and release it."""
         ...

@@ -1,4 +1,4 @@
-"""Telemetry: what a device and its host say while an engine works."""
+"""Defines telemetry: what a device and its host report while an engine works."""
 
 from typing import Protocol
 
@@ -7,10 +7,10 @@ from partitiond.core.profile import Telemetry
 
 
 class TelemetryWindow(Protocol):
-    """Telemetry between its opening and its closing."""
+    """Telemetry from the opening of a window to its closing."""
 
     async def close(self) -> Telemetry | None:
-        """End the window; means over it, or None where nothing is exposed. Call it once."""
+        """End the window; returns means over it, or None without telemetry. Call it once."""
         ...
 
 

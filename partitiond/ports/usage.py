@@ -1,4 +1,4 @@
-"""Usage of keys and models: how it is kept, and how it is asked for."""
+"""Defines how the usage of keys and models is stored, and how it is queried."""
 
 import dataclasses
 import enum
@@ -10,7 +10,7 @@ from partitiond.core.usage import UsagePosition, Used
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UsageRecord:
-    """What one key used of one model within one hour.
+    """Usage of one model by one key within one hour.
 
     Attributes:
         hour: ISO 8601 UTC, to the hour: "2030-01-31T17".
@@ -24,7 +24,7 @@ class UsageRecord:
 
 
 class UsageStore(Protocol):
-    """The books."""
+    """Keeps the usage of keys and models on disk."""
 
     def add_usage(
         self, hour: str, used: Mapping[tuple[str, str], Used], position: UsagePosition
@@ -33,7 +33,7 @@ class UsageStore(Protocol):
         ...
 
     def usage_position(self) -> UsagePosition:
-        """Up to where the proxy's counts are booked; empty at first."""
+        """The position up to which the proxy's counts are booked; empty at first."""
         ...
 
     def usage(self, first_hour: str, last_hour: str) -> Sequence[UsageRecord]:
@@ -41,7 +41,7 @@ class UsageStore(Protocol):
         ...
 
     def drop_usage(self, before_hour: str) -> int:
-        """Forget the hours before this one; how many records those were."""
+        """Delete the hours before this one; returns how many records were deleted."""
         ...
 
 
@@ -107,6 +107,6 @@ class Usages(Protocol):
         """Usage of the hours from `since` to `until`, ISO 8601 (default: this month, until now).
 
         Raises:
-            InputError: a time cannot be read, or they are in the wrong order.
+            InputError: a time cannot be read, or the times are in the wrong order.
         """
         ...

@@ -1,1 +1,1 @@
-"""profiler."""
+"""Measures profiles of models on live engines."""

@@ -1,7 +1,7 @@
-"""Arrangements: replicas with their shares of a device, and how each is started.
+"""Defines arrangements: replicas with their shares of a device, and how each is started.
 
-What differs between devices is `launch_of` alone: cores are pinned and memory is budgeted
-everywhere, and under MPS an engine's SMs are capped by its partition.
+Only `launch_of` differs between devices: cores are pinned and memory is budgeted everywhere, and
+under MPS the partition of an engine caps its SMs.
 """
 
 import dataclasses
@@ -19,16 +19,16 @@ from partitiond.profiler.launch import plan_launch
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Share:
-    """What one replica gets of a device.
+    """The part of a device that one replica gets.
 
     Attributes:
-        cores: host cores of its processes; on a CPU device its partition.
-        memory_bytes: memory budget; the batch is lowered where it does not hold it.
+        cores: host cores of the replica's processes; on a CPU device its partition.
+        memory_bytes: memory budget; a batch that does not fit is lowered.
         batch: requests in flight, and the engine's limit.
-        sm_percent: cap on its SMs under MPS; 0 sets none.
-        extra_env: further environment, for who makes partitions in a way of his own.
-        mode: the partition that the engine runs in, which whoever starts it makes; None for none:
-            then the device is as it is, and only the environment says otherwise.
+        sm_percent: cap on the replica's SMs under MPS; 0 sets none.
+        extra_env: further environment, for callers that make partitions in another way.
+        mode: kind of the partition that the engine's runner makes; None for no partition: then
+            the device is used as it is, and only the environment says otherwise.
     """
 
     cores: tuple[int, ...]
@@ -39,7 +39,7 @@ class Share:
     mode: SharingMode | None = None
 
     def partition_on(self, device: Device) -> Partition | None:
-        """The share as a partition of the device; None where none is to be made."""
+        """The share as a partition of the device; None if no partition is to be made."""
         memory = Bytes(self.memory_bytes)
         match self.mode:
             case SharingMode.MPS:
@@ -75,7 +75,7 @@ class Arrangement:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Started:
-    """How a replica is started: its launch, the batch that its memory holds, its footprint."""
+    """A replica as it is started: its launch, the batch that its memory holds, its footprint."""
 
     launch: EngineLaunch
     request: ProfileRequest
@@ -84,7 +84,7 @@ class Started:
 
 
 def launch_of(device: Device, replica: Replica, seed: int = 0) -> Started:
-    """From a share to an engine: cores are pinned, memory and SMs are its budget.
+    """Turn a share into an engine: cores are pinned, memory and SMs are its budget.
 
     Raises:
         InputError: not even one request fits into the share's memory.
@@ -116,8 +116,8 @@ def launch_of(device: Device, replica: Replica, seed: int = 0) -> Started:
 def may_keep_up(device: Device, arrangements: Sequence[Arrangement]) -> bool:
     """Whether all engines of all arrangements fit into the device's memory at once.
 
-    On a CPU what they need counts; on a GPU the budgets do, because an engine refuses to start
-    where the memory of its budget is not free.
+    On a CPU the footprints count; on a GPU the budgets count, because an engine refuses to start
+    unless the memory of its budget is free.
     """
     room = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
     room -= headroom_bytes(device.memory_bytes)
@@ -129,11 +129,11 @@ def may_keep_up(device: Device, arrangements: Sequence[Arrangement]) -> bool:
 
 
 EngineKey = tuple[str, Share, int]
-"""An engine: model, share, and which one of equal ones in its arrangement."""
+"""An engine: model, share, and its number among equal engines of its arrangement."""
 
 
 def engine_keys(arrangement: Arrangement) -> list[EngineKey]:
-    """Which engine each replica of an arrangement runs on, in its order."""
+    """The engine that each replica of an arrangement runs on, in the order of the replicas."""
     found: list[EngineKey] = []
     for replica in arrangement.replicas:
         alike = (replica.model.spec.name, replica.share)
@@ -142,7 +142,7 @@ def engine_keys(arrangement: Arrangement) -> list[EngineKey]:
 
 
 def engines_of(arrangements: Sequence[Arrangement]) -> dict[EngineKey, Replica]:
-    """The engines of all arrangements; equal ones of several arrangements are one."""
+    """The engines of all arrangements; equal engines of several arrangements are one."""
     return {
         key: replica
         for arrangement in arrangements

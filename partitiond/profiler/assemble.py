@@ -1,4 +1,4 @@
-"""From finished trials to a profile: pure, so that a stored run can be assembled again."""
+"""Assembles a profile from finished trials. Pure, so a stored run can be assembled again."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Measured:
     """Everything a profile is made of.
 
     Attributes:
-        done: the search's last word; None where the sweep was cut short.
+        done: the search's last result; None if the sweep was cut short.
         started_at: ISO 8601 UTC.
         notes: what a reader should know, from the phases themselves.
     """
@@ -51,17 +51,17 @@ class Measured:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """Those that count, in order."""
+        """The trials that count, in order."""
         return tuple(step for step in self.steps if isinstance(step, Trial))
 
     @property
     def died(self) -> frozenset[int]:
-        """Batches that the engine did not survive, on whichever visit."""
+        """Batches that the engine did not survive, on any visit."""
         return frozenset(s.proposal.batch for s in self.steps if isinstance(s, Death))
 
 
 def build_profile(measured: Measured) -> Profile:
-    """The profile of a finished sweep, and of what was confirmed after it."""
+    """Build the profile of a finished sweep, and of what was confirmed after it."""
     request, launch = measured.request, measured.planned.launch
     spec, device = request.model.spec, request.device
     footprint = explain_footprint(
@@ -104,7 +104,7 @@ def build_profile(measured: Measured) -> Profile:
 
 
 def profile_id(measured: Measured) -> str:
-    """Readable, and different for everything that is measured apart."""
+    """Build a readable id that differs for everything that is measured separately."""
     request = measured.request
     spec = request.model.spec
     stamp = "".join(c for c in measured.started_at if c.isdigit())[:14]
@@ -124,7 +124,7 @@ def _points(measured: Measured, footprint: Footprint) -> tuple[OperatingPoint, .
 def _with_confirmed(
     measured: Measured, points: Sequence[OperatingPoint]
 ) -> tuple[OperatingPoint, ...]:
-    """What the confirming start needed is the truth for its batch."""
+    """Give the confirmed batch the footprint that its confirming start needed."""
     found = measured.frontier_memory
     if found is None or not found.confirmed:
         return tuple(points)
@@ -153,7 +153,7 @@ def _with_fit(measured: Measured, profile: Profile) -> Profile:
 
 
 def _capped_by(measured: Measured) -> LimitedBy:
-    """Why the batch grew no further, for a knee that was not reached."""
+    """Return why the batch grew no further, for a knee that was not reached."""
     if measured.died or any(trial.kv_limited for trial in measured.trials):
         return LimitedBy.MEMORY
     if measured.done is None:

@@ -1,4 +1,4 @@
-"""The engine under measurement: started, watched while something is measured, and stopped."""
+"""Starts the engine under measurement, watches it during measurements, and stops it."""
 
 import asyncio
 import contextlib
@@ -23,20 +23,20 @@ T = TypeVar("T")
 Tell = Callable[[Progress], None]
 
 IDLE_DEADLINE_SECONDS: Final = 5.0
-"""Between trials the engine drops the requests of the last one; it takes up to half a second."""
+"""Between trials the engine drops the last trial's requests; that takes up to half a second."""
 DEATH_NOTICE_SECONDS: Final = 5.0
 """Requests fail a moment before the process is seen to be gone."""
 STALL_SECONDS: Final = 60.0
-"""Least silence of an engine under load from which it is taken as hung."""
+"""Least silence after which an engine under load counts as hung."""
 RUNNING: Final = "vllm:num_requests_running"
 
 
 @runtime_checkable
 class Discards(Protocol):
-    """An engine runner that keeps something of engines that are gone, and can let go of it."""
+    """An engine runner that keeps files of engines that are gone, and can remove them."""
 
     async def discard(self, handle: EngineHandle) -> None:
-        """Remove what is left on disk of an engine that was stopped."""
+        """Remove the files of an engine that was stopped."""
         ...
 
 
@@ -45,8 +45,8 @@ class Running:
     """A started engine.
 
     Attributes:
-        report: what it said when it was ready.
-        used_before_bytes: device memory in use before it was started; 0 where PSS counts.
+        report: the engine's report when it was ready.
+        used_before_bytes: device memory in use before the start; 0 if PSS counts instead.
     """
 
     handle: EngineHandle
@@ -56,13 +56,13 @@ class Running:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bench:
-    """What every phase of a profile needs to run engines and to look at them.
+    """The means by which every phase of a profile runs engines and observes them.
 
     Attributes:
-        device: what is measured.
-        telemetry: what the device says during a window; None takes none.
-        device_used_bytes: memory in use on a device now, by id; None where it is not told.
-        stall_seconds: least silence of an engine under load from which it is taken as hung.
+        device: the device that is measured.
+        telemetry: source of the device's telemetry; None takes none.
+        device_used_bytes: memory in use on a device now, by id; None if it is not known.
+        stall_seconds: least silence after which an engine under load counts as hung.
     """
 
     engines: EngineRunner
@@ -76,18 +76,18 @@ class Bench:
 
     @property
     def first_stall_seconds(self) -> float:
-        """The same while nothing is known of the engine's speed."""
+        """The least silence while the engine's speed is not known."""
         return FIRST_FACTOR * self.stall_seconds
 
     @contextlib.asynccontextmanager
     async def running(self, launch: EngineLaunch, tell: Tell) -> AsyncIterator[Running]:
         """An engine that is up inside the block, and gone after it, however the block ends.
 
-        Nothing of it is left on disk when the block ends well; else its run folder is, with the
-        log.
+        If the block ends well, no file of the engine stays on disk; otherwise its run folder stays,
+        with the log.
 
         Raises:
-            EngineError: it did not start.
+            EngineError: the engine did not start.
         """
         used_before = await asyncio.to_thread(self._used_bytes)
         handle = await self.engines.start(launch)
@@ -106,12 +106,12 @@ class Bench:
 
     async def peak_bytes(self, engine: Running) -> int:
         """Peak memory of the engine so far: rise of device memory, on a CPU its processes' PSS."""
-        # Both ask the kernel or a driver for a while; requests of others share this loop.
+        # Both wait for the kernel or a driver for a while; requests of others share this loop.
         rise = await asyncio.to_thread(self._used_bytes) - engine.used_before_bytes
         return max(rise, await asyncio.to_thread(self.engines.peak_memory_bytes, engine.handle))
 
     async def while_alive(self, engine: Running, doing: str, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, which ends at once when the engine's process does.
+        """Return the result of `work`, which is ended at once when the engine's process ends.
 
         Raises:
             ExitedError: the engine ended; the message says during what, with its diagnosis.
@@ -140,13 +140,13 @@ class Bench:
             await asyncio.sleep(0.1)
 
     def _used_bytes(self) -> int:
-        """Device memory in use; 0 where it is not told, or on a CPU (there PSS counts)."""
+        """Device memory in use; 0 if it is not known, or on a CPU (there PSS counts)."""
         if self.device_used_bytes is None or self.device.kind is DeviceKind.CPU:
             return 0
         return self.device_used_bytes(self.device.id)
 
     async def _stop(self, handle: EngineHandle) -> None:
-        """Stop the engine even while this task is being cancelled, then pass that on."""
+        """Stop the engine even if this task is cancelled meanwhile; raise the cancellation then."""
         stopping = asyncio.ensure_future(self.engines.stop(handle, self.stop_grace_seconds))
         cancelled = False
         while not stopping.done():
@@ -173,7 +173,7 @@ def _exited_error(handle: EngineHandle, doing: str, diagnosis: str) -> ExitedErr
 
 
 async def _cancelled(task: "asyncio.Future[Any]") -> None:
-    """Cancel and wait for the end, whatever it is; results were taken before."""
+    """Cancel the task and wait for its end, however it ends; its result was taken before."""
     task.cancel()
     await asyncio.wait({task})
     if not task.cancelled():

@@ -1,13 +1,13 @@
-"""Capacity: the largest Poisson rate an operating point holds, found by a few open-loop trials.
+"""Finds the largest Poisson rate that an operating point holds, by a few open-loop trials.
 
-A closed loop never queues, so its throughput says nothing of what waits when requests arrive as
-they like. Here they arrive as a Poisson process, at most the operating point's batch is in the
-engine, and the rest waits at the client as it would at the proxy; latency counts from arrival.
-A rate is held when it can go on for ever (`profiler.steady`) and, with an SLO, the share of good
-requests is the SLO's quantile or more; without one, every request ends well.
+A closed loop never queues, so its throughput does not tell how long requests wait when they arrive
+at random. Here they arrive as a Poisson process, at most the operating point's batch is in the
+engine, and the rest waits at the client as it would at the proxy; latency counts from arrival. A
+rate is held if it can go on for ever (`profiler.steady`) and, with an SLO, the share of good
+requests is the SLO's quantile or more; without an SLO, every request has to end well.
 
-Few trials must do, because each lasts until there are enough arrivals to tell. They begin at
-0.8 X / E[O], close in from both sides, and the last one repeats the best rate with other arrivals:
+Few trials must do, because each lasts until there are enough arrivals to tell. They begin at 0.8 X
+/ E[O] and close in from both sides; the last one repeats the best rate with other arrivals, because
 the best of several noisy verdicts is biased towards luck, like the largest of noisy rates.
 """
 
@@ -30,27 +30,27 @@ from partitiond.profiler.trial import REQUEST_SECONDS, require_no_failures
 
 MAX_TRIALS: Final = 4
 MIN_ARRIVALS: Final = 40
-"""Fewer leave the mean time in the engine uncertain, and so whether the queue is stable."""
+"""With fewer, the mean time in the engine is uncertain, and so is the stability of the queue."""
 MAX_ARRIVALS: Final = 400
 POWER_MARGIN: Final = 0.1
-"""A rate at which this much fewer requests are good than the SLO's quantile ..."""
+"""A rate whose share of good requests is this much lower than the SLO's quantile ..."""
 FALSE_HELD: Final = 0.05
-"""... is held with at most this probability: that many arrivals there must be."""
+"""... is held with at most this probability; the number of arrivals follows from both."""
 WARM_UP_LATENCIES: Final = 2.0
-"""Mean latencies at the operating point before the window: one to send the first requests
-through, one more for the engine to fill where its throughput curve is flat."""
+"""Mean latencies at the operating point before the window: one until the first requests are
+through, one more for the engine to fill if its throughput curve is flat."""
 WINDOW_LATENCIES: Final = 3.0
-"""Mean latencies a window lasts at least: in less than two of them a rate half as large again as
-what the engine sustains shows next to nothing."""
+"""Least length of a window in mean latencies: in less than two of them, a rate half as large again
+as what the engine sustains is hardly visible."""
 DRAIN_LATENCIES: Final = 1.5
-"""From the window's end to that of the last counted request, for what a trial is expected to
-take."""
+"""Mean latencies from the window's end to the end of the last counted request; part of the time
+that a trial is expected to take."""
 MIN_SECONDS_FACTOR: Final = 2.0
-"""In the shortest windows of the closed loop: 20 s by default."""
+"""Least length of a window, in shortest windows of the closed loop: 20 s by default."""
 STEP_DOWN: Final = 0.75
-"""To the next rate while none was held yet."""
+"""Factor to the next rate while no rate was held yet."""
 NARROW: Final = 1.08
-"""Held and not held rates this close leave nothing to find: two trials differ by as much."""
+"""A held and a failed rate this close leave nothing to find: two trials differ by as much."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class OpenTrial:
 
     Attributes:
         warm_up_seconds: arrivals before the window: until the first requests have ended, the
-            engine is emptier than it will be.
-        expected_seconds: with the warm-up and the end of the last counted request.
+            engine is emptier than in its steady state.
+        expected_seconds: whole time, with the warm-up and the end of the last counted request.
     """
 
     batch: int
@@ -87,7 +87,7 @@ def open_trial(
         req_per_s: rate to try.
         e2el_seconds: mean end-to-end latency of the closed loop at this batch.
         min_window_seconds: shortest window of the closed loop.
-        slo: what is judged; None judges the queue alone.
+        slo: bounds that are judged; None judges the queue alone.
         seed: of arrivals and prompts.
     """
     arrivals = MIN_ARRIVALS if slo is None else arrivals_needed(slo.quantile)
@@ -103,10 +103,10 @@ def open_trial(
 
 @functools.cache
 def arrivals_needed(quantile: float) -> int:
-    """Arrivals from which a rate whose share of good ones is 0.1 too low is rarely held.
+    """Arrivals at which a rate whose share of good requests is 0.1 too low is rarely held.
 
-    Rarely: in at most 5 % of trials, were the requests independent. For a quantile of 95 % it is
-    forty. At least `MIN_ARRIVALS`, at most `MAX_ARRIVALS`.
+    Rarely means in at most 5 % of trials, if the requests were independent. For a quantile of 95 %
+    it is forty arrivals. The result is at least `MIN_ARRIVALS` and at most `MAX_ARRIVALS`.
     """
     share = max(0.0, quantile - POWER_MARGIN)
     for count in range(MIN_ARRIVALS, MAX_ARRIVALS):
@@ -121,10 +121,10 @@ def arrivals_needed(quantile: float) -> int:
 
 
 def next_rate(trials: Sequence[CapacityTrial], closed_loop_req_per_s: float) -> float | None:
-    """The rate of the next trial, in requests/s; None when no more is worth its time.
+    """Rate of the next trial, in requests/s; None if a further trial is not worth its time.
 
     Args:
-        trials: those made, in order.
+        trials: finished trials, in order.
         closed_loop_req_per_s: X / E[O] at the operating point, which no open loop exceeds.
     """
     held, failed = confirmed_rate(trials), lowest_failed(trials)
@@ -160,11 +160,11 @@ def _times_tried(trials: Sequence[CapacityTrial], rate: float) -> int:
 def judge(
     result: OpenLoopResult, trial: OpenTrial, slo: Slo | None, mean_output_tokens: float
 ) -> CapacityTrial:
-    """Whether the rate was held.
+    """Judge whether the rate was held.
 
-    Held: the whole 95 % interval of the utilisation lies below 1, the requests in the system do
-    not grow, and the share of good arrivals is the SLO's quantile or more (without an SLO: all
-    ended well). What the data leave open counts as not held.
+    A rate is held if the whole 95 % interval of the utilisation lies below 1, the requests in the
+    system do not grow, and the share of good arrivals is the SLO's quantile or more (without an
+    SLO: all ended well). A question that the data leave open counts as not held.
     """
     counted = [r for r in result.arrivals if r.outcome is not Outcome.CANCELLED]
     flags = [_good(record, slo) for record in counted]
@@ -210,10 +210,10 @@ def _served(record: Record) -> Served:
 async def run_open_trial(
     engine: Running, load: Load, trial: OpenTrial, slo: Slo | None
 ) -> CapacityTrial:
-    """One open-loop trial against an engine that is up.
+    """Run one open-loop trial against an engine that is up.
 
     Raises:
-        EngineError: requests failed, or not one ended: the engine, not its speed, is what was seen.
+        EngineError: requests failed, or none ended: that shows a fault, not the engine's speed.
     """
     result = await open_loop(
         engine.handle.socket_path,

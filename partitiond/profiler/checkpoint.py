@@ -1,10 +1,9 @@
-"""Finished trials on the disk, so that an interrupted profile goes on where it was.
+"""Stores finished trials on the disk, so that an interrupted profile goes on where it was.
 
-A file of JSON lines. The first says what the trials are of: a fingerprint of everything without
-which two trials could not be compared. Every further line is one finished step, written at once
-and forced to the disk. A file of another fingerprint is set aside, never mixed; a last line that
-was torn by a crash is dropped. Where the disk refuses, the profile goes on without a checkpoint
-and says so.
+The file consists of JSON lines. The first line is a fingerprint of everything that makes two trials
+comparable. Every further line is one finished step, written at once and forced to the disk. A file
+with another fingerprint is set aside, never mixed; a last line that was torn by a crash is dropped.
+If the disk refuses, the profile goes on without a checkpoint and says so.
 """
 
 import dataclasses
@@ -27,10 +26,10 @@ from partitiond.serde import from_stored, to_jsonable
 
 FORMAT: Final = 1
 INSTRUMENT: Final = 2
-"""Raised whenever the load generator or the window's rule changes what is measured."""
+"""Increased whenever the load generator or the window's rule changes what is measured."""
 ENOUGH_HOST_CORES: Final = 4
-"""A guess: beside a GPU an engine keeps one core busy to feed it and one or two with requests. From
-so many on, trials with more compare."""
+"""A guess: beside a GPU an engine keeps one core busy to feed it and one or two with requests.
+Trials with this many cores or more are comparable."""
 SET_ASIDE: Final = ".old"
 _MICROSECONDS: Final = 1e6
 
@@ -50,7 +49,7 @@ class Saved:
     """One finished step.
 
     Attributes:
-        elapsed_seconds: measuring time of the profile up to its end, over all its runs.
+        elapsed_seconds: measuring time of the profile up to the step's end, over all its runs.
     """
 
     step: Step
@@ -71,7 +70,7 @@ def fingerprint(
         "weights": "dummy" if request.model.dummy_weights else "real",
         "hardware": device.hardware,
         "driver": device.driver,
-        # Beside a GPU any other cores do: it may go on beside another GPU of the same hardware.
+        # Beside a GPU any cores do: the profile may go on beside another GPU of this hardware.
         "cores": list(request.cores) if on_cpu else min(len(request.cores), ENOUGH_HOST_CORES),
         "workload": to_jsonable(spec.workload),
         "slo": None if spec.slo is None else to_jsonable(spec.slo),
@@ -86,7 +85,7 @@ def fingerprint(
 
 
 def _share(request: ProfileRequest) -> dict[str, str]:
-    """The share of a GPU; a whole device and cores, which are named above, add nothing."""
+    """The share of a GPU; a whole device or cores add nothing, because they are named above."""
     size = size_of(request)
     return {} if size.mode in {SharingMode.WHOLE, SharingMode.CORES} else {"partition": size.key}
 
@@ -99,20 +98,20 @@ class Checkpoint:
         header: the fingerprint of what is measured.
 
     Attributes:
-        problem: why nothing is kept any more; empty while all is well.
-        set_aside: where a checkpoint of something else went; None where there was none.
+        problem: why nothing is kept any more; empty if all is well.
+        set_aside: where a checkpoint with another fingerprint went; None if there was none.
     """
 
     def __init__(self, path: Path | None, header: Mapping[str, Any]) -> None:
         self._path = path
-        # As it will be read again: tuples become lists.
+        # As it will be read back: tuples become lists.
         self._header = json.loads(json.dumps({"format": FORMAT, "of": header}))
         self._begun = False
         self.problem = ""
         self.set_aside: Path | None = None
 
     def resume(self) -> tuple[Saved, ...]:
-        """The finished steps of an earlier run of the same; sets anything else aside."""
+        """The finished steps of an earlier run of this profile; sets another checkpoint aside."""
         if self._path is None:
             return ()
         try:
@@ -146,7 +145,7 @@ class Checkpoint:
             reached(FaultPoint.STEP_KEPT)
 
     def remove(self) -> None:
-        """The profile is made; nothing is left to go on from."""
+        """Remove the file: the profile is made, and nothing is left to resume."""
         if self._path is not None:
             try:
                 self._path.unlink(missing_ok=True)
@@ -161,8 +160,8 @@ class Checkpoint:
             self._give_up(error)
 
     def _write_all(self, saved: Sequence[Saved]) -> None:
-        """Header and steps as a whole file that appears at once."""
-        assert self._path is not None  # callers asked
+        """Write header and steps as a whole file that appears at once."""
+        assert self._path is not None  # callers checked
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         beside = self._path.with_name(self._path.name + ".new")
         with beside.open("wb") as file:
@@ -188,7 +187,7 @@ class Checkpoint:
 
 
 def note_of(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What a reader of the profile should know of its checkpoint."""
+    """Note for readers of the profile if its checkpoint could not be kept."""
     if checkpoint.problem:
         return (f"finished trials could not be kept for resuming: {checkpoint.problem}",)
     return ()
@@ -220,7 +219,7 @@ def _line(saved: Saved) -> bytes:
 
 
 def _steps(lines: Sequence[bytes]) -> tuple[Saved, ...]:
-    """The steps up to the first line that cannot be read; what comes after it is not trusted."""
+    """The steps up to the first line that cannot be read; later lines are not trusted."""
     found: list[Saved] = []
     for line in lines:
         if not line:
@@ -250,7 +249,7 @@ def _loads(line: bytes) -> Any:
 
 
 def _packed(samples: Samples) -> dict[str, list[int]]:
-    """Whole microseconds: a clock of the kernel says no more, and the file is half as large."""
+    """Round to microseconds: the kernel's clock tells no more, and the file is half as large."""
     return {
         field.name: [round(value * _MICROSECONDS) for value in getattr(samples, field.name)]
         for field in dataclasses.fields(samples)

@@ -1,8 +1,8 @@
-"""The second start: the engine as a plan will run it, to see that what was found holds there.
+"""Starts the engine again as a plan will run it, to confirm what the sweep found.
 
-The sweep runs on an engine with a KV cache for the largest batch. This one has the limits and the
-KV cache of the operating point alone. On it the point is measured once more with preemptions
-counted (frontier memory), then its capacity in open loop, then the paper's mode where asked.
+The sweep runs on an engine with a KV cache for the largest batch. The second engine has only the
+limits and KV cache of the operating point. On it the point is measured again with preemptions
+counted (frontier memory), then its capacity in open loop, then the paper's mode if requested.
 """
 
 import dataclasses
@@ -35,21 +35,21 @@ from partitiond.profiler.trial import Trial, run_trial
 
 MAX_STARTS: Final = 3
 LARGER: Final = 1.25
-"""Growth of the KV cache from one start to the next, should requests be preempted."""
+"""Growth of the KV cache from one start to the next, if requests were preempted."""
 MAX_WINDOWS: Final = 2
-"""A rate that is too low with room in the KV cache is looked at once more: the host was not quiet,
-or the sweep's window was lucky. A larger cache would not help it."""
+"""A rate that is too low although the KV cache has room is measured once more: the host was busy,
+or the sweep's window was lucky. A larger cache would not help."""
 
 CAPACITY_TIME_SHARE: Final = 0.5
-"""Of the profile's time limit, for the capacity trials together: one that would not end within it
-is not begun, for a window too short tells nothing."""
+"""Share of the profile's time limit for all capacity trials together. A trial that would not end
+within it is not begun, because a window that is too short tells nothing."""
 
 PHASE: Final = 1
-"""Of the seeds: the sweep has phase 0."""
+"""Phase of the seeds; the sweep has phase 0."""
 
 
 class Verdict(enum.StrEnum):
-    """What a trial on the confirming engine says."""
+    """Result of the windows on the confirming engine."""
 
     CONFIRMED = "confirmed"
     SLOWER = "slower"
@@ -58,13 +58,13 @@ class Verdict(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Aim:
-    """What is to be confirmed.
+    """The operating point to confirm.
 
     Attributes:
-        batch: the operating point's.
-        best_output_tokens_per_s: throughput of which 1 - e must stay.
-        req_per_s: X / E[O] there.
-        e2el_seconds: mean latency there.
+        batch: requests in flight at the point.
+        best_output_tokens_per_s: throughput of which the share 1 - e must remain.
+        req_per_s: X / E[O] at the point.
+        e2el_seconds: mean latency at the point.
     """
 
     batch: int
@@ -74,12 +74,12 @@ class Aim:
 
     @property
     def wanted_output_tokens_per_s(self) -> float:
-        """Throughput that must stay."""
+        """Throughput that must remain."""
         return (1 - TOLERANCE) * self.best_output_tokens_per_s
 
 
 def aim_of(point: OperatingPoint, best_output_tokens_per_s: float, knee: int | None) -> Aim:
-    """At the knee (1 - e) X* must stay; elsewhere (1 - e) of what was measured at the point."""
+    """At the knee (1 - e) X* must remain; elsewhere (1 - e) of what was measured at the point."""
     reference = best_output_tokens_per_s if point.batch == knee else point.output_tokens_per_s
     return Aim(
         batch=point.batch,
@@ -90,11 +90,11 @@ def aim_of(point: OperatingPoint, best_output_tokens_per_s: float, knee: int | N
 
 
 def verdict(trials: Sequence[Trial], aim: Aim) -> Verdict:
-    """What the windows on one engine say together.
+    """Judge all windows on one engine together.
 
-    Confirmed: the throughput with its own half-width reaches (1 - e) of the best. The best counts
-    as it is: its interval is what the tolerance is for, and with both a rate far below would pass
-    wherever windows are noisy.
+    Confirmed means that the throughput plus its own half-width reaches (1 - e) of the best. The
+    best counts without its interval: the tolerance is for that interval, and with both a far lower
+    rate would pass wherever windows are noisy.
     """
     if any(trial.kv_limited for trial in trials):
         return Verdict.TOO_SMALL
@@ -108,12 +108,12 @@ def _rate(trials: Sequence[Trial]) -> tuple[float, float]:
 
 
 class Confirmation:
-    """Frontier memory, capacity and the paper's mode, on one more engine start or a few.
+    """Measures frontier memory, capacity and the paper's mode, on one more engine start or a few.
 
     Attributes:
-        frontier_memory: None where no engine came up.
+        frontier_memory: None if no engine came up.
         capacity_trials: in order.
-        paper_mode: None where it was not asked for, or failed.
+        paper_mode: None if it was not requested, or failed.
         notes: what a reader of the profile should know.
     """
 
@@ -143,16 +143,16 @@ class Confirmation:
         self.notes: list[str] = []
 
     async def run(self, saved: Sequence[Saved]) -> None:
-        """Do what is asked and not yet done; an engine that fails here costs only its part."""
+        """Do what is requested and not yet done; an engine that fails here costs only its part."""
         self._replay(saved)
         await self._starts()
         self._note_capacity()
 
     async def _starts(self) -> None:
-        """Up to three starts; only a KV cache that was too small is made larger.
+        """Start up to three engines; only a KV cache that was too small is made larger.
 
-        A start that failed is repeated as it was: most of all, one that was refused for lack of
-        memory is not answered by asking for more.
+        A failed start is repeated unchanged: above all, a start that was refused for lack of memory
+        must not ask for more.
         """
         cache = kv_bytes(self._request, self._planned.architecture, self._aim.batch)
         starts = 1
@@ -181,7 +181,7 @@ class Confirmation:
     def _replay(self, saved: Sequence[Saved]) -> None:
         for one in saved:
             match one.step:
-                # Those of an older version were judged by other rules: they are made again.
+                # Results of an older version were judged by other rules: they are made again.
                 case FrontierMemory(batch=self._aim.batch, share_of_best=float()):
                     self.frontier_memory = one.step
                 case CapacityTrial(batch=self._aim.batch, utilisation=float()):
@@ -191,7 +191,7 @@ class Confirmation:
                     self.paper_mode = one.step
 
     async def _on_engine(self, cache: int, starts: int) -> bool:
-        """All that is left, on one start; False where its KV cache was too small."""
+        """Do all that is left on one start; False if its KV cache was too small."""
         planned = confirming_launch(
             self._request,
             f"{self._planned.launch.replica_id}-{starts}",
@@ -283,7 +283,7 @@ class Confirmation:
         )
 
     def _next_trial(self, seed: int = 0) -> OpenTrial | None:
-        """The next capacity trial; None when none is left, or none that ends in time."""
+        """The next capacity trial; None if none is left, or none that ends in time."""
         trial = self._wanted_trial(seed)
         return trial if trial is not None and self._in_time(trial) else None
 
@@ -321,7 +321,7 @@ class Confirmation:
             self._checkpoint.keep(done, self._elapsed)
 
     def _note_capacity(self) -> None:
-        """Why no rate is confirmed, where it is for want of time."""
+        """Note why no rate is confirmed, if the time was too short."""
         trial = self._wanted_trial() if self._request.confirm_capacity else None
         if trial is None or self._in_time(trial) or confirmed_rate(self.capacity_trials):
             return
@@ -343,12 +343,12 @@ class Confirmation:
         self._checkpoint.keep(self.paper_mode, self._elapsed)
 
     async def _raise_footprint(self, engine: Running) -> None:
-        """The peak through everything this engine did, not only through the first window."""
+        """Raise the footprint to the peak of everything on this engine, not of one window only."""
         found = self.frontier_memory
         peak = await self._bench.peak_bytes(engine)
         if found is not None and peak > found.footprint_bytes:
             self.frontier_memory = dataclasses.replace(found, footprint_bytes=Bytes(peak))
 
     def _show(self, message: str, expected_seconds: float) -> None:
-        """How long the rest takes depends on what it finds; said is only what is known."""
+        """Report progress; the rest takes a time that is not known, so no fraction is shown."""
         self._tell(Progress("confirming", message, None, expected_seconds or None))

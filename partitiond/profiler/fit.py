@@ -1,4 +1,4 @@
-"""The measured footprint: the terms that explain it, and what each batch needs of it."""
+"""Explains the measured footprint by its terms, and computes what each batch needs of it."""
 
 import dataclasses
 
@@ -18,10 +18,10 @@ def explain_footprint(
     started_kv_bytes: int,
     peak_bytes: int,
 ) -> Footprint:
-    """The measured peak, with the terms that explain it and what they leave unexplained.
+    """Return the measured peak, with the terms that explain it and the rest that they leave.
 
-    W and K are exact; A, G and C are models (`core.footprint`), so the rest may be negative. On
-    a CPU it also is so because the part of K that was never written is not resident.
+    W and K are exact; A, G and C are models (`core.footprint`), so the rest may be negative. On a
+    CPU it may also be negative because the part of K that was never written is not resident.
     """
     terms = footprint(architecture, limits, started_kv_bytes, kind)
     return dataclasses.replace(
@@ -39,12 +39,12 @@ def resident_kv_bytes(
     largest_batch: int,
     workload: Workload,
 ) -> int:
-    """KV bytes that are surely inside the measured peak.
+    """KV bytes that are certainly inside the measured peak.
 
     On a GPU the whole cache is allocated at start. On a CPU it is reserved, and a page becomes
-    resident when it is first written; without prefix caching the engine reuses free blocks last
-    in, first out, so only what the largest batch held at once was ever written: every request
-    at its full length, or, where lengths vary, at least what it holds in the mean.
+    resident when it is first written; without prefix caching the engine reuses free blocks last in,
+    first out, so only what the largest batch held at once was ever written: every request at its
+    full length, or, if lengths vary, at least what it holds on average.
     """
     if kind is DeviceKind.GPU:
         return started_kv_bytes
@@ -57,10 +57,10 @@ def resident_kv_bytes(
 def point_footprint(peak_bytes: int, resident: int, needed_kv_bytes: int) -> Bytes:
     """Footprint at an operating point: peak - K resident + K needed.
 
-    One engine start serves all batches, with a KV cache for the largest. What is surely KV
-    cache is taken off the measured peak, and all that batch b needs is put in its place: an
-    engine that runs long enough writes all of its cache. The rest (weights, context,
-    activations and what nothing explains) stays as it was at the peak of the largest batch, too
-    much rather than too little.
+    One engine start serves all batches, with a KV cache for the largest. The bytes that are
+    certainly KV cache are taken off the measured peak, and all that batch b needs are put in their
+    place: an engine that runs long enough writes all of its cache. The rest (weights, context,
+    activations and what nothing explains) stays as it was at the peak of the largest batch, which
+    is too much rather than too little.
     """
     return Bytes(max(0, peak_bytes - resident) + needed_kv_bytes)

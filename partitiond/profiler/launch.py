@@ -1,4 +1,4 @@
-"""How the profiler starts its engines: limits at the largest batch, a KV cache to match."""
+"""Plans the profiler's engine starts: limits at the largest batch, a KV cache to match."""
 
 import dataclasses
 from typing import Final
@@ -25,18 +25,18 @@ from partitiond.ports import EngineLaunch, ProfileRequest
 
 ROUNDED_FROM: Final = 64
 ROUNDED_TO: Final = 8
-"""A largest batch that free memory decides is rounded down, so that a few MiB less the next time
-start the same engine and an interrupted profile can go on."""
+"""A largest batch that is set by free memory is rounded down, so that the same engine starts when a
+few MiB less are free, and an interrupted profile can go on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProfileLaunch:
-    """What the engine is started with, and what limited it.
+    """The launch of the engine, and what limited it.
 
     Attributes:
-        max_batch: largest batch its limits and KV cache are made for.
+        max_batch: largest batch that the engine's limits and KV cache are made for.
         memory_limited: the memory budget, not the caller, set `max_batch`.
-        architecture: as it is loaded: dtype, quantisation and KV precision applied.
+        architecture: as the engine loads it: dtype, quantisation and KV precision applied.
     """
 
     launch: EngineLaunch
@@ -47,7 +47,7 @@ class ProfileLaunch:
 
 
 def as_started(architecture: Architecture, engine: EngineOptions) -> Architecture:
-    """The architecture with the widths these engine options give its weights and KV cache."""
+    """The architecture with the widths that these options give its weights and KV cache."""
     return as_loaded(
         architecture,
         dtype=engine.dtype,
@@ -57,15 +57,15 @@ def as_started(architecture: Architecture, engine: EngineOptions) -> Architectur
 
 
 def step_tokens(engine: EngineOptions, batch: int) -> int:
-    """Tokens of one engine step: as asked or the default; one at least for each sequence."""
+    """Tokens of one engine step: as requested or the default, at least one for each sequence."""
     return max(engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS, batch)
 
 
 def plan_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
-    """One engine start for all batches: limits at the largest, a KV cache to match.
+    """Plan one engine start for all batches: limits at the largest, a KV cache to match.
 
-    The largest batch is the asked one, at most 512, as far as the whole footprint fits in the
-    memory budget.
+    The largest batch is the requested one, at most 512, reduced until the whole footprint fits in
+    the memory budget.
 
     Raises:
         InputError: not even one request fits.
@@ -93,7 +93,7 @@ def plan_launch(request: ProfileRequest, replica_id: str) -> ProfileLaunch:
 def confirming_launch(
     request: ProfileRequest, replica_id: str, *, batch: int, kv_cache_bytes: int
 ) -> ProfileLaunch:
-    """An engine as a plan starts it: its limit is the batch, its KV cache what that batch needs.
+    """Plan an engine as plans start it: its limit is the batch, its KV cache what that needs.
 
     Prefix caching is on, as when serving. No two prompts share a prefix, so nothing is answered
     from the cache; but blocks are then reused in turn instead of last in, first out, so that the
@@ -157,8 +157,8 @@ def _launch(
 def size_of(request: ProfileRequest) -> PartitionSize:
     """The size of the partition that is measured.
 
-    A memory share has all of the SMs, and so has a whole GPU; a MIG slice has all of its own. How
-    many host cores a GPU's engine needs is not its lease's doing: the planner asks its telemetry.
+    A memory share has all of the SMs, and so has a whole GPU; a MIG slice has all of its own. The
+    size does not say how many host cores a GPU's engine needs: the planner asks its telemetry.
     """
     match request.partition:
         case MemoryShare():
@@ -177,7 +177,7 @@ def _limits(launch: EngineLaunch) -> EngineLimits:
 
 
 def _largest_batch(request: ProfileRequest, architecture: Architecture, wanted: int) -> int:
-    """The largest batch up to `wanted` whose full footprint fits; 0 where none does."""
+    """The largest batch up to `wanted` whose full footprint fits; 0 if none does."""
     spec = request.model.spec
 
     def fits(batch: int) -> bool:
@@ -191,7 +191,7 @@ def _largest_batch(request: ProfileRequest, architecture: Architecture, wanted: 
 
 
 def engine_args(launch: EngineLaunch) -> tuple[str, ...]:
-    """What decides the engine's speed and memory, in the engine's own flags."""
+    """Return the flags that decide the engine's speed and memory, in the engine's spelling."""
     return (
         f"--max-num-seqs={launch.max_num_seqs}",
         f"--max-num-batched-tokens={launch.max_num_batched_tokens}",

@@ -1,4 +1,4 @@
-"""What the profiler sends: the workload's own lengths, so that what is planned was measured."""
+"""Makes the profiler's load with the workload's own lengths, so that plans rest on measurements."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -25,7 +25,7 @@ ANSWER_SCHEMA: Final[Mapping[str, object]] = {
 """The schema of structured answers: a few fields of the usual types, as extraction jobs have."""
 
 SEEDS_APART: Final = 100_003
-"""Between the seeds of two phases. Phases that met the same prompts on one engine with prefix
+"""Distance between the seeds of two phases. Phases with the same prompts on one engine with prefix
 caching would measure its cache."""
 
 
@@ -35,7 +35,7 @@ def load_of(request: ProfileRequest, architecture: Architecture, phase: int = 0)
     Args:
         request: model, workload, seed.
         architecture: its vocabulary bounds the token ids.
-        phase: sweep 0, confirming start 1, capacity and paper mode further on.
+        phase: 0 for the sweep, 1 for the confirming start, more for capacity and paper mode.
     """
     spec = request.model.spec
     return Load(
@@ -50,7 +50,7 @@ def load_of(request: ProfileRequest, architecture: Architecture, phase: int = 0)
 
 
 def lengths_of(workload: Workload) -> Lengths | None:
-    """The very lists that memory and time are predicted with; None for fixed lengths."""
+    """The same lists that memory and time are predicted with; None for fixed lengths."""
     match workload.shape:
         case LengthShape.TRACE:
             return choice(workload.pairs)

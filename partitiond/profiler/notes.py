@@ -1,4 +1,4 @@
-"""What a reader of a profile should know beyond its figures. Pure."""
+"""Writes what a reader of a profile should know beyond its figures. Pure."""
 
 from collections.abc import Collection, Sequence
 from typing import Final
@@ -9,17 +9,17 @@ from partitiond.profiler.search import Done
 from partitiond.profiler.trial import Trial
 
 UNQUIET_SPREAD: Final = 0.15
-"""Spread between windows of one batch that batch size and chance do not explain: the host had
-other work."""
+"""Spread between windows of one batch that batch size and chance do not explain: the host had other
+work."""
 
 BUSY_INSTRUMENT: Final = 0.25
-"""Share of a core from which the load generator may be what was measured."""
+"""Share of a core at which the load generator itself may be what was measured."""
 
 
 def sweep_notes(
     trials: Sequence[Trial], done: Done | None, points: Sequence[OperatingPoint]
 ) -> list[str]:
-    """What the sweep left out, and what may have disturbed it."""
+    """Note what the sweep left out, and what may have disturbed it."""
     notes = []
     if done is not None and not done.complete:
         notes.append("the time limit came before every refinement was measured")
@@ -48,7 +48,7 @@ def sweep_notes(
 
 
 def saturation_note(trials: Sequence[Trial]) -> list[str]:
-    """Batches whose load generator was what limited them, or may have been."""
+    """Note the batches that the load generator limited, or may have limited."""
     bad = [trial for trial in trials if trial.saturated]
     if not bad:
         return []
@@ -58,7 +58,7 @@ def saturation_note(trials: Sequence[Trial]) -> list[str]:
 
 
 def telemetry_note(trials: Sequence[Trial]) -> list[str]:
-    """How many windows have less telemetry than others: a source that answered fell silent."""
+    """Note how many windows have less telemetry than others: a source that answered fell silent."""
     sources: list[set[str]] = [
         set(trial.telemetry.source.split("+")) if trial.telemetry is not None else set()
         for trial in trials
@@ -73,7 +73,7 @@ def telemetry_note(trials: Sequence[Trial]) -> list[str]:
 
 
 def died_note(died: Collection[int], points: Sequence[OperatingPoint]) -> list[str]:
-    """Points the engine survived once and later did not."""
+    """Note the points that the engine survived once and later did not."""
     batches = [str(point.batch) for point in points if point.batch in died]
     if not batches:
         return []
@@ -82,7 +82,7 @@ def died_note(died: Collection[int], points: Sequence[OperatingPoint]) -> list[s
 
 
 def frontier_note(found: FrontierMemory | None) -> list[str]:
-    """What the confirming start said about memory."""
+    """Note what the confirming start showed about memory."""
     if found is None or found.confirmed:
         return []
     memory = format_bytes(found.kv_cache_bytes)
@@ -95,7 +95,7 @@ def frontier_note(found: FrontierMemory | None) -> list[str]:
 
 
 def step_note(step: StepTime | None) -> list[str]:
-    """How well the fitted step time explains the points."""
+    """Note how well the fitted step time explains the points."""
     if step is None:
         return []
     return [f"fitted step time is off by {step.residual_share:.1%} in the mean over {step.points}"

@@ -1,8 +1,8 @@
-"""Two models side by side: what the interference model predicts of them, and what they do.
+"""Measures two models side by side, and predicts the same with the interference model.
 
-Each runs at its own operating point. Windows alternate between the first alone, the pair, and the
-second alone, so that the prediction rests on singles of the same minutes as the pair: what is
-found is the error of the model of sharing, not the drift of the machine.
+Each model runs at its own operating point. Windows alternate between the first alone, the pair, and
+the second alone, so that the prediction rests on singles of the same minutes as the pair: the
+difference is the error of the model of sharing, not the drift of the machine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ BusyAndKappa = tuple[float, float | None]
 
 
 def pair_arrangements(mode: SharingMode, pair: tuple[Replica, Replica]) -> tuple[Arrangement, ...]:
-    """The first alone, both, the second alone."""
+    """The arrangements: the first alone, both, the second alone."""
     return (
         Arrangement(FIRST, mode, pair[:1]),
         Arrangement(BOTH, mode, pair),
@@ -39,18 +39,18 @@ async def measure_pair(
     plan: WindowPlan,
     tell: Tell,
 ) -> PairRun:
-    """Predict from the singles, measure side by side.
+    """Predict from the singles, and measure side by side.
 
     Args:
         bench: runs the engines.
         mode: how the two share the device.
-        pair: each with its share and batch.
-        shared: u and kappa of each.
+        pair: each model with its share and batch.
+        shared: u and kappa of each model.
         plan: how long and how often.
         tell: called with progress.
 
     Raises:
-        InputError: a share holds no request.
+        InputError: a share is too small for a request.
         EngineError: an engine did not start, died, or failed requests.
     """
     arrangements = pair_arrangements(mode, pair)
@@ -63,7 +63,7 @@ def evaluate_pair(
     shared: Sequence[BusyAndKappa],
     windows: Mapping[str, tuple[CommonWindow, ...]],
 ) -> PairRun:
-    """The pair's run from its windows. Pure."""
+    """Compute the pair's run from its windows. Pure."""
     alone = [windows[FIRST], windows[SECOND]]
     singles = [
         Single(

@@ -1,7 +1,7 @@
-"""The paper's way to measure: all requests at once, throughput by the time the last one ends.
+"""Measures as the paper does: all requests at once, throughput by the time the last one ends.
 
-It contains ramp and drain, in which the batch is not full, so it is lower than the steady state
-and depends on how many requests there are. It is reported apart, to be compared with the paper.
+The throughput contains ramp and drain, when the batch is not full: it is below the steady state and
+depends on the number of requests. It is reported apart, to be compared with the paper.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from partitiond.profiler.bench import Running
 from partitiond.profiler.trial import REQUEST_SECONDS
 
 AT_ONCE_SECONDS: Final = 0.001
-"""Every arrival is at 0; the loop wants a window that contains it."""
+"""Every arrival is at 0; the loop needs a window that contains it."""
 
 
 async def run_paper_mode(engine: Running, load: Load, requests: int) -> PaperMode:
@@ -38,7 +38,7 @@ async def run_paper_mode(engine: Running, load: Load, requests: int) -> PaperMod
 
 
 def summarise(records: Sequence[Record], batch: int) -> PaperMode:
-    """Throughput by the makespan, latency as the mean over all requests.
+    """Compute throughput by the makespan, and latency as the mean over all requests.
 
     Raises:
         EngineError: not all requests ended well.

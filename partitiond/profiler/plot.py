@@ -1,7 +1,7 @@
-"""Pictures of profiles: throughput and TPOT against batch, and throughput against memory.
+"""Draws profiles: throughput and TPOT against batch, and throughput against memory.
 
-One profile, or several laid over each other; all panels share the colours. The left panels show
-where more requests at once stop paying, the right one what that costs in memory.
+A picture shows one profile, or several laid over each other; all panels share the colours. The left
+panels show where more concurrent requests stop paying, the right one their cost in memory.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ SUFFIXES: Final = (".png", ".svg")
 COLOURS: Final = (
     "#1f5fa8", "#c2551b", "#3a8f4c", "#7a4fa3", "#b08a00", "#2a9d9d", "#a83a6a", "#5a5a5a",
 )  # fmt: skip
-"""Of about equal weight on white, and told apart without red and green side by side."""
+"""Of about equal weight on white, and distinguishable without red and green side by side."""
 MOST_PROFILES: Final = len(COLOURS)
 SLO_COLOUR: Final = "#b3261e"
 _HOLLOW: Final[dict[str, Any]] = {
@@ -67,7 +67,7 @@ def plot(profiles: Sequence[Profile], path: Path, *, slo: Slo | None = None) -> 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Words as text, and the same file for the same profiles: a picture that can be diffed.
+    # Text stays text, and the same profiles give the same file, so that a picture can be diffed.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "partitiond", "font.size": 9}):
         figure = Figure(figsize=(11.0, 5.6), layout="constrained")
         FigureCanvasAgg(figure)
@@ -102,7 +102,7 @@ def _check(profiles: Sequence[Profile]) -> None:
             )
 
 
-# --- what is called what ---------------------------------------------------------------------
+# --- labels ----------------------------------------------------------------------------------
 
 _WORDS: Final[tuple[Callable[[Profile], str], ...]] = (
     lambda p: p.model,
@@ -117,11 +117,11 @@ _WORDS: Final[tuple[Callable[[Profile], str], ...]] = (
     lambda p: p.provenance.engine_version or "no engine",
     lambda p: p.provenance.started_at[:16],
 )
-"""What can tell profiles apart, the most telling first."""
+"""Words that can tell profiles apart, the most telling first."""
 
 
 def _curves(profiles: Sequence[Profile]) -> list[_Curve]:
-    """Each labelled by what it does not share with the others."""
+    """Label each profile by what it does not share with the others."""
     telling = [word for word in _WORDS if len({word(p) for p in profiles}) > 1]
     chosen = telling[:3] or [lambda p: p.model]
     alone = len(profiles) == 1
@@ -132,7 +132,7 @@ def _curves(profiles: Sequence[Profile]) -> list[_Curve]:
 
 
 def _title(profiles: Sequence[Profile]) -> str:
-    """What all of them share."""
+    """Name what all of the profiles share."""
     first = profiles[0]
     shared = [word(first) for word in _WORDS[:5] if len({word(p) for p in profiles}) == 1]
     shared = [word for word in shared if word != "as it is"]
@@ -202,7 +202,7 @@ def _draw_knee(axes: Any, curve: _Curve) -> None:
 
 
 def _mark_knee(axes: Any, curve: _Curve) -> None:
-    """On its curve, with its range as a bar: shades of several profiles would mix."""
+    """Mark the knee on its curve, with its range as a bar: shades of several curves would mix."""
     knee = curve.profile.knee
     point = None if knee.batch is None else curve.profile.point(knee.batch)
     if point is None:
@@ -243,7 +243,7 @@ def _draw_tpot(axes: Any, curve: _Curve) -> None:
 
 
 def _around(latencies: Sequence[Latency]) -> list[list[float]]:
-    """Distances in ms from p95 down and up to its interval; none where there is none."""
+    """Distances in ms from p95 down and up to the ends of its interval; 0 without an interval."""
     down, up = [], []
     for latency in latencies:
         low, high = latency.p95_interval or (latency.p95, latency.p95)

@@ -1,4 +1,4 @@
-"""From the trials of one batch to its operating point. Pure."""
+"""Turns the trials of each batch into its operating point. Pure."""
 
 import functools
 import math
@@ -27,9 +27,9 @@ def points_of(
     *,
     died: Collection[int] = (),
 ) -> tuple[OperatingPoint, ...]:
-    """One operating point for each batch, ascending.
+    """Return one operating point for each batch, ascending.
 
-    Those of batches in `died`, which the engine survived once and later did not, are marked as
+    Points of batches in `died`, which the engine survived once and later did not, are marked as
     limited: nothing may be planned at them.
     """
     by_batch: dict[int, list[Trial]] = {}
@@ -58,7 +58,7 @@ def points_of(
 def _point(
     request: ProfileRequest, trials: Sequence[Trial], footprint_bytes: Bytes, *, died: bool
 ) -> OperatingPoint:
-    """All windows of one batch: throughput is their mean, latencies are pooled."""
+    """Combine all windows of one batch: throughput is their mean, latencies are pooled."""
     spec, batch = request.model.spec, trials[0].batch
     rate, half_width = combine(
         [t.output_tokens_per_s for t in trials], [t.half_width for t in trials]
@@ -98,7 +98,7 @@ def _point(
 
 
 def latency(summary: LatencySummary | None) -> Latency:
-    """Zeros where a latency does not exist: a one-token output has neither TPOT nor ITL."""
+    """Zeros if a latency does not exist: a one-token output has neither TPOT nor ITL."""
     if summary is None:
         return Latency(0.0, 0.0, 0.0, 0.0)
     return Latency(
@@ -114,13 +114,13 @@ def latency(summary: LatencySummary | None) -> Latency:
 
 
 def prompt_rate(trials: Sequence[Trial]) -> float:
-    """Prompt tokens of requests that got their first token in the windows, per second of them."""
+    """Prompt tokens of requests whose first token came in the windows, per second of window."""
     seconds = math.fsum(t.window_seconds for t in trials)
     return sum(t.prompt_tokens for t in trials) / seconds if seconds > 0 else 0.0
 
 
 def attainment(trials: Sequence[Trial]) -> float | None:
-    """Good requests by all that ended inside the windows; None without an SLO or a request."""
+    """Good requests over all that ended inside the windows; None without an SLO or a request."""
     ended = sum(t.ended for t in trials)
     return sum(t.good for t in trials) / ended if ended else None
 
@@ -128,7 +128,7 @@ def attainment(trials: Sequence[Trial]) -> float | None:
 def combine_telemetry(
     windows: Sequence[tuple[Telemetry | None, float]],
 ) -> Telemetry | None:
-    """Means over windows by their lengths; energies are added. None where nothing was said."""
+    """Means over windows, weighted by length; energies are added. None without telemetry."""
     told = [(telemetry, seconds) for telemetry, seconds in windows if telemetry is not None]
     if not told:
         return None
@@ -152,7 +152,7 @@ def combine_telemetry(
 
 
 def joules_per_output_token(trials: Sequence[Trial]) -> float | None:
-    """Energy by output tokens over the windows in which energy was told; None elsewhere."""
+    """Energy over output tokens, in the windows that report energy; None if none of them does."""
     joules = tokens = 0.0
     for trial in trials:
         told = trial.telemetry
@@ -163,10 +163,10 @@ def joules_per_output_token(trials: Sequence[Trial]) -> float | None:
 
 
 def idle_share(device: Telemetry | None, kind: DeviceKind, cores: int) -> float | None:
-    """Share of the windows in which the device computed nothing for the engine; None unknown.
+    """Share of the windows in which the device computed nothing for the engine; None if unknown.
 
-    On a GPU the share of time no kernel ran. On a CPU the part of the partition's cores that the
-    engine's processes did not use: waiting for memory counts as use, because the core is taken.
+    On a GPU this is the share of time no kernel ran. On a CPU it is the part of the partition's
+    cores that the engine's processes did not use: waiting for memory is use, as the core is taken.
     """
     if device is None:
         return None

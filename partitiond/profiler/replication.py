@@ -1,10 +1,10 @@
-"""1, 2, 3 ... replicas of one model side by side in the same memory and cores (Figure 5).
+"""Measures 1, 2, 3 ... replicas of one model side by side on the same device (Figure 5).
 
-Two questions are answered from the same windows. What replication gains: the sum of throughputs
-of n replicas on an n-th of the device each, against one engine on all of it. And what sharing
-costs: n replicas under load at once against one of the very same kind alone, from which kappa and
-u are fitted. On a GPU the two have the same baseline; on a CPU an engine on half of the cores is
-another engine than one on all of them, so the replica alone is an arrangement of its own.
+The same windows answer two questions. The gain of replication: the sum of throughputs of n replicas
+on an n-th of the device each, against one engine on all of it. The cost of sharing: n replicas
+under load at once against one replica of the very same kind alone, from which kappa and u are
+fitted. On a GPU both have the same baseline; on a CPU an engine on half of the cores differs from
+one on all of them, so the replica alone is an arrangement of its own.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ class EvenSplit:
     """One device cut into equal shares.
 
     Attributes:
-        mode: how the replicas share it.
-        cores: all host cores there are for the replicas together.
-        memory_bytes: all memory there is for them together.
-        batch_of: requests in flight at each replica, by how many replicas there are.
-        sm_percent_of: the cap on each replica's SMs under MPS, by how many there are; 0 for none.
-        extra_env: environment of each engine, for who makes partitions in a way of his own.
-        actuated: whoever starts the engines makes their partitions: memory shares, or MPS shares.
+        mode: how the replicas share the device.
+        cores: all host cores that the replicas have together.
+        memory_bytes: all memory that the replicas have together.
+        batch_of: requests in flight at each replica, by the number of replicas.
+        sm_percent_of: cap on each replica's SMs under MPS, by their number; 0 for none.
+        extra_env: environment of each engine, for callers that make partitions in another way.
+        actuated: the engine runner makes the partitions: memory shares, or MPS shares.
     """
 
     mode: SharingMode
@@ -48,11 +48,11 @@ class EvenSplit:
     actuated: bool = False
 
     def cores_each(self, replicas: int) -> int:
-        """Cores of each of so many replicas, at least one; what is left over stays unused."""
+        """Cores of each of `replicas` replicas, at least one; left-over cores stay unused."""
         return max(1, len(self.cores) // replicas)
 
     def shares(self, replicas: int) -> tuple[Share, ...]:
-        """What each of so many replicas gets."""
+        """The share of each of `replicas` replicas."""
         each = self.cores_each(replicas)
         return tuple(
             Share(
@@ -73,7 +73,7 @@ def arrangements_of(
     """One arrangement for each number of replicas, and on a CPU each kind of replica alone.
 
     Raises:
-        InputError: fewer cores than replicas on a CPU device, or a count that is none.
+        InputError: more replicas than cores on a CPU device, or a count below one.
     """
     wanted = sorted(set(counts))
     if not wanted or wanted[0] < 1:
@@ -112,7 +112,7 @@ class Difference:
     """Sums of throughputs of two arrangements, compared round by round.
 
     Attributes:
-        ratio: mean sum of `name` by that of `baseline`.
+        ratio: mean sum of `name` over that of `baseline`.
         difference, half_width: mean of the paired differences in tokens/s, and its 95 %
             half-width (infinite with one round).
     """
@@ -125,20 +125,20 @@ class Difference:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval of the difference leaves out zero."""
+        """Whether the interval of the difference excludes zero."""
         return abs(self.difference) > self.half_width
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Replication:
-    """What came out.
+    """The results of replicating one model.
 
     Attributes:
         runs: by arrangement name, in the order measured.
-        differences: each number of replicas against one engine on everything.
-        sharing: kappa and u of each kind of replica, by its cores; on a GPU under the key of the
-            run with most replicas.
-        idle_cores: most CPU time per second that engines without load took; None unknown.
+        differences: each number of replicas against one engine on the whole device.
+        sharing: kappa and u by the cores of each replica; on a GPU by the cores in the run with
+            most replicas.
+        idle_cores: most CPU time per second that engines without load took; None if unknown.
         notes: what a reader should know.
     """
 
@@ -158,10 +158,10 @@ async def replicate(
     plan: WindowPlan,
     tell: Tell,
 ) -> Replication:
-    """Measure and fit.
+    """Measure the windows, and evaluate them.
 
     Raises:
-        InputError: the counts do not fit the device, or a share holds no request.
+        InputError: the counts do not fit the device, or a share is too small for a request.
         EngineError: an engine did not start, died, or failed requests.
     """
     arrangements = arrangements_of(model, bench.device, split, counts)
@@ -172,7 +172,7 @@ async def replicate(
 def evaluate(
     arrangements: Sequence[Arrangement], windows: Mapping[str, tuple[CommonWindow, ...]]
 ) -> Replication:
-    """Runs, differences and fits from the windows. Pure."""
+    """Compute runs, differences and fits from the windows. Pure."""
     runs = tuple((a.name, run_of(a, windows[a.name])) for a in arrangements)
     idle = [w.idle_cores for ws in windows.values() for w in ws if w.idle_cores is not None]
     return Replication(
@@ -185,7 +185,7 @@ def evaluate(
 
 
 def run_of(arrangement: Arrangement, windows: Sequence[CommonWindow]) -> ReplicationRun:
-    """The windows of one arrangement as one run: means, worst replica's latencies."""
+    """Combine the windows of an arrangement into one run: means, worst replica's latencies."""
     sums = [window.total_output_tokens_per_s for window in windows]
     pooled = pool(windows)
     first = arrangement.replicas[0].share
@@ -232,7 +232,7 @@ def root_sum(half_widths: Sequence[float]) -> float:
 def _differences(
     arrangements: Sequence[Arrangement], windows: Mapping[str, tuple[CommonWindow, ...]]
 ) -> tuple[Difference, ...]:
-    """Against one engine that has all cores and memory."""
+    """Compare each number of replicas with one engine that has all cores and memory."""
     whole = next((a for a in arrangements if _is_whole(a, arrangements)), None)
     if whole is None:
         return ()
@@ -249,7 +249,7 @@ def _is_whole(arrangement: Arrangement, all_of_them: Sequence[Arrangement]) -> b
 def compare(
     name: str, ours: Sequence[CommonWindow], base_name: str, base: Sequence[CommonWindow]
 ) -> Difference:
-    """Round by round, so that drift is in both."""
+    """Compare round by round, so that drift affects both sides."""
     pairs = [
         (a.total_output_tokens_per_s, b.total_output_tokens_per_s)
         for a, b in zip(ours, base, strict=True)

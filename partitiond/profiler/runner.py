@@ -1,4 +1,4 @@
-"""The profiler: the sweep on one engine, what is confirmed on a second, and the profile of both."""
+"""Profiles a model: sweeps on one engine, confirms on a second, and assembles the profile."""
 
 import asyncio
 import dataclasses
@@ -42,12 +42,12 @@ class Profiler:
         start_deadline_seconds: for an engine to become ready.
         stop_grace_seconds: between asking an engine to end and ending it.
         device_used_bytes: memory in use on a device now, by id; with it the footprint on a GPU
-            is the rise of the device's used memory, without it the peak memory of the engine's
-            processes is all that is known.
-        telemetry: what the device says during the windows; None leaves it out.
-        cpu_figures: what a CPU reaches, kept or measured (it may take seconds on all cores, so it
-            is asked in a thread and before an engine starts); None assumes it.
-        stall_seconds: least silence of an engine under load from which it is taken as hung.
+            is the rise of the device's used memory, without it only the peak memory of the
+            engine's processes.
+        telemetry: source of the device's telemetry during the windows; None leaves it out.
+        cpu_figures: what a CPU reaches, stored or measured (that may take seconds on all cores, so
+            it is called in a thread and before an engine starts); None assumes the figures.
+        stall_seconds: least silence after which an engine under load counts as hung.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Profiler:
         self._stall_seconds = stall_seconds
 
     async def run(self, request: ProfileRequest, progress: Callable[[Progress], None]) -> Profile:
-        """Sweep, confirm what was found, and keep nothing running.
+        """Sweep, confirm what was found, and leave nothing running.
 
-        The checkpoint stays until whoever asked has kept the profile (`ProfileRequest.forget`): a
-        full disk then costs no measuring. Cancelling the task leaves no engine running. An engine
-        that dies or hangs during a trial is started again below that batch. What fails after the
+        The checkpoint stays until the caller has stored the profile (`ProfileRequest.forget`), so
+        that a full disk costs no measuring. Cancelling the task leaves no engine running. An engine
+        that dies or hangs during a trial is started again below that batch. A failure after the
         sweep costs its own part of the profile and is named in its notes.
 
         Raises:
@@ -116,7 +116,7 @@ class Profiler:
     async def _prior(
         self, request: ProfileRequest, planned: ProfileLaunch, tell: Tell
     ) -> tuple[Prior | None, tuple[str, ...]]:
-        """What the search begins from, and a note where it had to assume what the CPU reaches."""
+        """The search's prior, and a note if it rests on assumed CPU figures."""
         simulated = request.model.spec.engine_kind == "simulated"  # it has a speed of its own
         if request.device.kind is not DeviceKind.CPU or simulated or self._cpu_figures is None:
             return prior_of(request, planned), ()
@@ -144,7 +144,7 @@ class Profiler:
 
 
 class _Run:
-    """What one run finds on the disk, once the engine said which version it is."""
+    """The checkpoint of one run, opened once the engine has reported its version."""
 
     def __init__(self, request: ProfileRequest, planned: ProfileLaunch) -> None:
         self._request = request
@@ -153,7 +153,7 @@ class _Run:
         self.saved: tuple[Saved, ...] = ()
 
     def open(self, report: EngineReport) -> tuple[Checkpoint, tuple[Saved, ...]]:
-        """The checkpoint and what an earlier run left in it."""
+        """Return the checkpoint, and the steps that an earlier run left in it."""
         header = fingerprint(self._request, self._planned, report.version)
         self.checkpoint = Checkpoint(self._request.checkpoint, header)
         self.saved = self.checkpoint.resume()
@@ -163,7 +163,7 @@ class _Run:
 async def _confirmed(
     bench: Bench, measured: Measured, run: _Run, *, elapsed: float, tell: Tell
 ) -> Measured:
-    """With what a second start says of the operating point, as far as it is asked for."""
+    """Add what a second start tells about the operating point, as far as it is requested."""
     request = measured.request
     aim = _aim(measured)
     asked = request.confirm_memory or request.confirm_capacity or request.paper_requests
@@ -189,7 +189,7 @@ async def _confirmed(
 
 
 def _aim(measured: Measured) -> Aim | None:
-    """The operating point that replicas will run at; None where no batch holds the SLO."""
+    """The operating point that replicas will run at; None if no batch holds the SLO."""
     found, spec = build_profile(measured), measured.request.model.spec
     point = named_point(found, spec.operating_point, spec.slo)
     if point is None or point.output_tokens_per_s <= 0:
@@ -200,12 +200,12 @@ def _aim(measured: Measured) -> Aim | None:
 def prior_of(
     request: ProfileRequest, planned: ProfileLaunch, figures: CpuFigures | None = None
 ) -> Prior | None:
-    """What a roofline expects of this engine, for a search that wants to start well.
+    """The curve that a roofline predicts for this engine, from which a search starts well.
 
     Args:
         request: what is to be measured.
-        planned: the engine it is measured on.
-        figures: what was measured of a CPU device; None assumes it.
+        planned: the engine that is measured.
+        figures: measured figures of a CPU device; None assumes them.
     """
     spec = request.model.spec
     try:
@@ -225,11 +225,11 @@ def prior_of(
             or None
         )
     except SpecError:
-        return None  # a search can do without
+        return None  # the search can do without
 
 
 def _host_notes(request: ProfileRequest) -> tuple[str, ...]:
-    """The kernel, where the device's driver is not the kernel itself."""
+    """Note the kernel, if the device's driver is not the kernel itself."""
     if request.device.kind is DeviceKind.CPU:
         return ()
     return (f"kernel {platform.release()}",)

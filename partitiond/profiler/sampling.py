@@ -1,4 +1,4 @@
-"""What the engine and the device say while a window is open."""
+"""Samples what the engine and the device report while a window is open."""
 
 import asyncio
 import contextlib
@@ -13,11 +13,11 @@ from partitiond.ports import TelemetryWindow
 from partitiond.profiler.bench import RUNNING, Bench, Running
 
 SAMPLE_SECONDS: Final = 1.0
-"""Between scrapes of the engine's metrics. A scrape costs the engine some milliseconds of the
-core it computes on, so not more often; a window of 10 s still gives ten samples."""
+"""Between scrapes of the engine's metrics. A scrape costs the engine some milliseconds of the core
+that it computes on, so it is not done more often; a window of 10 s still gives ten samples."""
 
 KV_FULL: Final = 0.98
-"""KV usage from which requests that wait do so for blocks."""
+"""KV usage at which waiting requests wait for blocks."""
 
 WAITING: Final = "vllm:num_requests_waiting"
 KV_USAGE: Final = "vllm:kv_cache_usage_perc"
@@ -32,7 +32,7 @@ class EngineSamples:
         running_mean: mean number of running requests; 0 without samples.
         preemptions: requests preempted while the window was open.
         starved: requests waited while the KV cache was full.
-        kv_usage_mean, kv_usage_max: share of KV blocks in use; None where it was not told.
+        kv_usage_mean, kv_usage_max: share of KV blocks in use; None if it was not reported.
     """
 
     running_mean: float
@@ -45,9 +45,9 @@ class EngineSamples:
 def summarise_engine(
     scrapes: Sequence[Mapping[str, float]], at_end: Mapping[str, float] | None = None
 ) -> EngineSamples:
-    """The engine's samples from scrapes inside the window, in order of time, and one at its end.
+    """Summarise the scrapes inside the window, in order of time, and one at its end.
 
-    Gauges are averaged over those inside; counters count from the first to the one at the end.
+    Gauges are averaged over those inside; counters count from the first scrape to the last one.
     """
     if not scrapes:
         return EngineSamples(0.0, 0, starved=False)
@@ -72,8 +72,8 @@ class Sampler:
     """Scrapes the engine's metrics and listens to the device while a window is open.
 
     Attributes:
-        telemetry: what the device said, once stopped.
-        telemetry_seconds: how long it was listened to.
+        telemetry: the device's telemetry, once stopped.
+        telemetry_seconds: how long it was collected.
     """
 
     def __init__(self, bench: Bench, engine: Running) -> None:
@@ -87,21 +87,21 @@ class Sampler:
         self.telemetry_seconds = 0.0
 
     def start(self) -> None:
-        """Begin; called when the window opens."""
+        """Begin to sample; called when the window opens."""
         loop = asyncio.get_running_loop()
         self._scraping = loop.create_task(self._scrape())
         if self._bench.telemetry is not None:
             self._opening = loop.create_task(self._open())
 
     async def stop(self) -> None:
-        """End; called when the window has closed, or will never."""
+        """End the sampling; called when the window has closed, or never will."""
         try:
             if self._opening is not None:
                 opened_at, window = await self._opening
                 self.telemetry = await window.close()
                 self.telemetry_seconds = self._bench.clock.monotonic() - opened_at
         finally:
-            # Whatever the device's source did, nothing scrapes an engine whose trial is over.
+            # Whatever the telemetry source did, nothing scrapes an engine whose trial is over.
             self._opening = None
             if self._scraping is not None:
                 self._scraping.cancel()
@@ -109,20 +109,20 @@ class Sampler:
                     await self._scraping
 
     async def samples(self) -> EngineSamples:
-        """What the engine said; one more scrape for the counters of the window's requests."""
+        """The engine's samples; scrapes once more for the counters of the window's requests."""
         with contextlib.suppress(EngineError):
             self._at_end = (await self._bench.engines.report(self._engine.handle)).metrics
         return summarise_engine(self._scrapes, self._at_end)
 
     async def _open(self) -> tuple[float, TelemetryWindow]:
         source = self._bench.telemetry
-        assert source is not None  # only called then
+        assert source is not None  # called only with a source
         window = await source.open(self._bench.device, (self._engine.handle.pid,))
         return self._bench.clock.monotonic(), window
 
     async def _scrape(self) -> None:
         while True:
-            # An engine too busy to answer a scrape is not a failed trial; one that is gone
+            # An engine too busy to answer a scrape is not a failed trial; an engine that is gone
             # shows in its requests and in wait_exit.
             with contextlib.suppress(EngineError):
                 report = await self._bench.engines.report(self._engine.handle)

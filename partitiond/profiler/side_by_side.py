@@ -1,12 +1,12 @@
-"""Replicas under load at the same time, measured in one common window, arrangements alternating.
+"""Measures replicas under load at the same time, in common windows of alternating arrangements.
 
-Machines drift, so no arrangement is measured once and then the next: each gets a window in turn,
-the order reversed from round to round (A B, B A, A B ...), and what is compared is compared round
-by round.
+Machines drift, so arrangements are not measured one after the other: each gets a window in turn,
+the order is reversed from round to round (A B, B A, A B ...), and comparisons are made round by
+round.
 
-The window of an arrangement is common to its replicas: it opens when every slot of every one has
-finished a request, and closes while all of them are still under load. Engines that are up but not
-in the arrangement get no requests; how much of a core they take meanwhile is measured and kept.
+The window of an arrangement is common to its replicas: it opens when every slot of every replica
+has finished a request, and closes while all replicas are still under load. Engines that are up but
+not in the arrangement get no requests; the CPU time that they take meanwhile is measured and kept.
 """
 
 import asyncio
@@ -47,24 +47,24 @@ PREEMPTIONS: Final = ("vllm:num_preemptions_total", "vllm:num_preemptions")
 WINDOW_E2EL: Final = 2.0
 """A window lasts at least so many mean end-to-end latencies of its slowest replica."""
 LONGEST_WINDOWS: Final = 6.0
-"""No window lasts longer than so many times what was asked for, however slow the requests are."""
+"""No window lasts longer than this many times the requested length, even with slow requests."""
 
 Tell = Callable[[Progress], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CommonWindow:
-    """What an arrangement did in one window. Tuples go by replica, in the arrangement's order.
+    """Results of an arrangement in one window. Tuples are by replica, in the arrangement's order.
 
     Attributes:
         output_tokens_per_s, half_widths: of each, with 95 % half-widths by batch means.
         samples: latencies that became known inside the window.
-        batches: requests in flight at each.
-        preemptions: of all of them, while under load; engines that did not tell are left out.
+        batches: requests in flight at each replica.
+        preemptions: of all replicas under load; engines that did not report are left out.
         telemetry: of the device, and the CPU time of the replicas' processes.
-        idle_cores: CPU time per second of engines that were up without load; None unknown.
+        idle_cores: CPU time per second of engines that were up without load; None if unknown.
         instrument_cpu: share of one core that the load generator used.
-        saturated: why its figures cannot be trusted; empty where they can.
+        saturated: why the figures cannot be trusted; empty if they can.
     """
 
     seconds: float
@@ -86,14 +86,14 @@ class CommonWindow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """How long and how often to measure.
+    """Length and number of the windows to measure.
 
     Attributes:
         rounds: windows of each arrangement.
-        seconds: of a window, at least (longer where requests are).
+        seconds: least length of a window (it is longer if requests are).
         seed: of the prompts.
         keep_up: all engines are up throughout (True), or only those of the arrangement under
-            load (False); None takes the first where all fit into the device at once.
+            load (False); None means True if all of them fit into the device at once.
     """
 
     rounds: int = 4
@@ -118,9 +118,9 @@ class _Up:
 async def measure(
     bench: Bench, arrangements: Sequence[Arrangement], plan: WindowPlan, tell: Tell
 ) -> dict[str, tuple[CommonWindow, ...]]:
-    """Windows of each arrangement by its name, the n-th of all from the n-th round.
+    """Measure windows of each arrangement, by its name; the n-th ones come from the n-th round.
 
-    Nothing of the engines is left when it returns, is cancelled or raises.
+    No engine is left when it returns, is cancelled or raises.
 
     Raises:
         InputError: a share does not hold one request.
@@ -166,7 +166,7 @@ async def _rounds(
 async def _up(
     study: _Study, arrangements: Sequence[Arrangement]
 ) -> AsyncIterator[dict[EngineKey, _Up]]:
-    """Engines of the arrangements, started one after the other: starts disturb each other."""
+    """Start the engines of the arrangements one after the other: starts disturb each other."""
     async with contextlib.AsyncExitStack() as stack:
         engines: dict[EngineKey, _Up] = {}
         for key, replica in engines_of(arrangements).items():
@@ -179,7 +179,7 @@ async def _up(
 
 
 class _Gate:
-    """Opens for all when the last one is steady; then counts the time."""
+    """Opens for all replicas when the last one is steady; then counts the time."""
 
     def __init__(self, parties: int, seconds: float) -> None:
         self._missing = parties
@@ -233,7 +233,7 @@ async def _window(
         gate.closed.set()
         said, said_idle = await asyncio.gather(*watchers)
     finally:
-        # One that listens closes its window while it is cancelled: not after the engines are gone.
+        # A cancelled watcher closes its window: that must happen before the engines are gone.
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
@@ -261,7 +261,7 @@ async def _watch(bench: Bench, engines: Sequence[_Up], gate: _Gate) -> Telemetry
 
 
 async def _preemptions(bench: Bench, engines: Sequence[_Up]) -> list[float | None]:
-    """Preempted requests of each so far; None of one that does not answer or does not count."""
+    """Preempted requests of each engine so far; None if it does not answer or does not count."""
     counts: list[float | None] = []
     for up in engines:
         metrics: Mapping[str, float] = {}
@@ -272,7 +272,7 @@ async def _preemptions(bench: Bench, engines: Sequence[_Up]) -> list[float | Non
 
 
 def preempted(before: Sequence[float | None], after: Sequence[float | None]) -> int:
-    """Requests preempted between two readings, of the engines that told both."""
+    """Requests preempted between two readings, for the engines that reported both."""
     return round(
         math.fsum(
             last - first
@@ -289,7 +289,7 @@ async def _load_all(
     gate: _Gate,
     turn: int,
 ) -> list[ClosedLoopResult]:
-    """All replicas under load until the common window is over; an engine's end ends it at once."""
+    """Load all replicas until the common window is over; if an engine ends, end at once."""
     bench, seconds = study.bench, study.plan.seconds
 
     async def one(place: int, up: _Up) -> ClosedLoopResult:
@@ -327,7 +327,7 @@ async def _load_all(
 
 
 def common_window(results: Sequence[ClosedLoopResult]) -> CommonWindow:
-    """What all of them did while all were in their windows."""
+    """Combine the results over the time in which all replicas were in their windows."""
     opened = max(result.opened for result in results)
     closed = min(result.closed for result in results)
     rates = [throughput(_timeline(result), opened, closed) for result in results]
@@ -337,7 +337,7 @@ def common_window(results: Sequence[ClosedLoopResult]) -> CommonWindow:
         half_widths=tuple(rate.half_width for rate in rates),
         samples=tuple(Samples.of_window(r.records, opened, closed) for r in results),
         batches=tuple(result.concurrency for result in results),
-        # One thread drives all loops, so each of them says what all of them cost.
+        # One thread drives all loops, so each result has the cost of all of them.
         instrument_cpu=max(result.cpu_share for result in results),
         saturated=next((s for r in results if (s := saturation(r.instrument))), ()),
     )

@@ -1,9 +1,9 @@
-"""How long an engine under load may be silent before it is taken as hung. Pure.
+"""Computes how long an engine under load may be silent before it counts as hung. Pure.
 
-A request is served in E2EL seconds, prefill of the whole batch included, and meanwhile some request
-gets a token with every engine step. So a silence of several E2EL is no slow step. What E2EL to
+A request is served in E2EL seconds, including the prefill of the whole batch, and meanwhile every
+engine step gives some request a token. So a silence of several E2EL is not a slow step. The E2EL to
 expect follows from trials of other batches by Little's law: X does not fall as the batch grows, so
-latency grows at most as the batch does.
+latency grows at most in proportion to the batch.
 """
 
 from collections.abc import Iterable
@@ -12,23 +12,23 @@ from typing import Final
 from partitiond.profiler.search import Prior, Visit
 
 E2EL_FACTOR: Final = 3.0
-"""Of the expected latency: lengths vary, and the host may have other work."""
+"""Factor on the expected latency: lengths vary, and the host may have other work."""
 
 PRIOR_FACTOR: Final = 10.0
-"""Of a latency that only a roofline expects, from assumed figures."""
+"""Factor on a latency that only a roofline predicts, from assumed figures."""
 
 FIRST_FACTOR: Final = 10.0
-"""Of the least silence, while nothing was measured: first requests also pay for what the engine
-initialises lazily."""
+"""Factor on the least silence while nothing was measured: the first requests also pay for what the
+engine initialises lazily."""
 
 
 def stall_seconds(batch: int, visits: Iterable[Visit], least_seconds: float) -> float:
-    """The silence from which an engine that was measured before is taken as hung.
+    """Return the silence after which an engine that was measured before counts as hung.
 
     Args:
         batch: requests in flight.
-        visits: trials of the same engine, at least one that it survived.
-        least_seconds: never shorter.
+        visits: trials of the same engine, which survived at least one of them.
+        least_seconds: the result is never shorter.
     """
     expected = min(v.e2el_seconds * max(1.0, batch / v.batch) for v in visits if not v.died)
     return max(least_seconds, E2EL_FACTOR * expected)
@@ -37,12 +37,12 @@ def stall_seconds(batch: int, visits: Iterable[Visit], least_seconds: float) -> 
 def first_stall_seconds(
     batch: int, output_tokens: float, prior: Prior | None, least_seconds: float
 ) -> float:
-    """The same while nothing was measured.
+    """Return the silence after which an engine that was not measured yet counts as hung.
 
     Args:
         batch: requests in flight.
         output_tokens: E[O], mean length of an answer.
-        prior: what a roofline expects; None where it expects nothing.
+        prior: the throughput that a roofline predicts; None without a prediction.
         least_seconds: the least silence of an engine that was measured before.
     """
     expected = [

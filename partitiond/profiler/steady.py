@@ -1,11 +1,11 @@
-"""Whether an open loop's rate can go on for ever, told from one window of it. Pure.
+"""Judges from one window whether the rate of an open loop can go on for ever. Pure.
 
-With b places the queue is stable exactly while the places the arrivals need on average, the rate
+With b places the queue is stable exactly if the places that the arrivals need on average, the rate
 times the mean time in the engine (Little's law), are fewer than b. The rate is known, and the time
-in the engine is the mean of many requests, so this is known far better than a trend of the queue
-itself, which arrivals that come by chance hide for hours. What it cannot see is an engine that is
-still filling up: a flat throughput curve does that slowly. Therefore the requests in the system,
-waiting ones included, must not grow by more than chance explains either.
+in the engine is a mean of many requests, so this is known far better than a trend of the queue,
+which random arrivals hide for hours. But it does not show an engine that still fills up, slowly if
+its throughput curve is flat. So the requests in the system, waiting ones included, must also not
+grow by more than chance explains.
 
 `python -m bench.bench_capacity_power` prints how often the rule errs.
 """
@@ -18,8 +18,8 @@ from typing import Final
 from loadgen.intervals import mean_interval
 
 GROWTH_SIGMAS: Final = 2.5
-"""Growth of the requests in the system that counts as growth, in roots of the arrivals. Between
-arrivals and departures lies at most a random walk whose steps are the arrivals."""
+"""Growth of the requests in the system that counts as growth, in square roots of the arrivals.
+Between arrivals and departures lies at most a random walk whose steps are the arrivals."""
 _Z95: Final = 1.96
 
 
@@ -28,10 +28,10 @@ class Served:
     """One request. Times are of one clock, in seconds.
 
     Attributes:
-        arrived: when it was due.
-        sent: when it got its place; until then it waited.
-        ended: when it left it; infinite where it never did.
-        output_tokens: asked for.
+        arrived: when the request was due.
+        sent: when the request got its place; until then it waited.
+        ended: when the request left its place; infinite if it never did.
+        output_tokens: tokens that it asked for.
     """
 
     arrived: float
@@ -59,13 +59,14 @@ def is_steady(
 ) -> bool:
     """Whether the rate can go on for ever, as far as these requests can tell.
 
-    The whole interval of the utilisation lies below 1, and the requests in the system do not grow.
+    The rate is steady if the whole interval of the utilisation lies below 1 and the requests in the
+    system do not grow.
 
     Args:
-        requests: all of the run that have ended well, in order of arrival.
+        requests: all requests of the run that have ended well, in order of arrival.
         opened, closed: the window.
         req_per_s: the rate that was offered.
-        batch: places.
+        batch: number of places.
         mean_output_tokens: of the workload.
     """
     counted = [one for one in requests if opened <= one.arrived < closed]
@@ -74,22 +75,22 @@ def is_steady(
 
 
 def below_one(needed: Utilisation | None) -> bool:
-    """Whether the whole interval says that there are places enough."""
+    """Whether the whole interval says that there are enough places."""
     return needed is not None and needed.share + needed.half_width < 1
 
 
 def utilisation(
     served: Sequence[Served], req_per_s: float, batch: int, mean_output_tokens: float
 ) -> Utilisation | None:
-    """The places a rate needs, by the places there are; None for too few requests to tell.
+    """The places a rate needs over the places there are; None for too few requests to tell.
 
-    A window's requests are a little longer or shorter than the workload's. What their lengths
-    explain of their times (linear regression) is taken out of the mean and its interval.
+    A window's requests are a little longer or shorter than the workload's. The effect of their
+    lengths on their times (linear regression) is taken out of the mean and its interval.
 
     Args:
         served: requests that arrived in the window and ended well, in order of arrival.
         req_per_s: the rate that was offered.
-        batch: places.
+        batch: number of places.
         mean_output_tokens: of the workload.
     """
     count = len(served)
@@ -125,10 +126,10 @@ def _slope(
 
 
 def grows(requests: Sequence[Served], opened: float, closed: float) -> bool:
-    """Whether the requests in the system became more than chance explains.
+    """Whether the requests in the system grew by more than chance explains.
 
     Args:
-        requests: all of the run, those before the window included.
+        requests: all requests of the run, including those before the window.
         opened, closed: the window.
     """
     arrivals = sum(opened <= one.arrived < closed for one in requests)
@@ -143,8 +144,8 @@ def _in_system(requests: Sequence[Served], at: float) -> int:
 def share_interval(flags: Sequence[bool]) -> tuple[float, float] | None:
     """95 % interval of a share (Wilson's); None without values.
 
-    Late requests come together. The interval is that of as many values as would be as informative
-    if they were independent, by the interval of their mean.
+    Late requests come together. So the interval is that of as many independent values as would be
+    equally informative, by the interval of their mean.
 
     Args:
         flags: in order of arrival.
@@ -160,7 +161,7 @@ def share_interval(flags: Sequence[bool]) -> tuple[float, float] | None:
 
 
 def _informative(values: Sequence[float], share: float) -> float:
-    """Independent values that would tell as much; never more than there are."""
+    """The number of independent values that would tell as much; never more than there are."""
     interval = mean_interval(values)
     if interval is None or share in {0.0, 1.0}:
         return len(values)

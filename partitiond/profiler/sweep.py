@@ -1,8 +1,8 @@
-"""The trials of one profile: what the search asks for, on one engine that is up.
+"""Makes the trials that the search asks for, on one engine that is up.
 
-An engine that ends or hangs during a trial is started again, with the batch that did it as the new
-bound, and the sweep goes on. A trial whose instrument was saturated is made again, once. Finished
-trials of an earlier run are replayed into the search.
+An engine that ends or hangs during a trial is started again, with the batch of that trial as the
+new bound, and the sweep goes on. A trial whose load generator was saturated is made again, once.
+Finished trials of an earlier run are replayed into the search.
 """
 
 import asyncio
@@ -31,20 +31,20 @@ from partitiond.profiler.stall import first_stall_seconds, stall_seconds
 from partitiond.profiler.trial import Death, Trial, run_trial
 
 HALF_WIDTH_SHARE: Final = {DeviceKind.GPU: 0.02, DeviceKind.CPU: 0.05}
-"""Wanted interval of a window: GPUs repeat well, hosts share their cores with other things."""
+"""Wanted interval of a window: GPUs repeat well, hosts share their cores with other work."""
 
 WARM_UP_SECONDS: Final = 1.0
-"""One short trial nobody counts: the first requests pay for lazy initialisation."""
+"""One short trial does not count: its first requests pay for lazy initialisation."""
 
 MIN_BATCHES: Final = 2
-"""Batches a sweep that was cut short must have measured to be worth keeping."""
+"""Batches that a sweep that was cut short must have measured to be worth keeping."""
 
 MAX_RESTARTS: Final = 3
 """How often an engine that ended in a trial is started again."""
 
 
 def warm_up(min_window_seconds: float) -> NextTrial:
-    """The trial nobody counts."""
+    """The trial that does not count."""
     seconds = min(WARM_UP_SECONDS, min_window_seconds)
     return NextTrial(1, Purpose.UP, seconds, seconds, seconds)
 
@@ -55,8 +55,8 @@ class Sweep:
     Attributes:
         steps: finished trials and deaths, in order.
         notes: what a reader of the profile should know.
-        done: the search's last word; None where the sweep was cut short.
-        report: what the engine said when it was ready.
+        done: the search's last result; None if the sweep was cut short.
+        report: the engine's report when it was ready.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class Sweep:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """Those that count, in order."""
+        """The trials that count, in order."""
         return tuple(step for step in self.steps if isinstance(step, Trial))
 
     @property
     def deaths(self) -> tuple[Death, ...]:
-        """Trials the engine did not survive."""
+        """Trials that the engine did not survive."""
         return tuple(step for step in self.steps if isinstance(step, Death))
 
     @property
@@ -100,13 +100,13 @@ class Sweep:
         return self._bench.clock.monotonic() - self._began
 
     async def run(self, engine: Running, checkpoint: Checkpoint, saved: Sequence[Saved]) -> None:
-        """Trials on an engine that is up, until the search is done.
+        """Make trials on an engine that is up, until the search is done.
 
-        To be called again with another engine after an `ExitedError` that `survives`.
+        Call it again with another engine after an `ExitedError` that `survives`.
 
         Raises:
             ExitedError: the engine ended during a trial.
-            StalledError: it answered no request any more.
+            StalledError: the engine answered no request any more.
         """
         if not self.steps:
             self._replay(saved)
@@ -134,7 +134,7 @@ class Sweep:
             raise
 
     async def _again(self, engine: Running, trial: Trial) -> Trial:
-        """The trial once more; not where that did not help before, or takes more time than is left.
+        """Repeat the trial, unless that did not help before or takes more time than is left.
 
         A host without a core for the load generator saturates it in every trial.
         """
@@ -160,7 +160,7 @@ class Sweep:
     def survives(self, error: EngineError | LoadAbortedError) -> bool:
         """Whether a new engine should go on below the batch that ended the last one.
 
-        Else what was measured is kept where it is anything to plan with.
+        If not, the finished trials are kept, provided that they are enough to plan with.
 
         Raises:
             EngineError: nothing worth keeping was measured.
@@ -191,7 +191,7 @@ class Sweep:
         checkpoint.keep(step, self.elapsed_seconds)
 
     def _limits(self) -> SearchLimits:
-        """The bounds of the search; a batch that ended the engine is out of them."""
+        """The bounds of the search, below every batch that ended the engine."""
         below = min((death.proposal.batch - 1 for death in self.deaths), default=None)
         largest = self._planned.max_batch
         return SearchLimits(
@@ -251,7 +251,7 @@ async def sweep_through(
     checkpoint_for: Callable[[EngineReport], tuple[Checkpoint, tuple[Saved, ...]]],
     tell: Tell,
 ) -> None:
-    """Run a sweep on one engine, or a few more where trials end it.
+    """Run a sweep on one engine, or on a few more if trials end it.
 
     Raises:
         EngineError: the engine did not start, or died before anything was measured.

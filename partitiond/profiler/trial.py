@@ -1,4 +1,4 @@
-"""One trial: a batch held in flight against a live engine, and what was seen meanwhile."""
+"""Runs one trial: holds a batch in flight against a live engine, and records what it sees."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ from partitiond.profiler.search import NextTrial, Visit
 from partitiond.profiler.stall import E2EL_FACTOR
 
 REQUEST_SECONDS: Final = 3600.0
-"""Limit of one request: a slow device at a large batch takes minutes, a dead engine is seen by
+"""Limit of one request: a slow device at a large batch takes minutes; a dead engine is noticed by
 its process, and a hung one by its silence (`profiler.stall`)."""
 
 FAILED: Final = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.REFUSED})
@@ -39,18 +39,18 @@ class Trial:
     """One finished trial.
 
     Attributes:
-        proposal: what was asked for.
+        proposal: the requested batch and window.
         seconds: whole wall time, ramp included.
         samples: latencies inside the window, in the order they became known.
-        instrument_cpu: share of one core the load generator used.
+        instrument_cpu: share of one core that the load generator used.
         mismatches: requests whose chunks and final usage disagree on the output length.
         short: requests that ended well with fewer output tokens than were asked for.
         prompt_tokens: of the requests whose first token came inside the window.
         ended, good: requests that ended inside the window, and those of them within the SLO
-            (0 and 0 without one).
-        telemetry, telemetry_seconds: what the device said, and for how long it was asked.
+            (0 and 0 without an SLO).
+        telemetry, telemetry_seconds: of the device, and how long it was collected.
         peak_bytes: peak memory of the engine up to the trial's end.
-        saturated: why the load generator's figures cannot be trusted; empty where they can.
+        saturated: why the load generator's figures cannot be trusted; empty if they can.
     """
 
     proposal: NextTrial
@@ -79,18 +79,18 @@ class Trial:
 
     @property
     def kv_limited(self) -> bool:
-        """The KV cache limited it, so it cannot be the knee."""
+        """Whether the KV cache limited the trial, so that its batch cannot be the knee."""
         return self.engine.preemptions > 0 or self.engine.starved
 
     @property
     def mean_e2el_seconds(self) -> float:
-        """Mean end-to-end latency; the window where no request ended in it."""
+        """Mean end-to-end latency; the window's length if no request ended in it."""
         e2el = self.samples.e2el
         return math.fsum(e2el) / len(e2el) if e2el else self.window_seconds
 
     @property
     def visit(self) -> Visit:
-        """What the search needs to know of it."""
+        """The facts about this trial that the search needs."""
         return Visit(
             batch=self.batch,
             purpose=self.proposal.purpose,
@@ -117,7 +117,7 @@ class Death:
 
     @property
     def visit(self) -> Visit:
-        """What the search needs to know of it: the engine does not hold this batch."""
+        """The facts that the search needs: the engine does not hold this batch."""
         return Visit(
             batch=self.proposal.batch,
             purpose=self.proposal.purpose,
@@ -143,15 +143,15 @@ async def run_trial(
     """Hold `proposal.batch` requests in flight and measure one window.
 
     Args:
-        bench: what runs the engine and listens to the device.
+        bench: runs the engine and listens to the device.
         engine: the started engine.
         load: what to send.
         proposal: batch and bounds of the window.
         half_width_share: the window closes once the interval is at most this share, unless the
             proposal says how narrow it must be.
-        slo: what good requests are counted against.
-        stall_seconds: silence from which the engine is taken as hung; None where nobody knows how
-            fast it is.
+        slo: bounds that good requests meet.
+        stall_seconds: silence after which the engine counts as hung; None if the engine's speed
+            is not known.
         progress: called a few times a second.
 
     Raises:
@@ -192,7 +192,7 @@ async def run_trial(
 
 
 def _trial_of(proposal: NextTrial, result: ClosedLoopResult, slo: Slo | None) -> Trial:
-    """What the load generator alone saw."""
+    """The trial as the load generator alone saw it."""
     ended, good = count_good(result, slo)
     return Trial(
         proposal=proposal,
@@ -214,7 +214,7 @@ def _trial_of(proposal: NextTrial, result: ClosedLoopResult, slo: Slo | None) ->
 
 
 def count_good(result: ClosedLoopResult, slo: Slo | None) -> tuple[int, int]:
-    """Requests that ended inside the window, and those within the SLO; (0, 0) without one."""
+    """Requests that ended in the window, and those within the SLO; (0, 0) without an SLO."""
     if slo is None:
         return 0, 0
     bounds = LoadSlo(slo.ttft_seconds, slo.tpot_seconds, slo.quantile)
@@ -229,7 +229,7 @@ def count_good(result: ClosedLoopResult, slo: Slo | None) -> tuple[int, int]:
 
 
 def count_short(records: Sequence[Record]) -> int:
-    """Answers that ended before their length: then X / E[O] is not their rate."""
+    """Count answers that ended before their length: with them X / E[O] is not the rate."""
     return sum(
         record.outcome is Outcome.OK and record.output_tokens < record.wanted_output_tokens
         for record in records
@@ -250,11 +250,11 @@ def prompt_tokens(result: ClosedLoopResult) -> int:
 
 
 def require_no_failures(records: Sequence[Record], doing: str) -> None:
-    """Refuse what was seen while requests failed: an engine that fails some serves the others
-    faster, so neither throughput nor latency of that window is one that anybody would get.
+    """Refuse figures from a time when requests failed: an engine that fails some serves the others
+    faster, so no client would get the throughput or the latency of that window.
 
     Raises:
-        EngineError: some failed; cut off at the end of a loop is not failed.
+        EngineError: some requests failed; being cut off at the end of a loop is no failure.
     """
     failed = [record for record in records if record.outcome in FAILED]
     if failed:

@@ -1,4 +1,4 @@
-"""`python -m partitiond.proxy`: the proxy process. Started by the daemon; usable by hand."""
+"""Runs the proxy process: `python -m partitiond.proxy`. The daemon starts it; so may a user."""
 
 import argparse
 import asyncio
@@ -12,7 +12,7 @@ import uvloop
 from partitiond import native
 
 NATIVE = native.activate()
-"""Whether the hot path runs compiled. Before anything of it is imported."""
+"""Whether the hot path runs compiled. Called before any module of the hot path is imported."""
 
 from partitiond.core.errors import (  # noqa: E402
     ConflictError,
@@ -35,10 +35,10 @@ from partitiond.serde import from_json  # noqa: E402
 
 
 def read_arguments(words: list[str]) -> tuple[ProxyArguments, str]:
-    """Arguments from the command line. Exits with 2 and a usage line when they are wrong.
+    """Parse the command line. Exits with 2 and a usage line if it is wrong.
 
     Returns:
-        Them, and what a parent told this process if it is one of several workers, else "".
+        The arguments, and the parent's text for this process if it is a worker, else "".
     """
     parser = argparse.ArgumentParser(
         prog="python -m partitiond.proxy", description="partitiond's data plane."
@@ -64,7 +64,7 @@ def read_arguments(words: list[str]) -> tuple[ProxyArguments, str]:
 
 
 def exit_code(error: PartitiondError) -> int:
-    """How the supervisor learns why there is no proxy."""
+    """Return the exit code that tells the supervisor why there is no proxy."""
     match error:
         case DeviceError():
             return EXIT_PORT_IN_USE
@@ -75,7 +75,7 @@ def exit_code(error: PartitiondError) -> int:
 
 
 def start(arguments: ProxyArguments, post: str) -> tuple[LogFile, Coroutine[None, None, None]]:
-    """The log and what is to be run. Only what this process is for is imported."""
+    """Return the log and the coroutine to run. Import only what this kind of process needs."""
     path, options = arguments.log_file, arguments.options
     size, backups = options.log_max_bytes, options.log_backups
     if options.workers <= 1:
@@ -94,7 +94,7 @@ def start(arguments: ProxyArguments, post: str) -> tuple[LogFile, Coroutine[None
 
 
 def tell_of_few_files(log: LogFile, options: ProxyOptions) -> None:
-    """Raise the limit of open files, and log where it is too low all the same."""
+    """Raise the limit of open files, and log if it is still too low."""
     limit = raise_file_limit()  # workers inherit it
     needed = files_needed(-(-options.max_connections // options.workers))
     if limit is not None and limit < needed:
@@ -116,8 +116,8 @@ def main() -> int:
     configure_logging(log)
     if not post:
         tell_of_few_files(log, arguments.options)
-    gc.freeze()  # what is imported by now stays: no collection need look at it again
-    # A request leaves no circles behind (`exchange`), so there is little to collect.
+    gc.freeze()  # imported objects stay for ever: collections need not scan them
+    # A request leaves no reference cycles behind (`exchange`), so there is little to collect.
     gc.set_threshold(50_000, 20, 100)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

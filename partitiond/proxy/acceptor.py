@@ -1,7 +1,7 @@
-"""Handing connections to workers: the parent accepts, and the one with the fewest gets it.
+"""Hands connections to workers: the parent accepts, and the worker with the fewest gets them.
 
-With a listening socket that all share, whoever is awake takes everything; with one for each
-(SO_REUSEPORT) a hash decides. Streams are long: what counts is who has how many open.
+With one listening socket for all workers, the worker that is awake takes everything; with one for
+each (SO_REUSEPORT) a hash decides. Streams are long, so the number of open connections matters.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 ACCEPT_AT_ONCE: Final = 64
-"""Connections taken in one go, so that the parent's other work is not held up."""
+"""Maximum number of connections accepted in one go, so that other work of the parent can run."""
 FULL_SECONDS: Final = 0.01
-"""When no worker takes connections, or no file is left, they wait in the kernel for so long."""
+"""How long connections wait in the kernel if no worker takes them, or if no file is left."""
 LONGEST_PAUSE_SECONDS: Final = 1.0
-"""When no file is left, each pause is twice as long as the one before it, up to this."""
+"""Limit of the exponential back-off while no file is left: each pause doubles the previous one."""
 TELL_SECONDS: Final = 10.0
-"""What goes on for long is logged so often."""
+"""Minimum interval between log lines about an error that lasts."""
 NO_FILE_LEFT: Final = (
     "%s: %s. They wait in the kernel meanwhile. Raise the limit of open files (LimitNOFILE= in "
     "systemd, ulimit -n), or lower [proxy] max_connections"
@@ -37,19 +37,19 @@ class Taker(Protocol):
     handed: int
 
     def open_connections(self) -> int:
-        """Handed to it, and not closed since."""
+        """Number of connections that were handed to the worker and are not closed."""
         ...
 
 
 class Complaint:
-    """An error that may come back every few milliseconds, and is logged now and then."""
+    """An error that may recur every few milliseconds, and is logged at a limited rate."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._told_at = -math.inf
 
     def tell(self, why: object) -> None:
-        """Log it, unless that was done a moment ago."""
+        """Log the error, unless it was logged a moment ago."""
         now = time.monotonic()
         if now - self._told_at >= TELL_SECONDS:
             self._told_at = now
@@ -57,12 +57,12 @@ class Complaint:
 
 
 def fewest(takers: Sequence[Taker]) -> Sequence[Taker]:
-    """In the order in which they should be asked."""
+    """Sort workers by open connections, the fewest first."""
     return sorted(takers, key=lambda taker: taker.open_connections())
 
 
 class Acceptor:
-    """Accepts for as long as there is anybody to take."""
+    """Accepts connections as long as there are workers that take them."""
 
     def __init__(self, listener: socket.socket, takers: Callable[[], Sequence[Taker]]) -> None:
         self._listener = listener
@@ -73,10 +73,10 @@ class Acceptor:
         self._pause_seconds = FULL_SECONDS
         self._complaint = Complaint("connections cannot be accepted")
         self._in_hand: socket.socket | None = None
-        """Accepted when no worker could take it."""
+        """A connection that was accepted, but that no worker could take."""
 
     def resume(self) -> None:
-        """Somebody takes connections."""
+        """Accept again, because a worker takes connections."""
         if not self._reading and not self._closed:
             self._reading = True
             asyncio.get_running_loop().add_reader(self._listener, self._accept)
@@ -87,7 +87,7 @@ class Acceptor:
             asyncio.get_running_loop().remove_reader(self._listener)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._stop()
         self._closed = True
         if self._pause is not None:
@@ -131,7 +131,7 @@ class Acceptor:
 
 
 def hand(taker: Taker, connection: socket.socket) -> bool:
-    """Hand it over; False when the worker has too many in its hands, or is gone."""
+    """Hand over a connection; False if the worker's queue is full, or if it is gone."""
     with contextlib.suppress(OSError):
         socket.send_fds(taker.handoff, [b"c"], [connection.fileno()])
         taker.handed += 1
@@ -140,11 +140,11 @@ def hand(taker: Taker, connection: socket.socket) -> bool:
 
 
 class Taken(NamedTuple):
-    """What a worker took.
+    """The connections that a worker took.
 
     Attributes:
-        lost: connections that were handed to it, and that it could not be given.
-        full: no file is left; what has not been taken waits to be taken later.
+        lost: number of connections that were handed over but could not be received.
+        full: no file is left; connections that were not taken wait to be taken later.
     """
 
     connections: list[socket.socket]
@@ -153,11 +153,11 @@ class Taken(NamedTuple):
 
 
 def take(handoff: socket.socket, family: int) -> Taken | None:
-    """Connections that were handed over by now; None when the parent is gone."""
+    """Take the connections that were handed over by now; None if the parent is gone."""
     taken: list[socket.socket] = []
     lost = 0
     for _ in range(ACCEPT_AT_ONCE):
-        # What is received without a file left for it is lost, and its client sees a reset.
+        # A connection received when no file is left is lost, and its client sees a reset.
         if not _a_file_is_left(handoff):
             return Taken(taken, lost, full=True)
         try:

@@ -1,6 +1,6 @@
-"""What each API key uses: counted, held against its rates and its budget, and kept over restarts.
+"""Counts the use of each API key, enforces its rates and budget, and stores budgets on disk.
 
-`core.rates` decides; here is who has which meter. Keys without any limit are only counted.
+`core.rates` decides; this module holds the meter of each key. Keys without limits are only counted.
 """
 
 import dataclasses
@@ -22,17 +22,17 @@ from partitiond.core.routing import NO_KEY_RATES, KeyRoute
 from partitiond.proxy.budgets_file import BudgetsFile
 
 SAVE_SECONDS: Final = 5.0
-"""Budgets are written so often while they change: what a crash may forget."""
+"""Interval of writing budgets while they change; a crash loses the use since the last write."""
 
 
 @dataclasses.dataclass
 class Receipt:
-    """What an admitted request owes its key's account.
+    """The debit of an admitted request on its key's account.
 
     Attributes:
-        tokens: estimated.
-        allowed: its key's meter has debited it; None where the key has no limits.
-        meter: that one; a key that lost its limits and got others has another.
+        tokens: estimated tokens of the request.
+        allowed: the debit on the key's meter; None if the key has no limits.
+        meter: the meter that was debited. A key that lost its limits and got new ones has another.
     """
 
     key_id: str
@@ -43,7 +43,7 @@ class Receipt:
 
 @dataclasses.dataclass
 class Counts:
-    """Of a key without limits."""
+    """Counts of a key, whether or not it has limits."""
 
     requests: int = 0
     tokens: float = 0.0
@@ -54,12 +54,12 @@ class Accounts:
     """All keys' accounts in one process.
 
     Attributes:
-        others: what the other workers have counted of a key; set where there are any.
-        tell: tells them what this one has counted, whenever that changes.
+        others: returns what the other workers have counted of a key; set if there are any.
+        tell: publishes this worker's counts to the others, whenever they change.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """With a path, budgets are read from there, and written there by `save`."""
+        """With a path, read the budgets from there; `save` writes them there."""
         self._file = None if path is None else BudgetsFile(path)
         self._meters: dict[str, KeyMeter] = {}
         self._counts: dict[str, Counts] = {}
@@ -69,7 +69,7 @@ class Accounts:
         self.tell: Callable[[str, Usage], object] | None = None
 
     def apply(self, keys: Iterable[KeyRoute]) -> None:
-        """Take over a table's keys; what was used stays used."""
+        """Take over a table's keys; use that was counted before stays counted."""
         now = time.monotonic()
         meters: dict[str, KeyMeter] = {}
         counts: dict[str, Counts] = {}
@@ -80,7 +80,7 @@ class Accounts:
             meter = self._meters.get(key.id)
             if meter is None:
                 meter = KeyMeter(key.rates, now)
-                self.others(key.id)  # counted from here on
+                self.others(key.id)  # the others' use counts from now on
                 kept = self._kept.pop(key.id, None)
                 if kept is not None:
                     meter.restore(kept)
@@ -90,7 +90,7 @@ class Accounts:
         self._meters, self._counts = meters, counts
 
     def admit(self, key_id: str, tokens: float, service_seconds: float) -> Receipt | Rejected:
-        """Debit a request, or say why its key may not send it now."""
+        """Debit a request, or return why its key may not send the request now."""
         meter = self._meters.get(key_id)
         allowed: Allowed | None = None
         if meter is not None:
@@ -113,20 +113,20 @@ class Accounts:
         return Receipt(key_id, tokens, allowed, meter)
 
     def settle(self, receipt: Receipt, actual_tokens: float) -> None:
-        """A request ended, however; exactly once for each receipt."""
+        """Settle a request that ended in any way. Call it exactly once for each receipt."""
         counts = self._counts.get(receipt.key_id)
         if counts is not None:
             counts.tokens += actual_tokens
             counts.in_flight = max(0, counts.in_flight - 1)
         meter = self._meters.get(receipt.key_id)
-        # Another one has not debited it, and must not give back what it never took.
+        # A different meter has not debited this request, so it must not refund the debit.
         if meter is not None and meter is receipt.meter and receipt.allowed is not None:
             meter.settle(receipt.allowed, actual_tokens, now=time.monotonic(), unix=time.time())
             if self.tell is not None:
                 self.tell(receipt.key_id, meter.usage)
 
     def uses(self) -> dict[str, dict[str, float]]:
-        """What each key has used, for those who ask the proxy."""
+        """Return what each key has used, for queries to the proxy."""
         found: dict[str, dict[str, float]] = {}
         for key_id, counts in self._counts.items():
             meter = self._meters.get(key_id)
@@ -139,7 +139,7 @@ class Accounts:
         return found
 
     def budgets(self) -> dict[str, BudgetUse]:
-        """What has to be kept: of all workers' rows together, and of keys not in the table."""
+        """Return the budgets to store: over all workers' rows, and of keys not in the table."""
         found = dict(self._kept)
         for key_id, meter in self._meters.items():
             use = budget_use(meter.rates, meter.usage + self.others(key_id))
@@ -148,13 +148,13 @@ class Accounts:
         return found
 
     def save_if_due(self, now: float) -> None:
-        """Write the budgets now and then."""
+        """Write the budgets at most once per `SAVE_SECONDS`; called periodically."""
         if now >= self._save_at:
             self._save_at = now + SAVE_SECONDS
             self.save()
 
     def save(self) -> None:
-        """Write the budgets where they have changed. A full disk loses them, never a request."""
+        """Write the budgets if they have changed. A full disk loses budgets, never a request."""
         if self._file is not None:
             self._file.save(self.budgets())
 

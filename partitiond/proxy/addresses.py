@@ -1,15 +1,15 @@
-"""Open connections by client address, so that one address cannot take all there are."""
+"""Limits open connections by client address, so that one address cannot take all of them."""
 
 import ipaddress
 from collections.abc import Sequence
 
 
 class Addresses:
-    """Counts connections; addresses without one are forgotten.
+    """Counts connections; addresses without connections are forgotten.
 
     Args:
         limit: connections of one address; 0 for no such limit.
-        exempt: networks that are not limited, as those of trusted proxies.
+        exempt: networks that are not limited, such as those of trusted proxies.
     """
 
     def __init__(self, limit: int, exempt: Sequence[str] = ()) -> None:
@@ -18,14 +18,14 @@ class Addresses:
         self._open: dict[str, int] = {}
 
     def opened(self, address: str) -> bool:
-        """A connection begins; whether it is beyond the limit."""
+        """Count a connection that begins; return whether it is beyond the limit."""
         if not self._limit:
             return False
         count = self._open[address] = self._open.get(address, 0) + 1
         return count > self._limit and not self._is_exempt(address)
 
     def closed(self, address: str) -> None:
-        """A connection that was counted has ended."""
+        """Uncount a connection that has ended."""
         if not self._limit:
             return
         left = self._open.get(address, 0) - 1

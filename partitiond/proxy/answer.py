@@ -1,7 +1,7 @@
-"""What goes back to the client: HTTP/1.1 written straight to its transport.
+"""Writes HTTP/1.1 answers straight to the client's transport.
 
-Nothing here waits. A client that reads slowly is dealt with where its answer comes from: the
-engine's connection is no longer read while the client's buffer is full.
+Nothing here waits. Back-pressure for a client that reads slowly is applied at the source: the
+engine's connection is not read while the client's buffer is full.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ STREAM_HEAD: Final = (
 
 
 class ClientSide(Protocol):
-    """The connection an answer goes to."""
+    """The connection that an answer is written to."""
 
     transport: asyncio.Transport
 
@@ -35,12 +35,12 @@ class Answer:
     """One answer.
 
     Attributes:
-        write: sends raw bytes; of a chunked stream, whole frames.
-        keep_alive: the connection stays open afterwards; may be taken back until the head is sent.
-        chunked: streams are sent in chunks (not to HTTP/1.0).
-        status: sent, or 0 before.
-        streaming: a stream has begun and is not ended.
-        ended: complete.
+        write: sends raw bytes; for a chunked stream, whole frames.
+        keep_alive: the connection stays open afterwards; may be revoked until the head is sent.
+        chunked: streams are sent in chunks (not to HTTP/1.0 clients).
+        status: the status that was sent; 0 before the head is sent.
+        streaming: a stream has begun and has not ended.
+        ended: the answer is complete.
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Answer:
         self.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 
     def end_stream(self, data: bytes) -> None:
-        """Send the last events of a stream; it may not have begun."""
+        """Send the last events of a stream, and its head if the stream has not begun."""
         if not self.streaming:
             self.start_stream(data)
             data = b""
@@ -109,7 +109,7 @@ class Answer:
             self.write(data)
 
     def error(self, error: ApiError, opening: bytes = b"") -> None:
-        """Send an error: as an answer, or as the end of a stream that has begun."""
+        """Send an error as an answer, or as the end of a stream that has begun."""
         if self.streaming:
             self.end_stream(self._dialect.error_events(error, opening))
         elif not self.ended:

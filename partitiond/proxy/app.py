@@ -1,8 +1,8 @@
-"""The data listener's FastAPI application: everything that is rare, and the documentation.
+"""Serves the rare requests of the data listener, and the API documentation, with FastAPI.
 
-The routes that engines answer are declared here and served below ASGI (see `lane`); what arrives
-here of them had another method. Routes are matched on the decoded path that is also what
-authentication sees; "//", "/./" or a second layer of escapes match nothing.
+Routes that engines answer are served below ASGI (see `lane`); requests for them arrive here only
+with a wrong method. Routes are matched on the decoded path, which authentication also uses; "//",
+"/./" or a second layer of escapes match nothing.
 """
 
 import json
@@ -30,7 +30,7 @@ from partitiond.proxy.state import ProxyState
 
 MODELS: Final = "/v1/models"
 HEALTH: Final = ("/healthz", "/health")
-"""The second is what engines call it, and so what load balancers and instruments ask."""
+"""Engines use the second path, so load balancers and instruments ask for it."""
 OPENAPI: Final = "/openapi.json"
 
 _logger = logging.getLogger("partitiond.proxy")
@@ -47,7 +47,7 @@ class RefusedError(Exception):
 
 
 def make_app(state: ProxyState) -> FastAPI:
-    """The application."""
+    """Build the application."""
     app = FastAPI(
         title="partitiond: the OpenAI-compatible endpoint",
         version=partitiond.__version__,
@@ -102,7 +102,7 @@ def make_app(state: ProxyState) -> FastAPI:
 
 
 class QuietEnds:
-    """Starlette reports an exception of a route again after it was answered; once is enough."""
+    """Suppresses exceptions that were answered already, which Starlette raises a second time."""
 
     def __init__(self, app: Asgi) -> None:
         self._app = app
@@ -118,7 +118,7 @@ class QuietEnds:
 
 
 def _visible(state: ProxyState, request: Request) -> dict[str, ModelRoute]:
-    """Models the caller may use, by name and alias. Raises RefusedError."""
+    """Return the models that the caller may use, by name and alias. Raises RefusedError."""
     if state.table.version == 0:
         raise RefusedError(errors.NO_TABLE)
     caller = state.keys.identify(RequestHead(request.scope["headers"]).key())

@@ -1,4 +1,4 @@
-"""What a proxy process is started with."""
+"""Defines the start arguments of a proxy process."""
 
 import dataclasses
 import logging
@@ -11,7 +11,7 @@ from partitiond.proxy.logs import JsonHandler, LogFile
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProxyArguments:
-    """What one proxy is started with.
+    """The start arguments of one proxy process.
 
     Attributes:
         port: 0 for any free one (see GET /state).
@@ -28,7 +28,7 @@ class ProxyArguments:
 
 
 def configure_logging(log: LogFile) -> None:
-    """Python's logging goes into the log file."""
+    """Send the records of Python's logging to the log file."""
     root = logging.getLogger()
     root.handlers[:] = [JsonHandler(log)]
     root.setLevel(logging.WARNING)

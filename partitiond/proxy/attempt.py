@@ -1,7 +1,7 @@
-"""One attempt on one replica: connect, send, understand what comes back.
+"""Makes one attempt on one replica: connects, sends the request, interprets the answer.
 
-It implements `upstream.Receiver`. What it learns goes to its exchange: the first content, the end,
-or a failure. Plain pieces of a stream do not pass here at all (see `upstream`).
+An attempt implements `upstream.Receiver`. It reports the first content, the end or a failure to its
+exchange. Plain pieces of a stream bypass it (see `upstream`).
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _TIMEOUT_MESSAGES: Final = {
     "total_timeout": "The request took longer than the proxy allows.",
 }
 TIME_LIMITS: Final = frozenset(_TIMEOUT_MESSAGES)
-"""Kinds of failures in which the engine was at work and took too long."""
+"""Kinds of failures in which the engine was working on the request and took too long."""
 _FAILED_EARLY: Final = "The engine failed before its first token."
 _HEADER_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
 
@@ -69,7 +69,7 @@ class Attempt:
         self._over = False
         self.sent_at = exchange.flight.placed_at
 
-    # What the exchange calls
+    # Calls of the exchange
 
     def start(self) -> None:
         """Send the request on an open connection, or open one."""
@@ -81,7 +81,7 @@ class Attempt:
             self._send(connection)
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more: the engine is told by the closed connection."""
+        """Drop the answer; closing the connection makes the engine abort the request."""
         if not self._over:
             self._note_progress()
         self._over = True
@@ -91,34 +91,34 @@ class Attempt:
             self._connection.close()
 
     def pause(self) -> None:
-        """The client's buffer is full."""
+        """Stop reading, because the client's buffer is full."""
         self._paused = True
         if self._connection is not None:
             self._connection.pause()
 
     def resume(self) -> None:
-        """The client has taken it."""
+        """Read again, because the client has read its buffer."""
         self._paused = False
         if self._connection is not None:
             self._connection.resume()
 
     def progress(self) -> int:
-        """A number that changes when something has come."""
+        """Return a number that changes whenever a piece of the answer has arrived."""
         fast = self._connection.fast_pieces if self._connection is not None else 0
         return self._chunks + fast
 
     def time_out(self, kind: str) -> None:
-        """A time limit was passed."""
+        """Fail, because a time limit has passed."""
         self._fail(timed_out(kind))
 
     @property
     def sent(self) -> bool:
-        """Whether the engine had the request."""
+        """Whether the request was sent to the engine."""
         return self._connection is not None
 
     @property
     def opening(self) -> bytes:
-        """The first event of its stream."""
+        """The first event of the stream."""
         return self._scanner.opening if self._scanner is not None else b""
 
     # Connecting and sending
@@ -174,14 +174,14 @@ class Attempt:
         )  # fmt: skip
 
     def _load_line(self) -> bytes:
-        """What asks the engine for its load, where the client asks and may know of replicas."""
+        """Return the header that asks for the engine's load, if the client asks and may see it."""
         head = self._exchange.head
         return b"" if self._options.debug_headers == "never" else head.load_line()
 
-    # What the connection calls
+    # Calls of the connection
 
     def received_head(self, head: Head) -> None:
-        """Anything but an answer or a complaint about the request itself is a failure."""
+        """Take the head; a status that is neither 200 nor a refused request is a failure."""
         self._head = head
         status = head.status
         if status != 200 and (not 400 <= status < 500 or status in {405, 408, 429}):
@@ -199,7 +199,7 @@ class Attempt:
             )
 
     def received_body(self, data: bytes) -> None:
-        """Pass on what may be passed on."""
+        """Take a piece of the body, and relay the events that may be relayed."""
         if self._over:
             return
         scanner = self._scanner
@@ -228,7 +228,7 @@ class Attempt:
             self._connection.open_fast_way(answer.write, self._route.dialect.markers)
 
     def received_end(self) -> None:
-        """The answer is complete."""
+        """Take the end of the answer."""
         if self._over:
             return
         if self._scanner is not None:
@@ -243,10 +243,10 @@ class Attempt:
             self._end_refused(self._head, body)
 
     def received_failure(self, failure: AttemptError) -> None:
-        """The connection broke.
+        """Fail because the connection broke, or send the request once more.
 
-        An engine may close an idle connection just as we use it again: when nothing came back,
-        the request is sent once more on a fresh connection. That is no retry.
+        An engine may close an idle connection just as we use it again. If nothing came back, the
+        request is sent once more on a new connection, which does not count as a retry.
         """
         if self._over:
             return
@@ -260,7 +260,7 @@ class Attempt:
         self._fail(failure)
 
     def crashed(self) -> None:
-        """A bug of ours, inside `except`."""
+        """End after a bug of ours; call it inside `except`."""
         self._over = True
         self._exchange.crashed()
 
@@ -284,7 +284,7 @@ class Attempt:
             self.replica.fingerprint = scanner.fingerprint
         self._chunks += 1
         if scanner.error:
-            # The engine says so itself, in the right dialect; only its end is added here.
+            # The engine has sent the error in the right dialect; add only the end of the stream.
             self._close_books("failed")
             exchange.finished_stream(block + dialect.closing(), "failed", "engine_error")
         else:
@@ -314,10 +314,10 @@ class Attempt:
         exchange.finished_whole(200, head.content_type or JSON, body, headers)
 
     def _end_refused(self, head: Head, body: bytes) -> None:
-        """The engine complains about the request, in its own words."""
+        """Pass on the engine's own refusal of the request."""
         status = head.status
         if status == 404:
-            if b'"detail"' in body:  # its router's words: this kind of model has no such route
+            if b'"detail"' in body:  # from its router: this kind of model has no such route
                 body = route_not_supported(self._route.path).body()
             elif b'"invalid_request_error"' not in body:
                 self._fail(AttemptError("engine_error", "The engine does not know its own model."))
@@ -326,7 +326,7 @@ class Attempt:
         self._exchange.finished_whole(status, JSON, in_openai_shape(status, body))
 
     def _close_books(self, outcome: str) -> None:
-        """It is over: note what passed, and give the connection back."""
+        """End the attempt: note its progress, and give the connection back."""
         self._over = True
         self._note_progress()
         connection, self._connection = self._connection, None
@@ -344,7 +344,7 @@ class Attempt:
         record.at_work = self.sent
         scanner = self._scanner
         if scanner is not None:
-            # What goes by the fast way is one event a piece, as engines write them.
+            # A piece on the fast way counts as one event, as engines write them.
             record.seen = Seen(scanner.output_events + fast, scanner.prompt_tokens)
             record.usage = scanner.usage
 
@@ -361,12 +361,12 @@ class Attempt:
 
 
 def timed_out(kind: str) -> AttemptError:
-    """What it is to have passed that time limit."""
+    """Return the failure for a time limit that has passed."""
     return AttemptError(kind, _TIMEOUT_MESSAGES[kind])
 
 
 def _is_complete(head: Head, body: bytes) -> bool:
-    """Whether an answer whose end is not certain is all there; parsed in this rare case only."""
+    """Whether an answer whose end is uncertain is complete; only this rare case is parsed."""
     if not head.content_type.startswith(JSON):
         return False
     try:

@@ -1,8 +1,8 @@
-"""API keys: the SHA-256 of the presented key, compared in constant time, and the key's scope.
+"""Checks API keys by their SHA-256, compared in constant time, and holds the scope of each key.
 
-Keys are 256 random bits, so a plain hash of one may be stored and may be looked up: how long the
-look-up takes depends on the hash, which nobody can steer towards a stored one. The comparison
-itself is constant-time all the same.
+Keys are 256 random bits, so it is safe to store a plain hash of a key and to look it up: the time
+of the look-up depends on the hash, and an attacker cannot steer a hash towards a stored one. The
+comparison itself is constant-time all the same.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from partitiond.proxy.errors import BAD_KEY, NO_KEY, ApiError
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks.
+    """The sender of a request.
 
     Attributes:
-        key_id: public name of the key, or empty without one.
-        models: models it may use; empty for all.
-        routes: kinds of routes it may use; empty for all.
+        key_id: public name of the key; empty without a key.
+        models: models that the caller may use; empty for all.
+        routes: kinds of routes that the caller may use; empty for all.
         limits: of one request, or None.
-        share: its part of a queue.
+        share: the caller's part of a queue.
     """
 
     key_id: str = ""
@@ -49,7 +49,7 @@ ANYONE: Final = Caller()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Secret:
-    """One secret of a key, and until when it is taken (Unix seconds; 0 for always)."""
+    """One secret of a key, and until when it is valid (Unix seconds; 0 for always)."""
 
     digest: bytes
     until: float
@@ -61,7 +61,7 @@ class KeyRing:
 
     Attributes:
         required: requests need one of them.
-        expires: one of them, or a former secret, is not taken for ever.
+        expires: one of the keys, or a former secret of one, expires.
     """
 
     def __init__(self, keys: Iterable[KeyRoute], *, required: bool) -> None:
@@ -87,10 +87,10 @@ class KeyRing:
         self._secrets[digest] = _Secret(digest, until, caller)
 
     def identify(self, key: bytes) -> Caller | ApiError:
-        """The caller of a request with this key (empty for none).
+        """Return the caller of a request with this key (empty for none).
 
-        Without required keys an unknown key counts as none: OpenAI's clients always send one. A
-        known key keeps its scope either way.
+        If keys are not required, an unknown key counts as no key, because OpenAI's clients always
+        send one. A known key keeps its scope in both cases.
         """
         if not self._secrets:
             return ANYONE if not self.required else BAD_KEY if key else NO_KEY

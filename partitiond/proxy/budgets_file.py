@@ -1,4 +1,4 @@
-"""What is used of keys' budgets, on disk: a restart gives nobody a new one."""
+"""Stores the used part of keys' budgets on disk, so that a restart does not renew a budget."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ _logger = logging.getLogger("partitiond.proxy")
 
 
 class BudgetsFile:
-    """One process writes it: the only one, or the parent of the workers."""
+    """The budgets on disk. Only one process writes them: the only one, or the workers' parent."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -25,10 +25,10 @@ class BudgetsFile:
         self._keeps = False
 
     def load(self) -> dict[str, BudgetUse]:
-        """By key id, as far as it can be read.
+        """Return the used budgets by key id, as far as the file can be read.
 
-        What cannot be read is kept beside it, and never written over: whoever looks after the
-        budgets can mend it.
+        A file that cannot be read is moved aside and never overwritten, so that the operator can
+        repair it.
         """
         found: dict[str, BudgetUse] = {}
         try:
@@ -64,7 +64,7 @@ class BudgetsFile:
         )  # fmt: skip
 
     def save(self, budgets: Mapping[str, BudgetUse]) -> None:
-        """Write them where they have changed. A full disk loses them, never a request."""
+        """Write the budgets if they have changed. A full disk loses budgets, never a request."""
         if self._keeps:
             return
         data = json.dumps(budgets_to_dict(budgets)).encode()

@@ -1,7 +1,7 @@
-"""Messages between the parent and one worker, over a socket pair: JSON with its length before it.
+"""Exchanges messages between the parent and one worker, over a socket pair: length, then JSON.
 
-The parent asks, and the worker answers in order; what the worker says unasked is its farewell.
-When either ends, the other sees the end of the stream.
+The parent asks, and the worker answers in order. The only unrequested message of the worker is its
+farewell. When either process ends, the other sees the end of the stream.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ Message = dict[str, Any]
 
 
 class Channel:
-    """One end."""
+    """One end of the socket pair."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -24,21 +24,21 @@ class Channel:
 
     @classmethod
     async def over(cls, end: socket.socket) -> "Channel":
-        """On one end of a socket pair, which belongs to it from now on."""
+        """Return a channel on one end of a socket pair, and take ownership of that end."""
         end.setblocking(False)
         return cls(*await asyncio.open_connection(sock=end))
 
     async def send(self, message: Message) -> None:
-        """Send one message. Raises ConnectionError when nobody takes it any more."""
+        """Send one message. Raises ConnectionError if the other end is closed."""
         data = json.dumps(message, separators=(",", ":")).encode()
         try:
             self._writer.write(_LENGTH.pack(len(data)) + data)
             await self._writer.drain()
-        except RuntimeError as error:  # how uvloop says that it is closed
+        except RuntimeError as error:  # uvloop's error for a closed stream
             raise ConnectionResetError(str(error)) from error
 
     async def receive(self) -> Message | None:
-        """The next message, or None when there is no other end any more."""
+        """Return the next message, or None if the other end is gone."""
         try:
             (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
             message: Message = json.loads(await self._reader.readexactly(length))
@@ -47,5 +47,5 @@ class Channel:
         return message
 
     def close(self) -> None:
-        """End it."""
+        """Close this end."""
         self._writer.close()

@@ -1,4 +1,4 @@
-"""One client's connection: how long it may stay, and how it ends. Its requests are `lane`'s."""
+"""Enforces the time limits of one client's connection, and ends it. `lane` reads its requests."""
 
 import asyncio
 import logging
@@ -17,23 +17,23 @@ from partitiond.proxy.state import ProxyState
 from partitiond.proxy.tls import unsent_bytes
 
 SURPLUS_SECONDS: Final = 1.0
-"""A connection beyond the limit is answered when its head comes: closing it sooner would reset
-what the client is sending, and it would not see why."""
+"""Time for the head on a connection beyond the limit, which is refused once its head arrives.
+Closing it sooner would reset what the client is sending, and hide the reason from the client."""
 LINGER_SECONDS: Final = 2.0
-"""After a refusal that did not wait for its body, what still comes is dropped for so long."""
+"""How long incoming bytes are dropped after a refusal that did not wait for the body."""
 GOODBYE_SECONDS: Final = 0.25
-"""A client that has everything has so long to end TLS from its side, too."""
+"""How long a client that has received everything may take to end TLS from its side, too."""
 IDLE_SECONDS: Final = 75.0
-"""A connection without a request is kept so long."""
+"""How long a connection without a request is kept."""
 
 _logger = logging.getLogger("partitiond.proxy")
 
 
 class ClientConnection(HttpToolsProtocol):
-    """See the module.
+    """One client's connection (see the module).
 
     Attributes:
-        address: of the connection's other end, or empty.
+        address: the client's address, or empty.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ClientConnection(HttpToolsProtocol):
         self._options = state.options
         self._is_tls = False
         self._guards_host = False
-        """Names may lead here that are not ours (see `hosts`); TLS would show that by itself."""
+        """Host names that are not ours may resolve to us (see `hosts`); TLS rules this out."""
         self._is_surplus = False
         self._lingering = False
         self._deadline = math.inf
@@ -71,13 +71,13 @@ class ClientConnection(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Forget the connection."""
         self.state.connections.discard(self)
         self.state.addresses.closed(self.address)
         super().connection_lost(exc)
 
     def sweep(self, now: float) -> None:
-        """Look whether a time limit of the connection was passed."""
+        """Check whether a time limit of the connection has passed."""
         if now > self._deadline:
             self._deadline = math.inf
             self.transport.abort() if self._lingering else self._give_up_waiting()
@@ -88,10 +88,10 @@ class ClientConnection(HttpToolsProtocol):
             self.end_if_left()
 
     def end_if_left(self) -> bool:
-        """End it where the client has closed its side, as is done at once while it is read.
+        """End the connection if the client has closed its side. Returns whether it was ended.
 
-        While reading is paused the event loop does not tell, and there may be unread bytes before
-        the end: so the kernel is asked. Returns whether it was ended.
+        While the connection is read, the event loop does this at once. While reading is paused,
+        the event loop reports nothing, and unread bytes may precede the end: so ask the kernel.
         """
         poller = select.poll()
         poller.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
@@ -105,36 +105,36 @@ class ClientConnection(HttpToolsProtocol):
         return True
 
     def _sweep_goodbye(self, now: float) -> None:
-        """A connection that was closed waits for the client to agree, which many never do."""
+        """Abort a closed connection that waits for the client to end TLS, as many never do."""
         if self._closed_at == math.inf:
             self._closed_at = now
         elif now - self._closed_at > GOODBYE_SECONDS and not unsent_bytes(self.transport):
             self.transport.abort()
 
     def _give_up_waiting(self) -> None:
-        """No request came in time."""
-        # With bytes that the client does not take, closing would wait for it for ever.
+        """Close the connection because no request came in time."""
+        # If the client does not read the unsent bytes, closing would wait for ever.
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
             self.transport.close()
 
     def abort(self) -> None:
-        """Close without sending what the client does not take."""
+        """Close without sending the bytes that the client does not read."""
         self.transport.abort()
 
     def crashed(self) -> None:
-        """A bug of ours, inside `except`."""
+        """Log a bug of ours and close the connection; call it inside `except`."""
         _logger.exception("a connection failed inside the proxy")
         self.transport.abort()
 
     def linger(self) -> None:
-        """Take no further request: drop what comes, then close."""
+        """Take no further request: drop incoming bytes, then close."""
         self._lingering = True
         self._deadline = time.monotonic() + LINGER_SECONDS
 
     def head_lines(self) -> bytes:
-        """Headers of every answer."""
+        """Return the headers that every answer has."""
         lines = b""
         for name, value in self.server_state.default_headers:
             lines += name + b": " + value + b"\r\n"

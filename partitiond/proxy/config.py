@@ -1,4 +1,4 @@
-"""The proxy's limits and time limits."""
+"""Defines the proxy's limits and time limits."""
 
 import dataclasses
 from typing import Literal
@@ -12,8 +12,8 @@ class ProxyOptions:
 
     Attributes:
         max_body_bytes: larger request bodies get 413.
-        max_bodies_bytes: request bodies of more than 16 KiB that one process holds together, from
-            their first byte to the end of their answer; further ones get 503.
+        max_bodies_bytes: total of the request bodies of more than 16 KiB that one process holds,
+            from their first byte to the end of their answer; further ones get 503.
         max_header_bytes: larger request heads get 431.
         max_connections: open connections of clients; further ones get 503 and are closed.
         max_nesting: depth of the request's JSON.
@@ -22,32 +22,32 @@ class ProxyOptions:
         max_sequences: prompts x n of one request.
         max_response_bytes: larger answers of an engine (not streamed) are an upstream failure.
         max_event_bytes: larger events of a stream are an upstream failure.
-        connect_timeout_seconds: to an engine's socket.
+        connect_timeout_seconds: for connecting to an engine's socket.
         first_token_timeout_seconds: from sending the request to its first content (streams).
         between_tokens_timeout_seconds: between two pieces of a stream.
         total_timeout_seconds: from the last byte of the request to the end of the answer.
-        client_timeout_seconds: a client that sends its request, or takes its answer, no further
-            for so long is let go; else it would hold a slot of the engine.
-        idle_connection_seconds: engines close idle connections after 5 s (uvicorn's default);
-            ours are let go before that.
+        client_timeout_seconds: a client that makes no progress in sending its request or reading
+            its answer for this long is disconnected; else it would hold a slot of the engine.
+        idle_connection_seconds: idle connections to engines are closed after this time, before
+            the engines close them after 5 s (uvicorn's default).
         max_attempts: including the first.
         retry_share: retries allowed per request of a model; 0 for none.
-        workers: processes on the one port; together they never exceed a replica's limit.
+        workers: processes on the same port; together they never exceed a replica's limit.
         max_connections_per_address: open connections of one client address; 0 for no such limit.
             Addresses of trusted proxies are not limited.
-        tls_certificate: PEM file with the certificate chain, or empty for plain HTTP; read again
+        tls_certificate: PEM file with the certificate chain, or empty for plain HTTP; reloaded
             when it changes.
-        tls_key: PEM file with its key.
+        tls_key: PEM file with the certificate's key.
         trusted_proxies: networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed.
         cors_origins: origins that browsers may call from; empty for none.
         allowed_hosts: names that requests may be addressed to, beside `localhost` and IP addresses,
             on loopback without keys or TLS; "*" for any.
-        debug_headers: "asked" adds replica and timing headers where a request has
+        debug_headers: "asked" adds replica and timing headers if the request has
             `x-partitiond-debug: 1`, "always" to every answer, "never" to none.
         affinity_seconds: how long a session (`x-session-id`, or `user`) prefers its replica; 0
             for never.
         traces_endpoint: where spans are sent (OTLP over HTTP), or empty for no traces.
-        traces_ratio: share of requests that are recorded where the client does not say.
+        traces_ratio: share of requests that are recorded if the client does not decide.
         log_max_bytes: size at which the log file is rotated.
         log_backups: rotated log files kept.
     """
@@ -86,8 +86,8 @@ class ProxyOptions:
 
 
 EXIT_PORT_IN_USE = 75
-"""Exit code of the proxy when its port is taken by another program (EX_TEMPFAIL)."""
+"""Exit code of the proxy when another program uses its port (EX_TEMPFAIL)."""
 EXIT_ALREADY_RUNNING = 76
 """Exit code when another proxy runs on the same state folder."""
 EXIT_CANNOT_LISTEN = 77
-"""Exit code when the address cannot be listened on at all (EX_NOPERM)."""
+"""Exit code when the proxy cannot listen on the address at all (EX_NOPERM)."""

@@ -1,14 +1,14 @@
-"""The control listener's application: on a Unix socket in a folder of its owner only.
+"""Serves the control listener: on a Unix socket in a folder that only its owner may use.
 
 PUT /routing            a RoutingTable, of any release; {"version", "accepted"}; older versions are
                         ignored
-GET /state              what runs: in flight, queues, idle times, version, process, address
+GET /state              requests in flight, queues, idle times, version, process, address
 GET /metrics            Prometheus text
-GET /traffic            a TrafficSample: what was counted by model, replica and key
-POST /shutdown          {"grace_seconds": x}: finish what runs, then exit
+GET /traffic            a TrafficSample: counts by model, replica and key
+POST /shutdown          {"grace_seconds": x}: finish requests in flight, then exit
 POST /restart-workers   every worker is replaced by a new one, one after the other
 
-It is the same whether one process serves or several workers do: see `Plane`.
+The application is the same for one serving process and for several workers: see `Plane`.
 """
 
 import json
@@ -28,40 +28,40 @@ if TYPE_CHECKING:
 
 
 class Plane(Protocol):
-    """Whoever serves: this process, or workers."""
+    """The part that serves requests: this process, or workers."""
 
     @property
     def version(self) -> int:
-        """Of the routing table in force."""
+        """Version of the routing table in force."""
         ...
 
     async def apply(self, table: RoutingTable) -> bool:
-        """Take over a newer table; whether it was taken. Raises OSError when it cannot be kept."""
+        """Take over a newer table; True if it was taken. Raises OSError if it cannot be stored."""
         ...
 
     async def describe(self) -> dict[str, Any]:
-        """What GET /state says."""
+        """Return the answer to GET /state."""
         ...
 
     async def metrics(self) -> bytes:
-        """Prometheus text."""
+        """Return Prometheus text."""
         ...
 
     async def traffic(self) -> dict[str, Any]:
-        """What GET /traffic says."""
+        """Return the answer to GET /traffic."""
         ...
 
     def shut_down(self, grace_seconds: float) -> None:
-        """Finish what runs within the grace, then exit."""
+        """Let requests in flight finish within the grace, then exit."""
         ...
 
     def restart_workers(self) -> None:
-        """Begin to replace them. Raises ConflictError where that cannot be done now."""
+        """Begin to replace the workers. Raises ConflictError if that cannot be done now."""
         ...
 
 
 def describe(state: "ProxyState") -> dict[str, Any]:
-    """What one process says of what runs in it."""
+    """Describe what runs in one process."""
     return {
         "version": state.table.version,
         "draining": state.draining,
@@ -73,7 +73,7 @@ def describe(state: "ProxyState") -> dict[str, Any]:
 
 
 def control_app(plane: Plane) -> Starlette:
-    """The application."""
+    """Build the application."""
 
     async def put_routing(request: Request) -> Response:
         try:

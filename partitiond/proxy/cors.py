@@ -1,7 +1,7 @@
-"""Cross-origin headers on the application's answers, and the answer to preflight requests.
+"""Adds cross-origin headers to the application's answers, and answers preflight requests.
 
-A browser's preflight comes without a key, so it is answered before anything asks for one; it says
-nothing but which origins may call. The lane adds its own headers (see `exchange`).
+A browser's preflight comes without a key, so it is answered before a key is required; the answer
+only tells which origins may call. The lane adds its own headers (see `exchange`).
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -20,7 +20,7 @@ _MODELS = "/v1/models"
 
 
 def with_cors(app: Asgi, cors: Cors) -> Asgi:
-    """The application, callable from pages of the allowed origins."""
+    """Make the application callable from pages of the allowed origins."""
     if not cors:
         return app
 
@@ -32,7 +32,7 @@ def with_cors(app: Asgi, cors: Cors) -> Asgi:
             if allowed is not None:
                 await _answer(send, allowed)
                 return
-            origin = b""  # refused: answered as any other OPTIONS, and the page sees nothing of it
+            origin = b""  # refused: answered like any other OPTIONS, hidden from the page
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
@@ -45,12 +45,12 @@ def with_cors(app: Asgi, cors: Cors) -> Asgi:
 
 
 def origin_of(headers: "Iterable[tuple[bytes, bytes]]") -> bytes:
-    """The origin of the page that sends a request, or empty."""
+    """Return the origin of the page that sends a request, or empty."""
     return _asked(headers)[0]
 
 
 def _asked(headers: "Iterable[tuple[bytes, bytes]]") -> tuple[bytes, bytes, bytes]:
-    """Origin, method and headers that a preflight asks for."""
+    """Return the origin, method and headers that a preflight asks for."""
     found = dict(headers)
     return (
         found.get(b"origin", b""),

@@ -1,4 +1,4 @@
-"""The numbers of a model, a replica and a key, as requests end; see `metrics` and `traffic`."""
+"""Counts ended requests by model, replica and key; see `metrics` and `traffic`."""
 
 import bisect
 from typing import Final
@@ -15,7 +15,7 @@ TPOT_BUCKETS: Final = (
 TOKEN_BUCKETS: Final = (
     1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864,
 )  # fmt: skip
-"""As OpenTelemetry's conventions for generative models ask."""
+"""From OpenTelemetry's conventions for generative models."""
 
 OUTCOMES: Final = ("ok", "failed", "refused", "invalid", "client_gone")
 
@@ -36,7 +36,7 @@ class Histogram:
         self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """(upper bound, values up to it), as Prometheus wants them."""
+        """Return (upper bound, number of values up to it), as Prometheus expects them."""
         out: list[tuple[str, float]] = []
         total = 0
         for bound, count in zip(
@@ -48,7 +48,7 @@ class Histogram:
 
 
 class Demand:
-    """Requests of one model that an engine has to work for; see `core.traffic.ModelCount`."""
+    """Requests of one model that need an engine's work; see `core.traffic.ModelCount`."""
 
     __slots__ = (
         "arrived", "e2e_seconds", "failed", "held", "ok", "output_tokens", "prompt_tokens",
@@ -68,10 +68,10 @@ class Demand:
 
 
 class Work:
-    """What one engine process did; see `core.traffic.ReplicaCount`.
+    """The work of one engine process; see `core.traffic.ReplicaCount`.
 
-    `sequence_seconds` and `busy_seconds` are of requests that have left; those that are there are
-    added when somebody looks.
+    `sequence_seconds` and `busy_seconds` count requests that have left; those of requests in
+    flight are added when the counts are read.
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Work:
 
 
 class Use:
-    """What one key used of one model; see `core.traffic.UsageCount`."""
+    """One key's use of one model; see `core.traffic.UsageCount`."""
 
     __slots__ = ("engine_seconds", "failed", "output_tokens", "prompt_tokens", "requests")
 
@@ -109,11 +109,11 @@ class Use:
 
 
 class ModelMetrics:
-    """One model's numbers; names as in the text, without their prefix.
+    """One model's counts; names as in the metrics text, without the prefix.
 
     Attributes:
-        demand: what autoscaling and the overview see.
-        uses: what each key used, by its id.
+        demand: the counts that autoscaling and the overview use.
+        uses: the use of each key, by its id.
     """
 
     __slots__ = (
@@ -139,7 +139,7 @@ class ModelMetrics:
         self.request_output_tokens = Histogram(TOKEN_BUCKETS)
 
     def use_of(self, key_id: str) -> Use:
-        """What a key used (known keys only, so their number is bounded)."""
+        """Return the use of a key (known keys only, so their number is bounded)."""
         use = self.uses.get(key_id)
         if use is None:
             use = self.uses[key_id] = Use()

@@ -1,7 +1,7 @@
-"""Where requests that take no slot are served: tokenising, with a bound and a queue of its own.
+"""Bounds the requests that take no slot (tokenising), which have a queue of their own.
 
-They cost the device nothing, but they pass the process of the engine that reads all prompts.
-Without a bound a flood of them would stand there before prompts that have a slot.
+They cost the device nothing, but they pass through the engine process that reads all prompts.
+Without a bound, a flood of them would block prompts that have a slot (head-of-line blocking).
 """
 
 from typing import TYPE_CHECKING, Final
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 TOKENISING_AT_ONCE: Final = 4
 """Per replica, all workers together. An engine tokenises in one thread (vLLM: its renderer has one
-worker by default): one request keeps it busy, and a few more cover the way to it and back."""
+worker by default): one request keeps it busy, and a few more cover the round trip."""
 TOKENISING_SECONDS: Final = 0.01
-"""First guess of what one takes, before it is learned: some 100 KB of text."""
+"""First guess of the time of one request, until it is learned: some 100 KB of text."""
 PLACE: Final = Cost(1, 0)
-"""What a request takes of a desk."""
+"""The cost of a request at a desk."""
 
 
 class Desk:
-    """A replica's places for such requests; it has the fields of `balance.Load`.
+    """A replica's places for requests without a slot; it has the fields of `balance.Load`.
 
     Attributes:
-        sequences: requests of this worker that are there.
-        max_sequences: how many may be.
+        sequences: requests of this worker that are in flight here.
+        max_sequences: the limit for `sequences`.
     """
 
     kv_tokens = 0
@@ -44,5 +44,5 @@ class Desk:
 
     @property
     def ejected(self) -> bool:
-        """The replica is left out for now."""
+        """The replica is excluded for now because it failed."""
         return self.replica.ejected

@@ -1,12 +1,12 @@
-"""How the streams of each API look: content, usage, errors and the proper end.
+"""Interprets the streams of each API: content, usage, errors and the proper end.
 
 completions, chat completions    `data: {...}` events; `data: {"error": ...}`; `data: [DONE]`
 messages (Anthropic's)           named events; `error`; `message_stop`
 responses (OpenAI's)             named events; `error`, `response.failed`; `response.completed`
 
-`markers` are byte strings of which a raw piece of the stream must contain at least one where it
-holds anything but plain output. The searches are exact: inside a JSON string neither a raw quote
-nor a raw line break can occur, so text that a model writes never looks like one of them.
+A raw piece of the stream that holds anything but plain output contains at least one of the byte
+strings in `markers`. The searches are exact: neither a raw quote nor a raw line break can occur
+inside a JSON string, so text that a model writes never looks like a marker.
 """
 
 import enum
@@ -20,24 +20,24 @@ Markers = tuple[bytes, bytes, bytes, bytes]
 
 
 class Kind(enum.Enum):
-    """What one event is."""
+    """The kind of an event."""
 
     FRAME = enum.auto()
     """Carries no output: a role, a created response, the begin or end of a block."""
     CONTENT = enum.auto()
-    """Carries output; keys pay for each one that they got where no usage is told."""
+    """Carries output; if no usage is reported, keys pay for each such event that was sent."""
     OTHER = enum.auto()
-    """Neither starts the answer nor ends it: a comment, a ping."""
+    """Neither starts nor ends the answer: a comment, a ping."""
     USAGE = enum.auto()
-    """Tells the whole answer's usage, and carries no output. Chats send it to those who asked."""
+    """Reports the usage of the whole answer; carries no output. Chats send it only on request."""
     ERROR = enum.auto()
     END = enum.auto()
     BROKEN = enum.auto()
-    """No event at all."""
+    """The bytes are not an event."""
 
 
 class Dialect(Protocol):
-    """One API's streams."""
+    """The streams of one API."""
 
     @property
     def markers(self) -> Markers:
@@ -45,42 +45,42 @@ class Dialect(Protocol):
         ...
 
     def kind_of(self, event: bytes) -> Kind:
-        """What an event is, given without its final empty line; before content, parsed."""
+        """Return the kind of an event, given without its final empty line; parse it if needed."""
         ...
 
     def usage_of(self, data: bytes) -> Told | None:
-        """Usage that a whole answer or the data of an event tells."""
+        """Usage that a whole answer or the data of an event reports."""
         ...
 
     def error_events(self, error: ApiError, opening: bytes) -> bytes:
-        """An error of ours in the middle of a stream, and the stream's end.
+        """Return the events that report an error of ours within a stream and end the stream.
 
         Args:
-            opening: the first event of the stream, where it was seen.
+            opening: the first event of the stream, if it was seen.
         """
         ...
 
     def error_body(self, error: ApiError) -> bytes:
-        """An error of ours instead of an answer."""
+        """Return the body of an error of ours that replaces the answer."""
         ...
 
     def error_status(self, event: bytes) -> int | None:
-        """The status of an engine's error event when it blames the request, else None."""
+        """Status in an engine's error event if the event blames the request, else None."""
         ...
 
     def closing(self) -> bytes:
-        """What follows an engine's own error event to end the stream properly."""
+        """Return the bytes that end the stream properly after an engine's own error event."""
         ...
 
 
 def payload_of(event: bytes) -> bytes:
-    """The data of an event (engines write it in one line)."""
+    """Return the data of an event (engines write it in one line)."""
     at = event.find(b"data:")
     return event[at + 5 :].strip() if at >= 0 else b""
 
 
 class ChatDialect:
-    """completions and chat completions."""
+    """Completions and chat completions."""
 
     markers: Final = (b"[DONE]", b'data: {"error"', b'"choices":[]', b'"finish_reason":"')
 
@@ -127,7 +127,7 @@ class ChatDialect:
 
 
 def _choice_has_content(choice: Any) -> bool:
-    """Text, a delta with more than its role, or the end of the choice."""
+    """Whether it has text, a delta with more than its role, or the end of the choice."""
     if not isinstance(choice, dict):
         return False
     if choice.get("text") or choice.get("finish_reason"):
@@ -155,7 +155,7 @@ _ANTHROPIC_TYPES: Final = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-"""Anthropic's word for each status; any other is an `api_error`."""
+"""Anthropic's word for each status; any other status is an `api_error`."""
 
 
 class MessagesDialect:
@@ -188,13 +188,13 @@ class MessagesDialect:
         return b"event: error\ndata: " + self.error_body(error) + b"\n\n"
 
     def error_body(self, error: ApiError) -> bytes:
-        """Anthropic's shape and type with OpenAI's fields: clients of either kind can read it."""
+        """Return Anthropic's shape and type with OpenAI's fields: both kinds of clients read it."""
         inner = json.loads(error.body())["error"]
         inner["type"] = _ANTHROPIC_TYPES.get(error.status, "api_error")
         return json.dumps({"type": "error", "error": inner}, separators=(",", ":")).encode()
 
     def error_status(self, event: bytes) -> int | None:
-        """Its engines' error events name no status: never the request's fault."""
+        """Always None: error events of messages have no status, so they never blame the request."""
         return _blames_request(event, "code")
 
     def closing(self) -> bytes:
@@ -205,7 +205,7 @@ class MessagesDialect:
 class ResponsesDialect:
     """OpenAI's responses."""
 
-    # Names that end so (created, completed, failed, added, done) are of events without output.
+    # Events whose names end in these (created, completed, failed, added, done) have no output.
     markers: Final = (b'"response":{', b"event: error", b"ed\ndata:", b".done\ndata:")
     _ends: Final = (b"response.completed", b"response.incomplete")
     _errors: Final = (b"error", b"response.failed")
@@ -228,7 +228,7 @@ class ResponsesDialect:
         return responses_usage(data)
 
     def error_events(self, error: ApiError, opening: bytes) -> bytes:
-        """`response.failed` with the response as it began."""
+        """Return `response.failed` with the response as it was when the stream began."""
         try:
             response = json.loads(payload_of(opening))["response"]
         except (ValueError, RecursionError, LookupError, TypeError):

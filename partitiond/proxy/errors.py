@@ -1,9 +1,9 @@
-"""All error answers of the proxy, in OpenAI's shape, in one place.
+"""Defines all error answers of the proxy, in OpenAI's shape.
 
     {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
 
-An `ApiError` is a value: what could not be done, for whom to see. Errors of an engine that are
-already in this shape are passed on as they are; other shapes are put into it.
+An `ApiError` is a value that tells the client what could not be done. Errors of an engine that
+already have this shape are passed on unchanged; other shapes are converted.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class ApiError:
     close: bool = False
 
     def body(self) -> bytes:
-        """JSON as OpenAI's API answers it."""
+        """Return the error as JSON, as OpenAI's API does."""
         error = {
             "message": self.message,
             "type": self.kind,
@@ -52,7 +52,7 @@ class ApiError:
         return json.dumps({"error": error}, separators=(",", ":")).encode()
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Headers that belong to this error."""
+        """Return the headers that belong to this error."""
         headers = [(b"content-type", b"application/json")]
         if self.retry_after_seconds is not None:
             headers.append((b"retry-after", str(self.retry_after_seconds).encode()))
@@ -69,7 +69,7 @@ class AttemptError(UpstreamError):
     Attributes:
         kind: connect, connect_timeout, first_token_timeout, between_tokens_timeout,
             total_timeout, reset, truncated, bad_response, engine_error.
-        no_byte: nothing at all had come back on the connection.
+        no_byte: the engine had sent nothing at all on the connection.
     """
 
     def __init__(self, kind: str, message: str, *, no_byte: bool = False) -> None:
@@ -88,7 +88,7 @@ _FAILURE_STATUS: Final = {
 
 
 def from_failure(failure: AttemptError) -> ApiError:
-    """What the client is told when no attempt is left."""
+    """Return the error for the client when no attempt is left."""
     status = _FAILURE_STATUS.get(failure.kind, 502)
     return ApiError(
         status,
@@ -100,7 +100,7 @@ def from_failure(failure: AttemptError) -> ApiError:
 
 
 def from_rejected(rejected: Rejected) -> ApiError:
-    """A refusal of the admission rule."""
+    """Return the error for a request that the admission rule refused."""
     return ApiError(
         rejected.status,
         rejected.message,
@@ -141,7 +141,7 @@ def unknown_model(name: str) -> ApiError:
 
 
 def route_not_supported(path: str) -> ApiError:
-    """404: the model is of another kind."""
+    """404: the route is not for models of this kind."""
     return ApiError(
         404,
         f"The model's engine has no {path}: generating models answer completions and chats, "
@@ -152,7 +152,7 @@ def route_not_supported(path: str) -> ApiError:
 
 
 def route_not_allowed(kind: str) -> ApiError:
-    """403: outside the key's scope."""
+    """403: the route is outside the key's scope."""
     return ApiError(
         403,
         f"This API key may not use routes of the kind '{kind}'.",
@@ -162,7 +162,7 @@ def route_not_allowed(kind: str) -> ApiError:
 
 
 def body_too_large(limit_bytes: int) -> ApiError:
-    """413."""
+    """413: the body is too large."""
     return ApiError(
         413,
         f"The request body is larger than {limit_bytes} bytes.",
@@ -212,7 +212,7 @@ INTERNAL: Final = ApiError(
 
 
 def in_openai_shape(status: int, body: bytes) -> bytes:
-    """An engine's error answer, put into the shape if it is not (as `{"detail": ...}`)."""
+    """Return an engine's error answer in OpenAI's shape; convert others, as `{"detail": ...}`."""
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a request will use, estimated from its size and from what was learned of its model."""
+"""Estimates the cost of a request from its size and from what was learned about its model."""
 
 import math
 
@@ -9,10 +9,10 @@ from partitiond.proxy.request_parts import ParsedRequest
 
 
 def estimates_of(request: ParsedRequest, model: LiveModel, key_id: str) -> tuple[Cost, Estimate]:
-    """What it takes from a replica, and what its key pays where its usage is told by nobody.
+    """Return the cost to a replica, and the estimate that its key pays if no usage is reported.
 
-    A request that names no limit of its output is taken to write the model's 90th percentile.
-    Nothing is longer than the engine's context.
+    A request without a limit on its output is assumed to write the model's 90th percentile.
+    Prompt and output are never longer than the engine's context.
     """
     size, longest = request.size, model.max_model_len
     prompts = max(1, size.prompts)
@@ -29,7 +29,7 @@ def estimates_of(request: ParsedRequest, model: LiveModel, key_id: str) -> tuple
         prompt_tokens = min(prompt_tokens, float(prompts * longest))
         output = min(output, longest - prompt_tokens / prompts)
     sequences = request.sequences
-    # Nothing that a sequence writes is longer than its limit, however much an event may hold.
+    # A sequence never writes more than its limit, even if an event may hold more.
     most = longest if size.max_tokens is None else size.max_tokens
     return cost, Estimate(
         math.ceil(prompt_tokens),

@@ -1,14 +1,14 @@
-"""Server-sent events of an engine: just enough understanding to relay them safely.
+"""Reads an engine's server-sent events, just as far as relaying them safely requires.
 
-Only complete events are let through, so whatever is added later (an error, the end) never sticks
-to half an event. Until the first content, events are held back and read: as long as nothing was
-let through, the request can still go to another replica or get a proper HTTP status. Afterwards a
-piece is looked at only where one of its dialect's markers is in it.
+Only complete events are relayed, so that text added later (an error, the end) never follows half an
+event. Until the first content, events are held back and parsed: as long as nothing was relayed, the
+request can still go to another replica or get a proper HTTP status. Afterwards a piece is parsed
+only if it contains one of its dialect's markers.
 
-Usage is asked of the engine whether or not the client wants it. Where the client does not, the
-event that tells it is kept back; and because vLLM then puts `system_fingerprint` there instead of
-into the events that end a choice, it is put back into those. The fingerprint is the engine
-process's own and never changes, so it is learned once; the ends of the first stream wait for it.
+The engine is always asked for usage. If the client did not ask for it, the event with the usage is
+dropped. vLLM then puts `system_fingerprint` into that event instead of the events that end a
+choice, so the scanner puts it back into the latter. The fingerprint belongs to the engine process
+and never changes, so it is learned once; the end events of the first stream wait for it.
 """
 
 import re
@@ -23,20 +23,20 @@ _FINISHED: Final = b'"finish_reason":"'
 _FINGERPRINT: Final = re.compile(rb'"system_fingerprint":("[^"\\]{1,200}")')
 _LAST: Final = (Kind.USAGE, Kind.END, Kind.ERROR)
 UNKNOWN_FINGERPRINT: Final = None
-"""Not learned yet; empty means that this engine tells none."""
+"""Not learned yet; empty means that this engine has none."""
 
 
 class EventScanner:
     """Reads one stream.
 
     Attributes:
-        started: content was let through.
+        started: content was relayed.
         done: the stream ended properly, or with an error event.
         error: the engine's error event, or empty.
         opening: the first event of the stream.
-        output_events: events with output that were let through.
-        prompt_tokens: as told in any event, or None.
-        usage: of the whole answer, as told at its end; or None.
+        output_events: number of relayed events with output.
+        prompt_tokens: as reported in any event, or None.
+        usage: of the whole answer, as reported at its end; or None.
         fingerprint: the engine's, as a JSON string; see the module.
     """
 
@@ -72,14 +72,14 @@ class EventScanner:
 
     @property
     def is_clean(self) -> bool:
-        """Content flows, and no half event is kept: the next piece may go by as it is."""
+        """Whether content flows and no half event is kept, so pieces may be relayed unparsed."""
         return self.started and not (self.done or self._tail or self._ends)
 
     def feed(self, data: bytes) -> bytes:
-        """Complete events that may go to the client now; may be empty.
+        """Return the complete events that may go to the client now; may be empty.
 
         Raises:
-            AttemptError: an event is too large, or is no event at all.
+            AttemptError: an event is too large, or the data is not an event.
         """
         if self._tail:
             data = self._tail + data
@@ -126,7 +126,7 @@ class EventScanner:
         self._held = events
 
     def _take(self, event: bytes, out: list[bytes]) -> None:
-        """Take note of one event, and add what the client gets of it."""
+        """Process one event, and append to `out` what the client gets."""
         kind = self._dialect.kind_of(event)
         if kind is Kind.BROKEN:
             raise AttemptError("bad_response", "The engine sent something that is no event.")
@@ -156,7 +156,7 @@ class EventScanner:
         out.append(event)
 
     def _note_usage(self, kind: Kind, event: bytes) -> None:
-        """What the last events tell is of the whole answer; earlier ones know the prompt only."""
+        """Note reported usage: the last events have the whole usage, earlier ones the prompt's."""
         told = self._dialect.usage_of(payload_of(event))
         if told is None:
             return
@@ -179,7 +179,7 @@ class EventScanner:
 
 
 def _with_fingerprint(event: bytes, fingerprint: bytes) -> bytes:
-    """A choice's last event as vLLM writes it when it is not asked for usage."""
+    """Return a choice's last event as vLLM writes it if it is not asked for usage."""
     if not fingerprint or b'"system_fingerprint"' in event or not event.endswith(b"}"):
         return event
     return event[:-1] + b',"system_fingerprint":' + fingerprint + b"}"

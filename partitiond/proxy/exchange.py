@@ -1,13 +1,12 @@
-"""One request of a client, from its head to its record.
+"""Handles one request of a client, from its head to its record.
 
     reading -> (refusing) -> over
     reading -> waiting -> running -> over
 
-No task belongs to it: the client's protocol, the model's queue, the engine's connection and the
-sweeper call it, and each call does its work at once. Nothing goes to the client before the first
-content came from an engine. Until then an attempt may be repeated on another replica, at most once
-and within the retry budget; afterwards a failure becomes an error event and the stream's proper
-end.
+An exchange has no task: the client's protocol, the model's queue, the engine's connection and the
+sweeper call it, and each call does its work at once. Nothing is sent to the client before the first
+content has come from an engine. Until then an attempt may be repeated on another replica, at most
+once and within the retry budget. Later failures become an error event and the stream's proper end.
 """
 
 import math
@@ -56,12 +55,12 @@ QUARANTINED: Final = Rejected(
 
 
 class Exchange(Incoming):
-    """See the module.
+    """One request of a client (see the module).
 
     Attributes:
-        paused: the client takes nothing at the moment.
-        trace: its place in its trace; None where there are no traces.
-        estimate: what it was expected to use when it was admitted.
+        paused: the client does not read at the moment.
+        trace: the request's place in its trace; None if tracing is off.
+        estimate: the use that was estimated when the request was admitted.
     """
 
     flight: Flight
@@ -85,29 +84,29 @@ class Exchange(Incoming):
         self._seen = -1
         self.trace: Trace | None = None
 
-    # What the client's protocol calls
+    # Calls of the client's protocol
 
     def client_gone(self) -> None:
-        """The client has left, in whatever phase."""
+        """End the request, in any phase, because the client has left."""
         self._abort("client_gone")
 
     def pause(self) -> None:
-        """The client's buffer is full."""
+        """Pause the answer, because the client's buffer is full."""
         self.paused = True
         if self._attempt is not None:
             self._attempt.pause()
 
     def resume(self) -> None:
-        """The client has taken it."""
+        """Resume the answer, because the client has read its buffer."""
         self.paused = False
         self._seen = -1
         if self._attempt is not None:
             self._attempt.resume()
 
-    # What the state and its sweeper call
+    # Calls of the state and its sweeper
 
     def sweep(self, now: float) -> None:
-        """Look whether a time limit was passed."""
+        """Check whether a time limit has passed."""
         if self.phase is Phase.RUNNING:
             self._sweep_running(now)
         elif self.phase is not Phase.WAITING:
@@ -140,7 +139,7 @@ class Exchange(Incoming):
             attempt.time_out("first_token_timeout")
 
     def shut_down(self) -> None:
-        """The proxy's grace is over."""
+        """End the request with an error, because the grace of the shutdown is over."""
         if self.phase in {Phase.WAITING, Phase.RUNNING}:
             outcome = "failed" if self.answer.streaming else "refused"
             self._end_attempt()
@@ -148,7 +147,7 @@ class Exchange(Incoming):
             self._fail(errors.SHUTTING_DOWN, outcome)
 
     def apologise(self) -> None:
-        """After a bug of ours: end it with an error, if it has not ended."""
+        """End the request with an error after a bug of ours, if it has not ended."""
         if self.phase is Phase.OVER or self not in self._state.flights:
             self._give_receipt_back()
             super().apologise()
@@ -159,14 +158,14 @@ class Exchange(Incoming):
         self._fail(errors.INTERNAL, "failed")
 
     def ways_out(self) -> list[Callable[[], object]]:
-        """What lets go of everything, each by itself."""
+        """Return the clean-up actions, each independent of the others."""
         ways = [self._end_attempt, self._give_receipt_back, *super().ways_out()]
         if self in self._state.flights:
             ways += [self._leave, self.flight.leave, self._land]
         return ways
 
     def _give_receipt_back(self) -> None:
-        """Nothing is known of what it used; but its key must not have it in flight for ever."""
+        """Settle with zero use (it is unknown), lest the key keep it in flight for ever."""
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
             self._state.accounts.settle(receipt, 0.0)
@@ -177,7 +176,7 @@ class Exchange(Incoming):
     # Admission
 
     def start(self) -> None:
-        """The request is here: read it, and find it a replica."""
+        """Parse the complete request, admit it, and find it a replica."""
         state = self._state
         read = self._read()
         if isinstance(read, ApiError):
@@ -204,7 +203,7 @@ class Exchange(Incoming):
             self, record.request_id, cost, now, math.inf if longest is None else longest
         )
         flight.share = caller.share
-        # The client may not have taken the answer to its request before this one yet.
+        # The client may not yet have read the answer to its previous request.
         self.paused = self.client.flow.write_paused
         if len(model.replicas) > 1 and self.route.kind is RouteKind.GENERATE:
             session = self.head.session.decode("latin-1") or request.user
@@ -221,7 +220,7 @@ class Exchange(Incoming):
         self._place(again=False)
 
     def _read(self) -> tuple[ParsedRequest, LiveModel] | ApiError:
-        """The request and its model, with the body as the engine is to get it."""
+        """Return the request and its model; set the body to the version for the engine."""
         state = self._state
         request = parse_request(self.body, self.route.measure, state.options)
         if isinstance(request, ApiError):
@@ -240,7 +239,7 @@ class Exchange(Incoming):
         return (request, model) if refusal is None else refusal
 
     def _prepare(self, request: ParsedRequest, model: LiveModel) -> ApiError | None:
-        """Check it against the limits of its model and key, and make the engine's body of it."""
+        """Check the request against the limits of its model and key; build the engine's body."""
         if request.stream and not self.route.streams:
             return errors.invalid("This route has no streams.", "stream")
         most = 0
@@ -268,10 +267,10 @@ class Exchange(Incoming):
         else:
             self.placed(placed)
 
-    # What the model's queue calls
+    # Calls of the model's queue
 
     def placed(self, replica: LiveReplica) -> None:
-        """It has a place: begin an attempt."""
+        """Begin an attempt on the replica, where the request has a place now."""
         flight, record = self.flight, self.record
         flight.attempts += 1
         record.attempts = flight.attempts - flight.unreached
@@ -289,7 +288,7 @@ class Exchange(Incoming):
         attempt.start()
 
     def refused(self, rejected: Rejected) -> None:
-        """It has none."""
+        """Fail: there is no place for the request."""
         failure = self._failure
         if failure is None:
             self._fail(from_rejected(rejected), "refused")
@@ -297,7 +296,7 @@ class Exchange(Incoming):
             self._fail(from_failure(failure), "failed")
 
     def exposure(self, now: float) -> Exposure:
-        """What it had to do with its replica's death."""
+        """Return what the quarantine needs to judge this request after its replica's death."""
         attempt = self._attempt
         sent = attempt is not None and attempt.sent
         return Exposure(
@@ -308,7 +307,7 @@ class Exchange(Incoming):
         )
 
     def suspected(self) -> None:
-        """It may be what its replica died of: it goes to no other one."""
+        """Never send the request to another replica, because it may have killed its own."""
         self._suspected = True
 
     def _fingerprint(self) -> bytes:
@@ -316,20 +315,20 @@ class Exchange(Incoming):
             self._digest = fingerprint(self.model.route.name, self.body)
         return self._digest
 
-    # What the attempt calls
+    # Calls of the attempt
 
     def connection_broke(self, replica: LiveReplica) -> None:
-        """Before anything is done about it, for all that were on the replica."""
+        """Judge all requests on a dead replica, before this request is sent elsewhere."""
         replica.look_for_death(self._state.quarantine)
 
     def first_content(self, data: bytes) -> None:
-        """The answer begins."""
+        """Begin the answer."""
         self.record.ttft_seconds = time.monotonic() - self.flight.started_at
         self._add_debug_headers()
         self.answer.start_stream(data)
 
     def finished_stream(self, data: bytes, outcome: str, error: str) -> None:
-        """The stream ended properly; the place is given back before the client took everything."""
+        """End a proper stream; give the place back even if the client has not read all of it."""
         if not self.answer.streaming:
             self.first_content(data)
             data = b""
@@ -340,7 +339,7 @@ class Exchange(Incoming):
     def finished_whole(
         self, status: int, content_type: bytes, body: bytes, headers: bytes = b""
     ) -> None:
-        """A whole answer came: to the request, or the engine's complaint about it."""
+        """Send a whole answer: the engine's answer to the request, or its refusal."""
         self._leave()
         self._add_debug_headers()
         self.answer.whole(status, content_type, body, headers)
@@ -350,13 +349,13 @@ class Exchange(Incoming):
             self._over("invalid", "engine_rejected")
 
     def attempt_failed(self, failure: AttemptError) -> None:
-        """Try again elsewhere, or tell the client."""
+        """Retry on another replica, or send the error to the client."""
         attempt, self._attempt = self._attempt, None
         flight, state = self.flight, self._state
         replica = attempt.replica if attempt is not None else None
         if failure.kind not in TIME_LIMITS:
             self.record.at_work = False
-        # Before its place is given back, which nobody else should take.
+        # Before its place is given back, lest another request take a place on a dead replica.
         unreached = replica is not None and failure.kind == "connect" and replica.connect_failed()
         flight.leave()
         if replica is not None:
@@ -371,7 +370,7 @@ class Exchange(Incoming):
             self._fail(from_rejected(QUARANTINED), "failed")
             return
         if replica is not None and unreached:
-            # Nothing was sent. Each time one replica less is eligible, so this comes to an end.
+            # Nothing was sent. Each time one replica fewer is eligible, so this terminates.
             self._log_failure(replica, failure)
             flight.unreached += 1
             self._place(again=True)
@@ -384,7 +383,7 @@ class Exchange(Incoming):
         self._place(again=True)
 
     def _log_failure(self, replica: LiveReplica, failure: AttemptError) -> None:
-        """A line for an attempt that another follows; the request's own line tells the last."""
+        """Log a failed attempt that is retried; the request's own line covers the last one."""
         record = self.record
         self._state.log.write(
             json_line(
@@ -399,7 +398,7 @@ class Exchange(Incoming):
         )
 
     def _may_retry(self, replica: LiveReplica, failure: AttemptError) -> bool:
-        """Whether it goes to another replica; the credit is taken until it has a place there."""
+        """Whether to retry elsewhere; True holds retry credit until the request has a place."""
         flight = self.flight
         attempts = flight.attempts - flight.unreached
         if attempts >= self._state.options.max_attempts or failure.kind == "total_timeout":
@@ -429,7 +428,7 @@ class Exchange(Incoming):
         self._over(outcome, error.code or "")
 
     def _abort(self, reason: str) -> None:
-        """Nobody is there to answer."""
+        """End a request whose client is gone."""
         phase = self.phase
         if phase is Phase.OVER:
             return
@@ -457,9 +456,9 @@ class Exchange(Incoming):
             flight.leave()
 
     def _over(self, outcome: str, error: str) -> None:
-        """Count, learn and log, once per request."""
+        """End the request: count it, learn from it and log it; called once per request."""
         self.phase = Phase.OVER
-        # No circles are left, so that nothing waits for the garbage collector.
+        # Break reference cycles, so that nothing waits for the garbage collector.
         attempt, self._attempt = self._attempt, None
         if self._owes_retry:
             self.model.retries.give_back()
@@ -477,14 +476,14 @@ class Exchange(Incoming):
             record.teach(self.model, self.request, now)
         record.write(state.log, seconds)
         state.landed(self)
-        # The end of one that was refused as a suspect is not the end of its twin's trial.
+        # A refused suspect does not end the trial of an identical request that is in flight.
         if state.quarantine and (outcome == "ok" or not self._suspected):
             state.quarantine.ended(self._fingerprint(), well=outcome == "ok")
         self.client.exchange_over(self)
         self.flight.owner = NOBODY
 
     def _settle(self) -> None:
-        """Charge its key, everywhere the same, and correct what was reserved by estimate."""
+        """Charge the key, in the same way for every end, and correct the estimated reservation."""
         flight, record = self.flight, self.record
         if flight.cost.sequences:  # counting tokens is free
             streamed = record.ttft_seconds is not None

@@ -1,5 +1,5 @@
-"""Every metric of the endpoint: our own names, and the same numbers by the names that dashboards
-for vLLM and for OpenTelemetry look for.
+"""Defines every metric of the endpoint, under our own names and under the names that dashboards
+for vLLM and for OpenTelemetry use.
 """
 
 from typing import Final
@@ -77,7 +77,7 @@ _SECONDS: Final = (
     ("request_prompt_tokens", _PROMPT, "vllm:request_prompt_tokens", ""),
     ("request_output_tokens", _OUTPUT, "vllm:request_generation_tokens", ""),
 )  # fmt: skip
-"""(field of `counters.ModelMetrics`, what it says, vLLM's name, OpenTelemetry's)."""
+"""(field of `counters.ModelMetrics`, help text, vLLM's name, OpenTelemetry's name)."""
 
 HISTOGRAMS: Final = {
     **{
@@ -130,9 +130,9 @@ FAMILIES: Final = (
     IN_FLIGHT, SEQUENCES, KV_TOKENS, LIMIT, EJECTED, QUEUE, VERSION,
     VLLM_RUNNING, VLLM_WAITING, VLLM_KV,
 )  # fmt: skip
-"""All of them."""
+"""All families."""
 
 
 def labels_of(family: Family, model: str) -> tuple[str, ...]:
-    """Values of a family that is labelled by its model alone."""
+    """Return the label values of a family that is labelled by its model alone."""
     return (model, PROVIDER) if family.labels == _OTEL else (model,)

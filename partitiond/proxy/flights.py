@@ -1,4 +1,4 @@
-"""Requests between admission and their end, as replicas and queues see them."""
+"""Defines flights: requests between admission and their end, as replicas and queues see them."""
 
 import asyncio
 import math
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 
 class FlightOwner(Protocol):
-    """Whose flight it is; told what became of its waiting."""
+    """The owner of a flight, which is called when the flight's waiting ends."""
 
     def placed(self, replica: "LiveReplica") -> None:
-        """It has got a place there, and holds it from now on."""
+        """Start on the replica, where the flight holds a place from now on."""
         ...
 
     def refused(self, rejected: Rejected) -> None:
-        """It waited in vain."""
+        """Fail, because the flight got no place."""
         ...
 
     def exposure(self, now: float) -> Exposure:
-        """What it had to do with its replica's death."""
+        """Return what the quarantine needs to judge the flight after its replica's death."""
         ...
 
     def suspected(self) -> None:
-        """It may be what its replica died of: it goes to no other one."""
+        """Never send the flight to another replica, because it may have killed its own."""
         ...
 
     def crashed(self) -> None:
-        """A bug of ours while it was told something; called inside `except`."""
+        """End after a bug of ours in one of these calls; called inside `except`."""
         ...
 
 
@@ -63,16 +63,16 @@ class Flight(Request):
     """One request of a client, from admission to its end.
 
     Attributes:
-        started_at: when its last byte had come, by `time.monotonic` (the same clock as the event
-            loop's, of which uvloop shows whole milliseconds only).
-        placed_at: when it got its replica, by the same clock.
-        replica: where it is in flight, or None.
+        started_at: when its last byte had arrived, by `time.monotonic` (the same clock as the
+            event loop's, but uvloop's clock has only whole milliseconds).
+        placed_at: when it was placed on its replica, by the same clock.
+        replica: the replica where it is in flight, or None.
         timer: of its deadline in the queue, or None.
-        attempts: made so far, the first included.
-        unreached: of them, those on a replica that nobody listened on: nothing was sent.
-        engine_seconds: spent in engines so far, times its sequences; of attempts that are over.
+        attempts: number of attempts so far, including the first.
+        unreached: of them, those on a replica where no process listened: nothing was sent.
+        engine_seconds: time in engines times sequences, of attempts that are over.
         session: name of its session, scoped by its key; or empty.
-        blocks: digests of how its prompt begins (see `core.affinity`).
+        blocks: digests of the beginning of its prompt (see `core.affinity`).
     """
 
     __slots__ = (
@@ -111,6 +111,6 @@ class Flight(Request):
         self.blocks: tuple[bytes, ...] = ()
 
     def leave(self) -> None:
-        """Give the place back; harmless when there is none."""
+        """Give the place back; harmless if there is none."""
         if self.replica is not None:
             self.replica.remove(self)

@@ -1,8 +1,8 @@
-"""HTTP/1.1 answers of engines, taken apart: heads and chunked bodies. Sans-I/O.
+"""Parses the HTTP/1.1 answers of engines: heads and chunked bodies. Sans-I/O.
 
-Strict where being lenient would let two readers see different messages: an answer with two
-lengths, a folded header or a chunk size that is not plain hexadecimal is no answer. Engines are
-ours, but what is relayed here ends up on a connection that a client keeps using.
+The parser is strict where a lenient one would let two readers see different messages: it rejects
+an answer with two lengths, a folded header or a chunk size that is not plain hexadecimal. The
+engines are ours, but their bytes are relayed to a connection that a client keeps using.
 """
 
 import dataclasses
@@ -10,20 +10,20 @@ import re
 from typing import Final
 
 MAX_HEAD_BYTES: Final = 256 * 1024
-"""Answers of pooling models describe each of their vectors in one header."""
+"""So large because answers of pooling models describe each of their vectors in one header."""
 MAX_CHUNK_BYTES: Final = 1 << 30
 _MAX_SIZE_LINE: Final = 64
-"""Longest line of a chunk's size, its extensions included."""
+"""Longest line with a chunk size, including its extensions."""
 MAX_TRAILER_BYTES: Final = 16 * 1024
-"""All trailers of an answer together. They are dropped; no engine of ours sends any."""
+"""Limit for all trailers of an answer together. They are dropped; no engine of ours sends any."""
 
 SIZES: Final = {b"%x" % size: size for size in range(1, 4096)}
-"""Canonical chunk sizes of the lengths that single events have: a look-up instead of a parse."""
+"""Canonical chunk sizes for the lengths of single events: a look-up replaces the parsing."""
 
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n]*)?")
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-"""No control characters: some of these values are sent on."""
+"""Excludes control characters, because some of these values are relayed."""
 _SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;.*)?")
 
 
@@ -32,11 +32,11 @@ _USUAL: Final = re.compile(
     rb"(?:content-length: ([0-9]{1,18})\r\n)?content-type: ([\x21-\x7e]+(?: [\x21-\x7e]+)?)"
     rb"(?:\r\nvary: Origin)?(\r\ntransfer-encoding: chunked)?"
 )
-"""How uvicorn, and so vLLM, writes the head of an answer: read in one go. Any other way is fine."""
+"""The head as uvicorn, and thus vLLM, writes it: one match parses it. Other heads also parse."""
 
 
 class FramingError(ValueError):
-    """What came is not a well-formed HTTP/1.1 answer."""
+    """The received bytes are not a well-formed HTTP/1.1 answer."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -44,11 +44,12 @@ class Head:
     """The head of an answer.
 
     Attributes:
-        length: of the body in bytes; None where the body is chunked or ends with the connection.
+        length: of the body in bytes; None if the body is chunked or ends with the connection.
         keep_alive: the connection may carry another request afterwards.
-        exact: where it ends is certain: not if it ends with the connection, or more bytes follow.
+        exact: the end of the answer is certain; False if it ends with the connection, or if more
+            bytes follow.
         metadata: value of that header (pooling models describe raw vectors in it), or empty.
-        load: value of `endpoint-load-metrics`, which engines add where they are asked to, or empty.
+        load: value of `endpoint-load-metrics`, which engines send on request, or empty.
     """
 
     status: int
@@ -62,7 +63,7 @@ class Head:
 
 
 def parse_head(data: bytes) -> Head:
-    """The head from its first byte up to, and without, the empty line. Raises FramingError."""
+    """Parse a head, from its first byte up to, but without, the empty line. Raises FramingError."""
     usual = _USUAL.fullmatch(data)
     if usual is not None:
         length, content_type, chunked = usual.groups()
@@ -117,11 +118,11 @@ def _parse_head(data: bytes) -> Head:
 
 
 class ChunkedDecoder:
-    """Takes a chunked body apart, however it was cut on the way.
+    """Decodes a chunked body that arrives in pieces of any size.
 
     Attributes:
-        done: the last chunk and its trailers have come.
-        rest: bytes after the end.
+        done: the last chunk and its trailers have arrived.
+        rest: bytes after the end of the body.
     """
 
     __slots__ = ("_buffer", "_left", "_trailer_bytes", "_trailers", "done", "rest")
@@ -140,7 +141,7 @@ class ChunkedDecoder:
         return not (self._buffer or self._left or self._trailers or self.done)
 
     def feed(self, data: bytes) -> bytes:
-        """The body's bytes in it. Raises FramingError."""
+        """Return the bytes of the body that `data` holds. Raises FramingError."""
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
@@ -166,7 +167,7 @@ class ChunkedDecoder:
         return out[0] if len(out) == 1 else b"".join(out)
 
     def _longest_line(self) -> int:
-        """Of the line that begins here, its end included, in bytes."""
+        """Maximum length of the line that begins here, including its line end, in bytes."""
         return MAX_TRAILER_BYTES - self._trailer_bytes if self._trailers else _MAX_SIZE_LINE
 
     def _take_line(self, line: bytes, after: int) -> int:
@@ -197,7 +198,7 @@ class ChunkedDecoder:
             raise FramingError("a trailer that is no header")
 
     def _take_chunk(self, data: bytes, at: int, out: list[bytes]) -> int:
-        """Bytes of the current chunk as far as they have come; its line end is checked."""
+        """Take the bytes of the current chunk that have arrived, and check its line end."""
         body = self._left - 2
         here = len(data) - at
         if here >= self._left:
@@ -212,7 +213,7 @@ class ChunkedDecoder:
             out.append(data[at:])
             self._left -= here
             return len(data)
-        # All of the body, and none or the first byte of its line end.
+        # The whole chunk has arrived, with none or only the first byte of its line end.
         if body:
             out.append(data[at : at + body])
         self._left = 2
@@ -221,7 +222,7 @@ class ChunkedDecoder:
 
 
 def frame(data: bytes) -> bytes:
-    """One chunk."""
+    """Encode the data as one chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 

@@ -1,4 +1,4 @@
-"""What uvicorn's parser lets by in a head and we do not."""
+"""Refuses heads that uvicorn's parser accepts but we do not."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -16,11 +16,11 @@ _ONLY_CHUNKED: Final = ApiError(
 def check_head(
     url: bytes, headers: Iterable[tuple[bytes, bytes]], version: str, max_bytes: int
 ) -> ApiError | None:
-    """Why a head is refused: its size, its Host, its version or its encoding; None where it is not.
+    """Return why a head is refused (its size, its Host, its version or its encoding), or None.
 
     Args:
         headers: names in lower case.
-        version: of HTTP, as the parser says it.
+        version: of HTTP, as the parser reports it.
     """
     size = len(url)
     hosts = encodings = 0
@@ -29,7 +29,7 @@ def check_head(
         if name == b"host":
             hosts += 1
         elif name == b"transfer-encoding":
-            # The parser lets others stand before "chunked"; a reader in front may not.
+            # The parser accepts other encodings before "chunked"; a reverse proxy may not.
             encodings += 1 if value.lower() == b"chunked" else 2
     if size > max_bytes:
         return head_too_large(max_bytes)
@@ -41,7 +41,7 @@ def check_head(
 
 
 def head_too_large(max_bytes: int) -> ApiError:
-    """431."""
+    """431: the head is too large."""
     return ApiError(
         431,
         f"The request's head is larger than {max_bytes} bytes.",

@@ -1,7 +1,7 @@
-"""The headers of a request that mean something here; everything else is ignored, and none goes on.
+"""Reads the request headers that the proxy uses; all others are ignored, and none is forwarded.
 
-Engines get headers of ours only: what an engine would obey (`x-data-parallel-rank`, ...) is not
-for clients to send.
+Engines get only headers of ours: clients must not send headers that an engine would obey
+(`x-data-parallel-rank`, ...).
 """
 
 import re
@@ -33,14 +33,14 @@ _WANTED: Final = {
 _LOAD_FORMATS: Final = {
     word: b"\r\nendpoint-load-metrics-format: " + word for word in (b"text", b"json")
 }
-"""In which vLLM tells its load in a header of whole answers (ORCA), where it is asked to."""
+"""Formats in which vLLM reports its load on request, in a header of whole answers (ORCA)."""
 
 
 class RequestHead:
-    """What a request's headers say.
+    """The used headers of a request.
 
     Attributes:
-        authorization: the one such header, or empty (also where there are two).
+        authorization: the only such header; empty if there is none or more than one.
         api_key: `x-api-key`, as Anthropic's clients send it; the same rule.
         max_wait: longest wait for a slot that the client accepts, in seconds, as text.
     """
@@ -70,47 +70,47 @@ class RequestHead:
             field = _WANTED.get(name)
             if field is not None:
                 keys += name in {b"authorization", b"x-api-key"}
-                # Each proxy may write a line of its own; they are one list, in their order.
+                # Each proxy may add its own line; all lines form one list, in their order.
                 is_more = field == "forwarded_for" and self.forwarded_for
                 setattr(self, field, self.forwarded_for + b"," + value if is_more else value)
         if keys > 1:
             self.authorization = self.api_key = b""
 
     def key(self) -> bytes:
-        """The API key it came with, or empty."""
+        """Return the request's API key, or empty."""
         if self.authorization:
             scheme, _, key = self.authorization.partition(b" ")
             return key.strip() if scheme.lower() == b"bearer" else b""
         return self.api_key.strip()
 
     def request_id(self) -> str:
-        """The client's own where it is harmless, else a new one."""
+        """Return the client's own request id if it is harmless, else a new one."""
         if self.given_id and _REQUEST_ID.fullmatch(self.given_id):
             return self.given_id.decode()
         return new_request_id()
 
     def max_wait_seconds(self) -> float | None:
-        """Longest wait for a slot that the client accepts."""
+        """Return the longest wait for a slot that the client accepts, or None."""
         if not self.max_wait or not _SECONDS.fullmatch(self.max_wait):
             return None
         return float(self.max_wait)
 
     def load_line(self) -> bytes:
-        """What asks an engine for its load, in words of ours; empty where the client does not."""
+        """Return our header that asks an engine for its load; empty if the client does not ask."""
         return _LOAD_FORMATS.get(self.load_format.strip().lower(), b"") if self.load_format else b""
 
     def body_bytes(self) -> int:
-        """The declared length of the body, 0 where there is none; the parser has checked it."""
+        """Return the declared length of the body, 0 without one; the parser has checked it."""
         return int(self.content_length or 0)
 
     def check(self, max_body_bytes: int) -> ApiError | None:
-        """What is wrong with it as the head of a JSON request."""
+        """Return the error in the head as that of a JSON request, or None."""
         if self.content_encoding and self.content_encoding.strip().lower() != b"identity":
             return unsupported("Send the body uncompressed.")
         if self.body_bytes() > max_body_bytes:
             return body_too_large(max_body_bytes)
-        # A browser's form cannot have this type without asking first: no page can use a proxy
-        # that listens on the visitor's own machine.
+        # A browser form cannot have this type without a preflight, so no web page can use a proxy
+        # that listens on its visitor's own machine.
         if self.content_type != b"application/json" and not _JSON_TYPE.match(self.content_type):
             return unsupported("Send the header 'Content-Type: application/json'.")
         if self.max_wait and not _SECONDS.fullmatch(self.max_wait):
@@ -119,5 +119,5 @@ class RequestHead:
 
 
 def unsupported(message: str) -> ApiError:
-    """415."""
+    """415: the body is not plain JSON."""
     return ApiError(415, message, code="unsupported_media_type")

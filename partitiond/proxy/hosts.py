@@ -1,8 +1,8 @@
-"""Which names requests may be addressed to, where no key protects the endpoint.
+"""Checks the host names that requests are addressed to, if no key protects the endpoint.
 
-A page in a browser on this host may give its own name the address 127.0.0.1 once it is loaded (DNS
-rebinding). For the browser the endpoint is then the page's own server, and the page may read what
-it answers. What gives it away is the Host header: browsers write the page's name there.
+A web page in a browser on this host may point its own name to 127.0.0.1 once it is loaded (DNS
+rebinding). The browser then takes the endpoint for the page's own server, and the page may read
+the answers. The Host header reveals such a request: browsers write the page's name there.
 """
 
 import ipaddress
@@ -16,20 +16,20 @@ _SHOWN: Final = 100
 
 
 class AllowedHosts:
-    """Addresses and `localhost` always, and the names that the operator has listed."""
+    """Allows IP addresses and `localhost` always, and the names that the operator has listed."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(name.lower() for name in names)
 
     def refusal_of(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiError | None:
-        """Why a request with these headers is refused, or None; names in lower case."""
+        """Return why a request with these headers (lower-case names) is refused, or None."""
         for name, value in headers:
             if name == b"host" and value:
                 return self.refusal(value)
         return None
 
     def refusal(self, host: bytes) -> ApiError | None:
-        """Why a request with this Host is refused, or None; its port does not matter."""
+        """Return why a request with this Host is refused, or None; the port does not matter."""
         name = _name_in(host)
         if not name or name == "localhost" or name.endswith(".localhost") or is_address(name):
             return None
@@ -37,7 +37,7 @@ class AllowedHosts:
 
 
 def _name_in(host: bytes) -> str:
-    """Without the port, and without the last dot that a full name may have."""
+    """Return the name in a Host header, without port and without a trailing dot."""
     text = host.decode("latin-1").strip().lower()
     if text.startswith("["):
         inside, _, port = text[1:].partition("]")
@@ -46,7 +46,7 @@ def _name_in(host: bytes) -> str:
 
 
 def is_address(name: str) -> bool:
-    """Whether it is an IP address, which nobody can point elsewhere."""
+    """Whether the name is an IP address, which DNS cannot point elsewhere."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -55,7 +55,7 @@ def is_address(name: str) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this host can have connected to it."""
+    """Whether only this host can have connected to the address."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -65,7 +65,7 @@ def is_loopback(address: str) -> bool:
 
 
 def host_not_allowed(name: str) -> ApiError:
-    """403."""
+    """403: requests may not be addressed to this name."""
     shown = name if len(name) <= _SHOWN else name[:_SHOWN] + "..."
     return ApiError(
         403,

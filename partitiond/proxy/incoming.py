@@ -1,6 +1,6 @@
-"""A request while it comes: its head is judged, its body is read, or refused and dropped.
+"""Checks the head of an incoming request, and reads its body, or refuses and drops it.
 
-The first half of an `Exchange`: what follows once the body is there is the second.
+This is the first half of an `Exchange`; the second half begins once the body is complete.
 """
 
 import contextlib
@@ -27,33 +27,33 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("partitiond.proxy")
 
 DROPPED_BODIES: Final = 4
-"""A refused body is read and dropped up to so many times the allowed size."""
+"""A refused body is read and dropped up to this many times the allowed size."""
 SMALL_BODY_BYTES: Final = 16 * KIB
-"""Smaller bodies are not counted together: most prompts are, and so large ones, of whomever, keep
-nobody's prompts out. With 10,000 connections they take 160 MiB at most: those that wait behind
-another request of their connection are counted, since one read may bring several."""
+"""Smaller bodies do not count against the total. Most prompts are smaller, so large bodies cannot
+keep them out. With 10,000 connections small bodies take 160 MiB at most. Those that wait behind
+another request of their connection do count, since one read may bring several."""
 DRAINING_SECONDS: Final = 0.5
-"""While shutting down, a refused body may take so long: enough for one that is on its way."""
+"""Time for a refused body during a shutdown: enough for a body that is already being sent."""
 
 
 class Phase(enum.Enum):
-    """Where it is."""
+    """The phase of a request."""
 
     READING = enum.auto()
     REFUSING = enum.auto()
-    """Its refusal is decided; the rest of its body is read and dropped first."""
+    """The refusal is decided; the rest of the body is read and dropped first."""
     WAITING = enum.auto()
     RUNNING = enum.auto()
     OVER = enum.auto()
 
 
 class Incoming:
-    """See the module.
+    """A request until its body is complete (see the module).
 
     Attributes:
-        body: complete once it has been received; later as the engine gets it.
-        body_done: the request's last byte has come.
-        held_bytes: of its body, as counted by the state.
+        body: the received body once it is complete; later the body for the engine.
+        body_done: the request's last byte has arrived.
+        held_bytes: bytes of the body that the state has counted.
     """
 
     def __init__(
@@ -89,17 +89,17 @@ class Incoming:
         self._deadline = math.inf
 
     def start(self) -> None:
-        """The request is here; the second half begins."""
+        """Begin the second half: the request is complete."""
         raise NotImplementedError
 
     def begin(self) -> None:
-        """The head has come: decide what can be decided before the body is read."""
+        """Check the head, and refuse if that can be decided before the body is read."""
         refusal = self._admit()
         if refusal is not None:
             self._refuse_unread(refusal)
 
     def received(self, data: bytes) -> None:
-        """A piece of the body."""
+        """Take a piece of the body."""
         self._size += len(data)
         if self.phase is Phase.READING:
             self._parts.append(data)
@@ -113,11 +113,11 @@ class Incoming:
                 self._refuse_and_linger(self._refusal)
 
     def _counts(self) -> bool:
-        """Whether its body is counted together with others."""
+        """Whether the body counts against the total of all bodies."""
         return self._size > SMALL_BODY_BYTES or not self.client.is_answering(self)
 
     def received_all(self) -> None:
-        """The body is complete."""
+        """Take the end of the body: start the request, or refuse it."""
         self.body_done = True
         if self.phase is Phase.READING:
             parts = self._parts
@@ -128,7 +128,7 @@ class Incoming:
             self._refuse(self._refusal)
 
     def body_is_broken(self, error: ApiError) -> bool:
-        """Nobody can tell where the body ends: refuse; False where that is too late."""
+        """Refuse a body without a recognisable end; return False if it is too late for that."""
         if self.phase not in {Phase.READING, Phase.REFUSING}:
             return False
         if not self.client.is_answering(self):
@@ -137,12 +137,12 @@ class Incoming:
         return True
 
     def await_body(self, now: float) -> None:
-        """The rest of the body is still to come."""
+        """Start the time limit for the rest of the body."""
         if self._deadline == math.inf:
             self._deadline = now + self._state.options.client_timeout_seconds
 
     def stop_reading(self, now: float) -> None:
-        """The proxy shuts down: a request that is not here yet never will be."""
+        """Refuse the request if its body is incomplete, because the proxy shuts down."""
         if self.phase is Phase.READING:
             self._refusal = errors.SHUTTING_DOWN
             self.phase = Phase.REFUSING
@@ -151,31 +151,31 @@ class Incoming:
         self._deadline = min(self._deadline, now + DRAINING_SECONDS)
 
     def sweep(self, now: float) -> None:
-        """Look whether the body took too long."""
+        """Check whether the body took too long."""
         if now > self._deadline and self.phase in {Phase.READING, Phase.REFUSING}:
             self._refuse_and_linger(self._refusal or errors.BODY_TOO_SLOW)
 
     def crashed(self) -> None:
-        """A bug of ours, inside `except`: a request must not look like a hang."""
+        """Log a bug of ours and end the request, lest it hang; call it inside `except`."""
         request_id = self.record.request_id
         about = {"request_id": request_id, "replica": self.record.replica_id}
         _logger.exception("request %s failed inside the proxy", request_id, extra=about)
         try:
             self.apologise()
         except Exception:
-            # What ends requests is what is broken. No answer then; but nothing stays behind.
+            # The code that ends requests is broken: send no answer, but leave nothing behind.
             _logger.exception("request %s could not be ended properly", request_id, extra=about)
             self._drop()
 
     def apologise(self) -> None:
-        """After a bug of ours: end it with an error, if it has not ended."""
+        """End the request with an error after a bug of ours, if it has not ended."""
         if self.phase is Phase.OVER:
-            self._drop()  # it has its answer; what should have followed did not
+            self._drop()  # it has its answer; only the clean-up is missing
         else:
             self._refuse(errors.INTERNAL)
 
     def ways_out(self) -> list[Callable[[], object]]:
-        """What lets go of everything, each by itself."""
+        """Return the clean-up actions, each independent of the others."""
         return [self.client.abort, self._forget]
 
     def _forget(self) -> None:
@@ -192,7 +192,7 @@ class Incoming:
         if state.draining:
             return errors.SHUTTING_DOWN
         if state.table.version == 0:
-            return errors.NO_TABLE  # and so it is not known either whether keys are required
+            return errors.NO_TABLE  # so it is not known either whether keys are required
         known = self._known
         if known is not None:
             caller = known.caller(state.keys)
@@ -207,11 +207,11 @@ class Incoming:
         return None if known is not None else self.head.check(state.options.max_body_bytes)
 
     def _refuse_unread(self, refusal: ApiError) -> None:
-        """Refuse a request whose body was not read: it is read now, and dropped.
+        """Refuse a request whose body was not read; the body is then read and dropped.
 
-        Closing with unread bytes would reset the connection, and the client would see that
-        instead of the answer. There is a bound; beyond it the answer is sent, and what still
-        comes is dropped for a moment before the connection is closed.
+        Closing with unread bytes would reset the connection, and the client would see the reset
+        instead of the answer. If the body is beyond a bound, the answer is sent at once, and
+        further bytes are dropped for a moment before the connection is closed.
         """
         self._refusal = refusal
         self.phase = Phase.REFUSING
@@ -221,17 +221,17 @@ class Incoming:
             self._deadline = time.monotonic() + DRAINING_SECONDS
         limit = DROPPED_BODIES * self._state.options.max_body_bytes
         if self.client.awaits_continue or self.head.body_bytes() > limit:
-            self._refuse_and_linger(refusal)  # the body will not come unasked, or not in time
+            self._refuse_and_linger(refusal)  # the body comes only on request, or not in time
 
     def _refuse_and_linger(self, refusal: ApiError) -> None:
         if not self.client.is_answering(self):
-            return  # others come first; what has arrived of it by then is bounded
+            return  # other requests come first; the bytes that arrive by then are bounded
         self.answer.keep_alive = False
         self.client.linger()
         self._refuse(refusal)
 
     def _refuse(self, error: ApiError) -> None:
-        """Refuse it before it was in flight."""
+        """Refuse the request before it is in flight."""
         self._state.metrics.refusals[error.code or str(error.status)] += 1
         self.phase = Phase.OVER
         self.answer.error(error)

@@ -1,11 +1,10 @@
-"""Heads that were read before.
+"""Caches parsed request heads.
 
-A client sends the same head with each of its requests, but for the body's length. What the parser
-made of one, and what was checked of it, holds for every head of the same bytes: so a head is taken
-apart once, and later only compared. Nothing is guessed: where the length stands is remembered by
-the bytes before and after it, and only plain decimal digits may stand between them. A head that
-the parser has not accepted, or that means anything unusual (an upgrade, another encoding), is
-never kept.
+A client sends the same head with each of its requests, except for the body's length. The result of
+parsing and checking a head holds for every head of the same bytes, so each head is parsed once and
+later only compared. Nothing is guessed: the bytes before and after the length identify a head, and
+only plain decimal digits may stand between them. A head that the parser has not accepted, or that
+means anything unusual (an upgrade, another encoding), is never kept.
 """
 
 import re
@@ -17,15 +16,15 @@ from partitiond.proxy.heads import RequestHead
 from partitiond.proxy.routes import DataRoute
 
 MAX_KNOWN: Final = 4096
-"""Heads kept, over all clients; each is about 300 bytes."""
+"""Maximum number of heads kept, over all clients; each is about 300 bytes."""
 MAX_KNOWN_BYTES: Final = 2048
-"""Longer ones are not worth keeping."""
+"""Longer heads are not worth keeping."""
 _END: Final = b"\r\n\r\n"
 _LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,9})\r\n")
 
 
 class KnownHead:
-    """One head, taken apart."""
+    """One parsed head."""
 
     __slots__ = ("_caller", "_ring", "head", "keep_alive", "route")
 
@@ -37,7 +36,7 @@ class KnownHead:
         self._caller: Caller | None = None
 
     def caller(self, ring: KeyRing) -> Caller | ApiError:
-        """Who sends it, asked again whenever the keys have changed or one of them may expire."""
+        """Identify the sender; memoised unless the keys have changed or one of them may expire."""
         if self._ring is ring and self._caller is not None:
             return self._caller
         caller = ring.identify(self.head.key())
@@ -47,13 +46,13 @@ class KnownHead:
 
 
 class KnownHeads:
-    """The heads of one process, the oldest forgotten first."""
+    """The known heads of one process; the oldest is evicted first."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, KnownHead] = {}
 
     def find(self, data: bytes) -> tuple[KnownHead, bytes] | None:
-        """The head and body, where the data is one whole request with a known head."""
+        """Return head and body if the data is one whole request with a known head, else None."""
         end = data.find(_END)
         length = _LENGTH.search(data, 0, end + 2) if end > 0 else None
         if length is None or end + 4 + int(length[1]) != len(data):
@@ -63,7 +62,7 @@ class KnownHeads:
         return None if known is None else (known, data[end + 4 :])
 
     def keep(self, data: bytes, known: KnownHead) -> None:
-        """Remember the head that the data begins with, which the parser has accepted."""
+        """Keep the head that the data begins with; the parser has accepted it."""
         end = data.find(_END)
         if not 0 < end <= MAX_KNOWN_BYTES:
             return

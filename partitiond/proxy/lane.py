@@ -1,12 +1,12 @@
-"""The client side of the data listener: uvicorn's protocol, with a lane of its own below ASGI.
+"""Reads requests on client connections: uvicorn's protocol, with a lane of its own below ASGI.
 
 Requests that engines answer (`routes.DATA_ROUTES`) never become ASGI calls: an `Exchange` takes
 them from the parser's callbacks to the engine's connection and back, without a task and without a
-cycle of receive and send. Everything else goes to the application as uvicorn does it. Requests of
-one connection are answered one at a time, in their order, whichever way they take.
+cycle of receive and send. All other requests go to the application, as in uvicorn. On one
+connection, requests of both kinds are answered one at a time, in their order.
 
-Refused here, before either: connections beyond the limits, heads that are too large or never end,
-a missing or double Host, and anything that is not HTTP/1.0 or 1.1. All in OpenAI's error shape.
+Refused before either path, in OpenAI's error shape: connections beyond the limits, heads that are
+too large or never end, a missing or double Host, and anything that is not HTTP/1.0 or 1.1.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from partitiond.proxy.state import ProxyState
 from partitiond.proxy.upgrades import body_framing, parser_after_upgrade
 
 MAX_PIPELINED: Final = 64
-"""Requests of one connection that wait for the answers of those before them."""
+"""Maximum number of requests on one connection that wait for the answers of earlier ones."""
 
 Waiting = Exchange | RequestResponseCycle
 
@@ -46,7 +46,7 @@ class DataProtocol(ClientConnection):
     """One client connection and its requests.
 
     Attributes:
-        awaits_continue: the client sends its body only when told to.
+        awaits_continue: the client sends its body only after `100 Continue`.
     """
 
     def __init__(
@@ -62,24 +62,24 @@ class DataProtocol(ClientConnection):
         self._head_bytes = 0
         self._in_head = True
         self._bodiless_bytes = 0
-        """Received since the head, or since a byte of the body came: trailers, lines of chunks."""
+        """Received since the head, or since the last byte of a body: trailers, lines of chunks."""
         self._refusal: ApiError | None = None
         self._framing = b""
-        """How long the body is of a request that asked to upgrade, until it is read."""
+        """Body length header of a request that asked to upgrade, until the body is read."""
         self._ended = False
-        """A request ended in what the parser was given last."""
+        """A request ended within the data that the parser was given last."""
         self._between = True
         """The parser has read one request to its end, and nothing of the next."""
         self._first_bytes = b""
-        """What a request began with, where it came while no other was under way."""
+        """The first bytes of a request, if no other request was under way when they came."""
         self._exchange: Exchange | None = None
-        """The request whose body the parser is at, where it goes by the lane."""
+        """The request whose body the parser is reading, if it takes the lane."""
         self._active: Waiting | None = None
         """The request that is being answered."""
         self._line: collections.deque[tuple[Waiting, Callable[[], object]]] = collections.deque()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget everything."""
+        """End all requests of the connection."""
         waiting = [self._active, *(one for one, _ in self._line), self._exchange]
         self._line.clear()
         super().connection_lost(exc)
@@ -87,20 +87,20 @@ class DataProtocol(ClientConnection):
             if isinstance(one, Exchange):
                 try:
                     one.client_gone()
-                except Exception:  # noqa: BLE001 -- logged there; the others have left, too
+                except Exception:  # noqa: BLE001 -- logged there; end all others
                     one.crashed()
             elif one is not None:
                 one.disconnected = True
                 one.message_event.set()
 
     def pause_writing(self) -> None:
-        """The client's buffer is full."""
+        """Pause the answer, because the client's buffer is full."""
         super().pause_writing()
         if isinstance(self._active, Exchange):
             self._active.pause()
 
     def resume_writing(self) -> None:
-        """The client has taken it."""
+        """Resume the answer, because the client has read its buffer."""
         super().resume_writing()
         if isinstance(self._active, Exchange):
             self._active.resume()
@@ -108,7 +108,7 @@ class DataProtocol(ClientConnection):
             self.flow.resume_reading()
 
     def shutdown(self) -> None:
-        """End once what is under way has been answered."""
+        """End the connection once the request under way has been answered."""
         if self._active is None and self._exchange is None:
             self.transport.close()
         elif isinstance(self._active, Exchange):
@@ -119,7 +119,7 @@ class DataProtocol(ClientConnection):
     # Bytes
 
     def data_received(self, data: bytes) -> None:
-        """Count the head's bytes as they come; the parser itself has no limit."""
+        """Feed the parser, and count the head's bytes: the parser itself has no limit."""
         if self._lingering:
             return
         if self._between and self._active is None and not self._is_surplus:
@@ -140,8 +140,8 @@ class DataProtocol(ClientConnection):
             self.send_400_response("")
             return
         if self._in_head:
-            # Behind another request's end it is not known how much of this is the head. What one
-            # read holds is bounded, and once complete the head is measured (see `head_checks`).
+            # If another request ended in this data, it is unknown how much of it is the head. One
+            # read is bounded, and a complete head is measured (see `head_checks`).
             if not self._ended:
                 self._count_head(len(data))
             return
@@ -152,7 +152,7 @@ class DataProtocol(ClientConnection):
             self._await_body(self._exchange)
 
     def _go_on(self, data: bytes, upgrade: httptools.HttpParserUpgrade) -> bool:
-        """Past a head that asked to upgrade; whether the connection goes on."""
+        """Continue after a head that asked to upgrade; return whether the connection goes on."""
         while not self.transport.is_closing():
             data = data[upgrade.args[0] :]
             self.parser = parser_after_upgrade(self, self._framing)
@@ -178,7 +178,7 @@ class DataProtocol(ClientConnection):
         self.send_400_response("")
 
     def _give_up_waiting(self) -> None:
-        """Tell a client that began a request, and did not end its head in time."""
+        """Refuse a request whose head did not end in time; close the connection if none began."""
         untold = self._active is not None or self.transport.get_write_buffer_size() > 0
         if self._between or untold or self.transport.is_closing():
             super()._give_up_waiting()
@@ -196,7 +196,7 @@ class DataProtocol(ClientConnection):
         if self._active is not None:
             broken, self._exchange = self._exchange, None
             if broken is None or not broken.body_is_broken(refusal):
-                self.transport.close()  # another answer is under way: there is no place for this
+                self.transport.close()  # another answer is under way, so this one cannot be sent
             return
         body = refusal.body()
         head = [STATUS_LINE[refusal.status], self.head_lines()]
@@ -212,10 +212,10 @@ class DataProtocol(ClientConnection):
         self.transport.write(b"".join([*head, b"\r\n", body]))
         self.transport.close()
 
-    # Requests, as the parser sees them
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Begin a request."""
         if self._lingering or self.transport.is_closing():
             raise ValueError("no request after the last one")
         self.url = b""
@@ -229,7 +229,7 @@ class DataProtocol(ClientConnection):
             self._await_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; or a trailer, which means nothing here and is only counted."""
+        """Take a header; a trailer is only counted, because trailers mean nothing here."""
         if self._in_head:
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
@@ -242,11 +242,11 @@ class DataProtocol(ClientConnection):
             raise ValueError(self._refusal.message)
 
     def on_headers_complete(self) -> None:
-        """Check what the parser does not, then choose the way."""
+        """Do the checks that the parser omits, then choose the lane or the application."""
         self._in_head = False
         self._deadline = math.inf
-        # Taken by the first request of what came, whatever becomes of it: the bytes begin with
-        # its head, and with no other's.
+        # The first request in the received data takes these bytes, even if it fails: they begin
+        # with the head of this request, and with no other.
         first_bytes, self._first_bytes = self._first_bytes, b""
         self._refusal = self._check_head()
         if self._refusal is not None:
@@ -277,9 +277,9 @@ class DataProtocol(ClientConnection):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is complete."""
+        """End a request that has been read completely."""
         if self._framing:
-            return  # so says the parser, which has not read the body: see `upgrades`
+            return  # the parser stops before the body of an upgrade request: see `upgrades`
         self._between = self._ended = True
         exchange = self._exchange
         if exchange is None:
@@ -291,7 +291,7 @@ class DataProtocol(ClientConnection):
             self._complete(exchange)
 
     def _take(self, route: DataRoute, first_bytes: bytes) -> None:
-        """By the lane."""
+        """Send the request down the lane."""
         version = self.parser.get_http_version()
         self.awaits_continue = self.expect_100_continue
         exchange = Exchange(
@@ -311,7 +311,7 @@ class DataProtocol(ClientConnection):
             self._queue(exchange, lambda: self._begin_late(exchange))
 
     def _take_known(self, known: KnownHead, body: bytes) -> None:
-        """By the lane, without the parser: it has seen this head before."""
+        """Send a request with a known head down the lane, without the parser."""
         self._deadline = math.inf
         self.awaits_continue = False
         exchange = Exchange(
@@ -323,14 +323,14 @@ class DataProtocol(ClientConnection):
         self._complete(exchange)
 
     def _remember(self, exchange: Exchange, data: bytes) -> None:
-        """Keep the head of a request that has nothing unusual about it."""
+        """Keep the head of a request that is plain in every respect."""
         plain = not self.expect_100_continue and exchange.answer.chunked
         if data and plain and self._head_is_plain():
             known = KnownHead(exchange.route, exchange.head, keep_alive=exchange.answer.keep_alive)
             self.state.known_heads.keep(data, known)
 
     def _head_is_plain(self) -> bool:
-        """Whether the body's length is its one `content-length`, and nothing else is asked for."""
+        """Whether there is exactly one `content-length` and no unusual header."""
         lengths = 0
         for name, _ in self.headers:
             if name in _UNUSUAL:
@@ -345,7 +345,7 @@ class DataProtocol(ClientConnection):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _begin_late(self, exchange: Exchange) -> None:
-        """Its turn has come; it may have been read to its end by now."""
+        """Begin a request whose turn has come; it may have been read to its end by now."""
         self._begin(exchange)
         if self._active is not exchange:
             return
@@ -355,7 +355,7 @@ class DataProtocol(ClientConnection):
             self._complete(exchange)
 
     def _await_body(self, exchange: Exchange) -> None:
-        """The rest of its body is still to come, and is read from now on."""
+        """Start the time limit of the body, whose rest is read from now on."""
         if exchange not in self.state.reading:
             self.state.reading.add(exchange)
             exchange.await_body(time.monotonic())
@@ -367,11 +367,11 @@ class DataProtocol(ClientConnection):
             exchange.crashed()
 
     def is_answering(self, exchange: Incoming) -> bool:
-        """Whether it is this one's turn to send."""
+        """Whether it is this exchange's turn to send."""
         return self._active is exchange
 
     def _pass_on(self, method: str, path: str, target: Any) -> None:
-        """To the application, as uvicorn does it."""
+        """Pass the request to the application, as uvicorn does."""
         version = self.parser.get_http_version()
         self.scope = {
             "type": "http",
@@ -430,7 +430,7 @@ class DataProtocol(ClientConnection):
     # Answers
 
     def exchange_over(self, exchange: Incoming) -> None:
-        """An exchange has sent its answer, or has nobody to send it to."""
+        """Go on after an exchange that has sent its answer, or whose client has left."""
         if self._active is not exchange:
             return
         if exchange.answer.keep_alive and not self.transport.is_closing():
@@ -439,13 +439,13 @@ class DataProtocol(ClientConnection):
             self._finish()
 
     def on_response_complete(self) -> None:
-        """The application has sent its answer."""
+        """Go on after the application has sent its answer."""
         if self.transport.is_closing():
             return
         self._next()
 
     def _next(self) -> None:
-        """Answer the next request of the line, or wait for one."""
+        """Answer the next request in line, or wait for one."""
         self.server_state.total_requests += 1
         self._active = None
         if self._line:
@@ -458,12 +458,12 @@ class DataProtocol(ClientConnection):
         elif self._exchange is None:
             self._deadline = time.monotonic() + IDLE_SECONDS
             if self.flow.write_paused:
-                self.flow.pause_reading()  # no further request of a client that takes no answers
+                self.flow.pause_reading()  # read no further request while answers are not read
             else:
                 self.flow.resume_reading()
 
     def _finish(self) -> None:
-        """The connection ends with this answer."""
+        """End the connection after this answer."""
         self._active = None
         for one, _ in self._line:
             if isinstance(one, Exchange):
@@ -473,14 +473,14 @@ class DataProtocol(ClientConnection):
             self.transport.close()
             self._deadline = time.monotonic() + self._options.client_timeout_seconds
         elif self.transport.can_write_eof():
-            self.transport.write_eof()  # nothing more will come; what is sent to us is dropped
+            self.transport.write_eof()  # no more answers; incoming bytes are dropped
 
 
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b"te"})
 
 
 def protocol_with(state: ProxyState) -> Callable[..., DataProtocol]:
-    """What uvicorn makes its protocol objects with."""
+    """Return the factory of uvicorn's protocol objects."""
 
     def make(
         config: Config,

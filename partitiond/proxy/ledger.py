@@ -1,24 +1,24 @@
-"""What all workers of one proxy have in flight, and who waits: numbers in shared memory.
+"""Holds the requests in flight and waiting in all workers of one proxy, as shared-memory numbers.
 
-Every worker has a *row*, and writes nowhere else; so a worker that dies leaves nothing behind that
-clearing its row does not mend. Every replica has a *seat* (a column of sequences and KV tokens),
-every model a *line* (who waits), every key with limits a *meter*. Seats, lines and meters are found
-by a hash of what they are for, which only the parent writes.
+Every worker has a *row* and writes nowhere else, so clearing the row of a worker that died repairs
+the ledger. Every replica has a *seat* (a column of sequences and KV tokens), every model a *line*
+(its waiting requests), every key with limits a *meter*. Seats, lines and meters are found by a hash
+of the replica, model or key, which only the parent writes.
 
-Taking a place happens under one lock for all workers: the sum over the rows is read, compared and
-added to. Giving it back is a decrement of the own row without the lock: a sum that is read
-meanwhile is too large by it, never too small. Cells are 64 bit and aligned, so each is read and
-written whole.
+A worker takes a place under one lock for all workers: it reads the sum over the rows, compares it
+and adds to its row. It gives a place back without the lock, by decrementing its own row: a sum that
+is read meanwhile is too large by this place, never too small. Cells are 64 bit and aligned, so each
+is read and written atomically.
 
-Who gets a place that comes free: each line counts what was *given back*, and remembers for each row
-up to where its worker has *looked*. A worker leaves one place to each other one whose head is more
-urgent than what it has itself and that has not looked since the last place came free; for a tick at
-most, and it pings it. Who has looked and did not want the place is passed over.
+Free places are assigned as follows: each line counts the places *given back*, and remembers for
+each row up to which count its worker has *looked*. A worker leaves one place to each other worker
+whose head is more urgent than its own and that has not looked since the last place came free, for a
+tick at most, and pings that worker. Workers that have looked and declined a place are skipped.
 
-A head that fits into no free place (many sequences, much KV) would be overtaken for ever by small
-ones of other workers: after a while it holds one replica, which takes nothing less urgent.
+A head that fits into no free place (many sequences, much KV) could starve behind small requests of
+other workers. So after a while it holds one replica, which then takes nothing less urgent.
 
-No clock, no I/O. `line` has the rules, `shared` the mapped file, the lock and the bells.
+There is no clock and no I/O here. `line` has the rules; `shared` the mapped file, lock and bells.
 """
 
 import dataclasses
@@ -31,35 +31,35 @@ from partitiond.core.rates import NO_USAGE, Usage
 from partitiond.core.routing import NO_KEY_RATES, ReplicaRoute, RoutingTable
 
 ROWS: Final = 64
-"""Twice 16 workers (one generation starts while the former ends), and as many left by a parent
-that was killed."""
+"""Twice 16 workers (one generation starts while the previous one ends), and as many again left by
+a parent that was killed."""
 PAST: Final = ROWS - 1
-"""Row of no worker: what keys used in workers that are gone, and before all of them."""
+"""Row of no worker: the use of keys in workers that are gone, and before all workers."""
 SEATS: Final = 2048
 LINES: Final = 1024
 METERS: Final = 8192
 METER_CELLS: Final = 5
-"""Numbers of `rates.Usage`."""
+"""Number of fields in `rates.Usage`."""
 
 _MAGIC: Final = 0x7061727469743031
 _HEADER: Final = 16
 ROWS_CELL: Final = 1
 _ABOUT: Final = 4
-"""Cells about each row: process id, its start time, connections closed, requests."""
+"""Cells for each row: process id, its start time, connections closed, requests."""
 
 
 def seat_key(route: ReplicaRoute) -> int:
-    """Names one engine process: another generation has another seat."""
+    """Return the key of one engine process: another generation has another seat."""
     return _hash("seat", route.replica_id, route.generation, route.socket_path)
 
 
 def line_key(model: str) -> int:
-    """Names a model."""
+    """Return the key of a model."""
     return _hash("line", model)
 
 
 def meter_key(key_id: str) -> int:
-    """Names an API key."""
+    """Return the key of an API key's meter."""
     return _hash("meter", key_id)
 
 
@@ -69,7 +69,7 @@ def _hash(*parts: str) -> int:
 
 
 class _Columns:
-    """Numbers found by a hash: a directory of hashes, and one cell per row and index."""
+    """A directory of hashes; the index of a hash locates its numbers, one cell per row."""
 
     __slots__ = ("count", "directory", "start")
 
@@ -79,7 +79,7 @@ class _Columns:
         self.directory = ints[start : start + count]
 
     def find(self, key: int) -> int:
-        """Its index, or -1."""
+        """Index of the key, or -1."""
         try:
             return self.directory.tolist().index(key)
         except ValueError:
@@ -87,8 +87,8 @@ class _Columns:
 
 
 class Ledger:
-    """The memory itself. Its layout never depends on settings, so that processes of two parents,
-    the older one dead, mean the same."""
+    """The shared memory. Its layout never depends on settings, so that processes of two parents,
+    the older one dead, read it the same way."""
 
     def __init__(self, buffer: memoryview) -> None:
         self.ints = buffer.cast("q")
@@ -110,45 +110,45 @@ class Ledger:
 
     @staticmethod
     def size_bytes() -> int:
-        """Of the memory; hardly any of it is ever touched."""
+        """Size of the memory; hardly any of it is ever touched."""
         cells = _HEADER + ROWS * _ABOUT + SEATS + LINES + METERS
         cells += ROWS * (3 * SEATS + 5 * LINES + METER_CELLS * METERS)
         return 8 * cells
 
     def begin(self) -> None:
-        """Mark the memory as a ledger; it is all zero."""
+        """Mark the memory, which is all zero, as a ledger."""
         self.ints[0] = _MAGIC
 
     def is_valid(self) -> bool:
-        """Whether it is one, of this layout."""
+        """Whether the memory is a ledger of this layout."""
         return self.ints[0] == _MAGIC
 
     @property
     def rows(self) -> int:
-        """Rows in use are below it."""
+        """Upper bound of the rows in use (exclusive)."""
         return self.ints[ROWS_CELL]
 
-    # What the parent does
+    # Calls of the parent
 
     def open_row(self, row: int) -> None:
-        """A worker is about to start on it."""
+        """Prepare a row for a worker that is about to start."""
         self.clear(row)
         self.ints[ROWS_CELL] = max(self.rows, row + 1)
 
     def owner(self, row: int) -> tuple[int, int]:
-        """(process id, start time) of its worker; zeros where it has none."""
+        """(process id, start time) of the row's worker; zeros if there is none."""
         at = _HEADER + row * _ABOUT
         return self.ints[at], self.ints[at + 1]
 
     def set_owner(self, row: int, pid: int, start_ticks: int) -> None:
-        """Whose it is."""
+        """Set the worker that owns the row."""
         at = _HEADER + row * _ABOUT
         self.ints[at], self.ints[at + 1] = pid, start_ticks
 
     def clear(self, row: int) -> None:
-        """Its worker is gone: what it held is free.
+        """Free everything that the row's worker held, because the worker is gone.
 
-        `given` only ever grows, and grows here: everybody has to look again.
+        `given` only ever grows. It grows here, so that all workers have to look again.
         """
         for seat in range(SEATS):
             if self.seats.directory[seat]:
@@ -162,7 +162,7 @@ class Ledger:
         for meter, key in enumerate(self.meters.directory.tolist()):
             usage = self.usage(row, meter) if key else NO_USAGE
             if usage != NO_USAGE:
-                # What was used stays used; only what was in flight is over.
+                # Past use stays counted; only the requests in flight are over.
                 ended = dataclasses.replace(usage, in_flight=0.0)
                 self.put_usage(PAST, meter, self.usage(PAST, meter) + ended)
                 self.put_usage(row, meter, NO_USAGE)
@@ -171,13 +171,13 @@ class Ledger:
             self.ints[cell] = 0
 
     def make_room(self, tables: Sequence[RoutingTable]) -> None:
-        """Seats and lines for all replicas and models of these tables.
+        """Assign seats, lines and meters to all replicas, models and keys of these tables.
 
-        Those of no table are free for others once nobody sits there any more. Every worker must
-        have acknowledged the last but one table before: it could still send requests by it.
+        Other seats and lines are freed once they are empty. Every worker must have acknowledged
+        the oldest of the tables before: else it could still send requests by an older one.
 
         Raises:
-            InputError: there are too many.
+            InputError: there are too many replicas or models.
         """
         seats = {seat_key(replica) for table in tables for replica in table.replicas}
         lines = {line_key(model.name) for table in tables for model in table.models}
@@ -186,8 +186,8 @@ class Ledger:
         }
         self._assign(self.seats, seats, self._is_empty_seat, "replicas")
         self._assign(self.lines, lines, self._is_empty_line, "models")
-        # A key without a meter is held to its rates by each worker for itself: better than
-        # refusing the whole table (see `meters`).
+        # If a key gets no meter, each worker enforces the key's rates for itself, which is better
+        # than refusing the whole table (see `meters`).
         self._assign(self.meters, meters, lambda _: True, "")
 
     def _assign(self, columns: _Columns, wanted: set[int], is_empty: "_IsEmpty", what: str) -> None:
@@ -207,7 +207,7 @@ class Ledger:
             columns.directory[index] = key
 
     def _wipe(self, columns: _Columns, index: int) -> None:
-        """What stands there means nothing to the next one."""
+        """Clear the cells, because their values mean nothing to the next owner."""
         if columns is self.seats:
             for cell in range(self.holds + index * ROWS, self.holds + (index + 1) * ROWS):
                 self.ints[cell] = 0
@@ -232,7 +232,7 @@ class Ledger:
         at = plane + index * ROWS
         return self.ints[at : at + ROWS]
 
-    # What anybody may read
+    # Calls of the parent and of all workers
 
     def in_flight(self, seat: int) -> tuple[int, int]:
         """(sequences, KV tokens) of all workers together."""
@@ -243,28 +243,28 @@ class Ledger:
         return sequences, sum(ints[at : at + rows])
 
     def closed(self, row: int) -> int:
-        """Connections that its worker has closed, of those it was handed."""
+        """Connections that the row's worker has closed, of those that it was handed."""
         return self.ints[_HEADER + row * _ABOUT + 2]
 
     def count_closed(self, row: int) -> None:
-        """Its worker has closed one."""
+        """Count a connection that the row's worker has closed."""
         self.ints[_HEADER + row * _ABOUT + 2] += 1
 
     # Meters
 
     def put_usage(self, row: int, meter: int, usage: Usage) -> None:
-        """What its worker counts of a key."""
+        """Write the use of a key that the row's worker has counted."""
         at = self.meter_cells + (meter * ROWS + row) * METER_CELLS
         for index, value in enumerate(usage.as_row()):
             self.floats[at + index] = value
 
     def usage(self, row: int, meter: int) -> Usage:
-        """What one worker counts of it."""
+        """Return the use of a key that one worker has counted."""
         at = self.meter_cells + (meter * ROWS + row) * METER_CELLS
         return Usage(*self.floats[at : at + METER_CELLS])
 
     def usage_of_others(self, row: int, meter: int) -> Usage:
-        """What all others count of it, those that are gone included; of everybody for row -1."""
+        """Use of a key in all other workers, including past ones; of all workers for row -1."""
         total = self.usage(PAST, meter)
         for other in range(self.rows):
             if other != row:

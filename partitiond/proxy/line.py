@@ -1,6 +1,6 @@
-"""One worker's side of one model's line: what it may start, and what it tells the others.
+"""Decides which of a model's requests one worker may start, beside those of the other workers.
 
-The rules of `ledger`, for a worker that has requests of its own to start.
+It implements the rules of `ledger` for a worker that has requests of its own to start.
 """
 
 import math
@@ -12,14 +12,14 @@ from partitiond.core.balance import is_eligible
 from partitiond.proxy.ledger import ROWS, ROWS_CELL, Ledger
 
 TICK_SECONDS: Final = 0.005
-"""How long a place is left to a more urgent worker, and how often one with waiters looks. Both
-together are the longest that a place stays free while somebody wants it: 10 ms."""
+"""How long a place is left to a more urgent worker, and how often a worker with waiting requests
+looks for places. Together they bound how long a wanted place may stay free: 10 ms."""
 HOLD_SECONDS: Final = 0.5
-"""Small requests of other workers may overtake a large one for so long."""
+"""How long small requests of other workers may overtake a large one."""
 
 
 class Place(Protocol):
-    """What is read of a replica; `balance.Load`, and where it stands here."""
+    """The fields of a replica that are read: those of `balance.Load`, and its seat."""
 
     replica_id: str
     seat: int
@@ -35,10 +35,10 @@ PlaceT = TypeVar("PlaceT", bound=Place)
 
 
 class Line:
-    """One worker's side of one model: what it may start, and what it tells the others.
+    """One worker's side of one model: the requests it may start, and its notes for the others.
 
-    Calls marked (locked) are made under the lock of all workers, `open_to` before anything is
-    started, with `took` in the same stretch.
+    Calls marked (locked) are made under the lock of all workers. Call `open_to` before anything is
+    started, and `took` while the lock is still held.
     """
 
     __slots__ = (
@@ -48,7 +48,7 @@ class Line:
 
     def __init__(self, ledger: Ledger, row: int, line: int) -> None:
         self._ledger = ledger
-        # What every request touches, at hand.
+        # Addresses that every request uses, computed once.
         self._ints = ledger.ints
         self._sequences_at = ledger.sequences + row
         self._kv_at = ledger.kv_tokens + row
@@ -57,7 +57,7 @@ class Line:
         self._row = row
         self._at = line * ROWS
         self._asked: dict[int, tuple[int, float]] = {}
-        """Row -> (up to where it had looked when it was asked, how long it is waited for)."""
+        """Row -> (up to where it had looked when it was first waited for, the wait's deadline)."""
         self._held = -1
         self._holder: object = None
         self._waits = False
@@ -65,16 +65,16 @@ class Line:
     # Places
 
     def took(self, seat: int, cost: Cost) -> None:
-        """A request starts there (locked)."""
+        """Count a request that starts at this seat (locked)."""
         ints, at = self._ints, seat * ROWS
         ints[self._sequences_at + at] += cost.sequences
         ints[self._kv_at + at] += cost.kv_tokens
 
     def gave(self, seat: int, cost: Cost) -> None:
-        """It has left. In this order: who sees that something was given sees it free.
+        """Count a request that has left. In this order, a worker that sees `given` sees it free.
 
-        A processor that shows writes out of order (ARM) may show the place as taken for a moment
-        more. Who looked in that moment looks again within TICK_SECONDS while somebody waits there.
+        A processor that shows writes out of order (ARM) may show the place as taken a moment more.
+        A worker that looks then looks again within TICK_SECONDS while one of its requests waits.
         """
         ints, at = self._ints, seat * ROWS
         ints[self._kv_at + at] -= cost.kv_tokens
@@ -82,7 +82,7 @@ class Line:
         ints[self._given_at] += 1
 
     def refresh(self, places: Iterable[PlaceT]) -> None:
-        """Let them say what all workers have in flight there (locked, for deciding)."""
+        """Update the places with what all workers have in flight there (locked, for deciding)."""
         ledger = self._ledger
         for place in places:
             place.sequences, place.kv_tokens = ledger.in_flight(place.seat)
@@ -90,10 +90,10 @@ class Line:
     def open_to(
         self, places: Sequence[PlaceT], urgency: float, now: float
     ) -> tuple[Sequence[PlaceT], bool]:
-        """(where a request so urgent may go, whether none for now is for others' sake) (locked).
+        """Return (places for a request of this urgency, whether it must yield for now) (locked).
 
         Args:
-            urgency: the least first, as `FairQueue.urgency`.
+            urgency: the least goes first, as in `FairQueue.urgency`.
             now: monotonic seconds.
         """
         self.refresh(places)
@@ -110,9 +110,9 @@ class Line:
         return [p for p in places if not self._is_held(p, holders, waited_for)], False
 
     def _is_held(self, place: Place, holders: Sequence[int], waited_for: Collection[int]) -> bool:
-        """Whether one of these keeps it for its oldest request.
+        """Whether one of these workers holds the place for its oldest request.
 
-        Of one that is empty its holder has only to be told: if it has looked, it does not want it.
+        A hold on an empty place no longer counts once its holder has looked and declined it.
         """
         ledger = self._ledger
         return any(
@@ -122,7 +122,7 @@ class Line:
         )
 
     def _is_waited_for(self, row: int, given: int, now: float) -> bool:
-        """Whether a place is left to it: it has not looked, and has not had the time to."""
+        """Whether a place is left to this worker: it has not looked, and its time is not over."""
         ledger = self._ledger
         looked = ledger.ints[ledger.looked + self._at + row]
         if looked >= given:
@@ -145,7 +145,7 @@ class Line:
     # Waiting
 
     def waits(self, entries: int, sequences: int, urgency: float | None) -> None:
-        """How many wait in this worker, and how urgent the next of them is."""
+        """Publish how many requests wait in this worker, and the urgency of the next of them."""
         self._waits = True
         ledger, at = self._ledger, self._at + self._row
         ledger.floats[ledger.urgency + at] = math.inf if urgency is None else urgency
@@ -153,14 +153,14 @@ class Line:
         ledger.ints[ledger.waiting + at] = entries
 
     def waits_no_more(self) -> None:
-        """Nobody waits in this worker."""
+        """Publish that no request waits in this worker."""
         if self._waits:
             self.hold(-1, None)
             self.waits(0, 0, None)
             self._waits = False
 
     def others_wait(self) -> bool:
-        """Whether anybody waits elsewhere."""
+        """Whether any request waits in another worker."""
         ints, at = self._ints, self._waiting_at
         return sum(ints[at : at + ints[ROWS_CELL]]) != ints[at + self._row]
 
@@ -175,12 +175,12 @@ class Line:
         )
 
     def looked(self) -> None:
-        """It has started all that it may, or wants to (locked)."""
+        """Note that this worker has started all requests that it may or wants to (locked)."""
         ledger = self._ledger
         ledger.ints[ledger.looked + self._at + self._row] = self._given()
 
     def next_in_line(self, places: Collection[PlaceT]) -> int | None:
-        """The row whose worker should look: the most urgent that has not, while there is room."""
+        """The row of the most urgent worker that has not looked; None if there is no room."""
         if not self.others_wait():
             return None
         given = self._given()
@@ -194,7 +194,7 @@ class Line:
         return min(rows, key=lambda row: ledger.floats[ledger.urgency + self._at + row])
 
     def _others(self, urgency: float) -> list[int]:
-        """Rows of other workers whose heads are more urgent than that."""
+        """Rows of other workers whose heads are more urgent than `urgency`."""
         ledger, at = self._ledger, self._at
         return [
             row
@@ -207,9 +207,9 @@ class Line:
     # Holding
 
     def hold(self, seat: int, whom: object) -> None:
-        """For `whom`, take nothing less urgent there, all of you; -1 for nowhere.
+        """Hold a seat for `whom`: no worker may start a less urgent request there; -1 for none.
 
-        Once it holds one it keeps it, also while that is full again.
+        A request keeps its hold even while the replica is full again.
         """
         if seat == self._held or (seat < 0 and whom is self._holder):
             return
@@ -223,12 +223,12 @@ class Line:
 
 
 def seat_to_hold(places: Iterable[Place], tried: frozenset[str], since: float, now: float) -> int:
-    """Where the oldest request holds a replica: it waits although there are free places; else -1.
+    """Seat for the oldest request to hold, if it waits long despite free places; else -1.
 
     Args:
-        places: with all workers' sequences.
-        tried: replicas that it must avoid.
-        since: when it joined.
+        places: with the sequences of all workers.
+        tried: replicas that the request must avoid.
+        since: when the request joined.
     """
     if now - since < HOLD_SECONDS:
         return -1
@@ -244,7 +244,7 @@ def _fullness(place: Place) -> float:
 
 
 def _free(place: Place) -> int:
-    """Places for single sequences."""
+    """Number of free places for single sequences."""
     if not is_eligible(place):
         return 0
     return max(place.max_sequences - place.sequences, int(place.sequences == 0))

@@ -1,4 +1,4 @@
-"""Listening sockets, and the lock that makes a state folder one proxy's."""
+"""Opens listening sockets, and takes the lock that limits a state folder to one proxy."""
 
 import contextlib
 import errno
@@ -35,7 +35,7 @@ def exclusive(state_dir: Path) -> Iterator[None]:
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises DeviceError (port in use), SettingsError (no such address)."""
+    """Open a listening socket. Raises DeviceError (port in use), SettingsError (bad address)."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -57,7 +57,7 @@ def listen_tcp(host: str, port: int) -> socket.socket:
 
 
 def port_in_use(host: str, port: int) -> DeviceError:
-    """The port is taken by another program."""
+    """Return the error for a port that another program uses."""
     return DeviceError(
         f"Port {port} on {host} is in use by another program.",
         hint=f"Find it with `ss -ltnp 'sport = :{port}'`, or set [proxy] port to a free one.",
@@ -74,7 +74,7 @@ def _cannot_listen(host: str, port: int, error: OSError) -> SettingsError:
 
 
 def listen_unix(path: Path) -> socket.socket:
-    """A listening socket in a folder of its owner only. The state's lock makes a stale one ours."""
+    """Listen in an owner-only folder; replace an old socket: the state's lock proves it stale."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.chmod(0o700)
     path.unlink(missing_ok=True)

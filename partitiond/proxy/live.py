@@ -1,8 +1,8 @@
-"""The live side of a routing table: who is in flight where, and who waits.
+"""Tracks the live state of a routing table: the requests in flight on each replica, and the queues.
 
-What counts as load is a set of live `Flight` objects per replica. Its sums change only together
-with the set, in two places, and leaving twice is harmless; so counts cannot drift whatever fails.
-All decisions are `core.dispatch`'s: what stands here carries them out, with callbacks and timers.
+The load of a replica is a set of live `Flight` objects. Its sums change only together with the set,
+in two places, and leaving twice is harmless; so no failure can make the counts drift.
+`core.dispatch` makes all decisions; this module carries them out, with callbacks and timers.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ from partitiond.proxy.shared import PeerLine, Peers
 
 
 class LiveModel:
-    """One model: its replicas, its queues and what was learned of its requests.
+    """One model: its replicas, its queues and the estimates learned from its requests.
 
     Attributes:
-        max_model_len: longest context any replica has; 0 where unknown.
+        max_model_len: longest context of any replica; 0 if unknown.
         limits: of one request, or None.
         ratios: tokens per prompt byte, by key.
         slots: decides for requests that take a slot.
@@ -40,7 +40,7 @@ class LiveModel:
         self.peers = peers
         self.line: PeerLine | None = None if peers is None else peers.line(route.name)
         self._tick_timer: asyncio.TimerHandle | None = None
-        # The loop's, since deadlines are its timers'. Not known before there is one.
+        # The event loop's clock, because its timers use the deadlines. None before a loop runs.
         self._clock: Callable[[], float] | None = None
         self.replicas: dict[str, LiveReplica] = {}
         self.retired: list[LiveReplica] = []
@@ -62,34 +62,34 @@ class LiveModel:
         self.busy_at = time.monotonic()
 
     def idle_seconds(self, now: float) -> float:
-        """How long it has had no request; 0 while one waits or runs."""
+        """How long the model has had no request; 0 while one waits or runs."""
         if self.waiting or any(replica.flights for replica in self.everyone()):
             return 0.0
         return max(0.0, now - self.busy_at)
 
     @property
     def waiting(self) -> int:
-        """Requests that wait, in either queue."""
+        """Number of requests that wait in either queue."""
         return len(self.slots.queue) + len(self.desks.queue)
 
     @property
     def held(self) -> int:
-        """Requests that waited while a change or a wake-up left it without a replica."""
+        """Requests that waited while a change or a wake-up left the model without a replica."""
         return self.slots.held + self.desks.held
 
     @property
     def turned_away(self) -> int:
-        """Requests refused at once because of such an outage."""
+        """Requests that were refused at once because the model had no replica."""
         return self.slots.turned_away + self.desks.turned_away
 
     # Requests
 
     def place(self, flight: Flight, *, again: bool = False) -> LiveReplica | Rejected | None:
-        """A replica at once; or why not; or None, and the flight's owner is told later.
+        """Return a replica, or a refusal, or None: then the flight's owner is called later.
 
         Args:
-            again: it was admitted before (a retry): it goes to the front, and is not refused for
-                the queue's length.
+            again: the flight was admitted before (a retry): it goes to the front, and is not
+                refused for the queue's length.
         """
         self.busy_at = now = self._now()
         if flight.cost.sequences:
@@ -109,7 +109,7 @@ class LiveModel:
         return None
 
     def stop_waiting(self, flight: Flight) -> None:
-        """Its client has left; harmless when it does not wait."""
+        """Remove a flight whose client has left; harmless if the flight does not wait."""
         if flight.entry is None:
             return
         _forget_timer(flight)
@@ -117,11 +117,11 @@ class LiveModel:
             self.dispatch()
 
     def has_another_for(self, flight: Flight) -> bool:
-        """Whether a replica could take it that has not failed it yet."""
+        """Whether a replica that has not failed the flight yet could take it."""
         return self.slots.places.has_another_for(flight)
 
     def tokenised(self, seconds: float) -> None:
-        """A request that took no slot has left its replica."""
+        """Learn the service time of a request without a slot that has left its replica."""
         self.desks.service = self.desks.service.observe(seconds)
 
     def _now(self) -> float:
@@ -130,10 +130,10 @@ class LiveModel:
             clock = self._clock = asyncio.get_running_loop().time
         return clock()
 
-    # What was decided
+    # Carrying out decisions
 
     def dispatch(self) -> None:
-        """Carry out what is decided now: start whoever may start, in order, and tell the others."""
+        """Carry out the decisions due now: start requests in order, and notify other workers."""
         if not (self.desks.is_idle and self.slots.is_idle):
             now = self._now()
             while (at_desk := self.desks.next_decision(now)) is not None:
@@ -162,7 +162,7 @@ class LiveModel:
                 owner.refused(outcome)
             else:
                 owner.placed(outcome if isinstance(outcome, LiveReplica) else outcome.replica)
-        except Exception:  # noqa: BLE001 -- the owner logs it; it is not its neighbour's fault
+        except Exception:  # noqa: BLE001 -- the owner logs it; other requests go on
             owner.crashed()
 
     def _watch(self, entry: Waiting[Flight]) -> None:
@@ -172,7 +172,7 @@ class LiveModel:
     def _expire(self, entry: Waiting[Flight]) -> None:
         now = self._now()
         if self._dispatcher_of(entry.item).expires(entry, now):
-            self.dispatch()  # it may have kept a replica for itself
+            self.dispatch()  # it may have held a replica
 
     def _dispatcher_of(
         self, flight: Flight
@@ -180,14 +180,14 @@ class LiveModel:
         return self.slots if flight.cost.sequences else self.desks
 
     def _tick(self) -> None:
-        """With workers: places may have come free in others, and nobody said so."""
+        """Look again: in other workers, places may have come free without a notification."""
         self._tick_timer = None
         self.dispatch()
 
     # Replicas
 
     def replicas_changed(self) -> None:
-        """A replica was left out or came back: look at who waits for it."""
+        """Reconsider the waiting requests, because a replica was ejected or came back."""
         now = self._now()
         self.slots.changed(now)
         self.desks.changed(now)
@@ -196,11 +196,11 @@ class LiveModel:
     def apply(
         self, route: ModelRoute, routes: Iterable[ReplicaRoute], options: ProxyOptions
     ) -> None:
-        """Take over a newer table without touching what is in flight."""
+        """Take over a newer table without touching requests in flight."""
         self._apply(route, routes, options, removed=False)
 
     def remove(self) -> None:
-        """The model is in no table any more; what runs finishes, who waits is refused."""
+        """Remove a model that left the table: running requests finish, waiting ones are refused."""
         self._apply(self.route, (), ProxyOptions(), removed=True)
 
     def _apply(
@@ -236,7 +236,7 @@ class LiveModel:
         self.retired = [replica for replica in self.retired if replica.flights]
         current = self.replicas.values()
         self.max_model_len = max((r.route.max_model_len for r in current), default=0)
-        # Who waits does so in an event loop; the first table may come before there is one.
+        # Requests wait only while an event loop runs; the first table may come before one does.
         now = self._now() if self.waiting else 0.0
         self.slots.changed(now, route=route, removed=removed)
         most_at_desks = max(1, route.max_queue // options.workers)
@@ -244,13 +244,13 @@ class LiveModel:
         self.dispatch()
 
     def everyone(self) -> Iterable[LiveReplica]:
-        """Replicas, and processes that were replaced but still have requests in flight."""
+        """The replicas, and replaced processes that still have requests in flight."""
         yield from self.replicas.values()
         yield from self.retired
 
 
 def _forget_timer(flight: Flight) -> None:
-    """Its waiting is over, for whatever reason."""
+    """Cancel the timer of a flight whose waiting is over, for any reason."""
     if flight.timer is not None:
         flight.timer.cancel()
         flight.timer = None

@@ -1,8 +1,8 @@
-"""The proxy's log: one JSON object per line, without bodies and without keys.
+"""Writes the proxy's log: one JSON object per line, without bodies and without keys.
 
-Lines are gathered and written a few times a second (an access line per request would otherwise be
-a system call per request). The file is rotated by size; what goes to standard error follows it,
-so that a traceback of a dying process is in the same file.
+Lines are buffered and written a few times a second (an access line per request would otherwise be
+a system call per request). The file is rotated by size. Standard error is redirected to it, so that
+the traceback of a dying process is in the same file.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Final
 FLUSH_SECONDS: Final = 0.25
 FLUSH_LINES: Final = 256
 CONCERNED: Final = ("request_id", "model", "replica")
-"""Fields of every line that concerns one of them; given to loggers as `extra`."""
+"""Fields that name the subject of a line; given to loggers as `extra`."""
 
 
 class LogFile:
@@ -50,7 +50,7 @@ class LogFile:
                 self._timer = loop.call_later(FLUSH_SECONDS, self.flush)
 
     def flush(self) -> None:
-        """Write what is queued now. A full disk loses log lines, never requests."""
+        """Write the queued lines now. A full disk loses log lines, never requests."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -84,11 +84,11 @@ class LogFile:
 
 
 _second = (0, "")
-"""The last second that was written, and its text: most lines share it with the one before."""
+"""The last second that was written, and its text: most lines share it with the previous line."""
 
 
 def now_text() -> str:
-    """Wall-clock time, ISO 8601 UTC with milliseconds."""
+    """Return the wall-clock time, ISO 8601 UTC with milliseconds."""
     global _second  # noqa: PLW0603 -- a cache of one entry
     now = time.time()
     second = int(now)
@@ -100,13 +100,13 @@ def now_text() -> str:
 
 
 def json_line(event: str, **fields: object) -> str:
-    """One log line; None and empty values are left out."""
+    """Format one log line; None and empty values are left out."""
     kept = {name: value for name, value in fields.items() if value is not None and value != ""}
     return json.dumps({"at": now_text(), "event": event, **kept}, separators=(",", ":"))
 
 
 class JsonHandler(logging.Handler):
-    """Python's logging (uvicorn's and asyncio's warnings, our own) into the same file."""
+    """Writes Python's logging (uvicorn's and asyncio's warnings, our own) to the same file."""
 
     def __init__(self, log: LogFile) -> None:
         super().__init__()

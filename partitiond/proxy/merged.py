@@ -1,4 +1,4 @@
-"""One answer for the daemon from those of several workers: GET /state and GET /metrics."""
+"""Merges the answers of several workers into one for the daemon: GET /state and GET /metrics."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -6,12 +6,12 @@ from typing import Any, Final
 from partitiond.proxy import families
 
 _LARGEST: Final = frozenset({families.LIMIT.name, families.EJECTED.name})
-"""Gauges that each worker tells of the same thing; most others are shares of a sum."""
+"""Gauges of one quantity that every worker reports; most other gauges are shares of a sum."""
 _LEAST: Final = frozenset({families.VERSION.name})
 
 
 def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts are summed; a model is as idle as it is in its busiest worker."""
+    """Merge states: counts are summed; a model is as idle as in the worker that used it last."""
     idle: dict[str, float] = {}
     for state in states:
         for name, seconds in state["idle_seconds"].items():
@@ -46,7 +46,7 @@ def _key_use(uses: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dic
 
 
 class Samples:
-    """Prometheus text, taken apart so far that texts can be added up."""
+    """Prometheus text, parsed as far as adding up texts requires."""
 
     def __init__(self, text: str = "") -> None:
         self.heads: dict[str, list[str]] = {}
@@ -67,7 +67,7 @@ class Samples:
                 self.families.setdefault(family, {})[name] = float(value)
 
     def add(self, other: "Samples") -> None:
-        """Add what another worker tells."""
+        """Add the samples of another worker."""
         for family, samples in other.families.items():
             if family not in self.families:
                 self.heads[family] = other.heads.get(family, [])
@@ -78,7 +78,7 @@ class Samples:
                 mine[name] = _combined(family, mine.get(name), value)
 
     def counters(self) -> "Samples":
-        """Only what never falls: it stays when its worker is gone."""
+        """Return only the counters and histograms, which are kept when their worker is gone."""
         kept = Samples()
         for family, kind in self.kinds.items():
             if kind in {"counter", "histogram"}:
@@ -88,7 +88,7 @@ class Samples:
         return kept
 
     def text(self) -> str:
-        """As Prometheus reads it."""
+        """Return the samples in Prometheus's text format."""
         lines: list[str] = []
         for family, samples in self.families.items():
             lines += self.heads.get(family, [])
@@ -97,7 +97,7 @@ class Samples:
 
 
 def merge_metrics(texts: Iterable[str], past: Samples) -> str:
-    """The sum of all workers, and of those that were."""
+    """Return the sum over all workers, present and past."""
     total = Samples()
     for text in texts:
         total.add(Samples(text))

@@ -1,4 +1,4 @@
-"""Keys with limits, over several workers: each tells its counts, the parent keeps the budgets."""
+"""Shares the use of API keys with limits: workers publish counts, the parent keeps budgets."""
 
 import logging
 from pathlib import Path
@@ -17,14 +17,14 @@ _logger = logging.getLogger("partitiond.proxy")
 
 
 class Meters:
-    """Where each key's counts stand in the ledger."""
+    """Finds the position of each key's counts in the ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self._found: dict[str, tuple[int, int]] = {}
 
     def find(self, key_id: str) -> int:
-        """Index of its meter; -1 where it has none."""
+        """Index of the key's meter; -1 if the key has none."""
         key, index = self._found.get(key_id, (0, -1))
         if index < 0 or self.ledger.meters.directory[index] != key:
             key = meter_key(key_id)
@@ -34,7 +34,7 @@ class Meters:
 
 
 class PeerMeters:
-    """One worker's side: what it tells of its keys, and what the others told."""
+    """One worker's side: publishes its counts of each key, and reads the other workers' counts."""
 
     def __init__(self, ledger: Ledger, row: int) -> None:
         self._meters = Meters(ledger)
@@ -43,15 +43,15 @@ class PeerMeters:
         self._before: dict[str, Usage] = {}
 
     def tell(self, key_id: str, usage: Usage) -> None:
-        """What this worker counts of a key."""
+        """Publish this worker's counts of a key."""
         meter = self._meters.find(key_id)
         if meter >= 0:
             self._ledger.put_usage(self._row, meter, usage)
 
     def others(self, key_id: str) -> Usage:
-        """What the others have counted of it since this worker first asked.
+        """Return what the other workers have counted of the key since this worker first asked.
 
-        What they had used of the rates before is no debt of a bucket that begins full here.
+        Their earlier use of the rates is not debited from this worker's bucket, which begins full.
         """
         meter = self._meters.find(key_id)
         if meter < 0:
@@ -68,7 +68,7 @@ class PeerMeters:
 
 
 class Budgets:
-    """The parent's side: budgets outlive all workers, and itself."""
+    """The parent's side: keeps budgets, which outlive all workers and the parent itself."""
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
         self._file = BudgetsFile(path)
@@ -78,7 +78,7 @@ class Budgets:
         self._kept: dict[str, BudgetUse] = self._file.load()
 
     def apply(self, keys: tuple[KeyRoute, ...]) -> None:
-        """Take over a table's keys; what is kept of a budget counts in the row `PAST`."""
+        """Take over a table's keys; stored use of a budget is counted in the row `PAST`."""
         metered = sum(key.rates != NO_KEY_RATES for key in keys)
         if metered > METERS:
             _logger.error(
@@ -91,7 +91,7 @@ class Budgets:
         for key_id, rates in self._rates.items():
             meter = self._meters.find(key_id)
             if meter < 0:
-                continue  # what was kept of it stays kept
+                continue  # the stored use of its budget stays stored
             kept = self._kept.pop(key_id, None)
             if kept is None or kept.period is not rates.budget_period:
                 continue
@@ -100,12 +100,12 @@ class Budgets:
                 self._ledger.put_usage(PAST, meter, use)
 
     def used(self, key_id: str) -> int:
-        """Tokens used of its budget, by all workers that are and were; 0 without a budget."""
+        """Tokens used of the key's budget by all present and past workers; 0 without a budget."""
         meter = self._meters.find(key_id) if key_id in self._rates else -1
         return 0 if meter < 0 else round(self._ledger.usage_of_others(-1, meter).budget_tokens)
 
     def save(self) -> None:
-        """Write them where they have changed."""
+        """Write the budgets if they have changed."""
         found = dict(self._kept)
         for key_id, rates in self._rates.items():
             meter = self._meters.find(key_id)

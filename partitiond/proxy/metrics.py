@@ -1,10 +1,10 @@
-"""What the proxy counts, as Prometheus text.
+"""Counts requests, and writes the counts as Prometheus text.
 
-Plain numbers, because a request touches a dozen of them: a counter of `prometheus_client` takes a
-lock each time. The text is made when someone scrapes, by hand as well: it is made beside the
-requests, and a model has some hundred samples. Every labelled number is looked up once per model
-and kept; per chunk nothing is counted, a request adds its chunks at its end. Gauges are read from
-the live requests. What there is has its names in `families`.
+The counts are plain numbers, because a request changes a dozen of them, and a counter of
+`prometheus_client` takes a lock each time. The text is built by hand as well, at each scrape: this
+competes with requests for time, and a model has some hundred samples. Every labelled number is
+looked up once per model and kept. Nothing is counted per chunk; a request adds its chunks at its
+end. Gauges are read from the live requests. `families` defines the names of all metrics.
 """
 
 import collections
@@ -18,7 +18,7 @@ from partitiond.proxy.counters import Histogram, ModelMetrics
 
 LabelT = TypeVar("LabelT", bound=tuple[str, ...])
 Gauges = Iterable[tuple[Family, Iterable[tuple[tuple[str, ...], float]]]]
-"""Samples of each gauge: values of its labels, and its own."""
+"""Samples of each gauge: the values of its labels, and the value of the gauge."""
 
 _TOKEN_TYPES: Final = (("input", "request_prompt_tokens"), ("output", "request_output_tokens"))
 
@@ -27,9 +27,9 @@ class ProxyMetrics:
     """All metrics of the process.
 
     Attributes:
-        refusals: requests the proxy refused itself, by the error's code.
+        refusals: requests that the proxy itself refused, by the error's code.
         upstream_failures: failed attempts by replica and kind.
-        spans: of traces, by what became of them.
+        spans: of traces, by outcome.
     """
 
     def __init__(self, read_gauges: Callable[[], Gauges]) -> None:
@@ -40,18 +40,18 @@ class ProxyMetrics:
         self.spans: collections.Counter[str] = collections.Counter()
 
     def model(self, name: str) -> ModelMetrics:
-        """The metrics of one model (registered models only, so their number is bounded)."""
+        """Return the metrics of one model (registered models only, so their number is bounded)."""
         known = self._models.get(name)
         if known is None:
             known = self._models[name] = ModelMetrics()
         return known
 
     def models(self) -> Mapping[str, ModelMetrics]:
-        """All that were ever asked for."""
+        """Return the metrics of all models so far."""
         return self._models
 
     def text(self) -> bytes:
-        """Prometheus text format."""
+        """Return all metrics in Prometheus's text format."""
         return ("\n".join(self._lines()) + "\n").encode()
 
     def _lines(self) -> Iterator[str]:
@@ -110,7 +110,7 @@ def _histogram(family: Family, values: tuple[str, ...], counted: Histogram) -> I
 
 @functools.lru_cache(maxsize=4096)
 def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    """In the order of the alphabet; empty without labels."""
+    """Format labels in alphabetical order; empty without labels."""
     if not names:
         return ""
     pairs = (f'{name}="{_escaped(v)}"' for name, v in sorted(zip(names, values, strict=True)))

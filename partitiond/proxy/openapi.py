@@ -1,7 +1,7 @@
-"""The endpoint's own documentation, made from the table of its routes.
+"""Builds the endpoint's OpenAPI document from the table of its routes.
 
-The bodies are OpenAI's (and Anthropic's), which the engine checks; what is said of them here is
-what the proxy itself demands.
+The bodies are OpenAI's (and Anthropic's), and the engine checks them; this document states only
+what the proxy itself requires of them.
 """
 
 import functools
@@ -54,7 +54,7 @@ _REQUIRED: Final[dict[str, dict[str, Any]]] = {
 
 @functools.cache
 def document() -> dict[str, Any]:
-    """OpenAPI 3.1."""
+    """Return the OpenAPI 3.1 document."""
     paths: dict[str, Any] = {route.path: {"post": _operation(route)} for route in DATA_ROUTES}
     paths["/v1/models"] = {"get": _listing("listModels", "List the models")}
     paths["/v1/models/{model}"] = {

@@ -1,8 +1,8 @@
-"""From an accepted socket to a client's connection, through a TLS handshake where there is TLS.
+"""Turns accepted sockets into client connections, with a TLS handshake if TLS is on.
 
-asyncio's own server keeps connections that are in their handshake where nobody can count them.
-They are bounded here, by number and by address; where there are too many the oldest goes first,
-so that clients that never finish theirs cannot keep others out.
+asyncio's own server does not expose connections that are in their handshake, so they could not be
+counted. This module bounds them, by number and by address. If there are too many, the oldest is
+dropped, so that clients that never finish their handshake cannot keep others out.
 """
 
 import asyncio
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 LEAST_HANDSHAKES: Final = 64
 HANDSHAKE_SHARE: Final = 0.125
-"""Handshakes that may be under way at once, as a share of the connections that may be open."""
+"""Maximum number of concurrent handshakes, as a share of the limit on open connections."""
 FULL_SECONDS: Final = 0.01
-"""When no file is left, connections wait in the kernel for so long."""
+"""How long connections wait in the kernel when there are too many open files."""
 HANDSHAKE_FAILED: Final = "tls_handshake"
-"""Counted as a refusal: the client offered nothing that could be agreed on, or not in time."""
+"""Counted as a refusal: client and server found no common parameters, or not in time."""
 
 _logger = logging.getLogger("partitiond.proxy")
 
 
 class Opener:
-    """Opens connections; those in their handshake belong to it.
+    """Opens connections, and owns those that are in their handshake.
 
     Args:
-        server: whose connections they become.
+        server: the server that gets the open connections.
         tls: of the listener, or None.
-        gone: called for each that does not become one.
+        gone: called for each socket that does not become a connection.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Opener:
         self._limit = max(LEAST_HANDSHAKES, int(options.max_connections * HANDSHAKE_SHARE))
         self._seconds = options.client_timeout_seconds
         self._addresses = Addresses(options.max_connections_per_address, options.trusted_proxies)
-        self._opening: dict[asyncio.Task[None], None] = {}  # in their order
+        self._opening: dict[asyncio.Task[None], None] = {}  # oldest first
 
     def __len__(self) -> int:
         return len(self._opening)
 
     def open(self, connection: socket.socket) -> None:
-        """Begin to open it."""
+        """Begin to open a connection."""
         connection.setblocking(False)
         task = asyncio.get_running_loop().create_task(self._open(connection))
         self._opening[task] = None
@@ -71,7 +71,7 @@ class Opener:
             oldest.cancel()
 
     def close(self) -> None:
-        """Let go of those that are not open yet."""
+        """Drop the connections that are not open yet."""
         for task in self._opening:
             task.cancel()
 
@@ -97,7 +97,7 @@ class Opener:
                 connection,
                 ssl=tls.context,
                 ssl_handshake_timeout=self._seconds,
-                # Also the longest time for what a closed connection has still to be sent.
+                # This also limits the time for sending the rest after the connection is closed.
                 ssl_shutdown_timeout=self._seconds,
             )
         except OSError:
@@ -118,7 +118,7 @@ class Opener:
 
 
 async def accept_all(listener: socket.socket, opener: Opener) -> None:
-    """Accept for ever, for a proxy that is one process."""
+    """Accept connections for ever, for a proxy that is one process."""
     loop = asyncio.get_running_loop()
     failing = False
     while True:
@@ -137,6 +137,6 @@ async def accept_all(listener: socket.socket, opener: Opener) -> None:
 def _peer(connection: socket.socket) -> str:
     try:
         name = connection.getpeername()
-    except OSError:  # it has gone already
+    except OSError:  # the client has already left
         return ""
     return name[0] if isinstance(name, tuple) else ""

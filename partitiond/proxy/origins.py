@@ -1,7 +1,7 @@
-"""Who a browser's page may be, and who a client behind a reverse proxy is.
+"""Decides which web origins may call, and finds the addresses of clients behind reverse proxies.
 
-Off by default, both: without `cors_origins` no page of another origin can read an answer (and the
-JSON content type that requests need makes browsers ask first), and without `trusted_proxies`
+Both are off by default: without `cors_origins` no page of another origin can read an answer (and
+the JSON content type that requests need makes browsers ask first), and without `trusted_proxies`
 nothing that a client writes into `X-Forwarded-For` is believed.
 """
 
@@ -19,11 +19,11 @@ _EXPOSED: Final = (
     b"x-partitiond-queue-ms, x-partitiond-first-byte-ms"
 )
 MAX_HOPS: Final = 16
-"""Addresses of `X-Forwarded-For` that are looked at, from the last one on."""
+"""Maximum number of addresses of `X-Forwarded-For` that are read, from the last one on."""
 
 
 class Cors:
-    """Cross-origin access for the listed origins; `*` is all of them, without credentials."""
+    """Cross-origin access for the listed origins; `*` means all origins, without credentials."""
 
     def __init__(self, origins: Sequence[str]) -> None:
         self._any = "*" in origins
@@ -37,10 +37,10 @@ class Cors:
         return bool(origin) and (self._any or origin in self._origins)
 
     def headers(self, origin: bytes) -> list[tuple[bytes, bytes]]:
-        """Headers of an answer to a request from this origin.
+        """Return the headers of an answer to a request from this origin.
 
-        `Vary` goes with every answer where only some origins are allowed: a cache must not give
-        one origin the answer for another.
+        Every answer has `Vary` if only some origins are allowed: a cache must not give one origin
+        the answer for another.
         """
         if not self:
             return []
@@ -55,11 +55,11 @@ class Cors:
         return allowed
 
     def lines(self, origin: bytes) -> bytes:
-        """The same, as they stand in a head."""
+        """Return the same headers as lines of a head."""
         return b"".join(b"%b: %b\r\n" % header for header in self.headers(origin))
 
     def preflight(self, origin: bytes, asked_headers: bytes) -> list[tuple[bytes, bytes]] | None:
-        """Headers of the answer to a preflight request, or None where it is refused."""
+        """Return the headers of the answer to a preflight request, or None if it is refused."""
         if not self.allows(origin) or not _HEADERS.fullmatch(asked_headers):
             return None
         allowed = asked_headers or b"authorization, content-type"
@@ -72,7 +72,7 @@ class Cors:
 
 
 class TrustedProxies:
-    """Reverse proxies whose word about the client's address is taken."""
+    """The reverse proxies whose statement of the client's address is believed."""
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
@@ -81,13 +81,13 @@ class TrustedProxies:
         return bool(self._networks)
 
     def client_address(self, peer: str, forwarded_for: bytes) -> str:
-        """Who sent a request.
+        """Return the address of the client that sent a request.
 
-        Read from the right, as far as the hops are trusted: what stands further left was written
-        by somebody who is not, and may be anything.
+        Hops are read from the right, as far as they are trusted: entries further left were written
+        by an untrusted party and may be anything.
 
         Args:
-            peer: address of the connection's other end.
+            peer: address of the other end of the connection.
             forwarded_for: `X-Forwarded-For`, or empty.
         """
         if not self._trusts(peer) or not forwarded_for:
@@ -110,14 +110,14 @@ class TrustedProxies:
 
 
 def plain_address(address: str) -> str:
-    """An IPv4 client of a listener for IPv6 by its own address."""
+    """Return the plain IPv4 address of an IPv4 client on an IPv6 listener."""
     mapped = address.startswith("::ffff:") and "." in address
     return address.removeprefix("::ffff:") if mapped else address
 
 
 @functools.lru_cache(maxsize=4096)
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An address as proxies write it: plain, with a port, or in brackets."""
+    """Parse an address as proxies write it: plain, with a port, or in brackets."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

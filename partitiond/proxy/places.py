@@ -1,8 +1,8 @@
-"""The places of one model's replicas, as the dispatcher sees them (`core.places`) in the proxy.
+"""Implements the dispatcher's places (`core.places`) for the replicas of one model in the proxy.
 
-Either one process has them all, or several workers share them: then places are taken under the
-lock of all workers, and what each has in flight and waiting stands in the ledger (see `ledger`).
-Requests that take no slot have desks, which nobody shares (see `desk`).
+Either one process has all places, or several workers share them. Workers take shared places under
+the lock of all workers, and note what they have in flight and waiting in the ledger (see `ledger`).
+Requests that take no slot have desks, which workers do not share (see `desk`).
 """
 
 import itertools
@@ -22,35 +22,35 @@ from partitiond.proxy.shared import PeerLine
 
 
 class LivePlaces(Places[Flight, LiveReplica]):
-    """Slots of replicas to which only this process sends requests."""
+    """The slots of replicas to which only this process sends requests."""
 
     def __init__(self, replicas: Mapping[str, LiveReplica]) -> None:
         super().__init__(replicas.values(), random.random)
 
     def add(self, load: LiveReplica, request: Flight) -> None:
-        """The request takes its place there."""
+        """Put the request on the replica."""
         load.add(request)
 
     def serve(self) -> bool:
-        """One that nobody listens on is as if it were not there."""
+        """Whether any replica serves; a replica on which no process listens does not count."""
         return any(not (replica.draining or replica.is_dead) for replica in self.loads())
 
 
 class SharedPlaces(LivePlaces):
-    """Slots that several workers share."""
+    """The slots of replicas that several workers share."""
 
     def __init__(self, replicas: Mapping[str, LiveReplica], line: PeerLine) -> None:
         super().__init__(replicas)
         self._line = line
 
     def waiting_elsewhere(self) -> tuple[int, int]:
-        """(requests, sequences) that wait in other workers."""
+        """Return (requests, sequences) that wait in other workers."""
         return self._line.waiting_elsewhere()
 
     def start(
         self, request: Flight, cost: Cost, slowness: Slowness, now: float, *, again: bool
     ) -> LiveReplica | None:
-        """Under the lock, and unless somebody waits in another worker."""
+        """Start the request under the lock, unless requests wait in another worker."""
         line = self._line
         line.acquire()
         try:
@@ -67,7 +67,7 @@ class SharedPlaces(LivePlaces):
     def join(
         self, queue: FairQueue[Flight], entry: Waiting[Flight], most: int, *, again: bool
     ) -> Waiting[Flight] | None:
-        """The bound is for the queues of all workers together."""
+        """Join the queue; the bound holds for the queues of all workers together."""
         line = self._line
         line.acquire()
         try:
@@ -84,7 +84,7 @@ class SharedPlaces(LivePlaces):
     def take(
         self, queue: FairQueue[Flight], slowness: Slowness, now: float
     ) -> tuple[Waiting[Flight], LiveReplica] | None:
-        """Unless a more urgent request waits in another worker."""
+        """Take the next request, unless a more urgent request waits in another worker."""
         urgency = queue.urgency()
         line = self._line
         line.acquire()
@@ -105,7 +105,7 @@ class SharedPlaces(LivePlaces):
             line.release()
 
     def tell_others(self, queue: FairQueue[Flight]) -> None:
-        """Who waits in this worker."""
+        """Publish how many requests wait in this worker."""
         if queue:
             self._line.waits(len(queue), queue.sequences, queue.urgency())
         else:
@@ -113,20 +113,20 @@ class SharedPlaces(LivePlaces):
 
 
 class DeskPlaces(Places[Flight, Desk]):
-    """Where requests are that take no slot."""
+    """The desks of replicas, for requests that take no slot."""
 
     def __init__(self, replicas: Mapping[str, LiveReplica]) -> None:
         super().__init__((), random.random)
         self._replicas = replicas
 
     def loads(self) -> Collection[Desk]:
-        """One of each replica."""
+        """Return the desk of each replica."""
         return [replica.desk for replica in self._replicas.values()]
 
     def add(self, load: Desk, request: Flight) -> None:
-        """The replica counts it, and its desk, too."""
+        """Put the request on the replica, which also counts it at its desk."""
         load.replica.add(request)
 
     def serve(self) -> bool:
-        """As for slots."""
+        """Whether any replica serves, as for slots."""
         return any(not (r.draining or r.is_dead) for r in self._replicas.values())

@@ -1,4 +1,4 @@
-"""What a running proxy leaves on disk about itself, so that the next daemon adopts it."""
+"""Stores the identity of a running proxy on disk, so that the next daemon can adopt it."""
 
 import dataclasses
 import os
@@ -26,12 +26,12 @@ LOCK_FILE = "proxy.lock"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProxyIdentity:
-    """What a running proxy leaves on disk about itself.
+    """The identity of a running proxy, as stored on disk.
 
     Attributes:
-        pid, start_ticks, boot_id: the process.
-        host, port: where it really listens.
-        arguments: what it was started with, for comparing; any change needs another process.
+        pid, start_ticks, boot_id: identify the process.
+        host, port: the actual address that the proxy listens on.
+        arguments: its start arguments, for comparison; any change needs a new process.
     """
 
     pid: int
@@ -44,7 +44,7 @@ class ProxyIdentity:
 
 
 def read_identity(state_dir: Path) -> ProxyIdentity | None:
-    """The proxy that last ran on this state folder, alive or not; None when unknown."""
+    """Return the proxy that last ran on this state folder, alive or not; None if unknown."""
     try:
         return from_stored_json(ProxyIdentity, (state_dir / PID_FILE).read_bytes())
     except (FileNotFoundError, InputError):
@@ -52,7 +52,7 @@ def read_identity(state_dir: Path) -> ProxyIdentity | None:
 
 
 def own_identity(host: str, port: int, control_socket: Path, arguments: str) -> ProxyIdentity:
-    """This process's identity."""
+    """Return the identity of this process."""
     pid = os.getpid()
     return ProxyIdentity(
         pid, start_ticks(pid) or 0, boot_id(), host, port, str(control_socket), arguments
@@ -60,15 +60,15 @@ def own_identity(host: str, port: int, control_socket: Path, arguments: str) -> 
 
 
 def arguments_text(host: str, port: int, options: ProxyOptions) -> str:
-    """What a proxy is asked to be; see `same_arguments`."""
+    """Return the start arguments of a proxy as text; see `same_arguments`."""
     return f"{host}:{port} {to_json(options)}"
 
 
 def same_arguments(one: str, other: str) -> bool:
-    """Whether a proxy that is one need not be replaced by the other.
+    """Whether a proxy with `one` need not be replaced by a proxy with `other`.
 
-    An option that another release does not know counts as at its default there, so that a proxy
-    is not replaced, and no connection refused, for a release alone.
+    An option that another release does not know counts as having its default value there, so that
+    a new release alone does not replace a proxy, which would refuse connections.
     """
     address, _, options = one.partition(" ")
     other_address, _, other_options = other.partition(" ")

@@ -1,4 +1,4 @@
-"""uvicorn's server as a part of our process: quiet, and without its own signal handling."""
+"""Runs uvicorn's server within our process: without logs and without its own signal handling."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from partitiond.proxy.listening import BACKLOG
 
 
 class QuietServer(uvicorn.Server):
-    """Leaves signals to us: there are two servers in one process."""
+    """A server that leaves signals to us, because there are two servers in one process."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Nothing to capture."""
+        """Capture no signals."""
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -22,13 +22,13 @@ class QuietServer(uvicorn.Server):
 
 
 def end_server(server: QuietServer, seconds: float) -> None:
-    """Stop listening; open connections may take so long to finish."""
+    """Stop listening, and give open connections this many seconds to finish."""
     server.config.timeout_graceful_shutdown = max(1, round(seconds))
     server.should_exit = True
 
 
 def quiet_config(app: object) -> uvicorn.Config:
-    """What both listeners have in common."""
+    """Return the configuration that both listeners share."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         loop="none",

@@ -1,4 +1,4 @@
-"""What is remembered of a request when it ended: metrics, estimates, one log line."""
+"""Records a request that has ended: in metrics, in estimates and in one log line."""
 
 import functools
 import json
@@ -19,25 +19,25 @@ NOTHING_SEEN: Final = Seen()
 
 
 class Record:
-    """How a request went.
+    """The outcome of a request.
 
     Attributes:
         outcome: ok, failed, refused, invalid or client_gone.
         error: code of the error, or empty.
-        client: address of who sent the request, or empty.
+        client: address of the client, or empty.
         replica_id: the last replica tried.
         ttft_seconds: of a stream, or None.
         queue_seconds: until the first replica was found, or None.
-        service_seconds: on the last replica, where the engine ended the answer, or None.
+        service_seconds: on the last replica; None unless the engine ended the answer.
         chunks: pieces sent to the client.
-        seen: what was seen of its answer, of the last attempt that began a stream.
-        at_work: an engine has it, or had it until a time limit passed.
+        seen: the observed events of the last attempt that began a stream.
+        at_work: an engine has the request, or had it until a time limit passed.
         trace_id: of its trace, or empty.
-        usage: (prompt tokens, output tokens) as the engine reported, or None.
-        charge: what its key pays.
+        usage: (prompt tokens, output tokens) as the engine reported them, or None.
+        charge: the tokens that its key pays.
     """
 
-    # Defaults of the class: most requests set half of them, and each costs when it is set.
+    # Class attributes as defaults: most requests set half of them, and each assignment costs time.
     started_at = 0.0
     status = 0
     outcome = "failed"
@@ -63,13 +63,13 @@ class Record:
         self.request_id = request_id
 
     def output_tokens(self) -> int:
-        """By usage; of a stream that told none, its events with output."""
+        """Output tokens by usage; for a stream without usage, its events with output."""
         return self.usage[1] if self.usage is not None else self.seen.output_events
 
     def count(
         self, metrics: ProxyMetrics, seconds: float, flight: "Flight", replica: "LiveReplica | None"
     ) -> None:
-        """Add it to the numbers of its model, its key and the replica that answered it."""
+        """Add the request to the counts of its model, its key and the replica that answered it."""
         model = metrics.model(self.model)
         if flight.cost.sequences:
             self._count_work(model, seconds, flight, replica)
@@ -93,7 +93,7 @@ class Record:
     def _count_work(
         self, model: ModelMetrics, seconds: float, flight: "Flight", replica: "LiveReplica | None"
     ) -> None:
-        """What an engine had to do for it (see `core.traffic`)."""
+        """Count the engine's work for the request (see `core.traffic`)."""
         demand, outcome = model.demand, self.outcome
         prompt_tokens = 0 if self.usage is None else self.usage[0]
         output_tokens = self.output_tokens()
@@ -128,7 +128,7 @@ class Record:
                 if self.service_seconds is not None:
                     work.service_seconds += self.service_seconds
                 if self.ttft_seconds is not None:
-                    # Of the attempt that answered: the first content came from no other.
+                    # Measured on the attempt that answered: it sent the first content.
                     before = flight.placed_at - flight.started_at
                     work.first_seconds += self.ttft_seconds - before
                     work.first_count += 1
@@ -137,7 +137,7 @@ class Record:
                         work.rest_tokens += further
 
     def teach(self, model: "LiveModel", request: "ParsedRequest", now: float) -> None:
-        """Correct the estimates by what the engine reported; without usage, by counted events."""
+        """Update the estimates from the reported usage; without usage, from counted events."""
         size = request.size
         if self.usage is not None and size.prompt_bytes:
             model.ratios.observe(self.key_id, size.prompt_bytes, self.usage[0])
@@ -151,10 +151,10 @@ class Record:
                 model.slots.learn(self.replica_id, seconds, tokens, planned, now)
 
     def write(self, log: LogFile, seconds: float) -> None:
-        """One line, without bodies and without keys.
+        """Write one log line, without bodies and without keys.
 
-        Put together by hand, because one is written for each request. Request ids, routes,
-        addresses, outcomes and codes consist of plain characters; names are quoted.
+        The line is formatted by hand, because one is written for each request. Request ids,
+        routes, addresses, outcomes and codes consist of plain characters; names are quoted.
         """
         more = ""
         if self.trace_id:
@@ -189,5 +189,5 @@ class Record:
 
 @functools.lru_cache(maxsize=4096)
 def _quoted(name: str) -> str:
-    """A name of a model, a replica or a key as a JSON string."""
+    """Return the name of a model, a replica or a key as a JSON string."""
     return json.dumps(name)

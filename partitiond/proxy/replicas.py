@@ -1,7 +1,7 @@
-"""One engine process as the proxy sees it: what is in flight there, and how it did lately.
+"""Tracks one engine process: the requests in flight on it, and its recent health.
 
-A replica that nobody listens on is dead: no request goes there until a probe connects. Those that
-found it so were not sent to it, and go elsewhere as if they had never been there.
+A replica is dead if no process listens on its socket: no request goes there until a probe connects.
+Requests that could not connect were never sent, and go to other replicas as if they had not tried.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from partitiond.proxy.live import LiveModel
 
 PROBE_SECONDS: Final = 0.25
-"""How often somebody is looked for on a dead replica: less than the second that clients are told to
-wait where all are dead, and at some 20 us a look nothing even where a hundred are."""
+"""Interval of probing a dead replica: shorter than the second that clients are told to wait if all
+replicas are dead. At some 20 us a probe, this costs next to nothing even for a hundred replicas."""
 
 
 class LiveReplica:
-    """One engine process and what is in flight on it. Has the fields of `balance.Load`.
+    """One engine process and its requests in flight. Has the fields of `balance.Load`.
 
     Attributes:
-        work: what it did.
+        work: counts of its work.
         desk: for requests that take no slot.
-        is_dead: nobody listened there when last looked.
-        ejected: left out for now: dead, or failed too often.
-        fingerprint: the engine's `system_fingerprint`, once a stream has told it (see `events`).
+        is_dead: no process listened on its socket at the last probe.
+        ejected: excluded for now, because it is dead or failed too often.
+        fingerprint: the engine's `system_fingerprint`, once a stream had it (see `events`).
     """
 
     def __init__(self, model: "LiveModel", route: ReplicaRoute, options: ProxyOptions) -> None:
@@ -68,12 +68,12 @@ class LiveReplica:
         self.draining = route.draining
 
     def is_same_process(self, route: ReplicaRoute) -> bool:
-        """Whether the route still means the engine we have connections to."""
+        """Whether the route still refers to the engine that we have connections to."""
         mine = self.route
         return mine.generation == route.generation and mine.socket_path == route.socket_path
 
     def add(self, flight: Flight) -> None:
-        """A request starts here."""
+        """Count a request that starts here."""
         if flight not in self.flights:
             now = time.monotonic()
             if not self.flights:
@@ -90,7 +90,7 @@ class LiveReplica:
             flight.placed_at = now
 
     def remove(self, flight: Flight) -> None:
-        """A request has left; whoever waits is looked at."""
+        """Remove a request that has left, and start waiting requests."""
         if flight in self.flights:
             self.flights.discard(flight)
             self.sequences -= flight.cost.sequences
@@ -113,21 +113,21 @@ class LiveReplica:
 
     @property
     def own_sequences(self) -> int:
-        """Of this process; `sequences` are those of all workers."""
+        """Sequences of this process; `sequences` counts all workers."""
         return sum(flight.cost.sequences for flight in self.flights)
 
     @property
     def own_kv_tokens(self) -> int:
-        """The same for `kv_tokens`."""
+        """KV tokens of this process; `kv_tokens` counts all workers."""
         return sum(flight.cost.kv_tokens for flight in self.flights)
 
     def failed(self) -> None:
-        """An attempt here failed; it may be ejected for a while."""
+        """Count a failed attempt, which may eject the replica for a while."""
         self.work.failed += 1
         if self.is_dead:
-            return  # it is left out until somebody listens, who begins without failures
+            return  # it is excluded until a process listens, which begins without failures
         loop = asyncio.get_running_loop()
-        # Those that would be left.
+        # The replicas that would remain.
         others = [
             replica
             for replica in self.model.replicas.values()
@@ -147,16 +147,16 @@ class LiveReplica:
                 self._return_timer = loop.call_at(self.health.ejected_until, self._return)
 
     def connect_failed(self) -> bool:
-        """A connection could not be made. Whether that is because nobody listens there."""
+        """Return whether connecting failed because no process listens; if so, eject."""
         if not self.is_dead and not listens(self.route.socket_path):
             self._withdraw()
         return self.is_dead
 
     def look_for_death(self, quarantine: Quarantine) -> None:
-        """A connection broke; once nobody listens any more, the process behind it has ended.
+        """Judge the requests in flight after a connection broke, if nothing listens any more.
 
-        Whoever may have done it is told, all of them before any is sent on. Where only connecting
-        failed nobody is: an engine that ends in order listens no more, and finishes what runs.
+        All suspects are marked before any request is sent elsewhere. A failed connect makes none:
+        an engine that ends in order stops listening, and finishes its requests.
         """
         if self._death_judged or listens(self.route.socket_path):
             return
@@ -173,13 +173,13 @@ class LiveReplica:
             self._withdraw()
 
     def _withdraw(self) -> None:
-        """Nobody listens there: send it nothing until somebody does."""
+        """Send nothing to the replica until a process listens on its socket."""
         self.is_dead = self.ejected = True
         asyncio.get_running_loop().call_later(PROBE_SECONDS, self.look_again)
         self.model.replicas_changed()
 
     def look_again(self) -> None:
-        """Take a dead replica back once somebody listens; no more looks once it left the table."""
+        """Take a dead replica back once a process listens; stop probing once it left the table."""
         if self.model.replicas.get(self.replica_id) is not self:
             return
         if not listens(self.route.socket_path):
@@ -190,13 +190,13 @@ class LiveReplica:
         self.model.replicas_changed()
 
     def succeeded(self) -> None:
-        """A request ended well here; which one that nobody else can reach any more may finish."""
+        """Reset the failures after a success; a dead replica, which still finishes, stays out."""
         if self.health is not HEALTHY:
             self.health = HEALTHY
             self.ejected = self.is_dead
 
     def _return(self) -> None:
-        """An ejection may have ended by success and another begun since the timer was set."""
+        """End the ejection, unless a success ended it and another one began meanwhile."""
         self._return_timer = None
         loop = asyncio.get_running_loop()
         if self.health.is_ejected(loop.time()):
@@ -207,7 +207,7 @@ class LiveReplica:
 
 
 def listens(path: str) -> bool:
-    """Whether a process listens on a Unix socket. Connecting to one never waits."""
+    """Whether a process listens on a Unix socket. Connecting to a Unix socket never waits."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:

@@ -1,8 +1,8 @@
-"""Names of requests, for logs and answers."""
+"""Makes request ids for logs and answers."""
 
 import random
 
 
 def new_request_id() -> str:
-    """Unique and unguessable enough to correlate; not a secret."""
+    """Return an id that is unique and unguessable enough to correlate; it is not a secret."""
     return f"req-{random.getrandbits(96):024x}"

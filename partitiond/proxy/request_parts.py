@@ -1,4 +1,4 @@
-"""What is read of a request. Made by msgspec, in C already, and so not compiled (see `native`)."""
+"""Defines the request fields that are read. msgspec is C, so this is not compiled (`native`)."""
 
 from typing import Any, Final
 
@@ -8,10 +8,10 @@ NOT_GIVEN: Final = msgspec.Raw(b"")
 
 
 class Body(msgspec.Struct):
-    """What the proxy reads of any request's JSON; null and absent are the same to it.
+    """The fields that the proxy reads of any request's JSON; null means the same as absent.
 
-    What becomes prompt is kept as it came, so that its bytes can be counted. Fields that are not
-    here (as `metadata`) are skipped: no engine makes tokens of them.
+    Fields that become prompt are kept as received, so that their bytes can be counted. Fields that
+    are not here (such as `metadata`) are skipped: no engine makes tokens of them.
     """
 
     model: Any = None
@@ -48,20 +48,20 @@ class Body(msgspec.Struct):
 
 
 class AnyObject(msgspec.Struct):
-    """Any JSON object; none of its fields is looked at."""
+    """Any JSON object; none of its fields is read."""
 
 
 class Size(msgspec.Struct):
-    """How much a request asks for.
+    """The size of a request.
 
     Attributes:
-        prompts: number of prompts; 0 where the engine's GPU has no part in it.
-        prompt_bytes: all prompts together, in bytes: of text, or of the JSON of whatever a template
-            makes a prompt of (messages, tools, documents).
-        prompt_tokens: exact count where the prompts are token ids, else 0.
+        prompts: number of prompts; 0 if the request does not need the engine's GPU.
+        prompt_bytes: of all prompts together: bytes of text, or of the JSON that a template turns
+            into a prompt (messages, tools, documents).
+        prompt_tokens: exact count if the prompts are token ids, else 0.
         max_tokens: limit on the output of one sequence, or None.
-        own_limit: the client named that limit; else it is a default, and gives way to limits.
-        has_choices: the route answers each prompt `n` times; others ignore that field.
+        own_limit: the client set `max_tokens`; else it is a default, which limits override.
+        has_choices: the route answers each prompt `n` times; other routes ignore that field.
     """
 
     prompts: int
@@ -73,16 +73,16 @@ class Size(msgspec.Struct):
 
 
 class ParsedRequest(msgspec.Struct):
-    """What the proxy knows of a request.
+    """A request as far as the proxy reads it.
 
     Attributes:
-        model: as the client named it.
-        stream: server-sent events are wanted.
+        model: name of the model as the client sent it.
+        stream: the client asked for server-sent events.
         wants_usage: the client asked for usage in its stream.
         stream_options: as given.
         sequences: prompts x n.
-        user: session by which its replica may be chosen, or empty.
-        stream_interval: tokens that it asks each event of its stream to hold.
+        user: session for the affinity to a replica, or empty.
+        stream_interval: tokens that each event of its stream should hold.
     """
 
     model: str

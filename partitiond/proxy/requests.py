@@ -1,8 +1,8 @@
-"""Reading requests: JSON parsed once, bounded, and only what the proxy needs of it.
+"""Parses request bodies: JSON is read once, with bounds, and only the fields that the proxy needs.
 
-Fields that mean nothing here are skipped without being built (msgspec); the engine reads the body
-again and has its own opinion of them. What bounds a request's cost must be right here, though:
-`n` as a string, which an engine would take, is refused.
+msgspec skips fields that mean nothing here without building them; the engine reads the body again
+and checks those fields itself. Fields that bound the cost of a request must be right here, though:
+`n` as a string is refused, although an engine would accept it.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from partitiond.proxy.routes import DataRoute
 
 MAX_TOKENS_LIMIT: Final = 1_048_576
-"""No engine of this field serves longer contexts; a larger `max_tokens` is a mistake."""
+"""No engine that we know serves longer contexts; a larger `max_tokens` is a mistake."""
 COMPLETIONS_DEFAULT_MAX_TOKENS: Final = 16
-"""`max_tokens` of /v1/completions when left out, in OpenAI's API and in vLLM."""
+"""Default of `max_tokens` for /v1/completions, in OpenAI's API and in vLLM."""
 BYTES_PER_TOKEN_ID: Final = 4
-"""What a token id counts against limits of prompt bytes: English has about four bytes a token, so
-that a limit allows about as many tokens whether they come as text or as ids."""
+"""Bytes that a token id counts against limits of prompt bytes. English has about four bytes a
+token, so a limit allows about as many tokens sent as ids as sent as text."""
 _INCLUDE_USAGE: Final = b',"stream_options":{"include_usage":true}}'
 
 
@@ -38,7 +38,7 @@ Measure = Callable[[Body, ProxyOptions], Size | ApiError]
 
 
 def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> ParsedRequest | ApiError:
-    """The request, or what is wrong with it."""
+    """Return the parsed request, or the error in it."""
     parsed = _decode(body, options.max_nesting)
     if isinstance(parsed, ApiError):
         return parsed
@@ -83,7 +83,7 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
 
 
 def check_limits(request: ParsedRequest, limits: RequestLimits) -> ApiError | None:
-    """What of a request is beyond the limits of its model or its key."""
+    """Return the error of a request that exceeds the limits of its model or key, else None."""
     size = request.size
     prompt_bytes = size.prompt_bytes + BYTES_PER_TOKEN_ID * size.prompt_tokens
     if limits.max_prompt_bytes and prompt_bytes > limits.max_prompt_bytes:
@@ -111,10 +111,10 @@ def check_limits(request: ParsedRequest, limits: RequestLimits) -> ApiError | No
 
 
 def with_defaults(body: bytes, defaults_json: str) -> bytes:
-    """The body with its model's default parameters, where it does not name them.
+    """Return the body with its model's default parameters, as far as it does not set them.
 
-    They come first and the body's own after them, in one object: a parameter that stands twice
-    counts as it stands last, to every reader of JSON that engines use, and to ours.
+    The defaults come first and the body's own parameters after them, in one object: if a name
+    occurs twice, the last value counts, in every JSON reader that engines use, and in ours.
     """
     first = defaults_json.strip()[:-1].encode()
     return first + b"," + body.lstrip()[1:] if len(first) > 1 else body
@@ -123,11 +123,11 @@ def with_defaults(body: bytes, defaults_json: str) -> bytes:
 def engine_body(
     body: bytes, request: ParsedRequest, model: ModelRoute, route: "DataRoute", most: int
 ) -> bytes | ApiError:
-    """The body for the engine: the client's own bytes wherever nothing must differ.
+    """Return the body for the engine: the client's own bytes unless something must change.
 
     Args:
-        most: limit on output tokens where the request names none, or where a default that it
-            got is larger; 0 for none. The request's size then has it, too.
+        most: limit on output tokens if the request names none, or if the default that it got is
+            larger; 0 for none. The limit is then also set in the request's size.
     """
     refusal = _refuse_stream_options(request.stream_options) if route.tells_usage else None
     if refusal is not None:
@@ -140,7 +140,7 @@ def engine_body(
         if not add_usage:
             return body
         if request.stream_options is None and b'"stream_options"' not in body:
-            # The body is an object with at least one member: it named its model.
+            # The body is an object with at least one member: the model.
             return body.rstrip()[:-1] + _INCLUDE_USAGE
     try:
         payload: dict[str, Any] = msgspec.json.decode(body)
@@ -159,10 +159,10 @@ def engine_body(
 
 
 def _refuse_stream_options(given: Any) -> ApiError | None:
-    """Whether to tell usage decides what is charged, so it must mean the same here and there.
+    """Refuse values that the engine may read differently: charging depends on reported usage.
 
-    Engines take `"false"` and 0 for booleans. What is no object at all is left to the engine, which
-    refuses it in its own words.
+    Engines accept `"false"` and 0 as booleans. A value that is no object is left to the engine,
+    which refuses it in its own words.
     """
     if isinstance(given, dict):
         for name in ("include_usage", "continuous_usage_stats"):
@@ -176,10 +176,10 @@ def _refuse_stream_options(given: Any) -> ApiError | None:
 def _decode(body: bytes, max_nesting: int) -> Body | ApiError:
     try:
         parsed = _decoder.decode(body)
-        # What is skipped is not looked at; engines read all of it, and refuse it in their words.
+        # The decoder does not check skipped fields; engines read them, and refuse bad UTF-8.
         if not body.isascii():
             body.decode()
-        # Fewer brackets than levels cannot be too deep: the usual case costs two counts.
+        # A body with at most `max_nesting` brackets cannot be too deep: usually two counts suffice.
         if body.count(b"{") + body.count(b"[") > max_nesting and _deeper_than(body, max_nesting):
             return _too_deep(max_nesting)
     except RecursionError:
@@ -192,7 +192,7 @@ def _decode(body: bytes, max_nesting: int) -> Body | ApiError:
 
 
 def _unreadable(error: ValueError) -> ApiError:
-    """Of msgspec: the body is no JSON, or has a number that no integer or float can hold."""
+    """msgspec's error: the body is no JSON, or has a number that no integer or float can hold."""
     if isinstance(error, msgspec.ValidationError):
         message = f"A number in the body is too large to be read: {error}."
     else:
@@ -205,7 +205,7 @@ def _too_deep(max_nesting: int) -> ApiError:
 
 
 def _deeper_than(body: bytes, limit: int) -> bool:
-    """Level by level, without recursion."""
+    """Whether the JSON is nested deeper than the limit; goes level by level, without recursion."""
     level: list[Any] = [msgspec.json.decode(body)]
     for _ in range(limit + 1):
         following: list[Any] = []
@@ -232,7 +232,7 @@ def _choices(body: Body, limit: int) -> int | ApiError:
 
 
 def _interval(value: Any) -> int | ApiError:
-    """Of a stream; who leaves pays by its events, so what one holds must be right here, too."""
+    """Tokens per event of a stream; must be exact, as a client that leaves is charged by events."""
     if value is None:
         return 1
     if type(value) is not int or not 1 <= value <= MAX_TOKENS_LIMIT:
@@ -252,7 +252,7 @@ def _tokens(value: Any, name: str) -> int | ApiError | None:
 
 
 def measure_completion(body: Body, options: ProxyOptions) -> Size | ApiError:
-    """/v1/completions."""
+    """Measure a request to /v1/completions."""
     limit = _tokens(body.max_tokens, "max_tokens")
     if isinstance(limit, ApiError):
         return limit
@@ -268,7 +268,7 @@ def measure_completion(body: Body, options: ProxyOptions) -> Size | ApiError:
 
 
 def measure_chat(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
-    """Chats."""
+    """Measure a chat."""
     limit = _chat_limit(body)
     size = limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
     if isinstance(size, Size):
@@ -282,11 +282,11 @@ def _chat_limit(body: Body) -> int | ApiError | None:
 
 
 def measure_chat_batch(body: Body, options: ProxyOptions) -> Size | ApiError:
-    """Batches of chats: each conversation is a prompt, and all share the other fields."""
+    """Measure a batch of chats: each conversation is a prompt, and all share the other fields."""
     limit = _chat_limit(body)
     if isinstance(limit, ApiError):
         return limit
-    conversations = 1  # without any, the engine says what lacks
+    conversations = 1  # if there is none, the engine reports what is missing
     if _bytes_of(body.messages):
         try:
             conversations = max(1, len(_conversations.decode(body.messages)))
@@ -296,21 +296,21 @@ def measure_chat_batch(body: Body, options: ProxyOptions) -> Size | ApiError:
         return invalid(
             f"At most {options.max_prompts} conversations are allowed in one request.", "messages"
         )
-    # What is said once becomes a part of every conversation's prompt.
+    # The shared fields are sent once, and become a part of every conversation's prompt.
     size = _bytes_of(body.messages) + conversations * _size_beside_messages(body)
     return Size(conversations, size, 0, limit, has_choices=True)
 
 
 def measure_messages(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
-    """/v1/messages; engines ignore the limits of other routes there, and so do we."""
+    """Measure a request to /v1/messages; like engines, ignore limit fields of other routes."""
     limit = _tokens(body.max_tokens, "max_tokens")
     return limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
 
 
 def _measure_messages(body: Body, limit: int | None) -> Size | ApiError:
-    """Templates make tokens of messages, tools, documents and schemas.
+    """Count messages, tools, documents and schemas: templates turn all of them into tokens.
 
-    Without any message the engine says what lacks.
+    If there is no message, the engine reports what is missing.
     """
     messages = body.messages
     if _bytes_of(messages):
@@ -335,7 +335,7 @@ def _size_beside_messages(body: Body) -> int:
 
 
 def measure_responses(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
-    """/v1/responses."""
+    """Measure a request to /v1/responses."""
     limit = _tokens(body.max_output_tokens, "max_output_tokens")
     if isinstance(limit, ApiError):
         return limit
@@ -347,9 +347,9 @@ def measure_responses(body: Body, options: ProxyOptions) -> Size | ApiError:  # 
 
 
 def measure_embedding(body: Body, options: ProxyOptions) -> Size | ApiError:
-    """Embeddings and pooling: one sequence per input."""
+    """Measure embeddings and pooling: one sequence per input."""
     if not _bytes_of(body.input):
-        return Size(1, _size_of_chat(body))  # or something the engine will complain about
+        return Size(1, _size_of_chat(body))  # or a body that the engine will refuse
     given = msgspec.json.decode(body.input)
     if isinstance(given, list) and given and isinstance(given[0], dict):
         return Size(1, _bytes_of(body.input))
@@ -357,7 +357,7 @@ def measure_embedding(body: Body, options: ProxyOptions) -> Size | ApiError:
 
 
 def measure_pairs(body: Body, options: ProxyOptions) -> Size | ApiError:
-    """Scores and rerankings: one sequence per pair."""
+    """Measure scores and rerankings: one sequence per pair."""
     sides = (
         body.text_1, body.text_2, body.data_1, body.data_2, body.queries, body.items,
         body.documents,
@@ -368,18 +368,18 @@ def measure_pairs(body: Body, options: ProxyOptions) -> Size | ApiError:
             pairs = max(pairs, len(_list.decode(side)))
     if pairs > options.max_prompts:
         return invalid(f"At most {options.max_prompts} pairs are allowed in one request.")
-    # What templates put before each pair is said once.
+    # These fields are sent once, and the template puts them before each pair.
     each = _bytes_of(body.instruction, body.chat_template, body.chat_template_kwargs)
     return Size(pairs, _bytes_of(body.query, *sides) + pairs * each)
 
 
 def _first(field: msgspec.Raw) -> bytes:
-    """The first byte of a field's JSON tells its type; empty where it is absent."""
+    """The first byte of a field's JSON, which tells its type; empty if the field is absent."""
     return bytes(memoryview(field)[:1])
 
 
 def _bytes_of(*fields: msgspec.Raw) -> int:
-    """Of JSON as it came; null is nothing."""
+    """Bytes of the fields' JSON as received; null counts as nothing."""
     total = 0
     for field in fields:
         size = len(field)
@@ -389,12 +389,12 @@ def _bytes_of(*fields: msgspec.Raw) -> int:
 
 
 def measure_nothing(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
-    """Tokenising: no sequence, no KV cache."""
+    """Measure tokenising: it needs no sequence and no KV cache."""
     return Size(0, 0)
 
 
 def _prompt_size(prompt: Any, max_prompts: int, name: str) -> Size | ApiError:
-    """Of a string, strings, token ids, or lists of token ids; engines say what lacks in others."""
+    """Size of a string, strings, token ids, or lists of token ids; other values are refused."""
     if prompt is None or prompt == []:
         return Size(1, 0)
     if isinstance(prompt, str):

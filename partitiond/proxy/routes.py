@@ -1,7 +1,7 @@
-"""The data routes: what there is, how each request is measured, and how its streams look.
+"""Defines the data routes, how each request is measured, and how its streams look.
 
-The allow-list itself: a path that is not here reaches no engine. The client's path is never sent
-on; each route has its own fixed path there.
+This is the allow-list: a path that is not here reaches no engine. The client's path is never
+forwarded; each route has its own fixed path at the engine.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ class DataRoute:
 
     Attributes:
         streams: whether its requests may ask for server-sent events.
-        tells_usage: whether its streams have to be asked for usage (`stream_options`).
-        output_field: the request's field for its limit of output tokens, or empty.
-        engine_head: its request's head at the engine, up to the request id.
+        tells_usage: whether its streams report usage only on request (`stream_options`).
+        output_field: the request's field for the limit on output tokens, or empty.
+        engine_head: head of the request to the engine, up to the request id.
     """
 
     path: str
@@ -100,4 +100,4 @@ DATA_ROUTES: Final = (
 
 BY_PATH: Final = {route.path: route for route in DATA_ROUTES}
 BY_TARGET: Final = {route.path.encode(): route for route in DATA_ROUTES}
-"""By the request target as it comes on the wire, for the usual case."""
+"""Routes by the request target as received, for the usual case."""

@@ -1,6 +1,6 @@
-"""The proxy as one process: two listeners on one event loop, one state.
+"""Runs the proxy as one process: two listeners on one event loop, one state.
 
-With several workers `workers` has the listeners, and each worker a state (`worker`).
+With several workers, `workers` has the listeners, and each worker has a state (`worker`).
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from partitiond.proxy.traffic import leave_behind, new_epoch
 from partitiond.serde import to_stored_json
 
 SIGNAL_GRACE_SECONDS: Final = 30.0
-"""Grace of a shutdown by SIGTERM, where nobody could say how long."""
+"""Grace of a shutdown by SIGTERM, which carries no grace of its own."""
 LAST_SECONDS: Final = 2.0
 """After the grace: time for error events to reach clients and connections to close."""
 
@@ -41,8 +41,8 @@ async def serve(arguments: ProxyArguments, log: LogFile) -> None:
 
     Raises:
         ConflictError: another proxy runs on this state folder.
-        SettingsError: the address cannot be listened on.
-        DeviceError: the port is in use by another program.
+        SettingsError: the proxy cannot listen on the address.
+        DeviceError: another program uses the port.
     """
     with exclusive(arguments.state_dir), contextlib.ExitStack() as stack:
         tls = server_tls(arguments.options)
@@ -80,7 +80,7 @@ class _Servers:
 
     @property
     def version(self) -> int:
-        """Of the routing table in force."""
+        """Version of the routing table in force."""
         return self._state.table.version
 
     async def apply(self, table: RoutingTable) -> bool:
@@ -88,32 +88,32 @@ class _Servers:
         return self._state.apply(table)
 
     async def describe(self) -> dict[str, Any]:
-        """What GET /state says."""
+        """Return the answer to GET /state."""
         return {**self._about, **describe(self._state)}
 
     async def metrics(self) -> bytes:
-        """Prometheus text."""
+        """Return Prometheus text."""
         return self._state.metrics.text()
 
     async def traffic(self) -> dict[str, Any]:
-        """What GET /traffic says."""
+        """Return the answer to GET /traffic."""
         return {**self._state.traffic(), "epoch": self._epoch}
 
     def restart_workers(self) -> None:
-        """There are none."""
+        """Raise ConflictError, because there are no workers."""
         raise ConflictError(
             "This proxy is one process, without workers.",
             hint="Set [proxy] workers to 2 or more; a daemon replaces the process itself.",
         )
 
     def shut_down(self, grace_seconds: float) -> None:
-        """Begin to end; what runs may take so long."""
+        """Begin the shutdown; requests in flight get this grace."""
         self._grace_seconds = grace_seconds
         self._state.stop_admitting()
         self._stop.set()
 
     async def run(self, data: socket.socket, control: socket.socket) -> None:
-        """Serve until `shut_down`, then finish in order: listen no more, drain, control last."""
+        """Serve until `shut_down`; then stop listening, drain, and end the control socket last."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
@@ -154,7 +154,7 @@ class _Servers:
 
 
 def data_config(state: ProxyState) -> uvicorn.Config:
-    """Configuration of the data listener's server."""
+    """Return the configuration of the data listener's server."""
     app = QuietEnds(make_app(state))
     config = quiet_config(app if state.cors is None else with_cors(app, state.cors))
     config.http = protocol_with(state)  # type: ignore[assignment]

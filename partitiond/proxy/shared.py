@@ -1,10 +1,10 @@
-"""What the ledger needs of the operating system: a mapped file, a lock, and bells.
+"""Provides what the ledger needs from the operating system: a mapped file, a lock, and bells.
 
-The file lies in the state folder and outlives its parent: when that is killed, its workers finish
-what runs, and the next parent still counts what they have in flight.
+The file lies in the state folder and outlives the parent: when the parent is killed, its workers
+finish their requests, and the next parent still counts what those workers have in flight.
 
-The lock is `flock` on a descriptor that each worker opened itself: the kernel lets it go when the
-holder dies. 0.4 us for both calls while nobody else wants it.
+The lock is `flock` on a descriptor that each worker opened itself: the kernel releases the lock
+when the holder dies. Both calls together take 0.4 us while the lock is not contended.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ LEDGER_FILE: Final = "ledger"
 
 
 class LedgerFile:
-    """The file, mapped.
+    """The ledger's file, mapped.
 
     Attributes:
-        acquire, release: its lock; not twice at once.
+        acquire, release: take and release its lock, which is not reentrant.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +37,7 @@ class LedgerFile:
         self._descriptor = os.open(path, flags, 0o600)
         size = Ledger.size_bytes()
         try:
-            # All of it now: a page of a mapped file that finds the disk full is a SIGBUS, later.
+            # Allocate it all now: later, a page of a mapped file on a full disk raises SIGBUS.
             os.posix_fallocate(self._descriptor, 0, size)
         except OSError:
             os.close(self._descriptor)
@@ -45,13 +45,13 @@ class LedgerFile:
         self._map = mmap.mmap(self._descriptor, size)
         self.ledger = Ledger(memoryview(self._map))
 
-        # Not methods, nor a context: each request would pay for their frames.
+        # Not methods, nor a context manager: each request would pay for their frames.
         self.acquire = functools.partial(fcntl.flock, self._descriptor, fcntl.LOCK_EX)
         self.release = functools.partial(fcntl.flock, self._descriptor, fcntl.LOCK_UN)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Where it is not in a hurry."""
+        """Hold the lock; for code that is not time-critical."""
         self.acquire()
         try:
             yield
@@ -60,9 +60,9 @@ class LedgerFile:
 
 
 def open_as_parent(state_dir: Path) -> LedgerFile:
-    """The ledger of a state folder, with the rows of those who are gone cleared.
+    """Open the ledger of a state folder, and clear the rows of workers that are gone.
 
-    One of another layout, or half written, is replaced: whoever still maps it keeps it.
+    A ledger of another layout, or half written, is replaced; processes that map it keep it.
     """
     path = state_dir / LEDGER_FILE
     if path.exists() and path.stat().st_size != Ledger.size_bytes():
@@ -77,7 +77,7 @@ def open_as_parent(state_dir: Path) -> LedgerFile:
 
 
 def clear_the_dead(file: LedgerFile, mine: Collection[int] = ()) -> list[int]:
-    """Clear rows whose workers are gone, except `mine`; those that have a living one."""
+    """Clear rows whose workers are gone, except `mine`; return the rows with living workers."""
     alive = []
     ledger = file.ledger
     for row in range(ledger.rows):
@@ -93,26 +93,26 @@ def clear_the_dead(file: LedgerFile, mine: Collection[int] = ()) -> list[int]:
 
 
 class Bells:
-    """One bell for each row: whoever waits is told to look, in whatever worker."""
+    """One bell for each row: wakes the row's worker, so that its waiting requests look again."""
 
     def __init__(self, descriptors: dict[int, int]) -> None:
         self.descriptors = descriptors
 
     def ring(self, row: int) -> None:
-        """Tell its worker. One of another parent has no bell here, and looks by itself."""
+        """Wake the row's worker. A worker of another parent has no bell here; it polls."""
         descriptor = self.descriptors.get(row)
         if descriptor is not None:
-            with contextlib.suppress(BlockingIOError):  # it rings already
+            with contextlib.suppress(BlockingIOError):  # it is ringing already
                 os.eventfd_write(descriptor, 1)
 
     def silence(self, row: int) -> None:
-        """It was heard."""
+        """Reset a bell that was heard."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.descriptors[row])
 
 
 class Peers:
-    """What one worker has to do with the ledger."""
+    """One worker's access to the ledger."""
 
     def __init__(self, file: LedgerFile, row: int, bells: Bells) -> None:
         self.file = file
@@ -122,19 +122,19 @@ class Peers:
         self.meters = PeerMeters(file.ledger, row)
 
     def line(self, model: str) -> "PeerLine":
-        """Its side of a model's line. Raises LookupError when the parent gave it none."""
+        """This worker's side of a model's line. Raises LookupError if the parent assigned none."""
         return PeerLine(self, _known(self.ledger.lines.find(line_key(model)), model))
 
     def seat(self, route: ReplicaRoute) -> int:
-        """Where a replica's numbers stand. Raises LookupError when the parent gave it none."""
+        """Seat of a replica in the ledger. Raises LookupError if the parent assigned none."""
         return _known(self.ledger.seats.find(seat_key(route)), route.replica_id)
 
 
 class PeerLine(Line):
-    """A line with what it takes to act on it.
+    """A line with the lock and the bells that acting on it needs.
 
     Attributes:
-        acquire, release: the lock of all workers, for the calls that say so.
+        acquire, release: the lock of all workers, for the calls marked (locked).
     """
 
     __slots__ = ("_bells", "acquire", "release")
@@ -146,7 +146,7 @@ class PeerLine(Line):
         self._bells = peers.bells
 
     def hand_on(self, places: Collection[PlaceT]) -> None:
-        """Places are left here: tell whoever is next in line elsewhere."""
+        """Wake the worker that is next in line, because this worker leaves places free."""
         row = self.next_in_line(places)
         if row is not None:
             self._bells.ring(row)

@@ -1,6 +1,6 @@
-"""One log file for several processes: all append to it, and only the parent rotates it.
+"""Shares one log file between several processes: all append, and only the parent rotates.
 
-A write that appends is one step for the kernel, so lines of several processes do not mix.
+An appending write is atomic in the kernel, so lines of several processes do not mix.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ class SharedLog(LogFile):
         self._largest = max_bytes
 
     def flush(self) -> None:
-        """Write what is queued, to the file that has the name now."""
+        """Write the queued lines to the file that has the name now."""
         if self._path is not None and self._lines and self._is_moved(self._path):
             with contextlib.suppress(OSError):
                 self._open()
         super().flush()
 
     def rotate_when_large(self) -> None:
-        """The parent's part, now and then."""
+        """Rotate the file if it is too large; the parent calls this periodically."""
         if self._path is not None and os.fstat(self._descriptor).st_size > self._largest:
             self._rotate(self._path)
 

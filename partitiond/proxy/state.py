@@ -1,4 +1,4 @@
-"""The proxy's whole state: the current table, its live side, and everyone in flight."""
+"""Holds the proxy's whole state: the current table, its live models, and requests in flight."""
 
 import asyncio
 import contextlib
@@ -33,28 +33,28 @@ if TYPE_CHECKING:
     from partitiond.proxy.incoming import Incoming
 
 SWEEP_SECONDS: Final = 0.05
-"""How often time limits are looked at: how late one may be noticed."""
+"""Interval of checking time limits; a passed limit may be noticed this late."""
 SWEEP_SECONDS_EACH: Final = 0.0001
-"""More of them are looked at less often, so that it takes about 1 % of a core at most."""
+"""The interval is at least this for each request and connection: about 1 % of a core at most."""
 
 
 class ProxyState:
-    """What the data and the control listener share.
+    """The state that the data and the control listener share.
 
     Attributes:
         table: the last routing table.
         models: live models by name.
         flights: every request between admission and its end.
-        reading: requests whose body is still to come.
+        reading: requests whose body has not arrived completely.
         body_bytes: of large bodies, from their first byte to the end of their request.
-        known_heads: of requests that came before.
+        known_heads: heads of earlier requests.
         addresses: open connections by client address.
-        hosts: names that requests may be addressed to where no key is required.
-        cors: which pages may call, or None for none.
-        trusted_proxies: whose word about the client's address is taken, or None for nobody's.
-        accounts: what each key uses.
-        quarantine: requests that replicas died of, or may have.
-        tracer: records spans; None where nobody wants any.
+        hosts: names that requests may be addressed to if no key is required.
+        cors: origins that may call, or None for none.
+        trusted_proxies: reverse proxies whose client addresses are believed, or None for none.
+        accounts: the use of each key.
+        quarantine: requests that killed replicas, or may have.
+        tracer: records spans; None if tracing is off.
         draining: the proxy is shutting down; set by `stop_admitting`.
     """
 
@@ -74,7 +74,7 @@ class ProxyState:
         self.draining = False
         self.known_heads = KnownHeads()
         self.quarantine = Quarantine()
-        # With several workers their parent keeps the budgets, which are those of all together.
+        # With several workers, the parent keeps the budgets, which count all workers together.
         self.accounts = Accounts(state_dir / BUDGETS_FILE if peers is None else None)
         if peers is not None:
             self.accounts.others, self.accounts.tell = peers.meters.others, peers.meters.tell
@@ -101,10 +101,10 @@ class ProxyState:
             self.take_over(table)
 
     def apply(self, table: RoutingTable) -> bool:
-        """Take over a newer table, keep it on disk; whether it was taken.
+        """Take over a newer table and store it on disk; return whether it was taken.
 
         Raises:
-            OSError: it could not be written; the old one stays in force.
+            OSError: the table could not be written; the old one stays in force.
         """
         if table.version < self.table.version:
             return False
@@ -113,10 +113,10 @@ class ProxyState:
         return True
 
     def take_over(self, table: RoutingTable) -> None:
-        """Serve by a table, without touching what is in flight."""
+        """Serve by a new table, without touching requests in flight."""
         self.table = table
         if table.keys_required != self.keys.required:
-            self.known_heads = KnownHeads()  # without keys more is asked of a head
+            self.known_heads = KnownHeads()  # without keys, heads need more checks
         self.keys = KeyRing(table.keys, required=table.keys_required)
         self.accounts.apply(table.keys)
         wanted = {route.name for route in table.models}
@@ -135,22 +135,22 @@ class ProxyState:
         self._names = {}
         for model in self.models.values():
             self._names |= dict.fromkeys(model.route.aliases, model)
-        self._names |= self.models  # a name of its own comes before another's alias
+        self._names |= self.models  # a model's name comes before another model's alias
         self._removed = [gone for gone in self._removed if any(r.flights for r in gone.retired)]
 
     def look_again(self) -> None:
-        """Another worker has left a place to somebody who waits here."""
+        """Retry waiting requests, because another worker has left a place to one of them."""
         for model in self.models.values():
             if model.slots.queue:
                 model.dispatch()
 
     def replicas(self) -> Iterator[LiveReplica]:
-        """All replicas, with those that left the table but still have requests in flight."""
+        """All replicas, including those that left the table but have requests in flight."""
         for model in (*self.models.values(), *self._removed):
             yield from model.everyone()
 
     def in_flight(self) -> dict[str, int]:
-        """Requests in flight by replica id; replicas of the table are always there."""
+        """Requests in flight by replica id; replicas of the table are always included."""
         counts: dict[str, int] = {}
         for replica in self.replicas():
             name = replica.replica_id
@@ -158,7 +158,7 @@ class ProxyState:
         return counts
 
     def traffic(self) -> dict[str, Any]:
-        """What was counted (see `core.traffic`)."""
+        """Return the counts of this process (see `core.traffic`)."""
         now = time.monotonic()
         return process_traffic(self.models, self.replicas(), self.metrics.models(), now)
 
@@ -172,7 +172,7 @@ class ProxyState:
         return {name: round(model.idle_seconds(now), 3) for name, model in self.models.items()}
 
     def find_model(self, name: str) -> LiveModel | None:
-        """By its name or an alias."""
+        """Find a model by its name or an alias."""
         return self._names.get(name)
 
     def names(self) -> Mapping[str, LiveModel]:
@@ -180,17 +180,17 @@ class ProxyState:
         return self._names
 
     def client_address(self, peer: str, forwarded_for: bytes) -> str:
-        """Who sent a request that came from this address."""
+        """Return the client's address, for a request on a connection from `peer`."""
         proxies = self.trusted_proxies
         return peer if proxies is None else proxies.client_address(peer, forwarded_for)
 
     def took_off(self, exchange: "Exchange") -> None:
-        """A request is in flight from now on."""
+        """Count a request as in flight from now on."""
         self.flights.add(exchange)
         exchange.model.retries.count_request()
 
     def hold_body(self, exchange: "Incoming", size: int) -> bool:
-        """Count a large body as far as it has come, in bytes; False where there is no room."""
+        """Count the `size` bytes of a large body received so far; False if there is no room."""
         more = size - exchange.held_bytes
         if self.body_bytes + more > self.options.max_bodies_bytes:
             return False
@@ -199,7 +199,7 @@ class ProxyState:
         return True
 
     def release_body(self, exchange: "Incoming") -> None:
-        """Its body is not needed any more."""
+        """Release a body that is not needed any more."""
         self.body_bytes -= exchange.held_bytes
         exchange.held_bytes = 0
 
@@ -216,13 +216,13 @@ class ProxyState:
         self.reading.discard(exchange)
 
     def start_sweeping(self) -> None:
-        """Look at time limits now and then; begins with the first connection."""
+        """Start checking time limits periodically; called with the first connection."""
         if self._sweep_timer is None:
             loop = asyncio.get_running_loop()
             self._sweep_timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One timer for all requests and connections, instead of several for each."""
+        """Check all time limits: one timer serves all requests and connections."""
         self._sweep_timer = None
         now = time.monotonic()
         watched: list[Incoming | ClientConnection] = [
@@ -231,7 +231,7 @@ class ProxyState:
         for one in watched:
             try:
                 one.sweep(now)
-            except Exception:  # noqa: BLE001 -- logged there; all others are to be looked at
+            except Exception:  # noqa: BLE001 -- logged there; check all others
                 one.crashed()
         if not (self.connections or self.flights):
             self.accounts.save()
@@ -242,14 +242,14 @@ class ProxyState:
             self.accounts.save_if_due(now)
 
     def stop_admitting(self) -> None:
-        """Begin to drain: requests whose body has not arrived have not begun, and never will."""
+        """Begin to drain, and refuse the requests whose body has not arrived."""
         self.draining = True
         now = time.monotonic()
         for exchange in self.reading:
             exchange.stop_reading(now)
 
     async def drain(self, grace_seconds: float) -> None:
-        """Let what runs finish within the grace; then end it with an error."""
+        """Let requests in flight finish within the grace; then end them with an error."""
         self.stop_admitting()
         if self.flights:
             self._landed = asyncio.Event()
@@ -259,13 +259,13 @@ class ProxyState:
         for exchange in list(self.flights):
             try:
                 exchange.shut_down()
-            except Exception:  # noqa: BLE001 -- logged there; all others are to be told
+            except Exception:  # noqa: BLE001 -- logged there; end all others
                 exchange.crashed()
         if self.tracer is not None:
             await self.tracer.close()
 
     def close(self) -> None:
-        """Close idle connections to engines, and keep the keys' budgets."""
+        """Close idle connections to engines, and save the keys' budgets."""
         self.accounts.save()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
@@ -289,7 +289,7 @@ class ProxyState:
 
 
 def _kv_share(replica: LiveReplica) -> float:
-    """Of its KV cache in use, as estimated; 0 where its size is not known."""
+    """Estimated share of the replica's KV cache in use; 0 if its size is not known."""
     size = replica.kv_cache_tokens
     return replica.own_kv_tokens / size if size > 0 else 0.0
 

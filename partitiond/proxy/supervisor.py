@@ -1,8 +1,8 @@
-"""The daemon's side of the proxy: start it, find it again, talk to it, end it.
+"""Starts, adopts, controls and ends the proxy, for the daemon.
 
-The process belongs to nobody: it runs in its own session, and a daemon that starts adopts the one
-that runs. It is ours if its pid, start time and boot match what it left in the state folder and
-its control socket answers; it is kept if it was started with the same arguments.
+The proxy is not bound to one daemon: it runs in its own session, and a daemon that starts adopts
+the running proxy. A process is our proxy if its pid, start time and boot match those that it left
+in the state folder, and if its control socket answers. It is kept if its arguments are the same.
 """
 
 import asyncio
@@ -48,21 +48,21 @@ from partitiond.proxy.traffic import last_sample
 from partitiond.serde import from_stored, to_json, to_stored_json
 
 START_SECONDS: Final = 20.0
-"""Longest start; usually well below 1 s. A machine that is busy starting engines is slower."""
+"""Longest start. It usually takes well below 1 s, but longer while the machine starts engines."""
 POLL_SECONDS: Final = 0.02
 CONTROL_SECONDS: Final = 10.0
 KILL_SECONDS: Final = 5.0
 REPLACE_GRACE_SECONDS: Final = 30.0
 """Grace for a running proxy whose arguments changed."""
 NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For a Unix socket, which needs none: httpx would read all certificate authorities for each
-request, 20 ms of computing, and while a model sleeps it is asked ten times a second."""
+"""For the Unix socket, which needs no TLS: httpx would otherwise read all certificate authorities
+for each request, 20 ms of CPU time, and there are ten requests a second while a model sleeps."""
 
 _KEPT_ENVIRONMENT: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME",
     native.SWITCH, native.FOLDER,
 )  # fmt: skip
-"""The last three say where compiled modules are found, if at all."""
+"""The last three determine whether and where compiled modules are found."""
 
 
 class ProxyProcess:
@@ -94,25 +94,25 @@ class ProxyProcess:
 
     @property
     def log_path(self) -> Path:
-        """Its rotated log."""
+        """Path of the proxy's rotated log."""
         return self._state_dir / "log" / "proxy.log"
 
     @property
     def base_url(self) -> str:
-        """Where clients reach it, once it runs (the port is known even if 0 was asked for)."""
+        """Address for clients; once the proxy runs, with the real port even if 0 was asked for."""
         port = self._port if self.identity is None else self.identity.port
         host = f"[{self._host}]" if ":" in self._host else self._host
         scheme = "https" if self._options.tls_certificate else "http"
         return f"{scheme}://{host}:{port}"
 
     async def ensure_running(self) -> bool:
-        """Adopt or start it; True when a new process was started.
+        """Adopt or start the proxy; return True if a new process was started.
 
         Raises:
-            DeviceError: the port is in use by another program.
-            SettingsError: the address cannot be listened on.
+            DeviceError: another program uses the port.
+            SettingsError: the proxy cannot listen on the address.
             ConflictError: a proxy runs on this state folder, but does not answer.
-            PartitiondError: it could not be started; the hint names the log.
+            PartitiondError: the proxy could not be started; the hint names the log.
         """
         async with self._lock:
             if await self._adopted():
@@ -120,7 +120,7 @@ class ProxyProcess:
             try:
                 await self._start()
             except ConflictError:
-                # A daemon that was killed while it started one may have left it on its way up.
+                # A daemon that was killed while it started a proxy may have left it starting.
                 await self._until_it_is_up()
                 if await self._adopted():
                     return False
@@ -128,7 +128,7 @@ class ProxyProcess:
             return True
 
     async def _adopted(self) -> bool:
-        """Take over the process that runs and answers; one with other arguments is ended."""
+        """Adopt the process that runs and answers; end it if its arguments differ."""
         found = read_identity(self._state_dir)
         if found is None or not is_alive(found) or not await self._answers(found):
             return False
@@ -145,11 +145,11 @@ class ProxyProcess:
                     await asyncio.sleep(POLL_SECONDS)
 
     async def publish(self, table: RoutingTable) -> None:
-        """Hand over a snapshot.
+        """Send a routing table to the proxy.
 
         Raises:
-            ConflictError: the proxy already has a newer one.
-            PartitiondError: the proxy cannot be reached, or could not keep the table.
+            ConflictError: the proxy already has a newer table.
+            PartitiondError: the proxy cannot be reached, or could not store the table.
         """
         answer = await self._request("PUT", "/routing", to_stored_json(table))
         if not answer.json()["accepted"]:
@@ -162,7 +162,7 @@ class ProxyProcess:
             )
 
     async def state(self) -> Mapping[str, Any] | None:
-        """What GET /state says, or None when it cannot be reached."""
+        """Return the answer to GET /state, or None if the proxy cannot be reached."""
         try:
             answer = await self._request("GET", "/state")
         except PartitiondError:
@@ -171,50 +171,50 @@ class ProxyProcess:
         return state
 
     async def in_flight(self) -> Mapping[str, int] | None:
-        """Requests in flight by replica id; None when the proxy cannot say."""
+        """Return the requests in flight by replica id; None if the proxy does not answer."""
         state = await self.state()
         return None if state is None else dict(state["in_flight"])
 
     async def traffic(self) -> Mapping[str, Traffic] | None:
-        """Who waits, and how long each model has been idle; None when the proxy cannot say."""
+        """Return queue length and idle time by model; None if the proxy does not answer."""
         state = await self.state()
         if state is None:
             return None
-        # A proxy that was adopted from an older daemon does not tell its idle times: none is idle.
+        # A proxy of an older release reports no idle times: then treat no model as idle.
         idle = state.get("idle_seconds", {})
         return {name: Traffic(n, idle.get(name, 0.0)) for name, n in state["queues"].items()}
 
     async def key_use(self) -> Mapping[str, KeyUse] | None:
-        """How much of each key is used, by id; None when the proxy cannot say."""
+        """Return the use of each key, by id; None if the proxy does not report it."""
         state = await self.state()
-        if state is None or "keys" not in state:  # an older daemon's proxy counts nothing
+        if state is None or "keys" not in state:  # a proxy of an older release does not count
             return None
         try:
             return {name: from_stored(KeyUse, use) for name, use in state["keys"].items()}
-        except InputError:  # one of a newer daemon counts otherwise
+        except InputError:  # a proxy of a newer release counts differently
             return None
 
     async def sample(self) -> TrafficSample | None:
-        """What it has counted by model, replica and key; None when the proxy cannot say."""
+        """Return the counts by model, replica and key; None if the proxy does not report them."""
         try:
             answer = await self._request("GET", "/traffic")
             return from_stored(TrafficSample, answer.json())
-        except (PartitiondError, ValueError):  # gone, or of another version
+        except (PartitiondError, ValueError):  # the proxy is gone, or of another version
             return None
 
     def last_sample(self) -> TrafficSample | None:
-        """What the proxy that ended last had counted; None where it was killed."""
+        """Return the counts of the proxy that ended last; None if it was killed."""
         return last_sample(self._state_dir)
 
     async def metrics_text(self) -> str:
-        """Its Prometheus text. Raises PartitiondError when it cannot be reached."""
+        """Return the proxy's Prometheus text. Raises PartitiondError if it cannot be reached."""
         return (await self._request("GET", "/metrics")).text
 
     async def stats(self) -> Mapping[str, float]:
-        """Counters and gauges of one scrape; empty when it cannot be reached.
+        """Return counters and gauges of one scrape; empty if the proxy cannot be reached.
 
-        Each sample is there under its full name, `name{label="value"}`, and summed over its
-        labels under `name`. Histograms have their `_sum` and `_count`, not their buckets.
+        Each sample has its full name, `name{label="value"}`, as its key; the sum over its labels
+        is under `name`. Histograms have their `_sum` and `_count`, but not their buckets.
         """
         try:
             text = await self.metrics_text()
@@ -223,19 +223,19 @@ class ProxyProcess:
         return parse_samples(text)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Finish what runs within the grace, then end the process. Idempotent."""
+        """Let requests in flight finish within the grace, then end the process. Idempotent."""
         async with self._lock:
             if self.identity is None:
                 self.identity = read_identity(self._state_dir)
             await self._stop(grace_seconds)
 
     async def wait_exit(self) -> int | None:
-        """Return once the process is gone, at once if there is none.
+        """Return once the process is gone, or at once if there is none.
 
-        Works for an adopted process too: a pidfd becomes readable when its process ends.
+        This works for an adopted process too: a pidfd becomes readable when its process ends.
 
         Returns:
-            Its exit code (negative for a signal) where it was our child, else None.
+            The exit code (negative for a signal) if the process was our child, else None.
         """
         identity = self.identity
         if identity is None:
@@ -245,7 +245,7 @@ class ProxyProcess:
         except ProcessLookupError:
             return self._reap()
         try:
-            if is_alive(identity):  # and so the descriptor means that process
+            if is_alive(identity):  # so the descriptor refers to that process
                 await _readable(descriptor)
         finally:
             os.close(descriptor)
@@ -285,7 +285,7 @@ class ProxyProcess:
             await asyncio.sleep(POLL_SECONDS)
 
     def _explain(self, code: int) -> PartitiondError:
-        """Why it exited while starting, from its exit code."""
+        """Return the error for a proxy that exited while starting, from its exit code."""
         if code == EXIT_PORT_IN_USE:
             return DeviceError(
                 f"Port {self._port} on {self._host} is in use by another program.",
@@ -316,7 +316,7 @@ class ProxyProcess:
         if identity is None or not is_alive(identity):
             self._reap()
             return
-        with contextlib.suppress(PartitiondError):  # then it is ended the hard way below
+        with contextlib.suppress(PartitiondError):  # then it is killed below
             await self._request("POST", "/shutdown", to_json({"grace_seconds": grace_seconds}))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds + KILL_SECONDS):
@@ -332,7 +332,7 @@ class ProxyProcess:
         return state is not None and state.get("pid") == identity.pid
 
     async def _request(self, method: str, path: str, body: str | None = None) -> httpx.Response:
-        """One control request. Raises PartitiondError."""
+        """Send one control request. Raises PartitiondError."""
         transport = httpx.AsyncHTTPTransport(uds=str(self._control_socket), verify=NO_TLS)
         try:
             async with httpx.AsyncClient(transport=transport, timeout=CONTROL_SECONDS) as client:
@@ -347,7 +347,7 @@ class ProxyProcess:
         return answer
 
     def _refusal(self, answer: httpx.Response) -> PartitiondError:
-        """In the proxy's own words, where it has any: a bug's answer is plain text."""
+        """Return the proxy's own error if it sent one; the answer after a bug is plain text."""
         try:
             told = answer.json()
             return PartitiondError(str(told["message"]), hint=str(told["hint"]))
@@ -382,7 +382,7 @@ class ProxyProcess:
 
 
 def parse_samples(text: str) -> dict[str, float]:
-    """Samples of Prometheus text by full name, and summed over labels by bare name."""
+    """Return samples of Prometheus text by full name, and sums over labels by bare name."""
     samples: dict[str, float] = {}
     for line in text.splitlines():
         if not line or line.startswith("#"):
@@ -413,7 +413,7 @@ async def _readable(descriptor: int) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Little, so that the daemon's secrets stay in the daemon; and where our package is."""
+    """Pass few variables, so that the daemon's secrets stay in the daemon, and our package path."""
     kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
     package = str(Path(partitiond.__file__).parent.parent)
     return {**kept, "PYTHONPATH": package, "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""The routing table on disk: a proxy that was killed serves again from it."""
+"""Stores the routing table on disk, so that a proxy that was killed can serve again from it."""
 
 import logging
 import os
@@ -16,28 +16,28 @@ _logger = logging.getLogger("partitiond.proxy")
 
 
 def load_table(state_dir: Path) -> RoutingTable | None:
-    """The table on disk, if there is a readable one."""
+    """Return the table on disk; None if there is none or it is not readable."""
     file = state_dir / TABLE_FILE
     try:
         return from_stored_json(RoutingTable, file.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, InputError):
-        # Serving nothing is worse than waiting for the next table, which replaces the file.
+        # Exiting would be worse than waiting for the next table, which replaces the file.
         _logger.exception("the routing table on disk is not readable: %s", file)
         return None
 
 
 def write_table(state_dir: Path, table: RoutingTable) -> None:
-    """Keep a table. Raises OSError; the old one is still there then."""
+    """Write the table to disk. Raises OSError; the old table is still there then."""
     write_atomically(state_dir / TABLE_FILE, to_stored_json(table).encode())
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file as a whole, readable by its owner only; a crash leaves old or new.
+    """Replace a file atomically, readable by its owner only; a crash leaves the old or the new.
 
-    Not forced to disk: that would stall every stream for the disk's sake, and after a crash of
-    the machine there are no engines that the table could mean.
+    There is no fsync: it would stall every stream on the disk, and after a crash of the machine
+    the engines in the table no longer exist.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")

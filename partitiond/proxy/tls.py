@@ -1,9 +1,9 @@
-"""TLS of the data listener, with certificates that are read again when they change.
+"""Provides TLS for the data listener, and reloads certificates that change.
 
-Each reading makes a context of its own, which the next handshakes use; connections keep theirs. A
-renewal that cannot be read (half written, not matching its key) leaves the former one in force. A
-context that is loaded anew instead would keep the former certificate beside the new one where
-they have keys of different kinds, and go on presenting it.
+Each reload makes a new context, which the next handshakes use; connections keep theirs. If a
+renewed certificate cannot be read (half written, not matching its key), the previous one stays in
+force. Loading into the same context would not do: if the keys are of different kinds, the context
+would keep the previous certificate beside the new one and go on presenting it.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.logs import LogFile, json_line
 
 RELOAD_SECONDS: Final = 2.0
-"""How often the files are looked at."""
+"""Interval of checking the files for changes."""
 
 Stamp = tuple[int, int, int, int]
 
@@ -35,19 +35,19 @@ class ServerTls:
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
-        """Raises SettingsError where they cannot be used."""
+        """Load the files. Raises SettingsError if they cannot be used."""
         self._certificate = certificate
         self._key = key
-        # Before the files are read: what changes meanwhile is read again.
+        # Taken before the files are read: a change during the reading causes a reload.
         self._stamp = self._read_stamp()
         self.context = self._read()
 
     def reload(self) -> bool:
-        """Read the files if they have changed; whether they were.
+        """Read the files if they have changed; return whether they were read.
 
         Raises:
-            SettingsError: they have changed and cannot be used; the former stay in force, and
-                are not tried again until they change once more.
+            SettingsError: the files have changed and cannot be used. The previous certificate
+                stays in force, and the files are not tried again until they change once more.
         """
         stamp = self._read_stamp()
         if stamp is None or stamp == self._stamp:
@@ -57,7 +57,7 @@ class ServerTls:
         return True
 
     def refresh(self, log: LogFile) -> None:
-        """Reload, and log what came of it."""
+        """Reload, and log the result."""
         try:
             if self.reload():
                 log.write(json_line("tls_reloaded", certificate=str(self._certificate)))
@@ -65,7 +65,7 @@ class ServerTls:
             _logger.error("the former certificate stays in force: %s", error.message)
 
     async def watch(self, log: LogFile) -> None:
-        """Refresh now and then, for ever."""
+        """Refresh periodically, for ever."""
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
             self.refresh(log)
@@ -74,10 +74,10 @@ class ServerTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        # A client cannot make the server negotiate anew within a connection, at its cost.
+        # A client must not make the server renegotiate within a connection, at the server's cost.
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         try:
-            # Without a password, or OpenSSL would ask for one on the terminal.
+            # An empty password: else OpenSSL would ask for one on the terminal.
             context.load_cert_chain(self._certificate, self._key, password=lambda: "")
         except (OSError, ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
@@ -90,7 +90,7 @@ class ServerTls:
         return context
 
     def _read_stamp(self) -> tuple[Stamp, Stamp] | None:
-        """What tells one version of the files from another; None while one is missing."""
+        """Return a stamp that differs between versions of the files; None while one is missing."""
         try:
             stats = [path.stat() for path in (self._certificate, self._key)]
         except OSError:
@@ -100,7 +100,7 @@ class ServerTls:
 
 
 def server_tls(options: ProxyOptions) -> ServerTls | None:
-    """TLS as the options want it, or None. Raises SettingsError."""
+    """Return TLS as set in the options, or None. Raises SettingsError."""
     if not options.tls_certificate and not options.tls_key:
         return None
     if not options.tls_certificate or not options.tls_key:
@@ -112,10 +112,10 @@ def server_tls(options: ProxyOptions) -> ServerTls | None:
 
 
 def unsent_bytes(transport: asyncio.BaseTransport) -> int:
-    """What the client has not taken of all that was written, as far as the kernel has it.
+    """Written bytes that the kernel still holds because the client has not read them.
 
-    The buffers of a TLS transport cannot be seen from outside, but they are emptied into the
-    kernel's, which is empty only after them.
+    The buffers of a TLS transport are not visible from outside, but they drain into the kernel's
+    buffer, which is therefore the last to be empty.
     """
     connection = transport.get_extra_info("socket")
     try:

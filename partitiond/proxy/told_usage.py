@@ -1,8 +1,8 @@
-"""The usage that an engine tells, read by structure from an answer or from an event's data.
+"""Reads the usage that an engine reports in an answer or in an event's data, by structure.
 
-Only the fields of the answer's own top level count. A client can write `"usage"` into its user's
-name, its tools or its schema, which answers repeat; those lie deeper, and are skipped without being
-built (msgspec). Made by msgspec, in C already, and so not compiled (see `native`).
+Only fields at the top level of the answer count. A client can write `"usage"` into its user's
+name, its tools or its schema, and answers repeat these; they lie deeper, and msgspec skips them
+without building them. msgspec does the work in C, so this module is not compiled (see `native`).
 """
 
 from typing import Annotated, Final
@@ -10,23 +10,23 @@ from typing import Annotated, Final
 import msgspec
 
 Told = tuple[int | None, int | None]
-"""(prompt tokens, output tokens) as far as they were told."""
+"""(prompt tokens, output tokens); None for a number that was not reported."""
 
 MAX_TOLD: Final = 2**40
-"""No request uses more tokens; a larger figure is a mistake of the engine's, and not believed."""
+"""No request uses more tokens; a larger figure is an engine's mistake and is rejected."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOLD)]
 
 
 class _OpenAIUsage(msgspec.Struct):
-    """Of completions, chats, embeddings, scores and rerankings."""
+    """The usage of completions, chats, embeddings, scores and rerankings."""
 
     prompt_tokens: _Count | None = None
     completion_tokens: _Count | None = None
     total_tokens: _Count | None = None
 
     def told(self) -> Told:
-        """What writes no output tells a total alone, or no output tokens."""
+        """Return the usage. Routes without output report only a total, or no output tokens."""
         prompt = self.prompt_tokens
         if prompt is None:
             prompt = self.total_tokens
@@ -34,8 +34,8 @@ class _OpenAIUsage(msgspec.Struct):
 
 
 class _NamedUsage(msgspec.Struct):
-    """Of messages and responses. Messages count what was read from or written to the prompt cache
-    apart from `input_tokens`; all of it was prompt.
+    """The usage of messages and responses. Messages count tokens that were read from or written to
+    the prompt cache apart from `input_tokens`; all of them belong to the prompt.
     """
 
     input_tokens: _Count | None = None
@@ -44,7 +44,7 @@ class _NamedUsage(msgspec.Struct):
     cache_creation_input_tokens: _Count | None = None
 
     def told(self) -> Told:
-        """All of the prompt, and the output."""
+        """Return the tokens of the whole prompt, and of the output."""
         prompt = self.input_tokens
         if prompt is not None:
             prompt += (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
@@ -60,8 +60,8 @@ class _Inner(msgspec.Struct):
 
 
 class _MessagesAnswer(msgspec.Struct):
-    """A whole answer, or an event: `message_start` has the message inside, `message_delta` tells
-    its usage beside the delta.
+    """A whole answer, or an event: `message_start` contains the message, `message_delta` has the
+    usage beside the delta.
     """
 
     usage: _NamedUsage | None = None
@@ -69,7 +69,7 @@ class _MessagesAnswer(msgspec.Struct):
 
 
 class _ResponsesAnswer(msgspec.Struct):
-    """A whole answer, or an event that has it inside."""
+    """A whole answer, or an event that contains it."""
 
     usage: _NamedUsage | None = None
     response: _Inner | None = None
@@ -81,7 +81,7 @@ _responses: Final = msgspec.json.Decoder(_ResponsesAnswer)
 
 
 def openai_usage(data: bytes) -> Told | None:
-    """Of an answer in OpenAI's older shape, or of one event's data; None where none is told."""
+    """Usage in an answer of OpenAI's older shape, or in one event's data; None if there is none."""
     try:
         usage = _openai.decode(data).usage
     except (ValueError, RecursionError):
@@ -90,7 +90,7 @@ def openai_usage(data: bytes) -> Told | None:
 
 
 def messages_usage(data: bytes) -> Told | None:
-    """Of an answer in Anthropic's shape, or of one event's data."""
+    """Usage in an answer of Anthropic's shape, or in one event's data; None if there is none."""
     try:
         answer = _messages.decode(data)
     except (ValueError, RecursionError):
@@ -102,7 +102,7 @@ def messages_usage(data: bytes) -> Told | None:
 
 
 def responses_usage(data: bytes) -> Told | None:
-    """Of a response, or of the data of an event that has one inside."""
+    """Usage in a response, or in the data of an event that contains one; None if there is none."""
     try:
         answer = _responses.decode(data)
     except (ValueError, RecursionError):

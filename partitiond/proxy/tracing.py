@@ -1,13 +1,13 @@
-"""Traces: a span for each request, handed on to its engine, exported as OTLP over HTTP in JSON.
+"""Traces requests: a span for each, passed on to the engine, exported as OTLP over HTTP in JSON.
 
-A request's trace is the client's where it sends a `traceparent` (W3C Trace Context), and so is the
-decision whether it is recorded; else a share of the requests is, chosen by the trace's id as
-OpenTelemetry does. The engine gets our span as its parent. What is recorded is put together once,
-when the request has ended, and sent in batches by a thread: requests never wait for a collector,
-and one that is slow or gone costs spans, which are counted, and nothing else.
+If a client sends a `traceparent` (W3C Trace Context), the request belongs to the client's trace,
+and the client decides whether the request is recorded. Otherwise a share of the requests is
+recorded, chosen by the trace's id as in OpenTelemetry. The engine gets our span as its parent.
+The spans are built once, when the request has ended, and sent in batches by a thread. Requests
+never wait for a collector: a collector that is slow or gone only costs spans, which are counted.
 
-OpenTelemetry's SDK is not used: it costs several times what a request costs here, and the format is
-plain JSON.
+OpenTelemetry's SDK is not used: it costs several times as much as a request costs here, and the
+format is plain JSON.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("partitiond.proxy")
 
 SEND_SECONDS: Final = 2.0
-"""Spans wait so long for others."""
+"""How long spans wait for others to fill a batch."""
 BATCH: Final = 512
-"""Spans of one message."""
+"""Maximum number of spans in one message."""
 MOST_WAITING: Final = 8192
-"""Spans that wait for the collector; beyond it they are dropped and counted."""
+"""Maximum number of spans that wait for the collector; more are dropped and counted."""
 POST_SECONDS: Final = 5.0
 COMPLAINT_SECONDS: Final = 60.0
-"""A collector that is gone is named in the log at most so often."""
+"""Minimum interval between two log lines about a collector that is gone."""
 
 _TRACEPARENT: Final = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _NO_TRACE: Final = "0" * 32
@@ -61,9 +61,9 @@ class Trace:
     """One request's place in its trace.
 
     Attributes:
-        trace_id, parent_id: in hexadecimal; the parent's is empty where the trace begins here.
-        span_id: of the request; engine_id: of its time in the engine, the engine's parent.
-        sampled: whether it is recorded.
+        trace_id, parent_id: in hexadecimal; parent_id is empty if the trace begins here.
+        span_id: of the request; engine_id: of its time in the engine, the parent of engine spans.
+        sampled: whether the trace is recorded.
     """
 
     __slots__ = ("engine_id", "parent_id", "sampled", "span_id", "trace_id")
@@ -77,7 +77,7 @@ class Trace:
 
     @property
     def header(self) -> bytes:
-        """What the engine gets, as the continuation of its request's head."""
+        """The `traceparent` header for the engine, as the continuation of its request's head."""
         flags = "01" if self.sampled else "00"
         return f"\r\ntraceparent: 00-{self.trace_id}-{self.engine_id}-{flags}".encode()
 
@@ -86,7 +86,7 @@ class Tracer:
     """All traces of one process.
 
     Attributes:
-        spans: how many were sent, dropped (too many waited) and failed (nobody took them).
+        spans: how many were sent, dropped (too many waited) and failed (no collector took them).
     """
 
     def __init__(self, endpoint: str, ratio: float) -> None:
@@ -98,7 +98,7 @@ class Tracer:
         self.spans: collections.Counter[str] = collections.Counter()
 
     def begin(self, given: bytes) -> Trace:
-        """The trace of a request, by the `traceparent` it came with."""
+        """Begin the trace of a request, from the `traceparent` that the client sent."""
         match = _TRACEPARENT.fullmatch(given.strip()) if given else None
         if match is not None:
             trace_id, parent_id = match[1].decode(), match[2].decode()
@@ -108,7 +108,7 @@ class Tracer:
         return Trace(f"{drawn:032x}", "", sampled=drawn & (2**64 - 1) < self._bound)
 
     def ended(self, trace: Trace, record: "Record", flight: "Flight", seconds: float) -> None:
-        """Its request has ended; call it where it is sampled."""
+        """Queue the spans of a request that has ended; call it only for sampled traces."""
         if len(self._waiting) >= MOST_WAITING:
             self.spans["dropped"] += 3 if flight.attempts else 1  # as many as `spans_of` makes
             return
@@ -117,7 +117,7 @@ class Tracer:
             self._sending = asyncio.get_running_loop().create_task(self._send_on())
 
     async def _send_on(self) -> None:
-        """Send what waits, then end; the next span begins again."""
+        """Send the waiting spans, then end; the next span starts a new task."""
         try:
             while self._waiting:
                 if len(self._waiting) < BATCH:
@@ -141,7 +141,7 @@ class Tracer:
             _logger.warning("traces cannot be sent to %s: %s", self._endpoint, problem)
 
     def _post(self, spans: list[Span]) -> str:
-        """Send them; what went wrong, or empty. Runs in a thread."""
+        """Send the spans; return what went wrong, or empty text. Runs in a thread."""
         request = urllib.request.Request(  # noqa: S310 -- http or https, by the settings
             self._endpoint,
             json.dumps(message_of(spans), separators=(",", ":")).encode(),
@@ -150,14 +150,14 @@ class Tracer:
         try:
             with urllib.request.urlopen(request, timeout=POST_SECONDS) as answer:  # noqa: S310
                 answer.read()
-        except http.client.HTTPException as error:  # as from a collector's port for gRPC
+        except http.client.HTTPException as error:  # for example a collector's gRPC port
             return f"it answers no HTTP ({error!r})"
         except (urllib.error.URLError, OSError, ValueError) as error:
             return str(error)
         return ""
 
     async def close(self) -> None:
-        """Send what is left, without waiting for more."""
+        """Send the remaining spans, without waiting for more."""
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
@@ -165,19 +165,19 @@ class Tracer:
             before = self.spans["failed"]
             await self._send(self._take())
             if self.spans["failed"] > before:
-                break  # nobody is there
+                break  # the collector is gone
 
 
 def spans_of(
     trace: Trace, record: "Record", flight: "Flight", seconds: float, now: float
 ) -> list[Span]:
-    """The spans of a request that has ended: itself, its waiting, and its last attempt.
+    """Build the spans of a request that has ended: the request, its waiting, its last attempt.
 
     Args:
-        trace: its place.
-        record: how it went.
-        flight: its times.
-        seconds: from its last byte to its end.
+        trace: the request's place in its trace.
+        record: the outcome of the request.
+        flight: the times of the request.
+        seconds: from the last byte of the request to its end.
         now: Unix seconds.
     """
     begin = now - seconds
@@ -245,7 +245,7 @@ def _span(
     times: tuple[float, float],
     attributes: dict[str, object],
 ) -> Span:
-    """One span; its own id and its parent's, its begin and end in Unix seconds."""
+    """Build one span. `ids`: its own and its parent's; `times`: begin and end in Unix seconds."""
     span_id, parent_id = ids
     begin, end = times
     span: Span = {
@@ -267,7 +267,7 @@ def _span(
 
 
 def _value(value: object) -> dict[str, object]:
-    """As OTLP's JSON wants it: whole numbers are text."""
+    """Encode a value as OTLP's JSON requires: whole numbers are text."""
     if isinstance(value, int):
         return {"intValue": str(value)}
     return {"stringValue": str(value)}
@@ -278,7 +278,7 @@ def _nanos(seconds: float) -> str:
 
 
 def message_of(spans: list[Span]) -> dict[str, object]:
-    """One message of OTLP."""
+    """Build one OTLP message."""
     resource = {"service.name": "partitiond", "service.version": partitiond.__version__}
     about = [{"key": key, "value": _value(value)} for key, value in resource.items()]
     scope = {"name": "partitiond.proxy", "version": partitiond.__version__}

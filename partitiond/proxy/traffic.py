@@ -1,7 +1,7 @@
-"""GET /traffic: what was counted, as JSON of `core.traffic.TrafficSample`; of one process or many.
+"""Builds GET /traffic: the counts of one or many processes, as `core.traffic.TrafficSample` JSON.
 
-Everything here is plain JSON from the start: with thousands of keys it is asked for every other
-second, beside the requests.
+Everything here is plain JSON from the start: the daemon asks for it every other second, beside the
+requests, and there may be thousands of keys.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ from partitiond.serde import BODY_VERSION, VERSION_FIELD, from_stored_json
 
 Json = dict[str, Any]
 LAST_FILE: Final = "traffic.json"
-"""What a proxy that ends had counted; beside its routing table."""
+"""File with the last counts of a proxy that ended, beside its routing table."""
 
 
 def leave_behind(state_dir: Path, sample: Json) -> None:
-    """Keep the last counts for whoever books them; a full disk loses them, never the shutdown."""
+    """Store the last counts for the daemon to book; a full disk loses them, not the shutdown."""
     with contextlib.suppress(OSError):
         body = {VERSION_FIELD: BODY_VERSION, **sample}
         write_atomically(state_dir / LAST_FILE, json.dumps(body).encode())
 
 
 def last_sample(state_dir: Path) -> TrafficSample | None:
-    """What the proxy before counted until its end; None where it did not end by itself."""
+    """Counts of the previous proxy up to its end; None if it did not end by itself."""
     try:
         return from_stored_json(TrafficSample, (state_dir / LAST_FILE).read_bytes())
     except (OSError, InputError):
@@ -42,7 +42,7 @@ def last_sample(state_dir: Path) -> TrafficSample | None:
 
 
 def new_epoch() -> str:
-    """Names one life of the counts."""
+    """Return a new id for a series of counts that begins at zero."""
     return uuid.uuid4().hex
 
 
@@ -52,12 +52,12 @@ def process_traffic(
     metrics: Mapping[str, ModelMetrics],
     now: float,
 ) -> Json:
-    """What one process counted.
+    """Return the counts of one process.
 
     Args:
         models: those of the table.
-        replicas: with those that have left the table but still work, the table's first.
-        metrics: by model, with those that are no longer in the table.
+        replicas: those of the table first, then those that have left it but still work.
+        metrics: by model, including models that are no longer in the table.
         now: `time.monotonic`.
     """
     told: Json = {}
@@ -152,7 +152,7 @@ class _Sums:
     """Counts of several workers.
 
     Attributes:
-        replicas: by name and generation: a worker may not have taken over the last table yet.
+        replicas: by name and generation, as a worker may not have taken over the last table yet.
     """
 
     models: dict[str, Json] = dataclasses.field(default_factory=dict)
@@ -160,7 +160,7 @@ class _Sums:
     usage: dict[str, dict[str, Json]] = dataclasses.field(default_factory=dict)
 
     def add(self, told: Json) -> None:
-        """What one worker told."""
+        """Add the counts of one worker."""
         for name, count in told["models"].items():
             _add(self.models.setdefault(name, {}), count)
         for name, count in told["replicas"].items():
@@ -171,7 +171,7 @@ class _Sums:
                 _add(mine.setdefault(model, {}), use)
 
     def copy(self) -> "_Sums":
-        """One that can be added to."""
+        """Return a copy that can be added to."""
         return _Sums(
             {name: dict(count) for name, count in self.models.items()},
             {key: dict(count) for key, count in self.replicas.items()},
@@ -180,23 +180,23 @@ class _Sums:
 
 
 class MergedTraffic:
-    """The counts of several workers, those that ended included.
+    """The counts of several workers, including those that ended.
 
-    All are sums except `busy_seconds`: what several workers keep busy is less than the sum of
-    their times. Between two looks it is taken as if they were busy independently of each other,
-    which is right where connections are many.
+    All counts are sums except `busy_seconds`: a replica that several workers keep busy is busy for
+    less than the sum of their times. Between two samples the workers are assumed to be busy
+    independently of each other, which is right if connections are many.
     """
 
     def __init__(self) -> None:
         self._epoch = new_epoch()
         self._past = _Sums()
         self._busy: dict[tuple[str, str], dict[int, float]] = {}
-        """What each worker told last, by its row."""
+        """The last busy seconds that each worker reported, by its row."""
         self._busy_seconds: dict[tuple[str, str], float] = {}
         self._at = math.nan
 
     def ended(self, row: int, told: Json | None) -> None:
-        """A worker has ended; this was the last it told, if anything."""
+        """Keep the last counts of a worker that has ended, if it sent any."""
         for known in self._busy.values():
             known.pop(row, None)
         if told is None:
@@ -208,10 +208,10 @@ class MergedTraffic:
         self._past.add(told)
 
     def sample(self, told: Mapping[int, Json], generations: Mapping[str, str], now: float) -> Json:
-        """The sum.
+        """Return the sum over all workers.
 
         Args:
-            told: what each worker said, by its row.
+            told: the counts that each worker sent, by its row.
             generations: of each replica in the table.
             now: `time.monotonic`.
         """
@@ -250,14 +250,14 @@ class MergedTraffic:
                 mine[row] = count["busy_seconds"]
                 shares.setdefault(key, []).append(max(0.0, busy))
         for key, each in shares.items():
-            # Before the first look: at least as long as the busiest of them.
+            # Before the first sample: at least as long as the busiest worker.
             union = max(each)
             if seconds > 0.0:
                 union = seconds * (1.0 - math.prod(1.0 - min(1.0, b / seconds) for b in each))
             self._busy_seconds[key] = self._busy_seconds.get(key, 0.0) + union
 
     def _forget(self, key: tuple[str, str]) -> None:
-        """The engine is gone, and nobody works there any more."""
+        """Forget an engine that is gone and has no request in flight any more."""
         for known in (self._past.replicas, self._busy, self._busy_seconds):
             known.pop(key, None)
 

@@ -1,9 +1,9 @@
-"""Requests that ask to upgrade (to HTTP/2, to WebSocket) and are served as if they had not.
+"""Serves requests that ask to upgrade (to HTTP/2, to WebSocket) as if they had not asked.
 
-The parser takes the head of such a request for the end of HTTP: it calls it complete and stops,
-body or not. Java's client asks so with every request by default. If the body were dropped, the
-request would fail; if it were read on, it would be taken for a request of its own, with whatever
-its bytes say: so a second parser goes on at the body, told of nothing but its length.
+The parser takes the head of such a request for the end of HTTP: it calls the request complete and
+stops, even if a body follows. Java's client asks to upgrade with every request by default. If the
+body were dropped, the request would fail; if the parser read on, it would take the body, which may
+contain anything, for another request. So a second parser, told only its length, reads the body.
 """
 
 from collections.abc import Iterable
@@ -15,29 +15,29 @@ _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class RequestCallbacks(Protocol):
-    """What a parser calls."""
+    """The callbacks of a parser."""
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Take the beginning of a request."""
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the target."""
+        """Take a piece of the target."""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header."""
+        """Take a header."""
 
     def on_headers_complete(self) -> None:
-        """The head is complete."""
+        """Take the end of the head."""
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Take a piece of the body."""
 
     def on_message_complete(self) -> None:
-        """The request is complete."""
+        """Take the end of the request."""
 
 
 class _FromTheBody:
-    """Passes on what comes after the first head."""
+    """Forwards all callbacks after the first head."""
 
     def __init__(self, callbacks: RequestCallbacks) -> None:
         self._callbacks = callbacks
@@ -64,7 +64,7 @@ class _FromTheBody:
 
 
 def body_framing(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The header that says how long the body is (a checked head has one at most), or nothing."""
+    """Return the header with the body's length (a checked head has at most one), or empty."""
     for name, value in headers:
         if name in _FRAMING:
             return name + b": " + value + b"\r\n"
@@ -74,7 +74,7 @@ def body_framing(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 def parser_after_upgrade(
     callbacks: RequestCallbacks, framing: bytes
 ) -> httptools.HttpRequestParser:
-    """A parser for what follows a head that asked to upgrade: its body, then further requests."""
+    """Return a parser for the body after a head that asked to upgrade, and further requests."""
     if not framing:
         return httptools.HttpRequestParser(callbacks)
     parser = httptools.HttpRequestParser(_FromTheBody(callbacks))

@@ -1,10 +1,10 @@
-"""Connections to engines: HTTP/1.1 over Unix sockets, as a bare protocol.
+"""Connects to engines: HTTP/1.1 over Unix sockets, as a bare asyncio protocol.
 
-No task and no future per piece: what arrives goes straight to the `Receiver`, or, once a stream's
-content flows, straight to the client's transport. That fast way is open only while a read holds
-exactly one whole chunk of whole events without any of the dialect's markers, which is how engines
-write their events; then the very bytes that came are relayed, chunk frame included. Everything
-else takes the careful way through `framing` and `events`.
+There is no task and no future per piece: received bytes go straight to the `Receiver`, or, once a
+stream's content flows, straight to the client's transport. This fast way is taken only if a read
+holds exactly one whole chunk of whole events without any of the dialect's markers, which is how
+engines write their events. The received bytes are then relayed unchanged, including the chunk
+frame. All other bytes take the careful way through `framing` and `events`.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from partitiond.proxy.framing import MAX_HEAD_BYTES as _MAX_HEAD_BYTES
 from partitiond.proxy.framing import SIZES, ChunkedDecoder, FramingError, Head, parse_head
 
 FINISH_SECONDS: Final = 1.0
-"""An answer whose end the client has already got may take so long to end on the wire, too."""
+"""Time for an answer to end on the wire, after its end has already been sent to the client."""
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -27,39 +27,39 @@ _CLOSED_EARLY: Final = "The engine closed the connection before its answer was c
 
 
 class Receiver(Protocol):
-    """Who reads an answer. After `received_failure` or `received_end` nothing more is called."""
+    """The reader of an answer. Either `received_failure` or `received_end` is its last call."""
 
     def received_head(self, head: Head) -> None:
-        """The head is complete."""
+        """Take the complete head."""
         ...
 
     def received_body(self, data: bytes) -> None:
-        """A piece of the body."""
+        """Take a piece of the body."""
         ...
 
     def received_end(self) -> None:
-        """The answer is complete."""
+        """Take the end of the complete answer."""
         ...
 
     def received_failure(self, failure: AttemptError) -> None:
-        """It will never be."""
+        """Take the failure of an answer that will never be complete."""
         ...
 
     def crashed(self) -> None:
-        """A bug of ours while it was read; called inside `except`."""
+        """End after a bug of ours while the answer was read; called inside `except`."""
         ...
 
 
 class UpstreamConnection:
-    """One connection; carries one request at a time.
+    """One connection, which carries one request at a time.
 
-    It has all of `asyncio.Protocol` without inheriting it, because a class that is compiled (see
-    `partitiond.native`) inherits from compiled ones only.
+    It implements `asyncio.Protocol` without inheriting it, because a compiled class (see
+    `partitiond.native`) can inherit only from compiled ones.
 
     Attributes:
-        fast_pieces: pieces of the current answer that went by the fast way.
+        fast_pieces: pieces of the current answer that took the fast way.
         complete: the current answer was received to its end.
-        idle_since: when it was given back, by the event loop's clock.
+        idle_since: when the connection was given back, by the event loop's clock.
     """
 
     __slots__ = (
@@ -83,15 +83,15 @@ class UpstreamConnection:
         self.fast_pieces = 0
         self.idle_since = 0.0
 
-    # What the event loop calls
+    # Callbacks of the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
+        """Keep the transport of the open connection."""
         # uvloop's transports are no subclasses of asyncio's, so there is no isinstance here.
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Relay, or take apart and hand on."""
+        """Relay the bytes unchanged, or parse them and pass them on."""
         try:
             write = self._write
             if write is not None and data.endswith(b"\n\n\r\n"):
@@ -113,7 +113,7 @@ class UpstreamConnection:
             self._crashed(self._receiver)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
-        """Closed, by whomever."""
+        """Note that the connection was closed by either side."""
         self.closed = True
         try:
             self._lost()
@@ -133,18 +133,18 @@ class UpstreamConnection:
         self._fail(AttemptError(kind, _CLOSED_EARLY, no_byte=not self.got_bytes))
 
     def eof_received(self) -> None:
-        """The engine sends no more: close, as asyncio does by default."""
+        """Close when the engine sends no more, as asyncio does by default."""
 
     def pause_writing(self) -> None:
-        """A request's body is bounded, and kept by us in any case."""
+        """Ignored: a request's body is bounded, and we keep it in any case."""
 
     def resume_writing(self) -> None:
         """See `pause_writing`."""
 
-    # What an attempt calls
+    # Calls of an attempt
 
     def send(self, data: bytes, receiver: Receiver) -> None:
-        """Send a request, and tell the receiver what comes back."""
+        """Send a request, and pass the answer to the receiver."""
         self._receiver = receiver
         self._head = None
         self._head_bytes = b""
@@ -157,7 +157,7 @@ class UpstreamConnection:
         self.transport.write(data)
 
     def open_fast_way(self, write: Callable[[bytes], object], markers: Markers) -> None:
-        """From here on plain pieces go to `write` as they come, as long as none is in parts."""
+        """Send plain pieces straight to `write` from now on, unless a chunk is incomplete."""
         decoder = self._decoder
         if decoder is not None and decoder.at_boundary:
             self._write, self._markers = write, markers
@@ -173,12 +173,12 @@ class UpstreamConnection:
             self.transport.resume_reading()
 
     def let_go(self) -> None:
-        """Nobody wants the rest of this answer; its client has all of it already."""
+        """Ignore the rest of this answer; its client has received all of it already."""
         self._receiver = None
         self._write = None
 
     def close(self) -> None:
-        """Close at once; an engine takes that as the client having left."""
+        """Close at once; to the engine this means that the client has left."""
         self.let_go()
         self.closed = True
         if self.transport is not None:
@@ -195,7 +195,7 @@ class UpstreamConnection:
     def _take(self, data: bytes) -> None:
         self._write = None
         if self.complete:
-            self.close()  # an answer nobody asked for
+            self.close()  # an answer without a request
             self._pool.lost(self)
             return
         self.got_bytes = True
@@ -211,7 +211,7 @@ class UpstreamConnection:
             self.close()
 
     def _take_head(self, data: bytes) -> bytes | None:
-        """What follows the head, or None while it is not complete."""
+        """Parse the head; return the bytes after it, or None while it is not complete."""
         if self._head_bytes:
             data = self._head_bytes + data
             self._head_bytes = b""
@@ -276,7 +276,7 @@ class UpstreamConnection:
             self._crashed(receiver)
 
     def _crashed(self, receiver: Receiver | None) -> None:
-        """A bug of ours, inside `except`: one request's end, which must not look like a hang."""
+        """End the request after a bug of ours, lest it hang; call it inside `except`."""
         self.close()
         self._pool.lost(self)
         if receiver is not None:
@@ -286,7 +286,7 @@ class UpstreamConnection:
 
 
 class ConnectionPool:
-    """Connections to one engine process. A new process behind the name gets a new pool."""
+    """The connections to one engine process. A new process of the same name gets a new pool."""
 
     def __init__(
         self, socket_path: str, *, connect_timeout_seconds: float, idle_seconds: float
@@ -299,7 +299,7 @@ class ConnectionPool:
         self._closed = False
 
     def reuse(self, now: float) -> UpstreamConnection | None:
-        """An open connection, the most recently used one, or None."""
+        """Return the most recently used open connection, or None."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed and now - connection.idle_since < self._idle_seconds:
@@ -308,7 +308,7 @@ class ConnectionPool:
         return None
 
     async def connect(self) -> UpstreamConnection:
-        """A fresh connection. Raises AttemptError."""
+        """Open a new connection. Raises AttemptError."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
@@ -328,8 +328,8 @@ class ConnectionPool:
     def release(self, connection: UpstreamConnection, now: float) -> None:
         """Take back a connection whose answer was relayed to its end.
 
-        The client may have got its end (`[DONE]`) before the engine ended the answer on the
-        wire; the connection is then kept aside for a moment, not waited for.
+        The client may have received the end (`[DONE]`) before the engine ended the answer on the
+        wire; the connection is then kept aside for a moment, but the request does not wait for it.
         """
         connection.let_go()
         if not self._closed and connection.reusable:
@@ -342,14 +342,14 @@ class ConnectionPool:
             self._finishing[connection] = loop.call_later(FINISH_SECONDS, connection.close)
 
     def finished(self, connection: UpstreamConnection) -> None:
-        """A connection kept aside has got the end of its answer."""
+        """Take back a connection that was kept aside, once its answer has ended."""
         timer = self._finishing.pop(connection, None)
         if timer is not None:
             timer.cancel()
             self.release(connection, asyncio.get_running_loop().time())
 
     def lost(self, connection: UpstreamConnection) -> None:
-        """A connection is closed; if it is in our keeping, forget it."""
+        """Forget a closed connection if the pool holds it."""
         timer = self._finishing.pop(connection, None)
         if timer is not None:
             timer.cancel()
@@ -357,7 +357,7 @@ class ConnectionPool:
             self._idle.remove(connection)
 
     def close(self) -> None:
-        """Close what is idle; connections in use are closed when they come back."""
+        """Close idle connections now, and connections in use when they come back."""
         self._closed = True
         for timer in self._finishing.values():
             timer.cancel()

@@ -1,8 +1,9 @@
-"""One worker of several: a proxy process whose connections and routing tables come from a parent.
+"""Runs one worker of several: a proxy process that a parent supplies with connections and tables.
 
-It serves as the only process of a proxy does. What differs: it shares the ledger with the others
-(`ledger`), connections are handed to it (`acceptor`), and it is told everything over a channel
-(`channel`): routing tables, to leave, to shut down. When the parent is gone it leaves by itself.
+A worker serves like the only process of a proxy, with three differences: it shares the ledger with
+the other workers (`ledger`), the parent hands it connections (`acceptor`), and the parent sends it
+everything else over a channel (`channel`): routing tables, and the orders to leave and to shut
+down. A worker leaves by itself when the parent is gone.
 """
 
 import asyncio
@@ -31,20 +32,20 @@ if TYPE_CHECKING:
     from partitiond.proxy.client_connection import ClientConnection
 
 ORPHAN_GRACE_SECONDS: Final = 30.0
-"""When the parent was killed, what runs may take so long; meanwhile the next one is serving."""
+"""Time for requests in flight after the parent was killed; the next parent serves meanwhile."""
 POLL_SECONDS: Final = 0.05
 CLOSE: Final = (b"connection", b"close")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Post:
-    """What a worker is started with; on the command line, for descriptors are inherited.
+    """Start parameters of a worker, on the command line because descriptors are inherited.
 
     Attributes:
-        row: its row of the ledger.
-        workers: how many there are.
+        row: the worker's row of the ledger.
+        workers: the number of workers.
         handoff, channel: descriptors of socket pairs with the parent.
-        bells: descriptor of each row's bell.
+        bells: for each row, the descriptor of its bell.
     """
 
     row: int
@@ -55,14 +56,14 @@ class Post:
 
 
 class Connections(set["ClientConnection"]):
-    """Open connections; the parent learns of each that is closed."""
+    """The open connections; the parent is notified of each that closes."""
 
     def __init__(self, peers: Peers) -> None:
         super().__init__()
         self._peers = peers
 
     def discard(self, connection: object) -> None:
-        """It is closed."""
+        """Remove a connection that has closed, and count it."""
         if connection in self:
             super().remove(connection)  # type: ignore[arg-type]
             self._peers.ledger.count_closed(self._peers.row)
@@ -71,7 +72,7 @@ class Connections(set["ClientConnection"]):
 async def work(arguments: ProxyArguments, post: Post, log: LogFile) -> None:
     """Serve until told to leave, or until the parent is gone."""
     options = arguments.options
-    # Connections are handed out evenly, so a share of the bounds for each is about right.
+    # Connections are handed out evenly, so each worker gets an equal share of the bounds.
     mine = dataclasses.replace(
         options,
         max_connections=-(-options.max_connections // post.workers),
@@ -113,7 +114,7 @@ class _Worker:
         self._grace_seconds = 0.0
 
     async def run(self, log: LogFile) -> None:
-        """Everything, from the first message to the last connection."""
+        """Run the worker from the first message to the end of the last connection."""
         loop = asyncio.get_running_loop()
         watching = None if self._tls is None else loop.create_task(self._tls.watch(log))
         bell = self._peers.bells.descriptors[self._peers.row]
@@ -135,23 +136,23 @@ class _Worker:
 
     async def _say_farewell(self) -> None:
         text = self._state.metrics.text().decode()
-        with contextlib.suppress(ConnectionError):  # the parent went first
+        with contextlib.suppress(ConnectionError):  # the parent has already ended
             await self._channel.send({"farewell": text, "traffic": self._state.traffic()})
 
-    # What the parent says
+    # Messages from the parent
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         while (message := await self._channel.receive()) is not None:
             try:
                 answer = self._do(message)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, the parent replaces us
+            except Exception as error:  # noqa: BLE001 -- on any error, the parent replaces us
                 answer = {"error": f"{type(error).__name__}: {error}"}
             try:
                 await self._channel.send(answer)
             except ConnectionError:
-                break  # it asked, and was gone before the answer
-        self._take()  # what it handed over last
+                break  # the parent ended before the answer
+        self._take()  # the connections that the parent handed over last
         self._stop_taking()
         if self._leaving is None:
             self._leaving = loop.create_task(self._leave(ORPHAN_GRACE_SECONDS))
@@ -180,10 +181,10 @@ class _Worker:
     def _take(self) -> None:
         taken = take(self._handoff, self._family) if self._handoff.fileno() >= 0 else None
         if taken is None:
-            self._stop_taking()  # the channel ends, too, and says what to do
+            self._stop_taking()  # the channel ends too, and then the worker leaves
             return
         for _ in range(taken.lost):
-            self._peers.ledger.count_closed(self._peers.row)  # it counts as handed to us
+            self._peers.ledger.count_closed(self._peers.row)  # the parent counts it as handed to us
         for connection in taken.connections:
             self._opener.open(connection)
         if taken.full:
@@ -202,18 +203,18 @@ class _Worker:
             self._handoff.close()
 
     def _rung(self) -> None:
-        """Another worker left a place to somebody who waits here."""
+        """Retry the waiting requests: another worker has left a place to one of them."""
         self._peers.bells.silence(self._peers.row)
         self._state.look_again()
 
     # The end
 
     async def _leave(self, grace_seconds: float) -> None:
-        """Take nothing new, and end when the connections have ended.
+        """Take no new connections, and end when the open ones have ended.
 
-        Every answer now says that its connection closes, so that clients come back to another
-        worker; what comes on an open connection until then is served. An idle connection ends at
-        its usual time. So no request meets a connection that was closed under it.
+        Every answer now says that its connection closes, so that clients reconnect to another
+        worker. Until then, requests on an open connection are served. An idle connection ends at
+        its usual time. Thus no request arrives on a connection that was closed under it.
         """
         headers = self._server.config.encoded_headers
         headers.append(CLOSE)
@@ -231,6 +232,6 @@ class _Worker:
 
 
 def read_post(words: Sequence[int]) -> Post:
-    """From the command line: row, workers, handoff, channel, then row and bell by turns."""
+    """Parse the command line: row, workers, handoff, channel, then pairs of row and bell."""
     row, workers, handoff, channel, *bells = words
     return Post(row, workers, handoff, channel, dict(zip(bells[::2], bells[1::2], strict=True)))

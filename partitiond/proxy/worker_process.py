@@ -1,4 +1,4 @@
-"""The parent's handle on one worker: start it, ask it, hand it connections, see it end."""
+"""Starts one worker for the parent, sends it messages and connections, and awaits its end."""
 
 import asyncio
 import contextlib
@@ -13,27 +13,27 @@ from partitiond.proxy.ledger import Ledger
 from partitiond.proxy.shared import Bells
 
 START_SECONDS: Final = 60.0
-"""For the first answer: the process starts and imports, which takes seconds on a busy machine."""
+"""Limit for the first answer: start and imports take seconds on a busy machine."""
 ANSWER_SECONDS: Final = 8.0
-"""A worker that says nothing for so long hangs, and is replaced; the daemon waits for 10 s. It
-also is the longest start."""
+"""A worker that does not answer for this long hangs, and is replaced; the daemon waits for 10 s.
+It also limits each later step of a start."""
 WORKER_OPTION: Final = "--worker"
 
 
 class WorkerError(Exception):
-    """It does not do what it was asked to."""
+    """A worker does not answer, or could not do what a message asks."""
 
 
 class WorkerProcess:
-    """Implements `acceptor.Taker`.
+    """One worker. Implements `acceptor.Taker`.
 
     Attributes:
-        row: of the ledger.
-        handed: connections it was handed.
-        serves: it has said that it takes connections.
-        leaving: it gets no more, and ends by itself.
-        last_metrics, last_traffic: what it last said of its counters.
-        ended: it is gone, and what it held was given back.
+        row: its row of the ledger.
+        handed: number of connections that it was handed.
+        serves: it takes connections.
+        leaving: it gets no more connections, and ends by itself.
+        last_metrics, last_traffic: the counts that it last sent.
+        ended: the process is gone, and everything that it held was freed.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, row: int, workers: int, ledger: Ledger, bells: Bells) -> "WorkerProcess":
-        """Start one like ourselves, with the same arguments."""
+        """Start a worker with the interpreter and the arguments of this process."""
         handoff, its_handoff = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel, its_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         handoff.setblocking(False)
@@ -79,20 +79,20 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id of the worker."""
         return self._process.pid
 
     @property
     def returncode(self) -> int | None:
-        """How it ended; negative for a signal."""
+        """Exit code of the worker; negative for a signal, None while it runs."""
         return self._process.returncode
 
     def open_connections(self) -> int:
-        """Handed to it, and not closed since."""
+        """Number of connections that were handed to the worker and are not closed."""
         return self.handed - self._ledger.closed(self.row)
 
     async def ask(self, message: Message, seconds: float = ANSWER_SECONDS) -> Message:
-        """Its answer. Raises WorkerError when there is none, or it could not do it."""
+        """Send a message, return the answer. Raises WorkerError if none comes, or on an error."""
         async with self._asking:
             try:
                 async with asyncio.timeout(seconds):
@@ -103,19 +103,19 @@ class WorkerProcess:
             except ConnectionError as error:
                 raise WorkerError(f"it takes no {message['do']}: {error}") from error
         if answer is None:
-            self._answers.put_nowait(None)  # for whoever asks next
+            self._answers.put_nowait(None)  # for the next call
             raise WorkerError(f"it ended before it answered {message['do']}")
         if "error" in answer:
             raise WorkerError(f"{message['do']} failed: {answer['error']}")
         return answer
 
     def kill(self) -> None:
-        """End it now; harmless when it has ended."""
+        """Kill the worker now; harmless if it has ended."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
 
     async def wait(self) -> None:
-        """Return when its process has ended and everything it said was heard."""
+        """Return once the process has ended and all of its messages were read."""
         await self._process.wait()
         await self._listening
         self._channel.close()

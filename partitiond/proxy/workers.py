@@ -1,9 +1,10 @@
-"""Several worker processes behind one port: the parent.
+"""Runs the parent of several worker processes behind one port.
 
-It has what there is one of: the port, the state folder's lock, the pid file, the control socket,
-the routing table on disk. It hands connections to workers (`acceptor`), gives them tables, adds up
-what they say (`merged`), starts one again that died, and replaces all of them when asked. It never
-sees a request. When it is killed, its workers finish what runs and the port is free at once.
+The parent owns the things that exist once: the port, the state folder's lock, the pid file, the
+control socket, the routing table on disk. It hands connections to workers (`acceptor`), sends them
+tables, merges their answers (`merged`), restarts a worker that died, and replaces all workers on
+request. It never sees a request. When the parent is killed, its workers finish their requests in
+flight, and the port is free at once.
 """
 
 import asyncio
@@ -41,12 +42,12 @@ from partitiond.serde import to_jsonable, to_stored_json
 
 MAX_WORKERS: Final = ROWS // 4
 SIGNAL_GRACE_SECONDS: Final = 30.0
-"""Grace of a shutdown by SIGTERM, where nobody could say how long."""
+"""Grace of a shutdown by SIGTERM, which carries no grace of its own."""
 LAST_SECONDS: Final = 4.0
-"""After the grace: time for workers to end what is left, and themselves."""
+"""After the grace: time for workers to end the remaining requests, and to exit."""
 HOUSEKEEPING_SECONDS: Final = 1.0
 SHORT_LIFE_SECONDS: Final = 5.0
-"""A worker that lived shorter is not started again at once, but after a growing pause."""
+"""A worker that lived for less time is restarted with a growing back-off, not at once."""
 MAX_PAUSE_SECONDS: Final = 5.0
 
 _logger = logging.getLogger("partitiond.proxy")
@@ -57,11 +58,11 @@ async def serve_workers(arguments: ProxyArguments, log: SharedLog) -> None:
 
     Raises:
         ConflictError: another proxy runs on this state folder.
-        SettingsError: the address cannot be listened on.
-        DeviceError: the port is in use by another program.
+        SettingsError: the proxy cannot listen on the address.
+        DeviceError: another program uses the port.
     """
     with exclusive(arguments.state_dir), contextlib.ExitStack() as stack:
-        server_tls(arguments.options)  # what cannot be used is said before there are workers
+        server_tls(arguments.options)  # raises for unusable files before any worker starts
         listener = stack.enter_context(listen_tcp(arguments.host, arguments.port))
         control = stack.enter_context(listen_unix(arguments.control_socket))
         file = open_as_parent(arguments.state_dir)
@@ -90,7 +91,7 @@ class Workers:
         self._count = min(arguments.options.workers, MAX_WORKERS)
         taken = set(clear_the_dead(file))
         free = [row for row in range(ROWS) if row not in taken]
-        # Twice as many as workers: while they are replaced, each has a successor.
+        # Twice as many rows as workers: during a replacement, each worker has a successor.
         self._rows = free[: 2 * self._count]
         self._bells = Bells({row: os.eventfd(0, os.EFD_NONBLOCK) for row in self._rows})
         self._workers: list[WorkerProcess] = []
@@ -99,7 +100,7 @@ class Workers:
         self._budgets = Budgets(arguments.state_dir / BUDGETS_FILE, file.ledger)
         self._table = load_table(arguments.state_dir) or EMPTY_ROUTING_TABLE
         self._changing = asyncio.Lock()
-        """Held while tables are handed out, or a worker joins: it has the one that counts."""
+        """Held while a table is sent out or a worker joins, so that it has the current table."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._restarting: asyncio.Task[None] | None = None
         self._acceptor: Acceptor | None = None
@@ -112,15 +113,15 @@ class Workers:
 
     @property
     def version(self) -> int:
-        """Of the routing table in force."""
+        """Version of the routing table in force."""
         return self._table.version
 
     async def apply(self, table: RoutingTable) -> bool:
         """Take over a newer table; returns when every worker has it.
 
         Raises:
-            OSError: it could not be written.
-            InputError: it is too large.
+            OSError: the table could not be written.
+            InputError: the table is too large.
         """
         async with self._changing:
             if table.version < self._table.version:
@@ -134,7 +135,7 @@ class Workers:
             return True
 
     async def describe(self) -> dict[str, Any]:
-        """What GET /state says: the sum of what the workers say."""
+        """Return the answer to GET /state: the sum over the workers."""
         known: dict[str, Any] = {
             "in_flight": {replica.replica_id: 0 for replica in self._table.replicas},
             "queues": {model.name: 0 for model in self._table.models},
@@ -159,20 +160,20 @@ class Workers:
         }
 
     async def metrics(self) -> bytes:
-        """Prometheus text: the sum of all workers, those that ended included."""
+        """Return Prometheus text: the sum over all workers, including those that ended."""
         answers = await self._ask_all({"do": "metrics"})
         return merge_metrics((answer["text"] for answer in answers), self._past).encode()
 
     async def traffic(self) -> dict[str, Any]:
-        """What GET /traffic says: the sum of all workers, those that ended included."""
+        """Return the answer to GET /traffic: the sum over all workers, also those that ended."""
         await self._ask_all({"do": "traffic"})
-        # Also of one that did not answer: else its counts would fall, and then come again.
+        # If a worker did not answer, use its last counts: else the sum would fall and rise again.
         told = {w.row: w.last_traffic for w in self._workers if w.last_traffic is not None}
         generations = {replica.replica_id: replica.generation for replica in self._table.replicas}
         return self._traffic.sample(told, generations, time.monotonic())
 
     def shut_down(self, grace_seconds: float) -> None:
-        """Begin to end; what runs may take so long."""
+        """Begin the shutdown; requests in flight get this grace."""
         self._grace_seconds = grace_seconds
         self._stop.set()
 
@@ -192,7 +193,7 @@ class Workers:
     # From start to end
 
     async def run(self, listener: socket.socket, control: socket.socket) -> None:
-        """Serve until `shut_down`, then finish in order: listen no more, drain, control last."""
+        """Serve until `shut_down`; then stop listening, drain, and end the control socket last."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
@@ -252,7 +253,7 @@ class Workers:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             self._budgets.save()
             self._log.rotate_when_large()
-            clear_the_dead(self._file, self._rows)  # orphans of a parent that was killed
+            clear_the_dead(self._file, self._rows)  # workers of a killed parent
 
     # Workers
 
@@ -263,7 +264,7 @@ class Workers:
         return [row for row in self._rows if not self._file.ledger.owner(row)[0]]
 
     async def _employ(self) -> None:
-        """Keep one worker running, until it leaves by our will."""
+        """Keep one worker running, and restart it unless it leaves on our order."""
         pause = 0.0
         while not self._stop.is_set():
             started_at = time.monotonic()
@@ -279,14 +280,14 @@ class Workers:
                 await asyncio.sleep(pause)
                 pause = min(MAX_PAUSE_SECONDS, 2 * pause or 0.1)
             else:
-                pause = 0.1  # once it is started again at once, whatever it died of
+                pause = 0.1  # the first restart is immediate; the next one waits this long
 
     async def _hire(self) -> WorkerProcess | None:
-        """Start one; it takes connections when this returns. None when it did not start."""
+        """Start a worker, which takes connections on return. None if it did not start."""
         rows = self._free_rows()
         if not rows:
             return None
-        # The row is ours until the worker is there: nobody else starts one on it.
+        # The parent owns the row until the worker exists, so that no other worker starts on it.
         ledger = self._file.ledger
         ledger.open_row(rows[0])
         ledger.set_owner(rows[0], os.getpid(), 0)
@@ -301,7 +302,7 @@ class Workers:
             await worker.ask({"do": "hello"}, START_SECONDS)
             async with self._changing:
                 await worker.ask(_table_message(self._table))
-                if self._stop.is_set():  # all are told to end at this moment, and it would not be
+                if self._stop.is_set():  # all others get `shutdown` now, and this one would not
                     worker.kill()
                     return None
                 self._workers.append(worker)
@@ -317,7 +318,7 @@ class Workers:
         return worker
 
     async def _see_off(self, worker: WorkerProcess) -> None:
-        """When it has ended: keep its counters, give back what it held."""
+        """Wait until the worker has ended; then keep its counters and free what it held."""
         await worker.wait()
         if worker in self._workers:
             self._workers.remove(worker)
@@ -332,7 +333,7 @@ class Workers:
     async def _restart(self) -> None:
         for old in self._takers():
             if old not in self._workers:
-                continue  # it has died meanwhile, and its post is filled again
+                continue  # it has died meanwhile, and was replaced
             successor = self._begin(self._succeed(old))
             await successor
 
@@ -340,7 +341,7 @@ class Workers:
         new = await self._hire()
         if new is None:
             return
-        if old.ended.is_set():  # and so another has its post
+        if old.ended.is_set():  # another worker has replaced it already
             new.leaving = True
             await self._tell(new, {"do": "leave", "grace_seconds": 0.0})
             return
@@ -350,13 +351,13 @@ class Workers:
         await self._tell(old, {"do": "leave", "grace_seconds": grace})
 
     async def _stay(self, worker: WorkerProcess) -> None:
-        """Another takes the post of one that ends unasked."""
+        """Replace the worker if it ends without our order."""
         await worker.ended.wait()
         if not worker.leaving and not self._stop.is_set():
             await self._employ()
 
     async def _tell(self, worker: WorkerProcess, message: Message) -> Message | None:
-        """Ask it; one that does not answer is replaced."""
+        """Send a message and return the answer; kill a worker that does not answer."""
         try:
             answer = await worker.ask(message)
         except WorkerError as error:

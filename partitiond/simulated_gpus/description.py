@@ -1,4 +1,4 @@
-"""What a simulated host is made of: a JSON file.
+"""Reads and checks the description of a simulated host: a JSON file.
 
     {"name": "two-a100", "gpus": [{"model": "a100-80gb", "count": 2}]}
 
@@ -22,7 +22,7 @@ MAX_OVERHEAD_MIB: Final = 8192
 MAX_POWER_WATTS: Final = 2000
 _MAX_NUMA_NODES: Final = 8
 _MAX_NAME_BYTES: Final = 60
-"""With the words for a MIG device it has to fit into NVML's 96."""
+"""Together with the suffix of a MIG device, a name has to fit into NVML's 96 bytes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,16 +31,16 @@ class GpuDescription:
 
     Attributes:
         model: the hardware catalog's key.
-        count: how many.
-        name: as the driver prints it; None for the model's.
-        mig: MIG mode is on.
-        mig_instances: GPU instances of each, with their compute instances: "3g.40gb@4", a MIG
+        count: number of these GPUs.
+        name: name as the driver prints it; None for the model's.
+        mig: whether MIG mode is on.
+        mig_instances: GPU instances of each GPU, with their compute instances: "3g.40gb@4", a MIG
             profile and its first memory slice.
-        reserved_mib, context_mib: memory that the driver keeps, and that a CUDA context takes;
-            None for what is usual.
-        power_watts: draw without load.
-        reset_possible: false as in a virtual machine, where a change of MIG mode waits for a
-            reboot.
+        reserved_mib, context_mib: memory that the driver keeps, and that a CUDA context takes; None
+            for the model's usual values.
+        power_watts: power draw without load.
+        reset_possible: whether the GPU can be reset; false as in a virtual machine, where a change
+            of MIG mode waits for a reboot.
         persistence_mode: as nvidia-persistenced sets it.
     """
 
@@ -58,20 +58,20 @@ class GpuDescription:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HostDescription:
-    """A host.
+    """A simulated host.
 
     Attributes:
-        name: short; UUIDs are made of it, so that the same host has the same each time.
+        name: short name; UUIDs are derived from it, so the same host always has the same UUIDs.
         gpus: in NVML's order.
         about: one sentence.
         driver, cuda: versions.
-        numa_nodes: memory nodes; GPUs are spread over them in blocks.
+        numa_nodes: NUMA nodes; GPUs are spread over them in blocks.
         gpus_per_switch: GPUs below one PCIe switch.
-        privileged: whether everyone may change MIG; false refuses what needs root.
-        monitors_block_reset: a change of MIG mode that resets the GPU is refused as in use while
-            another process has opened the GPU through NVML, as with a real A100.
-        cores: host cores; engines that are simulated, too, share those that this machine has. None:
-            this machine's.
+        privileged: whether every user may change MIG; false refuses what needs root.
+        monitors_block_reset: whether a change of MIG mode that resets the GPU is refused as in use
+            while another process has opened the GPU through NVML, as with a real A100.
+        cores: host cores, None for this machine's; simulated engines share this machine's real
+            cores.
     """
 
     name: str
@@ -87,20 +87,20 @@ class HostDescription:
 
     @property
     def count(self) -> int:
-        """GPUs in all."""
+        """Total number of GPUs."""
         return sum(gpu.count for gpu in self.gpus)
 
 
 def shipped_descriptions() -> dict[str, HostDescription]:
-    """Those that come with partitiond, by name."""
+    """Return descriptions that come with partitiond, by name."""
     return {path.stem: read_description(path) for path in sorted(_SHIPPED.glob("*.json"))}
 
 
 def find_description(name: str) -> HostDescription:
-    """A shipped one by name, or the file of that path.
+    """Return a shipped description by name, or the one in the file at that path.
 
     Raises:
-        NotFoundError: it is neither.
+        NotFoundError: the name is neither.
         SpecError: the file does not describe a host.
     """
     path = _SHIPPED / f"{name}.json"
@@ -117,10 +117,10 @@ def find_description(name: str) -> HostDescription:
 
 
 def read_description(path: Path) -> HostDescription:
-    """A description from its file.
+    """Read a description from its file.
 
     Raises:
-        SpecError: it cannot be read or does not describe a host.
+        SpecError: the file cannot be read or does not describe a host.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -132,10 +132,10 @@ def read_description(path: Path) -> HostDescription:
 
 
 def checked(description: HostDescription) -> HostDescription:
-    """The same, if a host can be made of it.
+    """Return the description if a host can be made of it.
 
     Raises:
-        SpecError: what is wrong.
+        SpecError: no host can be made of it; the message tells why.
     """
     problem = next(iter(_problems(description)), None)
     if problem is not None:
@@ -190,13 +190,13 @@ def _gpu_problems(gpu: GpuDescription) -> list[str]:
 
 
 def parse_instance(text: str) -> tuple[str, int] | None:
-    """MIG profile and first memory slice of "3g.40gb@4"; None where it is nothing of the kind."""
+    """Return MIG profile and first memory slice of "3g.40gb@4"; None if the text has neither."""
     name, at, start = text.rpartition("@")
     return (name, int(start)) if at and start in "01234567" and len(start) == 1 else None
 
 
 def cuda_number(version: str) -> int | None:
-    """The CUDA driver's number, 13010 for "13.1"; None where it is no version."""
+    """Return the CUDA driver's number, 13010 for "13.1"; None if the text is no version."""
     major, dot, minor = version.partition(".")
     if not (dot and major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
         return None

@@ -1,4 +1,4 @@
-"""A simulated host: its folder, its GPUs, and everything that may happen to them."""
+"""Creates and opens simulated hosts, and injects everything that may happen to their GPUs."""
 
 import contextlib
 import enum
@@ -21,7 +21,7 @@ from partitiond.simulated_gpus.records import NO_ID, create_state
 XID_FALLEN_OFF_THE_BUS: Final = 79
 _XID_EVENT: Final = 0x8
 _HANG_MS: Final = 2**32 - 1
-"""As a delay: the call hangs until its fault is taken away."""
+"""As a delay: the call hangs until its fault is removed."""
 _HEALTH: Final = frozenset(
     {
         "ecc_corrected_volatile", "ecc_uncorrected_volatile", "ecc_corrected_aggregate",
@@ -40,30 +40,30 @@ _LOAD: Final = frozenset(
 
 
 class Die(enum.IntEnum):
-    """Instead of an error code: the process that makes the call is killed (SIGKILL)."""
+    """Used instead of an error code: the process that makes the call is killed (SIGKILL)."""
 
     BEFORE = -1
     AFTER = -2
-    """The call is carried out first."""
+    """After the call has been carried out."""
     LOCKED = -3
-    """While it holds the host's lock."""
+    """While the process holds the host's lock."""
 
 
 class SimulatedHost(HostReader):
-    """One host in its folder. Make one with `create`, or find one with `open`."""
+    """One host in its folder. Make a host with `create`, or find one with `open`."""
 
     # --- its folder ---------------------------------------------------------------------------
 
     @classmethod
     def create(cls, description: HostDescription | str, folder: Path) -> "SimulatedHost":
-        """Make a host.
+        """Make a host in a folder.
 
         Args:
-            description: or the name of a shipped one, or the path of a file.
+            description: description, the name of a shipped one, or the path of a file.
             folder: new or empty.
 
         Raises:
-            NotFoundError, SpecError: there is no such description, or none can be made of it.
+            NotFoundError, SpecError: there is no such description, or no host can be made of it.
             ConflictError: the folder is not empty.
             DeviceError: there is no C compiler, or the folder cannot be written.
         """
@@ -91,7 +91,7 @@ class SimulatedHost(HostReader):
         try:
             return cls._make(description, folder)
         except BaseException:
-            # Nothing half-made is left.
+            # Remove everything half-made.
             for name in ("lib", "bin"):
                 shutil.rmtree(folder / name, ignore_errors=True)
             for name in ("state", "host.json"):
@@ -113,11 +113,11 @@ class SimulatedHost(HostReader):
 
     @classmethod
     def open(cls, folder: Path) -> "SimulatedHost":
-        """Find a host that was made.
+        """Open an existing host.
 
         Raises:
-            NotFoundError: there is none in this folder.
-            DeviceError: it is another version's.
+            NotFoundError: there is no host in this folder.
+            DeviceError: the host is of another version.
         """
         folder = folder.absolute()
         if not (folder / "state").is_file():
@@ -128,25 +128,25 @@ class SimulatedHost(HostReader):
         return cls(folder)
 
     def environment(self) -> dict[str, str]:
-        """What lets a daemon or a command use this host."""
+        """Return environment variables that make a daemon or a command use this host."""
         return {"PARTITIOND_GPU__SIMULATED_HOST": str(self.folder)}
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["SimulatedHost"]:
-        """Put its NVML under the binding of this process until the end of the block."""
+        """Let this process's binding use the host's NVML until the end of the block."""
         from partitiond.devices.nvml.library import library_in_use
 
         with library_in_use(self.nvml_path):
             yield self
 
-    # --- what happens to it -------------------------------------------------------------------
+    # --- faults and changes -------------------------------------------------------------------
 
     def xid(self, uuid: str, code: int, *, breaks: int = 0) -> None:
         """Report an Xid error.
 
         Args:
-            breaks: CUDA error that every next call of the processes on the GPU fails with, as
-                719 (launch failed); 0 leaves them well.
+            breaks: CUDA error with which every next call of the processes on the GPU fails, such as
+                719 (launch failed); 0 for none.
         """
         index = self._index(uuid)
         with self._records.locked():
@@ -156,20 +156,20 @@ class SimulatedHost(HostReader):
             self._records.send_event(index, _XID_EVENT, code, self._instance_id(index, uuid))
 
     def lose(self, uuid: str) -> None:
-        """The GPU falls off the bus: Xid 79, and every later call about it fails."""
+        """Let the GPU fall off the bus: Xid 79, and every later call about it fails."""
         index = self._index(uuid)
         with self._records.locked():
             self._records.set("gpu", index, {"lost": True})
             self._records.send_event(index, _XID_EVENT, XID_FALLEN_OFF_THE_BUS)
 
     def restore(self, uuid: str) -> None:
-        """The lost GPU is back, empty, as after a reset."""
+        """Bring a lost GPU back, empty, as after a reset."""
         index = self._index(uuid)
         with self._records.locked():
             self._records.reset(index)
 
     def reboot(self) -> None:
-        """All GPUs anew: no memory held, GPU instances gone, MIG mode as last set."""
+        """Reset all GPUs: no memory held, GPU instances gone, MIG mode as last set."""
         with self._records.locked():
             for index in range(self._records.number("host", 0, "gpus")):
                 self._records.reset(index)
@@ -187,12 +187,13 @@ class SimulatedHost(HostReader):
         """Let calls of a function fail.
 
         Args:
-            function: of NVML or CUDA, a shell pattern ("nvmlDevice*"), or "mig": any about MIG.
-            error: the code it answers, NVML's or CUDA's; a `Die`; 0 only delays.
+            function: name in NVML or CUDA, a shell pattern ("nvmlDevice*"), or "mig": all about
+                MIG.
+            error: the returned code, NVML's or CUDA's; a `Die`; 0 only delays.
             uuid: only calls about this GPU; empty for all.
-            after: so many calls go well first.
-            times: how many fail; -1 without end.
-            delay_seconds: how long each of them takes.
+            after: number of calls that succeed first.
+            times: number of calls that fail; -1 for all.
+            delay_seconds: duration of each of these calls.
         """
         self._add_fault(
             function,
@@ -204,17 +205,17 @@ class SimulatedHost(HostReader):
         )
 
     def hang(self, function: str, *, uuid: str = "", after: int = 0) -> None:
-        """Let calls of a function hang until `heal`; other calls go well meanwhile.
+        """Let calls of a function hang until `heal`; other calls succeed meanwhile.
 
         Args:
-            function: of NVML or CUDA, a shell pattern, or "mig".
+            function: function of NVML or CUDA, a shell pattern, or "mig".
             uuid: only calls about this GPU; empty for all.
-            after: so many calls go well first.
+            after: number of calls that succeed first.
         """
         self._add_fault(function, 0, uuid=uuid, after=after, times=-1, delay_ms=_HANG_MS)
 
     def heal(self) -> None:
-        """Forget all failing calls, and let go of those that hang."""
+        """Remove all faults, and let hanging calls continue."""
         with self._records.locked():
             for row in self._records.used("fault"):
                 self._records.set("fault", row, {"used": 0})
@@ -241,9 +242,9 @@ class SimulatedHost(HostReader):
             )
 
     def add_process(self, uuid: str, pid: int, used_bytes: int, *, mps: bool = False) -> None:
-        """A process that holds memory of a GPU or a MIG device.
+        """Add a process that holds memory of a GPU or a MIG device.
 
-        A pid that lives now is forgotten when it dies; one that does not stands for a process
+        A pid that lives now is removed when it dies; a pid that does not live stands for a process
         of another container, until `remove_process`.
         """
         index = self._index(uuid)
@@ -261,17 +262,17 @@ class SimulatedHost(HostReader):
             )
 
     def remove_process(self, uuid: str, pid: int) -> None:
-        """Take away what a process holds of a GPU; the process itself is left alone."""
+        """Free what a process holds of a GPU; the process itself is left alone."""
         index = self._index(uuid)
         with self._records.locked():
             for row in self._process_rows(index, pid):
                 self._records.set("process", row, {"used": 0})
 
     def break_process(self, pid: int, cuda_error: int, *, frees: bool = False) -> None:
-        """Every next CUDA call of a process fails.
+        """Let every next CUDA call of a process fail.
 
         Args:
-            frees: its memory is free at once, as when MPS ends a client.
+            frees: whether its memory is freed at once, as when MPS ends a client.
         """
         with self._records.locked():
             for row in self._records.used("process"):
@@ -282,7 +283,7 @@ class SimulatedHost(HostReader):
                     self._records.set("process", row, values)
 
     def grow_process(self, pid: int, more_bytes: int) -> None:
-        """A process holds so much more of its GPU from now on, without a call of its own."""
+        """Let a process hold more of its GPU from now on, without a call of its own."""
         with self._records.locked():
             for row in self._records.used("process"):
                 if self._records.number("process", row, "pid") == pid:
@@ -291,14 +292,14 @@ class SimulatedHost(HostReader):
 
     def set_health(self, uuid: str, *, ecc: int | None = None, retired: int | None = None,
                    throttle: int | None = None, **figures: int) -> None:  # fmt: skip
-        """Change what a GPU tells of its health.
+        """Change what a GPU reports about its health.
 
         Args:
             ecc: uncorrected errors since the driver was loaded.
             retired: rows that were remapped for uncorrected errors.
             throttle: NVML's bits of clocks event reasons.
-            figures: others by the shared state's names, as `temperature_c`, `remapped_pending`,
-                `ecc_corrected_volatile`, `compute_mode`.
+            figures: others by the shared state's names, such as `temperature_c`,
+                `remapped_pending`, `ecc_corrected_volatile`, `compute_mode`.
 
         Raises:
             SpecError: there is no figure of that name.
@@ -312,10 +313,10 @@ class SimulatedHost(HostReader):
         self._set_figures(uuid, values, _HEALTH)
 
     def set_load(self, uuid: str, **figures: float) -> None:
-        """Change what a GPU tells of its work: `sm_activity`, `sm_occupancy`, `tensor_activity`,
-        `dram_activity`, `gpu_util` (shares, 0..1), `power_watts`, `energy_joules` (which grows from
-        there by the power); `gpm` and `energy_counter` say
-        whether it tells at all (0 or 1).
+        """Change what a GPU reports about its work: `sm_activity`, `sm_occupancy`,
+        `tensor_activity`, `dram_activity`, `gpu_util` (shares, 0..1), `power_watts`,
+        `energy_joules` (which then grows by the power); `gpm` and `energy_counter` set whether it
+        reports them at all (0 or 1).
 
         Raises:
             SpecError: there is no figure of that name.
@@ -323,9 +324,9 @@ class SimulatedHost(HostReader):
         self._set_figures(uuid, figures, _LOAD)
 
     def privileged(self, allowed: bool) -> None:
-        """Whether calls that need root are carried out; if not they are refused
-        (NVML_ERROR_NO_PERMISSION) to all but processes with PARTITIOND_SIMULATED_PRIVILEGED=1
-        in their environment.
+        """Set whether calls that need root are carried out. If not, they are refused
+        (NVML_ERROR_NO_PERMISSION) to all processes except those with
+        PARTITIOND_SIMULATED_PRIVILEGED=1 in their environment.
         """
         with self._records.locked():
             self._records.set("host", 0, {"privileged": allowed})
@@ -336,7 +337,7 @@ class SimulatedHost(HostReader):
             self._records.set("host", 0, {"driver_loaded": loaded})
 
     def set_mig_mode(self, uuid: str, *, enabled: bool) -> None:
-        """As an operator does it before partitiond starts: at once, with no instances."""
+        """Set the mode as an operator does before partitiond starts: at once, without instances."""
         index = self._index(uuid)
         with self._records.locked():
             self._records.set("gpu", index, {"mig_mode": enabled, "mig_pending": enabled})
@@ -364,7 +365,7 @@ class SimulatedHost(HostReader):
 
 
 def _write_mps_control(path: Path) -> None:
-    """A small script: the stand-in for NVIDIA's MPS control program, of this very environment."""
+    """Write a script that replaces NVIDIA's MPS control program, using this environment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     root, host = Path(__file__).resolve().parents[2], path.parent.parent
     path.write_text(

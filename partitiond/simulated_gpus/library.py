@@ -1,4 +1,4 @@
-"""The simulated libraries, built once per version of their sources by the system's compiler."""
+"""Builds the simulated libraries, once per version of their sources, by the system's compiler."""
 
 import functools
 import hashlib
@@ -23,13 +23,13 @@ _FLAGS: Final = (
     "-shared", "-fPIC", "-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread",
     "-fvisibility=hidden", "-ldl",
 )  # fmt: skip
-# No soname: by one, the loader would give a process that opened a simulated host this library where
-# the driver's is asked for.
+# No soname: with one, the loader would give a process that opened a simulated host this library
+# when the process asks for the driver's.
 _BUILD_SECONDS: Final = 120
 
 
 def build_libraries() -> Path:
-    """The folder of the built libraries; they are compiled where their sources are new.
+    """Return the folder of the built libraries; compile them if their sources are new.
 
     Raises:
         DeviceError: there is no C compiler, or it fails.
@@ -43,16 +43,16 @@ def build_libraries() -> Path:
 def install_libraries(folder: Path) -> None:
     """Copy the libraries into a host's folder.
 
-    Copies, not links: a library finds its host by where its file is, and the loader takes two
-    links to one file for the same library.
+    Copies are made, not links: a library finds its host by the location of its file, and the loader
+    takes two links to one file for the same library.
 
     Raises:
-        DeviceError: they cannot be built.
+        DeviceError: the libraries cannot be built.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         built = build_libraries()
-    except OSError:  # a user without a cache folder builds anew each time
+    except OSError:  # without a cache folder, build anew each time
         for name, patterns in _LIBRARIES.items():
             _compile(folder / name, patterns)
         return
@@ -78,7 +78,7 @@ def _compiler() -> str:
 
 
 def _build_into(folder: Path) -> None:
-    """Build beside the place and move there: a half-built library is never found."""
+    """Build in a folder next to the target and rename it: a half-built library is never found."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building-") as scratch:
         built = Path(scratch) / "built"
@@ -88,7 +88,7 @@ def _build_into(folder: Path) -> None:
         try:
             built.rename(folder)
         except OSError:
-            # Another process was faster; what it built is the same.
+            # Another process was faster; its result is the same.
             if not (folder / "libcuda.so.1").exists():
                 raise
 

@@ -1,4 +1,4 @@
-"""From a description to a host's first state."""
+"""Writes a host's initial state from its description."""
 
 import os
 import uuid
@@ -19,19 +19,19 @@ from partitiond.simulated_gpus.records import Records
 
 _NAMESPACE: Final = uuid.UUID("6f0f6b0e-6a6c-4a36-9c58-9a5d6c8f3b11")
 _FIRST_SWITCH: Final = 100
-"""A link's peer from here on is a switch (see `state.h`)."""
+"""A link's peer with this or a higher number is a switch (see `state.h`)."""
 _SWITCHES: Final = 6
 """NVSwitches of an eight-GPU board."""
 _CPU_BITS: Final = 64
 _GPUS_PER_DOMAIN: Final = 16
-"""Of one PCI domain, whose buses end at 255."""
+"""GPUs of one PCI domain, whose buses end at 255."""
 
 
 def write_host(records: Records, description: HostDescription) -> None:
-    """Fill an empty state. Wants the lock.
+    """Fill an empty state. The caller holds the lock.
 
     Raises:
-        SpecError: its GPU instances do not fit beside each other.
+        SpecError: the described GPU instances do not fit beside each other.
     """
     own = sorted(os.sched_getaffinity(0))
     cores = own if description.cores is None else list(range(description.cores))
@@ -58,7 +58,7 @@ def write_host(records: Records, description: HostDescription) -> None:
 
 
 def gpu_uuid(host: str, index: int) -> str:
-    """The same for the same host each time."""
+    """Return a GPU's UUID: always the same for the same host."""
     return f"GPU-{uuid.uuid5(_NAMESPACE, f'{host}/{index}')}"
 
 
@@ -122,7 +122,7 @@ def _write_gpu(
 
 
 def _write_places(records: Records, index: int, node: int, cores: Sequence[int]) -> None:
-    """Its NUMA node's cores, and where its links go: to switches, or nowhere."""
+    """Write the cores of a GPU's NUMA node, and the peers of its links: switches, or none."""
     words = [0] * 16
     for core in cores:
         if core // _CPU_BITS < len(words):
@@ -137,7 +137,7 @@ def _write_places(records: Records, index: int, node: int, cores: Sequence[int])
 
 
 def _cores_of(cores: Sequence[int], node: int, nodes: int) -> Sequence[int]:
-    """The host's cores, in equal blocks; all of them where there are fewer than nodes."""
+    """Return a node's equal block of the host's cores; all cores if there are fewer than nodes."""
     if len(cores) < nodes:
         return cores
     return cores[node * len(cores) // nodes : (node + 1) * len(cores) // nodes]

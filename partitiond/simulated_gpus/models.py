@@ -1,4 +1,4 @@
-"""What a driver tells of each model of GPU beyond the hardware catalog.
+"""Defines what a driver tells about each GPU model beyond the hardware catalog.
 
 Sources: NVIDIA's datasheets and the CUDA and MIG user guides; PCI ids as in the public PCI id
 database; reserved memory as `nvidia-smi -q` prints it.
@@ -15,22 +15,22 @@ from partitiond.core.units import MIB
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GpuModel:
-    """One model.
+    """A GPU model.
 
     Attributes:
-        name: as the driver prints it.
+        name: name as the driver prints it.
         capability: CUDA compute capability.
         architecture: NVML's number.
-        pci_device_id: device and vendor.
-        bus_width: of its memory, in bits.
-        reserved_mib: memory the driver keeps.
+        pci_device_id: PCI ids of device and vendor.
+        bus_width: width of the memory bus, in bits.
+        reserved_mib: memory that the driver keeps.
         context_mib: memory of one CUDA context.
-        nvlinks: links of one GPU; 0 without.
-        mig_needs_reset: a change of MIG mode resets the GPU (A100), not so on Hopper and newer.
-        gpm: whether it has GPU performance metrics.
-        clocks_mhz: highest of SMs and memory.
-        engines: copy engines, decoders, JPEG and optical-flow engines of each MIG profile, in the
-            catalog's order.
+        nvlinks: NVLinks of one GPU; 0 if there are none.
+        mig_needs_reset: whether a change of MIG mode resets the GPU (A100, not Hopper and newer).
+        gpm: whether the GPU has GPU performance metrics.
+        clocks_mhz: highest clocks of SMs and memory.
+        engines: copy, decoder, JPEG and optical-flow engines per MIG profile, in the catalog's
+            order.
     """
 
     name: str
@@ -97,11 +97,11 @@ MODELS: Final[Mapping[str, GpuModel]] = {
         "Tesla T4", (7, 5), 6, 0x1EB810DE, 256, reserved_mib=320, clocks_mhz=(1590, 5001)
     ),
 }  # fmt: skip
-"""By catalog key; all kinds of GPU in the catalog are here."""
+"""GPU models by catalog key; every GPU of the catalog is here."""
 
 
 def mig_profile_fields(hardware: str) -> list[dict[str, int | str]]:
-    """The records of a model's MIG profiles, by the names of the shared state's fields."""
+    """Return the records of a model's MIG profiles, by the names of the shared state's fields."""
     model = MODELS[hardware]
     profiles = HARDWARE[hardware].mig_profiles
     return [

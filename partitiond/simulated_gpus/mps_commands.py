@@ -1,7 +1,6 @@
-"""The commands of the simulated control daemon, answered as NVIDIA's program answers them.
+"""Answers the commands of the simulated control daemon as NVIDIA's program does.
 
-Where the documentation shows no wording (of refusals, mostly), the words are ours: nothing should
-depend on them.
+Words that the documentation does not show (mostly refusals) are ours: do not depend on them.
 """
 
 import asyncio
@@ -15,7 +14,7 @@ from partitiond.simulated_gpus.mps_state import CHUNKS, Client, Server, State, p
 
 
 class Host(Protocol):
-    """What commands do beyond the state."""
+    """Operations of commands beyond the state."""
 
     state: State
 
@@ -28,7 +27,7 @@ class Host(Protocol):
         ...
 
     async def shut_down(self, seconds: float | None) -> None:
-        """End once all clients have, or forced after some seconds."""
+        """Shut down once all clients have ended, or by force after some seconds."""
         ...
 
     def terminate(self, server: Server, client: Client) -> None:
@@ -36,23 +35,23 @@ class Host(Protocol):
         ...
 
     def break_server(self, server: Server) -> None:
-        """A client's fatal fault."""
+        """Simulate a client's fatal fault."""
         ...
 
     def hang(self, seconds: float) -> None:
-        """Answer nobody for a while."""
+        """Answer no request for a while."""
         ...
 
 
 class _UsageError(Exception):
-    """A command that is refused; its words are the answer."""
+    """A command was refused; the message is the answer."""
 
 
 Command = Callable[[Host, Sequence[str]], str | Awaitable[str]]
 
 
 async def answer(host: Host, line: str) -> str:
-    """The answer to one line; empty for none."""
+    """Return the answer to one line; empty if there is none."""
     words = line.split()
     if not words:
         return ""
@@ -216,7 +215,7 @@ def _get_percentage(host: Host, words: Sequence[str]) -> str:
 
 def _set_default_limit(host: Host, words: Sequence[str]) -> str:
     device, value = _taking(2, words, "set_default_device_pinned_mem_limit <dev> <value>")
-    host.state.limits.pop(device, None)  # whichever was set last takes effect
+    host.state.limits.pop(device, None)  # the last one set takes effect
     host.state.limits[device] = _size(value)
     return ""
 
@@ -332,4 +331,4 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "simulate_refuse_terminate": _simulate_refuse_terminate,
     "simulate_hang": _simulate_hang,
 }
-"""By name. Those named simulate_* only the simulated daemon knows: they break it."""
+"""Commands by name. Only the simulated daemon knows simulate_*: they break it on purpose."""

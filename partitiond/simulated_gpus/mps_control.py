@@ -1,4 +1,4 @@
-"""Stands in for NVIDIA's `nvidia-cuda-mps-control`: same options, commands, files and logs.
+"""Simulates NVIDIA's `nvidia-cuda-mps-control`: same options, commands, files and logs.
 
     nvidia-cuda-mps-control -d        a daemon in the background
     nvidia-cuda-mps-control -f        a daemon in the foreground
@@ -6,11 +6,11 @@
     nvidia-cuda-mps-control -v        the version
     echo COMMAND | nvidia-cuda-mps-control
 
-Which daemon is meant says CUDA_MPS_PIPE_DIRECTORY. Its clients are programs that use the simulated
-libcuda. `help` lists the commands; those named simulate_* break it on purpose.
+CUDA_MPS_PIPE_DIRECTORY selects the daemon. The daemon's clients are programs that use the simulated
+libcuda. `help` lists the commands; commands named simulate_* break the daemon on purpose.
 
-Who asks runs this as a file, without the package: a daemon asks every few seconds, and the real
-program starts in a few milliseconds.
+Queries run this module as a file, without the package: a daemon queries every few seconds, and the
+real program starts in a few milliseconds.
 """
 
 import os
@@ -45,7 +45,7 @@ def write_program(path: Path) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program. 0 when the daemon was started or reached."""
+    """Run the program; return 0 if the daemon was started or reached."""
     words = list(sys.argv[1:] if argv is None else argv)
     static = "-S" in words or "--static-partitioning" in words
     if "-v" in words:
@@ -66,7 +66,7 @@ def _pipe_dir() -> Path:
 
 
 def _connected() -> socket.socket | None:
-    """A connection to the daemon; None without one."""
+    """Return a connection to the daemon; None if there is no daemon."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(str(_pipe_dir() / "control"))
@@ -77,7 +77,7 @@ def _connected() -> socket.socket | None:
 
 
 def _ask() -> int:
-    """Send the commands on standard input, print the answers."""
+    """Send the commands from standard input, and print the answers."""
     connection = _connected()
     if connection is None:
         sys.stdout.write(f"{NO_DAEMON}\n")
@@ -99,7 +99,7 @@ def _ask() -> int:
 
 
 def _answer(connection: socket.socket) -> str | None:
-    """Text up to a zero byte; None when the daemon went away without one."""
+    """Return the text up to a zero byte; None if the daemon closed the connection before it."""
     said = b""
     while not said.endswith(b"\0"):
         part = connection.recv(65_536)
@@ -129,14 +129,14 @@ def _background(words: Sequence[str]) -> int:
     ) as process:
         said = process.stdout.readline() if process.stdout is not None else ""
         if said.strip() == "ready":
-            process.returncode = 0  # it is nobody's child any more
+            process.returncode = 0  # do not wait for it on exit
             return 0
     sys.stdout.write(f"{said.strip() or NO_DAEMON}\n")
     return 1
 
 
 def _serve(*, static: bool, words: Sequence[str]) -> int:
-    """Be the daemon."""
+    """Run the daemon in this process."""
     import asyncio
 
     from partitiond.simulated_gpus.mps_daemon import ControlDaemon
@@ -166,7 +166,7 @@ def _serve(*, static: bool, words: Sequence[str]) -> int:
 
 
 def _say_ready() -> None:
-    """Tell whoever waits for the background daemon, and let go of its output."""
+    """Tell the starting process that the daemon is ready, and close standard output."""
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     null = os.open(os.devnull, os.O_WRONLY)

@@ -1,9 +1,9 @@
-"""The simulated MPS control daemon: two sockets in the pipe folder, one process per server.
+"""Runs the simulated MPS control daemon: two sockets in the pipe folder, one process per server.
 
-`control` takes commands from the control program: a line each, answered by text and a zero byte.
-`control.sock` takes clients, that is the simulated libcuda: `CLIENT ...` is answered by `OK ...` or
-`ERR ...`, and the connection is the client's context. Later the daemon may send it `TERMINATE` or
-`FAULT`. A client ends by closing it, or by dying.
+`control` takes commands from the control program: one line each, answered by text and a zero byte.
+`control.sock` takes clients (the simulated libcuda): `CLIENT ...` is answered by `OK ...` or `ERR
+...`, and the connection is the client's context. Later the daemon may send `TERMINATE` or `FAULT`
+to the client. A client ends by closing the connection, or by dying.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ from partitiond.simulated_gpus.mps_state import (
 
 PID_FILE: Final = "nvidia-cuda-mps-control.pid"
 HOST: Final = "PARTITIOND_SIMULATED_HOST"
-"""Environment: the folder of the simulated host whose program this is."""
+"""Environment variable with the folder of the simulated host that this program belongs to."""
 SERVER_BYTES: Final = 30 * MIB
 """Device memory of a server, as nvidia-smi shows it on an A100."""
 
 
 class ControlDaemon:
-    """One control daemon; `run` returns when it was told to quit."""
+    """One control daemon; `run` returns once a client has told it to quit."""
 
     def __init__(self, pipe_dir: Path, log_dir: Path, devices: tuple[str, ...], *, static: bool):
         self.state = State(devices, static=static)
@@ -97,7 +97,7 @@ class ControlDaemon:
             self._ended.set()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client for its life."""
+        """Serve one client until it ends."""
         self._log("Accepting connection...")
         uid = _peer_uid(writer)
         with contextlib.suppress(OSError):
@@ -136,11 +136,11 @@ class ControlDaemon:
         writer.close()
 
     async def _server_for(self, uid: int, pid: int, server: Server | None) -> Server:
-        """The server of a user: the one that runs, or one in its place."""
+        """Return the server of a user: the running one, or a new one in its place."""
         if server is not None and server.uid == uid:
             self._log(f"NEW CLIENT {pid} from user {uid}: Server already exists")
             return server
-        if server is not None:  # another user's, and idle
+        if server is not None:  # another user's idle server
             await self.stop_server(server)
         self._log(
             f"NEW CLIENT {pid} from user {uid}: Server is not ready, push client to pending list"
@@ -173,14 +173,14 @@ class ControlDaemon:
         return server
 
     def _show_on_gpus(self, pid: int) -> None:
-        """A server holds a little memory, and is a process of its GPUs, where there is a host."""
+        """Show a server on its GPUs as a process with a little memory, if there is a host."""
         host = _host()
         if host is not None:
             for device in self.state.devices:
                 host.add_process(device, pid, SERVER_BYTES)
 
     async def _watch(self, server: Server, process: asyncio.subprocess.Process) -> None:
-        """A server that ends takes its clients' contexts with it."""
+        """Wait for a server's end, then break its clients' contexts."""
         status = await process.wait()
         self._log(f"Server {server.pid} exited with status {abs(status)}")
         self.state.servers.pop(server.pid, None)
@@ -199,7 +199,7 @@ class ControlDaemon:
             self.state.servers.pop(server.pid, None)
 
     async def shut_down(self, seconds: float | None) -> None:
-        """Take no new client, wait for the clients there are, then end the servers."""
+        """Take no new clients, wait for the existing clients, then end the servers."""
         self.state.quitting = True
         deadline = None if seconds is None else time.monotonic() + seconds
         while any(server.clients for server in self.state.servers.values()):
@@ -229,15 +229,15 @@ class ControlDaemon:
         self._changed.set()
 
     def terminate(self, server: Server, client: Client) -> None:
-        """End a client's work: its next call fails, its process is left alone."""
+        """End a client's work: its next call fails, and its process is left alone."""
         client.terminated = True
         client.send("TERMINATE")
-        if host := _host():  # its memory is free at once, before its next call
+        if host := _host():  # free its memory at once, before its next call
             host.break_process(client.pid, CLIENT_TERMINATED, frees=True)
         self._logs[server.pid].inactive(client)
 
     def break_server(self, server: Server) -> None:
-        """A fatal fault of one client, which every client of the server gets."""
+        """Simulate a fatal fault of one client, which reaches every client of the server."""
         log = self._logs[server.pid]
         log("Client encountered a fatal GPU exception: server state changes to FAULT")
         for client in server.active():
@@ -245,18 +245,18 @@ class ControlDaemon:
         server.status = "FAULT" if server.clients else "ACTIVE"
 
     def hang(self, seconds: float) -> None:
-        """Block the whole daemon: nobody is answered, by neither socket."""
+        """Block the whole daemon: neither socket answers."""
         time.sleep(seconds)
 
 
 def _host() -> SimulatedHost | None:
-    """The simulated host whose program this is; None for one that stands alone."""
+    """Return the simulated host that this program belongs to; None if it stands alone."""
     folder = os.environ.get(HOST)
     return SimulatedHost.open(Path(folder)) if folder else None
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:
-    """SO_PEERCRED: pid, uid and gid of whoever connected."""
+    """Return the client's uid, by SO_PEERCRED (pid, uid and gid)."""
     connection: socket.socket = writer.get_extra_info("socket")
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", packed)[1])

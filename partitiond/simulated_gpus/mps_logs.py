@@ -1,4 +1,4 @@
-"""control.log and server.log, in the words of NVIDIA's, as far as public reports show them."""
+"""Writes control.log and server.log in NVIDIA's words, as far as public reports show them."""
 
 import datetime
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ class Log:
         self._pid = pid
 
     def __call__(self, text: str, who: str = "") -> None:
-        """Write a line, by the log's own name or by another."""
+        """Write a line, under the log's own name or another."""
         now = datetime.datetime.now().isoformat(" ", "milliseconds")
         with self._path.open("a") as file:
             file.write(f"[{now} {who or self._who:>7} {self._pid:>6}] {text}\n")
 
     def started(self, pipe_dir: Path, server: Server, devices: Sequence[str]) -> None:
-        """A server is ready."""
+        """Log that a server is ready."""
         self("Startup", "Other")
         self(f"Connecting to control daemon on socket: {pipe_dir / 'control'}", "Other")
         self("Initializing server process", "Other")
@@ -35,7 +35,7 @@ class Log:
         self("Server has started")
 
     def attached(self, client: Client) -> None:
-        """A client has its context."""
+        """Log that a client has its context."""
         self("Received new client request")
         self("Worker created")
         self("Creating worker thread")
@@ -43,10 +43,10 @@ class Log:
         self(f"Status of client {{{client.pid}, {client.context_id}}} is ACTIVE")
 
     def inactive(self, client: Client) -> None:
-        """A client's work was ended."""
+        """Log that a client's work was ended."""
         self(f"Status of client {{{client.pid}, {client.context_id}}} is INACTIVE")
 
     def detached(self, client: Client, left: int) -> None:
-        """A client is gone."""
+        """Log that a client is gone."""
         self("Receive command failed, assuming client exit")
         self(f"Client {client.pid} disconnected. Number of active client contexts is {left}")

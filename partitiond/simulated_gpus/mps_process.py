@@ -1,7 +1,7 @@
-"""The simulated MPS server: a process of its own, with the real one's name, that only lives.
+"""Runs the simulated MPS server: a process with the real server's name that does nothing.
 
-Its clients are kept by the control daemon. Standard library only, and run as a file: it starts with
-the first client, who waits for it.
+The control daemon keeps the server's clients. This module uses only the standard library and runs
+as a file: the server starts with its first client, which waits for the start.
 """
 
 import ctypes
@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 
 ORPHAN_SECONDS = 30
-"""A server whose control daemon was killed lives on; this long, so that none is left for ever."""
+"""Time that a server outlives a killed control daemon, so that no server is left for ever."""
 
 
 def rename(*words: str) -> None:
-    """Give this process another command line, and name, in /proc.
+    """Give this process another command line and name in /proc.
 
     The command line is where the kernel put it at exec: between arg_start and arg_end, fields 48
-    and 49 of /proc/self/stat (proc(5)). Nobody reads it there any more once Python has started.
+    and 49 of /proc/self/stat (proc(5)). Python no longer reads it there once it has started.
     """
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     start, end = int(fields[45]), int(fields[46])
@@ -30,7 +30,7 @@ def rename(*words: str) -> None:
 
 
 def main() -> int:
-    """Say that it is ready, then live until told otherwise or left alone."""
+    """Print that the server is ready, then wait until it is terminated or orphaned."""
     rename("nvidia-cuda-mps-server")
     uid = int(sys.argv[1])
     if os.geteuid() == 0 and uid != 0:

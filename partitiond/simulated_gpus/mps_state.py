@@ -1,4 +1,4 @@
-"""What a simulated MPS control daemon knows: its servers, their clients and their limits."""
+"""Holds the state of a simulated MPS control daemon: its servers, their clients and limits."""
 
 import dataclasses
 import math
@@ -26,8 +26,8 @@ class Client:
 
     Attributes:
         percentage: effective share of the SMs, in percent.
-        limit_bytes: effective limit of its device memory; -1 for none.
-        send: how a line reaches it.
+        limit_bytes: effective limit of the client's device memory; -1 for none.
+        send: sends a line to the client.
     """
 
     pid: int
@@ -46,7 +46,7 @@ class Server:
 
     Attributes:
         status: INITIALIZING, ACTIVE or FAULT.
-        percentage: share of the SMs of its clients, unless they ask for less.
+        percentage: SM share of the server's clients, unless they ask for less.
         limits: memory limit by device, in bytes.
     """
 
@@ -59,21 +59,21 @@ class Server:
     contexts: int = 0
 
     def active(self) -> list[Client]:
-        """Clients whose work was not ended."""
+        """Return clients whose work was not ended."""
         return [client for client in self.clients if not client.terminated]
 
 
 @dataclasses.dataclass(slots=True)
 class State:
-    """Of one control daemon.
+    """State of one control daemon.
 
     Attributes:
-        devices: UUIDs it was limited to; empty for all.
-        static: static SM partitioning is on (-S).
+        devices: UUIDs that the daemon is limited to; empty for all.
+        static: whether static SM partitioning is on (-S).
         partitions: chunks by partition.
-        kill_faults: a client that ends without terminate_client breaks its server, as a real one
-            may when it dies inside a kernel.
-        quitting: no new client.
+        kill_faults: whether a client that ends without terminate_client breaks its server, as a
+            real client may when it dies inside a kernel.
+        quitting: whether the daemon is shutting down and takes no new clients.
     """
 
     devices: tuple[str, ...]
@@ -92,8 +92,8 @@ class Asked:
     """What a client asks for when it connects.
 
     Attributes:
-        percentage: -1 where it named none.
-        limit_bytes: -1 where it named none.
+        percentage: -1 if the client named none.
+        limit_bytes: -1 if the client named none.
     """
 
     pid: int
@@ -103,7 +103,7 @@ class Asked:
 
 
 def parse_client(line: str) -> Asked | None:
-    """`CLIENT <pid> <percentage or -1> <limit in bytes or -1> <device uuid>`, or None."""
+    """Parse `CLIENT <pid> <percentage or -1> <limit in bytes or -1> <device uuid>`; else None."""
     words = line.split()
     if len(words) != 5 or words[0] != "CLIENT":
         return None
@@ -115,7 +115,7 @@ def parse_client(line: str) -> Asked | None:
 
 
 def parse_size(word: str) -> int | None:
-    """ "10G" or "900M" in bytes; None when it is neither."""
+    """Parse "10G" or "900M" to bytes; return None for other words."""
     found = re.fullmatch(r"(\d+)([GM])", word)
     if found is None:
         return None
@@ -123,7 +123,7 @@ def parse_size(word: str) -> int | None:
 
 
 def refusal(state: State, server: Server | None, asked: Asked, uid: int) -> tuple[int, str] | None:
-    """The CUDA error a client gets instead of a context, and words; None when it is let in."""
+    """Return the CUDA error that a refused client gets, and words; None if it is admitted."""
     if not any(asked.device.startswith(device) for device in state.devices or ("",)):
         return NO_DEVICE, "the device is not visible to this MPS control daemon"
     if state.quitting:
@@ -140,11 +140,11 @@ def refusal(state: State, server: Server | None, asked: Asked, uid: int) -> tupl
 
 
 def effective(server: Server, asked: Asked) -> tuple[float, int]:
-    """A client can only tighten what its server allows: percentage, limit in bytes or -1."""
+    """Return percentage and limit (bytes or -1): a client can only tighten its server's limits."""
     percentage = server.percentage
     if 0 < asked.percentage <= 100:
         percentage = min(percentage, asked.percentage)
-    # Whichever was set last takes effect, by index or by UUID.
+    # The limit that was set last takes effect, by index or by UUID.
     known = [limit for device, limit in server.limits.items() if device in ("0", asked.device)]
     limits = [limit for limit in (*known[-1:], asked.limit_bytes) if limit >= 0]
     return percentage, min(limits, default=-1)

@@ -1,4 +1,4 @@
-"""What a simulated host is now: paths, GPUs, processes, GPU instances."""
+"""Reads a simulated host's present state: paths, GPUs, processes, GPU instances."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from partitiond.simulated_gpus.records import NO_ID, Records
 
 
 class HostReader:
-    """The looking half of `SimulatedHost`."""
+    """The reading half of `SimulatedHost`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -17,21 +17,21 @@ class HostReader:
 
     @property
     def nvml_path(self) -> Path:
-        """Its libnvidia-ml.so.1."""
+        """The host's libnvidia-ml.so.1."""
         return self.folder / "lib" / "libnvidia-ml.so.1"
 
     @property
     def cuda_path(self) -> Path:
-        """Its libcuda.so.1."""
+        """The host's libcuda.so.1."""
         return self.folder / "lib" / "libcuda.so.1"
 
     @property
     def mps_control(self) -> Path:
-        """Its nvidia-cuda-mps-control."""
+        """The host's nvidia-cuda-mps-control."""
         return self.folder / "bin" / "nvidia-cuda-mps-control"
 
     def uuids(self) -> tuple[str, ...]:
-        """Of its GPUs, by NVML's order."""
+        """Return the UUIDs of the host's GPUs, in NVML's order."""
         with self._records.locked():
             return tuple(
                 self._records.text("gpu", index, "uuid")
@@ -39,13 +39,13 @@ class HostReader:
             )
 
     def used_bytes(self, uuid: str) -> int:
-        """What processes hold of a GPU, or of a MIG device."""
+        """Return the bytes that processes hold of a GPU, or of a MIG device."""
         index = self._index(uuid)
         with self._records.locked():
             return self._records.used_bytes(index, self._instance_id(index, uuid))
 
     def processes(self, uuid: str) -> dict[int, int]:
-        """Bytes by pid of those that live."""
+        """Return the held bytes by pid of living processes."""
         index = self._index(uuid)
         with self._records.locked():
             self._records.reap()
@@ -63,24 +63,24 @@ class HostReader:
         return bool(self.figure(uuid, "mig_mode"))
 
     def figure(self, uuid: str, name: str) -> float:
-        """A number of a GPU by the shared state's name, as "power_watts"."""
+        """Return a number of a GPU by the shared state's name, such as "power_watts"."""
         index = self._index(uuid)
         with self._records.locked():
             return float(self._records.text("gpu", index, name))
 
     def samples_alive(self) -> int:
-        """GPM samples that this process was given and has not freed."""
+        """Return the number of GPM samples that this process got and has not freed."""
         return self._records.samples_alive()
 
     def geometry(self, uuid: str) -> tuple[MigInstance, ...]:
-        """GPU instances that exist, by first slice."""
+        """Return existing GPU instances, ordered by first slice."""
         index = self._index(uuid)
         with self._records.locked():
             found = [self._instance(index, row) for row in self._records.used("instance", index)]
         return tuple(sorted(found, key=lambda instance: instance.slice_start))
 
     def _index(self, uuid: str) -> int:
-        """Of a GPU, or of the GPU of a MIG device. Raises NotFoundError."""
+        """Return the index of a GPU, or of a MIG device's GPU. Raises NotFoundError."""
         for index, known in enumerate(self.uuids()):
             if known == uuid:
                 return index
@@ -95,7 +95,7 @@ class HostReader:
         return self._mig_ids(index, uuid)[0]
 
     def _mig_ids(self, index: int, uuid: str) -> tuple[int, int]:
-        """Ids of GPU and compute instance of a MIG device; NO_ID where it is none of this GPU."""
+        """Return a MIG device's ids of GPU and compute instance; NO_ID if it is not on this GPU."""
         if uuid.startswith("MIG-"):
             read = self._records
             for row in read.used("instance", index):

@@ -1,4 +1,4 @@
-"""The shared state of a host, record by record, through its own library."""
+"""Reads and writes a host's shared state, record by record, through the host's own library."""
 
 import contextlib
 import ctypes
@@ -12,19 +12,19 @@ from typing import Final
 from partitiond.core.errors import DeviceError
 
 NO_ID: Final = 0xFFFFFFFF
-"""Where a number stands for nothing: no GPU, no instance."""
+"""Number that means none: no GPU, no instance."""
 _TEXT_BYTES: Final = 512
 
 
 class Records:
-    """Tables of numbered records with named fields; see `fields.c` for what there is.
+    """Tables of numbered records with named fields; `fields.c` lists them.
 
     Args:
         library: path of the host's libnvidia-ml.so.1.
-        state: path of its shared state; has to exist (see `create_state`).
+        state: path of the host's shared state; it has to exist (see `create_state`).
 
     Raises:
-        DeviceError: the state is missing, or another version's.
+        DeviceError: the state is missing, or of another version.
     """
 
     def __init__(self, library: Path, state: Path) -> None:
@@ -40,7 +40,7 @@ class Records:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the host's lock; all other calls here want it.
+        """Hold the host's lock; all other calls here require it.
 
         Raises:
             DeviceError: another process has held it for ten seconds.
@@ -56,7 +56,7 @@ class Records:
             self._library.simgpu_unlock(self._host)
 
     def rows(self, table: str) -> int:
-        """How many records the table has room for."""
+        """Return how many records the table has room for."""
         return int(self._library.simgpu_rows(table.encode()))
 
     def set(self, table: str, row: int, values: Mapping[str, object], inner: int = 0) -> None:
@@ -86,20 +86,20 @@ class Records:
         return buffer.value.decode()
 
     def number(self, table: str, row: int, name: str, inner: int = 0) -> int:
-        """A field that is a whole number."""
+        """Read a field that is a whole number."""
         return int(self.text(table, row, name, inner))
 
     def used(self, table: str, row: int | None = None) -> list[int]:
-        """Records in use: rows of a flat table, or those within a row of a table of GPUs."""
+        """Return records in use: rows of a flat table, or those within a row of a table of GPUs."""
         if row is None:
             return [r for r in range(self.rows(table)) if self.number(table, r, "used")]
         return [i for i in range(self.rows(table)) if self.number(table, row, "used", i)]
 
     def free_row(self, table: str) -> int:
-        """A record that is not in use.
+        """Return a record that is not in use.
 
         Raises:
-            DeviceError: all are.
+            DeviceError: all records are in use.
         """
         for row in range(self.rows(table)):
             if not self.number(table, row, "used"):
@@ -110,37 +110,37 @@ class Records:
         )
 
     def send_event(self, gpu: int, kind: int, data: int, instance: int = NO_ID) -> None:
-        """Ring the bell of everyone who waits for NVML events."""
+        """Send an event to all processes that wait for NVML events."""
         self._library.simgpu_event(self._host, gpu, kind, data, instance)
 
     def reap(self) -> None:
-        """Forget processes that are gone."""
+        """Remove processes that are gone."""
         self._library.simgpu_reap(self._host)
 
     def settle_energy(self, gpu: int) -> None:
-        """Wanted before the power of a GPU changes."""
+        """Count a GPU's energy up to now; required before its power changes."""
         self._library.simgpu_settle_energy(self._host, gpu)
 
     def used_bytes(self, gpu: int, instance: int = NO_ID) -> int:
-        """What living processes hold."""
+        """Return the bytes that living processes hold."""
         return int(self._library.simgpu_used_bytes(self._host, gpu, instance))
 
     def add_process(self, gpu: int, pid: int, used_bytes: int) -> int:
-        """A process that holds memory; its row, or -1 where there are too many."""
+        """Add a process that holds memory; return its row, or -1 if there are too many."""
         return int(self._library.simgpu_add_process(self._host, gpu, pid, used_bytes))
 
     def samples_alive(self) -> int:
-        """GPM samples of this process that are not freed."""
+        """Return the number of this process's GPM samples that are not freed."""
         return int(self._library.simgpu_samples_alive())
 
     def make_instance(self, gpu: int, profile_row: int, start: int, *, compute: bool = True) -> int:
-        """A GPU instance with its compute instance; NVML's code."""
+        """Make a GPU instance with its compute instance; return NVML's code."""
         return int(
             self._library.simgpu_make_instance(self._host, gpu, profile_row, start, int(compute))
         )
 
     def reset(self, gpu: int) -> None:
-        """As a reboot does it to one GPU."""
+        """Reset one GPU, as a reboot does."""
         self._library.simgpu_reset(self._host, gpu)
 
 
@@ -196,4 +196,4 @@ _SIGNATURES: Final[Mapping[str, tuple[type | None, list[type]]]] = {
     "samples_alive": (ctypes.c_int, []),
     "reset": (None, [_HOST, _UINT]),
 }
-"""Of the library's own controls; addresses are 64 bits wide, which ctypes has to be told."""
+"""Signatures of the library's control functions; without them ctypes would cut 64-bit addresses."""

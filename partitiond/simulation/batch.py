@@ -1,8 +1,8 @@
-"""Continuous batching without time or I/O: which sequences run, what each step does.
+"""Models continuous batching without time or I/O: which sequences run, what each step does.
 
-As vLLM's scheduler, reduced to what matters for throughput and memory: first come, first served;
-prompts are read in chunks within a budget of tokens per step, beside the decoding sequences; the
-KV cache is counted in tokens; when it is full the youngest sequence is preempted and starts over.
+This is vLLM's scheduler, reduced to what matters for throughput and memory: first come, first
+served; prompts are read in chunks within a token budget per step, beside decoding ones; the KV
+cache is counted in tokens; when it is full, the youngest sequence is preempted and starts over.
 """
 
 import collections
@@ -26,7 +26,7 @@ class Sequence:
 
     @property
     def to_read(self) -> int:
-        """Tokens still to be read before it decodes."""
+        """Tokens still to be read before the sequence decodes."""
         return max(0, self.prompt_tokens + max(0, self.generated - 1) - self.read)
 
 
@@ -39,7 +39,7 @@ class Step:
         prefill_tokens: prompt tokens read.
         emitting: sequences that get a token in this step (decodes, and prompts read to the end).
         kv_tokens: tokens in the KV cache that the decodes read.
-        admitted: sequences that begin to run in it.
+        admitted: sequences that begin to run in the step.
     """
 
     decoding: int
@@ -61,8 +61,8 @@ class Batch:
         self._max_step_tokens = max_step_tokens
         self._kv_tokens = kv_tokens
         self._waiting: collections.deque[Sequence] = collections.deque()
-        # In the order of admission; `_reading` are those with a prompt to read. What all of them
-        # hold, or will once their prompts are read, is kept as a sum: steps are many.
+        # In the order of admission; `_reading` are those with a prompt to read. `_held` keeps the
+        # sum of what all hold, or will once their prompts are read: steps are many.
         self._running: dict[Sequence, None] = {}
         self._reading: dict[Sequence, None] = {}
         self._held = 0
@@ -70,17 +70,17 @@ class Batch:
 
     @property
     def running(self) -> int:
-        """Sequences that run."""
+        """Number of running sequences."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait."""
+        """Number of waiting sequences."""
         return len(self._waiting)
 
     @property
     def held_tokens(self) -> int:
-        """KV tokens of what runs, once its prompts are read."""
+        """KV tokens of running sequences, once their prompts are read."""
         return self._held
 
     @property
@@ -93,14 +93,14 @@ class Batch:
         self._waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Drop a sequence wherever it is; its place is free in the next step."""
+        """Drop a running or waiting sequence; its place is free in the next step."""
         if sequence in self._running:
             self._leave(sequence)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
 
     def next_step(self) -> Step | None:
-        """Choose what the next step does; None when there is nothing to do."""
+        """Choose what the next step does; return None if there is nothing to do."""
         self._make_room()
         emitting = [s for s in self._running if s not in self._reading]
         decoding = len(emitting)
@@ -112,11 +112,11 @@ class Batch:
         return Step(decoding, prefill_tokens, tuple(emitting), kv_tokens, admitted)
 
     def steps_alike(self, step: Step) -> int:
-        """How many steps in a row, from this one on, do the same unless something is added.
+        """Return how many steps in a row, from this one on, do the same unless something is added.
 
-        They decode the same sequences: none has a prompt to read, none ends before the last of
-        them, and the cache holds what each of them adds. What waits stays waiting, as the room
-        only shrinks.
+        The steps decode the same sequences: no sequence has a prompt to read, none ends before the
+        last step, and the cache has room for what each step adds. Waiting sequences stay waiting,
+        as the room only shrinks.
         """
         if step.prefill_tokens or not step.emitting:
             return 1
@@ -126,13 +126,13 @@ class Batch:
         return max(1, most)
 
     def finish_step(self, step: Step, times: int = 1) -> tuple[Sequence, ...]:
-        """Give each emitting sequence its token. Returns those that got one and still run or end.
+        """Give each emitting sequence its token. Return the sequences that got one.
 
-        A sequence removed while the step ran gets none. Ended ones leave the batch.
+        A sequence that was removed while the step ran gets none. Ended sequences leave the batch.
 
         Args:
             step: what `next_step` chose.
-            times: how often it was run, at most `steps_alike` times.
+            times: how often the step was run, at most `steps_alike` times.
         """
         emitted = []
         for sequence in step.emitting:
@@ -148,7 +148,7 @@ class Batch:
         return tuple(emitted)
 
     def _admit(self) -> int:
-        """Let as many waiting ones run as there is room for, and say how many."""
+        """Admit as many waiting sequences as there is room for; return their number."""
         before = self.running
         while self._waiting and self.running < self._max_sequences:
             need = self._waiting[0].to_read + 1
@@ -161,7 +161,7 @@ class Batch:
         return self.running - before
 
     def _read_prompts(self, budget: int, emitting: list[Sequence]) -> int:
-        """Read prompts within a budget of tokens, and how many; those read to the end emit."""
+        """Read prompts within a token budget; return the tokens read; fully read prompts emit."""
         read, done = 0, []
         for sequence in self._reading:
             chunk = min(sequence.to_read, budget - read)

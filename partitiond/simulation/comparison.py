@@ -1,8 +1,8 @@
-"""Promised against what came out, figure by figure: for replays and for measurements alike.
+"""Compares promise and outcome, figure by figure, for replays and for measurements alike.
 
-At full load a plan's throughput, TTFT and TPOT are predictions of exactly this, so errors count
-both ways. At the demand they are what is to be kept: more latency or fewer good requests than
-promised is an error, less and more are not.
+At full load a plan's throughput, TTFT and TPOT predict exactly this situation, so errors in both
+directions count. At the demand they are bounds: more latency or fewer good requests than promised
+is an error, less latency and more good requests are not.
 """
 
 import dataclasses
@@ -16,18 +16,18 @@ from partitiond.simulation.promise import Promise
 from partitiond.simulation.replay import Load, Replay
 
 TOLERANCE: Final = 0.15
-"""A figure that is further off than this is a miss."""
+"""A figure with a larger relative error is a miss."""
 
 
 class Figure(enum.StrEnum):
-    """What is compared."""
+    """The figures that are compared."""
 
     THROUGHPUT = "throughput"
     """Output tokens/s."""
     TTFT = "TTFT p95"
     TPOT = "TPOT p95"
     SERVED = "served"
-    """Good requests by all arrivals, against the SLO's quantile."""
+    """Good requests divided by all arrivals, compared with the SLO's quantile."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,8 +36,7 @@ class Difference:
 
     Attributes:
         promised, got: in tokens/s, seconds, or as a share.
-        naive: what would be promised if sharing a device cost nothing; None where that says
-            nothing of its own.
+        naive: promise if sharing a device cost nothing; None if there is no such prediction.
     """
 
     model: str
@@ -49,17 +48,17 @@ class Difference:
 
     @property
     def error(self) -> float:
-        """(got - promised) / promised; at the demand 0 where the promise was kept."""
+        """(got - promised) / promised; at the demand 0 if the promise was kept."""
         return self._off(self.promised)
 
     @property
     def naive_error(self) -> float | None:
-        """The same for the prediction without a model of sharing."""
+        """The same error of the prediction without a model of sharing."""
         return None if self.naive is None else self._off(self.naive)
 
     @property
     def is_miss(self) -> bool:
-        """Whether it is off by more than `TOLERANCE`; the served share: whether it fell short."""
+        """Whether the error exceeds `TOLERANCE`; for the served share, whether it fell short."""
         limit = 0.0 if self.figure is Figure.SERVED else TOLERANCE
         return abs(self.error) > limit + 1e-9
 
@@ -73,12 +72,12 @@ class Difference:
 def differences(
     promise: Promise, outcome: Outcome, load: Load, quantile: float
 ) -> tuple[Difference, ...]:
-    """Every figure that the outcome has; none for a model to which nothing came.
+    """Return every figure that the outcome has; none for a model without arrivals.
 
     Args:
-        promise: what the plan says of the model.
-        outcome: what came out, in a replay or in a measurement.
-        load: under which load.
+        promise: the plan's figures for the model.
+        outcome: the outcome in a replay or in a measurement.
+        load: the load of the outcome.
         quantile: share of good requests that the SLO asks for.
     """
     if not outcome.arrivals or outcome.attainment is None:
@@ -103,7 +102,7 @@ def differences(
 
 
 def differences_of(replay: Replay) -> tuple[Difference, ...]:
-    """Of all models of a replay."""
+    """Return the differences of all models of a replay."""
     return tuple(
         difference
         for one in replay.models
@@ -117,8 +116,8 @@ class Summary:
 
     Attributes:
         median, worst: absolute errors.
-        naive_median, naive_worst: of the prediction without a model of sharing; None without.
-        misses: how many are off by more than `TOLERANCE`.
+        naive_median, naive_worst: those of the prediction without a model of sharing, or None.
+        misses: number of figures that are misses.
     """
 
     count: int
@@ -130,7 +129,7 @@ class Summary:
 
 
 def summarise(found: Iterable[Difference]) -> Summary | None:
-    """Median and worst of these differences; None without any."""
+    """Return median and worst of these differences; None without any."""
     those = list(found)
     if not those:
         return None
@@ -149,7 +148,7 @@ def summarise(found: Iterable[Difference]) -> Summary | None:
 def by_figure(
     found: Sequence[Difference],
 ) -> dict[tuple[Load, Figure], Summary]:
-    """A summary for each load and figure that there are."""
+    """Return a summary for each load and figure that occur."""
     keys = dict.fromkeys((one.load, one.figure) for one in found)
     summaries = {
         key: summarise(one for one in found if (one.load, one.figure) == key) for key in keys

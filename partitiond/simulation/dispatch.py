@@ -1,8 +1,8 @@
-"""The proxy's part of a simulation: one model's queue in front of its replicas.
+"""Simulates the proxy: one model's queue in front of its replicas.
 
-Every decision is `core.dispatch`'s, which the proxy's live side (`proxy.live.LiveModel`) drives,
-too; only a deadline is an event of the simulation here and a timer there. Nothing fails in a
-simulation, so there are no retries and no ejections.
+`core.dispatch` makes every decision, as it does for the proxy's live side (`proxy.live.LiveModel`);
+the only difference is that a deadline is a simulation event here and a timer there. Nothing fails
+in a simulation, so there are no retries and no ejections.
 """
 
 import dataclasses
@@ -28,16 +28,16 @@ from partitiond.simulation.engine import SimulatedEngine
 from partitiond.simulation.events import Clock
 
 BYTES_PER_TOKEN: Final = 4
-"""Of a prompt, as in English text; the proxy has to learn it from the usage engines report."""
+"""Bytes per prompt token, as in English text; the proxy learns it from the usage engines report."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Caller(Share):
-    """Whose a request is, and what it continues.
+    """The owner of a request, and the conversation that the request continues.
 
     Attributes:
-        session: conversation it belongs to, or "".
-        prompt: what stands for the text of its prompt, for prefixes; or nothing.
+        session: conversation of the request, or "".
+        prompt: bytes that represent the prompt's text, for prefixes; may be empty.
     """
 
     session: str = ""
@@ -48,15 +48,15 @@ ANYBODY: Final = Caller()
 
 
 class Flight(Request):
-    """One request, from its arrival to its end. Times are seconds of the simulation.
+    """A request from its arrival to its end. Times are seconds of the simulation.
 
     Attributes:
-        arrived: when its last byte came.
-        placed: when it got its replica.
+        arrived: when the request's last byte came.
+        placed: when the request got its replica.
         first: when its first token came.
-        ended: when its last one came.
-        rejected: why it was refused, or None.
-        cached_tokens: of its prompt, what the replica need not read.
+        ended: when its last token came.
+        rejected: why the request was refused, or None.
+        cached_tokens: prompt tokens that the replica need not read.
     """
 
     __slots__ = (
@@ -81,7 +81,7 @@ class Flight(Request):
 
     @property
     def ttft_seconds(self) -> float | None:
-        """From the last byte of the request, waiting included; None before the first token."""
+        """Seconds from the request's last byte, waiting included; None before the first token."""
         return None if self.first is None else self.first - self.arrived
 
     @property
@@ -93,7 +93,7 @@ class Flight(Request):
 
 
 class SimulatedReplica:
-    """A replica as the dispatch sees it (it has the fields of `balance.Load`), and its engine."""
+    """A replica as the dispatcher sees it (with the fields of `balance.Load`), and its engine."""
 
     def __init__(self, route: ReplicaRoute, engine: SimulatedEngine) -> None:
         self.route = route
@@ -108,17 +108,17 @@ class SimulatedReplica:
         self._flights: dict[batch.Sequence, Flight] = {}
 
     def start(self, flight: Flight, now: float) -> None:
-        """The request gets its place and goes to the engine."""
+        """Assign a place to the request, and send the request to the engine."""
         self.take(flight)
         self.run(flight, now)
 
     def take(self, flight: Flight) -> None:
-        """The request gets its place."""
+        """Assign a place to the request."""
         self.sequences += flight.cost.sequences
         self.kv_tokens += flight.cost.kv_tokens
 
     def run(self, flight: Flight, now: float) -> None:
-        """A request that has its place goes to the engine."""
+        """Send a request that has its place to the engine."""
         flight.placed, flight.replica = now, self
         to_read = max(1, flight.prompt_tokens - flight.cached_tokens)
         sequence = batch.Sequence(to_read, flight.output_tokens)
@@ -126,11 +126,11 @@ class SimulatedReplica:
         self.engine.add(sequence)
 
     def flight_of(self, sequence: batch.Sequence) -> Flight:
-        """The request behind a sequence."""
+        """Return the request of a sequence."""
         return self._flights[sequence]
 
     def finish(self, sequence: batch.Sequence) -> Flight:
-        """The request gives its place back."""
+        """Free the place of a request."""
         flight = self._flights.pop(sequence)
         self.sequences -= flight.cost.sequences
         self.kv_tokens -= flight.cost.kv_tokens
@@ -138,10 +138,10 @@ class SimulatedReplica:
 
 
 class Learned:
-    """What the proxy learns of a model's requests, to estimate their costs with.
+    """Learns from a model's requests, as the proxy does, to estimate the cost of later ones.
 
     Attributes:
-        max_model_len: longest context any replica has; 0 where unknown.
+        max_model_len: longest context of any replica; 0 if unknown.
     """
 
     def __init__(self) -> None:
@@ -150,7 +150,8 @@ class Learned:
         self._output_p90 = OutputP90()
 
     def cost(self, flight: Flight) -> Cost:
-        """Clients are taken to ask for what they get, as the load generator does."""
+        """Estimate a request's cost; as from the load generator, max_tokens is the output
+        length."""
         text = flight.prompt_tokens * BYTES_PER_TOKEN
         return estimate_cost(
             sequences=1,
@@ -161,29 +162,29 @@ class Learned:
         )
 
     def observe(self, flight: Flight) -> None:
-        """It ended, and its engine said what it used."""
+        """Learn from the usage that the engine reported for an ended request."""
         prompt_bytes = flight.prompt_tokens * BYTES_PER_TOKEN
         self._ratios.observe(flight.caller.key, prompt_bytes, flight.prompt_tokens)
         self._output_p90 = self._output_p90.observe(flight.output_tokens)
 
 
 class Cache(Protocol):
-    """What a replica's prefix cache saves; told of every request that starts there."""
+    """Models a replica's prefix cache; called for every request that starts on a replica."""
 
     def __call__(self, flight: Flight, replica_id: str) -> int:
-        """Tokens of its prompt that need not be read."""
+        """Return the prompt tokens that need not be read."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DispatchOptions:
-    """What of the proxy's dispatch is on.
+    """Which parts of the proxy's dispatch are on.
 
     Attributes:
-        learns_slowness: whether replicas that are slower than planned get less.
+        learns_slowness: whether replicas that are slower than planned get fewer requests.
         affinity_seconds: how long a session is remembered; 0 for never.
-        prefixes: whether beginnings of prompts are.
-        cache: of the engines' prefixes; None where they have none.
+        prefixes: whether prefixes of prompts are remembered.
+        cache: prefix cache of the engines; None if they have none.
     """
 
     learns_slowness: bool = True
@@ -196,19 +197,19 @@ DEFAULT_DISPATCH: Final = DispatchOptions()
 
 
 class SimulatedPlaces(Places[Flight, SimulatedReplica]):
-    """The replicas' slots."""
+    """Assigns places on the replicas."""
 
     def add(self, load: SimulatedReplica, request: Flight) -> None:
-        """The request takes its place there."""
+        """Assign a place on the replica to the request."""
         load.take(request)
 
 
 class SimulatedModel:
-    """One model: its replicas, its queue and what was learned of its requests.
+    """One model: its replicas, its queue and the estimates learned from its requests.
 
     Attributes:
         on_done: called with every request that ended or was refused.
-        dispatcher: decides.
+        dispatcher: makes the decisions.
     """
 
     def __init__(
@@ -232,12 +233,12 @@ class SimulatedModel:
 
     @property
     def route(self) -> ModelRoute:
-        """As the proxy has it."""
+        """The model's route, as in the proxy."""
         return self.dispatcher.route
 
     @property
     def replicas(self) -> tuple[SimulatedReplica, ...]:
-        """Those of the last table."""
+        """Replicas of the last routing table."""
         return tuple(self._replicas)
 
     @property
@@ -246,7 +247,7 @@ class SimulatedModel:
         return len(self.dispatcher.queue)
 
     def apply(self, route: ModelRoute, replicas: Sequence[SimulatedReplica]) -> None:
-        """Take over a newer table; what runs on replicas that left it ends there."""
+        """Take over a newer routing table; requests on replicas that left it end there."""
         known = set(self._replicas)
         listen(self._clock, [one for one in replicas if one not in known], self._ended)
         for gone in known.difference(replicas):
@@ -259,12 +260,12 @@ class SimulatedModel:
         self._go_on()
 
     def arrive(self, flight: Flight) -> None:
-        """A request is there, with a cost by what was learned."""
+        """Estimate the cost of an arrived request, and place the request."""
         flight.cost = self._learned.cost(flight)
         self.place(flight)
 
     def place(self, flight: Flight) -> None:
-        """It starts, waits, or is refused."""
+        """Start, queue or refuse a request."""
         flight.prefer = self._preference(flight)
         outcome = self.dispatcher.arrives(flight, self._clock.now)
         self._carry_out(flight, outcome)
@@ -272,12 +273,12 @@ class SimulatedModel:
             self._go_on()
 
     def leave(self, flight: Flight) -> None:
-        """The client of one that waits is gone."""
+        """Remove a waiting request whose client is gone."""
         if self.dispatcher.leaves(flight):
             self._go_on()
 
     def _go_on(self) -> None:
-        """Carry out what is decided now."""
+        """Carry out all decisions that are possible now."""
         now = self._clock.now
         while (decided := self.dispatcher.next_decision(now)) is not None:
             self._carry_out(*decided)
@@ -318,7 +319,7 @@ class SimulatedModel:
             self._go_on()
 
     def _ended(self, flight: Flight, replica: SimulatedReplica) -> None:
-        """Its place is free; then the estimates are corrected by what its engine reported."""
+        """Use the freed place; then correct the estimates by what the engine reported."""
         self._go_on()
         self.dispatcher.settle(flight, flight.prompt_tokens + flight.output_tokens)
         self._learned.observe(flight)
@@ -335,12 +336,12 @@ class SimulatedModel:
 
 
 def longest_context(replicas: Sequence[SimulatedReplica]) -> int:
-    """In tokens; 0 without a replica."""
+    """Return the longest context of the replicas in tokens; 0 without a replica."""
     return max((replica.route.max_model_len for replica in replicas), default=0)
 
 
 def first_guess(replicas: Sequence[SimulatedReplica]) -> ServiceTime:
-    """How long a sequence stays in an engine, as planned."""
+    """Return the planned time of a sequence in an engine."""
     return ServiceTime(replicas[0].route.service_seconds) if replicas else ServiceTime()
 
 
@@ -349,7 +350,7 @@ def listen(
     replicas: Sequence[SimulatedReplica],
     ended: Callable[[Flight, SimulatedReplica], None],
 ) -> None:
-    """Have the engines note first and last tokens; `ended` is told when a place is free again."""
+    """Let engines record first and last tokens; `ended` is called when a place is free again."""
 
     def connect(replica: SimulatedReplica) -> None:
         def note_first(sequence: batch.Sequence) -> None:
@@ -368,4 +369,4 @@ def listen(
 
 
 def ignore(_flight: Flight) -> None:
-    """Before anyone listens."""
+    """Ignore a request, until `on_done` is set."""

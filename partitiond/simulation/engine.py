@@ -1,8 +1,7 @@
-"""Engines that step on the simulation's clock, and the devices they share.
+"""Simulates engines that step on the simulation's clock, and the devices that they share.
 
-A device slows its engines down by sigma of those that have work at the moment, by the same
-function that the planner asks. Sigma counts from the next step on: a step that has begun takes
-what it was going to take.
+A device slows its engines down by the sigma of the engines that have work now, using the planner's
+function. A new sigma applies from the next step on, not to a step that has begun.
 """
 
 import math
@@ -19,15 +18,15 @@ from partitiond.simulation.steps import Steps
 Emitted = Callable[[Sequence], None]
 """Called with a sequence that got its first token, or its last one."""
 Received = Callable[[float, float, int], None]
-"""Called with the begin and the end of a run of steps, and the tokens that were sent in it."""
+"""Called with begin and end of a run of steps, and the number of tokens sent in it."""
 
 
 class SharedDevice:
-    """What the engines of one device do to each other.
+    """Models how the engines of one device slow each other down.
 
     Attributes:
-        host: whose cores its engines keep busy; by default one that is never crowded.
-        sigma: slow-down of those that work now; 1 for one alone.
+        host: host whose cores the engines keep busy; the default host is never crowded.
+        sigma: slow-down of the engines that work now; 1 for one alone.
     """
 
     def __init__(
@@ -40,13 +39,13 @@ class SharedDevice:
         self.sigma = 1.0
 
     def began(self, engine: "SimulatedEngine") -> None:
-        """An engine has work again."""
+        """Record that an engine has work again."""
         self._working[engine] = None
         self.host.began(engine)
         self._changed(engine)
 
     def rested(self, engine: "SimulatedEngine") -> None:
-        """An engine has nothing to do any more."""
+        """Record that an engine has no more work."""
         self._working.pop(engine, None)
         self.host.rested(engine)
         self._changed(engine)
@@ -68,13 +67,13 @@ class SharedDevice:
 
 
 class SimulatedEngine:
-    """One engine process: takes sequences, and says when each got its first and last token.
+    """One engine process: takes sequences, and reports when each got its first and last token.
 
-    What the host does for its requests (`simulation.host`) is on their way, and in its steps.
+    Costs of the host (`simulation.host`) are added to the way of a request and to the steps.
 
-    The next step begins the moment one ends, before whoever got a token can answer: a request
-    that follows an ended one finds the next step under way and waits for its end, as it does in
-    an engine whose scheduler never pauses.
+    The next step begins as soon as one ends, before a client that got a token can react: a request
+    that follows an ended one finds the next step under way and waits for its end, as in a real
+    engine, whose scheduler never pauses.
     """
 
     def __init__(
@@ -97,15 +96,15 @@ class SimulatedEngine:
         self._device = device
         self._steps = steps
         self.costs = costs
-        # Where steps are chosen ahead: what arrived during the step under way, and what the step
-        # after it does not know of yet.
+        # If steps are chosen ahead: requests that arrived during the step under way, and requests
+        # that the step after it does not include yet.
         self._arrived: list[Sequence] = []
         self._unseen: list[Sequence] = []
-        # Seconds that others have used of its cores; the next step pays them.
+        # Seconds that other processes used of the engine's cores; added to the next step.
         self._owed = 0.0
         self._step: Step | None = None
         # A leap of `_count` steps since `_began`: the first takes `_first` seconds, each further
-        # one `_growth` more (their KV cache grows). `_leap` tells a planned end from a later one.
+        # one `_growth` more (the KV cache grows). `_leap` tells a planned end from a later one.
         self._began = 0.0
         self._first = 0.0
         self._growth = 0.0
@@ -113,7 +112,7 @@ class SimulatedEngine:
         self._leap = 0
 
     def add(self, sequence: Sequence) -> None:
-        """A request is sent to it."""
+        """Send a request to the engine, where it arrives after `costs.way` seconds."""
         way = self.costs.way(self._device.host.crowded)
         if way > 0:
             self._clock.at(self._clock.now + way, lambda: self._take(sequence))
@@ -121,7 +120,7 @@ class SimulatedEngine:
             self._take(sequence)
 
     def _take(self, sequence: Sequence) -> None:
-        """A request has come to its scheduler."""
+        """Pass an arrived request to the engine's scheduler."""
         self._owed += self.costs.lost_to_request(self._device.host.crowded)
         if self._step is None:
             self.batch.add(sequence)
@@ -159,7 +158,7 @@ class SimulatedEngine:
         self._plan_end(count)
 
     def _look(self) -> None:
-        """See what arrived before the step that has ended, and all where nothing else is to do."""
+        """Batch requests that arrived before the ended step; all of them if the engine is idle."""
         for sequence in self._unseen:
             self.batch.add(sequence)
         self._unseen, self._arrived = self._arrived, []
@@ -169,7 +168,7 @@ class SimulatedEngine:
             self._unseen = []
 
     def _seconds(self, step: Step, earlier: int) -> float:
-        """Seconds of a step after `earlier` ones like it, alone on the device."""
+        """Return seconds of a step after `earlier` equal ones, alone on the device."""
         kv_tokens = step.kv_tokens + earlier * step.decoding
         return self._steps.step_seconds(step.decoding, step.prefill_tokens, kv_tokens)
 
@@ -181,7 +180,7 @@ class SimulatedEngine:
         self._clock.at(self._began + seconds, lambda: self._end(number))
 
     def _steps_by(self, elapsed: float) -> int:
-        """Steps that have ended or are under way after so many seconds of the leap; at least 1."""
+        """Return steps that have begun within the leap's first `elapsed` seconds; at least 1."""
         if elapsed <= self._first:
             return 1
         # The root of n first + growth n (n - 1) / 2 = elapsed, without a division by the growth.
@@ -197,15 +196,15 @@ class SimulatedEngine:
         self._begin()
         self.on_tokens(began, self._clock.now, count * len(emitted))
         for sequence in emitted:
-            if sequence.generated == count:  # it had none before; only single steps give a first
+            if sequence.generated == count:  # its first token; only single steps give one
                 self.on_first(sequence)
             if sequence.generated >= sequence.output_tokens:
                 self.on_ended(sequence)
 
 
 def _ignore(_sequence: Sequence) -> None:
-    """Before anyone listens."""
+    """Ignore a sequence, until a listener is set."""
 
 
 def _count_nothing(_began: float, _ended: float, _tokens: int) -> None:
-    """Before anyone counts."""
+    """Ignore tokens, until a counter is set."""

@@ -1,4 +1,4 @@
-"""The clock of a simulation: what is due, in order. No time passes outside it."""
+"""Runs the events of a simulation in order. Time passes only between events."""
 
 import heapq
 import itertools
@@ -8,7 +8,7 @@ Event = Callable[[], None]
 
 
 class Clock:
-    """Runs events in the order of their times; of equal times the one planned first goes first.
+    """Runs events by time; at equal times in the order of planning.
 
     Attributes:
         now: simulated seconds since the start.
@@ -20,11 +20,11 @@ class Clock:
         self._numbers = itertools.count()
 
     def at(self, when: float, event: Event) -> None:
-        """Plan an event; one in the past is due now."""
+        """Plan an event; an event in the past is due now."""
         heapq.heappush(self._due, (max(when, self.now), next(self._numbers), event))
 
     def run(self, until: float) -> None:
-        """Run every event up to `until`, and stand there."""
+        """Run every event up to `until`, and set the clock to `until`."""
         while self._due and self._due[0][0] <= until:
             self.now, _, event = heapq.heappop(self._due)
             event()

@@ -1,19 +1,19 @@
-"""Fits step times and host costs to what requests met on a real host.
+"""Fits step times and host costs to the times of requests on a real host.
 
-All of it is regression on times that clients see, run by run and engine by engine:
+All of this is regression on times that clients see, run by run and engine by engine:
 
-- step times from the seconds between the tokens of consecutive steps (`simulation.seen`), against
-  what each step did: least squares of the relative error, coefficients never negative, steps that
-  something else disturbed left out, and the sum of all steps' seconds kept;
-- how much engines at work slow each other down (kappa), as the factor that leaves the least error;
-- what requests and tokens cost client and proxy, from their CPU counters;
-- the way of a request to its engine and back. Where the engine was idle it is what the time to the
-  first token has beyond the step. Where it was at work, the step that read the prompt tells an
-  interval: the request came in time for its beginning and too late for the one before. The way is
-  where most intervals agree.
+- step times: the seconds between the tokens of consecutive steps (`simulation.seen`) are fitted to
+  what each step did, by least squares of the relative error with non-negative coefficients;
+  disturbed steps are left out, and the sum of all steps' seconds is preserved;
+- kappa, by which engines at work slow each other down, is the factor with the least error;
+- the cost of requests and tokens at client and proxy comes from their CPU counters;
+- the way is the time of a request to its engine and back. For an idle engine it is the time to the
+  first token minus the step. For a working engine, the step that read the prompt gives an interval:
+  the request came in time for that step and too late for the one before. The way is the value on
+  which most intervals agree.
 
-What nothing tells apart, such as prompt tokens and prompts where all prompts are alike, is put
-where `core.least_squares` puts it; what comes out of a simulation is the same.
+Terms that the data cannot separate, such as prompt tokens and prompts if all prompts are alike, are
+attributed as `core.least_squares` does; the outcome of a simulation is the same.
 """
 
 import bisect
@@ -33,17 +33,17 @@ from partitiond.simulation.step_regression import LEAST_STEPS, Row, fit_rows
 from partitiond.simulation.steps import FittedSteps, Steps
 
 LEAST_WAYS: Final = 10
-"""Requests that a way is told from."""
+"""Fewest requests from which a way is estimated."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineTrace:
-    """What one engine answered in one run.
+    """Requests that one engine answered in one run.
 
     Attributes:
-        cores: of the host that it has.
-        slots: requests that the proxy lets into it at once.
-        requests: all that it answered.
+        cores: cores of the host that the engine has.
+        slots: requests that the proxy admits to the engine at once.
+        requests: all requests that the engine answered.
     """
 
     model: str
@@ -57,10 +57,10 @@ class HostTrace:
     """One run on one host.
 
     Attributes:
-        engines: of the host, all of them.
-        host_cores: that engines may use.
-        seconds: that `cpu_seconds` are of.
-        cpu_seconds: of client and proxy.
+        engines: all engines of the host.
+        host_cores: cores that engines may use.
+        seconds: length of the time in which `cpu_seconds` were used.
+        cpu_seconds: CPU time of client and proxy.
     """
 
     engines: tuple[EngineTrace, ...]
@@ -71,12 +71,12 @@ class HostTrace:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FittedHost:
-    """What came out.
+    """The fitted parameters.
 
     Attributes:
         steps: step times by model, one engine alone on its host.
-        costs: by model.
-        kappa: by so much each further engine at work slows the others down.
+        costs: host costs by model.
+        kappa: factor by which each further engine at work slows the others down.
         cpu_share: cores that client and proxy use without requests.
     """
 
@@ -86,13 +86,13 @@ class FittedHost:
     cpu_share: float
 
     def steps_of(self, model: str) -> Steps:
-        """As an engine of the simulation takes them."""
+        """Return a model's step times in the form that simulated engines use."""
         return FittedSteps(self.steps[model], math.inf)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Engine:
-    """An engine in a run, with what is known of its surroundings."""
+    """An engine in a run, with its reconstructed steps and the busy times around it."""
 
     trace: EngineTrace
     seen: tuple[SeenStep, ...]
@@ -102,13 +102,13 @@ class _Engine:
 
 
 def fit(traces: Sequence[HostTrace]) -> FittedHost:
-    """The parameters with which the simulation does what these runs did.
+    """Return the parameters with which the simulation reproduces these runs.
 
     Args:
-        traces: of one host, at several loads.
+        traces: runs of one host, at several loads.
 
     Raises:
-        InputError: there are none, or a model has too few steps in them.
+        InputError: there are no runs, or a model has too few steps in them.
     """
     if not traces:
         raise InputError(
@@ -119,7 +119,7 @@ def fit(traces: Sequence[HostTrace]) -> FittedHost:
     rows: dict[str, list[Row]] = {}
     for engine in engines:
         mine = rows.setdefault(engine.trace.model, [])
-        # Tokens that came in one piece tell no time between their steps.
+        # Tokens that arrived together tell no time between their steps.
         mine += [
             _row(engine, step, token_cpu, request_cpu)
             for step in engine.seen
@@ -146,7 +146,7 @@ def fit(traces: Sequence[HostTrace]) -> FittedHost:
 
 
 def fit_cpu(traces: Sequence[HostTrace]) -> tuple[float, float, float]:
-    """CPU seconds of client and proxy: per second, per output token, and per request."""
+    """Return CPU seconds of client and proxy: per second, per output token, and per request."""
     rows = []
     for trace in traces:
         requests = [r for engine in trace.engines for r in engine.requests]
@@ -198,7 +198,7 @@ def _row(engine: _Engine, step: SeenStep, token_cpu: float, request_cpu: float) 
 def _way(
     engines: Sequence[_Engine], steps: Steps, costs: HostCosts, kappa: float
 ) -> tuple[float, float]:
-    """Seconds of the way on a host with an idle core, and how many more on one without."""
+    """Return seconds of the way on a host with an idle core, and how many more without one."""
     alone: list[float] = []
     intervals: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     for engine in engines:
@@ -215,11 +215,11 @@ def _way(
 def _ways(
     engine: _Engine, steps: Steps, costs: HostCosts, kappa: float
 ) -> tuple[list[float], list[tuple[bool, tuple[float, float]]]]:
-    """What each request of an engine says of its way, of those that did not wait at the proxy.
+    """Return what the requests that did not wait at the proxy tell about their way.
 
     Returns:
-        The ways of those that found it idle; of the others whether the host was crowded when they
-        came, and the shortest and the longest way that they can have had.
+        The ways of requests that found the engine idle; for the others, whether the host was
+        crowded at their arrival, and their shortest and longest possible way.
     """
     requests = engine.trace.requests
     in_flight = _InFlight(
@@ -228,7 +228,7 @@ def _ways(
     alone: list[float] = []
     within: list[tuple[bool, tuple[float, float]]] = []
     for before, step in itertools.pairwise([None, *engine.seen]):
-        assert step is not None  # only the first of them is
+        assert step is not None  # only the first is None
         for request in (requests[index] for index in step.first):
             at, others = request.arrived, in_flight.before(request.arrived)
             if step.began is None:
@@ -244,7 +244,7 @@ def _ways(
 def _first_step(
     engine: _Engine, request: Observed, steps: Steps, costs: HostCosts, kappa: float
 ) -> float:
-    """Seconds of the step that reads this prompt and does nothing else."""
+    """Return the seconds of a step that only reads this prompt."""
     came, ended = request.arrived, request.token_times[0]
     others = math.fsum(spans.share(came, ended) for spans in engine.others)
     crowded = engine.crowded.share(came, ended) > 1 / 2
@@ -253,7 +253,7 @@ def _first_step(
 
 
 class _InFlight:
-    """How many requests had arrived and not ended before a moment."""
+    """Counts the requests in flight before a point in time."""
 
     def __init__(self, arrivals: Sequence[float], ends: Sequence[float]) -> None:
         self._arrivals, self._ends = arrivals, ends
@@ -263,7 +263,7 @@ class _InFlight:
 
 
 def _agreed(intervals: Sequence[tuple[float, float]]) -> float | None:
-    """The middle of where most intervals overlap; None for too few."""
+    """Return the middle of the region where most intervals overlap; None for too few intervals."""
     if len(intervals) < LEAST_WAYS:
         return None
     changes = sorted(change for low, high in intervals for change in ((low, 1), (high, -1)))

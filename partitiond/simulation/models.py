@@ -1,4 +1,4 @@
-"""Where an engine of a plan gets its step times, KV cache and limits from."""
+"""Derives the step times, KV cache and limits of a plan's engines."""
 
 import dataclasses
 import math
@@ -22,12 +22,12 @@ from partitiond.simulation.steps import Steps, candidate_steps, profile_steps, r
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelTraffic:
-    """What is sent to one model, and what of it counts as good.
+    """The requests to one model, and the bounds within which they are good.
 
     Attributes:
         model: model name.
-        workload: lengths of its requests.
-        slo: bounds, or None where every request that ends is good.
+        workload: lengths of the requests.
+        slo: bounds, or None if every request that ends is good.
     """
 
     model: str
@@ -41,10 +41,10 @@ class EngineModel:
 
     Attributes:
         steps: its step times, alone on its device.
-        kv_cache_tokens: what its KV cache holds.
+        kv_cache_tokens: tokens that its KV cache holds.
         max_model_len: longest context, in tokens.
-        max_step_tokens: tokens of one step.
-        costs: what the host costs its requests beside the steps.
+        max_step_tokens: most tokens of one step.
+        costs: host costs of its requests besides the steps.
     """
 
     steps: Steps
@@ -63,12 +63,12 @@ def engine_from_candidate(
     kind: DeviceKind = DeviceKind.GPU,
     max_model_len: int | None = None,
 ) -> EngineModel:
-    """An engine made from a candidate's own figures, where nothing else is known of it.
+    """Return an engine made from a candidate's own figures, if nothing else is known of it.
 
     Args:
-        candidate: what it runs as.
+        candidate: the candidate that the engine runs.
         workload: lengths of its requests.
-        kind: of its device; decides the size of a KV block.
+        kind: kind of its device; decides the size of a KV block.
         max_model_len: longest context; None for the longest request.
     """
     longest = max_model_len or workload.longest_tokens
@@ -80,7 +80,7 @@ def engine_from_candidate(
 
 
 def engine_from_profile(profile: Profile, batch: int, max_model_len: int) -> EngineModel:
-    """An engine as a measured profile tells it, with the KV cache of the point at `batch`."""
+    """Return an engine as measured by a profile, with the KV cache of the point at `batch`."""
     kind = DeviceKind.CPU if profile.size.cores and not profile.size.sm_percent else DeviceKind.GPU
     point = profile.point(batch)
     block = BLOCK_TOKENS[kind]
@@ -100,13 +100,13 @@ def engine_from_profile(profile: Profile, batch: int, max_model_len: int) -> Eng
 def engine_from_roofline(
     spec: ModelSpec, architecture: Architecture, candidate: Candidate, device: Device
 ) -> EngineModel:
-    """An engine by the roofline that its estimate was made with, stepped instead of averaged.
+    """Return an engine that steps by the roofline of its estimate, instead of using its average.
 
     Args:
         spec: the form of the model that runs (`ModelSpec.as_variant`).
-        architecture: of that form, before its precision is applied.
-        candidate: what it runs as.
-        device: where.
+        architecture: architecture of that form, before its precision is applied.
+        candidate: the candidate that the engine runs.
+        device: device of the engine.
     """
     engine = spec.engine
     loaded = as_loaded(
@@ -133,13 +133,13 @@ def best_known(
     profiles: Mapping[str, Profile] | None = None,
     architectures: Callable[[ModelSpec], Architecture | None] | None = None,
 ) -> EngineOf:
-    """For each placement the surest source there is: its profile, a roofline, its own figures.
+    """Return a function that uses each placement's best source: profile, roofline, own figures.
 
     Args:
-        specs: of all models, by name.
-        devices: of the plan, by id.
-        profiles: by id; estimated ones are passed over for the roofline they come from.
-        architectures: asked for the numbers of a form of a model.
+        specs: specs of all models, by name.
+        devices: devices of the plan, by id.
+        profiles: profiles by id; estimated ones are replaced by the roofline they come from.
+        architectures: returns the architecture of a form of a model.
     """
 
     def engine_of(placement: Placement) -> EngineModel:
@@ -157,10 +157,10 @@ def best_known(
 
 
 def admitted_sequences(behaves: EngineModel, batch: int, workload: Workload) -> int:
-    """Requests of mean length that the proxy lets into a replica at once, of its `batch`.
+    """Return how many requests of mean length the proxy admits to a replica at once.
 
-    Fewer than `batch` where it runs out of KV tokens first: an engine's cache is made for what
-    requests hold in the mean, while each is admitted with what it may hold at its end.
+    They are fewer than `batch` if the KV tokens run out first: an engine's cache is made for what
+    requests hold on average, while each request is admitted with what it may hold at its end.
     """
     moments = workload.moments
     cost = estimate_cost(
@@ -179,6 +179,6 @@ def admitted_sequences(behaves: EngineModel, batch: int, workload: Workload) -> 
 
 
 def _cache_tokens(batch: int, workload: Workload, max_model_len: int, kind: DeviceKind) -> int:
-    """Whole blocks for the tokens that a batch needs, as engines are started with."""
+    """Return the tokens that a batch needs, in whole blocks, as engines are started."""
     block = BLOCK_TOKENS[kind]
     return -(-kv_tokens(batch, workload, max_model_len, block) // block) * block

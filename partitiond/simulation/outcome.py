@@ -1,7 +1,7 @@
-"""What came out of a simulation for one model: rates, latencies and the share that was good.
+"""Measures one model's outcome in a simulation: rates, latencies and the share of good requests.
 
-Figures are the definitions': throughput is what was received inside the window, a request is good
-that ended with TTFT and TPOT within the SLO, and refused ones count as missed.
+Figures follow the definitions: throughput counts tokens received inside the window, a request is
+good if it ended with TTFT and TPOT within the SLO, and refused requests count as not good.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ class Outcome:
 
     Attributes:
         seconds: length of the window.
-        arrivals: requests that arrived in it.
-        answered: of these, those that ended.
-        refused: of these, those that were refused.
-        good: of these, those within the SLO (without one: that ended).
-        output_tokens_per_s: received in the window.
-        ttft_p95_seconds, tpot_p95_seconds: of those that ended; None without any.
-        preemptions: in its engines since the start.
+        arrivals: requests that arrived in the window.
+        answered: how many of these ended.
+        refused: how many of these were refused.
+        good: how many of these were within the SLO (without an SLO: ended).
+        output_tokens_per_s: output tokens received in the window, per second.
+        ttft_p95_seconds, tpot_p95_seconds: of requests that ended; None without any.
+        preemptions: preemptions in the model's engines since the start.
     """
 
     seconds: float
@@ -40,7 +40,7 @@ class Outcome:
 
     @property
     def req_per_s(self) -> float:
-        """Requests of the window that ended, by its length."""
+        """Requests of the window that ended, per second of the window."""
         return self.answered / self.seconds
 
     @property
@@ -50,12 +50,12 @@ class Outcome:
 
     @property
     def attainment(self) -> float | None:
-        """Good requests by all arrivals; None without arrivals."""
+        """Good requests divided by all arrivals; None without arrivals."""
         return self.good / self.arrivals if self.arrivals else None
 
 
 class Observer:
-    """Watches one model: the requests that arrive in the window, and the tokens received in it.
+    """Observes one model: the requests that arrive in the window, and the tokens received in it.
 
     Attributes:
         pending: requests of the window that have not ended yet.
@@ -68,24 +68,24 @@ class Observer:
         self._tokens = 0.0
 
     def sent(self, flight: Flight) -> None:
-        """A request arrives."""
+        """Record an arriving request."""
         if self.opened <= flight.arrived < self.closed:
             self._flights.append(flight)
             self.pending += 1
 
     def done(self, flight: Flight) -> None:
-        """A request ended or was refused."""
+        """Record a request that ended or was refused."""
         if self.opened <= flight.arrived < self.closed:
             self.pending -= 1
 
     def tokens(self, began: float, ended: float, count: int) -> None:
-        """Tokens were sent, evenly from `began` to `ended`; those in the window count."""
+        """Record tokens sent evenly from `began` to `ended`; tokens in the window count."""
         inside = min(ended, self.closed) - max(began, self.opened)
         if inside > 0:
             self._tokens += count * inside / (ended - began)
 
     def outcome(self, slo: Slo | None, preemptions: int = 0) -> Outcome:
-        """The figures of the window, as far as its requests have ended."""
+        """Return the figures of the window, from the requests that have ended."""
         ended = [f for f in self._flights if f.ended is not None]
         ttft = sorted(f.ttft_seconds for f in ended if f.ttft_seconds is not None)
         tpot = sorted(f.tpot_seconds for f in ended if f.tpot_seconds is not None)

@@ -1,9 +1,9 @@
-"""Other ways to dispatch, to compare ours with: round robin and least connections.
+"""Implements other dispatch policies for comparison: round robin and least connections.
 
-As load balancers do it, a request is sent on at once, and what an engine cannot run waits in the
-engine's own queue, first come, first served, without bound. With a limit they hold requests back
-as we do (the same admission rule and estimates, one bounded queue, the same deadlines), so that a
-comparison tells the choice of the replica and the admission apart.
+Like load balancers, the policies forward a request at once, and requests that an engine cannot run
+wait in its own queue, first come, first served, without bound. With a limit the policies hold
+requests back as our dispatch does (the same admission rule and estimates, one bounded queue, the
+same deadlines). Thus a comparison separates the choice of the replica from admission.
 """
 
 import collections
@@ -30,14 +30,14 @@ from partitiond.simulation.events import Clock
 
 
 class Choice(enum.StrEnum):
-    """How the replica is chosen."""
+    """Rule that chooses the replica."""
 
     ROUND_ROBIN = "round robin"
     LEAST_CONNECTIONS = "least connections"
 
 
 class BaselineModel:
-    """One model behind a plain load balancer. Has what `SimulatedModel` has for traffic.
+    """One model behind a plain load balancer. Has the interface of `SimulatedModel` for traffic.
 
     Attributes:
         on_done: called with every request that ended or was refused.
@@ -54,10 +54,10 @@ class BaselineModel:
     ) -> None:
         """
         Args:
-            clock: of the simulation.
-            route: bounds of the queue, where it is limited.
-            replicas: with their engines.
-            choice: of a replica.
+            clock: clock of the simulation.
+            route: bounds of the queue, if it is limited.
+            replicas: replicas with their engines.
+            choice: rule that chooses the replica.
             limited: whether requests are held back by the replicas' limits.
         """
         self.route = route
@@ -74,7 +74,7 @@ class BaselineModel:
         listen(clock, self.replicas, self._ended)
 
     def arrive(self, flight: Flight) -> None:
-        """A request is there."""
+        """Start, queue or refuse an arrived request."""
         flight.cost = self._learned.cost(flight)
         if not self._queue and self._start(flight):
             return
@@ -92,7 +92,7 @@ class BaselineModel:
         if not room:
             return False
         if self._choice is Choice.LEAST_CONNECTIONS:
-            # Ties in turn, as nginx and haproxy do.
+            # Break ties in turn, as nginx and haproxy do.
             self._turn += 1
             order = [*self.replicas[self._turn % len(self.replicas) :], *self.replicas]
             chosen = min((r for r in order if r in room), key=lambda r: r.sequences)

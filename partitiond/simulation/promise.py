@@ -1,4 +1,4 @@
-"""What a plan promises each model, and what it would if sharing a device cost nothing."""
+"""Derives what a plan promises each model, and what it would promise if sharing cost nothing."""
 
 import collections
 import dataclasses
@@ -16,14 +16,14 @@ class Promise:
 
     Attributes:
         model: model name.
-        slots: sequences that its replicas take at once, by their limits.
-        capacity_req_per_s: planned, margins applied.
-        demand_req_per_s: asked for; None for "as much as there is".
-        output_tokens_per_s: with every replica at its operating point.
-        ttft_p95_seconds, tpot_p95_seconds: of its slowest replica there.
-        alone: the last three as if every replica had its device to itself: the prediction of
-            whoever has no model of sharing.
-        profile_kind: of the least sure profile behind it.
+        slots: sequences that the model's replicas take at once, by their limits.
+        capacity_req_per_s: planned capacity, margins applied.
+        demand_req_per_s: demand of the model; None for "as much as there is".
+        output_tokens_per_s: throughput with every replica at its operating point.
+        ttft_p95_seconds, tpot_p95_seconds: latencies of the slowest replica there.
+        alone: the last three as if every replica had its device to itself: the prediction without a
+            model of sharing.
+        profile_kind: kind of the least certain profile behind the forecast.
     """
 
     model: str
@@ -38,14 +38,14 @@ class Promise:
 
     @property
     def served_req_per_s(self) -> float:
-        """What the plan says it serves: the demand, or what there is capacity for."""
+        """The rate that the plan claims to serve: the demand, at most the capacity."""
         if self.demand_req_per_s is None:
             return self.capacity_req_per_s
         return min(self.demand_req_per_s, self.capacity_req_per_s)
 
 
 def device_levels(plan: Plan, interference: Interference = DEFAULT) -> dict[str, float]:
-    """The level that each used device runs at: sigma of all its replicas, rounded up."""
+    """Return the level of each used device: sigma of all its replicas, rounded up."""
     placed: dict[str, list[Placement]] = collections.defaultdict(list)
     for placement in plan.placements:
         placed[placement.device_id].append(placement)
@@ -56,12 +56,12 @@ def _level(placements: list[Placement], interference: Interference) -> float:
     mode = placements[0].partition.mode
     candidates = [placement.candidate for placement in placements]
     value = sigma(mode, [c.busy for c in candidates], interference, [c.kappa for c in candidates])
-    # A plan that was checked has a level; one that was not is taken at its sigma.
+    # A checked plan has a level; for an unchecked plan, sigma itself is used.
     return level_of(mode, value, interference) or value
 
 
 def promises(plan: Plan, interference: Interference = DEFAULT) -> tuple[Promise, ...]:
-    """What the plan promises each model that it places, in the order of its forecasts."""
+    """Return the plan's promise to each model that it places, in the order of its forecasts."""
     levels = device_levels(plan, interference)
     return tuple(
         _promise(forecast, plan, levels) for forecast in plan.forecasts if forecast.replicas > 0

@@ -1,9 +1,9 @@
-"""Replays a plan: its replicas, its devices, the demand, in simulated time.
+"""Replays a plan in simulated time: its replicas, its devices, the demand.
 
-Two questions, two loads. `Load.FULL` holds every replica at its operating point, which is what the
-plan's throughput, TTFT and TPOT speak of: like is compared with like. `Load.DEMAND` sends Poisson
-arrivals at the rate that the plan says it serves: does the SLO hold, with the queueing and the
-admission that a closed loop at the engines does not have?
+Two loads answer two questions. `Load.FULL` holds every replica at its operating point, to which the
+plan's throughput, TTFT and TPOT refer: like is compared with like. `Load.DEMAND` sends Poisson
+arrivals at the rate that the plan claims to serve: does the SLO hold with queueing and admission,
+which a closed loop at the engines does not have?
 """
 
 import collections
@@ -32,23 +32,23 @@ from partitiond.simulation.promise import Promise, promises
 from partitiond.simulation.traffic import closed_traffic, open_traffic
 
 SEEDS_APART: Final = 100_003
-"""Between the seeds of two replays: models of one replay differ by less."""
+"""Distance of the seeds of two replays; the seeds of models within one replay differ by less."""
 UNBOUNDED_QUANTILE: Final = 0.95
-"""Without an SLO so many requests have to be answered at all."""
+"""Without an SLO, this share of requests has to be answered at all."""
 LOOKS: Final = 40
 LOOKS_EACH: Final = 10
-"""Looks whether every request of the window has ended: in all, and in the time of the longest
-expected request."""
+"""Checks whether every request of the window has ended: in total, and within the time of the
+longest expected request."""
 
 
 class Load(enum.StrEnum):
-    """What is sent."""
+    """The load that is sent."""
 
     DEMAND = "demand"
-    """Poisson arrivals at the rate that the plan says it serves."""
+    """Poisson arrivals at the rate that the plan claims to serve."""
     FULL = "full"
-    """Every replica holds as many requests as its limit says, as when its point was measured: the
-    proxy does not count KV tokens."""
+    """Every replica holds as many requests as its limit allows, as when its operating point was
+    measured: the proxy does not count KV tokens."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class ReplayOptions:
 
     Attributes:
         seconds: shortest window.
-        warm_up_requests: so many expected requests' times before it.
-        window_requests: the window lasts at least so many.
-        factor: of the rate that the plan says it serves; above 1 is overload.
-        seed: of arrivals, lengths and draws.
-        max_queue: of each model's queue at the proxy.
-        max_wait_seconds: longest wait there where the SLO asks for no shorter one.
+        warm_up_requests: warm-up before the window, in expected request times.
+        window_requests: shortest window, in expected request times.
+        factor: multiplies the rate that the plan claims to serve; above 1 is overload.
+        seed: seed of arrivals, lengths and draws.
+        max_queue: length of each model's queue at the proxy.
+        max_wait_seconds: longest wait in that queue unless the SLO asks for a shorter one.
         interference: default kappas and levels.
     """
 
@@ -78,7 +78,7 @@ class ReplayOptions:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelReplay:
-    """One model: what was promised, and what came out."""
+    """One model: what the plan promised, and the outcome."""
 
     promise: Promise
     outcome: Outcome
@@ -96,8 +96,8 @@ class Replay:
     """A plan's replay under one load.
 
     Attributes:
-        load: what was sent.
-        models: those that the plan places, in the order of its forecasts.
+        load: the load that was sent.
+        models: models that the plan places, in the order of its forecasts.
         seconds: length of the window.
     """
 
@@ -116,10 +116,10 @@ def replay_plan(
     """Run a plan in simulated time.
 
     Args:
-        plan: what is to be replayed.
-        traffic: lengths and SLO of every model that it places.
+        plan: the plan to replay.
+        traffic: lengths and SLO of every model that the plan places.
         engine_of: how the engine of a placement behaves (see `simulation.models`).
-        load: what is sent.
+        load: the load to send.
         options: how long and with which seed.
 
     Raises:
@@ -165,7 +165,7 @@ class _Run:
         number: int,
         is_over: Callable[[], bool],
     ) -> None:
-        """Plan its traffic, and have everything told to the observer."""
+        """Schedule the model's traffic, and report every request to the observer."""
         for replica in self.model.replicas:
             replica.engine.on_tokens = self.observer.tokens
         self.model.on_done = self.observer.done
@@ -185,7 +185,7 @@ class _Run:
         again(flight)
 
     def replay(self) -> ModelReplay:
-        """What came out."""
+        """Return the model's outcome."""
         slo = self.traffic.slo
         preempted = sum(r.engine.batch.preemptions for r in self.model.replicas)
         quantile = slo.quantile if slo is not None else UNBOUNDED_QUANTILE
@@ -193,7 +193,7 @@ class _Run:
 
 
 def _request_seconds(promise: Promise, traffic: ModelTraffic) -> float:
-    """Expected time of one request where every replica is full."""
+    """Return the expected time of one request if every replica is full."""
     return promise.ttft_p95_seconds + traffic.workload.moments.o * promise.tpot_p95_seconds
 
 
@@ -204,7 +204,7 @@ def _replicas(
     engine_of: EngineOf,
     under: tuple[Load, Interference],
 ) -> dict[str, list[SimulatedReplica]]:
-    """Every replica of the plan on its device, by model."""
+    """Return every replica of the plan on its device, by model."""
     load, interference = under
     host_of = {device.id: device.host for device in plan.devices}
     hosts = {
@@ -214,7 +214,7 @@ def _replicas(
     devices: dict[str, SharedDevice] = {}
     found: dict[str, list[SimulatedReplica]] = collections.defaultdict(list)
     for placement in plan.placements:
-        # Of a device that the plan does not list, the host is not known.
+        # The host of a device that the plan does not list is unknown.
         mode, host = placement.partition.mode, hosts.get(host_of.get(placement.device_id, ""))
         device = devices.setdefault(placement.device_id, SharedDevice(mode, interference, host))
         behaves = engine_of(placement)
@@ -234,7 +234,7 @@ def _replicas(
 
 
 def _route(placement: Placement, behaves: EngineModel, traffic: ModelTraffic) -> ReplicaRoute:
-    """The replica as the daemon would tell the proxy of it."""
+    """Return the replica's route as the daemon would send it to the proxy."""
     candidate = placement.candidate
     return ReplicaRoute(
         replica_id=placement.replica_id,
@@ -272,16 +272,16 @@ def _model(
 
 
 def _is_over(clock: Clock, runs: Sequence[_Run]) -> bool:
-    """The window is closed and every request of it has ended."""
+    """Whether the window is closed and every request of it has ended."""
     return all(run.observer.closed <= clock.now and not run.observer.pending for run in runs)
 
 
 def _run_to_the_end(
     clock: Clock, runs: Sequence[_Run], closed: float, patience_seconds: float
 ) -> None:
-    """Run through the window, and on with traffic until what arrived in it has ended.
+    """Run through the window, then on with traffic until requests of the window have ended.
 
-    What has not ended after many times the expected request counts as not answered.
+    Requests that have not ended after many expected request times count as not answered.
     """
     clock.run(closed)
     for _ in range(LOOKS):

@@ -1,9 +1,8 @@
-"""Engine steps as clients see them: made again from the times at which tokens came.
+"""Reconstructs engine steps as clients see them, from the times at which tokens came.
 
-Each running sequence gets one token a step, so a sequence that comes a second time begins the next
-step. The time between two consecutive steps that share a sequence is what the later one took: the
-engine had work all the while. The first token of a request comes with the step that read its
-prompt.
+Each running sequence gets one token a step, so the second token of a sequence begins the next step.
+The time between two consecutive steps that share a sequence is the duration of the later step: the
+engine had work all the while. A request's first token comes with the step that read its prompt.
 """
 
 import bisect
@@ -15,22 +14,22 @@ from typing import Final, Self
 from loadgen.statistics import percentile
 
 SHORT_STEP: Final = 0.05
-"""Of the gaps between a request's tokens, the quantile that is taken for a short step."""
+"""The quantile of the gaps between a request's tokens that is taken for a short step."""
 APART: Final = 0.5
-"""Where no sequence goes on, a first token that comes later than this share of a short step after
-the others begins a step."""
+"""If no sequence continues, a first token begins a step if it comes later after the others than
+this share of a short step."""
 LOOK_AHEAD: Final = 64
-"""Tokens that are looked at to find where the next step begins."""
+"""Tokens that are searched for the beginning of the next step."""
 _Group = dict[int, tuple[float, int]]
-"""Tokens of one step by their requests: when they came, and which of the request's they are."""
+"""Tokens of one step by request: arrival time, and index among the request's tokens."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Observed:
-    """One answered request, in seconds from any beginning.
+    """One answered request, in seconds from an arbitrary origin.
 
     Attributes:
-        arrived: when it was due.
+        arrived: when the request was due.
         token_times: when each of its output tokens came; at least one.
     """
 
@@ -44,13 +43,13 @@ class SeenStep:
     """One step of an engine.
 
     Attributes:
-        began: when the tokens of the step before it came; None where the engine may have been idle.
-        ended: when its own came.
-        seconds: between the two, the median of the sequences that are in both.
+        began: when the tokens of the previous step came; None if the engine may have been idle.
+        ended: when the step's own tokens came.
+        seconds: time between the two, as median over the sequences that are in both steps.
         decoding: sequences that decoded.
-        first: requests whose first token came with it.
-        prefill_tokens: of their prompts.
-        kv_tokens: that the decodes read.
+        first: requests whose first token came with the step.
+        prefill_tokens: prompt tokens of those requests.
+        kv_tokens: KV tokens that the decodes read.
     """
 
     began: float | None
@@ -63,10 +62,10 @@ class SeenStep:
 
 
 def steps_seen(requests: Sequence[Observed]) -> list[SeenStep]:
-    """The steps of one engine, from all the requests that it answered; `first` are indices.
+    """Return the steps of one engine, from all requests that it answered; `first` are indices.
 
-    A sequence that comes a second time begins the next step, however far tokens of one step come
-    apart on a busy host. Only a first token can be of either step: it is of the nearer one.
+    The second token of a sequence begins the next step, however far apart tokens of one step come
+    on a busy host. Only a first token can belong to either step: it is assigned to the nearer one.
     """
     gaps = sorted(b - a for r in requests for a, b in itertools.pairwise(r.token_times))
     apart = APART * percentile(gaps, SHORT_STEP) if gaps else 0.0
@@ -96,7 +95,7 @@ def steps_seen(requests: Sequence[Observed]) -> list[SeenStep]:
 def _until_next(
     tokens: Sequence[tuple[float, int, int]], index: int, group: _Group, *, otherwise: float
 ) -> float:
-    """Seconds from a token to the one that begins the next step anyway, where there is one."""
+    """Return seconds from a token to the next one that surely begins a step, else `otherwise`."""
     for at, number, _ in itertools.islice(tokens, index + 1, index + 1 + LOOK_AHEAD):
         if number in group:
             return at - tokens[index][0]
@@ -128,7 +127,7 @@ def _last(group: _Group) -> float:
 
 
 class Spans:
-    """Times that do not overlap, in order."""
+    """Disjoint time intervals, in order."""
 
     def __init__(self, spans: Iterable[tuple[float, float]]) -> None:
         self.begins: list[float] = []
@@ -144,15 +143,15 @@ class Spans:
 
     @classmethod
     def of_requests(cls, requests: Iterable[Observed]) -> Self:
-        """When an engine has work: from the arrival of a request to its last token."""
+        """Return when an engine has work: from the arrival of a request to its last token."""
         return cls((r.arrived, r.token_times[-1]) for r in requests)
 
     def share(self, begin: float, end: float) -> float:
-        """Of a time, the share that lies in these."""
+        """Return the share of an interval that lies within these intervals."""
         return (self._until(end) - self._until(begin)) / (end - begin) if end > begin else 0.0
 
     def holds(self, at: float) -> bool:
-        """Whether a moment lies in these."""
+        """Whether a point in time lies within these intervals."""
         index = bisect.bisect_right(self.begins, at) - 1
         return index >= 0 and at < self.ends[index]
 
@@ -164,7 +163,7 @@ class Spans:
 
 
 def crowded_times(engines: Iterable[tuple[int, Spans]], host_cores: int) -> Spans:
-    """When engines, each with so many cores, keep all cores of their host busy."""
+    """Return when engines, each with its number of cores, keep all cores of their host busy."""
     changes = sorted(
         change
         for cores, spans in engines

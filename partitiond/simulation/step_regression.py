@@ -1,8 +1,8 @@
-"""Least squares of what engine steps took against what they did.
+"""Fits the duration of engine steps to what the steps did, by least squares.
 
-The relative error is minimised, coefficients are never negative, and steps that something else
-disturbed are left out. Then all coefficients are scaled so that all steps together take as long as
-they took: the simulation is to serve as much as the engine did, its stalls included.
+The fit minimises the relative error, keeps coefficients non-negative and leaves out steps that
+something else disturbed. Then all coefficients are scaled so that the predicted total time of all
+steps is the measured one: the simulation has to serve as much as the engine did, stalls included.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from partitiond.core.least_squares import non_negative, squared_error
 TERMS: Final = 5
 """Base, tokens computed, sequences that decode, KV tokens read, requests taken in."""
 LEAST_STEPS: Final = 50
-"""Of a model: fewer say nothing of five terms."""
+"""Steps of a model that are needed: fewer say nothing about five terms."""
 DISTURBED: Final = 4.0
-"""A step whose relative error is beyond so many standard deviations of the others' is left out."""
+"""A step is left out if its relative error exceeds this many standard deviations of the errors."""
 LEAST_DISTURBED: Final = 0.05
-"""Though never one that is closer than this: where errors are next to nothing, none is odd."""
+"""A step with a smaller relative error is never left out: tiny errors contain no outliers."""
 PER_MEDIAN: Final = 1.4826
-"""Standard deviation by median absolute error, of normal errors."""
+"""Ratio of standard deviation to median absolute error, for normal errors."""
 ROUNDS: Final = 3
 MOST_KAPPA: Final = 2.0
 SECTIONS: Final = 24
@@ -34,9 +34,9 @@ class Row:
     """One step as an equation.
 
     Attributes:
-        terms: what it did, in the order of `TERMS`.
-        seconds: it took, less what client and proxy took of it.
-        others: engines at work beside it, in the mean of its time.
+        terms: what the step did, in the order of `TERMS`.
+        seconds: its duration, less the time of client and proxy.
+        others: mean number of other engines at work during the step.
     """
 
     terms: tuple[float, ...]
@@ -47,7 +47,7 @@ class Row:
 def fit_rows(
     models: Mapping[str, Sequence[Row]],
 ) -> tuple[float, dict[str, tuple[float, ...]]]:
-    """Kappa, and the coefficients of each model, so that all steps together take what they took."""
+    """Return kappa and each model's coefficients, scaled to the measured total step time."""
     kept = dict(models)
     kappa, found = _least_squares(kept)
     for _ in range(ROUNDS):
@@ -75,7 +75,7 @@ def _seconds(row: Row, found: tuple[float, ...], kappa: float) -> float:
 def _least_squares(
     models: Mapping[str, Sequence[Row]],
 ) -> tuple[float, dict[str, tuple[float, ...]]]:
-    """The kappa and the coefficients with the least sum of squared relative errors."""
+    """Return the kappa and the coefficients with the least sum of squared relative errors."""
     sums = {model: _Sums(rows) for model, rows in models.items()}
 
     def error(kappa: float) -> float:
@@ -87,7 +87,7 @@ def _least_squares(
 
 
 def _least(of: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function with one valley is least, by golden section."""
+    """Return the minimum point of a unimodal function, by golden section."""
     left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
     at_left, at_right = of(left), of(right)
     for _ in range(SECTIONS):
@@ -103,10 +103,10 @@ def _least(of: Callable[[float], float], low: float, high: float) -> float:
 
 
 class _Sums:
-    """The sums of products that least squares need, for any kappa.
+    """Holds the sums of products that least squares need, for any kappa.
 
-    A row asks for terms / seconds * (1 + kappa * others) = 1, so that products of two terms are a
-    polynomial of kappa: rows are many, and are looked at once.
+    A row asks for terms / seconds * (1 + kappa * others) = 1, so products of two terms are a
+    polynomial of kappa: the rows, which are many, are read only once.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -127,10 +127,10 @@ class _Sums:
                     sums[2] += product * others * others
 
     def solve(self, kappa: float) -> tuple[tuple[float, ...], float]:
-        """Coefficients, and the sum of squares that they leave.
+        """Return the coefficients, and the remaining sum of squares.
 
-        `non_negative` needs no more of the rows than their products, which a triangle of one row
-        for each column has as well (Cholesky).
+        `non_negative` needs only the products of the rows, and a triangle with one row per column
+        (Cholesky) has the same products.
         """
         products = [
             [
@@ -146,7 +146,7 @@ class _Sums:
 
 
 def _cholesky(products: Sequence[Sequence[float]]) -> list[list[float]]:
-    """The upper triangle R with R'R = `products` (upper half given); rows without pivot are 0."""
+    """Return the upper triangle R, R'R = `products` (upper half given); pivotless rows are 0."""
     size = len(products)
     found = [[0.0] * size for _ in range(size)]
     for i in range(size):

@@ -1,8 +1,9 @@
-"""How long one engine step takes, by the sequences it decodes and the prompt tokens it reads.
+"""Computes the time of an engine step from the sequences it decodes and prompt tokens it reads.
 
-Four sources, from the best known to the least: a step time fitted to profiles of several lengths
-(`FittedSteps`), one fitted to the points of a single profile (`fit_steps`), a roofline of the
-architecture (`RooflineSteps`), and the few figures of a candidate (`candidate_steps`).
+There are four sources, from the most to the least certain: a step time fitted to profiles of
+several lengths (`FittedSteps`), one fitted to the points of a single profile (`fit_steps`), a
+roofline of the architecture (`RooflineSteps`), and the few figures of a candidate
+(`candidate_steps`).
 """
 
 import dataclasses
@@ -30,8 +31,8 @@ MAX_PREFILL_SHARE: Final = 0.5
 request's share of the engine's time."""
 
 LONE_DECODE_SHARE: Final = 0.5
-"""Of the time of a decode step at a candidate's batch, what a single sequence takes, where nothing
-else is known: at a knee weights and launches are still about half of a step."""
+"""Time of a decode step with a single sequence, as share of the step at a candidate's batch, if
+nothing else is known: at a knee, weights and launches are still about half of a step."""
 
 Plane = tuple[float, float, float, float]
 """Seconds of a step without work, per decoding sequence, per prompt token, and per KV token."""
@@ -42,11 +43,11 @@ class Steps(Protocol):
     """Step times of one engine alone on its device."""
 
     def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
-        """Seconds of one step.
+        """Return the seconds of one step.
 
         Args:
             decoding: sequences that decode.
-            prefill_tokens: prompt tokens read beside them.
+            prefill_tokens: prompt tokens read in the same step.
             kv_tokens: tokens in the KV cache that the decodes read.
         """
         ...
@@ -54,13 +55,13 @@ class Steps(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepModel:
-    """Step times of one engine, whatever its sequences hold in the KV cache.
+    """Step times of one engine that do not depend on the KV cache of its sequences.
 
     Attributes:
-        decode_points: (sequences, seconds of one decode step), sequences ascending; between them
-            linear, beyond the last by the last slope, below the first by the first, though never
-            faster than in proportion.
-        prefill_seconds_per_token: added to a step per prompt token it processes.
+        decode_points: (sequences, seconds of one decode step), sequences ascending; linear between
+            points, with the last slope beyond the last point and the first slope below the first,
+            though never faster than in proportion.
+        prefill_seconds_per_token: added to a step per prompt token that the step reads.
     """
 
     decode_points: tuple[tuple[float, float], ...]
@@ -72,7 +73,7 @@ class StepModel:
         prefill_tokens: int,
         kv_tokens: int = 0,  # noqa: ARG002 -- part of `Steps`
     ) -> float:
-        """Seconds of a step that decodes `decoding` sequences and reads `prefill_tokens`."""
+        """Return the seconds of a step with `decoding` sequences and `prefill_tokens`."""
         decode = self._decode_seconds(decoding) if decoding > 0 else 0.0
         return decode + prefill_tokens * self.prefill_seconds_per_token
 
@@ -92,14 +93,14 @@ class FittedSteps:
 
     Attributes:
         fitted: the coefficients.
-        prompt_tokens: mean prompt: so many prompt tokens are one more sequence in the step.
+        prompt_tokens: mean prompt length; as many prompt tokens count as one more sequence.
     """
 
     fitted: StepTime
     prompt_tokens: float
 
     def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
-        """Seconds of one step; see `Steps`."""
+        """Return the seconds of one step; see `Steps`."""
         fitted = self.fitted
         return (
             fitted.base_seconds
@@ -111,11 +112,11 @@ class FittedSteps:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RooflineSteps:
-    """Step times from arithmetic and memory traffic, as estimates are made from.
+    """Step times from arithmetic and memory traffic, as in estimates.
 
     Attributes:
-        architecture: as loaded.
-        reached: how fast the partition works.
+        architecture: architecture as loaded.
+        reached: rates that the partition reaches.
         prompt_context: mean tokens of context that a prompt token attends to.
     """
 
@@ -124,7 +125,7 @@ class RooflineSteps:
     prompt_context: float
 
     def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
-        """Seconds of one step; see `Steps`."""
+        """Return the seconds of one step; see `Steps`."""
         step = Step(
             decode_sequences=decoding,
             decode_context=kv_tokens / max(1, decoding),
@@ -135,11 +136,11 @@ class RooflineSteps:
 
 
 def roofline_steps(architecture: Architecture, reached: Rates, workload: Workload) -> RooflineSteps:
-    """Step times of an estimate.
+    """Return the step times of an estimate.
 
     Args:
-        architecture: as loaded (`core.precision.as_loaded`).
-        reached: of the partition (`core.roofline.rates`).
+        architecture: architecture as loaded (`core.precision.as_loaded`).
+        reached: rates of the partition (`core.roofline.rates`).
         workload: request shape.
     """
     return RooflineSteps(architecture, reached, prompt_context(workload))
@@ -150,9 +151,9 @@ class LeanRoofline:
     """A roofline whose arithmetic and traffic grow in proportion, as two planes.
 
     Attributes:
-        arithmetic, traffic: what each of them takes.
-        overlaps: the longer of both counts, else their sum.
-        fixed_seconds, sequence_seconds: on top, of a step and of each decoding sequence.
+        arithmetic, traffic: seconds of each, as a plane.
+        overlaps: whether the longer of both counts; else their sum does.
+        fixed_seconds, sequence_seconds: added per step and per decoding sequence.
     """
 
     arithmetic: Plane
@@ -162,7 +163,7 @@ class LeanRoofline:
     sequence_seconds: float
 
     def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
-        """Seconds of one step; see `Steps`."""
+        """Return the seconds of one step; see `Steps`."""
         a, b, c, d = self.arithmetic
         arithmetic = a + b * decoding + c * prefill_tokens + d * kv_tokens
         a, b, c, d = self.traffic
@@ -172,12 +173,12 @@ class LeanRoofline:
 
 
 def lean_steps(steps: Steps) -> Steps:
-    """The same step times, found faster where they can be."""
+    """Return the same step times, in a form that is faster to evaluate if possible."""
     if not isinstance(steps, RooflineSteps):
         return steps
     architecture, reached = steps.architecture, steps.reached
     if architecture.experts or architecture.window_layers or architecture.stateless_layers:
-        return steps  # what is read does not grow in proportion
+        return steps  # memory traffic does not grow in proportion
 
     def plane(work: Callable[[Architecture, Step], float], per_s: float) -> Plane:
         def at(decoding: int, prefill: int, context: float) -> float:
@@ -185,7 +186,7 @@ def lean_steps(steps: Steps) -> Steps:
             return work(architecture, step) / per_s
 
         nothing, one = at(0, 0, 0.0), at(1, 0, 0.0)
-        # Far apart, so that differences of large sums are not all rounding.
+        # Take points far apart, so that differences of large sums are not all rounding errors.
         per_prompt_token = (at(0, _FAR, 0.0) - nothing) / _FAR
         return nothing, one - nothing, per_prompt_token, (at(1, 0, _FAR) - one) / _FAR
 
@@ -199,19 +200,19 @@ def lean_steps(steps: Steps) -> Steps:
 
 
 def constant_steps(token_seconds: float, growth_per_sequence: float = 0.03) -> StepModel:
-    """A made-up engine: `token_seconds` alone, a little more per further sequence.
+    """Return made-up step times: `token_seconds` for one sequence, a little more per further one.
 
-    Prefill reads sixteen tokens in the time of one decode step, as a small model on one core does.
+    Prefill reads sixteen tokens in the time of one decode step, as with a small model on one core.
     """
     grown = token_seconds * (1 + 63 * growth_per_sequence)
     return StepModel(((1, token_seconds), (64, grown)), token_seconds / 16)
 
 
 def profile_steps(profile: Profile) -> Steps:
-    """The step times that a profile tells best.
+    """Return the best step times that a profile offers.
 
-    One fitted to several workloads knows what a prompt token costs beside a decode. Else the
-    points of the profile say it, with its times to the first token.
+    A step time that was fitted to several workloads separates the cost of a prompt token from that
+    of a decode. Otherwise the profile's points and times to the first token are used.
     """
     if profile.step_time is not None and tells_lengths(profile.step_time):
         return FittedSteps(profile.step_time, profile.workload.moments.p)
@@ -219,17 +220,17 @@ def profile_steps(profile: Profile) -> Steps:
 
 
 def fit_steps(profile: Profile) -> StepModel:
-    """Step times that give back a profile's closed-loop throughput.
+    """Return step times that reproduce a profile's closed-loop throughput.
 
     With b requests in flight, b requests end every b x O / X(b) seconds (O output tokens each).
-    A request's answer meets the next step under way, so its slot misses one: a request takes O + 1
-    steps, of which it decodes in O - 1 (its first token comes with its prompt). In that time the
-    engine runs b prefills and O + 1 steps that decode b (O - 1) / (O + 1) sequences in the mean:
+    When a request ends, the next step is under way, so its slot misses one: a request takes O + 1
+    steps and decodes in O - 1 of them (its first token comes with its prompt). In that time the
+    engine runs b prefills and O + 1 steps that decode b (O - 1) / (O + 1) sequences on average:
 
         decode(b (O - 1) / (O + 1)) = (b x O / X(b) - b x prefill) / (O + 1)
 
-    A request alone meets no step under way: decode(1) = (O / X(1) - prefill) / (O - 1). The
-    prefill's time is that of the first token alone in the engine.
+    A single request misses no step: decode(1) = (O / X(1) - prefill) / (O - 1). The prefill's time
+    is the TTFT of a request alone in the engine.
     """
     prompt, output = profile.workload.prompt_tokens, profile.workload.output_tokens
     usable = [point for point in profile.points if not point.kv_limited] or profile.points
@@ -243,7 +244,7 @@ def fit_steps(profile: Profile) -> StepModel:
     for point, seconds in zip(points, seconds_per_request, strict=True):
         steps = output + 1 if point.batch > 1 else max(1, output - 1)
         step = point.batch * (seconds - prefill) / steps
-        # More sequences never make a step shorter; a smaller value is noise of the measurement.
+        # More sequences never make a step shorter; a smaller value is measurement noise.
         sequences = max(1.0, point.batch * (output - 1) / (output + 1))
         if not decode or sequences > decode[-1][0]:
             decode.append((sequences, max(step, decode[-1][1] if decode else 0.0)))
@@ -251,12 +252,12 @@ def fit_steps(profile: Profile) -> StepModel:
 
 
 def candidate_steps(candidate: Candidate, workload: Workload) -> StepModel:
-    """Step times that give back a candidate's throughput where nothing else is known of it.
+    """Return step times that reproduce a candidate's throughput, if nothing else is known of it.
 
     A round of b slots takes b / X and holds b / O prompts. At the 95th percentile a request waits
-    for the step under way and then shares its own step with l + 1.645 sqrt(l) other prompts
-    (l = b / O), so what its TTFT has beyond two rounds is theirs. What a smaller batch takes is
-    assumed (`LONE_DECODE_SHARE`).
+    for the step under way and then shares its own step with l + 1.645 sqrt(l) other prompts (l = b
+    / O), so these prompts take the TTFT beyond two rounds. The time of a smaller batch is assumed
+    (`LONE_DECODE_SHARE`).
     """
     moments, batch = workload.moments, candidate.batch
     round_seconds = batch / max(candidate.output_tokens_per_s, 1e-9)

@@ -1,6 +1,6 @@
-"""Who asks for what and when: Poisson arrivals, or a number of requests held in flight.
+"""Generates requests: Poisson arrivals, or a constant number of requests in flight.
 
-Arrivals and lengths are the load generator's own functions: with the same seed a simulation and a
+Arrivals and lengths use the load generator's own functions: with the same seed, a simulation and a
 measurement get the same requests at the same times.
 """
 
@@ -15,11 +15,11 @@ from partitiond.simulation.dispatch import Flight, SimulatedModel
 from partitiond.simulation.events import Clock
 
 Sent = Callable[[Flight], None]
-"""Called with every request the moment it arrives."""
+"""Called with every request at its arrival."""
 
 
 def lengths_of(workload: Workload) -> Lengths:
-    """The very lists that memory and time are predicted with."""
+    """Return the same lengths that predictions of memory and time use."""
     match workload.shape:
         case LengthShape.TRACE:
             return choice(workload.pairs)
@@ -39,16 +39,16 @@ def open_traffic(
     until: Callable[[], bool],
     sent: Sent,
 ) -> None:
-    """Plan Poisson arrivals, one after the other, until `until` says that it is enough.
+    """Schedule Poisson arrivals, one after the other, until `until` returns True.
 
     Args:
-        clock: of the simulation.
-        model: where the requests go.
-        workload: their lengths.
+        clock: clock of the simulation.
+        model: model that gets the requests.
+        workload: lengths of the requests.
         req_per_s: rate, above 0.
-        seed: of arrivals and lengths.
-        until: asked before each arrival.
-        sent: told of each.
+        seed: seed of arrivals and lengths.
+        until: called before each arrival; True ends the traffic.
+        sent: called with each request.
     """
     lengths = lengths_of(workload)
     due = enumerate(poisson(req_per_s, seed))
@@ -75,10 +75,10 @@ def closed_traffic(
     seed: int,
     sent: Sent,
 ) -> Callable[[Flight], None]:
-    """Hold `slots` requests in flight; returns what has to be told of each that is done.
+    """Hold `slots` requests in flight; return a function to call with each ended request.
 
-    De-synchronised as the definitions say: slot i's first request asks for ceil(O (i + 1) / slots)
-    output tokens, so that slots do not finish in waves.
+    The slots are de-synchronised as the definitions say: slot i's first request asks for ceil(O (i
+    + 1) / slots) output tokens, so that slots do not finish in waves.
     """
     lengths = lengths_of(workload)
     numbers = itertools.count()
@@ -90,7 +90,7 @@ def closed_traffic(
         model.arrive(flight)
 
     def again(flight: Flight) -> None:
-        # One that was refused comes again after a while, or nothing would ever pass the time.
+        # After a refusal the slot pauses before its next request; else time would stand still.
         pause = 0.0 if flight.rejected is None else 0.1
         clock.at(clock.now + pause, send)
 

@@ -1,4 +1,4 @@
-"""Connections: the pragmas, and transactions that are what SQLite says they are."""
+"""Makes connections: sets the pragmas, and begins each transaction explicitly."""
 
 import sqlite3
 from pathlib import Path
@@ -8,19 +8,19 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import StaticPool
 
 APPLICATION_ID: Final = 0x50415254
-"""The bytes "PART" in the file header: `file partitiond.sqlite3` and we know the store by it."""
+"""The bytes "PART" in the file header, by which `file partitiond.sqlite3` and we know the store."""
 IMMEDIATE: Final = "partitiond_immediate"
 """Execution option of an engine whose transactions take the write lock at once: a transaction
 that reads first and writes later could otherwise fail half-way, without waiting."""
 PATIENCE: Final = "partitiond_patience"
-"""Execution option of an engine: a function that says how many milliseconds its next transaction
-waits for another process's lock."""
+"""Execution option of an engine: a function that returns how many milliseconds its next
+transaction waits for another process's lock."""
 DURABLE: Final = "partitiond_durable"
 """Execution option of an engine whose transactions are on the disk when they are committed."""
 
 
 def make_engine(path: Path | None, busy_timeout_seconds: float) -> Engine:
-    """An engine on the file, or on a fresh in-memory database for None."""
+    """Make an engine on the file, or on a fresh in-memory database if `path` is None."""
     if path is None:
         engine = create_engine(
             "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
@@ -38,7 +38,7 @@ def make_engine(path: Path | None, busy_timeout_seconds: float) -> Engine:
 
 
 def _on_connect(connection: Any, _record: object) -> None:
-    # Autocommit in the driver: it would otherwise begin transactions late, and none for DDL.
+    # Autocommit in the driver, which would otherwise begin transactions late, and none for DDL.
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA foreign_keys = ON")
@@ -49,9 +49,9 @@ def _on_begin(connection: Connection) -> None:
     immediate = options.get(IMMEDIATE, False)
     if PATIENCE in options:
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {options[PATIENCE]()}")
-    # WAL with NORMAL loses no committed transaction when a process dies, only the last ones when
-    # the power does; FULL waits for the disk at each commit. SQLite refuses to change the level
-    # inside a transaction, so that each one begins by naming its own.
+    # WAL with NORMAL loses no committed transaction when a process dies, and only the last ones
+    # at a power loss; FULL waits for the disk at each commit. SQLite refuses to change the level
+    # inside a transaction, so each transaction begins by naming its own.
     level = "FULL" if options.get(DURABLE, False) else "NORMAL"
     connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

@@ -1,4 +1,4 @@
-"""SQLite's errors in our words: one table, the code's name to a message and what to do."""
+"""Translates SQLite's errors: one table from the code's name to a message and what to do."""
 
 import sqlite3
 from typing import Final
@@ -52,7 +52,7 @@ _TABLE: Final[tuple[tuple[str, str, str], ...]] = (
 
 
 def store_error(path: object, error: BaseException) -> StoreError:
-    """The error SQLite (or SQLAlchemy around it) raised, as a StoreError about `path`."""
+    """Turn an error of SQLite (or of SQLAlchemy around it) into a StoreError about `path`."""
     original = getattr(error, "orig", None) or error
     name = getattr(original, "sqlite_errorname", "") if isinstance(original, sqlite3.Error) else ""
     facts = {"path": str(path), "sqlite": name, "cause": str(original)}

@@ -1,4 +1,4 @@
-"""What happened and who asked for it: the events of `ports.Store` on SQLite."""
+"""Stores what happened and who asked for it: the events of `ports.Store` on SQLite."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from partitiond.store.sessions import Sessions
 from partitiond.store.tables import EventRow
 
 MAX_EVENTS: Final = 20_000
-"""Events kept; about 4 MB. Older ones are dropped, but for those that somebody asked for:"""
+"""Events kept; about 4 MB. Older ones are dropped, unless an actor asked for them:"""
 MAX_AUDIT_EVENTS: Final = 200_000
-"""What somebody asked for is kept until so many events of any kind came after it: an engine that
-dies every minute must not push out who changed what."""
+"""Events that an actor asked for are kept until so many events of any kind came after them: an
+engine that dies every minute must not push out who changed what."""
 DROP_EVERY: Final = 100
-"""Events between two looks for old ones: what is dropped has to be searched for."""
+"""Events between two searches for old ones: a search takes time."""
 
 
 class EventRepository(Sessions):
@@ -27,20 +27,20 @@ class EventRepository(Sessions):
     def add_event(
         self, at: str, kind: str, subject: str, message: str, *, actor: str = ""
     ) -> Event:
-        """Append."""
+        """Append an event."""
         return self.add_events([Event(0, at, kind, subject, message, actor)])[0]
 
     def add_events(self, events: Sequence[Event]) -> Sequence[Event]:
         """Append all of them or none; returns them with their ids.
 
-        What somebody asked for survives a power loss: who removed a key, and when.
+        Events that an actor asked for survive a power loss: who removed a key, and when.
         """
         rows = [_row(event) for event in events]
         with self._write(durable=any(event.actor for event in events)) as session:
             if not rows:
                 return ()
-            # Not by objects: they take most of a millisecond each. Nobody else writes meanwhile,
-            # and each new id is one more than the largest ever, so these follow each other.
+            # Not as ORM objects: each takes most of a millisecond. Nothing else writes meanwhile,
+            # and each new id is one more than the largest ever, so these ids are consecutive.
             session.connection().execute(insert(EventRow), rows)
             last = session.exec(select(func.max(EventRow.id))).one() or 0
             stored = [
@@ -55,7 +55,7 @@ class EventRepository(Sessions):
     def events(
         self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
     ) -> Sequence[Event]:
-        """Oldest first, ids greater than `after`; the newest where the filter says so, or where
+        """Oldest first, with ids greater than `after`; the newest if the filter says so, or if
         there is neither `after` nor `since`.
         """
         query = select(EventRow).where(col(EventRow.id) > after, *_conditions(wanted)).limit(limit)
@@ -67,7 +67,7 @@ class EventRepository(Sessions):
 
 
 def _drop_old(session: Session, number: int) -> None:
-    """Drop what is too old once the event of this number is there."""
+    """Drop the events that are too old once the event of this number is stored."""
     by_itself = col(EventRow.actor) == ""
     session.exec(delete(EventRow).where(col(EventRow.id) <= number - MAX_EVENTS, by_itself))
     session.exec(delete(EventRow).where(col(EventRow.id) <= number - MAX_AUDIT_EVENTS))
@@ -89,7 +89,7 @@ def _conditions(wanted: EventFilter) -> list[ColumnElement[bool]]:
 
 
 def _like(column: Any, word: str) -> ColumnElement[bool]:
-    # Not LIKE: to SQLite "Ada" and "ada" are alike there, and only there.
+    # Not LIKE: for SQLite "Ada" and "ada" are equal there, and nowhere else.
     begin = word.removesuffix(ANY)
     found: ColumnElement[bool] = (
         func.substr(column, 1, len(begin)) == begin if word.endswith(ANY) else column == word

@@ -1,4 +1,4 @@
-"""The ledger of predicted and measured: `ports.drift.Ledger` on SQLite."""
+"""Stores the ledger of predicted and measured figures: `ports.drift.Ledger` on SQLite."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -14,16 +14,16 @@ from partitiond.store.tables import LedgerRow
 MAX_ENTRIES: Final = 20_000
 """Entries kept in all; some 30 MB."""
 DROP_EVERY: Final = 100
-"""Entries between two looks whether there are more: they have to be counted."""
+"""Entries between two checks for too many: a check has to count them."""
 MAX_OF_REPLICA: Final = 200
-"""Entries kept of each replica: a busy one must not push out what is known of the others."""
+"""Entries kept of each replica: a busy replica must not push out the entries of the others."""
 
 
 class LedgerRepository(Sessions):
-    """What was predicted of replicas and what was measured."""
+    """Predicted and measured figures of replicas."""
 
     def add_ledger_entries(self, entries: Sequence[LedgerEntry]) -> None:
-        """Append all of them or none; what is beyond the bounds goes, the oldest first."""
+        """Append all of them or none; the oldest entries beyond the bounds are dropped."""
         with self._write() as session:
             rows = [
                 LedgerRow(
@@ -39,14 +39,14 @@ class LedgerRepository(Sessions):
             for model, replica_id in {(entry.model, entry.replica_id) for entry in entries}:
                 own = col(LedgerRow.replica_id) == replica_id
                 _drop_beyond(session, MAX_OF_REPLICA, col(LedgerRow.model) == model, own)
-            # By number, not by age: a busy replica uses up sequences, and keeps few of them.
+            # By number, not by age: a busy replica uses up sequences, and keeps few entries.
             if any((row.sequence or 0) % DROP_EVERY == 0 for row in rows):
                 _drop_beyond(session, MAX_ENTRIES)
 
     def ledger(
         self, *, model: str | None = None, replica_id: str | None = None, limit: int = 200
     ) -> Sequence[LedgerEntry]:
-        """Newest first."""
+        """Return entries, newest first."""
         query = select(LedgerRow).order_by(col(LedgerRow.sequence).desc()).limit(limit)
         if model is not None:
             query = query.where(LedgerRow.model == model)
@@ -59,7 +59,7 @@ class LedgerRepository(Sessions):
 
 
 def _drop_beyond(session: Session, most: int, *of: ColumnElement[bool]) -> None:
-    """Drop the oldest of these entries where there are more."""
+    """Drop the oldest of these entries if there are more than `most`."""
     kept = (
         select(LedgerRow.sequence)
         .where(*of)

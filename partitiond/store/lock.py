@@ -1,4 +1,4 @@
-"""One daemon per state folder: a lock that the kernel releases when its holder dies."""
+"""Locks a state folder for one daemon; the kernel releases the lock when its holder dies."""
 
 import contextlib
 import dataclasses
@@ -18,10 +18,10 @@ from partitiond.core.errors import ConflictError, InputError, StoreError
 
 LOOKS: Final = 5
 LOOK_SECONDS: Final = 0.02
-"""Someone who looks whether the lock is held holds it for microseconds himself."""
+"""A process that only checks the lock holds it for microseconds itself."""
 
 DYING_SECONDS: Final = 30.0
-"""Of a killed holder, threads that still end and children before their exec hold it on."""
+"""A killed holder's threads that still end, and its children before their exec, hold it on."""
 
 
 class StateFolderBusyError(ConflictError):
@@ -30,10 +30,10 @@ class StateFolderBusyError(ConflictError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LockHolder:
-    """Who holds (or last held) the lock.
+    """The process that holds (or last held) the lock.
 
     Attributes:
-        started: Unix seconds at which the process started; tells a recycled pid from the holder.
+        started: Unix seconds at which the process started; tells the holder from a recycled pid.
     """
 
     pid: int
@@ -43,8 +43,8 @@ class LockHolder:
 class StateLock:
     """The lock on a state folder, held until `release` or the end of the process.
 
-    The file stays when the lock is released; what counts is the kernel's lock on it, not that it
-    exists. Its descriptor is closed on exec, so engines do not inherit the lock.
+    The file stays when the lock is released; the kernel's lock on it counts, not its existence. Its
+    descriptor is closed on exec, so engines do not inherit the lock.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -55,8 +55,8 @@ class StateLock:
     def acquire(cls, path: Path) -> Self:
         """Take the lock.
 
-        A holder that was killed is waited for: the kernel gives the lock back when its last thread,
-        and a child of it that has not reached its exec, is gone.
+        A killed holder is waited for: the kernel releases the lock once the holder's last thread is
+        gone, and any child of the holder that has not reached its exec.
 
         Raises:
             StateFolderBusyError: a living process holds it; the message names its pid.
@@ -80,7 +80,7 @@ class StateLock:
         return cls(path, descriptor)
 
     def release(self) -> None:
-        """Give it back. Idempotent."""
+        """Release the lock. Idempotent."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -98,10 +98,10 @@ class StateLock:
 
 
 def _flock(descriptor: int, path: Path) -> None:
-    """Take it, after the time that a mere look (`lock_holder`) or a dead holder's rest may take.
+    """Take the lock, allowing for a mere check (`lock_holder`) or the rest of a dead holder.
 
     Raises:
-        BlockingIOError: somebody who lives holds it.
+        BlockingIOError: a living process holds the lock.
     """
     deadline = time.monotonic() + DYING_SECONDS
     for look in itertools.count(1):
@@ -115,7 +115,7 @@ def _flock(descriptor: int, path: Path) -> None:
 
 
 def _is_dead(holder: LockHolder | None) -> bool:
-    """Whether it was killed. None, a holder that has not written itself yet, lives."""
+    """Whether the holder was killed. None, a holder that is not yet written, counts as alive."""
     if holder is None:
         return False
     try:
@@ -129,7 +129,7 @@ def _is_dead(holder: LockHolder | None) -> bool:
 
 
 def lock_holder(path: Path) -> LockHolder | None:
-    """Who holds the lock now, or None when nobody does. Takes and leaves nothing."""
+    """Return the process that holds the lock now, or None. Neither takes nor leaves anything."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Schema versions: which one a file has, and how it becomes the newest.
+"""Reads a file's schema version, and migrates the file to the newest.
 
 Alembic migrates what an older version wrote. A store that is new, or of the newest revision
-already, needs none of it: loading Alembic is a fifth of a daemon's start.
+already, does without Alembic, because loading it is a fifth of a daemon's start.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 NEWEST: Final = "0004"
-"""The revision that `tables` are of."""
+"""The revision of `tables`."""
 _REVISION_TABLE: Final = """
 CREATE TABLE alembic_version (
     version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -48,7 +48,7 @@ def known_revisions(migrations: Path = MIGRATIONS) -> tuple[str, ...]:
 
 
 def create(engine: Engine, migrations: Path = MIGRATIONS) -> None:
-    """Make the newest schema in an empty file, in one transaction: what all migrations would."""
+    """Make the newest schema in an empty file, in one transaction, as all migrations would."""
     if migrations != MIGRATIONS:
         upgrade(engine, migrations)
         return
@@ -77,7 +77,7 @@ def upgrade(engine: Engine, migrations: Path = MIGRATIONS) -> None:
 
 @contextlib.contextmanager
 def _refused(path: str) -> Iterator[None]:
-    """Alembic's refusals in our words."""
+    """Raise StoreError for Alembic's refusals."""
     from alembic.util import CommandError
 
     try:
@@ -94,7 +94,7 @@ def pending(path: Path, revision: str, migrations: Path = MIGRATIONS) -> bool:
     """Whether a file of this revision must be migrated.
 
     Raises:
-        StoreError: the revision is none of ours: a newer partitiond made it.
+        StoreError: the revision is not known: a newer partitiond made it.
     """
     if revision == NEWEST and migrations == MIGRATIONS:
         return False
@@ -111,7 +111,7 @@ def pending(path: Path, revision: str, migrations: Path = MIGRATIONS) -> bool:
 
 
 def back_up(path: Path, revision: str) -> Path:
-    """Copy the store, log included, to "<name>.before-migration-from-<revision>"; return it."""
+    """Copy the store and its log to "<name>.before-migration-from-<revision>"; return the copy."""
     base = f"{path.name}.before-migration-from-{revision}"
     names = [base, *(f"{base}.{number}" for number in range(2, 1000))]
     target = next(path.with_name(name) for name in names if not path.with_name(name).exists())

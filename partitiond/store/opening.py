@@ -1,4 +1,4 @@
-"""Opening the store: check without writing, then make, migrate or take as it is."""
+"""Opens the store: checks the file without writing, then makes, migrates or takes it as it is."""
 
 import contextlib
 import os
@@ -30,13 +30,13 @@ def open_store(
     """Open the store, making it or bringing its schema up to date first.
 
     Args:
-        path: the file, or ":memory:" for one that vanishes with the process.
+        path: the file, or ":memory:" for a store that vanishes with the process.
         busy_timeout_seconds: how long the opening waits for another process's lock.
-        patience_seconds: how long each call waits for it afterwards; None as long.
+        patience_seconds: how long each call waits for it afterwards; None: as long as the opening.
         migrations: folder of the revisions.
 
     Raises:
-        StoreError: the file is damaged, not ours, locked, of a newer schema, or cannot be
+        StoreError: the file is damaged, no store of ours, locked, of a newer schema, or cannot be
             written. It was not changed.
     """
     if str(path) == IN_MEMORY:
@@ -83,7 +83,7 @@ def _create(file: Path, busy_timeout_seconds: float, migrations: Path) -> None:
         )
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = file.with_name(f"{file.name}.new-{os.getpid()}")
-    draft.unlink(missing_ok=True)  # of a process that had this id and died
+    draft.unlink(missing_ok=True)  # left by a process that had this id and died
     draft.touch(mode=0o600)
     engine = make_engine(draft, busy_timeout_seconds)
     try:
@@ -157,7 +157,7 @@ def inspect_store(path: Path, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECO
     """Check a store's file without writing it; returns its schema's revision.
 
     Raises:
-        StoreError: it is damaged, not ours, locked, or cannot be read.
+        StoreError: the file is damaged, no store of ours, locked, or cannot be read.
     """
     with _in_our_words(path):
         _check_header(path)

@@ -1,4 +1,4 @@
-"""Releases of models: `ports.releases.ReleaseStore` on SQLite."""
+"""Stores releases of models: `ports.releases.ReleaseStore` on SQLite."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -19,10 +19,10 @@ MAX_RELEASES: Final = 50
 
 
 class ReleaseRepository(Sessions):
-    """What models were before."""
+    """The specifications that models had before."""
 
     def put_release(self, release: Release) -> None:
-        """Add or replace by model and version; what is beyond the bound goes, oldest first."""
+        """Add or replace by model and version; the oldest beyond the bound are dropped."""
         row = ReleaseRow(
             model=release.model,
             version=release.version,
@@ -41,7 +41,7 @@ class ReleaseRepository(Sessions):
                 session.exec(delete(ReleaseRow).where(own, beyond))
 
     def releases(self, model: str | None = None) -> Sequence[Release]:
-        """Of one model, or of all, newest version first."""
+        """Releases of one model, or of all, newest version first."""
         query = select(ReleaseRow).order_by(col(ReleaseRow.model), col(ReleaseRow.version).desc())
         if model is not None:
             query = query.where(ReleaseRow.model == model)
@@ -49,7 +49,7 @@ class ReleaseRepository(Sessions):
             return [found for row in session.exec(query).all() for found in self._release(row)]
 
     def _release(self, row: ReleaseRow) -> Sequence[Release]:
-        """It, or nothing where it cannot be read."""
+        """The release of a row, or nothing if it cannot be read."""
         what = f"release {row.version} of {row.model}"
         try:
             state = ReleaseState(row.state)
@@ -61,12 +61,12 @@ class ReleaseRepository(Sessions):
         return [Release(row.model, row.version, row.at, state, spec) for spec in specs]
 
     def forget_releases(self, model: str) -> None:
-        """The model is gone."""
+        """Delete the releases of a model that is gone."""
         with self._write() as session:
             session.exec(delete(ReleaseRow).where(col(ReleaseRow.model) == model))
 
     def applied_plans(self, limit: int) -> Sequence[Plan]:
-        """Plans that were applied, newest first, the present one included."""
+        """Plans that were applied, newest first, including the present one."""
         query = select(PlanRow).order_by(col(PlanRow.sequence).desc()).limit(limit)
         with self._read() as session:
             rows = session.exec(query).all()

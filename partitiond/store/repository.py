@@ -1,6 +1,6 @@
-"""The repositories: `ports.Store` on SQLite. Every call is one transaction.
+"""Implements `ports.Store` on SQLite. Every call is one transaction.
 
-What somebody asked for (models, keys, the applied plan, marks) is on the disk when a call returns.
+What an operator asked for (models, keys, the applied plan, marks) is on disk when a call returns.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ from partitiond.store.tables import (
 from partitiond.store.usage_repository import UsageRepository
 
 MAX_JOBS: Final = 1_000
-"""Ended jobs kept, those that ended last; jobs that wait or run are kept whatever their number."""
+"""Ended jobs kept, those that ended last; jobs that wait or run are all kept."""
 MAX_PLANS: Final = 50
 """Applied plans kept, for looking back."""
 
@@ -45,7 +45,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         self, engine: Engine, path: str, patience_seconds: float = PATIENCE_SECONDS
     ) -> None:
         super().__init__(engine, path, patience_seconds)
-        # Read at every pass of the loop, and there may be thousands. Set under the lock alone.
+        # Read at every pass of the loop, and there may be thousands. Only set under the lock.
         self._keys: tuple[KeyRecord, ...] | None = None
         self._models: tuple[ModelRecord, ...] | None = None
         self._named: dict[str, ModelRecord] = {}  # the same by name, while there are any
@@ -56,7 +56,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
     # --- models ------------------------------------------------------------------------------
 
     def add_model(self, record: ModelRecord) -> None:
-        """Raises ConflictError when the name is taken."""
+        """Add a model. Raises ConflictError if the name is taken."""
         try:
             with self._write(durable=True) as session:
                 self._models = None
@@ -70,7 +70,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             ) from error
 
     def models(self) -> Sequence[ModelRecord]:
-        """All, by name; the same object as long as none has changed."""
+        """Return all models, by name; the same object as long as none has changed."""
         with self._read() as session:
             if self._models is None:
                 rows = session.exec(select(ModelRow).order_by(col(ModelRow.name))).all()
@@ -79,8 +79,8 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             return self._models
 
     def model(self, name: str) -> ModelRecord:
-        """Raises NotFoundError."""
-        with self._lock:  # asked of each profile for each plan: a query takes half a millisecond
+        """Return one model. Raises NotFoundError."""
+        with self._lock:  # called for each profile of each plan: a query takes half a millisecond
             if self._models is not None and name in self._named and not self._closed:
                 return self._named[name]
         with self._read() as session:
@@ -101,7 +101,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         return ModelRecord(spec, row.version, row.created_at, row.updated_at)
 
     def update_model(self, record: ModelRecord, *, expected_version: int) -> None:
-        """Replace. Raises NotFoundError, ConflictError when the stored version is another."""
+        """Replace a model. Raises NotFoundError, and ConflictError if the version is another."""
         name = record.spec.name
         with self._write(durable=True) as session:
             self._models = None
@@ -116,7 +116,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             session.merge(_model_row(record))
 
     def remove_model(self, name: str) -> None:
-        """Raises NotFoundError. Its profiles stay (measuring them was costly)."""
+        """Remove a model; its profiles stay (measuring them was costly). Raises NotFoundError."""
         with self._write(durable=True) as session:
             self._models = None
             session.delete(found(session.get(ModelRow, name), "model", name))
@@ -125,13 +125,13 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
     # --- profiles ----------------------------------------------------------------------------
 
     def add_profile(self, profile: Profile) -> None:
-        """Add or replace by id."""
+        """Add or replace a profile by id."""
         row = _profile_row(profile)
         with self._lock:
-            known, self._profiles = self._profiles, {}  # none is right if the write fails halfway
+            known, self._profiles = self._profiles, {}  # none is valid if the write fails halfway
             with self._write() as session:
                 session.merge(row)
-            # Not read anew: parsing some thousands takes more than a second.
+            # Not read again: parsing some thousands takes more than a second.
             if None in known:
                 known.setdefault(profile.model, ())
             self._profiles = {
@@ -140,9 +140,9 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             }
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
-        """Newest measurement first; the same object as long as none was added.
+        """Newest measurement first; the same object as long as no profile was added.
 
-        Once all were read, no model's are read from the file again.
+        Once all profiles were read, those of a model are not read from the file again.
         """
         with self._lock:
             known = self._profiles
@@ -155,7 +155,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             query = query.where(ProfileRow.model == model)
         with self._read() as session:
             rows = session.exec(query).all()
-            if not rows:  # names that nothing has are not kept
+            if not rows:  # names without profiles are not kept
                 return ()
             bodies = ((row.body, f"profile {row.id}") for row in rows)
             found = tuple(self._readable(Profile, bodies))
@@ -176,12 +176,12 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             return self._parse(Profile, row.body, f"profile {profile_id}")
 
     def remove_profiles(self, profile_ids: Collection[str]) -> None:
-        """Delete those of them that are there."""
+        """Delete those of these profiles that exist."""
         gone = frozenset(profile_ids)
         with self._lock:
             known, self._profiles = self._profiles, {}  # as above
             with self._write() as session:
-                for profile_id in gone:  # one by one: a statement takes so many values only
+                for profile_id in gone:  # one by one: SQLite limits a statement's values
                     session.exec(delete(ProfileRow).where(col(ProfileRow.id) == profile_id))
             self._profiles = {
                 model: tuple(profile for profile in kept if profile.id not in gone)
@@ -193,7 +193,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
     def put_job(self, job: Job) -> None:
         """Add or replace by id; a replaced job keeps its place in the order.
 
-        Adding one drops jobs that ended longest ago, beyond `MAX_JOBS` of them.
+        Adding a job drops the jobs that ended longest ago, beyond `MAX_JOBS` of them.
         """
         with self._write() as session:
             row = session.exec(select(JobRow).where(JobRow.id == job.id)).first()
@@ -204,13 +204,13 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
                 _drop_ended(session, MAX_JOBS)
 
     def job(self, job_id: str) -> Job:
-        """Raises NotFoundError."""
+        """Return one job. Raises NotFoundError."""
         with self._read() as session:
             row = session.exec(select(JobRow).where(JobRow.id == job_id)).first()
             return self._parse(Job, found(row, "job", job_id).body, f"job {job_id}")
 
     def jobs(self, limit: int | None = 100) -> Sequence[Job]:
-        """Newest first; None for all."""
+        """Return jobs, newest first; all if `limit` is None."""
         query = select(JobRow).order_by(col(JobRow.sequence).desc()).limit(limit)
         with self._read() as session:
             rows = session.exec(query).all()
@@ -219,7 +219,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
     # --- plan --------------------------------------------------------------------------------
 
     def set_plan(self, plan: Plan) -> None:
-        """Make it the applied (desired) plan."""
+        """Make this the applied (desired) plan."""
         with self._write(durable=True) as session:
             row = PlanRow(id=plan.id, created_at=plan.created_at, body=serde.to_stored_json(plan))
             session.add(row)
@@ -228,7 +228,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             session.exec(delete(PlanRow).where(too_old))
 
     def plan(self) -> Plan | None:
-        """The applied plan; None where there is none, or the last one cannot be read."""
+        """The applied plan; None if there is none, or if the last one cannot be read."""
         query = select(PlanRow).order_by(col(PlanRow.sequence).desc()).limit(1)
         with self._read() as session:
             row = session.exec(query).first()
@@ -238,14 +238,14 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
     # --- keys --------------------------------------------------------------------------------
 
     def add_key(self, key: KeyRecord) -> None:
-        """Raises ConflictError when the id (or the key itself) is taken."""
+        """Add a key. Raises ConflictError if the id (or the key itself) is taken."""
         row = KeyRow(id=key.id, sha256=key.sha256, body=serde.to_stored_json(key))
         try:
             with self._lock:
-                known, self._keys = self._keys, None  # none is right if the write fails halfway
+                known, self._keys = self._keys, None  # none is valid if the write fails halfway
                 with self._write(durable=True) as session:
                     session.add(row)
-                # Not read anew: parsing a thousand takes a tenth of a second.
+                # Not read again: parsing a thousand takes a tenth of a second.
                 self._keys = None if known is None else (*known, key)
         except IntegrityError as error:
             raise ConflictError(
@@ -255,7 +255,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             ) from error
 
     def keys(self) -> Sequence[KeyRecord]:
-        """All, oldest first; the same object as long as none has changed."""
+        """Return all keys, oldest first; the same object as long as none has changed."""
         with self._read() as session:
             if self._keys is None:
                 rows = session.exec(select(KeyRow).order_by(col(KeyRow.sequence))).all()
@@ -264,13 +264,13 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             return self._keys
 
     def key(self, key_id: str) -> KeyRecord:
-        """Raises NotFoundError."""
+        """Return one key. Raises NotFoundError."""
         with self._read() as session:
             row = _key_row(session, key_id)
             return self._parse(KeyRecord, row.body, f"key {key_id}")
 
     def update_key(self, key: KeyRecord) -> None:
-        """Replace by id. Raises NotFoundError."""
+        """Replace a key by id. Raises NotFoundError."""
         with self._lock:
             known, self._keys = self._keys, None
             with self._write(durable=True) as session:
@@ -281,7 +281,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
                 self._keys = tuple(key if one.id == key.id else one for one in known)
 
     def remove_key(self, key_id: str) -> None:
-        """Raises NotFoundError."""
+        """Remove a key. Raises NotFoundError."""
         with self._lock:
             known, self._keys = self._keys, None
             with self._write(durable=True) as session:
@@ -301,7 +301,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             return self._marks[kind]
 
     def set_mark(self, kind: str, subject: str, value: str | None, at: str = "") -> None:
-        """Add or replace a mark; None takes it off, where there is none as well."""
+        """Add or replace a mark; None removes it, and is no error if there is none."""
         with self._write(durable=True) as session:
             self._marks.pop(kind, None)
             if value is not None:
@@ -325,7 +325,7 @@ def _key_row(session: Session, key_id: str) -> KeyRow:
 
 
 def _drop_ended(session: Session, keep: int) -> None:
-    """Drop all jobs that have ended but the `keep` that ended last."""
+    """Drop all ended jobs except the `keep` that ended last."""
     ended = col(JobRow.state).in_([state.value for state in ENDED])
     last = (col(JobRow.updated_at).desc(), col(JobRow.sequence).desc())
     too_old = select(JobRow.sequence).where(ended).order_by(*last).offset(keep)
@@ -374,7 +374,7 @@ def _with_profile(
     """Kept profiles after one was added, newest measurement first.
 
     Args:
-        here: the profile is one of theirs; else it only takes the place of one with its id.
+        here: the profile is one of them; else a kept profile with its id is only removed.
     """
     others = [other for other in kept if other.id != profile.id]
     if not here:

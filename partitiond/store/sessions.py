@@ -1,4 +1,4 @@
-"""Transactions on the store's file, for the repositories that share it."""
+"""Runs transactions on the store's file, for the repositories that share it."""
 
 import contextlib
 import logging
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 IN_MEMORY: Final = ":memory:"
 PATIENCE_SECONDS: Final = 5.0
-"""Our own transactions take milliseconds; who holds the lock longer is someone else."""
+"""Our own transactions take milliseconds; a longer lock is another process's."""
 LOCKED_SECONDS: Final = 0.5
-"""How long after a wait that was in vain nobody waits again."""
+"""For so long after a wait that was in vain, no transaction waits again."""
 
 log = logging.getLogger(__name__)
 
@@ -66,20 +66,20 @@ class Sessions:
             raise found from error
 
     def _patience_ms(self) -> int:
-        """How long a transaction waits for another process's lock.
+        """Milliseconds that a transaction waits for another process's lock.
 
-        Whoever waits holds up the event loop. So a lock is waited for once; while it is held, the
-        writes that follow only try.
+        A waiting transaction blocks the event loop. So one transaction waits for a lock; while the
+        lock is held, the writes that follow only try.
         """
         if time.monotonic() - self._locked_at < LOCKED_SECONDS:
             return 0
         return round(self._patience_seconds * 1000)
 
     def wait_until_writable(self, seconds: float) -> None:
-        """Wait until no other process holds the lock; for a thread other than the event loop's.
+        """Wait until no other process holds the lock; not for the event loop's own thread.
 
         Raises:
-            StoreBusyError: it is held for so many seconds.
+            StoreBusyError: another process holds the lock for so many seconds.
             StoreError: the store cannot be written for another reason.
         """
         if self.path == IN_MEMORY or self._closed:
@@ -98,11 +98,11 @@ class Sessions:
 
     @contextlib.contextmanager
     def _write(self, *, durable: bool = False) -> Iterator[Session]:
-        """One transaction that writes.
+        """Run one transaction that writes.
 
         Args:
             durable: what is committed survives a power loss, and so does everything that was
-                committed before. For what somebody asked for (a key removed, a model, a plan);
+                committed before. For what an operator asked for (a key removed, a model, a plan);
                 what partitiond notes by itself may lose its last transactions.
         """
         with self._session(self._writing_durably if durable else self._writing) as session:
@@ -121,7 +121,7 @@ class Sessions:
             ) from error
 
     def _readable(self, kind: type[T], bodies: Iterable[tuple[str, str]]) -> list[T]:
-        """Those of (text, what it is) that can be read; the others are set aside."""
+        """Parse those of (text, what it is) that can be read; the others are set aside."""
         found = []
         for text, what in bodies:
             try:
@@ -136,7 +136,7 @@ class Sessions:
             self._unread[what] = UnreadBody(what, error.message)
 
     def unread(self) -> Sequence[UnreadBody]:
-        """What was found that cannot be read since the store was opened, each once."""
+        """Rows that were found unreadable since the store was opened, each once."""
         return tuple(self._unread.values())
 
     def close(self) -> None:
@@ -146,14 +146,14 @@ class Sessions:
         self._closed = True
         with self._lock:
             with contextlib.suppress(DBAPIError), self._engine.connect() as connection:
-                # A reader elsewhere may hold the log: then its last user writes it back.
+                # Another process may be reading the log: then the log's last user writes it back.
                 connection.exec_driver_sql("COMMIT")
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
             self._engine.dispose()
 
 
 def found(row: T | None, what: str, key: str) -> T:
-    """The row. Raises NotFoundError where there is none."""
+    """Return the row. Raises NotFoundError if there is none."""
     if row is None:
         raise NotFoundError(
             f"there is no {what} {key}.",

@@ -1,4 +1,4 @@
-"""Tables. A new store is made from them, an older one migrated to them; a test compares both."""
+"""Defines the tables. New stores are made from them, older ones migrated; a test compares both."""
 
 from sqlmodel import Field, SQLModel
 
@@ -60,7 +60,7 @@ class PlanRow(SQLModel, table=True):
 
 
 class EventRow(SQLModel, table=True):
-    """An event. Ids are never used twice, also after old events were dropped."""
+    """An event. Ids are never used twice, even after old events were dropped."""
 
     __tablename__ = "event"
     __table_args__ = {"sqlite_autoincrement": True}
@@ -74,7 +74,7 @@ class EventRow(SQLModel, table=True):
 
 
 class UsageRow(SQLModel, table=True):
-    """What one key used of one model within one hour; `key_id` is empty without a key."""
+    """Usage of one model by one key within one hour; `key_id` is empty without a key."""
 
     __tablename__ = "usage"
 
@@ -127,7 +127,7 @@ class KeyRow(SQLModel, table=True):
 
 
 class MarkRow(SQLModel, table=True):
-    """What an operator set on a subject: a cordon with its reason, a model put to sleep."""
+    """A setting of an operator on a subject: a cordon with its reason, a model put to sleep."""
 
     __tablename__ = "mark"
 

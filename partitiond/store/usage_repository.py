@@ -1,4 +1,4 @@
-"""The usage of keys and models, by the hour. Implements `ports.usage.UsageStore`."""
+"""Stores the usage of keys and models by the hour. Implements `ports.usage.UsageStore`."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ from partitiond.store.tables import MarkRow, UsageRow
 
 POSITION: Final = "usage-position"
 """Kind of the marks that say what is booked: one for the proxy's epoch, one for each key and model,
-one for each replica. Only those that change are written."""
+one for each replica. Only changed marks are written."""
 _EPOCH: Final = "epoch"
 _SEPARATOR: Final = "\n"
-"""No name has one."""
+"""No name contains it."""
 _NEW_USAGE: Final = insert(UsageRow)
 _ADD_USAGE: Final = _NEW_USAGE.on_conflict_do_update(
     index_elements=["hour", "key_id", "model"],
@@ -47,13 +47,13 @@ class UsageRepository(Sessions):
             for (key_id, model), more in used.items()
         ]
         with self._write() as session:
-            # Not by objects: they take half a millisecond each, and hundreds of keys are booked.
+            # Not as ORM objects, which take half a millisecond each: hundreds of keys are booked.
             if rows:
                 session.connection().execute(_ADD_USAGE, rows)
             _move(session, position)
 
     def usage_position(self) -> UsagePosition:
-        """Up to where the proxy's counts are booked; empty at first."""
+        """The position up to which the proxy's counts are booked; empty at first."""
         query = select(MarkRow).where(MarkRow.kind == POSITION)
         epoch = ""
         uses: dict[str, dict[str, UsageCount]] = {}
@@ -86,14 +86,14 @@ class UsageRepository(Sessions):
             ]
 
     def drop_usage(self, before_hour: str) -> int:
-        """Forget the hours before this one; how many records those were."""
+        """Delete the hours before this one; returns how many records were deleted."""
         with self._write() as session:
             old = col(UsageRow.hour) < before_hour
             return int(session.exec(delete(UsageRow).where(old)).rowcount)
 
 
 def _move(session: Session, position: UsagePosition) -> None:
-    """Write what changed of the position."""
+    """Write the marks of the position that have changed."""
     of_position = col(MarkRow.kind) == POSITION
     rows = session.exec(select(MarkRow.subject, MarkRow.value).where(of_position)).all()
     known = dict(rows)

@@ -1,1 +1,1 @@
-"""Where what is known of a running deployment comes from; each only asks."""
+"""Reads what is known of a running deployment; each source only queries."""

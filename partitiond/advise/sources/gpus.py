@@ -1,4 +1,4 @@
-"""This host's GPUs: what they are, how busy, and whose processes are on them. NVML queries only."""
+"""Reads this host's GPUs, how busy they are, and the processes on them. NVML queries only."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,8 +22,8 @@ class GpuWatch:
 
     Args:
         cores: host cores usable for engines.
-        parents: pids above a process, itself first; for tests.
-        listeners: pid that listens on each local TCP port; for tests.
+        parents: returns a process's pid and its ancestors' pids; for tests.
+        listeners: returns the pid that listens on each local TCP port; for tests.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class GpuWatch:
         self._samplers: dict[str, GpuSampler] = {}
 
     def open(self) -> tuple[Device, ...]:
-        """Begin; the GPUs there are, none without NVIDIA's driver. Raises DeviceError."""
+        """Begin, and return the GPUs; none without NVIDIA's driver. Raises DeviceError."""
         self._devices = discover_gpus(self._cores)
         for device in self._devices:
             sampler = GpuSampler(device.id, self._looks)
@@ -49,7 +49,7 @@ class GpuWatch:
         return self._devices
 
     def close(self, addresses: Iterable[str]) -> Today:
-        """End, and say what was seen; engines at these addresses are told from other processes."""
+        """End, and return the result; processes of engines at these addresses are not foreign."""
         busy = {}
         for device, sampler in self._samplers.items():
             figures = sampler.close().values
@@ -64,7 +64,7 @@ class GpuWatch:
 
 
 def processes_on(uuid: str, looks: Looks) -> tuple[GpuProcess, ...]:
-    """Processes with a context on a GPU; empty where the driver does not tell."""
+    """Return processes with a context on a GPU; empty if the driver does not tell."""
 
     def listed() -> tuple[GpuProcess, ...]:
         with gpu(uuid, f"list the processes on {uuid}") as handle:
@@ -81,20 +81,20 @@ def placed(
     listeners: Mapping[int, int],
     parents: Callable[[int], Sequence[int]],
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
-    """Which GPUs each address is on, and what processes of nobody hold.
+    """Return the GPUs of each address, and what foreign processes hold.
 
-    The process that holds a GPU is a child of the one that listens (vLLM's engine core), or the
-    same. Engines of other hosts, or behind a container's port, are not found.
+    The process that holds a GPU is the process that listens, or a child of it (vLLM's engine core).
+    Engines of other hosts, or behind a container's port, are not found.
 
     Args:
         on_gpu: processes by GPU.
-        addresses: of the engines.
-        listeners: pid that listens, by TCP port.
-        parents: pids above a process, itself first.
+        addresses: addresses of the engines.
+        listeners: pid of the listening process, by TCP port.
+        parents: returns a process's pid and its ancestors' pids.
 
     Returns:
-        GPUs by address; bytes of processes that belong to none of the addresses, by GPU. The
-        latter is empty unless every address was found: else they may be an engine's.
+        GPUs by address; bytes of processes that belong to none of the addresses, by GPU. The latter
+        is empty unless every address was found: else the processes may be an engine's.
     """
     ports = {port: a for a in addresses if (port := _local_port(a)) is not None}
     owner = {listeners[port]: address for port, address in ports.items() if port in listeners}
@@ -126,7 +126,7 @@ def _parents(pid: int) -> Sequence[int]:
 
 
 def _listeners() -> dict[int, int]:
-    """Only of processes that this user may look at."""
+    """Return listening pids by TCP port, of processes that this user may inspect."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.Error:

@@ -1,9 +1,9 @@
-"""What a Prometheus kept: the same scrapes as if the engines had been watched, and the GPUs.
+"""Reads from a Prometheus the same scrapes as if the engines had been watched, and the GPUs.
 
-Counters and gauges are asked for at regular moments (`query_range`), as a look every step.
-Histograms are many series, so only their increase over the whole range is asked for; the peak of
-the KV cache is its largest value between two moments. Where a DCGM exporter is scraped, too, it
-tells the GPUs, how busy they are and, on Kubernetes, whose pod is on which.
+Counters and gauges are queried at regular times (`query_range`), like a look every step. Histograms
+are many series, so only their increase over the whole range is queried; the peak of the KV cache is
+its largest value between two times. If a DCGM exporter is scraped, too, it tells the GPUs, how busy
+they are and, on Kubernetes, which pod is on which GPU.
 """
 
 import dataclasses
@@ -23,27 +23,27 @@ from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
 from partitiond.core.units import MIB, Bytes
 
 TIMEOUT_SECONDS: Final = 60.0
-"""Of one query: a week of a large cluster takes some of it."""
+"""Deadline of one query: a week of a large cluster takes some of it."""
 FIRST_SECONDS: Final = 10.0
-"""A wrong address, or a server that hangs, is told after so many."""
+"""A wrong address, or a server that hangs, is reported after this time."""
 MIN_STEP_SECONDS: Final = 15.0
 """Prometheus scrapes every 15 to 60 s; a finer step tells nothing new."""
 MAX_STEPS: Final = 2000
 """Prometheus refuses more than 11,000; a week in steps of five minutes is 2,016."""
 TOKEN_VARIABLE: Final = "PROMETHEUS_TOKEN"  # noqa: S105
-"""Environment variable with a bearer token, where one is asked for."""
+"""Environment variable with a bearer token, if the server requires one."""
 PLACES: Final = ("pod", "exported_pod", "instance")
-"""What tells one engine from another, the first that a series has."""
+"""Labels that distinguish engines; the first that a series has is used."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Kept:
-    """What Prometheus knows.
+    """The data of a Prometheus.
 
     Attributes:
-        scrapes: of each pod or instance, in the order of time.
-        today: GPUs by a DCGM exporter; without devices where there is none.
-        seconds: the range.
+        scrapes: scrapes of each pod or instance, in the order of time.
+        today: GPUs by a DCGM exporter; without devices if there is none.
+        seconds: length of the range.
     """
 
     scrapes: Mapping[str, tuple[Scrape, ...]]
@@ -52,13 +52,13 @@ class Kept:
 
 
 class Prometheus:
-    """Asks a Prometheus, by its HTTP API.
+    """Queries a Prometheus by its HTTP API.
 
     Args:
-        url: as "http://prometheus:9090"; a user and password may stand in it.
-        select: label matchers for the engines' series, as 'namespace="llm"'.
-        transport: for tests.
-        first_seconds: within so many it must have answered a first, trivial query.
+        url: such as "http://prometheus:9090"; it may contain a user and password.
+        select: label matchers for the engines' series, such as 'namespace="llm"'.
+        transport: replaces the HTTP transport in tests.
+        first_seconds: deadline of a first, trivial query.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class Prometheus:
             ) from error
 
     def kept(self, range_seconds: float, now: float) -> Kept:
-        """What was kept of the last `range_seconds` before `now` (Unix seconds).
+        """Return the data of the last `range_seconds` before `now` (Unix seconds).
 
         Raises:
-            UpstreamError: it does not answer, refuses, or knows no vLLM.
+            UpstreamError: Prometheus does not answer, refuses, or has no vLLM metrics.
         """
         self._ask("/api/v1/query", {"query": "1", "time": now}, self._first_seconds)
         step = max(MIN_STEP_SECONDS, math.ceil(range_seconds / MAX_STEPS))
@@ -132,13 +132,13 @@ class Prometheus:
         return Kept(scrapes, self._gpus(range_seconds, now, pods), range_seconds)
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self._http.close()
 
     # --- queries ------------------------------------------------------------------------------
 
     def _range_queries(self, step: float) -> Iterator[tuple[str, str]]:
-        """Queries, and the metric's name where the query takes it away."""
+        """Yield queries, each with the metric's name if the query removes it."""
         plain = [n for n in readings.COUNTERS_AND_GAUGES if n not in readings.KV_USAGE]
         yield self._series('__name__=~"' + "|".join(plain) + '"'), ""
         for name in readings.KV_USAGE:
@@ -207,22 +207,22 @@ class Prometheus:
         )
 
     def _get(self, path: str, parameters: Mapping[str, Any], seconds: float) -> httpx.Response:
-        """The whole answer. Raises httpx.HTTPError; TimeoutError where it drips."""
+        """Return the whole answer. Raises httpx.HTTPError; TimeoutError if it comes too slowly."""
         until = time.monotonic() + seconds
         with self._http.stream("GET", path, params=dict(parameters), timeout=seconds) as answer:
             parts = []
-            # The client's own limit is on the time between two pieces.
+            # The client's own limit applies to the time between two chunks.
             for part in answer.iter_bytes():
                 parts.append(part)
                 if time.monotonic() > until:
                     raise TimeoutError
-        # Unpacked already: the headers that speak of packing and length are left out.
+        # The content is decompressed, so headers about compression and length are left out.
         return httpx.Response(answer.status_code, content=b"".join(parts))
 
     # --- GPUs ---------------------------------------------------------------------------------
 
     def _gpus(self, range_seconds: float, now: float, pods: Mapping[str, str]) -> Today:
-        """GPUs by a DCGM exporter; those with MIG slices are left out, their share is not told."""
+        """Return GPUs by a DCGM exporter, without GPUs with MIG slices, whose share is unknown."""
         busy: dict[str, float] = {}
         labels_by_uuid: dict[str, Mapping[str, str]] = {}
         on: dict[str, list[str]] = {}
@@ -252,7 +252,7 @@ class Prometheus:
     def _add_pod(
         on: dict[str, list[str]], uuid: str, labels: Mapping[str, str], pods: Mapping[str, str]
     ) -> None:
-        # `exported_pod` is the workload's where the exporter's own pod label won.
+        # `exported_pod` is the workload's pod if the exporter's own label took `pod`.
         pod = labels.get("exported_pod") or labels.get("pod") or ""
         for place, name in pods.items():
             if name and name == pod and uuid not in on.setdefault(place, []):
@@ -287,7 +287,7 @@ def _points(values: Any) -> Iterator[tuple[float, float]]:
 def _devices_of(
     labels_by_uuid: Mapping[str, Mapping[str, str]], sizes: Mapping[str, float]
 ) -> tuple[Device, ...]:
-    from partitiond.devices.nvml import hardware_key  # NVML's binding is not needed to ask
+    from partitiond.devices.nvml import hardware_key  # NVML's binding is not needed before
 
     found: list[Device] = []
     for uuid, labels in sorted(labels_by_uuid.items(), key=lambda pair: (_host(pair[1]), pair[0])):

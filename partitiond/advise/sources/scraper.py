@@ -1,4 +1,4 @@
-"""Looking at engines' `/metrics` every few seconds, and once at `/v1/models`. GET requests only."""
+"""Reads engines' `/metrics` every few seconds, and `/v1/models` once. GET requests only."""
 
 import asyncio
 import dataclasses
@@ -25,13 +25,13 @@ Sleep = Callable[[float], Awaitable[None]]
 
 @dataclasses.dataclass(slots=True)
 class Watched:
-    """What was seen so far; it can be used at any time.
+    """What was seen so far; the object can be used at any time.
 
     Attributes:
-        scrapes: of each address, in the order of time.
-        missed: looks that got no answer, and the last reason, by address.
-        served: what `/v1/models` said, by address and name.
-        seconds: since the first look.
+        scrapes: scrapes of each address, in the order of time.
+        missed: number of looks without an answer, and the last reason, by address.
+        served: entries of `/v1/models`, by address and name.
+        seconds: time since the first look.
     """
 
     scrapes: dict[str, list[Scrape]] = dataclasses.field(default_factory=dict)
@@ -50,19 +50,19 @@ async def watch(
     clock: Callable[[], float] = time.monotonic,
     sleep: Sleep = asyncio.sleep,
 ) -> Watched:
-    """Look at all addresses at once, again and again.
+    """Read all addresses at once, again and again.
 
     Args:
-        addresses: as "http://host:8000" or "unix:/path".
-        seconds: from the first look to the last.
-        every_seconds: between two looks.
-        into: where to put what is seen; what is there when it is cancelled is good.
+        addresses: such as "http://host:8000" or "unix:/path".
+        seconds: time from the first look to the last.
+        every_seconds: time between two looks.
+        into: receives what is seen; its contents stay valid after a cancellation.
         on_look: called after each look.
-        clock, sleep: of this host.
+        clock, sleep: this host's clock and sleep.
 
     Raises:
-        UpstreamError: at the first look an address answers with no vLLM's metrics; a wrong
-            address should not be found out at the end.
+        UpstreamError: at the first look an address does not answer with vLLM's metrics; a wrong
+            address should not be found only at the end.
     """
     async with AsyncExitStack() as stack:
         clients = {
@@ -72,7 +72,7 @@ async def watch(
         looks = max(2, round(seconds / every_seconds) + 1)
         for look in range(looks):
             await sleep(max(0.0, began + look * every_seconds - clock()))
-            # One moment for all: answers come within a fraction of the time between two looks.
+            # One time for all: answers come within a fraction of the time between two looks.
             at = clock() - began
             await asyncio.gather(*(_look(a, c, at, into) for a, c in clients.items()))
             if look == 0:
@@ -111,12 +111,12 @@ async def _look(address: str, client: httpx.AsyncClient, at: float, into: Watche
 
 
 async def _get(client: httpx.AsyncClient, path: str) -> str:
-    """The body of a 200.
+    """Return the body of an answer with status 200.
 
     Raises:
-        httpx.HTTPError: no answer, or another one.
-        TimeoutError: not whole in time; httpx itself only limits the time between two pieces.
-        ValueError: it is too large.
+        httpx.HTTPError: there is no answer, or one with another status.
+        TimeoutError: the answer is not complete in time; httpx limits only the time between chunks.
+        ValueError: the answer is too large.
     """
     async with asyncio.timeout(TIMEOUT_SECONDS), client.stream("GET", path) as answer:
         answer.raise_for_status()
@@ -155,7 +155,7 @@ def _check_first(into: Watched, addresses: Sequence[str]) -> None:
 
 
 async def _models(address: str, client: httpx.AsyncClient, into: Watched) -> None:
-    """What is served under which name; engines that want a key for it stay unknown."""
+    """Read which model is served under which name; engines that require an API key stay unknown."""
     try:
         data: Any = json.loads(await _get(client, "/v1/models"))
     except (httpx.HTTPError, TimeoutError, ValueError, RecursionError):
@@ -170,7 +170,7 @@ async def _models(address: str, client: httpx.AsyncClient, into: Watched) -> Non
 
 
 def served_of(entry: dict[str, Any]) -> Served:
-    """One entry of `/v1/models` as vLLM writes it."""
+    """Parse one entry of `/v1/models` as vLLM writes it."""
     length = entry.get("max_model_len")
     root = entry.get("root")
     return Served(

@@ -1,4 +1,4 @@
-"""Routes, one module per resource."""
+"""Collects the routers, one module per resource."""
 
 from partitiond.api.routes import (
     devices,
@@ -37,6 +37,6 @@ ROUTERS = (
     usage.router,
     scaling.router,
 )
-"""All routers, in the order of the documentation."""
+"""All routers, in the order of the API documentation."""
 
 __all__ = ["ROUTERS"]

@@ -1,4 +1,4 @@
-"""/devices: what engines can run on."""
+"""Serves /devices: the devices that engines can run on."""
 
 from fastapi import APIRouter, Response
 

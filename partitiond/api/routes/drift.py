@@ -1,4 +1,4 @@
-"""/drift: measured against predicted."""
+"""Serves /drift: measured against predicted figures."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""/events: what happened, why, and who asked for it."""
+"""Serves /events: what happened, why, and at whose request."""
 
 from typing import Annotated
 
@@ -53,7 +53,7 @@ async def list_events(
 
 
 def _moment(text: str, name: str) -> str:
-    """As events have it, so that texts compare like moments. Raises InputError."""
+    """Return a time in the form of events, so that texts compare like times. Raises InputError."""
     if not text:
         return ""
     try:

@@ -1,4 +1,4 @@
-"""/models/fit: whether a model fits, before it is registered."""
+"""Serves /models/fit: whether a model would fit, before it is registered."""
 
 from fastapi import APIRouter, Response
 

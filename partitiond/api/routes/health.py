@@ -1,4 +1,4 @@
-"""The daemon itself: index, health, readiness, metrics, shutdown."""
+"""Serves the routes of the daemon itself: index, health, readiness, metrics, shutdown."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""/jobs: long-running work, with progress."""
+"""Serves /jobs: long-running work, with progress."""
 
 from typing import Annotated
 

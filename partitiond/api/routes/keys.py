@@ -1,4 +1,4 @@
-"""/keys: API keys of the OpenAI-compatible endpoint."""
+"""Serves /keys: API keys of the OpenAI-compatible endpoint."""
 
 from fastapi import APIRouter, Response
 

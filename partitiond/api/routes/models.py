@@ -1,4 +1,4 @@
-"""/models: what was registered, and how it is."""
+"""Serves /models: registered models and their state."""
 
 import dataclasses
 
@@ -56,7 +56,7 @@ async def register_model(body: ModelBody, service: Service, options: Options) ->
 
 
 def same_request(stored: ModelSpec, asked: ModelSpec) -> bool:
-    """Whether both were asked for alike; a revision that was found out later does not count."""
+    """Whether both come from the same request; a revision that was resolved later is ignored."""
     if asked.source.revision is None:
         source = dataclasses.replace(stored.source, revision=None)
         stored = dataclasses.replace(stored, source=source)
@@ -133,9 +133,8 @@ async def remove_model(name: str, service: Service, expected: ExpectedVersion) -
 def _as_precondition(
     error: ConflictError, service: Service, name: str, expected: int | None
 ) -> ConflictError:
-    """A change that came between our look and the write fails the precondition, if one was named.
-
-    Other conflicts (a model in use) stay conflicts.
+    """Convert a conflict to a failed precondition, if the request named a version that changed
+    between our read and the write. Other conflicts (a model in use) stay conflicts.
     """
     if expected is None or service.model(name).record.version == expected:
         return error
@@ -153,7 +152,7 @@ def _as_precondition(
 async def profile_model(name: str, service: Service, body: ProfileBody | None = None) -> Response:
     """Queue a profile job. `Location` is the job; watch its `/events`, or poll it."""
     options = (body or ProfileBody()).to_options()
-    # A form that is not listed is refused now, not by a job that fails.
+    # Refuse a variant that is not listed now, rather than let the job fail.
     service.model(name).record.spec.as_variant(options.variant)
     job = await service.profile(name, options)
     return reply(job, 202, {"Location": f"/jobs/{job.id}"})

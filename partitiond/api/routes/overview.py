@@ -1,4 +1,4 @@
-"""/overview: one look at everything."""
+"""Serves /overview: devices, models, replicas and jobs at once."""
 
 from typing import Annotated
 

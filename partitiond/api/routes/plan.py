@@ -1,4 +1,4 @@
-"""/plan: what would run, what shall run."""
+"""Serves /plan: previews, the applied and the waiting plan, and convergence."""
 
 from typing import Annotated, Final
 

@@ -1,4 +1,4 @@
-"""/profiles: what was measured, estimated or brought from elsewhere."""
+"""Serves /profiles: profiles that were measured, estimated or imported."""
 
 from typing import Annotated
 from urllib.parse import quote
@@ -70,7 +70,7 @@ async def prune_profiles(
     return reply(list(service.prune_profiles(delete=not dry_run)))
 
 
-# An id may hold a slash (hardware and workload are part of it): hence ":path".
+# An id may contain a slash (hardware and workload are part of it), hence ":path".
 @router.get(
     "/{profile_id:path}",
     operation_id="getProfile",

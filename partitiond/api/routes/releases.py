@@ -1,4 +1,4 @@
-"""/models/NAME/releases: what a model was before, and the way back."""
+"""Serves /models/NAME/releases: a model's release history, and the rollback."""
 
 from fastapi import APIRouter, Response
 from pydantic import ConfigDict, Field

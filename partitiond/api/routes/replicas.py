@@ -1,4 +1,4 @@
-"""/replicas: engines as they are."""
+"""Serves /replicas: the replicas with their observed state."""
 
 from typing import Annotated
 

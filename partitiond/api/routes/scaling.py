@@ -1,4 +1,4 @@
-"""/scaling: models that scale by themselves."""
+"""Serves /scaling: models with autoscaling."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""/ui: the dashboard's files, and logging in to it."""
+"""Serves /ui: the dashboard's files, and its log-in."""
 
 import functools
 import hashlib
@@ -34,9 +34,9 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # kept, and asked whether it is still the same
+    "Cache-Control": "no-cache",  # browsers may keep it, but must revalidate it
 }
-"""Nothing is taken from elsewhere, nothing inline runs, and no other page may frame it."""
+"""Nothing is loaded from elsewhere, no inline code runs, and no other page may frame the page."""
 
 
 class LogIn(Body):
@@ -59,7 +59,7 @@ class _File:
 
 @functools.cache
 def _files() -> dict[str, _File]:
-    """All files, read once: a request names one of these or nothing."""
+    """Return all files, read once; a request can get only one of these files."""
     folder = resources.files("partitiond.ui")
     served = (".html", ".css", ".js", ".svg")
     return {

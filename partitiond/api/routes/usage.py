@@ -1,4 +1,4 @@
-"""/usage: what keys used of models, for charge-back."""
+"""Serves /usage: the use of models by keys, for charge-back."""
 
 from typing import Annotated
 

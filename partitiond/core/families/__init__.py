@@ -1,9 +1,9 @@
-"""From a Hugging Face `config.json` to the numbers that decide memory and speed.
+"""Reads from a Hugging Face `config.json` the numbers that decide memory and speed.
 
 Every linear layer is listed with its name and widths as the model classes of transformers allocate
-it, so parameters are exact for the families named in `FAMILIES`, and quantised weights are counted
-matrix by matrix, scales and zero points included. A family that is not named here is refused: a
-guess that it is like Llama would be wrong in silence.
+it. So parameters are exact for the families in `FAMILIES`, and quantised weights are counted matrix
+by matrix, scales and zero points included. A family that is not listed there is refused, because a
+guess that it is like Llama would be silently wrong.
 """
 
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ _NO_ATTENTION: Final = ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_ge
 
 
 def architecture_from_config(config: Mapping[str, object]) -> Architecture:
-    """The architecture a `config.json` describes, for 16-bit values unless it is quantised.
+    """The architecture that a `config.json` describes; 16-bit values unless it is quantised.
 
-    Of a multimodal model, its text decoder; `note` says what is left out.
+    For a multimodal model this is its text decoder; `note` says what is left out.
 
     Raises:
         SpecError: the family or the quantisation is not known, or a key is missing or has no

@@ -1,4 +1,4 @@
-"""A model as the list of its weights: what counting and quantising both start from."""
+"""Describes a model as the list of its weights, from which counting and quantising start."""
 
 import dataclasses
 import math
@@ -17,9 +17,9 @@ class Matrix:
         inputs, outputs: its width on either side.
         bias: whether it adds a vector of `outputs` values.
         copies: number of experts; 1 for all else.
-        used: of the copies, those that one token passes through.
-        quantisable: quantisers take it unless it is left out by name (the output matrix and
-            routers are left alone).
+        used: number of copies that one token passes through.
+        quantisable: quantisers take it unless it is left out by name (they leave the output matrix
+            and routers alone).
     """
 
     name: str
@@ -46,7 +46,7 @@ class Blueprint:
     """Everything a `config.json` says about memory and speed.
 
     Attributes:
-        matrices: all linear layers, the output matrix included where it is not tied.
+        matrices: all linear layers, the output matrix included if it is not tied.
         others: values of embeddings, norms and convolutions.
         The rest is as in `Architecture`.
     """
@@ -71,7 +71,7 @@ class Blueprint:
 
 
 def architecture_of(family: str, plan: Blueprint, note: str = "") -> Architecture:
-    """The numbers of a blueprint, for 16-bit weights and KV cache."""
+    """Compute the architecture of a blueprint, for 16-bit weights and KV cache."""
     parameters = plan.others + sum(matrix.parameters for matrix in plan.matrices)
     experts = sum(m.weights + (m.outputs * m.copies if m.bias else 0) for m in _routed(plan))
     idle = sum(m.parameters * (m.copies - m.used) // m.copies for m in _routed(plan))
@@ -109,7 +109,7 @@ def _routed(plan: Blueprint) -> Iterable[Matrix]:
 def output_matrix(
     name: str, hidden: int, vocab: int, *, tied: bool, bias: bool = False
 ) -> list[Matrix]:
-    """The output matrix; none of its own where it is the input embedding."""
+    """The output matrix; empty if it is the input embedding."""
     if tied:
         return []
     return [Matrix(name, hidden, vocab, bias, quantisable=False)]

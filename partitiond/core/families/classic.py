@@ -1,6 +1,6 @@
-"""Decoders with a layout of their own: OPT, GPT-2 and its kin, GPT-NeoX, GPT-J, Phi, Bloom, Falcon.
+"""Counts decoders of their own layout: OPT, GPT-2 and kin, GPT-NeoX, GPT-J, Phi, Bloom, Falcon.
 
-Counted term by term as the model classes of transformers allocate them.
+They are counted term by term, as the model classes of transformers allocate them.
 """
 
 from collections.abc import Callable, Mapping
@@ -75,7 +75,7 @@ def _plain(
     head_name: str = "lm_head",
     positions: int,
 ) -> Blueprint:
-    """What the families below share: a name prefix and the matrices of each layer."""
+    """Build the parts that the families below share: a name prefix and each layer's matrices."""
     hidden = whole(config, "hidden_size", "n_embd", "n_embed")
     layers = layer_count(config, *_LAYERS)
     heads = whole(config, "num_attention_heads", "n_head")
@@ -302,7 +302,7 @@ def falcon(config: Config) -> Blueprint:
 
 
 def _falcon_norms(config: Config, *, later: bool) -> int:
-    """Two in the later layout unless the config says 1, and where the MLP follows attention."""
+    """Norms per layer: 2 if the MLP follows attention, or in the later layout if no key says 1."""
     if not flag(config, "parallel_attn", True):
         return 2
     norms = whole(config, "num_ln_in_parallel_attn", default=2 if later else 1)

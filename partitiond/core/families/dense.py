@@ -1,7 +1,7 @@
-"""Decoders in the layout of Llama: rotary positions, query, key, value and output matrices, an MLP.
+"""Counts Llama-like decoders: rotary positions, query, key, value and output matrices, an MLP.
 
 They differ in biases, norms, the shape of the MLP, tied embeddings and sliding windows; a row of
-`LAYOUTS` says how. Rows follow the model classes of transformers, term by term.
+`LAYOUTS` tells the differences. Rows follow the model classes of transformers, term by term.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ class Bias(enum.Enum):
     NONE = enum.auto()
     QKV = enum.auto()
     QKV_FLAG = enum.auto()
-    """Queries, keys and values where the config's switch says so."""
+    """Queries, keys and values, if the config's switch is on."""
     ALL_FLAG = enum.auto()
-    """All four where the config's switch says so."""
+    """All four, if the config's switch is on."""
 
 
 class HeadNorm(enum.Enum):
@@ -30,7 +30,7 @@ class HeadNorm(enum.Enum):
 
     NONE = enum.auto()
     SHARED = enum.auto()
-    """One of head_dim values for all heads, as in Qwen3."""
+    """One norm of head_dim values for all heads, as in Qwen3."""
     FULL = enum.auto()
     """One value per query and key, as in OLMo 2."""
 
@@ -40,19 +40,19 @@ class Layout:
     """How a family differs from Llama.
 
     Attributes:
-        bias: of attention, by the config's switch `bias_key` where it depends on one.
-        gated: three matrices in the MLP, not two.
-        mlp_bias_key: the switch for biases in the MLP; empty for none.
+        bias: of attention; the config's switch `bias_key` decides if the bias depends on one.
+        gated: the MLP has three matrices, not two.
+        mlp_bias_key: config key of the switch for biases in the MLP; empty for none.
         head_norm: norms on queries and keys.
-        head_norm_key: the switch for them; empty for always.
+        head_norm_key: config key of the switch for these norms; empty if they are always there.
         norms: norms over the hidden state in each layer.
         norm_values: values of one norm per hidden value: 1, 2 with a bias, 0 without weights.
-        tied: whether embeddings are tied where the config does not say.
+        tied: whether embeddings are tied if the config does not say.
         fused: query, key and value in one matrix, and gate and up in another.
         window, interval: the rule for sliding windows.
-        names: replaced in module names, for families that name theirs otherwise.
-        layers_key: another name for num_hidden_layers.
-        head_dim: where the config does not say; 0 for hidden_size / num_attention_heads.
+        names: replacements in module names, for families that name their modules otherwise.
+        layers_key: another config key for num_hidden_layers.
+        head_dim: used if the config has none; 0 for hidden_size / num_attention_heads.
     """
 
     bias: Bias = Bias.NONE
@@ -144,7 +144,7 @@ _ON_BY_DEFAULT: Final = {
     ("glm", "attention_bias"),
     ("glm4", "attention_bias"),
 }
-"""Switches that are on where the config leaves them out."""
+"""Switches that are on if the config leaves them out."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Mixtures of experts with ordinary attention: Mixtral, Qwen2/3 MoE, OLMoE, Granite MoE.
+"""Counts mixtures of experts with ordinary attention: Mixtral, Qwen2/3 MoE, OLMoE, Granite MoE.
 
-Attention is as in the dense family it grew from (`LAYOUTS`); the MLP of a layer is a router and
-experts, of which each token passes through a few, and shared ones that every token passes through.
+Attention is as in the dense family that the model grew from (`LAYOUTS`). The MLP of a layer is a
+router, experts of which each token passes through a few, and shared experts for every token.
 """
 
 import dataclasses
@@ -16,18 +16,18 @@ from partitiond.core.families.windows import Rule, windows
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mixture:
-    """How a family mixes experts.
+    """The way in which a family mixes experts.
 
     Attributes:
-        like: the dense family whose attention, norms and biases it has.
-        count_keys: names of the number of experts.
-        inner_key: width of one expert.
-        shared_key: width of the shared experts; empty where the family has none.
+        like: the dense family with the same attention, norms and biases.
+        count_keys: config keys of the number of experts.
+        inner_key: config key of the width of one expert.
+        shared_key: config key of the width of the shared experts; empty if there are none.
         shared_gate: a gate of one output weighs the shared experts.
         some_dense: layers may have an ordinary MLP (mlp_only_layers, decoder_sparse_step).
         prefix: module name of the mixture in a layer.
         window: the rule for sliding windows.
-        tied: whether embeddings are tied where the config does not say.
+        tied: whether embeddings are tied if the config does not say.
     """
 
     like: str
@@ -73,10 +73,10 @@ class Experts:
     """The experts of one layer.
 
     Attributes:
-        count, used: how many there are, and how many a token passes through.
-        inner: width of one.
+        count, used: number of experts, and how many of them a token passes through.
+        inner: width of one expert.
         shared: width of the shared experts together; 0 for none.
-        shared_gate: a gate weighs the shared ones.
+        shared_gate: a gate weighs the shared experts.
     """
 
     count: int

@@ -1,7 +1,7 @@
-"""Decoders that mix attention with layers whose state does not grow: LFM2, Granite 4, Falcon-H1.
+"""Counts decoders that mix attention with layers of constant state: LFM2, Granite 4, Falcon-H1.
 
-A convolution layer keeps its last inputs of a sequence, a Mamba-2 layer those and a state of
-heads x head_dim x state values (Dao and Gu 2024); neither keeps anything per token.
+A convolution layer keeps its last inputs of a sequence. A Mamba-2 layer keeps those and a state of
+heads x head_dim x state values (Dao and Gu 2024). Neither keeps anything per token.
 """
 
 import dataclasses
@@ -104,7 +104,7 @@ def _lfm2_attention(config: Config, layers: int) -> frozenset[int]:
 
 
 def _lfm2_inner(config: Config) -> int:
-    """The MLP's width: two thirds of what the config says, rounded up (transformers: Lfm2MLP)."""
+    """The MLP's width: two thirds of the config's value, rounded up (transformers: Lfm2MLP)."""
     inner = whole(config, "block_ff_dim", "intermediate_size")
     if not flag(config, "block_auto_adjust_ff_dim", True):
         return inner
@@ -150,7 +150,7 @@ class _Mamba:
 
     @property
     def state_values(self) -> int:
-        """What it keeps of one sequence."""
+        """Values that it keeps of one sequence."""
         return self._convolved * (self.kernel - 1) + self.heads * self.head_dim * self.state
 
 

@@ -1,4 +1,4 @@
-"""Multi-head latent attention: DeepSeek V2 and V3, whose cache holds one latent per token.
+"""Counts decoders with multi-head latent attention: DeepSeek V2 and V3, one latent per token.
 
 A layer keeps the compressed latent and the rotary key that all heads share, kv_lora_rank +
 qk_rope_head_dim values per token, in place of keys and values (DeepSeek-AI 2024, DeepSeek-V2,
@@ -16,7 +16,7 @@ LATENT: Final = ("deepseek_v2", "deepseek_v3")
 """Values of `model_type`."""
 
 _FIRST_DENSE: Final = {"deepseek_v2": 0, "deepseek_v3": 3}
-"""`first_k_dense_replace` of the configuration classes."""
+"""Default of `first_k_dense_replace` in the configuration classes."""
 
 
 def latent_attention(family: str, config: Config) -> Blueprint:
@@ -61,7 +61,7 @@ def latent_attention(family: str, config: Config) -> Blueprint:
 
 
 def _query_rank(config: Config) -> int:
-    """Width of the compressed query; 0 where queries are not compressed (null)."""
+    """Width of the compressed query; 0 if queries are not compressed (null)."""
     return whole(config, "q_lora_rank", default=0, least=0)
 
 
@@ -88,7 +88,7 @@ def _mlp(config: Config, prefix: str, hidden: int, inner: int) -> Iterator[Matri
 
 
 def _experts(config: Config) -> Experts | None:
-    """The routed and shared experts; None for a model without (n_routed_experts null)."""
+    """The routed and shared experts; None for a model without any (n_routed_experts null)."""
     count = whole(config, "n_routed_experts", default=0, least=0)
     if not count:
         return None

@@ -1,10 +1,10 @@
-"""Bytes of weights that are stored quantised, matrix by matrix, scales and zero points included.
+"""Counts the bytes of weights stored quantised, matrix by matrix, with scales and zero points.
 
-What is counted is what vLLM holds once it has read the checkpoint. Sources: AutoGPTQ and AutoAWQ
-pack weights into 32-bit words with one scale in 16 bits and one packed zero point per group of
-inputs, GPTQ with activation order also a 32-bit group index per input; compressed-tensors
-(llm-compressor) keeps a scale per tensor, channel or block, held in 32 bits, or per group, in 16;
-fp8 checkpoints one 32-bit scale per tensor or per block; bitsandbytes one scale per 64 values,
+The count is what vLLM holds once it has read the checkpoint. Sources: AutoGPTQ and AutoAWQ pack
+weights into 32-bit words with one 16-bit scale and one packed zero point per group of inputs; GPTQ
+with activation order also has a 32-bit group index per input. compressed-tensors (llm-compressor)
+keeps a scale per tensor, channel or block, held in 32 bits, or per group, in 16. fp8 checkpoints
+have one 32-bit scale per tensor or per block. bitsandbytes has one scale per 64 values, which is
 itself quantised with double quantisation (Dettmers et al. 2023, section 3).
 """
 
@@ -27,13 +27,13 @@ _BNB_BLOCK: Final = 64
 _BNB_DOUBLE_BLOCK: Final = 256
 
 Rule = Callable[[Matrix], float | None]
-"""Bytes of one copy of a matrix; None where it is left as it is."""
+"""Bytes of one copy of a matrix; None if the matrix is left as it is."""
 
 
 def stored_quantised(
     architecture: Architecture, plan: Blueprint, quantisation: object
 ) -> Architecture:
-    """The architecture with its weights as `quantization_config` says they are stored.
+    """The architecture with its weights stored as `quantization_config` says.
 
     Raises:
         SpecError: the method or one of its keys is not known; the message names it.
@@ -64,15 +64,15 @@ def stored_quantised(
 
 
 def _skips(patterns: tuple[str, ...]) -> Callable[[str], bool]:
-    """Whether a module is left out by its name or by whole parts of it, as "mlp.gate".
+    """Tell whether a module is left out by its name or by whole parts of it, as "mlp.gate".
 
-    Whole parts, so that the router "mlp.gate" does not take "mlp.gate_proj" along.
+    Only whole parts count, so that the router "mlp.gate" does not match "mlp.gate_proj".
     """
     return lambda name: any(f".{pattern}." in f".{name}." for pattern in patterns if pattern)
 
 
 def _packed(config: Config, *, index_bytes: int, default_zero: bool) -> Callable[[Matrix], float]:
-    """Weights in `bits`, with a 16-bit scale and a zero point for every group of inputs."""
+    """Size of weights in `bits`, with a 16-bit scale and a zero point per group of inputs."""
     bits = whole(config, "bits", "w_bit")
     if bits not in {2, 3, 4, 8}:
         raise bad(f"{_KEY}: bits", f"must be 2, 3, 4 or 8, got {bits}", bits)
@@ -88,7 +88,7 @@ def _packed(config: Config, *, index_bytes: int, default_zero: bool) -> Callable
 
 
 def _group_size(config: Config) -> int:
-    """Inputs that share a scale; 0 where all of them do (-1, or null)."""
+    """Number of inputs that share a scale; 0 if all of them do (-1, or null)."""
     value = config.get("group_size", config.get("q_group_size"))
     if value is None or value in (-1, 0):
         return 0
@@ -112,7 +112,7 @@ def _gptq(config: Config) -> Rule:
 
 
 def _dynamic_skips(config: Config) -> Callable[[str], bool]:
-    """GPTQModel's `dynamic`: "-:PATTERN" leaves modules out; other widths are refused."""
+    """Read GPTQModel's `dynamic`: "-:PATTERN" leaves modules out; other widths are refused."""
     rules = section(config, "dynamic") or {}
     if any(not key.startswith("-:") for key in rules):
         raise bad(
@@ -202,7 +202,7 @@ class _Scheme:
 
 
 def _compressed_tensors(config: Config) -> Rule:
-    """Each module by the first group that targets it, unless it is ignored."""
+    """Size each module by the first group that targets it, unless the module is ignored."""
     ignored = texts(config, "ignore") or ()
     groups = section(config, "config_groups")
     if not groups:
@@ -222,12 +222,12 @@ def _compressed_tensors(config: Config) -> Rule:
 
 
 def _names(matrix: Matrix) -> tuple[str, ...]:
-    """What a target may call it: its name, and its class unless it is a mere parameter."""
+    """Names by which a target may call it: its own, and its class unless it is a mere parameter."""
     return (matrix.name, "Linear")
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """By full name, by "re:" pattern from the start, as compressed-tensors matches modules."""
+    """Match by full name, or by "re:" pattern from the start, as compressed-tensors does."""
     return any(
         _pattern(pattern[3:]).match(name) is not None
         if pattern.startswith("re:")
@@ -269,7 +269,7 @@ def _weight_size(key: str, weights: Config, *, static_scale: bool) -> Callable[[
 
 
 def _scale_counts(key: str, weights: Config, strategy: str) -> Callable[[Matrix], int]:
-    """Scales of one matrix."""
+    """Number of scales of one matrix."""
     match strategy:
         case "tensor":
             return lambda _: 1

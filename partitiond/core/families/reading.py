@@ -1,4 +1,4 @@
-"""Reading keys of a `config.json`: what is missing or senseless is named."""
+"""Reads keys of a `config.json`, and names the key that is missing or makes no sense."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -9,7 +9,7 @@ Config = Mapping[str, object]
 
 PUBLISHED_HINT: Final = "Use the config.json that the model was published with."
 MAX_LAYERS: Final = 1000
-"""More layers than any model has; a larger number is a mistake, and would take long to count."""
+"""More layers than any model has; a larger number is a mistake, and counting would take long."""
 
 
 _SHOWN_CHARACTERS: Final = 80
@@ -27,7 +27,7 @@ def bad(key: str, message: str, value: object = None, hint: str = PUBLISHED_HINT
 
 
 def _first(config: Config, keys: tuple[str, ...]) -> tuple[str, object]:
-    """The first of several names of one thing that is set, and its value."""
+    """The first key that is set, of several names for one thing, and its value."""
     for key in keys:
         if config.get(key) is not None:
             return key, config[key]
@@ -35,12 +35,12 @@ def _first(config: Config, keys: tuple[str, ...]) -> tuple[str, object]:
 
 
 def whole(config: Config, *keys: str, default: int | None = None, least: int = 1) -> int:
-    """A whole number of at least `least`; the default also stands in for null, as in transformers.
+    """Read a whole number of at least `least`; null takes the default, too, as in transformers.
 
     Args:
         config: the config.
         keys: the key, and other names that older configs give it.
-        default: value where it is missing or null.
+        default: value if the key is missing or null.
         least: smallest value that makes sense.
     """
     key, value = _first(config, keys)
@@ -55,7 +55,7 @@ def whole(config: Config, *keys: str, default: int | None = None, least: int = 1
 
 
 def flag(config: Config, key: str, default: bool) -> bool:
-    """A switch; null is the default."""
+    """Read a switch; null takes the default."""
     value = config.get(key)
     if value is None:
         return default
@@ -65,7 +65,7 @@ def flag(config: Config, key: str, default: bool) -> bool:
 
 
 def number(config: Config, key: str, default: float) -> float:
-    """A positive number; null is the default."""
+    """Read a positive number; null takes the default."""
     value = config.get(key)
     if value is None:
         return default
@@ -75,7 +75,7 @@ def number(config: Config, key: str, default: float) -> float:
 
 
 def texts(config: Config, key: str) -> tuple[str, ...] | None:
-    """A list of texts; None where it is missing or null."""
+    """Read a list of texts; None if it is missing or null."""
     value = config.get(key)
     if value is None:
         return None
@@ -85,7 +85,7 @@ def texts(config: Config, key: str) -> tuple[str, ...] | None:
 
 
 def wholes(config: Config, key: str) -> tuple[int, ...] | None:
-    """A list of whole numbers; None where it is missing or null."""
+    """Read a list of whole numbers; None if it is missing or null."""
     value = config.get(key)
     if value is None:
         return None
@@ -95,7 +95,7 @@ def wholes(config: Config, key: str) -> tuple[int, ...] | None:
 
 
 def section(config: Config, key: str) -> Config | None:
-    """An object inside the config; None where it is missing or null."""
+    """Read an object inside the config; None if it is missing or null."""
     value = config.get(key)
     if value is None:
         return None
@@ -127,7 +127,7 @@ def head_dim(config: Config, hidden: int, heads: int) -> int:
 
 
 def kv_heads(config: Config, heads: int, key: str = "num_key_value_heads") -> int:
-    """KV heads; all heads where the config does not group them."""
+    """KV heads; all heads if the config does not group them."""
     count = whole(config, key, default=heads)
     if heads % count:
         raise bad(key, f"({count}) does not divide num_attention_heads ({heads})", count)
@@ -135,7 +135,7 @@ def kv_heads(config: Config, heads: int, key: str = "num_key_value_heads") -> in
 
 
 def layer_types(config: Config, layers: int, key: str = "layer_types") -> tuple[str, ...] | None:
-    """The kind of each layer where the config lists them."""
+    """The kind of each layer, if the config lists them; else None."""
     types = texts(config, key)
     if types is None:
         return None

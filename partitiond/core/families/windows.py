@@ -1,4 +1,4 @@
-"""Which layers see only a sliding window, by the rule of each family."""
+"""Determines which layers see only a sliding window, by the rule of each family."""
 
 import enum
 from typing import Final
@@ -7,34 +7,34 @@ from partitiond.core.families.reading import Config, every, flag, layer_types, w
 
 
 class Rule(enum.Enum):
-    """Which layers slide where the config does not list `layer_types`."""
+    """The rule for which layers slide if the config does not list `layer_types`."""
 
     NONE = enum.auto()
-    """None, whatever `sliding_window` says."""
+    """No layer, whatever `sliding_window` says."""
     ALL = enum.auto()
-    """All of them, as in Mistral 7B (Jiang et al. 2023, section 2)."""
+    """All layers, as in Mistral 7B (Jiang et al. 2023, section 2)."""
     SWITCH = enum.auto()
-    """With `use_sliding_window`, those from `max_window_layers` on, as in Qwen2."""
+    """With `use_sliding_window`, the layers from `max_window_layers` on, as in Qwen2."""
     PATTERN = enum.auto()
-    """All but the last of each group, as in Gemma 2 (2) and Gemma 3 (6)."""
+    """All but the last layer of each group, as in Gemma 2 (groups of 2) and Gemma 3 (of 6)."""
     POSITIONLESS = enum.auto()
-    """With `use_sliding_window`, those without rotary positions, as in SmolLM3."""
+    """With `use_sliding_window`, the layers without rotary positions, as in SmolLM3."""
 
 
 SLIDING_TYPES: Final = ("sliding_attention", "sliding_window_attention")
 _CLASS_DEFAULT_TOKENS: Final = 4096
-"""`sliding_window` of the configuration classes of Gemma 2, Gemma 3, Cohere 2, EXAONE 4 and
-OLMo 3, for configs that leave it out (null means no window)."""
+"""Default of `sliding_window` in the configuration classes of Gemma 2, Gemma 3, Cohere 2, EXAONE 4
+and OLMo 3, for configs that leave it out (null means no window)."""
 
 
 def windows(config: Config, layers: int, rule: Rule, interval: int = 0) -> tuple[int, int]:
-    """Tokens of the window, and how many layers slide; (0, 0) where none does.
+    """Tokens of the window, and number of layers that slide; (0, 0) if none does.
 
     Args:
         config: the config.
         layers: number of layers.
-        rule: the family's.
-        interval: layers of one group, for the rules that need it.
+        rule: the rule of the family.
+        interval: layers of one group, for rules that need it.
     """
     patterned = rule is Rule.PATTERN
     if patterned and "sliding_window" not in config:

@@ -1,4 +1,4 @@
-"""The text decoder inside a multimodal model's config."""
+"""Finds the text decoder inside a multimodal model's config."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,17 +6,17 @@ from typing import Final
 from partitiond.core.families.reading import Config, section
 
 _TEXT_KEYS: Final = ("text_config", "llm_config", "language_config")
-"""Where multimodal configs keep their decoder's."""
+"""Keys under which multimodal configs keep their decoder's config."""
 
 _SAME_AS: Final = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
-"""Text decoders with a name of their own and the weights of a known family."""
+"""Text decoders that have a name of their own, but the weights of a known family."""
 
 _FLAT: Final = {"qwen2_vl": "qwen2", "qwen2_5_vl": "qwen2"}
 """Multimodal families whose published configs keep the decoder's keys at the top."""
 
 _CLASS_DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
-    # A config inside another leaves out what its configuration class defaults to (transformers
-    # writes the difference only).
+    # A nested config leaves out values that are defaults of its configuration class (transformers
+    # writes only the difference).
     "gemma3_text": {
         "vocab_size": 262208,
         "hidden_size": 2304,
@@ -71,7 +71,7 @@ _NOTE: Final = "The text decoder only: a vision or audio tower and its cache com
 
 
 def unwrap(config: Config) -> tuple[Config, str]:
-    """The config of the text decoder, and what it leaves out; the config itself where it is one.
+    """Return the text decoder's config and a note on what it leaves out; else the config itself.
 
     Raises:
         SpecError: the inner config is no object.
@@ -89,8 +89,8 @@ def unwrap(config: Config) -> tuple[Config, str]:
 def _completed(outer: Config, inner: Config) -> Config:
     family = str(inner.get("model_type") or f"{outer.get('model_type')}_text")
     family = _SAME_AS.get(family, family)
-    # Whether embeddings are tied is decided, and written, for the whole model where the inner
-    # config is silent.
+    # If the inner config does not say whether embeddings are tied, that was decided, and written,
+    # for the whole model.
     tied = {
         key: outer[key]
         for key in ("tie_word_embeddings",)

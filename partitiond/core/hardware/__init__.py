@@ -1,4 +1,4 @@
-"""Devices: what can be cut into partitions and run engines, as data."""
+"""Defines devices, which can be cut into partitions and run engines, as data."""
 
 from partitiond.core.hardware.cpus import (
     CPU_BANDWIDTH_MAX,

@@ -1,4 +1,4 @@
-"""CPUs: assumed figures where nothing was measured, and specs made of what was."""
+"""Describes CPUs, by assumed figures if nothing was measured, else by the measured ones."""
 
 from typing import Final
 
@@ -37,7 +37,7 @@ def cpu_hardware(key: str, cores: int, memory_bytes: int) -> HardwareSpec:
 
 
 def measured_cpu(key: str, memory_bytes: int, figures: CpuFigures) -> HardwareSpec:
-    """The CPU behind measured figures."""
+    """The specification of a CPU with measured figures."""
     gain = BFLOAT16_GAIN if figures.bfloat16 else 1.0
     return HardwareSpec(
         key=key,

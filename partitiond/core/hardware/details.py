@@ -1,4 +1,4 @@
-"""Everything that is told of one GPU, for people who look after it."""
+"""Defines all that is reported of one GPU, for people who look after it."""
 
 import dataclasses
 

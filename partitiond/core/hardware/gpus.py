@@ -1,8 +1,8 @@
-"""The GPUs that are known without one at hand.
+"""Holds the catalog of GPUs, for planning without one at hand.
 
-Speeds are the vendor's datasheets, dense (without sparsity). Memory is what the driver prints as
-the total with ECC on, which is less than what is sold for GDDR cards. MIG memory and SMs are what
-drivers print for each size; they vary a little with driver and placement.
+Speeds are from the vendor's datasheets, dense (without sparsity). Memory is the total that the
+driver prints with ECC on, which for GDDR cards is less than what is sold. MIG memory and SMs are
+what drivers print for each size; they vary a little with driver and placement.
 """
 
 from typing import Final
@@ -30,7 +30,7 @@ def _mig(
     sms: tuple[int, int, int, int, int, int],
     mib: tuple[int, int, int, int, int, int],
 ) -> tuple[MigProfile, ...]:
-    """The seven sizes, from names, SMs and MiB of 1g, 1g double, 2g, 3g, 4g and 7g."""
+    """Build the seven sizes from names, SMs and MiB of 1g, 1g double, 2g, 3g, 4g and 7g."""
     order = (0, 0, 1, 2, 3, 4, 5)
     return tuple(
         MigProfile(
@@ -67,8 +67,8 @@ _H200_MIG: Final = _mig(
     ("1g.18gb", "1g.35gb", "2g.35gb", "3g.71gb", "4g.71gb", "7g.141gb"),
     _H100_SMS, (16384, 33024, 33024, 71168, 71168, 143104),
 )  # fmt: skip
-# 1g and 2g of a B200 as drivers print them; of the larger ones no print-out is at hand: SMs by
-# compute slices of 1g's 18, memory by memory slices of 22528 MiB.
+# 1g and 2g of a B200 are as drivers print them. For the larger sizes no print-out is at hand: SMs
+# follow from 1g's 18 by compute slices, memory from 22528 MiB by memory slices.
 _B200_MIG: Final = _mig(
     ("1g.23gb", "1g.45gb", "2g.45gb", "3g.90gb", "4g.90gb", "7g.180gb"),
     (18, 30, 36, 54, 72, 148), (20992, 45312, 45312, 90112, 90112, 180224),
@@ -89,7 +89,7 @@ def _gpu(
     mig: tuple[MigProfile, ...] = (),
     bfloat16: bool = True,
 ) -> HardwareSpec:
-    """A GPU: GB as sold, MiB as the driver prints, TFLOP/s of 16, 8 and 32 bit."""
+    """Build a GPU from GB as sold, MiB as the driver prints, TFLOP/s of 16, 8 and 32 bit."""
     return HardwareSpec(
         key=key,
         kind=DeviceKind.GPU,
@@ -123,7 +123,7 @@ _GPUS: Final = (
     _gpu("h100-80gb", sold=80, mib=81559, sms=132, gb_per_s=3350, tflops=(989, 1979, 67), watts=700,
          source="NVIDIA H100 datasheet (SXM5)",
          aliases=("h100", "h100-80", "h100-sxm-80gb"), mig=_H100_80_MIG),
-    # SMs of its MIG profiles by compute slices of 16, memory as on SXM: no print-out is at hand.
+    # SMs of its MIG profiles follow from 16 by compute slices, memory is SXM's: none is at hand.
     _gpu("h100-pcie-80gb", sold=80, mib=81559, sms=114, gb_per_s=2000, tflops=(756, 1513, 51),
          watts=350, source="NVIDIA H100 datasheet (PCIe)", aliases=("h100-pcie",),
          mig=_mig(
@@ -134,8 +134,8 @@ _GPUS: Final = (
          watts=400, source="NVIDIA H100 datasheet (NVL)", aliases=("h100-nvl",), mig=_H100_94_MIG),
     _gpu("h200-141gb", sold=141, mib=143771, sms=132, gb_per_s=4800, tflops=(989, 1979, 67),
          watts=700, source="NVIDIA H200 datasheet (SXM)", aliases=("h200",), mig=_H200_MIG),
-    # Of the eight stacks of memory 15/16 are enabled: what is sold as 192 GB and 8 TB/s in round
-    # figures shows 180 GB, and drivers print a bus of 7680 bits at 3996 MHz, twice per clock.
+    # Of the eight memory stacks 15/16 are enabled: a GPU sold in round figures as 192 GB and 8 TB/s
+    # shows 180 GB, and drivers print a bus of 7680 bits at 3996 MHz, twice per clock.
     _gpu("b200-180gb", sold=180, mib=183359, sms=148, gb_per_s=7672, tflops=(2250, 4500, 75),
          watts=1000,
          source="NVIDIA HGX B200 datasheet, per GPU; bandwidth by the driver's bus width and clock "

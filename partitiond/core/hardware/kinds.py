@@ -1,4 +1,4 @@
-"""What is known of a kind of device, and of one device of a host."""
+"""Defines what is known of a kind of device, and of one device of a host."""
 
 import dataclasses
 import enum
@@ -55,15 +55,15 @@ MIG_MEMORY_SLICES = 8
 """Memory slices of every GPU in the catalog that offers MIG."""
 
 MIG_COMPUTE_SLICES = 7
-"""Compute slices of the same."""
+"""Compute slices of the same GPUs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CpuFigures:
-    """What was measured of a host's CPU.
+    """Measured figures of a host's CPU.
 
     Attributes:
-        name: what the vendor calls it.
+        name: the vendor's name for it.
         cores: cores that ran the measurement together.
         numa_nodes: memory nodes of the host.
         core_bytes_per_s: memory traffic of one core alone (triad).
@@ -87,7 +87,7 @@ class CpuFigures:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HardwareSpec:
-    """A kind of device, for planning without one.
+    """A kind of device, for planning without one at hand.
 
     Attributes:
         key: catalog name, as "a100-80gb".
@@ -97,15 +97,15 @@ class HardwareSpec:
         flops_16bit: dense 16-bit floating-point operations per second.
         modes: sharing modes it allows.
         source: where the numbers come from.
-        nominal_bytes: memory as it is sold, what the paper's memory model is a share of; 0 where
+        nominal_bytes: memory as it is sold, of which the paper's memory model takes a share; 0 if
             it is `memory_bytes`.
-        flops_8bit: dense fp8 operations per second; 0 where it has no fp8.
-        flops_32bit: 32-bit operations per second without tensor cores; 0 unknown.
+        flops_8bit: dense fp8 operations per second; 0 if it has no fp8.
+        flops_32bit: 32-bit operations per second without tensor cores; 0 if unknown.
         bfloat16: whether engines can run bfloat16 on it.
-        tdp_watts: thermal design power, an upper bound of what it draws; None where not public.
-        aliases: other names it is found by.
+        tdp_watts: thermal design power, an upper bound of what it draws; None if not public.
+        aliases: other names under which it is found.
         mig_profiles: sizes of GPU instance it offers.
-        cpu: what was measured of a CPU; None for a GPU, and where the figures are assumed.
+        cpu: measured figures of a CPU; None for a GPU, and if the figures are assumed.
         cores: of a CPU; 0 for a GPU.
     """
 
@@ -128,7 +128,7 @@ class HardwareSpec:
     cores: int = 0
 
     def device(self, device_id: str, host: str, cores: tuple[int, ...]) -> "Device":
-        """A device of this kind as the catalog has it, all of it free."""
+        """A device of this kind as the catalog describes it, all of it free."""
         return Device(
             id=device_id,
             kind=self.kind,
@@ -259,7 +259,7 @@ class Device:
 
 
 def silent_device(device: Device, why: str) -> Device:
-    """A device that does not answer any more, as it was seen last: nothing is placed there.
+    """The device as last seen, marked as silent: it answers no more, and nothing is placed there.
 
     Args:
         why: "silent for 30 s".

@@ -1,4 +1,4 @@
-"""From what a user writes to a kind of device: keys, other names, MIG slices."""
+"""Finds the kind of device that a user's text names: keys, other names, MIG slices."""
 
 import difflib
 import re
@@ -22,8 +22,8 @@ def find_hardware(text: str) -> tuple[HardwareSpec, MigProfile | None]:
         text: a key or another name of the catalog, as "a100-40gb", "L4", "a100-40gb:1g.5gb".
 
     Raises:
-        SpecError: the catalog has no such GPU, or the GPU no such MIG profile; the hint names the
-            nearest.
+        SpecError: the catalog has no such GPU, or the GPU has no such MIG profile; the hint names
+            the nearest ones.
     """
     name, colon, slice_name = text.strip().lower().partition(":")
     spec = _BY_NAME.get(name)
@@ -41,11 +41,11 @@ def find_hardware(text: str) -> tuple[HardwareSpec, MigProfile | None]:
 def hardware_for_key(key: str, memory_bytes: int = 0) -> HardwareSpec:
     """The kind of device behind the hardware key of a profile.
 
-    A CPU's key names its cores; what they reach is assumed.
+    A CPU's key names its number of cores; their speed is assumed.
 
     Args:
         key: as profiles carry it, "a100-40gb" or "cpu-amd-epyc-2c".
-        memory_bytes: of a CPU's host; 0 where it is not known.
+        memory_bytes: of a CPU's host; 0 if it is not known.
 
     Raises:
         SpecError: the catalog has no such GPU.
@@ -60,7 +60,7 @@ def mig_profile(spec: HardwareSpec, name: str) -> MigProfile:
     """The MIG profile of this name.
 
     Raises:
-        SpecError: the GPU offers none of this name.
+        SpecError: the GPU offers no profile of this name.
     """
     for found in spec.mig_profiles:
         if found.name == name:

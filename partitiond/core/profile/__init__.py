@@ -1,6 +1,6 @@
-"""Profiles: operating points of one model on one hardware and partition size, and all they say.
+"""Defines profiles: operating points of one model on one hardware and partition size, and more.
 
-The parts by meaning: `points`, `confirmed`, `sharing`, and `record`, the profile itself.
+The parts are split by meaning: `points`, `confirmed`, `sharing`, and `record`, the profile itself.
 """
 
 from partitiond.core.profile.confirmed import (

@@ -1,4 +1,4 @@
-"""What further starts and trials add to a sweep: memory, capacity, the paper's mode, a fit."""
+"""Defines what further starts and trials add to a sweep: memory, capacity, paper mode, a fit."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Operating points: what one batch, one engine and one sweep were seen to do."""
+"""Defines operating points: what was observed of one batch, one engine and one sweep."""
 
 import dataclasses
 import enum

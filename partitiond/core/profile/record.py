@@ -1,4 +1,4 @@
-"""A profile: measured, transferred or estimated, on one hardware and partition size."""
+"""Defines a profile: measured, transferred or estimated, on one hardware and partition size."""
 
 import dataclasses
 import enum
@@ -12,7 +12,7 @@ from partitiond.core.spec import Slo
 from partitiond.core.workload import Workload
 
 SCHEMA_VERSION: Final = 2
-"""2 adds intervals, telemetry, fits, sharing and variants; version 1 reads with them empty."""
+"""2 adds intervals, telemetry, fits, sharing and variants; version 1 is read with them empty."""
 
 
 class ProfileKind(enum.StrEnum):
@@ -72,7 +72,7 @@ class Provenance:
     partitiond_version: str
     notes: tuple[str, ...] = ()
     command: str = ""
-    """What reproduces it, as `partitiond profile opt-125m --cores 1`."""
+    """The command that reproduces it, as `partitiond profile opt-125m --cores 1`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,15 +130,15 @@ class Profile:
 def holds_slo(point: OperatingPoint, slo: Slo, counted: Slo | None = None) -> bool:
     """Whether the share of requests within both bounds reaches the SLO's quantile.
 
-    The share was counted where the point was measured under the same bounds. Elsewhere (estimates,
+    The counted share is used if the point was measured under the same bounds. Otherwise (estimates,
     other bounds, a point whose latencies were changed) the percentiles of TTFT and of TPOT stand
-    in: p95, or p99 for a stricter SLO. They say less, because other requests may miss each bound.
+    in: p95, or p99 for a stricter SLO. They say less: different requests may miss each bound.
 
     Args:
         point: the operating point.
-        slo: what is to be held.
-        counted: what the point's attainment was counted against (`Profile.slo`); None where its
-            percentiles are to decide.
+        slo: the SLO to be held.
+        counted: the SLO that the point's attainment was counted against (`Profile.slo`); None if
+            its percentiles are to decide.
     """
     if counted is not None and point.attainment is not None and _same_bounds(counted, slo):
         return point.attainment >= slo.quantile
@@ -150,14 +150,14 @@ def holds_slo(point: OperatingPoint, slo: Slo, counted: Slo | None = None) -> bo
 
 
 def _same_bounds(one: Slo, other: Slo) -> bool:
-    """The quantile is no part of what a request is counted by."""
+    """Whether both count requests alike; the quantile has no part in that."""
     return (one.ttft_seconds, one.tpot_seconds) == (other.ttft_seconds, other.tpot_seconds)
 
 
 def operating_point(profile: Profile, slo: Slo | None) -> OperatingPoint | None:
     """The default operating point: the knee; with an SLO, the largest batch <= knee that holds it.
 
-    None when no measured batch up to the knee holds the SLO.
+    None if no measured batch up to the knee holds the SLO.
     """
     limit = profile.knee.batch if profile.knee.batch is not None else profile.knee.largest_batch
     usable = [p for p in profile.points if p.batch <= limit and not p.kv_limited]
@@ -167,22 +167,22 @@ def operating_point(profile: Profile, slo: Slo | None) -> OperatingPoint | None:
 
 
 CAPACITY_SHARE_UNCONFIRMED: Final = 0.8
-"""Poisson arrivals queue before a closed loop's throughput is reached; 0.8 X / E[O] until an
-open-loop trial confirms the true rate."""
+"""Poisson arrivals queue before a closed loop's throughput is reached, so capacity is taken as
+0.8 X / E[O] until an open-loop trial confirms the true rate."""
 
 
 UNHELD_SHARE: Final = 0.75
-"""Of a rate that was not held: the next one a search would have tried."""
+"""Share of a rate that was not held: the next rate that a search would have tried."""
 
 
 def rate_margin(profile: Profile, kind: ProfileKind) -> float:
-    """Share of a rate that is left off when it is planned with.
+    """Share of a rate that planning leaves off.
 
-    What a transfer says itself that it may be off by counts where that is more, up to the margin
-    of an estimate: a tenth of the SMs is further from a whole GPU that was measured than half.
+    The error that a transfer states for itself counts if it is larger, up to the margin of an
+    estimate: a tenth of the SMs is further from a measured whole GPU than half of them is.
 
     Args:
-        kind: whose margins count; of a stale profile another than its own.
+        kind: the kind whose margins count; for a stale profile not its own.
     """
     least = RATE_MARGIN[kind]
     if kind is not ProfileKind.TRANSFERRED or profile.transfer is None:
@@ -193,8 +193,8 @@ def rate_margin(profile: Profile, kind: ProfileKind) -> float:
 def capacity_req_per_s(profile: Profile, point: OperatingPoint) -> float:
     """Requests/s one replica is planned to take at `point`, before margins.
 
-    What open-loop trials confirmed holds for the batch they were made at. Where they found no
-    rate that is held, the lowest one that failed bounds the capacity.
+    A rate that open-loop trials confirmed holds for the batch of these trials. If they found no
+    rate that is held, the lowest rate that failed bounds the capacity.
     """
     tried = [trial for trial in profile.capacity_trials if trial.batch == point.batch]
     if profile.capacity_req_per_s is not None and (tried or not profile.capacity_trials):

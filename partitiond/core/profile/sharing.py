@@ -1,4 +1,4 @@
-"""What replicas that share a device were seen to do to each other."""
+"""Records how replicas that share a device were observed to affect each other."""
 
 import dataclasses
 import math

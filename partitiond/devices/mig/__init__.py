@@ -1,14 +1,14 @@
-"""GPU instances of MIG, made and removed through NVML.
+"""Creates and destroys GPU instances of MIG through NVML.
 
-    control   what the rest of the daemon uses: an instance at a place, made where it is missing
-    reading   what exists on a GPU, also for a user who may not ask for placements
-    sizes     the MIG profiles a GPU offers, with their starts
-    acting    one step of `core.mig_changes` done to a GPU
-    refusals  NVML's errors in words of MIG
-    helper    the same steps for a user who may not: a privileged process behind a Unix socket
-    protocol  what is said over that socket; client says it
+    control   what the rest of the daemon uses: returns an instance at a place, made if missing
+    reading   reads what exists on a GPU, also for users that may not read placements
+    sizes     lists the MIG profiles that a GPU offers, with their starts
+    acting    does one step of `core.mig_changes` on a GPU
+    refusals  translates NVML's errors to hints about MIG
+    helper    does the steps for users that may not: a privileged process behind a Unix socket
+    protocol  the messages on that socket; `client` sends them
 
-Which steps are taken is decided in `core.mig_changes`; nothing here decides.
+`core.mig_changes` decides which steps are taken; nothing here decides.
 """
 
 from partitiond.devices.mig.control import MigControl

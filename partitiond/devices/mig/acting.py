@@ -1,4 +1,4 @@
-"""One step done to a GPU. Doing a step that is done already changes nothing."""
+"""Does one step on a GPU. Doing a step that is done already changes nothing."""
 
 import ctypes
 from typing import Any
@@ -48,7 +48,7 @@ def perform(uuid: str, step: Step) -> None:
 
 
 def _set_mode(handle: Any, what: str, *, enabled: bool) -> None:
-    """Set the mode; NVML says apart from its own answer whether it came into force."""
+    """Set the mode; NVML tells separately whether the mode came into force."""
     mode = pynvml.NVML_DEVICE_MIG_ENABLE if enabled else pynvml.NVML_DEVICE_MIG_DISABLE
     current, pending = pynvml.nvmlDeviceGetMigMode(handle)
     if current == pending == mode:
@@ -57,8 +57,8 @@ def _set_mode(handle: Any, what: str, *, enabled: bool) -> None:
     if activation != pynvml.NVML_SUCCESS:
         refused = refused_activation(activation, what)
         try:
-            # The mode stays pending and would come with the next reset. Who had asked for that
-            # before has it as before; what we asked for is taken back.
+            # The mode stays pending and would come with the next reset. Restore what was pending
+            # before: an earlier request of the operator stays, and ours is undone.
             pynvml.nvmlDeviceSetMigMode(handle, pending)
         except pynvml.NVMLError as error:
             refused.message = f"{refused.message} It comes with the next reset ({error})."
@@ -93,7 +93,7 @@ def _create_compute_instance(handle: Any, uuid: str, place: Place) -> None:
 
 
 def _size(handle: Any, place: Place) -> Offered:
-    """The size of this name. Raises DeviceError: the GPU offers none."""
+    """Return the MIG profile of a place. Raises DeviceError if the GPU does not offer it."""
     sizes = sizes_of(handle)
     for size in sizes:
         if size.profile.name == place[0]:
@@ -107,7 +107,7 @@ def _size(handle: Any, place: Place) -> Offered:
 
 
 def _at(handle: Any, place: Place) -> list[Any]:
-    """The GPU instance at exactly this place, if it is there."""
+    """Return the GPU instance at exactly this place, if there is one."""
     found = []
     for size in sizes_of(handle):
         if size.profile.name != place[0]:

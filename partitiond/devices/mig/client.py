@@ -1,4 +1,4 @@
-"""Asking the privileged helper."""
+"""Sends requests to the privileged helper."""
 
 import os
 import socket
@@ -15,25 +15,25 @@ ANSWER_SECONDS: Final = 90.0
 
 
 class MigHelper:
-    """The helper behind a socket; it may not be there.
+    """Client of the helper behind a socket; the helper need not run.
 
     Args:
-        path: of its Unix socket.
+        path: path of the helper's Unix socket.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def there(self) -> bool:
-        """Whether somebody listens, or systemd would start who does, and this user may ask."""
+        """Whether the helper, or systemd on its behalf, listens, and this user may connect."""
         return self._path.is_socket() and os.access(self._path, os.W_OK)
 
     def perform(self, uuid: str, step: Step) -> None:
-        """Have one step done. Raises DeviceError."""
+        """Let the helper do one step. Raises DeviceError."""
         self._ask(uuid, step)
 
     def read_placed(self, uuid: str) -> tuple[Placed, ...]:
-        """Where the instances of a GPU are. Raises DeviceError."""
+        """Return the placed instances of a GPU. Raises DeviceError."""
         return protocol.parse_instances(self._ask(uuid, None))
 
     def _ask(self, uuid: str, step: Step | None) -> Any:

@@ -1,4 +1,4 @@
-"""GPU instances as the rest of the daemon sees them."""
+"""Makes, lists and removes GPU instances for the rest of the daemon."""
 
 import asyncio
 import functools
@@ -43,22 +43,22 @@ log = logging.getLogger(__name__)
 
 Planning = Callable[[MigState], tuple[Step, ...] | Refused]
 ATTEMPTS: Final = 3
-"""How often the steps are planned anew when somebody else changes the GPU meanwhile."""
+"""How often steps are planned anew if another process changes the GPU meanwhile."""
 MODE_TRIES: Final = 3
 MODE_RETRY_SECONDS: Final = 0.5
 CHANGE_SECONDS: Final = 300.0
-"""Deadline of the steps on one GPU: each may take as long as the helper's answer, and a mode change
-resets the GPU."""
+"""Deadline of all steps on one GPU: each step may take as long as the helper's answer, and a mode
+change resets the GPU."""
 
 
 class MigControl:
-    """Makes and removes GPU instances; asks the privileged helper where this user may not.
+    """Makes and removes GPU instances; uses the privileged helper if this user may not.
 
     Args:
-        changes: what may be changed (gpu.mig_changes).
+        changes: which changes are allowed (gpu.mig_changes).
         helper: socket of the privileged helper; it need not exist.
-        own_pids: processes of this daemon's engines; others in an instance make it busy.
-        looks: makes the calls, each with a deadline; None has the usual one.
+        own_pids: processes of this daemon's engines; other processes in an instance make it busy.
+        looks: makes the calls, each with a deadline; None uses the default deadline.
     """
 
     def __init__(
@@ -75,18 +75,18 @@ class MigControl:
         self._one_at_a_time = asyncio.Lock()
 
     async def ensure(self, wanted: MigSlice, ours: Collection[Place] = ()) -> MigInstance:
-        """The instance at this place, whole and idle; made if it is not there.
+        """Return the instance at this place, whole and idle; make it if it is missing.
 
-        Nothing is left of it when this fails. What is in the way is destroyed where it is ours.
+        On failure nothing of the instance is left. Our instances that are in the way are destroyed.
 
         Args:
-            wanted: where it is to be.
-            ours: instances that we made, and in which no other replica is: they may be destroyed
-                to make room, and the wanted one, if it is among them, completed. One that others
+            wanted: place of the instance.
+            ours: instances that we made and that hold no other replica: they may be destroyed to
+                make room, and the wanted one, if among them, completed. An instance that others
                 left without compute instance is refused.
 
         Raises:
-            DeviceError: it may not or cannot be made, or a process of others runs in it.
+            DeviceError: the instance may not or cannot be made, or a foreign process runs in it.
         """
         place = (wanted.mig_profile, wanted.slice_start, wanted.slice_count)
         device_id = wanted.device_id
@@ -109,16 +109,16 @@ class MigControl:
         return _instance(found, busy=False)
 
     async def destroy(self, device_id: str, place: Place) -> None:
-        """Remove an instance, even one that is half made; one that is not there is no error.
+        """Remove an instance, even a half-made one; a missing instance is no error.
 
         Raises:
-            DeviceError: a process runs in it, or the driver refuses.
+            DeviceError: a process runs in the instance, or the driver refuses.
         """
         async with self._one_at_a_time:
             await self._reach(device_id, lambda state: plan_removal(state, place))
 
     async def instances(self, device_id: str) -> tuple[MigInstance, ...]:
-        """Those that exist, by first slice; none where MIG is off. Raises DeviceError."""
+        """Return existing instances by first slice; none if MIG is off. Raises DeviceError."""
         state = await self._read(device_id)
         own = await self._own()
         return tuple(_instance(i, busy=bool(set(i.pids) - own)) for i in state.instances)
@@ -127,13 +127,13 @@ class MigControl:
         """Turn MIG on or off on an idle GPU without instances.
 
         Raises:
-            DeviceError: not allowed, the GPU is in use, or a reset is due first.
+            DeviceError: the change is not allowed, the GPU is in use, or it needs a reset first.
         """
         async with self._one_at_a_time:
             await self._reach(device_id, self._toward(MigWish(enabled=on), ()))
 
     async def apply(self, device_id: str, wish: MigWish, leave: Leave) -> tuple[MigInstance, ...]:
-        """Bring a GPU to a geometry; after a reboot, to what it had before. Raises DeviceError."""
+        """Bring a GPU to a geometry, or after a reboot to its earlier one. Raises DeviceError."""
         async with self._one_at_a_time:
             state = await self._reach(device_id, lambda there: plan_changes(there, wish, leave))
         return tuple(_instance(i, busy=i.busy) for i in state.instances)
@@ -153,7 +153,7 @@ class MigControl:
         return lambda state: plan_changes(state, wish, leave)
 
     async def _reach(self, device_id: str, planning: Planning) -> MigState:
-        """Take the steps, one by one; plan anew where somebody came between."""
+        """Take the steps, one by one; plan anew if another process changed the GPU meanwhile."""
         for attempt in range(1, ATTEMPTS + 1):
             state = await self._read(device_id)
             steps = _possible(device_id, state, planning(state))
@@ -170,7 +170,7 @@ class MigControl:
         return await self._read(device_id)
 
     def _take(self, device_id: str, steps: Sequence[Step]) -> None:
-        """All steps. One that fails leaves no GPU instance behind that nothing can run in."""
+        """Take all steps. A failing step leaves behind no GPU instance in which nothing can run."""
         made: Place | None = None
         for step in steps:
             try:
@@ -184,11 +184,11 @@ class MigControl:
     def _take_back(self, device_id: str, step: Step) -> None:
         try:
             self._perform(device_id, step)
-        except DeviceError as error:  # the journal knows of it, and tries again
+        except DeviceError as error:  # the journal has it, and tries again
             log.warning("could not %s on %s: %s", step_text(step), short_device(device_id), error)
 
     def _perform(self, device_id: str, step: Step) -> None:
-        """Do a step, or have it done. Raises DeviceError."""
+        """Do a step, or let the helper do it. Raises DeviceError."""
         if isinstance(step, SetMigMode):
             self._set_mode(device_id, step)
         else:
@@ -196,9 +196,9 @@ class MigControl:
         log.info("%s: %s", short_device(device_id), step_text(step))
 
     def _set_mode(self, device_id: str, step: Step) -> None:
-        """Change the mode while nothing of this process looks at a GPU.
+        """Change the mode while this process has no NVML session.
 
-        Others may look for a moment (a command, an exporter), so it is tried again.
+        Other processes may have one for a moment (a command, an exporter), so this retries.
         """
         with QUIET.kept():
             for left in reversed(range(MODE_TRIES)):
@@ -219,13 +219,13 @@ class MigControl:
             self._helper.perform(device_id, step)
         else:
             if isinstance(step, CreateComputeInstance) and os.geteuid() == 0:
-                make_mig_nodes()  # engines of another user may not
+                make_mig_nodes()  # engines of another user may not make them
 
 
 def _possible(
     device_id: str, state: MigState, found: tuple[Step, ...] | Refused
 ) -> tuple[Step, ...]:
-    """The steps. Raises DeviceError: refused, or nobody tells where instances are."""
+    """Return the steps. Raises DeviceError if refused, or if places of instances are unknown."""
     if isinstance(found, Refused):
         raise DeviceError(f"{short_device(device_id)}: {found.reason}.", hint=found.hint)
     if found and not state.placed:

@@ -1,13 +1,13 @@
-"""The privileged MIG helper: `python -m partitiond.devices.mig.helper`, run as root.
+"""Runs the privileged MIG helper: `python -m partitiond.devices.mig.helper`, as root.
 
-It does the few things of MIG that only root may, for the daemon that runs as another user: create
-and destroy GPU and compute instances, tell where they are, and, only with --allow-mode, turn MIG on
-or off. It decides nothing and keeps nothing; the driver refuses what is in use. Who asks is known
-from the socket (SO_PEERCRED), and has to be root, a user of --allow-user or in a group of
---allow-group. Every request is logged with who made it.
+The helper performs the few MIG operations that only root may, for a daemon that runs as another
+user: it creates and destroys GPU and compute instances, tells their places and, only with
+--allow-mode, turns MIG on or off. It decides nothing and keeps no state; the driver refuses to
+change what is in use. The client is identified by the socket (SO_PEERCRED) and has to be root, a
+user of --allow-user or in a group of --allow-group. Every request is logged with its client.
 
-systemd hands over the socket (LISTEN_FDS; the helper then ends when idle, and is started again by
-the next connection), or it makes one with --socket.
+systemd passes the socket (LISTEN_FDS; the helper then ends when idle, and the next connection
+starts it again), or the helper creates one with --socket.
 """
 
 import argparse
@@ -36,17 +36,17 @@ log = logging.getLogger("partitiond-mig")
 
 FIRST_SOCKET_FD: Final = 3
 REQUEST_SECONDS: Final = 10.0
-"""Longest time for a request to arrive: a silent client must not keep others out."""
+"""Longest time for a request to arrive: a silent client must not block others."""
 STRANGER_SECONDS: Final = 0.5
-"""The same for one who may not ask."""
+"""The same for a client that may not ask."""
 IDLE_SECONDS: Final = 60.0
 MAX_REQUESTS: Final = 64
-"""Requests of one connection."""
+"""Most requests of one connection."""
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until idle (socket of systemd) or for good (--socket). The exit status."""
+    """Serve until idle (systemd's socket) or for ever (--socket); return the exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -66,13 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Server:
-    """Answers one connection after the other: the driver does one thing at a time, too.
+    """Answers one connection at a time, as the driver does one thing at a time.
 
     Args:
         listener: listening Unix socket.
-        users: user ids that may ask, besides root.
+        users: user ids that may ask, in addition to root.
         groups: group ids whose members may ask.
-        allow_mode: whether the mode may be changed.
+        allow_mode: whether the MIG mode may be changed.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Server:
         self._allow_mode = allow_mode
 
     def run(self, idle_seconds: float | None) -> None:
-        """Serve; return after so long without a connection, or never."""
+        """Serve; return after `idle_seconds` without a connection, or never if None."""
         self._listener.settimeout(idle_seconds)
         while True:
             try:
@@ -107,7 +107,7 @@ class Server:
         pid, uid, gids = _peer(connection)
         if uid != 0 and uid not in self._users and not gids & self._groups:
             log.warning("refused: pid %d of user %d may not ask", pid, uid)
-            # Closing on what was not read would take the answer along.
+            # Closing with unread input would discard the answer.
             connection.settimeout(STRANGER_SECONDS)
             connection.recv(protocol.MAX_LINE_BYTES)
             connection.sendall(
@@ -149,7 +149,7 @@ class Server:
             else:
                 perform(uuid, step)
                 if isinstance(step, CreateComputeInstance):
-                    make_mig_nodes()  # engines may not (NoNewPrivileges)
+                    make_mig_nodes()  # engines may not make them (NoNewPrivileges)
                 answer = protocol.done_line()
         except DeviceError as error:
             log.warning("failed: %s: %s", said, error.message)
@@ -159,7 +159,7 @@ class Server:
 
 
 def _peer(connection: socket.socket) -> tuple[int, int, frozenset[int]]:
-    """Process, user and groups of who is connected, as they were when it connected."""
+    """Return pid, user and groups of the client, as they were when it connected."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(raw)
     gids = {gid}
@@ -169,20 +169,20 @@ def _peer(connection: socket.socket) -> tuple[int, int, frozenset[int]]:
 
 
 def _listener(path: Path | None, users: frozenset[int], groups: frozenset[int]) -> socket.socket:
-    """The socket of systemd, or one of our own. Raises InputError."""
+    """Return systemd's socket, or a new one. Raises InputError."""
     if path is None:
         return _handed_over()
     if path.exists() and not path.is_socket():
         raise InputError(f"{path} is there and is no socket.", hint="Choose another path.")
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Nobody may connect before it has its owner and mode.
+    # No client may connect before the socket has its owner and mode.
     mask = os.umask(0o177)
     try:
         listener.bind(str(path))
         if groups:
             os.chown(path, -1, min(groups))
-        # A user of --allow-user may be in no group of the file's; who asks is looked at anyway.
+        # A user of --allow-user need not be in the file's group; each client is checked anyway.
         path.chmod(0o666 if users else 0o660)
     except OSError as error:
         listener.close()

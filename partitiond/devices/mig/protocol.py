@@ -1,10 +1,10 @@
-"""What is said to the privileged helper: one JSON object a line, one answer a line.
+"""Defines the protocol of the privileged helper: one JSON object a line, one answer a line.
 
     {"version": 1, "gpu": "GPU-...", "do": "create-gpu-instance", "place": ["2g.20gb", 4, 2]}
     {"ok": true}
 
-The schema is closed: a field more, a field less or another type is refused, and a GPU is named by
-its UUID only.
+The schema is closed: extra fields, missing fields and other types are refused, and a GPU is named
+only by its UUID.
 """
 
 import json
@@ -27,7 +27,7 @@ from partitiond.devices.mig.reading import Placed
 
 VERSION: Final = 1
 MAX_LINE_BYTES: Final = 4096
-"""Longest line either way: a GPU holds seven instances."""
+"""Longest line in both directions: a GPU holds seven instances."""
 
 _GPU: Final = re.compile(r"^GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 _AT_PLACE: Final[Mapping[str, Callable[[Place], Step]]] = {
@@ -42,7 +42,7 @@ SET_MODE: Final = "set-mode"
 
 
 def request_line(uuid: str, step: Step | None) -> bytes:
-    """A request: do a step, or tell the instances (None)."""
+    """Return a request: do a step, or list the instances (None)."""
     said: dict[str, Any] = {"version": VERSION, "gpu": uuid}
     match step:
         case None:
@@ -55,10 +55,10 @@ def request_line(uuid: str, step: Step | None) -> bytes:
 
 
 def parse_request(line: bytes) -> tuple[str, Step | None]:
-    """The GPU and the step, or None for reading.
+    """Return the GPU and the step; the step is None for reading.
 
     Raises:
-        InputError: it is no request; nothing was done.
+        InputError: the line is no valid request; nothing was done.
     """
     said = _object(line)
     if said.get("version") != VERSION:
@@ -81,12 +81,12 @@ def parse_request(line: bytes) -> tuple[str, Step | None]:
 
 
 def done_line() -> bytes:
-    """The step is done."""
+    """Return the answer that the step is done."""
     return _line({"ok": True})
 
 
 def instances_line(placed: tuple[Placed, ...]) -> bytes:
-    """Where instances are."""
+    """Return the answer with the places of instances."""
     listed = [
         {
             "gi_id": i.gi_id,
@@ -100,15 +100,15 @@ def instances_line(placed: tuple[Placed, ...]) -> bytes:
 
 
 def refusal_line(message: str, hint: str, code: object) -> bytes:
-    """It was not done, and why."""
+    """Return the answer that the step was not done, and why."""
     return _line({"ok": False, "message": message[:1000], "hint": hint[:1000], "nvml_code": code})
 
 
 def parse_answer(line: bytes) -> Mapping[str, Any]:
-    """The answer to a step or a question.
+    """Parse the answer to a request.
 
     Raises:
-        DeviceError: the helper or the driver refused, or the answer is none.
+        DeviceError: the helper or the driver refused, or the answer is invalid.
     """
     try:
         said = _object(line)
@@ -127,7 +127,7 @@ def parse_answer(line: bytes) -> Mapping[str, Any]:
 
 
 def parse_instances(said: Mapping[str, Any]) -> tuple[Placed, ...]:
-    """Where instances are, from an answer. Raises DeviceError."""
+    """Return the placed instances from an answer. Raises DeviceError."""
     try:
         return tuple(
             Placed(

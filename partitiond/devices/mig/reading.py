@@ -1,9 +1,9 @@
-"""What MIG is on a GPU now.
+"""Reads the MIG state of a GPU.
 
-Where instances are, only a privileged user is told. Everyone is told which MIG devices there are,
-with size, memory, UUID and processes; and nobody needs more to use a geometry as it is. So where
-neither the driver nor the helper tells the places, they are made up: some arrangement that fits,
-the same one every time as long as the instances are the same.
+The driver tells the places of instances only to a privileged user. It tells every user which MIG
+devices there are, with size, memory, UUID and processes; this is enough to use a geometry as it is.
+So if neither the driver nor the helper tells the places, this module makes them up: an arrangement
+that fits, the same one every time as long as the instances are the same.
 """
 
 import collections
@@ -27,7 +27,7 @@ from partitiond.devices.nvml.session import gpu, offered, text_of
 
 _GONE: Final = frozenset({pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_INVALID_ARGUMENT})
 COMPUTE_ENUMS: Final = range(0x10)
-"""Numbers by which NVML is asked for sizes of compute instances; it knows 9."""
+"""Numbers by which NVML is asked for profiles of compute instances; it knows 9."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class Placed:
     """A GPU instance as a privileged user sees it.
 
     Attributes:
-        gi_id: the driver's number of it.
-        compute_instances: how many it holds.
-        whole: it holds one, with all of its compute slices.
+        gi_id: the driver's number of the GPU instance.
+        compute_instances: number of compute instances in it.
+        whole: whether it holds one compute instance with all of its compute slices.
     """
 
     gi_id: int
@@ -48,7 +48,7 @@ class Placed:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _MigDevice:
-    """A compute instance as anyone sees it."""
+    """A compute instance as any user sees it."""
 
     gi_id: int
     profile: str
@@ -59,15 +59,15 @@ class _MigDevice:
 
 
 Ask = Callable[[str], Sequence[Placed]]
-"""Asks somebody who may for the instances of a GPU, by its UUID. Raises DeviceError."""
+"""Asks a privileged process for the instances of a GPU, by its UUID. Raises DeviceError."""
 
 
 def read_state(uuid: str, ask: Ask | None = None) -> MigState:
-    """What MIG is on one GPU.
+    """Return the MIG state of one GPU.
 
     Args:
-        uuid: of the GPU.
-        ask: who is asked for places where this user is not told; None for nobody.
+        uuid: UUID of the GPU.
+        ask: asked for the places if this user may not read them; None to make them up.
 
     Raises:
         DeviceError: the driver refuses, or there is no such GPU.
@@ -81,7 +81,7 @@ def read_state(uuid: str, ask: Ask | None = None) -> MigState:
         sizes = sizes_of(handle)
         profiles = tuple(size.profile for size in sizes)
         if not enabled:
-            # Should a driver list no sizes while MIG is off, the catalog's stand in.
+            # If a driver lists no profiles while MIG is off, use the catalog's.
             profiles = profiles or _geometry(handle, profiles).profiles
             in_use = bool(_pids(handle))
             return MigState(True, enabled, pending, profiles, in_use=in_use)
@@ -95,14 +95,14 @@ def read_state(uuid: str, ask: Ask | None = None) -> MigState:
 
 
 def read_placed(uuid: str) -> tuple[Placed, ...]:
-    """Where the instances of a GPU are. Raises DeviceError, also where this user may not ask."""
+    """Return the placed instances of a GPU. Raises DeviceError, also if this user may not ask."""
     what = f"list the GPU instances of {uuid}"
     with asking(what), gpu(uuid, what) as handle:
         return tuple(placed_instances(handle, sizes_of(handle)))
 
 
 def placed_instances(handle: Any, sizes: Sequence[Offered]) -> Iterator[Placed]:
-    """All GPU instances, by size. Raises NVMLError."""
+    """Yield all GPU instances, by profile. Raises NVMLError."""
     seen: set[int] = set()
     for size in sizes:
         for instance in gpu_instances(handle, size):
@@ -120,7 +120,7 @@ def placed_instances(handle: Any, sizes: Sequence[Offered]) -> Iterator[Placed]:
 
 
 def gpu_instances(handle: Any, size: Offered) -> list[Any]:
-    """Handles of the GPU instances of one size. Raises NVMLError."""
+    """Return handles of the GPU instances of one profile. Raises NVMLError."""
     room = (pynvml.c_nvmlGpuInstance_t * max(1, size.most))()
     count = ctypes.c_uint(len(room))
     pynvml.nvmlDeviceGetGpuInstances(handle, size.profile_id, room, ctypes.byref(count))
@@ -128,7 +128,7 @@ def gpu_instances(handle: Any, size: Offered) -> list[Any]:
 
 
 def compute_sizes(instance: Any) -> list[Any]:
-    """Sizes of compute instance that a GPU instance offers, as NVML's records. Raises NVMLError."""
+    """Return NVML's records of compute instance profiles in a GPU instance. Raises NVMLError."""
     ask = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo
     shared = pynvml.NVML_COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED
 
@@ -139,7 +139,7 @@ def compute_sizes(instance: Any) -> list[Any]:
 
 
 def compute_instances(instance: Any) -> list[tuple[Any, int]]:
-    """Compute instances in a GPU instance, each with its slices. Raises NVMLError."""
+    """Return compute instances in a GPU instance, each with its slices. Raises NVMLError."""
     found: dict[int, tuple[Any, int]] = {}
     for info in compute_sizes(instance):
         room = (pynvml.c_nvmlComputeInstance_t * max(1, int(info.instanceCount)))()
@@ -166,7 +166,7 @@ def _mig_devices(handle: Any, profiles: Sequence[MigProfile]) -> Iterator[_MigDe
             device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
             found = _mig_device(device, profiles)
         except pynvml.NVMLError as error:
-            # Numbers may have gaps, and a device may go while it is asked.
+            # Numbers may have gaps, and a device may disappear during the query.
             if error.value in _GONE:
                 continue
             raise
@@ -187,7 +187,7 @@ def _mig_device(device: Any, profiles: Sequence[MigProfile]) -> _MigDevice:
 
 
 def _profile_name(device: Any, attributes: Any, profiles: Sequence[MigProfile]) -> str:
-    """The profile in the device's name ("NVIDIA A100-SXM4-80GB MIG 2g.20gb"), or the likeliest."""
+    """Return the profile in a name ("NVIDIA A100-SXM4-80GB MIG 2g.20gb"), or the likeliest one."""
     told = text_of(offered(pynvml.nvmlDeviceGetName, device) or "")
     named = read_name(told.rpartition(" ")[2])
     if named is not None and "MIG" in told:
@@ -204,18 +204,18 @@ def _profile_name(device: Any, attributes: Any, profiles: Sequence[MigProfile]) 
 
 
 def _memory_bytes(device: Any, attributes: Any) -> Bytes:
-    """An instance's own memory: it varies with driver and placement."""
+    """Return an instance's own memory; it varies with driver and placement."""
     info = offered(pynvml.nvmlDeviceGetMemoryInfo, device)
     return Bytes(int(info.total) if info is not None else int(attributes.memorySizeMB) * MIB)
 
 
 def _pids(device: Any) -> tuple[int, ...]:
-    """Processes on a device; none where the driver does not tell this user."""
+    """Return pids on a device; none if the driver does not tell them to this user."""
     return tuple(sorted({process.pid for process in processes_on(device)}))
 
 
 def _merge(placed: Sequence[Placed], devices: Sequence[_MigDevice]) -> list[PresentInstance]:
-    """Where instances are, and what their MIG devices say of them."""
+    """Combine placed instances with the data of their MIG devices."""
     inside: dict[int, list[_MigDevice]] = collections.defaultdict(list)
     for device in devices:
         inside[device.gi_id].append(device)
@@ -239,14 +239,14 @@ def _merge(placed: Sequence[Placed], devices: Sequence[_MigDevice]) -> list[Pres
 
 
 def _geometry(handle: Any, profiles: tuple[MigProfile, ...]) -> Geometry:
-    """What places are made up by: the catalog's where it knows the GPU, as in discovery."""
+    """Return the geometry for made-up places: the catalog's for a known GPU, as in discovery."""
     name = text_of(pynvml.nvmlDeviceGetName(handle))
     total = total_bytes(handle, [profile.memory_bytes for profile in profiles])
     return geometry_of(hardware_key(name, total)) or geometry_from(profiles)
 
 
 def _made_up(geometry: Geometry, devices: Sequence[_MigDevice]) -> list[Placed]:
-    """Places that fit, where nobody tells the true ones: the same for the same instances."""
+    """Make up places that fit, if the true ones are unknown: the same for the same instances."""
     inside: dict[int, list[_MigDevice]] = collections.defaultdict(list)
     for device in devices:
         inside[device.gi_id].append(device)
@@ -254,7 +254,7 @@ def _made_up(geometry: Geometry, devices: Sequence[_MigDevice]) -> list[Placed]:
     found = []
     for gi_id, mine in sorted(inside.items()):
         place = next((p for p in left if p[0] == mine[0].profile), None)
-        if place is None:  # a size that is not known: it cannot be used
+        if place is None:  # an unknown profile cannot be used
             continue
         left.remove(place)
         found.append(Placed(gi_id, place, len(mine), len(mine) == 1 and mine[0].whole))

@@ -1,4 +1,4 @@
-"""NVML's errors, in words of MIG."""
+"""Translates NVML's errors, with hints about MIG."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ IN_USE: Final = int(pynvml.NVML_ERROR_IN_USE)
 
 @contextlib.contextmanager
 def asking(what: str) -> Iterator[None]:
-    """Translate NVML errors raised inside; its code is the fact "nvml_code"."""
+    """Translate NVML errors raised inside; the error's code is the fact "nvml_code"."""
     try:
         yield
     except pynvml.NVMLError as error:
@@ -41,17 +41,17 @@ def asking(what: str) -> Iterator[None]:
 
 
 def not_permitted(error: DeviceError) -> bool:
-    """Whether the driver refused since this user may not."""
+    """Whether the driver refused because this user has no permission."""
     return error.facts.get("nvml_code") == NO_PERMISSION
 
 
 def in_use(error: DeviceError) -> bool:
-    """Whether the driver refused since somebody has the GPU open."""
+    """Whether the driver refused because a process has the GPU open."""
     return error.facts.get("nvml_code") == IN_USE
 
 
 def refused_activation(code: int, what: str) -> DeviceError:
-    """The mode was set, but is not in force: NVML says why in its second answer."""
+    """Return the error for a mode that is set but not in force: NVML's second answer says why."""
     found = translate(pynvml.NVMLError(code), what)
     found.hint = _HINTS.get(code, found.hint)
     if code == pynvml.NVML_ERROR_IN_USE:

@@ -1,4 +1,4 @@
-"""The sizes of GPU instance that a GPU offers, as its driver lists them."""
+"""Lists the MIG profiles (sizes of GPU instances) that a GPU's driver offers."""
 
 import ctypes
 import dataclasses
@@ -15,7 +15,7 @@ from partitiond.devices.nvml.names import hardware_key
 from partitiond.devices.nvml.session import offered, text_of
 
 PROFILE_ENUMS: Final = range(0x20)
-"""Numbers by which NVML is asked for sizes; it knows 18, and newer drivers may know more."""
+"""Numbers by which NVML is asked for profiles; it knows 18, and newer drivers may know more."""
 
 _ATTRIBUTES: Final = {
     0x07: "+me", 0x08: "+me",
@@ -23,22 +23,22 @@ _ATTRIBUTES: Final = {
     0x0D: "-me", 0x0E: "-me",
     0x0F: "+me.all", 0x10: "+me.all",
 }  # fmt: skip
-"""What the variants of a size are called, where the driver does not tell (nvml.h)."""
+"""Names of the variants of a size, if the driver does not tell them (nvml.h)."""
 
 _OLD: Final = frozenset(
     {pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH}
 )
 _NONE: Final = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_INVALID_ARGUMENT})
-"""Of a number that this GPU, or this driver, does not know."""
+"""Errors for a number that this GPU or driver does not know."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Offered:
-    """One size on offer.
+    """A MIG profile that a GPU offers.
 
     Attributes:
-        profile_id: what all other calls name it by.
-        most: how many there can be of it: the room that lists of its instances need.
+        profile_id: number of the profile in all other NVML calls.
+        most: largest number of its instances: the length of buffers for lists of them.
     """
 
     profile: MigProfile
@@ -47,9 +47,9 @@ class Offered:
 
 
 def sizes_of(handle: Any) -> tuple[Offered, ...]:
-    """All sizes of one GPU, largest first; empty where it has no MIG.
+    """Return all MIG profiles of a GPU, largest first; empty if the GPU has no MIG.
 
-    Where this user may not ask for placements, the rules of 8-slice GPUs stand in for them.
+    If this user may not read placements, the rules of 8-slice GPUs replace them.
 
     Raises:
         NVMLError: the driver refuses for another reason.
@@ -63,10 +63,10 @@ def sizes_of(handle: Any) -> tuple[Offered, ...]:
 
 
 def total_bytes(handle: Any, sizes: Sequence[int]) -> int:
-    """Memory of a GPU; the catalog's where MIG is on and this user may not see the GPU's own.
+    """Return a GPU's memory; from the catalog if MIG is on and this user may not read it.
 
     Args:
-        sizes: of its MIG profiles in bytes; the largest is nearly all of it.
+        sizes: sizes of the GPU's MIG profiles in bytes; the largest is nearly all of the memory.
 
     Raises:
         NVMLError: the driver refuses for another reason.
@@ -81,7 +81,7 @@ def total_bytes(handle: Any, sizes: Sequence[int]) -> int:
 
 
 def versioned(ask: Callable[[int], Any]) -> Any | None:
-    """What the second version of a call gives, or the first with old drivers; None for neither."""
+    """Return a call's second version's answer, or the first's with old drivers, or None."""
     for version in (2, 1):
         try:
             return ask(version)
@@ -117,7 +117,7 @@ def _offered(handle: Any, number: int, info: Any, total: int) -> Offered:
 
 
 def _placements(handle: Any, profile_id: int) -> Iterator[tuple[int, int]]:
-    """Starts and sizes; none where this user may not ask, or the driver does not tell."""
+    """Yield starts and sizes; none if this user may not ask, or the driver does not tell."""
     count = ctypes.c_uint(0)
     ask = pynvml.nvmlDeviceGetGpuInstancePossiblePlacements
     try:

@@ -1,4 +1,4 @@
-"""What the control program and its logs say, read strictly: an error is never an empty list."""
+"""Parses the answers and logs of the control program strictly: an error is never an empty list."""
 
 import dataclasses
 import re
@@ -12,16 +12,16 @@ _AILING: Final = re.compile(
     re.IGNORECASE,
 )
 _DONE: Final = frozenset({"", "0", "CUDA_SUCCESS"})
-"""Answers to terminate_client that mean yes: the manual says "0 is returned" and shows no text."""
+"""Answers to terminate_client that mean success: the manual says "0 is returned", without text."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServerAnswer:
-    """A server's status and clients, asked together.
+    """A server's status and clients, queried together.
 
     Attributes:
-        status: INITIALIZING, ACTIVE or FAULT; empty where the answer has none of them.
-        clients: pids; 0 stands for one in another PID namespace.
+        status: INITIALIZING, ACTIVE or FAULT; empty if the answer has none of them.
+        clients: pids; 0 stands for a client in another PID namespace.
         words: lines that are neither.
     """
 
@@ -31,7 +31,7 @@ class ServerAnswer:
 
 
 def pids(answer: str) -> tuple[int, ...] | None:
-    """The process ids of an answer, one a line; None when it says anything else."""
+    """Return the pids of an answer, one a line; None if the answer has anything else."""
     lines = [line.strip() for line in answer.splitlines() if line.strip()]
     if not all(line.isascii() and line.isdigit() for line in lines):
         return None
@@ -39,7 +39,7 @@ def pids(answer: str) -> tuple[int, ...] | None:
 
 
 def server_answer(answer: str) -> ServerAnswer:
-    """The answer to get_server_status and get_client_list, asked in one go."""
+    """Parse the joint answer to get_server_status and get_client_list."""
     clients, status, words = [], "", []
     for line in (raw.strip() for raw in answer.splitlines()):
         if line.isascii() and line.isdigit():
@@ -57,7 +57,7 @@ def terminated(answer: str) -> bool:
 
 
 def fatal_line(log: str) -> str:
-    """The last line that tells of a fatal fault since the server last started; empty for none."""
+    """Return the last log line about a fatal fault since the last server start; empty if none."""
     fatal = ""
     for line in log.splitlines():
         if _STARTED.search(line):
@@ -68,7 +68,7 @@ def fatal_line(log: str) -> str:
 
 
 def ailing_line(log: str) -> str:
-    """The last line of a log that sounds like a refusal, else its last line; empty for no log."""
+    """Return the last log line that sounds like a refusal, else the last line; empty if no log."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     ailing = [line for line in lines if _AILING.search(line)]
     return (ailing or lines or [""])[-1]

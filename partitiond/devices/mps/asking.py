@@ -1,7 +1,7 @@
-"""Talking to the control program: one run of it for each question.
+"""Sends commands to the control daemon by running the control program once per query.
 
-The program reads commands from its standard input and prints the answers, errors of a command
-among them, to its output. It ends with another status than 0 where no daemon answers.
+The program reads commands from standard input and prints the answers, including errors of a
+command, to its output. Its exit status is not 0 if no daemon answers.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Final
 from partitiond.core.errors import DeviceError
 
 ASK_SECONDS: Final = 10.0
-"""Longest wait for an answer. A daemon answers within milliseconds, if it does."""
+"""Longest wait for an answer. A daemon answers within milliseconds, if it answers at all."""
 
 INSTALL_HINT: Final = (
     "Install the driver's compute utilities (nvidia-compute-utils, or nvidia-driver-cuda), "
@@ -22,7 +22,7 @@ INSTALL_HINT: Final = (
 
 
 def program_path(program: str) -> str:
-    """The program's path. Raises DeviceError where it is not installed."""
+    """Return the program's path. Raises DeviceError if the program is not installed."""
     found = shutil.which(program)
     if found is None:
         raise DeviceError(
@@ -39,10 +39,10 @@ async def ask(
     commands: Sequence[str],
     seconds: float | None = None,
 ) -> str:
-    """Send commands to the daemon of the environment's pipe folder; what it answers.
+    """Send commands to the daemon of the environment's pipe folder; return its answer.
 
     Args:
-        seconds: longest wait; `ASK_SECONDS` where none is given.
+        seconds: longest wait; None is `ASK_SECONDS`.
 
     Raises:
         DeviceError: there is no program, no daemon, or no answer in time.
@@ -80,7 +80,7 @@ async def ask(
 
 
 async def _closed(process: asyncio.subprocess.Process) -> None:
-    """Read its pipes to their end, which closes them; a child of it may hold them for long."""
+    """Read the pipes to their end, which closes them; a child process may hold them for long."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(1.0):
             await process.communicate()

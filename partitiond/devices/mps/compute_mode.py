@@ -1,4 +1,4 @@
-"""Compute modes: how many processes the driver lets onto a GPU, and what that leaves possible."""
+"""Checks which sharing a GPU's compute mode allows: how many processes may use the GPU."""
 
 from typing import Final
 
@@ -12,12 +12,12 @@ EXCLUSIVE_PROCESS: Final = 3
 
 
 def compute_mode_refusal(mode: int, sharing: SharingMode) -> str:
-    """Why a GPU in this compute mode cannot be shared that way; empty where it can.
+    """Return why a GPU in this compute mode cannot be shared that way; empty if it can.
 
-    EXCLUSIVE_PROCESS admits one process. Under MPS that is the server, so that MPS shares work (it
-    is the mode NVIDIA advises for them); memory shares beside each other do not. An engine of
-    several processes with contexts of their own would not start on a whole device, either; vLLM
-    has one per GPU.
+    EXCLUSIVE_PROCESS admits one process. Under MPS this process is the server, so MPS shares work
+    (NVIDIA advises this mode for them), but memory shares side by side do not. An engine of several
+    processes with contexts of their own would not start on a whole device, either; vLLM has one
+    such process per GPU.
     """
     if mode == PROHIBITED:
         return (

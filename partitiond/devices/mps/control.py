@@ -1,4 +1,4 @@
-"""All control daemons of this host: ours by GPU, and those of others."""
+"""Manages all control daemons of this host: ours by GPU, and foreign ones."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ from partitiond.devices.mps.processes import mps_processes
 
 
 class MpsControl:
-    """Daemons of ours, one per GPU, each in a folder of its own below run_dir."""
+    """Manages our daemons, one per GPU, each in a folder of its own below run_dir."""
 
     def __init__(
         self,
@@ -22,14 +22,14 @@ class MpsControl:
         place: PlaceFor = no_place,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
-        """Nothing is started or looked at yet.
+        """Keep the arguments; nothing is started or read yet.
 
         Args:
-            run_dir: ours alone; a short path, since sockets lie below it.
-            program: NVIDIA's control program, found on PATH or by its path.
+            run_dir: folder for our use only; a short path, since sockets lie below it.
+            program: NVIDIA's control program, by its name on PATH or by its path.
             place: where a daemon is started, by its name ("mps-3c5a1b2d"): in a scope of its own,
-                so that a restart of our service does not end it.
-            check_seconds: shortest time between two questions about a fault of one daemon.
+                so that a restart of our service does not end the daemon.
+            check_seconds: shortest time between two checks of one daemon for a fault.
         """
         self._run_dir = run_dir
         self._program = program
@@ -38,7 +38,7 @@ class MpsControl:
         self._daemons: dict[str, MpsDaemon] = {}
 
     def daemon(self, uuid: str) -> MpsDaemon:
-        """The daemon of a GPU, running or not; the same object with every call.
+        """Return the daemon of a GPU, running or not; the same object in every call.
 
         Raises:
             DeviceError: run_dir is too long for a socket.
@@ -59,12 +59,11 @@ class MpsControl:
         )
 
     def running(self) -> list[MpsDaemon]:
-        """Daemons of ours that live, whichever process of ours started them."""
+        """Return our living daemons, including those that an earlier process of ours started."""
         return [daemon for daemon in self.recorded() if daemon.alive()]
 
     def recorded(self) -> list[MpsDaemon]:
-        """Daemons that were started and not ended by us: running ones, and what is left of
-        others."""
+        """Return daemons that we started and did not end: running ones, and leftovers of others."""
         found: list[MpsDaemon] = []
         for folder, known in record.records(self._run_dir):
             if known.uuid not in self._daemons:
@@ -73,15 +72,15 @@ class MpsControl:
         return found
 
     def pids(self) -> frozenset[int]:
-        """Processes of ours that are no engines: control daemons and servers. Reads /proc once."""
+        """Return pids of our control daemons and servers. Reads /proc once."""
         return own_pids(mps_processes(), self._run_dir / "mps")
 
     def foreign(self) -> tuple[ForeignMps, ...]:
-        """MPS daemons and servers of others on this host, and what each means."""
+        """Return foreign MPS daemons and servers on this host, and what each means."""
         return foreign(mps_processes(), self._run_dir / "mps")
 
     def unavailable(self) -> str:
-        """Why MPS cannot be used here, and what to do; empty where its program is installed."""
+        """Return why MPS cannot be used here, and what to do; empty if its program is installed."""
         if shutil.which(self._program) is None:
             return f"{self._program} is not installed. {INSTALL_HINT}"
         return ""

@@ -1,4 +1,4 @@
-"""The control daemon of one GPU."""
+"""Starts, queries and ends the control daemon of one GPU."""
 
 import asyncio
 import dataclasses
@@ -16,18 +16,18 @@ from partitiond.devices.mps.processes import PROC, MpsProcess, control_of, serve
 from partitiond.process_identity import ProcessId, boot_id, is_alive, start_ticks
 
 TERMINATE_SECONDS: Final = 20.0
-"""Longest wait for one client's work to be ended; the server waits for its kernels."""
+"""Longest wait for one client's work to end; the server waits for the client's kernels."""
 CHECK_SECONDS: Final = 2.0
-"""Between two questions about a fault: each is one run of the control program per GPU."""
+"""Time between two checks for a fault; each check runs the control program once per GPU."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MpsClient:
-    """A CUDA program that runs under the daemon.
+    """A CUDA program that runs under the MPS daemon.
 
     Attributes:
-        pid: in this PID namespace; 0 for one in another.
-        server_pid: of its server.
+        pid: pid in this PID namespace; 0 for a client in another.
+        server_pid: pid of the client's server.
     """
 
     pid: int
@@ -35,11 +35,11 @@ class MpsClient:
 
 
 class MpsDaemon:
-    """The control daemon of one GPU: started, asked, ended. Found again by its folder.
+    """Controls the control daemon of one GPU, which is found again by its folder.
 
     Attributes:
-        uuid: the GPU it serves, and the only one its clients see.
-        folder: holds its pipes, its logs and its record.
+        uuid: the GPU that the daemon serves, and the only one that its clients see.
+        folder: holds the daemon's pipes, logs and record.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class MpsDaemon:
         place: lifecycle.PlaceFor = lifecycle.no_place,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
-        """Nothing is started or looked at yet.
+        """Keep the arguments; nothing is started or read yet.
 
         Args:
-            place: where it is started, so that it outlives a restart of ours.
-            check_seconds: shortest time between two questions about a fault.
+            place: where the daemon is started, so that it outlives a restart of partitiond.
+            check_seconds: shortest time between two checks for a fault.
         """
         self.uuid = uuid
         self.folder = folder
@@ -70,22 +70,22 @@ class MpsDaemon:
 
     @property
     def pipe_dir(self) -> Path:
-        """CUDA_MPS_PIPE_DIRECTORY of its clients."""
+        """CUDA_MPS_PIPE_DIRECTORY of the daemon's clients."""
         return self.folder / "pipe"
 
     @property
     def log_dir(self) -> Path:
-        """Where control.log and server.log are."""
+        """Folder of control.log and server.log."""
         return self.folder / "log"
 
     def client_env(self, sm_percent: int, memory_bytes: int) -> tuple[tuple[str, str], ...]:
-        """Environment of an engine under it; see `environment.client_env`. Raises DeviceError."""
+        """Return the environment of a client; see `environment.client_env`. Raises DeviceError."""
         return client_env(self.pipe_dir, self.log_dir, sm_percent, memory_bytes)
 
     def process(self) -> ProcessId | None:
-        """Its process; None where it does not run.
+        """Return the daemon's process; None if the daemon does not run.
 
-        By the record; by its pipe folder where the record was not completed.
+        The process is found by the record, or by its pipe folder if the record was not completed.
         """
         known = record.read(self.folder)
         if known is None:
@@ -96,28 +96,28 @@ class MpsDaemon:
         return found.identity if found is not None else None
 
     def alive(self) -> bool:
-        """Whether its process lives."""
+        """Whether the daemon's process lives."""
         return self.process() is not None
 
     def servers(self) -> tuple[MpsProcess, ...]:
-        """Its servers, those of a daemon that is gone among them."""
+        """Return the daemon's servers, including servers of an earlier daemon that is gone."""
         control = self.process()
         return servers_of(self.pipe_dir, control.pid if control else None)
 
     def pids(self) -> tuple[int, ...]:
-        """Its own process and its servers': what is ours on the GPU beside the engines."""
+        """Return the pids of the daemon and its servers: our GPU processes besides the engines."""
         control = self.process()
         own = () if control is None else (control.pid,)
         return (*own, *(server.pid for server in self.servers()))
 
     async def ensure(self) -> None:
-        """Make it run and answer. One that runs is kept, whoever of us started it.
+        """Make the daemon run and answer. A running daemon of ours is kept.
 
-        What a dead daemon left is ended first: its servers take no new client any more, and
+        Leftovers of a dead daemon are ended first: its servers take no new clients any more, and
         `fault` has named the engines that were on them.
 
         Raises:
-            DeviceError: it cannot be started, or runs and does not answer.
+            DeviceError: the daemon cannot be started, or runs and does not answer.
         """
         async with self._changing:
             running = self.process()
@@ -138,16 +138,16 @@ class MpsDaemon:
             self._keep(started)
 
     def _keep(self, process: ProcessId) -> None:
-        """Complete the record."""
+        """Complete the record with the daemon's process."""
         wanted = record.Record(self.uuid, process)
         if record.read(self.folder) != wanted:
             record.write(self.folder, wanted)
 
     async def clients(self) -> tuple[MpsClient, ...]:
-        """Programs that run under it now; none where it does not run.
+        """Return programs that run under the daemon now; none if it does not run.
 
         Raises:
-            DeviceError: it does not answer, or in words that are not understood.
+            DeviceError: the daemon does not answer, or its answer is not understood.
         """
         if not self.alive():
             return ()
@@ -157,7 +157,7 @@ class MpsDaemon:
         return tuple(found)
 
     async def room(self) -> int:
-        """Client contexts that it still takes, by the limit that holds on every driver."""
+        """Return how many more client contexts fit, by the limit that holds on every driver."""
         return max(0, CLIENT_LIMIT - len(await self.clients()))
 
     async def _server_list(self) -> tuple[int, ...]:
@@ -168,24 +168,24 @@ class MpsDaemon:
         answer = await self.ask(command)
         found = answers.pids(answer)
         if found is None and server not in await self._server_list():
-            return ()  # it ended between the two questions
+            return ()  # the server ended between the two commands
         return _understood(answer, command)
 
     async def terminate(self, pids: Collection[int]) -> tuple[int, ...]:
-        """End the GPU work of those of these processes that are its clients.
+        """End the GPU work of those of these processes that are the daemon's clients.
 
-        After it they may be killed without harm to their neighbours. Their processes are left
-        alone: their next CUDA call fails.
+        Afterwards the clients may be killed without harm to their neighbours. Their processes are
+        left running: their next CUDA call fails.
 
         Returns:
             The clients that were ended.
 
         Raises:
-            DeviceError: one of them could not be ended; the others were.
+            DeviceError: at least one client could not be ended; the others were.
         """
         ended: list[int] = []
         refused: dict[int, str] = {}
-        # A program with several contexts may be listed once for each.
+        # A program with several contexts may be listed once per context.
         for client in dict.fromkeys(await self.clients()):
             if client.pid not in pids:
                 continue
@@ -208,10 +208,10 @@ class MpsDaemon:
         return tuple(ended)
 
     async def fault(self) -> str:
-        """What broke the clients of this GPU, and what it takes to recover; empty when well.
+        """Return what broke the clients of this GPU, and how to recover; empty without a fault.
 
-        A fault lasts until every process it broke is gone. Asked at most every `check_seconds`;
-        between, the last answer stands.
+        A fault lasts until every process that it broke is gone. The daemon is queried at most every
+        `check_seconds`; in between, the last answer is returned.
         """
         now = time.monotonic()
         if now - self._checked_at >= self._check_seconds:
@@ -241,7 +241,7 @@ class MpsDaemon:
         return ""
 
     def _remember_broken(self, servers: Mapping[ProcessId, MpsProcess]) -> None:
-        """Clients whose server is gone can do nothing any more; a fault until they are gone."""
+        """Record clients whose server is gone: they can do nothing more, a fault until they end."""
         orphans: set[ProcessId] = set(self._broken)
         for server in tuple(self._served):
             if server not in servers:
@@ -249,7 +249,7 @@ class MpsDaemon:
         self._broken = frozenset(orphan for orphan in orphans if is_alive(orphan))
 
     def _fault_without_daemon(self, known: record.Record, servers: int) -> str:
-        """A daemon that is gone is a fault while anything of it is left on this boot."""
+        """Return a dead daemon's fault; it lasts while servers or clients of this boot live."""
         process = known.process
         if process is not None and process.boot_id != boot_id():
             return ""
@@ -263,12 +263,12 @@ class MpsDaemon:
         )
 
     async def _fault_of(self, server: MpsProcess) -> str:
-        """Ask for status and clients in one go: each question is a process of its own."""
+        """Query status and clients together, since each query starts a process."""
         try:
             answer = answers.server_answer(
                 await self.ask(f"get_server_status {server.pid}", f"get_client_list {server.pid}")
             )
-        except DeviceError:  # busy or hanging: only its log can tell, and starting will say so
+        except DeviceError:  # busy or hanging: only the log tells; a start will fail
             answer = answers.ServerAnswer("", (), "")
         else:
             self._served[server.identity] = _identities(answer.clients)
@@ -283,15 +283,15 @@ class MpsDaemon:
         return ""
 
     def diagnosis(self) -> str:
-        """The line of its logs that says best why something went wrong; empty without logs."""
+        """Return the log line that tells best why something went wrong; empty without logs."""
         logs = (lifecycle.tail(self.log_dir / name) for name in ("server.log", "control.log"))
         return next((line for line in map(answers.ailing_line, logs) if line), "")
 
     async def quit(self) -> None:
-        """End it and its servers, and remove its folder's pipes. Idempotent.
+        """End the daemon and its servers, and remove its folder's pipes. Idempotent.
 
         Raises:
-            DeviceError: programs still run under it, or a process cannot be ended.
+            DeviceError: programs still run under the daemon, or a process cannot be ended.
         """
         async with self._changing:
             running = self.process()
@@ -305,7 +305,7 @@ class MpsDaemon:
     async def _refuse_in_use(self) -> None:
         try:
             clients = await self.clients()
-        except DeviceError:  # it does not answer: whoever asks has ended the engines before
+        except DeviceError:  # no answer: the caller has ended the engines before
             return
         living = [client.pid for client in clients if start_ticks(client.pid) is not None]
         if living:
@@ -320,7 +320,7 @@ class MpsDaemon:
         self._fault, self._checked_at = "", -float("inf")
 
     async def ask(self, *commands: str, seconds: float | None = None) -> str:
-        """Ask it anything its manual names. Raises DeviceError."""
+        """Send the daemon any commands of its manual; return its answer. Raises DeviceError."""
         return await ask(self._program, self._env(), commands, seconds)
 
     def _env(self) -> dict[str, str]:
@@ -339,7 +339,7 @@ def _understood(answer: str, command: str) -> tuple[int, ...]:
 
 
 def _identities(pids: Sequence[int]) -> frozenset[ProcessId]:
-    """Processes by identity, so that a pid which is handed out again is nobody's client."""
+    """Return processes by identity, so that a reused pid is not taken for a client."""
     boot = boot_id()
     living = ((pid, start_ticks(pid)) for pid in pids if pid)
     return frozenset(ProcessId(pid, ticks, boot) for pid, ticks in living if ticks is not None)

@@ -1,4 +1,4 @@
-"""What programs are told of MPS through their environment."""
+"""Builds the environment variables of MPS for engines and control daemons."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,28 +14,28 @@ PINNED_LIMIT: Final = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
 PREFIX: Final = "CUDA_MPS_"
 
 CLIENT_LIMIT: Final = 48
-"""Client contexts of one server. 60 from CUDA 13.1 on, 48 from Volta on: the number that holds on
-every driver. A program may have more than one."""
+"""Most client contexts of one server: 60 from CUDA 13.1 on, 48 from Volta on. 48 holds on every
+driver. A program may have more than one context."""
 
 SOCKET_PATH_LIMIT: Final = 107
-"""Bytes of a Unix socket's path. Over it the control daemon fails to bind, and ends saying only
-"Cannot find MPS control daemon process"."""
+"""Most bytes of a Unix socket's path. With a longer path the control daemon fails to bind, and ends
+with only "Cannot find MPS control daemon process"."""
 
 
 def client_env(
     pipe_dir: Path, log_dir: Path, sm_percent: int, memory_bytes: int
 ) -> tuple[tuple[str, str], ...]:
-    """What a client is started with.
+    """Return the environment variables of a client.
 
     Args:
-        sm_percent: 1..100, a cap on the share of SMs. It reserves none.
-        memory_bytes: cap on what each of its processes allocates; 0 for none. Rounded up to whole
-            MiB, which is what "M" means here: a client must never be refused its own share. The
-            device is written as 0: the limit counts devices as the client sees them, and it sees
+        sm_percent: 1..100, a cap on the share of SMs. The cap reserves no SMs.
+        memory_bytes: cap on the allocation of each of the client's processes; 0 for none. The cap
+            is rounded up to whole MiB (the meaning of "M" here): a client must never be refused its
+            own share. The device is written as 0: the limit counts devices as the client sees them:
             one.
 
     Raises:
-        DeviceError: numbers that MPS would ignore, so that the share would be no share.
+        DeviceError: MPS would ignore the numbers, so the share would have no cap.
     """
     if not 1 <= sm_percent <= 100:
         raise DeviceError(
@@ -58,10 +58,10 @@ def client_env(
 def daemon_env(
     uuid: str, pipe_dir: Path, log_dir: Path, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """What a control daemon, and whoever asks it, is started with.
+    """Return the environment of a control daemon and of programs that query it.
 
-    What is inherited of MPS is left out: an operator's limits are not ours. The protocol version is
-    named because the variable wins over any default a newer driver may have.
+    Inherited MPS variables are left out: an operator's limits do not apply to ours. The protocol
+    version is set because the variable wins over any default of a newer driver.
     """
     env = {name: value for name, value in inherited.items() if not name.startswith(PREFIX)}
     return env | {
@@ -73,10 +73,10 @@ def daemon_env(
 
 
 def without_mps_env(run_dir: Path) -> tuple[tuple[str, str], ...]:
-    """What keeps an engine outside MPS, wherever an operator's daemon listens.
+    """Return variables that keep an engine outside MPS, wherever an operator's daemon listens.
 
-    A CUDA program that is told nothing looks for a daemon in the default pipe folder, and would
-    become a client of an operator's. It is told an empty folder instead, which is made here.
+    Without the variables a CUDA program looks for a daemon in the default pipe folder, and would
+    become a client of an operator's daemon. So the variables name an empty folder, made here.
     """
     empty = run_dir / "mps" / "none"
     empty.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""MPS daemons and servers that are not ours, and what they mean for engines here."""
+"""Describes MPS daemons and servers that are not ours, and what they mean for engines here."""
 
 import dataclasses
 from collections.abc import Collection
@@ -8,20 +8,19 @@ from typing import Final
 from partitiond.devices.mps.processes import MpsProcess, Program
 
 DEFAULT_PIPE_DIRS: Final = (Path("/tmp/nvidia-mps"), Path("/run/nvidia-mps"))  # noqa: S108
-"""Where a CUDA program looks when it is told nothing; the second for a daemon of root's that
-speaks protocol version 3."""
+"""Default pipe folders of CUDA programs; the second is for root's daemon with protocol 3."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ForeignMps:
-    """An MPS process of somebody else.
+    """An MPS process that is not ours.
 
     Attributes:
         program: nvidia-cuda-mps-control or nvidia-cuda-mps-server.
-        pipe_dir: its pipe folder; None where its environment may not be read.
-        visible_devices: GPUs it was limited to; empty for all, or where it may not be read.
-        default: programs that are told nothing become its clients.
-        meaning: what it does to engines here, and what to do about it.
+        pipe_dir: its pipe folder; None if its environment may not be read.
+        visible_devices: GPUs that it was limited to; empty for all, or if that may not be read.
+        default: whether programs without MPS variables become its clients.
+        meaning: its effect on engines here, and what to do about it.
     """
 
     pid: int
@@ -34,9 +33,9 @@ class ForeignMps:
 
 
 def own_pids(processes: Collection[MpsProcess], mps_dir: Path) -> frozenset[int]:
-    """Those of these processes that belong to a folder below mps_dir.
+    """Return pids of the processes that belong to a folder below mps_dir.
 
-    A server whose environment does not tell is judged by its parent: daemons start their servers.
+    A server whose environment names no folder is judged by its parent: daemons start servers.
     """
     told = {
         process.pid
@@ -50,7 +49,7 @@ def own_pids(processes: Collection[MpsProcess], mps_dir: Path) -> frozenset[int]
 
 
 def foreign(processes: Collection[MpsProcess], mps_dir: Path) -> tuple[ForeignMps, ...]:
-    """Those of these processes that are not ours, with what each means."""
+    """Return the processes that are not ours, each with its meaning for engines here."""
     ours = own_pids(processes, mps_dir)
     return tuple(_described(process) for process in processes if process.pid not in ours)
 

@@ -1,4 +1,4 @@
-"""Starting and ending a control daemon, and whatever an earlier one left in its folder."""
+"""Starts and ends a control daemon, and ends what an earlier one left in its folder."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ from partitiond.devices.mps.processes import PROC, MpsProcess, control_of, serve
 from partitiond.process_identity import Identified, ProcessId, is_alive
 
 START_SECONDS: Final = 20.0
-"""Longest wait for a daemon to answer. It touches no GPU until its first client comes."""
+"""Longest wait for a daemon to answer. A daemon touches no GPU until its first client comes."""
 QUIT_SECONDS: Final = 15.0
 """Longest wait for the answer to `quit`, which gives servers `SERVER_GRACE_SECONDS`."""
 GONE_SECONDS: Final = 2.0
-"""Between that answer and the end of the daemon's process."""
+"""Longest time between that answer and the end of the daemon's process."""
 SERVER_GRACE_SECONDS: Final = 5
 KILL_SECONDS: Final = 5.0
 """Longest wait for a signalled process to be gone."""
@@ -32,11 +32,11 @@ LOG_TAIL_BYTES: Final = 65_536
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StartPlace:
-    """How a daemon is started so that it outlives a restart of ours: in a scope, say.
+    """How a daemon is started so that it outlives a restart of partitiond: in a scope, say.
 
     Attributes:
-        prefix: words before the program's.
-        environment: what those words need.
+        prefix: words in front of the program's command line.
+        environment: environment variables that those words need.
     """
 
     prefix: tuple[str, ...] = ()
@@ -44,12 +44,12 @@ class StartPlace:
 
 
 PlaceFor = Callable[[str], Awaitable[StartPlace]]
-"""Where a daemon of this name ("mps-3c5a1b2d") is started; asked anew with every start, since a
-scope's name is used once. Raises DeviceError."""
+"""Returns where a daemon of this name ("mps-3c5a1b2d") is started; called anew for every start,
+since a scope's name is used once. Raises DeviceError."""
 
 
 async def no_place(_name: str) -> StartPlace:
-    """Beside us: it ends when a service manager ends all of our cgroup."""
+    """Start the daemon in our cgroup: it ends when a service manager ends that cgroup."""
     return StartPlace()
 
 
@@ -57,7 +57,7 @@ async def start(program: str, env: Mapping[str, str], folder: Path, place: Start
     """Start a daemon in the background and wait until it answers.
 
     Raises:
-        DeviceError: it does not come up; nothing of it is left.
+        DeviceError: the daemon does not come up; nothing of it is left.
     """
     said = folder / "log" / "start.log"
     deadline = time.monotonic() + START_SECONDS
@@ -81,9 +81,9 @@ async def start(program: str, env: Mapping[str, str], folder: Path, place: Start
 async def _launched(
     argv: Sequence[str], env: Mapping[str, str], said: Path, deadline: float
 ) -> None:
-    """Run the program that puts a daemon into the background, until it has.
+    """Run the program that starts a daemon in the background, and wait for its exit.
 
-    Its output goes to a file: a daemon that keeps an inherited pipe open would keep us waiting.
+    The output goes to a file: a daemon that keeps an inherited pipe open would block this process.
     """
     try:
         with said.open("wb") as output:
@@ -132,18 +132,18 @@ async def _until_it_answers(
 
 
 def _why(folder: Path, said: Path) -> str:
-    """What the program or its log say of a failed start."""
+    """Return what the program or its log say about a failed start."""
     return answers.ailing_line(tail(said)) or answers.ailing_line(tail(folder / "log/control.log"))
 
 
 async def quit_daemon(program: str, env: Mapping[str, str], control: ProcessId) -> None:
-    """Ask a daemon to quit, and its servers with it; then end it. Returns once it is gone.
+    """Ask a daemon and its servers to quit; else end the daemon. Returns once it is gone.
 
-    The program answers once the daemon has ended. Without a time it would wait for clients for
-    ever; a driver that knows no time gets the plain command.
+    The program answers once the daemon has ended. Without a time limit it would wait for clients
+    for ever; drivers that do not know the limit get the plain command.
     """
     for command in (f"quit -t {SERVER_GRACE_SECONDS}", "quit"):
-        with contextlib.suppress(DeviceError):  # one that does not listen is ended all the same
+        with contextlib.suppress(DeviceError):  # a daemon that does not listen is ended anyway
             await ask(program, env, (command,), QUIT_SECONDS)
         if await gone((control,), GONE_SECONDS):
             return
@@ -151,11 +151,11 @@ async def quit_daemon(program: str, env: Mapping[str, str], control: ProcessId) 
 
 
 async def end_leftovers(pipe_dir: Path) -> None:
-    """End daemon and servers that still have this pipe folder. It must be one of ours.
+    """End the daemon and servers that still have this pipe folder, which must be ours.
 
     Raises:
         SilentError: /proc does not answer.
-        DeviceError: one outlives being killed: it hangs inside the driver.
+        DeviceError: a process survives SIGKILL: it hangs inside the driver.
     """
     subject = f"the MPS daemon of {pipe_dir.parent.name}"
     control = await PROC.look(subject, functools.partial(control_of, pipe_dir))
@@ -167,10 +167,10 @@ async def end_leftovers(pipe_dir: Path) -> None:
 
 
 async def end(processes: Sequence[ProcessId]) -> None:
-    """Terminate, then kill, these very processes. Returns once they are gone.
+    """Terminate, then kill, exactly these processes. Returns once they are gone.
 
     Raises:
-        DeviceError: one outlives being killed: it hangs inside the driver.
+        DeviceError: a process survives SIGKILL: it hangs inside the driver.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in processes:
@@ -189,7 +189,7 @@ async def end(processes: Sequence[ProcessId]) -> None:
 
 
 async def gone(processes: Sequence[Identified], seconds: float) -> bool:
-    """Whether all of them end within the time."""
+    """Whether all processes end within the time."""
     deadline = time.monotonic() + seconds
     while any(is_alive(process) for process in processes):
         if time.monotonic() >= deadline:
@@ -199,7 +199,7 @@ async def gone(processes: Sequence[Identified], seconds: float) -> bool:
 
 
 def tail(path: Path) -> str:
-    """The end of a log; empty where there is none."""
+    """Return the end of a log; empty if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)

@@ -1,7 +1,7 @@
-"""Control daemons and servers among the processes of this host, by name and environment.
+"""Finds control daemons and servers among this host's processes, by name and environment.
 
-The command's name in /proc/PID/comm has 15 bytes, "nvidia-cuda-mps", and does not tell the two
-apart; the command line and the program's file do.
+The name in /proc/PID/comm is cut to 15 bytes, "nvidia-cuda-mps", and does not distinguish the two
+programs; the command line and the program's file do.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from partitiond.process_identity import ProcessId, boot_id, start_ticks
 CONTROL_NAME: Final = "nvidia-cuda-mps-control"
 SERVER_NAME: Final = "nvidia-cuda-mps-server"
 PID_FILE: Final = f"{CONTROL_NAME}.pid"
-"""What the control daemon writes into its pipe folder; drivers before 470 write none."""
+"""File that the control daemon writes into its pipe folder; drivers before 470 write none."""
 
 
 PROC: Final = Looks()
-"""All of /proc is read to find them, and a process that is stuck in the kernel may hold up whoever
-reads its environment."""
+"""Looks at /proc: all of it is read to find the processes, and reading the environment of a process
+that is stuck in the kernel may block."""
 
 
 class Program(enum.Enum):
-    """Which of the two."""
+    """The two programs of MPS."""
 
     CONTROL = CONTROL_NAME
     SERVER = SERVER_NAME
@@ -39,11 +39,11 @@ class MpsProcess:
     """A control daemon or a server.
 
     Attributes:
-        parent: pid of its parent: of a server, its control daemon.
-        uid: whose it is.
-        pipe_dir: of its environment; None where that may not be read or does not name one.
-        readable: its environment could be read.
-        visible_devices: CUDA_VISIBLE_DEVICES of its environment.
+        parent: pid of the parent; the parent of a server is its control daemon.
+        uid: user id of the process.
+        pipe_dir: pipe folder in its environment; None if that is unreadable or names none.
+        readable: whether its environment could be read.
+        visible_devices: CUDA_VISIBLE_DEVICES in its environment.
     """
 
     identity: ProcessId
@@ -61,7 +61,7 @@ class MpsProcess:
 
 
 def mps_processes() -> tuple[MpsProcess, ...]:
-    """All of this host (of this PID namespace), whoever started them."""
+    """Return all MPS processes of this host (of this PID namespace), of any user."""
     boot = boot_id()
     found = (_process(pid, boot) for pid in _pids())
     return tuple(process for process in found if process is not None)
@@ -83,7 +83,7 @@ def _process(pid: int, boot: str) -> MpsProcess | None:
             return None
         parent = int(folder.joinpath("stat").read_bytes().rpartition(b")")[2].split()[1])
         uid = folder.stat().st_uid
-    except OSError:  # it ended meanwhile
+    except OSError:  # the process has ended
         return None
     ticks = start_ticks(pid)
     if ticks is None:
@@ -102,7 +102,7 @@ def _process(pid: int, boot: str) -> MpsProcess | None:
 
 
 def _program(argv: list[bytes]) -> Program | None:
-    """None for anything else, and for a control program that only asks: it has no options."""
+    """Return the MPS program; None for others, and for queries (control program, no options)."""
     name = Path(os.fsdecode(argv[0])).name
     if name not in (CONTROL_NAME, SERVER_NAME):
         return None
@@ -112,7 +112,7 @@ def _program(argv: list[bytes]) -> Program | None:
 
 
 def _environment(folder: Path) -> dict[str, str] | None:
-    """A process's environment as it was started; None where it may not be read."""
+    """Return a process's environment as of its start; None if it may not be read."""
     try:
         words = folder.joinpath("environ").read_bytes().split(b"\0")
     except OSError:
@@ -122,10 +122,10 @@ def _environment(folder: Path) -> dict[str, str] | None:
 
 
 def control_of(pipe_dir: Path) -> MpsProcess | None:
-    """The control daemon of a pipe folder of ours.
+    """Return the control daemon of a pipe folder of ours.
 
-    By its pid file where there is one: while one goes to the background there are two for a moment,
-    and the environment of a process that gave up being dumped may not be read.
+    The pid file decides if there is one: while a daemon goes to the background there are two
+    processes for a moment, and the environment of a non-dumpable process may not be read.
     """
     written = _written_pid(pipe_dir)
     ours = [
@@ -140,7 +140,7 @@ def control_of(pipe_dir: Path) -> MpsProcess | None:
 
 
 def servers_of(pipe_dir: Path, control_pid: int | None) -> tuple[MpsProcess, ...]:
-    """Servers of a pipe folder: by environment or, where that does not tell, by parent."""
+    """Return servers of a pipe folder: by environment or, if that does not tell, by parent."""
     return tuple(
         process
         for process in mps_processes()

@@ -1,11 +1,11 @@
-"""The folder of one GPU's daemon, and what is written there of it.
+"""Manages the folder of one GPU's MPS daemon, and the record that is written there.
 
     <run_dir>/mps/<8 hex digits of the UUID>/daemon.json   which GPU, which process
                                              pipe/         CUDA_MPS_PIPE_DIRECTORY
                                              log/          control.log, server.log
 
-The record is written before the daemon is started, without a process, and completed after: what a
-crash leaves between is found again by its pipe folder.
+The record is written without a process before the daemon is started, and completed after. If a
+crash comes between, the daemon is found again by its pipe folder.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ _LONGEST_SOCKET: Final = "pipe/control_privileged"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of a folder's daemon.
+    """The record of a folder's MPS daemon.
 
     Attributes:
-        process: None where a start was not completed.
+        process: the daemon's process; None if its start was not completed.
     """
 
     uuid: str
@@ -41,10 +41,10 @@ class Record:
 
 
 def folder_of(run_dir: Path, uuid: str) -> Path:
-    """The folder of a GPU's daemon: the UUID's first 8 hex digits, which an operator recognises.
+    """Return a GPU's folder, named by the UUID's first 8 hex digits, which operators recognise.
 
-    Where another GPU has that folder already (it takes billions of GPUs, or a simulated host),
-    digits are made of the whole UUID.
+    If another GPU has that folder already (it takes billions of GPUs, or a simulated host), the
+    digits are a hash of the whole UUID.
 
     Raises:
         DeviceError: run_dir is too long for a Unix socket below it.
@@ -67,7 +67,7 @@ def folder_of(run_dir: Path, uuid: str) -> Path:
 
 
 def read(folder: Path) -> Record | None:
-    """The record of a folder; None without one, or with one that cannot be read as one."""
+    """Return the record of a folder; None if there is none, or if it cannot be read."""
     try:
         found = json.loads(folder.joinpath(RECORD).read_text())
         process = found["process"]
@@ -82,7 +82,7 @@ def read(folder: Path) -> Record | None:
 
 
 def write(folder: Path, record: Record) -> None:
-    """Write it whole or not at all, and make it survive a crash.
+    """Write a record atomically, so that it survives a crash.
 
     Raises:
         DeviceError: the folder cannot be written.
@@ -98,7 +98,7 @@ def write(folder: Path, record: Record) -> None:
 
 
 def make(folder: Path) -> None:
-    """Fresh pipe and log folders, for our user alone; the last daemon's logs stay as *.old.
+    """Make fresh pipe and log folders for our user alone; the last daemon's logs stay as *.old.
 
     Raises:
         DeviceError: the folder cannot be written.
@@ -112,14 +112,14 @@ def make(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove record and pipes; logs stay, since they say why a daemon ended."""
+    """Remove record and pipes; logs stay, since they tell why a daemon ended."""
     shutil.rmtree(folder / "pipe", ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         folder.joinpath(RECORD).unlink()
 
 
 def records(run_dir: Path) -> Iterator[tuple[Path, Record]]:
-    """All records below a run folder, by folder name."""
+    """Yield all records below a run folder, by folder name."""
     for path in sorted(run_dir.joinpath("mps").glob(f"*/{RECORD}")):
         record = read(path.parent)
         if record is not None:
@@ -128,7 +128,7 @@ def records(run_dir: Path) -> Iterator[tuple[Path, Record]]:
 
 @contextlib.contextmanager
 def translated(folder: Path) -> Iterator[None]:
-    """Errors of the file system as ours."""
+    """Translate errors of the file system to DeviceError."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
-"""NVIDIA GPUs as devices, through NVML (`nvidia-ml-py`).
+"""Discovers NVIDIA GPUs as devices through NVML (`nvidia-ml-py`).
 
 A host without NVIDIA's driver has no GPUs, which is no error. Every other refusal becomes a
-`DeviceError` by one table. What a driver does not offer is None and counts for nothing, so that
-drivers from 450 on work, with what they tell.
+`DeviceError` by one table. A value that the driver does not offer is None and is ignored, so all
+drivers from 450 on work with the values they offer.
 """
 
 from partitiond.devices.nvml.discovery import GpuDiscovery, discover_gpus

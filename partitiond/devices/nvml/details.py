@@ -1,4 +1,4 @@
-"""Everything a driver tells of one GPU, for people."""
+"""Collects everything that a driver tells about one GPU, for display."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -27,11 +27,11 @@ _ARCHITECTURES: Final = {
 def details_of(
     seen: Seen, others: Sequence[str] = (), xids: Sequence[XidEvent] = ()
 ) -> DeviceDetails:
-    """What is told of a GPU that was just seen; of one that does not answer, what was known.
+    """Return details of a GPU that was just read; if it does not answer, only what was known.
 
     Args:
         others: UUIDs of the other GPUs of this host.
-        xids: messages of the driver about it.
+        xids: the driver's messages about the GPU.
     """
     known = DeviceDetails(
         device=seen.device,
@@ -47,7 +47,7 @@ def details_of(
         with session():
             handle = told(pynvml.nvmlDeviceGetHandleByUUID, seen.device.id)
             return known if handle is None else _asked(known, handle, others)
-    except pynvml.NVMLError:  # the driver is gone since: what was seen is still worth showing
+    except pynvml.NVMLError:  # the driver is gone by now: what was read is still worth showing
         return known
 
 
@@ -88,5 +88,5 @@ def _on_off(mode: tuple[bool, bool] | None, which: int) -> str:
 
 
 def _thousandth(value: int | None) -> float | None:
-    """NVML counts power in mW and energy in mJ."""
+    """Convert NVML's units: it counts power in mW and energy in mJ."""
     return None if value is None else value / 1000

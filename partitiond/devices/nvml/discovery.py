@@ -1,4 +1,4 @@
-"""The GPUs of this host as devices: what they have, what may be done with it, how they are."""
+"""Discovers the GPUs of this host: what they have, what may be done with them, their health."""
 
 import dataclasses
 import functools
@@ -40,13 +40,13 @@ log = logging.getLogger(__name__)
 
 DRIVER: Final = "the NVIDIA driver"
 OWN_PROCESSES: Final = "processes of our own"
-"""Subjects of looks beside each GPU, whose subject is its UUID."""
+"""Subjects of looks in addition to the GPUs, each of which has its UUID as subject."""
 
 VOLTA: Final = 7
-"""Compute capability from which MPS clients have memory and SMs of their own."""
+"""Lowest compute capability (major) at which MPS clients have memory and SMs of their own."""
 
 _ONE_GPU: Final = LOST | {pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_NOT_FOUND}
-"""Errors of one GPU that say nothing of the others."""
+"""Errors of one GPU that say nothing about the others."""
 
 _COMPUTE_MODES: Final[Mapping[int, ComputeMode]] = {
     pynvml.NVML_COMPUTEMODE_DEFAULT: ComputeMode.DEFAULT,
@@ -58,7 +58,7 @@ _COMPUTE_MODES: Final[Mapping[int, ComputeMode]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Seen:
-    """One GPU as it was just seen, beside the device that plans get."""
+    """A GPU as last read: the device that plans get, and the readings it was made from."""
 
     device: Device
     readings: HealthReadings
@@ -68,22 +68,22 @@ class Seen:
 
 
 class GpuDiscovery:
-    """Finds the GPUs of this host, and remembers those that stop answering.
+    """Discovers the GPUs of this host, and remembers those that stop answering.
 
     Args:
-        own_pids: processes of this daemon's engines and MPS servers, on whichever device.
-        mig_changes: what may be changed of MIG; None leaves the question aside: then a GPU offers
+        own_pids: processes of this daemon's engines and MPS servers, on any device.
+        mig_changes: which changes of MIG are allowed; None skips the check, and a GPU then offers
             what its kind offers.
         mig_helper: socket of the privileged MIG helper.
-        host_pids: whether the driver's pids are those seen from here; None finds out.
-        xids: messages of the driver about a GPU, by its UUID.
-        own_instances: where GPU instances of ours are, by the UUID of their GPU; None where nobody
-            says: then only those count as others' that others use.
-        looks: makes the calls, those about one GPU in a thread of that GPU.
+        host_pids: whether the driver's pids are those of this PID namespace; None detects it.
+        xids: returns the driver's Xid messages about the GPU with a UUID.
+        own_instances: returns the places of our GPU instances on the GPU with a UUID; if None, only
+            instances in use by foreign processes count as foreign.
+        looks: makes the calls with deadlines; calls about one GPU run in a thread of that GPU.
 
     Attributes:
-        unseen: why GPUs may be missing from the last look: the driver was silent before it had told
-            of them; empty where it was not.
+        unseen: why GPUs may be missing from the last discovery: the driver was silent before it had
+            listed them; empty if it was not.
     """
 
     def __init__(
@@ -111,16 +111,16 @@ class GpuDiscovery:
         self._warned: tuple[str, ...] = ()
 
     def discover(self, cores: Sequence[int]) -> tuple[Seen, ...]:
-        """All GPUs, by NVML's order, then those that were there and do not answer any more.
+        """Return all GPUs in NVML's order, then known GPUs that do not answer any more.
 
-        Empty without NVIDIA's driver. GPUs are looked at side by side, so one that hangs holds up
-        no other; it comes as it was seen last, and silent.
+        The result is empty without NVIDIA's driver. GPUs are read in parallel, so a hanging GPU
+        delays no other; a hanging GPU is returned as last seen, marked as silent.
 
         Args:
             cores: host cores usable for engines of these GPUs; each GPU gets those near it.
 
         Raises:
-            DeviceError: the driver is there and refuses, or not one GPU answers.
+            DeviceError: the driver is there and refuses, or no GPU answers.
         """
         try:
             own = self._looks.begin(OWN_PROCESSES, lambda: frozenset(self._own_pids()))
@@ -168,7 +168,7 @@ class GpuDiscovery:
         return tuple(seen.values())
 
     def _all_silent(self, error: SilentError) -> tuple[Seen, ...]:
-        """What was there before, when nothing can be told of any GPU."""
+        """Return the known GPUs as silent, when the driver tells nothing about any GPU."""
         self._warn(len(self._known), [error])
         self.unseen = "" if self._known else self._silence
         return tuple(self._silent(self._known).values())
@@ -178,10 +178,10 @@ class GpuDiscovery:
         return f"silent for {self._looks.seconds:g} s"
 
     def _silent(self, uuids: Iterable[str]) -> dict[str, Seen]:
-        """GPUs that do not answer, as they were.
+        """Return GPUs that do not answer as last seen, marked as silent.
 
-        While a GPU changes its MIG mode none may be looked at (`quiet`), which says nothing against
-        any of them.
+        While a GPU changes its MIG mode, no GPU may be read (`quiet`); silence then says nothing
+        about the GPUs, so they are not marked.
         """
         found = {uuid: self._known[uuid] for uuid in uuids if uuid in self._known}
         if QUIET.changing:
@@ -196,14 +196,14 @@ class GpuDiscovery:
         }
 
     def _warn(self, count: int, refused: Sequence[Exception]) -> None:
-        """Once, not with every look."""
+        """Log refusals once, not with every discovery."""
         words = tuple(str(error) for error in refused)
         if words and words != self._warned:
             log.warning("%d of %d GPUs do not answer: %s", len(words), count, ", ".join(words))
         self._warned = words
 
     def _lost(self, seen: Collection[str], refused: Sequence[Exception]) -> dict[str, Seen]:
-        """GPUs that were there before, as they were, cordoned with why."""
+        """Return known GPUs that refused or are gone, as last seen, cordoned with the reason."""
         why = str(refused[0]) if refused else "the driver does not list it any more"
         found = {}
         for uuid, known in self._known.items():
@@ -282,7 +282,7 @@ class GpuDiscovery:
         own: frozenset[int],
     ) -> MemorySplit:
         if not self._host_pids:
-            # Another namespace's pid may be the number of somebody else here: it says nothing.
+            # A pid of another namespace may be a different process here: it says nothing.
             found = [p for p in found if processes.is_visible(p.pid)]
         split = split_memory(memory.used_bytes, found, own, self._hidden.get(uuid, 0))
         if not split.ours_bytes:
@@ -297,7 +297,7 @@ class GpuDiscovery:
         mode: tuple[bool, bool] | None,
         own: frozenset[int],
     ) -> mig.MigReading:
-        """Instances and sizes, where slices can be planned."""
+        """Return GPU instances and MIG profiles, if slices can be planned."""
         on = mode is not None and mode[0]
         if not on and (state is not MigState.EITHER or self._mig_changes is None):
             return mig.MigReading(readable=True)
@@ -311,7 +311,7 @@ class GpuDiscovery:
     def _mig_state(
         self, handle: Any, mode: tuple[bool, bool] | None, split: MemorySplit
     ) -> tuple[MigState, bool]:
-        """Which side of MIG can be used, and whether the geometry is fixed."""
+        """Return with which MIG mode the GPU can be used, and whether its geometry is fixed."""
         if mode is None:
             return MigState.NONE, False
         on = mode[0]
@@ -330,13 +330,13 @@ class GpuDiscovery:
 
 
 def _driver() -> tuple[int, str]:
-    """How many GPUs there are, and the driver's version."""
+    """Return the number of GPUs and the driver's version."""
     with session(), asking("count the GPUs"):
         return pynvml.nvmlDeviceGetCount(), text_of(pynvml.nvmlSystemGetDriverVersion())
 
 
 def _cordon(verdict: Verdict, compute_mode: ComputeMode) -> str:
-    """Why nothing may be placed on a GPU, by its own state; empty where something may."""
+    """Return why a GPU's own state forbids placing anything on it; empty if it does not."""
     if verdict.health is Health.FAILED:
         return verdict.reason
     if compute_mode is ComputeMode.PROHIBITED:
@@ -350,13 +350,13 @@ def _compute_mode(handle: Any) -> ComputeMode:
 
 
 def _offers_mps(handle: Any) -> bool:
-    """Whether MPS gives each client its own SMs and memory; a driver that is silent has it."""
+    """Whether MPS gives each client its own SMs and memory; true if the driver does not tell."""
     capability = told(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
     return capability is None or int(capability[0]) >= VOLTA
 
 
 def _sm_count(handle: Any, key: str) -> int:
-    """From the catalog; for an unknown GPU from the driver's attributes (MIG-capable ones)."""
+    """Return the catalog's SM count; for unknown GPUs the driver's (if they are MIG-capable)."""
     if key in HARDWARE:
         return HARDWARE[key].sm_count
     absent = frozenset({pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NO_PERMISSION})
@@ -365,9 +365,9 @@ def _sm_count(handle: Any, key: str) -> int:
 
 
 def discover_gpus(cores: Sequence[int]) -> tuple[Device, ...]:
-    """All GPUs of this host, by NVML's order; empty without NVIDIA's driver.
+    """Return all GPUs of this host in NVML's order; empty without NVIDIA's driver.
 
-    Every process on them counts as foreign, and nobody asks what this user may change.
+    Every process on them counts as foreign; what this user may change on them is not checked.
 
     Args:
         cores: host cores usable for engines of these GPUs.

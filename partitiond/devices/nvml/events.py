@@ -1,9 +1,9 @@
-"""Listening for Xid messages: a thread that waits for NVML's events as long as it takes.
+"""Listens for Xid messages in a thread that waits for NVML's events until it is closed.
 
-A GPU that falls off the bus, a driver that is restarted, a library that answers nonsense: the
-thread closes what it had and opens it anew after a while. It never ends by an error, and it keeps
-no GPU from being listened to because another one refuses. While a GPU changes its MIG mode it lets
-go of all of them (`quiet`); what a driver says in those seconds is not heard.
+If a GPU falls off the bus, the driver restarts or the library answers nonsense, the thread closes
+its session and opens a new one after a pause. No error ends the thread, and a GPU that refuses does
+not keep the others from being listened to. While a GPU changes its MIG mode, the thread releases
+all GPUs (`quiet`); messages in those seconds are lost.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from partitiond.devices.nvml.session import session, text_of, told
 log = logging.getLogger(__name__)
 
 MAX_KEPT: Final = 64
-"""Messages kept of one GPU. A failing one may send thousands; codes repeat."""
+"""Messages kept per GPU. A failing GPU may send thousands; codes repeat."""
 
 FIRST_PAUSE_SECONDS: Final = 0.5
-"""After the first refusal; doubled with each further one."""
+"""Pause after the first refusal; doubled with each further refusal."""
 
 
 def _utc_now() -> str:
@@ -37,15 +37,14 @@ def _utc_now() -> str:
 
 
 class XidWatch:
-    """Xid messages of all GPUs of this host since the watch was started.
+    """Collects the Xid messages of all GPUs of this host since the watch was started.
 
     Safe to use from any thread.
 
     Args:
         on_xid: called in the watch's thread with each message; must not raise.
-        wait_ms: of one wait for events; the thread ends within it.
-        retry_seconds: until a library that refused, or a GPU that could not be listened to, is
-            tried again.
+        wait_ms: length of one wait for events; the thread ends within it.
+        retry_seconds: time until a library or GPU that refused is tried again.
         now: wall-clock time, ISO 8601 UTC.
     """
 
@@ -70,24 +69,24 @@ class XidWatch:
         """Set while events of at least one GPU arrive."""
 
     def start(self) -> None:
-        """Begin to listen; does nothing when it listens already."""
+        """Begin to listen; does nothing if the watch listens already."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="xid watch", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """End the thread. What was heard stays readable."""
+        """End the thread. Received messages stay readable."""
         self._ending.set()
         if self._thread is not None:
             self._thread.join(timeout=5 + self._wait_ms / 1000)
 
     def xids(self, device_id: str) -> tuple[XidEvent, ...]:
-        """Messages about a GPU, oldest first."""
+        """Return messages about a GPU, oldest first."""
         with self._lock:
             return tuple(self._kept.get(device_id, ()))
 
     def forget(self, device_id: str) -> None:
-        """Somebody looked after the GPU: what was said of it no longer counts."""
+        """Forget the messages about a GPU, after an operator has looked after it."""
         with self._lock:
             self._kept.pop(device_id, None)
 
@@ -103,8 +102,8 @@ class XidWatch:
                 pause = 0.0 if again_at_once else self._retry_seconds
             except pynvml.NVMLError as error:
                 log.info("Xid messages are not heard for now: %s", error)
-                # What happens meanwhile is lost. So at once where it listened until now (a GPU
-                # may be gone, the others are not), and then less and less often.
+                # Messages during the pause are lost. So retry at once if the watch listened until
+                # now (one GPU may be gone, the others are not), and then less and less often.
                 again = max(FIRST_PAUSE_SECONDS, 2 * pause)
                 pause = 0.0 if self._waited else min(self._retry_seconds, again)
             finally:
@@ -112,10 +111,10 @@ class XidWatch:
             self._ending.wait(pause)
 
     def _listen(self, events: Any) -> bool:
-        """Until the end, an error, or the time to try again those that could not be heard.
+        """Listen until the end, an error, or the time to retry GPUs that refused.
 
         Returns:
-            Whether somebody was listened to.
+            Whether at least one GPU was listened to.
         """
         names, missing = _register_all(events)
         if not names:
@@ -158,12 +157,12 @@ def _event_set() -> Iterator[Any]:
     try:
         yield events
     finally:
-        with contextlib.suppress(pynvml.NVMLError):  # the library may be gone with its driver
+        with contextlib.suppress(pynvml.NVMLError):  # the library may be gone with the driver
             pynvml.nvmlEventSetFree(events)
 
 
 def _register_all(events: Any) -> tuple[dict[int, str], bool]:
-    """UUIDs of the GPUs that are listened to, by handle, and whether one refused for now."""
+    """Register all GPUs; return UUIDs of registered ones by handle, and whether any refused."""
     names: dict[int, str] = {}
     missing = False
     for index in range(pynvml.nvmlDeviceGetCount()):
@@ -176,7 +175,7 @@ def _register_all(events: Any) -> tuple[dict[int, str], bool]:
             continue
         wanted = supported & pynvml.nvmlEventTypeXidCriticalError
         if not wanted:
-            continue  # too old a GPU: asking again changes nothing
+            continue  # the GPU is too old: retrying changes nothing
         try:
             pynvml.nvmlDeviceRegisterEvents(handle, wanted, events)
         except pynvml.NVMLError as error:

@@ -1,4 +1,4 @@
-"""What a GPU's driver tells of its health. The judgement is `core.health`."""
+"""Reads what the driver tells about a GPU's health. `core.health` judges it."""
 
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ _THROTTLES: Final = (
     (pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown, Throttle.POWER_BRAKE),
     (pynvml.nvmlClocksThrottleReasonHwSlowdown, Throttle.HW_SLOWDOWN),
 )
-"""Reasons that something is wrong; a power cap, idleness and set clocks are not among them."""
+"""Throttle reasons that mean a fault; a power cap, idleness and set clocks are not among them."""
 
 _UNCORRECTED: Final = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
 _DOUBLE_BIT: Final = pynvml.NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR
@@ -21,7 +21,7 @@ _SINGLE_BIT: Final = pynvml.NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_E
 
 
 def readings_of(handle: Any) -> HealthReadings:
-    """All readings; each that this GPU or driver does not tell is None. Never raises."""
+    """Return all readings, None for each that this GPU or driver does not offer. Never raises."""
     lost = _unreachable(handle)
     if lost:
         return HealthReadings(unreachable=lost)
@@ -44,7 +44,7 @@ def readings_of(handle: Any) -> HealthReadings:
 
 
 def _unreachable(handle: Any) -> str:
-    """NVML's words where the GPU does not answer the plainest question."""
+    """Return NVML's error text if the GPU does not answer the simplest query; else empty."""
     try:
         pynvml.nvmlDeviceGetMemoryInfo(handle)
     except pynvml.NVMLError as error:
@@ -56,7 +56,7 @@ def _recovery(handle: Any) -> int | None:
     field = pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
     values = told(pynvml.nvmlDeviceGetFieldValues, handle, [field])
     if values is None or values[0].nvmlReturn != pynvml.NVML_SUCCESS:
-        return None  # drivers before 550 know no such field
+        return None  # drivers before 550 do not know the field
     return int(values[0].value.uiVal)
 
 
@@ -78,6 +78,6 @@ def _throttle(handle: Any) -> tuple[Throttle, ...]:
     if reasons is None:
         reasons = told(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle) or 0
     found = tuple(reason for bit, reason in _THROTTLES if reasons & bit)
-    # The general bit comes with each of the hardware's reasons: it says nothing beside them.
+    # The general bit is set with each specific hardware reason, so it adds nothing beside one.
     named = tuple(reason for reason in found if reason is not Throttle.HW_SLOWDOWN)
     return named or found

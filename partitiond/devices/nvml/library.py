@@ -1,4 +1,4 @@
-"""Which NVML library the binding uses: the system's, or one named by its path."""
+"""Chooses the NVML library that the binding uses: the system's, or one named by its path."""
 
 import contextlib
 import ctypes
@@ -14,7 +14,7 @@ def use_library(path: Path | None) -> None:
     """Let the binding call this library from now on, in this process.
 
     Args:
-        path: of a libnvidia-ml.so.1, as the one of a simulated host; None for the system's.
+        path: path of a libnvidia-ml.so.1, such as a simulated host's; None for the system's.
 
     Raises:
         DeviceError: the library cannot be loaded; the one used so far stays.
@@ -24,7 +24,7 @@ def use_library(path: Path | None) -> None:
 
 @contextlib.contextmanager
 def library_in_use(path: Path | None) -> Iterator[None]:
-    """As `use_library`, until the end of the block. Raises DeviceError."""
+    """Use a library, as `use_library` does, until the end of the block. Raises DeviceError."""
     before = pynvml.nvmlLib
     use_library(path)
     try:
@@ -46,8 +46,8 @@ def _loaded(path: Path) -> ctypes.CDLL:
 
 
 def _install(library: ctypes.CDLL | None) -> None:
-    """With None the binding looks for the system's library by its name, which it does only once."""
+    """Install a library; with None the binding finds the system's by name, only once."""
     with pynvml.libLoadLock:
         pynvml.nvmlLib = library
-        # The binding keeps functions by name: those of the library before must not be called.
+        # The binding caches functions by name; the previous library's must not be called.
         pynvml._nvmlGetFunctionPointer_cache.clear()

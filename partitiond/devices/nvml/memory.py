@@ -1,4 +1,4 @@
-"""The memory of a GPU: all of it, what is free, and what its driver keeps."""
+"""Reads the memory of a GPU: total, used, and reserved by the driver."""
 
 import dataclasses
 import re
@@ -14,10 +14,10 @@ _NO_RIGHT = frozenset({pynvml.NVML_ERROR_NO_PERMISSION})
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GpuMemory:
-    """In bytes.
+    """Memory of a GPU in bytes.
 
     Attributes:
-        used_bytes: by anyone, without what the driver reserves.
+        used_bytes: used by any process, without what the driver reserves.
     """
 
     total_bytes: int
@@ -26,10 +26,10 @@ class GpuMemory:
 
 
 def memory_of(handle: Any, name: str) -> GpuMemory:
-    """Memory of a GPU. Drivers before 510 do not tell apart what they reserve.
+    """Return the memory of a GPU. Drivers before 510 do not report what they reserve.
 
-    With MIG on, the GPU as a whole may be asked only with a right; without it the total is taken
-    from the name, and the instances' own memory is what counts.
+    With MIG on, querying the whole GPU takes a right. Without that right the total is taken from
+    the name; the memory of the instances is then what counts.
 
     Raises:
         NVMLError: the driver refuses.
@@ -49,7 +49,7 @@ def memory_of(handle: Any, name: str) -> GpuMemory:
 
 
 def used_bytes(uuid: str) -> int:
-    """Memory of a GPU that anyone uses now, in bytes; what the driver reserves is left out.
+    """Return the memory in use on a GPU now, in bytes, without what the driver reserves.
 
     Raises:
         DeviceError: the driver refuses, or there is no such GPU.

@@ -1,4 +1,4 @@
-"""MIG as discovery needs it: the mode, the instances of a GPU, and whether they may be changed."""
+"""Reads for discovery a GPU's MIG mode and instances, and whether they may be changed."""
 
 import dataclasses
 import logging
@@ -18,20 +18,19 @@ from partitiond.devices.nvml.session import NOT_OFFERED, offered, told
 log = logging.getLogger(__name__)
 
 MigChanges = Literal["never", "instances", "mode"]
-"""What may be changed of MIG, as the setting gpu.mig_changes has it."""
+"""Which changes of MIG are allowed; values of the setting gpu.mig_changes."""
 
 CONFIG_RIGHT: Final = Path("/proc/driver/nvidia/capabilities/mig/config")
-"""Who can read it may manage GPU instances."""
+"""A process that can read this file may manage GPU instances."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MigReading:
-    """What a MIG GPU has.
+    """The MIG instances and profiles of a GPU.
 
     Attributes:
-        readable: whether the driver told; where not, nothing can be planned there.
-        profiles: sizes that its driver lists, as far as plans use them; empty where they are the
-            catalog's.
+        readable: whether the driver told them; if not, nothing can be planned on the GPU.
+        profiles: MIG profiles that the driver lists and plans use; empty if they are the catalog's.
     """
 
     readable: bool
@@ -40,7 +39,7 @@ class MigReading:
 
 
 def mig_mode(handle: Any) -> tuple[bool, bool] | None:
-    """Whether MIG is on now, and after the next reset; None where the GPU has none.
+    """Whether MIG is on now, and after the next reset; None if the GPU has no MIG.
 
     Raises:
         NVMLError: the driver refuses.
@@ -55,14 +54,14 @@ def mig_mode(handle: Any) -> tuple[bool, bool] | None:
 def read_mig(
     uuid: str, hardware: str, helper: Path | None, is_foreign: Callable[[int], bool]
 ) -> MigReading:
-    """Instances and sizes of a GPU; places as the helper tells them where this user is not told.
+    """Return a GPU's instances and profiles; the helper tells places that this user may not read.
 
     Args:
         hardware: catalog key.
         helper: socket of the privileged MIG helper.
-        is_foreign: whether a process counts as somebody else's.
+        is_foreign: whether a process counts as foreign.
     """
-    # These modules use the session of this package, so they cannot be imported with it.
+    # These modules use the session of this package, so importing them at the top would be a cycle.
     from partitiond.devices.mig.client import MigHelper
     from partitiond.devices.mig.reading import read_state
 
@@ -85,7 +84,7 @@ def read_mig(
 
 
 def _planned(profiles: Sequence[MigProfile], hardware: str) -> tuple[MigProfile, ...]:
-    """Sizes that plans use; none where the catalog has the same."""
+    """Return the MIG profiles that plans use; none if the catalog has the same."""
     names = ((profile, read_name(profile.name)) for profile in profiles)
     used = tuple(p for p, name in names if name and name.attributes in PLANNED_ATTRIBUTES)
     known = HARDWARE[hardware].mig_profiles if hardware in HARDWARE else ()
@@ -96,11 +95,10 @@ def _planned(profiles: Sequence[MigProfile], hardware: str) -> tuple[MigProfile,
 def occupied_slices(
     instances: Sequence[MigInstance], own: Collection[Place] | None = None
 ) -> tuple[int, ...]:
-    """Memory slices under instances that are not ours: those may be used, and never destroyed.
+    """Return memory slices under instances that are not ours: usable, but never destroyed.
 
     Args:
-        own: where instances of ours are; None where nobody says, and only those that others use
-            count.
+        own: places of our instances; if None, only instances in use by foreign processes count.
     """
     theirs = [i for i in instances if i.busy or (own is not None and place_of(i) not in own)]
     return tuple(sorted(covered_slices(tuple(place_of(i) for i in theirs))))
@@ -109,8 +107,7 @@ def occupied_slices(
 def may_change_instances(handle: Any, helper: Path | None) -> bool:
     """Whether GPU instances can be made here: by this user, or by the privileged helper.
 
-    The driver is asked for the places an instance could have, which it tells only those who may
-    make one.
+    The driver tells the possible places of an instance only to users that may make one.
     """
     if helper is not None and _reachable(helper):
         return True
@@ -124,16 +121,16 @@ def may_change_instances(handle: Any, helper: Path | None) -> bool:
                 handle, info.id, None, pynvml.byref(count)
             )
         except pynvml.NVMLError as error:
-            if error.value in NOT_OFFERED:  # old drivers: the right itself says it
+            if error.value in NOT_OFFERED:  # old drivers: check the right itself
                 return os.access(CONFIG_RIGHT, os.R_OK)
-            # No room for the answer is said after the right was looked at.
+            # The driver reports a too small buffer only after it has checked the right.
             return bool(error.value == pynvml.NVML_ERROR_INSUFFICIENT_SIZE)
         return True
     return False
 
 
 def _profile_info(handle: Any, number: int) -> Any:
-    """Drivers before 525 know the first kind of answer only."""
+    """Drivers before 525 know only the first version of the answer."""
     ask = pynvml.nvmlDeviceGetGpuInstanceProfileInfo
     return told(ask, handle, number, 2) or told(ask, handle, number, 1)
 

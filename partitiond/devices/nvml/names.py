@@ -1,4 +1,4 @@
-"""The catalog's key of a GPU, from what its driver calls it."""
+"""Derives the catalog key of a GPU from the name that its driver gives."""
 
 import re
 from typing import Final
@@ -7,7 +7,7 @@ from partitiond.core.hardware import HARDWARE
 from partitiond.core.units import GIB
 
 _MODELS: Final[tuple[tuple[str, str], ...]] = (
-    # Names differ by form factor ("A100-SXM4-80GB", "H100 PCIe"); memory settles the rest.
+    # Names differ by form factor ("A100-SXM4-80GB", "H100 PCIe"); the memory size decides the rest.
     (r"\bA100\b", "a100"),
     (r"\bH100\b", "h100"),
     (r"\bH200\b", "h200"),
@@ -18,13 +18,13 @@ _MODELS: Final[tuple[tuple[str, str], ...]] = (
     (r"\bT4\b", "t4"),
 )
 _FORMS: Final = ("pcie", "nvl")
-"""Forms that the catalog keeps apart from the SXM one, as they are written in its keys."""
+"""Form factors that the catalog distinguishes from SXM, as written in its keys."""
 
 
 def hardware_key(name: str, memory_bytes: int) -> str:
-    """The catalog's key for a GPU, or one made of its name and memory where it knows none.
+    """Return the catalog's key for a GPU; for an unknown GPU a key made of its name and memory.
 
-    NVML's total lies up to a tenth off the nominal size in either direction.
+    NVML's total memory differs from the nominal size by up to a tenth in either direction.
     """
     for pattern, model in _MODELS:
         if re.search(pattern, name):
@@ -42,5 +42,5 @@ def hardware_key(name: str, memory_bytes: int) -> str:
 
 
 def _form(text: str) -> str:
-    """The form factor that a name or a key states; empty for SXM and for none."""
+    """Return the form factor that a name or key states; empty for SXM or if there is none."""
     return next((form for form in _FORMS if re.search(rf"\b{form}\b", text)), "")

@@ -1,4 +1,4 @@
-"""Processes on a GPU, and which of them can be recognised."""
+"""Lists the processes on a GPU, and tells whether their pids are known here."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -11,10 +11,10 @@ from partitiond.core.device_memory import GpuProcess
 from partitiond.devices.nvml.session import NOT_OFFERED
 
 NO_INSTANCE: Final = 0xFFFFFFFF
-"""In place of the id of a GPU instance: the process is in none."""
+"""Replaces the id of a GPU instance if the process is in none."""
 
 _HOST_PID_NAMESPACE: Final = "pid:[4026531836]"
-"""The kernel's fixed number of the first namespace (PROC_PID_INIT_INO in proc_ns.h)."""
+"""The kernel's fixed number of the initial namespace (PROC_PID_INIT_INO in proc_ns.h)."""
 
 _LISTS: Final[tuple[tuple[Callable[[Any], Sequence[Any]], ...], ...]] = (
     (
@@ -30,16 +30,16 @@ _LISTS: Final[tuple[tuple[Callable[[Any], Sequence[Any]], ...], ...]] = (
         pynvml.nvmlDeviceGetMPSComputeRunningProcesses_v2,
     ),
 )
-"""Each with what older drivers (before 510) have in its place."""
+"""Each call with its replacement for older drivers (before 510)."""
 
 
 def processes_on(handle: Any) -> tuple[GpuProcess, ...]:
-    """Processes with compute, graphics or MPS contexts, by pid; one that is on several lists once.
+    """Return processes with compute, graphics or MPS contexts, by pid, each process once.
 
-    Of a MIG GPU those of all instances, where this user may see them.
+    Of a MIG GPU, the processes of all instances are returned if this user may see them.
 
     Raises:
-        NVMLError: the driver refuses for another reason than that it does not offer a list.
+        NVMLError: the driver refuses for a reason other than not offering a list.
     """
     found: dict[tuple[int, int | None], GpuProcess] = {}
     for versions in _LISTS:
@@ -58,14 +58,14 @@ def _listed(handle: Any, versions: tuple[Callable[[Any], Sequence[Any]], ...]) -
             return _again_if_grown(call, handle)
         except pynvml.NVMLError as error:
             if error.value == pynvml.NVML_ERROR_NO_PERMISSION:
-                return ()  # a MIG GPU of which this user may only ask the instances
+                return ()  # a MIG GPU on which this user may only query the instances
             if error.value not in NOT_OFFERED:
                 raise
     return ()
 
 
 def _again_if_grown(call: Callable[[Any], Sequence[Any]], handle: Any) -> Sequence[Any]:
-    """The list may outgrow the binding's room between its two calls."""
+    """Call again if the list outgrew the binding's buffer between the binding's two calls."""
     try:
         return call(handle)
     except pynvml.NVMLError as error:
@@ -84,20 +84,20 @@ def _process(entry: Any) -> GpuProcess:
 
 
 def sees_host_pids(root: Path = Path("/")) -> bool:
-    """Whether this process sees the pids that the driver names: not within a container."""
+    """Whether the driver's pids are valid in this process: not inside a container."""
     try:
         return str((root / "proc/self/ns/pid").readlink()) == _HOST_PID_NAMESPACE
     except OSError:
-        return True  # not told: then the pids are taken at their word
+        return True  # unknown: assume that the pids are valid
 
 
 def is_visible(pid: int) -> bool:
-    """Whether a process of that pid can be seen from here."""
+    """Whether a process with that pid is visible here."""
     return Path(f"/proc/{pid}").exists()
 
 
 def name_of(pid: int) -> str:
-    """The command's name; empty where it cannot be read."""
+    """Return the command's name; empty if it cannot be read."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     return ""

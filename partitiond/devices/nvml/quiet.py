@@ -1,10 +1,10 @@
-"""When nobody in this process may have a GPU open.
+"""Excludes NVML sessions in this process while a GPU's MIG mode changes.
 
-The driver changes the MIG mode of an A100 by a reset, which it refuses while any process has the
-GPU open through NVML: monitoring agents, and this process itself, when a privileged helper makes
-the change. Every session of this process is counted here; a change waits until the others have
-ended and keeps new ones out until it is through. Whoever keeps a session for long looks at `wanted`
-and ends it when asked; what comes meanwhile waits, and is not refused.
+The driver changes the MIG mode of an A100 by a reset. It refuses the reset while any process has
+the GPU open through NVML: a monitoring agent, or this process itself when a privileged helper makes
+the change. This module counts every session of this process. A change waits until all other
+sessions have ended, and blocks new sessions until the change is done. A thread that keeps a session
+for long checks `wanted` and ends its session when asked; new sessions wait and are not refused.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 LEAVE_SECONDS: Final = 10.0
-"""Longest wait for sessions to end. A look at all GPUs takes tens of milliseconds; a call that
-hangs in the driver must not keep a change from being tried."""
+"""Longest wait for sessions to end. Reading all GPUs takes tens of milliseconds; a call that hangs
+in the driver must not keep a change from being tried."""
 ENTER_SECONDS: Final = 120.0
-"""Longest wait of a session for a change to be through: longer than the helper may take."""
+"""Longest wait of a session for a change to end: longer than the helper may take."""
 
 
 class Quiet:
-    """Sessions of one process, and the changes that exclude them. Safe to use from any thread."""
+    """Counts this process's sessions and excludes them during changes. Usable from any thread."""
 
     def __init__(
         self, leave_seconds: float = LEAVE_SECONDS, enter_seconds: float = ENTER_SECONDS
@@ -40,19 +40,19 @@ class Quiet:
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody waits for all sessions to end, or has it quiet now."""
+        """Whether a change waits for all sessions to end, or is under way."""
         return self._waiting > 0
 
     @property
     def changing(self) -> bool:
-        """Whether a change is under way that sessions wait for still."""
+        """Whether a change is wanted or under way, and sessions still wait for it."""
         return self._waiting > 0 and self._enter_within() > 0
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
-        """A session; it begins once no other thread wants it quiet.
+        """Count a session for the block; it begins once no other thread wants a change.
 
-        A thread that has one already gets another at once: it would wait for itself.
+        A thread that already has a session gets another at once; otherwise it would deadlock.
         """
         me = threading.get_ident()
         with self._changed:
@@ -70,10 +70,10 @@ class Quiet:
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[bool]:
-        """No session of another thread inside the block; this thread may have its own.
+        """Exclude sessions of other threads inside the block; this thread may have its own.
 
         Yields:
-            Whether it is quiet; not where a session did not end in time.
+            Whether all other sessions have ended; False if a session did not end in time.
         """
         me = threading.get_ident()
         deadline = time.monotonic() + self._leave_seconds
@@ -98,8 +98,8 @@ class Quiet:
                 self._end(me)
 
     def _enter_within(self) -> float:
-        """How long a session waits for the change that is under way, in seconds. A change that
-        hangs keeps sessions out only once."""
+        """Return how long a session still waits for the change under way, in seconds. A hanging
+        change delays sessions only once."""
         return max(0.0, self._wanted_since + self._enter_seconds - time.monotonic())
 
     def _others(self, me: int) -> bool:
@@ -113,4 +113,4 @@ class Quiet:
 
 
 QUIET: Final = Quiet()
-"""Of this process."""
+"""The counter of this process."""

@@ -1,4 +1,4 @@
-"""Talking to NVML: sessions, errors in our words, and figures that a driver may not offer."""
+"""Opens NVML sessions, translates NVML errors, and reads figures that a driver may not offer."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ NO_DRIVER: Final = frozenset(
         pynvml.NVML_ERROR_GPU_NOT_FOUND,
     }
 )
-"""Without driver, module or GPU there is nothing to find."""
+"""There is no driver, kernel module or GPU, so there is nothing to find."""
 
 NOT_OFFERED: Final = frozenset(
     {
@@ -29,7 +29,7 @@ NOT_OFFERED: Final = frozenset(
         pynvml.NVML_ERROR_DEPRECATED,
     }
 )
-"""This GPU or driver does not offer the figure; another source takes its place."""
+"""This GPU or driver does not offer the figure; another source replaces it."""
 
 LOST: Final = frozenset(
     {
@@ -41,7 +41,7 @@ LOST: Final = frozenset(
         pynvml.NVML_ERROR_CORRUPTED_INFOROM,
     }
 )
-"""One GPU does not answer as it should; the others may be well."""
+"""One GPU does not answer as it should; the other GPUs may be healthy."""
 
 _HINTS: Final[Mapping[int, str]] = {
     pynvml.NVML_ERROR_NO_PERMISSION: "Run as a user that may read /dev/nvidia*, or as root.",
@@ -63,7 +63,7 @@ _DEFAULT_HINT: Final = "Check the GPU with nvidia-smi; set gpu.enabled to false 
 
 
 def translate(error: Any, what: str) -> DeviceError:
-    """An NVML error as ours, with what to do next; NVML's own words and code are facts."""
+    """Return a DeviceError for an NVML error, with a hint; NVML's code is in the facts."""
     code = int(error.value)
     return DeviceError(
         f"NVML refused to {what}: {error}.",
@@ -83,29 +83,29 @@ def asking(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-    """NVML started, and ended with the block. NVML counts, so sessions may overlap.
+    """Start NVML and end it with the block. NVML counts sessions, so they may overlap.
 
-    It begins once no change of a GPU needs all of them ended (`quiet`).
+    A session begins once no change of a GPU needs all sessions ended (`quiet`).
 
     Raises:
-        NVMLError: it does not start; use it inside `asking`.
+        NVMLError: NVML does not start; use `session` inside `asking`.
     """
     with QUIET.counted():
         pynvml.nvmlInit()
         try:
             yield
         finally:
-            with contextlib.suppress(pynvml.NVMLError):  # nothing depends on how it ends
+            with contextlib.suppress(pynvml.NVMLError):  # nothing depends on its result
                 pynvml.nvmlShutdown()
 
 
 @contextlib.contextmanager
 def gpu(uuid: str, what: str) -> Iterator[Any]:
-    """The handle of a GPU in a session of its own.
+    """Yield the handle of a GPU in a session of its own.
 
     Args:
-        uuid: of a GPU, or of a MIG device with drivers that know it by UUID.
-        what: is asked, for the message: "tell the memory of GPU-...".
+        uuid: UUID of a GPU, or of a MIG device if the driver knows it by UUID.
+        what: what is asked, for the error message: "tell the memory of GPU-...".
 
     Raises:
         DeviceError: the driver refuses, here or inside the block, or there is no such GPU.
@@ -117,13 +117,13 @@ def gpu(uuid: str, what: str) -> Iterator[Any]:
 def offered(
     call: Callable[..., T], *arguments: Any, also: frozenset[int] = frozenset()
 ) -> T | None:
-    """What the call gives, or None where this GPU or driver does not offer it.
+    """Return the call's result, or None if this GPU or driver does not offer it.
 
     Args:
-        also: further NVML codes that mean the same here, as NO_PERMISSION for what is only shown.
+        also: more NVML codes that mean "not offered" here, as NO_PERMISSION for displayed figures.
 
     Raises:
-        NVMLError: anything else.
+        NVMLError: the call failed for any other reason.
     """
     try:
         return call(*arguments)
@@ -134,9 +134,9 @@ def offered(
 
 
 def told(call: Callable[..., T], *arguments: Any) -> T | None:
-    """What the call gives; None where NVML refuses for whatever reason.
+    """Return the call's result; None if NVML refuses for any reason.
 
-    For figures that are shown or judged one by one: one that fails must not hide the others.
+    For figures that are displayed or judged one by one: a failing figure must not hide the others.
     """
     try:
         return call(*arguments)
@@ -145,5 +145,5 @@ def told(call: Callable[..., T], *arguments: Any) -> T | None:
 
 
 def text_of(value: Any) -> str:
-    """Old bindings give bytes."""
+    """Return a string; old bindings return bytes."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,4 +1,4 @@
-"""Where a GPU sits: its PCI address, the cores near it, and its links to other GPUs."""
+"""Reads a GPU's topology: its PCI address, the cores near it, and its links to other GPUs."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ _WORD_BITS: Final = 64
 
 
 def pci_bus_id(handle: Any) -> str:
-    """As "00000000:07:00.0", lower case; empty where the driver does not say."""
+    """Return the address as "00000000:07:00.0", lower case; empty if the driver does not tell."""
     info = told(pynvml.nvmlDeviceGetPciInfo_v3, handle)
     return "" if info is None else text_of(info.busId).lower()
 
 
 def near_cores(handle: Any, cores: Sequence[int]) -> tuple[int, ...]:
-    """Those of the cores that are near the GPU; all of them where none is, or nobody says.
+    """Return the cores that are near the GPU; all cores if none is near, or if unknown.
 
-    Of a container's cores none may be near: then far ones are better than none.
+    In a container, possibly no core is near: then far cores are better than none.
     """
     words = -(-max(os.cpu_count() or 1, *(core + 1 for core in cores), 1) // _WORD_BITS)
     mask = told(pynvml.nvmlDeviceGetCpuAffinity, handle, words)
@@ -41,7 +41,7 @@ def near_cores(handle: Any, cores: Sequence[int]) -> tuple[int, ...]:
 
 
 def numa_node(handle: Any, root: Path = Path("/")) -> int:
-    """The GPU's memory node; -1 where the kernel knows none."""
+    """Return the GPU's NUMA node; -1 if the kernel knows none."""
     address = pci_bus_id(handle)
     # The kernel writes the domain with four digits: 0000:07:00.0.
     short = address[-12:] if len(address) > len("0000:00:00.0") else address
@@ -53,7 +53,7 @@ def numa_node(handle: Any, root: Path = Path("/")) -> int:
 
 
 def pcie_of(handle: Any) -> str:
-    """Present link of at most: "gen3 x8 of gen4 x16"; empty where the driver does not say."""
+    """Return present and best PCIe link: "gen3 x8 of gen4 x16"; empty if the driver tells none."""
     values = [
         told(call, handle)
         for call in (
@@ -73,13 +73,13 @@ def _link(generation: int | None, width: int | None) -> str:
 
 
 def nvlinks_of(handle: Any) -> tuple[dict[str, int], int, bool]:
-    """NVLinks that are up: by the PCI address they lead to, all together, and if to a switch."""
+    """Return active NVLinks by remote PCI address, their total, and whether any is to a switch."""
     peers: dict[str, int] = {}
     up, switch = 0, False
     for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
         state = told(pynvml.nvmlDeviceGetNvLinkState, handle, link)
         if state is None and link == 0:
-            break  # a GPU without NVLink refuses the first already
+            break  # a GPU without NVLink already refuses the first
         if not state:
             continue
         up += 1
@@ -95,11 +95,11 @@ def nvlinks_of(handle: Any) -> tuple[dict[str, int], int, bool]:
 def links_to(
     handle: Any, others: Mapping[str, Any], nvlinks: Mapping[str, int]
 ) -> tuple[DeviceLink, ...]:
-    """How a GPU reaches the others.
+    """Return how a GPU reaches the other GPUs.
 
     Args:
         others: handles by device id.
-        nvlinks: by PCI address, of `nvlinks_of`.
+        nvlinks: number of NVLinks by PCI address, from `nvlinks_of`.
     """
     return tuple(
         DeviceLink(device_id, nvlinks.get(pci_bus_id(other), 0), _path(handle, other))

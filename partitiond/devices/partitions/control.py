@@ -1,4 +1,4 @@
-"""`ports.PartitionControl` for this host: a lock per device; the journal first, then the device."""
+"""Implements `ports.PartitionControl` for this host: one lock per device; journal, then device."""
 
 import asyncio
 import collections
@@ -30,13 +30,13 @@ from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch, EngineRepo
 log = logging.getLogger(__name__)
 
 FAULT_SECONDS: Final = 1.0
-"""Between two looks for faults: an MPS daemon is asked by a program of its own."""
+"""Time between two checks for faults; each query of an MPS daemon starts a program."""
 RETRY_SECONDS: Final = 10.0
-"""Between two tries to undo what a device kept."""
+"""Time between two tries to undo what could not be undone on a device."""
 SETTLE_SECONDS: Final = 5.0
-"""Undoing what a killed daemon left takes a second or two; MPS daemons are waited for."""
+"""Undoing what a killed daemon left behind takes a second or two; MPS daemons are waited for."""
 TERMINATE_SECONDS: Final = 10.0
-"""How long MPS may take to end an engine's clients before it is signalled all the same."""
+"""Longest time MPS may take to end an engine's clients; then the engine is signalled anyway."""
 
 _HINT_FOOTPRINT: Final = (
     "Profile the model again on this device, so that its footprint is measured, or give it more "
@@ -49,22 +49,22 @@ _HINT_OUTSIDE: Final = (
 
 _ALL: Final = frozenset(EntryKind)
 _WITHOUT_MODE: Final = frozenset({EntryKind.MPS, EntryKind.MIG_INSTANCE})
-"""What is given back with its last engine. A mode change takes a reset and an idle GPU, so MIG
-stays on until the GPU is wanted for something else, or the daemon ends; only one that did not come
-into force is taken back at once."""
+"""Kinds that are undone with their last engine. A mode change takes a reset and an idle GPU, so MIG
+stays on until the GPU is wanted for something else, or the daemon ends. Only a mode change that did
+not come into force is taken back at once."""
 
 
 class HostPartitions:
-    """Partitions on this host's devices.
+    """Prepares, verifies and releases partitions on this host's devices.
 
     Args:
-        journal: of what is written to devices.
-        gpus, daemons, instances: the devices.
-        owners: which process is which engine's.
-        kv_tokens: KV tokens that a launch's KV bytes hold; 0 where that is not known.
-        outside_env: what keeps an engine away from an operator's MPS daemon.
-        looks: looks at /proc, each with a deadline; None has the usual one.
-        settle_seconds: how long `settle` waits for leftovers to be undone; that goes on after it.
+        journal: records what is written to devices.
+        gpus, daemons, instances: adapters of the devices.
+        owners: tells the replica id by pid of our engines' processes.
+        kv_tokens: returns how many KV tokens a launch's KV bytes hold; 0 if unknown.
+        outside_env: environment that keeps an engine away from an operator's MPS daemon.
+        looks: reads /proc, each read with a deadline; None uses the default deadline.
+        settle_seconds: how long `settle` waits for leftovers to be undone; undoing then continues.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class HostPartitions:
         self._looked_at = self._retried_at = float("-inf")
 
     def own_pids(self) -> Collection[int]:
-        """Processes whose device memory is ours: engines, MPS daemons and their servers."""
+        """Return pids whose device memory is ours: engines, MPS daemons and their servers."""
         mps = {
             pid
             for entry in self._journal.entries
@@ -108,10 +108,10 @@ class HostPartitions:
         return mps | self._owners().keys()
 
     async def _owned(self) -> Mapping[int, str]:
-        """Replica id by pid. Raises SilentError where /proc does not answer."""
+        """Return the replica id by pid. Raises SilentError if /proc does not answer."""
         return await self._looks.look(OWN_PROCESSES, self._owners)
 
-    # -- a life ----------------------------------------------------------------------------
+    # -- from prepare to release -----------------------------------------------------------
 
     async def prepare(self, launch: EngineLaunch) -> EngineLaunch:
         """See `ports.PartitionControl`."""
@@ -163,8 +163,8 @@ class HostPartitions:
             )
 
     async def verify(self, handle: EngineHandle, report: EngineReport) -> None:
-        """See `ports.PartitionControl`. A device that does not answer is a failed start, too: an
-        engine that cannot be looked at may have more than its share."""
+        """See `ports.PartitionControl`. A device that does not answer counts as a failed start,
+        too: an engine whose memory cannot be read may hold more than its share."""
         launch = handle.launch
         partition = partition_of(launch)
         if partition is None or isinstance(partition, CpuCores):
@@ -188,17 +188,17 @@ class HostPartitions:
     async def _problem(
         self, launch: EngineLaunch, report: EngineReport, partition: Partition
     ) -> tuple[str, str]:
-        """Why a ready engine may not stay, and what to do; empty where it may."""
+        """Return why a ready engine may not stay, and a hint; the reason is empty if it may."""
         problem = checks.kv_shortfall(self._kv_tokens(launch), report.kv_cache_tokens)
         if not problem and isinstance(partition, MemoryShare | MpsShare):
-            # A whole device has no neighbour, and a GPU instance is a wall.
+            # A whole device has no neighbours, and a GPU instance isolates memory in hardware.
             problem = await self._holders.overshoot(launch.replica_id, partition)
         if not problem and isinstance(partition, MpsShare):
             return await self._outside(launch.replica_id, partition), _HINT_OUTSIDE
         return problem, _HINT_FOOTPRINT
 
     async def _outside(self, name: str, share: MpsShare) -> str:
-        """Why a ready engine is not under MPS; empty where it is."""
+        """Return why a ready engine is not under MPS; empty if it is."""
         owners = await self._owned()
         return await self._mps.why_outside(share, [p for p, o in owners.items() if o == name])
 
@@ -261,7 +261,7 @@ class HostPartitions:
                 self._keep_for(handle)
         for user in sorted({u for entry in self._journal.entries for u in entry.users} - names):
             self._journal.leave(user)
-        # Not awaited for long: a driver that hangs must not keep living engines from being adopted.
+        # Awaited only briefly: a hanging driver must not keep living engines from being adopted.
         self._undoing = asyncio.create_task(self._undo_everywhere(_WITHOUT_MODE))
         await asyncio.wait([self._undoing], timeout=self._settle_seconds)
         if not self._undoing.done():
@@ -285,7 +285,7 @@ class HostPartitions:
         ]
 
     def _keep_for(self, handle: EngineHandle) -> None:
-        """What a living engine uses is not known: it may be anything on its device."""
+        """Record the engine as a user of everything on its device: what it uses is unknown."""
         device_id = handle.launch.device_id
         for entry in self._journal.entries:
             here = not device_id or entry.device_id == device_id
@@ -293,7 +293,7 @@ class HostPartitions:
                 self._journal.use(*entry.key, handle.launch.replica_id)
 
     def _journal_daemons(self) -> None:
-        """Daemons of ours that the journal does not know (it was lost, say) are left over."""
+        """Journal our MPS daemons missing from the journal (if it was lost, say) as left over."""
         for daemon in self._daemons.recorded():
             if self._journal.get(daemon.uuid, EntryKind.MPS) is None:
                 self._journal.use(daemon.uuid, EntryKind.MPS, "", "")
@@ -312,7 +312,7 @@ class HostPartitions:
         return (*said, *(f"{_words(entry)} could not be undone." for entry in left))
 
     async def _undo_everywhere(self, kinds: Collection[EntryKind]) -> list[str]:
-        """Undo what nobody uses; one sentence for each thing undone or refused."""
+        """Undo entries without users; return one sentence for each entry undone or refused."""
         said = []
         before = [e for e in self._journal.entries if not e.users and _undone_with(e, kinds)]
         for device_id in sorted({entry.device_id for entry in before}):
@@ -327,7 +327,7 @@ class HostPartitions:
     # -- faults ------------------------------------------------------------------------------
 
     async def faults(self) -> Sequence[DeviceFault]:
-        """See `ports.PartitionControl`. Looks at most once a second."""
+        """See `ports.PartitionControl`. Checks at most once a second."""
         now = time.monotonic()
         if now - self._looked_at >= FAULT_SECONDS:
             self._looked_at = now
@@ -338,7 +338,7 @@ class HostPartitions:
             self._retried_at = now
             said = await self._undo_everywhere(_WITHOUT_MODE)
             for sentence in said:
-                # What a device keeps (one that was taken out, say) is said once, not for ever.
+                # A failure that persists (on a removed device, say) is logged once, not every time.
                 if sentence not in self._said:
                     log.warning("%s", sentence)
             self._said = frozenset(said)
@@ -372,7 +372,7 @@ class HostPartitions:
     # -- parts -------------------------------------------------------------------------------
 
     async def _take_back(self, name: str, device_id: str) -> None:
-        """After a start that failed: its traces go, and what refuses to go stays journalled."""
+        """Undo what a failed start left on the device; what cannot be undone stays journalled."""
         try:
             self._journal.leave(name, device_id)
             await self._tidy(device_id, _WITHOUT_MODE)
@@ -380,7 +380,7 @@ class HostPartitions:
             log.warning("after the failed start of %s: %s", name, error)
 
     async def _tidy(self, device_id: str, kinds: Collection[EntryKind]) -> None:
-        """Undo what nobody uses on a device. Raises the first DeviceError, after all tries."""
+        """Undo a device's entries without users. Raises the first DeviceError, after all tries."""
         errors: list[DeviceError] = []
         for entry in self._journal.of(device_id):
             if not self._is_left_over(entry, kinds):
@@ -396,7 +396,7 @@ class HostPartitions:
             raise errors[0]
 
     def _is_left_over(self, entry: Entry, kinds: Collection[EntryKind]) -> bool:
-        """Whether to undo an entry of one of these kinds, or a mode change that is in the air."""
+        """Whether to undo an entry: unused and of these kinds, or a merely planned mode change."""
         if entry.kind is not EntryKind.MIG_MODE:
             return entry.kind in kinds and not entry.users
         there = self._journal.of(entry.device_id)
@@ -411,7 +411,7 @@ def _undone_with(entry: Entry, kinds: Collection[EntryKind]) -> bool:
 
 
 def _in_the_way(partition: Partition) -> Collection[EntryKind]:
-    """Leftovers that have to go before a partition of this kind can be made."""
+    """Return kinds of leftovers to undo before a partition of this kind can be made."""
     match partition:
         case MpsShare():
             return frozenset({EntryKind.MIG_INSTANCE, EntryKind.MIG_MODE})

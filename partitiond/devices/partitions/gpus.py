@@ -1,4 +1,4 @@
-"""What partitions look at on a GPU, through NVML, and GPUs that failed."""
+"""Reads through NVML what partitions need to know of a GPU, and finds failed GPUs."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ from partitiond.looks import Looks
 from partitiond.ports import DeviceFault
 
 HEALTH_SECONDS: Final = 2.0
-"""Between two looks at the health of all GPUs: some hundred calls of the driver."""
+"""Time between two health checks of all GPUs; one check is some hundred driver calls."""
 
 
 class FailedGpus:
-    """GPUs that failed, by their health: what runs there is wrong, broken or about to be.
+    """Finds GPUs whose health is failed: what runs there is wrong, broken or about to be.
 
     Args:
         discover: all devices, with their health.
-        every_seconds: shortest time between two looks.
+        every_seconds: shortest time between two health checks.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class FailedGpus:
         self._found: tuple[DeviceFault, ...] = ()
 
     def __call__(self) -> Sequence[DeviceFault]:
-        """As last seen; a driver that refuses altogether changes nothing."""
+        """Return failed GPUs as last seen; unchanged if the driver refuses altogether."""
         now = time.monotonic()
         if now - self._looked_at >= self._every_seconds:
             self._looked_at = now
@@ -55,12 +55,12 @@ class FailedGpus:
 
 
 class NvmlGpus:
-    """GPUs of this host.
+    """Reads the state of this host's GPUs through NVML.
 
     Args:
         faults: GPUs that failed.
-        host_pids: whether the driver's pids are those seen from here; None finds out.
-        looks: makes the calls, each with a deadline; None has the usual one.
+        host_pids: whether the driver's pids are those of this PID namespace; None detects it.
+        looks: makes the calls, each with a deadline; None uses the default deadline.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class NvmlGpus:
         self._host_pids = sees_host_pids() if host_pids is None else host_pids
 
     def use(self, device_id: str) -> GpuUse:
-        """Its memory now, and the processes on it that can be told apart from here.
+        """Return the GPU's memory use now, and its processes if their pids are meaningful here.
 
         Raises:
             DeviceError: the driver refuses, or there is no such GPU.
@@ -104,7 +104,7 @@ class NvmlGpus:
         return self._looks.ask(device_id, mode)
 
     def compute_mode(self, device_id: str) -> int:
-        """As NVML counts; the default mode where the driver does not say. Raises DeviceError."""
+        """Return NVML's compute mode; the default if the driver tells none. Raises DeviceError."""
 
         def told_mode() -> int | None:
             with gpu(device_id, f"tell the compute mode of {device_id}") as handle:
@@ -114,5 +114,5 @@ class NvmlGpus:
         return pynvml.NVML_COMPUTEMODE_DEFAULT if mode is None else int(mode)
 
     def faults(self) -> Sequence[DeviceFault]:
-        """GPUs on which nothing can run any more."""
+        """Return GPUs on which nothing can run any more."""
         return self._faults()

@@ -1,12 +1,12 @@
-"""The device journal: what this daemon wrote to devices, or is about to write.
+"""Keeps the device journal: what this daemon wrote to devices, or is about to write.
 
-One small file in the state folder, replaced as a whole and synced before the device is touched. An
-entry without users is left over: it is undone at the next occasion. An entry stays until the device
-was seen without what it names, so that after a crash at any point the journal covers everything
-that is on the devices because of us.
+The journal is one small file in the state folder, replaced as a whole and synced before the device
+is touched. An entry without users is left over and is undone at the next occasion. An entry stays
+until the device was seen without what the entry names. Thus after a crash at any point the journal
+covers everything that this daemon put on the devices.
 
-GPU instances do not outlive a boot of the host: one that is there after it, at a place that the
-journal names, was made by somebody else.
+GPU instances do not survive a reboot of the host: an instance that exists after a reboot, at a
+place that the journal names, was made by somebody else.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class EntryKind(enum.StrEnum):
-    """What is on a device because of us, in the order in which it is undone."""
+    """Kinds of things that this daemon puts on a device, in the order in which they are undone."""
 
     MPS = "mps"
     MIG_INSTANCE = "mig-instance"
@@ -36,7 +36,7 @@ class EntryKind(enum.StrEnum):
 
 
 class EntryState(enum.StrEnum):
-    """Whether the device was touched for sure."""
+    """Whether the device is known to have been touched."""
 
     PLANNED = "planned"
     DONE = "done"
@@ -48,8 +48,8 @@ class Entry:
 
     Attributes:
         what: "" for MPS; "2g.20gb@4+2" for an instance; "on" for the mode.
-        users: replica ids of the engines that use it; empty: left over.
-        boot_id: of the boot in which it was written; empty where that is not known.
+        users: replica ids of the engines that use the thing; empty if it is left over.
+        boot_id: id of the boot in which the entry was written; empty if unknown.
     """
 
     device_id: str
@@ -61,7 +61,7 @@ class Entry:
 
     @property
     def key(self) -> tuple[str, EntryKind, str]:
-        """What it is, whoever uses it."""
+        """Identity of the thing, regardless of its users."""
         return self.device_id, self.kind, self.what
 
 
@@ -72,33 +72,32 @@ class _File:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _AnyFile:
-    """The file as any release has it: an entry of an unknown kind does not spoil the others."""
+    """The file as any release writes it: an entry of an unknown kind does not spoil the others."""
 
     entries: tuple[dict[str, Any], ...]
 
 
 def place_text(place: Place) -> str:
-    """An instance's place as the journal has it: MIG profile, first slice, slices."""
+    """Return an instance's place as the journal writes it: MIG profile, first slice, slices."""
     name, start, count = place
     return f"{name}@{start}+{count}"
 
 
 def place_of(text: str) -> Place:
-    """Reads `place_text`. Raises ValueError."""
+    """Parse the output of `place_text`. Raises ValueError."""
     name, _, numbers = text.rpartition("@")
     start, _, count = numbers.partition("+")
     return name, int(start), int(count)
 
 
 class DeviceJournal:
-    """The entries, in memory and on disk; on disk first.
+    """Holds the entries in memory and on disk; writes to disk first.
 
     Args:
-        path: the file; its folder exists.
+        path: the file; its folder must exist.
 
     Attributes:
-        problem: why an earlier file, or some of its entries, could not be read; a copy was put
-            aside then.
+        problem: why an earlier file, or some of its entries, could not be read; a copy is kept.
     """
 
     def __init__(self, path: Path) -> None:
@@ -110,25 +109,25 @@ class DeviceJournal:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """All entries, in the order in which they would be undone."""
+        """All entries, in the order of undoing."""
         order = list(EntryKind)
         return tuple(
             sorted(self._entries.values(), key=lambda e: (e.device_id, order.index(e.kind), e.what))
         )
 
     def of(self, device_id: str) -> tuple[Entry, ...]:
-        """Entries of one device."""
+        """Return the entries of one device."""
         return tuple(entry for entry in self.entries if entry.device_id == device_id)
 
     def get(self, device_id: str, kind: EntryKind, what: str = "") -> Entry | None:
-        """The entry, or None."""
+        """Return the entry, or None."""
         return self._entries.get((device_id, kind, what))
 
     def use(self, device_id: str, kind: EntryKind, what: str, user: str) -> Entry:
-        """Add a user, of a planned entry where there is none yet. Written when this returns.
+        """Add a user to the entry, creating a planned one if missing. It is on disk on return.
 
         Raises:
-            DeviceError: it cannot be written; nothing may be done to the device then.
+            DeviceError: the journal cannot be written; then nothing may be done to the device.
         """
         known = self.get(device_id, kind, what)
         entry = known or Entry(device_id, kind, what, EntryState.PLANNED, boot_id=boot_id())
@@ -139,7 +138,7 @@ class DeviceJournal:
         return entry
 
     def done(self, entry: Entry) -> None:
-        """The device was touched."""
+        """Record that the device was touched."""
         now = self._entries.get(entry.key, entry)
         if now.state is not EntryState.DONE:
             reached(FaultPoint.DEVICE_TOUCHED)
@@ -147,7 +146,7 @@ class DeviceJournal:
             reached(FaultPoint.DEVICE_DONE)
 
     def leave(self, user: str, device_id: str | None = None) -> None:
-        """Take a user out of all entries, of one device or all."""
+        """Remove a user from all entries of one device, or of all devices."""
         entries = {
             key: dataclasses.replace(entry, users=tuple(u for u in entry.users if u != user))
             if device_id in (None, entry.device_id)
@@ -158,7 +157,7 @@ class DeviceJournal:
             self._write(entries)
 
     def drop(self, gone: Iterable[Entry]) -> None:
-        """Forget what was seen not to be on its device."""
+        """Forget entries whose things were seen to be gone from their devices."""
         keys = {entry.key for entry in gone}
         if keys & self._entries.keys():
             reached(FaultPoint.DEVICE_UNDONE)
@@ -200,7 +199,7 @@ class DeviceJournal:
 
 
 def read_entries(path: Path) -> tuple[Entry, ...]:
-    """The entries of a journal that another process owns, for a look from outside.
+    """Return the entries of a journal that another process owns, without changing it.
 
     Raises:
         InputError: the file is damaged.
@@ -215,8 +214,7 @@ def read_entries(path: Path) -> tuple[Entry, ...]:
 
 
 def _entries_of(raw: bytes) -> tuple[tuple[Entry, ...], str]:
-    """The entries that can be read and are of something that may be there, and what is wrong with
-    the others."""
+    """Return readable entries of things that may still exist, and what is wrong with the rest."""
     try:
         bodies = serde.from_stored_json(_AnyFile, raw).entries
     except InputError as error:
@@ -236,7 +234,7 @@ def _entries_of(raw: bytes) -> tuple[tuple[Entry, ...], str]:
 
 
 def _replace_synced(path: Path, data: bytes) -> None:
-    """The new file or the old one is there after a power cut, and never a part of one."""
+    """Replace a file so that a power cut leaves the new or the old one, never a part of one."""
     fresh = path.with_name(f"{path.name}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -249,7 +247,7 @@ def _replace_synced(path: Path, data: bytes) -> None:
     fresh.replace(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(OSError):  # some file systems sync no folders
+        with contextlib.suppress(OSError):  # some file systems cannot sync folders
             os.fsync(folder)
     finally:
         os.close(folder)

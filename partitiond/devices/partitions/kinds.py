@@ -1,4 +1,4 @@
-"""What each kind of partition writes to its device, and how that is undone. Siblings."""
+"""Makes and undoes what MPS shares and MIG slices write to a device; one sibling class each."""
 
 import asyncio
 import dataclasses
@@ -22,17 +22,17 @@ log = logging.getLogger(__name__)
 
 
 class MpsShares:
-    """Shares under one MPS control daemon per GPU."""
+    """Makes shares under one MPS control daemon per GPU."""
 
     def __init__(self, journal: DeviceJournal, daemons: MpsDaemons) -> None:
         self._journal = journal
         self._daemons = daemons
 
     async def make(self, launch: EngineLaunch, share: MpsShare) -> EngineLaunch:
-        """The daemon runs and knows this engine's limits. Raises DeviceError.
+        """Start the MPS daemon and put this engine's limits in the launch. Raises DeviceError.
 
-        `device_memory_bytes` stays the GPU's: whether CUDA shows a client the whole GPU's memory
-        or its limit, the budget's share of the whole is free in both.
+        `device_memory_bytes` stays the GPU's. CUDA may show a client the whole GPU's memory or only
+        its limit; in both cases the budget's share of the whole is free.
         """
         entry = self._journal.use(share.device_id, EntryKind.MPS, "", launch.replica_id)
         daemon = self._daemons.daemon(share.device_id)
@@ -42,18 +42,18 @@ class MpsShares:
         return dataclasses.replace(launch, extra_env=tuple((dict(launch.extra_env) | env).items()))
 
     async def undo(self, entry: Entry) -> None:
-        """End the daemon, or what is left of one that died. Raises DeviceError."""
+        """End the MPS daemon, or what is left of a dead one. Raises DeviceError."""
         await self._daemons.daemon(entry.device_id).quit()
         self._journal.drop([entry])
 
     async def why_outside(self, share: MpsShare, pids: Collection[int]) -> str:
-        """Why an engine of these processes is not under MPS; empty where it is, or cannot be told.
+        """Return why an engine's processes are not under MPS; empty if they are, or if unknown.
 
-        A CUDA program that finds no daemon runs without one, and says nothing: uncapped, and as
-        one more that takes turns with the whole server.
+        A CUDA program that finds no MPS daemon silently runs without one: it is uncapped, and takes
+        turns on the GPU with the whole MPS server.
 
         Raises:
-            DeviceError: the daemon does not answer.
+            DeviceError: the MPS daemon does not answer.
         """
         clients = {client.pid for client in await self._daemons.daemon(share.device_id).clients()}
         if clients & set(pids):
@@ -72,7 +72,7 @@ class MpsShares:
 
 
 class MigSlices:
-    """Engines in GPU instances of their own."""
+    """Makes a GPU instance for each engine."""
 
     def __init__(self, journal: DeviceJournal, gpus: Gpus, instances: GpuInstances) -> None:
         self._journal = journal
@@ -82,10 +82,10 @@ class MigSlices:
     async def make(
         self, launch: EngineLaunch, wanted: MigSlice, mode: tuple[bool, bool]
     ) -> EngineLaunch:
-        """The instance is there, and CUDA is told of it. Raises DeviceError.
+        """Make the instance if missing, and point CUDA to it in the launch. Raises DeviceError.
 
-        An instance that was there before, and not by us, is used and never destroyed. A mode that
-        somebody turned on for the next reset is not ours to turn off.
+        An existing instance that this daemon did not create is used but never destroyed. A MIG mode
+        that the operator turned on for the next reset is never turned off by this daemon.
 
         Args:
             mode: whether MIG is on now, and after the next reset.
@@ -113,9 +113,9 @@ class MigSlices:
         )
 
     async def settle_mode(self, entry: Entry) -> None:
-        """A mode change whose end nobody saw: it is in force, or it is taken back.
+        """Settle a mode change of unknown outcome: keep it if it is in force, else undo it.
 
-        In force it stays until the GPU is wanted for something else. Raises DeviceError.
+        A mode in force stays until the GPU is wanted for something else. Raises DeviceError.
         """
         on, pending = await asyncio.to_thread(self._gpus.mig_mode, entry.device_id)
         if on and pending:
@@ -126,7 +126,7 @@ class MigSlices:
     async def undo(self, entry: Entry) -> None:
         """Destroy the instance, or turn the mode off again. Raises DeviceError.
 
-        A mode that is on only after the next reset is taken back, too; one that cannot be turned
+        A mode that is on only after the next reset is taken back, too. A mode that cannot be turned
         off now stays journalled.
         """
         on, pending = await asyncio.to_thread(self._gpus.mig_mode, entry.device_id)
@@ -143,7 +143,7 @@ class MigSlices:
         return await self._instances.instances(device_id) if mig_on else ()
 
     def _idle(self, device_id: str) -> frozenset[Place]:
-        """Instances of ours that no engine uses: they may make room."""
+        """Return our instances that no engine uses; they may be destroyed to make room."""
         return frozenset(
             place_of(entry.what)
             for entry in self._journal.of(device_id)

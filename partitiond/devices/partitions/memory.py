@@ -1,4 +1,4 @@
-"""Who has which partition on which device, and whether their memory is there."""
+"""Tracks which engine holds which partition, and checks that partitions have their memory."""
 
 import asyncio
 import dataclasses
@@ -18,7 +18,7 @@ from partitiond.devices.partitions.parts import Gpus
 from partitiond.ports import EngineLaunch, ShareUse
 
 DISPLAY_BYTES: Final = 64 * MIB
-"""A display server holds less, and any CUDA context more: what is below computes nothing."""
+"""A display server holds less and any CUDA context more: a process below this computes nothing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Holder:
     """An engine's partition.
 
     Attributes:
-        used_before: what its GPU held before it; None where it was found running.
-        sleep_level: how deep it sleeps; 0 awake.
+        used_before: bytes in use on the GPU before the start; None if the engine was found running.
+        sleep_level: sleep level of the engine; 0 is awake.
     """
 
     launch: EngineLaunch
@@ -37,7 +37,7 @@ class Holder:
 
     @property
     def now(self) -> Partition:
-        """What nobody else may take now: of a sleeper's partition, what a sleeper holds."""
+        """What no other engine may take now; of a sleeping engine, what it holds asleep."""
         placement = self.launch.placement
         if self.sleep_level == 0 or placement is None:
             return self.partition
@@ -45,18 +45,18 @@ class Holder:
 
 
 def partition_of(launch: EngineLaunch) -> Partition | None:
-    """What a launch runs in; None for the whole of its device, as it is."""
+    """Return the partition of a launch; None for the whole device, unchanged."""
     if launch.partition is not None:
         return launch.partition
     return launch.placement.partition if launch.placement is not None else None
 
 
 class Holders:
-    """The engines with partitions on this host's devices.
+    """Tracks engines with partitions on this host's devices.
 
     Args:
-        gpus: their memory.
-        owned: tells which process is which engine's.
+        gpus: reads the devices' memory.
+        owned: tells the replica id by pid of our engines' processes.
     """
 
     def __init__(self, gpus: Gpus, owned: Callable[[], Awaitable[Mapping[int, str]]]) -> None:
@@ -65,27 +65,27 @@ class Holders:
         self._held: dict[str, Holder] = {}
 
     def put(self, name: str, holder: Holder) -> None:
-        """From now on it has its partition."""
+        """Record that the engine has its partition."""
         self._held[name] = holder
 
     def pop(self, name: str) -> None:
-        """It has nothing any more."""
+        """Record that the engine has no partition any more."""
         self._held.pop(name, None)
 
     def sleeps(self, name: str, level: int) -> None:
-        """It is promised what a sleeper holds; level 0: its partition again."""
+        """Reserve only what the engine holds asleep; at level 0 its whole partition again."""
         there = self._held.get(name)
         if there is not None:
             self._held[name] = dataclasses.replace(there, sleep_level=level)
 
     def sleeper(self, name: str) -> Holder | None:
-        """The engine, if it sleeps."""
+        """Return the engine if it sleeps, else None."""
         there = self._held.get(name)
         return there if there is not None and there.sleep_level else None
 
     def require_mode(self, name: str, partition: Partition) -> None:
-        """Different modes of one device exclude each other, a whole device everything, and a GPU
-        instance holds one engine. Raises DeviceError."""
+        """Check that the mode fits the device's other engines. Different modes exclude each other,
+        a whole device excludes everything, a GPU instance holds one engine. Raises DeviceError."""
         for other, there in self._on(partition.device_id, without=name):
             mode = there.now.mode
             both_mig = isinstance(partition, MigSlice) and isinstance(there.partition, MigSlice)
@@ -105,20 +105,20 @@ class Holders:
                 )
 
     async def use(self, device_id: str) -> GpuUse:
-        """The device's memory now. Raises DeviceError."""
+        """Return the device's memory use now. Raises DeviceError."""
         return await asyncio.to_thread(self._gpus.use, device_id)
 
     async def require_room(
         self, name: str, partition: Partition, use: GpuUse, already: int = 0
     ) -> None:
-        """See that its memory is free beside what the others were promised.
+        """Check that the partition's memory is free beside what other engines were promised.
 
         Args:
-            use: of the device, now.
-            already: what it holds there itself.
+            use: memory use of the device now.
+            already: bytes that the engine itself holds on the device.
 
         Raises:
-            DeviceError: it is not.
+            DeviceError: the memory is not free.
         """
         owners = await self._owned()
         if isinstance(partition, WholeDevice):
@@ -142,14 +142,14 @@ class Holders:
             )
 
     async def overshoot(self, name: str, partition: Partition) -> str:
-        """Why a ready engine may not stay; empty when it may. Raises DeviceError."""
+        """Return why a ready engine may not stay; empty if it may. Raises DeviceError."""
         use = await asyncio.to_thread(self._gpus.use, partition.device_id)
         owners = await self._owned()
         taken = use.held_by([pid for pid, owner in owners.items() if owner == name])
         before = self._held[name].used_before if name in self._held else None
         if taken is None and before is not None:
-            # In a container the driver may not tell whose memory it is. Engines start one at a
-            # time on a device, so what came meanwhile is this one's.
+            # In a container the driver may not tell whose memory it is. Engines start one at a time
+            # on a device, so memory that was added meanwhile belongs to this engine.
             taken = use.used_bytes - before
         if taken is None:
             return ""
@@ -157,7 +157,7 @@ class Holders:
         return checks.overshoot(partition.memory_bytes, taken, use, neighbours)
 
     async def shares(self) -> list[ShareUse]:
-        """What engines in shares of a device's memory hold, as far as drivers tell."""
+        """Return what engines in shares of a device's memory hold, as far as drivers tell."""
         watched = {
             name: there.now
             for name, there in self._held.items()
@@ -197,11 +197,11 @@ class Holders:
 
 
 def _require_empty(device_id: str, use: GpuUse, own: Collection[int]) -> None:
-    """Raises DeviceError where somebody computes on the GPU.
+    """Raise DeviceError if another process computes on the GPU.
 
-    Only where processes cannot be told does memory in use mean one: of a GPU whose memory is
-    coherent with its host's (Grace), the host's own pages are part of what is in use. Whether what
-    is left is enough is looked at in any case.
+    Memory in use counts as a process only if processes cannot be listed: on a GPU whose memory is
+    coherent with its host's (Grace), used memory includes the host's own pages. The caller checks
+    in any case whether the free memory is enough.
     """
     there = [p for p in use.processes if p.used_bytes is None or p.used_bytes > DISPLAY_BYTES]
     if not there and (use.all_told or use.used_bytes <= SLACK_BYTES):

@@ -1,6 +1,6 @@
-"""What partitions are made of: the GPUs' memory, MPS daemons, GPU instances. Small on purpose.
+"""Defines the ports that partitions use: GPU memory, MPS daemons, GPU instances. Small on purpose.
 
-The adapters of NVML, MPS and MIG fit these; tests of the journal's rules bring their own.
+The adapters of NVML, MPS and MIG implement these ports; tests of the journal's rules bring fakes.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,25 +15,25 @@ from partitiond.ports import DeviceFault
 
 
 class Gpus(Protocol):
-    """What a look at a GPU tells. Calls may block."""
+    """Reads the state of GPUs. Calls may block."""
 
     def use(self, device_id: str) -> GpuUse:
-        """Its memory now. Raises DeviceError."""
+        """Return the GPU's memory use now. Raises DeviceError."""
         ...
 
     def mig_mode(self, device_id: str) -> tuple[bool, bool]:
-        """Whether it shows nothing but GPU instances: now, and after its next reset.
+        """Whether MIG is on, so that only GPU instances are visible: now, and after the next reset.
 
         Raises DeviceError.
         """
         ...
 
     def compute_mode(self, device_id: str) -> int:
-        """How many processes the driver lets onto it, as NVML counts. Raises DeviceError."""
+        """Return NVML's compute mode: how many processes may use the GPU. Raises DeviceError."""
         ...
 
     def faults(self) -> Sequence[DeviceFault]:
-        """GPUs on which nothing can run any more, by Xid events and health. Never raises."""
+        """Return GPUs on which nothing can run any more, by Xid events and health. Never raises."""
         ...
 
 
@@ -42,54 +42,54 @@ class MpsClient(Protocol):
 
     @property
     def pid(self) -> int:
-        """0: it is in another PID namespace."""
+        """The client's pid; 0 if the client is in another PID namespace."""
         ...
 
 
 class MpsDaemon(Protocol):
-    """The MPS control daemon of one GPU, ours, running or not."""
+    """This daemon's MPS control daemon of one GPU, running or not."""
 
     @property
     def uuid(self) -> str:
-        """Of its GPU."""
+        """UUID of the MPS daemon's GPU."""
         ...
 
     @property
     def pipe_dir(self) -> Path:
-        """Where clients find it."""
+        """Folder in which clients find the MPS daemon."""
         ...
 
     async def ensure(self) -> None:
-        """Start it if it does not run. Raises DeviceError."""
+        """Start the MPS daemon if it does not run. Raises DeviceError."""
         ...
 
     def client_env(self, sm_percent: int, memory_bytes: int) -> tuple[tuple[str, str], ...]:
-        """What a client has to be told."""
+        """Return the environment variables that a client needs."""
         ...
 
     async def clients(self) -> Sequence[MpsClient]:
-        """Programs that run under it now. Raises DeviceError."""
+        """Return programs that run under the MPS daemon now. Raises DeviceError."""
         ...
 
     async def terminate(self, pids: Collection[int]) -> object:
-        """End the use of the GPU by those of these processes that are its clients, outside of any
-        kernel. Raises DeviceError."""
+        """End the GPU use of those of these processes that are clients of the MPS daemon, outside
+        of any kernel. Raises DeviceError."""
         ...
 
     async def fault(self) -> str:
-        """What broke all its clients; empty when it is well."""
+        """Return what broke all clients of the MPS daemon; empty if nothing did."""
         ...
 
     async def quit(self) -> None:
-        """End it and its servers; nothing is left when it returns. Raises DeviceError."""
+        """End the MPS daemon and its servers; none is left on return. Raises DeviceError."""
         ...
 
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether the MPS daemon runs."""
         ...
 
     def pids(self) -> Collection[int]:
-        """Its process and its servers'."""
+        """Return the pids of the MPS daemon and of its servers."""
         ...
 
 
@@ -97,32 +97,32 @@ class MpsDaemons(Protocol):
     """The MPS daemons of this run folder."""
 
     def daemon(self, uuid: str) -> MpsDaemon:
-        """The one of a GPU."""
+        """Return the MPS daemon of a GPU."""
         ...
 
     def recorded(self) -> Sequence[MpsDaemon]:
-        """Those that were started from this run folder and not ended: running ones, and those of
-        which only servers or records are left."""
+        """Return MPS daemons that were started from this run folder and not ended: running ones,
+        and those of which only servers or records are left."""
         ...
 
 
 class GpuInstances(Protocol):
-    """GPU instances of MIG."""
+    """Creates, lists and destroys GPU instances of MIG."""
 
     async def ensure(self, wanted: MigSlice, ours: Collection[Place]) -> MigInstance:
-        """The instance at this place, made if it is not there. Raises DeviceError.
+        """Return the instance at this place; create it if it does not exist. Raises DeviceError.
 
         Args:
-            ours: instances that may be destroyed to make room or, the wanted one, completed.
+            ours: instances that may be destroyed to make room; the wanted one may be completed.
         """
         ...
 
     async def destroy(self, device_id: str, place: Place) -> None:
-        """Remove an instance; one that is not there is no error. Raises DeviceError."""
+        """Remove an instance; a missing instance is no error. Raises DeviceError."""
         ...
 
     async def instances(self, device_id: str) -> Sequence[MigInstance]:
-        """Those that exist, by first slice. Raises DeviceError."""
+        """Return existing instances, ordered by first slice. Raises DeviceError."""
         ...
 
     async def set_mode(self, device_id: str, *, on: bool) -> None:
@@ -131,8 +131,8 @@ class GpuInstances(Protocol):
 
 
 class Owners(Protocol):
-    """Which processes are our engines'."""
+    """Tells which processes belong to our engines."""
 
     def __call__(self) -> Mapping[int, str]:
-        """Replica id by pid, of every living process of every engine of this run folder."""
+        """Return the replica id by pid, of all living processes of this run folder's engines."""
         ...

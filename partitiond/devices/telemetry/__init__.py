@@ -1,12 +1,12 @@
-"""What a device and its host say while engines work.
+"""Measures what a device and its host expose while engines work.
 
 - NVIDIA GPUs: SM activity, SM occupancy and DRAM activity by GPM (Hopper and newer) or by a DCGM
   exporter, utilisation, power, energy by the GPU's counter.
 - Any device: CPU time of the engines' processes.
 - The CPU device: energy of the packages, by powercap (RAPL) or hwmon.
 
-What a device does not expose is None in the figures, and `HostTelemetry.exposure` says why. No
-figure is ever guessed from another, and no failing source fails a measurement.
+A figure that a device does not expose is None, and `HostTelemetry.exposure` says why. No figure is
+ever guessed from another, and a failing source never fails a measurement.
 """
 
 from partitiond.devices.telemetry.exposure import Exposure

@@ -1,9 +1,9 @@
-"""CPU time of engines: all processes of their sessions, those that ended included.
+"""Measures the CPU time of engines: of all processes of their sessions, ended ones included.
 
-An engine's processes share the session of its shim. A process's time counts its threads, and of
-its ended children what it waited for (utime, stime, cutime, cstime of proc(5)); the shim is the
-subreaper of its tree, so whatever an ended parent left is waited for, too. What is lost is the
-time of children whose parent ignores SIGCHLD: the kernel adds those to nobody.
+An engine's processes share the session of its shim. A process's time includes its threads and the
+ended children that it waited for (utime, stime, cutime, cstime of proc(5)). The shim is the
+subreaper of its tree, so it waits for children of ended parents, too. Only the time of children
+whose parent ignores SIGCHLD is lost: the kernel adds it to no process.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class ProcessStat(NamedTuple):
-    """What /proc/PID/stat says of one process."""
+    """Fields of /proc/PID/stat of one process."""
 
     parent: int
     session: int
@@ -21,7 +21,7 @@ class ProcessStat(NamedTuple):
 
 
 def cpu_seconds(sessions: Collection[int], root: Path = Path("/")) -> float:
-    """CPU time so far of all processes in these sessions and below their leaders, in seconds."""
+    """Return the CPU seconds so far of all processes in these sessions and below their leaders."""
     wanted = set(sessions)
     table = _process_table(root / "proc") if wanted else {}
     ticks = sum(
@@ -33,7 +33,7 @@ def cpu_seconds(sessions: Collection[int], root: Path = Path("/")) -> float:
 
 
 def _descends(pid: int, ancestors: set[int], table: Mapping[int, ProcessStat]) -> bool:
-    """Whether a process that made a session of its own still hangs below one of the leaders."""
+    """Whether a process, perhaps with a session of its own, descends from one of the leaders."""
     seen = set()
     while pid in table and pid not in seen:
         if pid in ancestors:
@@ -56,7 +56,7 @@ def _process_table(proc: Path) -> dict[int, ProcessStat]:
 def _stat(path: Path) -> ProcessStat | None:
     try:
         text = path.read_bytes()
-    except OSError:  # gone meanwhile
+    except OSError:  # the process has ended
         return None
     # The command in parentheses may hold spaces and parentheses itself: count after the last one.
     fields = text.rpartition(b")")[2].split()

@@ -1,7 +1,7 @@
-"""A DCGM exporter as a source: its Prometheus text, by the GPU's UUID.
+"""Reads the figures of a GPU, by its UUID, from the Prometheus text of a DCGM exporter.
 
-The exporter samples by its own clock (30 s by default; `--collect-interval 1000` for windows of
-seconds): what it says is the mean of its last interval.
+The exporter samples at its own interval (30 s by default; use `--collect-interval 1000` for windows
+of seconds), and its figures are means of its last interval.
 """
 
 import re
@@ -30,7 +30,7 @@ _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def parse(text: str, uuid: str) -> dict[str, float]:
-    """Figures of one GPU from an exporter's text. Those of its MIG slices are left out."""
+    """Return the figures of one GPU from an exporter's text, without those of its MIG slices."""
     found: dict[str, float] = {}
     for line in text.splitlines():
         match = _LINE.match(line)
@@ -47,10 +47,10 @@ def parse(text: str, uuid: str) -> dict[str, float]:
 
 
 def scrape(url: str, uuid: str) -> dict[str, float]:
-    """Ask an exporter once.
+    """Read the exporter once and return the GPU's figures.
 
     Raises:
-        DeviceError: it does not answer, or not over HTTP.
+        DeviceError: the exporter does not answer, or not over HTTP.
     """
     if not url.startswith(("http://", "https://")):
         raise DeviceError(
@@ -73,7 +73,7 @@ def _reason(error: Exception) -> str:
 
 
 def _number(text: str) -> float | None:
-    """A finite number; DCGM writes 0x7ffffff0 and the like for "blank"."""
+    """Parse a finite number; DCGM writes 0x7ffffff0 and the like for "blank"."""
     try:
         value = float(text)
     except ValueError:

@@ -1,9 +1,9 @@
-"""Energy of the host's CPU packages, by counters of the kernel.
+"""Measures the energy of the host's CPU packages by counters of the kernel.
 
-Powercap's RAPL zones (Intel, and AMD since Linux 5.8) count microjoules per package and wrap
-around at `max_energy_range_uj`; the hwmon driver amd_energy counts per socket. Since 2020 the
-kernel lets only root read RAPL (CVE-2020-8694). A figure that leaves a package out would be
-wrong without looking wrong, so it is all packages or none.
+Powercap's RAPL zones (Intel, and AMD since Linux 5.8) count microjoules per package and wrap around
+at `max_energy_range_uj`; the hwmon driver amd_energy counts per socket. Since 2020 the kernel lets
+only root read RAPL (CVE-2020-8694). A figure without one of the packages would be wrong without
+looking wrong, so either all packages are counted or none.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ class Counter:
     """One package's energy counter.
 
     Attributes:
-        path: file with microjoules since some moment.
-        range_microjoules: it wraps around there; 0 for one that never does.
+        path: file with microjoules since some point in time.
+        range_microjoules: value at which the counter wraps around; 0 if it never does.
     """
 
     path: Path
@@ -29,7 +29,7 @@ class Counter:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EnergyCounters:
-    """The packages' counters, or why there are none.
+    """The counters of all packages, or why there are none.
 
     Attributes:
         source: "rapl" or "hwmon"; empty without counters.
@@ -42,7 +42,7 @@ class EnergyCounters:
 
 
 def find_counters(root: Path = Path("/")) -> EnergyCounters:
-    """The counters of all packages of this host."""
+    """Find the counters of all packages of this host."""
     found = [
         (name, counters)
         for name, counters in (("rapl", _powercap(root)), ("hwmon", _hwmon(root)))
@@ -62,8 +62,8 @@ def find_counters(root: Path = Path("/")) -> EnergyCounters:
 
 
 class EnergyMeter:
-    """Joules since it was made. `update` must be called at least once per wrap of a counter,
-    which takes minutes at full power.
+    """Counts joules since its creation. `update` must be called at least once per wrap of a
+    counter, which takes minutes at full power.
     """
 
     def __init__(self, counters: Sequence[Counter]) -> None:
@@ -87,12 +87,12 @@ class EnergyMeter:
             self._last[index] = now
 
     def joules(self) -> float | None:
-        """Energy so far; None when a counter went away or ran backwards."""
+        """Return the energy so far; None if a counter disappeared or ran backwards."""
         return None if self._broken else self._microjoules * MICRO
 
 
 def _powercap(root: Path) -> list[Counter]:
-    """Zones named package-N. Others ("psys", "core", "dram") overlap them; the -mmio ones too."""
+    """Return zones named package-N. Other zones ("psys", "core", "dram", -mmio) overlap them."""
     found = []
     for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
         if zone.name.count(":") == 1 and _text(zone / "name").startswith("package"):
@@ -102,7 +102,7 @@ def _powercap(root: Path) -> list[Counter]:
 
 
 def _hwmon(root: Path) -> list[Counter]:
-    """Sockets of the driver amd_energy; its cores are part of them."""
+    """Return sockets of the driver amd_energy; its core counters are part of the sockets."""
     return [
         Counter(label.with_name(label.name.replace("_label", "_input")))
         for monitor in sorted((root / "sys/class/hwmon").glob("hwmon*"))

@@ -1,4 +1,4 @@
-"""Which figures a device exposes, and why not the others."""
+"""Defines which figures a device exposes, and why it does not expose the others."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ FIGURES: Final = (
     "energy_joules",
     "cores_used",
 )
-"""Fields of `core.profile.Telemetry`, in the order they are shown."""
+"""Fields of `core.profile.Telemetry`, in the order of display."""
 
 CPU_FIGURES: Final = ("power_watts", "energy_joules", "cores_used")
-"""Those that a CPU can have."""
+"""Figures that a CPU can have."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Exposure:
-    """What one device exposes.
+    """The figures that one device exposes.
 
     Attributes:
-        source: who says it, as in `Telemetry.source`; empty where nobody does.
-        exposes: figures, in the order of FIGURES.
-        missing: reason by figure, for those that its kind of device could have.
+        source: sources of the figures, as in `Telemetry.source`; empty if there are none.
+        exposes: exposed figures, in the order of FIGURES.
+        missing: reason by missing figure, for figures that the kind of device could have.
     """
 
     source: str
@@ -34,7 +34,7 @@ class Exposure:
     missing: Mapping[str, str]
 
     def text(self) -> str:
-        """One line for people."""
+        """Return one line for display."""
         shown = ", ".join(self.exposes) or "nothing"
         reasons: dict[str, list[str]] = {}
         for figure, reason in self.missing.items():

@@ -1,4 +1,4 @@
-"""Telemetry that says what it was told to say. Shipped, for tests and simulations."""
+"""Provides telemetry with preset figures. Shipped, for tests and simulations."""
 
 import dataclasses
 
@@ -14,16 +14,16 @@ class FakeWindow:
         self.closed = False
 
     async def close(self) -> Telemetry | None:
-        """End it."""
+        """End the window."""
         self.closed = True
         return self._telemetry
 
 
 class FakeTelemetry:
-    """A source whose windows all say `says`; change it between windows.
+    """A source whose windows all return `says`; change `says` between windows.
 
-    Without engines (`pids`) no CPU time is theirs, so `cores_used` is None then, as it is from
-    the host's own source.
+    Without engines (`pids`) there is no CPU time of engines, so `cores_used` is None then, as it is
+    from the host's own source.
 
     Attributes:
         windows: every window that was opened, with its device and pids.

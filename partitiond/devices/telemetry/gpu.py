@@ -1,11 +1,11 @@
-"""What one GPU says between two moments, through NVML.
+"""Measures one GPU over a window through NVML.
 
-GPM counts in hardware between two samples, so one at each end gives the mean of the whole window
-(NVML wants at least 100 ms between them). Utilisation and power are gauges and are sampled. Energy
-is the GPU's own counter where it has one (Volta and newer), else power x time.
+GPM counts in hardware between two samples, so one sample at each end gives the mean of the whole
+window (NVML wants at least 100 ms between them). Utilisation and power are gauges and are sampled.
+Energy is the GPU's own counter if it has one (Volta and newer), else power x time.
 
-A window has a thread, which makes all of its calls of the driver. One that hangs is left behind:
-the window then has no figures, and the GPU is silent to every other look until the call ends.
+Each window has a thread that makes all driver calls of the window. If a call hangs, its thread is
+abandoned: the window has no figures, and the GPU is silent to every other look until the call ends.
 """
 
 import contextlib
@@ -29,9 +29,9 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 SAMPLE_SECONDS: Final = 0.25
-"""Utilisation is a mean over 1/6 to 1 s in the driver; sampling faster tells nothing new."""
+"""The driver's utilisation is a mean over 1/6 to 1 s, so faster sampling tells nothing new."""
 DCGM_SECONDS: Final = 1.0
-"""An exporter answers with text of some 10 KiB; its own interval is a second at best."""
+"""An exporter's answer is text of some 10 KiB; its own interval is at least a second."""
 MIN_GPM_SECONDS: Final = 0.1
 
 _GPM: Final[Mapping[str, int]] = {
@@ -56,18 +56,18 @@ _REASONS: Final[Mapping[int, str]] = {
 
 
 def reason_of(error: Any) -> str:
-    """An NVML error in words, for the doctor."""
+    """Return an NVML error in words, for the doctor."""
     return _REASONS.get(int(error.value), f"NVML says: {error}")
 
 
 @dataclasses.dataclass(slots=True)
 class GpuFigures:
-    """What is known of a window.
+    """The figures of a window.
 
     Attributes:
-        values: by field of `Telemetry`; only those that were told.
-        missing: why not, by field.
-        sources: who told, as "nvml", "nvml-gpm", "dcgm".
+        values: by field of `Telemetry`; only figures that a source told.
+        missing: why a figure is missing, by field.
+        sources: sources of the figures: "nvml", "nvml-gpm", "dcgm".
     """
 
     values: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -75,7 +75,7 @@ class GpuFigures:
     sources: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, source: str, values: Mapping[str, float]) -> None:
-        """Take figures that nobody told before."""
+        """Add figures that no earlier source told."""
         fresh = {name: v for name, v in values.items() if name not in self.values}
         if fresh:
             self.values.update(fresh)
@@ -85,15 +85,15 @@ class GpuFigures:
 
 
 class GpuSampler:
-    """One window on one GPU. Methods block for some milliseconds, and while the driver hangs until
-    the deadline of looks: call them in a thread.
+    """Measures one window on one GPU. Methods block for some milliseconds, or until the deadline of
+    looks if the driver hangs: call them in a thread.
 
     Args:
-        uuid: the GPU's.
-        looks: makes the other looks at this GPU; its deadline is that of opening and of closing.
-        dcgm_url: a DCGM exporter for what NVML does not tell, or None.
-        period_seconds: between two samples of the gauges.
-        clock: seconds that only grow.
+        uuid: UUID of the GPU.
+        looks: makes the other looks at this GPU; its deadline also applies to opening and closing.
+        dcgm_url: a DCGM exporter for figures that NVML does not tell, or None.
+        period_seconds: time between two samples of the gauges.
+        clock: monotonic time in seconds.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class GpuSampler:
         self._begun: Future[None] = Future()
         self._told: Future[GpuFigures] = Future()
         for answer in (self._begun, self._told):
-            answer.set_running_or_notify_cancel()  # the thread answers, whoever gave it up
+            answer.set_running_or_notify_cancel()  # the thread answers even if no one waits
         self._silent = False
         self._handle: Any = None
         self._gpm: Any = None
@@ -126,7 +126,7 @@ class GpuSampler:
         self._opened = 0.0
 
     def open(self) -> None:
-        """Begin. Where the GPU is silent already no thread is started."""
+        """Begin the window. If the GPU is silent already, no thread is started."""
         try:
             self._looks.ask(self._uuid, lambda: None)
         except SilentError as error:
@@ -136,7 +136,7 @@ class GpuSampler:
         self._wait_for(self._begun)
 
     def close(self) -> GpuFigures:
-        """End, and say what was seen: nothing where the driver hung."""
+        """End the window and return its figures; none if the driver hung."""
         self._stop.set()
         told = None if self._silent else self._wait_for(self._told)
         if told is None:
@@ -145,10 +145,10 @@ class GpuSampler:
         return told
 
     def _wait_for(self, answer: "Future[T]") -> T | None:
-        """What the thread says; None where it does not in time.
+        """Return the thread's answer; None if it does not come in time.
 
-        Whoever looks at the GPU waits behind the thread then: so the GPU is silent to all, and no
-        second thread comes into the call that hangs.
+        After a timeout, other looks at the GPU queue behind the thread: thus the GPU is silent to
+        all of them, and no second thread enters the hanging call.
         """
         seconds = self._looks.seconds
         try:
@@ -205,14 +205,14 @@ class GpuSampler:
             figures.add("dcgm", self._dcgm_means(closed - self._opened))
         finally:
             if self._handle is not None:
-                with contextlib.suppress(pynvml.NVMLError):  # nothing depends on how it ends
+                with contextlib.suppress(pynvml.NVMLError):  # nothing depends on its result
                     pynvml.nvmlShutdown()
 
     # --- reading ------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _reasons(self, *figures: str) -> Iterator[None]:
-        """What NVML refuses is a figure less, with its reason; never a failed measurement."""
+        """Record why NVML refuses figures in the block; a refusal never fails the measurement."""
         try:
             yield
         except pynvml.NVMLError as error:
@@ -220,7 +220,7 @@ class GpuSampler:
                 self._missing.setdefault(figure, reason_of(error))
 
     def _sample(self) -> None:
-        """Gauges every period, the exporter every second, until the window is closed."""
+        """Sample gauges every period, and the exporter every second, until the window is closed."""
         ask_exporter = self._clock()
         while True:
             self._sample_gauges()

@@ -1,4 +1,4 @@
-"""The host's own telemetry: `ports.TelemetrySource` for GPUs and the CPU."""
+"""Implements `ports.TelemetrySource` for the GPUs and the CPU of this host."""
 
 import asyncio
 import contextlib
@@ -21,14 +21,14 @@ from partitiond.looks import Looks
 log = logging.getLogger(__name__)
 
 METER_SECONDS: Final = 20.0
-"""Between readings of the energy counters: the smallest wrap around after about a minute."""
+"""Time between readings of the energy counters: the smallest wrap around after about a minute."""
 NO_ENGINES: Final = "no engine was named"
 PROCESSES: Final = "CPU time and energy of the host"
-"""Subject of looks at /proc and the energy counters."""
+"""Subject of looks at /proc and at the energy counters."""
 
 
 class _CpuFigures:
-    """CPU time of sessions, and energy of the packages where that is asked for."""
+    """Measures the CPU time of sessions and, if asked, the energy of the packages."""
 
     def __init__(
         self, pids: tuple[int, ...], *, energy: bool, root: Path, clock: Callable[[], float]
@@ -44,7 +44,7 @@ class _CpuFigures:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Keep up with counters that wrap around, until `close`."""
+        """Read counters that wrap around regularly, until `close`."""
         if self._meter is not None and self._counters and self._counters.counters:
             self._thread = threading.Thread(
                 target=self._keep_up, args=(self._meter,), name="cpu-energy", daemon=True
@@ -56,14 +56,14 @@ class _CpuFigures:
             meter.update()
 
     def close(self) -> GpuFigures:
-        """Figures and reasons, in the same form as a GPU's."""
+        """Return figures and reasons, in the same form as a GPU's."""
         self._stop.set()
         cpu, closed = cpu_seconds(self._pids, self._root), self._clock()
         if self._thread is not None:
             self._thread.join()
         figures, seconds = GpuFigures(), max(closed - self._opened, 1e-9)
         if self._pids:
-            # A process that nobody waited for takes its time with it: never below zero.
+            # The CPU time of a process that was never waited for is lost: never go below zero.
             figures.add("procfs", {"cores_used": max(0.0, cpu - self._cpu) / seconds})
         else:
             figures.missing["cores_used"] = NO_ENGINES
@@ -80,7 +80,7 @@ class _CpuFigures:
 
 
 class HostWindow:
-    """A window of `HostTelemetry`."""
+    """A measuring window of `HostTelemetry`."""
 
     def __init__(self, looks: Looks, gpu: GpuSampler | None, cpu: _CpuFigures | None) -> None:
         self._looks = looks
@@ -88,14 +88,14 @@ class HostWindow:
         self._cpu = cpu
 
     async def close(self) -> Telemetry | None:
-        """End it; means over it, or None where nothing is exposed."""
+        """End the window; return means over it, or None if nothing is exposed."""
         figures = await self.close_with_reasons()
         if not figures.values:
             return None
         return Telemetry(source="+".join(figures.sources), **figures.values)
 
     async def close_with_reasons(self) -> GpuFigures:
-        """End it; also why something is missing."""
+        """End the window; return its figures, and why some are missing."""
         cpu_task = self._close_cpu()
         if self._gpu is None:
             return await cpu_task
@@ -116,17 +116,17 @@ class HostWindow:
 
 
 class HostTelemetry:
-    """Telemetry of this host's devices. Implements `ports.TelemetrySource`.
+    """Measures this host's devices. Implements `ports.TelemetrySource`.
 
     Args:
         dcgm_url: metrics address of a DCGM exporter, for GPUs without GPM
             ("http://127.0.0.1:9400/metrics").
-        looks: makes the other looks at this host's GPUs; None has the usual deadline.
-        period_seconds: between samples of a GPU's gauges.
-        root: where `proc` and `sys` are, for tests of foreign hosts.
-        clock: seconds that only grow.
+        looks: makes the other looks at this host's GPUs; None uses the default deadline.
+        period_seconds: time between samples of a GPU's gauges.
+        root: folder of `proc` and `sys`, for tests of foreign hosts.
+        clock: monotonic time in seconds.
 
-    The energy of a CPU device is that of its whole packages: whatever else runs there counts.
+    The energy of a CPU device is that of whole packages: everything that runs on them counts.
     """
 
     def __init__(
@@ -145,14 +145,14 @@ class HostTelemetry:
         self._clock = clock
 
     async def open(self, device: Device, pids: tuple[int, ...]) -> HostWindow:
-        """Begin a window. Never fails for want of a source: what is missing, or does not answer
-        within the deadline of looks, is None.
+        """Begin a window. Never fails because of a source: figures of a source that is missing, or
+        does not answer within the deadline of looks, are None.
         """
         opening = asyncio.ensure_future(asyncio.to_thread(self._open, device, pids))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            # The thread goes on whatever happens here; what it opens must not sample for ever.
+            # The thread continues despite the cancellation; its window must not sample for ever.
             with contextlib.suppress(asyncio.CancelledError):
                 await (await opening).close()
             raise
@@ -181,9 +181,9 @@ class HostTelemetry:
         return HostWindow(self._looks, gpu, cpu)
 
     async def exposure(self, device: Device) -> Exposure:
-        """What this device exposes, and why not the rest; takes a moment of sampling.
+        """Return what this device exposes, and why not the rest; samples for a moment.
 
-        The CPU time of engines can be told wherever there is /proc.
+        The CPU time of engines is exposed wherever there is /proc.
         """
         window = await self.open(device, (1,))
         figures = await window.close_with_reasons()

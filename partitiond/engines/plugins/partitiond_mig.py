@@ -1,16 +1,16 @@
-"""A plugin for vLLM: engines in a MIG slice find the GPU that the slice is of.
+"""Lets vLLM engines in a MIG slice find the GPU that the slice belongs to (a vLLM plugin).
 
 vLLM turns an entry of CUDA_VISIBLE_DEVICES into the driver's index of a GPU. It asks NVML for the
-index of the device with that UUID, which for a MIG device is its number inside its GPU. With that
-number it then asks for a GPU: another one, or one that does not exist. This plugin gives the index
-of the GPU that the MIG device belongs to (`device_control_id_to_physical_device_id` of vLLM's
+index of the device with that UUID, which for a MIG device is its number inside its GPU. vLLM then
+looks up a GPU by that number, and finds another GPU or none. This plugin gives the index of the GPU
+that the MIG device belongs to (`device_control_id_to_physical_device_id` of vLLM's
 `vllm/platforms/cuda.py`), and the MIG device's own memory in place of its GPU's, which a plain user
 may not ask for while MIG is on.
 
-It runs in the engine's Python, where nothing of partitiond is installed: it needs nothing but vLLM.
-It is registered twice (entry_points.txt beside it): as a platform plugin, which vLLM loads before
-anything asks for a device, and as a general one, in case that order changes. It does nothing for
-engines on whole GPUs, and nothing the second time.
+The plugin runs in the engine's Python, where nothing of partitiond is installed: it needs only
+vLLM. It is registered twice (entry_points.txt beside it): as a platform plugin, which vLLM loads
+before anything asks for a device, and as a general plugin, in case that order changes. It does
+nothing for engines on whole GPUs, and nothing the second time.
 """
 
 import importlib
@@ -25,7 +25,7 @@ log = logging.getLogger("vllm.partitiond_mig")
 
 
 def register() -> None:
-    """Mend vLLM's CUDA platform where this engine runs in a MIG slice.
+    """Mend vLLM's CUDA platform if this engine runs in a MIG slice.
 
     As a platform plugin it names no platform (None): vLLM goes on to choose its own.
     """
@@ -33,7 +33,7 @@ def register() -> None:
         return
     try:
         cuda = importlib.import_module("vllm.platforms.cuda")
-    except ImportError as error:  # a build without CUDA: nothing there to mend
+    except ImportError as error:  # a build without CUDA has nothing to mend
         log.debug("no CUDA platform: %s", error)
         return
     platform = getattr(cuda, "NvmlCudaPlatform", None)
@@ -72,13 +72,13 @@ def mend(platform: Any, nvml: Any) -> None:
         device_control_id_to_physical_device_id
     )
     platform.get_device_total_memory = classmethod(get_device_total_memory)
-    # What was asked before is kept by vLLM, and may be another GPU's.
+    # vLLM keeps earlier answers, which may be those of another GPU.
     kept = getattr(vars(platform).get("get_device_capability"), "__func__", None)
     getattr(kept, "cache_clear", lambda: None)()
 
 
 def parent_index(nvml: Any, mig_uuid: str) -> int:
-    """The driver's index of the GPU that a MIG device is of."""
+    """The driver's index of the GPU that a MIG device belongs to."""
     nvml.nvmlInit()
     try:
         device = nvml.nvmlDeviceGetHandleByUUID(mig_uuid)
@@ -89,7 +89,7 @@ def parent_index(nvml: Any, mig_uuid: str) -> int:
 
 
 def memory_bytes(nvml: Any, mig_uuid: str) -> int:
-    """The memory of a MIG device."""
+    """The memory of a MIG device, in bytes."""
     nvml.nvmlInit()
     try:
         return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(mig_uuid)).total)

@@ -1,4 +1,4 @@
-"""Command line of the simulated engine."""
+"""Runs the simulated engine from the command line."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ KEEP_ALIVE_SECONDS = 120
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The flags; those it shares with vLLM have vLLM's names."""
+    """Parse the flags; those that vLLM has as well have vLLM's names."""
     parser = argparse.ArgumentParser(prog="partitiond.engines.simulated", allow_abbrev=False)
     parser.add_argument("--uds", required=True, help="Unix socket to listen on")
     parser.add_argument("--model", required=True, help="served model name")
@@ -50,10 +50,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def step_model(arguments: argparse.Namespace) -> StepModel:
-    """Step times from the profile, or made up from --token-seconds."""
+    """Step times from the profile, or constant ones from --token-seconds."""
     if arguments.profile is None:
         return constant_steps(arguments.token_seconds)
-    # Only here: reading a profile needs pydantic, which takes as long to import as all the rest.
+    # Imported here: reading a profile needs pydantic, which takes as long to import as the rest.
     from partitiond import serde
     from partitiond.core.profile import Profile
 
@@ -68,7 +68,7 @@ def bind(path: str) -> socket.socket:
 
 
 def crash_after(seconds: float) -> None:
-    """Die without a word after so long, as a crashed engine does."""
+    """Kill this process without a message after so many seconds, as a crash does."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
     timer.daemon = True
     timer.start()

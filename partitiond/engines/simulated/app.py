@@ -1,4 +1,4 @@
-"""The simulated engine's routes: vLLM's paths that the proxy, profiler and probes use."""
+"""Routes the simulated engine's requests: vLLM's paths that proxy, profiler and probes use."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ STREAM: Final = "text/event-stream"
 
 
 class Task(enum.StrEnum):
-    """What the simulated model is for; vLLM has only the routes of its model's task."""
+    """Task of the simulated model; vLLM has only the routes of its model's task."""
 
     GENERATE = "generate"
     POOLING = "pooling"
@@ -46,7 +46,7 @@ class Task(enum.StrEnum):
 
 
 def make_app(engine: SimulatedEngine, task: Task = Task.GENERATE) -> Starlette:
-    """The application."""
+    """Make the application."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -67,7 +67,7 @@ def make_app(engine: SimulatedEngine, task: Task = Task.GENERATE) -> Starlette:
 
 
 def _posted(engine: SimulatedEngine, handler: Handler) -> Endpoint:
-    """Read the body, and shape what is refused."""
+    """Make an endpoint that reads the body and hands it to the handler."""
 
     async def endpoint(request: Request) -> Response:
         media_type = request.headers.get("content-type", "").partition(";")[0].lower()
@@ -246,7 +246,7 @@ HANDLERS: Final[dict[Task, dict[str, Handler]]] = {
 
 
 def _observing(engine: SimulatedEngine) -> list[Route]:
-    """Routes that tell of the engine."""
+    """Routes that report on the engine."""
 
     async def models(_request: Request) -> Response:
         card: dict[str, object] = {"id": engine.model, "object": "model", "owned_by": "vllm"}

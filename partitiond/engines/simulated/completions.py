@@ -1,4 +1,4 @@
-"""Completions and chat completions, in vLLM's shapes."""
+"""Shapes completions and chat completions as vLLM does."""
 
 import contextlib
 import dataclasses
@@ -16,14 +16,14 @@ from partitiond.engines.simulated.engine import BrokenError, SimulatedEngine
 from partitiond.engines.simulated.generation import Answer, Generation
 
 FINGERPRINT: Final = f"simulated-{partitiond.__version__}"
-"""vLLM's names its version and a hash of its configuration."""
+"""Stands for vLLM's fingerprint, which names its version and a hash of its configuration."""
 DONE: Final = "data: [DONE]\n\n"
 _LOGPROB: Final = -0.5
-"""Of the chosen token; its alternatives have less."""
+"""Log probability of the chosen token; its alternatives have less."""
 
 
 def request_id(request: Request, prefix: str, body: Mapping[str, Any] | None = None) -> str:
-    """The answer's id: vLLM makes it of the request's id where there is one."""
+    """Return the answer's id: like vLLM, made from the request's id if the request has one."""
     named = request.headers.get("x-request-id") or (body or {}).get("request_id")
     return f"{prefix}-{named or uuid.uuid4().hex[:16]}"
 
@@ -34,7 +34,7 @@ def event(value: object) -> str:
 
 
 def usage(prompt_tokens: int, output_tokens: int) -> dict[str, int]:
-    """In vLLM's order."""
+    """The usage object, with its fields in vLLM's order."""
     total = prompt_tokens + output_tokens
     return {
         "prompt_tokens": prompt_tokens,
@@ -44,12 +44,12 @@ def usage(prompt_tokens: int, output_tokens: int) -> dict[str, int]:
 
 
 NO_DETAILS: Final = {"prompt_tokens_details": None, "completion_tokens_details": None}
-"""What `usage` has besides in whole answers."""
+"""Further fields of `usage` in answers that are not streamed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reply:
-    """Shapes of one request's answers."""
+    """Shapes the answers of one request."""
 
     chat: bool
     id: str
@@ -61,11 +61,11 @@ class Reply:
     def new(
         cls, engine: SimulatedEngine, generation: Generation, name: str, *, chat: bool
     ) -> "Reply":
-        """For a request that comes now."""
+        """Make the reply for a request that arrives now."""
         return cls(chat, name, int(time.time()), engine.model, generation)
 
     def head(self, *, chunk: bool) -> dict[str, Any]:
-        """What all events and answers begin with."""
+        """Fields that all events and answers begin with."""
         kind = "text_completion"
         if self.chat:
             kind = "chat.completion.chunk" if chunk else "chat.completion"
@@ -174,7 +174,7 @@ class Reply:
         return {"usage": counted}
 
     def usage_chunk(self) -> dict[str, Any]:
-        """The event before the end, where it was asked for."""
+        """The usage event before the end of the stream, if it was asked for."""
         counted = usage(self.generation.prompt_tokens, self.generation.output_tokens)
         last = {"choices": [], "usage": counted, "system_fingerprint": FINGERPRINT}
         return self.head(chunk=True) | last
@@ -197,7 +197,7 @@ def chat_logprob(piece: str, count: int) -> dict[str, Any]:
 
 
 async def stream(engine: SimulatedEngine, reply: Reply) -> AsyncIterator[str]:
-    """One event per token, in the order the tokens are made; then the usage, if asked; [DONE]."""
+    """One event per token, in the order of generation; then the usage, if asked for; [DONE]."""
     generation = reply.generation
     begun = not reply.chat
     try:

@@ -1,4 +1,4 @@
-"""The engine behind the routes: it accepts generations and makes their tokens in time."""
+"""Runs the engine behind the routes: accepts generations and makes their tokens in time."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from partitiond.simulation.batch import Sequence
 
 
 class BrokenError(Exception):
-    """The engine broke while it generated, with what vLLM says then."""
+    """The engine broke while it generated; has vLLM's message for that."""
 
     MESSAGE = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 
@@ -35,13 +35,13 @@ class BrokenError(Exception):
 
 @dataclasses.dataclass(slots=True)
 class SimulatedEngine:
-    """What the routes share.
+    """The state that the routes share.
 
     Attributes:
         crash_after_requests: the process dies when it accepts more generations than this.
         crash_at_running: the process dies when so many generations are in flight.
-        break_at_token: every generation breaks before its token of this number.
-        sleep: its sleep mode; None without.
+        break_at_token: every generation breaks before the token of this number.
+        sleep: the engine's sleep mode; None if it has none.
     """
 
     loop: EngineLoop
@@ -55,10 +55,10 @@ class SimulatedEngine:
     sleep: Sleep | None = None
 
     async def accept(self) -> None:
-        """Count a request, and crash when it is the one to crash on; then wait until awake.
+        """Count a request, crash if it is the one to crash on, then wait until the engine is awake.
 
         Raises:
-            RefusedError: its weights were not read again after a deep sleep.
+            RefusedError: the weights were not read again after a deep sleep.
         """
         self.accepted += 1
         in_flight = self.loop.batch.running + self.loop.batch.waiting + 1
@@ -75,7 +75,7 @@ class SimulatedEngine:
                 raise RefusedError(500, "detail", message)
 
     async def run(self, sequence: Sequence) -> AsyncGenerator[int, None]:
-        """Token numbers of one sequence as they are made. Raises BrokenError when told to."""
+        """Token numbers of one sequence as they are made. Raises BrokenError if set to break."""
         async with contextlib.aclosing(self.loop.generate(sequence)) as positions:
             async for position in positions:
                 if position == self.break_at_token:
@@ -115,7 +115,7 @@ class SimulatedEngine:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def finish(self, generation: Generation, request: Request) -> None:
-        """Generate everything; when the client leaves, free the places at once.
+        """Generate everything; if the client disconnects, free the places at once.
 
         Raises:
             BrokenError: see `run`.

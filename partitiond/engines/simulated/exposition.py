@@ -1,4 +1,4 @@
-"""The simulated engine's metrics, under vLLM's names."""
+"""Renders the simulated engine's metrics under vLLM's names."""
 
 from partitiond.engines.simulated.loop import EngineLoop
 
@@ -6,7 +6,7 @@ BLOCK_TOKENS = 16
 
 
 def render(loop: EngineLoop, model: str, kv_cache_tokens: int) -> str:
-    """Prometheus text."""
+    """Return the metrics as Prometheus text."""
     labels = f'engine="0",model_name="{model}"'
     totals, batch = loop.totals, loop.batch
     blocks = kv_cache_tokens // BLOCK_TOKENS + 1

@@ -1,7 +1,7 @@
-"""What a request asks the engine to generate, and the answer it will get: pure, known beforehand.
+"""Reads what a request asks to generate, and computes the whole answer beforehand. Pure.
 
-Which API it came by does not matter here; the APIs' modules read their own fields and shape the
-answers.
+It does not matter here by which API the request came; the modules of the APIs read their own fields
+and shape the answers.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from partitiond.engines.simulated.refusals import flag, number, refused, texts, 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to generate.
+    """Parameters of a generation.
 
     Attributes:
-        max_tokens: limit on one sequence, or None for as much as there is room.
+        max_tokens: limit on one sequence, or None for as many as the context has room for.
         n: sequences of each prompt.
-        min_tokens: it does not end by itself before.
-        stops: texts that end it; they are not part of the answer unless `keep_stop`.
+        min_tokens: the sequence does not end by itself before this number.
+        stops: texts that end the sequence; they are not part of the answer unless `keep_stop`.
         constrained: the only text that the request allows, or None.
     """
 
@@ -41,7 +41,7 @@ class Answer:
 
     Attributes:
         finish_reason: "length" or "stop".
-        stop_reason: the text that stopped it, if one did.
+        stop_reason: the text that stopped the sequence, if one did.
     """
 
     pieces: tuple[str, ...]
@@ -51,7 +51,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text of the sequence."""
         return "".join(self.pieces)
 
 
@@ -61,13 +61,13 @@ class Generation:
 
     Attributes:
         prompts: token ids of each prompt.
-        answers: of each prompt the `n` sequences, in the order of the choices.
+        answers: the `n` sequences of each prompt, in the order of the choices.
         stream: server-sent events are wanted.
-        include_usage: an event of its own with the usage at the end of the stream.
-        continuous_usage: the usage so far in every event.
-        logprobs: how many alternatives to tell of each token; None for no log probabilities.
+        include_usage: the stream ends with an event that has the usage.
+        continuous_usage: every event has the usage so far.
+        logprobs: how many alternatives to report of each token; None for no log probabilities.
         echo: the prompt's text comes before the answer's.
-        show_ids: token ids are told.
+        show_ids: the answer has token ids.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -81,12 +81,12 @@ class Generation:
 
     @property
     def prompt_tokens(self) -> int:
-        """Of all prompts."""
+        """Tokens of all prompts."""
         return sum(map(len, self.prompts))
 
     @property
     def output_tokens(self) -> int:
-        """Of all answers."""
+        """Tokens of all answers."""
         return sum(len(answer.pieces) for answer in self.answers)
 
     def prompt_of(self, index: int) -> tuple[int, ...]:
@@ -102,7 +102,7 @@ def read_sampling(
     default_limit: int | None = None,
     stop_field: str = "stop",
 ) -> Sampling:
-    """Check what all generating APIs share. Raises RefusedError with vLLM's words.
+    """Check the fields that all generating APIs share. Raises RefusedError with vLLM's words.
 
     Args:
         limits: fields that name the limit on the output, the strongest first.
@@ -152,7 +152,7 @@ def _max_tokens(
 
 
 def _temperature(body: Mapping[str, Any]) -> float | None:
-    """The temperature; its neighbours are checked, too."""
+    """The temperature; the neighbouring fields are checked as well."""
     temperature = number(body, "temperature")
     if temperature is not None and not 0 <= temperature <= 2:
         allowed = "non-negative" if temperature < 0 else "in [0, 2]"
@@ -199,7 +199,7 @@ def _choices(body: Mapping[str, Any], temperature: float | None) -> int:
 def answers_to(
     prompts: Sequence[tuple[int, ...]], sampling: Sampling, max_model_len: int
 ) -> tuple[Answer, ...]:
-    """The answers to some prompts. Raises RefusedError where a prompt is too long or empty."""
+    """The answers to some prompts. Raises RefusedError if a prompt is too long or empty."""
     for prompt in prompts:
         check_length(prompt, max_model_len)
     return tuple(
@@ -210,7 +210,7 @@ def answers_to(
 
 
 def check_length(prompt: Sequence[int], max_model_len: int) -> None:
-    """Refuse prompts that are empty or beyond the context."""
+    """Refuse prompts that are empty or exceed the context."""
     if not prompt:
         raise refused("The decoder prompt cannot be empty")
     if len(prompt) > max_model_len:
@@ -239,12 +239,12 @@ def _answer(prompt: tuple[int, ...], choice: int, sampling: Sampling, room: int)
 
 
 def _natural_tokens(prompt: tuple[int, ...]) -> int:
-    """Where the answer would end by itself: 24 to 63 tokens, the same for the same prompt."""
+    """Length at which the answer ends by itself: 24 to 63 tokens, the same for the same prompt."""
     return 24 + int(hashlib.sha256(repr(prompt).encode()).hexdigest()[:4], 16) % 40
 
 
 def _stopped(answer: Answer, sampling: Sampling) -> Answer:
-    """The answer up to the first of its stop texts."""
+    """Cut the answer at the first of its stop texts."""
     text = answer.text
     found = [(text.find(stop), stop) for stop in sampling.stops if stop in text]
     if not found:

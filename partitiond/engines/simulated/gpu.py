@@ -1,8 +1,8 @@
-"""The simulated engine's device memory: taken through CUDA's driver as vLLM takes it.
+"""Takes the simulated engine's device memory through CUDA's driver, as vLLM takes it.
 
-Context, check of the free memory, weights, KV cache, then what graphs and activations hold; each
-refusal is said in vLLM's words (v1/worker/utils.py `request_memory`, torch's allocator), so that
-whoever reads its log reads the same. Only the driver is a stand-in.
+The order is: context, check of the free memory, weights, KV cache, then graphs and activations.
+Each refusal is in vLLM's words (v1/worker/utils.py `request_memory`, torch's allocator), so that a
+log reads the same. Only the driver is a stand-in.
 """
 
 import argparse
@@ -17,17 +17,17 @@ from partitiond.devices.cuda import OUT_OF_MEMORY, Context, Cuda, CudaError
 from partitiond.engines.simulated.sleeping import KV_CACHE, WEIGHTS
 
 HOST_VARIABLE: Final = "PARTITIOND_SIMULATED_HOST"
-"""The folder of the simulated GPU host; set by the daemon, never by a user."""
+"""The folder of the simulated GPU host; the daemon sets it, never a user."""
 LIBRARY: Final = "lib/libcuda.so.1"
 STEPS: Final = 8
-"""Weights come in pieces, as tensors do: memory may run out in the middle of them."""
+"""Weights come in pieces, as tensors do: memory may run out in the middle of loading."""
 CHECK_SECONDS: Final = 0.2
-"""Between two looks at the device while nothing is computed. A real engine notices at its next
+"""Between two checks of the device while nothing is computed. A real engine notices at its next
 kernel, which comes sooner under load and never while it idles."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What decides how much memory it takes; those it shares with vLLM have vLLM's names."""
+    """Add the flags that decide how much memory it takes; flags of vLLM keep vLLM's names."""
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.0)
     parser.add_argument("--kv-cache-memory-bytes", type=int, default=0)
     parser.add_argument("--weights-bytes", type=int, default=0)
@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 class GpuMemory:
-    """What the engine holds on its GPU, from its start to its end."""
+    """The memory that the engine holds on its GPU, from its start to its end."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -45,7 +45,7 @@ class GpuMemory:
 
     @classmethod
     def take(cls, arguments: argparse.Namespace, folder: str) -> "GpuMemory":
-        """Take everything, or end the process as vLLM does where that fails."""
+        """Take everything, or end the process as vLLM does if that fails."""
         try:
             context = Cuda(Path(folder) / LIBRARY).retain(0)
             memory = cls(context)
@@ -55,7 +55,7 @@ class GpuMemory:
         return memory
 
     def fill(self, arguments: argparse.Namespace) -> None:
-        """In vLLM's order. Raises CudaError; ends the process where the memory is not free."""
+        """Fill in vLLM's order. Raises CudaError; ends the process if the memory is not free."""
         self._require_free(arguments.gpu_memory_utilization)
         self._sizes = {
             WEIGHTS: arguments.weights_bytes,
@@ -69,12 +69,12 @@ class GpuMemory:
         print("INFO Graph capturing finished", flush=True)
 
     def release(self, tag: str) -> None:
-        """Give up what it holds for its weights or KV cache: it falls asleep."""
+        """Give up the memory of the weights or the KV cache, to fall asleep."""
         for pointer in self._held.pop(tag, []):
             self._context.free(pointer)
 
     def retake(self, tag: str) -> None:
-        """Take it (again), in pieces; ends the process where it is not there."""
+        """Take a tag's memory (again), in pieces; ends the process if there is no room."""
         pieces = STEPS if tag == WEIGHTS else 1
         size = self._sizes[tag] // pieces
         taken = [self._allocate(size) for _ in range(pieces if size > 0 else 0)]
@@ -107,7 +107,7 @@ class GpuMemory:
             )
 
     def watch(self) -> None:
-        """End the process when the device says that nothing computes there any more."""
+        """End the process when the device reports that nothing computes there any more."""
         thread = threading.Thread(target=self._watch, name="device", daemon=True)
         thread.start()
 

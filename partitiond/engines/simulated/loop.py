@@ -1,4 +1,4 @@
-"""The stepping loop: production's clock around the pure batch."""
+"""Steps the simulated engine's batch: the real clock around the pure batch."""
 
 import asyncio
 import dataclasses
@@ -11,7 +11,7 @@ from partitiond.simulation.steps import StepModel
 
 @dataclasses.dataclass(slots=True)
 class Totals:
-    """Counters since the start, as the metrics show them (seconds, tokens, requests)."""
+    """Counters since the start, in the units of the metrics (seconds, tokens, requests)."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -36,7 +36,7 @@ class EngineLoop:
         self._work = asyncio.Event()
 
     async def run(self) -> None:
-        """Step until cancelled. A late step shortens the next sleep, so that rates hold."""
+        """Step until cancelled. After a late step the next sleep is shorter, so that rates hold."""
         due = time.monotonic()
         while True:
             step = self.batch.next_step()
@@ -59,7 +59,7 @@ class EngineLoop:
                 queue.put_nowait(None)
 
     async def generate(self, sequence: Sequence) -> AsyncGenerator[int, None]:
-        """Yield token numbers 0, 1, ... of one sequence; leaving early frees its place at once."""
+        """Yield token numbers 0, 1, ... of a sequence; closing early frees its place at once."""
         queue: asyncio.Queue[None] = asyncio.Queue()
         self._queues[sequence] = queue
         self.batch.add(sequence)

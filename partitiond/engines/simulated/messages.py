@@ -1,4 +1,4 @@
-"""Anthropic's messages API and its count of tokens, as vLLM answers them."""
+"""Answers Anthropic's messages API and its token count as vLLM does."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,7 @@ CHOICES: Final = {"any": "required", "auto": "auto", "none": "none"}
 
 
 def error_body(error: RefusedError | BrokenError) -> dict[str, Any]:
-    """Anthropic's shape of an error; what the schema refuses stays in OpenAI's."""
+    """Anthropic's shape of an error; errors of the request's schema keep OpenAI's shape."""
     if isinstance(error, RefusedError) and error.by_schema:
         return error.body
     told = error.body["error"]
@@ -49,7 +49,7 @@ def read_message(body: Mapping[str, Any], model: str, max_model_len: int) -> Gen
     stream = flag(body, "stream")
     prompt = _prompt(body, model)
     _refuse_tools(body)
-    # vLLM makes a chat of it, and so its errors name the chat's field.
+    # vLLM turns the message into a chat request, so its errors name the chat's field.
     renamed = {**body, "max_completion_tokens": limit, "n": 1}
     sampling = read_sampling(
         renamed,
@@ -62,7 +62,7 @@ def read_message(body: Mapping[str, Any], model: str, max_model_len: int) -> Gen
 
 
 def count_tokens(body: Mapping[str, Any], model: str, max_model_len: int) -> dict[str, Any]:
-    """The answer to how long a prompt is. Raises RefusedError."""
+    """Answer how many tokens a prompt has. Raises RefusedError."""
     _check_fields(body, ("model", "messages"))
     prompt = _prompt(body, model)
     check_length(prompt, max_model_len)
@@ -108,7 +108,7 @@ def _message_text(message: object, field: str) -> str:
 
 
 def _text(content: object, field: str) -> str:
-    """Of text blocks their text, of others (tool results, thinking) their JSON."""
+    """The text of text blocks; the JSON of other blocks (tool results, thinking)."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
@@ -128,7 +128,7 @@ def _refuse_tools(body: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MessageReply:
-    """Shapes of one request's answers."""
+    """Shapes the answers of one request."""
 
     id: str
     model: str
@@ -146,7 +146,7 @@ class MessageReply:
         return {"input_tokens": self.generation.prompt_tokens, "output_tokens": output_tokens}
 
     def whole(self) -> dict[str, Any]:
-        """The answer of a request that is not streamed; what is absent is left out."""
+        """The answer of a request that is not streamed; absent fields are left out."""
         stop = {name: value for name, value in self._stop.items() if value is not None}
         content = [{"type": "text", "text": self.generation.answers[0].text}]
         head = {"id": self.id, "type": "message", "role": "assistant", "content": content}
@@ -168,7 +168,7 @@ class MessageReply:
         return {"type": "message_start", "message": message}
 
     def delta(self) -> dict[str, Any]:
-        """The event that tells how it ended, and the usage."""
+        """The event that reports how the message ended, and the usage."""
         counted = self._usage(self.generation.output_tokens)
         return {"type": "message_delta", "delta": self._stop, "usage": counted}
 
@@ -178,7 +178,7 @@ def _named(fields: Mapping[str, Any]) -> str:
 
 
 async def stream(engine: SimulatedEngine, reply: MessageReply) -> AsyncIterator[str]:
-    """Named events: the message's start, its one block, its end. An error is the last event."""
+    """Yield named events: the message's start, its one block, its end. An error ends the stream."""
     pieces = reply.generation.answers[0].pieces
     begun = open_block = False
     try:

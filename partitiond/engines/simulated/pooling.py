@@ -1,7 +1,7 @@
-"""Embeddings, scores, ranks and pooling: vectors made of the tokens, the same for the same text.
+"""Answers embeddings, scores, ranks and pooling with vectors computed from the tokens.
 
-Each token has a fixed direction and a text the direction of their sum, so that texts that share
-tokens are near each other.
+Each token has a fixed direction, and a text has the direction of their sum: equal texts have equal
+vectors, and texts that share tokens are near each other.
 """
 
 import base64
@@ -33,7 +33,7 @@ Vector = tuple[float, ...]
 DIMENSIONS: Final = 32
 ENCODINGS: Final = ("float", "base64", "bytes", "bytes_only")
 PAIRS: Final = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"))
-"""Names of both sides of a score, as vLLM takes them."""
+"""Names of the two sides of a score, as vLLM accepts them."""
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -55,13 +55,13 @@ def similarity(first: Sequence[int], second: Sequence[int]) -> float:
 
 
 def work_of(prompts: Sequence[tuple[int, ...]]) -> Generation:
-    """Reading some prompts, as work for the engine: one token each stands for the pooling."""
+    """The engine's work for reading some prompts: one token each stands for the pooling."""
     return Generation(tuple(prompts), (Answer(("",), (0,), "stop"),) * len(prompts))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PoolRequest:
-    """Prompts whose vectors are wanted.
+    """Prompts whose vectors are requested.
 
     Attributes:
         encoding: how the vectors are written (`ENCODINGS`).
@@ -109,7 +109,7 @@ def _inputs(body: Mapping[str, Any], model: str) -> tuple[tuple[int, ...], ...]:
 def vectors_body(
     wanted: PoolRequest, name: str, model: str, *, kind: str, field: str
 ) -> dict[str, Any]:
-    """The JSON answer: `kind` is what each object is, `field` where its vector is."""
+    """The JSON answer: `kind` is the type of each object, `field` the place of its vector."""
     data = []
     for index, prompt in enumerate(wanted.prompts):
         vector = vector_of(prompt)
@@ -148,7 +148,7 @@ def _packed(vector: Vector) -> bytes:
 
 
 def classes_body(wanted: PoolRequest, name: str, model: str) -> dict[str, Any]:
-    """The answer of a classifier of two classes: which side of a plane the text is on."""
+    """The answer of a classifier with two classes: the side of a plane that the text is on."""
     data = []
     for index, prompt in enumerate(wanted.prompts):
         share = 1 / (1 + math.exp(-4 * vector_of(prompt)[0]))
@@ -192,7 +192,7 @@ def _check_pairs(pairs: Sequence[Pair], max_model_len: int) -> None:
 
 
 def pair_tokens(pairs: Sequence[Pair]) -> int:
-    """Tokens read for some pairs: each text once."""
+    """Tokens read for some pairs; each text counts once."""
     return sum(map(len, {text for pair in pairs for text in pair}))
 
 
@@ -208,7 +208,7 @@ def scores_body(pairs: Sequence[Pair], name: str, model: str) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RankRequest:
-    """Documents to put in order. `top`: how many are wanted, 0 for all."""
+    """Documents to put in order. `top`: how many to return, 0 for all."""
 
     pairs: tuple[Pair, ...]
     documents: tuple[str, ...]

@@ -1,8 +1,8 @@
-"""Refusing requests as vLLM does, and reading their fields as leniently as it does.
+"""Refuses requests as vLLM does, and reads their fields as leniently as vLLM does.
 
-vLLM has three shapes: what its models of requests refuse (type "Bad Request", the field's place in
-`param`), what it refuses itself ("BadRequestError"), and FastAPI's `{"detail": ...}`. Numbers and
-booleans are read as pydantic reads them: "3" is 3, "true" is true.
+vLLM refuses in three shapes: by its models of requests (type "Bad Request", the field's place in
+`param`), by itself ("BadRequestError"), and by FastAPI's `{"detail": ...}`. It reads numbers and
+booleans as pydantic does: "3" is 3, "true" is true.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, Final
 _TRUE: Final = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE: Final = frozenset({"false", "f", "no", "n", "off", "0"})
 _SHOWN_CHARS: Final = 200
-"""Of a value in an error, as vLLM shows it."""
+"""Characters of a value that an error shows, as in vLLM."""
 
 
 class RefusedError(Exception):
@@ -29,17 +29,17 @@ class RefusedError(Exception):
 
     @property
     def by_schema(self) -> bool:
-        """Whether the request's schema refused it: in OpenAI's shape whatever the API."""
+        """Whether the request's schema refused it: such errors have OpenAI's shape in every API."""
         return self.kind == "Bad Request"
 
 
 def refused(message: str, param: str | None = None) -> RefusedError:
-    """What vLLM itself refuses."""
+    """Make a refusal by vLLM itself."""
     return RefusedError(400, "BadRequestError", message, param)
 
 
 def unknown_model(asked: object, model: str) -> RefusedError:
-    """Another model's name."""
+    """Make the refusal of another model's name."""
     message = f"The model `{asked}` does not exist. Valid aliases: {model}."
     return RefusedError(404, "NotFoundError", message, "model")
 
@@ -47,14 +47,14 @@ def unknown_model(asked: object, model: str) -> RefusedError:
 def invalid(
     kind: str, field: str, message: str, value: object, more: Mapping[str, object] | None = None
 ) -> RefusedError:
-    """What vLLM's model of the request refuses: `kind`, `message` and `more` are pydantic's."""
+    """A refusal by vLLM's model of the request: `kind`, `message` and `more` are pydantic's."""
     place = f"body.{field}" if field else "body"
     entry = {"type": kind, "loc": place, "msg": message, "input": _shown(value), **(more or {})}
     return RefusedError(400, "Bad Request", f"1 validation error:\n  {entry}", place)
 
 
 def missing(field: str, body: Mapping[str, Any]) -> RefusedError:
-    """A field that must be there."""
+    """Make the refusal of a request without a required field."""
     return invalid("missing", field, "Field required", body)
 
 
@@ -80,14 +80,14 @@ def read_body(raw: bytes) -> dict[str, Any]:
 
 
 def check_model(body: Mapping[str, Any], model: str) -> None:
-    """Refuse other models; a missing name is taken for this one."""
+    """Refuse other models; a missing name stands for this model."""
     asked = body.get("model")
     if asked and asked != model:
         raise unknown_model(asked, model)
 
 
 def whole(body: Mapping[str, Any], field: str) -> int | None:
-    """A whole number, or None where it is left out."""
+    """A whole number, or None if the field is left out."""
     value = body.get(field)
     return None if value is None else whole_of(value, field)
 
@@ -114,7 +114,7 @@ def whole_of(value: object, field: str) -> int:
 
 
 def number(body: Mapping[str, Any], field: str) -> float | None:
-    """A finite number, or None where it is left out. Raises RefusedError."""
+    """A finite number, or None if the field is left out. Raises RefusedError."""
     value = body.get(field)
     if value is None:
         return None
@@ -137,7 +137,7 @@ def number(body: Mapping[str, Any], field: str) -> float | None:
 
 
 def flag(body: Mapping[str, Any], field: str) -> bool:
-    """A boolean, as pydantic reads one; false where it is left out. Raises RefusedError."""
+    """A boolean, as pydantic reads one; false if the field is left out. Raises RefusedError."""
     value = body.get(field)
     if value is None or isinstance(value, bool):
         return bool(value)

@@ -1,4 +1,4 @@
-"""Reading completion and chat requests, as vLLM reads them."""
+"""Reads completion and chat requests as vLLM does."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ def read_generation(
 def read_batch(body: dict[str, Any], model: str, max_model_len: int) -> Generation:
     """Check several conversations in one request. Raises RefusedError.
 
-    vLLM reads each of them as a chat of its own with the other fields of the request.
+    vLLM reads each conversation as a chat of its own with the other fields of the request.
     """
     if body.get("use_beam_search"):
         message = "Batch chat completions do not support beam search. Please set `use_beam_search`"
@@ -107,7 +107,7 @@ def _filled_list(body: dict[str, Any], field: str, value: object) -> list[object
 
 
 def _usage_wanted(body: Mapping[str, Any], *, stream: bool) -> tuple[bool, bool]:
-    """Whether the stream tells its usage at the end, and in every event."""
+    """Whether the stream reports its usage at the end, and in every event."""
     options = body.get("stream_options")
     if not options:
         return False, False
@@ -178,7 +178,7 @@ def refuse_tools(body: Mapping[str, Any]) -> None:
 
 
 def text_ids(text: str) -> tuple[int, ...]:
-    """Token ids of a prompt's text. Raises RefusedError where it is no text at all."""
+    """Token ids of a prompt's text. Raises RefusedError if the text cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can spell
@@ -190,7 +190,7 @@ def text_ids(text: str) -> tuple[int, ...]:
 def prompt_ids(
     prompt: object, body: Mapping[str, Any], field: str = "prompt"
 ) -> tuple[tuple[int, ...], ...]:
-    """Ids of a text, a list of texts, a list of token ids, or a list of such lists."""
+    """Token ids of a text, a list of texts, a list of token ids, or a list of such lists."""
     if field == "prompt" and (prompt is None or prompt == ""):
         message = "Either prompt or prompt_embeds must be provided and non-empty."
         raise refused(f"{message} (parameter=prompt)", "prompt")
@@ -226,7 +226,7 @@ def token_id(value: object, field: str) -> int:
 
 
 def chat_ids(body: Mapping[str, Any], model: str, field: str = "messages") -> tuple[int, ...]:
-    """Ids of a conversation, in a template of our own. Raises RefusedError."""
+    """Token ids of a conversation, in partitiond's own template. Raises RefusedError."""
     messages = body.get(field)
     if messages is None:
         raise missing(field, body)
@@ -252,7 +252,7 @@ def message_texts(messages: Sequence[object], model: str, field: str) -> list[st
 
 
 def content_text(content: object, model: str, field: str) -> str:
-    """The text of a message: a string, or parts of which each has some."""
+    """The text of a message: a string, or the joined texts of its parts."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):

@@ -1,4 +1,4 @@
-"""OpenAI's responses API, as vLLM answers it without a store."""
+"""Answers OpenAI's responses API as a vLLM without a store does."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ from partitiond.engines.simulated.structured import constrained_text
 
 OUTPUT_LOGPROBS = "message.output_text.logprobs"
 ECHOED = ("instructions", "metadata", "max_output_tokens", "max_tool_calls", "prompt", "user")
-"""Fields of the request that its answer repeats as they are."""
+"""Fields of the request that its answer repeats unchanged."""
 
 
 def read_response(body: Mapping[str, Any], model: str, max_model_len: int) -> Generation:
@@ -70,7 +70,7 @@ def _prompt(body: Mapping[str, Any], model: str) -> tuple[int, ...]:
 
 
 def _refuse_stored(body: Mapping[str, Any]) -> None:
-    """Refuse what needs earlier answers to be kept."""
+    """Refuse requests for which earlier answers would have to be stored."""
     previous = body.get("previous_response_id")
     if previous:
         message = f"Response with id '{previous}' not found."
@@ -88,7 +88,7 @@ def _number(body: Mapping[str, Any], field: str, default: float) -> float:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ResponseReply:
-    """Shapes of one request's answers."""
+    """Shapes the answers of one request."""
 
     id: str
     item_id: str
@@ -101,13 +101,13 @@ class ResponseReply:
     def new(
         cls, engine: SimulatedEngine, generation: Generation, body: Mapping[str, Any]
     ) -> "ResponseReply":
-        """For a request that comes now; its id is of the body, never of a header."""
+        """Make the reply for a request that arrives now; its id never comes from a header."""
         named = body.get("request_id") or f"resp_{uuid.uuid4().hex[:16]}"
         item = f"msg_{uuid.uuid4().hex[:16]}"
         return cls(str(named), item, int(time.time()), engine.model, body, generation)
 
     def response(self, *, done: bool) -> dict[str, Any]:
-        """The response object, when it begins and when it is done."""
+        """The response object, at its beginning and when it is done."""
         body, answer = self.body, self.generation.answers[0]
         cut = done and answer.finish_reason == "length"
         status = "incomplete" if cut else "completed" if done else "in_progress"
@@ -162,7 +162,7 @@ class ResponseReply:
         }
 
     def part(self, text: str, *, begun: bool = False) -> dict[str, Any]:
-        """One piece of content."""
+        """Make one piece of content."""
         count = self.generation.logprobs
         logprobs: list[Any] | None = [] if begun else None
         if count is not None and text:
@@ -170,7 +170,7 @@ class ResponseReply:
         return {"annotations": [], "text": text, "type": "output_text", "logprobs": logprobs}
 
     def item(self, status: str, text: str | None) -> dict[str, Any]:
-        """The message; without content while it is only begun."""
+        """The message; it has no content when it has only begun."""
         return {
             "id": self.item_id,
             "content": [] if text is None else [self.part(text)],
@@ -215,7 +215,7 @@ class ResponseReply:
 
 
 async def stream(engine: SimulatedEngine, reply: ResponseReply) -> AsyncIterator[str]:
-    """Named, numbered events. An engine that breaks cuts the answer, as vLLM does."""
+    """Yield named, numbered events. An engine that breaks cuts the answer off, as in vLLM."""
     count = 0
 
     def named(kind: str, fields: Mapping[str, Any]) -> str:

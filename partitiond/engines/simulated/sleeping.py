@@ -1,9 +1,9 @@
-"""The simulated engine's sleep: vLLM's routes of sleep mode, and what they do to its memory.
+"""Simulates sleep: vLLM's routes of sleep mode, and their effect on the engine's memory.
 
-As in vLLM with `--enable-sleep-mode` in development mode: asleep it takes requests and computes
-nothing until it is woken; `wake_up?tags=weights` brings back a part, and it computes only once all
-of it is there. After level 2 the weights are noise until they are reloaded: this engine then
-answers 500, where vLLM would answer nonsense.
+The rules are those of vLLM with `--enable-sleep-mode` in development mode. An engine that sleeps
+accepts requests and computes nothing until it is woken; `wake_up?tags=weights` brings back a part,
+and the engine computes only once everything is back. After level 2 the weights are noise until they
+are reloaded: this engine then answers 500, where vLLM would answer nonsense.
 """
 
 import asyncio
@@ -20,26 +20,26 @@ TAGS: Final = frozenset({WEIGHTS, KV_CACHE})
 
 
 class Memory(Protocol):
-    """What the engine holds on its device, by tag."""
+    """The memory that the engine holds on its device, by tag."""
 
     def release(self, tag: str) -> None:
-        """Give back what has the tag."""
+        """Give back the memory of the tag."""
         ...
 
     def retake(self, tag: str) -> None:
-        """Take it again. Ends the process, as vLLM does, where there is no room."""
+        """Take the tag's memory again. Ends the process, as vLLM does, if there is no room."""
         ...
 
 
 @dataclasses.dataclass(slots=True)
 class Sleep:
-    """Whether the engine sleeps, and how deep.
+    """Whether the engine sleeps, and how deeply.
 
     Attributes:
-        memory: of its device; None where it takes none.
-        away: tags of what it has given up.
-        stale: its weights are not read again since level 2.
-        awake: set while it computes.
+        memory: the engine's device memory; None if it takes none.
+        away: tags of the memory that it has given up.
+        stale: since level 2 its weights have not been read again.
+        awake: set while the engine computes.
     """
 
     memory: Memory | None = None
@@ -51,7 +51,7 @@ class Sleep:
         self.awake.set()
 
     def fall_asleep(self, level: int) -> None:
-        """Give everything up that it does not have given up."""
+        """Give up all memory that is not given up yet."""
         self.awake.clear()
         for tag in sorted(TAGS - self.away):
             if self.memory is not None:
@@ -60,7 +60,7 @@ class Sleep:
         self.away = TAGS
 
     def wake(self, tags: frozenset[str]) -> None:
-        """Take back what has these tags."""
+        """Take back the memory of these tags."""
         for tag in sorted(self.away & tags):
             if self.memory is not None:
                 self.memory.retake(tag)
@@ -69,7 +69,7 @@ class Sleep:
             self.awake.set()
 
     def reload_weights(self) -> bool:
-        """Read the weights again; False where there is no memory for them."""
+        """Read the weights again; False if their memory is given up."""
         if WEIGHTS in self.away:
             return False
         self.stale = False

@@ -1,4 +1,4 @@
-"""Answers that a request constrains: JSON of a schema, one of some choices."""
+"""Makes the answers of constrained requests: JSON of a schema, or one of some choices."""
 
 import json
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ _SAMPLES: Final[Mapping[str, Any]] = {
     "array": [],
 }
 _MAX_DEPTH: Final = 8
-"""Schemas may refer to themselves; what is deeper is left empty."""
+"""Schemas may refer to themselves; deeper levels are left empty."""
 
 
 def constrained_text(body: Mapping[str, Any]) -> str | None:
-    """The text that `response_format` or `structured_outputs` allow; None where all is allowed."""
+    """The text that `response_format` or `structured_outputs` require; None if any text will do."""
     wanted = body.get("structured_outputs")
     if isinstance(wanted, dict):
         if isinstance(wanted.get("choice"), list) and wanted["choice"]:
@@ -51,7 +51,7 @@ def _formatted(wanted: object) -> str | None:
 
 
 def instance_of(schema: Mapping[str, Any], depth: int = 0) -> Any:
-    """Something that a JSON schema allows: its properties, with the simplest values."""
+    """Make a value that a JSON schema allows: its properties, with the simplest values."""
     if "const" in schema:
         return schema["const"]
     if isinstance(schema.get("enum"), list) and schema["enum"]:

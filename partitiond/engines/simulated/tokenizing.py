@@ -1,4 +1,4 @@
-"""Tokenize and detokenize, as vLLM answers them."""
+"""Answers tokenize and detokenize requests as vLLM does."""
 
 from collections.abc import Mapping
 from typing import Any

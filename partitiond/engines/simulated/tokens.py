@@ -1,8 +1,8 @@
-"""The simulated tokenizer: text to token ids and back, without a vocabulary file.
+"""Converts text to simulated token ids and back, without a vocabulary file.
 
-A piece of text of up to four characters is one token, about what English takes; its id is its
+A piece of text of up to four characters is one token, about the rate of English; its id is its
 UTF-8 bytes behind a leading 1, so that ids turn back into exactly the same text. Smaller ids are
-the words that the engine answers with; any id is some token, as prompts of random ids are usual.
+the words of the engine's answers. Any id is some token, since prompts of random ids are usual.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,11 +11,11 @@ from typing import Final
 WORDS: Final = ("small", "models", "answer", "fast", "when", "each", "has", "just", "enough")
 
 PIECE_CHARS: Final = 4
-"""English text's usual rate."""
+"""The usual rate of English text."""
 PIECE_BYTES: Final = 6
-"""So that ids stay below 2^53 and survive clients that read JSON numbers as floats."""
+"""Keeps ids below 2^53, so that they survive clients that read JSON numbers as floats."""
 TEXT_IDS: Final = 1 << 8
-"""Smallest id that stands for text of its own: one byte behind the leading 1."""
+"""Smallest id that stands for a text: one byte behind the leading 1."""
 
 
 def encode(text: str) -> tuple[int, ...]:
@@ -24,7 +24,7 @@ def encode(text: str) -> tuple[int, ...]:
 
 
 def pieces(text: str) -> tuple[str, ...]:
-    """The text cut into tokens."""
+    """Cut the text into tokens."""
     if text.isascii():
         return tuple(text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS))
     found: list[str] = []
@@ -54,7 +54,7 @@ def token_text(token_id: int) -> str:
 
 
 def answer_ids(prompt: Sequence[int], choice: int, count: int) -> tuple[int, ...]:
-    """Ids of an answer: the same for the same prompt, and others for another prompt or choice."""
+    """Ids of an answer: the same for the same prompt, different for another prompt or choice."""
     start = sum(prompt) + len(prompt) + choice
     return tuple((start + position) % len(WORDS) for position in range(count))
 

@@ -1,10 +1,10 @@
-"""The models that need only a name: where each comes from, and the config it is built by.
+"""Lists the models that need only a name, with their sources and configs.
 
 Each model is a JSON file beside this one, with its full config, so that an estimate, a plan and a
 run with dummy weights need neither the hub nor an account: a model's speed and memory follow from
-its config alone. Revisions are commits of the hub's repositories, so that what was profiled is
-what is served; where none is known, the newest is taken. A file also carries the parameter count
-that was published for the model, which the tests hold our own count against.
+its config alone. Revisions are commits of the hub's repositories, so that what was profiled is what
+is served; without a known commit the newest is taken. A file also has the parameter count that was
+published for the model, with which the tests compare our own count.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Published:
 
     Attributes:
         parameters: the count.
-        source: where it is from.
+        source: where it was published.
         counts_tied_output: the checkpoint stores the output matrix although it is the embedding,
             and so does the count.
     """
@@ -53,10 +53,10 @@ class CatalogEntry:
         gated: whether the hub asks to accept the licence first.
         config: full `config.json`, good enough for the engine's dummy weights.
         package: Python package that carries the weights, for hosts without the hub.
-        purpose: what it is for, in a sentence.
-        note: what should be known before using it; empty where nothing.
-        published: its parameters as published, None for a quantised form.
-        quantised: other forms of it by name, as "int4-awq": repositories of quantised weights.
+        purpose: what the model is for, in a sentence.
+        note: what users should know before using it; empty if nothing.
+        published: its parameters as published; None for a quantised form.
+        quantised: quantised forms of the model by name, as "int4-awq", with their repositories.
         form_of: for a quantised form, the name of the model; empty otherwise.
     """
 
@@ -80,7 +80,7 @@ class CatalogEntry:
 
 
 def entry_from_json(text: str) -> CatalogEntry:
-    """A model from its file's text. Raises ValueError, KeyError or TypeError where it is none."""
+    """Read a model from its file's text. Raises ValueError, KeyError or TypeError if invalid."""
     data = json.loads(text)
     published = Published(**data.pop("published"))
     forms = data.pop("quantised", ())
@@ -91,7 +91,7 @@ def entry_from_json(text: str) -> CatalogEntry:
 
 
 def _quantised_form(entry: CatalogEntry, form: Mapping[str, Any]) -> CatalogEntry:
-    """The same model from a repository of quantised weights."""
+    """The same model, from a repository of quantised weights."""
     return CatalogEntry(
         name=f"{entry.name}-{form['name']}",
         hub_id=form["hub_id"],
@@ -105,7 +105,7 @@ def _quantised_form(entry: CatalogEntry, form: Mapping[str, Any]) -> CatalogEntr
 
 
 def _load() -> dict[str, CatalogEntry]:
-    """Every model, the paper's first, then by name; sizes of one family in their order."""
+    """Load every model: the paper's first, then by name; sizes of one family in their order."""
     files = resources.files(__name__).iterdir()
     entries = [
         entry_from_json(file.read_text(encoding="utf-8"))
@@ -116,7 +116,7 @@ def _load() -> dict[str, CatalogEntry]:
 
 
 def _order(entry: CatalogEntry) -> tuple[bool, str, int, str]:
-    """The paper's OPT models lead; else by the name up to its size, then by size."""
+    """Sort key: the paper's OPT models first; else the name up to its size, then the size."""
     assert entry.published is not None
     family = re.sub(r"-\d+(\.\d+)?[mb].*$", "", entry.name)
     return (family != "opt", family, entry.published.parameters, entry.name)
@@ -157,13 +157,13 @@ def source_for(text: str, *, hub: bool) -> tuple[ModelSource, CatalogEntry | Non
 
     Args:
         text: what the user wrote. A path starts with "/", "./", "../" or "~".
-        hub: fetch a catalog model from the hub even where a package carries it.
+        hub: fetch a catalog model from the hub even if a package carries it.
 
     Returns:
-        The source, and the catalog's entry where there is one.
+        The source, and the catalog's entry if there is one.
 
     Raises:
-        SpecError: it is none of the three, or the folder does not exist.
+        SpecError: the text is none of the three, or the folder does not exist.
     """
     text = text.strip()
     entry = named(text.lower())
@@ -185,7 +185,7 @@ def source_for(text: str, *, hub: bool) -> tuple[ModelSource, CatalogEntry | Non
 
 
 def _meant(text: str) -> str:
-    """Names that are spelt nearly so, as a question."""
+    """Names with a similar spelling, as a question."""
     near = difflib.get_close_matches(text.lower()[:100], [*CATALOG, *QUANTISED], n=3)
     return f"Did you mean {' or '.join(near)}? " if near else ""
 
@@ -195,7 +195,7 @@ def _folder_source(text: str) -> ModelSource:
         folder = Path(text).expanduser().resolve()
         exists = folder.is_dir()
     except (OSError, ValueError, RuntimeError) as error:
-        # Too long, a null byte, a closed folder above it, a "~user" who is unknown.
+        # The path is too long, has a null byte, a closed folder above it, or an unknown "~user".
         shown = repr(text if len(text) <= 100 else text[:100] + "...")
         why = (isinstance(error, OSError) and error.strerror) or str(error)
         raise SpecError(

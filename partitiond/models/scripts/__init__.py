@@ -1,4 +1,4 @@
-"""Programs that run in the engine's environment, not in the daemon's: by path, with its python.
+"""Holds programs that run in the engine's environment: by path, with the engine's Python.
 
-They import nothing of ours, and the engine's libraries only inside their functions.
+They import nothing of partitiond, and the engine's libraries only inside their functions.
 """

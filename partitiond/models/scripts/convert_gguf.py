@@ -1,12 +1,12 @@
-"""Convert a GGUF file to a folder that vLLM loads: bfloat16 safetensors, config and tokenizer.
+"""Converts a GGUF file to a folder that vLLM loads: bfloat16 safetensors, config and tokenizer.
 
 Run with the engine's python, which has torch and transformers::
 
     python convert_gguf.py MODEL.gguf TARGET_FOLDER
 
-transformers reads GGUF by dequantising it; the quantisation it notes in the config is removed,
-because what is saved is plain bfloat16. Prints one line per step, ends with status 0 or with a
-one-line message and status 1. Nothing is fetched: the environment forbids the hub.
+transformers dequantises GGUF while reading it; the quantisation that it notes in the config is
+removed, because plain bfloat16 is saved. The program prints one line per step, and ends with status
+0, or with a one-line message and status 1. It fetches nothing: the environment forbids the hub.
 """
 
 import functools
@@ -25,8 +25,8 @@ def _load(gguf: Path) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    # transformers reads the file three times, and makes the table of names for every module again:
-    # two thirds of the time.
+    # transformers reads the file three times, and builds the table of names again for every module,
+    # which takes two thirds of the time.
     library.GGUFReader = functools.cache(library.GGUFReader)
     library.get_tensor_name_map = functools.cache(library.get_tensor_name_map)
     where: dict[str, Any] = {
@@ -59,7 +59,7 @@ def convert(gguf: Path, target: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Return the exit status."""
+    """Convert the file that the arguments name; returns the exit status."""
     if len(arguments) != 2:
         print("usage: convert_gguf.py MODEL.gguf TARGET_FOLDER", file=sys.stderr)
         return 2

@@ -1,9 +1,9 @@
-"""Start one model in the engine's environment and say what came of it, as JSON on the last line.
+"""Starts one model in the engine's environment and prints the result as JSON on the last line.
 
-Runs with the engine's interpreter and imports nothing of ours: `python probe_start.py FOLDER`.
-The engine's core runs in this very process, so that what it decided can be read: the class that
-serves the model, the attention backends, the specification of its KV cache, the bytes of its
-weights.
+The program runs with the engine's interpreter and imports nothing of partitiond: `python
+probe_start.py FOLDER`. The engine's core runs in this very process, so that its decisions can be
+read: the class that serves the model, the attention backends, the specification of its KV cache,
+the bytes of its weights.
 """
 
 import importlib
@@ -57,7 +57,7 @@ def probe(folder: str) -> dict[str, Any]:
 
 
 def _is_fallback(model: Any) -> bool:
-    """Whether vLLM runs the class of transformers for lack of one of its own."""
+    """Whether vLLM runs the class of transformers because it has none of its own."""
     return any(kind.__module__.startswith(_FALLBACK_MODULE) for kind in type(model).__mro__)
 
 
@@ -66,13 +66,13 @@ def _backends(runner: Any) -> set[str]:
 
 
 def _count_weights() -> list[int]:
-    """Have the loader note the bytes of the weights before it packs them for the device."""
+    """Make the loader note the bytes of the weights before it packs them for the device."""
     base_loader: Any = importlib.import_module("vllm.model_executor.model_loader.base_loader")
     noted: list[int] = []
     pack = base_loader.process_weights_after_loading
 
     def noting(model: Any, *arguments: Any, **options: Any) -> Any:
-        # By storage, so that tied embeddings count once.
+        # Counted by storage, so that tied embeddings count once.
         sizes = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
         noted.append(sum(sizes.values()))
         return pack(model, *arguments, **options)
@@ -95,7 +95,7 @@ def _kv_layers(specification: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _unpadded_bytes(layer: Any) -> int:
-    """Bytes of a block; hybrids pad theirs to the size of a state."""
+    """Bytes of a block without padding; hybrids pad theirs to the size of a state."""
     real = getattr(layer, "real_page_size_bytes", None)
     return int(layer.page_size_bytes if real is None else real)
 
@@ -103,4 +103,4 @@ def _unpadded_bytes(layer: Any) -> int:
 if __name__ == "__main__":
     outcome = probe(sys.argv[1])
     print(json.dumps(outcome), flush=True)
-    os._exit(0)  # the engine's threads need no farewell
+    os._exit(0)  # without waiting for the engine's threads

@@ -1,8 +1,8 @@
-"""Says what is wrong with a plan. Written before the solver and independent of it.
+"""Reports what is wrong with a plan. Written before the solver and independent of it.
 
-Only core types are used: bytes and floats as they stand in the plan, never the solver's integers.
-It is the planner's property test, the guard before a plan is shown or applied, and the answer to
-why a plan written by hand is refused.
+It uses only core types: bytes and floats as they stand in the plan, never the solver's integers. It
+serves as the planner's property test, as the guard before a plan is shown or applied, and as the
+answer to why a plan written by hand is refused.
 """
 
 import collections
@@ -27,14 +27,14 @@ def check_plan(
     host_memory_bytes: Iterable[tuple[str, int]] = (),
     before: Before = NOTHING,
 ) -> tuple[str, ...]:
-    """Every violation as a sentence; empty when the plan is good.
+    """Return every violation as a sentence; empty if the plan is good.
 
     Args:
         plan: the plan, with the devices it was made for.
         models: what was asked for.
         interference: kappa and levels the plan was made with.
-        host_memory_bytes: memory for engines by host name, where no CPU device says it.
-        before: what ran when it was asked for, and what may be done to that.
+        host_memory_bytes: memory for engines by host name, if no CPU device states it.
+        before: what ran when the plan was asked for, and what may be done to it.
     """
     demands = as_held_back(plan, {demand.model: demand for demand in models}, before)
     levels = {d.id: device_level(plan, d, interference) for d in plan.devices}

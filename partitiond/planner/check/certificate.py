@@ -1,4 +1,4 @@
-"""What the certificate claims."""
+"""Checks the claims of the certificate."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from partitiond.planner.check.rules import rate_if_lost
 Levels = Mapping[str, float | None]
 
 SLACK_BYTES = 1 << 30
-"""Less room than this beside a replica does not show that it would have fitted."""
+"""Less room than this beside a replica does not prove that the replica would have fitted."""
 
 
 def check_certificate(
@@ -22,13 +22,13 @@ def check_certificate(
     rates: Mapping[str, float],
     levels: Levels,
 ) -> Iterator[str]:
-    """Claims that the plan's own figures do not bear out.
+    """Yield claims that the plan's own figures contradict.
 
     Args:
         plan: the plan.
         demands: what was asked for, by model.
         rates: requests/s that each model gets.
-        levels: level of interference by device id; None where no level covers what is on it.
+        levels: level of interference by device id; None if no level covers what is on the device.
     """
     proof = plan.certificate
     value = _value(plan, demands, rates, levels)
@@ -66,7 +66,7 @@ def check_certificate(
 
 
 def _check_best(proof: Certificate, sign: int, slack: float) -> Iterator[str]:
-    """The best value known lies between the plan's and the bound."""
+    """Check that the best known value lies between the plan's value and the bound."""
     if proof.best_value is None:
         return
     if sign * (proof.best_value - proof.own_value) > slack:
@@ -77,7 +77,7 @@ def _check_best(proof: Certificate, sign: int, slack: float) -> Iterator[str]:
 
 
 def _check_choices(proof: Certificate, sign: int, slack: float) -> Iterator[str]:
-    """One of the choices is the plan, and none is better than a bound that it falls under."""
+    """Check that one choice is the plan, and that no choice beats a bound that applies to it."""
     if not proof.choices:
         return
     mine = [c for c in proof.choices if c.chosen]
@@ -102,7 +102,7 @@ def _value(
     rates: Mapping[str, float],
     levels: Levels,
 ) -> float | None:
-    """The objective's value of the plan; None where a device's power is not known."""
+    """Return the objective's value of the plan; None if a device's power is not known."""
     used = {p.device_id for p in plan.placements}
     devices = [d for d in plan.devices if d.id in used]
     match plan.certificate.objective:
@@ -127,7 +127,7 @@ def _sum(watts: list[float | None]) -> float | None:
 
 
 def _charge(c: Candidate, demand: ModelDemand) -> float | None:
-    """Watts of one replica: busy for its part of the demand, served by the fewest of its kind."""
+    """Return a replica's watts: busy for its part of the demand, with the fewest of its kind."""
     planned, fewest = demand.demand.planned_req_per_s, max(1, demand.min_replicas)
     if c.watts is None or planned is None:
         return c.watts
@@ -137,12 +137,12 @@ def _charge(c: Candidate, demand: ModelDemand) -> float | None:
 
 
 def _goodput(demands: Mapping[str, ModelDemand], rates: Mapping[str, float]) -> float:
-    """Weighted planned requests/s, a priority a hundred times those of the one below."""
+    """Return weighted planned requests/s; a priority counts a hundred times the one below."""
     return math.fsum(d.planned_weight * _planned(d, rates) for d in _counted(demands))
 
 
 def _counted(demands: Mapping[str, ModelDemand]) -> list[ModelDemand]:
-    """Models that count under max-goodput: those without a rate only where none has one."""
+    """Return models that count under max-goodput: those without a rate only if no model has one."""
     rated = [d for d in demands.values() if d.demand.planned_req_per_s is not None]
     return rated or list(demands.values())
 
@@ -154,7 +154,7 @@ def _planned(demand: ModelDemand, rates: Mapping[str, float]) -> float:
 def _check_priorities(
     plan: Plan, demands: Mapping[str, ModelDemand], rates: Mapping[str, float]
 ) -> Iterator[str]:
-    """What is claimed of each priority is so, and optimal is what all of them are."""
+    """Check the claims for each priority; optimal requires every priority to be optimal."""
     proof = plan.certificate
     if proof.objective is not Objective.MAX_GOODPUT:
         return
@@ -167,7 +167,7 @@ def _check_priorities(
         yield "the certificate does not speak of each priority that is served"
     if said != sorted(set(said), reverse=True):
         yield f"the certificate lists priorities as {said}"
-    behind = False  # a higher priority gets less than it may: lower ones then may get more
+    behind = False  # a higher priority gets less than its bound, so lower ones may get more
     for p in proof.by_priority:
         value = math.fsum(served.get(p.priority, ()))
         slack = RELATIVE * value
@@ -190,9 +190,9 @@ def _smallest_share(
     rates: Mapping[str, float],
     levels: Levels,
 ) -> float:
-    """Of max-min and max-headroom, over the models that hold a replica.
+    """Return the value of max-min or max-headroom, over the models that hold a replica.
 
-    0 is a value, too, where somebody holds none.
+    The value 0 is also valid if some model holds no replica.
     """
     placed = {p.model for p in plan.placements}
     if plan.certificate.own_value == 0 and not placed.issuperset(demands):
@@ -214,7 +214,7 @@ def _smallest_share(
 def _check_served(
     plan: Plan, demands: Mapping[str, ModelDemand], rates: Mapping[str, float]
 ) -> Iterator[str]:
-    """A cost is that of serving everything that fits any device at all."""
+    """Check that a cost is the cost of serving every model that fits some device."""
     for u in plan.unplaced:
         demand = demands[u.model]
         wanted = demand.demand.planned_req_per_s or 0.0
@@ -226,9 +226,9 @@ def _check_served(
 
 
 def _check_left_out(plan: Plan, demands: Mapping[str, ModelDemand]) -> Iterator[str]:
-    """A model may be left out of a cost, or of a share, only where it fits no device at all.
+    """Check that a model left out of a cost, or of a share, fits no device.
 
-    Of the shares one without a rate beside rated ones is no part.
+    For shares, a model without a rate beside models with rates does not count.
     """
     placed = {p.model for p in plan.placements}
     rated = any(demands[name].demand.planned_req_per_s is not None for name in placed)
@@ -241,7 +241,7 @@ def _check_left_out(plan: Plan, demands: Mapping[str, ModelDemand]) -> Iterator[
 
 
 def _surely_fits(demand: ModelDemand, device: Device) -> bool:
-    """Whether a replica fits the empty device by a wide margin; rules are not looked at."""
+    """Whether a replica fits the empty device by a wide margin; rules are ignored."""
     usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
     usable -= headroom_bytes(device.memory_bytes) + SLACK_BYTES
     if device.cordoned or device.max_replicas == 0 or device.occupied_slices:

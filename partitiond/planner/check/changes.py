@@ -1,4 +1,4 @@
-"""What a plan does to what runs: moves as its certificate counts them, and outages."""
+"""Checks what a plan does to running replicas: moves counted by its certificate, and outages."""
 
 import collections
 import dataclasses
@@ -25,13 +25,13 @@ from partitiond.core.start_order import Stakes
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Before:
-    """What ran when a plan was asked for, and what may be done to it.
+    """The replicas that ran when a plan was asked for, and what may be done to them.
 
     Attributes:
         running: placements that run.
-        move_price: as in the planner's request.
+        move_price: the move price of the planner's request.
         allow_outage: every model may have no replica for a while.
-        start_seconds: how long engines take to start, by model, where that was seen.
+        start_seconds: observed start time of engines, by model.
     """
 
     running: tuple[Placement, ...] = ()
@@ -46,7 +46,7 @@ NOTHING = Before()
 def as_held_back(
     plan: Plan, demands: Mapping[str, ModelDemand], before: Before
 ) -> dict[str, ModelDemand]:
-    """The demands; of a model that is held back exactly what runs of it."""
+    """Return the demands; for a model that is held back, exactly its running replicas."""
     found = dict(demands)
     devices = {device.id for device in plan.devices if not device.cordoned}
     for held in plan.held_back:
@@ -64,7 +64,7 @@ def as_held_back(
 
 
 def check_changes(plan: Plan, demands: Mapping[str, ModelDemand], before: Before) -> Iterator[str]:
-    """Moves that are miscounted, models that were to stay and do not, outages nobody allowed."""
+    """Yield miscounted moves, models that should stay and do not, and outages not allowed."""
     yield from _check_moves(plan, demands, before)
     old = {p.replica_id: p for p in before.running}
     held = {one.model for one in plan.held_back}
@@ -118,7 +118,7 @@ def _price(devices: Sequence[Device], objective: Objective, before: Before) -> f
 
 
 def _moves(plan: Plan, before: Before, could_stay: Callable[[Placement], bool]) -> int:
-    """Replicas that could stay and were replaced: fewer of those that left and those that came."""
+    """Count replaced replicas that could stay: the fewer of those that left and those that came."""
     new = {p.replica_id: p for p in plan.placements}
     left: collections.Counter[str] = collections.Counter()
     came = collections.Counter(p.model for p in plan.placements)
@@ -134,9 +134,9 @@ def _moves(plan: Plan, before: Before, could_stay: Callable[[Placement], bool]) 
 
 
 def _simple(old: Placement, plan: Plan, demands: Mapping[str, ModelDemand]) -> bool:
-    """Whether no rule or bound may stand against it where it runs.
+    """Whether no rule or bound can prevent the replica from staying where it runs.
 
-    Whether it could stay all the same is the solver's to say: more of them only cost it more.
+    The solver decides whether other replicas could stay: counting more of them only costs it more.
     """
     demand = demands[old.model]
     device = next(d for d in plan.devices if d.id == old.device_id)

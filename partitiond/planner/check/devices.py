@@ -1,4 +1,4 @@
-"""What devices and hosts allow."""
+"""Checks the limits of devices and hosts."""
 
 from collections.abc import Iterator, Mapping
 
@@ -17,7 +17,7 @@ def check_device(
     demands: Mapping[str, ModelDemand],
     level: float | None,
 ) -> Iterator[str]:
-    """Violations on one device."""
+    """Yield violations on one device."""
     if not here:
         return
     modes = {p.partition.mode for p in here}
@@ -38,7 +38,7 @@ def check_device(
 
 
 def _check_numbers(device: Device, here: tuple[Placement, ...], mode: SharingMode) -> Iterator[str]:
-    """Whether replicas may be here at all, in this mode, and so many of them."""
+    """Check that replicas may be on the device in this mode, and that there are not too many."""
     limit = MAX_REPLICAS_PER_DEVICE[mode]
     if len(here) > limit:
         yield f"{device.id} holds {len(here)} replicas, {mode} allows {limit}"
@@ -55,7 +55,7 @@ def _check_numbers(device: Device, here: tuple[Placement, ...], mode: SharingMod
 def _check_isolation(
     device: Device, here: tuple[Placement, ...], demands: Mapping[str, ModelDemand]
 ) -> Iterator[str]:
-    """Who wants a device of its own has it; who wants hardware between has that or an instance."""
+    """Check that models get a device of their own, or hardware isolation, if they ask for it."""
     crowded = len(here) > 1 or device.occupied_slices or device.occupied_sm_percent
     for p in here:
         isolation = demands[p.model].isolation
@@ -121,7 +121,7 @@ def _check_compute(device: Device, here: tuple[Placement, ...]) -> Iterator[str]
 
 
 def check_hosts(plan: Plan, host_memory: Mapping[str, int]) -> Iterator[str]:
-    """Violations of what the devices of a host share."""
+    """Yield violations of limits that the devices of a host share."""
     for host in sorted({d.host for d in plan.devices}):
         devices = [d for d in plan.devices if d.host == host]
         yield from _check_host_cores(plan, host, devices)
@@ -129,7 +129,7 @@ def check_hosts(plan: Plan, host_memory: Mapping[str, int]) -> Iterator[str]:
 
 
 def _check_host_cores(plan: Plan, host: str, devices: list[Device]) -> Iterator[str]:
-    """Engines on GPUs need host cores as well; a core serves one engine, whatever its device."""
+    """Check host cores: GPU engines need some too; a core serves one engine, on whatever device."""
     pinned = {
         core
         for d in devices

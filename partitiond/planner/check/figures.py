@@ -1,4 +1,4 @@
-"""What the parts of the checker share."""
+"""Computes figures that the parts of the checker share."""
 
 import collections
 import math
@@ -9,16 +9,16 @@ from partitiond.core.interference import Interference, level_of, sigma
 from partitiond.core.plan import Candidate, Placement, Plan
 
 RELATIVE = 1e-6
-"""Slack when sums of floats are compared: the solver rounds them outwards, to a hundredth of it."""
+"""Slack for comparing sums of floats: the solver rounds them outwards, to a hundredth of this."""
 
 
 def device_level(plan: Plan, device: Device, interference: Interference) -> float | None:
-    """The device's level of interference; None where no level covers what is on it."""
+    """Return the device's level of interference; None if no level covers what is on it."""
     return level_together([p.candidate for p in plan.on_device(device.id)], interference)
 
 
 def level_together(here: Sequence[Candidate], interference: Interference) -> float | None:
-    """The level of interference of replicas on one device; None where no level covers it."""
+    """Return the level of interference of replicas on one device; None if no level covers it."""
     if not here:
         return 1.0
     mode = here[0].size.mode
@@ -27,12 +27,12 @@ def level_together(here: Sequence[Candidate], interference: Interference) -> flo
 
 
 def rate_of(p: Placement, levels: Mapping[str, float | None]) -> float:
-    """Requests/s of one replica."""
+    """Return the requests/s of one replica."""
     return p.candidate.capacity_req_per_s / (levels[p.device_id] or math.inf)
 
 
 def rates_of(plan: Plan, levels: Mapping[str, float | None]) -> dict[str, float]:
-    """Requests/s that each model gets."""
+    """Return the requests/s that each model gets."""
     rates: dict[str, float] = collections.defaultdict(float)
     for p in plan.placements:
         rates[p.model] += rate_of(p, levels)

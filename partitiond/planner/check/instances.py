@@ -1,4 +1,4 @@
-"""What a GPU cut by MIG allows: the driver's rules of placement, stated anew for the checker."""
+"""Checks GPUs cut by MIG: the driver's rules of placement, stated anew for the checker."""
 
 import collections
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _STARTS: Final[dict[tuple[int, int], frozenset[int]]] = {
 
 
 def check_instances(device: Device, here: tuple[Placement, ...]) -> Iterator[str]:
-    """Violations among the GPU instances of one device."""
+    """Yield violations among the GPU instances of one device."""
     spec = HARDWARE.get(device.hardware)
     listed = device.mig_profiles or (spec.mig_profiles if spec is not None else ())
     offered = {p.name: p for p in listed}
@@ -53,9 +53,9 @@ def check_instances(device: Device, here: tuple[Placement, ...]) -> Iterator[str
 def _others(
     device: Device, cuts: list[MigSlice]
 ) -> tuple[dict[int, str], collections.Counter[str]]:
-    """Memory slices that others hold, and their instances by MIG profile, beside the placements.
+    """Return memory slices held by others, and instances by MIG profile, beside the placements.
 
-    An instance that exists and is idle may be used as it is, whoever made it.
+    An existing idle instance may be used as it is, even if another program made it.
     """
     used = [i for i in (_existing(device, cut) for cut in cuts) if i and i.uuid and not i.busy]
     holder = dict.fromkeys(device.occupied_slices, "others")
@@ -74,7 +74,7 @@ def _slices(instance: MigInstance) -> range:
 
 
 def _existing(device: Device, cut: MigSlice) -> MigInstance | None:
-    """The instance that exists at exactly that place."""
+    """Return the instance that exists at exactly that place."""
     wanted = (cut.mig_profile, cut.slice_start, cut.slice_count)
     there = device.mig_instances
     return next((i for i in there if (i.mig_profile, i.slice_start, i.slice_count) == wanted), None)
@@ -83,7 +83,7 @@ def _existing(device: Device, cut: MigSlice) -> MigInstance | None:
 def _check_place(
     device: Device, p: Placement, cut: MigSlice, profile: MigProfile, there: MigInstance | None
 ) -> Iterator[str]:
-    """Whether the driver would make this instance there, and whether the replica fits into it."""
+    """Check that the driver would make this instance there, and that the replica fits into it."""
     if cut.slice_count != profile.memory_slices:
         yield (
             f"{p.replica_id} covers {cut.slice_count} memory slices of {device.id}, "

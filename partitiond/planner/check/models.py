@@ -1,4 +1,4 @@
-"""What models were promised."""
+"""Checks what models were promised."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ def check_model(
     excuse: Unplaced | None,
     forecast: ModelForecast | None,
 ) -> Iterator[str]:
-    """Violations of one model's demand, numbers and excuses; it gets so many replicas and rate."""
+    """Yield violations of one model's demand, numbers and excuse, given its replicas and rate."""
     if demand.max_replicas is not None and replicas > demand.max_replicas:
         yield f"{demand.model} has {replicas} replicas, at most {demand.max_replicas} are wanted"
     if excuse is None and replicas < max(1, demand.min_replicas):
@@ -35,7 +35,7 @@ def check_model(
 def check_slo(
     mine: Sequence[Placement], demand: ModelDemand, levels: Mapping[str, float | None]
 ) -> Iterator[str]:
-    """Replicas that would miss the model's bounds."""
+    """Yield replicas that would miss the bounds of the model's SLO."""
     if demand.slo is None:
         return
     for p in mine:

@@ -1,4 +1,4 @@
-"""Where replicas may be, and what is left when something is lost."""
+"""Checks where replicas may be, and how much is left after a loss."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +15,14 @@ def check_rules(
     demand: ModelDemand,
     levels: Mapping[str, float | None] | None,
 ) -> Iterator[str]:
-    """Violations of one model's placement rules.
+    """Yield violations of one model's placement rules.
 
     Args:
         plan: the plan.
-        mine: what it places of the model.
-        demand: of the model.
-        levels: of interference by device; None where `survive` need not hold, which counts as part
-            of the demand, because the model is listed as unplaced.
+        mine: the plan's placements of the model.
+        demand: demand of the model.
+        levels: level of interference by device; None if `survive`, a part of the demand, need not
+            hold because the model is listed as unplaced.
     """
     devices = {d.id: d for d in plan.devices}
     yield from _check_avoid(plan, demand, mine)
@@ -81,7 +81,7 @@ def _check_survival(
 
 
 def rate_if_lost(plan: Plan, demand: ModelDemand, levels: Mapping[str, float | None]) -> float:
-    """Requests/s that a model with a fault domain keeps when the worst one is lost."""
+    """Return the requests/s that a model with a fault domain keeps when the worst one is lost."""
     mine = [p for p in plan.placements if p.model == demand.model]
     left = _left(demand, mine, {d.id: d for d in plan.devices})
     kept = (math.fsum(rate_of(p, levels) for p in others) for others in left.values())
@@ -91,7 +91,7 @@ def rate_if_lost(plan: Plan, demand: ModelDemand, levels: Mapping[str, float | N
 def _left(
     demand: ModelDemand, mine: Sequence[Placement], devices: Mapping[str, Device]
 ) -> dict[str, list[Placement]]:
-    """What is left of a model when each of its fault domains is lost."""
+    """Return, for each fault domain of a model, the placements left when that domain is lost."""
     kind = demand.rules.survive
     where = [] if kind is None else [(_domain(devices[p.device_id], kind), p) for p in mine]
     return {

@@ -1,6 +1,6 @@
-"""The same question as CP-SAT, for small instances, hinted with the best packing so far.
+"""Solves the same problem in CP-SAT, if it is small, hinted with the best packing so far.
 
-One builder per constraint, in `devices`, `demands` and `rules`; `solve_exact` only assembles.
+Each constraint has one builder, in `devices`, `demands` or `rules`; `solve_exact` assembles them.
 """
 
 import dataclasses
@@ -50,13 +50,13 @@ MAX_VARIABLES: Final = 30_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Exact:
-    """What CP-SAT found.
+    """The result of CP-SAT.
 
     Attributes:
         status: optimal, feasible, infeasible or out of time (nothing known).
-        packing: the packing, where there is one.
+        packing: the packing, if there is one.
         bound: proven bound on the cost, or on the weighted requests/s of plans that are short of
-            no more replicas than the packing; None where nothing is proven and for `Goal.SHARE`.
+            no more replicas than the packing; None if nothing is proven, and for `Goal.SHARE`.
     """
 
     status: Status
@@ -85,22 +85,22 @@ def solve_exact(
     """Solve for one goal on some of the devices.
 
     Args:
-        instance: the question.
-        goal: what to optimise.
+        instance: the problem instance.
+        goal: the goal to optimise.
         devices: devices that are decided; the others hold what `rest` says.
         hint: a packing to start from; for `Goal.SHARE` it must cover everything.
         deterministic_seconds: CP-SAT's deterministic time. The wall clock limits at six times
             that, for machines too slow or busy to be deterministic on.
-        cost_limit: for `Goal.SHARE`: what the devices may cost, in 1 / PRICE_SCALE.
-        scale: for `Goal.SCALE`: what the factor is about.
-        wall_seconds: the clock's limit, where the answer may depend on it.
-        stop: asked now and then whether to end with the best so far.
-        rest: what is on the other devices, and stays; None for nothing.
+        cost_limit: for `Goal.SHARE`: limit on the devices' cost, in 1 / PRICE_SCALE.
+        scale: for `Goal.SCALE`: the targets of the factor.
+        wall_seconds: wall-clock limit, if the answer may depend on the clock.
+        stop: called periodically; True ends the solve with the best packing so far.
+        rest: the fixed contents of the other devices; None for nothing.
         allowed: items that are tried on the devices, by group and option; None for all.
-        workers: threads; more than one, and the answer is not the same every time.
-        seed: of the solver; None for the request's.
+        workers: threads; with more than one, the answer is not always the same.
+        seed: seed of the solver; None for the request's.
         stage: for `Goal.GOODPUT`: which models count; None for all.
-        moves: for `Goal.COST`: what moves of what runs cost; load i of a hint is device i then.
+        moves: for `Goal.COST`: the price of moves; load i of a hint is then device i.
     """
     model, unit, replica = cp_model.CpModel(), 1.0 / PRICE_SCALE, 0
     variables = make_variables(model, instance, devices, hint=hint, rest=rest, allowed=allowed)
@@ -134,9 +134,9 @@ def solve_exact(
     packing, status = _read(instance, variables, solver, outcome)
     bound = None
     if packing is not None and goal is not Goal.SHARE:
-        # The factor is cut into steps: the next one is out of reach.
+        # The factor is cut into steps: the step after the bound cannot be reached.
         more = 1 if goal is Goal.SCALE else replica * packing.short_replicas()
-        # Whole by its terms; what is told of it is a float.
+        # The bound is a whole number by its terms, but the solver returns it as a float.
         bound = (round(solver.best_objective_bound) + more) * unit
     return Exact(status, packing, bound)
 
@@ -164,7 +164,7 @@ def _add_hint(
 
 
 def _hint_order(hint: Packing, devices: list[int], *, whole: bool) -> dict[int, int]:
-    """Which load of the hint goes to which device, so that used ones come first among twins."""
+    """Map devices to the hint's loads, with used devices first among interchangeable ones."""
     order: dict[int, int] = {}
     chosen = set(devices)
     for bins in twins(hint.instance):

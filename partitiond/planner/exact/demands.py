@@ -1,4 +1,4 @@
-"""What models ask for."""
+"""Adds the demands of models."""
 
 from ortools.sat.python import cp_model
 
@@ -8,7 +8,7 @@ from partitiond.planner.types import Instance, Need
 
 
 def add_demands(model: cp_model.CpModel, instance: Instance, variables: Variables) -> None:
-    """Every model's rate, least and largest number of replicas, and what survives a loss."""
+    """Require every model's rate, its numbers of replicas, and what must survive a loss."""
     mine_by_model = by_model(instance, variables)
     for need in instance.needs:
         mine = mine_by_model.get(need.model, [])
@@ -21,7 +21,7 @@ def add_demands(model: cp_model.CpModel, instance: Instance, variables: Variable
 
 
 def add_numbers(model: cp_model.CpModel, need: Need, mine: Terms, least: int) -> None:
-    """A model has `least` replicas, and no more than it may."""
+    """Require `least` replicas of a model, and no more than its largest number."""
     number = sum(count for count, _ in mine)
     if least:
         model.add(number >= least)
@@ -31,5 +31,5 @@ def add_numbers(model: cp_model.CpModel, need: Need, mine: Terms, least: int) ->
 
 def _add_rate(model: cp_model.CpModel, mine: Terms, rate: int) -> None:
     if rate:
-        # Rates beyond the demand count as the demand: the same plans, a tighter relaxation.
+        # Rates beyond the demand count as the demand: the same plans, but a tighter relaxation.
         model.add(sum(count * min(each, rate) for count, each in mine) >= rate)

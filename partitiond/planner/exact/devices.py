@@ -1,4 +1,4 @@
-"""Limits of devices, and of what devices of one host share."""
+"""Adds the limits of devices, and of what devices of one host share."""
 
 import collections
 import itertools
@@ -19,7 +19,7 @@ Held = list[tuple[Any, Item]]
 def add_device_limits(
     model: cp_model.CpModel, instance: Instance, variables: Variables, index: int
 ) -> None:
-    """One way to run a device, and its memory, SMs, cores, number and load at that."""
+    """Limit a device to one way to run it, and its memory, SMs, cores, number and load by that."""
     group = instance.groups[instance.group_of[index]]
     ways = [variables.run[index, k] for k in range(len(group.options))]
     model.add(sum(ways) == variables.used[index])
@@ -55,10 +55,10 @@ def add_device_limits(
 
 
 def _add_geometry(model: cp_model.CpModel, geometry: Geometry, here: Held, run: Any) -> None:
-    """The instances form a set that can be placed.
+    """Require that the instances form a set that can be placed.
 
-    The sets are a table over the numbers of instances by MIG profile. That they take no more
-    slices than there are follows from it, and is said as well: it tightens the relaxation.
+    The sets are a table over the numbers of instances by MIG profile. The limit on slices follows
+    from the table, but is added as well because it tightens the relaxation.
     """
     by_profile: dict[int, list[Any]] = collections.defaultdict(list)
     for count, it in here:
@@ -83,7 +83,7 @@ def _add_geometry(model: cp_model.CpModel, geometry: Geometry, here: Held, run: 
 
 
 def add_pools(model: cp_model.CpModel, instance: Instance, variables: Variables) -> None:
-    """Cores and memory that devices of one host share."""
+    """Limit the cores and memory that devices of one host share."""
     for pool in instance.pools:
         taken = [
             count * instance.pool_use(pool, item)
@@ -95,7 +95,7 @@ def add_pools(model: cp_model.CpModel, instance: Instance, variables: Variables)
 
 
 def add_order(model: cp_model.CpModel, instance: Instance, variables: Variables) -> None:
-    """Of interchangeable devices, earlier ones are used first. (Ordering by load was worse.)"""
+    """Use earlier ones of interchangeable devices first. (Ordering by load was worse.)"""
     free = set(variables.free)
     for alike in twins(instance):
         mine = [index for index in alike if index in free]

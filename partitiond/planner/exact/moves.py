@@ -1,4 +1,4 @@
-"""How many replicas that run and could stay move, as `planner.moves` counts them."""
+"""Counts moves of replicas that run and could stay, as `planner.moves` counts them."""
 
 import collections
 import dataclasses
@@ -12,10 +12,10 @@ from partitiond.planner.types import Instance
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Moves:
-    """What moves cost.
+    """The price of moves.
 
     Attributes:
-        units: one of them, in 1 / PRICE_SCALE.
+        units: price of one move, in 1 / PRICE_SCALE.
         staying: device and item of each replica that runs and could stay.
     """
 
@@ -26,10 +26,10 @@ class Moves:
 def moves_cost(
     model: cp_model.CpModel, instance: Instance, variables: Variables, moves: Moves
 ) -> Any:
-    """The price of all moves, at least: minimised, it is that price.
+    """Return a lower bound on the price of all moves; minimised, it equals that price.
 
-    Of a model as many move as have left where they run, or as start beyond those that had to move,
-    whichever is fewer.
+    The moves of a model are the replicas that left the place where they run, or the replicas that
+    start beyond those that had to move, whichever number is smaller.
     """
     runs = collections.Counter(moves.staying)
     there: dict[tuple[int, int], list[Any]] = collections.defaultdict(list)

@@ -1,4 +1,4 @@
-"""What one solve is for."""
+"""Builds the goal of one solve."""
 
 import dataclasses
 import enum
@@ -14,17 +14,17 @@ from partitiond.planner.types import RATE_SCALE, Instance
 
 SHARE_UNITS: Final = 10_000
 OBJECTIVE_STEPS: Final = 10**8
-"""Of the most that can be served: a hundred replicas are out by less than a millionth together.
-With a hundred times as many CP-SAT found no optimum of three models any more, and claimed one."""
+"""Steps of the most that can be served: a hundred replicas are off by less than a millionth
+together. With a hundred times as many, CP-SAT found no optimum of three models but claimed one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stage:
-    """Which models count under `Goal.GOODPUT`, and what others keep.
+    """The models that count under `Goal.GOODPUT`, and what other models keep.
 
     Attributes:
         counts: models whose weighted requests/s are the objective.
-        kept: sets of models with the least weighted requests/s that each gets together.
+        kept: sets of models, each with the least weighted requests/s that the set gets together.
     """
 
     counts: frozenset[int]
@@ -32,20 +32,20 @@ class Stage:
 
 
 class Goal(enum.Enum):
-    """What one solve is for."""
+    """The goal of one solve."""
 
     COST = "cost"
     """Cover everything at the least cost."""
     GOODPUT = "goodput"
-    """Least numbers of replicas, then weighted requests/s."""
+    """Meet least numbers of replicas, then maximise weighted requests/s."""
     SCALE = "scale"
-    """The largest common factor of all demands, as `exact.scale` says."""
+    """Maximise the common factor of all demands; see `exact.scale`."""
     SHARE = "share"
-    """Cover everything at no more than a given cost; then even, weighted shares of the rest."""
+    """Cover everything within a given cost; then even out the weighted shares of the rest."""
 
 
 def total_cost(instance: Instance, variables: Variables) -> Any:
-    """Cost of the devices in use and of what is on them, in 1 / PRICE_SCALE."""
+    """Return the cost of the devices in use and of their contents, in 1 / PRICE_SCALE."""
     groups = instance.groups
     devices = sum(groups[instance.group_of[i]].price * used for i, used in variables.used.items())
     items = instance.items
@@ -62,19 +62,19 @@ def maximise_goodput(
     variables: Variables,
     stage: Stage | None = None,
 ) -> tuple[float, int]:
-    """One replica of a least number is worth more than all requests together.
+    """Maximise goodput; one replica of a least number is worth more than all requests together.
 
-    Each replica counts in whole steps of the most that can be served, rounded up: what bounds their
-    sum bounds the goodput.
+    Each replica counts in whole steps of the most that can be served, rounded up, so a bound on
+    their sum bounds the goodput.
 
     Args:
-        model: to build in.
-        instance: the question.
-        variables: of the model.
+        model: the CP-SAT model to build.
+        instance: the problem instance.
+        variables: the model's variables.
         stage: which models count; None for all.
 
     Returns:
-        What one step is, in weighted requests/s, and how many of them a replica counts that lacks.
+        The size of one step, in weighted requests/s, and the steps that a missing replica counts.
     """
     replicas = by_model(instance, variables)
     rated = any(need.rated for need in instance.needs)
@@ -100,7 +100,7 @@ def maximise_goodput(
 def _served(
     model: cp_model.CpModel, instance: Instance, variables: Variables, models: frozenset[int]
 ) -> tuple[float, list[Any], int]:
-    """What models get, in steps of the most that they can: a step, their steps, the most of all."""
+    """Return the size of a step, each model's steps served, and the most steps of all models."""
     replicas = by_model(instance, variables)
     mine = [n for n in instance.needs if n.model in models]
     most = {}
@@ -118,7 +118,7 @@ def _served(
         given = sum(count * math.ceil(rate * each) for count, rate in pairs)
         model.add(served <= given)
         if pairs:
-            # By that alone the solver may begin with few steps, and add one at a time.
+            # Without this the solver may begin with few steps, and add one at a time.
             full = model.new_bool_var(f"full_{need.model}")
             model.add(served >= steps).only_enforce_if(full)
             model.add(served >= given).only_enforce_if(~full)
@@ -128,7 +128,7 @@ def _served(
 
 
 def most_served(instance: Instance, variables: Variables, model: int) -> int:
-    """No plan gives a model more: every device is full of its best size, however it is run."""
+    """Return a bound on what any plan gives a model: every device is full of its best size."""
     best: dict[int, int] = {}
     for index, k, item in variables.count:
         if instance.items[item].model == model:
@@ -141,7 +141,7 @@ def most_served(instance: Instance, variables: Variables, model: int) -> int:
 def maximise_share(
     model: cp_model.CpModel, instance: Instance, variables: Variables, cost_limit: int
 ) -> None:
-    """The smallest weighted share as large as possible, then the sum of shares."""
+    """Maximise the smallest weighted share, then the sum of shares."""
     model.add(total_cost(instance, variables) <= cost_limit)
     replicas, alone = by_model(instance, variables), reference_rates(instance)
     lowest = model.new_int_var(0, 1000 * SHARE_UNITS, "lowest")
@@ -157,7 +157,7 @@ def maximise_share(
 
 @of_the_last
 def reference_rates(instance: Instance) -> dict[int, int]:
-    """What one device can give each model at most when it has it to itself."""
+    """Return the most that one device can give each model if the model has it to itself."""
     best = {need.model: 1 for need in instance.needs}
     for item, most in zip(instance.items, rates_alone(instance), strict=True):
         best[item.model] = max(best.get(item.model, 1), most)
@@ -165,10 +165,10 @@ def reference_rates(instance: Instance) -> dict[int, int]:
 
 
 def rates_alone(instance: Instance) -> list[int]:
-    """For each item what one device full of it gives at most, in the units of its model."""
+    """Return for each item the most that one device full of it gives, in its model's units."""
     best = [0] * len(instance.items)
     rate: dict[tuple[int, float], int] = {}
-    # Groups that differ by their host only hold the same.
+    # Groups that differ only in their host hold the same.
     alike = {(id(g.fits), g.memory_bytes, g.cores, g.sm_percent): g for g in instance.groups}
     for group in alike.values():
         copies: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Placement rules that always hold: who shares no device with whom, and who needs whom near."""
+"""Adds placement rules that always hold: models that avoid each other, and models that are near."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from partitiond.planner.exact.variables import Variables, most_copies
 from partitiond.planner.types import Instance
 
 Counted = list[tuple[Any, int]]
-"""Counts of one model's replicas, each with the most it can be."""
+"""Counts of one model's replicas, each with its upper limit."""
 
 
 def add_rules(model: cp_model.CpModel, instance: Instance, variables: Variables) -> None:
-    """`avoid` on every device, `near` on every host."""
+    """Add `avoid` on every device and `near` on every host."""
     ties = instance.ties
     if ties.avoided:
         on_device = _counts(instance, variables, {i: i for i in variables.used})
@@ -25,7 +25,7 @@ def add_rules(model: cp_model.CpModel, instance: Instance, variables: Variables)
 def _counts(
     instance: Instance, variables: Variables, place_of: dict[int, int]
 ) -> dict[tuple[int, int], Counted]:
-    """Counts by place (of a device) and model."""
+    """Return counts of replicas, each with its limit, by place (of a device) and model."""
     found: dict[tuple[int, int], Counted] = {}
     for (index, k, item), count in variables.count.items():
         group = instance.groups[instance.group_of[index]]

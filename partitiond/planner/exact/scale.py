@@ -1,4 +1,4 @@
-"""The largest common factor: `max-min` and `max-headroom` in one variable."""
+"""Maximises the largest common factor: `max-min` and `max-headroom` in one variable."""
 
 import dataclasses
 import math
@@ -12,21 +12,21 @@ from partitiond.planner.exact.variables import Terms, Variables, by_model, left_
 from partitiond.planner.types import Instance
 
 STEPS: Final = 10_000_000
-"""Steps into which the factor is cut; what is proven is proven to one of them."""
+"""Number of steps into which the factor is cut; bounds are proven to one step."""
 MOST_TIMES: Final = 1 << 40
-"""For rates next to nothing: CP-SAT takes whole numbers of 64 bits."""
+"""Limit for rates close to 0: CP-SAT takes 64-bit integers."""
 PRECISION: Final = 10_000_000
-"""Rates per step are rounded down to one in so many, so that the optimum is a bound."""
+"""Rates per step are rounded down to one part in this many, so that the optimum is a bound."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scale:
-    """What the factor is about.
+    """The targets of the factor.
 
     Attributes:
         target: rate of each model at factor 1, in 1 / RATE_SCALE; models not in it have none.
-        most: the factor is no larger than this.
-        survive: rate of each model, at factor 1, that has to be left when a fault domain is lost.
+        most: upper bound on the factor.
+        survive: rate of each model, at factor 1, that must be left when a fault domain is lost.
     """
 
     target: Mapping[int, float]
@@ -37,7 +37,7 @@ class Scale:
 def maximise_scale(
     model: cp_model.CpModel, instance: Instance, variables: Variables, scale: Scale
 ) -> float:
-    """Numbers of replicas hold; then the factor. Returns what one unit of the objective is."""
+    """Require the numbers of replicas and maximise the factor; return the size of one unit."""
     factor = model.new_int_var(0, STEPS, "factor")
     mine_by_model = by_model(instance, variables)
     for need in instance.needs:
@@ -53,7 +53,7 @@ def maximise_scale(
 
 
 def _cover(model: cp_model.CpModel, mine: Terms, rate: float, factor: Any) -> None:
-    """The replicas give the factor's part of a rate."""
+    """Require the replicas to give the factor's part of a rate."""
     if rate <= 0:
         return
     step = rate / STEPS

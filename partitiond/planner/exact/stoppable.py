@@ -1,4 +1,4 @@
-"""CP-SAT in a thread of its own, so that whoever waits for it can end it."""
+"""Runs CP-SAT in a thread of its own, so that the caller can end it."""
 
 import threading
 from collections.abc import Callable
@@ -12,10 +12,10 @@ POLL_SECONDS: Final = 0.05
 def solve_stoppable(
     solver: cp_model.CpSolver, model: cp_model.CpModel, stop: Callable[[], bool]
 ) -> Any:
-    """The solver's status; after `stop` says so, with the best it has by then.
+    """Return the solver's status; once `stop` is True, with the best solution so far.
 
-    In the main thread it would hold signals back until it is done: an interrupt would only be
-    heard at the end.
+    In the main thread CP-SAT would block signals until it is done: an interrupt would only be
+    handled at the end.
     """
     outcomes: list[Any] = []
     errors: list[BaseException] = []
@@ -30,7 +30,7 @@ def solve_stoppable(
     thread.start()
     try:
         while thread.is_alive():
-            # Before the search has begun a stop is not heard, so it is said again.
+            # A stop before the search has begun is ignored, so it is repeated.
             if stop():
                 solver.stop_search()
             thread.join(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Variables of the model: how each device is run, and how many of each item it holds."""
+"""Makes the variables of the model: how each device is run, and how many of each item it holds."""
 
 import collections
 import dataclasses
@@ -12,7 +12,7 @@ from partitiond.planner.types import Group, Instance, Need
 
 Allowed = Mapping[tuple[int, int], Sequence[int]]
 Terms = list[tuple[Any, int]]
-"""Counts of replicas, with what each gives."""
+"""Counts of replicas, with the rate that each replica gives."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -20,8 +20,8 @@ class Variables:
     """Variables by device; keys are (device, option) and (device, option, item).
 
     Attributes:
-        free: devices that are decided; what is on the others is a constant.
-        here: what may be on a device that is decided, by (device, option): counts and items.
+        free: devices that are decided; the contents of the others are constants.
+        here: possible contents of a device that is decided, by (device, option): counts and items.
     """
 
     used: dict[int, Any]
@@ -32,7 +32,7 @@ class Variables:
 
 
 def variable_count(instance: Instance, devices: list[int]) -> int:
-    """Integer variables that the instance takes with these devices."""
+    """Return the number of integer variables that the instance takes with these devices."""
     sizes = [sum(len(fit) for fit in g.fits) for g in instance.groups]
     return sum(sizes[instance.group_of[index]] for index in devices)
 
@@ -46,14 +46,14 @@ def make_variables(
     rest: Packing | None = None,
     allowed: Allowed | None = None,
 ) -> Variables:
-    """Variables for some of the devices.
+    """Make the variables for some of the devices.
 
     Args:
-        model: to build in.
-        instance: the question.
-        devices: what is on them is decided.
-        hint: items that it holds can be held, also where others beat them.
-        rest: what is on the other devices; None for nothing.
+        model: the CP-SAT model to build.
+        instance: the problem instance.
+        devices: devices whose contents are decided.
+        hint: its items can be held even if other items beat them.
+        rest: contents of the other devices; None for nothing.
         allowed: items that are tried, by group and option; None for all that fit.
     """
     found = Variables({}, {}, {}, tuple(devices))
@@ -77,7 +77,7 @@ def make_variables(
 
 
 def _held(hint: Packing | None, devices: Iterable[int]) -> dict[tuple[int, int], set[int]]:
-    """Items that a packing has on some devices, by group and option."""
+    """Return the items that a packing has on some devices, by group and option."""
     found: dict[tuple[int, int], set[int]] = {}
     for load in [hint.loads[index] for index in devices] if hint is not None else []:
         if load.option is not None:
@@ -86,7 +86,7 @@ def _held(hint: Packing | None, devices: Iterable[int]) -> dict[tuple[int, int],
 
 
 def _fix(model: cp_model.CpModel, variables: Variables, rest: Packing) -> None:
-    """What is on devices that are not decided, as constants."""
+    """Add the contents of devices that are not decided, as constants."""
     free = set(variables.free)
     for index, load in enumerate(rest.loads):
         if index in free or load.option is None:
@@ -97,7 +97,7 @@ def _fix(model: cp_model.CpModel, variables: Variables, rest: Packing) -> None:
 
 
 def most_copies(instance: Instance, group: Group, item: int) -> int:
-    """Copies of one item that a device can hold at most."""
+    """Return the number of copies of one item that a device can hold at most."""
     it = instance.items[item]
     geometry = next((o.geometry for o in group.options if o.geometry is not None), None)
     position = None if geometry is None else geometry.index(it.mig_profile)
@@ -111,7 +111,7 @@ def most_copies(instance: Instance, group: Group, item: int) -> int:
 
 
 def by_model(instance: Instance, variables: Variables) -> dict[int, Terms]:
-    """The replicas of each model."""
+    """Return the replicas of each model."""
     found: dict[int, Terms] = {}
     for (index, k, item), count in variables.count.items():
         option = instance.groups[instance.group_of[index]].options[k]
@@ -121,7 +121,7 @@ def by_model(instance: Instance, variables: Variables) -> dict[int, Terms]:
 
 
 def left_if_lost(instance: Instance, variables: Variables, need: Need) -> Iterator[Terms]:
-    """For each fault domain that may hold the model: its replicas in the others."""
+    """Yield, for each fault domain that may hold the model, its replicas in the other domains."""
     inside: dict[int, Terms] = {}
     for (index, k, item), count in variables.count.items():
         if instance.items[item].model == need.model:

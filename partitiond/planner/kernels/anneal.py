@@ -1,14 +1,14 @@
-"""Ruin and recreate: empty a few devices, serve again what was lost, keep it if it is good.
+"""Ruins and recreates: empties a few devices, serves the lost demand again, keeps good results.
 
-A step takes all or some replicas off a few devices, and then gives models what they lack, one
-replica after the other, the entry with the best gain for its price on the device that it fills
+A step takes all or some replicas off a few devices. It then gives models what they lack, one
+replica after the other: the entry with the best gain for its price, on the device that it fills
 best. Worse answers are kept with the probability exp(-loss / temperature) (simulated annealing
-over whole steps; the idea is that of Schrimpf et al. 2000, and of slack induction by string
-removals, Christiaens and Vanden Berghe 2020, in that few devices are ruined and never all of what
-is there is looked at again).
+over whole steps). The idea is that of Schrimpf et al. 2000; as in slack induction by string
+removals, Christiaens and Vanden Berghe 2020, few devices are ruined, and a step never looks at
+the whole answer again.
 
-Where cost counts, the devices in use may cost no more than a budget, and what is searched is an
-answer within it that lacks nothing. Each one found is kept, and the budget goes below its cost.
+For cost objectives, the devices in use may cost no more than a budget, and the search looks for an
+answer within it that lacks nothing. Each such answer is kept, and the budget drops below its cost.
 """
 
 from typing import NamedTuple
@@ -63,29 +63,29 @@ TINY = 1e-9
 WHOLE = 0.6
 """Probability that a step empties devices rather than take single replicas from them."""
 TOURNAMENT = 12
-"""Devices of which the one worth least is given up."""
+"""Number of devices from which the one worth least is given up."""
 FIXED = 1e15
-"""Beyond what any device holds is worth: for what cannot be given up."""
+"""More than the contents of any device are worth: marks devices that cannot be given up."""
 ATTEMPTS = 10_000
-"""Devices that are given up at once, or not found, before it is left at that."""
+"""Limit on attempts to empty devices at once until the budget is met."""
 FULLER = 0.05
-"""Share of its gain that a replica gives away for a device with one resource less free."""
+"""Share of its gain that a replica gives up for a device with one resource less free."""
 PICKS = 6
-"""Devices of which the one is emptied that keeps least of what runs there."""
+"""Number of devices from which the one that keeps the fewest running replicas is emptied."""
 BLINK = 0.01
-"""Probability that a device is overlooked, so that equal steps end differently."""
+"""Probability that a device is skipped, so that equal steps end differently."""
 
 
 class Scratch(NamedTuple):
-    """Space that a step uses.
+    """Working memory of a step.
 
     Attributes:
-        journal: for taking back.
+        journal: undo log of the step.
         rng: state of the random numbers.
-        models, key: models to serve again, and by what they are ordered.
+        models, key: models to serve again, and the keys that order them.
         mark: (M,) step in which a model was last put on the list.
-        seen: (G,) mark of the last scan that looked at an empty device of the group.
-        counter: (2,) steps and scans so far.
+        seen: (G,) last scan that looked at an empty device of the group.
+        counter: (2,) number of steps and of scans so far.
     """
 
     journal: Journal
@@ -98,7 +98,7 @@ class Scratch(NamedTuple):
 
 
 class Best(NamedTuple):
-    """A replica, where it would be, its merit, and the level of its device; -1 for none."""
+    """A replica to add: its merit, entry, device, and the device's level; -1 for none."""
 
     merit: float
     entry: int
@@ -107,14 +107,14 @@ class Best(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """How to search.
+    """Parameters of the search.
 
     Attributes:
         temperature: loss at which one step in e is kept.
-        by_cost: 1 where answers that lack nothing are to cost less and less, 0 where the worth
-            of all models together counts.
-        noise: how much prices are shaken within a step.
-        wanting: models that lack something which are looked at in a step.
+        by_cost: 1 to find answers that lack nothing at a falling cost, 0 to maximise the worth
+            of all models together.
+        noise: relative perturbation of prices within a step.
+        wanting: models with unserved demand that a step looks at.
         outside: devices looked at beside the ruined ones; all if there are no more.
     """
 
@@ -126,14 +126,14 @@ class Rules(NamedTuple):
 
 
 class Here(NamedTuple):
-    """What runs where, and how much of it may leave.
+    """The running replicas, and how many of them may leave their device.
 
     Attributes:
-        item: (E,) item of each entry: what an engine is, whatever the level it runs at.
+        item: (E,) item of each entry: the kind of engine, whatever the level it runs at.
         runs: (D, most) items that run on each device, the first `number` of a row.
         number: (D,)
-        gone: (D,) replicas that have left each device; kept by the search.
-        most_gone: replicas that may have left their device, in sum; -1 for no limit.
+        gone: (D,) replicas that have left each device; updated by the search.
+        most_gone: limit on the replicas that leave their device, in sum; -1 for no limit.
     """
 
     item: Ints
@@ -145,7 +145,7 @@ class Here(NamedTuple):
 
 @plain
 def gone_from(state: State, here: Here, d: int) -> int:
-    """Replicas that run on device d and are not on it in this answer."""
+    """Count the replicas that run on device d and are not on it in this answer."""
     runs, number, stays = here.runs, here.number[d], 0
     for i in range(number):
         # Equal replicas are matched one by one: the k-th of a kind with the k-th.
@@ -163,7 +163,7 @@ def gone_from(state: State, here: Here, d: int) -> int:
 
 @plain
 def count_gone(state: State, here: Here) -> int:
-    """Fill `gone` for all devices; returns the sum."""
+    """Fill `gone` for all devices; return the sum."""
     total = 0
     for d in range(here.number.shape[0]):
         here.gone[d] = gone_from(state, here, d)
@@ -173,7 +173,7 @@ def count_gone(state: State, here: Here) -> int:
 
 @plain
 def _gone_now(state: State, journal: Journal, here: Here, total: int) -> int:
-    """How many have left after a step, which changed the devices of the journal."""
+    """Return how many replicas have left after a step, which changed the journal's devices."""
     for at in range(journal.size[0]):
         d = journal.devices[at]
         total += gone_from(state, here, d) - here.gone[d]
@@ -191,17 +191,17 @@ def search(
     here: Here,
     steps: int,
 ) -> int:
-    """Take some steps; returns how often `best` became better.
+    """Take some steps; return how often `best` improved.
 
     Args:
-        data: the question.
-        state: the answer the search is at.
-        best: the best one so far; in place.
-        scratch: space for a step.
-        rules: how to search.
-        budget: (1,) what devices may cost; goes below the cost of each complete answer.
-        here: what runs where.
-        steps: how many.
+        data: the problem.
+        state: the current answer of the search.
+        best: the best answer so far; updated in place.
+        scratch: working memory of a step.
+        rules: parameters of the search.
+        budget: (1,) limit on the devices' cost; drops below the cost of each complete answer.
+        here: the running replicas.
+        steps: number of steps.
     """
     found = 0
     limited = here.most_gone >= 0
@@ -223,7 +223,7 @@ def search(
         worse = loss > TINY
         after = _gone_now(state, scratch.journal, here, total) if limited else 0
         if limited:
-            # Where nothing is gained, what moves less, or costs less, is better.
+            # If nothing is gained, fewer moves or a lower cost are better.
             worse = worse or (loss >= -TINY and (after > total or state.cost[0] > cost))
         if (limited and after > max(here.most_gone, total)) or (
             worse and -rules.temperature * np.log(uniform(scratch.rng) + 1e-300) < max(loss, TINY)
@@ -252,7 +252,7 @@ def search(
 
 @plain
 def _ruin(data: Data, state: State, scratch: Scratch, here: Here, step: int) -> int:
-    """Empty a few devices, or take some replicas from more; returns how many models are listed."""
+    """Empty a few devices, or take some replicas off more; return how many models are listed."""
     journal, rng, devices = scratch.journal, scratch.rng, state.devices.shape[0]
     whole = uniform(rng) < WHOLE
     count = min(devices, 1 + below(rng, 4) if whole else 2 + below(rng, 6))
@@ -277,7 +277,7 @@ def _ruin(data: Data, state: State, scratch: Scratch, here: Here, step: int) -> 
 
 @plain
 def _least_kept(state: State, here: Here, rng: Words) -> int:
-    """Of a few devices the one that keeps least of what runs there."""
+    """Of a few random devices, return the one that keeps the fewest running replicas."""
     chosen, least = 0, 1 << 60
     for _ in range(PICKS):
         d = below(rng, state.devices.shape[0])
@@ -291,7 +291,7 @@ def _least_kept(state: State, here: Here, rng: Words) -> int:
 def _take(
     data: Data, state: State, scratch: Scratch, d: int, i: int, step: int, listed: int
 ) -> int:
-    """Take one replica away unless its model is frozen, and list the model once."""
+    """Remove one replica unless its model is frozen, and list the model once."""
     m = data.entries[state.items[d, i], MODEL]
     if data.models[m, FROZEN]:
         return listed
@@ -312,7 +312,7 @@ def _list(scratch: Scratch, m: int, step: int, listed: int) -> int:
 def _list_wanting(
     data: Data, state: State, scratch: Scratch, wanting: int, step: int, listed: int
 ) -> int:
-    """Add some of the models that lack something, from a random one on."""
+    """List some of the models that lack something, beginning with a random one."""
     models = state.models.shape[0]
     start, most = below(scratch.rng, models), min(models, listed + wanting)
     for k in range(models):
@@ -358,7 +358,7 @@ def _order(data: Data, scratch: Scratch, listed: int) -> None:
 
 @plain
 def _sort(scratch: Scratch, listed: int) -> None:
-    """The listed models by falling key; they are few, and nearly sorted more often than not."""
+    """Sort the listed models by falling key; they are few, and usually nearly sorted already."""
     for i in range(1, listed):
         m, key, j = scratch.models[i], scratch.key[i], i - 1
         while j >= 0 and scratch.key[j] < key:
@@ -378,9 +378,9 @@ def serve(
     step: int,
     listed: int,
 ) -> int:
-    """Give model m replicas as long as all together gain by them and one fits.
+    """Give model m replicas as long as the answer gains by them and one fits.
 
-    Models that lose by it are listed to be served as well; returns how many are listed then.
+    Models that lose by this are listed to be served as well; return how many are listed then.
     """
     while lacks(data, state, m):
         e, d, level = _best_way(data, state, scratch, rules, budget, m)
@@ -401,10 +401,10 @@ def serve(
 def _best_way(
     data: Data, state: State, scratch: Scratch, rules: Rules, budget: int, m: int
 ) -> tuple[int, int, int]:
-    """Entry, device and level of the replica of model m with the most gain for its price.
+    """Return entry, device and level of model m's replica with the most gain for its price.
 
-    Looks at the devices of this step and some others. A device on which less room is left counts a
-    little more. -1 where no device holds one from which all together gain.
+    Looks at the devices of this step and some others. A device with less room left counts a little
+    more. -1 if no device can hold a replica from which the answer gains.
     """
     scratch.counter[1] += 1
     journal, rng, devices = scratch.journal, scratch.rng, state.devices.shape[0]
@@ -419,7 +419,7 @@ def _best_way(
             best = _best_on(data, state, rng, rules.noise, room, m, d, q, best)
             continue
         group = data.device_group[d]
-        # Empty devices of a group are alike, and each costs what the first one does.
+        # Empty devices of a group are alike, so only the first one is looked at.
         if scratch.seen[group] == scratch.counter[1] or data.group_cost[group] > room:
             continue
         scratch.seen[group] = scratch.counter[1]
@@ -442,7 +442,7 @@ def _best_on(
     q: int,
     best: Best,
 ) -> Best:
-    """The best so far, or a replica of model m on device d at site q."""
+    """Return the better of the best so far and a replica of model m on device d at site q."""
     first, end = data.model_site[m, q], data.model_site[m, q + 1]
     if first == end or not _has_room(data, state, m, d, q):
         return best
@@ -480,7 +480,7 @@ def _has_room(data: Data, state: State, m: int, d: int, q: int) -> bool:
 
 @plain
 def shrink(data: Data, state: State, rng: Words, budget: int) -> None:
-    """Empty devices until what is in use costs no more than the budget, those worth least first."""
+    """Empty devices, those worth least first, until the rest costs no more than the budget."""
     devices = state.devices.shape[0]
     for _ in range(ATTEMPTS):
         chosen, least = -1, FIXED
@@ -502,7 +502,7 @@ def shrink(data: Data, state: State, rng: Words, budget: int) -> None:
 
 @plain
 def revalue(data: Data, state: State) -> None:
-    """Sum the worth anew: after prices have changed, and against rounding."""
+    """Sum the worth anew: after a change of prices, and against accumulated rounding."""
     state.worth[0] = 0.0
     for m in range(state.models.shape[0]):
         state.worth[0] += worth_of(data, state, m, 0, 0, 0)
@@ -510,7 +510,7 @@ def revalue(data: Data, state: State) -> None:
 
 @plain
 def construct(data: Data, state: State, scratch: Scratch, rules: Rules, budget: int) -> None:
-    """Give all models what they lack, as far as there is room, the largest first."""
+    """Give all models what they lack, as far as there is room, the largest models first."""
     scratch.counter[0] += 1
     scratch.journal.size[0] = 0
     step = scratch.counter[0]

@@ -1,4 +1,4 @@
-"""Depth-first search for the most valuable set of replicas that a device can hold."""
+"""Searches depth-first for the most valuable set of replicas that a device can hold."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,13 @@ from partitiond.planner.kernels import plain
 from partitiond.planner.sites import Bits, Floats, Ints
 
 SLACK = 1e-9
-"""Relative room for the rounding of floating-point sums; bounds are raised by it."""
+"""Relative tolerance for the rounding of floating-point sums; bounds are raised by it."""
 
 
 class Place(NamedTuple):
-    """What a way to run a device asks of sets: slices of the arrays of `Sites`.
+    """The limits of a way to run a device: slices of the arrays of `Sites`.
 
-    `table` is empty without MIG. Of `busy_limit` the rows up to `max_items` are read.
+    `table` is empty without MIG. Only the rows of `busy_limit` up to `max_items` are read.
     """
 
     use: Ints
@@ -27,12 +27,12 @@ class Place(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """Entries in order of loss, with what the branching needs of them.
+    """Entries in order of loss, with the figures that branching needs.
 
     Attributes:
-        fit: their positions.
-        worth: p.a of each.
-        gain: what the entries from here on gain at most: sum of copies times negative losses.
+        fit: positions of the entries.
+        worth: p.a of each entry.
+        gain: most that the entries from here on can gain: sum of copies times negative losses.
         whole: p.(all of the device).
     """
 
@@ -46,7 +46,7 @@ class Choices(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Depth-first search by level: next entry to try, entry chosen, which copy of it, the rest."""
+    """The state of the search at each depth: next entry, chosen entry, its copy, and the rest."""
 
     at: Ints
     chosen: Ints
@@ -77,9 +77,9 @@ def fits(place: Place, entry: int) -> bool:
 def branch(
     place: Place, choices: Choices, work: Work, floor: float, node_limit: int
 ) -> tuple[int, float, float]:
-    """Depth-first search; the best set goes to `work.found`. Its size, value and upper bound.
+    """Search depth-first; write the best set to `work.found`, return its size, value and bound.
 
-    A set worth no more than `floor` is not looked for.
+    A set worth no more than `floor` is not searched for.
     """
     n = len(choices.fit)
     work.rest[0] = choices.whole
@@ -112,7 +112,7 @@ def branch(
 
 @plain
 def _most(choices: Choices, work: Work, depth: int) -> float:
-    """No set with what is chosen and one entry from here on is worth more."""
+    """Return an upper bound on the chosen set extended by at least one entry from here on."""
     k = work.at[depth]
     return float(work.total[depth] + work.rest[depth] + choices.gain[k] - max(0.0, choices.loss[k]))
 
@@ -142,7 +142,7 @@ def _may_add(place: Place, choices: Choices, work: Work, depth: int) -> bool:
 
 @plain
 def _push(place: Place, choices: Choices, work: Work, depth: int, k: int) -> None:
-    """Choose entry k at this depth; the next level starts with another copy of it."""
+    """Choose entry k at this depth; the next depth starts with another copy of it."""
     entry, below = choices.fit[k], depth + 1
     work.chosen[depth] = k
     for r in range(place.use.shape[1]):

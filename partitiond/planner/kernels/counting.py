@@ -1,4 +1,4 @@
-"""Counts what numba compiles, as it goes on."""
+"""Counts the functions that numba compiles, as it compiles them."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -19,8 +19,8 @@ class _Counter(event.Listener):
 
 
 def compiled_functions(tell: Callable[[int], object]) -> AbstractContextManager[object]:
-    """Tells the number of functions compiled within, after each; what is on disk is not compiled.
+    """Call `tell` with the number of functions compiled so far, without those loaded from disk.
 
-    Functions that numba brings along, as sorting, are counted with ours.
+    Functions of numba itself, such as sorting, are counted together with ours.
     """
     return event.install_listener("numba:compile", _Counter(tell))

@@ -1,10 +1,10 @@
-"""The best covering set of each model at prices of entries, over whole replicas.
+"""Finds each model's best covering set of whole replicas at given prices of entries.
 
-For a cost: the cheapest multiset of entries whose rates reach the need and whose number is
-within its limits. For goodput: the multiset with the most weight * min(rate, need) - price. Both
-are the most worth beyond the price; for a cost, only reaching the whole need counts, as nothing.
+For a cost: the cheapest multiset of entries whose rates reach the need and whose number is within
+its limits. For goodput: the multiset with the most weight * min(rate, need) - price. Both maximise
+worth beyond the price; for a cost, only reaching the whole need is allowed, and is worth nothing.
 Rates are counted in cells, rounded up, so cells cover at least what replicas cover: a cost found
-here is never above the true one, a worth never below.
+here is never above the true one, and a worth never below.
 """
 
 from typing import NamedTuple
@@ -15,22 +15,22 @@ from partitiond.planner.kernels import kernel, plain
 from partitiond.planner.sites import Floats, Ints
 
 PROBE = 24
-"""Entries from which a first set is made."""
+"""Number of entries from which a first set is made."""
 ROUNDING = 1e-12
 COUNTED_CELLS = 2_000_000
-"""Largest table of (number, cells); beyond it the limits of the number are relaxed."""
+"""Largest table of (number, cells); beyond it the limits on the number are relaxed."""
 
 
 class Grid(NamedTuple):
     """Entries by model, with their rates in cells.
 
     Attributes:
-        start: (M + 1,) where a model's entries are in the arrays of entries.
-        cell: (E,) their rates in cells, rounded up, at most what the model needs.
-        flat: (M,) weighted requests/s of a replica without a rate to reach; 0 where these do not
-            count.
+        start: (M + 1,) offsets of each model's entries in the arrays of entries.
+        cell: (E,) rates of entries in cells, rounded up, at most what the model needs.
+        flat: (M,) weighted requests/s of a replica of a model without a rate; 0 if such models do
+            not count.
         cells: (M,) cells a model needs; 0 without a rate.
-        least, most: (M,) replicas.
+        least, most: (M,) limits on the number of replicas.
         reward: (M,) worth of one cell, in weighted requests/s.
     """
 
@@ -44,7 +44,7 @@ class Grid(NamedTuple):
 
 
 class Worth(NamedTuple):
-    """What a number of cells is worth: `each` times it, from `least` to `cells` of them."""
+    """The worth of a number of cells: `each` times the number, from `least` to `cells`."""
 
     least: int
     cells: int
@@ -52,11 +52,11 @@ class Worth(NamedTuple):
 
 
 class Covers(NamedTuple):
-    """One covering set a model.
+    """One covering set per model.
 
     Attributes:
         value: (M,) its cost, or its worth less its price.
-        start: (M + 1,) where a model's part of `entries` is.
+        start: (M + 1,) offsets of each model's part of `entries`.
         entries: chosen entries, with repetitions.
     """
 
@@ -66,25 +66,25 @@ class Covers(NamedTuple):
 
 
 def cheapest_covers(grid: Grid, price: Floats) -> Covers:
-    """The cheapest covering set of each model; infinite cost where there is none.
+    """Return the cheapest covering set of each model; its cost is infinite if there is none.
 
     Args:
         grid: the entries.
-        price: (E,) of one replica of each entry, at least 0.
+        price: (E,) price of one replica of each entry, at least 0.
     """
     value, start, entries = _all_covers(grid, np.maximum(price, 0.0), True, 0)
     return Covers(0.0 - value, start, entries)
 
 
 def best_served(grid: Grid, price: Floats, most_replicas: int) -> Covers:
-    """The set of each model with the most worth beyond its price; the empty set is worth 0.
+    """Return each model's set with the most worth beyond its price; the empty set is worth 0.
 
-    Least numbers of replicas are not asked for: a plan for goodput may miss them.
+    Least numbers of replicas are not required, because a plan for goodput may miss them.
 
     Args:
         grid: the entries.
-        price: (E,) of one replica of each entry, at least 0.
-        most_replicas: replicas all devices hold together.
+        price: (E,) price of one replica of each entry, at least 0.
+        most_replicas: number of replicas that all devices together can hold.
     """
     return Covers(*_all_covers(grid, np.maximum(price, 0.0), False, most_replicas))
 
@@ -122,7 +122,7 @@ def _all_covers(
 
 @kernel
 def _serve_flat(price: Floats, flat: float, most: int) -> tuple[float, Ints]:
-    """Every replica gives as much, without end."""
+    """Return worth and set for a model without a rate: every replica is worth the same."""
     if most < 1 or len(price) == 0 or price.min() >= flat:
         return 0.0, np.empty(0, np.int64)
     return most * (flat - price.min()), np.full(1, price.argmin(), np.int64)
@@ -130,16 +130,16 @@ def _serve_flat(price: Floats, flat: float, most: int) -> tuple[float, Ints]:
 
 @kernel
 def _best_set(price: Floats, cell: Ints, worth: Worth, least: int, most: int) -> tuple[float, Ints]:
-    """The set with the most worth beyond its price, of `least` to `most` replicas; -inf for none.
+    """Return the set of `least` to `most` replicas with the most worth beyond its price; -inf if
+    there is none.
 
-    What it says is never too little: where both limits bind, or where they would take too large a
-    table, one is left out.
+    The value is never too low: if both limits bind, or need too large a table, one is dropped.
 
     Args:
-        price: of one replica of each entry.
-        cell: cells that each reaches.
-        worth: of reaching cells.
-        least, most: replicas.
+        price: price of one replica of each entry.
+        cell: cells that each replica reaches.
+        worth: worth of reaching cells.
+        least, most: limits on the number of replicas.
     """
     none, cells = np.empty(0, np.int64), worth.cells
     if least > most:
@@ -171,7 +171,7 @@ def _best_set(price: Floats, cell: Ints, worth: Worth, least: int, most: int) ->
 
 @plain
 def _most(worth: Worth, cost: Floats) -> tuple[float, int]:
-    """The most worth beyond the cost over all numbers of cells, and the first that gives it."""
+    """Return the most worth beyond the cost over all numbers of cells, and the first such one."""
     best, amount = -np.inf, 0
     for c in range(worth.least, worth.cells + 1):
         if worth.each * c - cost[c] > best:
@@ -181,11 +181,11 @@ def _most(worth: Worth, cost: Floats) -> tuple[float, int]:
 
 @kernel
 def _useful(price: Floats, cell: Ints, worth: Worth) -> Ints:
-    """Entries that some best set may hold, whatever its number.
+    """Return the entries that some best set may hold, whatever its number of replicas.
 
-    A few that waste least give a set. Any set costs at least the least price of a cell for all
-    cells, and what its entries cost beyond that price; so entries that waste more than that set
-    are in none that is better.
+    A few entries that waste least give a first set. Any set costs at least the least price per cell
+    times all cells, plus what its entries cost beyond that price. So an entry that wastes more than
+    the first set is in no better set.
     """
     unit, cells = np.inf, worth.cells
     for i in range(len(price)):
@@ -209,7 +209,7 @@ def _useful(price: Floats, cell: Ints, worth: Worth) -> Ints:
 
 @kernel
 def _ample(price: Floats, cell: Ints, entries: Ints) -> Ints:
-    """Those of the entries that cover more than everything cheaper, the cheapest first."""
+    """Return the entries that cover more than every cheaper one, the cheapest first."""
     order = entries[np.argsort(price[entries])]
     size, top = 0, 0
     for i in order:
@@ -224,8 +224,8 @@ def _ample(price: Floats, cell: Ints, entries: Ints) -> Ints:
 def _table(
     price: Floats, cell: Ints, cells: int, number: int, at_least: bool
 ) -> tuple[Floats, Ints]:
-    """Least price of exactly n replicas (of at least n) that reach so many cells, by n and cells,
-    and the entry to take first."""
+    """Return the least price of exactly (or at least) n replicas that reach so many cells, by n
+    and cells, and the entry to take first."""
     cost = np.full((number + 1, cells + 1), np.inf)
     take = np.full((number + 1, cells + 1), -1, np.int64)
     cost[0, 0] = 0.0

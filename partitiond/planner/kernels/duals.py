@@ -1,4 +1,4 @@
-"""Duals of the linear relaxation of one device: few rows, many bounded columns."""
+"""Computes duals of the linear relaxation of one device: few rows, many bounded columns."""
 
 import numpy as np
 
@@ -12,13 +12,13 @@ GAIN = 1e-9
 
 @kernel
 def multipliers(value: Floats, share: Floats, copies: Ints) -> Floats:
-    """Duals of max value.x with share'x <= 1 and 0 <= x <= copies.
+    """Return duals of max value.x with share'x <= 1 and 0 <= x <= copies.
 
     Primal simplex with bounded variables and an explicit inverse. It may stop early or be off by
-    rounding: what it returns is at least 0, and any such multipliers give a bound.
+    rounding: the result is always at least 0, and any such multipliers give a bound.
     """
     n, rows = share.shape
-    # What is left of each limit is a column of its own, worth nothing.
+    # The slack of each limit is a column of its own, worth nothing.
     columns = np.concatenate((share, np.eye(rows)))
     worth = np.concatenate((value, np.zeros(rows)))
     most = np.concatenate((copies, np.full(rows, np.inf)))
@@ -64,7 +64,7 @@ def _set_duals(worth: Floats, basis: Ints, inverse: Floats, dual: Floats) -> Non
 
 @plain
 def _entering(worth: Floats, columns: Floats, state: Ints, dual: Floats) -> int:
-    """The column with the largest gain; -1 where none gains anything."""
+    """Return the column with the largest gain; -1 if no column gains anything."""
     enter, most = -1, GAIN
     for r in range(len(dual)):
         most += GAIN * abs(dual[r])
@@ -93,7 +93,7 @@ def _set_column(entering: Floats, inverse: Floats, column: Floats) -> None:
 def _leaving(
     copies: Floats, basis: Ints, level: Floats, move: Floats, most: float
 ) -> tuple[int, float, int]:
-    """Row that limits the step, the step, and where its variable ends; -1: the entering one."""
+    """Return the row that limits the step (-1: the entering one), the step, and where it ends."""
     leave, step, at = -1, most, AT_ZERO
     for k in range(len(basis)):
         if move[k] > PIVOT and max(0.0, level[k]) < step * move[k]:

@@ -1,23 +1,23 @@
-"""The loads of all devices as arrays: what fits, adding, removing, undoing.
+"""Keeps the loads of all devices as arrays: what fits, adding, removing, undoing.
 
-A device is run in a sharing mode; its level of interference follows from what it holds. So one more
-replica may slow down those that are there already: what it is worth is what its model gains, less
-what the others lose. A change costs as many steps as there are replicas on the device.
+A device is run in a sharing mode; its level of interference follows from what it holds. One more
+replica may therefore slow down the replicas beside it: its worth is the gain of its model, less the
+losses of the others. A change takes as many steps as there are replicas on the device.
 
-`Data` is the question and never changes during a search, `State` is one answer. A `Journal` keeps
-what a step has touched, so that a step that made things worse is taken back.
+`Data` is the problem and never changes during a search; `State` is one answer. A `Journal` records
+what a step has touched, so that a step that made things worse can be undone.
 
-What belongs together lies together: one row for each site, entry, model and device, with the
+Related values are stored together: one row for each site, entry, model and device, with the
 columns below. (One array for each column took four times as long to compile and ran slower.)
 
-What a model gets is worth
+The worth of what a model gets is
 
     slope x min(rate, limit) - lacking[ceil(missing / cell)] - short x (replicas missing)
 
-Missing is the most of what the demand lacks, and of what would lack if the fault domain that gives
-most were lost. Where goodput counts, `slope` is the weight and `lacking` is 0; where everything has
-to be served for the least cost, `lacking` is the price of the cheapest replicas that cover what is
-missing, so that the sum over all models says how much of the devices is still to be found.
+`missing` is the larger of what the demand lacks, and of what would be lacking if the fault domain
+that serves most were lost. For goodput, `slope` is the weight and `lacking` is 0. For serving all
+demand at the least cost, `lacking` is the price of the cheapest replicas that cover what is
+missing, so that the sum over all models says how much device capacity is still to be found.
 """
 
 from typing import Final, NamedTuple
@@ -39,18 +39,18 @@ EMPTY: Final = -1
 CLASS: Final = 0
 MOST_ITEMS: Final = 1
 TABLE: Final = 2
-"""Offset of the MIG table, -1 without one."""
+"""Offset of the MIG table; -1 without one."""
 TABLE_SIZE: Final = 3
 CAPACITY: Final = 4
 
-# Columns of Data.entries; what it uses of the resources follows.
+# Columns of Data.entries; what the entry uses of the resources follows.
 MODEL: Final = 0
 SITE: Final = 1
 LOAD: Final = 2
 KAPPA: Final = 3
-"""Its kappa, as a position among all of them, ascending."""
+"""The entry's kappa, as a position among all kappas, ascending."""
 TOP: Final = 4
-"""The highest level it bears, as a position among the levels of its mode."""
+"""The highest level the entry tolerates, as a position among the levels of its mode."""
 CODE: Final = 5
 COST: Final = 6
 TAKES: Final = 7
@@ -65,65 +65,65 @@ FIRST: Final = 5
 """Entries of the model are Data.model_entry[FIRST..END]."""
 END: Final = 6
 SPREAD: Final = 7
-"""Row of `Data.domain_of` and `State.by_domain` of a model that has to survive a loss; else -1."""
+"""Row of `Data.domain_of` and `State.by_domain` of a model that must survive a loss; else -1."""
 LEFT: Final = 8
 """Rate that has to be left when any one fault domain is lost."""
 LEFT_NUMBER: Final = 9
-"""The same in replicas."""
+"""Number of replicas that has to be left then."""
 
 # Columns of Data.values.
 SLOPE: Final = 0
 SHORT: Final = 1
 PER_CELL: Final = 2
-"""Cells of `lacking` to one unit of rate."""
+"""Cells of `lacking` per unit of rate."""
 MERIT: Final = 3
-"""The most that a first replica is worth, for its price."""
+"""The most that a first replica is worth, relative to its price."""
 LARGEST: Final = 4
-"""The dearest entry's price."""
+"""The price of the most expensive entry."""
 UP: Final = 0.999999
-"""Rounds cells up, but not those that are whole but for the rounding of floating point."""
+"""Rounds cells up, except for those that are whole apart from floating-point rounding."""
 
-# Columns of State.devices; what is used of the resources follows.
+# Columns of State.devices; the used amounts of the resources follow.
 HELD_AS: Final = 0
 COUNT: Final = 1
 BUSY: Final = 2
 HELD_CODE: Final = 3
 LEVEL: Final = 4
 CROWD: Final = 5
-"""The largest kappa on it, as `KAPPA`."""
+"""The largest kappa on the device, as a position like `KAPPA`."""
 BEARS: Final = 6
-"""The highest level that all replicas on it bear."""
+"""The highest level that all replicas on the device tolerate."""
 USED: Final = 7
 
 # Columns of State.models.
 GETS: Final = 0
 NUMBER: Final = 1
 CHANGE: Final = 2
-"""Rate that a change would bring; 0 between changes."""
+"""Rate that a pending change would add; 0 between changes."""
 
 
 class Data(NamedTuple):
-    """The question; see `sites.Sites` for what is not explained here.
+    """The problem; see `sites.Sites` for what is not explained here.
 
     Attributes:
         sites: (Q, 4 + R) columns above.
-        limit_of: (Q, L, K) row of `busy_limit` at a level and a kappa, -1 where there is none.
-        busy_limit: (B, N + 1) largest sum of loads for n replicas, -1 for more than it holds.
+        limit_of: (Q, L, K) row of `busy_limit` at a level and a kappa; -1 if there is none.
+        busy_limit: (B, N + 1) largest sum of loads for n replicas; -1 for more than it can hold.
         entries: (E, 7 + R)
         rates: (E, L) rate of an entry at each level.
         models: (M, 10)
         model_entry: (E,) entries by model and site.
-        model_site: (M, Q + 1) where in `model_entry` those of a model at a site begin.
+        model_site: (M, Q + 1) offsets in `model_entry` of a model's entries at a site.
         least_use: (M, Q, R) the least that an entry of a model at a site takes.
-        first_site: (C + 1,) sites of a class; a class of devices that hold nothing has none.
+        first_site: (C + 1,) first site of a class; a class of devices that hold nothing has none.
         values: (M, 5)
-        lacking: (M, cells) price of lacking so many cells of rate.
+        lacking: (M, cells) price of lacking that many cells of rate.
         price: (E,) what an entry takes of devices, in devices' cost.
         pull: (Q, R) worth of one unit of a free resource, to tell which device is fuller.
         device_class, device_group: (D,) devices of a group also draw from the same pools.
         pool_start, pool_list: pools of device d are pool_list[pool_start[d]..[d + 1]].
-        has_avoid: 1 where any two models avoid each other.
-        domain_of: (S, D) fault domain of each device, for models that have to survive a loss.
+        has_avoid: 1 if any two models avoid each other.
+        domain_of: (S, D) fault domain of each device, for models that must survive a loss.
     """
 
     sites: Ints
@@ -155,15 +155,15 @@ class Data(NamedTuple):
 
 
 class State(NamedTuple):
-    """One answer: what is on each device, and the sums that tell what still fits.
+    """One answer: the contents of each device, and the sums that tell what still fits.
 
     Attributes:
         devices: (D, 7 + R) how a device is run, and what is used of it.
-        items: (D, most) entries on it, the first COUNT of a row.
+        items: (D, most) entries on a device, the first COUNT of a row.
         models: (M, 3) rate and number of replicas.
-        pool: (L,) what is used of each pool.
-        cost: (1,) of devices in use and of what their replicas cost on top.
-        worth: (1,) sum over all models of what they get.
+        pool: (L,) used amount of each pool.
+        cost: (1,) cost of devices in use plus the additional cost of their replicas.
+        worth: (1,) sum over all models of the worth of what they get.
         by_domain: (S, domains, 2) rate and replicas in each fault domain.
     """
 
@@ -177,12 +177,12 @@ class State(NamedTuple):
 
 
 class Journal(NamedTuple):
-    """What a step has touched, as it was before.
+    """The devices that a step has touched, as they were before.
 
     Attributes:
-        mark: (D,) step in which a device was last noted.
-        devices, held, items: the devices noted in this step, the number and entries they held.
-        size: (1,) how many are noted.
+        mark: (D,) step in which a device was last recorded.
+        devices, held, items: the devices recorded in this step, the number and entries they held.
+        size: (1,) number of devices recorded.
     """
 
     mark: Ints
@@ -194,7 +194,7 @@ class Journal(NamedTuple):
 
 @plain
 def uniform(rng: Words) -> float:
-    """A number in 0..1; xorshift64, so that a seed gives the same numbers everywhere."""
+    """Return a number in 0..1, by xorshift64: a seed gives the same numbers everywhere."""
     x = rng[0]
     x ^= x << np.uint64(13)
     x ^= x >> np.uint64(7)
@@ -211,7 +211,7 @@ def below(rng: Words, count: int) -> int:
 
 @plain
 def worth_of(data: Data, state: State, m: int, d: int, more: int, number: int) -> float:
-    """What it is worth that model m gets so much more, from so many more replicas on device d."""
+    """Return the worth of model m with `more` rate from `number` more replicas on device d."""
     rate, held = state.models[m, GETS] + more, state.models[m, NUMBER] + number
     value = data.values[m, SLOPE] * min(rate, data.models[m, LIMIT])
     missing = data.models[m, NEED] - rate
@@ -221,7 +221,7 @@ def worth_of(data: Data, state: State, m: int, d: int, more: int, number: int) -
         missing = max(missing, data.models[m, LEFT] - rate + lost)
         short = max(short, data.models[m, LEFT_NUMBER] - held + lost_number)
     if missing > 0:
-        # Multiplied, not divided: a division can raise, and that keeps all calls from inlining.
+        # Multiplied, not divided: a division can raise, which prevents inlining of all calls.
         cells = int(missing * data.values[m, PER_CELL] + UP)
         value -= data.lacking[m, min(cells, data.lacking.shape[1] - 1)]
     if short > 0:
@@ -231,7 +231,7 @@ def worth_of(data: Data, state: State, m: int, d: int, more: int, number: int) -
 
 @plain
 def _most_lost(data: Data, state: State, m: int, d: int, more: int, number: int) -> tuple[int, int]:
-    """The most rate, and the most replicas, that one fault domain holds of model m."""
+    """Return the most rate, and the most replicas, that one fault domain holds of model m."""
     row = data.models[m, SPREAD]
     here = data.domain_of[row, d]
     rate, held = 0, 0
@@ -253,13 +253,13 @@ def falls_short(data: Data, state: State, m: int) -> bool:
 
 @plain
 def gain_of(data: Data, state: State, m: int, d: int, rate: int, number: int) -> float:
-    """What it would be worth to model m to get so much more from so many more replicas on d."""
+    """Return model m's gain in worth from `rate` more rate and `number` more replicas on d."""
     return worth_of(data, state, m, d, rate, number) - worth_of(data, state, m, d, 0, 0)
 
 
 @plain
 def give(data: Data, state: State, m: int, d: int, rate: int, number: int) -> None:
-    """Give model m so much more from so many more replicas on device d."""
+    """Give model m `rate` more rate from `number` more replicas on device d."""
     state.worth[0] += gain_of(data, state, m, d, rate, number)
     state.models[m, GETS] += rate
     state.models[m, NUMBER] += number
@@ -272,7 +272,7 @@ def give(data: Data, state: State, m: int, d: int, rate: int, number: int) -> No
 
 @plain
 def level_of(data: Data, q: int, count: int, busy: int, crowd: int, lowest: int, top: int) -> int:
-    """The lowest level that holds so many replicas with this load and kappa; -1 for none."""
+    """Return the lowest level that holds `count` replicas with this load and kappa; -1 if none."""
     for level in range(lowest, top + 1):
         row = data.limit_of[q, level, crowd]
         if row >= 0 and busy <= data.busy_limit[row, count]:
@@ -282,7 +282,7 @@ def level_of(data: Data, q: int, count: int, busy: int, crowd: int, lowest: int,
 
 @plain
 def fits(data: Data, state: State, d: int, e: int) -> int:
-    """The level of device d with one more replica, of entry e; -1 where it does not hold it."""
+    """Return the level of device d with one more replica of entry e; -1 if it does not fit."""
     q = data.entries[e, SITE]
     here = state.devices[d, HELD_AS]
     if here != q and (here != EMPTY or data.sites[q, CLASS] != data.device_class[d]):
@@ -322,7 +322,7 @@ def _welcome(data: Data, state: State, d: int, m: int) -> bool:
 
 @plain
 def worth_beside(data: Data, state: State, d: int, e: int, level: int) -> float:
-    """What one more replica of entry e on device d is worth, if the device has that level then."""
+    """Return the worth of one more replica of entry e on device d at the resulting level."""
     m = data.entries[e, MODEL]
     count, now = state.devices[d, COUNT], state.devices[d, LEVEL]
     if count == 0 or level == now:
@@ -355,7 +355,7 @@ def _relevel(data: Data, state: State, d: int, level: int) -> None:
 
 @plain
 def _take(data: Data, state: State, d: int, e: int, sign: int) -> None:
-    """Add (+1) or take away (-1) what one replica of entry e takes."""
+    """Add (+1) or subtract (-1) the resources that one replica of entry e takes."""
     for r in range(data.pull.shape[1]):
         state.devices[d, USED + r] += sign * data.entries[e, TAKES + r]
     state.devices[d, COUNT] += sign
@@ -369,7 +369,7 @@ def _take(data: Data, state: State, d: int, e: int, sign: int) -> None:
 
 @plain
 def add(data: Data, state: State, d: int, e: int, level: int) -> None:
-    """Put a replica onto a device, which has that level then, as `fits` says."""
+    """Put a replica onto a device, which then runs at `level`, as returned by `fits`."""
     count = state.devices[d, COUNT]
     crowd, bears = data.entries[e, KAPPA], data.entries[e, TOP]
     if count == 0:
@@ -387,7 +387,7 @@ def add(data: Data, state: State, d: int, e: int, level: int) -> None:
 
 @plain
 def remove(data: Data, state: State, d: int, i: int) -> None:
-    """Take the i-th replica off a device; the last one closes it."""
+    """Take the i-th replica off a device; removing the last one closes the device."""
     e = state.items[d, i]
     level = state.devices[d, LEVEL]
     give(data, state, data.entries[e, MODEL], d, -data.rates[e, level], -1)
@@ -416,7 +416,7 @@ def _close(data: Data, state: State, d: int) -> None:
 
 @plain
 def clear(data: Data, state: State, d: int) -> None:
-    """Take everything off a device."""
+    """Remove all replicas from a device."""
     count, level = state.devices[d, COUNT], state.devices[d, LEVEL]
     if count == 0:
         return
@@ -429,7 +429,7 @@ def clear(data: Data, state: State, d: int) -> None:
 
 @plain
 def note(state: State, journal: Journal, d: int, step: int) -> None:
-    """Remember device d as it is, once a step."""
+    """Record device d as it is, once per step."""
     if journal.mark[d] == step:
         return
     journal.mark[d] = step
@@ -443,7 +443,7 @@ def note(state: State, journal: Journal, d: int, step: int) -> None:
 
 @plain
 def undo(data: Data, state: State, journal: Journal) -> None:
-    """Take back everything since the journal was emptied."""
+    """Undo all changes since the journal was emptied."""
     for at in range(journal.size[0]):
         clear(data, state, journal.devices[at])
     for at in range(journal.size[0]):
@@ -453,7 +453,7 @@ def undo(data: Data, state: State, journal: Journal) -> None:
 
 @plain
 def _fill(data: Data, state: State, journal: Journal, at: int) -> None:
-    """Put what a journal kept of a device onto it; it is empty, and held that before."""
+    """Restore a device's recorded contents; the device is empty."""
     d, count = journal.devices[at], journal.held[at]
     if count == 0:
         return

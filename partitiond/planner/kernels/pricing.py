@@ -1,10 +1,10 @@
-"""The most valuable set of replicas that one device can hold, exactly.
+"""Finds the most valuable set of replicas that one device can hold, exactly.
 
-Branch and bound over the entries of one way to run it. Multipliers p on the device's resources (the
-duals of its linear relaxation) give each entry a loss p.a - v and every set the bound
-p.capacity: a set loses what its entries lose and p.(what it leaves free). Entries are tried in
-order of loss, so the first whose loss no longer leaves room above the best set so far ends a
-branch. Where the nodes run out, the bound of what is left is returned; it holds for any p.
+Branch and bound over the entries of one way to run a device. Multipliers p on the device's
+resources (the duals of its linear relaxation) give each entry a loss p.a - v and every set the
+bound p.capacity: a set loses what its entries lose, plus p.(what it leaves free). Entries are tried
+in order of loss, so the first entry whose loss leaves no room above the best set so far ends a
+branch. If the nodes run out, the bound of the rest is returned; it holds for any p.
 """
 
 import numpy as np
@@ -15,27 +15,27 @@ from partitiond.planner.kernels.duals import multipliers
 from partitiond.planner.sites import Floats, Ints
 
 UNLIMITED = 1 << 59
-"""Capacities from here on do not limit."""
+"""Capacities from this value on do not limit."""
 
 
 @kernel
 def price_way(
     value: Floats, most: Ints, place: Place, duals: Floats, floor: float, node_limit: int
 ) -> tuple[Ints, float, float]:
-    """The most valuable set that a device run one way can hold, if it is worth more than `floor`.
+    """Return the most valuable set of a device run one way, if it is worth more than `floor`.
 
     Args:
-        value: worth of one copy of each entry; those worth nothing are left out.
-        most: copies allowed of each.
-        place: what the device asks.
-        duals: (R + 2,) multipliers of the last time, all 0 at first. Where they show that no set is
-            worth more, nothing is looked at closely; else they are filled anew.
-        floor: sets worth no more are not looked for.
-        node_limit: branches to look at.
+        value: worth of one copy of each entry; entries worth nothing are left out.
+        most: copies allowed of each entry.
+        place: the limits of the device.
+        duals: (R + 2,) multipliers of the previous call, all 0 at first. If they show that no set
+            is worth more, the search is skipped; otherwise they are filled anew.
+        floor: sets worth no more than this are not searched for.
+        node_limit: limit on the branches.
 
     Returns:
-        Chosen positions with repetitions, none where no set is worth more; their value, 0 then;
-        and an upper bound of any set's.
+        Chosen positions with repetitions, empty if no set is worth more; their value, or 0;
+        and an upper bound on the value of any set.
     """
     none = np.empty(0, np.int64)
     if duals.sum() > 0.0:
@@ -69,7 +69,7 @@ def price_way(
 
 @kernel
 def _quick(value: Floats, most: Ints, place: Place, duals: Floats) -> float:
-    """No set is worth more: the bound that any multipliers of the limits give."""
+    """Return an upper bound on any set's value, which any multipliers of the limits give."""
     share = _shares(place, np.arange(len(value)))
     total = duals.sum()
     for i in range(len(value)):
@@ -85,10 +85,10 @@ def _quick(value: Floats, most: Ints, place: Place, duals: Floats) -> float:
 
 @kernel
 def _useful(value: Floats, most: Ints, place: Place) -> Ints:
-    """Entries worth something that fit and of which others are not better everywhere.
+    """Return valuable entries that fit, without entries that other entries beat in everything.
 
-    An entry is left out where enough copies of others are worth at least as much and take no
-    more: in any set there is a copy to put in its place. Those others may avoid no model.
+    An entry is left out if enough copies of others are worth at least as much and take no more: in
+    any set one of these copies can replace it. The models of those others may avoid no model.
     """
     n = len(value)
     order = np.argsort(-value)
@@ -112,7 +112,7 @@ def _useful(value: Floats, most: Ints, place: Place) -> Ints:
 
 @plain
 def _outdone(place: Place, most: Ints, front: Ints, entry: int) -> bool:
-    """Whether enough copies of entries in `front`, all worth as much, take no more."""
+    """Whether enough copies of entries in `front`, all worth at least as much, take no more."""
     better = 0
     for j in front:
         worse = place.busy[j] > place.busy[entry]
@@ -130,7 +130,7 @@ def _outdone(place: Place, most: Ints, front: Ints, entry: int) -> bool:
 
 @kernel
 def _choices(value: Floats, price: Floats, share: Floats, fit: Ints, copies: Ints) -> Choices:
-    """Sort what is useful by loss at the prices of the limits."""
+    """Sort the useful entries by loss at the prices of the limits."""
     n = len(fit)
     worth = np.zeros(n)
     for i in range(n):
@@ -148,9 +148,9 @@ def _choices(value: Floats, price: Floats, share: Floats, fit: Ints, copies: Int
 
 @kernel
 def _shares(place: Place, fit: Ints) -> Floats:
-    """What each entry takes of the device, by resource, then load, then number.
+    """Return the shares of the device that each entry takes, by resource, then load, then number.
 
-    The load of n replicas is at most busy_limit[n], which is below a line I - s n: so the sum of
+    The load of n replicas is at most busy_limit[n], which lies below a line I - s n, so the sum of
     (busy + s) is at most I.
     """
     resources = place.use.shape[1]

@@ -1,8 +1,8 @@
-"""The column generation beside the search: in a thread of its own, or for a while before it.
+"""Runs the column generation beside the search: in a thread of its own, or for a while before it.
 
-It gives bounds, and from time to time a plan chosen among the sets known by then; the search tells
-it the plans that it has found. Each hands the other one object at a time, so neither waits. Both
-spend nearly all of their time where the interpreter's lock is not held.
+It gives bounds, and periodically a plan chosen from the sets known so far; the search passes it the
+plans that it has found. Each passes the other one object at a time, so neither waits. Both rarely
+hold the interpreter's lock.
 """
 
 import collections
@@ -21,28 +21,28 @@ from partitiond.planner.sites import Sites, with_survival
 
 NAME: Final = "choice of columns"
 EVERY_SHARE: Final = 0.2
-"""Share of the time after which a plan is chosen for the first time, and then again and again."""
+"""Share of the time after which a plan is chosen, the first time and again each time."""
 CHOICE_SHARE: Final = 0.1
 """Share of the time that one choice may take."""
 SLICE_SECONDS: Final = 0.5
-"""Time of one choice, which nobody can end early; the next one begins with what it found."""
+"""Time of one choice, which cannot be ended early; the next choice starts from its result."""
 LOOK_SECONDS: Final = 0.1
 ALL_ROUNDS: Final = 1 << 30
 FIXED_NODES: Final = 1_000
-"""Branches of a choice where the answer may not depend on the clock."""
+"""Branches of a choice if the answer may not depend on the clock."""
 
 
 class Beside:
-    """Bounds for the watch and plans for the search, better from time to time.
+    """Produces bounds for the watch and plans for the search, which improve over time.
 
     Args:
-        watch: told of bounds and plans, of which its objective says what is bounded.
+        watch: receives bounds and plans; its objective decides what is bounded.
     """
 
     def __init__(self, sites: Sites, watch: Watch) -> None:
         self.sites, self.watch, self.by_cost = sites, watch, watch.objective.is_cost
         self.improved = False
-        """Whether it gave a better bound than was known."""
+        """Whether it gave a better bound than was known before."""
         self._news = threading.Event()
         self._learn: Packing | None = None
         self._chosen: Packing | None = None
@@ -52,11 +52,11 @@ class Beside:
         self._error: BaseException | None = None
 
     def work(self, seconds: float, *, rounds: int | None = None) -> None:
-        """Generate columns and choose among them, here and now.
+        """Generate columns and choose among them, in the calling thread.
 
         Args:
-            seconds: the clock's limit.
-            rounds: a limit in work instead, where the answer may not depend on the clock.
+            seconds: wall-clock limit.
+            rounds: a limit on the work instead, if the answer may not depend on the clock.
         """
         try:
             columns = Columns(
@@ -80,7 +80,7 @@ class Beside:
             learned = self._take_learned(columns)
             columns.run(min(due, end), ALL_ROUNDS)
             if columns.converged and not learned and columns.rounds and self._chosen is not None:
-                # Nothing is new until the search has a better plan.
+                # There is nothing new until the search has a better plan.
                 self._news.wait(LOOK_SECONDS)
                 continue
             stuck = time.monotonic() < due and not columns.converged
@@ -94,7 +94,7 @@ class Beside:
             due = time.monotonic() + EVERY_SHARE * seconds
 
     def _choose(self, columns: Columns, seconds: float) -> bool:
-        """Choose once; whether the plan is better than those chosen before."""
+        """Choose once; return whether the plan is better than those chosen before."""
         known = self._learn
         packing = choose(
             columns.market,
@@ -112,13 +112,13 @@ class Beside:
         return True
 
     def _worth(self, packing: Packing | None) -> float:
-        """More is better."""
+        """Return the worth of a packing; more is better."""
         if packing is None:
             return -math.inf
         return -packing.cost() if self.by_cost else packing.goodput()
 
     def start(self, seconds: float) -> None:
-        """The same in a thread."""
+        """Run `work` in a thread."""
         self._thread = threading.Thread(target=self._run, args=(seconds,), daemon=True)
         self._thread.start()
 
@@ -129,9 +129,9 @@ class Beside:
             self._error = error
 
     def end(self) -> None:
-        """End the thread with its present step, so that none runs beside the next solve.
+        """Stop the thread after its present step, so that it does not run beside the next solve.
 
-        Raises what it raised.
+        Raises the thread's exception.
         """
         self._ended = True
         self._news.set()
@@ -141,7 +141,7 @@ class Beside:
             raise self._error
 
     def learn(self, packing: Packing) -> None:
-        """A plan of the search; of several the last one counts."""
+        """Pass a plan of the search to the column generation; only the last one counts."""
         self._learn = packing
         self._news.set()
 
@@ -155,10 +155,10 @@ class Beside:
             self.improved = True
 
     def _enough(self) -> bool:
-        """Whether the plan is proven, or nobody waits any more."""
+        """Whether the plan is proven, or no more work is wanted."""
         watch = self.watch
         return self._ended or watch.done or watch.impossible or watch.left() <= 0
 
     def plan(self) -> Packing | None:
-        """The best plan, if it was not taken yet."""
+        """Return the best plan, if it was not returned yet."""
         return self._plans.pop() if self._plans else None

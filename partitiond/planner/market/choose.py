@@ -1,8 +1,8 @@
-"""A plan made of sets: how many devices hold each, as an integer program.
+"""Chooses a plan made of sets by an integer program: how many devices hold each set.
 
-The sets are those that a column generation found at good prices, and those of plans that are known.
-Devices that hold a model that has to be near another one keep what a known plan has on them, and
-the others are chosen for. Whether enough is left when a host is lost is not asked.
+The sets are those that a column generation found at good prices, and those of known plans. Devices
+that hold a model that has to be near another one keep what a known plan has on them; sets are
+chosen for the other devices. Whether enough is left when a host is lost is not checked.
 """
 
 import collections
@@ -20,7 +20,7 @@ from partitiond.planner.sites import Floats, Ints
 from partitiond.planner.types import RATE_SCALE
 
 MOST_REPLICAS: Final = 1_000_000
-"""`need_max` from here on does not limit."""
+"""`need_max` values from this number on do not limit."""
 
 
 def choose(
@@ -32,19 +32,19 @@ def choose(
     nodes: int | None = None,
     hint: Packing | None = None,
 ) -> Packing | None:
-    """The best plan of the sets that is found in that time; None where there is none.
+    """Return the best plan of the sets that is found in that time; None if there is none.
 
-    It cannot be ended early (what OR-Tools 9.15 has for that writes errors and comes late), so it
-    is to be asked for short times, again and again, with what it found before.
+    The solve cannot be ended early (OR-Tools 9.15 logs errors and reacts late), so callers request
+    short times, repeatedly, each with the previous result as hint.
 
-    It keeps all limits, but may lack something where hosts differ: pools of alike hosts are taken
-    together here, and a replica that its host has no room for is left out.
+    The plan keeps all limits, but may lack something if hosts differ: pools of equal hosts are
+    merged here, and a replica that its host has no room for is left out.
 
     Args:
         known: a plan that keeps models near each other that have to be; None without such models.
-        seconds: the clock's limit.
-        nodes: a limit in branches.
-        hint: a plan to start from; of its sets those count that are among `patterns`.
+        seconds: wall-clock limit.
+        nodes: limit on the branches.
+        hint: a plan to start from; only its sets that are among `patterns` count.
     """
     needs, ties = market.sites.instance.needs, market.sites.instance.ties
     tied = frozenset(ties.near.keys() | ties.near_to.keys())
@@ -72,7 +72,7 @@ def choose(
 
 
 def _kept(market: Market, known: Packing | None, tied: Collection[int]) -> Packing:
-    """What a plan has on devices that hold a model that is tied to others."""
+    """Return a plan's contents of the devices that hold a model that is tied to other models."""
     instance = market.sites.instance
     base = Packing(instance)
     for d, load in enumerate(known.loads if known is not None and tied else ()):
@@ -85,7 +85,7 @@ def _kept(market: Market, known: Packing | None, tied: Collection[int]) -> Packi
 def _model(
     market: Market, patterns: Sequence[Pattern], base: Packing
 ) -> tuple[mathopt.Model, list[mathopt.Variable]]:
-    """The integer program beside what `base` has, and its variables in step with the sets."""
+    """Return the integer program beside the contents of `base`, and a variable for each set."""
     model = mathopt.Model()
     sites, free = market.sites, market.classes.count.copy()
     for d in base.used():
@@ -120,10 +120,10 @@ def _model(
 def _rows(
     market: Market, model: mathopt.Model, rate: Floats, number: Ints
 ) -> tuple[dict[int, Any], dict[int, Any], dict[int, Any]]:
-    """Rows of the models: what is served of the rest, least and most replicas.
+    """Return rows of the models: the rest of the demand, and least and most replicas.
 
     Args:
-        rate, number: (M,) what each still lacks, and the replicas that it has already.
+        rate, number: (M,) rate that each model still lacks, and replicas that it already has.
     """
     sites = market.sites
     served, least, most = dict[int, Any](), dict[int, Any](), dict[int, Any]()
@@ -147,9 +147,9 @@ def _rows(
 def _placed(
     market: Market, patterns: Sequence[Pattern], counts: Sequence[int], packing: Packing
 ) -> Packing:
-    """The sets on devices of their classes beside what the packing has; it is changed.
+    """Add the sets to devices of their classes, in the packing itself, and return it.
 
-    Of a set as many replicas are placed as the device's host has room for, at the option that
+    Of each set as many replicas are placed as the device's host has room for, at the option that
     holds them all.
     """
     sites = market.sites
@@ -158,10 +158,10 @@ def _placed(
         if not load.items:
             free[int(market.classes.of_group[load.group])].append(d)
     chosen = [p for p, n in zip(patterns, counts, strict=True) for _ in range(n)]
-    # What draws much from hosts first: later there may be room for it on none.
+    # Sets that draw much from hosts first: later no host may have room for them.
     chosen.sort(key=lambda p: -int(sites.entry_pool[p.entries, 1].sum()))
     for pattern in chosen:
-        # Room of a host may be short: the first device for which it is not, or least so.
+        # A host may be short of room: take the first device with the least shortage.
         items = sites.entry_item[pattern.entries].tolist()
         if not free[pattern.cls]:
             continue
@@ -176,7 +176,7 @@ def _placed(
 
 
 def _lost(packing: Packing, d: int, items: Sequence[int]) -> float:
-    """What hosts have too little of for all of these on a device, in shares of what they have."""
+    """Return the host's shortage for all items on a device, in shares of the host's limits."""
     short = 0.0
     for p in packing.group(d).pools:
         pool = packing.instance.pools[p]

@@ -1,7 +1,7 @@
-"""What models buy: sets of replicas that cover a demand, at prices that follow from rates.
+"""Computes what models buy: sets of replicas that cover a demand, at prices that follow from rates.
 
 A replica of a model that serves rate r costs pi(r), the model's own function of rates, linear
-between a few *knots*. An *offer* is one rate at which some replica of a model can serve.
+between a few *knots*. An *offer* is a rate at which some replica of a model can serve.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from partitiond.planner.sites import Floats, Ints, Sites
 from partitiond.planner.types import RATE_SCALE
 
 PARTS: Final = (20, 12, 8, 6, 5, 4, 3, 2, 1)
-"""Knots lie at 0 and at these parts of a demand, where one replica less covers it."""
+"""Knots lie at 0 and at these fractions of a demand, where one replica fewer covers it."""
 CELLS: Final = 6_000
-"""Parts of a demand in which covering sets are counted; rates are rounded up to them."""
+"""Cells of a demand in which covering sets are counted; rates are rounded up to whole cells."""
 FINE: Final = 30
-"""Replicas that serve less than this part of a demand may be split: where they are many, rounding
+"""Replicas that serve less than this fraction of a demand may be split: if there are many, rounding
 each of them up would be most of what they cover."""
 
 
@@ -30,8 +30,8 @@ class Cover:
 
     Attributes:
         model: position in `instance.needs`.
-        offers, amounts: how many of each; not whole for offers that may be split.
-        worth: weighted requests/s that they serve together.
+        offers, amounts: number of replicas of each offer; not whole for offers that may be split.
+        worth: weighted requests/s that the set serves.
     """
 
     model: int
@@ -45,10 +45,10 @@ class Demand:
 
     Attributes:
         knot_start: (M + 1,) knots of a model are knot_start[m]..[m + 1].
-        knot_rate: (N,) where they lie.
-        below, part: (E, L) for each entry and level the knot below its rate, and how far the rate
-            is on the way to the next one.
-        offer_model, offer_rate, offer_below, offer_part: (O,) of the offers.
+        knot_rate: (N,) rates of the knots.
+        below, part: (E, L) for each entry and level the knot below its rate, and the fraction of
+            the way from there to the next knot.
+        offer_model, offer_rate, offer_below, offer_part: (O,) the same for the offers.
     """
 
     def __init__(self, sites: Sites, *, as_cost: bool, most_replicas: int) -> None:
@@ -64,7 +64,7 @@ class Demand:
         self._make_grid()
 
     def _between(self, model: Ints, rate: Ints) -> tuple[Ints, Floats]:
-        """The knot at or below each rate, and how far it is on the way to the next."""
+        """Return the knot at or below each rate, and the fraction of the way to the next knot."""
         model = np.broadcast_to(model, rate.shape)
         rate = np.minimum(rate, self.sites.need_rate[model])
         below = np.zeros(rate.shape, dtype=np.int64)
@@ -89,11 +89,11 @@ class Demand:
         self.offer_below, self.offer_part = self._between(self.offer_model, self.offer_rate)
 
     def _make_grid(self) -> None:
-        """The offers in cells; those that may be split are one entry of a cell for each model."""
+        """Make the grid of offers in cells; a model's splittable offers become one entry."""
         sites, need = self.sites, self.sites.need_rate
         wanted = need[self.offer_model]
         split = (self.offer_rate * FINE < wanted) & (self.offer_rate > 0)
-        # A number of replicas that may not be exceeded counts whole ones.
+        # If the number of replicas is limited, only whole replicas count.
         split &= sites.need_max[self.offer_model] >= -(-wanted // np.maximum(self.offer_rate, 1))
         self._split = {int(m): np.flatnonzero(split & (self.offer_model == m))
                        for m in np.unique(self.offer_model[split])}  # fmt: skip
@@ -106,13 +106,13 @@ class Demand:
         cell = np.ones(len(entry), dtype=np.int64)
         for at, offer in enumerate(self._entry.tolist()):
             if offer >= 0 and need[owner[at]]:
-                # Whole numbers of any size, so that a cell is never less than what it stands for.
+                # Integers of any size, so that a cell is never less than what it stands for.
                 exact = -(-int(self.offer_rate[offer]) * CELLS // int(need[owner[at]]))
                 cell[at] = min(CELLS, exact)
         flat = np.zeros(len(need))
         if not sites.need_rated.any():  # the best replica counts where no model has a rate
             np.maximum.at(flat, sites.entry_model, sites.rates[:, 0].astype(np.float64))
-        # Cells are no replicas: a number of them limits no model that has some.
+        # Cells are not replicas, so models with such entries have no limit on the number.
         whole = ~np.isin(np.arange(len(need)), dust)
         self._grid = Grid(
             start=np.searchsorted(owner, np.arange(len(need) + 1)).astype(np.int64),
@@ -125,12 +125,12 @@ class Demand:
         )
 
     def price_at(self, knot: Floats, below: Ints, part: Floats) -> Floats:
-        """Prices of replicas from those of knots."""
+        """Interpolate the prices of replicas from those of knots."""
         above = np.minimum(below + 1, len(knot) - 1)
         return np.asarray(knot[below] * (1 - part) + knot[above] * part)
 
     def covers(self, knot: Floats) -> tuple[Floats, list[Cover]]:
-        """What each model's best set costs, or is worth beyond its price, and the set.
+        """Return the cost of each model's best set, or its worth beyond its price, and the set.
 
         Costs are never above the true ones, worths never below.
         """
@@ -168,7 +168,7 @@ class Demand:
         return Cover(m, offers, amounts, float(worth))
 
     def _if_split(self, offer: Floats) -> Floats:
-        """(M,) the most worth beyond the price if replicas could be split: nothing is rounded."""
+        """Return (M,) the most worth beyond the price if replicas could be split, unrounded."""
         sites = self.sites
         cheapest = np.full(len(sites.need_rate), np.inf)
         there = self.offer_rate > 0
@@ -178,7 +178,7 @@ class Demand:
         return np.asarray(most * (1 + SAFETY))
 
     def first_prices(self, price: Floats) -> Floats:
-        """(N,) prices of knots, from (E,) what entries take of devices."""
+        """Return (N,) prices of knots, from (E,) what entries take of devices."""
         knot = np.zeros(len(self.knot_rate))
         for m in range(len(self.sites.need_rate)):
             mine = np.flatnonzero(self.sites.entry_model == m)

@@ -1,13 +1,13 @@
-"""The largest common factor of all demands, from prices of rates.
+"""Bounds the largest common factor of all demands, by prices of rates.
 
     max   t
     over  what sets on devices give a model / its target - t >= 0    for each model   -> price
           sum x[p] of a class <= devices                             for each class
           share of a pool that x[p] take <= 1                        for each pool    -> price of it
 
-Models pay for each request/s alike, so no covering sets are needed: with prices that sum to 1, no
-plan has a larger factor than all devices are worth together. That holds for any prices, whatever
-the program's solver says. Whole replicas are counted on devices, not in models.
+Models pay the same for each request/s, so no covering sets are needed: with prices that sum to 1,
+no plan has a larger factor than the worth of all devices together. That holds for any prices, even
+if the solver's are inexact. Replicas are whole on devices, but not in models.
 """
 
 import math
@@ -22,16 +22,16 @@ from partitiond.planner.prices import SAFETY, usual_prices
 from partitiond.planner.sites import Floats, Sites
 
 CONVERGED: Final = 1e-4
-"""Relative distance of the program's value to the bound at which the rest is left."""
+"""Relative distance of the program's value to the bound at which the rounds end."""
 
 
 class Factor(Sets):
-    """The state of the rounds; `run` goes on where the last one stopped.
+    """The state of the rounds; each `run` continues where the previous one stopped.
 
     Args:
         sites: the instance with needs at a factor that no plan exceeds.
         target: rate of each model at factor 1, in 1 / its units; models without one do not count.
-        halt: asked now and then whether to end; then HaltedError is raised.
+        halt: called periodically; True ends the run with HaltedError.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Factor(Sets):
         self.evaluate(self.best)
 
     def _first_prices(self) -> Floats:
-        """(M,) what a model's cheapest request/s takes of devices, for all of its target."""
+        """Return (M,) what a model's cheapest request/s takes of devices, times its target."""
         sites = self.market.sites
         each = usual_prices(sites) / np.maximum(1, sites.rates[:, 0])
         least = np.full(len(self.target), np.inf)
@@ -60,8 +60,8 @@ class Factor(Sets):
         return np.asarray(price / max(1e-300, float(price.sum())))
 
     def evaluate(self, prices: Prices) -> int:
-        """As in `Sets`, at prices for targets that are not negative."""
-        # What nobody has to get pays for nothing.
+        """Evaluate as in `Sets`, at nonnegative prices for targets."""
+        # A model without a target pays nothing.
         price = np.where(self.target > 0, prices.rate, 0.0)
         demand, whole = self.market.demand, math.fsum(price)
         if whole <= 0:
@@ -77,7 +77,7 @@ class Factor(Sets):
         return self.add_patterns(patterns)
 
     def run(self, deadline: float, rounds: int) -> None:
-        """Rounds until little is gained, `deadline` (monotonic) or their number."""
+        """Run rounds until little is gained, `deadline` (monotonic) or their number is reached."""
         for result in self.optima(deadline, rounds):
             price, pool = np.abs(duals(result, self._need)), np.abs(duals(result, self._pool))
             whole = math.fsum(price)

@@ -1,4 +1,4 @@
-"""The ways to run a device, and what each can hold."""
+"""Lists the ways to run a device, and what each can hold."""
 
 import dataclasses
 
@@ -14,10 +14,10 @@ class Way:
 
     Attributes:
         cls: the class of `Sites` that has the site.
-        entries: what it can hold.
-        place: what it asks of sets of them.
-        most: copies of each in a set from which none can be taken away.
-        duals: of its limits when it was last looked at closely; all 0 before.
+        entries: entries that the way can hold.
+        place: limits on sets of these entries.
+        most: copies of each in a set from which no replica can be removed.
+        duals: duals of its limits at the last full evaluation; all 0 before.
     """
 
     cls: int
@@ -30,7 +30,7 @@ class Way:
 
 
 def make_ways(sites: Sites, *, as_cost: bool) -> list[Way]:
-    """All ways to run devices, of each limit on the load the one that holds most."""
+    """Return all ways to run devices; of those with the same load limit, the one holding most."""
     found = list[Way]()
     for site, level in np.ndindex(*sites.limit_of.shape[:2]):
         mine = np.flatnonzero((sites.entry_site == site) & (sites.entry_top >= level))
@@ -64,17 +64,17 @@ def _way(sites: Sites, site: int, level: int, row: int, entries: Ints, *, as_cos
 
 
 def _copies(sites: Sites, entries: Ints, level: int, most: int, *, as_cost: bool) -> Ints:
-    """Copies of each entry on a device from which no replica can be taken away.
+    """Return the copies of each entry on a device from which no replica can be removed.
 
-    Some best plan has no more, as taking surplus away costs nothing. Models whose rules go beyond
-    one device are not limited: their surplus may serve a rule.
+    Some best plan has no more copies, as removing surplus costs nothing. Models whose rules go
+    beyond one device are not limited, because their surplus may serve a rule.
     """
     model, rate = sites.entry_model[entries], sites.rates[entries, level]
     copies = np.where(rate > 0, -(-sites.need_rate[model] // np.maximum(rate, 1)), 0)
     copies = np.maximum(copies, sites.need_min[model])
     if not as_cost:
-        # A plan for goodput may give up least numbers of replicas, and with them any reason for
-        # a replica of a model that does not count.
+        # A plan for goodput may miss least numbers of replicas; then there is no reason for a
+        # replica of a model that does not count.
         copies = np.maximum(copies, 1 if sites.need_rated.any() else most)
     beyond = sites.instance.ties.beyond_device
     if beyond:

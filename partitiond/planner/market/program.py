@@ -1,4 +1,4 @@
-"""A linear program over sets of devices that grows, and is solved from the basis it had."""
+"""Solves a growing linear program over sets of devices, each time from the previous basis."""
 
 import datetime
 import time
@@ -13,19 +13,19 @@ from partitiond.planner.sites import Floats
 
 LONGEST_SECONDS: Final = 86_400.0
 SHARES: Final = (0.5, 0.25, 0.125, 0.0)
-"""Shares of the best bound's prices in those that are evaluated, until columns are new."""
+"""Shares of the best bound's prices in the evaluated prices, tried until columns are new."""
 
 Terms = list[tuple[mathopt.LinearConstraint, float]]
 
 
 class Sets:
-    """The program.
+    """The linear program.
 
     Attributes:
-        market: what the sets are of.
+        market: the market that the sets belong to.
         best: the prices of the best bound so far.
-        patterns: the sets so far; none is ever taken away.
-        converged: no more of them is worth a round.
+        patterns: the sets so far; none is ever removed.
+        converged: True if no further set is worth a round.
     """
 
     best: Prices
@@ -44,11 +44,11 @@ class Sets:
         self._solver = mathopt.IncrementalSolver(self._model, mathopt.SolverType.GLOP)
 
     def _column_of(self, pattern: Pattern) -> tuple[float, Terms]:
-        """What a set costs, and what it gives models."""
+        """Return the cost of a set, and what it gives models."""
         raise NotImplementedError
 
     def column(self, cost: float, terms: Terms) -> mathopt.Variable:
-        """Add a variable of at least 0."""
+        """Add a nonnegative variable."""
         variable = self._model.add_variable(lb=0.0)
         for row, coefficient in terms:
             row.set_coefficient(variable, coefficient)
@@ -57,7 +57,7 @@ class Sets:
         return variable
 
     def add_patterns(self, patterns: Iterable[Pattern]) -> int:
-        """Add sets of devices; how many are new."""
+        """Add sets of devices; return how many are new."""
         before = len(self.patterns)
         for pattern in patterns:
             if pattern.key in self._seen or not len(pattern.entries):
@@ -70,13 +70,13 @@ class Sets:
         return len(self.patterns) - before
 
     def evaluate(self, prices: Prices) -> int:
-        """Keep the bound at some prices, and what they show; how many columns are new."""
+        """Keep the bound at some prices, and the sets found; return how many columns are new."""
         raise NotImplementedError
 
     def until_new(self, prices: Prices, deadline: float) -> int:
-        """Evaluate nearer and nearer to the program's own prices until columns are new; how many.
+        """Evaluate prices ever nearer to the program's own until columns are new; return how many.
 
-        Nothing is evaluated beyond the deadline, which is monotonic.
+        Nothing is evaluated after the deadline, which is monotonic.
         """
         for share in SHARES:
             new = self.evaluate(self.best.between(prices, share))
@@ -85,14 +85,14 @@ class Sets:
         return 0
 
     def optima(self, deadline: float, rounds: int) -> Iterator[mathopt.SolveResult]:
-        """The optimum over the sets of each time, until `converged`, `deadline` (monotonic), their
-        number, or none is found."""
+        """Yield the optimum over the current sets, until `converged`, `deadline` (monotonic), their
+        number is reached, or none is found."""
         for _ in range(rounds):
             if self.converged or time.monotonic() >= deadline:
                 return
             result = self._once(deadline)
             if result is None and time.monotonic() < deadline:
-                # The basis may have become unsound: once more without one.
+                # The basis may have become numerically unsound: solve once more without one.
                 self._begin()
                 result = self._once(deadline)
             if result is None:
@@ -100,11 +100,11 @@ class Sets:
             yield result
 
     def _once(self, deadline: float) -> mathopt.SolveResult | None:
-        # Presolve would throw away the basis that makes the next solve short.
+        # Presolve would discard the basis that makes the next solve short.
         left = max(0.01, deadline - time.monotonic())
         limit = datetime.timedelta(seconds=min(left, LONGEST_SECONDS))
         parameters = mathopt.SolveParameters(presolve=mathopt.Emphasis.OFF, time_limit=limit)
-        # Reading results costs as much as solving where zeros are read as well.
+        # Reading results that include zeros costs as much as solving.
         wanted = mathopt.ModelSolveParameters(
             variable_values_filter=mathopt.SparseVectorFilter(skip_zero_values=True),
             dual_values_filter=mathopt.SparseVectorFilter(skip_zero_values=True),
@@ -119,6 +119,6 @@ class Sets:
 
 
 def duals(result: mathopt.SolveResult, rows: Sequence[mathopt.LinearConstraint]) -> Floats:
-    """The prices of some rows; zeros are not among what is read."""
+    """Return the prices of some rows; rows that were not read have price 0."""
     known = result.dual_values()
     return np.array([known.get(row, 0.0) for row in rows], dtype=np.float64)

@@ -1,6 +1,6 @@
-"""Rounds of the column generation: prices, what they prove, and sets that they show.
+"""Runs rounds of the column generation: prices, the bounds they prove, and the sets they yield.
 
-The restricted master is sets of devices against covering sets of models, as one linear program:
+The restricted master matches sets of devices with covering sets of models, as a linear program:
 
     min   sum cost[p] x[p]                                   (or max sum worth[k] y[k])
     over  what is sold - what is bought + passed on >= 0     for each knot      -> price of it
@@ -9,11 +9,11 @@ The restricted master is sets of devices against covering sets of models, as one
           share of a pool that x[p] take <= 1                for each pool      -> price of it
 
 where x[p] counts devices that hold set p and y[k] is the share of covering set k in a model. A
-replica between two knots is sold and bought as parts of both; what serves more can be passed on as
-what serves less.
+replica between two knots is sold and bought as parts of both knots; a replica that serves more can
+be passed on as one that serves less.
 
 Every evaluation of prices is a valid bound. Prices are smoothed towards those of the best bound
-(Wentges 1997): the program's own jump about in early rounds.
+(Wentges 1997), because the program's own prices jump about in early rounds.
 """
 
 import math
@@ -32,22 +32,22 @@ from partitiond.planner.sites import Floats, Ints, Sites
 CONVERGED: Final = 1e-6
 """Relative distance of the program's value to the bound at which nothing is left to gain."""
 TRIFLE: Final = 1e-7
-"""Smaller coefficients are left out: they only make the program unsound."""
+"""Smaller coefficients are left out: they only make the program numerically unsound."""
 UNSERVED: Final = 100.0
 """Cost of leaving a model unserved, in costs of its covering set at the first prices."""
 STEEPER: Final = 100.0
 HOPELESS: Final = 1e12
-"""Cost, in bounds, at which a model that is still unserved cannot be served."""
+"""Cost, in bounds, at which a model that is still unserved is taken as impossible to serve."""
 
 
 class Columns(Sets):
-    """The state of a column generation; `run` goes on where the last one stopped.
+    """The state of a column generation; each `run` continues where the previous one stopped.
 
     Args:
         sites: the instance as arrays; for a cost `with_survival`.
-        as_cost: what is bounded.
-        on_bound: told each better bound.
-        halt: asked now and then whether to end; then HaltedError is raised.
+        as_cost: True to bound the cost, False to bound goodput.
+        on_bound: called with each better bound.
+        halt: called periodically; True ends the run with HaltedError.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class Columns(Sets):
         on_bound(self.bound())
 
     def _add_rows(self, cost: Floats) -> None:
-        """Rows of knots and models, with what is left unserved and what is passed on.
+        """Add rows of knots and models, with columns for unserved models and passed-on replicas.
 
-        `cost` is what covering each model takes.
+        `cost` is the cost of covering each model.
         """
         add, demand = self._model.add_linear_constraint, self.market.demand
         covered = np.where(np.isfinite(cost), cost, 0.0)
@@ -87,15 +87,15 @@ class Columns(Sets):
                 self.column(0.0, [(self._knot[k + 1], -1.0), (self._knot[k], 1.0)])
 
     def bound(self) -> float:
-        """The best bound so far; of a cost rounded to what a plan can cost."""
+        """Return the best bound so far; a bound on the cost is rounded up to a possible cost."""
         return round_up(self.market.sites, self._bound) if self.as_cost else self._bound
 
     def learn(self, packing: Packing) -> int:
-        """Take the sets that a plan has on its devices; how many are new."""
+        """Add the sets that a plan has on its devices; return how many are new."""
         return self.add_patterns(patterns_of(self.market, packing))
 
     def run(self, deadline: float, rounds: int) -> None:
-        """Rounds until nothing is gained, `deadline` (monotonic) or their number."""
+        """Run rounds until nothing is gained, `deadline` (monotonic) or their number is reached."""
         self.converged = self.converged or math.isinf(self._bound)
         for result in self.optima(deadline, rounds):
             self.rounds += 1
@@ -109,7 +109,7 @@ class Columns(Sets):
             elif new and gap > CONVERGED * max(1.0, abs(self._bound)):
                 continue
             elif self.as_cost and math.fsum(chosen.get(v, 0.0) for v in self._unserved) > CONVERGED:
-                for variable in self._unserved:  # to leave a model unserved is made dearer
+                for variable in self._unserved:  # make leaving a model unserved more expensive
                     cost = self._model.objective.get_linear_coefficient(variable)
                     self._model.objective.set_linear_coefficient(variable, cost * STEEPER)
                 self.converged = value > HOPELESS * max(1.0, self._bound)
@@ -117,7 +117,7 @@ class Columns(Sets):
                 self.converged = True
 
     def evaluate(self, prices: Prices) -> int:
-        """As in `Sets`; each better bound is told."""
+        """Evaluate as in `Sets`; report each better bound."""
         found = self.market.evaluate(prices)
         if found.bound > self._bound if self.as_cost else found.bound < self._bound:
             self.best, self._bound = found.prices, found.bound
@@ -143,7 +143,7 @@ class Columns(Sets):
         return new
 
     def _terms(self, below: Ints, part: Floats, amount: Floats) -> Terms:
-        """Amounts of replicas between knots, as parts of both."""
+        """Split amounts of replicas between knots into parts of both knots."""
         total: dict[int, float] = {}
         for k, p, n in zip(below.tolist(), part.tolist(), amount.tolist(), strict=True):
             total[k] = total.get(k, 0.0) + n * (1 - p)

@@ -1,16 +1,16 @@
-"""What some prices prove: covering sets against sets of devices, both over whole replicas.
+"""Derives bounds from prices: covering sets against sets of devices, both over whole replicas.
 
-For any prices pi >= 0 of replicas by their rates and q >= 0 of pools, a plan pays for each replica
-its price and earns on each device what its replicas are worth; so
+For any prices pi >= 0 of replicas by their rates and q >= 0 of pools, a plan pays the price of each
+replica and earns on each device the worth of its replicas; so
 
 - cost >= sum over models of their cheapest covering set - sum over classes of
   count * max(0, most valuable set of one device - cost of one) - sum of q;
 - goodput <= sum over models of the most worth of a set beyond its price + sum over classes of
   count * most valuable set of one device + sum of q,
 
-where q is the price of all of a pool, and the value of a set is the sum of pi at the level of
-interference that the set reaches, less q times the share it takes of pools. Both sides are solved
-with true rates, and where one is cut short its own bound is used.
+where q is the price of all of a pool. The value of a set is the sum of pi at the level of
+interference that the set reaches, less q times the share that it takes of pools. Both sides are
+solved with true rates; if the solve of one side is cut short, that side's own bound is used.
 """
 
 import dataclasses
@@ -30,24 +30,24 @@ from partitiond.planner.sites import Floats, Ints, Sites
 from partitiond.planner.types import PRICE_SCALE
 
 NODE_LIMIT: Final = 200_000
-"""Branches for one way; some milliseconds."""
+"""Limit on branches for one way; some milliseconds."""
 FLOOR: Final = 0.97
-"""Sets worth less than this share of the best of their class are not looked for."""
+"""Sets worth less than this share of the best set of their class are not searched for."""
 BESIDE: Final = 12
-"""Sets of a round beside the best one, for alike devices. 100 models on 64 alike GPUs converged in
-24 to 45 rounds rather than in 250 to 330 (to 1e-4); with 24 hardly sooner."""
+"""Sets of a round beside the best one, for equal devices. 100 models on 64 equal GPUs converged in
+24 to 45 rounds instead of 250 to 330 (to 1e-4); with 24 sets hardly sooner."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Prices:
-    """Of rates, which are those of knots (N,) or in `factor` targets (M,); and of all of each
-    merged pool."""
+    """Prices of rates: of knots (N,), or in `factor` of targets (M,); and of all of each merged
+    pool."""
 
     rate: Floats
     pool: Floats
 
     def between(self, other: "Prices", share: float) -> "Prices":
-        """`share` of these and the rest of `other`."""
+        """Mix `share` of these prices with the rest of `other`."""
         return Prices(
             share * self.rate + (1 - share) * other.rate,
             share * self.pool + (1 - share) * other.pool,
@@ -65,20 +65,20 @@ class Pattern:
 
     @property
     def key(self) -> tuple[int, int, bytes]:
-        """What makes it the same as another one."""
+        """Return a key that is equal for equal sets."""
         return (self.cls, self.level, self.entries.tobytes())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """What some prices show.
+    """The result of evaluating some prices.
 
     Attributes:
-        bound: no plan costs less (gives more). Infinite for a cost: not all can be served.
-        prices: for which the bound holds; the ones asked for but for a common factor.
+        bound: no plan costs less (gives more). Infinite for a cost if not all can be served.
+        prices: prices for which the bound holds: those passed, times a common factor.
         covered: (M,) cost or worth of the models' best sets.
-        covers: one set a model, at the prices asked for.
-        patterns: valuable sets of devices, the best of each class among them.
+        covers: one set per model, at the prices passed.
+        patterns: valuable sets of devices, including the best one of each class.
     """
 
     bound: float
@@ -89,7 +89,7 @@ class Evaluation:
 
 
 class HaltedError(Exception):
-    """Somebody asked to end within an evaluation."""
+    """The caller asked to stop during an evaluation."""
 
 
 class Market:
@@ -97,8 +97,8 @@ class Market:
 
     Args:
         sites: the instance as arrays; for a cost `with_survival`.
-        as_cost: whether everything is to be served for the least, or goodput counts.
-        halt: asked in the middle of evaluations, which may take seconds.
+        as_cost: True to serve all demand at the least cost; False to maximise goodput.
+        halt: called during evaluations, which may take seconds; True ends them.
     """
 
     def __init__(
@@ -114,19 +114,19 @@ class Market:
         self.demand = Demand(sites, as_cost=as_cost, most_replicas=most)
 
     def cost_of(self, pattern: Pattern) -> float:
-        """What a device with such a set costs."""
+        """Return the cost of a device with such a set."""
         extra = float(self.sites.entry_cost[pattern.entries].sum())
         return float(self.classes.cost[pattern.cls]) + extra / PRICE_SCALE
 
     def drawn(self, pattern: Pattern) -> list[tuple[int, float]]:
-        """The pools that a set draws from, and the share of all of each that it takes."""
+        """Return the pools that a set draws from, and the share of each pool that it takes."""
         taken = self.sites.entry_pool[pattern.entries].sum(axis=0)
         classes = self.classes
         share = classes.draws[pattern.cls] * taken[classes.column] / classes.whole
         return [(int(pool), float(share[pool])) for pool in np.flatnonzero(share)]
 
     def evaluate(self, prices: Prices) -> Evaluation:
-        """The bound at these prices; for a cost at the best multiple. Raises HaltedError."""
+        """Return the bound at these prices (a cost: at the best multiple). Raises HaltedError."""
         covered, covers = self.demand.covers(prices.rate)
         patterns, value = self.patterns_at(prices)
         pools, total, bound = float(prices.pool.sum()), math.fsum(covered), math.inf
@@ -135,7 +135,7 @@ class Market:
             bound = math.fsum([total, *(value * self.classes.count), pools])
             bound += SAFETY * abs(bound)
         elif math.isfinite(total) and self.sites.entry_cost.any():
-            # With costs of replicas in the values a factor would change the sets.
+            # If values include costs of replicas, another factor would change the best sets.
             bound = bound_at(1.0, total, worth)
         elif math.isfinite(total):
             factor, bound = best_multiple(total, worth)
@@ -143,12 +143,12 @@ class Market:
         return Evaluation(bound, prices, covered, tuple(covers), tuple(patterns))
 
     def patterns_at(self, prices: Prices) -> tuple[list[Pattern], Floats]:
-        """Valuable sets of each class, and bounds of the most valuable ones' values."""
+        """Return valuable sets of each class, and bounds on the values of the best ones."""
         found: list[Pattern] = []
         most = np.zeros(len(self.classes.count))
         known: dict[tuple[int, tuple[tuple[int, float], ...]], list[int]] = {}
         for cls, price in enumerate(self.classes.draws * prices.pool / self.classes.whole):
-            # Classes that draw from pools of the same price hold the same sets.
+            # Classes that draw from pools of the same price can hold the same sets.
             drawn = np.flatnonzero(price)
             priced = (
                 *zip(self.classes.column[drawn].tolist(), price[drawn].tolist(), strict=True),
@@ -163,11 +163,11 @@ class Market:
     def _sets(
         self, held: int, priced: tuple[tuple[int, float], ...], knot: Floats
     ) -> tuple[list[tuple[Way, Ints]], float]:
-        """Valuable sets of a device, and a bound of the most valuable one's value."""
+        """Return valuable sets of a device, and a bound on the value of the best one."""
         found: list[tuple[Way, Ints]] = []
         first: tuple[Way, Ints, Floats] | None = None
         best = most = 0.0
-        # What was worth most is mostly so again, and with it little else is looked at closely.
+        # The best way is mostly the best again, and then few other ways are searched fully.
         mine = sorted((w for w in self.ways if w.cls == held), key=lambda w: -float(w.duals.sum()))
         for way in mine:
             if self._halt():
@@ -187,10 +187,10 @@ class Market:
         return found, most
 
     def _beside(self, way: Way, chosen: Ints, value: Floats, most: int) -> list[tuple[Way, Ints]]:
-        """Up to `most` sets for the devices beside one that holds the best set.
+        """Return up to `most` sets for the devices beside one that holds the best set.
 
-        Each is the best beside those before it: a replica is worth so much less as they serve of
-        its model's demand. So the sets of one round serve a fleet of alike devices together.
+        Each is the best beside those before it: a replica is worth less by the part of its model's
+        demand that they serve. The sets of one round thus serve a fleet of equal devices together.
         """
         found, sites = list[tuple[Way, Ints]](), self.sites
         model, fresh = sites.entry_model[way.entries], np.zeros_like(way.duals)
@@ -206,7 +206,7 @@ class Market:
         return found
 
     def _values(self, way: Way, priced: tuple[tuple[int, float], ...], knot: Floats) -> Floats:
-        """What a copy of each entry of a way is worth on a device."""
+        """Return the worth of a copy of each entry of a way on a device."""
         e, sites, demand = way.entries, self.sites, self.demand
         value = demand.price_at(knot, demand.below[e, way.level], demand.part[e, way.level])
         for column, price in priced:
@@ -215,7 +215,7 @@ class Market:
 
 
 def patterns_of(market: Market, packing: Packing) -> list[Pattern]:
-    """What a packing has on its devices."""
+    """Return the sets that a packing has on its devices."""
     sites, found = market.sites, list[Pattern]()
     pairs = zip(sites.entry_site.tolist(), sites.entry_item.tolist(), strict=True)
     entry = {pair: e for e, pair in enumerate(pairs)}

@@ -1,23 +1,23 @@
-"""Which trial comes next: a pure function of the visits so far, the limits and the time spent.
+"""Chooses the next trial: a pure function of the visits so far, the limits and the time spent.
 
-The search does not remember where it is: the visits tell, so it goes on from any checkpoint. The
-first of these that has something to measure wins.
+The search keeps no state of its own: it follows from the visits, so the search can go on from any
+checkpoint. The first of these steps that has something to measure wins.
 
-1. Scout. A few anchors, ascending, a glance each: around the knee of the prior where there is
-   one, else every fourth batch; the largest batch always.
-2. Look where the answer may hide: below the anchors while the smallest may be beyond the knee; at
-   the edge of what the KV cache holds; at half the largest batch while throughput grew; into wide
-   gaps near the best batch; then into the gaps beside the knee until neighbours are at most 1.25x
-   apart. A fitted curve says where the knee probably is, and how narrow an interval tells.
-3. Second visits of what the answer rests on (the knee, its neighbours, the best batch), in the
-   opposite order of the first: a drift of the machine is then no effect of the batch. The second
-   visit of the best batch is a fresh, longer window: X* is what that says.
-4. Settle: batches whose two visits disagree; decisions that the intervals leave open, the one
-   that loses most doubt per second first; X* while its own interval is wide.
+1. Scout. A few anchors, ascending, with a short window each: around the knee of the prior if there
+   is one, else every fourth batch; always the largest batch.
+2. Look where the answer may be: below the anchors while the smallest may be beyond the knee; at
+   the edge of what the KV cache holds; at half the largest batch while throughput grew; in wide
+   gaps near the best batch; then in the gaps beside the knee until neighbours are at most 1.25x
+   apart. A fitted curve says where the knee probably is, and how narrow an interval has to be.
+3. Visit again what the answer rests on (the knee, its neighbours, the best batch), in the
+   opposite order of the first visits: then a drift of the machine is no effect of the batch. The
+   second visit of the best batch is a fresh, longer window, which gives X*.
+4. Settle: batches whose two visits disagree; decisions that the intervals leave open, first the
+   one that loses most doubt per second; X* while its own interval is wide.
 
 A change of the knee leads back to step 2. A prior, however wrong, chooses the anchors and nothing
-else. A time limit changes how far it gets, not the order; a new batch is begun only if its second
-visit fits, too, and windows are as long as an even share of the time left allows.
+else. A time limit changes how far the search gets, not its order; a new batch is begun only if its
+second visit fits as well, and windows are as long as an even share of the time left allows.
 """
 
 from collections.abc import Sequence
@@ -60,12 +60,12 @@ __all__ = [
 def propose(
     visits: Sequence[Visit], limits: SearchLimits, elapsed_seconds: float
 ) -> NextTrial | Done:
-    """The next trial, or `Done`.
+    """Return the next trial, or `Done`.
 
     Args:
         visits: all finished trials, in the order they were made.
-        limits: what bounds the search.
-        elapsed_seconds: measuring time so far, that of earlier runs included.
+        limits: bounds of the search.
+        elapsed_seconds: measuring time so far, including that of earlier runs.
     """
     return Search(visits, limits, elapsed_seconds).next()
 

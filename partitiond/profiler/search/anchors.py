@@ -1,4 +1,4 @@
-"""The first trials: few batches, far apart, from a prior where there is one."""
+"""Chooses the first trials: few batches, far apart, from a prior if there is one."""
 
 import math
 from typing import Final
@@ -8,19 +8,19 @@ from partitiond.profiler.search.rates import Rate
 from partitiond.profiler.search.types import SearchLimits
 
 ANCHOR_RATIO: Final = 4
-"""Two doublings: a gap this wide is closed by three further trials, or not at all where the curve
-is flat on both sides of it."""
+"""Two doublings: a gap this wide is closed by three further trials, or not at all if the curve is
+flat on both sides of it."""
 
 ROUNDING: Final = 1.09
-"""Rounding moves a batch by at most so much: less than half a step between neighbours."""
+"""Rounding moves a batch by at most this factor: less than half a step between neighbours."""
 
 
 def anchors(limits: SearchLimits) -> tuple[int, ...]:
     """Batches of the first pass, ascending; the largest batch is always among them.
 
-    Without a prior they go down from the largest batch to 1. With one they stand around its
-    knee, a step below it and all the way up: that throughput does not grow again further up is
-    never taken from a prediction.
+    Without a prior the batches go down from the largest batch to 1. With a prior they are a step
+    below its knee, the knee and all steps up, because a prediction never proves that throughput
+    does not grow again further up.
     """
     largest = max(1, limits.max_batch)
     knee = _predicted_knee(limits)
@@ -51,10 +51,10 @@ def _predicted_knee(limits: SearchLimits) -> int | None:
 
 
 def roundest(batch: float, low: int, high: int) -> int:
-    """The batch near this one, within low..high, that a high power of two divides.
+    """The batch near `batch`, within low..high, that the highest power of two divides.
 
-    Engines pad batches to the sizes they captured graphs or tuned kernels for, multiples of 8
-    and powers of two: just beyond one throughput drops, at one it is best.
+    Engines pad batches to the sizes that they captured graphs or tuned kernels for, multiples of 8
+    and powers of two: throughput is best at such a size and drops just beyond it.
     """
     least = max(low, math.ceil(batch / ROUNDING))
     most = min(high, math.floor(batch * ROUNDING))

@@ -1,4 +1,4 @@
-"""Which trial comes next. The package's docstring names the steps."""
+"""Chooses the next trial. The package's docstring names the steps."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,25 +19,25 @@ MAX_AGAIN_VISITS: Final = 4
 """A batch with so many visits is not visited again to settle a decision."""
 
 MAX_CONFIRMED: Final = 2
-"""A second best batch may overtake the first once that was measured afresh; a third will not
-differ by anything that matters."""
+"""A second best batch may overtake the first once the first was measured afresh; a third will not
+differ in any way that matters."""
 
 MAX_AGAIN: Final = 6
-"""Further visits for open decisions in all. On a curve that is flat around its knee everything
-stays open for ever, and nothing is lost by leaving it so."""
+"""Further visits for open decisions in all. On a curve that is flat around its knee every decision
+stays open for ever, and leaving it open loses nothing."""
 
 MAX_REFINED: Final = 7
-"""First looks around the knee: three close a gap of 4x on each side of it; where noise keeps
-moving it, more looks only move it further."""
+"""First looks around the knee: three close a gap of 4x on each side of it; if noise keeps moving
+the knee, more looks only move it further."""
 
 CONFIRM_AGAIN: Final = 0.01
 """A batch must look this much better than X* for a fresh window of its own."""
 
 SCOUT_SHARE: Final = 0.10
-"""Wanted interval of a first look: enough to tell 60 % of X* from 100 %."""
+"""Wanted interval of a first look: narrow enough to tell 60 % of X* from 100 %."""
 
 LEAST_LOOSE_SHARE: Final = 0.05
-"""Closer decisions than this are measured with the device's default interval."""
+"""Decisions closer than this are measured with the device's default interval."""
 
 WIDE_GAP: Final = 2.1
 WORTH_A_LOOK: Final = 0.80
@@ -48,33 +48,33 @@ CLEARLY_BELOW: Final = 0.85
 """The smallest batch must be below this share of X*, or the knee may lie below it."""
 
 EDGE_RATIO: Final = 1.1
-"""How closely the largest batch that the KV cache holds is found, where that matters."""
+"""How closely the largest batch that the KV cache holds is located, if that matters."""
 
 EDGE_GAIN: Final = 0.02
-"""It matters if the fit promises this much more throughput there."""
+"""Locating it matters if the fit promises this much more throughput there."""
 
 HALF_AS_LARGE: Final = 2.6
 """The growth over the last doubling is measured, not spread over a gap wider than this."""
 
 OPEN: Final = (0.08, 0.92)
-"""A yes less sure than this at both ends is an open decision."""
+"""A decision is open if the probability of a yes lies between these two."""
 
 EFFORT: Final = 0.4
-"""Open decisions stay open once the search took this share of what a sweep of every batch in
-steps of 1.25x, twice, would take: whoever wants more should make that sweep."""
+"""Open decisions stay open once the search took this share of the time of a sweep over every batch
+in steps of 1.25x, twice: for more certainty, make that sweep."""
 
 TIME_OVERRUN: Final = 1.25
-"""Second visits that were promised are made even a little beyond the time limit."""
+"""Promised second visits are made even a little beyond the time limit."""
 
 TYPICAL_TRIALS: Final = 10
-"""Trials after the anchors, in the mean over the benchmark's curves."""
+"""Trials after the anchors, on average over the benchmark's curves."""
 
 Wanted = tuple[int, Purpose, float | None]
-"""Batch, why, and the wanted interval as a share."""
+"""Batch, purpose, and the wanted interval as a share."""
 
 
 class Search:
-    """One look at the state. Holds derived figures, changes nothing."""
+    """Looks at the state once. Holds derived figures, changes nothing."""
 
     def __init__(self, visits: Sequence[Visit], limits: SearchLimits, elapsed: float) -> None:
         self._known = Knowledge(visits, limits)
@@ -87,7 +87,7 @@ class Search:
 
     @cached_property
     def _costs(self) -> Costs:
-        # Not needed for the time left, which is asked for a few times a second while measuring.
+        # Made on demand: the time left, asked for a few times a second, does not need it.
         return Costs(self._known.visits, self._limits, self._known.fit)
 
     def next(self) -> NextTrial | Done:
@@ -103,8 +103,8 @@ class Search:
     # First looks
 
     def _scout(self) -> Wanted | None:
-        """The anchors, ascending, as far as they fit in the time; then, should the engine hold
-        none of them, smaller batches."""
+        """The next anchor, ascending, if it fits in the time; if the engine holds none of the
+        anchors, a smaller batch."""
         for anchor in self._unseen_anchors():
             for batch in self._steps_towards(anchor):
                 if not self._seen or self._affordable_growth(batch):
@@ -123,7 +123,7 @@ class Search:
         ]
 
     def _steps_towards(self, anchor: int) -> list[int]:
-        """The anchor, or where that is too dear, a batch on the way to it."""
+        """The anchor, then a batch on the way to it in case the anchor is too expensive."""
         largest = max(self._seen, default=0)
         if anchor <= 2 * largest or not self._seen:
             return [anchor]
@@ -135,7 +135,7 @@ class Search:
         return 2 * self._costs.least(batch) + promised <= self._left
 
     def _look(self) -> Wanted | None:
-        """A batch not seen yet, if that is where the answer may lie and there is time for it."""
+        """A batch not seen yet in which the answer may lie, if there is time for it."""
         promised = math.fsum(self._costs.least(b) for b in self._known.owed())
         steps = (self._lower, self._edge, self._doubling, self._around, self._inside)
         for step in steps:
@@ -149,7 +149,7 @@ class Search:
         return None
 
     def _lower(self) -> Wanted | None:
-        """Below all anchors, while the smallest of them may already be beyond the knee."""
+        """A batch below all anchors, while the smallest of them may be beyond the knee."""
         lowest = self._known.beliefs[0]
         within = lowest.output_tokens_per_s + lowest.half_width
         if lowest.batch == 1 or within < CLEARLY_BELOW * self._known.best:
@@ -157,7 +157,7 @@ class Search:
         return max(1, lowest.batch // ANCHOR_RATIO), Purpose.REFINE, SCOUT_SHARE
 
     def _edge(self) -> Wanted | None:
-        """Between the largest batch the engine holds and the smallest it does not."""
+        """A batch between the largest that the engine holds and the smallest that it does not."""
         largest, ceiling, fit = self._known.rates[-1].batch, self._known.ceiling, self._known.fit
         if ceiling == self._limits.max_batch or ceiling <= EDGE_RATIO * largest:
             return None
@@ -167,7 +167,7 @@ class Search:
         return _middle(largest, ceiling + 1), Purpose.REFINE, SCOUT_SHARE
 
     def _doubling(self) -> Wanted | None:
-        """Half the largest batch, where throughput may have grown since."""
+        """Half the largest batch, if throughput may have grown since."""
         last = self._known.beliefs[-1]
         before = [p for p in self._known.beliefs if 2 * p.batch <= last.batch]
         if not before or last.batch <= HALF_AS_LARGE * before[-1].batch:
@@ -178,7 +178,7 @@ class Search:
         return last.batch // 2, Purpose.REFINE, SCOUT_SHARE
 
     def _around(self) -> Wanted | None:
-        """Into a wide gap in which a better batch, or an earlier knee, may hide."""
+        """A batch in a wide gap in which a better batch, or an earlier knee, may hide."""
         known = self._known
         if known.growing:
             return None
@@ -191,7 +191,7 @@ class Search:
         return None
 
     def _inside(self) -> Wanted | None:
-        """Into the gap below the knee, then the one above it, until both are narrow."""
+        """A batch in the gap below the knee, then in the gap above it, until both are narrow."""
         if self._known.growing or self._known.made(Purpose.REFINE) >= MAX_REFINED:
             return None
         knee = self._known.knee
@@ -206,11 +206,11 @@ class Search:
         return None
 
     def _crossing(self, low: int, high: int) -> int:
-        """A batch inside the gap: where the fit reaches the knee's rate, but not trusting it.
+        """A batch inside the gap, near the batch at which the fit reaches the knee's rate.
 
-        Geometrically halfway between the gap's middle and the fit's crossing (a half step above
-        it, so that the crossing falls between this batch and the neighbour below): a good fit
-        saves a trial, a bad one cannot cost more than one.
+        It is geometrically halfway between the gap's middle and the fit's crossing (moved up half a
+        step, so that the crossing falls between this batch and the neighbour below): a good fit
+        saves a trial, and a bad fit cannot cost more than one.
         """
         if self._known.fit is None or high <= NEIGHBOUR_RATIO**2 * low:
             return _middle(low, high)
@@ -229,7 +229,7 @@ class Search:
     # Settling
 
     def _settle(self) -> Wanted | None:
-        """Another visit of a batch that was seen, where the answer rests on it."""
+        """Another visit of a batch that the answer rests on."""
         steps: list[tuple[Callable[[], Wanted | None], float]] = [
             (self._second, self._overrun_left),
             (self._confirm, self._left),
@@ -270,12 +270,12 @@ class Search:
         return top.batch, Purpose.CONFIRM, None
 
     def _again(self) -> Wanted | None:
-        """Two visits that contradict each other are settled by a third."""
+        """A third visit of a batch whose two visits contradict each other."""
         apart = self._known.disagreeing()
         return (apart[0], Purpose.AGAIN, None) if apart else None
 
     def _decide(self) -> Wanted | None:
-        """The visit that takes most doubt from an open decision per second."""
+        """The visit that removes most doubt from an open decision per second."""
         if self._known.made(Purpose.AGAIN) >= MAX_AGAIN:
             return None
         wanted = [
@@ -286,7 +286,7 @@ class Search:
         return (max(wanted)[1], Purpose.AGAIN, None) if wanted else None
 
     def _sharpen(self) -> Wanted | None:
-        """One more fresh window while X* is known less well than what is compared with it."""
+        """One more fresh window while X* is known less well than the rates compared with it."""
         batch = self._known.wide_best()
         if batch is None or self._known.count(batch) >= MAX_VISITS_PER_BATCH:
             return None
@@ -312,5 +312,5 @@ def _too_wide(low: int, high: int) -> bool:
 
 
 def _middle(low: int, high: int) -> int:
-    """The geometric middle of a gap, made round."""
+    """The geometric middle of a gap, rounded by `roundest`."""
     return roundest(math.sqrt(low * high), low + 1, high - 1)

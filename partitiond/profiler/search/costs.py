@@ -1,4 +1,4 @@
-"""What a trial costs, and how long its window may be."""
+"""Estimates what a trial costs, and how long its window may be."""
 
 import math
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from partitiond.profiler.search.model import Fit
 from partitiond.profiler.search.types import NextTrial, Purpose, SearchLimits, Visit
 
 CONFIRM_FACTOR: Final = 2.0
-"""Every comparison of the knee is with X*, so its window is longer than the others."""
+"""Every comparison of the knee is with X*, so the windows for X* are longer than the others."""
 
 SCOUT_FACTOR: Final = 2.0
-"""A scout's window is at most so many times the least one: noise it cannot see through is seen
-through later, at the few batches where it matters."""
+"""A scout's window is at most this many times the shortest one: noise that it cannot resolve is
+resolved later, at the few batches where it matters."""
 
 RAMP_E2EL: Final = 1.3
-"""Ramp of a closed loop in mean end-to-end latencies: one, and the prefill of all at once."""
+"""Ramp of a closed loop in mean end-to-end latencies: one, and the prefill of all requests."""
 
 
 class Costs:
@@ -28,7 +28,7 @@ class Costs:
         self._fit = fit
 
     def e2el(self, batch: int) -> float:
-        """Expected latency: as seen there, else by Little's law from the nearest batch."""
+        """Expected latency: as measured there, else by Little's law from the nearest batch."""
         here = [v.e2el_seconds for v in self._visits if v.batch == batch]
         if here:
             return here[-1]
@@ -48,7 +48,7 @@ class Costs:
     def dense(self, largest: int) -> float:
         """Seconds of a sweep over every batch in steps of at most 1.25x, twice.
 
-        Its windows are taken to be as long as those seen at the device's default interval.
+        Windows are assumed to be as long as those seen at the device's default interval.
         """
         windows = [
             v.seconds - RAMP_E2EL * v.e2el_seconds
@@ -65,7 +65,7 @@ class Costs:
     def trial(
         self, batch: int, purpose: Purpose, share: float | None, left: float, trials_left: int
     ) -> NextTrial:
-        """The trial, its window an even share of the time left."""
+        """Build the trial; its window is an even share of the time left."""
         limits, e2el = self._limits, self.e2el(batch)
         least = limits.min_window_seconds
         if purpose is Purpose.CONFIRM:

@@ -1,4 +1,4 @@
-"""What the visits say so far: rates, X*, the knee, and which decisions are still open."""
+"""Derives figures from the visits so far: rates, X*, the knee, and the open decisions."""
 
 import math
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from partitiond.profiler.search.rates import best_rate, curve, fresh_rates
 from partitiond.profiler.search.types import Purpose, SearchLimits, Visit
 
 INDIFFERENT: Final = 0.015
-"""A throughput this far on the wrong side of the knee's rate loses nothing that matters; it is
-less than what two windows of the same trial differ by."""
+"""A throughput this far on the wrong side of the knee's rate loses nothing that matters: two
+windows of the same trial differ by more."""
 
 NARROW_ENOUGH: Final = 0.03
-"""Once the interval of a batch is this narrow, a further visit does not tell more than the
-machine's drift hides."""
+"""Once the interval of a batch is this narrow, the machine's drift hides what a further visit would
+tell."""
 
 NARROW_BEST: Final = 0.04
-"""The same for X*. Every batch is compared with it, but the fresh windows are long already."""
+"""The same for X*. Every batch is compared with X*, but its fresh windows are long already."""
 
 
 class Knowledge:
@@ -37,7 +37,7 @@ class Knowledge:
         self.rates = curve(visits)
         self.beyond = {v.batch for v in visits if v.beyond}
         held = max((r.batch for r in self.rates), default=0)
-        # A batch that failed below one that ran is left out, but says nothing of larger ones.
+        # A batch that failed below one that ran is left out, but does not bound larger batches.
         self.ceiling = min([limits.max_batch, *(b - 1 for b in self.beyond if b > held)])
 
     @cached_property
@@ -49,12 +49,12 @@ class Knowledge:
     def beliefs(self) -> tuple[Belief, ...]:
         """The rates, drawn towards the fit by their noise.
 
-        They choose trials and nothing else: the profile's knee comes from the rates.
+        They only choose trials: the profile's knee comes from the rates.
         """
         return believed(self.rates, self.fit)
 
     def count(self, batch: int) -> int:
-        """Visits of a batch."""
+        """Number of visits of a batch."""
         return sum(v.batch == batch for v in self.visits)
 
     def made(self, purpose: Purpose) -> int:
@@ -68,34 +68,34 @@ class Knowledge:
 
     @cached_property
     def best(self) -> float:
-        """X* from fresh windows, or the best there is."""
+        """X* from fresh windows; without any, the best belief."""
         return best_rate(self.visits) or self.top.output_tokens_per_s
 
     @cached_property
     def threshold(self) -> float:
-        """The rate from which a batch is within the tolerance of X*."""
+        """The rate at which a batch is within the tolerance of X*."""
         return (1 - self.limits.tolerance) * self.best
 
     @cached_property
     def growing(self) -> bool:
-        """No knee may be claimed."""
+        """Whether throughput still grows, so that no knee may be claimed."""
         return still_grows(self.rates, self.limits.tolerance)
 
     @cached_property
     def knee(self) -> int:
-        """Where the knee probably is."""
+        """The batch that probably is the knee."""
         return knee_range(self.beliefs, self.best, self.limits.tolerance)[0]
 
     @cached_property
     def capped_by(self) -> LimitedBy:
-        """Why the batch grew no further; means something only where throughput still grew."""
+        """The reason why the batch grew no further; meaningful only if throughput still grew."""
         if self.beyond:
             return LimitedBy.MEMORY
         largest = max((v.batch for v in self.visits), default=0)
         return LimitedBy.CAP if largest >= self.limits.max_batch else LimitedBy.TIME
 
     def relevant(self) -> list[int]:
-        """The batches the answer rests on: knee and neighbours, or the last doubling; and X*."""
+        """Batches the answer rests on: knee and neighbours, or the last doubling; and the top."""
         batches = [r.batch for r in self.rates]
         if self.growing:
             half = [b for b in batches if 2 * b <= batches[-1]]
@@ -104,10 +104,10 @@ class Knowledge:
         return sorted({*batches[max(0, at - 1) : at + 2], self.top.batch})
 
     def owed(self) -> list[int]:
-        """Those of them without a second visit, the last first visit first.
+        """Relevant batches without a second visit, in the reverse order of their first visits.
 
-        Second visits in the opposite order of the first ones have the same mean time for every
-        batch, so that a steady drift of the machine is no effect of the batch.
+        Second visits in the opposite order of the first give every batch the same mean time, so
+        that a steady drift of the machine is no effect of the batch.
         """
         first: dict[int, int] = {}
         for index, visit in enumerate(self.visits):
@@ -125,7 +125,7 @@ class Knowledge:
         return self._open_growth() if self.growing else self._open_knee()
 
     def _open_growth(self) -> list[tuple[int, float]]:
-        """Did throughput grow by more than the tolerance over the last doubling?"""
+        """The open decision: did throughput grow beyond the tolerance over the last doubling?"""
         last = self.rates[-1]
         before = [r for r in self.rates if 2 * r.batch <= last.batch]
         if not before:
@@ -138,7 +138,7 @@ class Knowledge:
         return [(batch, yes) for batch, share in shares.items() if share > NARROW_ENOUGH]
 
     def _open_knee(self) -> list[tuple[int, float]]:
-        """Which batches reach the knee's rate? Asked of those up to where it may be."""
+        """The open decisions: which batches, up to where the knee may be, reach its rate?"""
         measured = knee_range(self.rates, self.best, self.limits.tolerance)[0]
         found = []
         for rate in self.rates:
@@ -151,7 +151,7 @@ class Knowledge:
         return found
 
     def wide_best(self) -> int | None:
-        """The batch X* comes from, while its interval is wide."""
+        """The batch that X* comes from, while its interval is wide."""
         for rate in fresh_rates(self.visits):
             at_best = rate.output_tokens_per_s == best_rate(self.visits)
             if at_best and rate.half_width > NARROW_BEST * rate.output_tokens_per_s:
@@ -165,7 +165,7 @@ def normal(z: float) -> float:
 
 
 def entropy(share: float) -> float:
-    """Of a yes or no with this probability, in bits."""
+    """Entropy of a yes or no with this probability, in bits."""
     if not 0 < share < 1:
         return 0.0
     return -share * math.log2(share) - (1 - share) * math.log2(1 - share)

@@ -1,10 +1,9 @@
-"""A curve fitted to the visits so far: where throughput probably flattens.
+"""Fits a curve to the visits so far, which tells where throughput probably flattens.
 
 The family X(b) = top (1 + (half/b)^p)^(-1/p) holds both shapes that engines show: p = 1 is a step
-time that grows with the batch, a large p the corner of a roofline. What engines do besides (dips,
-steps of padded batches, a decline) shows as misfit, and the larger that is, the less the fit is
-believed and the more each measured figure. The fit only chooses trials; no figure of a profile
-comes from it.
+time that grows with the batch, a large p the corner of a roofline. Other effects (dips, steps of
+padded batches, a decline) appear as misfit; the larger it is, the less the fit is believed and the
+more each measured figure. The fit only chooses trials; no figure of a profile comes from it.
 """
 
 import dataclasses
@@ -26,7 +25,7 @@ class Fit:
     """The fitted curve.
 
     Attributes:
-        misfit: relative standard deviation of the engine around the formula, noise taken off.
+        misfit: relative standard deviation of the engine around the formula, without noise.
     """
 
     top: float
@@ -39,7 +38,7 @@ class Fit:
         return self.top * _shape(batch, self.half, self.sharpness)
 
     def crossing(self, rate: float) -> float:
-        """The batch at which the formula reaches `rate`; infinite where it never does."""
+        """The batch at which the formula reaches `rate`; infinite if it never does."""
         if rate >= self.top:
             return math.inf
         return float(self.half / ((self.top / rate) ** self.sharpness - 1) ** (1 / self.sharpness))
@@ -47,7 +46,7 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Belief:
-    """What is believed of one batch: the measured figure drawn towards the fit by its noise."""
+    """Estimate for one batch: the measured figure drawn towards the fit by its noise."""
 
     batch: int
     output_tokens_per_s: float
@@ -94,7 +93,7 @@ def _misfit(found: Fit, rates: Sequence[Rate], spreads: Sequence[float]) -> floa
 
 
 def believed(rates: Sequence[Rate], found: Fit | None) -> tuple[Belief, ...]:
-    """Each rate and the fit, weighed by the point's noise against the engine's misfit."""
+    """Average each rate with the fit, weighted by the point's noise against the misfit."""
     if found is None:
         return tuple(Belief(r.batch, r.output_tokens_per_s, r.half_width) for r in rates)
     beliefs = []

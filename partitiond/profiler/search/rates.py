@@ -1,4 +1,4 @@
-"""Visits taken together: throughput by batch, its interval, and X*."""
+"""Combines visits into throughput by batch, its interval, and X*."""
 
 import dataclasses
 import math
@@ -20,24 +20,24 @@ class Rate:
 
 
 BETWEEN_WINDOWS: Final = 0.0075
-"""How much an engine's speed is taken to differ from one window to the next, relative standard
-deviation: clocks, caches and neighbours change between windows, and nothing inside a window shows
-it. Chosen so that two windows still cover 92 to 96 % where the speed varies by 1 %."""
+"""Assumed relative standard deviation of an engine's speed from one window to the next: clocks,
+caches and neighbours change between windows, and nothing inside a window shows it. Chosen so that
+two windows still cover 92 to 96 % if the speed varies by 1 %."""
 LEFT_OUT: Final = 1.3
-"""The interval is wider by this where windows were left out: now and then it is the truth."""
+"""Factor on the interval if windows were left out: now and then a left-out window is right."""
 
 
 def combine(rates: Sequence[float], half_widths: Sequence[float]) -> tuple[float, float]:
     """Mean over windows and its 95 % half-width.
 
-    Windows weigh by their intervals, a glance of ten seconds says less than a minute; but what
-    changes between windows (`BETWEEN_WINDOWS`) is the same for all, which keeps a half-width that
-    came out small by luck from deciding alone. Windows that scatter more than both explain widen
-    the interval in proportion (the Birge ratio of physical constants), and it is never less than
-    half their range. `bench.bench_intervals` states what that covers.
+    Windows are weighted by their intervals, because ten seconds say less than a minute; but the
+    variation between windows (`BETWEEN_WINDOWS`) is the same for all, so that a half-width that is
+    small by luck does not decide alone. If windows scatter more than both explain, the interval is
+    widened in proportion (the Birge ratio of physical constants), and it is never less than half
+    their range. `bench.bench_intervals` states what that covers.
 
-    Of three or more windows those that contradict the majority are left out: a window in which
-    something else ran on the machine says nothing of the engine.
+    Of three or more windows, those that contradict the majority are left out: a window in which
+    something else ran on the machine says nothing about the engine.
     """
     finite = [
         width if math.isfinite(width) else rate
@@ -57,10 +57,10 @@ def combine(rates: Sequence[float], half_widths: Sequence[float]) -> tuple[float
 
 
 def _between(rates: Sequence[float], widths: Sequence[float]) -> float:
-    """What windows differ by, as a half-width; of one window nothing, its interval is its own.
+    """Half-width by which windows differ; 0 for a single window, whose interval is its own.
 
-    Never more than the windows' own half-widths: steady engines that agree are believed, and where
-    they do not agree their scatter says so.
+    It is never more than the windows' own half-widths: windows of a steady engine that agree are
+    believed, and if they do not agree, their scatter shows it.
     """
     if len(rates) < 2:
         return 0.0
@@ -82,7 +82,7 @@ def _agreeing(rates: Sequence[float], widths: Sequence[float]) -> list[int]:
 
 
 def curve(visits: Sequence[Visit]) -> tuple[Rate, ...]:
-    """Rates by batch, those that the engine does not hold left out."""
+    """Rates by batch, without the batches that the engine does not hold."""
     beyond = {v.batch for v in visits if v.beyond}
     return tuple(
         _rate(batch, [v for v in visits if v.batch == batch])
@@ -99,14 +99,14 @@ def _rate(batch: int, visits: Sequence[Visit]) -> Rate:
 
 
 def best_rate(visits: Sequence[Visit]) -> float | None:
-    """X*: the largest throughput seen in fresh windows; None where there were none.
+    """X*: the largest throughput seen in fresh windows; None without fresh windows.
 
-    Fresh are the window that was made because a batch looked best, and what came after it. One
-    that contradicts the majority of the batch's visits is left out here, too.
+    Fresh windows are the one that was made because a batch looked best, and those after it. A fresh
+    window that contradicts the majority of the batch's visits is left out here, too.
 
-    Where every fresh window was a slow one (the host had other work just then), X* is at least what
-    the visits of some other batch leave no doubt of: the lower end of the interval of a batch that
-    was visited more than once. A largest of lower ends is not biased upwards as one of means is.
+    If every fresh window was slow (the host had other work just then), X* is at least what another
+    batch proves: the lower end of the interval of a batch that was visited more than once. The
+    largest of lower ends is not biased upwards as the largest of means is.
     """
     fresh = fresh_rates(visits)
     if not fresh:
@@ -121,7 +121,7 @@ def best_rate(visits: Sequence[Visit]) -> float | None:
 
 
 def fresh_rates(visits: Sequence[Visit]) -> tuple[Rate, ...]:
-    """The rates that X* is the largest of."""
+    """The rates whose largest is X*."""
     beyond = {v.batch for v in visits if v.beyond}
     chosen = {v.batch for v in visits if v.purpose is Purpose.CONFIRM} - beyond
     found = []

@@ -1,4 +1,4 @@
-"""What goes into the search and what comes out of it. Plain data."""
+"""Defines the inputs and results of the search. Plain data."""
 
 import dataclasses
 import enum
@@ -7,11 +7,11 @@ from partitiond.core.frontier import TOLERANCE
 from partitiond.core.profile import LimitedBy
 
 Prior = tuple[tuple[int, float], ...]
-"""Predicted (batch, output tokens/s) pairs. Only its shape is used, and only to begin with."""
+"""Predicted (batch, output tokens/s) pairs. Only their shape is used, and only at the start."""
 
 
 class Purpose(enum.StrEnum):
-    """Why a trial is made."""
+    """Purpose of a trial."""
 
     UP = "up"
     """First look at an anchor, batches ascending."""
@@ -27,14 +27,14 @@ class Purpose(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SearchLimits:
-    """What bounds the search.
+    """Bounds of the search.
 
     Attributes:
-        max_batch: largest batch the started engine takes.
-        time_limit_seconds: for all trials; None for no limit.
-        min_window_seconds, max_window_seconds: of one window.
+        max_batch: largest batch that the started engine takes.
+        time_limit_seconds: for all trials together; None for no limit.
+        min_window_seconds, max_window_seconds: bounds of one window.
         tolerance: e of the knee.
-        prior: predicted throughput by batch. It chooses the first trials; a wrong one costs
+        prior: predicted throughput by batch. It chooses the first trials; a wrong prior costs
             time, never correctness.
     """
 
@@ -53,7 +53,7 @@ class Visit:
     Attributes:
         seconds: whole wall time, ramp included.
         e2el_seconds: mean end-to-end latency.
-        kv_limited: the KV cache limited it, so it cannot be the knee.
+        kv_limited: the KV cache limited the trial, so its batch cannot be the knee.
         died: the engine ended during the trial; its figures mean nothing.
     """
 
@@ -68,7 +68,7 @@ class Visit:
 
     @property
     def beyond(self) -> bool:
-        """The engine does not hold this batch."""
+        """Whether the engine does not hold this batch."""
         return self.kv_limited or self.died
 
 
@@ -77,9 +77,9 @@ class NextTrial:
     """The trial to make now.
 
     Attributes:
-        expected_seconds: its wall time, for progress.
+        expected_seconds: wall time of the trial, for progress.
         half_width_share: close the window once its interval is at most this share of the
-            throughput: narrow enough for what the trial decides. None: the device's default.
+            throughput, which is narrow enough for the trial's purpose. None: device's default.
     """
 
     batch: int
@@ -92,11 +92,11 @@ class NextTrial:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Done:
-    """Nothing more to measure.
+    """There is nothing more to measure.
 
     Attributes:
-        capped_by: what ended the growing of the batch, for a knee that was not reached.
-        complete: every step was made; False where the time limit left some out.
+        capped_by: what stopped the growth of the batch, for a knee that was not reached.
+        complete: every step was made; False if the time limit left some out.
     """
 
     capped_by: LimitedBy

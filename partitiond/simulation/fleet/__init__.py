@@ -1,6 +1,6 @@
-"""Fleets in simulated time: thousands of engines, millions of requests, the production's decisions.
+"""Simulates fleets: thousands of engines, millions of requests, with the real decision code.
 
-Beside what `partitiond.simulation` holds this adds what happens around the requests: hosts whose
-reconcilers start, drain and stop engines, models that fall asleep and are woken, demand that is
-measured and answered with another plan, and what all of it costs in GPU hours and energy.
+In addition to `partitiond.simulation`, this package simulates what happens around requests: hosts
+whose reconcilers start, drain and stop engines, models that are scaled to zero and woken, demand
+that is measured and answered with a new plan, and the cost in GPU hours and energy.
 """

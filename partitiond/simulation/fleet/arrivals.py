@@ -1,6 +1,6 @@
-"""What is sent to a fleet: recorded traces, or made-up arrivals of four kinds.
+"""Generates requests to a fleet: recorded traces, or synthetic arrivals of four kinds.
 
-Times and lengths are the load generator's own functions, the same for the same seed.
+Times and lengths use the load generator's own functions: equal for equal seeds.
 """
 
 import bisect
@@ -22,37 +22,37 @@ from partitiond.simulation.fleet.dispatch import FleetModel
 from partitiond.simulation.traffic import lengths_of
 
 Arrival = tuple[float, int, int]
-"""When, prompt and output tokens."""
+"""Time in seconds, prompt tokens, output tokens."""
 
 BURST_SHAPE: Final = 0.5
-"""Of the gaps' gamma distribution: their standard deviation is 1.4 of their mean."""
+"""Shape of the gaps' gamma distribution: their standard deviation is 1.4 times their mean."""
 BURST_SECONDS: Final = 10.0
 BURST_SIGMA: Final = 0.4
-"""Each so many seconds the rate changes by a lognormal factor of this sigma, mean 1."""
+"""Every `BURST_SECONDS` the rate gets a new lognormal factor of this sigma, mean 1."""
 DIURNAL_SWING: Final = 0.6
-"""The rate goes from 1 - this to 1 + this times its mean, and back."""
+"""The rate moves from 1 - this to 1 + this times its mean, and back."""
 SEEDS_APART: Final = 1_000_003
 
 
 class Kind(enum.StrEnum):
-    """Made-up arrivals."""
+    """Kinds of synthetic arrivals."""
 
     POISSON = "poisson"
     GAMMA = "gamma"
-    """As BurstGPT's gaps, at a constant rate: gamma of shape `BURST_SHAPE`."""
+    """Gaps like BurstGPT's, at a constant rate: gamma of shape `BURST_SHAPE`."""
     BURST = "burst"
-    """As BurstGPT's gaps, at a rate that changes every ten seconds."""
+    """Gaps like BurstGPT's, at a rate that changes every ten seconds."""
     DIURNAL = "diurnal"
-    """Poisson, at a rate that goes up and down like a day's."""
+    """Poisson, at a rate that rises and falls like that of a day."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Made:
-    """Made-up arrivals for every model at its demand.
+    """Synthetic arrivals for every model at its demand.
 
     Attributes:
-        factor: of the demand.
-        period_seconds: of the diurnal ones.
+        factor: multiplies the demand.
+        period_seconds: period of diurnal arrivals.
     """
 
     kind: Kind = Kind.POISSON
@@ -61,7 +61,7 @@ class Made:
 
 
 def offsets(made: Made, req_per_s: float, seed: int) -> Iterator[float]:
-    """Arrival times of one model, without end."""
+    """Return an endless iterator of arrival times of one model."""
     match made.kind:
         case Kind.POISSON:
             return poisson(req_per_s, seed)
@@ -85,7 +85,7 @@ def _bursts(req_per_s: float, seed: int) -> Iterator[float]:
 
 
 def _diurnal(req_per_s: float, period_seconds: float, seed: int) -> Iterator[float]:
-    """Thinned from the highest rate (Lewis and Shedler, 1979); the least is at the start."""
+    """Yield times, thinned from the highest rate (Lewis and Shedler, 1979); least at the start."""
     dice = random.Random(seed)  # noqa: S311 -- not for secrets
     most = 1 + DIURNAL_SWING
     for now in poisson(req_per_s * most, seed + 1):
@@ -95,7 +95,7 @@ def _diurnal(req_per_s: float, period_seconds: float, seed: int) -> Iterator[flo
 
 
 def requests(times: Iterator[float], workload: Workload, seed: int) -> Iterator[Arrival]:
-    """The workload's lengths at these times."""
+    """Return requests with the workload's lengths at these times."""
     lengths: Lengths = lengths_of(workload)
     if len(lengths.prompts) == len(lengths.outputs) == 1:
         prompt, output = lengths.prompts[0], lengths.outputs[0]
@@ -107,12 +107,12 @@ def requests(times: Iterator[float], workload: Workload, seed: int) -> Iterator[
 def made_up(
     made: Made, demands: Mapping[str, tuple[float, Workload]], seed: int
 ) -> dict[str, Iterator[Arrival]]:
-    """Arrivals of every model with a rate.
+    """Return the arrivals of every model with a rate above 0.
 
     Args:
-        made: of which kind.
+        made: kind of arrivals.
         demands: requests/s and lengths by model.
-        seed: of times and lengths.
+        seed: seed of times and lengths.
     """
     found = {}
     for number, (model, (rate, workload)) in enumerate(demands.items()):
@@ -126,13 +126,13 @@ def made_up(
 def replayed(
     trace: Trace, shares: Mapping[str, float], *, speed: float = 1.0, seed: int = 0
 ) -> dict[str, Iterator[Arrival]]:
-    """A trace dealt out to models, each of its requests to one of them by their shares.
+    """Distribute a trace over models: each request goes to one model, drawn by the shares.
 
     Args:
         trace: recorded requests, each with lengths of its own.
-        shares: by model; only their ratios count.
-        speed: how much faster than recorded.
-        seed: of who gets which request.
+        shares: shares by model; only their ratios count.
+        speed: factor by which the replay is faster than the recording.
+        seed: seed of the choice of the model for each request.
 
     Raises:
         InputError: the speed is not above 0, or no model has a share.
@@ -159,7 +159,7 @@ class Stream(Due):
     """The arrivals of one model on the clock, one after the other.
 
     Attributes:
-        over: there are no more.
+        over: whether there are no more arrivals.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Stream(Due):
         self._clock.plan(following[0], self)
 
     def due(self, number: int) -> None:
-        """The next request arrives."""
+        """Send the next request to the model."""
         del number
         _, prompt_tokens, output_tokens = self._next
         self._plan()

@@ -1,6 +1,6 @@
-"""The clock of a fleet simulation: events are an object and a number, so that millions are cheap.
+"""Runs the events of a fleet simulation: an object and a number each, so millions are cheap.
 
-The order is that of `simulation.events.Clock`: by time, and of equal times the one planned first.
+The order is that of `simulation.events.Clock`: by time, at equal times by order of planning.
 """
 
 import heapq
@@ -8,26 +8,25 @@ from collections.abc import Callable
 
 
 class Due:
-    """Something that is told when its time has come."""
+    """An object that is called when one of its events is due."""
 
     def due(self, number: int) -> None:
-        """Its time has come.
+        """Handle a due event.
 
         Args:
-            number: what it was planned with; tells an event that still counts from one that does
-                not any more.
+            number: number given at planning; tells a valid event from an outdated one.
         """
         raise NotImplementedError
 
 
 class Once(Due):
-    """A function as an event."""
+    """An event that calls a function."""
 
     def __init__(self, then: Callable[[], None]) -> None:
         self._then = then
 
     def due(self, number: int) -> None:
-        """Call it."""
+        """Call the function."""
         del number
         self._then()
 
@@ -37,7 +36,7 @@ class FleetClock:
 
     Attributes:
         now: simulated seconds since the start.
-        events: how many it has run.
+        events: number of events run so far.
     """
 
     def __init__(self) -> None:
@@ -47,7 +46,7 @@ class FleetClock:
         self._planned = 0
 
     def plan(self, when: float, who: Due, number: int = 0) -> None:
-        """Plan an event; one in the past is due now."""
+        """Plan an event; an event in the past is due now."""
         self._planned += 1
         heapq.heappush(self._heap, (max(when, self.now), self._planned, who, number))
 
@@ -56,7 +55,7 @@ class FleetClock:
         self.plan(when, Once(then))
 
     def run(self, until: float) -> None:
-        """Run every event up to `until`, and stand there."""
+        """Run every event up to `until`, and set the clock to `until`."""
         heap = self._heap
         events = 0
         while heap and heap[0][0] <= until:

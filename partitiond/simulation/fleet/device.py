@@ -1,4 +1,4 @@
-"""Devices that the engines of a fleet share; see `simulation.engine.SharedDevice`."""
+"""Simulates devices that a fleet's engines share; see `simulation.engine.SharedDevice`."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from partitiond.simulation.fleet.engine import FleetEngine
 
 MOST_SIGMAS: Final = 4096
-"""Kept of a device, by which of its engines work."""
+"""Most sigmas memoised per device, by the set of its working engines."""
 ALWAYS_ALONE: Final = (SharingMode.WHOLE, SharingMode.MIG)
 
 
 class FleetDevice:
-    """What the engines of one device do to each other; see `simulation.engine.SharedDevice`.
+    """Models how engines of one device slow each other down; see `simulation.engine.SharedDevice`.
 
     Attributes:
-        host: whose cores its engines keep busy; by default one that is never crowded.
-        sigma: slow-down of those that work now.
-        working: how many those are.
-        busy_seconds: time with at least one at work, up to `since`.
+        host: host whose cores the engines keep busy; the default host is never crowded.
+        sigma: slow-down of the engines that work now.
+        working: number of engines that work now.
+        busy_seconds: time with at least one engine at work, up to `since`.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class FleetDevice:
         self._known: dict[int, float] = {}
 
     def join(self) -> int:
-        """A bit that stands for one more engine."""
+        """Return a bit that represents one more engine."""
         self._numbers += 1
         return 1 << (self._numbers - 1)
 
     def began(self, engine: "FleetEngine") -> None:
-        """An engine has work again."""
+        """Record that an engine has work again."""
         if not self.working:
             self.since = self._clock.now
         self.working += 1
@@ -63,7 +63,7 @@ class FleetDevice:
             self._changed(engine)
 
     def rested(self, engine: "FleetEngine") -> None:
-        """An engine has nothing to do any more."""
+        """Record that an engine has no more work."""
         self.working -= 1
         self.host.rested(engine)
         if not self.working:

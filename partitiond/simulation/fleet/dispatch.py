@@ -1,6 +1,6 @@
-"""The proxy's part for one model of a fleet: as `simulation.dispatch`, for thousands of replicas.
+"""Simulates the proxy for one model of a fleet: as `simulation.dispatch`, with many replicas.
 
-Every decision is `core.dispatch`'s; how it finds a replica among so many is in `fleet.places`.
+`core.dispatch` makes every decision; `fleet.places` finds a replica among thousands.
 """
 
 import random
@@ -23,36 +23,36 @@ from partitiond.simulation.fleet.places import FleetPlaces, FleetReplica, Place
 
 
 class Finished:
-    """Who is told of each request that ended or was refused."""
+    """Receives each request that ended or was refused."""
 
     def answered(self, request: Request) -> None:
-        """It got its last token."""
+        """Record that a request got its last token."""
         raise NotImplementedError
 
     def refused(self, request: Request, rejected: Rejected) -> None:
-        """It was sent away."""
+        """Record that a request was refused."""
         raise NotImplementedError
 
 
 class _Expiry(Due):
-    """The deadline of a request that waits."""
+    """The deadline of a waiting request."""
 
     def __init__(self, model: "FleetModel", entry: Waiting[Request]) -> None:
         self._model = model
         self._entry = entry
 
     def due(self, number: int) -> None:
-        """It is refused if it still waits."""
+        """Refuse the request if it still waits."""
         del number
         self._model.expire(self._entry)
 
 
 class FleetModel:
-    """One model: its replicas, its queue and what was learned of its requests.
+    """One model: its replicas, its queue and the estimates learned from its requests.
 
     Attributes:
-        dispatcher: decides.
-        on_woken: called when a request comes while the model sleeps.
+        dispatcher: makes the decisions.
+        on_woken: called when a request arrives while the model sleeps.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class FleetModel:
 
     @property
     def route(self) -> ModelRoute:
-        """As the proxy has it; may be replaced."""
+        """The model's route, as in the proxy; may be replaced."""
         return self.dispatcher.route
 
     @route.setter
@@ -80,12 +80,12 @@ class FleetModel:
 
     @property
     def replicas(self) -> list[FleetReplica]:
-        """Those that may get requests, in order; changed by `add`, `drain` and `lose`."""
+        """Replicas that may get requests, in order; changed by `add`, `drain` and `lose`."""
         return self._places.replicas
 
     @property
     def in_flight(self) -> int:
-        """Sequences in all of them, draining ones included."""
+        """Sequences in all replicas, draining ones included."""
         return self._places.in_flight
 
     @property
@@ -95,25 +95,25 @@ class FleetModel:
 
     @property
     def service_seconds(self) -> float:
-        """Mean stay of a sequence in an engine, as learned."""
+        """Learned mean time of a sequence in an engine."""
         return self.dispatcher.service.seconds
 
     # -- replicas ----------------------------------------------------------------------------
 
     def add(self, replica: FleetReplica) -> None:
-        """A replica serves from now on."""
+        """Add a replica, which serves from now on."""
         if not self._places.loads():
             self.dispatcher.service = ServiceTime(replica.route.service_seconds)
         self._places.enter(replica)
         self._changed()
 
     def drain(self, replica: FleetReplica) -> None:
-        """It gets nothing new."""
+        """Stop sending new requests to a replica."""
         self._places.drain(replica)
         self._changed()
 
     def lose(self, replica: FleetReplica) -> tuple[Request, ...]:
-        """Its engine is gone; the requests that were in it."""
+        """Remove a replica whose engine is gone; return the requests that were in it."""
         engine = replica.engine
         lost = () if engine is None else engine.requests
         if engine is not None:
@@ -130,9 +130,9 @@ class FleetModel:
     # -- requests ----------------------------------------------------------------------------
 
     def arrive(self, prompt_tokens: int, output_tokens: int) -> None:
-        """A request is there, with a cost by what was learned.
+        """Estimate the cost of an arrived request, and place the request.
 
-        Clients are taken to ask for as many tokens as they get, as the load generator does.
+        Clients are assumed to ask for as many tokens as they get, as the load generator does.
         """
         self.arrived += 1
         cost = estimate_cost(
@@ -145,7 +145,7 @@ class FleetModel:
         self.place(Request(self.clock.now, prompt_tokens, output_tokens, cost))
 
     def place(self, request: Request) -> None:
-        """It starts, waits, or is refused."""
+        """Start, queue or refuse a request."""
         if not self._places.replicas:
             self._wake()
         outcome = self.dispatcher.arrives(request, self.clock.now)
@@ -159,17 +159,17 @@ class FleetModel:
             self.on_woken()
 
     def leave(self, request: Request) -> None:
-        """The client of one that waits is gone."""
+        """Remove a waiting request whose client is gone."""
         if self.dispatcher.leaves(request):
             self._go_on()
 
     def expire(self, entry: Waiting[Request]) -> None:
-        """A deadline has come."""
+        """Handle the deadline of a waiting request."""
         if self.dispatcher.expires(entry, self.clock.now):
             self._go_on()
 
     def _go_on(self) -> None:
-        """Carry out what is decided now."""
+        """Carry out all decisions that are possible now."""
         now = self.clock.now
         while (decided := self.dispatcher.next_decision(now)) is not None:
             self._carry_out(*decided)
@@ -182,11 +182,11 @@ class FleetModel:
         elif isinstance(outcome, Waiting):
             self.clock.plan(outcome.deadline, _Expiry(self, outcome))
         else:
-            assert isinstance(outcome, Rejected)  # what is full takes nothing
+            assert isinstance(outcome, Rejected)  # a full replica takes nothing
             self._finished.refused(request, outcome)
 
     def ended(self, request: Request, replica: FleetReplica) -> None:
-        """Its place is free; then the estimates are corrected by what its engine reported."""
+        """Free the request's place; then correct the estimates by what its engine reported."""
         now = self.clock.now
         request.ended = now
         dispatcher = self.dispatcher
@@ -203,4 +203,4 @@ class FleetModel:
 
 
 def _nothing() -> None:
-    """Before anyone listens."""
+    """Do nothing, until `on_woken` is set."""

@@ -1,9 +1,9 @@
-"""Engines whose steps cost the simulation the same however many sequences run in them.
+"""Simulates engines with steps whose cost does not depend on the number of running sequences.
 
-The rules are those of `simulation.batch` and `simulation.engine`, to the bit: a test holds both
-side by side. There every step looks at every sequence. Here a decoding sequence is only the number
-of the step that will be its last: all of them get one token in each step, so that how far each has
-come follows from how many steps were made.
+The rules are those of `simulation.batch` and `simulation.engine`, to the bit: a test compares both.
+There every step visits every sequence. Here a decoding sequence is only the number of its last
+step: every sequence gets one token in each step, so the progress of each follows from the number of
+steps made.
 """
 
 import collections
@@ -21,13 +21,13 @@ from partitiond.simulation.steps import Steps
 
 
 class Request(places.Request):
-    """One request, from its arrival to its end. Times are seconds of the simulation.
+    """A request from its arrival to its end. Times are seconds of the simulation.
 
     Attributes:
         placed, first, ended: when it got its replica, its first and its last token; -1 before.
-        generated, read, number, last_step: the engine's: tokens so far and prompt tokens read
-            while it does not decode, its place in the order of admission (0 while it waits), and
-            the step that is its last while it decodes.
+        generated, read, number, last_step: the engine's: tokens so far and prompt tokens read while
+            it does not decode, its place in the order of admission (0 while it waits), and its last
+            step while it decodes.
     """
 
     __slots__ = (
@@ -50,14 +50,14 @@ class Request(places.Request):
 
 
 class Served:
-    """Who is told what an engine did."""
+    """Receives what an engine did."""
 
     def first_token(self, request: Request) -> None:
-        """Its first token came."""
+        """Record that the request's first token came."""
         raise NotImplementedError
 
     def last_token(self, request: Request) -> None:
-        """Its last token came."""
+        """Record that the request's last token came."""
         raise NotImplementedError
 
 
@@ -69,18 +69,18 @@ class _Coming(Due):
         self._request = request
 
     def due(self, number: int) -> None:
-        """It has come."""
+        """Hand the request to the engine."""
         del number
         self._engine.came(self._request)
 
 
 class FleetEngine(Due):
-    """One engine process; how it behaves is told at `simulation.engine.SimulatedEngine`.
+    """One engine process; `simulation.engine.SimulatedEngine` describes its behaviour.
 
     Attributes:
-        tokens: it has generated.
+        tokens: tokens that the engine has generated.
         preemptions: sequences that lost their place.
-        bit: its own among the engines of its device.
+        bit: bit of this engine among the engines of its device.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class FleetEngine(Due):
     ) -> None:
         """
         Args:
-            clock: of the simulation.
-            device: where it runs.
-            candidate: as what.
-            behaves: its step times, alone on the device, and limits.
-            served: told of first and last tokens.
+            clock: clock of the simulation.
+            device: device of the engine.
+            candidate: candidate that the engine runs.
+            behaves: step times alone on the device, and limits.
+            served: receives first and last tokens.
         """
         self.candidate = candidate
         self.cores = candidate.size.cores
@@ -122,11 +122,11 @@ class FleetEngine(Due):
         self._running: dict[Request, None] = {}
         self._reading: dict[Request, None] = {}
         self._admitted = 0
-        # Decoding ones by their last step; entries of preempted ones carry an old number.
+        # Decoding requests by last step; entries of preempted requests carry an old number.
         self._ends: list[tuple[int, int, Request]] = []
         self._decoding = 0
         self._made = 0
-        # KV tokens of all that run, once prompts are read; and of those that decode, now.
+        # KV tokens of all running requests, once prompts are read; of decoding ones, now.
         self._held = 0
         self._context = 0
         # The leap under way: see `simulation.engine.SimulatedEngine`.
@@ -140,13 +140,13 @@ class FleetEngine(Due):
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """All it has, running, waiting and on the way."""
+        """All requests of the engine: running, waiting and on the way."""
         return (
             *self._running, *self._waiting, *self._unseen, *self._arrived, *self._coming
         )  # fmt: skip
 
     def add(self, request: Request) -> None:
-        """A request is sent to it."""
+        """Send a request to the engine, where it arrives after `costs.way` seconds."""
         if not self._has_costs:
             self._take(request)
             return
@@ -158,7 +158,7 @@ class FleetEngine(Due):
             self.came(request)
 
     def came(self, request: Request) -> None:
-        """A request has come to its scheduler, unless the engine ended meanwhile."""
+        """Pass an arrived request to the scheduler, unless the engine ended meanwhile."""
         if request not in self._coming:
             return
         del self._coming[request]
@@ -179,7 +179,7 @@ class FleetEngine(Due):
             self._begin()
 
     def halt(self) -> None:
-        """The process is gone, with what it was doing."""
+        """End the process, with all of its requests."""
         self._leap += 1
         self._waiting.clear()
         self._coming.clear()
@@ -202,7 +202,7 @@ class FleetEngine(Due):
                 self._plan_end(done)
 
     def due(self, number: int) -> None:
-        """A leap ends, unless it was cut."""
+        """End the leap, unless it was cut."""
         if number == self._leap:
             self._end()
 
@@ -237,7 +237,7 @@ class FleetEngine(Due):
                 served.last_token(request)
 
     def _begin_to_decode(self, request: Request) -> None:
-        """Its prompt is read, and it has got a token with that."""
+        """Move a request whose prompt is read to decoding; reading the prompt gave it a token."""
         if request.generated > 0:
             self._held += 1
         request.generated += 1
@@ -286,7 +286,7 @@ class FleetEngine(Due):
         self._plan_end(count)
 
     def _look(self) -> None:
-        """See what arrived before the step that has ended, and all where nothing else is to do."""
+        """Queue requests that arrived before the ended step; all of them if the engine is idle."""
         self._waiting.extend(self._unseen)
         self._unseen, self._arrived = self._arrived, []
         if not self._running and not self._waiting:
@@ -323,7 +323,7 @@ class FleetEngine(Due):
         return read
 
     def _preempt(self, request: Request) -> None:
-        """It loses its place, and reads everything again later."""
+        """Preempt a request: it loses its place, and everything is read again later."""
         del self._running[request]
         if request in self._reading:
             del self._reading[request]
@@ -340,7 +340,7 @@ class FleetEngine(Due):
         self.preemptions += 1
 
     def _steps_alike(self) -> int:
-        """How many steps in a row do the same unless something is added."""
+        """Return how many steps in a row do the same unless something is added."""
         ends = self._ends
         while ends[0][2].number != ends[0][1]:
             heapq.heappop(ends)
@@ -357,7 +357,7 @@ class FleetEngine(Due):
         self._clock.plan(self._began + seconds, self, self._leap)
 
     def _steps_by(self, elapsed: float) -> int:
-        """Steps that have ended or are under way after so many seconds of the leap; at least 1."""
+        """Return steps that have begun within the leap's first `elapsed` seconds; at least 1."""
         if elapsed <= self._first:
             return 1
         middle = self._first - self._growth / 2

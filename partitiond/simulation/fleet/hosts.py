@@ -1,8 +1,8 @@
-"""Hosts of a fleet: each reconciles what runs on it with what is wanted, as its daemon does.
+"""Simulates the hosts of a fleet: each reconciles its engines with the plan, as a daemon does.
 
-What to do next is `core.reconcile`'s decision, asked when something changed and every second until
-the host is calm. How long engines take to start is `core.plan_diff`'s estimate, or what was
-measured; stopping and waking take fixed times.
+`core.reconcile` decides what to do next; it is called after every change, and every second until
+the host has converged. Start times are the estimates of `core.plan_diff`, or measured; stopping and
+waking take fixed times.
 """
 
 import dataclasses
@@ -32,19 +32,19 @@ from partitiond.simulation.fleet.clock import Due, FleetClock
 from partitiond.simulation.fleet.places import FleetReplica
 
 STOP_SECONDS: Final = 3.0
-"""From the end of the last request to the partition being free again."""
+"""Time from the end of the last request until the partition is free again."""
 LOOP_SECONDS: Final = 1.0
 
 MakeReplica = Callable[[Placement], FleetReplica]
 
 
 class Fleet:
-    """What hosts share with the simulation around them.
+    """State that hosts share with the simulation, and its callbacks.
 
     Attributes:
-        asleep: level by model that is to be at zero; see `core.sleep.STOPPED`.
+        asleep: sleep level by model that is scaled to zero; see `core.sleep.STOPPED`.
         demands: requests/s by model, for the order of starts.
-        measured: start in seconds by model, where known.
+        measured: start time in seconds by model, if known.
         starts: engines started since the beginning.
     """
 
@@ -58,15 +58,15 @@ class Fleet:
         self.starts = 0
 
     def serving(self, placement: Placement, replica: FleetReplica) -> None:
-        """An engine serves from now on."""
+        """Handle that an engine serves from now on."""
         raise NotImplementedError
 
     def draining(self, placement: Placement, replica: FleetReplica) -> None:
-        """It gets nothing new from now on."""
+        """Handle that a replica gets no new requests from now on."""
         raise NotImplementedError
 
     def gone(self, placement: Placement, replica: FleetReplica) -> None:
-        """It is no more, with what it was doing."""
+        """Handle that an engine is gone, with the requests that were in it."""
         raise NotImplementedError
 
 
@@ -81,7 +81,7 @@ class Engine:
     replica: FleetReplica
 
     def observed(self) -> ObservedReplica:
-        """As the daemon would see it."""
+        """Return the engine as the daemon would observe it."""
         return ObservedReplica(
             self.placement.replica_id,
             self.generation,
@@ -94,11 +94,11 @@ class Engine:
 
 @dataclasses.dataclass(slots=True)
 class Meter:
-    """Time that a device held engines, and whose time that was.
+    """Measures the time that a device held engines, in total and by model.
 
     Attributes:
-        held_seconds: with at least one engine.
-        by_model: the same, shared by what the engines' partitions hold of its memory.
+        held_seconds: time with at least one engine.
+        by_model: the same by model, shared by the memory of the engines' partitions.
     """
 
     held_seconds: float = 0.0
@@ -106,7 +106,7 @@ class Meter:
     since: float = 0.0
 
     def advance(self, now: float, engines: Sequence[Engine]) -> None:
-        """Count the time up to now, in which these engines were there."""
+        """Count the time up to `now`, in which these engines existed."""
         seconds, self.since = now - self.since, now
         total = sum(engine.placement.partition.memory_bytes for engine in engines)
         if seconds <= 0 or not engines:
@@ -122,9 +122,9 @@ class Host(Due):
     """The devices of one daemon, and the engines on them.
 
     Attributes:
-        desired: what is to run here.
-        engines: those that there are.
-        meters: by device.
+        desired: placements that should run on the host.
+        engines: existing engines.
+        meters: meters by device id.
     """
 
     def __init__(self, fleet: Fleet, devices: Sequence[Device]) -> None:
@@ -138,26 +138,26 @@ class Host(Due):
         self._next_pass = math.inf
 
     def run_already(self, placements: Sequence[Placement]) -> None:
-        """These serve from the beginning."""
+        """Let these placements serve from the beginning."""
         self.desired = tuple(placements)
         for placement in placements:
             engine = self._engine(placement, ReplicaState.SERVING)
             self._fleet.serving(placement, engine.replica)
 
     def want(self, placements: Sequence[Placement]) -> None:
-        """From now on this is to run here."""
+        """Set what should run on the host from now on."""
         self.desired = tuple(placements)
         self.look()
 
     def look(self, after: float = 0.0) -> None:
-        """Reconcile after so many seconds, unless that happens sooner anyway."""
+        """Reconcile after `after` seconds, unless an earlier pass is planned."""
         when = self._fleet.clock.now + after
         if when < self._next_pass:
             self._next_pass = when
             self._fleet.clock.plan(when, self)
 
     def due(self, number: int) -> None:
-        """Time for a pass, unless there was one since this was planned."""
+        """Reconcile, unless there was a pass since the event was planned."""
         del number
         if self._fleet.clock.now < self._next_pass:
             return
@@ -183,11 +183,11 @@ class Host(Due):
             self.look(LOOP_SECONDS)
 
     def idle_watts(self, device_id: str) -> float:
-        """What a device draws without load; 0 where that is not known."""
+        """Return the power draw of a device without load; 0 if unknown."""
         return idle_watts(self.devices[device_id]) or 0.0
 
     def advance(self) -> None:
-        """Bring the meters up to now."""
+        """Advance the meters to now."""
         for device_id, meter in self.meters.items():
             mine = [
                 engine
@@ -220,7 +220,7 @@ class Host(Due):
             case ForgetReplica(replica_id=replica_id, generation=generation):
                 self.engines.remove(self._find(replica_id, generation))
             case _:
-                # Only engines that can sleep rest, and here none is started so.
+                # Only engines with sleep enabled are put to sleep, and there are none here.
                 raise AssertionError(action)
 
     def _engine(self, placement: Placement, state: ReplicaState) -> Engine:
@@ -250,6 +250,6 @@ class Host(Due):
 
 
 def _engine_bytes(device: Device) -> int:
-    """What all engines of a device may take together, as the daemon counts it."""
+    """Return the memory that all engines of a device may take together, as the daemon counts it."""
     usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
     return max(0, usable - headroom_bytes(device.memory_bytes))

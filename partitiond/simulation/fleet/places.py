@@ -1,10 +1,10 @@
-"""Replicas of one model by occupancy, so that a request need not look at thousands of them.
+"""Indexes one model's replicas by occupancy, so that a request need not visit thousands of them.
 
-`core.places` looks at every replica for every request. Here it is shown those that can be chosen at
-all: for a request that starts at once the least occupied that have room, which is what
-`choose_replica` would find among all of them; for the queue those with a free slot. While some
-replica is slow, all are looked at, as the rule is another one then. Tests hold this and a plain
-collection side by side.
+`core.places` visits every replica for every request. This index passes it only replicas that can be
+chosen: for a request that starts at once, the least occupied ones with room, which are those that
+`choose_replica` would find among all; for the queue, replicas with a free slot. While some replica
+is slow, all are visited, because another rule applies then. Tests compare the index with a plain
+collection.
 """
 
 import bisect
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class FleetReplica(Served):
-    """A replica as the dispatch sees it (it has the fields of `balance.Load`), and its engine.
+    """A replica as the dispatcher sees it (with the fields of `balance.Load`), and its engine.
 
     Attributes:
-        place: among the model's replicas.
+        place: index among the model's replicas.
     """
 
     def __init__(self, model: "FleetModel", route: ReplicaRoute) -> None:
@@ -43,16 +43,16 @@ class FleetReplica(Served):
         self.engine: FleetEngine | None = None
 
     def first_token(self, request: Request) -> None:
-        """The engine answered."""
+        """Record the time of the first token."""
         request.first = self.model.clock.now
 
     def last_token(self, request: Request) -> None:
-        """The request gives its place back."""
+        """Free the place of the request."""
         self.model.ended(request, self)
 
 
 class Full:
-    """All replicas without a free slot, as one: they tell the queue how many slots there are."""
+    """All replicas without a free slot, as one: tells the queue how many slots there are."""
 
     replica_id = ""
     kv_tokens = 0
@@ -69,12 +69,12 @@ Place = FleetReplica | Full
 
 
 class FleetPlaces(Places[Request, Place]):
-    """See the module.
+    """The indexed replicas; see the module.
 
     Attributes:
-        replicas: those that may get requests, in order; changed by `enter` and `drain`.
+        replicas: replicas that may get requests, in order; changed by `enter` and `drain`.
         in_flight: sequences in all replicas, draining ones included.
-        max_model_len: longest context any replica has; 0 where unknown.
+        max_model_len: longest context of any replica; 0 if unknown.
     """
 
     def __init__(self, draw: Callable[[], float]) -> None:
@@ -83,35 +83,35 @@ class FleetPlaces(Places[Request, Place]):
         self._everyone: list[FleetReplica] = []
         self.in_flight = 0
         self.max_model_len = 0
-        # Places by occupancy, of those that do not drain; the occupancies in order.
+        # Indices of non-draining replicas by occupancy, and the occupancies in order.
         self._levels: dict[float, list[int]] = {}
         self._order: list[float] = []
         self._slots = 0
         self._free_slots: list[int] = []
 
-    # What the dispatcher asks
+    # Calls of the dispatcher
 
     def loads(self) -> Collection[Place]:
-        """All until they are lost."""
+        """Return all replicas that are not lost."""
         return self._everyone
 
     def add(self, load: Place, request: Request) -> None:
-        """The request takes its place there."""
-        assert isinstance(load, FleetReplica)  # what is full takes nothing
+        """Assign a place on the replica to the request."""
+        assert isinstance(load, FleetReplica)  # a full replica takes nothing
         self.count(load, request.cost.sequences, request.cost.kv_tokens)
 
     def serve(self) -> bool:
-        """Whether there is any."""
+        """Whether any replica may get requests."""
         return bool(self.replicas)
 
     def sequences_in_flight(self) -> int:
-        """In all replicas."""
+        """Return the sequences in all replicas."""
         return self.in_flight
 
     def take(
         self, queue: FairQueue[Request], slowness: Slowness, now: float
     ) -> tuple[Waiting[Request], Place] | None:
-        """Take a place for the next in the queue that may start, and take it out."""
+        """Assign a place to the next queued request that may start, and dequeue the request."""
         if slowness.factors(now):
             return super().take(queue, slowness, now)
         replicas, loads = self.replicas, list[Place]()
@@ -127,7 +127,7 @@ class FleetPlaces(Places[Request, Place]):
     def _with_room(
         self, request: Request, cost: Cost, slow: Mapping[str, float]
     ) -> Iterable[Place]:
-        """Of those that have room the least occupied, in order."""
+        """Return the least occupied replicas that have room, in order."""
         if slow or request.tried or request.prefer:
             return super()._with_room(request, cost, slow)
         replicas = self.replicas
@@ -142,23 +142,23 @@ class FleetPlaces(Places[Request, Place]):
                 return room
         return ()
 
-    # What changes
+    # Changes
 
     def enter(self, replica: FleetReplica) -> None:
-        """A replica serves from now on."""
+        """Add a replica, which serves from now on."""
         self.replicas.append(replica)
         self._everyone.append(replica)
         self._sort()
 
     def drain(self, replica: FleetReplica) -> None:
-        """It gets nothing new."""
+        """Stop sending new requests to a replica."""
         replica.draining = True
         if replica in self.replicas:
             self.replicas.remove(replica)
             self._sort()
 
     def lose(self, replica: FleetReplica) -> None:
-        """It is gone, with what it had."""
+        """Remove a replica, with its requests."""
         self.drain(replica)
         if replica in self._everyone:
             self._everyone.remove(replica)
@@ -167,7 +167,7 @@ class FleetPlaces(Places[Request, Place]):
         replica.sequences = replica.kv_tokens = 0
 
     def count(self, replica: FleetReplica, sequences: int, kv_tokens: int) -> None:
-        """A replica has more or less than before."""
+        """Change a replica's sequences and KV tokens by these amounts."""
         before = replica.sequences
         after = before + sequences
         replica.sequences = after
@@ -191,7 +191,7 @@ class FleetPlaces(Places[Request, Place]):
             bisect.insort(self._free_slots, place)
 
     def _sort(self) -> None:
-        """All orders anew: who serves has changed."""
+        """Rebuild the index, after the set of serving replicas changed."""
         self._levels.clear()
         self._free_slots.clear()
         self._slots = 0

@@ -1,4 +1,4 @@
-"""What a run of a fleet says, as plain data."""
+"""Defines the report of a fleet run, as plain data."""
 
 import dataclasses
 import math
@@ -11,13 +11,13 @@ from partitiond.simulation.fleet.tally import Served
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resources:
-    """What was used in the window.
+    """Resources used in the window.
 
     Attributes:
-        gpu_hours: time that devices held engines; of one model, its share of its devices' time by
-            what its engines hold of their memory.
-        idle_joules: what those devices draw without load in that time.
-        work_joules: what the tokens cost on top; None where a replica's draw is not known.
+        gpu_hours: time that devices held engines; for one model, its share of its devices' time, by
+            the memory that its engines hold.
+        idle_joules: energy of those devices without load in that time.
+        work_joules: additional energy of the tokens; None if a replica's draw is unknown.
     """
 
     gpu_hours: float = 0.0
@@ -26,11 +26,11 @@ class Resources:
 
     @property
     def kwh(self) -> float | None:
-        """All of it."""
+        """Total energy."""
         return None if self.work_joules is None else (self.idle_joules + self.work_joules) / 3.6e6
 
     def beyond(self, before: "Resources") -> Self:
-        """What was used since then."""
+        """Return the resources used since `before`."""
         known = self.work_joules is not None and before.work_joules is not None
         return type(self)(
             self.gpu_hours - before.gpu_hours,
@@ -40,7 +40,7 @@ class Resources:
 
     @classmethod
     def together(cls, parts: Iterable["Resources"]) -> Self:
-        """The sum."""
+        """Return the sum of the parts."""
         all_of = list(parts)
         known = all(part.work_joules is not None for part in all_of)
         return cls(
@@ -52,7 +52,7 @@ class Resources:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelReport:
-    """One model, or all of them."""
+    """Figures of one model, or of all models."""
 
     model: str
     slo: Slo | None
@@ -62,18 +62,18 @@ class ModelReport:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FleetReport:
-    """A run.
+    """Figures of a run.
 
     Attributes:
-        seconds: simulated, in which what arrived is counted.
-        models: those to which something came, or that held room.
-        all: all of them as one.
-        devices, devices_used: of the fleet, and those that ever held an engine.
+        seconds: simulated length of the window; requests that arrived in it are counted.
+        models: models with arrivals, or that used devices.
+        all: all models together.
+        devices, devices_used: devices of the fleet, and devices that ever held an engine.
         preemptions: sequences that lost their place in an engine.
-        engine_starts: of engines, beyond those that ran at the beginning.
-        plans: that were made and applied on the way.
-        events: of the simulation.
-        cpu_seconds: it took.
+        engine_starts: starts of engines, without engines that ran at the beginning.
+        plans: plans that were made and applied during the run.
+        events: events of the simulation.
+        cpu_seconds: CPU time of the simulation.
     """
 
     seconds: float
@@ -89,5 +89,5 @@ class FleetReport:
 
     @property
     def events_per_s(self) -> float:
-        """Events by seconds of CPU time."""
+        """Events per second of CPU time."""
         return self.events / max(1e-9, self.cpu_seconds)

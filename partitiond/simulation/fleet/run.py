@@ -1,4 +1,4 @@
-"""One run of a fleet: its plan, its traffic, and what came out."""
+"""Runs a fleet once: applies its plan, sends its traffic, and reports the outcome."""
 
 import collections
 import dataclasses
@@ -42,14 +42,14 @@ class FleetOptions:
     """How a fleet is simulated.
 
     Attributes:
-        seconds: in which requests arrive, the warm-up beside it; infinite for a whole trace.
-        warm_up_seconds: before the window that is counted.
-        seed: of draws.
-        max_queue, max_wait_seconds: of the proxy, for each model.
-        hold_seconds: longest wait of a request for a model at zero.
-        cold: at the beginning no engine runs; else the whole plan does.
+        seconds: time in which requests arrive, without the warm-up; infinite for a whole trace.
+        warm_up_seconds: time before the counted window.
+        seed: seed of draws.
+        max_queue, max_wait_seconds: limits of the proxy for each model.
+        hold_seconds: longest wait of a request for a model that is scaled to zero.
+        cold: whether no engine runs at the beginning; else the whole plan runs.
         interference: default kappas and levels.
-        start_seconds: start by model, where measured.
+        start_seconds: start time by model, if measured.
     """
 
     seconds: float
@@ -64,14 +64,14 @@ class FleetOptions:
 
 
 class FleetRun(Fleet):
-    """Everything of one run. Make one, then `run` it once.
+    """State of one run. Create one, then call `run` once.
 
     Attributes:
-        plan: what is to run now.
-        specs: of its models, by name.
-        models: the proxy's part of each.
-        tallies: what came out of each.
-        hosts: by name.
+        plan: the plan that should run now.
+        specs: specs of the models, by name.
+        models: the proxy's state of each model.
+        tallies: counted outcome of each model.
+        hosts: hosts by name.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class FleetRun(Fleet):
     ) -> None:
         """
         Args:
-            plan: what runs at the beginning, or is started.
-            specs: of all models that it may ever place.
+            plan: plan that runs at the beginning, or is started.
+            specs: specs of all models that any plan may place.
             engine_of: how the engine of a placement behaves (see `simulation.models`).
-            options: how.
-            scaler: what makes other plans; None keeps this one.
+            options: how the fleet is simulated.
+            scaler: makes new plans; None keeps this one.
         """
         super().__init__(FleetClock(), self._replica)
         self.plan = plan
@@ -99,7 +99,7 @@ class FleetRun(Fleet):
         self._behaviour: dict[object, EngineModel] = {}
         self._devices: dict[str, FleetDevice] = {}
         self._engines: dict[str, list[FleetEngine]] = collections.defaultdict(list)
-        # At zero, or on their way back from there: requests for them wait longer.
+        # Models at zero, or waking up: requests for them wait longer.
         self._waking: set[str] = set()
         names = dict.fromkeys([*(p.model for p in plan.wanted), *specs])
         opened = options.warm_up_seconds
@@ -135,7 +135,7 @@ class FleetRun(Fleet):
     # -- plans -------------------------------------------------------------------------------
 
     def apply(self, plan: Plan) -> None:
-        """This is to run from now on."""
+        """Run this plan from now on."""
         self.plan = plan
         self._tell_demands()
         for name, model in self.models.items():
@@ -144,13 +144,13 @@ class FleetRun(Fleet):
             host.want(placements)
 
     def put_to_zero(self, name: str, level: int) -> None:
-        """A model gives up its engines until somebody asks for it."""
+        """Scale a model to zero until the next request for it."""
         self.asleep[name] = level
         self._waking.add(name)
         self._awake_or_not(name)
 
     def wake(self, name: str) -> None:
-        """Somebody asks for it."""
+        """Wake a model for a request."""
         if self.asleep.pop(name, None) is not None:
             self._awake_or_not(name)
 
@@ -175,7 +175,7 @@ class FleetRun(Fleet):
         return ((host, tuple(found)) for host, found in mine.items())
 
     def _route(self, name: str, placements: Sequence[Placement]) -> ModelRoute:
-        """The model as the daemon would tell the proxy of it."""
+        """Return the model's route as the daemon would send it to the proxy."""
         options, slo = self.options, self.specs[name].slo
         mine = [p.candidate for p in placements if p.model == name]
         slowest = max((c.ttft_p95_seconds for c in mine), default=0.0)
@@ -195,7 +195,7 @@ class FleetRun(Fleet):
     # -- engines -----------------------------------------------------------------------------
 
     def _replica(self, placement: Placement) -> FleetReplica:
-        """An engine for a placement, and its place at the proxy."""
+        """Return a replica with an engine for a placement, connected to its model."""
         candidate = placement.candidate
         behaves = self._behaves(placement)
         model = self.models[placement.model]
@@ -233,7 +233,7 @@ class FleetRun(Fleet):
         return found
 
     def serving(self, placement: Placement, replica: FleetReplica) -> None:
-        """An engine serves from now on."""
+        """Let a replica serve from now on."""
         model = self.models[placement.model]
         model.add(replica)
         if placement.model in self._waking and placement.model not in self.asleep:
@@ -241,23 +241,23 @@ class FleetRun(Fleet):
             model.route = self._route(placement.model, self.plan.placements)
 
     def draining(self, placement: Placement, replica: FleetReplica) -> None:
-        """It gets nothing new from now on."""
+        """Send no new requests to a replica from now on."""
         self.models[placement.model].drain(replica)
 
     def gone(self, placement: Placement, replica: FleetReplica) -> None:
-        """It is no more; what it was doing is lost."""
+        """Remove a replica; the requests in it are lost."""
         for request in self.models[placement.model].lose(replica):
             self.tallies[placement.model].lost(request)
 
     # -- the run -----------------------------------------------------------------------------
 
     def run(self, arrivals: Mapping[str, Iterator[Arrival]]) -> FleetReport:
-        """Let these requests come, and say what came out."""
+        """Send these requests, and return the report."""
         options = self.options
         began = time.process_time()
         until = options.warm_up_seconds + options.seconds
         opened: list[tuple[dict[str, Resources], dict[str, int]]] = []
-        # Planned first, so that a request due at this very moment comes after it.
+        # Planned first, so that a request due at the same time comes later.
         self.clock.at(
             options.warm_up_seconds, lambda: opened.append((self._resources(), self._arrived()))
         )
@@ -316,7 +316,7 @@ class FleetRun(Fleet):
         return {name: model.arrived for name, model in self.models.items()}
 
     def _resources(self) -> dict[str, Resources]:
-        """What each model has used so far."""
+        """Return the resources that each model has used so far."""
         held: dict[str, float] = collections.defaultdict(float)
         idle: dict[str, float] = collections.defaultdict(float)
         for host in self.hosts.values():
@@ -337,10 +337,9 @@ class FleetRun(Fleet):
 
 
 def work_joules(engines: Sequence[FleetEngine]) -> float | None:
-    """What tokens cost beyond the idle devices; None where a replica's draw is not known.
+    """Return the energy of tokens beyond the idle devices; None if a replica's draw is unknown.
 
-    As a plan's predicted draw is counted: a token takes the same wherever it is made, that of
-    the operating point.
+    As in a plan's predicted draw, every token takes the energy of the operating point.
     """
     if any(engine.candidate.watts is None for engine in engines):
         return None

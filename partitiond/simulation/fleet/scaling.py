@@ -1,8 +1,8 @@
-"""Autoscaling in a simulated fleet: demand is measured, foretold, and answered with a plan.
+"""Autoscales a simulated fleet: measures and forecasts demand, and has it planned for.
 
-What to plan for is `core.scaling`'s decision, step by step, whether a plan may be applied by itself
-too; the plan is the planner's. Measuring, planning and applying take no simulated time, beside
-what engines take to start.
+`core.scaling` decides in each step for which demand to plan, and whether a plan may be applied by
+itself; the planner makes the plan. Measuring, planning and applying take no simulated time; only
+engine starts do.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from partitiond.simulation.fleet.run import FleetRun
 
 Replan = Callable[[Mapping[str, float], tuple[Placement, ...]], Plan | None]
-"""A plan for requests/s by model (others as they were asked for), given what runs; or none."""
+"""Returns a plan for requests/s by model (others keep their demand), given what runs; or None."""
 ZERO_LOOK_SECONDS: Final = 1.0
 
 
@@ -49,10 +49,10 @@ class _Seen:
 
 
 class Scaler(Due):
-    """Measures the demand of models step by step, and has plans made for it.
+    """Measures the demand of models step by step, and requests plans for it.
 
     Attributes:
-        plans: that were applied.
+        plans: plans that were applied.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Scaler(Due):
     ) -> None:
         """
         Args:
-            policy: when what is planned for changes.
-            models: those that scale by themselves.
-            replan: asked when it did.
+            policy: decides when the planned demand changes.
+            models: models that are autoscaled.
+            replan: called when the planned demand changed.
         """
         self.plans = 0
         self._policy = policy
@@ -73,7 +73,7 @@ class Scaler(Due):
         self._over = False
 
     def begin(self, run: "FleetRun") -> None:
-        """Watch this one from now on."""
+        """Watch this run from now on."""
         self._run = run
         planned = {f.model: f.demand_req_per_s for f in run.plan.forecasts}
         for name in self._models:
@@ -84,11 +84,11 @@ class Scaler(Due):
             run.clock.plan(ZERO_LOOK_SECONDS, _ZeroLook(self))
 
     def end(self) -> None:
-        """Nothing more will arrive: what is left ends as it is."""
+        """Stop scaling: no more requests will arrive."""
         self._over = True
 
     def due(self, number: int) -> None:
-        """A step is over."""
+        """Handle the end of a step."""
         del number
         run = self._run
         if run is None or self._over:
@@ -99,7 +99,7 @@ class Scaler(Due):
         run.clock.plan(run.clock.now + self._policy.forecast.step_seconds, self)
 
     def _step(self, run: "FleetRun", name: str) -> bool:
-        """One step of one model; whether a plan has to be made for it."""
+        """Do one step of one model; return whether the model needs a new plan."""
         seen, tally, model = self._seen[name], run.tallies[name], run.models[name]
         ended = tally.ok - seen.ended
         queue_seconds = (tally.queue_seconds - seen.queue_seconds) / ended if ended else None
@@ -124,7 +124,7 @@ class Scaler(Due):
         return decision.changed and name not in run.asleep
 
     def _all_serve(self, run: "FleetRun", name: str) -> bool:
-        """Otherwise what queues waits for engines, not for room."""
+        """Whether all planned replicas serve; else requests wait for starts, not for room."""
         planned = sum(p.model == name for p in run.plan.placements)
         return planned > 0 and len(run.models[name].replicas) >= planned
 
@@ -163,7 +163,7 @@ class Scaler(Due):
             run.apply(plan)
 
     def look_for_idle(self, again: Due) -> None:
-        """Models without a request for long enough go to zero; look again in a second."""
+        """Scale models to zero that had no request for long enough; check again in a second."""
         run = self._run
         if run is None or self._over:
             return
@@ -180,13 +180,13 @@ class Scaler(Due):
 
 
 class _ZeroLook(Due):
-    """A look for idle models every second."""
+    """Checks for idle models every second."""
 
     def __init__(self, scaler: Scaler) -> None:
         self._scaler = scaler
 
     def due(self, number: int) -> None:
-        """Look, and again."""
+        """Check now, and schedule the next check."""
         del number
         self._scaler.look_for_idle(self)
 

@@ -1,4 +1,4 @@
-"""What came out for one model of a fleet: counts, and latencies to the last request."""
+"""Counts the requests of one model of a fleet, and keeps every request's latencies."""
 
 import array
 import dataclasses
@@ -25,17 +25,17 @@ class Latency:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Served:
-    """One model, or all, in the window.
+    """Figures of one model, or of all models, in the window.
 
     Attributes:
         arrivals: requests that arrived in the window.
-        answered, failed: of these, those that ended, and those whose engine was stopped.
-        refused: of these, by the code of the refusal.
-        good: of these, those within the SLO (without one: that ended).
-        unfinished: of these, those still waiting or running when the simulation ended.
-        goodput_req_per_s: good ones by the length of the window.
-        output_tokens: of those that ended.
-        ttft, tpot: of those that ended.
+        answered, failed: how many of these ended, and how many lost their engine.
+        refused: how many of these were refused, by the code of the refusal.
+        good: how many of these were within the SLO (without an SLO: ended).
+        unfinished: how many of these still waited or ran when the simulation ended.
+        goodput_req_per_s: good requests per second of the window.
+        output_tokens: tokens of requests that ended.
+        ttft, tpot: latencies of requests that ended.
     """
 
     arrivals: int
@@ -51,7 +51,7 @@ class Served:
 
     @property
     def attainment(self) -> float | None:
-        """Good ones by all arrivals; None without any."""
+        """Good requests divided by all arrivals; None without arrivals."""
         return self.good / self.arrivals if self.arrivals else None
 
 
@@ -59,9 +59,9 @@ class Tally(Finished):
     """Counts the requests of one model that arrived from `opened` on.
 
     Attributes:
-        ok, failed, output_tokens, prompt_tokens: of all requests, before the window as well.
-        refused_in_all: the same.
-        queue_seconds, queued: time until a replica was found, and of how many requests.
+        ok, failed, output_tokens, prompt_tokens: of all requests, also before the window.
+        refused_in_all: refused requests, also before the window.
+        queue_seconds, queued: total time until a replica was found, and number of these requests.
     """
 
     def __init__(self, slo: Slo | None, opened: float = 0.0) -> None:
@@ -85,7 +85,7 @@ class Tally(Finished):
         self._tpot = array.array("d")
 
     def answered(self, request: Request) -> None:
-        """It got its last token."""
+        """Record that a request got its last token."""
         self.ok += 1
         output_tokens = request.output_tokens
         self.prompt_tokens += request.prompt_tokens
@@ -107,19 +107,19 @@ class Tally(Finished):
             self._good += 1
 
     def refused(self, request: Request, rejected: Rejected) -> None:
-        """It was sent away."""
+        """Record that a request was refused."""
         self.refused_in_all += 1
         if request.arrived >= self._opened:
             self._refused[rejected.code] = self._refused.get(rejected.code, 0) + 1
 
     def lost(self, request: Request) -> None:
-        """Its engine was stopped."""
+        """Record that a request was lost because its engine was stopped."""
         self.failed += 1
         if request.arrived >= self._opened:
             self._failed += 1
 
     def served(self, seconds: float, arrivals: int) -> Served:
-        """The figures of the window, of so many arrivals."""
+        """Return the figures of the window, for this number of arrivals."""
         return Served(
             arrivals=arrivals,
             answered=self._answered,
@@ -135,7 +135,7 @@ class Tally(Finished):
 
 
 def together(tallies: Iterable[Tally], each: Iterable[Served], seconds: float) -> Served:
-    """All models as one."""
+    """Return the figures of all models together."""
     all_of, parts = list(tallies), list(each)
     refused: dict[str, int] = {}
     for part in parts:

@@ -1,1 +1,1 @@
-"""Migrations of the store's schema, oldest first in `versions/`."""
+"""Holds the migrations of the store's schema, oldest first in `versions/`."""

@@ -1,4 +1,4 @@
-"""Alembic's environment. `partitiond.store.migrate` hands over an open connection."""
+"""Configures Alembic. `partitiond.store.migrate` hands over an open connection."""
 
 from alembic import context
 from sqlmodel import SQLModel
@@ -8,7 +8,7 @@ import partitiond.store.tables  # noqa: F401 - fills the metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=SQLModel.metadata,
-    transactional_ddl=True,  # SQLite can; our transactions begin before the DDL
+    transactional_ddl=True,  # SQLite supports it; our transactions begin before the DDL
     render_as_batch=True,
 )
 with context.begin_transaction():

@@ -1,1 +1,1 @@
-"""One module per revision."""
+"""Holds one module per revision."""

@@ -1,4 +1,4 @@
-"""Marks: what an operator set on a device or a model."""
+"""Adds marks, which an operator sets on a device or a model."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,5 +21,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it."""
+    """Drop the table."""
     op.drop_table("mark")

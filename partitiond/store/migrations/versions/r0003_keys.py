@@ -1,4 +1,4 @@
-"""API keys as JSON: what a key may do grows by fields, as models and profiles do."""
+"""Stores API keys as JSON: what a key may do grows by fields, as models and profiles do."""
 
 import json
 
@@ -30,7 +30,7 @@ def _rows() -> list[dict[str, object]]:
 
 
 def _replace(rows: list[dict[str, object]], *columns: str) -> None:
-    """SQLite changes no columns in place: a new table takes the rows and the name."""
+    """Move the rows to a new table of the same name: SQLite changes no columns in place."""
     made = _table("api_key_new", *columns)
     if rows:
         op.bulk_insert(made, rows)
@@ -53,7 +53,7 @@ def upgrade() -> None:
         body = {
             "id": row["id"],
             "sha256": row["sha256"],
-            # Labels could hold anything once, and lists a name twice.
+            # Labels could once hold any character, and lists could name a model twice.
             "label": "".join(c if c.isprintable() else " " for c in label),
             "models": _names(str(row["id"]), models),
             "created_at": created_at,
@@ -63,7 +63,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Keep what the older schema has; expiry, rates and what is left of a grace are lost."""
+    """Keep what the older schema has; expiry, rates and the rest of a grace are lost."""
     rows = _rows()
     for row in rows:
         body = json.loads(str(row.pop("body")))

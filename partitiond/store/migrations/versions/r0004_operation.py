@@ -1,4 +1,4 @@
-"""What a running fleet leaves behind: who asked, what was used and measured, what was before."""
+"""Adds what a running fleet leaves behind: actors of events, usage, the ledger, releases."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,7 +14,7 @@ def _text(name: str, *, primary_key: bool = False) -> sa.Column[str]:
 
 
 def upgrade() -> None:
-    """Make the tables; nobody is known to have asked for the events of before."""
+    """Make the tables; the events so far have no known actor."""
     op.add_column("event", sa.Column("actor", sa.String(), nullable=False, server_default=""))
     op.create_table(
         "usage",
@@ -43,7 +43,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them; what they hold is lost."""
+    """Drop the tables; what they hold is lost."""
     op.drop_table("release")
     op.drop_index("ix_ledger_model", "ledger")
     op.drop_table("ledger")
