@@ -1,4 +1,4 @@
-"""Figures of the simulator beside those of the real system, and how many reach their goals."""
+"""Compares the simulator's figures with the real system's, and counts those within their goals."""
 
 import dataclasses
 import statistics
@@ -8,7 +8,7 @@ from typing import Final
 GOALS: Final = {
     "output tokens/s": 0.1, "TTFT p50": 0.15, "TTFT p95": 0.15, "TPOT p50": 0.1, "TPOT p95": 0.1,
 }  # fmt: skip
-"""A figure that is further off misses its goal; the others have none."""
+"""A figure with a larger error misses its goal; the other figures have no goal."""
 FIGURES: Final = (
     "output tokens/s", "goodput/s", "refused", "TTFT p50", "TTFT p95", "TPOT p50", "TPOT p95"
 )  # fmt: skip
@@ -19,9 +19,9 @@ class Row:
     """One figure of one model at one load.
 
     Attributes:
-        runs: as measured, run by run; all got the same requests.
-        profile: as simulated with the measured profiles alone.
-        fitted: as simulated with what was fitted to other loads.
+        runs: measured values, run by run; all runs got the same requests.
+        profile: value simulated with the measured profiles alone.
+        fitted: value simulated with the parameters fitted to other loads.
     """
 
     load: float
@@ -38,18 +38,18 @@ class Row:
 
     @property
     def repeatability(self) -> float:
-        """How much the runs differ from each other, as errors are counted."""
+        """The difference between the runs, computed in the same way as the errors."""
         return abs(self.off(max(self.runs)) - self.off(min(self.runs)))
 
     def off(self, simulated: float) -> float:
-        """The error: of the refused share the difference, else relative to what was measured."""
+        """The error: a difference for the refused share, else relative to the measured value."""
         if self.figure == "refused" or not self.measured:
             return simulated - self.measured
         return simulated / self.measured - 1
 
     @property
     def within(self) -> bool | None:
-        """Whether it reaches its goal; None where there is none, or nothing was measured."""
+        """Whether the figure reaches its goal; None without a goal or a measured value."""
         goal = GOALS.get(self.figure)
         if goal is None or not self.measured:
             return None
@@ -57,7 +57,7 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """One line for each figure, then the errors by figure and how many reach their goals."""
+    """One line for each figure, then the errors by figure and the number that reach their goals."""
     yield (
         f"{'load':>5} {'model':<16} {'figure':<16} {'measured':>9} {'again':>7} "
         f"{'profile':>8} {'fitted':>8}"

@@ -1,8 +1,8 @@
-"""What a run on real engines leaves for a comparison: its requests, and the CPU time it took.
+"""Stores the requests and the CPU time of runs on real engines, for a later comparison.
 
-A folder holds the set-up once (`setup.json`: plan, models, profiles) and for each run a line in
-`runs.jsonl` and a file for each model, as `loadgen --save` writes them. All that is compared and
-fitted later is made from these files, so that nothing has to be measured twice.
+A folder holds the set-up once (`setup.json`: plan, models, profiles). Each run adds a line to
+`runs.jsonl` and a file for each model, in the format of `loadgen --save`. All later comparisons
+and fits are made from these files, so that nothing has to be measured twice.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ REQUEST_SECONDS: Final = 120.0
 
 
 class Purpose(enum.StrEnum):
-    """What a run is for: parameters are never tested on the loads that they were fitted to."""
+    """The purpose of a run: parameters are never tested on the loads that they were fitted to."""
 
     FIT = "fit"
     TEST = "test"
@@ -41,11 +41,11 @@ class Purpose(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setup:
-    """What ran.
+    """The set-up that ran.
 
     Attributes:
-        specs, profiles: of the plan's models.
-        max_queue, max_wait_seconds: of the proxy.
+        specs, profiles: those of the plan's models.
+        max_queue, max_wait_seconds: the proxy's limits.
     """
 
     plan: Plan
@@ -57,12 +57,12 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cpu:
-    """CPU seconds in a run.
+    """CPU seconds used in a run.
 
     Attributes:
-        seconds: of the clock that they were used in: up to the end of the last request.
-        client, proxy: of the load generator and of the proxy's processes.
-        servers, engines: by replica: of the engine's own API server, and of its other processes.
+        seconds: clock time in which they were used: up to the end of the last request.
+        client, proxy: those of the load generator and of the proxy's processes.
+        servers, engines: by replica: those of the engine's API server, and of its other processes.
     """
 
     seconds: float = 0.0
@@ -72,7 +72,7 @@ class Cpu:
     engines: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def since(self, before: "Cpu") -> "Cpu":
-        """What was used since then."""
+        """The CPU seconds used since `before`."""
         return Cpu(
             self.seconds - before.seconds,
             self.client - before.client,
@@ -84,15 +84,15 @@ class Cpu:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunHead:
-    """What a run was.
+    """The description of a run.
 
     Attributes:
-        load: of what the plan says it serves.
-        turn: runs of one purpose and load differ in it, and send the very same requests.
+        load: share of the load that the plan says it serves.
+        turn: tells apart runs of one purpose and load, which send the very same requests.
         rates: requests/s by model.
-        seed: of times and lengths.
-        seconds: of the window; the warm-up comes before it.
-        cpu: of all processes.
+        seed: seed of times and lengths.
+        seconds: length of the window; the warm-up comes before it.
+        cpu: CPU time of all processes.
     """
 
     purpose: Purpose
@@ -105,11 +105,11 @@ class RunHead:
     cpu: Cpu = dataclasses.field(default_factory=Cpu)
 
     def file_of(self, model: str) -> str:
-        """Name of the file with its requests."""
+        """Name of the file with the model's requests."""
         return f"{self.purpose.value}-{self.load:g}-{self.turn}-{model}.jsonl"
 
     def seed_of(self, model: str) -> int:
-        """Its own."""
+        """The seed of one model."""
         return self.seed + list(self.rates).index(model)
 
 
@@ -122,7 +122,7 @@ class Trace:
 
 
 def store_setup(folder: Path, setup: Setup) -> None:
-    """Begin a folder; what an earlier run left in it goes."""
+    """Begin a folder; files of an earlier run in the folder are deleted."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in [folder / "runs.jsonl", *folder.glob("fit-*.jsonl"), *folder.glob("test-*.jsonl")]:
         old.unlink(missing_ok=True)
@@ -130,7 +130,7 @@ def store_setup(folder: Path, setup: Setup) -> None:
 
 
 def store(folder: Path, trace: Trace) -> None:
-    """Add a run; its line comes last, so that a run that is listed is whole."""
+    """Add a run. Its line is written last, so that every listed run is complete."""
     for model, run in trace.runs.items():
         save_run(run, folder / trace.head.file_of(model))
     with (folder / "runs.jsonl").open("a", encoding="utf-8") as file:
@@ -138,10 +138,10 @@ def store(folder: Path, trace: Trace) -> None:
 
 
 def load(folder: Path) -> tuple[Setup, list[Trace]]:
-    """All of a folder.
+    """Everything in a folder.
 
     Raises:
-        InputError: a file is missing or not one of ours.
+        InputError: a file is missing or was not written by this module.
     """
     setup = from_stored_json(Setup, (folder / "setup.json").read_bytes())
     lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
@@ -189,7 +189,7 @@ def _run(result: OpenLoopResult, head: RunHead, began: float) -> Run:
 
 
 def cpu_of(fleet: DemoFleet) -> Cpu:
-    """CPU seconds so far: of this process, the proxy, and every replica's engine."""
+    """CPU seconds so far of this process, the proxy, and every replica's engine."""
     proxies = [
         pid for pid, _ in processes_of(fleet.settings.run_dir) if "partitiond.proxy" in _line(pid)
     ]
@@ -221,14 +221,14 @@ def _seconds(pids: Sequence[int]) -> float:
     for pid in pids:
         try:
             used = psutil.Process(pid).cpu_times()
-        except psutil.Error:  # gone meanwhile
+        except psutil.Error:  # the process has exited
             continue
         total += used.user + used.system
     return total
 
 
 def repeated(traces: Sequence[Trace]) -> Iterator[tuple[Trace, ...]]:
-    """Test runs that sent the same, in the order of their loads."""
+    """Groups of test runs that sent the same requests, in the order of their loads."""
     tests = [trace for trace in traces if trace.head.purpose is Purpose.TEST]
     for factor in sorted({trace.head.load for trace in tests}):
         yield tuple(trace for trace in tests if trace.head.load == factor)

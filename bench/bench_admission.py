@@ -1,10 +1,10 @@
-"""Admission at the knee against none, at 1.5 times the capacity, on the demo's two real engines.
+"""Compares admission at the knee with none, at 1.5 times the capacity of the demo's real engines.
 
     python -m bench.bench_admission [--pairs 4] [--seconds 30] [--load 1.5] [--folder .demo]
 
 Ours: every request goes through the proxy, which holds each replica to the batch at its operating
-point and refuses what could not start in time. Baseline: the same arrivals straight to the same
-engines, which queue without bound. Sides alternate; "no gain shown" is a result.
+point and refuses requests that could not start in time. Baseline: the same arrivals go straight to
+the same two engines, which queue without bound. Sides alternate; "no gain shown" is a result.
 """
 
 import asyncio

@@ -1,13 +1,13 @@
-"""How often the verdict of a capacity trial errs, on simulated servers whose answer is known.
+"""Measures how often a capacity trial's verdict errs, on simulated servers with known answers.
 
     python -m bench.bench_capacity_power [--runs 200] [--seed 1]
 
-Poisson arrivals, b places, the rest waits. A rate below what the server sustains must be held, one
-above must not. Servers: places that serve for a fixed or a varying time, and engines whose step
-time is a + c n with n requests running (so that a full one is hardly faster than a half-full one
-where a is small). For each mean latency the window is ours and, beside it, the former rule's:
-forty arrivals, 20 to 120 s, nothing sent after it, the mean wait of its second half at most half a
-service time above that of its first.
+Requests arrive by Poisson and take one of b places; further requests wait. A trial must hold a
+rate below the server's sustained rate and fail a rate above it. The servers are places that serve
+for a fixed or a varying time, and engines whose step time is a + c n with n requests running (so
+that a full engine is hardly faster than a half-full one if a is small). For each mean latency the
+window is ours and, for comparison, the former rule's: forty arrivals, 20 to 120 s, nothing sent
+after it, and in the second half a mean wait at most half a service time above the first half's.
 """
 
 import argparse
@@ -23,18 +23,18 @@ from partitiond.profiler.capacity import OpenTrial, open_trial
 from partitiond.profiler.steady import Served, is_steady
 
 LOADS = (0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
-"""Rates, by what the server sustains."""
+"""Rates, as a share of the rate that the server sustains."""
 CASES = ((4, 0.3), (8, 1.2), (16, 20.0), (16, 68.0), (32, 100.0))
-"""Places and mean latency at full load, in seconds."""
+"""Number of places and mean latency at full load, in seconds."""
 VARIATION = 0.7
-"""Standard deviation by mean of output lengths, where they vary."""
+"""Standard deviation over mean of output lengths, if they vary."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Server:
     """Attributes:
-    fixed_share: a by the step time of a full engine; None for places that serve independently.
-    variation: of lengths.
+    fixed_share: a over the step time of a full engine; None for places that serve independently.
+    variation: standard deviation over mean of the lengths.
     explained: share of the scatter of service times (their logarithm) that lengths explain.
     """
 
@@ -59,7 +59,7 @@ def serve(
     server: Server, batch: int, e2el_seconds: float, trial: OpenTrial, rng: random.Random,
     *, keep_sending: bool = True,
 ) -> list[Served]:  # fmt: skip
-    """Every request due before the window's end, with the rest of the load behind them or not."""
+    """Every request due before the window's end, with or without the load that follows them."""
     closed = trial.warm_up_seconds + trial.seconds
     arrivals = _arrivals(server, trial.req_per_s, rng)
     if server.fixed_share is None:
@@ -76,7 +76,7 @@ class _Arrival:
 
 
 def _arrivals(server: Server, rate: float, rng: random.Random) -> Iterator[_Arrival]:
-    """Lengths and work of mean 1, lognormal."""
+    """Arrivals with lengths and work of mean 1, lognormal."""
     sigma = math.sqrt(math.log1p(server.variation**2))
     at = 0.0
     while True:
@@ -92,7 +92,7 @@ def _arrivals(server: Server, rate: float, rng: random.Random) -> Iterator[_Arri
 
 
 def _places(batch: int, e2el: float, closed: float, arrivals: Iterator[_Arrival]) -> list[Served]:
-    """Who comes later changes nothing for those before."""
+    """Serve each request alone: later requests change nothing for earlier ones."""
     free = [0.0] * batch
     served = []
     for one in itertools.takewhile(lambda a: a.at < closed, arrivals):
@@ -116,7 +116,7 @@ class _Pace:
 def _engine(
     paces: _Pace, batch: int, closed: float, arrivals: Iterator[_Arrival], *, keep_sending: bool
 ) -> list[Served]:
-    """All running requests advance at the same pace."""
+    """Serve all running requests at one common pace."""
     now = progress = 0.0
     running: list[tuple[float, int, float, _Arrival]] = []  # progress at its end, tie, begun
     waiting: deque[_Arrival] = deque()
@@ -146,7 +146,7 @@ def _engine(
 
 
 def held(requests: Sequence[Served], batch: int, trial: OpenTrial) -> bool:
-    """Our verdict, for requests of mean length 1."""
+    """Our verdict, for requests with a mean length of 1."""
     opened = trial.warm_up_seconds
     return is_steady(
         requests, opened, opened + trial.seconds,
@@ -155,7 +155,7 @@ def held(requests: Sequence[Served], batch: int, trial: OpenTrial) -> bool:
 
 
 def former_trial(batch: int, req_per_s: float, e2el_seconds: float) -> OpenTrial:
-    """What was tried before: one latency of warm-up, forty arrivals within 20 to 120 s."""
+    """The former trial: one latency of warm-up, forty arrivals within 20 to 120 s."""
     seconds = min(120.0, max(20.0, 40 / req_per_s))
     return OpenTrial(batch, req_per_s, e2el_seconds, seconds, 0, e2el_seconds + seconds)
 
@@ -173,7 +173,7 @@ def former_held(requests: Sequence[Served], _batch: int, trial: OpenTrial) -> bo
 
 
 def our_trial(batch: int, req_per_s: float, e2el_seconds: float) -> OpenTrial:
-    """A trial without an SLO, of the default windows."""
+    """A trial without an SLO, with the default windows."""
     return open_trial(
         batch, req_per_s, e2el_seconds, min_window_seconds=10.0, slo=None, seed=0
     )  # fmt: skip
@@ -183,7 +183,7 @@ def share_held(
     server: Server, batch: int, e2el_seconds: float, load: float, *,
     runs: int, seed: int, former: bool = False,
 ) -> float:  # fmt: skip
-    """Share of trials at this load whose verdict is held."""
+    """Share of trials at this load with the verdict "held"."""
     rule: Callable[[Sequence[Served], int, OpenTrial], bool] = former_held if former else held
     rate = load * batch / e2el_seconds
     trial = (former_trial if former else our_trial)(batch, rate, e2el_seconds)

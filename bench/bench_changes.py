@@ -1,13 +1,13 @@
-"""Plan changes under continuous load: how many requests fail, and how deep goodput dips.
+"""Measures failed requests and the dip of goodput while plans change under continuous load.
 
-A daemon, its proxy and simulated engines as a user runs them; closed-loop clients ask one model all
-the time, while its plan changes again and again: another version, batch, memory, number of replicas
-and (with GPUs) device. A change is over when the host runs the plan; then comes the next.
+A daemon, its proxy and simulated engines run as a user runs them. Closed-loop clients ask one model
+all the time, while its plan changes again and again: another version, batch, memory, number of
+replicas and (with GPUs) device. Each change ends when the host runs the plan; then the next begins.
 
-Printed are requests by how they ended, those that were held or turned away, and the goodput in the
-windows of the changes as a ratio to the undisturbed median of the same run. On the CPU device (the
-default) each engine has one core; with `--one-core` old and new never fit side by side, so that
-each change is an outage that requests are held through.
+The bench prints requests by how they ended, those that were held or turned away, and the goodput in
+the windows of the changes as a ratio to the undisturbed median of the same run. On the CPU device
+(the default) each engine has one core; with `--one-core` the old and the new engine never fit side
+by side, so that each change is an outage during which requests are held.
 
     python -m bench.bench_changes --changes 100
     python -m bench.bench_changes --changes 20 --one-core
@@ -53,7 +53,7 @@ class Load:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Load"]:
-        """While the block runs."""
+        """Run the clients while the block runs."""
         thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
         thread.start()
         try:
@@ -104,12 +104,12 @@ Step = tuple[str, Callable[[], object]]
 
 
 def changes(client: ControlClient, *, gpus: bool, room: bool) -> Iterator[Step]:
-    """What is changed, one after the other and for ever."""
+    """The changes, one after the other, in an endless cycle."""
     numbers = itertools.count(1)
 
     def version() -> object:
         for device in client.devices():
-            if device.cordoned:  # what ran there has moved: there is room again
+            if device.cordoned:  # its replicas have moved: the device has room again
                 client.uncordon(device.id)
         flags = ["--token-seconds", f"{0.01 + 0.00001 * next(numbers):.5f}"]
         return client.update(MODEL, {"engine": {"extra_args": flags}})
@@ -140,7 +140,7 @@ def changes(client: ControlClient, *, gpus: bool, room: bool) -> Iterator[Step]:
 
 
 def runs(client: ControlClient, plan: Plan) -> bool:
-    """Whether the host runs just that plan."""
+    """Whether the host runs exactly that plan."""
     views = client.replicas()
     wanted = {(p.device_id, p.partition, p.candidate.batch) for p in plan.placements}
     there = {(v.device_id, v.partition, v.limit) for v in views if v.state == "serving"}
@@ -149,7 +149,7 @@ def runs(client: ControlClient, plan: Plan) -> bool:
 
 
 def apply(client: ControlClient) -> Plan | None:
-    """Apply what follows from the change; it may be applied already. None where nothing does."""
+    """Apply the plan for the change, unless it is applied already. None without a plan."""
     before = client.current_plan()
     for _ in range(5):
         with contextlib.suppress(ConflictError):
@@ -158,7 +158,7 @@ def apply(client: ControlClient) -> Plan | None:
 
 
 def one_run(one: Daemon, given: argparse.Namespace) -> Iterator[str]:
-    """All changes, and what came of them."""
+    """Make all changes and report their results."""
     with one.client() as client, Load(one.settings.proxy_url, given.clients).running() as load:
         once = {"min_replicas": 1, "max_replicas": 1, "demand": {}}
         client.register(model_body(MODEL, auto=False, allow_outage=bool(given.one_core), **once))
@@ -199,7 +199,7 @@ def told(
     took: dict[str, list[float]],
     calm: float,
 ) -> Iterator[str]:
-    """What the clients saw."""
+    """Report the requests and the goodput as the clients saw them."""
     ended = collections.Counter(how for at, how in load.ended if at >= begin)
     ok = ended.pop("ok", 0)
     yield f"changes: {len(spans)} (" + ", ".join(f"{k} {len(v)}" for k, v in took.items()) + ")"
@@ -224,7 +224,7 @@ def during_at(values: Sequence[float], quantile: float) -> float:
 
 
 def counted(client: ControlClient) -> Iterator[str]:
-    """What the proxy counted."""
+    """Report the proxy's counts of held and refused requests."""
     with contextlib.suppress(PartitiondError):
         lines = client.metrics().splitlines()
         for name in ("held", "turned_away"):
@@ -233,7 +233,7 @@ def counted(client: ControlClient) -> Iterator[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run it; 1 where a request failed that should not have."""
+    """Run the bench and print its report; the exit code is always 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--changes", type=int, default=100)
     parser.add_argument("--clients", type=int, default=4)

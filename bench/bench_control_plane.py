@@ -1,18 +1,18 @@
-"""What the control plane costs: idle CPU and memory, an engine's death, a new model's first token.
+"""Measures the control plane's cost: idle CPU and memory, an engine's death, a first token.
 
-Three measurements, each on a daemon of its own with simulated GPUs and simulated engines:
+Each of the three measurements runs on a daemon of its own with simulated GPUs and engines:
 
-- `idle`: so many registered models and simulated GPUs, nothing asked of them. CPU of the daemon and
-  of its proxy in percent of one core, their memory (PSS, what they would free if they ended), and
-  what one registration and one pass of the loop take.
-- `death`: an engine of several is killed (SIGKILL). Seconds until all serve again, beside what the
-  same engine takes to start and answer without partitiond.
+- `idle`: registered models and simulated GPUs, without any requests. CPU of the daemon and of its
+  proxy in percent of one core, their memory (PSS, the memory that would be free if they ended), and
+  the time of one registration and of one pass of the loop.
+- `death`: one of several engines is killed (SIGKILL). Seconds until all serve again, beside the
+  time that the same engine takes to start and answer without partitiond.
 - `first-token`: seconds from `POST /models`, then `POST /plan/apply` at once (the plan rests on
   the estimate; a profile would come first otherwise), to the first token of a streamed request that
   is sent again and again from then on, beside the same engine started by hand.
 
-CPU time is counted, not wall time, so other work on the machine matters little to the first. The
-other two are shown beside a bare engine's start in the same minute.
+The idle measurement counts CPU time, not wall time, so other work on the machine matters little.
+The other two are shown beside a bare engine's start in the same minute.
 """
 
 import argparse
@@ -40,7 +40,7 @@ START_SECONDS: Final = 60.0
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure what was asked for and print it."""
+    """Run the named measurements and print their results."""
     end_in_order()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", nargs="*", help="some of idle, death, first-token; default all")
@@ -62,14 +62,14 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def idle(given: argparse.Namespace) -> Iterator[str]:
-    """CPU and memory with nothing to do."""
+    """Measure CPU and memory of an idle control plane."""
     with daemon(given, given.gpus) as running_one, running_one.client() as client:
         took = []
         for number in range(given.models):
             began = time.monotonic()
             client.register(model_body(f"m-{number:03d}", auto=False))
             took.append(time.monotonic() - began)
-        time.sleep(5.0)  # what registering started is over
+        time.sleep(5.0)  # the work that registrations started is over by then
         before, passes = use(running_one), loop_passes(client)
         began = time.monotonic()
         time.sleep(given.seconds)
@@ -86,7 +86,7 @@ def idle(given: argparse.Namespace) -> Iterator[str]:
 
 
 def death(given: argparse.Namespace) -> Iterator[str]:
-    """From an engine's death to full capacity."""
+    """Measure the time from an engine's death to full capacity."""
     bare = [bare_start() for _ in range(given.rounds)]
     took, lost, count = [], 0, max(4, given.rounds)
     with daemon(given, 1) as one, one.client() as client:
@@ -94,7 +94,7 @@ def death(given: argparse.Namespace) -> Iterator[str]:
         client.apply()
         wait_for("all replicas", lambda: serving(client) == count, 120)
         for _ in range(given.rounds):
-            # Each dies once: a second death waits longer, on purpose.
+            # Each engine dies only once: after a second death the back-off is longer by design.
             victim = next(r for r in client.replicas() if r.starts == 1 and r.pid)
             assert victim.pid is not None
             began = time.monotonic()
@@ -112,7 +112,7 @@ def death(given: argparse.Namespace) -> Iterator[str]:
 
 
 def to_first_token(given: argparse.Namespace) -> Iterator[str]:
-    """From POST /models to a token."""
+    """Measure the time from POST /models to the first token."""
     bare = [bare_start() for _ in range(given.rounds)]
     took = []
     with daemon(given, 1) as one, one.client() as client:
@@ -134,7 +134,7 @@ MEASUREMENTS: Final = {"idle": idle, "death": death, "first-token": to_first_tok
 
 
 def beside(took: Sequence[float], bare: Sequence[float], what: str) -> Iterator[str]:
-    """Ours beside a bare engine's start."""
+    """Our time beside a bare engine's start."""
     ours, base = statistics.median(took), statistics.median(bare)
     yield f"  {what} after {ours:.2f} s (median; {min(took):.2f} to {max(took):.2f})"
     yield f"  the same engine by hand, start to first token: {base:.2f} s"
@@ -178,20 +178,20 @@ def model_body(name: str, *, auto: bool, **more: object) -> dict[str, object]:
 
 
 def serving(client: ControlClient) -> int:
-    """Replicas that serve."""
+    """Number of replicas that serve."""
     return sum(view.state == "serving" for view in client.replicas())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Use:
-    """What a process has used, and holds."""
+    """The CPU time that a process has used, and the memory that it holds."""
 
     cpu_seconds: float
     pss_mib: float
 
 
 def use(one: Daemon) -> dict[str, Use]:
-    """The daemon's and its proxy's."""
+    """The use of the daemon and of its proxy."""
     proxy = next(pid for pid in one.pids() if _is_proxy(pid))
     pids = {"daemon": one.process.pid, "proxy": proxy}
     return {name: _use(pid) for name, pid in pids.items()}
@@ -211,7 +211,7 @@ def _use(pid: int) -> Use:
 
 
 def loop_passes(client: ControlClient) -> tuple[int, float]:
-    """Number and seconds of the loop's passes so far."""
+    """Number of the loop's passes so far, and their total seconds."""
     text = client.metrics()
     found = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     name = "partitiond_reconcile_seconds"
@@ -219,7 +219,7 @@ def loop_passes(client: ControlClient) -> tuple[int, float]:
 
 
 def first_token(port: int, model: str, path: str = "") -> bool | None:
-    """Whether a streamed completion gave a token; None where it was refused or broke."""
+    """True if a streamed completion gave a token; None if it was refused or failed."""
     body = {"model": model, "prompt": "a", "max_tokens": 1, "stream": True}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     if path:
@@ -238,7 +238,7 @@ def first_token(port: int, model: str, path: str = "") -> bool | None:
 
 
 def bare_start() -> float:
-    """Seconds from starting the simulated engine to its first token, by hand."""
+    """Seconds from the start of a simulated engine to its first token, without partitiond."""
     with tempfile.TemporaryDirectory(prefix="pd-") as name:
         path = f"{name}/s"
         words = ["--uds", path, "--model", "m", "--max-num-seqs", "64"]

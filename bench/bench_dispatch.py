@@ -1,20 +1,20 @@
-"""Admission, fairness and dispatch in simulated time, against what load balancers do.
+"""Compares our admission, fairness and dispatch with load balancers, in simulated time.
 
     python -m bench.bench_dispatch [--seeds 3] [--seconds 40] [--jobs 1] [--only goodput]
         [--json FILE]
 
-The discrete-event engines of `partitiond.simulation` behind our dispatch (the very policies that
-the proxy uses), and behind round robin and least connections: as they are (sent on at once,
-unbounded first-come-first-served queue in the engine) and with our admission rule (`+ limit`), to
-tell the two effects apart. Engines are the same for all, their batch bounded by the operating
-point. Rates are shares of the capacity, measured with every slot taken. Goodput is requests/s
-within the SLO: TTFT 2 s, TPOT 1.15 times its 95th percentile at the operating point.
+The discrete-event engines of `partitiond.simulation` run behind our dispatch (the very policies
+that the proxy uses), and behind round robin and least connections. These two run as they are (sent
+on at once, unbounded first-come-first-served queue in the engine) and with our admission rule (`+
+limit`), to tell the two effects apart. Engines are the same for all, their batch bounded by the
+operating point. Rates are shares of the capacity, measured with every slot taken. Goodput is
+requests/s within the SLO: TTFT 2 s, TPOT 1.15 times its 95th percentile at the operating point.
 
 Every figure is a median over seeds (lowest..highest); differences are paired by seed. Goals:
   1. ours is at least the best of the others in each case (median difference -1 % or better);
   2. goodput at 1.3 of capacity is within 5 % of its peak;
   3. one tenant floods: the other's p95 TTFT grows by less than 20 %.
-Misses are printed as such. Exit code 1 when a goal is missed.
+Misses are printed as such. The exit code is 1 if a goal is missed.
 """
 
 import argparse
@@ -44,12 +44,12 @@ CASES: Final = (
 FACTORS: Final = (0.7, 0.95, 1.3)
 COMPARED: Final = ("ours", "rr", "lc", "rr + limit", "lc + limit")
 EQUAL: Final = -0.01
-"""Of the goodput: a smaller loss is the draw of the seeds."""
+"""Share of the goodput: a smaller loss is within the scatter of the seeds."""
 PEAK_SHARE: Final = 0.95
 TTFT_GROWTH: Final = 1.2
 TENANT_LOADS: Final = ("steady", "BurstGPT-like", "long tails")
 FLOODS: Final = (0.4, 0.65, 1.0, 3.0)
-"""What the other tenant sends, of capacity; the first two are within its share."""
+"""Rate of the other tenant, in shares of capacity; the first two are within its fair share."""
 MODEST: Final = 0.3
 SESSIONS: Final = DispatchOptions(affinity_seconds=600)
 PREFERENCES: Final = {
@@ -76,19 +76,19 @@ class Job:
 
 @functools.lru_cache(maxsize=64)
 def planned(fleet: str, load: str) -> Planned:
-    """Of a fleet under a load's lengths."""
+    """The plan of a fleet for a load's lengths."""
     return plan_for(FLEETS[fleet], LOADS[load].lengths, 120.0)
 
 
 def run(job: Job) -> tuple[Job, float]:
-    """Goodput over capacity; or the modest tenant's p95 TTFT."""
+    """Goodput over capacity, or the modest tenant's p95 TTFT."""
     fleet, load, plan = FLEETS[job.fleet], LOADS[job.load], planned(job.fleet, job.load)
     rate = job.rate * plan.capacity
     make = POLICIES[job.policy]
     if job.part == "goodput":
         sources = [(load, rate, ANYBODY)]
     else:
-        # The modest one sends steadily, or a burst of its own would be taken for the flood's doing.
+        # The modest tenant sends steadily: a burst of its own would look like the flood's effect.
         steady = dataclasses.replace(LOADS["steady"], lengths=load.lengths)
         modest = (steady, MODEST * plan.capacity, Caller("modest"))
         sources = [modest, (load, rate, Caller("flood"))]
@@ -117,7 +117,7 @@ def spread(values: Sequence[float], form: str = ".3f") -> str:
 
 
 def goodput_table(found: Figures, misses: list[str]) -> Iterator[str]:
-    """Every case, and whether goals 1 and 2 are met."""
+    """Table of every case, and whether it meets goals 1 and 2."""
     for fleet, load in CASES:
         yield f"\n{fleet}, {load}: capacity {planned(fleet, load).capacity:.1f} requests/s"
         peaks = {
@@ -152,7 +152,7 @@ def goodput_table(found: Figures, misses: list[str]) -> Iterator[str]:
 
 
 def tenant_table(found: Figures, misses: list[str]) -> Iterator[str]:
-    """The modest tenant's p95 TTFT by what the other one sends."""
+    """Table of the modest tenant's p95 TTFT by the rate of the other tenant."""
     yield f"\ntwo tenants, the modest one at {MODEST} of capacity: its p95 TTFT, ms"
     for load in TENANT_LOADS:
         for policy in ("ours", "lc", "lc + limit"):
@@ -182,7 +182,7 @@ def tenant_table(found: Figures, misses: list[str]) -> Iterator[str]:
 
 
 def affinity_table(seeds: int, seconds: float) -> Iterator[str]:
-    """What preferences find, and what they cost in balance."""
+    """Table of the cache hits that affinity brings, and of its cost in balance."""
     plan = planned("4 equal", "steady")
     rate = 0.6 * plan.capacity
     yield f"\nconversations at {rate:.0f} requests/s: preference (slack)"
@@ -208,7 +208,7 @@ def affinity_table(seeds: int, seconds: float) -> Iterator[str]:
 
 
 def jobs_of(only: str, seeds: int, seconds: float) -> list[Job]:
-    """Every run that is wanted."""
+    """All runs that are wanted."""
     jobs = []
     if only in {"", "goodput"}:
         jobs += [
@@ -230,7 +230,7 @@ def jobs_of(only: str, seeds: int, seconds: float) -> list[Job]:
 
 
 def main() -> int:
-    """Run what is asked for, print the tables and what is missed."""
+    """Run the wanted parts, and print the tables and the missed goals."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=40.0)

@@ -1,12 +1,12 @@
-"""How soon drift is found, and how often none is called one.
+"""Measures how soon drift is found, and how often an alarm is false.
 
     python -m bench.bench_drift                    windows until an alarm, on synthetic windows
     python -m bench.bench_drift --loads            predictions at any load, on an engine simulated
                                                    step by step
 
-Windows are lognormal about a true ratio of measured to predicted, with a scatter of one window as
-given; "bursty" is 3 % with every fourth window three times as noisy. No clock is asked: figures are
-the same on every machine.
+Windows are lognormal about a true ratio of measured to predicted, with the given scatter of one
+window; "bursty" is 3 % with every fourth window three times as noisy. The bench reads no clock:
+figures are the same on every machine.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from partitiond.core.drift_load import expected
 from tests.core.test_drift_load import OUTPUT, PROMPT, poisson, profile_of_it, run, seen
 
 TOLERANCE = 0.07
-"""Of a measured profile: the plan's 5 %, and a half-width of 2 %."""
+"""Tolerance of a measured profile: the plan's 5 %, and a half-width of 2 %."""
 RATIOS = (1.0, 1.035, 1.07, 1.1, 1.15, 1.2, 1.3, 1.5)
 WINDOWS = 300
 REQUESTS = 30

@@ -1,12 +1,12 @@
-"""Predicted and measured through the real daemon and proxy, at several loads.
+"""Compares predicted and measured figures through the real daemon and proxy, at several loads.
 
     python -m bench.bench_drift_daemon                      simulated engine, two minutes
     python -m bench.bench_drift_daemon --engine-kind vllm   real engine (CPU), some ten minutes
 
-The model is profiled on one core as `partitiond profile` does it, served, and asked with Poisson
-arrivals at shares of its planned capacity. Printed is what the drift ledger wrote: measured by
+The model is profiled on one core as by `partitiond profile`, served, and sent Poisson arrivals at
+shares of its planned capacity. The bench prints the entries of the drift ledger: measured over
 predicted at the load that was seen, in the median over windows, and the verdict. On a quiet machine
-nothing drifts; a load beside it (`--beside 2`, busy loops on as many cores) is found out.
+nothing drifts; a load beside the engine (`--beside 2`, busy loops on two cores) must show as drift.
 """
 
 import argparse
@@ -42,7 +42,7 @@ OPTIONS = ProfileOptions(cores=1, time_limit_seconds=180.0, max_batch=16, confir
 
 
 async def load(daemon: Daemon, rate: float, seconds: float) -> int:
-    """Poisson arrivals for so long; how many were answered."""
+    """Send Poisson arrivals for `seconds`; return the number of answers."""
     chance, tasks = random.Random(1), []
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(trust_env=False, timeout=120, limits=limits) as http:
@@ -75,7 +75,7 @@ def busy() -> None:
 
 @contextlib.contextmanager
 def beside(count: int) -> Iterator[None]:
-    """Busy loops of other processes."""
+    """Run busy loops in other processes."""
     others = [multiprocessing.Process(target=busy, daemon=True) for _ in range(count)]
     for other in others:
         other.start()
@@ -88,7 +88,7 @@ def beside(count: int) -> Iterator[None]:
 
 
 def prepared(daemon: Daemon, kind: str) -> float:
-    """Register, measure, serve; the planned requests/s of the one replica."""
+    """Register, profile and serve the model; return the planned requests/s of its replica."""
     more = {"engine": {"extra_args": ["--token-seconds", "0.01"]}} if kind == "simulated" else {}
     body = {"model": MODEL, "weights": "dummy", "engine_kind": kind, "workload": WORKLOAD,
             "min_replicas": 1, "max_replicas": 1, "auto": False, **more}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Estimates against what was measured: largest batch, knee, throughput, latency, footprint.
+"""Compares estimates with measurements: largest batch, knee, throughput, latency, footprint.
 
     python -m bench.bench_estimate [profiles/ or files ...] [--assumed]
 
@@ -22,7 +22,7 @@ from partitiond.core.transfer_fit import Source, engine_argument, usable_points
 
 
 def estimated(source: Source) -> Profile:
-    """The estimate of what a profile measured, on batches at most 1.25x apart."""
+    """The estimate for a measured profile, on batches at most 1.25x apart."""
     profile, subject = source.profile, source.subject
     longest = engine_argument(profile, "--max-model-len")
     return estimate_profile(
@@ -44,7 +44,7 @@ def estimated(source: Source) -> Profile:
 
 
 def bare_roofline(source: Source, batch: int) -> float:
-    """Tokens/s if the hardware did all it promises and the engine cost nothing."""
+    """Tokens/s if the hardware reached its peak rates and the engine itself cost nothing."""
     case = source.subject.rounds
     hardware = source.subject.hardware
     share = source.profile.size.cores / hardware.cores if hardware.cores else 1.0
@@ -66,7 +66,7 @@ class Errors:
 
 
 def compare(source: Source) -> Errors:
-    """At the measured knee; prints the lines of one profile."""
+    """Compare at the measured knee, and print the lines of one profile."""
     profile, estimate = source.profile, estimated(source)
     knee = profile.knee.batch or profile.knee.largest_batch
     point = min(usable_points(profile), key=lambda p: abs(p.batch - knee))

@@ -1,17 +1,17 @@
-"""Which idle model gives up its room for one that is asked for: our order, LRU and chance.
+"""Compares orders of evicting idle models for requested ones: our price, LRU, LFU and random.
 
     python -m bench.bench_eviction [--seeds 5] [--hours 12] [--models 40] [--json FILE]
 
-A small model of one device: so many models registered, of which those fit at once whose memory
-together is at most the device's. Requests come as Poisson per model, the models' rates by Zipf
+The simulation has one device and many registered models; models fit together while the sum of
+their memory is at most the device's. Requests come as Poisson per model, the models' rates by Zipf
 (exponent 1), half of the models in bursts instead (on for ten minutes, off for fifty, six times
-the rate). A request for a model that is not there waits until room is made by
-`core.eviction.victims_for`, as the daemon makes it, and until the model has started; sizes and
-start times differ by model. A hit is a request that finds its model serving.
+the rate). A request for a model without a replica waits until `core.eviction.victims_for` has made
+room, as in the daemon, and until the model has started; sizes and start times differ by model. A
+hit is a request that finds its model serving.
 
-Policies differ in nothing but the order: `price` is ours (expected rate x start seconds, for what
-is freed), `lru` the longest idle first, `lfu` the lowest rate first, `random` by chance.
-Figures are medians over seeds; the waiting time is paired by seed against LRU.
+Policies differ only in the order of eviction: `price` is ours (expected rate x start seconds, over
+the memory that is freed), `lru` evicts the longest idle first, `lfu` the lowest rate first,
+`random` by chance. Figures are medians over seeds; waiting time is paired by seed against LRU.
 """
 
 import argparse
@@ -42,7 +42,7 @@ DEVICE: Final = "device"
 HALF_LIFE: Final = 900.0
 LEAST_IDLE: Final = 3.0
 CASES: Final = ("equal", "sizes", "sizes and starts")
-"""Whether models differ in memory, and in the seconds a start takes."""
+"""Whether models differ in memory, and in the seconds that a start takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +58,12 @@ class Model:
 
 @dataclasses.dataclass
 class Held:
-    """A model that holds room.
+    """A model that holds memory.
 
     Attributes:
-        ready_at: when it serves.
+        ready_at: when the model serves.
         until: when its last request ends.
-        asked_at: when it was last asked for.
+        asked_at: when the model was last requested.
     """
 
     ready_at: float
@@ -73,7 +73,7 @@ class Held:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What came of one run."""
+    """The results of one run."""
 
     hit_rate: float
     mean_wait: float
@@ -94,7 +94,7 @@ def models(count: int, total_rate: float, case: str, draw: random.Random) -> lis
 
 
 def arrivals(model: Model, seconds: float, draw: random.Random) -> Iterator[float]:
-    """When it is asked for."""
+    """The times at which requests for the model arrive."""
     at, offset = 0.0, draw.uniform(0, 3600)
     while True:
         at += draw.expovariate(model.rate * (6 if model.bursts else 1))
@@ -119,7 +119,7 @@ class Host:
         self.starts = 0
 
     def run(self, requests: Sequence[tuple[float, str, float]]) -> Figures:
-        """All requests (when, which model, how long), one after the other."""
+        """Handle all requests (time, model, duration) one after the other."""
         ends: list[float] = []
         for at, name, seconds in requests:
             while ends and ends[0] <= at:
@@ -161,7 +161,7 @@ class Host:
         held.asked_at = now
         self.waits.append(begins - asked)
         self.hits += begins <= asked
-        # Who gives up its room has to be idle for a while first: look again then.
+        # A model must be idle for a while before it can be evicted: try again at that time.
         heapq.heappush(ends, begins + seconds + LEAST_IDLE)
         return True
 
@@ -193,7 +193,7 @@ class Host:
 
 
 def orders(seed: int) -> dict[str, Order]:
-    """What is compared."""
+    """The orders that are compared."""
     draw = random.Random(f"order {seed}")
 
     def by_chance(_resident: Resident, _device: str) -> float:
@@ -208,7 +208,7 @@ def orders(seed: int) -> dict[str, Order]:
 def trace(
     registered: Sequence[Model], seconds: float, draw: random.Random
 ) -> list[tuple[float, str, float]]:
-    """Requests of all models in order."""
+    """Requests of all models in order of time."""
     found = [
         (at, model.name, draw.expovariate(1 / 2.0))
         for model in registered
@@ -229,12 +229,12 @@ def run(case: str, seed: int, count: int, hours: float) -> dict[str, Figures]:
 
 
 def median(values: Sequence[Figures], of: Callable[[Figures], float]) -> float:
-    """Over seeds."""
+    """Median of a figure over seeds."""
     return statistics.median(of(value) for value in values)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 1 where ours waits longer than LRU in some case."""
+    """Print the table; return 1 if our order waits longer than LRU in some case."""
     parser = argparse.ArgumentParser(description="Compare orders of eviction.")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--hours", type=float, default=12.0)

@@ -1,22 +1,22 @@
-"""Ways to foretell demand, on made and recorded-like traces: errors, margins, and what follows.
+"""Compares forecasts of demand on synthetic and recorded traces: errors, margins, planned rates.
 
     python -m bench.bench_forecast [--seeds 5] [--hours 6] [--trace FILE ...] [--json FILE]
 
-Steps of 10 s, a horizon of 60 s, as the daemon has by default. Each method sees the same steps and
-foretells the step at the horizon; the first hour only teaches. Then, by method:
+Steps are of 10 s and the horizon is 60 s, the daemon's defaults. Each method sees the same steps
+and predicts the step at the horizon; the first hour is for learning alone. Columns, by method:
 
-  mae      mean error of the middle, of the mean demand;
-  pinball  pinball loss of the upper end at its quantile (0.9), of the mean demand: what counts for
-           a margin, low where it is both rarely passed and not far above;
+  mae      mean error of the middle, as a share of the mean demand;
+  pinball  pinball loss of the upper end at its quantile (0.9), as a share of the mean demand: it
+           judges a margin, and is low if the end is both rarely exceeded and not far above;
   above    share of the steps above the upper end (0.1 is asked for);
-  planned  what `core.scaling.scale` plans with it, of the demand, on average;
-  short    share of the requests in steps beyond what is planned;
-  changes  by the hour, of what is planned.
+  planned  rate that `core.scaling.scale` plans with the forecast, over the demand, on average;
+  short    share of the requests that exceed the planned rate of their step;
+  changes  changes of the planned rate per hour.
 
 Traces: `steady` Poisson; `steps` that hold for a while; `daily` a sine over an hour in place of a
-day, so that several fit in; `ramps`; `spikes`; `burstgpt-like` gamma gaps (CV 1.4) whose rate
-changes every ten seconds by a lognormal factor, on a slow wave, as BurstGPT found traffic to be;
-`rare` one request in half a minute. With --trace, recorded ones (BurstGPT, Azure, Mooncake).
+day, so that several periods fit in; `ramps`; `spikes`; `burstgpt-like` gamma gaps (CV 1.4) whose
+rate changes every ten seconds by a lognormal factor, on a slow wave, as BurstGPT found traffic;
+`rare` one request in half a minute. --trace adds recorded traces (BurstGPT, Azure, Mooncake).
 Figures are medians over seeds.
 """
 
@@ -44,7 +44,7 @@ from partitiond.core.scaling import NEW, Measured, ScalingPolicy, scale
 STEP: Final = 10.0
 HORIZON: Final = 6
 TAUGHT: Final = 360
-"""Steps of the first hour."""
+"""Number of steps in the first hour."""
 SEASON: Final = 360
 QUANTILE: Final = 0.9
 COMPARED: Final = {
@@ -61,7 +61,7 @@ COMPARED: Final = {
 
 @dataclasses.dataclass(frozen=True)
 class Errors:
-    """What came of one method on one trace."""
+    """The results of one method on one trace."""
 
     mae: float
     pinball: float
@@ -72,7 +72,7 @@ class Errors:
 
 
 def _counts(rate: Callable[[float], float], steps: int, draw: random.Random) -> list[float]:
-    """Requests/s of Poisson arrivals, by the step."""
+    """Requests/s of Poisson arrivals in each step."""
     return [_poisson(draw, rate(index * STEP) * STEP) / STEP for index in range(steps)]
 
 
@@ -118,7 +118,7 @@ def _burstgpt_like(steps: int, draw: random.Random) -> list[float]:
 
 
 def traces(hours: float, seed: int) -> dict[str, list[float]]:
-    """Requests/s by the step, of each kind of trace."""
+    """Requests/s in each step, for each kind of trace."""
     draw = random.Random(f"forecast {seed}")
     steps = int(hours * 3600 / STEP)
     levels, spikes = _levels(steps, draw), _spikes(steps, draw)
@@ -135,7 +135,7 @@ def traces(hours: float, seed: int) -> dict[str, list[float]]:
 
 
 def recorded(path: Path) -> list[float]:
-    """Requests/s by the step of a recorded trace."""
+    """Requests/s in each step of a recorded trace."""
     rows = read_trace(path).rows
     begin = rows[0].at
     counts = [0] * (int((rows[-1].at - begin) / STEP) + 1)
@@ -145,7 +145,7 @@ def recorded(path: Path) -> list[float]:
 
 
 def errors(rates: Sequence[float], policy: ForecastPolicy) -> Errors:
-    """One method on one trace."""
+    """Judge one method on one trace."""
     series, state = NOTHING_SEEN, NEW
     scaling = ScalingPolicy(forecast=policy, pressure_seconds=None)
     ahead: list[tuple[float, float]] = []

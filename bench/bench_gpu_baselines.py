@@ -1,21 +1,21 @@
-"""Ours against a vLLM engine, on the same GPU, host cores, client and load, in alternating order.
+"""Compares ours with a vLLM engine on the same GPU, cores, client and load, in alternating order.
 
     python -m bench.bench_gpu_baselines [--model opt-125m] [--replicas 4] [--rounds 3]
         [--in-flight N] [--out gpu-baselines] [--engine-python PYTHON] [--fake]
 
-    defaults   (a) `vllm serve` as somebody starts it who sets nothing
+    defaults   (a) `vllm serve` with default options
     single     (b) the best single engine: its best batch, CUDA graphs, and the best of 1, 2 and 4
                    API server processes, found before the rounds
-    naive      (c) equal shares of the memory, no MPS, no cores of their own
+    naive      (c) equal shares of the memory, without MPS and without cores of their own
     ours           a plan under MPS, applied by a daemon and served through its proxy
 
-The same number of requests is in flight at each side: the batch at which one engine is fastest.
-The headline is ours against (b). Medians over the rounds, and the 95 % interval of the paired
-differences: an interval that holds 0 shows no difference, and the line says so.
+Each side has the same number of requests in flight: the batch at which one engine is fastest. The
+headline is ours against (b). The report gives medians over the rounds, and the 95 % interval of the
+paired differences: an interval that holds 0 shows no difference, and the line says so.
 
-Where a gain comes from is read off three figures of each side: CPU seconds of the front-end for
-each request (tokenising, HTTP, scheduling: whatever is not the engine's own loop), the share of the
-time in which the GPU ran no kernel at all, and how much of the SMs was active while it did.
+Three figures of each side explain a gain: CPU seconds of the front-end for each request
+(tokenising, HTTP, scheduling: everything outside the engine's own loop), the share of the time in
+which the GPU ran no kernel at all, and the share of active SMs while the GPU ran kernels.
 """
 
 import argparse
@@ -57,11 +57,11 @@ Figures = dict[str, float]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """What is compared.
+    """The question that the bench answers.
 
     Attributes:
-        in_flight: requests at each side.
-        servers: API server processes of (b).
+        in_flight: number of requests in flight at each side.
+        servers: number of API server processes of (b).
     """
 
     model: str
@@ -74,7 +74,7 @@ class Question:
 
 
 async def measured(lab: Lab, asked: Question, side: str) -> Figures:
-    """One window of one side, started for it alone."""
+    """One window of one side, started for this window alone."""
     if side == "ours":
         return await _ours(lab, asked)
     if side == "naive":
@@ -85,7 +85,7 @@ async def measured(lab: Lab, asked: Question, side: str) -> Figures:
 
 
 async def _naive(lab: Lab, asked: Question) -> Figures:
-    """As `--gpu-memory-utilization` by a number: all engines on all cores, time-sliced."""
+    """Equal `--gpu-memory-utilization` for all engines, on all cores, time-sliced."""
     each = max(1, asked.in_flight // asked.replicas)
     want = Want(asked.model, each, share=SHARE / asked.replicas, pinned=False)
     async with lab.engines([want] * asked.replicas) as running:
@@ -111,7 +111,7 @@ async def _window(lab: Lab, running: Sequence[Running], batches: Sequence[int]) 
 
 
 def _figures(lab: Lab, found: Together, cpu: tuple[float, float, float]) -> Figures:
-    """Everything that is compared, of one window; what the GPU does not tell is left out."""
+    """All compared figures of one window, without those that the GPU does not report."""
     front, core, seconds = cpu
     tokens = found.output_tokens_per_s
     requests_per_s = tokens / max(1, lab.scale.workload.output_tokens)
@@ -148,7 +148,7 @@ async def best_servers(lab: Lab, model: str, in_flight: int) -> tuple[int, dict[
 
 
 def order_of(round_number: int, sides: Sequence[str]) -> tuple[str, ...]:
-    """Rotated with each round and turned round every second time, so that drift is in all. Pure."""
+    """Rotate the sides with each round and reverse every second round: drift hits all. Pure."""
     at = round_number % len(sides)
     rotated = (*sides[at:], *sides[:at])
     return rotated if round_number % 2 == 0 else tuple(reversed(rotated))
@@ -163,7 +163,7 @@ async def rounds(
     keep: Callable[[Mapping[str, Sequence[Figures]]], None],
     measure: Callable[[Lab, Question, str], Awaitable[Figures]] = measured,
 ) -> tuple[dict[str, list[Figures]], dict[str, str]]:
-    """All sides in every round; what cannot be run here is left out, with why."""
+    """Run all sides in every round; leave out the sides that cannot run here, with the reason."""
     found: dict[str, list[Figures]] = {side: [] for side in sides}
     impossible: dict[str, str] = {}
     for number in range(count):
@@ -189,7 +189,7 @@ async def rounds(
 
 
 def comparisons(found: Mapping[str, Sequence[Figures]], baseline: str) -> list[Comparison]:
-    """Ours against a baseline, one for each figure that every window of both has. Pure."""
+    """Ours against a baseline, for each figure that every window of both has. Pure."""
     ours, base = found.get("ours", ()), found.get(baseline, ())
     rounds_of_both = min(len(ours), len(base))
     return [
@@ -201,7 +201,7 @@ def comparisons(found: Mapping[str, Sequence[Figures]], baseline: str) -> list[C
 
 
 def breakdown(found: Mapping[str, Sequence[Figures]]) -> list[str]:
-    """Where ours differs from the best single engine, in words. Pure."""
+    """The figures in which ours differs from the best single engine, in words. Pure."""
     ours, single = _medians(found.get("ours", ())), _medians(found.get(HEADLINE, ()))
     lines = []
     for name, words in (
@@ -275,7 +275,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 async def run(given: argparse.Namespace, lab: Lab) -> int:
-    """All of it on a lab; results are on disk after every window."""
+    """Run the whole bench on a lab; results are on disk after every window."""
     in_flight = given.in_flight
     if not lab.profile_path(given.model).exists():
         await lab.profile(Want(given.model, lab.scale.max_batch))

@@ -1,9 +1,9 @@
-"""How long the CPU engine's environment takes: pip beside uv, in turn, each with an empty cache.
+"""Measures how long the CPU engine's environment takes with pip and with uv, with empty caches.
 
     python -m bench.bench_install --rounds 2
 
-pip gets what it got before uv did: the same requirements, the unwanted packages taken away
-afterwards, and an import. Needs some 10 GB of space and the network.
+The two alternate. pip gets the steps of the time before uv: the same requirements, removal of the
+unwanted packages afterwards, and an import. Needs some 10 GB of space and the network.
 """
 
 import argparse
@@ -37,12 +37,12 @@ def with_pip(folder: Path) -> None:
 
 
 def with_uv(folder: Path) -> None:
-    """What `partitiond setup engine install cpu` does; its cache is always empty."""
+    """Install as `partitiond setup engine install cpu` does; its cache is always empty."""
     install(folder, "cpu", configured_sources())
 
 
 def measure(way: Callable[[Path], None], folder: Path) -> tuple[float, float]:
-    """Seconds on the wall and of CPU that one installation takes."""
+    """Wall-clock seconds and CPU seconds of one installation."""
     folder.mkdir()
     before, started = os.times(), time.monotonic()
     way(folder)
@@ -53,7 +53,7 @@ def measure(way: Callable[[Path], None], folder: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Alternate, print each and the ratio of the medians."""
+    """Alternate the two, and print each run and the ratio of the medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=2)
     rounds: int = parser.parse_args().rounds

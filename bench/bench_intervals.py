@@ -1,14 +1,14 @@
-"""How often intervals called 95 % hold the truth, on simulated engines; the former rules beside.
+"""Measures how often 95 % intervals hold the truth on simulated engines, beside the former rules.
 
     python -m bench.bench_intervals [--runs 200] [--seed 1]
 
-An engine step gives each of the running requests a token and lasts as long for all of them; a new
-request's prompt lengthens the step it begins in. Step times are independent or a first-order
-autoregressive series (rho). The window's rule, the throughput and the latency summaries are the
-load generator's own, the combined rate is the profiler's. The truth is a run many times as long.
+An engine step gives each running request a token and takes the same time for all of them; a new
+request's prompt lengthens the step in which the request begins. Step times are independent or a
+first-order autoregressive series (rho). The window's rule, the throughput and the latency summaries
+are the load generator's own; the combined rate is the profiler's. The truth is a run many times as
+long.
 
-The former rules: four looks a second at the window's interval, ten batch means taken as
-independent, latencies in the order of the requests, windows weighed by 1 / half-width^2.
+The former rules: four checks a second of the window's interval, ten batch means taken as
 """
 
 import argparse
@@ -35,7 +35,7 @@ from partitiond.profiler.search import combine
 BATCH: Final = 16
 STEP_SECONDS: Final = 0.025
 PREFILL_SECONDS: Final = 0.02
-"""What the prompt of mean length adds to its step."""
+"""Time that a prompt of mean length adds to its step."""
 OUTPUTS: Final = lognormal_list(256, 0.5)
 PROMPTS: Final = lognormal_list(512, 0.5)
 WARM_STEPS: Final = 2500
@@ -54,7 +54,7 @@ class Scenario:
 
     Attributes:
         memory: correlation of neighbouring step times.
-        variation: of step times, standard deviation / mean.
+        variation: standard deviation / mean of step times.
     """
 
     memory: float
@@ -79,20 +79,20 @@ SCENARIOS: Final = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What an engine did: when its steps ended, and each request's (first step, tokens)."""
+    """A run of an engine: when its steps ended, and each request's (first step, tokens)."""
 
     ends: Series
     requests: tuple[tuple[int, int], ...]
 
     def timeline(self) -> TokenTimeline:
-        """Its tokens in the order they arrived."""
+        """The run's tokens in the order they arrived."""
         made = TokenTimeline()
         for at in self.ends:
             made.add(float(at), BATCH)
         return made
 
     def records(self, opened: float, closed: float) -> list[Record]:
-        """Its requests that touch this time."""
+        """The run's requests that overlap this time."""
         found: list[Record] = []
         for start, tokens in self.requests:
             times = self.ends[start : start + tokens]
@@ -107,7 +107,7 @@ class Run:
 
 
 def run_engine(scenario: Scenario, steps: int, seed: int) -> Run:
-    """A closed loop in steady state of so many steps."""
+    """Simulate a closed loop in steady state for this number of steps."""
     draw, generator = random.Random(seed), np.random.default_rng(seed)
     noise = generator.standard_normal(steps) * math.sqrt(1 - scenario.memory**2)
     noise[0] = generator.standard_normal()
@@ -122,7 +122,7 @@ def run_engine(scenario: Scenario, steps: int, seed: int) -> Run:
             requests.append((at, tokens))
             lasts[at] += PREFILL_SECONDS * draw.choice(PROMPTS) / 512
             at += tokens
-    # A load generator numbers requests as it sends them.
+    # Requests are numbered in the order of their sending, as in a load generator.
     return Run(np.cumsum(lasts), tuple(sorted(requests)))
 
 
@@ -137,7 +137,7 @@ class Window:
 
 
 def window(timeline: TokenTimeline, rule: WindowRule, e2el: float, opened: float) -> Window:
-    """By the load generator's rule."""
+    """A window by the load generator's rule."""
     elapsed = rule.next_look(0.0, e2el)
     while True:
         seen = measured_throughput(timeline, opened, opened + elapsed)
@@ -147,7 +147,7 @@ def window(timeline: TokenTimeline, rule: WindowRule, e2el: float, opened: float
 
 
 def former_window(timeline: TokenTimeline, rule: WindowRule, e2el: float, opened: float) -> Window:
-    """By the former rule."""
+    """A window by the former rule."""
     elapsed = rule.least_seconds(e2el)
     while True:
         rate, width = former_throughput(timeline, opened, opened + elapsed)
@@ -157,7 +157,7 @@ def former_window(timeline: TokenTimeline, rule: WindowRule, e2el: float, opened
 
 
 def former_throughput(timeline: TokenTimeline, opened: float, closed: float) -> tuple[float, float]:
-    """Ten batch means, taken as independent."""
+    """Throughput and half-width by ten batch means, taken as independent."""
     length = closed - opened
     reach = length / (4 * FORMER_BATCHES)
     wanted = [opened + length * i / FORMER_BATCHES for i in range(FORMER_BATCHES + 1)]
@@ -170,7 +170,7 @@ def former_throughput(timeline: TokenTimeline, opened: float, closed: float) -> 
 
 
 def former_intervals(values: Sequence[float]) -> dict[str, tuple[float, float] | None]:
-    """Of mean and percentiles; `values` request by request."""
+    """Former intervals of mean and percentiles; `values` come request by request."""
     borders = [len(values) * i // FORMER_BATCHES for i in range(FORMER_BATCHES + 1)]
 
     def scatter(of: Sequence[float]) -> float:
@@ -198,7 +198,7 @@ def former_intervals(values: Sequence[float]) -> dict[str, tuple[float, float] |
 
 
 def by_request(records: Sequence[Record], opened: float, closed: float) -> Samples:
-    """Latencies of a window in the former order: request after request."""
+    """Latencies of a window in the former order: one request after the other."""
     each = [Samples.of_window([record], opened, closed) for record in records]
     return Samples(*(
         tuple(itertools.chain.from_iterable(getattr(one, name) for one in each))
@@ -208,7 +208,7 @@ def by_request(records: Sequence[Record], opened: float, closed: float) -> Sampl
 
 @dataclasses.dataclass
 class Tally:
-    """How often the truth was inside, of how many intervals there were, and their widths."""
+    """Counts of intervals and of those that contain the truth, and the sum of their widths."""
 
     inside: int = 0
     count: int = 0
@@ -233,7 +233,7 @@ class Tally:
 
 @dataclasses.dataclass
 class Coverage:
-    """Of one scenario: tallies by what was measured, and mean seconds of windows."""
+    """Results of one scenario: tallies by figure, and the mean length of windows in seconds."""
 
     tallies: dict[str, Tally] = dataclasses.field(default_factory=lambda: defaultdict(Tally))
     former: dict[str, Tally] = dataclasses.field(default_factory=lambda: defaultdict(Tally))
@@ -242,14 +242,14 @@ class Coverage:
 
 
 def latencies(records: Sequence[Record], opened: float, closed: float) -> dict[str, LatencySummary]:
-    """Summaries by name."""
+    """Latency summaries by name."""
     samples = Samples.of_window(records, opened, closed)
     found = {name: summarise(getattr(samples, name)) for name in LATENCIES}
     return {name: summary for name, summary in found.items() if summary is not None}
 
 
 def cover(scenario: Scenario, runs: int, seed: int) -> Coverage:
-    """Simulate one scenario."""
+    """Simulate one scenario and count its intervals."""
     long = run_engine(scenario, TRUE_STEPS, seed)
     begin, end = float(long.ends[WARM_STEPS]), float(long.ends[-WARM_STEPS])
     truths = latencies(long.records(begin, end), begin, end)
@@ -290,7 +290,7 @@ def _latencies(
 
 
 def former_combine(rates: Sequence[float], widths: Sequence[float]) -> tuple[float, float]:
-    """Weights 1 / half-width^2; of three or more, those that contradict the majority left out."""
+    """Weights 1 / half-width^2; of three or more rates, those that contradict most are left out."""
     kept: Sequence[int] = range(len(rates))
     if len(rates) >= 3:
         groups = [
@@ -312,12 +312,12 @@ VISITS: Final = (
     WindowRule(min_seconds=20.0, half_width_share=0.02),
     WindowRule(half_width_share=0.02),
 )
-"""A glance, a second visit, a fresh window for X*, a repeat: as the search asks for them."""
+"""A glance, a second visit, a fresh window for X*, and a repeat: the windows of a search."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What differs between windows: speed (standard deviation) and the share of disturbed ones."""
+    """Variation between windows: speed (standard deviation) and the share of disturbed windows."""
 
     speed: float
     disturbed: float
@@ -365,7 +365,7 @@ def combined(
 
 
 def main() -> None:
-    """Print the coverage of everything."""
+    """Print the coverage of all intervals."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)

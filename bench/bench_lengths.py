@@ -1,14 +1,14 @@
-"""What other lengths do to a model, and how well measured rates are rescaled to them.
+"""Measures the effect of other lengths on a model, and the error of rates rescaled to them.
 
     python -m bench.bench_lengths [profiles/ or files ...] [--assumed]
 
-For every model, hardware and partition with measured profiles of two or more workloads: knee, X*
-and frontier memory beside each other. Then each workload is predicted from the others. With three
-or more the step time is fitted to all but one, and rates measured under the others are rescaled by
-it to the one left out; one that is too far from the others for that is predicted as transfers do
-it then, by all their terms together. With two, a fit over both would only be asked for what it was
-told, so each is predicted from the other alone by terms that a roofline scales. The baseline
-expects the same tokens per second whatever the lengths.
+The bench takes every model, hardware and partition with measured profiles of two or more workloads,
+and shows knee, X* and frontier memory beside each other. Then it predicts each workload from the
+others. With three or more workloads, the step time is fitted to all but one, and rates measured
+under the others are rescaled by it to the workload left out. If that workload is too far from the
+others, it is predicted as transfers do then: by all their terms together. With two workloads, a fit
+over both would be tested on its own data, so each is predicted from the other alone by terms that a
+roofline scales. The baseline expects the same tokens per second for all lengths.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Prediction:
     """One workload's throughput at one batch, from another workload's profile.
 
     Attributes:
-        naive: what the other workload gave at this batch.
+        naive: throughput of the other workload at this batch.
     """
 
     origin: str
@@ -49,17 +49,17 @@ class Prediction:
 
     @property
     def error(self) -> float:
-        """Ours."""
+        """Relative error of our prediction."""
         return self.predicted / self.measured - 1
 
     @property
     def naive_error(self) -> float:
-        """The baseline's."""
+        """Relative error of the baseline's prediction."""
         return self.naive / self.measured - 1
 
 
 def groups(found: Sequence[Source]) -> dict[Key, list[Source]]:
-    """Sources that differ in lengths alone, where there are two workloads or more."""
+    """Groups of two or more sources that differ only in lengths."""
     by_key: dict[Key, list[Source]] = {}
     for source in found:
         subject = source.subject
@@ -81,7 +81,7 @@ def groups(found: Sequence[Source]) -> dict[Key, list[Source]]:
 
 
 def beside_each_other(members: Sequence[Source]) -> Iterator[str]:
-    """A line for each workload: what planning asks of its profile."""
+    """One line for each workload with the figures that planning takes from its profile."""
     yield (
         f"  {'lengths':<26} {'knee':>5} {'range':>9} {'X* tok/s':>9} {'TPOT p95 ms':>11} "
         f"{'frontier memory GiB':>20}"
@@ -118,11 +118,11 @@ def _knee_point(source: Source) -> OperatingPoint:
 
 
 def leave_one_out(members: Sequence[Source], *, however_far: bool = False) -> Iterator[Prediction]:
-    """Each workload from all others together; none with fewer than three workloads.
+    """Predict each workload from all others together; none with fewer than three workloads.
 
     Args:
-        members: of one model on one partition.
-        however_far: by step time alone, also where the others do not reach.
+        members: sources of one model on one partition.
+        however_far: predict by step time alone, even beyond the reach of the others.
     """
     for left_out in members:
         workload = left_out.profile.workload
@@ -140,7 +140,7 @@ def leave_one_out(members: Sequence[Source], *, however_far: bool = False) -> It
 
 
 def by_roofline(members: Sequence[Source]) -> Iterator[Prediction]:
-    """Each workload from one other alone: its terms scaled by the roofline."""
+    """Predict each workload from one other alone, its terms scaled by the roofline."""
     for origin in members:
         for wanted in members:
             if wanted.profile.workload != origin.profile.workload:
@@ -148,7 +148,7 @@ def by_roofline(members: Sequence[Source]) -> Iterator[Prediction]:
 
 
 def _by_terms(known: Sequence[Source], wanted: Source, method: str) -> Iterator[Prediction]:
-    """From each of the known ones, by terms fitted to all of them; its own misfit is kept."""
+    """Predict from each known source, by terms fitted to all of them; keep each one's misfit."""
     fit = fit_terms(known)
     for origin in known:
         for point in usable_points(wanted.profile):
@@ -174,7 +174,7 @@ def _prediction(
 
 
 def table(rows: Sequence[Prediction]) -> Iterator[str]:
-    """A line for each pair of workloads: its errors at the knee and over all batches."""
+    """One line for each pair of workloads: the errors at the knee and over all batches."""
     yield (
         f"  {'from':<25} {'to':<25} {'batch':>5} {'predicted':>9} {'measured':>9} {'error':>7} "
         f"{'naive':>7}   over all batches: median error, naive"
@@ -191,7 +191,7 @@ def table(rows: Sequence[Prediction]) -> Iterator[str]:
 
 
 def summary(title: str, rows: Sequence[Prediction]) -> str:
-    """Median and worst error of all, the baseline's, and the ratio of the medians."""
+    """Median and worst error over all rows, the baseline's, and the ratio of the medians."""
     ours, naive = _median(r.error for r in rows), _median(r.naive_error for r in rows)
     return (
         f"  {title}: {len(rows)} predictions, median error {ours:.1%} (worst "
@@ -205,7 +205,7 @@ def _median(errors: Iterator[float]) -> float:
 
 
 def report(members: Sequence[Source]) -> Iterator[str]:
-    """Everything about one model on one partition."""
+    """The report for one model on one partition."""
     yield from beside_each_other(members)
     tested = list(leave_one_out(members))
     yield ""
@@ -232,7 +232,7 @@ def report(members: Sequence[Source]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print it for every model."""
+    """Print the report for every model."""
     found = groups(sources(parser(__doc__).parse_args()))
     if not found:
         print("nothing to compare: it takes measured profiles of two workloads of one model")

@@ -1,16 +1,16 @@
-"""The load generator beside `vllm bench serve`: what each sustains on one core, and whether both
-say the same of one engine.
+"""Compares the load generator with `vllm bench serve`: the rate that each sustains on one core, and
+their figures for the same engine.
 
     python -m bench.bench_loadgen [--rounds 3]              both clients, a server of fixed cost
     python -m bench.bench_loadgen --engine [--pairs 6]      both clients, a real vLLM engine
 
-First part: `bench.sse_server` on one core streams prepared chunks, one write each, every stream
-stepping every 10 ms; each client gets the other core to itself. "Sustained" is the largest number
-of streams whose chunks a client has taken in within 10 % of the time they were sent in; CPU time
-per chunk is compared in turns at a load that both sustain. Second part: the same prompts, lengths,
-rate and limit against a real engine, in turns, first with arrivals at a rate, then all at once
-with a limit on the requests in flight; the intervals of the paired differences tell whether the
-two agree. The engine's interpreter is found as the daemon finds it, or named by
+First part: `bench.sse_server` on one core streams prepared chunks, one write each, with a step of
+10 ms in every stream; each client has the other core to itself. "Sustained" is the largest number
+of streams whose chunks a client receives within 110 % of the time in which they were sent. CPU time
+per chunk is compared in turns at a load that both sustain. Second part: both clients send the same
+prompts, lengths, rate and limit to a real engine, in turns, first with arrivals at a rate, then all
+at once with a limit on the requests in flight. The intervals of the paired differences show whether
+the two agree. The engine's interpreter is found as the daemon finds it, or named by
 PARTITIOND_TEST_ENGINE_PYTHON; the model's folder by PARTITIOND_TEST_MODEL_DIR.
 """
 
@@ -65,12 +65,12 @@ def fake_server(core: int) -> Iterator[str]:
 
 
 def streams(url: str, count: int, folder: str, core: int, chunks: int = CHUNKS) -> Load:
-    """So many streams at once."""
+    """The load of `count` streams at once."""
     return Load(url, "fake", count, 16, chunks, math.inf, count, 1.0, folder, core)
 
 
 def climb(name: str, client: Client, load: Load) -> float:
-    """The most chunks/s sustained on the ladder of streams."""
+    """The highest rate in chunks/s that the client sustains on the ladder of streams."""
     best = 0.0
     for count in LADDER:
         one = dataclasses.replace(load, requests=count, in_flight=count)
@@ -117,7 +117,7 @@ async def in_thread(client: Client, load: Load, seed: int) -> dict[str, float]:
 
 
 def cores() -> tuple[int, int]:
-    """One for the client, one for the server."""
+    """One core for the client and one for the server."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         raise SystemExit("this benchmark needs two cores: one for the client, one for the server")
@@ -126,7 +126,7 @@ def cores() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def engine(environment: EngineEnvironment, folder: str, model: str) -> Iterator[str]:
-    """A vLLM engine on every core but the client's, as the daemon starts one, on a TCP port."""
+    """A vLLM engine on all cores except the client's, started as by the daemon, on a TCP port."""
     usable = sorted(os.sched_getaffinity(0))
     launch = EngineLaunch(
         "bench", model, folder, None, "cpu", "", tuple(usable[1:]), 6 * GIB, 16 * GIB, GIB, 64,
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--output-tokens", type=int, default=48)
     options = parser.parse_args()
-    # A run that is ended from outside must not leave its engine behind.
+    # A run that is terminated from outside must not leave its engine behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     environment, folder = environment_and_folder()
     part = (

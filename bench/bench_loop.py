@@ -1,10 +1,10 @@
-"""The largest pieces of CPU that the daemon's event loop is busy with, at fleet size.
+"""Measures the longest CPU bursts of the daemon's event loop, at fleet size.
 
-The daemon's service and API with a store in a file, the real planner, and fakes of engines, GPUs
-and proxy: models are planned onto GPUs, all replicas serve, and everything that people and programs
-ask for happens once. Each callback of the loop is counted in CPU time of its thread, so other work
-on the machine matters little; while one runs, no request to the API is answered and no engine that
-died is started again.
+The bench runs the daemon's service and API with a store in a file, the real planner, and fakes of
+engines, GPUs and proxy: models are planned onto GPUs, all replicas serve, and every kind of request
+from people and programs comes once. Each callback of the loop is measured in CPU time of its
+thread, so other work on the machine matters little. While a callback runs, no API request is
+answered and no engine that died is started again.
 """
 
 import argparse
@@ -76,7 +76,7 @@ READS: Final = (
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Let everything happen once and print the largest callbacks."""
+    """Run all steps once and print the largest callbacks."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", type=int, default=300)
     parser.add_argument("--gpus", type=int, default=128)
@@ -95,7 +95,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Size:
-    """How much there is."""
+    """The size of the simulated fleet."""
 
     models: int
     gpus: int
@@ -104,7 +104,7 @@ class Size:
 
 
 async def everything(size: Size, folder: Path, counted: LoopCpu) -> None:
-    """All steps, one after the other."""
+    """Run all steps, one after the other."""
     store = open_store(folder / "store.sqlite3")
     counted.step = "filling the store"
     fill(store, size)
@@ -131,7 +131,7 @@ async def everything(size: Size, folder: Path, counted: LoopCpu) -> None:
 async def steps(
     service: Service, http: httpx.AsyncClient, fakes: "Fakes", counted: LoopCpu
 ) -> None:
-    """What happens, each step named."""
+    """Run the named steps on a service that has started."""
 
     async def begin(step: str) -> None:
         await asyncio.sleep(0)  # a callback belongs to one step
@@ -226,7 +226,7 @@ async def asking(api: object) -> AsyncIterator[httpx.AsyncClient]:
 
 
 class NoArchitectures(FakeResolver):
-    """Knows those of new models only: deriving sizes of all takes minutes, in other threads."""
+    """Knows the architectures of new models only: deriving sizes of all would take minutes."""
 
     async def architecture(self, spec: ModelSpec) -> Architecture:
         if spec.name.startswith(OLD):
@@ -235,14 +235,14 @@ class NoArchitectures(FakeResolver):
 
 
 class QuickRunner(FakeRunner):
-    """Finds its engines by name: what fakes take is not the daemon's."""
+    """Finds its engines by name: the cost of the fakes does not count as the daemon's."""
 
     def _of(self, handle: EngineHandle) -> FakeEngine:
         return self.engines[handle.launch.replica_id]
 
 
 class Fakes:
-    """What the service runs on."""
+    """The fakes that the service runs on."""
 
     def __init__(self, size: Size) -> None:
         self.runner = QuickRunner()
@@ -253,14 +253,14 @@ class Fakes:
         self.devices = FakeDevices(fake_gpus(HARDWARE, size.gpus, cores=range(64)))
 
     async def solve(self, request: PlanRequest, **_: object) -> Plan | Infeasible:
-        """Find nothing, or a plan by hand: the planner works in a process of its own."""
+        """Return no plan, or one by `by_hand`: the real planner works in a separate process."""
         self.asked.append(request)
         if self.finds:
             return by_hand(request)
         return Infeasible(("nothing is searched for.",), ())
 
     def service(self, store: SqlStore) -> Service:
-        """The daemon's."""
+        """The daemon's service on these fakes."""
         policy = ControllerPolicy(
             watch=WatchPolicy(interval_seconds=0.5), loop_seconds=0.02, count_seconds=0.0
         )
@@ -278,13 +278,13 @@ class Fakes:
 
 
 def accepted(*given: Any, **more: Any) -> tuple[str, ...]:
-    """Check a plan, and accept it: one by hand has no certificate."""
+    """Check a plan and accept it anyway: a plan from `by_hand` has no certificate."""
     check_plan(*given, **more)
     return ()
 
 
 def by_hand(request: PlanRequest) -> Plan:
-    """A replica of each model on an MPS share, in turns on all GPUs: nothing is searched for."""
+    """Place a replica of each model on an MPS share, in turns on all GPUs, without any search."""
     placements = []
     for number, model in enumerate(request.models):
         device = request.devices[number % len(request.devices)]
@@ -307,7 +307,7 @@ def by_hand(request: PlanRequest) -> Plan:
 
 
 def sample(engines: Sequence[Engine], at: float, turn: int) -> TrafficSample:
-    """What the proxy counts while all engines work."""
+    """The proxy's counts while all engines work."""
     return TrafficSample(
         at,
         "one proxy",
@@ -334,7 +334,7 @@ def sample(engines: Sequence[Engine], at: float, turn: int) -> TrafficSample:
 
 
 def fill(store: SqlStore, size: Size) -> None:
-    """Models that nobody has planned yet, and their profiles, of which most are superseded."""
+    """Add models without a plan, and their profiles, most of them superseded."""
     names = [f"{OLD}{number:03d}" for number in range(size.models)]
     for name in names:
         store.add_model(record(name, auto=False, max_replicas=1, demand=Demand(req_per_s=0.5)))
@@ -346,7 +346,7 @@ def fill(store: SqlStore, size: Size) -> None:
 
 
 def _profile(name: str, turn: int) -> Profile:
-    """The whole GPU at first, then MPS shares."""
+    """A profile: on the whole GPU for the first turn, then on MPS shares."""
     found = measured_profile(name, hardware=HARDWARE, profile_id=f"{name}-{turn}")
     if turn == 0:
         size = PartitionSize(SharingMode.WHOLE, 1, 100)

@@ -1,21 +1,21 @@
-"""One mixed plan for real: two models, two length mixes, predicted against measured.
+"""Compares prediction and measurement of one real mixed plan: two models, two length mixes.
 
     python -m bench.bench_mixed_plan [--pairs 4] [--seconds 30] [--folder .bench-mixed]
         [--objective max-goodput] [--json FILE] [--set engine.python=...]
 
-The same command on a machine with GPUs plans and runs on those. Both models are measured (what an
-earlier run on the folder measured is used again), planned together, applied, and loaded at once,
+The same command on a machine with GPUs plans and runs on these. Both models are measured (results
+of an earlier run in the same folder are reused), planned together, applied, and loaded at once,
 `--pairs` times each:
 
-- full: every engine holds its operating batch, straight at its socket, which is what the plan's
-  throughput, TTFT and TPOT speak of;
+- full: every engine holds its operating batch, with requests sent directly to its socket; the
+  plan's throughput, TTFT and TPOT are for this load;
 - demand: Poisson arrivals at the rate that the plan says it serves, through the proxy.
 
-Beside each measured figure (median of the rounds) stand the plan's promise, the same as if sharing
-the device cost nothing (the baseline), and what the simulation predicts with the step times of the
-measured profiles. What sharing costs is known to the plan once `partitiond tools replicate` has run
-on the same folder; before, CPU cores are taken to share nothing. Misses, off by more than 15 %, are
-listed.
+Each measured figure (median of the rounds) is shown beside the plan's promise, the promise without
+any cost of sharing the device (the baseline), and the prediction of the simulation with the step
+times of the measured profiles. The plan knows the cost of sharing once `partitiond tools replicate`
+has run on the same folder; before, it assumes that CPU cores share nothing. Misses of more than
+15 % are listed.
 """
 
 import argparse
@@ -45,13 +45,13 @@ from partitiond.simulation.promise import Promise, promises
 from partitiond.simulation.replay import UNBOUNDED_QUANTILE, Load, ReplayOptions, replay_plan
 
 LENGTHS = (Workload(160, 16), Workload.lognormal(64, 32, 0.7, 0.7))
-"""Of the first and the second model: much to read and little to say, and mixed."""
+"""Lengths of the first and the second model: long prompts with short outputs, and mixed."""
 REPLAYED_SECONDS = 120.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of one model: what the plan said, what the replay said, and what was measured.
+    """One figure of one model: the plan's value, the replay's, and the measured value.
 
     Attributes:
         rounds: the measured figure, round by round.
@@ -76,7 +76,7 @@ def mixed_specs(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
 
 
 def measured_profiles(fleet: DemoFleet, specs: Sequence[ModelSpec]) -> dict[str, Profile]:
-    """Register both, measure what no earlier run on the folder has, and give all by their id."""
+    """Register both models, measure those without a usable profile, and return all by id."""
     client, story = fleet.client, fleet.story
     for spec in specs:
         register_or_update(client, spec)
@@ -96,7 +96,7 @@ def _speaks_for(profile: Profile, spec: ModelSpec) -> bool:
 
 
 def make_plan(fleet: DemoFleet, objective: Objective) -> Plan:
-    """Plan, and apply."""
+    """Make a plan and apply it."""
     preview = fleet.client.plan(objective)
     if preview.infeasible is not None:
         raise PartitiondError("there is no plan: " + "; ".join(preview.infeasible.reasons))
@@ -107,7 +107,7 @@ def make_plan(fleet: DemoFleet, objective: Objective) -> Plan:
 def simulated(
     plan: Plan, specs: Sequence[ModelSpec], profiles: Mapping[str, Profile], load: Load
 ) -> dict[str, Outcome]:
-    """What the simulation predicts, with the step times of the measured profiles."""
+    """The simulation's predictions, with the step times of the measured profiles."""
     engine_of = best_known(
         {spec.name: spec for spec in specs},
         {device.id: device for device in plan.devices},
@@ -121,7 +121,7 @@ def simulated(
 async def measured(
     fleet: DemoFleet, plan: Plan, specs: Sequence[ModelSpec], given: argparse.Namespace
 ) -> dict[Load, list[dict[str, Outcome]]]:
-    """Both loads in turn, the order reversed from round to round."""
+    """Measure both loads in turn, with the order reversed from round to round."""
     sockets = {view.replica_id: view.socket_path for view in fleet.client.replicas()}
     by_name = {spec.name: spec for spec in specs}
     told = promises(plan)
@@ -150,7 +150,7 @@ def rows_of(
     replayed: Mapping[Load, Mapping[str, Outcome]],
     quantiles: Mapping[str, float],
 ) -> Iterator[Row]:
-    """Every figure: the median of its rounds beside what was predicted."""
+    """Every figure: the median of its rounds beside the predictions."""
     for load, runs in rounds.items():
         for promise in told:
             quantile = quantiles[promise.model]

@@ -1,11 +1,11 @@
-"""Two models side by side, one core each: predicted from each alone, then measured.
+"""Compares predicted and measured rates of two models side by side, one core each.
 
     python -m bench.bench_pairs [--first smollm2-135m] [--second opt-125m] [--batch 8]
         [--rounds 6] [--seconds 30] [--folder .bench] [--set engine.python=...]
 
-First, one of two equal replicas alone against both gives u and kappa of each model; from these and
-the windows of each model alone the pair is predicted. The baseline is the prediction that sharing
-costs nothing (each model as fast as alone): both predictions are shown with their errors.
+First, one of two equal replicas alone, compared with both, gives u and kappa of each model. From
+these and the windows of each model alone the pair is predicted. The baseline is the prediction that
+sharing costs nothing (each model as fast as alone); both predictions are shown with their errors.
 """
 
 import asyncio

@@ -1,12 +1,12 @@
-"""The plan against one default engine, on the same cores, alternating, with intervals.
+"""Compares the plan with one default engine on the same cores, alternating, with intervals.
 
     python -m bench.bench_plan [--pairs 6] [--seconds 20] [--folder .bench]
 
-Ours: what the planner makes of this machine's cores for SmolLM2-135M with goodput as the objective
+Ours: the planner's plan for SmolLM2-135M on this machine's cores with goodput as the objective
 (each replica at its measured knee), behind the proxy. Baseline: one vLLM engine with its own
 defaults (256 sequences) on all those cores, called directly. Both stay up and only one is loaded at
-a time, by a closed loop with as many requests in flight as the plan's limits add up to. The KV
-cache of the default engine is set to 1 GiB: by itself it would take most of the memory.
+a time, by a closed loop with as many requests in flight as the sum of the plan's limits. The KV
+cache of the default engine is set to 1 GiB: by default it would take most of the memory.
 """
 
 import argparse
@@ -39,7 +39,7 @@ DEFAULT_MAX_NUM_BATCHED_TOKENS = 2048
 
 
 def profile_sizes(story: Story, client: ControlClient, spec: ModelSpec, cores: int) -> None:
-    """One core and all of them: the planner then chooses."""
+    """Profile on one core and on all cores, so that the planner can choose."""
     known = {
         p.size.cores
         for p in client.profiles(spec.name)

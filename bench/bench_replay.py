@@ -1,17 +1,17 @@
-"""Is the prediction true? Plans replayed in simulated time, against what they promised.
+"""Compares plans replayed in simulated time with the figures that the plans promised.
 
     python -m bench.bench_replay [--fleets examples/*.toml] [--profiles profiles] [--sizes 10x4]
         [--kinds slack over] [--seeds 3] [--seconds 30] [--plan-seconds 5] [--json FILE]
 
-Four parts. First the simulator itself: each shipped measured profile, every batch that was
-measured, stepped in a closed loop. Then plans: every fleet file (estimates, whose engines are
-stepped by the roofline that the estimate averages), a plan made of the shipped measured profiles,
-and the planner's benchmark instances (seeds frozen for tuning), whose candidates are all there is:
-of those only the share served at the demand is compared, the rest would be circular.
+The bench has four parts. The first checks the simulator itself: it steps every measured batch of
+each shipped measured profile in a closed loop. The others are plans: every fleet file (estimates,
+whose engines are stepped by the roofline that the estimate averages), a plan made of the shipped
+measured profiles, and the planner's benchmark instances (seeds frozen for tuning). Instances have
+nothing but candidates: only their share served at the demand is compared, the rest is circular.
 
-Each plan is replayed at its operating points (closed loop: predictions against the same thing) and
-at the demand it says it serves (Poisson through the production's admission and dispatch). The
-baseline is the same plan's prediction as if sharing a device cost nothing. Misses are listed.
+Each plan is replayed at its operating points (closed loop, as predicted) and at the demand that it
+says it serves (Poisson, through the production's admission and dispatch). The baseline is the same
+plan's prediction as if sharing a device cost nothing. Misses are listed.
 """
 
 import argparse
@@ -39,11 +39,11 @@ from partitiond.simulation.models import admitted_sequences
 from partitiond.simulation.replay import replay_plan
 
 RATIO_FROM: Final = 0.005
-"""Smaller errors than this are noise: no ratio is made of them."""
+"""Smaller errors than this are noise: they get no ratio."""
 
 
 def replay_case(case: Case) -> list[Difference]:
-    """Both loads, with a line that says how long it took and what admission leaves."""
+    """Replay both loads, and print the time taken and the share that admission lets in."""
     began = time.perf_counter()
     found: list[Difference] = []
     for load in case.loads:
@@ -70,7 +70,7 @@ def admitted(case: Case) -> float:
 
 
 def table(found: Sequence[Difference]) -> Iterator[str]:
-    """Median and worst error by figure, the baseline's beside it."""
+    """Median and worst error by figure, beside the baseline's errors."""
     yield (
         f"  {'load':<7} {'figure':<11} {'count':>5} {'median':>7} {'worst':>8} {'misses':>7}   "
         "as if sharing cost nothing: median, worst"
@@ -88,7 +88,7 @@ def table(found: Sequence[Difference]) -> Iterator[str]:
 
 
 def misses(found: Sequence[Difference], most: int) -> Iterator[str]:
-    """The worst ones, and how many more there are."""
+    """The worst misses, and the number of further misses."""
     those = sorted((one for one in found if one.is_miss), key=lambda one: -abs(one.error))
     for one in those[:most]:
         yield (
@@ -110,7 +110,7 @@ def _shown(one: Difference, value: float) -> str:
 
 
 def of_profiles(profiles: Sequence[Profile], given: argparse.Namespace) -> list[Difference]:
-    """The simulator against every measured batch."""
+    """Compare the simulator with every measured batch."""
     found: list[Difference] = []
     for profile in profiles:
         for point in profile.points:
@@ -125,7 +125,7 @@ def of_profiles(profiles: Sequence[Profile], given: argparse.Namespace) -> list[
 
 
 def cases(given: argparse.Namespace, profiles: Sequence[Profile]) -> Iterator[Case]:
-    """All plans, one after the other: none is kept."""
+    """All plans, made one after the other and not kept."""
     for path in given.fleets:
         try:
             case = fleet_case(path, given)
@@ -141,7 +141,7 @@ def cases(given: argparse.Namespace, profiles: Sequence[Profile]) -> Iterator[Ca
 
 
 def main() -> int:
-    """Replay everything and print it."""
+    """Replay all cases and print the results."""
     given = _parser().parse_args()
     profiles = measured([given.profiles]) if given.profiles.exists() else []
     kept = {"simulator": of_profiles(profiles, given)}

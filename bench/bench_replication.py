@@ -1,12 +1,12 @@
-"""One engine on two cores against two on one core each, windows alternating, with the interval.
+"""Compares one engine on two cores with two on one core each, in alternating windows.
 
     python -m bench.bench_replication [--model smollm2-135m] [--weights real] [--batch 8]
         [--rounds 6] [--seconds 30] [--folder .bench] [--set engine.python=...]
 
 All engines are up at once and only the side being measured is under load; the same number of
-requests is in flight on both sides. Prints the ratio of the sums, the interval of the paired
-difference (it may hold zero, and then no gain is shown), the worst latencies, and what sharing
-costs: one of the two alone against both, as kappa and u.
+requests is in flight on both sides. The bench prints the ratio of the sums, the interval of the
+paired difference (an interval that holds zero shows no gain), the worst latencies, and the cost of
+sharing: one of the two alone, compared with both, as kappa and u.
 """
 
 import asyncio

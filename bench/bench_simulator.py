@@ -1,13 +1,13 @@
-"""How fast the fleet simulator is: events and requests by the second of CPU time.
+"""Measures how fast the fleet simulator is: events and requests per second of CPU time.
 
     python -m bench.bench_simulator [--gpus 1000] [--requests 5000000] [--models 40] [--cells 8]
         [--load 0.8] [--workload burst] [--plan-seconds 10] [--json FILE]
 
-A fleet of A100 80GB, eight to a host, for models of seven kinds that ask for more than it can
-serve. One cell of it is planned by the planner, which is not timed, and all cells are alike; the
-whole is one fleet, each model with one queue in front of its replicas in all cells. Then it is
-simulated on one core: dispatch, admission, engines, sharing of devices. Requests have lognormal
-lengths (220 in, 200 out in the mean) and come at `--load` of what the plan says each model serves.
+The fleet is of A100 80GB, eight to a host, for models of seven kinds whose demand exceeds its
+capacity. The planner plans one cell, which is not timed, and all cells are alike; the whole is one
+fleet, each model with one queue in front of its replicas in all cells. Then the fleet is simulated
+on one core: dispatch, admission, engines, sharing of devices. Requests have lognormal lengths (220
+in, 200 out in the mean) and come at `--load` times the rate that the plan says each model serves.
 """
 
 import argparse
@@ -43,13 +43,13 @@ slo = {{ ttft_seconds = 2.0, tpot_seconds = 0.1 }}
 workload = {{ shape = "lognormal", prompt_tokens = 220, output_tokens = 200, prompt_variation = 1.0, output_variation = 0.9 }}
 """  # noqa: E501 -- one line in a file's own syntax
 DEMAND_PER_GPU: Final = 40.0
-"""Requests/s: more than they can serve."""
+"""Requests/s: more than the GPUs can serve."""
 WARM_UP_SHARE: Final = 0.05
-"""Of the requests; they are simulated, too, and not counted."""
+"""Share of the requests that are simulated, too, but not counted."""
 
 
 def fleet_of(models: int, gpus: int, folder: Path) -> Fleet:
-    """So many models on so many GPUs, from a file as users write them."""
+    """A fleet of this many models and GPUs, from a file as users write them."""
     dice = random.Random(models)
     tables = [f'[[devices]]\nhardware = "a100-80gb"\ncount = {gpus}\nper_host = 8\ncores = 16\n']
     for number in range(models):
@@ -62,7 +62,7 @@ def fleet_of(models: int, gpus: int, folder: Path) -> Fleet:
 
 
 def repeated(plan: Plan, cells: int) -> Plan:
-    """The plan of so many cells like its own."""
+    """The plan for `cells` copies of the plan's own cell."""
 
     def moved(placement: Placement, cell: int) -> Placement:
         device_id = f"{placement.device_id}@{cell}"
@@ -94,7 +94,7 @@ def repeated(plan: Plan, cells: int) -> Plan:
 
 
 def simulated(fleet: Fleet, plan: Plan, given: argparse.Namespace) -> FleetReport:
-    """One run, long enough for so many requests."""
+    """One run, long enough for the wanted number of requests."""
     specs = {spec.name: spec for spec in fleet.models}
     engine_of = best_known(
         specs,
@@ -115,7 +115,7 @@ def simulated(fleet: Fleet, plan: Plan, given: argparse.Namespace) -> FleetRepor
 
 
 def lines(plan: Plan, report: FleetReport) -> Iterator[str]:
-    """What is printed."""
+    """The lines that are printed."""
     served, used = report.all.served, report.all.used
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     yield (
@@ -144,7 +144,7 @@ def _ms(seconds: float | None) -> str:
 
 
 def main() -> int:
-    """Plan, simulate, print."""
+    """Plan, simulate and print."""
     given = _parser().parse_args()
     with tempfile.TemporaryDirectory() as name:
         fleet = fleet_of(given.models, given.gpus // given.cells, Path(name))

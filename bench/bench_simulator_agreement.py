@@ -1,22 +1,22 @@
-"""The fleet simulator against the real system: the same plan, the same requests, both ways.
+"""Compares the fleet simulator with the real system on the same plan and the same requests.
 
     python -m bench.bench_simulator_agreement [--models 2] [--factors 0.3 0.6 0.9 1.2]
         [--fit-factors 0.45 0.75 1.05] [--pairs 2] [--seconds 300] [--kind burst] [--engine vllm]
         [--folder .bench-agreement] [--traces FOLDER] [--json FILE]
     python -m bench.bench_simulator_agreement --from FOLDER [--json FILE]
 
-One command is the whole protocol. Models are measured first (what an earlier run on the folder
-measured is used again), planned and applied by a real daemon. Then requests of mixed lengths are
-sent through the real proxy to the real engines by the load generator, open loop: once at each
-`--fit-factors` of what the plan says it serves, then `--pairs` times the very same requests at each
-of `--factors`. What came back is stored in `--traces`. Step times and host costs are fitted to the
-first (`simulation.fitting`); the simulator gets the requests of the second, times and lengths, once
-with the measured profiles alone and once with what was fitted.
+One command is the whole protocol. Models are measured first (measurements of an earlier run on the
+folder are reused), planned and applied by a real daemon. Then the load generator sends requests of
+mixed lengths through the real proxy to the real engines, open loop: once at each `--fit-factors` of
+the rate that the plan says it serves, then `--pairs` times the very same requests at each of
+`--factors`. All records are stored in `--traces`. Step times and host costs are fitted to the first
+runs (`simulation.fitting`); the simulator gets the requests of the second, times and lengths, once
+with the measured profiles alone and once with the fitted parameters.
 
-Compared are requests that were admitted: (simulated - measured) / measured, the mean of the runs,
-beside how much the runs differ from each other, which no prediction can beat. With `--from` all
-but the measuring is done again, on what an earlier run stored. On a machine that does something
-else the real side is slower, and the errors say that instead.
+The comparison is over admitted requests: (simulated - measured) / measured, the mean of the runs,
+beside the difference of the runs from each other, which no prediction can beat. `--from` repeats
+everything but the measuring, on the files of an earlier run. On a machine with other work the real
+side is slower, and the errors show that instead.
 """
 
 import argparse
@@ -59,7 +59,7 @@ from partitiond.simulation.promise import promises
 from partitiond.simulation.seen import Observed
 
 LENGTHS: Final = (Workload.lognormal(160, 16, 0.7, 0.7), Workload.lognormal(64, 32, 0.7, 0.7))
-"""Of the first and the second model: much to read and little to say, and more to say."""
+"""Lengths of the first and the second model: long prompts; short prompts with longer outputs."""
 Figures = dict[str, float]
 SEEDS_APART: Final = 1000
 
@@ -68,7 +68,7 @@ SEEDS_APART: Final = 1000
 
 
 def measure(given: argparse.Namespace, folder: Path) -> None:
-    """Run every load for real, and store what came."""
+    """Run every load on the real system, and store the results."""
     given.overrides = [*given.overrides, "proxy.debug_headers=always"]
     made = Made(Kind(given.kind))
     with demo_fleet(given, models=given.models) as fleet:
@@ -97,9 +97,9 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
 
 
 def schedule(given: argparse.Namespace) -> Iterator[tuple[Purpose, float, int]]:
-    """Every run: what it is for, its load, and which of as many alike it is.
+    """Every run: its purpose, its load, and its turn among equal runs.
 
-    Runs that are alike are as far apart as they can be, so that what drifts shows in them.
+    Equal runs are as far apart as possible, so that a drift shows in them.
     """
     yield from ((Purpose.FIT, factor, 0) for factor in given.fit_factors)
     for turn in range(given.pairs):
@@ -119,7 +119,7 @@ def admitted(trace: Trace, model: str) -> list[Record]:
 
 
 def figures_of(trace: Trace, spec: ModelSpec) -> Figures:
-    """What was measured, in `FIGURES`."""
+    """The measured values of `FIGURES`."""
     run, slo, seconds = trace.runs[spec.name], spec.slo, trace.head.seconds
     ended = admitted(trace, spec.name)
     due = [r for r in run.records if run.opened <= (r.scheduled or 0.0) < run.closed]
@@ -143,7 +143,7 @@ def _figures(tokens: float, good: float, refused: float, latencies: Sequence[flo
 
 
 def host_trace(setup: Setup, trace: Trace) -> HostTrace:
-    """A run as the fit wants it."""
+    """A run in the form that the fit takes."""
     return HostTrace(
         tuple(_engine_trace(placement, trace) for placement in setup.plan.placements),
         cores_of(setup.plan.devices),
@@ -181,7 +181,7 @@ def _prompt_tokens(record: Record) -> int:
 
 
 def simulated(setup: Setup, trace: Trace, fitted: FittedHost | None) -> dict[str, Figures]:
-    """The same requests in simulated time, by the profiles alone or by what was fitted."""
+    """The same requests in simulated time, by the profiles alone or by the fitted parameters."""
     plan, specs = setup.plan, {spec.name: spec for spec in setup.specs}
     engine_of = best_known(
         specs,
@@ -205,7 +205,7 @@ def simulated(setup: Setup, trace: Trace, fitted: FittedHost | None) -> dict[str
 
 
 def arrivals_of(trace: Trace, model: str) -> list[Arrival]:
-    """The requests that were sent, from the beginning of the warm-up."""
+    """The requests that were sent, from the start of the warm-up."""
     return sorted(
         (
             (record.scheduled or 0.0) + trace.head.warm_up_seconds,
@@ -217,7 +217,7 @@ def arrivals_of(trace: Trace, model: str) -> list[Arrival]:
 
 
 def slowed(plan: Plan, kappa: float) -> Plan:
-    """The plan whose replicas slow each other down as was fitted, whatever was known before."""
+    """The plan with the fitted slowdown between replicas in place of the known one."""
 
     def alike(placement: Placement) -> Placement:
         candidate = dataclasses.replace(placement.candidate, busy=0.0, kappa=kappa)
@@ -227,7 +227,7 @@ def slowed(plan: Plan, kappa: float) -> Plan:
 
 
 def with_costs(engine_of: EngineOf, fitted: FittedHost) -> EngineOf:
-    """Engines with step times and host costs as fitted, and else as they are."""
+    """Engines with fitted step times and host costs, and otherwise unchanged."""
 
     def found(placement: Placement) -> EngineModel:
         return dataclasses.replace(
@@ -240,7 +240,7 @@ def with_costs(engine_of: EngineOf, fitted: FittedHost) -> EngineOf:
 
 
 def simulated_figures(report: ModelReport, seconds: float) -> Figures:
-    """The same of the simulation."""
+    """The same figures of the simulation."""
     served = report.served
     latencies = [served.ttft.p50, served.ttft.p95, served.tpot.p50, served.tpot.p95]
     return _figures(
@@ -255,7 +255,7 @@ def simulated_figures(report: ModelReport, seconds: float) -> Figures:
 
 
 def compare(setup: Setup, traces: Sequence[Trace], fitted: FittedHost) -> Iterator[Row]:
-    """Every figure of every model at every load that was tested."""
+    """Every figure of every model at every tested load."""
     for runs in repeated(traces):
         profile, best = (simulated(setup, runs[0], how) for how in (None, fitted))
         for spec in setup.specs:
@@ -274,7 +274,7 @@ def compare(setup: Setup, traces: Sequence[Trace], fitted: FittedHost) -> Iterat
 
 
 def parameters(fitted: FittedHost) -> Iterator[str]:
-    """What was fitted, in milliseconds."""
+    """The fitted parameters, in milliseconds."""
     yield f"kappa {fitted.kappa:.3f}, client and proxy idle {fitted.cpu_share:.3f} of a core"
     for model, steps in fitted.steps.items():
         costs = fitted.costs[model]
@@ -289,7 +289,7 @@ def parameters(fitted: FittedHost) -> Iterator[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, fit, simulate, compare."""
+    """Measure, fit, simulate and compare."""
     given = _parser().parse_args(argv)
     if set(given.factors) & set(given.fit_factors):
         raise SystemExit("a load that parameters are fitted to cannot be one that tests them")

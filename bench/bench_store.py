@@ -1,8 +1,8 @@
-"""What a transaction of the store costs on this disk: with and without waiting for the disk.
+"""Measures the cost of a store transaction on this disk, with and without waiting for the disk.
 
-Events are added to a store of their own in `--folder`: those that partitiond notes by itself commit
-without waiting for the disk, those that somebody asked for wait. The difference is what surviving a
-power loss costs each transaction.
+Events are added to a new store in `--folder`: events of partitiond's own actions commit without
+waiting for the disk, events of a person's requests wait for it. The difference is the cost of
+surviving a power loss, for each transaction.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from partitiond.store import open_store
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure both and print them."""
+    """Measure both kinds and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(), help="on the disk to measure")
     parser.add_argument("--times", type=int, default=300, help="transactions of each kind")
@@ -25,7 +25,7 @@ def main(words: Sequence[str] | None = None) -> int:
     milliseconds: dict[str, list[float]] = {"": [], "somebody": []}
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         store = open_store(Path(folder) / "bench.sqlite3")
-        for _ in range(given.times):  # in turns: what else the machine does falls on both
+        for _ in range(given.times):  # in turns: other work on the machine slows both alike
             for actor, seen in milliseconds.items():
                 begin = time.perf_counter()
                 store.add_event("t", "bench", "store", "one of many", actor=actor)

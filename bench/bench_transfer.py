@@ -1,11 +1,11 @@
-"""Profiles predicted from other profiles, against what was measured, and against naive scaling.
+"""Compares predictions of profiles from other profiles with measurements and with naive scaling.
 
     python -m bench.bench_transfer [profiles/ or files ...] [--assumed]
 
-Every pair of measured profiles on the same hardware that differ in one thing: cores (or another
-partition), model, or lengths. The one is predicted from the other by terms of the step time; the
-naive baseline scales throughput as a whole: by cores, by parameters, by tokens per request. Then
-each profile is predicted from all others together, and the error beside the band that is promised.
+The bench takes every pair of measured profiles on the same hardware that differ in one thing: cores
+(or another partition), model, or lengths. One profile is predicted from the other by terms of the
+step time; the naive baseline scales throughput as a whole: by cores, by parameters, by tokens per
+request. Then each profile is predicted from all others together, beside the promised error band.
 """
 
 import dataclasses
@@ -35,16 +35,16 @@ class Row:
 
     @property
     def error(self) -> float:
-        """Ours."""
+        """Relative error of our prediction."""
         return self.predicted / self.measured - 1
 
     @property
     def naive_error(self) -> float:
-        """The baseline's."""
+        """Relative error of the baseline's prediction."""
         return self.naive / self.measured - 1
 
     def line(self) -> str:
-        """For the table."""
+        """The row's line in the table."""
         inside = "in" if abs(self.error) <= self.band else "OUT"
         return (
             f"{self.change:<9} {self.origin:<34} {self.wanted:<34} {self.batch:>5} "
@@ -60,7 +60,7 @@ def name(source: Source) -> str:
 
 
 def changes(one: Source, other: Source) -> tuple[str, ...]:
-    """What two sources differ in."""
+    """The properties in which two sources differ."""
     here, there = one.profile, other.profile
     found = {
         "model": here.model != there.model,
@@ -73,7 +73,7 @@ def changes(one: Source, other: Source) -> tuple[str, ...]:
 
 
 def naive_ratio(one: Source, other: Source) -> float:
-    """Throughput in proportion to compute, and against parameters and tokens per output token."""
+    """Throughput in proportion to compute, inverse to parameters and to tokens per output token."""
 
     def tokens_per_output(source: Source) -> float:
         moments = source.profile.workload.moments
@@ -89,7 +89,7 @@ def naive_ratio(one: Source, other: Source) -> float:
 
 
 def at_knee(source: Source, like: Source | None = None) -> OperatingPoint | None:
-    """The measured knee, or the nearest point that `like` has, too."""
+    """The measured knee, or the nearest point that `like` has as well."""
     profile = source.profile
     wanted = profile.knee.batch or profile.knee.largest_batch
     shared = None if like is None else {p.batch for p in usable_points(like.profile)}
@@ -98,7 +98,7 @@ def at_knee(source: Source, like: Source | None = None) -> OperatingPoint | None
 
 
 def pairs(found: Sequence[Source]) -> Iterator[Row]:
-    """One source, one target, one difference."""
+    """Predictions from one source to one target with one difference."""
     for one in found:
         for other in found:
             differs = changes(one, other)
@@ -121,7 +121,7 @@ def pairs(found: Sequence[Source]) -> Iterator[Row]:
 
 
 def from_all_others(found: Sequence[Source]) -> Iterator[Row]:
-    """Each from all others of its hardware; the baseline scales the first of them."""
+    """Predict each from all others of its hardware; the baseline scales the first of them."""
     for n, other in enumerate(found):
         rest = [s for m, s in enumerate(found) if m != n and "hardware" not in changes(s, other)]
         point = at_knee(other)
@@ -172,7 +172,7 @@ def step_times(found: Sequence[Source]) -> Iterator[str]:
 
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:
-    """Median and worst error by kind of change, ours and the baseline's, and the ratio."""
+    """Median and worst error for each kind of change, ours and the baseline's, and the ratio."""
     pick: tuple[tuple[str, Callable[[Row], float]], ...] = (
         ("ours", lambda r: abs(r.error)),
         ("naive", lambda r: abs(r.naive_error)),

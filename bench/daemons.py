@@ -1,4 +1,4 @@
-"""A partitiond daemon of a benchmark's own: settings in a file, a process, and its end."""
+"""Starts a partitiond daemon for a benchmark: writes its settings, runs it, and ends it."""
 
 import contextlib
 import dataclasses
@@ -35,12 +35,12 @@ def wait_for(what: str, check: Callable[[], T | None], seconds: float, pause: fl
 
 
 def end_in_order() -> None:
-    """SIGTERM ends this process as an exception does, so that nothing it started is left."""
+    """Make SIGTERM end this process like an exception, so that all it started is cleaned up."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def toml_value(value: object) -> str:
-    """A value of a settings file."""
+    """A value as text for a settings file."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
@@ -49,7 +49,7 @@ def toml_value(value: object) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on now."""
+    """Ports of this machine on which nothing listens now."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [int(probe.getsockname()[1]) for probe in probes]
@@ -60,7 +60,7 @@ class Daemon:
     """A running daemon.
 
     Attributes:
-        folder: its state, its log and its settings file.
+        folder: folder of the daemon's state, log and settings file.
     """
 
     folder: Path
@@ -68,12 +68,12 @@ class Daemon:
     process: "subprocess.Popen[bytes]"
 
     def client(self) -> ControlClient:
-        """A client with the daemon's token; to be closed."""
+        """A client with the daemon's token; the caller has to close it."""
         path = self.settings.token_path
         return ControlClient(self.settings.control_url, "", reread=lambda: read_token(path))
 
     def ready(self) -> bool:
-        """Whether it answers and is ready. Raises RuntimeError when it has ended."""
+        """Whether the daemon answers and is ready. Raises RuntimeError if it has ended."""
         if self.process.poll() is not None:
             raise RuntimeError(f"the daemon ended:\n{self.log()[-3000:]}")
         with contextlib.suppress(PartitiondError), self.client() as client:
@@ -81,7 +81,7 @@ class Daemon:
         return False
 
     def log(self) -> str:
-        """What it wrote."""
+        """The text of the daemon's log."""
         return (self.folder / "daemon.log").read_text(errors="replace")
 
     def pids(self) -> list[int]:
@@ -105,12 +105,12 @@ def running(
     *,
     tree: Path | None = None,
 ) -> Iterator[Daemon]:
-    """A daemon on folders of its own; all of it is gone at the end.
+    """Run a daemon on folders of its own; the processes and folders are gone at the end.
 
     Args:
         overrides: settings by "table.field".
-        command: of the interpreter.
-        tree: another checkout whose daemon it is.
+        command: the interpreter's arguments before `--config`.
+        tree: another checkout to run the daemon from.
     """
     folder, run_dir = (Path(tempfile.mkdtemp(prefix=name)) for name in ("pd-bench-", "pd-"))
     control, proxy = free_ports(2)

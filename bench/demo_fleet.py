@@ -1,4 +1,4 @@
-"""The demo's daemon and models, for a benchmark: options, a daemon of its own, its end."""
+"""Starts the demo's daemon and models for a benchmark, with common options, and ends them."""
 
 import argparse
 import asyncio
@@ -34,7 +34,7 @@ class DemoFleet:
 def options_parser(
     description: str, *, pairs: int, seconds: float, folder: str
 ) -> argparse.ArgumentParser:
-    """What every benchmark on the demo's fleet can be told."""
+    """The options that all benchmarks on the demo's fleet have."""
     parser = argparse.ArgumentParser(description=description.split("\n", maxsplit=1)[0])
     parser.add_argument("--pairs", type=int, default=pairs)
     parser.add_argument("--seconds", type=float, default=seconds)
@@ -45,7 +45,7 @@ def options_parser(
 
 @contextlib.contextmanager
 def demo_fleet(given: argparse.Namespace, models: int) -> Iterator[DemoFleet]:
-    """Start the daemon with the first `models` of the demo's models prepared; end it afterwards."""
+    """Start the daemon with the demo's first `models` models prepared; end it afterwards."""
     options = DemoOptions(
         given.folder.absolute(),
         once=True,
@@ -63,7 +63,7 @@ def demo_fleet(given: argparse.Namespace, models: int) -> Iterator[DemoFleet]:
         asyncio.run(demo_steps.prepare_models(story, settings, environment, specs))
         daemon.start(client, story.say)
         client.close()
-        client = connect(settings)  # in a new folder the admin token is there only now
+        client = connect(settings)  # a new folder has the admin token only now
         yield DemoFleet(story, settings, environment, client, specs)
     finally:
         daemon.stop(client)

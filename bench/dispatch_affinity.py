@@ -1,4 +1,4 @@
-"""Conversations for `bench.bench_dispatch`: what preferring a replica saves, and what it costs."""
+"""Simulates conversations for `bench.bench_dispatch`: the savings of affinity, and its cost."""
 
 import collections
 import dataclasses
@@ -25,17 +25,17 @@ TURNS: Final = 6
 THINK_SECONDS: Final = 6.0
 APPS: Final = 8
 SYSTEM_TOKENS: Final = 512
-"""Of an application's instructions, with which each of its conversations begins."""
+"""Length of an application's instructions, which begin each of its conversations."""
 TURN_TOKENS: Final = 150
-"""A turn adds so many, and the answer before it."""
+"""Tokens that a turn adds, besides the answer before it."""
 ANSWER_TOKENS: Final = 100
 CACHE_TOKENS: Final = 40_000
-"""Of a replica's prefix cache; 20 conversations or so."""
+"""Size of a replica's prefix cache: about 20 conversations."""
 BYTES_PER_TOKEN: Final = 4
 
 
 class PrefixCaches:
-    """Each replica's cache: the conversations and instructions it has read, least recent out."""
+    """The prefix cache of each replica: conversations and instructions, evicted by LRU."""
 
     def __init__(self) -> None:
         self._known: dict[str, collections.OrderedDict[str, int]] = collections.defaultdict(
@@ -43,7 +43,7 @@ class PrefixCaches:
         )
 
     def __call__(self, flight: Flight, replica_id: str) -> int:
-        """Tokens of the longest beginning it has; then it has this prompt."""
+        """Tokens of the longest prefix in the replica's cache; then the prompt is cached."""
         known, caller = self._known[replica_id], flight.caller
         app = caller.prompt[:8].hex()
         saved = max(known.get(caller.session, 0), known.get(app, 0))
@@ -57,7 +57,7 @@ class PrefixCaches:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Of one way to prefer."""
+    """The results of one kind of affinity."""
 
     same_replica: float
     cached: float
@@ -77,7 +77,7 @@ def converse(
     seed: int = 0,
     seconds: float = 60.0,
 ) -> Outcome:
-    """Conversations of `TURNS` turns arrive by Poisson; each turn repeats all before it."""
+    """Simulate conversations of `TURNS` turns with Poisson starts; a turn repeats all before it."""
     clock, dice = Clock(), random.Random(seed)
     replicas = replicas_of(clock, fleet, planned)
     route = ModelRoute(

@@ -1,4 +1,4 @@
-"""Fleets, loads and policies for `bench.bench_dispatch`, and one run of them."""
+"""Defines fleets, loads and policies for `bench.bench_dispatch`, and drives one run of them."""
 
 import dataclasses
 import itertools
@@ -37,14 +37,14 @@ from partitiond.simulation.policies import BaselineModel, Choice
 from partitiond.simulation.steps import StepModel
 
 GROWTH: Final = 0.03
-"""A sequence more makes a step longer by so much of a lone one's: at 32 it takes about twice."""
+"""Time that each further sequence adds to a step, by a lone step: at 32 it takes about twice."""
 PREFILL: Final = 0.005
-"""A prompt token beside the decodes takes so much of a lone step: 256 tokens 1.3 steps."""
+"""Time that a prompt token adds beside decodes, by a lone step: 256 tokens take 1.3 steps."""
 TTFT_SECONDS: Final = 2.0
 TPOT_SLACK: Final = 1.15
-"""The SLO's TPOT over its 95th percentile at the operating point: a planner keeps some."""
+"""The SLO's TPOT over its 95th percentile at the operating point: a planner keeps some slack."""
 KV_TOKENS_EACH: Final = 800
-"""KV tokens of an engine per sequence of its limit: twice what requests hold in the mean."""
+"""KV tokens of an engine per sequence of its limit: twice the mean that requests hold."""
 LONGEST_WAIT_SECONDS: Final = 30.0
 WARM_UP_SECONDS: Final = 15.0
 LAST_SECONDS: Final = 30.0
@@ -52,7 +52,7 @@ LAST_SECONDS: Final = 30.0
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """One replica: its limit, what a lone step was planned to take, and how much slower it is."""
+    """One replica: its limit, the planned time of a lone step, and its slowdown."""
 
     limit: int
     token_seconds: float
@@ -71,16 +71,16 @@ FLEETS: Final[dict[str, tuple[Engine, ...]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """Arrivals (of a rate and a seed) and lengths."""
+    """Arrivals (for a rate and a seed) and lengths."""
 
     arrivals: Callable[[float, int], Iterator[float]]
     lengths: Lengths
 
 
 def modulated(req_per_s: float, seed: int) -> Iterator[float]:
-    """As BurstGPT found traffic to be: gamma gaps (CV 1.4) whose rate changes every 10 s.
+    """Arrivals as BurstGPT found traffic: gamma gaps (CV 1.4) whose rate changes every 10 s.
 
-    By a lognormal factor (sigma 0.4), so that demand is above and below its mean for a while.
+    A lognormal factor (sigma 0.4) sets the rate: demand is above and below its mean for a while.
     """
     dice = random.Random(seed)
     now, until, rate = 0.0, 0.0, req_per_s
@@ -106,12 +106,12 @@ LOADS: Final[dict[str, Load]] = {
 
 
 class Model(Protocol):
-    """What is under test."""
+    """The dispatch under test."""
 
     on_done: Callable[[Flight], None]
 
     def arrive(self, flight: Flight) -> None:
-        """A request comes."""
+        """Take a request that arrives."""
         ...
 
 
@@ -142,19 +142,19 @@ POLICIES: Final[dict[str, Make]] = {
 
 
 def percentile_of(values: Iterable[float], share: float) -> float:
-    """Of values in any order."""
+    """Percentile of values in any order."""
     return percentile(sorted(values), share)
 
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """What a planner would know of a fleet and a load.
+    """The knowledge that a planner would have of a fleet and a load.
 
     Attributes:
-        capacity: requests/s with every slot of healthy replicas taken, those that are slower than
-            planned at what they give.
-        slo: that the operating points hold.
-        ttft_p95, tpot_p95: of the engines there.
+        capacity: requests/s with every slot taken; replicas that are slower than planned count
+            with their real rate.
+        slo: the SLO that the operating points hold.
+        ttft_p95, tpot_p95: those of the engines at the operating points.
     """
 
     capacity: float
@@ -172,7 +172,7 @@ class Result:
     slo: Slo
 
     def good(self, flight: Flight) -> bool:
-        """Whether it ended within the SLO."""
+        """Whether the request ended within the SLO."""
         ttft, tpot = flight.ttft_seconds, flight.tpot_seconds
         return (
             flight.ended is not None
@@ -188,11 +188,11 @@ class Result:
 
     @property
     def refused(self) -> float:
-        """Share of requests."""
+        """Share of requests that were refused."""
         return sum(f.rejected is not None for f in self.flights) / max(1, len(self.flights))
 
     def ttft_p95(self, key: str | None = None) -> float:
-        """Of those that got a first token; of one key's only, if named."""
+        """p95 of the requests that got a first token, or of those of one key."""
         found = [
             f.ttft_seconds
             for f in self.flights
@@ -204,7 +204,7 @@ class Result:
 def replicas_of(
     clock: Clock, fleet: Sequence[Engine], planned: Planned | None
 ) -> list[SimulatedReplica]:
-    """The fleet's replicas with engines on the clock, each alone on a device."""
+    """The fleet's replicas with engines on the clock, each on a device of its own."""
     made = []
     for number, engine in enumerate(fleet):
         seconds = engine.token_seconds * engine.slow
@@ -234,7 +234,7 @@ def _candidate(limit: int) -> Candidate:
 
 
 def plan_for(fleet: Sequence[Engine], lengths: Lengths, seconds: float = 60.0) -> Planned:
-    """Measure the operating points: every slot of every replica held taken."""
+    """Measure the operating points with every slot of every replica taken."""
     clock = Clock()
     replicas = replicas_of(clock, fleet, None)
     ended: list[Flight] = []
@@ -268,7 +268,7 @@ def plan_for(fleet: Sequence[Engine], lengths: Lengths, seconds: float = 60.0) -
 
 
 Source = tuple[Load, float, Caller, float]
-"""Load, requests/s, who sends it, seconds of the window."""
+"""Load, requests/s, caller, and seconds of the window."""
 
 
 def drive(
@@ -281,16 +281,16 @@ def drive(
     seconds: float = 60.0,
     max_queue: int = 256,
 ) -> Result:
-    """One run.
+    """Simulate one run.
 
     Args:
         make: the policy.
-        fleet: its replicas.
-        planned: of the fleet.
-        sources: load, requests/s, and who sends it.
+        fleet: the replicas' engines.
+        planned: the operating points of the fleet.
+        sources: load, requests/s, and caller of each stream.
         seed: of arrivals, lengths and draws.
         seconds: length of the window.
-        max_queue: of the proxy.
+        max_queue: the proxy's limit.
     """
     clock = Clock()
     route = ModelRoute(

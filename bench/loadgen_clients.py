@@ -1,9 +1,9 @@
-"""The two clients that `bench.bench_loadgen` compares, each a process of its own on one core.
+"""Runs the two clients that `bench.bench_loadgen` compares, each as one process on one core.
 
-Both send the same prompts (common words, greedy, `ignore_eos`), and both are read by the same
-definitions, which are those of `vllm bench serve`: TTFT from the moment a request is sent, TPOT
-from the first token to the last, throughput as tokens by the time from the first request to the
-last token. CPU time is of the sending alone: imports, tokenisers and summaries are left out.
+Both clients send the same prompts (common words, greedy, `ignore_eos`). The figures of both follow
+the definitions of `vllm bench serve`: TTFT from the moment a request is sent, TPOT from the first
+token to the last, throughput as tokens over the time from the first request to the last token. CPU
+time covers the sending alone: imports, tokenisers and summaries are left out.
 """
 
 import argparse
@@ -32,15 +32,15 @@ FIGURES = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Load:
-    """What a client is told to send.
+    """The load that a client sends.
 
     Attributes:
         url: http://host:port.
         rate: requests per second; infinite sends all at once.
-        in_flight: at most so many at a time.
+        in_flight: most requests at a time.
         burstiness: shape of the gaps.
-        folder: of the model, whose tokeniser `vllm bench serve` loads.
-        core: the client's own.
+        folder: folder of the model, whose tokeniser `vllm bench serve` loads.
+        core: the core that the client has to itself.
     """
 
     url: str
@@ -63,7 +63,7 @@ def workload(load: Load) -> Workload:
 
 
 def run_ours(load: Load) -> dict[str, float]:
-    """`loadgen` in a process of its own."""
+    """Run `loadgen` in a process of its own."""
     argv = [sys.executable, "-m", "bench.loadgen_clients", json.dumps(dataclasses.asdict(load))]
     answer = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=900)
     if answer.returncode != 0:
@@ -78,11 +78,11 @@ async def _ours(load: Load) -> dict[str, float]:
         endless = gamma(load.rate, load.burstiness, load.seed)
     arrivals = list(itertools.islice(endless, load.requests))
     if math.isfinite(load.rate):
-        # The other client stretches its arrivals so that they last exactly so long.
+        # The other client stretches its arrivals so that they last exactly this long.
         stretch = load.requests / load.rate / arrivals[-1]
         arrivals = [at * stretch for at in arrivals]
     marks = [time.process_time()]
-    # What comes after the last answer is left out, as it is of the other client.
+    # Work after the last answer is left out, as for the other client.
     summarise = Samples.of_requests
 
     def ended(records: Iterable[Record]) -> Samples:
@@ -102,7 +102,7 @@ async def _ours(load: Load) -> dict[str, float]:
 
 
 def figures(records: tuple[Record, ...], cpu_seconds: float) -> dict[str, float]:
-    """By the definitions of `vllm bench serve`."""
+    """Figures by the definitions of `vllm bench serve`."""
     done = [r for r in records if r.sent is not None and len(r.chunk_times) > 1]
     if len(done) < len(records):
         raise RuntimeError(f"{len(records) - len(done)} requests failed: {records[0].error}")
@@ -160,8 +160,8 @@ print(json.dumps(marks))
 
 
 def run_vllm(load: Load, python: Path) -> dict[str, float]:
-    """`vllm bench serve` of an engine's environment, started as a module: the console command of
-    vLLM's CPU builds looks for package metadata that they do not have."""
+    """Run `vllm bench serve` of an engine's environment as a module: the console command of vLLM's
+    CPU builds looks for package metadata that they do not have."""
     with tempfile.TemporaryDirectory() as scratch:
         prompts, result = Path(scratch, "prompts.jsonl"), Path(scratch, "result.json")
         factory = RequestFactory(workload(load))

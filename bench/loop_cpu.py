@@ -1,4 +1,4 @@
-"""CPU time of each callback of an event loop, counted, however busy the machine is."""
+"""Measures the CPU time of each callback of an event loop, unaffected by other processes."""
 
 import asyncio
 import contextlib
@@ -13,9 +13,9 @@ class Callback:
     """One callback of the loop.
 
     Attributes:
-        step: what was going on (`LoopCpu.step`).
+        step: the step that was in progress (`LoopCpu.step`).
         what: the task's coroutine, or the function.
-        seconds: CPU time of the loop's thread in it.
+        seconds: CPU time that the loop's thread used in the callback.
     """
 
     step: str
@@ -24,10 +24,10 @@ class Callback:
 
 
 class LoopCpu:
-    """What the callbacks of the loop took since the counting began.
+    """CPU time of the loop's callbacks since the counting began.
 
     Attributes:
-        step: put it to what goes on now.
+        step: name of the current step; the caller sets it.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class LoopCpu:
 
 @contextlib.contextmanager
 def counted_callbacks() -> Iterator[LoopCpu]:
-    """Count all callbacks of event loops meanwhile."""
+    """Count all callbacks of event loops while the block runs."""
     counted, plain = LoopCpu(), asyncio.Handle._run
 
     def run(handle: asyncio.Handle) -> None:

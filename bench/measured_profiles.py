@@ -1,4 +1,4 @@
-"""Measured profiles from files, as sources of predictions: what the benchmarks share."""
+"""Reads measured profiles from files as sources of predictions, for several benchmarks."""
 
 import argparse
 import math
@@ -15,7 +15,7 @@ from partitiond.profile_files import profile_paths, read_profile
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
-    """Options of all: files or folders, and where this CPU's figures are kept."""
+    """Common options: files or folders, and the folder that keeps this CPU's figures."""
     found = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,8 +46,8 @@ def _sources(paths: Sequence[Path], state_dir: Path | None) -> Iterator[Source]:
 
 
 def interpolated_rate(source: Source, batch: int) -> float:
-    """X(batch) of a profile in tokens/s: between two measured batches by their logarithms, beyond
-    the outermost ones what those gave."""
+    """X(batch) of a profile in tokens/s: between two measured batches interpolated by their
+    logarithms, beyond the outermost batches the rate of the outermost one."""
     points = usable_points(source.profile)
     below = [point for point in points if point.batch <= batch]
     above = [point for point in points if point.batch >= batch]
@@ -61,7 +61,7 @@ def interpolated_rate(source: Source, batch: int) -> float:
 
 
 def hardware(key: str, state_dir: Path | None) -> HardwareSpec:
-    """The catalog's figures; of this host's CPU the measured ones, unless there is no folder."""
+    """The catalog's figures; for this host's CPU the measured ones, unless there is no folder."""
     if state_dir is not None and key.startswith("cpu-"):
         device = discover_cpu()
         if device.hardware == key:

@@ -1,4 +1,4 @@
-"""Loads every engine of a plan at once, for real: at its operating batch, or at the demand."""
+"""Loads all real engines of a plan at once: at their operating batch, or at the demand."""
 
 import asyncio
 import dataclasses
@@ -21,11 +21,11 @@ from partitiond.simulation.traffic import lengths_of
 
 REQUEST_SECONDS = 300.0
 WINDOW_REQUESTS = 3.0
-"""A window lasts at least so many mean end-to-end latencies of the slowest engine."""
+"""Shortest window, in mean end-to-end latencies of the slowest engine."""
 
 
 class Gate:
-    """The common window: it opens when every engine has answered every slot, for all at once."""
+    """The common window: it opens for all engines once each of them has answered every slot."""
 
     def __init__(self, engines: int, seconds: float) -> None:
         self._missing = engines
@@ -34,7 +34,7 @@ class Gate:
         self._opened = math.inf
 
     def one_is_steady(self) -> None:
-        """An engine's window has opened."""
+        """Note that an engine's window has opened."""
         self._missing -= 1
         if self._missing == 0:
             self._opened = now()
@@ -54,14 +54,14 @@ class Together(WindowRule):
     def state(
         self, elapsed: float, mean_e2el: float | None, half_width_share: float
     ) -> WindowState:
-        """Closed once the gate says so."""
+        """Close the window once the gate says that the common window is over."""
         del elapsed, half_width_share
         over = self.gate is not None and self.gate.is_over(mean_e2el)
         return WindowState.CLOSED if over else WindowState.OPEN
 
 
 def load_of(spec: ModelSpec, seed: int) -> Sent:
-    """The lengths that the plan was made for."""
+    """A load with the lengths that the plan was made for."""
     return Sent(spec.name, lengths=lengths_of(spec.workload), seed=seed)
 
 
@@ -73,14 +73,14 @@ async def full(
     seconds: float,
     seed: int,
 ) -> dict[str, Outcome]:
-    """Every engine at its operating batch, straight at its socket, in one common window.
+    """Load every engine with its operating batch, at its socket, in one common window.
 
     Args:
-        plan: what is applied.
-        specs: its models by name.
-        sockets: of its replicas, by id.
+        plan: the plan that is applied.
+        specs: the plan's models by name.
+        sockets: sockets of the plan's replicas, by id.
         seconds: least length of the window.
-        seed: of the prompts.
+        seed: seed of the prompts.
     """
     gate = Gate(len(plan.placements), seconds)
     results = await asyncio.gather(
@@ -142,8 +142,8 @@ async def demand(
     seconds: float,
     seed: int,
 ) -> dict[str, Outcome]:
-    """Poisson arrivals at what the plan says it serves, through the proxy, all models at once."""
-    # Until the first requests have ended an engine is emptier than it will be.
+    """Send Poisson arrivals for all models through the proxy, at the rates that the plan serves."""
+    # Until the first requests have ended, an engine holds fewer requests than later.
     warm_up = 2 * max(p.ttft_p95_seconds + 32 * p.tpot_p95_seconds for p in told)
     results = await asyncio.gather(
         *(

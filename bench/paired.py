@@ -1,7 +1,7 @@
-"""Alternating comparisons A B A B ...: medians, their ratio, and the interval of the difference.
+"""Compares two sides in alternation A B A B ...: medians, their ratio, interval of the difference.
 
-Machines are noisy and drift, so each A has a B right after it, the order flips from pair to pair,
-and the interval is of the paired differences.
+Machines are noisy and drift. Each A therefore has a B right after it, the order flips from pair to
+pair, and the interval is that of the paired differences.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ class Comparison:
     """One figure of both sides.
 
     Attributes:
-        ratio: median of ours by median of the baseline.
+        ratio: median of ours over the median of the baseline.
         difference, half_width: mean of the paired differences and its 95 % half-width.
     """
 
@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval of the difference leaves out zero."""
+        """Whether the interval of the difference excludes zero."""
         return abs(self.difference) > self.half_width
 
     def line(self) -> str:

@@ -1,4 +1,4 @@
-"""Plans to replay: fleet files, the shipped measured profiles, the planner's benchmark."""
+"""Makes plans to replay: from fleet files, shipped profiles, and the planner's benchmark."""
 
 import argparse
 import dataclasses
@@ -42,8 +42,8 @@ from partitiond.simulation.models import (
 from partitiond.simulation.replay import Load, ReplayOptions, replay_plan
 
 INSTANCE_WORKLOAD = Workload(prompt_tokens=512, output_tokens=195)
-"""The instances state tokens/s and planned requests/s, not lengths. A planned rate is 0.8 X / E[O]
-less 5 %, so 256 tokens/s for each request/s are outputs of 195 tokens."""
+"""Assumed lengths: instances state tokens/s and planned requests/s only. A planned rate is
+0.8 X / E[O] less 5 %, so 256 tokens/s for each request/s are outputs of 195 tokens."""
 
 ESTIMATES = "estimates"
 MEASURED = "measured profiles"
@@ -52,11 +52,11 @@ INSTANCES = "planner instances"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Case:
-    """A plan and what its replay needs.
+    """A plan and everything its replay needs.
 
     Attributes:
-        source: where the figures of its candidates come from.
-        loads: under which it is replayed.
+        source: origin of the figures of its candidates.
+        loads: the loads under which the plan is replayed.
     """
 
     name: str
@@ -73,13 +73,13 @@ class Case:
 
 
 def measured(paths: Sequence[Path]) -> list[Profile]:
-    """Measured profiles of models themselves, in the order of their files."""
+    """Measured profiles of models without their variants, in the order of their files."""
     found = [read_profile(path) for path in profile_paths(paths)]
     return [p for p in found if p.kind is ProfileKind.MEASURED and not p.variant and p.points]
 
 
 def closed_loop(profile: Profile, point: OperatingPoint, seconds: float) -> Iterator[Difference]:
-    """One measured batch of a profile in simulated time: a plan of one replica, at full load."""
+    """Simulate one measured batch of a profile: a plan of one replica, at full load."""
     plan = _single(profile, point)
     engine = engine_from_profile(profile, point.batch, profile.workload.longest_tokens)
     found = replay_plan(
@@ -127,7 +127,7 @@ def _single(profile: Profile, point: OperatingPoint) -> Plan:
 
 
 def fleet_case(path: Path, given: argparse.Namespace) -> Case | None:
-    """The plan of a fleet file; None where it describes this host, or nothing fits."""
+    """The plan of a fleet file; None without devices or models in it, or if nothing fits."""
     fleet = load_fleet(path)
     if not fleet.devices or not fleet.models:
         print(f"{path}: left out, it names no devices or no models")
@@ -151,14 +151,14 @@ def _objective(fleet: Fleet) -> Objective:
 
 
 def architecture_of(fleet: Fleet, spec: ModelSpec) -> Architecture | None:
-    """Numbers of the file, else of the catalog."""
+    """The architecture from the file, or else from the catalog."""
     entry = entry_of(spec.source)
     known = entry.architecture if entry is not None else None
     return fleet.architectures.get(spec.name) or known
 
 
 def measured_case(profiles: Sequence[Profile], given: argparse.Namespace) -> Case | None:
-    """A plan of the shipped profiles on the CPU they were measured on, for the most goodput."""
+    """A plan of the shipped profiles on the CPU of their measurement, for the most goodput."""
     usable = [p for p in profiles if p.size.mode is SharingMode.CORES and p.size.cores == 1]
     if not usable:
         return None
@@ -214,7 +214,7 @@ def _cpu(hardware: str, cores: int) -> Device:
 
 
 def instance_cases(given: argparse.Namespace) -> Iterator[Case]:
-    """The planner's benchmark plans; an engine is what its candidate says."""
+    """The planner's benchmark plans, with engines made from their candidates."""
 
     def engine_of(placement: Placement) -> EngineModel:
         return engine_from_candidate(placement.candidate, INSTANCE_WORKLOAD)
@@ -236,8 +236,8 @@ def instance_cases(given: argparse.Namespace) -> Iterator[Case]:
                     engine_of,
                     options,
                     INSTANCES,
-                    # Their engines are made of the very figures that full load would compare,
-                    # and all state the same latencies.
+                    # Their engines are made from the very figures that full load would compare,
+                    # and all instances state the same latencies.
                     (Load.DEMAND,),
                     (Figure.SERVED,),
                 )

@@ -1,12 +1,12 @@
-"""The trial search on a real engine, beside a dense reference on the same started engine.
+"""Compares the trial search on a real engine with a dense reference on the same started engine.
 
     python -m bench.search_real MODEL... [--cores 1] [--max-batch 64] [--searches 2]
         [--prompt-tokens 160] [--output-tokens 16] [--min-window 10] [--max-window 60]
 
-Reference: every batch in steps of at most 1.25x, one pass up, one down, with the profiler's own
-window rule; then a fresh window at its best batch. Our search runs between and after the passes
-(up, ours, down, ours), so that a drift of the machine reaches both sides. The figures and all
-visits are written as JSON. MODEL is a catalog name, a Hugging Face id or a folder.
+The reference measures every batch in steps of at most 1.25x, one pass up, one down, with the
+profiler's own window rule, and then a fresh window at its best batch. Our search runs between and
+after the passes (up, ours, down, ours), so that a drift of the machine reaches both sides. Figures
+and all visits are written as JSON. MODEL is a catalog name, a Hugging Face id or a folder.
 """
 
 import argparse
@@ -58,7 +58,7 @@ WARM_UP_TRIALS: Final = 2
 
 @dataclasses.dataclass(frozen=True)
 class Stand:
-    """One started engine and how it is measured."""
+    """One started engine, and the load and limits of its measurements."""
 
     bench: Bench
     engine: Running
@@ -67,7 +67,7 @@ class Stand:
     half_width_share: float
 
     async def trial(self, proposal: NextTrial, label: str) -> Visit:
-        """One trial, as the profiler makes it."""
+        """Run one trial in the same way as the profiler."""
         await self.bench.until_idle(self.engine)
         trial = await self.bench.while_alive(
             self.engine,
@@ -121,7 +121,7 @@ async def pass_down(stand: Stand, up: Sequence[Visit]) -> list[Visit]:
 
 
 async def search(stand: Stand) -> list[Visit]:
-    """Our search, to its end."""
+    """Run our search to its end."""
     visits: list[Visit] = []
     while True:
         elapsed = math.fsum(v.seconds for v in visits)
@@ -132,7 +132,7 @@ async def search(stand: Stand) -> list[Visit]:
 
 
 async def measure(stand: Stand, searches: int) -> Measured:
-    """Both sides on one engine, alternating."""
+    """Measure both sides on one engine, alternating."""
     for _ in range(WARM_UP_TRIALS):
         await stand.trial(warm_up(stand.limits.min_window_seconds), "warm-up")
     ours = []
@@ -147,7 +147,7 @@ async def measure(stand: Stand, searches: int) -> Measured:
 
 
 def rate_by(visits: Sequence[Visit], batch: int) -> float:
-    """Throughput at a batch as these visits have it, interpolated in log batch."""
+    """Throughput at a batch by these visits, interpolated in log batch."""
     rates = curve(visits)
     below = max((r for r in rates if r.batch <= batch), key=lambda r: r.batch, default=rates[0])
     above = min((r for r in rates if r.batch >= batch), key=lambda r: r.batch, default=rates[-1])
@@ -158,7 +158,7 @@ def rate_by(visits: Sequence[Visit], batch: int) -> float:
 
 
 def figures(found: Measured) -> dict[str, Any]:
-    """What the search is judged by, and how far the reference's passes differ."""
+    """The figures that judge the search, and the difference of the reference's passes."""
     reference = [*found.up, *found.down]
     seconds = math.fsum(v.seconds for v in reference)
     whole = read([*reference, found.fresh], TOLERANCE)
@@ -235,7 +235,7 @@ def _knee(reading: dict[str, Any]) -> str:
 def request_for(
     resolved: ResolvedModel, settings: Settings, given: argparse.Namespace
 ) -> ProfileRequest:
-    """The request the profiler would have for this."""
+    """The request that the profiler would get for this model."""
     device = cpu_of(settings)
     if given.cores > len(device.cores):
         raise SystemExit(f"--cores {given.cores}: this host has {len(device.cores)} for engines")
@@ -253,7 +253,7 @@ def request_for(
 async def run_model(
     resolved: ResolvedModel, settings: Settings, given: argparse.Namespace
 ) -> dict[str, Any]:
-    """Both sides on one engine start."""
+    """Run both sides on one start of an engine."""
     request = request_for(resolved, settings, given)
     planned = plan_launch(request, f"search-{time.time_ns():x}")
     bench = bench_of(settings, request.device)
@@ -286,9 +286,9 @@ async def run_model(
 
 
 async def run(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """All models, one engine start each."""
+    """Run all models, with one engine start for each."""
     settings = settings_of(given)
-    # Settled before an engine is started: a measurement of minutes must not end without a file.
+    # The folder is made before an engine starts: a long measurement must not end without a file.
     given.output.parent.mkdir(parents=True, exist_ok=True)
     models = await models_of(settings, given, [(name, given.weights) for name in given.models])
     results = []
@@ -299,7 +299,7 @@ async def run(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Command line."""
+    """Run the command line."""
     parser = options_parser(__doc__ or "", rounds=1, seconds=10.0)
     parser.set_defaults(prompt_tokens=160, output_tokens=16)
     parser.add_argument("models", nargs="+", metavar="MODEL")

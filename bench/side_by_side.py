@@ -1,4 +1,4 @@
-"""What the sharing benchmarks have in common: options, models on disk, a bench for engines."""
+"""Holds the common parts of the sharing benchmarks: options, models on disk, a bench of engines."""
 
 import argparse
 import asyncio
@@ -24,7 +24,7 @@ from partitiond.settings import Settings, load_settings
 
 
 def options_parser(description: str, *, rounds: int, seconds: float) -> argparse.ArgumentParser:
-    """What every one of them can be told."""
+    """The options that all sharing benchmarks have."""
     parser = argparse.ArgumentParser(description=description.split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=rounds, help="windows of each side")
     parser.add_argument("--seconds", type=float, default=seconds, help="shortest window")
@@ -43,12 +43,12 @@ def settings_of(given: argparse.Namespace) -> Settings:
 
 
 def window_plan(given: argparse.Namespace) -> WindowPlan:
-    """Windows as given."""
+    """The windows by the given options."""
     return WindowPlan(rounds=given.rounds, seconds=given.seconds)
 
 
 def cpu_of(settings: Settings) -> Device:
-    """The CPU device of this host; there is none where it is switched off."""
+    """The CPU device of this host. Raises StopIteration if the CPU is switched off."""
     return next(d for d in host_devices(settings) if d.kind is DeviceKind.CPU)
 
 
@@ -61,7 +61,7 @@ def memory_of(device: Device) -> int:
 async def models_of(
     settings: Settings, given: argparse.Namespace, models: Sequence[tuple[str, str]]
 ) -> list[ResolvedModel]:
-    """Models on disk, by name or folder and "real" or "dummy"."""
+    """Models on disk, given as (name or folder, "real" or "dummy")."""
     resolver = Resolver(
         settings.models_dir,
         find_engine(settings).python,
@@ -77,7 +77,7 @@ async def models_of(
 
 
 def bench_of(settings: Settings, device: Device) -> Bench:
-    """Runs real engines below the state folder."""
+    """A bench that runs real engines below the state folder."""
     runner = ProcessEngineRunner(
         settings.run_dir,
         find_engine(settings),
@@ -96,15 +96,15 @@ def bench_of(settings: Settings, device: Device) -> Bench:
 
 
 def tell(progress: Progress) -> None:
-    """One line on standard error."""
+    """Print a line of progress on standard error."""
     share = f" [{progress.fraction:.0%}]" if progress.fraction is not None else ""
     print(f"{progress.phase}: {progress.message}{share}", file=sys.stderr, flush=True)
 
 
 async def begin() -> None:
-    """End the engines on SIGTERM, too: they outlive a process that is killed.
+    """Make SIGTERM stop the engines as well: they outlive a process that is killed.
 
-    Then a moment for what started before us to settle.
+    Then wait a moment, so that processes that have just started can settle.
     """
     task = asyncio.current_task()
     assert task is not None

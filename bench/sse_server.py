@@ -1,12 +1,12 @@
-"""A completions server of next to no cost of its own, for measuring clients.
+"""Serves completions at almost no cost of its own, for measuring clients.
 
     python -m bench.sse_server [--core 1] [--step-seconds 0.01]
 
-Prints its port and serves until its standard input closes. Every request for n tokens is answered
-with n events in the shape vLLM sends, rendered once and written one by one, so that the client
-gets one wake-up per chunk as it would from an engine. With a step, all streams advance together
-once per step, as a batching engine's do; with `--step-seconds 0` they go as fast as the client
-reads.
+The server prints its port and serves until its standard input closes. It answers every request for
+n tokens with n events in the shape vLLM sends, rendered once and written one by one, so that the
+client gets one wake-up per chunk as from an engine. With a step, all streams advance together once
+per step, like those of a batching engine; with `--step-seconds 0` they advance as fast as the
+client reads.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
 _MAX_TOKENS = re.compile(rb'"(?:max_tokens|max_completion_tokens)"\s*:\s*(\d+)')
 _CONTINUOUS = re.compile(rb'"continuous_usage_stats"\s*:\s*true')
 BURST = 16
-"""Events per turn of an unpaced stream; the loop then serves the other streams."""
+"""Events per turn of an unpaced stream, before the loop serves the other streams."""
 
 
 def event(sent: int, *, last: bool, usage: bool) -> bytes:
@@ -114,7 +114,7 @@ class Stream(asyncio.Protocol):
             self.burst()
 
     def _plain(self, head: bytes) -> None:
-        """GET requests of a client's readiness check."""
+        """Answer the GET requests of a client's readiness check."""
         self._data = b""
         body = b'{"object":"list","data":[{"id":"fake","object":"model"}]}' if head else b""
         self._transport.write(
@@ -123,7 +123,7 @@ class Stream(asyncio.Protocol):
         )
 
     def advance(self) -> bool:
-        """Send one event; True when the answer has ended."""
+        """Send one event; return True if the answer has ended."""
         self.sent += 1
         self._transport.write(self._server.rendered.event(self.sent, self.total, usage=self.usage))
         if self.sent < self.total:

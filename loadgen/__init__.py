@@ -1,11 +1,11 @@
-"""Load generator: an instrument for any OpenAI-compatible server.
+"""Generates load for any OpenAI-compatible server and measures its latency and throughput.
 
-It imports nothing of partitiond, and nothing beyond the standard library but uvloop where that is
-installed. Two loops: `closed_loop` holds a number of requests in flight and measures one steady
-window; `open_loop` (and `open_streams`, for several workloads with arrivals of their own) sends
-requests when they are due and charges every wait to the server. Both return records of each
-request, latencies by the field's definitions, throughput with a 95 % interval, and what the
-instrument saw of itself; `saturation` says when that forbids to trust the figures.
+The package imports nothing of partitiond, and nothing beyond the standard library but uvloop where
+uvloop is installed. It has two loops: `closed_loop` holds a number of requests in flight and
+measures one steady window; `open_loop` (and `open_streams`, for several workloads with arrivals of
+their own) sends requests when they are due and charges every wait to the server. Both return a
+record of each request, latencies by the field's definitions, throughput with a 95 % interval, and
+the load generator's readings of itself; `saturation` says when these make the figures unreliable.
 """
 
 from loadgen import lengths

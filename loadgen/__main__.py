@@ -1,4 +1,4 @@
-"""`python -m loadgen`."""
+"""Runs the command line as `python -m loadgen`."""
 
 import sys
 

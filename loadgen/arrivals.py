@@ -1,4 +1,4 @@
-"""When requests arrive in an open loop: offsets from the start, in seconds, growing."""
+"""Generates the arrivals of an open loop: growing offsets from the start, in seconds."""
 
 import itertools
 import math
@@ -51,7 +51,7 @@ def gamma(req_per_s: float, burstiness: float, seed: int = 0) -> Iterator[float]
 def ramp(
     from_req_per_s: float, to_req_per_s: float, seconds: float, seed: int = 0
 ) -> Iterator[float]:
-    """Poisson arrivals whose rate changes evenly from one to the other, and then stays.
+    """Poisson arrivals whose rate changes linearly from one rate to the other, and then stays.
 
     Unit-rate arrivals are mapped through the inverse of the expected count
     a t + (b - a) t^2 / (2 T), which gives a Poisson process of exactly that rate (Cinlar, 1975).
@@ -60,7 +60,7 @@ def ramp(
         from_req_per_s: rate at the start; may be 0.
         to_req_per_s: rate from `seconds` on; may be 0, and then arrivals end there.
         seconds: how long the change takes.
-        seed: of the gaps.
+        seed: seed of the random gaps.
 
     Raises:
         ValueError: a rate is below 0, both are 0, or the time is not above 0.
@@ -71,7 +71,7 @@ def ramp(
     if not 0 < seconds < math.inf:
         raise ValueError(f"a ramp must last longer than 0 s, got {seconds!r}")
     generator = random.Random(seed)  # noqa: S311 - not for secrets
-    # Rounding can put an arrival a hair before the one it follows.
+    # Rounding can put an arrival slightly before the arrival that it follows.
     return itertools.accumulate(_ramp(low, high, seconds, generator), max)
 
 

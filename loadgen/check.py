@@ -1,5 +1,5 @@
-"""One request of one token for each model before a run: a wrong name fails at once, by its own
-message, and not as a run full of errors."""
+"""Sends each model a one-token request before a run, so that a wrong name fails at once with the
+server's own message, and not as a run full of errors."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -10,7 +10,7 @@ from loadgen.records import Outcome, Record
 from loadgen.workload import RequestFactory, Workload
 
 TRIAL_INDEX: Final = 1 << 40
-"""Far beyond any run's requests: the trial's prompt is in no prefix cache's way."""
+"""Far beyond the indices of any run, so that the trial's prompt warms no prefix cache for it."""
 
 
 async def check_target(
@@ -18,7 +18,7 @@ async def check_target(
 ) -> None:
     """Send the trial requests.
 
-    A server that refuses for now (429, 503) passes: that is for the run to measure.
+    A server that refuses for now (429, 503) passes the check: the run itself measures refusals.
 
     Raises:
         TargetError: a trial request failed; the message is the server's.

@@ -1,4 +1,4 @@
-"""A client for completions streams: a pool of kept-alive connections and one `send`."""
+"""Sends completions requests over a pool of kept-alive connections and records the answers."""
 
 import asyncio
 from collections.abc import Callable
@@ -64,7 +64,7 @@ class Client:
         *,
         path: str = "",
     ) -> Record:
-        """Send one request and return its record once it has ended, however it ended.
+        """Send one request and return its record once the request has ended, however it ended.
 
         Failures are outcomes of the record, not exceptions. Cancelling the task drops the
         connection, marks the record `cancelled` and raises CancelledError.
@@ -103,7 +103,7 @@ class Client:
             except StaleConnectionError:
                 continue
             except BaseException:
-                # Whatever interrupts an exchange leaves its connection in an unknown state.
+                # An interrupted exchange leaves its connection in an unknown state.
                 connection.abort()
                 raise
             if connection.alive:

@@ -1,7 +1,7 @@
-"""Closed loop: a constant number of requests in flight, measured in steady state.
+"""Holds a constant number of requests in flight and measures them in steady state.
 
-Slot i's first request asks for ceil(O (i + 1) / b) output tokens, O being its own drawn length,
-so that the slots do not finish in waves. The window opens when every slot has finished one
+The first request of slot i asks for ceil(O (i + 1) / b) output tokens, where O is its own drawn
+length, so that the slots do not finish in waves. The window opens when every slot has finished one
 request and closes by a `WindowRule`; it never contains ramp or drain.
 """
 
@@ -24,22 +24,22 @@ from loadgen.window import WindowRule, WindowState
 from loadgen.workload import Request, Workload
 
 CHECK_SECONDS: Final = 0.25
-"""How often the loop reports and asks whether the window may close; well under a millisecond."""
+"""Time between progress reports and window checks; one check takes well under a millisecond."""
 SILENT_SECONDS: Final = 0.5
-"""A window does not close in a longer silence where the caller says when a server has hung. Between
-slow steps it closes soon after one, and its border is moved to a step anyway."""
+"""If the caller sets `stall_seconds`, no window closes during a silence longer than this. With
+slow steps the window closes soon after a step, and its border is moved to a step anyway."""
 MAX_BACKOFF_SECONDS: Final = 2.0
 RECENT: Final = 200
-"""Requests whose latencies a progress line speaks of."""
+"""Number of newest requests whose latencies a progress line reports."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LiveState:
-    """What a progress callback is told. `throughput` is None while the loop ramps up.
+    """The state passed to a progress callback. `throughput` is None while the loop ramps up.
 
     Attributes:
-        cpu_share: of the instrument's own thread, since the last call.
-        ttft_p95: of the newest requests, in seconds; None before there were any.
+        cpu_share: CPU share of the instrument's own thread since the last call.
+        ttft_p95: p95 of the newest requests, in seconds; None before any request succeeded.
     """
 
     phase: str
@@ -55,13 +55,13 @@ class ClosedLoopResult:
     """One closed-loop window.
 
     Attributes:
-        records: every request, those of the ramp and those cut off at the end included.
+        records: all requests, including those of the ramp and those cut off at the end.
         opened, closed: the window's borders on the records' clock.
         ramp_seconds: from the first request to the window's opening.
-        wide: it closed at its time limit with a wider interval than wanted.
+        wide: the window closed at its time limit with a wider interval than wanted.
         samples: latencies that became known inside the window.
-        cpu_share: CPU time of the thread that ran the loop by the window's length.
-        instrument: the same and more of what the instrument saw of itself.
+        cpu_share: CPU time of the thread that ran the loop, divided by the window's length.
+        instrument: the instrument's readings of itself, `cpu_share` included.
     """
 
     concurrency: int
@@ -81,7 +81,7 @@ class ClosedLoopResult:
         return self.closed - self.opened
 
     def ended(self, outcome: Outcome) -> int:
-        """Requests that ended so inside the window."""
+        """Number of requests that ended with this outcome inside the window."""
         return sum(
             r.outcome is outcome and r.end is not None and self.opened <= r.end < self.closed
             for r in self.records
@@ -115,8 +115,8 @@ async def closed_loop(
         concurrency: requests in flight, b.
         window: when the window may close.
         api_key: bearer key, or empty.
-        timeout_seconds: of one request.
-        stall_seconds: give up once no request got a token for so long.
+        timeout_seconds: time limit of one request.
+        stall_seconds: give up once no request got a token for this long.
         progress: called a few times a second.
         on_opened: called once, when the window opens.
 
@@ -173,7 +173,7 @@ class _Loop:
                 for task in tasks:
                     task.cancel()
         except BaseExceptionGroup as errors:
-            # The slots raise nothing but LoadAbortedError; one of them speaks for all.
+            # The slots raise nothing but LoadAbortedError; the first error stands for all.
             raise errors.exceptions[0] from None
         reading = self._watch.reading()
         return ClosedLoopResult(
@@ -224,8 +224,8 @@ class _Loop:
         return now() - max(since, self._timeline.last)
 
     def _may_be_stalled(self, opened: float) -> bool:
-        """Whether the server must first show that it goes on: a window that closed on a server
-        that has hung would call it slow."""
+        """Whether the server may have hung, so that the window has to stay open: a window that
+        closed now would report a hung server as a slow one."""
         return math.isfinite(self._stall_seconds) and self._silence(opened) > SILENT_SECONDS
 
     def _require_tokens(self, since: float) -> None:
@@ -237,7 +237,7 @@ class _Loop:
             )
 
     def _mean_e2el(self) -> float | None:
-        """Of the newest full-length requests: those of the ramp stand in until others end."""
+        """Mean of the newest full-length requests; those of the ramp count until others end."""
         newest = self._full_e2el[-4 * self._concurrency :]
         return math.fsum(newest) / len(newest) if newest else None
 

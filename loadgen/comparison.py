@@ -1,4 +1,4 @@
-"""Several reports as one table of text."""
+"""Renders several reports as one table of text."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ _WIDTH = 26
 
 
 def side_by_side(reports: Sequence[tuple[str, Report]]) -> str:
-    """A column for each run; with two, also the ratio of the second to the first."""
+    """A column for each run; for two runs also the ratio of the second to the first."""
     pair = len(reports) == 2
     labels = [label[: _WIDTH - 2] for label, _ in reports] + (["ratio"] if pair else [])
     lines = [f"{'':22}" + "".join(f"{label:>{_WIDTH}}" for label in labels)]

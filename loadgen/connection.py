@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection as an asyncio protocol, kept alive from request to request."""
+"""Implements an HTTP/1.1 connection as an asyncio protocol, kept alive between requests."""
 
 import asyncio
 import socket
@@ -41,7 +41,7 @@ class Connection(asyncio.Protocol):
     async def request(
         self, raw: bytes, record: Record, on_tokens: Callable[[float, int], None] | None
     ) -> None:
-        """Send the bytes and return when the answer has ended; the record says how.
+        """Send the bytes and return when the answer has ended; the record says how it ended.
 
         Raises:
             StaleConnectionError: a reused connection turned out to be closed.
@@ -76,12 +76,12 @@ class Connection(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
-        """Parse; bytes outside a request mean the server is confused."""
+        """Parse the bytes; drop the connection if they come outside a request."""
         if self._finished is None or self._finished.done():
             self.abort()
             return
         self._heard = True
-        # One reading of the clock for all that came together: none of it came earlier.
+        # The clock is read once for all bytes that came together: none of them came earlier.
         at = now()
         if self._is_stream and self._answer.between_chunks:
             assert self._reader is not None
@@ -105,11 +105,11 @@ class Connection(asyncio.Protocol):
             self._end_answer()
 
     def eof_received(self) -> bool:
-        """Close with the server."""
+        """Close the connection when the server closes it."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the request in flight: stale, cut off, or complete without a length."""
+        """End the request in flight as stale, as cut off, or as complete without a length."""
         self.alive = False
         if self._finished is None or self._finished.done():
             return
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(target: Target) -> Connection:
-    """Open one connection. Raises OSError when nobody answers."""
+    """Open one connection. Raises OSError if the target does not answer."""
     loop = asyncio.get_running_loop()
     if target.socket_path:
         _, connection = await loop.create_unix_connection(Connection, target.socket_path)

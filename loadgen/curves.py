@@ -1,4 +1,4 @@
-"""What a report plots, computed from records: rates and counts over time, distributions."""
+"""Computes the curves of a report from records: rates and counts over time, distributions."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ _CDF_SHARES: Final = (
 
 
 def span(records: Iterable[Record]) -> tuple[float, float] | None:
-    """From the first request's start to the last end; None without a sent request."""
+    """Start of the first request and end of the last one; None if no request was sent."""
     starts = [r.start for r in records if r.start is not None]
     ends = [r.end if r.end is not None else r.start for r in records]
     known = [end for end in ends if end is not None]
@@ -34,7 +34,7 @@ def tokens_over_time(records: Sequence[Record], opened: float) -> list[Point]:
     counts = [0] * max(1, math.floor((high - low) / width))
     for record in records:
         for at, tokens in zip(record.chunk_times, record.chunk_tokens, strict=True):
-            # The rest beyond the last whole part is left out: its rate would be of a part.
+            # The remainder after the last whole part is left out: it is shorter than a part.
             index = int((at - low) / width)
             if index < len(counts):
                 counts[index] += tokens

@@ -1,4 +1,4 @@
-"""What can go wrong with a run (not with a request: that is an outcome)."""
+"""Defines the errors of a run; the failure of a single request is an outcome, not an error."""
 
 
 class LoadgenError(Exception):
@@ -6,7 +6,7 @@ class LoadgenError(Exception):
 
 
 class TargetError(LoadgenError):
-    """The address is not one."""
+    """The target's address is invalid, or a trial request to the target failed."""
 
 
 class InputError(LoadgenError):

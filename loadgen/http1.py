@@ -1,13 +1,13 @@
-"""HTTP/1.1 answers, read with the standard library alone and few steps per chunk.
+"""Reads HTTP/1.1 answers with the standard library alone and few steps per chunk.
 
-Handles what servers of completions send: a body in chunks, of a stated length, or up to the end
-of the connection; chunk extensions, trailers and interim (1xx) answers are skipped.
+The reader handles what completions servers send: a body in chunks, of a stated length, or up to
+the end of the connection. It skips chunk extensions, trailers and interim (1xx) answers.
 """
 
 from typing import Final
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Far above any head a server sends; a peer that speaks something else is noticed."""
+"""Far above any head that a server sends: only a peer with another protocol exceeds it."""
 MAX_CHUNK_BYTES: Final = 1 << 26
 _NO_BODY: Final = frozenset({204, 304})
 
@@ -42,10 +42,10 @@ class AnswerReader:
         return self._chunked and not self._rest and not self._in_trailers
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take bytes; returns the body's bytes in them.
+        """Take bytes and return the bytes of the body among them.
 
         Raises:
-            HttpError: they are not an HTTP/1.1 answer.
+            HttpError: the bytes are not an HTTP/1.1 answer.
         """
         if self._rest:
             data, self._rest = self._rest + data, b""
@@ -58,7 +58,7 @@ class AnswerReader:
         return self._plain(data)
 
     def end_of_stream(self) -> bool:
-        """The connection ended; True when that is how this answer ends."""
+        """Note that the connection ended; return whether the answer is complete now."""
         if self.status and not self._chunked and self._left is None:
             self.complete, self.keep_alive = True, False
         return self.complete
@@ -91,7 +91,7 @@ class AnswerReader:
                 raise HttpError(f"a chunk of {end - start} bytes")
             pieces.append(data[start:end])
             position = end + 2
-        # An incomplete chunk waits for its rest: an event is small, and half of one says nothing.
+        # An incomplete chunk waits for its rest: an event is small, and half an event is useless.
         self._rest = data[position:]
         return pieces
 
@@ -104,7 +104,7 @@ class AnswerReader:
         return [taken] if taken else []
 
     def _head(self, data: bytes) -> bytes:
-        """Read the head when it is whole; returns what follows it."""
+        """Read the head once it is complete; return the bytes that follow it."""
         head, found, rest = data.partition(b"\r\n\r\n")
         if not found:
             if len(data) > MAX_HEAD_BYTES or not b"HTTP/1.".startswith(data[:7]):

@@ -1,8 +1,8 @@
-"""The instrument watches itself: a saturated client measures its own queue, not the server.
+"""Watches the instrument itself: a saturated client measures its own queue, not the server.
 
-Three signs are read: the CPU time of the thread that runs the event loop, how late sends were
-started, and how late the event loop woke a task that only sleeps. What arrives during a stall is
-stamped after it, so stalls go straight into every latency.
+The watch reads three signs: the CPU time of the thread that runs the event loop, how late sends
+were started, and how late the event loop woke a task that only sleeps. Bytes that arrive during a
+stall are time-stamped after it, so stalls add directly to every latency.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from loadgen.statistics import percentile
 PROBE_SECONDS: Final = 0.02
 """Fifty wake-ups a second: under 0.2 % of a core, and enough for a p99 after two seconds."""
 MIN_PROBES: Final = 50
-"""Below this the p99 is the maximum of a handful, and one hiccup of the host condemns a run."""
+"""With fewer probes the p99 is the maximum of a handful, and one hiccup of the host fails a run."""
 MAX_CPU_SHARE: Final = 0.85
-"""Queueing at the instrument grows without bound towards a full core; at 85 % of one the mean
+"""Queueing at the instrument grows without bound towards a full core; at 85 % of a core the mean
 wait is already several times the work for one chunk."""
 MAX_LATE_SECONDS: Final = 0.025
 """A few scheduler slices of a busy host; small beside the TTFT of any engine under load."""
@@ -28,14 +28,14 @@ MAX_LATE_SECONDS: Final = 0.025
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reading:
-    """What the instrument saw of itself during a window.
+    """The instrument's readings of itself during a window.
 
     Attributes:
-        cpu_share: CPU time of the event loop's thread by the window's length.
+        cpu_share: CPU time of the event loop's thread, divided by the window's length.
         lag_seconds_p99: how late sends were started; 0 in a closed loop, which has no schedule.
-        lags: sends it is of.
+        lags: number of sends behind `lag_seconds_p99`.
         stall_seconds_p99, worst_stall_seconds: how late the event loop woke.
-        probes: wake-ups they are of.
+        probes: number of wake-ups behind these two.
     """
 
     cpu_share: float = 0.0
@@ -50,7 +50,7 @@ NO_READING: Final = Reading()
 
 
 def saturation(reading: Reading, max_late_seconds: float = MAX_LATE_SECONDS) -> tuple[str, ...]:
-    """Why figures taken with this reading cannot be trusted; empty if they can."""
+    """Reasons why figures taken with this reading are unreliable; empty if they are reliable."""
     reasons = []
     if reading.cpu_share > MAX_CPU_SHARE:
         reasons.append(
@@ -89,12 +89,12 @@ class Watch:
                 self._delays.append(max(0.0, now() - due))
 
     def open(self) -> None:
-        """The window begins; call it on the event loop's thread, as all methods."""
+        """Begin the window. Call this and every other method on the event loop's thread."""
         self._opened, self._cpu, self._closed = now(), time.thread_time(), None
         del self._delays[:]
 
     def close(self) -> None:
-        """The window ends."""
+        """End the window."""
         self._closed = (now(), time.thread_time())
 
     def recent_cpu_share(self) -> float:
@@ -104,7 +104,7 @@ class Watch:
         return (cpu - before[1]) / max(1e-9, at - before[0])
 
     def reading(self, lags: Sequence[float] = ()) -> Reading:
-        """What was seen in the window, with how late each send was started."""
+        """The window's reading; `lags` says how late each send was started."""
         at, cpu = self._closed or (now(), time.thread_time())
         delays = sorted(self._delays)
         return Reading(

@@ -1,14 +1,14 @@
-"""95 % intervals of what a run measured, or None where there are too few values to tell.
+"""Computes 95 % intervals of a run's figures; None if there are too few values.
 
-Values of one run are not independent: an engine's slow second touches every request in it. All
-intervals therefore rest on batch means: the run is cut into consecutive parts, and how the parts
-scatter says how sure their mean is. Parts that follow a slow change of the engine still resemble
-their neighbours; the correlation that is left between them is estimated and its effect on the mean
-added (that of a first-order autoregressive series, as in Alexopoulos, Steiger et al., ASAP3,
-ACM TOMACS 15, 2005, with the small-sample bias of the estimate taken back, Marriott and Pope 1954).
-`python -m bench.bench_intervals` states how often the intervals hold the truth: about as often as
-they say for throughput, TTFT, ITL and E2EL while neighbouring parts are not much alike; less often
-for TPOT in windows of a few requests' length, for each TPOT averages over several parts.
+Values of one run are not independent: an engine's slow second affects every request in it. All
+intervals therefore rest on batch means: the run is cut into consecutive parts, and the scatter of
+the parts gives the uncertainty of their mean. Parts that follow a slow change of the engine still
+resemble their neighbours: the correlation left between neighbours is estimated and its effect on
+the mean added (that of a first-order autoregressive series, as in Alexopoulos, Steiger et al.,
+ASAP3, ACM TOMACS 15, 2005, with the estimate's small-sample bias corrected, Marriott and Pope
+1954). `python -m bench.bench_intervals` states how often the intervals hold the truth: about as
+often as claimed for throughput, TTFT, ITL and E2EL while neighbouring parts are not much alike;
+less often for TPOT in windows of a few requests' length: each TPOT averages over several parts.
 """
 
 import itertools
@@ -19,13 +19,13 @@ from typing import Final
 Interval = tuple[float, float]
 
 BATCHES: Final = 20
-"""Parts for batch means: enough to estimate their scatter and how neighbours hang together, few
-enough that each spans several engine steps."""
+"""Parts for batch means: enough to estimate their scatter and the correlation of neighbours, few
+enough that each part spans several engine steps."""
 FEWER_BATCHES: Final = 10
-"""Where there are too few values for `BATCHES`."""
+"""Number of parts if there are too few values for `BATCHES`."""
 MIN_PER_BATCH: Final = 2
 _LARGEST_CORRELATION: Final = 0.8
-"""Of neighbouring parts. More cannot be told from twenty of them; it triples the half-width."""
+"""Limit for neighbouring parts: twenty parts cannot show more. It triples the half-width."""
 _TAIL: Final = 0.025
 _EXACT_UP_TO: Final = 20_000
 """Values up to which the binomial's tail is summed; beyond it the normal tail is as good."""
@@ -59,7 +59,7 @@ def ratio_half_width(totals: Sequence[float], sizes: Sequence[float]) -> float:
 
     Args:
         totals: what each part holds: tokens, or seconds of latency.
-        sizes: what each part is measured by: its length, or its number of values.
+        sizes: the size of each part: its length, or its number of values.
     """
     count = len(totals)
     if count < 3:
@@ -87,7 +87,7 @@ def batches_of(values: Sequence[float]) -> tuple[list[float], list[int]]:
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Of the mean of values in the order they became known; None below 20 values."""
+    """95 % interval of the mean of values in the order they became known; None below 20 values."""
     if len(values) < FEWER_BATCHES * MIN_PER_BATCH:
         return None
     mean = math.fsum(values) / len(values)
@@ -98,11 +98,11 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
 def percentile_interval(
     values: Sequence[float], ordered: Sequence[float], share: float, at: float
 ) -> Interval | None:
-    """Of a percentile; None where the values cannot bound it on both sides.
+    """95 % interval of a percentile; None if the values cannot bound it on both sides.
 
-    Order statistics, with the number of values that would be as informative if they were
-    independent: by the batch means of "is this value at most the percentile?", never more than
-    there are.
+    The borders are order statistics. Their ranks follow from the number of independent values that
+    would be as informative; the batch means of "is this value at most the percentile?" give this
+    number, which is at most the number of values.
 
     Args:
         values: in the order they became known.
@@ -122,11 +122,11 @@ def percentile_interval(
 
 
 def order_statistic_ranks(count: int, share: float) -> tuple[int, int] | None:
-    """Ranks l < u (from 1) with P(X_l <= percentile <= X_u) >= 95 %, whatever the distribution.
+    """Ranks l < u (from 1) with P(X_l <= percentile <= X_u) >= 95 % for every distribution.
 
     The number B of values at or below the percentile is binomial: X_l lies above it when B < l,
     X_u below it when B >= u; each tail holds at most 2.5 % (David and Nagaraja, Order Statistics,
-    section 7.1). None where even the smallest or the largest value is not far enough out.
+    section 7.1). None if even the smallest or the largest value is not far enough out.
     """
     lower = _largest_below(count, share)
     upper = count + 1 - _largest_below(count, 1 - share)
@@ -134,7 +134,7 @@ def order_statistic_ranks(count: int, share: float) -> tuple[int, int] | None:
 
 
 def _largest_below(count: int, share: float) -> int:
-    """Largest l with P(Binomial(count, share) < l) <= 2.5 %; 0 where there is none."""
+    """Largest l with P(Binomial(count, share) < l) <= 2.5 %; 0 if there is none."""
     if count > _EXACT_UP_TO:
         spread = math.sqrt(count * share * (1 - share))
         return max(0, math.floor(count * share - 1.96 * spread))
@@ -150,7 +150,7 @@ def _largest_below(count: int, share: float) -> int:
 
 
 def _inflation(values: Sequence[float], share: float, at: float) -> float:
-    """How many of these values tell as much as one independent value; at least 1."""
+    """Number of these values that are as informative as one independent value; at least 1."""
     below = [1.0 if value <= at else 0.0 for value in values]
     found = ratio_half_width(*batches_of(below)) / t95(len(values))
     return max(1.0, found**2 / (share * (1 - share) / len(values)))

@@ -1,9 +1,9 @@
-"""How long requests are: prompt and output lengths in tokens, drawn the same for the same seed.
+"""Draws the prompt and output lengths of requests in tokens, the same for the same seed.
 
-A distribution is a finite list, each entry equally likely, so that its means and its longest
-request are exact and whoever predicts a load can compute from the very lengths that are sent.
-Draws are independent from request to request: lengths dealt out evenly would make an engine's
-KV use steadier than traffic does.
+A distribution is a finite list of equally likely entries. Its means and its longest request are
+therefore exact, and a load can be predicted from the very lengths that are sent. Draws are
+independent from request to request: lengths dealt out evenly would make an engine's KV use
+steadier than real traffic does.
 """
 
 import dataclasses
@@ -15,21 +15,21 @@ from statistics import NormalDist
 from typing import Final
 
 QUANTILES: Final = 1000
-"""Equally likely lengths that stand for a lognormal."""
+"""Number of equally likely lengths that stand for a lognormal."""
 _LARGEST_SIGMA: Final = 50.0
-"""Beyond it the last value of a list is all of it."""
+"""Beyond it the last value of a list is nearly the whole sum of the list."""
 _MASK: Final = (1 << 64) - 1
 
 
 class Drawn(enum.StrEnum):
-    """Which entries of the two lists make a request."""
+    """The ways to combine entries of the two lists into requests."""
 
     TOGETHER = "together"
     """One random position for both: lengths stay correlated as they were recorded."""
     INDEPENDENT = "independent"
     """One random position for each."""
     IN_ORDER = "in order"
-    """Request n gets entry n, from the start again after the last: a replayed trace."""
+    """Request n gets entry n, and the list starts again after its end: a replayed trace."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class Lengths:
 
     Attributes:
         prompts, outputs: in tokens; of equal length unless drawn independently.
-        drawn: how a request's lengths are taken from them.
-        blocks: of a trace with shared prefixes: for each entry, the identities of the prompt's
-            blocks of `block_tokens`; prompts with equal leading identities share that prefix.
-        description: for reports.
+        drawn: how a request's lengths are taken from the two lists.
+        blocks: for a trace with shared prefixes: the identities of the prompt's blocks of
+            `block_tokens`, for each entry; prompts with equal leading identities share that prefix.
+        description: text for reports.
 
     Raises:
         ValueError: a list is empty, a length is below 1, or the lists do not match.
@@ -113,7 +113,7 @@ class Lengths:
 
 
 def fixed(prompt_tokens: int, output_tokens: int) -> Lengths:
-    """Every request alike."""
+    """Lengths that are the same for every request."""
     return Lengths((prompt_tokens,), (output_tokens,))
 
 
@@ -163,8 +163,8 @@ def lognormal_list(
 ) -> tuple[int, ...]:
     """Equally likely lengths that stand for a lognormal, ascending, at least 1 each.
 
-    The midpoints of `count` equally likely parts, with the mean and the variation asked for up to
-    rounding and to `longest`; a list varies by less than sqrt(count - 1).
+    The lengths are midpoints of `count` equally likely parts, with the mean and variation asked
+    for, up to rounding and to `longest`; a list's variation is below sqrt(count - 1).
 
     Raises:
         ValueError: the mean is below 1 or the variation negative.
@@ -185,7 +185,7 @@ def _shape(variation: float, count: int) -> tuple[float, ...]:
     """The midpoints of `count` equally likely parts of a lognormal of this variation, mean 1.
 
     A list that ends at the midpoint of its last part varies less than the distribution it stands
-    for, so sigma is the one whose list has the wanted variation.
+    for; sigma is therefore chosen so that the list has the wanted variation.
     """
     normal = NormalDist()
     scores = [normal.inv_cdf((i + 0.5) / count) for i in range(count)]
@@ -205,7 +205,7 @@ def _scaled(shape: Sequence[float], mean: float) -> list[float]:
     """Values of this shape, none below 1, with this mean."""
     low, high = 0.0, mean
     if mean * shape[0] < 1:
-        # What is lifted to 1 is taken from the others.
+        # Values below 1 are lifted to 1; the other values shrink to keep the mean.
         while high - low > 1e-9 * mean:
             scale = (low + high) / 2
             if math.fsum(max(1.0, scale * value) for value in shape) < mean * len(shape):
@@ -217,7 +217,7 @@ def _scaled(shape: Sequence[float], mean: float) -> list[float]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Preset:
-    """Parameters of a lognormal preset and what they follow."""
+    """Parameters of a lognormal preset and the data that they follow."""
 
     prompt_tokens: int
     output_tokens: int
@@ -261,14 +261,14 @@ PRESETS: Final[Mapping[str, Preset]] = {
         "answer mathematics",
     ),
 }  # fmt: skip
-"""Shapes to begin with, not claims about anyone's traffic: replay a trace of your own."""
+"""Shapes to begin with, not claims about real traffic: replay a trace of your own for that."""
 
 
 def preset(name: str) -> Lengths:
     """Lengths of a preset.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: there is no preset of this name.
     """
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
@@ -285,7 +285,7 @@ def _variation(values: Sequence[float]) -> float:
 
 
 def _mixed(index: int, seed: int) -> int:
-    """64 well-mixed bits of two numbers (SplitMix64): a draw costs no generator's state."""
+    """64 well-mixed bits of two numbers (SplitMix64): a draw needs no generator state."""
     bits = (index * 0x9E3779B97F4A7C15 + seed * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) & _MASK
     bits = ((bits ^ bits >> 30) * 0xBF58476D1CE4E5B9) & _MASK
     bits = ((bits ^ bits >> 27) * 0x94D049BB133111EB) & _MASK

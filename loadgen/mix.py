@@ -1,4 +1,4 @@
-"""Several workloads in one run: shares of common arrivals, or streams with their own arrivals."""
+"""Combines several workloads in one run, by shares of common arrivals or as separate streams."""
 
 import dataclasses
 import heapq
@@ -22,7 +22,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mix:
-    """Each request belongs to one part, drawn by the shares; the same for the same seed.
+    """A mix of workloads: each request's part is drawn by the shares, the same for the same seed.
 
     Splitting Poisson arrivals at random gives independent Poisson arrivals of each part.
 
@@ -56,7 +56,7 @@ class Stream:
 
 
 class Source(Protocol):
-    """Where a loop gets its requests from."""
+    """Provides the requests of a loop."""
 
     @property
     def models(self) -> str:
@@ -91,7 +91,7 @@ class MixFactory:
         return self._factory(index).output_tokens(index)
 
     def _factory(self, index: int) -> RequestFactory:
-        # Apart from the seeds of the parts' own lengths, which may be equal to the mix's.
+        # The constant keeps these draws apart from the parts' own, whose seed may equal the mix's.
         drawn = uniform(index, self._mix.seed ^ 0x5EED_0F_A_3117) * self._bounds[-1]
         at = next((i for i, bound in enumerate(self._bounds) if drawn < bound), -1)
         return self._factories[at]

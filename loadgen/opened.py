@@ -1,4 +1,4 @@
-"""Open loop: requests are sent when they are due, whether or not earlier ones have ended.
+"""Runs an open loop: sends requests when they are due, whether or not earlier ones have ended.
 
 Latency counts from the scheduled arrival, so neither a slow server nor a late sender can hide
 the queue it causes (coordinated omission).
@@ -31,22 +31,22 @@ from loadgen.workload import Request, Workload
 
 PROGRESS_SECONDS: Final = 0.5
 PREPARED: Final = 32
-"""Bodies made ahead of their time, so that making one never delays its own sending."""
+"""Bodies made ahead of time, so that making a body never delays the sending of that body."""
 PREPARING_SECONDS: Final = 0.0005
-"""Longest work on bodies at a time; further ones wait for the next arrival."""
+"""Longest work on bodies at a time; further bodies are made after the next arrival."""
 RECENT: Final = 200
-"""Requests whose latencies a progress line speaks of."""
+"""Number of newest requests whose latencies a progress line reports."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OpenState:
-    """What a progress callback is told.
+    """The state passed to a progress callback.
 
     Attributes:
-        sent: arrivals so far, those still waiting at the client included.
-        cpu_share: of the instrument's own thread, since the last call.
-        ttft_p95: of the newest requests, in seconds; None before there were any.
-        output_tokens_per_s: since the last call.
+        sent: arrivals so far, including those still waiting at the client.
+        cpu_share: CPU share of the instrument's own thread since the last call.
+        ttft_p95: p95 of the newest requests, in seconds; None before any request had a token.
+        output_tokens_per_s: rate since the last call.
     """
 
     elapsed_seconds: float
@@ -65,14 +65,14 @@ class OpenLoopResult:
     """One open-loop run.
 
     Attributes:
-        records: every request, those of the warm-up and those sent after the window included.
+        records: all requests, including those of the warm-up and those sent after the window.
         opened, closed: the window's borders; requests *due* inside it are counted, wherever
             they end.
-        throughput: tokens received inside the window by its length.
+        throughput: tokens received inside the window, divided by its length.
         samples: latencies of the requests due inside the window.
-        cpu_share: CPU time of the loop's thread by the window's length.
-        lag_seconds_p99: how late requests were sent; it is inside their latencies.
-        instrument: the same and more of what the instrument saw of itself.
+        cpu_share: CPU time of the loop's thread, divided by the window's length.
+        lag_seconds_p99: how late requests were sent; the lag is part of their latencies.
+        instrument: the instrument's readings of itself, `cpu_share` included.
     """
 
     records: tuple[Record, ...]
@@ -99,11 +99,11 @@ class OpenLoopResult:
         )
 
     def count(self, outcome: Outcome) -> int:
-        """Arrivals of the window that ended so."""
+        """Number of the window's arrivals that ended with this outcome."""
         return sum(r.outcome is outcome for r in self.arrivals)
 
     def attainment(self, slo: Slo) -> float | None:
-        """Good requests by all arrivals of the window."""
+        """Good requests as a share of all arrivals of the window."""
         return attainment(self.arrivals, slo)
 
     def goodput_req_per_s(self, slo: Slo) -> float:
@@ -130,7 +130,7 @@ async def open_loop(
     keep_sending: bool = False,
     progress: Callable[[OpenState], None] | None = None,
 ) -> OpenLoopResult:
-    """Send requests as they are due for `warmup_seconds + seconds`, then wait for all to end.
+    """Send requests when they are due for `warmup_seconds + seconds`, then wait for all to end.
 
     A request that has not ended `timeout_seconds` after it was due is a time-out, so the run
     always ends. Cancelling leaves no connection open.
@@ -140,15 +140,15 @@ async def open_loop(
         workload: what to send.
         arrivals: offsets from the start, as `arrivals.poisson` makes them.
         seconds: length of the counted window.
-        warmup_seconds: sent before it, not counted.
+        warmup_seconds: length of the sending before the window, not counted.
         api_key: bearer key, or empty.
-        timeout_seconds: of one request.
-        max_connections: open at once.
+        timeout_seconds: time limit of one request.
+        max_connections: number of connections open at once.
         max_in_flight: further arrivals wait at the client; their latency still counts from their
-            scheduled arrival. None: as many as there are connections.
-        keep_sending: go on after the window, uncounted, until every request due in it has ended;
-            then cancel the rest. Without it the last counted requests run in a server that
-            empties, and look faster than they are.
+            scheduled arrival. None: the limit is the number of connections.
+        keep_sending: after the window, send uncounted requests until every request due in it has
+            ended; then cancel the rest. Without them the last counted requests run in a server
+            that empties, and look faster than they are under load.
         progress: called twice a second.
 
     Raises:
@@ -179,7 +179,7 @@ async def open_streams(
     max_in_flight: int | None = None,
     progress: Callable[[OpenState], None] | None = None,
 ) -> OpenLoopResult:
-    """As `open_loop`, for several workloads with arrivals of their own; records name theirs."""
+    """Run `open_loop` for several workloads with own arrivals; records name their stream."""
     if max_in_flight is not None and max_in_flight < 1:
         raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
     async with Client(
@@ -192,7 +192,7 @@ async def open_streams(
 
 
 def _split(due: Iterator[Due], seconds: float) -> tuple[Iterator[Due], Iterator[Due]]:
-    """What is due before `seconds` and what after it; read the first part to its end first."""
+    """Requests due before `seconds`, and those after; read the first iterator to its end first."""
     first: list[Due] = []
 
     def within() -> Iterator[Due]:
@@ -230,7 +230,7 @@ class _Run:
         keep_sending: bool = False,
     ) -> OpenLoopResult:
         began = now()
-        # As the requests' own times are made: one due at the border is on the same side of both.
+        # Computed like the requests' due times: a border and a request due at it compare equal.
         self._opened, self._closed = began + warmup, began + (warmup + seconds)
         helpers = [
             asyncio.create_task(self._watch.run()),
@@ -252,11 +252,11 @@ class _Run:
             await asyncio.wait(helpers)
         for helper in helpers:
             if not helper.cancelled():
-                helper.result()  # it ended by itself: with an error, it is raised here
+                helper.result()  # a helper that ended by itself failed: its error is raised here
         return self._result()
 
     async def _go_on(self, due: Iterator[Due], began: float) -> None:
-        """Send what comes after the window; cancelling it drops what is in flight."""
+        """Send the requests due after the window; cancelling it drops those in flight."""
         async with asyncio.TaskGroup() as group:
             await self._send_all(group, due, began)
 
@@ -287,7 +287,7 @@ class _Run:
 
     @staticmethod
     def _prepare(prepared: deque[tuple[float, Request]], wanted: Iterator[Due]) -> None:
-        """Have at least one request ready, and more if that takes next to no time."""
+        """Have at least one request ready, and more if they take next to no time."""
         until = now() + PREPARING_SECONDS
         while not prepared or (len(prepared) < PREPARED and now() < until):
             one = next(wanted, None)
@@ -313,8 +313,8 @@ class _Run:
 
     @staticmethod
     async def _sleep_until(at: float) -> None:
-        # Event loops keep time in milliseconds and may wake a moment early: a request that is
-        # sent before it is due would have less latency than none.
+        # Event loops keep time in milliseconds and may wake a moment early: a request sent before
+        # it is due would have a latency below zero.
         while (delay := at - now()) > 0:  # noqa: ASYNC110 - it waits for a time, not an event
             await asyncio.sleep(delay)
 

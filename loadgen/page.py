@@ -1,4 +1,4 @@
-"""One or several runs as a page of HTML that needs nothing beside itself."""
+"""Renders one or several runs as a self-contained HTML page."""
 
 import datetime
 import json
@@ -56,8 +56,8 @@ def page(
 ) -> str:
     """The page of labelled runs, side by side.
 
-    A run that saturated the instrument is shown marked: whoever asks for a page of it has been
-    told by the exit code.
+    A run that saturated the instrument is shown, but marked: the exit code has already told the
+    caller.
     """
     reports = [(label, report_of(run, max_late_seconds)) for label, run in runs]
     return "".join(

@@ -1,9 +1,9 @@
-"""What is known of one request, and the latencies that follow from it.
+"""Records one request and computes the latencies that follow from the record.
 
-Latency words as the field defines them (vLLM's `benchmarks/serve.py`), in seconds:
+Latency words are as the field defines them (vLLM's `benchmarks/serve.py`), in seconds:
 TTFT = first token - start; E2EL = end - start; TPOT = (E2EL - TTFT) / (output tokens - 1);
-ITL = each gap between chunks. The start is the *scheduled* arrival where there is one, so that
-a late sender is charged to the server's queue and not hidden (coordinated omission).
+ITL = each gap between chunks. The start is the *scheduled* arrival if there is one, so that a late
+sender adds to the latency and does not hide the queue that it causes (coordinated omission).
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from array import array
 
 
 class Outcome(enum.StrEnum):
-    """How a request ended."""
+    """The way a request ended."""
 
     PENDING = "pending"
     """In flight: neither good nor missed."""
@@ -22,7 +22,7 @@ class Outcome(enum.StrEnum):
     ERROR = "error"
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
-    """By the client's own choice, as at the end of a closed loop; left out of attainment."""
+    """Cancelled by the client, as at the end of a closed loop; left out of attainment."""
 
 
 def _doubles() -> "array[float]":
@@ -39,20 +39,20 @@ class Record:
 
     Attributes:
         index: position in its run.
-        scheduled: when it should have been sent; None in a closed loop.
-        sent: when its last byte was handed to the operating system.
+        scheduled: when the request should have been sent; None in a closed loop.
+        sent: when the request's last byte was handed to the operating system.
         chunk_times, chunk_tokens: when output arrived, and how many tokens came with it.
-        output_tokens: tokens received, by the chunks.
-        usage_tokens: output tokens by the server's final usage; None if it sent none.
-        prompt_tokens: by the server's usage.
+        output_tokens: tokens received, counted from the chunks.
+        usage_tokens: output tokens by the server's final usage; None if the server sent none.
+        prompt_tokens: prompt tokens by the server's usage.
         end: when the last byte of the answer, or the failure, was seen.
-        status: HTTP status, 0 before there was one.
+        status: HTTP status; 0 before an answer came.
         retry_after: seconds a refusal asked to wait, as sent.
-        error: what went wrong, for people.
-        wanted_prompt_tokens, wanted_output_tokens: lengths asked for; 0 where not stated.
-        stream: which stream of a mix it belongs to; empty where there is only one.
-        replica: which of the servers behind the address answered, by the answer's header
-            `x-partitiond-replica`; empty where it has none.
+        error: the error message, for people.
+        wanted_prompt_tokens, wanted_output_tokens: lengths asked for; 0 if not stated.
+        stream: the request's stream in a mix; empty if there is only one stream.
+        replica: the server behind the address that answered, by the answer's header
+            `x-partitiond-replica`; empty if the answer has none.
     """
 
     index: int
@@ -80,7 +80,7 @@ class Record:
 
     @property
     def first_token(self) -> float | None:
-        """When the first token arrived."""
+        """Arrival time of the first token."""
         return self.chunk_times[0] if self.chunk_times else None
 
     @property
@@ -92,7 +92,7 @@ class Record:
 
     @property
     def e2el(self) -> float | None:
-        """End-to-end latency of a request that ended well."""
+        """End-to-end latency of a request that ended without error."""
         if self.start is None or self.end is None or self.outcome is not Outcome.OK:
             return None
         return self.end - self.start

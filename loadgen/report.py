@@ -1,4 +1,4 @@
-"""A run as numbers (for JSON) and as a table (for people)."""
+"""Summarises a run as numbers (for JSON) and as a table (for people)."""
 
 import dataclasses
 import math
@@ -18,22 +18,22 @@ LATENCIES = ("ttft", "tpot", "itl", "e2el")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Report:
-    """Summary of one run. Latencies in seconds; None where nothing was measured.
+    """Summary of one run. Latencies are in seconds; None if nothing was measured.
 
     Attributes:
-        half_width: 95 % half-width of the throughput, in tokens/s; None where it cannot be told.
-        refused: 429 and 503, apart from errors.
+        half_width: 95 % half-width of the throughput, in tokens/s; None if it is unknown.
+        refused: number of answers 429 and 503, apart from errors.
         mismatches: requests whose chunks and final usage disagree on the output length.
         instrument_cpu: share of one core the load generator used.
         lag_seconds_p99: how late requests were sent (open loop).
         errors_seen: up to five different error messages.
-        stream: which part of a mix it is of; empty for all together.
-        prompt_tokens_per_s: of the requests whose first token came inside the window.
+        stream: the part of a mix that is summarised; empty for all parts together.
+        prompt_tokens_per_s: rate over the requests whose first token came inside the window.
         short_outputs: requests that ended with fewer output tokens than were asked for.
         stall_seconds_p99: how late the instrument's event loop woke.
-        saturated: why the figures cannot be trusted; empty if they can.
-        slo: the bounds that attainment and goodput are of.
-        streams: the same for each part of a mix.
+        saturated: reasons why the figures are unreliable; empty if they are reliable.
+        slo: the bounds that attainment and goodput are computed with.
+        streams: one report for each part of a mix.
     """
 
     mode: str
@@ -83,7 +83,7 @@ def report_closed(result: ClosedLoopResult, slo: Slo | None = None) -> Report:
 
 
 def report_open(result: OpenLoopResult, slo: Slo | None = None) -> Report:
-    """Summary of an open-loop run, with attainment and goodput where there is an SLO."""
+    """Summary of an open-loop run, with attainment and goodput if there is an SLO."""
     return report_of(run_of_open(result, {"": slo} if slo else {}))
 
 
@@ -144,7 +144,7 @@ def _goodness(
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
+    """The value, or None for infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
@@ -164,7 +164,7 @@ def render(report: Report) -> str:
 
 
 def render_refusal(report: Report) -> str:
-    """What is said of a run whose figures are withheld."""
+    """The text for a run whose figures are withheld."""
     lines = [_title(report), _counts_line(report), _instrument_line(report)]
     lines.extend(f"  SATURATED: {reason}" for reason in report.saturated)
     lines.append(

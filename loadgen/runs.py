@@ -1,4 +1,4 @@
-"""A run as data: what is reported, saved, loaded again and compared."""
+"""Defines a run as data that is reported, saved, loaded again and compared."""
 
 import dataclasses
 import math
@@ -22,13 +22,13 @@ class Run:
     Attributes:
         loop: `OPEN` or `CLOSED`.
         load: the load in words, such as "8 in flight".
-        records: every request, warm-up or ramp included.
+        records: all requests, including those of the warm-up or ramp.
         opened, closed: the window's borders on the records' clock.
         wide: a closed loop's window closed at its time limit.
-        instrument: what the instrument saw of itself.
-        slos: by stream; the key "" is of the run without streams, or of streams without their own.
-        settings: how the run was made, plain data.
-        started_unix: wall-clock time of its start, in seconds since 1970.
+        instrument: the instrument's readings of itself.
+        slos: by stream; the key "" is for a run without streams, or streams without their own.
+        settings: how the run was made, as plain data.
+        started_unix: wall-clock time of the run's start, in seconds since 1970.
     """
 
     loop: str
@@ -49,11 +49,11 @@ class Run:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """Names of its streams; empty where there is only one."""
+        """Names of the run's streams; empty if there is only one."""
         return tuple(dict.fromkeys(sorted(r.stream for r in self.records if r.stream)))
 
     def of(self, stream: str) -> tuple[Record, ...]:
-        """Records of a stream; of all for the empty name."""
+        """Records of a stream; all records for the empty name."""
         if not stream:
             return self.records
         return tuple(record for record in self.records if record.stream == stream)
@@ -63,12 +63,12 @@ class Run:
         return self.slos.get(stream, self.slos.get(""))
 
     def counts(self, record: Record) -> bool:
-        """Whether a request is one of the window's: due in it, or ended in a closed loop's."""
+        """Whether the window counts a request: due in it, or, in a closed loop, ended in it."""
         at = record.end if self.loop == CLOSED else record.scheduled
         return at is not None and self.opened <= at < self.closed
 
     def throughput(self, records: Iterable[Record]) -> Throughput:
-        """Output tokens of these requests received inside the window by its length."""
+        """Output tokens of these requests received inside the window, divided by its length."""
         chunks: list[tuple[float, int]] = []
         for record in records:
             chunks.extend(zip(record.chunk_times, record.chunk_tokens, strict=True))
@@ -78,7 +78,7 @@ class Run:
         return throughput(timeline, self.opened, self.closed)
 
     def prompt_tokens_per_s(self, records: Iterable[Record]) -> float:
-        """Prompt tokens of the requests whose first token came inside the window by its length."""
+        """Prompt tokens of requests with the first token inside the window, by its length."""
         tokens = sum(
             record.prompt_tokens or record.wanted_prompt_tokens
             for record in records

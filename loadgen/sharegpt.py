@@ -1,8 +1,8 @@
-"""Lengths from recorded conversations in the ShareGPT form: a JSON array or JSON lines.
+"""Reads lengths from recorded conversations in the ShareGPT form: a JSON array or JSON lines.
 
-Each conversation gives one pair, the first human turn and the answer to it, as vLLM's benchmark
-takes them; those shorter than 4 tokens on either side are left out, as there. Tokens are counted
-as characters / 4 (near the ratio of the usual English tokenisers), or exactly with a tokeniser.
+Each conversation gives one pair, the first human turn and its answer, as in vLLM's benchmark.
+Pairs with fewer than 4 tokens on either side are left out, also as there. Tokens are counted as
+characters / 4 (near the ratio of the usual English tokenisers), or exactly with a tokeniser.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ TokenCount = Callable[[str], int]
 
 
 def by_characters(text: str) -> int:
-    """Tokens of a text by its length."""
+    """Number of tokens of a text, estimated from its length."""
     return round(len(text) / CHARACTERS_PER_TOKEN)
 
 
 def by_tokenizer(path: str) -> TokenCount:
-    """Exact counts by a `tokenizer.json`, or by the directory that holds one.
+    """Count tokens exactly by a `tokenizer.json`, or by the directory that holds one.
 
     Raises:
         InputError: the package `tokenizers` is missing, or the file cannot be read.
@@ -59,13 +59,13 @@ def read_sharegpt(
     longest_tokens: int | None = None,
     count: TokenCount = by_characters,
 ) -> Lengths:
-    """Equally likely pairs of a file's conversations.
+    """Equally likely pairs from a file's conversations.
 
     Args:
         path: the file.
-        limit: read so many usable conversations at most.
-        longest_tokens: leave out pairs longer than this together.
-        count: tokens of a text.
+        limit: largest number of usable conversations to read.
+        longest_tokens: leave out pairs whose lengths add up to more than this.
+        count: returns the number of tokens of a text.
 
     Raises:
         InputError: the file cannot be read, an entry is malformed, or no conversation is usable.
@@ -84,7 +84,7 @@ def read_sharegpt(
                 if limit is not None and len(pairs) >= limit:
                     break
     except (ValueError, TypeError, EOFError, OSError, zlib.error) as error:
-        # Everything a malformed entry or file can do to its parser.
+        # These are all errors that a malformed entry or file can cause in its parser.
         raise InputError(f"{path}, after conversation {number}: {error}") from error
     if not pairs:
         raise InputError(
@@ -97,7 +97,7 @@ def read_sharegpt(
 
 
 def looks_like_sharegpt(path: Path) -> bool:
-    """Whether the file begins like one, rather than like a trace."""
+    """Whether the file begins like a ShareGPT file, rather than like a trace."""
     with open_text(path) as file:
         try:
             head = file.read(1 << 16).lstrip()
@@ -118,7 +118,7 @@ def _pair(entry: Any, count: TokenCount) -> tuple[int, int] | None:
 
 
 def _entries(file: TextIO) -> Iterator[Any]:
-    """Entries of an array, or of lines, without ever holding the whole file."""
+    """Entries of an array, or of lines, read without ever holding the whole file."""
     decoder, text, at = json.JSONDecoder(), "", 0
     while True:
         while at < len(text) and text[at] in " \t\r\n,[":

@@ -1,10 +1,10 @@
-"""Server-sent events of a completions stream, read as cheaply as counting tokens allows.
+"""Reads the server-sent events of a completions stream, as cheaply as counting tokens allows.
 
-The instrument shares its cores with the engine it measures, so the common event costs three
-searches and no JSON parser: with `continuous_usage_stats` each event says how many
-tokens there are so far, which also stays right where the server puts several tokens into one
-event. Servers without it get one token per event with text; the final usage tells whether that
-was true.
+The instrument shares its cores with the engine that it measures, so the common event costs three
+searches and no JSON parser: with `continuous_usage_stats` each event says how many tokens there
+are so far. This count also stays right if the server puts several tokens into one event. For
+servers without these stats, each event with text counts as one token; the final usage tells
+whether that was true.
 """
 
 import json
@@ -29,11 +29,11 @@ _ERROR_EVENT: Final = re.compile(rb'^\s*\{\s*"(?:error"|object"\s*:\s*"error")')
 
 
 class StreamReader:
-    """Feeds a record from the bytes of one streamed answer.
+    """Fills a record from the bytes of one streamed answer.
 
     Attributes:
         done: the server sent `[DONE]`.
-        error: message of an error event, or of bytes that are no stream; empty if none.
+        error: message of an error event, or of bytes that are no event stream; empty if none.
     """
 
     def __init__(self, record: Record, on_tokens: Callable[[float, int], None] | None) -> None:
@@ -63,15 +63,15 @@ class StreamReader:
                 self._buffer = b""
 
     def chunk(self, data: bytes, now: float) -> bool:
-        """Count one event from the raw bytes of one whole HTTP chunk, the way most arrive.
+        """Count one event from the raw bytes of one whole HTTP chunk, the form of most arrivals.
 
-        True when `data` was exactly that: a size line, one line of JSON with output and the tokens
+        True if `data` was exactly that: a size line, one line of JSON with output and the tokens
         so far, and the line ends of event and chunk. False leaves everything to the readers of
-        HTTP and of events; both ways come to the same counts.
+        HTTP and of events; both ways give the same counts.
         """
         head = data.find(b"\r\n", 0, 10)
         end = len(data) - 4
-        # The first line end behind the size line is the event's own, so there is only one.
+        # The first line end after the size line is the event's own, so there is only one line.
         if head < 1 or data.find(b"\n", head + 2) != end or not data.endswith(b"\n\n\r\n"):
             return False
         try:
@@ -82,12 +82,12 @@ class StreamReader:
         return self._common_event(data, head + 2, end, now)
 
     def _common_event(self, data: bytes, start: int, end: int, now: float) -> bool:
-        """Count the event almost every event is: one line, with output and the tokens so far.
+        """Count an event of the most common form: one line, with output and the tokens so far.
 
-        False leaves it to `_event`, which reads every form.
+        False leaves the event to `_event`, which reads every form.
         """
         usage = data.rfind(_USAGE, start, end)
-        # A rare byte first: the search is then one for that byte.
+        # The search begins with a rare byte and is therefore a search for that byte.
         choice = data.find(b"[{", start, end)
         if usage < choice or choice < 0 or not data.endswith(_CHOICES, start, choice):
             return False
@@ -95,7 +95,7 @@ class StreamReader:
         if total is None or not data.startswith(b"data:", start):
             return False
         self._continuous = True
-        # As `_count`, without the call: this is the path of every chunk.
+        # The same as `_count`, without the call: every chunk takes this path.
         record = self._record
         tokens = int(total[1]) - record.output_tokens
         if tokens > 0:
@@ -141,7 +141,7 @@ class StreamReader:
 
 
 def _tokens_by_text(payload: bytes) -> int:
-    """One for an event that carries output; 0 for a closing event with neither text nor more."""
+    """1 for an event that carries output; 0 for a closing event with neither text nor more."""
     try:
         choices = json.loads(payload).get("choices") or []
     except (ValueError, AttributeError):
@@ -151,7 +151,7 @@ def _tokens_by_text(payload: bytes) -> int:
     choice = choices[0]
     delta = choice.get("delta")
     if isinstance(delta, dict):
-        # A chat answer opens with an event that only names the role.
+        # A chat answer begins with an event that only names the role.
         return 1 if any(delta.get(name) for name in _CHAT_OUTPUT) else 0
     return 1 if choice.get("text") or choice.get("finish_reason") is None else 0
 

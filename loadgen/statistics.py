@@ -1,4 +1,4 @@
-"""Statistics of a run: percentiles, intervals by batch means, SLO attainment and goodput."""
+"""Computes a run's statistics: percentiles, intervals by batch means, attainment and goodput."""
 
 import dataclasses
 import itertools
@@ -39,7 +39,7 @@ __all__ = [
 class LatencySummary:
     """Mean and percentiles of one latency, in seconds, over `count` values.
 
-    The 95 % intervals are None where there are too few values to tell.
+    The 95 % intervals are None if there are too few values.
     """
 
     mean: float
@@ -55,7 +55,7 @@ class LatencySummary:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slo:
-    """A request is good with TTFT and TPOT within these bounds, in seconds.
+    """Bounds of TTFT and TPOT in seconds; a request within both is good.
 
     Attributes:
         quantile: the SLO holds when this share of all arrivals is good.
@@ -105,9 +105,9 @@ def summarise(values: Iterable[float]) -> LatencySummary | None:
 
 
 class TokenTimeline:
-    """All tokens of a run in the order they arrived, for rates inside any window.
+    """All tokens of a run in the order of their arrival, for rates inside any window.
 
-    Arrivals within `RESOLUTION_SECONDS` are kept as one, so that long runs stay small.
+    Arrivals within `RESOLUTION_SECONDS` are kept as one entry, so that long runs stay small.
     """
 
     RESOLUTION_SECONDS: Final = 1e-4
@@ -120,7 +120,7 @@ class TokenTimeline:
         self._next = -math.inf
 
     def add(self, at: float, tokens: int) -> None:
-        """Note tokens that arrived now; calls come in order of time."""
+        """Note tokens that arrived at `at`; calls have to come in order of time."""
         self._total += tokens
         if at < self._next:
             self._totals[-1] = self._total
@@ -131,7 +131,7 @@ class TokenTimeline:
 
     @property
     def last(self) -> float:
-        """When the newest tokens arrived, to within the resolution; -inf before there were any."""
+        """Time of the newest tokens, to within the resolution; -inf before any arrived."""
         return self._times[-1] if self._times else -math.inf
 
     def tokens_before(self, at: float) -> int:
@@ -142,10 +142,10 @@ class TokenTimeline:
     def snap(self, at: float, reach: float) -> float:
         """The end of the largest gap between arrivals that ends within `reach` of `at`.
 
-        An engine step brings one token for every running request at once. A border in the
-        middle of nowhere counts whole steps against parts of a step's time; a border at a
-        step's first token does not. Without arrivals in reach, `at` itself. The reach is at
-        most `MAX_REACH_SECONDS`: no step lasts longer, and a live rate is asked for often.
+        An engine step brings one token for every running request at once. A border inside a step
+        counts whole steps against a part of a step's time; a border at a step's first token does
+        not. Without arrivals in reach the result is `at` itself. The reach is at most
+        `MAX_REACH_SECONDS`: no step lasts longer, and live rates are computed often.
         """
         reach = min(reach, self.MAX_REACH_SECONDS)
         low = max(1, bisect_left(self._times, at - reach))
@@ -159,10 +159,10 @@ class TokenTimeline:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Throughput:
-    """Tokens received inside a window by its length.
+    """Tokens received inside a window, divided by its length.
 
     Attributes:
-        half_width: 95 %, by batch means, in tokens/s; infinite where it cannot be told.
+        half_width: 95 %, by batch means, in tokens/s; infinite if it is unknown.
     """
 
     output_tokens_per_s: float
@@ -181,8 +181,8 @@ def throughput(
 ) -> Throughput:
     """Throughput in [opened, closed] and its half-width by batch means.
 
-    Borders of the window and of its batches are moved to the nearest engine step (`snap`), by
-    a quarter of a batch at most.
+    Borders of the window and of its batches are moved to the nearest engine step (`snap`), by at
+    most a quarter of a batch.
     """
     length = closed - opened
     if length <= 0:
@@ -192,7 +192,7 @@ def throughput(
     totals = [timeline.tokens_before(border) for border in borders]
     mean = (totals[-1] - totals[0]) / (borders[-1] - borders[0])
     if mean <= 0:
-        # Without a token nothing was seen of the rate, and equal zeros are no certainty.
+        # Without a token nothing is known of the rate, and equal zeros prove no certainty.
         return Throughput(mean, math.inf)
     tokens = [after - before for before, after in itertools.pairwise(totals)]
     seconds = [after - before for before, after in itertools.pairwise(borders)]
@@ -200,7 +200,7 @@ def throughput(
 
 
 def is_good(record: Record, slo: Slo) -> bool:
-    """Ended without error within both bounds; the TPOT of a one-token output counts as 0."""
+    """Whether a request ended well within both bounds; a one-token output has a TPOT of 0."""
     if record.outcome is not Outcome.OK or record.ttft is None:
         return False
     return record.ttft <= slo.ttft_seconds and (record.tpot or 0.0) <= slo.tpot_seconds
@@ -209,7 +209,7 @@ def is_good(record: Record, slo: Slo) -> bool:
 def attainment(records: Iterable[Record], slo: Slo) -> float | None:
     """Good requests by all arrivals; refusals and time-outs are missed, cancellations left out.
 
-    None without arrivals.
+    None if there are no arrivals.
     """
     counted = [r for r in records if r.outcome not in {Outcome.CANCELLED, Outcome.PENDING}]
     if not counted:
@@ -218,7 +218,7 @@ def attainment(records: Iterable[Record], slo: Slo) -> float | None:
 
 
 _Known = tuple[float, float]
-"""When a latency became known, and the latency."""
+"""The time at which a latency became known, and the latency."""
 
 
 def _in_order(known: list[_Known]) -> tuple[float, ...]:
@@ -231,7 +231,7 @@ class Samples:
     """Latency values in seconds, kept whole so that windows can be pooled.
 
     Each list is in the order in which its values became known, over all requests: intervals need
-    what one engine step did to every request side by side, not request after request.
+    the effects of one engine step on all requests together, not one request after the other.
     """
 
     ttft: tuple[float, ...] = ()
@@ -241,7 +241,7 @@ class Samples:
 
     @classmethod
     def of_window(cls, records: Iterable[Record], opened: float, closed: float) -> "Samples":
-        """Each value counts in the window in which it became known (its last event)."""
+        """Take each value that became known (by its last event) inside the window."""
         ttft: list[_Known] = []
         tpot: list[_Known] = []
         itl: list[_Known] = []
@@ -261,7 +261,7 @@ class Samples:
 
     @classmethod
     def of_requests(cls, records: Iterable[Record]) -> "Samples":
-        """All values of these requests, whenever they ended."""
+        """Take all values of these requests, whenever they ended."""
         return cls.of_window(records, -math.inf, math.inf)
 
     def __add__(self, other: "Samples") -> "Samples":

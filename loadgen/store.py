@@ -1,6 +1,6 @@
-"""Saved runs: a line of what the run was, then a line for each request.
+"""Saves runs to files and loads them: one line describes the run, then one line each request.
 
-Everything a report says can be computed again from the file. Times are in seconds from the
+Everything in a report can be computed again from the file. Times are in seconds from the
 window's opening, to the nanosecond; chunk times are gaps in nanoseconds, which compress well.
 """
 
@@ -28,7 +28,7 @@ _EMPTY: Final = Record(0)
 
 
 def save_run(run: Run, path: Path) -> None:
-    """Write a run; an unfinished file never stands under the name.
+    """Write a run; an unfinished file never has the final name.
 
     Raises:
         InputError: the file cannot be written.
@@ -48,7 +48,7 @@ def load_run(path: Path) -> Run:
     """Read a saved run.
 
     Raises:
-        InputError: the file cannot be read or is no saved run; the message names the line.
+        InputError: the file cannot be read or holds no saved run; the message names the line.
     """
     line = 1
     with open_text(path) as file:

@@ -1,4 +1,4 @@
-"""Line charts as SVG text, enough for a report that opens without a network or a plotting library.
+"""Draws line charts as SVG text, for a report that needs no network and no plotting library.
 
 Colours are CSS classes (`s0` to `s7`) so that the page can set them for light and dark.
 """
@@ -16,7 +16,7 @@ HEIGHT: Final = 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 44
 COLOURS: Final = 8
 SMALLEST: Final = 1e-12
-"""Below it a value is 0: nothing that is plotted is measured so finely."""
+"""Values below it count as 0: nothing that is plotted is measured so finely."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class Series:
     """One line of a chart.
 
     Attributes:
-        label: for the legend.
+        label: text for the legend.
         points: growing in x.
         step: hold each value until the next point.
         fill: tint the area below.
-        colour: which of the page's colours, modulo `COLOURS`.
+        colour: index of the page's colours, modulo `COLOURS`.
     """
 
     label: str
@@ -63,7 +63,7 @@ def chart(
     log_x: bool = False,
     legend_left: bool = False,
 ) -> str:
-    """A chart of these series; without points it says so instead of drawing an empty frame."""
+    """A chart of these series; without points it says "no values" instead of an empty frame."""
     drawn = [s for s in series if s.points]
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" xmlns="http://www.w3.org/2000/svg">',
@@ -109,7 +109,7 @@ def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 def log_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten within [low, high]; powers alone over many decades, and
-    evenly spaced round numbers within less than one."""
+    evenly spaced round numbers over less than one decade."""
     if high / low < 4:
         return [tick for tick in linear_ticks(low, high) if low <= tick <= high]
     factors = (1, 2, 5) if high / low < 1e3 else (1,)
@@ -180,7 +180,7 @@ def _text(x: float, y: float, text: str, anchor: str, more: str = "") -> str:
 
 
 def short(value: float) -> str:
-    """A number for an axis: 1200 is 1.2k."""
+    """A number as text for an axis: 12000 is 12k."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:.4g}M"
     if abs(value) >= 1e4:

@@ -1,4 +1,4 @@
-"""Where requests go: an http(s) URL, or the Unix socket an engine listens on."""
+"""Parses the address of a server: an http(s) URL, or the Unix socket an engine listens on."""
 
 import dataclasses
 import urllib.parse

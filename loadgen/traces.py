@@ -1,8 +1,8 @@
-"""Recorded traffic: when requests came and how long they were, read row by row.
+"""Reads recorded traffic row by row: the arrival times of requests and their lengths.
 
-Three public formats are known by their first line: BurstGPT (CSV), the Azure LLM inference traces
-(CSV) and Mooncake (JSON lines), each plain or gzipped. Requests without a prompt or an output
-(BurstGPT notes failed requests so) cannot be replayed; they are skipped and counted.
+The reader knows three public formats by their first line: BurstGPT (CSV), the Azure LLM inference
+traces (CSV) and Mooncake (JSON lines), each plain or gzipped. Requests without a prompt or an
+output (BurstGPT's form of failed requests) cannot be replayed; they are skipped and counted.
 """
 
 import csv
@@ -28,7 +28,7 @@ MAX_TOKENS: Final = 10_000_000
 _MALFORMED: Final = (
     ValueError, KeyError, TypeError, OverflowError, csv.Error, EOFError, OSError, zlib.error
 )  # fmt: skip
-"""Everything a malformed row or file can do to its parser."""
+"""All errors that a malformed row or file can cause in its parser."""
 
 
 class TraceKind(enum.StrEnum):
@@ -45,7 +45,7 @@ class TraceRow:
 
     Attributes:
         at: arrival in seconds, on the trace's own clock.
-        blocks: identities of the prompt's blocks of 512 tokens, where the trace tells.
+        blocks: identities of the prompt's blocks of 512 tokens, if the trace has them.
     """
 
     at: float
@@ -60,7 +60,7 @@ class Trace:
 
     Attributes:
         name: file name, for reports.
-        skipped: rows that no request could be made of.
+        skipped: number of rows that cannot be replayed.
     """
 
     name: str
@@ -74,12 +74,12 @@ class Trace:
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
-        """(prompt, output) of each request."""
+        """(prompt, output) lengths of each request."""
         return tuple((row.prompt_tokens, row.output_tokens) for row in self.rows)
 
     @property
     def in_order(self) -> Lengths:
-        """Lengths for a replay: each request with its own, shared prefixes included."""
+        """Lengths for a replay: each request with its own lengths, shared prefixes included."""
         blocks = [row.blocks for row in self.rows] if any(r.blocks for r in self.rows) else []
         made = in_order(self.pairs, blocks)
         return dataclasses.replace(made, description=f"as in {self.name}")
@@ -101,9 +101,9 @@ def read_trace(
 
     Args:
         path: the file.
-        kind: its format; None finds out.
-        start_seconds: leave out what came earlier than so long after the first row.
-        limit: read so many requests at most.
+        kind: the file's format; None recognises it by the first line.
+        start_seconds: leave out requests that came less than this long after the first row.
+        limit: largest number of requests to read.
 
     Raises:
         InputError: the file cannot be read, has no usable row, or a row is malformed.
@@ -136,7 +136,7 @@ def open_text(path: Path) -> TextIO:
     """Open a text file, gzipped or not.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: the file cannot be opened.
     """
     try:
         with path.open("rb") as raw:
@@ -171,7 +171,7 @@ def _rows(path: Path, kind: TraceKind | None) -> Iterator[TraceRow]:
 
 
 def _kind(head: str, path: Path) -> TraceKind:
-    """The format, by the file's first line."""
+    """The format of a file with this first line."""
     if not head.strip():
         raise InputError(f"{path} is empty. Give a file with recorded requests.")
     if head.lstrip().startswith("{"):

@@ -1,17 +1,17 @@
-"""When a measuring window may close: a pure rule over what was seen so far."""
+"""Decides when a measuring window may close, by a pure rule over the measurements so far."""
 
 import dataclasses
 import enum
 from typing import Final
 
 LOOK_RATIO: Final = 1.2
-"""How much longer a window must be when its interval is looked at again. Whoever looks often
-enough finds a moment in which the interval happens to be too narrow, and closes there: with four
-looks a second, intervals called 95 % hold the truth in 87 to 91 % (`bench.bench_intervals`)."""
+"""How much longer a window must be when its interval is checked again. Frequent checks find a
+moment in which the interval happens to be too narrow, and would close the window there: with four
+checks a second, intervals called 95 % hold the truth in 87 to 91 % (`bench.bench_intervals`)."""
 
 
 class WindowState(enum.StrEnum):
-    """What the rule says now."""
+    """The rule's answer for a window."""
 
     OPEN = "open"
     CLOSED = "closed"
@@ -21,13 +21,13 @@ class WindowState(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WindowRule:
-    """How long to measure.
+    """Limits on the length and the precision of a window.
 
     Attributes:
-        min_seconds: never shorter.
-        min_e2el: never shorter than so many mean end-to-end latencies; shorter windows see
-            only one phase of the requests.
-        max_seconds: the time limit; the two minima go before it.
+        min_seconds: shortest window.
+        min_e2el: shortest window in mean end-to-end latencies; shorter windows see only one phase
+            of the requests.
+        max_seconds: the time limit; the two minima take precedence over it.
         half_width_share: close once the 95 % half-width is at most this share of throughput.
     """
 
@@ -37,15 +37,15 @@ class WindowRule:
     half_width_share: float = 0.05
 
     def least_seconds(self, mean_e2el: float) -> float:
-        """Shortest window for requests of this mean length."""
+        """Shortest window for requests with this mean end-to-end latency."""
         return max(self.min_seconds, self.min_e2el * mean_e2el)
 
     def next_look(self, looked_at: float, mean_e2el: float) -> float:
-        """When the interval may be looked at again, in seconds since the window opened.
+        """Time at which the interval may be checked again, in seconds since the window opened.
 
         Args:
-            looked_at: the last look, in the same seconds; 0 before the first.
-            mean_e2el: of the requests, in seconds.
+            looked_at: time of the last check, in the same seconds; 0 before the first check.
+            mean_e2el: mean end-to-end latency of the requests, in seconds.
         """
         least = self.least_seconds(mean_e2el)
         return max(least, min(LOOK_RATIO * looked_at, self.max_seconds))
@@ -56,9 +56,9 @@ class WindowRule:
         """Whether a window open for `elapsed` seconds may close.
 
         Args:
-            elapsed: since the window opened.
-            mean_e2el: of the requests, in seconds; None before one has ended.
-            half_width_share: of the throughput; infinite between two looks (`next_look`).
+            elapsed: seconds since the window opened.
+            mean_e2el: mean of the requests, in seconds; None before a request has ended.
+            half_width_share: share of the throughput; infinite between two checks (`next_look`).
         """
         if mean_e2el is None or elapsed < self.least_seconds(mean_e2el):
             return WindowState.OPEN
@@ -70,7 +70,7 @@ class WindowRule:
 
 
 def fixed(seconds: float) -> WindowRule:
-    """A window of exactly this length, whatever the interval."""
+    """A window of exactly this length, for any interval."""
     return WindowRule(
         min_seconds=seconds, min_e2el=0.0, max_seconds=seconds, half_width_share=float("inf")
     )

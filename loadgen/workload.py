@@ -1,8 +1,8 @@
-"""Workloads: request bodies of stated lengths, the same for the same seed.
+"""Makes request bodies of stated lengths, the same for the same seed.
 
-Prompts are random, so that no prefix cache can answer them, and made of token ids where the
-server takes them: then a prompt has exactly the length that was asked for. Text prompts are
-random common words, about one token each; what the server counted is read from its usage.
+Prompts are random, so that no prefix cache can answer them. They are made of token ids if the
+server accepts these: a prompt then has exactly the length asked for. Text prompts are random
+common words, about one token each; the server's own count is read from its usage.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from loadgen.lengths import Lengths, fixed
 FIRST_TOKEN_ID: Final = 100
 """Lower ids are special tokens or single bytes in the usual tokenisers."""
 LAST_TOKEN_ID: Final = 20_000
-"""Below the vocabulary of every model worth measuring (the smallest in use have 32,000)."""
+"""Below the vocabulary of every model worth measuring (the smallest in use have 32,000 ids)."""
 _DRAWS: Final = 1 << 16
-"""Pieces are drawn by 16 random bits, many at once: a long prompt must not stall the sender."""
+"""Pieces are drawn by 16 random bits, many at once: a long prompt must not delay the sender."""
 
 _WORDS: Final[tuple[str, ...]] = (
     "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world",
@@ -36,14 +36,14 @@ _WORDS: Final[tuple[str, ...]] = (
 
 
 class PromptKind(enum.StrEnum):
-    """What a prompt is made of."""
+    """The material of a prompt."""
 
     TOKENS = "tokens"
     TEXT = "text"
 
 
 class Endpoint(enum.StrEnum):
-    """Which of the two generating endpoints to ask."""
+    """The two generating endpoints."""
 
     COMPLETIONS = "completions"
     CHAT = "chat"
@@ -51,7 +51,7 @@ class Endpoint(enum.StrEnum):
 
     @property
     def path(self) -> str:
-        """Below `/v1/`."""
+        """Path below `/v1/`."""
         return "chat/completions" if self is Endpoint.CHAT else "completions"
 
 
@@ -63,12 +63,12 @@ class Workload:
         model: served model name.
         prompt_tokens: prompt length, in tokens (words for text prompts); unused with `lengths`.
         output_tokens: output length, in tokens; unused with `lengths`.
-        ignore_eos: generate the full output even past an end-of-sequence token. A server that
-            does not know the option ignores or refuses it.
+        ignore_eos: generate the full output even past an end-of-sequence token. A server without
+            this option ignores or refuses it.
         temperature: 0 is greedy.
         last_token_id: largest token id in prompts; keep it below the model's vocabulary.
         lengths: distribution of the lengths; None sends `prompt_tokens` and `output_tokens`.
-        extra: merged into every body, over what is there: structured outputs, sampling.
+        extra: merged into every body, over the keys there: structured outputs, sampling.
         endpoint: completions or chat completions.
 
     Raises:
@@ -148,13 +148,13 @@ class RequestFactory:
         return self.lengths.pair(index, self.workload.seed)[1]
 
     def _prompt(self, index: int, tokens: int) -> str:
-        """The prompt as it stands in JSON, without its quotes or brackets."""
+        """The prompt as its JSON text, without its quotes or brackets."""
         if self.lengths.blocks:
             return self._shared_prompt(index, tokens)
         return self._random_pieces(f"{self.workload.seed}/{index}", tokens)
 
     def _shared_prompt(self, index: int, tokens: int) -> str:
-        """Each block is a function of its identity, so equal prefixes stay equal."""
+        """A prompt of blocks, each a function of its identity: equal prefixes stay equal."""
         lengths, parts, left = self.lengths, [], tokens
         for block in lengths.blocks[lengths.position(index, self.workload.seed)]:
             if left > 0:
@@ -203,5 +203,5 @@ def _words() -> tuple[str, ...]:
 
 
 def _filled(pieces: tuple[str, ...]) -> tuple[str, ...]:
-    """As many entries as 16 bits can name; a few pieces come once more than others."""
+    """The pieces repeated up to what 16 bits can index; some come once more than others."""
     return (pieces * (_DRAWS // len(pieces) + 1))[:_DRAWS]

@@ -1,7 +1,7 @@
-"""How property tests draw, and which tests run at the same time.
+"""Sets how property tests draw examples, and which tests run at the same time.
 
-A run that fails says something about the change it runs for, so `make test` and `make test-full`
-draw the same examples every time. `make hunt` looks for new ones.
+A failure must come from the change under test, so `make test` and `make test-full` draw the same
+examples every time. `make hunt` looks for new ones.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""What tests of engines share: where the real engine is, a model for it, and launches.
+"""Provides what engine tests share: the real engine's place, a model for it, and launches.
 
 Import the fixtures by name into a test module. Without a real engine the tests that need one
 fail (`make test` installs it): a suite that silently skips its main part proves nothing.

@@ -1,4 +1,4 @@
-"""Simulated GPU hosts for tests of everything that asks NVML.
+"""Provides simulated GPU hosts for tests of everything that asks NVML.
 
 Their libraries are compiled once for all tests: the build is kept by the content of its sources.
 """

@@ -1,5 +1,5 @@
-"""What this machine can do right now, so that a test's bound on a time moves with it; its ports and
-processes."""
+"""Measures what this machine can do now, so that a test's bound on a time adapts; finds its ports
+and processes."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Backups: whole under load, refused when damaged, newer or in use, and put back in one step."""
+"""Backups are whole under load, refused if damaged, newer or in use, and restored in one step."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""The comparison page: every test that it names for a claim of ours exists and has tests."""
+"""Every test that the comparison page names for a claim of ours exists and has tests."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the CPU reaches is measured once, kept in the state folder, and known from then on."""
+"""The CPU's speed is measured once, kept in the state folder, and known from then on."""
 
 import concurrent.futures
 import dataclasses

@@ -1,4 +1,4 @@
-"""The daemon as a process: its start, its refusals, its end."""
+"""The daemon as a process starts, refuses and ends correctly."""
 
 import asyncio
 import json

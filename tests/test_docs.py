@@ -1,4 +1,4 @@
-"""What the pages name exists: links, anchors, paths, commands, options, modules and settings."""
+"""Everything that the pages name exists: links, paths, commands, options, modules and settings."""
 
 import importlib.util
 import re

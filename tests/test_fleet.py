@@ -1,4 +1,4 @@
-"""Fleet files: what they say, and how they fail."""
+"""Fleet files are read, and their errors are explained."""
 
 from pathlib import Path
 

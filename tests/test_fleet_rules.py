@@ -1,4 +1,4 @@
-"""Placement rules and percentiles in fleet files."""
+"""Fleet files take placement rules and percentiles."""
 
 from pathlib import Path
 

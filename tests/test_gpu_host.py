@@ -1,4 +1,4 @@
-"""The wiring of a host's GPUs: what outlives the daemon, and what ends with it."""
+"""The wiring of a host's GPUs keeps what outlives the daemon, and ends the rest with it."""
 
 import asyncio
 import os

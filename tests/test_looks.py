@@ -1,4 +1,4 @@
-"""A look that never ends is left behind, by one thread for each subject."""
+"""A look that never ends is abandoned, at the cost of one thread for each subject."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Metrics of the control plane: what is shown is in the catalog, with the labels it says."""
+"""Every shown metric of the control plane is in the catalog, with the labels that it says."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""pip's configuration as uv's, and partitiond's settings beside it."""
+"""pip's configuration is passed to uv, and partitiond's settings are used beside it."""
 
 import os
 import subprocess

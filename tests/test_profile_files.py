@@ -1,4 +1,4 @@
-"""Profiles as files: this schema, the older one, a newer one, and what is none."""
+"""Profile files of this schema and the older one are read; newer and foreign ones are refused."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What a reload takes over, and what waits for a restart."""
+"""A reload takes over some settings, and leaves the others to a restart."""
 
 from partitiond.reload import RELOADABLE, changes, taken_over
 from partitiond.settings import list_settings, load_settings, settings_values

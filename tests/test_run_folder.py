@@ -1,4 +1,4 @@
-"""A run folder belongs to one state folder: nobody else adopts or ends what runs there."""
+"""A run folder belongs to one state folder: no other daemon adopts or ends what runs there."""
 
 import asyncio
 import dataclasses

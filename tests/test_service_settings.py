@@ -1,4 +1,4 @@
-"""What settings say to the control plane."""
+"""Settings and devices give the control plane the host's memory."""
 
 import psutil
 import pytest

@@ -1,4 +1,4 @@
-"""Settings: where values come from, and what is refused with which words."""
+"""Settings know the origin of each value, and wrong values are refused with clear words."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Settings of the endpoint: what is refused, and what reaches its process."""
+"""Wrong settings of the endpoint are refused, and the others reach its process."""
 
 import dataclasses
 import shutil

@@ -1,4 +1,4 @@
-"""The shipped profiles: readable, measured, and consistent with their own points."""
+"""The shipped profiles are readable, measured, and consistent with their own points."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Certificate files: usable or refused with words, and when they end."""
+"""Certificate files are accepted, or refused with a reason, and their expiry is known."""
 
 import shutil
 import subprocess

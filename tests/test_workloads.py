@@ -1,4 +1,4 @@
-"""Workloads as people write them."""
+"""Workloads are parsed as people write them."""
 
 import itertools
 import json

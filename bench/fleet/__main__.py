@@ -1,4 +1,4 @@
-"""`python -m bench.fleet`: see the package."""
+"""Runs the comparison as `python -m bench.fleet`: see the package."""
 
 import argparse
 import asyncio
@@ -21,11 +21,11 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
-    """What one arm made of one case.
+    """The results of one arm in one case.
 
     Attributes:
-        good: by model, requests within the SLO by those that came.
-        error: why requests failed, most of them; empty where none did.
+        good: by model, the share of its requests within the SLO.
+        error: the most frequent error of failed requests; empty if none failed.
     """
 
     case: str
@@ -45,7 +45,7 @@ class Result:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run what was asked for and print a table for each case."""
+    """Run the chosen cases and arms and print the results of each case."""
     end_in_order()
     known = cases()
     parser = argparse.ArgumentParser(
@@ -86,7 +86,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 async def measure(case: Case, arm: str, start_seconds: float) -> Result:
-    """One arm through one case."""
+    """Run one case on one arm."""
     async with ARMS[arm](case, start_seconds) as served:
         served.count_from_now()
         runs = await asyncio.gather(

@@ -1,4 +1,4 @@
-"""The arms: each serves a case's models on the same machine in its own way."""
+"""Defines the arms, which serve a case's models on the same machine in different ways."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ from partitiond.core.profile import Profile
 
 SAMPLE_SECONDS: Final = 1.0
 NOWHERE: Final = "http://127.0.0.1:1"
-"""Where requests go for models that an arm does not have: every one fails."""
+"""Address of models that an arm does not serve: every request fails."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -34,10 +34,10 @@ class Serving:
 
     Attributes:
         targets: address by model.
-        count_from_now: begins the account of memory.
+        count_from_now: starts the counts of memory and engine starts.
         memory: (mean, most) bytes held by engines since then.
         starts: engines started since then.
-        about: what it made of the machine, in a few words.
+        about: a short text on how the arm uses the machine.
     """
 
     targets: Mapping[str, str]
@@ -51,7 +51,7 @@ Arm = Callable[[Case, float], "contextlib.AbstractAsyncContextManager[Serving]"]
 
 
 def serving(shop: Garage, targets: Mapping[str, str], about: str) -> Serving:
-    """An arm whose engines are in a garage."""
+    """An arm whose engines run in a garage."""
     return Serving(
         targets,
         shop.count_from_now,
@@ -66,7 +66,7 @@ def serving(shop: Garage, targets: Mapping[str, str], about: str) -> Serving:
 
 @contextlib.asynccontextmanager
 async def partitiond(case: Case, start_seconds: float) -> AsyncIterator[Serving]:
-    """The real daemon on a CPU of six cores; models may scale to zero where not all fit."""
+    """The real daemon on a CPU of six cores; models scale to zero if not all of them fit."""
     settings = {"gpu.enabled": False, "cpu.memory": f"{MEMORY_BYTES >> 30}GiB"}
     command = ("-m", "bench.fleet.roomy", str(CORES))
     with contextlib.ExitStack() as stack:
@@ -121,7 +121,7 @@ def _register(case: Case, daemon: Daemon, client: ControlClient, start_seconds: 
 
 
 def _as_measured_here(model: Model, device: Device) -> Profile:
-    """The measured profile, as if of this machine and of the engine that runs."""
+    """The measured profile with the hardware of this machine and the simulated engine."""
     made = dataclasses.replace(
         model.profile.provenance,
         engine="simulated",
@@ -141,20 +141,20 @@ def _as_measured_here(model: Model, device: Device) -> Profile:
 
 
 class _Account:
-    """What the daemon's replicas hold, looked at every second."""
+    """Memory held by the daemon's replicas, sampled every second."""
 
     def __init__(self, client: ControlClient) -> None:
         self._client = client
         self.count_from_now()
 
     def count_from_now(self) -> None:
-        """Begin anew."""
+        """Restart all counts."""
         self._sum, self._looks, self._peak = 0.0, 0, 0.0
         self._starts_before: int | None = None
         self._starts_now = 0
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Sample until cancelled."""
         while True:
             replicas = await asyncio.to_thread(self._client.replicas)
             held = float(sum(r.memory_bytes for r in replicas if r.pid is not None))
@@ -167,7 +167,7 @@ class _Account:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def memory(self) -> tuple[float, float]:
-        """(mean, most) since counting began."""
+        """(mean, most) bytes held since counting began."""
         return self._sum / max(1, self._looks), self._peak
 
     def starts(self) -> int:
@@ -180,7 +180,7 @@ class _Account:
 
 @contextlib.asynccontextmanager
 async def swap_one(case: Case, start_seconds: float) -> AsyncIterator[Serving]:
-    """One model at a time, each on all cores."""
+    """One model at a time, on all cores."""
     policy = swap_policy.SwapPolicy(swap_policy.one_at_a_time)
     async with _swapped(case, start_seconds, policy, CORES, 1) as found:
         yield found
@@ -188,7 +188,7 @@ async def swap_one(case: Case, start_seconds: float) -> AsyncIterator[Serving]:
 
 @contextlib.asynccontextmanager
 async def swap_many(case: Case, start_seconds: float) -> AsyncIterator[Serving]:
-    """As many models as fit, on an equal part of the cores each."""
+    """As many models as fit, each on an equal part of the cores."""
     room = int(MEMORY_BYTES // max(held_bytes(model) for model in case.models))
     limit = min(room, CORES, len(case.models))
     policy = swap_policy.SwapPolicy(swap_policy.as_many_as_fit(limit))
@@ -225,7 +225,7 @@ def _garage(start_seconds: float) -> Iterator[Garage]:
 
 @contextlib.asynccontextmanager
 async def static(case: Case, start_seconds: float) -> AsyncIterator[Serving]:
-    """Each model on as many cores as any other, one engine a core, behind a vllm-router."""
+    """Each model on an equal number of cores, one engine a core, behind a vllm-router."""
     share = max(1, CORES // len(case.models))
     models = case.models[: CORES // share]
     with contextlib.ExitStack() as stack:
@@ -260,7 +260,7 @@ def _router(engines: list[Engine], folder: Path) -> Iterator[str]:
 
 
 def _completes(port: int, model: str) -> bool:
-    """Whether a completion comes back: until it has looked at its workers, it refuses."""
+    """Whether a completion succeeds: the router refuses until it has checked its workers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     body = json.dumps({"model": model, "prompt": "a", "max_tokens": 1})
     try:
@@ -274,7 +274,7 @@ def _completes(port: int, model: str) -> bool:
 
 @contextlib.asynccontextmanager
 async def by_hand(case: Case, start_seconds: float) -> AsyncIterator[Serving]:
-    """The model that is asked for most, on all cores; the others are not there."""
+    """The model with the most requests on all cores; the other models are not served."""
     most: Model = max(case.models, key=lambda model: model.req_per_s)
     with _garage(start_seconds) as shop:
         engine = shop.launch(most, CORES)

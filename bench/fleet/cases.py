@@ -1,4 +1,4 @@
-"""What is asked: models, their demand, and the trace that every arm gets."""
+"""Defines the cases: the models, their demand, and the trace that every arm gets."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ class Model:
     """One model of a case.
 
     Attributes:
-        base: whose measured profile its engines follow.
+        base: the model whose measured profile its engines follow.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Model:
 
     @property
     def profile(self) -> Profile:
-        """As measured on one core."""
+        """The model's profile, measured on one core."""
         return measured(self.base)
 
 
@@ -43,10 +43,10 @@ class Case:
     """One workload.
 
     Attributes:
-        seconds: of the counted window.
-        slo: by which a request is good.
-        warm: arms load what they would have loaded before the first request comes.
-        timeout_seconds: a client gives up then.
+        seconds: length of the counted window.
+        slo: bounds within which a request is good.
+        warm: arms load their models before the first request comes.
+        timeout_seconds: time after which a client gives up.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Case:
     timeout_seconds: float = 60.0
 
     def arrivals(self, model: Model) -> list[float]:
-        """When requests for the model come, the same in every arm."""
+        """Arrival times of the model's requests, the same for every arm."""
         seed = 1000 + self.models.index(model)
         return list(
             itertools.takewhile(lambda at: at < self.seconds, poisson(model.req_per_s, seed))
@@ -67,14 +67,14 @@ class Case:
 
 @functools.cache
 def measured(base: str) -> Profile:
-    """The newest profile of that model on one core that is in the repository."""
+    """The newest profile in the repository of that model on one core."""
     return read_profile(sorted(PROFILES.glob(f"{MEASURED[base]}.json"))[-1])
 
 
 TIGHT: Final = Slo(1.5, 0.3)
 """The SLO of the profiles."""
 PATIENT: Final = Slo(60.0, 0.3)
-"""For models that are rarely asked for: whoever asks waits for a model to be loaded."""
+"""SLO for rarely requested models: their clients wait while the model is loaded."""
 
 RARE_NAMES: Final = 12
 

@@ -1,4 +1,4 @@
-"""Engines that an arm starts by itself, and what they hold while they run."""
+"""Starts the engines of an arm, and accounts for the memory that they hold."""
 
 import asyncio
 import contextlib
@@ -28,17 +28,17 @@ class Engine:
 
     @property
     def memory_bytes(self) -> int:
-        """What an engine of the model was measured to hold."""
+        """Memory that an engine of the model holds, by measurement."""
         return held_bytes(self.model)
 
 
 def held_bytes(model: Model) -> int:
-    """What one engine was measured to hold at most."""
+    """The most memory that one engine of the model holds, by measurement."""
     return int(model.profile.footprint.peak_bytes)
 
 
 def on_cores(profile: Profile, cores: int) -> Profile:
-    """The profile of so many cores, were they as many times as fast as one."""
+    """The profile on `cores` cores, if speed grew in proportion to the number of cores."""
     points = tuple(
         dataclasses.replace(
             point,
@@ -55,7 +55,7 @@ class Garage:
     """Starts engines, and keeps account of their memory.
 
     Attributes:
-        start_seconds: what vLLM takes to start.
+        start_seconds: time that vLLM takes to start.
     """
 
     folder: Path
@@ -88,37 +88,37 @@ class Garage:
         return engine
 
     async def ready(self, engine: Engine) -> None:
-        """Wait until it answers. Raises TimeoutError."""
+        """Wait until the engine answers. Raises TimeoutError."""
         async with asyncio.timeout(READY_SECONDS):
             while not await _answers(engine.port):  # noqa: ASYNC110 -- another process
                 await asyncio.sleep(0.05)
 
     async def stop(self, engine: Engine) -> None:
-        """End it; its memory is free afterwards."""
+        """Stop the engine; its memory is free afterwards."""
         engine.process.terminate()
         await asyncio.to_thread(engine.process.wait)
         self._settle()
         self.running.remove(engine)
 
     def close(self) -> None:
-        """End all."""
+        """Stop all engines."""
         for engine in self.running:
             engine.process.kill()
         for engine in self.running:
             engine.process.wait()
 
     def count_from_now(self) -> None:
-        """Forget what was held and started so far."""
+        """Forget the memory and the starts counted so far."""
         self._byte_seconds, self._peak, self.starts = 0.0, self._held(), 0
         self._began = self._since = time.monotonic()
 
     def mean_bytes(self) -> float:
-        """Held in the mean since counting began."""
+        """Mean memory held since counting began."""
         self._settle()
         return self._byte_seconds / max(1e-9, self._since - self._began)
 
     def peak_bytes(self) -> int:
-        """Held at most."""
+        """The most memory held since counting began."""
         return self._peak
 
     def _held(self) -> int:
@@ -132,7 +132,7 @@ class Garage:
 
 @contextlib.contextmanager
 def garage(folder: Path, start_seconds: float) -> Iterator[Garage]:
-    """Engines that end with the block."""
+    """A garage whose engines are stopped at the end of the block."""
     found = Garage(folder, start_seconds)
     try:
         yield found
@@ -141,7 +141,7 @@ def garage(folder: Path, start_seconds: float) -> Iterator[Garage]:
 
 
 async def _answers(port: int) -> bool:
-    """Whether a completion comes back."""
+    """Whether the engine's health check succeeds."""
     body = json.dumps({"model": "", "prompt": "a", "max_tokens": 1}).encode()
     head = (
         f"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"

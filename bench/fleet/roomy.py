@@ -1,7 +1,7 @@
-"""partitiond's daemon on a CPU with more cores than this machine has; for simulated engines only.
+"""Runs partitiond's daemon with simulated engines on a CPU with more cores than this machine has.
 
-`python -m bench.fleet.roomy CORES serve ...`: the CPU device has cores 0 to CORES-1, and engines
-that are pinned to one of them are pinned to one of this machine's.
+`python -m bench.fleet.roomy CORES serve ...`: the CPU device has cores 0 to CORES-1; an engine that
+is pinned to one of these is pinned to one of this machine's cores.
 """
 
 import os
@@ -17,7 +17,7 @@ from partitiond.ports import EngineLaunch
 
 
 def pretend(cores: int) -> None:
-    """From now on this process sees so many cores."""
+    """Make this process see `cores` cores from now on."""
     real = sorted(os.sched_getaffinity(0))
     shim_command = commands.shim_command
 

@@ -1,4 +1,4 @@
-"""A proxy that follows `swap_policy`: it reads a request's model, and passes bytes on."""
+"""Runs a proxy by `swap_policy`: reads the model of each request, and relays the bytes."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ class SwapProxy:
     """One endpoint for all models of a case.
 
     Args:
-        cores: of each engine.
+        cores: number of cores of each engine.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class SwapProxy:
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
-        """Its address."""
+        """Listen while the block runs, and yield the address."""
         server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=1 << 20)
         try:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -43,7 +43,7 @@ class SwapProxy:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def load(self, name: str) -> None:
-        """Have a model loaded before anybody asks."""
+        """Load a model before any request for it."""
         number = next(self._numbers)
         await self._turn(number, name)
         self._act(self._policy.ended(name))
@@ -54,7 +54,7 @@ class SwapProxy:
         writer.close()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request; the connection ends with it."""
+        """Serve one request; the connection ends after it."""
         head = await reader.readuntil(b"\r\n\r\n")
         lines = head.split(b"\r\n")[:-2]
         fields = {
@@ -86,7 +86,7 @@ class SwapProxy:
         writer: asyncio.StreamWriter,
         gone: "asyncio.Task[bytes]",
     ) -> None:
-        """The engine's answer, byte by byte, until either side ends it."""
+        """Relay the engine's answer, byte by byte, until either side ends it."""
         upstream, to_engine = await asyncio.open_connection("127.0.0.1", engine.port)
         try:
             to_engine.write(sent)

@@ -1,35 +1,35 @@
-"""llama-swap's policy, re-stated: which requests go on, which model is loaded, which are unloaded.
+"""Copies llama-swap's policy: decides which requests proceed and which models (un)load.
 
 It follows what llama-swap's own documents say of its router (docs/kb/guides/routing and
 internal/router/design.md, read in November 2026), not its code:
 
-- A request for a loaded model goes to it at once; llama-swap sets no limit by itself.
-- Others wait in one queue, first come, first served. Each is looked at again whenever a load or a
-  request ends.
-- A load begins only once every model that it unloads has no request in flight. Loads that do not
-  concern each other run side by side.
-- *group*, the default: a model that is loaded unloads every other one.
-- *matrix*: models that fit beside each other stay; of those in the way, the ones that are cheapest
-  to load again go. llama-swap takes the load times that it measured; here all take as long, and
-  of equals the one that was used longest ago goes.
+- A request for a loaded model goes to it at once; llama-swap sets no limit by default.
+- Other requests wait in one queue, first come, first served. The queue is checked again whenever a
+  load or a request ends.
+- A load begins only once every model that it unloads has no request in flight. Independent loads
+  run side by side.
+- *group*, the default: loading a model unloads every other one.
+- *matrix*: models that fit beside each other stay; of the others, those that are cheapest to load
+  again are unloaded. llama-swap uses the load times that it measured; here all load times are
+  equal, and of equal models the least recently used one is unloaded.
 
-Pure: requests, models and what is loaded come in, what is to be done comes out.
+Pure: takes requests, models and the loaded set, and returns the actions to take.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
 Evict = Callable[[str, Sequence[str]], Sequence[str]]
-"""(model to load, loaded models, longest unused first) to those that must go."""
+"""Maps (model to load, loaded models, least recently used first) to the models to unload."""
 
 
 def one_at_a_time(target: str, loaded: Sequence[str]) -> Sequence[str]:
-    """The default group: all others go."""
+    """The default group: unload all other models."""
     return [model for model in loaded if model != target]
 
 
 def as_many_as_fit(limit: int) -> Evict:
-    """A matrix of all sets of so many models."""
+    """A matrix of all sets of `limit` models."""
 
     def evict(target: str, loaded: Sequence[str]) -> Sequence[str]:
         others = [model for model in loaded if model != target]
@@ -55,7 +55,7 @@ class Load:
 
 @dataclasses.dataclass(slots=True)
 class SwapPolicy:
-    """The state of the router. Each call returns what is to be done now."""
+    """The state of the router. Each call returns the actions to take now."""
 
     evict: Evict
     waiting: list[tuple[int, str]] = dataclasses.field(default_factory=list)
@@ -64,22 +64,22 @@ class SwapPolicy:
     in_flight: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def arrived(self, request: int, model: str) -> list[Serve | Load]:
-        """A request came."""
+        """Note that a request came."""
         self.waiting.append((request, model))
         return self._look()
 
     def left(self, request: int) -> list[Serve | Load]:
-        """A request that waits was given up by its client."""
+        """Note that the client of a waiting request disconnected."""
         self.waiting = [(number, model) for number, model in self.waiting if number != request]
         return self._look()
 
     def ended(self, model: str) -> list[Serve | Load]:
-        """A request that was served is over."""
+        """Note that a request to this model has ended."""
         self.in_flight[model] -= 1
         return self._look()
 
     def is_loaded(self, model: str) -> list[Serve | Load]:
-        """A load is over."""
+        """Note that this model's load is complete."""
         del self.loading[model]
         self.loaded.append(model)
         return self._look()

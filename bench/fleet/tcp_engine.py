@@ -1,6 +1,6 @@
-"""The simulated engine on a TCP port, for routers that know no Unix sockets.
+"""Runs the simulated engine on a TCP port, for routers without support for Unix sockets.
 
-`--uds` is the port's number; everything else is as in `partitiond.engines.simulated`.
+`--uds` is the number of the port; everything else is as in `partitiond.engines.simulated`.
 """
 
 import socket
@@ -10,7 +10,7 @@ from partitiond.engines.simulated import __main__ as engine
 
 
 def bind(path: str) -> socket.socket:
-    """As the engine's own, on the port of this machine that `path` is the number of."""
+    """Bind like the engine's own `bind`, but to the TCP port whose number is `path`."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", int(path)))

@@ -1,4 +1,4 @@
-"""Command line: `python -m bench.gpu_check --budget 540 --out DIR`."""
+"""Runs the command line: `python -m bench.gpu_check --budget 540 --out DIR`."""
 
 import argparse
 import asyncio
@@ -41,8 +41,8 @@ SIMULATED_LOAD = {
     "gpu_util": 0.9,
     "power_watts": 250.0,
 }
-"""What the simulated GPU tells of its work throughout. It is busy for most of the time with few of
-its SMs, as a GPU that serves small models: where it were idle, time slices would cost nothing."""
+"""Load that the simulated GPU reports throughout: busy most of the time with few of its SMs, as a
+GPU that serves small models. With an idle GPU, time slices would cost nothing."""
 NO_GPU_TEXT = "There is no NVIDIA GPU on this machine, so nothing was measured."
 
 
@@ -83,7 +83,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def say(text: str) -> None:
-    """Progress, on standard error."""
+    """Print progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -108,11 +108,11 @@ def engine_of(arguments: argparse.Namespace, folder: Path) -> EngineEnvironment:
 
 
 def mps_of(arguments: argparse.Namespace, device: Device, folder: Path) -> Path | str:
-    """The MPS control program, or why none is to be started."""
+    """The MPS control program, or the reason why none is to be started."""
     if arguments.no_mps:
         return "it was not allowed (--no-mps)"
     if arguments.fake:
-        # Simulated hosts want packages that are not vLLM's.
+        # Simulated hosts need packages that vLLM's environment lacks.
         from partitiond.simulated_gpus.mps_control import write_program
 
         return write_program(folder / "bin" / CONTROL)
@@ -177,7 +177,7 @@ async def cancelled_by_sigterm(check: Check) -> None:
 def measure(
     arguments: argparse.Namespace, device: Device, host: "SimulatedHost | None", budget: Budget
 ) -> int:
-    """Run the check on a device; the report is written however it ends."""
+    """Run the check on a device; the report is written on every way out."""
     with prepared(arguments, device, host) as lab:
         check = Check(lab, budget, arguments.only, say)
         status = OK
@@ -200,7 +200,7 @@ def measure(
 
 
 def nothing_to_measure_on(arguments: argparse.Namespace, budget: Budget) -> int:
-    """Say so, in the report, too."""
+    """Report that there is no GPU, on standard output and in the report."""
     trials: list[Trial] = [t for step in all_steps() for t in step.trials(FULL)]
     reasons = {trial.id: "there is no GPU" for trial in trials}
     path = write_report(
@@ -217,18 +217,18 @@ def nothing_to_measure_on(arguments: argparse.Namespace, budget: Budget) -> int:
 
 @contextlib.contextmanager
 def gpu_in_place(*, fake: bool) -> Iterator["SimulatedHost | None"]:
-    """A simulated host under NVML until the end of the block, where one is wanted; else None.
+    """A simulated host under NVML until the end of the block if `fake`; else None.
 
     Raises:
-        DeviceError: there is no C compiler to make one.
+        DeviceError: there is no C compiler to build the simulated host.
     """
     if not fake:
         yield None
         return
-    # Simulated hosts want packages that are not vLLM's.
+    # Simulated hosts need packages that vLLM's environment lacks.
     from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
 
-    # A profile that this name ends up in must not pass for one of a real GPU.
+    # The name marks profiles made here, which must not pass for profiles of a real GPU.
     gpu = GpuDescription("h200-141gb", name="NVIDIA H200 (simulated)")
     with tempfile.TemporaryDirectory(prefix="pd-check-gpu-") as folder:
         host = SimulatedHost.create(HostDescription("gpu-check", (gpu,)), Path(folder))

@@ -1,10 +1,10 @@
-"""What the check changes in an engine's command: things that plans never do."""
+"""Changes an engine's command for the check, in ways that plans never do."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 PASSED_ON: Final = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH")
-"""Where the driver's libraries and the compiler lie on hosts whose loader does not know them."""
+"""Paths of the driver's libraries and the compiler, for hosts whose loader does not know them."""
 
 
 def adapted(
@@ -21,13 +21,13 @@ def adapted(
 
     Args:
         command: argv and env, as the runner makes them.
-        device_index: written instead of the UUID: older vLLM (0.23 and before) reads a number.
-        api_servers: API server processes; more than one only `vllm serve` starts.
+        device_index: replaces the UUID: older vLLM (0.23 and before) reads a number.
+        api_servers: API server processes; only `vllm serve` starts more than one.
         explicit_kv: keep the explicit KV bytes; without them vLLM measures and logs its terms.
-        defaults: `vllm serve` as somebody starts it who sets nothing: no limits, no batch.
+        defaults: `vllm serve` with default options: no limits, no batch.
         inherited: environment to take `PASSED_ON` and PATH from.
-        cache_dir: kept between engines, for kernels that are compiled below the home folder
-            otherwise, which every engine has for itself; empty leaves that.
+        cache_dir: shared by engines for kernels that are otherwise compiled below the home folder
+            of each engine; empty keeps these folders.
     """
     given = inherited or {}
     argv = list(command["argv"])
@@ -39,7 +39,7 @@ def adapted(
         argv = [*_as_serve(argv), "--api-server-count", str(api_servers)]
     env = dict(command["env"])
     if env.get("CUDA_VISIBLE_DEVICES"):
-        # Clients of an MPS daemon that sees one GPU count it anew.
+        # A client of an MPS daemon that sees one GPU counts the GPUs from 0 again.
         index = 0 if "CUDA_MPS_PIPE_DIRECTORY" in env else device_index
         env |= {"CUDA_VISIBLE_DEVICES": str(index), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     env |= {name: given[name] for name in PASSED_ON if name in given}
@@ -65,7 +65,7 @@ OURS_BARE: Final = ("--no-enable-prefix-caching", "--enable-prefix-caching")
 
 
 def _with_defaults(argv: list[str]) -> list[str]:
-    """Without the limits that plans set; model, weights, dtype and socket stay."""
+    """The arguments without the limits that plans set; model, weights, dtype and socket stay."""
     for flag in OURS:
         argv = _without(argv, flag)
     joined = tuple(f"{flag}=" for flag in OURS)
@@ -73,7 +73,7 @@ def _with_defaults(argv: list[str]) -> list[str]:
 
 
 def _without(argv: list[str], flag: str) -> list[str]:
-    """Without a flag and its value."""
+    """The arguments without a flag and its value."""
     if flag not in argv:
         return argv
     at = argv.index(flag)

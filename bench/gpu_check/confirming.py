@@ -1,4 +1,4 @@
-"""A measured profile, completed by what a second start says: memory and capacity."""
+"""Completes a measured profile with the results of a second start: memory and capacity."""
 
 import dataclasses
 
@@ -19,8 +19,8 @@ from partitiond.profiler.notes import frontier_note
 async def confirm(lab: Lab, want: Want) -> Profile:
     """Start an engine with the memory of the measured operating point, and try it there.
 
-    The profile of the model's sweep is completed and kept. What was finished before an
-    interruption is not done again.
+    The completed profile replaces the profile of the model's sweep. Trials finished before an
+    interruption are not repeated.
 
     Raises:
         EngineError: the profile has no operating point, or no engine came up.
@@ -31,7 +31,7 @@ async def confirm(lab: Lab, want: Want) -> Profile:
         confirm_memory=True,
         confirm_capacity=True,
         paper_requests=0,
-        time_limit_seconds=None,  # the budget ends it, and it goes on later
+        time_limit_seconds=None,  # the budget ends it, and a later run continues it
         checkpoint=lab.profile_path(want.model).with_suffix(".confirm.json"),
     )
     planned = plan_launch(request, "check-confirm")
@@ -65,7 +65,7 @@ def completed_by(
     trials: list[CapacityTrial],
     notes: list[str],
 ) -> Profile:
-    """The profile with memory and capacity. What the confirming start needed is its batch's."""
+    """The profile with memory and capacity. The confirming start gives its batch's footprint."""
     points = tuple(
         dataclasses.replace(point, footprint_bytes=found.footprint_bytes)
         if found.confirmed and point.batch == found.batch

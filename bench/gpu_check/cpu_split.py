@@ -1,4 +1,4 @@
-"""CPU time of engines, told apart: the engine's own loop, and everything in front of it."""
+"""Splits the CPU time of engines into the engine's own loop and everything in front of it."""
 
 import os
 import time
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 ENGINE_LOOPS: Final = ("VLLM::EngineCor", "VLLM::Worker", "VLLM::DPCoordin")
-"""Names that vLLM gives its processes, as far as /proc/PID/comm holds them (15 bytes). A process of
-another name parses, tokenises, streams and waits: the front-end, and of ours the proxy."""
+"""Names that vLLM gives its processes, as cut off in /proc/PID/comm (15 bytes). A process with
+another name parses, tokenises, streams and waits: it is the front-end, and for ours the proxy."""
 
 
 class CpuSplit:
@@ -24,11 +24,11 @@ class CpuSplit:
         self._began = 0.0
 
     def begin(self) -> None:
-        """From now on."""
+        """Start the measurement."""
         self._before, self._began = self._ticks(), time.monotonic()
 
     def end(self) -> tuple[float, float, float]:
-        """CPU seconds of front-ends and of engine loops, and the seconds in between."""
+        """CPU seconds of front-ends and of engine loops since `begin`, and the elapsed seconds."""
         seconds = max(1e-9, time.monotonic() - self._began)
         after, hertz = self._ticks(), os.sysconf("SC_CLK_TCK")
         totals = {True: 0, False: 0}
@@ -37,7 +37,7 @@ class CpuSplit:
         return totals[False] / hertz, totals[True] / hertz, seconds
 
     def _ticks(self) -> dict[int, tuple[bool, int]]:
-        """By process: whether it is an engine's loop, and its CPU time so far."""
+        """By process: whether the process is an engine's loop, and its CPU time so far."""
         found = {}
         for entry in os.scandir("/proc"):
             if not entry.name.isdigit():
@@ -56,7 +56,7 @@ def _session(pid: int) -> int | None:
 
 
 def _fields(pid: int) -> tuple[str, list[str]] | None:
-    """The command's name and the fields after it (proc(5)); None once it is gone."""
+    """The command's name and the fields after it (proc(5)); None if the process is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:

@@ -1,8 +1,8 @@
-"""An interpreter that also sees a folder made by `pip install --target`.
+"""Makes an interpreter that also sees a folder made by `pip install --target`.
 
-The runner starts engines with an environment of their own making and asks interpreters in isolated
-mode, so PYTHONPATH reaches neither. A virtual environment without pip whose .pth file names the
-folder, and then the packages the interpreter has itself, is seen by both.
+The runner starts engines with an environment that it builds, and queries interpreters in isolated
+mode, so PYTHONPATH reaches neither. Both see a virtual environment without pip whose .pth file
+names the folder, followed by the interpreter's own packages.
 """
 
 import json
@@ -23,7 +23,7 @@ def with_folder(python: Path, packages: Path, environment: Path) -> Path:
     """The interpreter of an environment at `environment` that sees `packages` first.
 
     Raises:
-        EngineUnavailableError: the folder or the interpreter is not what it should be.
+        EngineUnavailableError: the folder is missing, or the interpreter does not work.
     """
     if not packages.is_dir():
         raise EngineUnavailableError(
@@ -42,7 +42,7 @@ def with_folder(python: Path, packages: Path, environment: Path) -> Path:
             hint="Name a Python 3 with its venv module by --engine-python.",
         ) from error
     folders = [str(packages.absolute()), *sites]
-    # addsitedir rather than plain paths: it reads the .pth files inside, too.
+    # addsitedir, not plain paths: it reads the .pth files inside the folders as well.
     lines = [f"import site; site.addsitedir({folder!r})" for folder in folders]
     (purelib / "engine.pth").write_text("\n".join(lines) + "\n")
     return made

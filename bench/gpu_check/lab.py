@@ -1,4 +1,4 @@
-"""The effects behind the steps: models, engines, load, telemetry, the profiler, MPS."""
+"""Provides the effects behind the steps: models, engines, load, telemetry, the profiler, MPS."""
 
 import asyncio
 import contextlib
@@ -30,13 +30,13 @@ from partitiond.profiler.runner import Profiler
 from partitiond.profiler.sampling import PREEMPTIONS
 
 DTYPE: Final = "float16"
-"""The paper's."""
+"""The paper's data type."""
 SHARE: Final = 0.9
-"""Of the device's memory, divided among the replicas, as in the paper."""
+"""Share of the device's memory that is divided among the replicas, as in the paper."""
 START_SECONDS: Final = 420.0
 STOP_SECONDS: Final = 5.0
 CORES_PER_LOADER: Final = 4
-"""Of so many cores one is kept for the load."""
+"""One of this many cores is kept for the load."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class Want:
     """An engine to start.
 
     Attributes:
-        batch: largest batch; its KV cache is made for it.
-        share: of the device's memory.
-        env: further environment, as an MPS daemon's.
-        args: further engine flags.
-        changes: what plans never do.
-        pinned: on cores of its own; else on all cores that engines have.
+        batch: largest batch; the engine's KV cache is sized for it.
+        share: share of the device's memory.
+        env: additional environment, such as an MPS daemon's.
+        args: additional engine flags.
+        changes: changes that plans never make.
+        pinned: the engine has cores of its own; else it uses all cores that engines have.
     """
 
     model: str
@@ -64,7 +64,7 @@ class Want:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Running:
-    """An engine that is up."""
+    """An engine that is ready."""
 
     want: Want
     handle: EngineHandle
@@ -76,13 +76,13 @@ class Running:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tools:
-    """What the lab works with.
+    """The tools and settings of the lab.
 
     Attributes:
-        used_bytes: memory of the device that anyone uses now.
-        mps_program: the MPS control program, or why there is none.
+        used_bytes: memory of the device that all processes use now.
+        mps_program: the MPS control program, or the reason why there is none.
         engine_args: flags of every engine.
-        engine_python: interpreter of the engines, for a daemon's; None where they are simulated.
+        engine_python: interpreter of the engines, for a daemon's; None if they are simulated.
         mig: GPU instances may be made and destroyed.
     """
 
@@ -97,13 +97,13 @@ class Tools:
 
 
 class Lab:
-    """One GPU, and everything that is done with it.
+    """One GPU, and all work on it.
 
     Args:
         device: the GPU; its cores are divided between engines and load.
         device_index: its index for CUDA.
-        folder: where profiles, logs and models go.
-        say: progress, for people.
+        folder: folder for profiles, logs and models.
+        say: shows progress to people.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Lab:
         return await self._resolver.resolve(self.spec(want))
 
     async def request(self, want: Want, cores: tuple[int, ...] = ()) -> ProfileRequest:
-        """What the profiler, or its launch planning, is asked."""
+        """The request for the profiler, or for its launch planning."""
         usable = min(
             self.device.free_bytes - headroom_bytes(self.device.memory_bytes),
             int(self.device.memory_bytes * want.share),
@@ -192,7 +192,7 @@ class Lab:
         return self.folder / "profiles" / f"{model}.json"
 
     def measured(self, model: str) -> Profile:
-        """The profile of an earlier trial. Raises EngineError where the file is gone."""
+        """The profile of an earlier trial. Raises EngineError if the file is missing."""
         try:
             return serde.from_json(Profile, self.profile_path(model).read_bytes())
         except OSError as error:
@@ -207,7 +207,7 @@ class Lab:
         return max(points, key=lambda point: point.output_tokens_per_s).batch
 
     def keep_runs(self, model: str, runs: Sequence[ReplicationRun]) -> Sharing:
-        """Put replication runs of one mode into the model's profile, beside its earlier ones.
+        """Add replication runs of one mode to the model's profile, beside its earlier runs.
 
         Returns:
             u and kappa, fitted to all runs of the mode.
@@ -222,12 +222,12 @@ class Lab:
         return sharing
 
     def measured_kappa(self, model: str, mode: SharingMode) -> float | None:
-        """The model's kappa in a mode, where replication was measured."""
+        """The model's kappa in a mode, or None if replication was not measured in it."""
         known = self.measured(model).sharing
         return next((sharing.kappa for sharing in known if sharing.mode == mode.value), None)
 
     def keep(self, profile: Profile) -> None:
-        """Write it as profiles/MODEL.json, in place of what was there."""
+        """Write the profile as profiles/MODEL.json, and replace an earlier one."""
         path = self.profile_path(profile.model)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".new")
@@ -235,17 +235,17 @@ class Lab:
         temporary.replace(path)
 
     def tell(self, progress: Progress) -> None:
-        """Show what the profiler is at."""
+        """Show the profiler's progress."""
         self.say(f"{progress.phase}: {progress.message}")
 
     # --- engines ------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def engines(self, wants: Sequence[Want]) -> AsyncIterator[list[Running]]:
-        """Start engines one after another, and stop them all at the end, however it comes.
+        """Start engines one after another, and stop them all at the end, even after an error.
 
         Raises:
-            EngineError: one did not start; its log is kept in logs/.
+            EngineError: an engine did not start; its log is kept in logs/.
         """
         running: list[Running] = []
         try:
@@ -258,7 +258,7 @@ class Lab:
             await to_end(self._stop_all(running))
 
     async def _stop_all(self, running: Sequence[Running]) -> None:
-        """Stop, and learn what a start and a stop cost together."""
+        """Stop the engines, and record the time of a start and a stop together."""
         began = time.monotonic()
         await self._stop([engine.handle for engine in running])
         for engine in running:
@@ -266,7 +266,7 @@ class Lab:
             self.ledger.starts.append(engine.start_seconds + stop_seconds)
 
     def cores_of(self, number: int, count: int) -> tuple[int, ...]:
-        """Cores of one of `count` engines: an even share, or all of them where there are fewer."""
+        """Cores of one of `count` engines: an even share, or all if there are fewer cores."""
         cores = self.engine_cores
         each = len(cores) // count
         return cores[number * each : (number + 1) * each] if each else cores
@@ -312,7 +312,7 @@ class Lab:
     # --- load ---------------------------------------------------------------------------------
 
     async def load(self, running: Sequence[Running], batches: Sequence[int]) -> Together:
-        """One common window on engines that are up."""
+        """Measure one common window on engines that are ready."""
         self.say(f"measuring {len(running)} engines with {', '.join(map(str, batches))} in flight")
         streams = [
             Stream(
@@ -331,7 +331,7 @@ class Lab:
         return await load_together(streams, self.scale.window_seconds, watched)
 
     async def _preempted(self, running: Sequence[Running]) -> list[int | None]:
-        """Requests that each engine preempted so far; None where it is too busy to say."""
+        """Requests that each engine preempted so far; None for one too busy to answer."""
         found: list[int | None] = []
         for engine in running:
             metrics: Mapping[str, float] = {}
@@ -359,7 +359,7 @@ class Lab:
             yield daemon
 
     async def settled_bytes(self) -> int:
-        """Used memory once it stays the same: drivers give memory back a moment after an end."""
+        """Used memory once it is constant: drivers free memory a moment after a process ends."""
         before = -1
         for _ in range(20):
             now = await asyncio.to_thread(self.tools.used_bytes)

@@ -1,4 +1,4 @@
-"""The checkpoint: one JSON file with every trial's result, replaced as a whole after each."""
+"""Keeps the checkpoint: one JSON file of all trials' results, replaced as a whole after each."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ CHECKPOINT: Final = "checkpoint.json"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Subject:
-    """What the results are of. Results of different subjects never share a checkpoint.
+    """The subject of the results. Results of different subjects never share a checkpoint.
 
     Attributes:
         hardware: catalog key of the GPU.
@@ -33,11 +33,11 @@ class Subject:
 
 @dataclasses.dataclass(slots=True)
 class Entry:
-    """One trial as it stands.
+    """The state of one trial.
 
     Attributes:
-        data: what was found; "rows" become a table of the report.
-        error: why it failed or is impossible.
+        data: the results; "rows" become a table of the report.
+        error: the reason why the trial failed or is impossible.
     """
 
     state: State
@@ -59,10 +59,10 @@ class Ledger:
 
     @classmethod
     def load(cls, folder: Path, subject: Subject) -> "Ledger":
-        """Go on from a folder's checkpoint, or begin one.
+        """Continue a folder's checkpoint, or begin a new one.
 
         Raises:
-            ConflictError: the folder holds results of something else.
+            ConflictError: the folder holds results of another subject.
             InputError: the checkpoint cannot be read.
         """
         ledger = cls(folder / CHECKPOINT, subject)
@@ -92,31 +92,31 @@ class Ledger:
 
     @property
     def standings(self) -> dict[str, Standing]:
-        """For the schedule."""
+        """State, seconds and attempts of each trial, for the schedule."""
         return {
             name: Standing(entry.state, entry.seconds, entry.attempts)
             for name, entry in self.entries.items()
         }
 
     def data(self, trial: str) -> Mapping[str, Any]:
-        """What a trial found; empty where it is not done."""
+        """The results of a trial; empty if it is not done."""
         entry = self.entries.get(trial)
         return entry.data if entry is not None and entry.state is State.DONE else {}
 
     def done(self, trial: str, seconds: float, data: dict[str, Any]) -> None:
-        """Keep a result."""
+        """Keep the result of a trial."""
         self._keep(trial, Entry(State.DONE, seconds, self._attempts(trial), data))
 
     def impossible(self, trial: str, seconds: float, reason: str) -> None:
-        """It cannot be done here; that is a result."""
+        """Note that a trial cannot be done here; that is a result."""
         self._keep(trial, Entry(State.IMPOSSIBLE, seconds, self._attempts(trial), error=reason))
 
     def failed(self, trial: str, seconds: float, error: str) -> None:
-        """It broke."""
+        """Note that a trial failed."""
         self._keep(trial, Entry(State.FAILED, seconds, self._attempts(trial) + 1, error=error))
 
     def cut(self, trial: str, seconds: float) -> None:
-        """The budget ended it."""
+        """Note that the budget ended a trial."""
         error = f"cut by the budget after {seconds:.0f} s"
         self._keep(trial, Entry(State.CUT, seconds, self._attempts(trial), error=error))
 
@@ -130,7 +130,7 @@ class Ledger:
         self.save()
 
     def save(self) -> None:
-        """Replace the file; a reader, or a crash, finds the old one or the new one."""
+        """Replace the file; a reader, or a crash, finds either the old or the new one."""
         content = {
             "schema": SCHEMA,
             "subject": dataclasses.asdict(self.subject),
@@ -145,11 +145,11 @@ class Ledger:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Two runs on one folder would measure each other.
+    """Lock the folder: two runs on one folder would disturb each other's measurements.
 
     Raises:
-        ConflictError: another one works there.
-        InputError: nothing can be written there.
+        ConflictError: another run works on the folder.
+        InputError: nothing can be written to the folder.
     """
     with _opened(folder / "lock") as file:
         try:

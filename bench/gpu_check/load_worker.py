@@ -1,10 +1,10 @@
-"""One closed loop in a process of its own: `python -m bench.gpu_check.load_worker`.
+"""Runs one closed loop in a process of its own: `python -m bench.gpu_check.load_worker`.
 
-A single Python process would limit several fast engines. Lines of JSON go both ways. First comes
-what to send; the worker says "opened" when every slot has finished a request. Told since when all
-workers are in that state ("measure_since"), it says "enough" once its own window would do. It
-keeps its load until it is told the borders of the window that all have in common ("window"), and
-answers with what happened between them ("result").
+A single Python process would limit several fast engines. Lines of JSON go both ways. The first line
+describes the load. The worker says "opened" when every slot has finished a request. It is then told
+since when all workers are in that state ("measure_since"), and says "enough" once its own window is
+long enough. It keeps its load until it is told the borders of the window common to all ("window"),
+and answers with the figures between them ("result").
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from loadgen.statistics import TokenTimeline, summarise, throughput
 from loadgen.window import WindowState
 
 WINDOW_E2EL = 2.0
-"""A window lasts at least so many mean end-to-end latencies, as the definitions say."""
+"""Shortest window in mean end-to-end latencies, by the definitions."""
 
 
 def say(**values: Any) -> None:
@@ -37,7 +37,7 @@ def say(**values: Any) -> None:
 
 
 class Gate:
-    """What the other side said of the window that all workers have in common."""
+    """The window common to all workers, as told by the controlling process."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -47,10 +47,10 @@ class Gate:
         self.window: tuple[float, float] | None = None
 
     async def listen(self, reader: asyncio.StreamReader) -> None:
-        """Take lines until the window is told.
+        """Take lines until one tells the window.
 
         Raises:
-            EOFError: the other side is gone; nobody waits for the result.
+            EOFError: the controlling process is gone; nothing waits for the result.
         """
         while self.window is None:
             line = await reader.readline()
@@ -63,7 +63,7 @@ class Gate:
                 self.window = (opened, closed)
 
     def steady(self) -> None:
-        """Every slot has finished a request."""
+        """Note that every slot has finished a request."""
         self._steady_since = now()
         say(opened=True)
 
@@ -71,7 +71,7 @@ class Gate:
         """The window that was told.
 
         Raises:
-            LoadgenError: the load, which ended at `until`, was not there all that time.
+            LoadgenError: the load, which ended at `until`, did not cover the whole window.
         """
         assert self.window is not None  # the load ends no other way
         opened, closed = self.window
@@ -80,7 +80,7 @@ class Gate:
         return opened, closed
 
     def is_over(self, mean_e2el: float | None) -> bool:
-        """Whether the load may end; says "enough" once the window is long enough for its part."""
+        """Whether the load may end; says "enough" once the window is long enough for this loop."""
         if not self._told_enough and self._is_enough(mean_e2el):
             self._told_enough = True
             say(enough=True)
@@ -94,21 +94,21 @@ class Gate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Together(WindowRule):
-    """Keeps the loop under load until the gate says that all are done."""
+    """Keeps the loop under load until the gate knows the window common to all."""
 
     gate: Gate | None = None
 
     def state(
         self, elapsed: float, mean_e2el: float | None, half_width_share: float
     ) -> WindowState:
-        """Closed once the window that all have in common is."""
+        """Close once the window common to all is told."""
         del elapsed, half_width_share
         over = self.gate is not None and self.gate.is_over(mean_e2el)
         return WindowState.CLOSED if over else WindowState.OPEN
 
 
 def result_of(result: ClosedLoopResult, opened: float, closed: float) -> dict[str, Any]:
-    """What happened between two times, as plain numbers; None where nothing was seen."""
+    """Figures between two times as plain numbers; None for a figure without values."""
     samples = Samples.of_window(result.records, opened, closed)
     tpot, ttft, e2el = (summarise(values) for values in (samples.tpot, samples.ttft, samples.e2el))
     rate = throughput(_timeline(result), opened, closed)
@@ -139,7 +139,7 @@ def _timeline(result: ClosedLoopResult) -> TokenTimeline:
 
 
 async def serve() -> None:
-    """One loop, from the first line to the result. Raises LoadgenError, EOFError."""
+    """Run one loop, from the first line to the result. Raises LoadgenError, EOFError."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin

@@ -1,7 +1,7 @@
-"""An MPS control daemon for the time of a block: the daemon's own, in a folder of its own.
+"""Runs an MPS control daemon while a block runs, with `partitiond.devices.mps` in its own folder.
 
-Nothing on the GPU is changed: no compute mode, no clocks. Where the daemon does not come up, time
-slices are what is left, and the reason is a result.
+Nothing on the GPU is changed: no compute mode, no clocks. If the daemon does not start, engines can
+only share by time slices, and the reason is a result.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ CONTROL: Final = "nvidia-cuda-mps-control"
 
 
 class MpsUnavailableError(Exception):
-    """MPS cannot be used here; the text says why."""
+    """MPS cannot be used here; the text gives the reason."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class LabDaemon:
     daemon: MpsDaemon
 
     def client_env(self, sm_percent: int | None = None) -> tuple[tuple[str, str], ...]:
-        """Environment of an engine under it; a percentage caps its SMs, it reserves none."""
+        """Environment of an engine under the daemon; a percentage caps its SMs, reserves none."""
         return self.daemon.client_env(100 if sm_percent is None else sm_percent, 0)
 
 
@@ -46,12 +46,12 @@ def control_program(device: Device) -> str:
 
 @contextlib.asynccontextmanager
 async def mps(program: str, uuid: str) -> AsyncIterator[LabDaemon]:
-    """A daemon for one GPU; quits, and is ended, when the block does.
+    """Run a daemon for one GPU; it is told to quit, and is ended, at the end of the block.
 
     Raises:
-        MpsUnavailableError: it did not come up.
+        MpsUnavailableError: the daemon did not start.
     """
-    # A socket's path may have 107 bytes: below the system's own folder for temporary files.
+    # A socket's path has at most 107 bytes, so the folder is below the system's temporary folder.
     folder = Path(tempfile.mkdtemp(prefix="pd-mps-"))
     daemon = MpsControl(folder, program).daemon(uuid)
     try:

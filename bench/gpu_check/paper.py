@@ -1,8 +1,8 @@
-"""What the paper reports, for comparison.
+"""Holds the statements of the paper, for comparison.
 
 P. G. Recasens, Y. Zhu, C. Wang, E. K. Lee, O. Tardieu, A. Youssef, J. Torres and J. Ll. Berral:
 "Towards Pareto Optimal Throughput in Small Language Model Serving", EuroMLSys 2024.
-Only what its text and tables state; its figures are curves without numbers.
+Only statements of its text and tables are here; its figures are curves without numbers.
 """
 
 from typing import Final
@@ -20,7 +20,7 @@ MAX_BATCH: Final = {
 }
 """Table 1."""
 MEMORY_BYTES: Final = 40 * 2**30
-"""Its A100's memory, 90 % of which make Table 1."""
+"""Memory of the paper's A100; Table 1 uses 90 % of it."""
 
 STATEMENTS: Final = {
     2: "Figure 1: for OPT-125M and OPT-1.3B throughput improves only marginally beyond batch 128. "

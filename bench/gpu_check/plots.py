@@ -1,4 +1,4 @@
-"""Plots beside the report. Without matplotlib there are none, and the tables say everything."""
+"""Draws plots beside the report. Without matplotlib there are none; the tables hold all figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ COLOURS = ("#1f5fa8", "#c2551b", "#3a8f4c")
 
 
 def draw(ledger: Ledger, folder: Path) -> dict[int, list[Path]]:
-    """Draw what there is into folder/plots; the files by step."""
+    """Draw all plots with data into folder/plots; return the files by step."""
     try:
         import matplotlib as mpl
     except ImportError:

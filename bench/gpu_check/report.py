@@ -1,4 +1,4 @@
-"""The report: what was found, beside the paper, and what was not reached. Markdown and HTML."""
+"""Renders the report in Markdown and HTML: results beside the paper's, and unreached trials."""
 
 import base64
 import dataclasses
@@ -28,7 +28,7 @@ class Section:
 
     @property
     def tables(self) -> list[list[Mapping[str, Any]]]:
-        """Its rows by what their first column is about: trials of a step may differ in that."""
+        """The rows by the name of their first column, which differs between a step's trials."""
         found: dict[str, list[Mapping[str, Any]]] = {}
         for row in self.rows:
             found.setdefault(next(iter(row)), []).append(row)
@@ -37,7 +37,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
-    """What one run did, for the head of the report."""
+    """Facts about one run, for the head of the report."""
 
     began: str
     budget_seconds: float
@@ -57,11 +57,11 @@ def sections(
     """The report's parts, in order.
 
     Args:
-        ledger: results; None where there is nothing to measure on.
+        ledger: results; None if there is no device to measure.
         steps: number, title and trials of each.
         not_reached: reason by trial.
         images: plots by step.
-        headline: said first, as that there is no GPU.
+        headline: the first sentence, such as that there is no GPU.
     """
     parts = [_head(ledger, run, headline), _overview(ledger, steps)]
     if ledger is not None:

@@ -1,4 +1,4 @@
-"""The loop: ask the schedule, make the trial, keep its result, until nothing fits any more."""
+"""Runs the loop: asks the schedule, makes the trial, keeps its result, until nothing fits."""
 
 import asyncio
 import dataclasses
@@ -25,12 +25,12 @@ class Budget:
 
     @property
     def used(self) -> float:
-        """So far."""
+        """Seconds used so far."""
         return time.monotonic() - self.began
 
     @property
     def left(self) -> float:
-        """Until the end."""
+        """Seconds left until the end."""
         return self.seconds - self.used
 
 
@@ -39,8 +39,8 @@ class Check:
 
     Attributes:
         tried: trials of this run, in order.
-        failed: those that did not succeed.
-        not_reached: why, by trial, once the run is over.
+        failed: trials of this run that did not succeed.
+        not_reached: reason by trial, once the run is over.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Check:
                 await self._make(step, decision.trial)
             self.not_reached = decision.not_reached
         except asyncio.CancelledError:
-            # With no seconds left the schedule names everything that is open.
+            # With no seconds left the schedule names every trial that is not done.
             end = self._decide(0.0)
             open_now = end.not_reached if isinstance(end, Stop) else {}
             self.not_reached = dict.fromkeys(open_now, "the run was interrupted")
@@ -125,7 +125,7 @@ def write_report(
     not_reached: Mapping[str, str],
     headline: str = "",
 ) -> Path:
-    """Write report.md and report.html; returns the first."""
+    """Write report.md and report.html; return the path of report.md."""
     steps = [(step.number, step.title, step.trials(scale)) for step in all_steps()]
     images = plots.draw(ledger, folder) if ledger is not None else {}
     began = datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""The engine runner, with the changes of `command_line` applied to its commands."""
+"""Runs engines with the changes of `command_line` applied to their commands."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from partitiond.ports import EngineHandle, EngineLaunch
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Changes:
-    """See `command_line.adapted`."""
+    """Changes of an engine's command; see `command_line.adapted`."""
 
     api_servers: int = 1
     explicit_kv: bool = True
@@ -27,11 +27,11 @@ UNCHANGED: Final = Changes()
 
 
 class CheckRunner(ProcessEngineRunner):
-    """Starts engines as the daemon does, but for `Changes`.
+    """Starts engines as the daemon does, except for `Changes`.
 
     Args:
-        on_start: told the pid and the footprint in bytes of every engine: a GPU that is not there
-            shows it as used memory for as long as the engine lives.
+        on_start: called with the pid and the footprint in bytes of every engine, so that a
+            simulated GPU shows the footprint as used memory while the engine lives.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CheckRunner(ProcessEngineRunner):
         self._on_start = on_start
 
     def change(self, replica_id: str, changes: Changes) -> None:
-        """Start the replica of this name with these."""
+        """Start the replica of this name with these changes."""
         self._changes[replica_id] = changes
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:

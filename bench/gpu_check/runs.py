@@ -1,4 +1,4 @@
-"""Replication runs of one mode, from several trials. Pure."""
+"""Combines replication runs of one mode from several trials. Pure."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from partitiond.core.profile import ReplicationRun
 def union_of(
     known: Sequence[ReplicationRun], new: Sequence[ReplicationRun]
 ) -> tuple[ReplicationRun, ...]:
-    """All runs, by number of replicas; one that was made again counts as it is now."""
+    """All runs, by number of replicas; a repeated run replaces the earlier one."""
     latest = {_kind(run): run for run in (*known, *new)}
     return tuple(latest[kind] for kind in sorted(latest))
 

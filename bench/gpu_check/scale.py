@@ -1,4 +1,4 @@
-"""How large everything is: in full on a GPU, small where engines are simulated."""
+"""Defines the sizes of the steps: full on a GPU, small for simulated engines."""
 
 import dataclasses
 from typing import Final
@@ -12,22 +12,22 @@ class Scale:
     """Sizes of the steps.
 
     Attributes:
-        workload: of every step but the output lengths.
+        workload: workload of every step, except for the output lengths of step 9.
         max_batch: largest batch of a sweep.
         sweep_seconds: measuring time of a sweep.
-        min_window_seconds, max_window_seconds: of a sweep's windows.
-        window_seconds: of all other windows.
-        servers: API server processes of step 3.
-        replicas: of step 4.
-        sm_percents: of step 8.
-        large_replicas, outputs: of step 9.
-        large_batch: in flight at the 2.7B model, over all replicas.
-        paper_requests: of the paper's mode.
-        planned_replicas: that a daemon plans and serves in step 11, and of which one is killed.
-        grid: replicas of steps 14 and 15, beside those of steps 4 and 9.
+        min_window_seconds, max_window_seconds: limits of a sweep's windows.
+        window_seconds: length of all other windows.
+        servers: numbers of API server processes in step 3.
+        replicas: numbers of replicas in step 4.
+        sm_percents: SM percentages of step 8.
+        large_replicas, outputs: numbers of replicas and output lengths in step 9.
+        large_batch: requests in flight at the 2.7B model, over all replicas.
+        paper_requests: number of requests in the paper's mode.
+        planned_replicas: replicas that a daemon plans and serves in step 11; one is killed.
+        grid: numbers of replicas in steps 14 and 15, beside those of steps 4 and 9.
         contract: arguments of pytest in step 13.
-        costs: expected, until starts were seen.
-        reserve_seconds: of the budget, for stopping and the report.
+        costs: expected costs, before any start was measured.
+        reserve_seconds: seconds of the budget kept for stopping and the report.
     """
 
     name: str
@@ -69,7 +69,7 @@ FULL: Final = Scale(
     planned_replicas=4,
     grid=(8, 3, 6, 5, 7),
     contract=("-m", "gpu", "tests/contract"),
-    # A cold start compiles and captures graphs: 40 to 70 s for small models; later ones half.
+    # A cold start compiles and captures graphs: 40 to 70 s for small models; later starts half.
     costs=Costs(start_seconds=70.0, window_seconds=16.0),
     reserve_seconds=15.0,
 )
@@ -96,4 +96,4 @@ FAKE: Final = Scale(
     costs=Costs(start_seconds=2.5, window_seconds=1.5),
     reserve_seconds=4.0,
 )
-"""For the automated test: every step, nothing of it worth reading."""
+"""For the automated test: runs every step, but gives no usable figures."""

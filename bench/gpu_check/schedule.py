@@ -1,8 +1,8 @@
-"""Which trial comes next: a pure function of what is done, what trials cost and what is left.
+"""Chooses the next trial by a pure function of finished trials, costs and the seconds left.
 
-Trials are listed by value. The first one whose needs are met and that fits in what is left of the
-budget is next; a later, cheaper one may use up seconds the first cannot. A trial that goes on from
-a checkpoint of its own may be started with less than it needs in all.
+Trials are listed by value. The next trial is the first one whose needs are met and that fits in the
+seconds left; a later, cheaper trial may use seconds that are too few for the first. A trial that
+resumes from a checkpoint of its own may be started with fewer seconds than it needs in all.
 """
 
 import dataclasses
@@ -12,33 +12,33 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 MAX_ATTEMPTS: Final = 2
-"""A trial that failed twice is not tried a third time: the seconds are worth more elsewhere."""
+"""A trial that failed twice is not tried a third time: other trials use the seconds better."""
 CUT_FACTOR: Final = 1.5
-"""A trial that was cut is thought to need so much more than it had."""
+"""A trial that was cut is expected to need this many times the seconds that it had."""
 
 
 class State(enum.StrEnum):
-    """How a trial stands."""
+    """The state of a trial."""
 
     DONE = "done"
     IMPOSSIBLE = "impossible"
-    """It cannot be done on this machine; the reason is its result."""
+    """The trial cannot be done on this machine; the reason is its result."""
     FAILED = "failed"
     CUT = "cut"
-    """The budget ended it."""
+    """The budget ended the trial."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trial:
-    """One unit of work, kept as a whole.
+    """One unit of work, whose result is kept as a whole.
 
     Attributes:
-        id: "4.mps-2": its step and what it varies.
-        needs: trials whose results it uses.
-        starts: engine starts.
-        windows: measuring windows.
-        other_seconds: whatever else it takes.
-        resumes: it has a checkpoint of its own, so that seconds spent on it are never lost.
+        id: the step and what the trial varies, as "4.mps-2".
+        needs: trials whose results this trial uses.
+        starts: number of engine starts.
+        windows: number of measuring windows.
+        other_seconds: seconds for everything else.
+        resumes: the trial has a checkpoint of its own, so that its seconds are never lost.
     """
 
     id: str
@@ -50,17 +50,17 @@ class Trial:
 
     @property
     def step(self) -> int:
-        """The step it belongs to."""
+        """The step that the trial belongs to."""
         return int(self.id.partition(".")[0])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Standing:
-    """What is known of a trial that was tried.
+    """The record of a trial that was tried.
 
     Attributes:
-        seconds: of the last try.
-        attempts: tries that failed.
+        seconds: length of the last try.
+        attempts: number of tries that failed.
     """
 
     state: State
@@ -76,7 +76,7 @@ class Costs:
     window_seconds: float
 
     def learned(self, starts: Sequence[float]) -> "Costs":
-        """With starts as they were seen: the median of the last five."""
+        """The costs with the measured starts: the median of the last five."""
         if not starts:
             return self
         return dataclasses.replace(self, start_seconds=statistics.median(starts[-5:]))
@@ -90,7 +90,7 @@ class Costs:
         )
 
     def least(self, trial: Trial) -> float:
-        """The fewest seconds worth starting it with."""
+        """The fewest seconds with which starting the trial is worthwhile."""
         if not trial.resumes:
             return self.of(trial)
         return min(self.of(trial), self.start_seconds + 3 * self.window_seconds)
@@ -98,7 +98,7 @@ class Costs:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Next:
-    """Make this trial."""
+    """The decision to make this trial."""
 
     trial: Trial
     expected_seconds: float
@@ -106,7 +106,7 @@ class Next:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stop:
-    """Nothing more can be done now; why not, by the id of every trial that is not done."""
+    """The decision to stop; gives the reason by the id of every trial that is not done."""
 
     not_reached: Mapping[str, str]
 
@@ -120,15 +120,15 @@ def next_trial(
     only: frozenset[int] = frozenset(),
     tried_now: frozenset[str] = frozenset(),
 ) -> Next | Stop:
-    """What to do with the seconds that are left.
+    """Choose how to use the seconds that are left.
 
     Args:
-        trials: by value.
-        standings: what was tried, this time or before.
+        trials: all trials, by value.
+        standings: trials tried in this run or before.
         costs: see `Costs`.
-        seconds_left: of the budget.
-        only: steps that may run, and whatever they need; empty for all.
-        tried_now: trials that did not succeed in this run: once a run is enough.
+        seconds_left: seconds left of the budget.
+        only: steps that may run, together with the trials that they need; empty for all.
+        tried_now: trials that did not succeed in this run; they are not tried again in it.
     """
     wanted = _wanted(trials, only)
     reasons: dict[str, str] = {}
@@ -151,7 +151,7 @@ def _over(trial: Trial, standings: Mapping[str, Standing]) -> bool:
 
 
 def _wanted(trials: Sequence[Trial], only: frozenset[int]) -> frozenset[str]:
-    """Trials of the steps asked for, and all they need."""
+    """Trials of the requested steps, and all trials that they need."""
     by_id = {trial.id: trial for trial in trials}
     found = {trial.id for trial in trials if not only or trial.step in only}
     open_ends = list(found)
@@ -169,7 +169,7 @@ def _obstacle(
     wanted: frozenset[str],
     tried_now: frozenset[str],
 ) -> str:
-    """Why it may not run whatever the budget; empty where nothing hinders it."""
+    """The reason why a trial may not run with any budget; empty if it may run."""
     if trial.id not in wanted:
         return "was not asked for"
     standing = standings.get(trial.id)

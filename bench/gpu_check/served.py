@@ -1,7 +1,7 @@
-"""A real daemon on this machine's GPU, or on a simulated one: plans applied, load, and the end.
+"""Runs a real daemon on this machine's GPU, or on a simulated one: applies plans and loads them.
 
-It has a state folder of its own, listens on loopback only, and gives the GPU back. It needs
-partitiond's own packages beside vLLM's; where they are missing, its steps are impossible, with why.
+The daemon has a state folder of its own, listens on loopback only, and gives the GPU back. It needs
+partitiond's own packages beside vLLM's; without them its steps are impossible, with the reason.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ PACKAGES: Final = (
     "numba",
     "typer",
 )
-"""What a daemon needs beyond the rest of the check, by module."""
+"""Modules that a daemon needs beyond those of the check."""
 READY_SECONDS: Final = 120.0
 END_SECONDS: Final = 120.0
 SIMULATED_CORES: Final = 16
@@ -51,27 +51,27 @@ _ON_CORES: Final = (
     "os.sched_setaffinity(0, json.loads(cores) or os.sched_getaffinity(0))\n"
     "os.execv(sys.executable, [sys.executable, '-m', 'partitiond', '--config', config, 'serve'])\n"
 )
-"""The daemon, its proxy and its engines get the cores that other engines get, and no more."""
+"""The daemon, its proxy and its engines get the cores that other engines get, and no others."""
 NO_MPS: Final = "/nonexistent/nvidia-cuda-mps-control"
 """Without MPS's control program a plan is made of memory shares."""
 
 
 class ServingUnavailableError(Exception):
-    """No daemon can be run here; the text says why."""
+    """No daemon can be run here; the text gives the reason."""
 
 
 def missing_packages() -> list[str]:
-    """Packages that a daemon needs and that are not here."""
+    """Packages that a daemon needs and that are not installed."""
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Left:
-    """What a daemon left on the GPU when it had ended.
+    """The remains of a daemon on the GPU after its end.
 
     Attributes:
-        journal: entries of its device journal.
-        processes: of its folder.
+        journal: number of entries in its device journal.
+        processes: number of processes that use its folder.
     """
 
     journal: int
@@ -79,16 +79,16 @@ class Left:
 
     @property
     def nothing(self) -> bool:
-        """Whether it left nothing."""
+        """Whether the daemon left nothing."""
         return self.journal == 0 and self.processes == 0
 
 
 class Served:
-    """One daemon, running.
+    """One running daemon.
 
     Attributes:
-        folder: its own.
-        client: of its control API.
+        folder: the daemon's own folder.
+        client: a client of its control API.
     """
 
     def __init__(self, lab: Lab, folder: Path, settings: Mapping[str, object]) -> None:
@@ -110,7 +110,7 @@ class Served:
 
     @property
     def client(self) -> "ControlClient":
-        """Made anew once the daemon has written its token."""
+        """A new client for each use: the daemon writes its token only after the start."""
         from partitiond.client.client import ControlClient
 
         token = self.folder / "state" / "admin-token"
@@ -122,7 +122,7 @@ class Served:
         return found
 
     async def start(self) -> None:
-        """Raises EngineError: it ended, or did not answer."""
+        """Start the daemon. Raises EngineError: it ended, or did not answer."""
         config = self.folder / "config.toml"
         config.write_text("".join(f"{k} = {_toml(v)}\n" for k, v in self._values.items()))
         with self._log.open("ab") as log:
@@ -138,7 +138,7 @@ class Served:
         await asyncio.to_thread(self._keep_to_one)
 
     def _keep_to_one(self) -> None:
-        """Of several GPUs only the one under test is planned with."""
+        """Cordon all GPUs but the one under test, so that plans use only this GPU."""
         if self._lab.tools.engine_kind == "simulated":
             return
         client = self.client
@@ -159,7 +159,7 @@ class Served:
         return " | ".join(lines[-3:])[-600:]
 
     async def serve(self, name: str, replicas: int) -> "tuple[tuple[Placement, ...], float]":
-        """Register so many replicas, plan, apply; what was placed, and seconds until all serve."""
+        """Register the model, plan and apply; return placements and seconds until all serve."""
         placements = await asyncio.to_thread(self._apply, name, replicas)
         began = time.monotonic()
         await self.until_serving(replicas, seconds=self._start_seconds(replicas))
@@ -170,7 +170,7 @@ class Served:
 
     def _apply(self, name: str, replicas: int) -> "tuple[Placement, ...]":
         client, scale = self.client, self._lab.scale
-        with contextlib.suppress(EngineError):  # without a profile the estimate has to do
+        with contextlib.suppress(EngineError):  # without a profile the estimate is used
             client.import_profile(self._lab.measured(name), replace=True)
         client.register(
             {
@@ -195,7 +195,7 @@ class Served:
         return tuple(preview.plan.placements)
 
     async def until_serving(self, count: int, *, seconds: float) -> "Sequence[ReplicaView]":
-        """All replicas, once so many of them serve. Raises EngineError."""
+        """All replicas, once exactly `count` of them serve. Raises EngineError."""
 
         def ready() -> "Sequence[ReplicaView] | None":
             views = self.client.replicas()
@@ -221,7 +221,7 @@ class Served:
             await asyncio.sleep(0.2)
 
     async def load(self, name: str, in_flight: int, pids: Sequence[int]) -> Together:
-        """One window through the proxy, with so many requests in flight."""
+        """Measure one window through the proxy, with `in_flight` requests in flight."""
         workload = {
             "model": name,
             "prompt_tokens": self._lab.scale.workload.prompt_tokens,
@@ -244,7 +244,7 @@ class Served:
         return await load_together(streams, lab.scale.window_seconds, watched)
 
     async def end(self) -> Left:
-        """Drain, stop everything, and look at what is left."""
+        """Drain, stop everything, and count what is left."""
         await asyncio.to_thread(self._end)
         return await asyncio.to_thread(self._look)
 
@@ -285,18 +285,18 @@ class Served:
 
 
 def _split(total: int, parts: int) -> list[int]:
-    """So many parts of a number, as equal as they can be."""
+    """A number as the sum of `parts` integers, as equal as possible."""
     each, over = divmod(max(total, parts), parts)
     return [each + (n < over) for n in range(parts)]
 
 
 @contextlib.asynccontextmanager
 async def served(lab: Lab, mode: SharingMode) -> AsyncIterator[Served]:
-    """A daemon whose plans use this sharing mode, ended with the block.
+    """A daemon whose plans use this sharing mode; it is ended at the end of the block.
 
     Raises:
-        ServingUnavailableError: it cannot be run here.
-        EngineError: it did not come up.
+        ServingUnavailableError: no daemon can be run here.
+        EngineError: the daemon did not start.
     """
     missing = missing_packages()
     if missing:
@@ -349,7 +349,7 @@ def _simulated_host(lab: Lab, folder: Path, mode: SharingMode) -> Path:
         HostDescription("gpu-check", gpus, cores=SIMULATED_CORES), folder / "host"
     )
     if mode is SharingMode.MEMORY:
-        host.mps_control.unlink()  # a simulated host brings its own
+        host.mps_control.unlink()  # a simulated host has an MPS control program of its own
     return host.folder
 
 

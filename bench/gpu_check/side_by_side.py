@@ -1,8 +1,8 @@
-"""Load on several engines at once, each from a process of its own, in one common window.
+"""Puts load on several engines at once, each from a process of its own, in one common window.
 
-Every engine is under load before the window opens and stays so until after it has closed, so the
-rates that are added up are of the same seconds. It lasts as long as was asked for and at least
-twice the mean end-to-end latency of the slowest.
+Every engine is under load before the window opens and until after it has closed, so that the added
+rates are of the same seconds. The window lasts as long as was asked for and at least twice the mean
+end-to-end latency of the slowest engine.
 """
 
 import asyncio
@@ -36,11 +36,11 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Watched:
-    """What is asked of the engines and the device, beside the load.
+    """Queries of the engines and the device, beside the load.
 
     Attributes:
         telemetry: opens a window on the device and all of the engines' processes.
-        preempted: requests that each engine has preempted so far; None where it does not answer.
+        preempted: requests that each engine has preempted so far; None without an answer.
     """
 
     telemetry: Callable[[], Awaitable[TelemetryWindow]]
@@ -49,13 +49,13 @@ class Watched:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Together:
-    """What the engines did side by side.
+    """Results of engines measured side by side.
 
     Attributes:
         each: results of the streams, as `load_worker.result_of` gives them.
-        telemetry: of the device through the window.
-        seconds: length of the window that all have in common.
-        preemptions: of each engine while it was under load; None where it did not say.
+        telemetry: the device's telemetry in the window.
+        seconds: length of the common window.
+        preemptions: preemptions of each engine under load; None without an answer.
     """
 
     each: tuple[dict[str, Any], ...]
@@ -70,13 +70,13 @@ class Together:
 
     @property
     def preempted(self) -> int | None:
-        """Sum over the engines; None where one of them did not say."""
+        """Sum over the engines; None if one of them gave no count."""
         known = [count for count in self.preemptions if count is not None]
         return sum(known) if len(known) == len(self.each) else None
 
     @property
     def joules_per_token(self) -> float | None:
-        """Energy of the whole GPU by output token; None where the GPU tells no energy."""
+        """Energy of the whole GPU over output tokens; None if the GPU reports no energy."""
         energy = None if self.telemetry is None else self.telemetry.energy_joules
         tokens = self.output_tokens_per_s * self.seconds
         return energy / tokens if energy is not None and tokens > 0 else None
@@ -103,13 +103,13 @@ class Together:
 
 
 async def load_together(streams: Sequence[Stream], seconds: float, watched: Watched) -> Together:
-    """Hold every stream's requests in flight and measure one window that all have in common.
+    """Hold every stream's requests in flight and measure one common window.
 
     Cancelling ends the load.
 
     Args:
-        streams: what to send to which engine.
-        seconds: of the window, at least; it is longer where twice the mean latency is.
+        streams: the load of each engine.
+        seconds: shortest window; it is longer if twice the mean latency is.
         watched: telemetry and preemptions.
 
     Raises:
@@ -138,7 +138,7 @@ async def load_together(streams: Sequence[Stream], seconds: float, watched: Watc
 
 
 def _sound(together: Together) -> Together:
-    """Raises EngineError where requests failed: such a window measures nothing."""
+    """Return the results. Raises EngineError if requests failed: the window measures nothing."""
     failed = sum(result["errors"] for result in together.each)
     if failed:
         raise EngineError(
@@ -153,7 +153,7 @@ def _sound(together: Together) -> Together:
 async def _workers(
     streams: Sequence[Stream], seconds: float
 ) -> AsyncIterator[list[asyncio.subprocess.Process]]:
-    """A process for each stream, gone at the end however it comes."""
+    """Run a process for each stream; all are killed at the end, even after an error."""
     workers: list[asyncio.subprocess.Process] = []
     try:
         for stream in streams:
@@ -184,14 +184,14 @@ async def _to_all(workers: Sequence[asyncio.subprocess.Process], **values: Any) 
     line = json.dumps(values).encode() + b"\n"
     for worker in workers:
         assert worker.stdin is not None
-        # One that is gone says why on its way out, or is missed when it is listened to.
+        # A worker that is gone has told the reason, or is noticed when its next line is read.
         with contextlib.suppress(ConnectionError):
             worker.stdin.write(line)
             await worker.stdin.drain()
 
 
 async def _from_all(workers: Sequence[asyncio.subprocess.Process], name: str) -> list[Any]:
-    """Each worker's next line; as soon as one of them has failed, that is what is raised."""
+    """Each worker's next line. Raises the first worker's error as soon as one has failed."""
     return list(await asyncio.gather(*(_line(worker, name) for worker in workers)))
 
 
@@ -209,7 +209,7 @@ async def _line(worker: asyncio.subprocess.Process, name: str) -> Any:
 
 
 def device_columns(told: Telemetry | None) -> dict[str, float | None]:
-    """What a device told, as columns of a table; without it they stay empty."""
+    """A device's telemetry as columns of a table; without telemetry there are none."""
     if told is None:
         return {}
     return {

@@ -1,7 +1,7 @@
-"""Memory terms from what vLLM logs when it starts without explicit KV bytes.
+"""Reads memory terms from the log of a vLLM that starts without explicit KV bytes.
 
 Two wordings are known: weights and non-torch memory apart (before 0.32), and both
-together as "consumed memory" (0.32). What a log does not say is None.
+together as "consumed memory" (0.32). Terms that are not in the log are None.
 """
 
 import dataclasses
@@ -27,17 +27,17 @@ _CAPTURED: Final = re.compile(rf"Graph capturing finished in .*?took {_NUMBER} G
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StartupMemory:
-    """What the engine says of its memory, in bytes; None where it does not.
+    """Memory that the engine logged, in bytes; None for terms that it did not log.
 
     Attributes:
         loaded_bytes: weights as loaded.
-        consumed_bytes: weights and what is outside torch (context, libraries).
-        weights_bytes, non_torch_bytes: the two apart.
+        consumed_bytes: weights and memory outside torch (context, libraries).
+        weights_bytes, non_torch_bytes: these two apart.
         activation_bytes: peak of one step.
         graph_bytes: CUDA graph pools.
-        kv_cache_bytes: what it gave the KV cache.
-        proposed_kv_bytes: what it proposes within its memory limit.
-        kv_tokens: tokens of its KV cache.
+        kv_cache_bytes: memory that the engine gave the KV cache.
+        proposed_kv_bytes: KV cache that the engine proposes within its memory limit.
+        kv_tokens: number of tokens in the engine's KV cache.
     """
 
     loaded_bytes: int | None = None
@@ -52,7 +52,7 @@ class StartupMemory:
 
     @property
     def fixed_bytes(self) -> int | None:
-        """Weights and everything outside torch."""
+        """Weights and all memory outside torch."""
         if self.consumed_bytes is not None:
             return self.consumed_bytes
         if self.weights_bytes is None:
@@ -61,7 +61,7 @@ class StartupMemory:
 
     @property
     def explained_bytes(self) -> int | None:
-        """All terms together; None where a needed one is missing."""
+        """Sum of all terms; None if a needed term is missing."""
         if self.fixed_bytes is None or self.kv_cache_bytes is None:
             return None
         terms = self.fixed_bytes + self.kv_cache_bytes
@@ -69,7 +69,7 @@ class StartupMemory:
 
 
 def parse(log: str) -> StartupMemory:
-    """Read a log; of repeated lines the last one counts."""
+    """Read a log; of repeated lines the last one is used."""
     found: dict[str, int] = {}
     for name, pattern in _GIB_PATTERNS.items():
         values = re.findall(pattern, log)
@@ -78,7 +78,7 @@ def parse(log: str) -> StartupMemory:
     captured = _CAPTURED.findall(log)
     if captured and "graph_bytes" not in found:
         found["graph_bytes"] = round(float(captured[-1]) * GIB)
-    # The first number fits the engine's limit, the second one would take the whole GPU.
+    # The first number fits the engine's limit; the second number would take the whole GPU.
     proposed = _PROPOSED.findall(log)
     if proposed:
         found["proposed_kv_bytes"] = int(proposed[0])

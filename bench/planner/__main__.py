@@ -1,11 +1,11 @@
-"""Ours against first-fit, best-fit and plain CP-SAT: `python -m bench.planner`.
+"""Compares our planner with first-fit, best-fit and plain CP-SAT: `python -m bench.planner`.
 
-For every size and kind of instance, medians over the seeds with the lowest and highest beside
-them. "/ best-fit" and the like are ratios in which more is better for us: GPUs of the baseline
-over ours for "slack", our weighted requests/s over the baseline's for "over". The gap to the bound
-is in two parts: of the plan to the best plan known (`best_known.json`, from runs of an hour or as
-long as `--best-known` said), and of that one to the bound. Every plan passes `check` before it
-counts, and every baseline runs in the same process, before or after ours.
+The output has medians over the seeds for every size and kind of instance, with the lowest and the
+highest beside them. "/ best-fit" and the like are ratios in which more is better for us: GPUs of
+the baseline over ours for "slack", our weighted requests/s over the baseline's for "over". The gap
+to the bound has two parts: from the plan to the best plan known (`best_known.json`, from runs of an
+hour or of the length of `--best-known`), and from that plan to the bound. Every plan must pass
+`check`, and every baseline runs in the same process, before or after ours.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from partitiond.planner.instance import build_instance
 
 KINDS = ("over", "slack")
 SECONDS = {"10x4": 10.0, "100x64": 10.0, "300x128": 60.0, "1000x512": 60.0}
-"""Time limits that the goals speak of."""
+"""Time limits of the goals."""
 BEST_KNOWN = Path(__file__).with_name("best_known.json")
 
 
@@ -59,24 +59,24 @@ class Row:
         return not self.by_goodput
 
     def ratio(self, baseline: float | None) -> float | None:
-        """How much better we are; None where the baseline has no answer."""
+        """The factor by which ours is better; None if the baseline has no answer."""
         if baseline is None:
             return None
         return baseline / self.value if self.fewer_is_better else self.value / max(baseline, 1e-9)
 
     @property
     def gap_to_known(self) -> float:
-        """Of the plan to the best plan known."""
+        """Gap from the plan to the best plan known."""
         return abs(self.value - self.best_known) / max(self.best_known, 1e-9)
 
     @property
     def gap_of_known(self) -> float:
-        """Of the best plan known to the bound."""
+        """Gap from the best plan known to the bound."""
         return abs(self.bound - self.best_known) / max(self.best_known, 1e-9)
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the chosen instances."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.planner",
         description=__doc__,
@@ -148,7 +148,7 @@ def measure(options: argparse.Namespace, kind: str, size: str, seed: int, second
     if wrong:
         raise SystemExit(f"the plan is refused: {wrong[0]}")
     proof = plan.certificate
-    # Some of the smallest that are meant to fit do not: there goodput is what counts.
+    # Some of the smallest instances that are meant to fit do not: for these, goodput counts.
     by_goodput = not proof.objective.is_cost
     certified = next((p for p in seen if p.value is not None and p.bound is not None), None)
     known = None if options.objective else _known().get(f"{name} {kind} {size} {seed}")
@@ -175,7 +175,7 @@ def measure(options: argparse.Namespace, kind: str, size: str, seed: int, second
 
 
 def with_baselines(row: Row, seconds: float, workers: int) -> Row:
-    """The same with the baselines on the question that was answered."""
+    """The row with the baselines' values for the question that was answered."""
     models, gpus = (int(part) for part in row.size.split("x"))
     asked = SETS[row.set](row.kind, models, gpus, row.seed, seconds)
     if row.by_goodput:
@@ -197,7 +197,7 @@ def _known() -> dict[str, float]:
 
 
 def keep_best(row: Row) -> None:
-    """Write the best plan's value down where it is better than what is there."""
+    """Keep the best value known for the row's instance."""
     known, key = _known(), f"{row.set} {row.kind} {row.size} {row.seed}"
     known[key] = row.best_known
     BEST_KNOWN.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")

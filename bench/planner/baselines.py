@@ -1,6 +1,6 @@
-"""What the planner is measured against: two greedy rules, and CP-SAT as one would write it down.
+"""Defines the planner's baselines: two greedy rules, and CP-SAT on the straightforward model.
 
-All of them know interference: a replica goes where nobody falls below its demand or its SLO by it.
+All know interference: a replica is placed only where it costs no model its demand or its SLO.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from partitiond.planner.sites import build_sites
 from partitiond.planner.types import Instance, Need
 
 MOST_VARIABLES: Final = 200_000
-"""Beyond, plain CP-SAT has no answer: building the model alone takes longer than its time."""
+"""Above it, plain CP-SAT has no answer: building the model alone takes longer than the limit."""
 SIZES: Final = 6
-"""Sizes of a model that a greedy rule tries, those with the least price for their rate."""
+"""Number of sizes of a model that a greedy rule tries: the cheapest ones for their rate."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Baseline:
     """One baseline on one instance.
 
     Attributes:
-        value: devices or weighted requests/s; None where it found no answer.
-        seconds: it took.
+        value: devices or weighted requests/s; None if the baseline found no answer.
+        seconds: time that it took.
     """
 
     value: float | None
@@ -36,7 +36,7 @@ class Baseline:
 
 
 def greedy(instance: Instance, *, best: bool) -> Baseline:
-    """First-fit or best-fit decreasing: the models of largest demand first."""
+    """Place by first-fit or best-fit decreasing: the models of largest demand first."""
     began = time.perf_counter()
     sizes = _sizes(instance)
     packing = Packing(instance)
@@ -47,7 +47,7 @@ def greedy(instance: Instance, *, best: bool) -> Baseline:
 
 
 def _sizes(instance: Instance) -> dict[int, list[tuple[float, int]]]:
-    """Price for a unit of rate, and item, of each model, the least first."""
+    """Price for a unit of rate, and item, of each model, the lowest price first."""
     sites = build_sites(instance)
     each = usual_prices(sites) / [max(1, int(rate)) for rate in sites.rates[:, 0]]
     found: dict[int, dict[int, float]] = {n.model: {} for n in instance.needs}
@@ -66,7 +66,7 @@ def _lacks(packing: Packing, need: Need) -> bool:
 
 
 def _place(packing: Packing, items: list[int], best: bool) -> bool:
-    """Add one replica; False where no device takes any of the sizes."""
+    """Add one replica; return False if no device takes any of the sizes."""
     order = list(range(len(packing.loads)))
     if best:
         order.sort(key=lambda d: (not packing.loads[d].items, -_fullness(packing, d)))
@@ -79,14 +79,14 @@ def _fullness(packing: Packing, index: int) -> float:
 
 
 def value_of(packing: Packing) -> float | None:
-    """Devices, or weighted requests/s; None where not all is served that has to be."""
+    """Devices, or weighted requests/s; None if required demand is not served."""
     if packing.instance.request.objective is Objective.MAX_GOODPUT:
         return packing.goodput()
     return None if packing.lacking() else float(len(packing.used()))
 
 
 def plain_cp_sat(instance: Instance, seconds: float, workers: int) -> Baseline:
-    """The exact model of every device, size, level and kappa, from nothing."""
+    """Solve the exact model of every device, size, level and kappa without a starting plan."""
     began = time.perf_counter()
     devices = list(range(len(instance.group_of)))
     if variable_count(instance, devices) > MOST_VARIABLES:

@@ -1,14 +1,14 @@
-"""Two cases to look at: `python -m bench.planner.cases paper|mixed`.
+"""Shows two cases: `python -m bench.planner.cases paper|mixed`.
 
 `paper`: OPT-125M, 1.3B and 2.7B on one A100 40GB, each alone and all together, in each sharing
-mode: how many replicas, at what batch, for how many requests/s.
+mode: the number of replicas, their batch, and the requests/s.
 
-`mixed`: twelve models of six sizes on four A100 80GB, beside three ways to do without a planner:
-one model on each GPU, equal memory shares (models dealt out in turn, time-sliced, one replica
-each), and first-fit decreasing. Compared in demand served on the four GPUs, and in GPUs needed to
-serve all of it.
+`mixed`: twelve models of six sizes on four A100 80GB, beside three ways without a planner: one
+model on each GPU, equal memory shares (models dealt out in turn, time-sliced, one replica each),
+and first-fit decreasing. The comparison is by the demand served on the four GPUs, and by the GPUs
+needed to serve all of it.
 
-All profiles are estimates from architectures and data sheets: the cases compare ways of planning,
+All profiles are estimates from architectures and data sheets: the cases compare ways of planning;
 they predict no measured figure.
 """
 
@@ -81,7 +81,7 @@ def _describe(made: Plan | Infeasible) -> str:
 
 
 def mixed() -> None:
-    """Twelve models on four GPUs, and the same without a planner."""
+    """Plan twelve models on four GPUs, with and without a planner."""
     fleet = load_fleet(EXAMPLES / "mixed-four-a100.toml")
     demands = tuple(estimated_demands(fleet, fleet.devices, ""))
     wanted = math.fsum(_wanted(d) for d in demands)
@@ -123,7 +123,7 @@ def _gpus(fleet: Fleet, count: int) -> tuple[Device, ...]:
 
 
 def _best(demand: ModelDemand, memory_bytes: int) -> Candidate | None:
-    """The most requests/s that fit a memory share alone."""
+    """The candidate with the most requests/s that fits a memory share alone."""
     fits = [
         c
         for c in demand.candidates
@@ -139,7 +139,7 @@ def _room(device: Device) -> int:
 def _one_per_gpu(
     demands: Sequence[ModelDemand], devices: Sequence[Device]
 ) -> tuple[float, float | None]:
-    """The models of largest demand get a GPU each; for all of it each gets as many as it needs."""
+    """Give the models of largest demand a GPU each; for the full demand, as many as it needs."""
     best = {d.model: _best(d, _room(devices[0])) for d in demands}
     served = [
         min(_wanted(d), c.capacity_req_per_s) for d in demands if (c := best[d.model]) is not None
@@ -156,7 +156,7 @@ def _one_per_gpu(
 def _equal_shares(
     demands: Sequence[ModelDemand], devices: Sequence[Device]
 ) -> tuple[float, float | None]:
-    """Models dealt out to the GPUs in turn, memory split evenly; then to more and more GPUs."""
+    """Deal models out to the GPUs in turn, with equal memory; add GPUs until all is served."""
     served = _served_evenly(demands, devices[0], len(devices))
     wanted = math.fsum(_wanted(d) for d in demands)
     enough = (
@@ -169,7 +169,7 @@ def _equal_shares(
 
 
 def _served_evenly(demands: Sequence[ModelDemand], device: Device, gpus: int) -> float:
-    """Requests/s served; with more GPUs than models the models go round again."""
+    """Requests/s served; with more GPUs than models, models are dealt out repeatedly."""
     rates: dict[str, float] = collections.defaultdict(float)
     slots = max(gpus, len(demands))
     dealt = [[demands[i % len(demands)] for i in range(n, slots, gpus)] for n in range(gpus)]

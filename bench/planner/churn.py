@@ -1,15 +1,15 @@
-"""What small changes of demand move, with a price of moves and without: `bench.planner.churn`.
+"""Measures the moves of small demand changes, with and without a price: `bench.planner.churn`.
 
 The twelve models of examples/twelve-models.toml run on its GPUs. Then the demand of one model after
-another becomes 0.6 to 1.7 times what it was, and after each change a plan is made and applied. The
-same changes are gone through twice, each from its own first plan:
+another is multiplied by 0.6 to 1.7, and after each change a plan is made and applied. The same
+changes are made twice, each time from a first plan of its own:
 
     free      a move costs nothing (`planner.move_price = 0`), outages are allowed: the baseline
-    priced    as daemons have it by default
+    priced    the default of daemons
 
-Printed in the mean of all changes: replicas that move or restart, those that stop, models that
-have no replica for a while, and devices used. "moves ratio" is how many times as many the free
-plans move.
+The output has means over all changes: replicas that move or restart, replicas that stop, models
+without a replica for a while, and devices used. "moves ratio" is the moves of the free plans over
+those of the priced plans.
 """
 
 import argparse
@@ -32,7 +32,7 @@ POLICIES = {"free": (0.0, True), "priced": (MOVE_PRICE, False)}
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one change brought."""
+    """The effects of one change."""
 
     moves: int
     stops: int
@@ -41,7 +41,7 @@ class Step:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Go through the changes with both policies."""
+    """Make the changes under both policies."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.planner.churn",
         description=__doc__,
@@ -88,7 +88,7 @@ def _steps(asked: PlanRequest, given: argparse.Namespace) -> list[Step]:
 
 
 def _changed(asked: PlanRequest, chosen: int, factor: float) -> PlanRequest:
-    """The same with another demand of one model."""
+    """The request with another demand of one model."""
     models = list(asked.models)
     demand = models[chosen].demand
     more = dataclasses.replace(demand, req_per_s=(demand.req_per_s or 0.0) * factor)

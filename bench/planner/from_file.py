@@ -1,8 +1,8 @@
-"""What `plan --from` takes beyond the solver's limit: `python -m bench.planner.from_file`.
+"""Measures the overhead of `plan --from` over its limit: `python -m bench.planner.from_file`.
 
-The catalog's small models, many times over under other names and with other demands, are written
-into a fleet file. `partitiond plan --from` plans it in a process of its own: reading, estimates,
-the solver's time limit, the check and the page. The baseline is that limit.
+The catalog's small models, each many times under other names and with other demands, are written
+into a fleet file. `partitiond plan --from` plans the file in a process of its own: reading,
+estimates, the solver's time limit, the check and the page. The baseline is that limit.
 """
 
 import argparse
@@ -20,11 +20,11 @@ NAMES: Final = (
     "llama-3.2-1b", "opt-1.3b", "falcon3-1b", "gemma-2-2b", "opt-2.7b", "opt-6.7b",
 )  # fmt: skip
 MOST_DEMAND: Final = 20.0
-"""Requests/s of a model of 125 million parameters; larger ones are asked for less."""
+"""Requests/s of a model of 125 million parameters; larger models have less demand."""
 
 
 def main() -> None:
-    """Print how long it takes, and how much of it is not the solver's."""
+    """Print the time taken, and the part of it beyond the solver's limit."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.planner.from_file",
         description=__doc__,

@@ -1,9 +1,9 @@
-"""Seeded instances for the planner's benchmark.
+"""Generates seeded instances for the planner's benchmark.
 
-A GPU of 80 GiB for footprints, SM in steps of 5 %, at most 7 replicas, no interference. A model
-has a base memory of exp(U(ln 2, ln hi)) GiB and three sizes of it: memory base x (1, 1.35, 1.8),
-rate 10 x (0.65, 1, 1.3) x U(0.85, 1.15), SM U{1..5} steps x (0.7, 1, 1.5). Its demand is
-10 k U(0.8, 1) with k = U{1..kmax}. "over": hi 40, kmax 8, more is wanted than the GPUs give.
+The GPU has 80 GiB for footprints, SM in steps of 5 %, at most 7 replicas, and no interference. A
+model has a base memory of exp(U(ln 2, ln hi)) GiB and three sizes of it: memory base x (1, 1.35,
+1.8), rate 10 x (0.65, 1, 1.3) x U(0.85, 1.15), SM U{1..5} steps x (0.7, 1, 1.5). Its demand is
+10 k U(0.8, 1) with k = U{1..kmax}. "over": hi 40, kmax 8, the demand exceeds the GPUs' capacity.
 "slack": hi 20, kmax 3, all of it fits.
 """
 
@@ -23,9 +23,9 @@ from partitiond.planner.types import PlanRequest
 SIZES: Final = ((10, 4), (100, 64), (300, 128), (1000, 512))
 """Models and GPUs."""
 TUNING_SEEDS: Final = tuple(range(1, 11))
-"""Ten instances a size, frozen before anything was tuned on them."""
+"""Ten instances of each size, frozen before anything was tuned on them."""
 UNTOUCHED_SEEDS: Final = tuple(range(1001, 1011))
-"""A second set, looked at once, when everything else was done."""
+"""A second set, used only once, after all other work."""
 
 HARDWARE = "bench-80"
 NO_INTERFERENCE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)

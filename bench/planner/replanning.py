@@ -1,19 +1,19 @@
-"""Re-planning against planning afresh: `python -m bench.planner.replanning [--size 1000x512]`.
+"""Compares replanning with planning afresh: `python -m bench.planner.replanning [--size 1000x512]`.
 
-A plan runs; then 10 % of the demands change (by U(0.5, 1.5)), or one GPU dies. Three plans are
-made of what is wanted then:
+A plan runs; then 10 % of the demands change (by U(0.5, 1.5)), or one GPU dies. Three plans are made
+for the new situation:
 
     fresh      as if nothing ran, in --fresh seconds; its devices are then assigned so that the
-               most stays where it runs (the baseline)
-    soon       from what runs, within --soon seconds in all, moving at most --budget of the
-               replicas beyond those that must move
-    later      from what runs, in --later seconds, within the same budget
+               most replicas stay where they run (the baseline)
+    soon       from the running plan, within --soon seconds in all; beyond those that must move, at
+               most --budget of the replicas move
+    later      from the running plan, in --later seconds, within the same budget
 
-Printed for each: wall-clock seconds with everything (the process start aside), the objective's
-value, its gap to the fresh plan's (below 0: better than that), and which share of the running
-replicas has to be loaded anew elsewhere (moved) or is stopped with nothing in its place. "reload
-ratio" is how many times as many replicas the fresh plan moves. All plans pass `check` before they
-count. The compiled parts are loaded once beforehand, as in a daemon's planner.
+For each plan the output has: wall-clock seconds for everything except the process start, the
+objective's value, its gap to the fresh plan's (below 0: better), and the share of the running
+replicas that has to be loaded anew elsewhere (moved) or is stopped without a replacement. "reload
+ratio" is moves of the fresh plan over moves of this plan. All plans must pass `check`. The compiled
+parts are loaded once beforehand, as in a daemon's planner.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Outcome:
 
 
 def main() -> None:
-    """Run all events on all instances asked for."""
+    """Run all chosen events on all chosen instances."""
     options = _options()
     models, gpus = (int(n) for n in options.size.split("x"))
     first = UNTOUCHED_SEEDS if options.untouched else TUNING_SEEDS
@@ -116,7 +116,7 @@ def _measure(
 
 
 def _after(asked: PlanRequest, event: str) -> PlanRequest:
-    """What is wanted after the event."""
+    """The request after the event."""
     rng = random.Random(f"{event}-{asked.seed}")
     if event == "dead-gpu":
         dead = rng.randrange(len(asked.devices))
@@ -141,7 +141,7 @@ def _after(asked: PlanRequest, event: str) -> PlanRequest:
 
 
 def plan_of(asked: PlanRequest) -> Plan:
-    """The plan; ends the benchmark where there is none."""
+    """The plan; the benchmark ends if there is none."""
     plan = solve(asked)
     if not isinstance(plan, Plan):
         raise SystemExit(f"no plan at all: {plan.reasons[0]}")
@@ -149,12 +149,12 @@ def plan_of(asked: PlanRequest) -> Plan:
 
 
 def _fresh(changed: PlanRequest, runs: Plan, seconds: float) -> Outcome:
-    """A plan that knows nothing of what runs, assigned so that the most stays."""
+    """Plan without regard to the running plan; then assign devices so that the most stays."""
     asked = dataclasses.replace(changed, time_limit_seconds=seconds)
     began = time.perf_counter()
     plan = plan_of(asked)
     took = time.perf_counter() - began
-    # The plan's packing, made again from its placements as if they ran.
+    # The plan's packing, rebuilt from its placements as if they ran.
     own = build_instance(dataclasses.replace(asked, running=plan.placements))
     packing = running_packing(own)
     near = build_instance(dataclasses.replace(asked, running=runs.placements))

@@ -1,13 +1,13 @@
-"""Seeded instances as the product meets them: `python -m bench.planner --set shipped`.
+"""Generates seeded instances like those of the product: `python -m bench.planner --set shipped`.
 
 Interference is on, rates and memory are floats, memory shares, MPS, MIG and whole devices are
 offered together, there are three kinds of GPU on hosts of four with 32 cores and 160 GiB, and some
-models have SLOs or rules. Nothing is taken from the estimator, so that the instances stay what
-they are: a model is a draw of parameters, bytes of KV cache per token and lengths, and its rates
-follow from a roofline in a few lines, 3 % up or down at random.
+models have SLOs or rules. Nothing is taken from the estimator, so that the instances never change:
+a model is a draw of parameters, bytes of KV cache per token and lengths, and its rates follow from
+a roofline in a few lines, 3 % up or down at random.
 
-"over": about twice what the GPUs give is wanted, served demand counts. "slack": about 0.6
-times, all of it fits, devices count.
+"over": demand is about twice the GPUs' capacity, and served demand counts. "slack": demand is about
+0.6 times the capacity, all of it fits, and devices count.
 """
 
 import dataclasses
@@ -40,9 +40,9 @@ HOST_BYTES: Final = 160 * GIB
 BATCHES: Final = (16, 64, 256)
 MPS_PERCENTS: Final = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
 STEP_SECONDS: Final = 0.0015
-"""What a step costs beyond the roofline."""
+"""Time of a step beyond the roofline."""
 WANTED: Final = {"over": 3.0, "slack": 0.6}
-"""Demand by what the devices give, as `_part_of_a_device` counts it."""
+"""Demand over the capacity of the devices, as `_part_of_a_device` counts it."""
 
 
 def request(kind: str, models: int, gpus: int, seed: int, seconds: float) -> PlanRequest:
@@ -95,15 +95,15 @@ def _devices(gpus: int) -> Iterator[Device]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Drawn:
-    """One model before it becomes sizes.
+    """The parameters of one model, from which its sizes are made.
 
     Attributes:
-        parameters: their number; two bytes each.
+        parameters: number of parameters, of two bytes each.
         token_bytes: KV cache per token.
         prompt, output: mean tokens of a request.
-        popularity: its demand, relative to the others', in devices.
-        crowding: what it loses per further replica where that was measured, by mode.
-        time_sliced: share of the time in which it computes, alone.
+        popularity: the model's demand in devices, relative to the other models'.
+        crowding: kappa by mode, if it was measured.
+        time_sliced: share of the time in which the model alone computes.
     """
 
     name: str
@@ -137,7 +137,7 @@ def _draw(name: str, rng: random.Random) -> _Drawn:
 
 
 def _demand(drawn: _Drawn, devices: float, names: list[str], rng: random.Random) -> ModelDemand:
-    """The model with its demand: what so many devices of the first kind would give it."""
+    """The model with its demand: the rate that `devices` devices of the first kind would give."""
     candidates = tuple(_candidates(drawn, rng))
     best = max(
         c.capacity_req_per_s / _part_of_a_device(c)
@@ -169,7 +169,7 @@ def _demand(drawn: _Drawn, devices: float, names: list[str], rng: random.Random)
 
 
 def _part_of_a_device(c: Candidate) -> float:
-    """The larger of its shares of the SMs and of the memory, of an 80 GiB GPU."""
+    """The larger of the candidate's shares of SMs and of memory, of an 80 GiB GPU."""
     return max(c.size.sm_percent / 100, c.memory_bytes / (80 * GIB))
 
 
@@ -209,7 +209,7 @@ def _candidate(
     rng: random.Random,
 ) -> Candidate:
     """An operating point by the roofline: a step reads the weights and the KV cache of the batch,
-    and computes its tokens and the prompts that come meanwhile."""
+    and computes the batch's tokens and the prompts that arrive in the meantime."""
     flops, bandwidth = (s * part for s, part in zip(SPEED[hardware], shares, strict=True))
     cache = batch * (drawn.prompt + drawn.output / 2) * drawn.token_bytes
     moved = 2 * drawn.parameters + cache
@@ -243,4 +243,4 @@ def _candidate(
 
 
 SETS: Final = {"shipped": request, "plain": instances.request}
-"""As the product meets them, and without interference, in one mode, on one kind of GPU."""
+"""The product's instances, and plain ones: no interference, one mode, one kind of GPU."""

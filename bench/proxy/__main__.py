@@ -1,4 +1,4 @@
-"""`python -m bench.proxy`: see the package."""
+"""Runs the comparison as `python -m bench.proxy`: see the package."""
 
 import argparse
 import contextlib
@@ -30,7 +30,7 @@ USUAL: tuple[str, ...] = (
 
 
 def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """What to run; exits on names that mean nothing."""
+    """Read the arguments; exit on unknown names."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.proxy", description=(bench.proxy.__doc__ or "").partition("\n")[0]
     )
@@ -72,7 +72,7 @@ def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def start_all(
     names: Sequence[str], setting: Setting, tree: Path | None, stack: contextlib.ExitStack
 ) -> tuple[list[Proxy], dict[str, str]]:
-    """(those that run, why others do not)."""
+    """Start the proxies; return (running proxies, reasons why others do not run)."""
     proxies: list[Proxy] = []
     skipped: dict[str, str] = {}
     for name in names:
@@ -90,7 +90,7 @@ def start_all(
 def run_rounds(
     proxies: Sequence[Proxy], only: Sequence[str], rounds: int, seconds: float, core: int | None
 ) -> tuple[Results, list[str]]:
-    """Every measurement on one proxy after the other, round by round: (figures, failures)."""
+    """Measure one proxy after the other, round by round; return (figures, failures)."""
     results, failures = Results(), []
     for index in range(rounds):
         for scenario in only:
@@ -113,7 +113,7 @@ def run_rounds(
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run and print; 1 when a proxy gave wrong answers."""
+    """Run and print; return 1 if a proxy gave wrong answers."""
     given = read_arguments(words)
     proxy_core, load_core = cores(spread=given.spread)
     if proxy_core is None:
@@ -129,7 +129,7 @@ def main(words: Sequence[str] | None = None) -> int:
         setting = Setting(Path(name), upstream, proxy_core, options)
         proxies, skipped = start_all(given.proxies, setting, given.tree, stack)
         direct = Proxy(DIRECT, os.getpid(), upstream.port)
-        for proxy in proxies:  # the first requests of a process are not like the others
+        for proxy in proxies:  # the first requests of a process differ from later ones
             with contextlib.suppress(measure.WrongAnswersError):
                 SCENARIOS["requests"](proxy, 0.5, load_core, False)
         results, failures = run_rounds(
@@ -150,7 +150,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def print_report(
     results: Results, order: Sequence[str], failures: Sequence[str], skipped: dict[str, str]
 ) -> None:
-    """All tables."""
+    """Print all tables."""
     parts = (
         report.figure_lines(results, order),
         report.ratio_lines(results, order),

@@ -1,11 +1,11 @@
-"""What each feature of our proxy costs: CPU per request and per chunk with it and without it.
+"""Measures the cost of each feature of our proxy: CPU per request and per chunk with and without.
 
     python -m bench.proxy.features [--only no-keys,no-log] [--rounds 5] [--seconds 3]
 
-Everything is on in the base. Each variant takes one thing away (by an option, or by taking the
-part out where there is none: see `without.py`) or adds one that few requests use. All run beside
-each other and are measured in turns; the difference is of the same round. Parts can be taken out of
-the sources only, not of what is compiled of them: those variants are compared with `interpreted`.
+Everything is on in the base. Each variant removes one thing (by an option, or by replacing the part
+if no option exists: see `without.py`) or adds one that few requests use. All run beside each other
+and are measured in turns; a difference is within one round. Parts can only be removed from the
+sources, not from the compiled modules: those variants are compared with `interpreted`.
 """
 
 import argparse
@@ -31,12 +31,12 @@ KEYS: Final = 100
 HIGH: Final = 1_000_000_000
 SHOWN: Final = (CPU_REQUEST, USER_REQUEST, CPU_CHUNK, USER_CHUNK)
 NOBODY: Final = {"traces_endpoint": "http://127.0.0.1:9/v1/traces"}
-"""No collector is there: what sending costs besides is its thread's."""
+"""No collector listens there: the rest of the cost of sending falls on the sending thread."""
 Edit = Callable[[RoutingTable], RoutingTable]
 
 
 def same(table: RoutingTable) -> RoutingTable:
-    """The table as it is."""
+    """The unchanged table."""
     return table
 
 
@@ -45,10 +45,10 @@ class Variant:
     """The base with one thing changed.
 
     Attributes:
-        says: what it differs in.
-        edit: of the routing table.
-        asks: of what clients send (fields of `Proxy`).
-        without: parts taken out.
+        says: the difference in words.
+        edit: change of the routing table.
+        asks: change of the requests that clients send (fields of `Proxy`).
+        without: parts that are removed.
     """
 
     says: str
@@ -61,13 +61,13 @@ class Variant:
 
 
 def many_keys(table: RoutingTable) -> RoutingTable:
-    """More keys, ours among the last."""
+    """More keys, with the client's key among the last."""
     others = tuple(KeyRoute(f"other-{n}", f"{n:064x}") for n in range(KEYS - 1))
     return dataclasses.replace(table, keys=(*others, *table.keys))
 
 
 def with_rates(table: RoutingTable) -> RoutingTable:
-    """Every rate and budget of the key is counted; none is reached."""
+    """A table in which every rate and budget of the key is counted, but none is reached."""
     rates = KeyRates(
         requests_per_minute=HIGH, tokens_per_minute=HIGH, max_in_flight=HIGH, token_budget=HIGH
     )
@@ -76,7 +76,7 @@ def with_rates(table: RoutingTable) -> RoutingTable:
 
 
 def model_with(**fields: Any) -> Edit:
-    """The model's entry changed."""
+    """An edit of the model's entry."""
     return lambda table: dataclasses.replace(
         table, models=tuple(dataclasses.replace(model, **fields) for model in table.models)
     )
@@ -111,7 +111,7 @@ VARIANTS: Final[Mapping[str, Variant]] = {
 
 
 def start(name: str, setting: Setting) -> "contextlib.AbstractContextManager[Proxy]":
-    """A variant as a running proxy."""
+    """Run a variant as a proxy."""
     variant = VARIANTS[name]
     mine = dataclasses.replace(
         setting,
@@ -125,7 +125,7 @@ def start(name: str, setting: Setting) -> "contextlib.AbstractContextManager[Pro
 
 
 def start_all(names: Sequence[str], setting: Setting, stack: contextlib.ExitStack) -> list[Proxy]:
-    """All variants. Exits when one does not start."""
+    """Start all variants. Exits if one of them does not start."""
     try:
         return [stack.enter_context(start(name, setting)) for name in names]
     except StartError as error:
@@ -133,7 +133,7 @@ def start_all(names: Sequence[str], setting: Setting, stack: contextlib.ExitStac
 
 
 def base_of(name: str) -> str:
-    """What a variant is compared with."""
+    """The variant that a variant is compared with."""
     return INTERPRETED if VARIANTS[name].without and name != INTERPRETED else BASE
 
 
@@ -156,7 +156,7 @@ def line_of(results: Results, name: str) -> str:
 
 
 def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """What to run."""
+    """Read the arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.proxy.features", description=(__doc__ or "").partition("\n")[0]
     )
@@ -176,7 +176,7 @@ def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run and print; 1 when a variant gave wrong answers."""
+    """Run and print; return 1 if a variant gave wrong answers."""
     given = read_arguments(words)
     if given.realtime:
         run_first()
@@ -186,7 +186,7 @@ def main(words: Sequence[str] | None = None) -> int:
         upstream = stack.enter_context(native.upstream(Path(folder), load_core))
         setting = Setting(Path(folder), upstream, proxy_core)
         proxies = start_all(given.variants, setting, stack)
-        for index in range(-1, given.rounds):  # the first round only warms them up
+        for index in range(-1, given.rounds):  # the first round is only a warm-up
             for scenario in (measure.requests, measure.paced):
                 for proxy in proxies:
                     seconds = given.seconds if index >= 0 else 0.5

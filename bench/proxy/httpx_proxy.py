@@ -1,4 +1,4 @@
-"""A proxy as one writes it in an hour: FastAPI and httpx. Run as a program by `proxies.py`."""
+"""Runs a simple proxy made of FastAPI and httpx. Started as a program by `proxies.py`."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""What is measured on each proxy."""
+"""Defines the measurements that are made on each proxy."""
 
 import dataclasses
 import statistics
@@ -11,7 +11,7 @@ from bench.proxy.processes import CpuTime, busy_seconds, cpu_time, memory_bytes
 from bench.proxy.proxies import Proxy
 
 DIRECT: Final = "direct"
-"""The client on the upstream's own port, without a proxy."""
+"""The client connected to the upstream's own port, without a proxy."""
 CONNECTIONS: Final = 64
 RATE: Final = 800
 """Chunks per second of each of the 64 streams: 51,200 a second together."""
@@ -49,8 +49,8 @@ MANY_P50: Final = "chunk delay p50, 1,000 streams, us"
 MANY_P99: Final = "chunk delay p99, 1,000 streams, us"
 MEMORY: Final = "memory per stream, KiB"
 OTHERS: Final = "others on its core, %"
-"""What other programs took of the proxy's core meanwhile: much of it spoils latencies, and makes
-chunks wait and come in fewer pieces."""
+"""Time that other programs used on the proxy's core during the run: a large share spoils latencies,
+and makes chunks wait and come in fewer pieces."""
 
 
 class WrongAnswersError(Exception):
@@ -62,10 +62,10 @@ class Run:
     """One run of the client through a proxy.
 
     Attributes:
-        report: what the client saw.
-        cpu: what the proxy used meanwhile.
-        others: share of the proxy's core that other programs took.
-        memory_bytes: of the proxy in the middle of it, more than before; 0 where not asked.
+        report: the client's report.
+        cpu: CPU time that the proxy used.
+        others: share of the proxy's core that other programs used.
+        memory_bytes: growth of the proxy's memory until late in the run; 0 if not measured.
     """
 
     report: Mapping[str, Any]
@@ -76,7 +76,7 @@ class Run:
 
 
 def run(proxy: Proxy, load: Load, core: int | None, *, memory: bool = False) -> Run:
-    """Drive a proxy. Raises WrongAnswersError unless every byte was right."""
+    """Load a proxy. Raises WrongAnswersError unless every byte was right."""
     load = dataclasses.replace(
         load, loose=proxy.loose, header=proxy.header, usage=proxy.usage and load.mode == "streams"
     )
@@ -100,12 +100,12 @@ def run(proxy: Proxy, load: Load, core: int | None, *, memory: bool = False) -> 
 
 
 def us_each(seconds: float, count: int) -> float:
-    """Microseconds for one."""
+    """Microseconds per item."""
     return seconds / count * 1e6 if count else float("nan")
 
 
 def requests(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:  # noqa: ARG001
-    """Not streamed, 64 connections, as fast as they go."""
+    """Requests without streaming on 64 connections, as fast as possible."""
     connections = LOOSE_CONNECTIONS if proxy.loose else CONNECTIONS
     done = run(proxy, Load("requests", connections, seconds), core)
     count = done.report["requests"]
@@ -120,7 +120,7 @@ def requests(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Fig
 
 
 def one_client(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:  # noqa: ARG001
-    """One request after the other: what the proxy adds when nothing waits."""
+    """One request after the other: the latency that the proxy adds without any queue."""
     report = run(proxy, Load("requests", 1, seconds, warm=0.1), core).report
     return {ONE_P50: report["latency_us"]["p50"], ONE_P99: report["latency_us"]["p99"]}
 
@@ -148,7 +148,7 @@ def paced(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figure
 
 
 def flood(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:  # noqa: ARG001
-    """64 streams as fast as they are taken."""
+    """64 streams as fast as the client takes them."""
     done = run(proxy, Load("streams", CONNECTIONS, seconds, FLOOD_CHUNKS), core)
     count = done.report["chunks"]
     return {
@@ -159,7 +159,7 @@ def flood(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figure
 
 
 def many(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:
-    """1,000 streams of 50 chunks per second. Memory in the first round: it is kept for later."""
+    """1,000 streams of 50 chunks per second. Memory in the first round only: it is reused later."""
     chunks = round(MANY_RATE * seconds)
     load = Load("streams", MANY, seconds, chunks, MANY_RATE, once=True, warm=seconds / 4)
     done = run(proxy, load, core, memory=first)
@@ -185,13 +185,13 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "many": many,
 }
 COUNTED: Final = frozenset({LOST, UNFINISHED})
-"""Figures of which one in any round is one too many."""
+"""Figures that must be 0 in every round."""
 DIRECTLY: Final = frozenset({"requests", "one", "chunks", "many"})
 """Scenarios that are also run without a proxy."""
 NOT_DIRECT: Final = frozenset(
     {CPU_REQUEST, USER_REQUEST, CPU_CHUNK, USER_CHUNK, CORES, MANY_CPU, MEMORY, OTHERS}
 )
-"""Figures that mean nothing without a proxy."""
+"""Figures that have no meaning without a proxy."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -201,14 +201,14 @@ class Results:
     values: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
 
     def add(self, proxy: str, figures: Mapping[str, float]) -> None:
-        """Keep what one scenario gave."""
+        """Keep the figures of one scenario."""
         kept = self.values.setdefault(proxy, {})
         for name, value in figures.items():
             if proxy != DIRECT or name not in NOT_DIRECT:
                 kept.setdefault(name, []).append(value)
 
     def add_differences(self) -> None:
-        """Latency added to the direct connection's of the same round."""
+        """Compute the latency added to that of the direct connection in the same round."""
         direct = self.values.get(DIRECT, {})
         for name, kept in self.values.items():
             for added, plain in ((ADDED_P50, ONE_P50), (ADDED_P99, ONE_P99)):
@@ -216,14 +216,14 @@ class Results:
                     kept[added] = [a - b for a, b in zip(kept[plain], direct[plain], strict=False)]
 
     def median(self, proxy: str, figure: str) -> float | None:
-        """Over the rounds; what is lost or unfinished is added up."""
+        """Median over the rounds; lost chunks and unfinished streams are summed."""
         found = self.values.get(proxy, {}).get(figure)
         if not found:
             return None
         return sum(found) if figure in COUNTED else statistics.median(found)
 
     def ratios(self, proxy: str, base: str, figure: str) -> list[float]:
-        """Of the two in each round."""
+        """Ratios of the two proxies in each round."""
         ours = self.values.get(proxy, {}).get(figure, [])
         theirs = self.values.get(base, {}).get(figure, [])
         return [a / b for a, b in zip(ours, theirs, strict=False) if b]

@@ -1,4 +1,4 @@
-"""The upstream and the client: built from C on demand, run as processes."""
+"""Builds the upstream and the client from C on demand, and runs them as processes."""
 
 import contextlib
 import dataclasses
@@ -22,12 +22,12 @@ FLAGS: Final = ("-O2", "-Wall", "-Wextra")
 
 
 def cache_folder() -> Path:
-    """Where built programs and the environments of other proxies are kept."""
+    """The folder of built programs and of other proxies' environments."""
     return platformdirs.user_cache_path("partitiond") / "bench"
 
 
 def build(name: str) -> Path:
-    """The program made of `csrc/NAME.c`, compiled unless that was done before.
+    """The program made from `csrc/NAME.c`, compiled unless it is in the cache.
 
     Raises:
         SystemExit: there is no C compiler, or it refuses the source.
@@ -52,7 +52,7 @@ def build(name: str) -> Path:
         )  # fmt: skip
         if done.returncode:
             sys.exit(f"{compiler} could not build {name}.c:\n{done.stderr}")
-        made.replace(program)  # at once: two runs may build at the same time
+        made.replace(program)  # atomic: two runs may build at the same time
     return program
 
 
@@ -67,7 +67,7 @@ class Upstream:
 
 @contextlib.contextmanager
 def upstream(folder: Path, core: int | None) -> Iterator[Upstream]:
-    """Run the upstream while the context lasts."""
+    """Run the upstream while the block runs."""
     path = str(folder / "engine.sock")
     with pinned(core):
         child = subprocess.Popen(
@@ -82,18 +82,18 @@ def upstream(folder: Path, core: int | None) -> Iterator[Upstream]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Load:
-    """What one run of the client does; see `csrc/client.c`.
+    """The load of one run of the client; see `csrc/client.c`.
 
     Attributes:
-        chunks, rate: of each stream, and chunks per second (0: unpaced; -K: one in K seconds).
+        chunks, rate: chunks of each stream, and chunks per second (0: unpaced; -K: one in K s).
         once: one request per connection instead of one after the other.
-        grace: seconds after which streams that have not ended are given up.
+        grace: seconds after which streams that have not ended are aborted.
         warm: seconds at the start whose latencies and delays are not counted.
-        addresses: of the client, in 127.0.0.0/8.
-        ramp: connections that may be on their way to being opened.
+        addresses: number of the client's addresses, in 127.0.0.0/8.
+        ramp: most connections that are being opened at a time.
         header: one more line of each request's head.
         announce: write the line "open" once every stream has begun.
-        loose: take any answer with status 200 (for proxies that write answers anew).
+        loose: accept any answer with status 200 (for proxies that rewrite answers).
     """
 
     mode: str
@@ -112,7 +112,7 @@ class Load:
     announce: bool = False
 
     def words(self) -> list[str]:
-        """As the client's options."""
+        """The load as options of the client."""
         values = {
             k: int(v) if isinstance(v, bool) else v for k, v in dataclasses.asdict(self).items()
         }
@@ -129,7 +129,7 @@ def start_client(
 
 
 def read_report(client: "subprocess.Popen[str]") -> dict[str, Any]:
-    """What a client saw, once it is done."""
+    """Wait for a client's end, and return its report."""
     text, _ = client.communicate()
     if client.returncode:
         raise RuntimeError(f"the client ended with {client.returncode}")

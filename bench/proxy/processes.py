@@ -1,4 +1,4 @@
-"""Processes: pinned to a core, their CPU time and their memory, with all their children."""
+"""Handles processes with all their children: pins them to a core, reads CPU time and memory."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ REALTIME_HELP: Final = "run before all other programs, for a busy machine; needs
 
 
 def cores(*, spread: bool) -> tuple[int | None, int | None]:
-    """(for the proxy, for upstream and client); None for any."""
+    """(core for the proxy, core for upstream and client); None for any core."""
     mine = sorted(os.sched_getaffinity(0))
     if spread or len(mine) < 2:
         return None, None
@@ -27,7 +27,7 @@ def cores(*, spread: bool) -> tuple[int | None, int | None]:
 
 @contextlib.contextmanager
 def pinned(core: int | None) -> Iterator[None]:
-    """Processes started inside run on this core only, with all their threads; None for any."""
+    """Pin processes started in the block, with all their threads, to this core; None for any."""
     before = os.sched_getaffinity(0)
     if core is not None:
         os.sched_setaffinity(0, {core})
@@ -38,11 +38,11 @@ def pinned(core: int | None) -> Iterator[None]:
 
 
 def run_first() -> None:
-    """This process, and those it will start, run before all usual ones (real-time round robin).
+    """Give this process and its future children priority over normal ones (real-time round robin).
 
-    CPU figures of a shared machine become as good as a quiet one's, at the cost of everybody else.
-    Where others want the core, the kernel gives them 50 ms of each second at once: a p99 still
-    needs a quiet machine. Exits where it is not allowed.
+    CPU figures on a shared machine become as good as on a quiet one, at the cost of all other
+    processes. If these want the core, the kernel gives them 50 ms of each second in one piece: a
+    p99 still needs a quiet machine. Exits if it is not permitted.
     """
     try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
@@ -51,7 +51,7 @@ def run_first() -> None:
 
 
 def stop(child: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
-    """End a process, if need be the hard way, and close its pipe."""
+    """End a process, by SIGKILL if needed, and close its pipe."""
     children = psutil.Process(child.pid).children(recursive=True) if child.poll() is None else []
     child.terminate()
     try:
@@ -68,7 +68,7 @@ def stop(child: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CpuTime:
-    """Seconds."""
+    """CPU time in seconds."""
 
     user: float = 0.0
     system: float = 0.0
@@ -85,14 +85,14 @@ class CpuTime:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all that came from it."""
+    """A process and all its descendants."""
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 def cpu_time(pid: int, *, children: bool = True) -> CpuTime:
-    """What the kernel charged to a process and its children so far (proc(5), stat 14 to 17).
+    """CPU time of a process and its children so far, by the kernel (proc(5), stat 14 to 17).
 
-    The sum is exact to 10 ms; its division into user and system is sampled by the kernel's tick.
+    The sum is exact to 10 ms; the kernel's tick samples its division into user and system.
     """
     total = CpuTime()
     for one in tree(pid) if children else [pid]:
@@ -106,7 +106,7 @@ def cpu_time(pid: int, *, children: bool = True) -> CpuTime:
 
 
 def busy_seconds(core: int | None) -> float:
-    """CPU seconds spent on a core since boot, by anybody; on all of them for None."""
+    """CPU seconds used on a core since boot by all programs; on all cores for None."""
     name = "cpu" if core is None else f"cpu{core}"
     for line in Path("/proc/stat").read_text().splitlines():
         words = line.split()
@@ -117,7 +117,7 @@ def busy_seconds(core: int | None) -> float:
 
 
 def memory_bytes(pid: int) -> int:
-    """Memory of a process and its children, shared pages counted once in parts (PSS)."""
+    """Memory of a process and its children, with shared pages counted in proportion (PSS)."""
     total = 0
     for one in tree(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -128,7 +128,7 @@ def memory_bytes(pid: int) -> int:
 
 
 def open_sockets(pid: int) -> int:
-    """Sockets that a process has open."""
+    """Number of sockets that a process has open."""
     count = 0
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -137,7 +137,7 @@ def open_sockets(pid: int) -> int:
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on."""
+    """A TCP port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The proxies that are compared, each a process with one upstream behind it."""
+"""Starts the proxies that are compared, each as a process with one upstream behind it."""
 
 import contextlib
 import dataclasses
@@ -43,11 +43,11 @@ class Proxy:
     """A running proxy.
 
     Attributes:
-        core: the one it may use, or None for any.
-        pid: of the process whose tree's CPU time and memory count.
-        key, model, header, usage: what clients send: API key, model, one more line of the head,
-            and whether they ask for the usage of streams.
-        loose: it writes answers anew, so bytes cannot be compared.
+        core: the core that it may use, or None for any.
+        pid: root of the process tree whose CPU time and memory count.
+        key, model, header, usage: parts of the clients' requests: API key, model, one more line of
+            the head, and whether they ask for the usage of streams.
+        loose: the proxy rewrites answers, so that bytes cannot be compared.
     """
 
     name: str
@@ -68,16 +68,16 @@ class StartError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """What every proxy is started with.
+    """The setting in which every proxy is started.
 
     Attributes:
-        core: the one it may use, or None for any.
-        options: of ours, as fields of ProxyOptions.
+        core: the core that it may use, or None for any.
+        options: options of ours, as fields of ProxyOptions.
         keys: ours requires API keys, and the client sends one.
         tree: another checkout of ours to run instead of this one.
-        edit: what else the routing table of ours says.
-        without: parts of ours that are taken out; see `without.py`.
-        asks: fields of `Proxy` for what clients send through ours.
+        edit: change of the routing table of ours.
+        without: parts of ours that are removed; see `without.py`.
+        asks: fields of `Proxy` for clients' requests through ours.
     """
 
     folder: Path
@@ -117,7 +117,7 @@ def running(
 def wait_until_it_answers(
     proxy: Proxy, child: "subprocess.Popen[bytes]", log: Path, seconds: float = START_SECONDS
 ) -> None:
-    """Return once a completion comes back through it. Raises StartError with its output."""
+    """Return once a completion comes back. Raises StartError with the proxy's output."""
     body = json.dumps({"model": "m", "prompt": "#000000000000#", "max_tokens": 4}).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {proxy.key or 'x'}"}
     request = urllib.request.Request(f"http://127.0.0.1:{proxy.port}/v1/completions", body, headers)
@@ -137,7 +137,7 @@ def wait_until_it_answers(
 
 
 def program(name: str, package: str) -> Path:
-    """A program of this machine; those for administrators are often not on the path."""
+    """A program of this machine; administrators' programs are often not on the path."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if found is None:
         raise tools.MissingError(f"no {name} here (Debian: apt-get install {package})")
@@ -146,7 +146,7 @@ def program(name: str, package: str) -> Path:
 
 @contextlib.contextmanager
 def nginx(setting: Setting, *, unix: bool = False) -> Iterator[Proxy]:
-    """nginx as people put it before an engine; its access log is off."""
+    """nginx in the usual set-up in front of an engine; its access log is off."""
     found = program("nginx", "nginx-light")
     folder, port = setting.folder / ("nginx-unix" if unix else "nginx"), free_port()
     folder.mkdir()
@@ -155,7 +155,7 @@ def nginx(setting: Setting, *, unix: bool = False) -> Iterator[Proxy]:
         f"  {kind}_temp_path {folder}/{kind};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    # Workers of root would become another user, who may not use the Unix socket.
+    # As root, nginx would switch its workers to a user without access to the Unix socket.
     user = "user root;" if os.geteuid() == 0 else ""
     config = folder / "nginx.conf"
     config.write_text(f"""{user}
@@ -226,7 +226,7 @@ def vllm_router(setting: Setting) -> Iterator[Proxy]:
 
 @contextlib.contextmanager
 def fastapi_httpx(setting: Setting) -> Iterator[Proxy]:
-    """`httpx_proxy.py`."""
+    """The simple proxy of `httpx_proxy.py`."""
     port = free_port()
     words = [
         sys.executable, "-m", "bench.proxy.httpx_proxy",
@@ -250,7 +250,7 @@ def litellm(setting: Setting) -> Iterator[Proxy]:
         json.dumps(
             {
                 "model_list": [{"model_name": "m", "litellm_params": parameters}],
-                "general_settings": {"master_key": KEY},  # it does not start without
+                "general_settings": {"master_key": KEY},  # required to start
             }
         )
     )
@@ -282,14 +282,14 @@ def ours(setting: Setting, *, name: str = "ours", workers: int = 1) -> Iterator[
 
 
 def program_of(setting: Setting) -> tuple[str, ...]:
-    """The module that runs ours, whole or with parts taken out."""
+    """The module that runs ours, whole or with parts removed."""
     if not setting.without:
         return ("partitiond.proxy",)
     return ("bench.proxy.without", ",".join(setting.without))
 
 
 def routing_table(setting: Setting, version: int = 1) -> RoutingTable:
-    """What the daemon would publish: one model on one engine, and the client's key."""
+    """The table that the daemon would publish: one model on one engine, and the client's key."""
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     table = RoutingTable(
         version=version,
@@ -302,11 +302,11 @@ def routing_table(setting: Setting, version: int = 1) -> RoutingTable:
 
 
 def publish(control: Path, setting: Setting, child: "subprocess.Popen[bytes]") -> None:
-    """Hand the routing table over as soon as the proxy takes it."""
+    """Send the routing table as soon as the proxy accepts it."""
     deadline = time.monotonic() + START_SECONDS
     while not listens(str(control)):
         if time.monotonic() > deadline or child.poll() is not None:
-            return  # the one who waits for its first answer says why
+            return  # `wait_until_it_answers` reports the reason
         time.sleep(0.05)
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(control)), timeout=10) as client:
         answer = client.put("http://proxy/routing", content=to_json(routing_table(setting)))
@@ -317,10 +317,10 @@ Start = Callable[[Setting], contextlib.AbstractContextManager[Proxy]]
 
 
 def starter(name: str) -> Start:
-    """How to start a proxy by name: `ours:N` has N workers.
+    """The function that starts a proxy by name: `ours:N` has N workers.
 
     Raises:
-        KeyError: there is none of this name.
+        KeyError: there is no proxy of this name.
     """
     kind, _, number = name.partition(":")
     if kind == "ours" and number:

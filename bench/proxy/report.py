@@ -1,4 +1,4 @@
-"""Tables of the figures, ratios to the other proxies, and the goals beside them."""
+"""Renders tables of the figures, ratios to the other proxies, and the goals beside them."""
 
 import dataclasses
 import math
@@ -17,9 +17,9 @@ class Goal:
     """A bound on one of our figures.
 
     Attributes:
-        base: proxy it is divided by, or empty for an absolute bound.
-        times_cheaper: the bound is on theirs divided by ours, from below.
-        proxy: whose figure it is.
+        base: proxy whose figure is the divisor, or empty for an absolute bound.
+        times_cheaper: the bound is a lower one, on their figure divided by ours.
+        proxy: the proxy whose figure is bounded.
     """
 
     figure: str
@@ -29,7 +29,7 @@ class Goal:
     proxy: str = OURS
 
     def reached(self, results: Results) -> list[float]:
-        """What was reached, round by round; empty when it was not measured."""
+        """The values reached, round by round; empty if nothing was measured."""
         if self.times_cheaper:
             return results.ratios(self.base, self.proxy, self.figure)
         if self.base:
@@ -40,7 +40,7 @@ class Goal:
         return results.values.get(self.proxy, {}).get(self.figure, [])
 
     def met(self, value: float) -> bool:
-        """Whether this value is good enough."""
+        """Whether this value meets the goal."""
         return value >= self.bound if self.times_cheaper else value <= self.bound
 
 
@@ -61,7 +61,7 @@ GOALS: Final = (
 
 
 def number(value: float | None) -> str:
-    """Three digits that matter."""
+    """A number with three significant digits."""
     if value is None or math.isnan(value):
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
@@ -99,7 +99,7 @@ def ratio_text(ratios: Sequence[float]) -> str:
 
 
 def goal_lines(results: Results) -> Iterator[str]:
-    """Each goal that was measured: met or missed."""
+    """One line for each measured goal: met or missed."""
     for goal in GOALS:
         reached = goal.reached(results)
         if not reached:
@@ -118,7 +118,7 @@ def goal_lines(results: Results) -> Iterator[str]:
 
 
 def as_json(results: Results, facts: dict[str, Any]) -> dict[str, Any]:
-    """Everything, for keeping."""
+    """All results, for storage."""
     goals = [
         {
             **dataclasses.asdict(goal),

@@ -1,9 +1,9 @@
-"""Thousands of streams at once: 10,000 idle and 2,000 active ones, and small requests beside them.
+"""Measures thousands of streams: 10,000 idle and 2,000 active, and small requests beside them.
 
     python -m bench.proxy.scale [--proxy ours:2] [--idle 10000] [--active 2000]
 
-Everything is checked byte for byte. The latency of a small request is measured alone, with the
-idle streams open, and while the active ones run.
+All answers are checked byte for byte. The latency of a small request is measured alone, with the
+idle streams open, and while the active streams run.
 """
 
 import argparse
@@ -43,10 +43,10 @@ SPARE_FILES: Final = 200
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """How many, and for how long.
+    """The numbers of streams, and their lengths.
 
     Attributes:
-        idle_seconds: from an idle stream's first chunk to its last.
+        idle_seconds: time from an idle stream's first chunk to its last.
         rate: chunks per second of an active stream.
     """
 
@@ -58,7 +58,7 @@ class Plan:
 
     @property
     def idle_load(self) -> Load:
-        """Streams that say one word, and the last one much later."""
+        """Streams that send one chunk, and the last one much later."""
         return Load(
             "streams", self.idle, 2.0 * self.idle_seconds, IDLE_CHUNKS, -self.idle_seconds,
             once=True, addresses=ADDRESSES, announce=True, grace=30,
@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def active_load(self) -> Load:
-        """Streams that speak all the time."""
+        """Streams that send chunks all the time."""
         return Load(
             "streams", self.active, self.active_seconds, round(self.rate * self.active_seconds),
             self.rate, once=True, addresses=ADDRESSES, announce=True, warm=2, grace=30,
@@ -74,7 +74,7 @@ class Plan:
 
 
 def raise_file_limit(needed: int) -> None:
-    """As many files as allowed. Exits when that is too few."""
+    """Raise the limit of open files to the maximum. Exits if that is too low."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard < needed:
@@ -85,7 +85,7 @@ def raise_file_limit(needed: int) -> None:
 
 
 def wait_until_open(client: "subprocess.Popen[str]") -> float:
-    """Seconds until every stream of a client has begun. Exits when some do not."""
+    """Seconds until every stream of a client has begun. Exits if some do not begin."""
     started = time.monotonic()
     assert client.stdout is not None
     line = client.stdout.readline()
@@ -100,7 +100,7 @@ def wait_until_open(client: "subprocess.Popen[str]") -> float:
 
 @dataclasses.dataclass(slots=True)
 class Scene:
-    """The proxy and what was found so far."""
+    """The proxy and the results so far."""
 
     proxy: Proxy
     core: int | None
@@ -112,7 +112,7 @@ class Scene:
         return start_client(load, self.proxy.port, key=self.proxy.key, core=self.core)
 
     def finish(self, name: str, client: "subprocess.Popen[str]") -> dict[str, Any]:
-        """Wait for a client; anything but right and complete answers is a failure."""
+        """Wait for a client; note a failure unless all answers are right and complete."""
         seen = read_report(client)
         bad = {k: seen[k] for k in ("errors", "wrong", "lost", "unfinished") if seen[k]}
         if bad:
@@ -126,7 +126,7 @@ class Scene:
         print(f"{name:58} {shown}")
 
     def probe(self, when: str) -> None:
-        """Small requests, one after the other."""
+        """Measure small requests, one after the other."""
         client = self.start(Load("requests", 1, PROBE_SECONDS, warm=0.2, grace=20))
         latency = self.finish(f"small requests, {when}", client)["latency_us"]
         for quantile in ("p50", "p99"):
@@ -134,7 +134,7 @@ class Scene:
 
 
 def measure(scene: Scene, plan: Plan) -> None:
-    """The whole course."""
+    """Run all measurements in order."""
     pid = scene.proxy.pid
     with_warm_up = scene.start(Load("requests", 64, 1.0))
     scene.finish("warm-up", with_warm_up)
@@ -168,14 +168,14 @@ def measure(scene: Scene, plan: Plan) -> None:
 
 
 def shares(scene: Scene, name: str, by_process: dict[int, float]) -> None:
-    """Which part of the work each process has; the parent of workers has next to none."""
+    """Report each process's share of the work; the parent of workers has almost none."""
     total = sum(by_process.values()) or 1
     parts = sorted((value / total for value in by_process.values()), reverse=True)
     scene.say(name, ", ".join(f"{part:.1%}" for part in parts))
 
 
 def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """What to run."""
+    """Read the arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.proxy.scale", description=(__doc__ or "").partition("\n")[0]
     )
@@ -190,7 +190,7 @@ def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run and print; 1 when anything was lost, wrong or refused."""
+    """Run and print; return 1 if anything was lost, wrong or refused."""
     given = read_arguments(words)
     raise_file_limit(given.idle + given.active + SPARE_FILES)
     if given.realtime:

@@ -1,4 +1,4 @@
-"""Other people's proxies that come as Python packages, each in an environment of its own."""
+"""Installs other projects' proxies that are Python packages, each in its own environment."""
 
 import resource
 import shutil
@@ -13,14 +13,14 @@ PACKAGES: Final = {"vllm-router": "vllm-router==0.1.17", "litellm": "litellm[pro
 
 
 class MissingError(Exception):
-    """A proxy cannot run here; the text says how to get it."""
+    """A proxy cannot run here; the text says how to install it."""
 
 
 def environment_program(name: str) -> Path:
     """The program of a package, installed on first use (this may take minutes).
 
     Raises:
-        MissingError: it could not be installed.
+        MissingError: the package could not be installed.
     """
     package = PACKAGES[name]
     folder = cache_folder() / package.replace("==", "-").replace("[proxy]", "")
@@ -43,5 +43,5 @@ def environment_program(name: str) -> Path:
 
 
 def file_limit() -> int:
-    """Files a process may have open, once it asked for as many as it may."""
+    """Number of files that a process may open after raising its limit to the maximum."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]

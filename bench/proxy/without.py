@@ -1,6 +1,6 @@
-"""Our proxy with parts taken out, to learn what they cost. Run by `features.py`, never in use.
+"""Runs our proxy with parts removed, to learn their cost. Only for `features.py`, never for use.
 
-It runs the sources, not what is compiled of them: compiled methods cannot be replaced.
+It runs the sources, not the compiled modules: compiled methods cannot be replaced.
 
 python -m bench.proxy.without log,metrics ARGUMENTS OF partitiond.proxy
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 from partitiond import native
 
 PARTS: Final[Mapping[str, tuple[tuple[str, str, str], ...]]] = {
-    # (module, class, method) that then does nothing
+    # (module, class, method) of a method that then does nothing
     "nothing": (),
     "log": (("partitiond.proxy.record", "Record", "write"),),
     "metrics": (("partitiond.proxy.record", "Record", "count"),),
@@ -24,17 +24,17 @@ PARTS: Final[Mapping[str, tuple[tuple[str, str, str], ...]]] = {
 
 
 def nothing(*_: Any, **__: Any) -> None:
-    """In the place of a part."""
+    """Replace a removed part."""
 
 
 def class_of(module: str, name: str) -> type:
-    """The class a part is a method of."""
+    """The class that a part is a method of."""
     found: type = getattr(importlib.import_module(module), name)
     return found
 
 
 def take_out(part: str) -> None:
-    """Make a part do nothing. Raises AttributeError when it is no longer there."""
+    """Make a part do nothing. Raises AttributeError if the part no longer exists."""
     for module, name, method in PARTS[part]:
         owner = class_of(module, name)
         if not hasattr(owner, method):
@@ -43,7 +43,7 @@ def take_out(part: str) -> None:
 
 
 def main() -> int:
-    """Take out the parts, then be the proxy."""
+    """Remove the parts, then run the proxy."""
     os.environ[native.SWITCH] = "0"
     parts = sys.argv.pop(1)
     for part in parts.split(","):

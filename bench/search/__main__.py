@@ -1,10 +1,10 @@
-"""The trial search on simulated curves, beside a dense reference and the former search.
+"""Tests the trial search on simulated curves, beside a dense reference and the former search.
 
     python -m bench.search [--curves 500] [--seed 1] [--jobs 2] [--by-family]
 
-Reference: every batch in steps of at most 1.25x, two passes in opposite orders, the same window
-rule. Each search gets the same curve with noise of its own. X* is the true one unless said
-otherwise; the reference's own is noisy, too. See docs/decisions/0006.
+The reference measures every batch in steps of at most 1.25x, in two passes in opposite orders, with
+the same window rule. Each search gets the same curve with its own noise. X* is the true one unless
+another is named; the reference's own X* is noisy, too. See docs/decisions/0006.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from partitiond.profiler.search import Done, NextTrial, Prior, SearchLimits, Vis
 MAX_TRIALS: Final = 400
 ALLOWED_LOSS: Final = TOLERANCE + 0.03
 PRIOR_ERROR: Final = 1.5
-"""A usual prior errs by this factor (one standard deviation); the wrong one by 10."""
+"""A usual prior errs by this factor (one standard deviation); a wrong prior by 10."""
 
 Propose = Callable[[Sequence[Visit], SearchLimits, float], NextTrial | Done]
 
@@ -37,9 +37,9 @@ class Figures:
     """One search on one curve.
 
     Attributes:
-        time_share: measuring time by the reference's.
-        regret: 1 - X(our batch) / X*, of the true curve.
-        against_reference: X(our batch) by the X* that the reference measured.
+        time_share: measuring time over the reference's.
+        regret: 1 - X(our batch) / X*, on the true curve.
+        against_reference: X(our batch) over the X* that the reference measured.
         inside: our batch is inside the reference's interval or within 1.25x of its edge.
     """
 
@@ -60,12 +60,12 @@ class Figures:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One curve: every search, and what the reference says of itself.
+    """One curve: the figures of every search, and of the reference itself.
 
     Attributes:
         reference: the reference's own knee on the true curve.
-        passes_inside: its second pass inside the interval of its first, by the same rule.
-        passes_close: the knees of its passes at most 1.25x apart.
+        passes_inside: its second pass is inside the interval of its first, by the same rule.
+        passes_close: the knees of its passes are at most 1.25x apart.
     """
 
     family: str
@@ -94,7 +94,7 @@ def run_search(propose: Propose, engine: SimulatedEngine, limits: SearchLimits) 
 
 
 def judge(curve: Curve, visits: Sequence[Visit], seconds: float, reference: Reading) -> Figures:
-    """What the visits found, beside the truth and the reference."""
+    """Judge the visits by the true curve and by the reference."""
     batch = read(visits, TOLERANCE).batch
     rate = curve.rate(batch)
     return Figures(
@@ -107,7 +107,7 @@ def judge(curve: Curve, visits: Sequence[Visit], seconds: float, reference: Read
 
 
 def evaluate(task: tuple[int, int]) -> Row:
-    """One curve."""
+    """Run all searches on one curve."""
     seed, index = task
     curve = draw_curve(seed, index)
     limits = SearchLimits(max_batch=curve.max_batch)
@@ -141,13 +141,13 @@ def evaluate(task: tuple[int, int]) -> Row:
 
 
 def share(of: Iterable[bool]) -> float:
-    """Share of true ones."""
+    """Share of true values."""
     given = list(of)
     return sum(given) / len(given)
 
 
 def quantile(values: Iterable[float], q: float) -> float:
-    """The value that a share q does not exceed."""
+    """The value that a share q of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
 
@@ -189,7 +189,7 @@ def table(rows: Sequence[Row], by_family: bool) -> str:
 
 
 def main() -> int:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--curves", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)

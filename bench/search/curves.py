@@ -1,4 +1,4 @@
-"""Throughput curves from fixed families, drawn by a seed."""
+"""Draws throughput curves from fixed families by a seed."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ CAPS: Final = (64, 128, 256, 512, 512)
 KV_LIMITED_SHARE: Final = 0.25
 E2EL_AT_CAP_SECONDS: Final = (3.0, 60.0)
 NOISE: Final = (0.01, 0.10)
-"""Standard deviation of a window of 10 s, relative."""
+"""Relative standard deviation of a window of 10 s."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Curve:
 
     Attributes:
         rates: X(b) for b = 1 .. max_batch, in tokens/s.
-        kv_batch: largest batch its KV cache holds.
+        kv_batch: largest batch that the KV cache holds.
         output_tokens: E[O]; gives latencies by Little's law.
-        noise: standard deviation of a window of 10 s, relative.
+        noise: relative standard deviation of a window of 10 s.
         drift_share, drift_period_seconds, drift_phase: slow change of the machine's speed.
-        outlier_share: of windows in which something else ran on the machine.
+        outlier_share: share of windows in which another program ran on the machine.
     """
 
     family: str
@@ -51,7 +51,7 @@ class Curve:
         return max(self.rates[: self.usable])
 
     def rate(self, batch: int) -> float:
-        """True X(b); beyond the KV cache nothing is gained and preemptions cost a little."""
+        """True X(b); beyond the KV cache nothing is gained, and preemptions cost a little."""
         if batch > self.kv_batch:
             return 0.95 * self.rates[self.kv_batch - 1]
         return self.rates[batch - 1]

@@ -1,7 +1,7 @@
-"""A simulated engine under the profiler's own window rule.
+"""Simulates an engine under the profiler's own window rule.
 
 Tokens of each half second scatter independently, so a window's error falls with the root of its
-length. The half-width and the looks at it while the window is open are the load generator's.
+length. The half-width and the checks of the open window are the load generator's.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from partitiond.profiler.search import NextTrial, Visit
 SLICE_SECONDS: Final = 0.5
 RAMP_E2EL: Final = 1.2
 OUTLIER: Final = (0.6, 0.9)
-"""An outlier window runs at this share of the speed."""
+"""An outlier window runs at this share of the normal speed."""
 DEFAULT_SHARE: Final = 0.05
 
 
@@ -31,7 +31,7 @@ class SimulatedEngine:
     clock_seconds: float = 0.0
 
     def trial(self, proposal: NextTrial) -> Visit:
-        """One trial; the clock moves on."""
+        """Run one trial and advance the clock."""
         curve, batch = self.curve, proposal.batch
         began = self.clock_seconds
         rate = curve.rate(batch) * curve.speed(began)
@@ -72,7 +72,7 @@ class SimulatedEngine:
 
 
 def _half_width(totals: list[float], elapsed: float) -> float:
-    """By batch means, their borders moved to whole slices as the load generator's to steps."""
+    """Half-width by batch means, with borders at whole slices (in the load generator, at steps)."""
     borders = [round(elapsed * i / BATCHES / SLICE_SECONDS) for i in range(BATCHES + 1)]
     pairs = list(itertools.pairwise(borders))
     parts = [totals[high] - totals[low] for low, high in pairs]

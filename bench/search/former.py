@@ -1,7 +1,7 @@
-"""The search as it was before: every power of two upwards until two doublings gained nothing, the
-same downwards, a fresh window at the best, then halvings around the knee, each batch twice.
+"""Implements the former search: powers of two upwards until two doublings gained nothing, then
+downwards, a fresh window at the best, then halvings around the knee, each batch twice.
 
-Kept as a baseline. Its windows all close at the device's default interval.
+The former search is kept as a baseline. All its windows close at the device's default interval.
 """
 
 import math
@@ -21,11 +21,11 @@ from partitiond.profiler.search import (
 )
 
 MAX_VISITS_PER_BATCH: Final = 4
-"""Two passes, a fresh window and one for a disagreement; a fourth opinion settles nothing more."""
+"""Two passes, a fresh window and one more after a disagreement; a fourth pass decides nothing."""
 
 MAX_CONFIRMED: Final = 2
-"""A second best batch may overtake the first once that was measured afresh; a third will not
-differ by anything that matters."""
+"""A second best batch may overtake the first after its fresh window; a third would not differ
+enough to matter."""
 
 CONFIRM_FACTOR: Final = 2.0
 """Every comparison of the knee is with X*, so its window is longer than the others."""
@@ -34,13 +34,13 @@ REFINEMENT_TRIALS: Final = 5
 """One fresh window and two halvings (2x to 1.41x to 1.19x), each visited twice."""
 
 TIME_OVERRUN: Final = 1.25
-"""Second visits that were promised are made even a little beyond the time limit."""
+"""Promised second visits are made even if they end a little after the time limit."""
 
 FIRST_GROWTH: Final = 0.5
-"""Taken for the first doubling, of which nothing is known yet; most engines gain 60 to 90 %."""
+"""Assumed gain of the first doubling, before any is measured; most engines gain 60 to 90 %."""
 
 RAMP_E2EL: Final = 1.3
-"""Ramp of a closed loop in mean end-to-end latencies: one, and the prefill of all at once."""
+"""Ramp of a closed loop in mean end-to-end latencies: one, and the prefill of all requests."""
 
 
 def propose(
@@ -51,7 +51,7 @@ def propose(
 
 
 class _Search:
-    """One look at the state. Holds derived figures, changes nothing."""
+    """One step of the search. Holds derived figures, changes nothing."""
 
     def __init__(self, visits: Sequence[Visit], limits: SearchLimits, elapsed: float) -> None:
         self._visits = visits
@@ -82,7 +82,7 @@ class _Search:
     # Growing
 
     def _growing(self) -> int | None:
-        """The next batch of the pass upwards, or None when that pass is over."""
+        """The next batch of the pass upwards, or None if that pass has ended."""
         if not self._visits:
             return 1
         batch = self._next_doubling()
@@ -98,7 +98,7 @@ class _Search:
         return batch if batch > largest else None
 
     def _flat(self) -> bool:
-        """Two doublings in a row gained less than the tolerance."""
+        """Whether two doublings in a row gained less than the tolerance."""
         doublings = {v.batch for v in self._visits if v.purpose is Purpose.UP}
         last = [rate for rate in self._curve if rate.batch in doublings][-3:]
         return len(last) == 3 and all(
@@ -116,7 +116,7 @@ class _Search:
         return 2 * self._least_cost(batch) + promised <= self._left
 
     def _capped_by(self) -> LimitedBy:
-        """Why the batch grew no further; means something only where throughput still grew."""
+        """The limit on the batch; it has a meaning only if throughput still grew."""
         if any(v.kv_limited for v in self._visits):
             return LimitedBy.MEMORY
         if self._flat() or max(self._batches) >= self._limits.max_batch:
@@ -137,7 +137,7 @@ class _Search:
         return max(once, default=None)
 
     def _optional(self) -> list[tuple[int, Purpose, float]]:
-        """What else to measure, most useful first, with the time each takes to finish."""
+        """Further trials, the most useful first, with the time that each takes to finish."""
         if not self._curve:
             return []
         owed = math.fsum(self._least_cost(b) for b in self._batches if self._count(b) == 1)
@@ -165,7 +165,7 @@ class _Search:
         return knee_range(self._curve, best_rate(self._visits) or top, self._limits.tolerance)[0]
 
     def _refinement(self) -> int | None:
-        """A batch inside the gap below the knee, else above it, where that is still wide."""
+        """A batch inside the gap below the knee, else above it, if that gap is still wide."""
         knee = self._knee()
         if knee is None:
             return None
@@ -186,10 +186,10 @@ class _Search:
         return sum(v.batch == batch for v in self._visits)
 
     def _e2el(self, batch: int) -> float:
-        """Expected latency: as seen there, else by Little's law from the nearest batch below.
+        """Expected latency: the measured one, else by Little's law from the nearest batch below.
 
-        Above all visits throughput is taken to grow half as much as over the last doubling:
-        rather too dear than too cheap.
+        Above all visits, throughput is assumed to grow half as much as over the last doubling:
+        the estimate is rather too high than too low.
         """
         here = [v.e2el_seconds for v in self._visits if v.batch == batch]
         if here:
@@ -236,7 +236,7 @@ class _Search:
 
 
 def _middle(low: int, high: int) -> int | None:
-    """The geometric middle of a gap that is too wide, or None."""
+    """The geometric middle of a gap that is too wide, or None if it is not."""
     if high - low < 2 or high <= NEIGHBOUR_RATIO * low:
         return None
     return min(high - 1, max(low + 1, round(math.sqrt(low * high))))

@@ -1,4 +1,4 @@
-"""The reference: every batch in steps of at most 1.25x, two passes in opposite orders."""
+"""Runs the reference: every batch in steps of at most 1.25x, two passes in opposite orders."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from partitiond.profiler.search import (
 
 
 def reference_batches(largest: int) -> tuple[int, ...]:
-    """As few as the step allows, with the largest batch and its half (the last doubling).
+    """As few batches as the step allows, with the largest and its half (the last doubling).
 
-    A denser reference would take longer and make every search look better beside it.
+    A denser reference would take longer and make every search look better in comparison.
     """
     batches = [1]
     while batches[-1] < largest:
@@ -29,13 +29,13 @@ def reference_batches(largest: int) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What visits say, by the definitions.
+    """The result of visits, by the definitions.
 
     Attributes:
-        batch: the knee, or the largest batch where throughput still grew.
-        low, high: range of `batch` by the intervals. Where growth over the last doubling is
-            within its interval of the tolerance, both readings are inside the range.
-        grows: no knee is claimed.
+        batch: the knee, or the largest batch if throughput still grew.
+        low, high: range of `batch` by the intervals. If growth over the last doubling is within
+            its interval of the tolerance, both readings are inside the range.
+        grows: throughput still grew, so that there is no knee.
     """
 
     batch: int
@@ -52,13 +52,13 @@ class Reading:
 
 
 def read(visits: Sequence[Visit], tolerance: float) -> Reading:
-    """Knee and range; X* from the fresh window where there is one."""
+    """Knee and range; X* comes from the fresh window if there is one."""
     rates = curve(visits)
     best = best_rate(visits) or max(r.output_tokens_per_s for r in rates)
     knee, low, high = knee_range(rates, best, tolerance)
     largest = rates[-1].batch
     grows = still_grows(rates, tolerance)
-    # The same figures, each moved within its interval against the reading.
+    # The same figures, each moved within its interval so that it contradicts the reading.
     lower, upper = _tilted(rates, -1), _tilted(rates, +1)
     if grows:
         sure = still_grows(lower, tolerance)
@@ -67,7 +67,7 @@ def read(visits: Sequence[Visit], tolerance: float) -> Reading:
 
 
 def _tilted(rates: Sequence[Rate], sign: int) -> list[Rate]:
-    """The largest batch moved by its half-width, the others against it."""
+    """The rates with the largest batch moved by its half-width, and the others against it."""
     last = rates[-1].batch
     return [
         dataclasses.replace(
@@ -83,7 +83,7 @@ def _tilted(rates: Sequence[Rate], sign: int) -> list[Rate]:
 def run_reference(
     engine: SimulatedEngine, limits: SearchLimits
 ) -> tuple[list[Visit], list[Visit], Visit]:
-    """Both passes, and the fresh window for X* (whose time is not counted)."""
+    """Run both passes, and the fresh window for X* (whose time is not counted)."""
     up: list[Visit] = []
     for batch in reference_batches(limits.max_batch):
         up.append(engine.trial(full_trial(batch, Purpose.UP, limits)))

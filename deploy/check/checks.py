@@ -1,7 +1,7 @@
-"""Checks of the service under a real systemd; run by run-under-systemd.sh, inside its namespaces.
+"""Checks the service under a real systemd; run-under-systemd.sh starts it inside its namespaces.
 
-It installs with `partitiond setup`, serves a model by the simulated engine, and looks at what
-systemd, the kernel and partitiond itself say after each thing that can happen to a service.
+The checks install with `partitiond setup`, serve a model by the simulated engine, and compare the
+state of systemd, the kernel and partitiond itself after each event in the life of a service.
 """
 
 import json
@@ -45,7 +45,7 @@ SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def run(*words: str, code: int | None = 0, env: dict[str, str] | None = None) -> str:
-    """A command's output; anything but the expected exit status ends the checks."""
+    """A command's output; any other than the expected exit status ends the checks."""
     done = subprocess.run(
         words,
         check=False,
@@ -66,7 +66,7 @@ def partitiond(*words: str, code: int | None = 0) -> str:
 
 
 def wait_for(what: str, look: Callable[[], T | None], seconds: float = 240) -> T:
-    """Poll until `look` gives something true."""
+    """Poll until `look` returns a true value."""
     end = time.monotonic() + seconds
     while True:
         found = look()
@@ -88,7 +88,7 @@ def main_pid() -> int:
 
 
 def serving() -> dict[str, Any] | None:
-    """The replica, where the daemon answers and it serves."""
+    """The replica, if the daemon answers and the replica serves; else None."""
     try:
         told = json.loads(partitiond("status", "--json", code=None) or "{}")
     except ValueError:
@@ -117,7 +117,7 @@ def settings(text: str) -> None:
 
 
 def setup_installs_and_starts() -> str:
-    """Everything `partitiond setup` says it does, it does; the service is up."""
+    """`partitiond setup` does everything that it announces, and the service is up."""
     CONFIG_FILE.parent.mkdir(parents=True, exist_ok=True)
     settings(CONFIG)
     before = partitiond("setup", "--no-gpu", "--no-engine")
@@ -145,7 +145,7 @@ def a_model_serves() -> str:
 
 
 def engine_has_a_scope() -> str:
-    """A transient unit of the user's manager, out of the service's cgroup, led by its shim."""
+    """The engine's cgroup is a scope of the user's manager, outside the service, with its shim."""
     pid = engine()
     where = cgroup(pid)
     uid = pwd.getpwnam("partitiond").pw_uid
@@ -157,7 +157,7 @@ def engine_has_a_scope() -> str:
 
 
 def reload_takes_settings() -> str:
-    """SIGHUP takes what may change, names what may not, and keeps the process."""
+    """SIGHUP applies the settings that may change, names the others, and keeps the process."""
     pid = main_pid()
     settings(CONFIG + "[planner]\nseed = 7\n[control]\nport = 9999\n")
     run("systemctl", "reload", UNIT)
@@ -173,7 +173,7 @@ def reload_takes_settings() -> str:
 
 
 def restart_keeps_the_engine() -> str:
-    """`systemctl restart`: another daemon, the same engine and endpoint."""
+    """`systemctl restart` starts another daemon; engine and endpoint stay."""
     old, before = engine(), main_pid()
     run("systemctl", "restart", UNIT)
     assert main_pid() != before
@@ -182,7 +182,7 @@ def restart_keeps_the_engine() -> str:
 
 
 def kill_is_survived() -> str:
-    """SIGKILL: systemd starts the next daemon, which adopts the engine."""
+    """After SIGKILL systemd starts another daemon, which adopts the engine."""
     old, before = engine(), main_pid()
     os.kill(before, signal.SIGKILL)
     wait_for("the next daemon", lambda: main_pid() not in (0, before))
@@ -192,7 +192,7 @@ def kill_is_survived() -> str:
 
 
 def a_hung_daemon_is_replaced() -> str:
-    """SIGSTOP: the watchdog ends it; the engine stays."""
+    """After SIGSTOP the watchdog ends the daemon; the engine stays."""
     drop = Path("/run/systemd/system/partitiond.service.d/watchdog.conf")
     drop.parent.mkdir(parents=True, exist_ok=True)
     drop.write_text("[Service]\nWatchdogSec=3s\nTimeoutAbortSec=2s\n")
@@ -209,7 +209,7 @@ def a_hung_daemon_is_replaced() -> str:
 
 
 def delegated_cgroups_work() -> str:
-    """Without a user's manager engines go below the service's own cgroup, and outlive it, too."""
+    """Without a user's manager, engines are below the service's own cgroup, and outlive it too."""
     settings(CONFIG + '[engine]\ncgroup = "delegated"\n')
     run("systemctl", "restart", UNIT)
     first = engine()
@@ -227,7 +227,7 @@ def delegated_cgroups_work() -> str:
 
 
 def helper_answers_its_user_only() -> str:
-    """The MIG helper is started by its socket, as root, and refuses who may not ask."""
+    """The socket starts the MIG helper as root; the helper refuses users without permission."""
     for unit in ("partitiond-mig.socket", "partitiond-mig.service"):
         text = (Path("deploy/systemd") / unit).read_text()
         text = text.replace("/opt/partitiond/bin", str(BIN))
@@ -256,7 +256,7 @@ def helper_answers_its_user_only() -> str:
 
 
 def undo_leaves_nothing() -> str:
-    """`setup --undo --apply --purge`: no engine, unit, user or folder is left."""
+    """`setup --undo --apply --purge` leaves no engine, unit, user or folder."""
     old = engine()
     partitiond("setup", "--undo", "--apply", "--purge", code=None)
     wait_for("the engine to be gone", lambda: not Path(f"/proc/{old}").exists())
@@ -290,7 +290,7 @@ def _words(check: Callable[[], str]) -> str:
 
 
 def main() -> None:
-    """Run all checks, or those named after the folder; the first that fails ends it, with why."""
+    """Run all checks, or those named after the folder; the first failure ends the run."""
     named = sys.argv[2:]
     for check in CHECKS if not named else [c for c in CHECKS if c.__name__ in named]:
         started = time.monotonic()

@@ -1,9 +1,9 @@
 """Checks the sdist and the wheel in a folder: `make dist` builds and checks them.
 
-Of each: what it holds, that it names no place of this machine, and that it works where nothing of
-the checkout is: installed into an empty environment, it plans the tour's fleet. The wheel, which is
-built from the sdist, also compiles the simulated libraries and the proxy's hot path, where there is
-a C compiler.
+For each it checks the contents, that they name no path of this machine, and that it works without
+the checkout: installed into an empty environment, it plans the tour's fleet. The wheel, which is
+built from the sdist, also compiles the simulated libraries and the proxy's hot path, if there is a
+C compiler.
 """
 
 import os
@@ -22,15 +22,15 @@ from partitiond.package_sources import configured_sources, uv_program
 ROOT: Final = Path(__file__).resolve().parents[2]
 NEVER: Final = (".so", ".pyc", ".o")
 SHIPPED: Final = ("deploy", "examples")
-"""Folders of the checkout that lie inside the package once it is a wheel."""
+"""Folders of the checkout that are inside the package in a wheel."""
 
 
 class DistributionError(Exception):
-    """Something is wrong with a distribution; the message says what."""
+    """A distribution is wrong; the message says how."""
 
 
 def main() -> None:
-    """Check what lies in the folder that is named."""
+    """Check the distributions in the folder given as the first argument."""
     folder = Path(sys.argv[1])
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     check_wheel(wheel)
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def tracked() -> set[str]:
-    """The checkout's files that git knows or would take in, which exist."""
+    """Existing files of the checkout that git tracks or would add."""
     done = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -51,7 +51,7 @@ def tracked() -> set[str]:
 
 
 def check_wheel(wheel: Path) -> None:
-    """Refuse a wheel that lacks a file of the package, or has one too many."""
+    """Refuse a wheel that lacks a file of the package, or has a surplus file."""
     with zipfile.ZipFile(wheel) as archive:
         contents = {info.filename: archive.read(info) for info in archive.infolist()}
     info = next(name.split("/")[0] for name in contents if name.split("/")[1:] == ["METADATA"])
@@ -73,7 +73,7 @@ def check_wheel(wheel: Path) -> None:
 
 
 def check_sdist(sdist: Path) -> None:
-    """Refuse an sdist that is not the checkout."""
+    """Refuse an sdist that differs from the checkout."""
     with tarfile.open(sdist) as archive:
         members = [member for member in archive.getmembers() if member.isfile()]
         contents = {
@@ -103,12 +103,12 @@ def _no_places(path: Path, contents: dict[str, bytes]) -> None:
 
 
 def run_from(distribution: Path, folder: Path, *, compiles: bool) -> None:
-    """Install into an empty environment in `folder`, run the tour there, and compile C there."""
+    """Install into an empty environment in `folder`, run the tour in it, and compile C there."""
     sources = configured_sources()
     python = str(folder / "environment" / "bin" / "python")
     base = {name: value for name, value in os.environ.items() if not name.startswith("PARTITIOND")}
     _run([uv_program(), "venv", "--quiet", "--python", sys.executable, "environment"], folder, base)
-    # What compiles the hot path comes as the extra of the package.
+    # The package's extra brings the compiler of the hot path.
     _run(
         [uv_program(), "pip", "install", "--quiet", "--python", python, *sources.arguments(),
          f"partitiond[native] @ {distribution.as_uri()}"],

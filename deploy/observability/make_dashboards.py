@@ -1,7 +1,7 @@
-"""Write the Grafana dashboards: `python deploy/observability/make_dashboards.py`.
+"""Writes the Grafana dashboards: `python deploy/observability/make_dashboards.py`.
 
-They are JSON that nobody can read; what they show is here. A test compares both, and asserts that
-every metric they name exists.
+The dashboards are JSON that is hard to read; their contents are defined here. A test compares the
+files with this module, and asserts that every metric in them exists.
 """
 
 import json
@@ -24,7 +24,7 @@ def panel(
     text: str = "",
     stack: bool = False,
 ) -> dict[str, Any]:
-    """One panel; each query with its legend."""
+    """One panel; each query comes with its legend."""
     custom: dict[str, Any] = {"fillOpacity": 10, "lineWidth": 1, "showPoints": "never"}
     if stack:
         custom["stacking"] = {"mode": "normal"}
@@ -55,7 +55,7 @@ def panel(
 
 
 def number(title: str, expr: str, unit: str = "short", text: str = "") -> dict[str, Any]:
-    """One number."""
+    """One panel with a single number."""
     return panel(title, (expr, ""), unit=unit, width=4, height=4, kind="stat", text=text)
 
 
@@ -66,12 +66,12 @@ def quantile(share: float, metric: str, by: str = "model") -> str:
 
 
 def rate(metric: str, by: str = "model", more: str = "") -> str:
-    """How fast a counter grows."""
+    """Growth of a counter per second."""
     return f"sum by ({by}) (rate({metric}{{{MODEL}{more}}}[$__rate_interval]))"
 
 
 def placed(panels: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Panels in rows, from left to right."""
+    """Place panels in rows, from left to right."""
     x = y = tallest = 0
     for number_of, one in enumerate(panels, 1):
         grid = one["gridPos"]
@@ -118,7 +118,7 @@ def dashboard(uid: str, title: str, panels: list[dict[str, Any]], by_model: bool
 
 
 def fleet() -> dict[str, Any]:
-    """Devices, the plan, and what is wrong."""
+    """Dashboard of devices, the plan, and problems."""
     device = "{{device}}"
     return dashboard(
         "partitiond-fleet",
@@ -170,7 +170,7 @@ def fleet() -> dict[str, Any]:
 
 
 def models() -> dict[str, Any]:
-    """Each model: what is asked, what it gives, and what was predicted."""
+    """Dashboard of each model: its demand, its performance, and the predictions."""
     model, replica = "{{model}}", "{{replica}}"
     return dashboard(
         "partitiond-models",
@@ -243,7 +243,7 @@ def models() -> dict[str, Any]:
 
 
 def pages() -> dict[str, str]:
-    """Each file's text."""
+    """The text of each file."""
     made = {"partitiond-fleet.json": fleet(), "partitiond-models.json": models()}
     return {name: json.dumps(board, indent=1) + "\n" for name, board in made.items()}
 

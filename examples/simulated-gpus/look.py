@@ -1,10 +1,10 @@
-"""Looks at the tour's daemon.
+"""Watches the tour's daemon.
 
     look.py EXPRESSION          print what the expression is now
     look.py EXPRESSION WORDS    wait until it is true; WORDS say what is waited for
 
-An expression is Python, and calls the functions below. One process that looks often is cheaper than
-many that look once.
+An expression is Python, and calls the functions below. One process that polls is cheaper than many
+processes that each check once.
 """
 
 import os
@@ -22,11 +22,11 @@ from partitiond.ports import ReplicaView
 
 LOOK_SECONDS = 0.2
 LIMIT_SECONDS = 300.0
-"""For what never comes: a busy machine may take its time for the rest."""
+"""Limit for events that never come: on a busy machine, all others may take long."""
 
 
 def token() -> str:
-    """The daemon's admin token, empty before it has made one."""
+    """The daemon's admin token; empty before the daemon has made one."""
     path = Path(os.environ["PARTITIOND_STATE_DIR"], "admin-token")
     return path.read_text("utf-8").strip() if path.exists() else ""
 
@@ -45,7 +45,7 @@ def ready() -> bool:
 
 
 def replicas(model: str | None = None) -> Sequence[ReplicaView]:
-    """Replicas of a model, or all."""
+    """Replicas of a model, or all replicas."""
     return client.replicas(model)
 
 
@@ -61,7 +61,7 @@ def all_serve() -> bool:
 
 
 def replaced(replica_id: str, pid: int) -> bool:
-    """Whether a replica has another process than that one, and all serve."""
+    """Whether another process than `pid` runs the replica, and all replicas serve."""
     pids = {replica.pid for replica in replicas() if replica.replica_id == replica_id}
     return bool(pids - {None, pid}) and all_serve()
 
@@ -75,15 +75,15 @@ def lives(pid: int) -> bool:
 
 
 def sends(pid: int) -> bool:
-    """Whether a process has a connection, or has ended."""
+    """Whether a process has a network connection, or has ended."""
     try:
         return bool(psutil.Process(pid).net_connections()) or not lives(pid)
-    except psutil.Error:  # that of a zombie cannot be asked for
+    except psutil.Error:  # a zombie's connections cannot be read
         return not lives(pid)
 
 
 def main(expression: str, words: str = "") -> None:
-    """Print it, or wait for it."""
+    """Print the expression's value, or wait until it is true."""
     limit = time.monotonic() + LIMIT_SECONDS
     while not (found := eval(expression)) and words:  # noqa: S307 - the script's own words
         if time.monotonic() > limit:

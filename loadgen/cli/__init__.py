@@ -1,4 +1,4 @@
-"""`python -m loadgen`: measure any OpenAI-compatible server, or render saved measurements."""
+"""Runs `python -m loadgen`: measures any OpenAI-compatible server, or renders saved runs."""
 
 import sys
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ COMMANDS = {"run": measure.main, "report": compare.main}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command, `run` where none is named; returns the exit code."""
+    """Run a command, by default `run`, and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = given.pop(0) if given and given[0] in COMMANDS else "run"
     try:

@@ -1,4 +1,4 @@
-"""`python -m loadgen report FILE...`: saved runs as tables, JSON or a page, side by side."""
+"""Runs `python -m loadgen report FILE...`: renders saved runs as tables, JSON or a page."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Render; returns the exit code.
+    """Render the runs and return the exit code.
 
     Raises:
         InputError: a file is no saved run, or the page cannot be written.
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _labels(files: Sequence[Path]) -> list[str]:
-    """File names without their ending; whole paths where two would be alike."""
+    """File names without their ending; whole paths if two names would be equal."""
     stems = [path.stem for path in files]
     return stems if len(set(stems)) == len(stems) else [str(path) for path in files]
 

@@ -1,10 +1,10 @@
-"""Exit codes of the command line."""
+"""Defines the exit codes of the command line."""
 
 from typing import Final
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
-"""Nothing completed, or the server cannot be used."""
+"""No request completed, or the server cannot be used."""
 EXIT_USAGE: Final = 2
 """An option or a file is wrong."""
 EXIT_SATURATED: Final = 3

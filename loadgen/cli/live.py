@@ -1,4 +1,4 @@
-"""The progress line."""
+"""Shows the progress line."""
 
 import sys
 from collections.abc import Callable
@@ -42,21 +42,21 @@ def _ttft(p95: float | None) -> str:
 
 
 def show_closed(quiet: bool) -> Callable[[LiveState], None] | None:
-    """A callback that shows closed-loop progress; None where nobody watches."""
+    """A callback that shows closed-loop progress; None if quiet or without a terminal."""
     if quiet or not sys.stderr.isatty():
         return None
     return lambda state: _show(closed_line(state))
 
 
 def show_open(quiet: bool) -> Callable[[OpenState], None] | None:
-    """A callback that shows open-loop progress; None where nobody watches."""
+    """A callback that shows open-loop progress; None if quiet or without a terminal."""
     if quiet or not sys.stderr.isatty():
         return None
     return lambda state: _show(open_line(state))
 
 
 def clear(quiet: bool) -> None:
-    """Take the line away before the report."""
+    """Erase the progress line before the report."""
     if not quiet and sys.stderr.isatty():
         print(CLEAR, end="", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""`python -m loadgen run`: measure, then print, save and plot."""
+"""Runs `python -m loadgen run`: measures, then prints, saves and plots."""
 
 import argparse
 import asyncio
@@ -29,20 +29,20 @@ from loadgen.window import WindowRule, fixed
 from loadgen.workload import Workload
 
 MAX_CONCURRENCY: Final = 60_000
-"""Requests in flight; as many connections as one address has ports for."""
+"""Requests in flight: one address has ports for this many connections."""
 _SECRET: Final = frozenset({"api_key"})
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure; returns the exit code.
+    """Measure and return the exit code.
 
     Raises:
         LoadgenError: the run cannot be made, or the server failed request after request.
     """
     options = build_parser().parse_args(arguments)
     _check(options)
-    # What stands now lives as long as the run, and what a run makes is freed by counting:
-    # the collector's pauses would only end up in the latencies.
+    # Objects that exist now live as long as the run, and those that a run makes are freed by
+    # reference counting: the collector's pauses would only add to the latencies.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
@@ -72,7 +72,7 @@ def _publish(run: Run, report: Report, options: argparse.Namespace) -> int:
 
 
 def why_none(report: Report) -> str:
-    """Why no request completed, and what to do."""
+    """The reason why no request completed, and what to do."""
     if report.errors_seen:
         return f"no request completed; the first error: {report.errors_seen[0]}"
     if report.refused or report.timeouts:
@@ -84,7 +84,7 @@ def why_none(report: Report) -> str:
 
 
 def refusal(report: Report) -> dict[str, object]:
-    """What JSON says of a run whose figures are withheld."""
+    """The JSON of a run whose figures are withheld."""
     kept = ("mode", "window_seconds", "completed", "refused", "errors", "timeouts", "errors_seen",
             "instrument_cpu", "lag_seconds_p99", "stall_seconds_p99", "saturated")  # fmt: skip
     return {name: getattr(report, name) for name in kept}
@@ -103,7 +103,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def uvloop_runner() -> asyncio.Runner:
-    """A runner on uvloop where it is installed: it halves the instrument's own cost."""
+    """A runner on uvloop if it is installed: uvloop halves the instrument's own cost."""
     try:
         import uvloop
     except ImportError:
@@ -112,7 +112,7 @@ def uvloop_runner() -> asyncio.Runner:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Bounds that argparse does not know, before anything is sent."""
+    """Check the bounds that argparse does not know, before anything is sent."""
     try:
         parse_target(options.url)
     except TargetError as error:
@@ -190,7 +190,7 @@ async def _try_out(options: argparse.Namespace, loads: Sequence[Workload]) -> No
 
 
 def _settings(options: argparse.Namespace, loads: Sequence[Workload]) -> dict[str, object]:
-    """How the run was made, for the saved file; never the key."""
+    """The settings of the run, for the saved file; never contains the key."""
     given = {name: value for name, value in vars(options).items() if name not in _SECRET}
     given["workloads"] = [f"{load.model}: {load.distribution}" for load in loads]
     given["python"] = sys.version.split()[0]

@@ -1,4 +1,4 @@
-"""Options of `python -m loadgen run`."""
+"""Defines the options of `python -m loadgen run`."""
 
 import argparse
 import os

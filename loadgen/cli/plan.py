@@ -1,4 +1,4 @@
-"""From options and stream files to workloads, arrivals and SLOs."""
+"""Turns options and stream files into workloads, arrivals and SLOs."""
 
 import argparse
 import dataclasses
@@ -21,7 +21,7 @@ from loadgen.workload import Endpoint, PromptKind, Workload
 DEFAULT_SECONDS: Final = 30.0
 DEFAULT_WARMUP_SECONDS: Final = 5.0
 MAX_RATE: Final = 100_000.0
-"""Requests/s; an order of magnitude above what one process can send."""
+"""Requests/s; an order of magnitude above the rate that one process can send."""
 _STREAM_KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "name": str, "model": str, "endpoint": str, "rate": (int, float), "replay": str,
     "arrivals": str, "burstiness": (int, float), "rate_to": (int, float),
@@ -38,7 +38,7 @@ class OpenPlan:
     """An open loop to run.
 
     Attributes:
-        load: a workload or a mix with common arrivals, or None where `streams` have their own.
+        load: a workload or a mix with common arrivals; None if `streams` have their own.
         arrivals: offsets of `load`'s requests.
     """
 
@@ -54,7 +54,7 @@ def load_of(options: argparse.Namespace) -> Workload | Mix:
     """The workload, or the mix of several models.
 
     Raises:
-        InputError: neither or both of --model and --mix, or something in them is wrong.
+        InputError: neither or both of --model and --mix are given, or one of them is malformed.
     """
     if bool(options.model) == bool(options.mix):
         raise InputError("give exactly one of --model and --mix.")
@@ -94,10 +94,10 @@ def workload_of(
 
 
 def lengths_of(options: argparse.Namespace) -> lengths.Lengths | None:
-    """The lengths; None for fixed ones.
+    """The lengths; None for fixed lengths.
 
     Raises:
-        InputError: no such kind or file.
+        InputError: there is no such kind or file.
     """
     kind, variations = options.lengths, (options.prompt_variation, options.output_variation)
     if kind in {"", "lognormal"} and any(variations):
@@ -212,7 +212,7 @@ def _replayed(options: argparse.Namespace, model: str) -> tuple[Workload, Iterat
     trace = _short_enough(trace, options.longest_tokens)
     workload = workload_of(options, model, trace.in_order)
     offsets = arrivals.replay(trace.offsets, options.speed)
-    # A moment more than the last arrival, so that it is inside.
+    # The window ends a moment after the last arrival, so that this arrival is inside.
     return workload, offsets, trace.offsets[-1] / options.speed + 0.001
 
 

@@ -1,4 +1,4 @@
-"""Scrapes as tests write them."""
+"""Builds scrapes of engines for tests."""
 
 import math
 from collections.abc import Sequence

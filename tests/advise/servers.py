@@ -1,4 +1,4 @@
-"""HTTP servers that answer as tests want."""
+"""Runs HTTP servers that answer as a test wants."""
 
 import contextlib
 import http.server

@@ -1,4 +1,4 @@
-"""Which devices a plan frees: through the real planner, on described GPUs."""
+"""The advice names the devices that a plan frees, by the real planner on described GPUs."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What a served name is, and what is planned for it."""
+"""A served name is identified with a model, and the plan is made for that model."""
 
 import dataclasses
 

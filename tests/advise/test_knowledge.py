@@ -1,4 +1,4 @@
-"""Measured profiles count before estimates, carried over to the observed lengths."""
+"""Measured profiles are preferred to estimates, and carried over to the observed lengths."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Lengths from buckets: exact means, a variation that comes back, and quantiles."""
+"""Lengths derived from buckets have exact means, the original variation, and quantiles."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""Counters between looks: growth, restarts, gaps, and a real engine."""
+"""Counters of two looks give growth over restarts and gaps, and for a real engine."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""What engines of several versions say, and the shipped simulated one."""
+"""Metrics of engines of several versions, and of the shipped simulated one, are understood."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Addresses and devices as people write them."""
+"""Addresses and devices are parsed as people write them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rates with intervals: they hold the truth about as often as they say, and bursts widen them."""
+"""Rates have intervals that hold the truth about as often as claimed; bursts widen them."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""The API over a service that only remembers."""
+"""Provides the API over a service that only remembers calls."""
 
 from collections.abc import AsyncIterator, Iterator
 

@@ -1,4 +1,4 @@
-"""How far a plan is, as it is told to be."""
+"""Fakes the progress of a plan: it is as a test sets it."""
 
 from collections.abc import AsyncGenerator
 

@@ -1,4 +1,4 @@
-"""Drift as it is told to be."""
+"""Fakes drift: the figures are as a test sets them."""
 
 from collections.abc import Sequence
 

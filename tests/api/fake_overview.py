@@ -1,4 +1,4 @@
-"""The real overview over a control plane that only remembers."""
+"""Provides the real overview over a control plane that only remembers calls."""
 
 from typing import TYPE_CHECKING
 

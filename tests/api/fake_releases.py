@@ -1,4 +1,4 @@
-"""Releases of one model, as they are told to be."""
+"""Fakes releases of one model: they are as a test sets them."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Models that scale by themselves, as they are told to be."""
+"""Fakes models that scale automatically: their state is as a test sets it."""
 
 import dataclasses
 from collections.abc import Sequence

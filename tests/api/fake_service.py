@@ -1,4 +1,4 @@
-"""A control plane that only remembers: `ports.ControlService` on an in-memory store."""
+"""Fakes a control plane that only remembers: `ports.ControlService` on an in-memory store."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Who asked is in the events of what they changed, and of nothing else."""
+"""Events of a change name the caller who asked for it; other events name no caller."""
 
 import dataclasses
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The admin token: made private, and asked for everywhere but at the probes."""
+"""The admin token is created private, and is required everywhere except at the probes."""
 
 import stat
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""/drift: the report, the ledger, and lifting a correction."""
+"""/drift serves the report and the ledger, and lifts a correction."""
 
 import httpx
 

@@ -1,4 +1,4 @@
-"""Whatever goes wrong is a problem document that says what to do, and nothing inner leaks."""
+"""Every error is a problem document that says what to do and leaks no internals."""
 
 import ast
 from http import HTTPStatus

@@ -1,4 +1,4 @@
-"""/keys: made, shown, changed, rotated and removed; what is wrong with a body is said."""
+"""/keys makes, shows, changes, rotates and removes keys, and names errors in a body."""
 
 import hashlib
 from typing import Any

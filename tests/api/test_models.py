@@ -1,4 +1,4 @@
-"""/models: registering, changing, removing, and what HTTP promises about each."""
+"""/models registers, changes and removes models, and keeps HTTP's promises for each."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The document is complete: whoever reads only it can use the API."""
+"""The OpenAPI document is complete: a reader of the document alone can use the API."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""GET /overview and the client's method."""
+"""GET /overview and the client's method return the overview."""
 
 import httpx
 

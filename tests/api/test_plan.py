@@ -1,4 +1,4 @@
-"""POST /plan: what can be asked, in one answer or as events while it is solved."""
+"""POST /plan takes all questions, and answers at once or by events during the solve."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""/models/NAME/releases and /models/NAME/rollback."""
+"""/models/NAME/releases and /models/NAME/rollback show and revert releases."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""Aliases, default parameters and limits in registrations and patches."""
+"""Registrations and patches accept aliases, default parameters and limits."""
 
 from typing import Any
 

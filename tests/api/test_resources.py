@@ -1,4 +1,4 @@
-"""The other resources."""
+"""The other resources of the API give the right answers."""
 
 import httpx
 import pytest

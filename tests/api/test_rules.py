@@ -1,4 +1,4 @@
-"""Placement rules and percentiles through the API: given, changed, taken back, refused."""
+"""Placement rules and percentiles are set, changed, removed and refused through the API."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""/scaling, and what a registration says of scaling."""
+"""/scaling reports scaling, and registrations configure scaling."""
 
 from typing import Any
 

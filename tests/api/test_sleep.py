@@ -1,4 +1,4 @@
-"""POST /models/{name}/sleep and /wake."""
+"""POST /models/{name}/sleep and /wake put a model to sleep and wake it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""GET /jobs/{id}/events: the job as it is, its changes, its end; and nothing left behind."""
+"""GET /jobs/{id}/events streams a job's state, changes and end, and leaves nothing behind."""
 
 import asyncio
 import json

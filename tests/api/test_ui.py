@@ -1,4 +1,4 @@
-"""The dashboard's files, and the session that stands for the admin token."""
+"""The dashboard's files are served, and its session replaces the admin token."""
 
 import httpx
 import pytest

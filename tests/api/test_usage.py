@@ -1,4 +1,4 @@
-"""GET /usage and `ControlClient.usage`."""
+"""GET /usage and `ControlClient.usage` report usage."""
 
 import httpx
 

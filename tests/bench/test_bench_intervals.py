@@ -1,6 +1,6 @@
-"""Intervals hold the truth of simulated engines as often as is stated.
+"""Intervals hold the truth of simulated engines as often as the benchmark states.
 
-Bounds lie about three standard deviations of so many runs below what the benchmark states.
+The bounds are about three standard deviations, for that number of runs, below the stated shares.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""Lengths compared: what is grouped, what is predicted, and what is said of two workloads."""
+"""The lengths benchmark groups profiles, predicts rates, and reports on two workloads."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The replay bench, and what the bench of a real plan makes of its rounds."""
+"""The replay bench and the bench of a real plan summarise their rounds correctly."""
 
 import argparse
 from pathlib import Path

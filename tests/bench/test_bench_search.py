@@ -1,4 +1,4 @@
-"""The benchmark of the search must itself be right: reference, engines, repeatability."""
+"""The benchmark of the search is right itself: reference, engines, repeatability."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""What the simulator's benchmarks make of plans and figures."""
+"""The simulator's benchmarks derive the right results from plans and figures."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The comparison of the simulator with the real system, on stored runs whose truth is known."""
+"""The simulator is compared with the real system, on stored runs whose truth is known."""
 
 import dataclasses
 import functools

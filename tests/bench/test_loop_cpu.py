@@ -1,4 +1,4 @@
-"""The CPU time of callbacks of an event loop."""
+"""The CPU time of an event loop's callbacks is counted."""
 
 import asyncio
 import time

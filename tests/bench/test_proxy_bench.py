@@ -1,4 +1,4 @@
-"""The proxy's benchmark: what its client sees, how figures become verdicts."""
+"""The proxy's benchmark reads its client's report, and turns figures into verdicts."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""The policy of llama-swap that `bench.fleet` compares with does what its documents say."""
+"""The policy of llama-swap in `bench.fleet` does what llama-swap's documents say."""
 
 import random
 

@@ -1,10 +1,10 @@
-"""Writes bodies that outlive a process as this release writes them, to be frozen beside this file.
+"""Writes bodies that outlive a process in this release's form, to be frozen beside this file.
 
     python -m tests.bodies.freeze FOLDER
 
-They come from a daemon's own code: models are registered, measured, planned and served by simulated
-engines. Paths of this machine are replaced. Frozen files are never changed: a release whose bodies
-are of another form adds files.
+The bodies come from a daemon's own code: models are registered, measured, planned and served by
+simulated engines. Paths of this machine are replaced. Frozen files are never changed: a release
+whose bodies have another form adds files.
 """
 
 import asyncio

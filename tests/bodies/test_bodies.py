@@ -1,4 +1,4 @@
-"""Bodies as releases wrote them are read by this one, whatever another release adds or leaves out.
+"""Bodies written by other releases are read, with fields added or missing.
 
 Each file of `frozen` was written by a daemon's own code (`freeze.py`) and is never changed.
 """

@@ -1,4 +1,4 @@
-"""A raw engine whose answers say whose they are: each piece carries its request's token.
+"""Runs a raw engine that puts the token of its request into every piece of an answer.
 
 The prompt says what to do, in `name=value` words:
 
@@ -7,10 +7,10 @@ The prompt says what to do, in `name=value` words:
     pad=100      bytes added to each piece
     pause=0.01   seconds before each piece
     hold=head    answer nothing; hold=body: a head and one piece, then nothing
-    poison=1     the process dies, where it was started with --dies-on-poison
+    poison=1     the process dies, if it was started with --dies-on-poison
 
-In a test's event loop it is an object that counts; `python -m tests.chaos.echo_engine --uds PATH`
-is a process that can be killed. Standard library only, so that it starts in a moment.
+In a test's event loop the engine is an object that counts; `python -m tests.chaos.echo_engine --uds
+PATH` is a process that can be killed. It uses the standard library only, to start quickly.
 """
 
 import argparse

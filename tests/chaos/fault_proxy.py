@@ -1,14 +1,14 @@
-"""Stands between the proxy and an engine, and does to answers what networks and engines do.
+"""Stands between the proxy and an engine, and applies faults of networks and engines to answers.
 
-It listens on a Unix socket (or a TCP port), sends each request on to the engine, takes the answer
-apart into units (head, chunks, body) and strikes at the unit that the fault's phase names. What
-happens to a request is asked of a plan, so it does not depend on timing:
+The fault proxy listens on a Unix socket (or a TCP port), sends each request on to the engine,
+splits the answer into units (head, chunks, body) and applies the fault at the unit that the fault's
+phase names. A plan decides the fault of a request, so that it does not depend on timing:
 
-- `PromptPlan`: the request's prompt says so (`fault=reset@in_head`);
-- `SeededPlan`: drawn from a seed and the request's token.
+- `PromptPlan`: the request's prompt names the fault (`fault=reset@in_head`);
+- `SeededPlan`: the fault is drawn from a seed and the request's token.
 
-Before it strikes it waits until the other side has read what came before, so that a reset does
-not take back bytes that were sent.
+Before a fault it waits until the other side has read all earlier bytes, so that a reset does not
+discard bytes that were sent.
 """
 
 import array

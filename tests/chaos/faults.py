@@ -1,4 +1,4 @@
-"""What can happen to an answer between an engine and the proxy, where, and what may come of it."""
+"""Defines the faults of an answer between engine and proxy, their places and allowed outcomes."""
 
 import dataclasses
 import enum

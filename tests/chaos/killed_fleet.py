@@ -1,4 +1,4 @@
-"""A fleet whose daemon is killed at a named point and started again, and what must hold then."""
+"""Kills a fleet's daemon at a named point, restarts it, and checks the invariants."""
 
 import collections
 import contextlib

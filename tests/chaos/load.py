@@ -1,4 +1,4 @@
-"""Streams and whole answers of simulated engines under load, and how each of them ended."""
+"""Loads simulated engines with streams and whole answers, and records how each answer ended."""
 
 import asyncio
 import collections

@@ -1,7 +1,7 @@
-"""Daemons that start in a fraction of a second: forked from a process that has imported it all.
+"""Starts daemons in a fraction of a second, forked from a process that has all imports.
 
-What runs in the child is the daemon from the reading of its settings on, in a session of its own.
-Only the imports are shared, which take two thirds of a daemon's start.
+The child runs the daemon from the reading of its settings onwards, in a session of its own. Only
+the imports are shared, which take two thirds of a daemon's start.
 """
 
 import contextlib

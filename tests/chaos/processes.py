@@ -1,4 +1,4 @@
-"""Engines as processes that can be killed, stopped and started again on the same socket."""
+"""Runs engines as processes that can be killed, stopped and restarted on the same socket."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A client that takes nothing on trust: it reads HTTP byte by byte and says how an answer ended."""
+"""Reads HTTP byte by byte as a client without assumptions, and says how an answer ended."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A proxy process under test, and what can be seen of it from outside."""
+"""Runs a proxy process under test, and shows its state as seen from outside."""
 
 import asyncio
 import contextlib

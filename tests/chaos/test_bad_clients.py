@@ -1,7 +1,7 @@
-"""Clients that are slow, vanish, send half of something or too much: bounded, and others unharmed.
+"""Clients that are slow, vanish, or send half or too much are bounded, and harm no other client.
 
-The proxy is a process; while each of these clients does its worst, an ordinary one keeps asking
-and must be served each time.
+The proxy is a process. While each of these clients misbehaves, an ordinary client keeps sending
+requests, and each of its requests must be served.
 """
 
 import asyncio

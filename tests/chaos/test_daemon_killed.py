@@ -1,10 +1,10 @@
-"""`kill -9` of the daemon at every step of every action, one after the other.
+"""The host converges after `kill -9` of the daemon at every step of every action.
 
-The points are the program's own list (`partitiond.fault_points`): one that is in no case here fails
-a test. At each of them a daemon ends in the middle of an action; the next one must bring the host
-to what the store says, by itself: each engine once, none that nobody wants, the running ones
-adopted and not started again, and nothing lost that was stored. Then whoever asked asks again, and
-gets it.
+The points are the program's own list (`partitiond.fault_points`): a point without a case here fails
+a test. At each point a daemon ends in the middle of an action. The next daemon must by itself bring
+the host to the state in the store: each engine runs once, no unwanted engine runs, running engines
+are adopted and not restarted, and nothing that was stored is lost. Then the client repeats its
+request, which must succeed.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Engines that are killed, stopped, restarted and drained under load: who fails, and who must not.
+"""Only permitted requests fail while engines are killed, stopped, restarted and drained.
 
 The engines are processes of the simulated engine. The counts are printed (`pytest -s`).
 """

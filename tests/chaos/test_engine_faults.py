@@ -1,6 +1,6 @@
-"""Whatever happens between the proxy and its engines, a client gets its own answer or an error.
+"""A client gets its own answer or an error after any fault between the proxy and its engines.
 
-Each request's answer carries its token, so an answer that is cut, or another's, is seen. The
+Each answer carries its request's token, so that a truncated or foreign answer is detected. The
 proxy is a process; engines are behind fault proxies in the test's event loop.
 """
 

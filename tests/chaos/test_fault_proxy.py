@@ -1,4 +1,4 @@
-"""The fault proxy itself: each fault is what it says, over TCP as well, the same for a seed."""
+"""Each fault of the fault proxy is as declared, over TCP as well, and the same for a seed."""
 
 import asyncio
 import contextlib

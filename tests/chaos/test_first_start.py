@@ -1,4 +1,4 @@
-"""The first start in a new folder, many at once: whoever waits for the daemon gets in."""
+"""Every one of many clients that wait for the first start in a new folder gets in."""
 
 import concurrent.futures
 import subprocess

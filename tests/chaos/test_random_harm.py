@@ -1,8 +1,8 @@
-"""Random harm to a fleet of simulated engines with real processes, from stated seeds.
+"""A fleet of simulated engines with real processes converges after random harm, from stated seeds.
 
 Two replicas of one model and one of another serve streams while engines, shims, the proxy and the
-daemon are killed or frozen in random order. After each blow the fleet must converge to what was
-asked, with nothing started twice; at the end nothing may be left.
+daemon are killed or frozen in random order. After each fault the fleet must converge to the
+requested state, with nothing started twice; at the end nothing may be left.
 """
 
 import contextlib

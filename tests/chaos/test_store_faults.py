@@ -1,7 +1,7 @@
-"""A store that cannot be written: the disk is full, or another process holds the lock.
+"""Serving goes on while the store cannot be written: the disk is full, or the lock is held.
 
-What serves goes on serving and an engine that dies is started again; what cannot be kept is
-refused, and said; and once the store can be written again, everything goes on by itself.
+Replicas keep serving, and an engine that dies is restarted. Changes that cannot be stored are
+refused with the reason. Once the store can be written again, everything continues by itself.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Engines that are neither well nor dead: frozen, slow to start, never ready. Real processes."""
+"""Engines that are frozen, slow to start or never ready are handled, with real processes."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What an answer is worth to the client that gets it; anything else is an AssertionError."""
+"""Judges an answer from the view of its client; a bad answer is an AssertionError."""
 
 import enum
 import json

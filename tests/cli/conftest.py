@@ -1,4 +1,4 @@
-"""The command line as a user runs it: arguments in, exit status and both outputs out."""
+"""Runs the command line as a user does: takes arguments, returns exit status and both outputs."""
 
 import dataclasses
 import json

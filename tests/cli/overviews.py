@@ -1,4 +1,4 @@
-"""An overview to draw: two GPUs and a CPU, three models, one of them without a replica."""
+"""Builds an overview to draw: two GPUs and a CPU, three models, one of them without a replica."""
 
 import dataclasses
 

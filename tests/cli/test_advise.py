@@ -1,4 +1,4 @@
-"""`partitiond tools advise` as a user runs it, beside servers that say what a real engine said."""
+"""`partitiond tools advise` works for a user, beside servers that repeat a real engine's output."""
 
 import itertools
 import json

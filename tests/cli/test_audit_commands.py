@@ -1,4 +1,4 @@
-"""`partitiond events` and `partitiond models drift`, against an API that only remembers."""
+"""`partitiond events` and `partitiond models drift` work against an API that only remembers."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""`partitiond setup backup` and `partitiond setup restore` as a user types them."""
+"""`partitiond setup backup` and `partitiond setup restore` work as a user types them."""
 
 import contextlib
 import dataclasses

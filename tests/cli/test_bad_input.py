@@ -1,4 +1,4 @@
-"""Bad input: one clear message, a hint, the right exit status, never a traceback."""
+"""Bad input gives one clear message, a hint, the right exit status, and never a traceback."""
 
 import subprocess
 import sys

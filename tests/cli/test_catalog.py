@@ -1,4 +1,4 @@
-"""`partitiond models catalog`: the models known by name, without a daemon."""
+"""`partitiond models catalog` lists the models known by name, without a daemon."""
 
 import json
 

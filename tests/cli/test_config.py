@@ -1,4 +1,4 @@
-"""`partitiond setup config`: which value holds, and where it came from."""
+"""`partitiond setup config` shows each value that is in force, and its origin."""
 
 from pathlib import Path
 

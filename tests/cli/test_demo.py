@@ -1,4 +1,4 @@
-"""The demo's parts that need no engine: its settings, its story, its comparison."""
+"""The demo's parts that need no engine work: its settings, its story, its comparison."""
 
 import io
 import os

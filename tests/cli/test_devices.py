@@ -1,4 +1,4 @@
-"""`partitiond devices` without a daemon, on a simulated host, and with one that cordons."""
+"""`partitiond devices` works without a daemon, on a simulated host, and with one that cordons."""
 
 from pathlib import Path
 

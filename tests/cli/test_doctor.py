@@ -1,4 +1,4 @@
-"""Doctor: each finding says what to do, and the exit status follows."""
+"""Each finding of the doctor says what to do, and the exit status follows the findings."""
 
 import socket
 import subprocess

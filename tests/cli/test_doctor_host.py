@@ -1,4 +1,4 @@
-"""Doctor on made-up hosts: every finding has words, advice and the command that mends it."""
+"""Every finding on made-up hosts has a text, advice and the command that repairs the fault."""
 
 import dataclasses
 from pathlib import Path

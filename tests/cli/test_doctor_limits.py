@@ -1,4 +1,4 @@
-"""Doctor: limits of the host and its cgroup, and what earlier runs left."""
+"""The doctor reports limits of the host and its cgroup, and leftovers of earlier runs."""
 
 import dataclasses
 from pathlib import Path

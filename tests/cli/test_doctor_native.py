@@ -1,4 +1,4 @@
-"""The doctor says whether the endpoint runs compiled, and how to get there."""
+"""The doctor says whether the endpoint runs compiled, and how to compile it."""
 
 from partitiond.cli.doctor_findings import Verdict
 from partitiond.cli.doctor_native import check_native

@@ -1,4 +1,4 @@
-"""Doctor: the endpoint's certificate, and whether its connections fit the limit of open files."""
+"""The doctor checks the endpoint's certificate, and its connections against the file limit."""
 
 import shutil
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""`partitiond tools estimate` and `transfer` without daemon, engine or network."""
+"""`partitiond tools estimate` and `transfer` work without daemon, engine or network."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Exit codes: every error leads to one that is documented."""
+"""Every error leads to a documented exit code."""
 
 from collections.abc import Iterator
 

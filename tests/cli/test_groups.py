@@ -1,4 +1,4 @@
-"""The tree of commands: headings, former names, and groups that do something alone."""
+"""The tree of commands has headings, former names, and groups that work without a subcommand."""
 
 import re
 from collections.abc import Iterator

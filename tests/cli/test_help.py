@@ -1,4 +1,4 @@
-"""Help: of every command, quick, and readable at 80 columns."""
+"""Help exists for every command, is quick, and is readable at 80 columns."""
 
 import subprocess
 import sys

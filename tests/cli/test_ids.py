@@ -1,4 +1,4 @@
-"""Ids as people type them, and hints in the words of the command line."""
+"""Ids are accepted as people type them, and hints use the words of the command line."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`partitiond keys` and the request options of models, against an API that only remembers."""
+"""`partitiond keys` and models' request options work against an API that only remembers."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""Profiling without a daemon: what is asked, and what an interruption leaves."""
+"""Profiles are made without a daemon, and can go on after an interruption."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`partitiond devices mig` on a simulated host: shown, planned, made, and refused where needed."""
+"""`partitiond devices mig` shows, plans, makes and refuses GPU instances on a simulated host."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`partitiond plan --from`: a described fleet, planned with no daemon, engine or GPU."""
+"""`partitiond plan --from` plans a described fleet with no daemon, engine or GPU."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What can be asked beside a plan, as a user asks it: two small fleets, no daemon."""
+"""`partitiond plan` answers questions beside a plan, on two small fleets without a daemon."""
 
 import io
 import json

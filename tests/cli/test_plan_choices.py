@@ -1,4 +1,4 @@
-"""What moves buy, as it is shown: which plan it is, why, and how to get another one."""
+"""The price of moves is shown: the chosen plan, its reason, and the way to another plan."""
 
 import io
 

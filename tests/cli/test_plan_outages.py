@@ -1,4 +1,4 @@
-"""An outage that applying a plan brings is told wherever its changes are."""
+"""An outage that applying a plan causes is shown wherever the plan's changes are."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""A plan of hundreds of models is a page; a small one, and all of it, is shown whole."""
+"""A plan of hundreds of models is shown as a page; a small one, or all of it, is shown whole."""
 
 import dataclasses
 

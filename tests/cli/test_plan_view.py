@@ -1,4 +1,4 @@
-"""The drawing of a plan at the widths people have."""
+"""A plan is drawn legibly at the terminal widths that people have."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""Lengths as they are given on the command line."""
+"""Lengths are parsed as they are given on the command line."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`partitiond profile`: files and ids, against the API on a real port."""
+"""`partitiond profile` accepts files and ids, against the API on a real port."""
 
 import dataclasses
 import json

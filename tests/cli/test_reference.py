@@ -1,4 +1,4 @@
-"""The committed reference pages are what the code says."""
+"""The committed reference pages match the code."""
 
 import importlib.util
 from pathlib import Path

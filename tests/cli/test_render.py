@@ -1,4 +1,4 @@
-"""Tables: what a person reads."""
+"""Tables are readable for a person."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""Profiles as people read them: the list, all of one, and two side by side."""
+"""Profiles are rendered for people: the list, one in full, and two side by side."""
 
 import dataclasses
 from datetime import UTC, datetime

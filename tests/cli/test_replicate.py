@@ -1,4 +1,4 @@
-"""`partitiond tools replicate`: what it refuses, measures and keeps, on simulated engines."""
+"""`partitiond tools replicate` refuses, measures and stores runs, on simulated engines."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`partitiond models scaling`, and the options of models that are about it."""
+"""`partitiond models scaling` works, and so do the scaling options of models."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`partitiond setup`: shown, done, done again, undone; on image folders and with fake programs."""
+"""`partitiond setup` shows, applies, repeats and undoes its steps on image folders."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""`partitiond tools simulate`."""
+"""`partitiond tools simulate` makes simulated hosts and changes their state."""
 
 import json
 from pathlib import Path

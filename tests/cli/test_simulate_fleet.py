@@ -1,4 +1,4 @@
-"""`partitiond tools simulate fleet`, as a user runs it."""
+"""`partitiond tools simulate fleet` works as a user runs it."""
 
 import json
 from pathlib import Path

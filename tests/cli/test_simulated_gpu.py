@@ -1,4 +1,4 @@
-"""Doctor, profiles and replication in partitions of a simulated GPU host, without a daemon."""
+"""Doctor, profiles and replication work in partitions of a simulated GPU host, without a daemon."""
 
 import asyncio
 import dataclasses

@@ -1,6 +1,6 @@
-"""Every command, with strange values for each argument and option, against a daemon.
+"""Every command handles strange values of each argument and option, against a daemon.
 
-Commands and options come from the command line itself: a new one is tried with no word here.
+Commands and options come from the command line itself: a new one is covered without a change here.
 """
 
 import dataclasses

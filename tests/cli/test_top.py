@@ -1,4 +1,4 @@
-"""`partitiond top`: what keys change, what is drawn, and that it fits."""
+"""`partitiond top` reacts to keys, draws the overview, and fits the terminal."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""`partitiond top` as a person runs it: in a pseudo-terminal, against a daemon's answers."""
+"""`partitiond top` works in a pseudo-terminal, against a daemon's answers."""
 
 import contextlib
 import http.server

@@ -1,4 +1,4 @@
-"""What `up` measures before it plans."""
+"""`up` measures the models that it can measure before it plans."""
 
 import dataclasses
 

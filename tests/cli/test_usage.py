@@ -1,4 +1,4 @@
-"""`partitiond keys usage`."""
+"""`partitiond keys usage` shows usage."""
 
 import csv
 import io

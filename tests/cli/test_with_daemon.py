@@ -1,4 +1,4 @@
-"""The command line against a real daemon with the simulated engine, as a user types it."""
+"""The command line works against a real daemon with the simulated engine, as a user types it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The client against the API on a real port."""
+"""The client works against the API on a real port."""
 
 import dataclasses
 import socket

@@ -1,6 +1,6 @@
-"""The part of the engine contract that is about what engines say, byte by byte.
+"""Checks the part of the engine contract that concerns engines' output, byte by byte.
 
-`test_engine_contract` runs it on the engine that it has started.
+`test_engine_contract` runs this part on the engine that it has started.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What every device provider keeps, fake or real."""
+"""Every device provider, fake or real, keeps the contract."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One suite for both engines: what the controller, profiler and proxy rely on.
+"""Both engines keep the contract on which the controller, profiler and proxy rely.
 
 The simulated engine runs everywhere; the real one is marked `engine`.
 """

@@ -1,7 +1,7 @@
-"""What our side rests on of MIG, simulated and on a real GPU.
+"""MIG behaves as our code relies on, simulated and on a real GPU.
 
-On a real GPU instances are made and removed only where PARTITIOND_TEST_MIG is 1: then the whole
-test needs a GPU with MIG on and nothing in it. Reading needs nothing.
+On a real GPU, instances are made and removed only if PARTITIOND_TEST_MIG is 1: the whole test then
+needs a GPU with MIG on and no instances. Reading needs nothing.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What our side of MPS rests on, simulated and on a real GPU: daemon, clients, limits, ends."""
+"""MPS behaves as our code relies on, simulated and real: daemon, clients, limits, ends."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What our side rests on of NVML, simulated and on a real GPU."""
+"""NVML behaves as our code relies on, simulated and on a real GPU."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a host's partitions keep: on a simulated GPU, and on a real one where there is one.
+"""A host's partitions keep the contract, on a simulated GPU and on a real one if there is one.
 
 The engines are small programs that take memory through CUDA's driver, as engines do.
 """

@@ -1,4 +1,4 @@
-"""Engines that pool, both kinds: they become ready, are probed, and embed through their socket."""
+"""Pooling engines of both kinds become ready, are probed, and embed through their socket."""
 
 import dataclasses
 from collections.abc import AsyncIterator

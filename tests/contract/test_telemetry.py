@@ -1,4 +1,4 @@
-"""What every source of telemetry keeps: the shipped fake, this host's CPU, a simulated GPU."""
+"""Every telemetry source keeps the contract: the fake, this host's CPU, a simulated GPU."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Port fakes for the controller: no process, no socket, no waiting."""
+"""Fakes the controller's ports: no process, no socket, no waiting."""
 
 import asyncio
 import dataclasses

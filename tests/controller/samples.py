@@ -1,4 +1,4 @@
-"""Specs, placements, plans and profiles to test with."""
+"""Holds specs, placements, plans and profiles for tests."""
 
 import dataclasses
 from collections.abc import Sequence

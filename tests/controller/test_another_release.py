@@ -1,6 +1,6 @@
-"""Engines and endpoint of another release are adopted while requests run. Real processes.
+"""Engines and endpoint of another release are adopted while requests run, as real processes.
 
-The other release is played by what it would have left: bodies with fields more and fields less.
+Bodies with additional and with missing fields stand for the other release.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What runs beside the loop goes on after a defect, and ends with the daemon."""
+"""The tasks beside the loop continue after a defect, and end with the daemon."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What devices and hosts have for replicas while profile jobs run."""
+"""Devices and hosts offer the right room to replicas while profile jobs run."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""When a plan is made and applied by itself."""
+"""Plans are made and applied automatically in the right situations."""
 
 import asyncio
 import dataclasses

@@ -1,6 +1,6 @@
-"""The wall clock is set back and forth while everything runs; nothing is decided by it.
+"""Jumps of the wall clock, forwards and backwards, change no decision while everything runs.
 
-The clock that only grows is another one: it decides deadlines and back-offs.
+The monotonic clock is a separate one: it decides deadlines and back-offs.
 """
 
 import itertools

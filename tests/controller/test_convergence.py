@@ -1,4 +1,4 @@
-"""The daemon says how far plans are: the applied one, those before it, and what comes next."""
+"""The daemon reports the progress of plans: the applied one, earlier ones, and the next."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Operators' cordons, and what becomes known of a device's health."""
+"""Operators' cordons take effect, and findings about a device's health become known."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence

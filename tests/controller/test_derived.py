@@ -1,4 +1,4 @@
-"""Plans under MPS and MIG from what was measured on the whole GPU."""
+"""Plans under MPS and MIG are made from measurements of the whole GPU."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The drift desk in a control plane whose engines are as slow as the test says."""
+"""The drift desk works in a control plane whose engines are as slow as the test sets."""
 
 import asyncio
 import contextlib

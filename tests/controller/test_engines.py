@@ -1,4 +1,4 @@
-"""One engine's owner: it never loses the process, and never calls it ended while it lives."""
+"""An engine's owner never loses the process, and never reports a live process as ended."""
 
 import asyncio
 from collections.abc import AsyncIterator

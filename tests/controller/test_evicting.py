@@ -1,4 +1,4 @@
-"""How a model makes room: asleep where that frees any, else without its process."""
+"""A model makes room by sleep if that frees memory, and else by ending its process."""
 
 import dataclasses
 

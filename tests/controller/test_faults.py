@@ -1,4 +1,4 @@
-"""Devices that break: their engines are ended and come back, the others are left alone."""
+"""Engines on broken devices are ended and come back; other engines are left alone."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

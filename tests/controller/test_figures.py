@@ -1,4 +1,4 @@
-"""Estimates of a CPU device rest on what was measured of it, or say that they do not."""
+"""Estimates of a CPU device rest on its measured figures, or say that they do not."""
 
 import asyncio
 import threading

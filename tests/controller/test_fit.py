@@ -1,4 +1,4 @@
-"""Whether one more model fits, on a service with a real store and planner."""
+"""The service says whether one more model fits, with a real store and planner."""
 
 import pytest
 

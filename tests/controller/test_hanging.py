@@ -1,4 +1,4 @@
-"""Drivers and proxies that never answer: the loop goes on, and nothing says that all is well."""
+"""The loop goes on while drivers or proxies never answer, and never reports that all is well."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Which engines come to serve, and are worth waiting for."""
+"""Engines that start or wake are waited for; engines that fail again and again are not."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a host has room for while jobs measure, and which devices a job may take."""
+"""A host's room during measurements is right, and so are the devices that a job may take."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The job queue: side by side on devices, visibly waiting, cancellable, honest after a restart."""
+"""The job queue runs jobs side by side, shows waiting, cancels, and survives a restart."""
 
 import asyncio
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence

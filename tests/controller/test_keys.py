@@ -1,4 +1,4 @@
-"""Keys as the service makes, changes, rotates and removes them; what the proxy is told."""
+"""The service makes, changes, rotates and removes keys, and passes them to the proxy."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""From a placement to what an engine is started with."""
+"""A placement becomes the launch of an engine."""
 
 import dataclasses
 from pathlib import Path

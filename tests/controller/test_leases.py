@@ -1,4 +1,4 @@
-"""What a profile job may use: only what nobody holds, and on a GPU in the mode it is in."""
+"""A profile job leases only room that nothing holds, and on a GPU only in its current mode."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""While another process has locked the store the loop goes on, and nothing is lost."""
+"""The loop goes on while another process locks the store, and nothing is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator

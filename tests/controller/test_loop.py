@@ -1,4 +1,4 @@
-"""The loop on fakes: what it starts, routes, drains, adopts and survives."""
+"""The loop starts, routes, drains and adopts engines, and survives faults, on fakes."""
 
 import asyncio
 import dataclasses

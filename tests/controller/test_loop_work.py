@@ -1,7 +1,7 @@
-"""What the event loop does at fleet size: it grows with what there is, and nothing is done twice.
+"""The event loop's work grows with the size of the fleet, and nothing is done twice.
 
-Counted are calls, not seconds: each of these was once made for every pair of things, or anew for
-all of them whenever anything was asked.
+The tests count calls, not seconds: each of these calls was once made for every pair of objects, or
+repeated for all objects at every request.
 """
 
 import contextlib

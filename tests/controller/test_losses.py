@@ -1,4 +1,4 @@
-"""A plan that has no room for a model that serves is applied only with leave."""
+"""A plan without room for a serving model is applied only with permission."""
 
 import dataclasses
 from collections.abc import AsyncIterator

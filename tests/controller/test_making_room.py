@@ -1,4 +1,4 @@
-"""Models at zero that are asked for, and do not fit: who makes room, who waits, who goes back."""
+"""A requested model at zero that does not fit evicts idle models, waits, or goes back."""
 
 from collections.abc import AsyncIterator, Mapping
 

@@ -1,4 +1,4 @@
-"""Profile jobs on several GPUs at once: by default, beside what serves, and over a restart."""
+"""Profile jobs run on several GPUs at once: by default, beside replicas, over a restart."""
 
 from collections.abc import AsyncIterator
 

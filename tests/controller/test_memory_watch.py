@@ -1,4 +1,4 @@
-"""Engines that outgrow their shares of a device while they serve."""
+"""Engines that outgrow their share of a device while they serve are detected."""
 
 from collections.abc import AsyncIterator, Sequence
 

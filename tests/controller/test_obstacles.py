@@ -1,4 +1,4 @@
-"""A model that cannot run keeps no other one from being planned, started and scaled."""
+"""A model that cannot run keeps no other model from being planned, started and scaled."""
 
 from collections.abc import AsyncIterator, Callable
 

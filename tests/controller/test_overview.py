@@ -1,4 +1,4 @@
-"""The overview of a service with a real store and planner, everything else faked."""
+"""The overview of a service is right, with a real store and planner and the rest faked."""
 
 import dataclasses
 

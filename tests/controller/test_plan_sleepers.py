@@ -1,4 +1,4 @@
-"""Plans around models that sleep: they stay, others may have their room, and it is said."""
+"""Plans keep sleeping models, may give their room to other models, and say so."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Plans on request: what counts as running, what is free, and when a plan is outdated."""
+"""Plans on request know what runs and what is free, and become outdated at the right time."""
 
 import dataclasses
 from collections.abc import Iterator

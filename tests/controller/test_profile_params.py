@@ -1,4 +1,4 @@
-"""What a profile job is stored with, what it becomes, and the command that repeats it."""
+"""A profile job stores its parameters, runs with them, and has a command that repeats it."""
 
 import dataclasses
 import shlex

@@ -1,4 +1,4 @@
-"""A wish that no waiting can fulfil is refused at once, with what to do."""
+"""A profile request that no waiting can fulfil is refused at once, with advice."""
 
 import dataclasses
 

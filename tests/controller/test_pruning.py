@@ -1,4 +1,4 @@
-"""Which profiles may be deleted: only those that no plan uses, or would use."""
+"""Only profiles that no plan uses, or would use, may be deleted."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The whole loop with real simulated engines, the real proxy, the real profiler and planner."""
+"""The whole loop works with real simulated engines, the real proxy, profiler and planner."""
 
 import asyncio
 import dataclasses

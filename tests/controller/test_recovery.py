@@ -1,4 +1,4 @@
-"""Profile jobs keep nobody waiting who lost a replica: it is replaced while they run."""
+"""A lost replica is replaced while profile jobs run."""
 
 import dataclasses
 from collections.abc import AsyncIterator, Callable

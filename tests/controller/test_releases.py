@@ -1,4 +1,4 @@
-"""A model's version is replaced: beside the old one, and back by itself where it does not come."""
+"""A new release starts beside the old one, and is rolled back if it does not come up."""
 
 import dataclasses
 from collections.abc import AsyncIterator

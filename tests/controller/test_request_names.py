@@ -1,4 +1,4 @@
-"""Aliases, default parameters and limits of a model: to the proxy, past plans and engines."""
+"""Aliases, default parameters and limits of a model reach the proxy, not plans or engines."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Who may get requests."""
+"""Only replicas that may get requests are routed."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Models that scale by themselves: planned for what is measured, at zero while nobody asks."""
+"""Models that scale automatically are planned for the measured load, and go to zero when idle."""
 
 import contextlib
 import dataclasses

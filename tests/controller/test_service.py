@@ -1,4 +1,4 @@
-"""The use cases, with a real store and a real planner, and everything else faked."""
+"""The use cases work with a real store and planner, and everything else faked."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Things that happen while something else is under way: a shutdown, a solve, a restart."""
+"""Requests that race with a shutdown, a solve or a restart are handled."""
 
 import asyncio
 from collections.abc import AsyncIterator

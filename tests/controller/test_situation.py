@@ -1,4 +1,4 @@
-"""When a plan is outdated by its devices, and when not."""
+"""Changes of devices that limit a plan make it outdated; other changes do not."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The loop with models that sleep: drained, put to sleep, woken by hand, by a request, by rule."""
+"""Sleeping models are drained, put to sleep, and woken by hand, by a request or by rule."""
 
 import dataclasses
 from collections.abc import AsyncIterator

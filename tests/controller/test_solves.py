@@ -1,4 +1,4 @@
-"""Few plans are made at a time, and the daemon's own wait for none of them."""
+"""Few plans are solved at a time, and the daemon's own plans wait for none of them."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Stale profiles: said of the model, measured again once, and only where it matters."""
+"""Stale profiles are reported at the model, and measured again once, only if it matters."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Starts that were seen, from the journal."""
+"""Observed start times are read from the journal."""
 
 from partitiond.controller.start_times import start_times
 from partitiond.ports import Event

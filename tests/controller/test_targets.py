@@ -1,4 +1,4 @@
-"""What is profiled where, and which profile speaks for a model."""
+"""The right profiles are measured on each device, and the best profile of a model counts."""
 
 import dataclasses
 

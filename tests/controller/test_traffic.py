@@ -1,4 +1,4 @@
-"""Looks at the proxy's counts: what is kept of them, and windows over a proxy that began anew."""
+"""Looks at the proxy's counts are kept, with windows across a restart of the proxy."""
 
 from partitiond.controller.traffic import TrafficWatch
 from partitiond.core.traffic import ModelCount, TrafficSample, UsageCount

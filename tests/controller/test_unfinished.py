@@ -1,4 +1,4 @@
-"""What a daemon that was killed left half done is found by the next one, and finished."""
+"""Work that a killed daemon left unfinished is found by the next daemon, and finished."""
 
 from collections.abc import Sequence
 

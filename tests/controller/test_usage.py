@@ -1,4 +1,4 @@
-"""The books of usage: by the hour, over restarts, and what reports say of them."""
+"""Usage is booked by the hour, survives restarts, and appears in reports."""
 
 import dataclasses
 from pathlib import Path

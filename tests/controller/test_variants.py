@@ -1,4 +1,4 @@
-"""Variants from registration to running replicas, with fakes at the ports."""
+"""Variants go from registration to running replicas, with fakes at the ports."""
 
 import dataclasses
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""Watching: every change wakes, slow watchers get the newest, everyone gets an end."""
+"""Every change wakes watchers; slow watchers get the newest state, and all get an end."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The devices as the loop sees them: what was seen counts until the next look ends."""
+"""The loop uses the last view of the devices until the next look ends."""
 
 import asyncio
 import dataclasses

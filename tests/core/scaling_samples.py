@@ -1,4 +1,4 @@
-"""Plans and their differences, for tests of what may be applied by itself."""
+"""Holds plans and their differences, for tests of plans that may be applied automatically."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""A host as data, for the reconciler alone: applies actions, and breaks the rules loudly."""
+"""Models a host as data for the reconciler: applies actions, and raises on broken rules."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""The admission rule, refusals and the estimators, as rules."""
+"""The admission rule, refusals and the estimators follow their rules."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Session and prefix preferences, and what gives them up."""
+"""Session and prefix affinity is applied, and given up by its rules."""
 
 import tracemalloc
 

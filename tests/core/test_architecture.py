@@ -1,4 +1,4 @@
-"""What the numbers of a decoder mean in bytes."""
+"""The numbers of a decoder give the right sizes in bytes."""
 
 import dataclasses
 

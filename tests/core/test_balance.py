@@ -1,4 +1,4 @@
-"""Choosing, ejecting and retrying, as rules."""
+"""Choosing, ejecting and retrying follow their rules."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""New replicas are put beside those they replace where cores are free."""
+"""New replicas are placed beside the replicas that they replace if cores are free."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The edge of what fits is found wherever it lies."""
+"""Bisection finds the edge of what fits, wherever the edge is."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""The rule of charging, line by line of its table."""
+"""The rule of charging holds for each line of its table."""
 
 import pytest
 

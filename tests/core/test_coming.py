@@ -1,4 +1,4 @@
-"""When a model without a replica should serve again."""
+"""The time at which a model without a replica will serve again is predicted."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""How far a plan is: what counts as serving, what is waited for, what has failed."""
+"""The progress of a plan counts serving, awaited and failed replicas."""
 
 import dataclasses
 

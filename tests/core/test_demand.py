@@ -1,4 +1,4 @@
-"""What is planned for a demand: its mean, its burst, or a percentile of its arrivals."""
+"""Plans use a demand's mean, its burst, or a percentile of its arrivals."""
 
 import math
 import statistics

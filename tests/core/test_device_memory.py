@@ -1,4 +1,4 @@
-"""Whose the memory of a GPU is."""
+"""The memory of a GPU is attributed to its owners."""
 
 from hypothesis import given
 from hypothesis import strategies as st

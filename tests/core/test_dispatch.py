@@ -1,4 +1,4 @@
-"""One model's dispatcher, driven by hand."""
+"""The dispatcher of one model gives the right decisions when driven by hand."""
 
 import dataclasses
 import math

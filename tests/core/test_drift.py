@@ -1,4 +1,4 @@
-"""When measured and predicted disagree: found in few windows, no alarm without a drift."""
+"""Drift of measured from predicted figures is found in few windows, without false alarms."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Predictions at the load that was seen, against an engine that is simulated step by step."""
+"""Predictions at an observed load match an engine that is simulated step by step."""
 
 import dataclasses
 import heapq

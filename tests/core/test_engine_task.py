@@ -1,4 +1,4 @@
-"""What an engine is for, by the flags of its user."""
+"""The task of an engine follows from the flags of its user."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""An estimated profile looks like a measured one, and says that it is none."""
+"""An estimated profile has the form of a measured one, and says that it is an estimate."""
 
 import dataclasses
 import itertools

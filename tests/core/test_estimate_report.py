@@ -1,4 +1,4 @@
-"""The figures people ask an estimate for; the paper's Table 1 among them."""
+"""An estimate report has the figures that people need; the paper's Table 1 is among them."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Who gives up its room: never the busy, nobody in vain, the least expected waiting first."""
+"""Eviction spares busy models, evicts none in vain, and takes the least expected wait first."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The fair queue, by what keys and requests get from it."""
+"""The fair queue gives keys and requests their fair share."""
 
 import itertools
 import math

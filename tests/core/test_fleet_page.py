@@ -1,4 +1,4 @@
-"""What of a large plan fits on a page."""
+"""The part of a large plan that fits on a page is chosen by rule."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Memory: the paper's Table 1 exactly, and the full footprint that plans rest on."""
+"""Memory matches the paper's Table 1 exactly, and the full footprint is right for plans."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Forecasts of demand: what each method foretells, and that the upper end is what it says."""
+"""Each forecast method predicts demand, and its upper end holds its quantile."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""The frontier and the knee, by their definitions."""
+"""The frontier and the knee follow their definitions."""
 
 import dataclasses
 import itertools

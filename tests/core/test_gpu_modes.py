@@ -1,4 +1,4 @@
-"""In which modes a GPU may be shared."""
+"""A GPU may be shared in the right modes."""
 
 import itertools
 

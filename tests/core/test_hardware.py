@@ -1,4 +1,4 @@
-"""The hardware catalog: names, memory, and MIG slices."""
+"""The hardware catalog gives names, memory, and MIG slices."""
 
 import pytest
 

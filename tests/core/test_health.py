@@ -1,4 +1,4 @@
-"""The judgement of a GPU, from readings and Xid messages alone."""
+"""The judgement of a GPU's health follows from readings and Xid messages alone."""
 
 import dataclasses
 

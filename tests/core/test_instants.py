@@ -1,4 +1,4 @@
-"""Instants: text and Unix seconds."""
+"""Instants are converted between text and Unix seconds."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Sigma and its levels."""
+"""Sigma and its levels follow their formulas."""
 
 import pytest
 from hypothesis import given

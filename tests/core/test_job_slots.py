@@ -1,4 +1,4 @@
-"""Which profile job begins next: devices side by side, nothing twice, and nobody waits for ever."""
+"""Profile jobs begin side by side on devices, none twice, and none starves."""
 
 import collections
 import dataclasses

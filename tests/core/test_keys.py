@@ -1,4 +1,4 @@
-"""Terms of keys: what no key can have."""
+"""Terms that no key can have are refused."""
 
 from typing import Any
 

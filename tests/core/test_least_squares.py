@@ -1,4 +1,4 @@
-"""Non-negative least squares against numpy, against the optimality conditions, and by hand."""
+"""Non-negative least squares agree with numpy, the optimality conditions, and hand results."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Rates measured under several lengths are rescaled to others, as far as those reach."""
+"""Rates measured under several lengths are rescaled to other lengths within their reach."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which replicas have lost their devices."""
+"""Replicas that have lost their devices are found."""
 
 import dataclasses
 

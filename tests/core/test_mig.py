@@ -1,4 +1,4 @@
-"""MIG geometry: which instances one GPU holds together, and where they start."""
+"""MIG geometry gives the sets of instances that one GPU holds together, and their starts."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Steps from one MIG geometry to another: right by a driver that refuses, least by trying all."""
+"""Steps between MIG geometries pass a driver that refuses, and destroy the least of all."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""Names of MIG profiles."""
+"""Names of MIG profiles are parsed, and sizes get the names that drivers print."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Configuration files of mig-parted."""
+"""Configuration files of mig-parted are read and written."""
 
 import itertools
 from collections import Counter

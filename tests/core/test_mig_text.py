@@ -1,4 +1,4 @@
-"""Geometries as operators write them."""
+"""Geometries are parsed as operators write them."""
 
 import pytest
 

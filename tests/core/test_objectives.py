@@ -1,4 +1,4 @@
-"""What each objective buys is said once, and everywhere in the same words."""
+"""Each objective's benefit is described once, and everywhere in the same words."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What keeps a model from running."""
+"""Obstacles to running a model are recognised, and forgotten after relevant changes."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Operating points by name."""
+"""Operating points are found by their names."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The outages that a plan's difference tells, against what the reconciler does."""
+"""The outages that a plan's difference announces are those that the reconciler causes."""
 
 from hypothesis import given, settings
 

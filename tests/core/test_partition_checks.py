@@ -1,4 +1,4 @@
-"""Memory of partitions, before and after a start."""
+"""Memory of partitions is checked before and after a start."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Placement rules: what no rule can say, in messages that can be printed anywhere."""
+"""Impossible placement rules are refused, in messages that can be printed anywhere."""
 
 import pytest
 

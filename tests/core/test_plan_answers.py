@@ -1,4 +1,4 @@
-"""What a change gains, and what the proofs leave open of that."""
+"""The gain of a change is computed, and so is the part that the proofs leave open."""
 
 import dataclasses
 

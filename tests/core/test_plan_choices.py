@@ -1,4 +1,4 @@
-"""What moves buy: between the plans that were found only the price of a move decides."""
+"""Among the plans that were found, only the price of a move decides."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What applying a plan takes: time by device, memory on the way, and who has to make way."""
+"""The cost of applying a plan is right: time by device, memory on the way, and yielding models."""
 
 import dataclasses
 

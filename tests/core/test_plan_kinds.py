@@ -1,4 +1,4 @@
-"""The prices at which another plan wins: told of all plans found, and never more than is true."""
+"""The prices at which another plan wins cover all plans found, and are never overstated."""
 
 import math
 import re

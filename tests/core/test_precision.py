@@ -1,4 +1,4 @@
-"""What an engine does to weights and cache while it loads them."""
+"""The precision of weights and cache after loading follows the engine's options."""
 
 import dataclasses
 import typing

@@ -1,4 +1,4 @@
-"""Comparing profiles: like with like, and differences against their intervals."""
+"""Profiles are compared like with like, and differences against their intervals."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Who may be sent to another replica after one died, and who may not."""
+"""Requests of a dead replica are retried or quarantined by the right rules."""
 
 import dataclasses
 import random

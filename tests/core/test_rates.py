@@ -1,4 +1,4 @@
-"""Rates, limits and budgets of keys."""
+"""Rates, limits and budgets of keys are enforced."""
 
 import datetime
 import json

@@ -1,4 +1,4 @@
-"""The reconciler's promises, as sentences; then random histories on a simulated host."""
+"""The reconciler keeps its promises in single cases, and in random histories of a host."""
 
 import dataclasses
 import itertools

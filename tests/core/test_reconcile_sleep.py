@@ -1,4 +1,4 @@
-"""What the reconciler does with models that are to sleep, and with devices that broke."""
+"""The reconciler handles models that are to sleep, and devices that broke."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Releases: what makes one, when it has come, and when its model goes back."""
+"""Releases are recognised, become complete, and are rolled back by their rules."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Every state x event of the replica's table."""
+"""The replica's table covers every state x event."""
 
 import itertools
 

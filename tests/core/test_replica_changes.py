@@ -1,4 +1,4 @@
-"""Why each replica moves: what can be proven from two plans, in the words of its cause."""
+"""The reason of each replica's move is what two plans prove, in the words of its cause."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Names, default parameters and limits of a model's requests: what is refused, and what moves."""
+"""Names, default parameters and limits of a model's requests are accepted or refused."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Prompts come in lumps: rounds that are averaged over the steps an engine really makes."""
+"""Rounds with lumpy prompts are averaged over the steps that an engine really makes."""
 
 import dataclasses
 import itertools

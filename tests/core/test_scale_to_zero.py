@@ -1,4 +1,4 @@
-"""Models at zero: what they hold, when they go there, whose requests wait for them."""
+"""Models at zero hold nothing, go there by rule, and requests wait for them."""
 
 import dataclasses
 

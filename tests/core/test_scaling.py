@@ -1,4 +1,4 @@
-"""Decisions of autoscaling: no flapping on noise, a bounded lag on a step, bounds kept."""
+"""Autoscaling does not flap on noise, follows a step with bounded lag, and keeps its bounds."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""kappa and u from replication runs, and what plans take from them."""
+"""Replication runs give kappa and u, and plans use both."""
 
 import dataclasses
 from collections.abc import Sequence

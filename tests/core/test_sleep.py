@@ -1,4 +1,4 @@
-"""Sleep: what is held, whose room is whose, who goes to sleep and who is woken."""
+"""Sleep holds the right memory, lends room, and picks the models to sleep and to wake."""
 
 import dataclasses
 

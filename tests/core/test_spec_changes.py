@@ -1,4 +1,4 @@
-"""What an update of a model changed, as the audit tells it."""
+"""The audit names the fields that an update of a model changed."""
 
 import dataclasses
 

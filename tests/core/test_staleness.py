@@ -1,4 +1,4 @@
-"""A profile is stale when the model, the engine's minor version or the driver is another."""
+"""A profile is stale if the model, the engine's minor version or the driver has changed."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Engines start in the order that brings most goodput back first: against all orders there are."""
+"""Engines start in the order that restores the most goodput first, compared with all orders."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""Step times are found again from points made with them, and say how sure they are."""
+"""Step times are recovered from points made with them, and state their uncertainty."""
 
 import random
 

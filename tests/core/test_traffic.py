@@ -1,4 +1,4 @@
-"""Windows between two samples of the proxy's counts."""
+"""Windows between two samples of the proxy's counts are computed."""
 
 import pytest
 

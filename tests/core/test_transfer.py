@@ -1,4 +1,4 @@
-"""What was measured in one place predicts another, and the promise about the error is kept."""
+"""Measurements in one place predict another place, within the promised error."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Units: durations as people write them."""
+"""Durations are parsed as people write them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Usage from two looks at the proxy's counts: nothing is booked twice, nothing is lost."""
+"""Usage between two looks at the proxy's counts is booked exactly once."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Workloads: what is predicted follows from exactly the lengths that are sent."""
+"""Predictions for a workload follow from exactly the lengths that are sent."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Profiles as an engine with known factors would have given them."""
+"""Builds profiles as an engine with known factors would have given them."""
 
 import dataclasses
 import random

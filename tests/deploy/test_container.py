@@ -1,4 +1,4 @@
-"""The container's files: read by what reads them, and held against what the code expects."""
+"""The container's files are valid for their readers, and match the code."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is distributed: a sdist and a wheel that work where nothing of the checkout is."""
+"""The sdist and the wheel work where nothing of the checkout is."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""A test that plays the service manager: what a real daemon tells it, from start to end."""
+"""A real daemon notifies its service manager, which a test plays, from start to end."""
 
 import asyncio
 import contextlib

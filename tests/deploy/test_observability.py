@@ -1,4 +1,4 @@
-"""Alert rules and dashboards: they name only what there is, and do what they say."""
+"""Alert rules and dashboards name only existing metrics, and do what they say."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The files of deploy/: systemd checks the units, and a reason stands where a line is off."""
+"""The files of deploy/ pass systemd's checks, and every line that is off has a reason."""
 
 import re
 import shutil

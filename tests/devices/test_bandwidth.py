@@ -1,4 +1,4 @@
-"""Measuring the CPU for real, and keeping what was measured."""
+"""The CPU is measured for real, and the figures are kept."""
 
 import dataclasses
 from pathlib import Path

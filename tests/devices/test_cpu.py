@@ -1,4 +1,4 @@
-"""The CPU device: cores and memory that are really ours, in containers too."""
+"""The CPU device has the cores and memory that are really ours, in containers too."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The CUDA binding: on the simulated host, and on a real GPU where there is one."""
+"""The CUDA binding works on the simulated host, and on a real GPU if there is one."""
 
 import multiprocessing
 import os

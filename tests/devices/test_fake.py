@@ -1,4 +1,4 @@
-"""Devices that are not there, as data."""
+"""Fake devices behave as data: they differ in their id, come, go, and refuse."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What devices say of themselves: a simulated GPU host, and this machine's CPU."""
+"""Devices report gauges: a simulated GPU host, and this machine's CPU."""
 
 import psutil
 import pytest

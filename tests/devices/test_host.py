@@ -1,4 +1,4 @@
-"""All devices of this host together."""
+"""All devices of this host are discovered together."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Device nodes of MIG instances: asked for one by one, and nothing raised where that fails."""
+"""Device nodes of MIG instances are requested one by one, and a failure raises nothing."""
 
 from pathlib import Path
 

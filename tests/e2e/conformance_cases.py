@@ -1,8 +1,7 @@
-"""What is asked of a bare engine and of the proxy in front of it.
+"""Lists the requests that go to a bare engine and to the proxy in front of it.
 
 `own` is the complete list of allowed differences: requests that the proxy answers itself, with the
-status and the code that it says, whatever the engine would have said. Everything else must be
-equal.
+proxy's status and code, for any answer of the engine. Everything else must be equal.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""One request to an engine's socket or to the proxy's port, and its answer to the last byte."""
+"""Sends a request to an engine's socket or the proxy's port, and reads the whole answer."""
 
 import dataclasses
 import http.client

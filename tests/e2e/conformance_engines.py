@@ -1,4 +1,4 @@
-"""Engines and proxies for the tests of conformance, each for the length of a `with`."""
+"""Runs engines and proxies for the conformance tests, each while a `with` block runs."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A daemon as a user runs it: a subprocess, a config file, the client and real signals."""
+"""Runs a daemon as a user does: a subprocess, a config file, the client and real signals."""
 
 import asyncio
 import contextlib

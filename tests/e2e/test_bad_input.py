@@ -1,4 +1,4 @@
-"""Bad input, row by row: what the user sees, what to do is said, and nothing is lost."""
+"""Bad input, row by row, gets a message with advice, and nothing is lost."""
 
 import json
 import signal

@@ -1,6 +1,6 @@
-"""Other people's clients, as they are, against the endpoint: as processes of their own.
+"""Unmodified clients of other projects work against the endpoint, as processes of their own.
 
-Simulated engines stand behind the proxy; one test scores a real one. Environments of clients are
+Simulated engines are behind the proxy; one test scores a real one. Environments of clients are
 made on first use and kept (`tests/e2e/clients/environments.py`).
 """
 

@@ -1,7 +1,7 @@
-"""The proxy changes nothing: the same requests to the bare engine and through the proxy.
+"""The proxy changes nothing: a bare engine and the proxy answer the same requests alike.
 
-Answers are compared byte by byte but for ids and times: status, content type, whole bodies, every
-event of a stream. What the proxy answers itself is listed in `conformance_cases`.
+Answers are compared byte by byte except for ids and times: status, content type, whole bodies,
+every event of a stream. `conformance_cases` lists the requests that the proxy answers itself.
 """
 
 import contextlib

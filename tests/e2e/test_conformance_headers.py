@@ -1,4 +1,4 @@
-"""The headers of the proxy: what reaches an engine, what comes back, what the proxy adds."""
+"""The proxy passes, drops and adds the right headers, in both directions."""
 
 import concurrent.futures
 import contextlib

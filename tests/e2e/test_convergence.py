@@ -1,6 +1,6 @@
-"""Every command that waits for a plan, by the real command line against a real daemon.
+"""Every command that waits for a plan ends when it should, against a real daemon.
 
-It ends when what it says is true; whatever else happens it ends, too, and says what happened.
+A command ends when its message is true; after any other event it ends, too, and names the event.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Drift as a user meets it: a profile that promises too much, real requests, the command line."""
+"""A user sees drift of a profile that promises too much, with real requests, by command line."""
 
 import concurrent.futures
 import dataclasses

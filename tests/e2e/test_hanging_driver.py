@@ -1,4 +1,4 @@
-"""A daemon whose driver hangs: it starts in its usual time, adopts what runs, and does its work."""
+"""A daemon whose driver hangs starts in its usual time, adopts what runs, and does its work."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Many more models than fit: each is started for its requests, and gives up its room again."""
+"""Many more models than fit are each started for their requests, and evicted again."""
 
 import concurrent.futures
 import os

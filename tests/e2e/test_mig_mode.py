@@ -1,4 +1,4 @@
-"""A daemon that may turn MIG on, on A100s that are reset for it, with the privileged helper.
+"""A daemon with the privileged helper turns MIG on, on A100s that are reset for it.
 
 The driver refuses the reset while any process has the GPU open; the daemon listens to its events.
 """

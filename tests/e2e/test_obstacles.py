@@ -1,4 +1,4 @@
-"""One model of each kind that cannot run, on a simulated host: all others go on by themselves."""
+"""Models that cannot run, one of each kind, leave all others running by themselves."""
 
 import json
 import subprocess

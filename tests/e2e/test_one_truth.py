@@ -1,4 +1,4 @@
-"""All surfaces of one daemon say the same of engines, plans and memory, in a change and after."""
+"""All surfaces of one daemon agree on engines, plans and memory, in a change and after it."""
 
 import json
 import re

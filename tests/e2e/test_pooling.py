@@ -1,4 +1,4 @@
-"""A model of embeddings as a user meets it: registered, planned from an estimate, called."""
+"""An embedding model is registered, planned from an estimate and called, as by a user."""
 
 import math
 from collections.abc import Iterator, Sequence

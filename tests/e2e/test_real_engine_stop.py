@@ -1,6 +1,6 @@
-"""A real vLLM that is stopped and goes on, and one that is killed, behind the proxy.
+"""The proxy handles a real vLLM that is stopped and goes on, and one that is killed.
 
-One engine for both: it is stopped first and killed last.
+One engine serves both tests: it is stopped first and killed last.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""The whole main job with two real vLLM engines, and what happens when its parts are killed.
+"""The whole main job works with two real vLLM engines, and its parts are killed.
 
-One fleet serves all of it, in the order of a fleet's life, because an engine takes most of a minute
-to start: registered, measured, planned, applied, called, harmed, shut down.
+One fleet runs through all tests, in the order of a fleet's life, because an engine takes most of a
+minute to start: registered, measured, planned, applied, called, harmed, shut down.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""One trace from a client through the endpoint into a real vLLM, all of it at one collector."""
+"""A trace goes from a client through the endpoint into a real vLLM, complete at one collector."""
 
 import dataclasses
 import http.server

@@ -1,4 +1,4 @@
-"""A profile job whose daemon is killed, asked for again: it goes on with the trials it has."""
+"""A profile job whose daemon is killed goes on with its finished trials when it is repeated."""
 
 import os
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
-"""The whole path on a simulated host of eight GPUs, with real processes: register, plan, apply,
-serve, tear down; by memory shares, MPS and MIG; with something breaking in the middle of each step.
+"""The whole path works on a simulated host of eight GPUs with real processes: register, plan,
+apply, serve, tear down; by memory shares, MPS and MIG; with a fault in the middle of each step.
 
-Whatever happens, at the end the host is as it was found: no memory held, no GPU instance, no MPS
-process, MIG as it was, and nothing in the device journal.
+At the end the host is always as it was found: no memory held, no GPU instance, no MPS process, MIG
+as it was, and nothing in the device journal.
 """
 
 import asyncio

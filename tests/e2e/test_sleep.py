@@ -1,4 +1,4 @@
-"""Sleep as a user meets it: a daemon process, simulated engines, the command line and clients."""
+"""Sleep works for a user: a daemon process, simulated engines, the command line and clients."""
 
 import concurrent.futures
 import json

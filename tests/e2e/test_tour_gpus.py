@@ -1,4 +1,4 @@
-"""The tour on simulated A100s (`make tour-gpus`), as somebody without a GPU runs it."""
+"""The tour on simulated A100s (`make tour-gpus`) works for somebody without a GPU."""
 
 import re
 import subprocess

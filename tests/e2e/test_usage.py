@@ -1,4 +1,4 @@
-"""Usage as it is charged: exact over a daemon that is killed, and an endpoint that ends."""
+"""Usage is charged exactly, over a daemon that is killed, and an endpoint that ends."""
 
 from pathlib import Path
 

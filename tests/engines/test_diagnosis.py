@@ -1,4 +1,4 @@
-"""The log lines are of real engines (vLLM 0.32.0), shortened."""
+"""Failures are diagnosed from log lines of real engines (vLLM 0.32.0), shortened."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Installation by uv, with package sources of our own: folders of small wheels, small indexes."""
+"""Engines are installed by uv from our own package sources: small wheels, small indexes."""
 
 import fcntl
 import http.server

@@ -1,4 +1,4 @@
-"""The plugin for vLLM in MIG slices: found by vLLM's rules, and right about the GPU."""
+"""The plugin for vLLM in MIG slices is found by vLLM's rules, and is right about the GPU."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Engines and their partitions: made before, checked when ready, given back after."""
+"""Partitions of engines are made before, checked when ready, and given back after."""
 
 import asyncio
 from collections.abc import Sequence

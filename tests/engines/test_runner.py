@@ -1,4 +1,4 @@
-"""What the contract suite does not show: refusals, leftovers, late and cancelled starts."""
+"""The runner handles refusals, leftovers, and late and cancelled starts."""
 
 import asyncio
 import dataclasses

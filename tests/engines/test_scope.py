@@ -1,4 +1,4 @@
-"""A cgroup of its own for each engine: the choice, the command line, and real processes."""
+"""Each engine gets a cgroup of its own: the choice, the command line, and real processes."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""The shim around small scripts: what an engine's supervisor promises."""
+"""The shim keeps the promises of an engine's supervisor, around small scripts."""
 
 import asyncio
 import json

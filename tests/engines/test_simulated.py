@@ -1,4 +1,4 @@
-"""The simulated engine as a program: it is what tests and demonstrations stand on."""
+"""The simulated engine works as a program, on which tests and demonstrations rest."""
 
 import asyncio
 import dataclasses

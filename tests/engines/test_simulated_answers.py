@@ -1,4 +1,4 @@
-"""What the simulated engine answers, without a process: tokens, texts, vectors, refusals."""
+"""The simulated engine gives the right answers without a process: tokens, texts, vectors."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The simulated engine on a simulated GPU: it takes memory, and fails, as vLLM does."""
+"""The simulated engine on a simulated GPU takes memory, and fails, as vLLM does."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Sleep of engines, over their own routes: the simulated engine as a process."""
+"""Engines sleep and wake over their own routes: the simulated engine as a process."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Processes of a replica that no SIGKILL ends, without a broken driver."""
+"""Makes processes of a replica that no SIGKILL ends, without a broken driver."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What the check changes in an engine's command, and what it leaves alone."""
+"""The check changes the right parts of an engine's command, and leaves the rest alone."""
 
 from typing import Any
 

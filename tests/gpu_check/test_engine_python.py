@@ -1,4 +1,4 @@
-"""An interpreter that sees a folder made by `pip install --target`, as the runner asks it."""
+"""An interpreter sees a folder made by `pip install --target` when the runner queries it."""
 
 import sys
 from pathlib import Path

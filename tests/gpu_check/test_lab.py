@@ -1,4 +1,4 @@
-"""What goes wrong during a trial: it is kept as such, and nothing stays behind."""
+"""Errors during a trial are kept as errors, and nothing stays behind."""
 
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""The checkpoint: nothing that was done is lost, and nothing foreign is mixed in."""
+"""The checkpoint loses no finished work, and takes in no foreign results."""
 
 from pathlib import Path
 

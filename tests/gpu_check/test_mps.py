@@ -1,4 +1,4 @@
-"""The MPS daemon of ours: it comes up, it quits, and where it cannot, the reason is told."""
+"""Our MPS daemon starts and quits, and if it cannot, the reason is told."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The report: tables as people read them, in Markdown and in HTML."""
+"""The report has readable tables, in Markdown and in HTML."""
 
 from pathlib import Path
 

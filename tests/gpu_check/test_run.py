@@ -1,4 +1,4 @@
-"""The whole check: without a GPU, and on a simulated one, in pieces that go on from each other."""
+"""The whole check runs without a GPU, and on a simulated one in pieces that continue each other."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Which trial comes next: rules that hold for any list of trials, and the cases behind them."""
+"""The schedule picks the next trial by rules that hold for every list, and in known cases."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What the daemon's steps read off what they see, without a daemon."""
+"""The daemon's steps derive their results from observations, without a daemon."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Memory terms from lines as vLLM writes them, in both wordings."""
+"""Memory terms are read from lines as vLLM writes them, in both wordings."""
 
 import pytest
 

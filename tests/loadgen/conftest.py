@@ -1,4 +1,4 @@
-"""A small completions server whose behaviour a test chooses."""
+"""Runs a small completions server whose behaviour a test chooses."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""The command line, from options to files and exit codes."""
+"""The command line of the load generator works, from options to files and exit codes."""
 
 import argparse
 import asyncio

@@ -1,4 +1,4 @@
-"""One request: what its record says of every way an answer can go."""
+"""A request's record is right for every way in which an answer can go."""
 
 import asyncio
 import json

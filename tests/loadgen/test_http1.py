@@ -1,4 +1,4 @@
-"""Answers read from any cut of their bytes."""
+"""Answers are read correctly from any split of their bytes."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The instrument knows when it is not fit."""
+"""The instrument recognises that it is saturated."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Intervals hold the truth about as often as they say, for independent values and for others."""
+"""Intervals hold the truth about as often as claimed, for independent values and for others."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""Drawn lengths: exact where they claim to be, repeatable, and distributed as they say."""
+"""Drawn lengths are exact where claimed, repeatable, and distributed as stated."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Closed and open loops against a server of known speed."""
+"""Closed and open loops measure a server of known speed correctly."""
 
 import asyncio
 import json

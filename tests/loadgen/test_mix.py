@@ -1,4 +1,4 @@
-"""Several workloads in one run."""
+"""Several workloads share one run."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Charts and the page that holds them."""
+"""Charts are drawn, and the page holds them."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Percentiles, intervals, windows, goodput."""
+"""Percentiles, intervals, windows and goodput follow their definitions."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Saved runs say the same as the run did."""
+"""Saved runs give the same figures as the run itself."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Recorded traffic in the forms it is published in."""
+"""Recorded traffic is read in the forms in which it is published."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Request bodies, arrivals and addresses."""
+"""Request bodies, arrivals and addresses are made as asked."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""A hub of our own on loopback, in the protocol that huggingface_hub speaks."""
+"""Runs a hub of our own on loopback, in the protocol that huggingface_hub speaks."""
 
 import hashlib
 import json

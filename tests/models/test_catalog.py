@@ -1,4 +1,4 @@
-"""What a user writes becomes a source, or a sentence that says what could be written."""
+"""A user's text becomes a model source, or a message that says what could be written."""
 
 import re
 from pathlib import Path

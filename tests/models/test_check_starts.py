@@ -1,4 +1,4 @@
-"""The runner that starts tiny models: an engine that is not there is a result, kept with others."""
+"""The runner of tiny models keeps a missing engine as a result, beside the other results."""
 
 import sys
 from pathlib import Path

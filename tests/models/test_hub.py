@@ -1,4 +1,4 @@
-"""Snapshots from the hub: once, pinned, without code; and clear words when there is none."""
+"""Snapshots from the hub come once, pinned and without code; a missing one has a clear message."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rows of the catalog: what a person compares models by."""
+"""Rows of the catalog have the figures by which a person compares models."""
 
 import pytest
 

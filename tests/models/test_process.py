@@ -1,4 +1,4 @@
-"""Helpers end with their run, whatever they do."""
+"""Helper processes end with their run in every case."""
 
 import asyncio
 import os

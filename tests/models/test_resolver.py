@@ -1,4 +1,4 @@
-"""From a spec to a folder, for each source."""
+"""A spec is resolved to a folder, for each source."""
 
 import dataclasses
 import json

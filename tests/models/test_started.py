@@ -1,4 +1,4 @@
-"""What the engine allocated for each tiny model is what we count for it."""
+"""Our counts equal what the engine allocated for each tiny model."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every count equals that of the model which transformers builds, in one run of its environment."""
+"""Every count equals that of the model that transformers builds, in one run of its environment."""
 
 import json
 import subprocess

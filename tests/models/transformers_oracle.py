@@ -1,7 +1,7 @@
-"""Parameters as transformers allocates them, counted on the meta device.
+"""Counts parameters as transformers allocates them, on the meta device.
 
-Runs in the engine's environment and knows nothing of ours: configs come in as a JSON list on
-standard input, counts go out as a JSON list.
+The script runs in the engine's environment and uses nothing of ours: it reads configs as a JSON
+list on standard input, and writes counts as a JSON list.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Questions in which one thing is made likely that chance alone seldom brings about."""
+"""Makes questions in which one aspect is likely that chance alone seldom brings about."""
 
 import dataclasses
 import random

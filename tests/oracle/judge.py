@@ -1,4 +1,4 @@
-"""What is wrong with the planner's answer to a question, by the brute force."""
+"""Finds errors in the planner's answer to a question, by the brute force."""
 
 import dataclasses
 import itertools

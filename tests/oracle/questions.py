@@ -1,4 +1,4 @@
-"""Random tiny questions whose figures lie on no grid."""
+"""Draws random tiny questions whose figures lie on no grid."""
 
 import dataclasses
 import random

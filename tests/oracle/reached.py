@@ -1,4 +1,4 @@
-"""What a question has in it: whether the generator reaches what it is meant to."""
+"""Lists the cases that a question contains, to check that the generator reaches them."""
 
 from collections.abc import Iterator
 

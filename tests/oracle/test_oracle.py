@@ -1,4 +1,4 @@
-"""The planner's claims against the brute force. `make hunt` asks ten thousand questions."""
+"""The planner's claims hold against the brute force. `make hunt` asks ten thousand questions."""
 
 import collections
 from typing import Final

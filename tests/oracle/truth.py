@@ -1,4 +1,4 @@
-"""Every plan of a tiny question, and the best value, in rational numbers.
+"""Enumerates every plan of a tiny question, and finds the best value, in rational numbers.
 
 Limits on sums of floats may be relaxed by a part (`slack`): the plan of a question may use that
 much (docs/planning.md), while a bound has to hold for slack 0.

@@ -1,7 +1,7 @@
-"""The best plan's value by trying everything: every way to load every device, together.
+"""Finds the best plan's value by trying everything: every way to load all devices together.
 
-It knows nothing of the planner: only core's figures, and the rules of the problem stated once more
-in the plainest way. For tiny instances only.
+The module uses nothing of the planner, only core's figures, and states the rules of the problem
+once more in the plainest way. It is for tiny instances only.
 """
 
 import collections

@@ -1,4 +1,4 @@
-"""Small instances for planner tests; `brute` answers them by trying everything."""
+"""Builds small instances for planner tests; `brute` answers them by trying everything."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Random small problems as arrays, and their optimum by trying everything."""
+"""Makes random small problems as arrays, and finds their optimum by trying everything."""
 
 import dataclasses
 import itertools

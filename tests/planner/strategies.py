@@ -1,4 +1,4 @@
-"""Random small instances of the planner's problem, of every partition kind and with every rule."""
+"""Draws random small instances of the planner's problem, with every partition kind and rule."""
 
 import dataclasses
 

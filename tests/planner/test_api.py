@@ -1,4 +1,4 @@
-"""What people get from the planner for what they ask."""
+"""The planner gives people the plan that they ask for."""
 
 import dataclasses
 

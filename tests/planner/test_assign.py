@@ -1,4 +1,4 @@
-"""From abstract devices to real ones: what runs stays, instances find their slices."""
+"""Abstract devices become real ones: running replicas stay, and instances find their slices."""
 
 import dataclasses
 

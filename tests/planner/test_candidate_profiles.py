@@ -1,4 +1,4 @@
-"""Which profiles count for a spec, and what a candidate takes from them."""
+"""The right profiles count for a spec, and a candidate takes the right figures from them."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What-if texts: what each means, and errors that say how to write it."""
+"""Texts of what-ifs are parsed by their meaning, and errors say how to write them."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""When the search is compiled, and how that is told: not for what greedy packers prove."""
+"""The search is compiled only if needed, says so, and is not needed where greedy packers prove."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is missing is added without compiled code."""
+"""Missing replicas are added without compiled code."""
 
 import collections
 import dataclasses

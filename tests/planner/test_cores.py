@@ -1,4 +1,4 @@
-"""Cores go to one engine each, and those that run keep theirs."""
+"""Cores go to one engine each, and running engines keep theirs."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Covering sets over whole replicas are those that enumeration finds."""
+"""Covering sets over whole replicas equal those that enumeration finds."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What the checker says of plans that a device cannot hold."""
+"""The checker refuses plans that a device cannot hold."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What a replica takes beside its device: power, host cores, host memory."""
+"""A replica's use beside its device is counted: power, host cores, host memory."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Reasons and remedies of what a plan leaves out are true of that plan."""
+"""Reasons and remedies for what a plan leaves out are true of that plan."""
 
 import pytest
 

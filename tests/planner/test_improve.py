@@ -1,4 +1,4 @@
-"""The compiled search: what it holds always fits, and what it finds is never worse."""
+"""The compiled search holds only what fits, and never ends with a worse plan."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Compiled kernels, where what was compiled cannot be kept."""
+"""Kernels are compiled even if the result cannot be kept."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What takes long can be ended, and what is left out for speed leaves answers right."""
+"""Long work can be ended, and parts left out for speed leave answers right."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The loads of devices as the compiled search keeps them, against the same from nothing."""
+"""The device loads of the compiled search equal loads computed from scratch."""
 
 import random
 

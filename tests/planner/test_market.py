@@ -1,4 +1,4 @@
-"""No plan beats the bound, whatever the problem; and the sets and plans make sense."""
+"""No plan beats the bound for any problem, and the market's sets and plans are sound."""
 
 import dataclasses
 import math

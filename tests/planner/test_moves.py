@@ -1,4 +1,4 @@
-"""Moves have a price: a plan prefers what runs, and leaves no model without a replica."""
+"""Moves have a price: a plan prefers running replicas, and leaves no model without one."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The next best plan on other kinds of device, and the price at which it would win."""
+"""The next best plan on other kinds of device is found, with the price at which it would win."""
 
 import dataclasses
 

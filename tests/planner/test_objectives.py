@@ -1,4 +1,4 @@
-"""What each objective means, by name."""
+"""Each objective means what its name says."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What a device's kind and limits leave of the ways to run it."""
+"""A device's kind and limits leave the right ways to run it."""
 
 import dataclasses
 

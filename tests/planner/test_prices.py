@@ -1,4 +1,4 @@
-"""The bound from prices by hand, at any prices, and against brute force."""
+"""The bound from prices holds by hand, at any prices, and against brute force."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""Priorities are lexicographic, and what is proven is proven of each."""
+"""Priorities are lexicographic, and the proof holds for each priority."""
 
 import dataclasses
 import itertools

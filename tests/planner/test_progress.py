@@ -1,4 +1,4 @@
-"""What a solve tells of itself."""
+"""A solve reports its progress."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What is asked beside a plan: what-ifs, costs of constraints, explanations, ways out."""
+"""Questions beside a plan are answered: what-ifs, costs of constraints, explanations, ways out."""
 
 import dataclasses
 from collections.abc import Callable

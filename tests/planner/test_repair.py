@@ -1,4 +1,4 @@
-"""Repairing what runs: as little as possible moves, and never more than the budget."""
+"""Repair moves as little as possible of what runs, and never more than the budget."""
 
 import collections
 import dataclasses

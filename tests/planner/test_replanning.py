@@ -1,4 +1,4 @@
-"""Plans made while something runs: what can stay stays."""
+"""Plans made while something runs keep every replica that can stay."""
 
 import dataclasses
 

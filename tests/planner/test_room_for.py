@@ -1,4 +1,4 @@
-"""What stops one more replica: as the checker, which shares no code with it, would have it."""
+"""The obstacles to one more replica match the checker, which shares no code with them."""
 
 import math
 

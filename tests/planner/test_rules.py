@@ -1,4 +1,4 @@
-"""Placement rules: who may be where, what is missing, and what is said when it cannot be."""
+"""Placement rules decide where models may be, and failures name what is missing."""
 
 import dataclasses
 

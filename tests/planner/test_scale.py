@@ -1,4 +1,4 @@
-"""The largest common factor: its bounds hold, it is raised, and what is left is given away."""
+"""The largest common factor is bounded and raised, and the remainder is given away."""
 
 import dataclasses
 import time

@@ -1,4 +1,4 @@
-"""What is done after somebody has asked to end: as little as a plan takes."""
+"""A solve that was asked to end does as little as a plan takes."""
 
 import collections
 import dataclasses

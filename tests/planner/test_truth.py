@@ -1,4 +1,4 @@
-"""Certificates are of the figures as given: bytes, floats, and no grid."""
+"""Certificates hold for the figures as given: bytes and floats, without a grid."""
 
 import dataclasses
 import threading

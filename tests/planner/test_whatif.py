@@ -1,4 +1,4 @@
-"""Changed worlds: each change does what it says, and names that are not there are refused."""
+"""Each change of a hypothetical world does what it says, and unknown names are refused."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Solving in a process of its own."""
+"""A solve runs in a process of its own."""
 
 import asyncio
 import contextlib

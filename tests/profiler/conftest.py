@@ -1,4 +1,4 @@
-"""An engine runner whose engine lives in the test's own loop and has a known step time."""
+"""Provides an engine runner whose engine is in the test's own loop, with a known step time."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Trials as tests need them, without an engine."""
+"""Holds trials as tests need them, without an engine."""
 
 from loadgen import Samples
 from partitiond.core.profile import Telemetry

@@ -1,4 +1,4 @@
-"""Simulated engines for the tests of the search: a curve, noise, and what a trial costs."""
+"""Simulates engines for the tests of the search: a curve, noise, and a trial's cost."""
 
 import dataclasses
 import math

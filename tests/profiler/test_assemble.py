@@ -1,4 +1,4 @@
-"""From trials to a profile: what deaths, early ends and saturated instruments make of it."""
+"""Trials become a profile, also after deaths, early ends and saturated instruments."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Which rates an open loop tries, what it takes for held, and what it believes in the end."""
+"""The open loop tries the right rates, judges whether they hold, and settles on one."""
 
 import dataclasses
 import math

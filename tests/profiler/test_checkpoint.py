@@ -1,4 +1,4 @@
-"""What an interrupted profile finds again, and what it must not take for its own."""
+"""An interrupted profile finds its own trials again, and takes no foreign trials."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The second start: what confirms an operating point, and what its failure costs."""
+"""The second start confirms an operating point, and its failure costs only its own part."""
 
 import dataclasses
 import math

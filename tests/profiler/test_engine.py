@@ -1,4 +1,4 @@
-"""The profiler against the real engine, with everything switched on, in a minute."""
+"""The profiler works against the real engine, with everything switched on, in a minute."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""While requests fail, nothing is measured: not alone, not side by side, not in open loop."""
+"""Nothing is measured while requests fail: not alone, not side by side, not in open loop."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The measured footprint by terms, and what each batch needs of it."""
+"""The measured footprint is split into terms, and each batch gets its part."""
 
 from hypothesis import given
 from hypothesis import strategies as st

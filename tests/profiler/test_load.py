@@ -1,4 +1,4 @@
-"""What is sent is what was predicted."""
+"""The load that is sent is the load that was predicted."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""All requests at once: throughput by the makespan."""
+"""The paper's mode sends all requests at once, and takes throughput by the makespan."""
 
 import pytest
 

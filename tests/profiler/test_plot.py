@@ -1,4 +1,4 @@
-"""The picture of a profile is made and readable as what it says it is."""
+"""The plot of a profile is made, and readable in the format that its name says."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the windows of one batch say together."""
+"""The windows of one batch are combined into one point."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the search begins from on a CPU: figures of this host, asked before an engine runs."""
+"""The search on a CPU begins from figures of this host, measured before an engine runs."""
 
 import dataclasses
 import threading

@@ -1,4 +1,4 @@
-"""Replicas side by side through the real runner, against the shipped simulated engine."""
+"""Replicas run side by side through the real runner, with the shipped simulated engine."""
 
 import asyncio
 import dataclasses

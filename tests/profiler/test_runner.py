@@ -1,4 +1,4 @@
-"""The profiler against an engine of known speed: what it reports, and what it leaves behind."""
+"""The profiler reports an engine of known speed correctly, and leaves nothing behind."""
 
 import asyncio
 import dataclasses

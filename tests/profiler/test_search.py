@@ -1,4 +1,4 @@
-"""The search as a whole, on simulated engines: what holds whatever the curve."""
+"""The search as a whole keeps its promises for every curve, on simulated engines."""
 
 import dataclasses
 import math

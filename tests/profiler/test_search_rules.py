@@ -1,4 +1,4 @@
-"""Each rule of the definitions, and each step of the search, by a small example."""
+"""Each rule of the definitions and each step of the search holds in a small example."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""What stays of a measurement side by side that is ended early."""
+"""A measurement side by side that ends early leaves no telemetry window open."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The profiler through the real runner, against the shipped simulated engine."""
+"""The profiler works through the real runner, with the shipped simulated engine."""
 
 import asyncio
 import dataclasses

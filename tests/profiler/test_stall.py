@@ -1,4 +1,4 @@
-"""From which silence an engine under load is taken as hung."""
+"""An engine under load counts as hung after the right length of silence."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Whether a rate can go on for ever: the rule itself, and how often it errs."""
+"""The steadiness rule says whether a rate can go on for ever, and errs as rarely as stated."""
 
 import random
 

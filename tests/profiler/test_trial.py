@@ -1,4 +1,4 @@
-"""What a trial makes of the engine's own gauges."""
+"""A trial uses the engine's own gauges correctly."""
 
 import asyncio
 from collections.abc import Callable

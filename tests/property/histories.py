@@ -1,7 +1,7 @@
-"""Histories of a host: what plans, people, engines, drivers and the daemon's own end do to it.
+"""Generates histories of a host: events of plans, people, engines, drivers and the daemon.
 
-A history is a list of numbers, one for each thing that happens; each number says which thing, to
-whom and how. So a history can be drawn at random, told again, and shortened to what matters.
+A history is a list of numbers, one for each event; each number encodes the event, its subject and
+its manner. A history can therefore be drawn at random, repeated, and shrunk to what matters.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""How far a plan is, at every moment of random histories of a host: what is said is true.
+"""The reported progress of a plan is true at every moment of random histories of a host.
 
 The histories are those of the reconciler (`tests.property.histories`): plans change at any moment,
 engines fail, hang and die, devices break and vanish, models sleep and wake.

@@ -1,4 +1,4 @@
-"""Leaving out sizes that others beat changes no optimum, and implied rates no bound too far."""
+"""Leaving out dominated sizes changes no optimum, and implied rates no bound too far."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The exact model says what trying everything says, for every partition kind and rule."""
+"""The exact model agrees with trying everything, for every partition kind and rule."""
 
 import pytest
 from hypothesis import given

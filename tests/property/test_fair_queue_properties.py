@@ -1,4 +1,4 @@
-"""The fair queue against a plain one, and its bounds on random loads."""
+"""The fair queue agrees with a plain one, and keeps its bounds on random loads."""
 
 import dataclasses
 import random

@@ -1,4 +1,4 @@
-"""Geometry beside instances that exist: planned is what trying every placement allows."""
+"""Geometry beside existing instances agrees with trying every placement."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""The table of MIG sets says what trying every placement says."""
+"""The table of MIG sets agrees with trying every placement."""
 
 import functools
 import itertools

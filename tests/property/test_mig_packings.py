@@ -1,4 +1,4 @@
-"""What packings, the exact solver and the assignment hold in mode MIG is what can be placed."""
+"""Packings, the exact solver and the assignment hold in mode MIG only what can be placed."""
 
 import collections
 import dataclasses

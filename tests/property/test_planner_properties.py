@@ -1,4 +1,4 @@
-"""What every plan keeps, on random small instances, against trying everything."""
+"""Every plan keeps its invariants, on random small instances, against trying everything."""
 
 import dataclasses
 

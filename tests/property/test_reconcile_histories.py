@@ -1,8 +1,8 @@
-"""Thousands of random histories of a host, through the pure reconciler.
+"""The pure reconciler keeps its invariants in thousands of random histories of a host.
 
 Plans change, engines fail to start, hang and die, devices break and vanish, models sleep and wake,
 jobs lease, and the daemon is killed in the middle of a pass. After each action the invariants of
-`core.reconcile` hold, and once the host is calm the plan comes to run.
+`core.reconcile` hold, and once the host is calm it runs the plan.
 """
 
 import random

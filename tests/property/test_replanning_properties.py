@@ -1,4 +1,4 @@
-"""Plans made while another one runs: whatever changed, the planner keeps to its own checker."""
+"""Plans made while another one runs pass the planner's own checker after any change."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Compiled code reads and writes within its arrays, whatever is asked: elsewhere nobody looks."""
+"""Compiled code reads and writes only within its arrays, which no other check covers."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A certificate authority for tests, and certificates of it; made with the openssl command."""
+"""Makes a certificate authority for tests, and its certificates, with the openssl command."""
 
 import dataclasses
 import shutil

@@ -1,7 +1,7 @@
-"""Answers of each API as engines send them, with and without usage; and the requests for them.
+"""Holds answers of each API as engines send them, with and without usage, and their requests.
 
-Each request has a prompt of 100 bytes, which is 30 tokens by the first estimate, and where it
-generates it asks for at most 20 tokens. Engines tell (41, 7), and 41 where nothing is generated.
+Each request has a prompt of 100 bytes, which is 30 tokens by the first estimate; a generating
+request asks for at most 20 tokens. Engines report (41, 7), and 41 if nothing is generated.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""A scripted engine: a raw HTTP server on a Unix socket that can also misbehave."""
+"""Runs a scripted engine: a raw HTTP server on a Unix socket that can also misbehave."""
 
 import asyncio
 import contextlib

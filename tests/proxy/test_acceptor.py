@@ -1,4 +1,4 @@
-"""Handing connections over where files run out: said now and then, and nothing is lost."""
+"""Connections are handed over if files run out; the log says so now and then, none is lost."""
 
 import asyncio
 import contextlib

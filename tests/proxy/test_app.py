@@ -1,4 +1,4 @@
-"""What clients see: routes, shapes, keys, limits."""
+"""Clients see the right routes, shapes, keys and limits."""
 
 import hashlib
 import json

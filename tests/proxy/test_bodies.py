@@ -1,4 +1,4 @@
-"""Large request bodies in memory: bounded together, and counted as long as they are held."""
+"""Large request bodies in memory share one bound, and count as long as they are held."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Budgets that cannot be written: said once, and written as soon as it works again."""
+"""Budgets that cannot be written are reported once, and written as soon as that works again."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What keys pay, over HTTP: by route, by how the request ended, in all that counts tokens."""
+"""Keys are charged over HTTP by route and by the request's end, in all token counts."""
 
 import asyncio
 import contextlib

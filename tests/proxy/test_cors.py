@@ -1,4 +1,4 @@
-"""Pages of other origins, and clients behind reverse proxies: over real sockets, off and on."""
+"""Pages of other origins and clients behind reverse proxies work over real sockets, off and on."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A bug of ours costs the request it meets: it is logged, answered, and leaves nothing behind."""
+"""A bug of ours costs only its own request: it is logged, answered, and leaves nothing behind."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Replicas that nobody listens on: they get nothing, cost nothing, and come back by themselves."""
+"""Replicas without a listener get no requests, cost nothing, and come back by themselves."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What a request is expected to use, from its size and from what was learned of its model."""
+"""A request's expected use follows from its size and from what was learned of its model."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The scanner: whatever is sent, only whole events come out, in order, unchanged."""
+"""The scanner emits only whole events, in order and unchanged, for any input."""
 
 import contextlib
 import itertools

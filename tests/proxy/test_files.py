@@ -1,4 +1,4 @@
-"""The proxy takes as many open files as it may, and says where those are too few."""
+"""The proxy raises its limit of open files, and says where the limit is too low."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Chunked bodies of engines, taken apart however they were cut."""
+"""Chunked bodies of engines are parsed for every split of their bytes."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Requests for a model whose only replica is being replaced: held in time, refused with a time."""
+"""Requests for a model whose only replica is being replaced are held, or refused with a time."""
 
 import asyncio
 import time

@@ -1,6 +1,6 @@
-"""A client that leaves is seen in every phase of its requests, however it leaves.
+"""The proxy sees a client's disconnect in every phase of its requests, by reset and by close.
 
-With a reset (`SO_LINGER` 0: what a killed process with unread bytes sends) and with a plain close.
+A reset is sent with `SO_LINGER` 0: a killed process with unread bytes sends the same.
 """
 
 import asyncio

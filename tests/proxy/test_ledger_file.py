@@ -1,4 +1,4 @@
-"""The ledger's file: all of its room is there before anybody writes to the mapped pages."""
+"""The ledger's file has all of its room before anything writes to the mapped pages."""
 
 import os
 from pathlib import Path

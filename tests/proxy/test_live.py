@@ -1,4 +1,4 @@
-"""Admission through the proxy: order, deadlines, refusals with an honest time."""
+"""Admission through the proxy keeps order and deadlines, and refuses with an honest time."""
 
 import asyncio
 import hashlib

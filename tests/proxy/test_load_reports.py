@@ -1,4 +1,4 @@
-"""Load reports (ORCA): asked for where a client asks, and told as the engine tells them."""
+"""Load reports (ORCA) are requested if a client asks, and passed on as the engine sends them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Lines of the log: whatever concerns a request or a replica names it."""
+"""Every log line that concerns a request or a replica names it."""
 
 import json
 import logging

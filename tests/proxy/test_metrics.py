@@ -1,4 +1,4 @@
-"""GET /metrics of the endpoint: names that dashboards look for, and labels that stay few."""
+"""GET /metrics of the endpoint has the names that dashboards use, and few label values."""
 
 import re
 

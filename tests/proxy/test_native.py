@@ -1,4 +1,4 @@
-"""The compiled hot path: the same behaviour, and never older than its sources."""
+"""The compiled hot path behaves the same, and is never older than its sources."""
 
 import os
 import subprocess

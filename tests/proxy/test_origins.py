@@ -1,4 +1,4 @@
-"""Cross-origin access and forwarded addresses: off, and exact where on."""
+"""Cross-origin access and forwarded addresses are off by default, and exact where on."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Limits of output tokens: who asks for more is refused, who asks for nothing gets the limit."""
+"""Requests above the output limit are refused; requests that name none get the limit."""
 
 import hashlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""What raw clients may and may not send."""
+"""The proxy accepts the right input of raw clients, and refuses the rest."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Requests that a replica may have died of, through the proxy."""
+"""Requests that a replica may have died of are quarantined by the proxy."""
 
 import asyncio
 import json

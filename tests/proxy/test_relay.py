@@ -1,4 +1,4 @@
-"""Faults of engines and clients: retry, honest ends, time limits, cancellation, no leaks."""
+"""Faults of engines and clients lead to retries, honest ends, time limits and cancellation."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Fields of requests: each route's own, of the right type, counted for what they cost."""
+"""Request fields are those of their route, of the right type, and counted for their cost."""
 
 import hashlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whose retries are paid from whose credit, and only those that happen."""
+"""Retries are paid from the credit of their own model, and only if they happen."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""The proxy process in front of the shipped simulated engine, by OpenAI's clients."""
+"""The proxy process works before the shipped simulated engine, with OpenAI's clients."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Requests for models that sleep: held until they are awake, refused in time, never lost."""
+"""Requests for sleeping models are held until they wake, refused in time, and never lost."""
 
 import asyncio
 from typing import Any

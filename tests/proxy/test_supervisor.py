@@ -1,4 +1,4 @@
-"""The proxy as a process: start, adopt, crash, restart from disk, stop. Nothing is left behind."""
+"""The proxy process starts, is adopted, crashes, restarts from disk and stops without remains."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What the daemon makes of a proxy's answers, whatever its version."""
+"""The daemon understands a proxy's answers, for every version of the proxy."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""TLS of the endpoint: with one process and with workers, renewed, refused, attacked."""
+"""TLS of the endpoint works with one process and with workers: renewed, refused, attacked."""
 
 import asyncio
 import contextlib

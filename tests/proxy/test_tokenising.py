@@ -1,4 +1,4 @@
-"""Requests that take no slot: so many at once per replica, the others in a queue of their own."""
+"""Tokenising requests take no slot: few at once per replica, the rest in a queue of their own."""
 
 import asyncio
 import hashlib

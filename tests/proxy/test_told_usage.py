@@ -1,4 +1,4 @@
-"""Usage is what stands in its place in an answer, and nothing else."""
+"""Usage is read only from its own place in an answer."""
 
 import json
 from collections.abc import Callable

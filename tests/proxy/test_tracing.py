@@ -1,4 +1,4 @@
-"""Traces: from the `traceparent` of a client through the endpoint to its engine, and collected."""
+"""Traces go from a client's `traceparent` through the endpoint to an engine and a collector."""
 
 import asyncio
 import http.server

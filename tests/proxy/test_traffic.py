@@ -1,4 +1,4 @@
-"""GET /traffic: what the proxy counted by model, replica and key, of one process and of several."""
+"""GET /traffic reports the proxy's counts by model, replica and key, over all its processes."""
 
 import asyncio
 import hashlib

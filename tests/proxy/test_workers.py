@@ -1,4 +1,4 @@
-"""Several worker processes behind one port: one proxy, whatever becomes of its workers."""
+"""Several worker processes behind one port are one proxy, whatever happens to the workers."""
 
 import asyncio
 import collections

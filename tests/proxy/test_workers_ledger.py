@@ -1,6 +1,6 @@
-"""The ledger of several workers: random histories of real queues on shared memory, in virtual time.
+"""The ledger of several workers is right in random histories of real queues on shared memory.
 
-Every worker is a `LiveModel` of its own; only the processes, the file and the lock are left out.
+Time is virtual, and every worker is a `LiveModel`; the processes, the file and the lock are absent.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What attacks are made of: one row of the table, and the good request that a row spoils."""
+"""Defines the parts of attacks: one row of the table, and the good request that a row spoils."""
 
 import dataclasses
 from typing import Final

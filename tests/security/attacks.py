@@ -1,7 +1,7 @@
-"""Raw attacks on the data listener, each with its one right answer.
+"""Lists raw attacks on the data listener, each with its one right answer.
 
-After a message whose end two readers could see in two places, the only right thing is to close:
-whatever follows may be somebody else's request.
+After a message whose end two readers could see in two places, the only right answer is to close:
+the bytes that follow may be another client's request.
 """
 
 from typing import Final

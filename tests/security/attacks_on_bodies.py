@@ -1,4 +1,4 @@
-"""Where a body ends: lengths, transfer encodings, chunks and trailers."""
+"""Lists attacks on the end of a body: lengths, transfer encodings, chunks and trailers."""
 
 from typing import Final
 

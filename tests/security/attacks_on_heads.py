@@ -1,4 +1,4 @@
-"""Request lines, header lines, hosts, versions, upgrades and methods."""
+"""Lists attacks by request lines, header lines, hosts, versions, upgrades and methods."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Several requests on one connection, keys in all spellings, and what bodies say."""
+"""Lists attacks by several requests on one connection, keys in all spellings, and bodies."""
 
 import json
 from typing import Final

@@ -1,4 +1,4 @@
-"""Seeded mutations of byte strings: the same seed, the same bytes."""
+"""Makes seeded mutations of byte strings: the same seed gives the same bytes."""
 
 import random
 from collections.abc import Sequence

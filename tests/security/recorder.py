@@ -1,7 +1,7 @@
-"""A stand-in for an engine that reads as strictly as HTTP allows, and keeps every byte.
+"""Stands in for an engine that reads as strictly as HTTP allows, and keeps every byte.
 
-A proxy that lets a smuggled request through is caught here: whatever is not exactly one
-well-formed request with the headers an engine needs is a violation.
+A proxy that lets a smuggled request through is caught here: everything except exactly one
+well-formed request with the headers that an engine needs is a violation.
 """
 
 import contextlib

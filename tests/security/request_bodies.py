@@ -1,4 +1,4 @@
-"""Bodies of the data routes as engines read them, and the same with something wrong at any depth.
+"""Holds bodies of the data routes as engines read them, and the same with an error at any depth.
 
 Fields and types are those of vLLM's request models (`vllm/entrypoints`, 0.11 and newer) and of
 Anthropic's messages, as far as they are known; no engine is asked.

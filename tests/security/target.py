@@ -1,4 +1,4 @@
-"""The proxy as a process of its own, with its control socket at hand."""
+"""Runs the proxy as a process of its own, with its control socket at hand."""
 
 import contextlib
 import dataclasses

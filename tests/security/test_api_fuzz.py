@@ -1,4 +1,4 @@
-"""Both APIs against their own documents: whatever fits the schema, or nearly, is no 5xx.
+"""Both APIs answer no request that fits, or nearly fits, their own documents with a 5xx.
 
 schemathesis makes the requests, hypothesis shrinks what fails.
 """

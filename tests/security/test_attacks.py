@@ -1,4 +1,4 @@
-"""Each attack gets its one right answer, and the engine behind sees what that answer allows."""
+"""Each attack gets its one right answer, and the engine sees only what that answer allows."""
 
 import json
 

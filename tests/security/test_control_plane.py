@@ -1,4 +1,4 @@
-"""A whole daemon: its control plane is closed to clients, and secrets stay where they belong."""
+"""The control plane of a whole daemon is closed to clients, and secrets stay in their place."""
 
 import json
 import os

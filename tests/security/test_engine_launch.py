@@ -1,4 +1,4 @@
-"""How engines are started: where they listen, what they may fetch, what they know."""
+"""Engines listen, fetch and know only what they may."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Random and mutated bytes from both sides: no crash, no hang, no leak, no broken answer.
+"""Random and mutated bytes from both sides cause no crash, no hang, no leak, no broken answer.
 
 The normal runs are short and always the same; the slow ones take a new seed and tell it.
 """

@@ -1,4 +1,4 @@
-"""Names that are made to point here (DNS rebinding): without keys, only ours are answered."""
+"""Only our own host names are answered without keys, not names that point here (DNS rebinding)."""
 
 from collections.abc import Iterator
 from pathlib import Path

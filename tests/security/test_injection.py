@@ -1,4 +1,4 @@
-"""What clients name (ids, models, paths) stays data: in answers, logs, metrics and at engines."""
+"""Names from clients (ids, models, paths) stay data in answers, logs, metrics and at engines."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Keys: on the path that routing uses, on every route, scoped, expiring, changed while they run."""
+"""Keys are checked on the path that routing uses, on every route, and may change while in use."""
 
 import hashlib
 import hmac

@@ -1,7 +1,7 @@
-"""Heads that the proxy has read before are not parsed again: nobody can pass for another by that.
+"""Heads that the proxy has read before are not parsed again, and no client can pass for another.
 
-Each test first makes the proxy remember something, in ways that could confuse it, and then asks on
-fresh connections.
+Each test first makes the proxy remember a head, in ways that could confuse it, and then sends
+requests on fresh connections.
 """
 
 import json

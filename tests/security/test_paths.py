@@ -1,4 +1,4 @@
-"""What can be reached: the allow-list, by whatever spelling, and never without its key."""
+"""Only paths on the allow-list can be reached, in any spelling, and never without their key."""
 
 import socket
 import threading

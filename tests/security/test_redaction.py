@@ -1,4 +1,4 @@
-"""Bodies, keys and queries leave no trace: not in logs, not in metrics, not on disk."""
+"""Bodies, keys and queries leave no trace in logs, in metrics or on disk."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""The threat model names tests that exist, and each of ours stands somewhere in it."""
+"""The threat model names tests that exist, and each of our security tests is in it."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A client of raw sockets: sends bytes as they are, and reads answers strictly."""
+"""Sends raw bytes over sockets as a client, and reads answers strictly."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""A simulated host per test, under the real binding where it is asked for."""
+"""Provides a simulated host per test, under the real binding if a test asks for it."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""MIG calls of tests, by MIG profile names."""
+"""Makes MIG calls for tests, by MIG profile names."""
 
 import ctypes
 from typing import Any

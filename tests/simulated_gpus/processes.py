@@ -1,4 +1,4 @@
-"""Processes of their own that hold memory of a simulated GPU."""
+"""Runs processes that hold memory of a simulated GPU."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Whatever partitiond asks of NVML, the simulated library has."""
+"""The simulated library has every NVML function that partitiond calls."""
 
 import ast
 import ctypes

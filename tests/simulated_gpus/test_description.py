@@ -1,4 +1,4 @@
-"""What a host may be made of."""
+"""The description of a host is accepted or refused by its parts."""
 
 import json
 from pathlib import Path

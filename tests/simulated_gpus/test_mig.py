@@ -1,4 +1,4 @@
-"""MIG on the simulated host: its rules, and the codes it refuses with."""
+"""MIG on the simulated host follows its rules, and refuses with the right codes."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""MIG placement on the simulated host against models that know nothing but slices."""
+"""MIG placement on the simulated host agrees with models that know nothing but slices."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The simulated nvidia-cuda-mps-control, as an operator meets it: program, files, logs."""
+"""The simulated nvidia-cuda-mps-control works for an operator: program, files, logs."""
 
 import contextlib
 import os

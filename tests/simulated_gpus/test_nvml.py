@@ -1,4 +1,4 @@
-"""The simulated NVML through the real binding: what there is, and what happens to it."""
+"""The simulated NVML shows its contents and its events through the real binding."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Many processes on one simulated host: what they share, and what is left when they die."""
+"""Many processes share one simulated host, and a process that dies leaves nothing held."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Runs of two models on one host, made by the simulation with parameters that are known."""
+"""Builds runs of two models on one host by the simulation, with known parameters."""
 
 import functools
 import random

@@ -1,4 +1,4 @@
-"""Small plans and engines for the tests of the simulation."""
+"""Holds small plans and engines for the tests of the simulation."""
 
 from hypothesis import strategies as st
 

@@ -1,4 +1,4 @@
-"""The simulated dispatch: production's functions, and what follows from them."""
+"""The simulated dispatch uses production's functions, with the results that follow."""
 
 import pytest
 

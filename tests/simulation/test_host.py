@@ -1,4 +1,4 @@
-"""What a host costs its engines' requests: by hand, and what holds of every parameter."""
+"""A host's cost for its engines' requests is right by hand, and sound for every parameter."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""The dispatch of plain load balancers: what it is compared with must be what it claims."""
+"""The dispatch of plain load balancers, a baseline, does what it claims to do."""
 
 import pytest
 

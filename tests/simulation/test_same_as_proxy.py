@@ -1,4 +1,4 @@
-"""Proxy and simulators decide the same: generated histories, and every decision compared."""
+"""Proxy and simulators make the same decisions in generated histories."""
 
 import asyncio
 import contextlib

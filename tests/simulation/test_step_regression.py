@@ -1,4 +1,4 @@
-"""Step times from rows of what steps did and took."""
+"""Step times are fitted to rows of what steps did and took."""
 
 import math
 import random

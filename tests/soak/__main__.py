@@ -1,11 +1,11 @@
-"""Random harm under load for a bounded time: `make soak SECONDS=600`.
+"""Harms a fleet at random under load for a bounded time: `make soak SECONDS=600`.
 
     python -m tests.soak [--seconds 600] [--seed N]
 
-Real processes: a daemon, an endpoint, simulated engines on two simulated GPUs under MPS. Streams
-run all the time. One fault after the other is chosen at random (the seed is printed); after each
-the fleet must come to what its store says, within five minutes, by itself. Prints the time that
-took by kind of fault, and how the requests ended. Ends with 1 where anything was not as it must be.
+The soak runs real processes: a daemon, an endpoint, simulated engines on two simulated GPUs under
+MPS. Streams run all the time. Faults are chosen at random, one after the other (the seed is
+printed); after each the fleet must reach the state in its store by itself within five minutes. It
+prints these times by kind of fault, and how requests ended. The exit code is 1 after any failure.
 """
 
 import argparse

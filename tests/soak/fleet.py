@@ -1,4 +1,4 @@
-"""The fleet that a soak does harm to: two simulated GPUs under MPS, three models, their load."""
+"""Runs the fleet that a soak harms: two simulated GPUs under MPS, three models, their load."""
 
 import contextlib
 import os

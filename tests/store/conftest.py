@@ -1,4 +1,4 @@
-"""Small values of every kind the store keeps."""
+"""Holds small values of every kind that the store keeps."""
 
 import dataclasses
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Another process that holds the store's lock, as a backup or an sqlite3 shell may."""
+"""Holds the store's lock in another process, as a backup or an sqlite3 shell may."""
 
 import contextlib
 import subprocess

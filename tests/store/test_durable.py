@@ -1,7 +1,7 @@
-"""What survives a power loss: the level of synchronisation at which each transaction commits.
+"""Each transaction commits at the level of synchronisation that it needs to survive a power loss.
 
-SQLite's own word on the connection, at the moment of each commit. That SQLite then waits for the
-disk is shown by no test: `docs/durability.md` has the command that counts its calls.
+The tests read SQLite's setting on the connection at the moment of each commit. No test shows that
+SQLite then waits for the disk: `docs/durability.md` has the command that counts its calls.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Events: found by what they are, and kept for as long as promised."""
+"""Events are found by their fields, and kept for as long as promised."""
 
 import dataclasses
 from collections.abc import Iterator

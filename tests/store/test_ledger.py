@@ -1,4 +1,4 @@
-"""The ledger: read back as written, newest first, within its bounds."""
+"""The ledger is read back as written, newest first, within its bounds."""
 
 import dataclasses
 from collections.abc import Iterator

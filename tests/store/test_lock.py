@@ -1,4 +1,4 @@
-"""One daemon per state folder, whatever dies."""
+"""Only one daemon uses a state folder, whatever process dies."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""A store whose lock another process holds: nobody waits for it in the event loop."""
+"""The event loop never waits for a store whose lock another process holds."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Files that must be refused, and are left as they are."""
+"""Store files that must be refused are refused, and left as they are."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""What the store promises, on disk and in memory alike."""
+"""The store keeps its promises, on disk and in memory alike."""
 
 import dataclasses
 import threading

@@ -1,4 +1,4 @@
-"""Whatever is done in whatever order, the store answers as a plain dictionary would."""
+"""The store answers as a plain dictionary would, for all operations in every order."""
 
 import dataclasses
 import tempfile

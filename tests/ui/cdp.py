@@ -1,7 +1,7 @@
-"""Headless Chromium over its debugging pipe: the DevTools protocol, and nothing else to install.
+"""Drives headless Chromium over its debugging pipe: the DevTools protocol, and no other tool.
 
-The pipe (file descriptors 3 and 4, messages ended by NUL) needs no port, so nobody else on the
-machine can drive the browser.
+The pipe (file descriptors 3 and 4, messages ended by NUL) needs no port, so that no other program
+on the machine can drive the browser.
 """
 
 import base64

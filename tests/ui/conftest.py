@@ -1,4 +1,4 @@
-"""One browser and one demo for all tests of the dashboard."""
+"""Provides one browser and one demo for all tests of the dashboard."""
 
 from collections.abc import Iterator
 

@@ -1,5 +1,5 @@
-"""What the dashboard shows in its tests and pictures: six models on a simulated host of eight GPUs,
-under a little load.
+"""Runs the demo for the dashboard's tests and pictures: six models on a simulated host of eight
+GPUs, under a little load.
 
     python -m tests.ui.demo FOLDER      run it until interrupted, to look at it
 """

@@ -1,4 +1,4 @@
-"""The dashboard for everyone: axe-core on every view, keyboard alone, both colour schemes, a phone.
+"""The dashboard is accessible: axe-core on every view, keyboard alone, both schemes, a phone.
 
 PARTITIOND_PICTURES=docs/images writes the screenshots of the documentation.
 """

@@ -1,4 +1,4 @@
-"""The dashboard in headless Chromium, on a real daemon with a simulated host of eight GPUs."""
+"""The dashboard works in headless Chromium, on a real daemon with a simulated eight-GPU host."""
 
 import json
 from urllib.parse import urlsplit

@@ -1,4 +1,4 @@
-"""The dashboard when something is odd: in Chromium, over a service that only remembers."""
+"""The dashboard handles odd states, in Chromium over a service that only remembers."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The dashboard's views, and going to them."""
+"""Lists the dashboard's views, and goes to them."""
 
 import json
 from typing import Final

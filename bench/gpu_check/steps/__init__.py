@@ -1,4 +1,4 @@
-"""The steps, by value. Each is a `Step`: it lists its trials and makes one of them."""
+"""Lists the steps, by value. Each is a `Step`: it lists its trials and runs one of them."""
 
 import dataclasses
 from typing import Any, Protocol
@@ -10,11 +10,11 @@ from bench.gpu_check.schedule import Trial
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a trial came to.
+    """The outcome of a trial.
 
     Attributes:
         data: plain values; "rows" is a table of the report, "notes" are sentences beside it.
-        impossible: why it cannot be done on this machine; empty where it was done.
+        impossible: reason why the trial cannot be done on this machine; empty if it was done.
     """
 
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -22,24 +22,24 @@ class Outcome:
 
 
 class Step(Protocol):
-    """One step."""
+    """One step of the check."""
 
     @property
     def number(self) -> int:
-        """Its place in the order."""
+        """The step's place in the order."""
         ...
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The step's title, for people."""
         ...
 
     def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
-        """Its trials, by value."""
+        """The step's trials, by value."""
         ...
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
-        """Make one. Raises EngineError, DeviceError; cancelling leaves nothing running."""
+        """Run a trial. Raises EngineError, DeviceError; cancelling leaves nothing running."""
         ...
 
 

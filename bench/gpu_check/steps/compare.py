@@ -1,4 +1,4 @@
-"""Step 5: what was estimated without an engine against what was measured."""
+"""Runs step 5: compares the estimates made without an engine with the measurements."""
 
 import dataclasses
 from typing import Any

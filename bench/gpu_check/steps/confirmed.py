@@ -1,4 +1,4 @@
-"""Step 10, for what is left of a budget: memory and capacity of OPT-125M's operating point."""
+"""Runs step 10 on the rest of a budget: memory and capacity of OPT-125M's operating point."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ from partitiond.core.units import MIB
 
 @dataclasses.dataclass(frozen=True)
 class Confirmed:
-    """What a plan would rest on, instead of the sweep's engine with room for every batch."""
+    """Confirms a plan's figures, in place of the sweep's engine with room for every batch."""
 
     number: int = 10
     title: str = "Memory and capacity, confirmed"

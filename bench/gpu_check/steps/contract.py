@@ -1,4 +1,4 @@
-"""Step 13: the contract tests, the same that run on simulated hosts, against this GPU."""
+"""Runs step 13: the contract tests, which also run on simulated hosts, on this GPU."""
 
 import asyncio
 import dataclasses
@@ -19,7 +19,7 @@ LAST_LINES: Final = 12
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """What the simulated host promises, asked of a real one."""
+    """Checks that a real host behaves as the simulated host does."""
 
     number: int = 13
     title: str = "Contract tests"
@@ -46,13 +46,13 @@ class Contract:
             out, _ = await process.communicate()
         finally:
             if process.returncode is None:
-                process.terminate()  # its own fixtures give the GPU back
+                process.terminate()  # pytest's fixtures give the GPU back
                 await process.wait()
         return outcome_of(out.decode(errors="replace"), process.returncode or 0)
 
 
 def outcome_of(text: str, code: int) -> Outcome:
-    """What pytest said, as a table. Pure."""
+    """The outcomes in pytest's output, as a table. Pure."""
     found = [match.groups() for line in text.splitlines() if (match := _LINE.match(line))]
     rows = [{"test": name, "outcome": state.lower()} for name, state in found]
     failed = sum(state in {"FAILED", "ERROR"} for _, state in found)

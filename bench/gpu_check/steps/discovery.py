@@ -1,4 +1,4 @@
-"""Step 1: what this machine is, and what one engine's memory is made of."""
+"""Runs step 1: records the facts of this machine, and the memory terms of one engine."""
 
 import asyncio
 import dataclasses
@@ -19,7 +19,7 @@ from partitiond.ports import ResolvedModel
 
 SMALLEST: Final = "opt-125m"
 MEASURED_SHARE: Final = 0.3
-"""Memory for the start that measures its terms: small enough beside anything else."""
+"""Share of memory for the start that measures its terms: small enough beside other users."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ async def _footprint(lab: Lab) -> Outcome:
 
 
 def _estimate(engine: Running, resolved: ResolvedModel) -> dict[str, int]:
-    """partitiond's own terms for the same engine."""
+    """partitiond's estimates of the terms for the same engine."""
     launch = engine.handle.launch
     limits = EngineLimits(launch.max_num_seqs, launch.max_model_len, launch.max_num_batched_tokens)
     terms = footprint(resolved.architecture, limits, 0, DeviceKind.GPU)

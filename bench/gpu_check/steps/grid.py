@@ -1,4 +1,4 @@
-"""Steps 14 and 15: the paper's Figure 5 in full, 1 to 8 replicas by memory share and under MPS."""
+"""Runs steps 14 and 15: the paper's Figure 5 with 1 to 8 replicas, by memory share and with MPS."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from bench.gpu_check.steps.replicas import MODES, replicas, shown
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What the sharper steps left out: every number of replicas, in both modes.
+    """Measures every number of replicas that the earlier steps left out, in both modes.
 
     Attributes:
         most: requests in flight over all replicas: the largest batch of one engine alone.

@@ -1,4 +1,4 @@
-"""Step 12: one replica of several under MPS is killed; what becomes of its neighbours."""
+"""Runs step 12: kills one of several replicas under MPS, and observes its neighbours."""
 
 import asyncio
 import contextlib
@@ -31,20 +31,20 @@ OUTPUT_TOKENS: Final = 64
 
 @dataclasses.dataclass(slots=True)
 class Seen:
-    """What clients saw: times (monotonic) at which requests ended, well or not."""
+    """The clients' view: times (monotonic) at which requests ended, with success or not."""
 
     good: list[float] = dataclasses.field(default_factory=list)
     bad: list[float] = dataclasses.field(default_factory=list)
 
     def gap_after(self, at: float) -> float | None:
-        """Longest time without a good end after a moment; None without any after it."""
+        """Longest time without a successful end after `at`; None without any after it."""
         times = [at, *sorted(t for t in self.good if t > at)]
         return max((b - a for a, b in itertools.pairwise(times)), default=None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Killed:
-    """SIGKILL, as the kernel's when memory runs out: no time to leave the GPU in order."""
+    """Kills by SIGKILL, as the kernel does when memory runs out: the engine cannot clean up."""
 
     number: int = 12
     title: str = "A replica killed under MPS"
@@ -90,14 +90,14 @@ async def _killed(lab: Lab, mode: SharingMode) -> Outcome:
 
 
 def _kill(view: "ReplicaView") -> None:
-    """The engine's whole process group: the shim leads it."""
+    """Kill the engine's whole process group, which the shim leads."""
     assert view.pid is not None
     with contextlib.suppress(ProcessLookupError):
         os.killpg(view.pid, signal.SIGKILL)
 
 
 async def _recovered(daemon: Served, before: "Sequence[ReplicaView]") -> "Sequence[ReplicaView]":
-    """All replicas once another process serves in the place of the one that was killed."""
+    """All replicas, once another process serves in place of the killed one."""
     victim = before[0]
     deadline = time.monotonic() + RECOVER_SECONDS
     while True:
@@ -137,7 +137,7 @@ def _outcome(
 
 
 async def _slot(daemon: Served, lab: Lab, seen: Seen, ending: asyncio.Event) -> None:
-    """One client that asks again and again, and notes how each request ended."""
+    """Run one client that sends requests in a loop, and note how each request ended."""
     body = {
         "model": MODEL,
         "prompt": list(range(10, 10 + min(64, lab.scale.workload.prompt_tokens))),
@@ -152,7 +152,7 @@ async def _slot(daemon: Served, lab: Lab, seen: Seen, ending: asyncio.Event) -> 
 
 
 def _ask(url: str, body: dict[str, Any]) -> bool:
-    """Whether a completion came back whole."""
+    """Whether a complete completion came back."""
     import httpx
 
     try:

@@ -1,4 +1,4 @@
-"""Step 9: OPT-2.7B, from one to eight replicas, and with shorter outputs."""
+"""Runs step 9: OPT-2.7B with one to eight replicas, and with shorter outputs."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ class Large:
 
     def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
         several = [
-            # Its requests are long, and a window lasts twice as long as they do.
+            # The model's requests are long, and a window lasts twice as long as a request.
             Trial(f"9.replicas-{count}", starts=count, windows=2, other_seconds=2.0)
             for count in scale.large_replicas
         ]
@@ -38,7 +38,7 @@ class Large:
 
 
 async def _replicas(lab: Lab, count: int) -> Outcome:
-    """Under MPS where that works, else time-sliced; the row says which."""
+    """Measure under MPS if it works, else time-sliced; the row names the mode."""
     batch, mode = max(1, lab.scale.large_batch // count), SharingMode.MPS
     try:
         together = await _loaded(lab, count, batch, mode)

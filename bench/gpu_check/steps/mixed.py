@@ -1,4 +1,4 @@
-"""Step 7: two different models on one GPU, predicted from each alone, then measured."""
+"""Runs step 7: two different models on one GPU, predicted from each alone, then measured."""
 
 import dataclasses
 from typing import Any
@@ -15,12 +15,12 @@ from partitiond.core.interference import Shared, Single, busy_share, predict_sha
 
 MODELS = ("opt-125m", "opt-1.3b")
 SHARES = (0.3 * SHARE, 0.7 * SHARE)
-"""Of the memory: the larger model's weights and KV cache take more."""
+"""Shares of the memory: the larger model's weights and KV cache take more."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixed:
-    """One alone, both, the other alone, on the same two engines: only the sharing differs."""
+    """Loads one model alone, both, the other alone, on the same engines: only sharing differs."""
 
     number: int = 7
     title: str = "Mixed pair, predicted and measured"
@@ -54,7 +54,7 @@ class Mixed:
 
 
 def _predicted(lab: Lab, mode: SharingMode, alone: tuple[Together, Together]) -> Shared | None:
-    """None where the telemetry that the prediction rests on is not exposed."""
+    """The prediction; None if the telemetry that it needs is not exposed."""
     singles = []
     for model, result in zip(MODELS, alone, strict=True):
         used = busy_share(mode, result.telemetry)

@@ -1,4 +1,4 @@
-"""Step 11: plans applied end to end by a real daemon, served through its proxy, given back."""
+"""Runs step 11: a daemon applies plans, serves them through its proxy, and gives the GPU back."""
 
 import dataclasses
 from typing import Any
@@ -19,7 +19,7 @@ MODES = {"memory": SharingMode.MEMORY, "mps": SharingMode.MPS, "mig": SharingMod
 
 @dataclasses.dataclass(frozen=True)
 class Plans:
-    """What the plan says is what the GPU gets, and it is as before afterwards."""
+    """Checks that the GPU gets what the plan says, and is as before afterwards."""
 
     number: int = 11
     title: str = "Plans applied by a daemon"

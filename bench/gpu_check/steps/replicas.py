@@ -1,4 +1,4 @@
-"""Step 4: replicas of OPT-125M side by side, under MPS, then time-sliced."""
+"""Runs step 4: replicas of OPT-125M side by side, under MPS, then time-sliced."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ MODES = {"mps": SharingMode.MPS, "slices": SharingMode.MEMORY}
 
 @dataclasses.dataclass(frozen=True)
 class Replicas:
-    """Equal shares of the memory, as in the paper's Figure 5; one of them alone beside all."""
+    """Measures equal memory shares, as in the paper's Figure 5; one replica alone beside all."""
 
     number: int = 4
     title: str = "Replicas side by side"
@@ -59,10 +59,10 @@ async def replicas(
     *,
     sm_percent: int | None = None,
 ) -> AsyncIterator[list[Running]]:
-    """`count` replicas with equal shares of the memory, up and idle.
+    """Run `count` replicas with equal shares of the memory; they are ready and idle.
 
     Raises:
-        MpsUnavailableError: MPS was asked for and does not come up.
+        MpsUnavailableError: MPS was asked for and does not start.
         EngineError: an engine did not start.
     """
     want = Want(model, batch, share=SHARE / count)
@@ -74,7 +74,7 @@ async def replicas(
 async def sharing_device(
     lab: Lab, wants: Sequence[Want], mode: SharingMode, *, sm_percent: int | None = None
 ) -> AsyncIterator[list[Running]]:
-    """Engines that share the device in this mode; MPS with a daemon that ends with them."""
+    """Run engines that share the device in this mode; an MPS daemon ends together with them."""
     async with contextlib.AsyncExitStack() as stack:
         if mode is SharingMode.MPS:
             daemon = await stack.enter_async_context(lab.mps())
@@ -83,7 +83,7 @@ async def sharing_device(
 
 
 def as_run(together: Together, mode: SharingMode, batch: int, cores_each: int) -> ReplicationRun:
-    """A window as the profile keeps it."""
+    """A window in the form that the profile keeps."""
     row = together.row()
     return ReplicationRun(
         replicas=len(together.each),

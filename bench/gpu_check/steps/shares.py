@@ -1,4 +1,4 @@
-"""Step 8: one engine with a capped share of the SMs."""
+"""Runs step 8: one engine with a capped share of the SMs."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from partitiond.core.hardware import SharingMode
 
 @dataclasses.dataclass(frozen=True)
 class Shares:
-    """CUDA_MPS_ACTIVE_THREAD_PERCENTAGE at the best batch."""
+    """Sets CUDA_MPS_ACTIVE_THREAD_PERCENTAGE at the best batch."""
 
     number: int = 8
     title: str = "Shares of the SMs"

@@ -1,4 +1,4 @@
-"""Step 3: the best that one engine does: API server processes, CUDA graphs."""
+"""Runs step 3: the best throughput of one engine, over API server processes and CUDA graphs."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Steps 2 and 6: the profiler itself, on one engine that has the device."""
+"""Runs steps 2 and 6: the profiler itself, on one engine that has the device to itself."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from partitiond.core.profile import OperatingPoint, Profile
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A profile of one model; interrupted, it goes on from its own checkpoint."""
+    """Profiles one model; after an interruption it resumes from its own checkpoint."""
 
     number: int
     model: str
@@ -66,7 +66,7 @@ def _notes(profile: Profile) -> list[str]:
 
 
 def _curve(profile: Profile) -> list[dict[str, float]]:
-    """For the plot: throughput over mean latency, as the paper's Figure 1."""
+    """Points of the plot: throughput over mean latency, as in the paper's Figure 1."""
     return [
         {"batch": p.batch, "tokens_per_s": p.output_tokens_per_s, "e2el": p.e2el.mean}
         for p in profile.points

@@ -1,4 +1,4 @@
-"""Whose process is on which GPU, and what NVML says of a window."""
+"""Processes are attributed to their GPUs, and NVML's figures of a window are read."""
 
 import pynvml
 import pytest

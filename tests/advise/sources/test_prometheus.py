@@ -1,4 +1,4 @@
-"""A Prometheus that kept what engines said, as its HTTP API tells it."""
+"""Engine metrics that a Prometheus has kept are read through its HTTP API."""
 
 import math
 import re

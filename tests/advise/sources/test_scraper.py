@@ -1,4 +1,4 @@
-"""Looking at engines: the shipped simulated one over its socket, and servers that fail."""
+"""Engines are scraped: the shipped simulated one over its socket, and servers that fail."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Configs of public models that are not in the catalog: the keys that counting needs."""
+"""Holds configs of public models outside the catalog: the keys that counting needs."""
 
 from typing import Any
 

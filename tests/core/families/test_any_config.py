@@ -1,4 +1,4 @@
-"""Whatever a config.json holds, the answer is numbers or an error that says what to do."""
+"""Every config.json gives numbers, or an error that says what to do."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Parameters are those that were published, and what cannot be counted says which key is to blame.
+"""Parameter counts equal the published ones, and errors name the key that is to blame.
 
 Counts are exact unless a test says otherwise. Each comes from a public source: the hub's API names
 the parameters of a checkpoint (`safetensors.total`), model cards and papers name the others.

@@ -1,4 +1,4 @@
-"""Bytes of quantised weights, against the sum of what a checkpoint holds."""
+"""Bytes of quantised weights equal the sum over a checkpoint's contents."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Sliding windows: which layers forget, and what that saves."""
+"""Layers with sliding windows forget tokens, and the saving is counted."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Multimodal configs: the text decoder inside counts, and it is said so."""
+"""Multimodal configs are counted by their text decoder, and the result says so."""
 
 import pytest
 

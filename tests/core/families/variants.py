@@ -1,4 +1,4 @@
-"""Small configs of every family with its switches on and off, for counting against an oracle."""
+"""Holds small configs of every family, its switches on and off, for counting by an oracle."""
 
 from typing import Any
 

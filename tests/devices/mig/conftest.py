@@ -1,4 +1,4 @@
-"""A simulated host with MIG, under the real binding."""
+"""Provides a simulated host with MIG, under the real binding."""
 
 from collections.abc import Iterator
 from pathlib import Path

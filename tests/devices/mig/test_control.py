@@ -1,4 +1,4 @@
-"""GPU instances made and removed on a simulated host, by its driver's rules."""
+"""GPU instances are made and removed on a simulated host, by its driver's rules."""
 
 import asyncio
 import os

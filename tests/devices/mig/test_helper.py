@@ -1,4 +1,4 @@
-"""The privileged helper: a process behind a socket that does what this user may not."""
+"""The privileged helper, a process behind a socket, does what this user may not."""
 
 import asyncio
 import contextlib

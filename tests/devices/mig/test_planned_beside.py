@@ -1,4 +1,4 @@
-"""What discovery says of MIG, planned on: instances of others stay, and are used as they are."""
+"""Plans rest on MIG as discovered: foreign instances stay, and are used as they are."""
 
 from pathlib import Path
 

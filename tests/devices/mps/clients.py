@@ -1,4 +1,4 @@
-"""Programs that run under a simulated MPS daemon: the client's side of its line protocol."""
+"""Runs programs under a simulated MPS daemon: the client's side of its line protocol."""
 
 import asyncio
 import contextlib

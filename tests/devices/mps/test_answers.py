@@ -1,4 +1,4 @@
-"""Answers of the control program are read strictly: words are never an empty list."""
+"""Answers of the control program are read strictly: text is never taken for an empty list."""
 
 import pytest
 from hypothesis import given

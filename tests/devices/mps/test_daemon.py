@@ -1,4 +1,4 @@
-"""One GPU's control daemon: started, found again, asked, faulted, ended; with real processes."""
+"""The control daemon of one GPU is started, found again, queried, faulted and ended."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What an engine is told of MPS."""
+"""An engine gets the right environment for MPS."""
 
 from pathlib import Path
 

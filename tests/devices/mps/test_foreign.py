@@ -1,4 +1,4 @@
-"""MPS of others on this host: seen, judged, and never touched."""
+"""Foreign MPS daemons on this host are seen, judged, and never touched."""
 
 import asyncio
 import os

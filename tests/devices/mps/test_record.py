@@ -1,4 +1,4 @@
-"""The folder of one GPU's daemon and its record."""
+"""The daemon of one GPU keeps its record in a folder of its own."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Simulated hosts whose NVML lies under the real binding of this process."""
+"""Provides simulated hosts whose NVML is under the real binding of this process."""
 
 from tests.gpu_fixtures import MakeHost, make_host
 

@@ -1,4 +1,4 @@
-"""Everything that is told of one GPU."""
+"""All details of one GPU are reported."""
 
 import pynvml
 import pytest

@@ -1,4 +1,4 @@
-"""GPUs as devices, on simulated hosts through the real binding."""
+"""GPUs are discovered as devices, on simulated hosts through the real binding."""
 
 import os
 import subprocess

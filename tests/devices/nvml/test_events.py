@@ -1,4 +1,4 @@
-"""Hearing Xid messages, whatever happens to library and GPUs meanwhile."""
+"""Xid messages are heard, even across failures of the library and of GPUs."""
 
 import contextlib
 import queue

@@ -1,4 +1,4 @@
-"""A driver that hangs, in each single call that the daemon makes of it."""
+"""A driver may hang in every single call of the daemon without harm to the daemon."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What a GPU's driver tells of its health."""
+"""A GPU's health is read from its driver."""
 
 import pynvml
 import pytest

@@ -1,4 +1,4 @@
-"""Which NVML the binding calls."""
+"""The binding calls the right NVML library."""
 
 from pathlib import Path
 

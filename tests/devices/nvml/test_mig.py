@@ -1,4 +1,4 @@
-"""MIG as discovery sees it."""
+"""Discovery reports MIG mode and instances."""
 
 import socket
 from pathlib import Path

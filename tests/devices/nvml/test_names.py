@@ -1,4 +1,4 @@
-"""The catalog's key of a GPU, from what its driver calls it."""
+"""The catalog's key of a GPU follows from the driver's name for it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Processes on a GPU, through the real binding."""
+"""Processes on a GPU are listed through the real binding."""
 
 import os
 from pathlib import Path

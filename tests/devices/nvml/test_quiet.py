@@ -1,4 +1,4 @@
-"""While a GPU changes its mode nobody of this process looks at one; what comes meanwhile waits."""
+"""This process reads no GPU while a GPU changes its mode; reads in the meantime wait."""
 
 import functools
 import threading

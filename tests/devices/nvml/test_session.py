@@ -1,4 +1,4 @@
-"""NVML through its real binding: without a driver there are no GPUs; refusals become ours."""
+"""NVML through its real binding gives no GPUs without a driver, and refusals become our errors."""
 
 import pynvml
 import pytest

@@ -1,4 +1,4 @@
-"""Partitions of a host: made, checked, given back; nothing is ever on a device unjournalled."""
+"""A host's partitions are made, checked and given back, and nothing is ever unjournalled."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order, the journal covers the devices and they end as found."""
+"""The journal covers the devices after any order of events, and they end as they were found."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""MPS shares: the daemon's life, who is its client, what breaks all of them at once."""
+"""MPS shares follow the daemon's life, know its clients, and break all at once."""
 
 from pathlib import Path
 

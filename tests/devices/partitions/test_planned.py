@@ -1,4 +1,4 @@
-"""Whatever a plan places on MIG, the host makes: planner and driver agree on every geometry.
+"""The host makes every MIG placement of a plan: planner and driver agree on every geometry.
 
 The host has an operator's instances, idle and in use, some half made; some instances are ours.
 """

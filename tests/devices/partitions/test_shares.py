@@ -1,4 +1,4 @@
-"""What engines hold of their shares, as drivers tell it."""
+"""The memory that engines hold of their shares is read from drivers."""
 
 from pathlib import Path
 

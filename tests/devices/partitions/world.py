@@ -1,4 +1,4 @@
-"""Devices in memory that count every touch, so that a test can crash or refuse at any of them."""
+"""Holds devices in memory that count every touch, so that a test can crash or refuse at any."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""An exporter of DCGM's text."""
+"""Runs an exporter of DCGM's text."""
 
 import http.server
 import threading

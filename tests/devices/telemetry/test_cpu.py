@@ -1,4 +1,4 @@
-"""The CPU's side: time of sessions, energy of packages, on this host and on described ones."""
+"""CPU telemetry gives time of sessions and energy of packages, here and on described hosts."""
 
 import asyncio
 import os

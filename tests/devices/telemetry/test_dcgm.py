@@ -1,4 +1,4 @@
-"""The exporter's text: one GPU's figures, in shares and watts."""
+"""The exporter's text gives one GPU's figures, in shares and watts."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""GPUs through the real NVML binding, over a simulated host's library."""
+"""GPU telemetry is read through the real NVML binding, over a simulated host's library."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Telemetry of a GPU whose driver hangs: the window ends without it, and the GPU is silent."""
+"""The telemetry window of a hanging driver ends without that GPU, which then is silent."""
 
 import threading
 import time

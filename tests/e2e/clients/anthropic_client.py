@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The `anthropic` package against `/v1/messages`."""
+"""Exercises the `anthropic` package against `/v1/messages`."""
 
 import anthropic
 from report import (

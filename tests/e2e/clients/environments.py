@@ -1,9 +1,9 @@
-"""Environments of other people's programs: made on first use, kept in the user's cache folder.
+"""Makes environments for other projects' clients on first use, in the user's cache folder.
 
 Each client gets a folder of its own, named after the hash of what is installed in it, so that a
-change of a version makes a new one. Packages come from whatever registry pip and npm are set up
-for. An installation that is refused is an error with the installer's own words: tests that need
-the client fail, they do not skip.
+change of a version makes a new one. Packages come from the registry that pip and npm are configured
+for. A refused installation is an error with the installer's own words: tests that need the client
+fail, they do not skip.
 """
 
 import fcntl

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""`langchain-openai`: ChatOpenAI, OpenAI and OpenAIEmbeddings against the endpoint."""
+"""Exercises `langchain-openai`: ChatOpenAI, OpenAI and OpenAIEmbeddings with the endpoint."""
 
 import langchain_openai
 from report import (

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""`litellm` as a library: both of its providers for servers like this, streams, errors, retries."""
+"""Exercises `litellm` as a library: both of its providers, streams, errors, retries."""
 
 import asyncio
 

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The `openai` package against the endpoint: sync, async, streams, errors, retries, leaving."""
+"""Exercises the `openai` package: sync, async, streams, errors, retries, disconnects."""
 
 import openai
 from report import (

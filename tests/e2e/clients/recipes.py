@@ -1,4 +1,4 @@
-"""The code blocks of docs/how-to/clients.md, as a reader pastes them."""
+"""Reads the code blocks of docs/how-to/clients.md, as a reader pastes them."""
 
 import re
 from collections.abc import Mapping

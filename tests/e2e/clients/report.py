@@ -1,4 +1,4 @@
-"""What a client's script saw, as JSON on its standard output. Imported by the scripts beside it."""
+"""Prints what a client's script saw as JSON on standard output. Imported by the scripts here."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""What the clients are tried against: a proxy process before engines, with keys required."""
+"""Runs the stand that clients are tried against: a proxy before engines, with keys required."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""A small fleet whose engines take known times."""
+"""Builds a small fleet whose engines take known times."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

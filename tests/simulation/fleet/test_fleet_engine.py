@@ -1,4 +1,4 @@
-"""Engines of a fleet that end while requests are on their way to them."""
+"""Engines of a fleet that end lose the requests that are on their way to them."""
 
 from partitiond.core.admission import Cost
 from partitiond.core.hardware import SharingMode

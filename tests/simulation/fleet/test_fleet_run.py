@@ -1,4 +1,4 @@
-"""Fleets in simulated time: what is counted, and what happens when plans change."""
+"""Fleets in simulated time are counted correctly, also when plans change."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Step times that are found faster are the same step times."""
+"""Step times that are found faster equal the step times of the plain way."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The fleet's engines and dispatch against those of `partitiond.simulation`: the same times."""
+"""The fleet's engines and dispatch take the same times as those of `partitiond.simulation`."""
 
 import dataclasses
 from collections.abc import Sequence
