@@ -26,7 +26,7 @@ from partitiond.core.plan import Plan
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
 from partitiond.serde import from_stored_json, to_jsonable, to_stored_json
-from partitiond.simulation.fleet.arrivals import Made, offsets
+from partitiond.simulation.fleet.arrivals import SyntheticArrivals, offsets
 
 WARM_UP_SECONDS: Final = 10.0
 REQUEST_SECONDS: Final = 120.0
@@ -152,7 +152,7 @@ def load(folder: Path) -> tuple[Setup, list[Trace]]:
     ]
 
 
-async def measured(fleet: DemoFleet, setup: Setup, head: RunHead, made: Made) -> Trace:
+async def measured(fleet: DemoFleet, setup: Setup, head: RunHead, made: SyntheticArrivals) -> Trace:
     """Send to all models at once, through the real proxy to the real engines."""
     specs = {spec.name: spec for spec in setup.specs}
     before, began = cpu_of(fleet), time.time()

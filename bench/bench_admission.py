@@ -28,7 +28,7 @@ def figures(side: demo_overload.Side) -> dict[str, float]:
 
 
 async def measure(
-    lanes: Sequence[demo_overload.Lane], proxy_url: str, pairs: int, seconds: float
+    lanes: Sequence[demo_overload.ModelLoad], proxy_url: str, pairs: int, seconds: float
 ) -> None:
     async def run(index: int, proxy: str | None) -> dict[str, float]:
         label = "partitiond" if proxy else "bare"

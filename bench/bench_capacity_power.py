@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from partitiond.profiler.capacity import OpenTrial, open_trial
-from partitiond.profiler.steady import Served, is_steady
+from partitiond.profiler.steady import ServedRequest, is_steady
 
 LOADS = (0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 """Rates, as a share of the rate that the server sustains."""
@@ -58,7 +58,7 @@ SERVERS = (
 def serve(
     server: Server, batch: int, e2el_seconds: float, trial: OpenTrial, rng: random.Random,
     *, keep_sending: bool = True,
-) -> list[Served]:  # fmt: skip
+) -> list[ServedRequest]:  # fmt: skip
     """Every request due before the window's end, with or without the load that follows them."""
     closed = trial.warm_up_seconds + trial.seconds
     arrivals = _arrivals(server, trial.req_per_s, rng)
@@ -91,14 +91,16 @@ def _arrivals(server: Server, rate: float, rng: random.Random) -> Iterator[_Arri
         )
 
 
-def _places(batch: int, e2el: float, closed: float, arrivals: Iterator[_Arrival]) -> list[Served]:
+def _places(
+    batch: int, e2el: float, closed: float, arrivals: Iterator[_Arrival]
+) -> list[ServedRequest]:
     """Serve each request alone: later requests change nothing for earlier ones."""
     free = [0.0] * batch
     served = []
     for one in itertools.takewhile(lambda a: a.at < closed, arrivals):
         begun = max(one.at, heapq.heappop(free))
         heapq.heappush(free, begun + e2el * one.work)
-        served.append(Served(one.at, begun, begun + e2el * one.work, one.length))
+        served.append(ServedRequest(one.at, begun, begun + e2el * one.work, one.length))
     return served
 
 
@@ -115,13 +117,13 @@ class _Pace:
 
 def _engine(
     paces: _Pace, batch: int, closed: float, arrivals: Iterator[_Arrival], *, keep_sending: bool
-) -> list[Served]:
+) -> list[ServedRequest]:
     """Serve all running requests at one common pace."""
     now = progress = 0.0
     running: list[tuple[float, int, float, _Arrival]] = []  # progress at its end, tie, begun
     waiting: deque[_Arrival] = deque()
     number, counted = itertools.count(), 0
-    served: list[Served] = []
+    served: list[ServedRequest] = []
     coming: _Arrival | None = next(arrivals)
     while counted or (coming is not None and coming.at < closed):
         pace = paces.of(len(running))
@@ -138,14 +140,14 @@ def _engine(
             _, _, begun, one = heapq.heappop(running)
             if one.at < closed:
                 counted -= 1
-                served.append(Served(one.at, begun, now, one.length))
+                served.append(ServedRequest(one.at, begun, now, one.length))
         if waiting and len(running) < batch:
             one = waiting.popleft()
             heapq.heappush(running, (progress + one.work, next(number), now, one))
     return sorted(served, key=lambda s: s.arrived)
 
 
-def held(requests: Sequence[Served], batch: int, trial: OpenTrial) -> bool:
+def held(requests: Sequence[ServedRequest], batch: int, trial: OpenTrial) -> bool:
     """Our verdict, for requests with a mean length of 1."""
     opened = trial.warm_up_seconds
     return is_steady(
@@ -160,7 +162,7 @@ def former_trial(batch: int, req_per_s: float, e2el_seconds: float) -> OpenTrial
     return OpenTrial(batch, req_per_s, e2el_seconds, seconds, 0, e2el_seconds + seconds)
 
 
-def former_held(requests: Sequence[Served], _batch: int, trial: OpenTrial) -> bool:
+def former_held(requests: Sequence[ServedRequest], _batch: int, trial: OpenTrial) -> bool:
     """The former verdict."""
     counted = [one for one in requests if one.arrived >= trial.warm_up_seconds]
     half = len(counted) // 2
@@ -184,7 +186,9 @@ def share_held(
     runs: int, seed: int, former: bool = False,
 ) -> float:  # fmt: skip
     """Share of trials at this load with the verdict "held"."""
-    rule: Callable[[Sequence[Served], int, OpenTrial], bool] = former_held if former else held
+    rule: Callable[[Sequence[ServedRequest], int, OpenTrial], bool] = (
+        former_held if former else held
+    )
     rate = load * batch / e2el_seconds
     trial = (former_trial if former else our_trial)(batch, rate, e2el_seconds)
     said = (

@@ -31,7 +31,7 @@ from typing import Final
 from bench.dispatch_affinity import converse
 from bench.dispatch_cases import FLEETS, LOADS, POLICIES, Planned, drive, plan_for
 from partitiond.core.balance import PREFERENCE_SLACK
-from partitiond.simulation.dispatch import ANYBODY, Caller, DispatchOptions
+from partitiond.simulation.dispatch import ANYBODY, DispatchOptions, SimulatedCaller
 
 CASES: Final = (
     *(("4 equal", load) for load in LOADS),
@@ -90,8 +90,8 @@ def run(job: Job) -> tuple[Job, float]:
     else:
         # The modest tenant sends steadily: a burst of its own would look like the flood's effect.
         steady = dataclasses.replace(LOADS["steady"], lengths=load.lengths)
-        modest = (steady, MODEST * plan.capacity, Caller("modest"))
-        sources = [modest, (load, rate, Caller("flood"))]
+        modest = (steady, MODEST * plan.capacity, SimulatedCaller("modest"))
+        sources = [modest, (load, rate, SimulatedCaller("flood"))]
     result = drive(make, fleet, plan, sources, seed=job.seed, seconds=job.seconds)
     if job.part == "goodput":
         return job, result.goodput / plan.capacity

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.eviction import (
-    Need,
     Order,
     Popularity,
     Resident,
     Room,
+    RoomNeed,
     by_idle,
     by_price,
     expected_rate,
@@ -168,7 +168,7 @@ class Host:
     def _make_room(self, now: float, name: str) -> bool:
         free = Room(self._memory - sum(self._models[other].memory for other in self._held))
         found = victims_for(
-            [Need(DEVICE, Room(self._models[name].memory))],
+            [RoomNeed(DEVICE, Room(self._models[name].memory))],
             lambda _: free,
             [self._resident(now, other, held) for other, held in self._held.items()],
             least_idle_seconds=LEAST_IDLE,

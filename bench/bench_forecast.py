@@ -39,7 +39,7 @@ from partitiond.core.forecast import (
     forecast,
     observed,
 )
-from partitiond.core.scaling import NEW, Measured, ScalingPolicy, scale
+from partitiond.core.scaling import NEW, MeasuredDemand, ScalingPolicy, scale
 
 STEP: Final = 10.0
 HORIZON: Final = 6
@@ -163,7 +163,7 @@ def errors(rates: Sequence[float], policy: ForecastPolicy) -> Errors:
         series = observed(series, rate, policy)
         expected = forecast(series, policy)
         ahead.append((expected.req_per_s, expected.upper_req_per_s))
-        decision = scale(state, Measured(index * STEP, rate), scaling)
+        decision = scale(state, MeasuredDemand(index * STEP, rate), scaling)
         changes += decision.changed and index >= TAUGHT
         state = decision.state
     judged = rates[TAUGHT:]

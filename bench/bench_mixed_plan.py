@@ -38,11 +38,11 @@ from partitiond.core.profile import Profile, ProfileKind
 from partitiond.core.spec import ModelSpec
 from partitiond.core.workload import Workload
 from partitiond.ports import ProfileOptions
-from partitiond.simulation.comparison import TOLERANCE, Difference, Figure, differences
-from partitiond.simulation.models import ModelTraffic, best_known
+from partitiond.simulation.comparison import TOLERANCE, ComparedFigure, Difference, differences
+from partitiond.simulation.models import SimulatedTraffic, best_known
 from partitiond.simulation.outcome import Outcome
 from partitiond.simulation.promise import Promise, promises
-from partitiond.simulation.replay import UNBOUNDED_QUANTILE, Load, ReplayOptions, replay_plan
+from partitiond.simulation.replay import UNBOUNDED_QUANTILE, OfferedLoad, ReplayOptions, replay_plan
 
 LENGTHS = (Workload(160, 16), Workload.lognormal(64, 32, 0.7, 0.7))
 """Lengths of the first and the second model: long prompts with short outputs, and mixed."""
@@ -105,7 +105,7 @@ def make_plan(fleet: DemoFleet, objective: Objective) -> Plan:
 
 
 def simulated(
-    plan: Plan, specs: Sequence[ModelSpec], profiles: Mapping[str, Profile], load: Load
+    plan: Plan, specs: Sequence[ModelSpec], profiles: Mapping[str, Profile], load: OfferedLoad
 ) -> dict[str, Outcome]:
     """The simulation's predictions, with the step times of the measured profiles."""
     engine_of = best_known(
@@ -113,23 +113,23 @@ def simulated(
         {device.id: device for device in plan.devices},
         profiles=profiles,
     )
-    traffic = [ModelTraffic(spec.name, spec.workload, spec.slo) for spec in specs]
+    traffic = [SimulatedTraffic(spec.name, spec.workload, spec.slo) for spec in specs]
     found = replay_plan(plan, traffic, engine_of, load, ReplayOptions(seconds=REPLAYED_SECONDS))
     return {one.promise.model: one.outcome for one in found.models}
 
 
 async def measured(
     fleet: DemoFleet, plan: Plan, specs: Sequence[ModelSpec], given: argparse.Namespace
-) -> dict[Load, list[dict[str, Outcome]]]:
+) -> dict[OfferedLoad, list[dict[str, Outcome]]]:
     """Measure both loads in turn, with the order reversed from round to round."""
     sockets = {view.replica_id: view.socket_path for view in fleet.client.replicas()}
     by_name = {spec.name: spec for spec in specs}
     told = promises(plan)
-    found: dict[Load, list[dict[str, Outcome]]] = {load: [] for load in Load}
+    found: dict[OfferedLoad, list[dict[str, Outcome]]] = {load: [] for load in OfferedLoad}
     for turn in range(given.pairs):
-        for load in Load if turn % 2 == 0 else reversed(Load):
+        for load in OfferedLoad if turn % 2 == 0 else reversed(OfferedLoad):
             seed = 1000 * turn
-            if load is Load.FULL:
+            if load is OfferedLoad.FULL:
                 run = mixed_load.full(plan, by_name, sockets, seconds=given.seconds, seed=seed)
             else:
                 run = mixed_load.demand(
@@ -146,8 +146,8 @@ async def measured(
 
 def rows_of(
     told: Sequence[Promise],
-    rounds: Mapping[Load, Sequence[Mapping[str, Outcome]]],
-    replayed: Mapping[Load, Mapping[str, Outcome]],
+    rounds: Mapping[OfferedLoad, Sequence[Mapping[str, Outcome]]],
+    replayed: Mapping[OfferedLoad, Mapping[str, Outcome]],
     quantiles: Mapping[str, float],
 ) -> Iterator[Row]:
     """Every figure: the median of its rounds beside the predictions."""
@@ -159,7 +159,7 @@ def rows_of(
                 one.figure: one.got
                 for one in differences(promise, replayed[load][promise.model], load, quantile)
             }
-            for figure in Figure:
+            for figure in ComparedFigure:
                 mine = [one for found in each for one in found if one.figure is figure]
                 if mine:
                     values = tuple(one.got for one in mine)
@@ -188,15 +188,15 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:
     """Median and worst errors of the plan, the baseline and the replay; then every miss."""
-    at_full = [row for row in rows if row.plan.load is Load.FULL]
+    at_full = [row for row in rows if row.plan.load is OfferedLoad.FULL]
     plan = [abs(row.plan.error) for row in at_full]
     naive = [abs(row.plan.naive_error) for row in at_full if row.plan.naive_error is not None]
     yield _errors("the plan, at its operating points", plan)
     yield _errors("the same as if sharing cost nothing", naive)
-    for load in Load:
+    for load in OfferedLoad:
         mine = [row.replay_error for row in rows if row.plan.load is load]
         yield _errors(f"the replay, {load.value}", [abs(error) for error in mine if error])
-    kept = [row for row in rows if row.plan.load is Load.DEMAND]
+    kept = [row for row in rows if row.plan.load is OfferedLoad.DEMAND]
     yield f"at the demand {sum(not r.plan.is_miss for r in kept)} of {len(kept)} promises were kept"
     for row in rows:
         if row.plan.is_miss:
@@ -231,7 +231,7 @@ def main() -> int:
         profiles = measured_profiles(fleet, specs)
         plan = make_plan(fleet, given.objective)
         rounds = asyncio.run(measured(fleet, plan, specs, given))
-    replayed = {load: simulated(plan, specs, profiles, load) for load in Load}
+    replayed = {load: simulated(plan, specs, profiles, load) for load in OfferedLoad}
     quantiles = {s.name: s.slo.quantile if s.slo else UNBOUNDED_QUANTILE for s in specs}
     rows = list(rows_of(promises(plan), rounds, replayed, quantiles))
     for p in plan.placements:

@@ -28,7 +28,7 @@ from partitiond.core.hardware import Device, SharingMode
 from partitiond.core.interference import pair_errors
 from partitiond.core.profile import PairRun
 from partitiond.ports import ResolvedModel
-from partitiond.profiler.arrangement import Replica, Share
+from partitiond.profiler.arrangement import DeviceShare, Replica
 from partitiond.profiler.bench import Bench
 from partitiond.profiler.pairs import BusyAndKappa, measure_pair
 from partitiond.profiler.replication import EvenSplit, replicate
@@ -51,7 +51,7 @@ async def sharing_of(
 def pair_of(device: Device, models: Sequence[ResolvedModel], batch: int) -> tuple[Replica, Replica]:
     half = memory_of(device) // 2
     first, second = (
-        Replica(model, Share((core,), half, batch))
+        Replica(model, DeviceShare((core,), half, batch))
         for model, core in zip(models, device.cores, strict=False)
     )
     return first, second

@@ -34,7 +34,7 @@ from bench.replay_cases import (
 )
 from partitiond.core.errors import PartitiondError
 from partitiond.core.profile import Profile
-from partitiond.simulation.comparison import Difference, Figure, by_figure, differences_of
+from partitiond.simulation.comparison import ComparedFigure, Difference, by_figure, differences_of
 from partitiond.simulation.models import admitted_sequences
 from partitiond.simulation.replay import replay_plan
 
@@ -101,9 +101,9 @@ def misses(found: Sequence[Difference], most: int) -> Iterator[str]:
 
 def _shown(one: Difference, value: float) -> str:
     match one.figure:
-        case Figure.THROUGHPUT:
+        case ComparedFigure.THROUGHPUT:
             return f"{value:.0f} tok/s"
-        case Figure.SERVED:
+        case ComparedFigure.SERVED:
             return f"{value:.1%}"
         case _:
             return f"{1000 * value:.1f} ms"

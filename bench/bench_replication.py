@@ -24,12 +24,12 @@ from bench.side_by_side import (
     window_plan,
 )
 from partitiond.core.hardware import SharingMode
-from partitiond.profiler.replication import EvenSplit, Replication, replicate
+from partitiond.profiler.replication import EvenSplit, ReplicationMeasurement, replicate
 
 REPLICAS = 2
 
 
-def report(found: Replication) -> None:
+def report(found: ReplicationMeasurement) -> None:
     for name, run in found.runs:
         each = " + ".join(f"{rate:.1f}" for rate in run.output_tokens_per_s)
         print(

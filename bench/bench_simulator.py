@@ -26,7 +26,7 @@ from bench.replay_cases import architecture_of
 from partitiond.core.plan import Infeasible, Objective, Placement, Plan
 from partitiond.fleet import Fleet, load_fleet
 from partitiond.offline import plan_fleet
-from partitiond.simulation.fleet.arrivals import Kind, Made, made_up
+from partitiond.simulation.fleet.arrivals import ArrivalKind, SyntheticArrivals, made_up
 from partitiond.simulation.fleet.report import FleetReport
 from partitiond.simulation.fleet.run import FleetOptions, FleetRun
 from partitiond.simulation.models import best_known
@@ -108,7 +108,7 @@ def simulated(fleet: Fleet, plan: Plan, given: argparse.Namespace) -> FleetRepor
     rate = sum(one for one, _ in demands.values())
     seconds = given.requests / rate
     warm_up = WARM_UP_SHARE * seconds
-    made = Made(Kind(given.workload), period_seconds=seconds)
+    made = SyntheticArrivals(ArrivalKind(given.workload), period_seconds=seconds)
     options = FleetOptions(seconds=seconds, warm_up_seconds=warm_up, seed=given.seed)
     run = FleetRun(plan, specs, engine_of, options)
     return run.run(made_up(made, demands, given.seed))
@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", type=int, default=40)
     parser.add_argument("--cells", type=int, default=8, help="one of them is planned")
     parser.add_argument("--load", type=float, default=0.8, help="of what the plan says it serves")
-    parser.add_argument("--workload", choices=[kind.value for kind in Kind], default="burst")
+    parser.add_argument("--workload", choices=[kind.value for kind in ArrivalKind], default="burst")
     parser.add_argument("--plan-seconds", type=float, default=10.0, help="time limit of the solve")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=None, help="the whole report, into this file")

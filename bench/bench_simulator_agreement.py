@@ -50,7 +50,7 @@ from partitiond.core.plan import Objective, Placement, Plan
 from partitiond.core.spec import ModelSpec
 from partitiond.core.workload import Workload
 from partitiond.simulation.fitting import EngineTrace, FittedHost, HostTrace, fit
-from partitiond.simulation.fleet.arrivals import Arrival, Kind, Made
+from partitiond.simulation.fleet.arrivals import Arrival, ArrivalKind, SyntheticArrivals
 from partitiond.simulation.fleet.report import ModelReport
 from partitiond.simulation.fleet.run import FleetOptions, FleetRun
 from partitiond.simulation.host import cores_of
@@ -70,7 +70,7 @@ SEEDS_APART: Final = 1000
 def measure(given: argparse.Namespace, folder: Path) -> None:
     """Run every load on the real system, and store the results."""
     given.overrides = [*given.overrides, "proxy.debug_headers=always"]
-    made = Made(Kind(given.kind))
+    made = SyntheticArrivals(ArrivalKind(given.kind))
     with demo_fleet(given, models=given.models) as fleet:
         chosen = [
             dataclasses.replace(spec, workload=workload, engine_kind=given.engine)
@@ -317,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--factors", type=float, nargs="+", default=[0.3, 0.6, 0.9, 1.2])
     parser.add_argument("--fit-factors", type=float, nargs="+", default=[0.45, 0.75, 1.05])
-    parser.add_argument("--kind", choices=[kind.value for kind in Kind], default="burst")
+    parser.add_argument("--kind", choices=[kind.value for kind in ArrivalKind], default="burst")
     parser.add_argument("--traces", type=Path, default=None, help="what was measured, kept here")
     parser.add_argument(
         "--from", type=Path, default=None, dest="stored", help="what an earlier run kept; no engine"

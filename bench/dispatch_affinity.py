@@ -18,8 +18,8 @@ from bench.dispatch_cases import (
 )
 from partitiond.core import balance
 from partitiond.core.routing import ModelAvailability, ModelRoute
-from partitiond.simulation.dispatch import Caller, DispatchOptions, Flight
-from partitiond.simulation.events import Clock
+from partitiond.simulation.dispatch import DispatchOptions, SimulatedCaller, SimulatedRequest
+from partitiond.simulation.events import SimulatedClock
 
 TURNS: Final = 6
 THINK_SECONDS: Final = 6.0
@@ -42,7 +42,7 @@ class PrefixCaches:
             collections.OrderedDict
         )
 
-    def __call__(self, flight: Flight, replica_id: str) -> int:
+    def __call__(self, flight: SimulatedRequest, replica_id: str) -> int:
         """Tokens of the longest prefix in the replica's cache; then the prompt is cached."""
         known, caller = self._known[replica_id], flight.caller
         app = caller.prompt[:8].hex()
@@ -78,20 +78,22 @@ def converse(
     seconds: float = 60.0,
 ) -> Outcome:
     """Simulate conversations of `TURNS` turns with Poisson starts; a turn repeats all before it."""
-    clock, dice = Clock(), random.Random(seed)
+    clock, dice = SimulatedClock(), random.Random(seed)
     replicas = replicas_of(clock, fleet, planned)
     route = ModelRoute(
         "m", ModelAvailability.SERVING, "m", max_wait_seconds=TTFT_SECONDS - planned.ttft_p95
     )
     model = ours(dataclasses.replace(options, cache=PrefixCaches()))(clock, route, replicas, seed)
-    flights: list[Flight] = []
+    flights: list[SimulatedRequest] = []
     spreads: list[float] = []
     closed = WARM_UP_SECONDS + seconds
 
     def turn(session: str, prompt: bytes, number: int) -> None:
         answer = max(1, round(dice.expovariate(1 / ANSWER_TOKENS)))
         tokens = len(prompt) // BYTES_PER_TOKEN
-        flight = Flight(clock.now, tokens, answer, Caller(session=session, prompt=prompt))
+        flight = SimulatedRequest(
+            clock.now, tokens, answer, SimulatedCaller(session=session, prompt=prompt)
+        )
         flights.append(flight)
         model.arrive(flight)
         shares = [balance.occupancy(replica) for replica in replicas]
@@ -117,7 +119,9 @@ def converse(
     return _outcome(flights, planned, seconds, statistics.mean(spreads))
 
 
-def _outcome(flights: Sequence[Flight], planned: Planned, seconds: float, spread: float) -> Outcome:
+def _outcome(
+    flights: Sequence[SimulatedRequest], planned: Planned, seconds: float, spread: float
+) -> Outcome:
     last: dict[str, str] = {}
     same = again = 0
     for flight in flights:

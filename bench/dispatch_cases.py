@@ -25,15 +25,15 @@ from partitiond.core.spec import Slo
 from partitiond.core.units import GIB, Bytes
 from partitiond.simulation.batch import Batch
 from partitiond.simulation.dispatch import (
-    Caller,
     DispatchOptions,
-    Flight,
+    SimulatedCaller,
     SimulatedModel,
     SimulatedReplica,
+    SimulatedRequest,
 )
-from partitiond.simulation.engine import SharedDevice, SimulatedEngine
-from partitiond.simulation.events import Clock
-from partitiond.simulation.policies import BaselineModel, Choice
+from partitiond.simulation.engine import SharedDevice, SteppedEngine
+from partitiond.simulation.events import SimulatedClock
+from partitiond.simulation.policies import BaselineModel, PolicyChoice
 from partitiond.simulation.steps import StepModel
 
 GROWTH: Final = 0.03
@@ -108,17 +108,17 @@ LOADS: Final[dict[str, Load]] = {
 class Model(Protocol):
     """The dispatch under test."""
 
-    on_done: Callable[[Flight], None]
+    on_done: Callable[[SimulatedRequest], None]
 
-    def arrive(self, flight: Flight) -> None:
+    def arrive(self, flight: SimulatedRequest) -> None:
         """Take a request that arrives."""
         ...
 
 
-Make = Callable[[Clock, ModelRoute, Sequence[SimulatedReplica], int], Model]
+Make = Callable[[SimulatedClock, ModelRoute, Sequence[SimulatedReplica], int], Model]
 
 
-def _baseline(choice: Choice, *, limited: bool) -> Make:
+def _baseline(choice: PolicyChoice, *, limited: bool) -> Make:
     return lambda clock, route, replicas, _seed: BaselineModel(
         clock, route, replicas, choice, limited=limited
     )
@@ -134,10 +134,10 @@ def ours(options: DispatchOptions) -> Make:
 POLICIES: Final[dict[str, Make]] = {
     "ours": ours(DispatchOptions()),
     "ours, slow unseen": ours(DispatchOptions(learns_slowness=False)),
-    "rr": _baseline(Choice.ROUND_ROBIN, limited=False),
-    "lc": _baseline(Choice.LEAST_CONNECTIONS, limited=False),
-    "rr + limit": _baseline(Choice.ROUND_ROBIN, limited=True),
-    "lc + limit": _baseline(Choice.LEAST_CONNECTIONS, limited=True),
+    "rr": _baseline(PolicyChoice.ROUND_ROBIN, limited=False),
+    "lc": _baseline(PolicyChoice.LEAST_CONNECTIONS, limited=False),
+    "rr + limit": _baseline(PolicyChoice.ROUND_ROBIN, limited=True),
+    "lc + limit": _baseline(PolicyChoice.LEAST_CONNECTIONS, limited=True),
 }
 
 
@@ -167,11 +167,11 @@ class Planned:
 class Result:
     """One run: the requests that arrived in its window."""
 
-    flights: tuple[Flight, ...]
+    flights: tuple[SimulatedRequest, ...]
     seconds: float
     slo: Slo
 
-    def good(self, flight: Flight) -> bool:
+    def good(self, flight: SimulatedRequest) -> bool:
         """Whether the request ended within the SLO."""
         ttft, tpot = flight.ttft_seconds, flight.tpot_seconds
         return (
@@ -202,7 +202,7 @@ class Result:
 
 
 def replicas_of(
-    clock: Clock, fleet: Sequence[Engine], planned: Planned | None
+    clock: SimulatedClock, fleet: Sequence[Engine], planned: Planned | None
 ) -> list[SimulatedReplica]:
     """The fleet's replicas with engines on the clock, each on a device of its own."""
     made = []
@@ -218,9 +218,7 @@ def replicas_of(
             service_seconds=service_seconds(planned.ttft_p95 if planned else 0.1, full, 128),
         )  # fmt: skip
         device = SharedDevice(SharingMode.WHOLE)
-        made.append(
-            SimulatedReplica(route, SimulatedEngine(clock, device, candidate, batch, steps))
-        )
+        made.append(SimulatedReplica(route, SteppedEngine(clock, device, candidate, batch, steps)))
     return made
 
 
@@ -235,15 +233,17 @@ def _candidate(limit: int) -> Candidate:
 
 def plan_for(fleet: Sequence[Engine], lengths: Lengths, seconds: float = 60.0) -> Planned:
     """Measure the operating points with every slot of every replica taken."""
-    clock = Clock()
+    clock = SimulatedClock()
     replicas = replicas_of(clock, fleet, None)
-    ended: list[Flight] = []
+    ended: list[SimulatedRequest] = []
     numbers = itertools.count()
     healthy = {f"r{n}" for n, engine in enumerate(fleet) if engine.slow == 1}
 
     def send(replica: SimulatedReplica, share: float) -> None:
         prompt, output = lengths.pair(next(numbers), 0)
-        replica.start(Flight(clock.now, prompt, max(1, math.ceil(output * share))), clock.now)
+        replica.start(
+            SimulatedRequest(clock.now, prompt, max(1, math.ceil(output * share))), clock.now
+        )
 
     for replica in replicas:
 
@@ -267,7 +267,7 @@ def plan_for(fleet: Sequence[Engine], lengths: Lengths, seconds: float = 60.0) -
     return Planned(len(late) / seconds, Slo(TTFT_SECONDS, TPOT_SLACK * tpot), ttft, tpot)
 
 
-Source = tuple[Load, float, Caller, float]
+Source = tuple[Load, float, SimulatedCaller, float]
 """Load, requests/s, caller, and seconds of the window."""
 
 
@@ -275,7 +275,7 @@ def drive(
     make: Make,
     fleet: Sequence[Engine],
     planned: Planned,
-    sources: Sequence[tuple[Load, float, Caller]],
+    sources: Sequence[tuple[Load, float, SimulatedCaller]],
     *,
     seed: int,
     seconds: float = 60.0,
@@ -292,7 +292,7 @@ def drive(
         seconds: length of the window.
         max_queue: the proxy's limit.
     """
-    clock = Clock()
+    clock = SimulatedClock()
     route = ModelRoute(
         "m", ModelAvailability.SERVING, "m", max_queue=max_queue,
         max_wait_seconds=longest_wait_seconds(
@@ -300,7 +300,7 @@ def drive(
         ),
     )  # fmt: skip
     model = make(clock, route, replicas_of(clock, fleet, planned), seed)
-    flights: list[Flight] = []
+    flights: list[SimulatedRequest] = []
     for number, (load, rate, caller) in enumerate(sources):
         source = load, rate, caller, seconds
         _send(clock, model, source, flights, seed * 100 + number)
@@ -309,12 +309,14 @@ def drive(
     return Result(window, seconds, planned.slo)
 
 
-def _send(clock: Clock, model: Model, source: Source, flights: list[Flight], seed: int) -> None:
+def _send(
+    clock: SimulatedClock, model: Model, source: Source, flights: list[SimulatedRequest], seed: int
+) -> None:
     load, rate, caller, seconds = source
     due = enumerate(load.arrivals(rate, seed))
 
     def arrive(index: int) -> None:
-        flight = Flight(clock.now, *load.lengths.pair(index, seed), caller)
+        flight = SimulatedRequest(clock.now, *load.lengths.pair(index, seed), caller)
         flights.append(flight)
         following, when = next(due)
         if when < WARM_UP_SECONDS + seconds + TTFT_SECONDS:

@@ -30,16 +30,16 @@ from partitiond.planner.api import solve
 from partitiond.planner.candidates import candidates_for
 from partitiond.planner.types import PlanRequest
 from partitiond.profile_files import profile_paths, read_profile
-from partitiond.simulation.comparison import Difference, Figure, differences_of
+from partitiond.simulation.comparison import ComparedFigure, Difference, differences_of
 from partitiond.simulation.models import (
     EngineModel,
     EngineOf,
-    ModelTraffic,
+    SimulatedTraffic,
     best_known,
     engine_from_candidate,
     engine_from_profile,
 )
-from partitiond.simulation.replay import Load, ReplayOptions, replay_plan
+from partitiond.simulation.replay import OfferedLoad, ReplayOptions, replay_plan
 
 INSTANCE_WORKLOAD = Workload(prompt_tokens=512, output_tokens=195)
 """Assumed lengths: instances state tokens/s and planned requests/s only. A planned rate is
@@ -61,12 +61,12 @@ class Case:
 
     name: str
     plan: Plan
-    traffic: tuple[ModelTraffic, ...]
+    traffic: tuple[SimulatedTraffic, ...]
     engine_of: EngineOf
     options: ReplayOptions
     source: str
-    loads: tuple[Load, ...] = tuple(Load)
-    figures: tuple[Figure, ...] = tuple(Figure)
+    loads: tuple[OfferedLoad, ...] = tuple(OfferedLoad)
+    figures: tuple[ComparedFigure, ...] = tuple(ComparedFigure)
 
 
 # -- the simulator against measured profiles -------------------------------------------------
@@ -84,9 +84,9 @@ def closed_loop(profile: Profile, point: OperatingPoint, seconds: float) -> Iter
     engine = engine_from_profile(profile, point.batch, profile.workload.longest_tokens)
     found = replay_plan(
         plan,
-        [ModelTraffic(profile.model, profile.workload)],
+        [SimulatedTraffic(profile.model, profile.workload)],
         lambda _placement: engine,
-        Load.FULL,
+        OfferedLoad.FULL,
         ReplayOptions(seconds=seconds),
     )
     yield from differences_of(found)
@@ -227,7 +227,7 @@ def instance_cases(given: argparse.Namespace) -> Iterator[Case]:
                 plan = solve(asked)
                 if isinstance(plan, Infeasible):
                     continue
-                traffic = tuple(ModelTraffic(m.model, INSTANCE_WORKLOAD) for m in asked.models)
+                traffic = tuple(SimulatedTraffic(m.model, INSTANCE_WORKLOAD) for m in asked.models)
                 options = dataclasses.replace(_options(given), interference=NO_INTERFERENCE)
                 yield Case(
                     f"{kind} {size} seed {seed}",
@@ -238,13 +238,13 @@ def instance_cases(given: argparse.Namespace) -> Iterator[Case]:
                     INSTANCES,
                     # Their engines are made from the very figures that full load would compare,
                     # and all instances state the same latencies.
-                    (Load.DEMAND,),
-                    (Figure.SERVED,),
+                    (OfferedLoad.DEMAND,),
+                    (ComparedFigure.SERVED,),
                 )
 
 
-def _traffic(specs: Iterable[ModelSpec]) -> tuple[ModelTraffic, ...]:
-    return tuple(ModelTraffic(spec.name, spec.workload, spec.slo) for spec in specs)
+def _traffic(specs: Iterable[ModelSpec]) -> tuple[SimulatedTraffic, ...]:
+    return tuple(SimulatedTraffic(spec.name, spec.workload, spec.slo) for spec in specs)
 
 
 def _options(given: argparse.Namespace) -> ReplayOptions:

@@ -39,9 +39,9 @@ from partitiond.profiler.launch import plan_launch
 from partitiond.profiler.load import load_of
 from partitiond.profiler.runner import prior_of
 from partitiond.profiler.search import (
-    Done,
     NextTrial,
     Purpose,
+    SearchDone,
     SearchLimits,
     Visit,
     curve,
@@ -126,7 +126,7 @@ async def search(stand: Stand) -> list[Visit]:
     while True:
         elapsed = math.fsum(v.seconds for v in visits)
         proposal = propose(visits, stand.limits, elapsed)
-        if isinstance(proposal, Done):
+        if isinstance(proposal, SearchDone):
             return visits
         visits.append(await stand.trial(proposal, "ours"))
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from partitiond.core.families import FAMILIES as KNOWN
 from partitiond.core.families.quantised import SUPPORTED
 from partitiond.models.catalog import CATALOG
-from partitiond.models.listing import Row, count_text, engine_word, rows
+from partitiond.models.listing import CatalogRow, count_text, engine_word, rows
 from partitiond.models.started import load_starts
 
 Table = Callable[[tuple[str, ...], Iterator[tuple[str, ...]]], str]
@@ -79,7 +79,7 @@ def blocks(table: Table) -> Iterator[str]:
     yield table(("architecture", "engine", "class", "attention backends", "why not"), _starts())
 
 
-def _model(row: Row) -> tuple[str, ...]:
+def _model(row: CatalogRow) -> tuple[str, ...]:
     active = row.active_parameters
     each = f", {count_text(active)} per token" if active < row.parameters else ""
     window = ""
@@ -100,7 +100,7 @@ def _model(row: Row) -> tuple[str, ...]:
     )
 
 
-def _source(row: Row) -> tuple[str, ...]:
+def _source(row: CatalogRow) -> tuple[str, ...]:
     published = CATALOG[row.name].published
     assert published is not None
     stored = ", the tied output counted twice" if published.counts_tied_output else ""

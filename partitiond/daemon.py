@@ -44,7 +44,7 @@ from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.engines.scope import EngineCgroups
 from partitiond.engines.vllm import check_extra_args
 from partitiond.gpu_host import GpuHost, gpu_host
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 from partitiond.planner.progress import OnProgress
 from partitiond.planner.types import PlanRequest
 from partitiond.planner.warm import is_warm
@@ -248,7 +248,7 @@ def _variant(settings: Settings, devices: DeviceProvider) -> Variant:
     if settings.engine.variant != "auto":
         return settings.engine.variant
     try:
-        found = Looks(VARIANT_SECONDS).ask("the devices", devices.discover)
+        found = DeadlineCalls(VARIANT_SECONDS).ask("the devices", devices.discover)
     except SilentError:
         # A driver that hangs is installed; without one, the library says so at once.
         return "cuda" if settings.gpu.enabled else "cpu"

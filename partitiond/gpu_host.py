@@ -20,7 +20,7 @@ from partitiond.devices.partitions.journal import EntryKind, place_of
 from partitiond.engines.commands import planned_kv_tokens
 from partitiond.engines.owners import owners
 from partitiond.engines.scope import EngineCgroups
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 from partitiond.settings import Settings
 from partitiond.simulated_gpus import SimulatedHost
 from partitiond.simulated_gpus.description import read_description
@@ -66,7 +66,9 @@ def gpu_host(settings: Settings) -> GpuHost:
         place=outliving(EngineCgroups(settings.engine.cgroup)),
     )
     simulated = gpu.simulated_host if gpu.enabled else None
-    looks = Looks()  # shared by all, so that a GPU whose driver hangs blocks only one thread
+    looks = (
+        DeadlineCalls()
+    )  # shared by all, so that a GPU whose driver hangs blocks only one thread
     devices = HostDevices(
         settings.cpu.cores,
         settings.cpu.memory,

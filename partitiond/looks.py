@@ -30,7 +30,7 @@ MAX_WAITING: Final = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Look(Generic[T]):
+class PendingCall(Generic[T]):
     """A look in progress.
 
     Attributes:
@@ -85,7 +85,7 @@ class _Lane:
         self.works = False
 
 
-class Looks:
+class DeadlineCalls:
     """Makes looks, in one thread for each subject. Any thread may use it.
 
     Args:
@@ -97,7 +97,9 @@ class Looks:
         self._lock = threading.Lock()
         self._lanes: dict[str, _Lane] = {}
 
-    def begin(self, subject: str, call: Callable[[], T], seconds: float | None = None) -> Look[T]:
+    def begin(
+        self, subject: str, call: Callable[[], T], seconds: float | None = None
+    ) -> PendingCall[T]:
         """Begin a look. This never blocks.
 
         While another look at the same subject is overdue, the new look expires at once.
@@ -111,14 +113,14 @@ class Looks:
             overdue = lane.since is not None and now - lane.since >= seconds
             if overdue or len(lane.waiting) >= MAX_WAITING:
                 future.cancel()
-                return Look(subject, future, seconds, now)
+                return PendingCall(subject, future, seconds, now)
             lane.waiting.append(cast(tuple[Future[object], Callable[[], object]], (future, call)))
             if not lane.works:
                 lane.works, lane.since = True, now
                 threading.Thread(
                     target=self._work, args=(subject, lane), name=f"look at {subject}", daemon=True
                 ).start()
-        return Look(subject, future, seconds, now + seconds)
+        return PendingCall(subject, future, seconds, now + seconds)
 
     def ask(self, subject: str, call: Callable[[], T], seconds: float | None = None) -> T:
         """Look, and wait for the answer in this thread.

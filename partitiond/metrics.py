@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from partitiond.core.observation import Action, StartEngine, StopEngine
 from partitiond.core.replica import ReplicaState
 from partitiond.metric_family import Family
-from partitiond.metrics_shown import SHOWN, Shown, ShownCollector
+from partitiond.metrics_shown import SHOWN, MetricsSnapshot, ShownCollector
 from partitiond.ports import Event, Job, JobState, ReplicaView
 
 _PASS_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
@@ -80,7 +80,7 @@ class Metrics:
         replicas: Iterable[ReplicaView],
         jobs: Iterable[Job],
         proxy: str,
-        shown: Shown | None = None,
+        shown: MetricsSnapshot | None = None,
     ) -> str:
         """Make the Prometheus text. Any thread may call it: thousands of samples take a while.
 

@@ -1,8 +1,8 @@
 """Defines metrics of devices, planned and measured replicas, plans and drift.
 
-Each metric is a function of one `Shown`. Metrics are made for each scrape, and nothing is kept.
-Labels are names of registered models, replicas and devices, and words of ours, so the number of
-label values is bounded by what the operator registered and applied.
+Each metric is a function of one `MetricsSnapshot`. Metrics are made for each scrape, and nothing is
+kept. Labels are names of registered models, replicas and devices, and words of ours, so the number
+of label values is bounded by what the operator registered and applied.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ Samples = Iterable[tuple[tuple[str, ...], float | None]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Shown:
+class MetricsSnapshot:
     """The state at one time, for all metrics.
 
     Attributes:
@@ -47,8 +47,8 @@ _REPLICA: Final = ("model", "replica", "device")
 _ENGINE: Final = ("model", "replica")
 
 
-def _device(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], Samples]]:
-    def samples(shown: Shown) -> Samples:
+def _device(name: str, text: str, read: str) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
+    def samples(shown: MetricsSnapshot) -> Samples:
         for view in shown.overview.devices:
             value = getattr(view, read)
             yield (view.device.id,), None if value is None else float(value)
@@ -56,26 +56,30 @@ def _device(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], 
     return Family(f"partitiond_device_{name}", "gauge", _DEVICE, text), samples
 
 
-def _replicas(shown: Shown) -> Iterator[tuple[tuple[str, ...], ReplicaOverview]]:
+def _replicas(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], ReplicaOverview]]:
     """Every replica with its labels, under the name that the endpoint uses for its engine."""
     for view in shown.overview.replicas:
         yield (view.model, view.engine, view.device_id), view
 
 
-def _replica(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], Samples]]:
+def _replica(
+    name: str, text: str, read: str
+) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
     """A planned figure of replicas."""
 
-    def samples(shown: Shown) -> Samples:
+    def samples(shown: MetricsSnapshot) -> Samples:
         for labels, view in _replicas(shown):
             yield labels, float(getattr(view, read))
 
     return Family(f"partitiond_replica_{name}", "gauge", _REPLICA, text), samples
 
 
-def _measured(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], Samples]]:
+def _measured(
+    name: str, text: str, read: str
+) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
     """A figure of replicas measured over the window; unmeasured replicas are left out."""
 
-    def samples(shown: Shown) -> Samples:
+    def samples(shown: MetricsSnapshot) -> Samples:
         for labels, view in _replicas(shown):
             if view.measured is not None:
                 yield labels, getattr(view.measured, read)
@@ -83,16 +87,18 @@ def _measured(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown]
     return Family(f"partitiond_replica_{name}", "gauge", _REPLICA, text), samples
 
 
-def _model(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], Samples]]:
-    def samples(shown: Shown) -> Samples:
+def _model(name: str, text: str, read: str) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
+    def samples(shown: MetricsSnapshot) -> Samples:
         for view in shown.overview.models:
             yield (view.name,), getattr(view, read)
 
     return Family(f"partitiond_model_{name}", "gauge", _MODEL, text), samples
 
 
-def _traffic(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], Samples]]:
-    def samples(shown: Shown) -> Samples:
+def _traffic(
+    name: str, text: str, read: str
+) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
+    def samples(shown: MetricsSnapshot) -> Samples:
         sample = shown.sample
         for model, count in sample.models.items() if sample is not None else ():
             yield (model,), float(getattr(count, read))
@@ -100,8 +106,8 @@ def _traffic(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown],
     return Family(f"partitiond_model_{name}", "counter", _MODEL, text), samples
 
 
-def _work(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], Samples]]:
-    def samples(shown: Shown) -> Samples:
+def _work(name: str, text: str, read: str) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
+    def samples(shown: MetricsSnapshot) -> Samples:
         sample = shown.sample
         for replica, count in sample.replicas.items() if sample is not None else ():
             yield (count.model, replica), float(getattr(count, read))
@@ -109,8 +115,10 @@ def _work(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], Sa
     return Family(f"partitiond_engine_{name}", "counter", _ENGINE, text), samples
 
 
-def _scaling(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown], Samples]]:
-    def samples(shown: Shown) -> Samples:
+def _scaling(
+    name: str, text: str, read: str
+) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
+    def samples(shown: MetricsSnapshot) -> Samples:
         for view in shown.scaling:
             value = getattr(view, read)
             yield (view.model,), None if value is None else float(value)
@@ -120,60 +128,60 @@ def _scaling(name: str, text: str, read: str) -> tuple[Family, Callable[[Shown],
 
 def _plan(
     name: str, text: str, read: Callable[[Plan], float | None]
-) -> tuple[Family, Callable[[Shown], Samples]]:
-    def samples(shown: Shown) -> Samples:
+) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
+    def samples(shown: MetricsSnapshot) -> Samples:
         if shown.plan is not None:
             yield (), read(shown.plan)
 
     return Family(f"partitiond_plan_{name}", "gauge", (), text), samples
 
 
-def _infos(shown: Shown) -> Samples:
+def _infos(shown: MetricsSnapshot) -> Samples:
     for view in shown.overview.devices:
         yield (view.device.id, view.device.hardware, view.device.name), 1.0
 
 
-def _cordons(shown: Shown) -> Samples:
+def _cordons(shown: MetricsSnapshot) -> Samples:
     for view in shown.overview.devices:
         yield (view.device.id,), float(bool(view.cordoned))
 
 
-def _availability(shown: Shown) -> Samples:
+def _availability(shown: MetricsSnapshot) -> Samples:
     for view in shown.overview.models:
         yield (view.name, view.availability), 1.0
 
 
-def _problems(shown: Shown) -> Samples:
+def _problems(shown: MetricsSnapshot) -> Samples:
     for part, _ in shown.overview.problems:
         yield (part,), 1.0
 
 
-def _version(shown: Shown) -> Samples:
+def _version(shown: MetricsSnapshot) -> Samples:
     yield (shown.overview.version,), 1.0
 
 
-def _waiting(shown: Shown) -> Samples:
+def _waiting(shown: MetricsSnapshot) -> Samples:
     yield (), float(bool(shown.overview.waiting_plan_id))
 
 
-def _drifting(shown: Shown) -> Samples:
+def _drifting(shown: MetricsSnapshot) -> Samples:
     for view in shown.drift.replicas if shown.drift is not None else ():
         yield (view.model, view.engine, view.device_id), float(view.verdict in _DRIFTS)
 
 
-def _factors(shown: Shown) -> Samples:
+def _factors(shown: MetricsSnapshot) -> Samples:
     for one in shown.drift.corrections if shown.drift is not None else ():
         yield (one.model, one.hardware), one.factor
 
 
-def _remeasures(shown: Shown) -> Samples:
+def _remeasures(shown: MetricsSnapshot) -> Samples:
     if shown.drift is not None:
         yield (), float(len(shown.drift.remeasures))
 
 
 _DRIFTS: Final = frozenset({"slower", "faster"})
 
-SHOWN: Final[tuple[tuple[Family, Callable[[Shown], Samples]], ...]] = (
+SHOWN: Final[tuple[tuple[Family, Callable[[MetricsSnapshot], Samples]], ...]] = (
     (
         Family("partitiond_build_info", "gauge", ("version",), "1; the daemon's version."),
         _version,
@@ -313,14 +321,14 @@ SHOWN: Final[tuple[tuple[Family, Callable[[Shown], Samples]], ...]] = (
 
 
 class ShownCollector(Collector):
-    """Collects the metrics of one `Shown`.
+    """Collects the metrics of one `MetricsSnapshot`.
 
     Attributes:
         shown: the state to collect from; None gives no metrics.
     """
 
     def __init__(self) -> None:
-        self.shown: Shown | None = None
+        self.shown: MetricsSnapshot | None = None
 
     def describe(self) -> Iterator[Metric]:
         """No metrics, because none are known before a scrape."""

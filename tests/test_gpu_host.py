@@ -12,7 +12,7 @@ from partitiond.core.errors import DeviceError, EngineUnavailableError
 from partitiond.devices.mps import MpsControl
 from partitiond.engine_finder import EngineFinder
 from partitiond.engines.scope import EngineCgroups
-from partitiond.engines.scope_facts import Facts
+from partitiond.engines.scope_facts import ScopeFacts
 from partitiond.gpu_host import outliving
 from partitiond.settings import Settings
 from partitiond.simulated_gpus import SimulatedHost
@@ -46,7 +46,7 @@ async def test_an_mps_daemon_gets_a_cgroup_beside_those_of_engines(folder: Path)
     host = SimulatedHost.create("a100-80gb-x8", folder / "h")
     delegated = folder / "delegated"
     delegated.mkdir()
-    facts = Facts(uid=os.geteuid(), delegated=delegated)
+    facts = ScopeFacts(uid=os.geteuid(), delegated=delegated)
     control = mps(folder, host, EngineCgroups("delegated", lambda: facts))
     daemon = control.daemon(host.uuids()[0])
     await daemon.ensure()
@@ -61,7 +61,7 @@ async def test_an_mps_daemon_gets_a_cgroup_beside_those_of_engines(folder: Path)
 
 async def test_a_cgroup_that_cannot_be_had_is_a_devices_refusal(folder: Path) -> None:
     host = SimulatedHost.create("a100-80gb-x8", folder / "h")
-    control = mps(folder, host, EngineCgroups("scope", lambda: Facts(uid=os.geteuid())))
+    control = mps(folder, host, EngineCgroups("scope", lambda: ScopeFacts(uid=os.geteuid())))
     with pytest.raises(DeviceError, match=r"engine.cgroup = scope is not possible") as refused:
         await control.daemon(host.uuids()[0]).ensure()
     assert "partitiond setup" in refused.value.hint

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from partitiond.core.errors import DeviceError, SilentError
-from partitiond.looks import MAX_WAITING, Look, Looks
+from partitiond.looks import MAX_WAITING, DeadlineCalls, PendingCall
 
 
 def threads(subject: str) -> list[threading.Thread]:
@@ -15,7 +15,7 @@ def threads(subject: str) -> list[threading.Thread]:
 
 
 def test_a_look_answers_and_raises_as_its_call_does() -> None:
-    looks = Looks()
+    looks = DeadlineCalls()
     assert looks.ask("the sum", lambda: 1 + 1) == 2
     with pytest.raises(ZeroDivisionError):
         looks.ask("the quotient", lambda: 1 / 0)
@@ -28,7 +28,7 @@ def raising(error: Exception) -> None:
 
 
 def test_a_call_that_hangs_is_silent_keeps_one_thread_and_is_taken_up_again() -> None:
-    looks, release, begun = Looks(0.05), threading.Event(), threading.Event()
+    looks, release, begun = DeadlineCalls(0.05), threading.Event(), threading.Event()
 
     def hangs() -> bool:
         begun.set()
@@ -51,7 +51,7 @@ def test_a_call_that_hangs_is_silent_keeps_one_thread_and_is_taken_up_again() ->
 
 
 def test_looks_at_one_subject_take_turns_and_those_given_up_never_begin() -> None:
-    looks, release, made = Looks(60), threading.Event(), list[str]()
+    looks, release, made = DeadlineCalls(60), threading.Event(), list[str]()
     first = looks.begin("GPU 0", lambda: release.wait(60))
     give_up(looks.begin("GPU 0", lambda: made.append("given up")))
     second = looks.begin("GPU 0", lambda: made.append("second"))
@@ -64,7 +64,7 @@ def test_looks_at_one_subject_take_turns_and_those_given_up_never_begin() -> Non
     assert made == ["second"]
 
 
-def give_up(look: Look[None]) -> None:
+def give_up(look: PendingCall[None]) -> None:
     """As its asker does once the deadline has passed."""
     assert not look.future.cancelled()
     with pytest.raises(SilentError):
@@ -72,7 +72,7 @@ def give_up(look: Look[None]) -> None:
 
 
 def test_no_more_than_so_many_wait_for_one_subject() -> None:
-    looks, release = Looks(60), threading.Event()
+    looks, release = DeadlineCalls(60), threading.Event()
     looks.begin("GPU 0", lambda: release.wait(60))
     waiting = [looks.begin("GPU 0", lambda: None) for _ in range(MAX_WAITING + 2)]
     assert sum(look.future.cancelled() for look in waiting) in (2, 3)  # the first may have begun
@@ -83,7 +83,7 @@ def test_no_more_than_so_many_wait_for_one_subject() -> None:
 
 
 async def test_the_event_loop_goes_on_while_a_look_hangs() -> None:
-    looks, release = Looks(0.05), threading.Event()
+    looks, release = DeadlineCalls(0.05), threading.Event()
     asking = asyncio.create_task(looks.look("GPU 0", lambda: release.wait(60)))
     await asyncio.sleep(0)
     assert not asking.done()
@@ -97,7 +97,7 @@ async def test_the_event_loop_goes_on_while_a_look_hangs() -> None:
 
 
 async def test_a_look_whose_asker_is_cancelled_goes_on_alone() -> None:
-    looks, release = Looks(60), threading.Event()
+    looks, release = DeadlineCalls(60), threading.Event()
     asking = asyncio.create_task(looks.look("GPU 0", lambda: release.wait(60)))
     await asyncio.sleep(0)
     asking.cancel()
@@ -108,7 +108,7 @@ async def test_a_look_whose_asker_is_cancelled_goes_on_alone() -> None:
 
 
 def test_nothing_is_kept_of_subjects_that_are_looked_at_no_more() -> None:
-    looks = Looks(60)
+    looks = DeadlineCalls(60)
     for number in range(20):
         assert looks.ask(f"engine {number}", lambda: "well") == "well"
     for thread in threading.enumerate():

@@ -7,7 +7,7 @@ from partitiond.core.partition import CpuCores
 from partitiond.core.traffic import ModelCount, ReplicaCount, ReplicaTraffic, TrafficSample
 from partitiond.core.units import Bytes
 from partitiond.metrics import FAMILIES, Metrics
-from partitiond.metrics_shown import Shown
+from partitiond.metrics_shown import MetricsSnapshot
 from partitiond.ports import DeviceOverview, Event, ModelOverview, Overview, ReplicaOverview
 from partitiond.ports.drift import DriftReport, ReplicaDrift
 from partitiond.proxy.merged import Samples
@@ -43,10 +43,10 @@ DRIFT = DriftReport(
 SAMPLE = TrafficSample(
     1.0, "e", {"m": ModelCount(arrived=9, turned_away=2)}, {"m-1": ReplicaCount("m", "1", ok=7)}
 )
-SHOWN = Shown(OVERVIEW, PLAN, SAMPLE, DRIFT)
+SHOWN = MetricsSnapshot(OVERVIEW, PLAN, SAMPLE, DRIFT)
 
 
-def samples(metrics: Metrics, shown: Shown | None = SHOWN, proxy: str = "") -> Samples:
+def samples(metrics: Metrics, shown: MetricsSnapshot | None = SHOWN, proxy: str = "") -> Samples:
     return Samples(metrics.text((), (), proxy, shown))
 
 

@@ -72,7 +72,7 @@ def test_what_a_daemon_left_running_is_only_for_its_own_state_folder(short_dir: 
 def left_mps_daemon(settings: Settings, process: ProcessId) -> None:
     folder = record.folder_of(settings.run_dir, "GPU-12345678-0000")
     record.make(folder)
-    record.write(folder, record.Record("GPU-12345678-0000", process))
+    record.write(folder, record.MpsRecord("GPU-12345678-0000", process))
 
 
 def left_endpoint(settings: Settings, process: ProcessId) -> None:

@@ -28,7 +28,7 @@ from partitiond.devices.nvml import used_bytes
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.capabilities import capabilities_of
 from partitiond.engines.environment import EngineEnvironment, read_environment
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 
 if TYPE_CHECKING:
     from partitiond.simulated_gpus import SimulatedHost
@@ -144,7 +144,7 @@ def prepared(
             device_index=0,
             on_start=functools.partial(host.add_process, device.id) if host is not None else None,
         )
-        looks = Looks()
+        looks = DeadlineCalls()
         tools = Tools(
             runner=runner,
             telemetry=HostTelemetry(dcgm_url=arguments.dcgm_url, looks=looks),

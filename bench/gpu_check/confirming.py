@@ -11,7 +11,7 @@ from partitiond.ports import ProfileRequest
 from partitiond.profiler.bench import Bench
 from partitiond.profiler.capacity import confirmed_rate
 from partitiond.profiler.checkpoint import Checkpoint, fingerprint
-from partitiond.profiler.confirm import Aim, Confirmation, aim_of
+from partitiond.profiler.confirm import Confirmation, ConfirmationTarget, aim_of
 from partitiond.profiler.launch import plan_launch
 from partitiond.profiler.notes import frontier_note
 
@@ -84,7 +84,7 @@ def completed_by(
     )
 
 
-def _aim(profile: Profile, request: ProfileRequest) -> Aim:
+def _aim(profile: Profile, request: ProfileRequest) -> ConfirmationTarget:
     spec = request.model.spec
     point = named_point(profile, spec.operating_point, spec.slo)
     if point is None or point.output_tokens_per_s <= 0:

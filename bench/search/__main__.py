@@ -22,14 +22,14 @@ from bench.search.engine import SimulatedEngine
 from bench.search.reference import Reading, read, run_reference
 from partitiond.core.frontier import NEIGHBOUR_RATIO, TOLERANCE
 from partitiond.profiler import search
-from partitiond.profiler.search import Done, NextTrial, Prior, SearchLimits, Visit
+from partitiond.profiler.search import NextTrial, Prior, SearchDone, SearchLimits, Visit
 
 MAX_TRIALS: Final = 400
 ALLOWED_LOSS: Final = TOLERANCE + 0.03
 PRIOR_ERROR: Final = 1.5
 """A usual prior errs by this factor (one standard deviation); a wrong prior by 10."""
 
-Propose = Callable[[Sequence[Visit], SearchLimits, float], NextTrial | Done]
+Propose = Callable[[Sequence[Visit], SearchLimits, float], NextTrial | SearchDone]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def run_search(propose: Propose, engine: SimulatedEngine, limits: SearchLimits) 
     visits: list[Visit] = []
     for _ in range(MAX_TRIALS):
         proposal = propose(visits, limits, engine.clock_seconds)
-        if isinstance(proposal, Done):
+        if isinstance(proposal, SearchDone):
             return visits
         visits.append(engine.trial(proposal))
     raise RuntimeError("the search does not end")

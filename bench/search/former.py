@@ -11,9 +11,9 @@ from typing import Final
 from partitiond.core.frontier import NEIGHBOUR_RATIO, knee_range, last_doubling_growth
 from partitiond.core.profile import LimitedBy
 from partitiond.profiler.search import (
-    Done,
     NextTrial,
     Purpose,
+    SearchDone,
     SearchLimits,
     Visit,
     best_rate,
@@ -45,8 +45,8 @@ RAMP_E2EL: Final = 1.3
 
 def propose(
     visits: Sequence[Visit], limits: SearchLimits, elapsed_seconds: float
-) -> NextTrial | Done:
-    """The next trial, or `Done`."""
+) -> NextTrial | SearchDone:
+    """The next trial, or `SearchDone`."""
     return _Search(visits, limits, elapsed_seconds).next()
 
 
@@ -62,7 +62,7 @@ class _Search:
         self._left = math.inf if limit is None else limit - elapsed
         self._overrun_left = math.inf if limit is None else limit * TIME_OVERRUN - elapsed
 
-    def next(self) -> NextTrial | Done:
+    def next(self) -> NextTrial | SearchDone:
         growing = self._growing()
         if growing is not None:
             return self._trial(growing, Purpose.UP)
@@ -77,7 +77,7 @@ class _Search:
         second = self._second_visit(Purpose.REFINE)
         if second is not None:
             return self._trial(second, Purpose.DOWN)
-        return Done(self._capped_by(), complete=not skipped)
+        return SearchDone(self._capped_by(), complete=not skipped)
 
     # Growing
 

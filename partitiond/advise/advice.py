@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from partitiond.advise.identify import Known, Stranger
-from partitiond.advise.today import Today
+from partitiond.advise.identify import Known, UnidentifiedModel
+from partitiond.advise.today import Deployment
 from partitiond.core.hardware import Device
 from partitiond.core.plan import Infeasible, Objective, Plan
 from partitiond.core.profile import Profile
@@ -65,7 +65,7 @@ class Advice:
 
     seconds: float
     models: tuple[Known, ...]
-    strangers: tuple[Stranger, ...]
+    strangers: tuple[UnidentifiedModel, ...]
     today: tuple[str, ...]
     staying: Mapping[str, str]
     certain: tuple[str, ...]
@@ -116,7 +116,9 @@ class Choices:
     seed: int = 0
 
 
-def scope_of(today: Today, known: Sequence[Known], strangers: Sequence[Stranger]) -> Scope:
+def scope_of(
+    today: Deployment, known: Sequence[Known], strangers: Sequence[UnidentifiedModel]
+) -> Scope:
     """Return which devices take part in planning.
 
     Devices of unknown models, and of engines that span several devices, do not take part: they stay
@@ -147,9 +149,9 @@ def scope_of(today: Today, known: Sequence[Known], strangers: Sequence[Stranger]
 
 
 def advise(
-    today: Today,
+    today: Deployment,
     known: Sequence[Known],
-    strangers: Sequence[Stranger],
+    strangers: Sequence[UnidentifiedModel],
     profiles: Mapping[str, Sequence[Profile]],
     *,
     seconds: float,
@@ -195,7 +197,7 @@ def advise(
     )
 
 
-def _in_use(today: Today, scope: Scope) -> tuple[str, ...]:
+def _in_use(today: Deployment, scope: Scope) -> tuple[str, ...]:
     if scope.told_apart:
         used = {device for on in today.on.values() for device in on}
         return tuple(d.id for d in today.devices if d.id in used)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from partitiond.advise.lengths import workload_of
-from partitiond.advise.traffic import ModelTraffic
+from partitiond.advise.traffic import ObservedTraffic
 from partitiond.core.architecture import Architecture
 from partitiond.core.demand import MAX_DEMAND_REQ_PER_S
 from partitiond.core.errors import ModelSourceError, SpecError
@@ -40,7 +40,7 @@ ArchitectureOf = Callable[[ModelSource], Architecture]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Served:
+class ServedName:
     """What `/v1/models` tells about a served name.
 
     Attributes:
@@ -53,7 +53,7 @@ class Served:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Wishes:
+class UserChoices:
     """What the user specifies in addition to the observation.
 
     Attributes:
@@ -85,7 +85,7 @@ class Known:
         notes: assumptions that were made.
     """
 
-    traffic: ModelTraffic
+    traffic: ObservedTraffic
     spec: ModelSpec
     architecture: Architecture
     names: tuple[str, ...]
@@ -104,20 +104,20 @@ class Known:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Stranger:
+class UnidentifiedModel:
     """A model that cannot be planned, and why."""
 
-    traffic: ModelTraffic
+    traffic: ObservedTraffic
     reason: str
 
 
 def identify(
-    traffic: ModelTraffic,
-    served: Served,
-    wishes: Wishes,
+    traffic: ObservedTraffic,
+    served: ServedName,
+    wishes: UserChoices,
     architecture_of: ArchitectureOf,
     taken: Collection[str] = (),
-) -> Known | Stranger:
+) -> Known | UnidentifiedModel:
     """Identify the model of a served name.
 
     Args:
@@ -132,14 +132,14 @@ def identify(
     """
     if traffic.planned.high > MAX_DEMAND_REQ_PER_S:
         rate = traffic.planned.high
-        return Stranger(traffic, f"its metrics tell {rate:g} requests/s, which cannot be")
+        return UnidentifiedModel(traffic, f"its metrics tell {rate:g} requests/s, which cannot be")
     spec = wishes.specs.get(traffic.model) or wishes.specs.get(slug(traffic.model))
     try:
         source, architecture, names = _source(traffic.model, served, wishes, spec, architecture_of)
     except (SpecError, ModelSourceError) as error:
         if traffic.model in wishes.models:
             raise
-        return Stranger(traffic, str(error))
+        return UnidentifiedModel(traffic, str(error))
     workload, notes = _workload(traffic, spec)
     base = spec or ModelSpec(
         name=_free_name(slug(traffic.model), taken), source=source, engine=EngineOptions("auto")
@@ -176,8 +176,8 @@ def _free_name(name: str, taken: Collection[str]) -> str:
 
 def _source(
     model: str,
-    served: Served,
-    wishes: Wishes,
+    served: ServedName,
+    wishes: UserChoices,
     spec: ModelSpec | None,
     architecture_of: ArchitectureOf,
 ) -> tuple[ModelSource, Architecture, tuple[str, ...]]:
@@ -219,7 +219,7 @@ def _architecture(source: ModelSource, architecture_of: ArchitectureOf) -> Archi
     return architecture_of(source)
 
 
-def _workload(traffic: ModelTraffic, spec: ModelSpec | None) -> tuple[Workload, tuple[str, ...]]:
+def _workload(traffic: ObservedTraffic, spec: ModelSpec | None) -> tuple[Workload, tuple[str, ...]]:
     """Return the observed request shape; without requests the spec's, or the default."""
     if traffic.prompt is None or traffic.output is None:
         assumed = spec.workload if spec is not None else DEFAULT_WORKLOAD
@@ -235,7 +235,7 @@ def _workload(traffic: ModelTraffic, spec: ModelSpec | None) -> tuple[Workload, 
 
 
 def _context(
-    spec: ModelSpec, traffic: ModelTraffic, served: Served, wishes: Wishes
+    spec: ModelSpec, traffic: ObservedTraffic, served: ServedName, wishes: UserChoices
 ) -> tuple[int, tuple[str, ...]]:
     """Return the context length to plan for, in tokens, and notes.
 

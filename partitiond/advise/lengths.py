@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Final
 
-from partitiond.advise.readings import Histogram
+from partitiond.advise.readings import ScrapedHistogram
 from partitiond.core.workload import MAX_TOKENS, MAX_VARIATION, LengthShape, Workload
 
 FIXED_BELOW: Final = 0.05
@@ -51,7 +51,7 @@ class LengthFigures:
         return _Z95 * max(self.variation, FIXED_BELOW) / math.sqrt(max(1.0, self.count))
 
 
-def figures_of(histogram: Histogram) -> LengthFigures | None:
+def figures_of(histogram: ScrapedHistogram) -> LengthFigures | None:
     """Return the figures; None without counts, or if they are no lengths (mean below one token)."""
     count = histogram.count
     if count <= 0:
@@ -80,7 +80,7 @@ def mean_only(tokens: float, requests: float) -> LengthFigures | None:
     return LengthFigures(requests, mean, 0.0, mean, mean, None, 0.0)
 
 
-def quantile(histogram: Histogram, share: float) -> float:
+def quantile(histogram: ScrapedHistogram, share: float) -> float:
     """Return the value below which this share lies, linear within its bucket; NaN if unknown.
 
     In the last, unbounded bucket the value is the bucket's lower bound, as in PromQL's
@@ -121,7 +121,7 @@ def _planned_variation(figures: LengthFigures) -> float:
     )
 
 
-def _variation(histogram: Histogram, mean: float) -> tuple[float, float]:
+def _variation(histogram: ScrapedHistogram, mean: float) -> tuple[float, float]:
     """Return the likeliest lognormal's variation for this mean, and its misfit at the bounds."""
     cells = _cells(histogram)
     if len(cells) == 1 and cells[0][0] < mean <= cells[0][1]:
@@ -135,7 +135,7 @@ def _variation(histogram: Histogram, mean: float) -> tuple[float, float]:
     return math.sqrt(math.expm1(sigma**2)), misfit
 
 
-def _cells(histogram: Histogram) -> list[tuple[float, float, float]]:
+def _cells(histogram: ScrapedHistogram) -> list[tuple[float, float, float]]:
     """Return (above, up to, values) of each bucket that holds values."""
     bounds, counts = (0.0, *histogram.bounds), (0.0, *histogram.counts)
     return [

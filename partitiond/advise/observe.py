@@ -17,14 +17,14 @@ from partitiond.advise.readings import (
     HISTOGRAM_NAMES,
     OUTPUT_TOKENS,
     EngineKey,
-    Histogram,
     Reading,
+    ScrapedHistogram,
     readings_of,
 )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Stretch:
+class Interval:
     """Time between two looks at one engine.
 
     Attributes:
@@ -61,7 +61,7 @@ class EngineWindow:
     begin: float
     end: float
     looks: int
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[Interval, ...]
     ended: float
     aborted: float
     refused: float
@@ -75,7 +75,7 @@ class EngineWindow:
     peak_kv_usage: float | None
     kv_tokens: int
     restarts: int
-    histograms: Mapping[str, Histogram]
+    histograms: Mapping[str, ScrapedHistogram]
 
     @property
     def seconds(self) -> float:
@@ -137,7 +137,7 @@ def _window(key: EngineKey, readings: Sequence[Reading]) -> EngineWindow:
         begin=readings[0].at_seconds,
         end=readings[-1].at_seconds,
         looks=len(readings),
-        stretches=tuple(Stretch(a.at_seconds, b.at_seconds, _arrivals(a, b)) for a, b in pairs),
+        stretches=tuple(Interval(a.at_seconds, b.at_seconds, _arrivals(a, b)) for a, b in pairs),
         ended=grown("ended"),
         aborted=grown("aborted"),
         refused=grown("refused"),
@@ -177,19 +177,19 @@ def _arrivals(before: Reading, after: Reading) -> float:
     return max(0.0, grown) + refused
 
 
-def _grown_histogram(readings: Iterable[Reading], kind: str) -> Histogram:
+def _grown_histogram(readings: Iterable[Reading], kind: str) -> ScrapedHistogram:
     told = [r.histograms[kind] for r in readings if kind in r.histograms]
     return merged(_histogram_increase(a, b) for a, b in itertools.pairwise(told))
 
 
-def _histogram_increase(before: Histogram, after: Histogram) -> Histogram:
+def _histogram_increase(before: ScrapedHistogram, after: ScrapedHistogram) -> ScrapedHistogram:
     if before.bounds != after.bounds or after.count < before.count:
         return after
     counts = tuple(b - a for a, b in zip(before.counts, after.counts, strict=True))
-    return Histogram(after.bounds, counts, max(0.0, after.total - before.total))
+    return ScrapedHistogram(after.bounds, counts, max(0.0, after.total - before.total))
 
 
-def merged(histograms: Iterable[Histogram]) -> Histogram:
+def merged(histograms: Iterable[ScrapedHistogram]) -> ScrapedHistogram:
     """Return one histogram with the values of several.
 
     Engines of one model may have different bounds (they end at the context length). A value below a
@@ -200,10 +200,10 @@ def merged(histograms: Iterable[Histogram]) -> Histogram:
         return EMPTY
     bounds = tuple(sorted({bound for h in filled for bound in h.bounds}))
     counts = tuple(math.fsum(_at_most(h, bound) for h in filled) for bound in bounds)
-    return Histogram(bounds, counts, math.fsum(h.total for h in filled))
+    return ScrapedHistogram(bounds, counts, math.fsum(h.total for h in filled))
 
 
-def _at_most(histogram: Histogram, bound: float) -> float:
+def _at_most(histogram: ScrapedHistogram, bound: float) -> float:
     """Return the number of values that are certainly at most `bound`."""
     within = [n for b, n in zip(histogram.bounds, histogram.counts, strict=True) if b <= bound]
     return within[-1] if within else 0.0

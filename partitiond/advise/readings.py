@@ -88,7 +88,7 @@ class EngineKey:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Histogram:
+class ScrapedHistogram:
     """A Prometheus histogram: the number of values up to each bound.
 
     Attributes:
@@ -107,7 +107,7 @@ class Histogram:
         return self.counts[-1] if self.counts else 0.0
 
 
-EMPTY: Final = Histogram((), (), 0.0)
+EMPTY: Final = ScrapedHistogram((), (), 0.0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class Reading:
     prefix_found: float = 0.0
     kv_usage: float | None = None
     kv_tokens: int = 0
-    histograms: Mapping[str, Histogram] = dataclasses.field(default_factory=dict)
+    histograms: Mapping[str, ScrapedHistogram] = dataclasses.field(default_factory=dict)
 
 
 def readings_of(address: str, scrape: Scrape) -> dict[EngineKey, Reading]:
@@ -213,7 +213,7 @@ def _whole(text: str | None) -> int:
     return int(float(text)) if text and re.fullmatch(r"\d+(\.\d+)?", text) else 0
 
 
-def _histograms(by_name: Mapping[str, Sequence[Sample]]) -> dict[str, Histogram]:
+def _histograms(by_name: Mapping[str, Sequence[Sample]]) -> dict[str, ScrapedHistogram]:
     found = {}
     for kind, names in HISTOGRAMS.items():
         for name in names:
@@ -224,7 +224,7 @@ def _histograms(by_name: Mapping[str, Sequence[Sample]]) -> dict[str, Histogram]
     return found
 
 
-def _histogram(by_name: Mapping[str, Sequence[Sample]], name: str) -> Histogram | None:
+def _histogram(by_name: Mapping[str, Sequence[Sample]], name: str) -> ScrapedHistogram | None:
     """Sum buckets over their other labels; return None if there are none, or only the last."""
     sums: dict[float, float] = collections.defaultdict(float)
     for sample in by_name.get(f"{name}_bucket", ()):
@@ -237,4 +237,4 @@ def _histogram(by_name: Mapping[str, Sequence[Sample]], name: str) -> Histogram 
         return None
     sums.setdefault(math.inf, count)
     bounds = tuple(sorted(sums))
-    return Histogram(bounds, tuple(sums[bound] for bound in bounds), total)
+    return ScrapedHistogram(bounds, tuple(sums[bound] for bound in bounds), total)

@@ -22,7 +22,7 @@ _DESCRIBED: Final = re.compile(r"^\s*(?:(\d+)\s*[x ]\s*)?(\S+)\s*$")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Today:
+class Deployment:
     """Devices, and the engines on them.
 
     Attributes:

@@ -19,7 +19,7 @@ from typing import Final
 
 from loadgen.intervals import BATCHES, ratio_half_width
 from partitiond.advise.lengths import LengthFigures, figures_of, mean_only, quantile
-from partitiond.advise.observe import EngineWindow, Stretch, merged
+from partitiond.advise.observe import EngineWindow, Interval, merged
 
 _Z95: Final = 1.96
 MIN_PARTS: Final = 5
@@ -27,7 +27,7 @@ MIN_PARTS: Final = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Rate:
+class ObservedRate:
     """Requests per second with a 95 % interval, and the data behind it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Idle:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ModelTraffic:
+class ObservedTraffic:
     """Requests for one model, over all its engines.
 
     Attributes:
@@ -70,8 +70,8 @@ class ModelTraffic:
 
     model: str
     engines: tuple[EngineWindow, ...]
-    mean: Rate
-    busiest: Rate
+    mean: ObservedRate
+    busiest: ObservedRate
     prompt: LengthFigures | None
     output: LengthFigures | None
     ttft_p95_seconds: float | None
@@ -93,7 +93,7 @@ class ModelTraffic:
         return math.hypot(rate, self.output.half_width_share if self.output else 0.0)
 
     @property
-    def planned(self) -> Rate:
+    def planned(self) -> ObservedRate:
         """Rate of the busiest window, its interval widened by the uncertainty of the lengths."""
         rate = self.busiest
         if rate.middle <= 0:
@@ -110,7 +110,7 @@ class ModelTraffic:
 
 def traffic_of(
     windows: Iterable[EngineWindow], window_seconds: float | None = None
-) -> tuple[ModelTraffic, ...]:
+) -> tuple[ObservedTraffic, ...]:
     """Return the traffic of each model, by name.
 
     Args:
@@ -125,7 +125,7 @@ def traffic_of(
 
 def _traffic(
     model: str, engines: Sequence[EngineWindow], window_seconds: float | None
-) -> ModelTraffic:
+) -> ObservedTraffic:
     cells = cells_of(stretch for engine in engines for stretch in engine.stretches)
     histograms = {
         kind: merged(e.histograms[kind] for e in engines if kind in e.histograms)
@@ -142,7 +142,7 @@ def _traffic(
         for kind in ("ttft", "tpot")
     }
     told = [e for e in engines if e.peak_kv_usage is not None and e.kv_tokens]
-    return ModelTraffic(
+    return ObservedTraffic(
         model=model,
         engines=tuple(engines),
         mean=rate_of(cells),
@@ -166,7 +166,7 @@ def _known(value: float) -> float | None:
 # --- arrivals over time -----------------------------------------------------------------------
 
 
-def cells_of(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
+def cells_of(stretches: Iterable[Interval]) -> tuple[Interval, ...]:
     """Return the arrivals of all stretches between neighbouring looks at any engine, in order."""
     changes: dict[float, float] = collections.defaultdict(float)
     for stretch in stretches:
@@ -177,11 +177,11 @@ def cells_of(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
     cells, rate = [], 0.0
     for begin, end in itertools.pairwise(sorted(changes)):
         rate += changes[begin]
-        cells.append(Stretch(begin, end, max(0.0, rate) * (end - begin)))
+        cells.append(Interval(begin, end, max(0.0, rate) * (end - begin)))
     return tuple(cells)
 
 
-def busiest(cells: Sequence[Stretch], window_seconds: float | None) -> tuple[Stretch, ...]:
+def busiest(cells: Sequence[Interval], window_seconds: float | None) -> tuple[Interval, ...]:
     """Return the adjacent cells of at least `window_seconds` with the highest rate; all if shorter.
 
     The busiest of many windows is busy partly by chance: the plan errs on the high side.
@@ -203,19 +203,19 @@ def busiest(cells: Sequence[Stretch], window_seconds: float | None) -> tuple[Str
     return best
 
 
-def rate_of(cells: Sequence[Stretch]) -> Rate:
+def rate_of(cells: Sequence[Interval]) -> ObservedRate:
     """Return the rate over the cells and its 95 % interval, the wider of Poisson and batch
     means."""
     seconds = math.fsum(c.end - c.begin for c in cells)
     if seconds <= 0:
-        return Rate(0.0, 0.0, 0.0, 0.0, 0.0)
+        return ObservedRate(0.0, 0.0, 0.0, 0.0, 0.0)
     arrivals = math.fsum(c.arrivals for c in cells)
     middle = arrivals / seconds
     low, high = (limit / seconds for limit in poisson_limits(arrivals))
     width = _batch_half_width(cells)
     if math.isfinite(width):
         low, high = max(0.0, min(low, middle - width)), max(high, middle + width)
-    return Rate(low, middle, high, arrivals, seconds)
+    return ObservedRate(low, middle, high, arrivals, seconds)
 
 
 def poisson_limits(count: float) -> tuple[float, float]:
@@ -227,7 +227,7 @@ def poisson_limits(count: float) -> tuple[float, float]:
     return (limit(count, -_Z95) if count > 0 else 0.0), limit(count + 1, _Z95)
 
 
-def _batch_half_width(cells: Sequence[Stretch]) -> float:
+def _batch_half_width(cells: Sequence[Interval]) -> float:
     """Return the 95 % half-width by batch means, with at most `loadgen.intervals.BATCHES` parts."""
     parts = min(BATCHES, len(cells))
     if parts < MIN_PARTS:

@@ -5,7 +5,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from partitiond.api.errors import problem_response
-from partitiond.api.sessions import Sessions, bearer
+from partitiond.api.sessions import DashboardSessions, bearer
 from partitiond.core.actors import HEADER, actor_from, actor_of
 from partitiond.core.errors import InputError
 from partitiond.ports.actor import acting
@@ -23,7 +23,7 @@ class ActorScope:
         sessions: of the dashboard.
     """
 
-    def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
+    def __init__(self, app: ASGIApp, sessions: DashboardSessions) -> None:
         self._app = app
         self._sessions = sessions
 

@@ -13,7 +13,7 @@ from partitiond.api.profile_rows import ProfileRows
 from partitiond.api.replies import until_writable
 from partitiond.api.routes import ROUTERS, health, ui
 from partitiond.api.schemas import ApiOptions
-from partitiond.api.sessions import Sessions
+from partitiond.api.sessions import DashboardSessions
 from partitiond.ports import ControlService
 
 DESCRIPTION: Final = (
@@ -51,7 +51,7 @@ def create_app(
     )
     app.state.service = service
     app.state.options = options or ApiOptions()
-    app.state.sessions = Sessions(admin_token)
+    app.state.sessions = DashboardSessions(admin_token)
     app.state.profile_rows = ProfileRows()
     for router in ROUTERS:
         changes = router not in (health.router, ui.router)  # shutdown must not wait for the store

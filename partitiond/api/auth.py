@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from partitiond.api.errors import problem_response
-from partitiond.api.sessions import Sessions, bearer
+from partitiond.api.sessions import DashboardSessions, bearer
 from partitiond.core.errors import SettingsError, UnauthorizedError
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
@@ -95,7 +95,7 @@ class AdminAuth:
     """
 
     def __init__(
-        self, app: ASGIApp, token: str, sessions: Sessions, metrics_token: str = ""
+        self, app: ASGIApp, token: str, sessions: DashboardSessions, metrics_token: str = ""
     ) -> None:
         self._app = app
         self._token = token.encode()

@@ -34,7 +34,7 @@ class Session:
     until: float
 
 
-class Sessions:
+class DashboardSessions:
     """The open sessions.
 
     Args:

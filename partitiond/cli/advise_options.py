@@ -105,7 +105,7 @@ DrawOption = Annotated[
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
+class AdviseRequest:
     """The options, parsed and checked.
 
     Attributes:

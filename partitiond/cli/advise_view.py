@@ -11,7 +11,7 @@ from rich.text import Text
 from partitiond.advise.advice import Advice, LevelPlan
 from partitiond.advise.identify import Known
 from partitiond.advise.lengths import LengthFigures
-from partitiond.advise.traffic import Idle, ModelTraffic, Rate
+from partitiond.advise.traffic import Idle, ObservedRate, ObservedTraffic
 from partitiond.cli.plan_view import SHORT_KIND, render_plan
 from partitiond.core.plan import ModelForecast
 from partitiond.core.profile import ProfileKind
@@ -63,7 +63,7 @@ def _headline(advice: Advice) -> Text:
     return text
 
 
-def _seen(advice: Advice) -> list[ModelTraffic]:
+def _seen(advice: Advice) -> list[ObservedTraffic]:
     return [m.traffic for m in advice.models] + [s.traffic for s in advice.strangers]
 
 
@@ -244,7 +244,7 @@ def _idle(idle: Idle) -> str:
     return f"{idle.share:.0%} ({idle.low:.0%}-{idle.high:.0%})" if idle.looks else "-"
 
 
-def _kv(traffic: ModelTraffic) -> str:
+def _kv(traffic: ObservedTraffic) -> str:
     if traffic.peak_kv_tokens is None or not traffic.kv_tokens:
         return "-"
     return f"{traffic.peak_kv_tokens / traffic.kv_tokens:.1%}"
@@ -283,7 +283,7 @@ def to_plain(advice: Advice) -> dict[str, Any]:
     }
 
 
-def _plain_model(traffic: ModelTraffic, known: Known | None) -> dict[str, Any]:
+def _plain_model(traffic: ObservedTraffic, known: Known | None) -> dict[str, Any]:
     return {
         "model": traffic.model,
         "planned_as": known.spec.name if known else None,
@@ -308,7 +308,7 @@ def _plain_model(traffic: ModelTraffic, known: Known | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _plain_rate(rate: Rate) -> dict[str, float]:
+def _plain_rate(rate: ObservedRate) -> dict[str, float]:
     return {
         "low": rate.low,
         "middle": rate.middle,

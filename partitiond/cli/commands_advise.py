@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from partitiond.cli import advise_options as options
-from partitiond.cli.advise_options import Asked
+from partitiond.cli.advise_options import AdviseRequest
 from partitiond.cli.exits import Exit
 from partitiond.cli.groups import ADVISE_OPTIONS, headed
 from partitiond.cli.options import JsonOption, check_time_limit
@@ -67,7 +67,7 @@ def advise(
     middle and the high end of what was seen. It starts and changes nothing.
     """
     check_time_limit(time_limit)
-    asked = Asked(
+    asked = AdviseRequest(
         addresses=tuple(address or ()),
         seconds=_positive("--minutes", minutes, "minutes") * 60,
         every_seconds=_positive("--every", every, "seconds"),
@@ -91,7 +91,7 @@ def advise(
     _answer(ctx, asked, draw=draw, as_json=as_json)
 
 
-def _answer(ctx: typer.Context, asked: Asked, *, draw: bool, as_json: bool) -> None:
+def _answer(ctx: typer.Context, asked: AdviseRequest, *, draw: bool, as_json: bool) -> None:
     """Watch the engines, plan, show the advice, and exit."""
     from partitiond.cli.advise_view import render_advice, to_plain
     from partitiond.cli.local_advise import run_advise
@@ -116,7 +116,7 @@ def parse_range(text: str) -> float:
     return seconds
 
 
-def _check_sources(asked: Asked) -> None:
+def _check_sources(asked: AdviseRequest) -> None:
     """Raises InputError unless exactly one source is named and the watch spans two looks."""
     if bool(asked.addresses) == (asked.prometheus is not None):
         raise InputError(

@@ -11,7 +11,7 @@ from partitiond.core.errors import NotFoundError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from partitiond.models.listing import Row
+    from partitiond.models.listing import CatalogRow
 
 _WIDE: Final = 110
 """The table shows all of its columns on a terminal of at least this width."""
@@ -54,7 +54,7 @@ def catalog(
     say("Any other model works by its hub id or folder: partitiond models add ORG/NAME")
 
 
-def _row_named(name: str) -> "Row":
+def _row_named(name: str) -> "CatalogRow":
     from partitiond.models.catalog import CATALOG, QUANTISED
     from partitiond.models.listing import row_of
 
@@ -70,7 +70,7 @@ def _row_named(name: str) -> "Row":
     return row_of(CATALOG[key])
 
 
-def _table(rows: "list[Row]", width: int) -> "RenderableType":
+def _table(rows: "list[CatalogRow]", width: int) -> "RenderableType":
     """Return the table; a narrow one leaves out the licence and shortens the attention."""
     from partitiond.cli.render import new_table
     from partitiond.core.units import format_bytes
@@ -92,7 +92,7 @@ def _table(rows: "list[Row]", width: int) -> "RenderableType":
     return table
 
 
-def _parameters(row: "Row") -> str:
+def _parameters(row: "CatalogRow") -> str:
     """The number of parameters; in parentheses those that each token uses, if they are fewer."""
     from partitiond.models.listing import count_text
 
@@ -101,7 +101,7 @@ def _parameters(row: "Row") -> str:
     return count_text(row.parameters) + through
 
 
-def _record(row: "Row") -> "RenderableType":
+def _record(row: "CatalogRow") -> "RenderableType":
     from partitiond.cli.render import new_table
     from partitiond.core.units import format_bytes
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from partitiond.cli.doctor_findings import Finding
+    from partitiond.cli.doctor_findings import DoctorFinding
     from partitiond.settings import Settings
 
 FixOption = Annotated[
@@ -38,7 +38,7 @@ def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = 
     control daemons without clients. It changes nothing that is not ours, and ends nothing that
     serves.
     """
-    from partitiond.cli.doctor_findings import Verdict
+    from partitiond.cli.doctor_findings import CheckVerdict
 
     settings, findings = _findings(ctx)
     done: list[str] = []
@@ -49,11 +49,11 @@ def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = 
         print_json({"done": done, "findings": findings})
     else:
         emit(findings, as_json=as_json, render=lambda: _table(findings))
-    failed = any(finding.verdict is Verdict.FAIL for finding in findings)
+    failed = any(finding.verdict is CheckVerdict.FAIL for finding in findings)
     raise typer.Exit(Exit.FAILED if failed else Exit.OK)
 
 
-def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[Finding]]":
+def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[DoctorFinding]]":
     """Return all findings. Unreadable settings are one; then nothing else can be checked."""
     from partitiond.cli import doctor as checks
     from partitiond.cli.commands_daemon import lock_is_held
@@ -69,7 +69,7 @@ def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[Finding]]"
     return settings, [valid, *checks.examine(settings, daemon_runs=held)]
 
 
-def _fixed(settings: "Settings", findings: "Sequence[Finding]") -> list[str]:
+def _fixed(settings: "Settings", findings: "Sequence[DoctorFinding]") -> list[str]:
     """Show what would be done, do it, and report what was done."""
     from partitiond.cli.doctor_fixes import fix, fixable
 
@@ -85,7 +85,7 @@ def _fixed(settings: "Settings", findings: "Sequence[Finding]") -> list[str]:
     return done
 
 
-def _table(findings: "Sequence[Finding]") -> "RenderableType":
+def _table(findings: "Sequence[DoctorFinding]") -> "RenderableType":
     from partitiond.cli.render import new_table, state_text
 
     table = new_table("check", "", "found")

@@ -45,14 +45,14 @@ def has_gpu() -> bool:
 
     from partitiond.core.errors import SilentError
     from partitiond.devices.nvml.session import session
-    from partitiond.looks import Looks
+    from partitiond.looks import DeadlineCalls
 
     def count() -> int:
         with session():
             return int(pynvml.nvmlDeviceGetCount())
 
     try:
-        return Looks().ask("the NVIDIA driver", count) > 0
+        return DeadlineCalls().ask("the NVIDIA driver", count) > 0
     except SilentError:
         return True
     except pynvml.NVMLError:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from partitiond.core.estimate_report import EstimateReport, Question
     from partitiond.core.hardware import HardwareSpec
     from partitiond.core.partition import PartitionSize
-    from partitiond.core.prices import Prices
+    from partitiond.core.prices import TokenPrices
     from partitiond.core.spec import Slo
     from partitiond.core.workload import Workload
 
@@ -214,7 +214,7 @@ def _compare(
     emit(result, as_json=as_json, render=lambda: comparison_table(question, options, known))
 
 
-def read_prices(path: Path) -> "Prices":
+def read_prices(path: Path) -> "TokenPrices":
     """Read the user's prices from a file. Raises SpecError."""
     from partitiond.core.prices import prices_from
     from partitiond.serde import toml_of

@@ -175,7 +175,7 @@ def plan(
     settings = settings_of(ctx)
     with progress_shown(time_limit or settings.planner.time_limit_seconds) as show:
         found = plan_file(source, settings, question, options, show)
-    shown = Shown(found.plan, found.diff, found.infeasible, found.answers)
+    shown = ShownPlan(found.plan, found.diff, found.infeasible, found.answers)
     show_plan(shown, full=True, everything=everything, as_json=as_json)
     raise typer.Exit(exit_of(found.plan, found.infeasible))
 
@@ -279,7 +279,7 @@ def exit_of(plan: Plan | None, infeasible: Infeasible | None) -> Exit:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Shown:
+class ShownPlan:
     """The shown parts of a plan; the JSON has one shape for both ways of planning."""
 
     plan: Plan | None
@@ -293,11 +293,11 @@ def show_preview(
 ) -> None:
     """Show a plan with what it changes."""
     plan = None if preview.infeasible is not None else preview.plan
-    shown = Shown(plan, preview.diff, preview.infeasible, preview.answers)
+    shown = ShownPlan(plan, preview.diff, preview.infeasible, preview.answers)
     show_plan(shown, full=full, everything=everything, as_json=as_json)
 
 
-def show_plan(shown: Shown, *, full: bool, everything: bool = False, as_json: bool) -> None:
+def show_plan(shown: ShownPlan, *, full: bool, everything: bool = False, as_json: bool) -> None:
     """Draw the plan with the other answers, or show why there is none.
 
     Args:
@@ -321,7 +321,7 @@ def show_plan(shown: Shown, *, full: bool, everything: bool = False, as_json: bo
     out().print(render_answers(shown.plan, shown.infeasible, shown.answers))
 
 
-def fields_of(shown: Shown) -> dict[str, object]:
+def fields_of(shown: ShownPlan) -> dict[str, object]:
     """Return the fields by name, with their values as they are."""
     return {field.name: getattr(shown, field.name) for field in dataclasses.fields(shown)}
 

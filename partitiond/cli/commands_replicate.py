@@ -102,7 +102,7 @@ def replicate(
     Runs here, without a daemon. The result is kept with the models' newest profiles, and plans
     use it from then on.
     """
-    from partitiond.cli.local_replicate import Question, measure_here
+    from partitiond.cli.local_replicate import MeasurementRequest, measure_here
     from partitiond.cli.render_replicate import report_of
     from partitiond.profiler.side_by_side import WindowPlan
 
@@ -118,7 +118,7 @@ def replicate(
         }
     )
     names = [model] if other is None else [model, other]
-    question = Question(
+    question = MeasurementRequest(
         bodies=tuple({**body, "model": given.model_text(name)} for name in names),
         counts=counts_of(replicas),
         cores=cores,

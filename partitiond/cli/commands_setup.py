@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from partitiond.cli.setup_host import SetupHost
-    from partitiond.cli.setup_record import Outcome
-    from partitiond.cli.setup_steps import Step
+    from partitiond.cli.setup_record import StepOutcome
+    from partitiond.cli.setup_steps import SetupStep
 
 
 def register(app: typer.Typer) -> typer.Typer:
@@ -82,7 +82,9 @@ def setup(
     _set_up(host, steps_for(facts, host), apply=apply, as_json=as_json)
 
 
-def _set_up(host: "SetupHost", steps: "tuple[Step, ...]", *, apply: bool, as_json: bool) -> None:
+def _set_up(
+    host: "SetupHost", steps: "tuple[SetupStep, ...]", *, apply: bool, as_json: bool
+) -> None:
     from partitiond.cli import setup_record as record
 
     if not apply:
@@ -96,11 +98,11 @@ def _set_up(host: "SetupHost", steps: "tuple[Step, ...]", *, apply: bool, as_jso
 
 def _undo(host: "SetupHost", *, apply: bool, purge: bool, as_json: bool) -> None:
     from partitiond.cli import setup_record as record
-    from partitiond.cli.setup_steps import State
+    from partitiond.cli.setup_steps import StepProgress
 
     if not apply:
         done = reversed(record.read_record(host))
-        outcomes = [record.Outcome(step.key, step.what, State.TODO) for step in done]
+        outcomes = [record.StepOutcome(step.key, step.what, StepProgress.TODO) for step in done]
         _show(outcomes, as_json=as_json)
         if not as_json:
             say(
@@ -113,7 +115,7 @@ def _undo(host: "SetupHost", *, apply: bool, purge: bool, as_json: bool) -> None
     _finish(_told(record.undo(host, purge=purge), as_json=as_json), as_json=as_json)
 
 
-def _told(outcomes: "Iterable[Outcome]", *, as_json: bool) -> "list[Outcome]":
+def _told(outcomes: "Iterable[StepOutcome]", *, as_json: bool) -> "list[StepOutcome]":
     """Return all outcomes; report each as soon as it is there, because some take minutes."""
     found = []
     for outcome in outcomes:
@@ -124,18 +126,18 @@ def _told(outcomes: "Iterable[Outcome]", *, as_json: bool) -> "list[Outcome]":
     return found
 
 
-def _finish(outcomes: "list[Outcome]", *, as_json: bool) -> None:
-    from partitiond.cli.setup_steps import State
+def _finish(outcomes: "list[StepOutcome]", *, as_json: bool) -> None:
+    from partitiond.cli.setup_steps import StepProgress
 
     if as_json:
         print_json(outcomes)
     elif not outcomes:
         say("There was nothing to do.")
-    if any(outcome.state is State.CANNOT for outcome in outcomes):
+    if any(outcome.state is StepProgress.CANNOT for outcome in outcomes):
         raise typer.Exit(Exit.FAILED)
 
 
-def _show(outcomes: "list[Outcome]", *, as_json: bool) -> None:
+def _show(outcomes: "list[StepOutcome]", *, as_json: bool) -> None:
     if as_json:
         print_json(outcomes)
         return

@@ -76,7 +76,7 @@ def fleet(
     """
     from partitiond.cli.fleet_simulation import Simulated, simulate
     from partitiond.cli.fleet_view import render_report
-    from partitiond.simulation.fleet.arrivals import Kind
+    from partitiond.simulation.fleet.arrivals import ArrivalKind
 
     check_time_limit(time_limit)
     check_finite(factor=factor, seconds=seconds, warm_up=warm_up, scale_to_zero=scale_to_zero)
@@ -85,9 +85,9 @@ def fleet(
     if scale_to_zero is not None and not autoscale:
         raise InputError("--scale-to-zero is a part of --autoscale.", hint="Give both.")
     try:
-        kind = Kind(workload)
+        kind = ArrivalKind(workload)
     except ValueError as error:
-        names = ", ".join(one.value for one in Kind)
+        names = ", ".join(one.value for one in ArrivalKind)
         raise InputError(f"{workload!r} is no workload.", hint=f"Use {names}.") from error
     asked = Simulated(
         source=source,

@@ -9,7 +9,7 @@ from partitiond.cli.output import out, print_json
 from partitiond.core.errors import InputError
 
 if TYPE_CHECKING:
-    from partitiond.cli.top_screen import Look
+    from partitiond.cli.top_screen import OverviewReply
     from partitiond.client.client import ControlClient
 
 
@@ -58,12 +58,12 @@ def top(
         run(lambda: _look(client), state, console, interval)
 
 
-def _look(client: "ControlClient") -> "Look":
-    from partitiond.cli.top_screen import EVENTS, Look
+def _look(client: "ControlClient") -> "OverviewReply":
+    from partitiond.cli.top_screen import EVENTS, OverviewReply
 
     overview = client.overview()
     events = client.events(after=max(0, overview.last_event - EVENTS), limit=EVENTS)
-    return Look(overview, events)
+    return OverviewReply(overview, events)
 
 
 def _typed_at() -> bool:

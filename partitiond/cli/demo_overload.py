@@ -23,7 +23,7 @@ REQUEST_TIMEOUT_SECONDS = 120.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Lane:
+class ModelLoad:
     """One model's share of the overload.
 
     Attributes:
@@ -63,7 +63,7 @@ class Side:
 
 async def run_side(
     label: str,
-    lanes: Sequence[Lane],
+    lanes: Sequence[ModelLoad],
     *,
     proxy: str | None,
     seconds: float,
@@ -100,7 +100,7 @@ async def run_side(
     return summarise_side(label, list(zip((r[0] for r in runs), results, strict=True)), seconds)
 
 
-def _routes(lane: Lane, proxy: str | None, seed: int) -> Iterator[tuple[str, Iterator[float]]]:
+def _routes(lane: ModelLoad, proxy: str | None, seed: int) -> Iterator[tuple[str, Iterator[float]]]:
     """Yield targets with their arrivals: all to the proxy, or in turns to the lane's engines."""
     if proxy is not None:
         yield proxy, poisson(lane.req_per_s, seed)
@@ -110,15 +110,15 @@ def _routes(lane: Lane, proxy: str | None, seed: int) -> Iterator[tuple[str, Ite
         yield f"unix:{socket}", due
 
 
-def _workload(lane: Lane, seed: int) -> Workload:
+def _workload(lane: ModelLoad, seed: int) -> Workload:
     return Workload(lane.model, lane.shape.prompt_tokens, lane.shape.output_tokens, seed=seed)
 
 
 def summarise_side(
-    label: str, results: Sequence[tuple[Lane, OpenLoopResult]], seconds: float
+    label: str, results: Sequence[tuple[ModelLoad, OpenLoopResult]], seconds: float
 ) -> Side:
     """Add up all lanes, each request judged by its own model's SLO."""
-    pairs: list[tuple[Lane, Record]] = [
+    pairs: list[tuple[ModelLoad, Record]] = [
         (lane, record) for lane, result in results for record in result.arrivals
     ]
     outcomes = [record.outcome for _, record in pairs]

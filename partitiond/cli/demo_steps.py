@@ -239,7 +239,7 @@ def _timed(report: Reporter, seconds: float) -> Callable[[str, float], None]:
 
 def lanes(
     client: "ControlClient", plan: Plan, specs: Sequence[ModelSpec], load: float
-) -> list[demo_overload.Lane]:
+) -> list[demo_overload.ModelLoad]:
     """Return each model's share of an overload of `load` times the planned capacity."""
     capacity = {f.model: f.capacity_req_per_s for f in plan.forecasts}
     sockets: dict[str, list[str]] = {}
@@ -247,7 +247,7 @@ def lanes(
         if view.state == "serving":
             sockets.setdefault(view.model, []).append(view.socket_path)
     return [
-        demo_overload.Lane(
+        demo_overload.ModelLoad(
             spec.name, load * capacity[spec.name], WORKLOAD, SLO, tuple(sockets[spec.name])
         )
         for spec in specs

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from partitiond.cli.doctor_findings import Finding, fail, ok, warn
+from partitiond.cli.doctor_findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.doctor_limits import check_open_files, file_limits
 from partitiond.cli.doctor_native import examine_native
 from partitiond.cli.doctor_tls import check_tls
@@ -32,7 +32,7 @@ MIN_MEMORY_BYTES: Final = 5 * GIB
 """One CPU engine of the smallest catalog model takes about 4.6 GB."""
 
 
-def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
+def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> DoctorFinding:
     """Check that Python is 3.11 to 3.13."""
     text = ".".join(map(str, version))
     if (3, 11) <= version[:2] <= (3, 13):
@@ -40,7 +40,7 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
     return fail("python", f"Python {text} is not supported", "use Python 3.11, 3.12 or 3.13")
 
 
-def check_engine(settings: "Settings") -> Finding:
+def check_engine(settings: "Settings") -> DoctorFinding:
     """Check that there is an engine environment of a known version."""
     from partitiond.cli.commands_engine import chosen_variant, find_engine
     from partitiond.engines.capabilities import capabilities_of
@@ -56,7 +56,7 @@ def check_engine(settings: "Settings") -> Finding:
     return ok("engine", f"vLLM {environment.version} ({environment.variant})")
 
 
-def check_compiler(settings: "Settings") -> Finding:
+def check_compiler(settings: "Settings") -> DoctorFinding:
     """Check that there is a C compiler: vLLM compiles kernels at start."""
     del settings
     found = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
@@ -67,7 +67,7 @@ def check_compiler(settings: "Settings") -> Finding:
     return ok("compiler", str(shutil.which(found)))
 
 
-def check_writable(name: str, path: Path) -> Finding:
+def check_writable(name: str, path: Path) -> DoctorFinding:
     """Check that the folder exists, or can be made, and takes files."""
     existing = path
     while not existing.exists() and existing != existing.parent:
@@ -87,7 +87,7 @@ def check_writable(name: str, path: Path) -> Finding:
     return ok(name, f"{path} ({format_bytes(free)} free)")
 
 
-def check_port(name: str, host: str, port: int, *, daemon_runs: bool) -> Finding:
+def check_port(name: str, host: str, port: int, *, daemon_runs: bool) -> DoctorFinding:
     """Check that the port is free, or taken by the daemon of this state folder."""
     if port == 0:
         return ok(name, "a free one is taken")
@@ -107,7 +107,7 @@ def check_port(name: str, host: str, port: int, *, daemon_runs: bool) -> Finding
     return ok(name, f"{host}:{port} is free")
 
 
-def check_shared_memory(settings: "Settings", folder: Path = SHARED_MEMORY) -> Finding:
+def check_shared_memory(settings: "Settings", folder: Path = SHARED_MEMORY) -> DoctorFinding:
     """Check the room in /dev/shm."""
     del settings
     if not folder.is_dir():
@@ -122,7 +122,7 @@ def check_shared_memory(settings: "Settings", folder: Path = SHARED_MEMORY) -> F
     return ok("shared memory", f"{folder} has {format_bytes(free)} free")
 
 
-def check_memory(settings: "Settings") -> Finding:
+def check_memory(settings: "Settings") -> DoctorFinding:
     """Check the host memory that an engine may take."""
     import psutil
 
@@ -138,7 +138,7 @@ def check_memory(settings: "Settings") -> Finding:
     return ok("memory", f"{format_bytes(free)} available")
 
 
-def check_devices(settings: "Settings") -> Finding:
+def check_devices(settings: "Settings") -> DoctorFinding:
     """Check that there is at least one device, and that NVML answers if there is a GPU."""
     from partitiond.cli.commands_daemon import host_devices
 
@@ -154,7 +154,7 @@ def check_devices(settings: "Settings") -> Finding:
     return ok("devices", names if gpus else f"{names} (no NVIDIA GPU: the CPU serves)")
 
 
-def check_telemetry(settings: "Settings") -> Finding:
+def check_telemetry(settings: "Settings") -> DoctorFinding:
     """Report which telemetry each device exposes, and why not the rest; profiles carry it."""
     import asyncio
 
@@ -174,7 +174,7 @@ def check_telemetry(settings: "Settings") -> Finding:
     return ok("telemetry", "; ".join(asyncio.run(ask())) or "no devices")
 
 
-def check_leftovers(settings: "Settings", *, daemon_runs: bool) -> Finding:
+def check_leftovers(settings: "Settings", *, daemon_runs: bool) -> DoctorFinding:
     """Find processes of this state folder that no daemon watches."""
     found = processes_of(settings.run_dir)
     if daemon_runs:
@@ -213,11 +213,11 @@ def processes_of(run_dir: Path) -> list[tuple[int, str]]:
     return found
 
 
-def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[Finding]:
+def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFinding]:
     """Run all checks, in the order in which a newcomer meets the parts."""
     from partitiond.cli.doctor_gather import gather, judge
 
-    checks: list[Callable[[], Finding]] = [
+    checks: list[Callable[[], DoctorFinding]] = [
         check_python,
         lambda: check_engine(settings),
         lambda: check_compiler(settings),

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from partitiond.cli.doctor_facts import DeviceNode, HostFacts
-from partitiond.cli.doctor_findings import Finding, fail, ok, warn
+from partitiond.cli.doctor_findings import DoctorFinding, fail, ok, warn
 from partitiond.core.hardware import DeviceDetails
-from partitiond.core.health import Health, judge
+from partitiond.core.health import DeviceHealth, judge
 from partitiond.core.units import format_bytes
 
 OLDEST_DRIVER: Final = 525
@@ -22,7 +22,9 @@ DRIVER = "gpu driver"
 NODES = "gpu devices"
 
 
-def check_driver(host: HostFacts, gpus: Sequence[DeviceDetails], refused: int | None) -> Finding:
+def check_driver(
+    host: HostFacts, gpus: Sequence[DeviceDetails], refused: int | None
+) -> DoctorFinding:
     """Check that the driver is installed, of one version, and answers.
 
     Args:
@@ -58,7 +60,7 @@ def check_driver(host: HostFacts, gpus: Sequence[DeviceDetails], refused: int | 
 _ABSENT: Final = (LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED)
 
 
-def _answers(gpus: Sequence[DeviceDetails]) -> Finding:
+def _answers(gpus: Sequence[DeviceDetails]) -> DoctorFinding:
     version = gpus[0].device.driver
     major = version.partition(".")[0]
     if major.isdigit() and int(major) < OLDEST_DRIVER:
@@ -70,7 +72,7 @@ def _answers(gpus: Sequence[DeviceDetails]) -> Finding:
     return ok(DRIVER, f"{version} shows {len(gpus)} GPUs")
 
 
-def _container(host: HostFacts) -> Finding:
+def _container(host: HostFacts) -> DoctorFinding:
     there = f" ({len(host.pci_gpus)} NVIDIA GPUs are on the bus)" if host.pci_gpus else ""
     if not host.pci_gpus:
         return ok(DRIVER, f"in a container ({host.container}) without GPUs: the CPU serves")
@@ -87,7 +89,7 @@ def _container(host: HostFacts) -> Finding:
     )
 
 
-def _silent(host: HostFacts, refused: int | None) -> Finding:
+def _silent(host: HostFacts, refused: int | None) -> DoctorFinding:
     """Explain why NVML shows nothing although there is a GPU or a driver."""
     if host.kernel_driver and not host.library_drivers:
         if host.container:
@@ -135,7 +137,7 @@ def _silent(host: HostFacts, refused: int | None) -> Finding:
     )
 
 
-def check_nodes(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[Finding]:
+def check_nodes(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[DoctorFinding]:
     """Check that /dev/nvidia* exist and this user may use them; MIG's capability files, too."""
     if not host.kernel_driver and not host.nodes:
         return []
@@ -165,7 +167,7 @@ def _is_cap(node: DeviceNode) -> bool:
     return "nvidia-caps" in node.path
 
 
-def _closed(host: HostFacts, closed: Sequence[DeviceNode]) -> Finding:
+def _closed(host: HostFacts, closed: Sequence[DeviceNode]) -> DoctorFinding:
     names = ", ".join(node.path for node in closed[:3])
     first = closed[0]
     group = _group(first.group)
@@ -190,7 +192,7 @@ def _group(number: int) -> str:
         return ""
 
 
-def _caps(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[Finding]:
+def _caps(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[DoctorFinding]:
     """Check that engines in GPU instances may read the two capability files of their instance."""
     if not any(gpu.mig_mode == "on" and gpu.device.mig_instances for gpu in gpus):
         return []
@@ -210,7 +212,7 @@ def _caps(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[Finding]:
     ]
 
 
-def check_gpus(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[Finding]:
+def check_gpus(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[DoctorFinding]:
     """Check persistence, compute mode, health and foreign processes of GPUs, and their fabric."""
     if not gpus:
         return []
@@ -223,7 +225,7 @@ def check_gpus(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[Finding]:
     return [*found, *_fabric(host, gpus)]
 
 
-def _persistence(host: HostFacts, gpus: Sequence[DeviceDetails]) -> Finding:
+def _persistence(host: HostFacts, gpus: Sequence[DeviceDetails]) -> DoctorFinding:
     off = [gpu.device.id for gpu in gpus if gpu.persistence is False]
     if not off:
         return ok("gpu persistence", "the driver stays loaded without clients")
@@ -237,7 +239,7 @@ def _persistence(host: HostFacts, gpus: Sequence[DeviceDetails]) -> Finding:
     )
 
 
-def _compute_mode(gpu: DeviceDetails) -> list[Finding]:
+def _compute_mode(gpu: DeviceDetails) -> list[DoctorFinding]:
     name, command = gpu.device.id, f"sudo nvidia-smi -i {gpu.device.id} -c DEFAULT"
     if gpu.compute_mode == "prohibited":
         return [fail("compute mode", f"{name}: prohibited, so no CUDA program may run on it",
@@ -255,9 +257,9 @@ def _compute_mode(gpu: DeviceDetails) -> list[Finding]:
     return []
 
 
-def _health(gpu: DeviceDetails) -> list[Finding]:
+def _health(gpu: DeviceDetails) -> list[DoctorFinding]:
     verdict = judge(gpu.readings, gpu.xids)
-    shape = {Health.FAILED: fail, Health.DEGRADED: warn}
+    shape = {DeviceHealth.FAILED: fail, DeviceHealth.DEGRADED: warn}
     return [
         shape[one.level]("gpu health", f"{gpu.device.id}: {one.what.rstrip('.')}",
                          one.advice.rstrip("."), _mends(gpu, one.advice))
@@ -275,7 +277,7 @@ def _mends(gpu: DeviceDetails, advice: str) -> str:
     return "dcgmi diag -r 3" if "dcgmi" in lowered else ""
 
 
-def _foreign(gpu: DeviceDetails) -> list[Finding]:
+def _foreign(gpu: DeviceDetails) -> list[DoctorFinding]:
     others = gpu.device.foreign
     if not others:
         return []
@@ -293,7 +295,7 @@ def _foreign(gpu: DeviceDetails) -> list[Finding]:
     ]
 
 
-def _fabric(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[Finding]:
+def _fabric(host: HostFacts, gpus: Sequence[DeviceDetails]) -> list[DoctorFinding]:
     """Check the fabric manager: CUDA does not start before it has set up the NVSwitches."""
     if not host.pci_switches and not any(gpu.nvswitch for gpu in gpus):
         return []

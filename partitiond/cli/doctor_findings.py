@@ -4,7 +4,7 @@ import dataclasses
 import enum
 
 
-class Verdict(enum.StrEnum):
+class CheckVerdict(enum.StrEnum):
     """The result of a check."""
 
     OK = "ok"
@@ -13,7 +13,7 @@ class Verdict(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorFinding:
     """The result of one check.
 
     Attributes:
@@ -23,23 +23,27 @@ class Finding:
     """
 
     check: str
-    verdict: Verdict
+    verdict: CheckVerdict
     message: str
     advice: str = ""
     command: str = ""
     fix: str = ""
 
 
-def ok(check: str, message: str) -> Finding:
+def ok(check: str, message: str) -> DoctorFinding:
     """Return a finding that all is well."""
-    return Finding(check, Verdict.OK, message)
+    return DoctorFinding(check, CheckVerdict.OK, message)
 
 
-def warn(check: str, message: str, advice: str, command: str = "", *, fix: str = "") -> Finding:
+def warn(
+    check: str, message: str, advice: str, command: str = "", *, fix: str = ""
+) -> DoctorFinding:
     """Return a finding that something works, but not as well as it could."""
-    return Finding(check, Verdict.WARN, message, advice, command, fix)
+    return DoctorFinding(check, CheckVerdict.WARN, message, advice, command, fix)
 
 
-def fail(check: str, message: str, advice: str, command: str = "", *, fix: str = "") -> Finding:
+def fail(
+    check: str, message: str, advice: str, command: str = "", *, fix: str = ""
+) -> DoctorFinding:
     """Return a finding that something cannot work."""
-    return Finding(check, Verdict.FAIL, message, advice, command, fix)
+    return DoctorFinding(check, CheckVerdict.FAIL, message, advice, command, fix)

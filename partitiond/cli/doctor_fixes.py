@@ -13,13 +13,13 @@ from partitiond.core.errors import PartitiondError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partitiond.cli.doctor_findings import Finding
+    from partitiond.cli.doctor_findings import DoctorFinding
     from partitiond.settings import Settings
 
 STOP_SECONDS = 10.0
 
 
-def fixable(findings: "Sequence[Finding]") -> "list[Finding]":
+def fixable(findings: "Sequence[DoctorFinding]") -> "list[DoctorFinding]":
     """Return the findings that `fix` would do something about."""
     return [finding for finding in findings if finding.fix]
 

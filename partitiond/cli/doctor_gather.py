@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 from partitiond.cli.doctor_driver import check_driver, check_gpus, check_nodes
 from partitiond.cli.doctor_facts import HostFacts, host_facts
-from partitiond.cli.doctor_findings import Finding, fail, warn
+from partitiond.cli.doctor_findings import DoctorFinding, fail, warn
 from partitiond.cli.doctor_leftovers import EngineFolder, check_engines, engine_folders
 from partitiond.cli.doctor_limits import Ulimits, check_limits, ulimits
 from partitiond.cli.doctor_mig import check_mig
 from partitiond.cli.doctor_mps import MpsFacts, OwnMps, check_mps
 from partitiond.core.errors import InputError, PartitiondError, SilentError
 from partitiond.core.hardware import DeviceDetails, DeviceKind
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.obstacles import Obstacle
 
 if TYPE_CHECKING:
     from partitiond.devices.partitions.journal import Entry
-    from partitiond.looks import Looks
+    from partitiond.looks import DeadlineCalls
     from partitiond.settings import Settings
 
 JOURNAL = "devices.json"
@@ -43,7 +43,7 @@ class GpuFacts:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Facts:
+class GatheredFacts:
     """Everything that the GPU part of the doctor looks at.
 
     Attributes:
@@ -62,7 +62,7 @@ class Facts:
     limits: Ulimits = dataclasses.field(default_factory=Ulimits)
     cores: int = 1
     may_change_mig: bool | None = None
-    reported: tuple[tuple[str, Health, str], ...] = ()
+    reported: tuple[tuple[str, DeviceHealth, str], ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
 
 
@@ -72,7 +72,7 @@ def gather(
     daemon_runs: bool,
     root: Path = Path("/"),
     environment: Mapping[str, str] | None = None,
-) -> Facts:
+) -> GatheredFacts:
     """Look at everything once. What cannot be read is a fact as well: nothing is raised."""
     told = os.environ if environment is None else environment
     simulated = settings.gpu.simulated_host is not None
@@ -91,7 +91,7 @@ def gather(
     gpu = gpu_facts(settings)
     reported, obstacles = _reported(settings) if daemon_runs else ((), ())
     journal, problem = _journal(settings)
-    return Facts(
+    return GatheredFacts(
         host=host,
         gpu=gpu,
         mps=mps_facts(settings),
@@ -106,7 +106,7 @@ def gather(
     )
 
 
-def judge(facts: Facts, settings: "Settings", *, daemon_runs: bool) -> list[Finding]:
+def judge(facts: GatheredFacts, settings: "Settings", *, daemon_runs: bool) -> list[DoctorFinding]:
     """Return all findings of the GPU part, in the order in which they build on each other. Pure."""
     gpus = facts.gpu.gpus
     found = [check_driver(facts.host, gpus, facts.gpu.refused)]
@@ -147,9 +147,9 @@ def judge(facts: Facts, settings: "Settings", *, daemon_runs: bool) -> list[Find
     return [*found, *check_limits(facts.host, facts.limits, gpus=real, cores=facts.cores)]
 
 
-def _from_daemon(facts: Facts) -> list[Finding]:
-    known = {gpu.device.id for gpu in facts.gpu.gpus if gpu.device.health is not Health.FINE}
-    shape = {Health.FAILED: fail, Health.DEGRADED: warn}
+def _from_daemon(facts: GatheredFacts) -> list[DoctorFinding]:
+    known = {gpu.device.id for gpu in facts.gpu.gpus if gpu.device.health is not DeviceHealth.FINE}
+    shape = {DeviceHealth.FAILED: fail, DeviceHealth.DEGRADED: warn}
     return [
         shape[health](
             "gpu health",
@@ -165,7 +165,7 @@ def _from_daemon(facts: Facts) -> list[Finding]:
 # -- each source -----------------------------------------------------------------------------
 
 
-def gpu_facts(settings: "Settings", looks: "Looks | None" = None) -> GpuFacts:
+def gpu_facts(settings: "Settings", looks: "DeadlineCalls | None" = None) -> GpuFacts:
     """Read what NVML shows, or why it shows nothing.
 
     Args:
@@ -261,7 +261,7 @@ def _may_change_mig(settings: "Settings", gpu: GpuFacts) -> bool | None:
     """Whether GPU instances can be made here; None if no GPU has MIG, or if unknown."""
     from partitiond.devices.nvml import gpu as handle_of
     from partitiond.devices.nvml.mig import may_change_instances
-    from partitiond.looks import Looks
+    from partitiond.looks import DeadlineCalls
 
     able = [g for g in gpu.gpus if g.mig_mode]
     if not able:
@@ -273,14 +273,14 @@ def _may_change_mig(settings: "Settings", gpu: GpuFacts) -> bool | None:
             return may_change_instances(handle, settings.gpu.mig_helper)
 
     try:
-        return Looks().ask(uuid, may)
+        return DeadlineCalls().ask(uuid, may)
     except PartitiondError:
         return None
 
 
 def _reported(
     settings: "Settings",
-) -> tuple[tuple[tuple[str, Health, str], ...], tuple[Obstacle, ...]]:
+) -> tuple[tuple[tuple[str, DeviceHealth, str], ...], tuple[Obstacle, ...]]:
     from partitiond.cli.options import connected
 
     try:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from partitiond.cli.doctor_findings import Finding, ok, warn
+from partitiond.cli.doctor_findings import DoctorFinding, ok, warn
 
 CHECK = "engines"
 
@@ -28,7 +28,7 @@ class EngineFolder:
 
 def check_engines(
     folders: Sequence[EngineFolder], run_dir: Path, *, daemon_runs: bool
-) -> list[Finding]:
+) -> list[DoctorFinding]:
     """Find engines without a daemon, engines of jobs that are gone, and folders of dead engines."""
     if daemon_runs:
         alive = sum(folder.alive for folder in folders)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.cli.doctor_facts import HostFacts
-from partitiond.cli.doctor_findings import Finding, fail, ok, warn
+from partitiond.cli.doctor_findings import DoctorFinding, fail, ok, warn
 from partitiond.core.units import GIB, MIB, format_bytes
 from partitiond.proxy.files import FILES_PER_CONNECTION, OWN_FILES, files_needed
 
@@ -75,7 +75,7 @@ def file_limits() -> FileLimits:
     return FileLimits(bounded(soft), bounded(hard), host)
 
 
-def check_open_files(limits: FileLimits, *, max_connections: int, workers: int) -> Finding:
+def check_open_files(limits: FileLimits, *, max_connections: int, workers: int) -> DoctorFinding:
     """Check that the endpoint can hold as many connections as it accepts.
 
     The limit holds for each process, and the kernel distributes connections over workers freely:
@@ -106,7 +106,7 @@ def check_open_files(limits: FileLimits, *, max_connections: int, workers: int) 
     return ok("open files", f"limit {'none' if soft is None else soft}, {needed} needed")
 
 
-def check_limits(host: HostFacts, limits: Ulimits, *, gpus: int, cores: int) -> list[Finding]:
+def check_limits(host: HostFacts, limits: Ulimits, *, gpus: int, cores: int) -> list[DoctorFinding]:
     """Check everything that bounds engines from outside.
 
     Args:
@@ -121,7 +121,7 @@ def check_limits(host: HostFacts, limits: Ulimits, *, gpus: int, cores: int) -> 
     return found or [ok("limits", f"{cores} cores; no limit in the way")]
 
 
-def _cgroup(host: HostFacts, gpus: int) -> list[Finding]:
+def _cgroup(host: HostFacts, gpus: int) -> list[DoctorFinding]:
     found = []
     limits, engines = host.cgroup, max(1, gpus)
     needed = HOST_BYTES_PER_ENGINE * engines
@@ -161,7 +161,7 @@ def _program(host: HostFacts) -> str:
     return host.container if host.container in {"docker", "podman"} else "docker"
 
 
-def _ulimits(limits: Ulimits, gpus: int) -> list[Finding]:
+def _ulimits(limits: Ulimits, gpus: int) -> list[DoctorFinding]:
     found = []
     least = THREADS_PER_ENGINE * 4 * max(1, gpus)
     if limits.processes is not None and limits.processes < least:
@@ -187,7 +187,7 @@ def _ulimits(limits: Ulimits, gpus: int) -> list[Finding]:
     return found
 
 
-def _swap(host: HostFacts) -> list[Finding]:
+def _swap(host: HostFacts) -> list[DoctorFinding]:
     found = []
     if host.swap_used_bytes > max(GIB, host.swap_bytes // 4):
         found.append(
@@ -212,7 +212,7 @@ def _swap(host: HostFacts) -> list[Finding]:
     return found
 
 
-def _cores(host: HostFacts, gpus: int, cores: int) -> list[Finding]:
+def _cores(host: HostFacts, gpus: int, cores: int) -> list[DoctorFinding]:
     allowed = min(cores, host.cgroup.cores or cores)
     if allowed >= CORES_PER_GPU * gpus:
         return []
@@ -227,7 +227,7 @@ def _cores(host: HostFacts, gpus: int, cores: int) -> list[Finding]:
     ]
 
 
-def _numa(host: HostFacts) -> list[Finding]:
+def _numa(host: HostFacts) -> list[DoctorFinding]:
     if host.numa_nodes < 2 or not host.numa_balancing:
         return []
     return [
@@ -241,7 +241,7 @@ def _numa(host: HostFacts) -> list[Finding]:
     ]
 
 
-def _shared_memory(host: HostFacts, gpus: int) -> list[Finding]:
+def _shared_memory(host: HostFacts, gpus: int) -> list[DoctorFinding]:
     needed = SHARED_BYTES_PER_GPU * gpus
     size = host.shared_memory_bytes
     if size is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from partitiond.cli.doctor_findings import Finding, fail, ok, warn
+from partitiond.cli.doctor_findings import DoctorFinding, fail, ok, warn
 from partitiond.core.hardware import DeviceDetails, MigInstance
 from partitiond.core.mig import profiles_of
 from partitiond.devices.partitions.journal import Entry, EntryKind, place_text
@@ -18,7 +18,7 @@ def check_mig(
     changes: str,
     may_change: bool | None,
     daemon_runs: bool,
-) -> list[Finding]:
+) -> list[DoctorFinding]:
     """Return everything about MIG that is wrong; if nothing is, one line that sums it up.
 
     Args:
@@ -41,7 +41,7 @@ def check_mig(
     return found or [ok(CHECK, summary)]
 
 
-def _modes(gpu: DeviceDetails) -> list[Finding]:
+def _modes(gpu: DeviceDetails) -> list[DoctorFinding]:
     if not gpu.mig_pending or gpu.mig_pending == gpu.mig_mode:
         return []
     return [
@@ -56,7 +56,7 @@ def _modes(gpu: DeviceDetails) -> list[Finding]:
     ]
 
 
-def _journal(gpus: Sequence[DeviceDetails], journal: Sequence[Entry]) -> list[Finding]:
+def _journal(gpus: Sequence[DeviceDetails], journal: Sequence[Entry]) -> list[DoctorFinding]:
     """Find entries that are not on the devices, as after a reboot, and leftovers of ours."""
     there = {gpu.device.id: gpu for gpu in gpus}
     gone, left = [], []
@@ -112,7 +112,9 @@ def _are(entries: Collection[Entry]) -> str:
     return "is" if len(entries) == 1 else "are"
 
 
-def _unused(gpu: DeviceDetails, journal: Sequence[Entry], *, daemon_runs: bool) -> list[Finding]:
+def _unused(
+    gpu: DeviceDetails, journal: Sequence[Entry], *, daemon_runs: bool
+) -> list[DoctorFinding]:
     """Find instances that no process runs in, and instances that CUDA cannot see."""
     ours = {e.what for e in journal if e.device_id == gpu.device.id}
     found = []
@@ -162,7 +164,7 @@ def _rights(
     able: Sequence[DeviceDetails],
     changes: str,
     may_change: bool | None,
-) -> list[Finding]:
+) -> list[DoctorFinding]:
     if changes == "never" or may_change is not False:
         return []
     needed = able if changes == "mode" else on

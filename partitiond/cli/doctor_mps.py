@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from partitiond.cli.doctor_facts import HostFacts
-from partitiond.cli.doctor_findings import Finding, ok, warn
+from partitiond.cli.doctor_findings import DoctorFinding, ok, warn
 from partitiond.core.hardware import DeviceDetails, SharingMode
 from partitiond.devices.mps.foreign import ForeignMps
 
@@ -47,7 +47,7 @@ class MpsFacts:
 
 def check_mps(
     gpus: Sequence[DeviceDetails], mps: MpsFacts, host: HostFacts, *, daemon_runs: bool
-) -> list[Finding]:
+) -> list[DoctorFinding]:
     """Find what keeps shares under MPS from working, and what is in the way."""
     able = [gpu for gpu in gpus if SharingMode.MPS in gpu.device.modes]
     if not able and not mps.own and not mps.foreign:
@@ -60,7 +60,7 @@ def check_mps(
     return found or [ok(CHECK, summary)]
 
 
-def _program(able: Sequence[DeviceDetails], mps: MpsFacts, host: HostFacts) -> list[Finding]:
+def _program(able: Sequence[DeviceDetails], mps: MpsFacts, host: HostFacts) -> list[DoctorFinding]:
     if not able or not mps.unavailable:
         return []
     words, _, advice = mps.unavailable.partition(". ")
@@ -80,7 +80,7 @@ def _program(able: Sequence[DeviceDetails], mps: MpsFacts, host: HostFacts) -> l
     ]
 
 
-def _others(mps: MpsFacts) -> list[Finding]:
+def _others(mps: MpsFacts) -> list[DoctorFinding]:
     return [
         warn(
             CHECK,
@@ -102,7 +102,7 @@ def _quit_command(one: ForeignMps) -> str:
     return f"echo quit | sudo -u '#{one.uid}' env {where}{CONTROL}"
 
 
-def _environment(host: HostFacts) -> list[Finding]:
+def _environment(host: HostFacts) -> list[DoctorFinding]:
     """Warn of MPS variables in this shell: every program that it starts inherits them."""
     told = [name for name, _ in host.environment if name.startswith("CUDA_MPS_")]
     if not told:
@@ -118,7 +118,7 @@ def _environment(host: HostFacts) -> list[Finding]:
     ]
 
 
-def _leftovers(mps: MpsFacts) -> list[Finding]:
+def _leftovers(mps: MpsFacts) -> list[DoctorFinding]:
     found = []
     stale = [own for own in mps.own if not own.alive]
     if stale:

@@ -3,10 +3,10 @@
 import sys
 
 from partitiond import native
-from partitiond.cli.doctor_findings import Finding, ok, warn
+from partitiond.cli.doctor_findings import DoctorFinding, ok, warn
 
 
-def check_native(*, built: bool, problem: str | None) -> Finding:
+def check_native(*, built: bool, problem: str | None) -> DoctorFinding:
     """Check the hot path. It works either way; compiled, a request takes about half the CPU time.
 
     Args:
@@ -22,6 +22,6 @@ def check_native(*, built: bool, problem: str | None) -> Finding:
     return warn("endpoint", "its hot path is not compiled: twice the CPU time", advice, command)
 
 
-def examine_native() -> Finding:
+def examine_native() -> DoctorFinding:
     """Check the hot path for this installation and user."""
     return check_native(built=native.is_built(), problem=native.problem())

@@ -4,14 +4,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from partitiond.cli.doctor_findings import Finding, fail, ok, warn
+from partitiond.cli.doctor_findings import DoctorFinding, fail, ok, warn
 from partitiond.core.errors import SettingsError
 
 RENEW_BEFORE: Final = timedelta(days=21)
 """Certificates of 90 days are usually renewed 30 days before they end; at 21 days it is overdue."""
 
 
-def check_tls(certificate: Path | None, key: Path | None, now: datetime) -> list[Finding]:
+def check_tls(certificate: Path | None, key: Path | None, now: datetime) -> list[DoctorFinding]:
     """Check whether the files can be used, and until when; nothing without TLS."""
     from partitiond.tls_files import check_files, valid_until
 

@@ -20,7 +20,13 @@ from partitiond.offline import fleet_request
 from partitiond.planner.api import solve
 from partitiond.planner.types import PlanRequest, usual_budget
 from partitiond.settings import Settings
-from partitiond.simulation.fleet.arrivals import Arrival, Kind, Made, made_up, replayed
+from partitiond.simulation.fleet.arrivals import (
+    Arrival,
+    ArrivalKind,
+    SyntheticArrivals,
+    made_up,
+    replayed,
+)
 from partitiond.simulation.fleet.report import FleetReport
 from partitiond.simulation.fleet.run import FleetOptions, FleetRun
 from partitiond.simulation.fleet.scaling import Scaler
@@ -35,7 +41,7 @@ class Simulated:
 
     source: Path
     trace: Path | None = None
-    kind: Kind = Kind.POISSON
+    kind: ArrivalKind = ArrivalKind.POISSON
     factor: float = 1.0
     seconds: float | None = None
     warm_up_seconds: float = 0.0
@@ -143,7 +149,7 @@ def _arrivals(
             raise InputError(str(error), hint="`docs/loadgen.md` lists what is known.") from error
         return replayed(trace, rates, speed=asked.factor, seed=asked.seed)
     length = asked.warm_up_seconds + _seconds(asked)
-    made = Made(asked.kind, asked.factor, period_seconds=length)
+    made = SyntheticArrivals(asked.kind, asked.factor, period_seconds=length)
     return made_up(
         made, {name: (rate, specs[name].workload) for name, rate in rates.items()}, asked.seed
     )

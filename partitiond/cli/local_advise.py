@@ -11,23 +11,23 @@ import typer
 from partitiond.advise.advice import Advice, Choices
 from partitiond.advise.advice import advise as advise_on
 from partitiond.advise.exposition import Scrape
-from partitiond.advise.identify import Known, Served, Stranger, Wishes, identify
+from partitiond.advise.identify import Known, ServedName, UnidentifiedModel, UserChoices, identify
 from partitiond.advise.knowledge import profiles_for
 from partitiond.advise.observe import observe
 from partitiond.advise.readings import readings_of
 from partitiond.advise.sources.gpus import GpuWatch
 from partitiond.advise.sources.prometheus import Prometheus
-from partitiond.advise.sources.scraper import Watched, watch
+from partitiond.advise.sources.scraper import ScrapedEngines, watch
 from partitiond.advise.today import (
     Address,
-    Today,
+    Deployment,
     allowing,
     described,
     parse_address,
     resolved,
 )
-from partitiond.advise.traffic import ModelTraffic, traffic_of
-from partitiond.cli.advise_options import Asked
+from partitiond.advise.traffic import ObservedTraffic, traffic_of
+from partitiond.cli.advise_options import AdviseRequest
 from partitiond.cli.options import settings_of
 from partitiond.cli.output import err, say
 from partitiond.core.architecture import Architecture
@@ -38,11 +38,13 @@ from partitiond.core.spec import ModelSource, ModelSpec, Slo
 from partitiond.fleet import Fleet, load_fleet
 from partitiond.settings import Settings
 
-Seen = tuple[Mapping[str, Sequence[Scrape]], Mapping[str, Mapping[str, Served]], Today, float]
+Seen = tuple[
+    Mapping[str, Sequence[Scrape]], Mapping[str, Mapping[str, ServedName]], Deployment, float
+]
 """Scrapes and served names by address, the devices, and the seconds watched."""
 
 
-def run_advise(ctx: typer.Context, asked: Asked) -> Advice:
+def run_advise(ctx: typer.Context, asked: AdviseRequest) -> Advice:
     """Look at a deployment, then plan what was seen. This starts and changes nothing.
 
     Raises:
@@ -69,7 +71,11 @@ def run_advise(ctx: typer.Context, asked: Asked) -> Advice:
 
 
 def plan_seen(
-    asked: Asked, wishes: Wishes, measured: Sequence[Profile], seen: Seen, settings: Settings
+    asked: AdviseRequest,
+    wishes: UserChoices,
+    measured: Sequence[Profile],
+    seen: Seen,
+    settings: Settings,
 ) -> Advice:
     """Advice on the observed deployment. Raises SpecError, UpstreamError."""
     scrapes, served, today, seconds = seen
@@ -85,7 +91,7 @@ def plan_seen(
     say(f"Planning {len(known)} model(s) on {len(today.devices)} device(s), three times ...")
     knowledge = {m.spec.name: profiles_for(m, today.devices, measured, now) for m in known}
     notes = [f"{name}: {note}" for name, one in knowledge.items() for note in one.notes]
-    today = Today(today.devices, today.on, today.busy, (*today.notes, *notes))
+    today = Deployment(today.devices, today.on, today.busy, (*today.notes, *notes))
     return advise_on(
         today,
         known,
@@ -96,8 +102,8 @@ def plan_seen(
     )
 
 
-def _wishes(asked: Asked, fleet: Fleet | None) -> Wishes:
-    return Wishes(
+def _wishes(asked: AdviseRequest, fleet: Fleet | None) -> UserChoices:
+    return UserChoices(
         models=asked.models,
         specs={spec.name: spec for spec in fleet.models} if fleet else {},
         architectures=fleet.architectures if fleet else {},
@@ -107,14 +113,14 @@ def _wishes(asked: Asked, fleet: Fleet | None) -> Wishes:
     )
 
 
-def _allowing(today: Today, asked: Asked) -> Today:
-    return Today(allowing(today.devices, asked.modes), today.on, today.busy, today.notes)
+def _allowing(today: Deployment, asked: AdviseRequest) -> Deployment:
+    return Deployment(allowing(today.devices, asked.modes), today.on, today.busy, today.notes)
 
 
 # --- looking ----------------------------------------------------------------------------------
 
 
-def _kept(asked: Asked, given: Sequence[Device]) -> Seen:
+def _kept(asked: AdviseRequest, given: Sequence[Device]) -> Seen:
     assert asked.prometheus is not None
     source = Prometheus(asked.prometheus, asked.select)
     try:
@@ -125,14 +131,14 @@ def _kept(asked: Asked, given: Sequence[Device]) -> Seen:
         raise SpecError(
             "the Prometheus knows no GPU: no DCGM exporter is scraped.", hint=NAME_THE_GPUS
         )
-    today = Today(tuple(given)) if given else kept.today
+    today = Deployment(tuple(given)) if given else kept.today
     return kept.scrapes, {}, today, kept.seconds
 
 
 NAME_THE_GPUS = 'Say what the engines run on: --gpu "4 a100-80gb", or --fleet FILE.'
 
 
-def _watched(asked: Asked, given: Sequence[Device], settings: Settings) -> Seen:
+def _watched(asked: AdviseRequest, given: Sequence[Device], settings: Settings) -> Seen:
     from partitiond.devices.cpu import discover_cpu
 
     addresses = tuple(parse_address(text) for text in asked.addresses)
@@ -145,8 +151,10 @@ def _watched(asked: Asked, given: Sequence[Device], settings: Settings) -> Seen:
         said = resolved(addresses, devices)
         seen = _look(urls, asked)
     finally:
-        found = Today(devices) if given else gpus.close(urls)
-    today = Today(found.devices, {**found.on, **said}, found.busy, (*found.notes, *_missed(seen)))
+        found = Deployment(devices) if given else gpus.close(urls)
+    today = Deployment(
+        found.devices, {**found.on, **said}, found.busy, (*found.notes, *_missed(seen))
+    )
     return seen.scrapes, seen.served, today, seen.seconds
 
 
@@ -158,17 +166,17 @@ def _different(addresses: Sequence[Address]) -> tuple[str, ...]:
     return tuple(urls)
 
 
-def _look(urls: Sequence[str], asked: Asked) -> Watched:
+def _look(urls: Sequence[str], asked: AdviseRequest) -> ScrapedEngines:
     """Watch the engines; Ctrl-C ends the watch early and keeps what was seen."""
     from partitiond.cli.render_progress import reporting
     from partitiond.core.units import format_duration
 
-    watched = Watched()
+    watched = ScrapedEngines()
     length = format_duration(asked.seconds)
     say(f"Watching {len(urls)} address(es) for {length}; Ctrl-C advises from what was seen.")
     with reporting(err()) as progress:
 
-        def show(now: Watched) -> None:
+        def show(now: ScrapedEngines) -> None:
             _check_names(asked.models, now)
             looks = sum(len(scrapes) for scrapes in now.scrapes.values())
             left = max(0.0, asked.seconds - now.seconds)
@@ -190,7 +198,7 @@ def _look(urls: Sequence[str], asked: Asked) -> Watched:
     return watched
 
 
-def _check_names(models: Mapping[str, str], watched: Watched) -> None:
+def _check_names(models: Mapping[str, str], watched: ScrapedEngines) -> None:
     """Raise SpecError for a --model that no engine serves: at the first look, not at the end."""
     seen = {
         key.model
@@ -205,7 +213,7 @@ def _check_names(models: Mapping[str, str], watched: Watched) -> None:
         )
 
 
-def _missed(watched: Watched) -> Iterable[str]:
+def _missed(watched: ScrapedEngines) -> Iterable[str]:
     for address, (count, reason) in sorted(watched.missed.items()):
         answered = len(watched.scrapes.get(address, ()))
         yield f"{address} answered {answered} of {answered + count} looks; last: {reason}"
@@ -214,7 +222,7 @@ def _missed(watched: Watched) -> Iterable[str]:
 # --- what is known ----------------------------------------------------------------------------
 
 
-def _measured(ctx: typer.Context, asked: Asked) -> list[Profile]:
+def _measured(ctx: typer.Context, asked: AdviseRequest) -> list[Profile]:
     """Profiles from the named files, and those the daemon or the state folder keeps."""
     from partitiond.cli.shelf import shelf_of
     from partitiond.profile_files import profile_paths, read_profile
@@ -227,18 +235,18 @@ def _measured(ctx: typer.Context, asked: Asked) -> list[Profile]:
 
 
 def _identified(
-    traffic: Sequence[ModelTraffic],
-    served: Mapping[str, Mapping[str, Served]],
-    wishes: Wishes,
+    traffic: Sequence[ObservedTraffic],
+    served: Mapping[str, Mapping[str, ServedName]],
+    wishes: UserChoices,
     settings: Settings,
-) -> tuple[list[Known], list[Stranger]]:
+) -> tuple[list[Known], list[UnidentifiedModel]]:
     known: list[Known] = []
-    strangers: list[Stranger] = []
+    strangers: list[UnidentifiedModel] = []
     for one in traffic:
         told = (served.get(e.key.address, {}).get(one.model) for e in one.engines)
         what = identify(
             one,
-            next((s for s in told if s is not None), Served()),
+            next((s for s in told if s is not None), ServedName()),
             wishes,
             lambda source: _architecture(source, settings),
             [k.spec.name for k in known],

@@ -17,7 +17,7 @@ from partitiond.cli.exits import Exit
 from partitiond.cli.local_engines import LocalEngines, local_engines
 from partitiond.cli.output import say
 from partitiond.cli.render_progress import Reporter, reporting
-from partitiond.controller.leases import Lease, Waits, lease_for
+from partitiond.controller.leases import Lease, LeaseDenied, lease_for
 from partitiond.controller.profile_params import (
     ProfilingOptions,
     measured_spec,
@@ -174,7 +174,7 @@ def lease_here(
         return Lease(CpuCores(device.id, Bytes(budget), cores), cores)
     memory_budget(device, options.memory_bytes)  # refuses a request that waiting would not help
     found = lease_for(device, wish_of(options), room_bytes=free_bytes(device), held=held)
-    if isinstance(found, Waits):
+    if isinstance(found, LeaseDenied):
         raise DeviceError(
             f"{options_words(options)} cannot be measured now: it {found.reason}.",
             hint="Stop what holds it (`partitiond serve`, `partitiond down`), or ask for less.",

@@ -24,10 +24,10 @@ from partitiond.core.profile import PairRun, Profile, ProfileKind, Sharing
 from partitiond.core.spec import ModelSpec
 from partitiond.planner.candidates import busy_share
 from partitiond.ports import ProfileOptions, Progress, ResolvedModel
-from partitiond.profiler.arrangement import Replica, Share
+from partitiond.profiler.arrangement import DeviceShare, Replica
 from partitiond.profiler.bench import Bench
 from partitiond.profiler.pairs import measure_pair
-from partitiond.profiler.replication import EvenSplit, Replication, replicate
+from partitiond.profiler.replication import EvenSplit, ReplicationMeasurement, replicate
 from partitiond.profiler.side_by_side import WindowPlan
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Question:
+class MeasurementRequest:
     """A measurement that is to be made.
 
     Attributes:
@@ -63,7 +63,7 @@ class ReplicationReport:
     """The result of a replication run, and the profiles that carry it from now on."""
 
     model: str
-    replication: Replication
+    replication: ReplicationMeasurement
     profiles: tuple[str, ...]
 
 
@@ -76,7 +76,7 @@ class PairReport:
 
 
 def measure_here(
-    settings: "Settings", question: Question, console: Console
+    settings: "Settings", question: MeasurementRequest, console: Console
 ) -> ReplicationReport | PairReport:
     """Measure with visible progress, and keep the result with the models' newest profiles.
 
@@ -112,7 +112,7 @@ class _Desk:
     """One measurement: finds profiles, runs engines, keeps the result."""
 
     def __init__(
-        self, settings: "Settings", store: "SqlStore", device: Device, question: Question
+        self, settings: "Settings", store: "SqlStore", device: Device, question: MeasurementRequest
     ) -> None:
         self._settings = settings
         self._store = store
@@ -176,7 +176,7 @@ class _Desk:
         first, second = (
             Replica(
                 model,
-                Share(
+                DeviceShare(
                     cores=cores[i * each : (i + 1) * each],
                     memory_bytes=self._memory_bytes() // 2,
                     batch=self._batch(spec, profile, each, 1),

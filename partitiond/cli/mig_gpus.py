@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from partitiond.core.errors import DeviceError, NotFoundError
 from partitiond.core.mig import Place
 from partitiond.core.mig_changes import (
-    Leave,
     MigChanges,
-    MigState,
-    MigWish,
+    MigLayout,
+    MigPermissions,
+    MigTarget,
     Refused,
     Step,
     plan_changes,
@@ -40,7 +40,7 @@ class MigGpu:
     uuid: str
     name: str
     device_id: int
-    state: MigState
+    state: MigLayout
     left_over: frozenset[Place] = frozenset()
     engines: tuple[tuple[Place, tuple[str, ...]], ...] = ()
 
@@ -54,8 +54,8 @@ class GpuPlan:
     """The planned changes of one GPU."""
 
     gpu: MigGpu
-    wish: MigWish
-    leave: Leave
+    wish: MigTarget
+    leave: MigPermissions
     steps: tuple[Step, ...] = ()
     refused: Refused | None = None
 
@@ -124,11 +124,11 @@ def plan_gpu(
     )
     capable = gpu.state.capable
     places = places_for(gpu.state.profiles, asked, there) if capable and enabled else ()
-    wish = MigWish(places, enabled=enabled, only=True)
+    wish = MigTarget(places, enabled=enabled, only=True)
     in_engines = {place for place, _ in gpu.engines}
     may_go = gpu.left_over | (frozenset(there) if replace else frozenset())
     # An instance that is asked for at its place must be complete, whatever left it half made.
-    leave = Leave(changes, frozenset(may_go - in_engines), complete=True)
+    leave = MigPermissions(changes, frozenset(may_go - in_engines), complete=True)
     if not capable and not enabled:
         return GpuPlan(gpu, wish, leave)
     found = plan_changes(gpu.state, wish, leave)
@@ -149,7 +149,7 @@ def wanted_of(entries: Collection[MigEntry], gpu: MigGpu) -> MigEntry | None:
     return entry_for(tuple(entries), gpu.index, gpu.device_id)
 
 
-def apply_gpu(settings: Settings, plan: GpuPlan) -> MigState:
+def apply_gpu(settings: Settings, plan: GpuPlan) -> MigLayout:
     """Apply the steps of the plan. Raises DeviceError."""
     import asyncio
 
@@ -183,9 +183,9 @@ def _daemon(settings: Settings) -> str:
 
 def _listed() -> list[tuple[int, str, str, int]]:
     """Index, UUID, name and PCI device id of all GPUs. Raises DeviceError."""
-    from partitiond.looks import Looks
+    from partitiond.looks import DeadlineCalls
 
-    found = Looks().ask("the NVIDIA driver", _listed_by_driver)
+    found = DeadlineCalls().ask("the NVIDIA driver", _listed_by_driver)
     if not found:
         raise DeviceError("there is no GPU.", hint="Check with nvidia-smi.")
     return found
@@ -236,7 +236,7 @@ def _journalled(path: Path) -> list["Entry"]:
 
 
 def _users(
-    uuid: str, state: MigState, entries: Sequence["Entry"], owners: Mapping[int, str]
+    uuid: str, state: MigLayout, entries: Sequence["Entry"], owners: Mapping[int, str]
 ) -> tuple[frozenset[Place], tuple[tuple[Place, tuple[str, ...]], ...]]:
     """Our instances without engines, and those with engines, by journal and by process."""
     from partitiond.devices.partitions.journal import place_of

@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from partitiond.cli.render import duration, new_table, rate
-from partitiond.core.profile_diff import Figure, ProfileDiff
+from partitiond.core.profile_diff import ProfileDiff, ProfileFigure
 from partitiond.core.units import format_bytes
 
 
@@ -75,13 +75,13 @@ def _value(value: float | None, unit: str) -> str:
     return f"{value:.0f}" if unit in {"batch", "tokens"} else rate(value)
 
 
-def _ratio(figure: Figure) -> str:
+def _ratio(figure: ProfileFigure) -> str:
     return "-" if figure.ratio is None else f"{figure.ratio:.3g}"
 
 
-def _mark(figure: Figure) -> str:
+def _mark(figure: ProfileFigure) -> str:
     return "?" if figure.differs is None else ("!" if figure.differs else "=")
 
 
-def _verdict(figure: Figure) -> str:
+def _verdict(figure: ProfileFigure) -> str:
     return "not known" if figure.differs is None else ("yes" if figure.differs else "no")

@@ -8,7 +8,7 @@ from rich.text import Text
 from partitiond.cli.render import duration, new_table, rate
 from partitiond.core.comparison import DeviceOption, cheapest
 from partitiond.core.estimate_report import EstimateReport, Question
-from partitiond.core.prices import Prices
+from partitiond.core.prices import TokenPrices
 from partitiond.core.profile import Profile
 from partitiond.core.replicas import best_replication
 from partitiond.core.spec import Slo
@@ -146,7 +146,7 @@ def _replica_count(count: int) -> str:
 
 
 def comparison_table(
-    question: Question, options: Sequence[DeviceOption], prices: Prices | None
+    question: Question, options: Sequence[DeviceOption], prices: TokenPrices | None
 ) -> RenderableType:
     """One row per device: the best use of it, and the cost of tokens."""
     heading = f"{question.model}, {question.workload.key}{_bounds(question.slo)}: estimates"
@@ -191,7 +191,7 @@ def _bounds(slo: Slo | None) -> str:
     return f" within {' and '.join(given)}"
 
 
-def _legend(options: Sequence[DeviceOption], prices: Prices | None) -> Iterator[str]:
+def _legend(options: Sequence[DeviceOption], prices: TokenPrices | None) -> Iterator[str]:
     yield "match: how many of these devices give as much as the strongest one here"
     if prices is None:
         yield "prices come from your own file: --prices FILE"

@@ -8,7 +8,7 @@ from rich.text import Text
 from partitiond.cli.local_replicate import PairReport, ReplicationReport
 from partitiond.cli.render import duration, new_table, rate
 from partitiond.core.interference import DERATE_FROM, pair_errors
-from partitiond.profiler.replication import Difference
+from partitiond.profiler.replication import ReplicationDifference
 
 
 def report_of(report: ReplicationReport | PairReport) -> RenderableType:
@@ -47,7 +47,7 @@ def _replication(report: ReplicationReport) -> RenderableType:
     return Group(heading, table, Text("\n".join(lines)))
 
 
-def _difference(d: Difference) -> str:
+def _difference(d: ReplicationDifference) -> str:
     verdict = "" if d.shown else "; the interval holds 0, so no difference is shown"
     if not math.isfinite(d.half_width):
         verdict = "; one window tells no interval"

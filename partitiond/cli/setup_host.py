@@ -102,7 +102,7 @@ class SetupHost:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class HostFacts:
+class SetupFacts:
     """The facts that decide which steps there are.
 
     Attributes:
@@ -124,13 +124,13 @@ class HostFacts:
 
 def facts_of(
     host: SetupHost, *, gpu: bool | None, mig: bool | None, engine: bool, bin_dir: Path | None
-) -> HostFacts:
+) -> SetupFacts:
     """Look at the host; facts that were given override facts that are seen."""
     seen = host.live and (
         host.file("/proc/driver/nvidia/version").exists() or host.file("/dev/nvidiactl").exists()
     )
     with_gpu = seen if gpu is None else gpu
-    return HostFacts(
+    return SetupFacts(
         gpu=with_gpu,
         mig=with_gpu if mig is None else mig,
         engine=engine,

@@ -9,8 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from partitiond.cli.setup_host import IMAGE_BIN, SUBGROUP_SINCE, USER, HostFacts, SetupHost, shipped
-from partitiond.cli.setup_steps import CommandStep, FileStep, Step
+from partitiond.cli.setup_host import (
+    IMAGE_BIN,
+    SUBGROUP_SINCE,
+    USER,
+    SetupFacts,
+    SetupHost,
+    shipped,
+)
+from partitiond.cli.setup_steps import CommandStep, FileStep, SetupStep
 
 UNITS: Final = "/etc/systemd/system"
 SERVICE: Final = "partitiond.service"
@@ -35,7 +42,7 @@ CONFIG_TEXT: Final = """\
 """
 
 
-def steps_for(facts: HostFacts, host: SetupHost) -> tuple[Step, ...]:
+def steps_for(facts: SetupFacts, host: SetupHost) -> tuple[SetupStep, ...]:
     """All steps in the order of doing them; they are undone in the reverse order."""
     return (
         *_user(host),
@@ -55,7 +62,7 @@ def steps_for(facts: HostFacts, host: SetupHost) -> tuple[Step, ...]:
     )
 
 
-def _user(host: SetupHost) -> Sequence[Step]:
+def _user(host: SetupHost) -> Sequence[SetupStep]:
     where = () if host.root == Path("/") else (f"--root={host.root}",)
     return (
         FileStep(
@@ -74,7 +81,7 @@ def _user(host: SetupHost) -> Sequence[Step]:
     )
 
 
-def _folders(host: SetupHost) -> Sequence[Step]:
+def _folders(host: SetupHost) -> Sequence[SetupStep]:
     where = () if host.root == Path("/") else (f"--root={host.root}",)
     return (
         FileStep(
@@ -103,8 +110,8 @@ def _folders(host: SetupHost) -> Sequence[Step]:
     )
 
 
-def _units(facts: HostFacts) -> Sequence[Step]:
-    steps: list[Step] = [
+def _units(facts: SetupFacts) -> Sequence[SetupStep]:
+    steps: list[SetupStep] = [
         FileStep("service", "the service", f"{UNITS}/{SERVICE}", _unit("partitiond.service", facts))
     ]
     if facts.systemd >= SUBGROUP_SINCE:
@@ -119,14 +126,14 @@ def _units(facts: HostFacts) -> Sequence[Step]:
     return steps
 
 
-def _unit(name: str, facts: HostFacts) -> str:
+def _unit(name: str, facts: SetupFacts) -> str:
     return shipped(f"systemd/{name}").replace(DEFAULT_BIN, str(facts.bin_dir))
 
 
-def _gpu(facts: HostFacts) -> Sequence[Step]:
+def _gpu(facts: SetupFacts) -> Sequence[SetupStep]:
     if not facts.gpu:
         return ()
-    steps: list[Step] = [
+    steps: list[SetupStep] = [
         FileStep(
             "device-nodes",
             "program that makes the driver's device nodes, those of MIG instances, too",
@@ -160,10 +167,10 @@ def _gpu(facts: HostFacts) -> Sequence[Step]:
     return steps
 
 
-def _scopes(host: SetupHost) -> Sequence[Step]:
+def _scopes(host: SetupHost) -> Sequence[SetupStep]:
     what = f"a manager for user {USER} from boot on: engines get scopes of their own"
     marker = f"/var/lib/systemd/linger/{USER}"
-    linger: Step = FileStep("linger", what, marker, "")
+    linger: SetupStep = FileStep("linger", what, marker, "")
     if host.live:
         linger = CommandStep(
             "linger",
@@ -193,7 +200,7 @@ def _user_manager_text(host: SetupHost) -> str:
     )
 
 
-def _persistence(facts: HostFacts) -> Sequence[Step]:
+def _persistence(facts: SetupFacts) -> Sequence[SetupStep]:
     """Make the driver keep idle GPUs: else MIG is lost, and each first use takes seconds."""
     if not facts.gpu:
         return ()
@@ -233,7 +240,7 @@ def as_daemon(bin_dir: Path, *words: str, program: str = "partitiond") -> tuple[
     return ("runuser", "-u", USER, "--", "env", *SERVICE_ENVIRONMENT, path, *words)
 
 
-def _engine(facts: HostFacts) -> Sequence[Step]:
+def _engine(facts: SetupFacts) -> Sequence[SetupStep]:
     if not facts.engine:
         return ()
     variant = "cuda" if facts.gpu else "cpu"
@@ -263,7 +270,7 @@ def _engine(facts: HostFacts) -> Sequence[Step]:
     )
 
 
-def _enable(facts: HostFacts, host: SetupHost) -> Sequence[Step]:
+def _enable(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
     steps = []
     if facts.gpu and facts.mig:
         about = "the MIG helper answers"
@@ -311,7 +318,7 @@ def _enabled(
     )
 
 
-def _unreachable_by(facts: HostFacts) -> str:
+def _unreachable_by(facts: SetupFacts) -> str:
     """Why the daemon's user could not run the program; empty if it can."""
     program = facts.bin_dir / "partitiond"
     try:
@@ -329,7 +336,7 @@ def _unreachable_by(facts: HostFacts) -> str:
     )
 
 
-def _unsafe_for_root(facts: HostFacts) -> str:
+def _unsafe_for_root(facts: SetupFacts) -> str:
     """Why root should not run the helper from there (others could change it); empty if safe."""
     interpreter = facts.bin_dir / "python"
     try:

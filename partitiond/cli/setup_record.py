@@ -11,9 +11,9 @@ from partitiond.cli.setup_host import USER, SetupHost
 from partitiond.cli.setup_plan import STATE_DIRS, UNITS
 from partitiond.cli.setup_steps import (
     CommandStep,
-    Standing,
-    State,
-    Step,
+    SetupStep,
+    StepProgress,
+    StepState,
     undo_step,
     write_file,
 )
@@ -28,7 +28,7 @@ LEAVE_SECONDS: Final = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Done:
+class RecordedStep:
     """One step that was begun: its name and description, and what undoes it."""
 
     key: str
@@ -37,16 +37,16 @@ class Done:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
+class StepOutcome:
     """The result of one step. `note` is a remark on it for people."""
 
     key: str
     what: str
-    state: State
+    state: StepProgress
     note: str = ""
 
 
-def read_record(host: SetupHost) -> tuple[Done, ...]:
+def read_record(host: SetupHost) -> tuple[RecordedStep, ...]:
     """The recorded steps, oldest first; empty if there are none.
 
     Raises:
@@ -60,7 +60,9 @@ def read_record(host: SetupHost) -> tuple[Done, ...]:
                 f"{file} has format {data['format']}; this partitiond writes {FORMAT}.",
                 hint="Undo it with the version that made it.",
             )
-        return tuple(Done(str(d["key"]), str(d["what"]), dict(d["undo"])) for d in data["steps"])
+        return tuple(
+            RecordedStep(str(d["key"]), str(d["what"]), dict(d["undo"])) for d in data["steps"]
+        )
     except FileNotFoundError:
         return ()
     except OSError as error:
@@ -73,7 +75,7 @@ def read_record(host: SetupHost) -> tuple[Done, ...]:
         ) from error
 
 
-def write_record(host: SetupHost, done: tuple[Done, ...]) -> None:
+def write_record(host: SetupHost, done: tuple[RecordedStep, ...]) -> None:
     """Replace the record, or remove it if nothing is left to undo."""
     file = host.file(RECORD)
     if not done:
@@ -85,7 +87,7 @@ def write_record(host: SetupHost, done: tuple[Done, ...]) -> None:
     write_file(file, (json.dumps(data, indent=1) + "\n").encode(), 0o600)
 
 
-def apply(host: SetupHost, steps: tuple[Step, ...]) -> Iterator[Outcome]:
+def apply(host: SetupHost, steps: tuple[SetupStep, ...]) -> Iterator[StepOutcome]:
     """Do the steps in order; skip those that are done.
 
     A repeated step (for a newer unit after an upgrade) keeps the record of its first time, so that
@@ -96,8 +98,8 @@ def apply(host: SetupHost, steps: tuple[Step, ...]) -> Iterator[Outcome]:
     """
     for step in steps:
         standing = step.look(host)
-        if standing.state is not State.TODO:
-            yield Outcome(step.key, step.what, standing.state, standing.detail)
+        if standing.state is not StepProgress.TODO:
+            yield StepOutcome(step.key, step.what, standing.state, standing.detail)
             continue
         _note(host, step)
         try:
@@ -105,33 +107,35 @@ def apply(host: SetupHost, steps: tuple[Step, ...]) -> Iterator[Outcome]:
         except DeviceError as error:
             if not (isinstance(step, CommandStep) and step.optional):
                 raise
-            yield Outcome(step.key, step.what, State.CANNOT, error.message)
+            yield StepOutcome(step.key, step.what, StepProgress.CANNOT, error.message)
             continue
-        yield Outcome(step.key, step.what, State.DONE, standing.detail)
+        yield StepOutcome(step.key, step.what, StepProgress.DONE, standing.detail)
 
 
-def _note(host: SetupHost, step: Step) -> None:
+def _note(host: SetupHost, step: SetupStep) -> None:
     done = read_record(host)
     undo = dict(step.before(host))
     former = next((d for d in done if d.key == step.key), None)
     if former is not None and "previous" in former.undo:
         undo["previous"], undo["folders"] = former.undo["previous"], former.undo["folders"]
-    now = Done(step.key, step.what, undo)
+    now = RecordedStep(step.key, step.what, undo)
     if former is None:
         write_record(host, (*done, now))
     else:
         write_record(host, tuple(now if d.key == step.key else d for d in done))
 
 
-def undo(host: SetupHost, *, purge: bool) -> Iterator[Outcome]:
+def undo(host: SetupHost, *, purge: bool) -> Iterator[StepOutcome]:
     """Undo the record, newest first. Steps that cannot be undone are reported and stay in it."""
-    left: list[Done] = []
+    left: list[RecordedStep] = []
     done = read_record(host)
     for step in reversed(done):
         note = undo_step(host, step.undo)
         if note:
             left.insert(0, step)
-        yield Outcome(step.key, step.what, State.CANNOT if note else State.DONE, note)
+        yield StepOutcome(
+            step.key, step.what, StepProgress.CANNOT if note else StepProgress.DONE, note
+        )
         write_record(host, (*done[: done.index(step)], *left))
     if host.live and any(str(d.undo.get("path", "")).startswith(UNITS) for d in done):
         host.run(["systemctl", "daemon-reload"])
@@ -139,7 +143,7 @@ def undo(host: SetupHost, *, purge: bool) -> Iterator[Outcome]:
         yield from _purge(host)
 
 
-def _purge(host: SetupHost) -> Iterator[Outcome]:
+def _purge(host: SetupHost) -> Iterator[StepOutcome]:
     """Remove the user and all data. Raises DeviceError if the service still runs."""
     import shutil
 
@@ -148,7 +152,7 @@ def _purge(host: SetupHost) -> Iterator[Outcome]:
     for folder in STATE_DIRS:
         shutil.rmtree(host.file(folder), ignore_errors=True)
         gone = not host.file(folder).exists()
-        yield Outcome("purge", folder, State.DONE if gone else State.CANNOT)
+        yield StepOutcome("purge", folder, StepProgress.DONE if gone else StepProgress.CANNOT)
     if host.user_id() is not None:
         where = () if host.live else ("--prefix", str(host.root))
         ran = host.run(["userdel", *where, USER])
@@ -156,11 +160,13 @@ def _purge(host: SetupHost) -> Iterator[Outcome]:
         while host.live and ran.code == IN_USE and time.monotonic() < until:
             time.sleep(0.5)  # the user's manager is ending, since its lingering was undone
             ran = host.run(["userdel", *where, USER])
-        state = State.DONE if ran.code == 0 else State.CANNOT
-        yield Outcome("purge", f"user {USER}", state, "" if ran.code == 0 else ran.output[-300:])
+        state = StepProgress.DONE if ran.code == 0 else StepProgress.CANNOT
+        yield StepOutcome(
+            "purge", f"user {USER}", state, "" if ran.code == 0 else ran.output[-300:]
+        )
 
 
-def standing_of(host: SetupHost, step: Step) -> Outcome:
+def standing_of(host: SetupHost, step: SetupStep) -> StepOutcome:
     """The state of a step, to be shown."""
-    standing: Standing = step.look(host)
-    return Outcome(step.key, step.what, standing.state, standing.detail)
+    standing: StepState = step.look(host)
+    return StepOutcome(step.key, step.what, standing.state, standing.detail)

@@ -23,26 +23,26 @@ Undo = Mapping[str, Any]
 """The record's data for undoing a step: plain data."""
 
 
-class State(enum.StrEnum):
+class StepProgress(enum.StrEnum):
     """The state of a step."""
 
     DONE = "done"
     TODO = "to do"
     CANNOT = "cannot"
-    """Something must be corrected first; `Standing.detail` says what."""
+    """Something must be corrected first; `StepState.detail` says what."""
     ELSEWHERE = "on the host"
     """The step needs the running host; an image gets it at first boot, or by a setup there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Standing:
+class StepState:
     """The state of a step, and a remark on it."""
 
-    state: State
+    state: StepProgress
     detail: str = ""
 
 
-class Step(Protocol):
+class SetupStep(Protocol):
     """One step."""
 
     @property
@@ -55,7 +55,7 @@ class Step(Protocol):
         """What the step does, for people."""
         ...
 
-    def look(self, host: SetupHost) -> Standing:
+    def look(self, host: SetupHost) -> StepState:
         """The state of the step. Changes nothing."""
         ...
 
@@ -88,16 +88,16 @@ class FileStep:
         """The content that the file should have."""
         return (self.text if isinstance(self.text, str) else self.text(host)).encode()
 
-    def look(self, host: SetupHost) -> Standing:
+    def look(self, host: SetupHost) -> StepState:
         """Done if the file has the content that it should have."""
         found = _read(host.file(self.path))
         if found is None:
-            return Standing(State.TODO, f"writes {self.path}")
+            return StepState(StepProgress.TODO, f"writes {self.path}")
         if self.keep:
-            return Standing(State.DONE, f"{self.path} is there; it is left alone")
+            return StepState(StepProgress.DONE, f"{self.path} is there; it is left alone")
         if found == self.content(host):
-            return Standing(State.DONE, self.path)
-        return Standing(State.TODO, f"replaces {self.path} (kept for --undo)")
+            return StepState(StepProgress.DONE, self.path)
+        return StepState(StepProgress.TODO, f"replaces {self.path} (kept for --undo)")
 
     def before(self, host: SetupHost) -> Undo:
         """The present content of the file, and the folders that are missing."""
@@ -143,16 +143,20 @@ class CommandStep:
     optional: bool = False
     doing: str = ""
 
-    def look(self, host: SetupHost) -> Standing:
+    def look(self, host: SetupHost) -> StepState:
         """The state of the step, by asking the host."""
         if self.live and not host.live:
-            return Standing(State.ELSEWHERE, self.command)
+            return StepState(StepProgress.ELSEWHERE, self.command)
         if self.done(host):
-            return Standing(State.DONE)
+            return StepState(StepProgress.DONE)
         why = self.cannot(host)
         if not why and host.program(self.words[0]) is None:
             why = f"{self.words[0]} is not installed"
-        return Standing(State.CANNOT, why) if why else Standing(State.TODO, self.command)
+        return (
+            StepState(StepProgress.CANNOT, why)
+            if why
+            else StepState(StepProgress.TODO, self.command)
+        )
 
     @property
     def command(self) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Shelf:
+class ProfileReader:
     """Reads profiles. Whether profiles from the state folder are stale is not known."""
 
     def __init__(self, settings: "Settings", client: "ControlClient") -> None:
@@ -92,8 +92,8 @@ class Shelf:
 
 
 @contextmanager
-def shelf_of(ctx: typer.Context) -> Iterator[Shelf]:
+def shelf_of(ctx: typer.Context) -> Iterator[ProfileReader]:
     """The profiles of the daemon or state folder that the command's settings name."""
     settings = settings_of(ctx)
     with connected(settings) as client:
-        yield Shelf(settings, client)
+        yield ProfileReader(settings, client)

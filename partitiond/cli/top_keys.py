@@ -19,7 +19,7 @@ _SEQUENCES: Final = {
 }
 
 
-class Keys:
+class KeyPresses:
     """The keys that are typed at a terminal while `held`."""
 
     def __init__(self, descriptor: int) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
-from partitiond.cli.top_keys import Keys
+from partitiond.cli.top_keys import KeyPresses
 from partitiond.cli.top_state import TopState, press
 from partitiond.cli.top_view import Screen, draw
 from partitiond.core.errors import PartitiondError
@@ -21,7 +21,7 @@ EVENTS: Final = 50
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Look:
+class OverviewReply:
     """One answer of the daemon.
 
     Attributes:
@@ -34,14 +34,16 @@ class Look:
     note: str = ""
 
 
-class Feed:
+class OverviewPoller:
     """Asks the daemon periodically in a thread, so that a slow daemon does not delay keys.
 
     Attributes:
         latest: the newest look.
     """
 
-    def __init__(self, look: Callable[[], Look], first: Look, seconds: float) -> None:
+    def __init__(
+        self, look: Callable[[], OverviewReply], first: OverviewReply, seconds: float
+    ) -> None:
         self.latest = first
         self._look = look
         self._seconds = seconds
@@ -64,10 +66,12 @@ class Feed:
                 self.latest = dataclasses.replace(self.latest, note=f"{error.message} Tries again.")
 
 
-def run(look: Callable[[], Look], state: TopState, console: Console, seconds: float) -> None:
+def run(
+    look: Callable[[], OverviewReply], state: TopState, console: Console, seconds: float
+) -> None:
     """Show the overview until `q`. An error of the first look is raised, later errors are shown."""
-    feed = Feed(look, look(), seconds)
-    keys = Keys(sys.stdin.fileno())
+    feed = OverviewPoller(look, look(), seconds)
+    keys = KeyPresses(sys.stdin.fileno())
     feed.start()
     try:
         with keys.held(), Live(console=console, screen=True, auto_refresh=False) as live:

@@ -18,7 +18,7 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.keys import Keys
 from partitiond.controller.leases import Lease
 from partitiond.controller.loop import Controller
-from partitiond.controller.making_room import RoomMaker
+from partitiond.controller.making_room import Evictor
 from partitiond.controller.obstacles import ObstacleDesk
 from partitiond.controller.overview import OverviewDesk, Sources
 from partitiond.controller.planning import PlanDesk, PlanOptions, Solve
@@ -30,7 +30,7 @@ from partitiond.controller.releases import ReleaseDesk
 from partitiond.controller.remeasure import Remeasures
 from partitiond.controller.routes import RoutePolicy
 from partitiond.controller.scaling import Scaling, ScalingOptions
-from partitiond.controller.shelf import ProfileShelf
+from partitiond.controller.shelf import ProfileCatalog
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.controller.traffic import TrafficWatch
 from partitiond.controller.usage import UsageDesk, UsageOptions, shares_of
@@ -371,8 +371,8 @@ class Parts:
             options=options.drift,
         )
 
-    def _make_shelf(self) -> ProfileShelf:
-        return ProfileShelf(
+    def _make_shelf(self) -> ProfileCatalog:
+        return ProfileCatalog(
             store=self._given.store,
             journal=self.journal,
             devices=self.devices,
@@ -399,8 +399,8 @@ class Parts:
             plan_again=self.plan_again,
         )
 
-    def _make_room(self) -> RoomMaker:
-        return RoomMaker(
+    def _make_room(self) -> Evictor:
+        return Evictor(
             store=self._given.store,
             clock=self._given.clock,
             journal=self.journal,

@@ -13,10 +13,10 @@ from partitiond.controller.watching import ModelFiles
 from partitiond.core.convergence import (
     Ahead,
     Convergence,
+    Explanations,
     Files,
     PlanState,
     Replaced,
-    Told,
     convergence,
     replaced_by,
     settling,
@@ -110,7 +110,7 @@ class ConvergenceDesk:
     def _applied(self, plan: Plan | None) -> Convergence:
         controller, files = self._controller, self._files
         observation = controller.observe()
-        told = Told(
+        told = Explanations(
             files={
                 form: Files(files.failures.get(form, 0), files.progress(form.partition(":")[0]))
                 for form in observation.not_ready

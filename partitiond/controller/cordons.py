@@ -8,7 +8,7 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.watching import DeviceWatch
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware import Device
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.ports import Clock, Store
 
 MARK: Final = "cordon"
@@ -68,7 +68,7 @@ def health_changes(
     known = {device.id: device.health for device in before}
     found = []
     for device in now:
-        if device.health is known.get(device.id, Health.FINE):
+        if device.health is known.get(device.id, DeviceHealth.FINE):
             continue
         words = device.health_reason or "nothing is known against it any more."
         found.append((device, f"device-{device.health.value}", words))

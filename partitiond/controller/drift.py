@@ -27,7 +27,7 @@ from partitiond.core.drift import (
 )
 from partitiond.core.drift_follow import Correction, correction_of, pooled
 from partitiond.core.drift_load import expected, sharing_factor, tolerated
-from partitiond.core.drift_window import LONGEST_LOOKS, FullWindow, Gathered
+from partitiond.core.drift_window import LONGEST_LOOKS, FullWindow, OpenWindow
 from partitiond.core.errors import NotFoundError, PartitiondError
 from partitiond.core.hardware import short_device
 from partitiond.core.partition import Partition
@@ -66,7 +66,7 @@ class _Watched:
     last: LedgerEntry | None = None
     judged: LedgerEntry | None = None
     alike: int = RECENT
-    gathered: Gathered | None = None
+    gathered: OpenWindow | None = None
 
 
 class DriftDesk:
@@ -280,7 +280,7 @@ class DriftDesk:
     ) -> None:
         before = watched.gathered
         if before is None or not before.goes_on(count) or len(before.looks) >= LONGEST_LOOKS:
-            watched.gathered = Gathered(at, count, count)
+            watched.gathered = OpenWindow(at, count, count)
             return
         own = watched.placement
         others = [(c, self._busy.get(other, 0.0)) for other, c in on_device if other != name]
@@ -291,7 +291,7 @@ class DriftDesk:
 
     def _judge(self, at: float) -> None:
         """Compare the full windows, in the order in which they began."""
-        full: list[tuple[Gathered, str, FullWindow]] = []
+        full: list[tuple[OpenWindow, str, FullWindow]] = []
         for name, watched in self._watched.items():
             gathered = watched.gathered
             if gathered is None:
@@ -303,7 +303,7 @@ class DriftDesk:
         seen: list[tuple[str, LedgerEntry, Verdict]] = []
         for gathered, name, window in full[:JUDGED_PER_LOOK]:
             watched = self._watched[name]
-            watched.gathered = Gathered(at, gathered.last, gathered.last)
+            watched.gathered = OpenWindow(at, gathered.last, gathered.last)
             before = verdict_of(watched.tracks)
             entry = self._compare(watched, window)
             if entry is not None:

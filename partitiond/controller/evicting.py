@@ -6,7 +6,7 @@ from typing import Final
 from partitiond.controller.engines import Engine
 from partitiond.controller.holdings import is_engine_of
 from partitiond.core.device_room import holds
-from partitiond.core.eviction import NO_ROOM, Need, Room
+from partitiond.core.eviction import NO_ROOM, Room, RoomNeed
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.observation import Unknown
 from partitiond.core.partition import (
@@ -39,7 +39,7 @@ def room_of(partition: Partition) -> Room:
             return Room(partition.memory_bytes)
 
 
-def needs_of(candidates: Iterable[Candidate], devices: Sequence[Device]) -> tuple[Need, ...]:
+def needs_of(candidates: Iterable[Candidate], devices: Sequence[Device]) -> tuple[RoomNeed, ...]:
     """Return the least that one replica takes, by device: its hardware's smallest candidate."""
     by_hardware: dict[str, Room] = {}
     for candidate in candidates:
@@ -48,7 +48,7 @@ def needs_of(candidates: Iterable[Candidate], devices: Sequence[Device]) -> tupl
         if before is None or (room.units, room.memory_bytes) < (before.units, before.memory_bytes):
             by_hardware[candidate.hardware] = room
     return tuple(
-        Need(device.id, by_hardware[device.hardware])
+        RoomNeed(device.id, by_hardware[device.hardware])
         for device in devices
         if device.hardware in by_hardware and not device.cordoned
     )

@@ -11,7 +11,7 @@ from partitiond.core.plan import Placement, same_engine
 from partitiond.core.plan_diff import start_seconds
 from partitiond.core.reconcile import backoff_seconds
 from partitiond.core.replica import ReplicaState
-from partitiond.core.start_order import NO_STAKES, Stakes
+from partitiond.core.start_order import NO_STAKES, StartGains
 from partitiond.ports import ModelRecord, Store
 
 
@@ -28,7 +28,7 @@ class Expectations:
         desired: Sequence[Placement],
         replicas: Sequence[ObservedReplica],
         devices: Sequence[Device],
-    ) -> Stakes:
+    ) -> StartGains:
         """Return what is gained by starting the engines that do not serve."""
         missing = _missing(desired, replicas)
         if not missing:
@@ -65,14 +65,14 @@ class Expectations:
         return self._ready_at
 
 
-def stakes_of(records: Sequence[ModelRecord], seconds: Mapping[str, float]) -> Stakes:
+def stakes_of(records: Sequence[ModelRecord], seconds: Mapping[str, float]) -> StartGains:
     """Return demands and weights as the planner has them.
 
     Args:
         seconds: until an engine serves, by replica id.
     """
     specs = [record.spec for record in records]
-    return Stakes(
+    return StartGains(
         demands={
             spec.name: spec.demand.req_per_s * spec.demand.burst_factor
             for spec in specs

@@ -13,8 +13,8 @@ from partitiond.controller.leases import (
     LEAST_HOST_CORES,
     Held,
     Lease,
-    Waits,
-    Wish,
+    LeaseDenied,
+    PartitionRequest,
     lease_for,
     wish_of_job,
 )
@@ -84,7 +84,7 @@ def turn_of(
         host: the room that there is.
         held_back: returns why a job may not begin yet on any device; empty if it may.
     """
-    alike = Alike(host.devices)
+    alike = DeviceMatcher(host.devices)
     cpus = tuple(d.id for d in host.devices if d.kind is DeviceKind.CPU)
     every = tuple(device.id for device in host.devices)
     waiting = []
@@ -125,7 +125,7 @@ def _unreadable(job: Job) -> str:
         return f"what it asks for ({error})"
 
 
-class Alike:
+class DeviceMatcher:
     """Knows which devices suit a job as well as the device that it names."""
 
     def __init__(self, devices: Iterable[Device]) -> None:
@@ -203,30 +203,32 @@ class _Room:
         self._held: dict[str, list[tuple[str, Partition]]] = collections.defaultdict(list)
         for holder in host.held:
             self._held[holder[1].device_id].append(holder)
-        self._answers: dict[tuple[Hashable, str, bool], Lease | Waits] = {}
+        self._answers: dict[tuple[Hashable, str, bool], Lease | LeaseDenied] = {}
 
     def lease(self, needs: Hashable, device_id: str) -> Lease | str:
         """Return what a job gets on a device now, or what it waits for."""
         found = self._ask(needs, device_id, jobs=True)
-        return found.reason if isinstance(found, Waits) else found
+        return found.reason if isinstance(found, LeaseDenied) else found
 
     def fits_without_jobs(self, needs: Hashable, device_id: str) -> bool:
         """Whether there would be room if no job measured."""
         return isinstance(self._ask(needs, device_id, jobs=False), Lease)
 
-    def _ask(self, needs: Hashable, device_id: str, *, jobs: bool) -> Lease | Waits:
+    def _ask(self, needs: Hashable, device_id: str, *, jobs: bool) -> Lease | LeaseDenied:
         key = needs, device_id, jobs
         if key not in self._answers:
-            assert isinstance(needs, Wish)
+            assert isinstance(needs, PartitionRequest)
             running = self._running if jobs else ()
             self._answers[key] = self._look(needs, device_id, running)
         return self._answers[key]
 
-    def _look(self, wish: Wish, device_id: str, running: Sequence[Lent]) -> Lease | Waits:
+    def _look(
+        self, wish: PartitionRequest, device_id: str, running: Sequence[Lent]
+    ) -> Lease | LeaseDenied:
         device, room = self._devices.get(device_id), self._host.room.get(device_id)
         if device is None or room is None or isinstance(room, Unknown):
             reason = room.reason if isinstance(room, Unknown) else "it is not there"
-            return Waits(f"waits for the device {device_id}: {reason}")
+            return LeaseDenied(f"waits for the device {device_id}: {reason}")
         here = [(job.id, lent.partition) for job, lent in running]
         on_cpu = device.kind is DeviceKind.CPU
         lease = lease_for(
@@ -247,7 +249,7 @@ class _Room:
             return self._host_memory(running) or lease
         return lease
 
-    def _host_memory(self, running: Sequence[Lent]) -> Waits | None:
+    def _host_memory(self, running: Sequence[Lent]) -> LeaseDenied | None:
         """Why a job on a GPU waits for host memory beside other jobs; None if there is room."""
         if self._host.host_bytes is None:
             return None
@@ -255,7 +257,7 @@ class _Room:
         left = self._host.host_bytes - on_cpu - self._host_bytes_on_gpus(running)
         if left >= ENGINE_HOST_BYTES:
             return None
-        return Waits(
+        return LeaseDenied(
             f"waits for {format_bytes(ENGINE_HOST_BYTES)} of host memory: "
             f"{format_bytes(max(0, left))} are not held"
         )

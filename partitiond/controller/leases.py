@@ -44,7 +44,7 @@ _NOBODY: Final[Mapping[int, str]] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Wish:
+class PartitionRequest:
     """The partition a job asks for.
 
     Attributes:
@@ -84,7 +84,7 @@ class Lease:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Waits:
+class LeaseDenied:
     """The reason why a job cannot have its lease now."""
 
     reason: str
@@ -92,14 +92,14 @@ class Waits:
 
 def lease_for(
     device: Device,
-    wish: Wish,
+    wish: PartitionRequest,
     *,
     room_bytes: int,
     held: Held,
     busy_cores: Collection[int] = (),
     lent_cores: Mapping[int, str] = _NOBODY,
     most_cores: int | None = None,
-) -> Lease | Waits:
+) -> Lease | LeaseDenied:
     """Return a lease on the device, or what the job waits for. No replica is evicted for a lease.
 
     Args:
@@ -116,7 +116,7 @@ def lease_for(
     if device.kind is DeviceKind.CPU:
         return _cores(device, wish, room_bytes, beside, lent_cores)
     cores = _host_cores(device, busy_cores, lent_cores, most_cores)
-    if isinstance(cores, Waits):
+    if isinstance(cores, LeaseDenied):
         return cores
     if wish.mig_profile:
         lease = _mig(device, wish, beside, cores)
@@ -124,19 +124,19 @@ def lease_for(
         lease = _mps(device, wish, room_bytes, beside, cores)
     else:
         lease = _alone(device, wish, room_bytes, beside, cores)
-    if isinstance(lease, Waits) or set(cores).isdisjoint(busy_cores):
+    if isinstance(lease, LeaseDenied) or set(cores).isdisjoint(busy_cores):
         return lease
     return dataclasses.replace(lease, shares_cores=True)
 
 
-def wish_of_job(job: Job) -> Wish:
+def wish_of_job(job: Job) -> PartitionRequest:
     """Return the partition that a profile job asks for."""
     params = dict(job.params)
 
     def whole(name: str) -> int | None:
         return int(params[name]) if name in params else None
 
-    return Wish(
+    return PartitionRequest(
         whole("cores"), whole("memory_bytes"), whole("sm_percent"), params.get("mig_profile", "")
     )
 
@@ -195,30 +195,36 @@ def cores_without(cores: Sequence[int], lent: Collection[int]) -> tuple[int, ...
 
 
 def _cores(
-    device: Device, wish: Wish, room_bytes: int, beside: Held, lent_cores: Mapping[int, str]
-) -> Lease | Waits:
+    device: Device,
+    wish: PartitionRequest,
+    room_bytes: int,
+    beside: Held,
+    lent_cores: Mapping[int, str],
+) -> Lease | LeaseDenied:
     taken = {core: name for name, p in beside if isinstance(p, CpuCores) for core in p.cores}
     taken |= {core: name for core, name in lent_cores.items() if core in device.cores}
     free = tuple(core for core in device.cores if core not in taken)
     wanted = len(device.cores) if wish.cores is None else min(wish.cores, len(device.cores))
     if len(free) < wanted:
         holders = ", ".join(f"{name} holds core {core}" for core, name in sorted(taken.items()))
-        return Waits(f"waits for {wanted} free cores of {device.short_id}: {holders}")
+        return LeaseDenied(f"waits for {wanted} free cores of {device.short_id}: {holders}")
     budget = _budget(device, wish, room_bytes, beside)
-    if isinstance(budget, Waits):
+    if isinstance(budget, LeaseDenied):
         return budget
     chosen = free[:wanted]
     return Lease(CpuCores(device.id, Bytes(budget), chosen), chosen)
 
 
-def _budget(device: Device, wish: Wish, room_bytes: int, beside: Held) -> int | Waits:
+def _budget(
+    device: Device, wish: PartitionRequest, room_bytes: int, beside: Held
+) -> int | LeaseDenied:
     """Return the memory that is asked for, or all that is not held."""
     left = room_bytes - sum(partition.memory_bytes for _, partition in beside)
     asked = wish.memory_bytes
     budget = left if asked is None else min(left, asked)
     if budget < LEAST_BYTES or (asked is not None and left < asked):
         needed = LEAST_BYTES if asked is None else asked
-        return Waits(
+        return LeaseDenied(
             f"waits for {format_bytes(needed)} of memory on {device.short_id}: "
             f"{format_bytes(max(0, left))} are not held"
         )
@@ -233,7 +239,7 @@ def _host_cores(
     busy_cores: Collection[int],
     lent_cores: Mapping[int, str],
     most_cores: int | None,
-) -> tuple[int, ...] | Waits:
+) -> tuple[int, ...] | LeaseDenied:
     """Return host cores that no engine uses, of one NUMA node if a node has enough of them.
 
     If no core is idle, return all cores of the device, which serving engines then use, too. Two
@@ -243,7 +249,7 @@ def _host_cores(
     idle = [core for core in device.cores if core not in busy]
     jobs = sorted({lent_cores[core] for core in device.cores if core in lent_cores})
     if jobs and len(idle) < LEAST_HOST_CORES:
-        return Waits(
+        return LeaseDenied(
             f"waits for {LEAST_HOST_CORES} idle host cores near {device.short_id}: "
             f"others are lent to {' and '.join(jobs)}"
         )
@@ -255,17 +261,21 @@ def _host_cores(
 
 
 def _alone(
-    device: Device, wish: Wish, room_bytes: int, beside: Held, cores: tuple[int, ...]
-) -> Lease | Waits:
+    device: Device, wish: PartitionRequest, room_bytes: int, beside: Held, cores: tuple[int, ...]
+) -> Lease | LeaseDenied:
     """Lease the whole GPU, or a share of its memory, while nothing else computes on the GPU."""
     if beside:
-        return Waits(f"waits for {device.short_id} to be free: held by {_names(beside)}")
+        return LeaseDenied(f"waits for {device.short_id} to be free: held by {_names(beside)}")
     if SharingMode.WHOLE not in device.modes:
-        return Waits(f"waits for {device.short_id} to leave MIG mode; or ask for one of its slices")
+        return LeaseDenied(
+            f"waits for {device.short_id} to leave MIG mode; or ask for one of its slices"
+        )
     asked = wish.memory_bytes
     budget = room_bytes if asked is None else min(room_bytes, asked)
     if budget < LEAST_BYTES:
-        return Waits(f"waits for memory on {device.short_id}: {format_bytes(budget)} are free")
+        return LeaseDenied(
+            f"waits for memory on {device.short_id}: {format_bytes(budget)} are free"
+        )
     partition: Partition = WholeDevice(device.id, Bytes(budget))
     if asked is not None:
         if asked > room_bytes:
@@ -274,57 +284,63 @@ def _alone(
     return Lease(partition, cores)
 
 
-def _budget_waits(device: Device, asked: int, left: int) -> Waits:
-    return Waits(
+def _budget_waits(device: Device, asked: int, left: int) -> LeaseDenied:
+    return LeaseDenied(
         f"waits for {format_bytes(asked)} of memory on {device.short_id}: "
         f"{format_bytes(max(0, left))} are not held"
     )
 
 
 def _mps(
-    device: Device, wish: Wish, room_bytes: int, beside: Held, cores: tuple[int, ...]
-) -> Lease | Waits:
+    device: Device, wish: PartitionRequest, room_bytes: int, beside: Held, cores: tuple[int, ...]
+) -> Lease | LeaseDenied:
     """Lease a share under MPS; only other MPS shares may be held on the GPU."""
     assert wish.sm_percent is not None  # `lease_for` calls this only for a share under MPS
     others = [(name, p) for name, p in beside if not isinstance(p, MpsShare)]
     if others:
-        return Waits(
+        return LeaseDenied(
             f"waits for {device.short_id} to be empty or in MPS mode: held by {_names(others)}"
         )
     if SharingMode.MPS not in device.modes:
-        return Waits(f"waits for {device.short_id} to allow MPS: it does not now (MIG may be on)")
+        return LeaseDenied(
+            f"waits for {device.short_id} to allow MPS: it does not now (MIG may be on)"
+        )
     shares = [p.sm_percent for _, p in beside if isinstance(p, MpsShare)]
     left = 100 - sum(shares) - device.occupied_sm_percent
     if wish.sm_percent > left:
-        return Waits(
+        return LeaseDenied(
             f"waits for {wish.sm_percent} % of the SMs of {device.short_id}: "
             f"{max(0, left)} % are not "
             f"held{_by(beside)}"
         )
     most = min(MAX_REPLICAS_PER_DEVICE[SharingMode.MPS], device.max_replicas or len(shares) + 1)
     if len(shares) >= most:
-        return Waits(f"waits for one of the {most} MPS clients of {device.short_id}{_by(beside)}")
+        return LeaseDenied(
+            f"waits for one of the {most} MPS clients of {device.short_id}{_by(beside)}"
+        )
     overhead = mode_overhead_bytes(SharingMode.MPS)
     budget = _budget(device, wish, room_bytes - overhead, beside)
-    if isinstance(budget, Waits):
+    if isinstance(budget, LeaseDenied):
         return budget
     partition = MpsShare(device.id, Bytes(budget), wish.sm_percent)
     return Lease(partition, cores, tuple(sorted(name for name, _ in beside)))
 
 
-def _mig(device: Device, wish: Wish, beside: Held, cores: tuple[int, ...]) -> Lease | Waits:
+def _mig(
+    device: Device, wish: PartitionRequest, beside: Held, cores: tuple[int, ...]
+) -> Lease | LeaseDenied:
     """Lease a slice of the MIG profile; only other slices may be held on the GPU."""
     others = [(name, p) for name, p in beside if not isinstance(p, MigSlice)]
     if others:
-        return Waits(
+        return LeaseDenied(
             f"waits for {device.short_id} to be empty or in MIG mode: held by {_names(others)}"
         )
     if SharingMode.MIG not in device.modes:
-        return Waits(f"waits for {device.short_id} to allow MIG: it does not now")
+        return LeaseDenied(f"waits for {device.short_id} to allow MIG: it does not now")
     held = tuple(_place(p) for _, p in beside if isinstance(p, MigSlice))
     found = free_place(device, wish.mig_profile, held)
     if found is None:
-        return Waits(
+        return LeaseDenied(
             f"waits for a free place for {wish.mig_profile} on {device.short_id}{_by(beside)}"
         )
     name, start, count = found

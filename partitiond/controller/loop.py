@@ -23,7 +23,7 @@ from partitiond.controller.leases import Lease
 from partitiond.controller.memory_watch import MemoryWatch
 from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.routes import KeyRoutes, RoutePolicy, routing_from
-from partitiond.controller.sleeping import SleepKeeper, serving_since, waited_models
+from partitiond.controller.sleeping import SleepController, serving_since, waited_models
 from partitiond.controller.unread import (
     is_countable,
     is_unread,
@@ -38,7 +38,7 @@ from partitiond.core.observation import (
     DrainReplica,
     ForgetReplica,
     Observation,
-    RestReplica,
+    QuiesceReplica,
     SleepReplica,
     StartEngine,
     StopEngine,
@@ -125,7 +125,7 @@ class Controller:
         observer: LoopObserver | None = None,
         partitions: PartitionControl | None = None,
     ) -> None:
-        self.sleep = SleepKeeper(
+        self.sleep = SleepController(
             store=store,
             endpoint=endpoint,
             clock=clock,
@@ -456,7 +456,7 @@ class Controller:
                 self._start(placement, records)
             case DrainReplica(replica_id=replica_id, generation=generation):
                 self._find(replica_id, generation).drain()
-            case RestReplica(replica_id=replica_id, generation=generation):
+            case QuiesceReplica(replica_id=replica_id, generation=generation):
                 self._find(replica_id, generation).rest()
             case SleepReplica(replica_id=replica_id, generation=generation, level=level):
                 self._find(replica_id, generation).sleep(level)

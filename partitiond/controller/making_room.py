@@ -22,7 +22,7 @@ from partitiond.controller.start_times import start_times
 from partitiond.controller.targets import best_profiles
 from partitiond.controller.watching import DeviceWatch, room_on
 from partitiond.core.errors import PartitiondError
-from partitiond.core.eviction import Need, Resident, Room, expected_rate, victims_for
+from partitiond.core.eviction import Resident, Room, RoomNeed, expected_rate, victims_for
 from partitiond.core.hardware import Device, DeviceKind
 from partitiond.core.obstacles import Obstacle
 from partitiond.core.plan import Placement, Plan
@@ -55,10 +55,10 @@ class _KnownNeeds:
     at: float
     plan: Plan | None
     devices: tuple[Device, ...]
-    needs: tuple[Need, ...]
+    needs: tuple[RoomNeed, ...]
 
 
-class RoomMaker:
+class Evictor:
     """Decides by `core.eviction` which models go to zero for which others.
 
     Attributes:
@@ -93,7 +93,7 @@ class RoomMaker:
         self._obstacles = obstacles
         self._homeless: dict[str, float] = {}
         self._woken: set[str] = set()
-        self._promised: dict[str, Need] = {}
+        self._promised: dict[str, RoomNeed] = {}
         self._starts: Mapping[str, float] = {}
         self._starts_at: float | None = None
         self._told: set[str] = set()
@@ -173,7 +173,7 @@ class RoomMaker:
     def _evict_one_more(self, spec: ModelSpec) -> None:
         """Evict the cheapest model: the plan found no room where there seemed to be some."""
         devices = {need.device_id for need in self._needs(spec.name)}
-        needs = [Need(device_id, Room(0)) for device_id in devices]
+        needs = [RoomNeed(device_id, Room(0)) for device_id in devices]
 
         def none(_device_id: str) -> Room:
             return Room(-1)
@@ -202,11 +202,11 @@ class RoomMaker:
         plan = self._controller.plan
         return [p for p in (plan.placements if plan is not None else ()) if p.model == model]
 
-    def _needs(self, model: str) -> tuple[Need, ...]:
+    def _needs(self, model: str) -> tuple[RoomNeed, ...]:
         own = self._own(model)
         if own:  # no plan is made for the model: it comes back where it was
             first = min(own, key=lambda p: p.partition.memory_bytes)
-            return (Need(first.device_id, room_of(first.partition)),)
+            return (RoomNeed(first.device_id, room_of(first.partition)),)
         plan, now = self._controller.plan, self._clock.monotonic()
         devices = self._devices.devices
         known = self._known_needs.get(model)
@@ -217,7 +217,7 @@ class RoomMaker:
         self._known_needs[model] = _KnownNeeds(now, plan, devices, needs)
         return needs
 
-    def _needs_anew(self, model: str, plan: Plan | None) -> tuple[Need, ...]:
+    def _needs_anew(self, model: str, plan: Plan | None) -> tuple[RoomNeed, ...]:
         spec = self._store.model(model).spec
         homes = [p for p in (plan.asleep if plan is not None else ()) if p.model == model]
         devices = self._devices.devices

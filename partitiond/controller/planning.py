@@ -26,7 +26,7 @@ from partitiond.controller.targets import BestProfiles
 from partitiond.core.beside import beside_what_runs
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
 from partitiond.core.hardware import Device, DeviceKind
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.obstacles import Obstacle
 from partitiond.core.plan import (
     EMPTY_PLAN_ID,
@@ -153,7 +153,7 @@ def planning_devices(
     running = collections.Counter(engine.placement.device_id for engine, _ in engines)
 
     def with_own(device: Device) -> Device:
-        if device.health is Health.SILENT and running[device.id]:
+        if device.health is DeviceHealth.SILENT and running[device.id]:
             most = min(running[device.id], device.max_replicas or running[device.id])
             device = dataclasses.replace(device, cordoned=False, max_replicas=most)
         if device.kind is DeviceKind.GPU:

@@ -25,7 +25,7 @@ from partitiond.controller.planning import (
     without_model,
 )
 from partitiond.controller.situation import Situation
-from partitiond.controller.solves import AskedPlans
+from partitiond.controller.solves import PlanQueue
 from partitiond.controller.watching import DeviceWatch
 from partitiond.core.errors import ConflictError, InputError, NotReadyError
 from partitiond.core.hardware import Device
@@ -93,7 +93,7 @@ class Plans:
         self._jobs = jobs
         self._desk = desk
         self._applying = asyncio.Lock()
-        self._asked = AskedPlans()
+        self._asked = PlanQueue()
         self._chain_made_from = ""
         self._chain_beside: frozenset[Partition] = frozenset()
         self.may_apply: Callable[[PlanDiff, Plan], bool] = lambda _diff, _plan: False

@@ -6,7 +6,7 @@ share under MPS of a GPU in MIG mode, a whole GPU where there are only slices.
 
 from collections.abc import Sequence
 
-from partitiond.controller.leases import Wish
+from partitiond.controller.leases import PartitionRequest
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.mig import profiles_of
@@ -14,9 +14,9 @@ from partitiond.core.units import format_bytes
 from partitiond.ports import ProfileOptions
 
 
-def wish_of(options: ProfileOptions, cores: int | None = None) -> Wish:
+def wish_of(options: ProfileOptions, cores: int | None = None) -> PartitionRequest:
     """Return the partition that these options ask for."""
-    return Wish(
+    return PartitionRequest(
         options.cores if cores is None else cores,
         options.memory_bytes,
         options.sm_percent,

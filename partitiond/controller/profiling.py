@@ -14,7 +14,7 @@ from partitiond.controller.profile_params import (
     params_of,
     profile_request,
 )
-from partitiond.controller.targets import Target, source_note
+from partitiond.controller.targets import ProfileTarget, source_note
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import NotFoundError
 from partitiond.core.estimate import estimate_profile
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 
-def options_for(target: Target) -> ProfileOptions:
+def options_for(target: ProfileTarget) -> ProfileOptions:
     """The options that measure this target."""
     on_cpu, size = target.device.kind is DeviceKind.CPU, target.size
     return ProfileOptions(
@@ -130,7 +130,7 @@ def with_source(profile: Profile, spec: ModelSpec, *more: str) -> Profile:
 def estimates(
     spec: ModelSpec,
     architecture: Architecture,
-    targets: Sequence[Target],
+    targets: Sequence[ProfileTarget],
     created_at: str,
     figures: Figures = ASSUMED,
 ) -> tuple[Profile, ...]:
@@ -157,7 +157,7 @@ def estimates(
 def _estimate(
     form: ModelSpec,
     architecture: Architecture,
-    target: Target,
+    target: ProfileTarget,
     created_at: str,
     figures: CpuFigures | None,
 ) -> Profile:

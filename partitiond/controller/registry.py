@@ -14,10 +14,10 @@ from partitiond.controller.obstacles import ObstacleDesk, failed_profiles
 from partitiond.controller.plans import Plans
 from partitiond.controller.profiling import ProfilingOptions, options_for, params_of
 from partitiond.controller.staleness import Staleness, stale_note
-from partitiond.controller.targets import BestProfiles, Target, profile_targets, unmeasured
+from partitiond.controller.targets import BestProfiles, ProfileTarget, profile_targets, unmeasured
 from partitiond.controller.unfinished import interrupted_jobs, removed_models, unbegun
 from partitiond.controller.variants import form_architectures, form_estimates, other_form
-from partitiond.controller.views import SeenModels, model_note, model_view
+from partitiond.controller.views import ModelIndex, model_note, model_view
 from partitiond.controller.watching import DeviceWatch, ModelFiles
 from partitiond.core.architecture import Architecture
 from partitiond.core.drift_follow import REASON
@@ -137,10 +137,10 @@ class Registry:
             self._plans.chain.changed()
         self._controller.wake()
 
-    def _targets(self) -> tuple[Target, ...]:
+    def _targets(self) -> tuple[ProfileTarget, ...]:
         return profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
 
-    def _measure(self, spec: ModelSpec, targets: Sequence[Target]) -> None:
+    def _measure(self, spec: ModelSpec, targets: Sequence[ProfileTarget]) -> None:
         """Queue the jobs that the chain needs of a model; withdraw those that it needs no more."""
         measurable = spec.engine.task is EngineTask.GENERATE and not self._lacks_engine(spec)
         wanted = self._wanted(spec, targets) if spec.auto and measurable else {}
@@ -159,7 +159,7 @@ class Registry:
         """Queue the jobs that the chain needs of a model whose engine has become available."""
         self._measure(self._store.model(name).spec, self._targets())
 
-    def _wanted(self, spec: ModelSpec, targets: Sequence[Target]) -> dict[Params, str]:
+    def _wanted(self, spec: ModelSpec, targets: Sequence[ProfileTarget]) -> dict[Params, str]:
         """Return the jobs that the chain needs, by parameters, each with its reason.
 
         A stale profile is measured again once for each reason: if it is stale after that, it would
@@ -180,7 +180,7 @@ class Registry:
                         wanted.setdefault(params, stale.reason)
         return wanted
 
-    def _params(self, target: Target, variant: str) -> Params:
+    def _params(self, target: ProfileTarget, variant: str) -> Params:
         options = dataclasses.replace(options_for(target), variant=variant)
         return params_of(options, self._devices.devices, self._profiling)
 
@@ -208,16 +208,16 @@ class Registry:
         """Raises NotFoundError."""
         return self._model_view(self._store.model(name), self._seen_now())
 
-    def _seen_now(self) -> SeenModels:
+    def _seen_now(self) -> ModelIndex:
         table = self._endpoint.table
-        return SeenModels.of(
+        return ModelIndex.of(
             self._jobs.jobs(),
             self._controller.plan,
             self._controller.engines,
             table.models if table is not None else (),
         )
 
-    def _model_view(self, record: ModelRecord, seen: SeenModels) -> ModelView:
+    def _model_view(self, record: ModelRecord, seen: ModelIndex) -> ModelView:
         name = record.spec.name
         jobs, planned = seen.jobs.get(name, ()), seen.planned.get(name, ())
         engines = seen.engines.get(name, ())

@@ -21,7 +21,7 @@ from partitiond.core.releases import (
     ROLL_BACK_AFTER,
     Release,
     ReleaseState,
-    Verdict,
+    RolloutVerdict,
     gone_back,
     judge,
     releases_of,
@@ -124,9 +124,9 @@ class ReleaseDesk:
             release = self._open(model)
             assert release is not None
             verdict = judge(release, desired, replicas, self._files.failures)
-            if verdict is Verdict.ARRIVED:
+            if verdict is RolloutVerdict.ARRIVED:
                 self._arrived(release)
-            elif verdict is Verdict.GO_BACK:
+            elif verdict is RolloutVerdict.GO_BACK:
                 self._go_back(release, self._why(model, replicas))
 
     def _why(self, model: str, replicas: Sequence[ObservedReplica]) -> str:

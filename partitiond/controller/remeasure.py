@@ -16,7 +16,7 @@ from partitiond.controller.derived import derivable_sizes
 from partitiond.controller.engines import Engine
 from partitiond.controller.jobs import JobQueue
 from partitiond.controller.profiling import ProfilingOptions, options_for, params_of
-from partitiond.controller.targets import Target, best_profiles
+from partitiond.controller.targets import ProfileTarget, best_profiles
 from partitiond.core.drift_follow import REASON, QuietPolicy, not_quiet
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware import Device
@@ -163,7 +163,7 @@ class Remeasures:
         if refusal or device is None:
             self._refused[profile_id] = refusal or f"there is no {subject.hardware} any more"
             return
-        options = options_for(Target(device, subject.size))
+        options = options_for(ProfileTarget(device, subject.size))
         options = dataclasses.replace(options, variant=subject.variant)
         try:
             params = params_of(options, self._devices(), self._profiling)

@@ -17,7 +17,7 @@ from partitiond.core.plan import Plan, PlanDiff
 from partitiond.core.replica import ReplicaState
 from partitiond.core.scaling import (
     Decision,
-    Measured,
+    MeasuredDemand,
     ScalingPolicy,
     ScalingState,
     begun_at,
@@ -130,7 +130,7 @@ class Scaling:
     def _step(self, spec: ModelSpec, window: TrafficWindow, at: float) -> bool:
         """Make one step of one model; return whether a plan has to be made for it."""
         seen = window.models.get(spec.name) or ModelTraffic(window.seconds)
-        measured = Measured(
+        measured = MeasuredDemand(
             at=at,
             req_per_s=seen.req_per_s,
             queue_seconds=seen.queue_seconds if spec.name in self._served() else None,

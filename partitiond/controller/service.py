@@ -17,7 +17,7 @@ from partitiond.core.plan import Plan
 from partitiond.core.plan_answers import PlanProgress, PlanQuestion
 from partitiond.core.profile import Profile
 from partitiond.core.spec import ModelSpec
-from partitiond.metrics_shown import Shown
+from partitiond.metrics_shown import MetricsSnapshot
 from partitiond.ports import (
     Clock,
     DeviceGauges,
@@ -422,7 +422,7 @@ class Service:
 
     async def metrics(self) -> str:
         """All metrics, as Prometheus text."""
-        shown = Shown(
+        shown = MetricsSnapshot(
             overview=await self.overview.overview(),
             plan=self.current_plan(),
             sample=self._traffic.latest,

@@ -14,7 +14,7 @@ from partitiond.ports import ProfileView, PrunableProfile, Store
 from partitiond.profile_files import in_present_schema
 
 
-class ProfileShelf:
+class ProfileCatalog:
     """Reads and keeps profiles, and knows which are stale.
 
     Args:

@@ -7,7 +7,7 @@ import hashlib
 from partitiond.controller.beside_jobs import devices_beside_jobs
 from partitiond.controller.leases import Lease
 from partitiond.core.hardware import Device
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.obstacles import Obstacle
 from partitiond.core.plan import Placement
 from partitiond.core.profile import Profile
@@ -140,7 +140,7 @@ def _version_of_device(device: Device) -> str:
         free_bytes=ZERO_BYTES,
         foreign=(),
         cordon_reason="",
-        health=Health.FINE,
+        health=DeviceHealth.FINE,
         health_reason="",
         mig_instances=instances if device.mig_fixed else (),
     )

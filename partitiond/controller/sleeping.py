@@ -111,7 +111,7 @@ def check_may_sleep(spec: ModelSpec, level: int, asleep: int) -> None:
         )
 
 
-class SleepKeeper:
+class SleepController:
     """Keeps the marks, and looks in the background which models are to wake or may fall asleep.
 
     Attributes:

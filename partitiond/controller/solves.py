@@ -13,7 +13,7 @@ MOST_WAITING: Final = 8
 """A few people and a dashboard; a solve takes seconds, and later callers would wait minutes."""
 
 
-class AskedPlans:
+class PlanQueue:
     """Gives callers that ask for plans their turns, in the order in which they came.
 
     Plans that the daemon makes by itself, and the plan of an apply, take no turn and wait for no

@@ -21,7 +21,7 @@ _SOURCE_NOTE: Final = "source: "
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Target:
+class ProfileTarget:
     """A device to measure on, and the size of the partition there."""
 
     device: Device
@@ -30,7 +30,7 @@ class Target:
 
 def profile_targets(
     devices: Sequence[Device], cpu_partition_cores: Sequence[int]
-) -> tuple[Target, ...]:
+) -> tuple[ProfileTarget, ...]:
     """Return what every model is profiled on: each kind of GPU once, or the CPU without GPUs.
 
     On a GPU the engine is alone on the device while it is measured. Profiles of MPS shares and MIG
@@ -46,22 +46,22 @@ def profile_targets(
         alike = ([d for d in gpus if d.hardware == kind] for kind in kinds)
         return tuple(target for group in alike if (target := _gpu_target(group)) is not None)
     return tuple(
-        Target(device, PartitionSize(SharingMode.CORES, cores))
+        ProfileTarget(device, PartitionSize(SharingMode.CORES, cores))
         for device in devices
         for cores in _core_counts(device, cpu_partition_cores)
     )
 
 
-def _gpu_target(alike: Sequence[Device]) -> Target | None:
+def _gpu_target(alike: Sequence[Device]) -> ProfileTarget | None:
     """Return, for GPUs of one kind, the first that can be used whole, else its largest slice."""
     whole = next((d for d in alike if SharingMode.WHOLE in d.modes), None)
     if whole is not None:
-        return Target(whole, PartitionSize(SharingMode.WHOLE, 1, 100))
+        return ProfileTarget(whole, PartitionSize(SharingMode.WHOLE, 1, 100))
     sliced = [(d, name) for d in alike if (name := _largest_slice(d))]
     if not sliced:
         return None
     device, name = sliced[0]
-    return Target(device, PartitionSize(SharingMode.MIG, 1, 100, name))
+    return ProfileTarget(device, PartitionSize(SharingMode.MIG, 1, 100, name))
 
 
 def _largest_slice(device: Device) -> str:
@@ -158,8 +158,8 @@ def best_kind(profiles: Collection[Profile]) -> ProfileKind | None:
 
 
 def unmeasured(
-    spec: ModelSpec, targets: Iterable[Target], profiles: Iterable[Profile]
-) -> tuple[Target, ...]:
+    spec: ModelSpec, targets: Iterable[ProfileTarget], profiles: Iterable[Profile]
+) -> tuple[ProfileTarget, ...]:
     """Targets on which this model, as it is registered now, was not measured yet."""
     measured = {
         (profile.hardware, profile.size)

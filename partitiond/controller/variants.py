@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from partitiond.controller.figures import ASSUMED, Figures
 from partitiond.controller.profiling import estimates
-from partitiond.controller.targets import Target
+from partitiond.controller.targets import ProfileTarget
 from partitiond.core.architecture import Architecture
 from partitiond.core.profile import Profile
 from partitiond.core.releases import engine_parts
@@ -33,7 +33,7 @@ async def form_architectures(
 def form_estimates(
     spec: ModelSpec,
     architectures: Mapping[str, Architecture],
-    targets: Sequence[Target],
+    targets: Sequence[ProfileTarget],
     created_at: str,
     figures: Figures = ASSUMED,
 ) -> tuple[Profile, ...]:

@@ -35,7 +35,7 @@ class PlacedView:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class SeenModels:
+class ModelIndex:
     """Lookup tables by model name, for lists of all models.
 
     Attributes:

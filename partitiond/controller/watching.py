@@ -9,11 +9,11 @@ from typing import Final
 
 from partitiond.core.errors import NotReadyError, PartitiondError, SilentError
 from partitiond.core.hardware import Device, DeviceDetails, headroom_bytes, silent_device
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.observation import Unknown
 from partitiond.core.plan import Plan, model_of
 from partitiond.core.spec import ModelSpec
-from partitiond.looks import SILENT_SECONDS, Looks
+from partitiond.looks import SILENT_SECONDS, DeadlineCalls
 from partitiond.ports import (
     Clock,
     DeviceCare,
@@ -57,7 +57,7 @@ def room_on(
         (
             device.id,
             Unknown(device.health_reason)
-            if device.health is Health.SILENT
+            if device.health is DeviceHealth.SILENT
             else engine_bytes(planned.get(device.id, device)),
         )
         for device in devices
@@ -96,7 +96,7 @@ class DeviceWatch:
         self._provider = provider
         self._clock = clock
         self._marked = marked
-        self._looks = Looks(look_seconds)
+        self._looks = DeadlineCalls(look_seconds)
         self._patience_seconds = patience_seconds
         self._under_way: asyncio.Task[None] | None = None
         self._slow = False
@@ -112,7 +112,7 @@ class DeviceWatch:
     @property
     def trouble(self) -> str:
         """Why no device can be relied on now; empty if one can."""
-        silent = [device for device in self.devices if device.health is Health.SILENT]
+        silent = [device for device in self.devices if device.health is DeviceHealth.SILENT]
         if self.problem or not silent or len(silent) < len(self.devices):
             return self.problem
         return f"no device answers: {silent[0].health_reason}"
@@ -124,7 +124,7 @@ class DeviceWatch:
     def is_silent(self, device_id: str) -> bool:
         """Whether nothing is known of a device now, because its driver does not answer."""
         device = self.find(device_id)
-        return device is not None and device.health is Health.SILENT
+        return device is not None and device.health is DeviceHealth.SILENT
 
     async def refresh(self, max_age_seconds: float) -> None:
         """Look again if the last look is older than that.

@@ -20,7 +20,7 @@ import dataclasses
 import math
 from typing import Final, Generic, TypeVar
 
-from partitiond.core.balance import Load, effective_limit
+from partitiond.core.balance import LoadView, effective_limit
 from partitiond.core.routing import ModelAvailability
 
 KV_SHARE: Final = 0.95
@@ -60,12 +60,12 @@ class Rejected:
     retry_after_seconds: int | None
 
 
-def has_slot(load: Load, slowness: float = 1.0) -> bool:
+def has_slot(load: LoadView, slowness: float = 1.0) -> bool:
     """Whether the replica has room for one more sequence, KV tokens aside."""
     return load.sequences == 0 or load.sequences < effective_limit(load.max_sequences, slowness)
 
 
-def admits(load: Load, cost: Cost, slowness: float = 1.0) -> bool:
+def admits(load: LoadView, cost: Cost, slowness: float = 1.0) -> bool:
     """Whether the replica has room for the request now (eligibility is `balance.is_eligible`).
 
     Args:

@@ -26,7 +26,7 @@ REPLICAS_EACH: Final = 4
 _DIGEST_BYTES: Final = 12
 
 
-class Sessions:
+class SessionAffinity:
     """Session -> its replica. Scope session names by API key: clients choose them."""
 
     def __init__(self, seconds: float = 600.0, max_entries: int = MAX_ENTRIES) -> None:

@@ -30,7 +30,7 @@ FACTORS_SECONDS: Final = 1.0
 NO_SLOWNESS: Final[Mapping[str, float]] = types.MappingProxyType({})
 
 
-class Load(Protocol):
+class LoadView(Protocol):
     """The fields of a replica that the rules read; live objects and `ReplicaLoad` have them."""
 
     @property
@@ -71,7 +71,7 @@ class Load(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaLoad:
-    """A replica's load as plain data; see `Load` for the fields."""
+    """A replica's load as plain data; see `LoadView` for the fields."""
 
     replica_id: str
     sequences: int
@@ -82,15 +82,15 @@ class ReplicaLoad:
     ejected: bool = False
 
 
-LoadT = TypeVar("LoadT", bound=Load)
+LoadT = TypeVar("LoadT", bound=LoadView)
 
 
-def occupancy(load: Load) -> float:
+def occupancy(load: LoadView) -> float:
     """Sequences in flight over the limit; 1.0 is full."""
     return load.sequences / max(1, load.max_sequences)
 
 
-def is_eligible(load: Load, tried: Collection[str] = ()) -> bool:
+def is_eligible(load: LoadView, tried: Collection[str] = ()) -> bool:
     """Whether a new request may go to the replica at all, at any load."""
     return not (load.draining or load.ejected or load.replica_id in tried)
 
@@ -266,7 +266,7 @@ DEFAULT_EJECTION: Final = EjectionPolicy()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Health:
+class EjectionState:
     """A replica's recent failures and ejections.
 
     Attributes:
@@ -284,17 +284,17 @@ class Health:
         return now < self.ejected_until
 
 
-HEALTHY: Final = Health()
+HEALTHY: Final = EjectionState()
 
 
 def after_failure(
-    health: Health,
+    health: EjectionState,
     now: float,
     *,
     ejected_others: int,
     replicas: int,
     policy: EjectionPolicy = DEFAULT_EJECTION,
-) -> Health:
+) -> EjectionState:
     """Return the health after one more failure.
 
     Args:
@@ -310,7 +310,7 @@ def after_failure(
     if failures < policy.consecutive_failures or not allowed or health.is_ejected(now):
         return dataclasses.replace(health, failures=failures)
     seconds = min(policy.max_seconds, policy.base_seconds * 2 ** min(health.ejections, 30))
-    return Health(failures, health.ejections + 1, now + seconds)
+    return EjectionState(failures, health.ejections + 1, now + seconds)
 
 
 class RetryBudget:

@@ -46,7 +46,7 @@ class Ending(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Seen:
+class ObservedOutput:
     """The observed part of an answer that may not have ended.
 
     Attributes:
@@ -117,7 +117,7 @@ def ending_of(outcome: str, *, at_work: bool, streamed: bool) -> Ending:
     return Ending.LEFT if at_work else Ending.DIED_EARLY
 
 
-def charge(ending: Ending, usage: Usage | None, seen: Seen, estimate: Estimate) -> Charge:
+def charge(ending: Ending, usage: Usage | None, seen: ObservedOutput, estimate: Estimate) -> Charge:
     """Return the tokens that the request's key pays; see the module.
 
     Args:
@@ -136,7 +136,7 @@ def charge(ending: Ending, usage: Usage | None, seen: Seen, estimate: Estimate) 
     return NO_CHARGE
 
 
-def _output_seen(seen: Seen, estimate: Estimate) -> int:
+def _output_seen(seen: ObservedOutput, estimate: Estimate) -> int:
     """Tokens seen: one per event, unless the client asked for fewer and larger events."""
     firsts = min(seen.output_events, estimate.sequences)
     return firsts + (seen.output_events - firsts) * estimate.stream_interval

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from partitiond.core.estimate_report import EstimateReport
 from partitiond.core.hardware import HardwareSpec
-from partitiond.core.prices import Prices, cost_per_million
+from partitiond.core.prices import TokenPrices, cost_per_million
 from partitiond.core.profile import LimitedBy
 from partitiond.core.replicas import Replication, best_replication
 from partitiond.core.workload import Workload
@@ -56,7 +56,7 @@ class DeviceOption:
 def compare(
     estimates: Sequence[tuple[HardwareSpec, EstimateReport]],
     workload: Workload,
-    prices: Prices | None,
+    prices: TokenPrices | None,
 ) -> tuple[DeviceOption, ...]:
     """Return one option per estimate, in the order given.
 
@@ -78,7 +78,7 @@ def _option(  # noqa: PLR0917
     found: Replication | None,
     strongest: float,
     workload: Workload,
-    prices: Prices | None,
+    prices: TokenPrices | None,
 ) -> DeviceOption:
     price = prices.of(spec) if prices is not None else None
     if found is None:

@@ -210,7 +210,7 @@ _LEFT: Final = {ReplicaState.DRAINING: 1 / 3, ReplicaState.STOPPING: 2 / 3}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Told:
+class Explanations:
     """Further facts that explain a standing in words.
 
     Attributes:
@@ -228,7 +228,7 @@ class Told:
     obstacles: Mapping[str, Obstacle] = dataclasses.field(default_factory=lambda: _NO_OBSTACLES)
 
 
-NOTHING_TOLD: Final = Told()
+NOTHING_TOLD: Final = Explanations()
 
 
 def convergence(
@@ -236,7 +236,7 @@ def convergence(
     seen: Observation,
     policy: ReconcilePolicy,
     asleep: Mapping[str, int] = _AWAKE,
-    told: Told = NOTHING_TOLD,
+    told: Explanations = NOTHING_TOLD,
 ) -> Convergence:
     """Compute how far the applied plan has converged.
 
@@ -357,7 +357,7 @@ class _Look:
     seen: Observation
     policy: ReconcilePolicy
     asleep: Mapping[str, int]
-    told: Told
+    told: Explanations
     current: Mapping[str, ObservedReplica]
     room: Mapping[str, "int | Unknown"]
 
@@ -545,12 +545,12 @@ __all__ = [
     "Ahead",
     "Cause",
     "Convergence",
+    "Explanations",
     "Files",
     "PlanState",
     "Replaced",
     "ReplicaProgress",
     "Standing",
-    "Told",
     "convergence",
     "replaced_by",
     "settling",

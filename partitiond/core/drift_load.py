@@ -51,7 +51,7 @@ MAX_CONTEXT_RATIO: Final = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Look:
+class LoadSample:
     """A replica between two readings of the proxy's counts.
 
     Attributes:
@@ -122,7 +122,7 @@ def tolerated(profile: Profile) -> float:
 
 def expected(
     profile: Profile,
-    looks: Sequence[Look],
+    looks: Sequence[LoadSample],
     *,
     prompt_tokens: float,
     output_tokens: float,

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Final
 
 from partitiond.core.drift import Comparison, Figure
-from partitiond.core.drift_load import Expected, Look
+from partitiond.core.drift_load import Expected, LoadSample
 from partitiond.core.traffic import ReplicaCount
 
 LONGEST_LOOKS: Final = 1800
@@ -25,7 +25,7 @@ class FullWindow:
         tpot_seconds, first_seconds: None if too few requests were streams.
     """
 
-    looks: tuple[Look, ...]
+    looks: tuple[LoadSample, ...]
     seconds: float
     requests: int
     prompt_tokens: float
@@ -56,7 +56,7 @@ class FullWindow:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Gathered:
+class OpenWindow:
     """A window that is not full yet.
 
     Attributes:
@@ -67,7 +67,7 @@ class Gathered:
     began_at: float
     first: ReplicaCount
     last: ReplicaCount
-    looks: tuple[Look, ...] = ()
+    looks: tuple[LoadSample, ...] = ()
 
     @property
     def requests(self) -> int:
@@ -92,9 +92,9 @@ class Gathered:
             )
         )
 
-    def after(self, count: ReplicaCount, sharing: float) -> "Gathered":
+    def after(self, count: ReplicaCount, sharing: float) -> "OpenWindow":
         """Return the window with one more look."""
-        look = Look(
+        look = LoadSample(
             busy_seconds=count.busy_seconds - self.last.busy_seconds,
             sequence_seconds=count.sequence_seconds - self.last.sequence_seconds,
             sharing=sharing,

@@ -94,7 +94,7 @@ class Popularity:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Need:
+class RoomNeed:
     """One way to place the requested model."""
 
     device_id: str
@@ -130,7 +130,7 @@ def expected_rate(forecast_req_per_s: float, idle_seconds: float) -> float:
 
 
 def victims_for(
-    needs: Sequence[Need],
+    needs: Sequence[RoomNeed],
     free: Callable[[str], Room],
     residents: Sequence[Resident],
     *,
@@ -161,7 +161,7 @@ def victims_for(
 
 
 def _victims(
-    need: Need, free: Room, movable: Sequence[Resident], order: Order
+    need: RoomNeed, free: Room, movable: Sequence[Resident], order: Order
 ) -> list[Resident] | None:
     there = [r for r in movable if r.on(need.device_id) != NO_ROOM]
     there.sort(key=lambda r: (order(r, need.device_id), -r.idle_seconds, r.model))

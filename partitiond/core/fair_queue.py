@@ -47,8 +47,8 @@ from partitiond.core.admission import (
 )
 from partitiond.core.balance import (
     NO_SLOWNESS,
-    Load,
     LoadT,
+    LoadView,
     choose_replica,
     effective_limit,
     is_eligible,
@@ -288,7 +288,7 @@ def expire(
     return refuse_after_waiting(now - entry.since, elsewhere + ahead, limits)
 
 
-def _missing(load: Load, entry: Waiting[ItemT]) -> float:
+def _missing(load: LoadView, entry: Waiting[ItemT]) -> float:
     """Load of the replica with the request added, as a share of its limits."""
     sequences = (load.sequences + entry.cost.sequences) / max(1, load.max_sequences)
     if load.kv_cache_tokens <= 0:

@@ -94,7 +94,7 @@ def fullest_and_emptiest(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Kind:
+class DeviceClassUse:
     """Devices of one kind and sharing mode.
 
     Attributes:
@@ -110,7 +110,7 @@ class Kind:
     most: float
 
 
-def kinds_of(fills: Iterable[Fill]) -> tuple[Kind, ...]:
+def kinds_of(fills: Iterable[Fill]) -> tuple[DeviceClassUse, ...]:
     """Group the devices in use by kind and sharing mode, most frequent first."""
     by_kind: dict[tuple[str, SharingMode], list[Fill]] = collections.defaultdict(list)
     for fill in fills:
@@ -120,7 +120,9 @@ def kinds_of(fills: Iterable[Fill]) -> tuple[Kind, ...]:
         shares = sorted(f.memory_share for f in mine)
         middle = shares[len(shares) // 2]
         replicas = sum(f.replicas for f in mine)
-        found.append(Kind(hardware, mode, len(mine), replicas, shares[0], middle, shares[-1]))
+        found.append(
+            DeviceClassUse(hardware, mode, len(mine), replicas, shares[0], middle, shares[-1])
+        )
     return tuple(sorted(found, key=lambda k: (-k.devices, k.hardware, k.mode.value)))
 
 

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 
-class Health(enum.StrEnum):
+class DeviceHealth(enum.StrEnum):
     """State of a GPU; see the module."""
 
     FINE = "fine"
@@ -60,14 +60,14 @@ class XidMeaning:
 
     code: int
     kind: XidKind
-    level: Health
+    level: DeviceHealth
     words: str
     advice: str
     driver_decides: bool = False
 
 
 def _meanings() -> Iterator[XidMeaning]:
-    fine, degraded, failed = Health.FINE, Health.DEGRADED, Health.FAILED
+    fine, degraded, failed = DeviceHealth.FINE, DeviceHealth.DEGRADED, DeviceHealth.FAILED
     application, memory = XidKind.APPLICATION, XidKind.MEMORY
     hardware, bus, link, driver = XidKind.HARDWARE, XidKind.BUS, XidKind.LINK, XidKind.DRIVER
     for code, words in (
@@ -124,7 +124,7 @@ def xid_meaning(code: int) -> XidMeaning:
     return XIDS.get(code) or XidMeaning(
         code,
         XidKind.DRIVER,
-        Health.DEGRADED,
+        DeviceHealth.DEGRADED,
         "a message that is not known here",
         "Look it up in NVIDIA's Xid catalog.",
     )
@@ -204,10 +204,10 @@ NOTHING_TOLD: Final = HealthReadings()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Finding:
+class HealthFinding:
     """One known fault of a GPU, and what to do about it."""
 
-    level: Health
+    level: DeviceHealth
     what: str
     advice: str
 
@@ -215,36 +215,36 @@ class Finding:
 MAX_RETIRED_PAGES: Final = 60
 """At this number of pages NVIDIA exchanges a GPU; its drivers can retire 64."""
 
-_SEVERITY: Final = {Health.FINE: 0, Health.DEGRADED: 1, Health.FAILED: 2}
+_SEVERITY: Final = {DeviceHealth.FINE: 0, DeviceHealth.DEGRADED: 1, DeviceHealth.FAILED: 2}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Verdict:
+class HealthVerdict:
     """Judgement of a GPU.
 
     Attributes:
         findings: worst first.
     """
 
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[HealthFinding, ...] = ()
 
     @property
-    def health(self) -> Health:
+    def health(self) -> DeviceHealth:
         """The worst level of the findings."""
-        return self.findings[0].level if self.findings else Health.FINE
+        return self.findings[0].level if self.findings else DeviceHealth.FINE
 
     @property
     def reason(self) -> str:
         """Why the GPU is not fine, worst finding first; empty if it is fine."""
         said: list[str] = []
         for found in self.findings:
-            if found.level is not Health.FINE:
+            if found.level is not DeviceHealth.FINE:
                 advice = () if found.advice in said else (found.advice,)
                 said += [f"{found.what}.", *advice]
         return " ".join(said)
 
 
-def judge(readings: HealthReadings, xids: Sequence[XidEvent] = ()) -> Verdict:
+def judge(readings: HealthReadings, xids: Sequence[XidEvent] = ()) -> HealthVerdict:
     """Judge a GPU by its readings and the driver's messages together.
 
     Args:
@@ -257,59 +257,61 @@ def judge(readings: HealthReadings, xids: Sequence[XidEvent] = ()) -> Verdict:
         *_memory(readings),
         *_clocks(readings),
     ]
-    return Verdict(tuple(sorted(found, key=lambda f: -_SEVERITY[f.level])))
+    return HealthVerdict(tuple(sorted(found, key=lambda f: -_SEVERITY[f.level])))
 
 
-def _reachable(readings: HealthReadings) -> Iterator[Finding]:
+def _reachable(readings: HealthReadings) -> Iterator[HealthFinding]:
     if readings.unreachable:
-        yield Finding(Health.FAILED, f"the GPU does not answer: {readings.unreachable}", _REBOOT)
+        yield HealthFinding(
+            DeviceHealth.FAILED, f"the GPU does not answer: {readings.unreachable}", _REBOOT
+        )
 
 
-def _recovery(readings: HealthReadings) -> Iterator[Finding]:
-    failed, degraded = Health.FAILED, Health.DEGRADED
+def _recovery(readings: HealthReadings) -> Iterator[HealthFinding]:
+    failed, degraded = DeviceHealth.FAILED, DeviceHealth.DEGRADED
     match readings.recovery:
         case None | Recovery.NONE:
             return
         case Recovery.GPU_RESET | Recovery.BUS_RESET:
-            yield Finding(failed, "the driver says that the GPU has to be reset", _RESET)
+            yield HealthFinding(failed, "the driver says that the GPU has to be reset", _RESET)
         case Recovery.NODE_REBOOT | Recovery.SYSTEM_REBOOT:
-            yield Finding(failed, "the driver says that the host has to be rebooted", _REBOOT)
+            yield HealthFinding(failed, "the driver says that the host has to be rebooted", _REBOOT)
         case Recovery.DRAIN_AND_RESET:
-            yield Finding(
+            yield HealthFinding(
                 degraded, "the driver wants to reset the GPU once it is idle", _IDLE_RESET
             )
         case _:
             advice = "See nvidia-smi -q, GPU Recovery Action."
-            yield Finding(degraded, "the driver asks for a recovery of its links", advice)
+            yield HealthFinding(degraded, "the driver asks for a recovery of its links", advice)
 
 
-def _of_xids(codes: Collection[int], readings: HealthReadings) -> Iterator[Finding]:
+def _of_xids(codes: Collection[int], readings: HealthReadings) -> Iterator[HealthFinding]:
     for code in sorted(codes):
         meaning = xid_meaning(code)
         level = meaning.level
         if meaning.driver_decides and readings.recovery == Recovery.NONE:
-            level = min(level, Health.DEGRADED, key=_SEVERITY.__getitem__)
-        yield Finding(level, f"Xid {code}: {meaning.words}", meaning.advice)
+            level = min(level, DeviceHealth.DEGRADED, key=_SEVERITY.__getitem__)
+        yield HealthFinding(level, f"Xid {code}: {meaning.words}", meaning.advice)
 
 
-def _memory(readings: HealthReadings) -> Iterator[Finding]:
+def _memory(readings: HealthReadings) -> Iterator[HealthFinding]:
     if readings.remap_failed:
-        yield Finding(Health.FAILED, "a memory row could not be remapped", _VENDOR)
+        yield HealthFinding(DeviceHealth.FAILED, "a memory row could not be remapped", _VENDOR)
     if readings.remap_pending:
-        yield Finding(Health.DEGRADED, "memory rows wait to be remapped", _IDLE_RESET)
+        yield HealthFinding(DeviceHealth.DEGRADED, "memory rows wait to be remapped", _IDLE_RESET)
     if readings.retirement_pending:
-        yield Finding(Health.DEGRADED, "memory pages wait to be retired", _IDLE_RESET)
+        yield HealthFinding(DeviceHealth.DEGRADED, "memory pages wait to be retired", _IDLE_RESET)
     if (readings.retired_pages or 0) >= MAX_RETIRED_PAGES:
         what = f"{readings.retired_pages} memory pages are retired"
-        yield Finding(Health.DEGRADED, what, _VENDOR)
+        yield HealthFinding(DeviceHealth.DEGRADED, what, _VENDOR)
     if readings.ecc_volatile:
         what = f"{readings.ecc_volatile} memory errors could not be corrected since the driver "
-        yield Finding(Health.DEGRADED, what + "was loaded", _IDLE_RESET)
+        yield HealthFinding(DeviceHealth.DEGRADED, what + "was loaded", _IDLE_RESET)
 
 
-def _clocks(readings: HealthReadings) -> Iterator[Finding]:
+def _clocks(readings: HealthReadings) -> Iterator[HealthFinding]:
     if readings.throttle:
         degrees = "" if readings.temperature_c is None else f" at {readings.temperature_c} °C"
         what = f"it runs below its clocks{degrees}: {', '.join(readings.throttle)}"
         advice = "Check cooling and power; figures of profiles do not hold until then."
-        yield Finding(Health.DEGRADED, what, advice)
+        yield HealthFinding(DeviceHealth.DEGRADED, what, advice)

@@ -8,13 +8,13 @@ model misses a replica, and only another plan can give the model one.
 from collections.abc import Collection, Iterable, Sequence
 
 from partitiond.core.hardware import Device
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.plan import Placement
 
 
 def stranded(applied: Collection[Placement], devices: Sequence[Device]) -> bool:
     """Whether some applied replicas have no device to run on until there is another plan."""
-    works = {device.id for device in devices if device.health is not Health.FAILED}
+    works = {device.id for device in devices if device.health is not DeviceHealth.FAILED}
     return any(placement.device_id not in works for placement in applied)
 
 
@@ -36,7 +36,7 @@ def cut_off(
     """
     if not devices:
         return frozenset()
-    answers = {d.id for d in devices if d.health not in (Health.FAILED, Health.SILENT)}
+    answers = {d.id for d in devices if d.health not in (DeviceHealth.FAILED, DeviceHealth.SILENT)}
     return frozenset(
         p.replica_id
         for p in wanted

@@ -50,7 +50,7 @@ class PresentInstance:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class MigState:
+class MigLayout:
     """The state of MIG on one GPU.
 
     Attributes:
@@ -126,7 +126,7 @@ class Refused:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class MigWish:
+class MigTarget:
     """The wanted state of MIG on one GPU.
 
     Attributes:
@@ -141,7 +141,7 @@ class MigWish:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Leave:
+class MigPermissions:
     """The changes that are permitted to reach a wish.
 
     Attributes:
@@ -163,7 +163,9 @@ _HINT_NOT_OURS: Final = (
 )
 
 
-def plan_changes(state: MigState, wish: MigWish, leave: Leave) -> tuple[Step, ...] | Refused:
+def plan_changes(
+    state: MigLayout, wish: MigTarget, leave: MigPermissions
+) -> tuple[Step, ...] | Refused:
     """Return the steps from what exists to what is wanted; none if nothing has to change.
 
     No order of steps destroys fewer instances, and an instance that fits is never destroyed.
@@ -186,7 +188,7 @@ def plan_changes(state: MigState, wish: MigWish, leave: Leave) -> tuple[Step, ..
     return _allowed(_rebuild(state, wish, leave), leave)
 
 
-def plan_removal(state: MigState, place: Place) -> tuple[Step, ...] | Refused:
+def plan_removal(state: MigLayout, place: Place) -> tuple[Step, ...] | Refused:
     """Return the steps that destroy one instance of ours, even an incomplete one."""
     found = next((i for i in state.instances if i.place == place), None)
     if found is None:
@@ -239,7 +241,7 @@ def step_text(step: Step) -> str:
             return f"create the compute instance of {place_text(place)}"
 
 
-def after(state: MigState, steps: Iterable[Step]) -> MigState:
+def after(state: MigLayout, steps: Iterable[Step]) -> MigLayout:
     """Return the state after the steps were taken."""
     there = {i.place: i for i in state.instances}
     enabled = state.enabled
@@ -261,7 +263,7 @@ def after(state: MigState, steps: Iterable[Step]) -> MigState:
     return dataclasses.replace(state, enabled=enabled, pending=enabled, instances=ordered)
 
 
-def _turn_off(state: MigState, leave: Leave) -> tuple[Step, ...] | Refused:
+def _turn_off(state: MigLayout, leave: MigPermissions) -> tuple[Step, ...] | Refused:
     if not state.enabled and not state.pending:
         return ()
     steps: list[Step] = []
@@ -273,7 +275,9 @@ def _turn_off(state: MigState, leave: Leave) -> tuple[Step, ...] | Refused:
     return _allowed((*steps, SetMigMode(enabled=False)), leave)
 
 
-def _turn_on(state: MigState, wish: MigWish, leave: Leave) -> tuple[Step, ...] | Refused:
+def _turn_on(
+    state: MigLayout, wish: MigTarget, leave: MigPermissions
+) -> tuple[Step, ...] | Refused:
     if state.in_use:
         return Refused(
             "MIG is off, and cannot be turned on while processes use the GPU",
@@ -282,7 +286,9 @@ def _turn_on(state: MigState, wish: MigWish, leave: Leave) -> tuple[Step, ...] |
     return _allowed((SetMigMode(enabled=True), *_create(wish.places)), leave)
 
 
-def _allowed(steps: tuple[Step, ...] | Refused, leave: Leave) -> tuple[Step, ...] | Refused:
+def _allowed(
+    steps: tuple[Step, ...] | Refused, leave: MigPermissions
+) -> tuple[Step, ...] | Refused:
     """Return the steps, or a refusal if the operator does not allow such steps."""
     if isinstance(steps, Refused) or not steps:
         return steps
@@ -302,7 +308,9 @@ def _allowed(steps: tuple[Step, ...] | Refused, leave: Leave) -> tuple[Step, ...
     return steps
 
 
-def _rebuild(state: MigState, wish: MigWish, leave: Leave) -> tuple[Step, ...] | Refused:
+def _rebuild(
+    state: MigLayout, wish: MigTarget, leave: MigPermissions
+) -> tuple[Step, ...] | Refused:
     wanted = set(wish.places)
     there = {i.place: i for i in state.instances}
     missing = [place for place in wish.places if place not in there]
@@ -334,7 +342,7 @@ def _in_the_way(
     missing: Sequence[Place],
     wanted: Sequence[Place],
     profiles: Sequence[MigProfile],
-    leave: Leave,
+    leave: MigPermissions,
 ) -> list[PresentInstance]:
     """Instances that have to go: they overlap missing ones, or exceed a profile's maximum."""
     slices = covered_slices(tuple(missing))
@@ -350,7 +358,7 @@ def _in_the_way(
     return sorted(going, key=lambda i: i.place[1])
 
 
-def _why_kept(instance: PresentInstance, leave: Leave) -> Refused | None:
+def _why_kept(instance: PresentInstance, leave: MigPermissions) -> Refused | None:
     """Why an instance may not be destroyed; None if it may."""
     text = place_text(instance.place)
     if instance.busy:
@@ -360,7 +368,7 @@ def _why_kept(instance: PresentInstance, leave: Leave) -> Refused | None:
     return None
 
 
-def _why_not_mended(instance: PresentInstance, leave: Leave) -> Refused | None:
+def _why_not_mended(instance: PresentInstance, leave: MigPermissions) -> Refused | None:
     """Why an incomplete instance may not be completed; None if it may."""
     if instance.compute_instances:
         return _why_kept(instance, leave)

@@ -129,7 +129,7 @@ class DrainReplica:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class RestReplica:
+class QuiesceReplica:
     """Take the replica out of the routing table for new requests; it is put to sleep afterwards.
 
     There is no deadline, because falling asleep sooner is not worth the loss of a request.
@@ -196,7 +196,7 @@ class ForgetReplica:
 Action = (
     StartEngine
     | DrainReplica
-    | RestReplica
+    | QuiesceReplica
     | SleepReplica
     | WakeReplica
     | StopEngine

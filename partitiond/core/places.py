@@ -17,7 +17,7 @@ from partitiond.core.fair_queue import FairQueue
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Share:
+class RequestOwner:
     """The owner of a request, for fairness: an API key's id, weight and priority."""
 
     key: str = ""
@@ -25,7 +25,7 @@ class Share:
     priority: int = 0
 
 
-EVERYBODY: Final = Share()
+EVERYBODY: Final = RequestOwner()
 NOWHERE: Final[frozenset[str]] = frozenset()
 
 
@@ -45,7 +45,7 @@ class Request:
     __slots__ = ("cost", "entry", "held", "max_wait_seconds", "prefer", "share", "tried")
 
     def __init__(
-        self, cost: Cost, share: Share = EVERYBODY, max_wait_seconds: float = math.inf
+        self, cost: Cost, share: RequestOwner = EVERYBODY, max_wait_seconds: float = math.inf
     ) -> None:
         self.cost = cost
         self.share = share

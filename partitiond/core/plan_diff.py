@@ -18,7 +18,7 @@ from partitiond.core.outage import Outage, outages
 from partitiond.core.partition import Partition
 from partitiond.core.plan import Placement, PlanDiff, weights_of
 from partitiond.core.room import fits, overlap
-from partitiond.core.start_order import NO_STAKES, Stakes, start_order
+from partitiond.core.start_order import NO_STAKES, StartGains, start_order
 
 START_SECONDS: Final = {DeviceKind.GPU: 40.0, DeviceKind.CPU: 20.0}
 """Time to start an engine without its weights: imports, context, warm-up, CUDA graphs on a GPU. An
@@ -122,7 +122,7 @@ def diff_cost(
     diff: PlanDiff,
     devices: Sequence[Device],
     measured: Mapping[str, float] | None = None,
-    stakes: Stakes = NO_STAKES,
+    stakes: StartGains = NO_STAKES,
 ) -> DiffCost:
     """Estimate what it takes to go from what runs to a plan.
 
@@ -164,7 +164,9 @@ def diff_cost(
     )
 
 
-def _order(diff: PlanDiff, new_ones: Sequence[Placement], stakes: Stakes) -> tuple[Placement, ...]:
+def _order(
+    diff: PlanDiff, new_ones: Sequence[Placement], stakes: StartGains
+) -> tuple[Placement, ...]:
     serving: dict[str, float] = {}
     for placement in (*diff.keep, *diff.stop, *(old for old, _ in diff.move)):
         capacity = placement.candidate.capacity_req_per_s

@@ -12,7 +12,7 @@ CPU = "cpu"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Prices:
+class TokenPrices:
     """Prices per device and hour.
 
     Attributes:
@@ -28,7 +28,7 @@ class Prices:
         return self.per_hour.get(CPU if hardware.kind is DeviceKind.CPU else hardware.key)
 
 
-def prices_from(table: Mapping[str, object]) -> Prices:
+def prices_from(table: Mapping[str, object]) -> TokenPrices:
     """Read prices from a parsed TOML file.
 
     Args:
@@ -64,7 +64,7 @@ def prices_from(table: Mapping[str, object]) -> Prices:
         if key in found:
             raise SpecError(f"{key} has two prices.", hint="Leave one of its names out.")
         found[key] = float(price)
-    return Prices(found, currency)
+    return TokenPrices(found, currency)
 
 
 def _device_key(name: str) -> str:

@@ -23,7 +23,7 @@ from partitiond.core.profile import capacity_req_per_s as planned_capacity
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Figure:
+class ProfileFigure:
     """One figure of both profiles.
 
     Attributes:
@@ -45,9 +45,9 @@ class PointDiff:
     """One batch that both profiles measured."""
 
     batch: int
-    output_tokens_per_s: Figure
-    ttft_p95_seconds: Figure
-    tpot_p95_seconds: Figure
+    output_tokens_per_s: ProfileFigure
+    ttft_p95_seconds: ProfileFigure
+    tpot_p95_seconds: ProfileFigure
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class ProfileDiff:
     second: str
     incomparable: tuple[str, ...]
     differences: tuple[str, ...]
-    figures: tuple[Figure, ...]
+    figures: tuple[ProfileFigure, ...]
     points: tuple[PointDiff, ...]
     only_first: tuple[int, ...]
     only_second: tuple[int, ...]
@@ -137,7 +137,7 @@ def _other_pairs(first: Profile, second: Profile) -> tuple[str, ...]:
     return ()
 
 
-def _figures(first: Profile, second: Profile) -> Iterator[Figure]:
+def _figures(first: Profile, second: Profile) -> Iterator[ProfileFigure]:
     yield _knee(first, second)
     yield _throughput(
         "X*, output tokens/s",
@@ -150,7 +150,7 @@ def _figures(first: Profile, second: Profile) -> Iterator[Figure]:
     yield _plain("KV cache, tokens", first.kv_cache_tokens, second.kv_cache_tokens)
 
 
-def _knee(first: Profile, second: Profile) -> Figure:
+def _knee(first: Profile, second: Profile) -> ProfileFigure:
     figure = _plain("knee, batch", first.knee.batch, second.knee.batch)
     ranges = [
         (float(p.knee.low), float(p.knee.high))
@@ -192,7 +192,9 @@ def _point(first: OperatingPoint, second: OperatingPoint) -> PointDiff:
     )
 
 
-def _throughput(name: str, first: tuple[float, float], second: tuple[float, float]) -> Figure:
+def _throughput(
+    name: str, first: tuple[float, float], second: tuple[float, float]
+) -> ProfileFigure:
     """Compare (value, half-width) of both; a half-width of 0 means that it is not known."""
     figure = _plain(name, first[0], second[0])
     if first[1] <= 0 or second[1] <= 0:
@@ -201,7 +203,7 @@ def _throughput(name: str, first: tuple[float, float], second: tuple[float, floa
     return dataclasses.replace(figure, differs=differs)
 
 
-def _percentile(name: str, first: Latency, second: Latency) -> Figure:
+def _percentile(name: str, first: Latency, second: Latency) -> ProfileFigure:
     figure = _plain(name, first.p95, second.p95)
     if first.p95_interval is None or second.p95_interval is None:
         return figure
@@ -212,7 +214,7 @@ def _apart(one: Interval, other: Interval) -> bool:
     return one[1] < other[0] or other[1] < one[0]
 
 
-def _plain(name: str, first: float | None, second: float | None) -> Figure:
+def _plain(name: str, first: float | None, second: float | None) -> ProfileFigure:
     known = first is not None and second is not None and first > 0
     ratio = second / first if known and first and second is not None else None
-    return Figure(name, first, second, ratio, None)
+    return ProfileFigure(name, first, second, ratio, None)

@@ -53,7 +53,7 @@ from partitiond.core.admission import Rejected, retry_after_seconds
 _DIGEST_BYTES: Final = 16
 
 
-class Verdict(enum.StrEnum):
+class RetryVerdict(enum.StrEnum):
     """Fate of a request whose replica died under it."""
 
     RETRY = "retry"
@@ -169,7 +169,7 @@ class Quarantine:
 
     def died(
         self, flights: Sequence[Exposure], now: float, *, external: bool = False
-    ) -> tuple[Verdict, ...]:
+    ) -> tuple[RetryVerdict, ...]:
         """Record that a replica's process has ended; return the fate of each request in flight.
 
         Args:
@@ -178,7 +178,7 @@ class Quarantine:
             external: the replica was stopped from outside, so no request caused its death.
         """
         if external:
-            return (Verdict.RETRY,) * len(flights)
+            return (RetryVerdict.RETRY,) * len(flights)
         suspects = {one.fingerprint for one in flights if self._may_have_done_it(one)}
         present = {one.fingerprint for one in flights if one.sent_seconds is not None}
         for name in present:
@@ -189,7 +189,8 @@ class Quarantine:
             if name in present and suspicion.suspect
         }
         return tuple(
-            Verdict.REFUSE if one.fingerprint in guilty else Verdict.RETRY for one in flights
+            RetryVerdict.REFUSE if one.fingerprint in guilty else RetryVerdict.RETRY
+            for one in flights
         )
 
     def ended(self, fingerprint: bytes, *, well: bool) -> None:

@@ -48,8 +48,8 @@ from partitiond.core.observation import (
     ForgetReplica,
     Observation,
     ObservedReplica,
+    QuiesceReplica,
     ReconcilePolicy,
-    RestReplica,
     SleepReplica,
     StartEngine,
     StopEngine,
@@ -62,7 +62,7 @@ from partitiond.core.plan import Placement, same_engine
 from partitiond.core.replica import ReplicaState
 from partitiond.core.room import fits
 from partitiond.core.sleep import stays
-from partitiond.core.start_order import NO_STAKES, Stakes, start_order
+from partitiond.core.start_order import NO_STAKES, StartGains, start_order
 
 __all__ = [
     "LIVE",
@@ -71,8 +71,8 @@ __all__ = [
     "ForgetReplica",
     "Observation",
     "ObservedReplica",
+    "QuiesceReplica",
     "ReconcilePolicy",
-    "RestReplica",
     "SleepReplica",
     "StartEngine",
     "StopEngine",
@@ -146,7 +146,7 @@ class _Pass:
     asleep: Mapping[str, int]
     current: Mapping[str, ObservedReplica]
     outgoing: tuple[ObservedReplica, ...]
-    stakes: Stakes
+    stakes: StartGains
 
 
 def reconcile(
@@ -154,7 +154,7 @@ def reconcile(
     observation: Observation,
     policy: ReconcilePolicy,
     asleep: Mapping[str, int] = _NOBODY,
-    stakes: Stakes = NO_STAKES,
+    stakes: StartGains = NO_STAKES,
 ) -> tuple[Action, ...]:
     """Return the next actions, so that the host comes to run `desired` and nothing else.
 
@@ -528,7 +528,7 @@ def _rests(here: _Pass) -> list[Action]:
             continue
         to_sleep = replica.placement.model in here.asleep
         if to_sleep and replica.state is ReplicaState.SERVING:
-            actions.append(RestReplica(replica.replica_id, replica.generation))
+            actions.append(QuiesceReplica(replica.replica_id, replica.generation))
         if not to_sleep and replica.state is ReplicaState.DROWSY:
             actions.append(WakeReplica(replica.replica_id, replica.generation))
     return actions

@@ -101,7 +101,7 @@ def gone_back(spec: ModelSpec, release: ModelSpec) -> ModelSpec:
     )
 
 
-class Verdict(enum.Enum):
+class RolloutVerdict(enum.Enum):
     """Decision about a release that is coming."""
 
     WAIT = "wait"
@@ -114,7 +114,7 @@ def judge(
     desired: Sequence[Placement],
     replicas: Sequence[ObservedReplica],
     unfetched: Mapping[str, int],
-) -> Verdict:
+) -> RolloutVerdict:
     """Decide whether a coming release has arrived, or will not.
 
     It has arrived when all wanted replicas of the model are of it and serve. It will not when one
@@ -136,10 +136,10 @@ def judge(
     own = [r for r in replicas if is_of_it(r.placement)]
     serving = [r for r in own if r.state is ReplicaState.SERVING and not r.ending]
     if wanted and all(is_of_it(p) and _is_served(p, serving) for p in wanted):
-        return Verdict.ARRIVED
+        return RolloutVerdict.ARRIVED
     failed = any(r.state is ReplicaState.FAILED and r.failures >= ROLL_BACK_AFTER for r in own)
     missing = any(unfetched.get(p.form, 0) >= ROLL_BACK_AFTER for p in wanted if is_of_it(p))
-    return Verdict.GO_BACK if (failed or missing) and not serving else Verdict.WAIT
+    return RolloutVerdict.GO_BACK if (failed or missing) and not serving else RolloutVerdict.WAIT
 
 
 def _is_served(placement: Placement, serving: Iterable[ObservedReplica]) -> bool:

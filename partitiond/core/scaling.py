@@ -82,7 +82,7 @@ class ScalingPolicy:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredDemand:
     """One step of one model's traffic.
 
     Attributes:
@@ -146,7 +146,7 @@ def begun_at(req_per_s: float | None) -> ScalingState:
     return ScalingState(planned_req_per_s=req_per_s)
 
 
-def scale(state: ScalingState, step: Measured, policy: ScalingPolicy) -> Decision:
+def scale(state: ScalingState, step: MeasuredDemand, policy: ScalingPolicy) -> Decision:
     """Take one step of traffic, and decide what to plan for."""
     series = observed(state.series, step.req_per_s * step.work, policy.forecast)
     expected = forecast(series, policy.forecast)
@@ -179,7 +179,7 @@ def scale(state: ScalingState, step: Measured, policy: ScalingPolicy) -> Decisio
 
 
 def _under_pressure(
-    state: ScalingState, step: Measured, expected: Forecast, policy: ScalingPolicy
+    state: ScalingState, step: MeasuredDemand, expected: Forecast, policy: ScalingPolicy
 ) -> float:
     """The rate to plan if requests queue although the plan should do: it promises too much."""
     planned = state.planned_req_per_s

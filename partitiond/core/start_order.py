@@ -20,7 +20,7 @@ USUAL_SECONDS: Final = 30.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Stakes:
+class StartGains:
     """The gains of starting engines, and how long the starts take.
 
     Attributes:
@@ -44,12 +44,12 @@ class Stakes:
         return max(1e-3, self.seconds.get(placement.replica_id, USUAL_SECONDS))
 
 
-NO_STAKES: Final = Stakes()
+NO_STAKES: Final = StartGains()
 
 
 def start_order(
     missing: Sequence[Placement],
-    stakes: Stakes = NO_STAKES,
+    stakes: StartGains = NO_STAKES,
     serving: Mapping[str, float] = _NOTHING,
     replaced: Mapping[str, float] = _NOTHING,
 ) -> tuple[Placement, ...]:
@@ -84,7 +84,7 @@ def start_order(
 
 
 def _rank(
-    placement: Placement, stakes: Stakes, coming: Mapping[str, float], replaced: float
+    placement: Placement, stakes: StartGains, coming: Mapping[str, float], replaced: float
 ) -> tuple[float, bool]:
     model = placement.model
     had = coming.get(model, 0.0)
@@ -95,7 +95,7 @@ def _rank(
 
 def lost_requests(
     order: Iterable[Placement],
-    stakes: Stakes = NO_STAKES,
+    stakes: StartGains = NO_STAKES,
     serving: Mapping[str, float] = _NOTHING,
 ) -> float:
     """Weighted requests that are not served until all of these have started in this order.

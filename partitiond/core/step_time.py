@@ -47,7 +47,7 @@ class StepSample(NamedTuple):
     half_width: float = 0.0
 
 
-class Work(NamedTuple):
+class StepWork(NamedTuple):
     """The work of a round, in the order of the coefficients a, b, c, d."""
 
     steps: float
@@ -58,11 +58,11 @@ class Work(NamedTuple):
 
 def round_work(
     workload: Workload, batch: float, max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS
-) -> Work:
+) -> StepWork:
     """Steps, tokens computed, sequences and KV tokens read of the mean round at a batch."""
     moments = workload.moments
     tokens = batch * (moments.p + moments.o - 1) / moments.o
-    return Work(
+    return StepWork(
         steps=max(1.0, tokens / max_num_batched_tokens),
         tokens=tokens,
         sequences=batch,
@@ -115,7 +115,7 @@ def _weight(sample: StepSample) -> float:
     return LEAST_SPREAD / math.hypot(LEAST_SPREAD, noise)
 
 
-def _shape(work: Work) -> tuple[float, float]:
+def _shape(work: StepWork) -> tuple[float, float]:
     """Tokens and KV tokens per sequence: they distinguish one workload's rounds from another's."""
     return round(work.tokens / work.sequences, 9), round(work.kv_tokens / work.sequences, 9)
 

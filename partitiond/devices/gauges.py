@@ -14,7 +14,7 @@ from partitiond.devices.cpu import CPU_DEVICE_ID
 from partitiond.devices.nvml.memory import memory_of
 from partitiond.devices.nvml.session import session, told
 from partitiond.devices.telemetry.energy import EnergyMeter, find_counters
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 from partitiond.ports.gauges import DeviceReading
 
 GPU_SECONDS: Final = 2.0
@@ -44,7 +44,7 @@ class HostGauges:
         clock: Callable[[], float] = time.monotonic,
         gpu_seconds: float = GPU_SECONDS,
     ) -> None:
-        self._looks = Looks(gpu_seconds)
+        self._looks = DeadlineCalls(gpu_seconds)
         self._nvml = nvml
         self._clock = clock
         self._lock = threading.Lock()

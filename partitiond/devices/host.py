@@ -11,11 +11,11 @@ from partitiond.core.hardware import Device, DeviceDetails, SharingMode, short_d
 from partitiond.core.mig import Place
 from partitiond.devices.cpu import discover_cpu
 from partitiond.devices.nvml.details import details_of
-from partitiond.devices.nvml.discovery import GpuDiscovery, Seen
+from partitiond.devices.nvml.discovery import GpuDiscovery, GpuSnapshot
 from partitiond.devices.nvml.events import XidWatch
 from partitiond.devices.nvml.library import use_library
 from partitiond.devices.nvml.mig import MigChanges
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 
 SIMULATED_NVML: Final = Path("lib/libnvidia-ml.so.1")
 """NVML library of a simulated host, relative to the host's folder."""
@@ -60,9 +60,9 @@ class HostDevices:
         gpu_cores: Sequence[int] | None = None,
         mps_installed: Callable[[], bool] = lambda: True,
         own_instances: Callable[[str], Collection[Place]] | None = None,
-        looks: Looks | None = None,
+        looks: DeadlineCalls | None = None,
     ) -> None:
-        self.looks = looks or Looks()
+        self.looks = looks or DeadlineCalls()
         self._cpu_cores = tuple(cpu_cores) if cpu_cores is not None else None
         self._cpu_memory_bytes = cpu_memory_bytes
         self._gpu_cores = None if gpu_cores is None else tuple(gpu_cores)
@@ -135,7 +135,7 @@ class HostDevices:
     def _host_cpu(self) -> Device:
         return discover_cpu(self._cpu_cores, self._cpu_memory_bytes)
 
-    def _seen(self, cores: Sequence[int]) -> tuple[Seen, ...]:
+    def _seen(self, cores: Sequence[int]) -> tuple[GpuSnapshot, ...]:
         if not self._nvml:
             return ()
         with self._lock:  # held at most for the looks' deadlines

@@ -5,9 +5,9 @@ from typing import Final
 import pynvml
 
 from partitiond.devices.nvml import gpu
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 
-LOOKS: Final = Looks()
+LOOKS: Final = DeadlineCalls()
 
 
 def gpu_index(uuid: str) -> int:

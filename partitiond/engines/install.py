@@ -21,11 +21,11 @@ from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.units import GIB, format_bytes
 from partitiond.engines.environment import MARKER, EngineEnvironment, Variant
 from partitiond.engines.uv_run import (
-    Finished,
     InstallProgress,
     Repeating,
+    UvFinished,
     UvProgress,
-    Watch,
+    UvWatch,
     attempt,
     explain,
     name_packages,
@@ -182,7 +182,7 @@ class _Maker:
         shutil.rmtree(self._cache, ignore_errors=True)
         return packages
 
-    def _torch_source(self, watch: Watch) -> list[str]:
+    def _torch_source(self, watch: UvWatch) -> list[str]:
         """Return options that name a source of torch's CPU build; none if the configured have it.
 
         Raises:
@@ -222,7 +222,7 @@ class _Maker:
     def _cache(self) -> Path:
         return self.folder / "cache"
 
-    def _uv(self, words: Sequence[str], purpose: str, watch: Watch) -> None:
+    def _uv(self, words: Sequence[str], purpose: str, watch: UvWatch) -> None:
         finished = self._attempt_uv(words, purpose, watch)
         if finished.code != 0:
             raise explain(purpose, finished.lines)
@@ -231,10 +231,10 @@ class _Maker:
         self,
         words: Sequence[str],
         purpose: str,
-        watch: Watch,
+        watch: UvWatch,
         deadline_seconds: float | None = None,
         environment: dict[str, str] | None = None,
-    ) -> Finished:
+    ) -> UvFinished:
         sources = self.sources
         argv = [
             uv_program(), *words, *sources.arguments(), "--python", self._python,
@@ -246,7 +246,7 @@ class _Maker:
             deadline_seconds=deadline_seconds,
         )  # fmt: skip
 
-    def _run(self, argv: Sequence[str], purpose: str, watch: Watch, folder: Path) -> None:
+    def _run(self, argv: Sequence[str], purpose: str, watch: UvWatch, folder: Path) -> None:
         finished = attempt(
             argv, purpose, watch, folder=folder, environment={}, inherited=(self.lock,)
         )
@@ -258,7 +258,7 @@ NO_SOLUTION: Final = 1
 """uv's exit status if the sources answered and lack a package; 2 means that none answered."""
 
 
-def _no_torch(why: str, asked: Finished) -> EngineUnavailableError:
+def _no_torch(why: str, asked: UvFinished) -> EngineUnavailableError:
     return EngineUnavailableError(
         f"no source has {CPU_TORCH}, torch's CPU build: {why}.",
         hint="Put its wheel into a folder and set engine.wheel_folders (or pip's find-links) to "

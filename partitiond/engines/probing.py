@@ -7,7 +7,7 @@ pooling engine has no completions and a generating engine has no pooling.
 from typing import Final
 
 from partitiond.core.engine_task import EngineTask, task_of
-from partitiond.engines.unix_http import Answer, exchange
+from partitiond.engines.unix_http import HttpAnswer, exchange
 from partitiond.ports import EngineHandle, EngineLaunch
 
 ONE_TOKEN: Final = [1]
@@ -35,7 +35,7 @@ def name_of_question(launch: EngineLaunch) -> str:
     return "a one-token completion" if path == "/v1/completions" else f"one token at {path}"
 
 
-async def ask_one_token(handle: EngineHandle, timeout_seconds: float) -> Answer:
+async def ask_one_token(handle: EngineHandle, timeout_seconds: float) -> HttpAnswer:
     """Ask the engine for one token. Raises ExchangeError."""
     path, payload = question_for(handle.launch)
     return await exchange(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from partitiond.core.errors import EngineError
 from partitiond.engines import shim
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 from partitiond.process_identity import ProcessId, boot_id, is_alive, start_ticks
 
 __all__ = [
@@ -36,7 +36,7 @@ REAP_SECONDS = 5.0
 """After SIGKILL a process is gone at once unless it sleeps uninterruptibly in a driver."""
 
 
-PROC = Looks()
+PROC = DeadlineCalls()
 """All of /proc is read to find the processes of an engine; one that is stuck in the kernel may
 block the reader of its environment."""
 

@@ -31,9 +31,9 @@ from partitiond.engines.probing import ask_one_token, name_of_question
 from partitiond.engines.process import ProcessId
 from partitiond.engines.scope import EngineCgroups
 from partitiond.engines.spawn import Lifelines, spawn_or_undo, to_end
-from partitiond.engines.unix_http import Answer, ExchangeError, NotListeningError, exchange
+from partitiond.engines.unix_http import ExchangeError, HttpAnswer, NotListeningError, exchange
 from partitiond.fault_points import FaultPoint, reached
-from partitiond.looks import Look
+from partitiond.looks import PendingCall
 from partitiond.ports import EngineExit, EngineHandle, EngineLaunch, EngineReport
 
 POLL_SECONDS: Final = 0.1
@@ -87,7 +87,7 @@ class ProcessEngineRunner:
         self._cache_dir = (cache_dir or run_dir / ".cache").absolute()
         self._allow_unknown_version = allow_unknown_version
         self._peaks: dict[str, int] = {}
-        self._weighing: dict[str, Look[int]] = {}
+        self._weighing: dict[str, PendingCall[int]] = {}
         self._starting: set[Path] = set()
         self._reap_seconds = reap_seconds
         self._simulated_host = simulated_host
@@ -401,7 +401,7 @@ class ProcessEngineRunner:
         )
 
 
-def _begin_to_weigh(handle: EngineHandle) -> Look[int]:
+def _begin_to_weigh(handle: EngineHandle) -> PendingCall[int]:
     run_dir, leader = Path(handle.run_dir), _identity(handle)
     look = functools.partial(process.pss_bytes, run_dir, leader)
     return process.PROC.begin(f"memory of {run_dir.name}", look)
@@ -418,7 +418,7 @@ def _exit_code(record: ExitRecord | None) -> int | None:
     return record.code if record.signal is None else -record.signal
 
 
-async def _get(handle: EngineHandle, path: str) -> Answer:
+async def _get(handle: EngineHandle, path: str) -> HttpAnswer:
     answer = await exchange(handle.socket_path, "GET", path, timeout_seconds=REPORT_SECONDS)
     if answer.status != 200:
         raise ExchangeError(f"GET {path} answered HTTP {answer.status}")

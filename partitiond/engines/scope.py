@@ -29,7 +29,7 @@ from typing import Final, Literal
 
 from partitiond.core.errors import StartFailedError
 from partitiond.core.partition import CpuCores
-from partitiond.engines.scope_facts import PROGRAM, SEARCH_PATH, Facts, host_facts
+from partitiond.engines.scope_facts import PROGRAM, SEARCH_PATH, ScopeFacts, host_facts
 from partitiond.ports import EngineLaunch
 
 log = logging.getLogger(__name__)
@@ -46,35 +46,35 @@ RETRY_SECONDS: Final = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Choice:
+class ScopeChoice:
     """Kinds of cgroup to try, in this order; `refusal` says why there is none."""
 
     kinds: tuple[Kind, ...]
     refusal: str = ""
 
 
-def choose(mode: CgroupMode, facts: Facts) -> Choice:
+def choose(mode: CgroupMode, facts: ScopeFacts) -> ScopeChoice:
     """Choose the kinds of cgroup to try on this host, best first. Pure."""
     scope, no_scope = _scope(facts)
     match mode:
         case "none":
-            return Choice(("none",))
+            return ScopeChoice(("none",))
         case "scope":
-            return Choice((scope,)) if scope else Choice((), no_scope)
+            return ScopeChoice((scope,)) if scope else ScopeChoice((), no_scope)
         case "delegated":
             if facts.delegated is None:
-                return Choice((), "no cgroup was delegated to this process")
-            return Choice(("delegated",))
+                return ScopeChoice((), "no cgroup was delegated to this process")
+            return ScopeChoice(("delegated",))
         case "auto":
             kinds: list[Kind] = []
             if scope and (scope == "system-scope" or facts.lingers):
                 kinds.append(scope)
             if facts.delegated is not None:
                 kinds.append("delegated")
-            return Choice((*kinds, "none"))
+            return ScopeChoice((*kinds, "none"))
 
 
-def _scope(facts: Facts) -> tuple[Kind | None, str]:
+def _scope(facts: ScopeFacts) -> tuple[Kind | None, str]:
     if not facts.program:
         return None, "systemd-run is not installed"
     if facts.uid == 0:
@@ -126,7 +126,7 @@ class EngineCgroups:
     def __init__(
         self,
         mode: CgroupMode = "none",
-        look: Callable[[], Facts] | None = None,
+        look: Callable[[], ScopeFacts] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._mode: CgroupMode = mode
@@ -168,7 +168,7 @@ class EngineCgroups:
             facts={"mode": self._mode, "uid": facts.uid},
         )
 
-    async def _refusal(self, place: CgroupPlace, facts: Facts) -> str:
+    async def _refusal(self, place: CgroupPlace, facts: ScopeFacts) -> str:
         """Return why a place is not available; empty if it is available."""
         if place.kind == "none" or place.kind in self._works:
             return ""
@@ -224,7 +224,7 @@ def scope_command(
     return (*words, "--")
 
 
-def _place(kind: Kind, facts: Facts, name: str, limit: int | None) -> CgroupPlace:
+def _place(kind: Kind, facts: ScopeFacts, name: str, limit: int | None) -> CgroupPlace:
     if kind == "delegated" and facts.delegated is not None:
         folder = _folder(facts.delegated, name)
         memory = str(limit) if limit is not None and facts.subgroup else ""
@@ -287,7 +287,7 @@ async def _try(place: CgroupPlace) -> str:
     return said[-1][:300] if said else f"{PROGRAM} ended with {child.returncode}"
 
 
-def _cannot_make(facts: Facts) -> str:
+def _cannot_make(facts: ScopeFacts) -> str:
     if facts.delegated is None:
         return "no cgroup was delegated to this process"
     probe = _folder(facts.delegated, f"probe-{secrets.token_hex(4)}")

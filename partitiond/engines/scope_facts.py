@@ -14,7 +14,7 @@ SEARCH_PATH: Final = "/usr/bin:/bin"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Facts:
+class ScopeFacts:
     """Facts of this host that decide which cgroups engines can have.
 
     Attributes:
@@ -36,11 +36,11 @@ class Facts:
     subgroup: bool = False
 
 
-def host_facts() -> Facts:
+def host_facts() -> ScopeFacts:
     """Return the facts of this host, as they are now."""
     uid = os.geteuid()
     delegated, subgroup = delegated_folder()
-    return Facts(
+    return ScopeFacts(
         uid=uid,
         program=shutil.which(PROGRAM, path=SEARCH_PATH) or "",
         system_manager=Path("/run/systemd/system").is_dir(),

@@ -148,7 +148,7 @@ class RotatedLog:
                 self._size = 0
 
 
-class Memory:
+class ShimMemory:
     """Samples the proportional set size of the tree and keeps the largest."""
 
     def __init__(self, path: str) -> None:
@@ -273,7 +273,13 @@ def pump(source: int, log: RotatedLog) -> bool:
 
 
 def supervise(
-    main_pid: int, output: int, wakeup: int, log: RotatedLog, memory: Memory, *, lifeline: int = -1
+    main_pid: int,
+    output: int,
+    wakeup: int,
+    log: RotatedLog,
+    memory: ShimMemory,
+    *,
+    lifeline: int = -1,
 ) -> int:
     """Pump output, sample memory, pass signals on; returns the main process's wait status."""
     poller = select.poll()
@@ -370,7 +376,7 @@ def main(run_dir: str, lifeline: int = -1) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    memory = Memory(os.path.join(run_dir, "memory.json"))
+    memory = ShimMemory(os.path.join(run_dir, "memory.json"))
     status = supervise(main_pid, output, wakeup, log, memory, lifeline=lifeline)
     finish(run_dir, status, output, log, oom_before)
 

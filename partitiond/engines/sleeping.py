@@ -16,7 +16,7 @@ from typing import Final
 
 from partitiond.core.errors import EngineError
 from partitiond.engines.probing import name_of_question
-from partitiond.engines.unix_http import Answer, ExchangeError, exchange
+from partitiond.engines.unix_http import ExchangeError, HttpAnswer, exchange
 from partitiond.ports import EngineHandle
 
 NOTE: Final = "sleep-level"
@@ -108,7 +108,7 @@ async def _is_sleeping(handle: EngineHandle, seconds: float) -> bool:
 
 async def _ask(
     handle: EngineHandle, path: str, seconds: float, payload: object | None = None
-) -> Answer:
+) -> HttpAnswer:
     try:
         answer = await exchange(handle.socket_path, "POST", path, payload, timeout_seconds=seconds)
     except ExchangeError as error:

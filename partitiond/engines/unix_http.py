@@ -22,7 +22,7 @@ class NotListeningError(ExchangeError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """Status and body of an answer."""
 
     status: int
@@ -43,7 +43,7 @@ async def exchange(
     payload: object | None = None,
     *,
     timeout_seconds: float,
-) -> Answer:
+) -> HttpAnswer:
     """Send one request and read the whole answer.
 
     Raises:
@@ -72,7 +72,7 @@ def _request(method: str, path: str, payload: object | None) -> bytes:
     return head.encode() + body
 
 
-async def _exchange(socket_path: str, request: bytes) -> Answer:
+async def _exchange(socket_path: str, request: bytes) -> HttpAnswer:
     reader, writer = await asyncio.open_unix_connection(socket_path)
     try:
         writer.write(request)
@@ -83,7 +83,7 @@ async def _exchange(socket_path: str, request: bytes) -> Answer:
             name.strip().lower(): value.strip().lower()
             for name, _, value in (line.partition(":") for line in lines[1:] if line)
         }
-        return Answer(int(lines[0].split()[1]), await _body(reader, headers))
+        return HttpAnswer(int(lines[0].split()[1]), await _body(reader, headers))
     except IndexError as error:
         raise ValueError("the status line is too short") from error
     finally:

@@ -28,7 +28,7 @@ _ENVIRONMENT_KEPT: Final = re.compile(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Finished:
+class UvFinished:
     """The end of a program.
 
     Attributes:
@@ -40,7 +40,7 @@ class Finished:
     lines: list[str]
 
 
-class Watch:
+class UvWatch:
     """Receives each line of a running program, and every second a tick while the program runs."""
 
     def line(self, text: str) -> None:
@@ -50,7 +50,7 @@ class Watch:
         """Note that process `pid` still runs."""
 
 
-class Repeating(Watch):
+class Repeating(UvWatch):
     """Repeats one sentence, so that a step that prints no lines is not silent."""
 
     def __init__(self, tell: InstallProgress, text: str, fraction: float) -> None:
@@ -62,7 +62,7 @@ class Repeating(Watch):
         self._tell()
 
 
-class UvProgress(Watch):
+class UvProgress(UvWatch):
     """Turns uv's lines, and the bytes it has unpacked, into progress."""
 
     def __init__(
@@ -145,13 +145,13 @@ def _written_bytes(pid: int) -> int:
 def attempt(
     argv: Sequence[str],
     purpose: str,
-    watch: Watch,
+    watch: UvWatch,
     *,
     folder: Path,
     environment: Mapping[str, str],
     inherited: Sequence[int] = (),
     deadline_seconds: float | None = None,
-) -> Finished:
+) -> UvFinished:
     """Run a program to its end, or to its deadline.
 
     Args:
@@ -182,11 +182,11 @@ def attempt(
             raise
         if not ended:
             process.kill()
-    return Finished(process.returncode if ended else None, lines)
+    return UvFinished(process.returncode if ended else None, lines)
 
 
 def _read(
-    process: subprocess.Popen[bytes], watch: Watch, ends_at: float | None
+    process: subprocess.Popen[bytes], watch: UvWatch, ends_at: float | None
 ) -> tuple[list[str], bool]:
     """Return the lines of a process, and whether the process ended by itself."""
     assert process.stdout is not None

@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from partitiond.core.families import architecture_from_config
 from partitiond.models.dummy import write_dummy_folder
-from partitiond.models.process import Finished, run
+from partitiond.models.process import ProcessResult, run
 from partitiond.models.started import (
     Start,
-    Starts,
+    StartResults,
     starts_from_json,
     starts_to_json,
     tiny_configs,
@@ -66,7 +66,7 @@ def _outcome(lines: Sequence[str]) -> dict[str, Any] | None:
     return None
 
 
-def _reason(lines: Sequence[str], finished: Finished) -> str:
+def _reason(lines: Sequence[str], finished: ProcessResult) -> str:
     """The lines with the reason: those of the last error at the end of a traceback."""
     if finished.timed_out:
         return f"it did not come up within {_START_SECONDS:.0f} s"
@@ -111,7 +111,9 @@ def _as_start(outcome: Mapping[str, Any], config: Mapping[str, Any]) -> Start:
     )
 
 
-async def check(python: Path, configs: Mapping[str, Mapping[str, Any]], target: Path) -> Starts:
+async def check(
+    python: Path, configs: Mapping[str, Mapping[str, Any]], target: Path
+) -> StartResults:
     """Start every config and merge the results into `target`."""
     starts = _known(target)
     for number, (key, config) in enumerate(configs.items(), 1):
@@ -135,10 +137,10 @@ def _chosen(text: str) -> dict[str, dict[str, Any]]:
     return {key: config for key, config in every.items() if text in key}
 
 
-def _known(target: Path) -> Starts:
+def _known(target: Path) -> StartResults:
     if target.is_file():
         return starts_from_json(target.read_text(encoding="utf-8"))
-    return Starts(engine_version="", device="cpu", architectures={})
+    return StartResults(engine_version="", device="cpu", architectures={})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

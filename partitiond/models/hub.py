@@ -13,7 +13,7 @@ from typing import Any, Final
 from partitiond.core.errors import ModelSourceError
 from partitiond.core.units import format_bytes
 from partitiond.models import folder as files
-from partitiond.models.process import Finished, run
+from partitiond.models.process import ProcessResult, run
 
 Report = Callable[[str, float | None], None]
 
@@ -111,7 +111,7 @@ class Hub:
         *,
         first_line_seconds: float | None = None,
         on_answer: Callable[[dict[str, Any]], None] | None = None,
-    ) -> tuple[dict[str, Any], Finished]:
+    ) -> tuple[dict[str, Any], ProcessResult]:
         """Run the helper; returns its last JSON line, and how it ended."""
         last: dict[str, Any] = {}
 
@@ -204,7 +204,7 @@ def _cache_folder(cache: Path | None) -> Path:
     return Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
 
 
-def _error(repo: str, answer: dict[str, Any], finished: Finished) -> ModelSourceError:
+def _error(repo: str, answer: dict[str, Any], finished: ProcessResult) -> ModelSourceError:
     kind = str(answer.get("error", "unreachable" if finished.timed_out else "failed"))
     message = _MESSAGES.get(kind, "{repo} cannot be fetched from the hub").format(repo=repo)
     detail = str(answer.get("message") or finished.last_line)

@@ -18,7 +18,7 @@ class Form:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Row:
+class CatalogRow:
     """A model of the catalog with what follows from its config.
 
     Attributes:
@@ -59,16 +59,16 @@ class Row:
     quantised: tuple[Form, ...]
 
 
-def rows() -> tuple[Row, ...]:
+def rows() -> tuple[CatalogRow, ...]:
     """Every model of the catalog, in its order."""
     return tuple(row_of(entry) for entry in CATALOG.values())
 
 
-def row_of(entry: CatalogEntry) -> Row:
+def row_of(entry: CatalogEntry) -> CatalogRow:
     """A model with what follows from its config and what is known of its start."""
     architecture = entry.architecture
     start = load_starts().of(entry)
-    return Row(
+    return CatalogRow(
         name=entry.name,
         hub_id=entry.hub_id,
         revision=entry.revision,

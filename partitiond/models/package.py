@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import ModelSourceError
-from partitiond.models.process import Finished, run
+from partitiond.models.process import ProcessResult, run
 
 Report = Callable[[str, float | None], None]
 
@@ -153,7 +153,7 @@ async def _convert(
         )
 
 
-def _failed(what: str, finished: Finished, hint: str) -> ModelSourceError:
+def _failed(what: str, finished: ProcessResult, hint: str) -> ModelSourceError:
     why = "it took too long" if finished.timed_out else finished.last_line
     return ModelSourceError(
         f"{what}: {why}.", hint=hint, facts={"output": list(finished.tail), "code": finished.code}

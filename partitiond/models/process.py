@@ -14,7 +14,7 @@ _TAIL_LINES: Final = 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Finished:
+class ProcessResult:
     """The end of a program.
 
     Attributes:
@@ -40,7 +40,7 @@ async def run(
     first_line_seconds: float | None = None,
     on_line: Callable[[str], None] | None = None,
     extra_env: Mapping[str, str] | None = None,
-) -> Finished:
+) -> ProcessResult:
     """Run `command` in a session of its own; its whole process group is dead on return.
 
     Args:
@@ -75,7 +75,7 @@ async def run(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await asyncio.shield(process.wait())
-    return Finished(process.returncode or 0, tuple(tail), timed_out)
+    return ProcessResult(process.returncode or 0, tuple(tail), timed_out)
 
 
 async def _read(

@@ -48,7 +48,7 @@ class Start:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Starts:
+class StartResults:
     """Every start of one engine version on one kind of device."""
 
     engine_version: str
@@ -90,16 +90,16 @@ def other_families() -> list[dict[str, Any]]:
 
 
 @functools.cache
-def load_starts() -> Starts:
+def load_starts() -> StartResults:
     """Load the starts that are shipped."""
     text = resources.files("partitiond.models").joinpath("started.json").read_text("utf-8")
     return starts_from_json(text)
 
 
-def starts_from_json(text: str) -> Starts:
+def starts_from_json(text: str) -> StartResults:
     """Read what `starts_to_json` wrote."""
     data = json.loads(text)
-    return Starts(
+    return StartResults(
         engine_version=data["engine_version"],
         device=data["device"],
         architectures={key: _start(value) for key, value in data["architectures"].items()},
@@ -110,7 +110,7 @@ def _start(value: Mapping[str, Any]) -> Start:
     return Start(**{**value, "attention_backends": tuple(value.get("attention_backends", ()))})
 
 
-def starts_to_json(starts: Starts) -> str:
+def starts_to_json(starts: StartResults) -> str:
     """Write as text, with sorted keys; fields with their default are left out."""
     plain = Start(started=True)
     architectures = {

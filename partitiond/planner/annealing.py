@@ -18,8 +18,8 @@ from partitiond.planner.kernels.loads import (
     MOST_ITEMS,
     USED,
     Data,
-    Journal,
-    State,
+    SearchState,
+    UndoJournal,
     add,
     fits,
 )
@@ -202,7 +202,7 @@ def make_scratch(data: Data, seed: int) -> Scratch:
     devices, models = len(data.device_group), len(data.models)
     mixed = (seed * 0x9E3779B97F4A7C15 + 0x2545F4914F6CDD1D) % 2**64
     return Scratch(
-        journal=Journal(
+        journal=UndoJournal(
             mark=_zeros(devices),
             devices=_zeros(devices),
             size=_zeros(1),
@@ -226,11 +226,11 @@ def _most_items(data: Data) -> int:
     return int(max(1, data.sites[:, MOST_ITEMS].max(initial=1)))
 
 
-def empty_state(data: Data) -> State:
+def empty_state(data: Data) -> SearchState:
     """Return a state with all devices empty."""
     devices, models = len(data.device_group), len(data.models)
     domains = int(data.domain_of.max(initial=-1)) + 1
-    state = State(
+    state = SearchState(
         devices=_zeros(devices, USED + data.pull.shape[1]),
         items=_zeros(devices, _most_items(data)),
         models=_zeros(models, 3),
@@ -244,7 +244,7 @@ def empty_state(data: Data) -> State:
     return state
 
 
-def load_packing(sites: Sites, data: Data, packing: Packing, state: State) -> None:
+def load_packing(sites: Sites, data: Data, packing: Packing, state: SearchState) -> None:
     """Put a packing's contents into an empty state."""
     pairs = zip(sites.entry_site.tolist(), sites.entry_item.tolist(), strict=True)
     entry = {pair: e for e, pair in enumerate(pairs)}
@@ -257,7 +257,7 @@ def load_packing(sites: Sites, data: Data, packing: Packing, state: State) -> No
             add(data, state, d, e, level)
 
 
-def to_packing(sites: Sites, state: State) -> Packing:
+def to_packing(sites: Sites, state: SearchState) -> Packing:
     """Return a state's contents as a packing."""
     packing = Packing(sites.instance)
     for d in np.flatnonzero(state.devices[:, COUNT]):

@@ -25,7 +25,7 @@ from partitiond.planner.check import check_plan
 from partitiond.planner.check.figures import level_together
 from partitiond.planner.costs import drawn_watts, usable_request
 from partitiond.planner.explain import explain, unplaced
-from partitiond.planner.found import Found
+from partitiond.planner.found import SolveAnswer
 from partitiond.planner.instance import build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.portfolio import solve_portfolio
@@ -132,7 +132,7 @@ class _Made:
     """
 
     instance: Instance
-    found: Found
+    found: SolveAnswer
     missing: tuple[Unplaced, ...]
     as_solved: tuple[Placement, ...]
     placements: tuple[Placement, ...]
@@ -149,7 +149,9 @@ def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _
         found = solve_portfolio(instance, on_progress, stop, may)
     else:  # no model is wanted, or no model fits a device
         status, method = Status.OPTIMAL, "nothing to place"
-        found = Found(Packing(instance), request.objective, 0.0, 0.0, status, method, None, None)
+        found = SolveAnswer(
+            Packing(instance), request.objective, 0.0, 0.0, status, method, None, None
+        )
     packing = found.packing.copy()
     packing.settle()  # now its rates are those of the devices' actual contents
     found = dataclasses.replace(found, packing=packing)

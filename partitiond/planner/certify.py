@@ -16,7 +16,7 @@ from partitiond.planner.costs import (
     true_priced_bound,
     true_value,
 )
-from partitiond.planner.found import Found
+from partitiond.planner.found import SolveAnswer
 from partitiond.planner.moves import moves_made, price_of_a_move, with_moves
 from partitiond.planner.needs import LEAST
 from partitiond.planner.types import Instance, unlike
@@ -29,7 +29,7 @@ GRAIN: Final = 2e-8
 
 def certify(
     instance: Instance,
-    found: Found,
+    found: SolveAnswer,
     placements: tuple[Placement, ...],
     levels: dict[str, float],
     seconds: float,
@@ -93,7 +93,7 @@ def certify(
     )
 
 
-def _among(instance: Instance, found: Found) -> str:
+def _among(instance: Instance, found: SolveAnswer) -> str:
     """Describe the plans that the bound covers. CP-SAT proves goodput only among plans with as many
     of the least replicas; in a fallback from a cost objective that is one of each model."""
     if found.objective is not Objective.MAX_GOODPUT:
@@ -104,7 +104,9 @@ def _among(instance: Instance, found: Found) -> str:
     return "with a replica of every model that fits a device" if fell_back else ""
 
 
-def _choices(instance: Instance, found: Found, mine: Choice, priced: float) -> tuple[Choice, ...]:
+def _choices(
+    instance: Instance, found: SolveAnswer, mine: Choice, priced: float
+) -> tuple[Choice, ...]:
     """Return the plans found between which the price of a move decides, with a bound for each.
 
     The plan's bound without that price holds for any number of moves; `priced`, which includes the
@@ -177,7 +179,7 @@ def _left(
     return found
 
 
-def _bound(instance: Instance, found: Found) -> float:
+def _bound(instance: Instance, found: SolveAnswer) -> float:
     """Return the bound. It is not clipped to the plan's value: a plan beyond it is a defect."""
     if found.objective.is_cost:
         return true_bound(instance.request, found.bound)
@@ -199,14 +201,14 @@ def _few(instance: Instance, priority: int) -> float:
     return math.fsum(n.weight / n.units for n in mine)
 
 
-def _counts_nothing(instance: Instance, found: Found) -> bool:
+def _counts_nothing(instance: Instance, found: SolveAnswer) -> bool:
     """Whether the models that count under MAX_GOODPUT fit no device."""
     asked = any(m.demand.planned_req_per_s is not None for m in instance.request.models)
     rated = any(n.rated for n in instance.needs)
     return found.objective is Objective.MAX_GOODPUT and asked and not rated
 
 
-def _best(instance: Instance, found: Found, value: float) -> float | None:
+def _best(instance: Instance, found: SolveAnswer, value: float) -> float | None:
     """Return the best value of any plan found; None if that is the plan's own value."""
     if found.best_value is None or found.status is Status.OPTIMAL:
         return None

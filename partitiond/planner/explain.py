@@ -22,7 +22,7 @@ from partitiond.planner.certify import PROVEN
 from partitiond.planner.cores import core_notes
 from partitiond.planner.corrections import corrections_told
 from partitiond.planner.exact import rates_alone, reference_rates
-from partitiond.planner.found import IMPOSSIBLE, NOT_FOUND, Found
+from partitiond.planner.found import IMPOSSIBLE, NOT_FOUND, SolveAnswer
 from partitiond.planner.instance import build_instance
 from partitiond.planner.next_best import next_best_told
 from partitiond.planner.packing import Packing
@@ -71,7 +71,7 @@ UNITS: Final = {
 
 
 def explain(
-    instance: Instance, found: Found, placements: tuple[Placement, ...], proof: Certificate
+    instance: Instance, found: SolveAnswer, placements: tuple[Placement, ...], proof: Certificate
 ) -> tuple[str, ...]:
     """Return sentences for a reader, the summary first."""
     return (
@@ -91,7 +91,7 @@ def explain(
     )
 
 
-def _summary(instance: Instance, found: Found, proof: Certificate) -> str:
+def _summary(instance: Instance, found: SolveAnswer, proof: Certificate) -> str:
     own, bound = proof.own_value, proof.own_bound
     near = abs(bound - own) <= PROVEN * abs(own)
     near = near and all(p.bound <= p.value * (1 + PROVEN) for p in proof.by_priority)
@@ -129,7 +129,7 @@ def _of_prices(instance: Instance, packing: Packing, proof: Certificate) -> Iter
         yield "Only the number of devices is proven: others, as many, may cost less."
 
 
-def _worst_served(found: Found) -> Iterator[str]:
+def _worst_served(found: SolveAnswer) -> Iterator[str]:
     """Yield the smallest share itself if the objective divides it by weights and priorities."""
     packing, needs = found.packing, [n for n in found.packing.instance.needs if n.rated]
     if found.objective is Objective.MAX_MIN and any(n.weight != 1 for n in needs):
@@ -137,7 +137,7 @@ def _worst_served(found: Found) -> Iterator[str]:
         yield f"The worst served model is {worst.name}, with {_served(packing, worst)}."
 
 
-def _next_best(instance: Instance, found: Found, proof: Certificate) -> Iterator[str]:
+def _next_best(instance: Instance, found: SolveAnswer, proof: Certificate) -> Iterator[str]:
     """Yield the plan that another price of a move or of a device would select, and that price."""
     cost = proof.objective.is_cost
     other = runner_up(proof.choices, proof.move_price, is_cost=cost)
@@ -177,7 +177,7 @@ def proven_impossible(request: PlanRequest) -> bool:
     return proven_not_all(instance) or bound_of(instance, as_cost=True) is None
 
 
-def _why_partial(instance: Instance, found: Found) -> Iterator[str]:
+def _why_partial(instance: Instance, found: SolveAnswer) -> Iterator[str]:
     if found.proven_impossible is None:
         return
     if found.proven_impossible or proven_not_all(instance):
@@ -293,7 +293,9 @@ def _stale(placements: tuple[Placement, ...]) -> Iterator[str]:
         )
 
 
-def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tuple[Unplaced, ...]:
+def unplaced(
+    instance: Instance, found: SolveAnswer, rates: Mapping[str, float]
+) -> tuple[Unplaced, ...]:
     """Return models, or parts of their demand, without a place; `rates` is what the plan gives."""
     models = instance.request.models
     nowhere = ((models[m], _why_nowhere(instance, models[m])) for m in instance.hopeless)
@@ -320,7 +322,7 @@ def unplaced(instance: Instance, found: Found, rates: Mapping[str, float]) -> tu
     return tuple(result)
 
 
-def _what_short(found: Found, need: Need) -> str:
+def _what_short(found: SolveAnswer, need: Need) -> str:
     rate, count = found.packing.rates[need.model], found.packing.counts[need.model]
     parts = []
     if rate < need.rate:
@@ -338,7 +340,7 @@ def _what_short(found: Found, need: Need) -> str:
     return " and ".join(parts)
 
 
-def _why_short(found: Found, need: Need, full: list[str]) -> str:
+def _why_short(found: SolveAnswer, need: Need, full: list[str]) -> str:
     if found.packing.counts[need.model] >= need.max_replicas:
         return f"it may have at most {counted(need.max_replicas, 'replica')}"
     alone = why_not_spread(found.packing.instance, need)

@@ -18,7 +18,7 @@ NOT_FOUND = (
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Seen:
+class SeenPlan:
     """A plan that could have been chosen, with its value and its moves.
 
     Attributes:
@@ -34,7 +34,7 @@ class Seen:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Found:
+class SolveAnswer:
     """The portfolio's answer.
 
     Attributes:
@@ -67,6 +67,6 @@ class Found:
     best_value: float | None = None
     compile_seconds: float = 0.0
     priced_bound: float | None = None
-    seen: tuple[Seen, ...] = ()
+    seen: tuple[SeenPlan, ...] = ()
     elsewhere: OnKinds | None = None
     class_bounds: tuple[tuple[int, float], ...] = ()

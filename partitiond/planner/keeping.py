@@ -19,7 +19,7 @@ from partitiond.planner.costs import charges_replicas
 from partitiond.planner.members import EPSILON, KEPT, Member, drop_surplus, member, rank
 from partitiond.planner.moves import price_of_a_move
 from partitiond.planner.packing import Packing
-from partitiond.planner.progress import Stop, Watch, never
+from partitiond.planner.progress import SolveMonitor, Stop, never
 from partitiond.planner.running import running_packing, staying_items
 from partitiond.planner.sites import Floats, build_sites
 from partitiond.planner.types import Instance
@@ -72,7 +72,7 @@ def _added(packing: Packing, worth: Floats, by_cost: bool, stop: Stop) -> Packin
 
 
 def kept(
-    watch: Watch, worth: Floats, *, by_cost: bool, searches: Callable[[], bool]
+    watch: SolveMonitor, worth: Floats, *, by_cost: bool, searches: Callable[[], bool]
 ) -> tuple[list[Member], int | None]:
     """Complete and improve the running replicas; also return how many replicas a plan may move.
 
@@ -121,7 +121,7 @@ def _runs(instance: Instance) -> list[tuple[int, int]]:
 
 
 def _limits(
-    watch: Watch, start: Packing, there: int, budget: int | None, *, by_cost: bool
+    watch: SolveMonitor, start: Packing, there: int, budget: int | None, *, by_cost: bool
 ) -> list[int | None]:
     """Return the limits on replicas that leave their device, one for each search to be made.
 
@@ -149,7 +149,7 @@ def _limits(
 
 
 def improved(
-    watch: Watch,
+    watch: SolveMonitor,
     start: Packing,
     worth: Floats,
     *,

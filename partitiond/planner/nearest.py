@@ -13,12 +13,12 @@ from partitiond.core.plan_choices import EARLY_MOVES, Against
 from partitiond.planner.assign import applied
 from partitiond.planner.costs import charges_replicas, true_value
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
-from partitiond.planner.found import Seen
+from partitiond.planner.found import SeenPlan
 from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, drop_surplus, member
 from partitiond.planner.moves import count_of_moves, price_of_a_move, with_moves, with_price
 from partitiond.planner.packing import Packing
 from partitiond.planner.priorities import goodput_key, lexicographic, values_of
-from partitiond.planner.progress import Stop, Watch
+from partitiond.planner.progress import SolveMonitor, Stop
 from partitiond.planner.running import restore, staying_items
 from partitiond.planner.share import fill, share_value
 from partitiond.planner.types import Instance
@@ -54,8 +54,8 @@ def _within_moves(instance: Instance, members: list[Member], most: int | None) -
 
 
 def nearest_cost(
-    watch: Watch, members: list[Member], most_moves: int | None, *, may: May, stop: Stop
-) -> tuple[Member, tuple[Seen, ...]]:
+    watch: SolveMonitor, members: list[Member], most_moves: int | None, *, may: May, stop: Stop
+) -> tuple[Member, tuple[SeenPlan, ...]]:
     """Fill spare capacity; then choose the least cost with moves, then the fewest bytes to load.
 
     Args:
@@ -79,7 +79,7 @@ def nearest_cost(
     for one in filled:
         done, own = applied(instance, one.packing), one.packing.cost()
         value = true_value(instance.request, own)
-        seen.append(Seen(one.packing, value, count_of_moves(instance, done)))
+        seen.append(SeenPlan(one.packing, value, count_of_moves(instance, done)))
         # Ties by the devices' prices are part of the cost, but no reason to load weights.
         cost = value if staying else own
         cost = with_price(instance, instance.request.objective, cost, done)
@@ -150,13 +150,13 @@ def least_against(told: Sequence[int], worth: Callable[[int, int], float]) -> in
 
 def _taken(
     ranked: Sequence[Member],
-    seen: list[Seen],
+    seen: list[SeenPlan],
     best: Member,
     may: May,
     stop: Stop,
     *,
     cost: bool,
-) -> tuple[Member, tuple[Seen, ...]]:
+) -> tuple[Member, tuple[SeenPlan, ...]]:
     """Return the plan that `least_against` selects, and plans between which only the price of a
     move decides, those with the best value first.
 
@@ -190,8 +190,8 @@ def _taken(
     value = true_value(instance.request, own.cost()) if cost else own.goodput()
     if sign * value < min(sign * one.value for one in seen) - EQUAL * abs(value) and not stop():
         moves = count_of_moves(instance, applied(instance, own))
-        seen.append(Seen(own, value, moves, Against.MOVE_BUDGET))
-    found: list[Seen] = []
+        seen.append(SeenPlan(own, value, moves, Against.MOVE_BUDGET))
+    found: list[SeenPlan] = []
     fewest = dict[Against | None, float].fromkeys([None, *Against], math.inf)
     for one in sorted(seen, key=lambda s: (sign * s.value, s.moves)):
         speaks = known.get(id(one.packing))
@@ -207,7 +207,7 @@ def _taken(
     return chosen, tuple(found)
 
 
-def _exact_share(watch: Watch, best: Member) -> Member | None:
+def _exact_share(watch: SolveMonitor, best: Member) -> Member | None:
     """Solve the even shares exactly on the devices that the best plan uses."""
     instance, devices = watch.instance, best.packing.used()
     unrated = [need for need in instance.needs if not need.rated]
@@ -232,7 +232,7 @@ def _exact_share(watch: Watch, best: Member) -> Member | None:
 
 def nearest_goodput(
     instance: Instance, members: list[Member], most_moves: int | None, *, may: May, stop: Stop
-) -> tuple[Member, tuple[Seen, ...]]:
+) -> tuple[Member, tuple[SeenPlan, ...]]:
     """Choose as `nearest_cost` does, with goodput as the value and all devices to fill."""
     staying = staying_items(instance)
     allowed = _within_moves(instance, members, most_moves)
@@ -248,7 +248,7 @@ def nearest_goodput(
     ranks, seen = [], []
     for one in close:
         done, goodput = applied(instance, one.packing), one.packing.goodput()
-        seen.append(Seen(one.packing, goodput, count_of_moves(instance, done)))
+        seen.append(SeenPlan(one.packing, goodput, count_of_moves(instance, done)))
         worth = [
             -with_price(instance, Objective.MAX_GOODPUT, value, done)
             for value in values_of(one.packing)

@@ -8,7 +8,7 @@ from partitiond.planner.types import PRICE_SCALE, RATE_SCALE, Group, Instance, I
 
 
 @dataclasses.dataclass(slots=True)
-class Load:
+class DeviceLoad:
     """The contents of one device: position of its option in its group, items, and their sums."""
 
     group: int
@@ -21,12 +21,12 @@ class Load:
     code: int = 0
     """In mode MIG, the number of the set of instances."""
 
-    def copy(self) -> "Load":
+    def copy(self) -> "DeviceLoad":
         """An independent copy."""
         return dataclasses.replace(self, items=[*self.items])
 
 
-def _count(load: Load, it: Item, how: Option, sign: int) -> None:
+def _count(load: DeviceLoad, it: Item, how: Option, sign: int) -> None:
     """Add an item to a load's sums, or subtract it."""
     load.memory += sign * it.memory_bytes
     load.sm += sign * it.sm
@@ -41,7 +41,7 @@ class Packing:
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
-        self.loads = [Load(group) for group in instance.group_of]
+        self.loads = [DeviceLoad(group) for group in instance.group_of]
         self.pool_used = [0] * len(instance.pools)
         self.rates: dict[int, int] = {need.model: 0 for need in instance.needs}
         self.counts: dict[int, int] = {need.model: 0 for need in instance.needs}
@@ -80,7 +80,7 @@ class Packing:
         how = group.options[option]
         return self._holds(load, group, how, item) and self.pools_allow(index, item)
 
-    def _holds(self, load: Load, group: Group, how: Option, item: int) -> bool:
+    def _holds(self, load: DeviceLoad, group: Group, how: Option, item: int) -> bool:
         """Whether a device of `group` that is run as `how` holds the item beside its load."""
         it = self.instance.items[item]
         count = len(load.items) + 1
@@ -156,7 +156,7 @@ class Packing:
         )
 
     def _holds_all(self, group: Group, how: Option, items: list[int]) -> bool:
-        load = Load(group.index)
+        load = DeviceLoad(group.index)
         for item in items:
             if not self._holds(load, group, how, item):
                 return False

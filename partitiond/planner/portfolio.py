@@ -19,7 +19,7 @@ from partitiond.planner.assign import applied
 from partitiond.planner.baselines import FIRST_FIT, baselines
 from partitiond.planner.complete import greedy
 from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, variable_count
-from partitiond.planner.found import Found
+from partitiond.planner.found import SolveAnswer
 from partitiond.planner.keeping import kept
 from partitiond.planner.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
 from partitiond.planner.moves import price_of_a_move, staying_of, with_price
@@ -32,7 +32,7 @@ from partitiond.planner.next_best import FEW, is_asked, on_other_kinds, taken, w
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import SAMPLE, Prices, linear_prices
 from partitiond.planner.priorities import class_by_class, classes_of, exact_classes, goodput_key
-from partitiond.planner.progress import CompilingStopped, OnProgress, Stop, Watch, never
+from partitiond.planner.progress import CompilingStopped, OnProgress, SolveMonitor, Stop, never
 from partitiond.planner.rule_search import search_rules
 from partitiond.planner.running import staying_items
 from partitiond.planner.scale import largest_factor
@@ -71,7 +71,7 @@ def solve_portfolio(
     on_progress: OnProgress | None = None,
     stop: Stop = never,
     may: May = lambda _packing: 0,
-) -> Found:
+) -> SolveAnswer:
     """Return the best plan for the request's objective; what does not fit is served in part.
 
     Args:
@@ -80,7 +80,7 @@ def solve_portfolio(
         stop: called periodically; True ends the solve with the best plan so far.
         may: the objection to a packing: the best packing among those with the least is chosen.
     """
-    watch, objective = Watch(instance, on_progress, stop), instance.request.objective
+    watch, objective = SolveMonitor(instance, on_progress, stop), instance.request.objective
     if objective.is_cost:
         served = _solve_cost(watch, may)
         found = served or _solve_goodput(watch, watch.impossible, may)
@@ -109,7 +109,7 @@ class _Gathered:
     class_bounds: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
-def _gather(watch: Watch, prices: Prices, *, by_cost: bool) -> _Gathered:
+def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     """Run all members in turn, until a plan is proven the best or the time is over."""
     instance, size = watch.instance, _variables(watch.instance)
     members, most_moves = kept(
@@ -156,7 +156,7 @@ def _prices(instance: Instance, *, as_cost: bool) -> Prices:
     return linear_prices(build_sites(instance), as_cost=as_cost, most=most)
 
 
-def _greedy(watch: Watch, prices: Prices, *, by_cost: bool) -> list[Member]:
+def _greedy(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> list[Member]:
     """Return greedy plans and baselines; none if the instance is too large, or if the completion
     of what runs is already proven optimal."""
     instance = watch.instance
@@ -190,7 +190,7 @@ def _best(members: list[Member], by_cost: bool) -> Member | None:
     return max(members, key=goodput_key, default=None)
 
 
-def _ask_exact(watch: Watch, found: _Gathered, *, by_cost: bool) -> Status | None:
+def _ask_exact(watch: SolveMonitor, found: _Gathered, *, by_cost: bool) -> Status | None:
     """Run CP-SAT from the best plan, keep its plans and bounds, and return its status."""
     if watch.done:
         return None
@@ -221,7 +221,7 @@ def _ask_exact(watch: Watch, found: _Gathered, *, by_cost: bool) -> Status | Non
     return exact.status
 
 
-def _solve_cost(watch: Watch, may: May) -> Found | None:
+def _solve_cost(watch: SolveMonitor, may: May) -> SolveAnswer | None:
     """Solve for the least cost; None if no plan serves everything, or none is found."""
     instance = watch.instance
     prices = _prices(instance, as_cost=True)
@@ -251,7 +251,7 @@ def _solve_cost(watch: Watch, may: May) -> Found | None:
     return dataclasses.replace(answer, priced_bound=priced_bound, seen=seen, elsewhere=elsewhere)
 
 
-def _without_each_kind(watch: Watch, members: list[Member]) -> list[Packing]:
+def _without_each_kind(watch: SolveMonitor, members: list[Member]) -> list[Packing]:
     """Return plans without each kind of device in the best plan: the search mostly keeps to these.
 
     Under `min-price` they are searched for if the plan is not proven yet, else made greedily.
@@ -268,7 +268,7 @@ def _without_each_kind(watch: Watch, members: list[Member]) -> list[Packing]:
         prices = None if part is None else _prices(part, as_cost=True)
         if part is None or prices is None or prices.value is None:
             continue
-        asked = Watch(part, stop=watch.stop)
+        asked = SolveMonitor(part, stop=watch.stop)
         asked.proved(prices.value)
         made = _gather(asked, prices, by_cost=True).members if searched else []
         made = made or _greedy(asked, prices, by_cost=True)
@@ -277,8 +277,14 @@ def _without_each_kind(watch: Watch, members: list[Member]) -> list[Packing]:
 
 
 def _answer(
-    watch: Watch, found: _Gathered, chosen: Member, *, best: Member, bound: float, optimal: bool
-) -> Found:
+    watch: SolveMonitor,
+    found: _Gathered,
+    chosen: Member,
+    *,
+    best: Member,
+    bound: float,
+    optimal: bool,
+) -> SolveAnswer:
     """Return the chosen plan as the answer for the watch's present objective."""
 
     def value(one: Member) -> float:
@@ -288,7 +294,7 @@ def _answer(
     if exact is not None and exact.bound is not None:
         near = abs(exact.bound - bound) <= EPSILON * max(1.0, abs(bound))
         proof = "exact (CP-SAT)" if near or exact.status is Status.OPTIMAL else proof
-    return Found(
+    return SolveAnswer(
         packing=chosen.packing,
         objective=watch.objective,
         value=value(chosen),
@@ -300,7 +306,7 @@ def _answer(
     )
 
 
-def _solve_goodput(watch: Watch, proven_impossible: bool | None, may: May) -> Found:
+def _solve_goodput(watch: SolveMonitor, proven_impossible: bool | None, may: May) -> SolveAnswer:
     instance, classes = watch.instance, classes_of(watch.instance)
     watch.restart(Objective.MAX_GOODPUT)
     prices = _prices(instance, as_cost=False)
@@ -329,7 +335,7 @@ def _solve_goodput(watch: Watch, proven_impossible: bool | None, may: May) -> Fo
     return class_by_class(watch, classes, found.members, answer, found.class_bounds)
 
 
-def _exact_with_moves(watch: Watch, members: list[Member], least: float) -> float | None:
+def _exact_with_moves(watch: SolveMonitor, members: list[Member], least: float) -> float | None:
     """Run CP-SAT with the price of moves on small instances, and add its plan to the members.
 
     Returns a bound on the cost including that price, if one was proven.
@@ -353,7 +359,7 @@ def _exact_with_moves(watch: Watch, members: list[Member], least: float) -> floa
     return exact.bound
 
 
-def _solve_scaled(watch: Watch, may: May) -> Found:
+def _solve_scaled(watch: SolveMonitor, may: May) -> SolveAnswer:
     """Maximise the common factor (`planner.scale`); the most goodput if no factor is above 0."""
     instance = watch.instance
     large = _variables(instance) > SMALL
@@ -387,7 +393,7 @@ def _variables(instance: Instance) -> int:
     return variable_count(instance, [*range(len(instance.group_of))])
 
 
-def _compiled(watch: Watch, *, needed: bool = False) -> bool:
+def _compiled(watch: SolveMonitor, *, needed: bool = False) -> bool:
     """Whether to use the compiled search: not if the request goes without it and a plan exists. If
     it was never compiled here, compile it first while the solve's clock is stopped.
 
@@ -417,7 +423,7 @@ def _tied(instance: Instance) -> bool:
 
 
 def _with_rules(
-    watch: Watch, best: Member | None, *, by_cost: bool, share: float = RULES_SHARE
+    watch: SolveMonitor, best: Member | None, *, by_cost: bool, share: float = RULES_SHARE
 ) -> list[Member]:
     """Run the search that moves the models which the compiled search leaves in place, if any."""
     tiny = _variables(watch.instance) <= TINY
@@ -438,7 +444,7 @@ def _devices_at_most(instance: Instance, hint: Packing | None) -> list[int]:
 
 
 def _exact(
-    watch: Watch,
+    watch: SolveMonitor,
     goal: Goal,
     devices: list[int],
     hint: Packing | None,

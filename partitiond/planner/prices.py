@@ -326,7 +326,7 @@ def _entry_prices(pours: Pours, found: Duals) -> Floats:
     return np.where(np.isfinite(each), each, np.maximum(1.0, pours.classes.cost.max(initial=1.0)))
 
 
-class Worth(NamedTuple):
+class ClassWorth(NamedTuple):
     """The worth of devices, and of what they share, at some prices.
 
     Attributes:
@@ -345,7 +345,7 @@ class Worth(NamedTuple):
         return float(self.value @ self.devices) + self.pools
 
 
-def best_multiple(covered: float, worth: Worth) -> tuple[float, float]:
+def best_multiple(covered: float, worth: ClassWorth) -> tuple[float, float]:
     """Return the factor t for which t * prices give the best bound on the cost, and that bound.
 
     Covering sets cost `covered` at the prices, and a device of class c is worth at most `value[c]`,
@@ -360,19 +360,19 @@ def best_multiple(covered: float, worth: Worth) -> tuple[float, float]:
     return max(found, key=lambda pair: pair[1])
 
 
-def bound_at(t: float, covered: float, worth: Worth) -> float:
+def bound_at(t: float, covered: float, worth: ClassWorth) -> float:
     """Return the cost bound at t times the prices, at which covering sets cost `covered`."""
     excess = np.maximum(0.0, t * worth.value - worth.cost) * worth.devices
     parts = [covered, *(-excess), -t * worth.pools]
     return math.fsum(parts) - SAFETY * math.fsum(abs(x) for x in parts)
 
 
-def worth_of(pours: Pours, found: Duals) -> Worth:
+def worth_of(pours: Pours, found: Duals) -> ClassWorth:
     """Return the most that a device of each class is worth, however run, and the shared worth."""
     value = np.zeros(len(pours.classes.count))
     np.maximum.at(value, pours.way_class, found.price.sum(axis=1) * (1 + SAFETY))
     shared = math.fsum([*found.pool, *(found.scarce * pours.sites.need_max)])
-    return Worth(value, pours.classes.cost, pours.classes.count, shared)
+    return ClassWorth(value, pours.classes.cost, pours.classes.count, shared)
 
 
 def cost_bound(pours: Pours, found: Duals) -> float:

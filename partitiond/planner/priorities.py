@@ -18,11 +18,11 @@ from typing import Final
 from partitiond.core.placement_rules import PRIORITY_FACTOR
 from partitiond.core.plan import Status
 from partitiond.planner.exact import Exact, Stage
-from partitiond.planner.found import Found
+from partitiond.planner.found import SolveAnswer
 from partitiond.planner.members import Member, member
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import bound_of
-from partitiond.planner.progress import Watch
+from partitiond.planner.progress import SolveMonitor
 from partitiond.planner.types import RATE_SCALE, Instance, Need
 
 EQUAL: Final = 1e-6
@@ -196,12 +196,12 @@ def exact_classes(
 
 
 def class_by_class(
-    watch: Watch,
+    watch: SolveMonitor,
     classes: Sequence[Class],
     members: list[Member],
-    found: Found,
+    found: SolveAnswer,
     exact: dict[int, float],
-) -> Found:
+) -> SolveAnswer:
     """Return the answer with the bound of each class; optimal only if all classes are."""
     best = max(members, key=goodput_key).packing
     values, own = values_of(best, classes), values_of(found.packing, classes)

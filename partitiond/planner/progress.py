@@ -59,7 +59,7 @@ class CompilingStopped(Exception):  # noqa: N818 - nothing failed
     """The caller asked to stop while the search was compiled."""
 
 
-class Watch:
+class SolveMonitor:
     """The clock of one solve, and the best value and bound so far, in the solver's own numbers.
 
     Safe to use from the threads of one solve. Values and bounds are costs in PRICE_SCALE or

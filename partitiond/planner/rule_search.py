@@ -15,7 +15,7 @@ from typing import Final
 from partitiond.planner.exact import Goal, solve_exact
 from partitiond.planner.members import Member, fullness, member, rank
 from partitiond.planner.packing import Packing
-from partitiond.planner.progress import Watch
+from partitiond.planner.progress import SolveMonitor
 from partitiond.planner.types import Instance
 
 NAME: Final = "rules a few devices at a time"
@@ -34,7 +34,7 @@ PATIENCE: Final = 6
 """Neighbourhoods of one size without gain before larger ones are tried."""
 
 
-def search_rules(watch: Watch, best: Packing, *, by_cost: bool, seconds: float) -> Member:
+def search_rules(watch: SolveMonitor, best: Packing, *, by_cost: bool, seconds: float) -> Member:
     """Search for some seconds, or an equivalent number of rounds; the answer is never worse.
 
     Args:

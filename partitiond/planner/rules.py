@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from partitiond.planner.types import Instance, Need
 
 if TYPE_CHECKING:
-    from partitiond.planner.packing import Load, Packing
+    from partitiond.planner.packing import DeviceLoad, Packing
 
 
 # --- what may be added and taken away --------------------------------------------------------
 
 
-def shunned(instance: Instance, load: "Load", model: int) -> bool:
+def shunned(instance: Instance, load: "DeviceLoad", model: int) -> bool:
     """Whether a model on the device and this model avoid each other."""
     others = instance.ties.avoided.get(model)
     return others is not None and any(instance.items[i].model in others for i in load.items)

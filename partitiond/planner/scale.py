@@ -32,13 +32,13 @@ from partitiond.planner.baselines import BASELINES, first_fit
 from partitiond.planner.complete import NAME as GREEDY
 from partitiond.planner.complete import from_nothing, most_goodput
 from partitiond.planner.exact import Goal, Scale, solve_exact
-from partitiond.planner.found import Found
+from partitiond.planner.found import SolveAnswer
 from partitiond.planner.keeping import completed
 from partitiond.planner.moves import price_of_a_move, with_price
 from partitiond.planner.nearest import May, least_against, spoken_against
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import bound_of, linear_prices, usual_prices
-from partitiond.planner.progress import Watch
+from partitiond.planner.progress import SolveMonitor
 from partitiond.planner.rules import rate_if_lost
 from partitiond.planner.running import running_packing
 from partitiond.planner.share import fill
@@ -151,7 +151,7 @@ def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
     return min([*shares, *left], default=0.0)
 
 
-def largest_factor(watch: Watch, *, searches: bool, exact: bool) -> "Raising":
+def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Raising":
     """Return the plan with the largest factor found, and what is proven of the factor; any-time.
 
     Args:
@@ -190,7 +190,7 @@ class Raising:
         worth: (E,) what one replica of each entry takes, for the compiled search.
     """
 
-    def __init__(self, watch: Watch, searches: bool) -> None:
+    def __init__(self, watch: SolveMonitor, searches: bool) -> None:
         self.watch, self.instance, self.searches = watch, watch.instance, searches
         instance = watch.instance
         self.sites, self.target = build_sites(instance), targets_of(instance)
@@ -382,13 +382,13 @@ class Raising:
                 break
         self.optimal = proven
 
-    def answer(self, best: Packing, may: May) -> Found:
+    def answer(self, best: Packing, may: May) -> SolveAnswer:
         """Return the best plan, or one as good that moves less, with spare capacity shared out."""
         chosen = self._near(best, may)
         value = factor_of(chosen, self.target)
         most = max(value, self.value)
         optimal = self.met() and value >= most * (1 - PROVEN)
-        return Found(
+        return SolveAnswer(
             packing=chosen,
             objective=self.instance.request.objective,
             value=value,

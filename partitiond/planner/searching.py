@@ -9,10 +9,10 @@ from typing import Final
 
 from partitiond.planner.improve import Improver
 from partitiond.planner.market.beside import NAME as CHOICE
-from partitiond.planner.market.beside import Beside
+from partitiond.planner.market.beside import ColumnWorker
 from partitiond.planner.members import Member, member
 from partitiond.planner.packing import Packing
-from partitiond.planner.progress import Stop, Watch
+from partitiond.planner.progress import SolveMonitor, Stop
 from partitiond.planner.sites import Floats, Sites, build_sites
 
 NAME: Final = "ruin and recreate"
@@ -34,7 +34,7 @@ the fallback to the most goodput needs time as well."""
 
 
 def search(
-    watch: Watch, best: Member | None, worth: Floats, *, by_cost: bool
+    watch: SolveMonitor, best: Member | None, worth: Floats, *, by_cost: bool
 ) -> tuple[list[Member], bool]:
     """Search until the time is over, the caller stops it or the bound is met.
 
@@ -48,7 +48,7 @@ def search(
         The plans found, and whether the column generation gave a better bound.
     """
     improver, sites = _begun(watch, best, worth, by_cost=by_cost), build_sites(watch.instance)
-    beside = Beside(sites, watch)
+    beside = ColumnWorker(sites, watch)
     if not watch.done:
         # Find a good plan first, for callers that look early.
         _look(watch, improver, LOOK_SECONDS)
@@ -72,7 +72,7 @@ def search(
 
 
 def short_search(
-    watch: Watch, best: Member | None, worth: Floats, *, by_cost: bool
+    watch: SolveMonitor, best: Member | None, worth: Floats, *, by_cost: bool
 ) -> list[Member]:
     """Search for a fifth of a second, before a solver that proves takes longer."""
     improver = _begun(watch, best, worth, by_cost=by_cost)
@@ -80,7 +80,7 @@ def short_search(
     return [member(NAME, improver.best())] if improver.found else []
 
 
-def _begun(watch: Watch, best: Member | None, worth: Floats, *, by_cost: bool) -> Improver:
+def _begun(watch: SolveMonitor, best: Member | None, worth: Floats, *, by_cost: bool) -> Improver:
     """Start a search from nothing, or from the best plan so far if that is better."""
     seed = watch.instance.request.seed
     improver = Improver(build_sites(watch.instance), worth, by_cost=by_cost, seed=seed)
@@ -92,7 +92,7 @@ def _begun(watch: Watch, best: Member | None, worth: Floats, *, by_cost: bool) -
     return improver
 
 
-def _look(watch: Watch, improver: Improver, seconds: float) -> None:
+def _look(watch: SolveMonitor, improver: Improver, seconds: float) -> None:
     """Search briefly, so that a good plan exists early."""
     improver.run(
         min(seconds, SHORT_SHARE * watch.left()),
@@ -102,7 +102,7 @@ def _look(watch: Watch, improver: Improver, seconds: float) -> None:
     )
 
 
-def _run(watch: Watch, improver: Improver, beside: Beside) -> None:
+def _run(watch: SolveMonitor, improver: Improver, beside: ColumnWorker) -> None:
     def halt() -> bool:
         late = improver.share > HOPE_SHARE or watch.impossible
         hopeless = not improver.found and late

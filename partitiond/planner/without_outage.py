@@ -25,7 +25,7 @@ from partitiond.core.plan import (
 )
 from partitiond.core.plan_diff import DiffCost, diff_cost
 from partitiond.core.spec import Isolation
-from partitiond.core.start_order import Stakes
+from partitiond.core.start_order import StartGains
 from partitiond.planner.types import PlanRequest
 
 AS_IT_RUNS: Final = " as it runs"
@@ -72,7 +72,7 @@ def spoken_against(request: PlanRequest, placements: tuple[Placement, ...]) -> i
 
 def _takes(request: PlanRequest, diff: PlanDiff) -> DiffCost:
     planned = {m.model: m.demand.planned_req_per_s for m in request.models}
-    stakes = Stakes(
+    stakes = StartGains(
         demands={name: rate for name, rate in planned.items() if rate is not None},
         weights={m.model: m.planned_weight for m in request.models},
     )

@@ -18,7 +18,7 @@ from partitiond.profiler.launch import plan_launch
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Share:
+class DeviceShare:
     """The part of a device that one replica gets.
 
     Attributes:
@@ -57,7 +57,7 @@ class Replica:
     """A model with its share."""
 
     model: ResolvedModel
-    share: Share
+    share: DeviceShare
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def may_keep_up(device: Device, arrangements: Sequence[Arrangement]) -> bool:
     return sum(launch_of(device, r).footprint_bytes for r in replicas) <= room
 
 
-EngineKey = tuple[str, Share, int]
+EngineKey = tuple[str, DeviceShare, int]
 """An engine: model, share, and its number among equal engines of its arrangement."""
 
 

@@ -23,12 +23,12 @@ from partitiond.profiler.capacity import confirmed_rate
 from partitiond.profiler.fit import explain_footprint
 from partitiond.profiler.launch import ProfileLaunch, engine_args, size_of
 from partitiond.profiler.points import points_of
-from partitiond.profiler.search import Done, best_rate
-from partitiond.profiler.trial import Death, Trial
+from partitiond.profiler.search import SearchDone, best_rate
+from partitiond.profiler.trial import FailedTrial, Trial
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredTrials:
     """Everything a profile is made of.
 
     Attributes:
@@ -40,8 +40,8 @@ class Measured:
     request: ProfileRequest
     planned: ProfileLaunch
     report: EngineReport
-    steps: tuple[Trial | Death, ...]
-    done: Done | None
+    steps: tuple[Trial | FailedTrial, ...]
+    done: SearchDone | None
     started_at: str
     duration_seconds: float
     notes: tuple[str, ...] = ()
@@ -57,10 +57,10 @@ class Measured:
     @property
     def died(self) -> frozenset[int]:
         """Batches that the engine did not survive, on any visit."""
-        return frozenset(s.proposal.batch for s in self.steps if isinstance(s, Death))
+        return frozenset(s.proposal.batch for s in self.steps if isinstance(s, FailedTrial))
 
 
-def build_profile(measured: Measured) -> Profile:
+def build_profile(measured: MeasuredTrials) -> Profile:
     """Build the profile of a finished sweep, and of what was confirmed after it."""
     request, launch = measured.request, measured.planned.launch
     spec, device = request.model.spec, request.device
@@ -103,7 +103,7 @@ def build_profile(measured: Measured) -> Profile:
     return _with_fit(measured, profile)
 
 
-def profile_id(measured: Measured) -> str:
+def profile_id(measured: MeasuredTrials) -> str:
     """Build a readable id that differs for everything that is measured separately."""
     request = measured.request
     spec = request.model.spec
@@ -115,14 +115,14 @@ def profile_id(measured: Measured) -> str:
     return "-".join(part for part in (*parts, stamp) if part)
 
 
-def _points(measured: Measured, footprint: Footprint) -> tuple[OperatingPoint, ...]:
+def _points(measured: MeasuredTrials, footprint: Footprint) -> tuple[OperatingPoint, ...]:
     return points_of(
         measured.request, measured.planned, measured.trials, footprint, died=measured.died
     )
 
 
 def _with_confirmed(
-    measured: Measured, points: Sequence[OperatingPoint]
+    measured: MeasuredTrials, points: Sequence[OperatingPoint]
 ) -> tuple[OperatingPoint, ...]:
     """Give the confirmed batch the footprint that its confirming start needed."""
     found = measured.frontier_memory
@@ -136,7 +136,7 @@ def _with_confirmed(
     )
 
 
-def _with_fit(measured: Measured, profile: Profile) -> Profile:
+def _with_fit(measured: MeasuredTrials, profile: Profile) -> Profile:
     limit = measured.planned.launch.max_num_batched_tokens
     step = fit(samples_of(profile), limit)
     made = dataclasses.replace(
@@ -152,7 +152,7 @@ def _with_fit(measured: Measured, profile: Profile) -> Profile:
     return dataclasses.replace(profile, step_time=step, provenance=made)
 
 
-def _capped_by(measured: Measured) -> LimitedBy:
+def _capped_by(measured: MeasuredTrials) -> LimitedBy:
     """Return why the batch grew no further, for a knee that was not reached."""
     if measured.died or any(trial.kv_limited for trial in measured.trials):
         return LimitedBy.MEMORY
@@ -163,7 +163,7 @@ def _capped_by(measured: Measured) -> LimitedBy:
     return measured.done.capped_by
 
 
-def _provenance(measured: Measured) -> Provenance:
+def _provenance(measured: MeasuredTrials) -> Provenance:
     request = measured.request
     return Provenance(
         engine=measured.planned.launch.engine_kind,

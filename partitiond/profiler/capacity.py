@@ -25,7 +25,7 @@ from partitiond.core.errors import EngineError
 from partitiond.core.profile import CAPACITY_SHARE_UNCONFIRMED, CapacityTrial
 from partitiond.core.spec import Slo
 from partitiond.profiler.bench import Running
-from partitiond.profiler.steady import Served, below_one, grows, share_interval, utilisation
+from partitiond.profiler.steady import ServedRequest, below_one, grows, share_interval, utilisation
 from partitiond.profiler.trial import REQUEST_SECONDS, require_no_failures
 
 MAX_TRIALS: Final = 4
@@ -197,9 +197,9 @@ def _good(record: Record, slo: Slo | None) -> bool:
     return is_good(record, LoadSlo(slo.ttft_seconds, slo.tpot_seconds, slo.quantile))
 
 
-def _served(record: Record) -> Served:
+def _served(record: Record) -> ServedRequest:
     assert record.scheduled is not None  # an open loop schedules every request
-    return Served(
+    return ServedRequest(
         arrived=record.scheduled,
         sent=record.scheduled if record.sent is None else record.sent,
         ended=math.inf if record.end is None else record.end,

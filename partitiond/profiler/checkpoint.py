@@ -21,7 +21,7 @@ from partitiond.core.profile import CapacityTrial, FrontierMemory, PaperMode
 from partitiond.fault_points import FaultPoint, reached
 from partitiond.ports import ProfileRequest
 from partitiond.profiler.launch import ProfileLaunch, engine_args, size_of
-from partitiond.profiler.trial import Death, Trial
+from partitiond.profiler.trial import FailedTrial, Trial
 from partitiond.serde import from_stored, to_jsonable
 
 FORMAT: Final = 1
@@ -33,10 +33,10 @@ Trials with this many cores or more are comparable."""
 SET_ASIDE: Final = ".old"
 _MICROSECONDS: Final = 1e6
 
-Step = Trial | Death | FrontierMemory | CapacityTrial | PaperMode
+Step = Trial | FailedTrial | FrontierMemory | CapacityTrial | PaperMode
 _KINDS: Final[dict[str, type[Any]]] = {
     "trial": Trial,
-    "death": Death,
+    "death": FailedTrial,
     "frontier_memory": FrontierMemory,
     "capacity": CapacityTrial,
     "paper": PaperMode,

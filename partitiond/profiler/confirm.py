@@ -48,7 +48,7 @@ PHASE: Final = 1
 """Phase of the seeds; the sweep has phase 0."""
 
 
-class Verdict(enum.StrEnum):
+class ConfirmVerdict(enum.StrEnum):
     """Result of the windows on the confirming engine."""
 
     CONFIRMED = "confirmed"
@@ -57,7 +57,7 @@ class Verdict(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Aim:
+class ConfirmationTarget:
     """The operating point to confirm.
 
     Attributes:
@@ -78,10 +78,12 @@ class Aim:
         return (1 - TOLERANCE) * self.best_output_tokens_per_s
 
 
-def aim_of(point: OperatingPoint, best_output_tokens_per_s: float, knee: int | None) -> Aim:
+def aim_of(
+    point: OperatingPoint, best_output_tokens_per_s: float, knee: int | None
+) -> ConfirmationTarget:
     """At the knee (1 - e) X* must remain; elsewhere (1 - e) of what was measured at the point."""
     reference = best_output_tokens_per_s if point.batch == knee else point.output_tokens_per_s
-    return Aim(
+    return ConfirmationTarget(
         batch=point.batch,
         best_output_tokens_per_s=reference,
         req_per_s=point.req_per_s,
@@ -89,7 +91,7 @@ def aim_of(point: OperatingPoint, best_output_tokens_per_s: float, knee: int | N
     )
 
 
-def verdict(trials: Sequence[Trial], aim: Aim) -> Verdict:
+def verdict(trials: Sequence[Trial], aim: ConfirmationTarget) -> ConfirmVerdict:
     """Judge all windows on one engine together.
 
     Confirmed means that the throughput plus its own half-width reaches (1 - e) of the best. The
@@ -97,10 +99,10 @@ def verdict(trials: Sequence[Trial], aim: Aim) -> Verdict:
     rate would pass wherever windows are noisy.
     """
     if any(trial.kv_limited for trial in trials):
-        return Verdict.TOO_SMALL
+        return ConfirmVerdict.TOO_SMALL
     rate, half_width = _rate(trials)
     enough = rate + half_width >= aim.wanted_output_tokens_per_s
-    return Verdict.CONFIRMED if enough else Verdict.SLOWER
+    return ConfirmVerdict.CONFIRMED if enough else ConfirmVerdict.SLOWER
 
 
 def _rate(trials: Sequence[Trial]) -> tuple[float, float]:
@@ -122,7 +124,7 @@ class Confirmation:
         bench: Bench,
         request: ProfileRequest,
         planned: ProfileLaunch,
-        aim: Aim,
+        aim: ConfirmationTarget,
         *,
         checkpoint: Checkpoint,
         before_seconds: float,
@@ -202,7 +204,7 @@ class Confirmation:
         async with self._bench.running(planned.launch, self._tell) as engine:
             if self._request.confirm_memory and self.frontier_memory is None:
                 found, said = await self._frontier_memory(engine, load, cache, starts)
-                if said is Verdict.TOO_SMALL and starts < MAX_STARTS:
+                if said is ConfirmVerdict.TOO_SMALL and starts < MAX_STARTS:
                     return False
                 self.frontier_memory = found
                 self._checkpoint.keep(found, self._elapsed)
@@ -219,17 +221,17 @@ class Confirmation:
 
     async def _frontier_memory(
         self, engine: Running, load: Load, cache: int, starts: int
-    ) -> tuple[FrontierMemory, Verdict]:
+    ) -> tuple[FrontierMemory, ConfirmVerdict]:
         await self._trial(engine, load, warm_up(self._request.min_window_seconds))
         trials: list[Trial] = []
-        said = Verdict.SLOWER
-        while said is Verdict.SLOWER and len(trials) < MAX_WINDOWS:
+        said = ConfirmVerdict.SLOWER
+        while said is ConfirmVerdict.SLOWER and len(trials) < MAX_WINDOWS:
             await self._bench.until_idle(engine)
             fresh = dataclasses.replace(load, seed=load.seed + 1 + len(trials))
             trials.append(await self._trial(engine, fresh, self._knee_trial()))
             said = verdict(trials, self._aim)
         rate, half_width = _rate(trials)
-        if said is Verdict.SLOWER:
+        if said is ConfirmVerdict.SLOWER:
             self.notes.append(
                 f"at its frontier memory batch {self._aim.batch} gave {rate:.4g} tokens/s, "
                 f"{rate / self._aim.best_output_tokens_per_s:.0%} of the "
@@ -243,7 +245,7 @@ class Confirmation:
             output_tokens_per_s=rate,
             half_width=half_width,
             preemptions=sum(trial.engine.preemptions for trial in trials),
-            confirmed=said is Verdict.CONFIRMED,
+            confirmed=said is ConfirmVerdict.CONFIRMED,
             starts=starts,
             share_of_best=rate / self._aim.best_output_tokens_per_s,
         )

@@ -5,7 +5,7 @@ from typing import Final
 
 from partitiond.core.profile import FrontierMemory, OperatingPoint, StepTime
 from partitiond.core.units import format_bytes
-from partitiond.profiler.search import Done
+from partitiond.profiler.search import SearchDone
 from partitiond.profiler.trial import Trial
 
 UNQUIET_SPREAD: Final = 0.15
@@ -17,7 +17,7 @@ BUSY_INSTRUMENT: Final = 0.25
 
 
 def sweep_notes(
-    trials: Sequence[Trial], done: Done | None, points: Sequence[OperatingPoint]
+    trials: Sequence[Trial], done: SearchDone | None, points: Sequence[OperatingPoint]
 ) -> list[str]:
     """Note what the sweep left out, and what may have disturbed it."""
     notes = []

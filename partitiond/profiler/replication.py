@@ -19,7 +19,7 @@ from partitiond.core.hardware import Device, DeviceKind, SharingMode
 from partitiond.core.interference import fit_sharing
 from partitiond.core.profile import ReplicationRun, Sharing
 from partitiond.ports import ResolvedModel
-from partitiond.profiler.arrangement import Arrangement, Replica, Share
+from partitiond.profiler.arrangement import Arrangement, DeviceShare, Replica
 from partitiond.profiler.bench import Bench
 from partitiond.profiler.points import combine_telemetry
 from partitiond.profiler.side_by_side import CommonWindow, Tell, WindowPlan, measure
@@ -51,11 +51,11 @@ class EvenSplit:
         """Cores of each of `replicas` replicas, at least one; left-over cores stay unused."""
         return max(1, len(self.cores) // replicas)
 
-    def shares(self, replicas: int) -> tuple[Share, ...]:
+    def shares(self, replicas: int) -> tuple[DeviceShare, ...]:
         """The share of each of `replicas` replicas."""
         each = self.cores_each(replicas)
         return tuple(
-            Share(
+            DeviceShare(
                 cores=tuple(self.cores[(i * each + k) % len(self.cores)] for k in range(each)),
                 memory_bytes=self.memory_bytes // replicas,
                 batch=self.batch_of(replicas),
@@ -108,7 +108,7 @@ def _name_alone(count: int, split: EvenSplit) -> str:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Difference:
+class ReplicationDifference:
     """Sums of throughputs of two arrangements, compared round by round.
 
     Attributes:
@@ -130,7 +130,7 @@ class Difference:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Replication:
+class ReplicationMeasurement:
     """The results of replicating one model.
 
     Attributes:
@@ -143,7 +143,7 @@ class Replication:
     """
 
     runs: tuple[tuple[str, ReplicationRun], ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[ReplicationDifference, ...]
     sharing: tuple[tuple[int, Sharing], ...]
     idle_cores: float | None
     notes: tuple[str, ...]
@@ -157,7 +157,7 @@ async def replicate(
     counts: Sequence[int],
     plan: WindowPlan,
     tell: Tell,
-) -> Replication:
+) -> ReplicationMeasurement:
     """Measure the windows, and evaluate them.
 
     Raises:
@@ -171,11 +171,11 @@ async def replicate(
 
 def evaluate(
     arrangements: Sequence[Arrangement], windows: Mapping[str, tuple[CommonWindow, ...]]
-) -> Replication:
+) -> ReplicationMeasurement:
     """Compute runs, differences and fits from the windows. Pure."""
     runs = tuple((a.name, run_of(a, windows[a.name])) for a in arrangements)
     idle = [w.idle_cores for ws in windows.values() for w in ws if w.idle_cores is not None]
-    return Replication(
+    return ReplicationMeasurement(
         runs=runs,
         differences=_differences(arrangements, windows),
         sharing=_fits([run for _, run in runs]),
@@ -231,7 +231,7 @@ def root_sum(half_widths: Sequence[float]) -> float:
 
 def _differences(
     arrangements: Sequence[Arrangement], windows: Mapping[str, tuple[CommonWindow, ...]]
-) -> tuple[Difference, ...]:
+) -> tuple[ReplicationDifference, ...]:
     """Compare each number of replicas with one engine that has all cores and memory."""
     whole = next((a for a in arrangements if _is_whole(a, arrangements)), None)
     if whole is None:
@@ -248,7 +248,7 @@ def _is_whole(arrangement: Arrangement, all_of_them: Sequence[Arrangement]) -> b
 
 def compare(
     name: str, ours: Sequence[CommonWindow], base_name: str, base: Sequence[CommonWindow]
-) -> Difference:
+) -> ReplicationDifference:
     """Compare round by round, so that drift affects both sides."""
     pairs = [
         (a.total_output_tokens_per_s, b.total_output_tokens_per_s)
@@ -256,7 +256,7 @@ def compare(
     ]
     differences = [a - b for a, b in pairs]
     below = statistics.fmean(b for _, b in pairs)
-    return Difference(
+    return ReplicationDifference(
         name=name,
         baseline=base_name,
         ratio=statistics.fmean(a for a, _ in pairs) / below if below > 0 else math.inf,

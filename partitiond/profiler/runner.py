@@ -21,10 +21,10 @@ from partitiond.ports import (
     Progress,
     TelemetrySource,
 )
-from partitiond.profiler.assemble import Measured, build_profile
+from partitiond.profiler.assemble import MeasuredTrials, build_profile
 from partitiond.profiler.bench import STALL_SECONDS, Bench, Tell
 from partitiond.profiler.checkpoint import Checkpoint, Saved, fingerprint, note_of
-from partitiond.profiler.confirm import Aim, Confirmation, aim_of
+from partitiond.profiler.confirm import Confirmation, ConfirmationTarget, aim_of
 from partitiond.profiler.launch import ProfileLaunch, plan_launch, size_of, step_tokens
 from partitiond.profiler.search import Prior
 from partitiond.profiler.sweep import Sweep, sweep_through
@@ -93,7 +93,7 @@ class Profiler:
         run = _Run(request, planned)
         await sweep_through(sweep, bench, planned, checkpoint_for=run.open, tell=progress)
         assert sweep.report is not None  # trials were measured
-        measured = Measured(
+        measured = MeasuredTrials(
             request=request,
             planned=planned,
             report=sweep.report,
@@ -161,8 +161,8 @@ class _Run:
 
 
 async def _confirmed(
-    bench: Bench, measured: Measured, run: _Run, *, elapsed: float, tell: Tell
-) -> Measured:
+    bench: Bench, measured: MeasuredTrials, run: _Run, *, elapsed: float, tell: Tell
+) -> MeasuredTrials:
     """Add what a second start tells about the operating point, as far as it is requested."""
     request = measured.request
     aim = _aim(measured)
@@ -188,7 +188,7 @@ async def _confirmed(
     )
 
 
-def _aim(measured: Measured) -> Aim | None:
+def _aim(measured: MeasuredTrials) -> ConfirmationTarget | None:
     """The operating point that replicas will run at; None if no batch holds the SLO."""
     found, spec = build_profile(measured), measured.request.model.spec
     point = named_point(found, spec.operating_point, spec.slo)

@@ -24,7 +24,7 @@ _Z95: Final = 1.96
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Served:
+class ServedRequest:
     """One request. Times are of one clock, in seconds.
 
     Attributes:
@@ -49,7 +49,7 @@ class Utilisation:
 
 
 def is_steady(
-    requests: Sequence[Served],
+    requests: Sequence[ServedRequest],
     opened: float,
     closed: float,
     *,
@@ -80,7 +80,7 @@ def below_one(needed: Utilisation | None) -> bool:
 
 
 def utilisation(
-    served: Sequence[Served], req_per_s: float, batch: int, mean_output_tokens: float
+    served: Sequence[ServedRequest], req_per_s: float, batch: int, mean_output_tokens: float
 ) -> Utilisation | None:
     """The places a rate needs over the places there are; None for too few requests to tell.
 
@@ -125,7 +125,7 @@ def _slope(
     return math.fsum(products) / squares
 
 
-def grows(requests: Sequence[Served], opened: float, closed: float) -> bool:
+def grows(requests: Sequence[ServedRequest], opened: float, closed: float) -> bool:
     """Whether the requests in the system grew by more than chance explains.
 
     Args:
@@ -137,7 +137,7 @@ def grows(requests: Sequence[Served], opened: float, closed: float) -> bool:
     return growth > GROWTH_SIGMAS * math.sqrt(arrivals)
 
 
-def _in_system(requests: Sequence[Served], at: float) -> int:
+def _in_system(requests: Sequence[ServedRequest], at: float) -> int:
     return sum(one.arrived < at <= one.ended for one in requests)
 
 

@@ -18,17 +18,17 @@ from partitiond.profiler.checkpoint import Checkpoint, Saved
 from partitiond.profiler.launch import ProfileLaunch
 from partitiond.profiler.load import load_of
 from partitiond.profiler.search import (
-    Done,
     NextTrial,
     Prior,
     Purpose,
+    SearchDone,
     SearchLimits,
     Visit,
     propose,
     seconds_left,
 )
 from partitiond.profiler.stall import first_stall_seconds, stall_seconds
-from partitiond.profiler.trial import Death, Trial, run_trial
+from partitiond.profiler.trial import FailedTrial, Trial, run_trial
 
 HALF_WIDTH_SHARE: Final = {DeviceKind.GPU: 0.02, DeviceKind.CPU: 0.05}
 """Wanted interval of a window: GPUs repeat well, hosts share their cores with other work."""
@@ -79,9 +79,9 @@ class Sweep:
         self._restarts = 0
         self._warm: Visit | None = None
         self._remeasures = True
-        self.steps: list[Trial | Death] = []
+        self.steps: list[Trial | FailedTrial] = []
         self.notes: list[str] = []
-        self.done: Done | None = None
+        self.done: SearchDone | None = None
         self.report: EngineReport | None = None
 
     @property
@@ -90,9 +90,9 @@ class Sweep:
         return tuple(step for step in self.steps if isinstance(step, Trial))
 
     @property
-    def deaths(self) -> tuple[Death, ...]:
+    def deaths(self) -> tuple[FailedTrial, ...]:
         """Trials that the engine did not survive."""
-        return tuple(step for step in self.steps if isinstance(step, Death))
+        return tuple(step for step in self.steps if isinstance(step, FailedTrial))
 
     @property
     def elapsed_seconds(self) -> float:
@@ -120,7 +120,7 @@ class Sweep:
             proposal = self._next()
         self.done = proposal
 
-    def _next(self) -> NextTrial | Done:
+    def _next(self) -> NextTrial | SearchDone:
         return propose(self._visits(), self._limits(), self.elapsed_seconds)
 
     async def _step(self, engine: Running, proposal: NextTrial, checkpoint: Checkpoint) -> Trial:
@@ -130,7 +130,7 @@ class Sweep:
             return await self._again(engine, trial) if trial.saturated else trial
         except (ExitedError, StalledError) as error:
             seconds = self._bench.clock.monotonic() - began
-            self._keep(Death(proposal, seconds, _reason(error)), checkpoint)
+            self._keep(FailedTrial(proposal, seconds, _reason(error)), checkpoint)
             raise
 
     async def _again(self, engine: Running, trial: Trial) -> Trial:
@@ -179,14 +179,14 @@ class Sweep:
         return False
 
     def _replay(self, saved: Sequence[Saved]) -> None:
-        kept = [one for one in saved if isinstance(one.step, Trial | Death)]
-        self.steps += [one.step for one in kept if isinstance(one.step, Trial | Death)]
+        kept = [one for one in saved if isinstance(one.step, Trial | FailedTrial)]
+        self.steps += [one.step for one in kept if isinstance(one.step, Trial | FailedTrial)]
         elapsed = max((one.elapsed_seconds for one in kept), default=0.0)
         self._began = self._bench.clock.monotonic() - elapsed
         if kept:
             self.notes.append(f"resumed after an interruption, with {len(kept)} finished trials")
 
-    def _keep(self, step: Trial | Death, checkpoint: Checkpoint) -> None:
+    def _keep(self, step: Trial | FailedTrial, checkpoint: Checkpoint) -> None:
         self.steps.append(step)
         checkpoint.keep(step, self.elapsed_seconds)
 

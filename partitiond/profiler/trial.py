@@ -103,7 +103,7 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Death:
+class FailedTrial:
     """A trial that the engine did not survive.
 
     Attributes:

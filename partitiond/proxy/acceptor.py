@@ -41,7 +41,7 @@ class Taker(Protocol):
         ...
 
 
-class Complaint:
+class RateLimitedError:
     """An error that may recur every few milliseconds, and is logged at a limited rate."""
 
     def __init__(self, what: str) -> None:
@@ -71,7 +71,7 @@ class Acceptor:
         self._closed = False
         self._pause: asyncio.TimerHandle | None = None
         self._pause_seconds = FULL_SECONDS
-        self._complaint = Complaint("connections cannot be accepted")
+        self._complaint = RateLimitedError("connections cannot be accepted")
         self._in_hand: socket.socket | None = None
         """A connection that was accepted, but that no worker could take."""
 

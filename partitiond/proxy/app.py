@@ -38,7 +38,7 @@ _logger = logging.getLogger("partitiond.proxy")
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class RefusedError(Exception):
+class RouteRefusedError(Exception):
     """Carries an `ApiError` out of a route."""
 
     def __init__(self, error: ApiError) -> None:
@@ -57,8 +57,8 @@ def make_app(state: ProxyState) -> FastAPI:
         redirect_slashes=False,
     )
 
-    @app.exception_handler(RefusedError)
-    async def refused(request: Request, error: RefusedError) -> Response:
+    @app.exception_handler(RouteRefusedError)
+    async def refused(request: Request, error: RouteRefusedError) -> Response:
         return _refuse(state, request, error.error)
 
     @app.exception_handler(HTTPException)
@@ -95,7 +95,7 @@ def make_app(state: ProxyState) -> FastAPI:
     async def model(request: Request, name: str) -> Response:
         route = _visible(state, request).get(name)
         if route is None:
-            raise RefusedError(errors.unknown_model(name))
+            raise RouteRefusedError(errors.unknown_model(name))
         return _json(_model_object(name, route))
 
     return app
@@ -120,10 +120,10 @@ class QuietEnds:
 def _visible(state: ProxyState, request: Request) -> dict[str, ModelRoute]:
     """Return the models that the caller may use, by name and alias. Raises RefusedError."""
     if state.table.version == 0:
-        raise RefusedError(errors.NO_TABLE)
+        raise RouteRefusedError(errors.NO_TABLE)
     caller = state.keys.identify(RequestHead(request.scope["headers"]).key())
     if not isinstance(caller, Caller):
-        raise RefusedError(caller)
+        raise RouteRefusedError(caller)
     return {
         name: live.route for name, live in state.names().items() if caller.may_use(live.route.name)
     }

@@ -11,7 +11,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
-from partitiond.core.charging import Seen
+from partitiond.core.charging import ObservedOutput
 from partitiond.core.routing import RouteKind
 from partitiond.proxy.answer import JSON
 from partitiond.proxy.config import ProxyOptions
@@ -345,7 +345,7 @@ class Attempt:
         scanner = self._scanner
         if scanner is not None:
             # A piece on the fast way counts as one event, as engines write them.
-            record.seen = Seen(scanner.output_events + fast, scanner.prompt_tokens)
+            record.seen = ObservedOutput(scanner.output_events + fast, scanner.prompt_tokens)
             record.usage = scanner.usage
 
     def _fail(self, failure: AttemptError) -> None:

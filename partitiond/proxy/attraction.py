@@ -1,14 +1,14 @@
 """Finds the replica that a request prefers, by affinity of sessions and prompt prefixes."""
 
-from partitiond.core.affinity import Prefixes, Sessions, prefix_blocks
+from partitiond.core.affinity import Prefixes, SessionAffinity, prefix_blocks
 from partitiond.proxy.flights import Flight
 
 
-class Attraction:
+class ReplicaAffinity:
     """Affinity of the sessions and prompt prefixes of one model."""
 
     def __init__(self) -> None:
-        self._sessions = Sessions()
+        self._sessions = SessionAffinity()
         self._prefixes = Prefixes()
 
     def attract(self, flight: Flight, session: str, body: bytes, now: float) -> None:

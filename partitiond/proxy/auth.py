@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from partitiond.core.places import EVERYBODY, Share
+from partitiond.core.places import EVERYBODY, RequestOwner
 from partitiond.core.routing import NO_REQUEST_LIMITS, KeyRoute, RequestLimits, RouteKind
 from partitiond.proxy.errors import BAD_KEY, NO_KEY, ApiError
 
@@ -33,7 +33,7 @@ class Caller:
     models: frozenset[str] = frozenset()
     routes: frozenset[RouteKind] = frozenset()
     limits: RequestLimits | None = None
-    share: Share = EVERYBODY
+    share: RequestOwner = EVERYBODY
 
     def may_use(self, model: str) -> bool:
         """Whether the model is within the key's scope."""
@@ -74,7 +74,7 @@ class KeyRing:
                 frozenset(key.models),
                 frozenset(key.routes),
                 None if key.limits == NO_REQUEST_LIMITS else key.limits,
-                Share(key.id, key.weight, key.priority),
+                RequestOwner(key.id, key.weight, key.priority),
             )
             if key.previous_sha256 and key.previous_until:
                 until = min(x for x in (key.previous_until, key.expires_at) if x)

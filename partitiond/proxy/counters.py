@@ -47,7 +47,7 @@ class Histogram:
         return out
 
 
-class Demand:
+class DemandCounters:
     """Requests of one model that need an engine's work; see `core.traffic.ModelCount`."""
 
     __slots__ = (
@@ -67,7 +67,7 @@ class Demand:
         self.turned_away = 0
 
 
-class Work:
+class BusyTime:
     """The work of one engine process; see `core.traffic.ReplicaCount`.
 
     `sequence_seconds` and `busy_seconds` count requests that have left; those of requests in
@@ -123,7 +123,7 @@ class ModelMetrics:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.demand = Demand()
+        self.demand = DemandCounters()
         self.uses: dict[str, Use] = {}
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self.retries = 0

@@ -20,7 +20,7 @@ PLACE: Final = Cost(1, 0)
 """The cost of a request at a desk."""
 
 
-class Desk:
+class TokeniseSlots:
     """A replica's places for requests without a slot; it has the fields of `balance.Load`.
 
     Attributes:

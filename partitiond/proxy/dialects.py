@@ -19,7 +19,7 @@ from partitiond.proxy.told_usage import Told, messages_usage, openai_usage, resp
 Markers = tuple[bytes, bytes, bytes, bytes]
 
 
-class Kind(enum.Enum):
+class EventKind(enum.Enum):
     """The kind of an event."""
 
     FRAME = enum.auto()
@@ -44,7 +44,7 @@ class Dialect(Protocol):
         """See the module."""
         ...
 
-    def kind_of(self, event: bytes) -> Kind:
+    def kind_of(self, event: bytes) -> EventKind:
         """Return the kind of an event, given without its final empty line; parse it if needed."""
         ...
 
@@ -84,26 +84,26 @@ class ChatDialect:
 
     markers: Final = (b"[DONE]", b'data: {"error"', b'"choices":[]', b'"finish_reason":"')
 
-    def kind_of(self, event: bytes) -> Kind:
+    def kind_of(self, event: bytes) -> EventKind:
         """See `Dialect`."""
         if not event.startswith(b"data:"):
             named = event.startswith((b":", b"event:", b"id:", b"retry:"))
-            return Kind.OTHER if named else Kind.BROKEN
+            return EventKind.OTHER if named else EventKind.BROKEN
         payload = event[5:].strip()
         if payload == b"[DONE]":
-            return Kind.END
+            return EventKind.END
         if payload.startswith(b'{"error"'):
-            return Kind.ERROR
+            return EventKind.ERROR
         try:
             parsed = json.loads(payload)
         except (ValueError, RecursionError):
-            return Kind.BROKEN
+            return EventKind.BROKEN
         choices = parsed.get("choices") if isinstance(parsed, dict) else None
         if not isinstance(choices, list):
-            return Kind.FRAME
+            return EventKind.FRAME
         if not choices and parsed.get("usage"):
-            return Kind.USAGE
-        return Kind.CONTENT if any(map(_choice_has_content, choices)) else Kind.FRAME
+            return EventKind.USAGE
+        return EventKind.CONTENT if any(map(_choice_has_content, choices)) else EventKind.FRAME
 
     def usage_of(self, data: bytes) -> Told | None:
         """See `Dialect`."""
@@ -166,18 +166,18 @@ class MessagesDialect:
     )  # fmt: skip
     _frames: Final = (b"message_start", b"content_block_start", b"content_block_stop", b"ping")
 
-    def kind_of(self, event: bytes) -> Kind:
+    def kind_of(self, event: bytes) -> EventKind:
         """See `Dialect`."""
         name = _event_name(event)
         if name is None:
-            return Kind.OTHER if event.startswith(b":") else Kind.BROKEN
+            return EventKind.OTHER if event.startswith(b":") else EventKind.BROKEN
         if name == b"message_stop":
-            return Kind.END
+            return EventKind.END
         if name == b"error":
-            return Kind.ERROR
+            return EventKind.ERROR
         if name == b"message_delta":
-            return Kind.USAGE
-        return Kind.FRAME if name in self._frames else Kind.CONTENT
+            return EventKind.USAGE
+        return EventKind.FRAME if name in self._frames else EventKind.CONTENT
 
     def usage_of(self, data: bytes) -> Told | None:
         """See `Dialect`."""
@@ -211,17 +211,17 @@ class ResponsesDialect:
     _errors: Final = (b"error", b"response.failed")
     _begins: Final = (b"response.created", b"response.queued", b"response.in_progress")
 
-    def kind_of(self, event: bytes) -> Kind:
+    def kind_of(self, event: bytes) -> EventKind:
         """See `Dialect`."""
         name = _event_name(event)
         if name is None:
-            return Kind.OTHER if event.startswith(b":") else Kind.BROKEN
+            return EventKind.OTHER if event.startswith(b":") else EventKind.BROKEN
         if name in self._ends:
-            return Kind.END
+            return EventKind.END
         if name in self._errors:
-            return Kind.ERROR
+            return EventKind.ERROR
         frame = name in self._begins or name.endswith((b".added", b".done"))
-        return Kind.FRAME if frame else Kind.CONTENT
+        return EventKind.FRAME if frame else EventKind.CONTENT
 
     def usage_of(self, data: bytes) -> Told | None:
         """See `Dialect`."""

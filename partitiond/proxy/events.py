@@ -15,13 +15,13 @@ import re
 from typing import Final
 
 from partitiond.core.charging import Usage
-from partitiond.proxy.dialects import Dialect, Kind, payload_of
+from partitiond.proxy.dialects import Dialect, EventKind, payload_of
 from partitiond.proxy.errors import AttemptError
 
 _END: Final = b"\n\n"
 _FINISHED: Final = b'"finish_reason":"'
 _FINGERPRINT: Final = re.compile(rb'"system_fingerprint":("[^"\\]{1,200}")')
-_LAST: Final = (Kind.USAGE, Kind.END, Kind.ERROR)
+_LAST: Final = (EventKind.USAGE, EventKind.END, EventKind.ERROR)
 UNKNOWN_FINGERPRINT: Final = None
 """Not learned yet; empty means that this engine has none."""
 
@@ -128,34 +128,34 @@ class EventScanner:
     def _take(self, event: bytes, out: list[bytes]) -> None:
         """Process one event, and append to `out` what the client gets."""
         kind = self._dialect.kind_of(event)
-        if kind is Kind.BROKEN:
+        if kind is EventKind.BROKEN:
             raise AttemptError("bad_response", "The engine sent something that is no event.")
-        if kind is Kind.OTHER:
+        if kind is EventKind.OTHER:
             out.append(event)
             return
-        if kind is Kind.END and not self.opening:
+        if kind is EventKind.END and not self.opening:
             raise AttemptError("truncated", "The engine ended the stream without any event.")
         self.opening = self.opening or event
         self._note_usage(kind, event)
-        if kind is Kind.CONTENT:
+        if kind is EventKind.CONTENT:
             self.started = True
             self.output_events += 1
             if self._hide_usage and _FINISHED in event:
                 self._end_of_choice(event, out)
                 return
-        elif kind is Kind.USAGE:
+        elif kind is EventKind.USAGE:
             if self._hide_usage:
                 found = _FINGERPRINT.search(event)
                 self.fingerprint = found[1] if found is not None else b""
                 self._release_ends(out)
                 return
-        elif kind is not Kind.FRAME:
-            self.error = event if kind is Kind.ERROR else b""
+        elif kind is not EventKind.FRAME:
+            self.error = event if kind is EventKind.ERROR else b""
             self.done = True
             self._release_ends(out)
         out.append(event)
 
-    def _note_usage(self, kind: Kind, event: bytes) -> None:
+    def _note_usage(self, kind: EventKind, event: bytes) -> None:
         """Note reported usage: the last events have the whole usage, earlier ones the prompt's."""
         told = self._dialect.usage_of(payload_of(event))
         if told is None:

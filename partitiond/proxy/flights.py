@@ -36,7 +36,7 @@ class FlightOwner(Protocol):
         ...
 
 
-class Nobody:
+class EndedOwner:
     """Owner of a flight that has ended."""
 
     def placed(self, replica: "LiveReplica") -> None:
@@ -56,7 +56,7 @@ class Nobody:
         """Never called."""
 
 
-NOBODY: Final = Nobody()
+NOBODY: Final = EndedOwner()
 
 
 class Flight(Request):

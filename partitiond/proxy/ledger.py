@@ -86,7 +86,7 @@ class _Columns:
             return -1
 
 
-class Ledger:
+class SlotLedger:
     """The shared memory. Its layout never depends on settings, so that processes of two parents,
     the older one dead, read it the same way."""
 

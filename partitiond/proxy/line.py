@@ -9,7 +9,7 @@ from typing import Final, Protocol, TypeVar
 
 from partitiond.core.admission import Cost, has_slot
 from partitiond.core.balance import is_eligible
-from partitiond.proxy.ledger import ROWS, ROWS_CELL, Ledger
+from partitiond.proxy.ledger import ROWS, ROWS_CELL, SlotLedger
 
 TICK_SECONDS: Final = 0.005
 """How long a place is left to a more urgent worker, and how often a worker with waiting requests
@@ -18,7 +18,7 @@ HOLD_SECONDS: Final = 0.5
 """How long small requests of other workers may overtake a large one."""
 
 
-class Place(Protocol):
+class QueuePlace(Protocol):
     """The fields of a replica that are read: those of `balance.Load`, and its seat."""
 
     replica_id: str
@@ -31,7 +31,7 @@ class Place(Protocol):
     ejected: bool
 
 
-PlaceT = TypeVar("PlaceT", bound=Place)
+PlaceT = TypeVar("PlaceT", bound=QueuePlace)
 
 
 class Line:
@@ -46,7 +46,7 @@ class Line:
         "_sequences_at", "_waiting_at", "_waits",
     )  # fmt: skip
 
-    def __init__(self, ledger: Ledger, row: int, line: int) -> None:
+    def __init__(self, ledger: SlotLedger, row: int, line: int) -> None:
         self._ledger = ledger
         # Addresses that every request uses, computed once.
         self._ints = ledger.ints
@@ -109,7 +109,9 @@ class Line:
         holders = [row for row in others if row in waited_for or self._has_looked(row, given)]
         return [p for p in places if not self._is_held(p, holders, waited_for)], False
 
-    def _is_held(self, place: Place, holders: Sequence[int], waited_for: Collection[int]) -> bool:
+    def _is_held(
+        self, place: QueuePlace, holders: Sequence[int], waited_for: Collection[int]
+    ) -> bool:
         """Whether one of these workers holds the place for its oldest request.
 
         A hold on an empty place no longer counts once its holder has looked and declined it.
@@ -222,7 +224,9 @@ class Line:
         self._held = seat
 
 
-def seat_to_hold(places: Iterable[Place], tried: frozenset[str], since: float, now: float) -> int:
+def seat_to_hold(
+    places: Iterable[QueuePlace], tried: frozenset[str], since: float, now: float
+) -> int:
     """Seat for the oldest request to hold, if it waits long despite free places; else -1.
 
     Args:
@@ -238,12 +242,12 @@ def seat_to_hold(places: Iterable[Place], tried: frozenset[str], since: float, n
     return min(room, key=_fullness).seat
 
 
-def _fullness(place: Place) -> float:
+def _fullness(place: QueuePlace) -> float:
     tokens = place.kv_tokens / place.kv_cache_tokens if place.kv_cache_tokens > 0 else 0.0
     return max(place.sequences / max(1, place.max_sequences), tokens)
 
 
-def _free(place: Place) -> int:
+def _free(place: QueuePlace) -> int:
     """Number of free places for single sequences."""
     if not is_eligible(place):
         return 0

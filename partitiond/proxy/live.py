@@ -13,14 +13,14 @@ from partitiond.core.admission import OutputP90, PromptRatios, Rejected, Service
 from partitiond.core.balance import RetryBudget
 from partitiond.core.dispatch import Dispatcher
 from partitiond.core.routing import NO_REQUEST_LIMITS, ModelRoute, ReplicaRoute, RequestLimits
-from partitiond.proxy.attraction import Attraction
+from partitiond.proxy.attraction import ReplicaAffinity
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.desk import PLACE, TOKENISING_SECONDS, Desk
+from partitiond.proxy.desk import PLACE, TOKENISING_SECONDS, TokeniseSlots
 from partitiond.proxy.flights import Flight
 from partitiond.proxy.line import TICK_SECONDS
 from partitiond.proxy.places import DeskPlaces, LivePlaces, SharedPlaces
 from partitiond.proxy.replicas import LiveReplica
-from partitiond.proxy.shared import PeerLine, Peers
+from partitiond.proxy.shared import LedgerAccess, PeerLine
 
 
 class LiveModel:
@@ -35,7 +35,7 @@ class LiveModel:
         busy_at: when a request last came or left, by `time.monotonic`.
     """
 
-    def __init__(self, route: ModelRoute, peers: Peers | None = None) -> None:
+    def __init__(self, route: ModelRoute, peers: LedgerAccess | None = None) -> None:
         self.route = route
         self.peers = peers
         self.line: PeerLine | None = None if peers is None else peers.line(route.name)
@@ -50,10 +50,10 @@ class LiveModel:
         self.slots: Dispatcher[Flight, LiveReplica] = Dispatcher(
             route, self._shared or LivePlaces(self.replicas)
         )
-        self.desks: Dispatcher[Flight, Desk] = Dispatcher(
+        self.desks: Dispatcher[Flight, TokeniseSlots] = Dispatcher(
             route, DeskPlaces(self.replicas), ServiceTime(TOKENISING_SECONDS), PLACE
         )
-        self.attraction = Attraction()
+        self.attraction = ReplicaAffinity()
         self.retries = RetryBudget()
         self.limits: RequestLimits | None = None
         self.ratios = PromptRatios()
@@ -99,7 +99,7 @@ class LiveModel:
             outcome: Rejected | Waiting[Flight] = found
         else:
             at_desk = self.desks.arrives(flight, now, again=again)
-            if isinstance(at_desk, Desk):
+            if isinstance(at_desk, TokeniseSlots):
                 return at_desk.replica
             outcome = at_desk
         if isinstance(outcome, Rejected):
@@ -150,7 +150,7 @@ class LiveModel:
                 self._tick_timer = loop.call_later(TICK_SECONDS, self._tick)
 
     def _carry_out(
-        self, flight: Flight, outcome: LiveReplica | Desk | Rejected | Waiting[Flight]
+        self, flight: Flight, outcome: LiveReplica | TokeniseSlots | Rejected | Waiting[Flight]
     ) -> None:
         _forget_timer(flight)
         if isinstance(outcome, Waiting):
@@ -176,7 +176,7 @@ class LiveModel:
 
     def _dispatcher_of(
         self, flight: Flight
-    ) -> Dispatcher[Flight, LiveReplica] | Dispatcher[Flight, Desk]:
+    ) -> Dispatcher[Flight, LiveReplica] | Dispatcher[Flight, TokeniseSlots]:
         return self.slots if flight.cost.sequences else self.desks
 
     def _tick(self) -> None:

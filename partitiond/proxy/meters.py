@@ -11,7 +11,7 @@ from partitiond.core.rates import (
 )
 from partitiond.core.routing import NO_KEY_RATES, KeyRates, KeyRoute
 from partitiond.proxy.budgets_file import BudgetsFile
-from partitiond.proxy.ledger import METERS, PAST, Ledger, meter_key
+from partitiond.proxy.ledger import METERS, PAST, SlotLedger, meter_key
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -19,7 +19,7 @@ _logger = logging.getLogger("partitiond.proxy")
 class Meters:
     """Finds the position of each key's counts in the ledger."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: SlotLedger) -> None:
         self.ledger = ledger
         self._found: dict[str, tuple[int, int]] = {}
 
@@ -36,7 +36,7 @@ class Meters:
 class PeerMeters:
     """One worker's side: publishes its counts of each key, and reads the other workers' counts."""
 
-    def __init__(self, ledger: Ledger, row: int) -> None:
+    def __init__(self, ledger: SlotLedger, row: int) -> None:
         self._meters = Meters(ledger)
         self._ledger = ledger
         self._row = row
@@ -70,7 +70,7 @@ class PeerMeters:
 class Budgets:
     """The parent's side: keeps budgets, which outlive all workers and the parent itself."""
 
-    def __init__(self, path: Path, ledger: Ledger) -> None:
+    def __init__(self, path: Path, ledger: SlotLedger) -> None:
         self._file = BudgetsFile(path)
         self._ledger = ledger
         self._meters = Meters(ledger)

@@ -14,7 +14,7 @@ from partitiond.core.admission import Cost, Waiting
 from partitiond.core.balance import Slowness
 from partitiond.core.fair_queue import FairQueue
 from partitiond.core.places import Places
-from partitiond.proxy.desk import Desk
+from partitiond.proxy.desk import TokeniseSlots
 from partitiond.proxy.flights import Flight
 from partitiond.proxy.line import seat_to_hold
 from partitiond.proxy.replicas import LiveReplica
@@ -112,18 +112,18 @@ class SharedPlaces(LivePlaces):
             self._line.waits_no_more()
 
 
-class DeskPlaces(Places[Flight, Desk]):
+class DeskPlaces(Places[Flight, TokeniseSlots]):
     """The desks of replicas, for requests that take no slot."""
 
     def __init__(self, replicas: Mapping[str, LiveReplica]) -> None:
         super().__init__((), random.random)
         self._replicas = replicas
 
-    def loads(self) -> Collection[Desk]:
+    def loads(self) -> Collection[TokeniseSlots]:
         """Return the desk of each replica."""
         return [replica.desk for replica in self._replicas.values()]
 
-    def add(self, load: Desk, request: Flight) -> None:
+    def add(self, load: TokeniseSlots, request: Flight) -> None:
         """Put the request on the replica, which also counts it at its desk."""
         load.replica.add(request)
 

@@ -4,7 +4,7 @@ import functools
 import json
 from typing import TYPE_CHECKING, Final
 
-from partitiond.core.charging import NO_CHARGE, Charge, Seen, Usage
+from partitiond.core.charging import NO_CHARGE, Charge, ObservedOutput, Usage
 from partitiond.proxy.counters import ModelMetrics
 from partitiond.proxy.logs import LogFile, now_text
 from partitiond.proxy.metrics import ProxyMetrics
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from partitiond.proxy.replicas import LiveReplica
     from partitiond.proxy.request_parts import ParsedRequest
 
-NOTHING_SEEN: Final = Seen()
+NOTHING_SEEN: Final = ObservedOutput()
 
 
 class Record:

@@ -10,11 +10,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from partitiond.core.balance import HEALTHY, after_failure
-from partitiond.core.quarantine import Quarantine, Verdict
+from partitiond.core.quarantine import Quarantine, RetryVerdict
 from partitiond.core.routing import ReplicaRoute
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.counters import Work
-from partitiond.proxy.desk import Desk
+from partitiond.proxy.counters import BusyTime
+from partitiond.proxy.desk import TokeniseSlots
 from partitiond.proxy.flights import Flight
 from partitiond.proxy.upstream import ConnectionPool
 
@@ -48,8 +48,8 @@ class LiveReplica:
         self.replica_id = route.replica_id
         self.seat = -1 if model.peers is None else model.peers.seat(route)
         self.flights: set[Flight] = set()
-        self.work = Work()
-        self.desk = Desk(self, options.workers)
+        self.work = BusyTime()
+        self.desk = TokeniseSlots(self, options.workers)
         self.sequences = 0
         self.kv_tokens = 0
         self.fingerprint: bytes | None = None
@@ -167,7 +167,7 @@ class LiveReplica:
             [flight.owner.exposure(now) for flight in flights], now, external=self.draining
         )
         for flight, verdict in zip(flights, verdicts, strict=True):
-            if verdict is Verdict.REFUSE:
+            if verdict is RetryVerdict.REFUSE:
                 flight.owner.suspected()
         if not self.is_dead:
             self._withdraw()

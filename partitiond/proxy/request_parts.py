@@ -7,7 +7,7 @@ import msgspec
 NOT_GIVEN: Final = msgspec.Raw(b"")
 
 
-class Body(msgspec.Struct):
+class RequestBody(msgspec.Struct):
     """The fields that the proxy reads of any request's JSON; null means the same as absent.
 
     Fields that become prompt are kept as received, so that their bytes can be counted. Fields that

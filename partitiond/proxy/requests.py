@@ -13,7 +13,7 @@ import msgspec
 from partitiond.core.routing import ModelRoute, RequestLimits
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.errors import ApiError, invalid
-from partitiond.proxy.request_parts import AnyObject, Body, ParsedRequest, Size
+from partitiond.proxy.request_parts import AnyObject, ParsedRequest, RequestBody, Size
 
 if TYPE_CHECKING:
     from partitiond.proxy.routes import DataRoute
@@ -28,13 +28,13 @@ token, so a limit allows about as many tokens sent as ids as sent as text."""
 _INCLUDE_USAGE: Final = b',"stream_options":{"include_usage":true}}'
 
 
-_decoder: Final = msgspec.json.Decoder(Body)
+_decoder: Final = msgspec.json.Decoder(RequestBody)
 _objects: Final = msgspec.json.Decoder(list[AnyObject])
 _conversations: Final = msgspec.json.Decoder(list[list[AnyObject]])
 _list: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-Measure = Callable[[Body, ProxyOptions], Size | ApiError]
+Measure = Callable[[RequestBody, ProxyOptions], Size | ApiError]
 
 
 def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> ParsedRequest | ApiError:
@@ -173,7 +173,7 @@ def _refuse_stream_options(given: Any) -> ApiError | None:
     return None
 
 
-def _decode(body: bytes, max_nesting: int) -> Body | ApiError:
+def _decode(body: bytes, max_nesting: int) -> RequestBody | ApiError:
     try:
         parsed = _decoder.decode(body)
         # The decoder does not check skipped fields; engines read them, and refuse bad UTF-8.
@@ -220,7 +220,7 @@ def _deeper_than(body: bytes, limit: int) -> bool:
     return True
 
 
-def _choices(body: Body, limit: int) -> int | ApiError:
+def _choices(body: RequestBody, limit: int) -> int | ApiError:
     most = 1
     for name, value in (("n", body.n), ("best_of", body.best_of)):
         if value is None:
@@ -251,7 +251,7 @@ def _tokens(value: Any, name: str) -> int | ApiError | None:
     return value
 
 
-def measure_completion(body: Body, options: ProxyOptions) -> Size | ApiError:
+def measure_completion(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
     """Measure a request to /v1/completions."""
     limit = _tokens(body.max_tokens, "max_tokens")
     if isinstance(limit, ApiError):
@@ -267,7 +267,7 @@ def measure_completion(body: Body, options: ProxyOptions) -> Size | ApiError:
     return size
 
 
-def measure_chat(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+def measure_chat(body: RequestBody, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
     """Measure a chat."""
     limit = _chat_limit(body)
     size = limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
@@ -276,12 +276,12 @@ def measure_chat(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa:
     return size
 
 
-def _chat_limit(body: Body) -> int | ApiError | None:
+def _chat_limit(body: RequestBody) -> int | ApiError | None:
     limit = _tokens(body.max_completion_tokens, "max_completion_tokens")
     return _tokens(body.max_tokens, "max_tokens") if limit is None else limit
 
 
-def measure_chat_batch(body: Body, options: ProxyOptions) -> Size | ApiError:
+def measure_chat_batch(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
     """Measure a batch of chats: each conversation is a prompt, and all share the other fields."""
     limit = _chat_limit(body)
     if isinstance(limit, ApiError):
@@ -301,13 +301,13 @@ def measure_chat_batch(body: Body, options: ProxyOptions) -> Size | ApiError:
     return Size(conversations, size, 0, limit, has_choices=True)
 
 
-def measure_messages(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+def measure_messages(body: RequestBody, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
     """Measure a request to /v1/messages; like engines, ignore limit fields of other routes."""
     limit = _tokens(body.max_tokens, "max_tokens")
     return limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
 
 
-def _measure_messages(body: Body, limit: int | None) -> Size | ApiError:
+def _measure_messages(body: RequestBody, limit: int | None) -> Size | ApiError:
     """Count messages, tools, documents and schemas: templates turn all of them into tokens.
 
     If there is no message, the engine reports what is missing.
@@ -323,18 +323,18 @@ def _measure_messages(body: Body, limit: int | None) -> Size | ApiError:
     return Size(1, _size_of_chat(body), 0, limit)
 
 
-def _size_of_chat(body: Body) -> int:
+def _size_of_chat(body: RequestBody) -> int:
     return _bytes_of(body.messages) + _size_beside_messages(body)
 
 
-def _size_beside_messages(body: Body) -> int:
+def _size_beside_messages(body: RequestBody) -> int:
     return _bytes_of(
         body.system, body.tools, body.functions, body.documents, body.response_format,
         body.chat_template, body.chat_template_kwargs,
     )  # fmt: skip
 
 
-def measure_responses(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+def measure_responses(body: RequestBody, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
     """Measure a request to /v1/responses."""
     limit = _tokens(body.max_output_tokens, "max_output_tokens")
     if isinstance(limit, ApiError):
@@ -346,7 +346,7 @@ def measure_responses(body: Body, options: ProxyOptions) -> Size | ApiError:  # 
     return Size(1, _bytes_of(given, before, body.instructions, body.tools), 0, limit)
 
 
-def measure_embedding(body: Body, options: ProxyOptions) -> Size | ApiError:
+def measure_embedding(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
     """Measure embeddings and pooling: one sequence per input."""
     if not _bytes_of(body.input):
         return Size(1, _size_of_chat(body))  # or a body that the engine will refuse
@@ -356,7 +356,7 @@ def measure_embedding(body: Body, options: ProxyOptions) -> Size | ApiError:
     return _prompt_size(given, options.max_prompts, "input")
 
 
-def measure_pairs(body: Body, options: ProxyOptions) -> Size | ApiError:
+def measure_pairs(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
     """Measure scores and rerankings: one sequence per pair."""
     sides = (
         body.text_1, body.text_2, body.data_1, body.data_2, body.queries, body.items,
@@ -388,7 +388,7 @@ def _bytes_of(*fields: msgspec.Raw) -> int:
     return total
 
 
-def measure_nothing(body: Body, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+def measure_nothing(body: RequestBody, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
     """Measure tokenising: it needs no sequence and no KV cache."""
     return Size(0, 0)
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from partitiond.core.routing import ReplicaRoute
 from partitiond.process_identity import start_ticks
-from partitiond.proxy.ledger import Ledger, line_key, seat_key
+from partitiond.proxy.ledger import SlotLedger, line_key, seat_key
 from partitiond.proxy.line import Line, PlaceT
 from partitiond.proxy.meters import PeerMeters
 
@@ -35,7 +35,7 @@ class LedgerFile:
     def __init__(self, path: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o600)
-        size = Ledger.size_bytes()
+        size = SlotLedger.size_bytes()
         try:
             # Allocate it all now: later, a page of a mapped file on a full disk raises SIGBUS.
             os.posix_fallocate(self._descriptor, 0, size)
@@ -43,7 +43,7 @@ class LedgerFile:
             os.close(self._descriptor)
             raise
         self._map = mmap.mmap(self._descriptor, size)
-        self.ledger = Ledger(memoryview(self._map))
+        self.ledger = SlotLedger(memoryview(self._map))
 
         # Not methods, nor a context manager: each request would pay for their frames.
         self.acquire = functools.partial(fcntl.flock, self._descriptor, fcntl.LOCK_EX)
@@ -65,7 +65,7 @@ def open_as_parent(state_dir: Path) -> LedgerFile:
     A ledger of another layout, or half written, is replaced; processes that map it keep it.
     """
     path = state_dir / LEDGER_FILE
-    if path.exists() and path.stat().st_size != Ledger.size_bytes():
+    if path.exists() and path.stat().st_size != SlotLedger.size_bytes():
         path.unlink()
     found = LedgerFile(path)
     if not found.ledger.is_valid():
@@ -92,7 +92,7 @@ def clear_the_dead(file: LedgerFile, mine: Collection[int] = ()) -> list[int]:
     return alive
 
 
-class Bells:
+class Wakeups:
     """One bell for each row: wakes the row's worker, so that its waiting requests look again."""
 
     def __init__(self, descriptors: dict[int, int]) -> None:
@@ -111,10 +111,10 @@ class Bells:
             os.eventfd_read(self.descriptors[row])
 
 
-class Peers:
+class LedgerAccess:
     """One worker's access to the ledger."""
 
-    def __init__(self, file: LedgerFile, row: int, bells: Bells) -> None:
+    def __init__(self, file: LedgerFile, row: int, bells: Wakeups) -> None:
         self.file = file
         self.ledger = file.ledger
         self.row = row
@@ -139,7 +139,7 @@ class PeerLine(Line):
 
     __slots__ = ("_bells", "acquire", "release")
 
-    def __init__(self, peers: Peers, line: int) -> None:
+    def __init__(self, peers: LedgerAccess, line: int) -> None:
         super().__init__(peers.ledger, peers.row, line)
         self.acquire = peers.file.acquire
         self.release = peers.file.release

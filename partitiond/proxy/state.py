@@ -22,7 +22,7 @@ from partitiond.proxy.logs import LogFile
 from partitiond.proxy.metrics import Gauges, ProxyMetrics
 from partitiond.proxy.origins import Cors, TrustedProxies
 from partitiond.proxy.replicas import LiveReplica
-from partitiond.proxy.shared import Peers
+from partitiond.proxy.shared import LedgerAccess
 from partitiond.proxy.table_file import load_table, write_table
 from partitiond.proxy.tracing import Tracer
 from partitiond.proxy.traffic import process_traffic
@@ -59,7 +59,11 @@ class ProxyState:
     """
 
     def __init__(
-        self, options: ProxyOptions, state_dir: Path, log: LogFile, peers: Peers | None = None
+        self,
+        options: ProxyOptions,
+        state_dir: Path,
+        log: LogFile,
+        peers: LedgerAccess | None = None,
     ) -> None:
         self.options = options
         self.log = log

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from partitiond.core.errors import InputError
 from partitiond.core.traffic import TrafficSample
-from partitiond.proxy.counters import ModelMetrics, Use, Work
+from partitiond.proxy.counters import BusyTime, ModelMetrics, Use
 from partitiond.proxy.live import LiveModel
 from partitiond.proxy.replicas import LiveReplica
 from partitiond.proxy.table_file import write_atomically
@@ -115,7 +115,7 @@ def _model(live: LiveModel | None, counted: ModelMetrics | None) -> Json:
 
 
 def _replica(replica: LiveReplica, now: float) -> Json:
-    work: Work = replica.work
+    work: BusyTime = replica.work
     flights = replica.flights
     busy = now - work.busy_since if flights else 0.0
     spent = sum(flight.cost.sequences * (now - flight.placed_at) for flight in flights)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from partitiond.core.routing import RoutingTable
-from partitiond.proxy.acceptor import Complaint, take
+from partitiond.proxy.acceptor import RateLimitedError, take
 from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.channel import Channel, Message
 from partitiond.proxy.control import describe
@@ -23,7 +23,7 @@ from partitiond.proxy.logs import LogFile, json_line
 from partitiond.proxy.opening import Opener
 from partitiond.proxy.quiet import QuietServer, end_server
 from partitiond.proxy.server import LAST_SECONDS, data_config
-from partitiond.proxy.shared import LEDGER_FILE, Bells, LedgerFile, Peers
+from partitiond.proxy.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
 from partitiond.proxy.state import ProxyState
 from partitiond.proxy.tls import ServerTls, server_tls
 from partitiond.serde import from_jsonable
@@ -38,7 +38,7 @@ CLOSE: Final = (b"connection", b"close")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Post:
+class WorkerArguments:
     """Start parameters of a worker, on the command line because descriptors are inherited.
 
     Attributes:
@@ -58,7 +58,7 @@ class Post:
 class Connections(set["ClientConnection"]):
     """The open connections; the parent is notified of each that closes."""
 
-    def __init__(self, peers: Peers) -> None:
+    def __init__(self, peers: LedgerAccess) -> None:
         super().__init__()
         self._peers = peers
 
@@ -69,7 +69,7 @@ class Connections(set["ClientConnection"]):
             self._peers.ledger.count_closed(self._peers.row)
 
 
-async def work(arguments: ProxyArguments, post: Post, log: LogFile) -> None:
+async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -> None:
     """Serve until told to leave, or until the parent is gone."""
     options = arguments.options
     # Connections are handed out evenly, so each worker gets an equal share of the bounds.
@@ -79,7 +79,7 @@ async def work(arguments: ProxyArguments, post: Post, log: LogFile) -> None:
         max_connections_per_address=-(-options.max_connections_per_address // post.workers),
     )
     file = LedgerFile(arguments.state_dir / LEDGER_FILE)
-    peers = Peers(file, post.row, Bells(post.bells))
+    peers = LedgerAccess(file, post.row, Wakeups(post.bells))
     state = ProxyState(mine, arguments.state_dir, log, peers)
     state.connections = Connections(peers)
     channel = await Channel.over(socket.socket(fileno=post.channel))
@@ -93,7 +93,7 @@ class _Worker:
     def __init__(
         self,
         state: ProxyState,
-        peers: Peers,
+        peers: LedgerAccess,
         channel: Channel,
         handoff: socket.socket,
         tls: ServerTls | None,
@@ -108,7 +108,7 @@ class _Worker:
             self._server, state, tls, gone=lambda: peers.ledger.count_closed(peers.row)
         )
         self._tls = tls
-        self._complaint = Complaint("a worker cannot take connections")
+        self._complaint = RateLimitedError("a worker cannot take connections")
         self._leaving: asyncio.Task[None] | None = None
         self._deadline = asyncio.Event()
         self._grace_seconds = 0.0
@@ -231,7 +231,9 @@ class _Worker:
         self._deadline.set()
 
 
-def read_post(words: Sequence[int]) -> Post:
+def read_post(words: Sequence[int]) -> WorkerArguments:
     """Parse the command line: row, workers, handoff, channel, then pairs of row and bell."""
     row, workers, handoff, channel, *bells = words
-    return Post(row, workers, handoff, channel, dict(zip(bells[::2], bells[1::2], strict=True)))
+    return WorkerArguments(
+        row, workers, handoff, channel, dict(zip(bells[::2], bells[1::2], strict=True))
+    )

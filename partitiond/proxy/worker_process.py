@@ -9,8 +9,8 @@ from typing import Final
 
 from partitiond.process_identity import start_ticks
 from partitiond.proxy.channel import Channel, Message
-from partitiond.proxy.ledger import Ledger
-from partitiond.proxy.shared import Bells
+from partitiond.proxy.ledger import SlotLedger
+from partitiond.proxy.shared import Wakeups
 
 START_SECONDS: Final = 60.0
 """Limit for the first answer: start and imports take seconds on a busy machine."""
@@ -39,7 +39,7 @@ class WorkerProcess:
     def __init__(
         self,
         row: int,
-        ledger: Ledger,
+        ledger: SlotLedger,
         process: asyncio.subprocess.Process,
         handoff: socket.socket,
         channel: Channel,
@@ -60,7 +60,9 @@ class WorkerProcess:
         self._listening = asyncio.get_running_loop().create_task(self._listen())
 
     @classmethod
-    async def start(cls, row: int, workers: int, ledger: Ledger, bells: Bells) -> "WorkerProcess":
+    async def start(
+        cls, row: int, workers: int, ledger: SlotLedger, bells: Wakeups
+    ) -> "WorkerProcess":
         """Start a worker with the interpreter and the arguments of this process."""
         handoff, its_handoff = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel, its_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

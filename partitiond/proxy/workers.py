@@ -32,7 +32,7 @@ from partitiond.proxy.merged import Samples, merge_metrics, merge_states
 from partitiond.proxy.meters import Budgets
 from partitiond.proxy.process import PID_FILE, arguments_text, own_identity
 from partitiond.proxy.quiet import QuietServer, end_server, quiet_config
-from partitiond.proxy.shared import Bells, LedgerFile, clear_the_dead, open_as_parent
+from partitiond.proxy.shared import LedgerFile, Wakeups, clear_the_dead, open_as_parent
 from partitiond.proxy.shared_log import SharedLog
 from partitiond.proxy.table_file import load_table, write_atomically, write_table
 from partitiond.proxy.tls import server_tls
@@ -93,7 +93,7 @@ class Workers:
         free = [row for row in range(ROWS) if row not in taken]
         # Twice as many rows as workers: during a replacement, each worker has a successor.
         self._rows = free[: 2 * self._count]
-        self._bells = Bells({row: os.eventfd(0, os.EFD_NONBLOCK) for row in self._rows})
+        self._bells = Wakeups({row: os.eventfd(0, os.EFD_NONBLOCK) for row in self._rows})
         self._workers: list[WorkerProcess] = []
         self._past = Samples()
         self._traffic = MergedTraffic()

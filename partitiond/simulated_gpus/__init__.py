@@ -12,6 +12,12 @@ from partitiond.simulated_gpus.description import (
     HostDescription,
     shipped_descriptions,
 )
-from partitiond.simulated_gpus.host import Die, SimulatedHost
+from partitiond.simulated_gpus.host import KillPoint, SimulatedHost
 
-__all__ = ["Die", "GpuDescription", "HostDescription", "SimulatedHost", "shipped_descriptions"]
+__all__ = [
+    "GpuDescription",
+    "HostDescription",
+    "KillPoint",
+    "SimulatedHost",
+    "shipped_descriptions",
+]

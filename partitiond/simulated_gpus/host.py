@@ -39,7 +39,7 @@ _LOAD: Final = frozenset(
 )  # fmt: skip
 
 
-class Die(enum.IntEnum):
+class KillPoint(enum.IntEnum):
     """Used instead of an error code: the process that makes the call is killed (SIGKILL)."""
 
     BEFORE = -1
@@ -189,7 +189,7 @@ class SimulatedHost(HostReader):
         Args:
             function: name in NVML or CUDA, a shell pattern ("nvmlDevice*"), or "mig": all about
                 MIG.
-            error: the returned code, NVML's or CUDA's; a `Die`; 0 only delays.
+            error: the returned code, NVML's or CUDA's; a `KillPoint`; 0 only delays.
             uuid: only calls about this GPU; empty for all.
             after: number of calls that succeed first.
             times: number of calls that fail; -1 for all.

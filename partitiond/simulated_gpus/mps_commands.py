@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from partitiond.simulated_gpus.mps_state import CHUNKS, Client, Server, State, parse_size
+from partitiond.simulated_gpus.mps_state import CHUNKS, Client, MpsState, Server, parse_size
 
 
-class Host(Protocol):
+class DaemonOperations(Protocol):
     """Operations of commands beyond the state."""
 
-    state: State
+    state: MpsState
 
     async def start_server(self, uid: int) -> Server:
         """Start a server process."""
@@ -47,10 +47,10 @@ class _UsageError(Exception):
     """A command was refused; the message is the answer."""
 
 
-Command = Callable[[Host, Sequence[str]], str | Awaitable[str]]
+Command = Callable[[DaemonOperations, Sequence[str]], str | Awaitable[str]]
 
 
-async def answer(host: Host, line: str) -> str:
+async def answer(host: DaemonOperations, line: str) -> str:
     """Return the answer to one line; empty if there is none."""
     words = line.split()
     if not words:
@@ -65,7 +65,7 @@ async def answer(host: Host, line: str) -> str:
         return str(error)
 
 
-def _server(host: Host, word: str) -> Server:
+def _server(host: DaemonOperations, word: str) -> Server:
     server = host.state.servers.get(_number(word))
     if server is None:
         raise _UsageError(f"Server {word} does not exist")
@@ -101,16 +101,16 @@ def _taking(count: int, words: Sequence[str], usage: str) -> Sequence[str]:
     return words
 
 
-def _get_server_list(host: Host, _words: Sequence[str]) -> str:
+def _get_server_list(host: DaemonOperations, _words: Sequence[str]) -> str:
     return "\n".join(str(pid) for pid in host.state.servers)
 
 
-def _get_server_status(host: Host, words: Sequence[str]) -> str:
+def _get_server_status(host: DaemonOperations, words: Sequence[str]) -> str:
     (pid,) = _taking(1, words, "get_server_status <PID>")
     return _server(host, pid).status
 
 
-async def _start_server(host: Host, words: Sequence[str]) -> str:
+async def _start_server(host: DaemonOperations, words: Sequence[str]) -> str:
     usage = "start_server -uid <user id>"
     flag, uid = _taking(2, words, usage)
     if flag != "-uid":
@@ -121,7 +121,7 @@ async def _start_server(host: Host, words: Sequence[str]) -> str:
     return ""
 
 
-async def _shutdown_server(host: Host, words: Sequence[str]) -> str:
+async def _shutdown_server(host: DaemonOperations, words: Sequence[str]) -> str:
     server = _server(host, _taking(1, [w for w in words if w != "-f"], "shutdown_server <PID>")[0])
     if server.clients and "-f" not in words:
         raise _UsageError(f"Server {server.pid} has clients")
@@ -129,25 +129,25 @@ async def _shutdown_server(host: Host, words: Sequence[str]) -> str:
     return ""
 
 
-def _get_client_list(host: Host, words: Sequence[str]) -> str:
+def _get_client_list(host: DaemonOperations, words: Sequence[str]) -> str:
     (pid,) = _taking(1, words, "get_client_list <PID>")
     clients = _server(host, pid).active()
     return "\n".join(dict.fromkeys(str(client.pid) for client in clients))
 
 
-def _clients(host: Host, words: Sequence[str]) -> list[tuple[Server, Client]]:
+def _clients(host: DaemonOperations, words: Sequence[str]) -> list[tuple[Server, Client]]:
     servers = [_server(host, words[0])] if words else list(host.state.servers.values())
     return [(server, client) for server in servers for client in server.active()]
 
 
-def _get_device_client_list(host: Host, words: Sequence[str]) -> str:
+def _get_device_client_list(host: DaemonOperations, words: Sequence[str]) -> str:
     devices: dict[str, list[str]] = {}
     for _server_of, client in _clients(host, words):
         devices.setdefault(client.device, []).append(str(client.pid))
     return "\n".join(f"{device}\n" + "\n".join(pids) for device, pids in devices.items())
 
 
-def _ps(host: Host, words: Sequence[str]) -> str:
+def _ps(host: DaemonOperations, words: Sequence[str]) -> str:
     rows = [("PID", "ID", "SERVER", "DEVICE", "NAMESPACE", "COMMAND")]
     rows += [
         (
@@ -178,7 +178,7 @@ def _command_of(pid: int) -> str:
     return text.decode(errors="replace").strip()[:60]
 
 
-def _terminate_client(host: Host, words: Sequence[str]) -> str:
+def _terminate_client(host: DaemonOperations, words: Sequence[str]) -> str:
     server_pid, client_pid = _taking(2, words, "terminate_client <server PID> <client PID>")
     server = _server(host, server_pid)
     clients = [client for client in server.active() if client.pid == _number(client_pid)]
@@ -191,41 +191,41 @@ def _terminate_client(host: Host, words: Sequence[str]) -> str:
     return "0"
 
 
-def _set_default_percentage(host: Host, words: Sequence[str]) -> str:
+def _set_default_percentage(host: DaemonOperations, words: Sequence[str]) -> str:
     (value,) = _taking(1, words, "set_default_active_thread_percentage <percentage>")
     host.state.percentage = _percentage(value)
     return f"{host.state.percentage:.1f}"
 
 
-def _get_default_percentage(host: Host, _words: Sequence[str]) -> str:
+def _get_default_percentage(host: DaemonOperations, _words: Sequence[str]) -> str:
     return f"{host.state.percentage:.1f}"
 
 
-def _set_percentage(host: Host, words: Sequence[str]) -> str:
+def _set_percentage(host: DaemonOperations, words: Sequence[str]) -> str:
     pid, value = _taking(2, words, "set_active_thread_percentage <PID> <percentage>")
     server = _server(host, pid)
     server.percentage = _percentage(value)
     return f"{server.percentage:.1f}"
 
 
-def _get_percentage(host: Host, words: Sequence[str]) -> str:
+def _get_percentage(host: DaemonOperations, words: Sequence[str]) -> str:
     (pid,) = _taking(1, words, "get_active_thread_percentage <PID>")
     return f"{_server(host, pid).percentage:.1f}"
 
 
-def _set_default_limit(host: Host, words: Sequence[str]) -> str:
+def _set_default_limit(host: DaemonOperations, words: Sequence[str]) -> str:
     device, value = _taking(2, words, "set_default_device_pinned_mem_limit <dev> <value>")
     host.state.limits.pop(device, None)  # the last one set takes effect
     host.state.limits[device] = _size(value)
     return ""
 
 
-def _get_default_limit(host: Host, words: Sequence[str]) -> str:
+def _get_default_limit(host: DaemonOperations, words: Sequence[str]) -> str:
     (device,) = _taking(1, words, "get_default_device_pinned_mem_limit <dev>")
     return _shown(host.state.limits.get(device))
 
 
-def _set_limit(host: Host, words: Sequence[str]) -> str:
+def _set_limit(host: DaemonOperations, words: Sequence[str]) -> str:
     pid, device, value = _taking(3, words, "set_device_pinned_mem_limit <PID> <dev> <value>")
     server = _server(host, pid)
     server.limits.pop(device, None)
@@ -233,7 +233,7 @@ def _set_limit(host: Host, words: Sequence[str]) -> str:
     return ""
 
 
-def _get_limit(host: Host, words: Sequence[str]) -> str:
+def _get_limit(host: DaemonOperations, words: Sequence[str]) -> str:
     pid, device = _taking(2, words, "get_device_pinned_mem_limit <PID> <dev>")
     return _shown(_server(host, pid).limits.get(device))
 
@@ -242,7 +242,7 @@ def _shown(limit: int | None) -> str:
     return "" if limit is None else f"{limit >> 20}M"
 
 
-async def _quit(host: Host, words: Sequence[str]) -> str:
+async def _quit(host: DaemonOperations, words: Sequence[str]) -> str:
     seconds = None
     if words:
         flag, value = _taking(2, words, "quit [-t <seconds>]")
@@ -253,7 +253,7 @@ async def _quit(host: Host, words: Sequence[str]) -> str:
     return ""
 
 
-def _sm_partition(host: Host, words: Sequence[str]) -> str:
+def _sm_partition(host: DaemonOperations, words: Sequence[str]) -> str:
     if not host.state.static:
         raise _UsageError("Static partitioning is not enabled: start the daemon with -S")
     verb, device, value = _taking(3, words, "sm_partition <add|rm> <device> <chunks|partition>")
@@ -270,7 +270,7 @@ def _sm_partition(host: Host, words: Sequence[str]) -> str:
     return name
 
 
-def _lspart(host: Host, _words: Sequence[str]) -> str:
+def _lspart(host: DaemonOperations, _words: Sequence[str]) -> str:
     if not host.state.static:
         raise _UsageError("Static partitioning is not enabled: start the daemon with -S")
     rows: list[tuple[str, ...]] = [("GPU", "Partition", "Chunks", "In use")]
@@ -278,30 +278,30 @@ def _lspart(host: Host, _words: Sequence[str]) -> str:
     return "\n".join("  ".join(f"{cell:<24}" for cell in row).rstrip() for row in rows)
 
 
-def _simulate_fault(host: Host, words: Sequence[str]) -> str:
+def _simulate_fault(host: DaemonOperations, words: Sequence[str]) -> str:
     for server in [_server(host, words[0])] if words else list(host.state.servers.values()):
         host.break_server(server)
     return ""
 
 
-def _simulate_kill_faults(host: Host, words: Sequence[str]) -> str:
+def _simulate_kill_faults(host: DaemonOperations, words: Sequence[str]) -> str:
     (value,) = _taking(1, words, "simulate_kill_faults <0|1>")
     host.state.kill_faults = bool(_number(value))
     return ""
 
 
-def _simulate_refuse_terminate(host: Host, words: Sequence[str]) -> str:
+def _simulate_refuse_terminate(host: DaemonOperations, words: Sequence[str]) -> str:
     host.state.refuse_terminate = " ".join(words)
     return ""
 
 
-def _simulate_hang(host: Host, words: Sequence[str]) -> str:
+def _simulate_hang(host: DaemonOperations, words: Sequence[str]) -> str:
     (value,) = _taking(1, words, "simulate_hang <seconds>")
     asyncio.get_running_loop().call_soon(host.hang, float(_number(value)))
     return ""
 
 
-def _help(_host: Host, _words: Sequence[str]) -> str:
+def _help(_host: DaemonOperations, _words: Sequence[str]) -> str:
     return "\n".join(COMMANDS)
 
 

@@ -25,8 +25,8 @@ from partitiond.simulated_gpus.mps_state import (
     CLIENT_TERMINATED,
     INVALID_VALUE,
     Client,
+    MpsState,
     Server,
-    State,
     effective,
     parse_client,
     refusal,
@@ -43,7 +43,7 @@ class ControlDaemon:
     """One control daemon; `run` returns once a client has told it to quit."""
 
     def __init__(self, pipe_dir: Path, log_dir: Path, devices: tuple[str, ...], *, static: bool):
-        self.state = State(devices, static=static)
+        self.state = MpsState(devices, static=static)
         self._pipe_dir = pipe_dir
         self._log = Log(log_dir / "control.log", "Control", os.getpid())
         self._log_dir = log_dir

@@ -64,7 +64,7 @@ class Server:
 
 
 @dataclasses.dataclass(slots=True)
-class State:
+class MpsState:
     """State of one control daemon.
 
     Attributes:
@@ -88,7 +88,7 @@ class State:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
+class ClientRequest:
     """What a client asks for when it connects.
 
     Attributes:
@@ -102,13 +102,13 @@ class Asked:
     device: str
 
 
-def parse_client(line: str) -> Asked | None:
+def parse_client(line: str) -> ClientRequest | None:
     """Parse `CLIENT <pid> <percentage or -1> <limit in bytes or -1> <device uuid>`; else None."""
     words = line.split()
     if len(words) != 5 or words[0] != "CLIENT":
         return None
     try:
-        asked = Asked(int(words[1]), float(words[2]), int(words[3]), words[4])
+        asked = ClientRequest(int(words[1]), float(words[2]), int(words[3]), words[4])
     except ValueError:
         return None
     return asked if math.isfinite(asked.percentage) else None
@@ -122,7 +122,9 @@ def parse_size(word: str) -> int | None:
     return int(found[1]) << (30 if found[2] == "G" else 20)
 
 
-def refusal(state: State, server: Server | None, asked: Asked, uid: int) -> tuple[int, str] | None:
+def refusal(
+    state: MpsState, server: Server | None, asked: ClientRequest, uid: int
+) -> tuple[int, str] | None:
     """Return the CUDA error that a refused client gets, and words; None if it is admitted."""
     if not any(asked.device.startswith(device) for device in state.devices or ("",)):
         return NO_DEVICE, "the device is not visible to this MPS control daemon"
@@ -139,7 +141,7 @@ def refusal(state: State, server: Server | None, asked: Asked, uid: int) -> tupl
     return None
 
 
-def effective(server: Server, asked: Asked) -> tuple[float, int]:
+def effective(server: Server, asked: ClientRequest) -> tuple[float, int]:
     """Return percentage and limit (bytes or -1): a client can only tighten its server's limits."""
     percentage = server.percentage
     if 0 < asked.percentage <= 100:

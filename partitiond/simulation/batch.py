@@ -31,7 +31,7 @@ class Sequence:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Step:
+class BatchStep:
     """What one step does.
 
     Attributes:
@@ -99,7 +99,7 @@ class Batch:
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
 
-    def next_step(self) -> Step | None:
+    def next_step(self) -> BatchStep | None:
         """Choose what the next step does; return None if there is nothing to do."""
         self._make_room()
         emitting = [s for s in self._running if s not in self._reading]
@@ -109,9 +109,9 @@ class Batch:
         prefill_tokens = self._read_prompts(max(0, self._max_step_tokens - decoding), emitting)
         if not emitting and prefill_tokens == 0:
             return None
-        return Step(decoding, prefill_tokens, tuple(emitting), kv_tokens, admitted)
+        return BatchStep(decoding, prefill_tokens, tuple(emitting), kv_tokens, admitted)
 
-    def steps_alike(self, step: Step) -> int:
+    def steps_alike(self, step: BatchStep) -> int:
         """Return how many steps in a row, from this one on, do the same unless something is added.
 
         The steps decode the same sequences: no sequence has a prompt to read, none ends before the
@@ -125,7 +125,7 @@ class Batch:
             most = min(most, (self._kv_tokens - self._held) // self.running)
         return max(1, most)
 
-    def finish_step(self, step: Step, times: int = 1) -> tuple[Sequence, ...]:
+    def finish_step(self, step: BatchStep, times: int = 1) -> tuple[Sequence, ...]:
         """Give each emitting sequence its token. Return the sequences that got one.
 
         A sequence that was removed while the step ran gets none. Ended sequences leave the batch.

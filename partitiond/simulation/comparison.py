@@ -13,13 +13,13 @@ from typing import Final
 
 from partitiond.simulation.outcome import Outcome
 from partitiond.simulation.promise import Promise
-from partitiond.simulation.replay import Load, Replay
+from partitiond.simulation.replay import OfferedLoad, Replay
 
 TOLERANCE: Final = 0.15
 """A figure with a larger relative error is a miss."""
 
 
-class Figure(enum.StrEnum):
+class ComparedFigure(enum.StrEnum):
     """The figures that are compared."""
 
     THROUGHPUT = "throughput"
@@ -40,8 +40,8 @@ class Difference:
     """
 
     model: str
-    load: Load
-    figure: Figure
+    load: OfferedLoad
+    figure: ComparedFigure
     promised: float
     got: float
     naive: float | None = None
@@ -59,18 +59,18 @@ class Difference:
     @property
     def is_miss(self) -> bool:
         """Whether the error exceeds `TOLERANCE`; for the served share, whether it fell short."""
-        limit = 0.0 if self.figure is Figure.SERVED else TOLERANCE
+        limit = 0.0 if self.figure is ComparedFigure.SERVED else TOLERANCE
         return abs(self.error) > limit + 1e-9
 
     def _off(self, promised: float) -> float:
         off = self.got / promised - 1 if promised > 0 else 0.0
-        if self.load is Load.FULL:
+        if self.load is OfferedLoad.FULL:
             return off
-        return min(0.0, off) if self.figure is Figure.SERVED else max(0.0, off)
+        return min(0.0, off) if self.figure is ComparedFigure.SERVED else max(0.0, off)
 
 
 def differences(
-    promise: Promise, outcome: Outcome, load: Load, quantile: float
+    promise: Promise, outcome: Outcome, load: OfferedLoad, quantile: float
 ) -> tuple[Difference, ...]:
     """Return every figure that the outcome has; none for a model without arrivals.
 
@@ -83,16 +83,21 @@ def differences(
     if not outcome.arrivals or outcome.attainment is None:
         return ()
     rate, ttft, tpot = promise.alone
-    found: list[tuple[Figure, float, float | None, float | None]] = []
-    if load is Load.FULL:
+    found: list[tuple[ComparedFigure, float, float | None, float | None]] = []
+    if load is OfferedLoad.FULL:
         found.append(
-            (Figure.THROUGHPUT, promise.output_tokens_per_s, outcome.output_tokens_per_s, rate)
+            (
+                ComparedFigure.THROUGHPUT,
+                promise.output_tokens_per_s,
+                outcome.output_tokens_per_s,
+                rate,
+            )
         )
     else:
-        found.append((Figure.SERVED, quantile, outcome.attainment, None))
+        found.append((ComparedFigure.SERVED, quantile, outcome.attainment, None))
     found += [
-        (Figure.TTFT, promise.ttft_p95_seconds, outcome.ttft_p95_seconds, ttft),
-        (Figure.TPOT, promise.tpot_p95_seconds, outcome.tpot_p95_seconds, tpot),
+        (ComparedFigure.TTFT, promise.ttft_p95_seconds, outcome.ttft_p95_seconds, ttft),
+        (ComparedFigure.TPOT, promise.tpot_p95_seconds, outcome.tpot_p95_seconds, tpot),
     ]
     return tuple(
         Difference(promise.model, load, figure, promised, got, naive)
@@ -147,7 +152,7 @@ def summarise(found: Iterable[Difference]) -> Summary | None:
 
 def by_figure(
     found: Sequence[Difference],
-) -> dict[tuple[Load, Figure], Summary]:
+) -> dict[tuple[OfferedLoad, ComparedFigure], Summary]:
     """Return a summary for each load and figure that occur."""
     keys = dict.fromkeys((one.load, one.figure) for one in found)
     summaries = {

@@ -19,20 +19,20 @@ from partitiond.core.admission import (
     Waiting,
     estimate_cost,
 )
-from partitiond.core.affinity import Prefixes, Sessions, prefix_blocks
+from partitiond.core.affinity import Prefixes, SessionAffinity, prefix_blocks
 from partitiond.core.dispatch import Dispatcher
-from partitiond.core.places import Places, Request, Share
+from partitiond.core.places import Places, Request, RequestOwner
 from partitiond.core.routing import ModelRoute, ReplicaRoute
 from partitiond.simulation import batch
-from partitiond.simulation.engine import SimulatedEngine
-from partitiond.simulation.events import Clock
+from partitiond.simulation.engine import SteppedEngine
+from partitiond.simulation.events import SimulatedClock
 
 BYTES_PER_TOKEN: Final = 4
 """Bytes per prompt token, as in English text; the proxy learns it from the usage engines report."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Caller(Share):
+class SimulatedCaller(RequestOwner):
     """The owner of a request, and the conversation that the request continues.
 
     Attributes:
@@ -44,10 +44,10 @@ class Caller(Share):
     prompt: bytes = b""
 
 
-ANYBODY: Final = Caller()
+ANYBODY: Final = SimulatedCaller()
 
 
-class Flight(Request):
+class SimulatedRequest(Request):
     """A request from its arrival to its end. Times are seconds of the simulation.
 
     Attributes:
@@ -65,7 +65,11 @@ class Flight(Request):
     )  # fmt: skip
 
     def __init__(
-        self, arrived: float, prompt_tokens: int, output_tokens: int, caller: Caller = ANYBODY
+        self,
+        arrived: float,
+        prompt_tokens: int,
+        output_tokens: int,
+        caller: SimulatedCaller = ANYBODY,
     ) -> None:
         super().__init__(Cost(1, 0), caller)
         self.arrived = arrived
@@ -95,7 +99,7 @@ class Flight(Request):
 class SimulatedReplica:
     """A replica as the dispatcher sees it (with the fields of `balance.Load`), and its engine."""
 
-    def __init__(self, route: ReplicaRoute, engine: SimulatedEngine) -> None:
+    def __init__(self, route: ReplicaRoute, engine: SteppedEngine) -> None:
         self.route = route
         self.engine = engine
         self.replica_id = route.replica_id
@@ -105,19 +109,19 @@ class SimulatedReplica:
         self.ejected = False
         self.sequences = 0
         self.kv_tokens = 0
-        self._flights: dict[batch.Sequence, Flight] = {}
+        self._flights: dict[batch.Sequence, SimulatedRequest] = {}
 
-    def start(self, flight: Flight, now: float) -> None:
+    def start(self, flight: SimulatedRequest, now: float) -> None:
         """Assign a place to the request, and send the request to the engine."""
         self.take(flight)
         self.run(flight, now)
 
-    def take(self, flight: Flight) -> None:
+    def take(self, flight: SimulatedRequest) -> None:
         """Assign a place to the request."""
         self.sequences += flight.cost.sequences
         self.kv_tokens += flight.cost.kv_tokens
 
-    def run(self, flight: Flight, now: float) -> None:
+    def run(self, flight: SimulatedRequest, now: float) -> None:
         """Send a request that has its place to the engine."""
         flight.placed, flight.replica = now, self
         to_read = max(1, flight.prompt_tokens - flight.cached_tokens)
@@ -125,11 +129,11 @@ class SimulatedReplica:
         self._flights[sequence] = flight
         self.engine.add(sequence)
 
-    def flight_of(self, sequence: batch.Sequence) -> Flight:
+    def flight_of(self, sequence: batch.Sequence) -> SimulatedRequest:
         """Return the request of a sequence."""
         return self._flights[sequence]
 
-    def finish(self, sequence: batch.Sequence) -> Flight:
+    def finish(self, sequence: batch.Sequence) -> SimulatedRequest:
         """Free the place of a request."""
         flight = self._flights.pop(sequence)
         self.sequences -= flight.cost.sequences
@@ -149,7 +153,7 @@ class Learned:
         self._ratios = PromptRatios()
         self._output_p90 = OutputP90()
 
-    def cost(self, flight: Flight) -> Cost:
+    def cost(self, flight: SimulatedRequest) -> Cost:
         """Estimate a request's cost; as from the load generator, max_tokens is the output
         length."""
         text = flight.prompt_tokens * BYTES_PER_TOKEN
@@ -161,7 +165,7 @@ class Learned:
             max_model_len=self.max_model_len,
         )
 
-    def observe(self, flight: Flight) -> None:
+    def observe(self, flight: SimulatedRequest) -> None:
         """Learn from the usage that the engine reported for an ended request."""
         prompt_bytes = flight.prompt_tokens * BYTES_PER_TOKEN
         self._ratios.observe(flight.caller.key, prompt_bytes, flight.prompt_tokens)
@@ -171,7 +175,7 @@ class Learned:
 class Cache(Protocol):
     """Models a replica's prefix cache; called for every request that starts on a replica."""
 
-    def __call__(self, flight: Flight, replica_id: str) -> int:
+    def __call__(self, flight: SimulatedRequest, replica_id: str) -> int:
         """Return the prompt tokens that need not be read."""
         ...
 
@@ -196,10 +200,10 @@ class DispatchOptions:
 DEFAULT_DISPATCH: Final = DispatchOptions()
 
 
-class SimulatedPlaces(Places[Flight, SimulatedReplica]):
+class SimulatedPlaces(Places[SimulatedRequest, SimulatedReplica]):
     """Assigns places on the replicas."""
 
-    def add(self, load: SimulatedReplica, request: Flight) -> None:
+    def add(self, load: SimulatedReplica, request: SimulatedRequest) -> None:
         """Assign a place on the replica to the request."""
         load.take(request)
 
@@ -214,16 +218,16 @@ class SimulatedModel:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: SimulatedClock,
         route: ModelRoute,
         replicas: Sequence[SimulatedReplica],
         seed: int = 0,
         options: DispatchOptions = DEFAULT_DISPATCH,
     ) -> None:
-        self.on_done: Callable[[Flight], None] = ignore
+        self.on_done: Callable[[SimulatedRequest], None] = ignore
         self._clock = clock
         self._options = options
-        self._sessions = Sessions(options.affinity_seconds)
+        self._sessions = SessionAffinity(options.affinity_seconds)
         self._prefixes = Prefixes()
         self._replicas: list[SimulatedReplica] = []
         draws = random.Random(seed)  # noqa: S311 -- balance, no secret
@@ -259,12 +263,12 @@ class SimulatedModel:
         self.dispatcher.changed(self._clock.now, route=route)
         self._go_on()
 
-    def arrive(self, flight: Flight) -> None:
+    def arrive(self, flight: SimulatedRequest) -> None:
         """Estimate the cost of an arrived request, and place the request."""
         flight.cost = self._learned.cost(flight)
         self.place(flight)
 
-    def place(self, flight: Flight) -> None:
+    def place(self, flight: SimulatedRequest) -> None:
         """Start, queue or refuse a request."""
         flight.prefer = self._preference(flight)
         outcome = self.dispatcher.arrives(flight, self._clock.now)
@@ -272,7 +276,7 @@ class SimulatedModel:
         if isinstance(outcome, Waiting):
             self._go_on()
 
-    def leave(self, flight: Flight) -> None:
+    def leave(self, flight: SimulatedRequest) -> None:
         """Remove a waiting request whose client is gone."""
         if self.dispatcher.leaves(flight):
             self._go_on()
@@ -284,7 +288,9 @@ class SimulatedModel:
             self._carry_out(*decided)
 
     def _carry_out(
-        self, flight: Flight, outcome: SimulatedReplica | Rejected | Waiting[Flight]
+        self,
+        flight: SimulatedRequest,
+        outcome: SimulatedReplica | Rejected | Waiting[SimulatedRequest],
     ) -> None:
         if isinstance(outcome, SimulatedReplica):
             self._start(flight, outcome)
@@ -294,7 +300,7 @@ class SimulatedModel:
             flight.rejected = outcome
             self.on_done(flight)
 
-    def _start(self, flight: Flight, replica: SimulatedReplica) -> None:
+    def _start(self, flight: SimulatedRequest, replica: SimulatedReplica) -> None:
         name, caller, options = replica.replica_id, flight.caller, self._options
         if caller.session and options.affinity_seconds:
             self._sessions.remember(caller.session, name, self._clock.now)
@@ -304,7 +310,7 @@ class SimulatedModel:
             flight.cached_tokens = options.cache(flight, name)
         replica.run(flight, self._clock.now)
 
-    def _preference(self, flight: Flight) -> tuple[str, ...]:
+    def _preference(self, flight: SimulatedRequest) -> tuple[str, ...]:
         caller = flight.caller
         if caller.session and self._options.affinity_seconds:
             found = self._sessions.prefer(caller.session, self._clock.now)
@@ -314,11 +320,11 @@ class SimulatedModel:
             return self._prefixes.prefer(prefix_blocks(caller.prompt))
         return ()
 
-    def _expire(self, entry: Waiting[Flight]) -> None:
+    def _expire(self, entry: Waiting[SimulatedRequest]) -> None:
         if self.dispatcher.expires(entry, self._clock.now):
             self._go_on()
 
-    def _ended(self, flight: Flight, replica: SimulatedReplica) -> None:
+    def _ended(self, flight: SimulatedRequest, replica: SimulatedReplica) -> None:
         """Use the freed place; then correct the estimates by what the engine reported."""
         self._go_on()
         self.dispatcher.settle(flight, flight.prompt_tokens + flight.output_tokens)
@@ -346,9 +352,9 @@ def first_guess(replicas: Sequence[SimulatedReplica]) -> ServiceTime:
 
 
 def listen(
-    clock: Clock,
+    clock: SimulatedClock,
     replicas: Sequence[SimulatedReplica],
-    ended: Callable[[Flight, SimulatedReplica], None],
+    ended: Callable[[SimulatedRequest, SimulatedReplica], None],
 ) -> None:
     """Let engines record first and last tokens; `ended` is called when a place is free again."""
 
@@ -368,5 +374,5 @@ def listen(
         connect(replica)
 
 
-def ignore(_flight: Flight) -> None:
+def ignore(_flight: SimulatedRequest) -> None:
     """Ignore a request, until `on_done` is set."""

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from partitiond.core.hardware import SharingMode
 from partitiond.core.interference import DEFAULT, Interference, sigma
 from partitiond.core.plan import Candidate
-from partitiond.simulation.batch import Batch, Sequence, Step
-from partitiond.simulation.events import Clock
+from partitiond.simulation.batch import Batch, BatchStep, Sequence
+from partitiond.simulation.events import SimulatedClock
 from partitiond.simulation.host import NO_COSTS, Host, HostCosts
 from partitiond.simulation.steps import Steps
 
@@ -35,22 +35,22 @@ class SharedDevice:
         self.mode = mode
         self.host = host or Host()
         self._interference = interference
-        self._working: dict[SimulatedEngine, None] = {}
+        self._working: dict[SteppedEngine, None] = {}
         self.sigma = 1.0
 
-    def began(self, engine: "SimulatedEngine") -> None:
+    def began(self, engine: "SteppedEngine") -> None:
         """Record that an engine has work again."""
         self._working[engine] = None
         self.host.began(engine)
         self._changed(engine)
 
-    def rested(self, engine: "SimulatedEngine") -> None:
+    def rested(self, engine: "SteppedEngine") -> None:
         """Record that an engine has no more work."""
         self._working.pop(engine, None)
         self.host.rested(engine)
         self._changed(engine)
 
-    def _changed(self, by: "SimulatedEngine") -> None:
+    def _changed(self, by: "SteppedEngine") -> None:
         candidates = [engine.candidate for engine in self._working]
         new = sigma(
             self.mode,
@@ -66,7 +66,7 @@ class SharedDevice:
                 engine.cut()
 
 
-class SimulatedEngine:
+class SteppedEngine:
     """One engine process: takes sequences, and reports when each got its first and last token.
 
     Costs of the host (`simulation.host`) are added to the way of a request and to the steps.
@@ -78,7 +78,7 @@ class SimulatedEngine:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: SimulatedClock,
         device: SharedDevice,
         candidate: Candidate,
         batch: Batch,
@@ -102,7 +102,7 @@ class SimulatedEngine:
         self._unseen: list[Sequence] = []
         # Seconds that other processes used of the engine's cores; added to the next step.
         self._owed = 0.0
-        self._step: Step | None = None
+        self._step: BatchStep | None = None
         # A leap of `_count` steps since `_began`: the first takes `_first` seconds, each further
         # one `_growth` more (the KV cache grows). `_leap` tells a planned end from a later one.
         self._began = 0.0
@@ -167,7 +167,7 @@ class SimulatedEngine:
                 self.batch.add(sequence)
             self._unseen = []
 
-    def _seconds(self, step: Step, earlier: int) -> float:
+    def _seconds(self, step: BatchStep, earlier: int) -> float:
         """Return seconds of a step after `earlier` equal ones, alone on the device."""
         kv_tokens = step.kv_tokens + earlier * step.decoding
         return self._steps.step_seconds(step.decoding, step.prefill_tokens, kv_tokens)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 Event = Callable[[], None]
 
 
-class Clock:
+class SimulatedClock:
     """Runs events by time; at equal times in the order of planning.
 
     Attributes:

@@ -29,7 +29,7 @@ from partitiond.core.least_squares import non_negative
 from partitiond.core.profile import StepTime
 from partitiond.simulation.host import HostCosts
 from partitiond.simulation.seen import Observed, SeenStep, Spans, crowded_times, steps_seen
-from partitiond.simulation.step_regression import LEAST_STEPS, Row, fit_rows
+from partitiond.simulation.step_regression import LEAST_STEPS, StepRow, fit_rows
 from partitiond.simulation.steps import FittedSteps, Steps
 
 LEAST_WAYS: Final = 10
@@ -116,7 +116,7 @@ def fit(traces: Sequence[HostTrace]) -> FittedHost:
         )
     idle_share, token_cpu, request_cpu = fit_cpu(traces)
     engines = [engine for trace in traces for engine in _engines(trace)]
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[StepRow]] = {}
     for engine in engines:
         mine = rows.setdefault(engine.trace.model, [])
         # Tokens that arrived together tell no time between their steps.
@@ -175,11 +175,11 @@ def _engines(trace: HostTrace) -> list[_Engine]:
 # --- steps ---------------------------------------------------------------------------------------
 
 
-def _row(engine: _Engine, step: SeenStep, token_cpu: float, request_cpu: float) -> Row:
+def _row(engine: _Engine, step: SeenStep, token_cpu: float, request_cpu: float) -> StepRow:
     began = step.began or 0.0
     tokens, prompts = step.decoding + len(step.first), len(step.first)
     lost = engine.crowded.share(began, step.ended) * (tokens * token_cpu + prompts * request_cpu)
-    return Row(
+    return StepRow(
         (
             1.0,
             float(step.decoding + step.prefill_tokens),

@@ -74,7 +74,7 @@ def cores_of(devices: Iterable[Device]) -> int:
     return len({core for device in devices for core in device.cores})
 
 
-class Engine(Protocol):
+class HostEngine(Protocol):
     """The part of an engine that the host uses."""
 
     @property
@@ -104,21 +104,21 @@ class Host:
         self.cores = cores
         self.crowded = False
         # Engines at work whose steps take longer on a crowded host.
-        self._slowed: dict[Engine, None] = {}
+        self._slowed: dict[HostEngine, None] = {}
         self._busy = 0
 
-    def began(self, engine: Engine) -> None:
+    def began(self, engine: HostEngine) -> None:
         """Record that an engine has work again."""
         if engine.costs.token_cpu_seconds:
             self._slowed[engine] = None
         self._changed(engine.cores, engine)
 
-    def rested(self, engine: Engine) -> None:
+    def rested(self, engine: HostEngine) -> None:
         """Record that an engine has no more work."""
         self._slowed.pop(engine, None)
         self._changed(-engine.cores, engine)
 
-    def _changed(self, cores: int, by: Engine) -> None:
+    def _changed(self, cores: int, by: HostEngine) -> None:
         self._busy += cores
         crowded = is_crowded(self._busy, self.cores)
         if crowded != self.crowded:

@@ -21,7 +21,7 @@ from partitiond.simulation.steps import Steps, candidate_steps, profile_steps, r
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ModelTraffic:
+class SimulatedTraffic:
     """The requests to one model, and the bounds within which they are good.
 
     Attributes:

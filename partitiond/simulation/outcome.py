@@ -8,7 +8,7 @@ import dataclasses
 
 from loadgen.statistics import percentile
 from partitiond.core.spec import Slo
-from partitiond.simulation.dispatch import Flight
+from partitiond.simulation.dispatch import SimulatedRequest
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,16 +64,16 @@ class Observer:
     def __init__(self, opened: float, closed: float) -> None:
         self.opened, self.closed = opened, closed
         self.pending = 0
-        self._flights: list[Flight] = []
+        self._flights: list[SimulatedRequest] = []
         self._tokens = 0.0
 
-    def sent(self, flight: Flight) -> None:
+    def sent(self, flight: SimulatedRequest) -> None:
         """Record an arriving request."""
         if self.opened <= flight.arrived < self.closed:
             self._flights.append(flight)
             self.pending += 1
 
-    def done(self, flight: Flight) -> None:
+    def done(self, flight: SimulatedRequest) -> None:
         """Record a request that ended or was refused."""
         if self.opened <= flight.arrived < self.closed:
             self.pending -= 1
@@ -104,7 +104,7 @@ class Observer:
         )
 
 
-def is_good(flight: Flight, slo: Slo | None) -> bool:
+def is_good(flight: SimulatedRequest, slo: Slo | None) -> bool:
     """Whether an ended request is within both bounds; the TPOT of a single token counts as 0."""
     if slo is None:
         return True

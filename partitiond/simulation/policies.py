@@ -18,18 +18,18 @@ from partitiond.core.admission import (
 )
 from partitiond.core.routing import ModelRoute
 from partitiond.simulation.dispatch import (
-    Flight,
     Learned,
     SimulatedReplica,
+    SimulatedRequest,
     first_guess,
     ignore,
     listen,
     longest_context,
 )
-from partitiond.simulation.events import Clock
+from partitiond.simulation.events import SimulatedClock
 
 
-class Choice(enum.StrEnum):
+class PolicyChoice(enum.StrEnum):
     """Rule that chooses the replica."""
 
     ROUND_ROBIN = "round robin"
@@ -45,10 +45,10 @@ class BaselineModel:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: SimulatedClock,
         route: ModelRoute,
         replicas: Sequence[SimulatedReplica],
-        choice: Choice,
+        choice: PolicyChoice,
         *,
         limited: bool,
     ) -> None:
@@ -62,18 +62,18 @@ class BaselineModel:
         """
         self.route = route
         self.replicas = tuple(replicas)
-        self.on_done: Callable[[Flight], None] = ignore
+        self.on_done: Callable[[SimulatedRequest], None] = ignore
         self._clock = clock
         self._choice = choice
         self._limited = limited
         self._turn = 0
-        self._queue: collections.OrderedDict[Flight, float] = collections.OrderedDict()
+        self._queue: collections.OrderedDict[SimulatedRequest, float] = collections.OrderedDict()
         self._learned = Learned()
         self._learned.max_model_len = longest_context(self.replicas)
         self._service = first_guess(self.replicas)
         listen(clock, self.replicas, self._ended)
 
-    def arrive(self, flight: Flight) -> None:
+    def arrive(self, flight: SimulatedRequest) -> None:
         """Start, queue or refuse an arrived request."""
         flight.cost = self._learned.cost(flight)
         if not self._queue and self._start(flight):
@@ -87,11 +87,11 @@ class BaselineModel:
         self._queue[flight] = now
         self._clock.at(now + self.route.max_wait_seconds, lambda: self._expire(flight))
 
-    def _start(self, flight: Flight) -> bool:
+    def _start(self, flight: SimulatedRequest) -> bool:
         room = [r for r in self.replicas if not self._limited or admits(r, flight.cost)]
         if not room:
             return False
-        if self._choice is Choice.LEAST_CONNECTIONS:
+        if self._choice is PolicyChoice.LEAST_CONNECTIONS:
             # Break ties in turn, as nginx and haproxy do.
             self._turn += 1
             order = [*self.replicas[self._turn % len(self.replicas) :], *self.replicas]
@@ -105,7 +105,7 @@ class BaselineModel:
         chosen.start(flight, self._clock.now)
         return True
 
-    def _ended(self, flight: Flight, _replica: SimulatedReplica) -> None:
+    def _ended(self, flight: SimulatedRequest, _replica: SimulatedReplica) -> None:
         self._learned.observe(flight)
         if flight.placed is not None and flight.ended is not None:
             self._service = self._service.observe(flight.ended - flight.placed)
@@ -113,7 +113,7 @@ class BaselineModel:
             self._queue.popitem(last=False)
         self.on_done(flight)
 
-    def _expire(self, flight: Flight) -> None:
+    def _expire(self, flight: SimulatedRequest) -> None:
         since = self._queue.pop(flight, None)
         if since is not None:
             waited = self._clock.now - since

@@ -1,9 +1,9 @@
 """Replays a plan in simulated time: its replicas, its devices, the demand.
 
-Two loads answer two questions. `Load.FULL` holds every replica at its operating point, to which the
-plan's throughput, TTFT and TPOT refer: like is compared with like. `Load.DEMAND` sends Poisson
-arrivals at the rate that the plan claims to serve: does the SLO hold with queueing and admission,
-which a closed loop at the engines does not have?
+Two loads answer two questions. `OfferedLoad.FULL` holds every replica at its operating point, to
+which the plan's throughput, TTFT and TPOT refer: like is compared with like. `OfferedLoad.DEMAND`
+sends Poisson arrivals at the rate that the plan claims to serve: does the SLO hold with queueing
+and admission, which a closed loop at the engines does not have?
 """
 
 import collections
@@ -22,11 +22,11 @@ from partitiond.core.routing import (
     service_seconds,
 )
 from partitiond.simulation.batch import Batch
-from partitiond.simulation.dispatch import Flight, SimulatedModel, SimulatedReplica
-from partitiond.simulation.engine import SharedDevice, SimulatedEngine
-from partitiond.simulation.events import Clock
+from partitiond.simulation.dispatch import SimulatedModel, SimulatedReplica, SimulatedRequest
+from partitiond.simulation.engine import SharedDevice, SteppedEngine
+from partitiond.simulation.events import SimulatedClock
 from partitiond.simulation.host import Host, cores_of
-from partitiond.simulation.models import EngineModel, EngineOf, ModelTraffic
+from partitiond.simulation.models import EngineModel, EngineOf, SimulatedTraffic
 from partitiond.simulation.outcome import Observer, Outcome
 from partitiond.simulation.promise import Promise, promises
 from partitiond.simulation.traffic import closed_traffic, open_traffic
@@ -41,7 +41,7 @@ LOOKS_EACH: Final = 10
 longest expected request."""
 
 
-class Load(enum.StrEnum):
+class OfferedLoad(enum.StrEnum):
     """The load that is sent."""
 
     DEMAND = "demand"
@@ -101,16 +101,16 @@ class Replay:
         seconds: length of the window.
     """
 
-    load: Load
+    load: OfferedLoad
     models: tuple[ModelReplay, ...]
     seconds: float
 
 
 def replay_plan(
     plan: Plan,
-    traffic: Sequence[ModelTraffic],
+    traffic: Sequence[SimulatedTraffic],
     engine_of: EngineOf,
-    load: Load = Load.DEMAND,
+    load: OfferedLoad = OfferedLoad.DEMAND,
     options: ReplayOptions | None = None,
 ) -> Replay:
     """Run a plan in simulated time.
@@ -131,7 +131,7 @@ def replay_plan(
     longest = max((_request_seconds(p, t) for p, t in made), default=0.0)
     opened = chosen.warm_up_requests * longest
     seconds = max(chosen.seconds, chosen.window_requests * longest)
-    clock = Clock()
+    clock = SimulatedClock()
     replicas = _replicas(clock, plan, told, engine_of, (load, chosen.interference))
     runs = [
         _Run(
@@ -153,14 +153,14 @@ class _Run:
     """One model in a replay."""
 
     promise: Promise
-    traffic: ModelTraffic
+    traffic: SimulatedTraffic
     model: SimulatedModel
     observer: Observer
 
     def send(
         self,
-        clock: Clock,
-        load: Load,
+        clock: SimulatedClock,
+        load: OfferedLoad,
         options: ReplayOptions,
         number: int,
         is_over: Callable[[], bool],
@@ -171,7 +171,7 @@ class _Run:
         self.model.on_done = self.observer.done
         seed = options.seed * SEEDS_APART + number
         workload, sent = self.traffic.workload, self.observer.sent
-        if load is Load.FULL:
+        if load is OfferedLoad.FULL:
             again = closed_traffic(
                 clock, self.model, workload, self.promise.slots, seed=seed, sent=sent
             )
@@ -180,7 +180,7 @@ class _Run:
             rate = options.factor * self.promise.served_req_per_s
             open_traffic(clock, self.model, workload, rate, seed=seed, until=is_over, sent=sent)
 
-    def _done(self, flight: Flight, again: Callable[[Flight], None]) -> None:
+    def _done(self, flight: SimulatedRequest, again: Callable[[SimulatedRequest], None]) -> None:
         self.observer.done(flight)
         again(flight)
 
@@ -192,17 +192,17 @@ class _Run:
         return ModelReplay(self.promise, self.observer.outcome(slo, preempted), quantile)
 
 
-def _request_seconds(promise: Promise, traffic: ModelTraffic) -> float:
+def _request_seconds(promise: Promise, traffic: SimulatedTraffic) -> float:
     """Return the expected time of one request if every replica is full."""
     return promise.ttft_p95_seconds + traffic.workload.moments.o * promise.tpot_p95_seconds
 
 
 def _replicas(
-    clock: Clock,
+    clock: SimulatedClock,
     plan: Plan,
-    told: Mapping[str, ModelTraffic],
+    told: Mapping[str, SimulatedTraffic],
     engine_of: EngineOf,
-    under: tuple[Load, Interference],
+    under: tuple[OfferedLoad, Interference],
 ) -> dict[str, list[SimulatedReplica]]:
     """Return every replica of the plan on its device, by model."""
     load, interference = under
@@ -223,17 +223,17 @@ def _replicas(
             max(behaves.max_step_tokens, placement.candidate.batch),
             behaves.kv_cache_tokens,
         )
-        engine = SimulatedEngine(
+        engine = SteppedEngine(
             clock, device, placement.candidate, batch, behaves.steps, costs=behaves.costs
         )
         route = _route(placement, behaves, told[placement.model])
-        if load is Load.FULL:
+        if load is OfferedLoad.FULL:
             route = dataclasses.replace(route, kv_cache_tokens=0)
         found[placement.model].append(SimulatedReplica(route, engine))
     return found
 
 
-def _route(placement: Placement, behaves: EngineModel, traffic: ModelTraffic) -> ReplicaRoute:
+def _route(placement: Placement, behaves: EngineModel, traffic: SimulatedTraffic) -> ReplicaRoute:
     """Return the replica's route as the daemon would send it to the proxy."""
     candidate = placement.candidate
     return ReplicaRoute(
@@ -253,9 +253,9 @@ def _route(placement: Placement, behaves: EngineModel, traffic: ModelTraffic) ->
 
 
 def _model(
-    clock: Clock,
+    clock: SimulatedClock,
     promise: Promise,
-    traffic: ModelTraffic,
+    traffic: SimulatedTraffic,
     replicas: Sequence[SimulatedReplica],
     options: ReplayOptions,
 ) -> SimulatedModel:
@@ -271,13 +271,13 @@ def _model(
     return SimulatedModel(clock, route, replicas, options.seed)
 
 
-def _is_over(clock: Clock, runs: Sequence[_Run]) -> bool:
+def _is_over(clock: SimulatedClock, runs: Sequence[_Run]) -> bool:
     """Whether the window is closed and every request of it has ended."""
     return all(run.observer.closed <= clock.now and not run.observer.pending for run in runs)
 
 
 def _run_to_the_end(
-    clock: Clock, runs: Sequence[_Run], closed: float, patience_seconds: float
+    clock: SimulatedClock, runs: Sequence[_Run], closed: float, patience_seconds: float
 ) -> None:
     """Run through the window, then on with traffic until requests of the window have ended.
 

@@ -30,7 +30,7 @@ GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Row:
+class StepRow:
     """One step as an equation.
 
     Attributes:
@@ -45,7 +45,7 @@ class Row:
 
 
 def fit_rows(
-    models: Mapping[str, Sequence[Row]],
+    models: Mapping[str, Sequence[StepRow]],
 ) -> tuple[float, dict[str, tuple[float, ...]]]:
     """Return kappa and each model's coefficients, scaled to the measured total step time."""
     kept = dict(models)
@@ -60,20 +60,22 @@ def fit_rows(
     return kappa, found
 
 
-def _undisturbed(rows: Sequence[Row], found: tuple[float, ...], kappa: float) -> Sequence[Row]:
+def _undisturbed(
+    rows: Sequence[StepRow], found: tuple[float, ...], kappa: float
+) -> Sequence[StepRow]:
     off = [abs(_seconds(row, found, kappa) / row.seconds - 1) for row in rows]
     limit = max(LEAST_DISTURBED, DISTURBED * PER_MEDIAN * statistics.median(off))
     kept = [row for row, one in zip(rows, off, strict=True) if one <= limit]
     return kept if len(kept) >= LEAST_STEPS else rows
 
 
-def _seconds(row: Row, found: tuple[float, ...], kappa: float) -> float:
+def _seconds(row: StepRow, found: tuple[float, ...], kappa: float) -> float:
     alone = math.fsum(a * x for a, x in zip(found, row.terms, strict=True))
     return alone * (1 + kappa * row.others)
 
 
 def _least_squares(
-    models: Mapping[str, Sequence[Row]],
+    models: Mapping[str, Sequence[StepRow]],
 ) -> tuple[float, dict[str, tuple[float, ...]]]:
     """Return the kappa and the coefficients with the least sum of squared relative errors."""
     sums = {model: _Sums(rows) for model, rows in models.items()}
@@ -109,7 +111,7 @@ class _Sums:
     polynomial of kappa: the rows, which are many, are read only once.
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[StepRow]) -> None:
         self._count = len(rows)
         self._terms = [[[0.0] * 3 for _ in range(TERMS)] for _ in range(TERMS)]
         self._wanted = [[0.0] * 2 for _ in range(TERMS)]

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from loadgen.arrivals import poisson
 from loadgen.lengths import Lengths, choice, fixed, independent
 from partitiond.core.workload import LengthShape, Workload
-from partitiond.simulation.dispatch import Flight, SimulatedModel
-from partitiond.simulation.events import Clock
+from partitiond.simulation.dispatch import SimulatedModel, SimulatedRequest
+from partitiond.simulation.events import SimulatedClock
 
-Sent = Callable[[Flight], None]
+Sent = Callable[[SimulatedRequest], None]
 """Called with every request at its arrival."""
 
 
@@ -30,7 +30,7 @@ def lengths_of(workload: Workload) -> Lengths:
 
 
 def open_traffic(
-    clock: Clock,
+    clock: SimulatedClock,
     model: SimulatedModel,
     workload: Workload,
     req_per_s: float,
@@ -56,7 +56,7 @@ def open_traffic(
     def arrive(index: int) -> None:
         if until():
             return
-        flight = Flight(clock.now, *lengths.pair(index, seed))
+        flight = SimulatedRequest(clock.now, *lengths.pair(index, seed))
         sent(flight)
         following, when = next(due)
         clock.at(when, lambda: arrive(following))
@@ -67,14 +67,14 @@ def open_traffic(
 
 
 def closed_traffic(
-    clock: Clock,
+    clock: SimulatedClock,
     model: SimulatedModel,
     workload: Workload,
     slots: int,
     *,
     seed: int,
     sent: Sent,
-) -> Callable[[Flight], None]:
+) -> Callable[[SimulatedRequest], None]:
     """Hold `slots` requests in flight; return a function to call with each ended request.
 
     The slots are de-synchronised as the definitions say: slot i's first request asks for ceil(O (i
@@ -85,11 +85,11 @@ def closed_traffic(
 
     def send(share: float = 1.0) -> None:
         prompt, output = lengths.pair(next(numbers), seed)
-        flight = Flight(clock.now, prompt, max(1, math.ceil(output * share)))
+        flight = SimulatedRequest(clock.now, prompt, max(1, math.ceil(output * share)))
         sent(flight)
         model.arrive(flight)
 
-    def again(flight: Flight) -> None:
+    def again(flight: SimulatedRequest) -> None:
         # After a refusal the slot pauses before its next request; else time would stand still.
         pause = 0.0 if flight.rejected is None else 0.1
         clock.at(clock.now + pause, send)

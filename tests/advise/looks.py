@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from partitiond.advise.exposition import Scrape, parse
-from partitiond.advise.observe import EngineWindow, Stretch, observe
-from partitiond.advise.readings import WANTED, Histogram
+from partitiond.advise.observe import EngineWindow, Interval, observe
+from partitiond.advise.readings import WANTED, ScrapedHistogram
 
 DATA = Path(__file__).parent / "data"
 CAPTURED_SECONDS = (0.02, 30.02, 60.02)
@@ -56,13 +56,13 @@ def window(
     return observe({address: scrapes})[0]
 
 
-def stretches(arrivals: Sequence[float], seconds: float = 1.0) -> list[Stretch]:
+def stretches(arrivals: Sequence[float], seconds: float = 1.0) -> list[Interval]:
     """Neighbouring stretches of equal length."""
-    return [Stretch(i * seconds, (i + 1) * seconds, n) for i, n in enumerate(arrivals)]
+    return [Interval(i * seconds, (i + 1) * seconds, n) for i, n in enumerate(arrivals)]
 
 
-def histogram(values: Sequence[float], bounds: Sequence[float]) -> Histogram:
+def histogram(values: Sequence[float], bounds: Sequence[float]) -> ScrapedHistogram:
     """The histogram of these values."""
     ends = (*bounds, math.inf)
     counts = tuple(float(sum(1 for v in values if v <= end)) for end in ends)
-    return Histogram(ends, counts, math.fsum(values))
+    return ScrapedHistogram(ends, counts, math.fsum(values))

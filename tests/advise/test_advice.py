@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from partitiond.advise.advice import Advice, Choices, advise, notes_on
-from partitiond.advise.identify import Known, Served, Stranger, Wishes, identify
+from partitiond.advise.identify import Known, ServedName, UnidentifiedModel, UserChoices, identify
 from partitiond.advise.knowledge import profiles_for
-from partitiond.advise.today import Today, described
+from partitiond.advise.today import Deployment, described
 from partitiond.advise.traffic import traffic_of
 from partitiond.core.architecture import Architecture
 from partitiond.core.plan import Infeasible, Plan
@@ -23,12 +23,12 @@ def nobody(source: ModelSource) -> Architecture:
     raise AssertionError(source)
 
 
-def seen(*engines: tuple[str, str, float]) -> tuple[list[Known], list[Stranger]]:
+def seen(*engines: tuple[str, str, float]) -> tuple[list[Known], list[UnidentifiedModel]]:
     """Models of engines given as (address, model, requests/s)."""
     known: list[Known] = []
-    strangers: list[Stranger] = []
+    strangers: list[UnidentifiedModel] = []
     for traffic in traffic_of(window(a, m, per_second=rate) for a, m, rate in engines):
-        what = identify(traffic, Served(max_model_len=1024), Wishes(), nobody)
+        what = identify(traffic, ServedName(max_model_len=1024), UserChoices(), nobody)
         if isinstance(what, Known):
             known.append(what)
         else:
@@ -36,17 +36,17 @@ def seen(*engines: tuple[str, str, float]) -> tuple[list[Known], list[Stranger]]
     return known, strangers
 
 
-def planned(today: Today, known: list[Known], strangers: list[Stranger]) -> Advice:
+def planned(today: Deployment, known: list[Known], strangers: list[UnidentifiedModel]) -> Advice:
     profiles = {k.spec.name: profiles_for(k, today.devices, (), NOW).profiles for k in known}
     return advise(today, known, strangers, profiles, seconds=600.0, choices=CHOICES)
 
 
-def four(*models: tuple[str, float]) -> tuple[Today, list[Known], list[Stranger]]:
+def four(*models: tuple[str, float]) -> tuple[Deployment, list[Known], list[UnidentifiedModel]]:
     """Four A100s, an engine on each."""
     devices = described(["4 a100-80gb"])
     known, strangers = seen(*((f"e{n}", model, rate) for n, (model, rate) in enumerate(models)))
     on = {f"e{n}": (device.id,) for n, device in enumerate(devices)}
-    return Today(devices, on), known, strangers
+    return Deployment(devices, on), known, strangers
 
 
 def test_small_models_with_little_to_do_need_one_device() -> None:

@@ -4,8 +4,15 @@ import dataclasses
 
 import pytest
 
-from partitiond.advise.identify import Known, Served, Stranger, Wishes, identify, slug
-from partitiond.advise.traffic import ModelTraffic, traffic_of
+from partitiond.advise.identify import (
+    Known,
+    ServedName,
+    UnidentifiedModel,
+    UserChoices,
+    identify,
+    slug,
+)
+from partitiond.advise.traffic import ObservedTraffic, traffic_of
 from partitiond.core.architecture import Architecture
 from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.spec import Demand, EngineOptions, ModelSource, ModelSpec, Slo, SourceKind
@@ -17,25 +24,27 @@ def asked(source: ModelSource) -> Architecture:
     raise ModelSourceError(f"{source.ref} cannot be fetched.", hint="Check the network.")
 
 
-def traffic(model: str, per_second: float = 1.0) -> ModelTraffic:
+def traffic(model: str, per_second: float = 1.0) -> ObservedTraffic:
     return traffic_of([window(model=model, per_second=per_second)])[0]
 
 
-def find(name: str, served: Served | None = None, wishes: Wishes | None = None) -> Known | Stranger:
-    return identify(traffic(name), served or Served(), wishes or Wishes(), asked)
+def find(
+    name: str, served: ServedName | None = None, wishes: UserChoices | None = None
+) -> Known | UnidentifiedModel:
+    return identify(traffic(name), served or ServedName(), wishes or UserChoices(), asked)
 
 
 @pytest.mark.parametrize(
     ("name", "served"),
     [
-        ("opt-1.3b", Served()),
-        ("facebook/opt-1.3b", Served()),
-        ("chat", Served("facebook/opt-1.3b")),
-        ("/mnt/models/opt-1.3b/", Served("/mnt/models/opt-1.3b/")),
+        ("opt-1.3b", ServedName()),
+        ("facebook/opt-1.3b", ServedName()),
+        ("chat", ServedName("facebook/opt-1.3b")),
+        ("/mnt/models/opt-1.3b/", ServedName("/mnt/models/opt-1.3b/")),
     ],
 )
 def test_a_model_is_known_by_its_name_its_root_or_its_folders_name(
-    name: str, served: Served
+    name: str, served: ServedName
 ) -> None:
     found = find(name, served)
     assert isinstance(found, Known)
@@ -45,21 +54,21 @@ def test_a_model_is_known_by_its_name_its_root_or_its_folders_name(
 
 
 def test_the_user_says_what_a_name_is() -> None:
-    found = find("chat", wishes=Wishes(models={"chat": "opt-125m"}))
+    found = find("chat", wishes=UserChoices(models={"chat": "opt-125m"}))
     assert isinstance(found, Known)
     assert found.spec.name == "chat"
     assert found.names == ("opt-125m", "chat")
 
 
 def test_what_nobody_knows_is_a_stranger_with_a_reason() -> None:
-    found = find("secret-model", Served("acme/secret-7b"))
-    assert isinstance(found, Stranger)
+    found = find("secret-model", ServedName("acme/secret-7b"))
+    assert isinstance(found, UnidentifiedModel)
     assert "secret-model" in found.reason
 
 
 def test_a_wrong_word_of_the_users_is_refused() -> None:
     with pytest.raises(SpecError, match="--model chat=opt-999b"):
-        find("chat", wishes=Wishes(models={"chat": "opt-999b"}))
+        find("chat", wishes=UserChoices(models={"chat": "opt-999b"}))
 
 
 def test_a_fleet_files_model_keeps_its_slo_rules_and_engine() -> None:
@@ -71,7 +80,7 @@ def test_a_fleet_files_model_keeps_its_slo_rules_and_engine() -> None:
         engine=EngineOptions(kv_cache_dtype="fp8", max_model_len=2048),
         min_replicas=2,
     )
-    found = find("chat", wishes=Wishes(specs={"chat": spec}, slo=Slo(9, 9)))
+    found = find("chat", wishes=UserChoices(specs={"chat": spec}, slo=Slo(9, 9)))
     assert isinstance(found, Known)
     assert found.spec.slo == Slo(1.0, 0.05)
     assert found.spec.engine == spec.engine
@@ -89,21 +98,21 @@ def test_the_context_follows_what_was_seen_unless_the_engines_is_to_be_kept() ->
         prompt=dataclasses.replace(seen.prompt, longest=500.0),
         output=dataclasses.replace(seen.output, longest=100.0),
     )
-    served = Served(max_model_len=2048)
-    short = identify(seen, served, Wishes(), asked)
-    long = identify(seen, served, Wishes(keep_context=True), asked)
+    served = ServedName(max_model_len=2048)
+    short = identify(seen, served, UserChoices(), asked)
+    long = identify(seen, served, UserChoices(keep_context=True), asked)
     assert isinstance(short, Known)
     assert isinstance(long, Known)
     assert short.spec.max_model_len == 750
     assert "--keep-context" in " ".join(short.notes)
     assert long.spec.max_model_len == 2048
-    unknown = identify(traffic("opt-1.3b"), served, Wishes(), asked)
+    unknown = identify(traffic("opt-1.3b"), served, UserChoices(), asked)
     assert isinstance(unknown, Known)
     assert unknown.spec.max_model_len == 2048
 
 
 def test_a_silent_model_keeps_one_replica() -> None:
-    found = identify(traffic("opt-1.3b", per_second=0.0), Served(), Wishes(), asked)
+    found = identify(traffic("opt-1.3b", per_second=0.0), ServedName(), UserChoices(), asked)
     assert isinstance(found, Known)
     assert "no request" in " ".join(found.notes)
     assert found.at(0.0).demand.req_per_s
@@ -111,13 +120,15 @@ def test_a_silent_model_keeps_one_replica() -> None:
 
 
 def test_metrics_that_cannot_be_are_no_demand() -> None:
-    found = identify(traffic("opt-1.3b", per_second=1e9), Served(), Wishes(), asked)
-    assert isinstance(found, Stranger)
+    found = identify(traffic("opt-1.3b", per_second=1e9), ServedName(), UserChoices(), asked)
+    assert isinstance(found, UnidentifiedModel)
     assert "cannot be" in found.reason
 
 
 def test_two_paths_with_one_ending_get_different_names() -> None:
-    found = identify(traffic("/b/opt-125m"), Served(), Wishes(), asked, taken=("opt-125m",))
+    found = identify(
+        traffic("/b/opt-125m"), ServedName(), UserChoices(), asked, taken=("opt-125m",)
+    )
     assert isinstance(found, Known)
     assert found.spec.name == "opt-125m-2"
 

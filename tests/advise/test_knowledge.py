@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.advise.identify import Known, Served, Wishes, identify
+from partitiond.advise.identify import Known, ServedName, UserChoices, identify
 from partitiond.advise.knowledge import profiles_for
 from partitiond.advise.today import described
 from partitiond.advise.traffic import traffic_of
@@ -28,7 +28,7 @@ NOW = "2026-01-01T00:00:00+00:00"
 @pytest.fixture
 def known() -> Known:
     (traffic,) = traffic_of([window(model="smollm2-135m")])
-    found = identify(traffic, Served(max_model_len=512), Wishes(), no_architecture)
+    found = identify(traffic, ServedName(max_model_len=512), UserChoices(), no_architecture)
     assert isinstance(found, Known)
     return found
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitiond.advise.lengths import figures_of, mean_only, quantile, workload_of
-from partitiond.advise.readings import Histogram, readings_of
+from partitiond.advise.readings import ScrapedHistogram, readings_of
 from partitiond.core.workload import LengthShape
 from tests.advise.looks import captured, histogram
 
@@ -71,7 +71,7 @@ def test_a_real_engines_lengths() -> None:
 
 
 def test_nothing_that_ended_has_no_length() -> None:
-    assert figures_of(Histogram((), (), 0.0)) is None
+    assert figures_of(ScrapedHistogram((), (), 0.0)) is None
     assert mean_only(0, 0) is None
     assert mean_only(10, 20) is None
 
@@ -96,4 +96,4 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(values: list[float], shar
 
 
 def test_a_histogram_without_buckets_tells_no_quantile() -> None:
-    assert math.isnan(quantile(Histogram((math.inf,), (5.0,), 3.0), 0.95))
+    assert math.isnan(quantile(ScrapedHistogram((math.inf,), (5.0,), 3.0), 0.95))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.advise.observe import Stretch, observe
+from partitiond.advise.observe import Interval, observe
 from partitiond.advise.traffic import (
     busiest,
     cells_of,
@@ -66,7 +66,7 @@ def test_poissons_limits_are_the_exact_ones_to_a_few_percent(
 
 
 def test_engines_add_up_however_their_looks_lie() -> None:
-    cells = cells_of([Stretch(0, 10, 20), Stretch(5, 15, 10), Stretch(15, 15, 99)])
+    cells = cells_of([Interval(0, 10, 20), Interval(5, 15, 10), Interval(15, 15, 99)])
     assert [(c.begin, c.end, c.arrivals) for c in cells] == [
         (0, 5, 10), (5, 10, 15), (10, 15, 5),
     ]  # fmt: skip

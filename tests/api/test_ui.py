@@ -4,7 +4,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from partitiond.api.sessions import MAX_SESSIONS, SESSION_SECONDS, Sessions
+from partitiond.api.sessions import MAX_SESSIONS, SESSION_SECONDS, DashboardSessions
 from tests.api.conftest import TOKEN
 
 
@@ -154,7 +154,7 @@ async def test_no_page_of_another_origin_may_send_the_header(browser: httpx.Asyn
 class TestSessions:
     def test_a_session_ends_after_its_time(self) -> None:
         now = [0.0]
-        sessions = Sessions(TOKEN, lambda: now[0])
+        sessions = DashboardSessions(TOKEN, lambda: now[0])
         value = sessions.log_in(TOKEN, "ada")
         assert value is not None
         now[0] = SESSION_SECONDS - 1
@@ -163,7 +163,7 @@ class TestSessions:
         assert sessions.find(value) is None
 
     def test_there_are_only_so_many(self) -> None:
-        sessions = Sessions(TOKEN, lambda: 0.0)
+        sessions = DashboardSessions(TOKEN, lambda: 0.0)
         values = [sessions.log_in(TOKEN, "") for _ in range(MAX_SESSIONS + 1)]
         found = [value is not None and sessions.find(value) is not None for value in values]
         assert found == [False] + [True] * MAX_SESSIONS

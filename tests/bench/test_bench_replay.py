@@ -9,10 +9,10 @@ from bench.bench_mixed_plan import rows_of
 from bench.bench_mixed_plan import table as mixed_table
 from bench.bench_replay import misses, replay_case, table
 from bench.replay_cases import closed_loop, fleet_case, instance_cases, measured, measured_case
-from partitiond.simulation.comparison import Difference, Figure, by_figure
+from partitiond.simulation.comparison import ComparedFigure, Difference, by_figure
 from partitiond.simulation.outcome import Outcome
 from partitiond.simulation.promise import promises
-from partitiond.simulation.replay import Load
+from partitiond.simulation.replay import OfferedLoad
 from tests.simulation.samples import candidate, plan
 
 PROFILES = Path(__file__).parents[2] / "profiles"
@@ -44,8 +44,8 @@ def given() -> argparse.Namespace:
 def test_the_simulator_gives_back_the_throughput_of_a_measured_batch() -> None:
     profile = next(p for p in measured([PROFILES]) if p.workload.prompt_variation == 0)
     found = {one.figure: one for one in closed_loop(profile, profile.points[-1], 20.0)}
-    assert abs(found[Figure.THROUGHPUT].error) < 0.02
-    assert abs(found[Figure.TPOT].error) < 0.15
+    assert abs(found[ComparedFigure.THROUGHPUT].error) < 0.02
+    assert abs(found[ComparedFigure.TPOT].error) < 0.15
 
 
 def test_a_fleet_file_is_planned_and_replayed(
@@ -57,8 +57,8 @@ def test_a_fleet_file_is_planned_and_replayed(
     assert case is not None
     found = replay_case(case)
     assert {one.model for one in found} == {"opt-125m", "opt-1.3b"}
-    assert {load for load, _ in by_figure(found)} == set(Load)
-    assert not by_figure(found)[Load.DEMAND, Figure.SERVED].misses
+    assert {load for load, _ in by_figure(found)} == set(OfferedLoad)
+    assert not by_figure(found)[OfferedLoad.DEMAND, ComparedFigure.SERVED].misses
     assert "fleet.toml: 2 models" in capsys.readouterr().out
     assert len(list(table(found))) == 1 + len(by_figure(found))
 
@@ -80,12 +80,13 @@ def test_the_shipped_profiles_make_a_plan_of_two_models(given: argparse.Namespac
 
 def test_of_the_instances_only_the_served_share_is_compared(given: argparse.Namespace) -> None:
     (case,) = instance_cases(given)
-    assert {one.figure for one in replay_case(case)} == {Figure.SERVED}
+    assert {one.figure for one in replay_case(case)} == {ComparedFigure.SERVED}
 
 
 def test_the_worst_misses_come_first_and_the_rest_is_counted() -> None:
     found = [
-        Difference(f"m{n}", Load.FULL, Figure.THROUGHPUT, 100.0, 100.0 - 10 * n) for n in range(6)
+        Difference(f"m{n}", OfferedLoad.FULL, ComparedFigure.THROUGHPUT, 100.0, 100.0 - 10 * n)
+        for n in range(6)
     ]
     lines = list(misses(found, 2))
     assert ["m5" in lines[0], "m4" in lines[1]] == [True, True]
@@ -95,12 +96,12 @@ def test_the_worst_misses_come_first_and_the_rest_is_counted() -> None:
 def test_rounds_of_a_real_plan_are_compared_by_their_median() -> None:
     told = promises(plan({"cpu": [candidate("m")]}, {"m": 20.0}))
     rounds = {
-        Load.FULL: [{"m": _measured(rate)} for rate in (60.0, 90.0, 70.0)],
-        Load.DEMAND: [{"m": _measured(30.0)}],
+        OfferedLoad.FULL: [{"m": _measured(rate)} for rate in (60.0, 90.0, 70.0)],
+        OfferedLoad.DEMAND: [{"m": _measured(30.0)}],
     }
-    replayed = {load: {"m": _measured(75.0)} for load in Load}
+    replayed = {load: {"m": _measured(75.0)} for load in OfferedLoad}
     rows = list(rows_of(told, rounds, replayed, {"m": 0.95}))
-    full = next(row for row in rows if row.plan.figure is Figure.THROUGHPUT)
+    full = next(row for row in rows if row.plan.figure is ComparedFigure.THROUGHPUT)
     assert full.plan.got == 70.0
     assert full.rounds == (60.0, 90.0, 70.0)
     assert full.replay_error == pytest.approx(70 / 75 - 1)

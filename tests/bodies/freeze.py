@@ -19,7 +19,7 @@ from partitiond.core.keys import KeyTerms
 from partitiond.core.rates import BudgetUse
 from partitiond.core.routing import BudgetPeriod
 from partitiond.core.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount
-from partitiond.devices.mps.record import RECORD, Record, write
+from partitiond.devices.mps.record import RECORD, MpsRecord, write
 from partitiond.devices.partitions.journal import DeviceJournal, EntryKind
 from partitiond.engines.journal import RunFolder
 from partitiond.process_identity import ProcessId
@@ -119,7 +119,7 @@ def _others(folder: Path) -> dict[str, str]:
     leave_behind(folder, to_jsonable(count))
     mps_folder = folder / "mps"
     mps_folder.mkdir()
-    write(mps_folder, Record("GPU-0", ProcessId(4711, 1234567, "b0071d")))
+    write(mps_folder, MpsRecord("GPU-0", ProcessId(4711, 1234567, "b0071d")))
     budgets = BudgetsFile(folder / BUDGETS_FILE)
     budgets.save({"key-1": BudgetUse(BudgetPeriod.DAY, 86_400.0, 1234.5)})
     written = {

@@ -22,7 +22,7 @@ from partitiond.core.rates import BudgetUse
 from partitiond.core.routing import BudgetPeriod, RoutingTable
 from partitiond.core.spec import ModelSpec
 from partitiond.core.traffic import TrafficSample
-from partitiond.devices.mps.record import Record
+from partitiond.devices.mps.record import MpsRecord
 from partitiond.devices.mps.record import read as read_record
 from partitiond.devices.partitions.journal import EntryKind, read_entries
 from partitiond.engines.journal import RunFolder
@@ -197,7 +197,7 @@ def test_the_record_of_an_mps_daemon_is_read(tmp_path: Path) -> None:
     body = body_of("mps")
     for changed in (body, body | {"colour": 1}, {k: body[k] for k in ("uuid", "process")}):
         (tmp_path / "daemon.json").write_text(json.dumps(changed))
-        wanted = Record("GPU-0", ProcessId(4711, 1234567, "b0071d"))
+        wanted = MpsRecord("GPU-0", ProcessId(4711, 1234567, "b0071d"))
         assert read_record(tmp_path) == wanted
     for needed in ("uuid", "process"):
         (tmp_path / "daemon.json").write_text(json.dumps({k: body[k] for k in body if k != needed}))

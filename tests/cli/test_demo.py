@@ -28,7 +28,7 @@ from partitiond.cli.demo_daemon import (
     run_folder,
     toml_text,
 )
-from partitiond.cli.demo_overload import Lane, Side, comparison, summarise_side
+from partitiond.cli.demo_overload import ModelLoad, Side, comparison, summarise_side
 from partitiond.cli.demo_story import Story
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import ConflictError
@@ -37,7 +37,7 @@ from partitiond.core.workload import Workload
 from partitiond.native import UNCOMPILED
 from partitiond.store import StateLock
 
-LANE = Lane("m", 3.0, Workload(64, 32), Slo(1.0, 0.1), ("/run/a.sock", "/run/b.sock"))
+LANE = ModelLoad("m", 3.0, Workload(64, 32), Slo(1.0, 0.1), ("/run/a.sock", "/run/b.sock"))
 
 
 def options(folder: Path, *overrides: str) -> DemoOptions:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.cli import doctor
-from partitiond.cli.doctor_findings import Verdict
+from partitiond.cli.doctor_findings import CheckVerdict
 from tests.cli.conftest import Cli
 
 
@@ -66,8 +66,8 @@ def test_python_versions(version: tuple[int, ...], verdict: str) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert doctor.check_writable("state_dir", blocked / "below").verdict is Verdict.FAIL
-    assert doctor.check_writable("state_dir", tmp_path / "new" / "er").verdict is Verdict.OK
+    assert doctor.check_writable("state_dir", blocked / "below").verdict is CheckVerdict.FAIL
+    assert doctor.check_writable("state_dir", tmp_path / "new" / "er").verdict is CheckVerdict.OK
 
 
 def test_processes_of_a_run_folder_are_found(tmp_path: Path) -> None:

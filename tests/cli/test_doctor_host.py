@@ -7,7 +7,7 @@ import pytest
 
 from partitiond.cli.doctor_driver import check_driver, check_gpus, check_nodes
 from partitiond.cli.doctor_facts import CgroupLimits, DeviceNode, HostFacts, host_facts
-from partitiond.cli.doctor_findings import Finding, Verdict
+from partitiond.cli.doctor_findings import CheckVerdict, DoctorFinding
 from partitiond.cli.doctor_mig import check_mig
 from partitiond.cli.doctor_mps import MpsFacts, OwnMps, check_mps
 from partitiond.core.hardware import DeviceDetails, ForeignProcess, MigInstance, SharingMode
@@ -43,11 +43,11 @@ def write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def bad(findings: list[Finding]) -> list[Finding]:
-    return [finding for finding in findings if finding.verdict is not Verdict.OK]
+def bad(findings: list[DoctorFinding]) -> list[DoctorFinding]:
+    return [finding for finding in findings if finding.verdict is not CheckVerdict.OK]
 
 
-def only(findings: list[Finding]) -> Finding:
+def only(findings: list[DoctorFinding]) -> DoctorFinding:
     (finding,) = bad(findings)
     assert finding.advice
     assert finding.command
@@ -107,7 +107,7 @@ def test_an_empty_host_is_no_error(tmp_path: Path) -> None:
     found = host_facts(tmp_path, {})
     assert found.pci_gpus == ()
     assert found.cgroup == CgroupLimits()
-    assert check_driver(found, (), 12).verdict is Verdict.OK
+    assert check_driver(found, (), 12).verdict is CheckVerdict.OK
     assert check_nodes(found, ()) == []
 
 
@@ -161,7 +161,7 @@ def test_why_no_gpu_is_seen(
 
 
 def test_a_driver_that_answers_is_fine_unless_it_is_too_old() -> None:
-    assert check_driver(HOST, [GPU], None).verdict is Verdict.OK
+    assert check_driver(HOST, [GPU], None).verdict is CheckVerdict.OK
     old = dataclasses.replace(GPU, device=dataclasses.replace(DEVICE, driver="470.82.01"))
     assert "older than engines need" in check_driver(HOST, [old], None).message
 
@@ -223,7 +223,7 @@ def test_foreign_processes_are_named() -> None:
 def test_nvswitches_need_the_fabric_manager() -> None:
     host = dataclasses.replace(HOST, pci_switches=("0000:c4:00.0",))
     found = only(check_gpus(host, [GPU]))
-    assert found.verdict is Verdict.FAIL
+    assert found.verdict is CheckVerdict.FAIL
     assert "nvidia-fabricmanager-580" in found.command
     running = dataclasses.replace(host, programs=frozenset({"nv-fabricmanager"}))
     assert bad(check_gpus(running, [GPU])) == []
@@ -245,7 +245,7 @@ def mig(
     changes: str = "instances",
     may_change: bool | None = True,
     daemon_runs: bool = False,
-) -> list[Finding]:
+) -> list[DoctorFinding]:
     return check_mig(
         [gpu], journal, changes=changes, may_change=may_change, daemon_runs=daemon_runs
     )
@@ -294,7 +294,7 @@ def test_instances_of_others_that_nobody_uses_are_shown_and_never_fixed() -> Non
 def test_a_fixed_geometry_without_instances_cannot_be_used() -> None:
     empty = dataclasses.replace(with_instances(fixed=True), mig_instances=())
     found = only(mig(dataclasses.replace(ON, device=empty)))
-    assert found.verdict is Verdict.FAIL
+    assert found.verdict is CheckVerdict.FAIL
 
 
 def test_changes_that_are_allowed_and_nobody_may_make() -> None:
@@ -332,7 +332,7 @@ def test_an_operators_daemon_is_explained() -> None:
 
 
 def test_leftovers_of_mps_are_fixed_only_where_nobody_uses_them() -> None:
-    def found(alive: bool, clients: int | None, daemon_runs: bool = False) -> list[Finding]:
+    def found(alive: bool, clients: int | None, daemon_runs: bool = False) -> list[DoctorFinding]:
         own = (OwnMps(Path("/run/x/mps/aa"), "GPU-1", alive, clients),)
         return bad(check_mps([GPU], MpsFacts(own=own), HOST, daemon_runs=daemon_runs))
 

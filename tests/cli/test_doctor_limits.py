@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.cli.doctor_facts import CgroupLimits, HostFacts
-from partitiond.cli.doctor_findings import Finding
+from partitiond.cli.doctor_findings import DoctorFinding
 from partitiond.cli.doctor_leftovers import EngineFolder, check_engines
 from partitiond.cli.doctor_limits import Ulimits, check_limits
 from partitiond.core.units import GIB, MIB
@@ -20,7 +20,7 @@ UNLIMITED = Ulimits()
 
 def limits(
     host: HostFacts = HOST, told: Ulimits = UNLIMITED, gpus: int = 8, cores: int = 64
-) -> list[Finding]:
+) -> list[DoctorFinding]:
     return bad(check_limits(host, told, gpus=gpus, cores=cores))
 
 

@@ -1,16 +1,16 @@
 """The doctor says whether the endpoint runs compiled, and how to compile it."""
 
-from partitiond.cli.doctor_findings import Verdict
+from partitiond.cli.doctor_findings import CheckVerdict
 from partitiond.cli.doctor_native import check_native
 
 
 def test_compiled_is_well() -> None:
-    assert check_native(built=True, problem=None).verdict is Verdict.OK
+    assert check_native(built=True, problem=None).verdict is CheckVerdict.OK
 
 
 def test_what_could_be_compiled_is_told_with_the_command() -> None:
     found = check_native(built=False, problem=None)
-    assert found.verdict is Verdict.WARN
+    assert found.verdict is CheckVerdict.WARN
     assert found.command.endswith("-m partitiond.native")
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from partitiond.cli import setup_record as record
-from partitiond.cli.setup_host import HostFacts, SetupHost, facts_of
+from partitiond.cli.setup_host import SetupFacts, SetupHost, facts_of
 from partitiond.cli.setup_plan import _unsafe_for_root, steps_for
-from partitiond.cli.setup_steps import CommandStep, FileStep, State, Step
+from partitiond.cli.setup_steps import CommandStep, FileStep, SetupStep, StepProgress
 from partitiond.core.errors import DeviceError, InputError
 from tests.cli.conftest import Cli
 
@@ -115,7 +115,7 @@ def test_an_upgraded_unit_is_written_and_undo_brings_back_the_first_one(tmp_path
     for text in ("ours, old", "ours, new"):
         list(record.apply(host, (FileStep("u", "a unit", "/unit", text),)))
         assert (tmp_path / "unit").read_text() == text
-    assert [o.state for o in record.undo(host, purge=False)] == [State.DONE]
+    assert [o.state for o in record.undo(host, purge=False)] == [StepProgress.DONE]
     assert (tmp_path / "unit").read_text() == "theirs"
     assert record.read_record(host) == ()
 
@@ -126,7 +126,7 @@ def test_a_failure_stops_there_and_can_be_gone_on_with_or_undone(tmp_path: Path)
     broken = CommandStep(
         "c", "a command", ("cat", str(flag)), done=lambda _: False, undo=(("rm", str(flag)),)
     )
-    steps: tuple[Step, ...] = (
+    steps: tuple[SetupStep, ...] = (
         FileStep("a", "first", "/a/b/first", "1"),
         broken,
         FileStep("z", "last", "/last", "2"),
@@ -146,7 +146,7 @@ def test_a_file_that_somebody_removed_comes_back_as_it_was_before(tmp_path: Path
     host.file("/f").write_text("theirs")
     list(record.apply(host, (FileStep("f", "a file", "/f", "ours"),)))
     host.file("/f").unlink()
-    assert [o.state for o in record.undo(host, purge=False)] == [State.DONE]
+    assert [o.state for o in record.undo(host, purge=False)] == [StepProgress.DONE]
     assert host.file("/f").read_text() == "theirs"
 
 
@@ -198,7 +198,7 @@ PROGRAMS = (
 class Played:
     host: SetupHost
     log: Path
-    facts: HostFacts
+    facts: SetupFacts
 
     def asked(self) -> list[str]:
         return self.log.read_text().splitlines()
@@ -242,7 +242,7 @@ def test_a_gpu_host_is_asked_in_order_and_asked_back_in_reverse(played: Played) 
     ]
     found = [next(i for i, line in enumerate(asked) if line.startswith(w)) for w in order]
     assert found == sorted(found)
-    assert all(outcome.state is State.DONE for outcome in outcomes), outcomes
+    assert all(outcome.state is StepProgress.DONE for outcome in outcomes), outcomes
     folder = played.host.file("/etc/systemd/system")
     text = (folder / "partitiond.service").read_text()
     assert f"ExecStart={played.facts.bin_dir}/partitiond serve" in text
@@ -274,7 +274,7 @@ def test_an_installation_that_the_user_cannot_enter_is_refused(played: Played) -
     steps = steps_for(played.facts, played.host)
     (enable,) = (step for step in steps if step.key == "enable")
     standing = enable.look(played.host)
-    assert standing.state is State.CANNOT
+    assert standing.state is StepProgress.CANNOT
     assert "may not enter" in standing.detail
     assert "/opt/partitiond" in standing.detail
 
@@ -313,7 +313,7 @@ def test_the_planners_search_is_compiled_as_the_daemons_user_with_progress(
     assert "planner" not in [step.key for step in steps_for(played.facts, played.host)]
     played.host.file("/etc/passwd").write_text("partitiond:x:990:990::/:/bin/false\n")
     (step,) = (step for step in steps_for(facts, played.host) if step.key == "planner")
-    assert step.look(played.host).state is State.TODO
+    assert step.look(played.host).state is StepProgress.TODO
     step.apply(played.host)
     asked = played.asked()[-1]
     assert asked.startswith("runuser -u partitiond -- env ")

@@ -11,17 +11,17 @@ import pynvml
 import pytest
 
 from partitiond.cli.doctor_facts import HostFacts
-from partitiond.cli.doctor_findings import Verdict
-from partitiond.cli.doctor_gather import Facts, gpu_facts, judge
+from partitiond.cli.doctor_findings import CheckVerdict
+from partitiond.cli.doctor_gather import GatheredFacts, gpu_facts, judge
 from partitiond.cli.local_engines import local_engines
 from partitiond.core.partition import MpsShare
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.mps import MpsControl
-from partitiond.devices.mps.record import Record, write
+from partitiond.devices.mps.record import MpsRecord, write
 from partitiond.devices.partitions.journal import read_entries
 from partitiond.engines.journal import RunFolder, run_folders
 from partitiond.gpu_host import mps_program
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 from partitiond.process_identity import ProcessId
 from partitiond.settings import Settings, load_settings
 from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
@@ -96,11 +96,11 @@ def test_nvml_that_refuses_is_explained(cli: Cli, host: SimulatedHost) -> None:
 @pytest.mark.parametrize("function", ["nvmlInitWithFlags", "nvmlDeviceGetMemoryInfo_v2"])
 def test_nvml_that_hangs_is_said(home: Path, host: SimulatedHost, function: str) -> None:
     host.hang(function)
-    facts = gpu_facts(settings(), Looks(0.1))
+    facts = gpu_facts(settings(), DeadlineCalls(0.1))
     host.heal()
     assert facts.gpus == ()
-    driver = judge(Facts(HostFacts(), facts), settings(), daemon_runs=False)[0]
-    assert (driver.check, driver.verdict) == ("gpu driver", Verdict.FAIL)
+    driver = judge(GatheredFacts(HostFacts(), facts), settings(), daemon_runs=False)[0]
+    assert (driver.check, driver.verdict) == ("gpu driver", CheckVerdict.FAIL)
     assert "silent for 0.1 s" in driver.message
 
 
@@ -115,7 +115,7 @@ def test_mig_instances_of_others_are_shown(
 def test_leftovers_are_shown_then_fixed(cli: Cli, host: SimulatedHost, home: Path) -> None:
     stale = home / "run" / "mps" / "aabbccdd"
     (stale / "pipe").mkdir(parents=True)
-    write(stale, Record("GPU-aabbccdd", ProcessId(2**22 - 1, 1, "another boot")))
+    write(stale, MpsRecord("GPU-aabbccdd", ProcessId(2**22 - 1, 1, "another boot")))
     dead = RunFolder.of(home / "run", "a-1")
     dead.prepare(simulated_launch("a-1"), {})
     before = findings(cli)

@@ -17,7 +17,7 @@ import pytest
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.mig import instance_bytes, place_of
-from partitiond.core.mig_changes import MigState, illegal
+from partitiond.core.mig_changes import MigLayout, illegal
 from partitiond.core.mig_names import read_name
 from partitiond.core.partition import MigSlice
 from partitiond.core.units import Bytes
@@ -46,7 +46,7 @@ class Here:
     cuda: Path | None
 
     @property
-    def state(self) -> MigState:
+    def state(self) -> MigLayout:
         return read_state(self.uuid)
 
 

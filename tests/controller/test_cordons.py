@@ -16,7 +16,7 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.watching import DeviceWatch
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware import Device, DeviceDetails
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
 from partitiond.ports import Store
 from partitiond.store import open_store
@@ -98,7 +98,11 @@ async def test_uncordon_takes_the_mark_off_and_forgives(store: Store) -> None:
 
 async def test_a_device_that_failed_by_itself_stays_cordoned(store: Store) -> None:
     failed = dataclasses.replace(
-        FIRST, cordoned=True, cordon_reason="Xid 79", health=Health.FAILED, health_reason="Xid 79"
+        FIRST,
+        cordoned=True,
+        cordon_reason="Xid 79",
+        health=DeviceHealth.FAILED,
+        health_reason="Xid 79",
     )
     world = World(store, FakeDevices([failed, SECOND]))
     await world.watch.refresh(0.0)
@@ -140,7 +144,7 @@ async def test_what_becomes_of_a_device_is_told_once_and_plans_are_made_anew(sto
     await world.watch.refresh(0.0)
     assert (world.events(), world.replanned) == ([], 0)
     failed = dataclasses.replace(
-        FIRST, cordoned=True, health=Health.FAILED, health_reason="Xid 79: fell off the bus."
+        FIRST, cordoned=True, health=DeviceHealth.FAILED, health_reason="Xid 79: fell off the bus."
     )
     devices.become([failed, SECOND])
     for _ in range(3):
@@ -157,7 +161,7 @@ async def test_what_becomes_of_a_device_is_told_once_and_plans_are_made_anew(sto
 
 
 def test_at_the_first_look_what_is_not_fine_is_news() -> None:
-    bad = dataclasses.replace(FIRST, health=Health.DEGRADED, health_reason="hot.")
+    bad = dataclasses.replace(FIRST, health=DeviceHealth.DEGRADED, health_reason="hot.")
     assert health_changes((), (bad, SECOND)) == ((bad, "device-degraded", "hot."),)
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from partitiond.controller.leases import (
     Lease,
-    Waits,
-    Wish,
+    LeaseDenied,
+    PartitionRequest,
     devices_beside_leases,
     free_place,
     lease_for,
@@ -55,14 +55,17 @@ def ask(
     cores: int | None = 1,
     memory_bytes: int | None = None,
     device: Device | None = None,
-) -> Lease | Waits:
-    wish = Wish(cores=cores, memory_bytes=memory_bytes)
+) -> Lease | LeaseDenied:
+    wish = PartitionRequest(cores=cores, memory_bytes=memory_bytes)
     return lease_for(device or cpu(4), wish, room_bytes=ROOM, held=held_now)
 
 
 def on_gpu(
-    wish: Wish, *held_now: tuple[str, Partition], device: Device = GPU, room: int = GPU_ROOM
-) -> Lease | Waits:
+    wish: PartitionRequest,
+    *held_now: tuple[str, Partition],
+    device: Device = GPU,
+    room: int = GPU_ROOM,
+) -> Lease | LeaseDenied:
     return lease_for(device, wish, room_bytes=room, held=held_now)
 
 
@@ -89,14 +92,14 @@ def test_what_a_replica_holds_is_left_alone() -> None:
 
 def test_the_reason_to_wait_names_who_holds_what() -> None:
     wait = ask(held("a-1", (0,)), held("b-1", (3,)), cores=4)
-    assert wait == Waits("waits for 4 free cores of cpu: a-1 holds core 0, b-1 holds core 3")
+    assert wait == LeaseDenied("waits for 4 free cores of cpu: a-1 holds core 0, b-1 holds core 3")
 
 
 def test_too_little_memory_is_waited_for() -> None:
     wait = ask(held("a-1", (0,), gib=18), cores=1, memory_bytes=4 * GIB)
-    assert isinstance(wait, Waits)
+    assert isinstance(wait, LeaseDenied)
     assert "4 GiB of memory" in wait.reason
-    assert isinstance(ask(held("a-1", (0,), gib=20)), Waits)
+    assert isinstance(ask(held("a-1", (0,), gib=20)), LeaseDenied)
 
 
 @given(st.lists(st.sets(st.integers(0, 7), min_size=1, max_size=3), max_size=4), st.integers(1, 8))
@@ -115,36 +118,38 @@ def test_a_lease_never_overlaps_what_is_held(taken: list[set[int]], cores: int) 
 
 
 def test_a_gpu_is_lent_whole_or_not_at_all() -> None:
-    lease = on_gpu(Wish())
+    lease = on_gpu(PartitionRequest())
     assert isinstance(lease, Lease)
     assert lease.partition == WholeDevice(GPU.id, Bytes(GPU_ROOM))
     assert lease.cores == GPU.cores
-    wait = on_gpu(Wish(), ("a-1", MemoryShare(GPU.id, Bytes(GIB))))
-    assert wait == Waits(f"waits for {GPU.id} to be free: held by a-1")
+    wait = on_gpu(PartitionRequest(), ("a-1", MemoryShare(GPU.id, Bytes(GIB))))
+    assert wait == LeaseDenied(f"waits for {GPU.id} to be free: held by a-1")
 
 
 def test_memory_asks_for_a_memory_share_and_that_is_measured_alone() -> None:
-    lease = on_gpu(Wish(memory_bytes=8 * GIB))
+    lease = on_gpu(PartitionRequest(memory_bytes=8 * GIB))
     assert isinstance(lease, Lease)
     assert lease.partition == MemoryShare(GPU.id, Bytes(8 * GIB))
     neighbour = ("a-1", MemoryShare(GPU.id, Bytes(GIB)))
-    assert isinstance(on_gpu(Wish(memory_bytes=8 * GIB), neighbour), Waits)
-    wait = on_gpu(Wish(memory_bytes=71 * GIB))
-    assert isinstance(wait, Waits)
+    assert isinstance(on_gpu(PartitionRequest(memory_bytes=8 * GIB), neighbour), LeaseDenied)
+    wait = on_gpu(PartitionRequest(memory_bytes=71 * GIB))
+    assert isinstance(wait, LeaseDenied)
     assert "71 GiB of memory" in wait.reason
 
 
 def test_a_gpu_in_mig_mode_is_not_lent_whole() -> None:
-    wait = on_gpu(Wish(), device=SLICED)
-    assert isinstance(wait, Waits)
+    wait = on_gpu(PartitionRequest(), device=SLICED)
+    assert isinstance(wait, LeaseDenied)
     assert "MIG mode" in wait.reason
 
 
 def test_cores_of_other_engines_are_left_to_them_where_there_are_others() -> None:
-    lease = lease_for(GPU, Wish(), room_bytes=GPU_ROOM, held=(), busy_cores={0, 1})
+    lease = lease_for(GPU, PartitionRequest(), room_bytes=GPU_ROOM, held=(), busy_cores={0, 1})
     assert isinstance(lease, Lease)
     assert (lease.cores, lease.shares_cores) == (GPU.cores[2:], False)
-    everything = lease_for(GPU, Wish(), room_bytes=GPU_ROOM, held=(), busy_cores=GPU.cores)
+    everything = lease_for(
+        GPU, PartitionRequest(), room_bytes=GPU_ROOM, held=(), busy_cores=GPU.cores
+    )
     assert isinstance(everything, Lease)
     assert (everything.cores, everything.shares_cores) == (GPU.cores, True)
 
@@ -154,36 +159,36 @@ def test_cores_of_other_engines_are_left_to_them_where_there_are_others() -> Non
 
 def test_a_share_under_mps_is_lent_on_an_empty_gpu_and_beside_other_shares() -> None:
     overhead = mode_overhead_bytes(SharingMode.MPS)
-    alone = on_gpu(Wish(sm_percent=30))
+    alone = on_gpu(PartitionRequest(sm_percent=30))
     assert isinstance(alone, Lease)
     assert alone.partition == MpsShare(GPU.id, Bytes(GPU_ROOM - overhead), 30)
     assert alone.beside == ()
-    beside = on_gpu(Wish(sm_percent=30), mps("a-1", 70))
+    beside = on_gpu(PartitionRequest(sm_percent=30), mps("a-1", 70))
     assert isinstance(beside, Lease)
     assert beside.memory_bytes == GPU_ROOM - overhead - 10 * GIB
     assert beside.beside == ("a-1",)
 
 
 def test_a_share_under_mps_waits_for_percent_memory_and_mode() -> None:
-    percent = on_gpu(Wish(sm_percent=31), mps("a-1", 70))
-    assert isinstance(percent, Waits)
+    percent = on_gpu(PartitionRequest(sm_percent=31), mps("a-1", 70))
+    assert isinstance(percent, LeaseDenied)
     assert "30 % are not held (held by a-1)" in percent.reason
-    memory = on_gpu(Wish(sm_percent=30, memory_bytes=62 * GIB), mps("a-1", 70))
-    assert isinstance(memory, Waits)
+    memory = on_gpu(PartitionRequest(sm_percent=30, memory_bytes=62 * GIB), mps("a-1", 70))
+    assert isinstance(memory, LeaseDenied)
     assert "62 GiB of memory" in memory.reason
-    mode = on_gpu(Wish(sm_percent=30), ("a-1", MemoryShare(GPU.id, Bytes(GIB))))
-    assert isinstance(mode, Waits)
+    mode = on_gpu(PartitionRequest(sm_percent=30), ("a-1", MemoryShare(GPU.id, Bytes(GIB))))
+    assert isinstance(mode, LeaseDenied)
     assert "empty or in MPS mode: held by a-1" in mode.reason
-    assert isinstance(on_gpu(Wish(sm_percent=30), device=SLICED), Waits)
+    assert isinstance(on_gpu(PartitionRequest(sm_percent=30), device=SLICED), LeaseDenied)
 
 
 def test_what_others_hold_under_mps_counts() -> None:
     shared = dataclasses.replace(GPU, occupied_sm_percent=80)
-    assert isinstance(on_gpu(Wish(sm_percent=30), device=shared), Waits)
-    assert isinstance(on_gpu(Wish(sm_percent=20), device=shared), Lease)
+    assert isinstance(on_gpu(PartitionRequest(sm_percent=30), device=shared), LeaseDenied)
+    assert isinstance(on_gpu(PartitionRequest(sm_percent=20), device=shared), Lease)
     few = dataclasses.replace(GPU, max_replicas=1)
-    wait = on_gpu(Wish(sm_percent=20), mps("a-1", 20), device=few)
-    assert isinstance(wait, Waits)
+    wait = on_gpu(PartitionRequest(sm_percent=20), mps("a-1", 20), device=few)
+    assert isinstance(wait, LeaseDenied)
     assert "MPS clients" in wait.reason
 
 
@@ -191,18 +196,22 @@ def test_what_others_hold_under_mps_counts() -> None:
 
 
 def test_a_slice_is_lent_beside_other_slices_and_nothing_else() -> None:
-    lease = on_gpu(Wish(mig_profile="2g.20gb"), mig("a-1", "3g.40gb", 4, 4), device=SLICED)
+    lease = on_gpu(
+        PartitionRequest(mig_profile="2g.20gb"), mig("a-1", "3g.40gb", 4, 4), device=SLICED
+    )
     assert isinstance(lease, Lease)
     assert isinstance(lease.partition, MigSlice)
     assert lease.partition.slice_start in {0, 2}
     assert 18 * GIB < lease.memory_bytes < 20 * GIB
-    wait = on_gpu(Wish(mig_profile="2g.20gb"), ("a-1", MemoryShare(GPU.id, Bytes(GIB))))
-    assert isinstance(wait, Waits)
+    wait = on_gpu(PartitionRequest(mig_profile="2g.20gb"), ("a-1", MemoryShare(GPU.id, Bytes(GIB))))
+    assert isinstance(wait, LeaseDenied)
     assert "empty or in MIG mode" in wait.reason
     full = on_gpu(
-        Wish(mig_profile="3g.40gb"), mig("a-1", "4g.40gb", 0, 4), mig("b-1", "1g.10gb", 4, 1)
+        PartitionRequest(mig_profile="3g.40gb"),
+        mig("a-1", "4g.40gb", 0, 4),
+        mig("b-1", "1g.10gb", 4, 1),
     )
-    assert isinstance(full, Waits)
+    assert isinstance(full, LeaseDenied)
     assert "a free place for 3g.40gb" in full.reason
 
 
@@ -220,12 +229,14 @@ def test_an_idle_instance_that_exists_is_taken_first() -> None:
 def test_a_fixed_geometry_lends_only_what_exists() -> None:
     there = (MigInstance("3g.40gb", 4, 4, Bytes(39 * GIB), "MIG-a"),)
     device = dataclasses.replace(SLICED, mig_instances=there, mig_fixed=True)
-    lease = on_gpu(Wish(mig_profile="3g.40gb"), device=device)
+    lease = on_gpu(PartitionRequest(mig_profile="3g.40gb"), device=device)
     assert isinstance(lease, Lease)
     assert lease.memory_bytes < 39 * GIB
-    assert isinstance(on_gpu(Wish(mig_profile="2g.20gb"), device=device), Waits)
-    wait = on_gpu(Wish(mig_profile="3g.40gb"), mig("a-1", "3g.40gb", 4, 4), device=device)
-    assert isinstance(wait, Waits)
+    assert isinstance(on_gpu(PartitionRequest(mig_profile="2g.20gb"), device=device), LeaseDenied)
+    wait = on_gpu(
+        PartitionRequest(mig_profile="3g.40gb"), mig("a-1", "3g.40gb", 4, 4), device=device
+    )
+    assert isinstance(wait, LeaseDenied)
     assert "held by a-1" in wait.reason
 
 
@@ -275,33 +286,37 @@ def job(**params: str) -> Job:
 
 
 def test_a_stored_job_asks_for_its_partition() -> None:
-    assert wish_of_job(job(device_id=GPU.id)) == Wish()
-    assert wish_of_job(job(device_id=GPU.id, sm_percent="30")) == Wish(sm_percent=30)
-    assert wish_of_job(job(device_id=GPU.id, mig_profile="1g.10gb")) == Wish(mig_profile="1g.10gb")
+    assert wish_of_job(job(device_id=GPU.id)) == PartitionRequest()
+    assert wish_of_job(job(device_id=GPU.id, sm_percent="30")) == PartitionRequest(sm_percent=30)
+    assert wish_of_job(job(device_id=GPU.id, mig_profile="1g.10gb")) == PartitionRequest(
+        mig_profile="1g.10gb"
+    )
     cores = wish_of_job(job(device_id="cpu", cores="2", memory_bytes=str(GIB)))
-    assert cores == Wish(cores=2, memory_bytes=GIB)
+    assert cores == PartitionRequest(cores=2, memory_bytes=GIB)
 
 
 def test_host_cores_of_one_job_are_never_those_of_another() -> None:
-    first = lease_for(GPU, Wish(), room_bytes=GPU_ROOM, held=(), most_cores=4)
+    first = lease_for(GPU, PartitionRequest(), room_bytes=GPU_ROOM, held=(), most_cores=4)
     assert isinstance(first, Lease)
     assert first.cores == GPU.cores[:4]
     lent = dict.fromkeys(first.cores, "job-1")
-    second = lease_for(GPU, Wish(), room_bytes=GPU_ROOM, held=(), lent_cores=lent, most_cores=4)
+    second = lease_for(
+        GPU, PartitionRequest(), room_bytes=GPU_ROOM, held=(), lent_cores=lent, most_cores=4
+    )
     assert isinstance(second, Lease)
     assert second.cores == GPU.cores[4:8]
     # Engines that serve share theirs where nothing else is left; jobs do not.
     for left in (GPU.cores[15:], ()):
         busy = [core for core in GPU.cores[4:] if core not in left]
         third = lease_for(
-            GPU, Wish(), room_bytes=GPU_ROOM, held=(), busy_cores=busy, lent_cores=lent
+            GPU, PartitionRequest(), room_bytes=GPU_ROOM, held=(), busy_cores=busy, lent_cores=lent
         )
-        assert third == Waits(
+        assert third == LeaseDenied(
             f"waits for 2 idle host cores near {GPU.id}: others are lent to job-1"
         )
     far = dict.fromkeys((70, 71), "job-2")
     alone = lease_for(
-        GPU, Wish(), room_bytes=GPU_ROOM, held=(), busy_cores=GPU.cores, lent_cores=far
+        GPU, PartitionRequest(), room_bytes=GPU_ROOM, held=(), busy_cores=GPU.cores, lent_cores=far
     )
     assert isinstance(alone, Lease)
     assert alone.cores == GPU.cores
@@ -313,7 +328,12 @@ def test_host_cores_are_of_one_node_where_it_has_enough() -> None:
 
     def cores(busy: tuple[int, ...], most: int) -> tuple[int, ...]:
         lease = lease_for(
-            there, Wish(), room_bytes=GPU_ROOM, held=(), busy_cores=busy, most_cores=most
+            there,
+            PartitionRequest(),
+            room_bytes=GPU_ROOM,
+            held=(),
+            busy_cores=busy,
+            most_cores=most,
         )
         assert isinstance(lease, Lease)
         return lease.cores
@@ -325,11 +345,11 @@ def test_host_cores_are_of_one_node_where_it_has_enough() -> None:
 
 def test_cores_of_the_cpu_that_a_job_beside_a_gpu_has_are_waited_for() -> None:
     lent = {0: "job-1", 9: "job-1"}
-    lease = lease_for(cpu(4), Wish(cores=3), room_bytes=ROOM, held=(), lent_cores=lent)
+    lease = lease_for(cpu(4), PartitionRequest(cores=3), room_bytes=ROOM, held=(), lent_cores=lent)
     assert isinstance(lease, Lease)
     assert lease.cores == (1, 2, 3)
-    wait = lease_for(cpu(4), Wish(cores=4), room_bytes=ROOM, held=(), lent_cores=lent)
-    assert wait == Waits("waits for 4 free cores of cpu: job-1 holds core 0")
+    wait = lease_for(cpu(4), PartitionRequest(cores=4), room_bytes=ROOM, held=(), lent_cores=lent)
+    assert wait == LeaseDenied("waits for 4 free cores of cpu: job-1 holds core 0")
 
 
 def test_what_a_job_holds_is_not_free_for_replicas() -> None:

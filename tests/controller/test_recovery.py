@@ -9,7 +9,7 @@ from partitiond.controller.leases import Lease
 from partitiond.controller.planning import PlanDesk, PlanOptions
 from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware import SharingMode, silent_device
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.partition import CpuCores, PartitionSize
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.core.plan_answers import PlanQuestion
@@ -70,7 +70,7 @@ class GpuHost(Host):
         self.devices.become(
             [
                 dataclasses.replace(
-                    gpu, cordoned=True, cordon_reason="Xid 79", health=Health.FAILED
+                    gpu, cordoned=True, cordon_reason="Xid 79", health=DeviceHealth.FAILED
                 )
                 if gpu.id in device_ids
                 else gpu
@@ -87,11 +87,11 @@ class GpuHost(Host):
         (lost,) = (gpu for gpu in GPUS if gpu.id == device_id)
         states = {
             "gone": (),
-            "failed": (dataclasses.replace(lost, cordoned=True, health=Health.FAILED),),
+            "failed": (dataclasses.replace(lost, cordoned=True, health=DeviceHealth.FAILED),),
             "silent": (silent_device(lost, "silent for 30 s"),),
         }
         self.devices.become([*(gpu for gpu in GPUS if gpu != lost), *states[left]])
-        seen = [Health.FINE] * 2 + [gpu.health for gpu in states[left]]
+        seen = [DeviceHealth.FINE] * 2 + [gpu.health for gpu in states[left]]
         await self.comes(lambda: [device.health for device in self.service.devices()] == seen)
 
     async def comes(self, condition: Callable[[], bool]) -> None:

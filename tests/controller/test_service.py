@@ -18,7 +18,7 @@ from partitiond.core.errors import (
     NotFoundError,
     StartFailedError,
 )
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.plan import Infeasible, Objective, Plan
 from partitiond.core.plan_answers import PlanQuestion
 from partitiond.core.profile import ProfileKind
@@ -222,7 +222,9 @@ async def test_a_plan_for_replicas_of_a_failed_device_is_made_without_the_search
     await host.service.register(spec("a"))
     await host.serves("a")
     assert all(request.may_search for request in requests)
-    gone = dataclasses.replace(cpu(2), cordoned=True, health=Health.FAILED, health_reason="Xid 79")
+    gone = dataclasses.replace(
+        cpu(2), cordoned=True, health=DeviceHealth.FAILED, health_reason="Xid 79"
+    )
     host.devices.become([gone])
     before = len(requests)
     await host.service.plan()

@@ -7,7 +7,7 @@ import pytest
 from partitiond.controller.situation import Situation
 from partitiond.core.autoscale import Autoscale
 from partitiond.core.hardware import Device, ForeignProcess, MigInstance
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.spec import Demand
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
@@ -26,7 +26,7 @@ def fingerprint(device: Device) -> str:
     [
         {"free_bytes": Bytes(GIB)},
         {"foreign": (ForeignProcess(7, Bytes(GIB)),)},
-        {"health": Health.DEGRADED, "health_reason": "91 °C"},
+        {"health": DeviceHealth.DEGRADED, "health_reason": "91 °C"},
         {"mig_instances": (INSTANCE,)},
     ],
 )

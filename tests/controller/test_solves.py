@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from partitiond.controller.solves import ASKED_AT_ONCE, MOST_WAITING, AskedPlans
+from partitiond.controller.solves import ASKED_AT_ONCE, MOST_WAITING, PlanQueue
 from partitiond.core.errors import NotReadyError
 from partitiond.core.plan import Infeasible, Plan
 from partitiond.planner.types import PlanRequest
@@ -15,7 +15,7 @@ from tests.controller.test_service import Host, solved
 
 
 async def test_turns_are_taken_in_order_and_too_many_are_refused() -> None:
-    plans = AskedPlans(at_once=1, most_waiting=2)
+    plans = PlanQueue(at_once=1, most_waiting=2)
     began: list[str] = []
     ends = {name: asyncio.Event() for name in "abcd"}
 

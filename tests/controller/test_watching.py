@@ -8,7 +8,7 @@ import pytest
 
 from partitiond.controller.watching import DeviceWatch, room_on
 from partitiond.core.hardware import Device, silent_device
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.observation import Unknown
 from partitiond.devices.fake import FakeDevices
 from tests.controller.fakes import FakeClock, until
@@ -114,7 +114,7 @@ async def test_what_cannot_be_seen_of_known_devices_is_silent_and_not_gone() -> 
 
 def test_nothing_is_known_of_the_room_of_a_silent_device() -> None:
     silent = silent_device(ONE, WHY)
-    assert silent.health is Health.SILENT
+    assert silent.health is DeviceHealth.SILENT
     room = dict(room_on([silent, OTHER], None, ""))
     assert room[ONE.id] == Unknown(silent.health_reason)
     assert isinstance(room[OTHER.id], int)

@@ -17,8 +17,8 @@ from partitiond.core.reconcile import (
     ForgetReplica,
     Observation,
     ObservedReplica,
+    QuiesceReplica,
     ReconcilePolicy,
-    RestReplica,
     SleepReplica,
     StartEngine,
     StopEngine,
@@ -147,7 +147,7 @@ class SimulatedHost:
                 self._start(wanted)
             case DrainReplica(generation=generation):
                 self.happen(generation, ReplicaEvent.DRAIN_ASKED)
-            case RestReplica(generation=generation):
+            case QuiesceReplica(generation=generation):
                 self.happen(generation, ReplicaEvent.SLEEP_ASKED)
             case SleepReplica(generation=generation, level=level):
                 old = self.engines[generation]

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.affinity import REPLICAS_EACH, Prefixes, Sessions, prefix_blocks
+from partitiond.core.affinity import REPLICAS_EACH, Prefixes, SessionAffinity, prefix_blocks
 from partitiond.core.balance import PREFERENCE_SLACK, ReplicaLoad, choose_replica, occupancy
 
 DRAWS = (0.0, 0.0)
 
 
 def test_a_session_prefers_where_it_was_last_until_its_time_is_over() -> None:
-    sessions = Sessions(seconds=60)
+    sessions = SessionAffinity(seconds=60)
     assert sessions.prefer("s", 0.0) == ()
     sessions.remember("s", "a", 0.0)
     sessions.remember("s", "b", 10.0)
@@ -22,7 +22,7 @@ def test_a_session_prefers_where_it_was_last_until_its_time_is_over() -> None:
 
 
 def test_without_a_time_nothing_is_kept() -> None:
-    sessions = Sessions(seconds=0)
+    sessions = SessionAffinity(seconds=0)
     sessions.remember("s", "a", 0.0)
     assert len(sessions) == 0
 
@@ -31,7 +31,7 @@ def test_without_a_time_nothing_is_kept() -> None:
 def test_sessions_are_bounded_and_the_least_recently_seen_goes_first(
     steps: list[tuple[int, float]],
 ) -> None:
-    sessions, now, seen = Sessions(seconds=20, max_entries=8), 0.0, {}
+    sessions, now, seen = SessionAffinity(seconds=20, max_entries=8), 0.0, {}
     for number, pause in steps:
         now += pause
         sessions.remember(str(number), "a", now)
@@ -48,7 +48,7 @@ def test_a_session_takes_as_much_memory_whatever_its_name() -> None:
     """Counted: what is allocated for 1,000 sessions with names of 30,000 bytes, or of 8."""
 
     def kept(length: int) -> int:
-        sessions = Sessions()
+        sessions = SessionAffinity()
         before = tracemalloc.get_traced_memory()[0]
         for number in range(1_000):
             sessions.remember(f"{number:08}".ljust(length, "x"), "a", 0.0)
@@ -66,7 +66,7 @@ def test_a_session_takes_as_much_memory_whatever_its_name() -> None:
 
 
 def test_long_names_are_told_apart_by_each_of_their_characters() -> None:
-    sessions, name = Sessions(), "k\0" + "x" * 30_000
+    sessions, name = SessionAffinity(), "k\0" + "x" * 30_000
     names = [name, name[:-1] + "y", "l" + name[1:], name + "\ud800", name + "\ud801", ""]
     for number, one in enumerate(names):
         sessions.remember(one, str(number), 0.0)
@@ -81,7 +81,7 @@ def test_long_names_are_told_apart_by_each_of_their_characters() -> None:
 
 
 def test_what_a_lost_replica_knew_is_forgotten() -> None:
-    sessions, prefixes = Sessions(), Prefixes()
+    sessions, prefixes = SessionAffinity(), Prefixes()
     blocks = prefix_blocks(b"x" * 2048)
     for replica in "ab":
         sessions.remember(replica, replica, 0.0)

@@ -13,7 +13,7 @@ from partitiond.core.balance import (
     SLOW_FROM,
     SLOWNESS_HALF_LIFE_SECONDS,
     EjectionPolicy,
-    Health,
+    EjectionState,
     ReplicaLoad,
     RetryBudget,
     Slowness,
@@ -74,7 +74,7 @@ def test_never_more_than_the_stated_share_is_ejected(
 ) -> None:
     policy = EjectionPolicy(max_share=0.5)
     health = after_failure(
-        Health(failures=failures), 100.0,
+        EjectionState(failures=failures), 100.0,
         ejected_others=ejected_others, replicas=replicas, policy=policy,
     )  # fmt: skip
     if health.is_ejected(100.0):

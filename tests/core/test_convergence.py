@@ -8,10 +8,10 @@ from partitiond.core.convergence import (
     Ahead,
     Cause,
     Convergence,
+    Explanations,
     Files,
     PlanState,
     Standing,
-    Told,
     convergence,
     replaced_by,
     settling,
@@ -34,8 +34,8 @@ def host() -> SimulatedHost:
     return SimulatedHost({"cpu": 1000, "gpu": 1000})
 
 
-def asked(host: SimulatedHost, *wanted: Placement, told: Told | None = None) -> Convergence:
-    return convergence(plan(*wanted), host.observe(), POLICY, host.asleep, told or Told())
+def asked(host: SimulatedHost, *wanted: Placement, told: Explanations | None = None) -> Convergence:
+    return convergence(plan(*wanted), host.observe(), POLICY, host.asleep, told or Explanations())
 
 
 def standings(now: Convergence) -> list[tuple[str, Standing]]:
@@ -212,7 +212,7 @@ def test_what_wakes_does_not_serve_yet(host: SimulatedHost) -> None:
 
 def test_a_broken_device_is_a_failure_with_its_reason(host: SimulatedHost) -> None:
     host.faulted = {"cpu"}
-    now = asked(host, NEW, told=Told(faults={"cpu": "Xid 79"}))
+    now = asked(host, NEW, told=Explanations(faults={"cpu": "Xid 79"}))
     assert now.failures[0].cause is Cause.DEVICE
     assert "Xid 79" in now.why
 
@@ -235,7 +235,7 @@ def test_but_not_one_that_nobody_can_see_now(host: SimulatedHost) -> None:
 )
 def test_files_that_cannot_be_fetched(host: SimulatedHost, failures: int, state: PlanState) -> None:
     host.not_ready = ("a",)
-    now = asked(host, NEW, told=Told(files={"a": Files(failures, "no such repository.")}))
+    now = asked(host, NEW, told=Explanations(files={"a": Files(failures, "no such repository.")}))
     assert now.state is state
     assert "no such repository" in now.why
     assert [p.cause for p in now.failures] == [Cause.FILES] * (failures == 3)
@@ -274,7 +274,9 @@ def test_an_engine_that_a_profile_job_starts_is_waited_for(host: SimulatedHost) 
 def test_the_last_line_of_a_start_is_told(host: SimulatedHost) -> None:
     engine = host.add(NEW, STARTING)
     host.now += 12.7
-    now = asked(host, NEW, told=Told(progress={("a-1", engine.generation): "loads weights"}))
+    now = asked(
+        host, NEW, told=Explanations(progress={("a-1", engine.generation): "loads weights"})
+    )
     assert now.why == "a-1 starts: loads weights"
     assert now.replicas[0].seconds == 12
 
@@ -323,6 +325,6 @@ def test_only_what_happens_changes_the_picture(host: SimulatedHost) -> None:
 def test_what_is_withheld_has_failed_with_the_reason_of_its_obstacle(host: SimulatedHost) -> None:
     seen = dataclasses.replace(host.observe(), withheld=("a-1",))
     why = Obstacle("a", ObstacleKind.FILES_MISSING, "there is no such repository.", "", "")
-    now = convergence(plan(NEW), seen, POLICY, told=Told(obstacles={"a": why}))
+    now = convergence(plan(NEW), seen, POLICY, told=Explanations(obstacles={"a": why}))
     assert (now.state, now.failures[0].cause) == (PlanState.FAILED, Cause.FILES)
     assert now.why == "a-1 is not started: there is no such repository."

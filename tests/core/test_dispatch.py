@@ -6,7 +6,7 @@ import math
 from partitiond.core.admission import Cost, Rejected, ServiceTime, Waiting
 from partitiond.core.dispatch import Dispatcher
 from partitiond.core.fair_queue import FairQueue
-from partitiond.core.places import Places, Request, Share
+from partitiond.core.places import Places, Request, RequestOwner
 from partitiond.core.routing import ModelAvailability, ModelRoute
 
 ROUTE = ModelRoute("m", ModelAvailability.SERVING, "m", max_queue=4, max_wait_seconds=10.0)
@@ -67,7 +67,7 @@ class Model:
 
 
 def ask(key: str = "", *, sequences: int = 1, wait: float = math.inf) -> Request:
-    return Request(Cost(sequences, 100 * sequences), Share(key), wait)
+    return Request(Cost(sequences, 100 * sequences), RequestOwner(key), wait)
 
 
 def told(outcome: object) -> tuple[str, int | None]:

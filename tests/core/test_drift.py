@@ -30,7 +30,7 @@ from partitiond.core.drift_follow import (
     not_quiet,
     pooled,
 )
-from partitiond.core.drift_window import Gathered
+from partitiond.core.drift_window import OpenWindow
 from partitiond.core.profile import ProfileKind
 from partitiond.core.traffic import ReplicaCount
 
@@ -199,7 +199,7 @@ def test_a_restart_does_not_bring_back_what_was_put_aside() -> None:
 def test_counts_of_which_a_part_is_lost_do_not_go_on() -> None:
     """A worker of the proxy that is killed takes what it counted with it."""
     first = ReplicaCount("a", "g", ok=50, output_tokens=1600, rest_tokens=1550, first_count=50)
-    window = Gathered(0.0, first, first)
+    window = OpenWindow(0.0, first, first)
     assert window.goes_on(dataclasses.replace(first, ok=60))
     assert not window.goes_on(dataclasses.replace(first, ok=60, rest_tokens=900))
     assert not window.goes_on(dataclasses.replace(first, ok=60, generation="h"))

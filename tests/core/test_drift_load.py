@@ -8,7 +8,7 @@ import pytest
 
 from partitiond.core.drift_load import (
     Expected,
-    Look,
+    LoadSample,
     expected,
     sharing_factor,
     tolerated,
@@ -108,7 +108,7 @@ def closed_loop(count: int, requests: int = 400) -> tuple[float, float, float]:
 
 def seen(
     done: list[tuple[float, float, float]], end: float, look_seconds: float = 2.0
-) -> tuple[list[Look], float, float, float]:
+) -> tuple[list[LoadSample], float, float, float]:
     """Looks every two seconds; then time by token, TPOT and TTFT of the requests."""
     looks = []
     start = 0.0
@@ -121,7 +121,7 @@ def seen(
             busy += max(0.0, e - max(a, until))
             until = max(until, e)
         if busy > 0:
-            looks.append(Look(busy, sequences))
+            looks.append(LoadSample(busy, sequences))
         start = stop
     count = len(done)
     pace = sum(e - a for a, _, e in done) / (count * OUTPUT)
@@ -136,7 +136,7 @@ def poisson(rate: float, seconds: float, seed: int) -> list[float]:
     return found
 
 
-def at(looks: list[Look], profile: Profile) -> Expected:
+def at(looks: list[LoadSample], profile: Profile) -> Expected:
     found = expected(profile, looks, prompt_tokens=PROMPT, output_tokens=OUTPUT)
     assert found is not None
     return found
@@ -186,7 +186,7 @@ def test_other_lengths_are_taken_into_account(prompt: int, output: int) -> None:
 
 
 def test_quite_other_requests_are_not_compared() -> None:
-    wanted = expected(profile_of_it(), [Look(2.0, 6.0)], prompt_tokens=900, output_tokens=16)
+    wanted = expected(profile_of_it(), [LoadSample(2.0, 6.0)], prompt_tokens=900, output_tokens=16)
     assert wanted is not None
     assert "900 + 16 tokens in the mean, measured were 64 + 32" in wanted.other_lengths
 
@@ -194,8 +194,8 @@ def test_quite_other_requests_are_not_compared() -> None:
 def test_a_step_time_that_tells_lengths_is_taken_first() -> None:
     step = StepTime(0.01, 0.0002, 0.001, 0.0, 0.0, 8, workloads=3)
     profile = dataclasses.replace(profile_of_it(), step_time=step)
-    usual = at([Look(2.0, 6.0)], profile)
-    longer = expected(profile, [Look(2.0, 6.0)], prompt_tokens=96, output_tokens=32)
+    usual = at([LoadSample(2.0, 6.0)], profile)
+    longer = expected(profile, [LoadSample(2.0, 6.0)], prompt_tokens=96, output_tokens=32)
     assert longer is not None
     assert 1.0 < longer.token_seconds / usual.token_seconds < 1.1
 
@@ -203,7 +203,7 @@ def test_a_step_time_that_tells_lengths_is_taken_first() -> None:
 def test_nothing_is_said_without_points_tokens_or_looks() -> None:
     profile = profile_of_it()
     empty = dataclasses.replace(profile, points=())
-    look = [Look(1.0, 2.0)]
+    look = [LoadSample(1.0, 2.0)]
     assert expected(empty, look, prompt_tokens=64, output_tokens=32) is None
     assert expected(profile, [], prompt_tokens=64, output_tokens=32) is None
     assert expected(profile, look, prompt_tokens=64, output_tokens=0) is None
@@ -220,8 +220,8 @@ def test_neighbours_count_by_the_time_they_are_busy() -> None:
 
 
 def test_what_slows_the_neighbours_is_in_the_prediction() -> None:
-    alone = at([Look(2.0, 6.0)], profile_of_it())
-    beside = at([Look(2.0, 6.0, sharing=1.5)], profile_of_it())
+    alone = at([LoadSample(2.0, 6.0)], profile_of_it())
+    beside = at([LoadSample(2.0, 6.0, sharing=1.5)], profile_of_it())
     assert beside.token_seconds == pytest.approx(1.5 * alone.token_seconds)
     assert beside.tolerance > alone.tolerance
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from partitiond.core.eviction import (
     NO_ROOM,
-    Need,
     Popularity,
     Resident,
     Room,
+    RoomNeed,
     by_idle,
     expected_rate,
     victims_for,
@@ -33,8 +33,8 @@ def resident(
     return Resident(model, idle, rate, restart, ((device, Room(memory, units)),), busy)
 
 
-def need(memory: int = 4, units: int = 1, device: str = "cpu") -> list[Need]:
-    return [Need(device, Room(memory, units))]
+def need(memory: int = 4, units: int = 1, device: str = "cpu") -> list[RoomNeed]:
+    return [RoomNeed(device, Room(memory, units))]
 
 
 def nothing_free(_device_id: str) -> Room:
@@ -91,7 +91,7 @@ def test_cores_count_beside_memory() -> None:
 def test_of_several_devices_the_one_that_costs_least_waiting() -> None:
     here = resident("here", device="gpu-0", rate=0.5)
     there = resident("there", device="gpu-1", rate=0.001)
-    ways = [Need("gpu-0", Room(4, 1)), Need("gpu-1", Room(4, 1))]
+    ways = [RoomNeed("gpu-0", Room(4, 1)), RoomNeed("gpu-1", Room(4, 1))]
     assert victims_for(ways, nothing_free, [here, there]) == ("there",)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.health import (
     XIDS,
-    Health,
+    DeviceHealth,
     HealthReadings,
     Recovery,
     Throttle,
@@ -18,7 +18,7 @@ from partitiond.core.health import (
     xid_meaning,
 )
 
-FINE, DEGRADED, FAILED = Health.FINE, Health.DEGRADED, Health.FAILED
+FINE, DEGRADED, FAILED = DeviceHealth.FINE, DeviceHealth.DEGRADED, DeviceHealth.FAILED
 ORDER = {FINE: 0, DEGRADED: 1, FAILED: 2}
 
 
@@ -53,7 +53,7 @@ def test_nothing_told_is_nothing_against_it() -> None:
     ],
 )
 def test_each_reading_has_its_weight(
-    readings: dict[str, object], health: Health, word: str
+    readings: dict[str, object], health: DeviceHealth, word: str
 ) -> None:
     verdict = judge(HealthReadings(**readings))  # type: ignore[arg-type]
     assert verdict.health is health

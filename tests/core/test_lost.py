@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from partitiond.core.hardware import Device
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.lost import cut_off, stranded
 from tests.controller.samples import cpu, placement
 
@@ -13,19 +13,19 @@ ONE = cpu(2)
 OTHER = dataclasses.replace(ONE, id="cpu-2")
 HERE = [placement("a-1", (0,)), placement("b-1", (1,))]
 THERE = dataclasses.replace(placement("c-1"), device_id=OTHER.id)
-LOST = [(), (Health.FAILED,), (Health.SILENT,)]
+LOST = [(), (DeviceHealth.FAILED,), (DeviceHealth.SILENT,)]
 """What is left of a device: nothing, or it in this state."""
 
 
-def in_state(health: Health) -> Device:
+def in_state(health: DeviceHealth) -> Device:
     return dataclasses.replace(ONE, cordoned=True, health=health)
 
 
 def test_replicas_are_stranded_on_a_device_that_failed_or_is_gone() -> None:
     there = cpu(2)
-    failed = dataclasses.replace(there, cordoned=True, health=Health.FAILED)
+    failed = dataclasses.replace(there, cordoned=True, health=DeviceHealth.FAILED)
     cordoned = dataclasses.replace(there, cordoned=True)
-    degraded = dataclasses.replace(there, health=Health.DEGRADED)
+    degraded = dataclasses.replace(there, health=DeviceHealth.DEGRADED)
     applied = [dataclasses.replace(placement("a-1"), device_id=there.id)]
     found = [stranded(applied, devices) for devices in ([failed], [], [there, failed])]
     assert found == [True, True, False]
@@ -36,7 +36,7 @@ def test_replicas_are_stranded_on_a_device_that_failed_or_is_gone() -> None:
 
 @pytest.mark.parametrize("left", LOST)
 def test_what_does_not_run_any_more_is_cut_off_from_a_device_that_is_lost(
-    left: tuple[Health, ...],
+    left: tuple[DeviceHealth, ...],
 ) -> None:
     devices = [OTHER, *(in_state(health) for health in left)]
     wanted = [*HERE, THERE]
@@ -47,6 +47,6 @@ def test_what_does_not_run_any_more_is_cut_off_from_a_device_that_is_lost(
 
 
 def test_nothing_is_cut_off_from_a_device_that_works_or_before_any_was_seen() -> None:
-    works = [cpu(2), in_state(Health.FINE), in_state(Health.DEGRADED)]
+    works = [cpu(2), in_state(DeviceHealth.FINE), in_state(DeviceHealth.DEGRADED)]
     assert not any(cut_off(HERE, [device], live=()) for device in works)
     assert cut_off(HERE, (), live=()) == frozenset()

@@ -14,10 +14,10 @@ from partitiond.core.mig_changes import (
     CreateGpuInstance,
     DestroyComputeInstance,
     DestroyGpuInstance,
-    Leave,
     MigChanges,
-    MigState,
-    MigWish,
+    MigLayout,
+    MigPermissions,
+    MigTarget,
     PresentInstance,
     Refused,
     SetMigMode,
@@ -37,7 +37,7 @@ MOST = {p.name: p.max_instances for p in PROFILES}
 class Driver:
     """A GPU as its driver minds it: refuses what cannot be, with a word."""
 
-    def __init__(self, state: MigState) -> None:
+    def __init__(self, state: MigLayout) -> None:
         self.enabled = state.enabled
         self.in_use = state.in_use
         self.compute = {i.place: i.compute_instances for i in state.instances}
@@ -90,14 +90,14 @@ def geometries(draw: st.DrawFn, most: int = 7) -> tuple[Place, ...]:
 
 
 @st.composite
-def states(draw: st.DrawFn) -> MigState:
+def states(draw: st.DrawFn) -> MigLayout:
     instances = []
     for place in draw(geometries()):
         count = draw(st.sampled_from([1, 1, 1, 0, 2]))
         busy = count > 0 and draw(st.sampled_from([False, False, True]))
         instances.append(PresentInstance(place, count, whole=count == 1, busy=busy))
     enabled = True if instances else draw(st.booleans())
-    return MigState(
+    return MigLayout(
         capable=True,
         enabled=enabled,
         pending=enabled,
@@ -108,7 +108,7 @@ def states(draw: st.DrawFn) -> MigState:
 
 
 @st.composite
-def questions(draw: st.DrawFn) -> tuple[MigState, MigWish, Leave]:
+def questions(draw: st.DrawFn) -> tuple[MigLayout, MigTarget, MigPermissions]:
     state = draw(states())
     there = [i.place for i in state.instances]
     some = draw(st.lists(st.sampled_from(there), unique=True)) if there else []
@@ -120,11 +120,11 @@ def questions(draw: st.DrawFn) -> tuple[MigState, MigWish, Leave]:
     changes: MigChanges = draw(st.sampled_from(["never", "instances", "mode", "mode"]))
     enabled = draw(st.sampled_from([True, True, True, False]))
     places = tuple(wanted) if enabled else ()
-    wish = MigWish(places, enabled=enabled, only=draw(st.booleans()))
-    return state, wish, Leave(changes, ours)
+    wish = MigTarget(places, enabled=enabled, only=draw(st.booleans()))
+    return state, wish, MigPermissions(changes, ours)
 
 
-def reachable(state: MigState, wish: MigWish, leave: Leave) -> int | None:
+def reachable(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> int | None:
     """The least number of GPU instances destroyed by any way there; None where there is none.
 
     Tries every set of instances that may go: order does not matter, since what goes can go first.
@@ -168,7 +168,7 @@ def reachable(state: MigState, wish: MigWish, leave: Leave) -> int | None:
 @settings(max_examples=400)
 @given(question=questions())
 def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed(
-    question: tuple[MigState, MigWish, Leave],
+    question: tuple[MigLayout, MigTarget, MigPermissions],
 ) -> None:
     state, wish, leave = question
     steps = plan_changes(state, wish, leave)
@@ -216,7 +216,7 @@ def test_a_geometry_is_refused_exactly_when_it_cannot_be(places: list[Place]) ->
 
 @settings(max_examples=150)
 @given(state=states(), data=st.data())
-def test_one_instance_is_removed_even_half_made(state: MigState, data: st.DataObject) -> None:
+def test_one_instance_is_removed_even_half_made(state: MigLayout, data: st.DataObject) -> None:
     place = data.draw(st.sampled_from([i.place for i in state.instances] or [SPOTS[0]]))
     steps = plan_removal(state, place)
     there = {i.place: i for i in state.instances}
@@ -230,12 +230,12 @@ def test_one_instance_is_removed_even_half_made(state: MigState, data: st.DataOb
     assert driver.compute.keys() == there.keys() - {place}
 
 
-def state_of(*instances: PresentInstance, **changes: object) -> MigState:
-    found = MigState(True, True, True, PROFILES, instances)
+def state_of(*instances: PresentInstance, **changes: object) -> MigLayout:
+    found = MigLayout(True, True, True, PROFILES, instances)
     return dataclasses.replace(found, **changes)  # type: ignore[arg-type]
 
 
-def refusal(state: MigState, wish: MigWish, leave: Leave) -> Refused:
+def refusal(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> Refused:
     found = plan_changes(state, wish, leave)
     assert isinstance(found, Refused)
     return found
@@ -247,47 +247,62 @@ WANTED = ("2g.20gb", 2, 2)
 @pytest.mark.parametrize(
     ("state", "wish", "leave", "words"),
     [
-        (state_of(capable=False), MigWish((WANTED,)), Leave("mode"), "no MIG"),
-        (state_of(pending=False), MigWish((WANTED,)), Leave("mode"), "next reset"),
-        (state_of(), MigWish((("9g.90gb", 0, 8),)), Leave("mode"), "no MIG profile 9g.90gb"),
-        (state_of(), MigWish((("2g.20gb", 1, 2),)), Leave("mode"), "cannot start at slice 1"),
-        (state_of(), MigWish((("2g.20gb", 0, 1),)), Leave("mode"), "covers 2 memory slices"),
-        (state_of(), MigWish((WANTED, ("3g.40gb", 0, 4))), Leave("mode"), "overlap"),
+        (state_of(capable=False), MigTarget((WANTED,)), MigPermissions("mode"), "no MIG"),
+        (state_of(pending=False), MigTarget((WANTED,)), MigPermissions("mode"), "next reset"),
         (
             state_of(),
-            MigWish((("1g.10gb+me", 0, 1), ("1g.10gb+me", 1, 1))),
-            Leave("mode"),
+            MigTarget((("9g.90gb", 0, 8),)),
+            MigPermissions("mode"),
+            "no MIG profile 9g.90gb",
+        ),
+        (
+            state_of(),
+            MigTarget((("2g.20gb", 1, 2),)),
+            MigPermissions("mode"),
+            "cannot start at slice 1",
+        ),
+        (
+            state_of(),
+            MigTarget((("2g.20gb", 0, 1),)),
+            MigPermissions("mode"),
+            "covers 2 memory slices",
+        ),
+        (state_of(), MigTarget((WANTED, ("3g.40gb", 0, 4))), MigPermissions("mode"), "overlap"),
+        (
+            state_of(),
+            MigTarget((("1g.10gb+me", 0, 1), ("1g.10gb+me", 1, 1))),
+            MigPermissions("mode"),
             "holds 1 of 1g.10gb+me",
         ),
-        (state_of(), MigWish((WANTED,)), Leave("never"), "gpu.mig_changes is never"),
+        (state_of(), MigTarget((WANTED,)), MigPermissions("never"), "gpu.mig_changes is never"),
         (
             state_of(enabled=False, pending=False),
-            MigWish((WANTED,)),
-            Leave("instances"),
+            MigTarget((WANTED,)),
+            MigPermissions("instances"),
             "turned on, which is not allowed",
         ),
         (
             state_of(enabled=False, pending=False, in_use=True),
-            MigWish((WANTED,)),
-            Leave("mode"),
+            MigTarget((WANTED,)),
+            MigPermissions("mode"),
             "processes use the GPU",
         ),
         (
             state_of(PresentInstance(("1g.10gb", 2, 1), busy=True)),
-            MigWish((WANTED,)),
-            Leave("mode", frozenset({("1g.10gb", 2, 1)})),
+            MigTarget((WANTED,)),
+            MigPermissions("mode", frozenset({("1g.10gb", 2, 1)})),
             "a process runs in 1g.10gb@2",
         ),
         (
             state_of(PresentInstance(("1g.10gb", 2, 1))),
-            MigWish((WANTED,)),
-            Leave("mode"),
+            MigTarget((WANTED,)),
+            MigPermissions("mode"),
             "made by others",
         ),
     ],
 )
 def test_refusals_say_why_and_what_to_do(
-    state: MigState, wish: MigWish, leave: Leave, words: str
+    state: MigLayout, wish: MigTarget, leave: MigPermissions, words: str
 ) -> None:
     found = refusal(state, wish, leave)
     assert words in found.reason
@@ -297,7 +312,9 @@ def test_refusals_say_why_and_what_to_do(
 def test_what_fits_stays_and_only_what_is_in_the_way_goes() -> None:
     small = [PresentInstance(("1g.10gb", s, 1)) for s in range(7)]
     steps = plan_changes(
-        state_of(*small), MigWish((WANTED,)), Leave("instances", frozenset(i.place for i in small))
+        state_of(*small),
+        MigTarget((WANTED,)),
+        MigPermissions("instances", frozenset(i.place for i in small)),
     )
     assert steps == (
         DestroyComputeInstance(("1g.10gb", 2, 1)),
@@ -307,13 +324,18 @@ def test_what_fits_stays_and_only_what_is_in_the_way_goes() -> None:
         CreateGpuInstance(WANTED),
         CreateComputeInstance(WANTED),
     )
-    assert plan_changes(state_of(PresentInstance(WANTED)), MigWish((WANTED,)), Leave("never")) == ()
+    assert (
+        plan_changes(
+            state_of(PresentInstance(WANTED)), MigTarget((WANTED,)), MigPermissions("never")
+        )
+        == ()
+    )
 
 
 def test_media_engines_go_to_one_instance_only() -> None:
     old, new = ("1g.10gb+me", 0, 1), ("1g.10gb+me", 6, 1)
     there = state_of(PresentInstance(old))
-    assert "is in the way" in refusal(there, MigWish((new,)), Leave("instances")).reason
-    steps = plan_changes(there, MigWish((new,)), Leave("instances", frozenset({old})))
+    assert "is in the way" in refusal(there, MigTarget((new,)), MigPermissions("instances")).reason
+    steps = plan_changes(there, MigTarget((new,)), MigPermissions("instances", frozenset({old})))
     assert not isinstance(steps, Refused)
     assert DestroyGpuInstance(old) in steps

@@ -12,7 +12,7 @@ from partitiond.core.quarantine import (
     Exposure,
     Quarantine,
     QuarantinePolicy,
-    Verdict,
+    RetryVerdict,
     fingerprint,
 )
 
@@ -27,7 +27,7 @@ def code(quarantine: Quarantine, name: bytes, now: float) -> str:
 
 def test_a_request_that_was_alone_with_the_death_goes_nowhere_for_long() -> None:
     quarantine = Quarantine()
-    assert quarantine.died([Exposure(A, 0.1)], 0.0) == (Verdict.REFUSE,)
+    assert quarantine.died([Exposure(A, 0.1)], 0.0) == (RetryVerdict.REFUSE,)
     rejected = quarantine.check(A, 1.0)
     assert rejected is not None
     assert (rejected.status, rejected.code) == (422, "request_quarantined")
@@ -46,13 +46,13 @@ def test_who_cannot_have_done_it_is_retried() -> None:
         ],
         0.0,
     )
-    assert verdicts == (Verdict.RETRY,) * 3
+    assert verdicts == (RetryVerdict.RETRY,) * 3
     assert {code(quarantine, one, 0.0) for one in (A, B, C)} == {"ok"}
 
 
 def test_when_an_operator_killed_it_everybody_is_innocent() -> None:
     quarantine = Quarantine()
-    assert quarantine.died([Exposure(A, 0.1)], 0.0, external=True) == (Verdict.RETRY,)
+    assert quarantine.died([Exposure(A, 0.1)], 0.0, external=True) == (RetryVerdict.RETRY,)
     assert code(quarantine, A, 0.0) == "ok"
     assert len(quarantine) == 0
 
@@ -85,9 +85,9 @@ def test_a_trial_whose_client_left_is_over_and_one_that_hangs_does_not_block_for
 def test_one_that_kills_late_is_found_at_its_second_death() -> None:
     quarantine = Quarantine()
     late = Exposure(A, 30.0, first_token=True)
-    assert quarantine.died([late], 0.0) == (Verdict.RETRY,)
+    assert quarantine.died([late], 0.0) == (RetryVerdict.RETRY,)
     assert code(quarantine, A, 1.0) == "ok"
-    assert quarantine.died([late], 2.0) == (Verdict.REFUSE,)
+    assert quarantine.died([late], 2.0) == (RetryVerdict.REFUSE,)
     assert code(quarantine, A, 3.0) == "request_quarantined"
 
 
@@ -124,7 +124,7 @@ def test_what_nobody_died_of_for_long_is_forgotten() -> None:
     quarantine.check(A, 1.5 * P.repeat_seconds)
     assert not quarantine
     assert quarantine.died([Exposure(B, 30.0, first_token=True)], 2 * P.repeat_seconds) == (
-        Verdict.RETRY,
+        RetryVerdict.RETRY,
     )
 
 
@@ -169,7 +169,7 @@ class Fleet:
             now,
         )
         for (body, _, _), verdict in zip(held, verdicts, strict=True):
-            if verdict is Verdict.RETRY:
+            if verdict is RetryVerdict.RETRY:
                 self.send(body, now)
 
 
@@ -207,7 +207,7 @@ def test_a_kill_of_a_busy_replica_refuses_only_those_that_had_just_begun(
     for flight, verdict in zip(flights, verdicts, strict=True):
         assert flight.sent_seconds is not None
         begun = flight.first_token if flight.streamed else flight.sent_seconds >= P.suspect_seconds
-        assert verdict is (Verdict.RETRY if begun else Verdict.REFUSE)
+        assert verdict is (RetryVerdict.RETRY if begun else RetryVerdict.REFUSE)
 
 
 @pytest.mark.parametrize("external", [True, False])

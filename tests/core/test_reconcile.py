@@ -25,7 +25,7 @@ from partitiond.core.reconcile import (
     reconcile,
 )
 from partitiond.core.replica import ReplicaEvent, ReplicaState
-from partitiond.core.start_order import Stakes
+from partitiond.core.start_order import StartGains
 from partitiond.core.units import MIB, Bytes
 from tests.core.simulated_host import POLICY, SimulatedHost, placement
 
@@ -341,7 +341,7 @@ def test_what_makes_way_for_one_start_does_not_draw_a_second_one_after_it() -> N
 def test_the_engine_that_brings_most_back_by_the_second_starts_first() -> None:
     here = host()
     wanted = (placement("a-1", [0]), placement("b-1", [1]))
-    stakes = Stakes(seconds={"a-1": 60.0, "b-1": 20.0})
+    stakes = StartGains(seconds={"a-1": 60.0, "b-1": 20.0})
     assert reconcile(wanted, here.observe(), POLICY, {}, stakes) == (
         StartEngine(wanted[1], POLICY.start_deadline_seconds),
     )

@@ -11,7 +11,7 @@ from partitiond.core.plan import Placement, SleepingFootprint
 from partitiond.core.reconcile import (
     DrainReplica,
     ForgetReplica,
-    RestReplica,
+    QuiesceReplica,
     SleepReplica,
     StartEngine,
     StopEngine,
@@ -45,7 +45,7 @@ def test_a_model_drains_first_then_its_engine_falls_asleep() -> None:
     wanted = (placement("a-1", [0]),)
     started(here, *wanted)
     here.engines["g0"] = dataclasses.replace(here.engines["g0"], in_flight=2)
-    assert here.run(wanted) == (RestReplica("a-1", "g0"),)
+    assert here.run(wanted) == (QuiesceReplica("a-1", "g0"),)
     assert here.run(wanted) == ()
     here.engines["g0"] = dataclasses.replace(here.engines["g0"], in_flight=0)
     assert here.run(wanted) == (SleepReplica("a-1", "g0", 1),)
@@ -82,7 +82,7 @@ def test_engines_fall_asleep_wake_and_start_one_at_a_time_on_a_device() -> None:
     first = (placement("a-1", [0]), placement("a-2", [1]))
     started(here, *first)
     wanted = (*first, placement("b-1", [2]))
-    assert here.run(wanted)[:2] == (RestReplica("a-1", "g0"), RestReplica("a-2", "g1"))
+    assert here.run(wanted)[:2] == (QuiesceReplica("a-1", "g0"), QuiesceReplica("a-2", "g1"))
     here.happen("g2", ReplicaEvent.BECAME_READY)  # b-1 took the turn of this pass
     assert here.run(wanted) == (SleepReplica("a-1", "g0", 2),)
     assert here.run(wanted) == ()

@@ -11,7 +11,7 @@ from partitiond.core.releases import (
     ROLL_BACK_AFTER,
     Release,
     ReleaseState,
-    Verdict,
+    RolloutVerdict,
     gone_back,
     judge,
     release_of,
@@ -75,10 +75,13 @@ def test_it_has_come_when_all_wanted_replicas_are_of_it_and_serve() -> None:
     coming = release(2, ReleaseState.COMING)
     wanted = (of(NEW, "a-1"), of(NEW, "a-2"))
     one = engine(wanted[0], ReplicaState.SERVING)
-    assert judge(coming, wanted, (one,), {}) is Verdict.WAIT
+    assert judge(coming, wanted, (one,), {}) is RolloutVerdict.WAIT
     both = (one, engine(wanted[1], ReplicaState.SERVING))
-    assert judge(coming, wanted, both, {}) is Verdict.ARRIVED
-    assert judge(coming, (of(OLD),), (engine(of(OLD), ReplicaState.SERVING),), {}) is Verdict.WAIT
+    assert judge(coming, wanted, both, {}) is RolloutVerdict.ARRIVED
+    assert (
+        judge(coming, (of(OLD),), (engine(of(OLD), ReplicaState.SERVING),), {})
+        is RolloutVerdict.WAIT
+    )
 
 
 def test_it_will_not_come_when_its_engines_fail_in_a_row_and_none_serves() -> None:
@@ -87,21 +90,23 @@ def test_it_will_not_come_when_its_engines_fail_in_a_row_and_none_serves() -> No
     failing = engine(wanted[0], ReplicaState.FAILED, ROLL_BACK_AFTER)
     old = engine(of(OLD), ReplicaState.SERVING)
     once = engine(wanted[0], ReplicaState.FAILED, ROLL_BACK_AFTER - 1)
-    assert judge(coming, wanted, (once, old), {}) is Verdict.WAIT
-    assert judge(coming, wanted, (failing, old), {}) is Verdict.GO_BACK
+    assert judge(coming, wanted, (once, old), {}) is RolloutVerdict.WAIT
+    assert judge(coming, wanted, (failing, old), {}) is RolloutVerdict.GO_BACK
     serving = engine(wanted[1], ReplicaState.SERVING)
-    assert judge(coming, wanted, (failing, serving), {}) is Verdict.WAIT
+    assert judge(coming, wanted, (failing, serving), {}) is RolloutVerdict.WAIT
 
 
 def test_it_will_not_come_when_its_files_cannot_be_fetched_and_none_serves() -> None:
     coming = release(2, ReleaseState.COMING)
     wanted, old = (of(NEW, "a-1"), of(NEW, "a-2")), engine(of(OLD), ReplicaState.SERVING)
-    assert judge(coming, wanted, (old,), {"a": ROLL_BACK_AFTER - 1}) is Verdict.WAIT
-    assert judge(coming, wanted, (old,), {"a": ROLL_BACK_AFTER}) is Verdict.GO_BACK
-    assert judge(coming, wanted, (old,), {"b": ROLL_BACK_AFTER}) is Verdict.WAIT
-    assert judge(coming, (of(OLD),), (old,), {"a": ROLL_BACK_AFTER}) is Verdict.WAIT, "not applied"
+    assert judge(coming, wanted, (old,), {"a": ROLL_BACK_AFTER - 1}) is RolloutVerdict.WAIT
+    assert judge(coming, wanted, (old,), {"a": ROLL_BACK_AFTER}) is RolloutVerdict.GO_BACK
+    assert judge(coming, wanted, (old,), {"b": ROLL_BACK_AFTER}) is RolloutVerdict.WAIT
+    assert judge(coming, (of(OLD),), (old,), {"a": ROLL_BACK_AFTER}) is RolloutVerdict.WAIT, (
+        "not applied"
+    )
     serving = engine(wanted[1], ReplicaState.SERVING)
-    assert judge(coming, wanted, (serving,), {"a": ROLL_BACK_AFTER}) is Verdict.WAIT
+    assert judge(coming, wanted, (serving,), {"a": ROLL_BACK_AFTER}) is RolloutVerdict.WAIT
 
 
 def test_the_way_back_is_to_what_serves_else_to_what_served_last() -> None:

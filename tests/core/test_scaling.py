@@ -12,7 +12,7 @@ from partitiond.core.forecast import ForecastPolicy
 from partitiond.core.scaling import (
     NEW,
     Decision,
-    Measured,
+    MeasuredDemand,
     ScalingPolicy,
     begun_at,
     is_short,
@@ -34,7 +34,7 @@ def decisions(
     state = begun_at(planned)
     found = []
     for index, rate in enumerate(rates):
-        decision = scale(state, Measured(at=index * STEP, req_per_s=rate), policy)
+        decision = scale(state, MeasuredDemand(at=index * STEP, req_per_s=rate), policy)
         found.append(decision)
         state = decision.state
     return found
@@ -130,7 +130,7 @@ def test_requests_that_queue_although_the_plan_should_do_raise_it() -> None:
     state = begun_at(5.0)
     reached = 5.0
     for index in range(60):
-        step = Measured(at=index * STEP, req_per_s=4.0, queue_seconds=3.0)
+        step = MeasuredDemand(at=index * STEP, req_per_s=4.0, queue_seconds=3.0)
         decision = scale(state, step, POLICY)
         state, reached = decision.state, decision.req_per_s
     assert reached > 6.0
@@ -142,7 +142,7 @@ def test_longer_requests_count_for_more() -> None:
     def planned(work: float) -> float:
         state = NEW
         for index in range(30):
-            state = scale(state, Measured(index * STEP, 2.0, work=work), POLICY).state
+            state = scale(state, MeasuredDemand(index * STEP, 2.0, work=work), POLICY).state
         return state.planned_req_per_s or 0.0
 
     assert planned(2.0) == pytest.approx(2 * planned(1.0), rel=0.2)
@@ -238,7 +238,7 @@ def test_steps_of_a_second_work_as_well() -> None:
     rates = [1.0] * 10 + [8.0] * 20 + [0.0] * 40
     planned = []
     for index, rate in enumerate(rates):
-        decision = scale(state, Measured(float(index), rate), policy)
+        decision = scale(state, MeasuredDemand(float(index), rate), policy)
         state = decision.state
         planned.append(decision.req_per_s)
     assert max(planned) >= 8.0

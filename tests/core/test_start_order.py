@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.plan import Placement
-from partitiond.core.start_order import Stakes, lost_requests, start_order
+from partitiond.core.start_order import StartGains, lost_requests, start_order
 from tests.core.simulated_host import placement
 
 
@@ -25,23 +25,23 @@ def names(order: tuple[Placement, ...]) -> list[str]:
 
 def test_what_gains_more_by_the_second_starts_first() -> None:
     slow_and_large, quick_and_small = of("a-1", 10.0), of("b-1", 5.0)
-    stakes = Stakes(seconds={"a-1": 60.0, "b-1": 10.0})
+    stakes = StartGains(seconds={"a-1": 60.0, "b-1": 10.0})
     assert names(start_order((slow_and_large, quick_and_small), stakes)) == ["b-1", "a-1"]
 
 
 def test_a_model_that_nobody_wants_more_of_waits() -> None:
-    stakes = Stakes(demands={"a": 4.0, "b": 3.0})
+    stakes = StartGains(demands={"a": 4.0, "b": 3.0})
     order = start_order((of("a-1", 4.0), of("a-2", 4.0), of("b-1", 3.0)), stakes)
     assert names(order) == ["a-1", "b-1", "a-2"]
 
 
 def test_who_matters_more_goes_first() -> None:
-    stakes = Stakes(weights={"b": 3.0})
+    stakes = StartGains(weights={"b": 3.0})
     assert names(start_order((of("a-1", 2.0), of("b-1", 1.0)), stakes)) == ["b-1", "a-1"]
 
 
 def test_what_serves_already_counts() -> None:
-    stakes = Stakes(demands={"a": 4.0, "b": 2.0})
+    stakes = StartGains(demands={"a": 4.0, "b": 2.0})
     order = start_order((of("a-2", 4.0), of("b-1", 2.0)), stakes, serving={"a": 3.5})
     assert names(order) == ["b-1", "a-2"]
 
@@ -69,7 +69,7 @@ def test_on_one_device_no_order_of_independent_models_loses_less(
     rows: list[tuple[float, float, float]],
 ) -> None:
     wanted = tuple(of(f"m{n}-1", row[0]) for n, row in enumerate(rows))
-    stakes = Stakes(
+    stakes = StartGains(
         seconds={f"m{n}-1": row[1] for n, row in enumerate(rows)},
         weights={f"m{n}": row[2] for n, row in enumerate(rows)},
     )
@@ -78,7 +78,7 @@ def test_on_one_device_no_order_of_independent_models_loses_less(
 
 
 @st.composite
-def tangled(draw: st.DrawFn) -> tuple[tuple[Placement, ...], Stakes]:
+def tangled(draw: st.DrawFn) -> tuple[tuple[Placement, ...], StartGains]:
     """Several replicas of models whose demand is less than all of them, on two devices."""
     wanted, seconds = [], {}
     for n in range(draw(st.integers(2, 6))):
@@ -87,11 +87,11 @@ def tangled(draw: st.DrawFn) -> tuple[tuple[Placement, ...], Stakes]:
         wanted.append(of(name, draw(st.floats(1.0, 10.0)), draw(st.sampled_from(["g0", "g1"]))))
         seconds[name] = draw(st.floats(5.0, 60.0))
     demands = {model: draw(st.floats(1.0, 20.0)) for model in "abc"}
-    return tuple(wanted), Stakes(demands=demands, seconds=seconds)
+    return tuple(wanted), StartGains(demands=demands, seconds=seconds)
 
 
 @given(tangled())
-def test_every_placement_starts_once(case: tuple[tuple[Placement, ...], Stakes]) -> None:
+def test_every_placement_starts_once(case: tuple[tuple[Placement, ...], StartGains]) -> None:
     wanted, stakes = case
     assert sorted(names(start_order(wanted, stakes))) == sorted(names(wanted))
 
@@ -105,7 +105,7 @@ def test_where_replicas_share_a_demand_little_more_than_the_least_is_lost() -> N
             of(f"{draw.choice('abc')}-{n}", draw.uniform(1, 10), draw.choice(["g0", "g1"]))
             for n in range(6)
         )
-        stakes = Stakes(
+        stakes = StartGains(
             demands={model: draw.uniform(1, 20) for model in "abc"},
             seconds={p.replica_id: draw.uniform(5, 60) for p in wanted},
         )

@@ -7,7 +7,7 @@ import pytest
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware import DeviceKind
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.units import GIB
 from partitiond.devices.host import HostDevices
 from partitiond.devices.nvml import library_in_use
@@ -56,7 +56,7 @@ def test_xid_messages_fail_a_gpu_until_it_is_forgiven(host: SimulatedHost) -> No
         devices.discover()
         for _ in range(1000):  # events before the watch listens are lost
             host.xid(uuid, 62)
-            failed = {d.id: d for d in devices.discover() if d.health is Health.FAILED}
+            failed = {d.id: d for d in devices.discover() if d.health is DeviceHealth.FAILED}
             if failed:
                 break
         assert list(failed) == [uuid]

@@ -24,7 +24,7 @@ from partitiond.core.units import GIB
 from partitiond.devices.mps import MpsControl
 from partitiond.devices.partitions.journal import EntryKind, EntryState, read_entries
 from partitiond.ports import ReplicaView
-from partitiond.simulated_gpus import Die, GpuDescription, HostDescription, SimulatedHost
+from partitiond.simulated_gpus import GpuDescription, HostDescription, KillPoint, SimulatedHost
 from tests.e2e.harness import Fleet, wait_for
 from tests.machine import signal_all
 
@@ -256,13 +256,15 @@ def test_a_driver_that_refuses_once_is_tried_again(make_fleet: MakeFleet) -> Non
 @pytest.mark.parametrize(
     ("function", "die"),
     [
-        pytest.param("nvmlDeviceCreateGpuInstance*", Die.BEFORE, marks=pytest.mark.slow),
-        ("nvmlDeviceCreateGpuInstance*", Die.AFTER),
-        pytest.param("nvmlGpuInstanceCreateComputeInstance*", Die.AFTER, marks=pytest.mark.slow),
+        pytest.param("nvmlDeviceCreateGpuInstance*", KillPoint.BEFORE, marks=pytest.mark.slow),
+        ("nvmlDeviceCreateGpuInstance*", KillPoint.AFTER),
+        pytest.param(
+            "nvmlGpuInstanceCreateComputeInstance*", KillPoint.AFTER, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_daemon_killed_while_it_makes_an_instance_leaves_none_behind(
-    make_fleet: MakeFleet, function: str, die: Die
+    make_fleet: MakeFleet, function: str, die: KillPoint
 ) -> None:
     fleet = make_fleet(SharingMode.MIG)
     fleet.start()
@@ -286,7 +288,7 @@ def test_a_daemon_killed_while_it_gives_an_instance_back_leaves_none_behind(
 ) -> None:
     fleet = make_fleet(SharingMode.MIG)
     started(fleet, SharingMode.MIG, replicas=1)
-    fleet.host.fail("nvmlGpuInstanceDestroy", Die.BEFORE)
+    fleet.host.fail("nvmlGpuInstanceDestroy", KillPoint.BEFORE)
     with fleet.client() as client:
         client.remove("a")
     fleet.wait_dead()

@@ -26,7 +26,7 @@ from partitiond.engines.install import (
     install,
 )
 from partitiond.engines.uv_run import UvProgress, attempt, explain, name_packages
-from partitiond.engines.uv_run import Watch as Silent
+from partitiond.engines.uv_run import UvWatch as Silent
 from partitiond.package_sources import PackageSources
 
 

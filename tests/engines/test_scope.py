@@ -17,14 +17,14 @@ from partitiond.engines import process, scope, scope_facts
 from partitiond.engines.journal import RunFolder
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.engines.scope import CgroupMode, EngineCgroups, choose
-from partitiond.engines.scope_facts import Facts
+from partitiond.engines.scope_facts import ScopeFacts
 from partitiond.ports import EngineLaunch
 from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch
 
 __all__ = ["short_dir"]
 
-USER = Facts(uid=1000, program="/usr/bin/systemd-run", system_manager=True, user_manager=True)
+USER = ScopeFacts(uid=1000, program="/usr/bin/systemd-run", system_manager=True, user_manager=True)
 
 
 def started() -> EngineLaunch:
@@ -51,11 +51,11 @@ HERE = Path("/sys/fs/cgroup/system.slice/partitiond.service")
         ("delegated", dataclasses.replace(USER, delegated=HERE), ("delegated",)),
         ("scope", dataclasses.replace(USER, uid=0), ("system-scope",)),
         ("auto", dataclasses.replace(USER, uid=0), ("system-scope", "none")),
-        ("auto", Facts(uid=0), ("none",)),
+        ("auto", ScopeFacts(uid=0), ("none",)),
     ],
 )
 def test_the_best_that_the_host_allows_is_tried_first(
-    mode: CgroupMode, facts: Facts, kinds: tuple[str, ...]
+    mode: CgroupMode, facts: ScopeFacts, kinds: tuple[str, ...]
 ) -> None:
     assert choose(mode, facts).kinds == kinds
 
@@ -64,7 +64,7 @@ def test_a_mode_is_kept_or_refused_with_a_reason_and_auto_always_has_a_place() -
     yes_no = (False, True)
     hosts = itertools.product((0, 1000), ("", "/x"), yes_no, yes_no, yes_no, (None, HERE))
     for uid, program, system, user, lingers, delegated in hosts:
-        facts = Facts(uid, program, system, user, lingers, delegated)
+        facts = ScopeFacts(uid, program, system, user, lingers, delegated)
         assert choose("auto", facts).kinds[-1] == "none"
         for mode in ("scope", "delegated"):
             found = choose(mode, facts)
@@ -118,7 +118,7 @@ def fake_systemd_run(folder: Path, *, fails: bool = False) -> Path:
     return program
 
 
-def user_host(program: Path) -> Facts:
+def user_host(program: Path) -> ScopeFacts:
     return dataclasses.replace(USER, program=str(program), lingers=True)
 
 
@@ -205,7 +205,7 @@ def cgroup() -> Iterator[Path]:
 async def test_an_engine_lives_in_a_real_cgroup_which_goes_with_it(
     short_dir: Path, cgroup: Path
 ) -> None:
-    facts = Facts(uid=os.geteuid(), delegated=cgroup)
+    facts = ScopeFacts(uid=os.geteuid(), delegated=cgroup)
     runner = ProcessEngineRunner(short_dir, None, cgroups=EngineCgroups("delegated", lambda: facts))
     handle = await runner.start(started())
     folder = cgroup / f"engine-{Path(handle.run_dir).name}"
@@ -219,7 +219,7 @@ async def test_an_engine_lives_in_a_real_cgroup_which_goes_with_it(
 async def test_the_memory_limit_of_a_real_cgroup(short_dir: Path, cgroup: Path) -> None:
     if "memory" not in (cgroup / "cgroup.controllers").read_text().split():
         pytest.skip("the memory controller is not in the hierarchy of version 2 on this host")
-    facts = Facts(uid=os.geteuid(), delegated=cgroup, subgroup=True)
+    facts = ScopeFacts(uid=os.geteuid(), delegated=cgroup, subgroup=True)
     runner = ProcessEngineRunner(short_dir, None, cgroups=EngineCgroups("delegated", lambda: facts))
     planned = placement("m-1")
     handle = await runner.start(

@@ -7,7 +7,13 @@ import pytest
 
 from partitiond.models import check_starts
 from partitiond.models.check_starts import check, main, start_once
-from partitiond.models.started import Start, Starts, starts_from_json, starts_to_json, tiny_configs
+from partitiond.models.started import (
+    Start,
+    StartResults,
+    starts_from_json,
+    starts_to_json,
+    tiny_configs,
+)
 
 KEY = "llama / GQA"
 FAKE_ENGINE = """#!/bin/sh
@@ -55,7 +61,7 @@ async def test_what_the_engine_allocated_is_summed_over_its_layers(tmp_path: Pat
 
 async def test_results_are_merged_into_what_is_known(tmp_path: Path) -> None:
     target = tmp_path / "started.json"
-    old = Starts("9.8", "cpu", {"other": Start(started=True), KEY: Start(started=False)})
+    old = StartResults("9.8", "cpu", {"other": Start(started=True), KEY: Start(started=False)})
     target.write_text(starts_to_json(old))
     await check(fake_engine(tmp_path), {KEY: tiny_configs()[KEY]}, target)
     known = starts_from_json(target.read_text())

@@ -9,7 +9,7 @@ from partitiond.planner.api import solve
 from partitiond.planner.assign import assign
 from partitiond.planner.certify import certify
 from partitiond.planner.check import check_plan
-from partitiond.planner.found import Found
+from partitiond.planner.found import SolveAnswer
 from partitiond.planner.instance import build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.types import PlanRequest
@@ -108,7 +108,7 @@ def test_goodput_at_its_bound_is_no_best_plan_while_fewer_of_the_least_replicas_
     option = next(k for k in options if packing.fits(0, item, k))
     packing.add(0, item, option)
     value = packing.goodput()
-    found = Found(packing, Objective.MAX_GOODPUT, value, value, status, "greedy", None, None)
+    found = SolveAnswer(packing, Objective.MAX_GOODPUT, value, value, status, "greedy", None, None)
     proof = certify(instance, found, assign(instance, packing), {"g0": 1.0}, 0.1)
     assert proof.among
     assert proof.status is status

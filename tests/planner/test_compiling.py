@@ -12,7 +12,7 @@ import pytest
 from partitiond.core.plan import Objective
 from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.instance import build_instance
-from partitiond.planner.progress import CompilingStopped, Watch
+from partitiond.planner.progress import CompilingStopped, SolveMonitor
 from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 
@@ -127,7 +127,7 @@ def test_a_plan_that_may_not_wait_is_made_without_the_search(
 def test_the_clock_of_a_solve_stands_still_while_the_search_is_compiled() -> None:
     told: list[PlanProgress] = []
     models = (want("a", point("a", 5, 30, sm=20), rate=5),)
-    watch = Watch(build_instance(PlanRequest((gpu("g0"),), models)), told.append)
+    watch = SolveMonitor(build_instance(PlanRequest((gpu("g0"),), models)), told.append)
     deadline = watch.deadline
     with watch.compiling() as tell:
         before = watch.now().seconds
@@ -147,7 +147,7 @@ def test_who_asks_to_end_does_not_wait_for_the_compiler(tmp_path: Path) -> None:
     compiled, devices = json.loads(run(STOPPED, tmp_path))
     assert 3 <= compiled <= 5  # of hundreds
     assert devices >= 6
-    watch = Watch(build_instance(PlanRequest((gpu("g0"),), ())), None, lambda: True)
+    watch = SolveMonitor(build_instance(PlanRequest((gpu("g0"),), ())), None, lambda: True)
     with pytest.raises(CompilingStopped), watch.compiling() as tell:
         tell(0.5)
 

@@ -9,7 +9,7 @@ from partitiond.core.units import GIB
 from partitiond.planner.api import solve
 from partitiond.planner.explain import unplaced
 from partitiond.planner.explain_model import explain_model
-from partitiond.planner.found import Found
+from partitiond.planner.found import SolveAnswer
 from partitiond.planner.instance import build_instance
 from partitiond.planner.packing import Packing
 from partitiond.planner.types import PlanRequest
@@ -33,7 +33,7 @@ def left_out(model: ModelDemand, *per_device: int, beside: ModelDemand | None = 
         for item in items:
             assert option is not None
             packing.add(index, item, option)
-    found = Found(packing, goal, 0.0, 0.0, Status.FEASIBLE, "by hand")
+    found = SolveAnswer(packing, goal, 0.0, 0.0, Status.FEASIBLE, "by hand")
     (told,) = unplaced(packing.instance, found, {})
     return told
 

@@ -13,7 +13,7 @@ from partitiond.planner.instance import build_instance
 from partitiond.planner.market import demand, value
 from partitiond.planner.market.choose import choose
 from partitiond.planner.market.rounds import Columns
-from partitiond.planner.market.value import HaltedError, Prices
+from partitiond.planner.market.value import HaltedError, MarketPrices
 from partitiond.planner.prices import bound_of
 from partitiond.planner.sites import Sites, build_sites
 from partitiond.planner.types import PlanRequest
@@ -98,7 +98,7 @@ def test_any_prices_give_a_bound(seed: int, objective: Objective) -> None:
     for _ in range(5):
         knot = rng.exponential(1.0, len(market.demand.knot_rate)) * rng.choice([0.0, 0.3, 3.0])
         pool = rng.exponential(1.0, market.classes.pools) * rng.choice([0.0, 1.0])
-        bound = market.evaluate(Prices(knot, pool)).bound
+        bound = market.evaluate(MarketPrices(knot, pool)).bound
         if as_cost:
             assert best is None or bound <= best + 1e-6
         else:

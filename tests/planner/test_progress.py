@@ -10,7 +10,7 @@ from partitiond.core.plan import Objective, Plan
 from partitiond.core.plan_answers import PlanProgress
 from partitiond.planner.api import solve
 from partitiond.planner.instance import build_instance
-from partitiond.planner.progress import Watch
+from partitiond.planner.progress import SolveMonitor
 from partitiond.planner.types import PlanRequest
 from tests.planner.build import gpu, point, want
 
@@ -24,10 +24,12 @@ MANY = PlanRequest(
 )
 
 
-def watch(objective: Objective, told: list[PlanProgress] | None = None, **more: object) -> Watch:
+def watch(
+    objective: Objective, told: list[PlanProgress] | None = None, **more: object
+) -> SolveMonitor:
     models = (want("a", point("a", 5, 30, sm=20), rate=5),)
     request = PlanRequest((gpu("g0"), gpu("g1")), models, objective=objective, **more)  # type: ignore[arg-type]
-    return Watch(build_instance(request), None if told is None else told.append)
+    return SolveMonitor(build_instance(request), None if told is None else told.append)
 
 
 def test_the_best_value_stays_the_best() -> None:

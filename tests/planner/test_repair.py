@@ -19,7 +19,7 @@ from partitiond.planner.keeping import completed, improved, moves_of
 from partitiond.planner.kernels.anneal import count_gone
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import usual_prices
-from partitiond.planner.progress import Watch
+from partitiond.planner.progress import SolveMonitor
 from partitiond.planner.running import staying_items
 from partitiond.planner.sites import build_sites
 from partitiond.planner.types import Instance, PlanRequest
@@ -123,7 +123,7 @@ def test_improving_stays_within_the_moves_it_may_make() -> None:
         allowed = allowed_moves(instance, repaired)
         worth = usual_prices(build_sites(instance))
         better = improved(
-            Watch(instance), repaired, worth, most_moves=allowed, seconds=2, by_cost=by_cost
+            SolveMonitor(instance), repaired, worth, most_moves=allowed, seconds=2, by_cost=by_cost
         )
         assert moves_of(instance, better) <= allowed
         assert _as_good(better, repaired)

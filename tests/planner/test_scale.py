@@ -13,9 +13,9 @@ from partitiond.core.spec import FaultDomain, PlacementRules
 from partitiond.planner.api import solve
 from partitiond.planner.instance import build_instance
 from partitiond.planner.market.factor import Factor
-from partitiond.planner.market.value import Prices
+from partitiond.planner.market.value import MarketPrices
 from partitiond.planner.packing import Packing
-from partitiond.planner.progress import Watch
+from partitiond.planner.progress import SolveMonitor
 from partitiond.planner.scale import Raising, factor_of, largest_factor, scaled, targets_of
 from partitiond.planner.sites import Sites, build_sites
 from partitiond.planner.types import Instance, PlanRequest
@@ -30,7 +30,7 @@ FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
 
 def raising(instance: Instance, *, searches: bool = True) -> Raising:
     """Nobody watches."""
-    return Raising(Watch(instance), searches)
+    return Raising(SolveMonitor(instance), searches)
 
 
 def best_factor(sites: Sites) -> float:
@@ -71,7 +71,7 @@ def test_no_plan_has_a_larger_factor(seed: int) -> None:
     for _ in range(5):
         pools = found.market.classes.pools
         price = rng.exponential(1.0, len(found.target))
-        found.evaluate(Prices(price, rng.exponential(0.3, pools)))
+        found.evaluate(MarketPrices(price, rng.exponential(0.3, pools)))
         assert found.bound >= best * (1 - 1e-7)
 
 
@@ -120,7 +120,7 @@ def test_least_and_largest_numbers_of_replicas_bound_the_factor(
     a = want("a", point("a", 1.0, 40, sm=50), rate=2.0)
     b = dataclasses.replace(want("b", point("b", 1.0, 40, sm=50)), min_replicas=least)
     instance = _headroom(3, dataclasses.replace(a, max_replicas=most), b)
-    found = largest_factor(Watch(instance), searches=False, exact=exact)
+    found = largest_factor(SolveMonitor(instance), searches=False, exact=exact)
     assert found.value == pytest.approx(max(0.0, bound), abs=1e-6)
     assert found.met() == (bound >= 0 if exact or bound <= 0 else found.met())
     # Without CP-SAT the last proof leaves a little.
@@ -197,6 +197,6 @@ def test_a_model_without_a_rate_need_not_survive_a_loss_for_others_to_be_served(
     one = want("one", point("one", 1.0, 40, sm=50), rules=rules, max_replicas=1)
     other = want("other", point("other", 1.0, 40, sm=50), rate=1.0, max_replicas=1)
     request = PlanRequest((gpu("g0"),), (one, other), objective=objective, interference=FREE)
-    found = largest_factor(Watch(build_instance(request)), searches=False, exact=True)
+    found = largest_factor(SolveMonitor(build_instance(request)), searches=False, exact=True)
     assert found.value == pytest.approx(1.0)
     assert found.met()

@@ -21,7 +21,7 @@ from partitiond.planner.members import Member, member
 from partitiond.planner.nearest import nearest_cost
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import usual_prices
-from partitiond.planner.progress import Watch, never
+from partitiond.planner.progress import SolveMonitor, never
 from partitiond.planner.sites import build_sites
 from partitiond.planner.types import Instance, PlanRequest
 from tests.planner.build import gpu, point, want
@@ -124,20 +124,20 @@ def test_no_factor_is_asked_for_after_a_stop(
         return from_nothing(scaled, *rest, **more)
 
     monkeypatch.setattr(scale, "from_nothing", serve)
-    watch = Watch(instance, stop=lambda: len(served) >= after)
+    watch = SolveMonitor(instance, stop=lambda: len(served) >= after)
     found = scale.largest_factor(watch, searches=False, exact=True)
     assert len(served) == after
     assert not found.met()
     assert found.bound > found.value
 
 
-def leftovers(limit: float) -> Watch:
+def leftovers(limit: float) -> SolveMonitor:
     """A question with a model that takes what is left over."""
     models = (want("a", point("a", 5, 10, sm=10), rate=4), want("rest", point("rest", 5, 10, sm=5)))
-    return Watch(build_instance(PlanRequest((gpu("g"),), models, time_limit_seconds=limit)))
+    return SolveMonitor(build_instance(PlanRequest((gpu("g"),), models, time_limit_seconds=limit)))
 
 
-def plan_of(watch: Watch) -> Member:
+def plan_of(watch: SolveMonitor) -> Member:
     """A plan without what is left over."""
     prices = usual_prices(build_sites(watch.instance))
     return member("", completed(watch.instance, prices, by_cost=True))
@@ -171,7 +171,7 @@ def test_only_plans_as_good_as_the_best_are_filled(monkeypatch: pytest.MonkeyPat
 def test_time_is_kept_for_what_is_left_over(limit: float, kept: float) -> None:
     shared, rated = leftovers(limit), leftovers(limit).instance
     models = rated.request.models[:1]
-    alone = Watch(build_instance(dataclasses.replace(rated.request, models=models)))
+    alone = SolveMonitor(build_instance(dataclasses.replace(rated.request, models=models)))
     assert alone.deadline - alone.began - shared.deadline + shared.began == pytest.approx(kept)
     assert 0 < shared.rest() <= limit
     assert not shared.over()

@@ -15,10 +15,10 @@ from partitiond.planner.certify import certify
 from partitiond.planner.check import check_plan
 from partitiond.planner.figures import down, up
 from partitiond.planner.instance import build_instance
-from partitiond.planner.market.beside import Beside
+from partitiond.planner.market.beside import ColumnWorker
 from partitiond.planner.portfolio import solve_portfolio
 from partitiond.planner.prices import bound_of
-from partitiond.planner.progress import Watch
+from partitiond.planner.progress import SolveMonitor
 from partitiond.planner.sites import build_sites
 from partitiond.planner.types import PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
@@ -257,7 +257,7 @@ def test_columns_beside_a_search_end_with_it_and_tell_what_broke() -> None:
 
     model = want("a", point("a", 1.0, 30), rate=9.0)
     instance = build_instance(asked(gpus(4), model, objective=Objective.MAX_GOODPUT))
-    beside = Beside(build_sites(instance), Watch(instance, None, stop))
+    beside = ColumnWorker(build_sites(instance), SolveMonitor(instance, None, stop))
     before = threading.active_count()
     beside.start(5.0)
     broke.wait()

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from partitiond.core.frontier import knee_range, still_grows
 from partitiond.profiler.search import (
-    Done,
     NextTrial,
     Purpose,
+    SearchDone,
     SearchLimits,
     Visit,
     best_rate,
@@ -37,7 +37,7 @@ class Outcome:
     """A finished search."""
 
     visits: list[Visit]
-    done: Done
+    done: SearchDone
     elapsed: float
 
     @property
@@ -106,7 +106,7 @@ def simulate(engine: Engine, limits: SearchLimits, before: Sequence[Visit] = ())
     elapsed = math.fsum(v.seconds for v in visits)
     for _ in range(300):
         proposal = propose(visits, limits, elapsed)
-        if isinstance(proposal, Done):
+        if isinstance(proposal, SearchDone):
             return Outcome(visits, proposal, elapsed)
         visits.append(engine.trial(proposal, elapsed))
         elapsed = math.fsum(v.seconds for v in visits)

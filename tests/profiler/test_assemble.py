@@ -9,10 +9,10 @@ from partitiond.core.operating_points import named_point
 from partitiond.core.profile import LimitedBy, Profile, Telemetry
 from partitiond.core.spec import PointName
 from partitiond.ports import EngineReport, ProfileRequest
-from partitiond.profiler.assemble import Measured, build_profile
+from partitiond.profiler.assemble import MeasuredTrials, build_profile
 from partitiond.profiler.launch import plan_launch
-from partitiond.profiler.search import Done, Purpose
-from partitiond.profiler.trial import Death, Trial
+from partitiond.profiler.search import Purpose, SearchDone
+from partitiond.profiler.trial import FailedTrial, Trial
 from tests.profiler.samples import proposal_of, trial_of
 
 RequestOf = Callable[..., ProfileRequest]
@@ -20,9 +20,9 @@ GROWING = (trial_of(1, 100), trial_of(2, 200), trial_of(4, 400))
 
 
 def built(
-    request: ProfileRequest, steps: Sequence[Trial | Death], done: Done | None = None
+    request: ProfileRequest, steps: Sequence[Trial | FailedTrial], done: SearchDone | None = None
 ) -> Profile:
-    measured = Measured(
+    measured = MeasuredTrials(
         request=request,
         planned=plan_launch(request, "test"),
         report=EngineReport(4096, "test-1", {}),
@@ -37,11 +37,11 @@ def built(
 def test_a_batch_that_ended_the_engine_on_its_second_visit_is_not_planned(
     request_of: RequestOf,
 ) -> None:
-    steps: list[Trial | Death] = [
+    steps: list[Trial | FailedTrial] = [
         trial_of(1, 100),
         trial_of(2, 150),
         trial_of(4, 400, purpose=Purpose.CONFIRM),
-        Death(proposal_of(4), 5.0, "out of memory"),
+        FailedTrial(proposal_of(4), 5.0, "out of memory"),
     ]
     made = built(request_of(), steps)
     four = made.point(4)
@@ -60,11 +60,11 @@ def test_a_batch_that_ended_the_engine_on_its_second_visit_is_not_planned(
 def test_only_deaths_and_a_full_cache_mean_memory(request_of: RequestOf) -> None:
     asked = request_of()
     assert built(asked, GROWING).knee.limited_by is LimitedBy.TIME
-    died: list[Trial | Death] = [*GROWING, Death(proposal_of(8), 5.0, "out of memory")]
+    died: list[Trial | FailedTrial] = [*GROWING, FailedTrial(proposal_of(8), 5.0, "out of memory")]
     assert built(asked, died).knee.limited_by is LimitedBy.MEMORY
     full = [*GROWING, trial_of(8, 300, preemptions=2)]
     assert built(asked, full).knee.limited_by is LimitedBy.MEMORY
-    capped = Done(LimitedBy.CAP, complete=True)
+    capped = SearchDone(LimitedBy.CAP, complete=True)
     assert built(asked, GROWING, capped).knee.limited_by is LimitedBy.CAP
 
 

@@ -19,14 +19,14 @@ from partitiond.devices.fake import fake_gpus
 from partitiond.profiler.checkpoint import Checkpoint, Step, fingerprint
 from partitiond.profiler.launch import plan_launch
 from partitiond.profiler.search import Purpose
-from partitiond.profiler.trial import Death, Trial
+from partitiond.profiler.trial import FailedTrial, Trial
 from tests.profiler.samples import proposal_of, trial_of
 
 HEADER = {"model": "tiny", "args": ("--a", "--b")}
 STEPS: tuple[Step, ...] = (
     trial_of(4, 100.0, telemetry=Telemetry("x", power_watts=3.0), telemetry_seconds=10.0),
     trial_of(8, 150.0, half_width=math.inf, purpose=Purpose.CONFIRM),
-    Death(proposal_of(16), 3.0, "out of memory"),
+    FailedTrial(proposal_of(16), 3.0, "out of memory"),
     FrontierMemory(8, Bytes(100), Bytes(200), 149.0, 2.0, 0, confirmed=True),
     CapacityTrial(8, 1.5, 0.97, 20.0, held=True),
     PaperMode(500, 8, 1.4, 140.0, 100.0),

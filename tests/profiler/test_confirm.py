@@ -10,12 +10,12 @@ import pytest
 from partitiond.core.profile import Profile
 from partitiond.core.spec import Slo
 from partitiond.ports import ProfileRequest, Progress
-from partitiond.profiler.confirm import Aim, Verdict, verdict
+from partitiond.profiler.confirm import ConfirmationTarget, ConfirmVerdict, verdict
 from partitiond.profiler.runner import Profiler
 from tests.profiler.samples import trial_of
 
 RequestOf = Callable[..., ProfileRequest]
-AIM = Aim(
+AIM = ConfirmationTarget(
     batch=8,
     best_output_tokens_per_s=100.0,
     req_per_s=10.0,
@@ -26,15 +26,15 @@ AIM = Aim(
 @pytest.mark.parametrize(
     ("rate", "half_width", "preemptions", "said"),
     [
-        (95.0, 0.0, 0, Verdict.CONFIRMED),
-        (92.5, 3.0, 0, Verdict.CONFIRMED),  # within its own interval
-        (91.5, 3.0, 0, Verdict.SLOWER),
-        (88.0, 3.0, 0, Verdict.SLOWER),
-        (120.0, 3.0, 1, Verdict.TOO_SMALL),
+        (95.0, 0.0, 0, ConfirmVerdict.CONFIRMED),
+        (92.5, 3.0, 0, ConfirmVerdict.CONFIRMED),  # within its own interval
+        (91.5, 3.0, 0, ConfirmVerdict.SLOWER),
+        (88.0, 3.0, 0, ConfirmVerdict.SLOWER),
+        (120.0, 3.0, 1, ConfirmVerdict.TOO_SMALL),
     ],
 )
 def test_throughput_must_stay_within_its_interval_and_without_preemptions(
-    rate: float, half_width: float, preemptions: int, said: Verdict
+    rate: float, half_width: float, preemptions: int, said: ConfirmVerdict
 ) -> None:
     trial = trial_of(8, rate, half_width=half_width, preemptions=preemptions)
     assert verdict([trial], AIM) is said

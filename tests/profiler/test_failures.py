@@ -11,7 +11,7 @@ from partitiond.core.errors import EngineError
 from partitiond.core.hardware import SharingMode
 from partitiond.core.units import GIB
 from partitiond.ports import ProfileRequest
-from partitiond.profiler.arrangement import Arrangement, Replica, Share
+from partitiond.profiler.arrangement import Arrangement, DeviceShare, Replica
 from partitiond.profiler.bench import Bench
 from partitiond.profiler.capacity import OpenTrial, run_open_trial
 from partitiond.profiler.launch import plan_launch
@@ -62,7 +62,7 @@ async def test_a_trial_gives_no_figure(bench: Bench, request_of: RequestOf) -> N
 
 
 async def test_a_window_side_by_side_gives_no_figure(bench: Bench, request_of: RequestOf) -> None:
-    replica = Replica(request_of().model, Share((0,), 8 * GIB, 2))
+    replica = Replica(request_of().model, DeviceShare((0,), 8 * GIB, 2))
     two = Arrangement("two of them", SharingMode.CORES, (replica, replica))
     with pytest.raises(EngineError, match="requests failed in two of them"):
         await measure(bench, [two], WindowPlan(rounds=1, seconds=0.3), lambda _: None)

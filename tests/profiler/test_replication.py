@@ -18,7 +18,13 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.core.workload import Workload
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.ports import EngineHandle, EngineLaunch, ResolvedModel
-from partitiond.profiler.arrangement import Arrangement, Replica, Share, launch_of, may_keep_up
+from partitiond.profiler.arrangement import (
+    Arrangement,
+    DeviceShare,
+    Replica,
+    launch_of,
+    may_keep_up,
+)
 from partitiond.profiler.bench import Bench
 from partitiond.profiler.pairs import BOTH, FIRST, SECOND, evaluate_pair, measure_pair
 from partitiond.profiler.replication import (
@@ -178,7 +184,7 @@ async def test_where_memory_does_not_hold_all_engines_each_arrangement_has_its_o
 
 
 async def test_the_order_is_reversed_from_round_to_round(bench: Bench, tmp_path: Path) -> None:
-    one = Replica(model(tmp_path), Share((0,), GIB * 4, 1))
+    one = Replica(model(tmp_path), DeviceShare((0,), GIB * 4, 1))
     arrangements = [
         Arrangement("a", SharingMode.CORES, (one,)),
         Arrangement("b", SharingMode.CORES, (one,)),
@@ -195,8 +201,10 @@ async def test_the_order_is_reversed_from_round_to_round(bench: Bench, tmp_path:
 async def test_a_pair_is_predicted_from_its_singles_and_then_measured(
     bench: Bench, tmp_path: Path
 ) -> None:
-    quick = Replica(model(tmp_path, "quick"), Share((0,), 4 * GIB, 2))
-    slow = Replica(model(tmp_path, "slow", "--token-seconds", "0.02"), Share((0,), 4 * GIB, 1))
+    quick = Replica(model(tmp_path, "quick"), DeviceShare((0,), 4 * GIB, 2))
+    slow = Replica(
+        model(tmp_path, "slow", "--token-seconds", "0.02"), DeviceShare((0,), 4 * GIB, 1)
+    )
     run = await measure_pair(
         bench,
         SharingMode.CORES,
@@ -268,7 +276,7 @@ def test_on_a_gpu_one_engine_with_everything_is_the_baseline_of_both_questions(
 
 def test_a_share_becomes_a_launch_in_one_place(tmp_path: Path) -> None:
     gpu = device(DeviceKind.GPU)
-    share = Share(
+    share = DeviceShare(
         (1, 2), 8 * GIB, 64, sm_percent=30, extra_env=(("CUDA_MPS_PIPE_DIRECTORY", "/p"),)
     )
     started = launch_of(gpu, Replica(model(tmp_path), share))
@@ -288,7 +296,7 @@ def test_engines_stay_up_together_where_the_device_holds_them(tmp_path: Path) ->
     gpu = device(DeviceKind.GPU, gib=24)
 
     def arrangement(gib: int) -> Arrangement:
-        shares = (Share((0,), gib * GIB, 2), Share((1,), gib * GIB, 2))
+        shares = (DeviceShare((0,), gib * GIB, 2), DeviceShare((1,), gib * GIB, 2))
         replicas = tuple(Replica(model(tmp_path), share) for share in shares)
         return Arrangement("two", SharingMode.MEMORY, replicas)
 
@@ -354,7 +362,7 @@ def test_a_run_states_its_energy_and_what_the_load_generator_took(tmp_path: Path
 
 
 def test_a_pair_states_what_the_load_generator_took(tmp_path: Path) -> None:
-    replica = Replica(model(tmp_path), Share((0,), 4 * GIB, 2))
+    replica = Replica(model(tmp_path), DeviceShare((0,), 4 * GIB, 2))
     busy = dataclasses.replace(window(50.0, 50.0), instrument_cpu=0.4)
     windows = {FIRST: (window(60.0),), BOTH: (busy,), SECOND: (window(60.0),)}
     shared = ((0.5, None), (0.5, None))

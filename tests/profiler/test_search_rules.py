@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from partitiond.core.profile import LimitedBy
 from partitiond.profiler.search import (
-    Done,
     NextTrial,
     Purpose,
+    SearchDone,
     SearchLimits,
     Visit,
     anchors,
@@ -176,7 +176,9 @@ def test_visits_that_disagree_are_measured_again() -> None:
     visits.append(visit(4, 100, purpose=Purpose.CONFIRM))
     again = proposed(visits, limits)
     assert (again.batch, again.purpose) == (2, Purpose.AGAIN)
-    assert isinstance(propose([*visits, visit(2, 61, purpose=Purpose.AGAIN)], limits, 0.0), Done)
+    assert isinstance(
+        propose([*visits, visit(2, 61, purpose=Purpose.AGAIN)], limits, 0.0), SearchDone
+    )
 
 
 # What the engine does not hold
@@ -206,7 +208,7 @@ def test_an_engine_that_holds_nothing_ends_the_search() -> None:
 
 
 def test_no_batch_is_proposed_when_none_is_allowed() -> None:
-    assert isinstance(propose([], SearchLimits(max_batch=0), 0.0), Done)
+    assert isinstance(propose([], SearchLimits(max_batch=0), 0.0), SearchDone)
 
 
 def test_a_failure_below_a_batch_that_ran_leaves_out_that_batch_only() -> None:

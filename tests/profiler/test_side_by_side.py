@@ -11,7 +11,7 @@ from partitiond.core.profile import Telemetry
 from partitiond.core.units import GIB
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.ports import EngineExit, EngineHandle
-from partitiond.profiler.arrangement import Arrangement, Replica, Share
+from partitiond.profiler.arrangement import Arrangement, DeviceShare, Replica
 from partitiond.profiler.bench import Bench
 from partitiond.profiler.side_by_side import WindowPlan, measure
 from tests.profiler.test_replication import device, model
@@ -48,7 +48,9 @@ async def test_the_device_is_not_listened_to_after_the_engines_are_gone(tmp_path
     events: list[str] = []
     slow, noting = Slow(events), Noting(tmp_path / "run", None)
     noting.events = events
-    one = Arrangement("a", SharingMode.CORES, (Replica(model(tmp_path), Share((0,), 4 * GIB, 1)),))
+    one = Arrangement(
+        "a", SharingMode.CORES, (Replica(model(tmp_path), DeviceShare((0,), 4 * GIB, 1)),)
+    )
     lab = Bench(noting, SystemClock(), device(), slow, 60.0, 5.0, None)
     task = asyncio.create_task(measure(lab, [one], WindowPlan(1, 30.0), lambda _: None))
     await slow.opened.wait()

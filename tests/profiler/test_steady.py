@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.bench_capacity_power import SERVERS, Server, our_trial, serve, share_held
-from partitiond.profiler.steady import Served, grows, share_interval, utilisation
+from partitiond.profiler.steady import ServedRequest, grows, share_interval, utilisation
 
 RUNS = 40
 ENGINES = [server for server in SERVERS if server.fixed_share is not None]
@@ -50,7 +50,7 @@ def test_the_former_rule_held_what_no_slow_device_sustains(batch: int, e2el: flo
 @given(st.integers(1, 64), st.floats(0.01, 200.0), st.floats(0.1, 0.98))
 def test_of_equal_requests_utilisation_is_exact(batch: int, e2el: float, load: float) -> None:
     rate = load * batch / e2el
-    served = [Served(n / rate, n / rate, n / rate + e2el) for n in range(40)]
+    served = [ServedRequest(n / rate, n / rate, n / rate + e2el) for n in range(40)]
     found = utilisation(served, rate, batch, 1.0)
     assert found is not None
     assert found.share == pytest.approx(load)
@@ -60,7 +60,9 @@ def test_of_equal_requests_utilisation_is_exact(batch: int, e2el: float, load: f
 def test_longer_requests_than_the_workloads_are_not_held_against_a_rate() -> None:
     rng = random.Random(3)
     lengths = [rng.randint(150, 300) for _ in range(60)]  # the workload's mean is 100
-    served = [Served(n, n, n + 0.5 + 0.01 * length, length) for n, length in enumerate(lengths)]
+    served = [
+        ServedRequest(n, n, n + 0.5 + 0.01 * length, length) for n, length in enumerate(lengths)
+    ]
     found = utilisation(served, 1.0, 3, 100.0)
     assert found is not None
     assert found.share == pytest.approx(1.5 / 3)
@@ -68,14 +70,16 @@ def test_longer_requests_than_the_workloads_are_not_held_against_a_rate() -> Non
 
 def test_too_few_requests_say_nothing() -> None:
     assert utilisation([], 1.0, 4, 1.0) is None
-    assert utilisation([Served(0, 0, 1)] * 5, 1.0, 4, 1.0) is None
+    assert utilisation([ServedRequest(0, 0, 1)] * 5, 1.0, 4, 1.0) is None
 
 
 def test_a_queue_that_comes_and_goes_is_not_growth() -> None:
-    steady = [Served(n, n, n + 3 + n % 5) for n in range(100)]
+    steady = [ServedRequest(n, n, n + 3 + n % 5) for n in range(100)]
     assert not grows(steady, 20, 100)
-    assert grows([Served(n, 1.5 * n, 1.5 * n + 3) for n in range(100)], 20, 100)
-    assert grows([Served(n, n, n + 3 if n < 50 else float("inf")) for n in range(100)], 20, 100)
+    assert grows([ServedRequest(n, 1.5 * n, 1.5 * n + 3) for n in range(100)], 20, 100)
+    assert grows(
+        [ServedRequest(n, n, n + 3 if n < 50 else float("inf")) for n in range(100)], 20, 100
+    )
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=300))

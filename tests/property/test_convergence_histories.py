@@ -16,7 +16,7 @@ from partitiond.core.plan import Placement, same_engine
 from partitiond.core.reconcile import (
     DrainReplica,
     ForgetReplica,
-    RestReplica,
+    QuiesceReplica,
     SleepReplica,
     StopEngine,
     reconcile,
@@ -81,7 +81,7 @@ class LookedAt(History):
             if isinstance(action, DrainReplica):  # it serves until it is drained
                 assert action.generation in self.here.outgrown
             elif not isinstance(action, ForgetReplica):
-                assert isinstance(action, RestReplica | SleepReplica | StopEngine)
+                assert isinstance(action, QuiesceReplica | SleepReplica | StopEngine)
                 assert models[action.generation] in self.here.asleep
 
     def _has_failed(self, now: Convergence, awake: Sequence[Placement]) -> None:

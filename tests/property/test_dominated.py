@@ -8,7 +8,7 @@ from partitiond.core.plan import Objective, Status
 from partitiond.planner.exact import Goal, solve_exact
 from partitiond.planner.instance import build_instance
 from partitiond.planner.prices import bound_of
-from partitiond.planner.progress import Watch
+from partitiond.planner.progress import SolveMonitor
 from partitiond.planner.rule_search import search_rules
 from partitiond.planner.types import Instance, PlanRequest
 from tests.planner.brute import try_everything
@@ -70,8 +70,8 @@ def test_a_search_over_few_devices_keeps_all_rules_and_never_gets_worse(
     start = solve_exact(instance, Goal.GOODPUT, every, None, deterministic_seconds=2).packing
     if start is None or start.lacking():
         return
-    packing = search_rules(Watch(instance), start, by_cost=True, seconds=3).packing
+    packing = search_rules(SolveMonitor(instance), start, by_cost=True, seconds=3).packing
     assert packing.lacking() == []
     assert packing.cost_units() <= start.cost_units()
-    again = search_rules(Watch(instance), start, by_cost=True, seconds=3).packing
+    again = search_rules(SolveMonitor(instance), start, by_cost=True, seconds=3).packing
     assert [load.items for load in again.loads] == [load.items for load in packing.loads]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.proxy.ledger import Ledger
+from partitiond.proxy.ledger import SlotLedger
 from partitiond.proxy.shared import LEDGER_FILE, open_as_parent
 
 
@@ -13,7 +13,7 @@ def test_a_disk_that_fills_up_later_takes_no_page_from_it(tmp_path: Path) -> Non
     """A hole in a mapped file that finds no room on the disk would be a SIGBUS."""
     found = open_as_parent(tmp_path)
     told = (tmp_path / LEDGER_FILE).stat()
-    assert told.st_size == Ledger.size_bytes()
+    assert told.st_size == SlotLedger.size_bytes()
     assert told.st_blocks * 512 >= told.st_size
     assert found.ledger.is_valid()
 
@@ -21,9 +21,9 @@ def test_a_disk_that_fills_up_later_takes_no_page_from_it(tmp_path: Path) -> Non
 def test_a_ledger_with_holes_of_before_is_filled(tmp_path: Path) -> None:
     path = tmp_path / LEDGER_FILE
     path.touch(mode=0o600)
-    os.truncate(path, Ledger.size_bytes())
+    os.truncate(path, SlotLedger.size_bytes())
     open_as_parent(tmp_path)
-    assert path.stat().st_blocks * 512 >= Ledger.size_bytes()
+    assert path.stat().st_blocks * 512 >= SlotLedger.size_bytes()
 
 
 def test_a_full_disk_is_an_error_at_the_start(

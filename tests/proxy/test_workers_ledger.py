@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.admission import KV_SHARE, Cost, Rejected
 from partitiond.core.errors import InputError
-from partitiond.core.places import Share
+from partitiond.core.places import RequestOwner
 from partitiond.core.quarantine import Exposure
 from partitiond.core.rates import Usage
 from partitiond.core.routing import (
@@ -36,7 +36,7 @@ from partitiond.proxy.ledger import (
     METERS,
     ROWS,
     SEATS,
-    Ledger,
+    SlotLedger,
     line_key,
     meter_key,
     seat_key,
@@ -45,7 +45,7 @@ from partitiond.proxy.line import HOLD_SECONDS, Line
 from partitiond.proxy.live import LiveModel
 from partitiond.proxy.meters import Budgets, PeerMeters
 from partitiond.proxy.replicas import LiveReplica
-from partitiond.proxy.shared import Bells, LedgerFile, Peers
+from partitiond.proxy.shared import LedgerAccess, LedgerFile, Wakeups
 
 TICK = 0.010
 """The promise: a place is left empty for no longer while somebody wants it."""
@@ -83,7 +83,7 @@ class MemoryFile(LedgerFile):
     """A ledger without a file: one process needs no lock."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger(memoryview(bytearray(Ledger.size_bytes())))
+        self.ledger = SlotLedger(memoryview(bytearray(SlotLedger.size_bytes())))
         self.depth = 0
         self.acquire = self._acquire  # type: ignore[assignment]
         self.release = self._release  # type: ignore[assignment]
@@ -96,7 +96,7 @@ class MemoryFile(LedgerFile):
         self.depth = 0
 
 
-class CallingBells(Bells):
+class CallingBells(Wakeups):
     """Rung in one process: the worker looks as soon as it can."""
 
     def __init__(self, host: "Host") -> None:
@@ -137,7 +137,9 @@ class Request:
 class Worker:
     def __init__(self, host: "Host", row: int) -> None:
         host.file.ledger.open_row(row)
-        self.model = LiveModel(host.table.models[0], Peers(host.file, row, CallingBells(host)))
+        self.model = LiveModel(
+            host.table.models[0], LedgerAccess(host.file, row, CallingBells(host))
+        )
         self.model.apply(host.table.models[0], host.table.replicas, ProxyOptions())
         self.requests: list[Request] = []
 
@@ -175,7 +177,7 @@ class Host:
         request = Request(self.names)
         self.names += 1
         request.flight = Flight(request, str(request.name), cost, loop.time())
-        request.flight.share = Share(key, 1.0, priority)
+        request.flight.share = RequestOwner(key, 1.0, priority)
         worker = self.workers[row]
         worker.requests.append(request)
         placed = worker.model.place(request.flight)
@@ -445,7 +447,7 @@ def table(*generations: str, version: int = 1) -> RoutingTable:
 
 
 def test_a_seat_is_not_given_away_while_somebody_sits_there() -> None:
-    ledger = Ledger(memoryview(bytearray(Ledger.size_bytes())))
+    ledger = SlotLedger(memoryview(bytearray(SlotLedger.size_bytes())))
     old, new = table("a"), table("b")
     ledger.make_room([old])
     ledger.open_row(0)
@@ -462,7 +464,7 @@ def test_a_seat_is_not_given_away_while_somebody_sits_there() -> None:
 
 
 def test_more_replicas_than_seats_are_refused_with_what_to_do() -> None:
-    ledger = Ledger(memoryview(bytearray(Ledger.size_bytes())))
+    ledger = SlotLedger(memoryview(bytearray(SlotLedger.size_bytes())))
     with pytest.raises(InputError) as raised:
         ledger.make_room([table(*map(str, range(SEATS + 1)))])
     assert "workers" in raised.value.hint
@@ -473,7 +475,7 @@ def test_more_keys_than_meters_do_not_stop_the_table(tmp_path: Path) -> None:
     rates = KeyRates(token_budget=1000)
     keys = tuple(KeyRoute(f"k{n}", f"{n:064x}", rates=rates) for n in range(METERS + 1))
     full = dataclasses.replace(table("a"), keys=keys)
-    ledger = Ledger(memoryview(bytearray(Ledger.size_bytes())))
+    ledger = SlotLedger(memoryview(bytearray(SlotLedger.size_bytes())))
     ledger.make_room([full])
     ledger.open_row(0)
     without = [key.id for key in keys if ledger.meters.find(meter_key(key.id)) < 0]
@@ -489,7 +491,7 @@ def test_more_keys_than_meters_do_not_stop_the_table(tmp_path: Path) -> None:
 
 
 def test_what_workers_count_of_a_key_is_there_for_the_others_and_outlives_them() -> None:
-    ledger = Ledger(memoryview(bytearray(Ledger.size_bytes())))
+    ledger = SlotLedger(memoryview(bytearray(SlotLedger.size_bytes())))
     ledger.make_room([table("a")])
     meter = ledger.meters.find(meter_key("k"))
     sums = []
@@ -508,8 +510,8 @@ def test_what_workers_count_of_a_key_is_there_for_the_others_and_outlives_them()
 
 
 def test_budgets_are_those_of_all_workers_and_survive_the_parent(tmp_path: Path) -> None:
-    def parent() -> tuple[Ledger, Budgets]:
-        ledger = Ledger(memoryview(bytearray(Ledger.size_bytes())))
+    def parent() -> tuple[SlotLedger, Budgets]:
+        ledger = SlotLedger(memoryview(bytearray(SlotLedger.size_bytes())))
         ledger.make_room([table("a")])
         budgets = Budgets(tmp_path / "budgets.json", ledger)
         budgets.apply(table("a").keys)

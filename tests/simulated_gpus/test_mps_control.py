@@ -16,9 +16,9 @@ from partitiond.process_identity import start_ticks
 from partitiond.simulated_gpus import SimulatedHost
 from partitiond.simulated_gpus.mps_control import write_program
 from partitiond.simulated_gpus.mps_state import (
-    Asked,
+    ClientRequest,
+    MpsState,
     Server,
-    State,
     effective,
     parse_client,
     parse_size,
@@ -204,12 +204,12 @@ def test_static_partitions_are_made_of_free_chunks(daemon: Daemon) -> None:
     assert daemon.ask(f"sm_partition add {GPU} 1") == first
 
 
-def asked(device: str = GPU) -> Asked:
-    return Asked(1, -1, -1, device)
+def asked(device: str = GPU) -> ClientRequest:
+    return ClientRequest(1, -1, -1, device)
 
 
 def test_one_user_per_server() -> None:
-    state = State((GPU,))
+    state = MpsState((GPU,))
     server = Server(7, 500, 100.0, {})
     assert refusal(state, server, asked(), 501) is None, "an idle server makes room"
     server.clients.append(object())  # type: ignore[arg-type]
@@ -219,8 +219,8 @@ def test_one_user_per_server() -> None:
 
 
 def test_only_its_devices() -> None:
-    assert refusal(State(()), None, asked("GPU-any"), 0) is None
-    found = refusal(State((GPU,)), None, asked("GPU-other"), 0)
+    assert refusal(MpsState(()), None, asked("GPU-any"), 0) is None
+    found = refusal(MpsState((GPU,)), None, asked("GPU-other"), 0)
     assert found is not None
     assert found[0] == 100
 
@@ -243,7 +243,7 @@ def test_sizes_are_an_integer_and_a_letter(word: str, size: int | None) -> None:
 @pytest.mark.parametrize("percentage", [-1, 0, 101])
 def test_a_percentage_that_is_none_leaves_the_servers(percentage: float) -> None:
     server = Server(7, 0, 70.0, {GPU: 5, "0": 9})
-    assert effective(server, Asked(1, percentage, 7, GPU)) == (70.0, 7)
+    assert effective(server, ClientRequest(1, percentage, 7, GPU)) == (70.0, 7)
 
 
 def test_on_a_simulated_host_a_server_is_a_process_of_its_gpu(tmp_path: Path) -> None:

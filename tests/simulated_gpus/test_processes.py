@@ -10,7 +10,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from partitiond.simulated_gpus import Die, SimulatedHost
+from partitiond.simulated_gpus import KillPoint, SimulatedHost
 from tests.simulated_gpus.processes import asked, end, holding, said, start
 
 GIB = 1 << 30
@@ -104,8 +104,8 @@ def test_a_new_process_with_an_old_pid_is_another(host: SimulatedHost) -> None:
     assert host.used_bytes(gpu) == 0
 
 
-@pytest.mark.parametrize("when", list(Die))
-def test_a_process_killed_in_a_call_locks_nobody_out(host: SimulatedHost, when: Die) -> None:
+@pytest.mark.parametrize("when", list(KillPoint))
+def test_a_process_killed_in_a_call_locks_nobody_out(host: SimulatedHost, when: KillPoint) -> None:
     host.fail("nvmlDeviceGetMemoryInfo*", when)
     done = ask_elsewhere(host)
     assert done.returncode == -signal.SIGKILL
@@ -121,7 +121,7 @@ def test_an_instance_is_there_or_not_when_its_maker_is_killed(tmp_path: Path) ->
         "    pynvml.nvmlInit(); gpu = pynvml.nvmlDeviceGetHandleByIndex(1)\n"
         "    pynvml.nvmlDeviceCreateGpuInstance(gpu, 9)\n"
     )
-    for when, made in ((Die.BEFORE, 0), (Die.LOCKED, 0), (Die.AFTER, 1)):
+    for when, made in ((KillPoint.BEFORE, 0), (KillPoint.LOCKED, 0), (KillPoint.AFTER, 1)):
         host.fail("nvmlDeviceCreateGpuInstance", when)
         command = [sys.executable, "-c", make, str(host.folder)]
         assert subprocess.run(command, timeout=300).returncode == -signal.SIGKILL

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from partitiond.core.hardware import SharingMode
 from partitiond.core.interference import Interference
 from partitiond.core.profile import StepTime
-from partitiond.simulation.batch import Batch, Sequence, Step
-from partitiond.simulation.engine import SharedDevice, SimulatedEngine
-from partitiond.simulation.events import Clock
+from partitiond.simulation.batch import Batch, BatchStep, Sequence
+from partitiond.simulation.engine import SharedDevice, SteppedEngine
+from partitiond.simulation.events import SimulatedClock
 from partitiond.simulation.fitting import EngineTrace, HostTrace
 from partitiond.simulation.host import Host, HostCosts
 from partitiond.simulation.seen import Observed
@@ -32,15 +32,15 @@ PROMPTS = {"long": (60, 400), "short": (8, 90)}
 class Recording(Batch):
     """Takes every step by itself, and notes when each token came."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: SimulatedClock) -> None:
         super().__init__(SLOTS, 4096, 1_000_000)
         self._clock = clock
         self.times: dict[Sequence, list[float]] = {}
 
-    def steps_alike(self, step: Step) -> int:
+    def steps_alike(self, step: BatchStep) -> int:
         return 1
 
-    def finish_step(self, step: Step, times: int = 1) -> tuple[Sequence, ...]:
+    def finish_step(self, step: BatchStep, times: int = 1) -> tuple[Sequence, ...]:
         emitted = super().finish_step(step, times)
         for sequence in emitted:
             self.times.setdefault(sequence, []).append(self._clock.now)
@@ -57,7 +57,7 @@ def arrivals(
 
 def made_run(rate: float, seed: int, seconds: float = 300.0, noise: float = 0.0) -> HostTrace:
     """Both models on a host of two cores, an engine of one core each."""
-    clock = Clock()
+    clock = SimulatedClock()
     device = SharedDevice(SharingMode.CORES, Interference(kappa_cores=KAPPA), Host(2))
     dice = random.Random(seed)
     traces = []
@@ -65,7 +65,7 @@ def made_run(rate: float, seed: int, seconds: float = 300.0, noise: float = 0.0)
     for model, (steps, costs) in TRUE.items():
         batch = Recording(clock)
         one = candidate(model, mode=SharingMode.CORES, busy=0.0)
-        engine = SimulatedEngine(
+        engine = SteppedEngine(
             clock, device, one, batch, FittedSteps(steps, float("inf")), costs=costs
         )
         sent = list(arrivals(model, rate, seconds, seed))

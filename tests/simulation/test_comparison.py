@@ -1,17 +1,17 @@
 import pytest
 
 from partitiond.simulation.comparison import (
+    ComparedFigure,
     Difference,
-    Figure,
     by_figure,
     differences,
     differences_of,
     summarise,
 )
-from partitiond.simulation.models import ModelTraffic
+from partitiond.simulation.models import SimulatedTraffic
 from partitiond.simulation.outcome import Outcome
 from partitiond.simulation.promise import promises
-from partitiond.simulation.replay import Load, ReplayOptions, replay_plan
+from partitiond.simulation.replay import OfferedLoad, ReplayOptions, replay_plan
 from tests.simulation.samples import WORKLOAD, candidate, engine, plan
 
 
@@ -22,40 +22,40 @@ def outcome(*, arrivals: int = 100, good: int = 100, ttft: float = 0.02) -> Outc
 (PROMISE,) = promises(plan({"gpu": [candidate("m")]}, {"m": 40.0}))
 
 
-def found(one: Outcome, load: Load) -> dict[Figure, Difference]:
+def found(one: Outcome, load: OfferedLoad) -> dict[ComparedFigure, Difference]:
     return {d.figure: d for d in differences(PROMISE, one, load, 0.95)}
 
 
 def test_at_full_load_faster_than_promised_is_an_error_too() -> None:
-    those = found(outcome(), Load.FULL)
-    assert set(those) == {Figure.THROUGHPUT, Figure.TTFT, Figure.TPOT}
-    assert those[Figure.TPOT].error == pytest.approx(-0.5)
-    assert those[Figure.TPOT].is_miss
-    assert not those[Figure.TTFT].is_miss
+    those = found(outcome(), OfferedLoad.FULL)
+    assert set(those) == {ComparedFigure.THROUGHPUT, ComparedFigure.TTFT, ComparedFigure.TPOT}
+    assert those[ComparedFigure.TPOT].error == pytest.approx(-0.5)
+    assert those[ComparedFigure.TPOT].is_miss
+    assert not those[ComparedFigure.TTFT].is_miss
 
 
 def test_at_the_demand_only_a_broken_promise_is_one() -> None:
-    those = found(outcome(ttft=0.03), Load.DEMAND)
-    assert set(those) == {Figure.SERVED, Figure.TTFT, Figure.TPOT}
-    assert those[Figure.TPOT].error == 0
-    assert those[Figure.TTFT].error == pytest.approx(0.5)
-    assert those[Figure.TTFT].is_miss
+    those = found(outcome(ttft=0.03), OfferedLoad.DEMAND)
+    assert set(those) == {ComparedFigure.SERVED, ComparedFigure.TTFT, ComparedFigure.TPOT}
+    assert those[ComparedFigure.TPOT].error == 0
+    assert those[ComparedFigure.TTFT].error == pytest.approx(0.5)
+    assert those[ComparedFigure.TTFT].is_miss
 
 
 def test_any_shortfall_of_the_served_share_is_a_miss() -> None:
-    assert not found(outcome(good=95), Load.DEMAND)[Figure.SERVED].is_miss
-    assert found(outcome(good=94), Load.DEMAND)[Figure.SERVED].is_miss
+    assert not found(outcome(good=95), OfferedLoad.DEMAND)[ComparedFigure.SERVED].is_miss
+    assert found(outcome(good=94), OfferedLoad.DEMAND)[ComparedFigure.SERVED].is_miss
 
 
 def test_nothing_is_said_of_a_model_to_which_nothing_came() -> None:
-    assert found(outcome(arrivals=0, good=0), Load.DEMAND) == {}
+    assert found(outcome(arrivals=0, good=0), OfferedLoad.DEMAND) == {}
 
 
 def test_a_summary_has_the_baseline_beside_it() -> None:
     those = [
-        Difference("a", Load.FULL, Figure.THROUGHPUT, 100.0, 90.0, naive=200.0),
-        Difference("b", Load.FULL, Figure.THROUGHPUT, 100.0, 70.0, naive=100.0),
-        Difference("c", Load.FULL, Figure.THROUGHPUT, 100.0, 105.0, naive=105.0),
+        Difference("a", OfferedLoad.FULL, ComparedFigure.THROUGHPUT, 100.0, 90.0, naive=200.0),
+        Difference("b", OfferedLoad.FULL, ComparedFigure.THROUGHPUT, 100.0, 70.0, naive=100.0),
+        Difference("c", OfferedLoad.FULL, ComparedFigure.THROUGHPUT, 100.0, 105.0, naive=105.0),
     ]
     summary = summarise(those)
     assert summary is not None
@@ -68,10 +68,11 @@ def test_a_summary_has_the_baseline_beside_it() -> None:
 
 def test_a_replay_is_compared_model_by_model() -> None:
     made = plan({"gpu-0": [candidate("a")], "gpu-1": [candidate("b")]}, {"a": 20.0, "b": 10.0})
-    traffic = [ModelTraffic("a", WORKLOAD), ModelTraffic("b", WORKLOAD)]
-    replay = replay_plan(made, traffic, engine, Load.FULL, ReplayOptions(seconds=10.0))
+    traffic = [SimulatedTraffic("a", WORKLOAD), SimulatedTraffic("b", WORKLOAD)]
+    replay = replay_plan(made, traffic, engine, OfferedLoad.FULL, ReplayOptions(seconds=10.0))
     those = differences_of(replay)
     assert [one.model for one in those] == ["a"] * 3 + ["b"] * 3
     assert {key: s.misses for key, s in by_figure(those).items()} == {
-        (Load.FULL, figure): 0 for figure in (Figure.THROUGHPUT, Figure.TTFT, Figure.TPOT)
+        (OfferedLoad.FULL, figure): 0
+        for figure in (ComparedFigure.THROUGHPUT, ComparedFigure.TTFT, ComparedFigure.TPOT)
     }

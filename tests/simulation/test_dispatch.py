@@ -9,14 +9,14 @@ from partitiond.proxy import estimates, live
 from partitiond.simulation import dispatch
 from partitiond.simulation.batch import Batch
 from partitiond.simulation.dispatch import (
-    Caller,
     DispatchOptions,
-    Flight,
+    SimulatedCaller,
     SimulatedModel,
     SimulatedReplica,
+    SimulatedRequest,
 )
-from partitiond.simulation.engine import SharedDevice, SimulatedEngine
-from partitiond.simulation.events import Clock
+from partitiond.simulation.engine import SharedDevice, SteppedEngine
+from partitiond.simulation.events import SimulatedClock
 from tests.simulation.samples import ConstantSteps, candidate
 
 
@@ -30,7 +30,7 @@ def test_costs_are_estimated_by_the_proxys_own_function() -> None:
 
 
 def model(
-    clock: Clock,
+    clock: SimulatedClock,
     limits: tuple[int, ...],
     *,
     kv_tokens: int = 10_000,
@@ -41,7 +41,7 @@ def model(
     """A model with a replica for each limit; one step takes a second, or as told."""
     replicas = []
     for number, limit in enumerate(limits):
-        engine = SimulatedEngine(
+        engine = SteppedEngine(
             clock,
             SharedDevice(SharingMode.WHOLE),
             candidate("m"),
@@ -56,22 +56,24 @@ def model(
     return SimulatedModel(clock, route, replicas, options=options)
 
 
-def send(clock: Clock, to: SimulatedModel, count: int, output: int = 10) -> list[Flight]:
-    flights = [Flight(clock.now, 10, output) for _ in range(count)]
+def send(
+    clock: SimulatedClock, to: SimulatedModel, count: int, output: int = 10
+) -> list[SimulatedRequest]:
+    flights = [SimulatedRequest(clock.now, 10, output) for _ in range(count)]
     for flight in flights:
         to.arrive(flight)
     return flights
 
 
 def test_requests_fill_replicas_in_proportion_to_their_limits() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     fleet = model(clock, (2, 6))
     send(clock, fleet, 8)
     assert [replica.sequences for replica in fleet.replicas] == [2, 6]
 
 
 def test_beyond_the_limits_they_wait_and_beyond_the_queue_they_are_refused() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     fleet = model(clock, (2,))
     flights = send(clock, fleet, 5)
     assert fleet.waiting == 2
@@ -83,7 +85,7 @@ def test_beyond_the_limits_they_wait_and_beyond_the_queue_they_are_refused() -> 
 
 
 def test_who_cannot_start_in_time_is_refused() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     fleet = model(clock, (1,), wait=5.0)
     fleet.dispatcher.service = ServiceTime(1.0)  # it believes that a slot comes free in time
     flights = send(clock, fleet, 2, output=50)
@@ -95,7 +97,7 @@ def test_who_cannot_start_in_time_is_refused() -> None:
 
 
 def test_the_kv_limit_holds_back_what_the_sequence_limit_would_admit() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     fleet = model(clock, (8,), kv_tokens=60)
     send(clock, fleet, 4)
     # 10 prompt tokens at 0.3 tokens a byte and 4 bytes a token, and 10 outputs: 22 each.
@@ -103,9 +105,9 @@ def test_the_kv_limit_holds_back_what_the_sequence_limit_would_admit() -> None:
 
 
 def test_places_are_given_back() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     fleet = model(clock, (4, 4))
-    done: list[Flight] = []
+    done: list[SimulatedRequest] = []
     fleet.on_done = done.append
     flights = send(clock, fleet, 8)
     clock.run(100.0)
@@ -113,17 +115,19 @@ def test_places_are_given_back() -> None:
     assert [(r.sequences, r.kv_tokens) for r in fleet.replicas] == [(0, 0), (0, 0)]
 
 
-def send_as(clock: Clock, to: SimulatedModel, caller: Caller, output: int = 10) -> Flight:
-    flight = Flight(clock.now, 10, output, caller)
+def send_as(
+    clock: SimulatedClock, to: SimulatedModel, caller: SimulatedCaller, output: int = 10
+) -> SimulatedRequest:
+    flight = SimulatedRequest(clock.now, 10, output, caller)
     to.arrive(flight)
     return flight
 
 
 def test_a_flooding_key_gives_way_to_another_in_order_and_in_places() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     fleet = model(clock, (1,))
-    flood = [send_as(clock, fleet, Caller("flood")) for _ in range(3)]
-    modest = send_as(clock, fleet, Caller("modest"))
+    flood = [send_as(clock, fleet, SimulatedCaller("flood")) for _ in range(3)]
+    modest = send_as(clock, fleet, SimulatedCaller("modest"))
     rejected = flood[2].rejected
     assert rejected is not None
     assert rejected.code == "queue_full"
@@ -134,40 +138,40 @@ def test_a_flooding_key_gives_way_to_another_in_order_and_in_places() -> None:
 
 
 def test_a_conversation_comes_back_to_its_replica_and_finds_its_beginning_there() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     seen: list[tuple[str, str]] = []
 
-    def cache(flight: Flight, replica_id: str) -> int:
+    def cache(flight: SimulatedRequest, replica_id: str) -> int:
         found = (flight.caller.session, replica_id) in seen
         seen.append((flight.caller.session, replica_id))
         return 5 if found else 0
 
     options = DispatchOptions(affinity_seconds=60.0, cache=cache)
     fleet = model(clock, (8, 8, 8), options=options)
-    first = send_as(clock, fleet, Caller(session="s"))
+    first = send_as(clock, fleet, SimulatedCaller(session="s"))
     send(clock, fleet, 1)
     clock.run(50.0)
-    again = send_as(clock, fleet, Caller(session="s"))
+    again = send_as(clock, fleet, SimulatedCaller(session="s"))
     assert again.replica is first.replica
     assert (first.cached_tokens, again.cached_tokens) == (0, 5)
 
 
 def test_prompts_that_begin_alike_go_where_the_beginning_is() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     fleet = model(clock, (32, 32, 32), options=DispatchOptions(prefixes=True))
     prompt = b"s" * 600
-    flights = [send_as(clock, fleet, Caller(prompt=prompt + bytes([n]))) for n in range(6)]
+    flights = [send_as(clock, fleet, SimulatedCaller(prompt=prompt + bytes([n]))) for n in range(6)]
     assert len({flight.replica for flight in flights}) == 1
 
 
 def test_a_slow_replica_gets_less_and_is_tried_again() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     fleet = model(clock, (8, 8, 8), seconds=(0.01, 0.01, 0.05))
     slow = fleet.replicas[2]
-    flights: list[Flight] = []
+    flights: list[SimulatedRequest] = []
 
     def arrive() -> None:
-        flights.append(send_as(clock, fleet, Caller()))
+        flights.append(send_as(clock, fleet, SimulatedCaller()))
         if clock.now < 100:
             clock.at(clock.now + 0.02, arrive)
 

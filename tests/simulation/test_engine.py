@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from partitiond.core.hardware import SharingMode
 from partitiond.core.interference import Interference
 from partitiond.core.profile import StepTime
-from partitiond.simulation.batch import Batch, Sequence, Step
-from partitiond.simulation.engine import SharedDevice, SimulatedEngine
-from partitiond.simulation.events import Clock
+from partitiond.simulation.batch import Batch, BatchStep, Sequence
+from partitiond.simulation.engine import SharedDevice, SteppedEngine
+from partitiond.simulation.events import SimulatedClock
 from partitiond.simulation.host import NO_COSTS, Host, HostCosts
 from partitiond.simulation.steps import FittedSteps, StepModel, Steps
 from tests.simulation.samples import STEP_SECONDS, ConstantSteps, candidate, host_costs
@@ -18,7 +18,7 @@ from tests.simulation.samples import STEP_SECONDS, ConstantSteps, candidate, hos
 class StepByStep(Batch):
     """Never leaps: what a leap has to equal."""
 
-    def steps_alike(self, step: Step) -> int:
+    def steps_alike(self, step: BatchStep) -> int:
         return 1
 
 
@@ -30,7 +30,7 @@ def run(
     arrivals: Arrivals, kind: type[Batch], busy: float, costs: HostCosts = NO_COSTS, cores: int = 0
 ) -> Times:
     """(first token, last token) of each request on two engines that share a device and a host."""
-    clock = Clock()
+    clock = SimulatedClock()
     device = SharedDevice(SharingMode.MEMORY, Interference(kappa_memory=0.1), Host(cores))
     steps = FittedSteps(StepTime(0.01, 1e-4, 1e-3, 1e-5, 0.0, 3, 3), 20)
     first: dict[Sequence, float] = {}
@@ -38,7 +38,7 @@ def run(
     engines = []
     for _ in range(2):
         made = candidate("m", mode=SharingMode.MEMORY, busy=busy)
-        engine = SimulatedEngine(clock, device, made, kind(4, 32, 200), steps, costs=costs)
+        engine = SteppedEngine(clock, device, made, kind(4, 32, 200), steps, costs=costs)
         engine.on_first = lambda s: first.__setitem__(s, clock.now)
         engine.on_ended = lambda s: last.__setitem__(s, clock.now)
         engines.append(engine)
@@ -69,9 +69,11 @@ def test_leaps_change_nothing(
         assert one == pytest.approx(other, abs=1e-6)
 
 
-def alone(steps: Steps, mode: SharingMode = SharingMode.WHOLE) -> tuple[Clock, SimulatedEngine]:
-    clock = Clock()
-    return clock, SimulatedEngine(
+def alone(
+    steps: Steps, mode: SharingMode = SharingMode.WHOLE
+) -> tuple[SimulatedClock, SteppedEngine]:
+    clock = SimulatedClock()
+    return clock, SteppedEngine(
         clock, SharedDevice(mode), candidate("m", mode=mode), Batch(8, 64, 1000), steps
     )
 
@@ -88,7 +90,7 @@ def test_a_request_waits_for_the_step_under_way() -> None:
 
 
 def test_two_busy_engines_halve_each_other_and_one_alone_is_not_slowed() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     device = SharedDevice(SharingMode.MEMORY, Interference(kappa_memory=0.0))
     ended: dict[str, float] = {}
 
@@ -96,7 +98,7 @@ def test_two_busy_engines_halve_each_other_and_one_alone_is_not_slowed() -> None
         ended[name] = clock.now
 
     for name, output in (("short", 10), ("long", 30)):
-        engine = SimulatedEngine(
+        engine = SteppedEngine(
             clock,
             device,
             candidate(name, mode=SharingMode.MEMORY),

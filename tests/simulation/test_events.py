@@ -1,10 +1,10 @@
 import functools
 
-from partitiond.simulation.events import Clock
+from partitiond.simulation.events import SimulatedClock
 
 
 def test_events_run_in_the_order_of_their_times_and_equal_ones_as_planned() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     seen: list[tuple[float, str]] = []
 
     def note(name: str) -> None:
@@ -20,7 +20,7 @@ def test_events_run_in_the_order_of_their_times_and_equal_ones_as_planned() -> N
 
 
 def test_an_event_in_the_past_is_due_now() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     seen: list[float] = []
     clock.run(5.0)
     clock.at(1.0, lambda: seen.append(clock.now))

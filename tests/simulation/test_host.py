@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from partitiond.core.hardware import SharingMode
 from partitiond.core.profile import StepTime
 from partitiond.simulation.batch import Batch, Sequence
-from partitiond.simulation.engine import SharedDevice, SimulatedEngine
-from partitiond.simulation.events import Clock
+from partitiond.simulation.engine import SharedDevice, SteppedEngine
+from partitiond.simulation.events import SimulatedClock
 from partitiond.simulation.host import NO_COSTS, Host, HostCosts, cores_of, is_crowded
 from partitiond.simulation.steps import FittedSteps, Steps
 from tests.simulation.samples import ConstantSteps, candidate, host_costs, plan
@@ -34,13 +34,13 @@ def times(
     slots: int = 8,
 ) -> list[Times]:
     """First and last token of each request; each engine has one core of one host."""
-    clock, host = Clock(), Host(cores)
+    clock, host = SimulatedClock(), Host(cores)
     first: dict[Sequence, float] = {}
     last: dict[Sequence, float] = {}
     made: list[list[Sequence]] = []
     for arrivals in engines:
         device = SharedDevice(SharingMode.WHOLE, host=host)
-        engine = SimulatedEngine(
+        engine = SteppedEngine(
             clock,
             device,
             candidate("m"),

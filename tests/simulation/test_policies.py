@@ -5,19 +5,21 @@ import pytest
 from partitiond.core.hardware import SharingMode
 from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from partitiond.simulation.batch import Batch
-from partitiond.simulation.dispatch import Flight, SimulatedReplica
-from partitiond.simulation.engine import SharedDevice, SimulatedEngine
-from partitiond.simulation.events import Clock
-from partitiond.simulation.policies import BaselineModel, Choice
+from partitiond.simulation.dispatch import SimulatedReplica, SimulatedRequest
+from partitiond.simulation.engine import SharedDevice, SteppedEngine
+from partitiond.simulation.events import SimulatedClock
+from partitiond.simulation.policies import BaselineModel, PolicyChoice
 from tests.simulation.samples import ConstantSteps, candidate
 
-EITHER = pytest.mark.parametrize("choice", Choice)
+EITHER = pytest.mark.parametrize("choice", PolicyChoice)
 
 
-def fleet(clock: Clock, limits: tuple[int, ...], choice: Choice, limited: bool) -> BaselineModel:
+def fleet(
+    clock: SimulatedClock, limits: tuple[int, ...], choice: PolicyChoice, limited: bool
+) -> BaselineModel:
     replicas = []
     for number, limit in enumerate(limits):
-        engine = SimulatedEngine(
+        engine = SteppedEngine(
             clock,
             SharedDevice(SharingMode.WHOLE),
             candidate("m"),
@@ -30,16 +32,18 @@ def fleet(clock: Clock, limits: tuple[int, ...], choice: Choice, limited: bool) 
     return BaselineModel(clock, model, replicas, choice, limited=limited)
 
 
-def send(clock: Clock, to: BaselineModel, count: int, output: int = 10) -> list[Flight]:
-    flights = [Flight(clock.now, 10, output) for _ in range(count)]
+def send(
+    clock: SimulatedClock, to: BaselineModel, count: int, output: int = 10
+) -> list[SimulatedRequest]:
+    flights = [SimulatedRequest(clock.now, 10, output) for _ in range(count)]
     for flight in flights:
         to.arrive(flight)
     return flights
 
 
 @EITHER
-def test_without_a_limit_everything_waits_in_the_engines(choice: Choice) -> None:
-    clock = Clock()
+def test_without_a_limit_everything_waits_in_the_engines(choice: PolicyChoice) -> None:
+    clock = SimulatedClock()
     model = fleet(clock, (1, 1), choice, limited=False)
     flights = send(clock, model, 20)
     assert all(flight.rejected is None and flight.placed == 0.0 for flight in flights)
@@ -49,8 +53,8 @@ def test_without_a_limit_everything_waits_in_the_engines(choice: Choice) -> None
 
 
 @EITHER
-def test_with_a_limit_they_wait_and_are_refused_as_with_ours(choice: Choice) -> None:
-    clock = Clock()
+def test_with_a_limit_they_wait_and_are_refused_as_with_ours(choice: PolicyChoice) -> None:
+    clock = SimulatedClock()
     model = fleet(clock, (1, 1), choice, limited=True)
     flights = send(clock, model, 6)
     assert [replica.sequences for replica in model.replicas] == [1, 1]
@@ -61,8 +65,8 @@ def test_with_a_limit_they_wait_and_are_refused_as_with_ours(choice: Choice) -> 
 
 
 @EITHER
-def test_with_a_limit_nobody_waits_beyond_the_deadline(choice: Choice) -> None:
-    clock = Clock()
+def test_with_a_limit_nobody_waits_beyond_the_deadline(choice: PolicyChoice) -> None:
+    clock = SimulatedClock()
     model = fleet(clock, (1,), choice, limited=True)
     flights = send(clock, model, 2, output=100)
     clock.run(1000.0)
@@ -71,14 +75,14 @@ def test_with_a_limit_nobody_waits_beyond_the_deadline(choice: Choice) -> None:
 
 
 def test_round_robin_takes_turns_whatever_runs_there() -> None:
-    clock = Clock()
-    model = fleet(clock, (8, 1), Choice.ROUND_ROBIN, limited=False)
+    clock = SimulatedClock()
+    model = fleet(clock, (8, 1), PolicyChoice.ROUND_ROBIN, limited=False)
     send(clock, model, 8)
     assert [replica.sequences for replica in model.replicas] == [4, 4]
 
 
 def test_least_connections_counts_requests_not_shares() -> None:
-    clock = Clock()
-    model = fleet(clock, (8, 2), Choice.LEAST_CONNECTIONS, limited=True)
+    clock = SimulatedClock()
+    model = fleet(clock, (8, 2), PolicyChoice.LEAST_CONNECTIONS, limited=True)
     send(clock, model, 6)
     assert [replica.sequences for replica in model.replicas] == [4, 2]

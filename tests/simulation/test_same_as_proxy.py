@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from partitiond.core.admission import Cost, Rejected
 from partitiond.core.dispatch import Dispatcher
 from partitiond.core.hardware import SharingMode
-from partitiond.core.places import EVERYBODY, Share
+from partitiond.core.places import EVERYBODY, RequestOwner
 from partitiond.core.quarantine import Exposure
 from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from partitiond.proxy.config import ProxyOptions
@@ -26,12 +26,12 @@ from partitiond.proxy.replicas import LiveReplica
 from partitiond.simulation import dispatch
 from partitiond.simulation.batch import Batch
 from partitiond.simulation.batch import Sequence as BatchSequence
-from partitiond.simulation.engine import SharedDevice, SimulatedEngine
-from partitiond.simulation.events import Clock
+from partitiond.simulation.engine import SharedDevice, SteppedEngine
+from partitiond.simulation.events import SimulatedClock
 from partitiond.simulation.fleet.clock import FleetClock
 from partitiond.simulation.fleet.device import FleetDevice
-from partitiond.simulation.fleet.dispatch import Finished, FleetModel
-from partitiond.simulation.fleet.engine import FleetEngine, Request
+from partitiond.simulation.fleet.dispatch import FinishedRequest, FleetModel
+from partitiond.simulation.fleet.engine import FleetEngine, FleetRequest
 from partitiond.simulation.fleet.places import FleetReplica
 from partitiond.simulation.models import EngineModel
 from tests.simulation.samples import ConstantSteps, candidate
@@ -48,7 +48,7 @@ class Ask:
     cost: Cost
     prompt_tokens: int = 10
     output_tokens: int = 10
-    share: Share = EVERYBODY
+    share: RequestOwner = EVERYBODY
     max_wait_seconds: float = math.inf
 
 
@@ -211,7 +211,7 @@ class InProxy:
 # The simulation
 
 
-class EngineByHand(SimulatedEngine):
+class EngineByHand(SteppedEngine):
     """It tells what starts, and ends what it is told to."""
 
     started: Callable[[BatchSequence], None]
@@ -224,9 +224,9 @@ class InSimulation:
     def __init__(self, route: ModelRoute) -> None:
         self.decisions: list[Decision] = []
         self.draws = Draws()
-        self._clock = Clock()
-        self._names: dict[dispatch.Flight, int] = {}
-        self._flights: dict[int, dispatch.Flight] = {}
+        self._clock = SimulatedClock()
+        self._names: dict[dispatch.SimulatedRequest, int] = {}
+        self._flights: dict[int, dispatch.SimulatedRequest] = {}
         self._sequences: dict[int, BatchSequence] = {}
         self._model = dispatch.SimulatedModel(self._clock, route, ())
         self._model.dispatcher.places.draw = self.draws
@@ -236,7 +236,7 @@ class InSimulation:
     def dispatcher(self) -> Dispatcher[Any, Any]:
         return self._model.dispatcher
 
-    def _done(self, flight: dispatch.Flight) -> None:
+    def _done(self, flight: dispatch.SimulatedRequest) -> None:
         if flight.rejected is not None:
             self.decisions.append((self._names[flight], flight.rejected))
 
@@ -263,9 +263,9 @@ class InSimulation:
 
     def arrive(self, ask: Ask) -> None:
         share = ask.share
-        caller = dispatch.Caller(share.key, share.weight, share.priority)
+        caller = dispatch.SimulatedCaller(share.key, share.weight, share.priority)
         now = self._clock.now
-        flight = dispatch.Flight(now, ask.prompt_tokens, ask.output_tokens, caller)
+        flight = dispatch.SimulatedRequest(now, ask.prompt_tokens, ask.output_tokens, caller)
         flight.cost, flight.max_wait_seconds = ask.cost, ask.max_wait_seconds
         self._names[flight], self._flights[ask.name] = ask.name, flight
         self._model.place(flight)
@@ -288,19 +288,19 @@ class InSimulation:
 class FleetEngineByHand(FleetEngine):
     """It tells what starts."""
 
-    started: Callable[[Request], None]
+    started: Callable[[FleetRequest], None]
 
-    def add(self, request: Request) -> None:
+    def add(self, request: FleetRequest) -> None:
         self.started(request)
 
 
-class InFleet(Finished):
+class InFleet(FinishedRequest):
     def __init__(self, route: ModelRoute) -> None:
         self.decisions: list[Decision] = []
         self.draws = Draws()
         self._clock = FleetClock()
-        self._names: dict[Request, int] = {}
-        self._requests: dict[int, Request] = {}
+        self._names: dict[FleetRequest, int] = {}
+        self._requests: dict[int, FleetRequest] = {}
         self._where: dict[int, FleetReplica] = {}
         self._replicas: dict[str, FleetReplica] = {}
         self._model = FleetModel(self._clock, route, self)
@@ -310,9 +310,9 @@ class InFleet(Finished):
     def dispatcher(self) -> Dispatcher[Any, Any]:
         return self._model.dispatcher
 
-    def answered(self, request: Request) -> None: ...
+    def answered(self, request: FleetRequest) -> None: ...
 
-    def refused(self, request: Request, rejected: Rejected) -> None:
+    def refused(self, request: FleetRequest, rejected: Rejected) -> None:
         self.decisions.append((self._names[request], rejected))
 
     def _replica(self, route: ReplicaRoute) -> FleetReplica:
@@ -321,7 +321,7 @@ class InFleet(Finished):
         behaves = EngineModel(ConstantSteps(), 10**6, 1000)
         engine = FleetEngineByHand(self._clock, device, candidate("m"), behaves, replica)
 
-        def started(request: Request) -> None:
+        def started(request: FleetRequest) -> None:
             name = self._names[request]
             self._where[name] = replica
             self.decisions.append((name, replica.replica_id))
@@ -344,7 +344,7 @@ class InFleet(Finished):
         self._model.route = route
 
     def arrive(self, ask: Ask) -> None:
-        request = Request(self._clock.now, ask.prompt_tokens, ask.output_tokens, ask.cost)
+        request = FleetRequest(self._clock.now, ask.prompt_tokens, ask.output_tokens, ask.cost)
         request.share, request.max_wait_seconds = ask.share, ask.max_wait_seconds
         self._names[request], self._requests[ask.name] = ask.name, request
         self._model.place(request)
@@ -499,7 +499,7 @@ def step_of(name: int, *drawn: Any) -> Step:
     what, after, number, other, wait = drawn
     # No two have deadlines at the same time, nor a second apart.
     longest = math.inf if wait is None else wait * TICK + name * TICK / 2**12
-    share = Share(f"key {number % 3}", (1.0, 0.1, 3.0)[number % 3], int(number % 5 == 0))
+    share = RequestOwner(f"key {number % 3}", (1.0, 0.1, 3.0)[number % 3], int(number % 5 == 0))
     tokens = 1 + other % 90
     cost = Cost((1, 1, 1, 2, 5)[other % 5], tokens)
     return Step(what, after, number, other, Ask(name, cost, tokens, 1 + tokens % 7, share, longest))

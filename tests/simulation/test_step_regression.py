@@ -5,12 +5,12 @@ import random
 
 import pytest
 
-from partitiond.simulation.step_regression import Row, fit_rows
+from partitiond.simulation.step_regression import StepRow, fit_rows
 
 TRUE = (0.02, 4e-4, 3e-3, 4e-6, 5e-3)
 
 
-def rows(count: int, kappa: float, seed: int, disturbed: float = 0.0) -> list[Row]:
+def rows(count: int, kappa: float, seed: int, disturbed: float = 0.0) -> list[StepRow]:
     dice = random.Random(seed)
     found = []
     for _ in range(count):
@@ -21,7 +21,7 @@ def rows(count: int, kappa: float, seed: int, disturbed: float = 0.0) -> list[Ro
         seconds = math.fsum(a * x for a, x in zip(TRUE, terms, strict=True)) * (1 + kappa * others)
         if dice.random() < disturbed:
             seconds *= dice.uniform(2.0, 9.0)
-        found.append(Row(terms, seconds, others))
+        found.append(StepRow(terms, seconds, others))
     return found
 
 
@@ -43,7 +43,7 @@ def test_disturbed_steps_decide_nothing_but_the_sum() -> None:
 
 
 def test_engines_that_never_work_together_have_no_kappa() -> None:
-    alone = [Row(row.terms, row.seconds, 0.0) for row in rows(100, 0.0, 4)]
+    alone = [StepRow(row.terms, row.seconds, 0.0) for row in rows(100, 0.0, 4)]
     kappa, found = fit_rows({"m": alone})
     assert kappa == 0.0
     assert found["m"] == pytest.approx(TRUE, rel=1e-6)
@@ -51,7 +51,7 @@ def test_engines_that_never_work_together_have_no_kappa() -> None:
 
 def test_what_cannot_be_told_apart_still_predicts() -> None:
     # Every prompt has 100 tokens: what a prompt costs and what its tokens cost are one figure.
-    alike = [Row((1.0, d + 100.0 * p, d, 50 * d, p), 0.02 + 0.003 * d + 0.05 * p, 0.0)
+    alike = [StepRow((1.0, d + 100.0 * p, d, 50 * d, p), 0.02 + 0.003 * d + 0.05 * p, 0.0)
              for d in (1.0, 2.0, 5.0) for p in (0.0, 1.0, 2.0) for _ in range(20)]  # fmt: skip
     _, found = fit_rows({"m": alike})
     assert all(one >= 0 for one in found["m"])

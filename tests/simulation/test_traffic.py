@@ -5,8 +5,8 @@ import pytest
 from loadgen.arrivals import poisson
 from partitiond.core.workload import Workload
 from partitiond.profiler import load
-from partitiond.simulation.dispatch import Flight
-from partitiond.simulation.events import Clock
+from partitiond.simulation.dispatch import SimulatedRequest
+from partitiond.simulation.events import SimulatedClock
 from partitiond.simulation.outcome import Observer
 from partitiond.simulation.traffic import closed_traffic, lengths_of, open_traffic
 from tests.simulation.test_dispatch import model
@@ -27,8 +27,8 @@ def test_lengths_are_those_that_the_profiler_sends(workload: Workload) -> None:
 
 
 def test_arrivals_and_lengths_are_the_load_generators_own() -> None:
-    clock = Clock()
-    sent: list[Flight] = []
+    clock = SimulatedClock()
+    sent: list[SimulatedRequest] = []
     open_traffic(
         clock, model(clock, (100,)), MIXED, 2.0, seed=3, until=lambda: False, sent=sent.append
     )
@@ -40,8 +40,8 @@ def test_arrivals_and_lengths_are_the_load_generators_own() -> None:
 
 
 def test_arrivals_end_when_they_are_told_to() -> None:
-    clock = Clock()
-    sent: list[Flight] = []
+    clock = SimulatedClock()
+    sent: list[SimulatedRequest] = []
     open_traffic(
         clock,
         model(clock, (100,)),
@@ -57,9 +57,9 @@ def test_arrivals_end_when_they_are_told_to() -> None:
 
 
 def test_a_closed_loop_holds_its_slots_in_flight_and_does_not_finish_in_waves() -> None:
-    clock = Clock()
+    clock = SimulatedClock()
     fleet = model(clock, (8,))
-    sent: list[Flight] = []
+    sent: list[SimulatedRequest] = []
     fleet.on_done = closed_traffic(clock, fleet, Workload(10, 16), 8, seed=0, sent=sent.append)
     clock.run(0.0)
     assert [flight.output_tokens for flight in sent] == [2, 4, 6, 8, 10, 12, 14, 16]
@@ -71,7 +71,7 @@ def test_a_closed_loop_holds_its_slots_in_flight_and_does_not_finish_in_waves() 
 
 def test_an_observer_counts_the_window_alone() -> None:
     observer = Observer(10.0, 20.0)
-    early, inside = Flight(9.9, 1, 1), Flight(10.0, 1, 2)
+    early, inside = SimulatedRequest(9.9, 1, 1), SimulatedRequest(10.0, 1, 2)
     for flight in (early, inside):
         observer.sent(flight)
     assert observer.pending == 1

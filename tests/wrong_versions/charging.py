@@ -57,7 +57,11 @@ CHARGING: Final[tuple[Rule, ...]] = (
                 "        self._over = True\n        if self._connecting",
             ),
             (_ATTEMPT, "record.at_work = self.sent", "record.at_work = False"),
-            (_ATTEMPT, "Seen(scanner.output_events + fast,", "Seen(scanner.output_events,"),
+            (
+                _ATTEMPT,
+                "ObservedOutput(scanner.output_events + fast,",
+                "ObservedOutput(scanner.output_events,",
+            ),
             (_ATTEMPT, "scanner.prompt_tokens)", "None)"),
             (_EXCHANGE, "settle(receipt, used)", "settle(receipt, 0.0)"),
             (
@@ -131,16 +135,16 @@ CHARGING: Final[tuple[Rule, ...]] = (
             ),
             (
                 _EVENTS,
-                "        if kind is Kind.CONTENT:\n            self.started = True\n"
+                "        if kind is EventKind.CONTENT:\n            self.started = True\n"
                 "            self.output_events += 1\n",
                 "        self.output_events += 1\n"
-                "        if kind is Kind.CONTENT:\n            self.started = True\n",
+                "        if kind is EventKind.CONTENT:\n            self.started = True\n",
             ),
             (_DIALECTS, 'b"content_block_start", b"content_block_stop"', 'b"content_block_start"'),
             (_DIALECTS, 'name.endswith((b".added", b".done"))', 'name.endswith(b".added")'),
             (
                 _DIALECTS,
-                '        if name == b"message_delta":\n            return Kind.USAGE\n',
+                '        if name == b"message_delta":\n            return EventKind.USAGE\n',
                 "",
             ),
         ),

@@ -173,7 +173,7 @@ LOOKS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _WATCHING,
-                "            if device.health is Health.SILENT\n"
+                "            if device.health is DeviceHealth.SILENT\n"
                 "            else engine_bytes(planned.get(device.id, device)),\n",
                 "            if not device\n"
                 "            else engine_bytes(planned.get(device.id, device)),\n",

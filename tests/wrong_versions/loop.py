@@ -113,7 +113,7 @@ LOOP: Final[tuple[Rule, ...]] = (
                 _DRIFT,
                 "                full.append((gathered, name, window))\n",
                 "                full.append((gathered, name, window))\n"
-                "                watched.gathered = Gathered(at, gathered.last, gathered.last)\n",
+                "                watched.gathered = OpenWindow(at, gathered.last, gathered.last)\n",
             ),
             (
                 _DRIFT,

@@ -386,13 +386,13 @@ RECOVERY: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 _LOST,
-                "if d.health not in (Health.FAILED, Health.SILENT)}",
-                "if d.health is not Health.SILENT}",
+                "if d.health not in (DeviceHealth.FAILED, DeviceHealth.SILENT)}",
+                "if d.health is not DeviceHealth.SILENT}",
             ),
             (
                 _LOST,
-                "if d.health not in (Health.FAILED, Health.SILENT)}",
-                "if d.health is not Health.FAILED}",
+                "if d.health not in (DeviceHealth.FAILED, DeviceHealth.SILENT)}",
+                "if d.health is not DeviceHealth.FAILED}",
             ),
             (
                 _LOST,

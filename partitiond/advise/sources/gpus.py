@@ -6,13 +6,13 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from partitiond.advise.today import Today, emptied, foreign_note
+from partitiond.advise.today import Deployment, emptied, foreign_note
 from partitiond.core.device_memory import GpuProcess
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware import Device
 from partitiond.devices.nvml import discover_gpus, gpu, processes
 from partitiond.devices.telemetry.gpu import GpuSampler
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0"})  # noqa: S104
 
@@ -35,7 +35,7 @@ class GpuWatch:
         self._cores = cores
         self._parents = parents or _parents
         self._listeners = listeners or _listeners
-        self._looks = Looks()
+        self._looks = DeadlineCalls()
         self._devices: tuple[Device, ...] = ()
         self._samplers: dict[str, GpuSampler] = {}
 
@@ -48,7 +48,7 @@ class GpuWatch:
             self._samplers[device.id] = sampler
         return self._devices
 
-    def close(self, addresses: Iterable[str]) -> Today:
+    def close(self, addresses: Iterable[str]) -> Deployment:
         """End, and return the result; processes of engines at these addresses are not foreign."""
         busy = {}
         for device, sampler in self._samplers.items():
@@ -60,10 +60,10 @@ class GpuWatch:
         on_gpu = {device.id: processes_on(device.id, self._looks) for device in self._devices}
         on, foreign = placed(on_gpu, tuple(addresses), self._listeners(), self._parents)
         devices = emptied(self._devices, foreign)
-        return Today(devices, on, busy, foreign_note(foreign))
+        return Deployment(devices, on, busy, foreign_note(foreign))
 
 
-def processes_on(uuid: str, looks: Looks) -> tuple[GpuProcess, ...]:
+def processes_on(uuid: str, looks: DeadlineCalls) -> tuple[GpuProcess, ...]:
     """Return processes with a context on a GPU; empty if the driver does not tell."""
 
     def listed() -> tuple[GpuProcess, ...]:

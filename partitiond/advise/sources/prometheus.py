@@ -17,7 +17,7 @@ import httpx
 
 from partitiond.advise import readings
 from partitiond.advise.exposition import Sample, Scrape, number
-from partitiond.advise.today import CORES_PER_DEVICE, Today, cores_at, emptied
+from partitiond.advise.today import CORES_PER_DEVICE, Deployment, cores_at, emptied
 from partitiond.core.errors import SpecError, UpstreamError
 from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
 from partitiond.core.units import MIB, Bytes
@@ -37,7 +37,7 @@ PLACES: Final = ("pod", "exported_pod", "instance")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Kept:
+class PrometheusData:
     """The data of a Prometheus.
 
     Attributes:
@@ -47,7 +47,7 @@ class Kept:
     """
 
     scrapes: Mapping[str, tuple[Scrape, ...]]
-    today: Today
+    today: Deployment
     seconds: float
 
 
@@ -90,7 +90,7 @@ class Prometheus:
                 hint="As http://127.0.0.1:9090.",
             ) from error
 
-    def kept(self, range_seconds: float, now: float) -> Kept:
+    def kept(self, range_seconds: float, now: float) -> PrometheusData:
         """Return the data of the last `range_seconds` before `now` (Unix seconds).
 
         Raises:
@@ -129,7 +129,7 @@ class Prometheus:
             place: tuple(Scrape(at, tuple(found)) for at, found in sorted(moments.items()))
             for place, moments in samples.items()
         }
-        return Kept(scrapes, self._gpus(range_seconds, now, pods), range_seconds)
+        return PrometheusData(scrapes, self._gpus(range_seconds, now, pods), range_seconds)
 
     def close(self) -> None:
         """Close the connection."""
@@ -221,7 +221,7 @@ class Prometheus:
 
     # --- GPUs ---------------------------------------------------------------------------------
 
-    def _gpus(self, range_seconds: float, now: float, pods: Mapping[str, str]) -> Today:
+    def _gpus(self, range_seconds: float, now: float, pods: Mapping[str, str]) -> Deployment:
         """Return GPUs by a DCGM exporter, without GPUs with MIG slices, whose share is unknown."""
         busy: dict[str, float] = {}
         labels_by_uuid: dict[str, Mapping[str, str]] = {}
@@ -246,7 +246,7 @@ class Prometheus:
             if devices
             else ()
         )
-        return Today(emptied(devices), {p: tuple(g) for p, g in on.items()}, busy, notes)
+        return Deployment(emptied(devices), {p: tuple(g) for p, g in on.items()}, busy, notes)
 
     @staticmethod
     def _add_pod(

@@ -11,7 +11,7 @@ from typing import Any, Final
 import httpx
 
 from partitiond.advise.exposition import Scrape, parse
-from partitiond.advise.identify import Served
+from partitiond.advise.identify import ServedName
 from partitiond.advise.observe import keep
 from partitiond.advise.readings import WANTED
 from partitiond.core.errors import SpecError, UpstreamError
@@ -24,7 +24,7 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 @dataclasses.dataclass(slots=True)
-class Watched:
+class ScrapedEngines:
     """What was seen so far; the object can be used at any time.
 
     Attributes:
@@ -36,7 +36,7 @@ class Watched:
 
     scrapes: dict[str, list[Scrape]] = dataclasses.field(default_factory=dict)
     missed: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
-    served: dict[str, dict[str, Served]] = dataclasses.field(default_factory=dict)
+    served: dict[str, dict[str, ServedName]] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -45,11 +45,11 @@ async def watch(
     *,
     seconds: float,
     every_seconds: float,
-    into: Watched,
-    on_look: Callable[[Watched], None] | None = None,
+    into: ScrapedEngines,
+    on_look: Callable[[ScrapedEngines], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Sleep = asyncio.sleep,
-) -> Watched:
+) -> ScrapedEngines:
     """Read all addresses at once, again and again.
 
     Args:
@@ -99,7 +99,7 @@ def _client(address: str) -> httpx.AsyncClient:
         ) from error
 
 
-async def _look(address: str, client: httpx.AsyncClient, at: float, into: Watched) -> None:
+async def _look(address: str, client: httpx.AsyncClient, at: float, into: ScrapedEngines) -> None:
     try:
         text = await _get(client, "/metrics")
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
@@ -137,7 +137,7 @@ def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _check_first(into: Watched, addresses: Sequence[str]) -> None:
+def _check_first(into: ScrapedEngines, addresses: Sequence[str]) -> None:
     for address in addresses:
         if address in into.missed:
             raise UpstreamError(
@@ -154,7 +154,7 @@ def _check_first(into: Watched, addresses: Sequence[str]) -> None:
             )
 
 
-async def _models(address: str, client: httpx.AsyncClient, into: Watched) -> None:
+async def _models(address: str, client: httpx.AsyncClient, into: ScrapedEngines) -> None:
     """Read which model is served under which name; engines that require an API key stay unknown."""
     try:
         data: Any = json.loads(await _get(client, "/v1/models"))
@@ -169,11 +169,11 @@ async def _models(address: str, client: httpx.AsyncClient, into: Watched) -> Non
     }
 
 
-def served_of(entry: dict[str, Any]) -> Served:
+def served_of(entry: dict[str, Any]) -> ServedName:
     """Parse one entry of `/v1/models` as vLLM writes it."""
     length = entry.get("max_model_len")
     root = entry.get("root")
-    return Served(
+    return ServedName(
         root if isinstance(root, str) else "",
         length if isinstance(length, int) and length > 0 else None,
     )

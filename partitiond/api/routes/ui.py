@@ -12,7 +12,7 @@ from pydantic import Field
 
 from partitiond.api.parts import Body
 from partitiond.api.replies import NO_STORE, no_content
-from partitiond.api.sessions import MAX_NAME, Sessions, bearer
+from partitiond.api.sessions import MAX_NAME, DashboardSessions, bearer
 from partitiond.core.errors import NotFoundError, UnauthorizedError
 from partitiond.models.catalog import CATALOG
 
@@ -121,6 +121,6 @@ def _reply(name: str, known_tag: str) -> Response:
     return Response(file.content, media_type=file.media_type, headers=headers)
 
 
-def _sessions(request: Request) -> Sessions:
-    sessions: Sessions = request.app.state.sessions
+def _sessions(request: Request) -> DashboardSessions:
+    sessions: DashboardSessions = request.app.state.sessions
     return sessions

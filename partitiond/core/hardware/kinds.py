@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.units import MIB, ZERO_BYTES, Bytes
 
 
@@ -248,7 +248,7 @@ class Device:
     foreign: tuple[ForeignProcess, ...] = ()
     mig_instances: tuple[MigInstance, ...] = ()
     mig_fixed: bool = False
-    health: Health = Health.FINE
+    health: DeviceHealth = DeviceHealth.FINE
     health_reason: str = ""
     mig_profiles: tuple[MigProfile, ...] = ()
 
@@ -269,7 +269,7 @@ def silent_device(device: Device, why: str) -> Device:
         device,
         cordoned=True,
         cordon_reason=words,
-        health=Health.SILENT,
+        health=DeviceHealth.SILENT,
         health_reason=words,
         foreign=(),
     )

@@ -16,10 +16,10 @@ from partitiond.core.mig_changes import (
     CreateComputeInstance,
     CreateGpuInstance,
     DestroyGpuInstance,
-    Leave,
     MigChanges,
-    MigState,
-    MigWish,
+    MigLayout,
+    MigPermissions,
+    MigTarget,
     PresentInstance,
     Refused,
     SetMigMode,
@@ -37,11 +37,11 @@ from partitiond.devices.mig.refusals import in_use, not_permitted
 from partitiond.devices.nodes import make_mig_nodes
 from partitiond.devices.nvml.discovery import OWN_PROCESSES
 from partitiond.devices.nvml.quiet import QUIET
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 
 log = logging.getLogger(__name__)
 
-Planning = Callable[[MigState], tuple[Step, ...] | Refused]
+Planning = Callable[[MigLayout], tuple[Step, ...] | Refused]
 ATTEMPTS: Final = 3
 """How often steps are planned anew if another process changes the GPU meanwhile."""
 MODE_TRIES: Final = 3
@@ -66,9 +66,9 @@ class MigControl:
         changes: MigChanges,
         helper: Path,
         own_pids: Callable[[], Collection[int]] = lambda: (),
-        looks: Looks | None = None,
+        looks: DeadlineCalls | None = None,
     ) -> None:
-        self._looks = looks or Looks()
+        self._looks = looks or DeadlineCalls()
         self._changes: MigChanges = changes
         self._helper = MigHelper(helper)
         self._own_pids = own_pids
@@ -91,7 +91,7 @@ class MigControl:
         place = (wanted.mig_profile, wanted.slice_start, wanted.slice_count)
         device_id = wanted.device_id
         async with self._one_at_a_time:
-            state = await self._reach(device_id, self._toward(MigWish((place,)), ours))
+            state = await self._reach(device_id, self._toward(MigTarget((place,)), ours))
         found = _at(state, place)
         if found is None or not found.uuid:
             raise DeviceError(
@@ -130,29 +130,31 @@ class MigControl:
             DeviceError: the change is not allowed, the GPU is in use, or it needs a reset first.
         """
         async with self._one_at_a_time:
-            await self._reach(device_id, self._toward(MigWish(enabled=on), ()))
+            await self._reach(device_id, self._toward(MigTarget(enabled=on), ()))
 
-    async def apply(self, device_id: str, wish: MigWish, leave: Leave) -> tuple[MigInstance, ...]:
+    async def apply(
+        self, device_id: str, wish: MigTarget, leave: MigPermissions
+    ) -> tuple[MigInstance, ...]:
         """Bring a GPU to a geometry, or after a reboot to its earlier one. Raises DeviceError."""
         async with self._one_at_a_time:
             state = await self._reach(device_id, lambda there: plan_changes(there, wish, leave))
         return tuple(_instance(i, busy=i.busy) for i in state.instances)
 
-    async def _read(self, device_id: str) -> MigState:
+    async def _read(self, device_id: str) -> MigLayout:
         return await self._looks.look(device_id, lambda: self._read_now(device_id))
 
     async def _own(self) -> set[int]:
         return set(await self._looks.look(OWN_PROCESSES, self._own_pids))
 
-    def _read_now(self, device_id: str) -> MigState:
+    def _read_now(self, device_id: str) -> MigLayout:
         ask = self._helper.read_placed if self._helper.there() else None
         return read_state(device_id, ask)
 
-    def _toward(self, wish: MigWish, ours: Collection[Place]) -> Planning:
-        leave = Leave(self._changes, frozenset(ours))
+    def _toward(self, wish: MigTarget, ours: Collection[Place]) -> Planning:
+        leave = MigPermissions(self._changes, frozenset(ours))
         return lambda state: plan_changes(state, wish, leave)
 
-    async def _reach(self, device_id: str, planning: Planning) -> MigState:
+    async def _reach(self, device_id: str, planning: Planning) -> MigLayout:
         """Take the steps, one by one; plan anew if another process changed the GPU meanwhile."""
         for attempt in range(1, ATTEMPTS + 1):
             state = await self._read(device_id)
@@ -223,7 +225,7 @@ class MigControl:
 
 
 def _possible(
-    device_id: str, state: MigState, found: tuple[Step, ...] | Refused
+    device_id: str, state: MigLayout, found: tuple[Step, ...] | Refused
 ) -> tuple[Step, ...]:
     """Return the steps. Raises DeviceError if refused, or if places of instances are unknown."""
     if isinstance(found, Refused):
@@ -238,7 +240,7 @@ def _possible(
     return found
 
 
-def _at(state: MigState, place: Place) -> PresentInstance | None:
+def _at(state: MigLayout, place: Place) -> PresentInstance | None:
     return next((i for i in state.instances if i.place == place), None)
 
 

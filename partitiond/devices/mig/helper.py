@@ -59,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     idle = options.idle_seconds if options.socket is None else None
     with listener:
-        Server(listener, users, groups, allow_mode=options.allow_mode).run(idle)
+        HelperServer(listener, users, groups, allow_mode=options.allow_mode).run(idle)
     if options.socket is not None:
         options.socket.unlink(missing_ok=True)
     return 0
 
 
-class Server:
+class HelperServer:
     """Answers one connection at a time, as the driver does one thing at a time.
 
     Args:

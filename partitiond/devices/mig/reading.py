@@ -16,7 +16,7 @@ import pynvml
 
 from partitiond.core.hardware import MigProfile
 from partitiond.core.mig import Geometry, Place, geometry_from, geometry_of
-from partitiond.core.mig_changes import MigState, PresentInstance
+from partitiond.core.mig_changes import MigLayout, PresentInstance
 from partitiond.core.mig_names import canonical, read_name
 from partitiond.core.units import MIB, ZERO_BYTES, Bytes
 from partitiond.devices.mig.refusals import asking
@@ -62,7 +62,7 @@ Ask = Callable[[str], Sequence[Placed]]
 """Asks a privileged process for the instances of a GPU, by its UUID. Raises DeviceError."""
 
 
-def read_state(uuid: str, ask: Ask | None = None) -> MigState:
+def read_state(uuid: str, ask: Ask | None = None) -> MigLayout:
     """Return the MIG state of one GPU.
 
     Args:
@@ -76,7 +76,7 @@ def read_state(uuid: str, ask: Ask | None = None) -> MigState:
     with asking(what), gpu(uuid, what) as handle:
         mode = offered(pynvml.nvmlDeviceGetMigMode, handle)
         if mode is None:
-            return MigState(capable=False, enabled=False, pending=False)
+            return MigLayout(capable=False, enabled=False, pending=False)
         enabled, pending = (bool(m == pynvml.NVML_DEVICE_MIG_ENABLE) for m in mode)
         sizes = sizes_of(handle)
         profiles = tuple(size.profile for size in sizes)
@@ -84,14 +84,14 @@ def read_state(uuid: str, ask: Ask | None = None) -> MigState:
             # If a driver lists no profiles while MIG is off, use the catalog's.
             profiles = profiles or _geometry(handle, profiles).profiles
             in_use = bool(_pids(handle))
-            return MigState(True, enabled, pending, profiles, in_use=in_use)
+            return MigLayout(True, enabled, pending, profiles, in_use=in_use)
         devices = list(_mig_devices(handle, profiles))
         geometry = _geometry(handle, profiles)
         placed = _placed_or_none(handle, sizes)
     told = placed is not None or ask is not None
     if placed is None:
         placed = list(ask(uuid)) if ask is not None else _made_up(geometry, devices)
-    return MigState(True, enabled, pending, profiles, tuple(_merge(placed, devices)), placed=told)
+    return MigLayout(True, enabled, pending, profiles, tuple(_merge(placed, devices)), placed=told)
 
 
 def read_placed(uuid: str) -> tuple[Placed, ...]:

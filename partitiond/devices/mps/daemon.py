@@ -128,7 +128,7 @@ class MpsDaemon:
             place = await self._place(f"mps-{self.folder.name}")
             await lifecycle.end_leftovers(self.pipe_dir)
             record.make(self.folder)
-            record.write(self.folder, record.Record(self.uuid, None))
+            record.write(self.folder, record.MpsRecord(self.uuid, None))
             try:
                 started = await lifecycle.start(self._program, self._env(), self.folder, place)
             except DeviceError:
@@ -139,7 +139,7 @@ class MpsDaemon:
 
     def _keep(self, process: ProcessId) -> None:
         """Complete the record with the daemon's process."""
-        wanted = record.Record(self.uuid, process)
+        wanted = record.MpsRecord(self.uuid, process)
         if record.read(self.folder) != wanted:
             record.write(self.folder, wanted)
 
@@ -248,7 +248,7 @@ class MpsDaemon:
                 orphans |= self._served.pop(server)
         self._broken = frozenset(orphan for orphan in orphans if is_alive(orphan))
 
-    def _fault_without_daemon(self, known: record.Record, servers: int) -> str:
+    def _fault_without_daemon(self, known: record.MpsRecord, servers: int) -> str:
         """Return a dead daemon's fault; it lasts while servers or clients of this boot live."""
         process = known.process
         if process is not None and process.boot_id != boot_id():

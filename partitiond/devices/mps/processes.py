@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.devices.mps.environment import PIPE
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 from partitiond.process_identity import ProcessId, boot_id, start_ticks
 
 CONTROL_NAME: Final = "nvidia-cuda-mps-control"
@@ -22,7 +22,7 @@ PID_FILE: Final = f"{CONTROL_NAME}.pid"
 """File that the control daemon writes into its pipe folder; drivers before 470 write none."""
 
 
-PROC: Final = Looks()
+PROC: Final = DeadlineCalls()
 """Looks at /proc: all of it is read to find the processes, and reading the environment of a process
 that is stuck in the kernel may block."""
 

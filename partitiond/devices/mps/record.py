@@ -29,7 +29,7 @@ _LONGEST_SOCKET: Final = "pipe/control_privileged"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Record:
+class MpsRecord:
     """The record of a folder's MPS daemon.
 
     Attributes:
@@ -66,7 +66,7 @@ def folder_of(run_dir: Path, uuid: str) -> Path:
     return folder
 
 
-def read(folder: Path) -> Record | None:
+def read(folder: Path) -> MpsRecord | None:
     """Return the record of a folder; None if there is none, or if it cannot be read."""
     try:
         found = json.loads(folder.joinpath(RECORD).read_text())
@@ -76,12 +76,12 @@ def read(folder: Path) -> Record | None:
             identity = ProcessId(
                 int(process["pid"]), int(process["start_ticks"]), str(process["boot_id"])
             )
-        return Record(str(found["uuid"]), identity)
+        return MpsRecord(str(found["uuid"]), identity)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write(folder: Path, record: Record) -> None:
+def write(folder: Path, record: MpsRecord) -> None:
     """Write a record atomically, so that it survives a crash.
 
     Raises:
@@ -118,7 +118,7 @@ def clear(folder: Path) -> None:
         folder.joinpath(RECORD).unlink()
 
 
-def records(run_dir: Path) -> Iterator[tuple[Path, Record]]:
+def records(run_dir: Path) -> Iterator[tuple[Path, MpsRecord]]:
     """Yield all records below a run folder, by folder name."""
     for path in sorted(run_dir.joinpath("mps").glob(f"*/{RECORD}")):
         record = read(path.parent)

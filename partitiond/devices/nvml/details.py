@@ -8,7 +8,7 @@ import pynvml
 from partitiond.core.hardware import DeviceDetails
 from partitiond.core.health import XidEvent
 from partitiond.devices.nvml import topology
-from partitiond.devices.nvml.discovery import Seen
+from partitiond.devices.nvml.discovery import GpuSnapshot
 from partitiond.devices.nvml.session import session, told
 
 _ARCHITECTURES: Final = {
@@ -25,7 +25,7 @@ _ARCHITECTURES: Final = {
 
 
 def details_of(
-    seen: Seen, others: Sequence[str] = (), xids: Sequence[XidEvent] = ()
+    seen: GpuSnapshot, others: Sequence[str] = (), xids: Sequence[XidEvent] = ()
 ) -> DeviceDetails:
     """Return details of a GPU that was just read; if it does not answer, only what was known.
 

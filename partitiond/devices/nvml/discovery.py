@@ -14,7 +14,7 @@ from partitiond.core.device_memory import GpuProcess, MemorySplit, split_memory
 from partitiond.core.errors import SilentError
 from partitiond.core.gpu_modes import ComputeMode, MigState, allowed_modes
 from partitiond.core.hardware import HARDWARE, Device, DeviceKind, ForeignProcess, silent_device
-from partitiond.core.health import Health, HealthReadings, Verdict, XidEvent, judge
+from partitiond.core.health import DeviceHealth, HealthReadings, HealthVerdict, XidEvent, judge
 from partitiond.core.mig import Place
 from partitiond.core.units import Bytes
 from partitiond.devices.cpu import core_nodes
@@ -34,7 +34,7 @@ from partitiond.devices.nvml.session import (
     translate,
 )
 from partitiond.devices.nvml.topology import near_cores
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ _COMPUTE_MODES: Final[Mapping[int, ComputeMode]] = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Seen:
+class GpuSnapshot:
     """A GPU as last read: the device that plans get, and the readings it was made from."""
 
     device: Device
@@ -95,9 +95,9 @@ class GpuDiscovery:
         host_pids: bool | None = None,
         xids: Callable[[str], Sequence[XidEvent]] = lambda _: (),
         own_instances: Callable[[str], Collection[Place]] | None = None,
-        looks: Looks | None = None,
+        looks: DeadlineCalls | None = None,
     ) -> None:
-        self._looks = looks or Looks()
+        self._looks = looks or DeadlineCalls()
         self._uuids: dict[int, str] = {}
         self.unseen = ""
         self._own_pids = own_pids
@@ -106,11 +106,11 @@ class GpuDiscovery:
         self._host_pids = processes.sees_host_pids() if host_pids is None else host_pids
         self._xids = xids
         self._own_instances = own_instances
-        self._known: dict[str, Seen] = {}
+        self._known: dict[str, GpuSnapshot] = {}
         self._hidden: dict[str, int] = {}
         self._warned: tuple[str, ...] = ()
 
-    def discover(self, cores: Sequence[int]) -> tuple[Seen, ...]:
+    def discover(self, cores: Sequence[int]) -> tuple[GpuSnapshot, ...]:
         """Return all GPUs in NVML's order, then known GPUs that do not answer any more.
 
         The result is empty without NVIDIA's driver. GPUs are read in parallel, so a hanging GPU
@@ -135,8 +135,8 @@ class GpuDiscovery:
 
     def _all(
         self, count: int, driver: str, cores: tuple[int, ...], own: frozenset[int]
-    ) -> tuple[Seen, ...]:
-        def look_at(index: int) -> Seen:
+    ) -> tuple[GpuSnapshot, ...]:
+        def look_at(index: int) -> GpuSnapshot:
             with session():
                 return self._see(pynvml.nvmlDeviceGetHandleByIndex(index), driver, cores, own)
 
@@ -144,7 +144,7 @@ class GpuDiscovery:
             self._looks.begin(self._uuids.get(i, f"GPU {i}"), functools.partial(look_at, i))
             for i in range(count)
         ]
-        seen: dict[str, Seen] = {}
+        seen: dict[str, GpuSnapshot] = {}
         refused: list[pynvml.NVMLError] = []
         silent: dict[int, SilentError] = {}
         for index, look in enumerate(looks):
@@ -167,7 +167,7 @@ class GpuDiscovery:
             raise translate(refused[0], "describe any GPU")
         return tuple(seen.values())
 
-    def _all_silent(self, error: SilentError) -> tuple[Seen, ...]:
+    def _all_silent(self, error: SilentError) -> tuple[GpuSnapshot, ...]:
         """Return the known GPUs as silent, when the driver tells nothing about any GPU."""
         self._warn(len(self._known), [error])
         self.unseen = "" if self._known else self._silence
@@ -177,7 +177,7 @@ class GpuDiscovery:
     def _silence(self) -> str:
         return f"silent for {self._looks.seconds:g} s"
 
-    def _silent(self, uuids: Iterable[str]) -> dict[str, Seen]:
+    def _silent(self, uuids: Iterable[str]) -> dict[str, GpuSnapshot]:
         """Return GPUs that do not answer as last seen, marked as silent.
 
         While a GPU changes its MIG mode, no GPU may be read (`quiet`); silence then says nothing
@@ -202,7 +202,7 @@ class GpuDiscovery:
             log.warning("%d of %d GPUs do not answer: %s", len(words), count, ", ".join(words))
         self._warned = words
 
-    def _lost(self, seen: Collection[str], refused: Sequence[Exception]) -> dict[str, Seen]:
+    def _lost(self, seen: Collection[str], refused: Sequence[Exception]) -> dict[str, GpuSnapshot]:
         """Return known GPUs that refused or are gone, as last seen, cordoned with the reason."""
         why = str(refused[0]) if refused else "the driver does not list it any more"
         found = {}
@@ -222,7 +222,9 @@ class GpuDiscovery:
             found[uuid] = dataclasses.replace(known, device=device, readings=readings)
         return found
 
-    def _see(self, handle: Any, driver: str, cores: tuple[int, ...], own: frozenset[int]) -> Seen:
+    def _see(
+        self, handle: Any, driver: str, cores: tuple[int, ...], own: frozenset[int]
+    ) -> GpuSnapshot:
         name = text_of(pynvml.nvmlDeviceGetName(handle))
         uuid = text_of(pynvml.nvmlDeviceGetUUID(handle))
         memory = memory_of(handle, name)
@@ -272,7 +274,7 @@ class GpuDiscovery:
             health=verdict.health,
             health_reason=verdict.reason,
         )
-        return Seen(device, readings, split, mode, compute_mode)
+        return GpuSnapshot(device, readings, split, mode, compute_mode)
 
     def _split(
         self,
@@ -335,9 +337,9 @@ def _driver() -> tuple[int, str]:
         return pynvml.nvmlDeviceGetCount(), text_of(pynvml.nvmlSystemGetDriverVersion())
 
 
-def _cordon(verdict: Verdict, compute_mode: ComputeMode) -> str:
+def _cordon(verdict: HealthVerdict, compute_mode: ComputeMode) -> str:
     """Return why a GPU's own state forbids placing anything on it; empty if it does not."""
-    if verdict.health is Health.FAILED:
+    if verdict.health is DeviceHealth.FAILED:
         return verdict.reason
     if compute_mode is ComputeMode.PROHIBITED:
         return "its compute mode prohibits all work; allow it with nvidia-smi -c DEFAULT."

@@ -24,7 +24,7 @@ ENTER_SECONDS: Final = 120.0
 """Longest wait of a session for a change to end: longer than the helper may take."""
 
 
-class Quiet:
+class SessionGate:
     """Counts this process's sessions and excludes them during changes. Usable from any thread."""
 
     def __init__(
@@ -112,5 +112,5 @@ class Quiet:
         self._changed.notify_all()
 
 
-QUIET: Final = Quiet()
+QUIET: Final = SessionGate()
 """The counter of this process."""

@@ -24,7 +24,7 @@ from partitiond.devices.partitions.journal import DeviceJournal, Entry, EntryKin
 from partitiond.devices.partitions.kinds import MigSlices, MpsShares
 from partitiond.devices.partitions.memory import Holder, Holders, partition_of
 from partitiond.devices.partitions.parts import GpuInstances, Gpus, MpsDaemons, Owners
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch, EngineReport, ShareUse
 
 log = logging.getLogger(__name__)
@@ -77,12 +77,12 @@ class HostPartitions:
         owners: Owners,
         kv_tokens: Callable[[EngineLaunch], int],
         outside_env: tuple[tuple[str, str], ...] = (),
-        looks: Looks | None = None,
+        looks: DeadlineCalls | None = None,
         settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self._settle_seconds = settle_seconds
         self._undoing: asyncio.Task[list[str]] | None = None
-        self._looks = looks or Looks()
+        self._looks = looks or DeadlineCalls()
         self._journal = journal
         self._gpus = gpus
         self._daemons = daemons

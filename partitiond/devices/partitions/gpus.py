@@ -8,13 +8,13 @@ import pynvml
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware import Device
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.partition_checks import GpuUse
 from partitiond.devices.nvml.memory import memory_of
 from partitiond.devices.nvml.mig import mig_mode
 from partitiond.devices.nvml.processes import processes_on, sees_host_pids
 from partitiond.devices.nvml.session import gpu, told
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 from partitiond.ports import DeviceFault
 
 HEALTH_SECONDS: Final = 2.0
@@ -49,7 +49,7 @@ class FailedGpus:
             self._found = tuple(
                 DeviceFault(device.id, device.health_reason)
                 for device in devices
-                if device.health is Health.FAILED
+                if device.health is DeviceHealth.FAILED
             )
         return self._found
 
@@ -68,10 +68,10 @@ class NvmlGpus:
         faults: Callable[[], Sequence[DeviceFault]] = tuple,
         *,
         host_pids: bool | None = None,
-        looks: Looks | None = None,
+        looks: DeadlineCalls | None = None,
     ) -> None:
         self._faults = faults
-        self._looks = looks or Looks()
+        self._looks = looks or DeadlineCalls()
         self._host_pids = sees_host_pids() if host_pids is None else host_pids
 
     def use(self, device_id: str) -> GpuUse:

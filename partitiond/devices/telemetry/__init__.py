@@ -9,7 +9,7 @@ A figure that a device does not expose is None, and `HostTelemetry.exposure` say
 ever guessed from another, and a failing source never fails a measurement.
 """
 
-from partitiond.devices.telemetry.exposure import Exposure
+from partitiond.devices.telemetry.exposure import ExposedFigures
 from partitiond.devices.telemetry.host import HostTelemetry
 
-__all__ = ["Exposure", "HostTelemetry"]
+__all__ = ["ExposedFigures", "HostTelemetry"]

@@ -20,7 +20,7 @@ CPU_FIGURES: Final = ("power_watts", "energy_joules", "cores_used")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Exposure:
+class ExposedFigures:
     """The figures that one device exposes.
 
     Attributes:

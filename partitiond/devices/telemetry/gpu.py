@@ -22,7 +22,7 @@ import pynvml
 
 from partitiond.core.errors import DeviceError, SilentError
 from partitiond.devices.telemetry import dcgm
-from partitiond.looks import Look, Looks
+from partitiond.looks import DeadlineCalls, PendingCall
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ class GpuSampler:
     def __init__(
         self,
         uuid: str,
-        looks: Looks,
+        looks: DeadlineCalls,
         *,
         dcgm_url: str | None = None,
         period_seconds: float = SAMPLE_SECONDS,
@@ -152,7 +152,7 @@ class GpuSampler:
         """
         seconds = self._looks.seconds
         try:
-            return Look(self._uuid, answer, seconds, time.monotonic() + seconds).wait()
+            return PendingCall(self._uuid, answer, seconds, time.monotonic() + seconds).wait()
         except SilentError as error:
             self._give_up(error)
             self._looks.begin(self._uuid, self._thread.join)

@@ -14,9 +14,9 @@ from partitiond.core.hardware import Device, DeviceKind
 from partitiond.core.profile import Telemetry
 from partitiond.devices.telemetry.cpu_time import cpu_seconds
 from partitiond.devices.telemetry.energy import EnergyMeter, find_counters
-from partitiond.devices.telemetry.exposure import CPU_FIGURES, FIGURES, Exposure
+from partitiond.devices.telemetry.exposure import CPU_FIGURES, FIGURES, ExposedFigures
 from partitiond.devices.telemetry.gpu import SAMPLE_SECONDS, GpuFigures, GpuSampler
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,9 @@ class _CpuFigures:
 class HostWindow:
     """A measuring window of `HostTelemetry`."""
 
-    def __init__(self, looks: Looks, gpu: GpuSampler | None, cpu: _CpuFigures | None) -> None:
+    def __init__(
+        self, looks: DeadlineCalls, gpu: GpuSampler | None, cpu: _CpuFigures | None
+    ) -> None:
         self._looks = looks
         self._gpu = gpu
         self._cpu = cpu
@@ -133,13 +135,13 @@ class HostTelemetry:
         self,
         *,
         dcgm_url: str | None = None,
-        looks: Looks | None = None,
+        looks: DeadlineCalls | None = None,
         period_seconds: float = SAMPLE_SECONDS,
         root: Path = Path("/"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._dcgm_url = dcgm_url
-        self._looks = looks or Looks()
+        self._looks = looks or DeadlineCalls()
         self._period = period_seconds
         self._root = root
         self._clock = clock
@@ -180,7 +182,7 @@ class HostTelemetry:
             log.warning("measuring goes on without the host's telemetry: %s", error)
         return HostWindow(self._looks, gpu, cpu)
 
-    async def exposure(self, device: Device) -> Exposure:
+    async def exposure(self, device: Device) -> ExposedFigures:
         """Return what this device exposes, and why not the rest; samples for a moment.
 
         The CPU time of engines is exposed wherever there is /proc.
@@ -196,7 +198,7 @@ class HostTelemetry:
         }
         if asked is not None:
             missing = {name: f"{why}, and {asked}" for name, why in missing.items()}
-        return Exposure(
+        return ExposedFigures(
             source="+".join(figures.sources),
             exposes=tuple(name for name in possible if name in figures.values),
             missing=missing,

@@ -13,7 +13,7 @@ import uvicorn
 
 from partitiond.engines.simulated.app import Task, make_app
 from partitiond.engines.simulated.engine import SimulatedEngine
-from partitiond.engines.simulated.gpu import HOST_VARIABLE, GpuMemory, add_flags
+from partitiond.engines.simulated.gpu import HOST_VARIABLE, SimulatedGpuMemory, add_flags
 from partitiond.engines.simulated.loop import EngineLoop
 from partitiond.engines.simulated.sleeping import Sleep
 from partitiond.simulation.batch import Batch
@@ -85,9 +85,9 @@ def main(argv: list[str]) -> int:
     print("INFO Starting to load model", arguments.model, flush=True)
     time.sleep(arguments.load_seconds)
     host = os.environ.get(HOST_VARIABLE, "")
-    memory: GpuMemory | None = None
+    memory: SimulatedGpuMemory | None = None
     if host and os.environ.get("CUDA_VISIBLE_DEVICES"):
-        memory = GpuMemory.take(arguments, host)
+        memory = SimulatedGpuMemory.take(arguments, host)
         memory.watch()
     batch = Batch(
         arguments.max_num_seqs, arguments.max_num_batched_tokens, arguments.kv_cache_tokens

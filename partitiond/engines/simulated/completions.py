@@ -13,7 +13,7 @@ from starlette.requests import Request
 import partitiond
 from partitiond.engines.simulated import tokens
 from partitiond.engines.simulated.engine import BrokenError, SimulatedEngine
-from partitiond.engines.simulated.generation import Answer, Generation
+from partitiond.engines.simulated.generation import GeneratedAnswer, Generation
 
 FINGERPRINT: Final = f"simulated-{partitiond.__version__}"
 """Stands for vLLM's fingerprint, which names its version and a hash of its configuration."""
@@ -87,7 +87,7 @@ class Reply:
             shape |= {"prompt_logprobs": None, "prompt_token_ids": None, "prompt_text": None}
         return shape | {"kv_transfer_params": None, "ec_transfer_params": None, "metrics": None}
 
-    def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
+    def _choice(self, index: int, answer: GeneratedAnswer) -> dict[str, Any]:
         generation = self.generation
         prompt = generation.prompt_of(index)
         before = tokens.decode(prompt) if generation.echo else ""
@@ -103,7 +103,7 @@ class Reply:
             "routed_experts": None,
         }
 
-    def _chat_choice(self, index: int, answer: Answer) -> dict[str, Any]:
+    def _chat_choice(self, index: int, answer: GeneratedAnswer) -> dict[str, Any]:
         absent = ("refusal", "annotations", "audio", "function_call", "reasoning")
         return {
             "index": index,

@@ -36,7 +36,7 @@ class Sampling:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
+class GeneratedAnswer:
     """One sequence: the text of each of its tokens, and why it ends.
 
     Attributes:
@@ -71,7 +71,7 @@ class Generation:
     """
 
     prompts: tuple[tuple[int, ...], ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[GeneratedAnswer, ...]
     stream: bool = False
     include_usage: bool = False
     continuous_usage: bool = False
@@ -198,7 +198,7 @@ def _choices(body: Mapping[str, Any], temperature: float | None) -> int:
 
 def answers_to(
     prompts: Sequence[tuple[int, ...]], sampling: Sampling, max_model_len: int
-) -> tuple[Answer, ...]:
+) -> tuple[GeneratedAnswer, ...]:
     """The answers to some prompts. Raises RefusedError if a prompt is too long or empty."""
     for prompt in prompts:
         check_length(prompt, max_model_len)
@@ -223,7 +223,7 @@ def check_length(prompt: Sequence[int], max_model_len: int) -> None:
         )
 
 
-def _answer(prompt: tuple[int, ...], choice: int, sampling: Sampling, room: int) -> Answer:
+def _answer(prompt: tuple[int, ...], choice: int, sampling: Sampling, room: int) -> GeneratedAnswer:
     limit = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
     if sampling.constrained is not None:
         ids = tokens.encode(sampling.constrained)
@@ -234,7 +234,9 @@ def _answer(prompt: tuple[int, ...], choice: int, sampling: Sampling, room: int)
         ends_itself = not sampling.ignore_eos and natural < limit
         count = max(natural, sampling.min_tokens) if ends_itself else limit
         ids = tokens.answer_ids(prompt, choice, count)
-    answer = Answer(tuple(map(tokens.token_text, ids)), ids, "stop" if ends_itself else "length")
+    answer = GeneratedAnswer(
+        tuple(map(tokens.token_text, ids)), ids, "stop" if ends_itself else "length"
+    )
     return _stopped(answer, sampling)
 
 
@@ -243,7 +245,7 @@ def _natural_tokens(prompt: tuple[int, ...]) -> int:
     return 24 + int(hashlib.sha256(repr(prompt).encode()).hexdigest()[:4], 16) % 40
 
 
-def _stopped(answer: Answer, sampling: Sampling) -> Answer:
+def _stopped(answer: GeneratedAnswer, sampling: Sampling) -> GeneratedAnswer:
     """Cut the answer at the first of its stop texts."""
     text = answer.text
     found = [(text.find(stop), stop) for stop in sampling.stops if stop in text]
@@ -258,4 +260,4 @@ def _stopped(answer: Answer, sampling: Sampling) -> Answer:
         piece[: max(0, shown - start)]
         for piece, start in zip(answer.pieces[:used], starts, strict=False)
     )
-    return Answer(pieces, answer.ids[:used], "stop", stop)
+    return GeneratedAnswer(pieces, answer.ids[:used], "stop", stop)

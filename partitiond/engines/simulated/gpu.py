@@ -35,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--extra-bytes", type=int, default=0, help="more than anyone planned")
 
 
-class GpuMemory:
+class SimulatedGpuMemory:
     """The memory that the engine holds on its GPU, from its start to its end."""
 
     def __init__(self, context: Context) -> None:
@@ -44,7 +44,7 @@ class GpuMemory:
         self._held: dict[str, list[int]] = {}
 
     @classmethod
-    def take(cls, arguments: argparse.Namespace, folder: str) -> "GpuMemory":
+    def take(cls, arguments: argparse.Namespace, folder: str) -> "SimulatedGpuMemory":
         """Take everything, or end the process as vLLM does if that fails."""
         try:
             context = Cuda(Path(folder) / LIBRARY).retain(0)

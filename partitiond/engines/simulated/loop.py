@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import AsyncGenerator
 
-from partitiond.simulation.batch import Batch, Sequence, Step
+from partitiond.simulation.batch import Batch, BatchStep, Sequence
 from partitiond.simulation.steps import StepModel
 
 
@@ -50,7 +50,7 @@ class EngineLoop:
             due = max(due, time.monotonic() - 0.1)
             self._hand_out(step)
 
-    def _hand_out(self, step: Step) -> None:
+    def _hand_out(self, step: BatchStep) -> None:
         self.totals.prompt_tokens += step.prefill_tokens
         for sequence in self.batch.finish_step(step):
             self.totals.generated_tokens += 1

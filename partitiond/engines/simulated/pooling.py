@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from partitiond.engines.simulated.completions import NO_DETAILS, usage
-from partitiond.engines.simulated.generation import Answer, Generation, check_length
+from partitiond.engines.simulated.generation import GeneratedAnswer, Generation, check_length
 from partitiond.engines.simulated.refusals import (
     check_model,
     invalid,
@@ -56,7 +56,7 @@ def similarity(first: Sequence[int], second: Sequence[int]) -> float:
 
 def work_of(prompts: Sequence[tuple[int, ...]]) -> Generation:
     """The engine's work for reading some prompts: one token each stands for the pooling."""
-    return Generation(tuple(prompts), (Answer(("",), (0,), "stop"),) * len(prompts))
+    return Generation(tuple(prompts), (GeneratedAnswer(("",), (0,), "stop"),) * len(prompts))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ KV_CACHE: Final = "kv_cache"
 TAGS: Final = frozenset({WEIGHTS, KV_CACHE})
 
 
-class Memory(Protocol):
+class SleepMemory(Protocol):
     """The memory that the engine holds on its device, by tag."""
 
     def release(self, tag: str) -> None:
@@ -42,7 +42,7 @@ class Sleep:
         awake: set while the engine computes.
     """
 
-    memory: Memory | None = None
+    memory: SleepMemory | None = None
     away: frozenset[str] = frozenset()
     stale: bool = False
     awake: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)

@@ -20,7 +20,7 @@ from partitiond.core.plan import (
 )
 from partitiond.core.plan_diff import diff_cost
 from partitiond.core.spec import Isolation
-from partitiond.core.start_order import Stakes
+from partitiond.core.start_order import StartGains
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def check_changes(plan: Plan, demands: Mapping[str, ModelDemand], before: Before
     allowed = {demand.model for demand in demands.values() if demand.allow_outage}
     placements = beside_what_runs(plan.placements, before.running, plan.devices)
     planned = {name: d.demand.planned_req_per_s for name, d in demands.items()}
-    stakes = Stakes(
+    stakes = StartGains(
         demands={name: rate for name, rate in planned.items() if rate is not None},
         weights={name: d.planned_weight for name, d in demands.items()},
     )

@@ -39,8 +39,8 @@ from partitiond.planner.kernels.loads import (
     SPREAD,
     USED,
     Data,
-    Journal,
-    State,
+    SearchState,
+    UndoJournal,
     add,
     below,
     clear,
@@ -88,7 +88,7 @@ class Scratch(NamedTuple):
         counter: (2,) number of steps and of scans so far.
     """
 
-    journal: Journal
+    journal: UndoJournal
     rng: Words
     models: Ints
     key: Floats
@@ -144,7 +144,7 @@ class Here(NamedTuple):
 
 
 @plain
-def gone_from(state: State, here: Here, d: int) -> int:
+def gone_from(state: SearchState, here: Here, d: int) -> int:
     """Count the replicas that run on device d and are not on it in this answer."""
     runs, number, stays = here.runs, here.number[d], 0
     for i in range(number):
@@ -162,7 +162,7 @@ def gone_from(state: State, here: Here, d: int) -> int:
 
 
 @plain
-def count_gone(state: State, here: Here) -> int:
+def count_gone(state: SearchState, here: Here) -> int:
     """Fill `gone` for all devices; return the sum."""
     total = 0
     for d in range(here.number.shape[0]):
@@ -172,7 +172,7 @@ def count_gone(state: State, here: Here) -> int:
 
 
 @plain
-def _gone_now(state: State, journal: Journal, here: Here, total: int) -> int:
+def _gone_now(state: SearchState, journal: UndoJournal, here: Here, total: int) -> int:
     """Return how many replicas have left after a step, which changed the journal's devices."""
     for at in range(journal.size[0]):
         d = journal.devices[at]
@@ -183,8 +183,8 @@ def _gone_now(state: State, journal: Journal, here: Here, total: int) -> int:
 @plain
 def search(
     data: Data,
-    state: State,
-    best: State,
+    state: SearchState,
+    best: SearchState,
     scratch: Scratch,
     rules: Rules,
     budget: Ints,
@@ -251,7 +251,7 @@ def search(
 
 
 @plain
-def _ruin(data: Data, state: State, scratch: Scratch, here: Here, step: int) -> int:
+def _ruin(data: Data, state: SearchState, scratch: Scratch, here: Here, step: int) -> int:
     """Empty a few devices, or take some replicas off more; return how many models are listed."""
     journal, rng, devices = scratch.journal, scratch.rng, state.devices.shape[0]
     whole = uniform(rng) < WHOLE
@@ -276,7 +276,7 @@ def _ruin(data: Data, state: State, scratch: Scratch, here: Here, step: int) -> 
 
 
 @plain
-def _least_kept(state: State, here: Here, rng: Words) -> int:
+def _least_kept(state: SearchState, here: Here, rng: Words) -> int:
     """Of a few random devices, return the one that keeps the fewest running replicas."""
     chosen, least = 0, 1 << 60
     for _ in range(PICKS):
@@ -289,7 +289,7 @@ def _least_kept(state: State, here: Here, rng: Words) -> int:
 
 @plain
 def _take(
-    data: Data, state: State, scratch: Scratch, d: int, i: int, step: int, listed: int
+    data: Data, state: SearchState, scratch: Scratch, d: int, i: int, step: int, listed: int
 ) -> int:
     """Remove one replica unless its model is frozen, and list the model once."""
     m = data.entries[state.items[d, i], MODEL]
@@ -310,7 +310,7 @@ def _list(scratch: Scratch, m: int, step: int, listed: int) -> int:
 
 @plain
 def _list_wanting(
-    data: Data, state: State, scratch: Scratch, wanting: int, step: int, listed: int
+    data: Data, state: SearchState, scratch: Scratch, wanting: int, step: int, listed: int
 ) -> int:
     """List some of the models that lack something, beginning with a random one."""
     models = state.models.shape[0]
@@ -325,7 +325,7 @@ def _list_wanting(
 
 
 @plain
-def lacks(data: Data, state: State, m: int) -> bool:
+def lacks(data: Data, state: SearchState, m: int) -> bool:
     """Whether more of model m would be worth anything."""
     if state.models[m, NUMBER] >= data.models[m, MOST]:
         return False
@@ -370,7 +370,7 @@ def _sort(scratch: Scratch, listed: int) -> None:
 @plain
 def serve(
     data: Data,
-    state: State,
+    state: SearchState,
     scratch: Scratch,
     rules: Rules,
     budget: int,
@@ -399,7 +399,7 @@ def serve(
 
 @plain
 def _best_way(
-    data: Data, state: State, scratch: Scratch, rules: Rules, budget: int, m: int
+    data: Data, state: SearchState, scratch: Scratch, rules: Rules, budget: int, m: int
 ) -> tuple[int, int, int]:
     """Return entry, device and level of model m's replica with the most gain for its price.
 
@@ -433,7 +433,7 @@ def _best_way(
 @plain
 def _best_on(
     data: Data,
-    state: State,
+    state: SearchState,
     rng: Words,
     noise: float,
     room: int,
@@ -468,7 +468,7 @@ def _best_on(
 
 
 @plain
-def _has_room(data: Data, state: State, m: int, d: int, q: int) -> bool:
+def _has_room(data: Data, state: SearchState, m: int, d: int, q: int) -> bool:
     """Whether device d has room for the least that an entry of model m takes at site q."""
     if state.devices[d, COUNT] >= data.sites[q, MOST_ITEMS]:
         return False
@@ -479,7 +479,7 @@ def _has_room(data: Data, state: State, m: int, d: int, q: int) -> bool:
 
 
 @plain
-def shrink(data: Data, state: State, rng: Words, budget: int) -> None:
+def shrink(data: Data, state: SearchState, rng: Words, budget: int) -> None:
     """Empty devices, those worth least first, until the rest costs no more than the budget."""
     devices = state.devices.shape[0]
     for _ in range(ATTEMPTS):
@@ -501,7 +501,7 @@ def shrink(data: Data, state: State, rng: Words, budget: int) -> None:
 
 
 @plain
-def revalue(data: Data, state: State) -> None:
+def revalue(data: Data, state: SearchState) -> None:
     """Sum the worth anew: after a change of prices, and against accumulated rounding."""
     state.worth[0] = 0.0
     for m in range(state.models.shape[0]):
@@ -509,7 +509,7 @@ def revalue(data: Data, state: State) -> None:
 
 
 @plain
-def construct(data: Data, state: State, scratch: Scratch, rules: Rules, budget: int) -> None:
+def construct(data: Data, state: SearchState, scratch: Scratch, rules: Rules, budget: int) -> None:
     """Give all models what they lack, as far as there is room, the largest models first."""
     scratch.counter[0] += 1
     scratch.journal.size[0] = 0

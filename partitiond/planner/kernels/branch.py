@@ -9,7 +9,7 @@ SLACK = 1e-9
 """Relative tolerance for the rounding of floating-point sums; bounds are raised by it."""
 
 
-class Place(NamedTuple):
+class DeviceLimits(NamedTuple):
     """The limits of a way to run a device: slices of the arrays of `Sites`.
 
     `table` is empty without MIG. Only the rows of `busy_limit` up to `max_items` are read.
@@ -26,7 +26,7 @@ class Place(NamedTuple):
     avoid: Bits
 
 
-class Choices(NamedTuple):
+class SortedEntries(NamedTuple):
     """Entries in order of loss, with the figures that branching needs.
 
     Attributes:
@@ -45,7 +45,7 @@ class Choices(NamedTuple):
     whole: float
 
 
-class Work(NamedTuple):
+class BranchState(NamedTuple):
     """The state of the search at each depth: next entry, chosen entry, its copy, and the rest."""
 
     at: Ints
@@ -60,7 +60,7 @@ class Work(NamedTuple):
 
 
 @plain
-def fits(place: Place, entry: int) -> bool:
+def fits(place: DeviceLimits, entry: int) -> bool:
     """Whether a replica fits an empty device."""
     if place.max_items < 1 or place.busy[entry] > place.busy_limit[1]:
         return False
@@ -75,7 +75,7 @@ def fits(place: Place, entry: int) -> bool:
 
 @plain
 def branch(
-    place: Place, choices: Choices, work: Work, floor: float, node_limit: int
+    place: DeviceLimits, choices: SortedEntries, work: BranchState, floor: float, node_limit: int
 ) -> tuple[int, float, float]:
     """Search depth-first; write the best set to `work.found`, return its size, value and bound.
 
@@ -111,14 +111,14 @@ def branch(
 
 
 @plain
-def _most(choices: Choices, work: Work, depth: int) -> float:
+def _most(choices: SortedEntries, work: BranchState, depth: int) -> float:
     """Return an upper bound on the chosen set extended by at least one entry from here on."""
     k = work.at[depth]
     return float(work.total[depth] + work.rest[depth] + choices.gain[k] - max(0.0, choices.loss[k]))
 
 
 @plain
-def _may_add(place: Place, choices: Choices, work: Work, depth: int) -> bool:
+def _may_add(place: DeviceLimits, choices: SortedEntries, work: BranchState, depth: int) -> bool:
     k = work.at[depth]
     again = work.copy[depth - 1] + 1 if depth > 0 and work.chosen[depth - 1] == k else 1
     entry = choices.fit[k]
@@ -141,7 +141,9 @@ def _may_add(place: Place, choices: Choices, work: Work, depth: int) -> bool:
 
 
 @plain
-def _push(place: Place, choices: Choices, work: Work, depth: int, k: int) -> None:
+def _push(
+    place: DeviceLimits, choices: SortedEntries, work: BranchState, depth: int, k: int
+) -> None:
     """Choose entry k at this depth; the next depth starts with another copy of it."""
     entry, below = choices.fit[k], depth + 1
     work.chosen[depth] = k

@@ -43,7 +43,7 @@ class Grid(NamedTuple):
     reward: Floats
 
 
-class Worth(NamedTuple):
+class CoverWorth(NamedTuple):
     """The worth of a number of cells: `each` times the number, from `least` to `cells`."""
 
     least: int
@@ -102,10 +102,10 @@ def _all_covers(
         first, last = grid.start[m], grid.start[m + 1]
         mine, cell, cells = price[first:last], grid.cell[first:last], grid.cells[m]
         if as_cost:
-            worth = Worth(cells, cells, 0.0)
+            worth = CoverWorth(cells, cells, 0.0)
             value[m], chosen = _best_set(mine, cell, worth, grid.least[m], grid.most[m])
         elif cells > 0:
-            worth = Worth(0, cells, grid.reward[m])
+            worth = CoverWorth(0, cells, grid.reward[m])
             value[m], chosen = _best_set(mine, cell, worth, 0, grid.most[m])
         else:
             most = min(grid.most[m], most_replicas)
@@ -129,7 +129,9 @@ def _serve_flat(price: Floats, flat: float, most: int) -> tuple[float, Ints]:
 
 
 @kernel
-def _best_set(price: Floats, cell: Ints, worth: Worth, least: int, most: int) -> tuple[float, Ints]:
+def _best_set(
+    price: Floats, cell: Ints, worth: CoverWorth, least: int, most: int
+) -> tuple[float, Ints]:
     """Return the set of `least` to `most` replicas with the most worth beyond its price; -inf if
     there is none.
 
@@ -170,7 +172,7 @@ def _best_set(price: Floats, cell: Ints, worth: Worth, least: int, most: int) ->
 
 
 @plain
-def _most(worth: Worth, cost: Floats) -> tuple[float, int]:
+def _most(worth: CoverWorth, cost: Floats) -> tuple[float, int]:
     """Return the most worth beyond the cost over all numbers of cells, and the first such one."""
     best, amount = -np.inf, 0
     for c in range(worth.least, worth.cells + 1):
@@ -180,7 +182,7 @@ def _most(worth: Worth, cost: Floats) -> tuple[float, int]:
 
 
 @kernel
-def _useful(price: Floats, cell: Ints, worth: Worth) -> Ints:
+def _useful(price: Floats, cell: Ints, worth: CoverWorth) -> Ints:
     """Return the entries that some best set may hold, whatever its number of replicas.
 
     A few entries that waste least give a first set. Any set costs at least the least price per cell

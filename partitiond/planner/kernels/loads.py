@@ -4,8 +4,8 @@ A device is run in a sharing mode; its level of interference follows from what i
 replica may therefore slow down the replicas beside it: its worth is the gain of its model, less the
 losses of the others. A change takes as many steps as there are replicas on the device.
 
-`Data` is the problem and never changes during a search; `State` is one answer. A `Journal` records
-what a step has touched, so that a step that made things worse can be undone.
+`Data` is the problem and never changes during a search; `SearchState` is one answer. A
+`UndoJournal` records what a step has touched, so that a step that made things worse can be undone.
 
 Related values are stored together: one row for each site, entry, model and device, with the
 columns below. (One array for each column took four times as long to compile and ran slower.)
@@ -65,7 +65,8 @@ FIRST: Final = 5
 """Entries of the model are Data.model_entry[FIRST..END]."""
 END: Final = 6
 SPREAD: Final = 7
-"""Row of `Data.domain_of` and `State.by_domain` of a model that must survive a loss; else -1."""
+"""Row of `Data.domain_of` and `SearchState.by_domain` of a model that must survive a loss; else
+-1."""
 LEFT: Final = 8
 """Rate that has to be left when any one fault domain is lost."""
 LEFT_NUMBER: Final = 9
@@ -154,7 +155,7 @@ class Data(NamedTuple):
     domain_of: Ints
 
 
-class State(NamedTuple):
+class SearchState(NamedTuple):
     """One answer: the contents of each device, and the sums that tell what still fits.
 
     Attributes:
@@ -176,7 +177,7 @@ class State(NamedTuple):
     by_domain: Ints
 
 
-class Journal(NamedTuple):
+class UndoJournal(NamedTuple):
     """The devices that a step has touched, as they were before.
 
     Attributes:
@@ -210,7 +211,7 @@ def below(rng: Words, count: int) -> int:
 
 
 @plain
-def worth_of(data: Data, state: State, m: int, d: int, more: int, number: int) -> float:
+def worth_of(data: Data, state: SearchState, m: int, d: int, more: int, number: int) -> float:
     """Return the worth of model m with `more` rate from `number` more replicas on device d."""
     rate, held = state.models[m, GETS] + more, state.models[m, NUMBER] + number
     value = data.values[m, SLOPE] * min(rate, data.models[m, LIMIT])
@@ -230,7 +231,9 @@ def worth_of(data: Data, state: State, m: int, d: int, more: int, number: int) -
 
 
 @plain
-def _most_lost(data: Data, state: State, m: int, d: int, more: int, number: int) -> tuple[int, int]:
+def _most_lost(
+    data: Data, state: SearchState, m: int, d: int, more: int, number: int
+) -> tuple[int, int]:
     """Return the most rate, and the most replicas, that one fault domain holds of model m."""
     row = data.models[m, SPREAD]
     here = data.domain_of[row, d]
@@ -244,7 +247,7 @@ def _most_lost(data: Data, state: State, m: int, d: int, more: int, number: int)
 
 
 @plain
-def falls_short(data: Data, state: State, m: int) -> bool:
+def falls_short(data: Data, state: SearchState, m: int) -> bool:
     """Whether too little of model m would be left if one fault domain were lost."""
     rate, held = _most_lost(data, state, m, 0, 0, 0)
     left, number = state.models[m, GETS] - rate, state.models[m, NUMBER] - held
@@ -252,13 +255,13 @@ def falls_short(data: Data, state: State, m: int) -> bool:
 
 
 @plain
-def gain_of(data: Data, state: State, m: int, d: int, rate: int, number: int) -> float:
+def gain_of(data: Data, state: SearchState, m: int, d: int, rate: int, number: int) -> float:
     """Return model m's gain in worth from `rate` more rate and `number` more replicas on d."""
     return worth_of(data, state, m, d, rate, number) - worth_of(data, state, m, d, 0, 0)
 
 
 @plain
-def give(data: Data, state: State, m: int, d: int, rate: int, number: int) -> None:
+def give(data: Data, state: SearchState, m: int, d: int, rate: int, number: int) -> None:
     """Give model m `rate` more rate from `number` more replicas on device d."""
     state.worth[0] += gain_of(data, state, m, d, rate, number)
     state.models[m, GETS] += rate
@@ -281,7 +284,7 @@ def level_of(data: Data, q: int, count: int, busy: int, crowd: int, lowest: int,
 
 
 @plain
-def fits(data: Data, state: State, d: int, e: int) -> int:
+def fits(data: Data, state: SearchState, d: int, e: int) -> int:
     """Return the level of device d with one more replica of entry e; -1 if it does not fit."""
     q = data.entries[e, SITE]
     here = state.devices[d, HELD_AS]
@@ -313,7 +316,7 @@ def fits(data: Data, state: State, d: int, e: int) -> int:
 
 
 @plain
-def _welcome(data: Data, state: State, d: int, m: int) -> bool:
+def _welcome(data: Data, state: SearchState, d: int, m: int) -> bool:
     for i in range(state.devices[d, COUNT]):
         if data.avoid[m, data.entries[state.items[d, i], MODEL]]:
             return False
@@ -321,7 +324,7 @@ def _welcome(data: Data, state: State, d: int, m: int) -> bool:
 
 
 @plain
-def worth_beside(data: Data, state: State, d: int, e: int, level: int) -> float:
+def worth_beside(data: Data, state: SearchState, d: int, e: int, level: int) -> float:
     """Return the worth of one more replica of entry e on device d at the resulting level."""
     m = data.entries[e, MODEL]
     count, now = state.devices[d, COUNT], state.devices[d, LEVEL]
@@ -342,7 +345,7 @@ def worth_beside(data: Data, state: State, d: int, e: int, level: int) -> float:
 
 
 @plain
-def _relevel(data: Data, state: State, d: int, level: int) -> None:
+def _relevel(data: Data, state: SearchState, d: int, level: int) -> None:
     """Run a device at another level."""
     now = state.devices[d, LEVEL]
     if now == level:
@@ -354,7 +357,7 @@ def _relevel(data: Data, state: State, d: int, level: int) -> None:
 
 
 @plain
-def _take(data: Data, state: State, d: int, e: int, sign: int) -> None:
+def _take(data: Data, state: SearchState, d: int, e: int, sign: int) -> None:
     """Add (+1) or subtract (-1) the resources that one replica of entry e takes."""
     for r in range(data.pull.shape[1]):
         state.devices[d, USED + r] += sign * data.entries[e, TAKES + r]
@@ -368,7 +371,7 @@ def _take(data: Data, state: State, d: int, e: int, sign: int) -> None:
 
 
 @plain
-def add(data: Data, state: State, d: int, e: int, level: int) -> None:
+def add(data: Data, state: SearchState, d: int, e: int, level: int) -> None:
     """Put a replica onto a device, which then runs at `level`, as returned by `fits`."""
     count = state.devices[d, COUNT]
     crowd, bears = data.entries[e, KAPPA], data.entries[e, TOP]
@@ -386,7 +389,7 @@ def add(data: Data, state: State, d: int, e: int, level: int) -> None:
 
 
 @plain
-def remove(data: Data, state: State, d: int, i: int) -> None:
+def remove(data: Data, state: SearchState, d: int, i: int) -> None:
     """Take the i-th replica off a device; removing the last one closes the device."""
     e = state.items[d, i]
     level = state.devices[d, LEVEL]
@@ -409,13 +412,13 @@ def remove(data: Data, state: State, d: int, i: int) -> None:
 
 
 @plain
-def _close(data: Data, state: State, d: int) -> None:
+def _close(data: Data, state: SearchState, d: int) -> None:
     state.devices[d, HELD_AS] = EMPTY
     state.cost[0] -= data.group_cost[data.device_group[d]]
 
 
 @plain
-def clear(data: Data, state: State, d: int) -> None:
+def clear(data: Data, state: SearchState, d: int) -> None:
     """Remove all replicas from a device."""
     count, level = state.devices[d, COUNT], state.devices[d, LEVEL]
     if count == 0:
@@ -428,7 +431,7 @@ def clear(data: Data, state: State, d: int) -> None:
 
 
 @plain
-def note(state: State, journal: Journal, d: int, step: int) -> None:
+def note(state: SearchState, journal: UndoJournal, d: int, step: int) -> None:
     """Record device d as it is, once per step."""
     if journal.mark[d] == step:
         return
@@ -442,7 +445,7 @@ def note(state: State, journal: Journal, d: int, step: int) -> None:
 
 
 @plain
-def undo(data: Data, state: State, journal: Journal) -> None:
+def undo(data: Data, state: SearchState, journal: UndoJournal) -> None:
     """Undo all changes since the journal was emptied."""
     for at in range(journal.size[0]):
         clear(data, state, journal.devices[at])
@@ -452,7 +455,7 @@ def undo(data: Data, state: State, journal: Journal) -> None:
 
 
 @plain
-def _fill(data: Data, state: State, journal: Journal, at: int) -> None:
+def _fill(data: Data, state: SearchState, journal: UndoJournal, at: int) -> None:
     """Restore a device's recorded contents; the device is empty."""
     d, count = journal.devices[at], journal.held[at]
     if count == 0:
@@ -474,7 +477,7 @@ def _fill(data: Data, state: State, journal: Journal, at: int) -> None:
 
 
 @plain
-def copy_state(source: State, target: State) -> None:
+def copy_state(source: SearchState, target: SearchState) -> None:
     """Make the target equal to the source."""
     _copy_rows(source.devices, target.devices)
     _copy_rows(source.items, target.items)

@@ -10,7 +10,14 @@ branch. If the nodes run out, the bound of the rest is returned; it holds for an
 import numpy as np
 
 from partitiond.planner.kernels import kernel, plain
-from partitiond.planner.kernels.branch import SLACK, Choices, Place, Work, branch, fits
+from partitiond.planner.kernels.branch import (
+    SLACK,
+    BranchState,
+    DeviceLimits,
+    SortedEntries,
+    branch,
+    fits,
+)
 from partitiond.planner.kernels.duals import multipliers
 from partitiond.planner.sites import Floats, Ints
 
@@ -20,7 +27,7 @@ UNLIMITED = 1 << 59
 
 @kernel
 def price_way(
-    value: Floats, most: Ints, place: Place, duals: Floats, floor: float, node_limit: int
+    value: Floats, most: Ints, place: DeviceLimits, duals: Floats, floor: float, node_limit: int
 ) -> tuple[Ints, float, float]:
     """Return the most valuable set of a device run one way, if it is worth more than `floor`.
 
@@ -51,7 +58,7 @@ def price_way(
         return none, 0.0, bound + SLACK * (1.0 + abs(bound))
     choices = _choices(value, duals, share, fit, copies)
     depth = place.max_items + 1
-    work = Work(
+    work = BranchState(
         at=np.zeros(depth, np.int64),
         chosen=np.zeros(depth, np.int64),
         copy=np.zeros(depth, np.int64),
@@ -68,7 +75,7 @@ def price_way(
 
 
 @kernel
-def _quick(value: Floats, most: Ints, place: Place, duals: Floats) -> float:
+def _quick(value: Floats, most: Ints, place: DeviceLimits, duals: Floats) -> float:
     """Return an upper bound on any set's value, which any multipliers of the limits give."""
     share = _shares(place, np.arange(len(value)))
     total = duals.sum()
@@ -84,7 +91,7 @@ def _quick(value: Floats, most: Ints, place: Place, duals: Floats) -> float:
 
 
 @kernel
-def _useful(value: Floats, most: Ints, place: Place) -> Ints:
+def _useful(value: Floats, most: Ints, place: DeviceLimits) -> Ints:
     """Return valuable entries that fit, without entries that other entries beat in everything.
 
     An entry is left out if enough copies of others are worth at least as much and take no more: in
@@ -111,7 +118,7 @@ def _useful(value: Floats, most: Ints, place: Place) -> Ints:
 
 
 @plain
-def _outdone(place: Place, most: Ints, front: Ints, entry: int) -> bool:
+def _outdone(place: DeviceLimits, most: Ints, front: Ints, entry: int) -> bool:
     """Whether enough copies of entries in `front`, all worth at least as much, take no more."""
     better = 0
     for j in front:
@@ -129,7 +136,7 @@ def _outdone(place: Place, most: Ints, front: Ints, entry: int) -> bool:
 
 
 @kernel
-def _choices(value: Floats, price: Floats, share: Floats, fit: Ints, copies: Ints) -> Choices:
+def _choices(value: Floats, price: Floats, share: Floats, fit: Ints, copies: Ints) -> SortedEntries:
     """Sort the useful entries by loss at the prices of the limits."""
     n = len(fit)
     worth = np.zeros(n)
@@ -143,11 +150,11 @@ def _choices(value: Floats, price: Floats, share: Floats, fit: Ints, copies: Int
     gain = np.zeros(n + 1)
     for k in range(n - 1, -1, -1):
         gain[k] = gain[k + 1] + sorted_copies[k] * max(0.0, -loss[k])
-    return Choices(sorted_fit, values, sorted_copies, loss, worth, gain, price.sum())
+    return SortedEntries(sorted_fit, values, sorted_copies, loss, worth, gain, price.sum())
 
 
 @kernel
-def _shares(place: Place, fit: Ints) -> Floats:
+def _shares(place: DeviceLimits, fit: Ints) -> Floats:
     """Return the shares of the device that each entry takes, by resource, then load, then number.
 
     The load of n replicas is at most busy_limit[n], which lies below a line I - s n, so the sum of

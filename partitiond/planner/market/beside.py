@@ -16,7 +16,7 @@ from partitiond.planner.market.rounds import Columns
 from partitiond.planner.market.value import HaltedError
 from partitiond.planner.members import Member
 from partitiond.planner.packing import Packing
-from partitiond.planner.progress import Watch
+from partitiond.planner.progress import SolveMonitor
 from partitiond.planner.sites import Sites, with_survival
 
 NAME: Final = "choice of columns"
@@ -32,14 +32,14 @@ FIXED_NODES: Final = 1_000
 """Branches of a choice if the answer may not depend on the clock."""
 
 
-class Beside:
+class ColumnWorker:
     """Produces bounds for the watch and plans for the search, which improve over time.
 
     Args:
         watch: receives bounds and plans; its objective decides what is bounded.
     """
 
-    def __init__(self, sites: Sites, watch: Watch) -> None:
+    def __init__(self, sites: Sites, watch: SolveMonitor) -> None:
         self.sites, self.watch, self.by_cost = sites, watch, watch.objective.is_cost
         self.improved = False
         """Whether it gave a better bound than was known before."""

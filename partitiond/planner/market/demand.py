@@ -40,7 +40,7 @@ class Cover:
     worth: float
 
 
-class Demand:
+class MarketDemand:
     """Knots and offers of all models.
 
     Attributes:

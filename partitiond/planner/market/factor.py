@@ -16,8 +16,8 @@ from typing import Final
 
 import numpy as np
 
-from partitiond.planner.market.program import Sets, Terms, duals
-from partitiond.planner.market.value import Market, Pattern, Prices
+from partitiond.planner.market.program import PatternProgram, Terms, duals
+from partitiond.planner.market.value import Market, MarketPrices, Pattern
 from partitiond.planner.prices import SAFETY, usual_prices
 from partitiond.planner.sites import Floats, Sites
 
@@ -25,7 +25,7 @@ CONVERGED: Final = 1e-4
 """Relative distance of the program's value to the bound at which the rounds end."""
 
 
-class Factor(Sets):
+class Factor(PatternProgram):
     """The state of the rounds; each `run` continues where the previous one stopped.
 
     Args:
@@ -44,7 +44,7 @@ class Factor(Sets):
         super().__init__(Market(sites, as_cost=True, halt=halt))
         self.target: Floats = np.array([target.get(n.model, 0.0) for n in sites.instance.needs])
         self.bound = math.inf
-        self.best = Prices(self._first_prices(), np.zeros(self.market.classes.pools))
+        self.best = MarketPrices(self._first_prices(), np.zeros(self.market.classes.pools))
         self._need = [self._model.add_linear_constraint(lb=0.0) for _ in self.target]
         counted = zip(self._need, self.target, strict=True)
         self.column(-1.0, [(row, -1.0) for row, target in counted if target > 0])
@@ -59,8 +59,8 @@ class Factor(Sets):
         price = np.where(np.isfinite(least), least, 0.0) * self.target
         return np.asarray(price / max(1e-300, float(price.sum())))
 
-    def evaluate(self, prices: Prices) -> int:
-        """Evaluate as in `Sets`, at nonnegative prices for targets."""
+    def evaluate(self, prices: MarketPrices) -> int:
+        """Evaluate as in `PatternProgram`, at nonnegative prices for targets."""
         # A model without a target pays nothing.
         price = np.where(self.target > 0, prices.rate, 0.0)
         demand, whole = self.market.demand, math.fsum(price)
@@ -69,11 +69,11 @@ class Factor(Sets):
         per_rate = np.divide(price, self.target, out=np.zeros_like(price), where=self.target > 0)
         model = np.repeat(np.arange(len(price)), np.diff(demand.knot_start))
         knot: Floats = np.asarray(per_rate[model] * demand.knot_rate, dtype=np.float64)
-        patterns, value = self.market.patterns_at(Prices(knot, prices.pool))
+        patterns, value = self.market.patterns_at(MarketPrices(knot, prices.pool))
         worth = math.fsum([*(value * self.market.classes.count), *prices.pool])
         bound = worth / whole * (1 + SAFETY)
         if bound < self.bound:
-            self.bound, self.best = bound, Prices(price / whole, prices.pool / whole)
+            self.bound, self.best = bound, MarketPrices(price / whole, prices.pool / whole)
         return self.add_patterns(patterns)
 
     def run(self, deadline: float, rounds: int) -> None:
@@ -83,7 +83,7 @@ class Factor(Sets):
             whole = math.fsum(price)
             if whole <= 0:
                 return
-            new = self.until_new(Prices(price / whole, pool / whole), deadline)
+            new = self.until_new(MarketPrices(price / whole, pool / whole), deadline)
             value = -result.objective_value()
             self.converged = not new or self.bound - value <= CONVERGED * self.bound
 

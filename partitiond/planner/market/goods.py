@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from partitiond.planner.kernels.branch import Place
+from partitiond.planner.kernels.branch import DeviceLimits
 from partitiond.planner.sites import Floats, Ints, Sites
 
 
@@ -24,7 +24,7 @@ class Way:
     site: int
     level: int
     entries: Ints
-    place: Place
+    place: DeviceLimits
     most: Ints
     duals: Floats
 
@@ -47,7 +47,7 @@ def _way(sites: Sites, site: int, level: int, row: int, entries: Ints, *, as_cos
     limit = sites.busy_limit[row]
     most = int(np.flatnonzero(limit >= 0).max())
     offset, size = int(sites.table[site]), int(sites.table_size[site])
-    place = Place(
+    place = DeviceLimits(
         use=sites.entry_use[entries],
         busy=sites.entry_busy[entries],
         code=sites.entry_code[entries],

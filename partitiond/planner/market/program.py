@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from ortools.math_opt.python import mathopt
 
-from partitiond.planner.market.value import Market, Pattern, Prices
+from partitiond.planner.market.value import Market, MarketPrices, Pattern
 from partitiond.planner.sites import Floats
 
 LONGEST_SECONDS: Final = 86_400.0
@@ -18,7 +18,7 @@ SHARES: Final = (0.5, 0.25, 0.125, 0.0)
 Terms = list[tuple[mathopt.LinearConstraint, float]]
 
 
-class Sets:
+class PatternProgram:
     """The linear program.
 
     Attributes:
@@ -28,7 +28,7 @@ class Sets:
         converged: True if no further set is worth a round.
     """
 
-    best: Prices
+    best: MarketPrices
 
     def __init__(self, market: Market) -> None:
         self.market, self.converged = market, False
@@ -69,11 +69,11 @@ class Sets:
             self.column(cost, [(self._class[pattern.cls], 1.0), *terms])
         return len(self.patterns) - before
 
-    def evaluate(self, prices: Prices) -> int:
+    def evaluate(self, prices: MarketPrices) -> int:
         """Keep the bound at some prices, and the sets found; return how many columns are new."""
         raise NotImplementedError
 
-    def until_new(self, prices: Prices, deadline: float) -> int:
+    def until_new(self, prices: MarketPrices, deadline: float) -> int:
         """Evaluate prices ever nearer to the program's own until columns are new; return how many.
 
         Nothing is evaluated after the deadline, which is monotonic.

@@ -23,8 +23,8 @@ from typing import Final
 import numpy as np
 
 from partitiond.planner.market.demand import Cover
-from partitiond.planner.market.program import Sets, Terms, duals
-from partitiond.planner.market.value import Market, Pattern, Prices, patterns_of
+from partitiond.planner.market.program import PatternProgram, Terms, duals
+from partitiond.planner.market.value import Market, MarketPrices, Pattern, patterns_of
 from partitiond.planner.packing import Packing
 from partitiond.planner.prices import round_up, usual_prices
 from partitiond.planner.sites import Floats, Ints, Sites
@@ -40,7 +40,7 @@ HOPELESS: Final = 1e12
 """Cost, in bounds, at which a model that is still unserved is taken as impossible to serve."""
 
 
-class Columns(Sets):
+class Columns(PatternProgram):
     """The state of a column generation; each `run` continues where the previous one stopped.
 
     Args:
@@ -62,7 +62,7 @@ class Columns(Sets):
         self.as_cost, self._on_bound = as_cost, on_bound
         self.rounds = 0
         knot = self.market.demand.first_prices(usual_prices(sites))
-        first = self.market.evaluate(Prices(knot, np.zeros(self.market.classes.pools)))
+        first = self.market.evaluate(MarketPrices(knot, np.zeros(self.market.classes.pools)))
         self.best, self._bound = first.prices, first.bound
         self._add_rows(first.covered)
         self.add_patterns(first.patterns)
@@ -101,7 +101,7 @@ class Columns(Sets):
             self.rounds += 1
             value, chosen = abs(result.objective_value()), result.variable_values()
             knot = np.maximum(0.0, duals(result, self._knot))
-            prices = Prices(knot, np.abs(duals(result, self._pool)))
+            prices = MarketPrices(knot, np.abs(duals(result, self._pool)))
             new = self.until_new(prices, deadline)
             gap = abs(value - self._bound)
             if math.isinf(self._bound):
@@ -116,8 +116,8 @@ class Columns(Sets):
             else:
                 self.converged = True
 
-    def evaluate(self, prices: Prices) -> int:
-        """Evaluate as in `Sets`; report each better bound."""
+    def evaluate(self, prices: MarketPrices) -> int:
+        """Evaluate as in `PatternProgram`; report each better bound."""
         found = self.market.evaluate(prices)
         if found.bound > self._bound if self.as_cost else found.bound < self._bound:
             self.best, self._bound = found.prices, found.bound

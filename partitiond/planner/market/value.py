@@ -21,11 +21,11 @@ from typing import Final
 import numpy as np
 
 from partitiond.planner.kernels.pricing import price_way
-from partitiond.planner.market.demand import Cover, Demand
+from partitiond.planner.market.demand import Cover, MarketDemand
 from partitiond.planner.market.goods import Way, make_ways
 from partitiond.planner.packing import Packing
 from partitiond.planner.pours import make_classes
-from partitiond.planner.prices import SAFETY, Worth, best_multiple, bound_at
+from partitiond.planner.prices import SAFETY, ClassWorth, best_multiple, bound_at
 from partitiond.planner.sites import Floats, Ints, Sites
 from partitiond.planner.types import PRICE_SCALE
 
@@ -39,16 +39,16 @@ BESIDE: Final = 12
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Prices:
+class MarketPrices:
     """Prices of rates: of knots (N,), or in `factor` of targets (M,); and of all of each merged
     pool."""
 
     rate: Floats
     pool: Floats
 
-    def between(self, other: "Prices", share: float) -> "Prices":
+    def between(self, other: "MarketPrices", share: float) -> "MarketPrices":
         """Mix `share` of these prices with the rest of `other`."""
-        return Prices(
+        return MarketPrices(
             share * self.rate + (1 - share) * other.rate,
             share * self.pool + (1 - share) * other.pool,
         )
@@ -82,7 +82,7 @@ class Evaluation:
     """
 
     bound: float
-    prices: Prices
+    prices: MarketPrices
     covered: Floats
     covers: tuple[Cover, ...]
     patterns: tuple[Pattern, ...]
@@ -111,7 +111,7 @@ class Market:
         for way in self.ways:
             held[way.cls] = max(held[way.cls], way.place.max_items)
         most = int((held[self.classes.site_class] * self.classes.count).sum())
-        self.demand = Demand(sites, as_cost=as_cost, most_replicas=most)
+        self.demand = MarketDemand(sites, as_cost=as_cost, most_replicas=most)
 
     def cost_of(self, pattern: Pattern) -> float:
         """Return the cost of a device with such a set."""
@@ -125,12 +125,12 @@ class Market:
         share = classes.draws[pattern.cls] * taken[classes.column] / classes.whole
         return [(int(pool), float(share[pool])) for pool in np.flatnonzero(share)]
 
-    def evaluate(self, prices: Prices) -> Evaluation:
+    def evaluate(self, prices: MarketPrices) -> Evaluation:
         """Return the bound at these prices (a cost: at the best multiple). Raises HaltedError."""
         covered, covers = self.demand.covers(prices.rate)
         patterns, value = self.patterns_at(prices)
         pools, total, bound = float(prices.pool.sum()), math.fsum(covered), math.inf
-        worth = Worth(value, self.classes.cost, self.classes.count, pools)
+        worth = ClassWorth(value, self.classes.cost, self.classes.count, pools)
         if not self.as_cost:
             bound = math.fsum([total, *(value * self.classes.count), pools])
             bound += SAFETY * abs(bound)
@@ -139,10 +139,10 @@ class Market:
             bound = bound_at(1.0, total, worth)
         elif math.isfinite(total):
             factor, bound = best_multiple(total, worth)
-            prices = Prices(prices.rate * factor, prices.pool * factor)
+            prices = MarketPrices(prices.rate * factor, prices.pool * factor)
         return Evaluation(bound, prices, covered, tuple(covers), tuple(patterns))
 
-    def patterns_at(self, prices: Prices) -> tuple[list[Pattern], Floats]:
+    def patterns_at(self, prices: MarketPrices) -> tuple[list[Pattern], Floats]:
         """Return valuable sets of each class, and bounds on the values of the best ones."""
         found: list[Pattern] = []
         most = np.zeros(len(self.classes.count))

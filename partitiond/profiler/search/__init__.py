@@ -30,10 +30,10 @@ from partitiond.profiler.search.choose import (
 )
 from partitiond.profiler.search.rates import Rate, best_rate, combine, curve
 from partitiond.profiler.search.types import (
-    Done,
     NextTrial,
     Prior,
     Purpose,
+    SearchDone,
     SearchLimits,
     Visit,
 )
@@ -41,11 +41,11 @@ from partitiond.profiler.search.types import (
 __all__ = [
     "MAX_CONFIRMED",
     "MAX_VISITS_PER_BATCH",
-    "Done",
     "NextTrial",
     "Prior",
     "Purpose",
     "Rate",
+    "SearchDone",
     "SearchLimits",
     "Visit",
     "anchors",
@@ -59,8 +59,8 @@ __all__ = [
 
 def propose(
     visits: Sequence[Visit], limits: SearchLimits, elapsed_seconds: float
-) -> NextTrial | Done:
-    """Return the next trial, or `Done`.
+) -> NextTrial | SearchDone:
+    """Return the next trial, or `SearchDone`.
 
     Args:
         visits: all finished trials, in the order they were made.

@@ -8,9 +8,9 @@ from typing import Final
 from partitiond.core.frontier import NEIGHBOUR_RATIO
 from partitiond.profiler.search.anchors import ANCHOR_RATIO, anchors, roundest
 from partitiond.profiler.search.costs import Costs
-from partitiond.profiler.search.knowledge import Knowledge, entropy
+from partitiond.profiler.search.knowledge import SearchKnowledge, entropy
 from partitiond.profiler.search.rates import best_rate
-from partitiond.profiler.search.types import Done, NextTrial, Purpose, SearchLimits, Visit
+from partitiond.profiler.search.types import NextTrial, Purpose, SearchDone, SearchLimits, Visit
 
 MAX_VISITS_PER_BATCH: Final = 5
 """Two passes, a fresh window, and two for what stays open; the machine drifts meanwhile."""
@@ -77,7 +77,7 @@ class Search:
     """Looks at the state once. Holds derived figures, changes nothing."""
 
     def __init__(self, visits: Sequence[Visit], limits: SearchLimits, elapsed: float) -> None:
-        self._known = Knowledge(visits, limits)
+        self._known = SearchKnowledge(visits, limits)
         self._limits = limits
         self._seen = {v.batch for v in visits}
         limit = limits.time_limit_seconds
@@ -90,13 +90,13 @@ class Search:
         # Made on demand: the time left, asked for a few times a second, does not need it.
         return Costs(self._known.visits, self._limits, self._known.fit)
 
-    def next(self) -> NextTrial | Done:
-        """The next trial, or `Done`."""
+    def next(self) -> NextTrial | SearchDone:
+        """The next trial, or `SearchDone`."""
         wanted = self._scout()
         if wanted is None and self._known.rates:
             wanted = self._look() or self._settle()
         if wanted is None:
-            return Done(self._known.capped_by, complete=not self._skipped)
+            return SearchDone(self._known.capped_by, complete=not self._skipped)
         batch, purpose, share = wanted
         return self._costs.trial(batch, purpose, share, self._left, self._trials_left())
 

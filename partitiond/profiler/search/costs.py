@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from partitiond.core.frontier import NEIGHBOUR_RATIO
-from partitiond.profiler.search.model import Fit
+from partitiond.profiler.search.model import CurveFit
 from partitiond.profiler.search.types import NextTrial, Purpose, SearchLimits, Visit
 
 CONFIRM_FACTOR: Final = 2.0
@@ -22,7 +22,7 @@ RAMP_E2EL: Final = 1.3
 class Costs:
     """Expected latencies and seconds of trials."""
 
-    def __init__(self, visits: Sequence[Visit], limits: SearchLimits, fit: Fit | None) -> None:
+    def __init__(self, visits: Sequence[Visit], limits: SearchLimits, fit: CurveFit | None) -> None:
         self._visits = [v for v in visits if not v.died]
         self._limits = limits
         self._fit = fit

@@ -7,7 +7,7 @@ from typing import Final
 
 from partitiond.core.frontier import knee_range, still_grows
 from partitiond.core.profile import LimitedBy
-from partitiond.profiler.search.model import Belief, Fit, believed, fit
+from partitiond.profiler.search.model import CurveFit, ShrunkEstimate, believed, fit
 from partitiond.profiler.search.rates import best_rate, curve, fresh_rates
 from partitiond.profiler.search.types import Purpose, SearchLimits, Visit
 
@@ -23,7 +23,7 @@ NARROW_BEST: Final = 0.04
 """The same for X*. Every batch is compared with X*, but its fresh windows are long already."""
 
 
-class Knowledge:
+class SearchKnowledge:
     """Figures derived from the visits; changes nothing.
 
     Attributes:
@@ -41,12 +41,12 @@ class Knowledge:
         self.ceiling = min([limits.max_batch, *(b - 1 for b in self.beyond if b > held)])
 
     @cached_property
-    def fit(self) -> Fit | None:
+    def fit(self) -> CurveFit | None:
         """The curve fitted to the rates, None for fewer than two."""
         return fit(self.rates)
 
     @cached_property
-    def beliefs(self) -> tuple[Belief, ...]:
+    def beliefs(self) -> tuple[ShrunkEstimate, ...]:
         """The rates, drawn towards the fit by their noise.
 
         They only choose trials: the profile's knee comes from the rates.
@@ -62,7 +62,7 @@ class Knowledge:
         return sum(v.purpose is purpose for v in self.visits)
 
     @cached_property
-    def top(self) -> Belief:
+    def top(self) -> ShrunkEstimate:
         """The batch that looks best."""
         return max(self.beliefs, key=lambda p: p.output_tokens_per_s)
 

@@ -21,7 +21,7 @@ FREE_PARAMETERS: Final = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Fit:
+class CurveFit:
     """The fitted curve.
 
     Attributes:
@@ -45,7 +45,7 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Belief:
+class ShrunkEstimate:
     """Estimate for one batch: the measured figure drawn towards the fit by its noise."""
 
     batch: int
@@ -59,7 +59,7 @@ def _shape(batch: float, half: float, sharpness: float) -> float:
     return math.exp(-math.log1p(math.exp(power)) / sharpness)
 
 
-def fit(rates: Sequence[Rate]) -> Fit | None:
+def fit(rates: Sequence[Rate]) -> CurveFit | None:
     """Weighted least squares on log X; None for fewer than two batches."""
     usable = [r for r in rates if r.output_tokens_per_s > 0]
     if len(usable) < 2:
@@ -80,11 +80,11 @@ def fit(rates: Sequence[Rate]) -> Fit | None:
             if error < least[0]:
                 least = (error, top, half, sharpness)
     error, top, half, sharpness = least
-    found = Fit(math.exp(top), half, sharpness, 0.0)
+    found = CurveFit(math.exp(top), half, sharpness, 0.0)
     return dataclasses.replace(found, misfit=_misfit(found, usable, spreads))
 
 
-def _misfit(found: Fit, rates: Sequence[Rate], spreads: Sequence[float]) -> float:
+def _misfit(found: CurveFit, rates: Sequence[Rate], spreads: Sequence[float]) -> float:
     """Scatter around the fit beyond what the noise of the points explains."""
     squares = math.fsum(math.log(r.output_tokens_per_s / found.rate(r.batch)) ** 2 for r in rates)
     noise = math.fsum(s**2 for s in spreads)
@@ -92,15 +92,15 @@ def _misfit(found: Fit, rates: Sequence[Rate], spreads: Sequence[float]) -> floa
     return math.sqrt(max(LEAST_MISFIT**2, (squares - noise) / freedom))
 
 
-def believed(rates: Sequence[Rate], found: Fit | None) -> tuple[Belief, ...]:
+def believed(rates: Sequence[Rate], found: CurveFit | None) -> tuple[ShrunkEstimate, ...]:
     """Average each rate with the fit, weighted by the point's noise against the misfit."""
     if found is None:
-        return tuple(Belief(r.batch, r.output_tokens_per_s, r.half_width) for r in rates)
+        return tuple(ShrunkEstimate(r.batch, r.output_tokens_per_s, r.half_width) for r in rates)
     beliefs = []
     for rate in rates:
         noise = (rate.half_width / 2) ** 2
         freedom = (found.misfit * rate.output_tokens_per_s) ** 2
         trust = freedom / (freedom + noise) if freedom + noise > 0 else 1.0
         mean = trust * rate.output_tokens_per_s + (1 - trust) * found.rate(rate.batch)
-        beliefs.append(Belief(rate.batch, mean, math.sqrt(trust) * rate.half_width))
+        beliefs.append(ShrunkEstimate(rate.batch, mean, math.sqrt(trust) * rate.half_width))
     return tuple(beliefs)

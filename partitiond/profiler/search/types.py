@@ -91,7 +91,7 @@ class NextTrial:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Done:
+class SearchDone:
     """There is nothing more to measure.
 
     Attributes:

@@ -17,7 +17,7 @@ from loadgen.lengths import Lengths, uniform
 from loadgen.traces import Trace
 from partitiond.core.errors import InputError
 from partitiond.core.workload import Workload
-from partitiond.simulation.fleet.clock import Due, FleetClock
+from partitiond.simulation.fleet.clock import EventTarget, FleetClock
 from partitiond.simulation.fleet.dispatch import FleetModel
 from partitiond.simulation.traffic import lengths_of
 
@@ -34,7 +34,7 @@ DIURNAL_SWING: Final = 0.6
 SEEDS_APART: Final = 1_000_003
 
 
-class Kind(enum.StrEnum):
+class ArrivalKind(enum.StrEnum):
     """Kinds of synthetic arrivals."""
 
     POISSON = "poisson"
@@ -47,7 +47,7 @@ class Kind(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Made:
+class SyntheticArrivals:
     """Synthetic arrivals for every model at its demand.
 
     Attributes:
@@ -55,21 +55,21 @@ class Made:
         period_seconds: period of diurnal arrivals.
     """
 
-    kind: Kind = Kind.POISSON
+    kind: ArrivalKind = ArrivalKind.POISSON
     factor: float = 1.0
     period_seconds: float = 86_400.0
 
 
-def offsets(made: Made, req_per_s: float, seed: int) -> Iterator[float]:
+def offsets(made: SyntheticArrivals, req_per_s: float, seed: int) -> Iterator[float]:
     """Return an endless iterator of arrival times of one model."""
     match made.kind:
-        case Kind.POISSON:
+        case ArrivalKind.POISSON:
             return poisson(req_per_s, seed)
-        case Kind.GAMMA:
+        case ArrivalKind.GAMMA:
             return gamma(req_per_s, BURST_SHAPE, seed)
-        case Kind.BURST:
+        case ArrivalKind.BURST:
             return _bursts(req_per_s, seed)
-        case Kind.DIURNAL:
+        case ArrivalKind.DIURNAL:
             return _diurnal(req_per_s, made.period_seconds, seed)
 
 
@@ -105,7 +105,7 @@ def requests(times: Iterator[float], workload: Workload, seed: int) -> Iterator[
 
 
 def made_up(
-    made: Made, demands: Mapping[str, tuple[float, Workload]], seed: int
+    made: SyntheticArrivals, demands: Mapping[str, tuple[float, Workload]], seed: int
 ) -> dict[str, Iterator[Arrival]]:
     """Return the arrivals of every model with a rate above 0.
 
@@ -155,7 +155,7 @@ def replayed(
     return {name: iter(rows) for name, rows in dealt.items() if rows}
 
 
-class Stream(Due):
+class Stream(EventTarget):
     """The arrivals of one model on the clock, one after the other.
 
     Attributes:

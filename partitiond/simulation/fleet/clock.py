@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Callable
 
 
-class Due:
+class EventTarget:
     """An object that is called when one of its events is due."""
 
     def due(self, number: int) -> None:
@@ -19,7 +19,7 @@ class Due:
         raise NotImplementedError
 
 
-class Once(Due):
+class FunctionEvent(EventTarget):
     """An event that calls a function."""
 
     def __init__(self, then: Callable[[], None]) -> None:
@@ -42,17 +42,17 @@ class FleetClock:
     def __init__(self) -> None:
         self.now = 0.0
         self.events = 0
-        self._heap: list[tuple[float, int, Due, int]] = []
+        self._heap: list[tuple[float, int, EventTarget, int]] = []
         self._planned = 0
 
-    def plan(self, when: float, who: Due, number: int = 0) -> None:
+    def plan(self, when: float, who: EventTarget, number: int = 0) -> None:
         """Plan an event; an event in the past is due now."""
         self._planned += 1
         heapq.heappush(self._heap, (max(when, self.now), self._planned, who, number))
 
     def at(self, when: float, then: Callable[[], None]) -> None:
         """Plan a call."""
-        self.plan(when, Once(then))
+        self.plan(when, FunctionEvent(then))
 
     def run(self, until: float) -> None:
         """Run every event up to `until`, and set the clock to `until`."""

@@ -17,27 +17,27 @@ from partitiond.core.admission import (
 from partitiond.core.dispatch import Dispatcher
 from partitiond.core.routing import ModelAvailability, ModelRoute
 from partitiond.simulation.dispatch import BYTES_PER_TOKEN
-from partitiond.simulation.fleet.clock import Due, FleetClock
-from partitiond.simulation.fleet.engine import Request
+from partitiond.simulation.fleet.clock import EventTarget, FleetClock
+from partitiond.simulation.fleet.engine import FleetRequest
 from partitiond.simulation.fleet.places import FleetPlaces, FleetReplica, Place
 
 
-class Finished:
+class FinishedRequest:
     """Receives each request that ended or was refused."""
 
-    def answered(self, request: Request) -> None:
+    def answered(self, request: FleetRequest) -> None:
         """Record that a request got its last token."""
         raise NotImplementedError
 
-    def refused(self, request: Request, rejected: Rejected) -> None:
+    def refused(self, request: FleetRequest, rejected: Rejected) -> None:
         """Record that a request was refused."""
         raise NotImplementedError
 
 
-class _Expiry(Due):
+class _Expiry(EventTarget):
     """The deadline of a waiting request."""
 
-    def __init__(self, model: "FleetModel", entry: Waiting[Request]) -> None:
+    def __init__(self, model: "FleetModel", entry: Waiting[FleetRequest]) -> None:
         self._model = model
         self._entry = entry
 
@@ -56,7 +56,7 @@ class FleetModel:
     """
 
     def __init__(
-        self, clock: FleetClock, route: ModelRoute, finished: Finished, seed: int = 0
+        self, clock: FleetClock, route: ModelRoute, finished: FinishedRequest, seed: int = 0
     ) -> None:
         self.clock = clock
         self.arrived = 0
@@ -64,7 +64,7 @@ class FleetModel:
         self._finished = finished
         draws = random.Random(seed)  # noqa: S311 -- balance, no secret
         self._places = FleetPlaces(draws.random)
-        self.dispatcher: Dispatcher[Request, Place] = Dispatcher(route, self._places)
+        self.dispatcher: Dispatcher[FleetRequest, Place] = Dispatcher(route, self._places)
         self._ratios = PromptRatios()
         self._output_p90 = OutputP90()
 
@@ -112,7 +112,7 @@ class FleetModel:
         self._places.drain(replica)
         self._changed()
 
-    def lose(self, replica: FleetReplica) -> tuple[Request, ...]:
+    def lose(self, replica: FleetReplica) -> tuple[FleetRequest, ...]:
         """Remove a replica whose engine is gone; return the requests that were in it."""
         engine = replica.engine
         lost = () if engine is None else engine.requests
@@ -142,9 +142,9 @@ class FleetModel:
             output_p90=self._output_p90.value,
             max_model_len=self._places.max_model_len,
         )
-        self.place(Request(self.clock.now, prompt_tokens, output_tokens, cost))
+        self.place(FleetRequest(self.clock.now, prompt_tokens, output_tokens, cost))
 
-    def place(self, request: Request) -> None:
+    def place(self, request: FleetRequest) -> None:
         """Start, queue or refuse a request."""
         if not self._places.replicas:
             self._wake()
@@ -158,12 +158,12 @@ class FleetModel:
         if route.availability is ModelAvailability.SLEEPING and route.holds:
             self.on_woken()
 
-    def leave(self, request: Request) -> None:
+    def leave(self, request: FleetRequest) -> None:
         """Remove a waiting request whose client is gone."""
         if self.dispatcher.leaves(request):
             self._go_on()
 
-    def expire(self, entry: Waiting[Request]) -> None:
+    def expire(self, entry: Waiting[FleetRequest]) -> None:
         """Handle the deadline of a waiting request."""
         if self.dispatcher.expires(entry, self.clock.now):
             self._go_on()
@@ -174,7 +174,9 @@ class FleetModel:
         while (decided := self.dispatcher.next_decision(now)) is not None:
             self._carry_out(*decided)
 
-    def _carry_out(self, request: Request, outcome: Place | Rejected | Waiting[Request]) -> None:
+    def _carry_out(
+        self, request: FleetRequest, outcome: Place | Rejected | Waiting[FleetRequest]
+    ) -> None:
         if isinstance(outcome, FleetReplica):
             request.placed = self.clock.now
             if outcome.engine is not None:
@@ -185,7 +187,7 @@ class FleetModel:
             assert isinstance(outcome, Rejected)  # a full replica takes nothing
             self._finished.refused(request, outcome)
 
-    def ended(self, request: Request, replica: FleetReplica) -> None:
+    def ended(self, request: FleetRequest, replica: FleetReplica) -> None:
         """Free the request's place; then correct the estimates by what its engine reported."""
         now = self.clock.now
         request.ended = now

@@ -13,14 +13,14 @@ import math
 from partitiond.core import places
 from partitiond.core.admission import Cost
 from partitiond.core.plan import Candidate
-from partitiond.simulation.fleet.clock import Due, FleetClock
+from partitiond.simulation.fleet.clock import EventTarget, FleetClock
 from partitiond.simulation.fleet.device import FleetDevice
 from partitiond.simulation.host import NO_COSTS
 from partitiond.simulation.models import EngineModel
 from partitiond.simulation.steps import Steps
 
 
-class Request(places.Request):
+class FleetRequest(places.Request):
     """A request from its arrival to its end. Times are seconds of the simulation.
 
     Attributes:
@@ -49,22 +49,22 @@ class Request(places.Request):
         self.last_step = 0
 
 
-class Served:
+class TokenListener:
     """Receives what an engine did."""
 
-    def first_token(self, request: Request) -> None:
+    def first_token(self, request: FleetRequest) -> None:
         """Record that the request's first token came."""
         raise NotImplementedError
 
-    def last_token(self, request: Request) -> None:
+    def last_token(self, request: FleetRequest) -> None:
         """Record that the request's last token came."""
         raise NotImplementedError
 
 
-class _Coming(Due):
+class _Coming(EventTarget):
     """A request on its way to an engine."""
 
-    def __init__(self, engine: "FleetEngine", request: Request) -> None:
+    def __init__(self, engine: "FleetEngine", request: FleetRequest) -> None:
         self._engine = engine
         self._request = request
 
@@ -74,7 +74,7 @@ class _Coming(Due):
         self._engine.came(self._request)
 
 
-class FleetEngine(Due):
+class FleetEngine(EventTarget):
     """One engine process; `simulation.engine.SimulatedEngine` describes its behaviour.
 
     Attributes:
@@ -89,7 +89,7 @@ class FleetEngine(Due):
         device: FleetDevice,
         candidate: Candidate,
         behaves: EngineModel,
-        served: Served,
+        served: TokenListener,
     ) -> None:
         """
         Args:
@@ -109,21 +109,21 @@ class FleetEngine(Due):
         self._device = device
         self._steps: Steps = behaves.steps
         self._has_costs = behaves.costs != NO_COSTS
-        self._coming: dict[Request, None] = {}
-        self._arrived: list[Request] = []
-        self._unseen: list[Request] = []
+        self._coming: dict[FleetRequest, None] = {}
+        self._arrived: list[FleetRequest] = []
+        self._unseen: list[FleetRequest] = []
         self._owed = 0.0
         self._served = served
         self._max_sequences = candidate.batch
         self._max_step_tokens = max(behaves.max_step_tokens, candidate.batch)
         self._kv_tokens = behaves.kv_cache_tokens
-        self._waiting: collections.deque[Request] = collections.deque()
+        self._waiting: collections.deque[FleetRequest] = collections.deque()
         # In the order of admission; `_reading` are those with a prompt to read.
-        self._running: dict[Request, None] = {}
-        self._reading: dict[Request, None] = {}
+        self._running: dict[FleetRequest, None] = {}
+        self._reading: dict[FleetRequest, None] = {}
         self._admitted = 0
         # Decoding requests by last step; entries of preempted requests carry an old number.
-        self._ends: list[tuple[int, int, Request]] = []
+        self._ends: list[tuple[int, int, FleetRequest]] = []
         self._decoding = 0
         self._made = 0
         # KV tokens of all running requests, once prompts are read; of decoding ones, now.
@@ -131,7 +131,7 @@ class FleetEngine(Due):
         self._context = 0
         # The leap under way: see `simulation.engine.SimulatedEngine`.
         self._at_work = False
-        self._read_now: list[Request] = []
+        self._read_now: list[FleetRequest] = []
         self._began = 0.0
         self._first = 0.0
         self._growth = 0.0
@@ -139,13 +139,13 @@ class FleetEngine(Due):
         self._leap = 0
 
     @property
-    def requests(self) -> tuple[Request, ...]:
+    def requests(self) -> tuple[FleetRequest, ...]:
         """All requests of the engine: running, waiting and on the way."""
         return (
             *self._running, *self._waiting, *self._unseen, *self._arrived, *self._coming
         )  # fmt: skip
 
-    def add(self, request: Request) -> None:
+    def add(self, request: FleetRequest) -> None:
         """Send a request to the engine, where it arrives after `costs.way` seconds."""
         if not self._has_costs:
             self._take(request)
@@ -157,7 +157,7 @@ class FleetEngine(Due):
         else:
             self.came(request)
 
-    def came(self, request: Request) -> None:
+    def came(self, request: FleetRequest) -> None:
         """Pass an arrived request to the scheduler, unless the engine ended meanwhile."""
         if request not in self._coming:
             return
@@ -169,7 +169,7 @@ class FleetEngine(Due):
         else:
             self._take(request)
 
-    def _take(self, request: Request) -> None:
+    def _take(self, request: FleetRequest) -> None:
         self._waiting.append(request)
         if self._at_work:
             self.cut()
@@ -211,7 +211,7 @@ class FleetEngine(Due):
         self._made = made = self._made + count
         self._held += count * decoding
         self._context += count * decoding
-        ended: list[Request] = []
+        ended: list[FleetRequest] = []
         ends, running = self._ends, self._running
         while ends and ends[0][0] <= made:
             _, number, request = heapq.heappop(ends)
@@ -236,7 +236,7 @@ class FleetEngine(Due):
             if request.generated >= request.output_tokens:
                 served.last_token(request)
 
-    def _begin_to_decode(self, request: Request) -> None:
+    def _begin_to_decode(self, request: FleetRequest) -> None:
         """Move a request whose prompt is read to decoding; reading the prompt gave it a token."""
         if request.generated > 0:
             self._held += 1
@@ -322,7 +322,7 @@ class FleetEngine(Due):
             del self._reading[request]
         return read
 
-    def _preempt(self, request: Request) -> None:
+    def _preempt(self, request: FleetRequest) -> None:
         """Preempt a request: it loses its place, and everything is read again later."""
         del self._running[request]
         if request in self._reading:

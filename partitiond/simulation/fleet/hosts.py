@@ -27,8 +27,8 @@ from partitiond.core.plan import Placement
 from partitiond.core.plan_diff import start_seconds
 from partitiond.core.reconcile import reconcile
 from partitiond.core.replica import ReplicaState
-from partitiond.core.start_order import Stakes
-from partitiond.simulation.fleet.clock import Due, FleetClock
+from partitiond.core.start_order import StartGains
+from partitiond.simulation.fleet.clock import EventTarget, FleetClock
 from partitiond.simulation.fleet.places import FleetReplica
 
 STOP_SECONDS: Final = 3.0
@@ -38,7 +38,7 @@ LOOP_SECONDS: Final = 1.0
 MakeReplica = Callable[[Placement], FleetReplica]
 
 
-class Fleet:
+class SimulatedFleet:
     """State that hosts share with the simulation, and its callbacks.
 
     Attributes:
@@ -71,7 +71,7 @@ class Fleet:
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Engine:
+class HostedEngine:
     """One engine process on a host."""
 
     placement: Placement
@@ -105,7 +105,7 @@ class Meter:
     by_model: dict[str, float] = dataclasses.field(default_factory=dict)
     since: float = 0.0
 
-    def advance(self, now: float, engines: Sequence[Engine]) -> None:
+    def advance(self, now: float, engines: Sequence[HostedEngine]) -> None:
         """Count the time up to `now`, in which these engines existed."""
         seconds, self.since = now - self.since, now
         total = sum(engine.placement.partition.memory_bytes for engine in engines)
@@ -118,7 +118,7 @@ class Meter:
             self.by_model[model] = self.by_model.get(model, 0.0) + seconds * part
 
 
-class Host(Due):
+class FleetHost(EventTarget):
     """The devices of one daemon, and the engines on them.
 
     Attributes:
@@ -127,10 +127,10 @@ class Host(Due):
         meters: meters by device id.
     """
 
-    def __init__(self, fleet: Fleet, devices: Sequence[Device]) -> None:
+    def __init__(self, fleet: SimulatedFleet, devices: Sequence[Device]) -> None:
         self.devices = {device.id: device for device in devices}
         self.desired: tuple[Placement, ...] = ()
-        self.engines: list[Engine] = []
+        self.engines: list[HostedEngine] = []
         self.meters = {device.id: Meter(since=fleet.clock.now) for device in devices}
         self._fleet = fleet
         self._room = tuple((device.id, _engine_bytes(device)) for device in devices)
@@ -175,7 +175,7 @@ class Host(Due):
             seen,
             fleet.policy,
             fleet.asleep,
-            Stakes(demands=fleet.demands, seconds=seconds),
+            StartGains(demands=fleet.demands, seconds=seconds),
         )
         for action in actions:
             self._act(action, seconds)
@@ -223,26 +223,28 @@ class Host(Due):
                 # Only engines with sleep enabled are put to sleep, and there are none here.
                 raise AssertionError(action)
 
-    def _engine(self, placement: Placement, state: ReplicaState) -> Engine:
+    def _engine(self, placement: Placement, state: ReplicaState) -> HostedEngine:
         self._generations += 1
         replica = self._fleet.make(placement)
-        engine = Engine(placement, str(self._generations), state, self._fleet.clock.now, replica)
+        engine = HostedEngine(
+            placement, str(self._generations), state, self._fleet.clock.now, replica
+        )
         self.engines.append(engine)
         return engine
 
-    def _find(self, replica_id: str, generation: str) -> Engine:
+    def _find(self, replica_id: str, generation: str) -> HostedEngine:
         return next(
             e for e in self.engines
             if e.placement.replica_id == replica_id and e.generation == generation
         )  # fmt: skip
 
-    def _ready(self, engine: Engine) -> None:
+    def _ready(self, engine: HostedEngine) -> None:
         if engine.state is ReplicaState.STARTING:
             engine.state, engine.since = ReplicaState.SERVING, self._fleet.clock.now
             self._fleet.serving(engine.placement, engine.replica)
             self.look()
 
-    def _stopped(self, engine: Engine) -> None:
+    def _stopped(self, engine: HostedEngine) -> None:
         self.advance()
         engine.state, engine.since = ReplicaState.STOPPED, self._fleet.clock.now
         self._fleet.gone(engine.placement, engine.replica)

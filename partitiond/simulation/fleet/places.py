@@ -16,13 +16,13 @@ from partitiond.core.balance import Slowness, occupancy
 from partitiond.core.fair_queue import FairQueue
 from partitiond.core.places import Places
 from partitiond.core.routing import ReplicaRoute
-from partitiond.simulation.fleet.engine import FleetEngine, Request, Served
+from partitiond.simulation.fleet.engine import FleetEngine, FleetRequest, TokenListener
 
 if TYPE_CHECKING:
     from partitiond.simulation.fleet.dispatch import FleetModel
 
 
-class FleetReplica(Served):
+class FleetReplica(TokenListener):
     """A replica as the dispatcher sees it (with the fields of `balance.Load`), and its engine.
 
     Attributes:
@@ -42,11 +42,11 @@ class FleetReplica(Served):
         self.place = 0
         self.engine: FleetEngine | None = None
 
-    def first_token(self, request: Request) -> None:
+    def first_token(self, request: FleetRequest) -> None:
         """Record the time of the first token."""
         request.first = self.model.clock.now
 
-    def last_token(self, request: Request) -> None:
+    def last_token(self, request: FleetRequest) -> None:
         """Free the place of the request."""
         self.model.ended(request, self)
 
@@ -68,7 +68,7 @@ class Full:
 Place = FleetReplica | Full
 
 
-class FleetPlaces(Places[Request, Place]):
+class FleetPlaces(Places[FleetRequest, Place]):
     """The indexed replicas; see the module.
 
     Attributes:
@@ -95,7 +95,7 @@ class FleetPlaces(Places[Request, Place]):
         """Return all replicas that are not lost."""
         return self._everyone
 
-    def add(self, load: Place, request: Request) -> None:
+    def add(self, load: Place, request: FleetRequest) -> None:
         """Assign a place on the replica to the request."""
         assert isinstance(load, FleetReplica)  # a full replica takes nothing
         self.count(load, request.cost.sequences, request.cost.kv_tokens)
@@ -109,8 +109,8 @@ class FleetPlaces(Places[Request, Place]):
         return self.in_flight
 
     def take(
-        self, queue: FairQueue[Request], slowness: Slowness, now: float
-    ) -> tuple[Waiting[Request], Place] | None:
+        self, queue: FairQueue[FleetRequest], slowness: Slowness, now: float
+    ) -> tuple[Waiting[FleetRequest], Place] | None:
         """Assign a place to the next queued request that may start, and dequeue the request."""
         if slowness.factors(now):
             return super().take(queue, slowness, now)
@@ -125,7 +125,7 @@ class FleetPlaces(Places[Request, Place]):
         return self._take_of(queue, loads, slowness, now)
 
     def _with_room(
-        self, request: Request, cost: Cost, slow: Mapping[str, float]
+        self, request: FleetRequest, cost: Cost, slow: Mapping[str, float]
     ) -> Iterable[Place]:
         """Return the least occupied replicas that have room, in order."""
         if slow or request.tried or request.prefer:

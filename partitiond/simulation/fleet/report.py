@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Self
 
 from partitiond.core.spec import Slo
-from partitiond.simulation.fleet.tally import Served
+from partitiond.simulation.fleet.tally import ServedCounts
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class ModelReport:
 
     model: str
     slo: Slo | None
-    served: Served
+    served: ServedCounts
     used: Resources
 
 

@@ -22,7 +22,7 @@ from partitiond.simulation.fleet.clock import FleetClock
 from partitiond.simulation.fleet.device import FleetDevice
 from partitiond.simulation.fleet.dispatch import FleetModel
 from partitiond.simulation.fleet.engine import FleetEngine
-from partitiond.simulation.fleet.hosts import Fleet, Host
+from partitiond.simulation.fleet.hosts import FleetHost, SimulatedFleet
 from partitiond.simulation.fleet.places import FleetReplica
 from partitiond.simulation.fleet.report import FleetReport, ModelReport, Resources
 from partitiond.simulation.fleet.scaling import Scaler
@@ -63,7 +63,7 @@ class FleetOptions:
     start_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-class FleetRun(Fleet):
+class FleetRun(SimulatedFleet):
     """State of one run. Create one, then call `run` once.
 
     Attributes:
@@ -115,7 +115,7 @@ class FleetRun(Fleet):
         for device in plan.devices:
             by_host[device.host].append(device.id)
         self.hosts = {
-            name: Host(self, [devices[one] for one in ids]) for name, ids in by_host.items()
+            name: FleetHost(self, [devices[one] for one in ids]) for name, ids in by_host.items()
         }
         self._host_of = {one: self.hosts[name] for name, ids in by_host.items() for one in ids}
         cores = {
@@ -168,8 +168,8 @@ class FleetRun(Fleet):
 
     def _by_host(
         self, placements: Sequence[Placement]
-    ) -> Iterator[tuple[Host, tuple[Placement, ...]]]:
-        mine: dict[Host, list[Placement]] = {host: [] for host in self.hosts.values()}
+    ) -> Iterator[tuple[FleetHost, tuple[Placement, ...]]]:
+        mine: dict[FleetHost, list[Placement]] = {host: [] for host in self.hosts.values()}
         for placement in placements:
             mine[self._host_of[placement.device_id]].append(placement)
         return ((host, tuple(found)) for host, found in mine.items())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from partitiond.core.autoscale import Autoscale
 from partitiond.core.plan import Placement, Plan, diff_plans
 from partitiond.core.scaling import (
-    Measured,
+    MeasuredDemand,
     ScalingPolicy,
     ScalingState,
     begun_at,
@@ -23,7 +23,7 @@ from partitiond.core.scaling import (
     work_factor,
 )
 from partitiond.core.sleep import STOPPED
-from partitiond.simulation.fleet.clock import Due
+from partitiond.simulation.fleet.clock import EventTarget
 
 if TYPE_CHECKING:
     from partitiond.simulation.fleet.run import FleetRun
@@ -48,7 +48,7 @@ class _Seen:
     counted: int = 0
 
 
-class Scaler(Due):
+class Scaler(EventTarget):
     """Measures the demand of models step by step, and requests plans for it.
 
     Attributes:
@@ -103,7 +103,7 @@ class Scaler(Due):
         seen, tally, model = self._seen[name], run.tallies[name], run.models[name]
         ended = tally.ok - seen.ended
         queue_seconds = (tally.queue_seconds - seen.queue_seconds) / ended if ended else None
-        measured = Measured(
+        measured = MeasuredDemand(
             at=run.clock.now,
             req_per_s=(model.arrived - seen.arrived) / self._policy.forecast.step_seconds,
             queue_seconds=queue_seconds if self._all_serve(run, name) else None,
@@ -162,7 +162,7 @@ class Scaler(Due):
             self.plans += 1
             run.apply(plan)
 
-    def look_for_idle(self, again: Due) -> None:
+    def look_for_idle(self, again: EventTarget) -> None:
         """Scale models to zero that had no request for long enough; check again in a second."""
         run = self._run
         if run is None or self._over:
@@ -179,7 +179,7 @@ class Scaler(Due):
         run.clock.plan(now + ZERO_LOOK_SECONDS, again)
 
 
-class _ZeroLook(Due):
+class _ZeroLook(EventTarget):
     """Checks for idle models every second."""
 
     def __init__(self, scaler: Scaler) -> None:

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from loadgen.statistics import percentile
 from partitiond.core.admission import Rejected
 from partitiond.core.spec import Slo
-from partitiond.simulation.fleet.dispatch import Finished
-from partitiond.simulation.fleet.engine import Request
+from partitiond.simulation.fleet.dispatch import FinishedRequest
+from partitiond.simulation.fleet.engine import FleetRequest
 
 LOST = "engine_stopped"
 """Code of requests whose engine was stopped before they ended."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Latency:
+class LatencyCounts:
     """Percentiles in seconds; None without a request."""
 
     p50: float | None = None
@@ -24,7 +24,7 @@ class Latency:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Served:
+class ServedCounts:
     """Figures of one model, or of all models, in the window.
 
     Attributes:
@@ -46,8 +46,8 @@ class Served:
     unfinished: int
     goodput_req_per_s: float
     output_tokens: int
-    ttft: Latency
-    tpot: Latency
+    ttft: LatencyCounts
+    tpot: LatencyCounts
 
     @property
     def attainment(self) -> float | None:
@@ -55,7 +55,7 @@ class Served:
         return self.good / self.arrivals if self.arrivals else None
 
 
-class Tally(Finished):
+class Tally(FinishedRequest):
     """Counts the requests of one model that arrived from `opened` on.
 
     Attributes:
@@ -84,7 +84,7 @@ class Tally(Finished):
         self._ttft = array.array("d")
         self._tpot = array.array("d")
 
-    def answered(self, request: Request) -> None:
+    def answered(self, request: FleetRequest) -> None:
         """Record that a request got its last token."""
         self.ok += 1
         output_tokens = request.output_tokens
@@ -106,21 +106,21 @@ class Tally(Finished):
         if not self._bounded or (ttft <= self._ttft_bound and tpot <= self._tpot_bound):
             self._good += 1
 
-    def refused(self, request: Request, rejected: Rejected) -> None:
+    def refused(self, request: FleetRequest, rejected: Rejected) -> None:
         """Record that a request was refused."""
         self.refused_in_all += 1
         if request.arrived >= self._opened:
             self._refused[rejected.code] = self._refused.get(rejected.code, 0) + 1
 
-    def lost(self, request: Request) -> None:
+    def lost(self, request: FleetRequest) -> None:
         """Record that a request was lost because its engine was stopped."""
         self.failed += 1
         if request.arrived >= self._opened:
             self._failed += 1
 
-    def served(self, seconds: float, arrivals: int) -> Served:
+    def served(self, seconds: float, arrivals: int) -> ServedCounts:
         """Return the figures of the window, for this number of arrivals."""
-        return Served(
+        return ServedCounts(
             arrivals=arrivals,
             answered=self._answered,
             failed=self._failed,
@@ -134,7 +134,9 @@ class Tally(Finished):
         )
 
 
-def together(tallies: Iterable[Tally], each: Iterable[Served], seconds: float) -> Served:
+def together(
+    tallies: Iterable[Tally], each: Iterable[ServedCounts], seconds: float
+) -> ServedCounts:
     """Return the figures of all models together."""
     all_of, parts = list(tallies), list(each)
     refused: dict[str, int] = {}
@@ -142,7 +144,7 @@ def together(tallies: Iterable[Tally], each: Iterable[Served], seconds: float) -
         for code, count in part.refused.items():
             refused[code] = refused.get(code, 0) + count
     good = sum(part.good for part in parts)
-    return Served(
+    return ServedCounts(
         arrivals=sum(part.arrivals for part in parts),
         answered=sum(part.answered for part in parts),
         failed=sum(part.failed for part in parts),
@@ -156,11 +158,11 @@ def together(tallies: Iterable[Tally], each: Iterable[Served], seconds: float) -
     )
 
 
-def _latency(values: "list[array.array[float]]") -> Latency:
+def _latency(values: "list[array.array[float]]") -> LatencyCounts:
     ordered: list[float] = []
     for part in values:
         ordered.extend(part)
     if not ordered:
-        return Latency()
+        return LatencyCounts()
     ordered.sort()
-    return Latency(*(percentile(ordered, share) for share in (0.5, 0.95, 0.99)))
+    return LatencyCounts(*(percentile(ordered, share) for share in (0.5, 0.95, 0.99)))

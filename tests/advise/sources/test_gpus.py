@@ -6,7 +6,7 @@ import pytest
 from partitiond.advise.sources.gpus import GpuWatch, placed, processes_on
 from partitiond.core.device_memory import GpuProcess
 from partitiond.core.units import GIB
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 from partitiond.simulated_gpus import GpuDescription
 from tests.gpu_fixtures import MakeHost, is_started, make_host
 
@@ -75,7 +75,7 @@ def test_an_old_driver_tells_processes_by_an_older_call(make_host: MakeHost) -> 
     (uuid,) = host.uuids()
     host.add_process(uuid, NOBODY, GIB)
     host.fail("nvml*RunningProcesses_v3", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, times=-1)
-    assert [(p.pid, p.used_bytes) for p in processes_on(uuid, Looks())] == [(NOBODY, GIB)]
+    assert [(p.pid, p.used_bytes) for p in processes_on(uuid, DeadlineCalls())] == [(NOBODY, GIB)]
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_UNKNOWN])
@@ -84,7 +84,7 @@ def test_a_driver_that_does_not_tell_processes_is_no_error(make_host: MakeHost, 
     (uuid,) = host.uuids()
     host.add_process(uuid, NOBODY, GIB)
     host.fail("nvml*RunningProcesses*", code, times=-1)
-    assert processes_on(uuid, Looks()) == ()
+    assert processes_on(uuid, DeadlineCalls()) == ()
     assert not is_started()
 
 
@@ -92,4 +92,4 @@ def test_without_a_driver_there_is_nothing_to_watch() -> None:
     watch = GpuWatch((0,), listeners=dict)
     assert watch.open() == ()
     assert watch.close(URLS).devices == ()
-    assert processes_on("GPU-none", Looks()) == ()
+    assert processes_on("GPU-none", DeadlineCalls()) == ()

@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from partitiond.advise.identify import Served
+from partitiond.advise.identify import ServedName
 from partitiond.advise.observe import observe
 from partitiond.advise.sources import scraper
-from partitiond.advise.sources.scraper import Watched, served_of, watch
+from partitiond.advise.sources.scraper import ScrapedEngines, served_of, watch
 from partitiond.core.errors import SpecError, UpstreamError
 from partitiond.engines.runner import ProcessEngineRunner
 from partitiond.ports import EngineHandle
@@ -39,8 +39,8 @@ class FakeTime:
         return self.now
 
 
-async def look(addresses: list[str], seconds: float = 20.0, every: float = 5.0) -> Watched:
-    time, watched = FakeTime(), Watched()
+async def look(addresses: list[str], seconds: float = 20.0, every: float = 5.0) -> ScrapedEngines:
+    time, watched = FakeTime(), ScrapedEngines()
     return await watch(
         addresses, seconds=seconds, every_seconds=every, into=watched,
         clock=time.clock, sleep=time.sleep,
@@ -87,7 +87,7 @@ async def test_looks_come_as_often_as_asked_and_the_name_is_looked_up_once() -> 
     assert [s.at_seconds for s in seen.scrapes[address]] == [0, 5, 10, 15, 20]
     assert paths.count("/v1/models") == 2
     assert set(paths) == {"/metrics", "/v1/models"}
-    assert seen.served[address]["smollm2-135m"] == Served("/models/smollm2-135m", 512)
+    assert seen.served[address]["smollm2-135m"] == ServedName("/models/smollm2-135m", 512)
 
 
 async def test_an_engine_that_fails_later_loses_looks_not_the_advice() -> None:
@@ -124,7 +124,7 @@ async def test_an_endless_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_odd_entries_of_models_tell_nothing() -> None:
-    assert served_of({"root": None, "max_model_len": "many"}) == Served()
+    assert served_of({"root": None, "max_model_len": "many"}) == ServedName()
 
 
 async def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.mig import Place, place_of
-from partitiond.core.mig_changes import CreateGpuInstance, Leave, MigChanges, MigWish
+from partitiond.core.mig_changes import CreateGpuInstance, MigChanges, MigPermissions, MigTarget
 from partitiond.core.partition import MigSlice
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.mig import MigControl, read_state
 from partitiond.devices.mig.acting import perform
-from partitiond.simulated_gpus import Die, GpuDescription, HostDescription, SimulatedHost
+from partitiond.simulated_gpus import GpuDescription, HostDescription, KillPoint, SimulatedHost
 
 NOWHERE = Path("/nonexistent/helper.sock")
 
@@ -145,10 +145,10 @@ asyncio.run(MigControl("instances", Path("/nonexistent")).ensure(wanted, ours))
         "nvmlGpuInstanceCreateComputeInstance",
     ],
 )
-@pytest.mark.parametrize("when", [Die.BEFORE, Die.AFTER])
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
 @pytest.mark.parametrize("still_wanted", [True, False])
 async def test_a_crash_anywhere_is_mended(
-    host: SimulatedHost, function: str, when: Die, still_wanted: bool
+    host: SimulatedHost, function: str, when: KillPoint, still_wanted: bool
 ) -> None:
     first = host.uuids()[0]
     host.fail(function, when)
@@ -175,7 +175,7 @@ async def test_after_a_reboot_the_geometry_is_made_anew(host: SimulatedHost) -> 
     first = host.uuids()[0]
     host.reboot()
     assert host.geometry(first) == ()
-    made = await control().apply(first, MigWish(tuple(CUT)), Leave("instances"))
+    made = await control().apply(first, MigTarget(tuple(CUT)), MigPermissions("instances"))
     assert [place_of(i) for i in made] == CUT
     assert places(host, first) == CUT
 
@@ -277,7 +277,9 @@ async def test_what_others_left_without_compute_instance_is_left_alone(
 async def test_a_command_completes_what_it_is_asked_for(host: SimulatedHost) -> None:
     empty, place = host.uuids()[1], ("2g.20gb", 4, 2)
     perform(empty, CreateGpuInstance(place))
-    (made,) = await control().apply(empty, MigWish((place,)), Leave("instances", complete=True))
+    (made,) = await control().apply(
+        empty, MigTarget((place,)), MigPermissions("instances", complete=True)
+    )
     assert made.uuid
 
 

@@ -114,11 +114,11 @@ async def test_a_start_cut_short_is_found_by_its_folder(
 ) -> None:
     daemon = control.daemon(GPU)
     await daemon.ensure()
-    records.write(daemon.folder, records.Record(GPU, None))
+    records.write(daemon.folder, records.MpsRecord(GPU, None))
     (again,) = control_in(tmp_path, program).running()
     assert again.pids() == daemon.pids()
     await again.ensure()
-    assert records.read(daemon.folder) != records.Record(GPU, None), "completed"
+    assert records.read(daemon.folder) != records.MpsRecord(GPU, None), "completed"
     await again.quit()
     assert not daemon.alive()
 
@@ -132,7 +132,7 @@ async def test_a_pid_that_was_handed_out_again_is_not_taken_for_it(control: MpsC
     await daemon.quit()
     records.make(daemon.folder)
     ours = type(known.process)(os.getpid(), known.process.start_ticks, known.process.boot_id)
-    records.write(daemon.folder, records.Record(GPU, ours))
+    records.write(daemon.folder, records.MpsRecord(GPU, ours))
     assert not daemon.alive()
     assert daemon.pids() == ()
     await daemon.quit()

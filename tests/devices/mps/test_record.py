@@ -21,7 +21,7 @@ def test_it_is_named_after_the_gpu_as_operators_know_it(tmp_path: Path) -> None:
 def test_two_gpus_never_share_a_folder(tmp_path: Path) -> None:
     folder = record.folder_of(tmp_path, GPU)
     record.make(folder)
-    record.write(folder, record.Record(GPU, None))
+    record.write(folder, record.MpsRecord(GPU, None))
     assert record.folder_of(tmp_path, GPU) == folder
     assert record.folder_of(tmp_path, TWIN) != folder
 
@@ -40,7 +40,7 @@ def test_a_run_folder_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_record_is_read_back(tmp_path: Path) -> None:
-    for written in (record.Record(GPU, None), record.Record(GPU, ProcessId(7, 12, "boot"))):
+    for written in (record.MpsRecord(GPU, None), record.MpsRecord(GPU, ProcessId(7, 12, "boot"))):
         record.write(tmp_path, written)
         assert record.read(tmp_path) == written
 

@@ -11,7 +11,7 @@ import pytest
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware import HARDWARE, SharingMode
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.core.units import GIB
 from partitiond.devices.nvml.discovery import GpuDiscovery
 from partitiond.devices.partitions.gpus import NvmlGpus
@@ -45,7 +45,7 @@ def test_gpus_are_what_the_catalog_knows(make_host: MakeHost) -> None:
         spec = HARDWARE[device.hardware]
         assert device.sm_count == spec.sm_count
         assert device.driver
-        assert device.health is Health.FINE
+        assert device.health is DeviceHealth.FINE
         assert not device.cordoned
         assert device.free_bytes == device.memory_bytes - device.reserved_bytes
 
@@ -186,16 +186,16 @@ def test_a_failed_gpu_is_cordoned_with_the_reason(make_host: MakeHost) -> None:
     bad, good = host.uuids()
     host.set_health(bad, remapped_failure=1)
     first, second = (s.device for s in GpuDiscovery().discover(CORES))
-    assert (first.health, first.cordoned) == (Health.FAILED, True)
+    assert (first.health, first.cordoned) == (DeviceHealth.FAILED, True)
     assert "remapped" in first.cordon_reason
-    assert (second.id, second.health, second.cordoned) == (good, Health.FINE, False)
+    assert (second.id, second.health, second.cordoned) == (good, DeviceHealth.FINE, False)
 
 
 def test_a_degraded_gpu_stays_in_use(make_host: MakeHost) -> None:
     host = make_host()
     host.set_health(host.uuids()[0], throttle=pynvml.nvmlClocksThrottleReasonHwThermalSlowdown)
     (seen,) = GpuDiscovery().discover(CORES)
-    assert (seen.device.health, seen.device.cordoned) == (Health.DEGRADED, False)
+    assert (seen.device.health, seen.device.cordoned) == (DeviceHealth.DEGRADED, False)
     assert "too hot" in seen.device.health_reason
 
 

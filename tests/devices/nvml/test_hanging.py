@@ -10,12 +10,12 @@ import pytest
 
 from partitiond.core.errors import SilentError
 from partitiond.core.hardware import Device
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.devices.gauges import HostGauges
 from partitiond.devices.host import HostDevices
 from partitiond.devices.nvml.quiet import QUIET
 from partitiond.devices.partitions.gpus import FailedGpus, NvmlGpus
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
 
 SECONDS = 0.05
@@ -76,11 +76,11 @@ def devices_of(own_pids: Callable[[], list[int]] = list) -> HostDevices:
         own_pids=own_pids,
         mig_changes="mode",
         mig_helper=Path("/nonexistent"),
-        looks=Looks(SECONDS),
+        looks=DeadlineCalls(SECONDS),
     )
 
 
-def until(ask: Callable[[], Device], health: Health, patience: float = 60.0) -> Device:
+def until(ask: Callable[[], Device], health: DeviceHealth, patience: float = 60.0) -> Device:
     """The device as it is once it is so."""
     deadline = time.monotonic() + patience
     while (found := ask()).health is not health:
@@ -118,24 +118,27 @@ def test_a_look_ends_and_tells_which_gpus_are_silent(host: SimulatedHost, functi
         return lambda: next(d for d in devices.discover() if d.id == uuid)
 
     def well() -> bool:
-        return {d.id for d in devices.discover() if d.health is Health.FINE} == {first, second}
+        return {d.id for d in devices.discover() if d.health is DeviceHealth.FINE} == {
+            first,
+            second,
+        }
 
     while not well():
         pass
     host.hang(function, uuid="" if function in OF_ALL else first)
-    silent = until(seen(first), Health.SILENT)
+    silent = until(seen(first), DeviceHealth.SILENT)
     assert silent.cordoned
     assert silent.cordon_reason == silent.health_reason
     assert silent.health_reason.startswith("silent for 0.05 s")
-    until(seen(second), Health.SILENT if function in OF_ALL else Health.FINE)
+    until(seen(second), DeviceHealth.SILENT if function in OF_ALL else DeviceHealth.FINE)
     for _ in range(5):
         devices.discover()
     assert len(looking()) <= 4  # the driver's, each GPU's, and that of our own processes
     # Nothing that failed is made of it: what runs on a silent GPU is left alone.
     assert FailedGpus(devices.discover)() == ()
     host.heal()
-    until(seen(first), Health.FINE)
-    until(seen(second), Health.FINE)
+    until(seen(first), DeviceHealth.FINE)
+    until(seen(second), DeviceHealth.FINE)
 
 
 @pytest.mark.parametrize("function", OF_ALL + OF_ONE)
@@ -171,7 +174,7 @@ def test_the_first_look_ends_without_what_it_could_not_see(
 def test_a_start_is_refused_in_time(
     host: SimulatedHost, function: str, look: Callable[[NvmlGpus, str], object]
 ) -> None:
-    gpus, uuid = NvmlGpus(host_pids=True, looks=Looks(SECONDS)), host.uuids()[1]
+    gpus, uuid = NvmlGpus(host_pids=True, looks=DeadlineCalls(SECONDS)), host.uuids()[1]
     host.hang(function)
     for _ in range(3):
         with pytest.raises(SilentError, match=f"{uuid}: silent for"):
@@ -206,15 +209,15 @@ def test_own_processes_that_cannot_be_told_make_gpus_silent(host: SimulatedHost)
         pass
     hangs = True
     try:
-        until(lambda: devices.discover()[0], Health.SILENT)
+        until(lambda: devices.discover()[0], DeviceHealth.SILENT)
     finally:
         release.set()
 
 
 def test_a_change_of_mig_mode_makes_no_gpu_silent(host: SimulatedHost) -> None:
     devices = devices_of()
-    while [d.health for d in devices.discover()] != [Health.FINE, Health.FINE]:
+    while [d.health for d in devices.discover()] != [DeviceHealth.FINE, DeviceHealth.FINE]:
         pass
     with QUIET.kept():
         for _ in range(3):
-            assert [d.health for d in devices.discover()] == [Health.FINE, Health.FINE]
+            assert [d.health for d in devices.discover()] == [DeviceHealth.FINE, DeviceHealth.FINE]

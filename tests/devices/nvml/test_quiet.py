@@ -11,7 +11,7 @@ import pytest
 from partitiond.core.errors import DeviceError
 from partitiond.devices.mig import MigControl
 from partitiond.devices.nvml import XidWatch
-from partitiond.devices.nvml.quiet import QUIET, Quiet
+from partitiond.devices.nvml.quiet import QUIET, SessionGate
 from partitiond.devices.nvml.session import session
 from tests.gpu_fixtures import MakeHost
 
@@ -23,7 +23,7 @@ def started(work: Callable[[], object]) -> threading.Thread:
 
 
 def test_a_change_waits_for_sessions_and_sessions_wait_for_it() -> None:
-    quiet, order = Quiet(), list[str]()
+    quiet, order = SessionGate(), list[str]()
     inside, leave, held, change = (threading.Event() for _ in range(4))
 
     def look() -> None:
@@ -60,7 +60,7 @@ def test_a_change_waits_for_sessions_and_sessions_wait_for_it() -> None:
 
 
 def test_changes_follow_each_other_and_an_error_ends_one() -> None:
-    quiet, order = Quiet(), list[int]()
+    quiet, order = SessionGate(), list[int]()
 
     def alter(number: int) -> None:
         with quiet.kept():
@@ -83,7 +83,7 @@ def test_changes_follow_each_other_and_an_error_ends_one() -> None:
 
 
 def test_a_session_that_does_not_end_keeps_no_change_from_being_tried() -> None:
-    quiet = Quiet(leave_seconds=0.05, enter_seconds=0.05)
+    quiet = SessionGate(leave_seconds=0.05, enter_seconds=0.05)
     inside, leave = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -102,7 +102,7 @@ def test_a_session_that_does_not_end_keeps_no_change_from_being_tried() -> None:
 
 
 def test_a_session_within_a_session_does_not_wait_for_itself() -> None:
-    quiet, wanted = Quiet(), threading.Event()
+    quiet, wanted = SessionGate(), threading.Event()
     with quiet.counted():
 
         def alter() -> None:

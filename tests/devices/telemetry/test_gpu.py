@@ -12,7 +12,7 @@ from partitiond.devices.fake import fake_gpus
 from partitiond.devices.nvml import discover_gpus
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry.gpu import GpuSampler
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 from partitiond.simulated_gpus import GpuDescription, SimulatedHost
 from tests.gpu_fixtures import MakeHost, is_started, make_host
 
@@ -136,7 +136,7 @@ async def test_a_cancelled_open_leaves_no_thread() -> None:
 def test_an_exporter_fills_what_nvml_does_not_tell(gpu: SimulatedHost, exporter: str) -> None:
     (uuid,) = gpu.uuids()
     gpu.set_load(uuid, gpm=0)
-    sampler = GpuSampler(uuid, Looks(), dcgm_url=f"{exporter}?{uuid}", period_seconds=0.01)
+    sampler = GpuSampler(uuid, DeadlineCalls(), dcgm_url=f"{exporter}?{uuid}", period_seconds=0.01)
     sampler.open()
     figures = sampler.close()
     assert figures.values["sm_activity"] == pytest.approx(0.25)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.hardware import Device
-from partitiond.core.health import Health
+from partitiond.core.health import DeviceHealth
 from partitiond.devices.host import HostDevices
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry import host as host_module
-from partitiond.looks import Looks
+from partitiond.looks import DeadlineCalls
 from partitiond.simulated_gpus import GpuDescription, SimulatedHost
 from tests.gpu_fixtures import MakeHost, is_started, make_host
 
@@ -55,26 +55,26 @@ async def until(asked: Callable[[], Awaitable[bool]], patience: float = 60.0) ->
 
 @pytest.mark.parametrize("function", OPENING + OPEN)
 async def test_a_window_ends_without_a_gpu_that_hangs(host: SimulatedHost, function: str) -> None:
-    looks = Looks(SECONDS)
+    looks = DeadlineCalls(SECONDS)
     devices, source = HostDevices(cpu=False, looks=looks), HostTelemetry(looks=looks)
 
-    async def health_is(wanted: Health) -> bool:
+    async def health_is(wanted: DeviceHealth) -> bool:
         return {device.health for device in devices.discover()} == {wanted}
 
-    await until(lambda: health_is(Health.FINE))
+    await until(lambda: health_is(DeviceHealth.FINE))
     (device,) = devices.discover()
     await until(lambda: gpu_tells(source, device))
     host.hang(function)
     for _ in range(3):
         assert not await gpu_tells(source, device)
     # Whatever call it is that hangs, every look at the GPU says so.
-    await until(lambda: health_is(Health.SILENT))
+    await until(lambda: health_is(DeviceHealth.SILENT))
     exposure = await source.exposure(device)
     assert exposure.missing["sm_activity"] == "silent for 0.25 s"
     assert len([t for t in threads() if t.name == "gpu-telemetry"]) == 1
     host.heal()
     await until(lambda: gpu_tells(source, device))
-    await until(lambda: health_is(Health.FINE))
+    await until(lambda: health_is(DeviceHealth.FINE))
     for thread in threads():
         thread.join(60)
     assert not is_started(), "the window that was left behind lets go of the driver"
@@ -82,9 +82,9 @@ async def test_a_window_ends_without_a_gpu_that_hangs(host: SimulatedHost, funct
 
 
 async def test_a_window_ends_without_a_host_that_hangs(host: SimulatedHost, tmp_path: Path) -> None:
-    looks, release = Looks(SECONDS), threading.Event()
+    looks, release = DeadlineCalls(SECONDS), threading.Event()
     source = HostTelemetry(looks=looks)
-    (device,) = HostDevices(cpu=False, looks=Looks()).discover()
+    (device,) = HostDevices(cpu=False, looks=DeadlineCalls()).discover()
     looks.begin(host_module.PROCESSES, lambda: release.wait(60))
     try:
         figures = await (await source.open(device, (1,))).close_with_reasons()

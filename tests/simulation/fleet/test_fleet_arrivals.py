@@ -6,12 +6,18 @@ import pytest
 from loadgen.traces import Trace, TraceRow
 from partitiond.core.errors import InputError
 from partitiond.core.workload import Workload
-from partitiond.simulation.fleet.arrivals import Kind, Made, made_up, offsets, replayed
+from partitiond.simulation.fleet.arrivals import (
+    ArrivalKind,
+    SyntheticArrivals,
+    made_up,
+    offsets,
+    replayed,
+)
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_every_kind_has_the_rate_that_was_asked_for(kind: Kind) -> None:
-    times = offsets(Made(kind, period_seconds=2000.0), 5.0, seed=1)
+@pytest.mark.parametrize("kind", ArrivalKind)
+def test_every_kind_has_the_rate_that_was_asked_for(kind: ArrivalKind) -> None:
+    times = offsets(SyntheticArrivals(kind, period_seconds=2000.0), 5.0, seed=1)
     count = sum(1 for _ in itertools.takewhile(lambda when: when < 20_000.0, times))
     assert count / 20_000 == pytest.approx(5.0, rel=0.05)
 
@@ -19,7 +25,8 @@ def test_every_kind_has_the_rate_that_was_asked_for(kind: Kind) -> None:
 def test_a_day_has_its_least_at_its_begin_and_its_most_in_the_middle() -> None:
     times = list(
         itertools.takewhile(
-            lambda when: when < 1000.0, offsets(Made(Kind.DIURNAL, period_seconds=1000.0), 20.0, 3)
+            lambda when: when < 1000.0,
+            offsets(SyntheticArrivals(ArrivalKind.DIURNAL, period_seconds=1000.0), 20.0, 3),
         )
     )
     night = sum(when < 100 or when > 900 for when in times)
@@ -28,17 +35,19 @@ def test_a_day_has_its_least_at_its_begin_and_its_most_in_the_middle() -> None:
 
 
 def test_bursts_scatter_more_than_a_poisson_process() -> None:
-    def variation(kind: Kind) -> float:
-        times = list(itertools.islice(offsets(Made(kind), 10.0, seed=2), 5000))
+    def variation(kind: ArrivalKind) -> float:
+        times = list(itertools.islice(offsets(SyntheticArrivals(kind), 10.0, seed=2), 5000))
         gaps = [later - one for one, later in itertools.pairwise(times)]
         return statistics.stdev(gaps) / statistics.mean(gaps)
 
-    assert variation(Kind.POISSON) == pytest.approx(1.0, abs=0.1)
-    assert variation(Kind.BURST) > 1.25
+    assert variation(ArrivalKind.POISSON) == pytest.approx(1.0, abs=0.1)
+    assert variation(ArrivalKind.BURST) > 1.25
 
 
 def test_a_model_without_a_rate_gets_nothing() -> None:
-    made = made_up(Made(), {"m": (2.0, Workload(8, 4)), "n": (0.0, Workload(8, 4))}, seed=0)
+    made = made_up(
+        SyntheticArrivals(), {"m": (2.0, Workload(8, 4)), "n": (0.0, Workload(8, 4))}, seed=0
+    )
     assert list(made) == ["m"]
     assert next(made["m"])[1:] == (8, 4)
 

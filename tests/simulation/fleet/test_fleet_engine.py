@@ -4,21 +4,21 @@ from partitiond.core.admission import Cost
 from partitiond.core.hardware import SharingMode
 from partitiond.simulation.fleet.clock import FleetClock
 from partitiond.simulation.fleet.device import FleetDevice
-from partitiond.simulation.fleet.engine import FleetEngine, Request, Served
+from partitiond.simulation.fleet.engine import FleetEngine, FleetRequest, TokenListener
 from partitiond.simulation.host import Host, HostCosts
 from partitiond.simulation.models import EngineModel
 from tests.simulation.samples import ConstantSteps, candidate
 
 
-class Notes(Served):
+class Notes(TokenListener):
     def __init__(self) -> None:
-        self.first: list[Request] = []
-        self.last: list[Request] = []
+        self.first: list[FleetRequest] = []
+        self.last: list[FleetRequest] = []
 
-    def first_token(self, request: Request) -> None:
+    def first_token(self, request: FleetRequest) -> None:
         self.first.append(request)
 
-    def last_token(self, request: Request) -> None:
+    def last_token(self, request: FleetRequest) -> None:
         self.last.append(request)
 
 
@@ -31,7 +31,7 @@ def engine(clock: FleetClock, costs: HostCosts, notes: Notes) -> FleetEngine:
 def test_an_engine_that_ends_loses_what_is_on_its_way_and_what_no_step_knows_of() -> None:
     clock, notes = FleetClock(), Notes()
     one = engine(clock, HostCosts(way_seconds=0.015, schedules_ahead=True), notes)
-    running, coming, unseen = (Request(0.0, 1, 100, Cost(1, 0)) for _ in range(3))
+    running, coming, unseen = (FleetRequest(0.0, 1, 100, Cost(1, 0)) for _ in range(3))
     one.add(running)
     clock.at(0.021, lambda: one.add(unseen))
     clock.at(0.03, lambda: one.add(coming))
@@ -47,11 +47,11 @@ def test_an_engine_that_ends_loses_what_is_on_its_way_and_what_no_step_knows_of(
 def test_an_engine_owes_nothing_after_it_has_ended() -> None:
     clock, notes = FleetClock(), Notes()
     one = engine(clock, HostCosts(request_cpu_seconds=1.0), notes)
-    one.add(Request(0.0, 1, 100, Cost(1, 0)))
-    clock.at(0.005, lambda: one.add(Request(0.0, 1, 1, Cost(1, 0))))
+    one.add(FleetRequest(0.0, 1, 100, Cost(1, 0)))
+    clock.at(0.005, lambda: one.add(FleetRequest(0.0, 1, 1, Cost(1, 0))))
     clock.run(0.006)
     one.halt()
-    later = Request(0.0, 1, 1, Cost(1, 0))
+    later = FleetRequest(0.0, 1, 1, Cost(1, 0))
     clock.at(1.0, lambda: one.add(later))
     clock.run(1.0 + 0.011)
     assert notes.last == [later]

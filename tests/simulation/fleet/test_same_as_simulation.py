@@ -14,12 +14,12 @@ from partitiond.core.profile import StepTime
 from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from partitiond.simulation import dispatch
 from partitiond.simulation.batch import Batch
-from partitiond.simulation.engine import SharedDevice, SimulatedEngine
-from partitiond.simulation.events import Clock
+from partitiond.simulation.engine import SharedDevice, SteppedEngine
+from partitiond.simulation.events import SimulatedClock
 from partitiond.simulation.fleet.clock import FleetClock
 from partitiond.simulation.fleet.device import FleetDevice
-from partitiond.simulation.fleet.dispatch import Finished, FleetModel
-from partitiond.simulation.fleet.engine import FleetEngine, Request
+from partitiond.simulation.fleet.dispatch import FinishedRequest, FleetModel
+from partitiond.simulation.fleet.engine import FleetEngine, FleetRequest
 from partitiond.simulation.fleet.places import FleetReplica
 from partitiond.simulation.host import NO_COSTS, Host, HostCosts
 from partitiond.simulation.models import EngineModel
@@ -58,17 +58,17 @@ class Shape:
 
 
 def in_simulation(shape: Shape, arrivals: Sequence[Arrival]) -> list[Ended]:
-    clock, host = Clock(), Host(shape.cores)
+    clock, host = SimulatedClock(), Host(shape.cores)
     devices: dict[int, SharedDevice] = {}
     replicas = []
     for number, (where, slots, tokens) in enumerate(shape.replicas):
         device = devices.setdefault(where, SharedDevice(SharingMode.MEMORY, INTERFERENCE, host))
         made = candidate("m", mode=SharingMode.MEMORY, busy=shape.busy)
         batch = Batch(slots, STEP_TOKENS, tokens)
-        engine = SimulatedEngine(clock, device, made, batch, STEPS, costs=shape.costs)
+        engine = SteppedEngine(clock, device, made, batch, STEPS, costs=shape.costs)
         replicas.append(dispatch.SimulatedReplica(shape.replica(number), engine))
     model = dispatch.SimulatedModel(clock, shape.route, replicas, seed=3)
-    flights = [dispatch.Flight(when, prompt, output) for when, prompt, output in arrivals]
+    flights = [dispatch.SimulatedRequest(when, prompt, output) for when, prompt, output in arrivals]
     for flight in flights:
         clock.at(flight.arrived, lambda flight=flight: model.arrive(flight))  # type: ignore[misc]
     clock.run(10_000.0)
@@ -82,15 +82,15 @@ def in_simulation(shape: Shape, arrivals: Sequence[Arrival]) -> list[Ended]:
     ]
 
 
-class Notes(Finished):
+class Notes(FinishedRequest):
     def __init__(self) -> None:
         self.found: dict[int, list[Ended]] = {}
-        self.ended: list[tuple[Request, int]] = []
+        self.ended: list[tuple[FleetRequest, int]] = []
 
-    def answered(self, request: Request) -> None:
+    def answered(self, request: FleetRequest) -> None:
         self.ended.append((request, 0))
 
-    def refused(self, request: Request, rejected: Rejected) -> None:
+    def refused(self, request: FleetRequest, rejected: Rejected) -> None:
         self.ended.append((request, rejected.status))
 
 
