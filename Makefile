@@ -41,7 +41,7 @@ $(BIN)/python:
 
 # The lock file holds development tools, too: one set of versions for everyone. pip fetches uv alone,
 # and uv the rest, from the sources that pip is configured with.
-UV := $(BIN)/python -I partitiond/package_sources.py
+UV := $(BIN)/python -I partitiond/engines/install/package_sources.py
 
 $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing what partitiond needs, as pinned in requirements.lock"

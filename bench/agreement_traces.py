@@ -21,12 +21,12 @@ from bench.mixed_load import load_of
 from loadgen import OpenLoopResult, open_loop
 from loadgen.runs import OPEN, Run
 from loadgen.store import load_run, save_run
-from partitiond.cli.doctor import processes_of
-from partitiond.core.plan import Plan
-from partitiond.core.profile import Profile
-from partitiond.core.spec import ModelSpec
+from partitiond.cli.doctor.checks import processes_of
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Plan
+from partitiond.core.profile.record import Profile
 from partitiond.serde import from_stored_json, to_jsonable, to_stored_json
-from partitiond.simulation.fleet.arrivals import SyntheticArrivals, offsets
+from partitiond.simulated.fleet.arrivals import SyntheticArrivals, offsets
 
 WARM_UP_SECONDS: Final = 10.0
 REQUEST_SECONDS: Final = 120.0

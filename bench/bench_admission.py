@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from bench.demo_fleet import demo_fleet, options_parser
 from bench.paired import alternate, compare
-from partitiond.cli import demo_overload, demo_steps
+from partitiond.cli.demo import overload as demo_overload
+from partitiond.cli.demo import steps as demo_steps
 
 UNITS = {"goodput": "req/s", "ttft_p50": "s", "ttft_p95": "s", "refused": "share"}
 

@@ -19,8 +19,8 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from partitiond.profiler.capacity import OpenTrial, open_trial
-from partitiond.profiler.steady import ServedRequest, is_steady
+from partitiond.profiler.sweep.capacity import OpenTrial, open_trial
+from partitiond.profiler.sweep.steady import ServedRequest, is_steady
 
 LOADS = (0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 """Rates, as a share of the rate that the server sustains."""

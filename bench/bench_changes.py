@@ -33,7 +33,7 @@ from bench.bench_control_plane import daemon, model_body
 from bench.daemons import Daemon, running, wait_for
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import ConflictError, PartitiondError
-from partitiond.core.plan import Plan
+from partitiond.core.plan.record import Plan
 
 MODEL: Final = "m"
 WINDOW_SECONDS: Final = 1.0

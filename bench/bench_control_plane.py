@@ -244,7 +244,7 @@ def bare_start() -> float:
         words = ["--uds", path, "--model", "m", "--max-num-seqs", "64"]
         began = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "partitiond.engines.simulated", *words],
+            [sys.executable, "-P", "-m", "partitiond.simulated.engine", *words],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

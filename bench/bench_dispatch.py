@@ -3,11 +3,11 @@
     python -m bench.bench_dispatch [--seeds 3] [--seconds 40] [--jobs 1] [--only goodput]
         [--json FILE]
 
-The discrete-event engines of `partitiond.simulation` run behind our dispatch (the very policies
-that the proxy uses), and behind round robin and least connections. These two run as they are (sent
-on at once, unbounded first-come-first-served queue in the engine) and with our admission rule (`+
-limit`), to tell the two effects apart. Engines are the same for all, their batch bounded by the
-operating point. Rates are shares of the capacity, measured with every slot taken. Goodput is
+The discrete-event engines of `partitiond.simulated.replay` run behind our dispatch (the very
+policies that the proxy uses), and behind round robin and least connections. These two run as they
+are (sent on at once, unbounded first-come-first-served queue in the engine) and with our admission
+rule (`+ limit`), to tell the two effects apart. Engines are the same for all, their batch bounded
+by the operating point. Rates are shares of the capacity, measured with every slot taken. Goodput is
 requests/s within the SLO: TTFT 2 s, TPOT 1.15 times its 95th percentile at the operating point.
 
 Every figure is a median over seeds (lowest..highest); differences are paired by seed. Goals:
@@ -30,8 +30,8 @@ from typing import Final
 
 from bench.dispatch_affinity import converse
 from bench.dispatch_cases import FLEETS, LOADS, POLICIES, Planned, drive, plan_for
-from partitiond.core.balance import PREFERENCE_SLACK
-from partitiond.simulation.dispatch import ANYBODY, DispatchOptions, SimulatedCaller
+from partitiond.core.dispatch.balance import PREFERENCE_SLACK
+from partitiond.simulated.replay.dispatch import ANYBODY, DispatchOptions, SimulatedCaller
 
 CASES: Final = (
     *(("4 equal", load) for load in LOADS),

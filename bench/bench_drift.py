@@ -14,9 +14,9 @@ import math
 import random
 from collections.abc import Callable, Iterator
 
-from partitiond.core.drift import Comparison, Figure, Track, Verdict, step
-from partitiond.core.drift_load import expected
-from tests.core.test_drift_load import OUTPUT, PROMPT, poisson, profile_of_it, run, seen
+from partitiond.core.drift.detection import Comparison, Figure, Track, Verdict, step
+from partitiond.core.drift.load import expected
+from tests.core.drift.test_load import OUTPUT, PROMPT, poisson, profile_of_it, run, seen
 
 TOLERANCE = 0.07
 """Tolerance of a measured profile: the plan's 5 %, and a half-width of 2 %."""

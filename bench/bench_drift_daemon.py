@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 import httpx
 
 from bench.daemons import Daemon, running, wait_for
-from partitiond.core.drift import Figure, LedgerEntry
+from partitiond.core.drift.detection import Figure, LedgerEntry
 from partitiond.ports import JobState, ProfileOptions
 
 MODEL = "opt-125m"

@@ -13,12 +13,13 @@ import sys
 from collections.abc import Sequence
 
 from bench.measured_profiles import parser, sources
-from partitiond.core.estimate import estimate_profile
-from partitiond.core.footprint import MAX_NUM_BATCHED_TOKENS
-from partitiond.core.profile import OperatingPoint, Profile
-from partitiond.core.roofline import Rates
-from partitiond.core.rounds import decode_round
-from partitiond.core.transfer_fit import Source, engine_argument, usable_points
+from partitiond.core.performance.estimate import estimate_profile
+from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
+from partitiond.core.performance.roofline import Rates
+from partitiond.core.performance.rounds import decode_round
+from partitiond.core.performance.transfer_fit import Source, engine_argument, usable_points
+from partitiond.core.profile.points import OperatingPoint
+from partitiond.core.profile.record import Profile
 
 
 def estimated(source: Source) -> Profile:

@@ -5,9 +5,9 @@
 The simulation has one device and many registered models; models fit together while the sum of
 their memory is at most the device's. Requests come as Poisson per model, the models' rates by Zipf
 (exponent 1), half of the models in bursts instead (on for ten minutes, off for fifty, six times
-the rate). A request for a model without a replica waits until `core.eviction.victims_for` has made
-room, as in the daemon, and until the model has started; sizes and start times differ by model. A
-hit is a request that finds its model serving.
+the rate). A request for a model without a replica waits until `core.replica.eviction.victims_for`
+has made room, as in the daemon, and until the model has started; sizes and start times differ by
+model. A hit is a request that finds its model serving.
 
 Policies differ only in the order of eviction: `price` is ours (expected rate x start seconds, over
 the memory that is freed), `lru` evicts the longest idle first, `lfu` the lowest rate first,
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from partitiond.core.eviction import (
+from partitiond.core.replica.eviction import (
     Order,
     Popularity,
     Resident,

@@ -9,8 +9,8 @@ and predicts the step at the horizon; the first hour is for learning alone. Colu
   pinball  pinball loss of the upper end at its quantile (0.9), as a share of the mean demand: it
            judges a margin, and is low if the end is both rarely exceeded and not far above;
   above    share of the steps above the upper end (0.1 is asked for);
-  planned  rate that `core.scaling.scale` plans with the forecast, over the demand, on average;
-  short    share of the requests that exceed the planned rate of their step;
+  planned  rate that `core.demand.scaling.scale` plans with the forecast, over the demand, on
+  average; short    share of the requests that exceed the planned rate of their step;
   changes  changes of the planned rate per hour.
 
 Traces: `steady` Poisson; `steps` that hold for a while; `daily` a sine over an hour in place of a
@@ -32,14 +32,8 @@ from pathlib import Path
 from typing import Final
 
 from loadgen.traces import read_trace
-from partitiond.core.forecast import (
-    NOTHING_SEEN,
-    ForecastPolicy,
-    Method,
-    forecast,
-    observed,
-)
-from partitiond.core.scaling import NEW, MeasuredDemand, ScalingPolicy, scale
+from partitiond.core.demand.forecast import NOTHING_SEEN, ForecastPolicy, Method, forecast, observed
+from partitiond.core.demand.scaling import NEW, MeasuredDemand, ScalingPolicy, scale
 
 STEP: Final = 10.0
 HORIZON: Final = 6

@@ -39,7 +39,7 @@ from bench.gpu_check.served import ServingUnavailableError, served
 from bench.gpu_check.side_by_side import Together
 from bench.paired import Comparison
 from partitiond.core.errors import PartitiondError
-from partitiond.core.hardware import DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.devices.host import HostDevices
 
 SIDES: Final = ("defaults", "single", "naive", "ours")

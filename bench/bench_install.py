@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from partitiond.engines.install import EXCLUDED, REQUIREMENTS, install
-from partitiond.package_sources import configured_sources
+from partitiond.engines.install.install import EXCLUDED, REQUIREMENTS, install
+from partitiond.engines.install.package_sources import configured_sources
 
 CHECK = "import vllm, torch, vllm.entrypoints.openai.api_server"
 

@@ -17,10 +17,16 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from bench.measured_profiles import interpolated_rate, parser, sources
-from partitiond.core.length_shift import nearest_point, shift_of
-from partitiond.core.profile import OperatingPoint, Profile
-from partitiond.core.transfer_check import predicted_output_tokens_per_s
-from partitiond.core.transfer_fit import Source, fit_terms, measured_round, usable_points
+from partitiond.core.performance.length_shift import nearest_point, shift_of
+from partitiond.core.performance.transfer_check import predicted_output_tokens_per_s
+from partitiond.core.performance.transfer_fit import (
+    Source,
+    fit_terms,
+    measured_round,
+    usable_points,
+)
+from partitiond.core.profile.points import OperatingPoint
+from partitiond.core.profile.record import Profile
 from partitiond.core.units import GIB
 
 RESCALED = "rescaled by step time"

@@ -22,23 +22,23 @@ import httpx
 from bench.loop_cpu import LoopCpu, counted_callbacks
 from partitiond.api.app import create_app
 from partitiond.api.replies import ANSWERS
-from partitiond.controller import planning
-from partitiond.controller.engines import Engine
-from partitiond.controller.planning import PlanOptions
+from partitiond.controller.plans import planning
+from partitiond.controller.plans.planning import PlanOptions
 from partitiond.controller.policy import ControllerPolicy, WatchPolicy
+from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.service import Service, ServiceOptions
-from partitiond.core.architecture import Architecture
+from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.errors import ModelSourceError
-from partitiond.core.hardware import SharingMode
-from partitiond.core.partition import SM_PERCENTS, MpsShare, PartitionSize
-from partitiond.core.plan import Certificate, Infeasible, Objective, Placement, Plan, Status
-from partitiond.core.profile import Profile
-from partitiond.core.spec import Demand, ModelSpec
-from partitiond.core.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import SM_PERCENTS, MpsShare, PartitionSize
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import Demand, ModelSpec
+from partitiond.core.plan.record import Certificate, Infeasible, Objective, Placement, Plan, Status
+from partitiond.core.profile.record import Profile
 from partitiond.daemon import settle_heap
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.check import check_plan
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
 from partitiond.ports import EngineHandle, KeyRecord
 from partitiond.serde import prepare, to_stored_json
 from partitiond.store import SqlStore, open_store

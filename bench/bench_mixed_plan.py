@@ -29,20 +29,30 @@ from pathlib import Path
 
 from bench import mixed_load
 from bench.demo_fleet import DemoFleet, demo_fleet, options_parser
-from partitiond.cli import demo_steps
-from partitiond.cli.commands_fleet import register_or_update
+from partitiond.cli.demo import steps as demo_steps
+from partitiond.cli.plan.up import register_or_update
 from partitiond.cli.waiting import wait_for_job
 from partitiond.core.errors import PartitiondError
-from partitiond.core.plan import Objective, Plan
-from partitiond.core.profile import Profile, ProfileKind
-from partitiond.core.spec import ModelSpec
-from partitiond.core.workload import Workload
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.model.workload import Workload
+from partitiond.core.plan.record import Objective, Plan
+from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.ports import ProfileOptions
-from partitiond.simulation.comparison import TOLERANCE, ComparedFigure, Difference, differences
-from partitiond.simulation.models import SimulatedTraffic, best_known
-from partitiond.simulation.outcome import Outcome
-from partitiond.simulation.promise import Promise, promises
-from partitiond.simulation.replay import UNBOUNDED_QUANTILE, OfferedLoad, ReplayOptions, replay_plan
+from partitiond.simulated.replay.comparison import (
+    TOLERANCE,
+    ComparedFigure,
+    Difference,
+    differences,
+)
+from partitiond.simulated.replay.models import SimulatedTraffic, best_known
+from partitiond.simulated.replay.outcome import Outcome
+from partitiond.simulated.replay.promise import Promise, promises
+from partitiond.simulated.replay.replay import (
+    UNBOUNDED_QUANTILE,
+    OfferedLoad,
+    ReplayOptions,
+    replay_plan,
+)
 
 LENGTHS = (Workload(160, 16), Workload.lognormal(64, 32, 0.7, 0.7))
 """Lengths of the first and the second model: long prompts with short outputs, and mixed."""

@@ -24,15 +24,15 @@ from bench.side_by_side import (
     tell,
     window_plan,
 )
-from partitiond.core.hardware import Device, SharingMode
-from partitiond.core.interference import pair_errors
-from partitiond.core.profile import PairRun
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.performance.interference import pair_errors
+from partitiond.core.profile.sharing import PairRun
 from partitiond.ports import ResolvedModel
-from partitiond.profiler.arrangement import DeviceShare, Replica
-from partitiond.profiler.bench import Bench
-from partitiond.profiler.pairs import BusyAndKappa, measure_pair
-from partitiond.profiler.replication import EvenSplit, replicate
-from partitiond.profiler.side_by_side import WindowPlan
+from partitiond.profiler.pairs.arrangement import DeviceShare, Replica
+from partitiond.profiler.pairs.pairs import BusyAndKappa, measure_pair
+from partitiond.profiler.pairs.replication import EvenSplit, replicate
+from partitiond.profiler.pairs.side_by_side import WindowPlan
+from partitiond.profiler.sweep.bench import Bench
 
 
 async def sharing_of(

@@ -19,19 +19,19 @@ from bench.demo_fleet import demo_fleet, options_parser
 from bench.paired import alternate, compare
 from loadgen import Workload, closed_loop, fixed
 from loadgen.statistics import summarise
-from partitiond.cli import demo_steps
-from partitiond.cli.demo_story import Story
+from partitiond.cli.demo import steps as demo_steps
+from partitiond.cli.demo.story import Story
 from partitiond.cli.waiting import wait_for_job
 from partitiond.client.client import ControlClient
-from partitiond.core.plan import Objective, Plan
-from partitiond.core.profile import ProfileKind
-from partitiond.core.spec import ModelSpec
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Objective, Plan
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB
-from partitiond.engines.environment import EngineEnvironment
-from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.models.resolver import Resolver
 from partitiond.ports import EngineLaunch, ProfileOptions
-from partitiond.settings import Settings
+from partitiond.settings.schema import Settings
 
 UNITS = {"throughput": "tok/s", "ttft_p95": "s", "tpot_p95": "s"}
 DEFAULT_MAX_NUM_SEQS = 256

@@ -33,10 +33,15 @@ from bench.replay_cases import (
     measured_case,
 )
 from partitiond.core.errors import PartitiondError
-from partitiond.core.profile import Profile
-from partitiond.simulation.comparison import ComparedFigure, Difference, by_figure, differences_of
-from partitiond.simulation.models import admitted_sequences
-from partitiond.simulation.replay import replay_plan
+from partitiond.core.profile.record import Profile
+from partitiond.simulated.replay.comparison import (
+    ComparedFigure,
+    Difference,
+    by_figure,
+    differences_of,
+)
+from partitiond.simulated.replay.models import admitted_sequences
+from partitiond.simulated.replay.replay import replay_plan
 
 RATIO_FROM: Final = 0.005
 """Smaller errors than this are noise: they get no ratio."""

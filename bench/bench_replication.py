@@ -23,8 +23,8 @@ from bench.side_by_side import (
     tell,
     window_plan,
 )
-from partitiond.core.hardware import SharingMode
-from partitiond.profiler.replication import EvenSplit, ReplicationMeasurement, replicate
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.profiler.pairs.replication import EvenSplit, ReplicationMeasurement, replicate
 
 REPLICAS = 2
 

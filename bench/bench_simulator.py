@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Final
 
 from bench.replay_cases import architecture_of
-from partitiond.core.plan import Infeasible, Objective, Placement, Plan
-from partitiond.fleet import Fleet, load_fleet
-from partitiond.offline import plan_fleet
-from partitiond.simulation.fleet.arrivals import ArrivalKind, SyntheticArrivals, made_up
-from partitiond.simulation.fleet.report import FleetReport
-from partitiond.simulation.fleet.run import FleetOptions, FleetRun
-from partitiond.simulation.models import best_known
+from partitiond.core.plan.record import Infeasible, Objective, Placement, Plan
+from partitiond.fleet.file import Fleet, load_fleet
+from partitiond.fleet.offline import plan_fleet
+from partitiond.simulated.fleet.arrivals import ArrivalKind, SyntheticArrivals, made_up
+from partitiond.simulated.fleet.report import FleetReport
+from partitiond.simulated.fleet.run import FleetOptions, FleetRun
+from partitiond.simulated.replay.models import best_known
 
 KINDS: Final = (
     "smollm2-135m", "opt-125m", "qwen2.5-0.5b", "llama-3.2-1b", "opt-1.3b", "opt-2.7b", "opt-6.7b"

@@ -10,8 +10,8 @@ folder are reused), planned and applied by a real daemon. Then the load generato
 mixed lengths through the real proxy to the real engines, open loop: once at each `--fit-factors` of
 the rate that the plan says it serves, then `--pairs` times the very same requests at each of
 `--factors`. All records are stored in `--traces`. Step times and host costs are fitted to the first
-runs (`simulation.fitting`); the simulator gets the requests of the second, times and lengths, once
-with the measured profiles alone and once with the fitted parameters.
+runs (`simulated.replay.fitting`); the simulator gets the requests of the second, times and lengths,
+once with the measured profiles alone and once with the fitted parameters.
 
 The comparison is over admitted requests: (simulated - measured) / measured, the mean of the runs,
 beside the difference of the runs from each other, which no prediction can beat. `--from` repeats
@@ -46,17 +46,17 @@ from loadgen import Outcome
 from loadgen import Slo as Bounds
 from loadgen.records import Record
 from loadgen.statistics import is_good, percentile
-from partitiond.core.plan import Objective, Placement, Plan
-from partitiond.core.spec import ModelSpec
-from partitiond.core.workload import Workload
-from partitiond.simulation.fitting import EngineTrace, FittedHost, HostTrace, fit
-from partitiond.simulation.fleet.arrivals import Arrival, ArrivalKind, SyntheticArrivals
-from partitiond.simulation.fleet.report import ModelReport
-from partitiond.simulation.fleet.run import FleetOptions, FleetRun
-from partitiond.simulation.host import cores_of
-from partitiond.simulation.models import EngineModel, EngineOf, best_known
-from partitiond.simulation.promise import promises
-from partitiond.simulation.seen import Observed
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.model.workload import Workload
+from partitiond.core.plan.record import Objective, Placement, Plan
+from partitiond.simulated.fleet.arrivals import Arrival, ArrivalKind, SyntheticArrivals
+from partitiond.simulated.fleet.report import ModelReport
+from partitiond.simulated.fleet.run import FleetOptions, FleetRun
+from partitiond.simulated.replay.fitting import EngineTrace, FittedHost, HostTrace, fit
+from partitiond.simulated.replay.host import cores_of
+from partitiond.simulated.replay.models import EngineModel, EngineOf, best_known
+from partitiond.simulated.replay.promise import promises
+from partitiond.simulated.replay.seen import Observed
 
 LENGTHS: Final = (Workload.lognormal(160, 16, 0.7, 0.7), Workload.lognormal(64, 32, 0.7, 0.7))
 """Lengths of the first and the second model: long prompts; short prompts with longer outputs."""

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from bench.measured_profiles import parser, sources
-from partitiond.core.profile import OperatingPoint
-from partitiond.core.step_time import errors, fit, samples_of
-from partitiond.core.transfer_check import error_band, predicted_output_tokens_per_s
-from partitiond.core.transfer_fit import Source, fit_terms, usable_points
+from partitiond.core.performance.step_time import errors, fit, samples_of
+from partitiond.core.performance.transfer_check import error_band, predicted_output_tokens_per_s
+from partitiond.core.performance.transfer_fit import Source, fit_terms, usable_points
+from partitiond.core.profile.points import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

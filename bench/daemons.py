@@ -17,7 +17,7 @@ from typing import TypeVar
 from partitiond.cli.options import read_token
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import PartitiondError
-from partitiond.settings import Settings, load_settings
+from partitiond.settings.schema import Settings, load_settings
 
 T = TypeVar("T")
 

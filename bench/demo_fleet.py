@@ -9,15 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from partitiond.cli import demo_steps
-from partitiond.cli.demo import DemoOptions, demo_specs, prepare_folder
-from partitiond.cli.demo_daemon import DemoDaemon
-from partitiond.cli.demo_story import Story
+from partitiond.cli.demo import steps as demo_steps
+from partitiond.cli.demo.daemon import DemoDaemon
+from partitiond.cli.demo.demo import DemoOptions, demo_specs, prepare_folder
+from partitiond.cli.demo.story import Story
 from partitiond.cli.options import connect
 from partitiond.client.client import ControlClient
-from partitiond.core.spec import ModelSpec
-from partitiond.engines.environment import EngineEnvironment
-from partitiond.settings import Settings
+from partitiond.core.model.spec import ModelSpec
+from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.settings.schema import Settings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from bench.dispatch_cases import (
     ours,
     replicas_of,
 )
-from partitiond.core import balance
-from partitiond.core.routing import ModelAvailability, ModelRoute
-from partitiond.simulation.dispatch import DispatchOptions, SimulatedCaller, SimulatedRequest
-from partitiond.simulation.events import SimulatedClock
+from partitiond.core.dispatch import balance
+from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
+from partitiond.simulated.replay.dispatch import DispatchOptions, SimulatedCaller, SimulatedRequest
+from partitiond.simulated.replay.events import SimulatedClock
 
 TURNS: Final = 6
 THINK_SECONDS: Final = 6.0

@@ -10,31 +10,31 @@ from typing import Final, Protocol
 from loadgen.arrivals import gamma, poisson
 from loadgen.lengths import Lengths, independent, lognormal_list
 from loadgen.statistics import percentile
-from partitiond.core.hardware import SharingMode
-from partitiond.core.partition import PartitionSize
-from partitiond.core.plan import Candidate
-from partitiond.core.profile import ProfileKind
-from partitiond.core.routing import (
+from partitiond.core.dispatch.routing import (
     ModelAvailability,
     ModelRoute,
     ReplicaRoute,
     longest_wait_seconds,
     service_seconds,
 )
-from partitiond.core.spec import Slo
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import Slo
+from partitiond.core.plan.record import Candidate
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
-from partitiond.simulation.batch import Batch
-from partitiond.simulation.dispatch import (
+from partitiond.simulated.replay.batch import Batch
+from partitiond.simulated.replay.dispatch import (
     DispatchOptions,
     SimulatedCaller,
     SimulatedModel,
     SimulatedReplica,
     SimulatedRequest,
 )
-from partitiond.simulation.engine import SharedDevice, SteppedEngine
-from partitiond.simulation.events import SimulatedClock
-from partitiond.simulation.policies import BaselineModel, PolicyChoice
-from partitiond.simulation.steps import StepModel
+from partitiond.simulated.replay.engine import SharedDevice, SteppedEngine
+from partitiond.simulated.replay.events import SimulatedClock
+from partitiond.simulated.replay.policies import BaselineModel, PolicyChoice
+from partitiond.simulated.replay.steps import StepModel
 
 GROWTH: Final = 0.03
 """Time that each further sequence adds to a step, by a lone step: at 32 it takes about twice."""

@@ -5,13 +5,15 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from partitiond.core.hardware import HardwareSpec, hardware_for_key, measured_cpu
-from partitiond.core.profile import ProfileKind
-from partitiond.core.transfer_fit import Source, source_of, usable_points
+from partitiond.core.hardware.cpus import measured_cpu
+from partitiond.core.hardware.kinds import HardwareSpec
+from partitiond.core.hardware.lookup import hardware_for_key
+from partitiond.core.performance.transfer_fit import Source, source_of, usable_points
+from partitiond.core.profile.record import ProfileKind
 from partitiond.devices.bandwidth import cpu_figures
 from partitiond.devices.cpu import discover_cpu
+from partitiond.fleet.profile_files import profile_paths, read_profile
 from partitiond.models.catalog import CATALOG
-from partitiond.profile_files import profile_paths, read_profile
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:

@@ -12,12 +12,12 @@ from loadgen import Workload as Sent
 from loadgen.connection import now
 from loadgen.statistics import is_good, percentile
 from loadgen.window import WindowState
-from partitiond.core.plan import Plan
-from partitiond.core.spec import ModelSpec, Slo
-from partitiond.profiler.side_by_side import common_window
-from partitiond.simulation.outcome import Outcome
-from partitiond.simulation.promise import Promise
-from partitiond.simulation.traffic import lengths_of
+from partitiond.core.model.spec import ModelSpec, Slo
+from partitiond.core.plan.record import Plan
+from partitiond.profiler.pairs.side_by_side import common_window
+from partitiond.simulated.replay.outcome import Outcome
+from partitiond.simulated.replay.promise import Promise
+from partitiond.simulated.replay.traffic import lengths_of
 
 REQUEST_SECONDS = 300.0
 WINDOW_REQUESTS = 3.0

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench.planner.instances import NO_INTERFERENCE, TUNING_SEEDS, request
-from partitiond.core.architecture import Architecture
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
-from partitiond.core.partition import CpuCores
-from partitiond.core.plan import (
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.partition import CpuCores
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, SourceKind
+from partitiond.core.model.workload import Workload
+from partitiond.core.plan.record import (
     Candidate,
     Certificate,
     Infeasible,
@@ -19,19 +21,18 @@ from partitiond.core.plan import (
     Plan,
     Status,
 )
-from partitiond.core.profile import OperatingPoint, Profile, ProfileKind, capacity_req_per_s
-from partitiond.core.spec import Demand, ModelSource, ModelSpec, SourceKind
+from partitiond.core.profile.points import OperatingPoint
+from partitiond.core.profile.record import Profile, ProfileKind, capacity_req_per_s
 from partitiond.core.units import GIB, Bytes
-from partitiond.core.workload import Workload
-from partitiond.fleet import Fleet, load_fleet
+from partitiond.fleet.file import Fleet, load_fleet
+from partitiond.fleet.offline import plan_fleet
+from partitiond.fleet.profile_files import profile_paths, read_profile
 from partitiond.models.catalog import entry_of
-from partitiond.offline import plan_fleet
 from partitiond.planner.api import solve
-from partitiond.planner.candidates import candidates_for
-from partitiond.planner.types import PlanRequest
-from partitiond.profile_files import profile_paths, read_profile
-from partitiond.simulation.comparison import ComparedFigure, Difference, differences_of
-from partitiond.simulation.models import (
+from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.types import PlanRequest
+from partitiond.simulated.replay.comparison import ComparedFigure, Difference, differences_of
+from partitiond.simulated.replay.models import (
     EngineModel,
     EngineOf,
     SimulatedTraffic,
@@ -39,7 +40,7 @@ from partitiond.simulation.models import (
     engine_from_candidate,
     engine_from_profile,
 )
-from partitiond.simulation.replay import OfferedLoad, ReplayOptions, replay_plan
+from partitiond.simulated.replay.replay import OfferedLoad, ReplayOptions, replay_plan
 
 INSTANCE_WORKLOAD = Workload(prompt_tokens=512, output_tokens=195)
 """Assumed lengths: instances state tokens/s and planned requests/s only. A planned rate is

@@ -32,11 +32,8 @@ from bench.side_by_side import (
 )
 from loadgen import Workload as Load
 from partitiond.core.errors import PartitiondError
-from partitiond.core.frontier import NEIGHBOUR_RATIO, TOLERANCE
+from partitiond.core.profile.frontier import NEIGHBOUR_RATIO, TOLERANCE
 from partitiond.ports import ProfileRequest, ResolvedModel
-from partitiond.profiler.bench import Bench, Running
-from partitiond.profiler.launch import plan_launch
-from partitiond.profiler.load import load_of
 from partitiond.profiler.runner import prior_of
 from partitiond.profiler.search import (
     NextTrial,
@@ -47,9 +44,12 @@ from partitiond.profiler.search import (
     curve,
     propose,
 )
-from partitiond.profiler.sweep import HALF_WIDTH_SHARE, warm_up
-from partitiond.profiler.trial import run_trial
-from partitiond.settings import Settings
+from partitiond.profiler.sweep.bench import Bench, Running
+from partitiond.profiler.sweep.launch import plan_launch
+from partitiond.profiler.sweep.load import load_of
+from partitiond.profiler.sweep.sweep import HALF_WIDTH_SHARE, warm_up
+from partitiond.profiler.sweep.trial import run_trial
+from partitiond.settings.schema import Settings
 
 RESULTS: Final = Path(__file__).parent / "results"
 ALLOWED_LOSS: Final = TOLERANCE + 0.03

@@ -8,19 +8,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from partitiond.cli.commands_daemon import host_devices
-from partitiond.cli.commands_engine import find_engine
-from partitiond.cli.local_profile import spec_of
+from partitiond.cli.daemon import host_devices
 from partitiond.cli.options import parse_overrides
-from partitiond.clock import SystemClock
-from partitiond.core.hardware import Device, DeviceKind, headroom_bytes
+from partitiond.cli.profile.local import spec_of
+from partitiond.cli.setup.engine import find_engine
+from partitiond.core.hardware.kinds import Device, DeviceKind, headroom_bytes
 from partitiond.devices.telemetry import HostTelemetry
-from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.models.resolver import Resolver
+from partitiond.platform.clock import SystemClock
 from partitiond.ports import Progress, ResolvedModel
-from partitiond.profiler.bench import Bench
-from partitiond.profiler.side_by_side import WindowPlan
-from partitiond.settings import Settings, load_settings
+from partitiond.profiler.pairs.side_by_side import WindowPlan
+from partitiond.profiler.sweep.bench import Bench
+from partitiond.settings.schema import Settings, load_settings
 
 
 def options_parser(description: str, *, rounds: int, seconds: float) -> argparse.ArgumentParser:

@@ -136,7 +136,7 @@ def exit_codes_page() -> str:
 
 def settings_page() -> str:
     """Every setting with its type, default and environment variable."""
-    from partitiond.settings import list_settings
+    from partitiond.settings.schema import list_settings
 
     groups: dict[str, list[tuple[str, ...]]] = {}
     for info in list_settings():
@@ -266,7 +266,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 def replica_states_page() -> str:
     """The replica's state machine as a table: rows are states, columns events."""
-    from partitiond.core.replica import TRANSITIONS, ReplicaEvent, ReplicaState
+    from partitiond.core.replica.states import TRANSITIONS, ReplicaEvent, ReplicaState
 
     rows = (
         (
@@ -302,8 +302,8 @@ def models_page() -> str:
 
 def metrics_page() -> str:
     """Every metric that `GET /metrics` tells, with its labels."""
-    from partitiond import metrics
-    from partitiond.proxy import families
+    from partitiond.metrics import exposition as metrics
+    from partitiond.proxy.telemetry import families
 
     def rows(found: Iterable[Any]) -> Iterator[tuple[str, ...]]:
         for family in found:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator
 
-from partitiond.core.families import FAMILIES as KNOWN
-from partitiond.core.families.quantised import SUPPORTED
+from partitiond.core.model.families import FAMILIES as KNOWN
+from partitiond.core.model.families.quantised import SUPPORTED
 from partitiond.models.catalog import CATALOG
 from partitiond.models.listing import CatalogRow, count_text, engine_word, rows
-from partitiond.models.started import load_starts
+from partitiond.models.start_results import load_starts
 
 Table = Callable[[tuple[str, ...], Iterator[tuple[str, ...]]], str]
 

@@ -26,46 +26,46 @@ from partitiond.api.app import create_app
 from partitiond.api.auth import ensure_token
 from partitiond.api.replies import ANSWERS
 from partitiond.api.schemas import ApiOptions
-from partitiond.clock import SystemClock
-from partitiond.controller.planning import Solve
+from partitiond.controller.plans.planning import Solve
 from partitiond.controller.service import Service
-from partitiond.core.errors import DeviceError, PartitiondError, SettingsError, SilentError
-from partitiond.core.hardware import DeviceKind
-from partitiond.core.plan import Infeasible, Plan
-from partitiond.core.spec import ModelSpec
-from partitiond.cpu_speed import CpuSpeed
-from partitiond.devices.gauges import HostGauges
-from partitiond.devices.nvml import used_bytes
-from partitiond.devices.telemetry import HostTelemetry
-from partitiond.engine_finder import EngineFinder, HostResolver
-from partitiond.engines.environment import Variant
-from partitiond.engines.partitioned import PartitionedRunner
-from partitiond.engines.runner import ProcessEngineRunner
-from partitiond.engines.scope import EngineCgroups
-from partitiond.engines.vllm import check_extra_args
-from partitiond.gpu_host import GpuHost, gpu_host
-from partitiond.looks import DeadlineCalls
-from partitiond.planner.progress import OnProgress
-from partitiond.planner.types import PlanRequest
-from partitiond.planner.warm import is_warm
-from partitiond.planner.worker import compile_ahead, solve_in_process
-from partitiond.ports import DeviceProvider, EngineRunner, Store
-from partitiond.profiler.runner import Profiler
-from partitiond.proxy.supervisor import ProxyProcess
-from partitiond.run_folder import owned_run_folder
-from partitiond.serde import prepare
-from partitiond.service_settings import (
+from partitiond.controller.settings import (
     Reloading,
     proxy_options,
     service_options,
     status_text,
     traced,
 )
-from partitiond.settings import Settings
+from partitiond.core.errors import DeviceError, PartitiondError, SettingsError, SilentError
+from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Infeasible, Plan
+from partitiond.devices.cpu_speed import CpuSpeed
+from partitiond.devices.gauges import HostGauges
+from partitiond.devices.nvml import used_bytes
+from partitiond.devices.telemetry import HostTelemetry
+from partitiond.engines.install.environment import Variant
+from partitiond.engines.install.finder import EngineFinder, HostResolver
+from partitiond.engines.process.partitioned import PartitionedRunner
+from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.engines.process.scope import EngineCgroups
+from partitiond.engines.vllm.launch import check_extra_args
+from partitiond.gpu_host import GpuHost, gpu_host
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.progress.watch import OnProgress
+from partitiond.planner.warm import is_warm
+from partitiond.planner.worker import compile_ahead, solve_in_process
+from partitiond.platform.clock import SystemClock
+from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.platform.systemd import keep_informed, stopping
+from partitiond.ports import DeviceProvider, EngineRunner, Store
+from partitiond.profiler.runner import Profiler
+from partitiond.proxy.supervisor import ProxyProcess
+from partitiond.run_folder import owned_run_folder
+from partitiond.serde import prepare
+from partitiond.settings.schema import Settings
 from partitiond.store import SqlStore, open_store
 from partitiond.store.lock import StateLock
 from partitiond.store.opening import BUSY_TIMEOUT_SECONDS
-from partitiond.systemd import keep_informed, stopping
 
 log = logging.getLogger(__name__)
 

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import DeviceError, StartFailedError
-from partitiond.core.mig import Place
+from partitiond.core.mig.geometry import Place
 from partitiond.devices.host import HostDevices
 from partitiond.devices.mig import MigControl
 from partitiond.devices.mps import MpsControl, StartPlace, without_mps_env
 from partitiond.devices.partitions import DeviceJournal, HostPartitions
 from partitiond.devices.partitions.gpus import FailedGpus, NvmlGpus
 from partitiond.devices.partitions.journal import EntryKind, place_of
-from partitiond.engines.commands import planned_kv_tokens
-from partitiond.engines.owners import owners
-from partitiond.engines.scope import EngineCgroups
-from partitiond.looks import DeadlineCalls
-from partitiond.settings import Settings
-from partitiond.simulated_gpus import SimulatedHost
-from partitiond.simulated_gpus.description import read_description
+from partitiond.engines.process.owners import owners
+from partitiond.engines.process.scope import EngineCgroups
+from partitiond.engines.vllm.commands import planned_kv_tokens
+from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.settings.schema import Settings
+from partitiond.simulated.gpus import SimulatedHost
+from partitiond.simulated.gpus.description import read_description
 
 JOURNAL: Final = "devices.json"
 """The device journal, in the state folder."""

@@ -28,42 +28,42 @@ import partitiond
 SWITCH: Final = "PARTITIOND_NATIVE"
 FOLDER: Final = "PARTITIOND_NATIVE_DIR"
 MODULES: Final = (
-    "core/admission",
-    "core/affinity",
-    "core/balance",
-    "core/charging",
-    "core/dispatch",
-    "core/fair_keys",
-    "core/fair_queue",
-    "core/places",
-    "core/quarantine",
-    "core/rates",
-    "proxy/accounts",
-    "proxy/answer",
-    "proxy/attempt",
-    "proxy/attraction",
-    "proxy/auth",
-    "proxy/counters",
-    "proxy/dialects",
-    "proxy/estimates",
-    "proxy/events",
-    "proxy/exchange",
-    "proxy/flights",
-    "proxy/framing",
-    "proxy/heads",
-    "proxy/incoming",
-    "proxy/known_heads",
-    "proxy/ledger",
-    "proxy/line",
-    "proxy/live",
-    "proxy/places",
-    "proxy/record",
-    "proxy/replicas",
-    "proxy/shared",
-    "proxy/request_id",
-    "proxy/requests",
-    "proxy/state",
-    "proxy/upstream",
+    "core/dispatch/admission",
+    "core/dispatch/affinity",
+    "core/dispatch/balance",
+    "core/dispatch/dispatcher",
+    "core/dispatch/fair_keys",
+    "core/dispatch/fair_queue",
+    "core/dispatch/places",
+    "core/dispatch/quarantine",
+    "core/keys/charging",
+    "core/keys/rates",
+    "proxy/dispatch/flights",
+    "proxy/dispatch/ledger",
+    "proxy/dispatch/line",
+    "proxy/dispatch/live",
+    "proxy/dispatch/places",
+    "proxy/dispatch/replica_affinity",
+    "proxy/dispatch/replicas",
+    "proxy/dispatch/shared",
+    "proxy/dispatch/state",
+    "proxy/edge/answer",
+    "proxy/edge/exchange",
+    "proxy/edge/heads",
+    "proxy/edge/incoming",
+    "proxy/edge/known_heads",
+    "proxy/engine/attempt",
+    "proxy/engine/events",
+    "proxy/engine/framing",
+    "proxy/engine/upstream",
+    "proxy/keys/accounts",
+    "proxy/keys/auth",
+    "proxy/request/dialects",
+    "proxy/request/estimates",
+    "proxy/request/request_id",
+    "proxy/request/requests",
+    "proxy/telemetry/counters",
+    "proxy/telemetry/record",
 )
 """Modules on a request's path. The lane inherits from uvicorn's class, so is not compiled."""
 
@@ -104,8 +104,8 @@ def activate() -> bool:
         return False
     built = folder()
     sys.path.append(str(built))  # the modules share code, in a separate module
-    for package in ("core", "proxy"):
-        module = importlib.import_module(f"partitiond.{package}")
+    for package in sorted({name.rpartition("/")[0] for name in MODULES}):
+        module = importlib.import_module(f"partitiond.{package.replace('/', '.')}")
         module.__path__.insert(0, str(built / "partitiond" / package))
     return True
 

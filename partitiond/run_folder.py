@@ -15,10 +15,10 @@ from typing import Final
 from partitiond import serde
 from partitiond.core.errors import ConflictError, InputError, StoreError
 from partitiond.devices.mps import record
-from partitiond.engines.journal import run_folders
-from partitiond.process_identity import is_alive
+from partitiond.engines.process.journal import run_folders
+from partitiond.platform.process_identity import is_alive
 from partitiond.proxy.process import read_identity
-from partitiond.settings import Settings
+from partitiond.settings.schema import Settings
 from partitiond.store.lock import StateFolderBusyError, StateLock
 
 LOCK: Final = ".lock"

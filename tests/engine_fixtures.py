@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import EngineUnavailableError
-from partitiond.core.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.units import GIB, MIB
-from partitiond.engines.environment import EngineEnvironment, find_environment
-from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.install.environment import EngineEnvironment, find_environment
+from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.models.resolver import Resolver
 from partitiond.ports import EngineLaunch
-from partitiond.settings import Settings
+from partitiond.settings.schema import Settings
 
 ENGINE_PYTHON_VARIABLE = "PARTITIOND_TEST_ENGINE_PYTHON"
 MODEL_DIR_VARIABLE = "PARTITIOND_TEST_MODEL_DIR"

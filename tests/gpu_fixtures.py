@@ -10,7 +10,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 
 MakeHost = Callable[..., SimulatedHost]
 

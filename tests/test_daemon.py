@@ -21,11 +21,11 @@ from partitiond.cli.options import read_token
 from partitiond.client import ControlClient
 from partitiond.core.errors import DeviceError, PartitiondError, SettingsError
 from partitiond.daemon import _ApiServer, _until_the_end, run_daemon
-from partitiond.process_identity import start_ticks
+from partitiond.platform.process_identity import start_ticks
+from partitiond.platform.systemd import notify
 from partitiond.run_folder import RunFolderBusyError
-from partitiond.settings import Settings, load_settings
+from partitiond.settings.schema import Settings, load_settings
 from partitiond.store import open_store
-from partitiond.systemd import notify
 from tests.controller.samples import measured_profile, spec
 from tests.controller.test_service import Host
 from tests.machine import free_port
@@ -71,7 +71,7 @@ class Daemon:
     def begin(self, env: Mapping[str, str] | None = None) -> None:
         code = (
             "import sys; from partitiond.daemon import run_daemon; "
-            "from partitiond.settings import Settings; "
+            "from partitiond.settings.schema import Settings; "
             "run_daemon(Settings.model_validate_json(sys.argv[1]))"
         )
         with self._log.open("ab") as log:

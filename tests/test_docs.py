@@ -12,7 +12,7 @@ import typer
 
 from partitiond.cli.groups import Lists
 from partitiond.cli.main import app
-from partitiond.settings import list_settings
+from partitiond.settings.schema import list_settings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

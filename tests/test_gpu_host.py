@@ -10,12 +10,12 @@ import pytest
 
 from partitiond.core.errors import DeviceError, EngineUnavailableError
 from partitiond.devices.mps import MpsControl
-from partitiond.engine_finder import EngineFinder
-from partitiond.engines.scope import EngineCgroups
-from partitiond.engines.scope_facts import ScopeFacts
+from partitiond.engines.install.finder import EngineFinder
+from partitiond.engines.process.scope import EngineCgroups
+from partitiond.engines.process.scope_facts import ScopeFacts
 from partitiond.gpu_host import outliving
-from partitiond.settings import Settings
-from partitiond.simulated_gpus import SimulatedHost
+from partitiond.settings.schema import Settings
+from partitiond.simulated.gpus import SimulatedHost
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import pytest
 
 from partitiond import serde
 from partitiond.devices.mps import record
-from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, start_ticks
 from partitiond.ports import EngineHandle
-from partitiond.process_identity import ProcessId, boot_id, is_alive, start_ticks
 from partitiond.proxy.process import PID_FILE, own_identity
 from partitiond.run_folder import RunFolderBusyError, owned_run_folder
-from partitiond.settings import Settings, load_settings
+from partitiond.settings.schema import Settings, load_settings
 from partitiond.store.lock import lock_holder
 from tests.engine_fixtures import short_dir, simulated_launch
 

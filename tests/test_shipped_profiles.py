@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.frontier import find_knee
-from partitiond.core.profile import SCHEMA_VERSION, Profile, ProfileKind
+from partitiond.core.profile.frontier import find_knee
+from partitiond.core.profile.record import SCHEMA_VERSION, Profile, ProfileKind
 from partitiond.serde import from_json
 
 SHIPPED = sorted((Path(__file__).parent.parent / "profiles").glob("*.json"))

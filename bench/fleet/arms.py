@@ -20,8 +20,8 @@ from bench.fleet.swap import SwapProxy
 from bench.proxy.tools import environment_program
 from partitiond import serde
 from partitiond.client.client import ControlClient
-from partitiond.core.hardware import Device
-from partitiond.core.profile import Profile
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.profile.record import Profile
 
 SAMPLE_SECONDS: Final = 1.0
 NOWHERE: Final = "http://127.0.0.1:1"

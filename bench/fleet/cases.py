@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from loadgen import Slo, poisson
-from partitiond.core.profile import Profile
-from partitiond.profile_files import read_profile
+from partitiond.core.profile.record import Profile
+from partitiond.fleet.profile_files import read_profile
 
 PROFILES: Final = Path(__file__).parents[2] / "profiles"
 MEASURED: Final = {

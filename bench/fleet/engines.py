@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.daemons import free_ports
 from bench.fleet.cases import Model
 from partitiond import serde
-from partitiond.core.profile import Profile
+from partitiond.core.profile.record import Profile
 
 READY_SECONDS = 120.0
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from partitiond.cli.main import main
 from partitiond.devices import cpu
-from partitiond.engines import commands
-from partitiond.engines.journal import RunFolder
+from partitiond.engines.process.journal import RunFolder
+from partitiond.engines.vllm import commands
 from partitiond.ports import EngineLaunch
 
 

@@ -1,12 +1,12 @@
 """Runs the simulated engine on a TCP port, for routers without support for Unix sockets.
 
-`--uds` is the number of the port; everything else is as in `partitiond.engines.simulated`.
+`--uds` is the number of the port; everything else is as in `partitiond.simulated.engine`.
 """
 
 import socket
 import sys
 
-from partitiond.engines.simulated import __main__ as engine
+from partitiond.simulated.engine import __main__ as engine
 
 
 def bind(path: str) -> socket.socket:

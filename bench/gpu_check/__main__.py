@@ -22,16 +22,16 @@ from bench.gpu_check.scale import FAKE, FULL, Scale
 from bench.gpu_check.schedule import State, Trial
 from bench.gpu_check.steps import all_steps
 from partitiond.core.errors import EngineUnavailableError, InputError, PartitiondError
-from partitiond.core.hardware import Device, DeviceKind
+from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.devices.host import HostDevices
 from partitiond.devices.nvml import used_bytes
 from partitiond.devices.telemetry import HostTelemetry
-from partitiond.engines.capabilities import capabilities_of
-from partitiond.engines.environment import EngineEnvironment, read_environment
-from partitiond.looks import DeadlineCalls
+from partitiond.engines.install.environment import EngineEnvironment, read_environment
+from partitiond.engines.vllm.capabilities import capabilities_of
+from partitiond.platform.deadline_calls import DeadlineCalls
 
 if TYPE_CHECKING:
-    from partitiond.simulated_gpus import SimulatedHost
+    from partitiond.simulated.gpus import SimulatedHost
 
 OK, FAILED, USAGE, NO_GPU, INTERRUPTED = 0, 1, 2, 4, 130
 SIMULATED_LOAD = {
@@ -113,7 +113,7 @@ def mps_of(arguments: argparse.Namespace, device: Device, folder: Path) -> Path 
         return "it was not allowed (--no-mps)"
     if arguments.fake:
         # Simulated hosts need packages that vLLM's environment lacks.
-        from partitiond.simulated_gpus.mps_control import write_program
+        from partitiond.simulated.gpus.mps_control import write_program
 
         return write_program(folder / "bin" / CONTROL)
     try:
@@ -226,7 +226,7 @@ def gpu_in_place(*, fake: bool) -> Iterator["SimulatedHost | None"]:
         yield None
         return
     # Simulated hosts need packages that vLLM's environment lacks.
-    from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+    from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 
     # The name marks profiles made here, which must not pass for profiles of a real GPU.
     gpu = GpuDescription("h200-141gb", name="NVIDIA H200 (simulated)")

@@ -3,17 +3,18 @@
 import dataclasses
 
 from bench.gpu_check.lab import START_SECONDS, STOP_SECONDS, Lab, Want
-from partitiond.clock import SystemClock
 from partitiond.core.errors import EngineError
-from partitiond.core.operating_points import named_point
-from partitiond.core.profile import CapacityTrial, FrontierMemory, Profile
+from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory
+from partitiond.core.profile.operating_points import named_point
+from partitiond.core.profile.record import Profile
+from partitiond.platform.clock import SystemClock
 from partitiond.ports import ProfileRequest
-from partitiond.profiler.bench import Bench
-from partitiond.profiler.capacity import confirmed_rate
-from partitiond.profiler.checkpoint import Checkpoint, fingerprint
-from partitiond.profiler.confirm import Confirmation, ConfirmationTarget, aim_of
-from partitiond.profiler.launch import plan_launch
 from partitiond.profiler.notes import frontier_note
+from partitiond.profiler.sweep.bench import Bench
+from partitiond.profiler.sweep.capacity import confirmed_rate
+from partitiond.profiler.sweep.checkpoint import Checkpoint, fingerprint
+from partitiond.profiler.sweep.confirm import Confirmation, ConfirmationTarget, aim_of
+from partitiond.profiler.sweep.launch import plan_launch
 
 
 async def confirm(lab: Lab, want: Want) -> Profile:

@@ -16,18 +16,19 @@ from bench.gpu_check.scale import Scale
 from bench.gpu_check.side_by_side import Stream, Together, Watched, load_together
 from partitiond import serde
 from partitiond.core.errors import EngineError
-from partitiond.core.hardware import Device, SharingMode, headroom_bytes
-from partitiond.core.interference import fit_sharing
-from partitiond.core.profile import Profile, ReplicationRun, Sharing
-from partitiond.core.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
-from partitiond.core.workload import Workload
-from partitiond.engines.spawn import to_end
+from partitiond.core.hardware.kinds import Device, SharingMode, headroom_bytes
+from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.interference import fit_sharing
+from partitiond.core.profile.record import Profile
+from partitiond.core.profile.sharing import ReplicationRun, Sharing
+from partitiond.engines.process.spawn import to_end
 from partitiond.models.resolver import Resolver
 from partitiond.ports import EngineHandle, EngineReport, ProfileRequest, Progress, ResolvedModel
 from partitiond.ports.telemetry import TelemetrySource
-from partitiond.profiler.launch import plan_launch
 from partitiond.profiler.runner import Profiler
-from partitiond.profiler.sampling import PREEMPTIONS
+from partitiond.profiler.sweep.launch import plan_launch
+from partitiond.profiler.sweep.sampling import PREEMPTIONS
 
 DTYPE: Final = "float16"
 """The paper's data type."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import Device, SharingMode
+from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.devices.mps import MpsControl, MpsDaemon
 
 CONTROL: Final = "nvidia-cuda-mps-control"

@@ -8,9 +8,9 @@ from typing import Final
 
 from bench.gpu_check.command_line import adapted
 from partitiond.core.units import GIB
-from partitiond.engines.environment import EngineEnvironment
-from partitiond.engines.journal import RunFolder
-from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.engines.process.journal import RunFolder
+from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.ports import EngineHandle, EngineLaunch
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from partitiond.core.profile import ReplicationRun
+from partitiond.core.profile.sharing import ReplicationRun
 
 
 def union_of(

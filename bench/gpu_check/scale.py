@@ -4,7 +4,7 @@ import dataclasses
 from typing import Final
 
 from bench.gpu_check.schedule import Costs
-from partitiond.core.workload import Workload
+from partitiond.core.model.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, Final
 from bench.gpu_check.lab import DTYPE, Lab
 from bench.gpu_check.side_by_side import Stream, Together, Watched, load_together
 from partitiond.core.errors import EngineError, PartitiondError
-from partitiond.core.hardware import SharingMode
-from partitiond.engines.spawn import to_end
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.engines.process.spawn import to_end
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
-    from partitiond.core.plan import Placement
+    from partitiond.core.plan.record import Placement
     from partitiond.ports import ReplicaView
 
 PACKAGES: Final = (
@@ -342,7 +342,7 @@ def _settings(lab: Lab, folder: Path, mode: SharingMode) -> dict[str, object]:
 
 
 def _simulated_host(lab: Lab, folder: Path, mode: SharingMode) -> Path:
-    from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+    from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 
     gpus = (GpuDescription(lab.device.hardware, 1, mig=mode is SharingMode.MIG),)
     host = SimulatedHost.create(

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from loadgen.connection import now
 from partitiond.core.errors import EngineError
-from partitiond.core.profile import Telemetry
+from partitiond.core.profile.points import Telemetry
 from partitiond.ports.telemetry import TelemetryWindow
 
 ROOT: Final = Path(__file__).resolve().parents[2]

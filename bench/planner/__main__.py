@@ -20,11 +20,11 @@ from pathlib import Path
 from bench.planner.baselines import greedy, plain_cp_sat
 from bench.planner.instances import SIZES, TUNING_SEEDS, UNTOUCHED_SEEDS
 from bench.planner.shipped import SETS
-from partitiond.core.plan import Infeasible, Objective
-from partitiond.core.plan_answers import PlanProgress
+from partitiond.core.plan.answers import PlanProgress
+from partitiond.core.plan.record import Infeasible, Objective
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
-from partitiond.planner.instance import build_instance
+from partitiond.planner.model.instance import build_instance
 
 KINDS = ("over", "slack")
 SECONDS = {"10x4": 10.0, "100x64": 10.0, "300x128": 60.0, "1000x512": 60.0}

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from partitiond.core.hardware import Device, SharingMode, headroom_bytes
-from partitiond.core.interference import sigma
-from partitiond.core.plan import Candidate, Infeasible, ModelDemand, Objective, Plan
-from partitiond.fleet import Fleet, load_fleet
-from partitiond.offline import estimated_demands, plan_fleet
+from partitiond.core.hardware.kinds import Device, SharingMode, headroom_bytes
+from partitiond.core.performance.interference import sigma
+from partitiond.core.plan.record import Candidate, Infeasible, ModelDemand, Objective, Plan
+from partitiond.fleet.file import Fleet, load_fleet
+from partitiond.fleet.offline import estimated_demands, plan_fleet
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 SECONDS: Final = 10.0

@@ -20,11 +20,11 @@ import sys
 from pathlib import Path
 
 from bench.planner.replanning import plan_of
-from partitiond.core.plan import MOVE_PRICE, diff_plans
-from partitiond.core.plan_diff import diff_cost
-from partitiond.fleet import load_fleet
-from partitiond.offline import fleet_request
-from partitiond.planner.types import PlanRequest
+from partitiond.core.plan.diff import diff_cost
+from partitiond.core.plan.record import MOVE_PRICE, diff_plans
+from partitiond.fleet.file import load_fleet
+from partitiond.fleet.offline import fleet_request
+from partitiond.planner.model.types import PlanRequest
 
 TWELVE = Path(__file__).parents[2] / "examples" / "twelve-models.toml"
 POLICIES = {"free": (0.0, True), "priced": (MOVE_PRICE, False)}

@@ -11,14 +11,14 @@ import math
 import random
 from typing import Final
 
-from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
-from partitiond.core.interference import Interference, mode_overhead_bytes
-from partitiond.core.partition import PartitionSize
-from partitiond.core.plan import Candidate, ModelDemand, Objective
-from partitiond.core.profile import ProfileKind
-from partitiond.core.spec import Demand
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, headroom_bytes
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import Demand
+from partitiond.core.performance.interference import Interference, mode_overhead_bytes
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
 
 SIZES: Final = ((10, 4), (100, 64), (300, 128), (1000, 512))
 """Models and GPUs."""

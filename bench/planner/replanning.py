@@ -24,12 +24,12 @@ import time
 
 from bench.planner.instances import TUNING_SEEDS, UNTOUCHED_SEEDS
 from bench.planner.shipped import SETS
-from partitiond.core.plan import Plan, diff_plans
+from partitiond.core.plan.record import Plan, diff_plans
 from partitiond.planner.api import solve
-from partitiond.planner.assign import assign
-from partitiond.planner.instance import build_instance
-from partitiond.planner.running import running_packing
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.pack.assign import assign
+from partitiond.planner.pack.running import running_packing
 
 CHANGED = 0.1
 EVENTS = ("demands", "dead-gpu")

@@ -17,14 +17,15 @@ from collections.abc import Iterator
 from typing import Final
 
 from bench.planner import instances
-from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
-from partitiond.core.interference import KAPPA_STEPS
-from partitiond.core.partition import PartitionSize
-from partitiond.core.plan import Candidate, ModelDemand, Objective
-from partitiond.core.profile import ProfileKind
-from partitiond.core.spec import Demand, FaultDomain, Isolation, PlacementRules, Slo
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import Demand, FaultDomain, Isolation, PlacementRules, Slo
+from partitiond.core.performance.interference import KAPPA_STEPS
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, MIB, Bytes
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
 
 KINDS: Final = (("a100-80gb", 0.5), ("h100-80gb", 0.3), ("l40s-48gb", 0.2))
 """Hardware, and its share of the GPUs."""

@@ -23,7 +23,7 @@ from bench.proxy import measure, native, report
 from bench.proxy.measure import CPU_CHUNK, CPU_REQUEST, USER_CHUNK, USER_REQUEST, Results
 from bench.proxy.processes import REALTIME_HELP, cores, run_first
 from bench.proxy.proxies import Proxy, Setting, StartError, ours
-from partitiond.core.routing import KeyRates, KeyRoute, RequestLimits, RoutingTable
+from partitiond.core.dispatch.routing import KeyRates, KeyRoute, RequestLimits, RoutingTable
 
 BASE: Final = "base"
 INTERPRETED: Final = "interpreted"

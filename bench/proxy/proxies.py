@@ -20,14 +20,14 @@ import httpx
 from bench.proxy import tools
 from bench.proxy.native import Upstream
 from bench.proxy.processes import free_port, pinned, stop
-from partitiond.core.routing import (
+from partitiond.core.dispatch.routing import (
     KeyRoute,
     ModelAvailability,
     ModelRoute,
     ReplicaRoute,
     RoutingTable,
 )
-from partitiond.proxy.replicas import listens
+from partitiond.proxy.dispatch.replicas import listens
 from partitiond.serde import to_json
 
 KEY: Final = "sk-bench-0123456789abcdef0123456789abcdef"

@@ -16,10 +16,10 @@ from partitiond import native
 PARTS: Final[Mapping[str, tuple[tuple[str, str, str], ...]]] = {
     # (module, class, method) of a method that then does nothing
     "nothing": (),
-    "log": (("partitiond.proxy.record", "Record", "write"),),
-    "metrics": (("partitiond.proxy.record", "Record", "count"),),
-    "traffic": (("partitiond.proxy.record", "Record", "_count_work"),),
-    "estimates": (("partitiond.proxy.record", "Record", "teach"),),
+    "log": (("partitiond.proxy.telemetry.record", "Record", "write"),),
+    "metrics": (("partitiond.proxy.telemetry.record", "Record", "count"),),
+    "traffic": (("partitiond.proxy.telemetry.record", "Record", "_count_work"),),
+    "estimates": (("partitiond.proxy.telemetry.record", "Record", "teach"),),
 }
 
 

@@ -20,7 +20,7 @@ from bench.search import former
 from bench.search.curves import FAMILIES, Curve, draw_curve
 from bench.search.engine import SimulatedEngine
 from bench.search.reference import Reading, read, run_reference
-from partitiond.core.frontier import NEIGHBOUR_RATIO, TOLERANCE
+from partitiond.core.profile.frontier import NEIGHBOUR_RATIO, TOLERANCE
 from partitiond.profiler import search
 from partitiond.profiler.search import NextTrial, Prior, SearchDone, SearchLimits, Visit
 

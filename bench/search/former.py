@@ -8,8 +8,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from partitiond.core.frontier import NEIGHBOUR_RATIO, knee_range, last_doubling_growth
-from partitiond.core.profile import LimitedBy
+from partitiond.core.profile.frontier import NEIGHBOUR_RATIO, knee_range, last_doubling_growth
+from partitiond.core.profile.points import LimitedBy
 from partitiond.profiler.search import (
     NextTrial,
     Purpose,

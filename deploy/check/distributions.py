@@ -17,7 +17,7 @@ from email.parser import BytesParser
 from pathlib import Path
 from typing import Final
 
-from partitiond.package_sources import configured_sources, uv_program
+from partitiond.engines.install.package_sources import configured_sources, uv_program
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NEVER: Final = (".so", ".pyc", ".o")

@@ -17,7 +17,7 @@ import psutil
 
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import PartitiondError
-from partitiond.core.hardware import Device
+from partitiond.core.hardware.kinds import Device
 from partitiond.ports import ReplicaView
 
 LOOK_SECONDS = 0.2

@@ -12,12 +12,12 @@ from typing import Final
 
 from partitiond.advise.identify import Known, UnidentifiedModel
 from partitiond.advise.today import Deployment
-from partitiond.core.hardware import Device
-from partitiond.core.plan import Infeasible, Objective, Plan
-from partitiond.core.profile import Profile
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.plan.record import Infeasible, Objective, Plan
+from partitiond.core.profile.record import Profile
 from partitiond.planner.api import solve
-from partitiond.planner.candidates import candidates_for
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.types import PlanRequest
 
 LEVELS: Final = ("low", "middle", "high")
 

@@ -13,10 +13,10 @@ from typing import Final
 
 from partitiond.advise.lengths import workload_of
 from partitiond.advise.traffic import ObservedTraffic
-from partitiond.core.architecture import Architecture
-from partitiond.core.demand import MAX_DEMAND_REQ_PER_S
 from partitiond.core.errors import ModelSourceError, SpecError
-from partitiond.core.spec import (
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.demand import MAX_DEMAND_REQ_PER_S
+from partitiond.core.model.spec import (
     DEFAULT_WORKLOAD,
     EngineOptions,
     FaultDomain,
@@ -25,7 +25,7 @@ from partitiond.core.spec import (
     Slo,
     SourceKind,
 )
-from partitiond.core.workload import MAX_TOKENS, Workload
+from partitiond.core.model.workload import MAX_TOKENS, Workload
 from partitiond.models.catalog import entry_of, source_for
 
 LEAST_REQ_PER_S: Final = 0.001

@@ -1,8 +1,9 @@
 """Finds profiles of a model for the observed lengths, on the existing kinds of devices.
 
 A measured profile of exactly these lengths is used as it is. A measured profile of other lengths is
-transferred by `core.transfer` and counts as transferred. Partitions without a measurement get an
-estimate. The planner, and the displayed advice, keep the margins of each kind apart.
+transferred by `core.performance.transfer` and counts as transferred. Partitions without a
+measurement get an estimate. The planner, and the displayed advice, keep the margins of each kind
+apart.
 """
 
 import collections
@@ -13,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from partitiond import __version__
 from partitiond.advise.identify import Known
 from partitiond.core.errors import PartitiondError, ProfileError, SpecError
-from partitiond.core.hardware import Device, hardware_for_key
-from partitiond.core.partition import PartitionSize
-from partitiond.core.profile import Profile, ProfileKind
-from partitiond.core.transfer import Target, transfer_profile
-from partitiond.core.transfer_fit import Source, Subject, source_of
-from partitiond.offline import estimate, sizes
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.lookup import hardware_for_key
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.performance.transfer import Target, transfer_profile
+from partitiond.core.performance.transfer_fit import Source, Subject, source_of
+from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.fleet.offline import estimate, sizes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

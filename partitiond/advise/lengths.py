@@ -15,7 +15,7 @@ from statistics import NormalDist
 from typing import Final
 
 from partitiond.advise.readings import ScrapedHistogram
-from partitiond.core.workload import MAX_TOKENS, MAX_VARIATION, LengthShape, Workload
+from partitiond.core.model.workload import MAX_TOKENS, MAX_VARIATION, LengthShape, Workload
 
 FIXED_BELOW: Final = 0.05
 """Variation below which lengths count as fixed: it changes a footprint by a block at most."""

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware import Device, SharingMode, find_hardware
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.lookup import find_hardware
 from partitiond.core.units import Bytes, format_bytes
 
 CORES_PER_DEVICE: Final = 16

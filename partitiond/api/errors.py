@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from partitiond.core import errors as e
-from partitiond.core.replica import IllegalTransitionError
+from partitiond.core.replica.states import IllegalTransitionError
 
 MEDIA_TYPE: Final = "application/problem+json"
 LOCKED_RETRY_SECONDS: Final = 5

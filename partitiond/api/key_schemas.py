@@ -6,10 +6,10 @@ from typing import Annotated, Any, Self
 from pydantic import AwareDatetime, ConfigDict, Field, model_validator
 
 from partitiond.api.parts import Body
+from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, RequestLimits, RouteKind
 from partitiond.core.errors import InputError
 from partitiond.core.instants import utc_iso
-from partitiond.core.keys import KeyTerms
-from partitiond.core.routing import BudgetPeriod, KeyRates, RequestLimits, RouteKind
+from partitiond.core.keys.record import KeyTerms
 from partitiond.serde import from_jsonable, to_jsonable
 
 MAX_KEY_LIST = 256

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from partitiond.core.autoscale import Autoscale
-from partitiond.core.demand import DEFAULT_WINDOW_SECONDS
 from partitiond.core.errors import SpecError
-from partitiond.core.spec import (
+from partitiond.core.model.autoscale import Autoscale
+from partitiond.core.model.demand import DEFAULT_WINDOW_SECONDS
+from partitiond.core.model.spec import (
     EngineOptions,
     FaultDomain,
     ModelSource,
@@ -16,9 +16,9 @@ from partitiond.core.spec import (
     SourceKind,
     Variant,
 )
-from partitiond.core.workload import MAX_TRACE_PAIRS, LengthShape, Workload
+from partitiond.core.model.workload import MAX_TRACE_PAIRS, LengthShape, Workload
+from partitiond.fleet.workloads import workload_of
 from partitiond.models.catalog import CATALOG, CatalogEntry, source_for
-from partitiond.workloads import workload_of
 
 MAX_LIST: Final = 256
 """Maximum length of lists in bodies: engine flags, models of a key."""
@@ -34,7 +34,7 @@ Quantization = Literal[
     "experts_int8",
     "bitsandbytes",
 ]
-"""`core.precision.QUANTIZATIONS`, in the form that schemas need."""
+"""`core.model.precision.QUANTIZATIONS`, in the form that schemas need."""
 KvCacheDtype = Literal["auto", "fp8"]
 Dtype = Literal["bfloat16", "float16", "float32", "auto"]
 Flags = Annotated[tuple[str, ...], Field(max_length=MAX_LIST)]

@@ -5,10 +5,10 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from partitiond.api.parts import Body
-from partitiond.core.objectives import objectives_told
-from partitiond.core.plan import MAX_MOVE_PRICE, Objective
-from partitiond.core.plan_answers import PlanQuestion
-from partitiond.planner.changes import parse_changes
+from partitiond.core.plan.answers import PlanQuestion
+from partitiond.core.plan.objectives import objectives_told
+from partitiond.core.plan.record import MAX_MOVE_PRICE, Objective
+from partitiond.planner.answers.changes import parse_changes
 
 MAX_WHAT_IF = 32
 """A client that needs more what-ifs should send one request for each."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 from partitiond.api.errors import problem, status_of
 from partitiond.api.streams import HEARTBEAT, HEARTBEAT_SECONDS, MEDIA_TYPE
 from partitiond.core.errors import PartitiondError
-from partitiond.core.plan_answers import PlanProgress
+from partitiond.core.plan.answers import PlanProgress
 from partitiond.ports import PlanPreview
 from partitiond.serde import to_jsonable
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from partitiond.core.profile import Profile
+from partitiond.core.profile.record import Profile
 from partitiond.ports import ProfileView
 from partitiond.serde import to_json_bytes
 

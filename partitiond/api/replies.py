@@ -8,9 +8,10 @@ from fastapi import Depends, Header, Request, Response
 from partitiond.api.answers import NewKey
 from partitiond.api.schemas import ApiOptions
 from partitiond.core.errors import InputError, PreconditionFailedError
-from partitiond.core.hardware import Device, DeviceDetails
-from partitiond.core.plan import Plan
-from partitiond.core.profile import Profile
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.plan.record import Plan
+from partitiond.core.profile.record import Profile
 from partitiond.ports import (
     ControlService,
     Event,

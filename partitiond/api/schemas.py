@@ -30,8 +30,8 @@ from partitiond.api.parts import (
     named_source,
 )
 from partitiond.core.errors import InputError, SpecError
-from partitiond.core.request_options import MAX_ALIASES
-from partitiond.core.spec import (
+from partitiond.core.model.request_options import MAX_ALIASES
+from partitiond.core.model.spec import (
     Demand,
     EngineOptions,
     Isolation,
@@ -42,12 +42,12 @@ from partitiond.core.spec import (
     Variant,
     Weights,
 )
-from partitiond.core.workload import MAX_TOKENS, Workload
-from partitiond.engines.vllm import check_extra_args
+from partitiond.core.model.workload import MAX_TOKENS, Workload
+from partitiond.engines.vllm.launch import check_extra_args
+from partitiond.fleet.workloads import changed_workload
 from partitiond.ports import ProfileOptions
 from partitiond.serde import from_jsonable, to_jsonable
-from partitiond.settings_types import Size
-from partitiond.workloads import changed_workload
+from partitiond.settings.types import Size
 
 Aliases = Annotated[tuple[str, ...], Field(max_length=MAX_ALIASES)]
 Variants = Annotated[tuple[VariantBody, ...], Field(max_length=MAX_VARIANTS)]

@@ -9,39 +9,37 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from partitiond import __version__
-from partitiond.cli import (
-    commands_advise,
-    commands_backup,
-    commands_config,
-    commands_daemon,
-    commands_demo,
-    commands_devices,
-    commands_doctor,
-    commands_drift,
-    commands_engine,
-    commands_estimate,
-    commands_events,
-    commands_fleet,
-    commands_jobs,
-    commands_keys,
-    commands_mig,
-    commands_models,
-    commands_plan,
-    commands_profile,
-    commands_profiles,
-    commands_replicate,
-    commands_scaling,
-    commands_setup,
-    commands_simulate,
-    commands_sleep,
-    commands_top,
-    commands_transfer,
-    commands_usage,
-)
+from partitiond.cli import daemon as commands_daemon
+from partitiond.cli.demo import commands as commands_demo
+from partitiond.cli.devices import commands as commands_devices
+from partitiond.cli.devices import mig as commands_mig
+from partitiond.cli.doctor import commands as commands_doctor
 from partitiond.cli.exits import Exit, exit_for
 from partitiond.cli.groups import Root
 from partitiond.cli.ids import fitting
+from partitiond.cli.keys import commands as commands_keys
+from partitiond.cli.keys import usage as commands_usage
+from partitiond.cli.models import commands as commands_models
+from partitiond.cli.models import drift as commands_drift
+from partitiond.cli.models import scaling as commands_scaling
+from partitiond.cli.models import sleep as commands_sleep
 from partitiond.cli.options import Globals, JsonOption
+from partitiond.cli.plan import commands as commands_plan
+from partitiond.cli.plan import up as commands_fleet
+from partitiond.cli.profile import jobs as commands_jobs
+from partitiond.cli.profile import kept as commands_profiles
+from partitiond.cli.profile import measure as commands_profile
+from partitiond.cli.setup import backup as commands_backup
+from partitiond.cli.setup import commands as commands_setup
+from partitiond.cli.setup import config as commands_config
+from partitiond.cli.setup import engine as commands_engine
+from partitiond.cli.tools import advise as commands_advise
+from partitiond.cli.tools import estimate as commands_estimate
+from partitiond.cli.tools import replicate as commands_replicate
+from partitiond.cli.tools import simulate as commands_simulate
+from partitiond.cli.tools import transfer as commands_transfer
+from partitiond.cli.watch import events as commands_events
+from partitiond.cli.watch import top as commands_top
 from partitiond.core.errors import InputError, PartitiondError
 
 HELP = """Serve many small language models from few devices.

@@ -14,7 +14,7 @@ from partitiond.core.errors import InputError, PartitiondError, SettingsError, U
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
-    from partitiond.settings import LoadedSettings, Settings
+    from partitiond.settings.schema import LoadedSettings, Settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 AllOption = Annotated[
@@ -70,7 +70,7 @@ def parse_overrides(texts: tuple[str, ...], state_dir: Path | None) -> dict[str,
 
 def loaded_settings(ctx: typer.Context) -> "LoadedSettings":
     """Settings with the source of each value. Raises SettingsError."""
-    from partitiond.settings import load_settings
+    from partitiond.settings.schema import load_settings
 
     given = globals_of(ctx)
     return load_settings(

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 
 from partitiond.cli.output import say
-from partitiond.cli.render_progress import Reporter, reporting
-from partitiond.core.convergence import (
-    NOTHING_APPLIED,
-    Cause,
-    Convergence,
-    PlanState,
-    ReplicaProgress,
-    Standing,
-)
+from partitiond.cli.progress import Reporter, reporting
 from partitiond.core.errors import (
     ConflictError,
     DaemonTimeoutError,
@@ -25,6 +17,14 @@ from partitiond.core.errors import (
     ModelSourceError,
     PartitiondError,
     StartFailedError,
+)
+from partitiond.core.replica.convergence import (
+    NOTHING_APPLIED,
+    Cause,
+    Convergence,
+    PlanState,
+    ReplicaProgress,
+    Standing,
 )
 from partitiond.core.units import format_duration
 from partitiond.ports import Job, JobState

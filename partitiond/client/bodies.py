@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 from partitiond import serde
 from partitiond.core.errors import InputError
-from partitiond.core.keys import KeyTerms
-from partitiond.core.plan import Objective
-from partitiond.core.plan_answers import PlanQuestion
-from partitiond.core.spec import ModelSpec
+from partitiond.core.keys.record import KeyTerms
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.answers import PlanQuestion
+from partitiond.core.plan.record import Objective
 
 
 def plan_body(question: PlanQuestion | Objective | str | None) -> dict[str, Any]:

@@ -26,12 +26,13 @@ from partitiond.client.scaling import ScalingCalls
 from partitiond.client.streams import event_data, events
 from partitiond.client.usage import UsageCalls
 from partitiond.core.errors import InputError, NotFoundError, NotReadyError
-from partitiond.core.hardware import Device, DeviceDetails
-from partitiond.core.keys import KeyTerms
-from partitiond.core.plan import Objective, Plan
-from partitiond.core.plan_answers import PlanProgress, PlanQuestion
-from partitiond.core.profile import Profile
-from partitiond.core.spec import ModelSpec
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.keys.record import KeyTerms
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.answers import PlanProgress, PlanQuestion
+from partitiond.core.plan.record import Objective, Plan
+from partitiond.core.profile.record import Profile
 from partitiond.ports import (
     Event,
     Job,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from partitiond.core.convergence import Convergence
+from partitiond.core.replica.convergence import Convergence
 
 T = TypeVar("T")
 _PATH = "/plan/convergence"

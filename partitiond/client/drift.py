@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from partitiond.client.bodies import quoted
-from partitiond.core.drift import LedgerEntry
-from partitiond.core.drift_follow import Correction
+from partitiond.core.drift.correction import Correction
+from partitiond.core.drift.detection import LedgerEntry
 from partitiond.ports.drift import DriftReport
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 from partitiond.client.bodies import spec_body, with_absolute_folder
-from partitiond.core.spec import ModelSpec
+from partitiond.core.model.spec import ModelSpec
 from partitiond.ports import Overview
 from partitiond.ports.fit import Fit
 

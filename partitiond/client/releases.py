@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from partitiond.client.bodies import quoted
-from partitiond.core.releases import Release
+from partitiond.core.replica.releases import Release
 
 T = TypeVar("T")
 

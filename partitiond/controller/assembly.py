@@ -4,45 +4,45 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
-from partitiond.controller.convergence import ConvergenceDesk
-from partitiond.controller.cordons import MARK as CORDON
-from partitiond.controller.cordons import Cordons, with_cordons
-from partitiond.controller.drift import DriftDesk
-from partitiond.controller.endpoint import Endpoint
-from partitiond.controller.figures import CpuSpeed
-from partitiond.controller.fit import FitDesk
-from partitiond.controller.holdings import first_starts
-from partitiond.controller.job_room import JobHost, Lent, host_bytes_left, turn_of
-from partitiond.controller.jobs import JobQueue
+from partitiond.controller.demand.evictor import Evictor
+from partitiond.controller.demand.scaling import Scaling, ScalingOptions
+from partitiond.controller.demand.traffic import TrafficWatch
+from partitiond.controller.drift.desk import DriftDesk
+from partitiond.controller.drift.remeasure import Remeasures
 from partitiond.controller.journal import Journal
-from partitiond.controller.keys import Keys
-from partitiond.controller.leases import Lease
-from partitiond.controller.loop import Controller
-from partitiond.controller.making_room import Evictor
-from partitiond.controller.obstacles import ObstacleDesk
-from partitiond.controller.overview import OverviewDesk, Sources
-from partitiond.controller.planning import PlanDesk, PlanOptions, Solve
-from partitiond.controller.plans import Plans
+from partitiond.controller.keys.desk import Keys
+from partitiond.controller.keys.usage import UsageDesk, UsageOptions, shares_of
+from partitiond.controller.models.registry import Registry
+from partitiond.controller.models.releases import ReleaseDesk
+from partitiond.controller.plans.desk import Plans
+from partitiond.controller.plans.fit import FitDesk
+from partitiond.controller.plans.obstacles import ObstacleDesk
+from partitiond.controller.plans.planning import PlanDesk, PlanOptions, Solve
 from partitiond.controller.policy import ControllerPolicy
-from partitiond.controller.profiling import ProfileWork, ProfilingOptions
-from partitiond.controller.registry import Registry
-from partitiond.controller.releases import ReleaseDesk
-from partitiond.controller.remeasure import Remeasures
-from partitiond.controller.routes import RoutePolicy
-from partitiond.controller.scaling import Scaling, ScalingOptions
-from partitiond.controller.shelf import ProfileCatalog
+from partitiond.controller.profiles.catalog import ProfileCatalog
+from partitiond.controller.profiles.cpu_figures import CpuSpeed
+from partitiond.controller.profiles.job_room import JobHost, Lent, host_bytes_left, turn_of
+from partitiond.controller.profiles.jobs import JobQueue
+from partitiond.controller.profiles.leases import Lease
+from partitiond.controller.profiles.profiling import ProfileWork, ProfilingOptions
+from partitiond.controller.runtime.convergence import ConvergenceDesk
+from partitiond.controller.runtime.cordons import MARK as CORDON
+from partitiond.controller.runtime.cordons import Cordons, with_cordons
+from partitiond.controller.runtime.endpoint import Endpoint
+from partitiond.controller.runtime.engine_matching import first_starts
+from partitiond.controller.runtime.loop import Controller
+from partitiond.controller.runtime.routes import RoutePolicy
+from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.controller.store_waits import StoreWaits
-from partitiond.controller.traffic import TrafficWatch
-from partitiond.controller.usage import UsageDesk, UsageOptions, shares_of
-from partitiond.controller.views import PlacedView, placed_views
-from partitiond.controller.watching import DeviceWatch, ModelFiles, room_on
+from partitiond.controller.views.overview import OverviewDesk, Sources
+from partitiond.controller.views.records import PlacedView, placed_views
 from partitiond.core.errors import EngineUnavailableError
-from partitiond.core.job_slots import Slots, Turn
-from partitiond.core.lost import cut_off
-from partitiond.core.plan import Placement
-from partitiond.core.spec import ModelSpec
-from partitiond.core.usage import ReplicaShare
-from partitiond.metrics import Metrics
+from partitiond.core.keys.usage import ReplicaShare
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Placement
+from partitiond.core.replica.job_slots import Slots, Turn
+from partitiond.core.replica.lost import cut_off
+from partitiond.metrics.exposition import Metrics
 from partitiond.ports import (
     Clock,
     DeviceGauges,

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from partitiond.core.errors import PartitiondError
-from partitiond.core.hardware import Device
-from partitiond.core.plan import Plan
-from partitiond.core.replica_changes import replica_changes
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.plan.record import Plan
+from partitiond.core.plan.replica_changes import replica_changes
 from partitiond.ports import Clock, Event, Store
 from partitiond.ports.actor import current_actor
 

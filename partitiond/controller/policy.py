@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from partitiond.controller.watching import LOOK_SECONDS, PATIENCE_SECONDS
-from partitiond.core.observation import ReconcilePolicy
+from partitiond.controller.runtime.watching import LOOK_SECONDS, PATIENCE_SECONDS
+from partitiond.core.replica.observation import ReconcilePolicy
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

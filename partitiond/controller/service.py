@@ -6,18 +6,19 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from partitiond import __version__
 from partitiond.controller.assembly import Adapters, Parts, ServiceOptions
 from partitiond.controller.background import Background
-from partitiond.controller.cordons import device_named
-from partitiond.controller.figures import CpuSpeed
-from partitiond.controller.planning import Solve
-from partitiond.controller.sleeping import check_may_sleep
+from partitiond.controller.demand.sleeping import check_may_sleep
+from partitiond.controller.plans.planning import Solve
+from partitiond.controller.profiles.cpu_figures import CpuSpeed
+from partitiond.controller.runtime.cordons import device_named
 from partitiond.core.errors import EngineUnavailableError, PartitiondError
-from partitiond.core.hardware import Device, DeviceDetails
-from partitiond.core.keys import KeyTerms
-from partitiond.core.plan import Plan
-from partitiond.core.plan_answers import PlanProgress, PlanQuestion
-from partitiond.core.profile import Profile
-from partitiond.core.spec import ModelSpec
-from partitiond.metrics_shown import MetricsSnapshot
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.keys.record import KeyTerms
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.answers import PlanProgress, PlanQuestion
+from partitiond.core.plan.record import Plan
+from partitiond.core.profile.record import Profile
+from partitiond.metrics.snapshot import MetricsSnapshot
 from partitiond.ports import (
     Clock,
     DeviceGauges,
@@ -178,7 +179,8 @@ class Service:
         return not ended and not self._controller.stalled
 
     def use(self, options: ServiceOptions) -> None:
-        """Take over the options that may change while the daemon runs (`partitiond.reload`)."""
+        """Take over the options that may change while the daemon runs
+        (`partitiond.settings.reload`)."""
         self._options = options
         drain = options.policy.reconcile.drain_deadline_seconds
         self._controller.use(options.routes, drain_deadline_seconds=drain)

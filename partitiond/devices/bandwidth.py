@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import DeviceError, InputError
-from partitiond.core.hardware import CpuFigures, Device
+from partitiond.core.hardware.kinds import CpuFigures, Device
 from partitiond.core.units import MIB
 from partitiond.serde import from_stored, to_jsonable
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.units import Bytes
 
 CPU_DEVICE_ID: Final = "cpu"

@@ -4,7 +4,8 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from partitiond.core.errors import DeviceError, SpecError
-from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.units import GIB, Bytes
 
 FAKE_HOST = "fake-host"

@@ -14,7 +14,7 @@ from partitiond.devices.cpu import CPU_DEVICE_ID
 from partitiond.devices.nvml.memory import memory_of
 from partitiond.devices.nvml.session import session, told
 from partitiond.devices.telemetry.energy import EnergyMeter, find_counters
-from partitiond.looks import DeadlineCalls
+from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.ports.gauges import DeviceReading
 
 GPU_SECONDS: Final = 2.0

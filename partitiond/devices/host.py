@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import NotFoundError, SilentError
-from partitiond.core.hardware import Device, DeviceDetails, SharingMode, short_device
-from partitiond.core.mig import Place
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.kinds import Device, SharingMode, short_device
+from partitiond.core.mig.geometry import Place
 from partitiond.devices.cpu import discover_cpu
 from partitiond.devices.nvml.details import details_of
 from partitiond.devices.nvml.discovery import GpuDiscovery, GpuSnapshot
 from partitiond.devices.nvml.events import XidWatch
 from partitiond.devices.nvml.library import use_library
 from partitiond.devices.nvml.mig import MigChanges
-from partitiond.looks import DeadlineCalls
+from partitiond.platform.deadline_calls import DeadlineCalls
 
 SIMULATED_NVML: Final = Path("lib/libnvidia-ml.so.1")
 """NVML library of a simulated host, relative to the host's folder."""

@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from partitiond.core.families import architecture_from_config
+from partitiond.core.model.families import architecture_from_config
 from partitiond.models.dummy import write_dummy_folder
 from partitiond.models.process import ProcessResult, run
-from partitiond.models.started import (
+from partitiond.models.start_results import (
     Start,
     StartResults,
     starts_from_json,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from partitiond.core.errors import ModelSourceError
-from partitiond.core.families.wrapped import unwrap
+from partitiond.core.model.families.wrapped import unwrap
 
 CHAT_TEMPLATE: Final = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}"

@@ -3,7 +3,7 @@
 import dataclasses
 
 from partitiond.models.catalog import CATALOG, CatalogEntry
-from partitiond.models.started import Start, load_starts
+from partitiond.models.start_results import Start, load_starts
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from partitiond.core.architecture import Architecture
 from partitiond.core.errors import ModelSourceError, SpecError
-from partitiond.core.families import architecture_from_config
-from partitiond.core.precision import with_dtype
-from partitiond.core.spec import ModelSource, ModelSpec, SourceKind, Weights
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.families import architecture_from_config
+from partitiond.core.model.precision import with_dtype
+from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.models.catalog import CatalogEntry, entry_of
 from partitiond.models.dummy import write_dummy_folder
 from partitiond.models.folder import has_tokenizer, read_config, require_complete

@@ -8,8 +8,8 @@ that an engine starts the model in seconds.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from partitiond.core.architecture import Architecture
-from partitiond.core.families import architecture_from_config
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.families import architecture_from_config
 
 _LAYERS: Final = 4
 _PATTERN_LAYERS: Final = 6

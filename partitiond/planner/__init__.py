@@ -1,8 +1,9 @@
 """Plans which replica of which model runs on which partition of which device.
 
 The problem is a bin packing with choices: a device takes one sharing mode, and its level of
-interference (`core.interference`) follows from what it holds. At a given mode and level all limits
-of a device are linear, and a model's demand is covered by any mix of its candidates. The parts:
+interference (`core.performance.interference`) follows from what it holds. At a given mode and level
+all limits of a device are linear, and a model's demand is covered by any mix of its candidates. The
+parts:
 
 The problem, as integers:
 

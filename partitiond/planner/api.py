@@ -6,8 +6,8 @@ import math
 import time
 
 from partitiond.core.errors import PartitiondError
-from partitiond.core.outage import Outage
-from partitiond.core.plan import (
+from partitiond.core.plan.outage import Outage
+from partitiond.core.plan.record import (
     Candidate,
     HeldBack,
     Infeasible,
@@ -19,20 +19,21 @@ from partitiond.core.plan import (
     Status,
     Unplaced,
 )
-from partitiond.planner.assign import assign
-from partitiond.planner.certify import certify, rates_of
+from partitiond.planner.answers.certify import certify, rates_of
+from partitiond.planner.answers.explain import explain, unplaced
 from partitiond.planner.check import check_plan
 from partitiond.planner.check.figures import level_together
-from partitiond.planner.costs import drawn_watts, usable_request
-from partitiond.planner.explain import explain, unplaced
-from partitiond.planner.found import SolveAnswer
-from partitiond.planner.instance import build_instance
-from partitiond.planner.packing import Packing
-from partitiond.planner.portfolio import solve_portfolio
-from partitiond.planner.progress import OnProgress, Stop, never
-from partitiond.planner.running import running_packing
-from partitiond.planner.types import Instance, PlanRequest
-from partitiond.planner.without_outage import (
+from partitiond.planner.model.costs import drawn_watts, usable_request
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.types import Instance, PlanRequest
+from partitiond.planner.pack.assign import assign
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.pack.running import running_packing
+from partitiond.planner.progress.answer import SolveAnswer
+from partitiond.planner.progress.stop import Stop, never
+from partitiond.planner.progress.watch import OnProgress
+from partitiond.planner.search.portfolio import solve_portfolio
+from partitiond.planner.search.without_outage import (
     all_stay,
     forbidden_outages,
     held_back_told,
@@ -162,7 +163,8 @@ def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _
 
 
 def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> _Made | None:
-    """Return the answer, or one that leaves no model without a replica (`planner.without_outage`).
+    """Return the answer, or one that leaves no model without a replica
+    (`planner.search.without_outage`).
 
     None if there is no such answer either.
     """

@@ -21,13 +21,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
-from partitiond.core.partition import PartitionSize
-from partitiond.core.plan import Candidate, ModelDemand, Objective, Plan
-from partitiond.core.profile import ProfileKind
-from partitiond.core.spec import Demand
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import Demand
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective, Plan
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
-from partitiond.planner import kept
+from partitiond.planner import kernel_cache as kept
 
 HARDWARE: Final = "warm"
 _UNDER_WAY: Final = threading.Event()
@@ -118,7 +118,7 @@ def _locked(descriptor: int) -> bool:
 def _use_all() -> None:
     """Solve plans that need every kernel: by cost, by goodput, from what runs, of few models."""
     from partitiond.planner.api import solve
-    from partitiond.planner.types import PlanRequest
+    from partitiond.planner.model.types import PlanRequest
 
     devices, models = tuple(map(_device, range(24))), tuple(map(_model, range(80)))
     usual = PlanRequest(

@@ -24,10 +24,10 @@ from multiprocessing.process import BaseProcess
 from typing import Final
 
 from partitiond.core.errors import PartitiondError
-from partitiond.core.plan import Infeasible, Plan
-from partitiond.core.plan_answers import PlanProgress
-from partitiond.planner.progress import OnProgress
-from partitiond.planner.types import PlanRequest
+from partitiond.core.plan.answers import PlanProgress
+from partitiond.core.plan.record import Infeasible, Plan
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.progress.watch import OnProgress
 from partitiond.planner.warm import is_warm
 
 AHEAD_SECONDS: Final = 60.0

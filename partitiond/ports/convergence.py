@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from partitiond.core.convergence import Convergence
+from partitiond.core.replica.convergence import Convergence
 
 
 class Convergences(Protocol):

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
-from partitiond.core.drift import LedgerEntry
-from partitiond.core.drift_follow import Correction
+from partitiond.core.drift.correction import Correction
+from partitiond.core.drift.detection import LedgerEntry
 
 
 class Ledger(Protocol):

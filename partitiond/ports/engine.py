@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from partitiond.core.partition import Partition
-from partitiond.core.plan import Placement
+from partitiond.core.hardware.partition import Partition
+from partitiond.core.plan.record import Placement
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

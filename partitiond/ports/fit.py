@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Protocol
 
-from partitiond.core.spec import ModelSpec
+from partitiond.core.model.spec import ModelSpec
 from partitiond.ports.overview import FrontierView
 from partitiond.ports.preview import PlanPreview
 

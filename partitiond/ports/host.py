@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from partitiond.core.hardware import Device, DeviceDetails
-from partitiond.core.keys import KeyUse
-from partitiond.core.routing import RoutingTable
-from partitiond.core.sleep import Traffic
-from partitiond.core.traffic import TrafficSample
+from partitiond.core.demand.traffic import TrafficSample
+from partitiond.core.dispatch.routing import RoutingTable
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.keys.record import KeyUse
+from partitiond.core.replica.sleep import Traffic
 
 
 class DeviceProvider(Protocol):

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from partitiond.core.architecture import Architecture
-from partitiond.core.spec import ModelSpec
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

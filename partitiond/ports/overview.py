@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Final, Protocol
 
-from partitiond.core.convergence import NOTHING_APPLIED, Convergence
-from partitiond.core.hardware import Device
-from partitiond.core.obstacles import Obstacle
-from partitiond.core.partition import Partition
-from partitiond.core.traffic import ModelTraffic, ReplicaTraffic
+from partitiond.core.demand.traffic import ModelTraffic, ReplicaTraffic
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.partition import Partition
+from partitiond.core.replica.convergence import NOTHING_APPLIED, Convergence
+from partitiond.core.replica.obstacles import Obstacle
 from partitiond.ports.store import Job
 
 WINDOW_SECONDS: Final = 30.0

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from partitiond.core.plan import Infeasible, Plan, PlanDiff
-from partitiond.core.plan_answers import NO_ANSWERS, PlanAnswers
+from partitiond.core.plan.answers import NO_ANSWERS, PlanAnswers
+from partitiond.core.plan.record import Infeasible, Plan, PlanDiff
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

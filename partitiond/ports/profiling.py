@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from partitiond.core.hardware import Device
-from partitiond.core.partition import Partition
-from partitiond.core.profile import Profile
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.partition import Partition
+from partitiond.core.profile.record import Profile
 from partitiond.ports.model import ResolvedModel
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from partitiond.core.plan import Plan
-from partitiond.core.releases import Release
+from partitiond.core.plan.record import Plan
+from partitiond.core.replica.releases import Release
 
 
 class ReleaseStore(Protocol):

@@ -4,15 +4,16 @@ import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
-from partitiond.core.hardware import Device, DeviceDetails
-from partitiond.core.keys import KeyTerms, KeyUse
-from partitiond.core.obstacles import Obstacle
-from partitiond.core.partition import Partition
-from partitiond.core.plan import Plan
-from partitiond.core.plan_answers import PlanProgress, PlanQuestion
-from partitiond.core.profile import Profile, ProfileKind
-from partitiond.core.spec import ModelSpec
-from partitiond.core.workload import Workload
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.partition import Partition
+from partitiond.core.keys.record import KeyTerms, KeyUse
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.model.workload import Workload
+from partitiond.core.plan.answers import PlanProgress, PlanQuestion
+from partitiond.core.plan.record import Plan
+from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.core.replica.obstacles import Obstacle
 from partitiond.ports.convergence import Convergences
 from partitiond.ports.drift import DriftControl
 from partitiond.ports.event_filter import EVERY_EVENT, EventFilter

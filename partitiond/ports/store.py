@@ -5,10 +5,10 @@ import enum
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 
-from partitiond.core.keys import KeyTerms
-from partitiond.core.plan import Plan
-from partitiond.core.profile import Profile
-from partitiond.core.spec import ModelSpec
+from partitiond.core.keys.record import KeyTerms
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Plan
+from partitiond.core.profile.record import Profile
 from partitiond.ports.drift import Ledger
 from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
 from partitiond.ports.profiling import Progress

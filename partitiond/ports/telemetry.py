@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from partitiond.core.hardware import Device
-from partitiond.core.profile import Telemetry
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.profile.points import Telemetry
 
 
 class TelemetryWindow(Protocol):

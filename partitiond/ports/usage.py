@@ -5,7 +5,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from partitiond.core.usage import UsagePosition, Used
+from partitiond.core.keys.usage import UsagePosition, Used
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Measures profiles of models on live engines."""
+"""Measures models: finds the frontier and the knee of each, in few trials of real engines."""

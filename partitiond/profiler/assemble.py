@@ -4,27 +4,19 @@ import dataclasses
 from collections.abc import Sequence
 
 from partitiond import __version__
-from partitiond.core.frontier import TOLERANCE, find_knee
-from partitiond.core.profile import (
-    CapacityTrial,
-    Footprint,
-    FrontierMemory,
-    LimitedBy,
-    OperatingPoint,
-    PaperMode,
-    Profile,
-    ProfileKind,
-    Provenance,
-)
-from partitiond.core.step_time import fit, samples_of
+from partitiond.core.performance.step_time import fit, samples_of
+from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode
+from partitiond.core.profile.frontier import TOLERANCE, find_knee
+from partitiond.core.profile.points import Footprint, LimitedBy, OperatingPoint
+from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.ports import EngineReport, ProfileRequest
 from partitiond.profiler import notes
-from partitiond.profiler.capacity import confirmed_rate
 from partitiond.profiler.fit import explain_footprint
-from partitiond.profiler.launch import ProfileLaunch, engine_args, size_of
-from partitiond.profiler.points import points_of
 from partitiond.profiler.search import SearchDone, best_rate
-from partitiond.profiler.trial import FailedTrial, Trial
+from partitiond.profiler.sweep.capacity import confirmed_rate
+from partitiond.profiler.sweep.launch import ProfileLaunch, engine_args, size_of
+from partitiond.profiler.sweep.points import points_of
+from partitiond.profiler.sweep.trial import FailedTrial, Trial
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from partitiond.core.architecture import Architecture
-from partitiond.core.footprint import EngineLimits, footprint
-from partitiond.core.hardware import DeviceKind
-from partitiond.core.profile import Footprint
+from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.workload import LengthShape, Workload
+from partitiond.core.performance.footprint import EngineLimits, footprint
+from partitiond.core.profile.points import Footprint
 from partitiond.core.units import Bytes
-from partitiond.core.workload import LengthShape, Workload
 
 
 def explain_footprint(
@@ -20,8 +20,9 @@ def explain_footprint(
 ) -> Footprint:
     """Return the measured peak, with the terms that explain it and the rest that they leave.
 
-    W and K are exact; A, G and C are models (`core.footprint`), so the rest may be negative. On a
-    CPU it may also be negative because the part of K that was never written is not resident.
+    W and K are exact; A, G and C are models (`core.performance.footprint`), so the rest may be
+    negative. On a CPU it may also be negative because the part of K that was never written is not
+    resident.
     """
     terms = footprint(architecture, limits, started_kv_bytes, kind)
     return dataclasses.replace(

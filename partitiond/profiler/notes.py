@@ -3,10 +3,11 @@
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from partitiond.core.profile import FrontierMemory, OperatingPoint, StepTime
+from partitiond.core.profile.confirmed import FrontierMemory, StepTime
+from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.units import format_bytes
 from partitiond.profiler.search import SearchDone
-from partitiond.profiler.trial import Trial
+from partitiond.profiler.sweep.trial import Trial
 
 UNQUIET_SPREAD: Final = 0.15
 """Spread between windows of one batch that batch size and chance do not explain: the host had other

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from partitiond.core.errors import InputError
-from partitiond.core.frontier import frontier
-from partitiond.core.profile import Latency, Profile, ProfileKind
-from partitiond.core.spec import Slo
+from partitiond.core.model.spec import Slo
+from partitiond.core.profile.frontier import frontier
+from partitiond.core.profile.points import Latency
+from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB
 
 SUFFIXES: Final = (".png", ".svg")

@@ -7,12 +7,12 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
-from partitiond.clock import SystemClock
 from partitiond.core.errors import PartitiondError, SpecError
-from partitiond.core.estimate import prior_curve
-from partitiond.core.hardware import CpuFigures, Device, DeviceKind
-from partitiond.core.operating_points import named_point
-from partitiond.core.profile import Profile
+from partitiond.core.hardware.kinds import CpuFigures, Device, DeviceKind
+from partitiond.core.performance.estimate import prior_curve
+from partitiond.core.profile.operating_points import named_point
+from partitiond.core.profile.record import Profile
+from partitiond.platform.clock import SystemClock
 from partitiond.ports import (
     Clock,
     EngineReport,
@@ -22,12 +22,12 @@ from partitiond.ports import (
     TelemetrySource,
 )
 from partitiond.profiler.assemble import MeasuredTrials, build_profile
-from partitiond.profiler.bench import STALL_SECONDS, Bench, Tell
-from partitiond.profiler.checkpoint import Checkpoint, Saved, fingerprint, note_of
-from partitiond.profiler.confirm import Confirmation, ConfirmationTarget, aim_of
-from partitiond.profiler.launch import ProfileLaunch, plan_launch, size_of, step_tokens
 from partitiond.profiler.search import Prior
-from partitiond.profiler.sweep import Sweep, sweep_through
+from partitiond.profiler.sweep.bench import STALL_SECONDS, Bench, Tell
+from partitiond.profiler.sweep.checkpoint import Checkpoint, Saved, fingerprint, note_of
+from partitiond.profiler.sweep.confirm import Confirmation, ConfirmationTarget, aim_of
+from partitiond.profiler.sweep.launch import ProfileLaunch, plan_launch, size_of, step_tokens
+from partitiond.profiler.sweep.sweep import Sweep, sweep_through
 
 START_DEADLINE_SECONDS: Final = 600.0
 STOP_GRACE_SECONDS: Final = 10.0

@@ -27,10 +27,10 @@ from partitiond.proxy.config import (  # noqa: E402
     EXIT_PORT_IN_USE,
     ProxyOptions,
 )
-from partitiond.proxy.files import files_needed, raise_file_limit  # noqa: E402
-from partitiond.proxy.logs import LogFile, json_line  # noqa: E402
-from partitiond.proxy.shared_log import SharedLog  # noqa: E402
-from partitiond.proxy.worker_process import WORKER_OPTION  # noqa: E402
+from partitiond.proxy.edge.file_limit import files_needed, raise_file_limit  # noqa: E402
+from partitiond.proxy.telemetry.logs import LogFile, json_line  # noqa: E402
+from partitiond.proxy.telemetry.shared_log import SharedLog  # noqa: E402
+from partitiond.proxy.workers.process import WORKER_OPTION  # noqa: E402
 from partitiond.serde import from_json  # noqa: E402
 
 
@@ -85,10 +85,10 @@ def start(arguments: ProxyArguments, post: str) -> tuple[LogFile, Coroutine[None
         return log, serve(arguments, log)
     shared = SharedLog(path, max_bytes=size, backups=backups)
     if post:
-        from partitiond.proxy.worker import read_post, work
+        from partitiond.proxy.workers.worker import read_post, work
 
         return shared, work(arguments, read_post([int(word) for word in post.split(",")]), shared)
-    from partitiond.proxy.workers import serve_workers
+    from partitiond.proxy.workers.parent import serve_workers
 
     return shared, serve_workers(arguments, shared)
 

@@ -16,17 +16,17 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import partitiond
-from partitiond.core.routing import ModelRoute
-from partitiond.proxy import errors
-from partitiond.proxy.auth import Caller
-from partitiond.proxy.errors import ApiError
-from partitiond.proxy.heads import RequestHead
-from partitiond.proxy.logs import json_line
-from partitiond.proxy.openapi import document
-from partitiond.proxy.origins import plain_address
-from partitiond.proxy.request_id import new_request_id
-from partitiond.proxy.routes import BY_PATH
-from partitiond.proxy.state import ProxyState
+from partitiond.core.dispatch.routing import ModelRoute
+from partitiond.proxy.dispatch.state import ProxyState
+from partitiond.proxy.edge.heads import RequestHead
+from partitiond.proxy.edge.origins import plain_address
+from partitiond.proxy.keys.auth import Caller
+from partitiond.proxy.request import errors
+from partitiond.proxy.request.errors import ApiError
+from partitiond.proxy.request.openapi import document
+from partitiond.proxy.request.request_id import new_request_id
+from partitiond.proxy.request.routes import BY_PATH
+from partitiond.proxy.telemetry.logs import json_line
 
 MODELS: Final = "/v1/models"
 HEALTH: Final = ("/healthz", "/health")

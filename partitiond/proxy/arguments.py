@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.logs import JsonHandler, LogFile
+from partitiond.proxy.telemetry.logs import JsonHandler, LogFile
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

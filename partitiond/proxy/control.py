@@ -19,12 +19,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import ConflictError, InputError
-from partitiond.core.routing import RoutingTable
 from partitiond.serde import from_stored_json
 
 if TYPE_CHECKING:
-    from partitiond.proxy.state import ProxyState
+    from partitiond.proxy.dispatch.state import ProxyState
 
 
 class Plane(Protocol):

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from partitiond.core.errors import InputError
-from partitiond.process_identity import boot_id, is_alive, start_ticks
+from partitiond.platform.process_identity import boot_id, is_alive, start_ticks
 from partitiond.proxy.config import ProxyOptions
 from partitiond.serde import from_stored_json, to_json
 

@@ -12,22 +12,22 @@ from typing import Any, Final
 
 import uvicorn
 
+from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import ConflictError
-from partitiond.core.routing import RoutingTable
 from partitiond.proxy.app import QuietEnds, make_app
 from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.control import control_app, describe
-from partitiond.proxy.cors import with_cors
-from partitiond.proxy.lane import protocol_with
-from partitiond.proxy.listening import exclusive, listen_tcp, listen_unix
-from partitiond.proxy.logs import LogFile, json_line
-from partitiond.proxy.opening import Opener, accept_all
+from partitiond.proxy.dispatch.state import ProxyState
+from partitiond.proxy.dispatch.table_file import write_atomically
+from partitiond.proxy.edge.cors import with_cors
+from partitiond.proxy.edge.data_protocol import protocol_with
+from partitiond.proxy.edge.handshakes import Opener, accept_all
+from partitiond.proxy.edge.listening import exclusive, listen_tcp, listen_unix
+from partitiond.proxy.edge.tls import ServerTls, server_tls
+from partitiond.proxy.embedded_server import QuietServer, end_server, quiet_config
 from partitiond.proxy.process import PID_FILE, arguments_text, own_identity
-from partitiond.proxy.quiet import QuietServer, end_server, quiet_config
-from partitiond.proxy.state import ProxyState
-from partitiond.proxy.table_file import write_atomically
-from partitiond.proxy.tls import ServerTls, server_tls
-from partitiond.proxy.traffic import leave_behind, new_epoch
+from partitiond.proxy.telemetry.logs import LogFile, json_line
+from partitiond.proxy.telemetry.traffic import leave_behind, new_epoch
 from partitiond.serde import to_stored_json
 
 SIGNAL_GRACE_SECONDS: Final = 30.0

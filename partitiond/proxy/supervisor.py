@@ -19,6 +19,8 @@ import httpx
 
 import partitiond
 from partitiond import native
+from partitiond.core.demand.traffic import TrafficSample
+from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import (
     ConflictError,
     DeviceError,
@@ -26,11 +28,9 @@ from partitiond.core.errors import (
     PartitiondError,
     SettingsError,
 )
-from partitiond.core.keys import KeyUse
-from partitiond.core.routing import RoutingTable
-from partitiond.core.sleep import Traffic
-from partitiond.core.traffic import TrafficSample
-from partitiond.fault_points import FaultPoint, reached
+from partitiond.core.keys.record import KeyUse
+from partitiond.core.replica.sleep import Traffic
+from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.proxy.config import (
     EXIT_ALREADY_RUNNING,
     EXIT_CANNOT_LISTEN,
@@ -44,7 +44,7 @@ from partitiond.proxy.process import (
     read_identity,
     same_arguments,
 )
-from partitiond.proxy.traffic import last_sample
+from partitiond.proxy.telemetry.traffic import last_sample
 from partitiond.serde import from_stored, to_json, to_stored_json
 
 START_SECONDS: Final = 20.0

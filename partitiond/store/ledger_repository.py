@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, delete
 from sqlmodel import Session, col, select
 
 from partitiond import serde
-from partitiond.core.drift import LedgerEntry
+from partitiond.core.drift.detection import LedgerEntry
 from partitiond.store.sessions import Sessions
 from partitiond.store.tables import LedgerRow
 

@@ -8,9 +8,9 @@ from sqlmodel import col, select
 
 from partitiond import serde
 from partitiond.core.errors import StoreError
-from partitiond.core.plan import Plan
-from partitiond.core.releases import Release, ReleaseState
-from partitiond.core.spec import ModelSpec
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Plan
+from partitiond.core.replica.releases import Release, ReleaseState
 from partitiond.store.sessions import Sessions
 from partitiond.store.tables import PlanRow, ReleaseRow
 

@@ -13,9 +13,9 @@ from sqlmodel import Session, col, select
 
 from partitiond import serde
 from partitiond.core.errors import ConflictError, StoreError
-from partitiond.core.plan import Plan
-from partitiond.core.profile import Profile
-from partitiond.core.spec import ModelSpec
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Plan
+from partitiond.core.profile.record import Profile
 from partitiond.ports import ENDED, Job, KeyRecord, ModelRecord
 from partitiond.store.event_repository import EventRepository
 from partitiond.store.ledger_repository import LedgerRepository

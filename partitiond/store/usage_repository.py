@@ -9,8 +9,8 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlmodel import Session, col, delete, select
 
 from partitiond import serde
-from partitiond.core.traffic import UsageCount
-from partitiond.core.usage import UsagePosition, Used
+from partitiond.core.demand.traffic import UsageCount
+from partitiond.core.keys.usage import UsagePosition, Used
 from partitiond.ports.usage import UsageRecord
 from partitiond.store.sessions import Sessions
 from partitiond.store.tables import MarkRow, UsageRow

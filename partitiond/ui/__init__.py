@@ -1,1 +1,1 @@
-"""ui."""
+"""Holds the files of the dashboard."""

@@ -9,10 +9,10 @@ from partitiond.advise.identify import Known, ServedName, UnidentifiedModel, Use
 from partitiond.advise.knowledge import profiles_for
 from partitiond.advise.today import Deployment, described
 from partitiond.advise.traffic import traffic_of
-from partitiond.core.architecture import Architecture
-from partitiond.core.plan import Infeasible, Plan
-from partitiond.core.spec import ModelSource
-from partitiond.planner.types import PlanRequest
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSource
+from partitiond.core.plan.record import Infeasible, Plan
+from partitiond.planner.model.types import PlanRequest
 from tests.advise.looks import window
 
 NOW = "2026-01-01T00:00:00+00:00"

@@ -13,9 +13,16 @@ from partitiond.advise.identify import (
     slug,
 )
 from partitiond.advise.traffic import ObservedTraffic, traffic_of
-from partitiond.core.architecture import Architecture
 from partitiond.core.errors import ModelSourceError, SpecError
-from partitiond.core.spec import Demand, EngineOptions, ModelSource, ModelSpec, Slo, SourceKind
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import (
+    Demand,
+    EngineOptions,
+    ModelSource,
+    ModelSpec,
+    Slo,
+    SourceKind,
+)
 from partitiond.models.catalog import CATALOG
 from tests.advise.looks import window
 

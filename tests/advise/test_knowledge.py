@@ -9,16 +9,16 @@ from partitiond.advise.identify import Known, ServedName, UserChoices, identify
 from partitiond.advise.knowledge import profiles_for
 from partitiond.advise.today import described
 from partitiond.advise.traffic import traffic_of
-from partitiond.core.architecture import Architecture
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
-from partitiond.core.partition import PartitionSize
-from partitiond.core.profile import Profile, ProfileKind
-from partitiond.core.spec import ModelSource
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSource
+from partitiond.core.model.workload import Workload
+from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB, Bytes
-from partitiond.core.workload import Workload
+from partitiond.fleet.profile_files import read_profile
 from partitiond.models.catalog import CATALOG
-from partitiond.planner.candidates import candidates_for
-from partitiond.profile_files import read_profile
+from partitiond.planner.model.candidates import candidates_for
 from tests.advise.looks import window
 
 PROFILES = Path(__file__).parents[2] / "profiles"

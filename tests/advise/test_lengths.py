@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from partitiond.advise.lengths import figures_of, mean_only, quantile, workload_of
 from partitiond.advise.readings import ScrapedHistogram, readings_of
-from partitiond.core.workload import LengthShape
+from partitiond.core.model.workload import LengthShape
 from tests.advise.looks import captured, histogram
 
 BOUNDS = [m * 10**e for e in range(5) for m in (1, 2, 5)]

@@ -6,10 +6,10 @@ import pytest
 
 from partitiond.advise.exposition import Scrape, parse
 from partitiond.advise.readings import EngineKey, Reading, readings_of
-from partitiond.engines.simulated.exposition import render
-from partitiond.engines.simulated.loop import EngineLoop
-from partitiond.simulation.batch import Batch
-from partitiond.simulation.steps import constant_steps
+from partitiond.simulated.engine.exposition import render
+from partitiond.simulated.engine.loop import EngineLoop
+from partitiond.simulated.replay.batch import Batch
+from partitiond.simulated.replay.steps import constant_steps
 from tests.advise.looks import captured
 
 OLD = """\

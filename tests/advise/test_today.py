@@ -12,7 +12,7 @@ from partitiond.advise.today import (
     resolved,
 )
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.units import GIB
 
 

@@ -3,8 +3,8 @@
 from collections.abc import AsyncGenerator
 
 from partitiond.controller.watchers import Watchers
-from partitiond.core.convergence import Convergence, PlanState
 from partitiond.core.errors import NotFoundError
+from partitiond.core.replica.convergence import Convergence, PlanState
 
 
 class FakeConvergence:

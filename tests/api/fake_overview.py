@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from partitiond.controller.overview import OverviewDesk, Sources
-from partitiond.core.spec import ModelSpec
-from partitiond.core.traffic import NO_WINDOW, TrafficWindow
+from partitiond.controller.views.overview import OverviewDesk, Sources
+from partitiond.core.demand.traffic import NO_WINDOW, TrafficWindow
+from partitiond.core.model.spec import ModelSpec
 from partitiond.ports.fit import Fit
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from partitiond.core.errors import ConflictError, NotFoundError
-from partitiond.core.releases import Release, ReleaseState
-from partitiond.core.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.replica.releases import Release, ReleaseState
 
 SPEC = ModelSpec("a", ModelSource(SourceKind.HUB, "org/a", "r1"))
 NEWER = dataclasses.replace(SPEC, source=ModelSource(SourceKind.HUB, "org/a", "r2"))

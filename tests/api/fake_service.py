@@ -6,31 +6,25 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
-from partitiond.controller.cordons import device_named, with_cordons
-from partitiond.controller.sleeping import check_may_sleep
-from partitiond.controller.usage import UsageDesk
+from partitiond.controller.demand.sleeping import check_may_sleep
+from partitiond.controller.keys.usage import UsageDesk
+from partitiond.controller.runtime.cordons import device_named, with_cordons
 from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import ConflictError
-from partitiond.core.hardware import Device, DeviceDetails, DeviceKind, SharingMode
-from partitiond.core.keys import KeyTerms, KeyUse
-from partitiond.core.partition import CpuCores
-from partitiond.core.plan import (
-    Certificate,
-    Infeasible,
-    Objective,
-    Plan,
-    PlanDiff,
-    Status,
-)
-from partitiond.core.plan_answers import (
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.partition import CpuCores
+from partitiond.core.keys.record import KeyTerms, KeyUse
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.answers import (
     Alternative,
     PlanAnswers,
     PlanProgress,
     PlanQuestion,
     figures_of,
 )
-from partitiond.core.profile import Profile
-from partitiond.core.spec import ModelSpec
+from partitiond.core.plan.record import Certificate, Infeasible, Objective, Plan, PlanDiff, Status
+from partitiond.core.profile.record import Profile
 from partitiond.core.units import Bytes
 from partitiond.ports import (
     ENDED,

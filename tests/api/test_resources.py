@@ -5,12 +5,13 @@ import pytest
 
 from partitiond import serde
 from partitiond.core.errors import StoreError
-from partitiond.core.hardware import SharingMode
-from partitiond.core.partition import PartitionSize
-from partitiond.core.plan import Infeasible
-from partitiond.core.profile import Footprint, Knee, Profile, ProfileKind, Provenance
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.workload import Workload
+from partitiond.core.plan.record import Infeasible
+from partitiond.core.profile.points import Footprint, Knee
+from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import Bytes
-from partitiond.core.workload import Workload
 from tests.api.fake_service import FakeService
 
 PROFILE = Profile(

@@ -5,7 +5,7 @@ import pytest
 from bench.bench_dispatch import Job, planned, run, spread
 from bench.dispatch_affinity import converse
 from bench.dispatch_cases import FLEETS
-from partitiond.simulation.dispatch import DispatchOptions
+from partitiond.simulated.replay.dispatch import DispatchOptions
 
 
 def goodput(policy: str, rate: float) -> float:

@@ -4,7 +4,7 @@ import pytest
 
 from bench.bench_lengths import by_roofline, groups, leave_one_out, report
 from bench.measured_profiles import interpolated_rate
-from partitiond.core.workload import Workload
+from partitiond.core.model.workload import Workload
 from tests.core.transfer_samples import SHORT_ANSWERS, cores, rate, source, subject
 
 CHAT = Workload(512, 256)

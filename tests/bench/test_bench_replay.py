@@ -9,11 +9,11 @@ from bench.bench_mixed_plan import rows_of
 from bench.bench_mixed_plan import table as mixed_table
 from bench.bench_replay import misses, replay_case, table
 from bench.replay_cases import closed_loop, fleet_case, instance_cases, measured, measured_case
-from partitiond.simulation.comparison import ComparedFigure, Difference, by_figure
-from partitiond.simulation.outcome import Outcome
-from partitiond.simulation.promise import promises
-from partitiond.simulation.replay import OfferedLoad
-from tests.simulation.samples import candidate, plan
+from partitiond.simulated.replay.comparison import ComparedFigure, Difference, by_figure
+from partitiond.simulated.replay.outcome import Outcome
+from partitiond.simulated.replay.promise import promises
+from partitiond.simulated.replay.replay import OfferedLoad
+from tests.simulated.replay.samples import candidate, plan
 
 PROFILES = Path(__file__).parents[2] / "profiles"
 FLEET = """

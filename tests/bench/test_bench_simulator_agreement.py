@@ -14,12 +14,12 @@ from bench.bench_simulator_agreement import admitted, arrivals_of, host_trace, m
 from loadgen.records import Outcome, Record
 from loadgen.runs import OPEN, Run
 from partitiond.core.errors import InputError
-from partitiond.core.hardware import SharingMode
-from partitiond.core.partition import CpuCores
-from partitiond.core.spec import ModelSource, ModelSpec, SourceKind
-from partitiond.simulation.fitting import EngineTrace, HostTrace
-from tests.simulation.made_runs import TRUE, made_run
-from tests.simulation.samples import candidate, plan
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import CpuCores
+from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.simulated.replay.fitting import EngineTrace, HostTrace
+from tests.simulated.replay.made_runs import TRUE, made_run
+from tests.simulated.replay.samples import candidate, plan
 
 SECONDS, WARM_UP = 60.0, 5.0
 

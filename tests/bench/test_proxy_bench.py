@@ -18,7 +18,7 @@ from bench.proxy.__main__ import main, read_arguments
 from bench.proxy.measure import Results
 from bench.proxy.native import Load, Upstream
 from bench.proxy.proxies import Setting, program, routing_table
-from partitiond.core.routing import RoutingTable
+from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.serde import from_json, to_json
 from tests.machine import in_time
 

@@ -15,16 +15,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from partitiond.core.keys import KeyTerms
-from partitiond.core.rates import BudgetUse
-from partitiond.core.routing import BudgetPeriod
-from partitiond.core.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount
+from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount
+from partitiond.core.dispatch.routing import BudgetPeriod
+from partitiond.core.keys.rates import BudgetUse
+from partitiond.core.keys.record import KeyTerms
 from partitiond.devices.mps.record import RECORD, MpsRecord, write
 from partitiond.devices.partitions.journal import DeviceJournal, EntryKind
-from partitiond.engines.journal import RunFolder
-from partitiond.process_identity import ProcessId
-from partitiond.proxy.budgets_file import BUDGETS_FILE, BudgetsFile
-from partitiond.proxy.traffic import LAST_FILE, leave_behind
+from partitiond.engines.process.journal import RunFolder
+from partitiond.platform.process_identity import ProcessId
+from partitiond.proxy.keys.budgets_file import BUDGETS_FILE, BudgetsFile
+from partitiond.proxy.telemetry.traffic import LAST_FILE, leave_behind
 from partitiond.run_folder import RunFolderOwner
 from partitiond.serde import to_jsonable, to_stored_json
 from partitiond.store import open_store

@@ -13,22 +13,22 @@ from typing import Any
 import pytest
 
 from partitiond import serde
-from partitiond.core.drift import LedgerEntry
-from partitiond.core.drift_follow import Correction
+from partitiond.core.demand.traffic import TrafficSample
+from partitiond.core.dispatch.routing import BudgetPeriod, RoutingTable
+from partitiond.core.drift.correction import Correction
+from partitiond.core.drift.detection import LedgerEntry
 from partitiond.core.errors import InputError
-from partitiond.core.plan import Plan
-from partitiond.core.profile import Profile
-from partitiond.core.rates import BudgetUse
-from partitiond.core.routing import BudgetPeriod, RoutingTable
-from partitiond.core.spec import ModelSpec
-from partitiond.core.traffic import TrafficSample
+from partitiond.core.keys.rates import BudgetUse
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Plan
+from partitiond.core.profile.record import Profile
 from partitiond.devices.mps.record import MpsRecord
 from partitiond.devices.mps.record import read as read_record
 from partitiond.devices.partitions.journal import EntryKind, read_entries
-from partitiond.engines.journal import RunFolder
-from partitiond.engines.process import ProcessId
+from partitiond.engines.process.journal import RunFolder
+from partitiond.engines.process.signals import ProcessId
 from partitiond.ports import EngineLaunch, Job, KeyRecord
-from partitiond.proxy.budgets_file import BudgetsFile
+from partitiond.proxy.keys.budgets_file import BudgetsFile
 from partitiond.proxy.process import ProxyIdentity
 from partitiond.run_folder import RunFolderOwner
 from partitiond.store.lock import LockHolder

@@ -10,9 +10,9 @@ import httpx
 
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import ConflictError, PartitiondError
-from partitiond.core.releases import ReleaseState
-from partitiond.engines.process import REPLICA_DIR_VARIABLE
-from partitiond.fault_points import FaultPoint
+from partitiond.core.replica.releases import ReleaseState
+from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
+from partitiond.platform.fault_points import FaultPoint
 from partitiond.ports import JobState, KeyRecord, ProfileOptions
 from tests.chaos.nursery import ForkedDaemon, Nursery
 from tests.e2e.harness import Fleet, wait_for
@@ -142,7 +142,7 @@ class KilledFleet(Fleet):
                 continue
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"partitiond.engines.simulated" not in words:
+                if b"partitiond.simulated.engine" not in words:
                     continue
                 for variable in (entry / "environ").read_bytes().split(b"\0"):
                     if variable.startswith(mark):

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from partitiond.settings import load_settings
+from partitiond.settings.schema import load_settings
 from tests.e2e.harness import clean_environment
 
 

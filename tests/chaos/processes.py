@@ -73,7 +73,7 @@ class EngineProcess:
 def simulated(path: Path, *flags: str) -> EngineProcess:
     """The simulated engine that partitiond ships."""
     speed = ("--token-seconds", str(TOKEN_SECONDS), "--max-num-seqs", "32")
-    command = ("-m", "partitiond.engines.simulated", "--model", "m", *speed, *flags)
+    command = ("-m", "partitiond.simulated.engine", "--model", "m", *speed, *flags)
     return EngineProcess(path, *command)
 
 

@@ -9,7 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute, RoutingTable
+from partitiond.core.dispatch.routing import (
+    ModelAvailability,
+    ModelRoute,
+    ReplicaRoute,
+    RoutingTable,
+)
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.supervisor import ProxyProcess
 

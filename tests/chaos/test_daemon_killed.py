@@ -1,10 +1,10 @@
 """The host converges after `kill -9` of the daemon at every step of every action.
 
-The points are the program's own list (`partitiond.fault_points`): a point without a case here fails
-a test. At each point a daemon ends in the middle of an action. The next daemon must by itself bring
-the host to the state in the store: each engine runs once, no unwanted engine runs, running engines
-are adopted and not restarted, and nothing that was stored is lost. Then the client repeats its
-request, which must succeed.
+The points are the program's own list (`partitiond.platform.fault_points`): a point without a case
+here fails a test. At each point a daemon ends in the middle of an action. The next daemon must by
+itself bring the host to the state in the store: each engine runs once, no unwanted engine runs,
+running engines are adopted and not restarted, and nothing that was stored is lost. Then the client
+repeats its request, which must succeed.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ import pytest
 
 import partitiond
 from partitiond.core.errors import PartitiondError
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.devices.partitions.journal import read_entries
-from partitiond.fault_points import VARIABLE, FaultPoint
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.platform.fault_points import VARIABLE, FaultPoint
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.chaos.killed_fleet import RENEWED, TOKEN_SECONDS, KilledFleet, kill
 from tests.chaos.nursery import Nursery, nursery
 from tests.e2e.harness import wait_for

@@ -10,7 +10,7 @@ import pytest
 
 from partitiond.cli.options import connect
 from partitiond.core.errors import PartitiondError
-from partitiond.settings import load_settings
+from partitiond.settings.schema import load_settings
 from tests.e2e.harness import clean_environment, wait_for
 from tests.machine import free_port
 

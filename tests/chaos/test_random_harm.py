@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.plan import Objective
+from partitiond.core.plan.record import Objective
 from partitiond.ports import ProfileOptions, ReplicaView
 from tests.e2e.harness import Fleet, Load, wait_for
 
@@ -89,7 +89,7 @@ def kill_daemon(fleet: Fleet, rng: random.Random) -> None:
     fleet.kill_daemon()
     if rng.random() < 0.5:
         with contextlib.suppress(AssertionError):
-            os.kill(fleet.process_with("partitiond.engines.simulated"), signal.SIGKILL)
+            os.kill(fleet.process_with("partitiond.simulated.engine"), signal.SIGKILL)
     fleet.start()
 
 
@@ -116,7 +116,7 @@ def engines_alive(fleet: Fleet) -> int:
     for pid in fleet.processes():
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            count += b"partitiond.engines.simulated" in words and b"-m" in words
+            count += b"partitiond.simulated.engine" in words and b"-m" in words
     return count
 
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
-from partitiond.core.partition import CpuCores, MpsShare
-from partitiond.core.traffic import ModelTraffic, ReplicaTraffic
+from partitiond.core.demand.traffic import ModelTraffic, ReplicaTraffic
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.partition import CpuCores, MpsShare
 from partitiond.core.units import GIB, Bytes
 from partitiond.ports import (
     DeviceOverview,

@@ -13,8 +13,8 @@ import typer
 import uvicorn
 
 from partitiond.api.app import create_app
-from partitiond.cli.commands_events import moment
 from partitiond.cli.options import this_person
+from partitiond.cli.watch.events import moment
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
 from tests.api.conftest import TOKEN
@@ -95,7 +95,7 @@ def test_events_are_narrowed_by_what_they_are(service: FakeService, cli: Cli) ->
 def test_an_export_is_complete_and_one_line_each(
     service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("partitiond.cli.commands_events.PAGE", 7)
+    monkeypatch.setattr("partitiond.cli.watch.events.PAGE", 7)
     for number in range(50):
         service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", str(number))
     lines = cli("events", "--lines").out.splitlines()
@@ -123,7 +123,7 @@ def test_following_goes_on_over_a_restart_and_misses_and_repeats_nothing(
         add(number)
 
     clock = types.SimpleNamespace(sleep=pause)
-    monkeypatch.setattr("partitiond.cli.commands_events.time", clock)
+    monkeypatch.setattr("partitiond.cli.watch.events.time", clock)
     add(0)
     followed = cli("events", "--lines", "--follow")
     told = [json.loads(line)["message"] for line in followed.out.splitlines()]
@@ -156,7 +156,7 @@ def test_a_table_of_events_begins_with_the_newest(service: FakeService, cli: Cli
 def test_of_more_events_than_one_question_gets_the_newest_are_shown(
     service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("partitiond.cli.commands_events.PAGE", 7)
+    monkeypatch.setattr("partitiond.cli.watch.events.PAGE", 7)
     for number in range(20):
         service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", str(number))
     few = cli("events", "--since", "2029-01-01", "--limit", "3", "--json")

@@ -6,7 +6,7 @@ import pytest
 
 from partitiond.cli.exits import Exit
 from partitiond.core.units import GIB
-from partitiond.simulated_gpus.host import SimulatedHost
+from partitiond.simulated.gpus.host import SimulatedHost
 from tests.cli.conftest import Cli
 
 

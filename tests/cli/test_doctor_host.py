@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.cli.doctor_driver import check_driver, check_gpus, check_nodes
-from partitiond.cli.doctor_facts import CgroupLimits, DeviceNode, HostFacts, host_facts
-from partitiond.cli.doctor_findings import CheckVerdict, DoctorFinding
-from partitiond.cli.doctor_mig import check_mig
-from partitiond.cli.doctor_mps import MpsFacts, OwnMps, check_mps
-from partitiond.core.hardware import DeviceDetails, ForeignProcess, MigInstance, SharingMode
-from partitiond.core.health import HealthReadings, XidEvent
+from partitiond.cli.doctor.driver import check_driver, check_gpus, check_nodes
+from partitiond.cli.doctor.facts import CgroupLimits, DeviceNode, HostFacts, host_facts
+from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding
+from partitiond.cli.doctor.mig import check_mig
+from partitiond.cli.doctor.mps import MpsFacts, OwnMps, check_mps
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.health import HealthReadings, XidEvent
+from partitiond.core.hardware.kinds import ForeignProcess, MigInstance, SharingMode
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
 from partitiond.devices.mps import ForeignMps

@@ -9,9 +9,9 @@ import pytest
 import typer.main
 
 from partitiond.cli.main import app
-from partitiond.core.objectives import BUYS
-from partitiond.core.plan import Objective
-from partitiond.settings import Settings
+from partitiond.core.plan.objectives import BUYS
+from partitiond.core.plan.record import Objective
+from partitiond.settings.schema import Settings
 from tests.cli.conftest import Cli
 
 HEAVY = ("pydantic", "fastapi", "ortools", "httpx", "sqlmodel", "rich", "matplotlib", "psutil")

@@ -10,10 +10,10 @@ import pytest
 import uvicorn
 
 from partitiond.api.app import create_app
-from partitiond.cli.key_options import budget_body, expiry_body
+from partitiond.cli.keys.options import budget_body, expiry_body
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
-from partitiond.core.keys import KeyUse
+from partitiond.core.keys.record import KeyUse
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli

@@ -4,11 +4,11 @@ import io
 
 from rich.console import Console
 
-from partitiond.cli.plan_steps import MAX_STEPS, changes_view, outage_lines
-from partitiond.core.outage import Outage
-from partitiond.core.plan import diff_plans
-from partitiond.core.plan_diff import DiffCost, diff_cost
-from tests.core.test_plan_diff import placed
+from partitiond.cli.plan.steps import MAX_STEPS, changes_view, outage_lines
+from partitiond.core.plan.diff import DiffCost, diff_cost
+from partitiond.core.plan.outage import Outage
+from partitiond.core.plan.record import diff_plans
+from tests.core.plan.test_diff import placed
 from tests.planner.build import gpu
 
 OLD, NEW = placed("a-1", gib=50), placed("a-1", gib=60)

@@ -24,7 +24,7 @@ def test_every_page_is_up_to_date(generator: ModuleType) -> None:
 
 
 def test_every_command_and_setting_is_on_its_page(generator: ModuleType) -> None:
-    from partitiond.settings import list_settings
+    from partitiond.settings.schema import list_settings
 
     assert "## `partitiond models add`" in generator.cli_page()
     settings = generator.settings_page()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.cli import setup_record as record
-from partitiond.cli.setup_host import SetupFacts, SetupHost, facts_of
-from partitiond.cli.setup_plan import _unsafe_for_root, steps_for
-from partitiond.cli.setup_steps import CommandStep, FileStep, SetupStep, StepProgress
+from partitiond.cli.setup import record
+from partitiond.cli.setup.host import SetupFacts, SetupHost, facts_of
+from partitiond.cli.setup.plan import _unsafe_for_root, steps_for
+from partitiond.cli.setup.steps import CommandStep, FileStep, SetupStep, StepProgress
 from partitiond.core.errors import DeviceError, InputError
 from tests.cli.conftest import Cli
 

@@ -10,21 +10,21 @@ from typing import Any
 import pynvml
 import pytest
 
-from partitiond.cli.doctor_facts import HostFacts
-from partitiond.cli.doctor_findings import CheckVerdict
-from partitiond.cli.doctor_gather import GatheredFacts, gpu_facts, judge
-from partitiond.cli.local_engines import local_engines
-from partitiond.core.partition import MpsShare
+from partitiond.cli.doctor.facts import HostFacts
+from partitiond.cli.doctor.findings import CheckVerdict
+from partitiond.cli.doctor.gather import GatheredFacts, gpu_facts, judge
+from partitiond.cli.profile.local_engines import local_engines
+from partitiond.core.hardware.partition import MpsShare
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.mps import MpsControl
 from partitiond.devices.mps.record import MpsRecord, write
 from partitiond.devices.partitions.journal import read_entries
-from partitiond.engines.journal import RunFolder, run_folders
+from partitiond.engines.process.journal import RunFolder, run_folders
 from partitiond.gpu_host import mps_program
-from partitiond.looks import DeadlineCalls
-from partitiond.process_identity import ProcessId
-from partitiond.settings import Settings, load_settings
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.platform.process_identity import ProcessId
+from partitiond.settings.schema import Settings, load_settings
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.cli.conftest import Cli
 from tests.engine_fixtures import simulated_launch
 

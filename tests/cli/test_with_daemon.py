@@ -279,8 +279,8 @@ def test_down_leaves_nothing(partitiond: Partitiond) -> None:
     """Last: it ends the daemon of this module."""
     assert partitiond.json("down") == {"stopped": True, "engines_kept": False}
     assert partitiond.daemon.wait(60) == 0
-    from partitiond.cli.doctor import processes_of
-    from partitiond.cli.doctor_leftovers import engine_folders
+    from partitiond.cli.doctor.checks import processes_of
+    from partitiond.cli.doctor.leftovers import engine_folders
 
     assert processes_of(partitiond.folder / "run") == []
     assert engine_folders(partitiond.folder / "run") == ()

@@ -17,7 +17,7 @@ from partitiond.client import ControlClient
 from partitiond.client.credentials import Credentials
 from partitiond.client.errors import from_problem
 from partitiond.client.streams import event_data
-from partitiond.core.convergence import PlanState
+from partitiond.core.dispatch.routing import KeyRates
 from partitiond.core.errors import (
     ConflictError,
     DaemonTimeoutError,
@@ -28,9 +28,9 @@ from partitiond.core.errors import (
     SpecError,
     UnauthorizedError,
 )
-from partitiond.core.plan_answers import PlanProgress, PlanQuestion
-from partitiond.core.routing import KeyRates
-from partitiond.core.spec import Demand, ModelSource, ModelSpec, Slo, SourceKind, Weights
+from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, Slo, SourceKind, Weights
+from partitiond.core.plan.answers import PlanProgress, PlanQuestion
+from partitiond.core.replica.convergence import PlanState
 from partitiond.ports import JobState, KeyView, ProfileOptions
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService

@@ -2,7 +2,7 @@
 
 import pytest
 
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
 from partitiond.devices.host import HostDevices
 from partitiond.ports import DeviceProvider

@@ -19,12 +19,12 @@ import httpx
 import pytest
 
 from partitiond.core.errors import StartFailedError
-from partitiond.core.footprint import BLOCK_TOKENS, kv_tokens
-from partitiond.core.hardware import DeviceKind
-from partitiond.core.workload import Workload
-from partitiond.engines import process
-from partitiond.engines.process import ProcessId
-from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.footprint import BLOCK_TOKENS, kv_tokens
+from partitiond.engines.process import signals as process
+from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.engines.process.signals import ProcessId
 from partitiond.ports import EngineHandle, EngineLaunch, EngineReport
 from tests.contract.engine_dialects import TestOtherRoutes, TestStreams, events
 from tests.engine_fixtures import (

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.mig import instance_bytes, place_of
-from partitiond.core.mig_changes import MigLayout, illegal
-from partitiond.core.mig_names import read_name
-from partitiond.core.partition import MigSlice
+from partitiond.core.hardware.partition import MigSlice
+from partitiond.core.mig.changes import MigLayout, illegal
+from partitiond.core.mig.geometry import instance_bytes, place_of
+from partitiond.core.mig.names import read_name
 from partitiond.core.units import Bytes
 from partitiond.devices.mig import MigControl, read_state
 from partitiond.devices.nvml import discover_gpus
-from partitiond.simulated_gpus import SimulatedHost
+from partitiond.simulated.gpus import SimulatedHost
 
 ALLOWED = "PARTITIOND_TEST_MIG"
 NOWHERE = Path("/nonexistent/helper.sock")
@@ -136,8 +136,8 @@ async def test_cuda_sees_the_instance_and_nothing_can_destroy_it_meanwhile(empty
 
 
 async def test_what_overlaps_is_refused_by_the_driver_too(empty: Here) -> None:
-    from partitiond.core.mig_changes import CreateGpuInstance
-    from partitiond.devices.mig.acting import perform
+    from partitiond.core.mig.changes import CreateGpuInstance
+    from partitiond.devices.mig.steps import perform
 
     control = MigControl("instances", NOWHERE)
     size = min(empty.state.profiles, key=lambda p: (p.memory_slices, p.name))

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.units import MIB
 from partitiond.devices.mps import MpsControl, MpsDaemon, without_mps_env
 from partitiond.devices.nvml import discover_gpus, used_bytes
-from partitiond.process_identity import start_ticks
-from partitiond.simulated_gpus import SimulatedHost
+from partitiond.platform.process_identity import start_ticks
+from partitiond.simulated.gpus import SimulatedHost
 from tests.machine import signal_all
 
 REAL_PROGRAM = "nvidia-cuda-mps-control"

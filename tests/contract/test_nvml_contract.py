@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import Device, DeviceDetails, SharingMode
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.units import GIB, MIB
 from partitiond.devices.host import HostDevices
 from partitiond.devices.nvml import XidWatch, discover_gpus, used_bytes
 from partitiond.serde import from_json, to_json
-from partitiond.simulated_gpus.host import SimulatedHost
+from partitiond.simulated.gpus.host import SimulatedHost
 
 ALLOCATED = 512 * MIB
 HOLD = """

@@ -17,7 +17,13 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import DeviceError, StartFailedError
-from partitiond.core.partition import MemoryShare, MigSlice, MpsShare, Partition, WholeDevice
+from partitiond.core.hardware.partition import (
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+    WholeDevice,
+)
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.mig import MigControl
 from partitiond.devices.mps import MpsControl, without_mps_env
@@ -26,7 +32,7 @@ from partitiond.devices.partitions import DeviceJournal, HostPartitions
 from partitiond.devices.partitions.gpus import NvmlGpus
 from partitiond.devices.partitions.journal import read_entries
 from partitiond.ports import EngineHandle, EngineLaunch, EngineReport
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.devices.partitions.world import handle, launch
 
 IDLE_BYTES = 64 * MIB

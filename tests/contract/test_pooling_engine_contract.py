@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from partitiond.core.errors import StartFailedError
-from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.ports import EngineHandle, EngineLaunch
 from tests.engine_fixtures import (
     chat_model_folder,

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from partitiond.core.hardware import Device
-from partitiond.core.profile import Telemetry
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.profile.points import Telemetry
 from partitiond.devices.cpu import discover_cpu
 from partitiond.devices.fake import fake_cpu
 from partitiond.devices.nvml import discover_gpus
@@ -19,7 +19,7 @@ from partitiond.devices.telemetry.exposure import FIGURES
 from partitiond.devices.telemetry.fake import FakeTelemetry
 from partitiond.ports.telemetry import TelemetrySource
 from partitiond.serde import from_json, to_json
-from partitiond.simulated_gpus import GpuDescription
+from partitiond.simulated.gpus import GpuDescription
 from tests.gpu_fixtures import MakeHost, make_host
 
 __all__ = ["make_host"]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from partitiond.controller.policy import ControllerPolicy, WatchPolicy
-from partitiond.core.architecture import Architecture
+from partitiond.core.demand.traffic import TrafficSample
+from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import (
     ConflictError,
     EngineError,
@@ -16,16 +17,13 @@ from partitiond.core.errors import (
     StartFailedError,
     StartTimedOutError,
 )
-from partitiond.core.keys import KeyUse
-from partitiond.core.observation import ReconcilePolicy
-from partitiond.core.profile import (
-    Profile,
-)
-from partitiond.core.routing import RoutingTable
-from partitiond.core.sleep import Traffic
-from partitiond.core.spec import ModelSpec
-from partitiond.core.traffic import TrafficSample
-from partitiond.engines.spawn import to_end
+from partitiond.core.keys.record import KeyUse
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.profile.record import Profile
+from partitiond.core.replica.observation import ReconcilePolicy
+from partitiond.core.replica.sleep import Traffic
+from partitiond.engines.process.spawn import to_end
 from partitiond.ports import (
     EngineExit,
     EngineHandle,

@@ -3,29 +3,15 @@
 import dataclasses
 from collections.abc import Sequence
 
-from partitiond.core.architecture import Architecture
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
-from partitiond.core.partition import CpuCores, PartitionSize
-from partitiond.core.plan import (
-    Candidate,
-    Certificate,
-    Objective,
-    Placement,
-    Plan,
-    Status,
-)
-from partitiond.core.profile import (
-    Footprint,
-    Knee,
-    Latency,
-    OperatingPoint,
-    Profile,
-    ProfileKind,
-    Provenance,
-)
-from partitiond.core.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.partition import CpuCores, PartitionSize
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.model.workload import Workload
+from partitiond.core.plan.record import Candidate, Certificate, Objective, Placement, Plan, Status
+from partitiond.core.profile.points import Footprint, Knee, Latency, OperatingPoint
+from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import GIB, MIB, Bytes
-from partitiond.core.workload import Workload
 from partitiond.ports import (
     ModelRecord,
 )

@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 
-from partitiond.core.spec import EngineOptions
-from partitiond.process_identity import start_ticks
+from partitiond.core.model.spec import EngineOptions
+from partitiond.platform.process_identity import start_ticks
 from partitiond.store import open_store
 from tests.controller.fakes import until
 from tests.controller.test_real_processes import SECONDS, RealHost, host, make, simulated

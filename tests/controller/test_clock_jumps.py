@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from partitiond.core.instants import utc_iso
-from partitiond.core.spec import Demand
+from partitiond.core.model.spec import Demand
 from partitiond.ports import JobState
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, until

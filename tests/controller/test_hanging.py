@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import NotFoundError, NotReadyError, PartitiondError
-from partitiond.core.hardware import silent_device
-from partitiond.core.keys import KeyTerms
-from partitiond.core.routing import RoutingTable
-from partitiond.core.spec import Demand
+from partitiond.core.hardware.kinds import silent_device
+from partitiond.core.keys.record import KeyTerms
+from partitiond.core.model.spec import Demand
 from partitiond.store import open_store
 from tests.controller.fakes import POLICY, until
 from tests.controller.samples import cpu, measured_profile, spec
@@ -195,7 +195,7 @@ async def test_no_pass_that_ends_is_no_sign_of_life(host: Host) -> None:
 async def test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("partitiond.controller.keys.TELL_SECONDS", 0.05)
+    monkeypatch.setattr("partitiond.controller.keys.desk.TELL_SECONDS", 0.05)
     key, _ = await host.service.create_key(KeyTerms())
     publish = host.proxy.publish
 

@@ -10,12 +10,12 @@ import pytest
 from partitiond.api.app import create_app
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.core.errors import StoreBusyError
-from partitiond.core.profile import ProfileKind
+from partitiond.core.profile.record import ProfileKind
 from partitiond.ports import JobState, ProfileOptions
 from partitiond.store import SqlStore, open_store
 from tests.controller.fakes import a_moment, until
+from tests.controller.profiles.test_jobs import Desk
 from tests.controller.samples import spec
-from tests.controller.test_jobs import Desk
 from tests.controller.test_service import Host
 from tests.store.holder import locked
 
@@ -78,7 +78,7 @@ async def test_what_was_measured_is_kept_once_the_lock_is_gone(host: Host) -> No
 async def test_a_job_that_ends_has_ended_as_soon_as_the_lock_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("partitiond.controller.jobs.WRITE_AGAIN_SECONDS", 3600.0)
+    monkeypatch.setattr("partitiond.controller.profiles.jobs.WRITE_AGAIN_SECONDS", 3600.0)
     store = open_store(tmp_path / "s.sqlite3", patience_seconds=0.01)
     desk = Desk(store)
     job = await desk.submit("a")

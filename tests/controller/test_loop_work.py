@@ -20,21 +20,31 @@ from partitiond import serde
 from partitiond.api import profile_rows
 from partitiond.api.app import create_app
 from partitiond.api.replies import ANSWERS
-from partitiond.controller import demands, holdings, launches, routes, staleness, targets, views
 from partitiond.controller.journal import MOST_AT_ONCE, Journal
-from partitiond.controller.loop import STARTS_PER_PASS, of_one_pass
-from partitiond.controller.routes import RoutedEngine, RoutePolicy, routing_from
+from partitiond.controller.plans import demands
+from partitiond.controller.profiles import staleness, targets
+from partitiond.controller.runtime import engine_matching as holdings
+from partitiond.controller.runtime import launches, routes
+from partitiond.controller.runtime.loop import STARTS_PER_PASS, of_one_pass
+from partitiond.controller.runtime.routes import RoutedEngine, RoutePolicy, routing_from
+from partitiond.controller.views import records as views
+from partitiond.core.demand.traffic import UsageCount
+from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import NotFoundError
-from partitiond.core.observation import Action, ObservedReplica, StartEngine, StopEngine, StopReason
-from partitiond.core.partition import MpsShare
-from partitiond.core.plan import Infeasible
-from partitiond.core.replica import ReplicaState
-from partitiond.core.routing import ModelAvailability
-from partitiond.core.traffic import UsageCount
+from partitiond.core.hardware.partition import MpsShare
+from partitiond.core.keys.usage import UsagePosition, Used
+from partitiond.core.plan.record import Infeasible
+from partitiond.core.replica.observation import (
+    Action,
+    ObservedReplica,
+    StartEngine,
+    StopEngine,
+    StopReason,
+)
+from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import Bytes
-from partitiond.core.usage import UsagePosition, Used
 from partitiond.devices.fake import fake_gpus
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
 from partitiond.ports import Event, KeyRecord, Store
 from partitiond.store import SqlStore, open_store
 from tests.controller.fakes import FakeClock

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from partitiond.core.errors import InputError
-from partitiond.core.plan_answers import PlanQuestion
-from partitiond.core.spec import Demand, ModelSpec
+from partitiond.core.model.spec import Demand, ModelSpec
+from partitiond.core.plan.answers import PlanQuestion
 from tests.controller.samples import measured_profile, spec
 from tests.controller.test_service import Host, serving
 

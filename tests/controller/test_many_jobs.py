@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from partitiond.controller.overview import JOBS_SHOWN
+from partitiond.controller.views.overview import JOBS_SHOWN
 from partitiond.ports import Job, JobState, ProfileOptions
 from partitiond.store import open_store
 from tests.controller.fakes import a_moment, until

@@ -10,20 +10,20 @@ from pathlib import Path
 import httpx
 import pytest
 
-from partitiond.clock import SystemClock
-from partitiond.controller.planning import PlanOptions
+from partitiond.controller.plans.planning import PlanOptions
 from partitiond.controller.policy import ControllerPolicy, WatchPolicy
-from partitiond.controller.profiling import ProfilingOptions
+from partitiond.controller.profiles.profiling import ProfilingOptions
 from partitiond.controller.service import Service, ServiceOptions
-from partitiond.core.observation import ReconcilePolicy
-from partitiond.core.plan import Infeasible, Plan
-from partitiond.core.spec import Demand, ModelSource, ModelSpec, SourceKind, Weights
-from partitiond.core.workload import Workload
+from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, SourceKind, Weights
+from partitiond.core.model.workload import Workload
+from partitiond.core.plan.record import Infeasible, Plan
+from partitiond.core.replica.observation import ReconcilePolicy
 from partitiond.devices.host import HostDevices
-from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.models.resolver import Resolver
 from partitiond.planner.api import solve
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
+from partitiond.platform.clock import SystemClock
 from partitiond.ports import Store
 from partitiond.profiler.runner import Profiler
 from partitiond.proxy.process import start_ticks

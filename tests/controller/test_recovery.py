@@ -5,18 +5,18 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from partitiond.controller.leases import Lease
-from partitiond.controller.planning import PlanDesk, PlanOptions
+from partitiond.controller.plans.planning import PlanDesk, PlanOptions
+from partitiond.controller.profiles.leases import Lease
 from partitiond.core.errors import StartFailedError
-from partitiond.core.hardware import SharingMode, silent_device
-from partitiond.core.health import DeviceHealth
-from partitiond.core.partition import CpuCores, PartitionSize
-from partitiond.core.plan import Infeasible, Plan
-from partitiond.core.plan_answers import PlanQuestion
-from partitiond.core.spec import Demand
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import SharingMode, silent_device
+from partitiond.core.hardware.partition import CpuCores, PartitionSize
+from partitiond.core.model.spec import Demand
+from partitiond.core.plan.answers import PlanQuestion
+from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import FakeDevices, fake_gpus
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
 from partitiond.ports import JobState, ProfileOptions
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, FakeRunner, until

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from partitiond.core.dispatch.routing import ModelRoute, RequestLimits
 from partitiond.core.errors import ConflictError
-from partitiond.core.routing import ModelRoute, RequestLimits
 from tests.controller.fakes import until
 from tests.controller.samples import measured_profile, spec
 from tests.controller.test_service import Host, serving

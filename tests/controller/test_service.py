@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from partitiond.controller.planning import PlanOptions, Solve
+from partitiond.controller.plans.planning import PlanOptions, Solve
 from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.service import Service, ServiceOptions
+from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import (
     ConflictError,
     EngineUnavailableError,
@@ -18,15 +19,14 @@ from partitiond.core.errors import (
     NotFoundError,
     StartFailedError,
 )
-from partitiond.core.health import DeviceHealth
-from partitiond.core.plan import Infeasible, Objective, Plan
-from partitiond.core.plan_answers import PlanQuestion
-from partitiond.core.profile import ProfileKind
-from partitiond.core.routing import ModelAvailability
-from partitiond.core.spec import Demand, EngineOptions, ModelSource, ModelSpec, SourceKind
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.model.spec import Demand, EngineOptions, ModelSource, ModelSpec, SourceKind
+from partitiond.core.plan.answers import PlanQuestion
+from partitiond.core.plan.record import Infeasible, Objective, Plan
+from partitiond.core.profile.record import ProfileKind
 from partitiond.devices.fake import FakeDevices
 from partitiond.planner.api import solve
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
 from partitiond.ports import JobState, ProfileOptions, Store
 from partitiond.store import open_store
 from tests.controller.fakes import (

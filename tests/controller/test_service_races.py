@@ -10,10 +10,10 @@ from partitiond.core.errors import (
     NotReadyError,
     PartitiondError,
 )
-from partitiond.core.plan import Infeasible, Plan
-from partitiond.core.spec import Demand, EngineOptions
+from partitiond.core.model.spec import Demand, EngineOptions
+from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.planner.api import solve
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
 from partitiond.ports import EngineHandle, JobState, ProfileOptions
 from partitiond.store import open_store
 from tests.controller.fakes import FakeRunner, a_moment, until

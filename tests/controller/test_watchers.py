@@ -10,7 +10,7 @@ from partitiond.core.errors import NotFoundError
 from partitiond.ports import ENDED, Job, JobState, Progress
 from partitiond.store import open_store
 from tests.controller.fakes import a_moment
-from tests.controller.test_jobs import Desk
+from tests.controller.profiles.test_jobs import Desk
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from partitiond.core.plan import (
+from partitiond.core.plan.record import (
     Certificate,
     ModelForecast,
     Objective,

@@ -4,13 +4,14 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
 
-from partitiond.core.device_room import holds
-from partitiond.core.hardware import SharingMode
-from partitiond.core.observation import ALLOCATING
-from partitiond.core.partition import CpuCores, PartitionSize
-from partitiond.core.plan import Candidate, Placement, SleepingFootprint
-from partitiond.core.profile import ProfileKind
-from partitiond.core.reconcile import (
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import CpuCores, PartitionSize
+from partitiond.core.hardware.room import overlap
+from partitiond.core.plan.record import Candidate, Placement, SleepingFootprint
+from partitiond.core.profile.record import ProfileKind
+from partitiond.core.replica.device_room import holds
+from partitiond.core.replica.observation import ALLOCATING
+from partitiond.core.replica.reconcile import (
     LIVE,
     Action,
     DrainReplica,
@@ -28,8 +29,7 @@ from partitiond.core.reconcile import (
     failures_after,
     reconcile,
 )
-from partitiond.core.replica import ReplicaEvent, ReplicaState, step
-from partitiond.core.room import overlap
+from partitiond.core.replica.states import ReplicaEvent, ReplicaState, step
 from partitiond.core.units import MIB, Bytes
 
 POLICY = ReconcilePolicy(

@@ -3,16 +3,10 @@
 import pytest
 
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware import (
-    HARDWARE,
-    CpuFigures,
-    DeviceKind,
-    SharingMode,
-    cpu_hardware,
-    find_hardware,
-    hardware_for_key,
-    measured_cpu,
-)
+from partitiond.core.hardware.cpus import cpu_hardware, measured_cpu
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import CpuFigures, DeviceKind, SharingMode
+from partitiond.core.hardware.lookup import find_hardware, hardware_for_key
 from partitiond.core.units import GIB, MIB
 
 FIGURES = CpuFigures("EPYC", 4, 1, 20e9, 50e9, 1e11, 4e11, True, "2026-01-01T00:00:00+00:00")
@@ -86,7 +80,7 @@ def test_a_slice_that_is_not_offered_is_answered_with_those_that_are() -> None:
 
 @pytest.mark.parametrize("spec", HARDWARE.values(), ids=lambda spec: spec.key)
 def test_every_kind_says_what_it_is_and_where_from(spec: object) -> None:
-    from partitiond.core.hardware import HardwareSpec
+    from partitiond.core.hardware.kinds import HardwareSpec
 
     assert isinstance(spec, HardwareSpec)
     assert spec.kind is DeviceKind.GPU
@@ -101,7 +95,7 @@ def test_every_kind_says_what_it_is_and_where_from(spec: object) -> None:
     "spec", [s for s in HARDWARE.values() if s.mig_profiles], ids=lambda spec: spec.key
 )
 def test_slices_fit_into_their_gpu(spec: object) -> None:
-    from partitiond.core.hardware import HardwareSpec
+    from partitiond.core.hardware.kinds import HardwareSpec
 
     assert isinstance(spec, HardwareSpec)
     for profile in spec.mig_profiles:

@@ -5,10 +5,10 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.hardware import SharingMode
-from partitiond.core.partition import MigSlice, MpsShare, WholeDevice
-from partitiond.core.plan import Placement, SleepingFootprint
-from partitiond.core.reconcile import (
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import MigSlice, MpsShare, WholeDevice
+from partitiond.core.plan.record import Placement, SleepingFootprint
+from partitiond.core.replica.reconcile import (
     DrainReplica,
     ForgetReplica,
     QuiesceReplica,
@@ -20,10 +20,10 @@ from partitiond.core.reconcile import (
     backoff_seconds,
     reconcile,
 )
-from partitiond.core.replica import ReplicaEvent, ReplicaState
+from partitiond.core.replica.states import ReplicaEvent, ReplicaState
 from partitiond.core.units import MIB, Bytes
+from tests.core.replica.test_reconcile import MEMORY_MIB, plans
 from tests.core.simulated_host import POLICY, SimulatedHost, placement
-from tests.core.test_reconcile import MEMORY_MIB, plans
 
 SERVING = ReplicaState.SERVING
 SLEEPING = ReplicaState.SLEEPING

@@ -4,17 +4,17 @@ import dataclasses
 
 import pytest
 
-from partitiond.core.autoscale import Autoscale
 from partitiond.core.errors import SpecError
-from partitiond.core.reconcile import (
+from partitiond.core.model.autoscale import Autoscale
+from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind
+from partitiond.core.replica.reconcile import (
     LIVE,
     DrainReplica,
     StartEngine,
     StopEngine,
     StopReason,
 )
-from partitiond.core.replica import ReplicaEvent, ReplicaState
-from partitiond.core.sleep import (
+from partitiond.core.replica.sleep import (
     STOPPED,
     Sleeper,
     Traffic,
@@ -29,7 +29,7 @@ from partitiond.core.sleep import (
     to_stop,
     waited_for,
 )
-from partitiond.core.spec import EngineOptions, ModelSource, ModelSpec, SourceKind
+from partitiond.core.replica.states import ReplicaEvent, ReplicaState
 from tests.controller.samples import cpu
 from tests.core.simulated_host import SimulatedHost, placement
 

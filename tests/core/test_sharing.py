@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.errors import ProfileError
-from partitiond.core.hardware import SharingMode
-from partitiond.core.interference import (
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.performance.interference import (
     DERATE_FROM,
     KAPPA_STEPS,
     Single,
@@ -21,7 +21,8 @@ from partitiond.core.interference import (
     predict_shared,
     sigma,
 )
-from partitiond.core.profile import PairRun, ReplicationRun, Sharing, Telemetry
+from partitiond.core.profile.points import Telemetry
+from partitiond.core.profile.sharing import PairRun, ReplicationRun, Sharing
 
 MODES = st.sampled_from((SharingMode.MEMORY, SharingMode.MPS, SharingMode.CORES))
 

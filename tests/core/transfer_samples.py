@@ -4,20 +4,16 @@ import dataclasses
 import random
 from typing import Final
 
-from partitiond.core.frontier import find_knee
-from partitiond.core.hardware import HARDWARE, HardwareSpec, SharingMode, cpu_hardware
-from partitiond.core.partition import PartitionSize
-from partitiond.core.profile import (
-    Footprint,
-    Latency,
-    OperatingPoint,
-    Profile,
-    ProfileKind,
-    Provenance,
-)
-from partitiond.core.transfer_fit import Source, Subject, TermFit
+from partitiond.core.hardware.cpus import cpu_hardware
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.transfer_fit import Source, Subject, TermFit
+from partitiond.core.profile.frontier import find_knee
+from partitiond.core.profile.points import Footprint, Latency, OperatingPoint
+from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import GIB, Bytes
-from partitiond.core.workload import Workload
 from partitiond.models.catalog import CATALOG
 
 TRUTH: Final = TermFit(1.3, 1.1, 0.8, 1.2, 0.9, 0.0, 0)

@@ -34,4 +34,4 @@ def test_sdist_and_wheel_are_complete_and_run_the_tour_from_an_empty_environment
         [sys.executable, str(CHECK), str(made)], capture_output=True, text=True, check=False
     )
     assert refused.returncode == 1
-    assert "it lacks partitiond/simulated_gpus/csrc/call.c" in refused.stderr
+    assert "it lacks partitiond/simulated/gpus/csrc/call.c" in refused.stderr

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond import systemd
+from partitiond.platform import systemd
 from tests.e2e.harness import clean_environment
 from tests.machine import free_port
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from partitiond import metrics
-from partitiond.proxy import families
+from partitiond.metrics import exposition as metrics
+from partitiond.proxy.telemetry import families
 from tests.test_docs import command_of
 
 ROOT = Path(__file__).resolve().parents[2]

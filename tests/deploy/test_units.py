@@ -90,7 +90,7 @@ def test_the_service_outlives_its_engines_and_they_outlive_it() -> None:
 def test_the_helper_and_its_socket_belong_together() -> None:
     socket = (UNITS / "partitiond-mig.socket").read_text()
     service = (UNITS / "partitiond-mig.service").read_text()
-    from partitiond.settings import GpuSettings
+    from partitiond.settings.schema import GpuSettings
 
     assert f"ListenStream={GpuSettings().mig_helper}\n" in socket
     assert "SocketGroup=partitiond\nSocketMode=0660" in socket

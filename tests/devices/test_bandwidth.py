@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import CpuFigures
+from partitiond.core.hardware.kinds import CpuFigures
 from partitiond.devices.bandwidth import (
     CACHE_NAME,
     cpu_figures,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.units import GIB, MIB
 from partitiond.devices.cpu import core_nodes, discover_cpu, hardware_key
 

@@ -13,8 +13,8 @@ import pytest
 
 from partitiond.core.errors import DeviceError
 from partitiond.devices.cuda import Cuda, CudaError
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
-from tests.simulated_gpus.processes import asked, end, holding, said, start
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
+from tests.simulated.gpus.processes import asked, end, holding, said, start
 
 GIB = 1 << 30
 MIB = 1 << 20

@@ -3,7 +3,7 @@
 import pytest
 
 from partitiond.core.errors import DeviceError, SpecError
-from partitiond.core.hardware import HARDWARE
+from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
 
 

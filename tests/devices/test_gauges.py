@@ -4,7 +4,7 @@ import psutil
 import pytest
 
 from partitiond.devices.gauges import LEAST_SECONDS, HostGauges
-from partitiond.simulated_gpus import GpuDescription
+from partitiond.simulated.gpus import GpuDescription
 from tests.gpu_fixtures import MakeHost, make_host
 
 __all__ = ["make_host"]

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import DeviceKind
-from partitiond.core.health import DeviceHealth
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.units import GIB
 from partitiond.devices.host import HostDevices
 from partitiond.devices.nvml import library_in_use
-from partitiond.simulated_gpus.host import SimulatedHost
+from partitiond.simulated.gpus.host import SimulatedHost
 
 
 def test_the_cpu_comes_last_and_can_be_left_out() -> None:

@@ -12,11 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from partitiond.core.routing import ModelAvailability, ModelRoute, ReplicaRoute, RoutingTable
-from partitiond.engines import commands
-from partitiond.engines.capabilities import capabilities_of
-from partitiond.engines.environment import EngineEnvironment
-from partitiond.engines.journal import RunFolder
+from partitiond.core.dispatch.routing import (
+    ModelAvailability,
+    ModelRoute,
+    ReplicaRoute,
+    RoutingTable,
+)
+from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.engines.process.journal import RunFolder
+from partitiond.engines.vllm import commands
+from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.e2e.conformance_cases import POOL
 from tests.e2e.conformance_client import ask
@@ -32,7 +37,7 @@ def simulated(folder: Path, name: str, *flags: str) -> Iterator[Path]:
     path = folder / f"{name}.sock"
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "partitiond.engines.simulated", "--uds", str(path)),
+            *(sys.executable, "-m", "partitiond.simulated.engine", "--uds", str(path)),
             *("--model", name, "--max-model-len", str(MAX_MODEL_LEN)),
             *("--token-seconds", "0.001", *flags),
         ],

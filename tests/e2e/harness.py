@@ -20,7 +20,7 @@ from partitiond.cli.options import read_token
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import PartitiondError
 from partitiond.ports import Job, JobState, ReplicaView
-from partitiond.settings import load_settings
+from partitiond.settings.schema import load_settings
 from tests.machine import SLOWEST, free_port, signal_all
 
 T = TypeVar("T")

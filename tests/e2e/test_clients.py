@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from partitiond.engines import install
-from partitiond.engines.environment import EngineEnvironment
+from partitiond.engines.install import install
+from partitiond.engines.install.environment import EngineEnvironment
 from tests.e2e.clients import environments, recipes
 from tests.e2e.clients.stand import KEY, MODEL, NARROW, Stand, real_stand, simulated_stand
 from tests.e2e.harness import wait_for

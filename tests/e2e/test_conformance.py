@@ -15,7 +15,7 @@ from typing import Final
 
 import pytest
 
-from partitiond.proxy.routes import BY_PATH
+from partitiond.proxy.request.routes import BY_PATH
 from tests.e2e.conformance_cases import (
     CLASSIFIER,
     CLASSIFYING_CASES,

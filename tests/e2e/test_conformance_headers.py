@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from partitiond.core.routing import ModelAvailability, ModelRoute
+from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 from tests.e2e.conformance_cases import CHAT, COMPLETIONS, MODEL
 from tests.e2e.conformance_client import Reply, ask, connect
 from tests.e2e.conformance_engines import proxy_for, serving, simulated

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from partitiond.core.convergence import Convergence, PlanState
-from partitiond.core.observation import HOPELESS_FAILURES
+from partitiond.core.replica.convergence import Convergence, PlanState
+from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.ports import ReplicaView
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet
 from tests.machine import signal_all

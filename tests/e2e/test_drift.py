@@ -7,7 +7,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from partitiond.core.profile import Latency, OperatingPoint, Profile
+from partitiond.core.profile.points import Latency, OperatingPoint
+from partitiond.core.profile.record import Profile
 from partitiond.ports import JobState, ProfileOptions, ReplicaView
 from partitiond.ports.drift import DriftReport
 from tests.e2e.harness import Fleet, wait_for

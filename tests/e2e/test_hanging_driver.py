@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from partitiond.core.errors import PartitiondError
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import wait_for
 from tests.e2e.test_simulated_gpus import CONVERGE_SECONDS, GpuFleet
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.devices.partitions.journal import EntryKind, read_entries
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import clean_environment, wait_for
 from tests.e2e.test_simulated_gpus import CONVERGE_SECONDS, GpuFleet, planned_in
 

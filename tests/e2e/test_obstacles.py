@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.obstacles import Obstacle, ObstacleKind
-from partitiond.core.spec import ModelSource, SourceKind
+from partitiond.core.model.spec import ModelSource, SourceKind
+from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.models.catalog import entry_of
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import clean_environment, wait_for
 from tests.e2e.test_simulated_gpus import CONVERGE_SECONDS, GpuFleet
 

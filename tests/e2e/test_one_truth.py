@@ -12,7 +12,7 @@ from partitiond.cli.main import main
 from partitiond.cli.output import out
 from partitiond.core.units import GIB, Bytes, format_bytes
 from partitiond.ports import Overview, ReplicaView
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import wait_for
 from tests.e2e.test_simulated_gpus import CONVERGE_SECONDS, GpuFleet
 

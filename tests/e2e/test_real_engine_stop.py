@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.engines import process
-from partitiond.engines.environment import EngineEnvironment
-from partitiond.engines.process import ProcessId
+from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.engines.process import signals as process
+from partitiond.engines.process.signals import ProcessId
 from partitiond.ports import EngineHandle
 from tests.chaos.raw_client import Answer, RawClient, ask
 from tests.chaos.rig import ProxyUnderTest, proxy_under_test, replica

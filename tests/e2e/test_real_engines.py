@@ -13,8 +13,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from partitiond.core.plan import Status
-from partitiond.core.profile import ProfileKind
+from partitiond.core.plan.record import Status
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import MIB
 from partitiond.ports import JobState, ProfileOptions
 from tests.e2e.harness import Fleet, Load, wait_for

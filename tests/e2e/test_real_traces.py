@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from partitiond.engines.environment import EngineEnvironment
-from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.engines.process.runner import ProcessEngineRunner
 from tests.chaos.rig import proxy_under_test, replica, until
 from tests.controller.samples import placement
 from tests.engine_fixtures import (

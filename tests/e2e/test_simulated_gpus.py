@@ -17,14 +17,14 @@ import psutil
 import pytest
 
 from partitiond.core.errors import ConflictError, PartitiondError
-from partitiond.core.hardware import SharingMode
-from partitiond.core.partition import MigSlice
-from partitiond.core.plan import Objective, Placement
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import MigSlice
+from partitiond.core.plan.record import Objective, Placement
 from partitiond.core.units import GIB
 from partitiond.devices.mps import MpsControl
 from partitiond.devices.partitions.journal import EntryKind, EntryState, read_entries
 from partitiond.ports import ReplicaView
-from partitiond.simulated_gpus import GpuDescription, HostDescription, KillPoint, SimulatedHost
+from partitiond.simulated.gpus import GpuDescription, HostDescription, KillPoint, SimulatedHost
 from tests.e2e.harness import Fleet, wait_for
 from tests.machine import signal_all
 

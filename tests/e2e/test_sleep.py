@@ -14,7 +14,7 @@ import pytest
 
 from partitiond.core.units import MIB
 from partitiond.ports import ReplicaView
-from partitiond.simulated_gpus import SimulatedHost
+from partitiond.simulated.gpus import SimulatedHost
 from tests.e2e.harness import Fleet, clean_environment, wait_for
 
 BODY = {

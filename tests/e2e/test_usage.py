@@ -9,7 +9,7 @@ from partitiond.ports import JobState, ProfileOptions
 from partitiond.ports.usage import UsageLine
 from tests.e2e.harness import Fleet, wait_for
 from tests.e2e.test_drift import BODY, SETTINGS, serving
-from tests.proxy.test_metrics import labelled
+from tests.proxy.telemetry.test_metrics import labelled
 
 pytestmark = pytest.mark.slow
 
@@ -77,9 +77,9 @@ def test_every_request_is_booked_once(tmp_path: Path) -> None:
 
 def the_page_is_whole(fleet: Fleet) -> None:
     """What a real daemon and a real endpoint tell: every metric is there, with its labels."""
-    from partitiond import metrics
-    from partitiond.proxy import families
-    from partitiond.proxy.merged import Samples
+    from partitiond.metrics import exposition as metrics
+    from partitiond.proxy.telemetry import families
+    from partitiond.proxy.workers.merge_answers import Samples
 
     token = fleet.settings.token_path.read_text().strip()
     answer = httpx.get(

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from partitiond.engines.capabilities import capabilities_of
-from partitiond.engines.environment import EngineEnvironment
-from partitiond.engines.vllm import MIG_PLUGIN, PLUGINS, environment
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.engines.vllm.capabilities import capabilities_of
+from partitiond.engines.vllm.launch import MIG_PLUGIN, PLUGINS, environment
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.engine_fixtures import engine_environment, vllm_launch
 
 __all__ = ["engine_environment"]

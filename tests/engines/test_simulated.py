@@ -12,15 +12,15 @@ import httpx
 import pytest
 
 from partitiond import serde
-from partitiond.engines.commands import SIMULATED_KV_BYTES_PER_TOKEN, kv_bytes_per_token
-from partitiond.engines.runner import ProcessEngineRunner
-from partitiond.engines.simulated.refusals import RefusedError
-from partitiond.engines.simulated.requests import read_generation
+from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.engines.vllm.commands import SIMULATED_KV_BYTES_PER_TOKEN, kv_bytes_per_token
 from partitiond.models.catalog import CATALOG
 from partitiond.ports import EngineHandle
-from partitiond.simulation.steps import StepModel
+from partitiond.simulated.engine.refusals import RefusedError
+from partitiond.simulated.engine.requests import read_generation
+from partitiond.simulated.replay.steps import StepModel
 from tests.engine_fixtures import short_dir, simulated_launch
-from tests.simulation.test_steps import profile_of, throughput
+from tests.simulated.replay.test_steps import profile_of, throughput
 
 __all__ = ["short_dir"]
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.engines.simulated import completions, messages, pooling, structured, tokens
-from partitiond.engines.simulated.generation import Generation
-from partitiond.engines.simulated.refusals import RefusedError, flag, read_body, whole
-from partitiond.engines.simulated.requests import read_generation
-from partitiond.engines.simulated.responses import read_response
+from partitiond.simulated.engine import completions, messages, pooling, structured, tokens
+from partitiond.simulated.engine.generation import Generation
+from partitiond.simulated.engine.refusals import RefusedError, flag, read_body, whole
+from partitiond.simulated.engine.requests import read_generation
+from partitiond.simulated.engine.responses import read_response
 
 MODEL = "tiny"
 

@@ -9,11 +9,11 @@ import pytest
 
 from partitiond.core.errors import StartFailedError
 from partitiond.core.units import GIB, MIB
-from partitiond.engines.commands import kv_bytes_per_token, planned_kv_tokens
-from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.engines.vllm.commands import kv_bytes_per_token, planned_kv_tokens
 from partitiond.models.catalog import CATALOG
 from partitiond.ports import EngineLaunch
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.engine_fixtures import short_dir, simulated_launch
 
 __all__ = ["short_dir"]

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from partitiond.engines.process import REPLICA_DIR_VARIABLE
+from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
 
 PARENTS = 8
 """So many that at no moment all of their children are just being replaced."""

@@ -7,7 +7,7 @@ import pytest
 
 from bench.gpu_check.engine_python import with_folder
 from partitiond.core.errors import EngineUnavailableError
-from partitiond.engines.environment import read_environment
+from partitiond.engines.install.environment import read_environment
 
 
 def fake_vllm(folder: Path) -> Path:

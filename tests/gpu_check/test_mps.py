@@ -6,7 +6,7 @@ import pytest
 
 from bench.gpu_check.mps import MpsUnavailableError, control_program, mps
 from partitiond.devices.fake import fake_cpu, fake_gpus
-from partitiond.simulated_gpus.mps_control import write_program
+from partitiond.simulated.gpus.mps_control import write_program
 
 GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
 

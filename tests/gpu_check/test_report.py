@@ -6,8 +6,8 @@ from bench.gpu_check import paper
 from bench.gpu_check.ledger import Ledger, Subject
 from bench.gpu_check.report import Run, Section, cell, columns, markdown, page, sections
 from bench.gpu_check.schedule import Trial
-from partitiond.core.footprint import max_batch
-from partitiond.core.workload import Workload
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.footprint import max_batch
 from partitiond.models.catalog import CATALOG
 
 RUN = Run("2026-01-01T00:00:00+00:00", 540.0, 12.0, ("1.facts",))

@@ -10,7 +10,7 @@ import pytest
 
 from bench.gpu_check.__main__ import main
 from partitiond import serde
-from partitiond.core.profile import Profile
+from partitiond.core.profile.record import Profile
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ from bench.gpu_check.served import Left, _split, missing_packages
 from bench.gpu_check.side_by_side import Together
 from bench.gpu_check.steps.contract import outcome_of
 from bench.gpu_check.steps.killed import Seen
-from partitiond.core.profile import Telemetry
+from partitiond.core.profile.points import Telemetry
 
 
 @pytest.mark.parametrize(("total", "parts"), [(512, 8), (5, 2), (1, 3), (0, 1)])

@@ -13,8 +13,8 @@ from bench.gpu_check.load_worker import WINDOW_E2EL, Gate
 from bench.gpu_check.runs import union_of
 from loadgen import LoadgenError
 from loadgen.connection import now
-from partitiond.core.profile import ReplicationRun
-from partitiond.core.workload import Workload
+from partitiond.core.model.workload import Workload
+from partitiond.core.profile.sharing import ReplicationRun
 from tests.gpu_check.test_lab import lab_of
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import SpecError
-from partitiond.core.spec import NAME_PATTERN, ModelSource, SourceKind
+from partitiond.core.model.spec import NAME_PATTERN, ModelSource, SourceKind
 from partitiond.models.catalog import CATALOG, QUANTISED, CatalogEntry, entry_of, source_for
 
 

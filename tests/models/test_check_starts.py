@@ -7,7 +7,7 @@ import pytest
 
 from partitiond.models import check_starts
 from partitiond.models.check_starts import check, main, start_once
-from partitiond.models.started import (
+from partitiond.models.start_results import (
     Start,
     StartResults,
     starts_from_json,

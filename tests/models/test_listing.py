@@ -4,7 +4,7 @@ import pytest
 
 from partitiond.models.catalog import CATALOG
 from partitiond.models.listing import count_text, engine_word, row_of, rows
-from partitiond.models.started import Start
+from partitiond.models.start_results import Start
 
 
 def test_every_model_has_a_row_in_the_catalog_s_order() -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from partitiond.engines.environment import EngineEnvironment
+from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.models.check_starts import start_once
-from partitiond.models.started import load_starts, tiny_configs
+from partitiond.models.start_results import load_starts, tiny_configs
 from tests.engine_fixtures import engine_environment  # noqa: F401
 
 pytestmark = pytest.mark.engine

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from partitiond.core.errors import ModelSourceError, SpecError
-from partitiond.core.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
-from partitiond.core.workload import Workload
+from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
+from partitiond.core.model.workload import Workload
 from partitiond.models.catalog import CATALOG, source_for
 from partitiond.models.resolver import Resolver
 from partitiond.ports import ModelResolver

@@ -2,10 +2,10 @@
 
 import pytest
 
-from partitiond.core.families import FAMILIES, architecture_from_config
+from partitiond.core.model.families import FAMILIES, architecture_from_config
 from partitiond.models.catalog import CATALOG, QUANTISED, CatalogEntry
 from partitiond.models.shrink import shrunk
-from partitiond.models.started import start_key, tiny_configs
+from partitiond.models.start_results import start_key, tiny_configs
 
 EVERY = [*CATALOG.values(), *QUANTISED.values()]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.families import FAMILIES, architecture_from_config
-from partitiond.engines.environment import EngineEnvironment
+from partitiond.core.model.families import FAMILIES, architecture_from_config
+from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.models.catalog import CATALOG
-from tests.core.families.configs import PUBLIC
-from tests.core.families.variants import variants
+from tests.core.model.families.configs import PUBLIC
+from tests.core.model.families.variants import variants
 from tests.engine_fixtures import engine_environment  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.engine

@@ -5,10 +5,11 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from partitiond.core.hardware import HARDWARE, Device, SharingMode
-from partitiond.core.interference import Interference
-from partitiond.core.plan import Candidate, ModelDemand, Objective
-from partitiond.core.spec import FaultDomain, Isolation, PlacementRules
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.model.spec import FaultDomain, Isolation, PlacementRules
+from partitiond.core.performance.interference import Interference
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective
 from partitiond.core.units import Bytes
 from tests.oracle.truth import Question, usable
 

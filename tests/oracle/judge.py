@@ -6,7 +6,7 @@ from collections import defaultdict
 from fractions import Fraction
 from typing import Final
 
-from partitiond.core.plan import (
+from partitiond.core.plan.record import (
     Certificate,
     Infeasible,
     ModelDemand,
@@ -16,8 +16,8 @@ from partitiond.core.plan import (
     Status,
 )
 from partitiond.planner.api import PlanRefusedError, solve
-from partitiond.planner.found import IMPOSSIBLE, NOT_FOUND
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.progress.answer import IMPOSSIBLE, NOT_FOUND
 from tests.oracle.truth import (
     MOST_LOADS,
     Load,

@@ -5,12 +5,13 @@ import random
 from fractions import Fraction
 from typing import Final
 
-from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
-from partitiond.core.interference import Interference
-from partitiond.core.partition import PartitionSize
-from partitiond.core.plan import Candidate, ModelDemand, Objective
-from partitiond.core.profile import ProfileKind
-from partitiond.core.spec import Demand, FaultDomain, Isolation, PlacementRules, Slo
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import Demand, FaultDomain, Isolation, PlacementRules, Slo
+from partitiond.core.performance.interference import Interference
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import Bytes
 from tests.oracle.aspects import ASPECTS
 from tests.oracle.truth import MIB, Question, all_loads, headroom

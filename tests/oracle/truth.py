@@ -13,10 +13,11 @@ from collections.abc import Collection, Iterator, Mapping
 from fractions import Fraction
 from typing import Final
 
-from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
-from partitiond.core.interference import Interference
-from partitiond.core.plan import Candidate, ModelDemand, Objective
-from partitiond.core.spec import FaultDomain, Isolation
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.model.spec import FaultDomain, Isolation
+from partitiond.core.performance.interference import Interference
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective
 
 MIB: Final = 1 << 20
 MPS_OVERHEAD_BYTES: Final = 256 * MIB

@@ -10,9 +10,10 @@ import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
 
-from partitiond.core.costs import idle_watts, max_watts, replica_watts
-from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode, headroom_bytes
-from partitiond.core.interference import (
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, headroom_bytes
+from partitiond.core.model.spec import FaultDomain, Isolation
+from partitiond.core.performance.interference import (
     DEFAULT,
     MAX_REPLICAS_PER_DEVICE,
     Interference,
@@ -20,8 +21,8 @@ from partitiond.core.interference import (
     mode_overhead_bytes,
     sigma,
 )
-from partitiond.core.plan import Candidate, ModelDemand, Objective
-from partitiond.core.spec import FaultDomain, Isolation
+from partitiond.core.plan.costs import idle_watts, max_watts, replica_watts
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective
 
 MOST_COPIES = 7
 """Of one candidate on one device; the instances are made so that more never fit."""

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
-from partitiond.core.interference import mode_overhead_bytes
-from partitiond.core.partition import PartitionSize
-from partitiond.core.plan import Candidate, ModelDemand
-from partitiond.core.profile import ProfileKind
-from partitiond.core.spec import Demand
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, headroom_bytes
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import Demand
+from partitiond.core.performance.interference import mode_overhead_bytes
+from partitiond.core.plan.record import Candidate, ModelDemand
+from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
 from tests.planner.brute import try_everything
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from partitiond.core.hardware import SharingMode
-from partitiond.core.plan import Candidate, ModelDemand, Objective
-from partitiond.core.spec import Isolation, PlacementRules
-from partitiond.planner.instance import build_instance
-from partitiond.planner.sites import Sites, build_sites
-from partitiond.planner.types import PRICE_SCALE, RATE_SCALE, PlanRequest
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.model.spec import Isolation, PlacementRules
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.sites import Sites, build_sites
+from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, PlanRequest
 from tests.planner.build import cpu, gpu, in_mig, on_cores, point, want
 
 MIG = (SharingMode.MIG,)

@@ -4,9 +4,9 @@ import dataclasses
 
 from hypothesis import strategies as st
 
-from partitiond.core.hardware import Device, SharingMode
-from partitiond.core.plan import Candidate, ModelDemand
-from partitiond.core.spec import FaultDomain, Isolation, PlacementRules, Slo
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.model.spec import FaultDomain, Isolation, PlacementRules, Slo
+from partitiond.core.plan.record import Candidate, ModelDemand
 from tests.planner.build import cpu, gpu, in_mig, on_cores, point, want
 
 MIG_PROFILES = ("1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")

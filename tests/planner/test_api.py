@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 
-from partitiond.core.hardware import SharingMode
-from partitiond.core.partition import CpuCores, MemoryShare, MpsShare, WholeDevice
-from partitiond.core.plan import Infeasible, Objective, Plan, Status, diff_plans
-from partitiond.core.spec import Demand, Isolation, Slo
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import CpuCores, MemoryShare, MpsShare, WholeDevice
+from partitiond.core.model.spec import Demand, Isolation, Slo
+from partitiond.core.plan.record import Infeasible, Objective, Plan, Status, diff_plans
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.api import solve
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 

@@ -4,22 +4,11 @@ import dataclasses
 
 import pytest
 
-from partitiond.core.estimate import estimate_profile
-from partitiond.core.hardware import HARDWARE, SharingMode
-from partitiond.core.partition import PartitionSize
-from partitiond.core.plan import Candidate, Plan
-from partitiond.core.precision import LOAD_QUANTISATIONS
-from partitiond.core.profile import (
-    CapacityTrial,
-    FrontierMemory,
-    PairRun,
-    Profile,
-    ProfileKind,
-    ReplicationRun,
-    Sharing,
-    capacity_req_per_s,
-)
-from partitiond.core.spec import (
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.precision import LOAD_QUANTISATIONS
+from partitiond.core.model.spec import (
     EngineOptions,
     ModelSource,
     ModelSpec,
@@ -28,12 +17,17 @@ from partitiond.core.spec import (
     SourceKind,
     Variant,
 )
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.estimate import estimate_profile
+from partitiond.core.plan.record import Candidate, Plan
+from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory
+from partitiond.core.profile.record import Profile, ProfileKind, capacity_req_per_s
+from partitiond.core.profile.sharing import PairRun, ReplicationRun, Sharing
 from partitiond.core.units import MIB, Bytes
-from partitiond.core.workload import Workload
 from partitiond.models.catalog import CATALOG
 from partitiond.planner.api import solve
-from partitiond.planner.candidates import candidates_for
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.types import PlanRequest
 from tests.planner.build import cpu, gpu
 
 FP8 = Variant("fp8", EngineOptions(quantization="fp8"))

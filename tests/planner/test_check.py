@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
-from partitiond.core.hardware import SharingMode
-from partitiond.core.partition import CpuCores, MemoryShare, MpsShare
-from partitiond.core.plan import Infeasible, ModelDemand, Placement, Plan, Status, Unplaced
-from partitiond.core.spec import Isolation, Slo
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import CpuCores, MemoryShare, MpsShare
+from partitiond.core.model.spec import Isolation, Slo
+from partitiond.core.plan.record import Infeasible, ModelDemand, Placement, Plan, Status, Unplaced
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 MODELS = (

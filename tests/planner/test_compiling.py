@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.plan import Objective
-from partitiond.core.plan_answers import PlanProgress
-from partitiond.planner.instance import build_instance
-from partitiond.planner.progress import CompilingStopped, SolveMonitor
-from partitiond.planner.types import PlanRequest
+from partitiond.core.plan.answers import PlanProgress
+from partitiond.core.plan.record import Objective
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.progress.watch import CompilingStopped, SolveMonitor
 from tests.planner.build import gpu, point, want
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "twelve-models.toml"
 TWELVE = f"""
 import json, sys
 from pathlib import Path
-from partitiond.fleet import load_fleet
-from partitiond.offline import plan_fleet
+from partitiond.fleet.file import load_fleet
+from partitiond.fleet.offline import plan_fleet
 plan = plan_fleet(load_fleet(Path({str(EXAMPLE)!r})))
 proof = plan.certificate
 print(json.dumps([proof.value, proof.bound, proof.status.value, "numba" in sys.modules]))
@@ -57,7 +57,7 @@ from partitiond.planner import warm
 if {compiled}:
     warm._DONE_HERE.set()
 from bench.planner.instances import request
-from partitiond.core.plan import Objective
+from partitiond.core.plan.record import Objective
 from partitiond.planner.api import solve
 asked = request("slack", 20, 8, 1, 5.0)
 asked = dataclasses.replace(asked, may_search=False, move_price=0.25, deterministic=True)

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from partitiond.core.hardware import Device, SharingMode
-from partitiond.core.partition import (
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.partition import (
     MemoryShare,
     MigSlice,
     MpsShare,
@@ -13,8 +13,8 @@ from partitiond.core.partition import (
     PartitionSize,
     WholeDevice,
 )
-from partitiond.core.plan import Candidate, ModelDemand, Placement
-from partitiond.core.spec import Isolation
+from partitiond.core.model.spec import Isolation
+from partitiond.core.plan.record import Candidate, ModelDemand, Placement
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.check.devices import check_device
 from tests.planner.build import gpu, point, want

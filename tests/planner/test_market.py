@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from bench.planner.instances import NO_INTERFERENCE, request
-from partitiond.core.plan import Objective
-from partitiond.planner.instance import build_instance
+from partitiond.core.plan.record import Objective
+from partitiond.planner.bounds.prices import bound_of
 from partitiond.planner.market import demand, value
 from partitiond.planner.market.choose import choose
 from partitiond.planner.market.rounds import Columns
 from partitiond.planner.market.value import HaltedError, MarketPrices
-from partitiond.planner.prices import bound_of
-from partitiond.planner.sites import Sites, build_sites
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.sites import Sites, build_sites
+from partitiond.planner.model.types import PlanRequest
 from tests.planner.build import gpu, point, want
 from tests.planner.problems import least_cost, level_of, most_goodput, random_sites
 

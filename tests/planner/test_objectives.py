@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.costs import replica_watts
 from partitiond.core.errors import SpecError
-from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan, Status
-from partitiond.core.plan_answers import figures_of
-from partitiond.core.spec import Demand, FaultDomain, Isolation, PlacementRules
+from partitiond.core.model.spec import Demand, FaultDomain, Isolation, PlacementRules
+from partitiond.core.plan.answers import figures_of
+from partitiond.core.plan.costs import replica_watts
+from partitiond.core.plan.record import Infeasible, ModelDemand, Objective, Plan, Status
 from partitiond.planner.api import solve
-from partitiond.planner.costs import device_units, true_bound
-from partitiond.planner.types import PRICE_SCALE, PlanRequest
+from partitiond.planner.model.costs import device_units, true_bound
+from partitiond.planner.model.types import PRICE_SCALE, PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 

@@ -9,20 +9,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.planner.instances import request as benchmark
-from partitiond.core.plan import ModelDemand, Objective, Placement, Plan, diff_plans
-from partitiond.planner.annealing import to_packing
+from partitiond.core.plan.record import ModelDemand, Objective, Placement, Plan, diff_plans
 from partitiond.planner.api import solve
-from partitiond.planner.assign import applied
-from partitiond.planner.improve import Improver
-from partitiond.planner.instance import build_instance
-from partitiond.planner.keeping import completed, improved, moves_of
+from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.kernels.anneal import count_gone
-from partitiond.planner.packing import Packing
-from partitiond.planner.prices import usual_prices
-from partitiond.planner.progress import SolveMonitor
-from partitiond.planner.running import staying_items
-from partitiond.planner.sites import build_sites
-from partitiond.planner.types import Instance, PlanRequest
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.sites import build_sites
+from partitiond.planner.model.types import Instance, PlanRequest
+from partitiond.planner.pack.assign import applied
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.pack.running import staying_items
+from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search.annealing import to_packing
+from partitiond.planner.search.improve import Improver
+from partitiond.planner.search.repair import completed, improved, moves_of
 from tests.planner.build import gpu, point, want
 
 GPUS = tuple(gpu(f"g{i}") for i in range(4))

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from partitiond.core.partition import CpuCores
-from partitiond.core.plan import ModelDemand, Placement, Plan, diff_plans
+from partitiond.core.hardware.partition import CpuCores
+from partitiond.core.plan.record import ModelDemand, Placement, Plan, diff_plans
 from partitiond.planner.api import solve
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 

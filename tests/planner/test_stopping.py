@@ -10,20 +10,21 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.plan import Infeasible, Objective, Status
-from partitiond.planner import nearest, scale
+from partitiond.core.plan.record import Infeasible, Objective, Status
 from partitiond.planner.api import solve
-from partitiond.planner.baselines import first_fit
-from partitiond.planner.complete import from_nothing
-from partitiond.planner.instance import build_instance
-from partitiond.planner.keeping import completed
-from partitiond.planner.members import Member, member
-from partitiond.planner.nearest import nearest_cost
-from partitiond.planner.packing import Packing
-from partitiond.planner.prices import usual_prices
-from partitiond.planner.progress import SolveMonitor, never
-from partitiond.planner.sites import build_sites
-from partitiond.planner.types import Instance, PlanRequest
+from partitiond.planner.bounds.prices import usual_prices
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.sites import build_sites
+from partitiond.planner.model.types import Instance, PlanRequest
+from partitiond.planner.pack.baselines import first_fit
+from partitiond.planner.pack.complete import from_nothing
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.progress.members import Member, member
+from partitiond.planner.progress.stop import never
+from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search import nearest, scale
+from partitiond.planner.search.nearest import nearest_cost
+from partitiond.planner.search.repair import completed
 from tests.planner.build import gpu, point, want
 
 LONG = {

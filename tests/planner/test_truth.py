@@ -5,22 +5,22 @@ import threading
 
 import pytest
 
-from partitiond.core.hardware import SharingMode
-from partitiond.core.interference import Interference
-from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan, Status
-from partitiond.core.spec import FaultDomain, PlacementRules, Slo
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.model.spec import FaultDomain, PlacementRules, Slo
+from partitiond.core.performance.interference import Interference
+from partitiond.core.plan.record import Infeasible, ModelDemand, Objective, Plan, Status
 from partitiond.core.units import GIB, MIB, Bytes
+from partitiond.planner.answers.certify import certify
 from partitiond.planner.api import solve
-from partitiond.planner.certify import certify
+from partitiond.planner.bounds.prices import bound_of
 from partitiond.planner.check import check_plan
-from partitiond.planner.figures import down, up
-from partitiond.planner.instance import build_instance
 from partitiond.planner.market.beside import ColumnWorker
-from partitiond.planner.portfolio import solve_portfolio
-from partitiond.planner.prices import bound_of
-from partitiond.planner.progress import SolveMonitor
-from partitiond.planner.sites import build_sites
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.figures import down, up
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.sites import build_sites
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search.portfolio import solve_portfolio
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 LEVELS = Interference((1.0, 1.1, 1.25, 1.5), (1.0, 1.1, 1.25, 1.5), 0.05, 0.02, 0.0)
@@ -137,7 +137,7 @@ def test_a_cost_without_one_of_the_models_is_refused(objective: Objective) -> No
 
 def _with_forecast(plan: Plan, model: str) -> Plan:
     """The plan that lists a model as unplaced, as if it fitted nowhere."""
-    from partitiond.core.plan import ModelForecast, Unplaced
+    from partitiond.core.plan.record import ModelForecast, Unplaced
 
     nothing = ModelForecast(model, 0, 0.0, 5.0, None, None, None)
     return dataclasses.replace(

@@ -11,10 +11,10 @@ from multiprocessing import forkserver
 import psutil
 import pytest
 
-from partitiond.core.plan import Infeasible, Objective, Plan
-from partitiond.core.plan_answers import PlanProgress
+from partitiond.core.plan.answers import PlanProgress
+from partitiond.core.plan.record import Infeasible, Objective, Plan
 from partitiond.planner.api import solve
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.worker import PlannerFailedError, solve_in_process
 from tests.e2e.harness import wait_for
 from tests.planner.build import cpu, gpu, on_cores, point, want

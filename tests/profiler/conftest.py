@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.architecture import Architecture
 from partitiond.core.errors import EngineError, StartFailedError
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
-from partitiond.core.spec import EngineOptions, ModelSource, ModelSpec, SourceKind
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind
+from partitiond.core.model.workload import Workload
 from partitiond.core.units import GIB, Bytes
-from partitiond.core.workload import Workload
 from partitiond.ports import (
     EngineExit,
     EngineHandle,

@@ -1,10 +1,10 @@
 """Holds trials as tests need them, without an engine."""
 
 from loadgen import Samples
-from partitiond.core.profile import Telemetry
-from partitiond.profiler.sampling import EngineSamples
+from partitiond.core.profile.points import Telemetry
 from partitiond.profiler.search import NextTrial, Purpose
-from partitiond.profiler.trial import Trial
+from partitiond.profiler.sweep.sampling import EngineSamples
+from partitiond.profiler.sweep.trial import Trial
 
 
 def proposal_of(batch: int, purpose: Purpose = Purpose.UP) -> NextTrial:

@@ -5,14 +5,15 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from partitiond.core.operating_points import named_point
-from partitiond.core.profile import LimitedBy, Profile, Telemetry
-from partitiond.core.spec import PointName
+from partitiond.core.model.spec import PointName
+from partitiond.core.profile.operating_points import named_point
+from partitiond.core.profile.points import LimitedBy, Telemetry
+from partitiond.core.profile.record import Profile
 from partitiond.ports import EngineReport, ProfileRequest
 from partitiond.profiler.assemble import MeasuredTrials, build_profile
-from partitiond.profiler.launch import plan_launch
 from partitiond.profiler.search import Purpose, SearchDone
-from partitiond.profiler.trial import FailedTrial, Trial
+from partitiond.profiler.sweep.launch import plan_launch
+from partitiond.profiler.sweep.trial import FailedTrial, Trial
 from tests.profiler.samples import proposal_of, trial_of
 
 RequestOf = Callable[..., ProfileRequest]

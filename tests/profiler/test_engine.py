@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.families import architecture_from_config
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
-from partitiond.core.profile import Profile
-from partitiond.core.spec import EngineOptions, ModelSource, ModelSpec, Slo, SourceKind
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.model.families import architecture_from_config
+from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, Slo, SourceKind
+from partitiond.core.model.workload import Workload
+from partitiond.core.profile.record import Profile
 from partitiond.core.units import GIB, Bytes
-from partitiond.core.workload import Workload
 from partitiond.devices.telemetry import HostTelemetry
-from partitiond.engines.environment import EngineEnvironment
+from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.ports import ProfileRequest, Progress, ResolvedModel
 from partitiond.profiler.runner import Profiler
 from tests.engine_fixtures import (

@@ -6,20 +6,20 @@ from typing import Any
 import pytest
 
 from loadgen import Outcome, Record
-from partitiond.clock import SystemClock
 from partitiond.core.errors import EngineError
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.units import GIB
+from partitiond.platform.clock import SystemClock
 from partitiond.ports import ProfileRequest
-from partitiond.profiler.arrangement import Arrangement, DeviceShare, Replica
-from partitiond.profiler.bench import Bench
-from partitiond.profiler.capacity import OpenTrial, run_open_trial
-from partitiond.profiler.launch import plan_launch
-from partitiond.profiler.load import load_of
+from partitiond.profiler.pairs.arrangement import Arrangement, DeviceShare, Replica
+from partitiond.profiler.pairs.side_by_side import WindowPlan, measure
 from partitiond.profiler.runner import Profiler
 from partitiond.profiler.search import NextTrial, Purpose
-from partitiond.profiler.side_by_side import WindowPlan, measure
-from partitiond.profiler.trial import FAILED, require_no_failures, run_trial
+from partitiond.profiler.sweep.bench import Bench
+from partitiond.profiler.sweep.capacity import OpenTrial, run_open_trial
+from partitiond.profiler.sweep.launch import plan_launch
+from partitiond.profiler.sweep.load import load_of
+from partitiond.profiler.sweep.trial import FAILED, require_no_failures, run_trial
 
 RequestOf = Callable[..., ProfileRequest]
 ONE_IN = 7

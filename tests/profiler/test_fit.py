@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.architecture import Architecture
-from partitiond.core.footprint import EngineLimits, kv_cache_bytes, kv_tokens
-from partitiond.core.hardware import DeviceKind
+from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.footprint import EngineLimits, kv_cache_bytes, kv_tokens
 from partitiond.core.units import GIB
-from partitiond.core.workload import Workload
 from partitiond.profiler.fit import (
     explain_footprint,
     point_footprint,

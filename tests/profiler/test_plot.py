@@ -6,21 +6,15 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import InputError
-from partitiond.core.frontier import find_knee
-from partitiond.core.hardware import SharingMode
-from partitiond.core.partition import PartitionSize
-from partitiond.core.profile import (
-    Footprint,
-    FrontierMemory,
-    Latency,
-    OperatingPoint,
-    Profile,
-    ProfileKind,
-    Provenance,
-)
-from partitiond.core.spec import Slo
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import Slo
+from partitiond.core.model.workload import Workload
+from partitiond.core.profile.confirmed import FrontierMemory
+from partitiond.core.profile.frontier import find_knee
+from partitiond.core.profile.points import Footprint, Latency, OperatingPoint
+from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import GIB, Bytes
-from partitiond.core.workload import Workload
 from partitiond.profiler.plot import MOST_PROFILES, plot, plot_profile
 
 MEASURED = ((1, 55), (2, 99), (4, 170), (8, 250), (11, 258), (16, 262), (32, 259))

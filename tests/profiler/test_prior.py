@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import CpuFigures, Device, DeviceKind
+from partitiond.core.hardware.kinds import CpuFigures, Device, DeviceKind
 from partitiond.core.units import GIB
 from partitiond.ports import ProfileRequest, Progress
-from partitiond.profiler.launch import plan_launch
 from partitiond.profiler.runner import Profiler, prior_of
+from partitiond.profiler.sweep.launch import plan_launch
 
 RequestOf = Callable[..., ProfileRequest]
 SLOW = CpuFigures("Test CPU", 2, 1, 1e9, 2e9, 1e10, 2e10, False, "2026-01-01T00:00:00+00:00")

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from partitiond.core.errors import EngineError, ExitedError, InputError, StartFailedError
-from partitiond.core.hardware import DeviceKind
-from partitiond.core.profile import LimitedBy, Profile, ProfileKind, Telemetry
-from partitiond.core.spec import EngineOptions, Slo
+from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.model.spec import EngineOptions, Slo
+from partitiond.core.model.workload import Workload
+from partitiond.core.profile.points import LimitedBy, Telemetry
+from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB
-from partitiond.core.workload import Workload
 from partitiond.devices.telemetry.fake import FakeTelemetry
 from partitiond.ports import ProfileRequest, Progress
 from partitiond.profiler.runner import Profiler
@@ -191,7 +192,7 @@ async def test_an_engine_that_dies_on_a_second_visit_is_not_planned_at_that_batc
 async def test_an_engine_that_hangs_is_started_again_below_that_batch(
     engines: Any, traits: Any, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("partitiond.profiler.bench.DEATH_NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr("partitiond.profiler.sweep.bench.DEATH_NOTICE_SECONDS", 0.1)
     traits.hangs_at_batch = 4
     profile = await Profiler(engines, stall_seconds=0.5).run(request_of(), ignore)
     assert 1 < max(p.batch for p in profile.points) < 4
@@ -205,7 +206,7 @@ async def test_a_trial_with_a_saturated_instrument_is_made_again_once(
     engines: Any, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verdicts = iter([(), ("it was late",)])  # of the warm-up and of the first trial
-    monkeypatch.setattr("partitiond.profiler.trial.saturation", lambda _: next(verdicts, ()))
+    monkeypatch.setattr("partitiond.profiler.sweep.trial.saturation", lambda _: next(verdicts, ()))
     profile = await Profiler(engines).run(request_of(max_batch=2), ignore)
     notes = " ".join(profile.provenance.notes)
     assert "was measured again: it was late" in notes
@@ -221,7 +222,7 @@ async def test_a_host_that_always_saturates_it_is_not_measured_twice(
         calls.append(1)
         return ("it was late",)
 
-    monkeypatch.setattr("partitiond.profiler.trial.saturation", always)
+    monkeypatch.setattr("partitiond.profiler.sweep.trial.saturation", always)
     profile = await Profiler(engines).run(request_of(max_batch=2), ignore)
     trials = sum(p.windows for p in profile.points)
     assert len(calls) == trials + 2  # a warm-up, and one trial made again

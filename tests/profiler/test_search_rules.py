@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.profile import LimitedBy
+from partitiond.core.profile.points import LimitedBy
 from partitiond.profiler.search import (
     NextTrial,
     Purpose,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import StartFailedError
-from partitiond.core.profile import Profile
-from partitiond.engines.process import ProcessId, is_alive
-from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.core.profile.record import Profile
+from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.engines.process.signals import ProcessId, is_alive
 from partitiond.ports import EngineHandle, EngineLaunch, ProfileRequest, Progress
 from partitiond.profiler.runner import Profiler
 

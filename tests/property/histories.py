@@ -9,10 +9,11 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 
-from partitiond.core.observation import ALLOCATING, StopReason
-from partitiond.core.partition import CpuCores, MigSlice, MpsShare, Partition
-from partitiond.core.plan import Placement, same_engine
-from partitiond.core.reconcile import (
+from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition
+from partitiond.core.hardware.room import fits, overlap
+from partitiond.core.plan.record import Placement, same_engine
+from partitiond.core.replica.observation import ALLOCATING, StopReason
+from partitiond.core.replica.reconcile import (
     LIVE,
     Action,
     DrainReplica,
@@ -24,9 +25,8 @@ from partitiond.core.reconcile import (
     backoff_seconds,
     reconcile,
 )
-from partitiond.core.replica import ReplicaEvent, ReplicaState
-from partitiond.core.room import fits, overlap
-from partitiond.core.sleep import STOPPED, held, stays
+from partitiond.core.replica.sleep import STOPPED, held, stays
+from partitiond.core.replica.states import ReplicaEvent, ReplicaState
 from partitiond.core.units import MIB, Bytes
 from tests.core.simulated_host import POLICY, SimulatedHost, placement
 

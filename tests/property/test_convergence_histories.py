@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.convergence import Convergence, PlanState, Standing, convergence
-from partitiond.core.observation import HOPELESS_FAILURES, LIVE, ObservedReplica
-from partitiond.core.plan import Placement, same_engine
-from partitiond.core.reconcile import (
+from partitiond.core.plan.record import Placement, same_engine
+from partitiond.core.replica.convergence import Convergence, PlanState, Standing, convergence
+from partitiond.core.replica.observation import HOPELESS_FAILURES, LIVE, ObservedReplica
+from partitiond.core.replica.reconcile import (
     DrainReplica,
     ForgetReplica,
     QuiesceReplica,
@@ -21,7 +21,7 @@ from partitiond.core.reconcile import (
     StopEngine,
     reconcile,
 )
-from partitiond.core.replica import ReplicaState
+from partitiond.core.replica.states import ReplicaState
 from tests.controller.samples import plan
 from tests.core.simulated_host import POLICY
 from tests.property.histories import History

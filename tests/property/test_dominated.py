@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.plan import Objective, Status
+from partitiond.core.plan.record import Objective, Status
+from partitiond.planner.bounds.prices import bound_of
 from partitiond.planner.exact import Goal, solve_exact
-from partitiond.planner.instance import build_instance
-from partitiond.planner.prices import bound_of
-from partitiond.planner.progress import SolveMonitor
-from partitiond.planner.rule_search import search_rules
-from partitiond.planner.types import Instance, PlanRequest
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.types import Instance, PlanRequest
+from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search.rule_search import search_rules
 from tests.planner.brute import try_everything
 from tests.property.test_planner_properties import KINDS, MANY, Question, questions
 

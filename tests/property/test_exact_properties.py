@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.plan import Objective, Status
-from partitiond.planner.adding import Adding
-from partitiond.planner.complete import complete
+from partitiond.core.plan.record import Objective, Status
+from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.exact import Goal, solve_exact
-from partitiond.planner.instance import build_instance
-from partitiond.planner.packing import Packing
-from partitiond.planner.prices import usual_prices
-from partitiond.planner.rules import lonely, shunned
-from partitiond.planner.sites import build_sites
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.sites import build_sites
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.pack.adding import Adding
+from partitiond.planner.pack.complete import complete
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.pack.rules import lonely, shunned
 from tests.planner.brute import try_everything
 from tests.property.test_planner_properties import KINDS, MANY, Question, questions
 

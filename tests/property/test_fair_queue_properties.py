@@ -6,10 +6,10 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.admission import Cost, Waiting, admits
-from partitiond.core.balance import ReplicaLoad
-from partitiond.core.fair_keys import AGEING_SHARE
-from partitiond.core.fair_queue import FairQueue
+from partitiond.core.dispatch.admission import Cost, Waiting, admits
+from partitiond.core.dispatch.balance import ReplicaLoad
+from partitiond.core.dispatch.fair_keys import AGEING_SHARE
+from partitiond.core.dispatch.fair_queue import FairQueue
 
 FREE = [ReplicaLoad("a", 0, 64)]
 KEYS = "abcd"

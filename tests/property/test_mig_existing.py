@@ -6,16 +6,16 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.hardware import Device, MigInstance, SharingMode
-from partitiond.core.mig import geometry_on, starts_of
-from partitiond.core.partition import MigSlice, PartitionSize
-from partitiond.core.plan import Candidate, Infeasible, ModelDemand, Objective, Plan, Status
+from partitiond.core.hardware.kinds import Device, MigInstance, SharingMode
+from partitiond.core.hardware.partition import MigSlice, PartitionSize
+from partitiond.core.mig.geometry import geometry_on, starts_of
+from partitiond.core.plan.record import Candidate, Infeasible, ModelDemand, Objective, Plan, Status
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.exact import Goal, solve_exact
-from partitiond.planner.instance import build_instance
-from partitiond.planner.types import PRICE_SCALE, PlanRequest
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.types import PRICE_SCALE, PlanRequest
 from tests.planner.build import gpu, point, want
 from tests.property.test_mig_geometry import SIZES, table
 

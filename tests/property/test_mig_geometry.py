@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.hardware import HARDWARE
-from partitiond.core.mig import Geometry, Place, geometry_of
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.mig.geometry import Geometry, Place, geometry_of
 
 # The driver's table, written down again: compute slices, memory slices, starts, most of a kind.
 SIZES = (

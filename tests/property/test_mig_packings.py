@@ -7,19 +7,19 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.hardware import Device, SharingMode
-from partitiond.core.mig import Geometry, Place, geometry_of, instance_bytes
-from partitiond.core.partition import MigSlice, PartitionSize
-from partitiond.core.plan import Candidate, ModelDemand, Objective, Plan, Status
-from partitiond.core.spec import Isolation
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.partition import MigSlice, PartitionSize
+from partitiond.core.mig.geometry import Geometry, Place, geometry_of, instance_bytes
+from partitiond.core.model.spec import Isolation
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective, Plan, Status
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.exact import Goal, solve_exact
-from partitiond.planner.instance import build_instance
-from partitiond.planner.packing import Packing
-from partitiond.planner.slices import SliceWish, choose_slices
-from partitiond.planner.types import PRICE_SCALE, PlanRequest
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.slices import SliceWish, choose_slices
+from partitiond.planner.model.types import PRICE_SCALE, PlanRequest
+from partitiond.planner.pack.packing import Packing
 from tests.planner.build import gpu, point, want
 from tests.property.test_mig_geometry import every_set
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.hardware import Device, SharingMode
-from partitiond.core.plan import Infeasible, ModelDemand, Objective, Plan, Status
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.plan.record import Infeasible, ModelDemand, Objective, Plan, Status
 from partitiond.planner.api import solve
-from partitiond.planner.baselines import first_fit
+from partitiond.planner.bounds.prices import bound_of
 from partitiond.planner.check import check_plan
-from partitiond.planner.instance import build_instance
-from partitiond.planner.prices import bound_of
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.pack.baselines import first_fit
 from tests.planner.brute import patterns, try_everything
 from tests.planner.build import gpu, point, want
 from tests.planner.strategies import MIXED, fleets, models

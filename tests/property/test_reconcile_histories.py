@@ -2,7 +2,7 @@
 
 Plans change, engines fail to start, hang and die, devices break and vanish, models sleep and wake,
 jobs lease, and the daemon is killed in the middle of a pass. After each action the invariants of
-`core.reconcile` hold, and once the host is calm it runs the plan.
+`core.replica.reconcile` hold, and once the host is calm it runs the plan.
 """
 
 import random

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.hardware import Device
-from partitiond.core.plan import Infeasible, ModelDemand, Objective
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.plan.record import Infeasible, ModelDemand, Objective
 from partitiond.planner.api import solve
-from partitiond.planner.types import PlanRequest
+from partitiond.planner.model.types import PlanRequest
 from tests.property.test_planner_properties import KINDS, Question, questions, solved
 
 FEW = settings(max_examples=4, suppress_health_check=list(HealthCheck))

@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ASKED = (
-    "tests/planner/test_loads.py",
-    "tests/planner/test_improve.py",
+    "tests/planner/kernels/test_loads.py",
+    "tests/planner/search/test_improve.py",
     "tests/planner/test_kernels.py",
-    "tests/planner/test_cover_kernels.py",
+    "tests/planner/kernels/test_covers.py",
     "tests/planner/test_market.py",
     "tests/property/test_dominated.py",
     "tests/property/test_replanning_properties.py",

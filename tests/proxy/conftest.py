@@ -11,7 +11,7 @@ import openai
 import pytest
 from uvicorn.server import ServerState
 
-from partitiond.core.routing import (
+from partitiond.core.dispatch.routing import (
     KeyRoute,
     ModelAvailability,
     ModelRoute,
@@ -19,10 +19,10 @@ from partitiond.core.routing import (
     RoutingTable,
 )
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.lane import protocol_with
-from partitiond.proxy.logs import LogFile
+from partitiond.proxy.dispatch.state import ProxyState
+from partitiond.proxy.edge.data_protocol import protocol_with
 from partitiond.proxy.server import data_config
-from partitiond.proxy.state import ProxyState
+from partitiond.proxy.telemetry.logs import LogFile
 from tests.proxy.scripted import Script, ScriptedEngine, running, well_behaved
 
 

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from partitiond.core.routing import KeyRoute, ModelAvailability
+from partitiond.core.dispatch.routing import KeyRoute, ModelAvailability
 from tests.proxy.conftest import MakeEngine, MakeProxy, replica, table
 from tests.proxy.scripted import answer
 

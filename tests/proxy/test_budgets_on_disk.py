@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.routing import BudgetPeriod, KeyRates, KeyRoute
-from partitiond.proxy.accounts import Accounts, Receipt
+from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyRoute
+from partitiond.proxy.keys.accounts import Accounts, Receipt
 
 
 def test_a_disk_that_is_full_is_said_once_and_nothing_is_lost(

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from partitiond.core.routing import KeyRates, KeyRoute
+from partitiond.core.dispatch.routing import KeyRates, KeyRoute
 from partitiond.proxy.config import ProxyOptions
 from tests.proxy.charged_answers import (
     BATCH,

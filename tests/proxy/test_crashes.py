@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from partitiond.core.routing import KeyRates, KeyRoute, ModelAvailability
-from partitiond.proxy.attempt import Attempt
-from partitiond.proxy.exchange import Exchange
-from partitiond.proxy.flights import Flight
-from partitiond.proxy.lane import DataProtocol
-from partitiond.proxy.upstream import UpstreamConnection
+from partitiond.core.dispatch.routing import KeyRates, KeyRoute, ModelAvailability
+from partitiond.proxy.dispatch.flights import Flight
+from partitiond.proxy.edge.data_protocol import DataProtocol
+from partitiond.proxy.edge.exchange import Exchange
+from partitiond.proxy.engine.attempt import Attempt
+from partitiond.proxy.engine.upstream import UpstreamConnection
 from tests.proxy.conftest import ListLog, MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import Received, Step, answer, completion, stream, text_event
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from partitiond.core.balance import HEALTHY
-from partitiond.core.quarantine import Quarantine, QuarantinePolicy
-from partitiond.proxy.replicas import LiveReplica, listens
+from partitiond.core.dispatch.balance import HEALTHY
+from partitiond.core.dispatch.quarantine import Quarantine, QuarantinePolicy
+from partitiond.proxy.dispatch.replicas import LiveReplica, listens
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import Received, Step, answer, completion
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from partitiond.core.routing import ModelAvailability, RoutingTable
+from partitiond.core.dispatch.routing import ModelAvailability, RoutingTable
 from tests.proxy.conftest import MakeEngine, MakeProxy, replica, table
 from tests.proxy.scripted import Received, Step, answer, completion
 

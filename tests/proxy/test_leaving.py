@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from partitiond.proxy.lane import DataProtocol
+from partitiond.proxy.edge.data_protocol import DataProtocol
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import (
     DONE,

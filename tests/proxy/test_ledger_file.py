@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.proxy.ledger import SlotLedger
-from partitiond.proxy.shared import LEDGER_FILE, open_as_parent
+from partitiond.proxy.dispatch.ledger import SlotLedger
+from partitiond.proxy.dispatch.shared import LEDGER_FILE, open_as_parent
 
 
 def test_a_disk_that_fills_up_later_takes_no_page_from_it(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def where(module: str, environment: dict[str, str] | None = None) -> str:
 
 
 def test_without_a_build_the_sources_run(tmp_path: Path) -> None:
-    found = where("partitiond.proxy.exchange", {"PARTITIOND_NATIVE_DIR": str(tmp_path)})
+    found = where("partitiond.proxy.edge.exchange", {"PARTITIOND_NATIVE_DIR": str(tmp_path)})
     assert found.endswith("exchange.py")
 
 
@@ -67,7 +67,7 @@ def test_an_unfinished_build_is_not_used(tmp_path: Path) -> None:
     ask = "from partitiond import native; print(native.folder())"
     folder = run("-c", ask, environment=environment)
     (Path(folder.stdout.strip()) / "partitiond" / "proxy").mkdir(parents=True)
-    assert where("partitiond.proxy.exchange", environment).endswith(".py")
+    assert where("partitiond.proxy.edge.exchange", environment).endswith(".py")
     assert run("-m", "partitiond.native", "--check", environment=environment).returncode == 1
 
 
@@ -77,8 +77,8 @@ def test_what_is_built_is_used_unless_switched_off() -> None:
         pytest.skip(f"nothing can be compiled here: {reason}")
     done = run("-m", "partitiond.native", seconds=BUILD_SECONDS)
     assert done.returncode == 0, done.stderr
-    assert where("partitiond.proxy.exchange").endswith(".so")
-    assert where("partitiond.proxy.exchange", {"PARTITIOND_NATIVE": "0"}).endswith(".py")
+    assert where("partitiond.proxy.edge.exchange").endswith(".so")
+    assert where("partitiond.proxy.edge.exchange", {"PARTITIOND_NATIVE": "0"}).endswith(".py")
 
 
 @pytest.mark.slow
@@ -92,9 +92,9 @@ def test_the_proxys_tests_pass_compiled() -> None:
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow",
         *(str(path) for path in sorted((ROOT / "tests" / "proxy").glob("test_*.py"))
           if path.name not in LEFT_OUT),
-        "tests/core/test_fair_queue.py", "tests/core/test_rates.py",
-        "tests/core/test_quarantine.py", "tests/core/test_admission.py",
-        "tests/core/test_balance.py", "tests/core/test_affinity.py",
+        "tests/core/dispatch/test_fair_queue.py", "tests/core/keys/test_rates.py",
+        "tests/core/dispatch/test_quarantine.py", "tests/core/dispatch/test_admission.py",
+        "tests/core/dispatch/test_balance.py", "tests/core/dispatch/test_affinity.py",
         environment={"PARTITIOND_TEST_NATIVE": "1"}, seconds=580,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.routing import KeyRoute, RequestLimits
+from partitiond.core.dispatch.routing import KeyRoute, RequestLimits
 from tests.proxy.conftest import MakeEngine, MakeProxy, replica, table
 
 PATHS: dict[str, tuple[dict[str, Any], str]] = {

@@ -5,7 +5,7 @@ import json
 
 import httpx
 
-from partitiond.core.quarantine import Exposure, Quarantine, QuarantinePolicy, fingerprint
+from partitiond.core.dispatch.quarantine import Exposure, Quarantine, QuarantinePolicy, fingerprint
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import Received, Step, answer, completion
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.routing import NO_REQUEST_LIMITS, KeyRoute, RequestLimits
+from partitiond.core.dispatch.routing import NO_REQUEST_LIMITS, KeyRoute, RequestLimits
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.request_parts import ParsedRequest
-from partitiond.proxy.requests import measure_chat_batch, parse_request
+from partitiond.proxy.request.parts import ParsedRequest
+from partitiond.proxy.request.requests import measure_chat_batch, parse_request
 from tests.proxy.charged_answers import (
     BATCH,
     CHATS,

@@ -26,7 +26,7 @@ async def start_engine(folder: Path) -> AsyncIterator[StartEngine]:
         path = folder / f"{name}.sock"
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "partitiond.engines.simulated", "--uds", str(path)),
+                *(sys.executable, "-m", "partitiond.simulated.engine", "--uds", str(path)),
                 *("--model", "m", "--token-seconds", "0.005", *flags),
             ],
             stdout=subprocess.DEVNULL,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE
 from partitiond.core.errors import PartitiondError
-from partitiond.core.keys import KeyUse
-from partitiond.core.routing import EMPTY_ROUTING_TABLE
+from partitiond.core.keys.record import KeyUse
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.supervisor import ProxyProcess
 

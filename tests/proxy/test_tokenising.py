@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from partitiond.core.admission import ServiceTime
-from partitiond.core.routing import KeyRoute
-from partitiond.proxy.desk import TOKENISING_AT_ONCE
+from partitiond.core.dispatch.admission import ServiceTime
+from partitiond.core.dispatch.routing import KeyRoute
+from partitiond.proxy.dispatch.tokenise_slots import TOKENISING_AT_ONCE
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import Received, Step, answer, completion
 

@@ -16,12 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.admission import KV_SHARE, Cost, Rejected
-from partitiond.core.errors import InputError
-from partitiond.core.places import RequestOwner
-from partitiond.core.quarantine import Exposure
-from partitiond.core.rates import Usage
-from partitiond.core.routing import (
+from partitiond.core.dispatch.admission import KV_SHARE, Cost, Rejected
+from partitiond.core.dispatch.places import RequestOwner
+from partitiond.core.dispatch.quarantine import Exposure
+from partitiond.core.dispatch.routing import (
     BudgetPeriod,
     KeyRates,
     KeyRoute,
@@ -30,9 +28,11 @@ from partitiond.core.routing import (
     ReplicaRoute,
     RoutingTable,
 )
+from partitiond.core.errors import InputError
+from partitiond.core.keys.rates import Usage
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.flights import Flight
-from partitiond.proxy.ledger import (
+from partitiond.proxy.dispatch.flights import Flight
+from partitiond.proxy.dispatch.ledger import (
     METERS,
     ROWS,
     SEATS,
@@ -41,11 +41,11 @@ from partitiond.proxy.ledger import (
     meter_key,
     seat_key,
 )
-from partitiond.proxy.line import HOLD_SECONDS, Line
-from partitiond.proxy.live import LiveModel
-from partitiond.proxy.meters import Budgets, PeerMeters
-from partitiond.proxy.replicas import LiveReplica
-from partitiond.proxy.shared import LedgerAccess, LedgerFile, Wakeups
+from partitiond.proxy.dispatch.line import HOLD_SECONDS, Line
+from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.dispatch.shared import LedgerAccess, LedgerFile, Wakeups
+from partitiond.proxy.keys.meters import Budgets, PeerMeters
 
 TICK = 0.010
 """The promise: a place is left empty for no longer while somebody wants it."""

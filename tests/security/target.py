@@ -15,14 +15,14 @@ from typing import Any
 
 import httpx
 
-from partitiond.core.routing import (
+from partitiond.core.dispatch.routing import (
     KeyRoute,
     ModelAvailability,
     ModelRoute,
     ReplicaRoute,
     RoutingTable,
 )
-from partitiond.proxy.replicas import listens
+from partitiond.proxy.dispatch.replicas import listens
 from partitiond.serde import to_json
 from tests.security.recorder import Recorder, recording
 from tests.security.wire import wait_until

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import SpecError
-from partitiond.engines.vllm import check_extra_args, command, environment
-from tests.engines.test_vllm import CPU, NEW, OLD, PYTHON
+from partitiond.engines.vllm.launch import check_extra_args, command, environment
+from tests.engines.vllm.test_launch import CPU, NEW, OLD, PYTHON
 
 
 def test_an_engine_fetches_nothing_that_a_request_names() -> None:

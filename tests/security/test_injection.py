@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from partitiond.core.routing import ModelAvailability, ModelRoute
+from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 from tests.security.attacks import BODY
 from tests.security.recorder import Recorder
 from tests.security.target import KEY, Target, key, running

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.routing import KeyRates, RouteKind
-from partitiond.proxy.auth import Caller, KeyRing
-from partitiond.proxy.routes import DATA_ROUTES
+from partitiond.core.dispatch.routing import KeyRates, RouteKind
+from partitiond.proxy.keys.auth import Caller, KeyRing
+from partitiond.proxy.request.routes import DATA_ROUTES
 from tests.security.recorder import Recorder
 from tests.security.target import OTHER_MODEL, Target, key, running
 from tests.security.wire import Answer, Wire, connected, exchange, post, wait_until

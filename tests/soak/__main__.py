@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from partitiond.fault_points import VARIABLE
+from partitiond.platform.fault_points import VARIABLE
 from tests.chaos.nursery import nursery
 from tests.e2e.harness import Load
 from tests.soak.fleet import HARM, MODELS, SoakFleet, Watch

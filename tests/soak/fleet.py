@@ -13,8 +13,8 @@ from pathlib import Path
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.devices.mps import MpsControl
 from partitiond.devices.partitions.journal import read_entries
-from partitiond.fault_points import FaultPoint
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.platform.fault_points import FaultPoint
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.chaos.killed_fleet import KilledFleet, kill
 from tests.chaos.nursery import Nursery
 from tests.e2e.harness import wait_for

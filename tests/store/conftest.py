@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.hardware import Device, DeviceKind, SharingMode
-from partitiond.core.partition import CpuCores, PartitionSize
-from partitiond.core.plan import Candidate, Certificate, Objective, Placement, Plan, Status
-from partitiond.core.profile import Footprint, Knee, Profile, ProfileKind, Provenance
-from partitiond.core.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.partition import CpuCores, PartitionSize
+from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.model.workload import Workload
+from partitiond.core.plan.record import Candidate, Certificate, Objective, Placement, Plan, Status
+from partitiond.core.profile.points import Footprint, Knee
+from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import Bytes
-from partitiond.core.workload import Workload
 from partitiond.ports import Job, JobState, ModelRecord, Progress, Store
 from partitiond.store import open_store
 

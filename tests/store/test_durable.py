@@ -12,9 +12,9 @@ from typing import Final
 import pytest
 from sqlalchemy import Connection, Engine, event
 
-from partitiond.core.plan import Plan
-from partitiond.core.profile import Profile
-from partitiond.core.usage import UsagePosition
+from partitiond.core.keys.usage import UsagePosition
+from partitiond.core.plan.record import Plan
+from partitiond.core.profile.record import Profile
 from partitiond.ports import Job, KeyRecord, ModelRecord, Store
 from partitiond.store import open_store
 

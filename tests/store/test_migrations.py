@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.core.dispatch.routing import KeyRates
 from partitiond.core.errors import StoreError
-from partitiond.core.routing import KeyRates
 from partitiond.ports import KeyRecord
 from partitiond.store import open_store
 from partitiond.store.connection import make_engine

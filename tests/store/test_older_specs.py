@@ -1,8 +1,8 @@
 """Specifications written before placement rules and percentiles are read as they were meant."""
 
 from partitiond import serde
-from partitiond.core.demand import Demand
-from partitiond.core.spec import (
+from partitiond.core.model.demand import Demand
+from partitiond.core.model.spec import (
     NO_RULES,
     FaultDomain,
     ModelSource,

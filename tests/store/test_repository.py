@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from partitiond.core.dispatch.routing import KeyRates, RouteKind
 from partitiond.core.errors import ConflictError, NotFoundError, StoreError
-from partitiond.core.plan import Plan
-from partitiond.core.profile import Profile
-from partitiond.core.routing import KeyRates, RouteKind
+from partitiond.core.plan.record import Plan
+from partitiond.core.profile.record import Profile
 from partitiond.ports import Job, JobState, KeyRecord, ModelRecord, Store
 from partitiond.store.repository import SqlStore
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from partitiond import serde
-from partitiond.controller.drift_marks import LIFTED
-from partitiond.controller.drift_marks import MARK as DRIFT
+from partitiond.controller.drift.marks import LIFTED
+from partitiond.controller.drift.marks import MARK as DRIFT
 from partitiond.core.errors import ConflictError, StoreError
-from partitiond.core.releases import Release, ReleaseState
+from partitiond.core.replica.releases import Release, ReleaseState
 from partitiond.ports import Job, JobState, KeyRecord, ModelRecord, Progress
 from partitiond.serde import BODY_VERSION
 from partitiond.store import SqlStore, open_store

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from partitiond.simulated_gpus import SimulatedHost
+from partitiond.simulated.gpus import SimulatedHost
 from tests.e2e.harness import Fleet, wait_for
 
 DEVICES = 8

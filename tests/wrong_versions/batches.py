@@ -4,8 +4,8 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
-_REQUESTS: Final = "partitiond/proxy/requests.py"
-_ROUTES: Final = "partitiond/proxy/routes.py"
+_REQUESTS: Final = "partitiond/proxy/request/requests.py"
+_ROUTES: Final = "partitiond/proxy/request/routes.py"
 
 BATCHES: Final[tuple[Rule, ...]] = (
     rule(

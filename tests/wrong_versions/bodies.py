@@ -7,17 +7,17 @@ from tests.wrong_versions.rule import Rule, rule
 _SERDE: Final = "partitiond/serde.py"
 _SESSIONS: Final = "partitiond/store/sessions.py"
 _STORE: Final = "partitiond/store/repository.py"
-_LOOP: Final = "partitiond/controller/loop.py"
-_ENGINES: Final = "partitiond/controller/engines.py"
-_UNREAD: Final = "partitiond/controller/unread.py"
-_JOURNAL: Final = "partitiond/engines/journal.py"
-_RUNNER: Final = "partitiond/engines/runner.py"
-_PROCESS: Final = "partitiond/engines/process.py"
+_LOOP: Final = "partitiond/controller/runtime/loop.py"
+_ENGINES: Final = "partitiond/controller/runtime/engines.py"
+_UNREAD: Final = "partitiond/controller/runtime/unreadable.py"
+_JOURNAL: Final = "partitiond/engines/process/journal.py"
+_RUNNER: Final = "partitiond/engines/process/runner.py"
+_PROCESS: Final = "partitiond/engines/process/signals.py"
 _FOLDER: Final = "partitiond/run_folder.py"
 _DEVICES: Final = "partitiond/devices/partitions/journal.py"
 _CONTROL: Final = "partitiond/devices/partitions/control.py"
-_TEST_LOOP: Final = "tests/controller/test_loop.py::"
-_TEST_RUNNER: Final = "tests/engines/test_runner.py::"
+_TEST_LOOP: Final = "tests/controller/runtime/test_loop.py::"
+_TEST_RUNNER: Final = "tests/engines/process/test_runner.py::"
 _TEST_CONTROL: Final = "tests/devices/partitions/test_control.py::"
 
 BODIES: Final[tuple[Rule, ...]] = (
@@ -146,7 +146,7 @@ BODIES: Final[tuple[Rule, ...]] = (
         f"{_TEST_RUNNER}test_a_supervisor_that_cannot_be_read_is_found_by_its_mark",
         f"{_TEST_RUNNER}test_a_name_that_only_a_shortened_folder_tells_is_not_the_engines",
         f"{_TEST_RUNNER}test_of_a_dead_engine_that_cannot_be_read_nothing_is_left",
-        "tests/engines/test_process.py::test_the_leader_of_a_replica_leads_a_session",
+        "tests/engines/process/test_signals.py::test_the_leader_of_a_replica_leads_a_session",
         wrong=(
             (
                 _RUNNER,
@@ -187,22 +187,22 @@ BODIES: Final[tuple[Rule, ...]] = (
         "tests/store/test_set_aside.py::test_a_daemon_starts_and_lists_the_others",
         wrong=(
             (
-                "partitiond/controller/drift_marks.py",
+                "partitiond/controller/drift/marks.py",
                 "    except InputError as error:\n",
                 "    except NotFoundError as error:\n",
             ),
             (
-                "partitiond/controller/drift_marks.py",
+                "partitiond/controller/drift/marks.py",
                 "            except NotFoundError:\n",
                 "            except (NotFoundError, StoreError):\n",
             ),
             (
-                "partitiond/controller/drift_marks.py",
+                "partitiond/controller/drift/marks.py",
                 "            except StoreError as error:",
                 "            except InputError as error:",
             ),
             (
-                "partitiond/controller/shelf.py",
+                "partitiond/controller/profiles/catalog.py",
                 "        except (NotFoundError, StoreError):  # the latter",
                 "        except NotFoundError:  # the latter",
             ),
@@ -353,7 +353,7 @@ BODIES: Final[tuple[Rule, ...]] = (
                 '        process = found["process"]\n        int(found["body_version"])\n',
             ),
             (
-                "partitiond/core/rates.py",
+                "partitiond/core/keys/rates.py",
                 'use = BudgetUse(BudgetPeriod(one["period"]), float(one["start"]), '
                 'float(one["tokens"]))',
                 "use = BudgetUse(**one)",

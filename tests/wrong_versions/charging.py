@@ -4,23 +4,23 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
-_RULE: Final = "partitiond/core/charging.py"
-_TOLD: Final = "partitiond/proxy/told_usage.py"
-_EVENTS: Final = "partitiond/proxy/events.py"
-_DIALECTS: Final = "partitiond/proxy/dialects.py"
-_ATTEMPT: Final = "partitiond/proxy/attempt.py"
-_EXCHANGE: Final = "partitiond/proxy/exchange.py"
-_RECORD: Final = "partitiond/proxy/record.py"
-_ESTIMATES: Final = "partitiond/proxy/estimates.py"
-_ADMISSION: Final = "partitiond/core/admission.py"
-_REQUESTS: Final = "partitiond/proxy/requests.py"
-_ROUTES: Final = "partitiond/proxy/routes.py"
-_BUDGETS: Final = "partitiond/proxy/budgets_file.py"
+_RULE: Final = "partitiond/core/keys/charging.py"
+_TOLD: Final = "partitiond/proxy/request/reported_usage.py"
+_EVENTS: Final = "partitiond/proxy/engine/events.py"
+_DIALECTS: Final = "partitiond/proxy/request/dialects.py"
+_ATTEMPT: Final = "partitiond/proxy/engine/attempt.py"
+_EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
+_RECORD: Final = "partitiond/proxy/telemetry/record.py"
+_ESTIMATES: Final = "partitiond/proxy/request/estimates.py"
+_ADMISSION: Final = "partitiond/core/dispatch/admission.py"
+_REQUESTS: Final = "partitiond/proxy/request/requests.py"
+_ROUTES: Final = "partitiond/proxy/request/routes.py"
+_BUDGETS: Final = "partitiond/proxy/keys/budgets_file.py"
 
 CHARGING: Final[tuple[Rule, ...]] = (
     rule(
         "What a request costs goes by how it ended.",
-        "tests/core/test_charging.py",
+        "tests/core/keys/test_charging.py",
         wrong=(
             (
                 _RULE,
@@ -99,7 +99,7 @@ CHARGING: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Usage is what the answer's own top level tells.",
-        "tests/proxy/test_told_usage.py",
+        "tests/proxy/request/test_reported_usage.py",
         wrong=(
             (_TOLD, "            prompt = self.total_tokens\n", "            prompt = 0\n"),
             (_TOLD, "if usage is None and answer.message is not None:", "if answer.message:"),
@@ -155,7 +155,7 @@ CHARGING: Final[tuple[Rule, ...]] = (
         "tests/proxy/test_charges.py::test_an_answer_without_usage_costs_the_limit_of_each_choice",
         "tests/proxy/test_charges.py::test_who_leaves_before_the_first_token_pays_the_prompt",
         "tests/proxy/test_charges.py::test_what_runs_is_reserved_by_estimate",
-        "tests/proxy/test_estimates.py",
+        "tests/proxy/request/test_estimates.py",
         wrong=(
             (
                 _ESTIMATES,
@@ -197,7 +197,7 @@ CHARGING: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Tokens per byte are learned by bytes, for each key apart.",
-        "tests/core/test_admission.py",
+        "tests/core/dispatch/test_admission.py",
         "tests/proxy/test_request_fields.py::"
         "test_one_keys_odd_prompts_move_no_other_keys_estimates",
         wrong=(

@@ -62,7 +62,7 @@ CONTROL: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "A browser sends the dashboard's session to nobody by itself, and who logs out is out.",
-        "tests/api/test_ui.py",
+        "tests/api/routes/test_ui.py",
         wrong=(
             (
                 "partitiond/api/routes/ui.py",

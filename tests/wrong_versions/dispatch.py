@@ -4,16 +4,16 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
-_ADMISSION: Final = "partitiond/core/admission.py"
-_QUEUE: Final = "partitiond/core/fair_queue.py"
-_KEYS: Final = "partitiond/core/fair_keys.py"
-_BALANCE: Final = "partitiond/core/balance.py"
+_ADMISSION: Final = "partitiond/core/dispatch/admission.py"
+_QUEUE: Final = "partitiond/core/dispatch/fair_queue.py"
+_KEYS: Final = "partitiond/core/dispatch/fair_keys.py"
+_BALANCE: Final = "partitiond/core/dispatch/balance.py"
 
 DISPATCH: Final[tuple[Rule, ...]] = (
     rule(
         "A replica takes what fits its limits of sequences and tokens; an empty one anything.",
-        "tests/core/test_admission.py",
-        "tests/core/test_fair_queue.py",
+        "tests/core/dispatch/test_admission.py",
+        "tests/core/dispatch/test_fair_queue.py",
         wrong=(
             (
                 _ADMISSION,
@@ -39,7 +39,7 @@ DISPATCH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Keys share by what they used; a full queue takes the place of the key with the most.",
-        "tests/core/test_fair_queue.py",
+        "tests/core/dispatch/test_fair_queue.py",
         "tests/property/test_fair_queue_properties.py",
         wrong=(
             (
@@ -62,7 +62,7 @@ DISPATCH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Of a model no more than a share is ejected, longer each time, after failures in a row.",
-        "tests/core/test_balance.py",
+        "tests/core/dispatch/test_balance.py",
         wrong=(
             (
                 _BALANCE,

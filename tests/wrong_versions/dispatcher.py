@@ -4,13 +4,13 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
-_DISPATCH: Final = "partitiond/core/dispatch.py"
-_PLACES: Final = "partitiond/core/places.py"
-_QUEUE: Final = "partitiond/core/fair_queue.py"
-_FLEET: Final = "partitiond/simulation/fleet/dispatch.py"
-_INDEX: Final = "partitiond/simulation/fleet/places.py"
-_TESTS: Final = "tests/core/test_dispatch.py"
-_SAME: Final = "tests/simulation/test_same_as_proxy.py"
+_DISPATCH: Final = "partitiond/core/dispatch/dispatcher.py"
+_PLACES: Final = "partitiond/core/dispatch/places.py"
+_QUEUE: Final = "partitiond/core/dispatch/fair_queue.py"
+_FLEET: Final = "partitiond/simulated/fleet/dispatch.py"
+_INDEX: Final = "partitiond/simulated/fleet/places.py"
+_TESTS: Final = "tests/core/dispatch/test_dispatcher.py"
+_SAME: Final = "tests/simulated/replay/test_same_as_proxy.py"
 
 DISPATCHER: Final[tuple[Rule, ...]] = (
     rule(

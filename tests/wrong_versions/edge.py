@@ -4,20 +4,20 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
-_LANE: Final = "partitiond/proxy/lane.py"
-_CONNECTION: Final = "partitiond/proxy/client_connection.py"
-_EXCHANGE: Final = "partitiond/proxy/exchange.py"
-_FRAMING: Final = "partitiond/proxy/framing.py"
-_REQUESTS: Final = "partitiond/proxy/requests.py"
-_ACCEPTOR: Final = "partitiond/proxy/acceptor.py"
-_ATTEMPT: Final = "partitiond/proxy/attempt.py"
-_WORKERS: Final = "partitiond/proxy/workers.py"
+_LANE: Final = "partitiond/proxy/edge/data_protocol.py"
+_CONNECTION: Final = "partitiond/proxy/edge/client_connection.py"
+_EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
+_FRAMING: Final = "partitiond/proxy/engine/framing.py"
+_REQUESTS: Final = "partitiond/proxy/request/requests.py"
+_ACCEPTOR: Final = "partitiond/proxy/edge/acceptor.py"
+_ATTEMPT: Final = "partitiond/proxy/engine/attempt.py"
+_WORKERS: Final = "partitiond/proxy/workers/parent.py"
 _LEAVING: Final = "tests/proxy/test_leaving.py::"
 
 EDGE: Final[tuple[Rule, ...]] = (
     rule(
         "A worker that comes while the others are told to end ends as well.",
-        "tests/proxy/test_workers.py::"
+        "tests/proxy/workers/test_parent.py::"
         "test_a_worker_that_comes_while_the_others_are_told_to_end_ends_as_well",
         wrong=(
             (
@@ -113,7 +113,7 @@ EDGE: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Trailers end an answer, are headers, and are bounded together.",
-        "tests/proxy/test_framing.py",
+        "tests/proxy/engine/test_framing.py",
         wrong=(
             (
                 _FRAMING,
@@ -210,7 +210,7 @@ EDGE: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Where no file is left connections wait, and those that are lost are counted.",
-        "tests/proxy/test_acceptor.py",
+        "tests/proxy/edge/test_acceptor.py",
         wrong=(
             (
                 _ACCEPTOR,

@@ -4,23 +4,23 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
-_JOBS: Final = "partitiond/controller/jobs.py"
-_JOB_ROOM: Final = "partitiond/controller/job_room.py"
-_LEASES: Final = "partitiond/controller/leases.py"
-_BESIDE: Final = "partitiond/controller/beside_jobs.py"
-_LAUNCHES: Final = "partitiond/controller/launches.py"
-_LOOP: Final = "partitiond/controller/loop.py"
-_PLANNING: Final = "partitiond/controller/planning.py"
-_SITUATION: Final = "partitiond/controller/situation.py"
-_SLOTS: Final = "partitiond/core/job_slots.py"
+_JOBS: Final = "partitiond/controller/profiles/jobs.py"
+_JOB_ROOM: Final = "partitiond/controller/profiles/job_room.py"
+_LEASES: Final = "partitiond/controller/profiles/leases.py"
+_BESIDE: Final = "partitiond/controller/profiles/capacity_beside_jobs.py"
+_LAUNCHES: Final = "partitiond/controller/runtime/launches.py"
+_LOOP: Final = "partitiond/controller/runtime/loop.py"
+_PLANNING: Final = "partitiond/controller/plans/planning.py"
+_SITUATION: Final = "partitiond/controller/plans/situation.py"
+_SLOTS: Final = "partitiond/core/replica/job_slots.py"
 _TEST_RECOVERY: Final = "tests/controller/test_recovery.py::"
-_TEST_JOBS: Final = "tests/controller/test_jobs.py::"
+_TEST_JOBS: Final = "tests/controller/profiles/test_jobs.py::"
 _TEST_MANY: Final = "tests/controller/test_many_jobs.py::"
 
 JOBS: Final[tuple[Rule, ...]] = (
     rule(
         "A job that another release queued in its own way waits, and holds up no other.",
-        "tests/controller/test_job_room.py",
+        "tests/controller/profiles/test_job_room.py",
         wrong=(
             (
                 _JOB_ROOM,
@@ -78,7 +78,7 @@ JOBS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Jobs run side by side on different devices, so many on each and on a host.",
-        "tests/core/test_job_slots.py",
+        "tests/core/replica/test_job_slots.py",
         wrong=(
             (
                 _SLOTS,
@@ -124,7 +124,7 @@ JOBS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "A job is passed over a few times at most, and bars only what jobs keep it from.",
-        "tests/core/test_job_slots.py",
+        "tests/core/replica/test_job_slots.py",
         f"{_TEST_JOBS}test_how_often_a_job_was_passed_over_is_counted_until_it_begins",
         wrong=(
             (_SLOTS, "if job.passed >= MOST_PASSED:", "if job.passed > MOST_PASSED:"),
@@ -154,8 +154,8 @@ JOBS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "A job takes any device of its hardware that it may, and cores and memory of its own.",
-        "tests/controller/test_job_room.py",
-        "tests/controller/test_leases.py",
+        "tests/controller/profiles/test_job_room.py",
+        "tests/controller/profiles/test_leases.py",
         wrong=(
             (_JOB_ROOM, "return named if ONLY_THERE in params else", "return"),
             (_JOB_ROOM, "            if not device.cordoned:\n", "            if True:\n"),
@@ -199,8 +199,8 @@ JOBS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "A plan beside a job takes no host cores or host memory that its engine needs.",
-        "tests/controller/test_beside_jobs.py",
-        "tests/controller/test_leases.py",
+        "tests/controller/profiles/test_capacity_beside_jobs.py",
+        "tests/controller/profiles/test_leases.py",
         wrong=(
             (_BESIDE, "lease.cores if on_cpu else lease.cores[:LEAST_HOST_CORES]", "lease.cores"),
             (_BESIDE, "            lent = more\n", "            pass\n"),
@@ -249,7 +249,7 @@ JOBS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "An engine that starts beside a job has other host cores while enough are free.",
-        "tests/controller/test_launches.py",
+        "tests/controller/runtime/test_launches.py",
         f"{_TEST_RECOVERY}test_an_engine_that_starts_beside_a_job_has_other_host_cores",
         wrong=(
             (

@@ -4,25 +4,25 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
-_RUNNER: Final = "partitiond/engines/runner.py"
-_LOOKS: Final = "partitiond/looks.py"
-_WATCHING: Final = "partitiond/controller/watching.py"
+_RUNNER: Final = "partitiond/engines/process/runner.py"
+_LOOKS: Final = "partitiond/platform/deadline_calls.py"
+_WATCHING: Final = "partitiond/controller/runtime/watching.py"
 _DISCOVERY: Final = "partitiond/devices/nvml/discovery.py"
 _TELEMETRY: Final = "partitiond/devices/telemetry/gpu.py"
-_DOCTOR: Final = "partitiond/cli/doctor_gather.py"
+_DOCTOR: Final = "partitiond/cli/doctor/gather.py"
 _GAUGES: Final = "partitiond/devices/gauges.py"
 _ASSEMBLY: Final = "partitiond/controller/assembly.py"
-_PLANNING: Final = "partitiond/controller/planning.py"
-_LOOP: Final = "partitiond/controller/loop.py"
+_PLANNING: Final = "partitiond/controller/plans/planning.py"
+_LOOP: Final = "partitiond/controller/runtime/loop.py"
 _SERVICE: Final = "partitiond/controller/service.py"
-_KEYS: Final = "partitiond/controller/keys.py"
+_KEYS: Final = "partitiond/controller/keys/desk.py"
 _HANGING: Final = "tests/controller/test_hanging.py::"
 _NVML: Final = "tests/devices/nvml/test_hanging.py::"
 
 LOOKS: Final[tuple[Rule, ...]] = (
     rule(
         "A /proc that hangs stops no plan.",
-        "tests/engines/test_runner.py::"
+        "tests/engines/process/test_runner.py::"
         "test_the_peak_of_a_placed_engine_is_not_waited_for_while_proc_hangs",
         wrong=(
             (_RUNNER, "        if not look.future.done():\n            return 0\n", ""),
@@ -36,7 +36,7 @@ LOOKS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "A look has a deadline, and each subject one thread.",
-        "tests/test_looks.py",
+        "tests/platform/test_deadline_calls.py",
         wrong=(
             (
                 _LOOKS,
@@ -105,7 +105,7 @@ LOOKS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "A pass waits for no look at the devices, and says which device is silent.",
-        "tests/controller/test_watching.py",
+        "tests/controller/runtime/test_watching.py",
         wrong=(
             (
                 _WATCHING,
@@ -153,7 +153,7 @@ LOOKS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "What runs is adopted before the first look, and nothing is planned before it has ended.",
-        "tests/controller/test_watching.py",
+        "tests/controller/runtime/test_watching.py",
         f"{_HANGING}test_a_daemon_adopts_and_is_ready_while_the_driver_hangs",
         wrong=(
             (

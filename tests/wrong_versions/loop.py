@@ -4,23 +4,23 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
-_DEMANDS: Final = "partitiond/controller/demands.py"
+_DEMANDS: Final = "partitiond/controller/plans/demands.py"
 _ROWS: Final = "partitiond/api/profile_rows.py"
-_STALENESS: Final = "partitiond/controller/staleness.py"
-_TARGETS: Final = "partitiond/controller/targets.py"
-_ROUTES: Final = "partitiond/controller/routes.py"
-_HOLDINGS: Final = "partitiond/controller/holdings.py"
-_LOOP: Final = "partitiond/controller/loop.py"
+_STALENESS: Final = "partitiond/controller/profiles/staleness.py"
+_TARGETS: Final = "partitiond/controller/profiles/targets.py"
+_ROUTES: Final = "partitiond/controller/runtime/routes.py"
+_HOLDINGS: Final = "partitiond/controller/runtime/engine_matching.py"
+_LOOP: Final = "partitiond/controller/runtime/loop.py"
 _JOURNAL: Final = "partitiond/controller/journal.py"
 _STORE: Final = "partitiond/store/repository.py"
 _SESSIONS: Final = "partitiond/store/sessions.py"
 _WAITS: Final = "partitiond/controller/store_waits.py"
-_ENDPOINT: Final = "partitiond/controller/endpoint.py"
-_JOBS: Final = "partitiond/controller/jobs.py"
-_PROFILING: Final = "partitiond/controller/profiling.py"
+_ENDPOINT: Final = "partitiond/controller/runtime/endpoint.py"
+_JOBS: Final = "partitiond/controller/profiles/jobs.py"
+_PROFILING: Final = "partitiond/controller/profiles/profiling.py"
 _REPLIES: Final = "partitiond/api/replies.py"
 _APP: Final = "partitiond/api/app.py"
-_DRIFT: Final = "partitiond/controller/drift.py"
+_DRIFT: Final = "partitiond/controller/drift/desk.py"
 _EVENTS: Final = "partitiond/store/event_repository.py"
 _USAGE: Final = "partitiond/store/usage_repository.py"
 _WORK: Final = "tests/controller/test_loop_work.py::"
@@ -59,7 +59,7 @@ LOOP: Final[tuple[Rule, ...]] = (
         "Each model and each place is shown its own engines alone.",
         f"{_WORK}test_each_model_is_routed_by_its_own_engines_alone",
         f"{_WORK}test_each_place_is_compared_with_its_own_replicas_engines_alone",
-        "tests/controller/test_routes.py",
+        "tests/controller/runtime/test_routes.py",
         wrong=(
             (_ROUTES, "running.get(name, ())", "engines"),
             (
@@ -103,7 +103,7 @@ LOOP: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Windows that fill at once are judged so many per look, each in its turn and as a whole.",
-        "tests/controller/test_drift.py::"
+        "tests/controller/drift/test_desk.py::"
         "test_of_windows_that_fill_at_once_a_look_judges_so_many_and_writes_them_together",
         wrong=(
             (_DRIFT, "in full[:JUDGED_PER_LOOK]", "in full"),

@@ -4,15 +4,15 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
-_CHECKS: Final = "partitiond/core/partition_checks.py"
-_RECONCILE: Final = "partitiond/core/reconcile.py"
-_WATCH: Final = "partitiond/controller/memory_watch.py"
+_CHECKS: Final = "partitiond/core/hardware/partition_checks.py"
+_RECONCILE: Final = "partitiond/core/replica/reconcile.py"
+_WATCH: Final = "partitiond/controller/runtime/memory_watch.py"
 _HOLDERS: Final = "partitiond/devices/partitions/memory.py"
 
 MEMORY: Final[tuple[Rule, ...]] = (
     rule(
         "An engine has outgrown its share when all newest looks find it beyond the tolerance.",
-        "tests/core/test_partition_checks.py",
+        "tests/core/hardware/test_partition_checks.py",
         wrong=(
             (
                 _CHECKS,
@@ -35,7 +35,7 @@ MEMORY: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "It is drained although it is wanted, alone of its model, and started once it is gone.",
-        "tests/core/test_reconcile.py",
+        "tests/core/replica/test_reconcile.py",
         "tests/property/test_reconcile_histories.py",
         wrong=(
             (_RECONCILE, "leaving |= _outgrown(here, changing)", "_outgrown(here, changing)"),
@@ -63,7 +63,7 @@ MEMORY: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Looks count for the process that was seen; what is not seen ends nothing.",
-        "tests/controller/test_memory_watch.py",
+        "tests/controller/runtime/test_memory_watch.py",
         "tests/devices/partitions/test_shares.py",
         wrong=(
             (

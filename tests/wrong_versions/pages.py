@@ -4,13 +4,13 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
-_PAGE: Final = "partitiond/core/fleet_page.py"
-_TABLES: Final = "partitiond/cli/render.py"
+_PAGE: Final = "partitiond/core/plan/page.py"
+_TABLES: Final = "partitiond/cli/tables.py"
 
 PAGES: Final[tuple[Rule, ...]] = (
     rule(
         "On a page of a large fleet stand the worst served, the fullest and the emptiest.",
-        "tests/core/test_fleet_page.py",
+        "tests/core/plan/test_page.py",
         wrong=(
             (_PAGE, "return forecast.replicas > 0, none,", "return forecast.replicas < 0, none,"),
             (_PAGE, "key=lambda f: (-f.share,", "key=lambda f: (0.0,"),
@@ -21,7 +21,7 @@ PAGES: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "A table of hundreds of rows begins with those that are not as they should be.",
-        "tests/cli/test_render.py",
+        "tests/cli/test_tables.py",
         wrong=(
             (_TABLES, "m.replicas_serving < m.replicas_planned or ", ""),
             (_TABLES, 'in ("green", "cyan")', 'in ("green", "cyan", "red")'),

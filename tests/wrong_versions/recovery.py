@@ -4,24 +4,24 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
-_CHAIN: Final = "partitiond/controller/chain.py"
-_PLANS: Final = "partitiond/controller/plans.py"
-_SOLVES: Final = "partitiond/controller/solves.py"
-_JOBS: Final = "partitiond/controller/jobs.py"
-_JOB_ROOM: Final = "partitiond/controller/job_room.py"
-_LEASES: Final = "partitiond/controller/leases.py"
-_SITUATION: Final = "partitiond/controller/situation.py"
-_HOLDINGS: Final = "partitiond/controller/holdings.py"
-_EVICTING: Final = "partitiond/controller/evicting.py"
+_CHAIN: Final = "partitiond/controller/plans/chain.py"
+_PLANS: Final = "partitiond/controller/plans/desk.py"
+_SOLVES: Final = "partitiond/controller/plans/queue.py"
+_JOBS: Final = "partitiond/controller/profiles/jobs.py"
+_JOB_ROOM: Final = "partitiond/controller/profiles/job_room.py"
+_LEASES: Final = "partitiond/controller/profiles/leases.py"
+_SITUATION: Final = "partitiond/controller/plans/situation.py"
+_HOLDINGS: Final = "partitiond/controller/runtime/engine_matching.py"
+_EVICTING: Final = "partitiond/controller/demand/evicting.py"
 _ASSEMBLY: Final = "partitiond/controller/assembly.py"
 _STORE: Final = "partitiond/store/repository.py"
-_ROOM: Final = "partitiond/core/device_room.py"
-_LOST: Final = "partitiond/core/lost.py"
-_CONVERGENCE: Final = "partitiond/core/convergence.py"
-_PRUNING: Final = "partitiond/controller/pruning.py"
-_SHELF: Final = "partitiond/controller/shelf.py"
-_TEST_CHAIN: Final = "tests/controller/test_chain.py::"
-_TEST_JOBS: Final = "tests/controller/test_jobs.py::"
+_ROOM: Final = "partitiond/core/replica/device_room.py"
+_LOST: Final = "partitiond/core/replica/lost.py"
+_CONVERGENCE: Final = "partitiond/core/replica/convergence.py"
+_PRUNING: Final = "partitiond/controller/profiles/pruning.py"
+_SHELF: Final = "partitiond/controller/profiles/catalog.py"
+_TEST_CHAIN: Final = "tests/controller/plans/test_chain.py::"
+_TEST_JOBS: Final = "tests/controller/profiles/test_jobs.py::"
 _TEST_STORE: Final = "tests/store/test_repository.py::"
 _TEST_RECOVERY: Final = "tests/controller/test_recovery.py::"
 
@@ -124,8 +124,8 @@ RECOVERY: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "What a running job holds is not free for replicas.",
-        "tests/controller/test_leases.py::test_what_a_job_holds_is_not_free_for_replicas",
-        "tests/controller/test_evicting.py::"
+        "tests/controller/profiles/test_leases.py::test_what_a_job_holds_is_not_free_for_replicas",
+        "tests/controller/demand/test_evicting.py::"
         "test_a_profile_job_leaves_what_a_plan_could_place_beside_it",
         wrong=(
             (
@@ -209,7 +209,7 @@ RECOVERY: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Plans that people ask for take turns, and too many are refused.",
-        "tests/controller/test_solves.py",
+        "tests/controller/plans/test_queue.py",
         wrong=(
             (
                 _SOLVES,
@@ -288,8 +288,8 @@ RECOVERY: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "The engine that a profile job starts counts among those that start on its device.",
-        "tests/core/test_reconcile.py",
-        "tests/core/test_convergence.py::test_an_engine_that_a_profile_job_starts_is_waited_for",
+        "tests/core/replica/test_reconcile.py",
+        "tests/core/replica/test_convergence.py::test_an_engine_that_a_profile_job_starts_is_waited_for",
         f"{_TEST_JOBS}test_a_job_tells_where_it_starts_an_engine_only_while_it_does",
         wrong=(
             (
@@ -321,7 +321,7 @@ RECOVERY: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Measuring waits for engines that start, and not for ever.",
-        "tests/controller/test_holdings.py",
+        "tests/controller/runtime/test_engine_matching.py",
         f"{_TEST_RECOVERY}test_the_next_job_waits_until_what_was_lost_serves_again",
         wrong=(
             (
@@ -349,7 +349,7 @@ RECOVERY: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Only profiles are deleted that nothing uses and that no plan would use.",
-        "tests/controller/test_pruning.py",
+        "tests/controller/profiles/test_pruning.py",
         _TEST_STORE + "test_removed_profiles_are_gone_and_the_others_stay",
         wrong=(
             (_PRUNING, "    used = _used(placements)\n", "    used = set[str]()\n"),
@@ -382,7 +382,7 @@ RECOVERY: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "A replica without an engine is cut off from a device that is gone, failed or silent.",
-        "tests/core/test_lost.py",
+        "tests/core/replica/test_lost.py",
         wrong=(
             (
                 _LOST,
@@ -429,7 +429,7 @@ RECOVERY: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "A replica that waits for the room of engines that stay has failed, and no other.",
-        "tests/core/test_convergence.py",
+        "tests/core/replica/test_convergence.py",
         wrong=(
             (_CONVERGENCE, "    if not at.for_room:\n        return at\n", ""),
             (

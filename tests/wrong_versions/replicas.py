@@ -4,16 +4,16 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
-_REPLICAS: Final = "partitiond/proxy/replicas.py"
-_EXCHANGE: Final = "partitiond/proxy/exchange.py"
-_LIVE: Final = "partitiond/proxy/live.py"
-_DISPATCH: Final = "partitiond/core/dispatch.py"
-_BALANCE: Final = "partitiond/core/balance.py"
-_AFFINITY: Final = "partitiond/core/affinity.py"
-_DESK: Final = "partitiond/proxy/desk.py"
-_QUEUE: Final = "partitiond/core/fair_queue.py"
-_INCOMING: Final = "partitiond/proxy/incoming.py"
-_STATE: Final = "partitiond/proxy/state.py"
+_REPLICAS: Final = "partitiond/proxy/dispatch/replicas.py"
+_EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
+_LIVE: Final = "partitiond/proxy/dispatch/live.py"
+_DISPATCH: Final = "partitiond/core/dispatch/dispatcher.py"
+_BALANCE: Final = "partitiond/core/dispatch/balance.py"
+_AFFINITY: Final = "partitiond/core/dispatch/affinity.py"
+_DESK: Final = "partitiond/proxy/dispatch/tokenise_slots.py"
+_QUEUE: Final = "partitiond/core/dispatch/fair_queue.py"
+_INCOMING: Final = "partitiond/proxy/edge/incoming.py"
+_STATE: Final = "partitiond/proxy/dispatch/state.py"
 _DEAD: Final = "tests/proxy/test_dead_replicas.py::"
 _RETRIES: Final = "tests/proxy/test_retries.py"
 _TOKENISING: Final = "tests/proxy/test_tokenising.py::"
@@ -106,7 +106,7 @@ REPLICAS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Of a session only a digest is kept.",
-        "tests/core/test_affinity.py",
+        "tests/core/dispatch/test_affinity.py",
         wrong=(
             (
                 _AFFINITY,
@@ -161,9 +161,9 @@ REPLICAS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Who waited in vain is told when it could start if it came again now.",
-        "tests/core/test_fair_queue.py::"
+        "tests/core/dispatch/test_fair_queue.py::"
         "test_who_waited_in_vain_is_told_of_what_its_own_key_would_wait_for",
-        "tests/simulation/test_same_as_proxy.py",
+        "tests/simulated/replay/test_same_as_proxy.py",
         wrong=(
             (_QUEUE, "    queue.discard(entry)\n    ahead =", "    ahead ="),
             (

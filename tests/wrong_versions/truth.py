@@ -6,9 +6,9 @@ from tests.wrong_versions.rule import Rule, rule
 
 _PLANNER: Final = "partitiond/planner"
 _CHECK: Final = f"{_PLANNER}/check/certificate.py"
-_CHOICES: Final = "partitiond/core/plan_choices.py"
-_MOVES: Final = "tests/planner/test_moves.py"
-_KINDS: Final = "partitiond/core/plan_kinds.py"
+_CHOICES: Final = "partitiond/core/plan/choices.py"
+_MOVES: Final = "tests/planner/progress/test_moves.py"
+_KINDS: Final = "partitiond/core/plan/kinds.py"
 _NEXT: Final = f"{_PLANNER}/next_best.py"
 _OBJECTIVES: Final = f"{_PLANNER}/exact/objectives.py"
 _EXPLAIN: Final = f"{_PLANNER}/explain.py"
@@ -20,7 +20,7 @@ _TESTS: Final = "tests/planner/test_truth.py"
 _POURS: Final = f"{_PLANNER}/pours.py"
 _PRICES: Final = f"{_PLANNER}/prices.py"
 _PRIORITIES: Final = f"{_PLANNER}/priorities.py"
-_QUESTIONS: Final = "tests/planner/test_questions.py"
+_QUESTIONS: Final = "tests/planner/answers/test_questions.py"
 _RELAX: Final = f"{_PLANNER}/relax.py"
 _SCALE: Final = f"{_PLANNER}/scale.py"
 _LOADS: Final = f"{_PLANNER}/kernels/loads.py"
@@ -73,7 +73,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "A plan at its bound that misses least replicas is best only if none misses fewer.",
-        "tests/planner/test_certificate.py",
+        "tests/planner/answers/test_certify.py",
         wrong=(
             (
                 f"{_PLANNER}/certify.py",
@@ -137,7 +137,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Why a model lacks something, and what would help, is true of the plan.",
-        "tests/planner/test_explain.py",
+        "tests/planner/answers/test_explain.py",
         wrong=(
             (_EXPLAIN, "    if full and not idle:", "    if full:"),
             (_EXPLAIN, 'left{proof}"\n    if uncounted and', 'left{proof}"\n    if False and'),
@@ -149,7 +149,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Where one more replica would fit, its host holds it as well.",
-        "tests/planner/test_explain.py",
+        "tests/planner/answers/test_explain.py",
         wrong=(
             (_ROOM, "        or _host(device, candidate, around)\n", ""),
             (_ROOM, "if need > left:", "if need >= left:"),
@@ -196,7 +196,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Each price of a move names the best of the plans found, with a bound for few moves.",
-        "tests/core/test_plan_choices.py",
+        "tests/core/plan/test_choices.py",
         wrong=(
             (_CHOICES, "few = priced - price * moves", "few = priced + price * moves"),
             (_CHOICES, "few = math.ceil(few - ", "few = math.floor(few - "),
@@ -285,8 +285,8 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "At the price that is told for it, the next best plan costs what the plan costs.",
-        "tests/planner/test_next_best.py",
-        "tests/core/test_plan_kinds.py",
+        "tests/planner/search/test_next_best.py",
+        "tests/core/plan/test_kinds.py",
         wrong=(
             (_KINDS, "high = min(high, now - lead / more)", "high = min(high, now + lead / more)"),
             (
@@ -304,7 +304,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "No plan has a larger factor than is proven, and each plan is raised from the one before.",
-        "tests/planner/test_scale.py",
+        "tests/planner/search/test_scale.py",
         wrong=(
             (_SCALE, "* (1 + SAFETY)\n\n    def market", "* 0.9\n\n    def market"),
             (_SCALE, "largest * [need.max_replicas", "largest * [need.min_replicas"),
@@ -328,7 +328,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "That not all can be served is proven by prices, and by no status.",
-        "tests/planner/test_prices.py",
+        "tests/planner/bounds/test_prices.py",
         wrong=(
             (_PRICES, "if part and result.termination.reason in NO_SOLUTION:", "if False:"),
             (_PRICES, "            (self.models, self.lacking, wanted),\n", ""),
@@ -342,7 +342,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "No plan is better than what any prices of devices prove.",
-        "tests/planner/test_prices.py",
+        "tests/planner/bounds/test_prices.py",
         wrong=(
             (
                 _PRICES,
@@ -377,7 +377,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "What a replica takes of a device is never more than it takes with any others.",
-        "tests/planner/test_prices.py",
+        "tests/planner/bounds/test_prices.py",
         wrong=(
             (_POURS, "(each + slope * np.arange(1, most + 1)).max())", "each.max())"),
             (
@@ -396,7 +396,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Prices are those of a program that counts what serves no more than is asked.",
-        "tests/planner/test_prices.py",
+        "tests/planner/bounds/test_prices.py",
         wrong=(
             (
                 _PRICES,
@@ -411,7 +411,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "The highest priority decides first, and what is proven is proven of each.",
-        "tests/planner/test_priorities.py",
+        "tests/planner/search/test_priorities.py",
         wrong=(
             (_PRIORITIES, "            return 1 if a > b else -1\n", "            continue\n"),
             (_PRIORITIES, "EQUAL: Final = 1e-6", "EQUAL: Final = 0.2"),
@@ -455,7 +455,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     rule(
         "A device's level of interference follows from what it holds, and each replica's worth "
         "from what all on the device then get.",
-        "tests/planner/test_loads.py",
+        "tests/planner/kernels/test_loads.py",
         wrong=(
             (_LOADS, "if count == 0 or level == now:", "if True:"),
             (_LOADS, "top = max(crowd, state", "top = min(crowd, state"),
@@ -469,7 +469,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "What a loss of a host leaves is counted by the host that gives most.",
-        "tests/planner/test_improve.py::test_enough_is_left_when_a_host_is_lost",
+        "tests/planner/search/test_improve.py::test_enough_is_left_when_a_host_is_lost",
         wrong=(
             (_LOADS, "rate, held = max(rate, mine), max(held, count)", "rate, held = mine, count"),
             (_LOADS, "data.models[m, LEFT] - rate + lost", "data.models[m, LEFT] - rate"),
@@ -494,7 +494,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     rule(
         "No set of a device is worth more than its bound, and none that is worth more than the "
         "floor is missed.",
-        "tests/planner/test_pricing.py",
+        "tests/planner/kernels/test_pricing.py",
         wrong=(
             (
                 _PRICING,
@@ -511,7 +511,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "The best covering set is found among the entries that waste little.",
-        "tests/planner/test_cover_kernels.py",
+        "tests/planner/kernels/test_covers.py",
         wrong=(
             (_COVERS, "if most - (price[i] - unit * cell[i]) >= known", "if most - 1e9 >= known"),
             (_COVERS, "most - (price[i] - unit * cell[i])", "most - (price[i] + unit * cell[i])"),
@@ -542,7 +542,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "No plan has a larger factor than prices of rates prove.",
-        "tests/planner/test_scale.py",
+        "tests/planner/search/test_scale.py",
         wrong=(
             (_FACTOR, "np.where(self.target > 0, prices.rate, 0.0)", "prices.rate + 0.0"),
             (
@@ -559,7 +559,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "While the search is compiled, what a lost device held is placed beside what stays.",
-        "tests/planner/test_complete.py",
+        "tests/planner/pack/test_complete.py",
         wrong=(
             (_ADDING, "option != load.option and self._keeps(index, item, option)", "True"),
             (_ADDING, "if self.packing.counts[need.model] >= need.max_replicas:", "if True:"),
@@ -569,7 +569,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     rule(
         "One more replica helps where something is missing, and comes with its company or not at "
         "all.",
-        "tests/planner/test_rules.py",
+        "tests/planner/pack/test_rules.py",
         wrong=(
             (
                 _ADDING,

@@ -8,13 +8,13 @@ from bench.gpu_check.lab import Lab, Want
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
-from partitiond.core.estimate import estimate_profile
-from partitiond.core.footprint import max_batch
-from partitiond.core.hardware import SharingMode
-from partitiond.core.partition import PartitionSize
-from partitiond.core.profile import Profile
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.estimate import estimate_profile
+from partitiond.core.performance.footprint import max_batch
+from partitiond.core.profile.record import Profile
 from partitiond.core.units import MIB
-from partitiond.core.workload import Workload
 
 MODELS = ("opt-125m", "opt-1.3b")
 SWEEPS = {"opt-125m": "2.opt-125m", "opt-1.3b": "6.opt-1.3b"}

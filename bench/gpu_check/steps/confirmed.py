@@ -9,7 +9,8 @@ from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.single import MODEL, NEEDS
-from partitiond.core.profile import CapacityTrial, Profile
+from partitiond.core.profile.confirmed import CapacityTrial
+from partitiond.core.profile.record import Profile
 from partitiond.core.units import MIB
 
 

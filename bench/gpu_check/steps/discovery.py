@@ -11,8 +11,8 @@ from bench.gpu_check.runner import Changes
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
-from partitiond.core.footprint import EngineLimits, footprint
-from partitiond.core.hardware import DeviceKind
+from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.performance.footprint import EngineLimits, footprint
 from partitiond.core.units import MIB
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.ports import ResolvedModel

@@ -17,7 +17,7 @@ from bench.gpu_check.schedule import Trial
 from bench.gpu_check.served import Served, ServingUnavailableError, served
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.single import MODEL, NEEDS
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware.kinds import SharingMode
 
 if TYPE_CHECKING:
     from partitiond.ports import ReplicaView

@@ -9,7 +9,7 @@ from bench.gpu_check.schedule import Trial
 from bench.gpu_check.side_by_side import Together
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.replicas import replicas, shown
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware.kinds import SharingMode
 
 MODEL = "opt-2.7b"
 

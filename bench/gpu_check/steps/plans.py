@@ -10,8 +10,8 @@ from bench.gpu_check.served import Left, Served, ServingUnavailableError, served
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.single import MODEL, NEEDS
 from partitiond.core.errors import EngineError
-from partitiond.core.hardware import SharingMode
-from partitiond.core.plan import Placement
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.plan.record import Placement
 from partitiond.core.units import MIB
 
 MODES = {"memory": SharingMode.MEMORY, "mps": SharingMode.MPS, "mig": SharingMode.MIG}

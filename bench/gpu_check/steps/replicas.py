@@ -11,8 +11,8 @@ from bench.gpu_check.schedule import Trial
 from bench.gpu_check.side_by_side import Together
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.single import MODEL, best_single
-from partitiond.core.hardware import SharingMode
-from partitiond.core.profile import ReplicationRun, Sharing
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.profile.sharing import ReplicationRun, Sharing
 from partitiond.serde import to_jsonable
 
 NEEDS = (f"2.{MODEL}", "3.servers-1")

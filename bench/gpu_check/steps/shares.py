@@ -9,7 +9,7 @@ from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.replicas import replicas
 from bench.gpu_check.steps.single import MODEL, NEEDS
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware.kinds import SharingMode
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.side_by_side import device_columns
 from bench.gpu_check.steps import Outcome
-from partitiond.core.profile import OperatingPoint, Profile
+from partitiond.core.profile.points import OperatingPoint
+from partitiond.core.profile.record import Profile
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 import psutil
 
 from partitiond.advise.today import Deployment, emptied, foreign_note
-from partitiond.core.device_memory import GpuProcess
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import Device
+from partitiond.core.hardware.device_memory import GpuProcess
+from partitiond.core.hardware.kinds import Device
 from partitiond.devices.nvml import discover_gpus, gpu, processes
 from partitiond.devices.telemetry.gpu import GpuSampler
-from partitiond.looks import DeadlineCalls
+from partitiond.platform.deadline_calls import DeadlineCalls
 
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0"})  # noqa: S104
 

@@ -19,7 +19,8 @@ from partitiond.advise import readings
 from partitiond.advise.exposition import Sample, Scrape, number
 from partitiond.advise.today import CORES_PER_DEVICE, Deployment, cores_at, emptied
 from partitiond.core.errors import SpecError, UpstreamError
-from partitiond.core.hardware import HARDWARE, Device, DeviceKind, SharingMode
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.units import MIB, Bytes
 
 TIMEOUT_SECONDS: Final = 60.0

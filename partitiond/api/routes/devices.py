@@ -4,7 +4,8 @@ from fastapi import APIRouter, Response
 
 from partitiond.api.replies import Service, problems, reply
 from partitiond.api.schemas import CordonBody
-from partitiond.core.hardware import Device, DeviceDetails
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.kinds import Device
 
 router = APIRouter(prefix="/devices", tags=["devices"])
 

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 
 from partitiond.api.replies import Service, problems, reply
-from partitiond.core.drift import LedgerEntry
-from partitiond.core.drift_follow import Correction
+from partitiond.core.drift.correction import Correction
+from partitiond.core.drift.detection import LedgerEntry
 from partitiond.ports.drift import DriftReport
 from partitiond.serde import closed
 

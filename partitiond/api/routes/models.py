@@ -16,7 +16,7 @@ from partitiond.api.replies import (
 )
 from partitiond.api.schemas import ModelBody, ModelPatch, ProfileBody, SleepBody
 from partitiond.core.errors import ConflictError, PreconditionFailedError
-from partitiond.core.spec import ModelSpec
+from partitiond.core.model.spec import ModelSpec
 from partitiond.ports import Job, ModelRecord, ModelView
 
 router = APIRouter(prefix="/models", tags=["models"])

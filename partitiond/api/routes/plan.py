@@ -9,9 +9,9 @@ from partitiond.api.plan_stream import OPENAPI, plan_events
 from partitiond.api.replies import Service, problems, reply
 from partitiond.api.schemas import ApplyBody
 from partitiond.api.streams import EventStream, changes, documented, wants_stream
-from partitiond.core.convergence import Convergence
 from partitiond.core.errors import NotFoundError
-from partitiond.core.plan import Plan
+from partitiond.core.plan.record import Plan
+from partitiond.core.replica.convergence import Convergence
 from partitiond.ports import PlanPreview
 
 router = APIRouter(prefix="/plan", tags=["plan"])

@@ -9,9 +9,9 @@ from pydantic import BeforeValidator
 from partitiond.api.profile_rows import ProfileRows
 from partitiond.api.replies import Service, problems, reply, reply_bytes
 from partitiond.core.errors import NotFoundError
-from partitiond.core.profile import Profile
+from partitiond.core.profile.record import Profile
+from partitiond.fleet.profile_files import check_schema, check_sound, in_present_schema
 from partitiond.ports import ProfileView, PrunableProfile
-from partitiond.profile_files import check_schema, check_sound, in_present_schema
 
 router = APIRouter(prefix="/profiles", tags=["profiles"])
 

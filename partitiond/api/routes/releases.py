@@ -5,7 +5,7 @@ from pydantic import ConfigDict, Field
 
 from partitiond.api.parts import Body
 from partitiond.api.replies import Service, problems, reply
-from partitiond.core.releases import Release
+from partitiond.core.replica.releases import Release
 
 router = APIRouter(prefix="/models", tags=["models"])
 

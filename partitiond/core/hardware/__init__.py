@@ -1,50 +1,5 @@
-"""Defines devices, which can be cut into partitions and run engines, as data."""
+"""Describes devices and their partitions: kinds of GPU and CPU, health, sharing modes, room.
 
-from partitiond.core.hardware.cpus import (
-    CPU_BANDWIDTH_MAX,
-    CPU_BANDWIDTH_PER_CORE,
-    CPU_FLOPS_PER_CORE,
-    cpu_hardware,
-    measured_cpu,
-)
-from partitiond.core.hardware.details import DeviceDetails, DeviceLink
-from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.hardware.kinds import (
-    CpuFigures,
-    Device,
-    DeviceKind,
-    ForeignProcess,
-    HardwareSpec,
-    MigInstance,
-    MigProfile,
-    SharingMode,
-    headroom_bytes,
-    short_device,
-    silent_device,
-)
-from partitiond.core.hardware.lookup import find_hardware, hardware_for_key, mig_profile
-
-__all__ = [
-    "CPU_BANDWIDTH_MAX",
-    "CPU_BANDWIDTH_PER_CORE",
-    "CPU_FLOPS_PER_CORE",
-    "HARDWARE",
-    "CpuFigures",
-    "Device",
-    "DeviceDetails",
-    "DeviceKind",
-    "DeviceLink",
-    "ForeignProcess",
-    "HardwareSpec",
-    "MigInstance",
-    "MigProfile",
-    "SharingMode",
-    "cpu_hardware",
-    "find_hardware",
-    "hardware_for_key",
-    "headroom_bytes",
-    "measured_cpu",
-    "mig_profile",
-    "short_device",
-    "silent_device",
-]
+`kinds` has the records, `gpus` and `cpus` the catalog, `lookup` finds an entry by the name that a
+user writes. All packages read these records; adapters in `partitiond.devices` fill them in.
+"""

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from partitiond.core.hardware.health import NOTHING_TOLD, HealthReadings, XidEvent
 from partitiond.core.hardware.kinds import Device
-from partitiond.core.health import NOTHING_TOLD, HealthReadings, XidEvent
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 
-from partitiond.core.health import DeviceHealth
+from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.units import MIB, ZERO_BYTES, Bytes
 
 
@@ -39,7 +39,7 @@ class MigProfile:
         memory_bytes: its memory as drivers print it; read the instance's own once it exists.
         max_instances: how many one GPU holds of it alone.
         starts: first memory slices it may have, as the driver lists them; empty for the rules of
-            8-slice GPUs (`core.mig.starts_of`).
+            8-slice GPUs (`core.mig.geometry.starts_of`).
     """
 
     name: str

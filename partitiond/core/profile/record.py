@@ -4,12 +4,12 @@ import dataclasses
 import enum
 from typing import Final
 
-from partitiond.core.partition import PartitionSize
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import Slo
+from partitiond.core.model.workload import Workload
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode, StepTime
 from partitiond.core.profile.points import Footprint, Knee, OperatingPoint
 from partitiond.core.profile.sharing import Sharing
-from partitiond.core.spec import Slo
-from partitiond.core.workload import Workload
 
 SCHEMA_VERSION: Final = 2
 """2 adds intervals, telemetry, fits, sharing and variants; version 1 is read with them empty."""

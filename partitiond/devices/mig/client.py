@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.mig_changes import Step
+from partitiond.core.mig.changes import Step
 from partitiond.devices.mig import protocol
 from partitiond.devices.mig.reading import Placed
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import MigInstance, short_device
-from partitiond.core.mig import Place
-from partitiond.core.mig_changes import (
+from partitiond.core.hardware.kinds import MigInstance, short_device
+from partitiond.core.hardware.partition import MigSlice
+from partitiond.core.mig.changes import (
     CreateComputeInstance,
     CreateGpuInstance,
     DestroyGpuInstance,
@@ -29,15 +29,15 @@ from partitiond.core.mig_changes import (
     plan_removal,
     step_text,
 )
-from partitiond.core.partition import MigSlice
-from partitiond.devices.mig.acting import perform
+from partitiond.core.mig.geometry import Place
 from partitiond.devices.mig.client import MigHelper
 from partitiond.devices.mig.reading import read_state
 from partitiond.devices.mig.refusals import in_use, not_permitted
+from partitiond.devices.mig.steps import perform
 from partitiond.devices.nodes import make_mig_nodes
 from partitiond.devices.nvml.discovery import OWN_PROCESSES
-from partitiond.devices.nvml.quiet import QUIET
-from partitiond.looks import DeadlineCalls
+from partitiond.devices.nvml.session_gate import QUIET
+from partitiond.platform.deadline_calls import DeadlineCalls
 
 log = logging.getLogger(__name__)
 

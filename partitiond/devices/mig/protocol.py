@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from partitiond.core.errors import DeviceError, InputError
-from partitiond.core.mig import Place
-from partitiond.core.mig_changes import (
+from partitiond.core.mig.changes import (
     CreateComputeInstance,
     CreateGpuInstance,
     DestroyComputeInstance,
@@ -22,7 +21,8 @@ from partitiond.core.mig_changes import (
     SetMigMode,
     Step,
 )
-from partitiond.core.mig_names import read_name
+from partitiond.core.mig.geometry import Place
+from partitiond.core.mig.names import read_name
 from partitiond.devices.mig.reading import Placed
 
 VERSION: Final = 1

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import pynvml
 
-from partitiond.core.hardware import MigProfile
-from partitiond.core.mig import Geometry, Place, geometry_from, geometry_of
-from partitiond.core.mig_changes import MigLayout, PresentInstance
-from partitiond.core.mig_names import canonical, read_name
+from partitiond.core.hardware.kinds import MigProfile
+from partitiond.core.mig.changes import MigLayout, PresentInstance
+from partitiond.core.mig.geometry import Geometry, Place, geometry_from, geometry_of
+from partitiond.core.mig.names import canonical, read_name
 from partitiond.core.units import MIB, ZERO_BYTES, Bytes
+from partitiond.devices.mig.profiles import Offered, sizes_of, total_bytes, versioned
 from partitiond.devices.mig.refusals import asking
-from partitiond.devices.mig.sizes import Offered, sizes_of, total_bytes, versioned
 from partitiond.devices.nvml.names import hardware_key
 from partitiond.devices.nvml.processes import processes_on
 from partitiond.devices.nvml.session import gpu, offered, text_of

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware.kinds import SharingMode
 
 DEFAULT: Final = 0
 EXCLUSIVE_THREAD: Final = 1

@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 from partitiond.devices.mps import record
-from partitiond.devices.mps.asking import INSTALL_HINT
 from partitiond.devices.mps.daemon import CHECK_SECONDS, MpsDaemon
 from partitiond.devices.mps.foreign import ForeignMps, foreign, own_pids
 from partitiond.devices.mps.lifecycle import PlaceFor, no_place
 from partitiond.devices.mps.processes import mps_processes
+from partitiond.devices.mps.queries import INSTALL_HINT
 
 
 class MpsControl:

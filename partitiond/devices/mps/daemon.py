@@ -10,10 +10,10 @@ from typing import Final
 
 from partitiond.core.errors import DeviceError
 from partitiond.devices.mps import answers, lifecycle, record
-from partitiond.devices.mps.asking import ask
 from partitiond.devices.mps.environment import CLIENT_LIMIT, client_env, daemon_env
 from partitiond.devices.mps.processes import PROC, MpsProcess, control_of, servers_of
-from partitiond.process_identity import ProcessId, boot_id, is_alive, start_ticks
+from partitiond.devices.mps.queries import ask
+from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, start_ticks
 
 TERMINATE_SECONDS: Final = 20.0
 """Longest wait for one client's work to end; the server waits for the client's kernels."""

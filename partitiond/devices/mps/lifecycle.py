@@ -13,9 +13,9 @@ from typing import Final
 
 from partitiond.core.errors import DeviceError
 from partitiond.devices.mps import answers
-from partitiond.devices.mps.asking import INSTALL_HINT, ask, program_path
 from partitiond.devices.mps.processes import PROC, MpsProcess, control_of, servers_of
-from partitiond.process_identity import Identified, ProcessId, is_alive
+from partitiond.devices.mps.queries import INSTALL_HINT, ask, program_path
+from partitiond.platform.process_identity import Identified, ProcessId, is_alive
 
 START_SECONDS: Final = 20.0
 """Longest wait for a daemon to answer. A daemon touches no GPU until its first client comes."""

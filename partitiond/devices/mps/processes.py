@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.devices.mps.environment import PIPE
-from partitiond.looks import DeadlineCalls
-from partitiond.process_identity import ProcessId, boot_id, start_ticks
+from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.platform.process_identity import ProcessId, boot_id, start_ticks
 
 CONTROL_NAME: Final = "nvidia-cuda-mps-control"
 SERVER_NAME: Final = "nvidia-cuda-mps-server"

@@ -21,7 +21,7 @@ from typing import Final
 
 from partitiond.core.errors import DeviceError
 from partitiond.devices.mps.environment import SOCKET_PATH_LIMIT
-from partitiond.process_identity import ProcessId
+from partitiond.platform.process_identity import ProcessId
 from partitiond.serde import to_stored_json
 
 RECORD: Final = "daemon.json"

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import pynvml
 
-from partitiond.core.hardware import DeviceDetails
-from partitiond.core.health import XidEvent
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.health import XidEvent
 from partitiond.devices.nvml import topology
 from partitiond.devices.nvml.discovery import GpuSnapshot
 from partitiond.devices.nvml.session import session, told

@@ -10,19 +10,25 @@ from typing import Any, Final
 
 import pynvml
 
-from partitiond.core.device_memory import GpuProcess, MemorySplit, split_memory
 from partitiond.core.errors import SilentError
-from partitiond.core.gpu_modes import ComputeMode, MigState, allowed_modes
-from partitiond.core.hardware import HARDWARE, Device, DeviceKind, ForeignProcess, silent_device
-from partitiond.core.health import DeviceHealth, HealthReadings, HealthVerdict, XidEvent, judge
-from partitiond.core.mig import Place
+from partitiond.core.hardware.device_memory import GpuProcess, MemorySplit, split_memory
+from partitiond.core.hardware.gpu_modes import ComputeMode, MigState, allowed_modes
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.health import (
+    DeviceHealth,
+    HealthReadings,
+    HealthVerdict,
+    XidEvent,
+    judge,
+)
+from partitiond.core.hardware.kinds import Device, DeviceKind, ForeignProcess, silent_device
+from partitiond.core.mig.geometry import Place
 from partitiond.core.units import Bytes
 from partitiond.devices.cpu import core_nodes
 from partitiond.devices.nvml import mig, processes
 from partitiond.devices.nvml.health import readings_of
 from partitiond.devices.nvml.memory import GpuMemory, memory_of
 from partitiond.devices.nvml.names import hardware_key
-from partitiond.devices.nvml.quiet import QUIET
 from partitiond.devices.nvml.session import (
     LOST,
     NO_DRIVER,
@@ -33,8 +39,9 @@ from partitiond.devices.nvml.session import (
     told,
     translate,
 )
+from partitiond.devices.nvml.session_gate import QUIET
 from partitiond.devices.nvml.topology import near_cores
-from partitiond.looks import DeadlineCalls
+from partitiond.platform.deadline_calls import DeadlineCalls
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import pynvml
 
-from partitiond.core.hardware import short_device
-from partitiond.core.health import XidEvent
+from partitiond.core.hardware.health import XidEvent
+from partitiond.core.hardware.kinds import short_device
 from partitiond.devices.nvml.processes import NO_INSTANCE
-from partitiond.devices.nvml.quiet import QUIET
 from partitiond.devices.nvml.session import session, text_of, told
+from partitiond.devices.nvml.session_gate import QUIET
 
 log = logging.getLogger(__name__)
 

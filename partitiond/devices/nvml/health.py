@@ -1,10 +1,10 @@
-"""Reads what the driver tells about a GPU's health. `core.health` judges it."""
+"""Reads what the driver tells about a GPU's health. `core.hardware.health` judges it."""
 
 from typing import Any, Final
 
 import pynvml
 
-from partitiond.core.health import HealthReadings, Throttle
+from partitiond.core.hardware.health import HealthReadings, Throttle
 from partitiond.devices.nvml.session import LOST, told
 
 _THROTTLES: Final = (

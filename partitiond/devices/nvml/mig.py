@@ -10,9 +10,10 @@ from typing import Any, Final, Literal
 import pynvml
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import HARDWARE, MigInstance, MigProfile, short_device
-from partitiond.core.mig import Place, covered_slices, place_of
-from partitiond.core.mig_names import PLANNED_ATTRIBUTES, read_name
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import MigInstance, MigProfile, short_device
+from partitiond.core.mig.geometry import Place, covered_slices, place_of
+from partitiond.core.mig.names import PLANNED_ATTRIBUTES, read_name
 from partitiond.devices.nvml.session import NOT_OFFERED, offered, told
 
 log = logging.getLogger(__name__)

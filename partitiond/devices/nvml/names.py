@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from partitiond.core.hardware import HARDWARE
+from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.units import GIB
 
 _MODELS: Final[tuple[tuple[str, str], ...]] = (

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pynvml
 
-from partitiond.core.device_memory import GpuProcess
+from partitiond.core.hardware.device_memory import GpuProcess
 from partitiond.devices.nvml.session import NOT_OFFERED
 
 NO_INSTANCE: Final = 0xFFFFFFFF

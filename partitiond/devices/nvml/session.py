@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 import pynvml
 
 from partitiond.core.errors import DeviceError
-from partitiond.devices.nvml.quiet import QUIET
+from partitiond.devices.nvml.session_gate import QUIET
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pynvml
 
-from partitiond.core.hardware import DeviceLink
+from partitiond.core.hardware.details import DeviceLink
 from partitiond.devices.nvml.session import text_of, told
 
 _PATHS: Final = {

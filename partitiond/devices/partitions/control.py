@@ -8,23 +8,17 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from partitiond.core import partition_checks as checks
 from partitiond.core.errors import DeviceError, PartitiondError, StartFailedError
-from partitiond.core.hardware import short_device
-from partitiond.core.partition import (
-    CpuCores,
-    MemoryShare,
-    MigSlice,
-    MpsShare,
-    Partition,
-)
+from partitiond.core.hardware import partition_checks as checks
+from partitiond.core.hardware.kinds import short_device
+from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.devices.mps.compute_mode import compute_mode_refusal
 from partitiond.devices.nvml.discovery import OWN_PROCESSES
 from partitiond.devices.partitions.journal import DeviceJournal, Entry, EntryKind, EntryState
 from partitiond.devices.partitions.kinds import MigSlices, MpsShares
 from partitiond.devices.partitions.memory import Holder, Holders, partition_of
 from partitiond.devices.partitions.parts import GpuInstances, Gpus, MpsDaemons, Owners
-from partitiond.looks import DeadlineCalls
+from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch, EngineReport, ShareUse
 
 log = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from typing import Any
 
 from partitiond import serde
 from partitiond.core.errors import DeviceError, InputError
-from partitiond.core.mig import Place
-from partitiond.fault_points import FaultPoint, reached
-from partitiond.process_identity import boot_id
+from partitiond.core.mig.geometry import Place
+from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.platform.process_identity import boot_id
 
 log = logging.getLogger(__name__)
 

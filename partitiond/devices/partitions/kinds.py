@@ -5,9 +5,9 @@ import dataclasses
 import logging
 from collections.abc import Collection, Sequence
 
-from partitiond.core.hardware import MigInstance
-from partitiond.core.mig import Place
-from partitiond.core.partition import MigSlice, MpsShare
+from partitiond.core.hardware.kinds import MigInstance
+from partitiond.core.hardware.partition import MigSlice, MpsShare
+from partitiond.core.mig.geometry import Place
 from partitiond.devices.partitions.journal import (
     DeviceJournal,
     Entry,

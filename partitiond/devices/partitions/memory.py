@@ -5,14 +5,20 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
-from partitiond.core import partition_checks as checks
-from partitiond.core.device_memory import SLACK_BYTES
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import SharingMode, short_device
-from partitiond.core.partition import MemoryShare, MigSlice, MpsShare, Partition, WholeDevice
-from partitiond.core.partition_checks import GpuUse, Neighbour
-from partitiond.core.room import overlap
-from partitiond.core.sleep import held
+from partitiond.core.hardware import partition_checks as checks
+from partitiond.core.hardware.device_memory import SLACK_BYTES
+from partitiond.core.hardware.kinds import SharingMode, short_device
+from partitiond.core.hardware.partition import (
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+    WholeDevice,
+)
+from partitiond.core.hardware.partition_checks import GpuUse, Neighbour
+from partitiond.core.hardware.room import overlap
+from partitiond.core.replica.sleep import held
 from partitiond.core.units import MIB, format_bytes
 from partitiond.devices.partitions.parts import Gpus
 from partitiond.ports import EngineLaunch, ShareUse

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from partitiond.core.hardware import MigInstance
-from partitiond.core.mig import Place
-from partitiond.core.partition import MigSlice
-from partitiond.core.partition_checks import GpuUse
+from partitiond.core.hardware.kinds import MigInstance
+from partitiond.core.hardware.partition import MigSlice
+from partitiond.core.hardware.partition_checks import GpuUse
+from partitiond.core.mig.geometry import Place
 from partitiond.ports import DeviceFault
 
 

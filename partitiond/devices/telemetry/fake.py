@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from partitiond.core.hardware import Device
-from partitiond.core.profile import Telemetry
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.profile.points import Telemetry
 
 
 class FakeWindow:

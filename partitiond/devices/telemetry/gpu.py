@@ -22,7 +22,7 @@ import pynvml
 
 from partitiond.core.errors import DeviceError, SilentError
 from partitiond.devices.telemetry import dcgm
-from partitiond.looks import DeadlineCalls, PendingCall
+from partitiond.platform.deadline_calls import DeadlineCalls, PendingCall
 
 T = TypeVar("T")
 

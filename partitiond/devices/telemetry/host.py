@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import SilentError
-from partitiond.core.hardware import Device, DeviceKind
-from partitiond.core.profile import Telemetry
+from partitiond.core.hardware.kinds import Device, DeviceKind
+from partitiond.core.profile.points import Telemetry
 from partitiond.devices.telemetry.cpu_time import cpu_seconds
 from partitiond.devices.telemetry.energy import EnergyMeter, find_counters
 from partitiond.devices.telemetry.exposure import CPU_FIGURES, FIGURES, ExposedFigures
 from partitiond.devices.telemetry.gpu import SAMPLE_SECONDS, GpuFigures, GpuSampler
-from partitiond.looks import DeadlineCalls
+from partitiond.platform.deadline_calls import DeadlineCalls
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from partitiond.core.architecture import Architecture
 from partitiond.core.errors import SpecError
-from partitiond.core.families import architecture_from_config
-from partitiond.core.spec import ModelSource, SourceKind
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.families import architecture_from_config
+from partitiond.core.model.spec import ModelSource, SourceKind
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
 

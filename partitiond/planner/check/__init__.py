@@ -8,8 +8,8 @@ answer to why a plan written by hand is refused.
 import collections
 from collections.abc import Iterable, Iterator, Mapping
 
-from partitiond.core.interference import DEFAULT, Interference
-from partitiond.core.plan import ModelDemand, Placement, Plan
+from partitiond.core.performance.interference import DEFAULT, Interference
+from partitiond.core.plan.record import ModelDemand, Placement, Plan
 from partitiond.planner.check.certificate import check_certificate
 from partitiond.planner.check.changes import NOTHING, Before, as_held_back, check_changes
 from partitiond.planner.check.devices import check_device, check_hosts

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Iterator, Mapping
 
-from partitiond.core.costs import idle_watts, max_watts
-from partitiond.core.hardware import Device, headroom_bytes
-from partitiond.core.placement_rules import PRIORITY_FACTOR
-from partitiond.core.plan import Candidate, Certificate, ModelDemand, Objective, Plan, Status
+from partitiond.core.hardware.kinds import Device, headroom_bytes
+from partitiond.core.model.placement_rules import PRIORITY_FACTOR
+from partitiond.core.plan.costs import idle_watts, max_watts
+from partitiond.core.plan.record import Candidate, Certificate, ModelDemand, Objective, Plan, Status
 from partitiond.planner.check.figures import RELATIVE
 from partitiond.planner.check.rules import rate_if_lost
 

@@ -5,11 +5,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from partitiond.core.beside import beside_what_runs
-from partitiond.core.costs import device_cost
-from partitiond.core.demand import ANY_DEMAND
-from partitiond.core.hardware import Device, SharingMode
-from partitiond.core.plan import (
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.model.demand import ANY_DEMAND
+from partitiond.core.model.spec import Isolation
+from partitiond.core.plan.costs import device_cost
+from partitiond.core.plan.diff import diff_cost
+from partitiond.core.plan.record import (
     ModelDemand,
     Objective,
     Placement,
@@ -18,9 +19,8 @@ from partitiond.core.plan import (
     other_release,
     same_engine,
 )
-from partitiond.core.plan_diff import diff_cost
-from partitiond.core.spec import Isolation
-from partitiond.core.start_order import StartGains
+from partitiond.core.plan.start_order import StartGains
+from partitiond.core.replica.make_before_break import beside_what_runs
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

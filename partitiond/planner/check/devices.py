@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
-from partitiond.core.hardware import Device, DeviceKind, SharingMode, headroom_bytes
-from partitiond.core.interference import MAX_REPLICAS_PER_DEVICE, mode_overhead_bytes
-from partitiond.core.partition import CpuCores, MigSlice, MpsShare
-from partitiond.core.plan import ModelDemand, Placement, Plan
-from partitiond.core.spec import Isolation
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, headroom_bytes
+from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare
+from partitiond.core.model.spec import Isolation
+from partitiond.core.performance.interference import MAX_REPLICAS_PER_DEVICE, mode_overhead_bytes
+from partitiond.core.plan.record import ModelDemand, Placement, Plan
 from partitiond.core.units import format_bytes
 from partitiond.planner.check.instances import check_instances
 

@@ -4,9 +4,9 @@ import collections
 import math
 from collections.abc import Mapping, Sequence
 
-from partitiond.core.hardware import Device
-from partitiond.core.interference import Interference, level_of, sigma
-from partitiond.core.plan import Candidate, Placement, Plan
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.performance.interference import Interference, level_of, sigma
+from partitiond.core.plan.record import Candidate, Placement, Plan
 
 RELATIVE = 1e-6
 """Slack for comparing sums of floats: the solver rounds them outwards, to a hundredth of this."""

@@ -4,9 +4,10 @@ import collections
 from collections.abc import Iterator
 from typing import Final
 
-from partitiond.core.hardware import HARDWARE, Device, MigInstance, MigProfile, headroom_bytes
-from partitiond.core.partition import MigSlice
-from partitiond.core.plan import Placement
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import Device, MigInstance, MigProfile, headroom_bytes
+from partitiond.core.hardware.partition import MigSlice
+from partitiond.core.plan.record import Placement
 from partitiond.core.units import format_bytes
 
 _STARTS: Final[dict[tuple[int, int], frozenset[int]]] = {

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from partitiond.core.plan import ModelDemand, ModelForecast, Placement, Unplaced
+from partitiond.core.plan.record import ModelDemand, ModelForecast, Placement, Unplaced
 from partitiond.planner.check.figures import RELATIVE
 
 

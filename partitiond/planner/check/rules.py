@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from partitiond.core.hardware import Device
-from partitiond.core.plan import ModelDemand, Placement, Plan
-from partitiond.core.spec import FaultDomain
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.model.spec import FaultDomain
+from partitiond.core.plan.record import ModelDemand, Placement, Plan
 from partitiond.planner.check.figures import RELATIVE, rate_of
 
 

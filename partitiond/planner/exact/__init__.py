@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ortools.sat.python import cp_model
 
-from partitiond.core.plan import Status
+from partitiond.core.plan.record import Status
 from partitiond.planner.exact.demands import add_demands
 from partitiond.planner.exact.devices import add_device_limits, add_order, add_pools
 from partitiond.planner.exact.moves import Moves, moves_cost
@@ -27,9 +27,9 @@ from partitiond.planner.exact.rules import add_rules
 from partitiond.planner.exact.scale import Scale, maximise_scale
 from partitiond.planner.exact.stoppable import solve_stoppable
 from partitiond.planner.exact.variables import Allowed, Variables, make_variables, variable_count
-from partitiond.planner.packing import Packing
-from partitiond.planner.ties import twins
-from partitiond.planner.types import PRICE_SCALE, Instance
+from partitiond.planner.model.ties import twins
+from partitiond.planner.model.types import PRICE_SCALE, Instance
+from partitiond.planner.pack.packing import Packing
 
 __all__ = [
     "MAX_VARIABLES",

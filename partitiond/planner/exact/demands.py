@@ -3,8 +3,8 @@
 from ortools.sat.python import cp_model
 
 from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost
-from partitiond.planner.needs import ANY_NUMBER
-from partitiond.planner.types import Instance, Need
+from partitiond.planner.model.needs import ANY_NUMBER
+from partitiond.planner.model.types import Instance, Need
 
 
 def add_demands(model: cp_model.CpModel, instance: Instance, variables: Variables) -> None:

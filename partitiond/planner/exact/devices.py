@@ -7,10 +7,10 @@ from typing import Any
 from ortools.sat.python import cp_model
 
 from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES, MIG_MEMORY_SLICES
-from partitiond.core.mig import Geometry
+from partitiond.core.mig.geometry import Geometry
 from partitiond.planner.exact.variables import Variables
-from partitiond.planner.ties import twins
-from partitiond.planner.types import Instance, Item
+from partitiond.planner.model.ties import twins
+from partitiond.planner.model.types import Instance, Item
 
 Held = list[tuple[Any, Item]]
 """Counts of items on one device that is run one way."""

@@ -1,4 +1,4 @@
-"""Counts moves of replicas that run and could stay, as `planner.moves` counts them."""
+"""Counts moves of replicas that run and could stay, as `planner.progress.moves` counts them."""
 
 import collections
 import dataclasses
@@ -7,7 +7,7 @@ from typing import Any
 from ortools.sat.python import cp_model
 
 from partitiond.planner.exact.variables import Variables
-from partitiond.planner.types import Instance
+from partitiond.planner.model.types import Instance
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

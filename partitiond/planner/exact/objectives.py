@@ -9,8 +9,8 @@ from ortools.sat.python import cp_model
 
 from partitiond.planner.exact.demands import add_numbers
 from partitiond.planner.exact.variables import Variables, by_model, most_copies
-from partitiond.planner.last import of_the_last
-from partitiond.planner.types import RATE_SCALE, Instance
+from partitiond.planner.model.memo import of_the_last
+from partitiond.planner.model.types import RATE_SCALE, Instance
 
 SHARE_UNITS: Final = 10_000
 OBJECTIVE_STEPS: Final = 10**8

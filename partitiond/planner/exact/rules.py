@@ -5,7 +5,7 @@ from typing import Any
 from ortools.sat.python import cp_model
 
 from partitiond.planner.exact.variables import Variables, most_copies
-from partitiond.planner.types import Instance
+from partitiond.planner.model.types import Instance
 
 Counted = list[tuple[Any, int]]
 """Counts of one model's replicas, each with its upper limit."""

@@ -9,7 +9,7 @@ from ortools.sat.python import cp_model
 
 from partitiond.planner.exact.demands import add_numbers
 from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost
-from partitiond.planner.types import Instance
+from partitiond.planner.model.types import Instance
 
 STEPS: Final = 10_000_000
 """Number of steps into which the factor is cut; bounds are proven to one step."""

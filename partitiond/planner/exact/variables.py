@@ -7,8 +7,8 @@ from typing import Any
 
 from ortools.sat.python import cp_model
 
-from partitiond.planner.packing import Packing
-from partitiond.planner.types import Group, Instance, Need
+from partitiond.planner.model.types import Group, Instance, Need
+from partitiond.planner.pack.packing import Packing
 
 Allowed = Mapping[tuple[int, int], Sequence[int]]
 Terms = list[tuple[Any, int]]

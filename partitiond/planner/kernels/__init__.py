@@ -1,7 +1,7 @@
 """Compiles the planner's inner loops; only this package imports numba.
 
-Kernels take and return flat arrays (see `planner.sites`), do not hold the interpreter's lock while
-they run, and are kept on disk once compiled.
+Kernels take and return flat arrays (see `planner.model.sites`), do not hold the interpreter's lock
+while they run, and are kept on disk once compiled.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-from partitiond.planner import kept
+from partitiond.planner import kernel_cache as kept
 
 if not kept.beside_sources():
     # numba reads its settings from the environment, and has no annotations for them.

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from partitiond.planner.kernels import plain
-from partitiond.planner.sites import Bits, Floats, Ints
+from partitiond.planner.model.sites import Bits, Floats, Ints
 
 SLACK = 1e-9
 """Relative tolerance for the rounding of floating-point sums; bounds are raised by it."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from partitiond.planner.kernels import kernel, plain
-from partitiond.planner.sites import Floats, Ints
+from partitiond.planner.model.sites import Floats, Ints
 
 PROBE = 24
 """Number of entries from which a first set is made."""

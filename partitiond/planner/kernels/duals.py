@@ -3,7 +3,7 @@
 import numpy as np
 
 from partitiond.planner.kernels import kernel, plain
-from partitiond.planner.sites import Floats, Ints
+from partitiond.planner.model.sites import Floats, Ints
 
 AT_ZERO, AT_MOST, BASIC = 0, 1, 2
 PIVOT = 1e-11

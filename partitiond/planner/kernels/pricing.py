@@ -19,7 +19,7 @@ from partitiond.planner.kernels.branch import (
     fits,
 )
 from partitiond.planner.kernels.duals import multipliers
-from partitiond.planner.sites import Floats, Ints
+from partitiond.planner.model.sites import Floats, Ints
 
 UNLIMITED = 1 << 59
 """Capacities from this value on do not limit."""

@@ -14,10 +14,10 @@ from typing import Final
 from partitiond.planner.market.choose import choose
 from partitiond.planner.market.rounds import Columns
 from partitiond.planner.market.value import HaltedError
-from partitiond.planner.members import Member
-from partitiond.planner.packing import Packing
-from partitiond.planner.progress import SolveMonitor
-from partitiond.planner.sites import Sites, with_survival
+from partitiond.planner.model.sites import Sites, with_survival
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.progress.members import Member
+from partitiond.planner.progress.watch import SolveMonitor
 
 NAME: Final = "choice of columns"
 EVERY_SHARE: Final = 0.2

@@ -15,9 +15,9 @@ from ortools.math_opt.python import mathopt
 
 from partitiond.planner.market.program import LONGEST_SECONDS
 from partitiond.planner.market.value import Market, Pattern, patterns_of
-from partitiond.planner.packing import Packing
-from partitiond.planner.sites import Floats, Ints
-from partitiond.planner.types import RATE_SCALE
+from partitiond.planner.model.sites import Floats, Ints
+from partitiond.planner.model.types import RATE_SCALE
+from partitiond.planner.pack.packing import Packing
 
 MOST_REPLICAS: Final = 1_000_000
 """`need_max` values from this number on do not limit."""

@@ -10,10 +10,10 @@ from typing import Final
 
 import numpy as np
 
+from partitiond.planner.bounds.prices import MANY, SAFETY
 from partitiond.planner.kernels.covers import Grid, best_served, cheapest_covers
-from partitiond.planner.prices import MANY, SAFETY
-from partitiond.planner.sites import Floats, Ints, Sites
-from partitiond.planner.types import RATE_SCALE
+from partitiond.planner.model.sites import Floats, Ints, Sites
+from partitiond.planner.model.types import RATE_SCALE
 
 PARTS: Final = (20, 12, 8, 6, 5, 4, 3, 2, 1)
 """Knots lie at 0 and at these fractions of a demand, where one replica fewer covers it."""

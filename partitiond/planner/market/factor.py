@@ -16,10 +16,10 @@ from typing import Final
 
 import numpy as np
 
+from partitiond.planner.bounds.prices import SAFETY, usual_prices
 from partitiond.planner.market.program import PatternProgram, Terms, duals
 from partitiond.planner.market.value import Market, MarketPrices, Pattern
-from partitiond.planner.prices import SAFETY, usual_prices
-from partitiond.planner.sites import Floats, Sites
+from partitiond.planner.model.sites import Floats, Sites
 
 CONVERGED: Final = 1e-4
 """Relative distance of the program's value to the bound at which the rounds end."""

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from partitiond.planner.kernels.branch import DeviceLimits
-from partitiond.planner.sites import Floats, Ints, Sites
+from partitiond.planner.model.sites import Floats, Ints, Sites
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 from ortools.math_opt.python import mathopt
 
 from partitiond.planner.market.value import Market, MarketPrices, Pattern
-from partitiond.planner.sites import Floats
+from partitiond.planner.model.sites import Floats
 
 LONGEST_SECONDS: Final = 86_400.0
 SHARES: Final = (0.5, 0.25, 0.125, 0.0)

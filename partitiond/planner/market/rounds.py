@@ -22,12 +22,12 @@ from typing import Final
 
 import numpy as np
 
+from partitiond.planner.bounds.prices import round_up, usual_prices
 from partitiond.planner.market.demand import Cover
 from partitiond.planner.market.program import PatternProgram, Terms, duals
 from partitiond.planner.market.value import Market, MarketPrices, Pattern, patterns_of
-from partitiond.planner.packing import Packing
-from partitiond.planner.prices import round_up, usual_prices
-from partitiond.planner.sites import Floats, Ints, Sites
+from partitiond.planner.model.sites import Floats, Ints, Sites
+from partitiond.planner.pack.packing import Packing
 
 CONVERGED: Final = 1e-6
 """Relative distance of the program's value to the bound at which nothing is left to gain."""

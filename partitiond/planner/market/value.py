@@ -20,14 +20,14 @@ from typing import Final
 
 import numpy as np
 
+from partitiond.planner.bounds.placements_lp import make_classes
+from partitiond.planner.bounds.prices import SAFETY, ClassWorth, best_multiple, bound_at
 from partitiond.planner.kernels.pricing import price_way
 from partitiond.planner.market.demand import Cover, MarketDemand
 from partitiond.planner.market.goods import Way, make_ways
-from partitiond.planner.packing import Packing
-from partitiond.planner.pours import make_classes
-from partitiond.planner.prices import SAFETY, ClassWorth, best_multiple, bound_at
-from partitiond.planner.sites import Floats, Ints, Sites
-from partitiond.planner.types import PRICE_SCALE
+from partitiond.planner.model.sites import Floats, Ints, Sites
+from partitiond.planner.model.types import PRICE_SCALE
+from partitiond.planner.pack.packing import Packing
 
 NODE_LIMIT: Final = 200_000
 """Limit on branches for one way; some milliseconds."""

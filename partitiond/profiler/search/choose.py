@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Final
 
-from partitiond.core.frontier import NEIGHBOUR_RATIO
+from partitiond.core.profile.frontier import NEIGHBOUR_RATIO
 from partitiond.profiler.search.anchors import ANCHOR_RATIO, anchors, roundest
 from partitiond.profiler.search.costs import Costs
 from partitiond.profiler.search.knowledge import SearchKnowledge, entropy

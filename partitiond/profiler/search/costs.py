@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from partitiond.core.frontier import NEIGHBOUR_RATIO
+from partitiond.core.profile.frontier import NEIGHBOUR_RATIO
 from partitiond.profiler.search.model import CurveFit
 from partitiond.profiler.search.types import NextTrial, Purpose, SearchLimits, Visit
 

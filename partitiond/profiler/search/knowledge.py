@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Final
 
-from partitiond.core.frontier import knee_range, still_grows
-from partitiond.core.profile import LimitedBy
+from partitiond.core.profile.frontier import knee_range, still_grows
+from partitiond.core.profile.points import LimitedBy
 from partitiond.profiler.search.model import CurveFit, ShrunkEstimate, believed, fit
 from partitiond.profiler.search.rates import best_rate, curve, fresh_rates
 from partitiond.profiler.search.types import Purpose, SearchLimits, Visit

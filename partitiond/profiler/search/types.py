@@ -3,8 +3,8 @@
 import dataclasses
 import enum
 
-from partitiond.core.frontier import TOLERANCE
-from partitiond.core.profile import LimitedBy
+from partitiond.core.profile.frontier import TOLERANCE
+from partitiond.core.profile.points import LimitedBy
 
 Prior = tuple[tuple[int, float], ...]
 """Predicted (batch, output tokens/s) pairs. Only their shape is used, and only at the start."""

@@ -4,10 +4,10 @@ import pynvml
 import pytest
 
 from partitiond.advise.sources.gpus import GpuWatch, placed, processes_on
-from partitiond.core.device_memory import GpuProcess
+from partitiond.core.hardware.device_memory import GpuProcess
 from partitiond.core.units import GIB
-from partitiond.looks import DeadlineCalls
-from partitiond.simulated_gpus import GpuDescription
+from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.simulated.gpus import GpuDescription
 from tests.gpu_fixtures import MakeHost, is_started, make_host
 
 __all__ = ["make_host"]

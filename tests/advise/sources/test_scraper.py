@@ -13,7 +13,7 @@ from partitiond.advise.observe import observe
 from partitiond.advise.sources import scraper
 from partitiond.advise.sources.scraper import ScrapedEngines, served_of, watch
 from partitiond.core.errors import SpecError, UpstreamError
-from partitiond.engines.runner import ProcessEngineRunner
+from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.ports import EngineHandle
 from tests.advise.looks import DATA
 from tests.advise.servers import Answer, serving

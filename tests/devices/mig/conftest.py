@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.simulated_gpus import SimulatedHost
+from partitiond.simulated.gpus import SimulatedHost
 
 
 @pytest.fixture

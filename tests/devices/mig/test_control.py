@@ -9,13 +9,13 @@ import pynvml
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.mig import Place, place_of
-from partitiond.core.mig_changes import CreateGpuInstance, MigChanges, MigPermissions, MigTarget
-from partitiond.core.partition import MigSlice
+from partitiond.core.hardware.partition import MigSlice
+from partitiond.core.mig.changes import CreateGpuInstance, MigChanges, MigPermissions, MigTarget
+from partitiond.core.mig.geometry import Place, place_of
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.mig import MigControl, read_state
-from partitiond.devices.mig.acting import perform
-from partitiond.simulated_gpus import GpuDescription, HostDescription, KillPoint, SimulatedHost
+from partitiond.devices.mig.steps import perform
+from partitiond.simulated.gpus import GpuDescription, HostDescription, KillPoint, SimulatedHost
 
 NOWHERE = Path("/nonexistent/helper.sock")
 
@@ -126,7 +126,7 @@ async def test_a_failure_at_any_call_leaves_nothing_half_made(
 MAKE = """
 import asyncio, sys
 from pathlib import Path
-from partitiond.core.partition import MigSlice
+from partitiond.core.hardware.partition import MigSlice
 from partitiond.devices.mig import MigControl
 from partitiond.devices.nvml import use_library
 use_library(Path(sys.argv[1]))

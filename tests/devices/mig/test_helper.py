@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.errors import DeviceError, InputError
-from partitiond.core.mig import place_of
-from partitiond.core.mig_changes import (
+from partitiond.core.hardware.partition import MigSlice
+from partitiond.core.mig.changes import (
     CreateComputeInstance,
     CreateGpuInstance,
     DestroyComputeInstance,
@@ -26,7 +26,7 @@ from partitiond.core.mig_changes import (
     SetMigMode,
     Step,
 )
-from partitiond.core.partition import MigSlice
+from partitiond.core.mig.geometry import place_of
 from partitiond.core.units import Bytes
 from partitiond.devices.host import HostDevices
 from partitiond.devices.mig import MigControl, read_state
@@ -38,7 +38,7 @@ from partitiond.devices.mig.protocol import (
     parse_request,
     request_line,
 )
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.devices.mig.test_control import CUT, places
 
 MODULE = [sys.executable, "-m", "partitiond.devices.mig.helper"]

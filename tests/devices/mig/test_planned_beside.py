@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from partitiond.core.hardware import Device
-from partitiond.core.mig import Place, geometry_on, place_of, profiles_of
-from partitiond.core.mig_changes import MigChanges
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.mig.changes import MigChanges
+from partitiond.core.mig.geometry import Place, geometry_on, place_of, profiles_of
 from partitiond.devices.host import HostDevices
 from partitiond.devices.mig import MigControl
-from partitiond.simulated_gpus import SimulatedHost
+from partitiond.simulated.gpus import SimulatedHost
 from tests.devices.mig.test_control import CUT, NOWHERE
 
 

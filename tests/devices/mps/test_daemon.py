@@ -13,8 +13,8 @@ from partitiond.core.errors import DeviceError, SilentError
 from partitiond.devices.mps import MpsControl, MpsDaemon, StartPlace
 from partitiond.devices.mps import record as records
 from partitiond.devices.mps.processes import PROC, MpsProcess
-from partitiond.process_identity import start_ticks
-from partitiond.simulated_gpus.mps_control import write_program
+from partitiond.platform.process_identity import start_ticks
+from partitiond.simulated.gpus.mps_control import write_program
 from tests.devices.mps.clients import client
 from tests.machine import signal_all
 
@@ -330,7 +330,7 @@ async def test_one_that_hangs_is_told_and_can_be_ended(
     assert raised.value.hint
     os.kill(pid, signal.SIGCONT)
     await daemon.ask("simulate_hang 60")
-    monkeypatch.setattr("partitiond.devices.mps.asking.ASK_SECONDS", 0.5)
+    monkeypatch.setattr("partitiond.devices.mps.queries.ASK_SECONDS", 0.5)
     await daemon.quit()
     assert start_ticks(pid) is None
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.hardware import SharingMode
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.devices.mps import MpsControl, compute_mode_refusal
 from partitiond.devices.mps.foreign import foreign
 from partitiond.devices.mps.processes import MpsProcess, Program
-from partitiond.process_identity import ProcessId
-from partitiond.simulated_gpus.mps_control import write_program
+from partitiond.platform.process_identity import ProcessId
+from partitiond.simulated.gpus.mps_control import write_program
 from tests.machine import signal_all
 
 MPS = Path("/run/partitiond/mps")

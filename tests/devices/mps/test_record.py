@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.errors import DeviceError
 from partitiond.devices.mps import record
-from partitiond.process_identity import ProcessId
+from partitiond.platform.process_identity import ProcessId
 
 GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
 TWIN = "GPU-3c5a1b2d-0000-0000-0000-000000000002"

@@ -4,11 +4,11 @@ import pynvml
 import pytest
 
 from partitiond.core.errors import NotFoundError
-from partitiond.core.hardware import DeviceDetails
+from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.units import GIB
 from partitiond.devices.host import HostDevices
 from partitiond.serde import from_json, to_json
-from partitiond.simulated_gpus.description import GpuDescription
+from partitiond.simulated.gpus.description import GpuDescription
 from tests.devices.nvml.conftest import MakeHost
 
 

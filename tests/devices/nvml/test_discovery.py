@@ -10,12 +10,13 @@ import pynvml
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import HARDWARE, SharingMode
-from partitiond.core.health import DeviceHealth
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.units import GIB
 from partitiond.devices.nvml.discovery import GpuDiscovery
 from partitiond.devices.partitions.gpus import NvmlGpus
-from partitiond.simulated_gpus.description import GpuDescription
+from partitiond.simulated.gpus.description import GpuDescription
 from tests.devices.nvml.conftest import MakeHost
 
 CORES = range(4)

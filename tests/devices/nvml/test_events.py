@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pynvml
 import pytest
 
-from partitiond.core.health import XidEvent
+from partitiond.core.hardware.health import XidEvent
 from partitiond.devices.nvml.events import MAX_KEPT, XidWatch
-from partitiond.simulated_gpus.description import GpuDescription
-from partitiond.simulated_gpus.host import SimulatedHost
+from partitiond.simulated.gpus.description import GpuDescription
+from partitiond.simulated.gpus.host import SimulatedHost
 from tests.devices.nvml.conftest import MakeHost
 
 DEADLINE_SECONDS = 20.0

@@ -9,14 +9,14 @@ import pynvml
 import pytest
 
 from partitiond.core.errors import SilentError
-from partitiond.core.hardware import Device
-from partitiond.core.health import DeviceHealth
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import Device
 from partitiond.devices.gauges import HostGauges
 from partitiond.devices.host import HostDevices
-from partitiond.devices.nvml.quiet import QUIET
+from partitiond.devices.nvml.session_gate import QUIET
 from partitiond.devices.partitions.gpus import FailedGpus, NvmlGpus
-from partitiond.looks import DeadlineCalls
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 
 SECONDS = 0.05
 """Deadline of a look here. A slow machine may miss it where nothing hangs, so what is well is

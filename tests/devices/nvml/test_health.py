@@ -3,10 +3,10 @@
 import pynvml
 import pytest
 
-from partitiond.core.health import HealthReadings, Throttle
+from partitiond.core.hardware.health import HealthReadings, Throttle
 from partitiond.devices.nvml.health import readings_of
 from partitiond.devices.nvml.session import gpu
-from partitiond.simulated_gpus.host import SimulatedHost
+from partitiond.simulated.gpus.host import SimulatedHost
 from tests.devices.nvml.conftest import MakeHost
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from partitiond.core.errors import DeviceError
 from partitiond.devices.nvml import discover_gpus, library_in_use, use_library
-from partitiond.simulated_gpus.host import SimulatedHost
+from partitiond.simulated.gpus.host import SimulatedHost
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from partitiond.devices.nvml import mig
 from partitiond.devices.nvml.session import gpu
-from partitiond.simulated_gpus.description import GpuDescription
+from partitiond.simulated.gpus.description import GpuDescription
 from tests.devices.nvml.conftest import MakeHost
 
 CUT = GpuDescription("a100-80gb", mig=True, mig_instances=("3g.40gb@4", "1g.10gb@0"))

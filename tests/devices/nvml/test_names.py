@@ -2,7 +2,7 @@
 
 import pytest
 
-from partitiond.core.hardware import HARDWARE
+from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.units import GIB, MIB
 from partitiond.devices.nvml import hardware_key
 

@@ -9,7 +9,7 @@ import pytest
 from partitiond.core.units import GIB
 from partitiond.devices.nvml.processes import name_of, processes_on, sees_host_pids
 from partitiond.devices.nvml.session import gpu
-from partitiond.simulated_gpus.description import GpuDescription
+from partitiond.simulated.gpus.description import GpuDescription
 from tests.devices.nvml.conftest import MakeHost
 
 SOMEBODY, MPS_CLIENT = 2**22 + 1, 2**22 + 2

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.errors import DeviceError, StartFailedError
-from partitiond.core.mig import Place
-from partitiond.core.partition import (
+from partitiond.core.hardware.partition import (
     CpuCores,
     MemoryShare,
     MigSlice,
@@ -19,7 +18,8 @@ from partitiond.core.partition import (
     Partition,
     WholeDevice,
 )
-from partitiond.core.plan import SleepingFootprint
+from partitiond.core.mig.geometry import Place
+from partitiond.core.plan.record import SleepingFootprint
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.partitions.journal import (
     EntryKind,
@@ -28,8 +28,8 @@ from partitiond.devices.partitions.journal import (
     place_text,
     read_entries,
 )
+from partitiond.platform.process_identity import boot_id
 from partitiond.ports import EngineReport
-from partitiond.process_identity import boot_id
 from tests.controller.samples import placement
 from tests.devices.partitions.world import Crashed, World, handle, launch, partitions
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.mig import Place
-from partitiond.core.partition import MemoryShare, MigSlice, MpsShare, Partition
+from partitiond.core.hardware.partition import MemoryShare, MigSlice, MpsShare, Partition
+from partitiond.core.mig.geometry import Place
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.partitions.journal import EntryKind, place_text, read_entries
 from partitiond.ports import EngineLaunch

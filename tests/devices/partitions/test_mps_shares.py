@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import DeviceError, StartFailedError
-from partitiond.core.partition import MemoryShare, MpsShare, Partition
+from partitiond.core.hardware.partition import MemoryShare, MpsShare, Partition
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.partitions.journal import read_entries
 from partitiond.ports import DeviceFault, EngineReport

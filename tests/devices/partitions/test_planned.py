@@ -14,23 +14,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.hardware import Device, SharingMode
-from partitiond.core.mig import Place, place_of
-from partitiond.core.mig_changes import CreateGpuInstance, MigChanges
-from partitiond.core.partition import MigSlice, WholeDevice
-from partitiond.core.plan import Infeasible, ModelDemand, Placement
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.partition import MigSlice, WholeDevice
+from partitiond.core.mig.changes import CreateGpuInstance, MigChanges
+from partitiond.core.mig.geometry import Place, place_of
+from partitiond.core.plan.record import Infeasible, ModelDemand, Placement
 from partitiond.core.units import GIB
 from partitiond.devices.host import HostDevices
 from partitiond.devices.mig import MigControl, read_state
-from partitiond.devices.mig.acting import perform
+from partitiond.devices.mig.steps import perform
 from partitiond.devices.mps import MpsControl
 from partitiond.devices.partitions import DeviceJournal, HostPartitions
 from partitiond.devices.partitions.gpus import NvmlGpus
 from partitiond.devices.partitions.journal import EntryKind, read_entries
 from partitiond.devices.partitions.journal import place_of as place_in
 from partitiond.planner.api import solve
-from partitiond.planner.types import PlanRequest
-from partitiond.simulated_gpus import GpuDescription, HostDescription, SimulatedHost
+from partitiond.planner.model.types import PlanRequest
+from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.devices.partitions.world import handle, launch
 from tests.planner.build import in_mig, point, want
 

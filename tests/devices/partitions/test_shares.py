@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.partition import MemoryShare, MigSlice, MpsShare, Partition, WholeDevice
+from partitiond.core.hardware.partition import (
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+    WholeDevice,
+)
 from partitiond.core.units import GIB, Bytes
 from partitiond.ports import ShareUse
 from tests.devices.partitions.world import World, handle, launch, partitions

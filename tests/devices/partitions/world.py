@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from partitiond.core.device_memory import GpuProcess
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware import MigInstance
-from partitiond.core.mig import Place
-from partitiond.core.partition import MigSlice, Partition
-from partitiond.core.partition_checks import GpuUse
+from partitiond.core.hardware.device_memory import GpuProcess
+from partitiond.core.hardware.kinds import MigInstance
+from partitiond.core.hardware.partition import MigSlice, Partition
+from partitiond.core.hardware.partition_checks import GpuUse
+from partitiond.core.mig.geometry import Place
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.partitions import DeviceJournal, HostPartitions
 from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch

@@ -6,14 +6,14 @@ import threading
 import pynvml
 import pytest
 
-from partitiond.core.hardware import Device
-from partitiond.core.profile import Telemetry
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.profile.points import Telemetry
 from partitiond.devices.fake import fake_gpus
 from partitiond.devices.nvml import discover_gpus
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry.gpu import GpuSampler
-from partitiond.looks import DeadlineCalls
-from partitiond.simulated_gpus import GpuDescription, SimulatedHost
+from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.simulated.gpus import GpuDescription, SimulatedHost
 from tests.gpu_fixtures import MakeHost, is_started, make_host
 
 __all__ = ["make_host"]

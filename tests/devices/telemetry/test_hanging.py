@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.hardware import Device
-from partitiond.core.health import DeviceHealth
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import Device
 from partitiond.devices.host import HostDevices
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry import host as host_module
-from partitiond.looks import DeadlineCalls
-from partitiond.simulated_gpus import GpuDescription, SimulatedHost
+from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.simulated.gpus import GpuDescription, SimulatedHost
 from tests.gpu_fixtures import MakeHost, is_started, make_host
 
 __all__ = ["make_host"]

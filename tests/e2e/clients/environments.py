@@ -18,7 +18,7 @@ from pathlib import Path
 
 import platformdirs
 
-from partitiond.package_sources import configured_sources, uv_program
+from partitiond.engines.install.package_sources import configured_sources, uv_program
 
 HERE = Path(__file__).parent
 MARKER = "complete"

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from partitiond.core.routing import (
+from partitiond.core.dispatch.routing import (
     KeyRoute,
     ModelAvailability,
     ModelRoute,
     ReplicaRoute,
     RoutingTable,
 )
-from partitiond.engines.environment import EngineEnvironment
+from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.ports import EngineHandle
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.engine_fixtures import make_runner, vllm_launch
@@ -158,7 +158,7 @@ def _start_engine(replica: ReplicaRoute) -> "subprocess.Popen[bytes]":
     flags += ["--max-model-len", str(MAX_MODEL_LEN)]
     flags += ["--task", "pooling" if replica.model == EMBEDDER else "generate"]
     return subprocess.Popen(
-        [sys.executable, "-m", "partitiond.engines.simulated", *flags],
+        [sys.executable, "-m", "partitiond.simulated.engine", *flags],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

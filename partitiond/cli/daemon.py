@@ -1,0 +1,156 @@
+"""Implements `serve`, `down` and `status`: runs, stops and shows the daemon."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from partitiond.cli.options import AllOption, JsonOption, client_of, settings_of
+from partitiond.cli.output import err, out, print_json, say
+from partitiond.core.errors import DaemonUnreachableError, PartitiondError
+from partitiond.core.hardware.kinds import short_device
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+    from partitiond.core.hardware.kinds import Device
+    from partitiond.settings.schema import Settings
+
+DOWN_DEADLINE_SECONDS: Final = 180.0
+"""Draining may take 120 s by default; stopping engines and proxy takes some more."""
+MAX_NAMES: Final = 8
+"""The most cordoned devices that `status` names."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("serve")(serve)
+    app.command("down")(down)
+    app.command("status")(status)
+
+
+def serve(ctx: typer.Context) -> None:
+    """Run the daemon in the foreground.
+
+    It is the control API, the controller, the engines and the endpoint.
+    Ends on Ctrl-C or SIGTERM. A second daemon on the same state folder is refused.
+    """
+    settings = settings_of(ctx)
+    say(f"partitiond: state in {settings.state_dir}")
+    from partitiond.daemon import run_daemon  # takes a second: errors in settings come first
+
+    run_daemon(settings, lambda: _say_ready(settings), reread=lambda: settings_of(ctx))
+
+
+def _say_ready(settings: "Settings") -> None:
+    say(f"ready: control API on {settings.control_url}, endpoint on {settings.proxy_url}/v1")
+
+
+def down(
+    ctx: typer.Context,
+    keep_engines: Annotated[
+        bool, typer.Option("--keep-engines", help="Leave engines and endpoint running.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop the daemon and all it runs; wait until it is gone."""
+    settings = settings_of(ctx)
+    with client_of(ctx) as client:
+        stopped = stop_daemon(client, settings, stop_engines=not keep_engines)
+    if as_json:
+        print_json({"stopped": stopped, "engines_kept": keep_engines})
+    elif stopped:
+        say("The daemon is stopped." + (" Engines go on serving." if keep_engines else ""))
+    else:
+        say(f"No daemon answers on {settings.control_url}: nothing to stop.")
+
+
+def stop_daemon(client: "ControlClient", settings: "Settings", *, stop_engines: bool) -> bool:
+    """Ask the daemon to end and wait until it has ended; False if none was running.
+
+    Raises:
+        PartitiondError: the daemon refused, or did not end in time.
+    """
+    from partitiond.cli.progress import reporting
+
+    try:
+        client.shutdown(stop_engines=stop_engines)
+    except DaemonUnreachableError:
+        if not lock_is_held(settings.lock_path):
+            return False
+        raise
+    deadline = time.monotonic() + DOWN_DEADLINE_SECONDS
+    with reporting(err()) as report:
+        while lock_is_held(settings.lock_path):
+            if time.monotonic() > deadline:
+                raise PartitiondError(
+                    f"the daemon did not end within {DOWN_DEADLINE_SECONDS:.0f} s.",
+                    hint="`partitiond status` shows what it waits for.",
+                )
+            report.update("draining and stopping")
+            time.sleep(0.2)
+    return True
+
+
+def lock_is_held(path: Path) -> bool:
+    """Whether a daemon holds the state folder's lock now."""
+    import fcntl
+
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOption = False) -> None:
+    """Show models, replicas and the plan that is applied."""
+    with client_of(ctx) as client:
+        plan, waiting = client.current_plan(), client.waiting_plan()
+        shown: dict[str, Any] = {
+            "models": client.models(),
+            "replicas": client.replicas(),
+            "plan_id": plan.id if plan else None,
+            "waiting_plan_id": waiting.plan.id if waiting else None,
+            "convergence": client.convergence() if plan else None,
+            "not_ready": dict(client.readiness()),
+        }
+        devices = [] if shown["not_ready"] else client.devices()
+    if as_json:
+        print_json(shown)
+        return
+    from partitiond.cli.plan.words import converging_words, waiting_words
+    from partitiond.cli.tables import HALF_PAGE_ROWS, models_table, replicas_table
+
+    settings = settings_of(ctx)
+    console = out()
+    unready = "; ".join(f"{part}: {why}" for part, why in shown["not_ready"].items())
+    console.print(f"daemon    {f'not ready ({unready})' if unready else 'ready'}", markup=False)
+    console.print(f"endpoint  {settings.proxy_url}/v1", markup=False)
+    console.print(f"plan      {shown['plan_id'] or 'none applied'}", markup=False)
+    if shown["convergence"] and (words := converging_words(shown["convergence"])):
+        console.print(f"          {words}", markup=False)
+    if waiting is not None:
+        console.print(f"waiting   {waiting_words(waiting)}", markup=False, soft_wrap=True)
+    cordoned = [short_device(device.id) for device in devices if device.cordoned]
+    if cordoned:
+        names = ", ".join(cordoned if everything else cordoned[:MAX_NAMES])
+        more = len(cordoned) - MAX_NAMES
+        names += f" and {more} more" if more > 0 and not everything else ""
+        console.print(
+            f"devices   {len(devices)}, of which cordoned: {names} (see `partitiond devices`)",
+            markup=False,
+        )
+    page = None if everything else HALF_PAGE_ROWS
+    console.print(models_table(shown["models"], page))
+    console.print(replicas_table(shown["replicas"], page))
+
+
+def host_devices(settings: "Settings") -> "list[Device]":
+    """Return the devices of this host that the settings allow. Raises DeviceError."""
+    from partitiond.cli.devices import commands as commands_devices
+
+    return commands_devices.host_devices(settings)

@@ -1,0 +1,56 @@
+"""Implements `partitiond demo`: shows all of partitiond on this machine, for real but small."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from partitiond.cli.options import JsonOption, globals_of
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("demo")(demo)
+
+
+def demo(
+    ctx: typer.Context,
+    *,
+    once: Annotated[
+        bool, typer.Option("--once", help="Shut everything down at the end, on a terminal, too.")
+    ] = False,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option("--state-dir", help="Folder of the demo [.demo].", show_default=False),
+    ] = None,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Fetch the models from the Hugging Face hub.")
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=5, help="Length of each overload run.")
+    ] = 30.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show everything partitiond does, on this machine, for real.
+
+    Installs an engine, measures two small models, plans, serves, chats and overloads. Takes about
+    6 minutes on two cores, and under 3 the second time: the engine, the models and the
+    measurements are kept. On a terminal it goes on serving until Ctrl-C.
+    """
+    from partitiond.cli.demo.demo import DemoOptions, run_demo
+    from partitiond.cli.output import print_json
+
+    given = globals_of(ctx)
+    folder = state_dir or given.state_dir or Path(".demo")
+    outcome = run_demo(
+        DemoOptions(
+            folder.expanduser().absolute(),
+            once=once,
+            hub=hub,
+            seconds=seconds,
+            overrides=given.overrides,
+            as_json=as_json,
+        )
+    )
+    if as_json:
+        print_json(outcome)

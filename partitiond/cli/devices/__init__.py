@@ -1,0 +1,1 @@
+"""`partitiond devices`: devices, cordons and MIG instances."""

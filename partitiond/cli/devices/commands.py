@@ -1,0 +1,164 @@
+"""Implements `partitiond devices`: lists and shows devices with their state, and cordons them."""
+
+import os
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from partitiond.cli.groups import Lists
+from partitiond.cli.ids import DeviceArgument
+from partitiond.cli.options import AllOption, JsonOption, client_of, connected, settings_of
+from partitiond.cli.output import emit, say
+from partitiond.core.errors import DaemonUnreachableError, InputError, UnauthorizedError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from partitiond.core.hardware.details import DeviceDetails
+    from partitiond.core.hardware.kinds import Device
+    from partitiond.devices.host import HostDevices
+    from partitiond.ports import ReplicaView
+    from partitiond.settings.schema import Settings
+
+WITHOUT_DAEMON: Final = "No daemon answers: cordons and Xid messages are not known."
+
+
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the group of commands and return it."""
+    group = typer.Typer(cls=Lists, help="Devices: list, show, cordon; the MIG instances of GPUs.")
+    group.command("list")(list_devices)
+    group.command("show")(show)
+    group.command("cordon")(cordon)
+    group.command("uncordon")(uncordon)
+    app.add_typer(group, name="devices")
+    return group
+
+
+def list_devices(
+    ctx: typer.Context, everything: AllOption = False, as_json: JsonOption = False
+) -> None:
+    """Show the devices of this host, their health and sharing.
+
+    The daemon looks at them every 5 s. Without one they are looked at from here: cordons and Xid
+    messages are then not known.
+    """
+    from partitiond.cli.devices.tables import devices_table
+
+    found, engines = _listed(settings_of(ctx))
+    emit(found, as_json=as_json, render=lambda: devices_table(found, engines, whole=everything))
+
+
+def show(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption = False) -> None:
+    """Show all of one device.
+
+    Health, foreign processes, MIG instances, links, power: what its driver tells.
+    """
+    from partitiond.cli.devices.tables import device_view
+
+    found = _detailed(settings_of(ctx), device_id)
+    emit(found, as_json=as_json, render=lambda: device_view(found))
+
+
+def cordon(
+    ctx: typer.Context,
+    device_id: DeviceArgument,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why, for those who find it cordoned.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Place nothing on a device from now on.
+
+    It holds until `uncordon`, over restarts as well. Replicas on it go on serving until a plan
+    that moves them is applied.
+    """
+    if not reason.strip():
+        raise InputError(
+            "a cordon needs a reason.",
+            hint='Write --reason "fan is replaced on Monday": others will find the device so.',
+        )
+    with client_of(ctx) as client:
+        device = client.cordon(device_id, reason)
+    emit(device, as_json=as_json, render=lambda: f"{device.short_id} is cordoned.")
+    if not as_json:
+        say("What runs there moves with the next plan: partitiond plan, then partitiond apply.")
+
+
+def uncordon(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption = False) -> None:
+    """Let plans use a device again.
+
+    Earlier Xid messages are held against it no longer.
+    """
+    with client_of(ctx) as client:
+        device = client.uncordon(device_id)
+    words = "may be used again."
+    if device.cordoned:
+        words = f"has no cordon of an operator any more, and stays cordoned: {device.cordon_reason}"
+    emit(device, as_json=as_json, render=lambda: f"{device.short_id} {words}")
+
+
+def host_provider(settings: "Settings") -> "HostDevices":
+    """Return the provider of this host's devices, as the settings allow. Raises DeviceError."""
+    from partitiond.devices.host import HostDevices
+    from partitiond.gpu_host import gpu_cores
+
+    return HostDevices(
+        settings.cpu.cores,
+        settings.cpu.memory,
+        nvml=settings.gpu.enabled,
+        cpu=settings.cpu.enabled,
+        own_pids=lambda: own_pids(settings),
+        mig_changes=settings.gpu.mig_changes,
+        mig_helper=settings.gpu.mig_helper,
+        simulated_host=settings.gpu.simulated_host,
+        gpu_cores=gpu_cores(settings),
+    )
+
+
+def host_devices(settings: "Settings") -> "list[Device]":
+    """Return the devices that the settings allow. Raises DeviceError."""
+    return list(host_provider(settings).discover())
+
+
+def own_pids(settings: "Settings") -> "Collection[int]":
+    """Return the processes of engines and MPS daemons started by a daemon with these settings."""
+    from partitiond.devices.mps import MpsControl
+    from partitiond.engines.process.owners import owners
+
+    mps = MpsControl(settings.run_dir, settings.gpu.mps_control)
+    return {*owners(settings.run_dir), *mps.pids()}
+
+
+def _listed(settings: "Settings") -> "tuple[list[Device], list[ReplicaView] | None]":
+    """Return the devices and the daemon's replicas; None for the replicas without a daemon."""
+    try:
+        with connected(settings) as client:
+            return list(client.devices()), list(client.replicas())
+    except (DaemonUnreachableError, UnauthorizedError):
+        if _asked_another():
+            raise
+        say(WITHOUT_DAEMON)
+        provider = host_provider(settings)
+        found = list(provider.discover())
+        if provider.unseen:
+            say(f"GPUs may be missing here: the driver is {provider.unseen} (see `dmesg`).")
+        return found, None
+
+
+def _detailed(settings: "Settings", device_id: str) -> "DeviceDetails":
+    try:
+        with connected(settings) as client:
+            return client.device(device_id)
+    except (DaemonUnreachableError, UnauthorizedError):
+        if _asked_another():
+            raise
+        from partitiond.controller.runtime.cordons import device_named
+
+        say(WITHOUT_DAEMON)
+        provider = host_provider(settings)
+        return provider.inspect(device_named(list(provider.discover()), device_id).id)
+
+
+def _asked_another() -> bool:
+    """Whether the user named a daemon: then this host's devices are not the answer."""
+    return bool(os.environ.get("PARTITIOND_URL"))

@@ -1,0 +1,250 @@
+"""Checks the host for `partitiond doctor`: each check is a function that returns what it found.
+
+With a `fail`, partitiond cannot work; with a `warn`, it works, but worse than it could or not for
+everything. Each finding says what to do.
+"""
+
+import collections
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
+from partitiond.cli.doctor.limits import check_open_files, file_limits
+from partitiond.cli.doctor.native import examine_native
+from partitiond.cli.doctor.tls import check_tls
+from partitiond.core.errors import EngineUnavailableError, PartitiondError
+from partitiond.core.units import GIB, MIB, format_bytes
+
+if TYPE_CHECKING:
+    from partitiond.settings.schema import Settings
+
+MIN_SHARED_MEMORY_BYTES: Final = 256 * MIB
+"""vLLM's processes exchange batches through /dev/shm; containers often give 64 MiB."""
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - looked at, nothing is put there
+MIN_MEMORY_BYTES: Final = 5 * GIB
+"""One CPU engine of the smallest catalog model takes about 4.6 GB."""
+
+
+def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> DoctorFinding:
+    """Check that Python is 3.11 to 3.13."""
+    text = ".".join(map(str, version))
+    if (3, 11) <= version[:2] <= (3, 13):
+        return ok("python", f"Python {text}")
+    return fail("python", f"Python {text} is not supported", "use Python 3.11, 3.12 or 3.13")
+
+
+def check_engine(settings: "Settings") -> DoctorFinding:
+    """Check that there is an engine environment of a known version."""
+    from partitiond.cli.setup.engine import chosen_variant, find_engine
+    from partitiond.engines.vllm.capabilities import capabilities_of
+
+    if settings.gpu.simulated_host is not None:
+        return ok("engine", "vLLM does not run on a simulated host; --engine-kind simulated does")
+    variant = chosen_variant(settings)
+    try:
+        environment = find_engine(settings, variant)
+        capabilities_of(environment.version, allow_unknown=settings.engine.allow_unknown_version)
+    except EngineUnavailableError as error:
+        return fail("engine", error.message.rstrip("."), error.hint.rstrip("."))
+    return ok("engine", f"vLLM {environment.version} ({environment.variant})")
+
+
+def check_compiler(settings: "Settings") -> DoctorFinding:
+    """Check that there is a C compiler: vLLM compiles kernels at start."""
+    del settings
+    found = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    if found is None:
+        return warn(
+            "compiler", "no C compiler", "install gcc: engines compile kernels when they start"
+        )
+    return ok("compiler", str(shutil.which(found)))
+
+
+def check_writable(name: str, path: Path) -> DoctorFinding:
+    """Check that the folder exists, or can be made, and takes files."""
+    existing = path
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        return fail(
+            name,
+            f"{path} cannot be written ({error.strerror})",
+            f"correct its permissions, or choose another with --set {name}=/folder",
+        )
+    free = shutil.disk_usage(existing).free
+    if free < 2 * GIB:
+        return warn(name, f"{path}: only {format_bytes(free)} free", "make room on that disk")
+    return ok(name, f"{path} ({format_bytes(free)} free)")
+
+
+def check_port(name: str, host: str, port: int, *, daemon_runs: bool) -> DoctorFinding:
+    """Check that the port is free, or taken by the daemon of this state folder."""
+    if port == 0:
+        return ok(name, "a free one is taken")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if daemon_runs:
+                return ok(name, f"{host}:{port}, taken by the running daemon")
+            return fail(
+                name,
+                f"{host}:{port}: {error.strerror or error}",
+                f"stop what uses it, or choose another: --set {name}.port=PORT",
+            )
+    return ok(name, f"{host}:{port} is free")
+
+
+def check_shared_memory(settings: "Settings", folder: Path = SHARED_MEMORY) -> DoctorFinding:
+    """Check the room in /dev/shm."""
+    del settings
+    if not folder.is_dir():
+        return fail("shared memory", f"there is no {folder}", "mount a tmpfs there")
+    free = shutil.disk_usage(folder).free
+    if free < MIN_SHARED_MEMORY_BYTES:
+        return warn(
+            "shared memory",
+            f"{folder} has {format_bytes(free)} free",
+            "give it more: --shm-size=1g for a container, or remount it larger",
+        )
+    return ok("shared memory", f"{folder} has {format_bytes(free)} free")
+
+
+def check_memory(settings: "Settings") -> DoctorFinding:
+    """Check the host memory that an engine may take."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if settings.cpu.memory is not None:
+        free = min(free, settings.cpu.memory)
+    if free < MIN_MEMORY_BYTES:
+        return warn(
+            "memory",
+            f"{format_bytes(free)} available",
+            f"a CPU engine takes about {format_bytes(MIN_MEMORY_BYTES)}: free some",
+        )
+    return ok("memory", f"{format_bytes(free)} available")
+
+
+def check_devices(settings: "Settings") -> DoctorFinding:
+    """Check that there is at least one device, and that NVML answers if there is a GPU."""
+    from partitiond.cli.daemon import host_devices
+
+    try:
+        devices = host_devices(settings)
+    except PartitiondError as error:
+        return fail("devices", error.message.rstrip("."), error.hint.rstrip("."))
+    if not devices:
+        return fail("devices", "none", "enable the CPU: --set cpu.enabled=true")
+    gpus = [device for device in devices if device.kind.value == "gpu"]
+    counts = collections.Counter(device.hardware for device in devices)
+    names = ", ".join(f"{n}x {name}" if n > 1 else name for name, n in counts.items())
+    return ok("devices", names if gpus else f"{names} (no NVIDIA GPU: the CPU serves)")
+
+
+def check_telemetry(settings: "Settings") -> DoctorFinding:
+    """Report which telemetry each device exposes, and why not the rest; profiles carry it."""
+    import asyncio
+
+    from partitiond.cli.daemon import host_devices
+    from partitiond.devices.telemetry import HostTelemetry
+
+    try:
+        devices = host_devices(settings)
+    except PartitiondError:
+        return ok("telemetry", "not looked for: no devices")  # `check_devices` says why
+    source = HostTelemetry(dcgm_url=settings.gpu.dcgm_url)
+
+    async def ask() -> list[str]:
+        told = [f"{d.hardware}: {(await source.exposure(d)).text()}" for d in devices]
+        return list(dict.fromkeys(told))  # GPUs of one kind expose the same
+
+    return ok("telemetry", "; ".join(asyncio.run(ask())) or "no devices")
+
+
+def check_leftovers(settings: "Settings", *, daemon_runs: bool) -> DoctorFinding:
+    """Find processes of this state folder that no daemon watches."""
+    found = processes_of(settings.run_dir)
+    if daemon_runs:
+        return ok("leftovers", f"none looked for: the daemon watches {len(found)} processes")
+    if found:
+        shown = ", ".join(f"{name} (pid {pid})" for pid, name in found[:4])
+        return warn(
+            "leftovers",
+            f"{len(found)} processes without a daemon: {shown}",
+            "`partitiond serve` adopts them, `partitiond down` then stops them",
+            "partitiond serve",
+        )
+    return ok("leftovers", "no process without a daemon")
+
+
+def processes_of(run_dir: Path) -> list[tuple[int, str]]:
+    """Return other processes with a path below `run_dir` in argv, or as their replica's folder."""
+    import psutil
+
+    from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
+
+    marker = f"{run_dir}{os.sep}"
+    # Parent processes may have the folder on their command line, too.
+    ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter():
+        if process.pid in ours:
+            continue
+        try:
+            folder = process.environ().get(REPLICA_DIR_VARIABLE, "")
+            words = [*process.cmdline(), folder]
+        except psutil.Error:  # gone meanwhile, or another user's
+            continue
+        if any(marker in word or word == str(run_dir) for word in words):
+            found.append((process.pid, process.name()))
+    return found
+
+
+def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFinding]:
+    """Run all checks, in the order in which a newcomer meets the parts."""
+    from partitiond.cli.doctor.gather import gather, judge
+
+    checks: list[Callable[[], DoctorFinding]] = [
+        check_python,
+        lambda: check_engine(settings),
+        lambda: check_compiler(settings),
+        examine_native,
+        lambda: check_devices(settings),
+        lambda: check_telemetry(settings),
+        lambda: check_memory(settings),
+        lambda: check_shared_memory(settings),
+        lambda: check_open_files(
+            file_limits(),
+            max_connections=settings.proxy.max_connections,
+            workers=settings.proxy.workers,
+        ),
+        lambda: check_writable("state_dir", settings.state_dir),
+        lambda: check_writable("run_dir", settings.run_dir),
+        lambda: check_writable("cache_dir", settings.cache_dir),
+        lambda: check_port(
+            "control", settings.control.host, settings.control.port, daemon_runs=daemon_runs
+        ),
+        lambda: check_port(
+            "proxy", settings.proxy.host, settings.proxy.port, daemon_runs=daemon_runs
+        ),
+        lambda: check_leftovers(settings, daemon_runs=daemon_runs),
+    ]
+    found = [check() for check in checks]
+    return [
+        *found,
+        *check_tls(settings.proxy.tls_certificate, settings.proxy.tls_key, datetime.now(UTC)),
+        *judge(gather(settings, daemon_runs=daemon_runs), settings, daemon_runs=daemon_runs),
+    ]

@@ -1,0 +1,99 @@
+"""Implements `partitiond doctor`: reports what works here, what does not, and what to do."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partitiond.cli.exits import Exit
+from partitiond.cli.options import JsonOption, settings_of
+from partitiond.cli.output import emit, print_json, say
+from partitiond.core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from partitiond.cli.doctor.findings import DoctorFinding
+    from partitiond.settings.schema import Settings
+
+FixOption = Annotated[
+    bool,
+    typer.Option(
+        "--fix", help="Remove leftovers of ours that are safe to remove, after showing them."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor")(doctor)
+
+
+def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = False) -> None:
+    """Check what partitiond needs here, and say what to do.
+
+    Ends with 0 when it can work (warnings included) and with 1 when something must be put right.
+    With --fix it also removes what earlier runs left: run folders, engines of jobs that are gone,
+    control daemons without clients. It changes nothing that is not ours, and ends nothing that
+    serves.
+    """
+    from partitiond.cli.doctor.findings import CheckVerdict
+
+    settings, findings = _findings(ctx)
+    done: list[str] = []
+    if fix and settings is not None:
+        done = _fixed(settings, findings)
+        settings, findings = _findings(ctx)
+    if fix and as_json:
+        print_json({"done": done, "findings": findings})
+    else:
+        emit(findings, as_json=as_json, render=lambda: _table(findings))
+    failed = any(finding.verdict is CheckVerdict.FAIL for finding in findings)
+    raise typer.Exit(Exit.FAILED if failed else Exit.OK)
+
+
+def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[DoctorFinding]]":
+    """Return all findings. Unreadable settings are one; then nothing else can be checked."""
+    from partitiond.cli.daemon import lock_is_held
+    from partitiond.cli.doctor import checks
+    from partitiond.cli.doctor.findings import fail, ok
+
+    try:
+        settings = settings_of(ctx)
+    except SettingsError as error:
+        advice = error.hint.rstrip(".")
+        return None, [checks.check_python(), fail("settings", error.message, advice)]
+    valid = ok("settings", "valid; `partitiond setup config show` lists them")
+    held = lock_is_held(settings.lock_path)
+    return settings, [valid, *checks.examine(settings, daemon_runs=held)]
+
+
+def _fixed(settings: "Settings", findings: "Sequence[DoctorFinding]") -> list[str]:
+    """Show what would be done, do it, and report what was done."""
+    from partitiond.cli.doctor.fixes import fix, fixable
+
+    wanted = fixable(findings)
+    if not wanted:
+        say("Nothing of ours is left over.")
+        return []
+    for finding in wanted:
+        say(f"{finding.check}: {finding.message}\n  will {finding.fix}")
+    done = fix(settings)
+    for text in done:
+        say(f"  {text}")
+    return done
+
+
+def _table(findings: "Sequence[DoctorFinding]") -> "RenderableType":
+    from partitiond.cli.tables import new_table, state_text
+
+    table = new_table("check", "", "found")
+    for finding in findings:
+        text = finding.message
+        if finding.advice:
+            text += f"\n-> {finding.advice}"
+        if finding.command:
+            text += f"\n   $ {finding.command}"
+        table.add_row(finding.check, state_text(finding.verdict.value), text)
+    return table

@@ -1,0 +1,300 @@
+"""Gathers facts on GPUs for `partitiond doctor`: from NVML, the run folder and the journal."""
+
+import dataclasses
+import getpass
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from partitiond.cli.doctor.driver import check_driver, check_gpus, check_nodes
+from partitiond.cli.doctor.facts import HostFacts, host_facts
+from partitiond.cli.doctor.findings import DoctorFinding, fail, warn
+from partitiond.cli.doctor.leftovers import EngineFolder, check_engines, engine_folders
+from partitiond.cli.doctor.limits import Ulimits, check_limits, ulimits
+from partitiond.cli.doctor.mig import check_mig
+from partitiond.cli.doctor.mps import MpsFacts, OwnMps, check_mps
+from partitiond.core.errors import InputError, PartitiondError, SilentError
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.replica.obstacles import Obstacle
+
+if TYPE_CHECKING:
+    from partitiond.devices.partitions.journal import Entry
+    from partitiond.platform.deadline_calls import DeadlineCalls
+    from partitiond.settings.schema import Settings
+
+JOURNAL = "devices.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """The GPUs of NVML, or its error.
+
+    Attributes:
+        gpus: as NVML shows them; empty if it does not start.
+        refused: NVML's error code if it does not start, or refuses altogether.
+        words: NVML's error text, or that the driver does not answer.
+    """
+
+    gpus: tuple[DeviceDetails, ...] = ()
+    refused: int | None = None
+    words: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GatheredFacts:
+    """Everything that the GPU part of the doctor looks at.
+
+    Attributes:
+        journal: entries of state_dir/devices.json; `journal_problem` says why it cannot be read.
+        reported: a running daemon's id, health and reason of each device: the daemon receives Xid
+            messages, which the driver tells only while a process listens.
+        obstacles: obstacles that keep models from running, as a running daemon reports them.
+    """
+
+    host: HostFacts
+    gpu: GpuFacts
+    mps: MpsFacts = dataclasses.field(default_factory=MpsFacts)
+    journal: "tuple[Entry, ...]" = ()
+    journal_problem: str = ""
+    engines: tuple[EngineFolder, ...] = ()
+    limits: Ulimits = dataclasses.field(default_factory=Ulimits)
+    cores: int = 1
+    may_change_mig: bool | None = None
+    reported: tuple[tuple[str, DeviceHealth, str], ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
+
+
+def gather(
+    settings: "Settings",
+    *,
+    daemon_runs: bool,
+    root: Path = Path("/"),
+    environment: Mapping[str, str] | None = None,
+) -> GatheredFacts:
+    """Look at everything once. What cannot be read is a fact as well: nothing is raised."""
+    told = os.environ if environment is None else environment
+    simulated = settings.gpu.simulated_host is not None
+    host = host_facts(root, told, _user())
+    if simulated:
+        # A simulated host has GPUs and no driver: this machine's driver says nothing of them.
+        host = dataclasses.replace(
+            host,
+            pci_gpus=(),
+            pci_switches=(),
+            kernel_driver="",
+            library_drivers=(),
+            nodes=(),
+            container="",
+        )
+    gpu = gpu_facts(settings)
+    reported, obstacles = _reported(settings) if daemon_runs else ((), ())
+    journal, problem = _journal(settings)
+    return GatheredFacts(
+        host=host,
+        gpu=gpu,
+        mps=mps_facts(settings),
+        journal=journal,
+        journal_problem=problem,
+        engines=engine_folders(settings.run_dir),
+        limits=ulimits(),
+        cores=len(os.sched_getaffinity(0)),
+        may_change_mig=_may_change_mig(settings, gpu),
+        reported=reported,
+        obstacles=obstacles,
+    )
+
+
+def judge(facts: GatheredFacts, settings: "Settings", *, daemon_runs: bool) -> list[DoctorFinding]:
+    """Return all findings of the GPU part, in the order in which they build on each other. Pure."""
+    gpus = facts.gpu.gpus
+    found = [check_driver(facts.host, gpus, facts.gpu.refused)]
+    if facts.gpu.words and facts.gpu.refused is not None:
+        found[0] = dataclasses.replace(
+            found[0], message=f"{found[0].message} (NVML: {facts.gpu.words})"
+        )
+    elif facts.gpu.words:
+        found[0] = fail(
+            found[0].check,
+            facts.gpu.words.rstrip("."),
+            "look into the kernel's log for NVRM and Xid lines",
+            "sudo dmesg | grep -iE 'NVRM|Xid' | tail -20",
+        )
+    found += check_nodes(facts.host, gpus)
+    found += check_gpus(facts.host, gpus)
+    found += _from_daemon(facts)
+    found += [
+        warn(f"model {one.model}", one.headline.rstrip("."), one.hint.rstrip("."))
+        for one in facts.obstacles
+    ]
+    found += check_mig(
+        gpus,
+        facts.journal,
+        changes=settings.gpu.mig_changes,
+        may_change=facts.may_change_mig,
+        daemon_runs=daemon_runs,
+    )
+    if facts.journal_problem:
+        found.append(
+            fail("device journal", facts.journal_problem,
+                 "the daemon puts a damaged journal aside and begins anew", "partitiond serve")
+        )  # fmt: skip
+    found += check_mps(gpus, facts.mps, facts.host, daemon_runs=daemon_runs)
+    found += check_engines(facts.engines, settings.run_dir, daemon_runs=daemon_runs)
+    # Engines on simulated GPUs take almost nothing of this machine.
+    real = 0 if settings.gpu.simulated_host is not None else len(gpus)
+    return [*found, *check_limits(facts.host, facts.limits, gpus=real, cores=facts.cores)]
+
+
+def _from_daemon(facts: GatheredFacts) -> list[DoctorFinding]:
+    known = {gpu.device.id for gpu in facts.gpu.gpus if gpu.device.health is not DeviceHealth.FINE}
+    shape = {DeviceHealth.FAILED: fail, DeviceHealth.DEGRADED: warn}
+    return [
+        shape[health](
+            "gpu health",
+            f"{device_id}: the daemon reports it {health}: {reason.rstrip('.')}",
+            "once it is well again, say so",
+            f"partitiond devices uncordon {device_id}",
+        )
+        for device_id, health, reason in facts.reported
+        if health in shape and device_id not in known
+    ]
+
+
+# -- each source -----------------------------------------------------------------------------
+
+
+def gpu_facts(settings: "Settings", looks: "DeadlineCalls | None" = None) -> GpuFacts:
+    """Read what NVML shows, or why it shows nothing.
+
+    Args:
+        settings: the settings of partitiond.
+        looks: makes the calls, each with a deadline; None uses the default.
+    """
+    import pynvml
+
+    from partitiond.cli.devices.commands import own_pids
+    from partitiond.devices.host import HostDevices
+    from partitiond.devices.nvml.discovery import DRIVER
+    from partitiond.devices.nvml.session import session
+    from partitiond.gpu_host import gpu_cores
+
+    def starts() -> None:
+        with session():
+            pass
+
+    if not settings.gpu.enabled:
+        return GpuFacts()
+    try:
+        devices = HostDevices(
+            cpu=False,
+            mig_changes=settings.gpu.mig_changes,
+            mig_helper=settings.gpu.mig_helper,
+            simulated_host=settings.gpu.simulated_host,
+            gpu_cores=gpu_cores(settings),
+            own_pids=lambda: own_pids(settings),
+            looks=looks,
+        )
+        found = [d for d in devices.discover() if d.kind is DeviceKind.GPU]
+        details = tuple(devices.inspect(device.id) for device in found)
+    except PartitiondError as error:
+        code = error.facts.get("nvml_code")
+        return GpuFacts((), code if isinstance(code, int) else None, error.message)
+    if devices.unseen:
+        return GpuFacts(details, None, f"the driver is {devices.unseen}: a call into it hangs")
+    if details:
+        return GpuFacts(details)
+    try:
+        devices.looks.ask(DRIVER, starts)
+    except pynvml.NVMLError as error:
+        return GpuFacts((), int(error.value))
+    except SilentError as error:
+        return GpuFacts((), None, error.message)
+    return GpuFacts()
+
+
+def mps_facts(settings: "Settings") -> MpsFacts:
+    """Read the MPS daemons, ours and others', and whether the control program can be used."""
+    from partitiond.devices.mps import MpsControl
+    from partitiond.devices.mps.record import RECORD, read
+    from partitiond.gpu_host import mps_program
+
+    control = MpsControl(settings.run_dir, mps_program(settings))
+    alive = {daemon.pipe_dir.parent for daemon in control.running()}
+    folders = [p for p in sorted((settings.run_dir / "mps").glob("*")) if p.is_dir()]
+    own = []
+    for folder in folders:
+        known = read(folder)
+        # A finished daemon leaves only its logs, on purpose.
+        if known is None and not (folder / RECORD).exists() and not (folder / "pipe").exists():
+            continue
+        uuid = known.uuid if known is not None else ""
+        clients = _clients(control, uuid) if folder in alive else None
+        own.append(OwnMps(folder, uuid, folder in alive, clients))
+    simulated = settings.gpu.simulated_host is not None
+    return MpsFacts(control.unavailable(), tuple(own), () if simulated else control.foreign())
+
+
+def _clients(control: object, uuid: str) -> int | None:
+    import asyncio
+
+    from partitiond.devices.mps import MpsControl
+
+    assert isinstance(control, MpsControl)
+    try:
+        return len(asyncio.run(control.daemon(uuid).clients()))
+    except PartitiondError:
+        return None  # it does not answer: its clients are unknown, so it is not ended
+
+
+def _journal(settings: "Settings") -> "tuple[tuple[Entry, ...], str]":
+    from partitiond.devices.partitions.journal import read_entries
+
+    try:
+        return read_entries(settings.state_dir / JOURNAL), ""
+    except (InputError, OSError) as error:
+        return (), f"{settings.state_dir / JOURNAL} cannot be read: {error}"
+
+
+def _may_change_mig(settings: "Settings", gpu: GpuFacts) -> bool | None:
+    """Whether GPU instances can be made here; None if no GPU has MIG, or if unknown."""
+    from partitiond.devices.nvml import gpu as handle_of
+    from partitiond.devices.nvml.mig import may_change_instances
+    from partitiond.platform.deadline_calls import DeadlineCalls
+
+    able = [g for g in gpu.gpus if g.mig_mode]
+    if not able:
+        return None
+    uuid = able[0].device.id
+
+    def may() -> bool:
+        with handle_of(uuid, "tell who may change MIG") as handle:
+            return may_change_instances(handle, settings.gpu.mig_helper)
+
+    try:
+        return DeadlineCalls().ask(uuid, may)
+    except PartitiondError:
+        return None
+
+
+def _reported(
+    settings: "Settings",
+) -> tuple[tuple[tuple[str, DeviceHealth, str], ...], tuple[Obstacle, ...]]:
+    from partitiond.cli.options import connected
+
+    try:
+        with connected(settings) as client:
+            devices, models = client.devices(), client.models()
+    except PartitiondError:
+        return (), ()  # this user may not be allowed to read the daemon's token
+    obstacles = tuple(view.obstacle for view in models if view.obstacle is not None)
+    return tuple((d.id, d.health, d.health_reason) for d in devices), obstacles
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        return ""

@@ -1,0 +1,263 @@
+"""Checks limits of host and cgroup: memory, processes, cores, files and shared memory.
+
+Pure but for the functions that read the limits.
+"""
+
+import dataclasses
+import resource
+from pathlib import Path
+from typing import Final
+
+from partitiond.cli.doctor.facts import HostFacts
+from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
+from partitiond.core.units import GIB, MIB, format_bytes
+from partitiond.proxy.edge.file_limit import FILES_PER_CONNECTION, OWN_FILES, files_needed
+
+HOST_BYTES_PER_ENGINE: Final = 4 * GIB
+"""Memory of a small model's GPU engine: libraries, pinned buffers, and weights that it loads."""
+THREADS_PER_ENGINE: Final = 512
+"""An engine's processes have some 200 to 400 threads on a host with many cores."""
+SHARED_BYTES_PER_GPU: Final = 256 * MIB
+"""vLLM's processes exchange batches through /dev/shm; containers often give 64 MiB."""
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - named, nothing is put there
+CORES_PER_GPU: Final = 2
+"""One for an engine's loop, one for the front-end and the kernel; each replica needs its own."""
+LEAST_LOCKED_BYTES: Final = 64 * MIB
+"""Distributions usually allow 8 MiB. CUDA can pin more than the limit; other libraries cannot."""
+MIN_OPEN_FILES: Final = 4096
+"""Each engine takes some dozens of files, and so do the daemon's databases and logs."""
+FILE_MAX: Final = Path("/proc/sys/fs/file-max")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ulimits:
+    """Soft limits of this process; None for no limit."""
+
+    processes: int | None = None
+    locked_bytes: int | None = None
+
+
+def ulimits() -> Ulimits:
+    """Read the soft limits of this process."""
+
+    def soft(which: int) -> int | None:
+        value = resource.getrlimit(which)[0]
+        return None if value == resource.RLIM_INFINITY else value
+
+    return Ulimits(soft(resource.RLIMIT_NPROC), soft(resource.RLIMIT_MEMLOCK))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileLimits:
+    """How many files may be open; None for no limit.
+
+    Attributes:
+        soft, hard: limits of each process.
+        host: limit of all processes together.
+    """
+
+    soft: int | None = None
+    hard: int | None = None
+    host: int | None = None
+
+
+def file_limits() -> FileLimits:
+    """Read the limits of this process and host."""
+
+    def bounded(value: int) -> int | None:
+        return None if value == resource.RLIM_INFINITY else value
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        host = int(FILE_MAX.read_text())
+    except (OSError, ValueError):  # not shown in some containers
+        host = None
+    return FileLimits(bounded(soft), bounded(hard), host)
+
+
+def check_open_files(limits: FileLimits, *, max_connections: int, workers: int) -> DoctorFinding:
+    """Check that the endpoint can hold as many connections as it accepts.
+
+    The limit holds for each process, and the kernel distributes connections over workers freely:
+    one worker may get all of them.
+    """
+    needed = max(MIN_OPEN_FILES, files_needed(max_connections))
+    soft, hard = limits.soft, limits.hard
+    if soft is not None and soft < needed:
+        holds = max(0, soft - OWN_FILES) // FILES_PER_CONNECTION
+        above = f" (hard limit {hard})" if hard is not None else ""
+        reachable = hard is None or hard >= needed
+        return warn(
+            "open files",
+            f"limit {soft}{above}: room for {holds} connections with a request each; "
+            f"proxy.max_connections is {max_connections}, which may take {needed} files",
+            f"raise it, by LimitNOFILE={needed} in the systemd unit, or lower "
+            "proxy.max_connections",
+            f"ulimit -n {needed}" if reachable else "",
+        )
+    total = workers * needed
+    if limits.host is not None and limits.host < total:
+        return warn(
+            "open files",
+            f"fs.file-max is {limits.host}: {workers} workers may take {total} files together",
+            "raise it, or lower proxy.max_connections",
+            f"sudo sysctl -w fs.file-max={2 * total}",
+        )
+    return ok("open files", f"limit {'none' if soft is None else soft}, {needed} needed")
+
+
+def check_limits(host: HostFacts, limits: Ulimits, *, gpus: int, cores: int) -> list[DoctorFinding]:
+    """Check everything that bounds engines from outside.
+
+    Args:
+        host: facts of the host.
+        limits: limits of this process, which engines inherit.
+        gpus: number of GPUs that engines may use; with 0, limits of GPU hosts are left out.
+        cores: number of cores that this process may use.
+    """
+    found = [*_cgroup(host, gpus), *_ulimits(limits, gpus), *_swap(host)]
+    if gpus:
+        found += [*_cores(host, gpus, cores), *_numa(host), *_shared_memory(host, gpus)]
+    return found or [ok("limits", f"{cores} cores; no limit in the way")]
+
+
+def _cgroup(host: HostFacts, gpus: int) -> list[DoctorFinding]:
+    found = []
+    limits, engines = host.cgroup, max(1, gpus)
+    needed = HOST_BYTES_PER_ENGINE * engines
+    if limits.memory_bytes is not None and limits.memory_bytes < needed:
+        found.append(
+            warn(
+                "cgroup memory",
+                f"memory.max is {format_bytes(limits.memory_bytes)}; one engine on each of "
+                f"{engines} GPUs takes about {format_bytes(needed)} of host memory"
+                if gpus
+                else f"memory.max is {format_bytes(limits.memory_bytes)}: too little for an engine",
+                "give it more",
+                _raise(host, f"--memory {needed // GIB}g", f"MemoryMax={needed // GIB}G"),
+            )
+        )
+    threads = THREADS_PER_ENGINE * 4 * engines
+    if limits.pids is not None and limits.pids < threads:
+        found.append(
+            warn(
+                "cgroup processes",
+                f"pids.max is {limits.pids}; threads count, and an engine has up to "
+                f"{THREADS_PER_ENGINE}",
+                "give it more",
+                _raise(host, "--pids-limit -1", "TasksMax=infinity"),
+            )
+        )
+    return found
+
+
+def _raise(host: HostFacts, container: str, unit: str) -> str:
+    if host.container:
+        return f"{_program(host)} run {container} ..."
+    return f"sudo systemctl set-property partitiond.service {unit}"
+
+
+def _program(host: HostFacts) -> str:
+    return host.container if host.container in {"docker", "podman"} else "docker"
+
+
+def _ulimits(limits: Ulimits, gpus: int) -> list[DoctorFinding]:
+    found = []
+    least = THREADS_PER_ENGINE * 4 * max(1, gpus)
+    if limits.processes is not None and limits.processes < least:
+        found.append(
+            warn(
+                "processes",
+                f"limit of processes and threads {limits.processes}; an engine has up to "
+                f"{THREADS_PER_ENGINE} threads",
+                "raise it here, or by LimitNPROC= in the systemd unit",
+                "ulimit -u unlimited",
+            )
+        )
+    if gpus and limits.locked_bytes is not None and limits.locked_bytes < LEAST_LOCKED_BYTES:
+        found.append(
+            warn(
+                "locked memory",
+                f"limit {format_bytes(limits.locked_bytes)}: what libraries pin beside CUDA may "
+                "fail",
+                "raise it here, or by LimitMEMLOCK=infinity in the systemd unit",
+                "ulimit -l unlimited",
+            )
+        )
+    return found
+
+
+def _swap(host: HostFacts) -> list[DoctorFinding]:
+    found = []
+    if host.swap_used_bytes > max(GIB, host.swap_bytes // 4):
+        found.append(
+            warn(
+                "swap",
+                f"{format_bytes(host.swap_used_bytes)} are swapped out: an engine that is would "
+                "answer in seconds instead of milliseconds",
+                "free memory, and keep the kernel from swapping engines",
+                "sudo sysctl -w vm.swappiness=1",
+            )
+        )
+    if host.overcommit == 2:
+        found.append(
+            warn(
+                "overcommit",
+                "vm.overcommit_memory is 2: CUDA reserves far more addresses than memory, and "
+                "engines then fail to start",
+                "let addresses be reserved",
+                "sudo sysctl -w vm.overcommit_memory=0",
+            )
+        )
+    return found
+
+
+def _cores(host: HostFacts, gpus: int, cores: int) -> list[DoctorFinding]:
+    allowed = min(cores, host.cgroup.cores or cores)
+    if allowed >= CORES_PER_GPU * gpus:
+        return []
+    return [
+        warn(
+            "cores",
+            f"{allowed} cores for {gpus} GPUs: every replica wants a core of its own, so few "
+            "replicas of small models fit, and they slow each other down",
+            f"give {CORES_PER_GPU} cores or more for each GPU",
+            _raise(host, f"--cpuset-cpus 0-{CORES_PER_GPU * gpus - 1}", "AllowedCPUs="),
+        )
+    ]
+
+
+def _numa(host: HostFacts) -> list[DoctorFinding]:
+    if host.numa_nodes < 2 or not host.numa_balancing:
+        return []
+    return [
+        warn(
+            "numa",
+            f"automatic NUMA balancing is on over {host.numa_nodes} nodes: engines are pinned near "
+            "their GPU, and it moves their pages all the same, which shows as latency",
+            "switch it off",
+            "sudo sysctl -w kernel.numa_balancing=0",
+        )
+    ]
+
+
+def _shared_memory(host: HostFacts, gpus: int) -> list[DoctorFinding]:
+    needed = SHARED_BYTES_PER_GPU * gpus
+    size = host.shared_memory_bytes
+    if size is None:
+        return [fail("shared memory size", f"there is no {SHARED_MEMORY}", "mount a tmpfs there",
+                     f"sudo mount -t tmpfs -o size=2g tmpfs {SHARED_MEMORY}")]  # fmt: skip
+    if size >= needed:
+        return []
+    gib = -(-needed // GIB)
+    return [
+        warn(
+            "shared memory size",
+            f"{SHARED_MEMORY} has {format_bytes(size)}; engines on {gpus} GPUs take up to "
+            f"{format_bytes(needed)}",
+            "make it larger",
+            f"{_program(host)} run --shm-size={gib}g ..."
+            if host.container
+            else f"sudo mount -o remount,size={gib}g {SHARED_MEMORY}",
+        )
+    ]

@@ -1,0 +1,160 @@
+"""Checks the MPS control program, daemons of others, and leftovers of our daemons. Pure."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from partitiond.cli.doctor.facts import HostFacts
+from partitiond.cli.doctor.findings import DoctorFinding, ok, warn
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.devices.mps.foreign import ForeignMps
+
+CHECK = "mps"
+CONTROL = "nvidia-cuda-mps-control"
+BIN = "/usr/bin/nvidia-cuda-mps"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OwnMps:
+    """One MPS folder of ours.
+
+    Attributes:
+        uuid: UUID of its GPU; empty if the folder's record cannot be read.
+        alive: whether its control daemon runs.
+        clients: number of the control daemon's clients; None if it does not say.
+    """
+
+    folder: Path
+    uuid: str
+    alive: bool
+    clients: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MpsFacts:
+    """MPS on this host.
+
+    Attributes:
+        unavailable: why the control program cannot be used; empty if it can.
+        own: MPS folders below our run folder.
+        foreign: control daemons and servers of others.
+    """
+
+    unavailable: str = ""
+    own: tuple[OwnMps, ...] = ()
+    foreign: tuple[ForeignMps, ...] = ()
+
+
+def check_mps(
+    gpus: Sequence[DeviceDetails], mps: MpsFacts, host: HostFacts, *, daemon_runs: bool
+) -> list[DoctorFinding]:
+    """Find what keeps shares under MPS from working, and what is in the way."""
+    able = [gpu for gpu in gpus if SharingMode.MPS in gpu.device.modes]
+    if not able and not mps.own and not mps.foreign:
+        return []
+    found = [*_program(able, mps, host), *_others(mps), *_environment(host)]
+    if not daemon_runs:
+        found += _leftovers(mps)
+    running = sum(own.alive for own in mps.own)
+    summary = f"possible on {len(able)} GPUs; {running} control daemons of ours run"
+    return found or [ok(CHECK, summary)]
+
+
+def _program(able: Sequence[DeviceDetails], mps: MpsFacts, host: HostFacts) -> list[DoctorFinding]:
+    if not able or not mps.unavailable:
+        return []
+    words, _, advice = mps.unavailable.partition(". ")
+    major = able[0].device.driver.partition(".")[0]
+    command = (
+        f"docker run --gpus all -v {BIN}-control:{BIN}-control -v {BIN}-server:{BIN}-server ..."
+        if host.container
+        else f"sudo apt-get install nvidia-compute-utils-{major or 'VERSION'}"
+    )
+    return [
+        warn(
+            CHECK,
+            f"{words.rstrip('.')}: plans with MPS shares cannot be applied",
+            (advice or "install the driver's compute utilities").rstrip("."),
+            command,
+        )
+    ]
+
+
+def _others(mps: MpsFacts) -> list[DoctorFinding]:
+    return [
+        warn(
+            CHECK,
+            f"{one.program} (pid {one.pid}, user id {one.uid}) is not ours: {_first(one.meaning)}",
+            "leave it, or end it once its clients are gone",
+            _quit_command(one),
+        )
+        for one in mps.foreign
+    ]
+
+
+def _first(meaning: str) -> str:
+    """Return the meaning without its closing words on how to end it, which the command says."""
+    return meaning.partition(" To be rid of it")[0].rstrip(".")
+
+
+def _quit_command(one: ForeignMps) -> str:
+    where = f"CUDA_MPS_PIPE_DIRECTORY={one.pipe_dir} " if one.pipe_dir is not None else ""
+    return f"echo quit | sudo -u '#{one.uid}' env {where}{CONTROL}"
+
+
+def _environment(host: HostFacts) -> list[DoctorFinding]:
+    """Warn of MPS variables in this shell: every program that it starts inherits them."""
+    told = [name for name, _ in host.environment if name.startswith("CUDA_MPS_")]
+    if not told:
+        return []
+    return [
+        warn(
+            CHECK,
+            f"{', '.join(told)} {'is' if len(told) == 1 else 'are'} set here; engines are told "
+            "their own, but other CUDA programs of this shell become clients of that daemon",
+            "take it out of the environment",
+            f"unset {' '.join(told)}",
+        )
+    ]
+
+
+def _leftovers(mps: MpsFacts) -> list[DoctorFinding]:
+    found = []
+    stale = [own for own in mps.own if not own.alive]
+    if stale:
+        folders = " ".join(str(own.folder) for own in stale)
+        found.append(
+            warn(
+                CHECK,
+                f"{len(stale)} folders of control daemons that are gone: {folders}",
+                "remove them; logs of interest are in their log folders",
+                f"rm -r {folders}",
+                fix="remove the folders",
+            )
+        )
+    for own in mps.own:
+        if not own.alive:
+            continue
+        if own.clients != 0:
+            with_clients = "with unknown" if own.clients is None else f"with {own.clients}"
+            found.append(
+                warn(
+                    CHECK,
+                    f"our control daemon of {own.uuid} runs {with_clients} clients, and no "
+                    "daemon of ours looks after it",
+                    "`partitiond serve` adopts them, `partitiond down` then stops them",
+                    "partitiond serve",
+                )
+            )
+        else:
+            found.append(
+                warn(
+                    CHECK,
+                    f"our control daemon of {own.uuid} runs, and has no client",
+                    "end it",
+                    f"echo quit | CUDA_MPS_PIPE_DIRECTORY={own.folder / 'pipe'} {CONTROL}",
+                    fix="end it",
+                )
+            )
+    return found

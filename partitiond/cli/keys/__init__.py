@@ -1,0 +1,1 @@
+"""`partitiond keys`: API keys and their usage."""

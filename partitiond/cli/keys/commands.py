@@ -1,0 +1,170 @@
+"""Implements `partitiond keys`: manages API keys of the OpenAI-compatible endpoint."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from partitiond.cli.groups import KEY_OPTIONS, Lists, headed
+from partitiond.cli.ids import KeyArgument, with_id
+from partitiond.cli.keys import options as given
+from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.output import emit, out, print_json, say
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+
+T = TypeVar("T")
+
+
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the group of commands and return it."""
+    group = typer.Typer(cls=Lists, help="API keys of the endpoint.")
+    group.command("create", cls=headed(KEY_OPTIONS))(create)
+    group.command("list")(list_keys)
+    group.command("show")(show)
+    group.command("update", cls=headed(KEY_OPTIONS))(update)
+    group.command("rotate")(rotate)
+    group.command("remove")(remove)
+    app.add_typer(group, name="keys")
+    return group
+
+
+def _with_key(client: "ControlClient", given: str, use: Callable[[str], T]) -> T:
+    def ids() -> list[str]:
+        there = client.keys()
+        return [key.id for key in there]
+
+    return with_id("key", given, use, ids)
+
+
+def create(
+    ctx: typer.Context,
+    *,
+    label: given.LabelOption = None,
+    models: given.ModelsOption = None,
+    routes: given.RoutesOption = None,
+    expires: given.ExpiresOption = None,
+    priority: given.PriorityOption = None,
+    weight: given.WeightOption = None,
+    requests_per_minute: given.RequestsOption = None,
+    tokens_per_minute: given.TokensOption = None,
+    max_in_flight: given.InFlightOption = None,
+    token_budget: given.BudgetOption = None,
+    max_prompt_bytes: given.PromptBytesOption = None,
+    max_output_tokens: given.OutputTokensOption = None,
+    max_sequences: given.SequencesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key and print it once; only its hash is kept."""
+    terms = given.terms_body(
+        label=label,
+        models=models,
+        routes=routes,
+        expires=expires,
+        priority=priority,
+        weight=weight,
+        limits=given.limits_body(max_prompt_bytes, max_output_tokens, max_sequences),
+        rates=given.rates_body(requests_per_minute, tokens_per_minute, max_in_flight, token_budget),
+    )
+    with client_of(ctx) as client:
+        record, key = client.create_key(terms=terms)
+    if as_json:
+        print_json({"record": record, "key": key})
+        return
+    out().print(key, markup=False, soft_wrap=True)
+    say(f"This is key {record.id}. It is shown only now: keep it. Clients send it as")
+    say("  Authorization: Bearer <key>")
+
+
+def list_keys(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """List keys: ids, labels, models, and when they end."""
+    from partitiond.cli.keys.table import keys_table
+
+    with client_of(ctx) as client:
+        keys = client.keys()
+    emit(keys, as_json=as_json, render=lambda: keys_table(keys))
+
+
+def show(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -> None:
+    """Show what a key may do, and how much of it is used."""
+    from partitiond.cli.keys.table import key_table
+
+    with client_of(ctx) as client:
+        view = _with_key(client, key_id, client.key)
+    emit(view, as_json=as_json, render=lambda: key_table(view))
+
+
+def update(
+    ctx: typer.Context,
+    key_id: KeyArgument,
+    *,
+    label: given.LabelOption = None,
+    models: given.ModelsOption = None,
+    routes: given.RoutesOption = None,
+    expires: given.ExpiresOption = None,
+    priority: given.PriorityOption = None,
+    weight: given.WeightOption = None,
+    requests_per_minute: given.RequestsOption = None,
+    tokens_per_minute: given.TokensOption = None,
+    max_in_flight: given.InFlightOption = None,
+    token_budget: given.BudgetOption = None,
+    max_prompt_bytes: given.PromptBytesOption = None,
+    max_output_tokens: given.OutputTokensOption = None,
+    max_sequences: given.SequencesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change what a key may do, from now on.
+
+    What is not given stays; --model and --route name all of them anew.
+    """
+    changes = given.terms_body(
+        label=label,
+        models=models,
+        routes=routes,
+        expires=expires,
+        priority=priority,
+        weight=weight,
+        limits=given.limits_body(max_prompt_bytes, max_output_tokens, max_sequences),
+        rates=given.rates_body(requests_per_minute, tokens_per_minute, max_in_flight, token_budget),
+    )
+    if not changes:
+        raise typer.BadParameter("nothing to change: give at least one option.")
+    with client_of(ctx) as client:
+        record = _with_key(client, key_id, lambda found: client.update_key(found, changes))
+    if as_json:
+        print_json(record)
+        return
+    say(f"Key {record.id} is changed.")
+
+
+def rotate(
+    ctx: typer.Context,
+    key_id: KeyArgument,
+    grace: given.GraceOption = "1h",
+    as_json: JsonOption = False,
+) -> None:
+    """Give a key another secret and print it once; id and terms stay."""
+    seconds = given.seconds_of("--grace", grace)
+    with client_of(ctx) as client:
+        record, key = _with_key(client, key_id, lambda found: client.rotate_key(found, seconds))
+    if as_json:
+        print_json({"record": record, "key": key})
+        return
+    out().print(key, markup=False, soft_wrap=True)
+    say(f"This is the new secret of key {record.id}. It is shown only now: keep it.")
+    if record.previous_until is None:
+        say("The one before is refused from now on.")
+    else:
+        say(f"The one before is taken until {record.previous_until}.")
+
+
+def remove(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -> None:
+    """Remove a key: requests with it are refused from now on."""
+    with client_of(ctx) as client:
+        key_id = _with_key(client, key_id, client.key).record.id
+        client.remove_key(key_id)
+    if as_json:
+        print_json({"removed": key_id})
+        return
+    say(f"Key {key_id} is removed.")

@@ -1,0 +1,94 @@
+"""Draws API keys for people, never the key itself, which is not kept."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from partitiond.cli.models.request_options import limits_text
+from partitiond.cli.tables import new_table
+from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
+from partitiond.core.instants import unix_seconds
+from partitiond.ports import KeyRecord, KeyView
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def keys_table(keys: Sequence[KeyRecord]) -> "RenderableType":
+    """Ids, labels, models and expiry of the keys."""
+    if not keys:
+        return "No API keys. Make one: partitiond keys create --label my-app"
+    table = new_table("key", "label", "models", "created", "expires", whole=("key", "created"))
+    for key in keys:
+        table.add_row(
+            key.id,
+            key.label,
+            ", ".join(key.models) or "all",
+            key.created_at[:10],
+            expiry_text(key),
+        )
+    return table
+
+
+def expiry_text(key: KeyRecord) -> str:
+    """When the key expires, or "expired"."""
+    if key.expires_at is None:
+        return "never"
+    if unix_seconds(key.expires_at) <= time.time():
+        return "expired"
+    return key.expires_at[:16].replace("T", " ")
+
+
+def key_table(view: KeyView) -> "RenderableType":
+    """One key, a line for each of its terms, and its use."""
+    key = view.record
+    table = new_table("field", "value")
+    for field, value in (
+        ("key", key.id),
+        ("label", key.label or "-"),
+        ("models", ", ".join(key.models) or "all"),
+        ("routes", ", ".join(key.routes) or "all"),
+        ("expires", expiry_text(key)),
+        ("priority", str(key.priority)),
+        ("weight", f"{key.weight:g}"),
+        ("each request", limits_text(key.limits)),
+        ("rates", rates_text(key.rates)),
+        ("use", _use_text(view)),
+        ("created", key.created_at),
+        ("changed", key.updated_at or key.created_at),
+        ("former secret", _former_text(key)),
+    ):
+        table.add_row(field, value)
+    return table
+
+
+def _former_text(key: KeyRecord) -> str:
+    if key.previous_until is None or unix_seconds(key.previous_until) <= time.time():
+        return "none is taken"
+    return f"is taken until {key.previous_until}"
+
+
+def rates_text(rates: KeyRates) -> str:
+    """The rates and the budget of a key, on one line."""
+    parts = (
+        (rates.requests_per_minute, "requests/min"),
+        (rates.tokens_per_minute, "tokens/min"),
+        (rates.max_in_flight, "in flight"),
+        (rates.token_budget, f"tokens{_period_text(rates.budget_period)}"),
+    )
+    return ", ".join(f"{bound:,} {what}" for bound, what in parts if bound) or "no limit"
+
+
+def _period_text(period: BudgetPeriod) -> str:
+    return " in all" if period is BudgetPeriod.NEVER else f" a {period.value}"
+
+
+def _use_text(view: KeyView) -> str:
+    use, rates = view.use, view.record.rates
+    if use is None:
+        return "not told by the endpoint"
+    text = f"{use.requests:,} requests, {use.tokens:,} tokens, {use.in_flight:,} in flight"
+    if rates.token_budget:
+        share = use.budget_used / rates.token_budget
+        text += f"; {use.budget_used:,} of the budget ({share:.0%})"
+    return text

@@ -1,0 +1,146 @@
+"""Implements `partitiond keys usage`: reports what keys used of models, for charge-back."""
+
+import csv
+import dataclasses
+import io
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.output import emit
+from partitiond.core.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from partitiond.ports.usage import UsageReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("usage")(usage)
+
+
+def usage(
+    ctx: typer.Context,
+    *,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="WHEN",
+            help="From then on: a time (2030-01-31, UTC), or so long ago (7d). "
+            "Default: the start of this month.",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            metavar="WHEN",
+            help="Until then, that hour, or that day where no time is given, included. "
+            "Default: now.",
+        ),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="WHAT",
+            help="What a line is for: key, model, and one of hour, day and month.",
+        ),
+    ] = "key,model",
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print comma-separated values with a header.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what each key used of each model, for charge-back.
+
+    Requests, tokens, device time and energy. Hours are whole ones, in UTC. Device time is what
+    engines were busy, times their share of the device: idle time is nobody's.
+    """
+    if as_csv and as_json:
+        raise InputError("--csv and --json exclude each other.", hint="Give one of them.")
+    with client_of(ctx) as client:
+        report = client.usage(
+            _moment("--since", since),
+            _moment("--until", until),
+            [word.strip() for word in by.split(",") if word.strip()],
+        )
+    if as_csv:
+        sys.stdout.write(csv_of(report))
+        return
+    emit(report, as_json=as_json, render=lambda: _table(report))
+
+
+def csv_of(report: "UsageReport") -> str:
+    """Return every field of every line as CSV, with a header."""
+    from partitiond.ports.usage import UsageLine
+
+    names = [field.name for field in dataclasses.fields(UsageLine)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_plain(getattr(line, name)) for name in names] for line in report.lines)
+    return text.getvalue()
+
+
+def _plain(value: object) -> object:
+    """Quote a label that a spreadsheet would take for a formula."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
+        return f"'{value}"
+    return value
+
+
+def _moment(option: str, text: str | None) -> str | None:
+    from partitiond.core.instants import is_day, unix_seconds, utc_iso
+    from partitiond.core.units import parse_duration
+
+    if text is None or is_day(text):
+        return text
+    try:
+        return utc_iso(unix_seconds(text))
+    except ValueError:
+        pass
+    try:
+        return utc_iso(time.time() - parse_duration(text))
+    except ValueError as error:
+        raise InputError(
+            f"{option} {text!r} is no time.", hint="As 2030-01-31, 2030-01-31T17:00:00Z or 7d."
+        ) from error
+
+
+def _table(report: "UsageReport") -> "RenderableType":
+    from partitiond.cli.tables import new_table
+
+    if not report.lines:
+        return f"Nothing was used from {report.first_hour} to {report.last_hour} (UTC)."
+    asked = {by.value for by in report.by}
+    shown = [name for name in ("key", "model") if name in asked]
+    periods = [name for name in ("hour", "day", "month") if name in asked]
+    table = new_table(
+        *periods, *shown, "requests", "failed", "prompt tokens", "output tokens", "device time",
+        "kWh",
+    )  # fmt: skip
+    for line in report.lines:
+        key = f"{line.key_id} {line.label}".strip() or "(no key)"
+        words = {"key": key, "model": line.model}
+        table.add_row(
+            *[line.period for _ in periods],
+            *[words[name] for name in shown],
+            f"{line.requests:,}",
+            f"{line.failed:,}",
+            f"{line.prompt_tokens:,}",
+            f"{line.output_tokens:,}",
+            _hours(line.device_seconds),
+            f"{line.kilowatt_hours:.3f}",
+        )
+    return table
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} h" if seconds >= 360 else f"{seconds:.1f} s"

@@ -1,0 +1,1 @@
+"""`partitiond models`: register, change, show and remove models."""

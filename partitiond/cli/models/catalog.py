@@ -1,0 +1,139 @@
+"""Implements `partitiond models catalog`: lists the models known by name, without a daemon."""
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from partitiond.cli.options import JsonOption
+from partitiond.cli.output import emit, out, say
+from partitiond.core.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from partitiond.models.listing import CatalogRow
+
+_WIDE: Final = 110
+"""The table shows all of its columns on a terminal of at least this width."""
+_WHOLE: Final = ("name", ">parameters", ">weights", ">KV/token", "attention")
+
+
+def catalog(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Show this model in full.")
+    ] = None,
+    *,
+    find: Annotated[
+        str | None,
+        typer.Option("--find", metavar="TEXT", help="Only models with this text in their name."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models that are known by name, or show one.
+
+    Needs no daemon. Weights are in bfloat16; KV is what the cache holds of one token in all
+    layers. The engine serves a model with a class of its own (native) or with the slower one of
+    transformers (fallback).
+    """
+    from partitiond.models.listing import rows
+
+    if name is not None:
+        row = _row_named(name)
+        emit(row, as_json=as_json, render=lambda: _record(row))
+        return
+    found = [row for row in rows() if find is None or find.lower() in row.name]
+    if found or as_json:
+        emit(found, as_json=as_json, render=lambda: _table(found, out().width))
+    if as_json:
+        return
+    if find is not None and not found:
+        say(f"No name in the catalog has {find!r} in it.")
+    for row in found:
+        if row.note:
+            out().print(f"{row.name}: {row.note}", markup=False)
+    say("Any other model works by its hub id or folder: partitiond models add ORG/NAME")
+
+
+def _row_named(name: str) -> "CatalogRow":
+    from partitiond.models.catalog import CATALOG, QUANTISED
+    from partitiond.models.listing import row_of
+
+    key = name.strip().lower()
+    if key in QUANTISED:
+        key = QUANTISED[key].form_of
+    if key not in CATALOG:
+        raise NotFoundError(
+            f"the catalog has no model {name!r}.",
+            hint="See partitiond models catalog; any hub id or folder works, too.",
+            facts={"model": name},
+        )
+    return row_of(CATALOG[key])
+
+
+def _table(rows: "list[CatalogRow]", width: int) -> "RenderableType":
+    """Return the table; a narrow one leaves out the licence and shortens the attention."""
+    from partitiond.cli.tables import new_table
+    from partitiond.core.units import format_bytes
+
+    wide = width >= _WIDE
+    headers = ("name", ">parameters", ">weights", ">KV/token", "attention", "engine")
+    table = new_table(*headers, *(("licence",) if wide else ()), whole=_WHOLE)
+    for row in rows:
+        cells = (
+            row.name,
+            _parameters(row),
+            format_bytes(row.weights_bytes),
+            format_bytes(row.kv_bytes_per_token),
+            row.attention if wide else row.attention.partition(" ")[0].rstrip(","),
+            row.engine,
+        )
+        licence = row.licence + (" (gated)" if row.gated else "")
+        table.add_row(*cells, *((licence,) if wide else ()))
+    return table
+
+
+def _parameters(row: "CatalogRow") -> str:
+    """The number of parameters; in parentheses those that each token uses, if they are fewer."""
+    from partitiond.models.listing import count_text
+
+    active = row.active_parameters
+    through = f" ({count_text(active)})" if active < row.parameters else ""
+    return count_text(row.parameters) + through
+
+
+def _record(row: "CatalogRow") -> "RenderableType":
+    from partitiond.cli.tables import new_table
+    from partitiond.core.units import format_bytes
+
+    active = row.active_parameters
+    through = f", {active:,} of them for each token" if active < row.parameters else ""
+    window = (
+        f", {row.window_layers} of {row.layers} layers see {row.window_tokens} tokens"
+        if row.window_layers
+        else ""
+    )
+    hub = f"{row.hub_id} {row.revision or '(newest)'}"
+    table = new_table("field", "value")
+    for field, value in (
+        ("name", row.name),
+        ("for", row.purpose),
+        ("hub", hub + (", gated" if row.gated else "")),
+        ("package", row.package or "none"),
+        ("licence", row.licence),
+        ("family", row.family),
+        ("parameters", f"{row.parameters:,}{through}"),
+        ("weights", f"{format_bytes(row.weights_bytes)} in bfloat16"),
+        ("KV cache", f"{row.kv_bytes_per_token:,} bytes per token in 16 bits"),
+        ("attention", f"{row.attention}{window}"),
+        ("context", f"{row.max_position} tokens"),
+        ("engine", row.engine),
+        ("note", row.note),
+    ):
+        if value:
+            table.add_row(field, value)
+    for form in row.quantised:
+        table.add_row(
+            form.name,
+            f"{form.hub_id}, {format_bytes(form.weights_bytes)}, {form.engine}",
+        )
+    return table

@@ -1,0 +1,142 @@
+"""Implements `partitiond models drift`: compares what replicas do with what was predicted."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partitiond.cli.groups import Shows
+from partitiond.cli.ids import ProfileArgument, with_id
+from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.output import emit, print_json, say
+from partitiond.core.drift.detection import Figure, LedgerEntry
+from partitiond.ports.drift import DriftReport, ReplicaDrift
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+ALWAYS_SHOWN = (Figure.PACE, Figure.TPOT, Figure.FIRST)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(cls=Shows, help="Drift: what replicas do beside what was predicted.")
+    group.command("show")(show)
+    group.command("ledger")(ledger)
+    group.command("lift")(lift)
+    app.add_typer(group, name="drift")
+
+
+def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """Show what replicas do beside what was predicted at their load."""
+    with client_of(ctx) as client:
+        report = client.drift()
+    emit(report, as_json=as_json, render=lambda: report_view(report))
+
+
+def ledger(
+    ctx: typer.Context,
+    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    replica: Annotated[str | None, typer.Option(help="Only of this replica.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List windows of predicted and measured figures, newest first."""
+    with client_of(ctx) as client:
+        found = client.ledger(model, replica, limit)
+    emit(found, as_json=as_json, render=lambda: ledger_table(found))
+
+
+def lift(
+    ctx: typer.Context,
+    profile_id: ProfileArgument,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a correction off; the profile's replicas are judged anew."""
+    with client_of(ctx) as client:
+        lifted = with_id(
+            "profile",
+            profile_id,
+            client.lift_correction,
+            lambda: (correction.profile_id for correction in client.drift().corrections),
+        )
+    if as_json:
+        print_json(lifted)
+        return
+    say(f"Plans take the figures of {lifted.profile_id} as they are again.")
+
+
+def report_view(report: DriftReport) -> "RenderableType":
+    """Return the replicas, then the corrections and the profiles to be measured again."""
+    from rich.console import Group
+
+    from partitiond.cli.tables import new_table
+
+    if not report.replicas and not report.corrections:
+        return "No replica serves."
+    ratios = [f">{figure.value}" for figure in ALWAYS_SHOWN]
+    heads = ("engine", "device", "verdict", ">batch", *ratios, ">window")
+    table = new_table(*heads, whole=("verdict", *ratios, ">window"))
+    for replica in report.replicas:
+        table.add_row(
+            replica.engine,
+            replica.device_id,
+            replica.verdict,
+            f"{replica.last.batch:.1f}" if replica.last is not None else "-",
+            *(_ratio(replica, figure) for figure in ALWAYS_SHOWN),
+            f"{min(replica.gathered, report.window_requests)}/{report.window_requests}",
+        )
+    return Group(table, *_notes(report))
+
+
+def _notes(report: DriftReport) -> Sequence[str]:
+    lines = [
+        "Figures are measured by predicted at the load that was seen; above 1 is slower. A window "
+        f"is full at {report.window_requests} requests."
+    ]
+    lines += [f"{r.engine}: {r.words}." for r in report.replicas if r.words]
+    lines += [
+        f"{c.model}: since {c.since[:19]} plans take {c.factor:.2f} of {c.profile_id}'s rates; "
+        f"`partitiond models drift lift {c.profile_id}` takes that off."
+        for c in report.corrections
+    ]
+    lines += [
+        f"{m.profile_id} is to be measured again{f' ({m.job_id})' if m.job_id else ''}: {m.words}."
+        for m in report.remeasures
+    ]
+    return lines
+
+
+def _ratio(replica: ReplicaDrift, figure: Figure) -> str:
+    found = replica.last.finding(figure) if replica.last is not None else None
+    if found is None:
+        return "-"
+    if found.low is None or found.high is None:
+        return f"{found.ratio:.2f}"
+    return f"{found.ratio:.2f} ±{(found.high - found.low) / 2:.2f}"
+
+
+def ledger_table(entries: Sequence[LedgerEntry]) -> "RenderableType":
+    """Return the windows, newest first: each figure as measured / predicted, in milliseconds."""
+    from partitiond.cli.tables import new_table
+
+    if not entries:
+        return "No replica has had a full window yet."
+    table = new_table(
+        "at", "replica", ">requests", ">batch", *(f">{f.value} ms" for f in ALWAYS_SHOWN), "verdict"
+    )
+    for entry in entries:
+        table.add_row(
+            entry.at[:19],
+            entry.replica_id,
+            str(entry.requests),
+            f"{entry.batch:.1f}",
+            *(_both(entry, figure) for figure in ALWAYS_SHOWN),
+            entry.verdict.value if not entry.other_lengths else "other lengths",
+        )
+    return table
+
+
+def _both(entry: LedgerEntry, figure: Figure) -> str:
+    found = entry.finding(figure)
+    return "-" if found is None else f"{found.measured * 1e3:.3g} / {found.predicted * 1e3:.3g}"

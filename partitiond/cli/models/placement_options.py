@@ -1,0 +1,139 @@
+"""Defines options of `models add` and `update` for placement and arrivals; words both."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from partitiond.core.model.spec import Demand, ModelSpec
+
+PercentileOption = Annotated[
+    float | None,
+    typer.Option(
+        "--percentile",
+        metavar="P",
+        help="Plan for this percentile of the arrivals in a window, as 99 [their mean].",
+    ),
+]
+WindowOption = Annotated[
+    float | None,
+    typer.Option(
+        "--window", metavar="SECONDS", help="Length of that window: how long requests queue [10]."
+    ),
+]
+AvoidOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--avoid",
+        metavar="MODEL",
+        help="Never share a device with this model; repeatable; 'none' for no such rule.",
+    ),
+]
+NearOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--near",
+        metavar="MODEL",
+        help="Only on hosts that hold this model as well; repeatable; 'none' for no such rule.",
+    ),
+]
+OnlyOnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only-on",
+        metavar="PLACE",
+        help="A device, host, rack or hardware it may be on; repeatable; 'none' for anywhere.",
+    ),
+]
+SurviveOption = Annotated[
+    str | None,
+    typer.Option(
+        "--survive",
+        metavar="device|host|rack|none",
+        help="Keep serving the planned rate when any one of these is lost.",
+    ),
+]
+SurviveShareOption = Annotated[
+    float | None,
+    typer.Option(
+        "--survive-share", metavar="SHARE", help="Share of the rate that is left then [1]."
+    ),
+]
+PriorityOption = Annotated[
+    int | None,
+    typer.Option(
+        "--priority", metavar="-2..2", help="Who is served first where not everything fits [0]."
+    ),
+]
+
+
+def arrivals_body(percentile: float | None, window: float | None) -> dict[str, Any]:
+    """Percentile and window of the demand's arrivals, as part of a body."""
+    given = {"percentile": percentile, "window_seconds": window}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def rules_body(
+    avoid: list[str] | None,
+    near: list[str] | None,
+    only_on: list[str] | None,
+    *,
+    survive: str | None,
+    survive_share: float | None,
+    priority: int | None,
+) -> dict[str, Any]:
+    """The placement rules that were given, as part of a body; "none" takes a rule back.
+
+    Raises:
+        typer.BadParameter: "none" stands beside names.
+    """
+    body: dict[str, Any] = {}
+    for name, values in (("avoid", avoid), ("near", near), ("only_on", only_on)):
+        if not values:
+            continue
+        if "none" in values and len(values) > 1:
+            option = name.replace("_", "-")
+            raise typer.BadParameter(f"--{option} none takes the rule back: give it alone.")
+        body[name] = [] if values == ["none"] else list(values)
+    if survive is not None:
+        body["survive"] = None if survive == "none" else survive
+    if survive_share is not None:
+        body["survive_share"] = survive_share
+    if priority is not None:
+        body["priority"] = priority
+    return body
+
+
+def demand_text(demand: "Demand") -> str:
+    """The demand in words, with the rate that is planned for it."""
+    planned = demand.planned_req_per_s
+    if demand.req_per_s is None or planned is None:
+        return "as much as there is"
+    text = f"{demand.req_per_s:.4g} requests/s"
+    if demand.burst_factor != 1:
+        text += f", bursts of {demand.burst_factor:g} times that"
+    if demand.percentile is not None:
+        text += f", percentile {demand.percentile:g} of {demand.window_seconds:g} s"
+    return text if planned == demand.req_per_s else f"{text}: planned for {planned:.4g}"
+
+
+def placement_text(spec: "ModelSpec") -> str:
+    """Isolation and placement rules in words."""
+    rules, parts = spec.rules, []
+    if spec.isolation != "shared":
+        parts.append(f"isolation {spec.isolation}")
+    parts += [
+        f"{word} {', '.join(names)}"
+        for word, names in (
+            ("never beside", rules.avoid),
+            ("on hosts of", rules.near),
+            ("only on", rules.only_on),
+        )
+        if names
+    ]
+    if rules.survive is not None:
+        share = "" if rules.survive_share == 1 else f" with {rules.survive_share:.0%} of the rate"
+        parts.append(f"survives the loss of any {rules.survive}{share}")
+    if rules.priority:
+        parts.append(f"priority {rules.priority:+d}")
+    return "; ".join(parts) or "anywhere"

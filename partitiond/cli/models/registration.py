@@ -1,0 +1,273 @@
+"""Turns the options of `models add` and `profile` into a registration (the API's body)."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from partitiond.core.model.spec import ModelSource
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A catalog name (opt-125m), a Hugging Face id (org/name) or a local folder.",
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="real|dummy",
+        help="dummy: random weights of the true architecture; true speed, meaningless answers.",
+    ),
+]
+HubOption = Annotated[
+    bool,
+    typer.Option("--hub", help="Fetch from the Hugging Face hub even where a package would do."),
+]
+PromptOption = Annotated[
+    int | None,
+    typer.Option("--prompt-tokens", metavar="N", help="Mean prompt length in tokens [512]."),
+]
+OutputOption = Annotated[
+    int | None,
+    typer.Option("--output-tokens", metavar="N", help="Mean output length in tokens [256]."),
+]
+TtftOption = Annotated[
+    float | None, typer.Option("--ttft", metavar="SECONDS", help="SLO: seconds to the first token.")
+]
+TpotOption = Annotated[
+    float | None, typer.Option("--tpot", metavar="SECONDS", help="SLO: seconds per further token.")
+]
+QuantileOption = Annotated[
+    float | None,
+    typer.Option(
+        "--quantile", metavar="SHARE", help="SLO: share of requests that must hold [0.95]."
+    ),
+]
+DemandOption = Annotated[
+    float | None,
+    typer.Option(
+        "--demand", metavar="RATE", help="Requests per second wanted; default as much as there is."
+    ),
+]
+BurstOption = Annotated[
+    float | None,
+    typer.Option("--burst-factor", metavar="FACTOR", help="Peak over mean of the demand [1]."),
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="TYPE", help="bfloat16, float16, float32, auto [bfloat16]."),
+]
+MaxLenOption = Annotated[
+    int | None, typer.Option("--max-model-len", metavar="N", help="Longest context in tokens.")
+]
+EngineArgOption = Annotated[
+    list[str] | None,
+    typer.Option("--engine-arg", metavar="FLAG", help="Further engine flag; repeatable."),
+]
+EngineKindOption = Annotated[
+    str | None, typer.Option("--engine-kind", metavar="vllm|simulated", help="Engine [vllm].")
+]
+NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name clients use.")]
+WeightOption = Annotated[
+    float | None, typer.Option("--weight", metavar="W", help="Share of what is left over [1].")
+]
+MinReplicasOption = Annotated[
+    int | None, typer.Option("--min-replicas", metavar="N", help="At least so many.")
+]
+MaxReplicasOption = Annotated[
+    int | None, typer.Option("--max-replicas", metavar="N", help="At most so many.")
+]
+IsolationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--isolation",
+        metavar="shared|device|hardware",
+        help="Share a device? hardware: only where hardware keeps others out (MIG).",
+    ),
+]
+
+
+SleepModeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--sleep-mode/--no-sleep-mode",
+        help="Start engines so that they can be put to sleep (not on a CPU).",
+    ),
+]
+SleepAfterOption = Annotated[
+    float | None,
+    typer.Option(
+        "--sleep-after",
+        metavar="SECONDS",
+        help="Put it to sleep after so long without a request; 0 for never [never].",
+    ),
+]
+AllowOutageOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-outage/--no-allow-outage",
+        help="Its last replica may stop before another one serves, where both do not fit.",
+    ),
+]
+VariantsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variant",
+        metavar="NAME...",
+        help="Another form that a plan may use, as name=fp8,quantization=fp8 or "
+        "name=awq,source=org/repo; repeatable; 'none' for no variants.",
+    ),
+]
+PointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--point",
+        metavar="knee|slo|goodput|energy|throughput",
+        help="Where on its frontier replicas run [the knee, or below it what holds the SLO].",
+    ),
+]
+
+
+def model_text(text: str) -> str:
+    """A folder as an absolute path, because the daemon runs in another folder; else the text."""
+    if text.startswith(("./", "../", "~")) or text in {".", ".."}:
+        return str(Path(text).expanduser().absolute())
+    return text
+
+
+def without_none(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that were given; the others keep the defaults of the specification."""
+    return {
+        key: value
+        for key, value in values.items()
+        if value is not None and value not in ({}, [], ())
+    }
+
+
+def workload_body(prompt_tokens: int | None, output_tokens: int | None) -> dict[str, Any]:
+    """The workload part."""
+    return without_none({"prompt_tokens": prompt_tokens, "output_tokens": output_tokens})
+
+
+def slo_body(
+    ttft: float | None, tpot: float | None, quantile: float | None
+) -> dict[str, Any] | None:
+    """The SLO part, or None; both bounds belong together.
+
+    Raises:
+        typer.BadParameter: one of the two bounds is missing.
+    """
+    if ttft is None and tpot is None:
+        if quantile is not None:
+            raise typer.BadParameter("--quantile needs --ttft and --tpot beside it.")
+        return None
+    if ttft is None or tpot is None:
+        raise typer.BadParameter("an SLO needs both --ttft and --tpot, in seconds.")
+    return without_none({"ttft_seconds": ttft, "tpot_seconds": tpot, "quantile": quantile})
+
+
+def engine_body(
+    dtype: str | None,
+    max_model_len: int | None,
+    extra_args: list[str] | None,
+    *,
+    quantization: str | None = None,
+    kv_cache_dtype: str | None = None,
+    max_num_batched_tokens: int | None = None,
+) -> dict[str, Any]:
+    """The engine part."""
+    return without_none(
+        {
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "extra_args": extra_args,
+            "quantization": quantization,
+            "kv_cache_dtype": kv_cache_dtype,
+            "max_num_batched_tokens": max_num_batched_tokens,
+        }
+    )
+
+
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(metavar="REVISION", help="Commit or version of its source: a new release."),
+]
+
+
+def source_at(source: ModelSource, revision: str) -> dict[str, Any]:
+    """A source in full, at another revision."""
+    return {"kind": source.kind.value, "ref": source.ref, "revision": revision or None}
+
+
+def source_body(
+    model: str, name: str | None, weights: str | None, engine_kind: str | None, *, hub: bool
+) -> dict[str, Any]:
+    """The part for the model, its source and its engine."""
+    return {
+        "model": model_text(model),
+        "name": name,
+        "weights": weights,
+        "hub": hub or None,
+        "engine_kind": engine_kind,
+    }
+
+
+def demand_body(
+    req_per_s: float | None, burst_factor: float | None, weight: float | None = None
+) -> dict[str, Any]:
+    """The demand part."""
+    return without_none({"req_per_s": req_per_s, "burst_factor": burst_factor, "weight": weight})
+
+
+def limits_body(
+    min_replicas: int | None, max_replicas: int | None, isolation: str | None = None
+) -> dict[str, Any]:
+    """The part for the bounds on the plan."""
+    return {"min_replicas": min_replicas, "max_replicas": max_replicas, "isolation": isolation}
+
+
+_VARIANT_ENGINE = (
+    "dtype",
+    "quantization",
+    "kv_cache_dtype",
+    "max_model_len",
+    "max_num_batched_tokens",
+)
+
+
+def variant_bodies(texts: list[str] | None) -> list[dict[str, Any]] | None:
+    """The variants part; None if no variants were given, empty for "none".
+
+    Raises:
+        typer.BadParameter: a text is not of the form name=...,key=value.
+    """
+    if not texts:
+        return None
+    return [] if texts == ["none"] else [_variant_body(text) for text in texts]
+
+
+def _variant_body(text: str) -> dict[str, Any]:
+    body: dict[str, Any] = {"engine": {}}
+    for part in text.split(","):
+        key, separator, value = (piece.strip() for piece in part.partition("="))
+        if not separator or not value:
+            raise typer.BadParameter(
+                f"--variant {text!r}: {part!r} is not key=value; write name=fp8,quantization=fp8."
+            )
+        if key == "name":
+            body["name"] = value
+        elif key == "source":
+            body["model"] = model_text(value)
+        elif key in _VARIANT_ENGINE:
+            body["engine"][key] = int(value) if value.isascii() and value.isdigit() else value
+        else:
+            raise typer.BadParameter(
+                f"--variant {text!r}: there is no {key!r}; "
+                f"use name, source, {', '.join(_VARIANT_ENGINE)}."
+            )
+    if "name" not in body:
+        raise typer.BadParameter(f"--variant {text!r} has no name; write name=fp8,...")
+    return body

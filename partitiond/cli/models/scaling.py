@@ -1,0 +1,86 @@
+"""Implements `partitiond models scaling`: shows the models that scale by themselves."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partitiond.cli.ids import argument_of
+from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.output import emit
+from partitiond.ports.scaling import ScalingView
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("scaling")(scaling)
+
+
+def scaling(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, argument_of("model", "[MODEL]", "Only this model, with the reason.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the demand of models that scale by themselves.
+
+    What is asked of them, what is foretold, and what is planned for.
+
+    Rates are in requests/s: asked in the last step, expected, at most expected, planned for, and
+    what the applied plan gives.
+
+    `partitiond models update MODEL --autoscale --scale-to-zero 600` makes a model one of them.
+    """
+    with client_of(ctx) as client:
+        found = client.scaling() if name is None else [client.scaling_of(name)]
+    if name is not None:
+        emit(found[0], as_json=as_json, render=lambda: _table(found, reasons=True))
+        return
+    emit(found, as_json=as_json, render=lambda: _table(found))
+
+
+def _table(views: Sequence[ScalingView], *, reasons: bool = False) -> "RenderableType":
+    from rich.console import Group
+
+    from partitiond.cli.tables import new_table
+
+    if not views:
+        return "No model scales by itself."
+    table = new_table(
+        "model", "state", ">max", ">asked", ">expected", ">at most", ">planned", ">gives", ">idle"
+    )
+    for view in views:
+        table.add_row(
+            view.model,
+            _state(view),
+            "" if view.max_replicas is None else str(view.max_replicas),
+            _rate(view.measured_req_per_s),
+            _rate(view.forecast_req_per_s),
+            _rate(view.upper_req_per_s),
+            _rate(view.planned_req_per_s),
+            _rate(view.capacity_req_per_s),
+            _seconds(view.idle_seconds),
+        )
+    if not reasons:
+        return table
+    said = [f"{view.changed_at}  {view.reason}" for view in views if view.reason]
+    return Group(table, *said)
+
+
+def _state(view: ScalingView) -> str:
+    waits = f", {view.waiting} waiting" if view.waiting else ""
+    if view.at_zero:
+        return f"at zero{waits}"
+    return f"{view.replicas_serving}/{view.replicas_planned} serve{waits}"
+
+
+def _rate(req_per_s: float | None) -> str:
+    return "" if req_per_s is None else f"{req_per_s:.3g}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.0f} s"

@@ -1,0 +1,1 @@
+"""`partitiond plan`, `apply` and `up`, and how plans are drawn."""

@@ -1,0 +1,235 @@
+"""Plans for `plan --from FILE`: adds settings and this host to `partitiond.fleet.offline`."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from partitiond.cli.interrupts import Interrupts, best_so_far
+from partitiond.core.errors import InputError
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
+from partitiond.core.plan.diff import diff_cost
+from partitiond.core.plan.record import (
+    Infeasible,
+    ModelDemand,
+    Placement,
+    Plan,
+    PlanDiff,
+    diff_plans,
+)
+from partitiond.core.units import format_bytes
+from partitiond.settings.schema import Settings
+
+if TYPE_CHECKING:
+    from partitiond.fleet.file import Fleet
+    from partitiond.planner.pack.flow import Solving
+
+MAX_PLAN_BYTES: Final = 256 * 2**20
+"""A plan of 5,000 models on 1,000 devices takes about 30 MB."""
+ESTIMATES_TOLD: Final = 50
+"""Models between two progress reports of the estimates."""
+OnProgress = Callable[[PlanProgress], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OfflinePlan:
+    """The result of planning a file.
+
+    Attributes:
+        diff: against the plan that was named as running; None if none was named.
+    """
+
+    outcome: Plan | Infeasible
+    answers: PlanAnswers
+    diff: PlanDiff | None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan, if there is one."""
+        return None if isinstance(self.outcome, Infeasible) else self.outcome
+
+    @property
+    def infeasible(self) -> Infeasible | None:
+        """The reasons why there is no plan; None if there is one."""
+        return self.outcome if isinstance(self.outcome, Infeasible) else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OfflineOptions:
+    """Options of planning a file; None takes the file's own settings, then the usual ones."""
+
+    time_limit_seconds: float | None = None
+    seed: int | None = None
+    deterministic: bool = False
+    against: Path | None = None
+
+
+def plan_file(
+    path: Path,
+    settings: Settings,
+    question: PlanQuestion,
+    options: OfflineOptions,
+    on_progress: OnProgress | None = None,
+) -> OfflinePlan:
+    """Plan the fleet of a file, on the devices of this host if the file has none.
+
+    The file's own `[settings.planner]` overrides the settings, and a flag overrides both. After
+    an interrupt, the result is the best plan so far, with the answers known by then.
+
+    Raises:
+        InputError: a what-if names something that does not exist; `against` is not a plan.
+        SpecError: the file is not a fleet, or a model is not known.
+        SettingsError: a setting in the file is wrong.
+        ModelSourceError: a model's config cannot be fetched.
+        KeyboardInterrupt: interrupted twice.
+    """
+    from partitiond.fleet.file import load_fleet
+    from partitiond.fleet.offline import estimated_demands, fleet_request, has_many
+    from partitiond.planner.answers.explain import proven_impossible
+    from partitiond.planner.answers.questions import answer
+    from partitiond.planner.answers.whatif import World
+    from partitiond.planner.model.types import usual_budget
+    from partitiond.planner.pack.flow import run_flow
+
+    fleet = load_fleet(path)
+    running = () if options.against is None else running_of(options.against)
+    planner = laid_over(settings, fleet).planner
+
+    def architecture_of(spec: ModelSpec) -> Architecture:
+        return resolved_architecture(spec, settings)
+
+    def estimating(done: int, models: int) -> None:
+        if on_progress is not None and done % ESTIMATES_TOLD == 0 and models > ESTIMATES_TOLD:
+            title = f"estimating {done:,} of {models:,} models, before the time limit begins"
+            on_progress(PlanProgress(title, 1, 1))
+
+    request = fleet_request(
+        fleet,
+        devices=() if fleet.devices else _host_devices(settings),
+        objective=question.objective or planner.objective,
+        time_limit_seconds=options.time_limit_seconds or planner.time_limit_seconds,
+        seed=planner.seed if options.seed is None else options.seed,
+        architecture_of=architecture_of,
+        on_estimate=estimating,
+    )
+    request = dataclasses.replace(
+        request,
+        running=running,
+        deterministic=options.deterministic or planner.deterministic,
+        workers=planner.workers,
+        move_budget=usual_budget(planner.move_budget, len(running)),
+        move_price=planner.move_price if question.move_price is None else question.move_price,
+        allow_outage=question.allow_outage,
+    )
+
+    def demands(world: World) -> tuple[ModelDemand, ...]:
+        changed = dataclasses.replace(fleet, models=world.specs)
+        made = estimated_demands(
+            changed,
+            world.devices,
+            request.created_at,
+            architecture_of,
+            few_sizes=has_many(fleet),
+        )
+        return tuple(made)
+
+    world = World(fleet.models, request.devices, request.objective)
+    flow = answer(question, world, request, demands)
+    with best_so_far() as stop:
+        outcome, answers = run_flow(flow, _solver(on_progress, stop), proven_impossible, stop)
+    if options.against is None or isinstance(outcome, Infeasible):
+        return OfflinePlan(outcome, answers, None)
+    diff = diff_plans(running, outcome.placements)
+    takes = diff_cost(diff, outcome.devices)
+    return OfflinePlan(outcome, dataclasses.replace(answers, diff=takes), diff)
+
+
+def _solver(
+    on_progress: OnProgress | None, stop: Interrupts
+) -> "Callable[[Solving], Plan | Infeasible]":
+    """A solver that runs in this process, which does nothing else."""
+    from partitiond.planner.api import solve
+    from partitiond.planner.pack.flow import progress_of
+    from partitiond.planner.progress.watch import CompilingStopped
+
+    def solved(step: "Solving") -> Plan | Infeasible:
+        def tell(progress: PlanProgress) -> None:
+            if on_progress is not None:
+                on_progress(progress_of(step, progress))
+
+        if on_progress is not None:
+            on_progress(PlanProgress(step.title, step.step, step.steps))
+        try:
+            return solve(step.request, tell if on_progress is not None else None, stop=stop)
+        except CompilingStopped as stopped:  # there is no best plan so far
+            raise KeyboardInterrupt from stopped
+
+    return solved
+
+
+def running_of(path: Path) -> tuple[Placement, ...]:
+    """The placements of a plan that `plan --json` printed. Raises InputError."""
+    return saved_plan(path).placements
+
+
+def saved_plan(path: Path) -> Plan:
+    """A plan that `plan --json` printed. Raises InputError."""
+    import json
+
+    from partitiond.serde import from_jsonable
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_PLAN_BYTES + 1)
+        if len(text) > MAX_PLAN_BYTES:
+            raise InputError(
+                f"{path} is larger than {format_bytes(MAX_PLAN_BYTES)}.",
+                hint="Save one with `partitiond plan --json > FILE`; is this the right file?",
+            )
+        data = json.loads(text)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror or error}.", hint="Check the path."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not JSON: {error}.", hint="Save one with `partitiond plan --json > FILE`."
+        ) from error
+    if isinstance(data, dict) and isinstance(data.get("plan"), dict):
+        data = data["plan"]
+    try:
+        return from_jsonable(Plan, data)
+    except InputError as error:
+        raise InputError(
+            f"{path} holds no plan: {error.message}",
+            hint="Save one with `partitiond plan --json > FILE`.",
+        ) from error
+
+
+def laid_over(settings: Settings, fleet: "Fleet") -> Settings:
+    """The settings, overridden by a fleet file's tables. Raises SettingsError."""
+    from partitiond.settings.schema import load_settings, settings_values
+    from partitiond.settings.sources import flatten
+
+    if not fleet.settings:
+        return settings
+    values = {**settings_values(settings), **flatten(fleet.settings)}
+    return load_settings(None, {}, values, where=f"{fleet.path}: settings").settings
+
+
+def _host_devices(settings: Settings) -> tuple[Device, ...]:
+    from partitiond.cli.daemon import host_devices
+
+    return tuple(host_devices(settings))
+
+
+def resolved_architecture(spec: ModelSpec, settings: Settings) -> Architecture:
+    """Architecture from a model's folder or the hub, if neither file nor catalog knows it."""
+    from partitiond.models.resolver import Resolver
+
+    resolver = Resolver(settings.models_dir, None, settings.models.offline, settings.models.hub)
+    return asyncio.run(resolver.architecture(spec))

@@ -1,0 +1,126 @@
+"""Implements `partitiond up`: makes the fleet of a file serve; a second run changes nothing."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from partitiond.cli.options import JsonOption, NoWaitOption, client_of, settings_of
+from partitiond.cli.output import err, print_json, say
+from partitiond.cli.plan.commands import AllowOutageOption, exit_of, plan_and_apply, show_preview
+from partitiond.core.errors import NotFoundError, SpecError
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.replica.obstacles import ObstacleKind
+from partitiond.ports import Job, JobState
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+    from partitiond.settings.schema import Settings
+
+ACTIVE: Final = frozenset({JobState.QUEUED, JobState.RUNNING})
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("up")(up)
+
+
+def up(  # noqa: PLR0917 -- typer passes them by name
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Option("--file", "-f", metavar="FLEET", help="Fleet file (TOML).")],
+    no_profile: Annotated[
+        bool, typer.Option("--no-profile", help="Plan with what is known; measure nothing.")
+    ] = False,
+    allow_outage: AllowOutageOption = False,
+    no_wait: NoWaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the fleet of a file run; change nothing the second time.
+
+    Registers, profiles what is missing, plans and applies. Idempotent: models that are registered
+    as the file says, profiles that are measured and replicas that run as planned stay as they
+    are. Models that are not in the file stay, too.
+    """
+    from partitiond.fleet.file import load_fleet
+
+    fleet = load_fleet(file)
+    if not fleet.models:
+        raise SpecError(f"{file} names no model.", hint="Add a [[models]] table.")
+    settings = settings_of(ctx)
+    with client_of(ctx) as client:
+        changes = {spec.name: register_or_update(client, spec) for spec in fleet.models}
+        for name, change in changes.items():
+            say(f"{name}: {change}")
+        if not no_profile:
+            profile_missing(client, [spec.name for spec in fleet.models], settings)
+        preview = plan_and_apply(client, allow_outage=allow_outage)
+        if not as_json:
+            show_preview(preview, as_json=False)
+        if preview.infeasible is None and not no_wait:
+            from partitiond.cli.waiting import all_serve, wait_for_plan
+
+            now = wait_for_plan(client, preview.plan.id, err())
+            say(f"{all_serve(now)} on {settings.proxy_url}/v1")
+    if as_json:
+        print_json({"models": changes, "plan": preview.plan, "infeasible": preview.infeasible})
+    raise typer.Exit(exit_of(preview.plan, preview.infeasible))
+
+
+def register_or_update(client: "ControlClient", spec: ModelSpec) -> str:
+    """Make the registered model equal `spec`; return "registered", "changed" or "unchanged"."""
+    try:
+        known = client.model(spec.name).record
+    except NotFoundError:
+        client.register(spec)
+        return "registered"
+    if _same(known.spec, spec):
+        return "unchanged"
+    client.update(spec.name, spec)
+    return "changed"
+
+
+def _same(old: ModelSpec, new: ModelSpec) -> bool:
+    """Whether both are equal but for the revision, which is found when the source is resolved."""
+    import dataclasses
+
+    if new.source.revision is None:
+        old = dataclasses.replace(old, source=dataclasses.replace(old.source, revision=None))
+    return old == new
+
+
+def profile_missing(client: "ControlClient", names: list[str], settings: "Settings") -> None:
+    """Measure the models without a measured profile, with progress.
+
+    All jobs are queued before the first is awaited: the daemon makes no plan by itself while any
+    job is open, so no engine starts beside a measurement. A model that cannot be measured beside
+    the serving replicas stays in the queue and is planned from its estimate. A model whose
+    measurement fails, or whose engine is missing, does not keep others from being planned.
+    """
+    from partitiond.cli.waiting import JobFailedError, wait_for_job
+    from partitiond.controller.profiles.profiling import options_for
+    from partitiond.controller.profiles.targets import profile_targets, unmeasured
+
+    targets = profile_targets(client.devices(), settings.profiling.cpu_partition_cores)
+    for name in names:
+        view = client.model(name)
+        if view.obstacle is not None and view.obstacle.kind is ObstacleKind.ENGINE_ABSENT:
+            say(str(view.obstacle))
+            continue
+        for target in unmeasured(view.record.spec, targets, client.profiles(name)):
+            client.profile(name, options_for(target))  # the same job that --auto would queue
+    for name in names:
+        for job in open_jobs(client, name):
+            say(f"{name}: profiling ({job.id})")
+            try:
+                ended = wait_for_job(client, job.id, err(), leave_when_blocked=True)
+            except JobFailedError as failed:
+                say(str(failed))
+                continue
+            if ended.state is JobState.QUEUED:
+                say(f"{name}: {ended.progress.message}; its estimate is planned for now")
+
+
+def open_jobs(client: "ControlClient", model: str) -> list[Job]:
+    """Return the model's open profile jobs, oldest first; registering may have queued some."""
+    mine = [job for job in client.jobs() if job.subject == model and job.kind == "profile"]
+    return [job for job in reversed(mine) if job.state in ACTIVE]

@@ -1,0 +1,301 @@
+"""Draws a plan for a terminal: what it saves, what models get, every device to scale."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from partitiond.cli.plan.choices import choices_view
+from partitiond.cli.plan.devices import Mark, draw_devices, marks_of, replicas
+from partitiond.cli.plan.page import page_of
+from partitiond.cli.plan.steps import FEW_STEPS, MAX_STEPS, brief_changes, changes_view
+from partitiond.cli.plan.words import (
+    milliseconds,
+    number,
+    percent,
+    proven,
+    two_gaps,
+    unit_of,
+    watts,
+)
+from partitiond.core.plan.answers import PlanFigures, figures_of
+from partitiond.core.plan.costs import no_prices
+from partitiond.core.plan.diff import DiffCost
+from partitiond.core.plan.page import is_large
+from partitiond.core.plan.record import (
+    Certificate,
+    ModelForecast,
+    Objective,
+    Placement,
+    Plan,
+    PlanDiff,
+)
+from partitiond.core.profile.record import ProfileKind
+from partitiond.core.units import format_bytes
+
+NARROW = 100
+"""Terminal width below which the model table omits columns that the device drawings show."""
+MAX_LINES = 40
+"""Most sentences of the explanation, and most models that are not served in full."""
+KIND_MARK = {
+    ProfileKind.ESTIMATED: ("estimated", "yellow"),
+    ProfileKind.TRANSFERRED: ("transferred", "yellow"),
+    ProfileKind.MEASURED: ("measured", "green"),
+}
+SHORT_KIND = {"estimated": "est.", "transferred": "transf.", "measured": "meas."}
+
+
+def render_plan(
+    plan: Plan,
+    diff: PlanDiff | None = None,
+    takes: DiffCost | None = None,
+    *,
+    everything: bool = False,
+) -> RenderableType:
+    """The plan as something rich can print, at any width from 60 columns.
+
+    Args:
+        plan: the plan.
+        diff: what applying it changes, shown at the end.
+        takes: the time and the memory of the changes; if given, the changes are shown in full.
+        everything: show all models, devices, sentences and changes, even beyond a page.
+    """
+    return _PlanView(plan, diff, takes, everything)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _PlanView:
+    plan: Plan
+    diff: PlanDiff | None
+    takes: DiffCost | None
+    everything: bool
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        """Draw for the available width."""
+        width = min(options.max_width, 140)
+        marks = marks_of(self.plan)
+        yield Text(f"Plan {self.plan.id}", style="bold").append(
+            f"  {self.plan.certificate.objective.value}", style="dim"
+        )
+        yield Padding(_summary(self.plan, width), (1, 0))
+        page = is_large(self.plan) and not self.everything
+        if page:
+            yield from page_of(self.plan)
+        else:
+            yield from self._whole(marks, width)
+        yield from choices_view(self.plan.certificate, self.plan.devices)
+        most = None if self.everything else FEW_STEPS if page else MAX_STEPS
+        if self.diff is not None and self.takes is not None:
+            yield from changes_view(self.diff, self.takes, width, most=most)
+        elif self.diff is not None:
+            yield from brief_changes(self.diff, most=most)
+
+    def _whole(self, marks: dict[str, Mark], width: int) -> Iterator[RenderableType]:
+        most = None if self.everything else MAX_LINES
+        if self.plan.forecasts:
+            yield _model_table(self.plan, marks, wide=width >= NARROW)
+        if self.everything:
+            yield from draw_devices(self.plan, marks, width, most=None)
+        else:
+            yield from draw_devices(self.plan, marks, width)
+        yield from _unplaced(self.plan, most)
+        yield from _explanation(self.plan, most)
+
+
+def _summary(plan: Plan, width: int) -> RenderableType:
+    """Draw bars for the baselines, this plan and the bound; then the certificate in words."""
+    proof = plan.certificate
+    first_fit = proof.baseline_first_fit
+    rows: list[tuple[str, float | None, str]] = [
+        ("first-fit decreasing", first_fit and first_fit / proof.priority_factor, "dim"),
+    ]
+    for p in proof.by_priority:
+        rows.append((f"priority {p.priority} in this plan", p.value, "bold green"))
+        rows.append(("at most in the best plan", p.bound, "cyan"))
+    if not proof.by_priority:
+        rows.append(("this plan", proof.own_value, "bold green"))
+        rows.append((_bound_words(proof), proof.own_bound, "cyan"))
+    if proof.objective is Objective.MIN_DEVICES:
+        rows.insert(0, ("one model per device", proof.baseline_one_model_per_device, "dim"))
+    shown = [(name, value, style) for name, value, style in rows if value is not None]
+    most = max((value for _, value, _ in shown), default=0) or 1
+    room = max(10, min(60, width - 34))
+    lines = [
+        Text(f"{name:>24} ", style="" if name.endswith("this plan") else "dim")
+        .append(f"{number(value):>6} ", style=style)
+        .append("█" * max(1 if value > 0 else 0, round(room * value / most)), style=style)
+        for name, value, style in shown
+    ]
+    return Group(*lines, _words(plan))
+
+
+def _bound_words(proof: Certificate) -> str:
+    if proof.objective.is_cost:
+        return "no plan needs less than"
+    return "no such plan gives more" if proof.among else "no plan gives more than"
+
+
+def _words(plan: Plan) -> Table:
+    """The unit of the bars, the proof, and what the plan uses and serves."""
+    proof = plan.certificate
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=24, justify="right", style="dim")
+    grid.add_column()
+    unpriced = proof.objective is Objective.MIN_PRICE and no_prices(plan.devices)
+    grid.add_row("in", "devices: none has a price" if unpriced else unit_of(proof.objective))
+    if proof.among:
+        grid.add_row("such plans are those", proof.among)
+    grid.add_row("proof", _certificate(proof))
+    if proof.move_price and proof.moves:
+        grid.add_row("with its moves", _moves_words(proof))
+    grid.add_row("found by", Text(proof.method, style="dim"))
+    grid.add_row("in all", _totals(plan))
+    return grid
+
+
+def _certificate(proof: Certificate) -> Text:
+    text, style = proven(proof)
+    given_away, unproven = two_gaps(proof)
+    line = Text(text, style=style).append(f" in {proof.seconds:.1f} s", style="default")
+    if len(proof.by_priority) > 1:
+        return line  # the sum weighs each priority 100 times the one below it
+    if style != "green":
+        line.append(f"; gap to the best plan found {percent(given_away)}, ", style="default")
+        line.append(f"from that to the bound {percent(unproven)}", style="default")
+    elif given_away > 0:
+        line.append(f"; {percent(given_away)} given away to move less", style="default")
+    return line
+
+
+def _moves_words(proof: Certificate) -> str:
+    moves = f"{proof.moves} move" if proof.moves == 1 else f"{proof.moves} moves"
+    each = number(proof.move_price) if proof.objective.is_cost else percent(proof.move_price)
+    if len(proof.by_priority) > 1:
+        return f"{moves} at {each} each"
+    value, bound = (number(v / proof.priority_factor) for v in (proof.value, proof.bound))
+    such = "such plan" if proof.among else "plan"
+    return f"{value}: {moves} at {each} each; no {such} is better than {bound}"
+
+
+def _totals(plan: Plan) -> str:
+    """What the plan uses and serves, with any objective."""
+    f = figures_of(plan)
+    parts = [f"{f.devices_used} of {f.devices} devices", replicas(f.replicas)]
+    if f.wanted_req_per_s:
+        parts.append(f"{number(f.served_req_per_s)} of {number(f.wanted_req_per_s)} requests/s")
+    if not no_prices(plan.devices):
+        parts.append(f"{number(f.price_per_hour)} per hour")
+    return ", ".join([*parts, *_power(f)])
+
+
+def _power(figures: PlanFigures) -> list[str]:
+    if figures.draw_watts is not None and figures.replicas:
+        return [f"{watts(figures.draw_watts)} drawn"]
+    if figures.max_watts:
+        return [f"at most {watts(figures.max_watts)}"]
+    return []
+
+
+def _model_table(plan: Plan, marks: dict[str, Mark], *, wide: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("model", no_wrap=True, overflow="ellipsis")
+    table.add_column("replicas", no_wrap=True)
+    power = any(forecast.watts is not None for forecast in plan.forecasts)
+    right = ["req/s", "wanted", "spare", "TTFT ms", "TPOT ms"]
+    right += ["tok/s", "memory"] if wide else []
+    right += ["W"] if power else []
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("profile" if wide else "from", no_wrap=True)
+    mine: dict[str, list[Placement]] = collections.defaultdict(list)
+    for placement in plan.placements:
+        mine[placement.model].append(placement)
+    for forecast in plan.forecasts:
+        mark = marks[forecast.model]
+        table.add_row(*_cells(forecast, mine[forecast.model], mark, wide=wide, power=power))
+    table.caption = (
+        "replicas: count x partition /batch variant; spare: capacity beyond what is wanted; "
+        "TTFT and TPOT at p95 as planned"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _cells(
+    forecast: ModelForecast, mine: Sequence[Placement], mark: Mark, *, wide: bool, power: bool
+) -> list[RenderableType]:
+    wanted = forecast.demand_req_per_s
+    enough = wanted is None or forecast.capacity_req_per_s >= wanted * (1 - 1e-6)
+    good = forecast.replicas > 0 and enough
+    pieces = _pieces(mine)
+    kind = KIND_MARK[forecast.profile_kind] if forecast.profile_kind else ("-", "dim")
+    cells: list[RenderableType] = [
+        Text(mark.letter, style=f"bold {mark.colour}"),
+        Text(forecast.model, style=mark.colour),
+        Text(pieces or "none", style="" if pieces else "red"),
+        Text(number(forecast.capacity_req_per_s), style="green" if good else "red"),
+        Text("max" if wanted is None else number(wanted)),
+        Text(_spare(forecast), style="" if good else "red"),
+        Text(milliseconds(forecast.ttft_p95_seconds)),
+        Text(milliseconds(forecast.tpot_p95_seconds)),
+    ]
+    if wide:
+        cells.append(Text(number(forecast.output_tokens_per_s)))
+        cells.append(Text(format_bytes(sum(p.partition.memory_bytes for p in mine))))
+    if power:
+        cells.append(Text("-" if forecast.watts is None else f"{forecast.watts:.0f}"))
+    shown = kind[0] if wide else SHORT_KIND.get(kind[0], kind[0])
+    cells.append(Text(shown, style=kind[1]))
+    return cells
+
+
+def _pieces(mine: Sequence[Placement]) -> str:
+    sizes = collections.Counter(
+        (p.candidate.size.key, p.candidate.batch, p.candidate.variant) for p in mine
+    )
+    return "\n".join(
+        f"{n}x {key} /{batch} {variant}".rstrip()
+        for (key, batch, variant), n in sorted(sizes.items())
+    )
+
+
+def _spare(forecast: ModelForecast) -> str:
+    spare = forecast.headroom
+    if spare is None:
+        return "-"
+    return f"{spare:+.0%}" if abs(spare) < 10 else f"x{spare + 1:.0f}"
+
+
+def _unplaced(plan: Plan, most: int | None) -> Iterator[RenderableType]:
+    for missing in plan.unplaced[:most]:
+        yield Text("not served in full: ", style="bold red").append(missing.reason, style="")
+        if missing.remedy:
+            yield Text(f"  what would help: {missing.remedy}", style="yellow")
+    left = len(plan.unplaced[most:]) if most is not None else 0
+    if left > 0:
+        yield Text(f"... and {left} more models that lack something (plan --all)", style="red")
+    if plan.unplaced:
+        yield Text()
+
+
+def _explanation(plan: Plan, most: int | None) -> Iterator[RenderableType]:
+    told = {u.reason for u in plan.unplaced}
+    lines = [line for line in plan.explanation if line not in told]
+    if not lines:
+        return
+    yield Text("Why", style="bold")
+    grid = Table.grid(padding=(0, 1))
+    for line in lines[:most]:
+        grid.add_row("  -", Text(line))
+    if most is not None and len(lines) > most:
+        grid.add_row("  -", Text(f"... and {len(lines) - most} more sentences (plan --all)"))
+    yield grid
+    yield Text()

@@ -1,0 +1,290 @@
+"""Draws a profile beside its table of points: named points, memory, capacity, provenance."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from partitiond.cli.tables import core_list, duration, new_table, rate
+from partitiond.core.model.spec import Slo
+from partitiond.core.profile.frontier import doubling_gains
+from partitiond.core.profile.operating_points import NAMED, goodput_req_per_s, named_point
+from partitiond.core.profile.points import Interval, OperatingPoint
+from partitiond.core.profile.record import Profile, capacity_req_per_s, operating_point
+from partitiond.core.profile.sharing import Sharing
+from partitiond.core.units import format_bytes, format_duration
+
+Column = tuple[str, Callable[[OperatingPoint], str | None]]
+Pair = tuple[str, str]
+
+
+def details(profile: Profile, slo: Slo | None) -> RenderableType:
+    """Everything but the points themselves; parts that the profile lacks are left out."""
+    parts: list[RenderableType] = [_titled("Operating points by name", _named(profile, slo))]
+    parts += _tables(profile)
+    parts += _doubling(profile)
+    parts.append(_titled("Memory", _memory(profile)))
+    parts.append(_titled("Capacity", _capacity(profile, slo)))
+    fitted = list(_fitted(profile))
+    if fitted:
+        parts.append(_titled("Fitted", _pairs(fitted)))
+    parts += [_titled(f"Sharing, {s.mode}", _sharing(s)) for s in profile.sharing]
+    parts.append(_titled("How it came to be", _pairs(_provenance(profile))))
+    return Group(*parts)
+
+
+def _titled(title: str, body: RenderableType) -> RenderableType:
+    return Group(Text(f"\n{title}", style="bold"), body)
+
+
+def _pairs(pairs: Sequence[Pair]) -> RenderableType:
+    table = new_table("", "")
+    table.show_header = False
+    table.box = None
+    table.columns[0].no_wrap = True
+    for name, value in pairs:
+        table.add_row(name, value)
+    return table
+
+
+# --- points ----------------------------------------------------------------------------------
+
+
+def _named(profile: Profile, slo: Slo | None) -> RenderableType:
+    table = new_table("name", ">batch", ">tok/s", ">req/s", ">good/s", ">TPOT p95", ">J/token")
+    for name in NAMED:
+        point = named_point(profile, name, slo)
+        if point is None:
+            continue
+        good = None if slo is None else goodput_req_per_s(profile, point, slo)
+        table.add_row(
+            name.value,
+            str(point.batch),
+            rate(point.output_tokens_per_s),
+            rate(point.req_per_s),
+            rate(good),
+            duration(point.tpot.p95),
+            rate(point.joules_per_output_token),
+        )
+    return table
+
+
+def _tables(profile: Profile) -> Iterator[RenderableType]:
+    """Intervals of the latencies, and telemetry of the device, as far as there are any."""
+    for title, columns in (("95 % intervals", _INTERVALS), ("While measured", _TELEMETRY)):
+        points = sorted(profile.points, key=lambda p: p.batch)
+        shown = [
+            (header, cell)
+            for header, cell in columns
+            if any(cell(point) is not None for point in points)
+        ]
+        if not shown:
+            continue
+        table = new_table(">batch", *(f">{header}" for header, _ in shown))
+        for point in points:
+            table.add_row(str(point.batch), *(cell(point) or "-" for _, cell in shown))
+        yield _titled(title, table)
+
+
+def _doubling(profile: Profile) -> Iterator[RenderableType]:
+    """X(2b) / X(b), if both were measured and neither was KV-limited."""
+    gains = doubling_gains([point for point in profile.points if not point.kv_limited])
+    if not gains:
+        return
+    table = new_table(">batch", ">doubled", ">tok/s times")
+    for batch, gain in gains.items():
+        table.add_row(str(batch), str(2 * batch), f"{gain:.2f}")
+    yield _titled("Gain of doubling the batch", table)
+
+
+def _rate_interval(point: OperatingPoint) -> str | None:
+    if point.half_width <= 0:
+        return None
+    speed, half = point.output_tokens_per_s, point.half_width
+    return f"{rate(max(0.0, speed - half))} to {rate(speed + half)}"
+
+
+def _between(interval: Interval | None) -> str | None:
+    return None if interval is None else f"{duration(interval[0])} to {duration(interval[1])}"
+
+
+def _percent(value: float | None) -> str | None:
+    return None if value is None else f"{value:.0%}"
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else rate(value)
+
+
+_INTERVALS: Final[tuple[Column, ...]] = (
+    ("tok/s", _rate_interval),
+    ("TTFT p95", lambda p: _between(p.ttft.p95_interval)),
+    ("TPOT p95", lambda p: _between(p.tpot.p95_interval)),
+)
+_TELEMETRY: Final[tuple[Column, ...]] = (
+    ("good", lambda p: _percent(p.attainment)),
+    ("KV max", lambda p: _percent(p.kv_usage_max)),
+    ("preempt.", lambda p: str(p.preemptions) if p.preemptions else None),
+    ("idle", lambda p: _percent(p.idle_share)),
+    ("cores", lambda p: _number(p.telemetry.cores_used if p.telemetry else None)),
+    ("GPU", lambda p: _percent(p.telemetry.gpu_util if p.telemetry else None)),
+    ("SM", lambda p: _percent(p.telemetry.sm_activity if p.telemetry else None)),
+    ("occup.", lambda p: _percent(p.telemetry.sm_occupancy if p.telemetry else None)),
+    ("DRAM", lambda p: _percent(p.telemetry.dram_activity if p.telemetry else None)),
+    ("W", lambda p: _number(p.telemetry.power_watts if p.telemetry else None)),
+    ("J/token", lambda p: _number(p.joules_per_output_token)),
+)
+
+
+# --- memory and capacity ---------------------------------------------------------------------
+
+
+def _memory(profile: Profile) -> RenderableType:
+    terms = profile.footprint
+    rows = [
+        ("weights", format_bytes(terms.weights_bytes)),
+        ("KV cache", f"{format_bytes(terms.kv_cache_bytes)} ({profile.kv_cache_tokens} tokens)"),
+        ("activations", format_bytes(terms.activation_bytes)),
+        ("CUDA graphs", format_bytes(terms.graph_bytes) if terms.graph_bytes else ""),
+        ("context and libraries", format_bytes(terms.context_bytes)),
+        ("unexplained", _signed(terms.unexplained_bytes)),
+        ("peak", format_bytes(terms.peak_bytes)),
+        ("frontier memory", _frontier_memory(profile)),
+    ]
+    return _pairs([row for row in rows if row[1]])
+
+
+def _signed(count: int) -> str:
+    return f"-{format_bytes(-count)}" if count < 0 else format_bytes(count)
+
+
+def _frontier_memory(profile: Profile) -> str:
+    found = profile.frontier_memory
+    if found is None:
+        return "not looked for"
+    text = (
+        f"{format_bytes(found.footprint_bytes)} at batch {found.batch} "
+        f"({format_bytes(found.kv_cache_bytes)} of KV cache)"
+    )
+    if found.output_tokens_per_s is None:
+        return f"{text}, computed; no start confirmed it"
+    word = "confirmed" if found.confirmed else "NOT confirmed"
+    half = f" +- {rate(found.half_width)}" if found.half_width else ""
+    return (
+        f"{text}, {word} by a start there: {rate(found.output_tokens_per_s)}{half} tokens/s, "
+        f"{found.preemptions} preemptions"
+    )
+
+
+def _capacity(profile: Profile, slo: Slo | None) -> RenderableType:
+    point = operating_point(profile, slo)
+    rows: list[Pair] = []
+    if point is None:
+        rows.append(("planned", "no measured batch holds the SLO"))
+    else:
+        how = (
+            "confirmed by open-loop trials"
+            if profile.capacity_req_per_s is not None
+            else "80 % of the closed loop's; not confirmed"
+        )
+        planned = capacity_req_per_s(profile, point)
+        rows.append(("planned", f"{rate(planned)} requests/s at batch {point.batch}, {how}"))
+    rows += [
+        (
+            f"trial {number}",
+            f"{rate(trial.req_per_s)} requests/s at batch {trial.batch} for "
+            f"{format_duration(trial.seconds)}: {trial.attainment:.1%} good, "
+            f"{'held' if trial.held else 'not held'}",
+        )
+        for number, trial in enumerate(profile.capacity_trials, start=1)
+    ]
+    paper = profile.paper_mode
+    if paper is not None:
+        rows.append(
+            (
+                "paper's mode",
+                f"{paper.requests} requests at once: {rate(paper.req_per_s)} requests/s, "
+                f"mean latency {duration(paper.mean_e2el_seconds)} (limit {paper.batch})",
+            )
+        )
+    return _pairs(rows)
+
+
+# --- fits, sharing, provenance ---------------------------------------------------------------
+
+
+def _tiny(seconds: float) -> str:
+    """A time far below a second, in a readable unit."""
+    for unit, factor in (("ms", 1e3), ("us", 1e6)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def _fitted(profile: Profile) -> Iterator[Pair]:
+    step = profile.step_time
+    if step is not None:
+        lengths = "one workload: batches only" if step.workloads == 1 else f"{step.workloads} loads"
+        yield (
+            "step time",
+            f"{step.base_seconds * 1e3:.3g} ms + {_tiny(step.per_token_seconds)}/token + "
+            f"{_tiny(step.per_sequence_seconds)}/sequence + "
+            f"{_tiny(step.per_kv_token_seconds)}/KV token; off by "
+            f"{step.residual_share:.1%} over {step.points} points ({lengths})",
+        )
+    transfer = profile.transfer
+    if transfer is not None:
+        yield (
+            "transferred",
+            f"{transfer.method}, within {transfer.error_share:.0%}, from "
+            f"{', '.join(transfer.source_ids)}",
+        )
+
+
+def _sharing(sharing: Sharing) -> RenderableType:
+    table = new_table(">replicas", ">cores each", ">batch each", ">tok/s", ">+-", ">of one")
+    single = next((run for run in sharing.runs if run.replicas == 1), None)
+    for run in sharing.runs:
+        total = run.total_output_tokens_per_s
+        alone = single.total_output_tokens_per_s if single is not None else 0.0
+        table.add_row(
+            str(run.replicas),
+            str(run.cores_each),
+            str(run.batch_each),
+            rate(total),
+            rate(run.half_width),
+            f"{total / alone:.3g}" if alone else "-",
+        )
+    words = (
+        f"kappa {sharing.kappa:.3g} for each further replica; one alone takes {sharing.busy:.0%}"
+    )
+    return Group(table, Text(words))
+
+
+def _provenance(profile: Profile) -> list[Pair]:
+    made = profile.provenance
+    budget = profile.max_num_batched_tokens
+    rows = (
+        ("profile", profile.id),
+        ("command", made.command),
+        ("engine", f"{made.engine} {made.engine_version}".strip()),
+        ("flags", " ".join(made.engine_args)),
+        ("tokens of a step", str(budget) if budget else ""),
+        ("KV cache dtype", profile.kv_cache_dtype),
+        ("weights", made.weights),
+        ("model revision", made.model_revision or ""),
+        ("device", f"{made.device_name or made.hardware}, driver {made.driver or 'unknown'}"),
+        ("cores", core_list(made.host_cores)),
+        ("telemetry", _sources(profile)),
+        ("seed", str(made.seed)),
+        ("measured", f"{made.started_at}, took {format_duration(made.duration_seconds)}"),
+        ("partitiond", made.partitiond_version),
+        *(("note", note) for note in made.notes),
+    )
+    return [(name, value) for name, value in rows if value]
+
+
+def _sources(profile: Profile) -> str:
+    found = {point.telemetry.source for point in profile.points if point.telemetry is not None}
+    return ", ".join(sorted(found))

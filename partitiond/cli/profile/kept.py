@@ -1,0 +1,303 @@
+"""Implements `partitiond profile list` and its siblings: manages stored profiles and files."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from partitiond.cli.ids import ProfileArgument
+from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.output import emit, jsonable, print_json, say
+from partitiond.cli.profile.reader import shelf_of
+from partitiond.core.errors import (
+    ConflictError,
+    DaemonUnreachableError,
+    PartitiondError,
+    ProfileError,
+)
+from partitiond.core.model.spec import Slo
+from partitiond.core.profile.record import Profile
+from partitiond.ports import ProfileView
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("list")(list_profiles)
+    app.command("show")(show)
+    app.command("diff")(diff)
+    app.command("plot")(plot_profiles)
+    app.command("export")(export)
+    app.command("import")(import_profiles)
+    app.command("prune")(prune)
+
+
+PLOT_SUFFIXES = (".png", ".svg")
+
+
+def list_profiles(
+    ctx: typer.Context,
+    model: Annotated[str | None, typer.Option("--model", help="Only this model's.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List profiles, newest first.
+
+    Each with its knee, capacity, memory and age, and why it is stale.
+    """
+    from partitiond.cli.profile.table import profiles_table
+
+    with shelf_of(ctx) as shelf:
+        views = shelf.views(model)
+    plain = [_with_stale(view) for view in views]
+    emit(plain, as_json=as_json, render=lambda: profiles_table(views))
+
+
+def show(
+    ctx: typer.Context,
+    profile_id: ProfileArgument,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Also draw it (.png or .svg).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show all that a profile holds.
+
+    The points with their intervals, points by name, memory, capacity, fits, and how it came to be.
+    """
+    from partitiond.cli.profile.table import profile_details
+
+    check_plot_path(plot)
+    with shelf_of(ctx) as shelf:
+        view = shelf.view(profile_id)
+        slo = shelf.slo_of(view.profile)
+    plain = _with_stale(view)
+    emit(plain, as_json=as_json, render=lambda: profile_details(view, slo))
+    if plot is not None:
+        draw(view.profile, plot, slo)
+
+
+def _with_stale(view: ProfileView) -> dict[str, object]:
+    """Return a profile as JSON, with the reason why it is stale beside its fields."""
+    return {**jsonable(view.profile), "stale": view.stale}
+
+
+def diff(
+    ctx: typer.Context,
+    first: Annotated[str, typer.Argument(metavar="A", help="Id of a profile, or a file.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Id of a profile, or a file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two profiles.
+
+    The figures and batch by batch: the ratio, and whether it lies beyond the intervals.
+    """
+    from partitiond.cli.profile.diff import diff_table
+    from partitiond.core.profile.diff import compare
+
+    one, two = found_profiles(ctx, [first, second])
+    result = compare(one, two)
+    emit(result, as_json=as_json, render=lambda: diff_table(result))
+
+
+def plot_profiles(
+    ctx: typer.Context,
+    profiles: Annotated[
+        list[str], typer.Argument(metavar="PROFILE...", help="Ids of profiles, or files.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Picture (.png or .svg).")
+    ],
+    *,
+    ttft: Annotated[
+        float | None, typer.Option("--ttft", metavar="SECONDS", help="SLO to draw: TTFT bound.")
+    ] = None,
+    tpot: Annotated[
+        float | None, typer.Option("--tpot", metavar="SECONDS", help="SLO to draw: TPOT bound.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw one or several profiles.
+
+    Throughput and TPOT against batch with their intervals, and the frontier over memory.
+    """
+    from partitiond.profiler.plot import plot
+
+    check_plot_path(output)
+    found = found_profiles(ctx, profiles)
+    slo = _given_slo(ttft, tpot) or next((p.slo for p in found if p.slo is not None), None)
+    _draw(lambda: plot(found, output, slo=slo), output)
+    if as_json:
+        print_json({"plot": str(output.absolute()), "profiles": [p.id for p in found]})
+
+
+def _given_slo(ttft: float | None, tpot: float | None) -> Slo | None:
+    if ttft is None and tpot is None:
+        return None
+    if ttft is None or tpot is None:
+        raise typer.BadParameter("an SLO needs both --ttft and --tpot, in seconds.")
+    return Slo(ttft, tpot)
+
+
+def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
+    """Return profiles by file or id; the daemon or state folder is asked only for ids.
+
+    Raises:
+        ProfileError: a file cannot be read.
+        NotFoundError: there is neither a file nor a profile of that name.
+        DaemonUnreachableError: a name that is no file may be an id, but no daemon answers.
+    """
+    from partitiond.fleet.profile_files import read_profile
+
+    files = {name for name in names if _is_file(name)}
+    if len(files) == len(set(names)):
+        return [read_profile(Path(name)) for name in names]
+    try:
+        with shelf_of(ctx) as shelf:
+            return [
+                read_profile(Path(name)) if name in files else shelf.profile(name) for name in names
+            ]
+    except DaemonUnreachableError as error:
+        missing = next(name for name in names if name not in files)
+        raise DaemonUnreachableError(
+            f"there is no file {missing}, and no daemon to ask for a profile of that id: "
+            f"{error.message}",
+            hint=f"Check the path, or start the daemon: {error.hint}",
+        ) from error
+
+
+def _is_file(name: str) -> bool:
+    """Whether the name looks like a file, so that a wrong path is not looked up in the daemon.
+
+    A folder counts as a file: reading it fails with a clear error.
+    """
+    path = Path(name)
+    return path.exists() or path.suffix == ".json" or name.startswith((".", "/", "~"))
+
+
+def draw(profile: Profile, path: Path, slo: Slo | None = None) -> None:
+    """Plot to a file. Raises ProfileError if it cannot be written or its suffix is unknown."""
+    check_plot_path(path)
+    from partitiond.profiler.plot import plot_profile
+
+    _draw(lambda: plot_profile(profile, path, slo=slo), path)
+
+
+def _draw(make: Callable[[], None], path: Path) -> None:
+    try:
+        make()
+    except OSError as error:
+        raise ProfileError(
+            f"{path} cannot be written: {error.strerror}.", hint="Choose another file."
+        ) from error
+    say(f"Plot written to {path}")
+
+
+def check_plot_path(path: Path | None) -> None:
+    """Refuse a plot that could not be written, before measuring. Raises ProfileError."""
+    if path is None:
+        return
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise ProfileError(
+            f"{path} is neither .png nor .svg.", hint="Name the plot for example frontier.svg."
+        )
+    if not path.absolute().parent.is_dir():
+        raise ProfileError(f"there is no folder {path.parent}.", hint="Make it first.")
+
+
+def export(
+    ctx: typer.Context,
+    profile_id: ProfileArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File; default standard output.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a profile as JSON, to keep or to import elsewhere."""
+    from partitiond.serde import to_json
+
+    del as_json  # an export is always JSON
+    with shelf_of(ctx) as shelf:
+        profile = shelf.profile(profile_id)
+    text = to_json(profile, indent=2) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ProfileError(
+            f"{output} cannot be written: {error.strerror}.", hint="Choose another file."
+        ) from error
+    say(f"Profile {profile.id} written to {output}")
+
+
+def import_profiles(
+    ctx: typer.Context,
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Exported profiles, or folders of them."),
+    ],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Give up another profile that has the same id.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep profiles that were measured elsewhere.
+
+    All files are read and checked before the first is kept. A profile whose id is taken by
+    another one is left out, and the command fails at its end, unless --replace is given.
+    """
+    from partitiond.fleet.profile_files import profile_paths, read_profile
+
+    profiles = [read_profile(path) for path in profile_paths(files)]
+    kept, refused = [], []
+    with client_of(ctx) as client:
+        for profile in profiles:
+            try:
+                kept.append(client.import_profile(profile, replace=replace))
+            except ConflictError as error:
+                refused.append(error)
+                continue
+            if not as_json:
+                say(f"Profile {profile.id} of {profile.model} is kept.")
+    if as_json:
+        print_json(kept)
+    if refused:
+        raise _not_all_kept(refused, len(profiles))
+
+
+def prune(
+    ctx: typer.Context,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Delete them; this cannot be undone.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List profiles that nothing needs any more, or delete them.
+
+    Those are superseded or stale, and used by no plan. Stale ones that nothing has followed, and
+    those of models that are not registered, stay.
+    """
+    with client_of(ctx) as client:
+        found = client.prune_profiles(delete=yes)
+    if as_json:
+        print_json({"deleted": yes, "profiles": found})
+        return
+    for one in found:
+        say(f"{one.id} of {one.model}: {'; '.join(one.reasons)}")
+    if not found:
+        say("There is nothing to delete.")
+    elif yes:
+        say(f"Deleted: {len(found)}.")
+    else:
+        say(f"Nothing was deleted. To delete {len(found)}: partitiond profile prune --yes")
+
+
+def _not_all_kept(refused: Sequence[ConflictError], count: int) -> PartitiondError:
+    if count == 1:
+        return refused[0]
+    lines = "\n".join(f"  {error.message}" for error in refused)
+    return ConflictError(
+        f"{len(refused)} of {count} profiles were not kept:\n{lines}", hint=refused[0].hint
+    )

@@ -1,0 +1,283 @@
+"""Implements `partitiond profile MODEL`: measures in the daemon, or here if no daemon runs."""
+
+import dataclasses
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from partitiond.cli.groups import MEASURE_OPTIONS, Measures, headed
+from partitiond.cli.models import registration as given
+from partitiond.cli.options import (
+    JsonOption,
+    check_time_limit,
+    connected,
+    memory_bytes,
+    settings_of,
+)
+from partitiond.cli.output import emit, err, say
+from partitiond.cli.profile import options as asked
+from partitiond.cli.profile.kept import check_plot_path, draw
+from partitiond.core.errors import (
+    ConflictError,
+    DaemonUnreachableError,
+    NotFoundError,
+    PartitiondError,
+    SpecError,
+)
+from partitiond.core.model.spec import ModelSpec, SourceKind
+from partitiond.core.profile.record import Profile
+from partitiond.ports import ProfileOptions
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+    from partitiond.settings.schema import Settings
+
+
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the group of commands and return it."""
+    group = typer.Typer(
+        cls=Measures,
+        subcommand_metavar="MODEL | COMMAND [ARGS]...",
+        help="Measure where a model stops getting faster; show profiles.",
+    )
+    group.command("measure", cls=headed(MEASURE_OPTIONS))(profile)
+    app.add_typer(group, name="profile")
+    return group
+
+
+def profile(
+    ctx: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A registered model, a catalog name, a Hugging Face id or a local folder.",
+        ),
+    ],
+    *,
+    weights: given.WeightsOption = None,
+    hub: given.HubOption = False,
+    prompt_tokens: given.PromptOption = None,
+    output_tokens: given.OutputOption = None,
+    lengths: asked.LengthsOption = None,
+    prompt_variation: asked.PromptVariationOption = None,
+    output_variation: asked.OutputVariationOption = None,
+    ttft: given.TtftOption = None,
+    tpot: given.TpotOption = None,
+    quantile: given.QuantileOption = None,
+    dtype: given.DtypeOption = None,
+    max_model_len: given.MaxLenOption = None,
+    engine_arg: given.EngineArgOption = None,
+    engine_kind: given.EngineKindOption = None,
+    quantization: asked.QuantizationOption = None,
+    kv_cache_dtype: asked.KvDtypeOption = None,
+    max_num_batched_tokens: asked.StepTokensOption = None,
+    variant: asked.VariantOption = None,
+    structured_output: asked.StructuredOption = False,
+    device: asked.DeviceOption = None,
+    cores: asked.CoresOption = None,
+    memory: asked.MemoryOption = None,
+    mps: asked.MpsOption = None,
+    mig: asked.MigOption = None,
+    max_batch: asked.MaxBatchOption = None,
+    time_limit: asked.TimeLimitOption = None,
+    no_confirm: asked.NoConfirmOption = False,
+    paper_requests: asked.PaperOption = 0,
+    seed: asked.SeedOption = 0,
+    fresh: asked.FreshOption = False,
+    plot: asked.PlotOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure where a model stops getting faster.
+
+    Prints throughput and latency by batch size, the frontier and the knee, and confirms on a
+    second start the memory and the request rate the knee holds.
+
+    With a running daemon this is a job of the daemon, and a model that is not registered is
+    registered first (without --auto). Without one it runs here; the profile is kept in the
+    state folder either way. Interrupted, the same command goes on with the trials it has.
+    Without a hub, --weights dummy measures the true architecture.
+
+    A GPU is measured whole, unless --memory, --mps or --mig ask for a share of it. Plans derive
+    shares from the whole by themselves; measuring one makes them surer.
+    """
+    check_plot_path(plot)
+    check_time_limit(time_limit)
+    workload = asked.lengths_body(
+        lengths,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        prompt_variation=prompt_variation,
+        output_variation=output_variation,
+    )
+    body = given.without_none(
+        {
+            "model": given.model_text(model),
+            "weights": weights,
+            "hub": hub or None,
+            "workload": workload,
+            "slo": given.slo_body(ttft, tpot, quantile),
+            **_forms(variant, given.engine_body(dtype, max_model_len, engine_arg), quantization),
+            "engine_kind": engine_kind,
+            "auto": False,
+        }
+    )
+    options = ProfileOptions(
+        device_id=device,
+        cores=cores,
+        max_batch=max_batch,
+        time_limit_seconds=time_limit,
+        memory_bytes=memory_bytes(memory),
+        seed=seed,
+        variant=variant or "",
+        max_num_batched_tokens=max_num_batched_tokens,
+        kv_cache_dtype=kv_cache_dtype,
+        structured_output=structured_output,
+        confirm=not no_confirm,
+        paper_requests=paper_requests,
+        fresh=secrets.token_hex(4) if fresh else "",
+        sm_percent=mps,
+        mig_profile=(mig or "").strip().lower(),
+    )
+    found = measure(settings_of(ctx), model, body, options)
+    _show(found, plot, as_json=as_json)
+
+
+def _forms(variant: str | None, engine: dict[str, Any], quantization: str | None) -> dict[str, Any]:
+    """Return the form to measure: the model with these engine options, or a variant with them."""
+    form = given.without_none({"quantization": quantization})
+    if not variant:
+        return {"engine": engine | form}
+    return {"engine": engine, "variants": [{"name": variant, "engine": form}]}
+
+
+def _show(found: Profile, plot: Path | None, *, as_json: bool) -> None:
+    from partitiond.cli.profile.table import profile_table
+
+    emit(found, as_json=as_json, render=lambda: profile_table(found))
+    if plot is not None:
+        draw(found, plot)
+
+
+def check_variant(body: dict[str, Any], options: ProfileOptions) -> None:
+    """Check that a variant of an unregistered model is defined, not only named.
+
+    Raises:
+        SpecError: no option makes the variant different from the model itself.
+    """
+    told = [variant for variant in body.get("variants", ()) if variant["engine"]]
+    changed = options.kv_cache_dtype not in {None, "auto"} or options.max_num_batched_tokens
+    if options.variant and not told and not changed:
+        raise SpecError(
+            f"nothing says what the variant {options.variant!r} of {body['model']} is.",
+            hint="Give --quantization, --kv-cache-dtype or --max-num-batched-tokens beside it; "
+            "for other files (as awq) profile those: partitiond profile ORG/NAME. Of a model "
+            "registered with variants the daemon knows them.",
+            facts={"variant": options.variant},
+        )
+
+
+def measure(
+    settings: "Settings", model: str, body: dict[str, Any], options: ProfileOptions
+) -> Profile:
+    """Profile in the daemon if one answers, else in this process."""
+    with connected(settings) as client:
+        if daemon_answers(client):
+            return measure_in_daemon(client, model, body, options)
+    from partitiond.cli.profile.local import measure_here
+
+    check_variant(body, options)
+    say("No daemon runs: measuring in this process.")
+    return measure_here(settings, body, options, err())
+
+
+def daemon_answers(client: "ControlClient") -> bool:
+    """Whether a daemon answers at all; other errors propagate to the caller."""
+    try:
+        client.models()
+    except DaemonUnreachableError:
+        return False
+    return True
+
+
+def measure_in_daemon(
+    client: "ControlClient", model: str, body: dict[str, Any], options: ProfileOptions
+) -> Profile:
+    """Register the model if needed, run the job with visible progress, and fetch the profile."""
+    from partitiond.cli.waiting import wait_for_job
+
+    name, options = as_registered(client, model, body, options)
+    job = client.profile(name, options)
+    say(f"{name}: profile job {job.id}")
+    done = wait_for_job(client, job.id, err())
+    if done.result is None:
+        raise PartitiondError(
+            f"job {done.id} made no profile.", hint="`partitiond events` says what happened."
+        )
+    return client.profile_by_id(done.result)
+
+
+def as_registered(
+    client: "ControlClient", model: str, body: dict[str, Any], options: ProfileOptions
+) -> tuple[str, ProfileOptions]:
+    """Return the name of the model, registered now if needed, and the options to measure with.
+
+    Lengths other than the registered model's are measured without changing the model.
+
+    Raises:
+        ConflictError: the model is registered with other options than those given.
+    """
+    from partitiond.fleet.workloads import changed_workload
+
+    try:
+        spec = client.model(model).record.spec
+    except NotFoundError:
+        check_variant(body, options)
+        record = client.register(body)
+        say(f"{record.spec.name} is registered (without --auto).")
+        return record.spec.name, options
+    different = differences(spec.as_variant(options.variant), body)
+    if different:
+        raise ConflictError(
+            f"{spec.name} is registered otherwise: {', '.join(different)}.",
+            hint=f"Leave these options out, or change the model first: partitiond models update "
+            f"{spec.name}. Weights and source need `partitiond models remove`.",
+        )
+    workload = changed_workload(spec.workload, body.get("workload", {}))
+    if workload == spec.workload:
+        return spec.name, options
+    say(f"{spec.name} is registered for {spec.workload.key}; measuring {workload.key} beside it.")
+    return spec.name, dataclasses.replace(options, workload=workload)
+
+
+def differences(spec: ModelSpec, body: dict[str, Any]) -> list[str]:
+    """Return the given options that differ from the registered model, with both values."""
+    engine = dict(body.get("engine", {}))
+    for variant in body.get("variants", ()):
+        engine |= variant["engine"]
+    slo = body.get("slo", {})
+    bounds = spec.slo
+    from_package = spec.source.kind is SourceKind.PACKAGE
+    options = (
+        ("--weights", body.get("weights"), spec.weights.value),
+        ("--hub", body.get("hub"), False if from_package else None),
+        ("--ttft", slo.get("ttft_seconds"), bounds.ttft_seconds if bounds else "none"),
+        ("--tpot", slo.get("tpot_seconds"), bounds.tpot_seconds if bounds else "none"),
+        ("--quantile", slo.get("quantile"), bounds.quantile if bounds else "none"),
+        ("--dtype", engine.get("dtype"), spec.engine.dtype),
+        ("--max-model-len", engine.get("max_model_len"), spec.max_model_len),
+        ("--quantization", engine.get("quantization"), spec.engine.quantization or "none"),
+        ("--engine-arg", engine.get("extra_args"), list(spec.engine.extra_args)),
+        ("--engine-kind", body.get("engine_kind"), spec.engine_kind),
+    )
+    found = []
+    for option, wanted, registered in options:
+        if wanted is None or registered is None or wanted == registered:
+            continue
+        if wanted is True:
+            found.append(f"{option} (its files come from a package)")
+        else:
+            found.append(f"{option} {wanted or repr(wanted)} (registered: {registered})")
+    return found

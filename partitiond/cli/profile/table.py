@@ -1,0 +1,250 @@
+"""Draws a profile as a table of batches, frontier and knee marked; draws lists of profiles."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from partitiond.cli.ids import short_ids
+from partitiond.cli.tables import duration, new_table, rate
+from partitiond.core.model.spec import Slo
+from partitiond.core.model.workload import LengthShape
+from partitiond.core.profile.frontier import frontier
+from partitiond.core.profile.points import OperatingPoint
+from partitiond.core.profile.record import Profile, capacity_req_per_s, operating_point
+from partitiond.core.profile.staleness import command_for
+from partitiond.core.units import GIB, format_duration
+from partitiond.ports import ProfileView
+
+
+def profile_table(profile: Profile) -> RenderableType:
+    """The heading, the measured points, and their meaning."""
+    on_frontier = {point.batch for point in frontier(profile.points)}
+    table = new_table(
+        ">batch", ">tok/s", ">+-", ">req/s", ">TTFT p95", ">TPOT p95", ">latency", ">GiB", ""
+    )
+    for point in sorted(profile.points, key=lambda p: p.batch):
+        is_knee = point.batch == profile.knee.batch
+        table.add_row(
+            str(point.batch),
+            rate(point.output_tokens_per_s),
+            _half_width(point),
+            rate(point.req_per_s),
+            duration(point.ttft.p95),
+            duration(point.tpot.p95),
+            duration(point.e2el.mean),
+            f"{point.footprint_bytes / GIB:.3g}",
+            _marks(point, on_frontier=point.batch in on_frontier, is_knee=is_knee),
+            style="bold" if is_knee else "",
+        )
+    return Group(Text(_heading(profile), style="bold"), table, Text(_meaning(profile)))
+
+
+def profile_details(view: ProfileView, slo: Slo | None) -> RenderableType:
+    """Everything in a profile, and whether the profile is stale.
+
+    Args:
+        slo: the registered model's, for the points that need one.
+    """
+    from partitiond.cli.profile.details import details
+
+    parts: list[RenderableType] = []
+    if view.stale:
+        again = command_for(view.profile)
+        parts.append(
+            Text(f"stale: {'; '.join(view.stale)}. Measure it anew: {again}", style="yellow")
+        )
+    parts += [profile_table(view.profile), details(view.profile, slo)]
+    return Group(*parts)
+
+
+def _half_width(point: OperatingPoint) -> str:
+    if point.output_tokens_per_s <= 0 or point.half_width <= 0:
+        return "-"
+    share = f"{point.half_width / point.output_tokens_per_s:.0%}"
+    return f"{share}~" if point.wide else share
+
+
+def _marks(point: OperatingPoint, *, on_frontier: bool, is_knee: bool) -> str:
+    words = ["*"] if on_frontier else []
+    if is_knee:
+        words.append("knee")
+    if point.kv_limited:
+        words.append("KV-limited")
+    return " ".join(words)
+
+
+def _heading(profile: Profile) -> str:
+    made = profile.provenance
+    weights = ", dummy weights" if made.weights == "dummy" else ""
+    variant = f" {profile.variant}" if profile.variant else ""
+    constrained = ", structured output" if profile.structured_output else ""
+    return (
+        f"{profile.model}{variant}: {profile.kind.value} on "
+        f"{made.device_name or profile.hardware} ({profile.size.key}), {_lengths(profile)}, "
+        f"{profile.dtype}{weights}{constrained}"
+    )
+
+
+def _lengths(profile: Profile) -> str:
+    load = profile.workload
+    means = f"{load.prompt_tokens} tokens in, {load.output_tokens} out"
+    match load.shape:
+        case LengthShape.LOGNORMAL:
+            return f"{means} (lognormal {load.prompt_variation:g}/{load.output_variation:g})"
+        case LengthShape.TRACE:
+            return f"{means} (trace of {len(load.pairs)})"
+        case _:
+            return means
+
+
+def _meaning(profile: Profile) -> str:
+    lines = ["* frontier: no other point beats it in throughput, TPOT and memory at once"]
+    lines.append(_knee_sentence(profile))
+    if any(point.wide for point in profile.points):
+        lines.append("~ the interval was still wider than wanted when the window had to close")
+    if any(point.kv_limited for point in profile.points):
+        lines.append("KV-limited: the KV cache held it back, so it cannot be the knee")
+    made = profile.provenance
+    lines.append(
+        f"{made.engine} {made.engine_version}, took {format_duration(made.duration_seconds)}, "
+        f"profile {profile.id}"
+    )
+    return "\n".join(lines)
+
+
+def _knee_sentence(profile: Profile) -> str:
+    knee = profile.knee
+    best = f"{rate(knee.best_output_tokens_per_s)} tokens/s"
+    if knee.batch is None:
+        why = knee.limited_by.value if knee.limited_by else "unknown"
+        return (
+            f"no knee: throughput still grew at batch {knee.largest_batch} "
+            f"(ended by {why}), best {best}"
+        )
+    span = ""
+    if knee.low is not None and knee.high is not None and knee.low != knee.high:
+        span = f" (between {knee.low} and {knee.high} by the intervals)"
+    return (
+        f"knee at batch {knee.batch}{span}: more requests at once gain less than "
+        f"{knee.tolerance:.0%} of the best, {best}"
+    )
+
+
+def profiles_table(views: Sequence[ProfileView], now: datetime | None = None) -> RenderableType:
+    """Kept profiles, one line each, or two if a line is too short for the ids.
+
+    Args:
+        now: the time that ages count to; the present if absent.
+    """
+    if not views:
+        return "No profiles yet. Measure one: partitiond profile smollm2-135m"
+    return _ProfileList(views, now or datetime.now(UTC))
+
+
+def _with_hardware(profile: Profile) -> str:
+    """The id up to its hardware, for which the table has no column."""
+    before, named, _ = profile.id.partition(profile.hardware)
+    return before + named if named else profile.model
+
+
+class _ProfileList:
+    """A table of profiles that never breaks or cuts ids, because the next command needs them."""
+
+    def __init__(self, views: Sequence[ProfileView], now: datetime) -> None:
+        self._views = views
+        self._now = now
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self._lines(console, options)
+        if any(view.profile.capacity_req_per_s is None for view in self._views):
+            yield Text("~ not confirmed by an open-loop trial: 80 % of the closed loop's rate")
+
+    def _lines(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = self._rows(with_id=True)
+        if (
+            console.measure(whole, options=options.update(width=10_000)).maximum
+            <= options.max_width
+        ):
+            yield whole
+            return
+        table = self._rows(with_id=False)
+        table.show_edge = False
+        table.padding = (0, 0)  # the columns' own gap is enough in a narrow terminal
+        lines = console.render_lines(table, options, pad=False)
+        first = len(lines) - len(self._views)
+        short = short_ids({view.profile.id: _with_hardware(view.profile) for view in self._views})
+        for index, line in enumerate(lines):
+            yield from line
+            yield Segment.line()
+            if index >= first:
+                view = self._views[index - first]
+                yield Segment(f"  {short[view.profile.id]}{_stale_tail(view)}")
+                yield Segment.line()
+
+    def _rows(self, *, with_id: bool) -> Table:
+        headers = ("profile",) if with_id else ()
+        variants = any(view.profile.variant for view in self._views)
+        form = ("variant",) if variants else ()
+        last = ("stale",) if with_id else ()
+        table = new_table(
+            *headers, "model", *form, "kind", "on", ">workload",
+            ">knee", ">tok/s", ">req/s", ">GiB", ">age", *last,
+        )  # fmt: skip
+        for column in table.columns:
+            column.no_wrap = column.header not in {"model", "on", "workload"}
+        short = short_ids({view.profile.id: view.profile.model for view in self._views})
+        for view in self._views:
+            profile = view.profile
+            knee, size = profile.knee.batch, profile.size.key
+            table.add_row(
+                *((short[profile.id],) if with_id else ()),
+                _shortened(profile.model),
+                *((profile.variant or "-",) if variants else ()),
+                profile.kind.value,
+                # The hardware is part of the id, which stands below if it has no column.
+                _shortened(f"{profile.hardware} {profile.size.key}" if with_id else size),
+                _shortened(profile.workload.key),
+                f">{profile.knee.largest_batch}" if knee is None else str(knee),
+                rate(profile.knee.best_output_tokens_per_s),
+                _capacity(profile),
+                f"{profile.footprint.peak_bytes / GIB:.3g}",
+                age(profile.provenance.started_at, self._now),
+                *(("; ".join(view.stale),) if with_id else ()),
+            )
+        return table
+
+
+def _stale_tail(view: ProfileView) -> str:
+    return f"  stale: {'; '.join(view.stale)}" if view.stale else ""
+
+
+def _capacity(profile: Profile) -> str:
+    point = operating_point(profile, profile.slo)
+    if point is None:
+        return "-"
+    mark = "" if profile.capacity_req_per_s is not None else "~"
+    return f"{mark}{rate(capacity_req_per_s(profile, point))}"
+
+
+def age(started_at: str, now: datetime) -> str:
+    """The time since then in the largest unit that fits; a dash if it is not known."""
+    try:
+        then = datetime.fromisoformat(started_at)
+    except ValueError:
+        return "-"
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    seconds = max(0.0, (now - then).total_seconds())
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _shortened(text: str) -> Text:
+    """A cell that stays on one line."""
+    return Text(text, no_wrap=True, overflow="ellipsis")

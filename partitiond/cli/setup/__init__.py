@@ -1,0 +1,1 @@
+"""`partitiond setup`: the service, the engine's environment, backups and settings."""

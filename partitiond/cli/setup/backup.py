@@ -1,0 +1,143 @@
+"""Implements `partitiond setup backup` and `partitiond setup restore`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from partitiond.cli.options import JsonOption, loaded_settings
+from partitiond.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from partitiond.settings.schema import LoadedSettings
+    from partitiond.store.backup import Restored
+    from partitiond.store.backup_file import Manifest
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("backup")(backup)
+    app.command("restore")(restore)
+
+
+def backup(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Backup to write (.tar.gz).")],
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file of that name.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write models, profiles, plans, keys and settings to one file.
+
+    The daemon may run meanwhile. The file holds no admin token; keep it as private as the state
+    folder all the same.
+    """
+    from partitiond.platform.clock import SystemClock
+    from partitiond.store.backup import make_backup
+
+    target = file.expanduser().absolute()
+    manifest = make_backup(
+        loaded_settings(ctx), target, created_at=SystemClock().utc_iso(), replace=force
+    )
+    if as_json:
+        print_json({"file": str(target), **_plain(manifest)})
+        return
+    size = target.stat().st_size / 1024**2
+    say(
+        f"Backup written to {target}: schema {manifest.schema}, {manifest.profiles} profiles, "
+        f"{size:.1f} MiB."
+    )
+
+
+def restore(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Backup to restore.")],
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the file; change nothing.")
+    ] = False,
+    with_settings: Annotated[
+        bool, typer.Option("--with-settings", help="Also write the settings file it holds.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a backup back into the state folder.
+
+    The daemon must be stopped. The file is checked first, all of it; what was there before is
+    kept beside the restored store. Engines that still run are adopted by the next daemon, or
+    drained where the restored plan does not know them.
+    """
+    from partitiond.store import backup as backups
+
+    loaded, source = loaded_settings(ctx), file.expanduser().absolute()
+    if check:
+        _check_only(source, as_json=as_json)
+        return
+    where = _settings_file(loaded) if with_settings else None
+    done = backups.restore(loaded.settings, source, settings_file=where)
+    if as_json:
+        print_json(_restored(done))
+        return
+    _tell(done)
+
+
+def _settings_file(loaded: "LoadedSettings") -> Path:
+    """Return the settings file in use, or the path of the user's own if there is none yet."""
+    from partitiond.settings.schema import default_config_files
+
+    return loaded.config_file or default_config_files()[0]
+
+
+def _check_only(source: Path, *, as_json: bool) -> None:
+    import tempfile
+
+    from partitiond.store.backup import check_backup
+
+    with tempfile.TemporaryDirectory(prefix="partitiond-check-") as folder:
+        manifest, migrates = check_backup(source, Path(folder))
+    if as_json:
+        print_json({"file": str(source), "migrates": migrates, **_plain(manifest)})
+        return
+    say(
+        f"{source} is whole: of {manifest.created_at}, by partitiond {manifest.partitiond}, "
+        f"schema {manifest.schema}{' (older: it will be migrated)' if migrates else ''}, "
+        f"{manifest.profiles} profiles."
+    )
+
+
+def _tell(done: "Restored") -> None:
+    say(f"Restored {done.store} as of {done.manifest.created_at}.")
+    if done.kept is not None:
+        say(f"What was there before: {done.kept}")
+    if done.migrates:
+        say("Its schema is an older one: the next start of the daemon migrates it.")
+    if done.settings is not None:
+        say(f"Settings written to {done.settings}" + _kept_text(done.settings_kept))
+    elif done.manifest.settings_file:
+        say("Settings were left alone; --with-settings writes those of the backup.")
+    say("Start the daemon again: `systemctl start partitiond`, or `partitiond serve`.")
+
+
+def _kept_text(path: Path | None) -> str:
+    return f" (before: {path})" if path is not None else ""
+
+
+def _restored(done: "Restored") -> dict[str, Any]:
+    return {
+        "store": str(done.store),
+        "kept": str(done.kept) if done.kept else None,
+        "migrates": done.migrates,
+        "settings": str(done.settings) if done.settings else None,
+        "settings_kept": str(done.settings_kept) if done.settings_kept else None,
+        **_plain(done.manifest),
+    }
+
+
+def _plain(manifest: "Manifest") -> dict[str, Any]:
+    return {
+        "created_at": manifest.created_at,
+        "partitiond": manifest.partitiond,
+        "schema": manifest.schema,
+        "profiles": manifest.profiles,
+        "settings_file": manifest.settings_file or None,
+    }

@@ -1,0 +1,151 @@
+"""Implements `partitiond setup`: prepares a host to run partitiond as a service, and undoes it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partitiond.cli.exits import Exit
+from partitiond.cli.groups import SetsUp
+from partitiond.cli.options import JsonOption
+from partitiond.cli.output import out, print_json, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from partitiond.cli.setup.host import SetupHost
+    from partitiond.cli.setup.record import StepOutcome
+    from partitiond.cli.setup.steps import SetupStep
+
+
+def register(app: typer.Typer) -> typer.Typer:
+    """Add the group of commands and return it."""
+    group = typer.Typer(cls=SetsUp, help="Set this host up: service, engines, settings, backups.")
+    group.command("host")(setup)
+    app.add_typer(group, name="setup")
+    return group
+
+
+def setup(
+    *,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; without this it only shows.")] = (
+        False
+    ),
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take back what a setup did (shows; --apply does it).")
+    ] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="With --undo: also the user, and all its data.")
+    ] = False,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="DIR", help="Set up an image that lies in this folder."),
+    ] = None,
+    gpu: Annotated[
+        bool | None,
+        typer.Option("--gpu/--no-gpu", help="Prepare for NVIDIA GPUs; default: if there are any."),
+    ] = None,
+    mig: Annotated[
+        bool | None,
+        typer.Option("--mig/--no-mig", help="Install the MIG helper; default: with GPUs."),
+    ] = None,
+    engine: Annotated[
+        bool, typer.Option("--engine/--no-engine", help="Also install vLLM (several GB).")
+    ] = True,
+    bin_dir: Annotated[
+        Path | None,
+        typer.Option("--bin-dir", help="Folder of the `partitiond` the service runs."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set this host up for partitiond as a system service.
+
+    Shows what it would do: the user, folders, units, device nodes, persistence mode, the MIG
+    helper and the engine. Nothing is changed without --apply. Doing it twice changes nothing;
+    --undo --apply takes back what it did, by its own record.
+    """
+    from partitiond.cli.setup.host import SetupHost, facts_of, require_rights
+    from partitiond.cli.setup.plan import steps_for
+    from partitiond.core.errors import InputError
+
+    if purge and not undo:
+        raise InputError("--purge goes with --undo.", hint="Write --undo --purge.")
+    if root is not None and not root.is_dir():
+        raise InputError(f"there is no folder {root}.", hint="Name the root folder of an image.")
+    host = SetupHost() if root is None else SetupHost(root.resolve(), live=False)
+    if apply:
+        require_rights(host)
+    if undo:
+        _undo(host, apply=apply, purge=purge, as_json=as_json)
+        return
+    facts = facts_of(host, gpu=gpu, mig=mig, engine=engine and root is None, bin_dir=bin_dir)
+    _set_up(host, steps_for(facts, host), apply=apply, as_json=as_json)
+
+
+def _set_up(
+    host: "SetupHost", steps: "tuple[SetupStep, ...]", *, apply: bool, as_json: bool
+) -> None:
+    from partitiond.cli.setup import record
+
+    if not apply:
+        outcomes = [record.standing_of(host, step) for step in steps]
+        _show(outcomes, as_json=as_json)
+        if not as_json:
+            say("Nothing was changed. `partitiond setup --apply` does what is to do.")
+        return
+    _finish(_told(record.apply(host, steps), as_json=as_json), as_json=as_json)
+
+
+def _undo(host: "SetupHost", *, apply: bool, purge: bool, as_json: bool) -> None:
+    from partitiond.cli.setup import record
+    from partitiond.cli.setup.steps import StepProgress
+
+    if not apply:
+        done = reversed(record.read_record(host))
+        outcomes = [record.StepOutcome(step.key, step.what, StepProgress.TODO) for step in done]
+        _show(outcomes, as_json=as_json)
+        if not as_json:
+            say(
+                "Nothing was changed. `partitiond setup --undo --apply` takes these back, in this "
+                "order. Data in /var/lib/partitiond and its user stay, unless --purge is given."
+                if outcomes
+                else "There is no record of a setup: nothing to undo."
+            )
+        return
+    _finish(_told(record.undo(host, purge=purge), as_json=as_json), as_json=as_json)
+
+
+def _told(outcomes: "Iterable[StepOutcome]", *, as_json: bool) -> "list[StepOutcome]":
+    """Return all outcomes; report each as soon as it is there, because some take minutes."""
+    found = []
+    for outcome in outcomes:
+        found.append(outcome)
+        if not as_json:
+            note = f": {outcome.note}" if outcome.note else ""
+            say(f"{outcome.state.value:<11} {outcome.what}{note}")
+    return found
+
+
+def _finish(outcomes: "list[StepOutcome]", *, as_json: bool) -> None:
+    from partitiond.cli.setup.steps import StepProgress
+
+    if as_json:
+        print_json(outcomes)
+    elif not outcomes:
+        say("There was nothing to do.")
+    if any(outcome.state is StepProgress.CANNOT for outcome in outcomes):
+        raise typer.Exit(Exit.FAILED)
+
+
+def _show(outcomes: "list[StepOutcome]", *, as_json: bool) -> None:
+    if as_json:
+        print_json(outcomes)
+        return
+    if not outcomes:
+        return
+    from partitiond.cli.tables import new_table, state_text
+
+    table = new_table("", "what", "how")
+    for outcome in outcomes:
+        table.add_row(state_text(outcome.state.value), outcome.what, outcome.note)
+    out().print(table)

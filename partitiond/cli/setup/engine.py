@@ -1,0 +1,172 @@
+"""Implements `partitiond setup engine`: installs and shows the environment that vLLM runs in."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from partitiond.cli.groups import Lists
+from partitiond.cli.options import JsonOption, settings_of
+from partitiond.cli.output import err, out, print_json, say
+from partitiond.core.errors import EngineUnavailableError, InputError
+
+if TYPE_CHECKING:
+    from partitiond.engines.install.environment import EngineEnvironment, Variant
+    from partitiond.settings.schema import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(cls=Lists, help="The engine's environment.")
+    group.command("install")(install)
+    group.command("list")(list_engines)
+    group.command("show")(show)
+    app.add_typer(group, name="engine")
+
+
+def chosen_variant(settings: "Settings", asked: str | None = None) -> "Variant":
+    """Return "cpu" or "cuda": as `asked`, as the settings say, or by whether there is a GPU.
+
+    Raises:
+        InputError: the variant is neither cpu, cuda nor auto.
+    """
+    wanted = asked or settings.engine.variant
+    match wanted:
+        case "cpu" | "cuda":
+            return wanted
+        case "auto":
+            return "cuda" if settings.gpu.enabled and has_gpu() else "cpu"
+        case _:
+            raise InputError(f"{wanted!r} is no engine variant.", hint="Use cpu, cuda or auto.")
+
+
+def has_gpu() -> bool:
+    """Whether NVML shows a GPU; a driver that hangs counts as having one."""
+    import pynvml
+
+    from partitiond.core.errors import SilentError
+    from partitiond.devices.nvml.session import session
+    from partitiond.platform.deadline_calls import DeadlineCalls
+
+    def count() -> int:
+        with session():
+            return int(pynvml.nvmlDeviceGetCount())
+
+    try:
+        return DeadlineCalls().ask("the NVIDIA driver", count) > 0
+    except SilentError:
+        return True
+    except pynvml.NVMLError:
+        return False
+
+
+def install_engine(settings: "Settings", variant: "Variant") -> "EngineEnvironment":
+    """Install (or reuse) the managed environment with visible progress."""
+    from partitiond.cli.progress import reporting
+    from partitiond.engines.install.install import install as install_environment
+    from partitiond.engines.install.package_sources import configured_sources
+
+    engine = settings.engine
+    sources = configured_sources().beside(
+        engine.index_urls, engine.wheel_folders, offline=engine.offline
+    )
+    with reporting(err()) as report:
+        return install_environment(settings.engines_dir, variant, sources, report.update)
+
+
+def find_engine(settings: "Settings", variant: "Variant | None" = None) -> "EngineEnvironment":
+    """Return the environment that the settings name. Raises EngineUnavailableError."""
+    from partitiond.engines.install.environment import find_environment
+
+    return find_environment(
+        settings.engine.python, settings.engines_dir, variant or chosen_variant(settings)
+    )
+
+
+def describe(environment: "EngineEnvironment") -> dict[str, Any]:
+    """Return an environment as plain data."""
+    return {
+        "python": str(environment.python),
+        "version": environment.version,
+        "variant": environment.variant,
+    }
+
+
+def install(
+    ctx: typer.Context,
+    variant: Annotated[
+        str | None, typer.Argument(metavar="[cpu|cuda]", help="Build; default what fits.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Install vLLM in an environment of its own, with pinned versions."""
+    settings = settings_of(ctx)
+    environment = install_engine(settings, chosen_variant(settings, variant))
+    if as_json:
+        print_json(describe(environment))
+        return
+    say(f"vLLM {environment.version} ({environment.variant}) is ready: {environment.python}")
+
+
+def list_engines(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """List the engine environments of this host and which one is used."""
+    settings = settings_of(ctx)
+    used = chosen_variant(settings)
+    rows: list[dict[str, Any]] = []
+    variants: tuple[Variant, ...] = ("cpu", "cuda")
+    for variant in variants:
+        row: dict[str, Any] = {"variant": variant, "used": variant == used}
+        try:
+            row.update(describe(find_engine(settings, variant)), error="")
+        except EngineUnavailableError as error:
+            row.update(python=None, version=None, error=error.message)
+        rows.append(row)
+    if as_json:
+        print_json(rows)
+        return
+    from partitiond.cli.tables import new_table
+
+    table = new_table("", "variant", "version", "python")
+    for row in rows:
+        table.add_row(
+            "*" if row["used"] else "",
+            row["variant"],
+            row["version"] or "-",
+            str(row["python"] or row["error"]),
+        )
+    out().print(table)
+    say("* fits this machine and the settings")
+
+
+def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """Show the engine in use and what its version can do."""
+    import dataclasses
+
+    from partitiond.engines.vllm.capabilities import capabilities_of
+
+    settings = settings_of(ctx)
+    environment = find_engine(settings)
+    shown = describe(environment)
+    capabilities = capabilities_of(
+        environment.version, allow_unknown=settings.engine.allow_unknown_version
+    )
+    shown["capabilities"] = {
+        key: sorted(value) if isinstance(value, frozenset) else value
+        for key, value in dataclasses.asdict(capabilities).items()
+    }
+    if as_json:
+        print_json(shown)
+        return
+    from partitiond.cli.tables import new_table
+
+    table = new_table("what", "value")
+    for key, value in {**describe(environment), **shown["capabilities"]}.items():
+        table.add_row(key.replace("_", " "), _word(value))
+    out().print(table)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)

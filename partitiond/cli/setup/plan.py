@@ -1,0 +1,369 @@
+"""Chooses the steps that set up a host, in order, from the facts about the host.
+
+Each step may rely on the steps before it: the user is made before a unit names its manager, and
+units are read before they are enabled.
+"""
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from partitiond.cli.setup.host import (
+    IMAGE_BIN,
+    SUBGROUP_SINCE,
+    USER,
+    SetupFacts,
+    SetupHost,
+    shipped,
+)
+from partitiond.cli.setup.steps import CommandStep, FileStep, SetupStep
+
+UNITS: Final = "/etc/systemd/system"
+SERVICE: Final = "partitiond.service"
+MIG_SOCKET: Final = "partitiond-mig.socket"
+DEFAULT_BIN: Final = str(IMAGE_BIN)
+STATE_DIRS: Final = ("/var/lib/partitiond", "/var/cache/partitiond")
+SERVICE_ENVIRONMENT: Final = (
+    "PARTITIOND_STATE_DIR=/var/lib/partitiond",
+    "PARTITIOND_CACHE_DIR=/var/cache/partitiond",
+    "PARTITIOND_RUN_DIR=/run/partitiond",
+    "HOME=/var/lib/partitiond",
+)
+"""Environment as in the unit, for commands that are run as the daemon's user."""
+
+CONFIG_TEXT: Final = """\
+# Settings of partitiond; `partitiond setup config show` lists them all and where each came from.
+# State, cache and run folder are set by the service's unit.
+
+# [proxy]
+# host = "0.0.0.0"        # beyond loopback only with keys:
+# require_keys = true
+"""
+
+
+def steps_for(facts: SetupFacts, host: SetupHost) -> tuple[SetupStep, ...]:
+    """All steps in the order of doing them; they are undone in the reverse order."""
+    return (
+        *_user(host),
+        *_folders(host),
+        *_units(facts),
+        *_gpu(facts),
+        *_scopes(host),
+        CommandStep(
+            "reload-units",
+            "systemd reads the units",
+            ("systemctl", "daemon-reload"),
+            done=lambda h: not _stale_units(h),
+        ),
+        *_persistence(facts),
+        *_engine(facts),
+        *_enable(facts, host),
+    )
+
+
+def _user(host: SetupHost) -> Sequence[SetupStep]:
+    where = () if host.root == Path("/") else (f"--root={host.root}",)
+    return (
+        FileStep(
+            "sysusers",
+            "description of the daemon's user",
+            "/etc/sysusers.d/partitiond.conf",
+            shipped("sysusers.d/partitiond.conf"),
+        ),
+        CommandStep(
+            "user",
+            f"user {USER}, member of video and render",
+            ("systemd-sysusers", *where, "partitiond.conf"),
+            done=lambda h: h.user_id() is not None,
+            live=False,
+        ),
+    )
+
+
+def _folders(host: SetupHost) -> Sequence[SetupStep]:
+    where = () if host.root == Path("/") else (f"--root={host.root}",)
+    return (
+        FileStep(
+            "tmpfiles",
+            "folders that are made at boot",
+            "/etc/tmpfiles.d/partitiond.conf",
+            shipped("tmpfiles.d/partitiond.conf"),
+        ),
+        CommandStep(
+            "folders",
+            "the same folders, now",
+            ("systemd-tmpfiles", *where, "--create", "partitiond.conf"),
+            done=lambda h: (
+                h.file("/etc/partitiond").is_dir()
+                and (not h.live or h.file("/run/partitiond-mig").is_dir())
+            ),
+            live=False,
+        ),
+        FileStep(
+            "config",
+            "settings file, all of it commented out",
+            "/etc/partitiond/config.toml",
+            CONFIG_TEXT,
+            keep=True,
+        ),
+    )
+
+
+def _units(facts: SetupFacts) -> Sequence[SetupStep]:
+    steps: list[SetupStep] = [
+        FileStep("service", "the service", f"{UNITS}/{SERVICE}", _unit("partitiond.service", facts))
+    ]
+    if facts.systemd >= SUBGROUP_SINCE:
+        steps.append(
+            FileStep(
+                "subgroup",
+                "the daemon in a subgroup of its cgroup, its engines beside it",
+                f"{UNITS}/{SERVICE}.d/50-subgroup.conf",
+                shipped("systemd/partitiond.service.d/50-subgroup.conf"),
+            )
+        )
+    return steps
+
+
+def _unit(name: str, facts: SetupFacts) -> str:
+    return shipped(f"systemd/{name}").replace(DEFAULT_BIN, str(facts.bin_dir))
+
+
+def _gpu(facts: SetupFacts) -> Sequence[SetupStep]:
+    if not facts.gpu:
+        return ()
+    steps: list[SetupStep] = [
+        FileStep(
+            "device-nodes",
+            "program that makes the driver's device nodes, those of MIG instances, too",
+            "/usr/local/libexec/partitiond/device-nodes",
+            shipped("libexec/device-nodes"),
+            mode=0o755,
+        ),
+        FileStep(
+            "devices-service",
+            "runs it at boot",
+            f"{UNITS}/partitiond-devices.service",
+            _unit("partitiond-devices.service", facts),
+        ),
+        FileStep(
+            "udev",
+            "runs it when a GPU appears (udev reads its rules by itself)",
+            "/etc/udev/rules.d/70-partitiond.rules",
+            shipped("udev/70-partitiond.rules"),
+        ),
+    ]
+    if facts.mig:
+        steps += [
+            FileStep(
+                f"mig-{kind}",
+                f"the privileged helper that changes MIG ({kind})",
+                f"{UNITS}/partitiond-mig.{kind}",
+                _unit(f"partitiond-mig.{kind}", facts),
+            )
+            for kind in ("socket", "service")
+        ]
+    return steps
+
+
+def _scopes(host: SetupHost) -> Sequence[SetupStep]:
+    what = f"a manager for user {USER} from boot on: engines get scopes of their own"
+    marker = f"/var/lib/systemd/linger/{USER}"
+    linger: SetupStep = FileStep("linger", what, marker, "")
+    if host.live:
+        linger = CommandStep(
+            "linger",
+            what,
+            ("loginctl", "enable-linger", USER),
+            done=lambda h: h.file(marker).exists(),
+            undo=(("loginctl", "disable-linger", USER),),
+        )
+    return (
+        linger,
+        FileStep(
+            "user-manager",
+            "the service starts after that manager",
+            f"{UNITS}/{SERVICE}.d/20-user-manager.conf",
+            _user_manager_text,
+        ),
+    )
+
+
+def _user_manager_text(host: SetupHost) -> str:
+    uid = host.user_id()
+    # Before the user is made, its id is not known; the placeholder is only shown.
+    name = f"user@{uid if uid is not None else '<uid of partitiond>'}.service"
+    return (
+        "# The manager of the daemon's user, which makes the engines' scopes.\n"
+        f"[Unit]\nWants={name}\nAfter={name}\n"
+    )
+
+
+def _persistence(facts: SetupFacts) -> Sequence[SetupStep]:
+    """Make the driver keep idle GPUs: else MIG is lost, and each first use takes seconds."""
+    if not facts.gpu:
+        return ()
+    if facts.persistenced:
+        unit = "nvidia-persistenced.service"
+        return (
+            CommandStep(
+                "persistence",
+                "the driver stays loaded while no engine runs (persistence daemon)",
+                ("systemctl", "enable", "--now", unit),
+                done=lambda h: h.run(["systemctl", "is-active", "--quiet", unit]).code == 0,
+                undo=(("systemctl", "disable", "--now", unit),),
+                optional=True,
+            ),
+        )
+    return (
+        CommandStep(
+            "persistence",
+            "the driver stays loaded while no engine runs (until the next boot)",
+            ("nvidia-smi", "--persistence-mode=1"),
+            done=_all_persistent,
+            undo=(("nvidia-smi", "--persistence-mode=0"),),
+            optional=True,
+        ),
+    )
+
+
+def _all_persistent(host: SetupHost) -> bool:
+    asked = host.run(["nvidia-smi", "--query-gpu=persistence_mode", "--format=csv,noheader"])
+    modes = {line.strip() for line in asked.output.splitlines()}
+    return asked.code == 0 and modes == {"Enabled"}
+
+
+def as_daemon(bin_dir: Path, *words: str, program: str = "partitiond") -> tuple[str, ...]:
+    """A command of the folder, run as the daemon's user in the daemon's environment."""
+    path = str(bin_dir / program)
+    return ("runuser", "-u", USER, "--", "env", *SERVICE_ENVIRONMENT, path, *words)
+
+
+def _engine(facts: SetupFacts) -> Sequence[SetupStep]:
+    if not facts.engine:
+        return ()
+    variant = "cuda" if facts.gpu else "cpu"
+    # The service makes the folders at its start, but it starts later.
+    make = tuple(f"install -d -o {USER} -g {USER} -m 0750 {folder}" for folder in STATE_DIRS)
+    compiler = as_daemon(facts.bin_dir, "-m", "partitiond.planner.warm", program="python")
+    install = " ".join(as_daemon(facts.bin_dir, "setup", "engine", "install", variant))
+    return (
+        CommandStep(
+            "engine",
+            f"vLLM ({variant}) in an environment of its own: several GB, some minutes",
+            ("sh", "-c", " && ".join((*make, install))),
+            done=lambda h: (
+                h.user_id() is not None
+                and h.run(as_daemon(facts.bin_dir, "setup", "engine", "show", "--json")).code == 0
+            ),
+            seconds=None,
+        ),
+        CommandStep(
+            "planner",
+            "the planner's search, compiled: a minute and a half of one core",
+            compiler,
+            done=lambda h: h.user_id() is not None and h.run((*compiler, "--done")).code == 0,
+            optional=True,
+            doing="compiling the planner's search",
+        ),
+    )
+
+
+def _enable(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
+    steps = []
+    if facts.gpu and facts.mig:
+        about = "the MIG helper answers"
+        unsafe = _unsafe_for_root(facts)
+        steps.append(_enabled(host, "mig", MIG_SOCKET, about, problem=unsafe))
+    # Restarting the service leaves engines running; undoing a setup must stop them.
+    down = (as_daemon(facts.bin_dir, "down"),)
+    about = "the service starts, now and at boot"
+    steps.append(
+        _enabled(host, "enable", SERVICE, about, first_undo=down, problem=_unreachable_by(facts))
+    )
+    return steps
+
+
+def _enabled(
+    host: SetupHost,
+    key: str,
+    unit: str,
+    what: str,
+    *,
+    first_undo: tuple[tuple[str, ...], ...] = (),
+    problem: str = "",
+) -> CommandStep:
+    if not host.live:
+        where = f"--root={host.root}"
+        return CommandStep(
+            key,
+            what.replace("now and ", ""),
+            ("systemctl", where, "enable", unit),
+            done=lambda h: h.run(["systemctl", where, "is-enabled", "--quiet", unit]).code == 0,
+            undo=(("systemctl", where, "disable", unit),),
+            live=False,
+        )
+    return CommandStep(
+        key,
+        what,
+        ("systemctl", "enable", "--now", unit),
+        done=lambda h: all(
+            h.run(["systemctl", asked, "--quiet", unit]).code == 0
+            for asked in ("is-enabled", "is-active")
+        ),
+        undo=(*first_undo, ("systemctl", "disable", "--now", unit)),
+        seconds=200.0,
+        cannot=lambda _: problem,
+    )
+
+
+def _unreachable_by(facts: SetupFacts) -> str:
+    """Why the daemon's user could not run the program; empty if it can."""
+    program = facts.bin_dir / "partitiond"
+    try:
+        if not program.is_file():
+            return f"there is no {program}: install partitiond there, or name another --bin-dir"
+        folders = (*program.parents, *(facts.bin_dir / "python").resolve().parents)
+        closed = next((p for p in folders if not p.stat().st_mode & 0o001), None)
+    except OSError as error:
+        return f"{program} cannot be looked at: {error.strerror}"
+    if closed is None:
+        return ""
+    return (
+        f"user {USER} may not enter {closed}, where this partitiond or its Python lies: install it "
+        "in /opt/partitiond with the system's Python (python3 -m venv), or name another --bin-dir"
+    )
+
+
+def _unsafe_for_root(facts: SetupFacts) -> str:
+    """Why root should not run the helper from there (others could change it); empty if safe."""
+    interpreter = facts.bin_dir / "python"
+    try:
+        real = interpreter.resolve(strict=True)
+        paths = (interpreter.parent, *interpreter.parents, real, *real.parents)
+        open_to = next((p for p in paths if _others_write(p)), None)
+    except OSError as error:
+        return f"{interpreter} cannot be looked at: {error.strerror}"
+    if open_to is not None:
+        return f"the helper runs as root, and {open_to} can be changed by others"
+    if any(real.is_relative_to(home) for home in ("/home", "/root")):
+        return f"the helper sees no home folder, and {real} lies in one"
+    return ""
+
+
+def _others_write(path: Path) -> bool:
+    found = path.stat()
+    return found.st_uid != 0 or bool(found.st_mode & 0o002 and not found.st_mode & stat.S_ISVTX)
+
+
+def _stale_units(host: SetupHost) -> bool:
+    """Whether systemd has not yet read the present units."""
+    units = (SERVICE, "partitiond-devices.service", MIG_SOCKET, "partitiond-mig.service")
+    for unit in units:
+        if not host.file(f"{UNITS}/{unit}").exists():
+            continue
+        shown = host.run(["systemctl", "show", "--property=NeedDaemonReload,LoadState", unit])
+        if shown.code != 0 or "=yes" in shown.output or "not-found" in shown.output:
+            return True
+    return not host.file(f"{UNITS}/{SERVICE}").exists()

@@ -1,0 +1,359 @@
+"""Draws tables of models, replicas, jobs and events for people, to fit 80 columns."""
+
+import collections
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from partitiond.cli.models.placement_options import demand_text, placement_text
+from partitiond.cli.models.request_options import defaults_text, limits_text
+from partitiond.core.hardware.kinds import short_device
+from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition
+from partitiond.core.model.spec import ModelSpec, Variant
+from partitiond.core.plan.page import first_of
+from partitiond.core.units import format_bytes, format_duration
+from partitiond.ports import Event, Job, JobState, ModelRecord, ModelView, ReplicaView
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+
+T = TypeVar("T")
+
+STATE_STYLES = {
+    "serving": "green",
+    "succeeded": "green",
+    "ok": "green",
+    "starting": "yellow",
+    "pending": "yellow",
+    "queued": "yellow",
+    "running": "yellow",
+    "drowsy": "yellow",
+    "falling-asleep": "yellow",
+    "sleeping": "cyan",
+    "waking": "yellow",
+    "draining": "yellow",
+    "stopping": "yellow",
+    "warn": "yellow",
+    "failed": "red",
+    "unavailable": "red",
+    "fail": "red",
+}
+
+MANY_ROWS: Final = 50
+"""Most rows of a table that is printed whole, since a page has about as many lines."""
+PAGE_ROWS: Final = 20
+"""Rows shown of a longer table that stands alone."""
+HALF_PAGE_ROWS: Final = 12
+"""Rows shown of a longer table that another one stands below."""
+UNBOUNDED: Final = 10_000
+"""Wider than any terminal, in columns."""
+
+
+class _Table(Table):
+    """A table whose gaps become narrower before its words are broken."""
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        wanted = console.measure(self, options=options.update(max_width=UNBOUNDED)).maximum
+        self.collapse_padding = wanted > options.max_width
+        return super().__rich_console__(console, options)
+
+
+def new_table(*headers: str, whole: Collection[str] = ()) -> Table:
+    """A plain table; a header that starts with ">" is right-aligned.
+
+    Args:
+        whole: headers of columns that are never broken, such as ids and times.
+    """
+    table = _Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for header in headers:
+        right = header.startswith(">")
+        table.add_column(
+            header.removeprefix(">"),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=header in whole,
+        )
+    return table
+
+
+def state_text(state: str) -> Text:
+    """A state word in its colour."""
+    return Text(state, style=STATE_STYLES.get(state, ""))
+
+
+def duration(seconds: float | None) -> str:
+    """Milliseconds below one second, else seconds; a dash if unknown."""
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def rate(value: float | None) -> str:
+    """Requests or tokens per second with three digits; a dash if unknown."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def core_list(cores: Sequence[int]) -> str:
+    """Core indexes as ranges: "0-3,8"."""
+    ranges: list[list[int]] = []
+    for core in sorted(cores):
+        if ranges and core == ranges[-1][1] + 1:
+            ranges[-1][1] = core
+        else:
+            ranges.append([core, core])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+def partition_text(partition: Partition) -> str:
+    """A partition in a few words."""
+    match partition:
+        case CpuCores(cores=cores):
+            return f"core{'s' if len(cores) > 1 else ''} {core_list(cores)}"
+        case MpsShare(sm_percent=percent):
+            return f"MPS {percent} %"
+        case MigSlice(mig_profile=name, slice_start=start):
+            return f"MIG {name}@{start}"
+        case _:
+            return partition.mode.value
+
+
+def page_of_rows(items: Sequence[T], unusual: Sequence[bool], page: int | None) -> Sequence[T]:
+    """All items, or `page` of them if they are more than a page; unusual ones come first."""
+    few = page is None or len(items) <= MANY_ROWS
+    return items if few or page is None else first_of(items, unusual, page)
+
+
+def with_left(
+    table: "RenderableType", shown: Sequence[object], states: Sequence[str]
+) -> "RenderableType":
+    """A table, and below it the number of rows left out, and the number of all by state.
+
+    Args:
+        table: the table.
+        shown: the items in the table.
+        states: the state of every item, as one word.
+    """
+    from rich.console import Group
+
+    left = len(states) - len(shown)
+    if not left:
+        return table
+    counts = collections.Counter(states).most_common()
+    words = ", ".join(f"{count} {state}" for state, count in counts)
+    return Group(table, Text(f"... and {left} more (--all); of {len(states)} {words}"))
+
+
+def models_table(models: Sequence[ModelView], page: int | None = None) -> "RenderableType":
+    """Registered models; what to do next if there is none.
+
+    Args:
+        models: all of them.
+        page: most rows if there are very many models; those that need attention come first.
+    """
+    if not models:
+        return "No models yet. Add one: partitiond models add smollm2-135m"
+    table = new_table(
+        "model", "state", ">replicas", "profile", ">workload", ">demand", whole=("model",)
+    )
+    unusual = [
+        not _is_fine(m.availability) or m.replicas_serving < m.replicas_planned or bool(m.note)
+        for m in models
+    ]
+    shown = page_of_rows(models, unusual, page)
+    for view in shown:
+        spec = view.record.spec
+        demand = spec.demand.req_per_s
+        table.add_row(
+            spec.name,
+            state_text(view.availability),
+            f"{view.replicas_serving}/{view.replicas_planned}",
+            _profile_word(view),
+            spec.workload.key,
+            "all" if demand is None else f"{rate(demand)}/s",
+        )
+    noted = with_notes(table, [(view.record.spec.name, view.note) for view in shown])
+    return with_left(noted, shown, [view.availability for view in models])
+
+
+def _is_fine(state: str) -> bool:
+    return STATE_STYLES.get(state) in ("green", "cyan")  # sleeping is intended
+
+
+def _profile_word(view: ModelView) -> str:
+    kind = view.profile_kind.value if view.profile_kind else "none"
+    return f"{kind} (provisional)" if view.provisional else kind
+
+
+def record_table(record: ModelRecord) -> "RenderableType":
+    """One model, with a line for each part of its registration."""
+    spec = record.spec
+    slo = "none"
+    if spec.slo is not None:
+        slo = (
+            f"TTFT <= {duration(spec.slo.ttft_seconds)}, TPOT <= "
+            f"{duration(spec.slo.tpot_seconds)} for {spec.slo.quantile:.0%} of requests"
+        )
+    upper = "no limit" if spec.max_replicas is None else str(spec.max_replicas)
+    table = new_table("field", "value")
+    for field, value in (
+        ("name", spec.name),
+        ("source", f"{spec.source.kind.value} {spec.source.ref} {spec.source.revision or ''}"),
+        ("weights", spec.weights.value),
+        ("workload", f"{spec.workload.key} tokens"),
+        ("SLO", slo),
+        ("demand", demand_text(spec.demand)),
+        ("operating point", spec.operating_point.value),
+        ("engine", _engine_text(spec)),
+        ("variants", "; ".join(_variant_text(v) for v in spec.variants) or "none"),
+        ("replicas", f"at least {spec.min_replicas}, at most {upper}"),
+        ("placement", placement_text(spec)),
+        ("sleeps", _sleep_text(spec)),
+        ("outage", "allowed" if spec.allow_outage else "never, where old and new do not fit"),
+        ("aliases", ", ".join(spec.aliases) or "none"),
+        ("defaults", defaults_text(spec)),
+        ("request limits", limits_text(spec.request_limits)),
+        ("auto", "yes" if spec.auto else "no"),
+        ("version", f"{record.version}, changed {record.updated_at}"),
+    ):
+        table.add_row(field, value.strip())
+    return table
+
+
+def _sleep_text(spec: ModelSpec) -> str:
+    if spec.sleep_after_seconds is not None:
+        return f"after {format_duration(spec.sleep_after_seconds)} without a request"
+    return "when asked" if spec.engine.sleep_mode else "never"
+
+
+def _engine_text(spec: ModelSpec) -> str:
+    options = spec.engine
+    parts = [spec.engine_kind, options.dtype, f"context {spec.max_model_len}"]
+    if options.quantization:
+        parts.append(f"quantised to {options.quantization}")
+    if options.kv_cache_dtype != "auto":
+        parts.append(f"{options.kv_cache_dtype} KV cache")
+    if options.max_num_batched_tokens is not None:
+        parts.append(f"{options.max_num_batched_tokens} tokens a step")
+    if options.sleep_mode:
+        parts.append("can sleep")
+    return ", ".join(parts)
+
+
+def _variant_text(variant: Variant) -> str:
+    engine = variant.engine
+    kv = f"{engine.kv_cache_dtype} KV cache" if engine.kv_cache_dtype != "auto" else ""
+    source = f"from {variant.source.ref}" if variant.source is not None else ""
+    parts = [part for part in (engine.quantization, kv, source) if part]
+    return f"{variant.name} ({', '.join(parts)})" if parts else variant.name
+
+
+def replicas_table(replicas: Sequence[ReplicaView], page: int | None = None) -> "RenderableType":
+    """Engines, including pending ones; a failed engine shows its diagnosis.
+
+    Args:
+        replicas: all of them.
+        page: most rows if there are very many: engines that do not serve, then the fullest.
+    """
+    if not replicas:
+        return "No replicas. Plan and start some: partitiond plan, partitiond apply"
+    whole = ("engine", "device")
+    headers = ("engine", "state", "device", "partition", ">in use", ">memory", ">pid")
+    if page is not None and len(replicas) > MANY_ROWS:
+        full = sorted(replicas, key=lambda r: -(r.in_flight or 0) / max(1, r.limit))
+        odd = [not _is_fine(r.state) or bool(r.last_error) for r in full]
+        shown: Sequence[ReplicaView] = first_of(full, odd, page)
+    else:
+        shown = replicas
+    remarks = [replica_note(view) for view in shown]
+    remarked = any(remarks)
+    table = new_table(*headers, *([""] if remarked else []), whole=whole)
+    for view, remark in zip(shown, remarks, strict=True):
+        table.add_row(
+            view.engine,
+            state_text(view.state),
+            short_device(view.device_id),
+            partition_text(view.partition),
+            f"{'?' if view.in_flight is None else view.in_flight}/{view.limit}",
+            format_bytes(view.held_bytes if view.state == "sleeping" else view.memory_bytes),
+            "-" if view.pid is None else str(view.pid),
+            *([remark] if remarked else []),
+        )
+    errors = [(view.engine, view.last_error) for view in shown]
+    return with_left(with_notes(table, errors), shown, [view.state for view in replicas])
+
+
+def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> "RenderableType":
+    """A table, and below it the notes on its rows; a note on several rows stands there once.
+
+    Args:
+        table: the table.
+        notes: pairs of a subject and a note, which may be empty.
+    """
+    from rich.console import Group
+
+    about: dict[str, list[str]] = {}
+    for subject, note in notes:
+        if note:
+            about.setdefault(note, []).append(subject)
+    lines = [Text(f"{', '.join(subjects)}: {note}") for note, subjects in about.items()]
+    return Group(table, *lines, Text()) if lines else table
+
+
+def replica_note(view: ReplicaView) -> str:
+    """A few words on the replica's condition, or empty; its error stands below the table."""
+    if view.state in ("pending", "starting"):
+        return view.start_progress
+    if view.sleep_level:
+        return f"level {view.sleep_level}; takes {format_bytes(view.memory_bytes)} awake"
+    notes = (f"variant {view.variant}" if view.variant else "", "adopted" if view.adopted else "")
+    return ", ".join(note for note in notes if note)
+
+
+def jobs_table(jobs: Sequence[Job]) -> "RenderableType":
+    """Jobs, newest first."""
+    if not jobs:
+        return "No jobs."
+    table = new_table("job", "kind", "model", "state", ">done", "now", whole=("job",))
+    for job in jobs:
+        fraction = job.progress.fraction
+        table.add_row(
+            job.id,
+            job.kind,
+            job.subject,
+            state_text(job.state.value),
+            "-" if fraction is None else f"{fraction:.0%}",
+            job.error or job_line(job),
+        )
+    return table
+
+
+def job_line(job: Job) -> str:
+    """Device, phase, message and time left in one line."""
+    progress = job.progress
+    where = short_device(job.device_id) if job.state is JobState.RUNNING else ""
+    text = ": ".join(part for part in (where, progress.phase, progress.message) if part)
+    if progress.seconds_left is not None and progress.seconds_left > 0:
+        text += f" ({format_duration(progress.seconds_left)} left)"
+    return text
+
+
+def events_table(events: Sequence[Event]) -> "RenderableType":
+    """Events, oldest first."""
+    if not events:
+        return "No events."
+    table = new_table(">id", "at", "kind", "about", "what happened", "who", whole=(">id", "at"))
+    for event in events:
+        table.add_row(
+            str(event.id),
+            event.at[:19],
+            event.kind,
+            short_device(event.subject),
+            event.message,
+            event.actor,
+        )
+    return table

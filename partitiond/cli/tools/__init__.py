@@ -1,0 +1,1 @@
+"""`partitiond tools`: estimates, transfers, replication, advice and simulations."""

@@ -1,0 +1,202 @@
+"""Implements `partitiond tools advise`: finds GPUs a plan would free in a foreign deployment."""
+
+import math
+import re
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from partitiond.cli.exits import Exit
+from partitiond.cli.groups import ADVISE_OPTIONS, headed
+from partitiond.cli.options import JsonOption, check_time_limit
+from partitiond.cli.output import out, print_json
+from partitiond.cli.tools import advise_options as options
+from partitiond.cli.tools.advise_options import AdviseRequest
+from partitiond.core.errors import InputError, SpecError
+from partitiond.core.model.spec import FaultDomain
+from partitiond.core.plan.objectives import objectives_told
+from partitiond.core.plan.record import Objective
+
+if TYPE_CHECKING:
+    from partitiond.core.hardware.kinds import SharingMode
+
+DEFAULT_MINUTES: Final = 5.0
+DEFAULT_EVERY_SECONDS: Final = 5.0
+DEFAULT_WINDOW_MINUTES: Final = 15.0
+"""The plan is for the busiest quarter of an hour in a Prometheus' range."""
+MAX_BURST: Final = 100.0
+"""The same limit as for a model's `burst_factor`."""
+_RANGE: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhdw])$")
+_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("advise", cls=headed(ADVISE_OPTIONS))(advise)
+
+
+def advise(
+    ctx: typer.Context,
+    *,
+    address: options.AddressOption = None,
+    minutes: options.MinutesOption = DEFAULT_MINUTES,
+    every: options.EveryOption = DEFAULT_EVERY_SECONDS,
+    prometheus: options.PrometheusOption = None,
+    span: options.SpanOption = "1h",
+    select: options.SelectOption = "",
+    window: options.WindowOption = None,
+    gpu: options.GpuOption = None,
+    fleet: options.FleetOption = None,
+    model: options.ModelOption = None,
+    profiles: options.ProfilesOption = None,
+    slo_ttft: options.SloTtftOption = None,
+    slo_tpot: options.SloTpotOption = None,
+    burst: options.BurstOption = 1.0,
+    mode: options.ModeOption = None,
+    survive: options.SurviveOption = None,
+    keep_context: options.KeepContextOption = False,
+    objective: options.ObjectiveOption = Objective.MIN_DEVICES.value,
+    time_limit: options.TimeLimitOption = 5.0,
+    draw: options.DrawOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which GPUs a plan would free of a running deployment.
+
+    Read-only: it asks vLLM's /metrics (or a Prometheus) and NVML for some minutes, derives demand,
+    lengths, peak KV and idle time, and plans the same demand three times: for the low end, the
+    middle and the high end of what was seen. It starts and changes nothing.
+    """
+    check_time_limit(time_limit)
+    asked = AdviseRequest(
+        addresses=tuple(address or ()),
+        seconds=_positive("--minutes", minutes, "minutes") * 60,
+        every_seconds=_positive("--every", every, "seconds"),
+        prometheus=prometheus,
+        range_seconds=parse_range(span),
+        select=select,
+        gpus=tuple(gpu or ()),
+        fleet=fleet,
+        models=_pairs(model or ()),
+        profiles=tuple(profiles or ()),
+        slo=_slo(slo_ttft, slo_tpot),
+        window_seconds=_window(window, prometheus),
+        burst_factor=_burst(burst),
+        modes=_modes(mode or ()),
+        survive=_survive(survive),
+        keep_context=keep_context,
+        objective=_objective(objective),
+        time_limit_seconds=time_limit,
+    )
+    _check_sources(asked)
+    _answer(ctx, asked, draw=draw, as_json=as_json)
+
+
+def _answer(ctx: typer.Context, asked: AdviseRequest, *, draw: bool, as_json: bool) -> None:
+    """Watch the engines, plan, show the advice, and exit."""
+    from partitiond.cli.tools.advise_view import render_advice, to_plain
+    from partitiond.cli.tools.local_advise import run_advise
+
+    advice = run_advise(ctx, asked)
+    if as_json:
+        print_json(to_plain(advice))
+    else:
+        out().print(render_advice(advice, draw=draw))
+    raise typer.Exit(Exit.OK if advice.levels and advice.levels[0].plan else Exit.UNPLACED)
+
+
+def parse_range(text: str) -> float:
+    """Return the seconds of a text such as "90m", "1h" or "7d". Raises InputError."""
+    match = _RANGE.match(text.strip().lower())
+    seconds = float(match[1]) * _UNIT_SECONDS[match[2]] if match else 0.0
+    if not 60 <= seconds <= 60 * _UNIT_SECONDS["d"]:
+        raise InputError(
+            f"--range {text!r} is no time between 1 minute and 60 days.",
+            hint="As 90m, 1h, 24h or 7d.",
+        )
+    return seconds
+
+
+def _check_sources(asked: AdviseRequest) -> None:
+    """Raises InputError unless exactly one source is named and the watch spans two looks."""
+    if bool(asked.addresses) == (asked.prometheus is not None):
+        raise InputError(
+            "name either the engines or a Prometheus.",
+            hint="As --address http://127.0.0.1:8000 for each, or --prometheus "
+            "http://127.0.0.1:9090.",
+        )
+    if asked.addresses and asked.seconds < asked.every_seconds:
+        raise InputError(
+            "--minutes is shorter than --every: nothing happens between one look.",
+            hint="Watch for at least two looks; 5 minutes are usual.",
+        )
+
+
+def _positive(option: str, value: float, unit: str) -> float:
+    if not (math.isfinite(value) and 0 < value <= 1e6):
+        raise InputError(f"{option} must be a number above 0, got {value:g}.", hint=f"In {unit}.")
+    return value
+
+
+def _burst(factor: float) -> float:
+    if not 1 <= factor <= MAX_BURST:
+        raise InputError(
+            f"--burst must be between 1 and {MAX_BURST:g}, got {factor:g}.",
+            hint="It is the peak over the mean: 1 plans for the mean, 1.5 for half as much again.",
+        )
+    return factor
+
+
+def _window(minutes: float | None, prometheus: str | None) -> float | None:
+    if minutes is not None:
+        return _positive("--window", minutes, "minutes") * 60
+    return None if prometheus is None else DEFAULT_WINDOW_MINUTES * 60
+
+
+def _pairs(texts: "list[str] | tuple[str, ...]") -> dict[str, str]:
+    found = {}
+    for text in texts:
+        name, separator, meant = text.partition("=")
+        if not (separator and name.strip() and meant.strip()):
+            raise InputError(
+                f"--model {text!r} is not of the form NAME=MODEL.",
+                hint="As --model chat=llama-3.1-8b: the name it is served under, then a catalog "
+                "name, hub id or folder.",
+            )
+        found[name.strip()] = meant.strip()
+    return found
+
+
+def _slo(ttft: float | None, tpot: float | None) -> tuple[float, float] | None:
+    if (ttft is None) != (tpot is None):
+        raise InputError(
+            "an SLO needs both --slo-ttft and --slo-tpot.", hint="In seconds, as 1 and 0.05."
+        )
+    return None if ttft is None or tpot is None else (ttft, tpot)
+
+
+def _modes(texts: "list[str] | tuple[str, ...]") -> "tuple[SharingMode, ...]":
+    from partitiond.core.hardware.kinds import SharingMode
+
+    try:
+        return tuple(dict.fromkeys(SharingMode(text.lower()) for text in texts))
+    except ValueError as error:
+        raise SpecError(
+            f"--mode: {error}.", hint="Use whole, memory, mps or mig; repeat it for several."
+        ) from error
+
+
+def _survive(text: str | None) -> FaultDomain | None:
+    try:
+        return None if text is None else FaultDomain(text.lower())
+    except ValueError as error:
+        raise SpecError(f"--survive: {error}.", hint="Use device, host or rack.") from error
+
+
+def _objective(text: str) -> Objective:
+    costs = [objective for objective in Objective if objective.is_cost]
+    if text not in costs:
+        raise SpecError(
+            f"{text!r} is no objective that frees devices.",
+            hint=f"Use one of these: {objectives_told(costs)}.",
+        )
+    return Objective(text)

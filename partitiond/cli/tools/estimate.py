@@ -1,0 +1,236 @@
+"""Implements `partitiond tools estimate`: predicts a model on a device without measuring it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from partitiond.cli.groups import ESTIMATE_OPTIONS, headed
+from partitiond.cli.options import JsonOption, settings_of
+from partitiond.cli.output import emit, say
+from partitiond.cli.tools import estimate_options as asked
+from partitiond.core.errors import InputError, SpecError
+
+if TYPE_CHECKING:
+    from partitiond.core.hardware.kinds import HardwareSpec
+    from partitiond.core.hardware.partition import PartitionSize
+    from partitiond.core.hardware.prices import TokenPrices
+    from partitiond.core.model.spec import Slo
+    from partitiond.core.model.workload import Workload
+    from partitiond.core.performance.estimate_report import EstimateReport, Question
+
+NO_BOUND_SECONDS = 86400.0
+"""Stands for the missing bound of an SLO that names only one."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("estimate", cls=headed(ESTIMATE_OPTIONS))(estimate)
+
+
+def estimate(
+    ctx: typer.Context,
+    model: asked.ModelArgument,
+    *,
+    hardware: asked.HardwareOption = None,
+    compare: asked.CompareOption = None,
+    prompt_tokens: asked.PromptOption = 512,
+    output_tokens: asked.OutputOption = 256,
+    prompt_variation: asked.PromptVariationOption = 0.0,
+    output_variation: asked.OutputVariationOption = 0.0,
+    memory_fraction: asked.FractionOption = 0.9,
+    slo_ttft: asked.SloTtftOption = None,
+    slo_tpot: asked.SloTpotOption = None,
+    dtype: asked.DtypeOption = "auto",
+    quantization: asked.QuantizationOption = "",
+    kv_cache_dtype: asked.KvDtypeOption = "auto",
+    max_model_len: asked.MaxLenOption = None,
+    sm_percent: asked.SmOption = None,
+    mig: asked.MigOption = None,
+    cores: asked.CoresOption = None,
+    prices: asked.PricesOption = None,
+    measure: asked.MeasureOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate a model on a device, without one.
+
+    Memory, the roofline's throughput by batch, and how many replicas fit. Needs no daemon, no
+    engine and no network. An estimate is what the hardware's figures allow, not a measurement.
+    """
+    from partitiond.cli.models.configs import architecture_for
+    from partitiond.core.performance.estimate_report import Question
+
+    if (hardware is None) == (compare is None):
+        raise InputError(
+            "give either --hardware or --compare.",
+            hint="As --hardware a100-40gb, or --compare a100-40gb,l4,t4.",
+        )
+    name, architecture = architecture_for(model)
+    question = Question(
+        model=name,
+        architecture=architecture,
+        workload=_workload(prompt_tokens, output_tokens, prompt_variation, output_variation),
+        slo=slo_of(slo_ttft, slo_tpot),
+        dtype=dtype,
+        quantization=quantization,
+        kv_cache_dtype=kv_cache_dtype,
+        memory_fraction=memory_fraction,
+        max_model_len=max_model_len,
+    )
+    where = _Where(ctx, sm_percent, mig, cores, measure)
+    if compare is not None:
+        _compare(question, where, compare, prices, as_json=as_json)
+        return
+    if prices is not None:
+        raise InputError("--prices needs --compare.", hint="As --compare a100-40gb,l4,t4.")
+    assert hardware is not None
+    report = where.report(question, hardware)
+    from partitiond.cli.tools.estimate_view import estimate_table
+
+    emit(report, as_json=as_json, render=lambda: estimate_table(report, question.slo))
+
+
+def slo_of(ttft: float | None, tpot: float | None) -> "Slo | None":
+    """Return the SLO of two optional bounds; None without either. Raises SpecError."""
+    from partitiond.core.model.spec import Slo
+
+    if ttft is None and tpot is None:
+        return None
+    return Slo(
+        NO_BOUND_SECONDS if ttft is None else ttft, NO_BOUND_SECONDS if tpot is None else tpot
+    )
+
+
+def _workload(
+    prompt: int, output: int, prompt_variation: float, output_variation: float
+) -> "Workload":
+    from partitiond.core.model.workload import Workload
+
+    if prompt_variation == 0 and output_variation == 0:
+        return Workload(prompt, output)
+    return Workload.lognormal(prompt, output, prompt_variation, output_variation)
+
+
+class _Where:
+    """The hardware options of one run."""
+
+    def __init__(
+        self,
+        ctx: typer.Context,
+        sm_percent: int | None,
+        mig: str | None,
+        cores: int | None,
+        measure: bool,
+    ) -> None:
+        self._ctx = ctx
+        self._sm_percent = sm_percent
+        self._mig = mig
+        self._cores = cores
+        self._measure = measure
+
+    def report(self, question: "Question", text: str) -> "EstimateReport":
+        """Return the estimate on the named hardware. Raises SpecError, DeviceError."""
+        from partitiond.core.performance.estimate_report import estimate_report
+
+        return estimate_report(question, *self.hardware(text))
+
+    def hardware(self, text: str) -> "tuple[HardwareSpec, PartitionSize]":
+        """Return the hardware of a name, and the partition of it that the options ask for."""
+        from partitiond.core.hardware.kinds import SharingMode
+        from partitiond.core.hardware.lookup import find_hardware, mig_profile
+        from partitiond.core.hardware.partition import PartitionSize
+
+        if text.strip().lower() == "cpu":
+            return self._cpu()
+        spec, found = find_hardware(text)
+        if self._mig is not None and found is not None:
+            raise SpecError(
+                f"{text} names a MIG slice, and --mig names another.", hint="Give one of them."
+            )
+        if self._mig is not None:
+            found = mig_profile(spec, self._mig.strip().lower())
+        if self._cores is not None:
+            raise SpecError("--cores is for --hardware cpu.", hint="Leave it out for a GPU.")
+        if found is not None and self._sm_percent is not None:
+            raise SpecError(
+                "a MIG slice and an SM percentage do not go together.",
+                hint="MPS inside MIG slices is not planned for: use one of them.",
+            )
+        if found is not None:
+            return spec, PartitionSize(SharingMode.MIG, 1, 100, found.name)
+        if self._sm_percent is not None:
+            return spec, PartitionSize(SharingMode.MPS, 1, self._sm_percent)
+        return spec, PartitionSize(SharingMode.WHOLE, 1, 100)
+
+    def _cpu(self) -> "tuple[HardwareSpec, PartitionSize]":
+        from partitiond.core.hardware.cpus import measured_cpu
+        from partitiond.core.hardware.kinds import SharingMode
+        from partitiond.core.hardware.partition import PartitionSize
+        from partitiond.devices.bandwidth import cpu_figures
+        from partitiond.devices.cpu import discover_cpu
+
+        if self._mig is not None or self._sm_percent is not None:
+            raise SpecError(
+                "a CPU has neither MIG slices nor SMs.", hint="Use --cores for a part of it."
+            )
+        settings = settings_of(self._ctx)
+        device = discover_cpu(settings.cpu.cores)
+        cores = len(device.cores) if self._cores is None else self._cores
+        if cores > len(device.cores):
+            raise SpecError(
+                f"this host has {len(device.cores)} cores for engines, {cores} were asked for.",
+                hint=f"Ask for 1 to {len(device.cores)}.",
+            )
+        figures = cpu_figures(device, settings.state_dir, refresh=self._measure)
+        spec = measured_cpu(device.hardware, device.memory_bytes, figures)
+        return spec, PartitionSize(SharingMode.CORES, cores)
+
+
+def _compare(
+    question: "Question", where: _Where, names: str, prices: Path | None, *, as_json: bool
+) -> None:
+    from partitiond.cli.tools.estimate_view import comparison_table
+    from partitiond.core.performance import comparison
+    from partitiond.core.performance.estimate_report import estimate_report
+
+    known = read_prices(prices) if prices is not None else None
+    # Two names of the same hardware are one row.
+    kinds = {
+        (spec.key, size.key): (spec, size)
+        for spec, size in (where.hardware(name) for name in names.split(",") if name.strip())
+    }
+    if not kinds:
+        raise InputError("--compare names no hardware.", hint="As --compare a100-40gb,l4,t4.")
+    estimates = [(spec, estimate_report(question, spec, size)) for spec, size in kinds.values()]
+    options = comparison.compare(estimates, question.workload, known)
+    unpriced = [o.hardware for o in options if known is not None and o.price_per_hour is None]
+    if unpriced:
+        say(f"no price for {', '.join(unpriced)}: its cost is left out")
+    result = {
+        "model": question.model,
+        "workload": question.workload.key,
+        "slo": question.slo,
+        "currency": known.currency if known is not None else "",
+        "devices": options,
+    }
+    emit(result, as_json=as_json, render=lambda: comparison_table(question, options, known))
+
+
+def read_prices(path: Path) -> "TokenPrices":
+    """Read the user's prices from a file. Raises SpecError."""
+    from partitiond.core.hardware.prices import prices_from
+    from partitiond.serde import toml_of
+
+    try:
+        return prices_from(toml_of(path.read_bytes()))
+    except OSError as error:
+        raise SpecError(
+            f"{path} cannot be read: {error.strerror}.", hint="Check the path."
+        ) from error
+    except SpecError:
+        raise
+    except InputError as error:
+        raise SpecError(
+            f"{path} is not valid TOML: {error.message}",
+            hint="Write [price_per_hour] and below it a line such as l4-24gb = PRICE.",
+        ) from error

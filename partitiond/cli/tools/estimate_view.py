@@ -1,0 +1,238 @@
+"""Draws estimates and comparisons as tables of at most 80 columns."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from partitiond.cli.tables import duration, new_table, rate
+from partitiond.core.hardware.prices import TokenPrices
+from partitiond.core.model.spec import Slo
+from partitiond.core.performance.comparison import DeviceOption, cheapest
+from partitiond.core.performance.estimate_report import EstimateReport, Question
+from partitiond.core.performance.replicas import best_replication
+from partitiond.core.profile.record import Profile
+from partitiond.core.units import format_bytes
+
+
+def estimate_table(report: EstimateReport, slo: Slo | None) -> RenderableType:
+    """Memory, frontier and replicas, and the assumptions behind them."""
+    where = (
+        report.hardware
+        if report.partition == "whole"
+        else (f"{report.hardware} ({report.partition})")
+    )
+    precision = " ".join(
+        part
+        for part in (
+            report.dtype,
+            report.quantization and f"weights {report.quantization}",
+            report.kv_cache_dtype != "auto" and f"KV {report.kv_cache_dtype}",
+        )
+        if part
+    )
+    heading = f"{report.model} on {where}, {report.workload}, {precision}: an estimate"
+    return Group(
+        Text(heading, style="bold"),
+        _memory(report),
+        *((_frontier(report),) if report.points else ()),
+        *_replicas(report),
+        Text("\n".join(_meaning(report, slo))),
+    )
+
+
+def _memory(report: EstimateReport) -> RenderableType:
+    foot = report.footprint
+    batch = report.operating_batch or 1
+    table = new_table("memory", ">", "")
+    rows = (
+        (_owner(report), report.memory_bytes, ""),
+        ("budget", report.budget_bytes, f"{report.memory_fraction:.0%}, headroom left free"),
+        ("weights", report.weights_bytes, f"{report.parameters / 1e6:,.0f} M parameters"),
+        ("KV cache per token", report.kv_bytes_per_token, ""),
+        (f"footprint at batch {batch}", foot.peak_bytes, _terms(report)),
+    )
+    for name, size, note in rows:
+        table.add_row(name, format_bytes(size), note)
+    return table
+
+
+def _owner(report: EstimateReport) -> str:
+    """The owner of the memory."""
+    kind = report.partition.partition("-")[0]
+    return {"mig": "MIG slice", "cores": "host"}.get(kind, "device, as sold")
+
+
+def _terms(report: EstimateReport) -> str:
+    foot = report.footprint
+    parts = (
+        ("KV", foot.kv_cache_bytes),
+        ("activations", foot.activation_bytes),
+        ("graphs", foot.graph_bytes),
+        ("context", foot.context_bytes),
+    )
+    return ", ".join(f"{name} {format_bytes(size)}" for name, size in parts if size)
+
+
+def _frontier(report: EstimateReport) -> RenderableType:
+    table = new_table(">batch", ">tok/s", ">req/s", ">TTFT p95", ">TPOT p95", ">footprint", "")
+    for point in report.points:
+        power_of_two = point.batch & (point.batch - 1) == 0
+        if not power_of_two and point.batch not in {report.knee_batch, report.operating_batch}:
+            continue
+        chosen = point.batch == report.operating_batch
+        words = ["knee"] if point.batch == report.knee_batch else []
+        if chosen and not words:
+            words.append("operating point")
+        table.add_row(
+            str(point.batch),
+            rate(point.output_tokens_per_s),
+            rate(point.req_per_s),
+            duration(point.ttft_p95_seconds),
+            duration(point.tpot_p95_seconds),
+            format_bytes(point.footprint_bytes),
+            " ".join(words),
+            style="bold" if chosen else "",
+        )
+    return table
+
+
+def _replicas(report: EstimateReport) -> Iterator[RenderableType]:
+    best = best_replication(report.replications)
+    if best is None or len(report.replications) < 2:
+        return
+    table = new_table(">replicas", "sharing", ">batch", ">req/s", ">TTFT p95", ">TPOT p95", "")
+    shown = [r for r in report.replications if r.replicas <= max(4, best.replicas + 1)]
+    for option in shown:
+        table.add_row(
+            str(option.replicas),
+            option.mode.value,
+            str(option.batch),
+            rate(option.req_per_s),
+            duration(option.ttft_p95_seconds),
+            duration(option.tpot_p95_seconds),
+            "most" if option == best else "",
+            style="bold" if option == best else "",
+        )
+    yield table
+
+
+def _meaning(report: EstimateReport, slo: Slo | None) -> Iterator[str]:
+    yield (
+        f"largest batch: {report.max_batch} by the paper's memory model, "
+        f"{report.max_batch_safe} with the whole footprint"
+    )
+    if not report.points:
+        yield (
+            f"not even one request fits: it needs {format_bytes(report.footprint.peak_bytes)}, "
+            f"the budget is {format_bytes(report.budget_bytes)}"
+        )
+    elif report.operating_batch is None:
+        assert slo is not None
+        yield "no batch holds the SLO"
+    elif report.knee_batch is None:
+        ended = report.limited_by.value if report.limited_by else "cap"
+        yield f"no knee: throughput still grew at the largest batch (ended by {ended})"
+    if report.operating_batch is not None:
+        yield (
+            f"by memory, {_replica_count(report.replicas_that_fit)} of batch "
+            f"{report.operating_batch}; one gives {rate(report.throughput_req_per_s)} requests/s"
+        )
+    yield from report.notes
+
+
+def _replica_count(count: int) -> str:
+    return "1 replica fits" if count == 1 else f"{count} replicas fit"
+
+
+def comparison_table(
+    question: Question, options: Sequence[DeviceOption], prices: TokenPrices | None
+) -> RenderableType:
+    """One row per device: the best use of it, and the cost of tokens."""
+    heading = f"{question.model}, {question.workload.key}{_bounds(question.slo)}: estimates"
+    cost = [">cost/M"] if prices is not None else []
+    table = new_table(
+        "one device", ">replicas", ">batch", ">req/s", ">TTFT p95", ">TPOT p95", ">match", *cost,
+        whole={"one device"},
+    )  # fmt: skip
+    table.padding = (0, 0, 0, 1)
+    for option in options:
+        name = option.hardware
+        if option.partition.startswith("mig-"):
+            name += ":" + option.partition.removeprefix("mig-")
+        if option.reason:
+            table.add_row(name, "-", "-", option.reason)
+            continue
+        row = [
+            name,
+            f"{option.replicas} {option.mode}",
+            str(option.batch),
+            rate(option.req_per_s),
+            duration(option.ttft_p95_seconds),
+            duration(option.tpot_p95_seconds),
+            f"{option.devices_to_match or 0:.1f}",
+        ]
+        if prices is not None:
+            value = option.cost_per_million_output_tokens
+            row.append("-" if value is None else f"{value:.3g}")
+        table.add_row(*row)
+    return Group(Text(heading, style="bold"), table, Text("\n".join(_legend(options, prices))))
+
+
+def _bounds(slo: Slo | None) -> str:
+    """The bounds that were given; a bound of a day or more stands for none."""
+    if slo is None:
+        return ""
+    given = [
+        f"{name} {seconds:g} s"
+        for name, seconds in (("TTFT", slo.ttft_seconds), ("TPOT", slo.tpot_seconds))
+        if seconds < 86400
+    ]
+    return f" within {' and '.join(given)}"
+
+
+def _legend(options: Sequence[DeviceOption], prices: TokenPrices | None) -> Iterator[str]:
+    yield "match: how many of these devices give as much as the strongest one here"
+    if prices is None:
+        yield "prices come from your own file: --prices FILE"
+        return
+    currency = f" {prices.currency}" if prices.currency else ""
+    yield f"cost/M: a million output tokens at your prices{currency}, devices fully used"
+    best = cheapest(options)
+    if best is not None:
+        yield f"cheapest per token: {best.hardware}, replicas on it: {best.replicas}"
+
+
+def transfer_table(predicted: Profile, measured: Sequence[Profile]) -> RenderableType:
+    """The predicted points beside the throughput of the first source, and the error band."""
+    first = measured[0]
+    heading = (
+        f"{predicted.model} on {predicted.hardware} ({predicted.size.key}), "
+        f"{predicted.workload.key}: transferred"
+    )
+    table = new_table(
+        ">batch", ">tok/s", ">req/s", ">TTFT p95", ">TPOT p95", ">footprint", ">source tok/s", ""
+    )
+    for point in predicted.points:
+        there = first.point(point.batch)
+        knee = point.batch == predicted.knee.batch
+        table.add_row(
+            str(point.batch),
+            rate(point.output_tokens_per_s),
+            rate(point.req_per_s),
+            duration(point.ttft.p95),
+            duration(point.tpot.p95),
+            format_bytes(point.footprint_bytes),
+            rate(there.output_tokens_per_s if there else None),
+            "knee" if knee else "",
+            style="bold" if knee else "",
+        )
+    assert predicted.transfer is not None
+    lines = [
+        f"error band of throughput: +-{predicted.transfer.error_share:.0%}",
+        predicted.transfer.method,
+        f"from {', '.join(predicted.transfer.source_ids)}",
+    ]
+    if not predicted.points:
+        lines.insert(0, "not even one request fits")
+    return Group(Text(heading, style="bold"), table, Text("\n".join(lines)))

@@ -1,0 +1,180 @@
+"""Adds files, settings and plans to `partitiond.simulated.fleet` for `simulate fleet`."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from loadgen.errors import InputError as TraceError
+from loadgen.traces import read_trace
+from partitiond.cli.plan.offline import laid_over, resolved_architecture, saved_plan
+from partitiond.core.errors import InputError
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.autoscale import Autoscale
+from partitiond.core.model.demand import Demand
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Infeasible, ModelDemand, Placement, Plan
+from partitiond.fleet.file import Fleet, load_fleet
+from partitiond.fleet.offline import fleet_request
+from partitiond.models.catalog import entry_of
+from partitiond.planner.api import solve
+from partitiond.planner.model.types import PlanRequest, usual_budget
+from partitiond.settings.schema import Settings
+from partitiond.simulated.fleet.arrivals import (
+    Arrival,
+    ArrivalKind,
+    SyntheticArrivals,
+    made_up,
+    replayed,
+)
+from partitiond.simulated.fleet.report import FleetReport
+from partitiond.simulated.fleet.run import FleetOptions, FleetRun
+from partitiond.simulated.fleet.scaling import Scaler
+from partitiond.simulated.replay.models import best_known
+
+USUAL_SECONDS = 600.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Simulated:
+    """A request for a simulation; see the command's options."""
+
+    source: Path
+    trace: Path | None = None
+    kind: ArrivalKind = ArrivalKind.POISSON
+    factor: float = 1.0
+    seconds: float | None = None
+    warm_up_seconds: float = 0.0
+    plan: Path | None = None
+    autoscale: bool = False
+    zero_seconds: float | None = None
+    cold: bool = False
+    time_limit_seconds: float | None = None
+    seed: int = 0
+
+
+def simulate(asked: Simulated, settings: Settings) -> FleetReport:
+    """Plan the fleet, simulate the requests to it, and return the report.
+
+    Raises:
+        InputError: a file is invalid, or no plan can be made.
+        SpecError: the fleet cannot be planned.
+    """
+    fleet = load_fleet(asked.source)
+    if not fleet.devices:
+        raise InputError(
+            f"{asked.source} names no devices.",
+            hint="Add a [[devices]] table: hardware and count.",
+        )
+    request = _request(asked, fleet, settings)
+    plan = saved_plan(asked.plan) if asked.plan is not None else _solved(request)
+    specs = {spec.name: spec for spec in fleet.models}
+    strangers = {placement.model for placement in plan.wanted} - specs.keys()
+    if strangers:
+        raise InputError(
+            f"The plan places models that {asked.source} does not have: "
+            f"{', '.join(sorted(strangers))}.",
+            hint="Give the fleet file that it was made from.",
+        )
+    engine_of = best_known(
+        specs,
+        {device.id: device for device in plan.devices},
+        architectures=lambda spec: _architecture(fleet, spec, settings),
+    )
+    limits = settings.proxy
+    options = FleetOptions(
+        seconds=_seconds(asked),
+        warm_up_seconds=asked.warm_up_seconds,
+        seed=asked.seed,
+        max_queue=limits.max_queue,
+        max_wait_seconds=limits.max_wait_seconds,
+        hold_seconds=settings.scaling.max_hold_seconds,
+        cold=asked.cold,
+    )
+    scaler = _scaler(asked, request, settings) if asked.autoscale else None
+    run = FleetRun(plan, specs, engine_of, options, scaler)
+    return run.run(_arrivals(asked, plan, specs))
+
+
+def _seconds(asked: Simulated) -> float:
+    if asked.seconds is not None:
+        return asked.seconds
+    return USUAL_SECONDS if asked.trace is None else math.inf
+
+
+def _request(asked: Simulated, fleet: Fleet, settings: Settings) -> PlanRequest:
+    planner = laid_over(settings, fleet).planner
+    request = fleet_request(
+        fleet,
+        objective=planner.objective,
+        time_limit_seconds=asked.time_limit_seconds or planner.time_limit_seconds,
+        seed=planner.seed,
+        architecture_of=lambda spec: resolved_architecture(spec, settings),
+    )
+    return dataclasses.replace(
+        request, workers=planner.workers, deterministic=planner.deterministic
+    )
+
+
+def _solved(request: PlanRequest) -> Plan:
+    found = solve(request)
+    if isinstance(found, Infeasible):
+        raise InputError(
+            f"There is no plan to simulate: {'; '.join(found.reasons)}.",
+            hint="; ".join(found.remedies) or "Ask `partitiond plan --from` what would help.",
+        )
+    return found
+
+
+def _architecture(fleet: Fleet, spec: ModelSpec, settings: Settings) -> Architecture:
+    entry = entry_of(spec.source)
+    known = fleet.architectures.get(spec.name) or (entry.architecture if entry else None)
+    return known or resolved_architecture(spec, settings)
+
+
+def _arrivals(
+    asked: Simulated, plan: Plan, specs: Mapping[str, ModelSpec]
+) -> dict[str, Iterator[Arrival]]:
+    """Arrivals by model; a model without a demanded rate gets the capacity of the plan."""
+    rates = {
+        forecast.model: forecast.capacity_req_per_s
+        if forecast.demand_req_per_s is None
+        else forecast.demand_req_per_s
+        for forecast in plan.forecasts
+    }
+    if asked.trace is not None:
+        try:
+            trace = read_trace(asked.trace)
+        except TraceError as error:
+            raise InputError(str(error), hint="`docs/loadgen.md` lists what is known.") from error
+        return replayed(trace, rates, speed=asked.factor, seed=asked.seed)
+    length = asked.warm_up_seconds + _seconds(asked)
+    made = SyntheticArrivals(asked.kind, asked.factor, period_seconds=length)
+    return made_up(
+        made, {name: (rate, specs[name].workload) for name, rate in rates.items()}, asked.seed
+    )
+
+
+def _scaler(asked: Simulated, request: PlanRequest, settings: Settings) -> Scaler:
+    """A scaler that plans as the daemon would, from what the simulation measures."""
+
+    def replan(wanted: Mapping[str, float], running: tuple[Placement, ...]) -> Plan | None:
+        again = dataclasses.replace(
+            request,
+            models=tuple(_asked(demand, wanted) for demand in request.models),
+            running=running,
+            move_budget=usual_budget(request.move_budget, len(running)),
+            move_price=request.move_price,
+        )
+        found = solve(again)
+        return None if isinstance(found, Infeasible) else found
+
+    models = {demand.model: Autoscale(asked.zero_seconds) for demand in request.models}
+    return Scaler(settings.scaling.policy(), models, replan)
+
+
+def _asked(demand: ModelDemand, wanted: Mapping[str, float]) -> ModelDemand:
+    rate = wanted.get(demand.model)
+    if rate is None:
+        return demand
+    return dataclasses.replace(demand, demand=Demand(req_per_s=rate, weight=demand.demand.weight))

@@ -1,0 +1,266 @@
+"""Runs `partitiond tools advise` in this process: observes a deployment, then plans it."""
+
+import asyncio
+import contextlib
+import datetime
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import typer
+
+from partitiond.advise.advice import Advice, Choices
+from partitiond.advise.advice import advise as advise_on
+from partitiond.advise.exposition import Scrape
+from partitiond.advise.identify import Known, ServedName, UnidentifiedModel, UserChoices, identify
+from partitiond.advise.knowledge import profiles_for
+from partitiond.advise.observe import observe
+from partitiond.advise.readings import readings_of
+from partitiond.advise.sources.gpus import GpuWatch
+from partitiond.advise.sources.prometheus import Prometheus
+from partitiond.advise.sources.scraper import ScrapedEngines, watch
+from partitiond.advise.today import (
+    Address,
+    Deployment,
+    allowing,
+    described,
+    parse_address,
+    resolved,
+)
+from partitiond.advise.traffic import ObservedTraffic, traffic_of
+from partitiond.cli.options import settings_of
+from partitiond.cli.output import err, say
+from partitiond.cli.tools.advise_options import AdviseRequest
+from partitiond.core.errors import PartitiondError, SpecError, UpstreamError
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSource, ModelSpec, Slo
+from partitiond.core.profile.record import Profile
+from partitiond.fleet.file import Fleet, load_fleet
+from partitiond.settings.schema import Settings
+
+Seen = tuple[
+    Mapping[str, Sequence[Scrape]], Mapping[str, Mapping[str, ServedName]], Deployment, float
+]
+"""Scrapes and served names by address, the devices, and the seconds watched."""
+
+
+def run_advise(ctx: typer.Context, asked: AdviseRequest) -> Advice:
+    """Look at a deployment, then plan what was seen. This starts and changes nothing.
+
+    Raises:
+        SpecError: an option names something unknown.
+        UpstreamError: an engine or the Prometheus does not answer.
+        DeviceError: NVIDIA's driver is installed and refuses.
+    """
+    settings = settings_of(ctx)
+    fleet = load_fleet(asked.fleet) if asked.fleet is not None else None
+    wishes = _wishes(asked, fleet)
+    measured = _measured(ctx, asked)
+    given = (*(fleet.devices if fleet else ()), *described(asked.gpus))
+    if asked.prometheus is not None:
+        scrapes, served, today, seconds = _kept(asked, given)
+    else:
+        scrapes, served, today, seconds = _watched(asked, given, settings)
+    return plan_seen(
+        asked,
+        wishes,
+        measured,
+        (scrapes, served, _allowing(today, asked), seconds),
+        settings,
+    )
+
+
+def plan_seen(
+    asked: AdviseRequest,
+    wishes: UserChoices,
+    measured: Sequence[Profile],
+    seen: Seen,
+    settings: Settings,
+) -> Advice:
+    """Advice on the observed deployment. Raises SpecError, UpstreamError."""
+    scrapes, served, today, seconds = seen
+    traffic = traffic_of(observe(scrapes), asked.window_seconds)
+    if not traffic:
+        raise UpstreamError(
+            "no engine was seen twice.",
+            after_first_byte=False,
+            hint="Watch for longer, or check that the engines serve a model.",
+        )
+    known, strangers = _identified(traffic, served, wishes, settings)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    say(f"Planning {len(known)} model(s) on {len(today.devices)} device(s), three times ...")
+    knowledge = {m.spec.name: profiles_for(m, today.devices, measured, now) for m in known}
+    notes = [f"{name}: {note}" for name, one in knowledge.items() for note in one.notes]
+    today = Deployment(today.devices, today.on, today.busy, (*today.notes, *notes))
+    return advise_on(
+        today,
+        known,
+        strangers,
+        {name: one.profiles for name, one in knowledge.items()},
+        seconds=seconds,
+        choices=Choices(now, asked.time_limit_seconds, asked.objective, asked.burst_factor),
+    )
+
+
+def _wishes(asked: AdviseRequest, fleet: Fleet | None) -> UserChoices:
+    return UserChoices(
+        models=asked.models,
+        specs={spec.name: spec for spec in fleet.models} if fleet else {},
+        architectures=fleet.architectures if fleet else {},
+        slo=Slo(*asked.slo) if asked.slo else None,
+        keep_context=asked.keep_context,
+        survive=asked.survive,
+    )
+
+
+def _allowing(today: Deployment, asked: AdviseRequest) -> Deployment:
+    return Deployment(allowing(today.devices, asked.modes), today.on, today.busy, today.notes)
+
+
+# --- looking ----------------------------------------------------------------------------------
+
+
+def _kept(asked: AdviseRequest, given: Sequence[Device]) -> Seen:
+    assert asked.prometheus is not None
+    source = Prometheus(asked.prometheus, asked.select)
+    try:
+        kept = source.kept(asked.range_seconds, time.time())
+    finally:
+        source.close()
+    if not (given or kept.today.devices):
+        raise SpecError(
+            "the Prometheus knows no GPU: no DCGM exporter is scraped.", hint=NAME_THE_GPUS
+        )
+    today = Deployment(tuple(given)) if given else kept.today
+    return kept.scrapes, {}, today, kept.seconds
+
+
+NAME_THE_GPUS = 'Say what the engines run on: --gpu "4 a100-80gb", or --fleet FILE.'
+
+
+def _watched(asked: AdviseRequest, given: Sequence[Device], settings: Settings) -> Seen:
+    from partitiond.devices.cpu import discover_cpu
+
+    addresses = tuple(parse_address(text) for text in asked.addresses)
+    urls = _different(addresses)
+    gpus = GpuWatch(discover_cpu(settings.cpu.cores).cores)
+    devices = tuple(given) or gpus.open()
+    try:
+        if not devices:
+            raise SpecError("this host has no NVIDIA GPU.", hint=NAME_THE_GPUS)
+        said = resolved(addresses, devices)
+        seen = _look(urls, asked)
+    finally:
+        found = Deployment(devices) if given else gpus.close(urls)
+    today = Deployment(
+        found.devices, {**found.on, **said}, found.busy, (*found.notes, *_missed(seen))
+    )
+    return seen.scrapes, seen.served, today, seen.seconds
+
+
+def _different(addresses: Sequence[Address]) -> tuple[str, ...]:
+    urls = [address.url for address in addresses]
+    twice = next((url for url in urls if urls.count(url) > 1), None)
+    if twice is not None:
+        raise SpecError(f"the address {twice} is given twice.", hint="Give each once.")
+    return tuple(urls)
+
+
+def _look(urls: Sequence[str], asked: AdviseRequest) -> ScrapedEngines:
+    """Watch the engines; Ctrl-C ends the watch early and keeps what was seen."""
+    from partitiond.cli.progress import reporting
+    from partitiond.core.units import format_duration
+
+    watched = ScrapedEngines()
+    length = format_duration(asked.seconds)
+    say(f"Watching {len(urls)} address(es) for {length}; Ctrl-C advises from what was seen.")
+    with reporting(err()) as progress:
+
+        def show(now: ScrapedEngines) -> None:
+            _check_names(asked.models, now)
+            looks = sum(len(scrapes) for scrapes in now.scrapes.values())
+            left = max(0.0, asked.seconds - now.seconds)
+            progress.update(f"{looks} looks", min(1.0, now.seconds / asked.seconds), left)
+
+        try:
+            asyncio.run(
+                watch(
+                    urls,
+                    seconds=asked.seconds,
+                    every_seconds=asked.every_seconds,
+                    into=watched,
+                    on_look=show,
+                )
+            )
+        except KeyboardInterrupt:
+            if not any(len(scrapes) > 1 for scrapes in watched.scrapes.values()):
+                raise
+    return watched
+
+
+def _check_names(models: Mapping[str, str], watched: ScrapedEngines) -> None:
+    """Raise SpecError for a --model that no engine serves: at the first look, not at the end."""
+    seen = {
+        key.model
+        for address, scrapes in watched.scrapes.items()
+        for key in readings_of(address, scrapes[-1])
+    }
+    unused = sorted(set(models) - seen)
+    if unused:
+        raise SpecError(
+            f"--model {unused[0]}={models[unused[0]]}: nobody serves {unused[0]}.",
+            hint=f"Served are {', '.join(sorted(seen)) or 'none'}.",
+        )
+
+
+def _missed(watched: ScrapedEngines) -> Iterable[str]:
+    for address, (count, reason) in sorted(watched.missed.items()):
+        answered = len(watched.scrapes.get(address, ()))
+        yield f"{address} answered {answered} of {answered + count} looks; last: {reason}"
+
+
+# --- what is known ----------------------------------------------------------------------------
+
+
+def _measured(ctx: typer.Context, asked: AdviseRequest) -> list[Profile]:
+    """Profiles from the named files, and those the daemon or the state folder keeps."""
+    from partitiond.cli.profile.reader import shelf_of
+    from partitiond.fleet.profile_files import profile_paths, read_profile
+
+    found = [read_profile(path) for path in profile_paths(asked.profiles)]
+    # Advice needs no daemon: without one and without kept profiles, estimates stand in.
+    with contextlib.suppress(PartitiondError), shelf_of(ctx) as shelf:
+        found += [view.profile for view in shelf.views() if not view.stale]
+    return list({profile.id: profile for profile in found}.values())
+
+
+def _identified(
+    traffic: Sequence[ObservedTraffic],
+    served: Mapping[str, Mapping[str, ServedName]],
+    wishes: UserChoices,
+    settings: Settings,
+) -> tuple[list[Known], list[UnidentifiedModel]]:
+    known: list[Known] = []
+    strangers: list[UnidentifiedModel] = []
+    for one in traffic:
+        told = (served.get(e.key.address, {}).get(one.model) for e in one.engines)
+        what = identify(
+            one,
+            next((s for s in told if s is not None), ServedName()),
+            wishes,
+            lambda source: _architecture(source, settings),
+            [k.spec.name for k in known],
+        )
+        if isinstance(what, Known):
+            known.append(what)
+        else:
+            strangers.append(what)
+    return known, strangers
+
+
+def _architecture(source: ModelSource, settings: Settings) -> Architecture:
+    """Architecture of a model outside the catalog, from its folder or its config on the hub."""
+    from partitiond.models.resolver import Resolver
+
+    resolver = Resolver(settings.models_dir, None, settings.models.offline, settings.models.hub)
+    return asyncio.run(resolver.architecture(ModelSpec("unnamed", source)))

@@ -1,0 +1,203 @@
+"""Implements `partitiond tools replicate MODEL [OTHER]`: measures here what sharing costs."""
+
+import dataclasses
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from partitiond.cli.models import registration as given
+from partitiond.cli.options import JsonOption, connected, settings_of
+from partitiond.cli.output import emit, err
+from partitiond.core.errors import ConflictError, DaemonUnreachableError, InputError
+
+if TYPE_CHECKING:
+    from partitiond.settings.schema import Settings
+
+MAX_ROUNDS = 100
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A model that was profiled here, named as for `profile`."),
+]
+OtherArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="OTHER", help="Measure the two side by side instead of replicas of one."
+    ),
+]
+ReplicasOption = Annotated[
+    str, typer.Option("--replicas", metavar="N,...", help="Numbers of replicas to compare.")
+]
+CoresOption = Annotated[
+    int | None,
+    typer.Option(
+        "--cores",
+        min=1,
+        metavar="N",
+        help="Cores of all replicas together [all]; with OTHER, of each of the two [1].",
+    ),
+]
+WindowsOption = Annotated[
+    int, typer.Option("--windows", min=1, max=MAX_ROUNDS, metavar="N", help="Windows of each side.")
+]
+WindowOption = Annotated[
+    float,
+    typer.Option("--window", min=0.5, max=3600, metavar="SECONDS", help="Shortest window."),
+]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        min=1,
+        metavar="N",
+        help="Requests in flight at each replica [the profile's operating point].",
+    ),
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="Device id.")]
+MpsOption = Annotated[
+    bool,
+    typer.Option("--mps", help="On a GPU: under MPS with equal shares of the SMs [time-sliced]."),
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", metavar="N", show_default=False, help="Seed of the prompts [0].")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("replicate")(replicate)
+
+
+def replicate(
+    ctx: typer.Context,
+    model: ModelArgument,
+    other: OtherArgument = None,
+    *,
+    replicas: ReplicasOption = "1,2",
+    cores: CoresOption = None,
+    windows: WindowsOption = 4,
+    window: WindowOption = 20.0,
+    batch: BatchOption = None,
+    device: DeviceOption = None,
+    mps: MpsOption = False,
+    weights: given.WeightsOption = None,
+    hub: given.HubOption = False,
+    prompt_tokens: given.PromptOption = None,
+    output_tokens: given.OutputOption = None,
+    dtype: given.DtypeOption = None,
+    max_model_len: given.MaxLenOption = None,
+    engine_kind: given.EngineKindOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what replicas cost each other, side by side.
+
+    Compares one engine on all of the memory and cores with several on equal parts of them, and
+    fits what sharing costs from the same windows. The windows of what is compared alternate.
+    With OTHER, two models side by side: predicted from each alone, then measured.
+
+    On a GPU the replicas share it time-sliced, or with --mps under MPS.
+
+    Runs here, without a daemon. The result is kept with the models' newest profiles, and plans
+    use it from then on.
+    """
+    from partitiond.cli.tools.local_replicate import MeasurementRequest, measure_here
+    from partitiond.cli.tools.replicate_view import report_of
+    from partitiond.profiler.pairs.side_by_side import WindowPlan
+
+    settings = settings_of(ctx)
+    body = given.without_none(
+        {
+            "weights": weights,
+            "hub": hub or None,
+            "workload": given.workload_body(prompt_tokens, output_tokens),
+            "engine": given.engine_body(dtype, max_model_len, None),
+            "engine_kind": engine_kind,
+            "auto": False,
+        }
+    )
+    names = [model] if other is None else [model, other]
+    question = MeasurementRequest(
+        bodies=tuple({**body, "model": given.model_text(name)} for name in names),
+        counts=counts_of(replicas),
+        cores=cores,
+        batch=batch,
+        device_id=device,
+        plan=WindowPlan(rounds=windows, seconds=window, seed=seed),
+        command=_command(names, replicas, cores=cores, windows=windows, window=window, mps=mps),
+        mps=mps,
+    )
+    refuse_beside_daemon(settings)
+    found = measure_here(settings, question, err())
+    emit(_plain(found), as_json=as_json, render=lambda: report_of(found))
+
+
+def counts_of(text: str) -> tuple[int, ...]:
+    """Parse numbers of replicas, such as "1,2,3". Raises InputError."""
+    try:
+        counts = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        counts = ()
+    if not counts or counts[0] < 1 or counts[-1] > 256:
+        raise InputError(
+            f"--replicas {text!r} is no list of numbers of replicas.",
+            hint="Write for example --replicas 1,2,4.",
+        )
+    return counts
+
+
+def refuse_beside_daemon(settings: "Settings") -> None:
+    """Raises ConflictError if a daemon answers: its engines use the cores."""
+    with connected(settings) as client:
+        try:
+            client.models()
+        except DaemonUnreachableError:
+            return
+    raise ConflictError(
+        "a daemon runs, and its engines would be measured with ours.",
+        hint="Stop it first with `partitiond down`; its models and profiles stay.",
+    )
+
+
+def _command(
+    names: list[str],
+    replicas: str,
+    *,
+    cores: int | None,
+    windows: int,
+    window: float,
+    mps: bool,
+) -> str:
+    parts = ["partitiond", "tools", "replicate", *names]
+    parts += ["--replicas", replicas] if len(names) == 1 else []
+    parts += ["--cores", str(cores)] if cores is not None else []
+    parts += ["--mps"] if mps else []
+    parts += ["--windows", str(windows), "--window", f"{window:g}"]
+    return shlex.join(parts)
+
+
+def _plain(found: Any) -> Any:
+    """Return the report as plain data, with names instead of positions."""
+    from partitiond.cli.output import jsonable
+    from partitiond.core.performance.interference import pair_errors
+
+    if hasattr(found, "pair"):
+        return {
+            "pair": jsonable(found.pair),
+            "errors": dataclasses.asdict(errors) if (errors := pair_errors([found.pair])) else None,
+            "profiles": list(found.profiles),
+        }
+    result = found.replication
+    return {
+        "model": found.model,
+        "runs": [{"name": name, **jsonable(run)} for name, run in result.runs],
+        "differences": [dataclasses.asdict(d) for d in result.differences],
+        "sharing": [
+            {"cores_each": cores, "mode": s.mode, "kappa": s.kappa, "busy": s.busy}
+            for cores, s in result.sharing
+        ],
+        "idle_cores": result.idle_cores,
+        "notes": list(result.notes),
+        "profiles": list(found.profiles),
+    }

@@ -1,0 +1,1 @@
+"""`partitiond top` and `events`: what happens now and what happened."""

@@ -1,0 +1,197 @@
+"""Implements `partitiond events`: shows what happened, why, and who asked for it."""
+
+import dataclasses
+import datetime
+import itertools
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.output import emit, out, say
+from partitiond.core.errors import (
+    DaemonTimeoutError,
+    DaemonUnreachableError,
+    InputError,
+    NotReadyError,
+)
+from partitiond.ports import Event
+from partitiond.ports.event_filter import EventFilter
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+
+PAGE: Final = 1000
+"""Events per request; the API returns no more."""
+PAUSE_SECONDS: Final = 1.0
+_AGO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("events")(events)
+
+
+def events(
+    ctx: typer.Context,
+    *,
+    after: Annotated[int, typer.Option(help="Only events with a larger id.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many; 50, with --lines all there are.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", help="Only of this kind; plan-* is all that begin so. Repeatable."),
+    ] = None,
+    subject: Annotated[
+        str, typer.Option(help="Only about this model, replica, job, key; opt-* as above.")
+    ] = "",
+    actor: Annotated[
+        str, typer.Option(help="Only what this one asked for, as ada@*; * is anybody.")
+    ] = "",
+    since: Annotated[
+        str, typer.Option(help="Only since this moment (ISO 8601, UTC) or so long ago (2h, 7d).")
+    ] = "",
+    until: Annotated[str, typer.Option(help="Only before this moment, or so long ago.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Print each event as one line of JSON (export).")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what happened, why, and who asked for it.
+
+    The newest come first; with --after, --follow, --lines or --json they come as they happened.
+    """
+    wanted = EventFilter(
+        tuple(kind or ()), subject, actor, moment(since, "--since"), moment(until, "--until")
+    )
+    with client_of(ctx) as client:
+        if lines:
+            last = _print_lines(_pages(client, after, wanted, limit), after)
+        else:
+            last = _print_table(client, after, wanted, limit or 50, follow, as_json=as_json)
+        if follow:
+            _follow(client, last, wanted, plain=not (lines or as_json))
+
+
+def _follow(client: "ControlClient", last: int, wanted: EventFilter, *, plain: bool) -> None:
+    """Print new events for ever, even if the daemon is restarted meanwhile."""
+    wanted = _from_the_begin(wanted)
+    answers = True
+    while True:
+        time.sleep(PAUSE_SECONDS)
+        try:
+            # One page at a time: `last` is up to date before the next request may fail.
+            page = client.events(last, PAGE, wanted)
+        except (DaemonUnreachableError, DaemonTimeoutError, NotReadyError) as error:
+            if answers:
+                say(f"{error.message.rstrip('.')}; this goes on once it answers.")
+            answers = False
+            continue
+        answers = True
+        last = _print_lines(page, last, plain=plain)
+
+
+def moment(text: str, option: str) -> str:
+    """Return the moment of a timestamp, or of a span before now such as "2h". Raises InputError."""
+    if not text:
+        return ""
+    ago = _AGO.fullmatch(text.strip())
+    if ago is not None:
+        seconds = float(ago[1]) * _SECONDS[ago[2]]
+        try:
+            then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
+        except OverflowError as error:
+            raise InputError(f"{option} {text!r} is before all calendars.") from error
+        return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(
+            f"{option} {text!r} is no moment.",
+            hint="Write 2030-01-31T17:00:00Z, or how long ago: 90s, 30m, 2h, 7d.",
+        ) from error
+    return text
+
+
+def _pages(
+    client: "ControlClient", after: int, wanted: EventFilter, limit: int | None
+) -> Iterator[Event]:
+    """Yield all events after an id, oldest first, page by page."""
+    return itertools.islice(_all(client, after, wanted), limit)
+
+
+def _all(client: "ControlClient", after: int, wanted: EventFilter) -> Iterator[Event]:
+    wanted = _from_the_begin(wanted)
+    while True:
+        page = client.events(after, PAGE, wanted)
+        yield from page
+        if len(page) < PAGE:
+            return
+        after = page[-1].id
+
+
+def _from_the_begin(wanted: EventFilter) -> EventFilter:
+    """Set a `since` before all events: without one, the API would return the newest events."""
+    return wanted if wanted.since else dataclasses.replace(wanted, since="1970-01-01T00:00:00Z")
+
+
+def _print_table(
+    client: "ControlClient",
+    after: int,
+    wanted: EventFilter,
+    limit: int,
+    follow: bool,
+    *,
+    as_json: bool,
+) -> int:
+    from partitiond.cli.tables import events_table
+
+    found: Sequence[Event]
+    if after:  # the user reads on, page by page
+        found = list(_pages(client, after, wanted, limit))
+        more = f"There may be more: --after {found[-1].id} goes on." if len(found) == limit else ""
+    else:
+        found, more = _newest(client, wanted, limit)
+    shown = found if after or follow else found[::-1]
+    emit(found, as_json=as_json, render=lambda: events_table(shown))
+    if more and not follow:
+        say(more)
+    return found[-1].id if found else after
+
+
+def _newest(
+    client: "ControlClient", wanted: EventFilter, limit: int
+) -> tuple[Sequence[Event], str]:
+    """Return the newest events, oldest first, and a note on how many more there are."""
+    found = client.events(0, PAGE, dataclasses.replace(wanted, newest=True))
+    if len(found) == PAGE and limit >= PAGE:
+        found = list(_all(client, 0, wanted))
+    if len(found) <= limit:
+        return found, ""
+    there = f"{PAGE:,} or more" if len(found) == PAGE else f"{len(found):,}"
+    more = f"The newest {limit:,} of {there}: --limit N shows more, --lines writes out all."
+    return found[-limit:], more
+
+
+def _print_lines(
+    found: "Iterator[Event] | Sequence[Event]", last: int, *, plain: bool = False
+) -> int:
+    """Print each event at once; return the id of the last one."""
+    from partitiond.serde import to_jsonable
+
+    for event in found:
+        last = event.id
+        who = f" ({event.actor})" if event.actor else ""
+        if plain:
+            line = f"{event.at[:19]} {event.kind} {event.subject}: {event.message}{who}"
+            out().print(line, markup=False, soft_wrap=True)
+        else:
+            typer.echo(json.dumps(to_jsonable(event), ensure_ascii=False))
+    return last

@@ -1,0 +1,73 @@
+"""Implements `partitiond top`: shows devices, models and replicas at work, live."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.output import out, print_json
+from partitiond.core.errors import InputError
+
+if TYPE_CHECKING:
+    from partitiond.cli.watch.screen import OverviewReply
+    from partitiond.client.client import ControlClient
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("top")(top)
+
+
+def top(
+    ctx: typer.Context,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Print it once and end.")] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.2, max=60, help="Seconds between two looks.")
+    ] = 2.0,
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="name|demand|tokens|ttft|queue", help="Order.")
+    ] = "name",
+    find: Annotated[
+        str, typer.Option("--find", metavar="TEXT", help="Only what has this in its name.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Watch devices, models and replicas at work; `h` shows the keys.
+
+    Where the output is no terminal, it is printed once.
+    """
+    from partitiond.cli.watch.screen import run
+    from partitiond.cli.watch.state import SORTS, TopState, seen
+    from partitiond.cli.watch.view import Screen, draw
+
+    if sort not in SORTS:
+        raise InputError(
+            f"--sort {sort!r}: there is no such order.", hint=f"Use {', '.join(SORTS)}."
+        )
+    state = TopState(sort=sort, find=find)
+    with client_of(ctx) as client:
+        if as_json:
+            print_json(seen(client.overview(), state))
+            return
+        console = out()
+        if once or not (console.is_terminal and _typed_at()):
+            look = _look(client)
+            console.print(draw(look.overview, look.events[-10:], state, Screen(console.width)))
+            return
+        run(lambda: _look(client), state, console, interval)
+
+
+def _look(client: "ControlClient") -> "OverviewReply":
+    from partitiond.cli.watch.screen import EVENTS, OverviewReply
+
+    overview = client.overview()
+    events = client.events(after=max(0, overview.last_event - EVENTS), limit=EVENTS)
+    return OverviewReply(overview, events)
+
+
+def _typed_at() -> bool:
+    """Whether a user can press keys: standard input is a terminal."""
+    import sys
+
+    return sys.stdin is not None and sys.stdin.isatty()

@@ -1,0 +1,246 @@
+"""Puts models to sleep and wakes them, as people, requests or idle rules demand.
+
+The wanted state is a mark in the store (`core.replica.sleep.MARK`); the loop brings the engines
+there. `core.replica.sleep` takes the decisions.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from partitiond.controller.journal import Journal
+from partitiond.controller.policy import ControllerPolicy
+from partitiond.controller.runtime.endpoint import Endpoint
+from partitiond.controller.runtime.engines import Engine
+from partitiond.core.errors import ConflictError, InputError, PartitiondError
+from partitiond.core.model.spec import ModelSpec, SourceKind, Weights
+from partitiond.core.plan.record import Placement, same_engine
+from partitiond.core.replica.observation import HOPELESS_FAILURES
+from partitiond.core.replica.sleep import (
+    LEVELS,
+    MARK,
+    STOPPED,
+    Traffic,
+    idle_rules,
+    level_of,
+    scales_to_zero,
+    to_put_to_sleep,
+    to_stop,
+    to_wake,
+    waited_for,
+)
+from partitiond.core.replica.states import ReplicaState
+from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.ports import Clock, ModelRecord, Store
+
+log = logging.getLogger(__name__)
+
+
+def serving_since(desired: Sequence[Placement], engines: Sequence[Engine]) -> Mapping[str, float]:
+    """Return when the last wanted replica of each model began to serve, monotonic seconds.
+
+    Models with a wanted replica that does not serve are left out. If that replica failed again and
+    again, the time is -inf: the replica is not waited for any more.
+    """
+    found: dict[str, float] = {}
+    for placement in desired:
+        own = [e for e in engines if e.placement.replica_id == placement.replica_id]
+        since = [
+            e.since
+            for e in own
+            if e.state is ReplicaState.SERVING and same_engine(e.placement, placement)
+        ]
+        never = -math.inf if any(given_up(e) for e in own) else math.inf
+        before = found.get(placement.model, -math.inf)
+        found[placement.model] = max(before, min(since, default=never))
+    return {model: since for model, since in found.items() if since < math.inf}
+
+
+def given_up(engine: Engine) -> bool:
+    """Whether a replica failed so often in a row that it is not expected to serve any more."""
+    return engine.state is not ReplicaState.SERVING and engine.failures >= HOPELESS_FAILURES
+
+
+def waited_models(
+    records: Sequence[ModelRecord], asleep: Mapping[str, int], engines: Sequence[Engine]
+) -> frozenset[str]:
+    """Models that requests wait for although no replica exists; see
+    `core.replica.sleep.waited_for`."""
+    serving = {
+        engine.placement.model
+        for engine in engines
+        if engine.state is ReplicaState.SERVING and not engine.broken
+    }
+    return waited_for((record.spec for record in records), asleep, serving)
+
+
+def check_may_sleep(spec: ModelSpec, level: int, asleep: int) -> None:
+    """Check that a model may be put to sleep at a level.
+
+    Args:
+        asleep: the level at which it sleeps already; 0 if it is awake.
+
+    Raises:
+        InputError: there is no such level.
+        ConflictError: it has no sleep mode, no weights to read again, or sleeps at another level.
+    """
+    if level not in LEVELS:
+        raise InputError(
+            f"there is no level {level} of sleep.",
+            hint="1 keeps the weights in host memory, 2 reads them again on waking.",
+        )
+    if not spec.engine.sleep_mode:
+        raise ConflictError(
+            f"{spec.name} has no sleep mode.",
+            hint=f"Switch it on with `partitiond models update {spec.name} --sleep-mode`; "
+            "replicas have it from their next start on.",
+            facts={"model": spec.name},
+        )
+    random = spec.weights is Weights.DUMMY or spec.source.kind is SourceKind.CONFIG
+    if level == 2 and random and spec.engine_kind == "vllm":
+        raise ConflictError(
+            f"{spec.name} has random weights, which cannot be read again.",
+            hint="Use level 1, which keeps them in host memory.",
+            facts={"model": spec.name},
+        )
+    if asleep not in (0, level):
+        raise ConflictError(
+            f"{spec.name} sleeps at level {asleep} already.",
+            hint=f"Wake it first, with `partitiond models wake {spec.name}`.",
+            facts={"model": spec.name, "level": asleep},
+        )
+
+
+class SleepController:
+    """Keeps the marks, and looks in the background which models are to wake or may fall asleep.
+
+    Attributes:
+        levels: level by model that is to sleep.
+        changed: called with a model that was put to sleep or woken, and whether it sleeps now.
+        make_room: called with a model before a request wakes it; False while the model has to wait
+            for room that no other can give up now. Models that keep their processes wake anyway.
+        traffic: the proxy's last answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        endpoint: Endpoint,
+        clock: Clock,
+        journal: Journal,
+        policy: ControllerPolicy,
+        wake: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._endpoint = endpoint
+        self._clock = clock
+        self._journal = journal
+        self._policy = policy
+        self._wake_loop = wake
+        self.levels: Mapping[str, int] = {}
+        self.changed: Callable[[str, bool], None] = lambda _model, _asleep: None
+        self.make_room: Callable[[str], bool] = lambda _model: True
+        self.traffic: Mapping[str, Traffic] = {}
+        self._waits_since: Mapping[str, float] = {}
+        self.refresh()
+
+    def refresh(self) -> Mapping[str, int]:
+        """Read the marks from the store."""
+        marks = self._store.marks(MARK)
+        self.levels = {model: level_of(value) for model, value in marks.items()}
+        return self.levels
+
+    def put_to_sleep(self, model: str, level: int, why: str) -> None:
+        """Mark a model to sleep from now on."""
+        self._store.set_mark(MARK, model, str(level), self._clock.utc_iso())
+        reached(FaultPoint.SLEEP_MARKED)
+        if level == STOPPED:
+            self._journal.note("model-at-zero", model, f"{why}.")
+        else:
+            self._journal.note("model-sleeps", model, f"{why}; level {level}.")
+        self._after(model, asleep=True)
+
+    def wake(self, model: str, why: str) -> None:
+        """Mark a model to be awake from now on."""
+        self._store.set_mark(MARK, model, None, self._clock.utc_iso())
+        reached(FaultPoint.WAKE_MARKED)
+        self._journal.note("model-wakes", model, f"{why}.")
+        self._after(model, asleep=False)
+
+    def wake_as_asked(self, model: str) -> None:
+        """Wake a model on request, with or without room: idle models make room if they can."""
+        self.make_room(model)
+        self.wake(model, "as asked")
+
+    def registered(self, spec: ModelSpec) -> None:
+        """Put a new model that scales to zero there: its first request starts it."""
+        if scales_to_zero(spec):
+            self.put_to_sleep(spec.name, STOPPED, "registered; its first request starts it")
+
+    def forget(self, model: str) -> None:
+        """Remove the mark of a model that is gone."""
+        if model in self.refresh():
+            self._store.set_mark(MARK, model, None, self._clock.utc_iso())
+            self.refresh()
+
+    def _after(self, model: str, *, asleep: bool) -> None:
+        self.refresh()
+        self.changed(model, asleep)
+        self._wake_loop()
+
+    async def run(self, serving_since: Callable[[], Mapping[str, float]]) -> None:
+        """Look periodically until cancelled.
+
+        Args:
+            serving_since: returns when the last replica of each model began to serve, monotonic
+                seconds, for models that are all there.
+        """
+        while True:
+            try:
+                await self.look(serving_since)
+            except PartitiondError as error:
+                log.warning("cannot see who waits for sleeping models: %s", error)
+            except Exception:
+                # One defect must not leave all models asleep for good.
+                log.exception("the watch over sleeping models broke")
+            quick = self.levels and self._policy.wake_on_request
+            await asyncio.sleep(
+                self._policy.wake_poll_seconds if quick else self._policy.idle_poll_seconds
+            )
+
+    async def look(self, serving_since: Callable[[], Mapping[str, float]]) -> None:
+        """Wake models that requests wait for; put models to sleep that were idle long enough."""
+        specs = [record.spec for record in self._store.models()]
+        rules = {spec.name: found for spec in specs if (found := idle_rules(spec))}
+        if not rules and not (self.levels and self._policy.wake_on_request):
+            return
+        traffic = await self._endpoint.traffic()
+        if traffic is None:
+            return
+        self.traffic = traffic
+        levels, now = self.refresh(), self._clock.monotonic()
+        if self._policy.wake_on_request:
+            waiting = to_wake(levels, traffic, self._waits_since)
+            self._waits_since = {model: self._waits_since.get(model, now) for model in waiting}
+            for model in waiting:
+                if self.make_room(model) or levels[model] != STOPPED:
+                    self.wake(model, "a request waits for it")
+        zero = {spec.name for spec in specs if scales_to_zero(spec)}
+        serving = {
+            model: now - since
+            for model, since in serving_since().items()
+            # A model that was given up goes to zero if it may: its next request tries it again.
+            if since > -math.inf or model in zero
+        }
+        first = {model: found[0] for model, found in rules.items()}
+        after = {model: seconds for model, (_, seconds) in first.items()}
+        for model in to_put_to_sleep(after, traffic, serving, self.levels):
+            self.put_to_sleep(model, first[model][0], f"no request for {after[model]:g} s")
+        stops = {m: seconds for m, found in rules.items() for level, seconds in found[1:]}
+        for model in to_stop(stops, traffic, self.levels):
+            self.put_to_sleep(model, STOPPED, f"no request for {stops[model]:g} s")
+        for spec in specs:
+            if self.levels.get(spec.name) == STOPPED and not scales_to_zero(spec):
+                self.wake(spec.name, "it does not scale to zero any more")

@@ -1,0 +1,223 @@
+"""Records usage in the store, and makes reports of it. Implements `ports.usage.Usages`."""
+
+import asyncio
+import collections
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from partitiond.controller.views.parts import compute_share
+from partitiond.core.demand.traffic import TrafficSample
+from partitiond.core.errors import InputError, PartitiondError
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.partition import MemoryShare
+from partitiond.core.instants import is_day, unix_seconds, utc_iso
+from partitiond.core.keys.usage import NOTHING_USED, ReplicaShare, UsagePosition, Used, usage_since
+from partitiond.core.plan.record import Placement
+from partitiond.ports import Clock, KeyRecord
+from partitiond.ports.usage import UsageBy, UsageLine, UsageReport, UsageStore
+
+log = logging.getLogger(__name__)
+
+BOOK_SECONDS: Final = 10.0
+"""Pause between two writes of the usage. If the daemon is killed nothing is lost, for the proxy
+counts on. If the proxy is killed, what the proxy counted since the last write is lost."""
+HOUR: Final = len("2030-01-31T17")
+JOULES_PER_KWH: Final = 3.6e6
+_PERIODS: Final = {
+    UsageBy.HOUR: HOUR,
+    UsageBy.DAY: len("2030-01-31"),
+    UsageBy.MONTH: len("2030-01"),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UsageOptions:
+    """Settings of the usage records.
+
+    Attributes:
+        keep_days: older hours are forgotten; 0 keeps all.
+    """
+
+    keep_days: int = 400
+
+
+def shares_of(
+    engines: Mapping[str, Placement], devices: Sequence[Device]
+) -> dict[str, ReplicaShare]:
+    """Return the share of its device that each engine takes, by the engine's name."""
+    sliced = collections.Counter(
+        placement.device_id
+        for placement in engines.values()
+        if isinstance(placement.partition, MemoryShare)
+    )
+    return {
+        name: ReplicaShare(
+            compute_share(placement.partition, devices, sliced[placement.device_id]),
+            placement.candidate.watts or 0.0,
+        )
+        for name, placement in engines.items()
+    }
+
+
+class _Books(UsageStore, Protocol):
+    def keys(self) -> Sequence[KeyRecord]: ...
+
+
+class UsageDesk:
+    """Adds up what was used, and writes it to the store hour by hour.
+
+    Args:
+        store: keeps the usage.
+        clock: says which hour it is.
+        shares: returns what each running replica takes of its device, by the engine's name.
+        latest: returns the last sample of the proxy's counts.
+        left: returns what the last ended proxy had counted.
+        keep_days: as in `UsageOptions`.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: _Books,
+        clock: Clock,
+        shares: Callable[[], Mapping[str, ReplicaShare]],
+        latest: Callable[[], TrafficSample | None],
+        left: Callable[[], TrafficSample | None] = lambda: None,
+        keep_days: int,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._shares = shares
+        self._latest = latest
+        self._left = left
+        self._keep_days = keep_days
+        self._position: UsagePosition | None = None
+        self._pending: dict[tuple[str, str], Used] = {}
+        self._hour = ""
+        self._booked_at = float("-inf")
+
+    async def run(self) -> None:
+        """Look at the counts until cancelled; then book what was counted last."""
+        try:
+            while True:
+                self.look()
+                await asyncio.sleep(BOOK_SECONDS / 5)
+        finally:
+            self.book()
+
+    def look(self) -> None:
+        """Add what was used since the last look; book it if that is due."""
+        sample = self._latest()
+        if sample is None:
+            return
+        hour = self._clock.utc_iso()[:HOUR]
+        if self._hour and hour != self._hour and not self.book():
+            return  # what belongs to the hour before is booked first
+        self._hour = hour
+        if self._position is None:
+            try:
+                self._position = self._store.usage_position()
+            except PartitiondError as error:
+                log.warning("the usage cannot be booked: %s", error)
+                return
+        if self._position.epoch not in {"", sample.epoch}:
+            left = self._left()
+            if left is not None and left.epoch == self._position.epoch:
+                self._position = self._add(self._position, left)
+        self._position = self._add(self._position, sample)
+        if self._clock.monotonic() - self._booked_at >= BOOK_SECONDS:
+            self.book()
+
+    def _add(self, position: UsagePosition, sample: TrafficSample) -> UsagePosition:
+        used, after = usage_since(position, sample, self._shares())
+        for key, more in used.items():
+            self._pending[key] = self._pending.get(key, NOTHING_USED) + more
+        return after
+
+    def book(self) -> bool:
+        """Write what is not written yet; return whether it was. What is not written is kept."""
+        if not self._pending or self._position is None:
+            return True
+        try:
+            self._store.add_usage(self._hour, self._pending, self._position)
+        except PartitiondError as error:
+            log.warning("the usage cannot be booked: %s", error)
+            return False
+        self._pending.clear()
+        self._booked_at = self._clock.monotonic()
+        self._drop_old()
+        return True
+
+    def _drop_old(self) -> None:
+        try:
+            if self._keep_days:
+                oldest = unix_seconds(self._clock.utc_iso()) - self._keep_days * 86400
+                self._store.drop_usage(utc_iso(oldest)[:HOUR])
+        except PartitiondError as error:
+            log.warning("old usage cannot be dropped: %s", error)
+
+    def report(
+        self,
+        since: str | None = None,
+        until: str | None = None,
+        by: Sequence[UsageBy] = (UsageBy.KEY, UsageBy.MODEL),
+    ) -> UsageReport:
+        """Usage of the hours from `since` to `until`. Raises InputError."""
+        now = self._clock.utc_iso()
+        first = _hour("since", since) if since else f"{now[:7]}-01T00"
+        last = _last_hour(until) if until else now[:HOUR]
+        if first > last:
+            raise InputError(
+                f"the time from {first} to {last} ends before it begins.",
+                hint="Give an earlier `since` or a later `until`; both are UTC.",
+            )
+        by = tuple(dict.fromkeys(by))
+        if sum(one in _PERIODS for one in by) > 1:
+            raise InputError(
+                "a report is by one of hour, day and month.", hint="Leave the others away."
+            )
+        self.book()
+        records = self._store.keys()
+        labels = {key.id: key.label for key in records}
+        sums: dict[tuple[str, str, str], Used] = {}
+        for record in self._store.usage(first, last):
+            period = next((record.hour[: _PERIODS[one]] for one in by if one in _PERIODS), "")
+            key_id = record.key_id if UsageBy.KEY in by else ""
+            model = record.model if UsageBy.MODEL in by else ""
+            group = (period, key_id, model)
+            sums[group] = sums.get(group, NOTHING_USED) + record.used
+        lines = (_line(*group, labels.get(group[1], ""), sums[group]) for group in sorted(sums))
+        return UsageReport(first, last, by, tuple(lines))
+
+
+def _line(period: str, key_id: str, model: str, label: str, used: Used) -> UsageLine:
+    return UsageLine(
+        period,
+        key_id,
+        label,
+        model,
+        used.requests,
+        used.failed,
+        used.prompt_tokens,
+        used.output_tokens,
+        round(used.engine_seconds, 3),
+        round(used.device_seconds, 3),
+        round(used.joules / JOULES_PER_KWH, 6),
+    )
+
+
+def _last_hour(text: str) -> str:
+    """Parse `until`, which is inclusive: a whole hour, or a whole day if it names no hour."""
+    return f"{text.strip()}T23" if is_day(text.strip()) else _hour("until", text)
+
+
+def _hour(name: str, text: str) -> str:
+    try:
+        return utc_iso(unix_seconds(text))[:HOUR]
+    except ValueError as error:
+        raise InputError(
+            f"{name} is no time: {text!r}.",
+            hint="Write it as 2030-01-31 or 2030-01-31T17:00:00Z; it is meant as UTC.",
+        ) from error

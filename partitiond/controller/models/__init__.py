@@ -1,0 +1,4 @@
+"""Registered models, their releases and variants.
+
+`registry` adds, changes and removes them; `releases` replaces a release and goes back to it.
+"""

@@ -1,0 +1,433 @@
+"""Adds, changes and removes registered models, and reports how they are."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from partitiond.controller.journal import Journal
+from partitiond.controller.models.variants import form_architectures, form_estimates, other_form
+from partitiond.controller.plans.desk import Plans
+from partitiond.controller.plans.obstacles import ObstacleDesk, failed_profiles
+from partitiond.controller.profiles.cpu_figures import CpuSpeed, Figures, figures_for
+from partitiond.controller.profiles.jobs import JobQueue
+from partitiond.controller.profiles.profiling import ProfilingOptions, options_for, params_of
+from partitiond.controller.profiles.staleness import Staleness, stale_note
+from partitiond.controller.profiles.targets import (
+    BestProfiles,
+    ProfileTarget,
+    profile_targets,
+    unmeasured,
+)
+from partitiond.controller.runtime.endpoint import Endpoint
+from partitiond.controller.runtime.loop import Controller
+from partitiond.controller.runtime.unfinished import interrupted_jobs, removed_models, unbegun
+from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
+from partitiond.controller.views.records import ModelIndex, model_note, model_view
+from partitiond.core.drift.correction import REASON
+from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.engine_task import EngineTask, require_measurable
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.model.spec_changes import changes
+from partitiond.core.profile.record import Profile
+from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
+from partitiond.core.replica.sleep import said_asleep
+from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.ports import (
+    Clock,
+    Job,
+    JobState,
+    ModelRecord,
+    ModelResolver,
+    ModelView,
+    ProfileOptions,
+    Store,
+)
+
+NOT_MEASURED: Final = "not measured yet"
+
+Params = tuple[tuple[str, str], ...]
+
+
+class Registry:
+    """Keeps the specs, and starts the chain for them.
+
+    Args:
+        accept: refuses a spec that this host cannot run, by an InputError.
+        cpu_speed: measures the host's CPU for estimates; None assumes its figures.
+        obstacles: knows what keeps models from running.
+
+    Attributes:
+        replacing: called with a model's record and its new spec before the change is stored.
+        replaced: called with a model's record before and after a change.
+        removed: called with the name of a removed model.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        resolver: ModelResolver,
+        clock: Clock,
+        journal: Journal,
+        devices: DeviceWatch,
+        files: ModelFiles,
+        endpoint: Endpoint,
+        controller: Controller,
+        jobs: JobQueue,
+        plans: Plans,
+        staleness: Staleness,
+        profiling: ProfilingOptions,
+        accept: Callable[[ModelSpec], None],
+        cpu_speed: CpuSpeed | None,
+        obstacles: ObstacleDesk,
+    ) -> None:
+        self._obstacles = obstacles
+        self._store = store
+        self._best_profiles = BestProfiles(store.profiles)
+        self._resolver = resolver
+        self._clock = clock
+        self._journal = journal
+        self._devices = devices
+        self._files = files
+        self._endpoint = endpoint
+        self._controller = controller
+        self._jobs = jobs
+        self._plans = plans
+        self._staleness = staleness
+        self._seen: object = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.replacing: Callable[[ModelRecord, ModelSpec], None] = lambda _old, _new: None
+        self.replaced: Callable[[ModelRecord, ModelRecord], None] = lambda _old, _new: None
+        self.removed: Callable[[str], None] = lambda _: None
+        self._profiling = profiling
+        self._accept = accept
+        self._cpu_speed = cpu_speed
+
+    async def register(self, spec: ModelSpec) -> ModelRecord:
+        """Register a model and (with `auto`) start the chain for it.
+
+        Raises:
+            ConflictError: its name, or one of its aliases, is taken.
+            SpecError, ModelSourceError: the model cannot be had, or cannot run here.
+        """
+        self._refuse_taken_names(spec, new=True)
+        self._accept(spec)
+        architectures = await form_architectures(self._resolver, spec)
+        figures = await self._figures(spec)
+        self._refuse_taken_names(spec, new=True)  # another model may have taken one meanwhile
+        now = self._clock.utc_iso()
+        record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
+        self._store.add_model(record)
+        reached(FaultPoint.MODEL_STORED)
+        self._journal.note("model-registered", spec.name, f"from {spec.source.ref}.")
+        self._controller.sleep.registered(spec)
+        self._begin_chain(spec, architectures, figures)
+        return record
+
+    async def _figures(self, spec: ModelSpec) -> Figures:
+        devices = [target.device for target in self._targets()]
+        return await figures_for(spec, devices, self._cpu_speed, busy=self._jobs.busy)
+
+    def _begin_chain(
+        self, spec: ModelSpec, architectures: Mapping[str, Architecture], figures: Figures
+    ) -> None:
+        self._obstacles.look()
+        targets, now = self._targets(), self._clock.utc_iso()
+        for profile in form_estimates(spec, architectures, targets, now, figures):
+            self._store.add_profile(profile)
+        self._measure(spec, targets)
+        if spec.auto:
+            self._plans.chain.changed()
+        self._controller.wake()
+
+    def _targets(self) -> tuple[ProfileTarget, ...]:
+        return profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
+
+    def _measure(self, spec: ModelSpec, targets: Sequence[ProfileTarget]) -> None:
+        """Queue the jobs that the chain needs of a model; withdraw those that it needs no more."""
+        measurable = spec.engine.task is EngineTask.GENERATE and not self._lacks_engine(spec)
+        wanted = self._wanted(spec, targets) if spec.auto and measurable else {}
+        for job in self._jobs.open_jobs(spec.name):
+            own = job.reason and not job.reason.startswith(REASON)  # drift withdraws its own
+            if job.state is JobState.QUEUED and own and job.params not in wanted:
+                self._jobs.withdraw(job, "nothing needs it any more.")
+        for params, reason in wanted.items():
+            self._jobs.submit("profile", spec.name, params, reason=reason)
+
+    def _lacks_engine(self, spec: ModelSpec) -> bool:
+        obstacle = self._obstacles.of(spec)
+        return obstacle is not None and obstacle.kind is ObstacleKind.ENGINE_ABSENT
+
+    def measure(self, name: str) -> None:
+        """Queue the jobs that the chain needs of a model whose engine has become available."""
+        self._measure(self._store.model(name).spec, self._targets())
+
+    def _wanted(self, spec: ModelSpec, targets: Sequence[ProfileTarget]) -> dict[Params, str]:
+        """Return the jobs that the chain needs, by parameters, each with its reason.
+
+        A stale profile is measured again once for each reason: if it is stale after that, it would
+        be stale after the next measurement, too.
+        """
+        profiles = self._store.profiles(spec.name)
+        wanted: dict[Params, str] = {}
+        for name in ("", *(variant.name for variant in spec.variants)):
+            own = [profile for profile in profiles if profile.variant == name]
+            for target in unmeasured(spec.as_variant(name), targets, own):
+                wanted[self._params(target, name)] = NOT_MEASURED
+        done = {(job.params, job.reason) for job in self._jobs.ended(spec.name)}
+        for stale in self._staleness.to_measure_again(self._best(spec)):
+            for target in targets:
+                if (target.device.hardware, target.size) == (stale.hardware, stale.size):
+                    params = self._params(target, stale.variant)
+                    if (params, stale.reason) not in done:
+                        wanted.setdefault(params, stale.reason)
+        return wanted
+
+    def _params(self, target: ProfileTarget, variant: str) -> Params:
+        options = dataclasses.replace(options_for(target), variant=variant)
+        return params_of(options, self._devices.devices, self._profiling)
+
+    def measure_stale(self) -> None:
+        """Queue what became stale since the last look; called after each pass of the loop."""
+        models = [record.spec for record in self._store.models() if record.spec.auto]
+        seen = self._staleness.seen(spec.name for spec in models)
+        if seen == self._seen:
+            return
+        targets = self._targets()
+        for spec in models:
+            if self._staleness.to_measure_again(self._best(spec)):
+                self._measure(spec, targets)
+        self._seen = seen  # last: if the store refuses a job, the next pass queues it
+
+    def _best(self, spec: ModelSpec) -> Sequence[Profile]:
+        return self._best_profiles.of(spec)
+
+    def models(self) -> Sequence[ModelView]:
+        """All models."""
+        seen = self._seen_now()
+        return [self._model_view(record, seen) for record in self._store.models()]
+
+    def model(self, name: str) -> ModelView:
+        """Raises NotFoundError."""
+        return self._model_view(self._store.model(name), self._seen_now())
+
+    def _seen_now(self) -> ModelIndex:
+        table = self._endpoint.table
+        return ModelIndex.of(
+            self._jobs.jobs(),
+            self._controller.plan,
+            self._controller.engines,
+            table.models if table is not None else (),
+        )
+
+    def _model_view(self, record: ModelRecord, seen: ModelIndex) -> ModelView:
+        name = record.spec.name
+        jobs, planned = seen.jobs.get(name, ()), seen.planned.get(name, ())
+        engines = seen.engines.get(name, ())
+        best = self._best(record.spec)
+        level = self._controller.sleep.levels.get(name, 0)
+        obstacle = self._obstacle(record, jobs)
+        note = model_note(
+            name,
+            jobs=jobs,
+            plan=self._controller.plan,
+            planned=planned,
+            engines=engines,
+            chain_note=self._plans.chain.note,
+            fetching=self._files.progress(name),
+            stale=stale_note(best, self._staleness.reasons),
+            obstacle=obstacle,
+        )
+        return model_view(
+            record,
+            availability=seen.availability(name),
+            planned=planned,
+            engines=engines,
+            profiles=best,
+            note=f"{said_asleep(level)} {note}".strip(),
+            asleep=level,
+            obstacle=obstacle,
+        )
+
+    def _obstacle(self, record: ModelRecord, jobs: Sequence[Job]) -> Obstacle | None:
+        name = record.spec.name
+        if name in self._obstacles.present:
+            return self._obstacles.present[name]
+        desired = self._controller.desired
+        failed = failed_profiles((record,), lambda _: self._best(record.spec), jobs, desired)
+        return failed.get(name)
+
+    async def update(self, spec: ModelSpec, expected_version: int | None) -> ModelRecord:
+        """Replace the spec of a model; a changed workload or demand goes through the chain again.
+
+        Aliases, default parameters and limits of requests go to the proxy, and change no plan.
+
+        Raises:
+            NotFoundError: there is no such model.
+            ConflictError: the model changed meanwhile, an alias is taken, or its source, weights or
+                engine options should change while replicas run of which it is unknown what they
+                were started with.
+        """
+        old = self._store.model(spec.name)
+        if expected_version is not None and expected_version != old.version:
+            raise _outdated(old, expected_version)
+        self._refuse_taken_names(spec)
+        if spec == old.spec.offered_as(spec):
+            record = self._replace(old, spec)
+            self._controller.wake()
+            return record
+        self._refuse_other_engine(old.spec, spec)
+        self._accept(spec)
+        architectures = await form_architectures(self._resolver, spec)
+        figures = await self._figures(spec)
+        self._refuse_other_engine(old.spec, spec)  # a plan may have been applied meanwhile
+        self._refuse_taken_names(spec)
+        record = self._replace(old, spec)
+        self._begin_chain(spec, architectures, figures)
+        return record
+
+    def _replace(self, old: ModelRecord, spec: ModelSpec) -> ModelRecord:
+        record = dataclasses.replace(
+            old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
+        )
+        self.replacing(old, spec)
+        self._store.update_model(record, expected_version=old.version)
+        reached(FaultPoint.MODEL_UPDATED)
+        what = ", ".join(changes(old.spec, spec)) or "nothing"
+        self._journal.note("model-updated", spec.name, f"version {record.version}: {what}.")
+        self.replaced(old, record)
+        return record
+
+    def restore(self, old: ModelRecord, spec: ModelSpec) -> None:
+        """Give a model the engines of an earlier release, which was accepted when it was new."""
+        record = dataclasses.replace(
+            old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
+        )
+        self._store.update_model(record, expected_version=old.version)
+        task = asyncio.create_task(self._begin_again(record), name=f"estimates of {spec.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _refuse_taken_names(self, spec: ModelSpec, *, new: bool = False) -> None:
+        """Raises ConflictError if another model has one of the names; `new`: or the same name."""
+        for record in self._store.models():
+            other = record.spec
+            if other.name == spec.name:
+                if new:
+                    raise _name_taken(spec.name)
+                continue
+            taken = {spec.name, *spec.aliases} & {other.name, *other.aliases}
+            if taken:
+                raise _alias_taken(min(taken), other.name)
+
+    def _refuse_other_engine(self, old: ModelSpec, new: ModelSpec) -> None:
+        plan = self._controller.plan
+        # An unknown release counts as equal to any other: its engines would never be replaced.
+        unknown = {
+            p.candidate.variant
+            for p in (plan.wanted if plan else ())
+            if p.model == new.name and not p.candidate.release
+        }
+        if any(other_form(old, new, variant) for variant in unknown):
+            raise ConflictError(
+                f"{new.name} has replicas that an older partitiond planned: it cannot tell whether "
+                "they have the new source, weights or engine options.",
+                hint="Register it under another name, or remove it first and register it anew.",
+                facts={"model": new.name},
+            )
+
+    async def remove(self, name: str, expected_version: int | None = None) -> None:
+        """Remove the model: its jobs are cancelled, its replicas drain and stop.
+
+        Raises:
+            NotFoundError: there is no such model.
+            ConflictError: the model changed meanwhile.
+        """
+        self._refuse_outdated(name, expected_version)
+        while jobs := self._jobs.open_jobs(name):  # others may be queued while one ends
+            await self._jobs.cancel(jobs[0].id)
+        self._refuse_outdated(name, expected_version)
+        # First: a mark that outlives its model would put the next model of that name to sleep.
+        self._controller.sleep.forget(name)
+        self._store.remove_model(name)
+        reached(FaultPoint.MODEL_REMOVED)
+        self._files.forget(name)
+        self.removed(name)
+        self._journal.note("model-removed", name, "its replicas drain and stop.")
+        self._plans.drop_model(name)
+        self._plans.chain.changed()
+        self._controller.wake()
+
+    def _refuse_outdated(self, name: str, expected_version: int | None) -> None:
+        record = self._store.model(name)
+        if expected_version is not None and expected_version != record.version:
+            raise _outdated(record, expected_version)
+
+    def resume(self) -> None:
+        """Finish what the end of the previous daemon interrupted.
+
+        A model that was removed from the store leaves the plan, too; jobs of models in the chain
+        are queued again.
+        """
+        records = self._store.models()
+        for name in removed_models(self._controller.desired, records):
+            self._plans.drop_model(name)
+        begun = {r.spec.name: r.created_at for r in records if r.spec.auto}
+        self._jobs.go_on(
+            [
+                job
+                for job in interrupted_jobs(self._store.jobs(limit=None))
+                # A name may have come back with another model since.
+                if job.subject in begun and job.created_at >= begun[job.subject]
+            ]
+        )
+        self._plans.chain.changed()
+
+    async def begin_again(self) -> None:
+        """Begin the chain of models that were stored just before the previous daemon ended."""
+        for record in unbegun(self._store.models(), self._jobs.jobs(), self._best):
+            await self._begin_again(record)
+
+    async def _begin_again(self, record: ModelRecord) -> None:
+        try:
+            architectures = await form_architectures(self._resolver, record.spec)
+            figures = await self._figures(record.spec)
+        except PartitiondError as error:
+            self._journal.note("model-not-begun", record.spec.name, str(error))
+            return
+        if record in self._store.models():  # it may have been removed, or changed, meanwhile
+            self._begin_chain(record.spec, architectures, figures)
+
+    def submit(self, name: str, options: ProfileOptions) -> Job:
+        """Queue a profile job. Raises NotFoundError, InputError."""
+        spec = self._store.model(name).spec
+        require_measurable(name, spec.engine.task)
+        params = params_of(options, self._devices.devices, self._profiling)
+        return self._jobs.submit("profile", name, params)
+
+
+def _name_taken(name: str) -> ConflictError:
+    return ConflictError(
+        f"a model named {name} is registered already.",
+        hint="Change it with PATCH, remove it first, or choose another name.",
+        facts={"model": name},
+    )
+
+
+def _alias_taken(alias: str, owner: str) -> ConflictError:
+    what = "is registered already" if alias == owner else f"is an alias of {owner}"
+    return ConflictError(
+        f"the name {alias} {what}: a request for it could mean either.",
+        hint=f"Choose another name, or take it from {owner} first.",
+        facts={"name": alias, "model": owner},
+    )
+
+
+def _outdated(record: ModelRecord, expected: int) -> ConflictError:
+    return ConflictError(
+        f"{record.spec.name} is at version {record.version}, not {expected}: it changed meanwhile.",
+        hint="Read it again, and repeat the change on what it is now.",
+        facts={"version": record.version, "expected": expected},
+    )

@@ -1,0 +1,5 @@
+"""Makes and applies plans: on request, and by itself after a registration.
+
+`desk` serves people, `chain` acts after registrations, `planning` gathers the question and asks the
+planner, `situation` says when an answer is outdated.
+"""

@@ -1,0 +1,393 @@
+"""Makes and applies plans, when people or the chain ask for it."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+from partitiond.controller.journal import Journal
+from partitiond.controller.plans.chain import (
+    Chain,
+    held_back,
+    left_out,
+    not_yet_planned,
+    woken_without_place,
+)
+from partitiond.controller.plans.changed_worlds import OnProgress
+from partitiond.controller.plans.obstacles import failed_profiles
+from partitiond.controller.plans.planning import (
+    PlanDesk,
+    PlanOptions,
+    planning_devices,
+    running_placements,
+    with_places,
+    without_model,
+)
+from partitiond.controller.plans.queue import PlanQueue
+from partitiond.controller.plans.situation import Situation
+from partitiond.controller.profiles.jobs import JobQueue
+from partitiond.controller.runtime.loop import Controller
+from partitiond.controller.runtime.watching import DeviceWatch
+from partitiond.core.errors import ConflictError, InputError, NotReadyError
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.partition import Partition
+from partitiond.core.plan.answers import PlanQuestion
+from partitiond.core.plan.record import (
+    EMPTY_PLAN_ID,
+    MAX_MOVE_PRICE,
+    Placement,
+    Plan,
+    PlanDiff,
+    diff_plans,
+)
+from partitiond.core.profile.record import Profile
+from partitiond.core.replica.lost import stranded
+from partitiond.core.replica.obstacles import Obstacle
+from partitiond.core.replica.sleep import Sleeper, sleepers
+from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.ports import Clock, EngineRunner, PlanPreview, Store
+
+SOLVES_PER_APPLY: Final = 3
+"""Tries to make a plan that is not outdated when done; beyond that, things change too fast."""
+
+
+def losses(running: Collection[Placement], plan: Plan) -> frozenset[str]:
+    """Models with running replicas for which a plan has no room at all."""
+    wanted = {placement.model for placement in plan.wanted}
+    left_out = {one.model for one in plan.unplaced} - wanted
+    return frozenset(left_out & {placement.model for placement in running})
+
+
+class Plans:
+    """Makes plans of the present situation, and applies them.
+
+    Attributes:
+        chain: makes and applies plans by itself.
+        may_apply: returns whether a plan that stops or moves what runs may be applied by itself,
+            by its difference to what has a process.
+        rolling: returns models of which a new release is coming: a plan that moves no others is
+            applied by itself.
+        obstacles: returns what keeps models from running, by name.
+        planned_before: returns models that were planned when their obstacle appeared.
+        awaited: returns models that are asked for and have no place, or that are to get another
+            number of replicas.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        runner: EngineRunner,
+        clock: Clock,
+        journal: Journal,
+        devices: DeviceWatch,
+        controller: Controller,
+        jobs: JobQueue,
+        desk: PlanDesk,
+    ) -> None:
+        self._store = store
+        self._runner = runner
+        self._clock = clock
+        self._journal = journal
+        self._devices = devices
+        self._controller = controller
+        self._jobs = jobs
+        self._desk = desk
+        self._applying = asyncio.Lock()
+        self._asked = PlanQueue()
+        self._chain_made_from = ""
+        self._chain_beside: frozenset[Partition] = frozenset()
+        self.may_apply: Callable[[PlanDiff, Plan], bool] = lambda _diff, _plan: False
+        self.rolling: Callable[[], Collection[str]] = tuple
+        self.obstacles: Callable[[], Mapping[str, Obstacle]] = dict
+        self.planned_before: Callable[[], Collection[str]] = tuple
+        self.awaited: Callable[[], Collection[str]] = tuple
+        self.chain = Chain(
+            journal=journal,
+            clock=clock,
+            ready=lambda: not jobs.busy,
+            pressing=self._pressing,
+            preview=self._preview_by_itself,
+            fresh=self._fresh,
+            lasts=lambda plan_id: desk.remembers(plan_id, self._fingerprint()) is not None,
+            apply=self._apply_by_itself,
+            touches_running=self._touches_running,
+            current=lambda: controller.desired,
+        )
+
+    def use(self, options: PlanOptions) -> None:
+        """Make plans with these options from now on."""
+        self._desk.use(options)
+
+    async def preview(
+        self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
+    ) -> PlanPreview:
+        """Make a plan of everything that is known, estimates included.
+
+        Raises:
+            InputError: a what-if names something that does not exist, or cannot be read.
+            NotReadyError: too many callers wait for plans already, or no device was seen yet.
+        """
+        async with self._asked.turn():
+            await self._devices.look()
+            preview = await self._preview(question, on_progress)
+        if question is None or question.is_plain:
+            self.chain.compare(preview)
+        return preview
+
+    def waiting(self) -> PlanPreview | None:
+        """Return the plan that waits for `apply`, and what it changes."""
+        return self._desk.remembers(self.chain.waiting)
+
+    def remembered(self) -> tuple[Plan, ...]:
+        """Return plans that were made and may be applied by their ids, with the waiting one."""
+        return self._desk.plans()
+
+    async def _preview(
+        self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
+    ) -> PlanPreview:
+        return await self._desk.preview(
+            self._situation(), self._controller.plan, question, on_progress
+        )
+
+    def _situation(self) -> Situation:
+        """Return what a plan on request would be made from now."""
+        return self._desk.situation(
+            devices=self._own_free(),
+            running=self._running(),
+            sleepers=self._sleepers(),
+            asleep=self._controller.sleep.levels,
+            obstacles=self.obstacles(),
+            warnings=self._failed_profiles(),
+        )
+
+    def _failed_profiles(self) -> dict[str, Obstacle]:
+        records, desired = self._store.models(), self._controller.desired
+        return failed_profiles(records, self._best, self._jobs.jobs(), desired)
+
+    async def imagine(self, change: Callable[[Situation], Situation]) -> PlanPreview:
+        """Make the plan of a hypothetical situation. It cannot be applied.
+
+        Raises:
+            NotReadyError: too many callers wait for plans already, or no device was seen yet.
+        """
+        async with self._asked.turn():
+            await self._devices.look()
+            situation = change(self._situation())
+            return await self._desk.preview(situation, self._controller.plan, remember=False)
+
+    async def apply(self, plan_id: str | None, *, allow_outage: bool = False) -> PlanPreview:
+        """Apply the plan of that id, or a fresh one; the applied plan again changes nothing.
+
+        Args:
+            plan_id: of a preview; None for a fresh plan.
+            allow_outage: whether models may have no replica, for a while or until there is room.
+
+        Raises:
+            ConflictError: the plan is outdated, or no plan serves what was asked.
+            InputError: the plan leaves a running model without a replica, which is not allowed.
+            NotFoundError: there is no plan of that id.
+            NotReadyError: the daemon is ending, or no device was looked at yet.
+        """
+        async with self._applying:
+            applied = self._controller.plan
+            if plan_id is not None and applied is not None and applied.id == plan_id:
+                asleep = self._controller.sleep.levels
+                wanted = tuple(p for p in applied.wanted if p.model not in asleep)
+                return PlanPreview(applied, diff_plans(self._running(), wanted))
+            if plan_id is None:
+                preview = await self._lasting_preview(PlanQuestion(allow_outage=allow_outage))
+            else:
+                await self._devices.look()
+                preview = self._desk.recall(plan_id, self._situation(), applied)
+            if preview.infeasible is not None:
+                raise ConflictError(
+                    f"no plan serves what was asked: {'; '.join(preview.infeasible.reasons)}",
+                    hint=" ".join(preview.infeasible.remedies),
+                )
+            self._refuse_while_ending()
+            if not (allow_outage or self._desk.allows_outage(preview.plan.id)):
+                self._refuse_losses(preview.plan)
+            self._apply(preview, "as asked")
+            return preview
+
+    def _refuse_losses(self, plan: Plan) -> None:
+        """Raises InputError: a serving model would stop serving, and that was not allowed."""
+        may = {record.spec.name for record in self._store.models() if record.spec.allow_outage}
+        lost = losses(self._running(only_live=True), plan) - may
+        if lost:
+            names = ", ".join(sorted(lost))
+            raise InputError(
+                f"{plan.id} leaves {names} without a replica: there is not room for all, and "
+                "others take its place.",
+                hint="Add devices or ask for less; or allow it with --allow-outage, or "
+                "allow_outage in the model's spec.",
+                facts={"plan": plan.id, "models": sorted(lost)},
+            )
+
+    async def _lasting_preview(self, question: PlanQuestion) -> PlanPreview:
+        """Make a plan whose situation has not changed when it is done. Raises ConflictError."""
+        for _ in range(SOLVES_PER_APPLY):
+            await self._devices.look()
+            before = self._fingerprint()
+            preview = await self._preview(question)
+            if self._fingerprint() == before:
+                return preview
+        raise ConflictError(
+            f"models, profiles or devices changed during each of {SOLVES_PER_APPLY} solves.",
+            hint="Nothing was applied; try again once they stay as they are.",
+        )
+
+    def _refuse_while_ending(self) -> None:
+        if self.chain.closed:
+            raise NotReadyError(
+                "the daemon is ending; nothing was applied.",
+                hint="Start it again, and apply then.",
+            )
+
+    def _fingerprint(self) -> str:
+        """Return the fingerprint of the present situation; see `Situation.fingerprint`."""
+        situation = self._desk.situation(
+            devices=self._devices.devices,
+            running=(),
+            asleep=self._controller.sleep.levels,
+            obstacles=self.obstacles(),
+        )
+        applied = self._controller.plan
+        return situation.fingerprint(applied.id if applied is not None else EMPTY_PLAN_ID)
+
+    def drop_model(self, name: str) -> None:
+        """Take a removed model out of the applied plan; its replicas drain and stop."""
+        plan = self._controller.plan
+        if plan is not None and any(p.model == name for p in plan.wanted):
+            smaller = without_model(plan, name, self._desk.next_id(), self._clock.utc_iso())
+            self._controller.apply(smaller)
+
+    def take_places(self, model: str, before: Plan, what: str) -> None:
+        """Give a model the places that it had in an earlier plan; the others stay as they are."""
+        plan = self._controller.plan
+        if plan is not None:
+            now = self._clock.utc_iso()
+            self._controller.apply(
+                with_places(plan, before, model, plan_id=self._desk.next_id(), at=now, what=what)
+            )
+
+    def _apply(self, preview: PlanPreview, how: str) -> None:
+        diff = preview.diff
+        self._controller.apply(preview.plan)
+        self.chain.settled()
+        self._journal.note(
+            "plan-applied",
+            preview.plan.id,
+            f"applied {how}: starts {len(diff.start)}, moves {len(diff.move)}, "
+            f"stops {len(diff.stop)}, keeps {len(diff.keep)}.",
+        )
+        reached(FaultPoint.PLAN_APPLIED)
+
+    async def _apply_by_itself(self, preview: PlanPreview) -> bool:
+        """Apply a plan by itself; False if anything changed before the lock was held."""
+        async with self._applying:
+            if self.chain.closed or not self._fresh() or self._touches_running(preview):
+                return False
+            self._apply(preview, "by itself")
+            return True
+
+    def _fresh(self) -> bool:
+        """Whether what the chain's last plan was made from still holds.
+
+        A job that ended meanwhile took nothing from the plan; a job that started may have.
+        """
+        same = self._chain_made_from == self._fingerprint()
+        return same and self._chain_beside.issuperset(self._jobs.leases())
+
+    def _pressing(self) -> bool:
+        """Whether a model is under-served: its plan waits for no profile job."""
+        return self._lost() or bool(self._under_served())
+
+    def _under_served(self) -> frozenset[str]:
+        """Models that are asked for and lack replicas, without those that lost their devices."""
+        plan, asleep = self._controller.plan, self._controller.sleep.levels
+        return woken_without_place(plan, asleep) | frozenset(self.awaited())
+
+    async def _preview_by_itself(self) -> PlanPreview:
+        await self._devices.refresh(0.0)
+        self._chain_made_from = self._fingerprint()
+        leases = self._jobs.leases()
+        self._chain_beside = frozenset(leases)
+        records, desired = self._store.models(), self._controller.desired
+        planned_before = self.planned_before()
+        absent = left_out(records, desired, planned_before)
+        if leases:
+            named = self._under_served() | frozenset(planned_before)
+            absent |= not_yet_planned(records, self._controller.plan, named)
+        situation = self._desk.situation(
+            devices=self._own_free(),
+            running=self._running(),
+            without_estimates=held_back(records, self._best, self._jobs.jobs(), desired),
+            left_out=absent,
+            leases=self._jobs.lent(),
+            sleepers=self._sleepers(),
+            asleep=self._controller.sleep.levels,
+            obstacles={**self._failed_profiles(), **self.obstacles()},
+        )
+        # Lost replicas are placed beside running ones, though a move would save a device: a plan
+        # that moves running replicas waits for an operator, and the lost ones would wait with it.
+        question = PlanQuestion(move_price=MAX_MOVE_PRICE) if self._lost() else None
+        return await self._desk.preview(
+            situation,
+            self._controller.plan,
+            question,
+            may_search=not stranded(desired, self._devices.devices),
+        )
+
+    def _lost(self) -> bool:
+        """Whether replicas of the applied plan have lost their devices: gone, failed or silent."""
+        desired = self._controller.desired
+        cut_off = (
+            self._devices.is_silent(p.device_id) and self._controller.withheld(p) for p in desired
+        )
+        return stranded(desired, self._devices.devices) or any(cut_off)
+
+    def _best(self, name: str) -> tuple[Profile, ...]:
+        return self._desk.best.of(self._store.model(name).spec)
+
+    def _touches_running(self, preview: PlanPreview) -> bool:
+        """Whether a plan moves or stops what has a process; a replica without one moves freely.
+
+        A replica that still sleeps moves freely, too. But a plan that leaves its model out would
+        end its sleep for good, and waits for an operator to apply it.
+        """
+        live = self._running(only_live=True)
+        diff = diff_plans(live, preview.plan.placements)
+        allowed = _only_touches(diff, preview.plan, self.rolling())
+        if not (diff.touches_nothing_running or allowed or self.may_apply(diff, preview.plan)):
+            return True
+        there = {engine.placement.model for engine in self._controller.engines if engine.live}
+        placed = {placement.model for placement in preview.plan.wanted}
+        return any(p.model in there and p.model not in placed for p in self._running())
+
+    def _running(self, *, only_live: bool = False) -> tuple[Placement, ...]:
+        """Return what runs or is about to, without withheld placements: these do neither."""
+        asleep, withheld = self._controller.sleep.levels, self._controller.withheld
+        return running_placements(
+            [p for p in self._controller.desired if not withheld(p)],
+            [e for e in self._controller.engines if not withheld(e.placement)],
+            only_live=only_live,
+            asleep=asleep,
+        )
+
+    def _sleepers(self) -> tuple[Sleeper, ...]:
+        return sleepers(self._controller.desired, self._controller.sleep.levels)
+
+    def _own_free(self) -> tuple[Device, ...]:
+        used = [
+            (engine, self._runner.peak_memory_bytes(engine.handle))
+            for engine in self._controller.engines
+            if engine.live and engine.handle is not None
+        ]
+        return planning_devices(self._devices.devices, used)
+
+
+def _only_touches(diff: PlanDiff, plan: Plan, models: Collection[str]) -> bool:
+    """Whether a plan moves and stops only replicas of these models, and leaves none of them out."""
+    touched = {p.model for p in (*diff.stop, *(old for old, _ in diff.move))}
+    return touched <= {p.model for p in plan.wanted if p.model in models}

@@ -1,0 +1,169 @@
+"""Checks whether one more model fits, by a plan as if it were registered, from its estimate."""
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+from partitiond.controller.models.variants import form_architectures, form_estimates
+from partitiond.controller.plans.obstacles import ObstacleDesk
+from partitiond.controller.plans.situation import Situation
+from partitiond.controller.profiles.cpu_figures import CpuSpeed, figures_for
+from partitiond.controller.profiles.jobs import JobQueue
+from partitiond.controller.profiles.profiling import ProfilingOptions
+from partitiond.controller.profiles.targets import best_profiles, profile_targets
+from partitiond.controller.runtime.watching import DeviceWatch
+from partitiond.controller.views.parts import frontier_views
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import ModelForecast, Plan, PlanDiff
+from partitiond.core.profile.record import Profile
+from partitiond.core.replica.obstacles import Obstacle
+from partitiond.ports import Clock, ModelRecord, ModelResolver, PlanPreview, Store
+from partitiond.ports.fit import Fit
+
+Imagine = Callable[[Callable[[Situation], Situation]], Awaitable[PlanPreview]]
+"""`Plans.imagine`."""
+
+
+class FitDesk:
+    """Implements `ports.fit.FitCheck`.
+
+    Args:
+        accept: refuses a spec that this host cannot run, by an InputError.
+        cpu_speed: measures the host's CPU for estimates; None assumes its figures.
+        imagine: makes a plan of a changed situation.
+        obstacles: knows what would keep the model from running.
+        applied: returns the applied plan.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        resolver: ModelResolver,
+        clock: Clock,
+        devices: DeviceWatch,
+        jobs: JobQueue,
+        profiling: ProfilingOptions,
+        accept: Callable[[ModelSpec], None],
+        cpu_speed: CpuSpeed | None,
+        imagine: Imagine,
+        obstacles: ObstacleDesk,
+        applied: Callable[[], Plan | None],
+    ) -> None:
+        self._store = store
+        self._resolver = resolver
+        self._clock = clock
+        self._devices = devices
+        self._jobs = jobs
+        self._profiling = profiling
+        self._accept = accept
+        self._cpu_speed = cpu_speed
+        self._imagine = imagine
+        self._obstacles = obstacles
+        self._applied = applied
+
+    async def check(self, spec: ModelSpec) -> Fit:
+        """Plan as if the model were registered; measured profiles of it count before an estimate.
+
+        Raises:
+            SpecError, ModelSourceError: the model cannot be had, or cannot run here.
+        """
+        self._accept(spec)
+        now = self._clock.utc_iso()
+        record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
+        profiles = best_profiles(
+            spec, (*self._store.profiles(spec.name), *await self._estimates(spec, now))
+        )
+        registered = any(r.spec.name == spec.name for r in self._store.models())
+        obstacle = self._obstacles.of(spec)
+        preview = await self._imagine(lambda is_now: with_model(is_now, record, profiles, obstacle))
+        others = self._obstacles.present.keys() - {spec.name}
+        fits, summary = verdict(spec.name, preview, self._applied(), others)
+        frontiers = frontier_views(spec.name, profiles, preview.plan, ())
+        return Fit(spec.name, fits, summary, registered, preview, frontiers)
+
+    async def _estimates(self, spec: ModelSpec, now: str) -> tuple[Profile, ...]:
+        architectures = await form_architectures(self._resolver, spec)
+        cores = self._profiling.cpu_partition_cores
+        targets = profile_targets(self._devices.devices, cores)
+        devices = [target.device for target in targets]
+        figures = await figures_for(spec, devices, self._cpu_speed, busy=self._jobs.busy)
+        return form_estimates(spec, architectures, targets, now, figures)
+
+
+def with_model(
+    situation: Situation,
+    record: ModelRecord,
+    profiles: Sequence[Profile],
+    obstacle: Obstacle | None = None,
+) -> Situation:
+    """Return the situation with one more model, or with a registered model as it would be.
+
+    Args:
+        record: the model.
+        profiles: of the model, best ones first.
+        obstacle: what would keep it from running.
+    """
+    name = record.spec.name
+    others = tuple(r for r in situation.records if r.spec.name != name)
+    theirs = tuple((model, best) for model, best in situation.profiles if model != name)
+    obstacles = tuple(o for o in situation.obstacles if o.model != name)
+    if obstacle is not None:
+        profiles = obstacle.open(profiles)
+        obstacles = obstacles if profiles else (*obstacles, obstacle)
+    return dataclasses.replace(
+        situation,
+        records=(*others, record),
+        profiles=(*theirs, (name, tuple(profiles))),
+        asleep=tuple((model, level) for model, level in situation.asleep if model != name),
+        obstacles=obstacles,
+        warnings=tuple(o for o in situation.warnings if o.model != name),
+    )
+
+
+def verdict(
+    name: str, preview: PlanPreview, applied: Plan | None, obstructed: Collection[str] = ()
+) -> tuple[bool, tuple[str, ...]]:
+    """Return whether the model fits, and what people should know, in sentences.
+
+    Args:
+        name: the model.
+        preview: of the plan with it.
+        applied: the applied plan; models without a place in it do not count against this one.
+        obstructed: other models that cannot run, with this model or without it.
+    """
+    if preview.infeasible is not None:
+        return False, (*preview.infeasible.reasons, *preview.infeasible.remedies)
+    plan = preview.plan
+    before = {u.model for u in applied.unplaced} if applied is not None else set()
+    before.update(obstructed)
+    own = [u for u in plan.unplaced if u.model == name]
+    losers = sorted({u.model for u in plan.unplaced} - before - {name})
+    said = [f"{u.reason} {u.remedy}".strip() for u in own]
+    if losers:
+        said.append(f"{', '.join(losers)} would not get all that was asked for.")
+    forecast = next((f for f in plan.forecasts if f.model == name), None)
+    if forecast is not None and forecast.replicas:
+        said.insert(
+            0, _gets(forecast, len({p.device_id for p in plan.placements if p.model == name}))
+        )
+    said.append(_changes(name, preview.diff))
+    return not own and not losers, tuple(said)
+
+
+def _gets(forecast: ModelForecast, devices: int) -> str:
+    replicas = f"{forecast.replicas} replica{'s' if forecast.replicas != 1 else ''}"
+    on = f"{devices} device{'s' if devices != 1 else ''}"
+    rate = f"{forecast.capacity_req_per_s:.3g} requests/s"
+    if forecast.demand_req_per_s is None:
+        return f"{replicas} on {on}, good for {rate}."
+    return f"{replicas} on {on}, good for {rate} of {forecast.demand_req_per_s:.3g} wanted."
+
+
+def _changes(name: str, diff: PlanDiff) -> str:
+    moved = [new.replica_id for _, new in diff.move if new.model != name]
+    stopped = [p.replica_id for p in diff.stop if p.model != name]
+    if not moved and not stopped:
+        return "Nothing that runs is moved or stopped."
+    parts = [("moves", moved), ("stops", stopped)]
+    words = [f"{verb} {', '.join(names)}" for verb, names in parts if names]
+    return f"It {' and '.join(words)}, and so waits for Apply."

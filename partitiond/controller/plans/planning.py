@@ -1,0 +1,537 @@
+"""Makes plans on request, and remembers which of them can still be applied."""
+
+import asyncio
+import collections
+import dataclasses
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Final
+
+from partitiond.controller.plans.changed_worlds import (
+    ArchitectureOf,
+    OnProgress,
+    demands_of,
+    proven_impossible,
+    told,
+)
+from partitiond.controller.plans.demands import KnownDemands
+from partitiond.controller.plans.situation import Situation
+from partitiond.controller.plans.sleepers import beside_sleepers
+from partitiond.controller.profiles.capacity_beside_jobs import host_memory_beside_jobs
+from partitiond.controller.profiles.derived import Derivations
+from partitiond.controller.profiles.leases import Lease
+from partitiond.controller.profiles.targets import BestProfiles
+from partitiond.controller.runtime.engines import Engine
+from partitiond.controller.runtime.expectations import stakes_of
+from partitiond.controller.runtime.start_times import StartTimes
+from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import Device, DeviceKind
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
+from partitiond.core.plan.diff import diff_cost
+from partitiond.core.plan.record import (
+    EMPTY_PLAN_ID,
+    MOVE_PRICE,
+    Certificate,
+    Infeasible,
+    ModelDemand,
+    ModelForecast,
+    Objective,
+    Placement,
+    Plan,
+    PlanDiff,
+    Status,
+    Unplaced,
+    diff_plans,
+    same_engine,
+)
+from partitiond.core.profile.record import Profile
+from partitiond.core.replica.make_before_break import beside_what_runs
+from partitiond.core.replica.obstacles import Obstacle
+from partitiond.core.replica.sleep import Sleeper, host_memory
+from partitiond.core.replica.states import ReplicaState
+from partitiond.core.units import Bytes
+from partitiond.planner.answers.changes import models_named
+from partitiond.planner.answers.questions import answer
+from partitiond.planner.answers.whatif import World
+from partitiond.planner.check import check_plan
+from partitiond.planner.model.types import PlanRequest, usual_budget
+from partitiond.planner.pack.flow import Solving, run_flow_async
+from partitiond.ports import Clock, PlanPreview, Store
+
+Solve = Callable[..., Awaitable[Plan | Infeasible]]
+"""Solves a `PlanRequest`; if `on_progress` is given, it is called with `PlanProgress`."""
+_NOBODY: Final[Mapping[str, int]] = {}
+_NOTHING: Final[Mapping[str, Obstacle]] = {}
+REMEMBERED_PREVIEWS: Final = 32
+"""A person compares a handful of plans; older ones are outdated anyway."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """How plans are made, from the settings.
+
+    Attributes:
+        host_memory_bytes: memory of this host for engines, if no CPU device says it; None for no
+            limit.
+    """
+
+    objective: Objective = Objective.MIN_DEVICES
+    time_limit_seconds: float = 10.0
+    seed: int = 0
+    deterministic: bool = False
+    workers: int = 1
+    move_budget: float | None = None
+    move_price: float = MOVE_PRICE
+    host_memory_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Remembered:
+    preview: PlanPreview
+    fingerprint: str
+    allow_outage: bool
+
+
+_SERVING: Final = (ReplicaState.STARTING, ReplicaState.SERVING)
+_SLEEPING: Final = (
+    ReplicaState.DROWSY,
+    ReplicaState.FALLING_ASLEEP,
+    ReplicaState.SLEEPING,
+    ReplicaState.WAKING,
+)
+
+
+def running_placements(
+    desired: Sequence[Placement],
+    engines: Sequence[Engine],
+    *,
+    only_live: bool,
+    asleep: Collection[str] = (),
+) -> tuple[Placement, ...]:
+    """Return what runs now, one placement per replica, with sleepers that are wanted awake.
+
+    Args:
+        desired: the applied plan's placements.
+        engines: all engines.
+        only_live: leave out replicas that were applied and have no process yet, or sleep still: to
+            move them interrupts no request.
+        asleep: models that are to sleep; they are left out.
+    """
+    states = _SERVING if only_live else (*_SERVING, *_SLEEPING)
+    desired = [placement for placement in desired if placement.model not in asleep]
+    wanted = {placement.replica_id: placement for placement in desired}
+    found: dict[str, Placement] = {}
+    for engine in engines:
+        own = engine.placement
+        if engine.state not in states or own.model in asleep:
+            continue
+        planned = wanted.get(own.replica_id)
+        if own.replica_id not in found or (planned is not None and same_engine(own, planned)):
+            found[own.replica_id] = own
+    if not only_live:
+        for replica_id, placement in wanted.items():
+            found.setdefault(replica_id, placement)
+    return tuple(found.values())
+
+
+def planning_devices(
+    devices: Sequence[Device], engines: Sequence[tuple[Engine, int]]
+) -> tuple[Device, ...]:
+    """Return devices as the planner needs them: what our own engines use is not foreign.
+
+    A silent device keeps the replicas that run there, and gets no other.
+
+    Args:
+        devices: as observed.
+        engines: live engines with the peak memory of their processes in bytes. Processes of engines
+            on GPUs take host memory, too. Nothing has to be added to a GPU: what its driver sees
+            our engines hold is not missing from its free memory.
+    """
+    in_processes = sum(used for _, used in engines)
+
+    running = collections.Counter(engine.placement.device_id for engine, _ in engines)
+
+    def with_own(device: Device) -> Device:
+        if device.health is DeviceHealth.SILENT and running[device.id]:
+            most = min(running[device.id], device.max_replicas or running[device.id])
+            device = dataclasses.replace(device, cordoned=False, max_replicas=most)
+        if device.kind is DeviceKind.GPU:
+            return device
+        free = min(device.memory_bytes, device.free_bytes + in_processes)
+        return dataclasses.replace(device, free_bytes=Bytes(free))
+
+    return tuple(with_own(device) for device in devices)
+
+
+class PlanDesk:
+    """Makes plans, checks them, and remembers what each was made from.
+
+    Attributes:
+        corrections: factor on the rates of profiles whose replicas are slower, by profile id.
+        effective: returns a spec with the demand that is planned for, if that is measured.
+
+    Args:
+        stale: returns why a profile no longer speaks for what runs now; such a profile is planned
+            with the margins of a transferred one.
+        architecture_of: of a model, for estimates on devices that are only asked about and for
+            profiles of MPS shares and MIG slices; None leaves those without candidates.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        solve: Solve,
+        options: PlanOptions,
+        stale: Callable[[Profile], tuple[str, ...]] = lambda _: (),
+        architecture_of: ArchitectureOf | None = None,
+    ) -> None:
+        self._stale = stale
+        self.corrections: Callable[[], Mapping[str, float]] = dict
+        self.effective: Callable[[ModelSpec], ModelSpec] = lambda spec: spec
+        self._architecture_of = architecture_of
+        self._derivations = Derivations(architecture_of)
+        self.best = BestProfiles(store.profiles)
+        self._demands = KnownDemands()
+        self._store = store
+        self._clock = clock
+        self._solve = solve
+        self._options = options
+        self._remembered: dict[str, _Remembered] = {}
+        self._start_times = StartTimes(store)
+
+    def use(self, options: PlanOptions) -> None:
+        """Make plans with these options from now on."""
+        self._options = options
+
+    def situation(
+        self,
+        *,
+        devices: Sequence[Device],
+        running: Sequence[Placement],
+        without_estimates: Collection[str] = (),
+        left_out: Collection[str] = (),
+        leases: Sequence[Lease] = (),
+        sleepers: Collection[Sleeper] = (),
+        asleep: Mapping[str, int] = _NOBODY,
+        obstacles: Mapping[str, Obstacle] = _NOTHING,
+        warnings: Mapping[str, Obstacle] = _NOTHING,
+    ) -> Situation:
+        """Return what a plan would be made from now.
+
+        Args:
+            devices: of this host, our own use counted as free.
+            running: see `running_placements`.
+            without_estimates: models for which only what was measured may be used.
+            left_out: models that are not planned at all.
+            leases: what is lent to running profile jobs: nothing is placed there.
+            sleepers: replicas of models that sleep: they stay where they are.
+            asleep: level by model that sleeps; they are not planned either.
+            obstacles: what keeps models from running, by name; a model that still can run in some
+                form on some hardware is planned for that.
+            warnings: what speaks against models that are planned all the same, by name.
+        """
+        records = tuple(
+            dataclasses.replace(record, spec=self.effective(record.spec))
+            if record.spec.autoscale is not None
+            else record
+            for record in self._store.models()
+        )
+        best = {r.spec.name: self.best.of(r.spec) for r in records}
+        # If only plans made by themselves heed an obstacle, all plans rest on the same profiles.
+        asked = {name for name, obstacle in obstacles.items() if obstacle.only_by_itself}
+        profiles = tuple(
+            (name, obstacles[name].open(mine) if name in obstacles.keys() - asked else mine)
+            for name, mine in best.items()
+        )
+        nowhere = asked | {name for name, still_open in profiles if not still_open}
+        doubts = ((p.id, self._stale(p)) for _, best in profiles for p in best)
+        return Situation(
+            records,
+            profiles,
+            tuple(devices),
+            tuple(running),
+            frozenset(without_estimates),
+            frozenset(left_out),
+            tuple((profile_id, reasons) for profile_id, reasons in doubts if reasons),
+            leases=tuple(leases),
+            sleepers=tuple(sleepers),
+            asleep=tuple(sorted(asleep.items())),
+            corrections=tuple(sorted(self.corrections().items())),
+            obstacles=tuple(o for name, o in obstacles.items() if name in nowhere),
+            warnings=tuple(o for name, o in warnings.items() if name not in obstacles),
+        )
+
+    async def preview(
+        self,
+        situation: Situation,
+        applied: Plan | None,
+        question: PlanQuestion | None = None,
+        on_progress: OnProgress | None = None,
+        *,
+        remember: bool = True,
+        may_search: bool = True,
+    ) -> PlanPreview:
+        """Make a checked plan, with what it changes and other answers; or say why there is none.
+
+        Args:
+            situation: what the plan is made from.
+            applied: the plan that is applied.
+            question: what is asked beside the plan.
+            on_progress: called with how far the plan is.
+            remember: whether the plan may be applied by its id.
+            may_search: whether the compiled search may be used (`PlanRequest.may_search`).
+
+        Raises:
+            InputError: a what-if names something that does not exist, or cannot be read; or a model
+                that is asked about is in no plan.
+            PartitiondError: the checker refuses the solver's plan: a defect, nothing is applied.
+        """
+        asked = question or PlanQuestion()
+        check_asked_models(asked, situation)
+        fingerprint_of = situation.fingerprint
+        situation, notes = await self._derivations.widened(situation, self._clock.utc_iso())
+        models = await self._demands.of(situation)
+        request = self._request(situation, models, asked, may_search=may_search)
+        specs = tuple(r.spec for r in situation.planned)
+        world = World(specs, situation.free_devices, request.objective)
+        demands = await demands_of(situation, asked, self._architecture_of, self._clock.utc_iso())
+        outcome, answers = await run_flow_async(
+            answer(asked, world, request, demands),
+            lambda step: self._solved(step, on_progress),
+            lambda one: asyncio.to_thread(proven_impossible, one),
+        )
+        outcome = with_obstructed(outcome, situation)
+        if isinstance(outcome, Infeasible):
+            return self._none(request, outcome, answers)
+        if notes:
+            explained = (*outcome.explanation, *notes)
+            outcome = dataclasses.replace(outcome, explanation=explained)
+        outcome = beside_sleepers(outcome, situation, applied)
+        running, devices = situation.running, outcome.devices
+        placements = beside_what_runs(outcome.placements, running, situation.free_devices)
+        outcome = dataclasses.replace(outcome, placements=placements)
+        outcome = self._numbered(outcome, applied)
+        diff = diff_plans(running, placements)
+        takes = diff_cost(
+            diff, devices, self._start_times.seconds(), stakes_of(situation.records, {})
+        )
+        preview = PlanPreview(outcome, diff, answers=dataclasses.replace(answers, diff=takes))
+        if not remember:
+            return preview
+        applied_id = applied.id if applied is not None else EMPTY_PLAN_ID
+        self._remembered.pop(outcome.id, None)  # the newest is the last
+        self._remembered[outcome.id] = _Remembered(
+            preview, fingerprint_of(applied_id), asked.allow_outage
+        )
+        while len(self._remembered) > REMEMBERED_PREVIEWS:
+            del self._remembered[next(iter(self._remembered))]
+        return preview
+
+    async def _solved(self, step: Solving, on_progress: OnProgress | None) -> Plan | Infeasible:
+        """Solve one step; return its checked plan."""
+        if on_progress is None:
+            outcome = await self._solve(step.request)
+        else:
+            on_progress(PlanProgress(step.title, step.step, step.steps))
+            outcome = await self._solve(step.request, on_progress=told(step, on_progress))
+        if isinstance(outcome, Infeasible):
+            return outcome
+        request = step.request
+        violations = await asyncio.to_thread(
+            check_plan,
+            outcome,
+            request.models,
+            host_memory_bytes=request.host_memory_bytes,
+            before=request.before,
+        )
+        if violations:
+            raise PartitiondError(
+                f"the plan was refused by its checker: {'; '.join(violations)}.",
+                hint="Nothing was changed. Report this as a defect, with `plan --json`.",
+                facts={"violations": list(violations)},
+            )
+        return outcome
+
+    def _numbered(self, made: Plan, applied: Plan | None) -> Plan:
+        """Return the plan, under the id of an earlier plan if that one is the same.
+
+        A plan is what it places under an objective: the applied plan, the waiting plan and the
+        shown plan have one number as long as they place the same.
+        """
+        known = [*self.plans(), applied]
+        for plan in reversed(known):
+            if plan is not None and _places_the_same(plan, made):
+                return dataclasses.replace(made, id=plan.id)
+        return made
+
+    def plans(self) -> tuple[Plan, ...]:
+        """Return all remembered plans, oldest first."""
+        return tuple(one.preview.plan for one in self._remembered.values())
+
+    def remembers(self, plan_id: str, fingerprint: str = "") -> PlanPreview | None:
+        """Return the plan of an id, made before; with a fingerprint, only if the plan has it."""
+        found = self._remembered.get(plan_id)
+        if found is None or fingerprint not in ("", found.fingerprint):
+            return None
+        return found.preview
+
+    def allows_outage(self, plan_id: str) -> bool:
+        """Whether the plan was asked for with the permission to leave models without a replica."""
+        found = self._remembered.get(plan_id)
+        return found is not None and found.allow_outage
+
+    def recall(self, plan_id: str, situation: Situation, applied: Plan | None) -> PlanPreview:
+        """Return a plan made before, if nothing that it rests on has changed.
+
+        Raises:
+            NotFoundError: there is no such plan.
+            ConflictError: the plan is outdated.
+        """
+        remembered = self._remembered.get(plan_id)
+        if remembered is None:
+            raise NotFoundError(
+                f"there is no plan {plan_id!r}.",
+                hint="Plans do not outlive the daemon; make a new one with `partitiond plan`.",
+                facts={"plan": plan_id, "plans": list(self._remembered)},
+            )
+        applied_id = applied.id if applied is not None else EMPTY_PLAN_ID
+        if remembered.fingerprint != situation.fingerprint(applied_id):
+            raise ConflictError(
+                f"{plan_id} is outdated: models, profiles, devices or the applied plan changed.",
+                hint="Make a new plan with `partitiond plan` and apply that.",
+                facts={"plan": plan_id},
+            )
+        return remembered.preview
+
+    def next_id(self) -> str:
+        """Return a plan's id that was never used before."""
+        return f"plan-{self._store.next_counter('plan')}"
+
+    def _request(
+        self,
+        situation: Situation,
+        models: tuple[ModelDemand, ...],
+        asked: PlanQuestion,
+        *,
+        may_search: bool,
+    ) -> PlanRequest:
+        told = host_memory(situation.devices, situation.sleepers, self._options.host_memory_bytes)
+        return PlanRequest(
+            devices=situation.free_devices,
+            models=models,
+            running=situation.running,
+            objective=asked.objective or self._options.objective,
+            time_limit_seconds=self._options.time_limit_seconds,
+            seed=self._options.seed,
+            plan_id=self.next_id(),
+            created_at=self._clock.utc_iso(),
+            deterministic=self._options.deterministic,
+            workers=self._options.workers,
+            host_memory_bytes=host_memory_beside_jobs(
+                told, situation.devices, situation.leases, situation.running
+            ),
+            move_budget=usual_budget(self._options.move_budget, len(situation.running)),
+            move_price=self._options.move_price if asked.move_price is None else asked.move_price,
+            allow_outage=asked.allow_outage,
+            start_seconds=tuple(sorted(self._start_times.seconds().items())),
+            may_search=may_search,
+        )
+
+    def _none(self, request: PlanRequest, outcome: Infeasible, answers: PlanAnswers) -> PlanPreview:
+        certificate = Certificate(
+            objective=request.objective,
+            value=0.0,
+            bound=0.0,
+            gap=0.0,
+            status=Status.INFEASIBLE,
+            method="none",
+            seconds=0.0,
+        )
+        plan = Plan(
+            id=EMPTY_PLAN_ID,
+            placements=(),
+            devices=request.devices,
+            forecasts=(),
+            unplaced=(),
+            certificate=certificate,
+            explanation=outcome.reasons,
+            created_at=request.created_at,
+        )
+        keep = PlanDiff(start=(), stop=(), move=(), keep=request.running)
+        return PlanPreview(plan, keep, outcome, answers)
+
+
+def check_asked_models(asked: PlanQuestion, situation: Situation) -> None:
+    """Raises InputError for a question about a model that is in no plan, with the reason."""
+    in_what_ifs = (name for text in asked.what_if for name in models_named(text))
+    for name in (asked.explain, *in_what_ifs):
+        why = situation.why_absent(name) if name else None
+        if why is not None:
+            raise InputError(why[0], hint=why[1], facts={"model": name})
+
+
+def with_obstructed(outcome: Plan | Infeasible, situation: Situation) -> Plan | Infeasible:
+    """Return the outcome, with the reasons why models that cannot run are not in it."""
+    missing = tuple(
+        Unplaced(name, obstacle.headline, record.spec.demand.planned_req_per_s, obstacle.hint)
+        for record, obstacle in situation.obstructed
+        for name in [record.spec.name]
+    )
+    if isinstance(outcome, Infeasible):
+        return Infeasible(
+            (*outcome.reasons, *(u.reason for u in missing)),
+            (*outcome.remedies, *(u.remedy for u in missing)),
+        )
+    planned = {record.spec.name for record in situation.planned}
+    warnings = [str(warning) for warning in situation.warnings if warning.model in planned]
+    nothing = (
+        ModelForecast(u.model, 0, 0.0, u.missing_req_per_s, None, None, None) for u in missing
+    )
+    return dataclasses.replace(
+        outcome,
+        forecasts=(*outcome.forecasts, *nothing),
+        unplaced=(*outcome.unplaced, *missing),
+        explanation=(*outcome.explanation, *warnings, *(u.reason for u in missing)),
+    )
+
+
+def _places_the_same(one: Plan, other: Plan) -> bool:
+    def places(plan: Plan) -> set[tuple[str, str]]:  # compared first: it takes far less time
+        return {(placement.replica_id, placement.device_id) for placement in plan.wanted}
+
+    return (
+        one.certificate.objective is other.certificate.objective
+        and places(one) == places(other)
+        and set(one.wanted) == set(other.wanted)
+    )
+
+
+def without_model(plan: Plan, model: str, plan_id: str, created_at: str) -> Plan:
+    """Return the plan without one model; the others stay where they are."""
+    return dataclasses.replace(
+        plan,
+        id=plan_id,
+        placements=tuple(p for p in plan.placements if p.model != model),
+        asleep=tuple(p for p in plan.asleep if p.model != model),
+        forecasts=tuple(f for f in plan.forecasts if f.model != model),
+        unplaced=tuple(u for u in plan.unplaced if u.model != model),
+        explanation=(
+            *plan.explanation,
+            f"{model} was removed afterwards; the certificate speaks of the plan before.",
+        ),
+        created_at=created_at,
+    )
+
+
+def with_places(plan: Plan, before: Plan, model: str, *, plan_id: str, at: str, what: str) -> Plan:
+    """Return the plan with one model where and as it was in an earlier plan."""
+    smaller = without_model(plan, model, plan_id, at)
+    return dataclasses.replace(
+        smaller,
+        placements=(*smaller.placements, *(p for p in before.placements if p.model == model)),
+        forecasts=(*smaller.forecasts, *(f for f in before.forecasts if f.model == model)),
+        explanation=(*plan.explanation, f"{model} went back to {what}, where it was."),
+    )

@@ -1,0 +1,120 @@
+"""Keeps the profiles that were measured, estimated or brought from elsewhere."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from partitiond.controller.journal import Journal
+from partitiond.controller.profiles.pruning import prunable
+from partitiond.controller.profiles.staleness import Staleness
+from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
+from partitiond.core.errors import ConflictError, NotFoundError, StoreError
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Placement
+from partitiond.core.profile.record import Profile
+from partitiond.fleet.profile_files import in_present_schema
+from partitiond.ports import ProfileView, PrunableProfile, Store
+
+
+class ProfileCatalog:
+    """Reads and keeps profiles, and knows which are stale.
+
+    Args:
+        engine_version: of the installed engine; empty if there is none or it is not known yet.
+        placements: of plans that are applied or may yet be.
+        changed: called when a plan may use another profile from now on.
+
+    Attributes:
+        staleness: knows which profiles no longer speak for what runs now.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        journal: Journal,
+        devices: DeviceWatch,
+        files: ModelFiles,
+        engine_version: Callable[[], str],
+        placements: Callable[[], Iterable[Placement]],
+        changed: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._placements = placements
+        self._changed = changed
+        self.staleness = Staleness(
+            spec_of=self._spec_of,
+            fetched_revision=files.revision,
+            engine_version=engine_version,
+            devices=lambda: devices.devices,
+        )
+
+    def _spec_of(self, model: str) -> ModelSpec | None:
+        try:
+            return self._store.model(model).spec
+        except (NotFoundError, StoreError):  # the latter: only another release can read it
+            return None
+
+    def profiles(self, model: str | None = None) -> Sequence[Profile]:
+        """Profiles of a model or of all, newest first."""
+        return self._store.profiles(model)
+
+    def views(self, model: str | None = None) -> Sequence[ProfileView]:
+        """Profiles of a model or of all, newest first, each with why it is stale."""
+        return [
+            ProfileView(profile, self.staleness.reasons(profile))
+            for profile in self._store.profiles(model)
+        ]
+
+    def view(self, profile_id: str) -> ProfileView:
+        """Raises NotFoundError."""
+        profile = self._store.profile(profile_id)
+        return ProfileView(profile, self.staleness.reasons(profile))
+
+    def keep(self, profile: Profile, *, replace: bool) -> Profile:
+        """Keep a profile made elsewhere; plans may use it from now on.
+
+        Raises:
+            ConflictError: another profile has its id, and is not to be replaced.
+        """
+        profile = in_present_schema(profile)
+        known = self._known(profile.id)
+        if known is not None and in_present_schema(known) == profile:
+            return profile
+        if known is not None and not replace:
+            raise ConflictError(
+                f"another profile with the id {profile.id} is kept already.",
+                hint="Compare them with `partitiond profile diff`, and import with --replace "
+                "(?replace=true) to give the kept one up.",
+                facts={"profile": profile.id},
+            )
+        self._store.add_profile(profile)
+        what = "replaces the one that was kept" if known is not None else f"of {profile.model}"
+        self._journal.note("profile-imported", profile.id, f"{what}.")
+        self._changed()
+        return profile
+
+    def prune(self, *, delete: bool) -> Sequence[PrunableProfile]:
+        """Return the superseded and stale profiles that no plan uses, newest first.
+
+        Args:
+            delete: whether to delete them, too. No plan changes by that: none would use them.
+        """
+        specs = {
+            record.spec.name: [
+                record.spec,
+                *(release.spec for release in self._store.releases(record.spec.name)),
+            ]
+            for record in self._store.models()
+        }
+        found = prunable(self._store.profiles(), specs, self._placements(), self.staleness.reasons)
+        if delete and found:
+            self._store.remove_profiles([one.id for one in found])
+            for one in found:
+                self._journal.note("profile-deleted", one.id, f"{'; '.join(one.reasons)}.")
+        return found
+
+    def _known(self, profile_id: str) -> Profile | None:
+        try:
+            return self._store.profile(profile_id)
+        except NotFoundError:
+            return None

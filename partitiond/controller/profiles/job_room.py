@@ -1,0 +1,282 @@
+"""Finds the devices that a job may take, and the room of the host while jobs measure. Pure.
+
+A job that names a device, if there are others like it, runs only on that device. Any other job runs
+on whichever device of the same hardware has room: a profile speaks for the hardware.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Final
+
+from partitiond.controller.profiles.leases import (
+    LEAST_HOST_CORES,
+    Held,
+    Lease,
+    LeaseDenied,
+    PartitionRequest,
+    lease_for,
+    wish_of_job,
+)
+from partitiond.controller.runtime.watching import engine_bytes
+from partitiond.core.hardware.kinds import Device, DeviceKind
+from partitiond.core.hardware.partition import Partition
+from partitiond.core.plan.record import Placement
+from partitiond.core.replica.job_slots import MeasuringJob, Slots, Turn, WaitingJob, next_job
+from partitiond.core.replica.observation import Unknown
+from partitiond.core.units import format_bytes
+from partitiond.planner.model.draw import ENGINE_HOST_BYTES
+from partitiond.ports import Job
+
+ONLY_THERE: Final = "only_there"
+"""Parameter of a job that runs only on the device that it names, and on none like it."""
+_HOW: Final = frozenset(
+    {
+        "device_id",
+        ONLY_THERE,
+        "max_batch",
+        "time_limit_seconds",
+        "seed",
+        "confirm",
+        "paper_requests",
+        "fresh",
+    }
+)
+"""Parameters that say how a job measures; all others say what it measures."""
+
+Lent = tuple[Job, Lease]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobHost:
+    """The host as jobs find it at one moment.
+
+    Attributes:
+        devices: as last seen.
+        room: memory for engines by device, in bytes.
+        held: (name, partition) of all holders, except jobs.
+        busy_cores: host cores of engines that run, except those of jobs.
+        host_bytes: host memory for engines on GPUs that none of them takes; None if not known.
+        slots: how many jobs may run.
+    """
+
+    devices: tuple[Device, ...]
+    room: Mapping[str, int | Unknown]
+    held: Held
+    busy_cores: Collection[int] = ()
+    host_bytes: int | None = None
+    slots: Slots = dataclasses.field(default_factory=Slots)
+
+
+def turn_of(
+    queue: Sequence[Job],
+    running: Sequence[Lent],
+    passed: Mapping[str, int],
+    host: JobHost,
+    held_back: Callable[[Job], str] = lambda _: "",
+) -> Turn[Lease]:
+    """Return the next job that begins, and where.
+
+    Args:
+        queue: jobs that wait, in their order.
+        running: jobs that run, with what is lent to them.
+        passed: how often each was passed over.
+        host: the room that there is.
+        held_back: returns why a job may not begin yet on any device; empty if it may.
+    """
+    alike = DeviceMatcher(host.devices)
+    cpus = tuple(d.id for d in host.devices if d.kind is DeviceKind.CPU)
+    every = tuple(device.id for device in host.devices)
+    waiting = []
+    for job in queue:
+        problem = _unreadable(job)
+        if problem:
+            why = f"waits for the release that queued it: this one cannot read {problem}"
+            waiting.append(WaitingJob(job.id, job.id, None, (), held_back=why))
+            continue
+        devices = alike.devices(job)
+        waiting.append(
+            WaitingJob(
+                id=job.id,
+                work=alike.work(job),
+                needs=wish_of_job(job),
+                devices=devices,
+                first=job.device_id,
+                # Cores of the CPU device are host cores of the GPUs, too.
+                also=every if set(devices) & set(cpus) else cpus,
+                held_back=held_back(job),
+                passed=passed.get(job.id, 0),
+            )
+        )
+    measuring = [
+        MeasuringJob(job.id, alike.work(job), lease.partition.device_id) for job, lease in running
+    ]
+    return next_job(waiting, measuring, host.slots, _Room(host, running))
+
+
+def _unreadable(job: Job) -> str:
+    """Return why this release cannot do a job, for example a later release's; empty if it can."""
+    if job.kind != "profile":
+        return f"jobs of the kind {job.kind}"
+    try:
+        wish_of_job(job)
+        return "" if dict(job.params)["device_id"] else "which device it is for"
+    except (KeyError, ValueError) as error:
+        return f"what it asks for ({error})"
+
+
+class DeviceMatcher:
+    """Knows which devices suit a job as well as the device that it names."""
+
+    def __init__(self, devices: Iterable[Device]) -> None:
+        self._hardware: dict[str, str] = {}
+        self._usable: dict[str, tuple[str, ...]] = {}
+        for device in devices:
+            self._hardware[device.id] = device.hardware
+            if not device.cordoned:
+                before = self._usable.get(device.hardware, ())
+                self._usable[device.hardware] = (*before, device.id)
+
+    def hardware(self, job: Job) -> str:
+        """Return the hardware that a job measures; empty if its device is gone."""
+        return job.hardware or self._hardware.get(dict(job.params)["device_id"], "")
+
+    def devices(self, job: Job) -> tuple[str, ...]:
+        """Return where a job may run: not on a cordoned device, unless there is no other."""
+        params = dict(job.params)
+        named = (params["device_id"],)
+        return named if ONLY_THERE in params else self._usable.get(self.hardware(job)) or named
+
+    def work(self, job: Job) -> Hashable:
+        """Return what a job measures, which is never measured on two devices at the same time."""
+        what = tuple(pair for pair in job.params if pair[0] not in _HOW)
+        where = self.hardware(job) or dict(job.params)["device_id"]
+        return job.kind, job.subject, where, what
+
+
+def host_bytes_left(
+    devices: Sequence[Device], stated: int | None, placements: Iterable[Placement]
+) -> int | None:
+    """Return the host memory for engines on GPUs that no placement takes; None if not known.
+
+    Args:
+        devices: of this host; a CPU device among them says how much there is.
+        stated: how much there is, if no CPU device says it.
+        placements: those that run or are to run.
+    """
+    cpu = next((device for device in devices if device.kind is DeviceKind.CPU), None)
+    total = stated if cpu is None else engine_bytes(cpu)
+    if total is None:
+        return None
+    return total - sum(
+        p.partition.memory_bytes
+        if cpu is not None and p.device_id == cpu.id
+        else p.candidate.host_memory_bytes
+        for p in placements
+    )
+
+
+def same_request(one: Job, other: Job) -> bool:
+    """Whether two jobs were asked for the same, on any device of the same hardware."""
+    if (one.kind, one.subject) != (other.kind, other.subject):
+        return False
+    if one.params == other.params or not one.hardware:
+        return one.params == other.params
+    mine, its = dict(one.params), dict(other.params)
+    if not (mine.pop("device_id", "") and its.pop("device_id", "")):
+        return False
+    alike = one.hardware == other.hardware != ""
+    return alike and mine == its and ONLY_THERE not in mine
+
+
+class _Room:
+    """Implements `core.replica.job_slots.JobRoom` for a host at one moment; it memoises its
+    answers."""
+
+    def __init__(self, host: JobHost, running: Sequence[Lent]) -> None:
+        self._host = host
+        self._devices = {device.id: device for device in host.devices}
+        # Counted once: many GPUs are near the same cores, and each is asked about for each job.
+        self._gpus_near = collections.Counter(
+            device.cores for device in host.devices if device.kind is DeviceKind.GPU
+        )
+        self._running = running
+        self._held: dict[str, list[tuple[str, Partition]]] = collections.defaultdict(list)
+        for holder in host.held:
+            self._held[holder[1].device_id].append(holder)
+        self._answers: dict[tuple[Hashable, str, bool], Lease | LeaseDenied] = {}
+
+    def lease(self, needs: Hashable, device_id: str) -> Lease | str:
+        """Return what a job gets on a device now, or what it waits for."""
+        found = self._ask(needs, device_id, jobs=True)
+        return found.reason if isinstance(found, LeaseDenied) else found
+
+    def fits_without_jobs(self, needs: Hashable, device_id: str) -> bool:
+        """Whether there would be room if no job measured."""
+        return isinstance(self._ask(needs, device_id, jobs=False), Lease)
+
+    def _ask(self, needs: Hashable, device_id: str, *, jobs: bool) -> Lease | LeaseDenied:
+        key = needs, device_id, jobs
+        if key not in self._answers:
+            assert isinstance(needs, PartitionRequest)
+            running = self._running if jobs else ()
+            self._answers[key] = self._look(needs, device_id, running)
+        return self._answers[key]
+
+    def _look(
+        self, wish: PartitionRequest, device_id: str, running: Sequence[Lent]
+    ) -> Lease | LeaseDenied:
+        device, room = self._devices.get(device_id), self._host.room.get(device_id)
+        if device is None or room is None or isinstance(room, Unknown):
+            reason = room.reason if isinstance(room, Unknown) else "it is not there"
+            return LeaseDenied(f"waits for the device {device_id}: {reason}")
+        here = [(job.id, lent.partition) for job, lent in running]
+        on_cpu = device.kind is DeviceKind.CPU
+        lease = lease_for(
+            device,
+            wish,
+            room_bytes=room - (self._host_bytes_on_gpus(running) if on_cpu else 0),
+            held=[*self._held[device_id], *here],
+            busy_cores=self._host.busy_cores,
+            lent_cores={
+                core: job.id
+                for job, lent in running
+                if not on_cpu or lent.partition.device_id != device_id
+                for core in lent.cores
+            },
+            most_cores=self._most_cores(device),
+        )
+        if isinstance(lease, Lease) and not on_cpu and running:
+            return self._host_memory(running) or lease
+        return lease
+
+    def _host_memory(self, running: Sequence[Lent]) -> LeaseDenied | None:
+        """Why a job on a GPU waits for host memory beside other jobs; None if there is room."""
+        if self._host.host_bytes is None:
+            return None
+        on_cpu = sum(lent.memory_bytes for _, lent in running if self._on_cpu(lent))
+        left = self._host.host_bytes - on_cpu - self._host_bytes_on_gpus(running)
+        if left >= ENGINE_HOST_BYTES:
+            return None
+        return LeaseDenied(
+            f"waits for {format_bytes(ENGINE_HOST_BYTES)} of host memory: "
+            f"{format_bytes(max(0, left))} are not held"
+        )
+
+    def _host_bytes_on_gpus(self, running: Sequence[Lent]) -> int:
+        """Return the host memory that engines of jobs on GPUs take."""
+        return ENGINE_HOST_BYTES * sum(not self._on_cpu(lent) for _, lent in running)
+
+    def _on_cpu(self, lease: Lease) -> bool:
+        device = self._devices.get(lease.partition.device_id)
+        return device is not None and device.kind is DeviceKind.CPU
+
+    def _most_cores(self, device: Device) -> int:
+        """Return a job engine's host cores: the same beside any jobs, so that profiles compare.
+
+        They are each slot's part of the cores that the GPU shares with others, and at least two.
+        """
+        near = set(device.cores)
+        sharing = sum(gpus for cores, gpus in self._gpus_near.items() if not near.isdisjoint(cores))
+        slots = max(1, sharing) * self._host.slots.per_device
+        return max(LEAST_HOST_CORES, len(device.cores) // slots)

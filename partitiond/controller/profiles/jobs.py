@@ -1,0 +1,449 @@
+"""Queues and runs profile jobs, each on a leased partition, side by side on different devices.
+
+The progress of a waiting job says what the job waits for. `core.replica.job_slots` decides which
+job begins next, and where.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from partitiond.controller.journal import Journal
+from partitiond.controller.profiles.job_room import Lent, same_request
+from partitiond.controller.profiles.leases import Lease
+from partitiond.controller.runtime.diagnosis import explain, first_line
+from partitiond.controller.runtime.unfinished import CUT_SHORT, INTERRUPTED
+from partitiond.controller.watchers import Watchers
+from partitiond.core.errors import PartitiondError, StoreError
+from partitiond.core.hardware.kinds import short_device
+from partitiond.core.hardware.partition import Partition
+from partitiond.core.replica.job_slots import Turn
+from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.ports import ENDED, Clock, Job, JobState, Progress, Store
+from partitiond.ports.actor import alone
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[Progress], None]
+Neighbours = Callable[[], tuple[str, ...]]
+"""Returns the ids of jobs that ran on the same device meanwhile; called when the work is done."""
+Execute = Callable[[Job, Lease, Tell, Neighbours], Awaitable[str]]
+"""Does the work and returns the id of its result. Cancelling it leaves nothing running."""
+
+Write = Callable[[Callable[[], None]], Awaitable[None]]
+"""Writes what must not be lost, and waits while another process has locked the store."""
+
+WRITE_AGAIN_SECONDS: Final = 5.0
+"""Pause before the end of a job is written again to a store that could not be written."""
+
+KEEP_PROGRESS_SECONDS: Final = 2.0
+"""Pause between two writes of a job's progress, which changes several times a second."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Running:
+    """A job that runs now.
+
+    Attributes:
+        kept_at: when its progress was stored last, in seconds of the clock.
+        neighbours: jobs that have run on the same device meanwhile.
+    """
+
+    job: Job
+    lease: Lease
+    kept_at: float
+    neighbours: list[str] = dataclasses.field(default_factory=list)
+    task: "asyncio.Task[None] | None" = None
+    cancelled: bool = False
+
+
+class JobQueue:
+    """Owns the jobs.
+
+    Args:
+        turn: decides which job begins next, by the waiting jobs, the running ones and how often
+            each waiting job was passed over.
+        hardware_of: the hardware of a device; empty if there is no such device.
+
+    Attributes:
+        paused: returns why no job may begin now; empty if one may.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        journal: Journal,
+        turn: Callable[[Sequence[Job], Sequence[Lent], Mapping[str, int]], Turn[Lease]],
+        execute: Execute,
+        ended: Callable[[Job], None],
+        write: Write,
+        hardware_of: Callable[[str], str] = lambda _: "",
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._journal = journal
+        self._turn = turn
+        self._execute = execute
+        self._ended = ended
+        self._write = write
+        self._hardware_of = hardware_of
+        self._queued: dict[str, Job] = {}
+        self._passed: dict[str, int] = {}
+        self._running: dict[str, _Running] = {}
+        self._watchers = Watchers()
+        self._closed = False
+        self.paused: Callable[[], str] = str
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs now."""
+        return bool(self._running)
+
+    @property
+    def running(self) -> str:
+        """Id of the job that has run longest of those that run now; empty while none does."""
+        return next(iter(self._running), "")
+
+    def leases(self) -> tuple[Partition, ...]:
+        """Partitions lent out now."""
+        return tuple(lent.lease.partition for lent in self._running.values())
+
+    def lent(self) -> tuple[Lease, ...]:
+        """All that is lent to jobs now: partitions, and host cores beside GPUs."""
+        return tuple(running.lease for running in self._running.values())
+
+    def starting(self) -> tuple[str, ...]:
+        """Devices on which a job starts its engine now, once for each such job."""
+        return tuple(
+            lent.lease.partition.device_id
+            for lent in self._running.values()
+            if lent.job.progress.phase == "starting"
+        )
+
+    def recover(self) -> None:
+        """Take over the previous daemon's queue: running jobs failed, queued ones stay queued."""
+        for job in reversed(self._store.jobs(limit=None)):
+            if job.state is JobState.RUNNING:
+                self._finish(job, JobState.FAILED, error=INTERRUPTED)
+            elif job.state is JobState.QUEUED:
+                self._queued[job.id] = job
+
+    def submit(
+        self, kind: str, subject: str, params: Sequence[tuple[str, str]], *, reason: str = ""
+    ) -> Job:
+        """Queue a job. If an equal job is queued or runs already, return that job instead.
+
+        Args:
+            reason: why the daemon queues the job by itself; the job may be withdrawn when the
+                reason vanishes. Empty if an operator asked for the job.
+        """
+        hardware = self._hardware_of(dict(params).get("device_id", ""))
+        job = self._queue_up(kind, subject, params, reason=reason, hardware=hardware)
+        self.poke()
+        return self.job(job.id)
+
+    def go_on(self, interrupted: Sequence[Job]) -> None:
+        """Queue interrupted jobs again, before all others: they have measured something.
+
+        Args:
+            interrupted: in the order in which they go on.
+        """
+        for old in interrupted:
+            new = self._queue_up(
+                old.kind,
+                old.subject,
+                old.params,
+                reason=old.reason,
+                hardware=old.hardware,
+                device_id=old.device_id,
+            )
+            error = f"{CUT_SHORT} {new.id} was queued in its place."
+            self._store.put_job(dataclasses.replace(old, error=error))
+            self._watchers.changed(old.id)
+        self.poke()
+
+    def _queue_up(
+        self,
+        kind: str,
+        subject: str,
+        params: Sequence[tuple[str, str]],
+        *,
+        reason: str,
+        hardware: str,
+        device_id: str = "",
+    ) -> Job:
+        now = self._clock.utc_iso()
+        job = Job(
+            id="",
+            kind=kind,
+            subject=subject,
+            state=JobState.QUEUED,
+            created_at=now,
+            updated_at=now,
+            progress=Progress("queued", "waits for its turn"),
+            params=tuple(params),
+            reason=reason,
+            device_id=device_id,
+            hardware=hardware,
+        )
+        for same in self.open_jobs(subject):
+            if same_request(same, job) and not self._is_being_cancelled(same.id):
+                return self._asked_for(same) if same.reason and not reason else same
+        job = dataclasses.replace(job, id=f"job-{self._store.next_counter('job')}")
+        self._store.put_job(job)  # first: a job that the store refuses is not queued
+        self._queued[job.id] = job
+        reached(FaultPoint.JOB_QUEUED)
+        why = f"{kind} of {subject}: {reason}." if reason else f"{kind} of {subject}."
+        self._journal.note("job-queued", job.id, why)
+        return job
+
+    def jobs(self) -> tuple[Job, ...]:
+        """Return the newest and all open jobs, newest first, with their latest progress."""
+        newest = self._store.jobs()
+        listed = {job.id for job in newest}
+        running = [lent.job for lent in self._running.values()]
+        older = [job for job in (*running, *self._queued.values()) if job.id not in listed]
+        older.reverse()  # the queue is in order of creation; the sort keeps it for equal times
+        older.sort(key=lambda job: job.created_at, reverse=True)
+        return tuple(self._latest(job) for job in (*newest, *older))
+
+    def job(self, job_id: str) -> Job:
+        """Raises NotFoundError."""
+        return self._latest(self._store.job(job_id))
+
+    def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
+        """The job now and each time it changes, until it has ended or the daemon ends.
+
+        Raises:
+            NotFoundError: there is no such job; raised here, not at the first step.
+        """
+        self.job(job_id)
+        return self._watchers.watch(
+            job_id, lambda: self.job(job_id), lambda job: job.state in ENDED
+        )
+
+    def withdraw(self, job: Job, reason: str) -> None:
+        """Take a waiting job out of the queue because nothing needs it any more."""
+        if job.id in self._queued:
+            self._take_out(job.id, f"withdrawn: {reason}")
+
+    def open_jobs(self, subject: str) -> tuple[Job, ...]:
+        """Return a model's jobs that are queued or run, the running ones last: if they are
+        cancelled in this order, no queued job starts meanwhile.
+        """
+        running = [lent.job for lent in self._running.values()]
+        return tuple(j for j in (*self._queued.values(), *running) if j.subject == subject)
+
+    def ended(self, subject: str) -> tuple[Job, ...]:
+        """Jobs of a model that have ended, newest first."""
+        kept = self._store.jobs(limit=None)
+        return tuple(job for job in kept if job.subject == subject and job.state in ENDED)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job; returns once nothing of it runs. A job that has ended stays as it is."""
+        if job_id in self._queued:
+            self._take_out(job_id)
+        running = self._running.get(job_id)
+        if running is not None:
+            self._journal.note("job-cancel-asked", job_id, "it is ended.")
+            running.cancelled = True
+            await self._stop(running)
+        return self.job(job_id)
+
+    def poke(self) -> None:
+        """Start the jobs that may begin; say of each other job what it waits for."""
+        if self._closed:
+            return
+        paused = self.paused() if self._queued else ""
+        if paused:
+            self._say_waiting(dict.fromkeys(self._queued, paused))
+            return
+        while self._queued:
+            self._passed = {name: self._passed.get(name, 0) for name in self._queued}
+            running = [(one.job, one.lease) for one in self._running.values()]
+            # Interrupted jobs come first: what they have measured is worth most while it is recent.
+            queue = sorted(self._queued.values(), key=lambda job: not job.device_id)
+            turn = self._turn(queue, running, self._passed)
+            if turn.begins is None or turn.lease is None:
+                self._say_waiting(turn.waits)
+                return
+            self._start(self._queued[turn.begins], turn.lease)
+            del self._queued[turn.begins]
+            for name in turn.passed:
+                self._passed[name] += 1
+
+    async def close(self) -> None:
+        """End the running jobs; queued ones stay queued for the next daemon."""
+        self._closed = True
+        for running in tuple(self._running.values()):
+            await self._stop(running)
+        self._watchers.close()
+
+    def _take_out(self, job_id: str, error: str = "") -> None:
+        """End a queued job; if the store refuses its end, the job stays queued."""
+        ended = self._finish(self._queued[job_id], JobState.CANCELLED, error=error)
+        del self._queued[job_id]
+        self._ended(ended)
+
+    def _is_being_cancelled(self, job_id: str) -> bool:
+        return job_id in self._running and self._running[job_id].cancelled
+
+    def _asked_for(self, job: Job) -> Job:
+        """Mark a job that was queued by itself as asked for: no change withdraws it any more."""
+        was = f"{job.kind} of {job.subject}: asked for; it was queued by itself, {job.reason}."
+        self._journal.note("job-wanted", job.id, was)
+        job = dataclasses.replace(job, reason="")
+        if job.id in self._queued:
+            self._queued[job.id] = job
+        elif job.id in self._running:
+            self._running[job.id].job = job
+        self._store.put_job(job)
+        return job
+
+    def _latest(self, job: Job) -> Job:
+        running = self._running.get(job.id)
+        if running is not None:
+            return running.job
+        return self._queued.get(job.id, job)
+
+    def _say_waiting(self, reasons: Mapping[str, str]) -> None:
+        for name, reason in reasons.items():
+            job = self._queued[name]
+            if job.progress.message != reason:
+                job = dataclasses.replace(job, progress=Progress("queued", reason))
+                self._queued[name] = job
+                self._keep_progress(job)
+                self._watchers.changed(name)
+
+    def _keep_progress(self, job: Job) -> None:
+        """Store how far a job is; a failing store must end neither the job nor the loop's pass."""
+        try:
+            self._store.put_job(job)
+        except StoreError as error:
+            log.warning("the progress of %s is not kept: %s", job.id, error)
+
+    def _start(self, job: Job, lease: Lease) -> None:
+        job = dataclasses.replace(
+            job,
+            state=JobState.RUNNING,
+            updated_at=self._clock.utc_iso(),
+            progress=Progress("starting", "starts"),
+            device_id=lease.partition.device_id,
+        )
+        self._store.put_job(job)
+        reached(FaultPoint.JOB_STARTED)
+        running = _Running(job, lease, self._clock.monotonic())
+        for name, other in self._running.items():
+            if other.lease.partition.device_id == lease.partition.device_id:
+                running.neighbours.append(name)
+                other.neighbours.append(job.id)
+        self._running[job.id] = running
+        self._journal.note("job-started", job.id, f"{_what(job)}.")
+        # What the job leads to belongs to no request, even if one is being served at this moment.
+        running.task = asyncio.create_task(self._run(running), name=job.id, context=alone())
+        self._watchers.changed(job.id)
+
+    async def _run(self, running: _Running) -> None:
+        def tell(progress: Progress) -> None:
+            self._tell(running, progress)
+
+        state, error = JobState.FAILED, ""
+        result: str | None = None
+        try:
+            result = await self._execute(
+                running.job, running.lease, tell, lambda: tuple(running.neighbours)
+            )
+            state = JobState.SUCCEEDED
+        except asyncio.CancelledError:
+            state, error = _cut_short(running)
+        except PartitiondError as broke:
+            error = explain(broke)
+        except Exception as broke:
+            # A defect in one job must end that job, not the queue.
+            log.exception("job %s broke", running.job.id)
+            error = f"{type(broke).__name__}: {broke}"
+        await self._end(running, state, error, result)
+
+    async def _end(
+        self, running: _Running, state: JobState, error: str, result: str | None
+    ) -> None:
+        """Write how a job ended, as soon as the store accepts it; this frees the job's slot."""
+        name = running.job.id
+        ended: list[Job] = []
+
+        def end() -> None:
+            ended.append(self._finish(running.job, state, error=error, result=result))
+
+        while not (ended or self._closed):
+            with contextlib.suppress(asyncio.CancelledError):  # the canceller waits for the end
+                try:
+                    await self._write(end)
+                except StoreError as broke:
+                    log.warning("the end of %s is not written yet: %s", name, broke)
+                    await asyncio.sleep(WRITE_AGAIN_SECONDS)
+        try:
+            if not ended:
+                end()
+        except StoreError as broke:
+            log.warning("the end of %s is not written; the next daemon says it: %s", name, broke)
+        if self._running.pop(name, None) is not None:  # two may cancel before its first step
+            for job in ended:
+                self._ended(job)
+            self.poke()
+
+    async def _stop(self, running: _Running) -> None:
+        """Cancel the running job; returns once nothing of it runs."""
+        if running.task is None:
+            return
+        running.task.cancel()
+        await asyncio.wait([running.task])
+        if running.job.id in self._running:  # cancelled before its first step: nothing ended it
+            await self._end(running, *_cut_short(running), result=None)
+
+    def _tell(self, running: _Running, progress: Progress) -> None:
+        running.job = dataclasses.replace(running.job, progress=progress)
+        now = self._clock.monotonic()
+        if now - running.kept_at >= KEEP_PROGRESS_SECONDS:
+            running.kept_at = now
+            self._keep_progress(running.job)
+        self._watchers.changed(running.job.id)
+
+    def _finish(
+        self, job: Job, state: JobState, *, error: str = "", result: str | None = None
+    ) -> Job:
+        progress = job.progress
+        if state is JobState.SUCCEEDED:
+            progress = Progress("done", "done", 1.0, 0.0)
+        job = dataclasses.replace(
+            job,
+            state=state,
+            updated_at=self._clock.utc_iso(),
+            progress=progress,
+            result=result,
+            error=error,
+        )
+        self._store.put_job(job)
+        reached(FaultPoint.JOB_FINISHED)
+        what = _what(job)
+        self._journal.note(
+            f"job-{state.value}", job.id, f"{what}: {first_line(error)}" if error else what
+        )
+        self._watchers.changed(job.id)
+        return job
+
+
+def _what(job: Job) -> str:
+    where = f" on {short_device(job.device_id)}" if job.device_id else ""
+    return f"{job.kind} of {job.subject}{where}"
+
+
+def _cut_short(running: _Running) -> tuple[JobState, str]:
+    """Return how a job with a cancelled task ends: cancelled by a caller, or with the daemon."""
+    if running.cancelled:
+        return JobState.CANCELLED, ""
+    return JobState.FAILED, INTERRUPTED

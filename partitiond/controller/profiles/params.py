@@ -1,0 +1,307 @@
+"""Stores the parameters of a profile job as text, reads them back, and makes the job's command."""
+
+import dataclasses
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from partitiond.controller.profiles.job_room import ONLY_THERE
+from partitiond.controller.profiles.partition import check_partition, device_for
+from partitiond.core.errors import InputError, SpecError
+from partitiond.core.hardware.kinds import Device, DeviceKind
+from partitiond.core.hardware.partition import Partition
+from partitiond.core.model.spec import EngineOptions, ModelSpec, SourceKind, Weights
+from partitiond.core.model.workload import LengthShape, Workload
+from partitiond.ports import ProfileOptions, ProfileRequest, ResolvedModel
+from partitiond.serde import from_stored_json, to_json
+
+Params = tuple[tuple[str, str], ...]
+
+TRACE_FILE: Final = "PROFILE.json"
+"""Stands in a command for the exported profile, which carries the pairs of its trace."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProfilingOptions:
+    """Defaults of a profile job, from the settings.
+
+    Attributes:
+        jobs_at_once: how many jobs may run on one device at the same time.
+        jobs_on_host: how many on all devices together.
+        checkpoint_dir: where interrupted profiles are kept; None keeps none.
+    """
+
+    max_batch: int = 512
+    time_limit_seconds: float = 900.0
+    min_window_seconds: float = 10.0
+    max_window_seconds: float = 60.0
+    cpu_partition_cores: tuple[int, ...] = ()
+    jobs_at_once: int = 1
+    jobs_on_host: int = 4
+    checkpoint_dir: Path | None = None
+
+
+def params_of(
+    options: ProfileOptions, devices: Sequence[Device], defaults: ProfilingOptions
+) -> Params:
+    """Return what a job is stored with: every choice is made, so that it can be read and repeated.
+
+    Without a device, the first GPU is named, or the CPU if there is no GPU. Any device of the same
+    hardware will do, unless a device was asked for and there are others like it. Without a number
+    of cores, it is the smallest size that the settings name, or all cores if they name none. What
+    was not asked for and has no default of its own is left out.
+
+    Raises:
+        NotFoundError: there is no such device.
+        InputError: the device has too few cores, too little memory or no such partitions, or there
+            is no device at all.
+    """
+    device = device_for(options, devices)
+    check_partition(options, device)
+    cores = options.cores
+    if cores is None:
+        cores = min((*defaults.cpu_partition_cores, len(device.cores)))
+    if not 1 <= cores <= len(device.cores):
+        raise InputError(
+            f"{device.short_id} has {len(device.cores)} cores for engines, {cores} were asked for.",
+            hint=f"Ask for 1 to {len(device.cores)} cores.",
+            facts={"device": device.id, "cores": list(device.cores)},
+        )
+    params = {
+        "device_id": device.id,
+        "max_batch": str(options.max_batch or defaults.max_batch),
+        "time_limit_seconds": str(options.time_limit_seconds or defaults.time_limit_seconds),
+        "seed": str(options.seed),
+    }
+    if device.kind is DeviceKind.CPU:
+        params["cores"] = str(cores)
+    if options.device_id is not None and not options.any_like_it:
+        others = (d for d in devices if d.id != device.id and d.hardware == device.hardware)
+        params |= {ONLY_THERE: "yes"} if any(others) else {}
+    return tuple(sorted((params | _axes(options)).items()))
+
+
+def _axes(options: ProfileOptions) -> dict[str, str]:
+    """Return the parameters that differ from the model's own, or from the usual ones."""
+    workload = options.workload
+    given = {
+        "memory_bytes": options.memory_bytes,
+        "sm_percent": options.sm_percent,
+        "mig_profile": options.mig_profile or None,
+        "variant": options.variant or None,
+        "workload": None if workload is None else to_json(workload),
+        "max_num_batched_tokens": options.max_num_batched_tokens,
+        "kv_cache_dtype": options.kv_cache_dtype,
+        "structured_output": "yes" if options.structured_output else None,
+        "confirm": None if options.confirm else "no",
+        "paper_requests": options.paper_requests or None,
+        "fresh": options.fresh or None,
+    }
+    return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def options_of(params: Params) -> ProfileOptions:
+    """Return the options that `params_of` stored, with every default filled in."""
+    found = dict(params)
+
+    def whole(name: str) -> int | None:
+        return int(found[name]) if name in found else None
+
+    return ProfileOptions(
+        device_id=found["device_id"],
+        any_like_it=ONLY_THERE not in found,
+        cores=whole("cores"),
+        max_batch=whole("max_batch"),
+        time_limit_seconds=float(found["time_limit_seconds"]),
+        memory_bytes=whole("memory_bytes"),
+        seed=int(found["seed"]),
+        variant=found.get("variant", ""),
+        workload=from_stored_json(Workload, found["workload"]) if "workload" in found else None,
+        max_num_batched_tokens=whole("max_num_batched_tokens"),
+        kv_cache_dtype=found.get("kv_cache_dtype"),
+        structured_output="structured_output" in found,
+        confirm="confirm" not in found,
+        paper_requests=whole("paper_requests") or 0,
+        fresh=found.get("fresh", ""),
+        sm_percent=whole("sm_percent"),
+        mig_profile=found.get("mig_profile", ""),
+    )
+
+
+def measured_spec(spec: ModelSpec, options: ProfileOptions) -> ModelSpec:
+    """Return the model in the form and with the lengths that are to be measured.
+
+    Raises:
+        SpecError: the model lists no such variant, or its context is too short for the lengths.
+    """
+    form = spec.as_variant(options.variant)
+    engine = dataclasses.replace(
+        form.engine,
+        max_num_batched_tokens=options.max_num_batched_tokens or form.engine.max_num_batched_tokens,
+        kv_cache_dtype=options.kv_cache_dtype or form.engine.kv_cache_dtype,
+    )
+    measured = dataclasses.replace(form, engine=engine, workload=options.workload or form.workload)
+    longest = measured.workload.longest_tokens
+    if longest > measured.max_model_len:
+        raise SpecError(
+            f"requests of up to {longest} tokens do not fit in a context of "
+            f"{measured.max_model_len}.",
+            hint="Give shorter lengths, or leave max_model_len out to derive it from them.",
+            facts={"longest_tokens": longest, "max_model_len": measured.max_model_len},
+        )
+    return measured
+
+
+def profile_request(
+    model: ResolvedModel,
+    device: Device,
+    options: ProfileOptions,
+    defaults: ProfilingOptions,
+    *,
+    cores: tuple[int, ...],
+    memory_bytes: int,
+    partition: Partition | None = None,
+) -> ProfileRequest:
+    """Return what the profiler is asked, with the defaults for what was not given.
+
+    Args:
+        model: files of the form that `measured_spec` gave, and that spec.
+        device: where to measure.
+        options: what was asked for.
+        defaults: from the settings.
+        cores, memory_bytes: of the partition.
+        partition: what was lent; None for all of the device, as it is.
+    """
+    request = ProfileRequest(
+        model=model,
+        device=device,
+        cores=cores,
+        memory_bytes=memory_bytes,
+        max_batch=options.max_batch or defaults.max_batch,
+        time_limit_seconds=options.time_limit_seconds or defaults.time_limit_seconds,
+        seed=options.seed,
+        min_window_seconds=defaults.min_window_seconds,
+        max_window_seconds=defaults.max_window_seconds,
+        variant=options.variant,
+        structured_output=options.structured_output,
+        confirm_memory=options.confirm,
+        confirm_capacity=options.confirm,
+        paper_requests=options.paper_requests,
+        partition=partition,
+    )
+    path = None
+    if defaults.checkpoint_dir is not None:
+        # Free memory and the device differ from run to run. So only memory that was asked for and
+        # the named device count: another device of the same hardware continues a run.
+        named = dataclasses.replace(device, id=options.device_id or device.id)
+        asked = command_of(
+            dataclasses.replace(request, device=named), options, options.memory_bytes
+        )
+        path = checkpoint_path(defaults.checkpoint_dir, model.spec.name, asked + options.fresh)
+    command = command_of(request, options, memory_bytes)
+    return dataclasses.replace(request, checkpoint=path, command=command)
+
+
+def checkpoint_path(folder: Path, model: str, request: str) -> Path:
+    """Return one file for each different request, so that an equal request continues it."""
+    digest = hashlib.sha256(request.encode()).hexdigest()[:12]
+    return folder / f"{model}-{digest}.jsonl"
+
+
+def command_of(request: ProfileRequest, options: ProfileOptions, memory_bytes: int | None) -> str:
+    """Return the command line that measures the same again, without a daemon.
+
+    Every choice is written out, so that other settings or devices change nothing.
+
+    Args:
+        request: what is measured.
+        options: what was asked for.
+        memory_bytes: the memory budget, which bounds batch and KV cache; None leaves it to what
+            is free.
+    """
+    spec, device = request.model.spec, request.device
+    by_name = spec.source.kind in {SourceKind.PACKAGE, SourceKind.CONFIG}
+    words = ["partitiond", *_windows(request), "profile"]
+    words.append(spec.name if by_name else spec.source.ref)
+    words += _given(
+        {
+            "weights": "dummy" if spec.weights is Weights.DUMMY else None,
+            **_lengths(spec.workload, spec.name),
+            **_engine(spec.engine, spec.engine_kind),
+            "ttft": spec.slo.ttft_seconds if spec.slo else None,
+            "tpot": spec.slo.tpot_seconds if spec.slo else None,
+            "quantile": spec.slo.quantile if spec.slo else None,
+            "variant": options.variant or None,
+            "device": device.id,
+            "cores": len(request.cores) if device.kind is DeviceKind.CPU else None,
+            "max-batch": request.max_batch,
+            "time-limit": _number(request.time_limit_seconds),
+            "mps": options.sm_percent,
+            "mig": options.mig_profile or None,
+            "memory": None if _all_of_a_gpu(request, options) else memory_bytes,
+            "seed": request.seed,
+            "paper-requests": request.paper_requests or None,
+        }
+    )
+    for argument in spec.engine.extra_args:
+        words.append(f"--engine-arg={argument}")
+    words += ["--structured-output"] if request.structured_output else []
+    words += [] if request.confirm_memory else ["--no-confirm"]
+    return shlex.join(words)
+
+
+def _all_of_a_gpu(request: ProfileRequest, options: ProfileOptions) -> bool:
+    """Whether the partition itself says how much memory there is; a figure asks for a share."""
+    on_gpu = request.device.kind is DeviceKind.GPU
+    return on_gpu and options.memory_bytes is None and options.sm_percent is None
+
+
+def _windows(request: ProfileRequest) -> list[str]:
+    """Return the windows' bounds if a setting changed them: they have no option of their own."""
+    usual = ProfilingOptions()
+    words = []
+    for name in ("min_window_seconds", "max_window_seconds"):
+        if getattr(request, name) != getattr(usual, name):
+            words += ["--set", f"profiling.{name}={getattr(request, name):g}"]
+    return words
+
+
+def _lengths(workload: Workload, model: str) -> dict[str, object]:
+    if workload.shape is LengthShape.TRACE:
+        # A trace has no name that another machine knows; the digest tells traces apart.
+        pairs = json.dumps(workload.pairs).encode()
+        return {"lengths": f"{model}-{hashlib.sha256(pairs).hexdigest()[:8]}-{TRACE_FILE}"}
+    return {
+        "prompt-tokens": workload.prompt_tokens,
+        "output-tokens": workload.output_tokens,
+        "prompt-variation": _number(workload.prompt_variation or None),
+        "output-variation": _number(workload.output_variation or None),
+    }
+
+
+def _engine(engine: EngineOptions, engine_kind: str) -> dict[str, object]:
+    usual = EngineOptions()
+    return {
+        "dtype": engine.dtype if engine.dtype != usual.dtype else None,
+        "max-model-len": engine.max_model_len,
+        "max-num-batched-tokens": engine.max_num_batched_tokens,
+        "quantization": engine.quantization or None,
+        "kv-cache-dtype": engine.kv_cache_dtype if engine.kv_cache_dtype != "auto" else None,
+        "engine-kind": engine_kind if engine_kind != "vllm" else None,
+    }
+
+
+def _given(options: Mapping[str, object]) -> list[str]:
+    return [
+        word
+        for name, value in options.items()
+        if value is not None
+        for word in (f"--{name}", str(value))
+    ]
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:g}"

@@ -1,0 +1,180 @@
+"""Runs profile jobs: measures on the leased partition; also makes the estimates before that."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from partitiond import __version__
+from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures
+from partitiond.controller.profiles.jobs import Neighbours, Tell, Write
+from partitiond.controller.profiles.leases import Lease
+from partitiond.controller.profiles.params import (
+    ProfilingOptions,
+    measured_spec,
+    options_of,
+    params_of,
+    profile_request,
+)
+from partitiond.controller.profiles.targets import ProfileTarget, source_note
+from partitiond.core.errors import NotFoundError
+from partitiond.core.hardware.kinds import CpuFigures, Device, DeviceKind, SharingMode, short_device
+from partitiond.core.hardware.partition import MigSlice
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.performance.estimate import estimate_profile
+from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
+from partitiond.core.profile.record import Profile
+from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.ports import (
+    Job,
+    ModelResolver,
+    ProfileOptions,
+    ProfileRunner,
+    Progress,
+    Store,
+)
+
+__all__ = [
+    "ProfileWork",
+    "ProfilingOptions",
+    "estimates",
+    "options_for",
+    "params_of",
+    "with_source",
+]
+
+
+def options_for(target: ProfileTarget) -> ProfileOptions:
+    """The options that measure this target."""
+    on_cpu, size = target.device.kind is DeviceKind.CPU, target.size
+    return ProfileOptions(
+        device_id=target.device.id,
+        any_like_it=True,
+        cores=size.cores if on_cpu else None,
+        sm_percent=size.sm_percent if size.mode is SharingMode.MPS else None,
+        mig_profile=size.mig_profile,
+    )
+
+
+class ProfileWork:
+    """Does a profile job: fetch the files, measure, keep the profile."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        resolver: ModelResolver,
+        profiler: ProfileRunner,
+        find_device: Callable[[str], Device | None],
+        options: ProfilingOptions,
+        write: Write,
+    ) -> None:
+        self._write = write
+        self._store = store
+        self._resolver = resolver
+        self._profiler = profiler
+        self._find_device = find_device
+        self._options = options
+
+    async def __call__(self, job: Job, lease: Lease, tell: Tell, neighbours: Neighbours) -> str:
+        """Measure on the leased partition; return the id of the stored profile.
+
+        Raises:
+            PartitiondError: the model, its files or its engine cannot be had.
+        """
+        options = options_of(job.params)
+        spec = self._store.model(job.subject).spec
+        device = self._find_device(lease.partition.device_id)
+        if device is None:
+            raise NotFoundError(
+                f"the device {short_device(lease.partition.device_id)} is gone.",
+                hint="`partitiond devices` lists them.",
+            )
+
+        def fetching(text: str, fraction: float | None) -> None:
+            tell(Progress("fetching", text, fraction))
+
+        model = await self._resolver.resolve(measured_spec(spec, options), fetching)
+        request = profile_request(
+            model,
+            device,
+            options,
+            self._options,
+            cores=lease.cores,
+            memory_bytes=lease.memory_bytes,
+            partition=lease.partition,
+        )
+        measured = await self._profiler.run(request, tell)
+        profile = with_source(measured, model.spec, *_beside(lease, neighbours()))
+        # A locked store must not lose what took minutes to measure.
+        await self._write(lambda: self._store.add_profile(profile))
+        reached(FaultPoint.PROFILE_STORED)
+        request.forget()
+        return profile.id
+
+
+def _beside(lease: Lease, jobs: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a note on what computed on the device meanwhile; MIG slices are isolated: none."""
+    names = tuple(dict.fromkeys((*lease.beside, *jobs)))
+    if not names or isinstance(lease.partition, MigSlice):
+        return ()
+    return (f"measured beside {', '.join(names)}, which shared memory bandwidth and power",)
+
+
+def with_source(profile: Profile, spec: ModelSpec, *more: str) -> Profile:
+    """Return the profile with further notes, and one on its model's source."""
+    provenance = profile.provenance
+    notes = (*provenance.notes, *more, source_note(spec))
+    return dataclasses.replace(profile, provenance=dataclasses.replace(provenance, notes=notes))
+
+
+def estimates(
+    spec: ModelSpec,
+    architecture: Architecture,
+    targets: Sequence[ProfileTarget],
+    created_at: str,
+    figures: Figures = ASSUMED,
+) -> tuple[Profile, ...]:
+    """Return an estimated profile for each target; a repeated one replaces the former.
+
+    Args:
+        spec: of one form of the model; its variants are ignored.
+        architecture: of that form.
+        targets: what to estimate it on.
+        created_at: ISO 8601 UTC.
+        figures: measured figures of the host's CPU.
+    """
+    note = (figures.note,) if figures.note else ()
+    return tuple(
+        with_source(
+            _estimate(spec, architecture, target, created_at, figures.cpu),
+            spec,
+            *(note if target.device.kind is DeviceKind.CPU else ()),
+        )
+        for target in targets
+    )
+
+
+def _estimate(
+    form: ModelSpec,
+    architecture: Architecture,
+    target: ProfileTarget,
+    created_at: str,
+    figures: CpuFigures | None,
+) -> Profile:
+    return estimate_profile(
+        model=form.name,
+        architecture=architecture,
+        workload=form.workload,
+        hardware=target.device,
+        size=target.size,
+        max_model_len=form.max_model_len,
+        profile_id=f"estimate-{form.name}-{target.device.hardware}-{target.size.key}",
+        created_at=created_at,
+        dtype=form.engine.dtype,
+        max_num_batched_tokens=form.engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
+        weights=form.weights.value,
+        partitiond_version=__version__,
+        quantization=form.engine.quantization,
+        kv_cache_dtype=form.engine.kv_cache_dtype,
+        figures=figures,
+    )

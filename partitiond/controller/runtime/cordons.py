@@ -1,0 +1,135 @@
+"""Keeps operators' cordons in the store, and puts them on the devices as they are seen."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from partitiond.controller.journal import Journal
+from partitiond.controller.runtime.watching import DeviceWatch
+from partitiond.core.errors import InputError, NotFoundError
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import Device
+from partitiond.ports import Clock, Store
+
+MARK: Final = "cordon"
+"""Kind of the marks in the store that hold the reason of a cordon, by device id."""
+
+MIN_PREFIX: Final = 4
+"""Least number of characters with which the beginning of a device id may stand for the id."""
+
+NO_REASON: Final = "no reason given"
+
+
+def with_cordons(devices: Sequence[Device], marks: Mapping[str, str]) -> tuple[Device, ...]:
+    """Return the devices, cordoned where an operator marked one; that reason comes first."""
+    return tuple(
+        dataclasses.replace(
+            device,
+            cordoned=True,
+            cordon_reason=" Also: ".join(filter(None, (marks[device.id], device.cordon_reason))),
+        )
+        if device.id in marks
+        else device
+        for device in devices
+    )
+
+
+def device_named(devices: Sequence[Device], text: str) -> Device:
+    """Return the device with that id, or the only one whose id begins with the text.
+
+    Raises:
+        NotFoundError: no device matches; the hint lists those that there are.
+        InputError: the text is the beginning of several ids.
+    """
+    exact = [device for device in devices if device.id == text]
+    found = exact or [d for d in devices if len(text) >= MIN_PREFIX and d.id.startswith(text)]
+    if len(found) > 1:
+        raise InputError(
+            f"{text} is the beginning of {len(found)} device ids.",
+            hint="Write more of it: " + ", ".join(device.id for device in found) + ".",
+            facts={"device": text},
+        )
+    if not found:
+        there = ", ".join(device.id for device in devices) or "there are none"
+        raise NotFoundError(
+            f"there is no device {text}.",
+            hint=f"Devices of this host: {there}.",
+            facts={"device": text},
+        )
+    return found[0]
+
+
+def health_changes(
+    before: Sequence[Device], now: Sequence[Device]
+) -> tuple[tuple[Device, str, str], ...]:
+    """Return the devices whose health changed since the last look, each with an event's kind and
+    words. At the first look every device that is not fine counts as changed.
+    """
+    known = {device.id: device.health for device in before}
+    found = []
+    for device in now:
+        if device.health is known.get(device.id, DeviceHealth.FINE):
+            continue
+        words = device.health_reason or "nothing is known against it any more."
+        found.append((device, f"device-{device.health.value}", words))
+    return tuple(found)
+
+
+class Cordons:
+    """Sets and lifts cordons.
+
+    Args:
+        changed: called when plans have to be made again.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        devices: DeviceWatch,
+        clock: Clock,
+        journal: Journal,
+        changed: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._devices = devices
+        self._clock = clock
+        self._journal = journal
+        self._changed = changed
+
+    def set(self, device_id: str, reason: str) -> Device:
+        """Cordon the device: nothing is placed on it from now on. A second call sets the reason.
+
+        Raises:
+            NotFoundError, InputError: see `device_named`.
+        """
+        device = device_named(self._devices.devices, device_id)
+        words = reason.strip() or NO_REASON
+        self._store.set_mark(MARK, device.id, words, self._clock.utc_iso())
+        self._journal.note("device-cordoned", device.id, words)
+        return self._look_again(device.id)
+
+    def lift(self, device_id: str) -> Device:
+        """Take the operator's cordon off, and disregard the driver's earlier messages about the
+        device. The device stays cordoned if the driver reports a failure now.
+
+        Raises:
+            NotFoundError, InputError: see `device_named`.
+        """
+        device = device_named(self._devices.devices, device_id)
+        self._store.set_mark(MARK, device.id, None)
+        self._devices.forgive(device.id)
+        self._journal.note("device-uncordoned", device.id, "plans may use it again.")
+        return self._look_again(device.id)
+
+    def looked(self, before: Sequence[Device], now: Sequence[Device]) -> None:
+        """Note what changed since the last look; plan again if a device or cordon came or went."""
+        for device, kind, words in health_changes(before, now):
+            self._journal.note(kind, device.id, words)
+        if before and {d.id: d.cordoned for d in before} != {d.id: d.cordoned for d in now}:
+            self._changed()
+
+    def _look_again(self, device_id: str) -> Device:
+        self._devices.mark()
+        self._changed()
+        return device_named(self._devices.devices, device_id)

@@ -1,0 +1,194 @@
+"""Keeps the proxy running for the loop, tells it the routes, and asks what is in flight."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from partitiond.controller.journal import Journal
+from partitiond.core.dispatch.routing import RoutingTable
+from partitiond.core.errors import ConflictError, PartitiondError, StoreError
+from partitiond.core.keys.record import KeyUse
+from partitiond.core.replica.sleep import Traffic
+from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.ports import Clock, ProxyControl, Store
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS: Final = 0.2
+"""Pause after the first start that failed; it doubles with each further failure. A proxy that is
+killed while it starts is still back within two seconds."""
+RETRY_SECONDS_MAX: Final = 5.0
+"""Longest such pause, for example if another program took the port meanwhile."""
+
+
+class Endpoint:
+    """Keeps the proxy alive and its table current.
+
+    Attributes:
+        problem: why the proxy cannot be used now; empty if it can.
+        created: whether `start` made the process, rather than adopt one.
+        table: the last table that the proxy accepted; None before the first.
+    """
+
+    def __init__(
+        self,
+        proxy: ProxyControl,
+        *,
+        store: Store,
+        clock: Clock,
+        journal: Journal,
+        wake: Callable[[], None],
+    ) -> None:
+        self._proxy = proxy
+        self._clock = clock
+        self._retry_at = 0.0
+        self._failures = 0
+        self._store = store
+        self._journal = journal
+        self._wake = wake
+        self._exit: asyncio.Task[int | None] | None = None
+        self._version = 0
+        self._published = asyncio.Event()
+        self.problem = ""
+        self.created = False
+        self.table: RoutingTable | None = None
+
+    async def start(self) -> None:
+        """Adopt or start the proxy. Raises PartitiondError if it cannot run: its port is in use."""
+        self.created = await self._proxy.ensure_running()
+        reached(FaultPoint.PROXY_STARTED)
+        if self.created:
+            self._journal.note("proxy-started", "proxy", "the endpoint's process was started.")
+        else:
+            self._journal.note("proxy-adopted", "proxy", "the endpoint was found running.")
+        self._watch()
+
+    async def keep_running(self) -> None:
+        """Start the proxy again if it is gone; a new process has to be told the routes."""
+        if self._exit is not None and not self._exit.done():
+            return
+        self.table = None
+        if self._clock.monotonic() < self._retry_at:
+            return
+        try:
+            started = await self._proxy.ensure_running()
+        except PartitiondError as error:
+            pause = min(RETRY_SECONDS_MAX, RETRY_SECONDS * 2**self._failures)
+            self._failures = min(self._failures + 1, 16)
+            self._retry_at = self._clock.monotonic() + pause
+            self._trouble(str(error))
+            return
+        self._failures = 0
+        if started:
+            self._journal.note("proxy-started", "proxy", "the endpoint was gone; started again.")
+        self._watch()
+
+    def _watch(self) -> None:
+        """Have the kernel say at once that the proxy's process has ended, instead of asking."""
+        self._exit = asyncio.create_task(self._proxy.wait_exit(), name="proxy exit")
+        self._exit.add_done_callback(lambda _: self._wake())
+
+    async def publish(self, content: RoutingTable) -> None:
+        """Hand over the table if it says something new; `content` has no version yet."""
+        if self.table is not None and _same_content(self.table, content):
+            return
+        # If the store was lost, its counter starts again below what the proxy has seen.
+        self._version = max(self._counted(), self._version + 1)
+        table = dataclasses.replace(content, version=self._version)
+        reached(FaultPoint.TABLE_NUMBERED)
+        try:
+            await self._proxy.publish(table)
+        except ConflictError as error:
+            newer = error.facts.get("current")
+            self._version = newer if isinstance(newer, int) else self._version
+            self._trouble(str(error))
+            self._wake()
+        except PartitiondError as error:
+            self._trouble(str(error))
+        else:
+            self.table = table
+            self.problem = ""
+            reached(FaultPoint.TABLE_PUBLISHED)
+            self._published.set()
+            self._published = asyncio.Event()
+
+    def _counted(self) -> int:
+        """Return the store's next number; 0 if it refuses, as routes must be withdrawn even then.
+
+        If the next number is too low, the proxy says which number it has seen.
+        """
+        try:
+            return self._store.next_counter("routing-version")
+        except StoreError as error:
+            log.warning("the routing table is numbered without the store: %s", error)
+            return 0
+
+    async def told(self, holds: Callable[[RoutingTable], bool], seconds: float) -> bool:
+        """Wait until the proxy has a table for which `holds` is true; False after `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.table is None or not holds(self.table):
+                    await self._published.wait()
+                return True
+        return False
+
+    def may_take(self, key_id: str) -> bool:
+        """Whether the proxy may take a key: it has the key, or it is not known what it has."""
+        return self.table is None or any(key.id == key_id for key in self.table.keys)
+
+    async def in_flight(self) -> Mapping[str, int] | None:
+        """Requests in flight by engine name; None if the proxy cannot say."""
+        try:
+            return await self._proxy.in_flight()
+        except PartitiondError:
+            return None
+
+    async def traffic(self) -> Mapping[str, Traffic] | None:
+        """Waiting requests and idle time by model; None if the proxy cannot say."""
+        try:
+            return await self._proxy.traffic()
+        except PartitiondError:
+            return None
+
+    async def key_use(self) -> Mapping[str, KeyUse] | None:
+        """How much of each key is used; None if the proxy cannot say."""
+        try:
+            return await self._proxy.key_use()
+        except PartitiondError:
+            return None
+
+    async def metrics_text(self) -> str:
+        """The proxy's Prometheus text; empty if the proxy cannot say."""
+        try:
+            return await self._proxy.metrics_text()
+        except PartitiondError:
+            return ""
+
+    async def stop(self, grace_seconds: float) -> None:
+        """End the proxy."""
+        await self.detach()
+        await self._proxy.stop(grace_seconds)
+
+    async def detach(self) -> None:
+        """Stop watching; the process stays."""
+        if self._exit is not None:
+            self._exit.cancel()
+            await asyncio.gather(self._exit, return_exceptions=True)
+
+    def drains(self, generation: str) -> bool:
+        """Whether the proxy was told that this engine gets no new requests."""
+        return self.table is not None and all(
+            route.draining for route in self.table.replicas if route.generation == generation
+        )
+
+    def _trouble(self, problem: str) -> None:
+        if problem != self.problem:
+            self._journal.note("proxy-unreachable", "proxy", problem)
+        self.problem = problem
+
+
+def _same_content(one: RoutingTable, other: RoutingTable) -> bool:
+    return dataclasses.replace(one, version=0) == dataclasses.replace(other, version=0)

@@ -1,0 +1,89 @@
+"""Relates engines to placements, and lists which partitions are held. Pure."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Final
+
+from partitiond.controller.runtime.engines import Engine
+from partitiond.controller.runtime.routes import RoutedEngine
+from partitiond.core.hardware.partition import Partition
+from partitiond.core.numbers.grouping import grouped
+from partitiond.core.plan.record import Placement, same_engine
+from partitiond.core.replica.device_room import holds
+from partitiond.core.replica.observation import HOPELESS_FAILURES
+from partitiond.core.replica.states import ReplicaState
+
+_COMING: Final = frozenset({ReplicaState.STARTING, ReplicaState.WAKING})
+_LEAVING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.STOPPING})
+
+
+def held(
+    desired: Sequence[Placement],
+    engines: Sequence[Engine],
+    asleep: Collection[str],
+    name_for: Callable[[Placement], str],
+) -> tuple[tuple[str, Partition], ...]:
+    """Return (name, partition) of live engines, and of wanted placements that have none.
+
+    A sleeper holds its sleeping footprint; it is promised nothing until it is to wake.
+    """
+    live = [(engine.name, holds(engine.observed())) for engine in engines if engine.live]
+    running = by_replica(engine for engine in engines if engine.live)
+    # A replica that moves holds two partitions: the one it runs on, and the one it moves to.
+    coming = [
+        (name_for(p), p.partition)
+        for p in desired
+        if p.model not in asleep
+        and not any(is_engine_of(engine, p) for engine in running.get(p.replica_id, ()))
+    ]
+    return (*live, *coming)
+
+
+def by_replica(engines: Iterable[Engine]) -> dict[str, list[Engine]]:
+    """Group engines by the id of the replica that they run, in their order."""
+    return grouped(engines, lambda engine: engine.placement.replica_id)
+
+
+def first_starts(engines: Sequence[Engine]) -> tuple[str, ...]:
+    """Return the names of engines that start or wake and did not fail to again and again, sorted.
+
+    Profile jobs wait for them: each start ends within its deadline, and an engine that never comes
+    counts as hopeless after a few starts.
+    """
+    return tuple(
+        sorted(
+            engine.name
+            for engine in engines
+            if engine.state in _COMING and engine.failed_starts < HOPELESS_FAILURES
+        )
+    )
+
+
+def own_engine(placement: Placement, engines: Sequence[Engine]) -> Engine | None:
+    """Return the engine of just this placement that stays, or the record for its next start."""
+    return next(
+        (e for e in engines if e.state not in _LEAVING and is_engine_of(e, placement)), None
+    )
+
+
+def is_record_of(engine: Engine, placement: Placement) -> bool:
+    """Whether an ended engine is of just this placement: the next start takes its failures over."""
+    return not engine.live and is_engine_of(engine, placement)
+
+
+def is_engine_of(engine: Engine, placement: Placement) -> bool:
+    """Whether the engine is of just this placement, whatever its state."""
+    own = engine.placement
+    return own.replica_id == placement.replica_id and same_engine(own, placement)
+
+
+def routed(engine: Engine) -> RoutedEngine:
+    """Return what routing needs of an engine."""
+    handle, report = engine.handle, engine.report
+    return RoutedEngine(
+        observed=engine.observed(),
+        name=engine.name,
+        socket_path=handle.socket_path if handle is not None else "",
+        kv_cache_tokens=report.kv_cache_tokens if report is not None else 0,
+        max_model_len=handle.launch.max_model_len if handle is not None else 0,
+        broken=engine.broken,
+    )

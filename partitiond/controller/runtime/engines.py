@@ -1,0 +1,429 @@
+"""Owns one engine: its process and its state, which one task changes.
+
+The task starts the process (or takes over an adopted one), waits until the process is ready, probes
+it, sees it exit, puts it to sleep and wakes it, and ends it. All other code only asks: `drain`,
+`rest`, `sleep`, `wake`, `stop`. A replica is FAILED or STOPPED only when nothing of its process
+group is left, so its partition is free by then. If something cannot be ended, the replica stays
+STOPPING and the task tries again.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from partitiond.controller.policy import ControllerPolicy, WatchPolicy
+from partitiond.controller.runtime.diagnosis import explain, first_line
+from partitiond.core.errors import EngineError, ExitedError, PartitiondError, StartTimedOutError
+from partitiond.core.plan.record import Placement
+from partitiond.core.replica.observation import LIVE, ObservedReplica, StopReason
+from partitiond.core.replica.reconcile import failures_after
+from partitiond.core.replica.states import ReplicaEvent, ReplicaState, step
+from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.ports import (
+    Clock,
+    EngineExit,
+    EngineHandle,
+    EngineLaunch,
+    EngineReport,
+    EngineRunner,
+)
+
+log = logging.getLogger(__name__)
+
+Note = Callable[[str, str, str], None]
+"""`Journal.note`: kind, subject, message."""
+
+_FAILS: Final = frozenset({StopReason.START_DEADLINE, StopReason.FAILED})
+"""Reasons after which a replica has failed; it stays in its state until nothing of it is left."""
+
+_SERIAL: Final = itertools.count(1)
+"""Numbers that name a start until its process has a generation of its own."""
+
+
+class Engine:
+    """One engine process behind a replica's name.
+
+    Attributes:
+        name: unique among running engines; names its run folder, and the engine at the proxy. It
+            is the replica's id, with a suffix while another engine of that replica still runs.
+        placement: the placement that the engine was started for.
+        state, since: its state, and since when it is in that state (monotonic seconds).
+        failures: failures in a row of this replica, up to the last one.
+        failed_starts: failed starts in a row of this replica, up to the last one.
+        last_error: the last failure; empty once the engine serves.
+        starts: engine starts of this replica since the daemon runs.
+        adopted: whether it ran already when the daemon started.
+        broken: whether it exited, or was found not to generate, and is being cleared away; it
+            gets no requests any more.
+        failed_stops: how often it could not be ended.
+        in_flight: requests in flight at the proxy, as last told by the loop.
+        launch: what it is started with; set when its start is decided.
+        sleep_level: the level at which it sleeps, or is to sleep; 0 while it is awake.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        placement: Placement,
+        *,
+        runner: EngineRunner,
+        clock: Clock,
+        policy: ControllerPolicy,
+        note: Note,
+        wake: Callable[[], None],
+        failures: int = 0,
+        failed_starts: int = 0,
+        starts: int = 0,
+        last_error: str = "",
+    ) -> None:
+        self.name = name
+        self.placement = placement
+        self.state = ReplicaState.PENDING
+        self.since = clock.monotonic()
+        self.failures = failures
+        self.failed_starts = failed_starts
+        self.starts = starts
+        self.adopted = False
+        self.broken = False
+        self.failed_stops = 0
+        self.in_flight: int | None = None
+        self.last_error = last_error
+        self.sleep_level = 0
+        self.progress = ""
+        self.handle: EngineHandle | None = None
+        self.launch: EngineLaunch | None = None
+        self.report: EngineReport | None = None
+        self.settled = asyncio.Event()
+        self._token = f"start-{next(_SERIAL)}"
+        self._runner = runner
+        self._clock = clock
+        self._policy = policy
+        self._note = note
+        self._wake = wake
+        self._turn = asyncio.Event()
+        self._stop_asked = asyncio.Event()
+        self._stop_reason: StopReason | None = None
+        self._stop_why = ""
+        self._grace_seconds = policy.reconcile.stop_grace_seconds
+        self._task: asyncio.Task[None] | None = None
+        self._ended_itself = False
+        self._served_seconds = 0.0
+        self._was_ready = False
+
+    @property
+    def generation(self) -> str:
+        """Identifies the process; before there is one, it identifies the start."""
+        return self.handle.generation if self.handle is not None else self._token
+
+    @property
+    def live(self) -> bool:
+        """Whether it holds its partition."""
+        return self.state in LIVE
+
+    def observed(self) -> ObservedReplica:
+        """Return the engine as the reconciler sees it."""
+        return ObservedReplica(
+            replica_id=self.placement.replica_id,
+            generation=self.generation,
+            placement=self.placement,
+            state=self.state,
+            in_flight=self.in_flight,
+            state_since=self.since,
+            failures=self.failures,
+            last_error=self.last_error,
+            can_sleep=self.handle is not None and self.handle.launch.sleep_mode,
+            sleep_level=self.sleep_level,
+            ending=self.broken or self._stop_asked.is_set(),
+            failed_starts=self.failed_starts,
+            stuck=self.live and self.failed_stops > 0,
+        )
+
+    def begin(self, launch: EngineLaunch) -> None:
+        """Start the process."""
+        self.launch = launch
+        self.starts += 1
+        self._happen(ReplicaEvent.START_ASKED)
+        self._note("engine-starting", self.name, f"starts {self.placement.model}.")
+        reached(FaultPoint.ENGINE_BEGUN)
+        self._task = asyncio.create_task(self._own(launch), name=f"engine {self.name}")
+
+    def adopt(self, handle: EngineHandle) -> None:
+        """Take over a process that runs already; it serves as soon as it answers a probe."""
+        self.handle = handle
+        self.launch = handle.launch
+        self.adopted = self._was_ready = True
+        self._happen(ReplicaEvent.START_ASKED)
+        if handle.unread:  # it gets no requests: it finishes what runs, and ends
+            self._happen(ReplicaEvent.BECAME_READY)
+            self.drain()
+            self.settled.set()
+        self._task = asyncio.create_task(self._own(None), name=f"engine {self.name}")
+
+    def drain(self) -> None:
+        """Take no new requests from now on."""
+        self._happen(ReplicaEvent.DRAIN_ASKED)
+        self._note("replica-draining", self.name, "gets no new requests and finishes what runs.")
+        reached(FaultPoint.ENGINE_DRAINS)
+
+    def rest(self) -> None:
+        """Take no new requests from now on, to be put to sleep."""
+        self._happen(ReplicaEvent.SLEEP_ASKED)
+        reached(FaultPoint.ENGINE_RESTS)
+
+    def sleep(self, level: int) -> None:
+        """Fall asleep, because nothing is in flight any more."""
+        self.sleep_level = level
+        self._happen(ReplicaEvent.LAST_REQUEST_DONE)
+        self._turn.set()
+
+    def wake(self) -> None:
+        """Serve again: at once if the engine only rests, else once it has its memory back."""
+        self._happen(ReplicaEvent.WAKE_ASKED)
+        if self.state is ReplicaState.WAKING:
+            self._note("engine-waking", self.name, f"wakes from level {self.sleep_level}.")
+            self._turn.set()
+
+    def stop(self, reason: StopReason, grace_seconds: float, why: str = "") -> None:
+        """End the process. After a missed start deadline, or a fault, the replica has failed.
+
+        Args:
+            reason: why it is stopped.
+            grace_seconds: between terminate and kill.
+            why: what is wrong with the engine, in words, if the reason is FAILED.
+        """
+        self._stop_reason, self._stop_why = reason, why
+        self._grace_seconds = grace_seconds
+        fails = reason in _FAILS and self.state is not ReplicaState.DRAINING
+        if not fails:
+            self._happen(ReplicaEvent.STOP_ASKED)
+        elif reason is StopReason.FAILED:
+            self.broken = True
+            self._wake()
+        self._stop_asked.set()
+        reached(FaultPoint.STOP_ASKED)
+
+    async def ended(self) -> None:
+        """Return once the engine's task is over."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def detach(self) -> None:
+        """Leave the process alone and forget it: the daemon ends, the engine stays."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _happen(self, event: ReplicaEvent) -> None:
+        self.state = step(self.state, event)
+        self.since = self._clock.monotonic()
+        if self.state in (ReplicaState.SERVING, ReplicaState.SLEEPING):
+            self._was_ready, self.failed_starts = True, 0
+        if self.state is ReplicaState.SERVING:
+            self.last_error = ""
+        self._wake()
+
+    async def _own(self, launch: EngineLaunch | None) -> None:
+        try:
+            if launch is not None:
+                self.handle = await self._runner.start(launch)
+            assert self.handle is not None
+            await self._follow(self.handle)
+        except PartitiondError as error:
+            await self._abandon(explain(error))
+        except Exception as error:
+            # A defect must not leave a replica without an owner.
+            log.exception("the supervision of %s broke", self.name)
+            await self._abandon(f"its supervision broke: {type(error).__name__}: {error}")
+        finally:
+            self.settled.set()
+
+    async def _abandon(self, diagnosis: str) -> None:
+        self.broken = True
+        if self.handle is not None:
+            await self._end_process(self.handle, 0.0)
+        self._end(ReplicaEvent.EXITED, diagnosis)
+
+    async def _end_process(self, handle: EngineHandle, grace_seconds: float) -> None:
+        """End the process; returns only once nothing of it is left and its partition is free."""
+        while True:
+            try:
+                await self._runner.stop(handle, grace_seconds)
+            except Exception as error:  # noqa: BLE001 - whatever broke, somebody must try again
+                self._lingers(explain(error) if isinstance(error, PartitiondError) else repr(error))
+            else:
+                return
+            grace_seconds = 0.0
+            await asyncio.sleep(self._policy.stop_retry_seconds)
+
+    def _lingers(self, problem: str) -> None:
+        """Note that the process could not be ended: it holds its partition, and serves nothing."""
+        self.failed_stops += 1
+        if self.state is not ReplicaState.STOPPING:
+            self._ended_itself = self.state is not ReplicaState.DRAINING
+            self._served_seconds = self._served()
+            self._happen(ReplicaEvent.STOP_ASKED)
+        if problem != self.last_error:
+            self._note("engine-lingers", self.name, first_line(problem))
+        self.last_error = problem
+        self._wake()
+
+    async def _follow(self, handle: EngineHandle) -> None:
+        """Watch the process until it exits, must stop or turns out broken."""
+        exited = asyncio.create_task(self._runner.wait_exit(handle))
+        asked = asyncio.create_task(self._stop_asked.wait())
+        life = asyncio.create_task(self._live(handle))
+        tasks: list[asyncio.Task[object]] = [exited, asked, life]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            # From here on the engine ends: nothing may find it ready, or say that it serves.
+            life.cancel()
+            await asyncio.wait([life])
+            if exited.done():
+                await self._after_exit(handle, exited.result())
+            elif asked.done():
+                await self._after_stop(handle)
+            else:
+                await self._after_break(handle, life)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _after_exit(self, handle: EngineHandle, exit_: EngineExit) -> None:
+        self.broken = True
+        self._wake()
+        await self._end_process(handle, 0.0)  # its children, socket and run folder
+        code = f"exit code {exit_.code}" if exit_.code is not None else "unknown exit code"
+        self._end(ReplicaEvent.EXITED, exit_.diagnosis or f"the engine ended with {code}")
+
+    async def _after_stop(self, handle: EngineHandle) -> None:
+        await self._end_process(handle, self._grace_seconds)
+        reached(FaultPoint.ENGINE_STOPPED)
+        if self._stop_reason is StopReason.START_DEADLINE:
+            self._end(ReplicaEvent.DEADLINE_PASSED, "it did not become ready in time")
+        elif self._stop_reason is StopReason.FAILED:
+            why = self._stop_why or "it did not fall asleep, or wake, in time"
+            self._end(ReplicaEvent.DEADLINE_PASSED, why)
+        else:
+            self._end(ReplicaEvent.EXITED, "")
+
+    async def _after_break(self, handle: EngineHandle, life: "asyncio.Task[None]") -> None:
+        error = None if life.cancelled() else life.exception()
+        if not isinstance(error, EngineError):
+            raise error or RuntimeError("the watch over an engine ended by itself")
+        self.broken = True
+        self._wake()
+        await self._end_process(handle, self._grace_seconds)
+        late = isinstance(error, StartTimedOutError | ExitedError)
+        self._end(ReplicaEvent.DEADLINE_PASSED if late else ReplicaEvent.EXITED, explain(error))
+
+    def _end(self, event: ReplicaEvent, diagnosis: str) -> None:
+        """Note that nothing of the process is left. Later calls change nothing."""
+        if not self.live:
+            return
+        if self.state in (ReplicaState.DRAINING, ReplicaState.STOPPING):
+            event = ReplicaEvent.EXITED
+        served = max(self._served_seconds, self._served())
+        self._happen(event)
+        self.in_flight = 0
+        if self.state is ReplicaState.FAILED or self._ended_itself:
+            self.failures = failures_after(self.failures, served, self._policy.reconcile)
+            if not self._was_ready and self._stop_reason is not StopReason.FAILED:
+                self.failed_starts += 1
+            self.last_error = diagnosis
+            self._note("engine-failed", self.name, first_line(diagnosis))
+        else:
+            self._note("engine-stopped", self.name, f"ended ({self._stop_reason or 'exited'}).")
+
+    def _served(self) -> float:
+        serving = self.state is ReplicaState.SERVING
+        return self._clock.monotonic() - self.since if serving else 0.0
+
+    async def _live(self, handle: EngineHandle) -> None:
+        """Wait until the engine is ready, then probe it for ever; raises EngineError if broken."""
+        if handle.unread:
+            await asyncio.Event().wait()
+        await self._become_ready(handle)
+        self.settled.set()
+        while True:
+            await self._probe_until_its_turn(handle, self._policy.watch)
+            if self.state is ReplicaState.FALLING_ASLEEP:
+                reached(FaultPoint.ENGINE_FALLS_ASLEEP)
+                await self._runner.sleep(handle, self.sleep_level)
+                reached(FaultPoint.ENGINE_FELL_ASLEEP)
+                self._happen(ReplicaEvent.FELL_ASLEEP)
+                self._note("engine-asleep", self.name, f"sleeps at level {self.sleep_level}.")
+            else:
+                reached(FaultPoint.ENGINE_WAKES)
+                await self._runner.wake(handle)
+                reached(FaultPoint.ENGINE_WOKE)
+                if self.report is None:
+                    with contextlib.suppress(EngineError):
+                        self.report = await self._runner.report(handle)
+                self.sleep_level = 0
+                self._happen(ReplicaEvent.BECAME_READY)
+                self._note("engine-ready", self.name, f"serves {self.placement.model} again.")
+
+    async def _become_ready(self, handle: EngineHandle) -> None:
+        watch = self._policy.watch
+        if self.adopted and await self._is_asleep(handle):
+            # Again, which is harmless: the previous daemon may have ended while it woke the engine.
+            await self._runner.sleep(handle, self.sleep_level)
+            self._happen(ReplicaEvent.FELL_ASLEEP)
+            return
+        if self.adopted and await self._runner.probe(handle, watch.idle_probe_seconds):
+            with contextlib.suppress(EngineError):  # the engine serves; its KV size stays unknown
+                self.report = await self._runner.report(handle)
+        else:
+            self.report = await self._runner.wait_ready(
+                handle, self._policy.reconcile.start_deadline_seconds, self._tell
+            )
+        reached(FaultPoint.ENGINE_ANSWERED)
+        if self.state is ReplicaState.STARTING:
+            self._happen(ReplicaEvent.BECAME_READY)
+            self._note("engine-ready", self.name, f"serves {self.placement.model}.")
+            reached(FaultPoint.ENGINE_READY)
+
+    async def _is_asleep(self, handle: EngineHandle) -> bool:
+        """Whether an adopted engine sleeps; a sleeping engine answers no probe."""
+        if not handle.launch.sleep_mode:
+            return False
+        with contextlib.suppress(EngineError):  # it starts still, or hangs: its probes will tell
+            self.sleep_level = await self._runner.sleep_level(
+                handle, self._policy.watch.idle_probe_seconds
+            )
+        return self.sleep_level > 0
+
+    def _tell(self, text: str) -> None:
+        self.progress = text
+
+    async def _probe_until_its_turn(self, handle: EngineHandle, watch: WatchPolicy) -> None:
+        """Probe until the engine is to fall asleep or wake. Raises ExitedError if it hangs."""
+        missed = 0
+        while missed < watch.misses:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(watch.interval_seconds):
+                    await self._turn.wait()
+            if self._turn.is_set():
+                self._turn.clear()
+                return
+            missed = 0 if await self._answers(handle, watch) else missed + 1
+        raise ExitedError(
+            f"{self.name} did not answer {missed} one-token probes in a row.",
+            hint="It is ended and started again.",
+            facts={"replica": self.name, "missed": missed},
+        )
+
+    async def _answers(self, handle: EngineHandle, watch: WatchPolicy) -> bool:
+        """Whether the engine generates; if it sleeps, whether it still knows that it sleeps."""
+        if self.state is ReplicaState.SLEEPING:
+            try:
+                return await self._runner.sleep_level(handle, watch.idle_probe_seconds) > 0
+            except EngineError:
+                return False
+        busy = self.in_flight is None or self.in_flight > 0
+        seconds = watch.busy_probe_seconds if busy else watch.idle_probe_seconds
+        return await self._runner.probe(handle, seconds)

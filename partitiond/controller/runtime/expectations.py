@@ -1,0 +1,97 @@
+"""Computes what the loop expects of starts: what each is worth, and when it should be over."""
+
+from collections.abc import Mapping, Sequence
+
+from partitiond.controller.runtime.start_times import StartTimes
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.model.placement_rules import PRIORITY_FACTOR
+from partitiond.core.plan.diff import start_seconds
+from partitiond.core.plan.record import Placement, same_engine
+from partitiond.core.plan.start_order import NO_STAKES, StartGains
+from partitiond.core.replica.observation import ObservedReplica, ReconcilePolicy
+from partitiond.core.replica.ready_times import Starts, ready_times, settled
+from partitiond.core.replica.reconcile import backoff_seconds
+from partitiond.core.replica.states import ReplicaState
+from partitiond.ports import ModelRecord, Store
+
+
+class Expectations:
+    """Reads from the journal what starts took, only while a wanted replica does not serve."""
+
+    def __init__(self, store: Store) -> None:
+        self._times = StartTimes(store)
+        self._ready_at: dict[str, float] = {}
+
+    def stakes(
+        self,
+        records: Sequence[ModelRecord],
+        desired: Sequence[Placement],
+        replicas: Sequence[ObservedReplica],
+        devices: Sequence[Device],
+    ) -> StartGains:
+        """Return what is gained by starting the engines that do not serve."""
+        missing = _missing(desired, replicas)
+        if not missing:
+            return NO_STAKES
+        kinds = {device.id: device.kind for device in devices}
+        measured = self._times.seconds()
+        return stakes_of(
+            records,
+            {
+                p.replica_id: start_seconds(p, kinds[p.device_id], measured)[0]
+                for p in missing
+                if p.device_id in kinds
+            },
+        )
+
+    def ready_at(
+        self,
+        desired: Sequence[Placement],
+        replicas: Sequence[ObservedReplica],
+        policy: ReconcilePolicy,
+        now: float,
+    ) -> Mapping[str, float]:
+        """Return when models without a serving replica should serve again, monotonic seconds."""
+        missing = _missing(desired, replicas)
+        if not missing:
+            self._ready_at = {}
+            return self._ready_at
+        measured = self._times.seconds()
+        starts = Starts(
+            {p.replica_id: measured[p.model] for p in missing if p.model in measured},
+            {r.replica_id: backoff_seconds(r.failures, policy) for r in replicas if r.failures},
+        )
+        self._ready_at = settled(self._ready_at, ready_times(desired, replicas, starts, now), now)
+        return self._ready_at
+
+
+def stakes_of(records: Sequence[ModelRecord], seconds: Mapping[str, float]) -> StartGains:
+    """Return demands and weights as the planner has them.
+
+    Args:
+        seconds: until an engine serves, by replica id.
+    """
+    specs = [record.spec for record in records]
+    return StartGains(
+        demands={
+            spec.name: spec.demand.req_per_s * spec.demand.burst_factor
+            for spec in specs
+            if spec.demand.req_per_s is not None
+        },
+        weights={
+            spec.name: spec.demand.weight * float(PRIORITY_FACTOR) ** spec.rules.priority
+            for spec in specs
+        },
+        seconds=seconds,
+    )
+
+
+def _missing(desired: Sequence[Placement], replicas: Sequence[ObservedReplica]) -> list[Placement]:
+    """Return the placements that are wanted and do not serve."""
+    serving: dict[str, list[Placement]] = {}
+    for replica in replicas:
+        if replica.state is ReplicaState.SERVING and not replica.ending:
+            serving.setdefault(replica.replica_id, []).append(replica.placement)
+    return [
+        p for p in desired if not any(same_engine(own, p) for own in serving.get(p.replica_id, ()))
+    ]

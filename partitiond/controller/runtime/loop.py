@@ -1,0 +1,553 @@
+"""Runs the loop: observe, reconcile, act, publish; one task, one writer.
+
+It wakes at once when an engine became ready or ended, when a plan was applied, when a model's
+files arrived or a job gave its lease back, and otherwise every `loop_seconds`.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from partitiond.controller.demand.sleeping import SleepController, serving_since, waited_models
+from partitiond.controller.journal import Journal
+from partitiond.controller.policy import ControllerPolicy
+from partitiond.controller.profiles.leases import Lease
+from partitiond.controller.runtime.endpoint import Endpoint
+from partitiond.controller.runtime.engine_matching import (
+    by_replica,
+    held,
+    is_record_of,
+    own_engine,
+    routed,
+)
+from partitiond.controller.runtime.engines import Engine
+from partitiond.controller.runtime.expectations import Expectations
+from partitiond.controller.runtime.faults import FaultWatch
+from partitiond.controller.runtime.launches import engine_name, form_of, launch_for, lists_form
+from partitiond.controller.runtime.memory_watch import MemoryWatch
+from partitiond.controller.runtime.routes import KeyRoutes, RoutePolicy, routing_from
+from partitiond.controller.runtime.unreadable import (
+    is_countable,
+    is_unread,
+    plan_of_running,
+    room_beside,
+    unread_placement,
+)
+from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles, room_on
+from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware.partition import Partition
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Placement, Plan, same_engine
+from partitiond.core.replica.observation import (
+    Action,
+    DrainReplica,
+    ForgetReplica,
+    Observation,
+    QuiesceReplica,
+    SleepReplica,
+    StartEngine,
+    StopEngine,
+    StopReason,
+    WakeReplica,
+)
+from partitiond.core.replica.reconcile import reconcile
+from partitiond.core.replica.states import ReplicaState
+from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.ports import (
+    Clock,
+    EngineHandle,
+    EngineRunner,
+    ModelRecord,
+    PartitionControl,
+    Store,
+)
+
+log = logging.getLogger(__name__)
+
+_FINISHING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.DROWSY})
+"""States of an engine that gets no new requests and finishes those in flight."""
+
+
+STARTS_PER_PASS: Final = 8
+"""Engines begun in one pass. Each takes a millisecond of CPU, in which no request is answered."""
+
+
+def of_one_pass(actions: Sequence[Action]) -> tuple[Action, ...]:
+    """Return what is done in one pass: all but the starts beyond the first `STARTS_PER_PASS`.
+
+    The next pass decides again and finds the remaining starts: a start that was not begun changes
+    nothing of what is observed.
+    """
+    starts = [action for action in actions if isinstance(action, StartEngine)]
+    later = {id(action) for action in starts[STARTS_PER_PASS:]}
+    return tuple(action for action in actions if id(action) not in later)
+
+
+class LoopObserver(Protocol):
+    """Is told about the loop's work; the metrics implement this."""
+
+    def passed(self, seconds: float, actions: Sequence[Action]) -> None:
+        """Note how long a pass took and what it did."""
+        ...
+
+
+class Controller:
+    """Makes the host run what the applied plan says.
+
+    Attributes:
+        engines: every known engine, ended ones included until they are forgotten.
+        sleep: knows which models are to sleep.
+        faults: knows which devices are broken.
+        memory: knows which engines have outgrown their shares.
+        plan: the applied plan.
+        problem: why the last pass broke; empty if it went well.
+        passed_at: when the last pass ended, well or not (monotonic seconds).
+        spec_for: returns the specification that a placement was planned with, from the present one.
+        withheld: whether an engine of a placement is not to be started (`core.replica.obstacles`).
+        failed_before: returns the failed starts in a row of a placement that has no record.
+        reconcile_policy: bounds of the reconciler.
+        after_pass: called after each pass that went well, until everything ends.
+        looked: called after every pass.
+        replacing: called when an applied plan replaces another one.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        runner: EngineRunner,
+        endpoint: Endpoint,
+        devices: DeviceWatch,
+        files: ModelFiles,
+        clock: Clock,
+        journal: Journal,
+        policy: ControllerPolicy,
+        routes: RoutePolicy,
+        wake: asyncio.Event,
+        observer: LoopObserver | None = None,
+        partitions: PartitionControl | None = None,
+    ) -> None:
+        self.sleep = SleepController(
+            store=store,
+            endpoint=endpoint,
+            clock=clock,
+            journal=journal,
+            policy=policy,
+            wake=wake.set,
+        )
+        self.faults = FaultWatch(partitions, journal=journal, policy=policy, wake=wake.set)
+        self.memory = MemoryWatch(
+            partitions,
+            engines=lambda: self.engines,
+            journal=journal,
+            policy=policy,
+            wake=wake.set,
+        )
+        self._store = store
+        self._runner = runner
+        self._endpoint = endpoint
+        self._devices = devices
+        self._files = files
+        self._clock = clock
+        self._journal = journal
+        self._policy = policy
+        self.reconcile_policy = policy.reconcile
+        self._routes = routes
+        self._key_routes = KeyRoutes()
+        self._expected = Expectations(store)
+        self._wake = wake
+        self._observer = observer
+        self._starts: dict[str, int] = {}
+        self._promised: dict[str, str] = {}
+        self._counted_at = -math.inf
+        self._closing = False
+        self.engines: list[Engine] = []
+        self.plan: Plan | None = store.plan()
+        # If the applied plan cannot be read, the engines that run are kept in its place.
+        lost = [b.what for b in store.unread() if b.what.startswith("plan ")]
+        self._lost_plan = lost[-1] if self.plan is None and lost else ""
+        self._told_unread = 0
+        self._devices.remember(self.plan.devices if self.plan is not None else ())
+        self.lent: Callable[[], Sequence[Lease]] = tuple
+        self.measuring: Callable[[], Sequence[str]] = tuple
+        self.spec_for: Callable[[ModelSpec, Placement], ModelSpec] = lambda spec, _: spec
+        self.withheld: Callable[[Placement], bool] = lambda _: False
+        self.failed_before: Callable[[Placement], int] = lambda _: 0
+        self.after_pass: Callable[[], None] = lambda: None
+        self.looked: Callable[[], None] = lambda: None
+        self.replacing: Callable[[Plan, Plan], None] = lambda _old, _new: None
+        self.problem = "the first pass is not over"
+        self.passed_at = clock.monotonic()
+
+    @property
+    def desired(self) -> tuple[Placement, ...]:
+        """Placements that should have an engine now: the applied plan's; none in a shutdown."""
+        return () if self._closing or self.plan is None else self.plan.wanted
+
+    @property
+    def stalled(self) -> str:
+        """Why the loop counts as stalled: no pass has ended for long; empty if one has."""
+        seconds = self._clock.monotonic() - self.passed_at
+        if seconds < self._policy.stalled_seconds:
+            return ""
+        return f"no pass of the loop has ended for {seconds:.0f} s"
+
+    def wake(self) -> None:
+        """Look again now."""
+        self._wake.set()
+
+    def use(self, routes: RoutePolicy, *, drain_deadline_seconds: float) -> None:
+        """Take over limits that were re-read; the next pass publishes them."""
+        self._routes = routes
+        if not self._closing:
+            self.reconcile_policy = dataclasses.replace(
+                self.reconcile_policy, drain_deadline_seconds=drain_deadline_seconds
+            )
+        self.wake()
+
+    def apply(self, plan: Plan) -> None:
+        """Make a plan the one to run, in the store first."""
+        self._store.set_plan(plan)
+        reached(FaultPoint.PLAN_STORED)
+        before, self.plan = self.plan, plan
+        self._devices.remember(plan.devices)
+        self._promise_names()
+        if before is not None:
+            self.replacing(before, plan)
+        names = [record.spec.name for record in self._store.models()]
+        self._journal.plan_applied(plan, before, self._devices.devices, names)
+        self.wake()
+
+    def leases(self) -> tuple[Partition, ...]:
+        """Partitions that are lent to profile jobs now."""
+        return tuple(lease.partition for lease in self.lent())
+
+    def held(self) -> tuple[tuple[str, Partition], ...]:
+        """Return (name, partition) of live engines, and of wanted placements that have none."""
+        return held(self.desired, self.engines, self.sleep.levels, self.names())
+
+    def name_for(self, placement: Placement) -> str:
+        """Return the name of a wanted replica's engine, also if that is still to start.
+
+        The name is promised when the plan is applied, and kept over restarts of the engine: a
+        pending engine has the same name before and after it has started.
+        """
+        return self.names()(placement)
+
+    def names(self) -> Callable[[Placement], str]:
+        """Return `name_for` for many placements at once, valid while no engine comes or goes."""
+        of_replica, taken = by_replica(self.engines), {engine.name for engine in self.engines}
+
+        def name_of(placement: Placement) -> str:
+            own = own_engine(placement, of_replica.get(placement.replica_id, ()))
+            if own is not None:
+                return own.name
+            promised = self._promised.get(placement.replica_id, "")
+            if promised and promised not in taken:
+                return promised
+            return engine_name(placement.replica_id, taken)
+
+        return name_of
+
+    def _promise_names(self) -> None:
+        names = self.names()
+        self._promised = {p.replica_id: names(p) for p in self.desired}
+
+    async def adopt(self) -> None:
+        """Take over the engines that run already; return once they answered, or time is up.
+
+        Engines without a placement were started by a profile job that ended with its daemon; they
+        are stopped. Engines that the plan does not want are taken over, too: the loop drains them.
+        The loop also drains engines whose launch cannot be read. Only engines of this state folder
+        are ever found.
+        """
+        handles = await self._runner.find()
+        reached(FaultPoint.ENGINES_FOUND)
+        profiled = [h for h in handles if h.launch.placement is None and not h.unread]
+        await asyncio.gather(*(self._runner.stop(h, 0.0) for h in profiled))
+        for handle in handles:
+            if handle.unread:
+                self._drain_unread(handle)
+            elif handle.launch.placement is not None:
+                self._adopt(handle, handle.launch.placement)
+        if self._lost_plan:
+            self._keep_what_runs()
+        self._promise_names()
+        waits = [asyncio.ensure_future(engine.settled.wait()) for engine in self.engines]
+        if waits:
+            await asyncio.wait(waits, timeout=self._policy.adopt_seconds)
+        for wait in waits:
+            wait.cancel()
+        reached(FaultPoint.ENGINES_ADOPTED)
+
+    def _adopt(self, handle: EngineHandle, placement: Placement) -> None:
+        engine = self._engine(handle.launch.replica_id, placement)
+        engine.adopt(handle)
+        self.engines.append(engine)
+        wanted = any(
+            p.replica_id == placement.replica_id and same_engine(placement, p) for p in self.desired
+        )
+        note = "keeps it" if wanted else "it is not wanted any more"
+        self._journal.note("engine-adopted", engine.name, f"found running; {note}.")
+
+    def _keep_what_runs(self) -> None:
+        """Make the adopted engines the plan until one is applied: the lost plan must end none."""
+        running = [engine.placement for engine in self.engines if not is_unread(engine)]
+        devices = self._devices.devices
+        self.plan = plan_of_running(running, devices, self._lost_plan, self._clock.utc_iso())
+
+    def name_devices(self) -> None:
+        """Put the devices into the plan of what runs, which was made before the first look."""
+        if self._lost_plan and self.plan is not None and not self.plan.devices:
+            self.plan = dataclasses.replace(self.plan, devices=self._devices.devices)
+
+    def _drain_unread(self, handle: EngineHandle) -> None:
+        engine = self._engine(handle.launch.replica_id, unread_placement(handle))
+        self._journal.note(
+            "engine-unreadable",
+            engine.name,
+            "runs, but what it was started with cannot be read (another release wrote it?): it "
+            f"gets no new requests, and ends once it is idle. {handle.unread}",
+        )
+        engine.adopt(handle)
+        self.engines.append(engine)
+
+    async def run(self) -> None:
+        """Make passes until cancelled."""
+        self.passed_at = self._clock.monotonic()
+        watches = [
+            asyncio.create_task(self.faults.run(), name="fault watch"),
+            asyncio.create_task(self.memory.run(), name="memory watch"),
+            asyncio.create_task(
+                self.sleep.run(lambda: serving_since(self.desired, self.engines)),
+                name="sleep watch",
+            ),
+        ]
+        try:
+            while True:
+                self._wake.clear()
+                await self.one_pass()
+                await asyncio.sleep(0)  # other tasks have a turn, even if the next pass is due
+                await self._pause()
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+
+    async def _pause(self) -> None:
+        # asyncio.timeout, because before Python 3.12 wait_for can lose a cancellation.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._policy.loop_seconds):
+                await self._wake.wait()
+
+    async def one_pass(self) -> None:
+        """Observe, reconcile, act, publish. A failure is shown, and the next pass tries again."""
+        began = self._clock.monotonic()
+        actions: tuple[Action, ...] = ()
+        try:
+            actions = await self._pass()
+        except PartitiondError as error:
+            self._broke(str(error))
+        except Exception as error:
+            # Only the loop restarts engines: a defect in one pass must not end the loop.
+            log.exception("a pass of the loop broke")
+            self._broke(f"{type(error).__name__}: {error}")
+        else:
+            self.problem = ""
+        self.passed_at = self._clock.monotonic()
+        if self._observer is not None:
+            self._observer.passed(self.passed_at - began, actions)
+        self.looked()
+
+    def _broke(self, problem: str) -> None:
+        if problem != self.problem:
+            self._journal.note("loop-broke", "loop", problem)
+        self.problem = problem
+
+    async def _pass(self) -> tuple[Action, ...]:
+        self._tell_unread()
+        await self._endpoint.keep_running()
+        await self._devices.refresh(self._policy.device_seconds)
+        await self._count_in_flight()
+        # Nothing is awaited from here to the last act: what was observed still holds.
+        records = self._store.models()
+        levels = self.sleep.refresh()
+        observed = self.observe()
+        desired, policy = self.desired, self.reconcile_policy
+        devices = self._devices.devices
+        stakes = self._expected.stakes(records, desired, observed.replicas, devices)
+        decided = reconcile(desired, observed, policy, levels, stakes)
+        actions = of_one_pass(decided)
+        if len(actions) < len(decided):
+            self.wake()  # the others follow at once, after tasks that wait for the event loop
+        with self._journal.together():
+            for action in actions:
+                self._act(action, records)
+        now = [engine.observed() for engine in self.engines]
+        awake = [placement for placement in desired if placement.model not in levels]
+        await self._endpoint.publish(
+            routing_from(
+                desired=desired,
+                engines=[routed(engine) for engine in self.engines],
+                models=records,
+                keys=self._key_routes.of(self._store.keys()),
+                policy=self._routes,
+                version=0,
+                asleep=levels.keys(),
+                waited_for=waited_models(records, levels, self.engines),
+                ready_at=self._expected.ready_at(awake, now, policy, observed.now),
+                ending=self._closing,
+            )
+        )
+        if not self._closing:  # in a shutdown nothing is planned: `desired` is then not the plan
+            self.after_pass()
+        return actions
+
+    def _tell_unread(self) -> None:
+        unread = self._store.unread()
+        for body in unread[self._told_unread :]:
+            self._journal.note("body-set-aside", body.what, body.problem)
+        self._told_unread = len(unread)
+
+    async def _count_in_flight(self) -> None:
+        """Ask the proxy; a draining engine counts only once the proxy knows that it drains."""
+        now = self._clock.monotonic()
+        draining = any(engine.state in _FINISHING for engine in self.engines)
+        if not draining and now - self._counted_at < self._policy.count_seconds:
+            return
+        told = {e.generation for e in self.engines if self._endpoint.drains(e.generation)}
+        counts = await self._endpoint.in_flight() if self.engines else {}
+        self._counted_at = now
+        for engine in self.engines:
+            believed = engine.state not in _FINISHING or engine.generation in told
+            known = counts is not None and believed and engine.live and is_countable(engine)
+            engine.in_flight = counts.get(engine.name, 0) if counts is not None and known else None
+
+    def observe(self) -> Observation:
+        """Return what the reconciler decides from; also have missing files fetched."""
+        specs = {record.spec.name: record.spec for record in self._store.models()}
+        forms: dict[str, ModelSpec] = {}
+        unknown = set()
+        for placement in self.desired:
+            spec = specs.get(placement.model)
+            if spec is None or not lists_form(self.spec_for(spec, placement), placement):
+                unknown.add(placement.form)
+            else:
+                forms[placement.form] = form_of(self.spec_for(spec, placement), placement)
+        return Observation(
+            replicas=tuple(engine.observed() for engine in self.engines),
+            devices=room_beside(
+                self.engines, room_on(self._devices.devices, self.plan, self._devices.problem)
+            ),
+            now=self._clock.monotonic(),
+            leases=self.leases(),
+            measuring=tuple(self.measuring()),
+            not_ready=(*self._files.missing(forms), *sorted(unknown)),
+            faulted=tuple(sorted(self.faults.reasons)),
+            withheld=tuple(
+                p.replica_id
+                for p in self.desired
+                if self.withheld(p) and not self._devices.is_silent(p.device_id)
+            ),
+            outgrown=tuple(sorted(self.memory.outgrown)),
+        )
+
+    def _act(self, action: Action, records: Sequence[ModelRecord]) -> None:
+        match action:
+            case StartEngine(placement=placement):
+                self._start(placement, records)
+            case DrainReplica(replica_id=replica_id, generation=generation):
+                self._find(replica_id, generation).drain()
+            case QuiesceReplica(replica_id=replica_id, generation=generation):
+                self._find(replica_id, generation).rest()
+            case SleepReplica(replica_id=replica_id, generation=generation, level=level):
+                self._find(replica_id, generation).sleep(level)
+            case WakeReplica(replica_id=replica_id, generation=generation):
+                self._find(replica_id, generation).wake()
+            case StopEngine(reason=reason, grace_seconds=grace):
+                engine = self._find(action.replica_id, action.generation)
+                engine.stop(reason, grace, self.faults.reasons.get(engine.placement.device_id, ""))
+            case ForgetReplica(replica_id=replica_id, generation=generation):
+                self.engines.remove(self._find(replica_id, generation))
+
+    def _find(self, replica_id: str, generation: str) -> Engine:
+        return next(
+            engine
+            for engine in self.engines
+            if engine.placement.replica_id == replica_id and engine.generation == generation
+        )
+
+    def _start(self, placement: Placement, records: Sequence[ModelRecord]) -> None:
+        now = next(record.spec for record in records if record.spec.name == placement.model)
+        spec = self.spec_for(now, placement)
+        model = self._files.get(form_of(spec, placement), placement.form)
+        device = self._devices.find(placement.device_id)
+        if model is None or device is None:
+            return  # one of them went away within this pass; the next pass sees it
+        name = self.name_for(placement)
+        old = [e for e in self.engines if is_record_of(e, placement)]
+        self.engines = [engine for engine in self.engines if engine not in old]
+        engine = self._engine(name, placement, old)
+        others = [e.launch for e in self.engines if e.live and e.launch is not None]
+        self.engines.append(engine)
+        lent = [core for lease in self.lent() for core in lease.cores]
+        engine.begin(launch_for(placement, model, device, name=name, others=others, lent=lent))
+        self._starts[placement.replica_id] = engine.starts
+
+    def _engine(self, name: str, placement: Placement, old: Sequence[Engine] = ()) -> Engine:
+        """Return a new engine, which takes over the failures of its records."""
+        before = [e.failed_starts for e in old] or [self.failed_before(placement)]
+        return Engine(
+            name,
+            placement,
+            runner=self._runner,
+            clock=self._clock,
+            policy=self._policy,
+            note=self._journal.note,
+            wake=self.wake,
+            failures=max((e.failures for e in old), default=0),
+            failed_starts=max(before),
+            last_error=old[-1].last_error if old else "",
+            starts=self._starts.get(placement.replica_id, 0),
+        )
+
+    def hurry(self) -> None:
+        """Let no drain wait any longer: the shutdown was asked for a second time."""
+        self.reconcile_policy = dataclasses.replace(
+            self.reconcile_policy, drain_deadline_seconds=0.0
+        )
+        for engine in self.engines:
+            if engine.state is ReplicaState.DRAINING:
+                engine.stop(StopReason.DRAIN_DEADLINE, 0.0)
+
+    async def stop_everything(self) -> None:
+        """Drain and stop every engine; returns once nothing of them is left.
+
+        An engine that cannot be ended (a process that the kernel does not let go) is left after
+        some tries, with an event; the next daemon finds it.
+        """
+        self._closing = True
+        self.wake()
+        while self._to_wait_for():
+            self._wake.clear()
+            await self.one_pass()
+            if self._to_wait_for():
+                await self._pause()
+        for engine in self.engines:
+            if engine.live:
+                self._journal.note("engine-left", engine.name, engine.last_error)
+                await engine.detach()
+            await engine.ended()
+        await self._runner.find()  # clears the run folders of ended engines; their logs stay
+
+    def _to_wait_for(self) -> bool:
+        tries = self._policy.stop_tries_at_exit
+        return any(engine.live and engine.failed_stops < tries for engine in self.engines)
+
+    async def detach(self) -> None:
+        """Leave the engines running for the next daemon."""
+        await asyncio.gather(*(engine.detach() for engine in self.engines))

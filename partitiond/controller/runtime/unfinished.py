@@ -1,0 +1,73 @@
+"""Finds what a killed daemon left half done, by what is in its store. Pure functions."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from partitiond.core.model.engine_task import EngineTask
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Placement
+from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.ports import Job, JobState, ModelRecord
+
+CUT_SHORT: Final = "interrupted: the daemon ended while it ran."
+INTERRUPTED: Final = (
+    f"{CUT_SHORT} Ask for it again: it resumes with the trials that it had finished."
+)
+"""For a job that is not queued again by itself (`auto` off, or interrupted too often): its finished
+trials are in its checkpoint, and an equal request goes on from there."""
+REPEATS: Final = 2
+"""How often in a row an interrupted job is queued again by itself: a job that takes the daemon down
+each time must not do so for ever."""
+
+
+def removed_models(desired: Sequence[Placement], records: Sequence[ModelRecord]) -> tuple[str, ...]:
+    """Models that the applied plan has and the store lacks: they were being removed."""
+    registered = {record.spec.name for record in records}
+    return tuple(sorted({placement.model for placement in desired} - registered))
+
+
+def unbegun(
+    records: Sequence[ModelRecord],
+    jobs: Sequence[Job],
+    best: Callable[[ModelSpec], Sequence[Profile]],
+) -> tuple[ModelRecord, ...]:
+    """Return models that were stored, as new or as changed, and for which nothing was begun.
+
+    Such a model has no profile, not even an estimate; or it is to be measured, was not measured,
+    and has no job from then on. To begin again what was begun would change nothing.
+    """
+    return tuple(record for record in records if _is_unbegun(record, jobs, best(record.spec)))
+
+
+def _is_unbegun(record: ModelRecord, jobs: Sequence[Job], best: Sequence[Profile]) -> bool:
+    spec = record.spec
+    if not best:
+        return True
+    measures = spec.auto and spec.engine.task is EngineTask.GENERATE
+    begun = any(job.subject == spec.name and job.updated_at >= record.updated_at for job in jobs)
+    return measures and not begun and all(p.kind is ProfileKind.ESTIMATED for p in best)
+
+
+def interrupted_jobs(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """Return the jobs to queue again after a restart, oldest first.
+
+    Of each piece of work the newest job is queued again if it was interrupted, and if no more than
+    `REPEATS` jobs in a row were.
+
+    Args:
+        jobs: of all daemons, newest first.
+    """
+    works: dict[object, list[Job]] = {}
+    for job in jobs:
+        works.setdefault((job.kind, job.subject, job.params), []).append(job)
+    again = []
+    for same in works.values():
+        in_a_row = list(itertools.takewhile(_was_interrupted, same))
+        if 1 <= len(in_a_row) <= REPEATS:
+            again.append(same[0])
+    return tuple(reversed(again))
+
+
+def _was_interrupted(job: Job) -> bool:
+    return job.state is JobState.FAILED and job.error.startswith(CUT_SHORT)

@@ -1,0 +1,374 @@
+"""Looks after devices and model files in the background, so that the loop never waits."""
+
+import asyncio
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from partitiond.core.errors import NotReadyError, PartitiondError, SilentError
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import Device, headroom_bytes, silent_device
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Plan, model_of
+from partitiond.core.replica.observation import Unknown
+from partitiond.platform.deadline_calls import SILENT_SECONDS, DeadlineCalls
+from partitiond.ports import (
+    Clock,
+    DeviceCare,
+    DeviceProvider,
+    ModelResolver,
+    PartialDevices,
+    ResolvedModel,
+)
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 2 * SILENT_SECONDS + 5.0
+"""Deadline of a look at all devices. The driver as a whole and each GPU have their own deadlines,
+which pass earlier: the look that knows which of them is silent says so first."""
+PATIENCE_SECONDS: Final = 1.0
+"""A look at all GPUs takes tens of milliseconds. A pass of the loop waits so long for it, once."""
+
+
+def engine_bytes(device: Device) -> int:
+    """Return what all engines of a device may take together, in bytes.
+
+    min(total - reserved, free of foreign processes) - headroom, as the plan's checker computes it.
+    """
+    usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
+    return max(0, usable - headroom_bytes(device.memory_bytes))
+
+
+def room_on(
+    devices: Sequence[Device], plan: Plan | None, problem: str
+) -> tuple[tuple[str, int | Unknown], ...]:
+    """Return the room for engines by device, for the reconciler.
+
+    The room that the applied plan counted with holds until the next plan. If starts went by what is
+    free at the moment, two starts would depend on each other's timing. A device that cannot be
+    observed now, or is gone, is Unknown.
+    """
+    planned = {device.id: device for device in plan.devices} if plan is not None else {}
+    if problem:
+        return tuple((device_id, Unknown(problem)) for device_id in planned)
+    return tuple(
+        (
+            device.id,
+            Unknown(device.health_reason)
+            if device.health is DeviceHealth.SILENT
+            else engine_bytes(planned.get(device.id, device)),
+        )
+        for device in devices
+    )
+
+
+class DeviceWatch:
+    """Looks at the devices of this host from time to time, in a thread (a driver may hang).
+
+    Callers do not wait long for a look: a slow look goes on alone, and what was seen before counts
+    until the look ends. One look is under way at a time.
+
+    Args:
+        marked: puts operators' marks on devices.
+        look_seconds: deadline of a look at all devices. Providers that know which device is silent
+            say so sooner.
+        patience_seconds: how long a caller waits for a look.
+
+    Attributes:
+        devices: as last seen.
+        problem: why they could not be seen the last time; empty if they could.
+        looked: whether a look has ended since the start: the driver answered, or refused.
+        after_look: called with the devices seen before and those seen now.
+        troubled: called with each problem that was not there the last time.
+    """
+
+    def __init__(
+        self,
+        provider: DeviceProvider,
+        clock: Clock,
+        marked: Callable[[Sequence[Device]], tuple[Device, ...]] = tuple,
+        *,
+        look_seconds: float = LOOK_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._provider = provider
+        self._clock = clock
+        self._marked = marked
+        self._looks = DeadlineCalls(look_seconds)
+        self._patience_seconds = patience_seconds
+        self._under_way: asyncio.Task[None] | None = None
+        self._slow = False
+        self._seen_at: float | None = None
+        self._seen: tuple[Device, ...] = ()
+        self._remembered: tuple[Device, ...] = ()
+        self.devices: tuple[Device, ...] = ()
+        self.problem = ""
+        self.looked = False
+        self.after_look: Callable[[Sequence[Device], Sequence[Device]], None] = lambda *_: None
+        self.troubled: Callable[[str], None] = lambda _: None
+
+    @property
+    def trouble(self) -> str:
+        """Why no device can be relied on now; empty if one can."""
+        silent = [device for device in self.devices if device.health is DeviceHealth.SILENT]
+        if self.problem or not silent or len(silent) < len(self.devices):
+            return self.problem
+        return f"no device answers: {silent[0].health_reason}"
+
+    def remember(self, devices: Sequence[Device]) -> None:
+        """Remember earlier devices: one of them that cannot be seen is silent, and not gone."""
+        self._remembered = tuple(devices)
+
+    def is_silent(self, device_id: str) -> bool:
+        """Whether nothing is known of a device now, because its driver does not answer."""
+        device = self.find(device_id)
+        return device is not None and device.health is DeviceHealth.SILENT
+
+    async def refresh(self, max_age_seconds: float) -> None:
+        """Look again if the last look is older than that.
+
+        Returns after a moment at most: see the class.
+        """
+        now = self._clock.monotonic()
+        if self._seen_at is not None and now - self._seen_at < max_age_seconds:
+            return
+        if self._under_way is not None:
+            if self._slow or not await self._waited():
+                return
+            if self._under_way is not None:  # another look was begun after this call
+                await self._waited()
+                return
+        self._seen_at = now
+        self._under_way = asyncio.create_task(self._look(), name="look at the devices")
+        await self._waited()
+
+    async def look(self) -> None:
+        """Look again for a caller; the caller waits for the first look as long as that takes.
+
+        Raises:
+            NotReadyError: the driver has not answered yet, so that no device is known.
+        """
+        await self.refresh(0.0)
+        if not self.looked and self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        if not self.looked:
+            raise NotReadyError(
+                f"no device was looked at yet: {self.problem}",
+                hint="Ask again once the driver answers; `GET /readyz` says whether it does.",
+            )
+
+    async def _waited(self) -> bool:
+        """Wait for the look under way; False if that takes too long."""
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way], timeout=self._patience_seconds)
+        self._slow = self._under_way is not None
+        return not self._slow
+
+    async def _look(self) -> None:
+        try:
+            found = await self._looks.look("the devices", self._provider.discover)
+            self._take(tuple(found))
+        except PartitiondError as error:
+            self._fails(str(error))
+            self.looked |= not isinstance(error, SilentError)
+        except Exception as error:
+            # A defect in a driver's adapter must not end the watch over all devices.
+            log.exception("looking at the devices broke")
+            self._fails(f"{type(error).__name__}: {error}")
+        finally:
+            self._under_way, self._slow = None, False
+
+    def _take(self, seen: tuple[Device, ...]) -> None:
+        unseen = self._provider.unseen if isinstance(self._provider, PartialDevices) else ""
+        if unseen:
+            there = {device.id for device in seen}
+            missing = (device for device in self._remembered if device.id not in there)
+            seen += tuple(silent_device(device, unseen) for device in missing)
+        before, self._seen = self._seen, seen
+        self.mark()
+        self.problem, self.looked = "", True
+        self.after_look(before, self._seen)
+
+    def _fails(self, problem: str) -> None:
+        if problem != self.problem:
+            self.troubled(problem)
+        self.problem = problem
+
+    def mark(self) -> None:
+        """Put the operators' marks, which have changed, on the devices without another look."""
+        self.devices = self._marked(self._seen)
+
+    def find(self, device_id: str) -> Device | None:
+        """The device, or None."""
+        return next((device for device in self.devices if device.id == device_id), None)
+
+    async def inspect(self, device: Device) -> DeviceDetails:
+        """Return everything that is known of one of the devices.
+
+        Raises:
+            DeviceError, NotFoundError: the driver refuses or is silent, or the device is gone.
+        """
+        if not isinstance(self._provider, DeviceCare):
+            return DeviceDetails(device)
+        inspect = functools.partial(self._provider.inspect, device.id)
+        told = await self._looks.look(f"details of {device.id}", inspect)
+        return dataclasses.replace(told, device=self._marked((told.device,))[0])
+
+    def close(self) -> None:
+        """Stop waiting for the look under way."""
+        if self._under_way is not None:
+            self._under_way.cancel()
+
+    def forgive(self, device_id: str) -> None:
+        """Disregard what was reported against the device so far; look again soon."""
+        if isinstance(self._provider, DeviceCare):
+            self._provider.forgive(device_id)
+        self._seen_at = None
+
+
+@dataclasses.dataclass(slots=True)
+class _Fetch:
+    """The fetch of one model's files: done, under way, or failed until `retry_at`."""
+
+    spec: ModelSpec
+    task: "asyncio.Task[ResolvedModel]"
+    retry_at: float = 0.0
+    progress: str = ""
+
+
+class ModelFiles:
+    """Knows which models have their files on disk, and fetches the others in the background.
+
+    A variant may have files of its own, so each form of a model (`plan.form_key`) has its fetch.
+
+    Attributes:
+        problems: why the files of a form are missing, by its key.
+        failures: fetches of a form's files that failed in a row, by its key.
+    """
+
+    def __init__(
+        self,
+        resolver: ModelResolver,
+        clock: Clock,
+        wake: Callable[[], None],
+        retry_seconds: float,
+    ) -> None:
+        self._resolver = resolver
+        self._clock = clock
+        self._wake = wake
+        self._retry_seconds = retry_seconds
+        self._fetches: dict[str, _Fetch] = {}
+        self._keys_of: dict[str, dict[str, None]] = {}  # of fetches, by model, in their order
+        self.problems: dict[str, str] = {}
+        self.failures: dict[str, int] = {}
+
+    def get(self, spec: ModelSpec, form: str = "") -> ResolvedModel | None:
+        """Return the files if they are there; otherwise have them fetched, and return None.
+
+        Args:
+            spec: of the form (`ModelSpec.as_variant`).
+            form: its key; empty for the model itself.
+        """
+        key = form or spec.name
+        fetch = self._fetches.get(key)
+        if fetch is None or not _same_files(fetch.spec, spec):
+            self._drop(key)
+            self._fetch(spec, key)
+            return None
+        if not fetch.task.done():
+            return None
+        if fetch.task.cancelled() or fetch.task.exception() is not None:
+            self._after_failure(fetch, spec, key)
+            return None
+        self.failures.pop(key, None)
+        return dataclasses.replace(fetch.task.result(), spec=spec)
+
+    def missing(self, forms: Mapping[str, ModelSpec]) -> tuple[str, ...]:
+        """Keys of the forms whose files are not there yet."""
+        return tuple(key for key, spec in forms.items() if self.get(spec, key) is None)
+
+    def revision(self, name: str) -> str | None:
+        """Return the commit or version of a model's files, if they are there. Fetches nothing."""
+        fetch = self._fetches.get(name)
+        task = fetch.task if fetch is not None else None
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result().revision
+
+    def progress(self, name: str) -> str:
+        """Return what the fetches of a model are doing, or why one failed."""
+        under_way = [self._fetches[key] for key in self._keys(name)]
+        said = (fetch.progress for fetch in under_way if not fetch.task.done())
+        return self.problem(name) or next(said, "")
+
+    def problem(self, name: str) -> str:
+        """Return why files of a model could not be fetched; empty if no problem is known."""
+        return next((self.problems[k] for k in self._keys(name) if k in self.problems), "")
+
+    def forget(self, name: str) -> None:
+        """Cancel the fetches of a model, and forget what they found."""
+        for key in self._keys(name):
+            self._drop(key)
+
+    def _keys(self, name: str) -> list[str]:
+        return list(self._keys_of.get(name, ()))
+
+    def _drop(self, key: str) -> None:
+        fetch = self._fetches.pop(key, None)
+        if fetch is not None:
+            fetch.task.cancel()
+            self._keys_of.get(model_of(key), {}).pop(key, None)
+        self.problems.pop(key, None)
+        self.failures.pop(key, None)
+
+    async def close(self) -> None:
+        """End all fetches."""
+        tasks = [fetch.task for fetch in self._fetches.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _fetch(self, spec: ModelSpec, key: str) -> None:
+        def tell(text: str, fraction: float | None) -> None:
+            share = f" ({fraction:.0%})" if fraction is not None else ""
+            fetch.progress = text + share
+
+        task = asyncio.ensure_future(self._resolver.resolve(spec, tell))
+        fetch = _Fetch(spec, task)
+        self._fetches[key] = fetch
+        self._keys_of.setdefault(model_of(key), {})[key] = None
+        task.add_done_callback(lambda _: self._wake())
+
+    def _after_failure(self, fetch: _Fetch, spec: ModelSpec, key: str) -> None:
+        error = None if fetch.task.cancelled() else fetch.task.exception()
+        now = self._clock.monotonic()
+        if not fetch.retry_at:
+            fetch.retry_at = now + self._retry_seconds
+            self.problems[key] = _why(error)
+            self.failures[key] = self.failures.get(key, 0) + 1
+            if error is not None and not isinstance(error, PartitiondError):
+                # A defect with one model's files must not keep the loop from all the others.
+                log.error("fetching %s broke", key, exc_info=error)
+        elif now >= fetch.retry_at:
+            del self.problems[key]
+            self._fetch(spec, key)
+
+
+def _why(error: BaseException | None) -> str:
+    if error is None:
+        return "the fetch was cancelled"
+    if isinstance(error, PartitiondError):
+        return str(error)
+    return f"its files could not be fetched: {type(error).__name__}: {error}"
+
+
+def _same_files(one: ModelSpec, other: ModelSpec) -> bool:
+    return (
+        one.source == other.source
+        and one.weights == other.weights
+        and one.engine_kind == other.engine_kind
+        and one.engine.dtype == other.engine.dtype
+    )

@@ -1,0 +1,212 @@
+"""Makes the overview that `GET /overview`, the dashboard and `partitiond top` show."""
+
+import asyncio
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from partitiond import __version__
+from partitiond.controller.plans.situation import Situation
+from partitiond.controller.profiles.derived import ArchitectureOf, Derivations
+from partitiond.controller.profiles.targets import BestProfiles
+from partitiond.controller.views.parts import device_overviews, model_overviews, replica_overview
+from partitiond.controller.views.records import PlacedView
+from partitiond.core.demand.traffic import TrafficWindow
+from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.partition import MemoryShare
+from partitiond.core.performance.interference import DEFAULT as INTERFERENCE
+from partitiond.core.plan.record import Plan
+from partitiond.core.profile.record import Profile
+from partitiond.core.replica.convergence import NOTHING_APPLIED, Convergence
+from partitiond.planner.check.figures import device_level
+from partitiond.ports import (
+    Clock,
+    DeviceGauges,
+    DeviceReading,
+    Job,
+    JobState,
+    ModelRecord,
+    ModelView,
+    Overview,
+    ReplicaOverview,
+    Store,
+)
+from partitiond.ports.overview import WINDOW_SECONDS
+
+GAUGE_SECONDS: Final = 1.0
+"""Least time between two reads of the devices, however many callers look."""
+PROFILE_SECONDS: Final = 5.0
+"""Least time between two reads of profiles from the store: a measurement takes minutes."""
+JOBS_SHOWN: Final = 40
+"""Running jobs come first, then the newest; `GET /jobs` has them all."""
+
+Words = Callable[[str], str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Sources of an overview; each is asked when an overview is made.
+
+    Attributes:
+        placed: every engine, pending ones included, with the placement it runs for.
+        waiting_plan: id of the plan that waits for `apply`.
+        convergence: how far the applied plan is.
+        drift: of an engine, in one sentence; empty if it does what was predicted.
+        forecasts: requests/s that autoscaling expects, by model; None, or no entry, if autoscaling
+            ignores the model.
+    """
+
+    store: Store
+    clock: Clock
+    devices: Callable[[], Sequence[Device]]
+    plan: Callable[[], Plan | None]
+    models: Callable[[], Sequence[ModelView]]
+    placed: Callable[[], Sequence[PlacedView]]
+    jobs: Callable[[], Sequence[Job]]
+    window: Callable[[float], TrafficWindow]
+    waiting_plan: Callable[[], str]
+    convergence: Callable[[], Convergence] = lambda: NOTHING_APPLIED
+    gauges: DeviceGauges | None = None
+    architecture_of: ArchitectureOf | None = None
+    drift: Words = lambda _: ""
+    forecasts: Callable[[], Mapping[str, float | None]] = dict
+
+
+class OverviewDesk:
+    """Implements `ports.Overviews`.
+
+    Attributes:
+        sources: callers that know more replace a part of it (`dataclasses.replace`).
+        problems: what is not ready, by part.
+    """
+
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+        self.problems: Callable[[], Mapping[str, str]] = dict
+        self._derivations = Derivations(sources.architecture_of)
+        self._readings: Mapping[str, DeviceReading] = {}
+        self._read_at = float("-inf")
+        self._profiles: dict[str, tuple[int, str, float, tuple[Profile, ...]]] = {}
+        self._reading = asyncio.Lock()
+        self._own = BestProfiles(sources.store.profiles)
+
+    async def overview(self, window_seconds: float = WINDOW_SECONDS) -> Overview:
+        """Everything at this moment, rates and means over the last `window_seconds`."""
+        given = self.sources
+        readings = await self._gauges()
+        models = given.models()
+        plan, devices = given.plan(), tuple(given.devices())
+        profiles = await self._best([view.record for view in models], devices, plan)
+        window, expected = given.window(window_seconds), dict(given.forecasts())
+        placed = self._replicas(devices, plan, window)
+        shown = Overview(
+            at=given.clock.utc_iso(),
+            version=__version__,
+            window_seconds=window.seconds,
+            devices=device_overviews(devices, placed, readings),
+            models=(),
+            replicas=tuple(placed),
+            jobs=tuple(sorted(given.jobs(), key=_waits_or_ended)[:JOBS_SHOWN]),
+            plan_id=plan.id if plan is not None else "",
+            waiting_plan_id=given.waiting_plan(),
+            problems=tuple(sorted(self.problems().items())),
+            last_event=max((event.id for event in given.store.events(0, 1)), default=0),
+            convergence=given.convergence(),
+        )
+        # In a thread: the figures of some hundred models, made from values that do not change.
+        overviews = await asyncio.to_thread(
+            model_overviews,
+            models,
+            plan=plan,
+            replicas=placed,
+            window=window,
+            profiles=profiles,
+            expected=expected,
+        )
+        return dataclasses.replace(shown, models=overviews)
+
+    def _replicas(
+        self, devices: Sequence[Device], plan: Plan | None, window: TrafficWindow
+    ) -> list[ReplicaOverview]:
+        views, levels = self.sources.placed(), _levels(plan)
+        sliced = collections.Counter(  # running ones take turns, and so will pending ones
+            (v.view.device_id, v.holds is not None)
+            for v in views
+            if isinstance(v.view.partition, MemoryShare)
+        )
+        return [
+            replica_overview(
+                view,
+                devices,
+                levels,
+                measured=window.replicas.get(view.view.engine),
+                drift=self.sources.drift,
+                time_sliced=sliced[view.view.device_id, view.holds is not None],
+            )
+            for view in views
+        ]
+
+    async def _gauges(self) -> Mapping[str, DeviceReading]:
+        gauges = self.sources.gauges
+        if gauges is None:
+            return {}
+        async with self._reading:  # many callers may look at once; one of them reads
+            now = self.sources.clock.monotonic()
+            if now - self._read_at >= GAUGE_SECONDS:
+                self._readings = await asyncio.to_thread(gauges.read)
+                self._read_at = now
+        return self._readings
+
+    async def _best(
+        self, records: Sequence[ModelRecord], devices: Sequence[Device], plan: Plan | None
+    ) -> dict[str, tuple[Profile, ...]]:
+        """Return the best profiles by model; on a GPU, with the derived profiles that the plan's
+        partitions use."""
+        now, plan_id = self.sources.clock.monotonic(), plan.id if plan is not None else ""
+        found: dict[str, tuple[Profile, ...]] = {}
+        for record in records:
+            name = record.spec.name
+            version, of_plan, at, profiles = self._profiles.get(name, (0, "", 0.0, ()))
+            fresh = version == record.version and of_plan == plan_id
+            if not fresh or now - at >= PROFILE_SECONDS:
+                own = self._own.of(record.spec)
+                profiles = await self._with_derived(record, own, devices, plan)
+                self._profiles[name] = (record.version, plan_id, now, profiles)
+            found[name] = profiles
+        for gone in self._profiles.keys() - found.keys():
+            del self._profiles[gone]
+        return found
+
+    async def _with_derived(
+        self,
+        record: ModelRecord,
+        own: tuple[Profile, ...],
+        devices: Sequence[Device],
+        plan: Plan | None,
+    ) -> tuple[Profile, ...]:
+        name, known = record.spec.name, {profile.id for profile in own}
+        placements = plan.wanted if plan is not None else ()
+        used = {p.candidate.profile_id for p in placements if p.model == name} - known
+        if not used:
+            return own
+        situation = Situation((record,), ((name, own),), tuple(devices), running=())
+        try:
+            wider, _ = await self._derivations.widened(situation, self.sources.clock.utc_iso())
+        except PartitiondError:
+            return own  # the plot of a partition is missing; everything else is shown
+        derived = dict(wider.profiles).get(name, ())
+        return (*own, *(profile for profile in derived if profile.id in used))
+
+
+def _waits_or_ended(job: Job) -> bool:
+    return job.state is not JobState.RUNNING
+
+
+def _levels(plan: Plan | None) -> dict[str, float]:
+    """Return by how much replicas slow each other down, by device, as the plan counts it."""
+    if plan is None:
+        return {}
+    levels = {device.id: device_level(plan, device, INTERFERENCE) for device in plan.devices}
+    return {device_id: level for device_id, level in levels.items() if level is not None}

@@ -1,0 +1,407 @@
+"""Admits requests to replicas, queues them or refuses them, and words each refusal.
+
+The rule per replica: sequences in flight stay within the batch at its operating point, **and**
+estimated KV tokens stay within 95 % of what the started engine holds. An empty replica takes any
+request, so that a request larger than a limit is served alone instead of never.
+
+Requests that no replica admits wait in one bounded queue per model, fair between API keys
+(`core.dispatch.fair_queue`). A request that cannot start before its deadline is refused at once.
+
+The expected wait follows Little's law: with N sequences in service that each stay S seconds, one
+slot comes free every S / N seconds. N and S are both observed, so the figure stays right when
+the KV limit binds before the sequence limit does. Only requests ahead in the fair order count.
+
+Tokens are estimated without a tokeniser, from two figures: a ratio of tokens per prompt byte,
+learned for each key separately, and a running 90th percentile of the model's output lengths. The
+usage that engines report corrects both.
+"""
+
+import dataclasses
+import math
+from typing import Final, Generic, TypeVar
+
+from partitiond.core.dispatch.balance import LoadView, effective_limit
+from partitiond.core.dispatch.routing import ModelAvailability
+
+KV_SHARE: Final = 0.95
+"""Share of the engine's KV tokens that is handed out; the rest absorbs too low estimates."""
+
+MAX_RETRY_AFTER_SECONDS: Final = 600
+"""A client cannot act on a longer wait."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """Resources that a request takes from a replica.
+
+    Attributes:
+        sequences: prompts x n.
+        kv_tokens: estimate for all its sequences together.
+    """
+
+    sequences: int
+    kv_tokens: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rejected:
+    """The reason why a request was not admitted, as a value.
+
+    Attributes:
+        status: 429 when the caller or the model is over its share, 503 when nothing can serve.
+        code: stable word: queue_full, wait_too_long, queue_timeout, model_starting,
+            model_sleeping, model_unavailable, shutting_down, upstream_connect.
+        retry_after_seconds: whole seconds, at least 1; None if no time can be named.
+    """
+
+    status: int
+    code: str
+    message: str
+    retry_after_seconds: int | None
+
+
+def has_slot(load: LoadView, slowness: float = 1.0) -> bool:
+    """Whether the replica has room for one more sequence, KV tokens aside."""
+    return load.sequences == 0 or load.sequences < effective_limit(load.max_sequences, slowness)
+
+
+def admits(load: LoadView, cost: Cost, slowness: float = 1.0) -> bool:
+    """Whether the replica has room for the request now (eligibility is `balance.is_eligible`).
+
+    Args:
+        slowness: of the replica (see `balance.Slowness`): its limit is smaller while it is slow.
+    """
+    if load.sequences == 0:
+        return True
+    if load.sequences + cost.sequences > effective_limit(load.max_sequences, slowness):
+        return False
+    if load.kv_cache_tokens <= 0:
+        return True
+    return load.kv_tokens + cost.kv_tokens <= KV_SHARE * load.kv_cache_tokens
+
+
+FIRST_TOKENS_PER_BYTE: Final = 0.3
+"""English has about 0.25; code and other scripts have more. A request estimated too high only waits
+a little longer; one estimated too low causes preemptions."""
+FIRST_BYTES: Final = 4096.0
+"""Weight of the first ratio in prompt bytes. A guess: a few pages of real prompts outweigh it, a
+few words do not."""
+REMEMBERED_BYTES: Final = 65_536.0
+"""Prompt bytes that the ratio remembers; older ones fade. A guess of the same kind."""
+MAX_RATIO_KEYS: Final = 4096
+"""Keys of one model whose ratio is kept; beyond that the least recently used one is forgotten."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TokensPerByte:
+    """Tokens per prompt byte, learned from about the last `REMEMBERED_BYTES`, weighted by bytes.
+
+    Weighted by requests instead, a handful of one-letter prompts, which consist of the chat
+    template only, would set the ratio of long ones.
+    """
+
+    tokens: float = FIRST_TOKENS_PER_BYTE * FIRST_BYTES
+    prompt_bytes: float = FIRST_BYTES
+
+    @property
+    def value(self) -> float:
+        """Tokens per byte."""
+        return self.tokens / self.prompt_bytes
+
+    def observe(self, prompt_bytes: int, prompt_tokens: int) -> "TokensPerByte":
+        """Return the estimate after a request whose usage is known."""
+        if prompt_bytes <= 0 or prompt_tokens <= 0:
+            return self
+        ratio = min(4.0, max(0.01, prompt_tokens / prompt_bytes))
+        new = min(float(prompt_bytes), REMEMBERED_BYTES)
+        kept = min(1.0, (REMEMBERED_BYTES - new) / self.prompt_bytes)
+        return TokensPerByte(kept * self.tokens + ratio * new, kept * self.prompt_bytes + new)
+
+
+class PromptRatios:
+    """Tokens per prompt byte of one model, learned for each key separately.
+
+    The prompts of one key say nothing about the prompts of another, and must not change the
+    estimates for another key. Keeps two numbers per key, for at most `MAX_RATIO_KEYS` keys.
+    """
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, TokensPerByte] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def value(self, key: str) -> float:
+        """Return the ratio of the key's prompts; the first guess for an unknown key."""
+        known = self._by_key.get(key)
+        return FIRST_TOKENS_PER_BYTE if known is None else known.value
+
+    def observe(self, key: str, prompt_bytes: int, prompt_tokens: int) -> None:
+        """Learn from a request of the key whose usage is known."""
+        known = self._by_key.pop(key, None) or TokensPerByte()
+        self._by_key[key] = known.observe(prompt_bytes, prompt_tokens)
+        if len(self._by_key) > MAX_RATIO_KEYS:
+            del self._by_key[next(iter(self._by_key))]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutputP90:
+    """Running 90th percentile of output tokens, in constant memory.
+
+    Stochastic approximation with a multiplicative step: the value rises by 0.9 steps after a longer
+    output and falls by 0.1 steps otherwise. Both balance when 10 % of the outputs are longer.
+    """
+
+    value: float = 256.0
+    step: float = 0.05
+
+    def observe(self, output_tokens: int) -> "OutputP90":
+        """Return the estimate after a request with this many output tokens per sequence."""
+        if output_tokens <= 0:
+            return self
+        change = 0.9 if output_tokens > self.value else -0.1
+        return OutputP90(max(1.0, self.value * (1 + change * self.step)), self.step)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServiceTime:
+    """Learned mean seconds that one sequence stays in an engine; starts at the planned figure."""
+
+    seconds: float = 1.0
+    weight: float = 0.1
+
+    def observe(self, seconds: float) -> "ServiceTime":
+        """Return the estimate after one request that ran to its end."""
+        if not (math.isfinite(seconds) and seconds > 0):
+            return self
+        return ServiceTime(self.seconds + self.weight * (seconds - self.seconds), self.weight)
+
+
+def estimate_cost(
+    *,
+    sequences: int,
+    prompt_tokens: float,
+    max_tokens: int | None,
+    output_p90: float,
+    max_model_len: int,
+) -> Cost:
+    """Estimate a request's KV tokens: sequences x min(max_model_len, prompt + expected output).
+
+    Args:
+        sequences: prompts x n.
+        prompt_tokens: of one prompt: counted, or prompt bytes x learned tokens per byte.
+        max_tokens: the request's limit, or None.
+        output_p90: the model's running 90th percentile of output tokens.
+        max_model_len: longest context of the engine; 0 if unknown.
+    """
+    output = output_p90 if max_tokens is None else min(max_tokens, output_p90)
+    each = prompt_tokens + output
+    if max_model_len > 0:
+        each = min(each, max_model_len)
+    return Cost(sequences, math.ceil(each) * sequences)
+
+
+def expected_wait_seconds(
+    sequences_ahead: int, sequences_in_flight: int, service_seconds: float
+) -> float:
+    """Seconds until the sequences ahead plus one more have found a slot (Little's law)."""
+    return (sequences_ahead + 1) * service_seconds / max(1, sequences_in_flight)
+
+
+def retry_after_seconds(wait_seconds: float) -> int:
+    """Whole seconds for a Retry-After header, between 1 and `MAX_RETRY_AFTER_SECONDS`."""
+    return max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(wait_seconds)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """Bounds of one model's queue, and the observed figures of its service.
+
+    Attributes:
+        max_queue: requests that may wait.
+        max_wait_seconds: longest wait for a slot.
+        sequences_in_flight: in all replicas of the model.
+        service_seconds: mean stay of a sequence.
+    """
+
+    max_queue: int
+    max_wait_seconds: float
+    sequences_in_flight: int
+    service_seconds: float
+
+
+def refuse_to_wait(waiting: int, sequences_ahead: int, limits: QueueLimits) -> Rejected | None:
+    """Refuse a request that may not join the queue; None if it may.
+
+    Args:
+        waiting: requests in the queue.
+        sequences_ahead: sequences of these requests.
+    """
+    if waiting >= limits.max_queue:
+        return refuse_full(waiting, sequences_ahead, limits)
+    return refuse_too_late(sequences_ahead, limits.max_wait_seconds, limits)
+
+
+def refuse_full(waiting: int, sequences_ahead: int, limits: QueueLimits) -> Rejected:
+    """Return the answer to a request that the queue has no place for.
+
+    Args:
+        waiting: requests in the queue.
+        sequences_ahead: sequences that would have been ahead of the request.
+    """
+    wait = _expected(sequences_ahead, limits)
+    return Rejected(
+        429,
+        "queue_full",
+        f"The model's queue is full ({waiting} requests wait).",
+        retry_after_seconds(wait),
+    )
+
+
+def refuse_too_late(
+    sequences_ahead: int, within_seconds: float, limits: QueueLimits
+) -> Rejected | None:
+    """Refuse a request that is not expected to start within `within_seconds`; None if it is.
+
+    Args:
+        sequences_ahead: sequences that would be ahead of the request.
+        within_seconds: time to the request's own deadline, or the model's longest wait.
+    """
+    wait = _expected(sequences_ahead, limits)
+    if wait <= within_seconds:
+        return None
+    return Rejected(
+        429,
+        "wait_too_long",
+        f"The request could not start within {within_seconds:g} s (expected wait {wait:.1f} s).",
+        retry_after_seconds(wait),
+    )
+
+
+def _expected(sequences_ahead: int, limits: QueueLimits) -> float:
+    return expected_wait_seconds(
+        sequences_ahead, limits.sequences_in_flight, limits.service_seconds
+    )
+
+
+def refuse_after_waiting(
+    waited_seconds: float, sequences_ahead: int, limits: QueueLimits
+) -> Rejected:
+    """Return the answer to a request whose deadline passed in the queue (`fair_queue.expire`).
+
+    Args:
+        waited_seconds: how long the request waited.
+        sequences_ahead: sequences that would be ahead of the request if it joined again now.
+    """
+    wait = _expected(sequences_ahead, limits)
+    return Rejected(
+        429,
+        "queue_timeout",
+        f"No slot came free within {waited_seconds:.1f} s.",
+        retry_after_seconds(wait),
+    )
+
+
+def waits_for_replica(expected_seconds: float, within_seconds: float) -> bool:
+    """Whether a request should wait for a replica that is starting, rather than be refused at once.
+
+    Args:
+        expected_seconds: until the replica should serve; zero or negative if the replica is due
+            or the time is unknown.
+        within_seconds: how long the request can wait.
+    """
+    return expected_seconds <= within_seconds
+
+
+def refuse_without_replica(
+    model: str, availability: ModelAvailability, retry_after: float
+) -> Rejected:
+    """Return the answer while no replica can take requests: 503, with a time to try again."""
+    if availability is ModelAvailability.ENDING:
+        return Rejected(
+            503,
+            "shutting_down",
+            "partitiond is shutting down; requests that run still finish.",
+            retry_after_seconds(retry_after),
+        )
+    if availability is ModelAvailability.SLEEPING:
+        return Rejected(
+            503,
+            "model_sleeping",
+            f"The model '{model}' is asleep.",
+            retry_after_seconds(retry_after),
+        )
+    if availability is ModelAvailability.UNAVAILABLE:
+        return Rejected(
+            503,
+            "model_unavailable",
+            f"The model '{model}' has no replica that can serve it.",
+            retry_after_seconds(retry_after),
+        )
+    return Rejected(
+        503,
+        "model_starting",
+        f"The model '{model}' is starting.",
+        retry_after_seconds(retry_after),
+    )
+
+
+def refuse_unreachable(model: str) -> Rejected:
+    """Return the answer while no replica accepts connections: 503, to be retried after the replicas
+    were probed again.
+    """
+    return Rejected(
+        503,
+        "upstream_connect",
+        f"No engine of the model '{model}' can be reached at the moment.",
+        1,
+    )
+
+
+ItemT = TypeVar("ItemT")
+
+
+class Waiting(Generic[ItemT]):
+    """One request in the queue.
+
+    Attributes:
+        item: the caller's object, handed back unchanged.
+        since: when the request joined, monotonic seconds.
+        deadline: when the request is refused, monotonic seconds.
+        tried: replicas that the request must avoid.
+        key: the API key that sent the request, for fairness.
+        weight: the key's share relative to other keys of its priority.
+        priority: of the key; requests of a higher priority leave first.
+        tokens: charged for the request: prompt and expected output; 0 for its KV tokens.
+        prefer: preferred replicas, best first (see `core.dispatch.affinity`).
+    """
+
+    def __init__(
+        self,
+        item: ItemT,
+        cost: Cost,
+        since: float,
+        deadline: float,
+        tried: frozenset[str] = frozenset(),
+        *,
+        key: str = "",
+        weight: float = 1.0,
+        priority: int = 0,
+        tokens: float = 0.0,
+        prefer: tuple[str, ...] = (),
+    ) -> None:
+        self.item = item
+        self.cost = cost
+        self.since = since
+        self.deadline = deadline
+        self.tried = tried
+        self.key = key
+        self.weight = weight
+        self.priority = priority
+        self.tokens = tokens
+        self.prefer = prefer
+
+    @property
+    def charge(self) -> float:
+        """Tokens that the key pays for the request; at least 1."""
+        return max(1.0, self.tokens or float(self.cost.kv_tokens))

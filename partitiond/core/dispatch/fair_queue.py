@@ -1,0 +1,296 @@
+"""Queues the requests of one model: bounded, fair between API keys, without starvation.
+
+**Between keys** the queue does start-time fair queueing for a server of many slots (SFQ(D): Jin,
+Chase, Kaur, "Interposed proportional sharing for a storage service utility", 2004), with a
+request's cost in tokens as in the virtual token counter of Sheng et al., "Fairness in Serving Large
+Language Models" (OSDI 2024). While two keys wait, their service differs by at most one largest
+request of each, per weight. The charge is an estimate; `settle` corrects it when a request ends. A
+key that returns after it used less than its share is served next, for at most `CREDIT_SHARE` of
+what the model's slots hold; more idleness earns nothing.
+
+**Headroom.** A key over its share leaves `HEADROOM_SHARE` of the slots free while other keys are
+active, so that a modest key's request finds a slot instead of waiting for the next free one.
+
+**Priorities** are served highest first, with ageing by work instead of by time: a priority that is
+passed over earns `AGEING_SHARE` of the tokens that start above it, and its head goes next once it
+has earned its cost. A flood of a high priority therefore cannot starve a low one, and a low one's
+backlog of any age takes no more than that share from a high one. (Ageing by time would give all.)
+
+**Within a key** the earliest deadline goes first, then first in, first out.
+
+**A request that fits nowhere** while others would (many sequences, a long prompt) is set aside and
+may be overtaken by as many tokens as it costs itself. Then it reserves the replica that is nearest
+to having room, which takes no other request until this one has started. Other requests go on.
+Retries are in the same lane: they were paid for, and come first.
+
+**When it is full**, the queue gives a newcomer the place of the last entry of the key with the most
+entries per weight, if the newcomer's key has fewer even then; else the place of a lower priority's
+entry, though never a key's only one.
+
+No clock, no randomness. An operation takes O(log n) comparisons and visits each replica and
+priority; `ahead` visits each waiting key.
+"""
+
+import collections
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, Generic
+
+from partitiond.core.dispatch.admission import (
+    ItemT,
+    QueueLimits,
+    Rejected,
+    Waiting,
+    admits,
+    refuse_after_waiting,
+)
+from partitiond.core.dispatch.balance import (
+    NO_SLOWNESS,
+    LoadT,
+    LoadView,
+    choose_replica,
+    effective_limit,
+    is_eligible,
+)
+from partitiond.core.dispatch.fair_keys import CREDIT_SHARE, FairKeys
+
+MAX_ASIDE: Final = 2
+"""Requests set aside at a time. With only one, a second large request would block all others."""
+HEADROOM_SHARE: Final = 1 / 32
+"""Share of a model's slots, rounded down, that keys over their share leave to the others."""
+_OVER_SHARE: Final = 1e9
+_PER_PRIORITY: Final = 4e9
+"""Seconds in `urgency`: more than a clock that counts from a host's start ever shows."""
+
+
+class FairQueue(Generic[ItemT]):
+    """See the module. `max_entries` bounds `push`, and may be changed at any time."""
+
+    def __init__(self, max_entries: int = 256, credit_share: float = CREDIT_SHARE) -> None:
+        self.max_entries = max_entries
+        self.sequences = 0
+        self._keys: FairKeys[ItemT] = FairKeys(credit_share)
+        self._members: dict[Waiting[ItemT], None] = {}
+        # Retries and requests set aside: entry -> tokens that may still overtake the entry.
+        self._lane: collections.OrderedDict[Waiting[ItemT], float] = collections.OrderedDict()
+        self._aside: set[Waiting[ItemT]] = set()
+        # Entries in the lane that were never admitted: their keys pay when they start.
+        self._owing: set[Waiting[ItemT]] = set()
+        self._reserved: dict[Waiting[ItemT], str] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, entry: object) -> bool:
+        return entry in self._members
+
+    def __iter__(self) -> Iterator[Waiting[ItemT]]:
+        """Iterate in the order of joining."""
+        return iter(self._members)
+
+    def push(self, entry: Waiting[ItemT], *, front: bool = False) -> Waiting[ItemT] | None:
+        """Add a request; return the one left without a place: None, another, or `entry` itself.
+
+        The request may be able to start at once although others wait: call `take` next.
+
+        Args:
+            front: the request was admitted before (a retry): it is always accepted and goes first.
+        """
+        displaced = None
+        if front:
+            self._lane[entry] = entry.charge
+            self._lane.move_to_end(entry, last=False)
+        else:
+            if len(self) >= self.max_entries:
+                displaced = self._keys.crowding_out(entry)
+                if displaced is None:
+                    return entry
+                self.discard(displaced)
+            self._keys.add(entry)
+        self._members[entry] = None
+        self.sequences += entry.cost.sequences
+        return displaced
+
+    def discard(self, entry: Waiting[ItemT]) -> bool:
+        """Remove the entry; False if it was not there any more."""
+        if entry not in self._members:
+            return False
+        if entry in self._keys:
+            self._keys.remove(entry)
+        elif entry in self._aside:
+            self._keys.settle(entry.key, entry.charge, 0.0)
+        self._forget(entry)
+        return True
+
+    def has_paid(self, entry: Waiting[ItemT]) -> bool:
+        """Whether the entry was admitted before, so that its key gets no refund when it leaves."""
+        return not (entry in self._keys or entry in self._aside or entry in self._owing)
+
+    def let_owe(self, entry: Waiting[ItemT]) -> None:
+        """Mark an entry that goes first without being admitted: its key pays when it starts."""
+        self._owing.add(entry)
+
+    def take(
+        self,
+        loads: Iterable[LoadT],
+        draw: Callable[[], float],
+        slowness: Mapping[str, float] = NO_SLOWNESS,
+    ) -> tuple[Waiting[ItemT], LoadT] | None:
+        """Remove and charge the next request that may start; return it with its replica, or None.
+
+        Args:
+            loads: all replicas of the model.
+            draw: returns random numbers in [0, 1).
+            slowness: factor of each slow replica.
+        """
+        free, spare = self._with_slots(loads, slowness)
+        passed: list[Waiting[ItemT]] = []
+        while free:
+            entry = next(itertools.islice(self._lane, len(passed), None), None)
+            if entry is None:
+                entry = self._set_aside_next(spare)
+            if entry is None:
+                return None
+            room = [
+                load
+                for load in free
+                if admits(load, entry.cost, slowness.get(load.replica_id, 1.0))
+            ]
+            chosen = choose_replica(
+                room, entry.tried, (draw(), draw()), prefer=entry.prefer, slowness=slowness
+            )
+            if chosen is not None:
+                for other in passed:
+                    self._lane[other] -= entry.charge
+                if entry in self._owing:
+                    self.charge(
+                        entry.key, entry.charge, weight=entry.weight, priority=entry.priority
+                    )
+                self._forget(entry)
+                return entry, chosen
+            passed.append(entry)
+            kept = self._reserve(entry, free)
+            free = [load for load in free if load.replica_id != kept]
+        return None
+
+    def charge(self, key: str, tokens: float, *, weight: float = 1.0, priority: int = 0) -> None:
+        """Charge the key for a request that started without waiting, or at another worker."""
+        self._keys.charge(key, tokens, weight, priority)
+
+    def settle(self, key: str, charged: float, actual: float) -> None:
+        """Correct a request's charge to its actual use; a failed request gets a full refund."""
+        self._keys.settle(key, charged, actual)
+
+    def ahead(
+        self,
+        *,
+        key: str = "",
+        weight: float = 1.0,
+        priority: int = 0,
+        deadline: float = math.inf,
+    ) -> int:
+        """Estimate the sequences that would start before a newcomer, without later arrivals."""
+        first = sum(entry.cost.sequences for entry in self._lane)
+        return math.ceil(first + self._keys.ahead(key, weight, priority, deadline) - 1e-9)
+
+    def head_since(self) -> float | None:
+        """When the next request joined the queue; None for an empty queue."""
+        head = self._head()
+        return None if head is None else head.since
+
+    def urgency(self) -> float | None:
+        """Urgency of the head, comparable between the queues of one host: the least goes first.
+
+        Higher priorities come first, then keys below their share, then the longest wait. By age
+        alone, the worker with a flood's old backlog would take every slot.
+        """
+        head = self._head()
+        if head is None:
+            return None
+        rank = head.since - _PER_PRIORITY * head.priority
+        over = head not in self._lane and self._keys.is_over_share(head)
+        return rank + _OVER_SHARE if over else rank
+
+    def _head(self) -> Waiting[ItemT] | None:
+        return next(iter(self._lane), None) or self._keys.next()
+
+    def _with_slots(
+        self, loads: Iterable[LoadT], slowness: Mapping[str, float]
+    ) -> tuple[list[LoadT], bool]:
+        """Return the replicas with a free slot, and whether more than the headroom is free."""
+        free, slots, spare = [], 0, 0
+        for load in loads:
+            if is_eligible(load):
+                limit = effective_limit(load.max_sequences, slowness.get(load.replica_id, 1.0))
+                slots += limit
+                left = limit - load.sequences
+                spare += max(0, left)
+                if left > 0 or load.sequences == 0:
+                    free.append(load)
+        self._keys.slots = slots
+        return free, spare > math.floor(HEADROOM_SHARE * slots)
+
+    def _set_aside_next(self, spare: bool) -> Waiting[ItemT] | None:
+        """Move the next request in the fair order into the lane, and charge its key."""
+        entry = self._keys.next()
+        if entry is None or len(self._aside) >= MAX_ASIDE:
+            return None
+        keys = self._keys
+        if not spare and keys.is_over_share(entry) and keys.others_active(entry.key):
+            return None
+        keys.start(entry)
+        self._lane[entry] = entry.charge
+        self._aside.add(entry)
+        return entry
+
+    def _reserve(self, entry: Waiting[ItemT], free: list[LoadT]) -> str:
+        """Return the replica reserved for a request that was overtaken enough; "" for none.
+
+        The reservation stays on one replica if possible, or none would ever be empty enough.
+        """
+        if self._lane[entry] > 0:
+            return ""
+        names = {load.replica_id: load for load in free if is_eligible(load, entry.tried)}
+        kept = self._reserved.get(entry, "")
+        if kept not in names:
+            kept = min(names, key=lambda name: (_missing(names[name], entry), name), default="")
+            self._reserved[entry] = kept
+        return kept
+
+    def _forget(self, entry: Waiting[ItemT]) -> None:
+        del self._members[entry]
+        self._lane.pop(entry, None)
+        self._aside.discard(entry)
+        self._owing.discard(entry)
+        self._reserved.pop(entry, None)
+        self.sequences -= entry.cost.sequences
+
+
+def expire(
+    queue: FairQueue[ItemT],
+    entry: Waiting[ItemT],
+    now: float,
+    limits: QueueLimits,
+    elsewhere: int = 0,
+) -> Rejected:
+    """Remove a request whose deadline has passed, and answer when the client should retry.
+
+    That is the time at which the request could start if it joined again now: behind all waiting
+    requests of its key, since its place is lost, and without a deadline that would overtake them.
+
+    Args:
+        now: monotonic seconds.
+        elsewhere: sequences that wait in other queues for the same replicas.
+    """
+    queue.discard(entry)
+    ahead = queue.ahead(key=entry.key, weight=entry.weight, priority=entry.priority)
+    return refuse_after_waiting(now - entry.since, elsewhere + ahead, limits)
+
+
+def _missing(load: LoadView, entry: Waiting[ItemT]) -> float:
+    """Load of the replica with the request added, as a share of its limits."""
+    sequences = (load.sequences + entry.cost.sequences) / max(1, load.max_sequences)
+    if load.kv_cache_tokens <= 0:
+        return sequences
+    return max(sequences, (load.kv_tokens + entry.cost.kv_tokens) / load.kv_cache_tokens)

@@ -1,0 +1,169 @@
+"""Defines requests, and the places where they run, as `core.dispatch.dispatcher` sees them.
+
+Each driver of the dispatcher has its own class for both: the workers of the proxy count places
+together, and a simulated fleet finds places by an index. These classes inherit from `Places`, a
+plain collection of replicas. They change how places are found and counted, and none changes a
+rule.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final, Generic, TypeVar
+
+from partitiond.core.dispatch.admission import Cost, Waiting, admits
+from partitiond.core.dispatch.balance import LoadT, Slowness, choose_replica, is_eligible
+from partitiond.core.dispatch.fair_queue import FairQueue
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RequestOwner:
+    """The owner of a request, for fairness: an API key's id, weight and priority."""
+
+    key: str = ""
+    weight: float = 1.0
+    priority: int = 0
+
+
+EVERYBODY: Final = RequestOwner()
+NOWHERE: Final[frozenset[str]] = frozenset()
+
+
+class Request:
+    """One request as the dispatcher sees it.
+
+    Attributes:
+        cost: what it takes from a replica; does not change while it waits or runs.
+        share: its owner.
+        max_wait_seconds: longest wait that the client allows; infinite if the client sets none.
+        tried: replicas on which it failed.
+        prefer: replicas that it prefers, best first (see `core.dispatch.affinity`).
+        entry: set by the dispatcher: its place in the queue, or None.
+        held: set by the dispatcher: it waits for a replica that is coming.
+    """
+
+    __slots__ = ("cost", "entry", "held", "max_wait_seconds", "prefer", "share", "tried")
+
+    def __init__(
+        self, cost: Cost, share: RequestOwner = EVERYBODY, max_wait_seconds: float = math.inf
+    ) -> None:
+        self.cost = cost
+        self.share = share
+        self.max_wait_seconds = max_wait_seconds
+        self.tried = NOWHERE
+        self.prefer: tuple[str, ...] = ()
+        self.entry: Waiting[Any] | None = None
+        self.held = False
+
+
+RequestT = TypeVar("RequestT", bound=Request)
+
+
+class Places(Generic[RequestT, LoadT]):
+    """The places of one model: a collection of replicas that only this dispatcher uses.
+
+    Attributes:
+        draw: numbers in [0, 1), which decide between replicas that are equally good.
+    """
+
+    def __init__(self, loads: Collection[LoadT], draw: Callable[[], float]) -> None:
+        """
+        Args:
+            loads: all replicas, draining ones included; may be a view that changes.
+            draw: see above.
+        """
+        self.draw = draw
+        self._loads = loads
+
+    def loads(self) -> Collection[LoadT]:
+        """All replicas, draining ones included."""
+        return self._loads
+
+    def add(self, load: LoadT, request: RequestT) -> None:
+        """Count the request as running on this replica."""
+        raise NotImplementedError
+
+    def serve(self) -> bool:
+        """Whether any replica takes requests, now or once it has room or its ejection is over."""
+        return any(not load.draining for load in self.loads())
+
+    def sequences_in_flight(self) -> int:
+        """Sequences in flight on all replicas together."""
+        return sum(load.sequences for load in self.loads())
+
+    def waiting_elsewhere(self) -> tuple[int, int]:
+        """(requests, sequences) that wait for the same places in other queues."""
+        return 0, 0
+
+    def join(
+        self, queue: FairQueue[RequestT], entry: Waiting[RequestT], most: int, *, again: bool
+    ) -> Waiting[RequestT] | None:
+        """Put an entry into the queue; return the entry without a place (see `FairQueue.push`).
+
+        Args:
+            queue: of this dispatcher.
+            entry: the entry that joins.
+            most: maximum number of entries in all queues for these places together.
+            again: the request was admitted before.
+        """
+        del most  # the queue's own bound
+        return queue.push(entry, front=again)
+
+    def start(
+        self, request: RequestT, cost: Cost, slowness: Slowness, now: float, *, again: bool
+    ) -> LoadT | None:
+        """Take a place for a request that no waiting one precedes; None if there is no place.
+
+        Args:
+            request: the request.
+            cost: what it takes.
+            slowness: of the replicas.
+            now: monotonic seconds.
+            again: it was admitted before, so it goes before waiting requests.
+        """
+        del again
+        chosen = self._choose(request, cost, slowness, now)
+        if chosen is not None:
+            self.add(chosen, request)
+        return chosen
+
+    def take(
+        self, queue: FairQueue[RequestT], slowness: Slowness, now: float
+    ) -> tuple[Waiting[RequestT], LoadT] | None:
+        """Take the next request that may start out of the queue, and a place for it."""
+        return self._take_of(queue, self.loads(), slowness, now)
+
+    def has_another_for(self, request: RequestT) -> bool:
+        """Whether a replica that has not failed the request could take it, whatever the load."""
+        return any(is_eligible(load, request.tried) for load in self.loads())
+
+    def _choose(
+        self, request: RequestT, cost: Cost, slowness: Slowness, now: float
+    ) -> LoadT | None:
+        loads = self.loads()
+        if len(loads) == 1:
+            (only,) = loads
+            return only if admits(only, cost) and is_eligible(only, request.tried) else None
+        slow = slowness.factors(now)
+        room = self._with_room(request, cost, slow)
+        draws = (self.draw(), self.draw())
+        return choose_replica(room, request.tried, draws, prefer=request.prefer, slowness=slow)
+
+    def _with_room(
+        self, request: RequestT, cost: Cost, slow: Mapping[str, float]
+    ) -> Iterable[LoadT]:
+        """Replicas that have room for it now; at least those that `choose_replica` may choose."""
+        del request
+        return [load for load in self.loads() if admits(load, cost, slow.get(load.replica_id, 1.0))]
+
+    def _take_of(
+        self,
+        queue: FairQueue[RequestT],
+        loads: Iterable[LoadT],
+        slowness: Slowness,
+        now: float,
+    ) -> tuple[Waiting[RequestT], LoadT] | None:
+        taken = queue.take(loads, self.draw, slowness.factors(now))
+        if taken is not None:
+            self.add(taken[1], taken[0].item)
+        return taken

@@ -1,0 +1,235 @@
+"""Decides which requests may be sent to another replica after their replica died.
+
+A request that kills its engine (a bug that one input triggers) must not be carried from replica to
+replica: sent again it kills the next one, and a client library that repeats failed requests by
+itself does the same from outside. But engines also die by operators, drivers and the kernel's OOM
+killer. Then the requests in flight are innocent and should be served elsewhere.
+
+A single death does not show its cause. It only shows which requests *might* have caused it. An
+engine reads a prompt within a step or two of its arrival, so a request that kills its engine does
+so then. Suspects are therefore the requests that the engine had in full and
+
+- of which no token had come, if streamed; or
+- that were sent less than `suspect_seconds` ago, if not streamed (no token of them is ever seen).
+
+All other requests on the dead replica continue as after any failure: requests not sent in full,
+whole answers that had been worked on for longer, and all requests when the death is known to come
+from outside (`external`: the daemon stopped, replaced or drained the replica). So a kill of a busy
+replica costs the few requests that were in their prefill, not all.
+
+Suspects are **not** sent to another replica; the client gets an error. Their fingerprints (a digest
+of model and body) are quarantined, since clients repeat requests: for `alone_seconds` when the
+request was the only suspect, as it then most likely is the cause; for `shared_seconds` when there
+were others. After that a suspect is *on trial*: it is let through, one suspect of the model at a
+time, so that no other request is suspected with it if it does kill again. A fingerprint seen at a
+second death is quarantined for `repeat_seconds`, even if it had got further both times (so a
+request that kills late is found, though not before its second death). A fingerprint is cleared when
+its request ends well. Therefore:
+
+- a request that kills as it begins takes no second replica down by being retried, and while it is
+  quarantined the same request is sent to no engine, whoever sends it;
+- a request that always kills takes down one replica, a second one when its quarantine is over
+  (`alone_seconds` or `shared_seconds` later), then one per `repeat_seconds`, however often it is
+  sent;
+- an innocent suspect that is sent again is refused for `shared_seconds`, or, if it was alone, for
+  `alone_seconds`. Both are short because a first death proves nothing: engines are killed from
+  outside far more often than by a request, and only the second death is proof.
+
+A fingerprint is forgotten after `repeat_seconds` without another death. Requests need a fingerprint
+only while one is remembered; otherwise there is no cost. The answer is 422, because client
+libraries repeat 5xx and 429 by themselves. Quarantines are per process; workers of one proxy should
+tell each other of deaths (`died` with the same arguments is enough).
+"""
+
+import collections
+import dataclasses
+import enum
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+from partitiond.core.dispatch.admission import Rejected, retry_after_seconds
+
+_DIGEST_BYTES: Final = 16
+
+
+class RetryVerdict(enum.StrEnum):
+    """Fate of a request whose replica died under it."""
+
+    RETRY = "retry"
+    """The request goes on as after any failure: to another replica, within attempts and budget."""
+    REFUSE = "refuse"
+    """The client gets an error, because the request may be the cause."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exposure:
+    """A request that was in flight on a replica when the replica died.
+
+    Attributes:
+        fingerprint: see `fingerprint`.
+        sent_seconds: how long ago the engine had received all of it; None if it never had.
+        streamed: whether its first token would have been seen.
+        first_token: whether its first token was seen.
+    """
+
+    fingerprint: bytes
+    sent_seconds: float | None
+    streamed: bool = True
+    first_token: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QuarantinePolicy:
+    """Durations of a quarantine, and the bounds that define a suspect.
+
+    Attributes:
+        suspect_seconds: a request that is not streamed is no suspect if it was worked on for
+            longer; several times what a prefill takes.
+        alone_seconds: quarantine of a request that was the only suspect.
+        shared_seconds: quarantine of one of several suspects.
+        repeat_seconds: quarantine after a second death; an earlier death than that counts no more.
+        trial_seconds: a trial that neither ended nor killed is over after this.
+        max_entries: fingerprints remembered; the oldest are dropped first.
+    """
+
+    suspect_seconds: float = 2.0
+    alone_seconds: float = 60.0
+    shared_seconds: float = 30.0
+    repeat_seconds: float = 3600.0
+    trial_seconds: float = 60.0
+    max_entries: int = 4096
+
+
+DEFAULT_QUARANTINE: Final = QuarantinePolicy()
+
+
+@dataclasses.dataclass(slots=True)
+class _Suspicion:
+    """The suspicion against one fingerprint.
+
+    Attributes:
+        deaths: deaths at which it was in flight.
+        at: when the last of them was.
+        until: end of its quarantine.
+        suspect: it may have been the cause; else it was only in flight.
+    """
+
+    deaths: int
+    at: float
+    until: float
+    suspect: bool
+
+
+def fingerprint(model: str, body: bytes) -> bytes:
+    """Digest of what makes two requests the same: the model and the body, byte by byte."""
+    digest = hashlib.blake2b(model.encode(), digest_size=_DIGEST_BYTES)
+    digest.update(b"\0")
+    digest.update(body)
+    return digest.digest()
+
+
+class Quarantine:
+    """Quarantine of one model or process. While nothing is suspected, a check is one look-up."""
+
+    def __init__(self, policy: QuarantinePolicy = DEFAULT_QUARANTINE) -> None:
+        self.policy = policy
+        self._suspected: collections.OrderedDict[bytes, _Suspicion] = collections.OrderedDict()
+        self._trial: tuple[bytes, float] | None = None
+
+    def __len__(self) -> int:
+        return len(self._suspected)
+
+    def check(self, fingerprint: bytes, now: float) -> Rejected | None:
+        """Why a request may not go to any replica now, or None. Called before its first attempt.
+
+        A suspect whose quarantine is over is on trial from this call until it has ended.
+        """
+        self._forget_old(now)
+        suspicion = self._suspected.get(fingerprint)
+        if suspicion is None or not suspicion.suspect:
+            return None
+        if now < suspicion.until:
+            return Rejected(
+                422,
+                "request_quarantined",
+                "A replica died while it began this very request. It is not tried again for now.",
+                retry_after_seconds(suspicion.until - now),
+            )
+        if self._trial is not None and now < self._trial[1]:
+            return Rejected(
+                503,
+                "request_on_trial",
+                "A replica died while it began this request, among others. "
+                "They are tried again one at a time.",
+                1,
+            )
+        self._trial = (fingerprint, now + self.policy.trial_seconds)
+        return None
+
+    def died(
+        self, flights: Sequence[Exposure], now: float, *, external: bool = False
+    ) -> tuple[RetryVerdict, ...]:
+        """Record that a replica's process has ended; return the fate of each request in flight.
+
+        Args:
+            flights: all requests that were in flight on the replica.
+            now: monotonic seconds.
+            external: the replica was stopped from outside, so no request caused its death.
+        """
+        if external:
+            return (RetryVerdict.RETRY,) * len(flights)
+        suspects = {one.fingerprint for one in flights if self._may_have_done_it(one)}
+        present = {one.fingerprint for one in flights if one.sent_seconds is not None}
+        for name in present:
+            self._note(name, now, suspect=name in suspects, alone=len(suspects) == 1)
+        guilty = {
+            name
+            for name, suspicion in self._suspected.items()
+            if name in present and suspicion.suspect
+        }
+        return tuple(
+            RetryVerdict.REFUSE if one.fingerprint in guilty else RetryVerdict.RETRY
+            for one in flights
+        )
+
+    def ended(self, fingerprint: bytes, *, well: bool) -> None:
+        """Record that a request ended and its replica lives; well: it got its whole answer."""
+        if not self._suspected:
+            return
+        if well:
+            self._suspected.pop(fingerprint, None)
+        if self._trial is not None and self._trial[0] == fingerprint:
+            self._trial = None
+
+    def _forget_old(self, now: float) -> None:
+        """Forget fingerprints whose last death is so old that another would count as a first."""
+        policy = self.policy
+        longest = max(policy.alone_seconds, policy.shared_seconds, policy.repeat_seconds)
+        while self._suspected:
+            # The order is that of the last deaths, so the oldest comes first.
+            name, oldest = next(iter(self._suspected.items()))
+            if now - oldest.at < longest:
+                return
+            del self._suspected[name]
+
+    def _may_have_done_it(self, flight: Exposure) -> bool:
+        if flight.sent_seconds is None:
+            return False
+        if flight.streamed:
+            return not flight.first_token
+        return flight.sent_seconds < self.policy.suspect_seconds
+
+    def _note(self, name: bytes, now: float, *, suspect: bool, alone: bool) -> None:
+        policy = self.policy
+        before = self._suspected.pop(name, None)
+        again = before is not None and now - before.at < policy.repeat_seconds
+        deaths = before.deaths + 1 if before is not None and again else 1
+        seconds = policy.alone_seconds if alone else policy.shared_seconds
+        if deaths > 1:
+            suspect, seconds = True, policy.repeat_seconds
+        self._suspected[name] = _Suspicion(deaths, now, now + seconds, suspect)
+        if self._trial is not None and self._trial[0] == name:
+            self._trial = None
+        while len(self._suspected) > policy.max_entries:
+            self._suspected.popitem(last=False)

@@ -1,0 +1,40 @@
+"""Decides which partitions of a device exclude each other, and whether one more has room."""
+
+from collections.abc import Sequence
+
+from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition
+
+
+def overlap(one: Partition, other: Partition) -> bool:
+    """Whether two partitions of one device exclude each other, apart from sums over the device.
+
+    A device has one sharing mode at a time, so different modes always exclude each other.
+    """
+    if one.device_id != other.device_id:
+        return False
+    match one, other:
+        case CpuCores(), CpuCores():
+            return not set(one.cores).isdisjoint(other.cores)
+        case MigSlice(), MigSlice():
+            return (
+                one.slice_start < other.slice_start + other.slice_count
+                and other.slice_start < one.slice_start + one.slice_count
+            )
+        case _:
+            return one.mode != other.mode or one.mode.value == "whole"
+
+
+def fits(partition: Partition, occupants: Sequence[Partition], free_bytes: int) -> bool:
+    """Whether a partition has room beside the occupants of its device.
+
+    Args:
+        partition: the partition to place.
+        occupants: partitions held now, of any device.
+        free_bytes: memory that all engines of the device may take together.
+    """
+    beside = [other for other in occupants if other.device_id == partition.device_id]
+    if any(overlap(partition, other) for other in beside):
+        return False
+    everyone = [partition, *beside]
+    sm_percent = sum(p.sm_percent for p in everyone if isinstance(p, MpsShare))
+    return sum(p.memory_bytes for p in everyone) <= free_bytes and sm_percent <= 100

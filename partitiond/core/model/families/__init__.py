@@ -1,0 +1,72 @@
+"""Reads from a Hugging Face `config.json` the numbers that decide memory and speed.
+
+Every linear layer is listed with its name and widths as the model classes of transformers allocate
+it. So parameters are exact for the families in `FAMILIES`, and quantised weights are counted matrix
+by matrix, scales and zero points included. A family that is not listed there is refused, because a
+guess that it is like Llama would be silently wrong.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from partitiond.core.errors import SpecError
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.families.blueprint import Blueprint, architecture_of
+from partitiond.core.model.families.classic import CLASSIC
+from partitiond.core.model.families.dense import LAYOUTS, dense
+from partitiond.core.model.families.experts import MIXTURES, mixture_of_experts
+from partitiond.core.model.families.hybrid import HYBRID, hybrid
+from partitiond.core.model.families.latent import LATENT, latent_attention
+from partitiond.core.model.families.quantised import stored_quantised
+from partitiond.core.model.families.reading import shown
+from partitiond.core.model.families.wrapped import unwrap
+
+FAMILIES: Final = tuple(sorted({*CLASSIC, *LAYOUTS, *MIXTURES, *LATENT, *HYBRID}))
+"""Values of `model_type` whose parameters can be counted."""
+
+_NO_ATTENTION: Final = ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "xlstm")
+
+
+def architecture_from_config(config: Mapping[str, object]) -> Architecture:
+    """The architecture that a `config.json` describes; 16-bit values unless it is quantised.
+
+    For a multimodal model this is its text decoder; `note` says what is left out.
+
+    Raises:
+        SpecError: the family or the quantisation is not known, or a key is missing or has no
+            sensible value; the message names the key.
+    """
+    text, note = unwrap(config)
+    family = text.get("model_type")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise _unknown(family)
+    plan = blueprint(family, text)
+    architecture = architecture_of(family, plan, note)
+    quantisation = config.get("quantization_config") or text.get("quantization_config")
+    if not quantisation:
+        return architecture
+    return stored_quantised(architecture, plan, quantisation)
+
+
+def blueprint(family: str, config: Mapping[str, object]) -> Blueprint:
+    """The weights of a model of one of `FAMILIES`, one by one. Raises SpecError."""
+    if family in CLASSIC:
+        return CLASSIC[family](config)
+    if family in MIXTURES:
+        return mixture_of_experts(family, config)
+    if family in LATENT:
+        return latent_attention(family, config)
+    if family in HYBRID:
+        return hybrid(family, config)
+    return dense(family, config)
+
+
+def _unknown(family: object) -> SpecError:
+    reason = "which is not supported"
+    if isinstance(family, str) and family in _NO_ATTENTION:
+        reason = "a model without attention, which is not supported"
+    return SpecError(
+        f"config key model_type is {shown(family)}, {reason}.",
+        hint=f"Supported are {', '.join(FAMILIES)}.",
+        facts={"key": "model_type", "value": family},
+    )

@@ -1,0 +1,389 @@
+"""Estimates the profile of a model on a partition, without a measurement.
+
+The roofline gives step times and the footprint model gives memory. Both are named assumptions, so
+the profile says `estimated`, its provenance lists them, and the planner widens its margins (30 %
+of the rate, 10 % of the memory). A replica served from an estimate is provisional.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Final
+
+from partitiond.core.hardware.cpus import cpu_hardware, measured_cpu
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import (
+    CpuFigures,
+    Device,
+    DeviceKind,
+    HardwareSpec,
+    SharingMode,
+    headroom_bytes,
+)
+from partitiond.core.hardware.lookup import mig_profile
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.precision import as_loaded, dtype_on, with_dtype
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.footprint import (
+    BLOCK_TOKENS,
+    CPU_CONTEXT_GIB,
+    MAX_BATCH,
+    MAX_NUM_BATCHED_TOKENS,
+    EngineLimits,
+    footprint_at,
+    kv_tokens,
+    max_batch_safe,
+)
+from partitiond.core.performance.latency import (
+    RoundCase,
+    e2el_latency,
+    itl_latency,
+    tpot_latency,
+    ttft_latency,
+)
+from partitiond.core.performance.roofline import (
+    BANDWIDTH_EFFICIENCY,
+    FLOPS_EFFICIENCY,
+    MEASURED_BANDWIDTH_EFFICIENCY,
+    MEASURED_FLOPS_EFFICIENCY,
+    rates,
+)
+from partitiond.core.performance.rounds import decode_round
+from partitiond.core.profile.frontier import TOLERANCE, find_knee
+from partitiond.core.profile.points import Footprint, Knee, LimitedBy, OperatingPoint
+from partitiond.core.profile.record import Profile, ProfileKind, Provenance
+
+__all__ = [
+    "batch_ladder",
+    "estimate_profile",
+    "hardware_of",
+    "partition_bytes",
+    "prior_curve",
+    "usable_memory_bytes",
+    "with_dtype",
+]
+
+LADDER_RATIO: Final = 1.25
+"""Largest ratio of neighbouring batches in a prior, the same that the search refines to."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Case:
+    """The inputs that all operating points of one estimate share."""
+
+    rounds: RoundCase
+    kind: DeviceKind
+    max_model_len: int
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.rounds.architecture
+
+    @property
+    def workload(self) -> Workload:
+        return self.rounds.workload
+
+    def limits(self, batch: int) -> EngineLimits:
+        return EngineLimits(batch, self.max_model_len, self.rounds.max_num_batched_tokens)
+
+
+def hardware_of(device: Device, figures: CpuFigures | None = None) -> HardwareSpec:
+    """Return a device's figures: from the catalog, or for a CPU the measured or assumed ones.
+
+    A GPU that the catalog does not know gets the figures of the smallest GPU in it, with the
+    device's own memory, so that its estimate is low until it is measured.
+
+    Args:
+        device: of this host, or of a fleet file.
+        figures: measured figures of this CPU.
+    """
+    if device.kind is DeviceKind.CPU:
+        if figures is not None:
+            return measured_cpu(device.hardware, device.memory_bytes, figures)
+        return cpu_hardware(device.hardware, len(device.cores), device.memory_bytes)
+    known = HARDWARE.get(device.hardware)
+    if known is not None:
+        return known
+    smallest = min(HARDWARE.values(), key=lambda spec: spec.flops_16bit)
+    return dataclasses.replace(
+        smallest,
+        key=device.hardware,
+        memory_bytes=device.memory_bytes,
+        nominal_bytes=device.memory_bytes,
+        aliases=(),
+        bfloat16=True,
+        source=f"unknown GPU: speed assumed like {smallest.key}",
+    )
+
+
+def usable_memory_bytes(hardware: HardwareSpec | Device) -> int:
+    """Memory for footprints, in bytes: total less reserved memory and headroom."""
+    reserved = hardware.reserved_bytes if isinstance(hardware, Device) else 0
+    total = hardware.memory_bytes
+    return max(0, total - reserved - headroom_bytes(total))
+
+
+def partition_bytes(hardware: HardwareSpec | Device, size: PartitionSize) -> int:
+    """Memory for one footprint in a partition of this size, in bytes.
+
+    A MIG slice has its own memory, less the headroom. Every other partition may take all usable
+    memory of the device while it is alone there.
+
+    Raises:
+        SpecError: the GPU has no such MIG profile.
+    """
+    if size.mode is not SharingMode.MIG:
+        return usable_memory_bytes(hardware)
+    spec = hardware_of(hardware) if isinstance(hardware, Device) else hardware
+    total = mig_profile(spec, size.mig_profile).memory_bytes
+    return max(0, total - headroom_bytes(total))
+
+
+def estimate_profile(
+    *,
+    model: str,
+    architecture: Architecture,
+    workload: Workload,
+    hardware: HardwareSpec | Device,
+    size: PartitionSize,
+    max_model_len: int,
+    profile_id: str,
+    created_at: str,
+    dtype: str = "bfloat16",
+    memory_bytes: int | None = None,
+    max_batch: int = MAX_BATCH,
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
+    weights: str = "real",
+    partitiond_version: str = "",
+    quantization: str = "",
+    kv_cache_dtype: str = "auto",
+    variant: str = "",
+    figures: CpuFigures | None = None,
+    refined: bool = False,
+) -> Profile:
+    """Return an estimated profile with operating points at powers of two.
+
+    Args:
+        model: model name.
+        architecture: as `architecture_from_config` gives it; `dtype` sets its bytes per value.
+        workload: request shape.
+        hardware: a kind of device, or a device of a host.
+        size: the partition to estimate for.
+        max_model_len: context length of the engine, in tokens.
+        profile_id: identifier of the new profile.
+        created_at: ISO 8601 UTC.
+        dtype: the engine's dtype; "auto" is bfloat16 if the hardware has it.
+        memory_bytes: memory budget of the partition; None for all usable memory in it.
+        max_batch: largest batch.
+        max_num_batched_tokens: tokens of one step.
+        weights: "real" or "dummy", for the provenance.
+        partitiond_version: for the provenance.
+        quantization: that the engine applies to the weights while loading.
+        kv_cache_dtype: precision of the KV cache.
+        variant: form of the model that the profile is for.
+        figures: measured figures of a CPU device.
+        refined: points at most 1.25x apart, up to exactly the largest batch that fits.
+
+    Returns:
+        The profile. If not even one request fits, the profile has no points, its knee's largest
+        batch is 0, and its footprint is what one request would need.
+
+    Raises:
+        SpecError: there is no estimate for this partition kind on this device, or the device has
+            no such dtype.
+    """
+    spec = hardware_of(hardware, figures) if isinstance(hardware, Device) else hardware
+    budget = partition_bytes(hardware, size) if memory_bytes is None else memory_bytes
+    chosen = dtype_on(spec, dtype) if isinstance(hardware, HardwareSpec) else dtype
+    case = _Case(
+        rounds=RoundCase(
+            architecture=as_loaded(
+                architecture,
+                dtype=chosen,
+                quantization=quantization,
+                kv_cache_dtype=kv_cache_dtype,
+            ),
+            workload=workload,
+            reached=rates(spec, size, dtype=chosen, quantization=quantization),
+            max_num_batched_tokens=max_num_batched_tokens,
+        ),
+        kind=spec.kind,
+        max_model_len=max_model_len,
+    )
+    fitting = _largest_batch(case, budget, max_batch)
+    batches = batch_ladder(fitting) if refined else _powers_of_two(fitting)
+    points = tuple(_point(case, batch) for batch in batches)
+    started = _started(case, max(1, points[-1].batch if points else 0))
+    return Profile(
+        id=profile_id,
+        model=model,
+        kind=ProfileKind.ESTIMATED,
+        hardware=spec.key,
+        size=size,
+        workload=workload,
+        dtype=chosen,
+        points=points,
+        knee=_knee(points, LimitedBy.MEMORY if fitting < max_batch else LimitedBy.CAP),
+        footprint=started,
+        kv_cache_tokens=_cache_tokens(case, points),
+        provenance=_provenance(
+            case,
+            spec,
+            hardware,
+            weights=weights,
+            created_at=created_at,
+            version=partitiond_version,
+            quantization=quantization,
+        ),
+        variant=variant,
+        max_num_batched_tokens=max_num_batched_tokens,
+        kv_cache_dtype=kv_cache_dtype,
+    )
+
+
+def prior_curve(
+    architecture: Architecture,
+    workload: Workload,
+    hardware: HardwareSpec | Device,
+    size: PartitionSize,
+    max_batch: int = MAX_BATCH,
+    *,
+    dtype: str = "auto",
+    quantization: str = "",
+    kv_cache_dtype: str = "auto",
+    max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
+    figures: CpuFigures | None = None,
+) -> tuple[tuple[int, float], ...]:
+    """Predict (batch, tokens/s) up to `max_batch`, to choose the first batches of a search.
+
+    Memory is ignored. Empty if there is no estimate for this partition: a search can do without.
+    """
+    spec = hardware_of(hardware, figures) if isinstance(hardware, Device) else hardware
+    if size.mode is SharingMode.MIG and not spec.mig_profiles:
+        return ()
+    loaded = as_loaded(
+        architecture, dtype=dtype, quantization=quantization, kv_cache_dtype=kv_cache_dtype
+    )
+    reached = rates(spec, size, dtype=dtype, quantization=quantization)
+    return tuple(
+        (
+            batch,
+            batch / decode_round(loaded, workload, batch, reached, max_num_batched_tokens).seconds,
+        )
+        for batch in batch_ladder(max_batch)
+    )
+
+
+def batch_ladder(largest: int) -> tuple[int, ...]:
+    """1 to `largest`: powers of two, and between them steps of at most `LADDER_RATIO`."""
+    found = set(_powers_of_two(largest)) | ({largest} if largest >= 1 else set())
+    batch = 1
+    while batch < largest:
+        batch = min(largest, max(batch + 1, int(batch * LADDER_RATIO)))
+        found.add(batch)
+    return tuple(sorted(found))
+
+
+def _largest_batch(case: _Case, budget: int, cap: int) -> int:
+    return max_batch_safe(
+        case.architecture,
+        case.workload,
+        budget,
+        max_model_len=case.max_model_len,
+        kind=case.kind,
+        max_num_batched_tokens=case.rounds.max_num_batched_tokens,
+        cap=cap,
+    )
+
+
+def _started(case: _Case, batch: int) -> Footprint:
+    return footprint_at(case.architecture, case.workload, case.limits(batch), case.kind)
+
+
+def _kv_tokens(case: _Case, batch: int) -> int:
+    return kv_tokens(batch, case.workload, case.max_model_len, BLOCK_TOKENS[case.kind])
+
+
+def _cache_tokens(case: _Case, points: Iterable[OperatingPoint]) -> int:
+    """Tokens of the whole blocks that an engine for the largest point starts with."""
+    block = BLOCK_TOKENS[case.kind]
+    largest = max((point.batch for point in points), default=1)
+    return -(-_kv_tokens(case, largest) // block) * block
+
+
+def _powers_of_two(limit: int) -> tuple[int, ...]:
+    return tuple(2**n for n in range(limit.bit_length()))
+
+
+def _point(case: _Case, batch: int) -> OperatingPoint:
+    cycle = case.rounds.round(batch).seconds
+    tpot = tpot_latency(case.rounds, batch)
+    moments = case.workload.moments
+    return OperatingPoint(
+        batch=batch,
+        output_tokens_per_s=batch / cycle,
+        half_width=0.0,
+        req_per_s=batch / cycle / moments.o,
+        ttft=ttft_latency(case.rounds, batch),
+        tpot=tpot,
+        itl=itl_latency(case.rounds, batch),
+        e2el=e2el_latency(case.workload, cycle),
+        kv_tokens=_kv_tokens(case, batch),
+        footprint_bytes=_started(case, batch).peak_bytes,
+        running_mean=float(batch),
+        prompt_tokens_per_s=batch / cycle * moments.p / moments.o,
+    )
+
+
+def _knee(points: tuple[OperatingPoint, ...], limited_by: LimitedBy) -> Knee:
+    if not points:
+        return Knee(None, None, None, TOLERANCE, 0.0, LimitedBy.MEMORY, 0)
+    return find_knee(points, capped_by=limited_by)
+
+
+def _notes(case: _Case, spec: HardwareSpec) -> tuple[str, ...]:
+    measured = spec.cpu is not None
+    of_bandwidth = MEASURED_BANDWIDTH_EFFICIENCY if measured else BANDWIDTH_EFFICIENCY
+    of_arithmetic = MEASURED_FLOPS_EFFICIENCY if measured else FLOPS_EFFICIENCY
+    notes = [
+        "estimated: nothing was measured",
+        f"hardware figures: {spec.source}",
+        f"assumed to reach {of_bandwidth:.0%} of bandwidth and {of_arithmetic:.0%} of arithmetic",
+    ]
+    if case.kind is DeviceKind.CPU:
+        notes.append(f"engine processes assumed to take {CPU_CONTEXT_GIB:.1f} GiB of host memory")
+    if case.architecture.note:
+        notes.append(case.architecture.note)
+    return tuple(notes)
+
+
+def _provenance(
+    case: _Case,
+    spec: HardwareSpec,
+    hardware: HardwareSpec | Device,
+    *,
+    weights: str,
+    created_at: str,
+    version: str,
+    quantization: str,
+) -> Provenance:
+    device = hardware if isinstance(hardware, Device) else None
+    return Provenance(
+        engine="estimate",
+        engine_version="",
+        engine_args=(
+            f"--max-num-batched-tokens={case.rounds.max_num_batched_tokens}",
+            *((f"--quantization={quantization}",) if quantization else ()),
+        ),
+        weights=weights,
+        model_revision=None,
+        hardware=spec.key,
+        device_name=device.name if device else spec.key,
+        driver=device.driver if device else "",
+        host_cores=(),
+        seed=0,
+        started_at=created_at,
+        duration_seconds=0.0,
+        partitiond_version=version,
+        notes=_notes(case, spec),
+    )

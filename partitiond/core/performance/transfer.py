@@ -1,0 +1,388 @@
+"""Transfers profiles: predicts one on a device or partition from profiles measured elsewhere.
+
+If profiles of several workloads differ from what is wanted in lengths alone, a step time is fitted
+to them and measured rates are rescaled by it (`core.performance.length_shift`). In all other cases
+the factors of `core.performance.transfer_fit` are carried over, one per term of the step time,
+never throughput as a whole: twice the cores halve the arithmetic but not the work per step; a model
+of twice the weights doubles what is read but not what a sequence costs the host.
+
+The error of a prediction is checked if there are data to check it on: with several measured
+profiles each is predicted from the others, and the worst error found makes the band. With one
+profile, a default stands in. The band grows with the distance from what was measured.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from partitiond.core.errors import SpecError
+from partitiond.core.numbers.bisection import largest
+from partitiond.core.performance.estimate import partition_bytes
+from partitiond.core.performance.footprint import (
+    BLOCK_TOKENS,
+    MAX_BATCH,
+    EngineLimits,
+    footprint_at,
+    kv_tokens,
+)
+from partitiond.core.performance.latency import e2el_latency, itl_latency, ttft_latency
+from partitiond.core.performance.length_shift import (
+    LengthShift,
+    checks_of,
+    nearest_point,
+    shift_distance,
+    shift_of,
+)
+from partitiond.core.performance.step_time import round_work
+from partitiond.core.performance.transfer_check import (
+    DEFAULT_ERROR,
+    Check,
+    band_of,
+    distance,
+    error_band,
+    leave_one_out,
+)
+from partitiond.core.performance.transfer_fit import (
+    Source,
+    Subject,
+    TermFit,
+    engine_argument,
+    fit_terms,
+    measured_round,
+    usable_points,
+)
+from partitiond.core.profile.confirmed import StepTime
+from partitiond.core.profile.frontier import TOLERANCE, find_knee
+from partitiond.core.profile.points import Footprint, Knee, Latency, LimitedBy, OperatingPoint
+from partitiond.core.profile.record import Profile, ProfileKind, Provenance, Transfer
+from partitiond.core.units import Bytes
+
+BATCH_REACH: Final = 2
+"""Batches are predicted up to this multiple of the largest measured one."""
+
+RoundSeconds = Callable[[int], float]
+"""Seconds in which every slot of a batch gets one token."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """The profile that is wanted.
+
+    Attributes:
+        subject: model, partition and workload.
+        max_model_len: context length of the engine, in tokens.
+        memory_bytes: budget of the partition; None for all that is usable in it.
+    """
+
+    subject: Subject
+    max_model_len: int
+    memory_bytes: int | None = None
+
+
+def transfer_profile(
+    sources: Sequence[Source],
+    target: Target,
+    *,
+    profile_id: str,
+    created_at: str,
+    partitiond_version: str = "",
+) -> Profile:
+    """Predict a profile from measured ones.
+
+    Args:
+        sources: at least one; of the same kind of device as the target.
+        target: the profile that is wanted.
+        profile_id: identifier to give it.
+        created_at: ISO 8601, UTC.
+        partitiond_version: for the provenance.
+
+    Raises:
+        SpecError: there is nothing to learn from, or the sources say nothing about the target.
+    """
+    _check(sources, target)
+    shift = shift_of(sources, target.subject)
+    if shift is not None:
+        sources = shift.sources
+    fit = fit_terms(sources)
+    if shift is not None:
+        nearest = shift.nearest(target.subject)
+    else:
+        nearest = min(sources, key=lambda s: distance(s.subject, target.subject, fit))
+    seconds = _round_seconds(target.subject, fit, shift)
+    offset = _footprint_offset(nearest)
+    most, limited_by = _largest(sources, target, offset)
+    points = tuple(
+        _point(target, seconds, nearest, batch, offset) for batch in _batches(sources, most)
+    )
+    started = _footprint(target, max(1, most), offset)
+    knee = (
+        find_knee(points, capped_by=limited_by)
+        if points
+        else Knee(None, None, None, TOLERANCE, 0.0, LimitedBy.MEMORY, 0)
+    )
+    subject = target.subject
+    return Profile(
+        id=profile_id,
+        model=subject.model,
+        kind=ProfileKind.TRANSFERRED,
+        hardware=subject.hardware.key,
+        size=subject.size,
+        workload=subject.workload,
+        dtype=subject.dtype,
+        points=points,
+        knee=knee,
+        footprint=started,
+        kv_cache_tokens=_cache_tokens(target, max(1, most)),
+        provenance=_provenance(sources, target, created_at, partitiond_version),
+        max_num_batched_tokens=subject.max_num_batched_tokens,
+        kv_cache_dtype=subject.kv_cache_dtype,
+        variant=nearest.profile.variant if nearest.profile.model == subject.model else "",
+        step_time=shift.step if shift else _step_time(sources, target, fit, max(1, most)),
+        transfer=_transfer(sources, target, fit, shift),
+    )
+
+
+def _check(sources: Sequence[Source], target: Target) -> None:
+    if not any(usable_points(source.profile) for source in sources):
+        raise SpecError(
+            "a transfer needs a measured profile with at least one point.",
+            hint="Measure one: partitiond profile MODEL.",
+        )
+    for source in sources:
+        profile = source.profile
+        if profile.kind is not ProfileKind.MEASURED:
+            raise SpecError(
+                f"the profile {profile.id} is {profile.kind.value}, not measured.",
+                hint="Only measured profiles can be transferred: errors would add up unseen.",
+                facts={"profile": profile.id},
+            )
+        here, there = source.subject.hardware.kind, target.subject.hardware.kind
+        if here is not there:
+            raise SpecError(
+                f"the profile {profile.id} was measured on a {here.upper()}; it says nothing "
+                f"about a {there.upper()}.",
+                hint="Estimate it instead: partitiond tools estimate MODEL --hardware NAME.",
+                facts={"profile": profile.id},
+            )
+
+
+def _round_seconds(subject: Subject, fit: TermFit, shift: LengthShift | None) -> RoundSeconds:
+    """The predicted time of a round, in seconds, by batch."""
+    if shift is not None:
+        return lambda batch: batch / shift.output_tokens_per_s(subject, batch)
+    return lambda batch: fit.seconds(subject.terms(batch))
+
+
+def _transfer(
+    sources: Sequence[Source], target: Target, fit: TermFit, shift: LengthShift | None
+) -> Transfer:
+    if shift is not None:
+        return _transfer_of_lengths(shift, target)
+    nothing = f"one profile, nothing to check it on: {DEFAULT_ERROR:.0%} assumed at distance 0"
+    return Transfer(
+        source_ids=tuple(source.profile.id for source in sources),
+        method=f"step time by terms, each scaled by its roofline; {fit.points} points explained "
+        f"within {fit.residual_share:.1%}; {_proof(leave_one_out(sources), nothing)}",
+        error_share=error_band(sources, target.subject, fit),
+    )
+
+
+def _transfer_of_lengths(shift: LengthShift, target: Target) -> Transfer:
+    checks, step = checks_of(shift), shift.step
+    assumed = f"{DEFAULT_ERROR:.0%} assumed at distance 0"
+    proof = _proof(checks, f"{step.workloads} workloads leave none to check it on: {assumed}")
+    counted = checks
+    if len(checks) < len(shift.sources):
+        counted = (*checks, Check("assumed", DEFAULT_ERROR, 0.0))
+        proof += f"; those out of the others' reach: {assumed}" if checks else ""
+    away = shift_distance(shift, target.subject)
+    return Transfer(
+        source_ids=tuple(source.profile.id for source in shift.sources),
+        method=f"measured rates rescaled by a step time fitted to {step.workloads} workloads; "
+        f"{step.points} points explained within {step.residual_share:.1%}; "
+        f"{proof}",
+        error_share=band_of(counted, shift.sources, step.residual_share, away),
+    )
+
+
+def _proof(checks: Sequence[Check], nothing: str) -> str:
+    if not checks:
+        return nothing
+    worst = max(checks, key=lambda c: c.error_share)
+    return (
+        f"each profile predicted from the others is off by {worst.error_share:.1%} at most "
+        f"({worst.profile_id})"
+    )
+
+
+def _batches(sources: Sequence[Source], most: int) -> tuple[int, ...]:
+    """Measured batches and powers of two, up to the largest."""
+    measured = {p.batch for source in sources for p in usable_points(source.profile)}
+    powers = {2**n for n in range(most.bit_length())}
+    return tuple(sorted(b for b in measured | powers if b <= most))
+
+
+def _largest(sources: Sequence[Source], target: Target, offset: int) -> tuple[int, LimitedBy]:
+    """The largest batch to predict: it fits into memory, within reach of the measured batches."""
+    measured = max(p.batch for s in sources for p in usable_points(s.profile))
+    cap = min(MAX_BATCH, BATCH_REACH * measured)
+    budget = target.memory_bytes
+    if budget is None and target.subject.hardware.memory_bytes > 0:
+        budget = partition_bytes(target.subject.hardware, target.subject.size)
+    if budget is None:
+        return cap, LimitedBy.CAP
+    room = budget
+    found = largest(lambda batch: _footprint(target, batch, offset).peak_bytes <= room, cap)
+    return found, LimitedBy.CAP if found == cap else LimitedBy.MEMORY
+
+
+def _modelled(subject: Subject, batch: int, max_model_len: int) -> Footprint:
+    limits = EngineLimits(batch, max_model_len, subject.max_num_batched_tokens)
+    return footprint_at(subject.loaded, subject.workload, limits, subject.hardware.kind)
+
+
+def _footprint_offset(source: Source) -> int:
+    """Bytes by which the source's footprints exceed their model (often negative).
+
+    This is mostly memory that no term describes; it is the same for other batches and sizes.
+    """
+    longest = engine_argument(source.profile, "--max-model-len")
+    max_model_len = int(longest) if longest else source.profile.workload.longest_tokens
+    differences = [
+        p.footprint_bytes - _modelled(source.subject, p.batch, max_model_len).peak_bytes
+        for p in usable_points(source.profile)
+    ]
+    return max(differences, default=0)
+
+
+def _footprint(target: Target, batch: int, offset: int) -> Footprint:
+    terms = _modelled(target.subject, batch, target.max_model_len)
+    # However little the source's processes held, the weights and the cache are there.
+    least = terms.weights_bytes + terms.kv_cache_bytes
+    peak = max(terms.peak_bytes + offset, least)
+    return dataclasses.replace(
+        terms, unexplained_bytes=peak - terms.peak_bytes, peak_bytes=Bytes(peak)
+    )
+
+
+def _cache_tokens(target: Target, batch: int) -> int:
+    subject = target.subject
+    block = BLOCK_TOKENS[subject.hardware.kind]
+    return -(-kv_tokens(batch, subject.workload, target.max_model_len, block) // block) * block
+
+
+def _point(
+    target: Target, round_seconds: RoundSeconds, source: Source, batch: int, offset: int
+) -> OperatingPoint:
+    subject = target.subject
+    seconds = round_seconds(batch)
+    moments = subject.workload.moments
+    like = nearest_point(source, batch)
+    return OperatingPoint(
+        batch=batch,
+        output_tokens_per_s=batch / seconds,
+        half_width=0.0,
+        req_per_s=batch / seconds / moments.o,
+        ttft=_scaled(like.ttft, _ttft_ratio(target, seconds, source, like, batch)),
+        tpot=_scaled(like.tpot, seconds / measured_round(like)),
+        itl=_scaled(like.itl, _itl_ratio(target, seconds, source, like, batch)),
+        e2el=_e2el(target, source, like, seconds),
+        kv_tokens=kv_tokens(
+            batch,
+            subject.workload,
+            target.max_model_len,
+            BLOCK_TOKENS[subject.hardware.kind],
+        ),
+        footprint_bytes=_footprint(target, batch, offset).peak_bytes,
+        running_mean=float(batch),
+        prompt_tokens_per_s=batch / seconds * moments.p / moments.o,
+    )
+
+
+def _scaled(latency: Latency, ratio: float) -> Latency:
+    """Scale the percentiles alike; their intervals belong to what was measured."""
+    return Latency(
+        latency.mean * ratio, latency.p50 * ratio, latency.p95 * ratio, latency.p99 * ratio
+    )
+
+
+def _calibrated(subject: Subject, seconds: float, batch: int) -> float:
+    """Ratio of the time that a round takes to the time that the roofline gives."""
+    return seconds / subject.rounds.round(batch).seconds
+
+
+def _ttft_ratio(
+    target: Target, seconds: float, source: Source, like: OperatingPoint, batch: int
+) -> float:
+    there, here = target.subject, source.subject
+    new = ttft_latency(there.rounds, batch).mean * _calibrated(there, seconds, batch)
+    old = ttft_latency(here.rounds, like.batch).mean * _calibrated(
+        here, measured_round(like), like.batch
+    )
+    return new / old
+
+
+def _itl_ratio(
+    target: Target, seconds: float, source: Source, like: OperatingPoint, batch: int
+) -> float:
+    there, here = target.subject, source.subject
+    new = itl_latency(there.rounds, batch).mean * _calibrated(there, seconds, batch)
+    old = itl_latency(here.rounds, like.batch).mean * _calibrated(
+        here, measured_round(like), like.batch
+    )
+    return new / old
+
+
+def _e2el(target: Target, source: Source, like: OperatingPoint, seconds: float) -> Latency:
+    there, here = target.subject.workload, source.subject.workload
+    if there == here:
+        return _scaled(like.e2el, seconds / measured_round(like))
+    return e2el_latency(there, seconds)
+
+
+def _step_time(sources: Sequence[Source], target: Target, fit: TermFit, batch: int) -> StepTime:
+    """The terms of the definitions' step time, per step of the target."""
+    subject = target.subject
+    fixed, weights, compute, kv, sequences = fit.parts(subject.terms(batch))
+    work = round_work(subject.workload, batch, subject.max_num_batched_tokens)
+    base = (fixed + weights) / work.steps
+    workloads = len({source.profile.workload for source in sources})
+    if workloads == 1:
+        each = (compute + kv + sequences) / batch
+        return StepTime(base, 0.0, each, 0.0, fit.residual_share, fit.points)
+    return StepTime(
+        base_seconds=base,
+        per_token_seconds=compute / work.tokens,
+        per_sequence_seconds=sequences / batch,
+        per_kv_token_seconds=kv / work.kv_tokens,
+        residual_share=fit.residual_share,
+        points=fit.points,
+        workloads=workloads,
+    )
+
+
+def _provenance(
+    sources: Sequence[Source], target: Target, created_at: str, version: str
+) -> Provenance:
+    first = sources[0].profile.provenance
+    subject = target.subject
+    ids = ", ".join(source.profile.id for source in sources)
+    return dataclasses.replace(
+        first,
+        engine_args=(
+            f"--max-num-batched-tokens={subject.max_num_batched_tokens}",
+            f"--max-model-len={target.max_model_len}",
+            f"--dtype={subject.dtype}",
+            *((f"--quantization={subject.quantization}",) if subject.quantization else ()),
+        ),
+        hardware=subject.hardware.key,
+        device_name=subject.hardware.key,
+        driver=first.driver if subject.hardware.key == first.hardware else "",
+        model_revision=first.model_revision if subject.model == sources[0].profile.model else None,
+        host_cores=(),
+        started_at=created_at,
+        duration_seconds=0.0,
+        partitiond_version=version,
+        notes=(f"transferred from {ids}: nothing was measured here",),
+        command="",
+    )

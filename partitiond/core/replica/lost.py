@@ -1,0 +1,47 @@
+"""Finds replicas whose device is lost: gone, failed or silent. Pure.
+
+An engine sometimes outlives its device: on a GPU that failed it goes on serving until it ends, and
+a plan that moves its replica waits until an operator applies it. Once the engine has ended, its
+model misses a replica, and only another plan can give the model one.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.plan.record import Placement
+
+
+def stranded(applied: Collection[Placement], devices: Sequence[Device]) -> bool:
+    """Whether some applied replicas have no device to run on until there is another plan."""
+    works = {device.id for device in devices if device.health is not DeviceHealth.FAILED}
+    return any(placement.device_id not in works for placement in applied)
+
+
+def cut_off(
+    wanted: Iterable[Placement],
+    devices: Collection[Device],
+    live: Collection[str],
+    asleep: Collection[str] = (),
+) -> frozenset[str]:
+    """Ids of the replicas without a running engine whose device is gone, failed or silent.
+
+    If no device is known at all, the host was not observed yet, and no device counts as gone.
+
+    Args:
+        wanted: of the applied plan.
+        devices: as last seen.
+        live: ids of the replicas that have an engine process, wherever it runs.
+        asleep: models that are to sleep; their engines are not missed.
+    """
+    if not devices:
+        return frozenset()
+    answers = {d.id for d in devices if d.health not in (DeviceHealth.FAILED, DeviceHealth.SILENT)}
+    return frozenset(
+        p.replica_id
+        for p in wanted
+        if p.device_id not in answers and p.replica_id not in live and p.model not in asleep
+    )
+
+
+__all__ = ["cut_off", "stranded"]

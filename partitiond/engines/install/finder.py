@@ -1,0 +1,113 @@
+"""Finds the engine environment of this host, and looks again while there is none."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import EngineUnavailableError
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSpec
+from partitiond.engines.install.environment import EngineEnvironment, Variant, find_environment
+from partitiond.models.resolver import Resolver
+from partitiond.ports import ResolvedModel
+from partitiond.settings.schema import Settings
+
+LOOK_AGAIN_SECONDS: Final = 10.0
+"""Time between looks: `partitiond setup engine install` may run; a look runs a short process."""
+
+
+class EngineFinder:
+    """Finds the environment once it exists. Callable, as the engine runner needs it."""
+
+    def __init__(self, settings: Settings, variant: Variant) -> None:
+        self._settings = settings
+        self._variant = variant
+        self._lock = threading.Lock()
+        self._found: EngineEnvironment | None = None
+        self._error: EngineUnavailableError | None = None
+        self._looked_at = -LOOK_AGAIN_SECONDS
+        self._simulated = settings.gpu.enabled and settings.gpu.simulated_host is not None
+
+    def __call__(self) -> EngineEnvironment:
+        """The environment to start engines with. Raises EngineUnavailableError."""
+        if self._simulated:
+            raise _not_simulated()
+        return self._environment()
+
+    def _environment(self) -> EngineEnvironment:
+        with self._lock:
+            if self._found is not None and self._found.python.exists():
+                return self._found
+            return self._look()
+
+    def problem(self) -> EngineUnavailableError | None:
+        """Why no engine can start; None if one can. Looks at most every few seconds."""
+        if self._simulated:
+            return _not_simulated()
+        with self._lock:
+            fresh = time.monotonic() - self._looked_at < LOOK_AGAIN_SECONDS
+            if self._found is None and not fresh:
+                with contextlib.suppress(EngineUnavailableError):  # `_error` keeps it
+                    self._look()
+            return self._error
+
+    def version(self) -> str:
+        """The engine's version; empty while none was found. Never looks, so it costs nothing."""
+        with self._lock:
+            return self._found.version if self._found is not None else ""
+
+    def python(self) -> Path | None:
+        """The engine's interpreter, or None. It converts models even if it cannot serve them."""
+        try:
+            return self._environment().python
+        except EngineUnavailableError:
+            return None
+
+    def _look(self) -> EngineEnvironment:
+        self._looked_at = time.monotonic()
+        engine = self._settings.engine
+        try:
+            self._found = find_environment(engine.python, self._settings.engines_dir, self._variant)
+        except EngineUnavailableError as error:
+            self._found, self._error = None, error
+            raise
+        self._error = None
+        return self._found
+
+
+def _not_simulated() -> EngineUnavailableError:
+    return EngineUnavailableError(
+        "vLLM does not run on a simulated GPU host.",
+        hint="Have the simulated engine serve the model: `partitiond models update NAME "
+        "--engine-kind simulated`.",
+    )
+
+
+class HostResolver:
+    """A `models.Resolver` that finds the engine's interpreter anew for each model."""
+
+    def __init__(self, settings: Settings, finder: EngineFinder) -> None:
+        self._settings = settings
+        self._finder = finder
+
+    def _resolver(self) -> Resolver:
+        models = self._settings.models
+        return Resolver(
+            self._settings.models_dir,
+            self._finder.python(),
+            offline=models.offline,
+            hub=models.hub,
+        )
+
+    async def architecture(self, spec: ModelSpec) -> Architecture:
+        """Read the model's numbers without its weights. Raises ModelSourceError, SpecError."""
+        return await self._resolver().architecture(spec)
+
+    async def resolve(
+        self, spec: ModelSpec, progress: Callable[[str, float | None], None] | None = None
+    ) -> ResolvedModel:
+        """Fetch or make the files that the engine needs. Raises ModelSourceError, SpecError."""
+        return await self._resolver().resolve(spec, progress)

@@ -1,0 +1,226 @@
+"""Reads the sources of Python packages from pip's configuration, and runs uv with them.
+
+uv reads none of pip's configuration, but operators have written their mirrors, folders of wheels
+and certificates there. This module reads that configuration through `pip config list` and passes
+it to uv. The module needs only the standard library, because `make` runs it as a program before
+any other package is installed:
+
+    python -I partitiond/engines/install/package_sources.py pip install --require-hashes -r
+    requirements.lock
+"""
+
+import ast
+import configparser
+import contextlib
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+_PIP_SECONDS: Final = 60.0
+"""`pip config list` takes half a second; a busy machine may take many times that."""
+_SECTIONS: Final = ("global", "install", ":env:")
+"""Sections that apply to an installation; later ones override earlier ones, as in pip."""
+_LINE: Final = re.compile(r"^([\w:-]+)\.([\w-]+)=(.+)$")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PackageSources:
+    """Indexes and folders of packages, and how to reach them.
+
+    Attributes:
+        default_index: index used in place of the public package index; None uses the public one.
+        indexes: indexes used beside it. Of all sources, the best version wins, as with pip.
+        wheel_folders: folders (or pages) with wheels.
+        offline: use no index, only the folders.
+        insecure_hosts: hosts whose certificates are not checked.
+        certificates: file of the certificate authorities to trust; None takes the host's.
+        client_certificate: file of this host's own certificate and key.
+        proxy: address of the proxy that requests go through.
+        timeout_seconds: longest silence of a source.
+        retries: how often a failed request is sent again.
+    """
+
+    default_index: str | None = None
+    indexes: tuple[str, ...] = ()
+    wheel_folders: tuple[str, ...] = ()
+    offline: bool = False
+    insecure_hosts: tuple[str, ...] = ()
+    certificates: str | None = None
+    client_certificate: str | None = None
+    proxy: str | None = None
+    timeout_seconds: int | None = None
+    retries: int | None = None
+
+    def beside(
+        self, indexes: Iterable[str], wheel_folders: Iterable[Path], *, offline: bool
+    ) -> "PackageSources":
+        """Add the sources of partitiond's own settings."""
+        return dataclasses.replace(
+            self,
+            indexes=(*self.indexes, *indexes),
+            wheel_folders=(*self.wheel_folders, *map(str, wheel_folders)),
+            offline=self.offline or offline,
+        )
+
+    def arguments(self) -> list[str]:
+        """Options for uv's commands that look for packages."""
+        folders = [word for folder in self.wheel_folders for word in ("--find-links", folder)]
+        hosts = [word for host in self.insecure_hosts for word in ("--allow-insecure-host", host)]
+        if self.offline:
+            return ["--no-index", *folders, *hosts]
+        default = ["--default-index", self.default_index] if self.default_index else []
+        indexes = [word for index in self.indexes for word in ("--index", index)]
+        return [*default, *indexes, "--index-strategy", "unsafe-best-match", *folders, *hosts]
+
+    def environment(self) -> dict[str, str]:
+        """Variables for uv, which override those of its environment."""
+        chosen = {
+            "UV_SYSTEM_CERTS": "1",
+            "SSL_CERT_FILE": self.certificates,
+            "SSL_CLIENT_CERT": self.client_certificate,
+            "ALL_PROXY": self.proxy,
+            "HTTPS_PROXY": self.proxy,
+            "HTTP_PROXY": self.proxy,
+            "UV_HTTP_TIMEOUT": self.timeout_seconds,
+            "UV_HTTP_RETRIES": self.retries,
+        }
+        return {name: str(value) for name, value in chosen.items() if value is not None}
+
+
+def configured_sources(environ: Mapping[str, str] = os.environ) -> PackageSources:
+    """Read the sources that this Python's pip is configured with."""
+    return sources_from(pip_options(_pip_config(environ)), environ)
+
+
+def _pip_config(environ: Mapping[str, str]) -> str:
+    """The output of `pip config list`, or what it would be if pip were installed."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "config", "list"],
+            capture_output=True, text=True, timeout=_PIP_SECONDS, check=False, env=dict(environ),
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        done = None
+    if done is not None and done.returncode == 0:
+        return done.stdout
+    return "\n".join(_configured_without_pip(environ))
+
+
+def _configured_without_pip(environ: Mapping[str, str]) -> Iterator[str]:
+    """The lines of `pip config list` if pip is not installed, as in environments of uv."""
+    found: dict[str, str] = {}
+    for file in _pip_files(environ):
+        parser = configparser.RawConfigParser()
+        with contextlib.suppress(OSError, UnicodeDecodeError, configparser.Error):
+            parser.read_string(file.read_text("utf-8"))
+            for section in parser.sections():
+                for name, value in parser.items(section):
+                    found[f"{section}.{name.replace('_', '-')}"] = value
+    for name, value in environ.items():
+        if name.startswith("PIP_"):
+            found[f":env:.{name.removeprefix('PIP_').lower().replace('_', '-')}"] = value
+    yield from (f"{name}={value!r}" for name, value in found.items())
+
+
+def _pip_files(environ: Mapping[str, str]) -> Iterator[Path]:
+    """pip's configuration files, overriding ones later (pip's documentation, "Configuration")."""
+    named = environ.get("PIP_CONFIG_FILE", "")
+    if named == os.devnull:
+        return
+    for folder in reversed(environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(os.pathsep)):
+        yield Path(folder) / "pip" / "pip.conf"
+    yield Path("/etc/pip.conf")
+    home = Path(environ.get("HOME", "/nonexistent"))
+    yield home / ".pip" / "pip.conf"
+    yield Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf"
+    yield Path(sys.prefix) / "pip.conf"
+    if named:
+        yield Path(named)
+
+
+def pip_options(printed: str) -> dict[str, str]:
+    """The options of an installation, from what `pip config list` prints."""
+    options: dict[str, str] = {}
+    matches = [match for line in printed.splitlines() if (match := _LINE.match(line))]
+    for section in _SECTIONS:
+        for match in matches:
+            if match[1] == section and (value := _literal(match[3])):
+                options[match[2]] = value
+    return options
+
+
+def _literal(text: str) -> str:
+    try:
+        return str(ast.literal_eval(text)).strip()
+    except (SyntaxError, ValueError):
+        return ""
+
+
+def sources_from(options: Mapping[str, str], environ: Mapping[str, str]) -> PackageSources:
+    """Translate pip's options. Folders that do not exist are left out, as by pip."""
+    timeout = options.get("timeout") or options.get("default-timeout") or ""
+    retries = options.get("retries", "")
+    links = (_folder(link) for link in options.get("find-links", "").split())
+    fallback = environ.get("SSL_CERT_FILE") or environ.get("REQUESTS_CA_BUNDLE")
+    return PackageSources(
+        default_index=options.get("index-url"),
+        indexes=tuple(options.get("extra-index-url", "").split()),
+        wheel_folders=tuple(link for link in links if link is not None),
+        offline=options.get("no-index", "").lower() in {"1", "true", "yes", "on", "y", "t"},
+        insecure_hosts=tuple(options.get("trusted-host", "").split()),
+        certificates=options.get("cert") or fallback or environ.get("CURL_CA_BUNDLE"),
+        client_certificate=options.get("client-cert"),
+        proxy=options.get("proxy"),
+        timeout_seconds=max(1, round(float(timeout))) if _is_number(timeout) else None,
+        retries=int(retries) if retries.isdigit() else None,
+    )
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d*)?", text) is not None
+
+
+def _folder(link: str) -> str | None:
+    """A source of wheels in the form of uv; None for a folder that does not exist."""
+    if urllib.parse.urlsplit(link).scheme in {"http", "https"}:
+        return link
+    path = Path(urllib.parse.unquote(link.removeprefix("file://"))).expanduser().absolute()
+    return str(path) if path.is_dir() else None
+
+
+def uv_program() -> str:
+    """Path of uv, which is installed beside this Python.
+
+    Raises:
+        FileNotFoundError: there is no uv.
+    """
+    import uv
+
+    return str(uv.find_uv_bin())
+
+
+def main() -> int:
+    """Run uv with pip's sources: `package_sources.py pip install ...`.
+
+    The lines of uv are passed on, except the list of all packages at the end.
+    """
+    sources = configured_sources()
+    command = [uv_program(), *sys.argv[1:], "--python", sys.executable, *sources.arguments()]
+    environment = {**os.environ, **sources.environment()}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as uv:
+        assert uv.stderr is not None
+        for line in uv.stderr:
+            if not line.startswith((b" + ", b" - ", b" ~ ")):
+                sys.stderr.buffer.write(line)
+                sys.stderr.buffer.flush()
+    return uv.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

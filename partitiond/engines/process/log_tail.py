@@ -1,0 +1,45 @@
+"""Reads the end of an engine's log."""
+
+from pathlib import Path
+from typing import Final
+
+from partitiond.engines.vllm.diagnosis import phase_of
+
+TAIL_BYTES: Final = 128 * 1024
+"""Enough for the longest traceback of three processes; a log may hold megabytes."""
+
+
+def read_tail(path: Path, size: int = TAIL_BYTES) -> str:
+    """The last `size` bytes as text; "" when there is no log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - size))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+class PhaseReader:
+    """Follows a log and says when the engine enters a new phase of its start."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._phase: str | None = None
+
+    def next_phase(self) -> str | None:
+        """Return the latest phase that the new lines announce; None if it has not changed."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read(TAIL_BYTES)
+                self._offset = file.tell()
+        except OSError:
+            return None
+        phases = [phase_of(line) for line in data.decode("utf-8", "replace").splitlines()]
+        latest = next((phase for phase in reversed(phases) if phase), None)
+        if latest is None or latest == self._phase:
+            return None
+        self._phase = latest
+        return latest

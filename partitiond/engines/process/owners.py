@@ -1,0 +1,49 @@
+"""Maps processes to engines, by one scan of /proc for all engines of a run folder."""
+
+import os
+from pathlib import Path
+
+from partitiond.engines.process import shim
+from partitiond.engines.process.journal import run_folders
+from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
+from partitiond.platform.process_identity import is_alive
+
+
+def owners(run_dir: Path) -> dict[int, str]:
+    """Return the replica id, by pid, of every living process of every engine below `run_dir`.
+
+    A process is an engine's if it is in the session of the engine's shim, or if its environment
+    names the engine's run folder. `process.processes_of` applies this rule to one engine.
+    """
+    sessions: dict[int, str] = {}
+    folders: dict[bytes, str] = {}
+    for folder in run_folders(run_dir):
+        launch, leader = folder.launch(), folder.process()
+        if launch is None:
+            continue
+        folders[f"{REPLICA_DIR_VARIABLE}={folder.path}".encode()] = launch.replica_id
+        if leader is not None and is_alive(leader):
+            sessions[leader.pid] = launch.replica_id
+    if not folders:
+        return {}
+    found = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            owner = _owner(int(entry.name), sessions, folders)
+            if owner:
+                found[int(entry.name)] = owner
+    return found
+
+
+def _owner(pid: int, sessions: dict[int, str], folders: dict[bytes, str]) -> str:
+    fields = shim.stat_fields(pid)
+    if not fields or fields[0] in "ZX":
+        return ""
+    owner = sessions.get(int(fields[3]))
+    if owner is not None:
+        return owner
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""  # the process is gone, or another user's
+    return next((folders[v] for v in variables if v in folders), "")

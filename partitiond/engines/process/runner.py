@@ -1,0 +1,434 @@
+"""Starts, finds, watches and ends engine processes (`ports.EngineRunner`).
+
+Both engine kinds use a run folder, the shim and a Unix socket. Only the command differs
+(`commands`).
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import (
+    EngineError,
+    EngineUnavailableError,
+    SilentError,
+    StartFailedError,
+    StartTimedOutError,
+)
+from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.engines.process import signals as process
+from partitiond.engines.process.journal import ExitRecord, RunFolder, run_folders
+from partitiond.engines.process.log_tail import PhaseReader, read_tail
+from partitiond.engines.process.scope import EngineCgroups
+from partitiond.engines.process.signals import ProcessId
+from partitiond.engines.process.spawn import Lifelines, spawn_or_undo, to_end
+from partitiond.engines.vllm import commands, metrics_text, sleeping
+from partitiond.engines.vllm import launch as vllm
+from partitiond.engines.vllm.capabilities import capabilities_of
+from partitiond.engines.vllm.diagnosis import Diagnosis, diagnose, with_lines
+from partitiond.engines.vllm.probing import ask_one_token, name_of_question
+from partitiond.engines.vllm.unix_http import ExchangeError, HttpAnswer, NotListeningError, exchange
+from partitiond.platform.deadline_calls import PendingCall
+from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.ports import EngineExit, EngineHandle, EngineLaunch, EngineReport
+
+POLL_SECONDS: Final = 0.1
+"""Between two polls of a starting engine: a connect to a Unix socket costs microseconds."""
+FIRST_ANSWER_SECONDS: Final = 60.0
+"""The first answer may compile kernels."""
+KILL_SECONDS: Final = 8.0
+"""From SIGQUIT until the shim has killed the tree; then the group is killed from outside."""
+REPORT_SECONDS: Final = 10.0
+FIRST_WEIGHT_SECONDS: Final = 2.0
+"""How long the event loop waits, once, for the memory of a new engine. /proc takes milliseconds; a
+process that is stuck in a driver may keep it from answering at all."""
+KEEP_FAILED_SECONDS: Final = 3600.0
+"""How long the folder of a failed profile stays where its error message names it; its log stays
+longer, among the last logs."""
+
+EnvironmentSource = EngineEnvironment | Callable[[], EngineEnvironment]
+
+
+class ProcessEngineRunner:
+    """Runs engines as processes, each with a run folder below `run_dir`.
+
+    Args:
+        run_dir: folder of the run folders. Two daemons must not share one.
+        environment: runs the "vllm" kind; a function is called at each start, so that an
+            environment installed meanwhile is found; None if only simulated engines run.
+        cache_dir: shared by all engines (model inspection, compile caches).
+        allow_unknown_version: start engine versions that are not in the capabilities table.
+        reap_seconds: time after SIGKILL at which a process counts as unkillable.
+        simulated_host: folder of the simulated GPU host whose memory simulated engines take.
+        cgroups: gives each engine a cgroup of its own; None leaves engines in the daemon's.
+        traces_endpoint: where engines send their spans; empty if nowhere.
+
+    An engine without a placement (one of the profiler's) ends with the process that started it.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        environment: EnvironmentSource | None,
+        *,
+        cache_dir: Path | None = None,
+        allow_unknown_version: bool = False,
+        reap_seconds: float = process.REAP_SECONDS,
+        simulated_host: Path | None = None,
+        cgroups: EngineCgroups | None = None,
+        traces_endpoint: str = "",
+    ) -> None:
+        self._run_dir = run_dir.absolute()
+        self._environment = environment
+        self._cache_dir = (cache_dir or run_dir / ".cache").absolute()
+        self._allow_unknown_version = allow_unknown_version
+        self._peaks: dict[str, int] = {}
+        self._weighing: dict[str, PendingCall[int]] = {}
+        self._starting: set[Path] = set()
+        self._reap_seconds = reap_seconds
+        self._simulated_host = simulated_host
+        self._lifelines = Lifelines()
+        self._cgroups = cgroups or EngineCgroups("none")
+        self._traces_endpoint = traces_endpoint
+
+    async def start(self, launch: EngineLaunch) -> EngineHandle:
+        """Spawn; return at once. Raises EngineUnavailableError, StartFailedError, SpecError."""
+        self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = RunFolder.of(self._run_dir, launch.replica_id)
+        folder.require_short_socket()
+        await self._clear_earlier(folder, launch.replica_id)
+        if launch.placement is None:
+            await asyncio.to_thread(self._clear_failed_profiles)
+        command = await asyncio.to_thread(self._command, launch, folder)
+        self._starting.add(folder.path)
+        try:
+            await to_end(asyncio.to_thread(folder.prepare, launch, command))
+            return await self._spawn(launch, folder)
+        finally:
+            self._starting.discard(folder.path)
+
+    async def _spawn(self, launch: EngineLaunch, folder: RunFolder) -> EngineHandle:
+        place = await self._cgroups.place(launch, folder.path.name)
+        lifeline = None if launch.placement is not None else self._lifelines.open(folder)
+        try:
+            return await spawn_or_undo(folder, lifeline, place=place)
+        except BaseException:
+            self._cgroups.doubt(place)
+            self._lifelines.close(folder)
+            raise
+        finally:
+            if lifeline is not None:
+                os.close(lifeline)
+
+    async def wait_ready(
+        self,
+        handle: EngineHandle,
+        deadline_seconds: float,
+        progress: Callable[[str], None] | None = None,
+    ) -> EngineReport:
+        """Wait for a real answer; on any failure the caller still has to stop the engine.
+
+        `progress` gets a phase whenever the engine enters one ("loading weights (40 %)").
+
+        Raises:
+            StartFailedError: the engine ended or refuses its task; the message has a diagnosis.
+            StartTimedOutError: the engine was not ready by the deadline.
+        """
+        tell = progress or (lambda _text: None)
+        tell("starting the process")
+        phases = PhaseReader(Path(handle.log_path))
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                await self._until_it_answers(handle, phases, tell)
+                return await self.report(handle)
+        except TimeoutError as error:
+            tail = diagnose(read_tail(Path(handle.log_path)))
+            message = f"{handle.launch.replica_id} was not ready after {deadline_seconds:g} s."
+            raise StartTimedOutError(
+                with_lines(message, tail.lines),
+                hint="Give it more cores, or raise engine.start_deadline_seconds; its log is "
+                f"{handle.log_path}.",
+                facts={
+                    "deadline_seconds": deadline_seconds,
+                    "lines": list(tail.lines),
+                    "log": handle.log_path,
+                },
+            ) from error
+
+    async def _until_it_answers(
+        self, handle: EngineHandle, phases: PhaseReader, tell: Callable[[str], None]
+    ) -> None:
+        while True:
+            phase = phases.next_phase()
+            if phase is not None:
+                tell(phase)
+            if not process.is_alive(_identity(handle)):
+                raise await self._start_failed(handle)
+            with contextlib.suppress(ExchangeError):
+                if await _is_healthy(handle) and await self._first_answer(handle):
+                    return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _first_answer(self, handle: EngineHandle) -> bool:
+        answer = await ask_one_token(handle, FIRST_ANSWER_SECONDS)
+        if 400 <= answer.status < 500:
+            raise StartFailedError(
+                f"{handle.launch.replica_id} came up but refuses "
+                f"{name_of_question(handle.launch)}: "
+                f"HTTP {answer.status} {answer.body[:300].decode(errors='replace')}",
+                hint="See that the model generates text, or give the engine --runner pooling where "
+                "it embeds, scores or ranks.",
+                facts={"status": answer.status},
+            )
+        return answer.status == 200
+
+    async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
+        """Whether the engine answers for one token in time (`engines.vllm.probing`)."""
+        try:
+            answer = await ask_one_token(handle, timeout_seconds)
+        except ExchangeError:
+            return False
+        return answer.status == 200
+
+    async def report(self, handle: EngineHandle) -> EngineReport:
+        """Return one scrape of /metrics. Raises EngineError if the engine cannot be reached."""
+        try:
+            metrics = await _get(handle, "/metrics")
+            version = await _get(handle, "/version")
+            text = metrics.body.decode(errors="replace")
+            return EngineReport(
+                kv_cache_tokens=metrics_text.kv_cache_tokens(text),
+                version=str(version.json().get("version", "")),
+                metrics=metrics_text.label_sums(text),
+            )
+        except ExchangeError as error:
+            raise EngineError(
+                f"{handle.launch.replica_id} does not tell its metrics: {error}.",
+                hint=f"See its log, {handle.log_path}.",
+            ) from error
+
+    async def sleep(self, handle: EngineHandle, level: int) -> None:
+        """Put the engine to sleep (`engines.vllm.sleeping`). Raises EngineError."""
+        await sleeping.put_to_sleep(handle, level)
+
+    async def wake(self, handle: EngineHandle) -> None:
+        """Wake the engine; returns once it answers for one token. Raises EngineError."""
+        await sleeping.wake(handle)
+        if not await self.probe(handle, FIRST_ANSWER_SECONDS):
+            raise sleeping.does_not_answer(handle)
+
+    async def sleep_level(self, handle: EngineHandle, timeout_seconds: float) -> int:
+        """Return the engine's sleep level; 0 is awake. Raises EngineError."""
+        return await sleeping.sleep_level(handle, timeout_seconds)
+
+    async def wait_exit(self, handle: EngineHandle) -> EngineExit:
+        """Return once no process of the engine is left; also for engines found after a restart."""
+        await process.wait_gone(_identity(handle))
+        while True:
+            # Survivors of SIGKILL sleep in a driver: the partition is free only once they wake.
+            with contextlib.suppress(process.StillAliveError):
+                return await self._settle(handle, asked=False)
+
+    async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
+        """Send SIGTERM, and SIGKILL after the grace; no process is left on return. Idempotent.
+
+        Raises:
+            EngineError: some processes of the engine outlive SIGKILL, so its memory and devices
+                are not free; `facts["pids"]` names the processes. Call it again.
+        """
+        leader = _identity(handle)
+        if not process.is_alive(leader):
+            return await self._settle(handle, asked=False)
+        process.send_signal(leader, signal.SIGTERM)
+        reached(FaultPoint.ENGINE_TERMINATED)
+        if not await process.gone_within(leader, grace_seconds):
+            process.send_signal(leader, signal.SIGQUIT)
+            await process.gone_within(leader, KILL_SECONDS)
+        return await self._settle(handle, asked=True)
+
+    async def find(self) -> Sequence[EngineHandle]:
+        """Return the living engines of this run folder, including those whose launch cannot be
+        read; kill and clear what is left of dead engines."""
+        found = []
+        for folder in await asyncio.to_thread(run_folders, self._run_dir):
+            if folder.path in self._starting:
+                continue
+            handle = folder.handle() or await asyncio.to_thread(folder.unread_handle)
+            if handle is not None and process.is_alive(_identity(handle)):
+                found.append(handle)
+                continue
+            if not await self._kill_all(folder, folder.process()):
+                self._cgroups.tidy(folder.path.name)
+                await asyncio.to_thread(folder.clear)
+        return found
+
+    async def discard(self, handle: EngineHandle) -> None:
+        """Remove the run folder of an engine that is gone, log included; a living one's stays."""
+        folder = RunFolder(Path(handle.run_dir))
+        if folder.process() == _identity(handle) and not process.is_alive(_identity(handle)):
+            await asyncio.to_thread(folder.remove)
+
+    def peak_memory_bytes(self, handle: EngineHandle) -> int:
+        """Return the peak proportional set size of the engine and its shim, in bytes.
+
+        The shim samples it; the last sample is at most ten seconds old, and one small file to read.
+        Before the first sample the current size counts: 0 if /proc does not answer soon, as for a
+        process that is stuck in the kernel. For an engine that is being profiled the current size
+        always counts, as its footprint rests on it; call this in a thread.
+
+        Raises:
+            SilentError: /proc does not answer, and the engine is being profiled.
+        """
+        peak = max(
+            RunFolder(Path(handle.run_dir)).peak_pss_bytes(),
+            self._peaks.get(handle.generation, 0),
+        )
+        if handle.launch.placement is None:
+            peak = max(peak, _begin_to_weigh(handle).wait())
+        elif peak == 0:
+            peak = self._first_weight(handle)
+        self._peaks[handle.generation] = peak
+        return peak
+
+    def _first_weight(self, handle: EngineHandle) -> int:
+        """Memory of a new engine in bytes, waited for briefly and once; 0 until it is known."""
+        look = self._weighing.get(handle.generation)
+        if look is None:
+            look = self._weighing[handle.generation] = _begin_to_weigh(handle)
+            concurrent.futures.wait([look.future], FIRST_WEIGHT_SECONDS)
+        if not look.future.done():
+            return 0
+        del self._weighing[handle.generation]
+        try:
+            return look.wait()
+        except SilentError:  # an earlier look is overdue
+            return 0
+
+    def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, object]:
+        if launch.engine_kind == "simulated":
+            return commands.simulated_command(launch, folder, self._simulated_host)
+        environment = self._engine_environment()
+        capabilities = capabilities_of(
+            environment.version, allow_unknown=self._allow_unknown_version
+        )
+        made = commands.vllm_command(launch, environment, capabilities, self._cache_dir, folder)
+        # A trial of the profiler serves no client's requests.
+        if self._traces_endpoint and launch.placement is not None:
+            made["argv"] += vllm.tracing_flags(self._traces_endpoint)
+            made["env"] |= vllm.TRACING_ENVIRONMENT
+        return made
+
+    def _engine_environment(self) -> EngineEnvironment:
+        if self._environment is None:
+            raise EngineUnavailableError(
+                "this runner has no vLLM environment.",
+                hint="Run `partitiond setup engine install`, or set engine.python.",
+            )
+        if isinstance(self._environment, EngineEnvironment):
+            return self._environment
+        return self._environment()
+
+    async def _clear_earlier(self, folder: RunFolder, replica_id: str) -> None:
+        """Refuse to start beside a living engine of the same name; kill leftovers of a dead one."""
+        leader = folder.process()
+        if leader is not None and process.is_alive(leader):
+            raise StartFailedError(
+                f"{replica_id} runs already (process {leader.pid}).",
+                hint="Stop it first, or adopt it.",
+                facts={"pid": leader.pid},
+            )
+        if folder.path.exists():
+            process.require_gone(replica_id, await self._kill_all(folder, leader))
+
+    def _clear_failed_profiles(self) -> None:
+        """Clear the folders of profiles that failed a while ago; their logs become last logs."""
+        for folder in run_folders(self._run_dir):
+            ago, handle = folder.ended_seconds_ago(), folder.handle()
+            if ago is None or ago < KEEP_FAILED_SECONDS or handle is None:
+                continue
+            if handle.launch.placement is None and not process.is_alive(_identity(handle)):
+                folder.clear()
+
+    async def _kill_all(self, folder: RunFolder, leader: ProcessId | None) -> tuple[int, ...]:
+        return await process.kill_all(folder.path, leader, self._reap_seconds)
+
+    async def _settle(self, handle: EngineHandle, *, asked: bool) -> EngineExit:
+        """After the shim is gone: kill its survivors, tidy up, and say how the engine ended."""
+        folder = RunFolder(Path(handle.run_dir))
+        if folder.process() not in (None, _identity(handle)):
+            return EngineExit(None, "it was replaced by a newer engine of the same name.")
+        process.require_gone(
+            handle.launch.replica_id, await self._kill_all(folder, _identity(handle))
+        )
+        reached(FaultPoint.ENGINE_GONE)
+        self._lifelines.close(folder)
+        self._cgroups.tidy(folder.path.name)
+        self._peaks.pop(handle.generation, None)
+        self._weighing.pop(handle.generation, None)
+        record = folder.exit()
+        found = self._diagnose(handle, record, asked=asked)
+        await asyncio.to_thread(folder.remove_leftovers)
+        reached(FaultPoint.ENGINE_TIDIED)
+        return EngineExit(_exit_code(record), found.text())
+
+    def _diagnose(
+        self, handle: EngineHandle, record: ExitRecord | None, *, asked: bool
+    ) -> Diagnosis:
+        return diagnose(
+            read_tail(Path(handle.log_path)),
+            code=_exit_code(record),
+            oom_kills=record.oom_kills if record else 0,
+            asked=asked,
+            memory_bytes=handle.launch.memory_bytes,
+        )
+
+    async def _start_failed(self, handle: EngineHandle) -> StartFailedError:
+        record = RunFolder(Path(handle.run_dir)).exit()
+        found = self._diagnose(handle, record, asked=False)
+        return StartFailedError(
+            with_lines(f"{handle.launch.replica_id} did not start: {found.message}", found.lines),
+            hint=found.hint,
+            facts={
+                "kind": found.kind,
+                "lines": list(found.lines),
+                "log": handle.log_path,
+                "code": _exit_code(record),
+            },
+        )
+
+
+def _begin_to_weigh(handle: EngineHandle) -> PendingCall[int]:
+    run_dir, leader = Path(handle.run_dir), _identity(handle)
+    look = functools.partial(process.pss_bytes, run_dir, leader)
+    return process.PROC.begin(f"memory of {run_dir.name}", look)
+
+
+def _identity(handle: EngineHandle) -> ProcessId:
+    return ProcessId(handle.pid, handle.start_ticks, handle.boot_id)
+
+
+def _exit_code(record: ExitRecord | None) -> int | None:
+    """Return the code as `subprocess` gives it; a shim that left no record was killed itself."""
+    if record is None:
+        return -int(signal.SIGKILL)
+    return record.code if record.signal is None else -record.signal
+
+
+async def _get(handle: EngineHandle, path: str) -> HttpAnswer:
+    answer = await exchange(handle.socket_path, "GET", path, timeout_seconds=REPORT_SECONDS)
+    if answer.status != 200:
+        raise ExchangeError(f"GET {path} answered HTTP {answer.status}")
+    return answer
+
+
+async def _is_healthy(handle: EngineHandle) -> bool:
+    try:
+        return (await _get(handle, "/health")).status == 200
+    except NotListeningError:
+        return False

@@ -1,0 +1,189 @@
+"""Waits for, signals and finds processes, whether or not they are this process's children."""
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+from pathlib import Path
+
+from partitiond.core.errors import EngineError
+from partitiond.engines.process import shim
+from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, start_ticks
+
+__all__ = [
+    "REPLICA_DIR_VARIABLE",
+    "ProcessId",
+    "StillAliveError",
+    "boot_id",
+    "is_alive",
+    "kill_all",
+    "leader_of",
+    "open_pidfd",
+    "processes_of",
+    "pss_bytes",
+    "require_gone",
+    "send_signal",
+    "start_ticks",
+    "wait_gone",
+]
+
+REPLICA_DIR_VARIABLE = "PARTITIOND_REPLICA_DIR"
+"""Variable in the environment of every process of a replica; it names the run folder."""
+
+REAP_SECONDS = 5.0
+"""After SIGKILL a process is gone at once unless it sleeps uninterruptibly in a driver."""
+
+
+PROC = DeadlineCalls()
+"""All of /proc is read to find the processes of an engine; one that is stuck in the kernel may
+block the reader of its environment."""
+
+
+def open_pidfd(process: ProcessId) -> int | None:
+    """Open a file descriptor that stays with the process; None if the process is gone.
+
+    The identity is checked after opening, so the pid cannot have passed to another process
+    unnoticed.
+    """
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    if is_alive(process):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+async def wait_gone(process: ProcessId) -> None:
+    """Return once the process is gone. Works for processes that are not our children."""
+    descriptor = open_pidfd(process)
+    if descriptor is None:
+        return
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    loop.add_reader(descriptor, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    # The process is ours to reap if the daemon is the container's first process.
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process.pid, os.WNOHANG)  # noqa: ASYNC222 - WNOHANG does not wait
+
+
+async def gone_within(process: ProcessId, seconds: float) -> bool:
+    """Whether the process was gone before `seconds` had passed."""
+    try:
+        async with asyncio.timeout(seconds):
+            await wait_gone(process)
+    except TimeoutError:
+        return False
+    return True
+
+
+def send_signal(process: ProcessId, number: int) -> bool:
+    """Signal exactly this process. Returns False when it is gone."""
+    descriptor = open_pidfd(process)
+    if descriptor is None:
+        return False
+    try:
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def processes_of(run_dir: Path, leader: ProcessId | None) -> list[int]:
+    """Return the living processes of one replica, including the shim and those that left the group.
+
+    A process is the replica's if its environment names the run folder. Processes that set their
+    title overwrite what /proc shows of their environment, so a process is the replica's as well if
+    it is in the shim's session and works in the run folder. (A session's number is not reused while
+    a process of it lives, so a session of that number with that folder is ours.)
+    """
+    mark = f"{REPLICA_DIR_VARIABLE}={run_dir}".encode()
+    session = leader.pid if leader is not None and leader.boot_id == boot_id() else None
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and _belongs(int(entry.name), mark, run_dir, session):
+            found.append(int(entry.name))
+    if leader is not None and is_alive(leader) and leader.pid not in found:
+        found.append(leader.pid)
+    return found
+
+
+def _belongs(pid: int, mark: bytes, folder: Path, session: int | None) -> bool:
+    fields = shim.stat_fields(pid)
+    if not fields or fields[0] in "ZX":
+        return False
+    try:
+        same_session = session is not None and int(fields[3]) == session
+        if same_session and Path(f"/proc/{pid}/cwd").readlink() == folder:
+            return True
+        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        # The process is gone, or another user's: it is not ours either way.
+        return False
+
+
+def leader_of(run_dir: Path) -> ProcessId | None:
+    """Find the shim of a replica by its mark: the oldest of its processes that lead a session."""
+    leaders = []
+    for pid in processes_of(run_dir, None):
+        fields, ticks = shim.stat_fields(pid), start_ticks(pid)
+        if fields and ticks is not None and int(fields[3]) == pid:
+            leaders.append(ProcessId(pid, ticks, boot_id()))
+    return min(leaders, key=lambda found: found.start_ticks, default=None)
+
+
+async def kill_all(
+    run_dir: Path, leader: ProcessId | None, seconds: float = REAP_SECONDS
+) -> tuple[int, ...]:
+    """SIGKILL every process of the replica until none is left or the time is over.
+
+    Returns:
+        Pids that are still alive: their memory and devices are not free.
+
+    Raises:
+        SilentError: /proc does not answer, for example for a process stuck in the kernel.
+    """
+    deadline = asyncio.get_running_loop().time() + seconds
+    look = functools.partial(processes_of, run_dir, leader)
+    while left := await PROC.look(f"/proc for {run_dir.name}", look):
+        if asyncio.get_running_loop().time() >= deadline:
+            break
+        for pid in left:
+            # Another user's process carries no mark of ours, unless the process changed its user.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(0.02)
+    return tuple(left)
+
+
+class StillAliveError(EngineError):
+    """Processes of an engine that outlive SIGKILL; `facts["pids"]` names them."""
+
+
+def require_gone(replica_id: str, left: tuple[int, ...]) -> None:
+    """Raise StillAliveError if `kill_all` left processes alive."""
+    if left:
+        named = ", ".join(str(pid) for pid in left)
+        raise StillAliveError(
+            f"processes of {replica_id} are still alive after SIGKILL: {named}.",
+            hint="They wait in the kernel, mostly for a device: see `dmesg`; it is tried again.",
+            facts={"pids": list(left)},
+        )
+
+
+def pss_bytes(run_dir: Path, leader: ProcessId) -> int:
+    """Proportional set size of all the replica's processes now, in bytes.
+
+    Shared pages are divided among their users, so the figures of several replicas add up.
+    """
+    return sum(shim.pss_bytes(pid) for pid in processes_of(run_dir, leader))

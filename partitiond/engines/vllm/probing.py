@@ -1,0 +1,43 @@
+"""Asks an engine for one token, which has to pass through tokenizer, scheduler and model.
+
+`/health` alone does not reveal a frozen core. The question depends on the engine's task, because a
+pooling engine has no completions and a generating engine has no pooling.
+"""
+
+from typing import Final
+
+from partitiond.core.model.engine_task import EngineTask, task_of
+from partitiond.engines.vllm.unix_http import HttpAnswer, exchange
+from partitiond.ports import EngineHandle, EngineLaunch
+
+ONE_TOKEN: Final = [1]
+"""A prompt that works for any tokenizer and costs one step."""
+
+_POOLING_ROUTES: Final = {
+    # The one route that every pooling model has: rerankers, for example, have no embeddings.
+    EngineTask.POOL: "/pooling",
+    EngineTask.CLASSIFY: "/classify",
+}
+
+
+def question_for(launch: EngineLaunch) -> tuple[str, dict[str, object]]:
+    """Path and body of the smallest request that this engine can answer."""
+    task = task_of(launch.extra_args)
+    if task is EngineTask.GENERATE:
+        body = {"prompt": ONE_TOKEN, "max_tokens": 1, "temperature": 0}
+        return "/v1/completions", {"model": launch.model_name, **body}
+    return _POOLING_ROUTES[task], {"model": launch.model_name, "input": ONE_TOKEN}
+
+
+def name_of_question(launch: EngineLaunch) -> str:
+    """Name the question, for messages."""
+    path, _ = question_for(launch)
+    return "a one-token completion" if path == "/v1/completions" else f"one token at {path}"
+
+
+async def ask_one_token(handle: EngineHandle, timeout_seconds: float) -> HttpAnswer:
+    """Ask the engine for one token. Raises ExchangeError."""
+    path, payload = question_for(handle.launch)
+    return await exchange(
+        handle.socket_path, "POST", path, payload, timeout_seconds=timeout_seconds
+    )

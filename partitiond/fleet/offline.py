@@ -1,0 +1,278 @@
+"""Plans a described fleet without a daemon, an engine or a GPU: everything is estimated."""
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from partitiond import __version__
+from partitiond.core.errors import SpecError
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.lookup import mig_profile
+from partitiond.core.hardware.partition import SM_PERCENTS, PartitionSize
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.performance.estimate import estimate_profile, hardware_of
+from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
+from partitiond.core.plan.record import Infeasible, ModelDemand, Objective, Plan
+from partitiond.core.profile.record import Profile
+from partitiond.fleet.file import Fleet
+from partitiond.models.catalog import entry_of
+from partitiond.planner.api import solve
+from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.pack.thin_candidates import leaner
+
+MANY_MODELS: Final = 1000
+FEW_RATIO: Final = 2.0
+"""From `MANY_MODELS` models on, each size of a device is at least so many times the next smaller
+one: more sizes hardly change a plan of thousands of models, but slow down estimates and search."""
+
+MAX_PAIRS: Final = 2_000_000
+"""Most models times devices of a fleet file. With 5,000 models on 1,000 devices, computing bounds
+took more than a minute beyond any time limit."""
+
+ArchitectureOf = Callable[[ModelSpec], Architecture | None]
+OnEstimate = Callable[[int, int], None]
+
+
+def plan_fleet(
+    fleet: Fleet,
+    *,
+    devices: Sequence[Device] = (),
+    objective: Objective = Objective.MIN_DEVICES,
+    time_limit_seconds: float = 10.0,
+    seed: int = 0,
+    architecture_of: ArchitectureOf | None = None,
+) -> Plan | Infeasible:
+    """Plan a fleet from estimates; arguments as of `fleet_request`. Raises SpecError."""
+    return solve(
+        fleet_request(
+            fleet,
+            devices=devices,
+            objective=objective,
+            time_limit_seconds=time_limit_seconds,
+            seed=seed,
+            architecture_of=architecture_of,
+        )
+    )
+
+
+def fleet_request(
+    fleet: Fleet,
+    *,
+    devices: Sequence[Device] = (),
+    objective: Objective = Objective.MIN_DEVICES,
+    time_limit_seconds: float = 10.0,
+    seed: int = 0,
+    architecture_of: ArchitectureOf | None = None,
+    on_estimate: OnEstimate | None = None,
+) -> PlanRequest:
+    """Make the request to the planner for a fleet, from estimates.
+
+    Args:
+        fleet: models and devices.
+        devices: used if the fleet names none (the devices of this host).
+        objective: the objective of the plan.
+        time_limit_seconds: for the search.
+        seed: of every random choice.
+        architecture_of: called for models that neither the file nor the catalog knows.
+        on_estimate: called with (models estimated, models) before each; not in the time limit.
+
+    Raises:
+        SpecError: no model, no device, or a model whose architecture is not known.
+    """
+    if not fleet.models:
+        raise SpecError(f"{fleet.path} names no model.", hint="Add a [[models]] table.")
+    there = fleet.devices or tuple(devices)
+    if not there:
+        raise SpecError(f"{fleet.path} names no device.", hint="Add a [[devices]] table.")
+    if len(fleet.models) * len(there) > MAX_PAIRS:
+        raise SpecError(
+            f"{fleet.path} has {len(fleet.models):,} models and {len(there):,} devices: more than "
+            "can be estimated and bounded in a sensible time.",
+            hint=f"Plan it in parts, of at most {MAX_PAIRS:,} models times devices each.",
+        )
+    created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return PlanRequest(
+        devices=there,
+        models=tuple(
+            estimated_demands(fleet, there, created_at, architecture_of, on_estimate=on_estimate)
+        ),
+        objective=objective,
+        time_limit_seconds=time_limit_seconds,
+        seed=seed,
+        plan_id=f"offline-{fleet.path.stem}",
+        created_at=created_at,
+        host_memory_bytes=fleet.host_memory_bytes,
+    )
+
+
+def estimated_demands(
+    fleet: Fleet,
+    devices: Sequence[Device],
+    created_at: str,
+    architecture_of: ArchitectureOf | None = None,
+    *,
+    few_sizes: bool | None = None,
+    on_estimate: OnEstimate | None = None,
+) -> Iterator[ModelDemand]:
+    """The planner's demand of each model, from estimates on each kind of device.
+
+    Args:
+        fleet: models, and their architectures if the file gives them.
+        devices: the available devices.
+        created_at: ISO 8601 UTC.
+        architecture_of: called for models that neither the file nor the catalog knows.
+        few_sizes: estimate fewer sizes of a device; None does so if there are many models.
+        on_estimate: called with (models estimated, models) before each.
+    """
+    kinds = list({(d.hardware, d.memory_bytes, d.modes): d for d in devices}.values())
+    keys = tuple({d.hardware for d in devices})
+    coarse = has_many(fleet) if few_sizes is None else few_sizes
+    places = [(d, size) for d in kinds for size in (few if coarse else sizes)(d)]
+    made: dict[object, ModelDemand] = {}
+    for number, spec in enumerate(fleet.models):
+        if on_estimate is not None:
+            on_estimate(number, len(fleet.models))
+        variants = [(v.name, spec.as_variant(v.name)) for v in spec.variants]
+        forms = [
+            (variant, form, _architecture(fleet, form, architecture_of))
+            for variant, form in [("", spec), *variants]
+        ]
+        key = (_speed_alone(spec), *(architecture for *_, architecture in forms))
+        if key not in made:
+            profiles = [
+                estimate(form, architecture, device, size, created_at, variant=variant)
+                for variant, form, architecture in forms
+                for device, size in places
+            ]
+            made[key] = candidates_for(spec, profiles, keys)
+        yield _asked_by(spec, made[key], coarse=coarse)
+
+
+def has_many(fleet: Fleet) -> bool:
+    """Whether there are so many models that each is estimated on fewer sizes."""
+    return len(fleet.models) >= MANY_MODELS
+
+
+def _speed_alone(spec: ModelSpec) -> ModelSpec:
+    """The spec without its name and demands; models whose results are equal are equally fast.
+
+    Estimates and candidates take some tens of milliseconds, and thousands of models may differ
+    only in name and demands.
+    """
+    plain = ModelSpec("any", spec.source)
+    return dataclasses.replace(spec.asked_as(plain), name=plain.name)
+
+
+def _asked_by(spec: ModelSpec, made: ModelDemand, *, coarse: bool) -> ModelDemand:
+    """The demand of this model with the candidates of an equally fast one; `coarse`: fewer."""
+    asked = dataclasses.replace(
+        made,
+        model=spec.name,
+        demand=spec.demand,
+        rules=spec.rules,
+        min_replicas=spec.min_replicas,
+        max_replicas=spec.max_replicas,
+        isolation=spec.isolation,
+    )
+    asked = leaner(asked) if coarse else asked
+    if made.model == spec.name:
+        return asked
+    old, own = f"estimate-{made.model}-", f"estimate-{spec.name}-"
+    candidates = tuple(
+        dataclasses.replace(c, model=spec.name, profile_id=own + c.profile_id.removeprefix(old))
+        for c in asked.candidates
+    )
+    return dataclasses.replace(asked, candidates=candidates)
+
+
+def few(device: Device) -> tuple[PartitionSize, ...]:
+    """Fewer partition sizes, for fleets of very many models: each at least twice the one before."""
+    found: list[PartitionSize] = []
+    last: dict[SharingMode, float] = {}
+    for size in sorted(sizes(device), key=lambda size: _compute(device, size)):
+        compute = _compute(device, size)
+        if compute >= FEW_RATIO * last.get(size.mode, 0.0):
+            last[size.mode] = compute
+            found.append(size)
+    return tuple(found)
+
+
+def _compute(device: Device, size: PartitionSize) -> float:
+    """The part of the device's compute that a size has, in a unit of its mode."""
+    match size.mode:
+        case SharingMode.MPS:
+            return size.sm_percent
+        case SharingMode.CORES:
+            return size.cores
+        case SharingMode.MIG:
+            return mig_profile(hardware_of(device), size.mig_profile).sm_count
+        case _:
+            return 100
+
+
+def _architecture(
+    fleet: Fleet, spec: ModelSpec, architecture_of: ArchitectureOf | None
+) -> Architecture:
+    given = fleet.architectures.get(spec.name)
+    known = entry_of(spec.source)
+    found = given or (known.architecture if known is not None else None)
+    if found is None and architecture_of is not None:
+        found = architecture_of(spec)
+    if found is None:
+        raise SpecError(
+            f"{fleet.path}: the architecture of {spec.name} is not known.",
+            hint="Give its numbers in an `architecture` table, or name a catalog model.",
+        )
+    return found
+
+
+def sizes(device: Device) -> tuple[PartitionSize, ...]:
+    """Partition sizes worth an estimate on this device."""
+    if device.kind is DeviceKind.CPU:
+        count = len(device.cores)
+        powers = [2**n for n in range(count.bit_length()) if 2**n < count]
+        return tuple(PartitionSize(SharingMode.CORES, n) for n in (*powers, count))
+    found: list[PartitionSize] = []
+    if SharingMode.MPS in device.modes:
+        found += [PartitionSize(SharingMode.MPS, 1, percent) for percent in SM_PERCENTS]
+    if {SharingMode.WHOLE, SharingMode.MEMORY} & set(device.modes):
+        found.append(PartitionSize(SharingMode.MEMORY, 1, 100))
+    if SharingMode.MIG in device.modes:
+        offered = hardware_of(device).mig_profiles
+        # Media engines make an instance no faster at text, and only one instance can have them.
+        plain = [p.name for p in offered if not p.name.endswith("+me")]
+        found += [PartitionSize(SharingMode.MIG, 1, 100, name) for name in plain]
+    return tuple(found)
+
+
+def estimate(
+    spec: ModelSpec,
+    architecture: Architecture,
+    device: Device,
+    size: PartitionSize,
+    now: str,
+    *,
+    variant: str = "",
+) -> Profile:
+    """The estimated profile of one form of a model on one kind of device and partition size."""
+    name = f"{spec.name}-{variant}" if variant else spec.name
+    return estimate_profile(
+        model=spec.name,
+        architecture=architecture,
+        workload=spec.workload,
+        hardware=device,
+        size=size,
+        max_model_len=spec.max_model_len,
+        profile_id=f"estimate-{name}-{device.hardware}-{size.key}",
+        created_at=now,
+        dtype=spec.engine.dtype,
+        max_num_batched_tokens=spec.engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
+        weights=spec.weights.value,
+        partitiond_version=__version__,
+        quantization=spec.engine.quantization,
+        kv_cache_dtype=spec.engine.kv_cache_dtype,
+        variant=variant,
+    )

@@ -1,0 +1,240 @@
+"""Certifies what is proven of a plan, in its true figures rather than the integers."""
+
+import dataclasses
+import math
+from typing import Final
+
+from partitiond.core.model.placement_rules import PRIORITY_FACTOR
+from partitiond.core.plan.choices import Choice, bound_within, trade_off
+from partitiond.core.plan.record import Certificate, Objective, Placement, PriorityProof, Status
+from partitiond.core.profile.record import ProfileKind
+from partitiond.planner.model.costs import (
+    cost_of,
+    goodput_of,
+    scale_of,
+    true_bound,
+    true_priced_bound,
+    true_value,
+)
+from partitiond.planner.model.needs import LEAST
+from partitiond.planner.model.types import Instance, unlike
+from partitiond.planner.progress.answer import SolveAnswer
+from partitiond.planner.progress.moves import moves_made, price_of_a_move, with_moves
+
+PROVEN: Final = 1e-6
+"""Relative gap up to which only rounding is left."""
+GRAIN: Final = 2e-8
+"""Relative error of the integers' rates, and of sums of floats."""
+
+
+def certify(
+    instance: Instance,
+    found: SolveAnswer,
+    placements: tuple[Placement, ...],
+    levels: dict[str, float],
+    seconds: float,
+) -> Certificate:
+    """Return what is proven of the plan, for the objective that was solved for.
+
+    Args:
+        instance: the problem instance.
+        found: the portfolio's answer.
+        placements: the plan.
+        levels: level of interference by device id.
+        seconds: duration of the solve.
+    """
+    request, objective = instance.request, found.objective
+    own = plan_value(instance, objective, placements, levels)
+    own_bound, best = _bound(instance, found), _best(instance, found, own)
+    first_fit = found.first_fit
+    if first_fit is not None and objective.is_cost:
+        first_fit = true_value(request, first_fit)
+    price, moves = price_of_a_move(request, objective), moves_made(instance, placements)
+    # Prices are not negative: a value no plan reaches without them, none reaches with them.
+    value, bound = with_moves(objective, own, moves, price), own_bound
+    if price and objective.is_cost and found.priced_bound is not None:
+        bound = max(own_bound, true_priced_bound(request, found.priced_bound))
+    gap = abs(bound - value) / max(abs(value), 1e-9)
+    rates = rates_of(instance, placements, levels)
+    classes = () if _counts_nothing(instance, found) else found.class_bounds
+    by_priority = tuple(
+        PriorityProof(
+            priority,
+            goodput_of(request.models, rates, priority),
+            most * (1 + GRAIN) + _few(instance, priority) / PRIORITY_FACTOR**priority,
+        )
+        for priority, most in classes
+    )
+    proven = gap <= PROVEN and all(p.bound <= p.value * (1 + PROVEN) for p in by_priority)
+    if objective is Objective.MAX_GOODPUT and found.packing.short_replicas():
+        # The bound holds for plans that miss equally many of the least replicas. Only CP-SAT
+        # proves that no plan misses fewer.
+        proven = proven and found.status is Status.OPTIMAL
+    kept = found.status if found.status is not Status.OPTIMAL else Status.FEASIBLE
+    return Certificate(
+        objective=objective,
+        value=value,
+        bound=bound,
+        gap=gap,
+        status=Status.OPTIMAL if proven else kept,
+        method=found.method,
+        seconds=seconds,
+        baseline_one_model_per_device=_one_model_per_device(instance),
+        baseline_first_fit=first_fit,
+        best_value=best,
+        moves=moves if price else 0,
+        move_price=price,
+        value_without_moves=own if price else None,
+        bound_without_moves=own_bound if price else None,
+        for_estimates=any(p.candidate.profile_kind is ProfileKind.ESTIMATED for p in placements),
+        choices=_choices(instance, found, Choice(own, own_bound, moves, chosen=True), bound),
+        by_priority=by_priority,
+        among=_among(instance, found),
+    )
+
+
+def _among(instance: Instance, found: SolveAnswer) -> str:
+    """Describe the plans that the bound covers. CP-SAT proves goodput only among plans with as many
+    of the least replicas; in a fallback from a cost objective that is one of each model."""
+    if found.objective is not Objective.MAX_GOODPUT:
+        return ""
+    if found.packing.short_replicas():
+        return "with as many of the models' least replicas"
+    fell_back = instance.request.objective.is_cost
+    return "with a replica of every model that fits a device" if fell_back else ""
+
+
+def _choices(
+    instance: Instance, found: SolveAnswer, mine: Choice, priced: float
+) -> tuple[Choice, ...]:
+    """Return the plans found between which the price of a move decides, with a bound for each.
+
+    The plan's bound without that price holds for any number of moves; `priced`, which includes the
+    price, is tighter for few moves.
+    """
+    # With several priorities the price alone does not decide; if nothing counts, nothing does.
+    if not found.seen or len(found.class_bounds) > 1 or _counts_nothing(instance, found):
+        return ()
+    request, objective = instance.request, found.objective
+    price, whole = price_of_a_move(request, objective), objective is Objective.MIN_DEVICES
+
+    def bound(moves: int) -> float:
+        if not objective.is_cost:
+            return mine.bound
+        return bound_within(moves, mine.bound, priced, price, whole=whole)
+
+    plans = [Choice(s.value, bound(s.moves), s.moves, against=s.against) for s in found.seen]
+    against = next((s.against for s in found.seen if s.packing is found.packing), None)
+    plans.append(dataclasses.replace(mine, bound=bound(mine.moves), against=against))
+    unit = price_of_a_move(dataclasses.replace(request, move_price=1.0), objective)
+    told = trade_off(plans, is_cost=objective.is_cost, unit=unit)
+    return told if len(told) > 1 else ()
+
+
+def plan_value(
+    instance: Instance,
+    objective: Objective,
+    placements: tuple[Placement, ...],
+    levels: dict[str, float],
+) -> float:
+    """Return the objective's value of a plan, from the plan's own figures.
+
+    The unit is devices, price per hour, watts, weighted requests/s, or the smallest model's share.
+    """
+    request = instance.request
+    if objective.is_cost:
+        return cost_of(request, objective, placements)
+    sums = rates_of(instance, placements, levels)
+    if objective is Objective.MAX_GOODPUT:
+        return goodput_of(request.models, sums)
+    return scale_of(objective, request.models, sums, _left(instance, placements, levels))
+
+
+def rates_of(
+    instance: Instance, placements: tuple[Placement, ...], levels: dict[str, float]
+) -> dict[str, float]:
+    """Planned requests/s by model."""
+    rates = {need.name: [0.0] for need in instance.needs}
+    for p in placements:
+        rates[p.model].append(p.candidate.capacity_req_per_s / levels[p.device_id])
+    return {name: math.fsum(parts) for name, parts in rates.items()}
+
+
+def _left(
+    instance: Instance, placements: tuple[Placement, ...], levels: dict[str, float]
+) -> dict[str, float]:
+    """Return the rate left without the fault domain that serves most, of models with `survive`."""
+    number = {device.id: i for i, device in enumerate(instance.request.devices)}
+    found = {}
+    for need in (n for n in instance.needs if n.survive_rate):
+        given: dict[int, float] = {}
+        for p in (p for p in placements if p.model == need.name):
+            domain = need.domain_of[number[p.device_id]]
+            rate = p.candidate.capacity_req_per_s / levels[p.device_id]
+            given[domain] = given.get(domain, 0.0) + rate
+        # Summed afresh: a difference of sums would be a tiny amount instead of 0.
+        found[need.name] = min(
+            (math.fsum(r for d, r in given.items() if d != lost) for lost in given), default=0.0
+        )
+    return found
+
+
+def _bound(instance: Instance, found: SolveAnswer) -> float:
+    """Return the bound. It is not clipped to the plan's value: a plan beyond it is a defect."""
+    if found.objective.is_cost:
+        return true_bound(instance.request, found.bound)
+    if _counts_nothing(instance, found):
+        return 0.0
+    priorities = {need.priority for need in instance.needs}
+    counted = found.objective is Objective.MAX_GOODPUT
+    few = math.fsum(_few(instance, p) for p in priorities) if counted else 0.0
+    return found.bound * (1 + GRAIN) + few
+
+
+def _few(instance: Instance, priority: int) -> float:
+    """Return the weighted requests/s by which bounds of a priority may be too low.
+
+    The most that counts for a model is rounded down with its demand, by at most one unit, and
+    tiny demands have few units.
+    """
+    mine = (n for n in instance.needs if n.priority == priority and 0 < n.rate < LEAST)
+    return math.fsum(n.weight / n.units for n in mine)
+
+
+def _counts_nothing(instance: Instance, found: SolveAnswer) -> bool:
+    """Whether the models that count under MAX_GOODPUT fit no device."""
+    asked = any(m.demand.planned_req_per_s is not None for m in instance.request.models)
+    rated = any(n.rated for n in instance.needs)
+    return found.objective is Objective.MAX_GOODPUT and asked and not rated
+
+
+def _best(instance: Instance, found: SolveAnswer, value: float) -> float | None:
+    """Return the best value of any plan found; None if that is the plan's own value."""
+    if found.best_value is None or found.status is Status.OPTIMAL:
+        return None
+    if _counts_nothing(instance, found):
+        return None
+    if found.objective.is_cost:
+        best = true_value(instance.request, found.best_value)
+        return best if best < value * (1 - PROVEN) else None
+    return found.best_value if found.best_value > value * (1 + PROVEN) else None
+
+
+def _one_model_per_device(instance: Instance) -> int:
+    """Count the devices needed if no device served two models: one engine each, at its best."""
+    best = {need.model: 0 for need in instance.needs}
+    free = {
+        item: option
+        for group in unlike(instance.groups)
+        for option, fit in zip(group.options, group.fits, strict=True)
+        if option.level == 1.0
+        for item in fit
+    }
+    for item, option in free.items():
+        model = instance.items[item].model
+        if model in best:
+            best[model] = max(best[model], instance.rate(item, option))
+    return sum(
+        max(n.min_replicas, -(-n.rate // best[n.model]) if best[n.model] else 0)
+        for n in instance.needs
+    )

@@ -1,0 +1,71 @@
+"""Computes what a replica takes beside its device: power, host cores and host memory."""
+
+import math
+from typing import Final
+
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
+from partitiond.core.hardware.lookup import mig_profile
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.costs import IDLE_SHARE
+from partitiond.core.profile.points import OperatingPoint
+from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.core.units import GIB, ZERO_BYTES, Bytes
+
+ENGINE_HOST_BYTES: Final = Bytes(3 * GIB)
+"""Host memory of the processes of one engine on a GPU: interpreter, torch with its CUDA libraries
+and pinned buffers of the API server and the engine core. Assumed, because profiles do not measure
+it. It counts only on hosts whose memory is known."""
+
+SPARE_CORE_SHARE: Final = 0.05
+"""Share of a core ignored when rounding up: CPU time is sampled; 1.03 cores are one core."""
+
+
+def planned_watts(profile: Profile, point: OperatingPoint) -> float | None:
+    """Return the draw at the operating point beyond the idle device, in watts; None if unknown.
+
+    For a measured profile: the energy of an output token times tokens/s, or the mean power of the
+    windows, less the device's draw without load. Both are of the device, on which the replica was
+    alone. An estimated profile gets the most that its share of the SMs could draw: a saturated GPU
+    draws between that and the memory's part of it. This tells a plan which partitions are small.
+    """
+    spec = HARDWARE.get(profile.hardware)
+    if spec is None or spec.tdp_watts is None:
+        return None
+    idle = spec.tdp_watts * IDLE_SHARE
+    if profile.kind is ProfileKind.ESTIMATED:
+        return (spec.tdp_watts - idle) * sm_share(spec, profile.size)
+    told = point.telemetry.power_watts if point.telemetry is not None else None
+    if point.joules_per_output_token is not None:
+        told = point.joules_per_output_token * point.output_tokens_per_s
+    return None if told is None else max(0.0, told - idle)
+
+
+def sm_share(hardware: HardwareSpec, size: PartitionSize) -> float:
+    """Return the share of a GPU's SMs that a partition computes with."""
+    match size.mode:
+        case SharingMode.MPS:
+            return size.sm_percent / 100
+        case SharingMode.MIG:
+            return mig_profile(hardware, size.mig_profile).sm_count / hardware.sm_count
+        case _:
+            return 1.0
+
+
+def host_cores(profile: Profile, point: OperatingPoint) -> int:
+    """Return the engine's host cores: its partition's, or on a GPU as many as it used if measured.
+
+    A plan gives every engine cores of its own, so that engines do not slow each other down on the
+    host in any sharing mode. An engine gets as many cores as it keeps busy.
+    """
+    told = point.telemetry.cores_used if point.telemetry is not None else None
+    if profile.size.mode is SharingMode.CORES or told is None:
+        return profile.size.cores
+    return max(profile.size.cores, math.ceil(told - SPARE_CORE_SHARE))
+
+
+def host_memory(profile: Profile, spec: ModelSpec) -> Bytes:
+    """Return an engine's host memory; 0 on a CPU device, where the footprint is host memory."""
+    on_cpu = profile.size.mode is SharingMode.CORES
+    return ZERO_BYTES if on_cpu or spec.engine_kind == "simulated" else ENGINE_HOST_BYTES

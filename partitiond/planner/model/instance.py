@@ -1,0 +1,294 @@
+"""Turns the request into integers: which items fit where, and what every model needs."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable
+
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.mig.geometry import geometry_on, instance_bytes, place_of
+from partitiond.core.model.spec import Isolation, PlacementRules
+from partitiond.core.performance.interference import (
+    MODE_OVERHEAD_BYTES,
+    TOLERANCE,
+    device_kappa,
+    mode_overhead_bytes,
+)
+from partitiond.core.plan.record import weights_of
+from partitiond.planner.model.costs import device_units, item_units
+from partitiond.planner.model.dominated import Fits, Spare, in_use, most_useful, without_beaten
+from partitiond.planner.model.figures import down
+from partitiond.planner.model.needs import needs_of, units_of, with_lifts
+from partitiond.planner.model.options import open_modes, options_of
+from partitiond.planner.model.pools import Pool, shared_limits, usable_bytes
+from partitiond.planner.model.ties import names_of, ties_of, unreachable
+from partitiond.planner.model.types import (
+    SHARE_SCALE,
+    Group,
+    Instance,
+    Item,
+    Option,
+    PlanRequest,
+    unlike,
+)
+
+Holds = dict[SharingMode | None, dict[int, float]]
+Ways = tuple[tuple[Option, ...], Fits, Holds]
+"""Options of a device, the items each can hold, and by mode the level each item tolerates."""
+
+
+def build_instance(request: PlanRequest) -> Instance:
+    """Return the request as integers, with the items that fit each device."""
+    items = tuple(_items(request))
+    pools = shared_limits(request.devices, request.host_memory_bytes, request.host_cores_shared)
+    needs = needs_of(request)
+    spare = Spare(most_useful(request, needs), in_use(request, items))
+    groups = tuple(_groups(request, items, pools, spare))
+    fitting = {items[i].model for i in {i for g in unlike(groups) for fit in g.fits for i in fit}}
+    placeable = fitting - unreachable(needs, fitting)
+    planned = with_lifts(request, [n for n in needs if n.model in placeable])
+    if placeable != fitting:
+        left = tuple(item for item in items if item.model in placeable)
+        groups = tuple(_groups(request, left, pools, spare))
+    group_of = {b: g.index for g in groups for b in g.bins}
+    return Instance(
+        request=request,
+        items=items,
+        groups=groups,
+        group_of=tuple(group_of[b] for b in range(len(request.devices))),
+        pools=pools,
+        needs=planned,
+        hopeless=tuple(n.model for n in needs if n.model not in placeable),
+        ties=ties_of(request, planned),
+    )
+
+
+def allowed_on(rules: PlacementRules, device: Device) -> bool:
+    """Whether `only_on` is empty, or names the device, its host, its rack or its hardware."""
+    return not rules.only_on or not names_of(device).isdisjoint(rules.only_on)
+
+
+def _items(request: PlanRequest) -> Iterable[Item]:
+    kinds = {d.hardware: d.kind for d in request.devices}
+    index = itertools.count()
+    for model, demand in enumerate(request.models):
+        units = units_of(demand)
+        for c in demand.candidates:
+            if c.hardware not in kinds:
+                continue
+            on_cpu = kinds[c.hardware] is DeviceKind.CPU
+            mode = c.size.mode
+            # A MIG instance has its own SMs and memory, and takes no share of other instances'.
+            in_mig = mode is SharingMode.MIG
+            yield Item(
+                index=next(index),
+                model=model,
+                candidate=c,
+                memory_bytes=c.memory_bytes,
+                sm=c.size.sm_percent if mode is SharingMode.MPS else 0,
+                busy=0 if in_mig else down(c.busy, SHARE_SCALE),
+                cores=c.size.cores,
+                host_bytes=c.memory_bytes if on_cpu else c.host_memory_bytes,
+                load_bytes=max(1, weights_of(c)),
+                kappa=0.0 if in_mig else device_kappa(mode, (c.kappa,), request.interference),
+                mig_profile=c.size.mig_profile if in_mig else "",
+                cost=item_units(request, demand, c),
+                units=units,
+            )
+
+
+def _groups(
+    request: PlanRequest, items: tuple[Item, ...], pools: tuple[Pool, ...], spare: Spare
+) -> Iterable[Group]:
+    # Interchangeable devices hold the same and cost the same.
+    alike: dict[tuple[object, ...], list[int]] = {}
+    prices = device_units(request)
+    bound_to = [model.rules for model in request.models if model.rules.only_on]
+    room = _rooms(request.devices, items)
+    for index, device in enumerate(request.devices):
+        allowed = tuple(allowed_on(rules, device) for rules in bound_to)
+        kind = (_limits(device, room[index]), _pools_of(index, pools), prices[index], allowed)
+        alike.setdefault(kind, []).append(index)
+    ways: dict[object, Ways] = {}
+    here_by: dict[float, tuple[Item, ...]] = {}
+    for index, ((limits, _, _, allowing), bins) in enumerate(alike.items()):
+        device = request.devices[bins[0]]
+        drawn = _pools_of(bins[0], pools)
+        shared = {pools[number].kind for number in drawn} | ({"cores"} if device.cores else set())
+        hosts = [pools[number].capacity for number in drawn if pools[number].kind == "host"]
+        on_host = min(hosts if device.kind is DeviceKind.GPU else (), default=math.inf)
+        if on_host not in here_by:
+            fitting = (it for it in items if it.candidate.host_memory_bytes <= on_host)
+            here_by[on_host] = tuple(fitting)
+        here = here_by[on_host]
+        # Groups that differ only in the host they draw from can hold the same items.
+        same = (limits, allowing, frozenset(shared), len(here) == len(items) or on_host)
+        if same not in ways:
+            ways[same] = _ways(request, device, here, dataclasses.replace(spare, shared=shared))
+        options, fits, held = ways[same]
+        yield Group(
+            index=index,
+            bins=tuple(bins),
+            hardware=device.hardware,
+            memory_bytes=room[bins[0]],
+            cores=len(device.cores),
+            price=prices[bins[0]],
+            pools=drawn,
+            options=options,
+            fits=fits,
+            sm_percent=max(0, 100 - device.occupied_sm_percent),
+            held=held,
+        )
+
+
+def _rooms(devices: tuple[Device, ...], items: tuple[Item, ...]) -> list[int]:
+    """Return each device's memory, rounded down to a divisor common to all sizes it may hold.
+
+    No sum of footprints lies in between, so devices whose free memory differs by a tiny amount
+    stay interchangeable.
+    """
+    grains: dict[str, int] = {}
+    for it in items:
+        grain = grains.get(it.candidate.hardware, math.gcd(*MODE_OVERHEAD_BYTES.values()))
+        grains[it.candidate.hardware] = math.gcd(grain, it.memory_bytes)
+    return [
+        usable_bytes(d) // grain * grain for d in devices for grain in (grains.get(d.hardware, 1),)
+    ]
+
+
+def _limits(device: Device, room: int) -> object:
+    """Return a key of everything about a device that decides what it can hold at present."""
+    return (
+        device.hardware,
+        room,
+        len(device.cores),
+        tuple(sorted(open_modes(device))),
+        device.max_replicas,
+        device.occupied_sm_percent,
+        *_mig_limits(device),
+    )
+
+
+def _mig_limits(device: Device) -> tuple[object, ...]:
+    """Return a key of everything that decides which GPU instances a device can hold, and where."""
+    occupied = tuple(sorted(set(device.occupied_slices)))
+    if SharingMode.MIG not in device.modes:
+        return (bool(occupied),)
+    # A UUID is unique on every GPU; only an instance's place and size decide.
+    instances = tuple(
+        sorted(
+            (*place_of(i), i.memory_bytes, bool(i.uuid) and not i.busy)
+            for i in device.mig_instances
+        )
+    )
+    return (occupied, instances, device.mig_fixed, device.mig_profiles)
+
+
+def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: Spare) -> Ways:
+    """Return the options of a device, and the items that each option can hold."""
+    allowed = [allowed_on(demand.rules, device) for demand in request.models]
+    fitting = {item.index: item for item in _fitting(device, items) if allowed[item.model]}
+    by_mode: dict[SharingMode | None, list[Option]] = {}
+    for option in options_of(device, request.interference, fitting.values()):
+        by_mode.setdefault(option.mode, []).append(option)
+    options: list[Option] = []
+    fits: list[tuple[int, ...]] = []
+    holds: Holds = {}
+    for mode, ways in by_mode.items():
+        mine = [item for item in fitting.values() if _may_be(item, mode, request)]
+        levels = sorted({option.level for option in ways})
+        bears = {item.index: _bears(item, levels, request) for item in mine}
+        held = without_beaten({i: x for i, x in bears.items() if x}, mode, fitting, spare)
+        ordered = sorted(held)
+        holds[mode] = held
+        for option in ways:
+            fit = tuple(i for i in ordered if held[i] >= option.level and _at(fitting[i], option))
+            # Of the options that hold the same items at a level, the least kappa is enough.
+            last = (options[-1].mode, options[-1].level, fits[-1]) if fits else None
+            if fit and last != (mode, option.level, fit):
+                options.append(option)
+                fits.append(fit)
+    return tuple(options), tuple(fits), holds
+
+
+def _at(item: Item, option: Option) -> bool:
+    return option.mode is None or (item.kappa <= option.kappa and item.busy <= option.busy_limit[1])
+
+
+def _pools_of(index: int, pools: tuple[Pool, ...]) -> tuple[int, ...]:
+    return tuple(p.index for p in pools if index in p.bins)
+
+
+def _fitting(device: Device, items: tuple[Item, ...]) -> list[Item]:
+    """Return the items that fit an empty device of this kind."""
+    modes, cores = open_modes(device), len(device.cores)
+    found = [
+        item
+        for item in items
+        if item.candidate.hardware == device.hardware
+        and item.candidate.size.mode in modes
+        and _has_memory(device, item)
+        and item.sm <= 100 - device.occupied_sm_percent
+        and (not cores or item.cores <= cores)
+    ]
+    shares: dict[int, list[Item]] = {}
+    for item in found:
+        if item.candidate.size.mode is SharingMode.MEMORY:
+            shares.setdefault(item.model, []).append(item)
+    return [item for item in found if not _redundant(item, shares.get(item.model, []))]
+
+
+def _has_memory(device: Device, item: Item) -> bool:
+    """Whether the device, or the MIG instance that the item needs, has enough memory for it."""
+    mode = item.candidate.size.mode
+    if mode is not SharingMode.MIG:
+        return item.memory_bytes + mode_overhead_bytes(mode) <= usable_bytes(device)
+    geometry = geometry_on(device)
+    position = None if geometry is None else geometry.index(item.mig_profile)
+    if geometry is None or position is None:
+        return False
+    room = instance_bytes(geometry.profiles[position])
+    return item.memory_bytes <= room and geometry.holds(geometry.radix[position])
+
+
+def _redundant(item: Item, shares: list[Item]) -> bool:
+    """Whether an unshared memory share of the same model is at least as good as a whole device."""
+    return item.candidate.size.mode is SharingMode.WHOLE and any(
+        all(x <= y for x, y in zip(_alone(share), _alone(item), strict=True)) for share in shares
+    )
+
+
+def _alone(it: Item) -> tuple[float, ...]:
+    """Return costs and negated gains of a replica alone on a device; less is better."""
+    c = it.candidate
+    return (
+        -c.capacity_req_per_s, it.memory_bytes, it.busy, it.cores, it.host_bytes, it.cost,
+        c.ttft_p95_seconds, c.tpot_p95_seconds,
+    )  # fmt: skip
+
+
+def _may_be(item: Item, mode: SharingMode | None, request: PlanRequest) -> bool:
+    """Whether isolation allows the item on a device in this mode; mode None is a replica alone."""
+    own, isolation = item.candidate.size.mode, request.models[item.model].isolation
+    if mode is None:
+        # In mode MIG an instance is isolated by hardware, whatever runs in other instances.
+        walled = isolation is Isolation.HARDWARE and own is SharingMode.MIG
+        return not walled and (isolation is not Isolation.SHARED or own is SharingMode.WHOLE)
+    walled = isolation is Isolation.HARDWARE and mode is SharingMode.MIG
+    return own is mode and (isolation is Isolation.SHARED or walled)
+
+
+def _bears(item: Item, levels: list[float], request: PlanRequest) -> float:
+    """Return the highest level at which the item holds its model's SLO; 0 if there is none."""
+    slo, c = request.models[item.model].slo, item.candidate
+    if slo is None:
+        return levels[-1]
+    return max(
+        (
+            level
+            for level in levels
+            if c.ttft_p95_seconds * level <= slo.ttft_seconds * (1 + TOLERANCE)
+            and c.tpot_p95_seconds * level <= slo.tpot_seconds * (1 + TOLERANCE)
+        ),
+        default=0.0,
+    )

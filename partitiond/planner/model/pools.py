@@ -1,0 +1,80 @@
+"""Computes the usable memory of a device, and the limits that devices of one host share."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from typing import Final
+
+from partitiond.core.hardware.kinds import Device, DeviceKind, headroom_bytes
+from partitiond.core.plan.record import Candidate
+
+MAX_CORE_SETS: Final = 6
+"""Distinct core lists on one host for which every union is constrained; a host has one per NUMA
+node and one for the CPU device."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pool:
+    """A limit that devices of one host share: its cores, or its memory in bytes."""
+
+    index: int
+    kind: str
+    bins: frozenset[int]
+    capacity: int
+
+    def taken_by(self, candidate: Candidate, device: Device) -> int:
+        """Return what one replica on the device takes of the limit."""
+        on_cpu = device.kind is DeviceKind.CPU
+        memory = candidate.memory_bytes if on_cpu else candidate.host_memory_bytes
+        return candidate.size.cores if self.kind == "cores" else memory
+
+
+def usable_bytes(device: Device) -> int:
+    """Return the memory for footprints: total less reserved, foreign use and headroom."""
+    usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
+    return max(0, usable - headroom_bytes(device.memory_bytes))
+
+
+def shared_limits(
+    devices: tuple[Device, ...], host_memory_bytes: tuple[tuple[str, int], ...], share_cores: bool
+) -> tuple[Pool, ...]:
+    """Return cores and memory of each host, if several devices draw from them.
+
+    Args:
+        devices: all devices.
+        host_memory_bytes: memory for engines by host, if no CPU device states it.
+        share_cores: True if a core listed by two devices of a host is one core.
+    """
+    by_host: dict[str, list[int]] = {}
+    for index, device in enumerate(devices):
+        by_host.setdefault(device.host, []).append(index)
+    stated = dict(host_memory_bytes)
+    found: list[tuple[str, frozenset[int], int]] = []
+    for host, bins in sorted(by_host.items()):
+        if share_cores:
+            found.extend(_core_pools(devices, bins))
+        budgets = [usable_bytes(devices[b]) for b in bins if devices[b].kind is DeviceKind.CPU]
+        budgets += [stated[host]] if host in stated else []
+        if budgets and (len(bins) > 1 or host in stated):
+            found.append(("host", frozenset(bins), min(budgets)))
+    return tuple(Pool(index, *pool) for index, pool in enumerate(found))
+
+
+def _core_pools(
+    devices: tuple[Device, ...], bins: list[int]
+) -> Iterable[tuple[str, frozenset[int], int]]:
+    """Apply Hall's condition: engines with cores within a set need no more cores than it has."""
+    sets = sorted({frozenset(devices[b].cores) for b in bins if devices[b].cores}, key=sorted)
+    if sum(len(s) for s in sets) == len(frozenset().union(*sets)) and len(sets) == len(bins):
+        return
+    sizes = range(1, len(sets) + 1) if len(sets) <= MAX_CORE_SETS else (1, len(sets))
+    limits: dict[frozenset[int], int] = {}
+    for size in sizes:
+        for chosen in itertools.combinations(sets, size):
+            union = frozenset().union(*chosen)
+            members = frozenset(
+                b for b in bins if devices[b].cores and union >= {*devices[b].cores}
+            )
+            if len(members) > 1:
+                limits[members] = min(len(union), limits.get(members, len(union)))
+    yield from (("cores", members, limit) for members, limit in limits.items())

@@ -1,0 +1,248 @@
+"""Assigns abstract devices to real ones with the fewest moves; then replica ids and cores."""
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from ortools.graph.python import linear_sum_assignment
+
+from partitiond.core.hardware.kinds import DeviceKind, SharingMode
+from partitiond.core.hardware.partition import (
+    CpuCores,
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+    WholeDevice,
+)
+from partitiond.core.mig.geometry import Place, geometry_on
+from partitiond.core.plan.record import Placement
+from partitiond.planner.model.cores import CoreWish, choose_cores
+from partitiond.planner.model.slices import SliceWish, choose_slices
+from partitiond.planner.model.ties import twins
+from partitiond.planner.model.types import Instance
+from partitiond.planner.pack.making_way import in_the_way
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.pack.running import staying_items
+
+Staying = tuple[tuple[int, int, Placement], ...]
+
+
+@dataclasses.dataclass(slots=True)
+class _Slot:
+    """One replica of the plan on its real device, before it has an id.
+
+    Attributes:
+        place: its GPU instance in mode MIG.
+    """
+
+    index: int
+    item: int
+    kept: Placement | None
+    replica_id: str = ""
+    place: Place | None = None
+
+
+def assign(instance: Instance, packing: Packing) -> tuple[Placement, ...]:
+    """Return placements on real devices; running replicas keep theirs and their ids if possible."""
+    slots = _slots(instance, packing)
+    _name(instance, slots)
+    cores = _cores(instance, slots)
+    slots.sort(key=lambda s: (s.index, s.replica_id))
+    return tuple(
+        Placement(
+            replica_id=slot.replica_id,
+            model=candidate.model,
+            device_id=instance.request.devices[slot.index].id,
+            partition=_partition(instance, slot, cores),
+            candidate=candidate,
+        )
+        for slot in slots
+        for candidate in (instance.items[slot.item].candidate,)
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying a packing does to the running replicas.
+
+    Attributes:
+        kept: number of replicas by model that stay as they are.
+        placed: number of replicas by model in the packing.
+        load_bytes: bytes of weights that have to be loaded.
+    """
+
+    kept: collections.Counter[str]
+    placed: collections.Counter[str]
+    load_bytes: int
+
+
+def applied(instance: Instance, packing: Packing) -> Applied:
+    """Compare a packing with the running replicas, on the devices that it would be assigned."""
+    slots = _slots(instance, packing)
+    items = instance.items
+    return Applied(
+        kept=collections.Counter(slot.kept.model for slot in slots if slot.kept is not None),
+        placed=collections.Counter(items[slot.item].candidate.model for slot in slots),
+        load_bytes=sum(items[slot.item].load_bytes for slot in slots if slot.kept is None),
+    )
+
+
+def _slots(instance: Instance, packing: Packing) -> list[_Slot]:
+    staying = staying_items(instance)
+    real: dict[int, int] = {}
+    for bins in twins(instance):
+        real.update(_match_devices(instance, packing, bins, staying))
+    waiting: dict[tuple[int, int], list[Placement]] = collections.defaultdict(list)
+    for index, item, placement in staying:
+        waiting[index, item].append(placement)
+    slots = []
+    for abstract, load in enumerate(packing.loads):
+        for item in load.items:
+            kept = waiting[real[abstract], item]
+            slots.append(_Slot(real[abstract], item, kept.pop(0) if kept else None))
+        if load.items:
+            _choose_slices(instance, slots[-len(load.items) :])
+    return slots
+
+
+def _choose_slices(instance: Instance, slots: list[_Slot]) -> None:
+    """Place the replicas of one device in mode MIG; a replica that cannot keep its place moves."""
+    here = [s for s in slots if instance.items[s.item].mig_profile]
+    if not here:
+        return
+    geometry = geometry_on(instance.request.devices[here[0].index])
+    assert geometry is not None, "an item in mode MIG fits only where there is a geometry"
+    wishes = [
+        SliceWish(
+            instance.items[slot.item].mig_profile,
+            _place_of(slot.kept),
+            instance.items[slot.item].load_bytes,
+        )
+        for slot in here
+    ]
+    for slot, place in zip(here, choose_slices(geometry, wishes), strict=True):
+        slot.place = place
+        if place != _place_of(slot.kept):
+            slot.kept = None
+
+
+def _place_of(kept: Placement | None) -> Place | None:
+    if kept is None or not isinstance(kept.partition, MigSlice):
+        return None
+    partition = kept.partition
+    return partition.mig_profile, partition.slice_start, partition.slice_count
+
+
+def _match_devices(
+    instance: Instance, packing: Packing, bins: tuple[int, ...], staying: Staying
+) -> dict[int, int]:
+    """Return the real device of each interchangeable abstract one, so that most bytes stay loaded.
+
+    Among equal matches, the one with the most devices on which engines can start beside the ones
+    they replace wins; then the one to the devices of the same position, so the answer is unique.
+    """
+    runs: dict[int, collections.Counter[int]] = collections.defaultdict(collections.Counter)
+    position = {b: n for n, b in enumerate(bins)}
+    running_on: dict[int, set[int]] = collections.defaultdict(set)
+    for index, item, _ in staying:
+        if index in position:
+            runs[position[index]][item] += 1
+            running_on[item].add(position[index])
+    here = {instance.request.devices[b].id for b in bins}
+    if len(bins) == 1 or not any(p.device_id in here for p in instance.request.running):
+        order = [b for b in bins if packing.loads[b].items]
+        order += [b for b in bins if not packing.loads[b].items]
+        return dict(zip(order, bins, strict=True))
+    kept = np.zeros((len(bins), len(bins)), dtype=np.int64)
+    for left, abstract in enumerate(bins):
+        items = packing.loads[abstract].items
+        for right in set().union(*(running_on[item] for item in items)):
+            kept[left, right] = _kept_bytes(instance, items, runs[right])
+    blocked = in_the_way(instance, packing, bins, [runs[n] for n in range(len(bins))])
+    more = len(bins) + 1  # exceeds the sum of the less important costs
+    cost = more * (more * (kept.max() - kept) + blocked) + 1 - np.eye(len(bins), dtype=np.int64)
+    rows, columns = np.indices(kept.shape)
+    solver = linear_sum_assignment.SimpleLinearSumAssignment()
+    solver.add_arcs_with_cost(rows.ravel(), columns.ravel(), cost.ravel())
+    solver.solve()
+    return {bins[n]: bins[solver.right_mate(n)] for n in range(len(bins))}
+
+
+def _kept_bytes(instance: Instance, items: list[int], runs: collections.Counter[int]) -> int:
+    """Return the weights that stay loaded, in MiB, with at least 1 per replica that stays."""
+    both = collections.Counter(items) & runs
+    return sum(n * (1 + instance.items[item].load_bytes // 2**20) for item, n in both.items())
+
+
+def _name(instance: Instance, slots: list[_Slot]) -> None:
+    """Set replica ids: kept ids first, then ids of replicas that move, then lowest free numbers."""
+    for slot in slots:
+        slot.replica_id = slot.kept.replica_id if slot.kept is not None else ""
+    taken = {slot.replica_id for slot in slots}
+    running = instance.request.running
+    leaving: dict[str, list[Placement]] = collections.defaultdict(list)
+    for p in running:
+        if p.replica_id not in taken:
+            leaving[p.model].append(p)
+    unnamed = [slot for slot in slots if not slot.replica_id]
+    for same_device in (True, False):
+        for slot in (s for s in unnamed if not s.replica_id):
+            there = leaving[instance.items[slot.item].candidate.model]
+            device = instance.request.devices[slot.index].id
+            mine = [p for p in there if not same_device or p.device_id == device]
+            if mine:
+                slot.replica_id = mine[0].replica_id
+                there.remove(mine[0])
+    taken = {slot.replica_id for slot in slots} | {p.replica_id for p in running}
+    last: dict[str, int] = collections.defaultdict(int)
+    for slot in (s for s in unnamed if not s.replica_id):
+        model = instance.items[slot.item].candidate.model
+        while True:
+            last[model] += 1
+            slot.replica_id = f"{model}-{last[model]}"
+            if slot.replica_id not in taken:
+                break
+
+
+def _cores(instance: Instance, slots: list[_Slot]) -> dict[str, tuple[int, ...]]:
+    """Return the cores of replicas on CPU devices; engines on GPUs still find their cores."""
+    found: dict[str, tuple[int, ...]] = {}
+    for host in sorted({d.host for d in instance.request.devices}):
+        here = (s for s in slots if instance.request.devices[s.index].host == host)
+        wishes = [_wish(instance, slot) for slot in here]
+        if any(wish.exclusive for wish in wishes):
+            found |= choose_cores(wishes)
+    return found
+
+
+def _wish(instance: Instance, slot: _Slot) -> CoreWish:
+    device = instance.request.devices[slot.index]
+    kept = slot.kept.partition if slot.kept is not None else None
+    return CoreWish(
+        name=slot.replica_id,
+        count=instance.items[slot.item].cores if device.cores else 0,
+        allowed=device.cores,
+        exclusive=device.kind is DeviceKind.CPU,
+        kept=kept.cores if isinstance(kept, CpuCores) else (),
+        nodes=device.core_nodes,
+    )
+
+
+def _partition(instance: Instance, slot: _Slot, cores: Mapping[str, tuple[int, ...]]) -> Partition:
+    candidate = instance.items[slot.item].candidate
+    device_id = instance.request.devices[slot.index].id
+    memory = candidate.memory_bytes
+    match candidate.size.mode:
+        case SharingMode.MEMORY:
+            return MemoryShare(device_id, memory)
+        case SharingMode.MPS:
+            return MpsShare(device_id, memory, candidate.size.sm_percent)
+        case SharingMode.CORES:
+            return CpuCores(device_id, memory, cores.get(slot.replica_id, ()))
+        case SharingMode.MIG if slot.place is not None:
+            name, start, size = slot.place
+            return MigSlice(device_id, memory, name, start, size)
+        case _:
+            return WholeDevice(device_id, memory)

@@ -1,0 +1,240 @@
+"""Tracks the progress of a solve: its clock, its best plan and bound, and its progress callback."""
+
+import contextlib
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from partitiond.core.plan.answers import PlanProgress
+from partitiond.core.plan.record import Objective
+from partitiond.planner.model.costs import charges_replicas, true_bound, true_value
+from partitiond.planner.model.sites import build_sites
+from partitiond.planner.model.types import RATE_SCALE, Instance
+from partitiond.planner.progress.stop import Stop, never
+
+if TYPE_CHECKING:
+    from partitiond.planner.progress.members import Member
+
+TELL_SECONDS: Final = 0.2
+"""Minimum time between two reports of the same solve, except for the first."""
+ROUNDING: Final = 1e-9
+TRIFLE: Final = 1e-12
+"""Relative difference that only results from the order in which floats are summed."""
+FINISH_SHARE: Final = 0.04
+FINISH_LEAST_SECONDS: Final = 0.05
+FINISH_MORE: Final = 0.2
+FINISH_LEAST: Final = 0.5
+FINISH_PER_SIZE: Final = 9e-7
+"""Seconds per model and device that assigning, tidying, explaining and checking take."""
+SHARING_SHARE: Final = 0.15
+SHARING_MOST: Final = 1.0
+"""Maximum seconds reserved for models without a rate, which share the spare capacity."""
+
+
+OnProgress = Callable[[PlanProgress], None]
+"""Called with the progress of one solve, without a title: `flow.progress_of` adds the title."""
+
+
+def goodput_unit(instance: Instance) -> float:
+    """Return a common divisor of the weighted requests/s of all plans, by the integers; or 0."""
+    counted = [n for n in instance.needs if n.rated]
+    weights = {n.worth for n in counted}
+    if len(weights) != 1 or not all(n.rate for n in counted):
+        return 0.0
+    rates = np.unique(build_sites(instance).rates).tolist()
+    return math.gcd(*rates, *(n.rate for n in counted)) * next(iter(weights)) / RATE_SCALE
+
+
+class CompilingStopped(Exception):  # noqa: N818 - nothing failed
+    """The caller asked to stop while the search was compiled."""
+
+
+class SolveMonitor:
+    """The clock of one solve, and the best value and bound so far, in the solver's own numbers.
+
+    Safe to use from the threads of one solve. Values and bounds are costs in PRICE_SCALE or
+    weighted requests/s, and are reported in the objective's own unit.
+
+    Args:
+        instance: the problem instance.
+        on_progress: called with improvements, at most every 0.2 s.
+        stop: called periodically; True ends the solve with the best plan so far.
+    """
+
+    def __init__(
+        self, instance: Instance, on_progress: OnProgress | None = None, stop: Stop = never
+    ) -> None:
+        self.instance = instance
+        self.began = time.monotonic()
+        self.fixed = instance.request.deterministic
+        self.objective = instance.request.objective
+        self.stop, self._tell = stop, on_progress
+        self._lock, self._telling = threading.Lock(), threading.Lock()
+        self._told, self._method = -math.inf, "starting"
+        self._certified = False
+        """Whether a plan with a bound was reported; the first one is always reported at once."""
+        self.value: float | None = None
+        self.bound: float | None = None
+        self.impossible = False
+        """Whether it is proven that not all demand can be served."""
+        self._unit = goodput_unit(instance)
+        ranked = {n.priority: n.lift for n in instance.needs}
+        self._by_class, self._lift = len(ranked) > 1, ranked[max(ranked)] if ranked else 1.0
+        limit = instance.request.time_limit_seconds
+        size = len(instance.needs) * len(instance.group_of)
+        finish = max(FINISH_LEAST_SECONDS, FINISH_SHARE * limit, FINISH_PER_SIZE * size)
+        if any(not need.rated for need in instance.needs) and not charges_replicas(
+            instance.request
+        ):
+            finish += min(SHARING_MOST, SHARING_SHARE * limit)
+        self.deadline = self.began + max(0.3 * limit, limit - finish)
+        self.compile_seconds = 0.0
+        """Seconds spent compiling; they do not count as solving."""
+        self._paused_at: float | None = None
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[Callable[[float], None]]:
+        """Stop the clock meanwhile; yield a callback that takes the share that is compiled.
+
+        The callback raises CompilingStopped once the caller asked to stop.
+        """
+        began = time.monotonic()
+        self._paused_at = began
+        try:
+            yield self._tell_compiled
+        finally:
+            self._paused_at = None
+            seconds = time.monotonic() - began
+            self.compile_seconds += seconds
+            self.began += seconds
+            self.deadline += seconds
+
+    def _tell_compiled(self, share: float) -> None:
+        if self.stop():
+            raise CompilingStopped
+        if self._tell is not None:
+            with self._telling:
+                self._tell(dataclasses.replace(self.now(), compiled=share))
+
+    def left(self) -> float:
+        """Return the seconds until the search has to end; the full limit if there is no clock."""
+        if self.stop():
+            return 0.0
+        if self.fixed:
+            return self.instance.request.time_limit_seconds
+        return max(0.0, self.deadline - time.monotonic())
+
+    def rest(self) -> float:
+        """Return the seconds until the time limit; infinite if there is no clock."""
+        if self.stop():
+            return 0.0
+        limit = math.inf if self.fixed else self.instance.request.time_limit_seconds
+        return max(0.0, self.began + limit - time.monotonic())
+
+    def over(self) -> bool:
+        """Whether the time limit has passed, or the caller asked to stop."""
+        return self.rest() <= 0
+
+    def finish(self) -> Stop:
+        """Return a `Stop` for the steps after the search: it allows them about their reserved time
+        once more, and stops at once if the caller asked to stop. Without a clock it never stops."""
+        limit = self.instance.request.time_limit_seconds
+        until = max(time.monotonic(), self.deadline) + max(FINISH_LEAST, FINISH_MORE * limit)
+        return lambda: self.stop() or (not self.fixed and time.monotonic() > until)
+
+    def restart(self, objective: Objective) -> None:
+        """Switch to another objective; values reported from now on belong to it."""
+        with self._lock:
+            self.objective, self.value, self.bound, self.impossible = objective, None, None, False
+
+    def take(self, members: "Iterable[Member]") -> None:
+        """Report the members that are valid answers as found."""
+        for one in members:
+            packing, cost = one.packing, self.objective.is_cost
+            if not (packing.lacking() if cost else packing.short_replicas()):
+                self.found(packing.cost() if cost else packing.goodput(), one.name)
+
+    def found(self, value: float, method: str) -> None:
+        """Record a plan with this value, if it is better than the best so far."""
+        with self._lock:
+            # A sum of floats in another order is not a better plan.
+            known = self.value
+            if known is not None and not self._better(value, known + self._trifle(known)):
+                return
+            self.value, self._method = value, method
+        self._report()
+
+    def found_by(self, value: float) -> str | None:
+        """Return the method that found the best plan, if that plan has this value; else None."""
+        with self._lock:
+            best = self.value
+            same = best is not None and abs(value - best) <= abs(self._trifle(best))
+            return self._method if same else None
+
+    def proved(self, bound: float) -> bool:
+        """Record that no plan is better than this bound; False if a bound as good was known.
+
+        An infinite cost proves that not all demand can be served.
+        """
+        if self.objective.is_cost and math.isinf(bound):
+            self.impossible = True
+            return True
+        if self.objective is Objective.MAX_GOODPUT and self._unit > 0:
+            whole = math.floor(bound / self._unit * (1 + ROUNDING) + ROUNDING)
+            bound = min(bound, whole * self._unit)
+        with self._lock:
+            if self.bound is not None and not self._better(self.bound, bound):
+                return False
+            self.bound = bound
+        self._report()
+        return True
+
+    def _trifle(self, value: float) -> float:
+        return (-TRIFLE if self.objective.is_cost else TRIFLE) * abs(value)
+
+    def _better(self, one: float, other: float) -> bool:
+        return one < other if self.objective.is_cost else one > other
+
+    @property
+    def done(self) -> bool:
+        """Whether the best plan reaches the bound, as far as the objective's own unit shows."""
+        now = self.now()
+        # What a lower priority lacks is a tiny part of the sum, but it counts.
+        by_class = self._by_class and self.objective is Objective.MAX_GOODPUT
+        return now.gap is not None and now.gap <= (0.0 if by_class else 1e-9)
+
+    def now(self) -> PlanProgress:
+        """The state at this moment."""
+        with self._lock:
+            value, bound, method = self.value, self.bound, self._method
+        request = self.instance.request
+        if self.objective.is_cost:
+            value = None if value is None else true_value(request, value)
+            bound = None if bound is None else true_bound(request, bound)
+        elif self.objective is Objective.MAX_GOODPUT:
+            value = None if value is None else value / self._lift
+            bound = None if bound is None else bound / self._lift
+        gap = None
+        if value is not None and bound is not None:
+            worse = bound - value if not self.objective.is_cost else value - bound
+            gap = max(0.0, worse) / max(abs(value), 1e-9)
+        until = time.monotonic() if self._paused_at is None else self._paused_at
+        seconds = until - self.began
+        return PlanProgress("", 1, 1, seconds, self.objective, value, bound, gap, method)
+
+    def _report(self) -> None:
+        """Call the progress callback, in one thread at a time."""
+        if self._tell is None:
+            return
+        with self._telling:
+            now = self.now()
+            certified = now.gap is not None
+            first = certified and not self._certified
+            if first or time.monotonic() - self._told >= TELL_SECONDS:
+                self._told, self._certified = time.monotonic(), certified
+                self._tell(now)

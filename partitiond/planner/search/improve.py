@@ -1,0 +1,218 @@
+"""Runs the compiled search on a schedule: improves a packing, or starts from none.
+
+Simulated annealing needs to know its running time. A first, cold phase gives a good plan early; the
+temperature then falls from `HOT` to `COLD` over the rest of the time. For cost objectives a
+replica's price is its worth at linear prices. With prices by what it takes of a device
+(`prices.usual_prices`), plans of shipped instances of 100 x 64 had one to three devices more after
+as many steps. For goodput, the mean of both prices is better than either by half a percent. Plans
+that the column generation finds are adopted if they are better.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+
+from partitiond.planner.bounds.prices import usual_prices
+from partitiond.planner.kernels.anneal import Rules, construct, revalue, search
+from partitiond.planner.kernels.loads import Data, copy_state
+from partitiond.planner.model.sites import Floats, Sites
+from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE
+from partitiond.planner.pack.adding import Adding
+from partitiond.planner.pack.complete import complete
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.search.annealing import (
+    LEAST_PRICE,
+    empty_state,
+    load_packing,
+    make_data,
+    make_here,
+    make_scratch,
+    to_packing,
+)
+
+HOT: Final = 0.05
+"""First temperature, in the gain of a typical replica or in typical devices: a step that loses a
+twentieth of that is kept once in e times. With ten times as much the search forgets what it found,
+with a tenth it stays where it is."""
+COLD: Final = 0.005
+COLD_SHARE: Final = 0.15
+"""Share of the time for the first, cold phase."""
+NO_BUDGET: Final = 1 << 62
+NOISE: Final = 0.3
+WANTING: Final = 5
+OUTSIDE: Final = 16
+ALL_OUTSIDE: Final = 1 << 30
+SLICE_SECONDS: Final = 0.05
+FIRST_STEPS: Final = 200
+FIXED_STEPS_PER_SECOND: Final = 10_000
+"""Steps per second of the time limit if the answer may not depend on the clock."""
+
+
+class Improver:
+    """One compiled search.
+
+    Args:
+        sites: the instance as arrays.
+        worth: (E,) what one replica of each entry takes; above 0.
+        by_cost: True to serve all demand at a falling cost; False to maximise goodput.
+        seed: seed of all random choices.
+        runs: devices and items that run and could stay; load i of a packing is then device i.
+        most_gone: limit on these replicas that leave their device; None for no limit.
+    """
+
+    def __init__(
+        self,
+        sites: Sites,
+        worth: Floats,
+        *,
+        by_cost: bool,
+        seed: int,
+        runs: Sequence[tuple[int, int]] = (),
+        most_gone: int | None = None,
+    ) -> None:
+        self.sites, self.by_cost = sites, by_cost
+        self.here = make_here(sites, runs, most_gone)
+        price = worth if by_cost else np.sqrt(worth * usual_prices(sites))
+        # Lacking worth is compared with 0, so the objective's unit must not matter.
+        price = price / price.max(initial=LEAST_PRICE)
+        self.data = make_data(sites, price, by_cost=by_cost)
+        self.state, self.best_state = empty_state(self.data), empty_state(self.data)
+        self.scratch = make_scratch(self.data, seed)
+        self.budget = np.full(1, NO_BUDGET, dtype=np.int64)
+        """Limit on an answer's cost under a cost objective: below the cost of the best one."""
+        self.unit = _unit(self.data, self.sites, by_cost=by_cost)
+        self.found = False
+        """Whether `best` is an answer; by cost it must lack nothing."""
+        self.share = 0.0
+        """Elapsed share of the time of a run; the run ends at 1."""
+        self._slice = FIRST_STEPS
+
+    def start(self, packing: Packing | None) -> None:
+        """Start at a packing, which holds the frozen models, or at none, and complete it."""
+        fresh, instance = empty_state(self.data), self.sites.instance
+        if packing is None and instance.ties.near:
+            adding = Adding(Packing(instance), usual_prices(self.sites))
+            complete(adding, [n for n in instance.needs if n.model in instance.ties.beyond_device])
+            packing = adding.packing
+        if packing is not None:
+            load_packing(self.sites, self.data, packing, fresh)
+        copy_state(fresh, self.state)
+        rules = self._rules(0.0)
+        construct(self.data, self.state, self.scratch, rules, int(self.budget[0]))
+        self._take_in()
+
+    def _take_in(self) -> None:
+        """Keep the current state if it is an answer and better than the best."""
+        state, best = self.state, self.best_state
+        if self.by_cost:
+            complete = state.worth[0] >= -1e-9
+            if complete and (not self.found or state.cost[0] < best.cost[0]):
+                copy_state(state, best)
+                self.found = True
+                self.budget[0] = state.cost[0] - 1
+        elif not self.found or state.worth[0] > best.worth[0]:
+            copy_state(state, best)
+            self.found = True
+
+    def adopt(self, packing: Packing | None) -> None:
+        """Continue from a plan if it is better than the best one here; add what it lacks."""
+        if packing is None:
+            return
+        value = packing.cost() if self.by_cost else packing.goodput()
+        if not self.found or (value < self.value() if self.by_cost else value > self.value()):
+            self.start(packing)
+
+    def run(
+        self,
+        seconds: float,
+        *,
+        steps: int | None = None,
+        halt: Callable[[], bool],
+        tell: Callable[[float], object] = lambda _: None,
+        plans: Callable[[], Packing | None] = lambda: None,
+    ) -> None:
+        """Search until the time is over or `halt` returns True.
+
+        Args:
+            seconds: wall-clock time; a deterministic request takes an equivalent number of steps.
+            steps: number of steps instead of the time.
+            halt: called after every slice of about 0.05 s.
+            tell: called with the value of every better answer.
+            plans: returns a new plan from elsewhere, or None; the search continues from a better
+                one.
+        """
+        if steps is None and self.sites.instance.request.deterministic:
+            steps = round(FIXED_STEPS_PER_SECOND * seconds)
+        start, done = time.monotonic(), 0
+        self.share = 1.0 if steps is None and seconds <= 0 else 0.0
+        while self.share < 1.0 and not halt():
+            self.adopt(plans())
+            began = time.monotonic()
+            count = self._search(_temperature(self.share))
+            done += self._slice
+            if count:
+                tell(self.value())
+            now = time.monotonic()
+            if steps is not None:
+                self.share = done / max(1, steps)
+                continue
+            self.share = (now - start) / seconds
+            if now - began < SLICE_SECONDS:
+                self._slice = min(2 * self._slice, 1 << 20)
+            elif now - began > 3 * SLICE_SECONDS:
+                self._slice = max(1, self._slice // 2)
+
+    def _search(self, temperature: float) -> int:
+        # Rounding adds up over millions of steps.
+        revalue(self.data, self.state)
+        count = search(
+            self.data,
+            self.state,
+            self.best_state,
+            self.scratch,
+            self._rules(temperature),
+            self.budget,
+            self.here,
+            self._slice,
+        )
+        self.found = self.found or count > 0
+        return int(count)
+
+    def _rules(self, temperature: float) -> Rules:
+        outside = OUTSIDE if temperature > 0 else ALL_OUTSIDE
+        return Rules(temperature * self.unit, int(self.by_cost), NOISE, WANTING, outside)
+
+    def value(self) -> float:
+        """Return the cost of the best answer, or its weighted requests/s."""
+        best = self.best_state
+        if self.by_cost:
+            return float(best.cost[0]) / PRICE_SCALE
+        worth = self.data.values[:, 0] * np.minimum(best.models[:, 0], self.data.models[:, 3])
+        return float(worth.sum()) / RATE_SCALE
+
+    def best(self) -> Packing:
+        """Return the best answer; in a search by cost only valid if `found`."""
+        return to_packing(self.sites, self.best_state)
+
+
+def _temperature(share: float) -> float:
+    """Return the temperature: cold at first, then hot to cold, by the elapsed share of the time."""
+    if share < COLD_SHARE:
+        return COLD
+    return HOT * math.pow(COLD / HOT, (share - COLD_SHARE) / (1 - COLD_SHARE))
+
+
+def _unit(data: Data, sites: Sites, *, by_cost: bool) -> float:
+    """Return the cost of a typical device at the prices, or the gain of a typical replica."""
+    if by_cost:
+        use, most = sites.entry_use, np.maximum(1, sites.max_items[sites.entry_site])
+        each = np.where(use > 0, sites.capacity[sites.entry_site] / np.maximum(1, use), np.inf)
+        worth = data.price * np.clip(each.min(axis=1, initial=np.inf), 1.0, most)
+        return max(1e-12, float(np.median(worth))) if len(worth) else 1.0
+    gains = data.values[sites.entry_model, 0] * np.minimum(
+        sites.rates[:, 0], data.models[sites.entry_model, 3]
+    )
+    return max(1e-12, float(np.median(gains[gains > 0]))) if (gains > 0).any() else 1.0

@@ -1,0 +1,474 @@
+"""Runs the planner's members and keeps the best plan; of equally good plans, the nearest to now.
+
+Always run: the bound by linear prices, and the completion of what runs. Then greedy plans and the
+two baselines, if they are quick. A plan that meets the bound ends the solve, and no compiled code
+is loaded. Small instances go to CP-SAT, which proves. Others go to the compiled search, from the
+best plan until the time is over or the bound is met; the market beside it finds bounds and plans.
+If the search was never compiled on this machine, it is compiled first while the solve's clock is
+stopped. If models have to be near others, a search over a few devices at a time gets most of the
+time. Every plan found is reported to the watch, so its best one is the answer at any time.
+"""
+
+import dataclasses
+import math
+import time
+from typing import Final
+
+from partitiond.core.plan.record import Objective, Status
+from partitiond.planner.bounds.prices import SAMPLE, Prices, linear_prices
+from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, variable_count
+from partitiond.planner.model.sites import build_sites
+from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, Instance
+from partitiond.planner.pack.assign import applied
+from partitiond.planner.pack.baselines import FIRST_FIT, baselines
+from partitiond.planner.pack.complete import greedy
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.pack.running import staying_items
+from partitiond.planner.progress.answer import SolveAnswer
+from partitiond.planner.progress.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
+from partitiond.planner.progress.moves import price_of_a_move, staying_of, with_price
+from partitiond.planner.progress.stop import Stop, never
+from partitiond.planner.progress.watch import CompilingStopped, OnProgress, SolveMonitor
+from partitiond.planner.search.nearest import May, nearest_cost, nearest_goodput
+from partitiond.planner.search.next_best import FEW, is_asked, on_other_kinds, taken, without
+from partitiond.planner.search.priorities import (
+    class_by_class,
+    classes_of,
+    exact_classes,
+    goodput_key,
+)
+from partitiond.planner.search.repair import kept
+from partitiond.planner.search.rule_search import search_rules
+from partitiond.planner.search.scale import largest_factor
+
+COST_SHARE: Final = 0.2
+"""Deterministic seconds for CP-SAT per second of the time limit: one of them takes CP-SAT up to
+three wall-clock seconds."""
+EXACT_SHARE: Final = 0.6
+"""Share of the remaining time for CP-SAT; the rest is for the search if CP-SAT proves nothing."""
+HOPE_SHARE: Final = 0.3
+"""The same if no plan serves everything yet: the most goodput may need time as well."""
+POURS_PER_SECOND: Final = 10_000
+"""Pours of the linear program per second of the time limit, of which they take an eighth. All
+pours of 100 models on 64 devices are 90,000; they prove 3.5 % less goodput than 25,000 of them."""
+MOST_POURS: Final = 200_000
+"""For 1,000 models on 512 devices, twice as many prove a part in a thousand more, and take three
+times as long."""
+SMALL: Final = 2_500
+"""Variables up to which CP-SAT is used: beyond, the compiled search is better in a second than
+CP-SAT in a minute. 100 models on 64 devices have 8,000."""
+TINY: Final = 60
+"""Variables up to which CP-SAT runs before compiled code is loaded."""
+GREEDY_SHARE: Final = 0.2
+"""Maximum share of the time for greedy plans."""
+RULES_SHARE: Final = 0.65
+"""Share of the time for models that have to be near others, if there are any."""
+OTHERS_SHARE: Final = 0.15
+"""Share of the time for plans without a kind of device, if the next best plan comes from them: a
+fifth of a second is usually enough for a dozen models."""
+
+
+def solve_portfolio(
+    instance: Instance,
+    on_progress: OnProgress | None = None,
+    stop: Stop = never,
+    may: May = lambda _packing: 0,
+) -> SolveAnswer:
+    """Return the best plan for the request's objective; what does not fit is served in part.
+
+    Args:
+        instance: the problem instance.
+        on_progress: called periodically with the progress, in the thread that found something.
+        stop: called periodically; True ends the solve with the best plan so far.
+        may: the objection to a packing: the best packing among those with the least is chosen.
+    """
+    watch, objective = SolveMonitor(instance, on_progress, stop), instance.request.objective
+    if objective.is_cost:
+        served = _solve_cost(watch, may)
+        found = served or _solve_goodput(watch, watch.impossible, may)
+    elif objective is Objective.MAX_GOODPUT:
+        found = _solve_goodput(watch, None, may)
+    else:
+        found = _solve_scaled(watch, may)
+    return dataclasses.replace(found, compile_seconds=watch.compile_seconds)
+
+
+@dataclasses.dataclass(slots=True)
+class _Gathered:
+    """The plans and proofs of the members.
+
+    Attributes:
+        most_moves: limit on the replicas that a plan may move; None for no limit.
+        exact: the result of CP-SAT, if it was used.
+        by_columns: whether the market gave a better bound than the linear program.
+        class_bounds: bounds by CP-SAT for each priority, by position.
+    """
+
+    members: list[Member]
+    most_moves: int | None
+    exact: Exact | None = None
+    by_columns: bool = False
+    class_bounds: dict[int, float] = dataclasses.field(default_factory=dict)
+
+
+def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
+    """Run all members in turn, until a plan is proven the best or the time is over."""
+    instance, size = watch.instance, _variables(watch.instance)
+    members, most_moves = kept(
+        watch, prices.entry, by_cost=by_cost, searches=lambda: size > TINY and _compiled(watch)
+    )
+    found = _Gathered(members, most_moves)
+    if not (watch.stop() and found.members):
+        found.members += _greedy(watch, prices, by_cost=by_cost)
+    if size <= SMALL and not watch.done:
+        if size > TINY and not watch.stop() and _compiled(watch):
+            from partitiond.planner.search.searching import short_search
+
+            searched = short_search(
+                watch, _best(found.members, by_cost), prices.entry, by_cost=by_cost
+            )
+            found.members += _answers(searched, by_cost)
+        found.members += _with_rules(watch, _best(found.members, by_cost), by_cost=by_cost)
+        status = _ask_exact(watch, found, by_cost=by_cost)
+        unplanned = by_cost and not found.members
+        if status is Status.OPTIMAL or (unplanned and status is Status.INFEASIBLE):
+            return found
+    # For goodput there is always a plan; this finds one if nothing else has.
+    if watch.done or (watch.stop() and (by_cost or found.members)):
+        return found
+    deadline, best = watch.deadline, _best(found.members, by_cost)
+    if _tied(instance):
+        watch.deadline -= RULES_SHARE * watch.left()
+    # Loading takes a second, compiling a minute once: not done if the plan is proven already.
+    if _compiled(watch, needed=best is None):
+        from partitiond.planner.search.searching import search
+
+        searched, found.by_columns = search(watch, best, prices.entry, by_cost=by_cost)
+        found.members += _answers(searched, by_cost)
+    watch.deadline = deadline
+    best = _best(found.members, by_cost)
+    found.members += _with_rules(watch, best, by_cost=by_cost, share=1.0)
+    return found
+
+
+def _prices(instance: Instance, *, as_cost: bool) -> Prices:
+    """Return the price of each replica, and the bound that the prices prove."""
+    most = round(POURS_PER_SECOND * instance.request.time_limit_seconds)
+    most = min(max(SAMPLE, most), MOST_POURS)
+    return linear_prices(build_sites(instance), as_cost=as_cost, most=most)
+
+
+def _greedy(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> list[Member]:
+    """Return greedy plans and baselines; none if the instance is too large, or if the completion
+    of what runs is already proven optimal."""
+    instance = watch.instance
+    quick = len(instance.needs) * len(instance.group_of) <= FEW
+    if watch.done or not quick or (by_cost and watch.stop()):
+        return []
+
+    # If no search may follow there is no other plan, and on a slow machine this takes longer.
+    share = GREEDY_SHARE if instance.request.may_search else 1.0
+    until = time.monotonic() + share * watch.left()
+
+    def stop() -> bool:
+        return watch.stop() or (not watch.fixed and time.monotonic() > until)
+
+    found = greedy(instance, prices, by_cost=by_cost, least=watch.bound, stop=stop)
+    if not watch.stop():
+        found += baselines(instance)
+    found = _answers(found, by_cost)
+    watch.take(found)
+    return found
+
+
+def _answers(members: list[Member], by_cost: bool) -> list[Member]:
+    """Return the valid answers: by cost, only the plans that lack nothing under any rule."""
+    return [m for m in members if not m.packing.lacking()] if by_cost else members
+
+
+def _best(members: list[Member], by_cost: bool) -> Member | None:
+    if by_cost:
+        return min(members, key=lambda m: m.packing.cost(), default=None)
+    return max(members, key=goodput_key, default=None)
+
+
+def _ask_exact(watch: SolveMonitor, found: _Gathered, *, by_cost: bool) -> Status | None:
+    """Run CP-SAT from the best plan, keep its plans and bounds, and return its status."""
+    if watch.done:
+        return None
+    best, classes = _best(found.members, by_cost), classes_of(watch.instance)
+    hint = None if best is None else best.packing
+    every = [*range(len(watch.instance.group_of))]
+    if by_cost:
+        exact = _exact(watch, Goal.COST, _devices_at_most(watch.instance, hint), hint)
+    elif len(classes) < 2 or best is None:
+        exact = _exact(watch, Goal.GOODPUT, every, hint)
+    else:
+        exact = exact_classes(
+            classes,
+            found.members,
+            found.class_bounds,
+            lambda hint, stage, share: _exact(
+                watch, Goal.GOODPUT, every, hint, stage=stage, share=share
+            ),
+        )
+    found.exact = exact
+    if exact is None:
+        return None
+    if exact.packing is not None:
+        found.members.append(member("exact (CP-SAT)", exact.packing))
+    if exact.bound is not None:
+        watch.proved(exact.bound)
+    watch.take(found.members)
+    return exact.status
+
+
+def _solve_cost(watch: SolveMonitor, may: May) -> SolveAnswer | None:
+    """Solve for the least cost; None if no plan serves everything, or none is found."""
+    instance = watch.instance
+    prices = _prices(instance, as_cost=True)
+    least = prices.value
+    if least is None:
+        watch.impossible = True
+        return None
+    watch.proved(least)
+    by_price = is_asked(instance.request) and watch.objective is Objective.MIN_PRICE
+    watch.deadline -= OTHERS_SHARE * watch.left() if by_price else 0.0
+    found = _gather(watch, prices, by_cost=True)
+    # With a known plan this is no proof: devices more expensive than that plan were left out.
+    if not found.members:
+        exact = found.exact
+        watch.impossible |= exact is not None and exact.status is Status.INFEASIBLE
+        return None
+    others = [taken(packing) for packing in _without_each_kind(watch, found.members)]
+    priced_bound = _exact_with_moves(watch, found.members, least)
+    until = watch.finish()
+    chosen, seen = nearest_cost(watch, found.members, found.most_moves, may=may, stop=until)
+    packing = chosen.packing
+    least = watch.bound if watch.bound is not None else least
+    best = min(found.members, key=lambda m: m.packing.cost())
+    optimal = packing.cost() <= least + EPSILON
+    answer = _answer(watch, found, chosen, best=best, bound=least, optimal=optimal)
+    elsewhere = on_other_kinds([*others, *(taken(m.packing) for m in found.members)], packing)
+    return dataclasses.replace(answer, priced_bound=priced_bound, seen=seen, elsewhere=elsewhere)
+
+
+def _without_each_kind(watch: SolveMonitor, members: list[Member]) -> list[Packing]:
+    """Return plans without each kind of device in the best plan: the search mostly keeps to these.
+
+    Under `min-price` they are searched for if the plan is not proven yet, else made greedily.
+    """
+    from partitiond.planner.warm import is_warm
+
+    instance, request = watch.instance, watch.instance.request
+    kinds = sorted(taken(min(members, key=lambda m: m.packing.cost()).packing).kinds)
+    if not is_asked(request) or not watch.rest():
+        return []
+    seconds, found = OTHERS_SHARE * request.time_limit_seconds / len(kinds), list[Packing]()
+    searched = watch.objective is Objective.MIN_PRICE and not watch.done and is_warm()
+    for part in (without(instance, kind, seconds) for kind in kinds):
+        prices = None if part is None else _prices(part, as_cost=True)
+        if part is None or prices is None or prices.value is None:
+            continue
+        asked = SolveMonitor(part, stop=watch.stop)
+        asked.proved(prices.value)
+        made = _gather(asked, prices, by_cost=True).members if searched else []
+        made = made or _greedy(asked, prices, by_cost=True)
+        found += [min((m.packing for m in made), key=lambda p: p.cost())] if made else []
+    return found
+
+
+def _answer(
+    watch: SolveMonitor,
+    found: _Gathered,
+    chosen: Member,
+    *,
+    best: Member,
+    bound: float,
+    optimal: bool,
+) -> SolveAnswer:
+    """Return the chosen plan as the answer for the watch's present objective."""
+
+    def value(one: Member) -> float:
+        return one.packing.cost() if watch.objective.is_cost else one.packing.goodput()
+
+    exact, proof = found.exact, "columns" if found.by_columns else "linear prices"
+    if exact is not None and exact.bound is not None:
+        near = abs(exact.bound - bound) <= EPSILON * max(1.0, abs(bound))
+        proof = "exact (CP-SAT)" if near or exact.status is Status.OPTIMAL else proof
+    return SolveAnswer(
+        packing=chosen.packing,
+        objective=watch.objective,
+        value=value(chosen),
+        bound=bound,
+        status=Status.OPTIMAL if optimal else Status.FEASIBLE,
+        method=f"{chosen.name}; bound: {proof}",
+        first_fit=next((value(m) for m in found.members if m.name == FIRST_FIT), None),
+        best_value=value(best),
+    )
+
+
+def _solve_goodput(watch: SolveMonitor, proven_impossible: bool | None, may: May) -> SolveAnswer:
+    instance, classes = watch.instance, classes_of(watch.instance)
+    watch.restart(Objective.MAX_GOODPUT)
+    prices = _prices(instance, as_cost=False)
+    bound = math.inf if prices.value is None else prices.value
+    if math.isfinite(bound):
+        watch.proved(bound)
+    if len(classes) > 1 and any(need.rated for need in instance.needs):
+        watch.proved(math.fsum(n.worth * n.rate for c in classes for n in c.needs) / RATE_SCALE)
+    found = _gather(watch, prices, by_cost=False)
+    exact, most = found.exact, math.inf if watch.bound is None else watch.bound
+    best, until = max(found.members, key=goodput_key), watch.finish()
+    chosen, seen = nearest_goodput(instance, found.members, found.most_moves, may=may, stop=until)
+    short, value = best.packing.short_replicas(), best.packing.goodput()
+    proven = value >= most * (1 - EPSILON) and short == 0
+    optimal = (exact is not None and exact.status is Status.OPTIMAL) or proven
+    optimal = optimal and chosen.packing.goodput() >= value * (1 - EPSILON)
+    if chosen.packing.short_replicas() > short:
+        # The move budget left no plan with as many of the least replicas. Such a plan may give more
+        # goodput than any plan that has them, and CP-SAT's bound covers only the latter.
+        best, found.exact, most, optimal = chosen, None, bound, False
+    answer = _answer(watch, found, chosen, best=best, bound=most, optimal=optimal)
+    answer = dataclasses.replace(answer, seen=seen, proven_impossible=proven_impossible)
+    if len(classes) < 2:
+        single = tuple((c.priority, answer.bound / c.factor) for c in classes if c.priority)
+        return dataclasses.replace(answer, class_bounds=single)
+    return class_by_class(watch, classes, found.members, answer, found.class_bounds)
+
+
+def _exact_with_moves(watch: SolveMonitor, members: list[Member], least: float) -> float | None:
+    """Run CP-SAT with the price of moves on small instances, and add its plan to the members.
+
+    Returns a bound on the cost including that price, if one was proven.
+    """
+    instance, objective = watch.instance, watch.objective
+    price = price_of_a_move(instance.request, objective)
+    if not price or _variables(instance) > SMALL or not staying_items(instance):
+        return None
+    here = [m.packing for m in members if m.name.startswith(KEPT)]
+    costs = (with_price(instance, objective, p.cost(), applied(instance, p)) for p in here)
+    if any(cost <= least + EPSILON for cost in costs):
+        return None
+    staying = tuple((index, item) for index, item, _ in staying_of(instance))
+    moves = Moves(math.floor(price * PRICE_SCALE), staying)
+    every = [*range(len(instance.group_of))]
+    exact = _exact(watch, Goal.COST, every, next(iter(here), None), moves=moves)
+    if exact is None:
+        return None
+    if exact.packing is not None:
+        members.append(member(EXACT_WITH_MOVES, exact.packing))
+    return exact.bound
+
+
+def _solve_scaled(watch: SolveMonitor, may: May) -> SolveAnswer:
+    """Maximise the common factor (`planner.search.scale`); the most goodput if no factor is above
+    0."""
+    instance = watch.instance
+    large = _variables(instance) > SMALL
+    raised = largest_factor(
+        watch,
+        searches=_variables(instance) > TINY and _compiled(watch, needed=large),
+        exact=not large,
+    )
+    if raised.best is not None:
+        return raised.answer(raised.best, may)
+    served = _solve_goodput(watch, raised.bound < 0 and not raised.met(), may)
+    # A plan that misses least numbers is not valid for this objective, whatever is proven of it.
+    if not raised.met() or served.packing.short_replicas():
+        return served
+    # Not every model can have a replica: the smallest share is 0, and the rest is goodput.
+    return dataclasses.replace(
+        served,
+        objective=instance.request.objective,
+        value=0.0,
+        bound=0.0,
+        status=Status.OPTIMAL,
+        proven_impossible=None,
+        first_fit=0.0,
+        best_value=None,
+        seen=(),
+        class_bounds=(),
+    )
+
+
+def _variables(instance: Instance) -> int:
+    return variable_count(instance, [*range(len(instance.group_of))])
+
+
+def _compiled(watch: SolveMonitor, *, needed: bool = False) -> bool:
+    """Whether to use the compiled search: not if the request goes without it and a plan exists. If
+    it was never compiled here, compile it first while the solve's clock is stopped.
+
+    Raises:
+        CompilingStopped: the caller stopped meanwhile, and no plan exists without the search.
+    """
+    from partitiond.planner.warm import is_warm, warm
+
+    if not (needed or watch.instance.request.may_search):
+        return False
+    if is_warm():
+        return True
+    try:
+        with watch.compiling() as tell:
+            warm(tell)
+    except CompilingStopped:
+        if needed:
+            raise
+        return False
+    return True
+
+
+def _tied(instance: Instance) -> bool:
+    """Whether there are models that the compiled search does not move."""
+    ties = instance.ties
+    return bool(ties.near if instance.request.may_search else ties.beyond_device)
+
+
+def _with_rules(
+    watch: SolveMonitor, best: Member | None, *, by_cost: bool, share: float = RULES_SHARE
+) -> list[Member]:
+    """Run the search that moves the models which the compiled search leaves in place, if any."""
+    tiny = _variables(watch.instance) <= TINY
+    if best is None or watch.done or tiny or not _tied(watch.instance):
+        return []
+    return [search_rules(watch, best.packing, by_cost=by_cost, seconds=share * watch.left())]
+
+
+def _devices_at_most(instance: Instance, hint: Packing | None) -> list[int]:
+    """Return devices of each group, without those that together cost more than the known plan."""
+    devices = list[int]()
+    for group in instance.groups:
+        most = len(group.bins)
+        if hint is not None and group.price > 0 and not instance.ties.by_host:
+            most = min(most, hint.cost_units() // group.price)
+        devices.extend(group.bins[:most])
+    return devices
+
+
+def _exact(
+    watch: SolveMonitor,
+    goal: Goal,
+    devices: list[int],
+    hint: Packing | None,
+    *,
+    stage: Stage | None = None,
+    moves: Moves | None = None,
+    share: float = 1.0,
+) -> Exact | None:
+    """Run CP-SAT from a packing in a share of its time; with moves, in all remaining time."""
+    instance, left = watch.instance, watch.left()
+    if left <= 0:
+        return None
+    part = 1.0 if moves else EXACT_SHARE if hint else HOPE_SHARE
+    return solve_exact(
+        instance,
+        goal,
+        devices,
+        hint,
+        deterministic_seconds=share * COST_SHARE * instance.request.time_limit_seconds,
+        wall_seconds=math.inf if watch.fixed else share * part * left,
+        stop=watch.stop,
+        stage=stage,
+        moves=moves,
+    )

@@ -1,0 +1,204 @@
+"""Completes the running replicas to a plan, then improves it while few replicas move.
+
+A fresh plan is a little better but reloads four replicas in five. So the running replicas that
+still fit stay, replicas that no demand needs any more are stopped, and what is missing is placed
+beside them, including the replicas of devices that are gone or cordoned. A search then approaches
+the best plan with a limit on the replicas that leave their device. Load i of every packing here is
+device i of the request, so leaving a device is a move.
+"""
+
+import collections
+import math
+import time
+from collections.abc import Callable
+from typing import Final
+
+from partitiond.planner.model.costs import charges_replicas
+from partitiond.planner.model.sites import Floats, build_sites
+from partitiond.planner.model.types import Instance
+from partitiond.planner.pack.adding import Adding
+from partitiond.planner.pack.complete import complete, in_order, most_goodput, tightened
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.pack.running import running_packing, staying_items
+from partitiond.planner.progress.members import EPSILON, KEPT, Member, drop_surplus, member, rank
+from partitiond.planner.progress.moves import price_of_a_move
+from partitiond.planner.progress.stop import Stop, never
+from partitiond.planner.progress.watch import SolveMonitor
+
+KEPT_SHARE: Final = 0.4
+"""Share of the time for improving what runs, if anything runs."""
+BUDGET_SHARE: Final = 0.8
+"""The same share if moves are limited: a fresh plan hardly ever keeps to the limit, so the rest of
+the time is for the bound, and for finding out what the best plan would be."""
+FEW_MOVES: Final = 3
+"""This many moves cost less than a device, at the usual price."""
+MOVED_SHARE: Final = 0.03
+"""Share of the running replicas that a search in a large fleet may move."""
+FEW_DEVICES: Final = 64
+"""Devices up to which emptying them one by one takes a tenth of a second, and up to which several
+limits on moves are tried; with more devices a search is used."""
+
+
+def completed(instance: Instance, worth: Floats, *, by_cost: bool, stop: Stop = never) -> Packing:
+    """Return the running replicas, without surplus and with what is missing, with next to no moves.
+
+    If the devices cannot hold everything that way, models without a rate give up replicas beyond
+    their least number. What is still missing after that stays missing (`Packing.lacking`).
+
+    Args:
+        instance: the problem instance, with the running replicas in its request.
+        worth: (E,) what one replica of each entry takes.
+        by_cost: True to serve all demand; False to maximise goodput.
+        stop: called periodically; True ends with what was added so far.
+    """
+    packing = _added(running_packing(instance), worth, by_cost, stop)
+    # If all models have rates, both starts differ only in replicas that the first one drops.
+    if not packing.lacking() or (not by_cost and all(n.rated for n in instance.needs)):
+        return packing
+    other = _added(running_packing(instance, needed=True), worth, by_cost, stop)
+    return min(packing, other, key=lambda p: rank(p, by_cost))
+
+
+def _added(packing: Packing, worth: Floats, by_cost: bool, stop: Stop) -> Packing:
+    rated_only = not (by_cost and charges_replicas(packing.instance.request))
+    drop_surplus(packing, rated_only=rated_only)
+    packing.settle()
+    adding = Adding(packing, worth, opens_last=by_cost)
+    if by_cost:
+        complete(adding, in_order(adding), stop)
+        drop_surplus(packing, rated_only=True)
+    else:
+        most_goodput(adding, in_order(adding), stop)
+    return packing
+
+
+def kept(
+    watch: SolveMonitor, worth: Floats, *, by_cost: bool, searches: Callable[[], bool]
+) -> tuple[list[Member], int | None]:
+    """Complete and improve the running replicas; also return how many replicas a plan may move.
+
+    Args:
+        watch: the problem instance, the clock and the progress callback.
+        worth: (E,) what one replica of each entry takes.
+        by_cost: True to serve all demand; False to maximise goodput.
+        searches: whether compiled code may improve the plan.
+    """
+    instance, request = watch.instance, watch.instance.request
+    if not staying_items(instance):
+        return [], None
+    start = completed(instance, worth, by_cost=by_cost, stop=watch.stop)
+    if by_cost and start.lacking():
+        return [], None
+    there = moves_of(instance, start)
+    share = request.move_budget
+    budget = None if share is None else there + math.floor(share * len(request.running))
+    members = [member(KEPT, start.copy())]
+    watch.take(members)
+    limits = _limits(watch, members[0].packing, there, budget, by_cost=by_cost)
+    if limits and not searches():
+        limits = []
+    seconds = (KEPT_SHARE if budget is None else BUDGET_SHARE) * watch.left() / max(1, len(limits))
+    for most in limits:
+        if watch.done or watch.stop():
+            break
+        better = improved(watch, start, worth, most_moves=most, seconds=seconds, by_cost=by_cost)
+        members.append(member(f"{KEPT}, improved", better))
+        watch.take(members[-1:])
+    return members, budget
+
+
+def moves_of(instance: Instance, packing: Packing) -> int:
+    """Count running replicas that leave their place: stopped, moved, or started anew elsewhere."""
+    held = collections.Counter(
+        (i, item) for i, load in enumerate(packing.loads) for item in load.items
+    )
+    stays = collections.Counter(_runs(instance)) & held
+    return len(instance.request.running) - stays.total()
+
+
+def _runs(instance: Instance) -> list[tuple[int, int]]:
+    """Return devices and items of the replicas that run and could stay."""
+    return [(index, item) for index, item, _ in staying_items(instance)]
+
+
+def _limits(
+    watch: SolveMonitor, start: Packing, there: int, budget: int | None, *, by_cost: bool
+) -> list[int | None]:
+    """Return the limits on replicas that leave their device, one for each search to be made.
+
+    If moves have a price, more moves than the gain left by the bound cannot pay. A few moves are
+    tried first, because a search that may move many replicas saves a device only by moving many.
+    """
+    if watch.done:
+        return []
+    running, bound = len(watch.instance.request.running), watch.bound
+    price = price_of_a_move(watch.instance.request, watch.objective)
+    if not price:
+        return [budget]
+    few = len(watch.instance.group_of) <= FEW_DEVICES
+    paying = running if few else math.ceil(MOVED_SHARE * running)
+    if bound is not None:
+        gain = start.cost() - bound if by_cost else 1 - start.goodput() / max(bound, EPSILON)
+        paying = min(math.floor(gain / price + EPSILON), paying)
+    if paying <= 0:
+        return []
+    # No moves first: such a plan also has no outage, which a better plan may have.
+    tried = [0, *(FEW_MOVES << k for k in range(running.bit_length()) if FEW_MOVES << k < paying)]
+    tried = [*tried, paying] if few else [min(FEW_MOVES, paying), paying]
+    limits = [there + n if budget is None else min(there + n, budget) for n in tried]
+    return [*dict.fromkeys(limits)]
+
+
+def improved(
+    watch: SolveMonitor,
+    start: Packing,
+    worth: Floats,
+    *,
+    most_moves: int | None,
+    seconds: float,
+    by_cost: bool,
+) -> Packing:
+    """Return the packing, or a better one in which at most `most_moves` replicas leave a device.
+
+    Better means cheaper if everything is served, else of more worth. Models whose rules go beyond
+    one device stay where the packing has them.
+
+    Args:
+        watch: the problem instance and the clock.
+        start: the packing to start from; by cost it must lack nothing.
+        worth: (E,) what one replica of each entry takes.
+        most_moves: limit on the moves; None for no limit.
+        seconds: time of the search; a deterministic request takes an equivalent number of steps.
+        by_cost: True to serve all demand; False to maximise goodput.
+    """
+    # Imported here because it loads compiled code.
+    from partitiond.planner.search.improve import Improver
+
+    instance, runs = watch.instance, _runs(watch.instance)
+    until = time.monotonic() + seconds
+    if len(start.used()) <= FEW_DEVICES:
+        start = tightened(
+            start,
+            worth,
+            by_cost=by_cost,
+            seed=instance.request.seed,
+            may=lambda p: most_moves is None or moves_of(instance, p) <= most_moves,
+            stop=lambda: (
+                watch.stop() or (not watch.fixed and time.monotonic() > until - seconds / 2)
+            ),
+        )
+    gone = len(instance.request.running) - len(runs)
+    most = None if most_moves is None else max(0, most_moves - gone)
+    improver = Improver(
+        build_sites(instance),
+        worth,
+        by_cost=by_cost,
+        seed=instance.request.seed,
+        runs=runs,
+        most_gone=most,
+    )
+    improver.start(start)
+    left = seconds if watch.fixed else until - time.monotonic()
+    improver.run(left, halt=lambda: watch.done or watch.left() <= 0)
+    found = improver.best() if improver.found else start
+    return min(start, found, key=lambda p: rank(p, by_cost))

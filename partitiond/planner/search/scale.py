@@ -1,0 +1,455 @@
+"""Finds the largest common factor by which all demands can be served alike, or grow.
+
+`max-min` and `max-headroom` ask for the largest factor t at which every model gets t times its
+target. Under `max-headroom` the target is the demand. Under `max-min` it is the demand times the
+weight, and a model never gets more than its demand. (If no model has a rate, 1 request/s replaces
+the demand.) The part of a demand that has to survive a loss grows with it under `max-headroom`;
+under `max-min` it is only reported. At a given factor this is the question of the cost objectives,
+"is there a plan that serves everything", without the cost, on an instance with scaled needs:
+
+- the compiled search is asked for a slightly larger factor, starting from its plan, and for half
+  the increase if it fails; an answer counts with its own smallest share, which is at least that;
+- prices of rates bound the factor (`market.factor`), and linear prices prove further factors
+  impossible, because replicas are whole;
+- small instances are solved exactly.
+
+What is left over goes to the models that gain most goodput by it.
+"""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+
+from partitiond.core.plan.record import Objective, Status
+from partitiond.planner.bounds.prices import bound_of, linear_prices, usual_prices
+from partitiond.planner.exact import Goal, Scale, solve_exact
+from partitiond.planner.model.sites import Sites, build_sites, ints
+from partitiond.planner.model.types import PRICE_SCALE, Instance, Need
+from partitiond.planner.pack.adding import Adding
+from partitiond.planner.pack.assign import applied
+from partitiond.planner.pack.baselines import BASELINES, first_fit
+from partitiond.planner.pack.complete import NAME as GREEDY
+from partitiond.planner.pack.complete import from_nothing, most_goodput
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.pack.rules import rate_if_lost
+from partitiond.planner.pack.running import running_packing
+from partitiond.planner.pack.share import fill
+from partitiond.planner.progress.answer import SolveAnswer
+from partitiond.planner.progress.moves import price_of_a_move, with_price
+from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search.nearest import May, least_against, spoken_against
+from partitiond.planner.search.repair import completed
+
+SLACK: Final = 1e-6
+SAFETY: Final = 1e-9
+"""Relative slack subtracted for floating-point sums: some million terms are off by less."""
+BEYOND: Final = 1 + 1e-5
+"""For the bound, needs are scaled slightly beyond any plan's factor: they are rounded down, and
+rates beyond a need count for nothing."""
+ROUNDED: Final = 1 + 1e-7
+"""Demands are rounded down as well, by a part in 10^8."""
+SEARCH_SHARE: Final = 0.9
+"""Share of the time limit for bound and plans; the rest is for sharing out what is left over."""
+EXACT: Final = "exact (CP-SAT)"
+LINEAR: Final = "linear prices"
+NOTHING: Final = 1e-9
+"""A factor so small that every model needs one replica: rates are at least one unit."""
+BOUND_SHARE: Final = 0.4
+"""Share of the time limit for the bound, which comes before any plan."""
+ROUNDS: Final = 60
+"""Rounds for the bound if the clock may not count."""
+FIRST_STEP: Final = 0.5
+"""The first factor asked for is half the bound; a factor found is raised by this share of it."""
+CLOSE: Final = 0.002
+"""Least step by which a factor is raised."""
+ASKS: Final = 16
+"""Number of factors asked for if the clock may not count."""
+FEW: Final = 6
+"""Number of factors asked for before CP-SAT is used."""
+ASK_SHARE: Final = 0.1
+"""Share of the time limit that the search for one factor may take."""
+EXACT_SHARE: Final = 0.2
+"""Deterministic seconds of CP-SAT per second of the time limit; one takes up to three seconds."""
+PASSES: Final = 3
+"""CP-SAT cuts the factor into steps of its upper bound: it is asked again if that bound was far
+from the factor found."""
+REST_SHARE: Final = 0.1
+PROVEN: Final = 1e-6
+"""A plan this close to the proven best is called optimal; a plan that moves less may not be."""
+MET: Final = 1e-5
+"""A plan this close to the bound is not improved any further."""
+KEPT_BELOW: Final = (1e-6, 0.01, 0.03, 0.1)
+"""Shares below the best factor at which what runs is completed: each one needs fewer moves."""
+
+
+def targets_of(instance: Instance) -> dict[int, float]:
+    """Return each model's rate at factor 1, in 1 / its units; only models that count are in it."""
+    any_rated = any(need.rated for need in instance.needs)
+    weighted = instance.request.objective is Objective.MAX_MIN
+    return {
+        need.model: (need.planned if any_rated else need.units) * (need.weight if weighted else 1.0)
+        for need in instance.needs
+        if need.rated == any_rated
+    }
+
+
+def scaled(instance: Instance, target: Mapping[int, float], factor: float) -> Instance:
+    """Return the instance with needs of `factor` times the targets; MAX_MIN caps at the demand."""
+    needs, objective = list[Need](), instance.request.objective
+    for need in instance.needs:
+        if need.model not in target:
+            needs.append(dataclasses.replace(need, survive_rate=0, survive_replicas=0))
+            continue
+        part = target[need.model] * factor
+        # Even the smallest part of a demand takes a replica.
+        rate = max(1 if part > 0 else 0, math.ceil(part * (1 - SLACK) - SLACK))
+        if objective is Objective.MAX_MIN and need.rated:
+            rate = min(rate, need.rate)
+        # Under max-min, as under max-goodput, survival of a loss is reported, not required.
+        survive = need.survive_rate * factor if objective is Objective.MAX_HEADROOM else 0.0
+        grown = dataclasses.replace(
+            need,
+            rate=rate,
+            rated=True,
+            min_replicas=max(need.min_replicas, 1 if rate else 0),
+            survive_rate=math.ceil(survive * (1 - SLACK) - SLACK),
+            survive_replicas=0,
+        )
+        needs.append(grown)
+    return dataclasses.replace(instance, needs=tuple(needs))
+
+
+def _most_counted(instance: Instance, need: Need) -> float:
+    """Return the rate beyond which a model's share no longer grows: its demand, under max-min."""
+    capped = instance.request.objective is Objective.MAX_MIN and need.rated
+    return need.planned if capped else math.inf
+
+
+def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
+    """Return the smallest ratio of a model's rate to its target, by the integers.
+
+    Under max-headroom this includes the ratio of the rate left without any one fault domain to the
+    rate that has to be left.
+    """
+    instance = packing.instance
+    survive = instance.request.objective is Objective.MAX_HEADROOM
+    left = [
+        rate_if_lost(packing, n) / n.survive_rate
+        for n in instance.needs
+        if survive and n.model in target and n.survive_rate
+    ]
+    shares = [
+        min(packing.rates[n.model], _most_counted(instance, n)) / target[n.model]
+        for n in instance.needs
+        if n.model in target
+    ]
+    return min([*shares, *left], default=0.0)
+
+
+def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Raising":
+    """Return the plan with the largest factor found, and what is proven of the factor; any-time.
+
+    Args:
+        watch: the problem, with objective MAX_MIN or MAX_HEADROOM, and the progress callback.
+        searches: True uses the compiled search and the market.
+        exact: True uses CP-SAT and first-fit, as the instance is small.
+    """
+    raising = Raising(watch, searches)
+    raising.lower(raising.alone(), "each model alone")
+    if raising.bound <= 0:
+        raising.optimal = raising.bound == 0
+        return raising
+    if searches:
+        raising.lower(raising.market_bound(), "columns")
+        if not raising.done():
+            raising.price_replicas()
+    most = ASKS if raising.fixed or not searches else math.inf
+    raising.ask_for_more(FEW if exact else most)
+    raising.prove()
+    if exact:
+        raising.try_first_fit()
+        raising.solve()
+        raising.ask_for_more(most)
+    return raising
+
+
+class Raising:
+    """The largest factor known so far, and its bound.
+
+    Attributes:
+        best: the plan with the best factor; None if none was found at any factor above 0, for
+            example because not every model can have a replica beside the others.
+        value: the factor of that plan.
+        bound: upper bound on the factor; below 0 if a least number of replicas cannot be met.
+        first_fit: the factor of first-fit decreasing; None if it was not computed.
+        worth: (E,) what one replica of each entry takes, for the compiled search.
+    """
+
+    def __init__(self, watch: SolveMonitor, searches: bool) -> None:
+        self.watch, self.instance, self.searches = watch, watch.instance, searches
+        instance = watch.instance
+        self.sites, self.target = build_sites(instance), targets_of(instance)
+        self.worth = usual_prices(self.sites)
+        self.bound, self.bound_by = math.inf, ""
+        self.best: Packing | None = None
+        self.value, self.name = 0.0, "none"
+        self.first_fit: float | None = None
+        self.optimal, self.step, self.asked = False, FIRST_STEP, 0
+        self.limit, self.fixed = instance.request.time_limit_seconds, instance.request.deterministic
+        self.end, self.stop = time.monotonic() + SEARCH_SHARE * self.limit, watch.stop
+
+    def left(self, more: float = 0.0) -> float:
+        """Return the seconds left plus a share of the limit; infinite if there is no clock."""
+        if self.stop():
+            return 0.0
+        return math.inf if self.fixed else self.end + more * self.limit - time.monotonic()
+
+    def met(self) -> bool:
+        """Whether the best factor is proven the largest, even if no factor above 0 was found."""
+        return self.optimal or (self.best is not None and self.value >= self.bound * (1 - MET))
+
+    def done(self) -> bool:
+        """Whether the bound is reached or below 0, or the time is over."""
+        return self.met() or self.bound < 0 or self.left() <= 0
+
+    def lower(self, bound: float, name: str) -> None:
+        """Record that no plan has a factor larger than `bound`."""
+        if bound < self.bound:
+            self.bound, self.bound_by = bound, name
+            self.watch.proved(bound)
+
+    def keep(self, packing: Packing, name: str) -> bool:
+        """Keep a packing if it is the best so far; return whether it is."""
+        mine = packing.copy()
+        mine.instance = self.instance
+        mine.settle()
+        value = factor_of(mine, self.target)
+        if value <= self.value * (1 + SLACK) or mine.short_replicas():
+            return False
+        self.best, self.value, self.name = mine, value, name
+        self.watch.found(value, name)
+        return True
+
+    def alone(self) -> float:
+        """Bound the factor by the model that gets least if each model has every device to itself;
+        below 0 if a least number of replicas is beyond the largest number."""
+        sites, needs = self.sites, self.instance.needs
+        if any(need.max_replicas < need.min_replicas for need in needs):
+            return -1.0
+        count = np.bincount(
+            sites.class_of, sites.group_count, int(sites.class_of.max(initial=-1)) + 1
+        )
+        most, largest = np.zeros((len(needs), len(count))), np.zeros(len(needs))
+        full = sites.rates[:, 0].astype(np.float64) * sites.max_items[sites.entry_site]
+        np.maximum.at(most, (sites.entry_model, sites.site_class[sites.entry_site]), full)
+        np.maximum.at(largest, sites.entry_model, sites.rates[:, 0])
+        rate = np.minimum(most @ count, largest * [need.max_replicas for need in needs])
+        shares = [
+            min(rate[m], _most_counted(self.instance, n)) / self.target[n.model]
+            for m, n in enumerate(needs)
+            if n.model in self.target
+        ]
+        return float(min(shares, default=0.0)) * (1 + SAFETY)
+
+    def market_bound(self) -> float:
+        """Bound the factor by prices of rates; infinite if the time was over at once."""
+        from partitiond.planner.market.factor import Factor
+        from partitiond.planner.market.value import HaltedError
+
+        end = math.inf if self.fixed else time.monotonic() + BOUND_SHARE * self.limit
+        sites = build_sites(scaled(self.instance, self.target, self.bound * BEYOND))
+        with contextlib.suppress(HaltedError):
+            found = Factor(sites, self.target, halt=lambda: self.stop() or time.monotonic() > end)
+            with contextlib.suppress(HaltedError):
+                found.run(end, ROUNDS if self.fixed else 1 << 30)
+            return found.bound * ROUNDED
+        return math.inf
+
+    def price_replicas(self) -> None:
+        """Set the search's prices of replicas to those at the first factor that it asks for."""
+        asked = scaled(self.instance, self.target, self.bound / 2)
+        self.worth = linear_prices(self._sites_for(asked), as_cost=True).entry
+
+    def ask_for_more(self, most: float) -> None:
+        """Ask for increasing factors, at most `most` times."""
+        asked, first = 0, self.bound / 2
+        while asked < most and not self.done():
+            factor = first if self.best is None else self.value * (1 + self.step)
+            if not self._ask(min(factor, self.bound)):
+                first /= 2
+                self.step = max(CLOSE, self.step / 2)
+            asked += 1
+
+    def _ask(self, factor: float) -> bool:
+        """Search for a plan with at least this factor, starting from the best so far."""
+        asked = scaled(self.instance, self.target, factor)
+        if not self.searches:
+            prices = linear_prices(build_sites(asked), as_cost=True)
+            plans = from_nothing(asked, prices, by_cost=True, stop=self.stop)
+            return any(self.keep(one.packing, GREEDY) for one in plans)
+        from partitiond.planner.search.searching import serve_everything
+
+        self.asked += 1
+        seconds = ASK_SHARE * self.limit
+        seconds = seconds if self.fixed else min(seconds, self.left())
+        answer = serve_everything(
+            self._sites_for(asked),
+            self.worth,
+            seconds=seconds,
+            stop=self.stop,
+            start=self.best,
+            number=self.asked,
+        )
+        return answer is not None and self.keep(answer, "ruin and recreate")
+
+    def _sites_for(self, asked: Instance) -> Sites:
+        """Return the arrays with other needs, without making all arrays anew."""
+        return dataclasses.replace(
+            self.sites,
+            instance=asked,
+            need_rate=ints([n.rate for n in asked.needs]),
+            need_min=ints([n.min_replicas for n in asked.needs]),
+            need_rated=np.array([n.rated for n in asked.needs], dtype=np.uint8),
+        )
+
+    def prove(self) -> None:
+        """Lower the bound by factors at which the devices cannot hold the cheapest covers."""
+        if self.best is None and not self.done():
+            if self._cannot_serve(0.0):
+                self.lower(-1.0, LINEAR)  # least numbers cannot be met together
+            elif self._cannot_serve(NOTHING):
+                self.lower(0.0, LINEAR)
+                self.optimal = True
+        low, asked = self.value, self.bound * (1 - CLOSE / 2)
+        while not self.done() and low * (1 + CLOSE) < self.bound and low < asked:
+            if self._cannot_serve(asked):
+                self.lower(asked, LINEAR)
+            elif self.bound_by != LINEAR:
+                return  # smaller factors are not proven impossible either
+            else:
+                low = asked
+            asked = (low + self.bound) / 2
+
+    def _cannot_serve(self, factor: float) -> bool:
+        """Whether it is proven that no plan has a factor this large."""
+        asked = scaled(self.instance, self.target, factor)
+        least = bound_of(asked, as_cost=True)
+        # A bound beyond the cost of all devices together is a proof as well.
+        most = math.fsum(g.price * len(g.bins) for g in asked.groups) / PRICE_SCALE
+        return least is None or 0 < most < (least - SLACK) / (1 + SLACK)
+
+    def try_first_fit(self) -> None:
+        """Try first-fit and best-fit, so that the plan is never worse than those."""
+        near = scaled(self.instance, self.target, self.value or self.bound)
+        for name, best in BASELINES:
+            if self.stop() or (best and self.done()):
+                return
+            packing = first_fit(near, best=best)
+            if not best:
+                self.first_fit = factor_of(packing, self.target)
+            self.keep(packing, name)
+
+    def solve(self) -> None:
+        """Solve with CP-SAT, starting from the best plan so far."""
+        grows = self.instance.request.objective is Objective.MAX_HEADROOM
+        survive = {n.model: float(n.survive_rate) for n in self.instance.needs if grows}
+        for _ in range(PASSES):
+            if self.done():
+                return
+            found = solve_exact(
+                self.instance,
+                Goal.SCALE,
+                list(range(len(self.instance.group_of))),
+                self.best,
+                deterministic_seconds=EXACT_SHARE * self.limit,
+                scale=Scale(self.target, self.bound, survive),
+                wall_seconds=self.left(),
+                stop=self.stop,
+            )
+            if found.packing is None or found.bound is None:
+                if found.status is Status.INFEASIBLE and self.best is None:
+                    self.lower(-1.0, EXACT)  # least numbers cannot be met together
+                return
+            self.keep(found.packing, EXACT)
+            self.lower(found.bound, EXACT)
+            proven = found.status is Status.OPTIMAL
+            if not proven or self.bound <= self.value * (1 + PROVEN):
+                break
+        self.optimal = proven
+
+    def answer(self, best: Packing, may: May) -> SolveAnswer:
+        """Return the best plan, or one as good that moves less, with spare capacity shared out."""
+        chosen = self._near(best, may)
+        value = factor_of(chosen, self.target)
+        most = max(value, self.value)
+        optimal = self.met() and value >= most * (1 - PROVEN)
+        return SolveAnswer(
+            packing=chosen,
+            objective=self.instance.request.objective,
+            value=value,
+            bound=self.bound,
+            status=Status.OPTIMAL if optimal else Status.FEASIBLE,
+            method=f"{self.name}; bound: {self.bound_by}",
+            first_fit=self.first_fit,
+            best_value=most,
+        )
+
+    def _near(self, best: Packing, may: May) -> Packing:
+        """Return the plan with the best value after the price of moves: the best or a kept plan."""
+        instance, objective = self.instance, self.instance.request.objective
+        tried = [best, *self._kept()] if instance.request.running else [best]
+        ranks: list[tuple[float, int, Packing, float]] = []
+        for packing in tried:
+            if ranks and self.stop():
+                break
+            full = self.given_away(packing, self.left(REST_SHARE) / len(tried))
+            value = factor_of(full, self.target)
+            done = applied(instance, full)
+            worth = with_price(instance, objective, value, done)
+            each = value * price_of_a_move(instance.request, objective)
+            ranks.append((worth, done.load_bytes, full, each))
+        most = max(rank[0] for rank in ranks)
+        close = most - SLACK * abs(most)
+        ranks.sort(key=lambda rank: (-most if rank[0] >= close else -rank[0], rank[1]))
+        told = spoken_against([rank[2] for rank in ranks], may)
+        at = least_against(told, lambda at, more: ranks[at][0] - more * ranks[at][3])
+        return ranks[at][2]
+
+    def _kept(self) -> Iterator[Packing]:
+        """Yield the running replicas as they are, and completed to factors near the best."""
+        as_it_is = running_packing(self.instance)
+        if not as_it_is.short_replicas():
+            yield as_it_is
+        for less in KEPT_BELOW:
+            near = scaled(self.instance, self.target, self.value * (1 - less))
+            kept = completed(near, usual_prices(self.sites), by_cost=True, stop=self.stop)
+            if not kept.lacking():
+                kept.instance = self.instance
+                yield kept
+
+    def given_away(self, packing: Packing, seconds: float) -> Packing:
+        """Give what is left over to models that gain goodput; no model falls below the factor."""
+        instance, end = self.instance, time.monotonic() + seconds
+        value, grown = factor_of(packing, self.target), packing.copy()
+        grown.instance = instance
+        adding = Adding(grown, usual_prices(self.sites))
+        most_goodput(adding, instance.needs, lambda: self.stop() or time.monotonic() > end)
+        if any(not need.rated for need in instance.needs):
+            # Needs are held to the factor and to what each model has of its demand, so no device
+            # goes to a level at which a model falls below these.
+            rated = any(need.rated for need in instance.needs)
+            held = scaled(instance, self.target, value) if rated else instance
+            needs = (
+                dataclasses.replace(h, rate=max(h.rate, min(n.rate, grown.rates[n.model])))
+                for h, n in zip(held.needs, instance.needs, strict=True)
+            )
+            grown.instance = dataclasses.replace(held, needs=tuple(needs))
+            fill(grown, range(len(grown.loads)), self.stop)
+            grown.instance = instance
+        grown.settle()
+        return grown if factor_of(grown, self.target) >= value * (1 - SLACK) else packing

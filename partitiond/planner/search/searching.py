@@ -1,0 +1,149 @@
+"""Runs the compiled search as a member of the portfolio: chooses its start and its time.
+
+With one worker, the column generation gets a part of the time before the search; with more workers
+it runs in a thread beside the search. Both rarely hold the interpreter's lock.
+"""
+
+import time
+from typing import Final
+
+from partitiond.planner.market.beside import NAME as CHOICE
+from partitiond.planner.market.beside import ColumnWorker
+from partitiond.planner.model.sites import Floats, Sites, build_sites
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.progress.members import Member, member
+from partitiond.planner.progress.stop import Stop
+from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search.improve import Improver
+
+NAME: Final = "ruin and recreate"
+COLUMNS_SHARE: Final = 0.5
+"""Share of the time for columns if they have no worker of their own."""
+COLUMNS_LEAST_SECONDS: Final = 2.0
+"""With less time left than this there are no columns."""
+ROUNDS_PER_SECOND: Final = 2.0
+"""Rounds of columns per second of the time limit if the clock may not count."""
+LOOK_SECONDS: Final = 1.0
+LEARN_SECONDS: Final = 0.5
+"""Minimum time between two plans that are passed to the column generation."""
+SHORT_SECONDS: Final = 0.2
+SHORT_STEPS: Final = 20_000
+SHORT_SHARE: Final = 0.3
+HOPE_SHARE: Final = 0.5
+"""Share of the time after which a search that found no plan serving all demand gives up, because
+the fallback to the most goodput needs time as well."""
+
+
+def search(
+    watch: SolveMonitor, best: Member | None, worth: Floats, *, by_cost: bool
+) -> tuple[list[Member], bool]:
+    """Search until the time is over, the caller stops it or the bound is met.
+
+    Args:
+        watch: the clock and the progress callback.
+        best: a second start; None to start only from an empty packing.
+        worth: (E,) what one replica of each entry takes.
+        by_cost: True to serve all demand at the least cost; False to maximise goodput.
+
+    Returns:
+        The plans found, and whether the column generation gave a better bound.
+    """
+    improver, sites = _begun(watch, best, worth, by_cost=by_cost), build_sites(watch.instance)
+    beside = ColumnWorker(sites, watch)
+    if not watch.done:
+        # Find a good plan first, for callers that look early.
+        _look(watch, improver, LOOK_SECONDS)
+        if improver.found:
+            beside.learn(improver.best())
+        request = watch.instance.request
+        if watch.fixed:
+            rounds = max(1, round(ROUNDS_PER_SECOND * request.time_limit_seconds))
+            beside.work(0.0, rounds=rounds)
+        elif watch.left() >= COLUMNS_LEAST_SECONDS and request.workers > 1:
+            beside.start(watch.left())
+        elif watch.left() >= COLUMNS_LEAST_SECONDS:
+            beside.work(COLUMNS_SHARE * watch.left())
+        _run(watch, improver, beside)
+        beside.end()
+    if not improver.found:
+        return [], beside.improved
+    # If the search did not improve on a chosen plan, the plan is attributed to the choice.
+    chosen = watch.found_by(improver.value()) == CHOICE
+    return [member(CHOICE if chosen else NAME, improver.best())], beside.improved
+
+
+def short_search(
+    watch: SolveMonitor, best: Member | None, worth: Floats, *, by_cost: bool
+) -> list[Member]:
+    """Search for a fifth of a second, before a solver that proves takes longer."""
+    improver = _begun(watch, best, worth, by_cost=by_cost)
+    _look(watch, improver, SHORT_SECONDS)
+    return [member(NAME, improver.best())] if improver.found else []
+
+
+def _begun(watch: SolveMonitor, best: Member | None, worth: Floats, *, by_cost: bool) -> Improver:
+    """Start a search from nothing, or from the best plan so far if that is better."""
+    seed = watch.instance.request.seed
+    improver = Improver(build_sites(watch.instance), worth, by_cost=by_cost, seed=seed)
+    improver.start(None)
+    if best is not None:
+        improver.start(best.packing)
+    if improver.found:
+        watch.found(improver.value(), NAME)
+    return improver
+
+
+def _look(watch: SolveMonitor, improver: Improver, seconds: float) -> None:
+    """Search briefly, so that a good plan exists early."""
+    improver.run(
+        min(seconds, SHORT_SHARE * watch.left()),
+        steps=SHORT_STEPS if watch.fixed else None,
+        halt=lambda: watch.done or watch.left() <= 0,
+        tell=lambda value: watch.found(value, NAME),
+    )
+
+
+def _run(watch: SolveMonitor, improver: Improver, beside: ColumnWorker) -> None:
+    def halt() -> bool:
+        late = improver.share > HOPE_SHARE or watch.impossible
+        hopeless = not improver.found and late
+        return watch.done or hopeless or watch.left() <= 0
+
+    learned = time.monotonic()
+
+    def tell(value: float) -> None:
+        nonlocal learned
+        watch.found(value, NAME)
+        if time.monotonic() - learned > LEARN_SECONDS:
+            beside.learn(improver.best())
+            learned = time.monotonic()
+
+    improver.run(watch.left(), halt=halt, tell=tell, plans=beside.plan)
+    # Take the last plan of the column generation.
+    improver.adopt(beside.plan())
+
+
+def serve_everything(
+    sites: Sites,
+    worth: Floats,
+    *,
+    seconds: float,
+    stop: Stop,
+    start: Packing | None,
+    number: int,
+) -> Packing | None:
+    """Return any packing that lacks nothing; None if none is found in time, or before a stop.
+
+    Args:
+        sites: the instance as arrays.
+        worth: (E,) what one replica of each entry takes.
+        seconds: wall-clock limit, or an equivalent number of steps.
+        stop: True ends the search without a packing.
+        start: a packing to continue from; None for an empty one.
+        number: number of this search, if there are several for the same request.
+    """
+    request = sites.instance.request
+    improver = Improver(sites, worth, by_cost=True, seed=request.seed + number)
+    improver.start(start)
+    improver.run(seconds, halt=lambda: improver.found or stop())
+    return improver.best() if improver.found else None

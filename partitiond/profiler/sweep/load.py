@@ -1,0 +1,65 @@
+"""Makes the profiler's load with the workload's own lengths, so that plans rest on measurements."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from loadgen import Workload as Load
+from loadgen.lengths import Lengths, choice, independent
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.workload import LengthShape, Workload
+from partitiond.ports import ProfileRequest
+
+LAST_TOKEN_ID: Final = 20_000
+"""Largest token id in a prompt, unless the vocabulary is smaller."""
+
+ANSWER_SCHEMA: Final[Mapping[str, object]] = {
+    "type": "object",
+    "properties": {
+        "title": {"type": "string"},
+        "score": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["title", "score", "tags"],
+    "additionalProperties": False,
+}
+"""The schema of structured answers: a few fields of the usual types, as extraction jobs have."""
+
+SEEDS_APART: Final = 100_003
+"""Distance between the seeds of two phases. Phases with the same prompts on one engine with prefix
+caching would measure its cache."""
+
+
+def load_of(request: ProfileRequest, architecture: Architecture, phase: int = 0) -> Load:
+    """The load of one phase of a profile.
+
+    Args:
+        request: model, workload, seed.
+        architecture: its vocabulary bounds the token ids.
+        phase: 0 for the sweep, 1 for the confirming start, more for capacity and paper mode.
+    """
+    spec = request.model.spec
+    return Load(
+        model=spec.name,
+        prompt_tokens=spec.workload.prompt_tokens,
+        output_tokens=spec.workload.output_tokens,
+        last_token_id=min(LAST_TOKEN_ID, architecture.vocab_size - 1),
+        seed=request.seed + phase * SEEDS_APART,
+        lengths=lengths_of(spec.workload),
+        extra=structured(ANSWER_SCHEMA) if request.structured_output else {},
+    )
+
+
+def lengths_of(workload: Workload) -> Lengths | None:
+    """The same lists that memory and time are predicted with; None for fixed lengths."""
+    match workload.shape:
+        case LengthShape.TRACE:
+            return choice(workload.pairs)
+        case LengthShape.LOGNORMAL:
+            return independent(workload.prompt_lengths, workload.output_lengths)
+        case _:
+            return None
+
+
+def structured(schema: Mapping[str, object]) -> dict[str, object]:
+    """The request fields that make vLLM constrain a completion to a JSON schema."""
+    return {"structured_outputs": {"json": schema}}

@@ -1,0 +1,268 @@
+"""Tracks the live state of a routing table: the requests in flight on each replica, and the queues.
+
+The load of a replica is a set of live `Flight` objects. Its sums change only together with the set,
+in two places, and leaving twice is harmless; so no failure can make the counts drift.
+`core.dispatch.dispatcher` makes all decisions; this module carries them out, with callbacks and
+timers.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+from partitiond.core.dispatch.admission import (
+    OutputP90,
+    PromptRatios,
+    Rejected,
+    ServiceTime,
+    Waiting,
+)
+from partitiond.core.dispatch.balance import RetryBudget
+from partitiond.core.dispatch.dispatcher import Dispatcher
+from partitiond.core.dispatch.routing import (
+    NO_REQUEST_LIMITS,
+    ModelRoute,
+    ReplicaRoute,
+    RequestLimits,
+)
+from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.dispatch.flights import Flight
+from partitiond.proxy.dispatch.line import TICK_SECONDS
+from partitiond.proxy.dispatch.places import DeskPlaces, LivePlaces, SharedPlaces
+from partitiond.proxy.dispatch.replica_affinity import ReplicaAffinity
+from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.dispatch.shared import LedgerAccess, PeerLine
+from partitiond.proxy.dispatch.tokenise_slots import PLACE, TOKENISING_SECONDS, TokeniseSlots
+
+
+class LiveModel:
+    """One model: its replicas, its queues and the estimates learned from its requests.
+
+    Attributes:
+        max_model_len: longest context of any replica; 0 if unknown.
+        limits: of one request, or None.
+        ratios: tokens per prompt byte, by key.
+        slots: decides for requests that take a slot.
+        desks: decides for requests that take none (see `desk`).
+        busy_at: when a request last came or left, by `time.monotonic`.
+    """
+
+    def __init__(self, route: ModelRoute, peers: LedgerAccess | None = None) -> None:
+        self.route = route
+        self.peers = peers
+        self.line: PeerLine | None = None if peers is None else peers.line(route.name)
+        self._tick_timer: asyncio.TimerHandle | None = None
+        # The event loop's clock, because its timers use the deadlines. None before a loop runs.
+        self._clock: Callable[[], float] | None = None
+        self.replicas: dict[str, LiveReplica] = {}
+        self.retired: list[LiveReplica] = []
+        self._shared: SharedPlaces | None = None
+        if self.line is not None:
+            self._shared = SharedPlaces(self.replicas, self.line)
+        self.slots: Dispatcher[Flight, LiveReplica] = Dispatcher(
+            route, self._shared or LivePlaces(self.replicas)
+        )
+        self.desks: Dispatcher[Flight, TokeniseSlots] = Dispatcher(
+            route, DeskPlaces(self.replicas), ServiceTime(TOKENISING_SECONDS), PLACE
+        )
+        self.attraction = ReplicaAffinity()
+        self.retries = RetryBudget()
+        self.limits: RequestLimits | None = None
+        self.ratios = PromptRatios()
+        self.output_p90 = OutputP90()
+        self.max_model_len = 0
+        self.busy_at = time.monotonic()
+
+    def idle_seconds(self, now: float) -> float:
+        """How long the model has had no request; 0 while one waits or runs."""
+        if self.waiting or any(replica.flights for replica in self.everyone()):
+            return 0.0
+        return max(0.0, now - self.busy_at)
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait in either queue."""
+        return len(self.slots.queue) + len(self.desks.queue)
+
+    @property
+    def held(self) -> int:
+        """Requests that waited while a change or a wake-up left the model without a replica."""
+        return self.slots.held + self.desks.held
+
+    @property
+    def turned_away(self) -> int:
+        """Requests that were refused at once because the model had no replica."""
+        return self.slots.turned_away + self.desks.turned_away
+
+    # Requests
+
+    def place(self, flight: Flight, *, again: bool = False) -> LiveReplica | Rejected | None:
+        """Return a replica, or a refusal, or None: then the flight's owner is called later.
+
+        Args:
+            again: the flight was admitted before (a retry): it goes to the front, and is not
+                refused for the queue's length.
+        """
+        self.busy_at = now = self._now()
+        if flight.cost.sequences:
+            found = self.slots.arrives(flight, now, again=again)
+            if isinstance(found, LiveReplica):
+                return found
+            outcome: Rejected | Waiting[Flight] = found
+        else:
+            at_desk = self.desks.arrives(flight, now, again=again)
+            if isinstance(at_desk, TokeniseSlots):
+                return at_desk.replica
+            outcome = at_desk
+        if isinstance(outcome, Rejected):
+            return outcome
+        self._watch(outcome)
+        self.dispatch()
+        return None
+
+    def stop_waiting(self, flight: Flight) -> None:
+        """Remove a flight whose client has left; harmless if the flight does not wait."""
+        if flight.entry is None:
+            return
+        _forget_timer(flight)
+        if self._dispatcher_of(flight).leaves(flight):
+            self.dispatch()
+
+    def has_another_for(self, flight: Flight) -> bool:
+        """Whether a replica that has not failed the flight yet could take it."""
+        return self.slots.places.has_another_for(flight)
+
+    def tokenised(self, seconds: float) -> None:
+        """Learn the service time of a request without a slot that has left its replica."""
+        self.desks.service = self.desks.service.observe(seconds)
+
+    def _now(self) -> float:
+        clock = self._clock
+        if clock is None:
+            clock = self._clock = asyncio.get_running_loop().time
+        return clock()
+
+    # Carrying out decisions
+
+    def dispatch(self) -> None:
+        """Carry out the decisions due now: start requests in order, and notify other workers."""
+        if not (self.desks.is_idle and self.slots.is_idle):
+            now = self._now()
+            while (at_desk := self.desks.next_decision(now)) is not None:
+                self._carry_out(at_desk[0], at_desk[1])
+            while (decided := self.slots.next_decision(now)) is not None:
+                self._carry_out(decided[0], decided[1])
+        line, shared = self.line, self._shared
+        if line is not None and shared is not None:
+            shared.tell_others(self.slots.queue)
+            if line.others_wait():
+                line.hand_on(self.replicas.values())
+            if self.slots.queue and self._tick_timer is None:
+                loop = asyncio.get_running_loop()
+                self._tick_timer = loop.call_later(TICK_SECONDS, self._tick)
+
+    def _carry_out(
+        self, flight: Flight, outcome: LiveReplica | TokeniseSlots | Rejected | Waiting[Flight]
+    ) -> None:
+        _forget_timer(flight)
+        if isinstance(outcome, Waiting):
+            self._watch(outcome)
+            return
+        owner = flight.owner
+        try:
+            if isinstance(outcome, Rejected):
+                owner.refused(outcome)
+            else:
+                owner.placed(outcome if isinstance(outcome, LiveReplica) else outcome.replica)
+        except Exception:  # noqa: BLE001 -- the owner logs it; other requests go on
+            owner.crashed()
+
+    def _watch(self, entry: Waiting[Flight]) -> None:
+        loop = asyncio.get_running_loop()
+        entry.item.timer = loop.call_at(entry.deadline, self._expire, entry)
+
+    def _expire(self, entry: Waiting[Flight]) -> None:
+        now = self._now()
+        if self._dispatcher_of(entry.item).expires(entry, now):
+            self.dispatch()  # it may have held a replica
+
+    def _dispatcher_of(
+        self, flight: Flight
+    ) -> Dispatcher[Flight, LiveReplica] | Dispatcher[Flight, TokeniseSlots]:
+        return self.slots if flight.cost.sequences else self.desks
+
+    def _tick(self) -> None:
+        """Look again: in other workers, places may have come free without a notification."""
+        self._tick_timer = None
+        self.dispatch()
+
+    # Replicas
+
+    def replicas_changed(self) -> None:
+        """Reconsider the waiting requests, because a replica was ejected or came back."""
+        now = self._now()
+        self.slots.changed(now)
+        self.desks.changed(now)
+        self.dispatch()
+
+    def apply(
+        self, route: ModelRoute, routes: Iterable[ReplicaRoute], options: ProxyOptions
+    ) -> None:
+        """Take over a newer table without touching requests in flight."""
+        self._apply(route, routes, options, removed=False)
+
+    def remove(self) -> None:
+        """Remove a model that left the table: running requests finish, waiting ones are refused."""
+        self._apply(self.route, (), ProxyOptions(), removed=True)
+
+    def _apply(
+        self,
+        route: ModelRoute,
+        routes: Iterable[ReplicaRoute],
+        options: ProxyOptions,
+        *,
+        removed: bool,
+    ) -> None:
+        self.route = route
+        self.limits = None if route.limits == NO_REQUEST_LIMITS else route.limits
+        self.attraction.keep_for(options.affinity_seconds)
+        self.retries.share = options.retry_share
+        wanted = {replica.replica_id: replica for replica in routes}
+        for replica_id, replica in list(self.replicas.items()):
+            new = wanted.get(replica_id)
+            if new is None or not replica.is_same_process(new):
+                del self.replicas[replica_id]
+                self.slots.slowness.forget(replica_id)
+                self.attraction.forget(replica_id)
+                replica.draining = True
+                replica.pool.close()
+                self.retired.append(replica)
+        for replica_id, new in wanted.items():
+            known = self.replicas.get(replica_id)
+            if known is None:
+                if not self.replicas:
+                    self.slots.service = ServiceTime(new.service_seconds)
+                self.replicas[replica_id] = LiveReplica(self, new, options)
+            else:
+                known.apply(new)
+        self.retired = [replica for replica in self.retired if replica.flights]
+        current = self.replicas.values()
+        self.max_model_len = max((r.route.max_model_len for r in current), default=0)
+        # Requests wait only while an event loop runs; the first table may come before one does.
+        now = self._now() if self.waiting else 0.0
+        self.slots.changed(now, route=route, removed=removed)
+        most_at_desks = max(1, route.max_queue // options.workers)
+        self.desks.changed(now, route=route, most=most_at_desks, removed=removed)
+        self.dispatch()
+
+    def everyone(self) -> Iterable[LiveReplica]:
+        """The replicas, and replaced processes that still have requests in flight."""
+        yield from self.replicas.values()
+        yield from self.retired
+
+
+def _forget_timer(flight: Flight) -> None:
+    """Cancel the timer of a flight whose waiting is over, for any reason."""
+    if flight.timer is not None:
+        flight.timer.cancel()
+        flight.timer = None

@@ -1,0 +1,133 @@
+"""Implements the dispatcher's places (`core.dispatch.places`) for the replicas of one model in the
+proxy.
+
+Either one process has all places, or several workers share them. Workers take shared places under
+the lock of all workers, and note what they have in flight and waiting in the ledger (see `ledger`).
+Requests that take no slot have desks, which workers do not share (see `desk`).
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Collection, Mapping
+
+from partitiond.core.dispatch.admission import Cost, Waiting
+from partitiond.core.dispatch.balance import Slowness
+from partitiond.core.dispatch.fair_queue import FairQueue
+from partitiond.core.dispatch.places import Places
+from partitiond.proxy.dispatch.flights import Flight
+from partitiond.proxy.dispatch.line import seat_to_hold
+from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.dispatch.shared import PeerLine
+from partitiond.proxy.dispatch.tokenise_slots import TokeniseSlots
+
+
+class LivePlaces(Places[Flight, LiveReplica]):
+    """The slots of replicas to which only this process sends requests."""
+
+    def __init__(self, replicas: Mapping[str, LiveReplica]) -> None:
+        super().__init__(replicas.values(), random.random)
+
+    def add(self, load: LiveReplica, request: Flight) -> None:
+        """Put the request on the replica."""
+        load.add(request)
+
+    def serve(self) -> bool:
+        """Whether any replica serves; a replica on which no process listens does not count."""
+        return any(not (replica.draining or replica.is_dead) for replica in self.loads())
+
+
+class SharedPlaces(LivePlaces):
+    """The slots of replicas that several workers share."""
+
+    def __init__(self, replicas: Mapping[str, LiveReplica], line: PeerLine) -> None:
+        super().__init__(replicas)
+        self._line = line
+
+    def waiting_elsewhere(self) -> tuple[int, int]:
+        """Return (requests, sequences) that wait in other workers."""
+        return self._line.waiting_elsewhere()
+
+    def start(
+        self, request: Flight, cost: Cost, slowness: Slowness, now: float, *, again: bool
+    ) -> LiveReplica | None:
+        """Start the request under the lock, unless requests wait in another worker."""
+        line = self._line
+        line.acquire()
+        try:
+            if line.others_wait() and not again:
+                return None
+            line.refresh(self.loads())
+            chosen = self._choose(request, cost, slowness, now)
+            if chosen is not None:
+                chosen.add(request)
+            return chosen
+        finally:
+            line.release()
+
+    def join(
+        self, queue: FairQueue[Flight], entry: Waiting[Flight], most: int, *, again: bool
+    ) -> Waiting[Flight] | None:
+        """Join the queue; the bound holds for the queues of all workers together."""
+        line = self._line
+        line.acquire()
+        try:
+            room = most - line.waiting_elsewhere()[0]
+            queue.max_entries = max(room, 1)
+            if room < 1 and not queue and not again:
+                return entry
+            without_place = queue.push(entry, front=again)
+            self.tell_others(queue)
+        finally:
+            line.release()
+        return without_place
+
+    def take(
+        self, queue: FairQueue[Flight], slowness: Slowness, now: float
+    ) -> tuple[Waiting[Flight], LiveReplica] | None:
+        """Take the next request, unless a more urgent request waits in another worker."""
+        urgency = queue.urgency()
+        line = self._line
+        line.acquire()
+        try:
+            everyone = list(self.loads())
+            places, yields = line.open_to(everyone, math.inf if urgency is None else urgency, now)
+            if yields:
+                return None
+            taken = self._take_of(queue, places, slowness, now) if places else None
+            if taken is None:
+                for oldest in itertools.islice(queue, 1):
+                    seat = seat_to_hold(places, oldest.tried, oldest.since, now)
+                    line.hold(seat, oldest)
+                line.looked()
+            self.tell_others(queue)
+            return taken
+        finally:
+            line.release()
+
+    def tell_others(self, queue: FairQueue[Flight]) -> None:
+        """Publish how many requests wait in this worker."""
+        if queue:
+            self._line.waits(len(queue), queue.sequences, queue.urgency())
+        else:
+            self._line.waits_no_more()
+
+
+class DeskPlaces(Places[Flight, TokeniseSlots]):
+    """The desks of replicas, for requests that take no slot."""
+
+    def __init__(self, replicas: Mapping[str, LiveReplica]) -> None:
+        super().__init__((), random.random)
+        self._replicas = replicas
+
+    def loads(self) -> Collection[TokeniseSlots]:
+        """Return the desk of each replica."""
+        return [replica.desk for replica in self._replicas.values()]
+
+    def add(self, load: TokeniseSlots, request: Flight) -> None:
+        """Put the request on the replica, which also counts it at its desk."""
+        load.replica.add(request)
+
+    def serve(self) -> bool:
+        """Whether any replica serves, as for slots."""
+        return any(not (r.draining or r.is_dead) for r in self._replicas.values())

@@ -1,0 +1,308 @@
+"""Holds the proxy's whole state: the current table, its live models, and requests in flight."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from partitiond.core.dispatch.quarantine import Quarantine
+from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
+from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.dispatch.shared import LedgerAccess
+from partitiond.proxy.dispatch.table_file import load_table, write_table
+from partitiond.proxy.edge.addresses import Addresses
+from partitiond.proxy.edge.hosts import AllowedHosts
+from partitiond.proxy.edge.known_heads import KnownHeads
+from partitiond.proxy.edge.origins import Cors, TrustedProxies
+from partitiond.proxy.keys.accounts import Accounts
+from partitiond.proxy.keys.auth import KeyRing
+from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
+from partitiond.proxy.telemetry import families
+from partitiond.proxy.telemetry.logs import LogFile
+from partitiond.proxy.telemetry.metrics import Gauges, ProxyMetrics
+from partitiond.proxy.telemetry.tracing import Tracer
+from partitiond.proxy.telemetry.traffic import process_traffic
+
+if TYPE_CHECKING:
+    from partitiond.proxy.edge.client_connection import ClientConnection
+    from partitiond.proxy.edge.exchange import Exchange
+    from partitiond.proxy.edge.incoming import Incoming
+
+SWEEP_SECONDS: Final = 0.05
+"""Interval of checking time limits; a passed limit may be noticed this late."""
+SWEEP_SECONDS_EACH: Final = 0.0001
+"""The interval is at least this for each request and connection: about 1 % of a core at most."""
+
+
+class ProxyState:
+    """The state that the data and the control listener share.
+
+    Attributes:
+        table: the last routing table.
+        models: live models by name.
+        flights: every request between admission and its end.
+        reading: requests whose body has not arrived completely.
+        body_bytes: of large bodies, from their first byte to the end of their request.
+        known_heads: heads of earlier requests.
+        addresses: open connections by client address.
+        hosts: names that requests may be addressed to if no key is required.
+        cors: origins that may call, or None for none.
+        trusted_proxies: reverse proxies whose client addresses are believed, or None for none.
+        accounts: the use of each key.
+        quarantine: requests that killed replicas, or may have.
+        tracer: records spans; None if tracing is off.
+        draining: the proxy is shutting down; set by `stop_admitting`.
+    """
+
+    def __init__(
+        self,
+        options: ProxyOptions,
+        state_dir: Path,
+        log: LogFile,
+        peers: LedgerAccess | None = None,
+    ) -> None:
+        self.options = options
+        self.log = log
+        self._peers = peers
+        self.table = EMPTY_ROUTING_TABLE
+        self.models: dict[str, LiveModel] = {}
+        self.keys = KeyRing((), required=True)
+        self.flights: set[Exchange] = set()
+        self.reading: set[Incoming] = set()
+        self.body_bytes = 0
+        self.connections: set[ClientConnection] = set()
+        self.draining = False
+        self.known_heads = KnownHeads()
+        self.quarantine = Quarantine()
+        # With several workers, the parent keeps the budgets, which count all workers together.
+        self.accounts = Accounts(state_dir / BUDGETS_FILE if peers is None else None)
+        if peers is not None:
+            self.accounts.others, self.accounts.tell = peers.meters.others, peers.meters.tell
+        self.addresses = Addresses(options.max_connections_per_address, options.trusted_proxies)
+        self.hosts = AllowedHosts(options.allowed_hosts)
+        self.cors = Cors(options.cors_origins) or None
+        self.trusted_proxies = TrustedProxies(options.trusted_proxies) or None
+        self.tracer: Tracer | None = None
+        if options.traces_endpoint:
+            self.tracer = Tracer(options.traces_endpoint, options.traces_ratio)
+        self._landed: asyncio.Event | None = None
+        self._names: dict[str, LiveModel] = {}
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self.metrics = ProxyMetrics(self._gauges)
+        if self.tracer is not None:
+            self.metrics.spans = self.tracer.spans
+        self._removed: list[LiveModel] = []
+        self._state_dir = state_dir
+
+    def load(self) -> None:
+        """Take over the table on disk, if there is a readable one."""
+        table = load_table(self._state_dir)
+        if table is not None:
+            self.take_over(table)
+
+    def apply(self, table: RoutingTable) -> bool:
+        """Take over a newer table and store it on disk; return whether it was taken.
+
+        Raises:
+            OSError: the table could not be written; the old one stays in force.
+        """
+        if table.version < self.table.version:
+            return False
+        write_table(self._state_dir, table)
+        self.take_over(table)
+        return True
+
+    def take_over(self, table: RoutingTable) -> None:
+        """Serve by a new table, without touching requests in flight."""
+        self.table = table
+        if table.keys_required != self.keys.required:
+            self.known_heads = KnownHeads()  # without keys, heads need more checks
+        self.keys = KeyRing(table.keys, required=table.keys_required)
+        self.accounts.apply(table.keys)
+        wanted = {route.name for route in table.models}
+        for name in [name for name in self.models if name not in wanted]:
+            gone = self.models.pop(name)
+            gone.remove()
+            demand = self.metrics.model(name).demand
+            demand.held += gone.held
+            demand.turned_away += gone.turned_away
+            self._removed.append(gone)
+        for route in table.models:
+            model = self.models.get(route.name)
+            if model is None:
+                model = self.models[route.name] = LiveModel(route, self._peers)
+            model.apply(route, table.replicas_of(route.name), self.options)
+        self._names = {}
+        for model in self.models.values():
+            self._names |= dict.fromkeys(model.route.aliases, model)
+        self._names |= self.models  # a model's name comes before another model's alias
+        self._removed = [gone for gone in self._removed if any(r.flights for r in gone.retired)]
+
+    def look_again(self) -> None:
+        """Retry waiting requests, because another worker has left a place to one of them."""
+        for model in self.models.values():
+            if model.slots.queue:
+                model.dispatch()
+
+    def replicas(self) -> Iterator[LiveReplica]:
+        """All replicas, including those that left the table but have requests in flight."""
+        for model in (*self.models.values(), *self._removed):
+            yield from model.everyone()
+
+    def in_flight(self) -> dict[str, int]:
+        """Requests in flight by replica id; replicas of the table are always included."""
+        counts: dict[str, int] = {}
+        for replica in self.replicas():
+            name = replica.replica_id
+            counts[name] = counts.get(name, 0) + len(replica.flights)
+        return counts
+
+    def traffic(self) -> dict[str, Any]:
+        """Return the counts of this process (see `core.demand.traffic`)."""
+        now = time.monotonic()
+        return process_traffic(self.models, self.replicas(), self.metrics.models(), now)
+
+    def queues(self) -> dict[str, int]:
+        """Requests waiting by model."""
+        return {name: model.waiting for name, model in self.models.items()}
+
+    def idle_seconds(self) -> dict[str, float]:
+        """How long each model has had no request; 0 while it has one."""
+        now = time.monotonic()
+        return {name: round(model.idle_seconds(now), 3) for name, model in self.models.items()}
+
+    def find_model(self, name: str) -> LiveModel | None:
+        """Find a model by its name or an alias."""
+        return self._names.get(name)
+
+    def names(self) -> Mapping[str, LiveModel]:
+        """All models by their names and aliases."""
+        return self._names
+
+    def client_address(self, peer: str, forwarded_for: bytes) -> str:
+        """Return the client's address, for a request on a connection from `peer`."""
+        proxies = self.trusted_proxies
+        return peer if proxies is None else proxies.client_address(peer, forwarded_for)
+
+    def took_off(self, exchange: "Exchange") -> None:
+        """Count a request as in flight from now on."""
+        self.flights.add(exchange)
+        exchange.model.retries.count_request()
+
+    def hold_body(self, exchange: "Incoming", size: int) -> bool:
+        """Count the `size` bytes of a large body received so far; False if there is no room."""
+        more = size - exchange.held_bytes
+        if self.body_bytes + more > self.options.max_bodies_bytes:
+            return False
+        self.body_bytes += more
+        exchange.held_bytes = size
+        return True
+
+    def release_body(self, exchange: "Incoming") -> None:
+        """Release a body that is not needed any more."""
+        self.body_bytes -= exchange.held_bytes
+        exchange.held_bytes = 0
+
+    def landed(self, exchange: "Exchange") -> None:
+        """A request ended."""
+        self.release_body(exchange)
+        self.flights.discard(exchange)
+        if self._landed is not None and not self.flights:
+            self._landed.set()
+
+    def forget(self, exchange: "Incoming") -> None:
+        """A request ended before it was in flight."""
+        self.release_body(exchange)
+        self.reading.discard(exchange)
+
+    def start_sweeping(self) -> None:
+        """Start checking time limits periodically; called with the first connection."""
+        if self._sweep_timer is None:
+            loop = asyncio.get_running_loop()
+            self._sweep_timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Check all time limits: one timer serves all requests and connections."""
+        self._sweep_timer = None
+        now = time.monotonic()
+        watched: list[Incoming | ClientConnection] = [
+            *self.flights, *self.reading, *self.connections,
+        ]  # fmt: skip
+        for one in watched:
+            try:
+                one.sweep(now)
+            except Exception:  # noqa: BLE001 -- logged there; check all others
+                one.crashed()
+        if not (self.connections or self.flights):
+            self.accounts.save()
+        else:
+            busy = len(self.flights) + len(self.connections)
+            pause = max(SWEEP_SECONDS, busy * SWEEP_SECONDS_EACH)
+            self._sweep_timer = loop.call_later(pause, self._sweep, loop)
+            self.accounts.save_if_due(now)
+
+    def stop_admitting(self) -> None:
+        """Begin to drain, and refuse the requests whose body has not arrived."""
+        self.draining = True
+        now = time.monotonic()
+        for exchange in self.reading:
+            exchange.stop_reading(now)
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Let requests in flight finish within the grace; then end them with an error."""
+        self.stop_admitting()
+        if self.flights:
+            self._landed = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_seconds):
+                    await self._landed.wait()
+        for exchange in list(self.flights):
+            try:
+                exchange.shut_down()
+            except Exception:  # noqa: BLE001 -- logged there; end all others
+                exchange.crashed()
+        if self.tracer is not None:
+            await self.tracer.close()
+
+    def close(self) -> None:
+        """Close idle connections to engines, and save the keys' budgets."""
+        self.accounts.save()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
+        for replica in self.replicas():
+            replica.pool.close()
+
+    def _gauges(self) -> Gauges:
+        models = self.models
+        version = float(self.table.version)
+        yield families.IN_FLIGHT, [((n,), float(count)) for n, count in self.in_flight().items()]
+        yield families.SEQUENCES, _samples(models, lambda r: float(r.own_sequences))
+        yield families.KV_TOKENS, _samples(models, lambda r: float(r.own_kv_tokens))
+        yield families.LIMIT, _samples(models, lambda r: float(r.max_sequences))
+        yield families.EJECTED, _samples(models, lambda r: float(r.ejected))
+        yield families.QUEUE, [((name,), float(n)) for name, n in self.queues().items()]
+        yield families.VERSION, [((), version)]
+        yield families.VLLM_RUNNING, _samples(models, lambda r: float(r.own_sequences))
+        yield families.VLLM_WAITING, [((name,), float(n)) for name, n in self.queues().items()]
+        yield families.VLLM_KV, _samples(models, _kv_share)
+
+
+def _kv_share(replica: LiveReplica) -> float:
+    """Estimated share of the replica's KV cache in use; 0 if its size is not known."""
+    size = replica.kv_cache_tokens
+    return replica.own_kv_tokens / size if size > 0 else 0.0
+
+
+def _samples(
+    models: Mapping[str, LiveModel], value: Callable[[LiveReplica], float]
+) -> list[tuple[tuple[str, ...], float]]:
+    return [
+        ((name, replica.replica_id), value(replica))
+        for name, model in models.items()
+        for replica in model.replicas.values()
+    ]

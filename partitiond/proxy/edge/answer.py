@@ -1,0 +1,122 @@
+"""Writes HTTP/1.1 answers straight to the client's transport.
+
+Nothing here waits. Back-pressure for a client that reads slowly is applied at the source: the
+engine's connection is not read while the client's buffer is full.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from partitiond.proxy.engine.framing import LAST_CHUNK
+from partitiond.proxy.request.dialects import Dialect
+from partitiond.proxy.request.errors import ApiError
+
+JSON: Final = b"application/json"
+STREAM_HEAD: Final = (
+    b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+    b"x-accel-buffering: no\r\n"
+)
+
+
+class ClientSide(Protocol):
+    """The connection that an answer is written to."""
+
+    transport: asyncio.Transport
+
+    def head_lines(self) -> bytes:
+        """Headers that every answer has (date, CORS), each with its line end."""
+        ...
+
+
+class Answer:
+    """One answer.
+
+    Attributes:
+        write: sends raw bytes; for a chunked stream, whole frames.
+        keep_alive: the connection stays open afterwards; may be revoked until the head is sent.
+        chunked: streams are sent in chunks (not to HTTP/1.0 clients).
+        status: the status that was sent; 0 before the head is sent.
+        streaming: a stream has begun and has not ended.
+        ended: the answer is complete.
+    """
+
+    __slots__ = (
+        "_client", "_dialect", "chunked", "ended", "extra", "keep_alive", "request_id", "status",
+        "streaming", "write",
+    )  # fmt: skip
+
+    def __init__(
+        self, client: ClientSide, dialect: Dialect, request_id: str, *, keep_alive: bool,
+        chunked: bool,
+    ) -> None:  # fmt: skip
+        self._client = client
+        self._dialect = dialect
+        self.write: Callable[[bytes], object] = client.transport.write
+        self.request_id = request_id
+        self.keep_alive = keep_alive
+        self.chunked = chunked
+        self.status = 0
+        self.streaming = False
+        self.ended = False
+        self.extra = b""
+
+    def _head(self, status: int, headers: bytes) -> bytes:
+        self.status = status
+        if not self.keep_alive:
+            headers += b"connection: close\r\n"
+        return b"%b%bx-request-id: %b\r\n%b%b\r\n" % (
+            STATUS_LINE[status],
+            self._client.head_lines(),
+            self.request_id.encode(),
+            self.extra,
+            headers,
+        )
+
+    def whole(self, status: int, content_type: bytes, body: bytes, headers: bytes = b"") -> None:
+        """Send a complete answer."""
+        length = b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
+        self.ended = True
+        self.write(self._head(status, headers + length) + body)
+
+    def start_stream(self, first: bytes) -> None:
+        """Send the head of a stream and its first events."""
+        self.streaming = True
+        if self.chunked:
+            head = self._head(200, STREAM_HEAD + b"transfer-encoding: chunked\r\n")
+            self.write(b"%b%x\r\n%b\r\n" % (head, len(first), first))
+        else:
+            self.keep_alive = False
+            self.write(self._head(200, STREAM_HEAD) + first)
+
+    def piece(self, data: bytes) -> None:
+        """Send further events of a stream."""
+        self.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+
+    def end_stream(self, data: bytes) -> None:
+        """Send the last events of a stream, and its head if the stream has not begun."""
+        if not self.streaming:
+            self.start_stream(data)
+            data = b""
+        self.streaming = False
+        self.ended = True
+        if self.chunked:
+            chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            self.write(chunk + LAST_CHUNK)
+        elif data:
+            self.write(data)
+
+    def error(self, error: ApiError, opening: bytes = b"") -> None:
+        """Send an error as an answer, or as the end of a stream that has begun."""
+        if self.streaming:
+            self.end_stream(self._dialect.error_events(error, opening))
+        elif not self.ended:
+            self.keep_alive = self.keep_alive and not error.close
+            headers = b"".join(
+                b"%b: %b\r\n" % header
+                for header in error.headers()
+                if header[0] not in {b"connection", b"content-type"}
+            )
+            self.whole(error.status, JSON, self._dialect.error_body(error), headers)

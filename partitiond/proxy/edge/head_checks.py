@@ -1,0 +1,49 @@
+"""Refuses heads that uvicorn's parser accepts but we do not."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from partitiond.proxy.request.errors import ApiError
+
+_NEEDS_HOST: Final = ApiError(
+    400, "The request needs exactly one Host header.", code="invalid_http"
+)
+_ONLY_CHUNKED: Final = ApiError(
+    400, "The one transfer encoding is 'chunked', and HTTP/1.0 has none.", code="invalid_http"
+)
+
+
+def check_head(
+    url: bytes, headers: Iterable[tuple[bytes, bytes]], version: str, max_bytes: int
+) -> ApiError | None:
+    """Return why a head is refused (its size, its Host, its version or its encoding), or None.
+
+    Args:
+        headers: names in lower case.
+        version: of HTTP, as the parser reports it.
+    """
+    size = len(url)
+    hosts = encodings = 0
+    for name, value in headers:
+        size += len(name) + len(value) + 4
+        if name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding":
+            # The parser accepts other encodings before "chunked"; a reverse proxy may not.
+            encodings += 1 if value.lower() == b"chunked" else 2
+    if size > max_bytes:
+        return head_too_large(max_bytes)
+    if version not in {"1.0", "1.1"} or hosts > 1 or (hosts == 0 and version == "1.1"):
+        return _NEEDS_HOST
+    if encodings > 1 or (encodings and version == "1.0"):
+        return _ONLY_CHUNKED
+    return None
+
+
+def head_too_large(max_bytes: int) -> ApiError:
+    """431: the head is too large."""
+    return ApiError(
+        431,
+        f"The request's head is larger than {max_bytes} bytes.",
+        code="headers_too_large",
+    )

@@ -1,0 +1,123 @@
+"""Reads the request headers that the proxy uses; all others are ignored, and none is forwarded.
+
+Engines get only headers of ours: clients must not send headers that an engine would obey
+(`x-data-parallel-rank`, ...).
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from partitiond.proxy.request.errors import ApiError, body_too_large, invalid
+from partitiond.proxy.request.request_id import new_request_id
+
+_JSON_TYPE: Final = re.compile(rb"\s*application/(json|[\w.+-]+\+json)\s*(;|$)", re.IGNORECASE)
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_SECONDS: Final = re.compile(rb"[0-9]{1,6}(\.[0-9]{1,6})?")
+
+_WANTED: Final = {
+    b"authorization": "authorization",
+    b"x-api-key": "api_key",
+    b"content-type": "content_type",
+    b"content-encoding": "content_encoding",
+    b"content-length": "content_length",
+    b"x-request-id": "given_id",
+    b"x-session-id": "session",
+    b"x-partitiond-debug": "debug",
+    b"x-partitiond-max-wait-seconds": "max_wait",
+    b"origin": "origin",
+    b"x-forwarded-for": "forwarded_for",
+    b"traceparent": "traceparent",
+    b"endpoint-load-metrics-format": "load_format",
+}
+_LOAD_FORMATS: Final = {
+    word: b"\r\nendpoint-load-metrics-format: " + word for word in (b"text", b"json")
+}
+"""Formats in which vLLM reports its load on request, in a header of whole answers (ORCA)."""
+
+
+class RequestHead:
+    """The used headers of a request.
+
+    Attributes:
+        authorization: the only such header; empty if there is none or more than one.
+        api_key: `x-api-key`, as Anthropic's clients send it; the same rule.
+        max_wait: longest wait for a slot that the client accepts, in seconds, as text.
+    """
+
+    __slots__ = (
+        "api_key", "authorization", "content_encoding", "content_length", "content_type", "debug",
+        "forwarded_for", "given_id", "load_format", "max_wait", "origin", "session",
+        "traceparent",
+    )  # fmt: skip
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.authorization = b""
+        self.api_key = b""
+        self.content_type = b""
+        self.content_encoding = b""
+        self.content_length = b""
+        self.given_id = b""
+        self.session = b""
+        self.debug = b""
+        self.max_wait = b""
+        self.origin = b""
+        self.forwarded_for = b""
+        self.traceparent = b""
+        self.load_format = b""
+        keys = 0
+        for name, value in headers:
+            field = _WANTED.get(name)
+            if field is not None:
+                keys += name in {b"authorization", b"x-api-key"}
+                # Each proxy may add its own line; all lines form one list, in their order.
+                is_more = field == "forwarded_for" and self.forwarded_for
+                setattr(self, field, self.forwarded_for + b"," + value if is_more else value)
+        if keys > 1:
+            self.authorization = self.api_key = b""
+
+    def key(self) -> bytes:
+        """Return the request's API key, or empty."""
+        if self.authorization:
+            scheme, _, key = self.authorization.partition(b" ")
+            return key.strip() if scheme.lower() == b"bearer" else b""
+        return self.api_key.strip()
+
+    def request_id(self) -> str:
+        """Return the client's own request id if it is harmless, else a new one."""
+        if self.given_id and _REQUEST_ID.fullmatch(self.given_id):
+            return self.given_id.decode()
+        return new_request_id()
+
+    def max_wait_seconds(self) -> float | None:
+        """Return the longest wait for a slot that the client accepts, or None."""
+        if not self.max_wait or not _SECONDS.fullmatch(self.max_wait):
+            return None
+        return float(self.max_wait)
+
+    def load_line(self) -> bytes:
+        """Return our header that asks an engine for its load; empty if the client does not ask."""
+        return _LOAD_FORMATS.get(self.load_format.strip().lower(), b"") if self.load_format else b""
+
+    def body_bytes(self) -> int:
+        """Return the declared length of the body, 0 without one; the parser has checked it."""
+        return int(self.content_length or 0)
+
+    def check(self, max_body_bytes: int) -> ApiError | None:
+        """Return the error in the head as that of a JSON request, or None."""
+        if self.content_encoding and self.content_encoding.strip().lower() != b"identity":
+            return unsupported("Send the body uncompressed.")
+        if self.body_bytes() > max_body_bytes:
+            return body_too_large(max_body_bytes)
+        # A browser form cannot have this type without a preflight, so no web page can use a proxy
+        # that listens on its visitor's own machine.
+        if self.content_type != b"application/json" and not _JSON_TYPE.match(self.content_type):
+            return unsupported("Send the header 'Content-Type: application/json'.")
+        if self.max_wait and not _SECONDS.fullmatch(self.max_wait):
+            return invalid("x-partitiond-max-wait-seconds must be a number of seconds.")
+        return None
+
+
+def unsupported(message: str) -> ApiError:
+    """415: the body is not plain JSON."""
+    return ApiError(415, message, code="unsupported_media_type")

@@ -1,0 +1,125 @@
+"""Provides TLS for the data listener, and reloads certificates that change.
+
+Each reload makes a new context, which the next handshakes use; connections keep theirs. If a
+renewed certificate cannot be read (half written, not matching its key), the previous one stays in
+force. Loading into the same context would not do: if the keys are of different kinds, the context
+would keep the previous certificate beside the new one and go on presenting it.
+"""
+
+import asyncio
+import fcntl
+import logging
+import ssl
+import struct
+import termios
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import SettingsError
+from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.telemetry.logs import LogFile, json_line
+
+RELOAD_SECONDS: Final = 2.0
+"""Interval of checking the files for changes."""
+
+Stamp = tuple[int, int, int, int]
+
+_logger = logging.getLogger("partitiond.proxy")
+
+
+class ServerTls:
+    """The certificate, its key, and the context that presents them.
+
+    Attributes:
+        context: for the next handshake.
+    """
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        """Load the files. Raises SettingsError if they cannot be used."""
+        self._certificate = certificate
+        self._key = key
+        # Taken before the files are read: a change during the reading causes a reload.
+        self._stamp = self._read_stamp()
+        self.context = self._read()
+
+    def reload(self) -> bool:
+        """Read the files if they have changed; return whether they were read.
+
+        Raises:
+            SettingsError: the files have changed and cannot be used. The previous certificate
+                stays in force, and the files are not tried again until they change once more.
+        """
+        stamp = self._read_stamp()
+        if stamp is None or stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        self.context = self._read()
+        return True
+
+    def refresh(self, log: LogFile) -> None:
+        """Reload, and log the result."""
+        try:
+            if self.reload():
+                log.write(json_line("tls_reloaded", certificate=str(self._certificate)))
+        except SettingsError as error:
+            _logger.error("the former certificate stays in force: %s", error.message)
+
+    async def watch(self, log: LogFile) -> None:
+        """Refresh periodically, for ever."""
+        while True:
+            await asyncio.sleep(RELOAD_SECONDS)
+            self.refresh(log)
+
+    def _read(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        # A client must not make the server renegotiate within a connection, at the server's cost.
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        try:
+            # An empty password: else OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(self._certificate, self._key, password=lambda: "")
+        except (OSError, ssl.SSLError, ValueError) as error:
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            raise SettingsError(
+                f"The certificate {self._certificate} with the key {self._key} cannot be used: "
+                f"{reason}.",
+                hint="Set [proxy] tls_certificate and tls_key to readable PEM files that belong "
+                "together; the key without a password.",
+            ) from error
+        return context
+
+    def _read_stamp(self) -> tuple[Stamp, Stamp] | None:
+        """Return a stamp that differs between versions of the files; None while one is missing."""
+        try:
+            stats = [path.stat() for path in (self._certificate, self._key)]
+        except OSError:
+            return None
+        first, second = ((s.st_mtime_ns, s.st_size, s.st_ino, s.st_dev) for s in stats)
+        return first, second
+
+
+def server_tls(options: ProxyOptions) -> ServerTls | None:
+    """Return TLS as set in the options, or None. Raises SettingsError."""
+    if not options.tls_certificate and not options.tls_key:
+        return None
+    if not options.tls_certificate or not options.tls_key:
+        raise SettingsError(
+            "TLS needs both a certificate and a key.",
+            hint="Set [proxy] tls_certificate and tls_key, or neither.",
+        )
+    return ServerTls(Path(options.tls_certificate), Path(options.tls_key))
+
+
+def unsent_bytes(transport: asyncio.BaseTransport) -> int:
+    """Written bytes that the kernel still holds because the client has not read them.
+
+    The buffers of a TLS transport are not visible from outside, but they drain into the kernel's
+    buffer, which is therefore the last to be empty.
+    """
+    connection = transport.get_extra_info("socket")
+    try:
+        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+    except (AttributeError, OSError, ValueError):
+        return 0  # it is closed
+    return int(struct.unpack("i", answer)[0])

@@ -1,0 +1,376 @@
+"""Makes one attempt on one replica: connects, sends the request, interprets the answer.
+
+An attempt implements `upstream.Receiver`. It reports the first content, the end or a failure to its
+exchange. Plain pieces of a stream bypass it (see `upstream`).
+"""
+
+import asyncio
+import json
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Final
+
+from partitiond.core.dispatch.routing import RouteKind
+from partitiond.core.keys.charging import ObservedOutput
+from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.edge.answer import JSON
+from partitiond.proxy.engine.events import EventScanner
+from partitiond.proxy.engine.framing import Head
+from partitiond.proxy.engine.upstream import UpstreamConnection
+from partitiond.proxy.request.errors import AttemptError, in_openai_shape, route_not_supported
+from partitiond.proxy.request.routes import DataRoute
+
+if TYPE_CHECKING:
+    from partitiond.proxy.edge.exchange import Exchange
+
+_logger = logging.getLogger("partitiond.proxy")
+
+_TIMEOUT_MESSAGES: Final = {
+    "first_token_timeout": "The engine gave no first token in time.",
+    "between_tokens_timeout": "The engine stopped in the middle of its answer.",
+    "total_timeout": "The request took longer than the proxy allows.",
+}
+TIME_LIMITS: Final = frozenset(_TIMEOUT_MESSAGES)
+"""Kinds of failures in which the engine was working on the request and took too long."""
+_FAILED_EARLY: Final = "The engine failed before its first token."
+_HEADER_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
+
+
+class Attempt:
+    """One attempt.
+
+    Attributes:
+        sent_at: when its request was sent, by the event loop's clock.
+    """
+
+    __slots__ = (
+        "_chunks", "_connecting", "_connection", "_exchange", "_head", "_options", "_over",
+        "_parts", "_paused", "_reused", "_route", "_scanner", "_size", "replica", "sent_at",
+    )  # fmt: skip
+
+    def __init__(
+        self, exchange: "Exchange", replica: LiveReplica, route: DataRoute, options: ProxyOptions
+    ) -> None:
+        self._exchange = exchange
+        self.replica = replica
+        self._route = route
+        self._options = options
+        self._connection: UpstreamConnection | None = None
+        self._connecting: asyncio.Task[UpstreamConnection] | None = None
+        self._head: Head | None = None
+        self._scanner: EventScanner | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._chunks = 0
+        self._paused = False
+        self._reused = False
+        self._over = False
+        self.sent_at = exchange.flight.placed_at
+
+    # Calls of the exchange
+
+    def start(self) -> None:
+        """Send the request on an open connection, or open one."""
+        connection = self.replica.pool.reuse(self.sent_at)
+        if connection is None:
+            self._connect()
+        else:
+            self._reused = True
+            self._send(connection)
+
+    def cancel(self) -> None:
+        """Drop the answer; closing the connection makes the engine abort the request."""
+        if not self._over:
+            self._note_progress()
+        self._over = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._connection is not None:
+            self._connection.close()
+
+    def pause(self) -> None:
+        """Stop reading, because the client's buffer is full."""
+        self._paused = True
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """Read again, because the client has read its buffer."""
+        self._paused = False
+        if self._connection is not None:
+            self._connection.resume()
+
+    def progress(self) -> int:
+        """Return a number that changes whenever a piece of the answer has arrived."""
+        fast = self._connection.fast_pieces if self._connection is not None else 0
+        return self._chunks + fast
+
+    def time_out(self, kind: str) -> None:
+        """Fail, because a time limit has passed."""
+        self._fail(timed_out(kind))
+
+    @property
+    def sent(self) -> bool:
+        """Whether the request was sent to the engine."""
+        return self._connection is not None
+
+    @property
+    def opening(self) -> bytes:
+        """The first event of the stream."""
+        return self._scanner.opening if self._scanner is not None else b""
+
+    # Connecting and sending
+
+    def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._connecting = loop.create_task(self.replica.pool.connect())
+        self._connecting.add_done_callback(self._connected)
+
+    def _connected(self, task: "asyncio.Task[UpstreamConnection]") -> None:
+        self._connecting = None
+        if task.cancelled():
+            return
+        try:
+            self._take_connection(task)
+        except Exception:  # noqa: BLE001 -- logged by the exchange
+            self.crashed()
+
+    def _take_connection(self, task: "asyncio.Task[UpstreamConnection]") -> None:
+        error = task.exception()
+        if self._over:
+            if error is None:
+                task.result().close()
+        elif isinstance(error, AttemptError):
+            self._fail(error)
+        elif error is not None:
+            _logger.error(
+                "connecting to an engine failed inside the proxy",
+                exc_info=error,
+                extra={
+                    "request_id": self._exchange.record.request_id,
+                    "replica": self.replica.replica_id,
+                },
+            )
+            self._fail(AttemptError("connect", "The engine cannot be reached.", no_byte=True))
+        else:
+            self._send(task.result())
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        if self._paused:
+            connection.pause()
+        body = self._exchange.body
+        exchange = self._exchange
+        request_id = exchange.record.request_id.encode()
+        traced = b"" if exchange.trace is None else exchange.trace.header
+        connection.send(
+            b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b"
+            % (
+                self._route.engine_head, request_id, traced + self._load_line(), len(body), body,
+            ),
+            self,
+        )  # fmt: skip
+
+    def _load_line(self) -> bytes:
+        """Return the header that asks for the engine's load, if the client asks and may see it."""
+        head = self._exchange.head
+        return b"" if self._options.debug_headers == "never" else head.load_line()
+
+    # Calls of the connection
+
+    def received_head(self, head: Head) -> None:
+        """Take the head; a status that is neither 200 nor a refused request is a failure."""
+        self._head = head
+        status = head.status
+        if status != 200 and (not 400 <= status < 500 or status in {405, 408, 429}):
+            self._fail(AttemptError("engine_error", f"The engine answered with status {status}."))
+            return
+        if status == 200 and self._exchange.request.stream:
+            if not head.content_type.startswith(b"text/event-stream"):
+                self._fail(AttemptError("bad_response", "The engine did not answer with a stream."))
+                return
+            self._scanner = EventScanner(
+                self._route.dialect,
+                self._options.max_event_bytes,
+                hide_usage=self._route.tells_usage and not self._exchange.request.wants_usage,
+                fingerprint=self.replica.fingerprint,
+            )
+
+    def received_body(self, data: bytes) -> None:
+        """Take a piece of the body, and relay the events that may be relayed."""
+        if self._over:
+            return
+        scanner = self._scanner
+        if scanner is None:
+            self._parts.append(data)
+            self._size += len(data)
+            if self._size > self._options.max_response_bytes:
+                self._fail(AttemptError("bad_response", "The engine's answer is too large."))
+            return
+        try:
+            block = scanner.feed(data)
+        except AttemptError as failure:
+            self._fail(failure)
+            return
+        answer = self._exchange.answer
+        if scanner.done:
+            self._end_stream(scanner, block)
+            return
+        if block:
+            self._chunks += 1
+            if answer.streaming:
+                answer.piece(block)
+            else:
+                self._exchange.first_content(block)
+        if scanner.is_clean and answer.chunked and self._connection is not None:
+            self._connection.open_fast_way(answer.write, self._route.dialect.markers)
+
+    def received_end(self) -> None:
+        """Take the end of the answer."""
+        if self._over:
+            return
+        if self._scanner is not None:
+            self._fail(AttemptError("truncated", "The engine's stream broke off."))
+            return
+        assert self._head is not None
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        if self._head.status == 200:
+            self._end_whole(self._head, body)
+        else:
+            self._end_refused(self._head, body)
+
+    def received_failure(self, failure: AttemptError) -> None:
+        """Fail because the connection broke, or send the request once more.
+
+        An engine may close an idle connection just as we use it again. If nothing came back, the
+        request is sent once more on a new connection, which does not count as a retry.
+        """
+        if self._over:
+            return
+        self._exchange.connection_broke(self.replica)
+        idle_end = self._reused and failure.kind == "reset" and failure.no_byte
+        if idle_end and not self.replica.is_dead:
+            self._reused = False
+            self._connection = None
+            self._connect()
+            return
+        self._fail(failure)
+
+    def crashed(self) -> None:
+        """End after a bug of ours; call it inside `except`."""
+        self._over = True
+        self._exchange.crashed()
+
+    # Ends
+
+    def _end_stream(self, scanner: EventScanner, block: bytes) -> None:
+        exchange, dialect = self._exchange, self._route.dialect
+        if scanner.error and not scanner.started:
+            status = dialect.error_status(scanner.error)
+            if status is None:
+                self._fail(
+                    AttemptError("engine_error", "The engine failed before its first token.")
+                )
+                return
+            payload = scanner.error.partition(b"data:")[2].strip()
+            body = in_openai_shape(status, payload)
+            self._close_books("invalid")
+            exchange.finished_whole(status, JSON, body)
+            return
+        if scanner.fingerprint is not None:
+            self.replica.fingerprint = scanner.fingerprint
+        self._chunks += 1
+        if scanner.error:
+            # The engine has sent the error in the right dialect; add only the end of the stream.
+            self._close_books("failed")
+            exchange.finished_stream(block + dialect.closing(), "failed", "engine_error")
+        else:
+            self._close_books("ok")
+            exchange.finished_stream(block, "ok", "")
+
+    def _end_whole(self, head: Head, body: bytes) -> None:
+        if head.content_type.startswith(JSON) and not (
+            body.startswith((b"{", b"[")) and body.rstrip().endswith((b"}", b"]"))
+        ):
+            self._fail(AttemptError("bad_response", "The engine's answer is not JSON."))
+            return
+        if not (head.exact or _is_complete(head, body)):
+            self._fail(AttemptError("truncated", "The engine's answer is not complete."))
+            return
+        exchange = self._exchange
+        if self._route.kind is not RouteKind.TOKENIZE:
+            told = self._route.dialect.usage_of(head.metadata or body)
+            if told is not None and told[0] is not None and told[1] is not None:
+                exchange.record.usage = (told[0], told[1])
+        headers = b""
+        if head.metadata and _HEADER_VALUE.fullmatch(head.metadata):
+            headers = b"metadata: " + head.metadata + b"\r\n"
+        if head.load and self._load_line() and _HEADER_VALUE.fullmatch(head.load):
+            headers += b"endpoint-load-metrics: " + head.load + b"\r\n"
+        self._close_books("ok")
+        exchange.finished_whole(200, head.content_type or JSON, body, headers)
+
+    def _end_refused(self, head: Head, body: bytes) -> None:
+        """Pass on the engine's own refusal of the request."""
+        status = head.status
+        if status == 404:
+            if b'"detail"' in body:  # from its router: this kind of model has no such route
+                body = route_not_supported(self._route.path).body()
+            elif b'"invalid_request_error"' not in body:
+                self._fail(AttemptError("engine_error", "The engine does not know its own model."))
+                return
+        self._close_books("invalid")
+        self._exchange.finished_whole(status, JSON, in_openai_shape(status, body))
+
+    def _close_books(self, outcome: str) -> None:
+        """End the attempt: note its progress, and give the connection back."""
+        self._over = True
+        self._note_progress()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self.replica.pool.release(connection, time.monotonic())
+        if outcome == "failed":
+            self.replica.failed()
+        else:
+            self.replica.succeeded()
+
+    def _note_progress(self) -> None:
+        record = self._exchange.record
+        fast = self._connection.fast_pieces if self._connection is not None else 0
+        record.chunks = self._chunks + fast
+        record.at_work = self.sent
+        scanner = self._scanner
+        if scanner is not None:
+            # A piece on the fast way counts as one event, as engines write them.
+            record.seen = ObservedOutput(scanner.output_events + fast, scanner.prompt_tokens)
+            record.usage = scanner.usage
+
+    def _fail(self, failure: AttemptError) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._note_progress()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._connection is not None:
+            self._connection.close()
+        self._exchange.attempt_failed(failure)
+
+
+def timed_out(kind: str) -> AttemptError:
+    """Return the failure for a time limit that has passed."""
+    return AttemptError(kind, _TIMEOUT_MESSAGES[kind])
+
+
+def _is_complete(head: Head, body: bytes) -> bool:
+    """Whether an answer whose end is uncertain is complete; only this rare case is parsed."""
+    if not head.content_type.startswith(JSON):
+        return False
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,185 @@
+"""Reads an engine's server-sent events, just as far as relaying them safely requires.
+
+Only complete events are relayed, so that text added later (an error, the end) never follows half an
+event. Until the first content, events are held back and parsed: as long as nothing was relayed, the
+request can still go to another replica or get a proper HTTP status. Afterwards a piece is parsed
+only if it contains one of its dialect's markers.
+
+The engine is always asked for usage. If the client did not ask for it, the event with the usage is
+dropped. vLLM then puts `system_fingerprint` into that event instead of the events that end a
+choice, so the scanner puts it back into the latter. The fingerprint belongs to the engine process
+and never changes, so it is learned once; the end events of the first stream wait for it.
+"""
+
+import re
+from typing import Final
+
+from partitiond.core.keys.charging import Usage
+from partitiond.proxy.request.dialects import Dialect, EventKind, payload_of
+from partitiond.proxy.request.errors import AttemptError
+
+_END: Final = b"\n\n"
+_FINISHED: Final = b'"finish_reason":"'
+_FINGERPRINT: Final = re.compile(rb'"system_fingerprint":("[^"\\]{1,200}")')
+_LAST: Final = (EventKind.USAGE, EventKind.END, EventKind.ERROR)
+UNKNOWN_FINGERPRINT: Final = None
+"""Not learned yet; empty means that this engine has none."""
+
+
+class EventScanner:
+    """Reads one stream.
+
+    Attributes:
+        started: content was relayed.
+        done: the stream ended properly, or with an error event.
+        error: the engine's error event, or empty.
+        opening: the first event of the stream.
+        output_events: number of relayed events with output.
+        prompt_tokens: as reported in any event, or None.
+        usage: of the whole answer, as reported at its end; or None.
+        fingerprint: the engine's, as a JSON string; see the module.
+    """
+
+    __slots__ = (
+        "_dialect", "_ends", "_held", "_hide_usage", "_markers", "_max_event_bytes", "_tail",
+        "done", "error", "fingerprint", "opening", "output_events", "prompt_tokens", "started",
+        "usage",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        max_event_bytes: int,
+        *,
+        hide_usage: bool = False,
+        fingerprint: bytes | None = UNKNOWN_FINGERPRINT,
+    ) -> None:
+        self._dialect = dialect
+        self._markers = dialect.markers
+        self._max_event_bytes = max_event_bytes
+        self._hide_usage = hide_usage
+        self._tail = b""
+        self._held: list[bytes] = []
+        self._ends: list[bytes] = []
+        self.fingerprint = fingerprint
+        self.started = False
+        self.done = False
+        self.error = b""
+        self.opening = b""
+        self.output_events = 0
+        self.prompt_tokens: int | None = None
+        self.usage: Usage | None = None
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether content flows and no half event is kept, so pieces may be relayed unparsed."""
+        return self.started and not (self.done or self._tail or self._ends)
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the complete events that may go to the client now; may be empty.
+
+        Raises:
+            AttemptError: an event is too large, or the data is not an event.
+        """
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        if not data.endswith(_END):
+            cut = data.rfind(_END) + 2
+            if cut < 2:
+                cut = 0
+            self._keep(data[cut:])
+            data = data[:cut]
+            if not data:
+                return b""
+        if self.started and not self._ends:
+            for marker in self._markers:
+                if marker in data:
+                    break
+            else:
+                self.output_events += data.count(_END)
+                return data
+        return self._feed_carefully(data)
+
+    def _keep(self, tail: bytes) -> None:
+        if len(tail) > self._max_event_bytes:
+            raise AttemptError("bad_response", "The engine sent an event that is too large.")
+        self._tail = tail
+
+    def _feed_carefully(self, data: bytes) -> bytes:
+        out = self._held
+        self._held = []
+        for event in data.split(_END)[:-1]:
+            if self.done:
+                break
+            self._take(event, out)
+        if not (self.started or self.done):
+            self._hold(out)
+            return b""
+        if not out:
+            return b""
+        return _END.join(out) + _END
+
+    def _hold(self, events: list[bytes]) -> None:
+        if sum(map(len, events)) > self._max_event_bytes:
+            raise AttemptError("bad_response", "The engine sends events without any content.")
+        self._held = events
+
+    def _take(self, event: bytes, out: list[bytes]) -> None:
+        """Process one event, and append to `out` what the client gets."""
+        kind = self._dialect.kind_of(event)
+        if kind is EventKind.BROKEN:
+            raise AttemptError("bad_response", "The engine sent something that is no event.")
+        if kind is EventKind.OTHER:
+            out.append(event)
+            return
+        if kind is EventKind.END and not self.opening:
+            raise AttemptError("truncated", "The engine ended the stream without any event.")
+        self.opening = self.opening or event
+        self._note_usage(kind, event)
+        if kind is EventKind.CONTENT:
+            self.started = True
+            self.output_events += 1
+            if self._hide_usage and _FINISHED in event:
+                self._end_of_choice(event, out)
+                return
+        elif kind is EventKind.USAGE:
+            if self._hide_usage:
+                found = _FINGERPRINT.search(event)
+                self.fingerprint = found[1] if found is not None else b""
+                self._release_ends(out)
+                return
+        elif kind is not EventKind.FRAME:
+            self.error = event if kind is EventKind.ERROR else b""
+            self.done = True
+            self._release_ends(out)
+        out.append(event)
+
+    def _note_usage(self, kind: EventKind, event: bytes) -> None:
+        """Note reported usage: the last events have the whole usage, earlier ones the prompt's."""
+        told = self._dialect.usage_of(payload_of(event))
+        if told is None:
+            return
+        prompt, output = told
+        if prompt is None:
+            prompt = self.prompt_tokens
+        self.prompt_tokens = prompt
+        if kind in _LAST and prompt is not None and output is not None:
+            self.usage = (prompt, output)
+
+    def _end_of_choice(self, event: bytes, out: list[bytes]) -> None:
+        if self.fingerprint is UNKNOWN_FINGERPRINT:
+            self._ends.append(event)
+        else:
+            out.append(_with_fingerprint(event, self.fingerprint))
+
+    def _release_ends(self, out: list[bytes]) -> None:
+        out += [_with_fingerprint(event, self.fingerprint or b"") for event in self._ends]
+        self._ends = []
+
+
+def _with_fingerprint(event: bytes, fingerprint: bytes) -> bytes:
+    """Return a choice's last event as vLLM writes it if it is not asked for usage."""
+    if not fingerprint or b'"system_fingerprint"' in event or not event.endswith(b"}"):
+        return event
+    return event[:-1] + b',"system_fingerprint":' + fingerprint + b"}"

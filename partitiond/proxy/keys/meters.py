@@ -1,0 +1,111 @@
+"""Shares the use of API keys with limits: workers publish counts, the parent keeps budgets."""
+
+import logging
+from pathlib import Path
+
+from partitiond.core.dispatch.routing import NO_KEY_RATES, KeyRates, KeyRoute
+from partitiond.core.keys.rates import NO_USAGE, BudgetUse, Usage, budget_use
+from partitiond.proxy.dispatch.ledger import METERS, PAST, SlotLedger, meter_key
+from partitiond.proxy.keys.budgets_file import BudgetsFile
+
+_logger = logging.getLogger("partitiond.proxy")
+
+
+class Meters:
+    """Finds the position of each key's counts in the ledger."""
+
+    def __init__(self, ledger: SlotLedger) -> None:
+        self.ledger = ledger
+        self._found: dict[str, tuple[int, int]] = {}
+
+    def find(self, key_id: str) -> int:
+        """Index of the key's meter; -1 if the key has none."""
+        key, index = self._found.get(key_id, (0, -1))
+        if index < 0 or self.ledger.meters.directory[index] != key:
+            key = meter_key(key_id)
+            index = self.ledger.meters.find(key)
+            self._found[key_id] = (key, index)
+        return index
+
+
+class PeerMeters:
+    """One worker's side: publishes its counts of each key, and reads the other workers' counts."""
+
+    def __init__(self, ledger: SlotLedger, row: int) -> None:
+        self._meters = Meters(ledger)
+        self._ledger = ledger
+        self._row = row
+        self._before: dict[str, Usage] = {}
+
+    def tell(self, key_id: str, usage: Usage) -> None:
+        """Publish this worker's counts of a key."""
+        meter = self._meters.find(key_id)
+        if meter >= 0:
+            self._ledger.put_usage(self._row, meter, usage)
+
+    def others(self, key_id: str) -> Usage:
+        """Return what the other workers have counted of the key since this worker first asked.
+
+        Their earlier use of the rates is not debited from this worker's bucket, which begins full.
+        """
+        meter = self._meters.find(key_id)
+        if meter < 0:
+            return NO_USAGE
+        total = self._ledger.usage_of_others(self._row, meter)
+        before = self._before.setdefault(key_id, total)
+        return Usage(
+            total.requests - before.requests,
+            total.tokens - before.tokens,
+            total.in_flight,
+            total.budget_start,
+            total.budget_tokens,
+        )
+
+
+class Budgets:
+    """The parent's side: keeps budgets, which outlive all workers and the parent itself."""
+
+    def __init__(self, path: Path, ledger: SlotLedger) -> None:
+        self._file = BudgetsFile(path)
+        self._ledger = ledger
+        self._meters = Meters(ledger)
+        self._rates: dict[str, KeyRates] = {}
+        self._kept: dict[str, BudgetUse] = self._file.load()
+
+    def apply(self, keys: tuple[KeyRoute, ...]) -> None:
+        """Take over a table's keys; stored use of a budget is counted in the row `PAST`."""
+        metered = sum(key.rates != NO_KEY_RATES for key in keys)
+        if metered > METERS:
+            _logger.error(
+                "%d keys have rates or budgets, and the workers share %d meters: each worker holds "
+                "the others to their limits for itself, and their budgets are not kept. Set "
+                "[proxy] workers to 1, or remove keys.",
+                metered, METERS,
+            )  # fmt: skip
+        self._rates = {key.id: key.rates for key in keys if key.rates.token_budget > 0}
+        for key_id, rates in self._rates.items():
+            meter = self._meters.find(key_id)
+            if meter < 0:
+                continue  # the stored use of its budget stays stored
+            kept = self._kept.pop(key_id, None)
+            if kept is None or kept.period is not rates.budget_period:
+                continue
+            if self._ledger.usage_of_others(-1, meter).budget_tokens <= 0:
+                use = Usage(budget_start=kept.start, budget_tokens=kept.tokens)
+                self._ledger.put_usage(PAST, meter, use)
+
+    def used(self, key_id: str) -> int:
+        """Tokens used of the key's budget by all present and past workers; 0 without a budget."""
+        meter = self._meters.find(key_id) if key_id in self._rates else -1
+        return 0 if meter < 0 else round(self._ledger.usage_of_others(-1, meter).budget_tokens)
+
+    def save(self) -> None:
+        """Write the budgets if they have changed."""
+        found = dict(self._kept)
+        for key_id, rates in self._rates.items():
+            meter = self._meters.find(key_id)
+            if meter >= 0:
+                use = budget_use(rates, self._ledger.usage_of_others(-1, meter))
+                if use is not None:
+                    found[key_id] = use
+        self._file.save(found)

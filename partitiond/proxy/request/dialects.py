@@ -1,0 +1,272 @@
+"""Interprets the streams of each API: content, usage, errors and the proper end.
+
+completions, chat completions    `data: {...}` events; `data: {"error": ...}`; `data: [DONE]`
+messages (Anthropic's)           named events; `error`; `message_stop`
+responses (OpenAI's)             named events; `error`, `response.failed`; `response.completed`
+
+A raw piece of the stream that holds anything but plain output contains at least one of the byte
+strings in `markers`. The searches are exact: neither a raw quote nor a raw line break can occur
+inside a JSON string, so text that a model writes never looks like a marker.
+"""
+
+import enum
+import json
+from typing import Any, Final, Protocol
+
+from partitiond.proxy.request.errors import DONE_EVENT, ApiError
+from partitiond.proxy.request.reported_usage import (
+    Told,
+    messages_usage,
+    openai_usage,
+    responses_usage,
+)
+
+Markers = tuple[bytes, bytes, bytes, bytes]
+
+
+class EventKind(enum.Enum):
+    """The kind of an event."""
+
+    FRAME = enum.auto()
+    """Carries no output: a role, a created response, the begin or end of a block."""
+    CONTENT = enum.auto()
+    """Carries output; if no usage is reported, keys pay for each such event that was sent."""
+    OTHER = enum.auto()
+    """Neither starts nor ends the answer: a comment, a ping."""
+    USAGE = enum.auto()
+    """Reports the usage of the whole answer; carries no output. Chats send it only on request."""
+    ERROR = enum.auto()
+    END = enum.auto()
+    BROKEN = enum.auto()
+    """The bytes are not an event."""
+
+
+class Dialect(Protocol):
+    """The streams of one API."""
+
+    @property
+    def markers(self) -> Markers:
+        """See the module."""
+        ...
+
+    def kind_of(self, event: bytes) -> EventKind:
+        """Return the kind of an event, given without its final empty line; parse it if needed."""
+        ...
+
+    def usage_of(self, data: bytes) -> Told | None:
+        """Usage that a whole answer or the data of an event reports."""
+        ...
+
+    def error_events(self, error: ApiError, opening: bytes) -> bytes:
+        """Return the events that report an error of ours within a stream and end the stream.
+
+        Args:
+            opening: the first event of the stream, if it was seen.
+        """
+        ...
+
+    def error_body(self, error: ApiError) -> bytes:
+        """Return the body of an error of ours that replaces the answer."""
+        ...
+
+    def error_status(self, event: bytes) -> int | None:
+        """Status in an engine's error event if the event blames the request, else None."""
+        ...
+
+    def closing(self) -> bytes:
+        """Return the bytes that end the stream properly after an engine's own error event."""
+        ...
+
+
+def payload_of(event: bytes) -> bytes:
+    """Return the data of an event (engines write it in one line)."""
+    at = event.find(b"data:")
+    return event[at + 5 :].strip() if at >= 0 else b""
+
+
+class ChatDialect:
+    """Completions and chat completions."""
+
+    markers: Final = (b"[DONE]", b'data: {"error"', b'"choices":[]', b'"finish_reason":"')
+
+    def kind_of(self, event: bytes) -> EventKind:
+        """See `Dialect`."""
+        if not event.startswith(b"data:"):
+            named = event.startswith((b":", b"event:", b"id:", b"retry:"))
+            return EventKind.OTHER if named else EventKind.BROKEN
+        payload = event[5:].strip()
+        if payload == b"[DONE]":
+            return EventKind.END
+        if payload.startswith(b'{"error"'):
+            return EventKind.ERROR
+        try:
+            parsed = json.loads(payload)
+        except (ValueError, RecursionError):
+            return EventKind.BROKEN
+        choices = parsed.get("choices") if isinstance(parsed, dict) else None
+        if not isinstance(choices, list):
+            return EventKind.FRAME
+        if not choices and parsed.get("usage"):
+            return EventKind.USAGE
+        return EventKind.CONTENT if any(map(_choice_has_content, choices)) else EventKind.FRAME
+
+    def usage_of(self, data: bytes) -> Told | None:
+        """See `Dialect`."""
+        return openai_usage(data)
+
+    def error_events(self, error: ApiError, opening: bytes) -> bytes:  # noqa: ARG002 -- the port's
+        """See `Dialect`."""
+        return b"data: " + error.body() + b"\n\n" + DONE_EVENT
+
+    def error_body(self, error: ApiError) -> bytes:
+        """See `Dialect`."""
+        return error.body()
+
+    def error_status(self, event: bytes) -> int | None:
+        """See `Dialect`."""
+        return _blames_request(event, "code")
+
+    def closing(self) -> bytes:
+        """See `Dialect`."""
+        return DONE_EVENT
+
+
+def _choice_has_content(choice: Any) -> bool:
+    """Whether it has text, a delta with more than its role, or the end of the choice."""
+    if not isinstance(choice, dict):
+        return False
+    if choice.get("text") or choice.get("finish_reason"):
+        return True
+    delta = choice.get("delta")
+    return isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
+
+
+def _blames_request(event: bytes, field: str) -> int | None:
+    try:
+        code = json.loads(payload_of(event))["error"][field]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
+    return code if type(code) is int and 400 <= code < 500 else None
+
+
+_ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""Anthropic's word for each status; any other status is an `api_error`."""
+
+
+class MessagesDialect:
+    """Anthropic's messages."""
+
+    markers: Final = (
+        b"event: message_", b"event: error", b"event: content_block_s", b"event: ping",
+    )  # fmt: skip
+    _frames: Final = (b"message_start", b"content_block_start", b"content_block_stop", b"ping")
+
+    def kind_of(self, event: bytes) -> EventKind:
+        """See `Dialect`."""
+        name = _event_name(event)
+        if name is None:
+            return EventKind.OTHER if event.startswith(b":") else EventKind.BROKEN
+        if name == b"message_stop":
+            return EventKind.END
+        if name == b"error":
+            return EventKind.ERROR
+        if name == b"message_delta":
+            return EventKind.USAGE
+        return EventKind.FRAME if name in self._frames else EventKind.CONTENT
+
+    def usage_of(self, data: bytes) -> Told | None:
+        """See `Dialect`."""
+        return messages_usage(data)
+
+    def error_events(self, error: ApiError, opening: bytes) -> bytes:  # noqa: ARG002 -- the port's
+        """See `Dialect`."""
+        return b"event: error\ndata: " + self.error_body(error) + b"\n\n"
+
+    def error_body(self, error: ApiError) -> bytes:
+        """Return Anthropic's shape and type with OpenAI's fields: both kinds of clients read it."""
+        inner = json.loads(error.body())["error"]
+        inner["type"] = _ANTHROPIC_TYPES.get(error.status, "api_error")
+        return json.dumps({"type": "error", "error": inner}, separators=(",", ":")).encode()
+
+    def error_status(self, event: bytes) -> int | None:
+        """Always None: error events of messages have no status, so they never blame the request."""
+        return _blames_request(event, "code")
+
+    def closing(self) -> bytes:
+        """See `Dialect`."""
+        return b""
+
+
+class ResponsesDialect:
+    """OpenAI's responses."""
+
+    # Events whose names end in these (created, completed, failed, added, done) have no output.
+    markers: Final = (b'"response":{', b"event: error", b"ed\ndata:", b".done\ndata:")
+    _ends: Final = (b"response.completed", b"response.incomplete")
+    _errors: Final = (b"error", b"response.failed")
+    _begins: Final = (b"response.created", b"response.queued", b"response.in_progress")
+
+    def kind_of(self, event: bytes) -> EventKind:
+        """See `Dialect`."""
+        name = _event_name(event)
+        if name is None:
+            return EventKind.OTHER if event.startswith(b":") else EventKind.BROKEN
+        if name in self._ends:
+            return EventKind.END
+        if name in self._errors:
+            return EventKind.ERROR
+        frame = name in self._begins or name.endswith((b".added", b".done"))
+        return EventKind.FRAME if frame else EventKind.CONTENT
+
+    def usage_of(self, data: bytes) -> Told | None:
+        """See `Dialect`."""
+        return responses_usage(data)
+
+    def error_events(self, error: ApiError, opening: bytes) -> bytes:
+        """Return `response.failed` with the response as it was when the stream began."""
+        try:
+            response = json.loads(payload_of(opening))["response"]
+        except (ValueError, RecursionError, LookupError, TypeError):
+            response = {"object": "response", "output": []}
+        told = {"code": error.code or "server_error", "message": error.message}
+        event = {
+            "type": "response.failed",
+            "sequence_number": -1,
+            "response": {**response, "status": "failed", "error": told},
+        }
+        data = json.dumps(event, separators=(",", ":")).encode()
+        return b"event: response.failed\ndata: " + data + b"\n\n"
+
+    def error_body(self, error: ApiError) -> bytes:
+        """See `Dialect`."""
+        return error.body()
+
+    def error_status(self, event: bytes) -> int | None:
+        """See `Dialect`."""
+        return _blames_request(event, "code")
+
+    def closing(self) -> bytes:
+        """See `Dialect`."""
+        return b""
+
+
+def _event_name(event: bytes) -> bytes | None:
+    if not event.startswith(b"event:"):
+        return None
+    line, _, rest = event.partition(b"\n")
+    return line[6:].strip() if rest.startswith(b"data:") else None
+
+
+CHAT: Final = ChatDialect()
+MESSAGES: Final = MessagesDialect()
+RESPONSES: Final = ResponsesDialect()

@@ -1,0 +1,139 @@
+"""Builds the endpoint's OpenAPI document from the table of its routes.
+
+The bodies are OpenAI's (and Anthropic's), and the engine checks them; this document states only
+what the proxy itself requires of them.
+"""
+
+import functools
+from typing import Any, Final
+
+import partitiond
+from partitiond.core.dispatch.routing import RouteKind
+from partitiond.proxy.request.routes import DATA_ROUTES, DataRoute
+
+_ERROR: Final = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "integer", "null"]},
+            },
+        }
+    },
+}
+_STATUSES: Final = {
+    "400": "The request is wrong; the message says where.",
+    "401": "No API key, or one that is not taken.",
+    "403": "Outside the key's scope.",
+    "404": "The model does not exist, or its engine has no such route.",
+    "408": "The request's body did not arrive in time.",
+    "413": "The request's body is too large.",
+    "415": "The body is not JSON.",
+    "429": "The key or the model is over its share; Retry-After says when to come back.",
+    "500": "The proxy failed.",
+    "502": "The engine failed.",
+    "503": "No replica can serve the model now.",
+    "504": "The engine took too long.",
+}
+_REQUIRED: Final[dict[str, dict[str, Any]]] = {
+    "/v1/completions": {"prompt": {}},
+    "/v1/chat/completions": {"messages": {"type": "array", "items": {"type": "object"}}},
+    "/v1/chat/completions/batch": {
+        "messages": {"type": "array", "items": {"type": "array", "items": {"type": "object"}}}
+    },
+    "/v1/messages": {"messages": {"type": "array", "items": {"type": "object"}}},
+    "/v1/responses": {"input": {}},
+}
+
+
+@functools.cache
+def document() -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document."""
+    paths: dict[str, Any] = {route.path: {"post": _operation(route)} for route in DATA_ROUTES}
+    paths["/v1/models"] = {"get": _listing("listModels", "List the models")}
+    paths["/v1/models/{model}"] = {
+        "get": {
+            **_listing("retrieveModel", "Describe one model"),
+            "parameters": [
+                {
+                    "name": "model", "in": "path", "required": True,
+                    "schema": {"type": "string", "minLength": 1},
+                }
+            ],
+        }
+    }  # fmt: skip
+    for path, operation in (("/healthz", "healthz"), ("/health", "health")):
+        paths[path] = {
+            "get": {
+                "operationId": operation,
+                "summary": "Whether requests are served",
+                "responses": {"200": {"description": "Yes."}, "503": {"description": "Not yet."}},
+            }
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "partitiond: the OpenAI-compatible endpoint",
+            "version": partitiond.__version__,
+        },
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": _ERROR},
+        },
+        "security": [{"key": []}, {}],
+        "paths": paths,
+    }
+
+
+def _errors(*statuses: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Error"}
+    return {
+        status: {
+            "description": _STATUSES[status],
+            "content": {"application/json": {"schema": schema}},
+        }
+        for status in statuses
+    }
+
+
+def _listing(operation: str, summary: str) -> dict[str, Any]:
+    answer = {"200": {"description": "What there is.", "content": {"application/json": {}}}}
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "responses": {**answer, **_errors("401", "404", "503")},
+    }
+
+
+def _operation(route: DataRoute) -> dict[str, Any]:
+    required = _REQUIRED.get(route.path, {})
+    properties: dict[str, Any] = {"model": {"type": "string", "minLength": 1}, **required}
+    content: dict[str, Any] = {"application/json": {}}
+    if route.streams:
+        properties["stream"] = {"type": ["boolean", "null"]}
+        content["text/event-stream"] = {}
+    if route.kind is RouteKind.EMBED:
+        content["application/octet-stream"] = {}
+    schema = {
+        "type": "object",
+        "required": ["model", *required],
+        "properties": properties,
+        "additionalProperties": True,
+    }
+    name = route.path.strip("/").replace("/", " ").replace(".", " ").title().replace(" ", "")
+    return {
+        "operationId": f"create{name}",
+        "summary": route.summary,
+        "tags": [route.kind.value],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {
+            "200": {"description": "The engine's answer, unchanged.", "content": content},
+            **_errors(*_STATUSES),
+        },
+    }

@@ -1,0 +1,421 @@
+"""Parses request bodies: JSON is read once, with bounds, and only the fields that the proxy needs.
+
+msgspec skips fields that mean nothing here without building them; the engine reads the body again
+and checks those fields itself. Fields that bound the cost of a request must be right here, though:
+`n` as a string is refused, although an engine would accept it.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from partitiond.core.dispatch.routing import ModelRoute, RequestLimits
+from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.request.errors import ApiError, invalid
+from partitiond.proxy.request.parts import AnyObject, ParsedRequest, RequestBody, Size
+
+if TYPE_CHECKING:
+    from partitiond.proxy.request.routes import DataRoute
+
+MAX_TOKENS_LIMIT: Final = 1_048_576
+"""No engine that we know serves longer contexts; a larger `max_tokens` is a mistake."""
+COMPLETIONS_DEFAULT_MAX_TOKENS: Final = 16
+"""Default of `max_tokens` for /v1/completions, in OpenAI's API and in vLLM."""
+BYTES_PER_TOKEN_ID: Final = 4
+"""Bytes that a token id counts against limits of prompt bytes. English has about four bytes a
+token, so a limit allows about as many tokens sent as ids as sent as text."""
+_INCLUDE_USAGE: Final = b',"stream_options":{"include_usage":true}}'
+
+
+_decoder: Final = msgspec.json.Decoder(RequestBody)
+_objects: Final = msgspec.json.Decoder(list[AnyObject])
+_conversations: Final = msgspec.json.Decoder(list[list[AnyObject]])
+_list: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+Measure = Callable[[RequestBody, ProxyOptions], Size | ApiError]
+
+
+def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> ParsedRequest | ApiError:
+    """Return the parsed request, or the error in it."""
+    parsed = _decode(body, options.max_nesting)
+    if isinstance(parsed, ApiError):
+        return parsed
+    model, stream, given = parsed.model, parsed.stream, parsed.stream_options
+    if not isinstance(model, str) or not model:
+        return invalid("'model' must be a non-empty string.", "model")
+    if stream is not None and stream is not True and stream is not False:
+        return invalid("'stream' must be true or false.", "stream")
+    try:
+        size = measure(parsed, options)
+    except (ValueError, RecursionError) as error:  # in a field that was skipped so far
+        return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
+    if isinstance(size, ApiError):
+        return size
+    interval = _interval(parsed.stream_interval) if size.has_choices else 1
+    if isinstance(interval, ApiError):
+        return interval
+    choices = 1
+    if size.has_choices and (parsed.n is not None or parsed.best_of is not None):
+        counted = _choices(parsed, options.max_choices)
+        if isinstance(counted, ApiError):
+            return counted
+        choices = counted
+    sequences = size.prompts * choices
+    if sequences > options.max_sequences:
+        return invalid(
+            f"The request asks for {size.prompts} x {choices} sequences; "
+            f"at most {options.max_sequences} are allowed. Send fewer prompts at once.",
+            "n",
+        )
+    user = parsed.user
+    return ParsedRequest(
+        model,
+        stream is True,
+        isinstance(given, dict) and given.get("include_usage") is True,
+        given,
+        sequences,
+        size,
+        user if isinstance(user, str) and len(user) <= 256 else "",
+        interval,
+    )
+
+
+def check_limits(request: ParsedRequest, limits: RequestLimits) -> ApiError | None:
+    """Return the error of a request that exceeds the limits of its model or key, else None."""
+    size = request.size
+    prompt_bytes = size.prompt_bytes + BYTES_PER_TOKEN_ID * size.prompt_tokens
+    if limits.max_prompt_bytes and prompt_bytes > limits.max_prompt_bytes:
+        return invalid(
+            f"The prompt has {prompt_bytes} bytes (a token id counts as {BYTES_PER_TOKEN_ID}); "
+            f"at most {limits.max_prompt_bytes} are allowed here.",
+            code="prompt_too_long",
+        )
+    if limits.max_sequences and request.sequences > limits.max_sequences:
+        return invalid(
+            f"The request asks for {request.sequences} sequences; at most "
+            f"{limits.max_sequences} are allowed here.",
+            "n",
+            code="too_many_sequences",
+        )
+    asked = size.max_tokens if size.own_limit else None
+    if limits.max_output_tokens and asked is not None and asked > limits.max_output_tokens:
+        return invalid(
+            f"The request asks for {asked} output tokens; at most {limits.max_output_tokens} "
+            "are allowed here.",
+            "max_tokens",
+            code="too_many_tokens",
+        )
+    return None
+
+
+def with_defaults(body: bytes, defaults_json: str) -> bytes:
+    """Return the body with its model's default parameters, as far as it does not set them.
+
+    The defaults come first and the body's own parameters after them, in one object: if a name
+    occurs twice, the last value counts, in every JSON reader that engines use, and in ours.
+    """
+    first = defaults_json.strip()[:-1].encode()
+    return first + b"," + body.lstrip()[1:] if len(first) > 1 else body
+
+
+def engine_body(
+    body: bytes, request: ParsedRequest, model: ModelRoute, route: "DataRoute", most: int
+) -> bytes | ApiError:
+    """Return the body for the engine: the client's own bytes unless something must change.
+
+    Args:
+        most: limit on output tokens if the request names none, or if the default that it got is
+            larger; 0 for none. The limit is then also set in the request's size.
+    """
+    refusal = _refuse_stream_options(request.stream_options) if route.tells_usage else None
+    if refusal is not None:
+        return refusal
+    add_usage = request.stream and route.tells_usage and not request.wants_usage
+    size = request.size
+    beyond = size.max_tokens is None or (not size.own_limit and size.max_tokens > most)
+    add_limit = bool(most and route.output_field and beyond)
+    if model.served_name == request.model and not add_limit:
+        if not add_usage:
+            return body
+        if request.stream_options is None and b'"stream_options"' not in body:
+            # The body is an object with at least one member: the model.
+            return body.rstrip()[:-1] + _INCLUDE_USAGE
+    try:
+        payload: dict[str, Any] = msgspec.json.decode(body)
+    except RecursionError as error:
+        return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
+    except ValueError as error:
+        return _unreadable(error)
+    payload["model"] = model.served_name
+    if add_limit:
+        payload[route.output_field] = size.max_tokens = most
+    given = payload.get("stream_options")
+    if add_usage and (given is None or isinstance(given, dict)):
+        kept = {k: v for k, v in (given or {}).items() if k != "continuous_usage_stats"}
+        payload["stream_options"] = {**kept, "include_usage": True}
+    return msgspec.json.encode(payload)
+
+
+def _refuse_stream_options(given: Any) -> ApiError | None:
+    """Refuse values that the engine may read differently: charging depends on reported usage.
+
+    Engines accept `"false"` and 0 as booleans. A value that is no object is left to the engine,
+    which refuses it in its own words.
+    """
+    if isinstance(given, dict):
+        for name in ("include_usage", "continuous_usage_stats"):
+            value = given.get(name)
+            if value is not None and value is not True and value is not False:
+                field = f"stream_options.{name}"
+                return invalid(f"'{field}' must be true or false.", field)
+    return None
+
+
+def _decode(body: bytes, max_nesting: int) -> RequestBody | ApiError:
+    try:
+        parsed = _decoder.decode(body)
+        # The decoder does not check skipped fields; engines read them, and refuse bad UTF-8.
+        if not body.isascii():
+            body.decode()
+        # A body with at most `max_nesting` brackets cannot be too deep: usually two counts suffice.
+        if body.count(b"{") + body.count(b"[") > max_nesting and _deeper_than(body, max_nesting):
+            return _too_deep(max_nesting)
+    except RecursionError:
+        return _too_deep(max_nesting)
+    except ValueError as error:
+        if isinstance(error, msgspec.ValidationError) and not body.lstrip().startswith(b"{"):
+            return invalid("The body must be a JSON object.", code="invalid_json")
+        return _unreadable(error)
+    return parsed
+
+
+def _unreadable(error: ValueError) -> ApiError:
+    """msgspec's error: the body is no JSON, or has a number that no integer or float can hold."""
+    if isinstance(error, msgspec.ValidationError):
+        message = f"A number in the body is too large to be read: {error}."
+    else:
+        message = f"The body is not valid JSON: {error}."
+    return invalid(message, code="invalid_json")
+
+
+def _too_deep(max_nesting: int) -> ApiError:
+    return invalid(f"The JSON is nested deeper than {max_nesting} levels.", code="invalid_json")
+
+
+def _deeper_than(body: bytes, limit: int) -> bool:
+    """Whether the JSON is nested deeper than the limit; goes level by level, without recursion."""
+    level: list[Any] = [msgspec.json.decode(body)]
+    for _ in range(limit + 1):
+        following: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                following.extend(x for x in item.values() if isinstance(x, dict | list))
+            elif isinstance(item, list):
+                following.extend(x for x in item if isinstance(x, dict | list))
+        if not following:
+            return False
+        level = following
+    return True
+
+
+def _choices(body: RequestBody, limit: int) -> int | ApiError:
+    most = 1
+    for name, value in (("n", body.n), ("best_of", body.best_of)):
+        if value is None:
+            continue
+        if type(value) is not int or not 1 <= value <= limit:
+            return invalid(f"'{name}' must be a whole number between 1 and {limit}.", name)
+        most = max(most, value)
+    return most
+
+
+def _interval(value: Any) -> int | ApiError:
+    """Tokens per event of a stream; must be exact, as a client that leaves is charged by events."""
+    if value is None:
+        return 1
+    if type(value) is not int or not 1 <= value <= MAX_TOKENS_LIMIT:
+        return invalid(
+            f"'stream_interval' must be a whole number between 1 and {MAX_TOKENS_LIMIT}.",
+            "stream_interval",
+        )
+    return value
+
+
+def _tokens(value: Any, name: str) -> int | ApiError | None:
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value <= MAX_TOKENS_LIMIT:
+        return invalid(f"'{name}' must be a whole number between 0 and {MAX_TOKENS_LIMIT}.", name)
+    return value
+
+
+def measure_completion(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
+    """Measure a request to /v1/completions."""
+    limit = _tokens(body.max_tokens, "max_tokens")
+    if isinstance(limit, ApiError):
+        return limit
+    if not body.prompt and body.prompt != "" and body.prompt_embeds is not None:
+        message = "The size of embeddings is not known here: send 'prompt' as text or token ids."
+        return invalid(message, "prompt_embeds")
+    size = _prompt_size(body.prompt, options.max_prompts, "prompt")
+    if isinstance(size, Size):
+        size.max_tokens = COMPLETIONS_DEFAULT_MAX_TOKENS if limit is None else limit
+        size.own_limit = limit is not None
+        size.has_choices = True
+    return size
+
+
+def measure_chat(body: RequestBody, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+    """Measure a chat."""
+    limit = _chat_limit(body)
+    size = limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
+    if isinstance(size, Size):
+        size.has_choices = True
+    return size
+
+
+def _chat_limit(body: RequestBody) -> int | ApiError | None:
+    limit = _tokens(body.max_completion_tokens, "max_completion_tokens")
+    return _tokens(body.max_tokens, "max_tokens") if limit is None else limit
+
+
+def measure_chat_batch(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
+    """Measure a batch of chats: each conversation is a prompt, and all share the other fields."""
+    limit = _chat_limit(body)
+    if isinstance(limit, ApiError):
+        return limit
+    conversations = 1  # if there is none, the engine reports what is missing
+    if _bytes_of(body.messages):
+        try:
+            conversations = max(1, len(_conversations.decode(body.messages)))
+        except msgspec.DecodeError:
+            return invalid("'messages' must be a list of lists of objects.", "messages")
+    if conversations > options.max_prompts:
+        return invalid(
+            f"At most {options.max_prompts} conversations are allowed in one request.", "messages"
+        )
+    # The shared fields are sent once, and become a part of every conversation's prompt.
+    size = _bytes_of(body.messages) + conversations * _size_beside_messages(body)
+    return Size(conversations, size, 0, limit, has_choices=True)
+
+
+def measure_messages(body: RequestBody, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+    """Measure a request to /v1/messages; like engines, ignore limit fields of other routes."""
+    limit = _tokens(body.max_tokens, "max_tokens")
+    return limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
+
+
+def _measure_messages(body: RequestBody, limit: int | None) -> Size | ApiError:
+    """Count messages, tools, documents and schemas: templates turn all of them into tokens.
+
+    If there is no message, the engine reports what is missing.
+    """
+    messages = body.messages
+    if _bytes_of(messages):
+        try:
+            _objects.decode(messages)
+        except msgspec.DecodeError:
+            if _first(messages) == b"[":
+                return invalid("Each of 'messages' must be an object.", "messages")
+            return invalid("'messages' must be a list.", "messages")
+    return Size(1, _size_of_chat(body), 0, limit)
+
+
+def _size_of_chat(body: RequestBody) -> int:
+    return _bytes_of(body.messages) + _size_beside_messages(body)
+
+
+def _size_beside_messages(body: RequestBody) -> int:
+    return _bytes_of(
+        body.system, body.tools, body.functions, body.documents, body.response_format,
+        body.chat_template, body.chat_template_kwargs,
+    )  # fmt: skip
+
+
+def measure_responses(body: RequestBody, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+    """Measure a request to /v1/responses."""
+    limit = _tokens(body.max_output_tokens, "max_output_tokens")
+    if isinstance(limit, ApiError):
+        return limit
+    given = body.input
+    if _bytes_of(given) and _first(given) not in b'["':
+        return invalid("'input' must be a string or a list.", "input")
+    before = body.previous_input_messages
+    return Size(1, _bytes_of(given, before, body.instructions, body.tools), 0, limit)
+
+
+def measure_embedding(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
+    """Measure embeddings and pooling: one sequence per input."""
+    if not _bytes_of(body.input):
+        return Size(1, _size_of_chat(body))  # or a body that the engine will refuse
+    given = msgspec.json.decode(body.input)
+    if isinstance(given, list) and given and isinstance(given[0], dict):
+        return Size(1, _bytes_of(body.input))
+    return _prompt_size(given, options.max_prompts, "input")
+
+
+def measure_pairs(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
+    """Measure scores and rerankings: one sequence per pair."""
+    sides = (
+        body.text_1, body.text_2, body.data_1, body.data_2, body.queries, body.items,
+        body.documents,
+    )  # fmt: skip
+    pairs = 1
+    for side in sides:
+        if _first(side) == b"[":
+            pairs = max(pairs, len(_list.decode(side)))
+    if pairs > options.max_prompts:
+        return invalid(f"At most {options.max_prompts} pairs are allowed in one request.")
+    # These fields are sent once, and the template puts them before each pair.
+    each = _bytes_of(body.instruction, body.chat_template, body.chat_template_kwargs)
+    return Size(pairs, _bytes_of(body.query, *sides) + pairs * each)
+
+
+def _first(field: msgspec.Raw) -> bytes:
+    """The first byte of a field's JSON, which tells its type; empty if the field is absent."""
+    return bytes(memoryview(field)[:1])
+
+
+def _bytes_of(*fields: msgspec.Raw) -> int:
+    """Bytes of the fields' JSON as received; null counts as nothing."""
+    total = 0
+    for field in fields:
+        size = len(field)
+        if size != 4 or bytes(field) != b"null":
+            total += size
+    return total
+
+
+def measure_nothing(body: RequestBody, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+    """Measure tokenising: it needs no sequence and no KV cache."""
+    return Size(0, 0)
+
+
+def _prompt_size(prompt: Any, max_prompts: int, name: str) -> Size | ApiError:
+    """Size of a string, strings, token ids, or lists of token ids; other values are refused."""
+    if prompt is None or prompt == []:
+        return Size(1, 0)
+    if isinstance(prompt, str):
+        return Size(1, _byte_length(prompt))
+    if isinstance(prompt, list):
+        if type(prompt[0]) is int:
+            if all(type(x) is int for x in prompt):
+                return Size(1, 0, len(prompt))
+        elif len(prompt) > max_prompts:
+            return invalid(f"At most {max_prompts} prompts are allowed in one request.", name)
+        elif all(isinstance(item, str) for item in prompt):
+            return Size(len(prompt), sum(map(_byte_length, prompt)))
+        elif all(isinstance(item, list) for item in prompt) and all(
+            type(x) is int for item in prompt for x in item
+        ):
+            return Size(len(prompt), 0, sum(map(len, prompt)))
+    return invalid(
+        f"'{name}' must be a string, a list of strings, a list of token ids, or a list of those.",
+        name,
+    )
+
+
+def _byte_length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,146 @@
+"""Counts ended requests by model, replica and key; see `metrics` and `traffic`."""
+
+import bisect
+from typing import Final
+
+from partitiond.core.demand.traffic import TTFT_BOUNDS
+
+TTFT_BUCKETS: Final = TTFT_BOUNDS
+E2E_BUCKETS: Final = (
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800,
+)  # fmt: skip
+TPOT_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1,
+)  # fmt: skip
+TOKEN_BUCKETS: Final = (
+    1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864,
+)  # fmt: skip
+"""From OpenTelemetry's conventions for generative models."""
+
+OUTCOMES: Final = ("ok", "failed", "refused", "invalid", "client_gone")
+
+
+class Histogram:
+    """Counts by bucket, and their sum."""
+
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect.bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return (upper bound, number of values up to it), as Prometheus expects them."""
+        out: list[tuple[str, float]] = []
+        total = 0
+        for bound, count in zip(
+            (*map(float, self._bounds), float("inf")), self.counts, strict=True
+        ):
+            total += count
+            out.append(("+Inf" if bound == float("inf") else str(bound), float(total)))
+        return out
+
+
+class DemandCounters:
+    """Requests of one model that need an engine's work; see `core.demand.traffic.ModelCount`."""
+
+    __slots__ = (
+        "arrived", "e2e_seconds", "failed", "held", "ok", "output_tokens", "prompt_tokens",
+        "refused", "turned_away",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.arrived = 0
+        self.ok = 0
+        self.failed = 0
+        self.refused = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.e2e_seconds = 0.0
+        self.held = 0
+        self.turned_away = 0
+
+
+class BusyTime:
+    """The work of one engine process; see `core.demand.traffic.ReplicaCount`.
+
+    `sequence_seconds` and `busy_seconds` count requests that have left; those of requests in
+    flight are added when the counts are read.
+    """
+
+    __slots__ = (
+        "busy_seconds", "busy_since", "failed", "first_count", "first_seconds", "ok",
+        "output_tokens", "prompt_tokens", "rest_seconds", "rest_tokens", "sequence_seconds",
+        "service_seconds",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.ok = 0
+        self.failed = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.service_seconds = 0.0
+        self.first_seconds = 0.0
+        self.first_count = 0
+        self.rest_seconds = 0.0
+        self.rest_tokens = 0
+        self.sequence_seconds = 0.0
+        self.busy_seconds = 0.0
+        self.busy_since = 0.0
+
+
+class Use:
+    """One key's use of one model; see `core.demand.traffic.UsageCount`."""
+
+    __slots__ = ("engine_seconds", "failed", "output_tokens", "prompt_tokens", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.failed = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.engine_seconds = 0.0
+
+
+class ModelMetrics:
+    """One model's counts; names as in the metrics text, without the prefix.
+
+    Attributes:
+        demand: the counts that autoscaling and the overview use.
+        uses: the use of each key, by its id.
+    """
+
+    __slots__ = (
+        "chunks", "demand", "e2e_seconds", "outcomes", "output_tokens", "prompt_tokens",
+        "queue_seconds", "request_output_tokens", "request_prompt_tokens", "retries",
+        "tpot_seconds", "ttft_seconds", "untold", "uses",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.demand = DemandCounters()
+        self.uses: dict[str, Use] = {}
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)
+        self.retries = 0
+        self.chunks = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.untold = 0
+        self.ttft_seconds = Histogram(TTFT_BUCKETS)
+        self.e2e_seconds = Histogram(E2E_BUCKETS)
+        self.queue_seconds = Histogram(TTFT_BUCKETS)
+        self.tpot_seconds = Histogram(TPOT_BUCKETS)
+        self.request_prompt_tokens = Histogram(TOKEN_BUCKETS)
+        self.request_output_tokens = Histogram(TOKEN_BUCKETS)
+
+    def use_of(self, key_id: str) -> Use:
+        """Return the use of a key (known keys only, so their number is bounded)."""
+        use = self.uses.get(key_id)
+        if use is None:
+            use = self.uses[key_id] = Use()
+        return use

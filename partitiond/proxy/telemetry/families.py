@@ -1,0 +1,138 @@
+"""Defines every metric of the endpoint, under our own names and under the names that dashboards
+for vLLM and for OpenTelemetry use.
+"""
+
+from typing import Final
+
+from partitiond.metrics.family import Family
+
+_MODEL: Final = ("model",)
+_REPLICA: Final = ("model", "replica")
+_VLLM: Final = ("model_name",)
+_VLLM_ENGINE: Final = ("model_name", "engine")
+_OTEL: Final = ("gen_ai_request_model", "gen_ai_provider_name")
+PROVIDER: Final = "partitiond"
+
+REQUESTS: Final = Family(
+    "partitiond_proxy_requests", "counter", ("model", "outcome"),
+    "Requests by model and how they ended.",
+    "outcomes: ok, failed, refused, invalid, client_gone",
+)  # fmt: skip
+REFUSALS: Final = Family(
+    "partitiond_proxy_refusals", "counter", ("reason",),
+    "Requests the proxy refused itself, by reason (the error's code).",
+)  # fmt: skip
+UPSTREAM_FAILURES: Final = Family(
+    "partitiond_proxy_upstream_failures", "counter", ("replica", "kind"),
+    "Failed attempts by replica and kind.",
+)  # fmt: skip
+
+SPANS: Final = Family(
+    "partitiond_proxy_spans", "counter", ("outcome",),
+    "Spans of traces by what became of them.", "outcomes: sent, dropped, failed",
+)  # fmt: skip
+
+COUNTERS: Final = {
+    Family("partitiond_proxy_retries", "counter", _MODEL, "Attempts after the first."): "retries",
+    Family(
+        "partitiond_proxy_chunks", "counter", _MODEL, "Pieces of streams sent to clients."
+    ): "chunks",
+    Family(
+        "partitiond_proxy_prompt_tokens", "counter", _MODEL, "Prompt tokens by usage."
+    ): "prompt_tokens",
+    Family(
+        "partitiond_proxy_output_tokens", "counter", _MODEL,
+        "Output tokens by usage, or by events of a stream that told none.",
+    ): "output_tokens",
+    Family(
+        "partitiond_proxy_untold", "counter", _MODEL,
+        "Requests that ended ok without usage told by their engine: charged by estimate.",
+    ): "untold",
+    Family("vllm:prompt_tokens", "counter", _VLLM, "Prompt tokens by usage."): "prompt_tokens",
+    Family("vllm:generation_tokens", "counter", _VLLM, "Output tokens."): "output_tokens",
+}  # fmt: skip
+"""Family -> field of `counters.ModelMetrics`."""
+
+SUCCESSES: Final = Family(
+    "vllm:request_success", "counter", _VLLM, "Requests that ended ok.",
+    "vLLM also tells the reason by a label",
+)  # fmt: skip
+
+_TTFT: Final = (
+    "From the last byte of the request to the first content (streams), queueing included."
+)
+_E2E: Final = "From the last byte of the request to the end of its answer, where that is ok."
+_QUEUE: Final = "Time until a replica was found."
+_TPOT: Final = "Time per output token after the first, a mean for each stream."
+_PROMPT: Final = "Prompt tokens of a request that ended ok."
+_OUTPUT: Final = "Output tokens of a request that ended ok."
+_SECONDS: Final = (
+    ("ttft_seconds", _TTFT, "vllm:time_to_first_token_seconds",
+     "gen_ai_server_time_to_first_token_seconds"),
+    ("tpot_seconds", _TPOT, "vllm:request_time_per_output_token_seconds",
+     "gen_ai_server_time_per_output_token_seconds"),
+    ("e2e_seconds", _E2E, "vllm:e2e_request_latency_seconds",
+     "gen_ai_server_request_duration_seconds"),
+    ("queue_seconds", _QUEUE, "vllm:request_queue_time_seconds", ""),
+    ("request_prompt_tokens", _PROMPT, "vllm:request_prompt_tokens", ""),
+    ("request_output_tokens", _OUTPUT, "vllm:request_generation_tokens", ""),
+)  # fmt: skip
+"""(field of `counters.ModelMetrics`, help text, vLLM's name, OpenTelemetry's name)."""
+
+HISTOGRAMS: Final = {
+    **{
+        Family(f"partitiond_proxy_{field}", "histogram", _MODEL, text): field
+        for field, text, _, _ in _SECONDS
+    },
+    **{Family(vllm, "histogram", _VLLM, text): field for field, text, vllm, _ in _SECONDS},
+    **{Family(otel, "histogram", _OTEL, text): field for field, text, _, otel in _SECONDS if otel},
+}
+TOKEN_USAGE: Final = Family(
+    "gen_ai_client_token_usage", "histogram", (*_OTEL, "gen_ai_token_type"),
+    "Tokens of a request that ended ok, by type.", "types: input, output",
+)  # fmt: skip
+
+IN_FLIGHT: Final = Family(
+    "partitiond_proxy_in_flight", "gauge", ("replica",), "Requests in flight."
+)
+SEQUENCES: Final = Family(
+    "partitiond_proxy_in_flight_sequences", "gauge", _REPLICA, "Sequences in flight."
+)
+KV_TOKENS: Final = Family(
+    "partitiond_proxy_in_flight_kv_tokens", "gauge", _REPLICA,
+    "Estimated KV tokens of what is in flight.",
+)  # fmt: skip
+LIMIT: Final = Family(
+    "partitiond_proxy_limit_sequences", "gauge", _REPLICA,
+    "Sequences a replica may have in flight.",
+)  # fmt: skip
+EJECTED: Final = Family(
+    "partitiond_proxy_ejected", "gauge", _REPLICA,
+    "1 while a replica is left out because it failed.",
+)  # fmt: skip
+QUEUE: Final = Family("partitiond_proxy_queue", "gauge", _MODEL, "Requests waiting for a slot.")
+VERSION: Final = Family("partitiond_proxy_routing_version", "gauge", (), "Table in force.")
+VLLM_RUNNING: Final = Family(
+    "vllm:num_requests_running", "gauge", _VLLM_ENGINE, "Sequences in flight.",
+    "`engine` is the replica",
+)  # fmt: skip
+VLLM_WAITING: Final = Family(
+    "vllm:num_requests_waiting", "gauge", _VLLM, "Requests waiting for a slot.",
+    "in the endpoint's queue: engines get no more than they can run",
+)  # fmt: skip
+VLLM_KV: Final = Family(
+    "vllm:kv_cache_usage_perc", "gauge", _VLLM_ENGINE,
+    "Estimated share of the KV cache in use, 0..1.", "`engine` is the replica",
+)  # fmt: skip
+
+FAMILIES: Final = (
+    REQUESTS, REFUSALS, UPSTREAM_FAILURES, SPANS, *COUNTERS, SUCCESSES, *HISTOGRAMS, TOKEN_USAGE,
+    IN_FLIGHT, SEQUENCES, KV_TOKENS, LIMIT, EJECTED, QUEUE, VERSION,
+    VLLM_RUNNING, VLLM_WAITING, VLLM_KV,
+)  # fmt: skip
+"""All families."""
+
+
+def labels_of(family: Family, model: str) -> tuple[str, ...]:
+    """Return the label values of a family that is labelled by its model alone."""
+    return (model, PROVIDER) if family.labels == _OTEL else (model,)

@@ -1,0 +1,193 @@
+"""Records a request that has ended: in metrics, in estimates and in one log line."""
+
+import functools
+import json
+from typing import TYPE_CHECKING, Final
+
+from partitiond.core.keys.charging import NO_CHARGE, Charge, ObservedOutput, Usage
+from partitiond.proxy.telemetry.counters import ModelMetrics
+from partitiond.proxy.telemetry.logs import LogFile, now_text
+from partitiond.proxy.telemetry.metrics import ProxyMetrics
+
+if TYPE_CHECKING:
+    from partitiond.proxy.dispatch.flights import Flight
+    from partitiond.proxy.dispatch.live import LiveModel
+    from partitiond.proxy.dispatch.replicas import LiveReplica
+    from partitiond.proxy.request.parts import ParsedRequest
+
+NOTHING_SEEN: Final = ObservedOutput()
+
+
+class Record:
+    """The outcome of a request.
+
+    Attributes:
+        outcome: ok, failed, refused, invalid or client_gone.
+        error: code of the error, or empty.
+        client: address of the client, or empty.
+        replica_id: the last replica tried.
+        ttft_seconds: of a stream, or None.
+        queue_seconds: until the first replica was found, or None.
+        service_seconds: on the last replica; None unless the engine ended the answer.
+        chunks: pieces sent to the client.
+        seen: the observed events of the last attempt that began a stream.
+        at_work: an engine has the request, or had it until a time limit passed.
+        trace_id: of its trace, or empty.
+        usage: (prompt tokens, output tokens) as the engine reported them, or None.
+        charge: the tokens that its key pays.
+    """
+
+    # Class attributes as defaults: most requests set half of them, and each assignment costs time.
+    started_at = 0.0
+    status = 0
+    outcome = "failed"
+    error = ""
+    client = ""
+    model = ""
+    key_id = ""
+    replica_id = ""
+    trace_id = ""
+    stream = False
+    attempts = 0
+    ttft_seconds: float | None = None
+    queue_seconds: float | None = None
+    service_seconds: float | None = None
+    chunks = 0
+    seen = NOTHING_SEEN
+    at_work = False
+    usage: Usage | None = None
+    charge: Charge = NO_CHARGE
+
+    def __init__(self, route: str, request_id: str) -> None:
+        self.route = route
+        self.request_id = request_id
+
+    def output_tokens(self) -> int:
+        """Output tokens by usage; for a stream without usage, its events with output."""
+        return self.usage[1] if self.usage is not None else self.seen.output_events
+
+    def count(
+        self, metrics: ProxyMetrics, seconds: float, flight: "Flight", replica: "LiveReplica | None"
+    ) -> None:
+        """Add the request to the counts of its model, its key and the replica that answered it."""
+        model = metrics.model(self.model)
+        if flight.cost.sequences:
+            self._count_work(model, seconds, flight, replica)
+        model.outcomes[self.outcome] += 1
+        if self.outcome == "refused":
+            metrics.refusals[self.error] += 1
+        if self.queue_seconds is not None:
+            model.queue_seconds.observe(self.queue_seconds)
+        if self.ttft_seconds is not None:
+            model.ttft_seconds.observe(self.ttft_seconds)
+        if self.outcome == "ok":
+            model.e2e_seconds.observe(seconds)
+        model.chunks += self.chunks
+        if self.usage is not None:
+            model.prompt_tokens += self.usage[0]
+        model.output_tokens += self.output_tokens()
+        model.untold += int(self.charge.untold)
+        if self.attempts > 1:
+            model.retries += self.attempts - 1
+
+    def _count_work(
+        self, model: ModelMetrics, seconds: float, flight: "Flight", replica: "LiveReplica | None"
+    ) -> None:
+        """Count the engine's work for the request (see `core.demand.traffic`)."""
+        demand, outcome = model.demand, self.outcome
+        prompt_tokens = 0 if self.usage is None else self.usage[0]
+        output_tokens = self.output_tokens()
+        if flight.attempts:
+            use = model.use_of(self.key_id)
+            use.prompt_tokens += self.charge.prompt_tokens
+            use.output_tokens += self.charge.output_tokens
+            use.engine_seconds += flight.engine_seconds
+            if outcome == "ok":
+                use.requests += 1
+            elif outcome == "failed":
+                use.failed += 1
+        if outcome == "refused":
+            demand.refused += 1
+        elif outcome == "failed":
+            demand.failed += 1
+        elif outcome == "ok":
+            demand.ok += 1
+            demand.prompt_tokens += prompt_tokens
+            demand.output_tokens += output_tokens
+            demand.e2e_seconds += seconds
+            model.request_prompt_tokens.observe(prompt_tokens)
+            model.request_output_tokens.observe(output_tokens)
+            further = output_tokens // flight.cost.sequences - 1
+            if self.ttft_seconds is not None and further > 0:
+                model.tpot_seconds.observe((seconds - self.ttft_seconds) / further)
+            if replica is not None:
+                work = replica.work
+                work.ok += 1
+                work.prompt_tokens += prompt_tokens
+                work.output_tokens += output_tokens
+                if self.service_seconds is not None:
+                    work.service_seconds += self.service_seconds
+                if self.ttft_seconds is not None:
+                    # Measured on the attempt that answered: it sent the first content.
+                    before = flight.placed_at - flight.started_at
+                    work.first_seconds += self.ttft_seconds - before
+                    work.first_count += 1
+                    if further > 0:
+                        work.rest_seconds += seconds - self.ttft_seconds
+                        work.rest_tokens += further
+
+    def teach(self, model: "LiveModel", request: "ParsedRequest", now: float) -> None:
+        """Update the estimates from the reported usage; without usage, from counted events."""
+        size = request.size
+        if self.usage is not None and size.prompt_bytes:
+            model.ratios.observe(self.key_id, size.prompt_bytes, self.usage[0])
+        if request.sequences:
+            model.output_p90 = model.output_p90.observe(self.output_tokens() // request.sequences)
+            seconds = self.service_seconds
+            if seconds is not None:
+                replica = model.replicas.get(self.replica_id)
+                planned = 0.0 if replica is None else replica.route.service_seconds
+                tokens = float(self.output_tokens())
+                model.slots.learn(self.replica_id, seconds, tokens, planned, now)
+
+    def write(self, log: LogFile, seconds: float) -> None:
+        """Write one log line, without bodies and without keys.
+
+        The line is formatted by hand, because one is written for each request. Request ids,
+        routes, addresses, outcomes and codes consist of plain characters; names are quoted.
+        """
+        more = ""
+        if self.trace_id:
+            more += f',"trace_id":"{self.trace_id}"'
+        if self.error:
+            more += f',"error":"{self.error}"'
+        if self.key_id:
+            more += f',"key":{_quoted(self.key_id)}'
+        if self.model:
+            more += (
+                f',"model":{_quoted(self.model)},"replica":{_quoted(self.replica_id)},'
+                f'"stream":{"true" if self.stream else "false"},"attempts":{self.attempts},'
+                f'"seconds":{seconds:.6f}'
+            )
+        if self.queue_seconds is not None:
+            more += f',"queue_seconds":{self.queue_seconds:.6f}'
+        if self.ttft_seconds is not None:
+            more += f',"ttft_seconds":{self.ttft_seconds:.6f}'
+        if self.chunks:
+            more += f',"chunks":{self.chunks}'
+        if self.usage is not None:
+            more += f',"usage":[{self.usage[0]},{self.usage[1]}]'
+        charge = self.charge
+        if charge.tokens:
+            more += f',"charged":[{charge.prompt_tokens},{charge.output_tokens}]'
+        log.write(
+            f'{{"at":"{now_text()}","event":"request","request_id":"{self.request_id}",'
+            f'"route":"{self.route}","client":"{self.client}","status":{self.status},'
+            f'"outcome":"{self.outcome}"{more}}}'
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _quoted(name: str) -> str:
+    """Return the name of a model, a replica or a key as a JSON string."""
+    return json.dumps(name)

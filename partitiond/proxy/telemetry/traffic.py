@@ -1,0 +1,274 @@
+"""Builds GET /traffic: the counts of one or many processes, as `core.demand.traffic.TrafficSample`
+JSON.
+
+Everything here is plain JSON from the start: the daemon asks for it every other second, beside the
+requests, and there may be thousands of keys.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from partitiond.core.demand.traffic import TrafficSample
+from partitiond.core.errors import InputError
+from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.dispatch.table_file import write_atomically
+from partitiond.proxy.telemetry.counters import BusyTime, ModelMetrics, Use
+from partitiond.serde import BODY_VERSION, VERSION_FIELD, from_stored_json
+
+Json = dict[str, Any]
+LAST_FILE: Final = "traffic.json"
+"""File with the last counts of a proxy that ended, beside its routing table."""
+
+
+def leave_behind(state_dir: Path, sample: Json) -> None:
+    """Store the last counts for the daemon to book; a full disk loses them, not the shutdown."""
+    with contextlib.suppress(OSError):
+        body = {VERSION_FIELD: BODY_VERSION, **sample}
+        write_atomically(state_dir / LAST_FILE, json.dumps(body).encode())
+
+
+def last_sample(state_dir: Path) -> TrafficSample | None:
+    """Counts of the previous proxy up to its end; None if it did not end by itself."""
+    try:
+        return from_stored_json(TrafficSample, (state_dir / LAST_FILE).read_bytes())
+    except (OSError, InputError):
+        return None
+
+
+def new_epoch() -> str:
+    """Return a new id for a series of counts that begins at zero."""
+    return uuid.uuid4().hex
+
+
+def process_traffic(
+    models: Mapping[str, LiveModel],
+    replicas: Iterable[LiveReplica],
+    metrics: Mapping[str, ModelMetrics],
+    now: float,
+) -> Json:
+    """Return the counts of one process.
+
+    Args:
+        models: those of the table.
+        replicas: those of the table first, then those that have left it but still work.
+        metrics: by model, including models that are no longer in the table.
+        now: `time.monotonic`.
+    """
+    told: Json = {}
+    running: dict[tuple[str, str], float] = {}
+    for replica in replicas:
+        told.setdefault(replica.replica_id, _replica(replica, now))
+        for flight in replica.flights:
+            key = (flight.share.key, replica.route.model)
+            spent = flight.engine_seconds + flight.cost.sequences * (now - flight.placed_at)
+            running[key] = running.get(key, 0.0) + spent
+    names = dict.fromkeys((*models, *metrics))
+    usage: dict[str, dict[str, Json]] = {}
+    for name, counted in metrics.items():
+        for key_id, use in counted.uses.items():
+            usage.setdefault(key_id, {})[name] = _use(use)
+    for (key_id, name), spent in running.items():
+        if spent > 0.0:
+            uses = usage.setdefault(key_id, {})
+            uses.setdefault(name, _use(Use()))["engine_seconds"] += spent
+    return {
+        "at": now,
+        "models": {name: _model(models.get(name), metrics.get(name)) for name in names},
+        "replicas": told,
+        "usage": usage,
+    }
+
+
+def _model(live: LiveModel | None, counted: ModelMetrics | None) -> Json:
+    if counted is None:
+        counted = ModelMetrics()
+    demand = counted.demand
+    told: Json = {
+        "arrived": demand.arrived,
+        "ok": demand.ok,
+        "failed": demand.failed,
+        "refused": demand.refused,
+        "prompt_tokens": demand.prompt_tokens,
+        "output_tokens": demand.output_tokens,
+        "ttft_buckets": list(counted.ttft_seconds.counts),
+        "ttft_seconds": counted.ttft_seconds.sum,
+        "queue_buckets": list(counted.queue_seconds.counts),
+        "queue_seconds": counted.queue_seconds.sum,
+        "e2e_seconds": demand.e2e_seconds,
+        "held": demand.held,
+        "turned_away": demand.turned_away,
+        "waiting": 0,
+        "in_flight": 0,
+    }
+    if live is not None:
+        told["held"] += live.held
+        told["turned_away"] += live.turned_away
+        told["waiting"] = live.waiting
+        told["in_flight"] = sum(len(replica.flights) for replica in live.everyone())
+    return told
+
+
+def _replica(replica: LiveReplica, now: float) -> Json:
+    work: BusyTime = replica.work
+    flights = replica.flights
+    busy = now - work.busy_since if flights else 0.0
+    spent = sum(flight.cost.sequences * (now - flight.placed_at) for flight in flights)
+    return {
+        "model": replica.route.model,
+        "generation": replica.route.generation,
+        "ok": work.ok,
+        "failed": work.failed,
+        "prompt_tokens": work.prompt_tokens,
+        "output_tokens": work.output_tokens,
+        "service_seconds": work.service_seconds,
+        "first_seconds": work.first_seconds,
+        "first_count": work.first_count,
+        "rest_seconds": work.rest_seconds,
+        "rest_tokens": work.rest_tokens,
+        "sequence_seconds": work.sequence_seconds + spent,
+        "busy_seconds": work.busy_seconds + busy,
+        "in_flight": replica.own_sequences,
+    }
+
+
+def _use(use: Use) -> Json:
+    return {
+        "requests": use.requests,
+        "failed": use.failed,
+        "prompt_tokens": use.prompt_tokens,
+        "output_tokens": use.output_tokens,
+        "engine_seconds": use.engine_seconds,
+    }
+
+
+@dataclasses.dataclass
+class _Sums:
+    """Counts of several workers.
+
+    Attributes:
+        replicas: by name and generation, as a worker may not have taken over the last table yet.
+    """
+
+    models: dict[str, Json] = dataclasses.field(default_factory=dict)
+    replicas: dict[tuple[str, str], Json] = dataclasses.field(default_factory=dict)
+    usage: dict[str, dict[str, Json]] = dataclasses.field(default_factory=dict)
+
+    def add(self, told: Json) -> None:
+        """Add the counts of one worker."""
+        for name, count in told["models"].items():
+            _add(self.models.setdefault(name, {}), count)
+        for name, count in told["replicas"].items():
+            _add(self.replicas.setdefault((name, count["generation"]), {}), count)
+        for key_id, uses in told["usage"].items():
+            mine = self.usage.setdefault(key_id, {})
+            for model, use in uses.items():
+                _add(mine.setdefault(model, {}), use)
+
+    def copy(self) -> "_Sums":
+        """Return a copy that can be added to."""
+        return _Sums(
+            {name: dict(count) for name, count in self.models.items()},
+            {key: dict(count) for key, count in self.replicas.items()},
+            {key: {m: dict(use) for m, use in uses.items()} for key, uses in self.usage.items()},
+        )
+
+
+class MergedTraffic:
+    """The counts of several workers, including those that ended.
+
+    All counts are sums except `busy_seconds`: a replica that several workers keep busy is busy for
+    less than the sum of their times. Between two samples the workers are assumed to be busy
+    independently of each other, which is right if connections are many.
+    """
+
+    def __init__(self) -> None:
+        self._epoch = new_epoch()
+        self._past = _Sums()
+        self._busy: dict[tuple[str, str], dict[int, float]] = {}
+        """The last busy seconds that each worker reported, by its row."""
+        self._busy_seconds: dict[tuple[str, str], float] = {}
+        self._at = math.nan
+
+    def ended(self, row: int, told: Json | None) -> None:
+        """Keep the last counts of a worker that has ended, if it sent any."""
+        for known in self._busy.values():
+            known.pop(row, None)
+        if told is None:
+            return
+        for count in told["models"].values():
+            count["waiting"] = count["in_flight"] = 0
+        for count in told["replicas"].values():
+            count["in_flight"] = 0
+        self._past.add(told)
+
+    def sample(self, told: Mapping[int, Json], generations: Mapping[str, str], now: float) -> Json:
+        """Return the sum over all workers.
+
+        Args:
+            told: the counts that each worker sent, by its row.
+            generations: of each replica in the table.
+            now: `time.monotonic`.
+        """
+        self._look_at_busy(told, now)
+        sums = self._past.copy()
+        for part in told.values():
+            sums.add(part)
+        known = {
+            (name, count["generation"])
+            for part in told.values()
+            for name, count in part["replicas"].items()
+        }
+        replicas: dict[str, Json] = {}
+        for key, count in sums.replicas.items():
+            name, generation = key
+            if key not in known and generations.get(name) != generation:
+                self._forget(key)
+            elif name not in replicas or generations.get(name) == generation:
+                replicas[name] = {**count, "busy_seconds": self._busy_seconds.get(key, 0.0)}
+        return {
+            "at": now,
+            "epoch": self._epoch,
+            "models": sums.models,
+            "replicas": replicas,
+            "usage": sums.usage,
+        }
+
+    def _look_at_busy(self, told: Mapping[int, Json], now: float) -> None:
+        seconds, self._at = now - self._at, now
+        shares: dict[tuple[str, str], list[float]] = {}
+        for row, part in told.items():
+            for name, count in part["replicas"].items():
+                key = (name, count["generation"])
+                mine = self._busy.setdefault(key, {})
+                busy = count["busy_seconds"] - mine.get(row, 0.0)
+                mine[row] = count["busy_seconds"]
+                shares.setdefault(key, []).append(max(0.0, busy))
+        for key, each in shares.items():
+            # Before the first sample: at least as long as the busiest worker.
+            union = max(each)
+            if seconds > 0.0:
+                union = seconds * (1.0 - math.prod(1.0 - min(1.0, b / seconds) for b in each))
+            self._busy_seconds[key] = self._busy_seconds.get(key, 0.0) + union
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        """Forget an engine that is gone and has no request in flight any more."""
+        for known in (self._past.replicas, self._busy, self._busy_seconds):
+            known.pop(key, None)
+
+
+def _add(mine: Json, other: Json) -> None:
+    for field, value in other.items():
+        known = mine.get(field)
+        if known is None or isinstance(value, str):
+            mine[field] = value
+        elif isinstance(value, list):
+            mine[field] = [a + b for a, b in zip(known, value, strict=True)]
+        else:
+            mine[field] = known + value

@@ -1,0 +1,380 @@
+"""Runs the parent of several worker processes behind one port.
+
+The parent owns the things that exist once: the port, the state folder's lock, the pid file, the
+control socket, the routing table on disk. It hands connections to workers (`acceptor`), sends them
+tables, merges their answers (`merged`), restarts a worker that died, and replaces all workers on
+request. It never sees a request. When the parent is killed, its workers finish their requests in
+flight, and the port is free at once.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
+from partitiond.core.errors import ConflictError
+from partitiond.proxy.arguments import ProxyArguments
+from partitiond.proxy.control import control_app
+from partitiond.proxy.dispatch.ledger import ROWS
+from partitiond.proxy.dispatch.shared import LedgerFile, Wakeups, clear_the_dead, open_as_parent
+from partitiond.proxy.dispatch.table_file import load_table, write_atomically, write_table
+from partitiond.proxy.edge.acceptor import Acceptor
+from partitiond.proxy.edge.listening import exclusive, listen_tcp, listen_unix
+from partitiond.proxy.edge.tls import server_tls
+from partitiond.proxy.embedded_server import QuietServer, end_server, quiet_config
+from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
+from partitiond.proxy.keys.meters import Budgets
+from partitiond.proxy.process import PID_FILE, arguments_text, own_identity
+from partitiond.proxy.telemetry.logs import json_line
+from partitiond.proxy.telemetry.shared_log import SharedLog
+from partitiond.proxy.telemetry.traffic import MergedTraffic, leave_behind
+from partitiond.proxy.workers.channel import Message
+from partitiond.proxy.workers.merge_answers import Samples, merge_metrics, merge_states
+from partitiond.proxy.workers.process import START_SECONDS, WorkerError, WorkerProcess
+from partitiond.serde import to_jsonable, to_stored_json
+
+MAX_WORKERS: Final = ROWS // 4
+SIGNAL_GRACE_SECONDS: Final = 30.0
+"""Grace of a shutdown by SIGTERM, which carries no grace of its own."""
+LAST_SECONDS: Final = 4.0
+"""After the grace: time for workers to end the remaining requests, and to exit."""
+HOUSEKEEPING_SECONDS: Final = 1.0
+SHORT_LIFE_SECONDS: Final = 5.0
+"""A worker that lived for less time is restarted with a growing back-off, not at once."""
+MAX_PAUSE_SECONDS: Final = 5.0
+
+_logger = logging.getLogger("partitiond.proxy")
+
+
+async def serve_workers(arguments: ProxyArguments, log: SharedLog) -> None:
+    """Serve until shut down.
+
+    Raises:
+        ConflictError: another proxy runs on this state folder.
+        SettingsError: the proxy cannot listen on the address.
+        DeviceError: another program uses the port.
+    """
+    with exclusive(arguments.state_dir), contextlib.ExitStack() as stack:
+        server_tls(arguments.options)  # raises for unusable files before any worker starts
+        listener = stack.enter_context(listen_tcp(arguments.host, arguments.port))
+        control = stack.enter_context(listen_unix(arguments.control_socket))
+        file = open_as_parent(arguments.state_dir)
+        port = listener.getsockname()[1]
+        text = arguments_text(arguments.host, arguments.port, arguments.options)
+        identity = own_identity(arguments.host, port, arguments.control_socket, text)
+        pid_file = arguments.state_dir / PID_FILE
+        write_atomically(pid_file, to_stored_json(identity).encode())
+        workers = Workers(arguments, file, log, dataclasses.asdict(identity))
+        await workers.run(listener, control)
+        leave_behind(arguments.state_dir, await workers.traffic())
+        pid_file.unlink(missing_ok=True)
+        arguments.control_socket.unlink(missing_ok=True)
+
+
+class Workers:
+    """All workers. Implements `control.Plane`."""
+
+    def __init__(
+        self, arguments: ProxyArguments, file: LedgerFile, log: SharedLog, about: dict[str, Any]
+    ) -> None:
+        self._arguments = arguments
+        self._file = file
+        self._log = log
+        self._about = about
+        self._count = min(arguments.options.workers, MAX_WORKERS)
+        taken = set(clear_the_dead(file))
+        free = [row for row in range(ROWS) if row not in taken]
+        # Twice as many rows as workers: during a replacement, each worker has a successor.
+        self._rows = free[: 2 * self._count]
+        self._bells = Wakeups({row: os.eventfd(0, os.EFD_NONBLOCK) for row in self._rows})
+        self._workers: list[WorkerProcess] = []
+        self._past = Samples()
+        self._traffic = MergedTraffic()
+        self._budgets = Budgets(arguments.state_dir / BUDGETS_FILE, file.ledger)
+        self._table = load_table(arguments.state_dir) or EMPTY_ROUTING_TABLE
+        self._changing = asyncio.Lock()
+        """Held while a table is sent out or a worker joins, so that it has the current table."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._restarting: asyncio.Task[None] | None = None
+        self._acceptor: Acceptor | None = None
+        self._family = socket.AF_INET
+        self._stop = asyncio.Event()
+        self._grace_seconds = SIGNAL_GRACE_SECONDS
+        self._control = QuietServer(quiet_config(control_app(self)))
+
+    # control.Plane
+
+    @property
+    def version(self) -> int:
+        """Version of the routing table in force."""
+        return self._table.version
+
+    async def apply(self, table: RoutingTable) -> bool:
+        """Take over a newer table; returns when every worker has it.
+
+        Raises:
+            OSError: the table could not be written.
+            InputError: the table is too large.
+        """
+        async with self._changing:
+            if table.version < self._table.version:
+                return False
+            self._file.ledger.make_room([self._table, table])
+            write_table(self._arguments.state_dir, table)
+            self._table = table
+            self._budgets.apply(table.keys)
+            message = _table_message(table)
+            await asyncio.gather(*(self._tell(worker, message) for worker in self._workers))
+            return True
+
+    async def describe(self) -> dict[str, Any]:
+        """Return the answer to GET /state: the sum over the workers."""
+        known: dict[str, Any] = {
+            "in_flight": {replica.replica_id: 0 for replica in self._table.replicas},
+            "queues": {model.name: 0 for model in self._table.models},
+            "idle_seconds": {},
+        }
+        merged = merge_states([known, *await self._ask_all({"do": "state"})])
+        for key_id, use in merged.get("keys", {}).items():
+            use["budget_used"] = self._budgets.used(key_id)
+        return {
+            **self._about,
+            "version": self._table.version,
+            "draining": self._stop.is_set(),
+            **merged,
+            "workers": [
+                {
+                    "pid": worker.pid,
+                    "connections": worker.open_connections(),
+                    "leaving": worker.leaving,
+                }
+                for worker in self._workers
+            ],
+        }
+
+    async def metrics(self) -> bytes:
+        """Return Prometheus text: the sum over all workers, including those that ended."""
+        answers = await self._ask_all({"do": "metrics"})
+        return merge_metrics((answer["text"] for answer in answers), self._past).encode()
+
+    async def traffic(self) -> dict[str, Any]:
+        """Return the answer to GET /traffic: the sum over all workers, also those that ended."""
+        await self._ask_all({"do": "traffic"})
+        # If a worker did not answer, use its last counts: else the sum would fall and rise again.
+        told = {w.row: w.last_traffic for w in self._workers if w.last_traffic is not None}
+        generations = {replica.replica_id: replica.generation for replica in self._table.replicas}
+        return self._traffic.sample(told, generations, time.monotonic())
+
+    def shut_down(self, grace_seconds: float) -> None:
+        """Begin the shutdown; requests in flight get this grace."""
+        self._grace_seconds = grace_seconds
+        self._stop.set()
+
+    def restart_workers(self) -> None:
+        """Replace every worker, one after the other."""
+        if self._restarting is not None and not self._restarting.done():
+            raise ConflictError(
+                "The workers are being restarted already.", hint="Wait until that is over."
+            )
+        if len(self._free_rows()) < 1:
+            raise ConflictError(
+                "Workers that were replaced before still finish their requests.",
+                hint="Try again when GET /state shows none that is leaving.",
+            )
+        self._restarting = self._begin(self._restart())
+
+    # From start to end
+
+    async def run(self, listener: socket.socket, control: socket.socket) -> None:
+        """Serve until `shut_down`; then stop listening, drain, and end the control socket last."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        self._family = listener.family
+        self._acceptor = Acceptor(listener, self._takers)
+        self._file.ledger.make_room([self._table])
+        self._budgets.apply(self._table.keys)
+        control_task = loop.create_task(self._control.serve([control]))
+        self._log.write(json_line("started", version=self.version, **self._about))
+        for _ in range(self._count):
+            self._begin(self._employ())
+        self._begin(self._keep_house())
+        stopping = loop.create_task(self._stop.wait())
+        await asyncio.wait({stopping, control_task}, return_when=asyncio.FIRST_COMPLETED)
+        self._log.write(json_line("stopping", grace_seconds=self._grace_seconds))
+        self._acceptor.close()
+        await self._dismiss_all()
+        end_server(self._control, 1)
+        await control_task
+        for task in (stopping, *self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _dismiss_all(self) -> None:
+        self._stop.set()
+        message: Message = {"do": "shutdown", "grace_seconds": self._grace_seconds}
+        await asyncio.gather(*(self._tell(worker, message) for worker in self._workers))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_seconds + LAST_SECONDS):
+                await asyncio.gather(*(worker.ended.wait() for worker in self._workers))
+        left = list(self._workers)
+        for worker in left:
+            worker.kill()
+        await asyncio.gather(*(worker.ended.wait() for worker in left))
+        self._budgets.save()
+
+    def _begin(self, work: Any) -> "asyncio.Task[None]":
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _logger.error("a task of the parent failed", exc_info=task.exception())
+
+    def _hung_up(self) -> None:
+        try:
+            self.restart_workers()
+        except ConflictError as error:
+            _logger.warning("%s", error.message)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            self._budgets.save()
+            self._log.rotate_when_large()
+            clear_the_dead(self._file, self._rows)  # workers of a killed parent
+
+    # Workers
+
+    def _takers(self) -> Sequence[WorkerProcess]:
+        return [worker for worker in self._workers if not worker.leaving]
+
+    def _free_rows(self) -> list[int]:
+        return [row for row in self._rows if not self._file.ledger.owner(row)[0]]
+
+    async def _employ(self) -> None:
+        """Keep one worker running, and restart it unless it leaves on our order."""
+        pause = 0.0
+        while not self._stop.is_set():
+            started_at = time.monotonic()
+            worker = await self._hire()
+            if worker is not None:
+                await worker.ended.wait()
+                if worker.leaving or self._stop.is_set():
+                    return
+                _logger.error("worker %d ended with %s", worker.pid, worker.returncode)
+            if time.monotonic() - started_at > SHORT_LIFE_SECONDS:
+                pause = 0.0
+            elif pause or worker is None:
+                await asyncio.sleep(pause)
+                pause = min(MAX_PAUSE_SECONDS, 2 * pause or 0.1)
+            else:
+                pause = 0.1  # the first restart is immediate; the next one waits this long
+
+    async def _hire(self) -> WorkerProcess | None:
+        """Start a worker, which takes connections on return. None if it did not start."""
+        rows = self._free_rows()
+        if not rows:
+            return None
+        # The parent owns the row until the worker exists, so that no other worker starts on it.
+        ledger = self._file.ledger
+        ledger.open_row(rows[0])
+        ledger.set_owner(rows[0], os.getpid(), 0)
+        try:
+            worker = await WorkerProcess.start(rows[0], self._count, ledger, self._bells)
+        except OSError:
+            _logger.exception("a worker cannot be started")
+            ledger.clear(rows[0])
+            return None
+        self._begin(self._see_off(worker))
+        try:
+            await worker.ask({"do": "hello"}, START_SECONDS)
+            async with self._changing:
+                await worker.ask(_table_message(self._table))
+                if self._stop.is_set():  # all others get `shutdown` now, and this one would not
+                    worker.kill()
+                    return None
+                self._workers.append(worker)
+            await worker.ask({"do": "serve", "family": int(self._family)})
+        except WorkerError:
+            _logger.exception("a worker did not start")
+            worker.kill()
+            return None
+        assert self._acceptor is not None
+        worker.serves = True
+        self._log.write(json_line("worker_started", worker=worker.pid, row=worker.row))
+        self._acceptor.resume()
+        return worker
+
+    async def _see_off(self, worker: WorkerProcess) -> None:
+        """Wait until the worker has ended; then keep its counters and free what it held."""
+        await worker.wait()
+        if worker in self._workers:
+            self._workers.remove(worker)
+        self._past.add(Samples(worker.last_metrics).counters())
+        self._traffic.ended(worker.row, worker.last_traffic)
+        with self._file.locked():
+            self._file.ledger.clear(worker.row)
+        for row in self._rows:
+            self._bells.ring(row)
+        worker.ended.set()
+
+    async def _restart(self) -> None:
+        for old in self._takers():
+            if old not in self._workers:
+                continue  # it has died meanwhile, and was replaced
+            successor = self._begin(self._succeed(old))
+            await successor
+
+    async def _succeed(self, old: WorkerProcess) -> None:
+        new = await self._hire()
+        if new is None:
+            return
+        if old.ended.is_set():  # another worker has replaced it already
+            new.leaving = True
+            await self._tell(new, {"do": "leave", "grace_seconds": 0.0})
+            return
+        old.leaving = True
+        self._begin(self._stay(new))
+        grace = self._arguments.options.total_timeout_seconds
+        await self._tell(old, {"do": "leave", "grace_seconds": grace})
+
+    async def _stay(self, worker: WorkerProcess) -> None:
+        """Replace the worker if it ends without our order."""
+        await worker.ended.wait()
+        if not worker.leaving and not self._stop.is_set():
+            await self._employ()
+
+    async def _tell(self, worker: WorkerProcess, message: Message) -> Message | None:
+        """Send a message and return the answer; kill a worker that does not answer."""
+        try:
+            answer = await worker.ask(message)
+        except WorkerError as error:
+            if not worker.ended.is_set():
+                _logger.error("worker %d is ended: %s", worker.pid, error)
+                worker.kill()
+            return None
+        if "text" in answer:
+            worker.last_metrics = answer["text"]
+        elif "traffic" in answer:
+            worker.last_traffic = answer["traffic"]
+        return answer
+
+    async def _ask_all(self, message: Message) -> list[Message]:
+        answers = await asyncio.gather(*(self._tell(w, message) for w in self._workers))
+        return [answer for answer in answers if answer is not None]
+
+
+def _table_message(table: RoutingTable) -> Message:
+    return {"do": "table", "table": to_jsonable(table)}

@@ -1,0 +1,239 @@
+"""Runs one worker of several: a proxy process that a parent supplies with connections and tables.
+
+A worker serves like the only process of a proxy, with three differences: it shares the ledger with
+the other workers (`ledger`), the parent hands it connections (`acceptor`), and the parent sends it
+everything else over a channel (`channel`): routing tables, and the orders to leave and to shut
+down. A worker leaves by itself when the parent is gone.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from partitiond.core.dispatch.routing import RoutingTable
+from partitiond.proxy.arguments import ProxyArguments
+from partitiond.proxy.control import describe
+from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
+from partitiond.proxy.dispatch.state import ProxyState
+from partitiond.proxy.edge.acceptor import RateLimitedError, take
+from partitiond.proxy.edge.handshakes import Opener
+from partitiond.proxy.edge.tls import ServerTls, server_tls
+from partitiond.proxy.embedded_server import QuietServer, end_server
+from partitiond.proxy.server import LAST_SECONDS, data_config
+from partitiond.proxy.telemetry.logs import LogFile, json_line
+from partitiond.proxy.workers.channel import Channel, Message
+from partitiond.serde import from_jsonable
+
+if TYPE_CHECKING:
+    from partitiond.proxy.edge.client_connection import ClientConnection
+
+ORPHAN_GRACE_SECONDS: Final = 30.0
+"""Time for requests in flight after the parent was killed; the next parent serves meanwhile."""
+POLL_SECONDS: Final = 0.05
+CLOSE: Final = (b"connection", b"close")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerArguments:
+    """Start parameters of a worker, on the command line because descriptors are inherited.
+
+    Attributes:
+        row: the worker's row of the ledger.
+        workers: the number of workers.
+        handoff, channel: descriptors of socket pairs with the parent.
+        bells: for each row, the descriptor of its bell.
+    """
+
+    row: int
+    workers: int
+    handoff: int
+    channel: int
+    bells: dict[int, int]
+
+
+class Connections(set["ClientConnection"]):
+    """The open connections; the parent is notified of each that closes."""
+
+    def __init__(self, peers: LedgerAccess) -> None:
+        super().__init__()
+        self._peers = peers
+
+    def discard(self, connection: object) -> None:
+        """Remove a connection that has closed, and count it."""
+        if connection in self:
+            super().remove(connection)  # type: ignore[arg-type]
+            self._peers.ledger.count_closed(self._peers.row)
+
+
+async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -> None:
+    """Serve until told to leave, or until the parent is gone."""
+    options = arguments.options
+    # Connections are handed out evenly, so each worker gets an equal share of the bounds.
+    mine = dataclasses.replace(
+        options,
+        max_connections=-(-options.max_connections // post.workers),
+        max_connections_per_address=-(-options.max_connections_per_address // post.workers),
+    )
+    file = LedgerFile(arguments.state_dir / LEDGER_FILE)
+    peers = LedgerAccess(file, post.row, Wakeups(post.bells))
+    state = ProxyState(mine, arguments.state_dir, log, peers)
+    state.connections = Connections(peers)
+    channel = await Channel.over(socket.socket(fileno=post.channel))
+    handoff = socket.socket(fileno=post.handoff)
+    handoff.setblocking(False)
+    await _Worker(state, peers, channel, handoff, server_tls(options)).run(log)
+    log.write(json_line("worker_ended", pid=os.getpid(), row=post.row))
+
+
+class _Worker:
+    def __init__(
+        self,
+        state: ProxyState,
+        peers: LedgerAccess,
+        channel: Channel,
+        handoff: socket.socket,
+        tls: ServerTls | None,
+    ) -> None:
+        self._state = state
+        self._peers = peers
+        self._channel = channel
+        self._handoff = handoff
+        self._server = QuietServer(data_config(state))
+        self._family = socket.AF_INET
+        self._opener = Opener(
+            self._server, state, tls, gone=lambda: peers.ledger.count_closed(peers.row)
+        )
+        self._tls = tls
+        self._complaint = RateLimitedError("a worker cannot take connections")
+        self._leaving: asyncio.Task[None] | None = None
+        self._deadline = asyncio.Event()
+        self._grace_seconds = 0.0
+
+    async def run(self, log: LogFile) -> None:
+        """Run the worker from the first message to the end of the last connection."""
+        loop = asyncio.get_running_loop()
+        watching = None if self._tls is None else loop.create_task(self._tls.watch(log))
+        bell = self._peers.bells.descriptors[self._peers.row]
+        loop.add_reader(bell, self._rung)
+        serving = loop.create_task(self._server.serve([]))
+        listening = loop.create_task(self._listen())
+        await self._deadline.wait()
+        loop.remove_reader(bell)
+        self._stop_taking()
+        self._opener.close()
+        if watching is not None:
+            watching.cancel()
+        end_server(self._server, self._grace_seconds + LAST_SECONDS)
+        await self._state.drain(self._grace_seconds)
+        await serving
+        await self._say_farewell()
+        listening.cancel()
+        self._state.close()
+
+    async def _say_farewell(self) -> None:
+        text = self._state.metrics.text().decode()
+        with contextlib.suppress(ConnectionError):  # the parent has already ended
+            await self._channel.send({"farewell": text, "traffic": self._state.traffic()})
+
+    # Messages from the parent
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        while (message := await self._channel.receive()) is not None:
+            try:
+                answer = self._do(message)
+            except Exception as error:  # noqa: BLE001 -- on any error, the parent replaces us
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            try:
+                await self._channel.send(answer)
+            except ConnectionError:
+                break  # the parent ended before the answer
+        self._take()  # the connections that the parent handed over last
+        self._stop_taking()
+        if self._leaving is None:
+            self._leaving = loop.create_task(self._leave(ORPHAN_GRACE_SECONDS))
+
+    def _do(self, message: Message) -> Message:
+        match message["do"]:
+            case "serve":
+                self._family = message["family"]
+                self._take_again()
+            case "table":
+                self._state.take_over(from_jsonable(RoutingTable, message["table"]))
+            case "state":
+                return describe(self._state)
+            case "metrics":
+                return {"text": self._state.metrics.text().decode()}
+            case "traffic":
+                return {"traffic": self._state.traffic()}
+            case "leave":
+                self._leaving = asyncio.create_task(self._leave(message["grace_seconds"]))
+            case "shutdown":
+                self._shut_down(message["grace_seconds"])
+        return {}
+
+    # Connections
+
+    def _take(self) -> None:
+        taken = take(self._handoff, self._family) if self._handoff.fileno() >= 0 else None
+        if taken is None:
+            self._stop_taking()  # the channel ends too, and then the worker leaves
+            return
+        for _ in range(taken.lost):
+            self._peers.ledger.count_closed(self._peers.row)  # the parent counts it as handed to us
+        for connection in taken.connections:
+            self._opener.open(connection)
+        if taken.full:
+            self._complaint.tell("too many open files")
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._handoff)
+            loop.call_later(POLL_SECONDS, self._take_again)
+
+    def _take_again(self) -> None:
+        if self._handoff.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._handoff, self._take)
+
+    def _stop_taking(self) -> None:
+        if self._handoff.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._handoff)
+            self._handoff.close()
+
+    def _rung(self) -> None:
+        """Retry the waiting requests: another worker has left a place to one of them."""
+        self._peers.bells.silence(self._peers.row)
+        self._state.look_again()
+
+    # The end
+
+    async def _leave(self, grace_seconds: float) -> None:
+        """Take no new connections, and end when the open ones have ended.
+
+        Every answer now says that its connection closes, so that clients reconnect to another
+        worker. Until then, requests on an open connection are served. An idle connection ends at
+        its usual time. Thus no request arrives on a connection that was closed under it.
+        """
+        headers = self._server.config.encoded_headers
+        headers.append(CLOSE)
+        self._server.server_state.default_headers.append(CLOSE)
+        loop = asyncio.get_running_loop()
+        last = loop.time() + grace_seconds
+        while loop.time() < last and (self._opener or self._state.connections):  # noqa: ASYNC110 -- no event says so
+            await asyncio.sleep(POLL_SECONDS)
+        self._shut_down(0.0)
+
+    def _shut_down(self, grace_seconds: float) -> None:
+        self._grace_seconds = grace_seconds
+        self._state.stop_admitting()
+        self._deadline.set()
+
+
+def read_post(words: Sequence[int]) -> WorkerArguments:
+    """Parse the command line: row, workers, handoff, channel, then pairs of row and bell."""
+    row, workers, handoff, channel, *bells = words
+    return WorkerArguments(
+        row, workers, handoff, channel, dict(zip(bells[::2], bells[1::2], strict=True))
+    )

@@ -1,0 +1,79 @@
+"""Defines the settings' table `[scaling]`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from partitiond.core.demand.forecast import ForecastPolicy, Method
+from partitiond.core.demand.scaling import ScalingPolicy
+from partitiond.settings.types import Seconds, Table
+
+
+class ScalingSettings(Table):
+    """Models that scale by themselves."""
+
+    method: Literal["last", "ewma", "holt-damped", "seasonal-naive"] = Field(
+        "ewma",
+        description="How demand is foretold. ewma: a mean that weighs the newest steps most (take "
+        "this one first); last: the last step again, for demand that jumps and stays; "
+        "holt-damped: a trend that fades, for demand that ramps; seasonal-naive: what was one "
+        "season ago, for demand that repeats daily.",
+    )
+    step_seconds: Seconds = Field(
+        10.0, description="Demand is counted in steps of so many seconds."
+    )
+    horizon_seconds: Seconds = Field(
+        60.0, description="How far ahead demand is foretold, in seconds: about what a start takes."
+    )
+    season_seconds: Seconds = Field(
+        86400.0, description="Length of a season of the seasonal method, in seconds."
+    )
+    quantile: float = Field(
+        0.9, ge=0.5, lt=1, description="Share of the steps that are to stay below what is planned."
+    )
+    headroom: float = Field(
+        0.1, ge=0, le=10, description="Share planned on top of the expected upper end."
+    )
+    band: float = Field(
+        0.4,
+        ge=0,
+        lt=1,
+        description="How far the demand has to stay below what is planned before that is lowered.",
+    )
+    up_cooldown_seconds: float = Field(
+        20.0, ge=0, description="Pause after a raise before the next one, in seconds."
+    )
+    down_window_seconds: float = Field(
+        300.0, ge=0, description="How many seconds demand has to stay low before less is planned."
+    )
+    floor_req_per_s: float = Field(
+        0.01, gt=0, description="Least rate that is planned for a model that is awake."
+    )
+    evict_idle_seconds: float = Field(
+        3.0,
+        ge=0,
+        description="A model asked for within so many seconds gives up its room to nobody.",
+    )
+    max_hold_seconds: Seconds = Field(
+        120.0,
+        description="Longest wait of a request for a model at zero, in seconds; then 503 with "
+        "Retry-After.",
+    )
+
+    def policy(self) -> ScalingPolicy:
+        """The policy in the form of the core. Raises SpecError."""
+        steps = max(1, round(self.horizon_seconds / self.step_seconds))
+        return ScalingPolicy(
+            forecast=ForecastPolicy(
+                method=Method(self.method),
+                step_seconds=self.step_seconds,
+                horizon_steps=steps,
+                season_steps=max(1, round(self.season_seconds / self.step_seconds)),
+                quantile=self.quantile,
+            ),
+            headroom=self.headroom,
+            band=self.band,
+            up_cooldown_seconds=self.up_cooldown_seconds,
+            down_window_seconds=self.down_window_seconds,
+            floor_req_per_s=self.floor_req_per_s,
+        )

@@ -1,0 +1,457 @@
+"""Defines one schema of settings for the TOML file, the environment and the flags.
+
+A later source wins: defaults, the file, the environment (`PARTITIOND_PROXY__PORT=9000`), flags
+(`--proxy-port 9000`). `load_settings` also says where each value came from. Unknown keys and
+wrong types are refused, because a setting that is silently ignored is worse than none.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import platformdirs
+from pydantic import Field, model_validator
+
+from partitiond.core.plan.objectives import objectives_told
+from partitiond.core.plan.record import MAX_MOVE_PRICE, MOVE_PRICE, Objective
+from partitiond.core.units import GIB, Bytes
+from partitiond.settings.drift import DriftSettings
+from partitiond.settings.proxy import ProxySettings
+from partitiond.settings.scaling import ScalingSettings
+from partitiond.settings.sources import (
+    SettingInfo,
+    build,
+    describe,
+    find_config_file,
+    flatten,
+    from_environment,
+    from_file,
+    from_overrides,
+)
+from partitiond.settings.tracing import TracingSettings
+from partitiond.settings.types import (
+    AbsolutePath,
+    Count,
+    HttpUrl,
+    IndexUrl,
+    Port,
+    Seconds,
+    Size,
+    Table,
+    is_loopback,
+    reachable_url,
+)
+from partitiond.settings.usage import UsageSettings
+
+__all__ = [
+    "LoadedSettings",
+    "SettingInfo",
+    "Settings",
+    "default_config_files",
+    "is_loopback",
+    "list_settings",
+    "load_settings",
+    "settings_values",
+]
+
+APP_NAME: Final = "partitiond"
+MAX_SOCKET_PATH_BYTES: Final = 100
+"""sun_path of a Unix socket holds 108 bytes with the final null byte; some are in reserve."""
+SOCKET_NAME_BYTES: Final = 38
+"""Room below run_dir for one socket: "/", a replica's folder of 24 bytes, "/engine.sock"."""
+
+
+class ControlSettings(Table):
+    """The address of the control API."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address the control API binds.")
+    port: Port = Field(8400, description="TCP port of the control API; 0 takes a free one.")
+    allow_remote: bool = Field(
+        default=False,
+        description="Allow a control address beyond loopback. The admin token travels in clear "
+        "text: put TLS in front.",
+    )
+
+
+class EngineSettings(Table):
+    """The choice of the engine, and its time limits."""
+
+    python: AbsolutePath | None = Field(
+        None,
+        description="Python of an environment with vLLM; unset takes the managed environment of "
+        "`partitiond setup engine install`.",
+    )
+    variant: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Engine build: cuda, cpu, or auto (cuda where there is a GPU)."
+    )
+    index_urls: tuple[IndexUrl, ...] = Field(
+        (),
+        description="Package indexes to install the engine from, beside those of pip's "
+        "configuration: mirrors, or an index with torch's CPU build.",
+    )
+    wheel_folders: tuple[AbsolutePath, ...] = Field(
+        (),
+        description="Folders of wheels to install the engine from, beside pip's find-links.",
+    )
+    offline: bool = Field(
+        default=False,
+        description="Install the engine from folders of wheels alone; no index is asked.",
+    )
+    allow_unknown_version: bool = Field(
+        default=False, description="Start engine versions that are not in the capability table."
+    )
+    start_deadline_seconds: Seconds = Field(
+        600.0, description="Longest time an engine may take to become ready, in seconds."
+    )
+    drain_deadline_seconds: Seconds = Field(
+        120.0, description="Longest time running requests may take while draining, in seconds."
+    )
+    stop_grace_seconds: Seconds = Field(
+        10.0, description="Time between terminate and kill, in seconds."
+    )
+    probe_interval_seconds: Seconds = Field(
+        15.0, description="Pause between two one-token probes of a serving engine, in seconds."
+    )
+    probe_timeout_seconds: Seconds = Field(
+        20.0,
+        description="Longest time for a probe's token while the engine is idle, in seconds; three "
+        "times as long while requests run. After two misses it counts as hung and is replaced.",
+    )
+    cgroup: Literal["auto", "scope", "delegated", "none"] = Field(
+        "auto",
+        description="Where an engine's processes live: a systemd scope of their own, a cgroup "
+        "below the daemon's delegated one, the daemon's own, or auto (the first that this host "
+        "allows).",
+    )
+
+
+class ProfilingSettings(Table):
+    """Defaults of a profile job."""
+
+    max_batch: int = Field(512, ge=1, le=4096, description="Largest batch of a sweep, in requests.")
+    time_limit_seconds: Seconds = Field(
+        900.0, description="Longest measuring time of one profile, in seconds."
+    )
+    min_window_seconds: Seconds = Field(10.0, description="Shortest measuring window, in seconds.")
+    max_window_seconds: Seconds = Field(60.0, description="Longest measuring window, in seconds.")
+    cpu_partition_cores: tuple[Count, ...] = Field(
+        (),
+        description="Partition sizes to profile on the CPU device, in cores; empty means one "
+        "core and all cores.",
+    )
+    jobs_at_once: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Profile jobs that run at the same time on each device, as far as each finds "
+        "room that nobody holds. Jobs on one device share its memory bandwidth, and their profiles "
+        "say so.",
+    )
+    jobs_on_host: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Profile jobs that run at the same time on all devices together: one process "
+        "makes the load of all.",
+    )
+
+    @model_validator(mode="after")
+    def _windows_in_order(self) -> "ProfilingSettings":
+        if self.min_window_seconds > self.max_window_seconds:
+            raise ValueError("min_window_seconds must not be longer than max_window_seconds")
+        return self
+
+
+class PlannerSettings(Table):
+    """Options of planning."""
+
+    objective: Objective = Field(
+        Objective.MIN_DEVICES,
+        description=f"What plans are good at. {objectives_told()}.",
+    )
+    time_limit_seconds: Seconds = Field(10.0, description="Longest time of a solve, in seconds.")
+    seed: int = Field(0, ge=0, description="Seed of the solver's random choices.")
+    deterministic: bool = Field(
+        default=False,
+        description="Count work instead of time, so that one seed gives one plan on any machine; "
+        "the time limit is then kept only roughly.",
+    )
+    workers: int = Field(2, ge=1, le=64, description="Threads of a solve.")
+    memory_limit: Size = Field(
+        Bytes(8 * GIB), ge=GIB, description="Memory the solver's process may allocate (8GiB)."
+    )
+    move_budget: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of the running replicas that a new plan may move beyond those that "
+        "have to; unset takes 0.03 from 100 replicas on, and no limit below.",
+    )
+    move_price: float = Field(
+        MOVE_PRICE,
+        ge=0,
+        le=MAX_MOVE_PRICE,
+        description="What it costs a plan to move or restart a running replica that could stay: "
+        "in devices; under min-price, min-power and min-energy as a share of the mean device's; "
+        "else in percent of the value. 0 makes the best plan whatever it moves.",
+    )
+
+
+class CpuSettings(Table):
+    """The host's CPU as a device."""
+
+    enabled: bool = Field(default=True, description="Offer the CPU as a device.")
+    cores: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, description="Core indices engines may use; unset takes all this process may use."
+    )
+    memory: Size | None = Field(
+        None, description="Host memory engines may use, as a size (12GiB); unset takes it all."
+    )
+
+
+class GpuSettings(Table):
+    """NVIDIA GPUs as devices."""
+
+    enabled: bool = Field(default=True, description="Offer the GPUs that NVML shows as devices.")
+    mps_control: str = Field(
+        "nvidia-cuda-mps-control",
+        min_length=1,
+        description="MPS control program, found on PATH or by its absolute path.",
+    )
+    mig_changes: Literal["never", "instances", "mode"] = Field(
+        "instances",
+        description="What plans may change of MIG: nothing (only instances that exist are used), "
+        "GPU instances of GPUs whose MIG mode is on, or the mode of idle GPUs, too.",
+    )
+    mig_helper: AbsolutePath = Field(
+        Path("/run/partitiond-mig/helper.sock"),
+        description="Socket of the privileged MIG helper, asked where this user may not change "
+        "MIG itself.",
+    )
+    simulated_host: AbsolutePath | None = Field(
+        None,
+        description="Folder of a simulated GPU host (`partitiond tools simulate`), used in place "
+        "of this machine's GPUs.",
+    )
+    dcgm_url: HttpUrl | None = Field(
+        None,
+        description="Metrics address of a DCGM exporter (http://127.0.0.1:9400/metrics), for what "
+        "NVML does not tell of older GPUs: SM and memory activity. Unset asks none.",
+    )
+
+
+class ModelsSettings(Table):
+    """The allowed sources of models."""
+
+    hub: bool = Field(
+        default=False,
+        description="Fetch from the Hugging Face hub where a catalog model has another source.",
+    )
+    offline: bool = Field(default=False, description="Never open a network connection for models.")
+    allow_folders: tuple[AbsolutePath, ...] = Field(
+        (),
+        description="Folders local models may lie in; empty allows any folder.",
+    )
+
+
+class SleepSettings(Table):
+    """Models that are asleep."""
+
+    wake_on_request: bool = Field(
+        default=True,
+        description="A request for a sleeping model waits and wakes it, for proxy.max_wait_seconds "
+        "at most; else it gets 503 until somebody wakes the model.",
+    )
+
+
+class DaemonSettings(Table):
+    """The daemon itself."""
+
+    keep_engines_on_exit: bool = Field(
+        default=False, description="Leave engines and endpoint running when the daemon ends."
+    )
+    loop_seconds: float = Field(
+        0.5, gt=0, le=60, description="Pause between two passes of the reconcile loop, in seconds."
+    )
+
+
+def _default_state_dir() -> Path:
+    return platformdirs.user_state_path(APP_NAME)
+
+
+def _default_cache_dir() -> Path:
+    return platformdirs.user_cache_path(APP_NAME)
+
+
+def _default_run_dir(data: dict[str, Any]) -> Path:
+    state_dir: Path = data.get("state_dir") or _default_state_dir()
+    return state_dir / "run"
+
+
+class Settings(Table):
+    """Everything that can be set, with defaults."""
+
+    state_dir: AbsolutePath = Field(
+        default_factory=_default_state_dir,
+        description="Folder of the store, the admin token and the lock; one daemon per folder.",
+        json_schema_extra={"default_text": "the platform's user state folder"},
+    )
+    run_dir: AbsolutePath = Field(
+        default_factory=_default_run_dir,
+        description="Folder of sockets, journals and logs of running engines.",
+        json_schema_extra={"default_text": "state_dir/run"},
+    )
+    cache_dir: AbsolutePath = Field(
+        default_factory=_default_cache_dir,
+        description="Folder of fetched models and managed engine environments.",
+        json_schema_extra={"default_text": "the platform's user cache folder"},
+    )
+    control: ControlSettings = ControlSettings()
+    proxy: ProxySettings = ProxySettings()
+    usage: UsageSettings = UsageSettings()
+    tracing: TracingSettings = TracingSettings()
+    drift: DriftSettings = DriftSettings()
+    engine: EngineSettings = EngineSettings()
+    profiling: ProfilingSettings = ProfilingSettings()
+    planner: PlannerSettings = PlannerSettings()
+    cpu: CpuSettings = CpuSettings()
+    gpu: GpuSettings = GpuSettings()
+    models: ModelsSettings = ModelsSettings()
+    sleep: SleepSettings = SleepSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    daemon: DaemonSettings = DaemonSettings()
+
+    @model_validator(mode="after")
+    def _sockets_fit(self) -> "Settings":
+        room = MAX_SOCKET_PATH_BYTES - SOCKET_NAME_BYTES
+        length = len(str(self.run_dir).encode())
+        if length > room:
+            raise ValueError(
+                f"run_dir {self.run_dir} is {length} bytes long; Unix sockets below it allow "
+                f"{room} at most: set run_dir to a shorter folder, as /run/partitiond"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_open_without_keys(self) -> "Settings":
+        if not is_loopback(self.proxy.host) and not self.proxy.require_keys:
+            raise ValueError(
+                f"proxy.host {self.proxy.host} is beyond loopback and proxy.require_keys is "
+                "false: set proxy.require_keys to true, or proxy.host to 127.0.0.1"
+            )
+        if not is_loopback(self.control.host) and not self.control.allow_remote:
+            raise ValueError(
+                f"control.host {self.control.host} is beyond loopback: keep 127.0.0.1 and "
+                "reach it through SSH or a TLS proxy, or set control.allow_remote to true"
+            )
+        return self
+
+    @property
+    def models_dir(self) -> Path:
+        """Folder of fetched models and tokenizers."""
+        return self.cache_dir / "models"
+
+    @property
+    def engines_dir(self) -> Path:
+        """Folder of managed engine environments."""
+        return self.cache_dir / "engines"
+
+    @property
+    def store_path(self) -> Path:
+        """The SQLite file."""
+        return self.state_dir / "partitiond.sqlite3"
+
+    @property
+    def token_path(self) -> Path:
+        """The admin token's file, mode 0600."""
+        return self.state_dir / "admin-token"
+
+    @property
+    def metrics_token_path(self) -> Path:
+        """The file of the token that opens the metrics alone, mode 0600."""
+        return self.state_dir / "metrics-token"
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock that one daemon holds on the state folder."""
+        return self.state_dir / "daemon.lock"
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Folder of finished trials of unfinished profiles, so that the profiles can go on."""
+        return self.state_dir / "checkpoints"
+
+    @property
+    def control_url(self) -> str:
+        """The URL of the control API for clients on this host."""
+        return reachable_url(self.control.host, self.control.port)
+
+    @property
+    def proxy_url(self) -> str:
+        """The URL of the OpenAI-compatible endpoint for clients on this host (without /v1)."""
+        return reachable_url(self.proxy.host, self.proxy.port, tls=self.proxy.tls)
+
+
+def default_config_files() -> tuple[Path, ...]:
+    """The possible paths of the settings file; only the first that exists is read."""
+    return (
+        platformdirs.user_config_path(APP_NAME) / "config.toml",
+        Path("/etc/partitiond/config.toml"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """Settings with the origin of each value.
+
+    Attributes:
+        origins: dotted key -> "default", "file /etc/partitiond/config.toml:proxy.port",
+            "environment PARTITIOND_PROXY__PORT" or "--set proxy.port".
+        config_file: the file that was read, or None.
+    """
+
+    settings: Settings
+    origins: dict[str, str]
+    config_file: Path | None = None
+
+
+def load_settings(
+    config_file: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+    where: str = "--set",
+) -> LoadedSettings:
+    """Read settings from defaults, file, environment and flags; later sources override.
+
+    Args:
+        config_file: file to read; None takes PARTITIOND_CONFIG, then the first of
+            `default_config_files` that exists, then no file.
+        env: environment variables; None takes none.
+        overrides: dotted key -> value; None as a value means that it was not given.
+        where: where the overrides were given, for messages.
+
+    Raises:
+        SettingsError: an unknown key, a wrong type, a refused value or broken TOML; the message
+            names the file or variable and the key.
+    """
+    environment = env or {}
+    file = find_config_file(config_file, environment, default_config_files())
+    layers = [
+        from_environment(Settings, environment),
+        from_overrides(Settings, overrides or {}, where),
+    ]
+    if file is not None:
+        layers.insert(0, from_file(Settings, file))
+    settings, origins = build(Settings, layers)
+    return LoadedSettings(settings, origins, file)
+
+
+def list_settings() -> tuple[SettingInfo, ...]:
+    """Every setting with its type, default, description and environment variable."""
+    return describe(Settings)
+
+
+def settings_values(settings: Settings) -> dict[str, object]:
+    """Dotted key -> plain JSON value, for `setup config show`."""
+    return flatten(settings.model_dump(mode="json"))

@@ -1,0 +1,13 @@
+"""Defines the settings' table `[usage]`."""
+
+from pydantic import Field
+
+from partitiond.settings.types import Table
+
+
+class UsageSettings(Table):
+    """Usage of models by keys, kept for charge-back."""
+
+    keep_days: int = Field(
+        400, ge=0, le=36500, description="Days that usage by the hour is kept; 0 keeps all."
+    )

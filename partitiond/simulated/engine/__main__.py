@@ -1,0 +1,120 @@
+"""Runs the simulated engine from the command line."""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import uvicorn
+
+from partitiond.simulated.engine.app import Task, make_app
+from partitiond.simulated.engine.engine import SimulatedEngine
+from partitiond.simulated.engine.gpu import HOST_VARIABLE, SimulatedGpuMemory, add_flags
+from partitiond.simulated.engine.loop import EngineLoop
+from partitiond.simulated.engine.sleeping import Sleep
+from partitiond.simulated.replay.batch import Batch
+from partitiond.simulated.replay.steps import StepModel, constant_steps, fit_steps
+
+KEEP_ALIVE_SECONDS = 120
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parse the flags; those that vLLM has as well have vLLM's names."""
+    parser = argparse.ArgumentParser(prog="partitiond.simulated.engine", allow_abbrev=False)
+    parser.add_argument("--uds", required=True, help="Unix socket to listen on")
+    parser.add_argument("--model", required=True, help="served model name")
+    parser.add_argument(
+        "--task", type=Task, choices=list(Task), default=Task.GENERATE, help="whose routes to have"
+    )
+    parser.add_argument("--profile", type=Path, help="profile (JSON) whose speed to have")
+    parser.add_argument("--token-seconds", type=float, default=0.01, help="one decode step alone")
+    parser.add_argument("--max-num-seqs", type=int, default=64)
+    parser.add_argument("--max-num-batched-tokens", type=int, default=2048)
+    parser.add_argument("--kv-cache-tokens", type=int, default=65536)
+    parser.add_argument("--max-model-len", type=int, default=2048)
+    parser.add_argument("--load-seconds", type=float, default=0.0, help="time to come up")
+    parser.add_argument("--crash-after-requests", type=int, help="die when so many were accepted")
+    parser.add_argument("--crash-at-running", type=int, help="die when so many run at once")
+    parser.add_argument("--break-at-token", type=int, help="answer with errors from that token on")
+    parser.add_argument("--quantization", help="taken, and without effect")
+    parser.add_argument("--kv-cache-dtype", default="auto", help="taken, and without effect")
+    parser.add_argument("--crash-after-seconds", type=float, help="die so long after coming up")
+    parser.add_argument("--enable-sleep-mode", action="store_true")
+    parser.add_argument("--fail-start", metavar="MESSAGE", help="print MESSAGE and exit with 1")
+    add_flags(parser)
+    return parser.parse_args(argv)
+
+
+def step_model(arguments: argparse.Namespace) -> StepModel:
+    """Step times from the profile, or constant ones from --token-seconds."""
+    if arguments.profile is None:
+        return constant_steps(arguments.token_seconds)
+    # Imported here: reading a profile needs pydantic, which takes as long to import as the rest.
+    from partitiond import serde
+    from partitiond.core.profile.record import Profile
+
+    return fit_steps(serde.from_json(Profile, arguments.profile.read_bytes()))
+
+
+def bind(path: str) -> socket.socket:
+    """Bind as vLLM does: before loading, without removing a stale socket, listening later."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    return listener
+
+
+def crash_after(seconds: float) -> None:
+    """Kill this process without a message after so many seconds, as a crash does."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
+
+
+def main(argv: list[str]) -> int:
+    """Serve until told to stop."""
+    arguments = parse(argv)
+    print("INFO simulated engine: non-default args", vars(arguments), flush=True)
+    if arguments.fail_start is not None:
+        print(f"error: {arguments.fail_start}", file=sys.stderr, flush=True)
+        return 1
+    listener = bind(arguments.uds)
+    print("INFO Starting to load model", arguments.model, flush=True)
+    time.sleep(arguments.load_seconds)
+    host = os.environ.get(HOST_VARIABLE, "")
+    memory: SimulatedGpuMemory | None = None
+    if host and os.environ.get("CUDA_VISIBLE_DEVICES"):
+        memory = SimulatedGpuMemory.take(arguments, host)
+        memory.watch()
+    batch = Batch(
+        arguments.max_num_seqs, arguments.max_num_batched_tokens, arguments.kv_cache_tokens
+    )
+    engine = SimulatedEngine(
+        loop=EngineLoop(batch, step_model(arguments)),
+        model=arguments.model,
+        max_model_len=arguments.max_model_len,
+        kv_cache_tokens=arguments.kv_cache_tokens,
+        crash_after_requests=arguments.crash_after_requests,
+        crash_at_running=arguments.crash_at_running,
+        break_at_token=arguments.break_at_token,
+        sleep=Sleep(memory) if arguments.enable_sleep_mode else None,
+    )
+    print(f"INFO KV cache size: {arguments.kv_cache_tokens:,} tokens", flush=True)
+    if arguments.crash_after_seconds is not None:
+        crash_after(arguments.crash_after_seconds)
+    config = uvicorn.Config(
+        make_app(engine, arguments.task),
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=1,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

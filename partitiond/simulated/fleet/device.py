@@ -1,0 +1,98 @@
+"""Simulates devices that a fleet's engines share; see `simulated.replay.engine.SharedDevice`."""
+
+from typing import TYPE_CHECKING, Final
+
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.performance.interference import DEFAULT, Interference, sigma
+from partitiond.simulated.fleet.clock import FleetClock
+from partitiond.simulated.replay.host import Host
+
+if TYPE_CHECKING:
+    from partitiond.simulated.fleet.engine import FleetEngine
+
+MOST_SIGMAS: Final = 4096
+"""Most sigmas memoised per device, by the set of its working engines."""
+ALWAYS_ALONE: Final = (SharingMode.WHOLE, SharingMode.MIG)
+
+
+class FleetDevice:
+    """Models how engines of one device slow each other down; see
+    `simulated.replay.engine.SharedDevice`.
+
+    Attributes:
+        host: host whose cores the engines keep busy; the default host is never crowded.
+        sigma: slow-down of the engines that work now.
+        working: number of engines that work now.
+        busy_seconds: time with at least one engine at work, up to `since`.
+    """
+
+    def __init__(
+        self,
+        clock: FleetClock,
+        mode: SharingMode,
+        interference: Interference = DEFAULT,
+        host: Host | None = None,
+    ) -> None:
+        self.host = host or Host()
+        self.sigma = 1.0
+        self.working = 0
+        self.busy_seconds = 0.0
+        self.since = 0.0
+        self._clock = clock
+        self._mode = mode
+        self._interference = interference
+        self._alone = mode in ALWAYS_ALONE
+        self._at_work: dict[FleetEngine, None] = {}
+        self._mask = 0
+        self._numbers = 0
+        self._known: dict[int, float] = {}
+
+    def join(self) -> int:
+        """Return a bit that represents one more engine."""
+        self._numbers += 1
+        return 1 << (self._numbers - 1)
+
+    def began(self, engine: "FleetEngine") -> None:
+        """Record that an engine has work again."""
+        if not self.working:
+            self.since = self._clock.now
+        self.working += 1
+        self.host.began(engine)
+        if not self._alone:
+            self._at_work[engine] = None
+            self._mask |= engine.bit
+            self._changed(engine)
+
+    def rested(self, engine: "FleetEngine") -> None:
+        """Record that an engine has no more work."""
+        self.working -= 1
+        self.host.rested(engine)
+        if not self.working:
+            self.busy_seconds += self._clock.now - self.since
+        if not self._alone:
+            del self._at_work[engine]
+            self._mask &= ~engine.bit
+            self._changed(engine)
+
+    def _changed(self, by: "FleetEngine") -> None:
+        new = self._known.get(self._mask)
+        if new is None:
+            new = self._sigma()
+        if new != self.sigma:
+            self.sigma = new
+            for engine in self._at_work:
+                if engine is not by:
+                    engine.cut()
+
+    def _sigma(self) -> float:
+        candidates = [engine.candidate for engine in self._at_work]
+        found = sigma(
+            self._mode,
+            [c.busy for c in candidates],
+            self._interference,
+            [c.kappa for c in candidates],
+        )
+        if len(self._known) >= MOST_SIGMAS:
+            self._known.clear()
+        self._known[self._mask] = found
+        return found

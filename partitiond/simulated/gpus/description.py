@@ -1,0 +1,203 @@
+"""Reads and checks the description of a simulated host: a JSON file.
+
+    {"name": "two-a100", "gpus": [{"model": "a100-80gb", "count": 2}]}
+
+Unknown keys are refused.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import NotFoundError, SpecError
+from partitiond.serde import from_jsonable
+from partitiond.simulated.gpus.models import MODELS, mig_profile_fields
+
+_SHIPPED: Final = Path(__file__).parent / "hosts"
+MAX_GPUS: Final = 64
+"""GPUs that the shared state has room for."""
+MAX_CORES: Final = 1024
+MAX_OVERHEAD_MIB: Final = 8192
+MAX_POWER_WATTS: Final = 2000
+_MAX_NUMA_NODES: Final = 8
+_MAX_NAME_BYTES: Final = 60
+"""Together with the suffix of a MIG device, a name has to fit into NVML's 96 bytes."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GpuDescription:
+    """GPUs of one model.
+
+    Attributes:
+        model: the hardware catalog's key.
+        count: number of these GPUs.
+        name: name as the driver prints it; None for the model's.
+        mig: whether MIG mode is on.
+        mig_instances: GPU instances of each GPU, with their compute instances: "3g.40gb@4", a MIG
+            profile and its first memory slice.
+        reserved_mib, context_mib: memory that the driver keeps, and that a CUDA context takes; None
+            for the model's usual values.
+        power_watts: power draw without load.
+        reset_possible: whether the GPU can be reset; false as in a virtual machine, where a change
+            of MIG mode waits for a reboot.
+        persistence_mode: as nvidia-persistenced sets it.
+    """
+
+    model: str
+    count: int = 1
+    name: str | None = None
+    mig: bool = False
+    mig_instances: tuple[str, ...] = ()
+    reserved_mib: int | None = None
+    context_mib: int | None = None
+    power_watts: float | None = None
+    reset_possible: bool = True
+    persistence_mode: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostDescription:
+    """A simulated host.
+
+    Attributes:
+        name: short name; UUIDs are derived from it, so the same host always has the same UUIDs.
+        gpus: in NVML's order.
+        about: one sentence.
+        driver, cuda: versions.
+        numa_nodes: NUMA nodes; GPUs are spread over them in blocks.
+        gpus_per_switch: GPUs below one PCIe switch.
+        privileged: whether every user may change MIG; false refuses what needs root.
+        monitors_block_reset: whether a change of MIG mode that resets the GPU is refused as in use
+            while another process has opened the GPU through NVML, as with a real A100.
+        cores: host cores, None for this machine's; simulated engines share this machine's real
+            cores.
+    """
+
+    name: str
+    gpus: tuple[GpuDescription, ...]
+    about: str = ""
+    driver: str = "580.95.05"
+    cuda: str = "13.0"
+    numa_nodes: int = 1
+    gpus_per_switch: int = 2
+    privileged: bool = True
+    monitors_block_reset: bool = True
+    cores: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Total number of GPUs."""
+        return sum(gpu.count for gpu in self.gpus)
+
+
+def shipped_descriptions() -> dict[str, HostDescription]:
+    """Return descriptions that come with partitiond, by name."""
+    return {path.stem: read_description(path) for path in sorted(_SHIPPED.glob("*.json"))}
+
+
+def find_description(name: str) -> HostDescription:
+    """Return a shipped description by name, or the one in the file at that path.
+
+    Raises:
+        NotFoundError: the name is neither.
+        SpecError: the file does not describe a host.
+    """
+    path = _SHIPPED / f"{name}.json"
+    if "/" not in name and path.is_file():
+        return read_description(path)
+    if Path(name).is_file():
+        return read_description(Path(name))
+    known = ", ".join(sorted(p.stem for p in _SHIPPED.glob("*.json")))
+    raise NotFoundError(
+        f"There is no simulated host {name!r}.",
+        hint=f"Name one of {known}, or a JSON file of your own.",
+        facts={"name": name},
+    )
+
+
+def read_description(path: Path) -> HostDescription:
+    """Read a description from its file.
+
+    Raises:
+        SpecError: the file cannot be read or does not describe a host.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError(
+            f"{path} cannot be read as JSON: {error}.", hint="Correct the file and try again."
+        ) from error
+    return checked(from_jsonable(HostDescription, data))
+
+
+def checked(description: HostDescription) -> HostDescription:
+    """Return the description if a host can be made of it.
+
+    Raises:
+        SpecError: no host can be made of it; the message tells why.
+    """
+    problem = next(iter(_problems(description)), None)
+    if problem is not None:
+        raise SpecError(
+            f"The host {description.name!r} cannot be simulated: {problem}.",
+            hint="Correct its description; docs/how-to/simulate.md has its fields.",
+        )
+    return description
+
+
+def _problems(description: HostDescription) -> list[str]:
+    found = []
+    if not description.name or len(description.name) > 60:
+        found.append("its name has to be 1 to 60 characters long")
+    if not 1 <= description.count <= MAX_GPUS or any(g.count < 1 for g in description.gpus):
+        found.append(f"it has to have 1 to {MAX_GPUS} GPUs")
+    if not 1 <= description.numa_nodes <= _MAX_NUMA_NODES:
+        found.append(f"numa_nodes has to be 1 to {_MAX_NUMA_NODES}")
+    if description.cores is not None and not 1 <= description.cores <= MAX_CORES:
+        found.append(f"cores has to be 1 to {MAX_CORES}")
+    if description.gpus_per_switch < 1:
+        found.append("gpus_per_switch has to be 1 or more")
+    if cuda_number(description.cuda) is None:
+        found.append(f"cuda {description.cuda!r} is no version, as 13.0 is one")
+    for gpu in description.gpus:
+        found += _gpu_problems(gpu)
+    return found
+
+
+def _gpu_problems(gpu: GpuDescription) -> list[str]:
+    if gpu.model not in MODELS:
+        return [f"there is no model {gpu.model!r}; there are {', '.join(MODELS)}"]
+    for name, figure, most in (
+        ("reserved_mib", gpu.reserved_mib, MAX_OVERHEAD_MIB),
+        ("context_mib", gpu.context_mib, MAX_OVERHEAD_MIB),
+        ("power_watts", gpu.power_watts, MAX_POWER_WATTS),
+    ):
+        if figure is not None and not 0 <= figure <= most:
+            return [f"{name} has to be 0 to {most}"]
+    names = [str(fields["name"]) for fields in mig_profile_fields(gpu.model)]
+    if gpu.mig and not names:
+        return [f"{gpu.model} has no MIG"]
+    if gpu.name is not None and not 1 <= len(gpu.name.encode()) <= _MAX_NAME_BYTES:
+        return [f"a GPU's name has to be 1 to {_MAX_NAME_BYTES} bytes long"]
+    if gpu.mig_instances and not gpu.mig:
+        return ["mig_instances need mig to be true"]
+    return [
+        f"{text!r} is no GPU instance of {gpu.model}; write as {names[0]}@0"
+        for text in gpu.mig_instances
+        if parse_instance(text) is None or text.rpartition("@")[0] not in names
+    ]
+
+
+def parse_instance(text: str) -> tuple[str, int] | None:
+    """Return MIG profile and first memory slice of "3g.40gb@4"; None if the text has neither."""
+    name, at, start = text.rpartition("@")
+    return (name, int(start)) if at and start in "01234567" and len(start) == 1 else None
+
+
+def cuda_number(version: str) -> int | None:
+    """Return the CUDA driver's number, 13010 for "13.1"; None if the text is no version."""
+    major, dot, minor = version.partition(".")
+    if not (dot and major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
+        return None
+    return int(major) * 1000 + int(minor) * 10

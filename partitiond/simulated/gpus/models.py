@@ -1,0 +1,143 @@
+"""Defines what a driver tells about each GPU model beyond the hardware catalog.
+
+Sources: NVIDIA's datasheets and the CUDA and MIG user guides; PCI ids as in the public PCI id
+database; reserved memory as `nvidia-smi -q` prints it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Final
+
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import MigProfile
+from partitiond.core.mig.geometry import starts_of
+from partitiond.core.units import MIB
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GpuModel:
+    """A GPU model.
+
+    Attributes:
+        name: name as the driver prints it.
+        capability: CUDA compute capability.
+        architecture: NVML's number.
+        pci_device_id: PCI ids of device and vendor.
+        bus_width: width of the memory bus, in bits.
+        reserved_mib: memory that the driver keeps.
+        context_mib: memory of one CUDA context.
+        nvlinks: NVLinks of one GPU; 0 if there are none.
+        mig_needs_reset: whether a change of MIG mode resets the GPU (A100, not Hopper and newer).
+        gpm: whether the GPU has GPU performance metrics.
+        clocks_mhz: highest clocks of SMs and memory.
+        engines: copy, decoder, JPEG and optical-flow engines per MIG profile, in the catalog's
+            order.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    architecture: int
+    pci_device_id: int
+    bus_width: int
+    reserved_mib: int = 600
+    context_mib: int = 448
+    nvlinks: int = 0
+    mig_needs_reset: bool = False
+    gpm: bool = False
+    clocks_mhz: tuple[int, int] = (1410, 1593)
+    engines: tuple[tuple[int, int, int, int], ...] = ()
+
+
+_A100_ENGINES: Final = (
+    (1, 0, 0, 0), (1, 1, 1, 1), (1, 1, 0, 0), (2, 1, 0, 0), (3, 2, 0, 0), (4, 2, 0, 0),
+    (7, 5, 1, 1),
+)  # fmt: skip
+_H100_ENGINES: Final = (
+    (1, 1, 1, 0), (1, 1, 1, 1), (1, 1, 1, 0), (2, 2, 2, 0), (3, 3, 3, 0), (4, 4, 4, 0),
+    (8, 7, 7, 1),
+)  # fmt: skip
+
+
+def _a100(name: str, pci: int, *, memory_mhz: int, nvlinks: int) -> GpuModel:
+    return GpuModel(
+        name, (8, 0), 7, pci, 5120, nvlinks=nvlinks, mig_needs_reset=True,
+        clocks_mhz=(1410, memory_mhz), engines=_A100_ENGINES,
+    )  # fmt: skip
+
+
+def _hopper(name: str, pci: int, *, bus: int, nvlinks: int) -> GpuModel:
+    return GpuModel(
+        name, (9, 0), 9, pci, bus, context_mib=528, nvlinks=nvlinks, gpm=True,
+        clocks_mhz=(1980, 2619), engines=_H100_ENGINES,
+    )  # fmt: skip
+
+
+MODELS: Final[Mapping[str, GpuModel]] = {
+    "a100-40gb": _a100("NVIDIA A100-SXM4-40GB", 0x20B010DE, memory_mhz=1215, nvlinks=12),
+    "a100-pcie-40gb": _a100("NVIDIA A100-PCIE-40GB", 0x20F110DE, memory_mhz=1215, nvlinks=0),
+    "a100-80gb": _a100("NVIDIA A100-SXM4-80GB", 0x20B210DE, memory_mhz=1593, nvlinks=12),
+    "a100-pcie-80gb": _a100("NVIDIA A100 80GB PCIe", 0x20B510DE, memory_mhz=1512, nvlinks=0),
+    "h100-80gb": _hopper("NVIDIA H100 80GB HBM3", 0x233010DE, bus=5120, nvlinks=18),
+    "h100-pcie-80gb": _hopper("NVIDIA H100 PCIe", 0x233110DE, bus=5120, nvlinks=0),
+    "h100-nvl-94gb": _hopper("NVIDIA H100 NVL", 0x232110DE, bus=6016, nvlinks=0),
+    "h200-141gb": _hopper("NVIDIA H200", 0x233510DE, bus=6144, nvlinks=18),
+    "b200-180gb": GpuModel(
+        "NVIDIA B200", (10, 0), 10, 0x290110DE, 7680, context_mib=560, nvlinks=18, gpm=True,
+        clocks_mhz=(1965, 3996), engines=_H100_ENGINES,
+    ),
+    "l4-24gb": GpuModel(
+        "NVIDIA L4", (8, 9), 8, 0x27B810DE, 192, reserved_mib=384, clocks_mhz=(2040, 6251)
+    ),
+    "l40s-48gb": GpuModel(
+        "NVIDIA L40S", (8, 9), 8, 0x26B910DE, 384, reserved_mib=512, clocks_mhz=(2520, 9001)
+    ),
+    "a10-24gb": GpuModel(
+        "NVIDIA A10", (8, 6), 7, 0x223610DE, 384, reserved_mib=400, clocks_mhz=(1695, 6251)
+    ),
+    "t4-16gb": GpuModel(
+        "Tesla T4", (7, 5), 6, 0x1EB810DE, 256, reserved_mib=320, clocks_mhz=(1590, 5001)
+    ),
+}  # fmt: skip
+"""GPU models by catalog key; every GPU of the catalog is here."""
+
+
+def mig_profile_fields(hardware: str) -> list[dict[str, int | str]]:
+    """Return the records of a model's MIG profiles, by the names of the shared state's fields."""
+    model = MODELS[hardware]
+    profiles = HARDWARE[hardware].mig_profiles
+    return [
+        {
+            "used": 1,
+            "name": profile.name,
+            "compute_slices": profile.compute_slices,
+            "memory_slices": profile.memory_slices,
+            "sm_count": profile.sm_count,
+            "max_instances": profile.max_instances,
+            "memory_mib": profile.memory_bytes // MIB,
+            "starts": sum(1 << start for start in starts_of(profile)),
+            "media": int(profile.name.endswith("+me")),
+            **_numbers(profile),
+            **dict(zip(("copy_engines", "decoders", "jpegs", "ofas"), engines, strict=True)),
+        }
+        for profile, engines in zip(profiles, model.engines, strict=bool(profiles))
+    ]
+
+
+_NUMBERS: Final[Mapping[tuple[int, int], tuple[int, int]]] = {
+    # NVML's enumerator and the id that drivers give, by compute and memory slices
+    (1, 1): (0, 19),
+    (1, 2): (9, 15),
+    (2, 2): (1, 14),
+    (3, 4): (2, 9),
+    (4, 4): (3, 5),
+    (7, 8): (4, 0),
+}
+
+
+def _numbers(profile: MigProfile) -> dict[str, int]:
+    enumerator, driver_id = (
+        (7, 20)
+        if profile.name.endswith("+me")
+        else _NUMBERS[profile.compute_slices, profile.memory_slices]
+    )
+    return {"profile": enumerator, "id": driver_id}

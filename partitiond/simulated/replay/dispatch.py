@@ -1,0 +1,378 @@
+"""Simulates the proxy: one model's queue in front of its replicas.
+
+`core.dispatch.dispatcher` makes every decision, as it does for the proxy's live side
+(`proxy.dispatch.live.LiveModel`); the only difference is that a deadline is a simulation event here
+and a timer there. Nothing fails in a simulation, so there are no retries and no ejections.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from partitiond.core.dispatch.admission import (
+    Cost,
+    OutputP90,
+    PromptRatios,
+    Rejected,
+    ServiceTime,
+    Waiting,
+    estimate_cost,
+)
+from partitiond.core.dispatch.affinity import Prefixes, SessionAffinity, prefix_blocks
+from partitiond.core.dispatch.dispatcher import Dispatcher
+from partitiond.core.dispatch.places import Places, Request, RequestOwner
+from partitiond.core.dispatch.routing import ModelRoute, ReplicaRoute
+from partitiond.simulated.replay import batch
+from partitiond.simulated.replay.engine import SteppedEngine
+from partitiond.simulated.replay.events import SimulatedClock
+
+BYTES_PER_TOKEN: Final = 4
+"""Bytes per prompt token, as in English text; the proxy learns it from the usage engines report."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SimulatedCaller(RequestOwner):
+    """The owner of a request, and the conversation that the request continues.
+
+    Attributes:
+        session: conversation of the request, or "".
+        prompt: bytes that represent the prompt's text, for prefixes; may be empty.
+    """
+
+    session: str = ""
+    prompt: bytes = b""
+
+
+ANYBODY: Final = SimulatedCaller()
+
+
+class SimulatedRequest(Request):
+    """A request from its arrival to its end. Times are seconds of the simulation.
+
+    Attributes:
+        arrived: when the request's last byte came.
+        placed: when the request got its replica.
+        first: when its first token came.
+        ended: when its last token came.
+        rejected: why the request was refused, or None.
+        cached_tokens: prompt tokens that the replica need not read.
+    """
+
+    __slots__ = (
+        "arrived", "cached_tokens", "caller", "ended", "first", "output_tokens", "placed",
+        "prompt_tokens", "rejected", "replica",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        arrived: float,
+        prompt_tokens: int,
+        output_tokens: int,
+        caller: SimulatedCaller = ANYBODY,
+    ) -> None:
+        super().__init__(Cost(1, 0), caller)
+        self.arrived = arrived
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.caller = caller
+        self.cached_tokens = 0
+        self.placed: float | None = None
+        self.first: float | None = None
+        self.ended: float | None = None
+        self.rejected: Rejected | None = None
+        self.replica: SimulatedReplica | None = None
+
+    @property
+    def ttft_seconds(self) -> float | None:
+        """Seconds from the request's last byte, waiting included; None before the first token."""
+        return None if self.first is None else self.first - self.arrived
+
+    @property
+    def tpot_seconds(self) -> float | None:
+        """(E2EL - TTFT) / (output tokens - 1); None before the end, and for a single token."""
+        if self.ended is None or self.first is None or self.output_tokens < 2:
+            return None
+        return (self.ended - self.first) / (self.output_tokens - 1)
+
+
+class SimulatedReplica:
+    """A replica as the dispatcher sees it (with the fields of `balance.Load`), and its engine."""
+
+    def __init__(self, route: ReplicaRoute, engine: SteppedEngine) -> None:
+        self.route = route
+        self.engine = engine
+        self.replica_id = route.replica_id
+        self.max_sequences = route.max_sequences
+        self.kv_cache_tokens = route.kv_cache_tokens
+        self.draining = route.draining
+        self.ejected = False
+        self.sequences = 0
+        self.kv_tokens = 0
+        self._flights: dict[batch.Sequence, SimulatedRequest] = {}
+
+    def start(self, flight: SimulatedRequest, now: float) -> None:
+        """Assign a place to the request, and send the request to the engine."""
+        self.take(flight)
+        self.run(flight, now)
+
+    def take(self, flight: SimulatedRequest) -> None:
+        """Assign a place to the request."""
+        self.sequences += flight.cost.sequences
+        self.kv_tokens += flight.cost.kv_tokens
+
+    def run(self, flight: SimulatedRequest, now: float) -> None:
+        """Send a request that has its place to the engine."""
+        flight.placed, flight.replica = now, self
+        to_read = max(1, flight.prompt_tokens - flight.cached_tokens)
+        sequence = batch.Sequence(to_read, flight.output_tokens)
+        self._flights[sequence] = flight
+        self.engine.add(sequence)
+
+    def flight_of(self, sequence: batch.Sequence) -> SimulatedRequest:
+        """Return the request of a sequence."""
+        return self._flights[sequence]
+
+    def finish(self, sequence: batch.Sequence) -> SimulatedRequest:
+        """Free the place of a request."""
+        flight = self._flights.pop(sequence)
+        self.sequences -= flight.cost.sequences
+        self.kv_tokens -= flight.cost.kv_tokens
+        return flight
+
+
+class Learned:
+    """Learns from a model's requests, as the proxy does, to estimate the cost of later ones.
+
+    Attributes:
+        max_model_len: longest context of any replica; 0 if unknown.
+    """
+
+    def __init__(self) -> None:
+        self.max_model_len = 0
+        self._ratios = PromptRatios()
+        self._output_p90 = OutputP90()
+
+    def cost(self, flight: SimulatedRequest) -> Cost:
+        """Estimate a request's cost; as from the load generator, max_tokens is the output
+        length."""
+        text = flight.prompt_tokens * BYTES_PER_TOKEN
+        return estimate_cost(
+            sequences=1,
+            prompt_tokens=text * self._ratios.value(flight.caller.key),
+            max_tokens=flight.output_tokens,
+            output_p90=self._output_p90.value,
+            max_model_len=self.max_model_len,
+        )
+
+    def observe(self, flight: SimulatedRequest) -> None:
+        """Learn from the usage that the engine reported for an ended request."""
+        prompt_bytes = flight.prompt_tokens * BYTES_PER_TOKEN
+        self._ratios.observe(flight.caller.key, prompt_bytes, flight.prompt_tokens)
+        self._output_p90 = self._output_p90.observe(flight.output_tokens)
+
+
+class Cache(Protocol):
+    """Models a replica's prefix cache; called for every request that starts on a replica."""
+
+    def __call__(self, flight: SimulatedRequest, replica_id: str) -> int:
+        """Return the prompt tokens that need not be read."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DispatchOptions:
+    """Which parts of the proxy's dispatch are on.
+
+    Attributes:
+        learns_slowness: whether replicas that are slower than planned get fewer requests.
+        affinity_seconds: how long a session is remembered; 0 for never.
+        prefixes: whether prefixes of prompts are remembered.
+        cache: prefix cache of the engines; None if they have none.
+    """
+
+    learns_slowness: bool = True
+    affinity_seconds: float = 0.0
+    prefixes: bool = False
+    cache: Cache | None = None
+
+
+DEFAULT_DISPATCH: Final = DispatchOptions()
+
+
+class SimulatedPlaces(Places[SimulatedRequest, SimulatedReplica]):
+    """Assigns places on the replicas."""
+
+    def add(self, load: SimulatedReplica, request: SimulatedRequest) -> None:
+        """Assign a place on the replica to the request."""
+        load.take(request)
+
+
+class SimulatedModel:
+    """One model: its replicas, its queue and the estimates learned from its requests.
+
+    Attributes:
+        on_done: called with every request that ended or was refused.
+        dispatcher: makes the decisions.
+    """
+
+    def __init__(
+        self,
+        clock: SimulatedClock,
+        route: ModelRoute,
+        replicas: Sequence[SimulatedReplica],
+        seed: int = 0,
+        options: DispatchOptions = DEFAULT_DISPATCH,
+    ) -> None:
+        self.on_done: Callable[[SimulatedRequest], None] = ignore
+        self._clock = clock
+        self._options = options
+        self._sessions = SessionAffinity(options.affinity_seconds)
+        self._prefixes = Prefixes()
+        self._replicas: list[SimulatedReplica] = []
+        draws = random.Random(seed)  # noqa: S311 -- balance, no secret
+        self._learned = Learned()
+        self.dispatcher = Dispatcher(route, SimulatedPlaces(self._replicas, draws.random))
+        self.apply(route, replicas)
+
+    @property
+    def route(self) -> ModelRoute:
+        """The model's route, as in the proxy."""
+        return self.dispatcher.route
+
+    @property
+    def replicas(self) -> tuple[SimulatedReplica, ...]:
+        """Replicas of the last routing table."""
+        return tuple(self._replicas)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self.dispatcher.queue)
+
+    def apply(self, route: ModelRoute, replicas: Sequence[SimulatedReplica]) -> None:
+        """Take over a newer routing table; requests on replicas that left it end there."""
+        known = set(self._replicas)
+        listen(self._clock, [one for one in replicas if one not in known], self._ended)
+        for gone in known.difference(replicas):
+            self.dispatcher.slowness.forget(gone.replica_id)
+        if not self._replicas:
+            self.dispatcher.service = first_guess(replicas)
+        self._replicas[:] = replicas
+        self._learned.max_model_len = longest_context(replicas)
+        self.dispatcher.changed(self._clock.now, route=route)
+        self._go_on()
+
+    def arrive(self, flight: SimulatedRequest) -> None:
+        """Estimate the cost of an arrived request, and place the request."""
+        flight.cost = self._learned.cost(flight)
+        self.place(flight)
+
+    def place(self, flight: SimulatedRequest) -> None:
+        """Start, queue or refuse a request."""
+        flight.prefer = self._preference(flight)
+        outcome = self.dispatcher.arrives(flight, self._clock.now)
+        self._carry_out(flight, outcome)
+        if isinstance(outcome, Waiting):
+            self._go_on()
+
+    def leave(self, flight: SimulatedRequest) -> None:
+        """Remove a waiting request whose client is gone."""
+        if self.dispatcher.leaves(flight):
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Carry out all decisions that are possible now."""
+        now = self._clock.now
+        while (decided := self.dispatcher.next_decision(now)) is not None:
+            self._carry_out(*decided)
+
+    def _carry_out(
+        self,
+        flight: SimulatedRequest,
+        outcome: SimulatedReplica | Rejected | Waiting[SimulatedRequest],
+    ) -> None:
+        if isinstance(outcome, SimulatedReplica):
+            self._start(flight, outcome)
+        elif isinstance(outcome, Waiting):
+            self._clock.at(outcome.deadline, lambda: self._expire(outcome))
+        else:
+            flight.rejected = outcome
+            self.on_done(flight)
+
+    def _start(self, flight: SimulatedRequest, replica: SimulatedReplica) -> None:
+        name, caller, options = replica.replica_id, flight.caller, self._options
+        if caller.session and options.affinity_seconds:
+            self._sessions.remember(caller.session, name, self._clock.now)
+        if caller.prompt and options.prefixes:
+            self._prefixes.remember(prefix_blocks(caller.prompt), name)
+        if options.cache is not None:
+            flight.cached_tokens = options.cache(flight, name)
+        replica.run(flight, self._clock.now)
+
+    def _preference(self, flight: SimulatedRequest) -> tuple[str, ...]:
+        caller = flight.caller
+        if caller.session and self._options.affinity_seconds:
+            found = self._sessions.prefer(caller.session, self._clock.now)
+            if found:
+                return found
+        if caller.prompt and self._options.prefixes:
+            return self._prefixes.prefer(prefix_blocks(caller.prompt))
+        return ()
+
+    def _expire(self, entry: Waiting[SimulatedRequest]) -> None:
+        if self.dispatcher.expires(entry, self._clock.now):
+            self._go_on()
+
+    def _ended(self, flight: SimulatedRequest, replica: SimulatedReplica) -> None:
+        """Use the freed place; then correct the estimates by what the engine reported."""
+        self._go_on()
+        self.dispatcher.settle(flight, flight.prompt_tokens + flight.output_tokens)
+        self._learned.observe(flight)
+        if flight.placed is not None and flight.ended is not None:
+            on = self._options.learns_slowness
+            self.dispatcher.learn(
+                replica.replica_id,
+                flight.ended - flight.placed,
+                flight.output_tokens,
+                replica.route.service_seconds if on else 0.0,
+                flight.ended,
+            )
+        self.on_done(flight)
+
+
+def longest_context(replicas: Sequence[SimulatedReplica]) -> int:
+    """Return the longest context of the replicas in tokens; 0 without a replica."""
+    return max((replica.route.max_model_len for replica in replicas), default=0)
+
+
+def first_guess(replicas: Sequence[SimulatedReplica]) -> ServiceTime:
+    """Return the planned time of a sequence in an engine."""
+    return ServiceTime(replicas[0].route.service_seconds) if replicas else ServiceTime()
+
+
+def listen(
+    clock: SimulatedClock,
+    replicas: Sequence[SimulatedReplica],
+    ended: Callable[[SimulatedRequest, SimulatedReplica], None],
+) -> None:
+    """Let engines record first and last tokens; `ended` is called when a place is free again."""
+
+    def connect(replica: SimulatedReplica) -> None:
+        def note_first(sequence: batch.Sequence) -> None:
+            replica.flight_of(sequence).first = clock.now
+
+        def note_end(sequence: batch.Sequence) -> None:
+            flight = replica.finish(sequence)
+            flight.ended = clock.now
+            ended(flight, replica)
+
+        replica.engine.on_first = note_first
+        replica.engine.on_ended = note_end
+
+    for replica in replicas:
+        connect(replica)
+
+
+def ignore(_flight: SimulatedRequest) -> None:
+    """Ignore a request, until `on_done` is set."""

@@ -1,0 +1,184 @@
+"""Derives the step times, KV cache and limits of a plan's engines."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+from partitiond.core.dispatch.admission import admits, estimate_cost
+from partitiond.core.dispatch.balance import ReplicaLoad
+from partitiond.core.hardware.kinds import Device, DeviceKind
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.precision import as_loaded
+from partitiond.core.model.spec import ModelSpec, Slo
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.estimate import hardware_of
+from partitiond.core.performance.footprint import BLOCK_TOKENS, MAX_NUM_BATCHED_TOKENS, kv_tokens
+from partitiond.core.performance.roofline import rates
+from partitiond.core.plan.record import Candidate, Placement
+from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.simulated.replay.host import NO_COSTS, HostCosts
+from partitiond.simulated.replay.steps import Steps, candidate_steps, profile_steps, roofline_steps
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SimulatedTraffic:
+    """The requests to one model, and the bounds within which they are good.
+
+    Attributes:
+        model: model name.
+        workload: lengths of the requests.
+        slo: bounds, or None if every request that ends is good.
+    """
+
+    model: str
+    workload: Workload
+    slo: Slo | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineModel:
+    """How one engine of a plan behaves.
+
+    Attributes:
+        steps: its step times, alone on its device.
+        kv_cache_tokens: tokens that its KV cache holds.
+        max_model_len: longest context, in tokens.
+        max_step_tokens: most tokens of one step.
+        costs: host costs of its requests besides the steps.
+    """
+
+    steps: Steps
+    kv_cache_tokens: int
+    max_model_len: int
+    max_step_tokens: int = MAX_NUM_BATCHED_TOKENS
+    costs: HostCosts = NO_COSTS
+
+
+EngineOf = Callable[[Placement], EngineModel]
+
+
+def engine_from_candidate(
+    candidate: Candidate,
+    workload: Workload,
+    kind: DeviceKind = DeviceKind.GPU,
+    max_model_len: int | None = None,
+) -> EngineModel:
+    """Return an engine made from a candidate's own figures, if nothing else is known of it.
+
+    Args:
+        candidate: the candidate that the engine runs.
+        workload: lengths of its requests.
+        kind: kind of its device; decides the size of a KV block.
+        max_model_len: longest context; None for the longest request.
+    """
+    longest = max_model_len or workload.longest_tokens
+    return EngineModel(
+        candidate_steps(candidate, workload),
+        _cache_tokens(candidate.batch, workload, longest, kind),
+        longest,
+    )
+
+
+def engine_from_profile(profile: Profile, batch: int, max_model_len: int) -> EngineModel:
+    """Return an engine as measured by a profile, with the KV cache of the point at `batch`."""
+    kind = DeviceKind.CPU if profile.size.cores and not profile.size.sm_percent else DeviceKind.GPU
+    point = profile.point(batch)
+    block = BLOCK_TOKENS[kind]
+    tokens = (
+        -(-point.kv_tokens // block) * block
+        if point is not None
+        else _cache_tokens(batch, profile.workload, max_model_len, kind)
+    )
+    return EngineModel(
+        profile_steps(profile),
+        tokens,
+        max_model_len,
+        profile.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
+    )
+
+
+def engine_from_roofline(
+    spec: ModelSpec, architecture: Architecture, candidate: Candidate, device: Device
+) -> EngineModel:
+    """Return an engine that steps by the roofline of its estimate, instead of using its average.
+
+    Args:
+        spec: the form of the model that runs (`ModelSpec.as_variant`).
+        architecture: architecture of that form, before its precision is applied.
+        candidate: the candidate that the engine runs.
+        device: device of the engine.
+    """
+    engine = spec.engine
+    loaded = as_loaded(
+        architecture,
+        dtype=engine.dtype,
+        quantization=engine.quantization,
+        kv_cache_dtype=engine.kv_cache_dtype,
+    )
+    reached = rates(
+        hardware_of(device), candidate.size, dtype=engine.dtype, quantization=engine.quantization
+    )
+    return EngineModel(
+        roofline_steps(loaded, reached, spec.workload),
+        _cache_tokens(candidate.batch, spec.workload, spec.max_model_len, device.kind),
+        spec.max_model_len,
+        engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
+    )
+
+
+def best_known(
+    specs: Mapping[str, ModelSpec],
+    devices: Mapping[str, Device],
+    *,
+    profiles: Mapping[str, Profile] | None = None,
+    architectures: Callable[[ModelSpec], Architecture | None] | None = None,
+) -> EngineOf:
+    """Return a function that uses each placement's best source: profile, roofline, own figures.
+
+    Args:
+        specs: specs of all models, by name.
+        devices: devices of the plan, by id.
+        profiles: profiles by id; estimated ones are replaced by the roofline they come from.
+        architectures: returns the architecture of a form of a model.
+    """
+
+    def engine_of(placement: Placement) -> EngineModel:
+        candidate, device = placement.candidate, devices[placement.device_id]
+        spec = specs[placement.model].as_variant(candidate.variant)
+        profile = (profiles or {}).get(candidate.profile_id)
+        if profile is not None and profile.points and profile.kind is not ProfileKind.ESTIMATED:
+            return engine_from_profile(profile, candidate.batch, spec.max_model_len)
+        architecture = architectures(spec) if architectures is not None else None
+        if architecture is not None:
+            return engine_from_roofline(spec, architecture, candidate, device)
+        return engine_from_candidate(candidate, spec.workload, device.kind, spec.max_model_len)
+
+    return engine_of
+
+
+def admitted_sequences(behaves: EngineModel, batch: int, workload: Workload) -> int:
+    """Return how many requests of mean length the proxy admits to a replica at once.
+
+    They are fewer than `batch` if the KV tokens run out first: an engine's cache is made for what
+    requests hold on average, while each request is admitted with what it may hold at its end.
+    """
+    moments = workload.moments
+    cost = estimate_cost(
+        sequences=1,
+        prompt_tokens=moments.p,
+        max_tokens=math.ceil(moments.o),
+        output_p90=math.ceil(moments.o),
+        max_model_len=behaves.max_model_len,
+    )
+    held = 0
+    while held < batch and admits(
+        ReplicaLoad("", held, batch, held * cost.kv_tokens, behaves.kv_cache_tokens), cost
+    ):
+        held += 1
+    return held
+
+
+def _cache_tokens(batch: int, workload: Workload, max_model_len: int, kind: DeviceKind) -> int:
+    """Return the tokens that a batch needs, in whole blocks, as engines are started."""
+    block = BLOCK_TOKENS[kind]
+    return -(-kv_tokens(batch, workload, max_model_len, block) // block) * block

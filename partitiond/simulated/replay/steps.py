@@ -1,0 +1,272 @@
+"""Computes the time of an engine step from the sequences it decodes and prompt tokens it reads.
+
+There are four sources, from the most to the least certain: a step time fitted to profiles of
+several lengths (`FittedSteps`), one fitted to the points of a single profile (`fit_steps`), a
+roofline of the architecture (`RooflineSteps`), and the few figures of a candidate
+(`candidate_steps`).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.roofline import (
+    Rates,
+    Step,
+    fixed_seconds,
+    prompt_context,
+    step_bytes,
+    step_flops,
+    step_seconds,
+)
+from partitiond.core.performance.step_time import tells_lengths
+from partitiond.core.plan.record import Candidate
+from partitiond.core.profile.confirmed import StepTime
+from partitiond.core.profile.record import Profile
+
+MAX_PREFILL_SHARE: Final = 0.5
+"""A measured time to first token contains queueing; prefill never explains more than half of a
+request's share of the engine's time."""
+
+LONE_DECODE_SHARE: Final = 0.5
+"""Time of a decode step with a single sequence, as share of the step at a candidate's batch, if
+nothing else is known: at a knee, weights and launches are still about half of a step."""
+
+Plane = tuple[float, float, float, float]
+"""Seconds of a step without work, per decoding sequence, per prompt token, and per KV token."""
+_FAR: Final = 1_000_000
+
+
+class Steps(Protocol):
+    """Step times of one engine alone on its device."""
+
+    def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
+        """Return the seconds of one step.
+
+        Args:
+            decoding: sequences that decode.
+            prefill_tokens: prompt tokens read in the same step.
+            kv_tokens: tokens in the KV cache that the decodes read.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepModel:
+    """Step times of one engine that do not depend on the KV cache of its sequences.
+
+    Attributes:
+        decode_points: (sequences, seconds of one decode step), sequences ascending; linear between
+            points, with the last slope beyond the last point and the first slope below the first,
+            though never faster than in proportion.
+        prefill_seconds_per_token: added to a step per prompt token that the step reads.
+    """
+
+    decode_points: tuple[tuple[float, float], ...]
+    prefill_seconds_per_token: float
+
+    def step_seconds(
+        self,
+        decoding: int,
+        prefill_tokens: int,
+        kv_tokens: int = 0,  # noqa: ARG002 -- part of `Steps`
+    ) -> float:
+        """Return the seconds of a step with `decoding` sequences and `prefill_tokens`."""
+        decode = self._decode_seconds(decoding) if decoding > 0 else 0.0
+        return decode + prefill_tokens * self.prefill_seconds_per_token
+
+    def _decode_seconds(self, batch: int) -> float:
+        points = self.decode_points
+        if len(points) == 1:
+            return points[0][1]
+        upper = next((i for i, (b, _) in enumerate(points) if b >= batch), len(points) - 1)
+        (b0, s0), (b1, s1) = points[max(1, upper) - 1], points[max(1, upper)]
+        seconds = s0 + (s1 - s0) * (batch - b0) / (b1 - b0)
+        return max(seconds, s0 * batch / b0) if batch < b0 else seconds
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FittedSteps:
+    """The definitions' t = a + b (tokens computed) + c (sequences) + d (KV tokens read).
+
+    Attributes:
+        fitted: the coefficients.
+        prompt_tokens: mean prompt length; as many prompt tokens count as one more sequence.
+    """
+
+    fitted: StepTime
+    prompt_tokens: float
+
+    def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
+        """Return the seconds of one step; see `Steps`."""
+        fitted = self.fitted
+        return (
+            fitted.base_seconds
+            + fitted.per_token_seconds * (decoding + prefill_tokens)
+            + fitted.per_sequence_seconds * (decoding + prefill_tokens / self.prompt_tokens)
+            + fitted.per_kv_token_seconds * kv_tokens
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RooflineSteps:
+    """Step times from arithmetic and memory traffic, as in estimates.
+
+    Attributes:
+        architecture: architecture as loaded.
+        reached: rates that the partition reaches.
+        prompt_context: mean tokens of context that a prompt token attends to.
+    """
+
+    architecture: Architecture
+    reached: Rates
+    prompt_context: float
+
+    def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
+        """Return the seconds of one step; see `Steps`."""
+        step = Step(
+            decode_sequences=decoding,
+            decode_context=kv_tokens / max(1, decoding),
+            prefill_tokens=prefill_tokens,
+            prefill_context=self.prompt_context,
+        )
+        return step_seconds(self.architecture, step, self.reached)
+
+
+def roofline_steps(architecture: Architecture, reached: Rates, workload: Workload) -> RooflineSteps:
+    """Return the step times of an estimate.
+
+    Args:
+        architecture: architecture as loaded (`core.model.precision.as_loaded`).
+        reached: rates of the partition (`core.performance.roofline.rates`).
+        workload: request shape.
+    """
+    return RooflineSteps(architecture, reached, prompt_context(workload))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LeanRoofline:
+    """A roofline whose arithmetic and traffic grow in proportion, as two planes.
+
+    Attributes:
+        arithmetic, traffic: seconds of each, as a plane.
+        overlaps: whether the longer of both counts; else their sum does.
+        fixed_seconds, sequence_seconds: added per step and per decoding sequence.
+    """
+
+    arithmetic: Plane
+    traffic: Plane
+    overlaps: bool
+    fixed_seconds: float
+    sequence_seconds: float
+
+    def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
+        """Return the seconds of one step; see `Steps`."""
+        a, b, c, d = self.arithmetic
+        arithmetic = a + b * decoding + c * prefill_tokens + d * kv_tokens
+        a, b, c, d = self.traffic
+        traffic = a + b * decoding + c * prefill_tokens + d * kv_tokens
+        work = max(arithmetic, traffic) if self.overlaps else arithmetic + traffic
+        return work + self.fixed_seconds + self.sequence_seconds * decoding
+
+
+def lean_steps(steps: Steps) -> Steps:
+    """Return the same step times, in a form that is faster to evaluate if possible."""
+    if not isinstance(steps, RooflineSteps):
+        return steps
+    architecture, reached = steps.architecture, steps.reached
+    if architecture.experts or architecture.window_layers or architecture.stateless_layers:
+        return steps  # memory traffic does not grow in proportion
+
+    def plane(work: Callable[[Architecture, Step], float], per_s: float) -> Plane:
+        def at(decoding: int, prefill: int, context: float) -> float:
+            step = Step(decoding, context, prefill, steps.prompt_context)
+            return work(architecture, step) / per_s
+
+        nothing, one = at(0, 0, 0.0), at(1, 0, 0.0)
+        # Take points far apart, so that differences of large sums are not all rounding errors.
+        per_prompt_token = (at(0, _FAR, 0.0) - nothing) / _FAR
+        return nothing, one - nothing, per_prompt_token, (at(1, 0, _FAR) - one) / _FAR
+
+    return LeanRoofline(
+        arithmetic=plane(step_flops, reached.flops_per_s),
+        traffic=plane(step_bytes, reached.bytes_per_s),
+        overlaps=reached.overlaps,
+        fixed_seconds=fixed_seconds(architecture, reached),
+        sequence_seconds=reached.sequence_seconds,
+    )
+
+
+def constant_steps(token_seconds: float, growth_per_sequence: float = 0.03) -> StepModel:
+    """Return made-up step times: `token_seconds` for one sequence, a little more per further one.
+
+    Prefill reads sixteen tokens in the time of one decode step, as with a small model on one core.
+    """
+    grown = token_seconds * (1 + 63 * growth_per_sequence)
+    return StepModel(((1, token_seconds), (64, grown)), token_seconds / 16)
+
+
+def profile_steps(profile: Profile) -> Steps:
+    """Return the best step times that a profile offers.
+
+    A step time that was fitted to several workloads separates the cost of a prompt token from that
+    of a decode. Otherwise the profile's points and times to the first token are used.
+    """
+    if profile.step_time is not None and tells_lengths(profile.step_time):
+        return FittedSteps(profile.step_time, profile.workload.moments.p)
+    return fit_steps(profile)
+
+
+def fit_steps(profile: Profile) -> StepModel:
+    """Return step times that reproduce a profile's closed-loop throughput.
+
+    With b requests in flight, b requests end every b x O / X(b) seconds (O output tokens each).
+    When a request ends, the next step is under way, so its slot misses one: a request takes O + 1
+    steps and decodes in O - 1 of them (its first token comes with its prompt). In that time the
+    engine runs b prefills and O + 1 steps that decode b (O - 1) / (O + 1) sequences on average:
+
+        decode(b (O - 1) / (O + 1)) = (b x O / X(b) - b x prefill) / (O + 1)
+
+    A single request misses no step: decode(1) = (O / X(1) - prefill) / (O - 1). The prefill's time
+    is the TTFT of a request alone in the engine.
+    """
+    prompt, output = profile.workload.prompt_tokens, profile.workload.output_tokens
+    usable = [point for point in profile.points if not point.kv_limited] or profile.points
+    points = sorted(usable, key=lambda point: point.batch)
+    seconds_per_request = [output / max(p.output_tokens_per_s, 1e-9) for p in points]
+    prefill = min(
+        [points[0].ttft.mean / points[0].batch]
+        + [MAX_PREFILL_SHARE * seconds for seconds in seconds_per_request]
+    )
+    decode: list[tuple[float, float]] = []
+    for point, seconds in zip(points, seconds_per_request, strict=True):
+        steps = output + 1 if point.batch > 1 else max(1, output - 1)
+        step = point.batch * (seconds - prefill) / steps
+        # More sequences never make a step shorter; a smaller value is measurement noise.
+        sequences = max(1.0, point.batch * (output - 1) / (output + 1))
+        if not decode or sequences > decode[-1][0]:
+            decode.append((sequences, max(step, decode[-1][1] if decode else 0.0)))
+    return StepModel(tuple(decode), prefill / prompt)
+
+
+def candidate_steps(candidate: Candidate, workload: Workload) -> StepModel:
+    """Return step times that reproduce a candidate's throughput, if nothing else is known of it.
+
+    A round of b slots takes b / X and holds b / O prompts. At the 95th percentile a request waits
+    for the step under way and then shares its own step with l + 1.645 sqrt(l) other prompts (l = b
+    / O), so these prompts take the TTFT beyond two rounds. The time of a smaller batch is assumed
+    (`LONE_DECODE_SHARE`).
+    """
+    moments, batch = workload.moments, candidate.batch
+    round_seconds = batch / max(candidate.output_tokens_per_s, 1e-9)
+    prompts = batch / moments.o
+    beside = 1 + prompts + 1.645 * math.sqrt(prompts)
+    prefill = (candidate.ttft_p95_seconds - 2 * round_seconds) / beside
+    prefill = max(0.0, min(prefill, MAX_PREFILL_SHARE * round_seconds / prompts))
+    decode = round_seconds - prompts * prefill
+    alone = ((1, LONE_DECODE_SHARE * decode),) if batch > 1 else ()
+    points = (*alone, (batch, decode))
+    return StepModel(points, prefill / moments.p)

@@ -1,0 +1,175 @@
+"""/keys makes, shows, changes, rotates and removes keys, and names errors in a body."""
+
+import hashlib
+from typing import Any
+
+import httpx
+import pytest
+
+from partitiond.core.instants import unix_seconds
+from partitiond.core.keys.record import KeyUse
+from tests.api.fake_service import AT, FakeService
+
+FULL: dict[str, Any] = {
+    "label": "batch jobs",
+    "models": ["a"],
+    "routes": ["generate", "embed"],
+    "expires_at": "2030-01-31T02:00:00+02:00",
+    "priority": -1,
+    "weight": 0.5,
+    "limits": {"max_prompt_bytes": 10_000, "max_output_tokens": 64, "max_sequences": 4},
+    "rates": {
+        "requests_per_minute": 60,
+        "tokens_per_minute": 10_000,
+        "max_in_flight": 8,
+        "token_budget": 1_000_000,
+        "budget_period": "month",
+    },
+}
+
+
+async def created(http: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
+    made = await http.post("/keys", json=body)
+    assert made.status_code == 201, made.text
+    assert made.headers["location"] == f"/keys/{made.json()['record']['id']}"
+    result: dict[str, Any] = made.json()
+    return result
+
+
+async def test_keys_are_shown_once(http: httpx.AsyncClient) -> None:
+    made = await created(http, label="app", models=["a"])
+    listed = await http.get("/keys")
+    assert listed.json() == [made["record"]]
+    one = await http.get(f"/keys/{made['record']['id']}")
+    assert one.json() == {"record": made["record"], "use": None}
+    assert made["key"] not in listed.text + one.text
+    assert (await http.delete(f"/keys/{made['record']['id']}")).status_code == 204
+    for method, path in (("DELETE", ""), ("GET", ""), ("PATCH", ""), ("POST", "/rotate")):
+        answer = await http.request(method, f"/keys/none{path}", json={})
+        assert answer.status_code == 404
+        assert answer.json()["code"] == "not_found"
+
+
+async def test_a_key_has_all_its_terms(http: httpx.AsyncClient) -> None:
+    record = (await created(http, **FULL))["record"]
+    expected = {**FULL, "expires_at": "2030-01-31T00:00:00.000Z"}
+    assert {name: record[name] for name in FULL} == expected
+
+
+async def test_an_empty_body_is_a_key_for_everything(http: httpx.AsyncClient) -> None:
+    made = await http.post("/keys")
+    assert made.status_code == 201
+    record = made.json()["record"]
+    assert (record["models"], record["routes"], record["expires_at"]) == ([], [], None)
+
+
+async def test_an_expiry_can_be_given_from_now_on(http: httpx.AsyncClient) -> None:
+    first = (await created(http, expires_in_seconds=60))["record"]["expires_at"]
+    second = (await created(http, expires_in_seconds=86_460))["record"]["expires_at"]
+    assert 86_400 <= unix_seconds(second) - unix_seconds(first) < 86_400 + 60
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"label": "x" * 201}, "label"),
+        ({"label": "a\nb"}, "label"),
+        ({"models": "a"}, "models"),
+        ({"models": ["m"] * 257}, "models"),
+        ({"models": ["m", "m"]}, "twice"),
+        ({"routes": ["admin"]}, "routes"),
+        ({"routes": ["embed", "embed"]}, "twice"),
+        ({"expires_at": "soon"}, "expires_at"),
+        ({"expires_at": "2030-01-31T00:00:00"}, "expires_at"),
+        ({"expires_in_seconds": 0}, "expires_in_seconds"),
+        ({"expires_in_seconds": -5}, "expires_in_seconds"),
+        ({"expires_in_seconds": 1e300}, "expires_in_seconds"),
+        ({"expires_in_seconds": 60, "expires_at": "2030-01-31T00:00:00Z"}, "either"),
+        ({"priority": 11}, "priority"),
+        ({"priority": 1.5}, "priority"),
+        ({"weight": 0}, "weight"),
+        ({"weight": -1}, "weight"),
+        ({"weight": 1e9}, "weight"),
+        ({"limits": {"max_output_tokens": -1}}, "max_output_tokens"),
+        ({"limits": {"max_output_tokens": 10**30}}, "max_output_tokens"),
+        ({"limits": {"max_tokens": 1}}, "max_tokens"),
+        ({"rates": {"requests_per_minute": -1}}, "requests_per_minute"),
+        ({"rates": {"token_budget": 10**18}}, "token_budget"),
+        ({"rates": {"budget_period": "week"}}, "budget_period"),
+        ({"rate": {}}, "rate"),
+        ({"sha256": "a" * 64}, "sha256"),
+    ],
+    ids=lambda value: str(value)[:50].replace("\n", " "),
+)
+async def test_what_is_wrong_is_named_and_nothing_is_changed(
+    http: httpx.AsyncClient, body: dict[str, Any], words: str
+) -> None:
+    refused = await http.post("/keys", json=body)
+    assert refused.status_code == 422, refused.text
+    assert words in refused.json()["detail"]
+    assert len(refused.text) < 2000
+    made = await created(http, **FULL)
+    patched = await http.patch(f"/keys/{made['record']['id']}", json=body)
+    assert patched.status_code == 422, patched.text
+    assert words in patched.json()["detail"]
+    assert (await http.get("/keys")).json() == [made["record"]]
+
+
+@pytest.mark.parametrize("part", ['"label"', '"models"', '"routes"', '"expires_at"'])
+async def test_half_a_character_is_refused_as_any_wrong_value(
+    http: httpx.AsyncClient, part: str
+) -> None:
+    value = '"\\ud800"' if part in {'"label"', '"expires_at"'} else '["\\ud800"]'
+    headers = {"Content-Type": "application/json"}
+    answer = await http.post("/keys", content=f"{{{part}: {value}}}", headers=headers)
+    assert answer.status_code == 422, answer.text
+
+
+async def test_a_patch_changes_what_it_names_and_null_is_the_default(
+    http: httpx.AsyncClient,
+) -> None:
+    made = await created(http, **FULL)
+    path, before = f"/keys/{made['record']['id']}", made["record"]
+    assert (await http.patch(path, json={})).json() == before
+
+    changed = (await http.patch(path, json={"rates": {"token_budget": 5}, "weight": 2})).json()
+    assert changed["rates"] == {**before["rates"], "token_budget": 5}
+    assert changed == {**before, "rates": changed["rates"], "weight": 2.0}
+
+    later = (await http.patch(path, json={"expires_in_seconds": 3600})).json()
+    assert later["expires_at"] not in {before["expires_at"], None}
+
+    body: dict[str, Any] = {"models": None, "routes": None, "expires_at": None, "limits": None}
+    body |= {"rates": {"budget_period": None, "max_in_flight": None}}
+    cleared = (await http.patch(path, json=body)).json()
+    assert (cleared["models"], cleared["routes"], cleared["expires_at"]) == ([], [], None)
+    assert set(cleared["limits"].values()) == {0}
+    assert (cleared["rates"]["budget_period"], cleared["rates"]["max_in_flight"]) == ("day", 0)
+    assert cleared["rates"]["requests_per_minute"] == 60
+    assert (cleared["id"], cleared["sha256"]) == (before["id"], before["sha256"])
+
+
+async def test_a_rotated_key_is_shown_once_under_the_same_id(
+    http: httpx.AsyncClient, service: FakeService
+) -> None:
+    made = await created(http, label="app")
+    path = f"/keys/{made['record']['id']}/rotate"
+    answer = await http.post(path)
+    assert answer.status_code == 200
+    rotated = answer.json()
+    assert rotated["key"] != made["key"]
+    assert rotated["record"]["sha256"] == hashlib.sha256(rotated["key"].encode()).hexdigest()
+    assert rotated["record"]["previous_sha256"] == made["record"]["sha256"]
+    assert rotated["record"]["previous_until"] == AT
+    assert (await http.post(path, json={"grace_seconds": 0})).status_code == 200
+    assert service.graces == [3600.0, 0.0]
+    for wrong in (-1, 1e9, "soon", None):
+        assert (await http.post(path, json={"grace_seconds": wrong})).status_code == 422
+    assert len(service.graces) == 2
+
+
+async def test_what_is_used_is_shown(http: httpx.AsyncClient, service: FakeService) -> None:
+    made = await created(http)
+    service.uses[made["record"]["id"]] = KeyUse(3, 120, 100, 1)
+    use = (await http.get(f"/keys/{made['record']['id']}")).json()["use"]
+    assert use == {"requests": 3, "tokens": 120, "budget_used": 100, "in_flight": 1}

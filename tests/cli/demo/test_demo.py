@@ -1,0 +1,299 @@
+"""The demo's parts that need no engine work: its settings, its story, its comparison."""
+
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import tomllib
+from array import array
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from loadgen import OpenLoopResult, Outcome, Samples, Throughput
+from loadgen.records import Record
+from partitiond.cli.demo import demo
+from partitiond.cli.demo import overload as demo_overload
+from partitiond.cli.demo.daemon import (
+    HURRIED_SECONDS,
+    DemoDaemon,
+    ProxyCompiler,
+    free_port,
+    run_folder,
+    toml_text,
+)
+from partitiond.cli.demo.demo import DemoOptions, demo_specs, prepare_folder, undisturbed
+from partitiond.cli.demo.overload import ModelLoad, Side, comparison, summarise_side
+from partitiond.cli.demo.story import Story
+from partitiond.client.client import ControlClient
+from partitiond.core.errors import ConflictError
+from partitiond.core.model.spec import Slo, Weights
+from partitiond.core.model.workload import Workload
+from partitiond.native import UNCOMPILED
+from partitiond.store import StateLock
+
+LANE = ModelLoad("m", 3.0, Workload(64, 32), Slo(1.0, 0.1), ("/run/a.sock", "/run/b.sock"))
+
+
+def options(folder: Path, *overrides: str) -> DemoOptions:
+    return DemoOptions(folder, once=True, hub=False, seconds=30.0, overrides=overrides)
+
+
+def test_settings_survive_toml() -> None:
+    values = {"a.b": 'quo"te\\', "a.c": True, "d": [1, 2], "e": 1.5}
+    assert tomllib.loads(toml_text(values)) == {
+        "a": {"b": 'quo"te\\', "c": True},
+        "d": [1, 2],
+        "e": 1.5,
+    }
+
+
+def test_the_demo_has_folders_and_ports_of_its_own(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port) != port
+
+        settings, config = prepare_folder(options(tmp_path / "demo", "planner.seed=5"))
+    try:
+        assert settings.state_dir == tmp_path / "demo"
+        assert settings.planner.seed == 5
+        assert settings.profiling.cpu_partition_cores == (1,)
+        assert settings.run_dir != settings.state_dir / "run"
+        assert settings.run_dir.stat().st_mode & 0o077 == 0
+        assert run_folder(config) == settings.run_dir, "engines of an earlier run are found again"
+    finally:
+        shutil.rmtree(settings.run_dir)
+    fresh = run_folder(config)
+    assert fresh != settings.run_dir
+    shutil.rmtree(fresh)
+
+
+def test_a_folder_with_somebodys_data_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'run_dir = "{tmp_path}"\n')
+    with pytest.raises(ConflictError, match="not made by the demo") as raised:
+        prepare_folder(options(tmp_path))
+    assert "--state-dir" in (raised.value.hint or "")
+    assert config.read_text() == f'run_dir = "{tmp_path}"\n'
+    config.unlink()
+    (tmp_path / "partitiond.sqlite3").touch()
+    with pytest.raises(ConflictError, match="not made by the demo"):
+        prepare_folder(options(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["partitiond.sqlite3"]
+
+
+def test_the_demo_uses_no_other_state_folder_than_its_own(tmp_path: Path) -> None:
+    mine = options(tmp_path / "demo", f"state_dir={tmp_path / 'real'}")
+    with pytest.raises(ConflictError, match="another setting"):
+        prepare_folder(mine)
+    assert not (tmp_path / "real").exists()
+    made = tomllib.loads((tmp_path / "demo" / "config.toml").read_text())["run_dir"]
+    shutil.rmtree(made)
+
+
+class StoppedDaemon(DemoDaemon):
+    """A daemon that never started."""
+
+    def left_behind(self) -> list[tuple[int, str]]:
+        return []
+
+
+def quiet_story() -> Story:
+    return Story(Console(file=io.StringIO(), width=80), 9)
+
+
+def shut_down(folder: Path, *overrides: str) -> Path:
+    """Prepare and shut down at once; returns the run folder in use."""
+    settings, config = prepare_folder(options(folder, *overrides))
+    client = ControlClient("http://127.0.0.1:1", "token")
+    demo._shut_down(quiet_story(), StoppedDaemon(settings, config, overrides), client)
+    client.close()
+    return settings.run_dir
+
+
+def test_only_a_run_folder_that_the_demo_made_is_deleted(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:  # sockets need a short path
+        precious = Path(name)
+        (precious / "thesis.txt").write_text("years")
+        assert shut_down(tmp_path / "demo", f"run_dir={precious}") == precious
+        assert (precious / "thesis.txt").read_text() == "years"
+
+    own = shut_down(tmp_path / "demo")
+    assert own != precious
+    assert not own.exists()
+
+
+def test_nothing_interrupts_the_shutdown() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with undisturbed():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_daemon_that_does_not_hear_is_told_at_once(tmp_path: Path) -> None:
+    """The wait for one that was asked to end is for one that was."""
+    settings, config = prepare_folder(options(tmp_path))
+    daemon = DemoDaemon(settings, config, ())
+    daemon._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    with ControlClient("http://127.0.0.1:1", "token") as client:
+        daemon.stop(client, (100_000.0, 60.0, 60.0))
+    assert daemon._process.returncode == -signal.SIGTERM
+    shutil.rmtree(settings.run_dir)
+
+
+def test_a_demo_that_fails_is_gone_within_ten_seconds() -> None:
+    assert sum(HURRIED_SECONDS) <= 10
+
+
+def test_engines_of_a_killed_daemon_are_ended(tmp_path: Path) -> None:
+    settings, config = prepare_folder(options(tmp_path))
+    daemon = DemoDaemon(settings, config, ())
+    nap = [sys.executable, "-c", "import time; time.sleep(60)"]
+    # An engine names a path below the run folder; a pager in the state folder is not the demo's.
+    engine = subprocess.Popen([*nap, str(settings.run_dir / "e.sock")])
+    pager = subprocess.Popen([*nap, str(settings.state_dir / "daemon.log")])
+    daemon._process = subprocess.Popen(nap)
+    daemon._process.kill()
+    daemon._process.wait(60)
+    client = ControlClient("http://127.0.0.1:1", "token")
+    try:
+        daemon.stop(client)
+        assert engine.wait(60) == -signal.SIGKILL
+        assert pager.poll() is None
+    finally:
+        client.close()
+        for process in (engine, pager):
+            process.kill()
+            process.wait(60)
+        shutil.rmtree(settings.run_dir)
+
+
+def compiler(program: str) -> ProxyCompiler:
+    return ProxyCompiler([sys.executable, "-c", program])
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("print('Compiling')", ""),
+        (f"print('Compiling'); print('{UNCOMPILED}: no compiler.')", f"{UNCOMPILED}: no compiler."),
+        (
+            f"print('error'); print('{UNCOMPILED}.'); raise SystemExit(1)",
+            f"{UNCOMPILED}.",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", f"{UNCOMPILED}: the compiler ended with status -9."),
+    ],
+    ids=["compiled", "no compiler", "refused", "killed"],
+)
+def test_why_the_proxy_runs_uncompiled_is_said(program: str, said: str) -> None:
+    reports: list[str] = []
+    assert compiler(program).wait(reports.append) == said
+
+
+def test_a_compiler_that_is_stopped_takes_along_what_it_started() -> None:
+    """The C compiler is the child of a child, and would run on for half a minute."""
+    program = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3600)'])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(3600)"
+    )
+    compiling = compiler(program)
+    assert compiling._process.stdout is not None
+    child = psutil.Process(int(compiling._process.stdout.readline()))
+    compiling.stop()
+    assert compiling._process.returncode is not None
+    child.wait(60)
+
+
+def test_a_second_demo_on_the_same_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    settings, config = prepare_folder(options(tmp_path))
+    before = config.read_bytes()
+    with StateLock.acquire(settings.lock_path), pytest.raises(ConflictError, match="already"):
+        prepare_folder(options(tmp_path))
+    assert config.read_bytes() == before
+    shutil.rmtree(settings.run_dir)
+
+
+def test_without_a_hub_the_second_model_has_dummy_weights(tmp_path: Path) -> None:
+    settings, _ = prepare_folder(options(tmp_path))
+    shutil.rmtree(settings.run_dir)
+    real, dummy = demo_specs(options(tmp_path), settings)
+    assert (real.name, real.weights) == ("smollm2-135m", Weights.REAL)
+    assert (dummy.name, dummy.weights) == ("opt-125m", Weights.DUMMY)
+
+
+def test_the_story_numbers_its_steps_and_keeps_their_times_even_of_a_failure() -> None:
+    now = [0.0]
+    file = io.StringIO()
+    story = Story(Console(file=file, width=80), 2, clock=lambda: now[0])
+    with story.step("First"):
+        now[0] = 61.0
+
+    def fail() -> None:
+        with story.step("Second"):
+            now[0] = 62.0
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    story.show(story.summary())
+    text = file.getvalue()
+    assert "1/2 First" in text
+    assert "1 min 01 s" in text
+    assert [title for title, _ in story.times] == ["First", "Second"]
+
+
+def record(index: int, outcome: Outcome, ttft: float = 0.1, tpot: float = 0.01) -> Record:
+    made = Record(index, scheduled=float(index), sent=float(index), outcome=outcome)
+    if outcome is Outcome.OK:
+        made.chunk_times = array("d", [index + ttft, index + ttft + 31 * tpot])
+        made.chunk_tokens = array("I", [1, 31])
+        made.output_tokens = 32
+        made.end = made.chunk_times[-1]
+    return made
+
+
+def test_a_side_counts_what_met_the_slo() -> None:
+    records = (
+        record(0, Outcome.OK),
+        record(1, Outcome.OK, ttft=2.0),
+        record(2, Outcome.OK, tpot=0.5),
+        record(3, Outcome.REFUSED),
+        record(4, Outcome.TIMEOUT),
+    )
+    result = OpenLoopResult(records, 0.0, 5.0, Throughput(0, 0), Samples(), 0.1, 0.0)
+    side = summarise_side("x", [(LANE, result)], 5.0)
+
+    assert (side.sent, side.good, side.refused, side.failed) == (5, 1, 1, 1)
+    assert side.goodput_req_per_s == pytest.approx(0.2)
+    assert side.ttft is not None
+    assert side.ttft.count == 3
+
+
+def test_the_comparison_fits_80_columns() -> None:
+    sides = [Side(label, 10, 5, 3, 0, 5.0, None) for label in ("partitiond", "bare engines")]
+    file = io.StringIO()
+    Console(file=file, width=80).print(comparison(sides))
+    assert max(map(len, file.getvalue().splitlines())) <= 80
+    assert "50%" in file.getvalue()
+
+
+def test_bare_engines_get_the_arrivals_of_the_proxy_in_turns() -> None:
+    routes = demo_overload._routes(LANE, None, seed=3)
+    ((proxy, due),) = demo_overload._routes(LANE, "http://p", seed=3)
+    assert proxy == "http://p"
+    first = [next(due) for _ in range(6)]
+    (a, due_a), (b, due_b) = routes
+    assert (a, b) == ("unix:/run/a.sock", "unix:/run/b.sock")
+    assert [next(due_a) for _ in range(3)] == first[0::2]
+    assert [next(due_b) for _ in range(3)] == first[1::2]

@@ -1,0 +1,222 @@
+"""`partitiond profile` accepts files and ids, against the API on a real port."""
+
+import dataclasses
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from partitiond.api.app import create_app
+from partitiond.core.profile.record import SCHEMA_VERSION, Profile
+from partitiond.ports import Job, JobState, Progress
+from partitiond.serde import to_json, to_jsonable
+from tests.api.conftest import TOKEN
+from tests.api.fake_service import AT, FakeService
+from tests.cli.conftest import Cli
+from tests.controller.samples import measured_profile
+
+
+@pytest.fixture
+def service(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
+    """The service behind the daemon that the command line talks to."""
+    fake = FakeService()
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    app = create_app(fake, admin_token=TOKEN)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    monkeypatch.setenv("PARTITIOND_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+    monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
+    yield fake
+    server.should_exit = True
+    thread.join(60)
+    listener.close()
+    fake.close()
+
+
+def other(number: int) -> Profile:
+    return dataclasses.replace(measured_profile(), id=f"p-{number}", kv_cache_tokens=1000 + number)
+
+
+def written(folder: Path, profile: Profile) -> Path:
+    path = folder / f"{profile.id}.json"
+    path.write_text(to_json(profile))
+    return path
+
+
+def test_a_folder_is_imported_and_listed_and_exported(
+    service: FakeService, cli: Cli, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        written(tmp_path, other(number))
+    assert cli("profile", "import", tmp_path).code == 0
+    listed = cli("profile", "list")
+    assert "p-1" in listed.out
+    assert "p-2" in listed.out
+    again = tmp_path / "again.json"
+    assert cli("profile", "export", "p-1", "-o", again).code == 0
+    assert cli("profile", "diff", again, "p-1", "--json").json["differences"] == []
+
+
+def test_nothing_is_overwritten_unasked_and_the_others_are_kept(
+    service: FakeService, cli: Cli, tmp_path: Path
+) -> None:
+    service.store.add_profile(other(1))
+    clash = dataclasses.replace(other(1), kv_cache_tokens=7)
+    files = [written(tmp_path, clash), written(tmp_path, other(2))]
+    refused = cli("profile", "import", *files)
+    assert refused.code != 0
+    assert "1 of 2" in refused.err
+    assert service.profile_by_id("p-1") == other(1)
+    assert service.profile_by_id("p-2") == other(2)
+    assert cli("profile", "import", *files, "--replace").code == 0
+    assert service.profile_by_id("p-1") == clash
+
+
+def test_one_bad_file_keeps_all_out(service: FakeService, cli: Cli, tmp_path: Path) -> None:
+    written(tmp_path, other(1))
+    newer = to_jsonable(other(2)) | {"schema_version": SCHEMA_VERSION + 1, "colour": "red"}
+    (tmp_path / "newer.json").write_text(json.dumps(newer))
+    refused = cli("profile", "import", tmp_path)
+    assert refused.code != 0
+    assert "newer.json" in refused.err
+    assert f"schema {SCHEMA_VERSION + 1}" in refused.err
+    assert "update this one" in refused.err
+    assert list(service.profiles()) == []
+
+
+def test_files_are_compared_and_drawn_without_a_daemon(cli: Cli, tmp_path: Path) -> None:
+    one, two = written(tmp_path, other(1)), written(tmp_path, other(2))
+    diff = cli("profile", "diff", one, two, "--json").json
+    assert diff["incomparable"] == []
+    assert [point["batch"] for point in diff["points"]] == [1, 2, 4, 8]
+    assert "beyond the intervals" in cli("profile", "diff", one, two).out
+    picture = tmp_path / "both.svg"
+    done = cli("profile", "plot", one, two, "-o", picture, "--ttft", 1, "--tpot", 0.02)
+    assert done.code == 0
+    assert "SLO: 20 ms" in picture.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("diff", "none.json", "none.json"), "cannot be read"),
+        (("plot", "ID", "-o", "x.pdf"), "neither .png nor .svg"),
+        (("plot", "ID", "-o", "nowhere/x.png"), "no folder"),
+        (("import", "nowhere"), "cannot be read"),
+    ],
+)
+def test_what_cannot_be_is_said(cli: Cli, arguments: tuple[str, ...], says: str) -> None:
+    refused = cli("profile", *arguments)
+    assert refused.code != 0
+    assert says in " ".join(refused.err.split())
+    assert "what to do" in refused.err
+
+
+def test_a_stale_profile_is_shown_as_such(service: FakeService, cli: Cli) -> None:
+    service.store.add_profile(other(1))
+    service.stale = ("the driver was 1, now it is 2",)
+    shown = cli("profile", "show", "p-1")
+    assert "stale: the driver was 1" in shown.out
+    assert cli("profile", "show", "p-1", "--json").json["stale"] == list(service.stale)
+    assert cli("profile", "show", "none").code != 0
+
+
+def test_what_nothing_needs_is_listed_and_deleted_only_when_told(
+    service: FakeService, cli: Cli
+) -> None:
+    assert "nothing to delete" in cli("profile", "prune").out + cli("profile", "prune").err
+    service.store.add_profile(other(1))
+    service.stale = ("the driver was 1, now it is 2",)
+    listed = cli("profile", "prune")
+    assert listed.code == 0
+    said = listed.out + listed.err
+    assert "p-1 of a: the driver was 1" in said
+    assert "profile prune --yes" in said
+    shown = cli("profile", "prune", "--json").json
+    assert (shown["deleted"], shown["profiles"][0]["id"]) == (False, "p-1")
+    assert len(service.store.profiles()) == 1
+    assert cli("profile", "prune", "--yes", "--json").json["deleted"]
+    assert list(service.store.profiles()) == []
+
+
+def test_watching_a_job_that_ended_says_how(service: FakeService, cli: Cli) -> None:
+    ended = Job("job-1", "profile", "a", JobState.SUCCEEDED, AT, AT, Progress("done", "done"))
+    failed = dataclasses.replace(ended, id="job-2", state=JobState.FAILED, error="out of memory.")
+    for job in (ended, failed):
+        service.store.put_job(job)
+    assert cli("profile", "jobs", "watch", "job-1").code == 0
+    lost = cli("profile", "jobs", "watch", "job-2")
+    assert lost.code != 0
+    assert "out of memory." in lost.err
+    assert cli("profile", "jobs", "watch", "none").code != 0
+
+
+def test_a_broken_stream_falls_back_to_asking(
+    service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued = Job("job-1", "profile", "a", JobState.QUEUED, AT, AT, Progress("queued", "waits"))
+    service.store.put_job(queued)
+    service.watchers.close()  # as a daemon that ends: streams end at once, the job has not ended
+    asked = 0
+    real = service.store.job
+
+    def job(job_id: str) -> Job:
+        nonlocal asked
+        asked += 1
+        if asked > 4:
+            return dataclasses.replace(real(job_id), state=JobState.SUCCEEDED)
+        return real(job_id)
+
+    monkeypatch.setattr(service.store, "job", job)
+    assert cli("profile", "jobs", "watch", "job-1").code == 0
+    assert asked > 4
+
+
+def test_a_model_is_registered_with_lengths_variants_and_point(
+    service: FakeService, cli: Cli, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("prompt_tokens,output_tokens\n100,20\n300,40\n")
+    done = cli(
+        "models", "add", "opt-125m", "--weights", "dummy", "--lengths", pairs, "--ttft", 1,
+        "--tpot", 0.05, "--point", "goodput", "--variant", "name=fp8,quantization=fp8",
+        "--variant", "name=kv8,kv_cache_dtype=fp8,max_num_batched_tokens=512",
+        "--max-num-batched-tokens", 1024, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    spec = done.json["spec"]
+    assert spec["workload"]["pairs"] == [[100, 20], [300, 40]]
+    assert (spec["workload"]["shape"], spec["workload"]["prompt_tokens"]) == ("trace", 200)
+    assert spec["operating_point"] == "goodput"
+    fp8, kv8 = spec["variants"]
+    assert (fp8["name"], fp8["engine"]["quantization"]) == ("fp8", "fp8")
+    assert fp8["engine"]["max_num_batched_tokens"] == 1024
+    assert (kv8["engine"]["kv_cache_dtype"], kv8["engine"]["max_num_batched_tokens"]) == (
+        "fp8",
+        512,
+    )
+    changed = cli(
+        "models", "update", "opt-125m", "--prompt-variation", 0.5, "--variant", "none",
+        "--point", "knee", "--json",
+    ).json["spec"]  # fmt: skip
+    assert (changed["workload"]["shape"], changed["workload"]["pairs"]) == ("lognormal", [])
+    assert (changed["variants"], changed["operating_point"]) == ([], "knee")
+    assert "lognormal 0.5/0" in cli("models", "show", "opt-125m").out
+
+
+@pytest.mark.parametrize(
+    "text", ["fp8", "quantization=fp8", "name=fp8,colour=red", "name=", "name=fp8,,"]
+)
+def test_a_variant_that_says_too_little_is_refused(
+    service: FakeService, cli: Cli, text: str
+) -> None:
+    refused = cli("models", "add", "opt-125m", "--variant", text)
+    assert refused.code == 2
+    assert "--variant" in refused.err

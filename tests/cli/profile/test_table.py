@@ -1,0 +1,142 @@
+"""Profiles are rendered for people: the list, one in full, and two side by side."""
+
+import dataclasses
+from datetime import UTC, datetime
+
+import pytest
+
+from partitiond.cli.profile.diff import diff_table
+from partitiond.cli.profile.table import age, profile_details, profiles_table
+from partitiond.core.model.spec import Slo
+from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode, StepTime
+from partitiond.core.profile.diff import compare
+from partitiond.core.profile.points import Telemetry
+from partitiond.core.profile.record import Profile, Transfer
+from partitiond.core.profile.sharing import ReplicationRun, Sharing
+from partitiond.core.units import GIB, Bytes
+from partitiond.ports import ProfileView
+from tests.cli.test_tables import profile, text_of
+
+
+def test_the_list_says_what_is_confirmed_how_old_and_what_is_stale() -> None:
+    now = datetime(2026, 1, 3, tzinfo=UTC)
+    confirmed = dataclasses.replace(profile(16), capacity_req_per_s=3.25, variant="fp8")
+    views = [ProfileView(confirmed, ("the driver was 1, now it is 2",)), ProfileView(profile(16))]
+    for width in (80, 300):
+        drawn = text_of(profiles_table(views, now), width)
+        assert " 3.25 " in drawn
+        assert "~" in drawn
+        assert "not confirmed" in drawn
+        assert "2 d" in drawn
+        assert "the driver was 1, now it is 2" in drawn
+        assert "fp8" in drawn
+
+
+@pytest.mark.parametrize(
+    ("then", "text"),
+    [
+        ("2026-01-02T23:59:30Z", "30 s"),
+        ("2026-01-02T23:00:00", "1 h"),
+        ("2026-01-02T23:50:00+00:00", "10 min"),
+        ("2025-12-24", "10 d"),
+        ("2027-01-01T00:00:00Z", "0 s"),
+        ("", "-"),
+        ("yesterday", "-"),
+    ],
+)
+def test_ages(then: str, text: str) -> None:
+    assert age(then, datetime(2026, 1, 3, tzinfo=UTC)) == text
+
+
+def full_profile() -> Profile:
+    """One that holds everything a profile can hold."""
+    told = Telemetry("procfs+rapl", cores_used=0.97, power_watts=41.0)
+    points = tuple(
+        dataclasses.replace(
+            one,
+            half_width=2.0,
+            ttft=dataclasses.replace(one.ttft, p95_interval=(0.1, 0.2)),
+            telemetry=told,
+            joules_per_output_token=0.4,
+            attainment=0.97,
+            goodput_req_per_s=one.req_per_s * 0.97,
+            kv_usage_max=0.5,
+            idle_share=0.08,
+        )
+        for one in profile(16).points
+    )
+    runs = tuple(
+        ReplicationRun(n, "cores", 1, 16, tuple([100.0] * n), 3.0, 0.01, 0.1, 3) for n in (1, 2)
+    )
+    made = dataclasses.replace(
+        profile(16).provenance, command="partitiond profile opt-125m --cores 1", notes=("noted",)
+    )
+    return dataclasses.replace(
+        profile(16),
+        points=points,
+        provenance=made,
+        slo=Slo(1.0, 1.0),
+        capacity_req_per_s=3.25,
+        frontier_memory=FrontierMemory(16, Bytes(GIB), Bytes(2 * GIB), 228.0, 2.0, 0, True),
+        step_time=StepTime(0.004, 1e-5, 2e-5, 3e-9, 0.021, 4),
+        capacity_trials=(
+            CapacityTrial(16, 4.0, 0.91, 60.0, False),
+            CapacityTrial(16, 3.25, 0.97, 60.0, True),
+        ),
+        sharing=(Sharing("cores", 0.02, 0.6, runs),),
+        transfer=Transfer(("p-0",), "scaled by memory bandwidth", 0.12),
+        paper_mode=PaperMode(500, 16, 2.5, 80.0, 99.0),
+    )
+
+
+def test_a_profile_shows_all_that_it_holds_and_fits_80_columns() -> None:
+    view = ProfileView(full_profile(), ("the engine was 0.31.0, now it is 0.32.0",))
+    drawn = text_of(profile_details(view, Slo(1.0, 1.0)))
+    for words in (
+        "stale: the engine was 0.31.0", "Measure it anew: partitiond profile",
+        "goodput", "energy", "throughput", "unexplained", "frontier memory", "confirmed by a start",
+        "0 preemptions", "91.0% good", "not held", "500 requests at once", "us/sequence", "2.1%",
+        "scaled by memory bandwidth", "kappa 0.02", "J/token", "idle", "procfs+rapl",
+        "partitiond profile opt-125m --cores 1", "noted", "0.32.0", "100 ms to 200 ms",
+        "Gain of doubling the batch", "1.15",
+    ):  # fmt: skip
+        assert words in " ".join(drawn.split()), words
+    assert max(map(len, drawn.splitlines())) <= 80
+
+
+def test_the_gain_of_doubling_leaves_out_what_the_kv_cache_held_back() -> None:
+    drawn = text_of(profile_details(ProfileView(profile(16)), None))
+    gains = drawn.partition("Gain of doubling the batch")[2].partition("Memory")[0]
+    assert "1.15" in gains, "8 to 16"
+    assert "32" not in gains, "16 to 32 was KV-limited"
+
+
+def test_a_profile_that_holds_little_shows_no_empty_parts() -> None:
+    drawn = text_of(profile_details(ProfileView(profile(None)), None))
+    for words in (
+        "J/token |",
+        "Sharing",
+        "Fitted",
+        "While measured",
+        "trial 1",
+        "goodput",
+        "stale",
+    ):
+        assert words not in drawn
+    assert "not looked for" in drawn
+    assert "not confirmed" in drawn
+
+
+def test_a_comparison_says_what_lies_beyond_the_intervals() -> None:
+    one = full_profile()
+    faster = tuple(
+        dataclasses.replace(p, output_tokens_per_s=p.output_tokens_per_s * 1.5) for p in one.points
+    )
+    other = dataclasses.replace(one, id="p-2", hardware="cpu-y-2", variant="fp8", points=faster)
+    drawn = text_of(diff_table(compare(one, other)))
+    assert "hardware: cpu-x-2 and cpu-y-2" in drawn
+    assert "variant: none and fp8" in drawn
+    (row,) = [line for line in drawn.splitlines() if line.split()[:1] == ["16"]]
+    assert "1.5" in row
+    assert "!" in row
+    assert max(map(len, drawn.splitlines())) <= 80

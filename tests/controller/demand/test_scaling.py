@@ -1,0 +1,273 @@
+"""Models that scale automatically are planned for the measured load, and go to zero when idle."""
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+
+from partitiond.controller.demand.scaling import Scaling, ScalingOptions
+from partitiond.controller.plans.planning import PlanOptions
+from partitiond.controller.service import Service, ServiceOptions
+from partitiond.core.demand.forecast import ForecastPolicy
+from partitiond.core.demand.scaling import ScalingPolicy
+from partitiond.core.demand.traffic import ModelCount, TrafficSample
+from partitiond.core.dispatch.routing import ModelAvailability
+from partitiond.core.errors import ConflictError, NotFoundError
+from partitiond.core.model.autoscale import Autoscale
+from partitiond.core.model.spec import Demand, ModelSpec
+from partitiond.core.plan.answers import PlanQuestion
+from partitiond.core.plan.record import Infeasible, Objective, Plan
+from partitiond.planner.api import solve
+from partitiond.planner.model.types import PlanRequest
+from partitiond.store import open_store
+from tests.controller.fakes import POLICY, until
+from tests.controller.samples import measured_profile, spec
+from tests.controller.test_service import Host
+
+QUICK = dataclasses.replace(POLICY, wake_poll_seconds=0.005, idle_poll_seconds=0.005)
+SCALING = ScalingOptions(
+    policy=ScalingPolicy(
+        forecast=ForecastPolicy(step_seconds=10.0, horizon_steps=1),
+        up_cooldown_seconds=0.0,
+        down_window_seconds=60.0,
+    ),
+    evict_idle_seconds=1.0,
+)
+ZERO = Autoscale(scale_to_zero_seconds=30.0)
+
+
+class ScalingHost(Host):
+    """A host of two cores, room for two replicas, whose proxy counts what it is told to."""
+
+    def _make(self) -> Service:
+        made = Service(
+            store=self.store,
+            runner=self.runner,
+            devices=self.devices,
+            resolver=self.resolver,
+            proxy=self.proxy,
+            profiler=self.profiler,
+            solve=self.solve,
+            clock=self.clock,
+            options=ServiceOptions(
+                policy=QUICK, planning=PlanOptions(time_limit_seconds=1.0), scaling=SCALING
+            ),
+        )
+        self.arrived: dict[str, int] = {}
+        self.at = 0.0
+        return made
+
+    async def register(self, name: str, **changes: object) -> None:
+        self.store.add_profile(measured_profile(name))
+        await self.service.register(spec_of(name, **changes))
+
+    async def asked(self, name: str) -> None:
+        """A request waits for it until it serves."""
+        self.proxy.waiting = {name: 1}
+        await self.serves(name)
+        self.proxy.waiting = {}
+
+    def idle(self, **seconds: float) -> None:
+        self.proxy.idle_seconds |= seconds
+
+    def step(self, **req_per_s: float) -> None:
+        """Ten seconds of traffic."""
+        scaling = self.service.scaling
+        assert isinstance(scaling, Scaling)
+        if not self.at:
+            scaling.looked(self._sample())
+        self.at += 10.0
+        for name, rate in req_per_s.items():
+            self.arrived[name] = self.arrived.get(name, 0) + round(rate * 10)
+        scaling.looked(self._sample())
+
+    def _sample(self) -> TrafficSample:
+        counts = {name: ModelCount(arrived=count) for name, count in self.arrived.items()}
+        return TrafficSample(at=self.clock.now + self.at, epoch="one", models=counts)
+
+    def route(self, name: str) -> tuple[ModelAvailability, bool] | None:
+        """What the proxy was last told of a model; None before it was."""
+        routes = self.proxy.table.models if self.proxy.tables else ()
+        found = [route for route in routes if route.name == name]
+        return (found[0].availability, found[0].holds) if found else None
+
+
+def spec_of(name: str, **changes: object) -> ModelSpec:
+    return spec(name, **{"auto": False, "max_replicas": 2, **changes})
+
+
+@contextlib.asynccontextmanager
+async def scaling_host() -> "AsyncIterator[ScalingHost]":
+    store = open_store(":memory:")
+    here = ScalingHost(store)
+    await here.service.start()
+    yield here
+    here.proxy.waiting = {}
+    await here.service.shutdown(stop_engines=True)
+    assert here.runner.running() == []
+    store.close()
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[ScalingHost]:
+    async with scaling_host() as here:
+        yield here
+
+
+async def test_a_model_that_scales_to_zero_begins_there_and_its_requests_wait(
+    host: ScalingHost,
+) -> None:
+    await host.register("a", autoscale=ZERO)
+    await until(lambda: host.route("a") == (ModelAvailability.SLEEPING, True))
+    assert host.runner.launches == []
+    view = host.service.model("a")
+    assert "at zero" in view.note
+    assert host.service.scaling.view("a").at_zero
+
+
+async def test_a_request_starts_it_and_silence_ends_it(host: ScalingHost) -> None:
+    await host.register("a", autoscale=ZERO)
+    await host.asked("a")
+    assert len(host.runner.launches) == 1
+    host.idle(a=31.0)
+    host.clock.now += 31.0
+    await until(lambda: not host.runner.running())
+    assert host.route("a") == (ModelAvailability.SLEEPING, True)
+    host.idle(a=0.0)
+    await host.asked("a")
+    assert len(host.runner.launches) == 2
+    assert {"model-at-zero", "model-wakes"} <= set(host.kinds())
+
+
+async def test_it_stays_awake_while_it_is_asked_for(host: ScalingHost) -> None:
+    await host.register("a", autoscale=ZERO)
+    await host.asked("a")
+    host.clock.now += 1000.0
+    await until(lambda: host.route("a") == (ModelAvailability.SERVING, False))
+    assert host.kinds().count("model-at-zero") == 1
+
+
+async def test_measured_demand_makes_replicas_and_takes_them_back(host: ScalingHost) -> None:
+    await host.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
+    await host.service.apply()
+    await host.serves("a")
+    assert host.serving("a") == 1
+    for _ in range(4):
+        host.step(a=15.0)  # a replica gives 12.5 requests/s, less a margin
+    await until(lambda: host.serving("a") == 2)
+    assert host.service.scaling.view("a").planned_req_per_s >= 15.0
+    for _ in range(24):
+        host.step(a=1.0)
+    await until(lambda: host.serving("a") == 1)
+    assert host.kinds().count("plan-applied") == 3
+    assert "demand-changed" in host.kinds()
+
+
+async def test_a_demand_that_grows_while_plans_are_made_does_not_outdate_them_all() -> None:
+    growing = itertools.count()
+
+    async def solved_meanwhile(request: PlanRequest) -> Plan | Infeasible:
+        if here.at:  # somebody asks for more with each solve
+            here.step(a=60.0 * 1.5 ** next(growing))
+        return solve(request)
+
+    store = open_store(":memory:")
+    here = ScalingHost(store, solve=solved_meanwhile)
+    await here.service.start()
+    await here.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
+    await here.service.apply()
+    await here.serves("a")
+    here.step(a=40.0)
+    await until(lambda: here.serving("a") == 2)
+    assert next(growing) <= 3
+    await here.service.shutdown(stop_engines=True)
+    store.close()
+
+
+async def test_a_plan_never_has_more_replicas_than_allowed(host: ScalingHost) -> None:
+    await host.register("a", autoscale=Autoscale(), max_replicas=1)
+    await host.service.apply()
+    await host.serves("a")
+    for _ in range(6):
+        host.step(a=50.0)
+    await until(lambda: "demand-changed" in host.kinds())
+    assert host.service.scaling.view("a").planned_req_per_s >= 50.0
+    assert host.serving("a") == 1
+
+
+async def test_without_autoscale_a_measured_demand_changes_nothing(host: ScalingHost) -> None:
+    await host.register("a", demand=Demand(req_per_s=0.5))
+    await host.service.apply()
+    await host.serves("a")
+    for _ in range(6):
+        host.step(a=50.0)
+    assert "demand-changed" not in host.kinds()
+    with pytest.raises(ConflictError, match="does not scale"):
+        host.service.scaling.view("a")
+    with pytest.raises(NotFoundError):
+        host.service.scaling.view("nobody")
+
+
+async def test_after_a_restart_nothing_shrinks_at_once(host: ScalingHost) -> None:
+    await host.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=15.0))
+    await host.service.apply()
+    await host.serves("a")
+    assert host.serving("a") == 2
+    await host.restart()
+    host.step(a=1.0)
+    host.step(a=1.0)
+    assert host.service.scaling.view("a").planned_req_per_s == 15.0
+    assert host.serving("a") == 2
+
+
+async def test_who_is_at_zero_stays_there_over_a_restart(host: ScalingHost) -> None:
+    await host.register("a", autoscale=ZERO)
+    await host.restart()
+    assert host.service.scaling.view("a").at_zero
+    await host.asked("a")
+
+
+async def test_a_model_that_does_not_scale_any_more_is_awake(host: ScalingHost) -> None:
+    await host.register("a", autoscale=ZERO)
+    plain = dataclasses.replace(spec_of("a"), autoscale=None, auto=True)
+    await host.service.update(plain, None)
+    await until(lambda: "model-wakes" in host.kinds())
+    await host.serves("a")
+
+
+async def test_a_restarted_daemon_takes_no_old_requests_for_new_ones(host: ScalingHost) -> None:
+    await host.register("a", autoscale=Autoscale())
+    scaling = host.service.scaling
+    assert isinstance(scaling, Scaling)
+    host.arrived["a"] = 1_000_000
+    host.step()
+    assert scaling.req_per_s("a") == 0.0
+    host.step(a=1.0)
+    assert 0.0 < scaling.req_per_s("a") < 1.0
+    await host.service.remove("a")
+    host.step()
+    assert scaling.req_per_s("a") == 0.0
+
+
+async def test_a_plan_that_was_made_before_the_demand_moved_is_followed_by_another(
+    host: ScalingHost,
+) -> None:
+    await host.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
+    await host.service.apply()
+    await host.serves("a")
+    other = PlanQuestion(objective=Objective.MAX_HEADROOM)  # the same one would be applied already
+    before = await host.service.plan(other)
+    host.step(a=15.0)
+    planned = host.service.scaling.view("a").planned_req_per_s
+    assert planned > 15.0
+    scaling = host.service.scaling
+    assert isinstance(scaling, Scaling)
+    again: list[str] = []
+    scaling.plan_again = lambda: again.append("made anew")
+    host.step(a=15.0)
+    assert again == []
+    await host.service.apply(before.plan.id)
+    host.step(a=15.0)
+    assert again == ["made anew"]

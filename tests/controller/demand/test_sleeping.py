@@ -1,0 +1,251 @@
+"""Sleeping models are drained, put to sleep, and woken by hand, by a request or by rule."""
+
+import dataclasses
+from collections.abc import AsyncIterator
+
+import pytest
+
+from partitiond.controller.demand.sleeping import check_may_sleep
+from partitiond.core.dispatch.routing import ModelAvailability
+from partitiond.core.errors import ConflictError, EngineError, InputError
+from partitiond.core.model.spec import EngineOptions, Weights
+from partitiond.core.plan.record import Placement, SleepingFootprint
+from partitiond.core.replica.states import ReplicaState
+from partitiond.core.units import MIB, Bytes
+from partitiond.store import open_store
+from tests.controller.fakes import a_moment
+from tests.controller.runtime.test_loop import Bench
+from tests.controller.samples import placement, plan, record, spec
+
+CAN_SLEEP = EngineOptions(sleep_mode=True)
+SLEEPING = ReplicaState.SLEEPING
+
+
+def sleeper(replica_id: str = "a-1", core: int = 0) -> Placement:
+    base = placement(replica_id, [core])
+    asleep = SleepingFootprint(Bytes(100 * MIB), Bytes(50 * MIB))
+    return dataclasses.replace(base, candidate=dataclasses.replace(base.candidate, asleep=asleep))
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    store = open_store(":memory:")
+    store.add_model(record("a", engine=CAN_SLEEP))
+    store.add_model(record("b"))
+    here = Bench(store)
+    yield here
+    await here.controller.detach()
+    await here.files.close()
+    store.close()
+
+
+async def asleep(bench: Bench, *placements: Placement) -> None:
+    """Model a sleeps; everything else serves."""
+    await bench.run(*(placements or (sleeper(),)))
+    bench.controller.sleep.put_to_sleep("a", 1, "as asked")
+    await bench.passes(8)
+    assert bench.states()["a-1"] is SLEEPING
+
+
+def holds_requests(bench: Bench) -> bool:
+    return bench.proxy.table.models[0].holds
+
+
+async def test_a_model_finishes_what_runs_and_falls_asleep(bench: Bench) -> None:
+    await bench.run(sleeper())
+    bench.proxy.counts = {"a-1": 2}
+    bench.controller.sleep.put_to_sleep("a", 2, "as asked")
+    await bench.passes(8)
+    assert bench.states() == {"a-1": ReplicaState.DROWSY}
+    assert bench.routed() == {"a-1": True}
+    assert bench.runner.slept == []
+    bench.proxy.counts = {}
+    await bench.passes()
+    assert bench.states() == {"a-1": SLEEPING}
+    assert bench.runner.slept == [("a-1", 2)]
+    assert bench.routed() == {}
+    assert bench.proxy.table.models[0].availability is ModelAvailability.SLEEPING
+    assert bench.proxy.table.models[0].holds
+
+
+async def test_a_request_wakes_it_and_it_is_routed_again(bench: Bench) -> None:
+    await asleep(bench)
+    bench.proxy.waiting = {"a": 1}
+    await bench.controller.sleep.look(dict)
+    await bench.passes()
+    assert bench.runner.woken == ["a-1"]
+    assert bench.states() == {"a-1": ReplicaState.SERVING}
+    assert bench.routed() == {"a-1": False}
+    assert len(bench.runner.launches) == 1
+    assert {"model-sleeps", "engine-asleep", "model-wakes"} <= set(bench.kinds())
+
+
+async def test_a_request_for_another_model_wakes_nobody(bench: Bench) -> None:
+    await asleep(bench)
+    bench.proxy.waiting = {"b": 3}
+    await bench.controller.sleep.look(dict)
+    await bench.passes()
+    assert bench.states() == {"a-1": SLEEPING}
+
+
+async def test_a_proxy_that_cannot_be_asked_wakes_nobody_and_puts_nobody_to_sleep(
+    bench: Bench,
+) -> None:
+    await asleep(bench)
+    bench.proxy.waiting = None
+    await bench.controller.sleep.look(dict)
+    await bench.passes()
+    assert bench.states() == {"a-1": SLEEPING}
+
+
+async def test_who_waits_is_not_refused_while_it_wakes(bench: Bench) -> None:
+    await asleep(bench)
+    bench.runner.asleep_gate.clear()
+    bench.controller.sleep.wake("a", "as asked")
+    await bench.passes()
+    assert bench.states() == {"a-1": ReplicaState.WAKING}
+    route = bench.proxy.table.models[0]
+    assert (route.availability, route.holds) == (ModelAvailability.SLEEPING, True)
+    bench.runner.asleep_gate.set()
+    await bench.passes()
+    assert bench.routed() == {"a-1": False}
+
+
+async def test_an_engine_that_does_not_wake_is_ended_and_started_again(bench: Bench) -> None:
+    await asleep(bench)
+    bench.runner.refuse_wake = EngineError("a-1 failed at /wake_up: HTTP 500.")
+    bench.controller.sleep.wake("a", "as asked")
+    await bench.passes()
+    assert bench.states() == {"a-1": ReplicaState.FAILED}
+    assert "HTTP 500" in bench.controller.engines[0].last_error
+    assert bench.runner.stopped == ["a-1"]
+    bench.clock.now += 1.0
+    await bench.passes()
+    assert bench.states() == {"a-1": ReplicaState.SERVING}
+
+
+async def test_an_engine_that_fails_to_fall_asleep_is_ended_and_not_started_again(
+    bench: Bench,
+) -> None:
+    await bench.run(sleeper())
+    bench.runner.refuse_sleep = EngineError("Memory usage increased after sleeping.")
+    bench.controller.sleep.put_to_sleep("a", 1, "as asked")
+    await bench.passes(8)
+    bench.clock.now += 100.0
+    await bench.passes()
+    assert bench.states() == {"a-1": ReplicaState.FAILED}
+    assert len(bench.runner.launches) == 1
+    assert bench.proxy.table.models[0].availability is ModelAvailability.SLEEPING
+
+
+async def test_a_hung_sleeper_is_noticed(bench: Bench) -> None:
+    await asleep(bench)
+    bench.runner.engines["a-1"].answers = False
+    await bench.controller.engines[0].ended()
+    assert bench.controller.engines[0].state is ReplicaState.FAILED
+
+
+async def test_a_sleeper_is_adopted_asleep_and_woken(bench: Bench) -> None:
+    bench.files.get(bench.store.model("a").spec)
+    await a_moment()
+    bench.runner.add(bench.launch(sleeper()))
+    bench.runner.levels["a-1"] = 2
+    bench.store.set_mark("asleep", "a", "2")
+    bench.controller.apply(plan(sleeper()))
+    await bench.controller.adopt()
+    assert bench.states() == {"a-1": SLEEPING}
+    await bench.passes()
+    assert bench.runner.launches == []
+    assert bench.controller.engines[0].sleep_level == 2
+    bench.controller.sleep.wake("a", "as asked")
+    await bench.passes()
+    assert bench.states() == {"a-1": ReplicaState.SERVING}
+    assert bench.proxy.table.replicas[0].kv_cache_tokens == 4096
+
+
+async def test_after_a_reboot_a_sleeping_model_starts_when_it_is_asked_for(bench: Bench) -> None:
+    bench.store.set_mark("asleep", "a", "1")
+    await bench.run(sleeper())
+    assert bench.states() == {}
+    (view,) = [placed.view for placed in bench.placed()]
+    assert (view.start_progress, view.coming_bytes) == ("a request starts it", 0)
+    assert bench.proxy.table.models[0].availability is ModelAvailability.SLEEPING
+    bench.proxy.waiting = {"a": 1}
+    await bench.controller.sleep.look(dict)
+    await bench.passes()
+    assert bench.states() == {"a-1": ReplicaState.SERVING}
+
+
+async def test_an_engine_from_before_sleep_mode_is_stopped_instead(bench: Bench) -> None:
+    await bench.run(placement("b-1"))
+    bench.controller.sleep.put_to_sleep("b", 1, "as asked")
+    await bench.passes(8)
+    assert bench.runner.stopped == ["b-1"]
+    assert bench.runner.slept == []
+
+
+async def test_the_room_of_a_sleeper_is_lent_and_promised_to_others(bench: Bench) -> None:
+    await asleep(bench)
+    ((name, partition),) = bench.controller.held()
+    assert (name, partition.memory_bytes) == ("a-1", 100 * MIB)
+    bench.controller.apply(
+        dataclasses.replace(plan(placement("b-1", [0]), plan_id="plan-2"), asleep=(sleeper(),))
+    )
+    await bench.passes()
+    assert bench.states() == {"a-1": SLEEPING, "b-1": ReplicaState.SERVING}
+
+
+async def test_a_sleeper_that_the_plan_drops_is_ended(bench: Bench) -> None:
+    await asleep(bench)
+    bench.controller.apply(plan(plan_id="plan-2"))
+    await bench.passes()
+    assert bench.runner.stopped == ["a-1"]
+
+
+async def test_everything_ends_also_what_sleeps(bench: Bench) -> None:
+    await asleep(bench, sleeper(), placement("b-1", [1]))
+    await bench.controller.stop_everything()
+    assert bench.runner.running() == []
+
+
+async def test_a_model_without_requests_falls_asleep_by_its_rule(bench: Bench) -> None:
+    bench.store.remove_model("a")
+    bench.store.add_model(record("a", engine=CAN_SLEEP, sleep_after_seconds=60.0))
+    await bench.run(sleeper())
+    since = {"a": bench.clock.now}
+    bench.proxy.idle_seconds = {"a": 3600.0}  # from before it was here
+    await bench.controller.sleep.look(lambda: since)
+    assert "model-sleeps" not in bench.kinds()
+    bench.clock.now += 60.0
+    await bench.controller.sleep.look(lambda: since)
+    assert bench.controller.sleep.levels == {"a": 1}
+    await bench.passes(8)
+    assert bench.states() == {"a-1": SLEEPING}
+
+
+async def test_without_waking_on_request_clients_hear_that_it_sleeps(bench: Bench) -> None:
+    bench.controller._routes = dataclasses.replace(bench.controller._routes, wake_on_request=False)
+    await asleep(bench)
+    assert not holds_requests(bench)
+    bench.runner.asleep_gate.clear()
+    bench.controller.sleep.wake("a", "as asked")
+    await bench.passes()
+    assert holds_requests(bench)  # it is being woken: who comes now waits
+    bench.runner.asleep_gate.set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "already", "error", "words"),
+    [
+        ({}, 1, 0, ConflictError, "no sleep mode"),
+        ({"engine": CAN_SLEEP}, 3, 0, InputError, "level 3"),
+        ({"engine": CAN_SLEEP}, 2, 1, ConflictError, "sleeps at level 1 already"),
+        ({"engine": CAN_SLEEP, "weights": Weights.DUMMY}, 2, 0, ConflictError, "random weights"),
+    ],
+)
+def test_what_cannot_sleep_is_refused_with_what_to_do(
+    changes: dict[str, object], level: int, already: int, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        check_may_sleep(spec("a", **changes), level, already)
+    assert getattr(caught.value, "hint", "")

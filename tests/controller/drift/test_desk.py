@@ -1,0 +1,443 @@
+"""The drift desk works in a control plane whose engines are as slow as the test sets."""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from partitiond.controller.drift import desk as drift
+from partitiond.controller.drift.desk import DriftDesk
+from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, TrafficWindow
+from partitiond.core.drift.detection import LedgerEntry, Verdict
+from partitiond.core.drift.load import sharing_factor
+from partitiond.core.errors import NotFoundError, StoreError
+from partitiond.core.hardware.kinds import DeviceKind, SharingMode
+from partitiond.core.hardware.partition import CpuCores, PartitionSize
+from partitiond.core.model.spec import Demand
+from partitiond.core.plan.record import Candidate
+from partitiond.core.units import GIB, Bytes
+from partitiond.ports import Job, JobState
+from partitiond.ports.drift import ReplicaDrift
+from partitiond.store import open_store
+from tests.controller.fakes import until
+from tests.controller.samples import cpu, measured_profile, spec
+from tests.controller.test_service import Host
+
+LOOK_SECONDS = 2.0
+BATCH = 2.0
+PACE = 0.010
+"""Of one core at two sequences, by the profile that the fake profiler makes: 2 / 200 tokens/s."""
+
+
+class Traffic:
+    """Counts of engines that serve two requests at a time, looked at every two seconds."""
+
+    def __init__(self, desk: DriftDesk) -> None:
+        self.desk = desk
+        self.at = 0.0
+        self.counts: dict[str, ReplicaCount] = {}
+        self.epoch = "one"
+
+    def flow(self, looks: int, slower: dict[str, float], **what: float) -> None:
+        """So many looks; each engine takes so many times what its profile says."""
+        for _ in range(looks):
+            self.at += LOOK_SECONDS
+            for name, factor in slower.items():
+                old = self.counts.get(name, ReplicaCount("a", "g1"))
+                self.counts[name] = _later(old, factor, **what)
+            self.desk.looked(TrafficSample(self.at, self.epoch, replicas=dict(self.counts)))
+
+
+def _later(
+    old: ReplicaCount,
+    slower: float,
+    *,
+    prompt: float = 64.0,
+    output: float = 32.0,
+    first: float = 1.0,
+    streams: float = 1.0,
+) -> ReplicaCount:
+    sequence_seconds = BATCH * LOOK_SECONDS
+    tokens = sequence_seconds / (PACE * slower)
+    ended = round(tokens / output)
+    return dataclasses.replace(
+        old,
+        ok=old.ok + ended,
+        prompt_tokens=old.prompt_tokens + round(ended * prompt),
+        output_tokens=old.output_tokens + round(ended * output),
+        service_seconds=old.service_seconds + ended * output * PACE * slower,
+        first_seconds=old.first_seconds + ended * streams * 0.1 * slower * first,
+        first_count=old.first_count + round(ended * streams),
+        rest_seconds=old.rest_seconds + ended * (output - 1) * PACE * slower,
+        rest_tokens=old.rest_tokens + round(ended * (output - 1)),
+        sequence_seconds=old.sequence_seconds + sequence_seconds,
+        busy_seconds=old.busy_seconds + LOOK_SECONDS,
+    )
+
+
+def desk_of(host: Host) -> DriftDesk:
+    assert isinstance(host.service.drift, DriftDesk)
+    return host.service.drift
+
+
+@contextlib.asynccontextmanager
+async def serving(count: int) -> AsyncIterator[Host]:
+    store = open_store(":memory:")
+    host = Host(store, cores=count + 1)
+    await host.service.start()
+    await host.service.register(spec("a", demand=Demand(1.0), min_replicas=count))
+    await host.serves("a")
+    await until(lambda: not open_jobs(host))
+    yield host
+    await host.service.shutdown(stop_engines=True)
+    store.close()
+
+
+def open_jobs(host: Host) -> list[Job]:
+    live = (JobState.QUEUED, JobState.RUNNING)
+    return [job for job in host.service.jobs() if job.state in live]
+
+
+def replicas(host: Host) -> list[str]:
+    return [view.replica_id for view in host.service.replicas() if view.state == "serving"]
+
+
+def shown(host: Host, engine: str) -> ReplicaDrift:
+    return next(r for r in host.service.drift.report().replicas if r.engine == engine)
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    async with serving(1) as here:
+        yield here
+
+
+async def test_replicas_as_predicted_are_only_written_down(host: Host) -> None:
+    traffic = Traffic(desk_of(host))
+    traffic.flow(60, dict.fromkeys(replicas(host), 1.0))
+    report = host.service.drift.report()
+    assert {r.verdict for r in report.replicas} == {"holds"}
+    assert not report.corrections
+    assert not report.remeasures
+    entries = host.service.drift.ledger(model="a")
+    assert len(entries) >= 2
+    (pace, *_) = entries[0].findings
+    assert pace.measured == pytest.approx(pace.predicted, rel=0.02)
+    assert not [kind for kind in host.kinds() if kind.startswith("drift")]
+
+
+async def test_slower_replicas_correct_the_plans_and_are_to_be_measured_again(host: Host) -> None:
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    rate = {p.candidate.capacity_req_per_s for p in (await host.service.plan()).plan.placements}
+    traffic.flow(80, dict.fromkeys(names, 1.5))
+
+    report = host.service.drift.report()
+    (correction,) = report.corrections
+    assert correction.factor == 0.65
+    assert correction.low is not None
+    assert correction.low <= 1.5 <= (correction.high or 0)
+    assert "1.50 times what its profile predicts at this load" in shown(host, names[0]).words
+    assert "drift" in host.kinds()
+    assert "figures-corrected" in host.kinds()
+
+    plan = (await host.service.plan()).plan
+    assert {p.candidate.correction for p in plan.placements} == {0.65}
+    assert {p.candidate.capacity_req_per_s for p in plan.placements} == {0.65 * r for r in rate}
+    assert any("planned times 0.65" in line for line in plan.explanation)
+
+    (job,) = open_jobs(host)
+    assert job.state is JobState.QUEUED
+    assert job.reason.startswith(f"drift of {correction.profile_id}: its replicas take 1.50 times")
+    await until(lambda: "quiet time" in host.service.job(job.id).progress.message)
+    (wanted,) = report.remeasures
+    assert wanted.job_id == job.id
+
+
+async def test_what_was_withdrawn_is_asked_for_again_when_the_drift_comes_back(host: Host) -> None:
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(80, dict.fromkeys(names, 1.5))
+    (job,) = open_jobs(host)
+    traffic.flow(300, dict.fromkeys(names, 1.0))
+    assert open_jobs(host) == []
+    traffic.flow(200, dict.fromkeys(names, 1.5))
+    (again,) = open_jobs(host)
+    assert again.id != job.id
+    (wanted,) = host.service.drift.report().remeasures
+    assert wanted.job_id == again.id
+
+
+async def test_what_goes_away_is_taken_back(host: Host) -> None:
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(80, dict.fromkeys(names, 1.5))
+    (job,) = open_jobs(host)
+    traffic.flow(300, dict.fromkeys(names, 1.0))
+    assert host.service.drift.report().corrections == ()
+    assert host.service.job(job.id).state is JobState.CANCELLED
+    assert {"drift-over", "figures-restored"} <= set(host.kinds())
+    plan = (await host.service.plan()).plan
+    assert {p.candidate.correction for p in plan.placements} == {1.0}
+
+
+async def test_one_slow_replica_of_three_is_its_devices_matter() -> None:
+    async with serving(3) as host:
+        slow, *others = replicas(host)
+        assert len(others) == 2
+        traffic = Traffic(desk_of(host))
+        traffic.flow(80, {slow: 1.5, **dict.fromkeys(others, 1.0)})
+        assert shown(host, slow).verdict == "slower"
+        assert "2 others on this profile hold: look at cpu" in shown(host, slow).words
+        assert {shown(host, name).verdict for name in others} == {"holds"}
+        report = host.service.drift.report()
+        assert not report.corrections
+    assert not report.remeasures
+
+
+async def test_corrections_outlive_the_daemon_and_can_be_lifted(host: Host) -> None:
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(80, dict.fromkeys(names, 1.5))
+    await host.restart()
+    await host.serves("a")
+    (correction,) = host.service.drift.report().corrections
+    assert correction.factor == 0.65
+    again = Traffic(desk_of(host))
+    again.flow(1, dict.fromkeys(names, 1.5))
+    assert shown(host, names[0]).verdict == "slower"
+
+    assert host.service.drift.lift(correction.profile_id) == correction
+    assert host.service.drift.report().corrections == ()
+    with pytest.raises(NotFoundError, match="no figures"):
+        host.service.drift.lift(correction.profile_id)
+
+
+async def test_quite_other_requests_are_told_and_not_compared(host: Host) -> None:
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(80, dict.fromkeys(names, 3.0), prompt=900.0, output=16.0)
+    view = shown(host, names[0])
+    assert view.verdict == "learning"
+    assert "900 + 16 tokens in the mean" in view.words
+    assert host.service.drift.report().corrections == ()
+    assert host.kinds().count("drift-lengths") == len(names)
+
+
+async def test_requests_unlike_those_measured_in_between_repeat_no_event(host: Host) -> None:
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(80, dict.fromkeys(names, 1.5))
+    for _ in range(4):
+        traffic.flow(20, dict.fromkeys(names, 1.5), prompt=900.0, output=16.0)
+        traffic.flow(20, dict.fromkeys(names, 1.5))
+    assert host.kinds().count("drift") == 1
+    assert host.kinds().count("drift-lengths") == 1
+    assert host.kinds().count("figures-corrected") == 1
+    traffic.flow(20, dict.fromkeys(names, 1.5), prompt=900.0, output=16.0)
+    traffic.flow(300, dict.fromkeys(names, 1.0))
+    assert host.kinds().count("drift-over") == 1
+
+
+async def test_windows_with_few_streams_repeat_no_event(host: Host) -> None:
+    """What only streams tell does not end with a window that has too few of them."""
+    desk, names = desk_of(host), replicas(host)
+    traffic = Traffic(desk)
+    traffic.flow(80, dict.fromkeys(names, 1.0), first=4.0)
+    assert shown(host, names[0]).verdict == "slower"
+    for _ in range(3):
+        traffic.flow(20, dict.fromkeys(names, 1.0), first=4.0, streams=0.0)
+        traffic.flow(20, dict.fromkeys(names, 1.0), first=4.0)
+    assert host.kinds().count("drift") == 1
+    assert "drift-over" not in host.kinds()
+
+
+async def test_a_lifted_correction_stays_lifted_over_a_restart(host: Host) -> None:
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(80, dict.fromkeys(names, 1.5))
+    (correction,) = host.service.drift.report().corrections
+    host.service.drift.lift(correction.profile_id)
+    await host.restart()
+    await host.serves("a")
+    again = Traffic(desk_of(host))
+    again.flow(1, dict.fromkeys(names, 1.0))
+    assert shown(host, names[0]).verdict == "learning"
+    again.flow(60, dict.fromkeys(names, 1.0))
+    assert host.service.drift.report().corrections == ()
+    assert host.kinds().count("figures-corrected") == 1
+
+
+async def test_a_profile_that_another_has_followed_is_not_corrected_again(host: Host) -> None:
+    """Its replicas run on until a plan is applied; plans do not rest on it any more."""
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(80, dict.fromkeys(names, 1.5))
+    (correction,) = host.service.drift.report().corrections
+    old = host.store.profile(correction.profile_id)
+    later = dataclasses.replace(old.provenance, started_at="2031-01-01T00:00:00Z")
+    host.store.add_profile(dataclasses.replace(old, id="newer", provenance=later))
+    traffic.flow(120, dict.fromkeys(names, 1.5))
+    assert host.service.drift.report().corrections == ()
+    assert host.kinds().count("figures-corrected") == 1
+    assert host.kinds().count("figures-restored") == 1
+    assert open_jobs(host) == []
+
+
+async def test_what_drifts_from_the_new_profile_too_waits_for_a_day(host: Host) -> None:
+    desk, names = desk_of(host), replicas(host)
+    Traffic(desk).flow(80, dict.fromkeys(names, 1.5))
+    (job,) = open_jobs(host)
+    (correction,) = desk.report().corrections
+    done = dataclasses.replace(job, id="job-900", state=JobState.SUCCEEDED)
+    done = dataclasses.replace(done, reason="drift of the-one-before: its replicas take 1.50 times")
+    host.store.put_job(done)
+    tend = desk.remeasures.tend
+    tend({}, TrafficSample(1.0), done.updated_at)
+    assert open_jobs(host) == []
+    tend({correction.profile_id: "slower"}, TrafficSample(2.0), done.updated_at)
+    assert open_jobs(host) == []
+    (wanted,) = desk.remeasures.open()
+    assert "measured again because of drift already" in wanted.words
+    for look in range(20):
+        tend({correction.profile_id: "slower"}, TrafficSample(3.0 + look), "2099-01-01T00:00:00Z")
+    (again,) = open_jobs(host)
+    assert again.params == job.params
+
+
+async def test_after_another_proxy_no_quiet_time_is_known(host: Host) -> None:
+    """What its predecessor had to do is in no count of the new one."""
+    remeasures, names = desk_of(host).remeasures, replicas(host)
+    Traffic(desk_of(host)).flow(80, dict.fromkeys(names, 1.5))
+    (job,) = open_jobs(host)
+    remeasures._window = TrafficWindow
+    for at in range(0, 800, 2):
+        remeasures.tend({}, TrafficSample(at, "one"), job.updated_at)
+    assert remeasures.waits(job) == ""
+    remeasures.tend({}, TrafficSample(802.0, "two"), job.updated_at)
+    assert "has not told" in remeasures.waits(job)
+
+
+async def test_a_derived_size_counts_for_plans_when_none_of_its_replicas_is_left(
+    host: Host,
+) -> None:
+    """They may have been moved because of its correction, which has to hold then."""
+    remeasures = desk_of(host).remeasures
+    gpu = dataclasses.replace(
+        cpu(), id="gpu-0", kind=DeviceKind.GPU, hardware="a100-80gb", modes=(SharingMode.MPS,)
+    )
+    remeasures._devices = lambda: [gpu]
+    whole = dataclasses.replace(
+        measured_profile("a", hardware=gpu.hardware), size=PartitionSize(SharingMode.WHOLE, 1, 100)
+    )
+    host.store.add_profile(whole)
+    assert remeasures.counts(f"{whole.id}@mps-30")
+    assert not remeasures.counts(f"{whole.id}@mps-31")
+
+
+async def test_plans_that_take_no_corrections_show_none() -> None:
+    async with serving(1) as host:
+        desk = desk_of(host)
+        desk._options = dataclasses.replace(desk._options, correct=False)
+        Traffic(desk).flow(80, dict.fromkeys(replicas(host), 1.5))
+        assert desk.report().corrections == ()
+        assert len(desk.report().remeasures) == 1
+
+
+async def test_of_windows_that_fill_at_once_a_look_judges_so_many_and_writes_them_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drift, "JUDGED_PER_LOOK", 2)
+    monkeypatch.setattr(drift, "REMEMBERED_PER_LOOK", 3)
+    written: list[list[str]] = []
+    async with serving(5) as host:
+        desk, names = desk_of(host), replicas(host)
+        plain = host.store.add_ledger_entries
+
+        def counted(entries: Sequence[LedgerEntry]) -> None:
+            written.append([entry.replica_id for entry in entries])
+            plain(entries)
+
+        beside: list[int] = []
+
+        def shared(
+            mode: SharingMode, own: Candidate, others: list[tuple[Candidate, float]]
+        ) -> float:
+            beside.append(len(others))
+            return sharing_factor(mode, own, others)
+
+        monkeypatch.setattr(host.store, "add_ledger_entries", counted)
+        monkeypatch.setattr(drift, "sharing_factor", shared)
+        traffic = Traffic(desk)
+        traffic.flow(1, dict.fromkeys(names, 1.0))
+        assert len(desk.report().replicas) == 3
+        traffic.flow(1, dict.fromkeys(names, 1.0))
+        assert len(desk.report().replicas) == 5
+        traffic.flow(11, dict.fromkeys(names, 1.0))
+        assert [len(one) for one in written] == [2, 2, 1]
+        assert sorted(name for one in written for name in one) == sorted(names)
+        entries = [host.store.ledger(replica_id=name)[0] for one in written for name in one]
+        # Who waits loses nothing of its window. Of the five two were watched one look later.
+        assert [entry.seconds for entry in entries] == [20.0, 20.0, 22.0, 20.0, 22.0]
+        assert set(beside) == {4}  # who is not watched yet slows down the others all the same
+        assert all(entry.verdict is Verdict.LEARNING for entry in entries)
+        # Each has its turn, also where all are full in each look.
+        desk._options = dataclasses.replace(desk._options, window_seconds=0.0, window_requests=1)
+        written.clear()
+        traffic.flow(10, dict.fromkeys(names, 1.0))
+        assert [len(one) for one in written] == [2] * 10
+        turns = Counter(name for one in written for name in one)
+        assert set(turns) == set(names)
+        assert min(turns.values()) >= 3
+
+
+async def test_a_ledger_that_cannot_be_written_does_not_hide_a_drift(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Sequence[LedgerEntry]) -> None:
+        raise StoreError("the disk is full.")
+
+    monkeypatch.setattr(host.store, "add_ledger_entries", full)
+    Traffic(desk_of(host)).flow(80, dict.fromkeys(replicas(host), 1.5))
+    assert host.kinds().count("drift") == 1
+
+
+async def test_what_another_proxy_counted_before_its_first_look_is_in_no_window(
+    host: Host,
+) -> None:
+    """It may have passed the counts of the former one by then."""
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(2, dict.fromkeys(names, 1.0))
+    per_look = next(iter(traffic.counts.values())).ok / 2
+    traffic.epoch = "two"
+    for _ in range(10):
+        traffic.counts = {n: _later(c, 1.0) for n, c in traffic.counts.items()}
+    traffic.flow(20, dict.fromkeys(names, 1.0))
+    entries = host.service.drift.ledger(model="a")
+    assert entries
+    for entry in entries:
+        assert entry.requests == pytest.approx(entry.seconds / LOOK_SECONDS * per_look)
+
+
+async def test_a_proxy_that_began_anew_is_no_drift(host: Host) -> None:
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    for epoch in range(8):
+        traffic.flow(7, dict.fromkeys(names, 1.0))
+        traffic.counts, traffic.epoch = {}, f"proxy {epoch}"
+    traffic.flow(40, dict.fromkeys(names, 1.0))
+    assert {r.verdict for r in host.service.drift.report().replicas} <= {"holds", "learning"}
+
+
+async def test_nothing_is_judged_while_something_is_measured_beside_it(host: Host) -> None:
+    desk, names = desk_of(host), replicas(host)
+    lent = CpuCores("cpu", Bytes(GIB), (1,))
+    desk._leases = lambda: (lent,)
+    Traffic(desk).flow(80, dict.fromkeys(names, 3.0))
+    assert host.service.drift.ledger() == []
+
+
+async def test_a_model_that_is_gone_leaves_no_correction(host: Host) -> None:
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    traffic.flow(80, dict.fromkeys(names, 1.5))
+    await host.service.remove("a")
+    await until(lambda: not replicas(host))
+    traffic.counts = {}
+    traffic.flow(40, {})
+    assert host.service.drift.report().corrections == ()
+    assert host.store.marks("drift") == {}
+    await asyncio.sleep(0)

@@ -1,0 +1,233 @@
+"""Usage is booked by the hour, survives restarts, and appears in reports."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from partitiond.controller.keys.usage import UsageDesk, shares_of
+from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, UsageCount
+from partitiond.core.errors import InputError, StoreError
+from partitiond.core.keys.usage import ReplicaShare, Used
+from partitiond.ports import KeyRecord, Store
+from partitiond.ports.usage import UsageBy
+from partitiond.store import open_store
+from tests.controller.samples import NOW
+
+
+class Wall:
+    """A clock whose hour is set."""
+
+    def __init__(self, iso: str = "2030-01-31T17:20:00Z") -> None:
+        self.iso = iso
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def utc_iso(self) -> str:
+        return self.iso
+
+
+class Books:
+    """A desk over a store that outlives it, and a proxy that counts."""
+
+    def __init__(self, store: Store, keep_days: int = 0) -> None:
+        self.store = store
+        self.wall = Wall()
+        self.keep_days = keep_days
+        self.sample: TrafficSample | None = None
+        self.left: TrafficSample | None = None
+        self.shares = {"m-1": ReplicaShare(0.5, 100.0)}
+        self.restart()
+
+    def restart(self) -> None:
+        """Another daemon, without a word from the one before."""
+        self.desk = UsageDesk(
+            store=self.store,
+            clock=self.wall,
+            shares=lambda: self.shares,
+            latest=lambda: self.sample,
+            left=lambda: self.left,
+            keep_days=self.keep_days,
+        )
+
+    def count(self, requests: int, epoch: str = "e", key: str = "k1", model: str = "m") -> None:
+        use = UsageCount(requests, 0, 3 * requests, 2 * requests, float(requests))
+        old = self.sample.usage if self.sample is not None and self.sample.epoch == epoch else {}
+        self.sample = TrafficSample(
+            0.0,
+            epoch,
+            replicas={f"{model}-1": ReplicaCount(model, "1", busy_seconds=float(requests))},
+            usage={**old, key: {**old.get(key, {}), model: use}},
+        )
+        self.wall.now += 60
+        self.desk.look()
+
+    def requests(self, *by: UsageBy) -> list[tuple[str, ...]]:
+        lines = self.desk.report("2030-01-01", "2031-01-01", by or (UsageBy.KEY,)).lines
+        return [(line.period, line.key_id, line.model, str(line.requests)) for line in lines]
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Books:
+    return Books(open_store(tmp_path / "store.db"))
+
+
+def test_hours_are_kept_apart(books: Books) -> None:
+    books.count(2)
+    books.wall.iso = "2030-01-31T18:01:00Z"
+    books.count(5)
+    assert books.requests(UsageBy.HOUR) == [
+        ("2030-01-31T17", "", "", "2"),
+        ("2030-01-31T18", "", "", "3"),
+    ]
+    assert books.requests(UsageBy.DAY, UsageBy.KEY) == [("2030-01-31", "k1", "", "5")]
+    assert books.requests(UsageBy.MODEL) == [("", "", "m", "5")]
+
+
+def test_a_daemon_that_was_killed_books_nothing_twice_and_loses_nothing(books: Books) -> None:
+    books.count(2)
+    books.restart()
+    books.count(2)
+    books.count(7)
+    books.restart()
+    books.count(8)
+    assert books.requests() == [("", "k1", "", "8")]
+
+
+def test_what_was_not_written_yet_is_counted_by_the_next_daemon(books: Books) -> None:
+    books.count(2)
+    books.wall.now -= 60  # the books are fresh: the next look is not written
+    books.count(3)
+    books.restart()
+    books.count(4)
+    assert books.requests() == [("", "k1", "", "4")]
+
+
+def test_another_proxy_is_added(books: Books) -> None:
+    books.count(2, epoch="e")
+    books.count(3, epoch="f")
+    books.restart()
+    books.count(4, epoch="f")
+    assert books.requests() == [("", "k1", "", "6")]
+
+
+def test_what_a_proxy_counted_until_it_ended_is_booked_once(books: Books) -> None:
+    books.count(2, epoch="e")
+    at_its_end = books.sample
+    assert at_its_end is not None
+    use = UsageCount(9, 0, 27, 18, 9.0)
+    books.left = dataclasses.replace(at_its_end, usage={"k1": {"m": use}})
+    books.restart()
+    books.count(1, epoch="f")
+    assert books.requests() == [("", "k1", "", "10")]
+    books.restart()
+    books.count(2, epoch="f")
+    books.left = dataclasses.replace(books.left, epoch="long ago")
+    books.count(1, epoch="g")
+    assert books.requests() == [("", "k1", "", "12")]
+
+
+def test_a_store_that_refuses_keeps_the_usage_for_later(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("the disk is full.", hint="Make room.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(books.store, "add_usage", full)
+        books.count(2)
+        books.wall.iso = "2030-01-31T18:01:00Z"
+        books.count(4)
+    books.count(5)
+    books.count(5)
+    assert sum(int(line[3]) for line in books.requests()) == 5
+
+
+def test_device_time_and_energy_are_reported(books: Books) -> None:
+    books.count(7200)
+    (line,) = books.desk.report("2030-01-01").lines
+    assert line.device_seconds == 3600.0
+    assert line.engine_seconds == 7200.0
+    assert line.kilowatt_hours == pytest.approx(0.2)
+
+
+def test_labels_are_those_of_the_keys(books: Books) -> None:
+    books.store.add_key(KeyRecord(id="k1", sha256="ab" * 32, created_at=NOW, label="batch"))
+    books.count(1)
+    (line,) = books.desk.report().lines
+    assert (line.key_id, line.label, line.model) == ("k1", "batch", "m")
+
+
+def test_old_hours_are_forgotten(tmp_path: Path) -> None:
+    books = Books(open_store(tmp_path / "store.db"), keep_days=1)
+    books.count(2)
+    books.wall.iso = "2030-02-02T17:20:00Z"
+    books.count(3)
+    assert books.requests(UsageBy.HOUR) == [("2030-02-02T17", "", "", "1")]
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2030-13-01", "9999-99"])
+def test_a_time_that_is_none_is_refused(books: Books, since: str) -> None:
+    with pytest.raises(InputError, match="no time"):
+        books.desk.report(since)
+
+
+def test_a_report_that_ends_before_it_begins_is_refused(books: Books) -> None:
+    with pytest.raises(InputError, match="ends before"):
+        books.desk.report("2030-02-01", "2030-01-01")
+    with pytest.raises(InputError, match="one of hour, day"):
+        books.desk.report(by=(UsageBy.HOUR, UsageBy.DAY))
+
+
+def test_positions_survive_the_store(tmp_path: Path) -> None:
+    """Names of keys and models are kept as they are, and what left the counts is dropped."""
+    books = Books(open_store(tmp_path / "store.db"))
+    books.count(2, key="", model="a model/of:mine")
+    position = books.store.usage_position()
+    assert position.uses[""]["a model/of:mine"].requests == 2
+    assert position.busy == {"a model/of:mine-1": ("1", 2.0)}
+    books.store.add_usage("2030-01-31T17", {("", "x"): Used(requests=1)}, dataclasses.replace(
+        position, uses={}, busy={}, epoch="z"
+    ))  # fmt: skip
+    assert books.store.usage_position().uses == {}
+    assert books.store.usage_position().epoch == "z"
+
+
+def test_shares_follow_the_partitions() -> None:
+    assert shares_of({}, ()) == {}
+
+
+def test_a_day_that_a_report_ends_with_is_a_whole_one(books: Books) -> None:
+    """A month's bill holds its last day: 2030-01-31 is not the first hour of it."""
+    books.count(2)  # at 17:20 of that day
+    report = books.desk.report("2030-01-01", "2030-01-31")
+    assert (report.first_hour, report.last_hour) == ("2030-01-01T00", "2030-01-31T23")
+    assert [line.requests for line in report.lines] == [2]
+    assert books.desk.report("2030-01-01", "2030-01-31T16:59").lines == ()
+    with pytest.raises(InputError, match="until is no time"):
+        books.desk.report("2030-01-01", "2030-02-31")
+
+
+def test_what_is_booked_is_not_booked_again_where_what_is_too_old_cannot_be_dropped(
+    books: Books,
+) -> None:
+    class Undroppable:
+        def __init__(self, store: Store) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        def drop_usage(self, before: str) -> None:
+            raise StoreError("the disk is full.", hint="Free some space.")
+
+    books.keep_days = 1
+    books.store = Undroppable(books.store)  # type: ignore[assignment]
+    books.restart()
+    books.count(2)
+    books.count(5)
+    assert books.desk.book()
+    assert books.requests() == [("", "k1", "", "5")]

@@ -1,0 +1,146 @@
+"""Variants go from registration to running replicas, with fakes at the ports."""
+
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from partitiond.controller.models.variants import form_estimates, other_form
+from partitiond.controller.profiles.targets import best_profiles, profile_targets, source_note
+from partitiond.controller.runtime.launches import form_of, launch_for
+from partitiond.core.errors import ModelSourceError, SpecError
+from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant
+from partitiond.core.plan.record import diff_plans
+from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.core.replica.releases import ReleaseState
+from partitiond.ports import ProfileRequest, Progress, ResolvedModel
+from partitiond.store import open_store
+from tests.controller.fakes import FakeProfiler
+from tests.controller.samples import ARCHITECTURE, NOW, cpu, measured_profile, placement, spec
+from tests.controller.test_service import Host
+
+FP8 = Variant("fp8", EngineOptions(quantization="fp8", kv_cache_dtype="fp8"))
+AWQ = Variant("awq", EngineOptions(), ModelSource(SourceKind.FOLDER, "/models/a-awq"))
+
+
+class FormProfiler(FakeProfiler):
+    """Measures each form as itself; a variant is twice as fast as its model."""
+
+    async def run(self, request: ProfileRequest, progress: Callable[[Progress], None]) -> Profile:
+        made = await super().run(request, progress)
+        factor = 2.0 if request.variant else 1.0
+        points = tuple(
+            dataclasses.replace(
+                p,
+                output_tokens_per_s=p.output_tokens_per_s * factor,
+                req_per_s=p.req_per_s * factor,
+            )
+            for p in made.points
+        )
+        how = request.model.spec.engine.quantization
+        args = (f"--quantization={how}",) if how else ()
+        return dataclasses.replace(
+            made,
+            provenance=dataclasses.replace(made.provenance, engine_args=args),
+            id=f"{made.id}-{request.variant}",
+            variant=request.variant,
+            points=points,
+            kv_cache_dtype=request.model.spec.engine.kv_cache_dtype,
+        )
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    store = open_store(":memory:")
+    here = Host(store)
+    here.profiler = FormProfiler()
+    here.service = here._make()
+    await here.service.start()
+    yield here
+    await here.service.shutdown(stop_engines=True)
+    store.close()
+
+
+async def test_a_variant_is_measured_beside_the_model_planned_and_started_as_itself(
+    host: Host,
+) -> None:
+    await host.service.register(spec("a", variants=(FP8,)))
+    assert {p.variant for p in host.service.profiles("a")} >= {"", "fp8"}
+    await host.serves("a")
+    assert {r.variant for r in host.profiler.requests} == {"", "fp8"}
+    measured = [r.model.spec.engine for r in host.profiler.requests if r.variant]
+    assert set(measured) == {FP8.engine}
+    assert {launch.quantization for launch in host.runner.launches} == {"fp8"}
+    assert {launch.kv_cache_dtype for launch in host.runner.launches} == {"fp8"}
+    assert {view.variant for view in host.service.replicas()} == {"fp8"}
+    plan = host.service.current_plan()
+    assert plan is not None
+    assert any("variant fp8" in line for line in plan.explanation)
+
+
+async def test_without_variants_nothing_but_the_model_is_ever_planned(host: Host) -> None:
+    await host.service.register(spec("a"))
+    fast = dataclasses.replace(measured_profile("a"), id="fast", variant="fp8")
+    host.service.import_profile(fast)
+    await host.serves("a")
+    assert {launch.quantization for launch in host.runner.launches} == {""}
+
+
+async def test_a_variant_that_cannot_be_had_refuses_the_registration(host: Host) -> None:
+    missing = Variant("awq", EngineOptions(), ModelSource(SourceKind.FOLDER, "missing"))
+    with pytest.raises(ModelSourceError):
+        await host.service.register(spec("a", variants=(missing,)))
+    assert host.service.models() == []
+
+
+async def test_another_engine_of_a_running_variant_is_a_new_release(host: Host) -> None:
+    await host.service.register(spec("a", variants=(FP8,)))
+    await host.serves("a")
+    other = Variant("fp8", EngineOptions(quantization="fp8"))
+    await host.service.update(spec("a", variants=(other,)), None)
+    newest, before = host.service.releases.history("a")
+    assert (newest.spec.variants, newest.state) == ((other,), ReleaseState.COMING)
+    assert (before.spec.variants, before.state) == ((FP8,), ReleaseState.SERVING)
+
+
+def test_each_form_has_an_estimate_of_its_own() -> None:
+    one = spec("a", variants=(FP8, AWQ))
+    targets = profile_targets([cpu()], ())
+    made = form_estimates(one, dict.fromkeys(("", "fp8", "awq"), ARCHITECTURE), targets, NOW)
+    assert {p.variant for p in made} == {"", "fp8", "awq"}
+    assert len({p.id for p in made}) == len(made) == 3 * len(targets)
+    assert all(p.model == "a" and p.kind is ProfileKind.ESTIMATED for p in made)
+    base, fp8 = (next(p for p in made if p.variant == v) for v in ("", "fp8"))
+    assert fp8.footprint.kv_cache_bytes < base.footprint.kv_cache_bytes
+    (awq,) = {p.provenance.notes[-1] for p in made if p.variant == "awq"}
+    assert awq == source_note(one.as_variant("awq"))
+    assert set(best_profiles(one, made)) == set(made)
+
+
+def test_another_form_of_the_same_replica_is_another_engine() -> None:
+    old = placement("a-1")
+    new = dataclasses.replace(old, candidate=dataclasses.replace(old.candidate, variant="fp8"))
+    diff = diff_plans((old,), (new,))
+    assert diff.move == ((old, new),)
+    assert (old.form, new.form) == ("a", "a:fp8")
+
+
+def test_a_launch_follows_the_form_of_its_placement() -> None:
+    one = spec("a", variants=(FP8,))
+    base = placement("a-1")
+    of_fp8 = dataclasses.replace(base, candidate=dataclasses.replace(base.candidate, variant="fp8"))
+    form = form_of(one, of_fp8)
+    model = ResolvedModel(form, Path("/models/a"), None, ARCHITECTURE, dummy_weights=False)
+    launch = launch_for(of_fp8, model, cpu(), name="a-1")
+    assert (launch.model_name, launch.quantization, launch.kv_cache_dtype) == ("a", "fp8", "fp8")
+    with pytest.raises(SpecError, match="lists no variant"):
+        form_of(spec("a"), of_fp8)
+
+
+def test_only_a_changed_form_is_another_one() -> None:
+    one = spec("a", variants=(FP8,))
+    assert not other_form(one, spec("a", variants=(FP8, AWQ)), "fp8")
+    assert not other_form(one, spec("a"), "fp8")
+    assert other_form(one, spec("a", variants=(Variant("fp8", EngineOptions()),)), "fp8")
+    assert not other_form(one, spec("a", variants=(Variant("fp8", EngineOptions()),)), "")

@@ -1,0 +1,436 @@
+"""Plans are made and applied automatically in the right situations."""
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from partitiond.controller.journal import Journal
+from partitiond.controller.plans.chain import (
+    Chain,
+    held_back,
+    left_out,
+    may_be_provisional,
+    not_yet_planned,
+    retry_seconds,
+    woken_without_place,
+)
+from partitiond.core.errors import PartitiondError
+from partitiond.core.model.spec import EngineOptions
+from partitiond.core.plan.record import Infeasible, Placement, Unplaced, diff_plans
+from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.ports import Job, JobState, PlanPreview, Progress, Store
+from partitiond.store import open_store
+from tests.controller.fakes import FakeClock, a_moment
+from tests.controller.samples import NOW, measured_profile, placement, plan, record
+
+
+def job(state: JobState, subject: str = "a") -> Job:
+    return Job("job-1", "profile", subject, state, NOW, NOW, Progress("queued", ""))
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([], False),
+        ([JobState.QUEUED], True),
+        ([JobState.CANCELLED], True),
+        ([JobState.FAILED], False),
+        ([JobState.FAILED, JobState.QUEUED], True),
+        ([JobState.CANCELLED, JobState.FAILED], True),
+        ([JobState.RUNNING], False),
+    ],
+)
+def test_a_model_is_served_from_its_estimate_only_where_measuring_must_wait(
+    states: list[JobState], expected: bool
+) -> None:
+    assert may_be_provisional([job(state) for state in states]) is expected
+
+
+def test_models_that_nobody_may_start_from_a_guess_are_held_back() -> None:
+    known: dict[str, Sequence[Profile]] = {
+        "measured": [measured_profile("measured")],
+        "guessed": [measured_profile("guessed", kind=ProfileKind.ESTIMATED)],
+    }
+    records = [
+        record("measured", auto=False),
+        record("guessed"),
+        record("waiting"),
+        record("by-hand", auto=False),
+        record("applied"),
+        record("embedder", engine=EngineOptions(extra_args=("--runner", "pooling"))),
+    ]
+    applied = [dataclasses.replace(placement("applied-1"), model="applied")]
+    jobs = [job(JobState.QUEUED, "waiting"), job(JobState.QUEUED, "by-hand")]
+    found = held_back(records, lambda name: known.get(name, ()), jobs, applied)
+    assert found == {"guessed"}
+
+
+def test_models_outside_the_chain_are_never_started_by_it() -> None:
+    records = [record("a"), record("by-hand", auto=False), record("applied", auto=False)]
+    applied = [dataclasses.replace(placement("applied-1"), model="applied")]
+    assert left_out(records, applied) == {"by-hand"}
+
+
+class Situation:
+    """A chain on what a test says."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.clock = FakeClock()
+        self.busy = self.pressing = False
+        self.live: tuple[Placement, ...] = ()
+        self.applied: tuple[Placement, ...] = ()
+        self.answer: PlanPreview | Exception = preview()
+        self.asked = 0
+        self.outdated = False
+        self.lost = False
+        self.gone = ""
+        self.chain = Chain(
+            journal=Journal(store, FakeClock()),
+            clock=self.clock,
+            ready=lambda: not self.busy,
+            pressing=lambda: self.pressing,
+            preview=self._preview,
+            fresh=lambda: not self.outdated,
+            lasts=lambda plan_id: plan_id != self.gone,
+            apply=self._apply,
+            touches_running=self._touches,
+            current=lambda: self.applied,
+        )
+
+    async def _preview(self) -> PlanPreview:
+        self.asked += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    async def _apply(self, made: PlanPreview) -> bool:
+        if not self.lost:
+            self.applied = made.plan.placements
+        return not self.lost
+
+    def _touches(self, made: PlanPreview) -> bool:
+        return not diff_plans(self.live, made.plan.placements).touches_nothing_running
+
+    async def change(self) -> None:
+        self.chain.changed()
+        self.chain.consider()
+        await a_moment()
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.store.events()]
+
+
+def preview(*placements: Placement, plan_id: str = "plan-7") -> PlanPreview:
+    made = plan(*placements, plan_id=plan_id)
+    return PlanPreview(made, diff_plans((), placements))
+
+
+@pytest.fixture
+def here() -> Iterator[Situation]:
+    store = open_store(":memory:")
+    yield Situation(store)
+    store.close()
+
+
+async def test_a_plan_that_only_starts_is_applied_by_itself(here: Situation) -> None:
+    here.answer = preview(placement("a-1"))
+    await here.change()
+    assert here.applied == (placement("a-1"),)
+
+
+async def test_a_plan_that_stops_what_runs_waits(here: Situation) -> None:
+    here.live = here.applied = (placement("a-1", [0]),)
+    here.answer = preview(placement("b-1", [0]))
+    await here.change()
+    assert here.applied == here.live
+    assert (here.chain.waiting, here.kinds()) == ("plan-7", ["plan-waits"])
+    here.chain.settled()
+    assert (here.chain.waiting, here.chain.note) == ("", "")
+
+
+async def waits(here: Situation) -> None:
+    """plan-7 waits."""
+    here.live = here.applied = (placement("a-1", [0]),)
+    here.answer = preview(placement("b-1", [0]))
+    await here.change()
+    assert here.chain.waiting == "plan-7"
+
+
+async def test_a_plan_that_waits_is_told_of_once(here: Situation) -> None:
+    await waits(here)
+    await here.change()
+    assert (here.asked, here.chain.waiting, here.kinds()) == (2, "plan-7", ["plan-waits"])
+
+
+async def test_a_plan_that_cannot_be_applied_any_more_waits_no_longer(here: Situation) -> None:
+    await waits(here)
+    here.busy = True  # no other plan is made for a while
+    here.chain.changed()
+    here.chain.consider()
+    assert here.chain.waiting == "plan-7"  # what changed is nothing that it rests on
+    here.gone = "plan-7"
+    here.chain.consider()
+    assert here.chain.waiting == "plan-7"  # nobody told of a change
+    here.chain.changed()
+    here.chain.consider()
+    assert (here.chain.waiting, here.chain.note) == ("", "")
+    assert here.kinds() == ["plan-waits", "plan-withdrawn"]
+
+
+@pytest.mark.parametrize("wanted", [(), (placement("a-1", [0]), placement("b-1", [1]))])
+async def test_a_plan_that_is_needed_no_more_waits_no_longer(
+    here: Situation, wanted: tuple[Placement, ...]
+) -> None:
+    await waits(here)
+    here.answer = preview(*wanted or here.applied, plan_id="plan-8")
+    await here.change()
+    assert (here.chain.waiting, here.chain.note) == ("", "")
+    assert here.applied == (wanted or here.live)
+
+
+async def test_a_plan_that_a_person_asked_for_takes_the_place_of_the_one_that_waits(
+    here: Situation,
+) -> None:
+    here.live = here.applied = (placement("a-1", [0]),)
+    here.chain.compare(preview(placement("b-1", [0])))
+    assert here.chain.waiting == ""  # it waits for nobody: a person looks at it
+    await waits(here)
+    here.chain.compare(dataclasses.replace(preview(), infeasible=Infeasible(("too small.",), ())))
+    assert here.chain.waiting == "plan-7"
+    here.chain.compare(preview(placement("c-1", [0]), plan_id="plan-8"))
+    assert here.chain.waiting == "plan-8"
+    here.chain.compare(preview(*here.live, plan_id="plan-9"))
+    assert here.chain.waiting == ""
+    assert here.kinds() == ["plan-waits", "plan-waits", "plan-withdrawn"]
+
+
+async def test_while_a_job_runs_nothing_is_planned(here: Situation) -> None:
+    here.busy = True
+    await here.change()
+    assert here.asked == 0
+    here.busy = False
+    here.chain.consider()
+    await a_moment()
+    assert here.asked == 1
+
+
+async def test_a_job_that_starts_during_the_solve_puts_the_plan_off(here: Situation) -> None:
+    here.answer = preview(placement("a-1"))
+    here.chain.changed()
+    here.chain.consider()
+    here.busy = True
+    await a_moment()
+    assert not here.applied
+    here.busy = False
+    here.chain.consider()
+    await a_moment()
+    assert here.applied == (placement("a-1"),)
+
+
+async def test_without_a_change_nothing_is_planned(here: Situation) -> None:
+    here.chain.consider()
+    await a_moment()
+    assert here.asked == 0
+
+
+async def test_the_same_plan_again_is_not_applied_again(here: Situation) -> None:
+    here.applied = (placement("a-1"),)
+    here.answer = preview(placement("a-1"))
+    await here.change()
+    assert here.kinds() == []
+
+
+async def test_why_there_is_no_plan_is_said_once(here: Situation) -> None:
+    here.answer = dataclasses.replace(preview(), infeasible=Infeasible(("too small.",), ()))
+    await here.change()
+    await here.change()
+    assert here.asked == 2
+    assert here.chain.note == "too small."
+    assert len(here.kinds()) <= 2
+
+
+@pytest.mark.parametrize(
+    "broke", [PartitiondError("the planner's process ended."), ZeroDivisionError("a defect")]
+)
+async def test_a_planner_that_breaks_is_an_event_and_the_chain_goes_on(
+    here: Situation, broke: Exception
+) -> None:
+    here.answer = broke
+    await here.change()
+    assert here.kinds() == ["plan-failed"]
+    assert here.chain.problem == here.chain.note != ""
+    here.answer = preview(placement("a-1"))
+    await here.change()
+    assert (here.asked, here.applied) == (1, ())  # what changes meanwhile does not hurry it
+    here.clock.now += retry_seconds(1)
+    here.chain.consider()
+    await a_moment()
+    assert here.applied == (placement("a-1"),)
+    assert here.chain.problem == ""
+
+
+async def test_a_plan_that_breaks_while_it_is_applied_is_made_again(here: Situation) -> None:
+    apply = here.chain._apply
+
+    async def full(made: PlanPreview) -> bool:
+        raise OSError("no space left on device")
+
+    here.chain._apply = full
+    here.answer = preview(placement("a-1"))
+    await here.change()
+    assert "no space left on device" in here.chain.problem
+    for failures in (1, 2, 3):
+        here.clock.now += retry_seconds(failures) - 0.5
+        here.chain.consider()
+        await a_moment()
+        assert here.asked == failures
+        here.clock.now += 0.5
+        here.chain.consider()
+        await a_moment()
+        assert here.asked == failures + 1
+    assert here.kinds() == ["plan-failed"]  # the same words are said once
+    here.chain._apply = apply
+    here.clock.now += retry_seconds(4)
+    here.chain.consider()
+    await a_moment()
+    assert list(here.applied) == [placement("a-1")]
+    here.answer = OSError("again")
+    await here.change()
+    here.clock.now += retry_seconds(1)
+    here.chain.consider()
+    await a_moment()
+    assert here.asked == 7  # a plan that was made ends the row
+
+
+def test_the_time_between_two_tries_doubles_up_to_a_minute() -> None:
+    assert [retry_seconds(n) for n in (0, 1, 2, 3, 6, 7, 8)] == [0, 1, 2, 4, 32, 60, 60]
+    assert retry_seconds(10_000) == 60
+
+
+def urgent(here: Situation) -> bool:
+    return here.chain.urgent
+
+
+async def test_for_an_under_served_model_a_plan_is_made_while_a_job_runs(here: Situation) -> None:
+    here.busy = here.pressing = True
+    here.answer = preview(placement("a-1"))
+    here.chain.changed()
+    assert urgent(here)
+    here.chain.consider()
+    await a_moment()
+    assert here.applied == (placement("a-1"),)
+    assert not urgent(here)
+    here.chain.consider()
+    await a_moment()
+    assert here.asked == 1  # once for each change, whether it helped or not
+    assert here.chain.planning  # what it left out is planned after the job
+    here.chain.changed()
+    here.chain.consider()
+    await a_moment()
+    assert here.asked == 2
+    here.busy = here.pressing = False
+    here.chain.consider()
+    await a_moment()
+    assert (here.asked, here.chain.planning) == (3, False)
+
+
+async def test_no_job_begins_while_a_plan_for_an_under_served_model_is_due_or_made(
+    here: Situation,
+) -> None:
+    assert not urgent(here)
+    here.pressing = True
+    assert not urgent(here)  # nothing changed since the last plan
+    here.chain.changed()
+    assert urgent(here)
+    here.pressing = False
+    assert not urgent(here)
+    here.pressing = True
+    here.chain.consider()
+    assert urgent(here)  # it is being made
+    await a_moment()
+    assert not urgent(here)
+    here.answer = OSError("no process can be started")
+    await here.change()
+    assert not urgent(here)  # a planner that never works keeps nobody from measuring
+
+
+async def test_a_plan_for_an_under_served_model_that_is_outdated_is_made_again(
+    here: Situation,
+) -> None:
+    here.busy = here.pressing = here.outdated = True
+    here.answer = preview(placement("a-1"))
+    await here.change()
+    assert not here.applied
+    here.outdated = False
+    here.chain.consider()
+    await a_moment()
+    assert here.applied == (placement("a-1"),)
+
+
+def test_a_plan_made_while_a_job_runs_speaks_of_what_was_planned_and_what_is_under_served() -> None:
+    missing = Unplaced("full", "there is no room", 1.0, "")
+    asleep = placement("sleeper-1", [1])
+    applied = dataclasses.replace(plan(placement("a-1")), unplaced=(missing,), asleep=(asleep,))
+    records = [record(name) for name in ("a", "full", "sleeper", "woken", "new")]
+    assert not_yet_planned(records, applied, ["woken"]) == {"new"}
+    assert not_yet_planned(records, None, ["woken"]) == {"a", "full", "sleeper", "new"}
+    assert woken_without_place(applied, {"sleeper": 1}) == frozenset()
+    assert woken_without_place(applied, {}) == {"sleeper"}
+    assert woken_without_place(None, {}) == frozenset()
+
+
+async def test_closing_ends_a_plan_that_is_being_made(here: Situation) -> None:
+    started = asyncio.Event()
+
+    async def never() -> PlanPreview:
+        started.set()
+        await asyncio.Event().wait()
+        return preview()
+
+    async def taken(_: PlanPreview) -> bool:
+        return True
+
+    chain = Chain(
+        journal=Journal(here.store, FakeClock()),
+        clock=FakeClock(),
+        ready=lambda: True,
+        pressing=lambda: False,
+        preview=never,
+        fresh=lambda: True,
+        lasts=lambda _: True,
+        apply=taken,
+        touches_running=lambda _: False,
+        current=tuple,
+    )
+    chain.changed()
+    chain.consider()
+    await started.wait()
+    async with asyncio.timeout(240):
+        await chain.close()
+
+
+async def test_after_closing_nothing_is_planned_or_applied(here: Situation) -> None:
+    here.answer = preview(placement("a-1"))
+    await here.chain.close()
+    await here.change()
+    assert (here.asked, here.applied) == (0, ())
+
+
+async def test_a_plan_of_what_is_no_longer_so_is_made_again(here: Situation) -> None:
+    here.answer = preview(placement("a-1"))
+    here.outdated = True
+    await here.change()
+    assert not here.applied
+    assert here.kinds() == []
+    here.outdated, here.lost = False, True
+    here.chain.consider()
+    await a_moment()
+    assert not here.applied
+    here.lost = False
+    here.chain.consider()
+    await a_moment()
+    assert here.asked == 3
+    assert list(here.applied) == [placement("a-1")]

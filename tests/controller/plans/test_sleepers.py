@@ -1,0 +1,143 @@
+"""Plans keep sleeping models, may give their room to other models, and say so."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+
+from partitiond.controller.plans.planning import (
+    PlanDesk,
+    PlanOptions,
+    running_placements,
+    without_model,
+)
+from partitiond.controller.plans.sleepers import beside_sleepers
+from partitiond.controller.runtime.engines import Engine
+from partitiond.core.errors import ConflictError
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import CpuCores
+from partitiond.core.model.spec import EngineOptions
+from partitiond.core.plan.record import Infeasible, Plan, Unplaced
+from partitiond.core.profile.record import ProfileKind
+from partitiond.core.replica.sleep import Sleeper
+from partitiond.core.replica.states import ReplicaState
+from partitiond.planner.api import solve
+from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.types import PlanRequest
+from partitiond.ports import Store
+from partitiond.store import open_store
+from tests.controller.demand.test_sleeping import sleeper
+from tests.controller.fakes import POLICY, FakeClock, FakeRunner
+from tests.controller.samples import cpu, measured_profile, plan, record, spec
+
+CAN_SLEEP = EngineOptions(sleep_mode=True)
+
+
+async def solved(request: PlanRequest) -> Plan | Infeasible:
+    return solve(request)
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    store = open_store(":memory:")
+    for name in ("a", "b"):
+        store.add_model(record(name, min_replicas=1, max_replicas=1, engine_kind="simulated"))
+        store.add_profile(measured_profile(name, cores=2, engine="simulated"))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def desk(store: Store) -> PlanDesk:
+    return PlanDesk(
+        store=store, clock=FakeClock(), solve=solved, options=PlanOptions(time_limit_seconds=1.0)
+    )
+
+
+ASLEEP = dataclasses.replace(
+    sleeper(), partition=CpuCores("cpu", sleeper().partition.memory_bytes, (0, 1))
+)
+
+
+async def test_a_sleeper_stays_and_another_model_gets_its_cores(desk: PlanDesk) -> None:
+    here = desk.situation(
+        devices=[cpu()], running=(), sleepers=[Sleeper(ASLEEP, 1)], asleep={"a": 1}
+    )
+    preview = await desk.preview(here, None)
+    assert [p.model for p in preview.plan.placements] == ["b"]
+    assert preview.plan.asleep == (ASLEEP,)
+    assert preview.plan.wanted == (*preview.plan.placements, ASLEEP)
+    assert preview.diff.stop == ()
+    assert preview.plan.devices == (cpu(),)  # engines are held to the whole device, not the rest
+    assert any("a sleeps at level 1" in sentence for sentence in preview.plan.explanation)
+    assert all(u.model != "a" for u in preview.plan.unplaced)
+
+
+def test_awake_again_where_its_room_was_given_away_it_hears_so(desk: PlanDesk) -> None:
+    applied = dataclasses.replace(plan(), asleep=(ASLEEP,))
+    unplaced = (Unplaced("a", "nothing is free."), Unplaced("b", "nothing is free."))
+    made = dataclasses.replace(plan(), unplaced=unplaced)
+    awake = desk.situation(devices=[cpu()], running=applied.wanted)
+    told = beside_sleepers(made, awake, applied)
+    assert "given away; nothing is free." in told.unplaced[0].reason
+    assert told.unplaced[0].remedy
+    assert told.unplaced[1] == unplaced[1]
+    assert told.asleep == ()
+
+
+async def test_a_plan_is_outdated_once_a_model_falls_asleep(desk: PlanDesk) -> None:
+    here = desk.situation(devices=[cpu()], running=(), asleep={"a": 1})
+    preview = await desk.preview(here, None)
+    assert desk.recall(preview.plan.id, here, None) == preview
+    awake = desk.situation(devices=[cpu()], running=())
+    with pytest.raises(ConflictError, match="outdated"):
+        desk.recall(preview.plan.id, awake, None)
+
+
+def test_a_model_that_is_removed_leaves_the_sleepers_of_the_plan() -> None:
+    made = dataclasses.replace(plan(), asleep=(ASLEEP,))
+    assert without_model(made, "a", "plan-2", "now").wanted == ()
+
+
+def engine_in(state: ReplicaState) -> Engine:
+    found = Engine(
+        "a-1",
+        ASLEEP,
+        runner=FakeRunner(),
+        clock=FakeClock(),
+        policy=POLICY,
+        note=lambda *_: None,
+        wake=lambda: None,
+    )
+    found.state = state
+    return found
+
+
+@pytest.mark.parametrize("state", [ReplicaState.SLEEPING, ReplicaState.WAKING])
+async def test_what_sleeps_and_is_wanted_awake_counts_as_there_and_may_move(
+    state: ReplicaState,
+) -> None:
+    engines = [engine_in(state)]
+    assert running_placements((), engines, only_live=False) == (ASLEEP,)
+    assert running_placements((), engines, only_live=True) == ()
+    assert running_placements((ASLEEP,), engines, only_live=False, asleep={"a": 1}) == ()
+
+
+def test_candidates_know_what_they_hold_asleep_only_with_sleep_mode() -> None:
+    profile = measured_profile("a", cores=2, engine="simulated")
+    plain = spec("a", engine_kind="simulated")
+    able = spec("a", engine_kind="simulated", engine=CAN_SLEEP)
+    hardware = [profile.hardware]
+    assert {c.asleep for c in candidates_for(plain, [profile], hardware).candidates} == {None}
+    for candidate in candidates_for(able, [profile], hardware).candidates:
+        assert candidate.asleep is not None
+        assert candidate.asleep.level_2_bytes <= candidate.asleep.level_1_bytes
+        assert candidate.asleep.level_1_bytes < candidate.memory_bytes
+
+
+def test_vllm_with_sleep_mode_is_not_placed_on_a_cpu_and_says_why() -> None:
+    profile = measured_profile("a", cores=2)
+    assert (profile.kind, profile.size.mode) == (ProfileKind.MEASURED, SharingMode.CORES)
+    asked = candidates_for(spec("a", engine=CAN_SLEEP), [profile], [profile.hardware])
+    assert asked.candidates == ()
+    assert "sleep mode" in asked.reason

@@ -1,0 +1,134 @@
+"""Estimates of a CPU device rest on its measured figures, or say that they do not."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures, figures_for
+from partitiond.controller.service import Service, ServiceOptions
+from partitiond.core.errors import DeviceError
+from partitiond.core.hardware.kinds import CpuFigures, Device
+from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.devices.fake import fake_gpus
+from partitiond.store import open_store
+from tests.controller.fakes import POLICY, until
+from tests.controller.samples import cpu, spec
+from tests.controller.test_service import Host
+
+SLOW = CpuFigures("test CPU", 2, 1, 1e9, 2e9, 1e10, 2e10, False, "2026-01-01T00:00:00+00:00")
+
+
+class Speed:
+    """Measures when asked; remembers where it was asked."""
+
+    def __init__(self, fails_with: Exception | None = None) -> None:
+        self.known: CpuFigures | None = None
+        self.fails_with = fails_with
+        self.threads: list[threading.Thread] = []
+
+    def __call__(self, device: Device) -> CpuFigures:
+        self.threads.append(threading.current_thread())
+        if self.fails_with is not None:
+            raise self.fails_with
+        self.known = SLOW
+        return SLOW
+
+    def kept(self, device: Device) -> CpuFigures | None:
+        return self.known
+
+
+async def test_figures_are_measured_in_a_thread_and_once() -> None:
+    speed = Speed()
+    assert await figures_for(spec(), [cpu()], speed, busy=False) == Figures(SLOW)
+    assert await figures_for(spec(), [cpu()], speed, busy=False) == Figures(SLOW)
+    (thread,) = speed.threads
+    assert thread is not threading.main_thread()
+
+
+async def test_nothing_is_measured_that_no_estimate_needs() -> None:
+    speed = Speed()
+    gpus = fake_gpus("a100-80gb")
+    assert await figures_for(spec(), gpus, speed, busy=False) == ASSUMED
+    simulated = spec(engine_kind="simulated")
+    assert await figures_for(simulated, [cpu()], speed, busy=False) == ASSUMED
+    assert await figures_for(spec(), [cpu()], None, busy=False) == ASSUMED
+    assert speed.threads == []
+
+
+async def test_while_a_model_is_measured_only_what_is_known_is_used() -> None:
+    speed = Speed()
+    unknown = await figures_for(spec(), [cpu()], speed, busy=True)
+    assert (unknown.cpu, speed.threads) == (None, [])
+    assert "being measured" in unknown.note
+    speed.known = SLOW
+    assert await figures_for(spec(), [cpu()], speed, busy=True) == Figures(SLOW)
+
+
+async def test_a_failed_measurement_is_a_note_and_no_failure() -> None:
+    speed = Speed(DeviceError("core 1 could not be measured: no numpy\nmore", hint="Install it."))
+    found = await figures_for(spec(), [cpu()], speed, busy=False)
+    assert found.cpu is None
+    assert found.note == "CPU figures are assumed: core 1 could not be measured: no numpy"
+
+
+class MeasuringHost(Host):
+    """A host whose CPU can be measured."""
+
+    speed = Speed()
+
+    def _make(self) -> Service:
+        self.speed = Speed()
+        return Service(
+            store=self.store,
+            runner=self.runner,
+            devices=self.devices,
+            resolver=self.resolver,
+            proxy=self.proxy,
+            profiler=self.profiler,
+            solve=self.solve,
+            clock=self.clock,
+            options=ServiceOptions(policy=POLICY),
+            cpu_speed=self.speed,
+        )
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[MeasuringHost]:
+    store = open_store(":memory:")
+    here = MeasuringHost(store)
+    await here.service.start()
+    yield here
+    await here.service.shutdown(stop_engines=True)
+    store.close()
+
+
+def estimated(host: Host, name: str) -> list[Profile]:
+    found = [p for p in host.service.profiles(name) if p.kind is ProfileKind.ESTIMATED]
+    assert found
+    return found
+
+
+async def test_registering_estimates_with_what_this_cpu_reaches(host: MeasuringHost) -> None:
+    await host.service.register(spec("a", auto=False))
+    for profile in estimated(host, "a"):
+        assert any("measured on this host" in note for note in profile.provenance.notes)
+    slow = max(p.knee.best_output_tokens_per_s for p in estimated(host, "a"))
+    host.speed.known, host.speed.fails_with = None, DeviceError("no.", hint="Try again.")
+    await host.service.register(spec("b", auto=False))
+    for profile in estimated(host, "b"):
+        assert "CPU figures are assumed: no." in profile.provenance.notes
+    assert max(p.knee.best_output_tokens_per_s for p in estimated(host, "b")) > 2 * slow
+
+
+async def test_registering_beside_a_running_job_does_not_disturb_it(host: MeasuringHost) -> None:
+    host.profiler.gate.clear()
+    await host.service.register(spec("a", engine_kind="simulated"))
+    await until(lambda: bool(host.profiler.requests))
+    assert host.speed.threads == []
+    await host.service.register(spec("b", auto=False))
+    assert host.speed.threads == []
+    assert any("being measured" in n for p in estimated(host, "b") for n in p.provenance.notes)
+    host.profiler.gate.set()
+    await asyncio.sleep(0)

@@ -1,0 +1,544 @@
+"""The job queue runs jobs side by side, shows waiting, cancels, and survives a restart."""
+
+import asyncio
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from partitiond.controller.journal import Journal
+from partitiond.controller.profiles.job_room import Lent
+from partitiond.controller.profiles.jobs import JobQueue, Neighbours, Tell
+from partitiond.controller.profiles.leases import Lease
+from partitiond.controller.runtime.unfinished import INTERRUPTED, REPEATS, interrupted_jobs
+from partitiond.controller.store_waits import StoreWaits
+from partitiond.core.errors import StartFailedError, StoreBusyError, StoreError
+from partitiond.core.hardware.partition import CpuCores, WholeDevice
+from partitiond.core.replica.job_slots import MeasuringJob, Slots, Turn, WaitingJob, next_job
+from partitiond.core.units import GIB, Bytes
+from partitiond.engines.process.spawn import to_end
+from partitiond.ports import Job, JobState, Progress, Store
+from partitiond.store import SqlStore, open_store
+from tests.controller.fakes import FakeClock, a_moment, until
+from tests.store.holder import locked
+
+LEASE = Lease(CpuCores("cpu", Bytes(GIB), (0,)), (0,))
+ELSEWHERE = Lease(WholeDevice("gpu", Bytes(GIB)), (0,))
+
+
+def device_of(job: Job) -> str:
+    return "gpu" if job.subject == "elsewhere" else "cpu"
+
+
+class Desk:
+    """A queue whose jobs end when told to."""
+
+    def __init__(self, store: Store, slots: Slots | None = None) -> None:
+        self.store = store
+        self.slots = slots or Slots()
+        self.beside: dict[str, Neighbours] = {}
+        self.blocked: dict[str, str] = {}
+        self.running: dict[str, asyncio.Future[str]] = {}
+        self.ended: list[tuple[str, JobState]] = []
+        self.seen: list[list[str]] = []
+        clock = FakeClock()
+        self.queue = JobQueue(
+            store=store,
+            clock=clock,
+            journal=Journal(store, clock),
+            turn=self._turn,
+            execute=self._execute,
+            ended=lambda job: self.ended.append((job.id, job.state)),
+            write=StoreWaits(store).write,
+        )
+
+    def _turn(
+        self, queue: Sequence[Job], running: Sequence[Lent], passed: Mapping[str, int]
+    ) -> Turn[Lease]:
+        self.seen.append([job.subject for job in queue])
+        waiting = [
+            WaitingJob(
+                job.id, job.id, job.subject, (device_of(job),), job.device_id, passed=passed[job.id]
+            )
+            for job in queue
+        ]
+        measuring = [MeasuringJob(job.id, job.id, device_of(job)) for job, _ in running]
+        return next_job(waiting, measuring, self.slots, self)
+
+    def lease(self, needs: Hashable, device_id: str) -> Lease | str:
+        blocked = self.blocked.get(str(needs), "")
+        return blocked or (ELSEWHERE if device_id == "gpu" else LEASE)
+
+    def fits_without_jobs(self, needs: Hashable, device_id: str) -> bool:
+        return False
+
+    async def _execute(self, job: Job, lease: Lease, tell: Tell, neighbours: Neighbours) -> str:
+        tell(Progress("measuring", f"on cores {lease.cores}", 0.25))
+        self.beside[job.subject] = neighbours
+        self.running[job.subject] = asyncio.get_running_loop().create_future()
+        return await self.running[job.subject]
+
+    async def submit(self, subject: str) -> Job:
+        job = self.queue.submit("profile", subject, [("cores", "1")])
+        await a_moment()
+        return self.queue.job(job.id)
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    store = open_store(":memory:")
+    here = Desk(store)
+    yield here
+    await here.queue.close()
+    store.close()
+
+
+async def test_a_job_runs_with_its_lease_and_keeps_its_result(desk: Desk) -> None:
+    job = await desk.submit("a")
+    assert job.state is JobState.RUNNING
+    assert job.progress == Progress("measuring", "on cores (0,)", 0.25)
+    assert desk.queue.leases() == (LEASE.partition,)
+    desk.running["a"].set_result("profile-a")
+    await a_moment()
+    job = desk.queue.job(job.id)
+    assert (job.state, job.result) == (JobState.SUCCEEDED, "profile-a")
+    assert desk.queue.leases() == ()
+    assert desk.ended == [(job.id, JobState.SUCCEEDED)]
+
+
+async def test_a_job_tells_where_it_starts_an_engine_only_while_it_does(desk: Desk) -> None:
+    tells: list[Tell] = []
+
+    async def execute(job: Job, lease: Lease, tell: Tell, neighbours: Neighbours) -> str:
+        tells.append(tell)
+        await asyncio.Event().wait()
+        return ""
+
+    desk.queue._execute = execute
+    await desk.submit("a")
+    for phase, devices in (("starting", ("cpu",)), ("measuring", ()), ("starting", ("cpu",))):
+        tells[0](Progress(phase, "engine"))
+        assert desk.queue.starting() == devices
+    tells[0](Progress("confirming", "engine"))
+    assert desk.queue.starting() == ()
+
+
+async def test_jobs_run_one_after_the_other(desk: Desk) -> None:
+    first, second = await desk.submit("a"), await desk.submit("b")
+    assert second.state is JobState.QUEUED
+    assert second.progress.message == f"waits for {first.id}"
+    desk.running["a"].set_result("x")
+    await a_moment()
+    assert desk.queue.job(second.id).state is JobState.RUNNING
+
+
+async def test_as_many_run_at_once_as_are_allowed_and_each_knows_who_ran_beside_it() -> None:
+    store = open_store(":memory:")
+    desk = Desk(store, Slots(per_device=2, per_host=3))
+    first, second = await desk.submit("a"), await desk.submit("b")
+    elsewhere, waiting = await desk.submit("elsewhere"), await desk.submit("c")
+    assert {job.state for job in (first, second, elsewhere)} == {JobState.RUNNING}
+    assert waiting.progress.message == f"waits for {first.id} or {second.id} or {elsewhere.id}"
+    assert desk.queue.running == first.id
+    assert desk.queue.leases() == (LEASE.partition, LEASE.partition, ELSEWHERE.partition)
+    desk.running["b"].set_result("x")
+    await a_moment()
+    assert desk.queue.job(second.id).state is JobState.SUCCEEDED
+    assert desk.queue.job(waiting.id).state is JobState.RUNNING
+    assert desk.beside["a"]() == (second.id, waiting.id)
+    assert desk.beside["b"]() == (first.id,)
+    assert desk.beside["c"]() == (first.id,)
+    assert desk.beside["elsewhere"]() == ()
+    await desk.queue.cancel(first.id)
+    assert desk.running["a"].cancelled()
+    assert desk.queue.running == elsewhere.id
+    await desk.queue.close()
+    assert not desk.queue.busy
+    states = {job.subject: job.state for job in desk.queue.jobs()}
+    assert states["c"] is states["elsewhere"] is JobState.FAILED
+    store.close()
+
+
+async def test_a_job_and_its_events_say_on_which_device_it_runs(desk: Desk) -> None:
+    job = await desk.submit("elsewhere")
+    waiting = await desk.submit("elsewhere 2")
+    assert (job.device_id, waiting.device_id) == ("gpu", "cpu")
+    blocked = desk.queue.submit("profile", "elsewhere", [("cores", "2")])
+    assert blocked.device_id == ""
+    desk.running["elsewhere"].set_exception(StartFailedError("it exited."))
+    await a_moment()
+    told = {e.kind: e.message for e in desk.store.events() if e.subject == job.id}
+    assert told["job-queued"] == "profile of elsewhere."
+    assert told["job-started"] == "profile of elsewhere on gpu."
+    assert told["job-failed"] == "profile of elsewhere on gpu: it exited."
+    assert desk.queue.job(job.id).device_id == "gpu"
+
+
+async def test_jobs_that_were_interrupted_together_go_on_before_all_that_wait() -> None:
+    store = open_store(":memory:")
+    desk = Desk(store)
+    await desk.submit("a")
+    await desk.submit("elsewhere")
+    for name in ("b", "c"):
+        assert (await desk.submit(name)).state is JobState.QUEUED
+    after = Desk(store)
+    after.queue.recover()
+    lost = interrupted_jobs(store.jobs(limit=None))
+    assert [(job.subject, job.device_id) for job in lost] == [("a", "cpu"), ("elsewhere", "gpu")]
+    after.queue.go_on(lost)
+    await a_moment()
+    assert set(after.running) == {"a", "elsewhere"}
+    assert after.seen[0] == ["a", "elsewhere", "b", "c"]
+    again = Desk(store)  # the same once more, before anything ended
+    again.queue.recover()
+    again.queue.go_on(interrupted_jobs(store.jobs(limit=None)))
+    await a_moment()
+    assert set(again.running) == {"a", "elsewhere"}
+    for one in (desk, after, again):
+        await one.queue.close()
+    store.close()
+
+
+async def test_how_often_a_job_was_passed_over_is_counted_until_it_begins() -> None:
+    store = open_store(":memory:")
+    desk = Desk(store)
+    counts: list[dict[str, int]] = []
+    begin: list[str] = []
+
+    def turn(
+        queue: Sequence[Job], running: Sequence[Lent], passed: Mapping[str, int]
+    ) -> Turn[Lease]:
+        counts.append(dict(passed))
+        first, last = queue[0], queue[-1]
+        if len(queue) > 1 and begin:
+            begin.pop()
+            return Turn(last.id, LEASE, {}, (first.id,))
+        return Turn(None, None, {job.id: "waits" for job in queue})
+
+    desk.queue._turn = turn
+    slow = await desk.submit("slow")
+    for name in ("b", "c"):
+        begin.append(name)
+        await desk.submit(name)
+    assert counts[-1] == {slow.id: 2}
+    await desk.queue.cancel(slow.id)
+    assert (await desk.submit("slow")).id != slow.id
+    assert set(counts[-1].values()) == {0}
+    await desk.queue.close()
+    store.close()
+
+
+async def test_while_measuring_is_paused_no_job_begins_and_each_says_why(desk: Desk) -> None:
+    why = "waits until a-1 serves"
+    desk.queue.paused = lambda: why
+    jobs = [await desk.submit(name) for name in ("a", "b")]
+    assert [job.progress.message for job in jobs] == [why, why]
+    assert [job.state for job in jobs] == [JobState.QUEUED, JobState.QUEUED]
+    assert desk.running == {}
+    desk.queue.paused = str
+    desk.queue.poke()
+    await a_moment()
+    assert list(desk.running) == ["a"]
+
+
+async def test_a_job_says_what_it_waits_for_and_does_not_hold_up_others(desk: Desk) -> None:
+    desk.blocked["a"] = "waits for core 0: b-1 holds it"
+    waiting, other = await desk.submit("a"), await desk.submit("b")
+    assert waiting.progress.message == "waits for core 0: b-1 holds it"
+    assert other.state is JobState.RUNNING
+    desk.running["b"].set_result("x")
+    await a_moment()
+    desk.blocked.clear()
+    desk.queue.poke()
+    await a_moment()
+    assert desk.queue.job(waiting.id).state is JobState.RUNNING
+
+
+async def test_the_same_job_is_not_queued_twice(desk: Desk) -> None:
+    assert (await desk.submit("a")).id == (await desk.submit("a")).id
+
+
+async def test_a_job_that_waits_is_known_however_many_came_after_it(desk: Desk) -> None:
+    running = await desk.submit("a")
+    desk.blocked["long"] = "waits for room"
+    waiting = await desk.submit("long")
+    for n in range(120):
+        desk.queue.submit("profile", "many", [("batch", str(n))])
+    assert {running.id, waiting.id} <= {job.id for job in desk.queue.jobs()}
+    assert [job.id for job in desk.queue.jobs()][-2:] == [waiting.id, running.id]
+    assert (await desk.submit("long")).id == waiting.id
+    assert (await desk.submit("a")).id == running.id
+    assert desk.queue.submit("profile", "long", [("cores", "2")]).id != waiting.id
+    assert desk.queue.submit("drift", "long", [("cores", "1")]).id != waiting.id
+    await desk.queue.cancel(waiting.id)
+    assert (await desk.submit("long")).id != waiting.id
+
+
+async def test_all_waiting_jobs_are_taken_up_after_a_restart(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("partitiond.store.repository.MAX_JOBS", 3)
+    desk.blocked["first"] = "waits for room"
+    first = await desk.submit("first")
+    for n in range(8):
+        done = await desk.submit(f"done-{n}")
+        desk.running[f"done-{n}"].set_result("x")
+        await a_moment()
+        assert desk.queue.job(done.id).state is JobState.SUCCEEDED
+    after = Desk(desk.store)
+    after.queue.recover()
+    after.queue.poke()
+    await a_moment()
+    assert after.queue.job(first.id).state is JobState.RUNNING
+    await after.queue.close()
+
+
+def fill(store: Store, *, full: bool) -> None:
+    """Let the store be full, by SQLite's own limit, or no longer."""
+    assert isinstance(store, SqlStore)
+    with store._engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        limit = pages if full else 1_000_000
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {limit}")
+
+
+async def test_a_job_that_ends_while_the_store_is_full_has_ended_once_there_is_room(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("partitiond.controller.profiles.jobs.WRITE_AGAIN_SECONDS", 0.01)
+    job, waiting = await desk.submit("a"), await desk.submit("b")
+    fill(desk.store, full=True)
+    desk.running["a"].set_result("p" * 100_000)  # so long that it needs a page
+    await asyncio.sleep(0.05)
+    assert (desk.queue.leases(), desk.ended) == ((LEASE.partition,), [])
+    fill(desk.store, full=False)
+    await until(lambda: desk.queue.job(job.id).state is JobState.SUCCEEDED)
+    await until(lambda: desk.queue.job(waiting.id).state is JobState.RUNNING)
+    assert desk.ended == [(job.id, JobState.SUCCEEDED)]
+
+
+async def test_a_queue_ends_at_once_though_the_store_is_full(desk: Desk) -> None:
+    job = await desk.submit("a")
+    fill(desk.store, full=True)
+    desk.running["a"].set_result("p" * 100_000)
+    await a_moment()
+    await desk.queue.close()
+    fill(desk.store, full=False)
+    after = Desk(desk.store)
+    after.queue.recover()
+    assert after.queue.job(job.id).error == INTERRUPTED
+    await after.queue.close()
+
+
+async def test_a_failed_job_says_why_and_what_to_do(desk: Desk) -> None:
+    job = await desk.submit("a")
+    desk.running["a"].set_exception(StartFailedError("it exited.", hint="See its log."))
+    await a_moment()
+    job = desk.queue.job(job.id)
+    assert (job.state, job.error) == (JobState.FAILED, "it exited. See its log.")
+
+
+async def test_a_defect_ends_the_job_and_not_the_queue(desk: Desk) -> None:
+    job = await desk.submit("a")
+    desk.running["a"].set_exception(ZeroDivisionError("oops"))
+    await a_moment()
+    assert "ZeroDivisionError" in desk.queue.job(job.id).error
+    assert (await desk.submit("b")).state is JobState.RUNNING
+
+
+async def test_cancelling_a_running_job_returns_once_nothing_of_it_runs(desk: Desk) -> None:
+    job = await desk.submit("a")
+    cancelled = await desk.queue.cancel(job.id)
+    assert cancelled.state is JobState.CANCELLED
+    assert desk.running["a"].cancelled()
+    assert not desk.queue.busy
+
+
+async def test_cancelling_a_waiting_job_takes_it_out_of_the_queue(desk: Desk) -> None:
+    await desk.submit("a")
+    waiting = await desk.submit("b")
+    assert (await desk.queue.cancel(waiting.id)).state is JobState.CANCELLED
+    desk.running["a"].set_result("x")
+    await a_moment()
+    assert desk.queue.job(waiting.id).state is JobState.CANCELLED
+
+
+async def test_cancelling_an_ended_job_changes_nothing(desk: Desk) -> None:
+    job = await desk.submit("a")
+    desk.running["a"].set_result("x")
+    await a_moment()
+    assert (await desk.queue.cancel(job.id)).state is JobState.SUCCEEDED
+
+
+async def test_after_a_restart_running_jobs_have_failed_and_waiting_ones_wait_on(
+    desk: Desk,
+) -> None:
+    running, waiting = await desk.submit("a"), await desk.submit("b")
+    after = Desk(desk.store)
+    after.queue.recover()
+    job = after.queue.job(running.id)
+    assert (job.state, job.error) == (JobState.FAILED, INTERRUPTED)
+    after.queue.poke()
+    await a_moment()
+    assert after.queue.job(waiting.id).state is JobState.RUNNING
+    await after.queue.close()
+
+
+async def test_a_job_that_a_shutdown_ends_is_interrupted_and_says_how_to_go_on(
+    desk: Desk,
+) -> None:
+    job = await desk.submit("a")
+    await desk.queue.close()
+    error = desk.store.job(job.id).error
+    assert error == INTERRUPTED
+    assert "Ask for it again: it resumes with the trials" in error
+
+
+def job(number: int, subject: str, state: JobState, error: str = "") -> Job:
+    waits = Progress("queued", "")
+    return Job(f"job-{number}", "profile", subject, state, "", "", waits, error=error)
+
+
+def test_an_interrupted_job_is_repeated_a_few_times_and_not_for_ever() -> None:
+    lost = [job(n, "a", JobState.FAILED, INTERRUPTED) for n in range(REPEATS + 1, 0, -1)]
+    assert interrupted_jobs(lost[:1]) == (lost[0],)
+    assert interrupted_jobs(lost[:REPEATS]) == (lost[0],)
+    assert interrupted_jobs(lost) == ()
+    done = job(9, "a", JobState.SUCCEEDED)
+    assert interrupted_jobs([done, *lost[:1]]) == ()
+    assert interrupted_jobs([lost[0], done, *lost]) == (lost[0],)
+
+
+def test_only_what_the_daemon_interrupted_is_repeated_in_the_order_it_was_asked_for() -> None:
+    first, second = (job(n, s, JobState.FAILED, INTERRUPTED) for n, s in ((1, "a"), (3, "b")))
+    failed = job(2, "c", JobState.FAILED, "out of memory.")
+    assert interrupted_jobs([second, failed, first]) == (first, second)
+
+
+async def test_a_failed_job_keeps_the_log_lines_that_matter(desk: Desk) -> None:
+    failed = await desk.submit("a")
+    lines = ["RuntimeError: no such kernel", *(f"at line {n}" for n in range(40))]
+    desk.running["a"].set_exception(
+        StartFailedError("it exited.", hint="See its log.", facts={"lines": lines})
+    )
+    await a_moment()
+    told = desk.queue.job(failed.id).error.splitlines()
+    assert told[:2] == ["it exited. See its log.", "    RuntimeError: no such kernel"]
+    assert len(told) <= 13
+    assert all("\n" not in event.message for event in desk.store.events())
+
+
+async def test_a_log_line_that_the_message_quotes_is_not_said_again(desk: Desk) -> None:
+    failed = await desk.submit("a")
+    lines = ["error: no such kernel", "exit: 1", "INFO: no such kernel, or another"]
+    broke = StartFailedError("it exited with exit code 1: no such kernel.", facts={"lines": lines})
+    desk.running["a"].set_exception(broke)
+    await a_moment()
+    told = desk.queue.job(failed.id).error.splitlines()
+    assert told[1:] == ["    exit: 1", "    INFO: no such kernel, or another"]
+
+
+async def test_an_interrupted_job_names_the_one_in_its_place_and_still_counts(desk: Desk) -> None:
+    lost = await desk.submit("a")
+    await desk.queue.close()
+    after = Desk(desk.store)
+    after.queue.recover()
+    (old,) = interrupted_jobs(desk.store.jobs())
+    after.queue.go_on([old])
+    (new,) = after.queue.open_jobs("a")
+    error = after.queue.job(lost.id).error
+    assert error.startswith("interrupted:")
+    assert new.id in error
+    assert "Ask for it again" not in error
+    await after.queue.close()
+    assert len(interrupted_jobs(desk.store.jobs())) == 1
+
+
+async def test_a_withdrawn_job_says_why_and_one_somebody_asked_for_has_no_reason(
+    desk: Desk,
+) -> None:
+    await desk.submit("a")
+    queued = desk.queue.submit("profile", "b", [], reason="not measured yet")
+    assert queued.reason
+    asked = desk.queue.submit("profile", "b", [])
+    assert (asked.id, asked.reason) == (queued.id, "")
+    (wanted,) = [event for event in desk.store.events() if event.kind == "job-wanted"]
+    assert (wanted.subject, "not measured yet" in wanted.message) == (queued.id, True)
+    desk.queue.withdraw(asked, "nothing needs it any more.")
+    ended = desk.queue.job(asked.id)
+    assert (ended.state, ended.error) == (
+        JobState.CANCELLED,
+        "withdrawn: nothing needs it any more.",
+    )
+
+
+async def test_a_job_cancelled_before_its_first_step_has_ended_too(desk: Desk) -> None:
+    job = desk.queue.submit("profile", "a", [])
+    assert job.state is JobState.RUNNING
+    assert (await desk.queue.cancel(job.id)).state is JobState.CANCELLED
+    assert not desk.queue.busy
+
+
+async def test_a_waiting_job_that_cannot_be_written_as_ended_goes_on_waiting(desk: Desk) -> None:
+    running = await desk.submit("a")
+    jobs = [await desk.submit(name) for name in ("b", "c")]
+    fill(desk.store, full=True)
+    with pytest.raises(StoreError):
+        desk.queue.withdraw(jobs[0], "p" * 100_000)
+    assert desk.ended == []
+    assert desk.queue.open_jobs("b") == (desk.queue.job(jobs[0].id),)
+    fill(desk.store, full=False)
+    assert (await desk.queue.cancel(jobs[0].id)).state is JobState.CANCELLED
+    await desk.queue.cancel(running.id)
+    await a_moment()
+    assert desk.queue.job(jobs[1].id).state is JobState.RUNNING
+
+
+async def test_a_cancel_that_the_store_refuses_changes_nothing(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s.sqlite3", patience_seconds=0.01)
+    desk = Desk(store)
+    running, waiting = await desk.submit("a"), await desk.submit("b")
+    with locked(store.path):
+        with pytest.raises(StoreBusyError, match="locked"):
+            await desk.queue.cancel(waiting.id)
+    assert desk.ended == []
+    desk.running["a"].set_result("x")
+    await until(lambda: desk.queue.job(running.id).state is JobState.SUCCEEDED)
+    await until(lambda: desk.queue.job(waiting.id).state is JobState.RUNNING)
+    assert (await desk.queue.cancel(waiting.id)).state is JobState.CANCELLED
+    await desk.queue.close()
+    store.close()
+
+
+async def test_a_job_that_cannot_be_stored_is_not_queued(desk: Desk) -> None:
+    await desk.submit("a")
+    fill(desk.store, full=True)
+    with pytest.raises(StoreError, match="full"):
+        desk.queue.submit("profile", "b", [("trace", "p" * 100_000)])
+    fill(desk.store, full=False)
+    assert desk.queue.open_jobs("b") == ()
+    assert [job.subject for job in desk.queue.jobs()] == ["a"]
+
+
+async def test_what_is_being_cancelled_does_not_stand_for_who_asks_again(desk: Desk) -> None:
+    stopped = asyncio.Event()
+
+    async def slow_to_end(job: Job, lease: Lease, tell: Tell, neighbours: Neighbours) -> str:
+        measured: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        try:
+            return await measured
+        finally:
+            await to_end(stopped.wait())
+
+    execute, desk.queue._execute = desk.queue._execute, slow_to_end
+    first = await desk.submit("a")
+    cancelling = [asyncio.create_task(desk.queue.cancel(first.id)) for _ in range(2)]
+    await a_moment()
+    desk.queue._execute = execute
+    again = await desk.submit("a")
+    assert (again.id != first.id, again.state) == (True, JobState.QUEUED)
+    assert (await desk.submit("a")).id == again.id
+    stopped.set()
+    assert [(await one).state for one in cancelling] == [JobState.CANCELLED] * 2
+    assert desk.ended == [(first.id, JobState.CANCELLED)]
+    await until(lambda: desk.queue.job(again.id).state is JobState.RUNNING)

@@ -1,0 +1,250 @@
+"""A profile job stores its parameters, runs with them, and has a command that repeats it."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.controller.profiles.job_room import ONLY_THERE
+from partitiond.controller.profiles.params import (
+    ProfilingOptions,
+    measured_spec,
+    options_of,
+    params_of,
+    profile_request,
+)
+from partitiond.core.errors import InputError, SpecError
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import (
+    EngineOptions,
+    ModelSource,
+    ModelSpec,
+    Slo,
+    SourceKind,
+    Variant,
+    Weights,
+)
+from partitiond.core.model.workload import Workload
+from partitiond.core.units import parse_bytes
+from partitiond.devices.fake import fake_cpu, fake_gpus
+from partitiond.ports import ProfileOptions, ProfileRequest, ResolvedModel
+
+MODEL = Architecture("llama", 135_000_000, 576, 30, 9, 3, 64, 1536, 49152, 2048)
+SPEC = ModelSpec(
+    "opt-125m",
+    ModelSource(SourceKind.CONFIG, "opt-125m"),
+    Weights.DUMMY,
+    Workload(64, 32),
+    variants=(Variant("fp8", EngineOptions(quantization="fp8")),),
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "settings", "expected"),
+    [(None, (), "4"), (None, (1, 2), "1"), (None, (8,), "4"), (2, (1,), "2")],
+)
+def test_cores_come_from_the_request_then_the_settings_then_the_device(
+    asked: int | None, settings: tuple[int, ...], expected: str
+) -> None:
+    defaults = ProfilingOptions(cpu_partition_cores=settings)
+    made = dict(params_of(ProfileOptions(cores=asked), [fake_cpu(cores=4)], defaults))
+    assert made["cores"] == expected
+
+
+def test_more_cores_than_there_are_is_refused() -> None:
+    with pytest.raises(InputError, match="4 cores for engines, 5 were asked for"):
+        params_of(ProfileOptions(cores=5), [fake_cpu(cores=4)], ProfilingOptions())
+
+
+def test_more_memory_than_there_is_is_refused() -> None:
+    device = fake_cpu(cores=4)
+    asked = ProfileOptions(memory_bytes=device.memory_bytes + 1)
+    with pytest.raises(InputError, match="were asked for") as refused:
+        params_of(asked, [device], ProfilingOptions())
+    assert "free" in refused.value.hint
+
+
+WORKLOADS = st.one_of(
+    st.none(),
+    st.builds(Workload, st.integers(1, 4096), st.integers(1, 4096)),
+    st.builds(
+        Workload.lognormal,
+        st.integers(1, 4096),
+        st.integers(1, 4096),
+        st.floats(0.01, 5.0),
+        st.floats(0.01, 5.0),
+    ),
+    st.lists(st.tuples(st.integers(1, 99), st.integers(1, 99)), min_size=1, max_size=9).map(
+        Workload.of_trace
+    ),
+)
+
+
+@given(
+    st.builds(
+        ProfileOptions,
+        device_id=st.just("cpu"),
+        cores=st.integers(1, 4),
+        max_batch=st.integers(1, 512),
+        time_limit_seconds=st.floats(1, 1e6),
+        memory_bytes=st.none() | st.integers(1, fake_cpu(cores=4).memory_bytes),
+        seed=st.integers(0, 2**31),
+        variant=st.sampled_from(["", "fp8"]),
+        workload=WORKLOADS,
+        max_num_batched_tokens=st.none() | st.integers(16, 2**20),
+        kv_cache_dtype=st.none() | st.sampled_from(["auto", "fp8"]),
+        structured_output=st.booleans(),
+        confirm=st.booleans(),
+        paper_requests=st.integers(0, 10_000),
+        fresh=st.sampled_from(["", "abc"]),
+        any_like_it=st.just(True),
+    )
+)
+def test_a_stored_job_is_read_back_as_it_was_asked(options: ProfileOptions) -> None:
+    stored = params_of(options, [fake_cpu(cores=4)], ProfilingOptions())
+    assert options_of(stored) == options
+    assert all(isinstance(value, str) for _, value in stored)
+
+
+def test_a_job_without_wishes_says_nothing_of_them() -> None:
+    stored = dict(params_of(ProfileOptions(), [fake_cpu(cores=4)], ProfilingOptions()))
+    assert set(stored) == {"device_id", "cores", "max_batch", "time_limit_seconds", "seed"}
+
+
+def test_only_a_device_that_somebody_named_among_others_like_it_is_the_only_one() -> None:
+    two, other = fake_gpus("a100-80gb", 2), fake_gpus("h100-80gb")
+
+    def only(options: ProfileOptions, *devices: Device) -> bool:
+        stored = params_of(options, devices, ProfilingOptions())
+        assert options_of(stored).any_like_it == (ONLY_THERE not in dict(stored))
+        return ONLY_THERE in dict(stored)
+
+    assert only(ProfileOptions(device_id=two[1].id), *two)
+    assert not only(ProfileOptions(device_id=two[1].id, any_like_it=True), *two)
+    assert not only(ProfileOptions(), *two)
+    assert not only(ProfileOptions(device_id=two[0].id), two[0], *other)
+
+
+def test_a_variant_is_measured_with_its_own_engine() -> None:
+    form = measured_spec(SPEC, ProfileOptions(variant="fp8", kv_cache_dtype="fp8"))
+    assert (form.engine.quantization, form.engine.kv_cache_dtype) == ("fp8", "fp8")
+    with pytest.raises(SpecError, match="lists no variant"):
+        measured_spec(SPEC, ProfileOptions(variant="int4"))
+
+
+def test_lengths_beyond_the_context_are_refused() -> None:
+    short = dataclasses.replace(SPEC, engine=EngineOptions(max_model_len=100))
+    assert measured_spec(short, ProfileOptions()).workload == SPEC.workload
+    with pytest.raises(SpecError, match="do not fit in a context of 100"):
+        measured_spec(short, ProfileOptions(workload=Workload(90, 20)))
+    derived = measured_spec(SPEC, ProfileOptions(workload=Workload(2000, 2000)))
+    assert derived.max_model_len >= 4000
+
+
+def request(options: ProfileOptions, spec: ModelSpec = SPEC, **changes: object) -> ProfileRequest:
+    form = measured_spec(spec, options)
+    model = ResolvedModel(form, Path("/m"), None, MODEL, dummy_weights=True)
+    defaults = ProfilingOptions(checkpoint_dir=Path("/state/checkpoints"), **changes)  # type: ignore[arg-type]
+    return profile_request(
+        model, fake_cpu(cores=4), options, defaults, cores=(0, 1), memory_bytes=2**33
+    )
+
+
+def test_the_command_repeats_every_choice() -> None:
+    options = ProfileOptions(
+        variant="fp8",
+        workload=Workload.lognormal(512, 256, 0.8, 1.2),
+        max_num_batched_tokens=512,
+        structured_output=True,
+        confirm=False,
+        paper_requests=500,
+        seed=7,
+        max_batch=64,
+    )
+    spec = dataclasses.replace(SPEC, slo=Slo(1.5, 0.1, 0.9))
+    words = shlex.split(request(options, spec).command)
+    assert words[:3] == ["partitiond", "profile", "opt-125m"]
+    text = " ".join(words)
+    for said in (
+        "--weights dummy",
+        "--prompt-tokens 512 --output-tokens 256 --prompt-variation 0.8 --output-variation 1.2",
+        "--max-num-batched-tokens 512",
+        "--quantization fp8",
+        "--variant fp8",
+        "--ttft 1.5 --tpot 0.1 --quantile 0.9",
+        "--cores 2",
+        "--max-batch 64",
+        "--seed 7",
+        "--paper-requests 500",
+        "--structured-output",
+        "--no-confirm",
+    ):
+        assert said in text
+    assert "--set" not in text
+
+
+def test_windows_that_settings_changed_are_part_of_the_command() -> None:
+    command = request(ProfileOptions(), min_window_seconds=2.5).command
+    assert command.startswith("partitiond --set profiling.min_window_seconds=2.5 profile ")
+
+
+def test_equal_requests_share_a_checkpoint_and_others_do_not() -> None:
+    same = request(ProfileOptions()).checkpoint
+    assert same is not None
+    assert request(ProfileOptions()).checkpoint == same
+    others = [
+        ProfileOptions(seed=1),
+        ProfileOptions(variant="fp8"),
+        ProfileOptions(workload=Workload(64, 33)),
+        ProfileOptions(workload=Workload.of_trace([(64, 32)])),
+        ProfileOptions(workload=Workload.of_trace([(64, 32), (64, 32)])),
+        ProfileOptions(fresh="now"),
+        ProfileOptions(structured_output=True),
+    ]
+    found = {request(options).checkpoint for options in others}
+    assert len(found) == len(others)
+    assert same not in found
+
+
+def test_the_command_names_the_memory_that_was_used() -> None:
+    """What is free decides the largest batch; another host must not take what is free there."""
+    made = request(ProfileOptions())
+    assert f"--memory {2**33}" in made.command
+    assert parse_bytes(str(2**33)) == 2**33
+
+
+def test_other_free_memory_goes_on_from_the_same_checkpoint() -> None:
+    form = measured_spec(SPEC, ProfileOptions())
+    model = ResolvedModel(form, Path("/m"), None, MODEL, dummy_weights=True)
+    defaults = ProfilingOptions(checkpoint_dir=Path("/state/checkpoints"))
+
+    def path(options: ProfileOptions, memory_bytes: int) -> Path | None:
+        return profile_request(
+            model, fake_cpu(cores=4), options, defaults, cores=(0, 1), memory_bytes=memory_bytes
+        ).checkpoint
+
+    assert path(ProfileOptions(), 2**33) == path(ProfileOptions(), 2**33 - 4096)
+    asked = {path(ProfileOptions(memory_bytes=size), size) for size in (2**33, 2**32)}
+    assert len(asked) == 2
+
+
+def test_a_job_goes_on_from_its_checkpoint_on_another_gpu_like_the_one_it_names() -> None:
+    model = ResolvedModel(
+        measured_spec(SPEC, ProfileOptions()), Path("/m"), None, MODEL, dummy_weights=True
+    )
+    defaults = ProfilingOptions(checkpoint_dir=Path("/state/checkpoints"))
+    first, second = fake_gpus("a100-80gb", 2)
+    named = ProfileOptions(device_id=first.id)
+
+    def asked(device: Device, options: ProfileOptions) -> ProfileRequest:
+        return profile_request(model, device, options, defaults, cores=(0,), memory_bytes=2**33)
+
+    there = asked(second, named)
+    assert there.checkpoint == asked(first, named).checkpoint
+    assert there.checkpoint == asked(first, ProfileOptions()).checkpoint
+    assert there.checkpoint != asked(second, ProfileOptions(device_id=second.id)).checkpoint
+    assert f"--device {second.id}" in there.command

@@ -1,0 +1,76 @@
+"""The right profiles are measured on each device, and the best profile of a model counts."""
+
+import dataclasses
+
+from partitiond.controller.profiles.profiling import with_source
+from partitiond.controller.profiles.targets import (
+    best_kind,
+    best_profiles,
+    profile_targets,
+    speaks_for,
+    unmeasured,
+)
+from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Weights
+from partitiond.core.model.workload import Workload
+from partitiond.core.profile.record import ProfileKind
+from partitiond.devices.fake import fake_gpus
+from tests.controller.samples import cpu, measured_profile, spec
+
+
+def test_the_cpu_is_measured_with_one_core_and_with_all() -> None:
+    assert [t.size.cores for t in profile_targets([cpu(8)], ())] == [1, 8]
+    assert [t.size.cores for t in profile_targets([cpu(1)], ())] == [1]
+    assert [t.size.cores for t in profile_targets([cpu(4)], (2, 16))] == [2, 4]
+
+
+def test_with_gpus_each_kind_is_measured_once_and_the_cpu_is_not() -> None:
+    devices = [*fake_gpus("a100-80gb", 3), *fake_gpus("l4-24gb", 2), cpu()]
+    targets = profile_targets(devices, ())
+    assert [t.device.id for t in targets] == ["a100-80gb-0", "l4-24gb-0"]
+
+
+def test_a_profile_speaks_only_for_the_model_as_it_is_registered() -> None:
+    model = spec("a")
+    profile = with_source(measured_profile("a"), model)
+    assert speaks_for(profile, model)
+    others = [
+        spec("b"),
+        dataclasses.replace(model, workload=Workload(128, 32)),
+        dataclasses.replace(model, engine=EngineOptions(dtype="float32")),
+        dataclasses.replace(model, engine=EngineOptions(quantization="fp8")),
+        dataclasses.replace(model, weights=Weights.DUMMY),
+        dataclasses.replace(model, engine_kind="simulated"),
+        dataclasses.replace(model, source=ModelSource(SourceKind.FOLDER, "/models/other")),
+    ]
+    assert not any(speaks_for(profile, other) for other in others)
+
+
+def test_a_profile_made_elsewhere_says_nothing_of_its_source_and_is_taken() -> None:
+    assert speaks_for(measured_profile("a"), spec("a"))
+
+
+def test_what_was_measured_beats_any_estimate_on_that_hardware() -> None:
+    measured = measured_profile("a", cores=1)
+    guesses = [measured_profile("a", cores=cores, kind=ProfileKind.ESTIMATED) for cores in (1, 2)]
+    assert best_profiles(spec("a"), [*guesses, measured]) == (measured,)
+    assert best_profiles(spec("a"), guesses) == tuple(guesses)
+
+
+def test_of_two_measured_profiles_the_newer_counts() -> None:
+    new, old = measured_profile("a", profile_id="new"), measured_profile("a", profile_id="old")
+    assert best_profiles(spec("a"), [new, old]) == (new,)
+
+
+def test_the_best_kind_is_the_surest() -> None:
+    kinds = [measured_profile(kind=kind) for kind in reversed(ProfileKind)]
+    assert best_kind(kinds) is ProfileKind.MEASURED
+    assert best_kind([]) is None
+
+
+def test_only_what_was_not_measured_is_measured() -> None:
+    targets = profile_targets([cpu(2)], ())
+    profiles = [
+        measured_profile("a", cores=1),
+        measured_profile("a", cores=2, kind=ProfileKind.ESTIMATED),
+    ]
+    assert [t.size.cores for t in unmeasured(spec("a"), targets, profiles)] == [2]

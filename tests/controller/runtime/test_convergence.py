@@ -1,0 +1,119 @@
+"""The daemon reports the progress of plans: the applied one, earlier ones, and the next."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+
+import pytest
+
+from partitiond.core.errors import NotFoundError, StartFailedError
+from partitiond.core.model.spec import Demand
+from partitiond.core.replica.convergence import Convergence, PlanState
+from partitiond.ports.actor import acting
+from tests.controller.fakes import until
+from tests.controller.samples import measured_profile, spec
+from tests.controller.test_service import Host, serving
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    """One model serves, and is measured on one core and on two."""
+    async with serving() as here:
+        for cores in (1, 2):
+            here.store.add_profile(measured_profile("a", cores=cores))
+        await here.service.register(spec("a", auto=False, demand=Demand(req_per_s=0.5)))
+        await here.service.apply()
+        await here.serves("a")
+        yield here
+
+
+def plan_id(host: Host) -> str:
+    plan = host.service.current_plan()
+    assert plan is not None
+    return plan.id
+
+
+async def to_the_end(host: Host, asked: str | None) -> list[Convergence]:
+    async with asyncio.timeout(60):
+        return [now async for now in host.service.convergence.watch(asked)]
+
+
+async def test_an_applied_plan_is_watched_until_it_runs(host: Host) -> None:
+    await host.service.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
+    preview = await host.service.apply()
+    seen = await to_the_end(host, preview.plan.id)
+    assert seen[0].state is PlanState.CONVERGING
+    assert (seen[-1].state, seen[-1].serving) == (PlanState.CONVERGED, seen[-1].wanted)
+    running = {engine.name for engine in host.service._controller.engines if engine.live}
+    assert len(running) == seen[-1].wanted
+    assert [now.fraction for now in seen] == sorted(now.fraction for now in seen)
+
+
+async def test_a_plan_that_somebody_replaced_says_by_what_and_by_whom(host: Host) -> None:
+    before = plan_id(host)
+    with acting("ada@laptop"):
+        await host.service.remove("a")
+    now = host.service.convergence.now(before)
+    assert now.state is PlanState.SUPERSEDED
+    assert now.replaced is not None
+    assert (now.replaced.plan_id, now.replaced.actor) == (plan_id(host), "ada@laptop")
+    assert not now.replaced.same
+
+
+async def test_the_next_daemon_knows_it_too(host: Host) -> None:
+    before = plan_id(host)
+    await host.service.remove("a")
+    await host.restart()
+    now = host.service.convergence.now(before)
+    assert now.replaced is not None
+    assert now.replaced.plan_id == plan_id(host)
+
+
+async def test_a_plan_that_never_was_applied_is_not_found(host: Host) -> None:
+    with pytest.raises(NotFoundError, match="plan-none is not applied"):
+        host.service.convergence.watch("plan-none")
+
+
+async def test_a_replica_that_fails_again_and_again_ends_the_watch(host: Host) -> None:
+    host.runner.refuse_start = StartFailedError("no luck today", hint="Try tomorrow.")
+    await host.service.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
+    preview = await host.service.apply()
+    watching = asyncio.create_task(to_the_end(host, preview.plan.id))
+    while not watching.done():
+        host.clock.now += 1.0  # its back-off passes
+        await asyncio.sleep(0.005)
+    last = (await watching)[-1]
+    assert last.state is PlanState.FAILED
+    assert "no luck today" in last.why
+
+
+async def test_what_is_measured_first_keeps_nobody(host: Host) -> None:
+    host.profiler.gate.clear()
+    await host.service.register(spec("b"))
+    await until(lambda: bool(host.profiler.requests))
+    now = host.service.convergence.now()
+    assert now.state is PlanState.CONVERGED
+    assert now.ahead.measuring == host.service.jobs()[-1].id
+    host.profiler.gate.set()
+    await host.serves("b")
+
+
+async def test_without_an_id_it_is_not_over_before_the_daemon_has_planned(host: Host) -> None:
+    before = plan_id(host)
+    host.store.add_profile(dataclasses.replace(measured_profile("b", cores=1)))
+    host.store.add_profile(dataclasses.replace(measured_profile("b", cores=2)))
+    await host.service.register(spec("b", demand=Demand(req_per_s=0.5)))
+    seen = await to_the_end(host, None)
+    assert seen[-1].plan_id != before
+    assert host.serving("b") == 1
+    assert (seen[-1].state, seen[-1].serving) == (PlanState.CONVERGED, 2)
+
+
+async def test_the_end_of_the_daemon_ends_the_watch(host: Host) -> None:
+    host.runner.refuse_start = StartFailedError("no luck today")
+    await host.service.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
+    await host.service.apply()
+    watching = asyncio.create_task(to_the_end(host, None))
+    await asyncio.sleep(0)
+    await host.service.shutdown(stop_engines=True)
+    assert (await asyncio.wait_for(watching, 60))[-1].state is not PlanState.CONVERGED

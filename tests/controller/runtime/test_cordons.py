@@ -1,0 +1,181 @@
+"""Operators' cordons take effect, and findings about a device's health become known."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from partitiond.controller.journal import Journal
+from partitiond.controller.runtime.cordons import (
+    NO_REASON,
+    Cordons,
+    device_named,
+    health_changes,
+    with_cordons,
+)
+from partitiond.controller.runtime.watching import DeviceWatch
+from partitiond.core.errors import InputError, NotFoundError
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import Device
+from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
+from partitiond.ports import Store
+from partitiond.store import open_store
+from tests.controller.fakes import FakeClock
+
+GPUS = fake_gpus("a100-80gb", 2)
+FIRST, SECOND = GPUS
+
+
+class Careful(FakeDevices):
+    """Devices that can be inspected, and that remember faults until they are forgiven."""
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        super().__init__(devices)
+        self.forgiven: list[str] = []
+
+    def inspect(self, device_id: str) -> DeviceDetails:
+        found = next(device for device in self.discover() if device.id == device_id)
+        return DeviceDetails(found, pci_bus_id="0000:07:00.0")
+
+    def forgive(self, device_id: str) -> None:
+        self.forgiven.append(device_id)
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    made = open_store(":memory:")
+    yield made
+    made.close()
+
+
+class World:
+    """Cordons over devices that are watched."""
+
+    def __init__(self, store: Store, devices: FakeDevices) -> None:
+        clock = FakeClock()
+        self.store, self.provider, self.replanned = store, devices, 0
+        self.watch = DeviceWatch(
+            devices, clock, lambda found: with_cordons(found, store.marks("cordon"))
+        )
+        self.cordons = Cordons(
+            store=store,
+            devices=self.watch,
+            clock=clock,
+            journal=Journal(store, clock),
+            changed=self._changed,
+        )
+        self.watch.after_look = self.cordons.looked
+
+    def _changed(self) -> None:
+        self.replanned += 1
+
+    def events(self) -> list[str]:
+        return [event.kind for event in self.store.events()]
+
+
+async def test_a_cordon_holds_at_once_and_over_looks_and_restarts(store: Store) -> None:
+    world = World(store, Careful(GPUS))
+    await world.watch.refresh(0.0)
+    device = world.cordons.set(FIRST.id, "fan")
+    assert (device.cordoned, device.cordon_reason) == (True, "fan")
+    assert world.replanned == 1
+    again = World(store, Careful(GPUS))
+    await again.watch.refresh(0.0)
+    assert [d.cordoned for d in again.watch.devices] == [True, False]
+    assert world.events() == ["device-cordoned"]
+
+
+async def test_uncordon_takes_the_mark_off_and_forgives(store: Store) -> None:
+    devices = Careful(GPUS)
+    world = World(store, devices)
+    await world.watch.refresh(0.0)
+    world.cordons.set(FIRST.id, "fan")
+    assert not world.cordons.lift(FIRST.id).cordoned
+    assert devices.forgiven == [FIRST.id]
+    assert dict(store.marks("cordon")) == {}
+    assert not world.cordons.lift(FIRST.id).cordoned, "once more is no error"
+
+
+async def test_a_device_that_failed_by_itself_stays_cordoned(store: Store) -> None:
+    failed = dataclasses.replace(
+        FIRST,
+        cordoned=True,
+        cordon_reason="Xid 79",
+        health=DeviceHealth.FAILED,
+        health_reason="Xid 79",
+    )
+    world = World(store, FakeDevices([failed, SECOND]))
+    await world.watch.refresh(0.0)
+    assert world.cordons.set(FIRST.id, "fan").cordon_reason == "fan Also: Xid 79"
+    device = world.cordons.lift(FIRST.id)
+    assert (device.cordoned, device.cordon_reason) == (True, "Xid 79")
+
+
+async def test_a_reason_is_always_there(store: Store) -> None:
+    world = World(store, FakeDevices(GPUS))
+    await world.watch.refresh(0.0)
+    assert world.cordons.set(FIRST.id, "  ").cordon_reason == NO_REASON
+
+
+async def test_a_device_that_is_not_there_is_refused_and_nothing_is_kept(store: Store) -> None:
+    world = World(store, FakeDevices(GPUS))
+    await world.watch.refresh(0.0)
+    with pytest.raises(NotFoundError, match="no device GPU-x") as caught:
+        world.cordons.set("GPU-x", "fan")
+    assert FIRST.id in caught.value.hint
+    assert dict(store.marks("cordon")) == {}
+
+
+def test_the_beginning_of_an_id_is_enough_where_it_is_one_devices() -> None:
+    devices = [*GPUS, fake_cpu()]
+    assert device_named(devices, "cpu").id == "cpu"
+    assert device_named(devices, FIRST.id) is FIRST
+    with pytest.raises(InputError, match="2 device ids"):
+        device_named(devices, "a100")
+    with pytest.raises(NotFoundError):
+        device_named(devices, "a1")  # too short to be meant
+    with pytest.raises(NotFoundError, match="no device"):
+        device_named(devices, "")
+
+
+async def test_what_becomes_of_a_device_is_told_once_and_plans_are_made_anew(store: Store) -> None:
+    devices = FakeDevices(GPUS)
+    world = World(store, devices)
+    await world.watch.refresh(0.0)
+    assert (world.events(), world.replanned) == ([], 0)
+    failed = dataclasses.replace(
+        FIRST, cordoned=True, health=DeviceHealth.FAILED, health_reason="Xid 79: fell off the bus."
+    )
+    devices.become([failed, SECOND])
+    for _ in range(3):
+        world.watch.forgive("")  # look again
+        await world.watch.refresh(0.0)
+    assert world.events() == ["device-failed"]
+    assert store.events()[0].message == "Xid 79: fell off the bus."
+    assert world.replanned == 1
+    devices.become(GPUS)
+    world.watch.forgive("")
+    await world.watch.refresh(0.0)
+    assert world.events() == ["device-failed", "device-fine"]
+    assert world.replanned == 2
+
+
+def test_at_the_first_look_what_is_not_fine_is_news() -> None:
+    bad = dataclasses.replace(FIRST, health=DeviceHealth.DEGRADED, health_reason="hot.")
+    assert health_changes((), (bad, SECOND)) == ((bad, "device-degraded", "hot."),)
+
+
+async def test_details_bear_the_operators_cordon(store: Store) -> None:
+    world = World(store, Careful(GPUS))
+    await world.watch.refresh(0.0)
+    world.cordons.set(FIRST.id, "fan")
+    told = await world.watch.inspect(FIRST)
+    assert told.device.cordon_reason == "fan"
+    assert told.pci_bus_id
+
+
+async def test_a_provider_that_tells_no_more_gives_the_device_alone(store: Store) -> None:
+    world = World(store, FakeDevices(GPUS))
+    await world.watch.refresh(0.0)
+    assert await world.watch.inspect(FIRST) == DeviceDetails(FIRST)

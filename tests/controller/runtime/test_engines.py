@@ -1,0 +1,130 @@
+"""An engine's owner never loses the process, and never reports a live process as ended."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from partitiond.controller.runtime.engines import Engine
+from partitiond.controller.runtime.launches import launch_for
+from partitiond.controller.runtime.watching import ModelFiles
+from partitiond.core.errors import EngineError, StartFailedError
+from partitiond.core.replica.observation import StopReason
+from partitiond.core.replica.states import ReplicaState
+from tests.controller.fakes import POLICY, FakeClock, FakeResolver, FakeRunner, a_moment, until
+from tests.controller.samples import cpu, placement, spec
+
+
+class Owned:
+    """An engine, its fake runner, and what was noted."""
+
+    def __init__(self, *, ready_at_once: bool) -> None:
+        self.runner = FakeRunner(ready_at_once=ready_at_once)
+        self.notes: list[tuple[str, str]] = []
+        self.engine = Engine(
+            "a-1",
+            placement("a-1"),
+            runner=self.runner,
+            clock=FakeClock(),
+            policy=POLICY,
+            note=lambda kind, _, message: self.notes.append((kind, message)),
+            wake=lambda: None,
+        )
+
+    def state(self) -> ReplicaState:
+        return self.engine.state
+
+    async def begin(self) -> None:
+        files = ModelFiles(FakeResolver(), FakeClock(), lambda: None, 1.0)
+        files.get(spec("a"))
+        await a_moment()
+        model = files.get(spec("a"))
+        assert model is not None
+        self.engine.begin(launch_for(placement("a-1"), model, cpu(), name="a-1"))
+        await a_moment()
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Owned]:
+    here = Owned(ready_at_once=True)
+    await here.begin()
+    assert here.state() is ReplicaState.SERVING
+    yield here
+    await here.engine.detach()
+
+
+@pytest.fixture
+async def starting() -> AsyncIterator[Owned]:
+    here = Owned(ready_at_once=False)
+    await here.begin()
+    assert here.state() is ReplicaState.STARTING
+    yield here
+    await here.engine.detach()
+
+
+@pytest.mark.parametrize("error", [OSError(5, "I/O error"), EngineError("process 7 is left.")])
+async def test_what_cannot_be_ended_stays_stopping_and_is_tried_again(
+    serving: Owned, error: Exception
+) -> None:
+    serving.runner.refuse_stop = error
+    serving.engine.stop(StopReason.NOT_WANTED, 0.0)
+    await until(lambda: serving.runner.tries_to_stop > 2)
+    assert serving.state() is ReplicaState.STOPPING
+    assert serving.engine.live
+    assert serving.engine.last_error
+    assert [kind for kind, _ in serving.notes].count("engine-lingers") == 1
+    serving.runner.refuse_stop = None
+    await serving.engine.ended()
+    assert serving.state() is ReplicaState.STOPPED
+    assert serving.engine.failures == 0
+
+
+async def test_what_a_dead_engine_left_behind_holds_its_place_and_counts_as_a_failure(
+    serving: Owned,
+) -> None:
+    serving.runner.refuse_stop = OSError(5, "I/O error")
+    serving.runner.die("a-1", diagnosis="out of memory")
+    await until(lambda: serving.runner.tries_to_stop > 2)
+    assert serving.state() is ReplicaState.STOPPING
+    serving.runner.refuse_stop = None
+    await serving.engine.ended()
+    assert not serving.engine.live
+    assert (serving.engine.failures, serving.engine.last_error) == (1, "out of memory")
+
+
+async def test_a_supervision_that_breaks_ends_the_engine_whatever_the_first_try_says(
+    serving: Owned,
+) -> None:
+    serving.runner.refuse_stop = OSError(5, "I/O error")
+    serving.runner.probe_breaks_with = ValueError("a defect")
+    await until(lambda: serving.runner.tries_to_stop > 1)
+    assert serving.state() is ReplicaState.STOPPING
+    serving.runner.refuse_stop = None
+    await serving.engine.ended()
+    assert not serving.engine.live
+    assert "a defect" in serving.engine.last_error
+
+
+async def test_an_engine_that_is_late_never_serves_while_it_is_being_ended(starting: Owned) -> None:
+    starting.runner.slow_stop = asyncio.Event()
+    starting.engine.stop(StopReason.START_DEADLINE, 10.0)
+    await until(lambda: starting.runner.tries_to_stop == 1)
+    starting.runner.engines["a-1"].ready.set()
+    await a_moment()
+    assert starting.state() is ReplicaState.STARTING
+    starting.runner.slow_stop.set()
+    await starting.engine.ended()
+    assert starting.state() is ReplicaState.FAILED
+    assert "engine-ready" not in [kind for kind, _ in starting.notes]
+
+
+async def test_why_a_start_failed_is_told_with_the_lines_of_its_log(starting: Owned) -> None:
+    engine = starting.runner.engines["a-1"]
+    engine.fails_with = StartFailedError(
+        "a-1 did not start.", hint="Use less.", facts={"lines": ["CUDA out of memory"]}
+    )
+    engine.ready.set()
+    await starting.engine.ended()
+    assert starting.engine.last_error == "a-1 did not start. Use less.\n    CUDA out of memory"
+    assert ("engine-failed", "a-1 did not start. Use less.") in starting.notes
+    assert "CUDA out of memory" in starting.engine.observed().last_error

@@ -1,0 +1,88 @@
+"""A placement becomes the launch of an engine."""
+
+import dataclasses
+from pathlib import Path
+
+from partitiond.controller.runtime.launches import (
+    cores_for,
+    engine_name,
+    launch_for,
+    max_num_batched_tokens,
+)
+from partitiond.core.hardware.partition import MemoryShare, MpsShare
+from partitiond.core.units import GIB, Bytes
+from partitiond.devices.fake import fake_gpus
+from partitiond.ports import ResolvedModel
+from tests.controller.samples import ARCHITECTURE, cpu, placement, spec
+
+
+def resolved() -> ResolvedModel:
+    return ResolvedModel(spec("a"), Path("/models/a"), None, ARCHITECTURE, dummy_weights=True)
+
+
+def test_an_engine_has_its_replicas_name_while_that_is_free() -> None:
+    assert engine_name("a-1", ()) == "a-1"
+    assert engine_name("a-1", {"a-1"}) == "a-1.2"
+    assert engine_name("a-1", {"a-1", "a-1.2"}) == "a-1.3"
+
+
+def test_limits_come_from_the_operating_point_and_are_explicit() -> None:
+    wanted = placement("a-1", [1], batch=16)
+    launch = launch_for(wanted, resolved(), cpu(), name="a-1")
+    assert launch.kv_cache_bytes == wanted.candidate.kv_cache_bytes
+    assert launch.memory_bytes == wanted.partition.memory_bytes
+    assert (launch.max_num_seqs, launch.max_num_batched_tokens) == (16, 2048)
+    assert (launch.cores, launch.visible_device) == ((1,), "")
+    assert launch.placement == wanted
+    assert launch.prefix_caching
+
+
+def test_a_step_holds_a_token_of_each_sequence() -> None:
+    assert max_num_batched_tokens(4096) == 4096
+
+
+def test_beside_a_gpu_the_least_used_host_cores_are_taken() -> None:
+    (gpu,) = fake_gpus("a100-80gb", cores=range(2))
+    share = MemoryShare(gpu.id, Bytes(GIB))
+    wanted = dataclasses.replace(placement("a-1"), device_id=gpu.id, partition=share)
+    first = launch_for(wanted, resolved(), gpu, name="a-1")
+    assert (first.cores, first.visible_device) == ((0,), gpu.id)
+    assert cores_for(wanted, gpu, [first]) == (1,)
+    assert cores_for(wanted, gpu, [], lent=[0]) == (1,)
+    assert cores_for(wanted, gpu, [first, first], lent=[0, 1]) == (1,)
+
+
+def test_the_host_cores_of_an_engine_are_of_one_node() -> None:
+    (gpu,) = fake_gpus("a100-80gb", cores=range(6))
+    gpu = dataclasses.replace(gpu, core_nodes=((0, 1, 2), (3, 4, 5)))
+    one = placement("a-1")
+    size = dataclasses.replace(one.candidate.size, cores=2)
+    wanted = dataclasses.replace(
+        one,
+        device_id=gpu.id,
+        partition=MemoryShare(gpu.id, Bytes(GIB)),
+        candidate=dataclasses.replace(one.candidate, size=size),
+    )
+    first = launch_for(wanted, resolved(), gpu, name="a-1")
+    assert first.cores == (0, 1)
+    assert cores_for(wanted, gpu, [first]) == (3, 4)
+
+
+def test_no_core_is_shared_while_enough_are_free_on_two_nodes() -> None:
+    (gpu,) = fake_gpus("a100-80gb", cores=range(4))
+    gpu = dataclasses.replace(gpu, core_nodes=((0, 1), (2, 3)))
+    one = placement("a-1")
+    wanted = dataclasses.replace(one, device_id=gpu.id, partition=MemoryShare(gpu.id, Bytes(GIB)))
+    small = launch_for(wanted, resolved(), gpu, name="a-1")
+    others = [dataclasses.replace(small, cores=(core,)) for core in (0, 2)]
+    size = dataclasses.replace(one.candidate.size, cores=2)
+    large = dataclasses.replace(wanted, candidate=dataclasses.replace(one.candidate, size=size))
+    assert cores_for(large, gpu, others) == (1, 3)
+
+
+def test_an_mps_share_is_told_to_the_driver() -> None:
+    (gpu,) = fake_gpus("a100-80gb")
+    share = MpsShare(gpu.id, Bytes(GIB), sm_percent=30)
+    wanted = dataclasses.replace(placement("a-1"), device_id=gpu.id, partition=share)
+    launch = launch_for(wanted, resolved(), gpu, name="a-1")
+    assert launch.extra_env == (("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "30"),)

@@ -1,0 +1,120 @@
+"""The loop uses the last view of the devices until the next look ends."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from partitiond.controller.runtime.watching import DeviceWatch, room_on
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import Device, silent_device
+from partitiond.core.replica.observation import Unknown
+from partitiond.devices.fake import FakeDevices
+from tests.controller.fakes import FakeClock, until
+from tests.controller.samples import cpu
+
+ONE = cpu(2)
+OTHER = dataclasses.replace(ONE, id="cpu-2")
+WHY = "silent for 30 s"
+
+
+class Partial(FakeDevices):
+    """A provider that says why devices may be missing."""
+
+    unseen = ""
+
+
+def watch(devices: FakeDevices, patience_seconds: float = 60.0) -> DeviceWatch:
+    return DeviceWatch(devices, FakeClock(), look_seconds=0.05, patience_seconds=patience_seconds)
+
+
+@pytest.fixture
+async def hanging() -> AsyncIterator[FakeDevices]:
+    devices = FakeDevices([ONE])
+    yield devices
+    devices.become([ONE])
+
+
+async def test_a_look_that_hangs_is_left_alone_and_the_next_one_sees(hanging: FakeDevices) -> None:
+    hanging.hang()
+    here = watch(hanging, patience_seconds=0.01)
+    told: list[str] = []
+    here.troubled = told.append
+    await here.refresh(0.0)
+    assert not here.looked, "neither the driver nor a refusal"
+    for count in range(3):
+        await until(lambda: here._under_way is None)
+        assert here.devices == ()
+        assert len(told) == 1, count
+        await here.refresh(0.0)
+    await until(lambda: here._under_way is None)
+    assert not here.looked
+    assert "silent for 0.05 s" in here.trouble
+    hanging.become([ONE])
+
+    async def sees() -> bool:
+        await here.refresh(0.0)
+        return here.devices == (ONE,)
+
+    async with asyncio.timeout(120):
+        while not await sees():  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.01)
+    assert (here.problem, here.looked) == ("", True)
+
+
+async def test_nobody_waits_until_a_look_ends_and_one_is_under_way_at_a_time(
+    hanging: FakeDevices,
+) -> None:
+    hanging.hang()
+    here = DeviceWatch(hanging, FakeClock(), look_seconds=600.0, patience_seconds=0.01)
+    async with asyncio.timeout(120):
+        await here.refresh(0.0)
+        first = here._under_way
+        assert first is not None
+        for _ in range(3):
+            await here.refresh(0.0)
+    assert here._under_way is first
+    assert (here.devices, here.problem, here.looked) == ((), "", False)
+    hanging.become([ONE])
+    await until(lambda: here.devices == (ONE,))
+
+
+@pytest.mark.parametrize(
+    ("devices", "troubled"),
+    [
+        ([], False),
+        ([ONE, OTHER], False),
+        ([silent_device(ONE, WHY), OTHER], False),
+        ([silent_device(ONE, WHY)], True),
+        ([silent_device(ONE, WHY), silent_device(OTHER, WHY)], True),
+    ],
+)
+async def test_it_is_trouble_when_no_device_answers(
+    devices: Sequence[Device], troubled: bool
+) -> None:
+    here = watch(FakeDevices(devices))
+    await here.refresh(0.0)
+    assert here.looked
+    assert bool(here.trouble) is troubled
+    assert not troubled or WHY in here.trouble
+
+
+async def test_what_cannot_be_seen_of_known_devices_is_silent_and_not_gone() -> None:
+    provider = Partial([OTHER])
+    here = watch(provider)
+    here.remember([ONE, OTHER])
+    await here.refresh(0.0)
+    assert here.devices == (OTHER,), "the driver has told of all"
+    provider.unseen = WHY
+    await here.refresh(0.0)
+    assert [device.id for device in here.devices] == [OTHER.id, ONE.id]
+    assert [here.is_silent(device.id) for device in (ONE, OTHER)] == [True, False]
+
+
+def test_nothing_is_known_of_the_room_of_a_silent_device() -> None:
+    silent = silent_device(ONE, WHY)
+    assert silent.health is DeviceHealth.SILENT
+    room = dict(room_on([silent, OTHER], None, ""))
+    assert room[ONE.id] == Unknown(silent.health_reason)
+    assert isinstance(room[OTHER.id], int)

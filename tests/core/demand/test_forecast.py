@@ -1,0 +1,151 @@
+"""Each forecast method predicts demand, and its upper end holds its quantile."""
+
+import dataclasses
+import math
+import random
+
+import pytest
+
+from partitiond.core.demand.forecast import (
+    NOTHING_SEEN,
+    Forecast,
+    ForecastPolicy,
+    Method,
+    Series,
+    forecast,
+    observed,
+    quantile_of,
+)
+from partitiond.core.errors import SpecError
+
+
+def seen(rates: list[float], policy: ForecastPolicy) -> Series:
+    series = NOTHING_SEEN
+    for rate in rates:
+        series = observed(series, rate, policy)
+    return series
+
+
+def test_nothing_is_expected_where_nothing_was_seen() -> None:
+    assert forecast(NOTHING_SEEN, ForecastPolicy()) == Forecast(0.0, 0.0)
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_a_steady_demand_is_foretold_as_it_is(method: Method) -> None:
+    policy = ForecastPolicy(method=method, season_steps=20)
+    found = forecast(seen([3.0] * 60, policy), policy)
+    assert found.req_per_s == pytest.approx(3.0)
+    assert found.upper_req_per_s == pytest.approx(3.0)
+
+
+def test_of_few_steps_the_margin_is_that_of_independent_arrivals() -> None:
+    policy = ForecastPolicy(step_seconds=10, quantile=0.9)
+    found = forecast(seen([1.0], policy), policy)
+    assert found.req_per_s == 1.0
+    assert found.upper_req_per_s == 1.4  # 14 of 10 requests, in 90 % of steps
+
+
+def test_the_last_step_is_what_last_says() -> None:
+    policy = ForecastPolicy(method=Method.LAST)
+    assert forecast(seen([5.0, 1.0, 2.0], policy), policy).req_per_s == 2.0
+
+
+def test_a_weighted_mean_goes_to_a_new_level_and_not_beyond() -> None:
+    policy = ForecastPolicy(method=Method.EWMA, alpha=0.3)
+    one = forecast(seen([1.0] * 50 + [9.0], policy), policy).req_per_s
+    many = forecast(seen([1.0] * 50 + [9.0] * 20, policy), policy).req_per_s
+    assert 1.0 < one < many < 9.0
+    assert many == pytest.approx(9.0, rel=0.01)
+
+
+def test_a_slope_is_carried_on_and_never_below_nothing() -> None:
+    policy = ForecastPolicy(method=Method.HOLT, alpha=0.5, beta=0.3, phi=0.95, horizon_steps=6)
+    rising = [1.0 + 0.1 * step for step in range(60)]
+    found = forecast(seen(rising, policy), policy).req_per_s
+    assert rising[-1] < found <= rising[-1] + 0.6
+    falling = [max(0.0, 5.0 - 0.1 * step) for step in range(60)]
+    assert forecast(seen(falling, policy), policy).req_per_s >= 0.0
+
+
+def test_a_season_is_what_was_at_the_same_time_of_the_last_one() -> None:
+    policy = ForecastPolicy(method=Method.SEASONAL, season_steps=4, horizon_steps=2)
+    # The next step is a 1 again, the one after it, two ahead, a 2.
+    assert forecast(seen([1.0, 2.0, 3.0, 4.0], policy), policy).req_per_s == 2.0
+
+
+@pytest.mark.parametrize("rate", [0.3, 5.0, 200.0])
+@pytest.mark.parametrize("quantile", [0.8, 0.9, 0.95])
+def test_the_upper_end_is_above_as_many_steps_as_it_says(rate: float, quantile: float) -> None:
+    draw = random.Random(f"{rate} {quantile}")
+    policy = ForecastPolicy(method=Method.EWMA, quantile=quantile, step_seconds=10)
+    series, above, counted = NOTHING_SEEN, 0, 0
+    foretold: list[float] = []
+    for step in range(3000):
+        arrived = _poisson(draw, rate * 10) / 10
+        if step >= 200:
+            counted += 1
+            above += arrived <= foretold[-policy.horizon_steps]
+        series = observed(series, arrived, policy)
+        foretold.append(forecast(series, policy).upper_req_per_s)
+    assert above / counted == pytest.approx(quantile, abs=0.06)
+
+
+def test_what_was_learned_at_one_level_holds_at_another() -> None:
+    draw = random.Random(7)
+    policy = ForecastPolicy(method=Method.EWMA, quantile=0.9, step_seconds=10)
+    series = seen([_poisson(draw, 100) / 10 for _ in range(300)], policy)
+    margin = forecast(series, policy).upper_req_per_s / 10
+    tenfold = seen([_poisson(draw, 1000) / 10 for _ in range(30)], policy)
+    moved = forecast(dataclasses.replace(tenfold, errors=series.errors), policy)
+    # Ten times the level scatters the root of ten times as far, and so less beside it.
+    assert 1.0 < moved.upper_req_per_s / moved.req_per_s < margin
+
+
+def test_a_forecast_keeps_no_more_than_it_needs() -> None:
+    policy = ForecastPolicy(errors=20, season_steps=30, method=Method.SEASONAL, horizon_steps=4)
+    series = seen([1.0] * 500, policy)
+    assert len(series.errors) == 20
+    assert len(series.season) == 30
+    assert len(series.foretold) == 4
+
+
+def test_the_quantile_is_one_of_the_values() -> None:
+    assert quantile_of((3.0, 1.0, 2.0, 4.0), 0.5) == 2.0
+    assert quantile_of((3.0, 1.0, 2.0, 4.0), 0.99) == 4.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"step_seconds": 0},
+        {"alpha": 1.5},
+        {"quantile": 1.0},
+        {"horizon_steps": 0},
+        {"errors": 2},
+    ],
+)
+def test_values_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SpecError):
+        ForecastPolicy(**wrong)  # type: ignore[arg-type]
+
+
+def _poisson(draw: random.Random, mean: float) -> int:
+    """Arrivals of unit rate until the mean has passed."""
+    count, at = 0, draw.expovariate(1.0)
+    while at < mean:
+        count += 1
+        at += draw.expovariate(1.0)
+    return count
+
+
+def test_a_horizon_that_is_made_shorter_is_what_errors_are_measured_at() -> None:
+    long = ForecastPolicy(method=Method.LAST, horizon_steps=6)
+    short = dataclasses.replace(long, horizon_steps=1)
+    series = NOTHING_SEEN
+    for step in range(12):
+        series = observed(series, float(step), long)
+    for step in range(12, 24):
+        series = observed(series, float(step), short)
+    assert len(series.foretold) == 1
+    one_step_late = 1.0 / (math.sqrt(22.0 / short.step_seconds))
+    assert series.errors[-1] == pytest.approx(one_step_late)

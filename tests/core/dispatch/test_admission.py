@@ -1,0 +1,187 @@
+"""The admission rule, refusals and the estimators follow their rules."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.dispatch.admission import (
+    FIRST_BYTES,
+    KV_SHARE,
+    MAX_RATIO_KEYS,
+    MAX_RETRY_AFTER_SECONDS,
+    REMEMBERED_BYTES,
+    Cost,
+    OutputP90,
+    PromptRatios,
+    QueueLimits,
+    ServiceTime,
+    TokensPerByte,
+    admits,
+    estimate_cost,
+    expected_wait_seconds,
+    refuse_after_waiting,
+    refuse_to_wait,
+    refuse_without_replica,
+    retry_after_seconds,
+)
+from partitiond.core.dispatch.balance import ReplicaLoad
+from partitiond.core.dispatch.routing import ModelAvailability
+
+COSTS = st.builds(Cost, sequences=st.integers(1, 16), kv_tokens=st.integers(1, 4000))
+
+
+@given(st.lists(COSTS, max_size=60), st.integers(1, 64), st.integers(0, 20_000))
+def test_limits_hold_whatever_comes_unless_one_request_is_alone(
+    costs: list[Cost], max_sequences: int, kv_cache_tokens: int
+) -> None:
+    sequences = tokens = requests = 0
+    for cost in costs:
+        load = ReplicaLoad("r", sequences, max_sequences, tokens, kv_cache_tokens)
+        if admits(load, cost):
+            requests += 1
+            sequences += cost.sequences
+            tokens += cost.kv_tokens
+    if requests > 1:
+        assert sequences <= max_sequences
+        if kv_cache_tokens:
+            assert tokens <= KV_SHARE * kv_cache_tokens
+    assert requests >= min(1, len(costs)), "an empty replica takes anything"
+
+
+@pytest.mark.parametrize(("more", "fits"), [(50, True), (51, False), (100, False)])
+def test_a_part_of_the_kv_cache_is_kept_back_for_estimates_that_were_low(
+    more: int, fits: bool
+) -> None:
+    load = ReplicaLoad("r", 1, 64, 900, 1000)
+    assert admits(load, Cost(1, more)) is fits
+
+
+@given(
+    st.integers(0, 500), st.integers(0, 5000), st.integers(0, 512), st.floats(0.001, 100),
+    st.floats(0.001, 1000),
+)  # fmt: skip
+def test_whoever_may_wait_can_expect_to_start_in_time(
+    waiting: int, ahead: int, in_flight: int, service: float, max_wait: float
+) -> None:
+    limits = QueueLimits(256, max_wait, in_flight, service)
+    rejected = refuse_to_wait(waiting, ahead, limits)
+    wait = expected_wait_seconds(ahead, in_flight, service)
+    assert (rejected is None) == (waiting < 256 and wait <= max_wait)
+    for refusal in (rejected, refuse_after_waiting(1.0, ahead, limits)):
+        if refusal is not None:
+            assert refusal.status == 429
+            assert refusal.retry_after_seconds is not None
+            assert 1 <= refusal.retry_after_seconds <= MAX_RETRY_AFTER_SECONDS
+
+
+def test_expected_wait_is_littles_law() -> None:
+    # 8 slots of 4 s each come free every 0.5 s; 15 wait, so the 16th starts after 8 s.
+    assert expected_wait_seconds(15, 8, 4.0) == 8.0
+    assert retry_after_seconds(8.2) == 9
+
+
+@pytest.mark.parametrize(
+    ("availability", "code"),
+    [
+        (ModelAvailability.STARTING, "model_starting"),
+        (ModelAvailability.SERVING, "model_starting"),
+        (ModelAvailability.UNAVAILABLE, "model_unavailable"),
+    ],
+)
+def test_without_a_replica_it_is_503(availability: ModelAvailability, code: str) -> None:
+    rejected = refuse_without_replica("m", availability, 12.0)
+    assert (rejected.status, rejected.code, rejected.retry_after_seconds) == (503, code, 12)
+
+
+@given(
+    st.integers(1, 100), st.floats(0, 1e6), st.none() | st.integers(0, 10**6),
+    st.floats(1, 1e5), st.integers(0, 10**5),
+)  # fmt: skip
+def test_a_cost_never_exceeds_what_the_context_allows(
+    sequences: int, prompt: float, max_tokens: int | None, p90: float, max_len: int
+) -> None:
+    cost = estimate_cost(
+        sequences=sequences, prompt_tokens=prompt, max_tokens=max_tokens, output_p90=p90,
+        max_model_len=max_len,
+    )  # fmt: skip
+    assert cost.kv_tokens >= 0
+    if max_len:
+        assert cost.kv_tokens <= max_len * sequences
+    if max_tokens is not None:
+        assert cost.kv_tokens <= sequences * (prompt + max_tokens + 1)
+
+
+@given(st.integers(0, 2**32), st.floats(20, 2000))
+def test_the_output_estimate_settles_near_the_90th_percentile(seed: int, mean: float) -> None:
+    dice = random.Random(seed)
+    lengths = [max(1, round(dice.expovariate(1 / mean))) for _ in range(3000)]
+    estimate = OutputP90()
+    late = []
+    for number, length in enumerate(lengths):
+        estimate = estimate.observe(length)
+        if number > 1500:
+            late.append(estimate.value)
+    longer = sum(length > estimate_ for length, estimate_ in zip(lengths[1501:], late, strict=True))
+    assert 0.06 < longer / len(late) < 0.14
+
+
+@given(st.floats(0.05, 2.0))
+def test_the_prompt_ratio_is_learned(true_ratio: float) -> None:
+    estimate = TokensPerByte()
+    for _ in range(200):
+        estimate = estimate.observe(1000, max(1, round(1000 * true_ratio)))
+    assert estimate.value == pytest.approx(true_ratio, rel=0.05)
+
+
+def test_a_ratio_is_weighted_by_bytes() -> None:
+    """Sixty one-letter prompts, all template, weigh less than one page."""
+    estimate = TokensPerByte()
+    for _ in range(60):
+        estimate = estimate.observe(1, 12)
+    assert estimate.value == pytest.approx(0.3, abs=0.06)
+    one, ten = TokensPerByte().observe(5000, 500), TokensPerByte()
+    for _ in range(10):
+        ten = ten.observe(500, 50)
+    assert one.value == pytest.approx(ten.value)
+    assert one.value == pytest.approx((0.3 * FIRST_BYTES + 500) / (FIRST_BYTES + 5000))
+
+
+def test_old_prompts_fade() -> None:
+    estimate = TokensPerByte().observe(10**9, 10**8)
+    assert estimate.value == pytest.approx(0.1)
+    assert estimate.prompt_bytes == REMEMBERED_BYTES
+    for _ in range(40):
+        estimate = estimate.observe(10_000, 4_000)
+    assert estimate.value == pytest.approx(0.4, rel=0.01)
+    assert estimate.prompt_bytes == pytest.approx(REMEMBERED_BYTES)
+
+
+def test_each_key_has_a_ratio_of_its_own() -> None:
+    ratios = PromptRatios()
+    for _ in range(100):
+        ratios.observe("odd", 100_000, 1000)
+    assert ratios.value("odd") == pytest.approx(0.01)
+    assert ratios.value("even") == 0.3
+    ratios.observe("even", 100_000, 40_000)
+    assert ratios.value("even") == pytest.approx(0.4)
+    assert ratios.value("odd") == pytest.approx(0.01)
+
+
+def test_the_ratios_of_keys_are_bounded_and_the_longest_unused_goes() -> None:
+    ratios = PromptRatios()
+    for number in range(MAX_RATIO_KEYS):
+        ratios.observe(f"k{number}", 100_000, 50_000)
+    ratios.observe("k0", 100_000, 50_000)
+    ratios.observe("new", 100_000, 50_000)
+    assert len(ratios) == MAX_RATIO_KEYS
+    assert ratios.value("k0") == ratios.value("new") == 0.5
+    assert ratios.value("k1") == 0.3
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_nonsense_is_not_learned(value: float) -> None:
+    assert ServiceTime(2.0).observe(value) == ServiceTime(2.0)
+    assert TokensPerByte().observe(0, 5) == TokensPerByte()
+    assert OutputP90().observe(0) == OutputP90()

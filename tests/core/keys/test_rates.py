@@ -1,0 +1,234 @@
+"""Rates, limits and budgets of keys are enforced."""
+
+import datetime
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.dispatch.admission import Rejected
+from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
+from partitiond.core.keys.rates import (
+    NO_USAGE,
+    Allowed,
+    BudgetUse,
+    KeyMeter,
+    Usage,
+    budget_use,
+    budgets_from_dict,
+    budgets_to_dict,
+    period_end,
+    period_start,
+)
+
+NOON = datetime.datetime(2024, 2, 29, 12, 34, 56, tzinfo=datetime.UTC).timestamp()
+
+
+def admit(meter: KeyMeter, tokens: float, now: float, others: Usage = NO_USAGE) -> str:
+    """The code of the refusal, or "ok"."""
+    found = meter.admit(tokens, now=now, unix=NOON + now, others=others)
+    return found.code if isinstance(found, Rejected) else "ok"
+
+
+def test_a_minutes_requests_may_come_at_once_then_at_the_rate() -> None:
+    meter = KeyMeter(KeyRates(requests_per_minute=6), 0.0)
+    assert [admit(meter, 1, 0.0) for _ in range(7)] == ["ok"] * 6 + ["rate_limited"]
+    rejected = meter.admit(1, now=2.5, unix=NOON)
+    assert isinstance(rejected, Rejected)
+    assert (rejected.status, rejected.retry_after_seconds) == (429, 8)
+    assert admit(meter, 1, 9.9) == "rate_limited"
+    assert admit(meter, 1, 10.0) == "ok"
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), st.integers(1, 60)), max_size=80))
+def test_in_no_stretch_is_more_admitted_than_a_minutes_amount_and_the_rate(
+    arrivals: list[tuple[float, int]],
+) -> None:
+    meter = KeyMeter(KeyRates(requests_per_minute=20, tokens_per_minute=60), 0.0)
+    now, admitted = 0.0, []
+    for pause, tokens in arrivals:
+        now += pause
+        if admit(meter, tokens, now) == "ok":
+            admitted.append((now, tokens))
+    for first, (begin, _) in enumerate(admitted):
+        count = total = 0
+        for when, tokens in admitted[first:]:
+            count, total = count + 1, total + tokens
+            assert count <= 20 + 20 * (when - begin) / 60 + 1e-6
+            assert total <= 60 + 60 * (when - begin) / 60 + 1e-6
+
+
+@given(st.integers(0, 2**32), st.integers(2, 4))
+def test_workers_together_keep_the_limits_of_one(seed: int, workers: int) -> None:
+    dice = random.Random(seed)
+    rates = KeyRates(
+        requests_per_minute=30, tokens_per_minute=600, max_in_flight=5, token_budget=2000
+    )
+    meters = [KeyMeter(rates, 0.0) for _ in range(workers)]
+    flying: list[tuple[int, Allowed]] = []
+    now, sent, tokens_sent = 0.0, 0, 0.0
+    for _ in range(150):
+        now += dice.expovariate(1.0)
+        if flying and dice.random() < 0.5:
+            which, receipt = flying.pop(dice.randrange(len(flying)))
+            meters[which].settle(receipt, receipt.tokens, now=now, unix=NOON + now)
+        which = dice.randrange(workers)
+        others = sum((m.usage for n, m in enumerate(meters) if n != which), NO_USAGE)
+        tokens = dice.choice([10, 50, 100])
+        found = meters[which].admit(tokens, now=now, unix=NOON + now, others=others)
+        if isinstance(found, Allowed):
+            flying.append((which, found))
+            sent, tokens_sent = sent + 1, tokens_sent + tokens
+        assert len(flying) <= 5
+        assert sent <= 30 + 30 * now / 60 + 1e-6
+        assert tokens_sent <= min(600 + 600 * now / 60 + 1e-6, 2000)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.floats(0, 100))
+def test_retry_after_is_when_it_is_admitted_and_not_earlier(
+    first: int, second: int, pause: float
+) -> None:
+    meter = KeyMeter(KeyRates(tokens_per_minute=600), 0.0)
+    assert admit(meter, first, 0.0) == "ok", "a full bucket takes any request"
+    rejected = meter.admit(second, now=pause, unix=NOON)
+    if isinstance(rejected, Rejected):
+        assert rejected.retry_after_seconds is not None
+        wait = rejected.retry_after_seconds
+        if wait < 600:
+            assert admit(meter, second, pause + wait) == "ok"
+        if wait > 1:
+            fresh = KeyMeter(KeyRates(tokens_per_minute=600), 0.0)
+            admit(fresh, first, 0.0)
+            assert admit(fresh, second, pause + wait - 1.01) == "tokens_rate_limited"
+
+
+def test_an_estimate_is_corrected_by_what_was_used() -> None:
+    meter = KeyMeter(KeyRates(tokens_per_minute=1000), 0.0)
+    receipt = meter.admit(900, now=0.0, unix=NOON)
+    assert isinstance(receipt, Allowed)
+    assert admit(meter, 200, 0.0) == "tokens_rate_limited"
+    meter.settle(receipt, 100, now=0.0, unix=NOON)
+    assert admit(meter, 900, 0.0) == "ok"
+    meter.settle(Allowed(900, 0.0), 2100, now=0.0, unix=NOON)
+    assert admit(meter, 1, 70.0) == "tokens_rate_limited", "1200 more than there was: 72 s of debt"
+    assert admit(meter, 1, 73.0) == "ok"
+
+
+def test_requests_in_flight_are_bounded_and_ends_give_them_back() -> None:
+    meter = KeyMeter(KeyRates(max_in_flight=2), 0.0)
+    receipts = [meter.admit(5, now=0.0, unix=NOON) for _ in range(3)]
+    assert isinstance(receipts[2], Rejected)
+    assert receipts[2].code == "too_many_in_flight"
+    assert isinstance(receipts[0], Allowed)
+    meter.settle(receipts[0], 5, now=0.0, unix=NOON)
+    assert admit(meter, 5, 0.0) == "ok"
+    assert admit(KeyMeter(KeyRates(max_in_flight=2), 0.0), 5, 0.0, Usage(in_flight=2)) != "ok"
+
+
+def test_a_budget_ends_with_its_period_and_says_when() -> None:
+    meter = KeyMeter(KeyRates(token_budget=100, budget_period=BudgetPeriod.HOUR), 0.0)
+    assert admit(meter, 60, 0.0) == "ok"
+    rejected = meter.admit(60, now=0.0, unix=NOON)
+    assert isinstance(rejected, Rejected)
+    assert rejected.code == "budget_exhausted"
+    assert rejected.retry_after_seconds == 3600 - (34 * 60 + 56)
+    assert admit(meter, 40, 0.0) == "ok"
+    assert admit(meter, 60, 3600 - (34 * 60 + 56)) == "ok", "the next hour"
+
+
+def test_a_budget_for_ever_names_no_time() -> None:
+    meter = KeyMeter(KeyRates(token_budget=10, budget_period=BudgetPeriod.NEVER), 0.0)
+    rejected = meter.admit(11, now=0.0, unix=NOON)
+    assert isinstance(rejected, Rejected)
+    assert rejected.retry_after_seconds is None
+
+
+def test_a_correction_of_the_last_period_does_not_touch_this_one() -> None:
+    meter = KeyMeter(KeyRates(token_budget=100, budget_period=BudgetPeriod.HOUR), 0.0)
+    receipt = meter.admit(90, now=0.0, unix=NOON)
+    assert isinstance(receipt, Allowed)
+    later = NOON + 3600
+    assert isinstance(meter.admit(50, now=1.0, unix=later), Allowed)
+    meter.settle(receipt, 10, now=2.0, unix=later)
+    assert meter.usage.budget_tokens == 50
+
+
+@given(st.floats(0, 4e9), st.sampled_from(BudgetPeriod))
+def test_every_moment_is_in_its_period(unix: float, period: BudgetPeriod) -> None:
+    start, end = period_start(unix, period), period_end(unix, period)
+    assert start <= unix
+    if end is not None:
+        assert unix < end
+        assert period_start(end, period) == end
+        assert period_start(start, period) == start
+
+
+@pytest.mark.parametrize(
+    ("period", "start", "end"),
+    [
+        (BudgetPeriod.HOUR, "2024-02-29T12:00", "2024-02-29T13:00"),
+        (BudgetPeriod.DAY, "2024-02-29T00:00", "2024-03-01T00:00"),
+        (BudgetPeriod.MONTH, "2024-02-01T00:00", "2024-03-01T00:00"),
+    ],
+)
+def test_periods_are_the_calendars_in_utc(period: BudgetPeriod, start: str, end: str) -> None:
+    def unix(text: str) -> float:
+        return datetime.datetime.fromisoformat(text + "+00:00").timestamp()
+
+    assert period_start(NOON, period) == unix(start)
+    assert period_end(NOON, period) == unix(end)
+
+
+def test_new_limits_keep_what_was_used() -> None:
+    meter = KeyMeter(KeyRates(requests_per_minute=10), 0.0)
+    for _ in range(8):
+        admit(meter, 1, 0.0)
+    meter.apply(KeyRates(requests_per_minute=9), 0.0)
+    assert [admit(meter, 1, 0.0) for _ in range(2)] == ["ok", "rate_limited"]
+    meter.apply(KeyRates(), 0.0)
+    assert [admit(meter, 1, 0.0) for _ in range(50)] == ["ok"] * 50
+    meter.apply(KeyRates(requests_per_minute=5), 60.0)
+    assert admit(meter, 1, 60.0) == "ok"
+
+
+def test_another_worker_that_starts_again_earns_nobody_anything() -> None:
+    meter = KeyMeter(KeyRates(tokens_per_minute=100), 0.0)
+    assert admit(meter, 50, 0.0, Usage(requests=5, tokens=50)) == "ok"
+    assert admit(meter, 10, 0.0, Usage(requests=0, tokens=0)) == "tokens_rate_limited"
+
+
+def test_budgets_survive_a_restart() -> None:
+    rates = KeyRates(token_budget=100, budget_period=BudgetPeriod.DAY)
+    meter = KeyMeter(rates, 0.0)
+    admit(meter, 80, 0.0)
+    use = budget_use(rates, meter.usage + Usage())
+    assert use is not None
+    kept = budgets_from_dict(json.loads(json.dumps(budgets_to_dict({"k": use}))))
+    again = KeyMeter(rates, 1000.0)
+    again.restore(kept["k"])
+    assert admit(again, 30, 10.0) == "budget_exhausted"
+    assert admit(again, 30, 86_400.0) == "ok"
+    assert budget_use(KeyRates(), meter.usage) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None, [], "x", {"k": 1}, {"k": {}}, {"k": {"period": "week", "start": 0, "tokens": 1}},
+        {"k": {"period": "day", "start": "nan", "tokens": 1}},
+        {"k": {"period": "day", "start": 0, "tokens": -1}},
+    ],
+)  # fmt: skip
+def test_a_damaged_file_of_budgets_is_no_budget(data: object) -> None:
+    assert budgets_from_dict(data) == {}
+
+
+def test_rows_are_plain_numbers_and_only_the_current_period_is_added() -> None:
+    one, two = Usage(1, 2, 3, 0.0, 40), Usage(10, 20, 30, 3600.0, 50)
+    assert Usage(*one.as_row()) == one
+    assert one + two == Usage(11, 22, 33, 3600.0, 50)
+    assert budgets_to_dict({"k": BudgetUse(BudgetPeriod.DAY, 0.0, 5.0)}) == {
+        "k": {"period": "day", "start": 0.0, "tokens": 5.0}
+    }

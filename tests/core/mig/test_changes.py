@@ -1,0 +1,341 @@
+"""Steps between MIG geometries pass a driver that refuses, and destroy the least of all."""
+
+import collections
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.mig.changes import (
+    CreateComputeInstance,
+    CreateGpuInstance,
+    DestroyComputeInstance,
+    DestroyGpuInstance,
+    MigChanges,
+    MigLayout,
+    MigPermissions,
+    MigTarget,
+    PresentInstance,
+    Refused,
+    SetMigMode,
+    Step,
+    after,
+    illegal,
+    plan_changes,
+    plan_removal,
+    step_text,
+)
+from partitiond.core.mig.geometry import Place, starts_of
+
+PROFILES = HARDWARE["a100-80gb"].mig_profiles
+SPOTS = tuple((p.name, s, p.memory_slices) for p in PROFILES for s in starts_of(p))
+MOST = {p.name: p.max_instances for p in PROFILES}
+
+
+class Driver:
+    """A GPU as its driver minds it: refuses what cannot be, with a word."""
+
+    def __init__(self, state: MigLayout) -> None:
+        self.enabled = state.enabled
+        self.in_use = state.in_use
+        self.compute = {i.place: i.compute_instances for i in state.instances}
+        self.whole = {i.place: i.whole for i in state.instances}
+        self.busy = {i.place for i in state.instances if i.busy}
+
+    def do(self, step: Step) -> None:
+        match step:
+            case SetMigMode(enabled=enabled):
+                assert not self.in_use, "in use"
+                assert not self.compute, "instances are there"
+                assert enabled != self.enabled, "no change"
+                self.enabled = enabled
+            case DestroyComputeInstance(place=place):
+                assert place not in self.busy, "in use"
+                assert self.compute[place] > 0, "there is none"
+                self.compute[place], self.whole[place] = 0, False
+            case DestroyGpuInstance(place=place):
+                assert self.compute[place] == 0, "compute instances are there"
+                del self.compute[place], self.whole[place]
+            case CreateGpuInstance(place=place):
+                assert self.enabled, "MIG is off"
+                assert place in SPOTS, "no such placement"
+                assert not covered(place) & {s for p in self.compute for s in covered(p)}, "taken"
+                alike = sum(p[0] == place[0] for p in self.compute)
+                assert alike < MOST[place[0]], "too many"
+                self.compute[place], self.whole[place] = 0, False
+            case CreateComputeInstance(place=place):
+                assert self.compute[place] == 0, "there is one"
+                self.compute[place], self.whole[place] = 1, True
+
+
+def covered(place: Place) -> set[int]:
+    return set(range(place[1], place[1] + place[2]))
+
+
+def legal_together(places: list[Place]) -> bool:
+    slices = [s for p in places for s in covered(p)]
+    counts = collections.Counter(name for name, _, _ in places)
+    return len(slices) == len(set(slices)) and all(n <= MOST[name] for name, n in counts.items())
+
+
+@st.composite
+def geometries(draw: st.DrawFn, most: int = 7) -> tuple[Place, ...]:
+    found: list[Place] = []
+    for place in draw(st.lists(st.sampled_from(SPOTS), max_size=most)):
+        if legal_together([*found, place]):
+            found.append(place)
+    return tuple(found)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> MigLayout:
+    instances = []
+    for place in draw(geometries()):
+        count = draw(st.sampled_from([1, 1, 1, 0, 2]))
+        busy = count > 0 and draw(st.sampled_from([False, False, True]))
+        instances.append(PresentInstance(place, count, whole=count == 1, busy=busy))
+    enabled = True if instances else draw(st.booleans())
+    return MigLayout(
+        capable=True,
+        enabled=enabled,
+        pending=enabled,
+        profiles=PROFILES,
+        instances=tuple(sorted(instances, key=lambda i: i.place[1])),
+        in_use=not enabled and draw(st.booleans()),
+    )
+
+
+@st.composite
+def questions(draw: st.DrawFn) -> tuple[MigLayout, MigTarget, MigPermissions]:
+    state = draw(states())
+    there = [i.place for i in state.instances]
+    some = draw(st.lists(st.sampled_from(there), unique=True)) if there else []
+    wanted = [p for p in some if draw(st.booleans())]
+    for place in draw(st.lists(st.sampled_from(SPOTS), max_size=4)):
+        if legal_together([*wanted, place]):
+            wanted.append(place)
+    ours = frozenset(draw(st.lists(st.sampled_from(there), unique=True))) if there else frozenset()
+    changes: MigChanges = draw(st.sampled_from(["never", "instances", "mode", "mode"]))
+    enabled = draw(st.sampled_from([True, True, True, False]))
+    places = tuple(wanted) if enabled else ()
+    wish = MigTarget(places, enabled=enabled, only=draw(st.booleans()))
+    return state, wish, MigPermissions(changes, ours)
+
+
+def reachable(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> int | None:
+    """The least number of GPU instances destroyed by any way there; None where there is none.
+
+    Tries every set of instances that may go: order does not matter, since what goes can go first.
+    """
+    by_place = {i.place: i for i in state.instances}
+    may_go = [i.place for i in state.instances if i.place in leave.ours and not i.busy]
+    wanted = set(wish.places)
+
+    def reaches(gone: set[Place]) -> bool:
+        left = set(by_place) - gone
+        if wish.only and not left <= wanted:
+            return False
+        changed = bool(gone) or not wanted <= left
+        for place in wanted & left:
+            found = by_place[place]
+            if not found.whole:
+                changed = True
+                if found.compute_instances and (found.busy or place not in leave.ours):
+                    return False
+        if changed and leave.changes == "never":
+            return False
+        return legal_together(sorted(left | wanted))
+
+    if not wish.enabled:
+        if not state.enabled:
+            return 0
+        if leave.changes != "mode" or len(may_go) < len(by_place):
+            return None
+        return len(by_place)
+    if not state.enabled:
+        return 0 if leave.changes == "mode" and not state.in_use else None
+    best: int | None = None
+    for number in range(2 ** len(may_go)):
+        gone = {p for n, p in enumerate(may_go) if number >> n & 1}
+        # Destroying what is wanted and making it again is never less than mending it.
+        if (best is None or len(gone) < best) and reaches(gone):
+            best = len(gone)
+    return best
+
+
+@settings(max_examples=400)
+@given(question=questions())
+def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed(
+    question: tuple[MigLayout, MigTarget, MigPermissions],
+) -> None:
+    state, wish, leave = question
+    steps = plan_changes(state, wish, leave)
+    least = reachable(state, wish, leave)
+    assert isinstance(steps, Refused) == (least is None)
+    if isinstance(steps, Refused):
+        assert steps.reason
+        assert steps.hint
+        return
+    driver = Driver(state)
+    for step in steps:
+        assert step_text(step)
+        driver.do(step)  # refuses what no driver would do
+        missing = [p for p, count in driver.compute.items() if count == 0]
+        before = [i.place for i in state.instances if not i.compute_instances]
+        assert len(set(missing) - set(before)) <= 1, "a crash leaves at most one incomplete"
+    assert driver.enabled == wish.enabled
+    assert set(wish.places) <= driver.compute.keys()
+    assert all(driver.whole[place] for place in wish.places)
+    if wish.only and wish.enabled:
+        assert driver.compute.keys() == set(wish.places)
+    destroyed = [s.place for s in steps if isinstance(s, DestroyGpuInstance)]
+    assert len(destroyed) == least
+    kept = {i.place for i in state.instances} - set(destroyed)
+    assert kept <= driver.compute.keys()
+    there = {i.place: i for i in state.instances}
+    for place in destroyed:
+        assert place in leave.ours
+        assert not there[place].busy
+    if leave.changes == "never":
+        assert steps == ()
+    if leave.changes != "mode":
+        assert not any(isinstance(step, SetMigMode) for step in steps)
+    left = after(state, steps)
+    assert left.enabled == driver.enabled
+    assert {i.place: i.whole for i in left.instances} == driver.whole
+    assert plan_changes(left, wish, leave) == ()
+
+
+@settings(max_examples=200)
+@given(places=st.lists(st.sampled_from(SPOTS), max_size=5))
+def test_a_geometry_is_refused_exactly_when_it_cannot_be(places: list[Place]) -> None:
+    assert (illegal(PROFILES, places) == "") == legal_together(places)
+
+
+@settings(max_examples=150)
+@given(state=states(), data=st.data())
+def test_one_instance_is_removed_even_half_made(state: MigLayout, data: st.DataObject) -> None:
+    place = data.draw(st.sampled_from([i.place for i in state.instances] or [SPOTS[0]]))
+    steps = plan_removal(state, place)
+    there = {i.place: i for i in state.instances}
+    if place in there and there[place].busy:
+        assert isinstance(steps, Refused)
+        return
+    assert not isinstance(steps, Refused)
+    driver = Driver(state)
+    for step in steps:
+        driver.do(step)
+    assert driver.compute.keys() == there.keys() - {place}
+
+
+def state_of(*instances: PresentInstance, **changes: object) -> MigLayout:
+    found = MigLayout(True, True, True, PROFILES, instances)
+    return dataclasses.replace(found, **changes)  # type: ignore[arg-type]
+
+
+def refusal(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> Refused:
+    found = plan_changes(state, wish, leave)
+    assert isinstance(found, Refused)
+    return found
+
+
+WANTED = ("2g.20gb", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("state", "wish", "leave", "words"),
+    [
+        (state_of(capable=False), MigTarget((WANTED,)), MigPermissions("mode"), "no MIG"),
+        (state_of(pending=False), MigTarget((WANTED,)), MigPermissions("mode"), "next reset"),
+        (
+            state_of(),
+            MigTarget((("9g.90gb", 0, 8),)),
+            MigPermissions("mode"),
+            "no MIG profile 9g.90gb",
+        ),
+        (
+            state_of(),
+            MigTarget((("2g.20gb", 1, 2),)),
+            MigPermissions("mode"),
+            "cannot start at slice 1",
+        ),
+        (
+            state_of(),
+            MigTarget((("2g.20gb", 0, 1),)),
+            MigPermissions("mode"),
+            "covers 2 memory slices",
+        ),
+        (state_of(), MigTarget((WANTED, ("3g.40gb", 0, 4))), MigPermissions("mode"), "overlap"),
+        (
+            state_of(),
+            MigTarget((("1g.10gb+me", 0, 1), ("1g.10gb+me", 1, 1))),
+            MigPermissions("mode"),
+            "holds 1 of 1g.10gb+me",
+        ),
+        (state_of(), MigTarget((WANTED,)), MigPermissions("never"), "gpu.mig_changes is never"),
+        (
+            state_of(enabled=False, pending=False),
+            MigTarget((WANTED,)),
+            MigPermissions("instances"),
+            "turned on, which is not allowed",
+        ),
+        (
+            state_of(enabled=False, pending=False, in_use=True),
+            MigTarget((WANTED,)),
+            MigPermissions("mode"),
+            "processes use the GPU",
+        ),
+        (
+            state_of(PresentInstance(("1g.10gb", 2, 1), busy=True)),
+            MigTarget((WANTED,)),
+            MigPermissions("mode", frozenset({("1g.10gb", 2, 1)})),
+            "a process runs in 1g.10gb@2",
+        ),
+        (
+            state_of(PresentInstance(("1g.10gb", 2, 1))),
+            MigTarget((WANTED,)),
+            MigPermissions("mode"),
+            "made by others",
+        ),
+    ],
+)
+def test_refusals_say_why_and_what_to_do(
+    state: MigLayout, wish: MigTarget, leave: MigPermissions, words: str
+) -> None:
+    found = refusal(state, wish, leave)
+    assert words in found.reason
+    assert found.hint.endswith(".")
+
+
+def test_what_fits_stays_and_only_what_is_in_the_way_goes() -> None:
+    small = [PresentInstance(("1g.10gb", s, 1)) for s in range(7)]
+    steps = plan_changes(
+        state_of(*small),
+        MigTarget((WANTED,)),
+        MigPermissions("instances", frozenset(i.place for i in small)),
+    )
+    assert steps == (
+        DestroyComputeInstance(("1g.10gb", 2, 1)),
+        DestroyGpuInstance(("1g.10gb", 2, 1)),
+        DestroyComputeInstance(("1g.10gb", 3, 1)),
+        DestroyGpuInstance(("1g.10gb", 3, 1)),
+        CreateGpuInstance(WANTED),
+        CreateComputeInstance(WANTED),
+    )
+    assert (
+        plan_changes(
+            state_of(PresentInstance(WANTED)), MigTarget((WANTED,)), MigPermissions("never")
+        )
+        == ()
+    )
+
+
+def test_media_engines_go_to_one_instance_only() -> None:
+    old, new = ("1g.10gb+me", 0, 1), ("1g.10gb+me", 6, 1)
+    there = state_of(PresentInstance(old))
+    assert "is in the way" in refusal(there, MigTarget((new,)), MigPermissions("instances")).reason
+    steps = plan_changes(there, MigTarget((new,)), MigPermissions("instances", frozenset({old})))
+    assert not isinstance(steps, Refused)
+    assert DestroyGpuInstance(old) in steps

@@ -1,0 +1,164 @@
+"""Parameter counts equal the published ones, and errors name the key that is to blame.
+
+Counts are exact unless a test says otherwise. Each comes from a public source: the hub's API names
+the parameters of a checkpoint (`safetensors.total`), model cards and papers name the others.
+"""
+
+from typing import Any
+
+import pytest
+
+from partitiond.core.errors import SpecError
+from partitiond.core.model.families import FAMILIES, architecture_from_config
+from tests.core.model.families.configs import PUBLIC, config_of
+
+PUBLISHED = {
+    # name: (parameters, source)
+    "aya-23-8b": (8_028_033_024, "hub API, safetensors.total of CohereForAI/aya-23-8B"),
+    "exaone-3.5-2.4b": (2_405_327_360, "hub API, LGAI-EXAONE/EXAONE-3.5-2.4B-Instruct"),
+    "gemma-2b": (2_506_172_416, "hub API, google/gemma-2b"),
+    "gpt-j-6b": (6_050_882_784, "model card of EleutherAI/gpt-j-6b: 6,053,381,344 with buffers"),
+    "llama-2-7b": (6_738_415_616, "hub API, meta-llama/Llama-2-7b-hf, less 2048 rotary buffers"),
+    "llama-3.1-405b": (405_853_388_800, "hub API, meta-llama/Llama-3.1-405B"),
+    "minicpm-2b": (2_724_880_896, "hub API, openbmb/MiniCPM-2B-sft-bf16"),
+    "mistral-7b-v0.1": (7_241_732_096, "hub API, mistralai/Mistral-7B-v0.1"),
+    "mixtral-8x7b": (46_702_792_704, "hub API, mistralai/Mixtral-8x7B-v0.1"),
+    "olmo-1b": (1_176_764_416, "hub API, allenai/OLMo-1B-hf"),
+    "olmo-2-7b": (7_298_617_344, "hub API, allenai/OLMo-2-1124-7B"),
+    "opt-350m": (331_196_416, "size of the hub's checkpoint of facebook/opt-350m"),
+    "qwen1.5-moe-a2.7b": (14_315_784_192, "hub API, Qwen/Qwen1.5-MoE-A2.7B"),
+    "qwen2.5-72b": (72_706_203_648, "hub API, Qwen/Qwen2.5-72B-Instruct"),
+    "qwen3-30b-a3b": (30_532_122_624, "hub API, Qwen/Qwen3-30B-A3B"),
+    "stablelm-3b-4e1t": (2_795_443_200, "model card of stabilityai/stablelm-3b-4e1t"),
+    "starcoderbase-1b": (1_137_207_296, "hub API, bigcode/starcoderbase-1b"),
+}
+
+KV_BYTES_PER_TOKEN = {
+    # name: (bytes in 16 bits, source)
+    "deepseek-v3": (70_272, "DeepSeek-AI 2025, Insights into DeepSeek-V3, table 1: 70.272 KB"),
+    "qwen2.5-72b": (327_680, "the same table: 327.680 KB"),
+    "llama-3.1-405b": (516_096, "the same table: 516.096 KB"),
+    "opt-13b": (800 * 1024, "Kwon et al. 2023 (PagedAttention), section 3: 800 KB"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_the_published_ones(name: str) -> None:
+    assert architecture_from_config(PUBLIC[name]).parameters == PUBLISHED[name][0]
+
+
+@pytest.mark.parametrize("name", KV_BYTES_PER_TOKEN)
+def test_kv_bytes_per_token_are_the_published_ones(name: str) -> None:
+    architecture = architecture_from_config(PUBLIC[name])
+    assert architecture.kv_bytes_per_token == KV_BYTES_PER_TOKEN[name][0]
+
+
+def test_deepseek_v3_has_671_billion_parameters_of_which_37_are_active() -> None:
+    # DeepSeek-AI 2024, abstract. The 37 leave out the input embedding (0.93).
+    architecture = architecture_from_config(PUBLIC["deepseek-v3"])
+    assert round(architecture.parameters / 1e9) == 671
+    active = architecture.parameters_per_token - 129280 * 7168
+    assert round(active / 1e9) == 37
+
+
+def test_mixtral_activates_12_9_of_46_7_billion() -> None:
+    # Jiang et al. 2024, section 1: 47B, 13B active.
+    architecture = architecture_from_config(PUBLIC["mixtral-8x7b"])
+    assert architecture.parameters_per_token == 12_879_925_248
+    assert (architecture.experts, architecture.experts_per_token) == (8, 2)
+    shared = architecture.parameters - architecture.expert_parameters
+    assert architecture.parameters_per_token == shared + architecture.expert_parameters * 2 // 8
+
+
+def test_falcon_7b_stores_its_tied_output_a_second_time() -> None:
+    # hub API, tiiuae/falcon-7b: 7,217,189,760 with the copy.
+    architecture = architecture_from_config(PUBLIC["falcon-7b"])
+    assert architecture.parameters + 65024 * 4544 == 7_217_189_760
+    assert architecture.attention == "MQA"
+
+
+def test_latent_attention_keeps_a_latent_and_a_rotary_key_in_each_layer() -> None:
+    architecture = architecture_from_config(PUBLIC["deepseek-v3"])
+    assert architecture.latent_values_per_token == 512 + 64
+    assert architecture.attention == "MLA"
+    assert architecture.kv_bytes_per_token == 61 * 576 * 2
+
+
+def test_multi_query_attention_keeps_one_head_of_keys_and_values() -> None:
+    architecture = architecture_from_config({**PUBLIC["llama-2-7b"], "num_key_value_heads": 1})
+    assert architecture.kv_heads == 1
+    assert architecture.kv_bytes_per_token == 2 * 32 * 1 * 128 * 2
+
+
+def test_tying_embeddings_removes_exactly_the_output_matrix() -> None:
+    untied = architecture_from_config(PUBLIC["mistral-7b-v0.1"])
+    tied = architecture_from_config({**PUBLIC["mistral-7b-v0.1"], "tie_word_embeddings": True})
+    assert untied.parameters - tied.parameters == 32000 * 4096
+
+
+def test_state_space_layers_keep_a_state_and_no_kv() -> None:
+    config = config_of("granitemoehybrid", 256, 512, 4, 4, 2, 2048)
+    mamba = {"mamba_n_heads": 8, "mamba_d_state": 64, "mamba_d_conv": 4, "mamba_expand": 2}
+    types = ["mamba", "mamba", "mamba", "attention"]
+    hybrid = architecture_from_config(
+        {**config, **mamba, "num_local_experts": 0, "layer_types": types}
+    )
+    assert hybrid.stateless_layers == 3
+    assert hybrid.kv_bytes_per_token == 1 * 2 * 2 * 64 * 2
+    # Per layer: (512 + 2 x 64) x 3 inputs of the convolution and 512 x 64 of the state.
+    assert hybrid.state_bytes_per_sequence == 3 * (640 * 3 + 512 * 64) * 2
+    assert hybrid.kv_bytes(10) == hybrid.kv_bytes_per_token * 10 + hybrid.state_bytes_per_sequence
+    assert hybrid.attention == "GQA, hybrid"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_names_the_key_it_misses(family: str) -> None:
+    with pytest.raises(SpecError, match="config key") as caught:
+        architecture_from_config({"model_type": family})
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("family", ["mamba", "t5", "bert", "llama-but-new", "", None, 7])
+def test_an_unknown_family_is_refused_and_the_known_ones_are_named(family: object) -> None:
+    with pytest.raises(SpecError, match="model_type") as caught:
+        architecture_from_config({**PUBLIC["llama-2-7b"], "model_type": family})
+    assert "qwen3" in caught.value.hint
+
+
+def without(config: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != key}
+
+
+LLAMA, OPT = PUBLIC["llama-2-7b"], PUBLIC["opt-350m"]
+MIXTRAL, DEEPSEEK = PUBLIC["mixtral-8x7b"], PUBLIC["deepseek-v3"]
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({}, "model_type"),
+        (without(LLAMA, "hidden_size"), "hidden_size"),
+        (without(OPT, "ffn_dim"), "ffn_dim"),
+        ({**LLAMA, "num_hidden_layers": 0}, "num_hidden_layers"),
+        ({**LLAMA, "num_hidden_layers": 10**8}, "num_hidden_layers"),
+        ({**LLAMA, "hidden_size": 10**30}, "hidden_size"),
+        ({**LLAMA, "vocab_size": "32000"}, "vocab_size"),
+        ({**LLAMA, "vocab_size": True}, "vocab_size"),
+        ({**LLAMA, "hidden_size": 4095}, "hidden_size"),
+        ({**LLAMA, "num_key_value_heads": 5}, "num_key_value_heads"),
+        ({**LLAMA, "tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ({**LLAMA, "quantization_config": {"bits": 4}}, "quantization_config"),
+        ({**LLAMA, "text_config": 7}, "text_config"),
+        ({**LLAMA, "layer_types": ["full_attention"], "sliding_window": 9}, "layer_types"),
+        ({**PUBLIC["mistral-7b-v0.1"], "sliding_window": -1}, "sliding_window"),
+        (without(MIXTRAL, "num_local_experts"), "num_local_experts"),
+        ({**MIXTRAL, "num_experts_per_tok": 9}, "num_experts_per_tok"),
+        (without(DEEPSEEK, "kv_lora_rank"), "kv_lora_rank"),
+        (without(DEEPSEEK, "v_head_dim"), "v_head_dim"),
+        ({**DEEPSEEK, "n_routed_experts": -1}, "n_routed_experts"),
+    ],
+)
+def test_a_config_that_cannot_be_counted_names_the_key(config: dict[str, Any], key: str) -> None:
+    with pytest.raises(SpecError, match=key) as caught:
+        architecture_from_config(config)
+    assert caught.value.hint

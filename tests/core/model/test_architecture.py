@@ -1,0 +1,88 @@
+"""The numbers of a decoder give the right sizes in bytes."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.model.architecture import Architecture
+
+PLAIN = Architecture(
+    family="llama",
+    parameters=1000,
+    hidden_size=8,
+    layers=10,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    intermediate_size=32,
+    vocab_size=100,
+    max_position=1000,
+)
+PER_LAYER = 2 * 2 * 16 * 2
+"""K and V of two heads of 16 values, 2 bytes each."""
+
+
+def with_(**changes: object) -> Architecture:
+    return dataclasses.replace(PLAIN, **changes)  # type: ignore[arg-type]
+
+
+def test_kv_bytes_per_token_are_those_of_all_layers_that_attend() -> None:
+    assert PLAIN.kv_bytes_per_token == 10 * PER_LAYER
+    assert with_(stateless_layers=7).kv_bytes_per_token == 3 * PER_LAYER
+
+
+def test_an_fp8_cache_is_half() -> None:
+    assert with_(kv_bytes_per_value=1.0).kv_bytes_per_token == PLAIN.kv_bytes_per_token // 2
+
+
+def test_a_latent_takes_the_place_of_keys_and_values() -> None:
+    assert with_(latent_values_per_token=20).kv_bytes_per_token == 10 * 20 * 2
+
+
+def test_weights_are_counted_in_their_own_precision() -> None:
+    assert PLAIN.weights_bytes == 2000
+    four_bits = with_(quantised_parameters=800, quantised_bytes_per_parameter=0.53125)
+    assert four_bits.weights_bytes == 400 + 425
+    thirds = with_(quantised_parameters=900, quantised_bytes_per_parameter=700 / 900)
+    assert thirds.weights_bytes == 200 + 700
+
+
+def test_a_token_passes_through_all_weights_unless_fewer_are_active() -> None:
+    assert PLAIN.parameters_per_token == 1000
+    assert with_(active_parameters=300).parameters_per_token == 300
+
+
+@pytest.mark.parametrize(
+    ("changes", "attention"),
+    [
+        ({}, "GQA"),
+        ({"kv_heads": 4}, "MHA"),
+        ({"kv_heads": 1}, "MQA"),
+        ({"latent_values_per_token": 5}, "MLA"),
+        ({"window_layers": 10, "window_tokens": 9}, "GQA, sliding window"),
+        ({"window_layers": 5, "window_tokens": 9}, "GQA, alternating window"),
+        ({"stateless_layers": 5, "state_values_per_sequence": 9}, "GQA, hybrid"),
+    ],
+)
+def test_the_kind_of_attention(changes: dict[str, object], attention: str) -> None:
+    assert with_(**changes).attention == attention
+
+
+@given(
+    context=st.integers(0, 5000),
+    window=st.integers(1, 2000),
+    sliding=st.integers(0, 10),
+    state=st.integers(0, 1000),
+)
+def test_kv_of_a_sequence_never_shrinks_and_never_exceeds_all_of_it(
+    context: int, window: int, sliding: int, state: int
+) -> None:
+    architecture = with_(
+        window_tokens=window, window_layers=sliding, state_values_per_sequence=state
+    )
+    held = architecture.kv_bytes(context)
+    assert held <= architecture.kv_bytes(context + 1)
+    assert held - architecture.state_bytes_per_sequence <= PLAIN.kv_bytes(context)
+    assert PLAIN.kv_bytes(context) == context * PLAIN.kv_bytes_per_token

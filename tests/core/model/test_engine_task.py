@@ -1,0 +1,30 @@
+"""The task of an engine follows from the flags of its user."""
+
+import pytest
+
+from partitiond.core.errors import SpecError
+from partitiond.core.model.engine_task import EngineTask, require_measurable, task_of
+
+
+@pytest.mark.parametrize(
+    ("arguments", "task"),
+    [
+        ((), EngineTask.GENERATE),
+        (("--runner", "auto", "--convert", "none"), EngineTask.GENERATE),
+        (("--seed", "1", "--runner", "pooling"), EngineTask.POOL),
+        (("--runner=pooling", "--convert=embed"), EngineTask.POOL),
+        (("--runner", "pooling", "--convert", "classify"), EngineTask.CLASSIFY),
+        (("--task", "pooling"), EngineTask.POOL),
+        (("--task", "classify"), EngineTask.CLASSIFY),
+        (("--task", "generate"), EngineTask.GENERATE),
+        (("--chat-template", "pooling"), EngineTask.GENERATE),
+    ],
+)
+def test_the_task_is_read_from_the_flags(arguments: tuple[str, ...], task: EngineTask) -> None:
+    assert task_of(arguments) is task
+
+
+def test_only_what_generates_text_can_be_profiled() -> None:
+    require_measurable("chatty", EngineTask.GENERATE)
+    with pytest.raises(SpecError, match="partitiond plan"):
+        require_measurable("embedder", EngineTask.POOL)

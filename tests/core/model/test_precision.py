@@ -1,0 +1,103 @@
+"""The precision of weights and cache after loading follows the engine's options."""
+
+import dataclasses
+import typing
+
+import pytest
+
+from partitiond.api.parts import EngineBody, Quantization
+from partitiond.core.errors import SpecError
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.precision import (
+    LOAD_QUANTISATIONS,
+    QUANTIZATIONS,
+    as_loaded,
+    dtype_on,
+    with_dtype,
+    with_kv_cache_dtype,
+    with_quantization,
+)
+from partitiond.core.model.spec import EngineOptions
+from partitiond.core.performance.roofline import rates
+from partitiond.models.catalog import CATALOG
+
+OPT = CATALOG["opt-1.3b"].architecture
+
+
+def test_nothing_asked_changes_nothing() -> None:
+    assert as_loaded(OPT) == OPT
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        ("fp8", 1.0),
+        ("fp8_per_tensor", 1.0),
+        ("fp8_per_block", 1.000244140625),
+        ("fp8_per_channel", 1.0),
+        ("bitsandbytes", 0.5625),
+    ],
+)
+def test_matrices_shrink_and_embeddings_do_not(name: str, width: float) -> None:
+    found = with_quantization(OPT, name)
+    kept = OPT.parameters - OPT.linear_parameters
+    assert found.weights_bytes == pytest.approx(2 * kept + width * OPT.linear_parameters, rel=1e-6)
+    assert found.kv_bytes_per_token == OPT.kv_bytes_per_token
+
+
+@pytest.mark.parametrize("name", ["experts_int8", "int8_per_channel_weight_only"])
+def test_ways_for_experts_quantise_nothing_else(name: str) -> None:
+    assert with_quantization(OPT, name).weights_bytes == OPT.weights_bytes
+    sparse = next(e.architecture for e in CATALOG.values() if e.architecture.expert_parameters)
+    found = with_quantization(sparse, name)
+    assert found.weights_bytes == sparse.weights_bytes - sparse.expert_parameters
+
+
+@pytest.mark.parametrize("name", sorted(LOAD_QUANTISATIONS))
+def test_every_way_can_be_asked_for_and_estimated(name: str) -> None:
+    assert EngineOptions(quantization=name).quantization == name
+    assert with_quantization(OPT, name).weights_bytes <= OPT.weights_bytes
+    assert EngineBody(quantization=name).quantization == name
+
+
+def test_the_api_takes_no_other_words_than_the_core() -> None:
+    assert set(typing.get_args(Quantization)) == set(QUANTIZATIONS)
+    with pytest.raises(SpecError, match="fp8_per_block"):
+        EngineOptions(quantization="int3")
+
+
+def test_fp8_arithmetic_counts_where_the_hardware_has_it() -> None:
+    whole = PartitionSize(SharingMode.WHOLE, 1, 100)
+    for name, how in LOAD_QUANTISATIONS.items():
+        faster = rates(HARDWARE["h100-80gb"], whole, quantization=name)
+        plain = rates(HARDWARE["h100-80gb"], whole)
+        assert (faster != plain) is how.fp8_arithmetic, name
+
+
+def test_weights_that_are_quantised_already_are_not_quantised_again() -> None:
+    stored = dataclasses.replace(OPT, quantised_parameters=10, quantised_bytes_per_parameter=0.5)
+    with pytest.raises(SpecError, match="quantised already"):
+        with_quantization(stored, "fp8")
+
+
+def test_unknown_words_are_refused() -> None:
+    with pytest.raises(SpecError, match="int3"):
+        with_quantization(OPT, "int3")
+    with pytest.raises(SpecError, match="fp4"):
+        with_kv_cache_dtype(OPT, "fp4")
+    with pytest.raises(SpecError, match="float8"):
+        dtype_on(HARDWARE["a100-40gb"], "float8")
+
+
+def test_the_cache_follows_the_dtype_unless_it_has_its_own() -> None:
+    wide = with_dtype(OPT, "float32")
+    assert wide.kv_bytes_per_token == 2 * OPT.kv_bytes_per_token
+    assert with_kv_cache_dtype(wide, "fp8").kv_bytes_per_token == OPT.kv_bytes_per_token // 2
+
+
+def test_auto_is_what_the_hardware_has() -> None:
+    assert dtype_on(HARDWARE["a100-40gb"], "auto") == "bfloat16"
+    assert dtype_on(HARDWARE["t4-16gb"], "auto") == "float16"
+    assert dtype_on(HARDWARE["t4-16gb"], "float32") == "float32"

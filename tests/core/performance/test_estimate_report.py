@@ -1,0 +1,190 @@
+"""An estimate report has the figures that people need; the paper's Table 1 is among them."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partitiond.core.errors import SpecError
+from partitiond.core.hardware.cpus import cpu_hardware
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.lookup import find_hardware
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.hardware.prices import cost_per_million, prices_from
+from partitiond.core.model.spec import Slo
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.comparison import cheapest, compare
+from partitiond.core.performance.estimate_report import EstimateReport, Question, estimate_report
+from partitiond.core.performance.replicas import best_replication
+from partitiond.core.profile.points import LimitedBy
+from partitiond.models.catalog import CATALOG
+
+WHOLE = PartitionSize(SharingMode.WHOLE, 1, 100)
+CHAT = Workload(512, 256)
+
+
+def question(model: str = "opt-1.3b", **changes: object) -> Question:
+    base = Question(model, CATALOG[model].architecture, CHAT)
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def report(
+    model: str = "opt-1.3b",
+    hardware: str = "a100-40gb",
+    size: PartitionSize = WHOLE,
+    **changes: object,
+) -> EstimateReport:
+    return estimate_report(question(model, **changes), find_hardware(hardware)[0], size)
+
+
+@pytest.mark.parametrize(
+    ("model", "batch"),
+    [("opt-125m", 512), ("opt-1.3b", 256), ("opt-2.7b", 128), ("opt-6.7b", 64), ("opt-13b", 16)],
+)
+def test_max_batch_is_table_1_of_the_paper(model: str, batch: int) -> None:
+    assert report(model).max_batch == batch
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(sorted(CATALOG)), st.integers(1, 9))
+def test_more_memory_never_holds_less(model: str, tenths: int) -> None:
+    less, more = (report(model, memory_fraction=t / 10) for t in (tenths, tenths + 1))
+    assert less.max_batch <= more.max_batch
+    assert less.max_batch_safe <= more.max_batch_safe
+    # The operating point is the knee, which may lie below the end of a shorter frontier.
+    most = [max((p.req_per_s for p in found.points), default=0.0) for found in (less, more)]
+    assert most[0] <= most[1] * (1 + 1e-9)
+
+
+def test_a_kv_cache_in_fp8_holds_twice_the_tokens() -> None:
+    wide, narrow = report("opt-2.7b"), report("opt-2.7b", kv_cache_dtype="fp8")
+    assert narrow.kv_bytes_per_token * 2 == wide.kv_bytes_per_token
+    assert narrow.max_batch_safe > 1.7 * wide.max_batch_safe
+
+
+def test_quantised_weights_are_smaller_and_faster_to_read() -> None:
+    wide, narrow = report("opt-2.7b"), report("opt-2.7b", quantization="bitsandbytes")
+    assert narrow.weights_bytes < 0.4 * wide.weights_bytes
+    assert narrow.points[0].output_tokens_per_s > wide.points[0].output_tokens_per_s
+
+
+def test_the_same_slice_of_a_gpu_is_one_of_seven() -> None:
+    size = PartitionSize(SharingMode.MIG, 1, 100, "1g.5gb")
+    one, whole = report("opt-125m", size=size), report("opt-125m")
+    assert one.memory_bytes == 4864 * 2**20
+    assert one.replicas_that_fit == 7
+    assert one.max_batch_safe < whole.max_batch_safe
+    assert one.points[0].output_tokens_per_s < whole.points[0].output_tokens_per_s
+    assert [r.replicas for r in one.replications] == list(range(1, 8))
+    assert one.replications[-1].req_per_s == pytest.approx(7 * one.replications[0].req_per_s)
+
+
+def test_replicas_of_a_small_model_fill_what_one_leaves_idle() -> None:
+    small = report("opt-125m")
+    best = best_replication(small.replications)
+    assert best is not None
+    assert best.replicas > 1
+    assert best.mode is SharingMode.MPS
+    assert best.req_per_s > small.throughput_req_per_s
+
+
+def test_every_replication_fits_and_holds_the_slo() -> None:
+    slo = Slo(0.2, 0.02)
+    found = report("opt-1.3b", slo=slo)
+    assert found.replications
+    for option in found.replications:
+        assert option.replicas * option.footprint_bytes <= found.budget_bytes
+        assert option.ttft_p95_seconds <= slo.ttft_seconds
+        assert option.tpot_p95_seconds <= slo.tpot_seconds
+
+
+def test_an_slo_that_nothing_holds_leaves_no_operating_point() -> None:
+    found = report("opt-13b", slo=Slo(0.001, 0.0001))
+    assert found.operating_batch is None
+    assert found.throughput_req_per_s == 0
+    assert found.replicas_that_fit == 0
+    assert found.replications == ()
+
+
+def test_a_model_that_does_not_fit_says_what_one_request_needs() -> None:
+    found = report("opt-13b", "l4")
+    assert found.max_batch == found.max_batch_safe == 0
+    assert found.limited_by is LimitedBy.MEMORY
+    assert found.footprint.peak_bytes > found.budget_bytes
+
+
+def test_a_t4_runs_float16_by_itself_and_refuses_bfloat16() -> None:
+    assert report("opt-125m", "t4").dtype == "float16"
+    with pytest.raises(SpecError, match="no bfloat16"):
+        report("opt-125m", "t4", dtype="bfloat16")
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])
+def test_a_fraction_of_memory_is_one(fraction: float) -> None:
+    with pytest.raises(SpecError, match="memory fraction"):
+        question(memory_fraction=fraction)
+
+
+def test_a_context_the_model_was_not_built_for_is_refused() -> None:
+    with pytest.raises(SpecError, match="2048 tokens of context"):
+        question(workload=Workload(2048, 256))
+
+
+def test_the_comparison_is_per_device() -> None:
+    asked = question("opt-125m", slo=Slo(1.0, 0.05))
+    kinds = [find_hardware(name)[0] for name in ("a100-40gb", "l4", "t4")]
+    estimates = [(spec, estimate_report(asked, spec, WHOLE)) for spec in kinds]
+    prices = prices_from({"price_per_hour": {"a100": 8, "l4": 1.5}})
+    large, small, unpriced = compare(estimates, CHAT, prices)
+    assert large.devices_to_match == 1
+    assert large.cost_per_million_output_tokens is not None
+    assert small.devices_to_match == pytest.approx(large.req_per_s / small.req_per_s)
+    assert unpriced.cost_per_million_output_tokens is None
+    assert large.cost_per_million_output_tokens == pytest.approx(
+        8 / (large.output_tokens_per_s * 3600) * 1e6
+    )
+    assert large.cost_per_million_tokens == pytest.approx(large.cost_per_million_output_tokens / 3)
+    best = cheapest((large, small, unpriced))
+    assert best is not None
+    assert best.hardware in {"a100-40gb", "l4-24gb"}
+
+
+def test_a_device_that_serves_nothing_says_why() -> None:
+    asked = question("opt-13b")
+    (option,) = compare([(HARDWARE["l4-24gb"], report("opt-13b", "l4"))], CHAT, None)
+    assert option.reason == "does not fit"
+    strict = dataclasses.replace(asked, slo=Slo(0.001, 0.0001))
+    spec = HARDWARE["a100-40gb"]
+    (option,) = compare([(spec, estimate_report(strict, spec, WHOLE))], CHAT, None)
+    assert option.reason == "no batch holds the SLO"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {},
+        {"price_per_hour": 3},
+        {"price_per_hour": {"l4": 0}},
+        {"price_per_hour": {"l4": "cheap"}},
+        {"price_per_hour": {"l4": True}},
+        {"price_per_hour": {"l5": 1.0}},
+        {"prices": {"l4": 1.0}},
+        {"price_per_hour": {"l4": 1.0}, "currency": 3},
+    ],
+)
+def test_prices_that_make_no_sense_are_refused(table: dict[str, object]) -> None:
+    with pytest.raises(SpecError) as refused:
+        prices_from(table)
+    assert refused.value.hint
+
+
+def test_this_hosts_cpu_has_a_price_by_its_short_name() -> None:
+    prices = prices_from({"price_per_hour": {"cpu": 0.1}})
+    assert prices.of(cpu_hardware("cpu-test-8c", 8, 32 * 1024**3)) == 0.1
+    assert prices.of(HARDWARE["l4-24gb"]) is None
+
+
+def test_no_tokens_have_no_cost() -> None:
+    assert cost_per_million(1.0, 0.0) is None

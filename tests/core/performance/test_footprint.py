@@ -1,0 +1,161 @@
+"""Memory matches the paper's Table 1 exactly, and the full footprint is right for plans."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.footprint import (
+    BLOCK_TOKENS,
+    EngineLimits,
+    activation_bytes,
+    footprint,
+    footprint_at,
+    graph_count,
+    kv_cache_bytes,
+    kv_tokens,
+    max_batch,
+    max_batch_safe,
+)
+from partitiond.core.units import GIB
+from partitiond.models.catalog import CATALOG
+
+PAPER = Workload(512, 256)
+OPT = CATALOG["opt-125m"].architecture
+
+
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [("opt-125m", 512), ("opt-1.3b", 256), ("opt-2.7b", 128), ("opt-6.7b", 64), ("opt-13b", 16)],
+)
+@pytest.mark.parametrize("memory_bytes", [40 * 10**9, 40 * GIB])
+def test_max_batch_reproduces_table_1_of_the_paper(
+    name: str, batch: int, memory_bytes: int
+) -> None:
+    assert max_batch(CATALOG[name].architecture, PAPER, memory_bytes) == batch
+
+
+def test_max_batch_is_zero_where_the_weights_alone_do_not_fit() -> None:
+    assert max_batch(CATALOG["opt-13b"].architecture, PAPER, 24 * GIB) == 0
+
+
+def test_kv_tokens_of_the_definitions_example() -> None:
+    # 512/256 fixed: m = 640, s = 73.9; a block of 16 loses 8 tokens per sequence.
+    assert kv_tokens(100, PAPER, 960, 16) == pytest.approx(100 * 648 + 2.33 * 73.9 * 10, abs=1)
+
+
+def test_kv_tokens_hold_at_least_one_longest_request() -> None:
+    # And the block that the engine's pool keeps back, or it does not start.
+    assert kv_tokens(1, Workload(8, 8), 4096, 16) == 4096 + 16
+    assert kv_tokens(2, Workload(32, 16), 256, 128) == 3 * 128
+    assert kv_tokens(1, Workload(8, 8), 200, 128) == 3 * 128
+
+
+@given(
+    st.integers(1, 511),
+    st.integers(1, 4096),
+    st.integers(1, 4096),
+    st.sampled_from(list(DeviceKind)),
+)
+def test_a_larger_batch_never_needs_less(
+    batch: int, prompt: int, output: int, kind: DeviceKind
+) -> None:
+    workload = Workload(prompt, output)
+    one, more = (
+        footprint_at(OPT, workload, EngineLimits(b, prompt + output), kind).peak_bytes
+        for b in (batch, batch + 1)
+    )
+    assert one <= more
+
+
+@given(st.integers(0, 80 * GIB), st.sampled_from(sorted(CATALOG)))
+def test_max_batch_safe_fits_and_one_more_does_not(memory_bytes: int, name: str) -> None:
+    architecture = CATALOG[name].architecture
+    batch = max_batch_safe(
+        architecture, PAPER, memory_bytes, max_model_len=960, kind=DeviceKind.GPU
+    )
+
+    def peak(size: int) -> int:
+        return footprint_at(architecture, PAPER, EngineLimits(size, 960), DeviceKind.GPU).peak_bytes
+
+    assert batch == 0 or peak(batch) <= memory_bytes
+    assert batch == 512 or peak(batch + 1) > memory_bytes
+
+
+def test_the_terms_add_up_to_the_peak() -> None:
+    parts = footprint(OPT, EngineLimits(64, 960), 2 * GIB, DeviceKind.GPU)
+    assert parts.unexplained_bytes == 0
+    assert parts.peak_bytes == (
+        parts.weights_bytes
+        + parts.kv_cache_bytes
+        + parts.activation_bytes
+        + parts.graph_bytes
+        + parts.context_bytes
+    )
+
+
+def test_a_cpu_engine_has_no_cuda_graphs() -> None:
+    assert footprint(OPT, EngineLimits(64, 960), 0, DeviceKind.CPU).graph_bytes == 0
+
+
+def test_the_kv_cache_is_whole_blocks() -> None:
+    block = BLOCK_TOKENS[DeviceKind.CPU]
+    assert kv_cache_bytes(OPT, block + 1, block) == 2 * block * OPT.kv_bytes_per_token
+
+
+@pytest.mark.parametrize(("seqs", "graphs"), [(1, 2), (4, 4), (128, 35), (256, 51), (512, 51)])
+def test_graphs_follow_the_sequence_limit(seqs: int, graphs: int) -> None:
+    assert graph_count(seqs) == graphs
+
+
+def test_logits_of_all_sequences_are_counted() -> None:
+    few, many = (activation_bytes(OPT, EngineLimits(seqs, 960)) for seqs in (1, 101))
+    assert many - few == 100 * OPT.vocab_size * 4
+
+
+WINDOWED = dataclasses.replace(OPT, window_tokens=512, window_layers=10)
+
+
+def test_without_a_batch_every_layer_counts_in_full() -> None:
+    assert kv_cache_bytes(WINDOWED, 10_000, 16) == kv_cache_bytes(OPT, 10_000, 16)
+
+
+def test_windows_stop_growing_with_the_context() -> None:
+    def peak(prompt: int) -> int:
+        limits = EngineLimits(64, prompt + 256)
+        return footprint_at(WINDOWED, Workload(prompt, 256), limits, DeviceKind.GPU).kv_cache_bytes
+
+    def whole(prompt: int) -> int:
+        limits = EngineLimits(64, prompt + 256)
+        return footprint_at(OPT, Workload(prompt, 256), limits, DeviceKind.GPU).kv_cache_bytes
+
+    # Two of twelve layers see everything: they are what is left to grow.
+    growth = (peak(1600) - peak(1400)) / (whole(1600) - whole(1400))
+    assert growth == pytest.approx(2 / 12, rel=0.01)
+    assert peak(1600) < 0.6 * whole(1600)
+
+
+@given(st.integers(1, 512), st.integers(1, 1500), st.integers(1, 400))
+def test_windowed_layers_hold_at_least_their_windows(batch: int, prompt: int, output: int) -> None:
+    limits = EngineLimits(batch, prompt + output)
+    found = footprint_at(WINDOWED, Workload(prompt, output), limits, DeviceKind.GPU)
+    occupancy = prompt + output / 2
+    assert found.kv_cache_bytes >= batch * WINDOWED.kv_bytes(occupancy) * 0.99
+
+
+def test_layers_are_padded_to_whole_groups() -> None:
+    # 5 full and 7 windowed layers: groups of 5, so that the windowed ones take 10.
+    odd = dataclasses.replace(OPT, window_tokens=512, window_layers=7)
+    blocks = 1000
+    cost = kv_cache_bytes(odd, blocks * 16, 16, batch=1000)
+    assert cost == (5 + 10) * blocks * 16 * odd.kv_bytes_per_token_layer
+
+
+def test_state_is_kept_once_per_sequence() -> None:
+    stateful = dataclasses.replace(OPT, state_values_per_sequence=1000)
+    assert kv_cache_bytes(stateful, 160, 16, batch=8) == (
+        kv_cache_bytes(OPT, 160, 16) + 8 * stateful.state_bytes_per_sequence
+    )

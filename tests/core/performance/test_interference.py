@@ -1,0 +1,70 @@
+"""Sigma and its levels follow their formulas."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.performance.interference import DEFAULT, level_of, sigma
+
+SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+MODES = st.sampled_from((SharingMode.MEMORY, SharingMode.MPS, SharingMode.CORES))
+
+
+def test_alone_nothing_is_slower() -> None:
+    assert sigma(SharingMode.MEMORY, [1.0]) == 1.0
+    assert sigma(SharingMode.MPS, [0.2]) == 1.0
+
+
+def test_two_saturated_replicas_take_turns() -> None:
+    assert sigma(SharingMode.MEMORY, [1.0, 1.0]) == pytest.approx(2.1)
+    assert level_of(SharingMode.MEMORY, 2 * 1.05) == 2.1
+
+
+def test_shares_that_fit_cost_only_the_crowd() -> None:
+    assert sigma(SharingMode.MPS, [0.3, 0.3, 0.3]) == pytest.approx(1.04)
+    assert level_of(SharingMode.MPS, 1.04) == 1.04
+
+
+def test_beyond_the_last_level_there_is_none() -> None:
+    assert level_of(SharingMode.MEMORY, 5.0) is None
+
+
+@given(MODES, SHARES, st.floats(0, 1))
+def test_one_more_replica_never_makes_it_faster(
+    mode: SharingMode, busy: list[float], more: float
+) -> None:
+    assert sigma(mode, [*busy, more]) >= sigma(mode, busy) - 1e-12
+
+
+@given(MODES, SHARES)
+def test_a_level_promises_no_more_than_sigma(mode: SharingMode, busy: list[float]) -> None:
+    value = sigma(mode, busy)
+    level = level_of(mode, value)
+    if level is not None:
+        assert level >= value * (1 - 1e-7)
+        assert level in DEFAULT.levels_of(mode)
+
+
+@given(MODES, SHARES, st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=8, max_size=8))
+def test_the_largest_kappa_on_a_device_counts(
+    mode: SharingMode, busy: list[float], kappas: list[float | None]
+) -> None:
+    mine = kappas[: len(busy)]
+    default = DEFAULT.kappa(mode)
+    worst = max(default if k is None else k for k in mine)
+    together = sigma(mode, busy, kappas=mine)
+    assert together == pytest.approx(sigma(mode, busy, kappas=[worst] * len(busy)))
+    assert together >= sigma(mode, busy, kappas=[min(default if k is None else k for k in mine)])
+
+
+def test_a_measured_kappa_below_the_default_counts_as_measured() -> None:
+    assert sigma(SharingMode.MEMORY, [0.5, 0.5], kappas=[0.0, 0.0]) == 1.0
+    assert sigma(SharingMode.MEMORY, [0.5, 0.5], kappas=[0.0, None]) == pytest.approx(1.05)
+
+
+def test_levels_ascend_from_one() -> None:
+    for mode in SharingMode:
+        levels = DEFAULT.levels_of(mode)
+        assert levels[0] == 1.0
+        assert list(levels) == sorted(set(levels))

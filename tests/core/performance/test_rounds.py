@@ -1,0 +1,211 @@
+"""Rounds with lumpy prompts are averaged over the steps that an engine really makes."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.latency import RoundCase, itl_latency, tpot_latency, ttft_latency
+from partitiond.core.performance.roofline import Rates, Step, rates, step_seconds
+from partitiond.core.performance.rounds import (
+    binomial,
+    cycle_of,
+    decode_round,
+    round_terms,
+    step_mix,
+)
+from partitiond.models.catalog import CATALOG
+from partitiond.simulated.replay.batch import Batch, Sequence
+from partitiond.simulated.replay.steps import roofline_steps
+
+OPT = CATALOG["opt-2.7b"].architecture
+MOE = dataclasses.replace(
+    OPT,
+    experts=64,
+    experts_per_token=8,
+    expert_parameters=OPT.parameters // 2,
+    active_parameters=OPT.parameters // 2 + OPT.parameters // 16,
+)
+SHARE = rates(HARDWARE["a100-40gb"], PartitionSize(SharingMode.MPS, 1, 20))
+
+
+def case(workload: Workload, budget: int = 2048) -> RoundCase:
+    return RoundCase(OPT, workload, SHARE, budget)
+
+
+def stepped(asked: RoundCase, batch: int, requests: int = 600) -> tuple[float, list[float]]:
+    """Tokens/s and times to the first token of a closed loop, step by step.
+
+    A request follows an ended one while the next step is under way.
+    """
+    steps = roofline_steps(asked.architecture, asked.reached, asked.workload)
+    engine = Batch(batch, asked.max_num_batched_tokens, 1 << 40)
+    prompt, output = asked.workload.prompt_tokens, asked.workload.output_tokens
+    sent: dict[Sequence, float] = {}
+    for slot in range(batch):
+        first = Sequence(prompt, math.ceil(output * (slot + 1) / batch))
+        sent[first] = 0.0
+        engine.add(first)
+    now, opened, tokens, ended = 0.0, 0.0, 0, 0
+    following: list[Sequence] = []
+    firsts: list[float] = []
+    while ended < 2 * batch + requests:
+        step = engine.next_step()
+        for sequence in following:
+            sent[sequence] = now
+            engine.add(sequence)
+        following = []
+        if step is None:
+            continue
+        now += steps.step_seconds(step.decoding, step.prefill_tokens, step.kv_tokens)
+        emitted = engine.finish_step(step)
+        if ended >= 2 * batch:
+            tokens += len(emitted)
+            firsts += [now - sent[s] for s in emitted if s.generated == 1]
+        else:
+            opened = now
+        for sequence in emitted:
+            if sequence.generated >= sequence.output_tokens:
+                ended += 1
+                following.append(Sequence(prompt, output))
+    return tokens / (now - opened), sorted(firsts)
+
+
+@pytest.mark.parametrize(
+    ("workload", "batch", "within"),
+    [
+        (Workload(512, 256), 1, 0.001),
+        (Workload(512, 256), 32, 0.03),
+        (Workload(160, 16), 8, 0.08),
+        (Workload(160, 16), 32, 0.03),
+        (Workload(1000, 100), 32, 0.08),
+        (Workload(2048, 32), 128, 0.05),  # prompts outgrow the steps
+    ],
+)
+def test_it_agrees_with_stepping(workload: Workload, batch: int, within: float) -> None:
+    asked = case(workload)
+    rate, firsts = stepped(asked, batch)
+    assert batch / asked.round(batch).seconds == pytest.approx(rate, rel=within)
+    promised = ttft_latency(asked, batch)
+    assert promised.mean == pytest.approx(math.fsum(firsts) / len(firsts), rel=0.4)
+    assert promised.p95 > 0.7 * firsts[int(0.95 * len(firsts))]
+
+
+def test_the_mean_step_alone_would_promise_a_quarter_too_much() -> None:
+    asked = case(Workload(512, 256))
+    rate, _ = stepped(asked, 32)
+    moments = asked.workload.moments
+    mean = Step(32, moments.occupancy_mean, 32 * moments.p / moments.o, 256)
+    assert 32 / step_seconds(OPT, mean, SHARE) > 1.2 * rate
+
+
+@given(
+    st.integers(1, 400),
+    st.tuples(st.integers(1, 4096), st.integers(1, 600), st.floats(0, 2)),
+    st.sampled_from([64, 512, 2048, 8192]),
+    st.sampled_from([OPT, MOE]),
+    st.booleans(),
+)
+def test_a_larger_batch_never_loses_throughput(
+    batch: int,
+    lengths: tuple[int, int, float],
+    budget: int,
+    architecture: Architecture,
+    overlaps: bool,
+) -> None:
+    prompt, output, variation = lengths
+    workload = (
+        Workload.lognormal(prompt, output, variation, variation / 2)
+        if variation > 0.1
+        else Workload(prompt, output)
+    )
+    reached = dataclasses.replace(SHARE, overlaps=overlaps)
+    one, more = (
+        decode_round(architecture, workload, b, reached, budget).seconds for b in (batch, batch + 1)
+    )
+    assert more > one * (1 - 1e-12)
+    assert (batch + 1) / more >= batch / one * (1 - 1e-9)
+
+
+@given(st.integers(1, 300), st.integers(1, 3000), st.integers(1, 300))
+def test_terms_add_up_and_lumps_never_save_time(batch: int, prompt: int, output: int) -> None:
+    workload = Workload(prompt, output)
+    terms = round_terms(OPT, workload, batch, SHARE, 2048)
+    total = terms.device_seconds + terms.fixed + terms.sequences
+    assert total == pytest.approx(decode_round(OPT, workload, batch, SHARE, 2048).seconds)
+    assert terms.lumps >= 0
+
+
+def test_lumps_cost_nothing_where_arithmetic_and_traffic_add_up() -> None:
+    serial = dataclasses.replace(SHARE, overlaps=False)
+    assert round_terms(OPT, Workload(512, 256), 32, serial, 2048).lumps == 0
+    assert round_terms(OPT, Workload(512, 256), 32, SHARE, 2048).lumps > 0
+
+
+@given(st.integers(0, 500), st.floats(0, 0.9))
+def test_binomial_shares_have_their_mean(trials: int, chance: float) -> None:
+    found = binomial(trials, chance)
+    assert math.fsum(share for _, share in found) == pytest.approx(1)
+    mean = math.fsum(number * share for number, share in found)
+    assert mean == pytest.approx(trials * chance, rel=1e-9, abs=1e-9)
+
+
+def test_one_slot_alone_misses_no_step() -> None:
+    workload = Workload(100, 3)
+    free = Rates(1e12, 1e12, 1e-3, 0.0)  # nearly all of a step is fixed
+    assert decode_round(OPT, workload, 1, free, 2048).steps == pytest.approx(1)
+    assert decode_round(OPT, workload, 50, free, 2048).steps == pytest.approx(4 / 3, rel=1e-3)
+
+
+def test_a_step_is_read_from_its_slots() -> None:
+    cycle = cycle_of(Workload(512, 256), 2048)
+    assert (cycle.steps, cycle.lump_tokens) == (257, 512)
+    mix = step_mix(OPT, cycle, 64, SHARE)
+    assert math.fsum(mix.shares) == pytest.approx(1)
+    assert list(mix.seconds) == sorted(mix.seconds)
+
+
+def test_a_first_token_waits_for_the_step_under_way() -> None:
+    asked = case(Workload(128, 512))
+    alone, among = ttft_latency(asked, 1), ttft_latency(asked, 8)
+    assert alone.p50 == pytest.approx(step_seconds(OPT, Step(0, 0.0, 128, 64), SHARE), rel=0.02)
+    assert among.p50 > alone.p50 + 0.9 * tpot_latency(asked, 8).mean
+
+
+def test_prompts_that_outgrow_the_steps_queue_before_their_first_token() -> None:
+    asked = case(Workload(2048, 32))
+    _, firsts = stepped(asked, 128)
+    promised = ttft_latency(asked, 128)
+    assert promised.mean == pytest.approx(math.fsum(firsts) / len(firsts), rel=0.1)
+    # What is no time to the first token is time per token: together they are the round's.
+    whole = promised.mean + 31 * tpot_latency(asked, 128).mean
+    assert whole == pytest.approx(32 * asked.round(128).seconds, rel=0.1)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 16, 256])
+@pytest.mark.parametrize(
+    "workload", [Workload(512, 256), Workload(64, 1), Workload.lognormal(300, 100, 1.0, 1.0)]
+)
+def test_percentiles_are_in_order(workload: Workload, batch: int) -> None:
+    for latency in (f(case(workload), batch) for f in (ttft_latency, tpot_latency, itl_latency)):
+        assert 0 < latency.mean <= latency.p95 <= latency.p99
+        assert latency.p50 <= latency.p95
+
+
+def test_varying_outputs_spread_the_time_per_token() -> None:
+    fixed = tpot_latency(case(Workload(300, 100)), 64)
+    varied = tpot_latency(case(Workload.lognormal(300, 100, 0.0, 1.0)), 64)
+    assert varied.p95 / varied.mean > fixed.p95 / fixed.mean
+
+
+def test_time_to_the_first_token_grows_with_the_batch() -> None:
+    found = [ttft_latency(case(Workload(512, 256)), b).mean for b in (1, 4, 16, 64, 256)]
+    assert all(a < b for a, b in itertools.pairwise(found))

@@ -1,0 +1,102 @@
+"""Profiles are compared like with like, and differences against their intervals."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.model.workload import Workload
+from partitiond.core.profile.diff import compare
+from partitiond.core.profile.record import Profile
+from tests.controller.samples import measured_profile
+
+
+def scaled(profile: Profile, factor: float, half_width: float = 1.0) -> Profile:
+    points = tuple(
+        dataclasses.replace(
+            point,
+            output_tokens_per_s=point.output_tokens_per_s * factor,
+            half_width=half_width,
+            tpot=dataclasses.replace(point.tpot, p95_interval=(0.9 / factor, 1.1 / factor)),
+        )
+        for point in profile.points
+    )
+    best = profile.knee.best_output_tokens_per_s * factor
+    knee = dataclasses.replace(profile.knee, best_output_tokens_per_s=best)
+    return dataclasses.replace(profile, id=f"x{factor}", points=points, knee=knee)
+
+
+def test_a_profile_does_not_differ_from_itself() -> None:
+    one = scaled(measured_profile(), 1.0)
+    diff = compare(one, one)
+    assert diff.comparable
+    assert diff.differences == ()
+    assert {figure.ratio for figure in diff.figures if figure.ratio is not None} == {1.0}
+    assert not any(p.output_tokens_per_s.differs for p in diff.points)
+    assert not any(p.tpot_p95_seconds.differs for p in diff.points)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"hardware": "a100"}, "hardware"),
+        ({"workload": Workload(512, 256)}, "workload"),
+        ({"structured_output": True}, "structured output"),
+    ],
+)
+def test_what_makes_two_profiles_incomparable(change: dict[str, object], word: str) -> None:
+    one = measured_profile()
+    other = dataclasses.replace(one, **change)  # type: ignore[arg-type]
+    (why,) = compare(one, other).incomparable
+    assert why.startswith(word)
+
+
+def test_other_partitions_and_other_traces_are_incomparable() -> None:
+    assert not compare(measured_profile(cores=1), measured_profile(cores=2)).comparable
+    traces = [Workload.of_trace([(10, 4), (30, 4)]), Workload.of_trace([(20, 4), (20, 4)])]
+    one, two = (dataclasses.replace(measured_profile(), workload=trace) for trace in traces)
+    assert one.workload.key == two.workload.key
+    assert "two different traces" in compare(one, two).incomparable[0]
+
+
+def test_a_variant_and_an_engine_are_differences_one_may_be_comparing() -> None:
+    one = measured_profile()
+    made = dataclasses.replace(one.provenance, engine_version="9.9")
+    other = dataclasses.replace(one, variant="fp8", provenance=made)
+    diff = compare(one, other)
+    assert diff.comparable
+    assert [text.split(":")[0] for text in diff.differences] == ["variant", "engine"]
+
+
+def test_only_differences_beyond_the_intervals_count() -> None:
+    one = measured_profile()  # 100 to 400 tokens/s, each +- 1
+    within = compare(scaled(one, 1.0, 10.0), scaled(one, 1.03, 10.0))
+    beyond = compare(scaled(one, 1.0, 1.0), scaled(one, 1.03, 1.0))
+    assert [p.output_tokens_per_s.differs for p in within.points] == [False] * 4
+    assert [p.output_tokens_per_s.differs for p in beyond.points] == [True] * 4
+    assert beyond.points[0].output_tokens_per_s.ratio == pytest.approx(1.03)
+
+
+def test_unknown_intervals_claim_nothing() -> None:
+    one = scaled(measured_profile(), 1.0, 0.0)
+    diff = compare(one, scaled(measured_profile(), 2.0, 1.0))
+    assert {p.output_tokens_per_s.differs for p in diff.points} == {None}
+    assert compare(measured_profile(), one).points[0].tpot_p95_seconds.differs is None
+
+
+def test_batches_that_one_lacks_are_named() -> None:
+    one = measured_profile()
+    other = dataclasses.replace(one, points=one.points[1:])
+    diff = compare(one, other)
+    assert (diff.only_first, diff.only_second) == ((1,), ())
+    assert [p.batch for p in diff.points] == [2, 4, 8]
+
+
+@given(st.floats(0.1, 10), st.floats(0.1, 50), st.floats(0.1, 50))
+def test_the_verdict_does_not_depend_on_the_order(factor: float, h: float, k: float) -> None:
+    one, two = scaled(measured_profile(), 1.0, h), scaled(measured_profile(), factor, k)
+    there, back = compare(one, two), compare(two, one)
+    for first, second in zip(there.points, back.points, strict=True):
+        assert first.output_tokens_per_s.differs == second.output_tokens_per_s.differs
+        assert first.tpot_p95_seconds.differs == second.tpot_p95_seconds.differs

@@ -1,0 +1,157 @@
+"""Sleep holds the right memory, lends room, and picks the models to sleep and to wake."""
+
+import dataclasses
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.partition import (
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+    WholeDevice,
+)
+from partitiond.core.performance.footprint import sleeping_footprint
+from partitiond.core.plan.record import Placement, SleepingFootprint
+from partitiond.core.profile.points import Footprint
+from partitiond.core.replica.sleep import (
+    Sleeper,
+    Traffic,
+    devices_beside,
+    held,
+    host_memory,
+    level_of,
+    to_put_to_sleep,
+    to_wake,
+)
+from partitiond.core.units import GIB, Bytes
+from tests.core.simulated_host import placement
+
+AWAKE = Footprint(
+    weights_bytes=Bytes(2000),
+    kv_cache_bytes=Bytes(5000),
+    activation_bytes=Bytes(300),
+    graph_bytes=Bytes(70),
+    context_bytes=Bytes(600),
+    unexplained_bytes=30,
+    peak_bytes=Bytes(8000),
+)
+ASLEEP = SleepingFootprint(Bytes(1 * GIB), Bytes(1 * GIB), Bytes(3 * GIB))
+GPU = Device(
+    id="gpu-0",
+    kind=DeviceKind.GPU,
+    hardware="a100-80gb",
+    name="A100",
+    host="here",
+    memory_bytes=Bytes(80 * GIB),
+    free_bytes=Bytes(80 * GIB),
+    cores=(0, 1),
+    modes=(SharingMode.WHOLE, SharingMode.MEMORY, SharingMode.MPS, SharingMode.MIG),
+)
+CPU = dataclasses.replace(
+    GPU, id="cpu", kind=DeviceKind.CPU, hardware="cpu", modes=(SharingMode.CORES,)
+)
+
+
+def on_gpu(partition: Partition, asleep: SleepingFootprint | None = ASLEEP) -> Placement:
+    base = placement("a-1", device_id="gpu-0")
+    candidate = dataclasses.replace(base.candidate, asleep=asleep, host_memory_bytes=Bytes(2 * GIB))
+    return dataclasses.replace(base, partition=partition, candidate=candidate)
+
+
+def test_on_a_gpu_context_and_graphs_stay_and_the_weights_wait_in_host_memory() -> None:
+    found = sleeping_footprint(AWAKE, DeviceKind.GPU)
+    assert found == SleepingFootprint(Bytes(700), Bytes(700), Bytes(2000))
+
+
+def test_on_a_cpu_the_weights_of_level_1_stay_in_the_memory_they_are_in() -> None:
+    found = sleeping_footprint(AWAKE, DeviceKind.CPU)
+    assert found == SleepingFootprint(Bytes(2700), Bytes(700), Bytes(0))
+
+
+@given(st.sampled_from([1, 2]), st.integers(1, 40), st.integers(1, 80))
+def test_asleep_never_holds_more_than_awake(level: int, asleep_gib: int, gib: int) -> None:
+    footprint = SleepingFootprint(Bytes(asleep_gib * GIB), Bytes(asleep_gib * GIB // 2))
+    memory = Bytes(gib * GIB)
+    for partition in (
+        WholeDevice("gpu-0", memory),
+        MemoryShare("gpu-0", memory),
+        MpsShare("gpu-0", memory, 40),
+        MigSlice("gpu-0", memory, "1g.10gb", 0, 1),
+    ):
+        assert held(on_gpu(partition, footprint), level).memory_bytes <= memory
+
+
+def test_what_is_not_known_to_shrink_counts_whole() -> None:
+    share = MemoryShare("gpu-0", Bytes(9 * GIB))
+    assert held(on_gpu(share, None), 1) == share
+
+
+def test_a_sleeper_computes_nothing_and_keeps_its_mode() -> None:
+    share = MpsShare("gpu-0", Bytes(9 * GIB), 40)
+    assert held(on_gpu(share), 1) == MpsShare("gpu-0", Bytes(1 * GIB), 0)
+
+
+def test_what_a_sleeper_holds_is_not_free_for_others() -> None:
+    sleeper = Sleeper(on_gpu(MpsShare("gpu-0", Bytes(9 * GIB), 40)), 1)
+    gpu, cpu = devices_beside((GPU, CPU), (sleeper,))
+    assert gpu.free_bytes == 79 * GIB
+    assert gpu.modes == (SharingMode.MPS,)
+    assert cpu.free_bytes == (80 - 2 - 3) * GIB
+    assert cpu.modes == CPU.modes
+    deeper = dataclasses.replace(sleeper, level=2)
+    assert devices_beside((GPU, CPU), (deeper,))[1].free_bytes == 78 * GIB
+
+
+def test_a_sleeper_on_a_mig_slice_keeps_its_memory_slices() -> None:
+    sleeper = Sleeper(on_gpu(MigSlice("gpu-0", Bytes(20 * GIB), "2g.20gb", 2, 2)), 1)
+    (gpu,) = devices_beside((GPU,), (sleeper,))
+    assert gpu.occupied_slices == (2, 3)
+    assert gpu.modes == (SharingMode.MIG,)
+
+
+def test_devices_without_sleepers_stay_as_they_are() -> None:
+    assert devices_beside((GPU, CPU), ()) == (GPU, CPU)
+
+
+def test_a_request_that_waits_wakes_its_model_only() -> None:
+    traffic = {"a": Traffic(2, 0.0), "b": Traffic(0, 9.0), "c": Traffic(4, 0.0)}
+    assert to_wake({"a": 1, "b": 1}, traffic) == ("a",)
+
+
+def test_who_waits_longest_is_woken_first() -> None:
+    traffic = {name: Traffic(waiting=1, idle_seconds=0.0) for name in "abc"}
+    asleep = dict.fromkeys("abc", 3)
+    assert to_wake(asleep, traffic, {"c": 5.0, "b": 7.0}) == ("c", "b", "a")
+
+
+def test_a_model_falls_asleep_after_its_time_without_requests() -> None:
+    traffic = {"a": Traffic(0, 60.0), "b": Traffic(0, 59.9), "c": Traffic(1, 0.0)}
+    rule = {"a": 60.0, "b": 60.0, "c": 60.0, "d": 60.0}
+    serving = dict.fromkeys("abcd", 1000.0)
+    assert to_put_to_sleep(rule, traffic, serving) == ("a",)
+    assert to_put_to_sleep(rule, traffic, serving, {"a": 1}) == ()
+
+
+def test_a_model_that_just_woke_gets_its_whole_time() -> None:
+    traffic = {"a": Traffic(0, 3600.0)}
+    assert to_put_to_sleep({"a": 60.0}, traffic, {"a": 1.0}) == ()
+    assert to_put_to_sleep({"a": 60.0}, traffic, {}) == ()
+
+
+def test_a_mark_that_cannot_be_read_counts_as_level_1() -> None:
+    assert [level_of(text) for text in ("1", "2", "7", "")] == [1, 2, 1, 1]
+
+
+def test_host_memory_that_no_cpu_device_says_is_told_by_host_less_what_sleepers_hold() -> None:
+    there = dataclasses.replace(GPU, id="gpu-1", host="there")
+    sleeper = Sleeper(on_gpu(MemoryShare("gpu-0", Bytes(8 * GIB))), 1)
+    assert host_memory((GPU, there), (sleeper,), None) == ()
+    assert host_memory((GPU, there), (sleeper,), 64 * GIB) == (
+        ("here", (64 - 2 - 3) * GIB),
+        ("there", 64 * GIB),
+    )
+    assert host_memory((GPU, there), (sleeper,), GIB)[0] == ("here", 0)
+    assert host_memory((GPU, CPU, there), (), 64 * GIB) == (("there", 64 * GIB),)

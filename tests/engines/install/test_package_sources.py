@@ -1,0 +1,166 @@
+"""pip's configuration is passed to uv, and partitiond's settings are used beside it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import SettingsError
+from partitiond.engines.install import package_sources
+from partitiond.engines.install.package_sources import (
+    PackageSources,
+    configured_sources,
+    pip_options,
+    sources_from,
+)
+from partitiond.settings.schema import load_settings
+
+
+def environ(home: Path, **variables: str) -> dict[str, str]:
+    """A host without configuration but the given."""
+    return {"PATH": os.environ["PATH"], "HOME": str(home), **variables}
+
+
+def test_a_host_without_configuration_leaves_everything_to_uv(tmp_path: Path) -> None:
+    sources = configured_sources(environ(tmp_path, PIP_CONFIG_FILE=os.devnull))
+    assert sources == PackageSources()
+    assert sources.arguments() == ["--index-strategy", "unsafe-best-match"]
+    assert sources.environment() == {"UV_SYSTEM_CERTS": "1"}
+
+
+@pytest.mark.parametrize("python", [sys.executable, "/bin/false"], ids=["pip", "no pip"])
+def test_what_pip_is_configured_with_is_said_to_uv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
+    """By a file, whose value a variable replaces; also where this Python has no pip."""
+    monkeypatch.setattr(sys, "executable", python)
+    wheels, more = tmp_path / "wheels", tmp_path / "more"
+    wheels.mkdir()
+    more.mkdir()
+    file = tmp_path / "pip.conf"
+    file.write_text(
+        f"[global]\nindex-url = https://one.example/simple\nfind-links = {tmp_path}/replaced\n"
+        "timeout = 90\nproxy = http://proxy.example:3128\ncert = /etc/ca.pem\n"
+        "[install]\ntrusted-host = one.example\n    two.example:8443\n"
+        "[download]\nindex-url = https://not-for-installations.example\n"
+    )
+    sources = configured_sources(
+        environ(
+            tmp_path,
+            PIP_CONFIG_FILE=str(file),
+            PIP_FIND_LINKS=f"{wheels} file://{more} {tmp_path}/none https://pages.example/w",
+            PIP_EXTRA_INDEX_URL="https://two.example/simple https://three.example/simple",
+            PIP_RETRIES="2",
+        )
+    )
+    assert sources == PackageSources(
+        default_index="https://one.example/simple",
+        indexes=("https://two.example/simple", "https://three.example/simple"),
+        wheel_folders=(str(wheels), str(more), "https://pages.example/w"),
+        insecure_hosts=("one.example", "two.example:8443"),
+        certificates="/etc/ca.pem",
+        proxy="http://proxy.example:3128",
+        timeout_seconds=90,
+        retries=2,
+    )
+    arguments = sources.arguments()
+    assert arguments[:2] == ["--default-index", "https://one.example/simple"]
+    assert arguments.count("--index") == 2
+    assert arguments.count("--find-links") == 3
+    assert arguments.count("--allow-insecure-host") == 2
+    assert "--no-index" not in arguments
+    environment = sources.environment()
+    assert environment["SSL_CERT_FILE"] == "/etc/ca.pem"
+    assert environment["HTTPS_PROXY"] == "http://proxy.example:3128"
+    assert environment["UV_HTTP_TIMEOUT"] == "90"
+    assert environment["UV_HTTP_RETRIES"] == "2"
+
+
+def test_the_variables_count_where_there_is_no_pip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    variables = {"PIP_INDEX_URL": "https://one.example/it's", "PIP_NO_INDEX": ""}
+    variables["PIP_CONFIG_FILE"] = os.devnull
+    found = configured_sources(environ(tmp_path, **variables))
+    assert found == PackageSources(default_index="https://one.example/it's")
+
+
+@pytest.mark.parametrize(("text", "offline"), [("1", True), ("true", True), ("0", False)])
+def test_without_an_index_the_folders_alone_are_named(
+    tmp_path: Path, text: str, offline: bool
+) -> None:
+    options = {"no-index": text, "index-url": "https://one.example", "find-links": str(tmp_path)}
+    arguments = sources_from(options, {}).arguments()
+    assert ("--no-index" in arguments) is offline
+    assert ("--default-index" in arguments) is not offline
+    assert str(tmp_path) in arguments
+
+
+def test_the_certificates_of_other_programs_are_the_last_resort() -> None:
+    assert sources_from({}, {"REQUESTS_CA_BUNDLE": "/a"}).certificates == "/a"
+    assert (
+        sources_from({}, {"REQUESTS_CA_BUNDLE": "/a", "SSL_CERT_FILE": "/b"}).certificates == "/b"
+    )
+    assert sources_from({"cert": "/c"}, {"SSL_CERT_FILE": "/b"}).certificates == "/c"
+
+
+def test_lines_that_are_no_options_are_passed_over() -> None:
+    assert pip_options("warning: a\nglobal.index-url='x'\n:env:.cert=broken'\nuser.y='z'") == {
+        "index-url": "x"
+    }
+
+
+def test_the_settings_come_beside_and_can_forbid_every_index(tmp_path: Path) -> None:
+    settings = load_settings(
+        env={
+            "PARTITIOND_ENGINE__INDEX_URLS": "https://mirror.example/cpu,file:///srv/index",
+            "PARTITIOND_ENGINE__WHEEL_FOLDERS": f"{tmp_path}/a,{tmp_path}/b",
+        }
+    ).settings.engine
+    base = PackageSources(default_index="https://one.example", wheel_folders=("/w",))
+    sources = base.beside(settings.index_urls, settings.wheel_folders, offline=settings.offline)
+    assert sources.default_index == "https://one.example"
+    assert sources.indexes == ("https://mirror.example/cpu", "file:///srv/index")
+    assert sources.wheel_folders == ("/w", f"{tmp_path}/a", f"{tmp_path}/b")
+    assert not sources.offline
+    assert base.beside((), (), offline=True).offline
+    assert PackageSources(offline=True).beside((), (), offline=False).offline
+
+
+@pytest.mark.parametrize(
+    "url", ["mirror.example", "ftp://mirror.example", "file://", "https://a b"]
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"engine\.index_urls"):
+        load_settings(env={"PARTITIOND_ENGINE__INDEX_URLS": url})
+
+
+def test_the_program_runs_uv_with_these_sources(tmp_path: Path) -> None:
+    """As `make` calls it: by its path, isolated, with an index that has nothing."""
+    (tmp_path / "wheels").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-I", package_sources.__file__, "pip", "install", "--dry-run", "absent"],
+        capture_output=True, text=True, check=False,
+        env=environ(tmp_path, PIP_CONFIG_FILE=os.devnull, PIP_NO_INDEX="1",
+                    PIP_FIND_LINKS=str(tmp_path / "wheels")),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "absent was not found in the provided package locations" in done.stderr
+
+
+def test_without_pip_the_users_file_counts_over_the_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    own = tmp_path / ".config" / "pip"
+    own.mkdir(parents=True)
+    (own / "pip.conf").write_text("[global]\nindex_url = https://own.example/simple\n")
+    given = environ(tmp_path)
+    assert configured_sources(given).default_index == "https://own.example/simple"
+    (own / "pip.conf").write_text("not an ini file")
+    assert configured_sources(given).default_index != "https://own.example/simple"
+    given["PIP_CONFIG_FILE"] = os.devnull
+    assert configured_sources(given) == PackageSources()

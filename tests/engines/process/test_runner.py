@@ -1,0 +1,380 @@
+"""The runner handles refusals, leftovers, and late and cancelled starts."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import (
+    EngineError,
+    EngineUnavailableError,
+    StartFailedError,
+    StartTimedOutError,
+)
+from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.engines.process import signals as process
+from partitiond.engines.process.journal import LAST_LOGS, RunFolder, run_folders
+from partitiond.engines.process.owners import owners
+from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.engines.process.shim import write_json
+from partitiond.platform.process_identity import own_identity
+from partitiond.ports import EngineHandle, EngineLaunch
+from tests.controller.samples import placement
+from tests.engine_fixtures import short_dir, simulated_launch
+from tests.engines.undying import undying_processes
+
+__all__ = ["short_dir"]
+
+
+def vllm(launch: EngineLaunch) -> EngineLaunch:
+    return dataclasses.replace(launch, engine_kind="vllm", extra_args=())
+
+
+async def test_a_start_that_takes_too_long_is_told_and_can_be_stopped(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    handle = await runner.start(simulated_launch("slow-0", "--load-seconds", "60"))
+    with pytest.raises(StartTimedOutError, match="slow-0 was not ready"):
+        await runner.wait_ready(handle, 0.3)
+    await runner.stop(handle, 0.0)
+    assert list(await runner.find()) == []
+
+
+async def test_a_crash_is_seen_with_its_signal(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    handle = await runner.start(simulated_launch("sim-0", "--crash-after-requests", "1"))
+    await runner.wait_ready(handle, 20)
+    assert not await runner.probe(handle, 5)
+    ended = await asyncio.wait_for(runner.wait_exit(handle), 20)
+    assert ended.code == -9
+    assert "signal 9" in ended.diagnosis
+
+
+async def test_a_failed_start_carries_the_engines_own_words(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    handle = await runner.start(
+        simulated_launch("sim-0", "--fail-start", "torch.OutOfMemoryError: CUDA out of memory")
+    )
+    with pytest.raises(StartFailedError, match="not enough device memory") as caught:
+        await runner.wait_ready(handle, 20)
+    assert caught.value.facts["kind"] == "gpu-out-of-memory"
+    assert "CUDA out of memory" in caught.value.message.splitlines()[-1]
+    assert "CUDA out of memory" in str(caught.value.facts["lines"])
+    assert caught.value.facts["code"] == 1
+    assert caught.value.hint
+
+
+async def test_a_stopped_engine_can_be_started_again_under_its_name(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    generations = set()
+    for _ in range(2):
+        handle = await runner.start(simulated_launch())
+        await runner.wait_ready(handle, 20)
+        generations.add(handle.generation)
+        await runner.stop(handle, 5)
+    assert len(generations) == 2
+    assert (short_dir / LAST_LOGS / "sim-0.log").exists()
+
+
+async def test_an_old_handle_does_not_touch_the_newer_engine(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    old = await runner.start(simulated_launch())
+    await runner.stop(old, 5)
+    new = await runner.start(simulated_launch())
+    try:
+        await runner.wait_ready(new, 20)
+        ended = await runner.stop(old, 5)
+        assert "replaced" in ended.diagnosis
+        assert await runner.probe(new, 5)
+    finally:
+        await runner.stop(new, 5)
+
+
+async def test_long_replica_names_still_get_a_socket(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    launch = simulated_launch("a-model-with-a-name-of-sixty-three-letters-as-long-as-it-gets-0-12")
+    handle = await runner.start(launch)
+    try:
+        await runner.wait_ready(handle, 20)
+        assert [found.launch.replica_id for found in await runner.find()] == [launch.replica_id]
+    finally:
+        await runner.stop(handle, 5)
+
+
+async def test_a_run_folder_that_is_too_deep_is_refused_with_the_reason(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir / ("x" * 90), None)
+    with pytest.raises(StartFailedError, match="socket path") as caught:
+        await runner.start(simulated_launch())
+    assert "run_dir" in caught.value.hint
+
+
+async def test_without_an_environment_vllm_is_unavailable_and_simulated_is_not(
+    short_dir: Path,
+) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    with pytest.raises(EngineUnavailableError, match="no vLLM environment"):
+        await runner.start(vllm(simulated_launch()))
+    assert list(await runner.find()) == []
+
+
+async def test_the_environment_is_looked_for_at_each_start(short_dir: Path) -> None:
+    asked = 0
+
+    def look() -> EngineEnvironment:
+        nonlocal asked
+        asked += 1
+        return EngineEnvironment(Path("/usr/bin/false"), "0.99.0", "cpu")
+
+    runner = ProcessEngineRunner(short_dir, look)
+    for _ in range(2):
+        with pytest.raises(EngineUnavailableError, match=r"0\.99\.0 is not known"):
+            await runner.start(vllm(simulated_launch()))
+    assert asked == 2
+
+
+async def test_a_folder_without_a_process_is_cleared(short_dir: Path) -> None:
+    """The daemon died between writing the launch and starting it."""
+    folder = RunFolder.of(short_dir, "sim-0")
+    folder.prepare(simulated_launch(), {"argv": []})
+    runner = ProcessEngineRunner(short_dir, None)
+    assert list(await runner.find()) == []
+    assert not folder.path.is_dir()
+
+
+async def test_a_cancelled_start_leaves_no_engine(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    starting = asyncio.create_task(runner.start(simulated_launch()))
+    while not RunFolder.of(short_dir, "sim-0").path.is_dir():  # noqa: ASYNC110 - a file has no event
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    folder = RunFolder.of(short_dir, "sim-0")
+    assert process.processes_of(folder.path, folder.process()) == []
+
+
+async def test_finding_does_not_disturb_an_engine_that_is_being_started(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    starting = asyncio.create_task(runner.start(simulated_launch()))
+    while not starting.done():
+        await runner.find()
+        await asyncio.sleep(0)
+    handle = await starting
+    try:
+        await runner.wait_ready(handle, 20)
+    finally:
+        await runner.stop(handle, 5)
+
+
+async def test_a_start_without_a_record_leaves_no_engine_and_can_be_repeated(
+    short_dir: Path,
+) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    folder = RunFolder.of(short_dir, "sim-0")
+    starting = asyncio.create_task(runner.start(simulated_launch()))
+    while not (folder.path / "command.json").exists():  # noqa: ASYNC110 - a file has no event
+        await asyncio.sleep(0)
+    (folder.path / "launch.json").write_text("{")
+    with pytest.raises(StartFailedError, match="left no record"):
+        await starting
+    assert process.processes_of(folder.path, folder.process()) == []
+    handle = await runner.start(simulated_launch())
+    await runner.stop(handle, 0)
+
+
+async def test_a_stop_that_leaves_processes_alive_says_so_until_they_are_gone(
+    short_dir: Path,
+) -> None:
+    runner = ProcessEngineRunner(short_dir, None, reap_seconds=0.2)
+    handle = await runner.start(simulated_launch())
+    with undying_processes(Path(handle.run_dir)):
+        for _ in range(2):
+            with pytest.raises(EngineError, match="still alive") as caught:
+                await runner.stop(handle, 0)
+            assert caught.value.facts["pids"]
+        with pytest.raises(EngineError, match="still alive"):
+            await runner.start(simulated_launch())
+        waiting = asyncio.create_task(runner.wait_exit(handle))
+        done, _ = await asyncio.wait({waiting}, timeout=0.5)
+        assert not done
+    await runner.stop(handle, 0)
+    await asyncio.wait_for(waiting, 60)
+
+
+STARTER = """
+import asyncio, dataclasses, sys, threading
+from pathlib import Path
+from partitiond.engines.process.owners import owners
+from partitiond.engines.process.runner import ProcessEngineRunner
+from tests.engine_fixtures import simulated_launch
+
+async def start():
+    runner = ProcessEngineRunner(Path(sys.argv[1]), None)
+    handle = await runner.start(simulated_launch())
+    await runner.wait_ready(handle, 20)
+
+# The thread that starts the engine ends before its process does.
+thread = threading.Thread(target=lambda: asyncio.run(start()))
+thread.start()
+thread.join()
+print("ready", flush=True)
+threading.Event().wait()
+"""
+
+
+async def test_a_killed_profile_takes_its_engine_with_it(short_dir: Path) -> None:
+    """A real SIGKILL, with no daemon to clear up."""
+    root = Path(__file__).parents[3]
+    starter = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STARTER, str(short_dir), cwd=root, stdout=asyncio.subprocess.PIPE
+    )
+    assert starter.stdout is not None
+    assert await asyncio.wait_for(starter.stdout.readline(), 60) == b"ready\n"
+    folder = RunFolder.of(short_dir, "sim-0")
+    leader = folder.process()
+    assert leader is not None
+    assert process.is_alive(leader)
+    starter.kill()
+    await starter.wait()
+    await asyncio.wait_for(process.wait_gone(leader), 60)
+    assert process.processes_of(folder.path, leader) == []
+
+
+async def test_folders_of_profiles_that_failed_long_ago_are_cleared(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    failed = []
+    for name in ("profile-1", "profile-2"):
+        handle = await runner.start(simulated_launch(name))
+        await runner.stop(handle, 0)
+        failed.append(RunFolder(Path(handle.run_dir)))
+    os.utime(failed[0].path / "exit.json", (0, 0))
+    handle = await runner.start(simulated_launch("profile-3"))
+    await runner.stop(handle, 0)
+    assert [folder.path.exists() for folder in failed] == [False, True]
+    assert (short_dir / LAST_LOGS / "profile-1.log").exists()
+
+
+def placed_handle(run_dir: Path) -> EngineHandle:
+    """Of a placed engine whose process is this very one."""
+    folder = RunFolder.of(run_dir, "sim-0")
+    folder.prepare(dataclasses.replace(simulated_launch(), placement=placement("sim-0")), {})
+    write_json(str(folder.path / "process.json"), dataclasses.asdict(own_identity()))
+    handle = folder.handle()
+    assert handle is not None
+    return handle
+
+
+def test_the_peak_of_a_placed_engine_is_what_its_supervisor_sampled(short_dir: Path) -> None:
+    """It is asked on the daemon's loop, which must not look through all of /proc."""
+    runner = ProcessEngineRunner(short_dir, None)
+    handle = placed_handle(short_dir)
+    assert runner.peak_memory_bytes(handle) > 5  # Not sampled yet: this very process's memory.
+    write_json(str(Path(handle.run_dir) / "memory.json"), {"peak_pss_bytes": 5})
+    assert ProcessEngineRunner(short_dir, None).peak_memory_bytes(handle) == 5
+
+
+def test_the_peak_of_a_placed_engine_is_not_waited_for_while_proc_hangs(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("partitiond.engines.process.runner.FIRST_WEIGHT_SECONDS", 0.01)
+    runner = ProcessEngineRunner(short_dir, None)
+    handle = placed_handle(short_dir)
+    answers = threading.Event()
+    process.PROC.begin("memory of sim-0", answers.wait)
+    try:
+        assert [runner.peak_memory_bytes(handle) for _ in range(3)] == [0, 0, 0]
+        assert len(process.PROC._lanes["memory of sim-0"].waiting) == 1
+    finally:
+        answers.set()
+    while runner.peak_memory_bytes(handle) == 0:
+        time.sleep(0.01)
+    assert runner._weighing == {}
+
+
+def rewrite(handle: EngineHandle, **changed: object) -> None:
+    """Write launch.json as another release would have; a field of None is left out."""
+    path = Path(handle.run_dir) / "launch.json"
+    body = json.loads(path.read_text()) | changed
+    dropped = {name for name, value in changed.items() if value is None}
+    write_json(str(path), {name: value for name, value in body.items() if name not in dropped})
+
+
+async def test_an_engine_of_a_later_release_is_found_as_any_other(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    handle = await runner.start(simulated_launch())
+    rewrite(handle, body_version=7, colour="red")
+    assert list(await runner.find()) == [handle]
+    await runner.stop(handle, 0.0)
+
+
+@pytest.mark.parametrize("placed", [False, True])
+async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
+    short_dir: Path, placed: bool
+) -> None:
+    """Also one that may be a profile's: who started it cannot be read either."""
+    runner = ProcessEngineRunner(short_dir, None)
+    launch = simulated_launch()
+    if placed:
+        launch = dataclasses.replace(launch, placement=placement("sim-0"))
+    handle = await runner.start(launch)
+    rewrite(handle, max_num_seqs=None, placement=None)
+    for _ in range(2):
+        (found,) = await runner.find()
+        assert process.is_alive(found)
+    assert "max_num_seqs" in found.unread
+    assert found.named
+    assert found.generation == handle.generation
+    assert found.socket_path == handle.socket_path
+    assert (found.launch.replica_id, found.launch.model_name) == ("sim-0", "tiny")
+    assert (found.launch.device_id, found.launch.memory_bytes) == ("cpu", launch.memory_bytes)
+    assert owners(short_dir) == {}  # what it holds is foreign memory
+    await runner.stop(found, 5.0)
+    assert not process.is_alive(found)
+    assert list(await runner.find()) == []
+    assert run_folders(short_dir) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"leader": 1}'])
+async def test_a_supervisor_that_cannot_be_read_is_found_by_its_mark(
+    short_dir: Path, content: str
+) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    handle = await runner.start(simulated_launch())
+    (Path(handle.run_dir) / "process.json").write_text(content)
+    assert list(await runner.find()) == [handle]
+    (Path(handle.run_dir) / "launch.json").write_text(content)
+    (found,) = await runner.find()
+    assert found.unread
+    assert found.generation == handle.generation
+    await runner.stop(handle, 0.0)
+    assert list(await runner.find()) == []
+
+
+async def test_a_name_that_only_a_shortened_folder_tells_is_not_the_engines(
+    short_dir: Path,
+) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    name = "a-model-with-quite-a-long-name-0"
+    handle = await runner.start(simulated_launch(name))
+    rewrite(handle, dtype=None)
+    (found,) = await runner.find()
+    assert (found.named, found.launch.replica_id) == (True, name)
+    rewrite(handle, replica_id=None)
+    (found,) = await runner.find()
+    assert (found.named, found.launch.replica_id) == (False, Path(handle.run_dir).name)
+    await runner.stop(handle, 0.0)
+
+
+async def test_of_a_dead_engine_that_cannot_be_read_nothing_is_left(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    handle = await runner.start(simulated_launch())
+    rewrite(handle, dtype=None)
+    os.kill(handle.pid, 9)
+    await process.wait_gone(process.ProcessId(handle.pid, handle.start_ticks, handle.boot_id))
+    assert list(await runner.find()) == []
+    assert run_folders(short_dir) == []

@@ -1,0 +1,80 @@
+import itertools
+
+import pytest
+
+from partitiond.core.errors import EngineUnavailableError, SpecError
+from partitiond.core.model.precision import LOAD_QUANTISATIONS
+from partitiond.engines.vllm.capabilities import (
+    TABLE,
+    capabilities_of,
+    require_quantization,
+    versions_with,
+)
+
+
+@pytest.mark.parametrize("version", ["0.20.0", "0.22.1", "0.31.0", "0.32.0", "0.32.1+cpu"])
+def test_supported_versions_have_an_entry(version: str) -> None:
+    capabilities_of(version)
+
+
+@pytest.mark.parametrize("version", ["0.8.5", "0.19.1", "0.33.0", "1.0.0"])
+def test_other_versions_are_refused_unless_allowed(version: str) -> None:
+    with pytest.raises(EngineUnavailableError, match="not known"):
+        capabilities_of(version)
+    assert capabilities_of(version, allow_unknown=True) in TABLE
+
+
+def test_what_is_no_version_is_never_allowed() -> None:
+    with pytest.raises(EngineUnavailableError):
+        capabilities_of("dev", allow_unknown=True)
+
+
+def test_the_ranges_follow_each_other_without_a_gap() -> None:
+    for earlier, later in itertools.pairwise(TABLE):
+        assert earlier.end == later.first
+
+
+def test_only_new_versions_run_a_cpu_engine_in_one_process() -> None:
+    assert not capabilities_of("0.22.1").cpu_in_one_process
+    assert capabilities_of("0.32.0").cpu_in_one_process
+
+
+@pytest.mark.parametrize(
+    ("version", "quantization", "has"),
+    [
+        ("0.20.2", "fp8_per_block", True),
+        ("0.22.1", "int8_per_channel_weight_only", True),
+        ("0.22.1", "fp8_per_channel", False),
+        ("0.32.0", "fp8_per_channel", True),
+        ("0.27.1", "bitsandbytes", True),
+        ("0.28.0", "bitsandbytes", False),
+        ("0.32.0", "experts_int8", True),
+        ("0.20.0", "", True),
+    ],
+)
+def test_versions_differ_in_how_they_quantise_while_loading(
+    version: str, quantization: str, has: bool
+) -> None:
+    found = capabilities_of(version)
+    if has:
+        require_quantization(found, quantization)
+        return
+    with pytest.raises(SpecError) as caught:
+        require_quantization(found, quantization)
+    assert versions_with(quantization) in caught.value.message
+    assert "fp8_per_tensor" in caught.value.hint
+
+
+def test_the_versions_that_have_it_are_named() -> None:
+    assert versions_with("bitsandbytes") == "0.20 to before 0.28"
+    assert versions_with("fp8_per_channel") == "0.24 to before 0.33"
+    assert versions_with("int3") == ""
+
+
+def test_every_way_of_quantising_exists_in_some_version_and_no_version_has_an_unknown_one() -> None:
+    assert set().union(*(entry.quantizations for entry in TABLE)) == set(LOAD_QUANTISATIONS)
+
+
+@pytest.mark.parametrize(("version", "by_uuid"), [("0.23.0", False), ("0.24.0", True)])
+def test_a_gpu_is_named_by_uuid_where_the_version_reads_one(version: str, by_uuid: bool) -> None:
+    assert capabilities_of(version).gpu_by_uuid is by_uuid

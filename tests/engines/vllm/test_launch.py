@@ -1,0 +1,283 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import DeviceError, EngineUnavailableError, SpecError
+from partitiond.core.units import GIB
+from partitiond.engines.vllm.capabilities import capabilities_of
+from partitiond.engines.vllm.gpu_index import gpu_index
+from partitiond.engines.vllm.launch import (
+    ALLOWED_FLAGS,
+    check_extra_args,
+    command,
+    environment,
+    memory_fraction,
+    visible_device,
+)
+from partitiond.simulated.gpus import GpuDescription
+from tests.engine_fixtures import vllm_launch
+from tests.gpu_fixtures import MakeHost, is_started, make_host
+
+__all__ = ["make_host"]
+
+PYTHON = Path("/opt/engine/bin/python")
+NEW = capabilities_of("0.32.0")
+OLD = capabilities_of("0.20.2")
+CPU = dataclasses.replace(vllm_launch(Path("/models/m")), cores=(2, 3))
+GPU = dataclasses.replace(
+    CPU,
+    device_id="GPU-1",
+    visible_device="0",
+    memory_bytes=10 * GIB,
+    device_memory_bytes=80 * GIB,
+    extra_env=(("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "30"),),
+)
+
+
+def flag(argv: list[str], name: str) -> str:
+    return argv[argv.index(name) + 1]
+
+
+def test_every_limit_is_explicit() -> None:
+    argv = command(CPU, PYTHON, NEW)
+    assert argv[:3] == [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
+    assert flag(argv, "--kv-cache-memory-bytes") == str(CPU.kv_cache_bytes)
+    assert flag(argv, "--max-num-seqs") == str(CPU.max_num_seqs)
+    assert flag(argv, "--max-num-batched-tokens") == str(CPU.max_num_batched_tokens)
+    assert flag(argv, "--max-model-len") == str(CPU.max_model_len)
+    assert flag(argv, "--dtype") == CPU.dtype
+    assert flag(argv, "--served-model-name") == CPU.model_name
+
+
+def test_it_listens_on_a_unix_socket_only() -> None:
+    argv = command(CPU, PYTHON, NEW)
+    assert flag(argv, "--uds") == "engine.sock"
+    assert "--host" not in argv
+    assert "--port" not in argv
+
+
+def test_statistics_are_never_off() -> None:
+    assert "--disable-log-stats" not in command(CPU, PYTHON, NEW)
+    assert "--disable-log-stats" not in ALLOWED_FLAGS
+
+
+def test_a_cpu_engine_is_eager_and_a_gpu_engine_is_not() -> None:
+    assert "--enforce-eager" in command(CPU, PYTHON, NEW)
+    assert "--enforce-eager" not in command(GPU, PYTHON, NEW)
+
+
+def test_a_gpu_engine_is_told_its_share_so_that_a_neighbour_does_not_stop_it() -> None:
+    assert flag(command(GPU, PYTHON, NEW), "--gpu-memory-utilization") == "0.115"
+    assert "--gpu-memory-utilization" not in command(CPU, PYTHON, NEW)
+
+
+@pytest.mark.parametrize(("used", "expected"), [(1, 0.001), (30 * GIB, 0.365), (99 * GIB, 1.0)])
+def test_the_share_is_rounded_down_and_stays_a_share(used: int, expected: float) -> None:
+    launch = dataclasses.replace(GPU, memory_bytes=used)
+    assert memory_fraction(launch) == pytest.approx(expected)
+
+
+def test_dummy_weights_and_prefix_caching_follow_the_launch() -> None:
+    measured = dataclasses.replace(CPU, dummy_weights=True, prefix_caching=False)
+    argv = command(measured, PYTHON, NEW)
+    assert flag(argv, "--load-format") == "dummy"
+    assert "--no-enable-prefix-caching" in argv
+    plain = command(CPU, PYTHON, NEW)
+    assert "--load-format" not in plain
+    assert "--no-enable-prefix-caching" not in plain
+
+
+def test_precision_is_said_only_where_it_is_asked_for() -> None:
+    plain = command(GPU, PYTHON, NEW)
+    assert "--quantization" not in plain
+    assert "--kv-cache-dtype" not in plain
+    asked = dataclasses.replace(GPU, quantization="fp8", kv_cache_dtype="fp8")
+    argv = command(asked, PYTHON, NEW)
+    assert flag(argv, "--quantization") == "fp8"
+    assert flag(argv, "--kv-cache-dtype") == "fp8"
+
+
+def test_what_an_engine_does_not_do_on_a_cpu_is_refused_before_it_starts() -> None:
+    half = dataclasses.replace(CPU, kv_cache_dtype="fp8")
+    assert flag(command(half, PYTHON, NEW), "--kv-cache-dtype") == "fp8"
+    with pytest.raises(SpecError, match="no fp8 KV cache on a CPU"):
+        command(half, PYTHON, OLD)
+    with pytest.raises(SpecError, match="on a GPU only"):
+        command(dataclasses.replace(CPU, quantization="fp8"), PYTHON, NEW)
+
+
+def test_what_this_version_cannot_do_to_weights_is_refused_with_the_versions_that_can() -> None:
+    four_bits = dataclasses.replace(GPU, quantization="bitsandbytes")
+    assert flag(command(four_bits, PYTHON, OLD), "--quantization") == "bitsandbytes"
+    with pytest.raises(SpecError, match=r"vLLM 0\.20 to before 0\.28 has it"):
+        command(four_bits, PYTHON, NEW)
+
+
+def test_extra_arguments_come_last_and_only_where_the_version_knows_them() -> None:
+    launch = dataclasses.replace(CPU, extra_args=("--max-num-active-seqs", "8"))
+    assert command(launch, PYTHON, NEW)[-2:] == ["--max-num-active-seqs", "8"]
+    with pytest.raises(SpecError, match="does not know"):
+        command(launch, PYTHON, OLD)
+
+
+def test_the_environment_is_offline_silent_and_inherits_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "40")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    env = environment(CPU, PYTHON, tmp_path, NEW)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in env
+    assert "HF_TOKEN" not in env
+    assert env["HF_HUB_OFFLINE"] == "1"
+    assert env["VLLM_NO_USAGE_STATS"] == "1"
+    assert Path(env["VLLM_CACHE_ROOT"]).is_absolute()
+
+
+def test_a_cpu_engine_computes_on_its_cores_and_sees_no_gpu(tmp_path: Path) -> None:
+    env = environment(CPU, PYTHON, tmp_path, NEW)
+    assert env["VLLM_CPU_OMP_THREADS_BIND"] == "2,3"
+    assert env["OMP_NUM_THREADS"] == "2"
+    assert env["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_one_process_where_the_version_can(tmp_path: Path) -> None:
+    new, old = environment(CPU, PYTHON, tmp_path, NEW), environment(CPU, PYTHON, tmp_path, OLD)
+    assert new["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in old
+
+
+def test_a_gpu_engine_sees_its_device_and_its_partition(tmp_path: Path) -> None:
+    env = environment(GPU, PYTHON, tmp_path, NEW)
+    assert env["CUDA_VISIBLE_DEVICES"] == "0"
+    assert env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "30"
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in env
+
+
+def no_index(uuid: str) -> int:
+    raise AssertionError("nobody needs it")
+
+
+def test_a_gpu_is_shown_by_uuid_and_to_older_engines_by_its_index(make_host: MakeHost) -> None:
+    _, uuid = make_host(GpuDescription("a100-80gb", count=2)).uuids()
+    launch = dataclasses.replace(GPU, visible_device=uuid)
+    assert visible_device(launch, NEW, no_index) == uuid
+    assert visible_device(launch, OLD, gpu_index) == "1"
+    assert not is_started()
+    assert visible_device(GPU, OLD, no_index) == "0"
+    assert visible_device(CPU, OLD, no_index) == ""
+
+
+def test_a_gpu_that_is_gone_or_a_mig_slice_has_no_index(make_host: MakeHost) -> None:
+    make_host()
+    with pytest.raises(DeviceError):
+        gpu_index("GPU-8c7c9c30-f12f-20bf-e14e-d3c4c965af32")
+    assert not is_started()
+    sliced = dataclasses.replace(GPU, visible_device="MIG-377e0049-554c-540b-93c6-d0976f8426cb")
+    with pytest.raises(EngineUnavailableError, match="MIG slice"):
+        visible_device(sliced, OLD, no_index)
+
+
+def test_indices_are_counted_as_the_driver_counts(tmp_path: Path) -> None:
+    assert environment(GPU, PYTHON, tmp_path, OLD)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert "CUDA_DEVICE_ORDER" not in environment(CPU, PYTHON, tmp_path, OLD)
+
+
+def test_an_engine_on_a_gpu_finds_cuda_where_the_daemon_does(tmp_path: Path) -> None:
+    host = {
+        "LD_LIBRARY_PATH": "/opt/cuda/lib64",
+        "CUDA_HOME": "/opt/cuda",
+        "CUDA_PATH": "",
+        "HF_TOKEN": "secret",
+        "PATH": "/home/me/bin",
+    }
+    env = environment(GPU, PYTHON, tmp_path, NEW, host)
+    assert (env["LD_LIBRARY_PATH"], env["CUDA_HOME"]) == ("/opt/cuda/lib64", "/opt/cuda")
+    assert env["PATH"].split(":")[:2] == [str(PYTHON.parent), "/opt/cuda/bin"]
+    assert {"CUDA_PATH", "HF_TOKEN"}.isdisjoint(env)
+    assert "/home/me/bin" not in env["PATH"]
+    assert set(host).isdisjoint(environment(CPU, PYTHON, tmp_path, NEW, host))
+
+
+def test_kernels_are_compiled_once_for_all_engines(tmp_path: Path) -> None:
+    other = dataclasses.replace(GPU, replica_id="another", extra_env=())
+    caches = (
+        "VLLM_CACHE_ROOT",
+        "XDG_CACHE_HOME",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TRITON_CACHE_DIR",
+        "CUDA_CACHE_PATH",
+        "FLASHINFER_WORKSPACE_BASE",
+    )
+    for name in caches:
+        (folder,) = {environment(one, PYTHON, tmp_path, NEW)[name] for one in (GPU, other)}
+        assert Path(folder).is_relative_to(tmp_path)
+
+
+def test_libraries_beside_the_engine_are_preloaded(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lib").mkdir()
+    library = tmp_path / "lib" / "libiomp5.so"
+    library.touch()
+    env = environment(CPU, tmp_path / "bin" / "python", tmp_path, NEW)
+    assert str(library) in env["LD_PRELOAD"].split(":")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("--stream-interval", "4"),
+        ("--stream-interval=4", "--enforce-eager"),
+        ("--cudagraph-capture-sizes", "1", "2", "4"),
+        ("--runner", "pooling", "--convert=embed"),
+    ],
+)
+def test_allowed_flags_pass(args: tuple[str, ...]) -> None:
+    check_extra_args(args)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--host", "0.0.0.0"),
+        ("--trust-remote-code",),
+        ("--gpu-memory-utilization", "1"),
+        ("--stream-interval",),
+        ("--stream-interval", "1", "2"),
+        ("--enforce-eager=yes",),
+        ("loose",),
+        ("--stream-interval 4",),
+        ("--cudagraph-capture-sizes",),
+        ("--runner", "draft"),
+        ("--runner=draft",),
+        ("--runner",),
+        ("--convert", "/tmp/code.py"),
+    ],
+)
+def test_other_flags_and_wrong_counts_are_refused_with_a_hint(args: tuple[str, ...]) -> None:
+    with pytest.raises(SpecError) as caught:
+        check_extra_args(args)
+    assert caught.value.hint
+
+
+def test_each_engine_kind_has_its_own_flags() -> None:
+    check_extra_args(("--token-seconds", "0.01"), "simulated")
+    with pytest.raises(SpecError):
+        check_extra_args(("--token-seconds", "0.01"))
+    with pytest.raises(SpecError):
+        check_extra_args(("--stream-interval", "4"), "simulated")
+
+
+def test_sleep_mode_is_switched_on_only_where_it_was_asked_for() -> None:
+    able = dataclasses.replace(GPU, sleep_mode=True)
+    assert "--enable-sleep-mode" in command(able, PYTHON, NEW)
+    assert environment(able, PYTHON, Path("/cache"), NEW)["VLLM_SERVER_DEV_MODE"] == "1"
+    assert "--enable-sleep-mode" not in command(GPU, PYTHON, NEW)
+    assert "VLLM_SERVER_DEV_MODE" not in environment(GPU, PYTHON, Path("/cache"), NEW)
+
+
+def test_sleep_mode_is_refused_on_a_cpu_with_what_to_do() -> None:
+    with pytest.raises(SpecError, match="on a CPU") as caught:
+        command(dataclasses.replace(CPU, sleep_mode=True), PYTHON, NEW)
+    assert "sleep_mode" in caught.value.hint

@@ -1,0 +1,394 @@
+"""Fleet files are read, and their errors are explained."""
+
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.dispatch.routing import RequestLimits
+from partitiond.core.errors import SpecError
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.mig.geometry import geometry_on, place_of
+from partitiond.core.model.spec import Isolation, PointName, SourceKind, Weights
+from partitiond.core.model.workload import Workload
+from partitiond.core.plan.record import Plan
+from partitiond.fleet.file import load_fleet
+from partitiond.fleet.offline import plan_fleet
+from partitiond.planner.check import check_plan
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+WHOLE = """
+[settings.planner]
+time_limit_seconds = 3
+
+[[devices]]
+hardware = "l4-24gb"
+count = 3
+per_host = 2
+cores = 4
+reserved = "1GiB"
+modes = ["mps"]
+price_per_hour = 0.7
+
+[[models]]
+model = "opt-1.3b"
+weights = "dummy"
+workload = { prompt_tokens = 64, output_tokens = 32 }
+slo = { ttft_seconds = 1, tpot_seconds = 0.1 }
+demand = { req_per_s = 2, burst_factor = 2 }
+engine = { max_model_len = 512 }
+min_replicas = 1
+max_replicas = 4
+isolation = "device"
+auto = false
+aliases = ["facebook/opt-1.3b"]
+request_defaults = { temperature = 0.2, stop = ["\\n"] }
+request_limits = { max_output_tokens = 64 }
+
+[[models]]
+name = "mine"
+demand = { req_per_s = 1 }
+
+[models.architecture]
+parameters = 100_000_000
+hidden_size = 512
+layers = 8
+heads = 8
+kv_heads = 8
+head_dim = 64
+intermediate_size = 2048
+vocab_size = 32000
+max_position = 2048
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    """A fleet file with this text."""
+    path = folder / "fleet.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_fleet_file_says_all_of_it(tmp_path: Path) -> None:
+    fleet = load_fleet(write(tmp_path, WHOLE))
+    first, second = fleet.models
+    assert (first.name, first.weights, first.isolation) == (
+        "opt-1.3b",
+        Weights.DUMMY,
+        Isolation.DEVICE,
+    )
+    assert first.demand.planned_req_per_s == 4
+    assert first.engine.max_model_len == 512
+    assert first.aliases == ("facebook/opt-1.3b",)
+    assert first.request_defaults == {"temperature": 0.2, "stop": ["\n"]}
+    assert first.request_limits == RequestLimits(max_output_tokens=64)
+    assert second.source.kind is SourceKind.CONFIG
+    assert fleet.architectures["mine"].parameters == 100_000_000
+    assert [d.id for d in fleet.devices] == ["l4-24gb-0", "l4-24gb-1", "l4-24gb-2"]
+    assert len({d.host for d in fleet.devices}) == 2
+    assert fleet.devices[1].cores == (4, 5, 6, 7)
+    assert fleet.devices[0].modes == (SharingMode.MPS,)
+    assert fleet.settings == {"planner": {"time_limit_seconds": 3}}
+
+
+def test_an_example_is_found_by_its_name_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of that name in the folder comes first; no other path means an example."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("twelve-models", "twelve-models.toml", "examples/twelve-models.toml"):
+        assert len(load_fleet(Path(name)).models) == 12
+    Path("twelve-models.toml").write_text('[[models]]\nmodel = "opt-125m"\n')
+    assert len(load_fleet(Path("twelve-models.toml")).models) == 1
+    for name in ("elsewhere/twelve-models.toml", "thirteen-models", str(tmp_path / "too-much")):
+        with pytest.raises(SpecError, match="cannot be read"):
+            load_fleet(Path(name))
+
+
+def test_a_fleet_without_devices_is_for_this_host() -> None:
+    fleet = load_fleet(EXAMPLES / "two-models.toml")
+    assert fleet.devices == ()
+    assert [m.name for m in fleet.models] == ["smollm2-135m", "opt-125m"]
+
+
+MODEL = '[[models]]\nmodel = "opt-125m"\n'
+OTHER = '[[models]]\nmodel = "smollm2-135m"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[[models]\n", "not valid TOML"),
+        ("models = 3", "models"),
+        (MODEL + "replicas = 2", "models, entry 1, replicas: there is no such key"),
+        (MODEL + "demand = { req_per_s = 1e9 }", "models, entry 1: demand must lie between"),
+        (MODEL + "demand = { req_per_s = -1 }", "models, entry 1: demand must lie between"),
+        (MODEL + 'demand = { req_per_s = "many" }', "models, entry 1, demand, req_per_s"),
+        (MODEL + "demand = { rps = 1 }", "entry 1: demand: there is no key 'rps'"),
+        (MODEL + "slo = { ttft_seconds = 1 }", "entry 1: slo: lacks 'tpot_seconds'"),
+        (MODEL + 'engine = { dtype = "int3" }', "entry 1: dtype 'int3' is not known"),
+        (MODEL + "min_replicas = 3\nmax_replicas = 2", "entry 1: max_replicas must be"),
+        (MODEL + "workload = { prompt_tokens = 0 }", "entry 1: prompt_tokens must be"),
+        (MODEL + 'name = "Bad Name"', "entry 1: 'Bad Name' is no model name"),
+        (MODEL + MODEL, "entry 2: the name 'opt-125m' is taken"),
+        (MODEL + OTHER + 'aliases = ["opt-125m"]', "entry 2: the name 'opt-125m' is taken"),
+        (MODEL + 'aliases = ["a b"]', "entry 1: 'a b' is no alias"),
+        (MODEL + "request_defaults = { stream = true }", "stream can have no default"),
+        (MODEL + "request_limits = { max_tokens = 5 }", "request_limits: there is no key"),
+        ('[[models]]\nmodel = "no-such-model"', "entry 1: 'no-such-model' is no model"),
+        ('[[models]]\nname = "x"', "entry 1: a model needs `model`"),
+        ('[[models]]\nname = "x"\narchitecture = { layers = 2 }', "architecture: lacks"),
+        ('[[models]]\nname = "x"\narchitecture = { layers = -2 }', "layers must be a positive"),
+        ('[[devices]]\nhardware = "tpu"', "devices, entry 1: the hardware 'tpu' is not known"),
+        ('[[devices]]\nhardware = "l4-24gb"\ncount = 0', "devices, entry 1, count"),
+        ('[[devices]]\nhardware = "l4-24gb"\nmodes = ["mig"]', "does not allow the mode mig"),
+        ('[[devices]]\nhardware = "l4-24gb"\nmemory = "lots"', "'lots' is not a size"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place_and_what_to_do(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_fleet(write(tmp_path, text))
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"none\.toml cannot be read"):
+        load_fleet(tmp_path / "none.toml")
+
+
+def test_twelve_models_need_less_than_half_of_the_gpus() -> None:
+    fleet = load_fleet(EXAMPLES / "twelve-models.toml")
+    plan = plan_fleet(fleet)
+    assert isinstance(plan, Plan)
+    assert len(plan.forecasts) == 12
+    assert plan.unplaced == ()
+    proof = plan.certificate
+    assert proof.bound <= proof.value <= proof.bound + 1
+    assert proof.baseline_one_model_per_device is not None
+    assert proof.baseline_first_fit is not None
+    assert proof.value < proof.baseline_one_model_per_device / 2
+    assert proof.value < proof.baseline_first_fit
+
+
+def test_an_own_architecture_is_planned_without_files(tmp_path: Path) -> None:
+    plan = plan_fleet(load_fleet(write(tmp_path, WHOLE)))
+    assert isinstance(plan, Plan)
+    assert {p.model for p in plan.placements} == {"opt-1.3b", "mine"}
+
+
+def test_an_unknown_architecture_is_asked_for(tmp_path: Path) -> None:
+    text = '[[devices]]\nhardware = "l4-24gb"\n[[models]]\nmodel = "org/unknown"\n'
+    with pytest.raises(SpecError, match="architecture of unknown is not known"):
+        plan_fleet(load_fleet(write(tmp_path, text)))
+
+
+def test_the_checker_accepts_the_example() -> None:
+    from partitiond.fleet.offline import estimated_demands
+
+    fleet = load_fleet(EXAMPLES / "twelve-models.toml")
+    plan = plan_fleet(fleet)
+    assert isinstance(plan, Plan)
+    demands = tuple(estimated_demands(fleet, fleet.devices, plan.created_at))
+    assert check_plan(plan, demands) == ()
+
+
+def test_lengths_variants_and_the_operating_point(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("prompt_tokens,output_tokens\n100,20\n300,40\n")
+    (tmp_path / "fleet.toml").write_text(
+        """
+[[models]]
+model = "opt-125m"
+slo = { ttft_seconds = 1.0, tpot_seconds = 0.05 }
+operating_point = "goodput"
+engine = { max_num_batched_tokens = 1024 }
+
+[models.workload]
+shape = "trace"
+pairs_file = "pairs.csv"
+
+[[models.variants]]
+name = "fp8"
+engine = { quantization = "fp8", kv_cache_dtype = "fp8" }
+
+[[models.variants]]
+name = "awq"
+model = "org/opt-125m-awq"
+
+[[models]]
+model = "smollm2-360m"
+workload = { prompt_tokens = 400, prompt_variation = 1.1 }
+"""
+    )
+    first, second = load_fleet(tmp_path / "fleet.toml").models
+    assert first.workload == Workload.of_trace([(100, 20), (300, 40)])
+    assert first.operating_point is PointName.GOODPUT
+    fp8, awq = first.variants
+    assert (fp8.engine.quantization, fp8.engine.max_num_batched_tokens) == ("fp8", 1024)
+    assert awq.source is not None
+    assert awq.source.ref == "org/opt-125m-awq"
+    assert second.workload == Workload.lognormal(400, 256, 1.1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('workload = { shape = "trace" }', "pairs"),
+        ('workload = { pairs_file = "none.csv" }', "none.csv"),
+        ('workload = { pairs = [[1, 2]], pairs_file = "x.csv" }', "either"),
+        ('workload = { shape = "round" }', "shape"),
+        ('operating_point = "slo"', "SLO"),
+        ('variants = [{ name = "Big" }]', "variant"),
+        ('variants = [{ name = "a", engine = { speed = 2 } }]', "speed"),
+        ('variants = [{ name = "a", engine = { quantization = "int3" } }]', "int3"),
+        ('variants = [{ name = "a", model = "no model" }]', "no model"),
+    ],
+)
+def test_what_is_wrong_with_lengths_and_variants_is_said(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    (tmp_path / "fleet.toml").write_text(f'[[models]]\nmodel = "opt-125m"\n{text}\n')
+    with pytest.raises(SpecError) as refused:
+        load_fleet(tmp_path / "fleet.toml")
+    assert says in refused.value.message
+    assert refused.value.hint
+
+
+DEVICES = """
+[[devices]]
+hardware = "a100-80gb"
+count = 3
+per_host = 2
+host = "node-a"
+rack = "r1"
+cores = 4
+host_memory = "64GiB"
+idle_watts = 60
+max_watts = 300
+
+[[devices]]
+hardware = "a100-80gb"
+id = "gpu-3"
+host = "node-a-0"
+cores = 2
+occupied_slices = [1, 0]
+max_replicas = 4
+
+[[devices]]
+hardware = "h100-80gb"
+id = "spare"
+count = 2
+cordoned = true
+
+[[devices]]
+hardware = "a100-80gb"
+occupied_sm_percent = 30
+"""
+
+
+def test_all_a_device_can_be_is_in_its_table(tmp_path: Path) -> None:
+    fleet = load_fleet(write(tmp_path, DEVICES))
+    ids = ["a100-80gb-0", "a100-80gb-1", "a100-80gb-2", "gpu-3", "spare-0", "spare-1"]
+    assert [d.id for d in fleet.devices] == [*ids, "a100-80gb-4"]
+    first, second, third, cut, spare, _, shared = fleet.devices
+    assert [d.host for d in (first, second, third, cut)] == [
+        "node-a-0",
+        "node-a-0",
+        "node-a-1",
+        "node-a-0",
+    ]
+    assert (first.rack, first.idle_watts, first.max_watts) == ("r1", 60, 300)
+    assert [d.cores for d in (first, second, third)] == [(0, 1, 2, 3), (4, 5, 6, 7), (0, 1, 2, 3)]
+    assert (cut.cores, cut.occupied_slices, cut.max_replicas) == ((8, 9), (0, 1), 4)
+    assert spare.cordoned
+    assert shared.occupied_sm_percent == 30
+    assert fleet.host_memory_bytes == (("node-a-0", 64 * 2**30), ("node-a-1", 64 * 2**30))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("occupied_slices = [8]", "less than 8"),
+        ("occupied_slices = [0]\noccupied_sm_percent = 5", "cut by MIG or shared under MPS"),
+        ('occupied_slices = [0]\nmodes = ["mps"]', "others use the GPU in the mode mig"),
+        ('occupied_sm_percent = 9\nmodes = ["mig"]', "others use the GPU in the mode mps"),
+        ('mig_instances = ["3g.40gb"]', "has no first slice"),
+        ('mig_instances = ["3g.40gb@1"]', "cannot start at slice 1"),
+        ('mig_instances = ["3g.40gb@4", "2g.20gb@6"]', "cannot start at slice 6"),
+        ('mig_instances = ["3g.40gb@4", "1g.10gb@5"]', "overlap"),
+        ('mig_instances = ["2g.10gb@0"]', "no MIG profile 2g.10gb"),
+        ('mig_instances = ["big"]', "is no MIG instance"),
+        ('mig_instances = ["3g.40gb@4"]\noccupied_slices = [4]', "occupied_slices overlap"),
+        ('mig_fixed = true\nmodes = ["mps"]', "mig is not among"),
+        ("idle_watts = 500", "idle_watts is more than its limit of 400 W"),
+        ('reserved = "80GiB"', "reserved is all of the memory"),
+        ('memory = "40GiB"\nmodes = ["mig"]', "need the whole memory"),
+        ("max_replicas = 0", "greater than or equal to 1"),
+        ('id = "no blanks"', "should match pattern"),
+        ('id = "x"\n[[devices]]\nhardware = "l4-24gb"\nid = "x"', "id 'x' is given 2 times"),
+        (
+            'host = "h"\nhost_memory = "1GiB"\n[[devices]]\nhardware = "l4-24gb"\nhost = "h"\n'
+            'host_memory = "2GiB"',
+            "two different host_memory",
+        ),
+    ],
+)
+def test_a_device_that_cannot_be_is_refused(tmp_path: Path, lines: str, message: str) -> None:
+    text = f'[[devices]]\nhardware = "a100-80gb"\n{lines}\n'
+    with pytest.raises(SpecError, match=message):
+        load_fleet(write(tmp_path, text))
+
+
+def test_gpu_instances_that_exist_are_in_the_table(tmp_path: Path) -> None:
+    text = (
+        '[[devices]]\nhardware = "a100-80gb"\nmig_instances = ["3g.40gb@4", "1g.10gb@0"]\n'
+        "mig_fixed = true\n"
+    )
+    (device,) = load_fleet(write(tmp_path, text)).devices
+    assert device.modes == (SharingMode.MIG,)
+    assert device.mig_fixed
+    assert [place_of(i) for i in device.mig_instances] == [("1g.10gb", 0, 1), ("3g.40gb", 4, 4)]
+    geometry = geometry_on(device)
+    assert geometry is not None
+    assert geometry.most == 2
+
+
+def test_less_memory_than_instances_take_leaves_mig_out(tmp_path: Path) -> None:
+    text = '[[devices]]\nhardware = "a100-80gb"\nmemory = "40GiB"\n'
+    (device,) = load_fleet(write(tmp_path, text)).devices
+    assert SharingMode.MIG not in device.modes
+
+
+MIG_FLEET = """
+[[devices]]
+hardware = "a100-40gb"
+modes = ["mig"]
+host_memory = "{memory}GiB"
+
+[[models]]
+model = "opt-125m"
+isolation = "hardware"
+demand = {{ req_per_s = 30 }}
+
+[[models]]
+model = "opt-1.3b"
+demand = {{ req_per_s = 5 }}
+"""
+
+
+def test_a_gpu_is_cut_by_mig_from_estimates(tmp_path: Path) -> None:
+    fleet = load_fleet(write(tmp_path, MIG_FLEET.format(memory=64)))
+    plan = plan_fleet(fleet)
+    assert isinstance(plan, Plan)
+    assert {p.partition.mode for p in plan.placements} == {SharingMode.MIG}
+    assert {p.model for p in plan.placements} == {"opt-125m", "opt-1.3b"}
+    assert not plan.unplaced
+
+
+def test_host_memory_limits_engines_on_gpus(tmp_path: Path) -> None:
+    fleet = load_fleet(write(tmp_path, MIG_FLEET.format(memory=4)))
+    plan = plan_fleet(fleet)
+    held = len(plan.placements) if isinstance(plan, Plan) else 0
+    assert held <= 1

@@ -1,0 +1,125 @@
+"""Profile files of this schema and the older one are read; newer and foreign ones are refused."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import ProfileError
+from partitiond.core.profile.record import SCHEMA_VERSION
+from partitiond.fleet.profile_files import profile_from_json, profile_paths, read_profile
+from partitiond.serde import to_json, to_jsonable
+from tests.controller.samples import measured_profile
+
+NEW_IN_2 = (
+    "variant", "max_num_batched_tokens", "kv_cache_dtype", "structured_output", "frontier_memory",
+    "step_time", "capacity_trials", "sharing", "transfer", "paper_mode", "slo",
+)  # fmt: skip
+
+
+def test_a_profile_comes_back_as_it_went(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(to_json(measured_profile(), indent=2))
+    assert read_profile(path) == measured_profile()
+
+
+def test_a_file_of_schema_1_is_read_into_the_present_one() -> None:
+    old = to_jsonable(measured_profile()) | {"schema_version": 1}
+    for name in NEW_IN_2:
+        del old[name]
+    for point in old["points"]:
+        for name in ("prompt_tokens_per_s", "attainment", "telemetry", "idle_share"):
+            del point[name]
+    old["workload"] = {"prompt_tokens": 64, "output_tokens": 32}
+    assert profile_from_json(json.dumps(old)) == measured_profile()
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        (SCHEMA_VERSION + 1, "A newer partitiond"),
+        (0, "export"),
+        ("2", "export"),
+        (None, "export"),
+        (True, "export"),
+    ],
+)
+def test_another_schema_is_refused_before_its_fields_are_looked_at(
+    version: object, says: str
+) -> None:
+    data = {"schema_version": version, "colour": "red"}
+    with pytest.raises(ProfileError) as refused:
+        profile_from_json(json.dumps(data))
+    assert "schema" in refused.value.message
+    assert says in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"schema_version": 2}', "\x00", "[" * 100_000]
+)
+def test_what_is_no_profile_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(text)
+    with pytest.raises(ProfileError) as refused:
+        read_profile(path)
+    assert str(path) in refused.value.message
+    assert refused.value.hint
+
+
+def test_folders_stand_for_the_profiles_right_in_them(tmp_path: Path) -> None:
+    (tmp_path / "deeper").mkdir()
+    for name in ("b.json", "a.json", "README.md", "deeper/c.json"):
+        (tmp_path / name).write_text("")
+    names = [path.name for path in profile_paths([tmp_path, tmp_path / "a.json"])]
+    assert names == ["a.json", "b.json"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ProfileError, match=r"no \.json"):
+        profile_paths([tmp_path / "empty"])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match=r"none\.json"):
+        read_profile(tmp_path / "none.json")
+
+
+def test_the_present_schema_is_what_is_kept() -> None:
+    old = dataclasses.replace(measured_profile(), schema_version=1)
+    assert profile_from_json(to_json(old)).schema_version == SCHEMA_VERSION
+
+
+MEASURED = to_jsonable(measured_profile())
+POINT = MEASURED["points"][0]
+
+
+def point(**changes: object) -> dict[str, object]:
+    return {"points": [POINT | changes, *MEASURED["points"][1:]]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"id": " "}, "no id"),
+        ({"id": "a\nb"}, "no id"),
+        ({"points": [POINT, POINT]}, "same batch"),
+        (point(batch=0), "batch is not between"),
+        (point(batch=10**30), "batch is not between"),
+        (point(req_per_s=-1.0), "req_per_s at batch"),
+        (point(footprint_bytes=-1), "footprint_bytes at batch"),
+        ({"knee": MEASURED["knee"] | {"batch": 77}}, "knee is at batch 77"),
+        ({"capacity_req_per_s": -0.5}, "capacity_req_per_s is -0.5"),
+    ],
+)
+def test_figures_that_no_engine_has_are_refused(changes: dict[str, object], says: str) -> None:
+    data = to_jsonable(measured_profile()) | changes
+    with pytest.raises(ProfileError, match=says) as refused:
+        profile_from_json(json.dumps(data))
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_does_not_have_are_refused(value: float) -> None:
+    text = json.dumps(MEASURED | point(req_per_s=value))
+    with pytest.raises(ProfileError, match="is no number in JSON"):
+        profile_from_json(text)

@@ -1,0 +1,120 @@
+"""Texts of what-ifs are parsed by their meaning, and errors say how to write them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.errors import InputError
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.plan.record import Objective
+from partitiond.planner.answers.changes import parse_changes
+from partitiond.planner.answers.whatif import (
+    RULES,
+    add_devices,
+    drop_model,
+    drop_rule,
+    limit_modes,
+    lose,
+    remove_devices,
+    scale_demand,
+    set_demand,
+    set_objective,
+    suggestion,
+)
+
+
+def parsed(text: str) -> list[tuple[object, ...]]:
+    """What each change of a text does, and with what."""
+    return [(change.func, *change.args) for change in parse_changes(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [
+        ("+2 a100-80gb", (add_devices, 2, "a100-80gb")),
+        ("+2x A100-80GB", (add_devices, 2, "a100-80gb")),
+        ("+l4-24gb", (add_devices, 1, "l4-24gb")),
+        ("-1 h100", (remove_devices, 1, "h100")),
+        ("lose gpu-3", (lose, "device", "gpu-3")),
+        ("lose device gpu-3", (lose, "device", "gpu-3")),
+        ("lose host node-1", (lose, "host", "node-1")),
+        ("lose rack r1", (lose, "rack", "r1")),
+        ("demand opt-1.3b=50/s", (set_demand, "opt-1.3b", 50.0)),
+        ("demand opt-1.3b = 0.5 req/s", (set_demand, "opt-1.3b", 0.5)),
+        ("demand opt-1.3b=max", (set_demand, "opt-1.3b", None)),
+        ("demand opt-1.3b*2", (scale_demand, "opt-1.3b", 2.0)),
+        ("demand *1.5", (scale_demand, "*", 1.5)),
+        ("demand all*0.5", (scale_demand, "*", 0.5)),
+        ("no mig", (limit_modes, (SharingMode.MIG,), False)),
+        ("no mig, mps", (limit_modes, (SharingMode.MIG, SharingMode.MPS), False)),
+        ("only mps and memory", (limit_modes, (SharingMode.MPS, SharingMode.MEMORY), True)),
+        ("objective max-min", (set_objective, Objective.MAX_MIN)),
+        ("without rule opt-1.3b.avoid", (drop_rule, "opt-1.3b", "avoid")),
+        ("without opt-1.3b.min-replicas", (drop_rule, "opt-1.3b", "min_replicas")),
+        ("without rule *.slo", (drop_rule, "*", "slo")),
+        ("without model opt-13b", (drop_model, "opt-13b")),
+    ],
+)
+def test_what_can_be_written(text: str, change: tuple[object, ...]) -> None:
+    assert parsed(text) == [change]
+
+
+def test_several_at_once_keep_their_order() -> None:
+    assert parsed("lose gpu-3; demand a=5/s ;") == [
+        (lose, "device", "gpu-3"),
+        (set_demand, "a", 5.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        (" ; ", "empty"),
+        ("lsoe gpu-3", "Did you mean 'lose'"),
+        ("lose", "not complete"),
+        ("lose gpu 3", "no one thing"),
+        ("+0 a100-80gb", "between 1 and"),
+        ("+99999 a100-80gb", "between 1 and"),
+        ("+two a100", "no number and kind"),
+        ("+2", "no number and kind"),
+        ("demand a=0/s", "above 0"),
+        ("demand a=-1", "above 0"),
+        ("demand a=nan", "above 0"),
+        ("demand a=1e30", "at most"),
+        ("demand a=much", "is no number"),
+        ("demand =5", "names no model"),
+        ("demand a", "gives no demand"),
+        ("no sharing", "no sharing mode"),
+        ("only cores", "no sharing mode"),
+        ("objective best", "no objective"),
+        ("without rule slo", "names no rule"),
+        ("without rule a.speed", "names no rule"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_the_way_to_write_it(text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says) as refused:
+        parse_changes(text)
+    assert refused.value.hint
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    hint = ""
+    try:
+        found = parse_changes(text)
+    except InputError as error:
+        found, hint = (), error.hint
+    assert found or hint
+
+
+@given(st.sampled_from(RULES), st.from_regex(r"[a-z0-9][a-z0-9._-]{0,30}", fullmatch=True))
+def test_every_rule_of_every_name_can_be_dropped(rule: str, name: str) -> None:
+    assert parsed(f"without rule {name}.{rule}") == [(drop_rule, name, rule)]
+
+
+def test_a_name_that_is_not_known_suggests_the_closest_or_lists_what_there_is() -> None:
+    assert suggestion("op-1.3b", ["opt-1.3b", "phi-2"]) == "Did you mean opt-1.3b?"
+    assert suggestion("zzz", ["a", "b"]) == "There are a, b."
+    assert "and 12 more" in suggestion("zzz", [f"m{n:02}" for n in range(20)])
+    assert suggestion("x", []) == "There are none."

@@ -1,0 +1,127 @@
+"""Reasons and remedies for what a plan leaves out are true of that plan."""
+
+import pytest
+
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.model.spec import FaultDomain, PlacementRules
+from partitiond.core.plan.record import ModelDemand, Objective, Plan, Status, Unplaced
+from partitiond.core.units import GIB
+from partitiond.planner.answers.explain import unplaced
+from partitiond.planner.answers.explain_model import explain_model
+from partitiond.planner.api import solve
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.progress.answer import SolveAnswer
+from tests.planner.build import cpu, gpu, on_cores, point, want
+
+THIRD = point("a", 10, 30, sm=10)
+SURVIVES = PlacementRules(survive=FaultDomain.DEVICE, survive_share=1.0)
+
+
+def left_out(model: ModelDemand, *per_device: int, beside: ModelDemand | None = None) -> Unplaced:
+    """What is said of a model that has so many replicas of its one size on each device, each with
+    one of another model beside them.
+    """
+    devices = tuple(gpu(f"g{n}") for n in range(len(per_device)))
+    models = (model,) if beside is None else (model, beside)
+    goal = Objective.MAX_GOODPUT
+    packing = Packing(build_instance(PlanRequest(devices, models, objective=goal)))
+    for index, count in enumerate(per_device):
+        items = [0] * count + [1] * (len(models) - 1)
+        option = packing.best_option(index, items)
+        for item in items:
+            assert option is not None
+            packing.add(index, item, option)
+    found = SolveAnswer(packing, goal, 0.0, 0.0, Status.FEASIBLE, "by hand")
+    (told,) = unplaced(packing.instance, found, {})
+    return told
+
+
+def test_where_a_device_is_idle_it_is_not_said_that_nothing_fits() -> None:
+    told = left_out(want("a", THIRD, rate=50, min_replicas=6), 2, 0)
+    assert "no room for more of it was found" in told.reason
+    assert "nor on the 1 that is idle" in told.reason
+    assert "only 2 are placed" in told.reason
+    assert told.remedy.startswith("Give it more time, lower its demand by")
+    half = point("a", 10, 40, sm=10)
+    full = left_out(want("a", half, rate=5000), *[2] * 19, 0).reason
+    assert "idle" in full, "95 % full"
+    assert "left" not in full
+
+
+def test_where_no_device_is_idle_more_time_is_no_remedy() -> None:
+    told = left_out(want("a", THIRD, rate=50), 1, 2)
+    assert "no room for more of it was found beside what the devices hold" in told.reason
+    assert "Lower its demand by" in told.remedy
+
+
+def test_what_has_no_replica_is_not_helped_by_less_demand() -> None:
+    other = want("b", point("b", 10, 60, sm=10), rate=5)
+    told = left_out(want("a", THIRD, rate=5), 0, beside=other)
+    assert "gets 0 of 5" in told.reason
+    assert told.remedy.startswith("Stop another model")
+
+
+def test_a_loss_that_the_objective_does_not_count_is_its_own_reason() -> None:
+    model = want("a", THIRD, rate=10, rules=SURVIVES)
+    told = left_out(model, 1, 0)
+    assert "max-goodput counts what is served, not what a loss leaves" in told.reason
+    assert "survive" in told.remedy
+
+
+def test_what_helps_the_rate_leaves_survive_to_be_seen_to() -> None:
+    told = left_out(want("a", THIRD, rate=100, rules=SURVIVES), 2, 2)
+    assert told.remedy.startswith("Lower its demand by")
+    assert told.remedy.endswith("Take `survive` back too, unless devices are added.")
+    assert "survive" not in left_out(want("a", THIRD, rate=100), 2, 2).remedy
+
+
+# --- why not one more --------------------------------------------------------------------------
+
+ENGINE = point("a", 30, 5, sm=10, host_gib=10, cores=2)
+NEAR_B = want("a", point("a", 30, 5, sm=10), rate=20, rules=PlacementRules(near=("b",)))
+ONE_B = want("b", point("b", 30, 5, sm=10), rate=20, max_replicas=1)
+PAIR = (gpu("g0", cores=(0, 1, 2)), gpu("g1", cores=(0, 1, 2)))
+HOST_LACKS = "Too little left of the host on"
+
+
+def one_more(devices: tuple[Device, ...], *models: ModelDemand, **more: object) -> str:
+    """Why not one more replica of the first model."""
+    request = PlanRequest(devices, models, may_search=False, **more)  # type: ignore[arg-type]
+    plan = solve(request)
+    assert isinstance(plan, Plan)
+    assert len(plan.placements) == len(models)
+    return " ".join(explain_model(request, plan, models[0]).not_more)
+
+
+@pytest.mark.parametrize(("memory", "fits"), [(25, True), (20, True), (19, False)])
+def test_no_more_fits_than_the_host_has_memory_for(memory: int, fits: bool) -> None:
+    stated = (("host", memory * GIB),)
+    said = one_more((gpu("g0"), gpu("g1")), want("a", ENGINE, rate=20), host_memory_bytes=stated)
+    assert ("One more would fit on 1 of the 1 devices in use" in said) == fits
+    assert ("could take it" in said) == fits
+    assert ("host host has 9 GiB of memory left, it needs 10 GiB" in said) == (not fits)
+
+
+def test_what_runs_on_the_cpu_takes_of_its_host_too() -> None:
+    on_cpu = want("b", on_cores("b", 5, 1, gib=10), rate=4)
+    said = one_more((gpu("g0"), cpu(8, gib=24)), want("a", ENGINE, rate=20), on_cpu)
+    assert f"{HOST_LACKS} 1 device in use" in said
+    assert "One more would fit" in one_more((gpu("g0"), cpu(8)), want("a", ENGINE, rate=20))
+
+
+def test_a_core_that_two_devices_list_is_given_once() -> None:
+    model = want("a", ENGINE, rate=20)
+    said = one_more(PAIR, model)
+    assert "g0 has 1 cores free, it needs 2" in said
+    assert "could take it" not in said
+    assert "1 device in no use could take it" in one_more(PAIR, model, host_cores_shared=False)
+
+
+def test_a_replica_has_its_company_on_the_host() -> None:
+    apart = gpu("g0"), gpu("g1", host="other")
+    said = one_more(apart, NEAR_B, ONE_B)
+    assert "One more would fit on 1 of the 1 devices in use" in said
+    assert "None of the 1 devices in no use can hold it." in said
+    assert "could take it" in one_more((gpu("g0"), gpu("g1")), NEAR_B, ONE_B)

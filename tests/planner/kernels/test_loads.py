@@ -1,0 +1,40 @@
+"""The device loads of the compiled search equal loads computed from scratch."""
+
+import random
+
+import pytest
+
+from partitiond.core.plan.record import Objective
+from partitiond.planner.bounds.prices import usual_prices
+from partitiond.planner.kernels.anneal import revalue
+from partitiond.planner.kernels.loads import COUNT, LEVEL, add, fits, remove, worth_beside
+from partitiond.planner.search.annealing import empty_state, make_data
+from tests.planner.problems import level_of, random_sites
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_levels_and_worth_are_those_of_what_the_devices_hold(seed: int) -> None:
+    sites, rng = random_sites(seed, Objective.MAX_GOODPUT), random.Random(seed)
+    data = make_data(sites, usual_prices(sites), by_cost=False)
+    state = empty_state(data)
+
+    def held(d: int) -> tuple[int, ...]:
+        return tuple(state.items[d, : state.devices[d, COUNT]].tolist())
+
+    for _ in range(80 if len(sites.entry_item) else 0):
+        d, e = rng.randrange(len(data.device_group)), rng.randrange(len(sites.entry_item))
+        if rng.random() < 0.3 and held(d):
+            remove(data, state, d, rng.randrange(len(held(d))))
+        else:
+            level = fits(data, state, d, e)
+            if level < 0:
+                continue
+            promised, before = worth_beside(data, state, d, e, level), float(state.worth[0])
+            add(data, state, d, e, level)
+            assert state.worth[0] - before == pytest.approx(promised, abs=1e-6)
+        if held(d):
+            site = int(sites.entry_site[held(d)[0]])
+            assert state.devices[d, LEVEL] == level_of(sites, site, held(d))
+        kept = float(state.worth[0])
+        revalue(data, state)
+        assert state.worth[0] == pytest.approx(kept, abs=1e-6)

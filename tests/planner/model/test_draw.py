@@ -1,0 +1,119 @@
+"""A replica's use beside its device is counted: power, host cores, host memory."""
+
+import dataclasses
+
+import pytest
+
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.performance.estimate import estimate_profile
+from partitiond.core.plan.costs import IDLE_SHARE
+from partitiond.core.profile.points import OperatingPoint, Telemetry
+from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.models.catalog import CATALOG
+from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.draw import (
+    ENGINE_HOST_BYTES,
+    host_cores,
+    host_memory,
+    planned_watts,
+    sm_share,
+)
+
+SPEC = ModelSpec("opt-125m", ModelSource(SourceKind.CONFIG, "opt-125m"))
+MEMORY = PartitionSize(SharingMode.MEMORY, 1, 100)
+A100 = HARDWARE["a100-80gb"]
+IDLE = 400 * IDLE_SHARE
+
+
+def profile(
+    size: PartitionSize = MEMORY, kind: ProfileKind = ProfileKind.MEASURED, hardware: str = A100.key
+) -> Profile:
+    """A profile as if it had been measured."""
+    made = estimate_profile(
+        model="opt-125m",
+        architecture=CATALOG["opt-125m"].architecture,
+        workload=SPEC.workload,
+        hardware=A100,
+        size=size,
+        max_model_len=SPEC.max_model_len,
+        profile_id="p",
+        created_at="2026-01-01T00:00:00Z",
+    )
+    return dataclasses.replace(made, kind=kind, hardware=hardware)
+
+
+def told(of: Profile, joules: float | None = None, **figures: float) -> OperatingPoint:
+    """The profile's largest point with what the device said."""
+    telemetry = Telemetry("test", **figures) if figures else None
+    return dataclasses.replace(of.points[-1], telemetry=telemetry, joules_per_output_token=joules)
+
+
+def test_measured_draw_is_what_comes_on_top_of_the_idle_device() -> None:
+    of = profile()
+    assert planned_watts(of, told(of, power_watts=300.0)) == pytest.approx(300 - IDLE)
+    rate = of.points[-1].output_tokens_per_s
+    by_energy = planned_watts(of, told(of, joules=250 / rate, power_watts=300.0))
+    assert by_energy == pytest.approx(250 - IDLE)
+
+
+def test_a_device_that_told_nothing_is_not_guessed_for() -> None:
+    of = profile()
+    assert planned_watts(of, told(of)) is None
+    unknown = profile(hardware="a-gpu-nobody-knows")
+    assert planned_watts(unknown, told(unknown, power_watts=300.0)) is None
+
+
+def test_less_than_idle_is_nothing() -> None:
+    of = profile()
+    assert planned_watts(of, told(of, power_watts=IDLE - 5)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("size", "share"),
+    [
+        (MEMORY, 1.0),
+        (PartitionSize(SharingMode.MPS, 1, 25), 0.25),
+        (PartitionSize(SharingMode.MIG, 1, 100, "1g.10gb"), 14 / 108),
+        (PartitionSize(SharingMode.MIG, 1, 100, "7g.80gb"), 98 / 108),
+    ],
+)
+def test_an_estimate_draws_by_its_share_of_the_sms(size: PartitionSize, share: float) -> None:
+    of = profile(size, ProfileKind.ESTIMATED)
+    assert sm_share(A100, size) == pytest.approx(share)
+    assert planned_watts(of, of.points[0]) == pytest.approx((400 - IDLE) * share)
+
+
+@pytest.mark.parametrize(("used", "cores"), [(0.4, 1), (1.03, 1), (1.4, 2), (2.0, 2)])
+def test_an_engine_gets_as_many_host_cores_as_it_used(used: float, cores: int) -> None:
+    of = profile()
+    assert host_cores(of, told(of, cores_used=used)) == cores
+    on_cpu = dataclasses.replace(of, size=PartitionSize(SharingMode.CORES, 1))
+    assert host_cores(on_cpu, told(on_cpu, cores_used=used)) == 1
+
+
+def test_engines_on_gpus_take_host_memory_and_simulated_ones_do_not() -> None:
+    assert host_memory(profile(), SPEC) == ENGINE_HOST_BYTES
+    assert host_memory(profile(), dataclasses.replace(SPEC, engine_kind="simulated")) == 0
+    on_cpu = dataclasses.replace(profile(), size=PartitionSize(SharingMode.CORES, 1))
+    assert host_memory(on_cpu, SPEC) == 0
+
+
+def test_candidates_carry_all_of_it() -> None:
+    of = profile()
+    points = tuple(
+        dataclasses.replace(p, telemetry=Telemetry("test", power_watts=200, cores_used=1.5))
+        for p in of.points
+    )
+    demand = candidates_for(SPEC, [dataclasses.replace(of, points=points)], [A100.key])
+    assert {c.size.cores for c in demand.candidates} == {2}
+    assert {c.host_memory_bytes for c in demand.candidates} == {ENGINE_HOST_BYTES}
+    assert {c.watts for c in demand.candidates} == {200 - IDLE}
+
+
+def test_a_gpu_instance_shares_nothing() -> None:
+    on_slice = profile(PartitionSize(SharingMode.MIG, 1, 100, "2g.20gb"))
+    demand = candidates_for(SPEC, [on_slice], [A100.key])
+    assert {(c.busy, c.kappa) for c in demand.candidates} == {(0.0, None)}

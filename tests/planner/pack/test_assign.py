@@ -1,0 +1,171 @@
+"""Abstract devices become real ones: running replicas stay, and instances find their slices."""
+
+import dataclasses
+
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, PartitionSize
+from partitiond.core.model.spec import FaultDomain, PlacementRules
+from partitiond.core.plan.record import Candidate, Placement, diff_plans
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.types import Instance, PlanRequest
+from partitiond.planner.pack.assign import applied, assign
+from partitiond.planner.pack.packing import Packing
+from tests.planner.build import cpu, gpu, on_cores, point, want
+
+
+def cut(name: str = "gpu-0", **changes: object) -> Device:
+    """A GPU that is cut by MIG."""
+    return dataclasses.replace(gpu(name, modes=(SharingMode.MIG,)), **changes)  # type: ignore[arg-type]
+
+
+def on_slice(model: str, name: str) -> Candidate:
+    """A candidate in a GPU instance."""
+    found = point(model, 1, 8, mode=SharingMode.MIG)
+    return dataclasses.replace(found, size=PartitionSize(SharingMode.MIG, 1, 100, name))
+
+
+def runs(replica: str, candidate: Candidate, start: int, device: str = "gpu-0") -> Placement:
+    """A replica that runs in a GPU instance."""
+    size = {"1g": 1, "2g": 2, "3g": 4, "4g": 4, "7g": 8}[candidate.size.mig_profile[:2]]
+    partition = MigSlice(device, candidate.memory_bytes, candidate.size.mig_profile, start, size)
+    return Placement(replica, candidate.model, device, partition, candidate)
+
+
+def packed(instance: Instance, *loads: list[str]) -> Packing:
+    """A packing with items of these MIG profiles on each device."""
+    packing = Packing(instance)
+    items = {i.mig_profile: i.index for i in instance.items}
+    for index, load in enumerate(loads):
+        for name in load:
+            assert packing.fits(index, items[name], 0)
+            packing.add(index, items[name], 0)
+    return packing
+
+
+def starts(placements: tuple[Placement, ...]) -> dict[str, tuple[str, int]]:
+    """Device and first slice by replica."""
+    return {
+        p.replica_id: (p.device_id, p.partition.slice_start)
+        for p in placements
+        if isinstance(p.partition, MigSlice)
+    }
+
+
+SMALL, LARGE = on_slice("s", "1g.10gb"), on_slice("l", "3g.40gb")
+MODELS = (want("s", SMALL, rate=1), want("l", LARGE, rate=1))
+
+
+def test_running_instances_keep_their_slices() -> None:
+    running = (runs("s-1", SMALL, 1), runs("s-2", SMALL, 3))
+    instance = build_instance(PlanRequest((cut(),), MODELS, running=running))
+    packing = packed(instance, ["1g.10gb", "1g.10gb", "3g.40gb"])
+    placements = assign(instance, packing)
+    assert starts(placements) == {"s-1": ("gpu-0", 1), "s-2": ("gpu-0", 3), "l-1": ("gpu-0", 4)}
+    diff = diff_plans(running, placements)
+    assert (len(diff.keep), len(diff.move), len(diff.start)) == (2, 0, 1)
+
+
+def test_only_who_is_in_the_way_moves() -> None:
+    running = (runs("s-1", SMALL, 1), runs("s-2", SMALL, 5))
+    instance = build_instance(PlanRequest((cut(),), MODELS, running=running))
+    packing = packed(instance, ["1g.10gb", "1g.10gb", "3g.40gb"])
+    diff = diff_plans(running, assign(instance, packing))
+    assert (len(diff.keep), len(diff.move), len(diff.start)) == (1, 1, 1)
+    assert applied(instance, packing).load_bytes == sum(
+        c.memory_bytes - c.kv_cache_bytes for c in (SMALL, LARGE)
+    )
+
+
+def test_an_instance_on_slices_that_others_took_has_to_move() -> None:
+    running = (runs("s-1", SMALL, 0),)
+    devices = (cut(occupied_slices=(0,)),)
+    instance = build_instance(PlanRequest(devices, MODELS, running=running))
+    placements = assign(instance, packed(instance, ["1g.10gb"]))
+    assert starts(placements)["s-1"][1] != 0
+
+
+def test_the_device_that_runs_the_set_is_the_one_that_gets_it() -> None:
+    running = (runs("l-1", LARGE, 4, "gpu-1"),)
+    instance = build_instance(PlanRequest((cut(), cut("gpu-1")), MODELS, running=running))
+    packing = packed(instance, ["3g.40gb"], ["1g.10gb"])
+    placements = assign(instance, packing)
+    assert starts(placements)["l-1"] == ("gpu-1", 4)
+
+
+def test_sets_stay_on_their_host_where_a_rule_speaks_of_hosts() -> None:
+    rules = PlacementRules(survive=FaultDomain.HOST, survive_share=0.5)
+    models = (dataclasses.replace(MODELS[0], rules=rules), MODELS[1])
+    running = (runs("l-1", LARGE, 4, "gpu-1"),)
+    devices = (cut(host="x"), cut("gpu-1", host="y"))
+    instance = build_instance(PlanRequest(devices, models, running=running))
+    packing = packed(instance, ["3g.40gb"], ["1g.10gb"])
+    assert starts(assign(instance, packing))["l-1"][0] == "gpu-0"
+
+
+def shared(model: str, mode: SharingMode, gib: float = 4, sm_percent: int = 50) -> Candidate:
+    found = point(model, 1, gib, mode=mode)
+    percent = sm_percent if mode is SharingMode.MPS else 100
+    return dataclasses.replace(found, size=PartitionSize(mode, 0, percent))
+
+
+def homes(*loads: list[Candidate], running: tuple[Placement, ...]) -> list[str]:
+    """The device of each replica; there is a device for each load."""
+    devices = tuple(gpu(f"gpu-{n}") for n in range(len(loads)))
+    every = [candidate for load in loads for candidate in load]
+    names = dict.fromkeys(candidate.model for candidate in every)
+    wanted = tuple(
+        want(name, *dict.fromkeys(c for c in every if c.model == name), rate=1) for name in names
+    )
+    instance = build_instance(PlanRequest(devices, wanted, running=running))
+    packing = Packing(instance)
+    for index, load in enumerate(loads):
+        for candidate in load:
+            item = next(i for i in instance.items if i.candidate == candidate)
+            option = packing.best_option(index, [*packing.loads[index].items, item.index])
+            assert option is not None
+            packing.add(index, item.index, option)
+    return [p.device_id for p in assign(instance, packing)]
+
+
+def alone(replica: str, candidate: Candidate, device: str) -> Placement:
+    """It runs, with a memory share."""
+    return Placement(
+        replica, candidate.model, device, MemoryShare(device, candidate.memory_bytes), candidate
+    )
+
+
+def test_who_changes_the_mode_of_its_device_starts_on_an_idle_one() -> None:
+    before, after = shared("m", SharingMode.MEMORY), shared("m", SharingMode.MPS)
+    running = (alone("m-1", before, "gpu-0"),)
+    assert set(homes([after, after], [], running=running)) == {"gpu-1"}
+
+
+def test_who_fits_beside_what_it_replaces_stays_on_its_device() -> None:
+    before, after = shared("m", SharingMode.MEMORY), shared("m", SharingMode.MEMORY, 8)
+    running = (alone("m-1", before, "gpu-0"),)
+    assert set(homes([after], [], running=running)) == {"gpu-0"}
+
+
+def test_who_does_not_fit_beside_it_starts_on_an_idle_one() -> None:
+    before, after = shared("m", SharingMode.MEMORY, 50), shared("m", SharingMode.MEMORY, 60)
+    running = (alone("m-1", before, "gpu-0"),)
+    assert set(homes([after], [], running=running)) == {"gpu-1"}
+
+
+def test_nothing_moves_so_that_another_can_start_at_once() -> None:
+    stays, after = shared("s", SharingMode.MEMORY, 30), shared("m", SharingMode.MEMORY, 45)
+    before = shared("m", SharingMode.MEMORY, 40)
+    running = (alone("s-1", stays, "gpu-0"), alone("m-1", before, "gpu-0"))
+    assert homes([stays, after], [], running=running) == ["gpu-0", "gpu-0"]
+
+
+def test_cores_of_one_node() -> None:
+    device = dataclasses.replace(cpu(8), core_nodes=((0, 1, 2, 3), (4, 5, 6, 7)))
+    models = tuple(want(name, on_cores(name, 1, 3), rate=1) for name in ("a", "b"))
+    instance = build_instance(PlanRequest((device,), models))
+    packing = Packing(instance)
+    for item in instance.items:
+        packing.add(0, item.index, 0)
+    for placement in assign(instance, packing):
+        assert isinstance(placement.partition, CpuCores)
+        assert len({core // 4 for core in placement.partition.cores}) == 1

@@ -1,0 +1,249 @@
+"""Placement rules decide where models may be, and failures name what is missing."""
+
+import dataclasses
+
+import pytest
+
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.model.spec import FaultDomain, Isolation, PlacementRules
+from partitiond.core.plan.record import Infeasible, Objective, Plan
+from partitiond.planner.api import solve
+from partitiond.planner.bounds.prices import usual_prices
+from partitiond.planner.check import check_plan
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.sites import build_sites
+from partitiond.planner.model.ties import twins
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.pack.adding import Adding
+from partitiond.planner.pack.complete import complete
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.pack.rules import may_leave, missing
+from tests.planner.build import gpu, in_mig, point, want
+
+HOSTS = tuple(gpu(f"gpu-{i}", host=f"node-{i // 2}", rack=f"rack-{i // 4}") for i in range(8))
+
+
+def _rules(**given: object) -> PlacementRules:
+    return PlacementRules(**given)  # type: ignore[arg-type]
+
+
+def _plan(devices: tuple[Device, ...], *wanted: object, **more: object) -> Plan:
+    request = PlanRequest(devices, wanted, time_limit_seconds=2, **more)  # type: ignore[arg-type]
+    plan = solve(request)
+    assert isinstance(plan, Plan), plan
+    assert check_plan(plan, request.models) == ()
+    return plan
+
+
+def _where(plan: Plan, model: str) -> list[str]:
+    return [p.device_id for p in plan.placements if p.model == model]
+
+
+def test_models_that_avoid_each_other_share_no_device_whoever_says_it() -> None:
+    shy = want("shy", point("shy", 5, 20), rate=4)
+    proud = want("proud", point("proud", 5, 20), rate=4, rules=_rules(avoid=("shy",)))
+    together = _plan(HOSTS[:2], shy, want("proud", point("proud", 5, 20), rate=4))
+    assert len({p.device_id for p in together.placements}) == 1
+    apart = _plan(HOSTS[:2], shy, proud)
+    assert not set(_where(apart, "shy")) & set(_where(apart, "proud"))
+    assert apart.unplaced == ()
+
+
+def test_avoiding_the_only_device_leaves_one_out_and_says_so() -> None:
+    shy = want("shy", point("shy", 5, 20), rate=4)
+    proud = want("proud", point("proud", 5, 20), rate=4, rules=_rules(avoid=("shy",)))
+    plan = _plan(HOSTS[:1], shy, proud)
+    assert len(plan.placements) == 1
+    assert len(plan.unplaced) == 1
+
+
+def test_a_model_is_only_where_its_companion_is() -> None:
+    # The companion may only be on the second host, and so the other has to follow.
+    anchor = want("anchor", point("anchor", 5, 20), rate=4, rules=_rules(only_on=("node-1",)))
+    follower = want("follower", point("follower", 5, 20), rate=4, rules=_rules(near=("anchor",)))
+    plan = _plan(HOSTS[:4], anchor, follower)
+    assert set(_where(plan, "follower")) <= {"gpu-2", "gpu-3"}
+    assert plan.unplaced == ()
+
+
+def test_two_models_may_each_have_to_be_near_the_other() -> None:
+    one = want("one", point("one", 5, 20), rate=4, rules=_rules(near=("two",)))
+    two = want("two", point("two", 5, 20), rate=9, rules=_rules(near=("one",)))
+    plan = _plan(HOSTS[:4], one, two)
+    hosts = {d.id: d.host for d in plan.devices}
+    assert {hosts[d] for d in _where(plan, "one")} == {hosts[d] for d in _where(plan, "two")}
+    assert plan.unplaced == ()
+
+
+@pytest.mark.parametrize("place", ["gpu-5", "node-2", "rack-1"])
+def test_only_on_takes_a_device_a_host_or_a_rack(place: str) -> None:
+    model = want("m", point("m", 5, 20), rate=4, rules=_rules(only_on=(place,)))
+    allowed = {d.id for d in HOSTS if place in (d.id, d.host, d.rack)}
+    assert set(_where(_plan(HOSTS, model), "m")) <= allowed
+
+
+@pytest.mark.parametrize(("kind", "lost"), [(FaultDomain.DEVICE, "id"), (FaultDomain.HOST, "host")])
+def test_the_planned_rate_survives_the_loss_of_any_one(kind: FaultDomain, lost: str) -> None:
+    model = want("m", point("m", 5, 20), rate=9.5, rules=_rules(survive=kind))
+    plan = _plan(HOSTS, model)
+    by_id = {d.id: d for d in plan.devices}
+    assert plan.unplaced == ()
+    for gone in {getattr(d, lost) for d in plan.devices}:
+        left = [d for d in _where(plan, "m") if getattr(by_id[d], lost) != gone]
+        assert 5 * len(left) >= 9.5 or len(left) >= 2
+
+
+def test_half_the_rate_survives_with_fewer_devices_than_all_of_it() -> None:
+    def used(share: float) -> int:
+        rules = _rules(survive=FaultDomain.DEVICE, survive_share=share)
+        model = want("m", point("m", 5, 50), rate=10, rules=rules)
+        return len(_where(_plan(HOSTS, model), "m"))
+
+    assert (used(0.5), used(1.0)) == (2, 3)
+
+
+def test_a_model_without_a_rate_keeps_one_replica() -> None:
+    model = want("m", point("m", 5, 20), rules=_rules(survive=FaultDomain.HOST))
+    plan = _plan(HOSTS[:4], model)
+    assert len({d.host for d in plan.devices if d.id in _where(plan, "m")}) == 2
+
+
+def test_what_cannot_survive_is_served_and_the_reason_names_the_loss() -> None:
+    model = want("m", point("m", 5, 20), rate=4, rules=_rules(survive=FaultDomain.RACK))
+    plan = _plan(HOSTS[:4], model)
+    assert plan.placements
+    (short,) = plan.unplaced
+    assert "rack" in short.reason
+    assert "rack" in short.remedy
+    assert short.missing_req_per_s == 0
+
+
+def test_who_has_priority_is_served_first() -> None:
+    few = want("few", point("few", 1, 50), rate=1, rules=_rules(priority=1))
+    many = want("many", point("many", 50, 50), rate=50)
+    plan = _plan(HOSTS[:1], few, many, objective=Objective.MAX_GOODPUT)
+    assert [p.model for p in plan.placements] == ["few"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        (PlacementRules(only_on=("nowhere",)), "no device, host, rack or hardware"),
+        (PlacementRules(only_on=("h100-80gb",)), "no device, host, rack or hardware"),
+        (PlacementRules(near=("nobody",)), "not among the models"),
+        (PlacementRules(near=("huge",)), "has no place itself"),
+    ],
+)
+def test_rules_that_nothing_can_keep_are_the_reason(rules: PlacementRules, words: str) -> None:
+    huge = want("huge", point("huge", 5, 500), rate=1)
+    answer = solve(
+        PlanRequest(HOSTS[:2], (want("m", point("m", 5, 20), rate=4, rules=rules), huge))
+    )
+    assert isinstance(answer, Infeasible)
+    assert any(words in reason for reason in answer.reasons)
+    assert answer.remedies
+
+
+def test_a_rule_that_keeps_a_model_off_its_hardware_is_the_reason() -> None:
+    other = dataclasses.replace(gpu("gpu-9", host="node-9"), hardware="h100-80gb")
+    rules = _rules(only_on=("node-9",))
+    model = want("m", point("m", 5, 20), rate=4, rules=rules)
+    answer = solve(PlanRequest((*HOSTS[:2], other), (model,)))
+    assert isinstance(answer, Infeasible)
+    assert "profiled for a100-80gb" in answer.reasons[0]
+
+
+def test_names_that_do_no_harm_are_a_warning() -> None:
+    rules = _rules(avoid=("nobody",), only_on=("nowhere", "node-0"))
+    plan = _plan(HOSTS[:2], want("m", point("m", 5, 20), rate=4, rules=rules))
+    assert any("avoid names nobody" in line for line in plan.explanation)
+    assert any("only_on names nowhere" in line for line in plan.explanation)
+
+
+def test_hardware_isolation_is_a_slice_or_a_device_of_its_own() -> None:
+    device = gpu("gpu-0", modes=(SharingMode.MIG, SharingMode.MPS))
+    neighbour = want("n", in_mig("n", 5, "1g.10gb"), rate=1)
+    walled = want("w", in_mig("w", 5, "1g.10gb"), rate=1, isolation=Isolation.HARDWARE)
+    alone = want("w", in_mig("w", 5, "1g.10gb"), rate=1, isolation=Isolation.DEVICE)
+    assert _plan((device,), neighbour, walled).unplaced == ()
+    assert len(_plan((device,), neighbour, alone).unplaced) == 1
+
+
+def test_the_checker_refuses_what_stands_against_a_rule() -> None:
+    wanted = (
+        want("a", point("a", 5, 20), rate=4, rules=_rules(avoid=("b",), only_on=("node-0",))),
+        want("b", point("b", 5, 20), rate=4, rules=_rules(near=("a",))),
+        want("c", point("c", 5, 20), rate=4, rules=_rules(survive=FaultDomain.HOST)),
+    )
+    plan = _plan(HOSTS[:4], *wanted)
+    by_model = {p.model: p for p in plan.placements}
+
+    def moved(model: str, device: str) -> tuple[str, ...]:
+        old = by_model[model]
+        there = dataclasses.replace(old.partition, device_id=device)
+        new = dataclasses.replace(old, device_id=device, partition=there)
+        placements = tuple(new if p is old else p for p in plan.placements)
+        return check_plan(dataclasses.replace(plan, placements=placements), wanted)
+
+    assert any("avoids b" in line for line in moved("a", by_model["b"].device_id))
+    assert any("may only be on node-0" in line for line in moved("a", "gpu-3"))
+    assert any("without a" in line for line in moved("b", "gpu-3"))
+    other = next(p for p in plan.placements if p.model == "c" and p is not by_model["c"])
+    assert any("is lost" in line for line in moved("c", other.device_id))
+
+
+def test_interchangeable_devices_are_those_of_one_host_once_a_rule_speaks_of_hosts() -> None:
+    plain = want("m", point("m", 5, 20), rate=4)
+    ruled = want("m", point("m", 5, 20), rate=4, rules=_rules(survive=FaultDomain.HOST))
+    assert len(twins(build_instance(PlanRequest(HOSTS[:4], (plain,))))) == 1
+    assert len(twins(build_instance(PlanRequest(HOSTS[:4], (ruled,))))) == 2
+
+
+def test_what_is_missing_names_the_worst_loss_and_goes_when_it_is_made_good() -> None:
+    model = want("m", point("m", 5, 20), rate=4, rules=_rules(survive=FaultDomain.HOST))
+    instance = build_instance(PlanRequest(HOSTS[:4], (model,)))
+    packing, (need,) = Packing(instance), instance.needs
+    packing.add(0, 0, instance.groups[0].fits.index((0,)))
+    lack = missing(packing, need)
+    assert lack is not None
+    assert lack.only_survival
+    assert lack.rate_if_lost == need.survive_rate
+    complete(Adding(packing, usual_prices(build_sites(instance))), instance.needs)
+    assert missing(packing, need) is None
+    assert not may_leave(packing, 0, 0)
+
+
+@pytest.mark.parametrize(("size", "fits"), [(20, True), (70, False)])
+def test_company_of_company_comes_along_or_nobody_does(size: int, fits: bool) -> None:
+    chain = (
+        want("a", point("a", 5, 20), rate=4, rules=_rules(near=("b",))),
+        want("b", point("b", 5, 20), rate=4, rules=_rules(near=("c",))),
+        want("c", point("c", 5, size), rate=4),
+    )
+    instance = build_instance(PlanRequest(HOSTS[:1], chain))
+    packing = Packing(instance)
+    adding = Adding(packing, usual_prices(build_sites(instance)))
+    assert adding.one(instance.needs[0]) is fits
+    assert [*packing.counts.values()] == [int(fits)] * 3
+    assert packing.used() == ([0] if fits else [])
+
+
+def test_company_has_to_be_there_first_and_may_not_leave_first() -> None:
+    anchor = want("anchor", point("anchor", 5, 20), rate=4)
+    follower = want("follower", point("follower", 5, 20), rate=4, rules=_rules(near=("anchor",)))
+    instance = build_instance(PlanRequest(HOSTS[:4], (anchor, follower)))
+    packing = Packing(instance)
+    assert not packing.fits(0, 1, 0)
+    packing.add(1, 0, 0)
+    assert packing.fits(0, 1, 0)
+    packing.add(0, 1, 0)
+    assert not may_leave(packing, 1, 0)
+    assert not packing.fits(2, 1, 0)
+
+
+def test_a_model_without_a_rate_that_cannot_survive_says_what_a_loss_leaves() -> None:
+    model = want("m", point("m", 5, 20), rules=_rules(survive=FaultDomain.HOST))
+    (short,) = _plan(HOSTS[:2], model).unplaced
+    assert "no replica left when host node-0 is lost" in short.reason
+    assert "only one host could hold it" in short.reason
+    assert "min_replicas" not in short.reason

@@ -1,0 +1,419 @@
+"""Moves have a price: a plan prefers running replicas, and leaves no model without one."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.plan.choices import Against
+from partitiond.core.plan.diff import DiffCost, diff_cost
+from partitiond.core.plan.record import (
+    Infeasible,
+    ModelDemand,
+    Objective,
+    Placement,
+    Plan,
+    Status,
+    diff_plans,
+)
+from partitiond.core.profile.record import ProfileKind
+from partitiond.fleet.file import load_fleet
+from partitiond.fleet.offline import fleet_request
+from partitiond.planner.api import solve
+from partitiond.planner.check import check_plan
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.search.nearest import least_against
+from partitiond.planner.search.portfolio import solve_portfolio
+from partitiond.planner.search.without_outage import OUTAGE
+from tests.planner.build import gpu, point, want
+
+TWO = (gpu("g0"), gpu("g1"))
+TWELVE = Path(__file__).parents[3] / "examples" / "twelve-models.toml"
+
+
+def plan(request: PlanRequest) -> Plan:
+    """The plan of a request that has one."""
+    answer = solve(request)
+    assert isinstance(answer, Plan), answer
+    return answer
+
+
+def takes(request: PlanRequest, made: Plan) -> DiffCost:
+    """What applying a plan takes."""
+    return diff_cost(diff_plans(request.running, made.placements), made.devices)
+
+
+def runs_on(devices: tuple[Device, ...], models: tuple[ModelDemand, ...]) -> tuple[Placement, ...]:
+    """Placements of models on some devices alone."""
+    return plan(PlanRequest(devices, models)).placements
+
+
+def spread(on_second: int) -> PlanRequest:
+    """Six small models on one device, some more on another one, where one would hold them all."""
+    first = tuple(want(f"a{n}", point(f"a{n}", 10, 5), rate=5) for n in range(6))
+    second = tuple(want(f"b{n}", point(f"b{n}", 10, 5), rate=5) for n in range(on_second))
+    running = runs_on(TWO[:1], first) + runs_on(TWO[1:], second)
+    return PlanRequest(TWO, (*first, *second), running=running, move_price=0.25, deterministic=True)
+
+
+def used(made: Plan) -> int:
+    """Devices in use."""
+    return len({p.device_id for p in made.placements})
+
+
+@pytest.mark.parametrize(("moves", "devices"), [(3, 1), (4, 2), (5, 2)])
+def test_a_saved_device_must_be_worth_more_than_its_moves(moves: int, devices: int) -> None:
+    made = plan(spread(moves))
+    proof = made.certificate
+    assert used(made) == devices
+    assert proof.moves == (moves if devices == 1 else 0)
+    assert proof.value == pytest.approx(devices + 0.25 * proof.moves)
+    assert (proof.own_value, proof.own_bound) == (devices, 1)
+    assert proof.bound <= proof.value
+    # The price of fewer moves than these is proven, too: CP-SAT counts them.
+    assert proof.status is Status.OPTIMAL
+
+
+@pytest.mark.parametrize(("moves", "chosen"), [(3, 1), (5, 0)])
+def test_the_plan_tells_what_moves_buy_and_what_is_next_best(moves: int, chosen: int) -> None:
+    """A bound for few moves is tighter: 1.75 with the price proves that no move needs 2 devices."""
+    made = plan(spread(moves))
+    shown = made.certificate.choices
+    assert [(c.moves, c.value, c.bound) for c in shown] == [(0, 2, 2), (moves, 1, 1)]
+    assert [c.chosen for c in shown].index(True) == chosen
+    assert [c.wins_from for c in shown] == pytest.approx([1 / moves, 0])
+    (line,) = [line for line in made.explanation if line.startswith("Next best")]
+    other = f"2 devices with no move instead of 1 device with {moves} moves"
+    if chosen == 0:
+        other = f"1 device with {moves} moves instead of 2 devices with no move"
+    side = "or more" if chosen else "or less"
+    assert line == (
+        f"Next best of the plans found: {other}; it wins where planner.move_price is "
+        f"{1 / moves:.3g} {side} (now 0.25)."
+    )
+
+
+@pytest.mark.parametrize(("more", "moves"), [(0.001, 0), (-0.001, 5)])
+def test_at_the_price_that_is_told_the_other_plan_wins(more: float, moves: int) -> None:
+    """On both sides of 0.2: the plan that is told to win there is made."""
+    made = plan(dataclasses.replace(spread(5), move_price=0.2 + more))
+    assert made.certificate.moves == moves
+
+
+def test_nothing_is_told_of_moves_where_nothing_runs_or_nothing_is_to_be_gained() -> None:
+    fresh = plan(dataclasses.replace(spread(5), running=()))
+    assert fresh.certificate.choices == ()
+    again = plan(dataclasses.replace(spread(5), running=fresh.placements))
+    assert again.certificate.choices == ()
+    assert not [line for line in (*fresh.explanation, *again.explanation) if "Next best" in line]
+
+
+def test_with_moves_for_nothing_it_is_told_what_they_would_have_bought() -> None:
+    shown = plan(dataclasses.replace(spread(5), move_price=0.0)).certificate.choices
+    assert [(c.moves, c.value, c.chosen) for c in shown] == [(0, 2, False), (5, 1, True)]
+    assert [c.bound for c in shown] == [1, 1], "nothing is proven of few moves without a price"
+
+
+@pytest.mark.parametrize("objective", [Objective.MAX_MIN, Objective.MAX_HEADROOM])
+def test_where_somebody_gets_nothing_plans_are_not_compared_by_their_goodput(
+    objective: Objective,
+) -> None:
+    """Two of three models fit, and what runs is not the best of them."""
+    sizes = (("a", 5.0), ("b", 10.0), ("c", 4.0))
+    models = tuple(want(name, point(name, rate, 60), rate=rate) for name, rate in sizes)
+    running = runs_on(TWO, (models[0], models[2]))
+    made = plan(PlanRequest(TWO, models, running=running, objective=objective, move_price=0.25))
+    assert (made.certificate.value, made.certificate.choices) == (0, ())
+
+
+def test_a_plan_beyond_the_budget_is_told_and_wins_at_no_price() -> None:
+    request = dataclasses.replace(spread(3), move_budget=0.1)
+    shown = plan(request).certificate.choices
+    assert [(c.moves, c.value, c.chosen, c.against) for c in shown] == [
+        (0, 2, True, None),
+        (3, 1, False, Against.MOVE_BUDGET),
+    ]
+    assert [c.wins_from for c in shown] == [0, None]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"value": 1.0}, "not one of the choices is the plan"),
+        ({"chosen": False}, "not one of the choices is the plan"),
+        ({"moves": 1}, "the plan moves 1"),
+        ({"bound": 2.5}, "is better than the bound for 0 moves"),
+        ({"bound": 0.5}, "looser than the one for any number"),
+    ],
+)
+def test_the_checker_refuses_wrong_choices(change: dict[str, object], says: str) -> None:
+    request = spread(5)
+    made = plan(request)
+    first, *others = made.certificate.choices
+    wrong = dataclasses.replace(first, **change)  # type: ignore[arg-type]
+    proof = dataclasses.replace(made.certificate, choices=(wrong, *others))
+    found = check_plan(
+        dataclasses.replace(made, certificate=proof), request.models, before=request.before
+    )
+    assert any(says in line for line in found), found
+
+
+@pytest.mark.parametrize(("devices", "chosen"), [(3, 3), (4, 1)])
+def test_a_needless_stop_counts_as_eight_moves_and_is_no_reason_to_take_any_other_plan(
+    devices: int, chosen: int
+) -> None:
+    """Two devices less are worth eight moves and no more; three are worth those and three moves."""
+    gpus = tuple(gpu(f"g{n}") for n in range(devices))
+    each = [tuple(want(f"{d.id}-{n}", point(f"{d.id}-{n}", 10, 5), rate=5) for n in range(k))
+            for d, k in zip(gpus, (6, 1, 1, 1), strict=False)]  # fmt: skip
+    running = tuple(p for d, mine in zip(gpus, each, strict=True) for p in runs_on((d,), mine))
+    request = PlanRequest(gpus, sum(each, ()), running=running, move_price=0.25)
+
+    def early(packing: Packing) -> int:
+        return int(len(packing.used()) < devices)
+
+    found = solve_portfolio(build_instance(request), may=early)
+    assert len(found.packing.used()) == chosen
+    (mine,) = (one for one in found.seen if one.packing is found.packing)
+    assert mine.against == (Against.NEEDLESS_STOP if chosen < devices else None)
+    assert {one.against for one in found.seen} == {None, Against.NEEDLESS_STOP}
+
+
+def test_of_plans_that_are_spoken_against_alike_the_first_is_taken() -> None:
+    """An outage is never taken where something else is, whatever that is worth."""
+    worths = [9.0, 8.0, 1.0]
+
+    def taken(*told: int) -> int:
+        return least_against(told, lambda at, more: worths[at] - more)
+
+    assert (taken(0), taken(1, 1), taken(OUTAGE, OUTAGE)) == (0, 0, 0)
+    assert (taken(OUTAGE, 1, 0), taken(OUTAGE, OUTAGE, 0)) == (2, 2)
+    assert taken(1, OUTAGE, 0) == 2, "nine less eight are no more than one"
+    worths[0] = 9.1
+    assert taken(1, OUTAGE, 0) == 0
+
+
+def test_without_a_price_the_best_plan_is_made_whatever_it_moves() -> None:
+    made = plan(dataclasses.replace(spread(5), move_price=0.0))
+    assert (used(made), made.certificate.moves, made.certificate.own_value) == (1, 0, 1)
+
+
+def test_what_must_move_costs_nothing() -> None:
+    request = spread(3)
+    gone = dataclasses.replace(TWO[1], cordoned=True)
+    made = plan(dataclasses.replace(request, devices=(TWO[0], gone)))
+    assert (made.certificate.moves, made.certificate.value) == (0, 1)
+    assert not made.unplaced
+
+
+def test_a_smaller_demand_stops_replicas_and_that_is_no_move() -> None:
+    more = (want("a", point("a", 10, 15), rate=38),)
+    less = (want("a", point("a", 10, 15), rate=15),)
+    made = plan(PlanRequest(TWO, less, running=runs_on(TWO, more), move_price=0.25))
+    assert (len(made.placements), made.certificate.moves) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "price"), [(Objective.MIN_PRICE, 0.25 * 3), (Objective.MIN_POWER, 0.25 * 300)]
+)
+def test_the_price_is_a_share_of_the_mean_device(objective: Objective, price: float) -> None:
+    request = dataclasses.replace(spread(3), objective=objective)
+    devices = tuple(
+        dataclasses.replace(d, price_per_hour=cost, max_watts=100 * cost)
+        for d, cost in zip(TWO, (2.0, 4.0), strict=True)
+    )
+    made = plan(dataclasses.replace(request, devices=devices))
+    assert made.certificate.move_price == pytest.approx(price)
+    assert made.certificate.moves == 3
+
+
+def test_a_move_takes_a_quarter_percent_of_goodput() -> None:
+    """Two replicas instead of one in the same place: 0.4 % more is worth a move, 0.2 % is not."""
+    for more, moves in ((0.004, 1), (0.002, 0)):
+        old = point("a", 10, 60)
+        new = point("a", 10 * (1 + more), 70, batch=9)
+        running = runs_on(TWO[:1], (want("a", old, rate=11),))
+        request = PlanRequest(
+            TWO[:1],
+            (want("a", old, new, rate=11),),
+            running=running,
+            objective=Objective.MAX_GOODPUT,
+            move_price=0.25,
+        )
+        proof = plan(request).certificate
+        assert proof.moves == moves
+        assert proof.value == pytest.approx(proof.own_value * (1 - 0.0025 * moves))
+
+
+def changed(second: Device | None) -> PlanRequest:
+    """A full device on which one of two models now needs other replicas."""
+    devices = TWO[:1] if second is None else (TWO[0], second)
+    a, b = want("a", point("a", 10, 38), rate=5), want("b", point("b", 10, 40), rate=5)
+    running = runs_on(TWO[:1], (a, b))
+    now = want("a", point("a", 10, 39, batch=4), rate=5)
+    return PlanRequest(devices, (now, b), running=running, move_price=0.25, allow_outage=False)
+
+
+def test_a_plan_with_an_outage_is_not_among_those_that_moves_buy() -> None:
+    """One device would do, without a move: but model a would have no replica for a while."""
+    request = changed(TWO[1])
+    assert used(plan(dataclasses.replace(request, allow_outage=True, move_price=0.0))) == 1
+    made = plan(request)
+    assert used(made) == 2
+    assert made.certificate.choices == ()
+
+
+def test_of_plans_with_an_outage_and_without_only_those_without_are_told_of() -> None:
+    found = solve_portfolio(
+        build_instance(spread(3)), may=lambda packing: OUTAGE if len(packing.used()) == 1 else 0
+    )
+    assert [len(one.packing.used()) for one in found.seen] == [2]
+
+
+def test_an_idle_device_takes_what_has_no_room_beside_what_runs() -> None:
+    request = changed(TWO[1])
+    free = plan(dataclasses.replace(request, allow_outage=True, move_price=0.0))
+    assert [o.model for o in takes(request, free).outages] == ["a"]
+    made = plan(request)
+    assert {p.replica_id: p.device_id for p in made.placements} == {"a-1": "g1", "b-1": "g0"}
+    assert not takes(request, made).outages
+    assert not made.held_back
+
+
+def test_a_change_without_room_is_held_back_and_says_for_what_outage() -> None:
+    request = changed(None)
+    made = plan(request)
+    assert made.placements == request.running
+    assert [one.model for one in made.held_back] == ["a"]
+    assert made.held_back[0].seconds > 30
+    assert any(
+        "a stays as it runs" in line and "--allow-outage" in line for line in made.explanation
+    )
+
+
+def test_an_outage_that_is_allowed_is_taken() -> None:
+    request = changed(None)
+    by_flag = plan(dataclasses.replace(request, allow_outage=True))
+    a, b = request.models
+    by_spec = plan(
+        dataclasses.replace(request, models=(dataclasses.replace(a, allow_outage=True), b))
+    )
+    other = plan(
+        dataclasses.replace(request, models=(a, dataclasses.replace(b, allow_outage=True)))
+    )
+    for made in (by_flag, by_spec):
+        assert [o.model for o in takes(request, made).outages] == ["a"]
+        assert not made.held_back
+    assert [one.model for one in other.held_back] == ["a"]
+
+
+@pytest.mark.parametrize(("rate", "missing"), [(9.0, 0.0), (12.0, 12 - 10 / 1.1)])
+def test_what_a_held_back_model_lacks_is_said(rate: float, missing: float) -> None:
+    """It gives 10 requests/s alone, and shares its device at level 1.1."""
+    request = changed(None)
+    now = want("a", point("a", 15, 39, batch=4), rate=rate)
+    made = plan(dataclasses.replace(request, models=(now, request.models[1])))
+    assert made.held_back[0].missing_req_per_s == pytest.approx(missing)
+
+
+def wrong(request: PlanRequest, made: Plan) -> str:
+    """What the checker says of a plan."""
+    found = check_plan(made, request.models, before=request.before)
+    return "; ".join(found)
+
+
+def test_the_checker_counts_moves_and_refuses_outages_by_itself() -> None:
+    request = spread(3)
+    made = plan(request)
+    assert wrong(request, made) == ""
+    for changes, says in (
+        ({"moves": 2, "value": 1.5}, "counts 2 moves"),
+        ({"moves": 4, "value": 2.0}, "counts 4 moves"),
+        ({"value": 1.0}, "with its moves it is"),
+        ({"move_price": 0.1, "value": 1.3}, "prices a move"),
+        ({"bound_without_moves": 2.0}, "better than its bound"),
+    ):
+        proof = dataclasses.replace(made.certificate, **changes)  # type: ignore[arg-type]
+        gap = abs(proof.bound - proof.value) / proof.value
+        proof = dataclasses.replace(proof, gap=gap, status=Status.FEASIBLE)
+        assert says in wrong(request, dataclasses.replace(made, certificate=proof))
+    request = changed(None)
+    taken = plan(dataclasses.replace(request, allow_outage=True))
+    assert "nobody has allowed an outage" in wrong(request, taken)
+    held = plan(request)
+    first, *rest = held.placements
+    renamed = (dataclasses.replace(first, replica_id="a-9"), *rest)
+    other = dataclasses.replace(held, placements=renamed)
+    assert "is said to stay as it runs" in wrong(request, other)
+
+
+def test_an_infeasible_request_stays_infeasible_without_outages() -> None:
+    too_large = (want("a", point("a", 10, 200), rate=5),)
+    answer = solve(PlanRequest(TWO, too_large, allow_outage=False, move_price=0.25))
+    assert isinstance(answer, Infeasible)
+
+
+def twelve(rate: float, running: tuple[Placement, ...]) -> PlanRequest:
+    """Twelve models on eight A100s, one of them at a given demand."""
+    asked = fleet_request(load_fleet(TWELVE), time_limit_seconds=5.0)
+    models = tuple(
+        dataclasses.replace(m, demand=dataclasses.replace(m.demand, req_per_s=rate))
+        if m.model == "opt-125m"
+        else m
+        for m in asked.models
+    )
+    return dataclasses.replace(
+        asked,
+        devices=asked.devices[:8],
+        models=models,
+        running=running,
+        deterministic=True,
+        move_price=0.25,
+        allow_outage=False,
+    )
+
+
+def test_more_demand_for_one_model_moves_nothing_needlessly() -> None:
+    """60 to 100 to 130 requests/s: seven and twelve moves without a price, and an outage."""
+    running = plan(twelve(60, ())).placements
+    for rate in (100.0, 130.0):
+        request = twelve(rate, running)
+        made = plan(request)
+        diff, cost = diff_plans(running, made.placements), takes(request, made)
+        # What could do without a move would take one device more, or two.
+        assert len(diff.move) == made.certificate.moves <= 3
+        assert made.certificate.value <= used(made) + 0.25 * 3
+        assert not cost.outages
+        assert not any(step.makes_way for step in cost.steps)
+        assert not made.unplaced
+        running = made.placements
+
+
+def test_optimal_is_said_of_estimates_where_figures_are_estimated() -> None:
+    request = spread(3)
+    assert plan(request).certificate.optimal_words == "proven optimal"
+    first, *others = request.models
+    guess = dataclasses.replace(first.candidates[0], profile_kind=ProfileKind.ESTIMATED)
+    guessed = dataclasses.replace(first, candidates=(guess,))
+    made = plan(dataclasses.replace(request, models=(guessed, *others)))
+    assert made.certificate.optimal_words == "optimal for these estimates"
+    assert "(optimal for these estimates)" in made.explanation[0]
+
+
+def test_a_plan_that_a_budget_keeps_from_least_replicas_has_a_bound_of_its_own() -> None:
+    b = want("b", point("b", 14, 10), rate=27)
+    running = runs_on(TWO[:1], (b,))
+    # Models that cannot be beside what runs; with them and without `b` less is served.
+    a = want("a", point("a", 19, 38, sm=33), rate=0.7)
+    e = want("e", point("e", 14, 38, sm=10), rate=5)
+    request = PlanRequest(
+        TWO[:1], (a, b, e), running=running, objective=Objective.MIN_PRICE, move_budget=0.0
+    )
+    made, free = plan(request), plan(dataclasses.replace(request, move_budget=None))
+    assert {p.model for p in made.placements} == {"b"}
+    assert {p.model for p in free.placements} == {"a", "e"}
+    assert free.certificate.bound < made.certificate.value <= made.certificate.bound
+    assert made.certificate.status is Status.FEASIBLE

@@ -1,0 +1,108 @@
+"""A solve reports its progress."""
+
+import dataclasses
+import math
+import time
+
+import pytest
+
+from partitiond.core.plan.answers import PlanProgress
+from partitiond.core.plan.record import Objective, Plan
+from partitiond.planner.api import solve
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.progress.watch import SolveMonitor
+from tests.planner.build import gpu, point, want
+
+MANY = PlanRequest(
+    tuple(gpu(f"g{i}") for i in range(40)),
+    tuple(
+        want(f"m{i}", *(point(f"m{i}", 5 + s, 7 + 5 * s, sm=10 + 7 * s) for s in range(4)), rate=30)
+        for i in range(60)
+    ),
+    time_limit_seconds=3,
+)
+
+
+def watch(
+    objective: Objective, told: list[PlanProgress] | None = None, **more: object
+) -> SolveMonitor:
+    models = (want("a", point("a", 5, 30, sm=20), rate=5),)
+    request = PlanRequest((gpu("g0"), gpu("g1")), models, objective=objective, **more)  # type: ignore[arg-type]
+    return SolveMonitor(build_instance(request), None if told is None else told.append)
+
+
+def test_the_best_value_stays_the_best() -> None:
+    seen = watch(Objective.MIN_DEVICES)
+    for value in (5.0, 3.0, 4.0):
+        seen.found(value, f"a plan of {value:g}")
+    assert (seen.now().value, seen.now().method) == (3, "a plan of 3")
+    seen = watch(Objective.MAX_GOODPUT)
+    for value in (5.0, 3.0, 4.0):
+        seen.found(value, "")
+    assert seen.now().value == 5
+
+
+def test_the_strongest_bound_stays_and_the_gap_is_between_the_two() -> None:
+    seen = watch(Objective.MIN_DEVICES)
+    assert seen.now().gap is None
+    assert seen.proved(2.0)
+    assert not seen.proved(1.0)
+    seen.found(4.0, "")
+    assert seen.now().bound == 2
+    assert seen.now().gap == pytest.approx(0.5)
+    assert not seen.done
+    seen.found(2.0, "")
+    assert seen.done
+
+
+def test_reports_are_not_told_more_often_than_anyone_can_read() -> None:
+    told: list[PlanProgress] = []
+    seen = watch(Objective.MAX_GOODPUT, told)
+    for value in range(1000):
+        seen.found(float(value), "")
+    assert len(told) == 1
+
+
+def test_a_deterministic_solve_has_no_clock() -> None:
+    seen = watch(Objective.MIN_DEVICES, deterministic=True, time_limit_seconds=7.0)
+    assert seen.left() == 7
+
+
+def test_a_solve_tells_values_that_get_better_and_bounds_that_hold() -> None:
+    told: list[PlanProgress] = []
+    plan = solve(dataclasses.replace(MANY, objective=Objective.MAX_GOODPUT), told.append)
+    assert isinstance(plan, Plan)
+    values = [p.value for p in told if p.value is not None]
+    assert values == sorted(values)
+    assert all(v <= plan.certificate.value + 1e-3 for v in values)
+    assert all(p.bound is None or p.bound >= plan.certificate.value - 1e-3 for p in told)
+
+
+def test_a_stopped_solve_ends_at_once_with_a_plan() -> None:
+    solve(dataclasses.replace(MANY, time_limit_seconds=1))  # compiles what is not compiled yet
+    began = time.process_time()
+    plan = solve(dataclasses.replace(MANY, time_limit_seconds=120), stop=lambda: True)
+    assert isinstance(plan, Plan)
+    assert plan.placements
+    assert time.process_time() - began < 60, "computed on"
+
+
+def test_an_infinite_cost_is_a_proof_that_not_all_can_be_served() -> None:
+    seen = watch(Objective.MIN_DEVICES)
+    seen.proved(1.0)
+    seen.proved(math.inf)
+    assert seen.impossible
+    assert seen.now().bound == 1.0
+
+
+@pytest.mark.parametrize("objective", [Objective.MIN_DEVICES, Objective.MAX_GOODPUT])
+def test_a_plan_is_of_what_found_it_first(objective: Objective) -> None:
+    seen, better = watch(objective), -1 if objective.is_cost else 1
+    seen.found(50.0, "a choice")
+    seen.found(50.0 * (1 + better * 1e-15), "a search that went on from it")
+    assert seen.found_by(50.0 * (1 - better * 1e-15)) == "a choice"
+    assert seen.found_by(50.0 - better) is None
+    seen.found(50.0 + better, "a search")
+    assert seen.found_by(50.0 + better) == "a search"
+    assert seen.found_by(50.0) is None

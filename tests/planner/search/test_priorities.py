@@ -1,0 +1,299 @@
+"""Priorities are lexicographic, and the proof holds for each priority."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from partitiond.core.model.spec import PlacementRules
+from partitiond.core.performance.interference import Interference
+from partitiond.core.plan.answers import alternative
+from partitiond.core.plan.record import ModelDemand, Objective, Plan, Status
+from partitiond.planner.answers.certify import certify
+from partitiond.planner.api import solve
+from partitiond.planner.check import check_plan
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.types import Instance, PlanRequest
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.progress.members import Member
+from partitiond.planner.search.portfolio import solve_portfolio
+from partitiond.planner.search.priorities import (
+    bounds_of,
+    classes_of,
+    goodput_key,
+    order,
+    values_of,
+)
+from tests.planner.build import gpu, point, want
+
+FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
+
+
+def ranked(
+    name: str, priority: int, rate: float, gib: float = 40, wanted: float = 0
+) -> ModelDemand:
+    """A model of one size; it wants one replica unless told."""
+    rules = PlacementRules(priority=priority)
+    return want(name, point(name, rate, gib, sm=50), rate=wanted or rate, rules=rules)
+
+
+def asked(devices: int, *models: ModelDemand) -> PlanRequest:
+    """For the most goodput."""
+    return PlanRequest(
+        tuple(gpu(f"g{n}") for n in range(devices)),
+        models,
+        objective=Objective.MAX_GOODPUT,
+        interference=FREE,
+    )
+
+
+def planned(devices: int, *models: ModelDemand) -> Plan:
+    """The answer, which is a plan."""
+    answer = solve(asked(devices, *models))
+    assert isinstance(answer, Plan)
+    return answer
+
+
+def places(plan: Plan) -> list[str]:
+    """Models of the replicas."""
+    return sorted(p.model for p in plan.placements)
+
+
+@pytest.mark.parametrize("far", [1e3, 1e5])
+def test_a_priority_comes_before_however_much_of_the_one_below(far: float) -> None:
+    plan = planned(1, ranked("low", 0, far, 80), ranked("high", 1, 0.001, 80))
+    assert places(plan) == ["high"]
+    assert plan.certificate.status is Status.OPTIMAL
+    high, low = plan.certificate.by_priority
+    assert (high.priority, high.value, low.value) == (1, 0.001, 0.0)
+    assert high.bound == pytest.approx(0.001)
+    assert low.bound == 0.0
+
+
+@pytest.mark.parametrize("order_of", [*itertools.permutations((0, -1, -2))][::2])
+def test_the_lowest_is_served_as_well_as_it_can_be_beside_a_far_higher_one(
+    order_of: tuple[int, ...],
+) -> None:
+    low = [ranked(f"m{p}", p, 3.0 + p) for p in order_of]
+    plan = planned(2, ranked("top", 2, 1000.0, wanted=2000.0), *low)
+    assert places(plan) == ["m-1", "m0", "top", "top"]
+    proof = plan.certificate
+    assert proof.status is Status.OPTIMAL
+    assert [p.value for p in proof.by_priority] == [2000.0, 3.0, 2.0, 0.0]
+    assert [p.bound for p in proof.by_priority] == pytest.approx([2000.0, 3.0, 2.0, 0.0])
+
+
+def test_of_plans_as_good_for_the_higher_the_one_that_is_best_for_the_lower_is_taken() -> None:
+    """The higher one gets its 4 by one large replica or two small ones: the lower one decides."""
+    sizes = point("high", 4.0, 80, sm=100), point("high", 2.0, 20, sm=25)
+    high = want("high", *sizes, rate=4.0, rules=PlacementRules(priority=1))
+    plan = planned(1, high, ranked("low", 0, 1e-3, 40))
+    assert places(plan) == ["high", "high", "low"]
+    assert plan.certificate.status is Status.OPTIMAL
+
+
+def _two() -> tuple[PlanRequest, Plan]:
+    models = ranked("high", 1, 2.0, wanted=4.0), ranked("low", 0, 3.0, wanted=9.0)
+    request = asked(2, *models)
+    return request, planned(2, *models)
+
+
+@pytest.mark.parametrize(
+    ("which", "changes", "said"),
+    [
+        (0, {"bound": 3.0}, "more than its bound"),
+        (1, {"bound": 6.1}, "may get"),
+        (1, {"value": 6.1}, "the certificate says"),
+        (1, {"priority": 2}, "does not speak of each priority"),
+    ],
+)
+def test_what_is_claimed_of_a_priority_is_checked(
+    which: int, changes: dict[str, float], said: str
+) -> None:
+    request, plan = _two()
+    assert not check_plan(plan, request.models, FREE)
+    by = [*plan.certificate.by_priority]
+    assert [p.value for p in by] == [4.0, 6.0]
+    by[which] = dataclasses.replace(by[which], **changes)  # type: ignore[arg-type]
+    proof = dataclasses.replace(plan.certificate, by_priority=tuple(by))
+    wrong = check_plan(dataclasses.replace(plan, certificate=proof), request.models, FREE)
+    assert any(said in line for line in wrong), wrong
+
+
+def test_a_certificate_that_hides_its_priorities_is_refused() -> None:
+    request, plan = _two()
+    proof = dataclasses.replace(plan.certificate, by_priority=())
+    wrong = check_plan(dataclasses.replace(plan, certificate=proof), request.models, FREE)
+    assert any("each priority" in line for line in wrong)
+
+
+def _half() -> tuple[Instance, Packing]:
+    """The higher priority has all it asks for, the lower one half of what would fit."""
+    request, plan = _two()
+    instance, packing = build_instance(request), Packing(build_instance(request))
+    items = {it.candidate.model: it.index for it in instance.items}
+    option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode is not None)
+    for index, name in ((0, "high"), (0, "high"), (1, "low")):
+        packing.add(index, items[name], option)
+    assert len(plan.placements) == 4
+    return instance, packing
+
+
+def test_what_a_lower_priority_lacks_is_in_its_bound() -> None:
+    instance, packing = _half()
+    classes = classes_of(instance)
+    values = values_of(packing, classes)
+    assert values == pytest.approx((4.0, 3.0))
+    total = classes[0].factor * 4.0 + classes[1].factor * 6.0
+    high, low = bounds_of(instance, classes, values, total, {})
+    assert high == pytest.approx(4.0)
+    assert low >= 6.0
+
+
+def test_a_bound_for_a_lower_priority_leaves_room_where_a_higher_one_is_not_proven() -> None:
+    """The best plan gives the top 1 and the low 1; the plan at hand gives them 0.5, 1 and 0."""
+    models = ranked("top", 2, 1.0), ranked("mid", 1, 1.0), ranked("low", 0, 1.0)
+    instance = build_instance(asked(1, *models))
+    # Not far apart, so that the sums are tight.
+    factors = {2: 3.0, 1: 2.0, 0: 1.0}
+    needs = tuple(
+        dataclasses.replace(n, lift=factors[n.priority] / 100**n.priority) for n in instance.needs
+    )
+    instance = dataclasses.replace(instance, needs=needs)
+    classes = classes_of(instance)
+    assert [c.factor for c in classes] == pytest.approx([3.0, 2.0, 1.0])
+    top, mid, low = bounds_of(instance, classes, (0.5, 1.0, 0.0), 4.0, {})
+    assert top >= 1.0
+    assert mid >= 0.0
+    assert low >= 1.0
+
+
+def test_a_part_of_a_replica_of_a_higher_priority_counts_before_a_lower_one() -> None:
+    sizes = point("high", 1.0, 40, sm=50), point("high", 1.0001, 80, sm=100)
+    high = want("high", *sizes, rate=1.0001, rules=PlacementRules(priority=1))
+    instance = build_instance(asked(1, high, ranked("low", 0, 5.0)))
+    items = {it.candidate.capacity_req_per_s: it.index for it in instance.items}
+    option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode is not None)
+    more, both = Packing(instance), Packing(instance)
+    more.add(0, items[1.0001], option)
+    both.add(0, items[1.0], option)
+    both.add(0, items[5.0], option)
+    assert both.goodput() > more.goodput()
+    assert goodput_key(Member("", more)) > goodput_key(Member("", both))
+
+
+def test_optimal_is_no_sum_in_which_a_lower_priority_is_lost() -> None:
+    request = asked(1, ranked("top", 2, 1000.0), ranked("low", -2, 1.0))
+    instance = build_instance(request)
+    found = solve_portfolio(instance)
+    plan = planned(1, *request.models)
+    assert plan.certificate.status is Status.OPTIMAL
+    (top, most), (low, had) = found.class_bounds
+    open_ = dataclasses.replace(found, class_bounds=((top, most), (low, had + 3.0)))
+    proof = certify(instance, open_, plan.placements, {"g0": 1.0}, 1.0)
+    assert proof.gap < 1e-6
+    assert proof.status is Status.FEASIBLE
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "better"),
+    [
+        ((1.0, 0.0), (0.9, 9.0), 1),
+        ((1.0, 0.0), (1.0, 1.0), -1),
+        ((1.0, 1.0), (1.0 + 1e-8, 0.9), 1),
+        ((0.0, 1.0), (1e-12, 0.0), -1),
+        ((1.0, 1.0), (1.0, 1.0), 0),
+    ],
+)
+def test_the_first_difference_decides(
+    one: tuple[float, ...], other: tuple[float, ...], better: int
+) -> None:
+    assert order(one, other) == better
+    assert order(other, one) == -better
+
+
+def test_a_plan_that_is_stopped_at_once_claims_nothing_of_what_is_open() -> None:
+    models = [ranked(f"m{n}", n % 3, 0.3 + 0.071 * n, 7 + n % 13, wanted=5.0) for n in range(24)]
+    answer = solve(asked(3, *models), stop=lambda: True)
+    assert isinstance(answer, Plan)
+    proof = answer.certificate
+    full = all(p.bound <= p.value * (1 + 1e-6) for p in proof.by_priority)
+    assert (proof.status is Status.OPTIMAL) == full
+    assert len(proof.by_priority) == 3
+
+
+def test_a_kept_plan_may_give_a_lower_priority_more_than_the_best_plan_does() -> None:
+    low, high = ranked("low", 0, 1.0, 80), ranked("high", 1, 1.0, 80)
+    kept = dataclasses.replace(
+        asked(1, low, high), running=planned(1, low).placements, move_budget=0.0
+    )
+    plan = solve(kept)
+    assert isinstance(plan, Plan)
+    assert places(plan) == ["low"]
+    above, below = plan.certificate.by_priority
+    assert above.value == 0.0
+    assert above.bound == pytest.approx(1.0)
+    assert below.value == 1.0
+    assert plan.certificate.status is not Status.OPTIMAL
+
+
+def test_where_nothing_counts_no_choice_of_moves_is_told() -> None:
+    """What is asked for fits nowhere, so that no plan is worth more than another."""
+    big = ranked("big", 0, 1.0, 200, wanted=1.0)
+    two = [want(f"m{n}", point(f"m{n}", 1.0, 40, sm=50), min_replicas=0) for n in range(2)]
+    first = planned(1, *two)
+    plan = solve(dataclasses.replace(asked(2, big, *two), running=first.placements[:1]))
+    assert isinstance(plan, Plan)
+    assert (plan.certificate.own_bound, plan.certificate.choices) == (0.0, ())
+
+
+def test_no_sentence_counts_requests_by_their_priority() -> None:
+    _, both = _two()
+    assert (
+        "priority 1 gets 4 weighted requests/s of at most 4, then priority 0 gets 6 weighted "
+        in (both.explanation[0])
+    )
+    single = planned(1, ranked("high", 1, 2.0, wanted=9.0))
+    assert single.certificate.value == 400.0, "in step with plans of several priorities"
+    assert [(p.priority, p.value) for p in single.certificate.by_priority] == [(1, 4.0)]
+    assert "priority 1 gets 4 weighted requests/s of at most 4 (proven" in single.explanation[0]
+
+
+def test_a_gain_is_counted_at_the_highest_priority_that_differs() -> None:
+    request, both = _two()
+    fewer = dataclasses.replace(request, models=(request.models[0], ranked("low", 0, 3.0)))
+    higher = dataclasses.replace(request, models=(ranked("high", 1, 2.0), request.models[1]))
+    found = []
+    for other in (request, fewer, higher):
+        one = alternative("", both, solve(other), (), with_plan=False)
+        found.append((one.gain, one.gain_at_most, one.priority))
+    assert found == [(0.0, None, 1), (-3.0, None, 0), (-2.0, None, 1)]
+
+
+def test_what_a_proof_leaves_open_is_of_the_same_priority() -> None:
+    _, both = _two()
+    top, low = both.certificate.by_priority
+    open_ = (dataclasses.replace(top, bound=5.0), dataclasses.replace(low, value=2.0, bound=9.0))
+    proof = dataclasses.replace(both.certificate, by_priority=open_)
+    other = dataclasses.replace(both, certificate=proof)
+    one = alternative("", both, other, (), with_plan=False)
+    assert (one.gain, one.gain_at_most, one.priority) == (-4.0, 3.0, 0)
+    same = dataclasses.replace(proof, by_priority=(open_[0], low))
+    one = alternative("", both, dataclasses.replace(both, certificate=same), (), with_plan=False)
+    assert (one.gain, one.gain_at_most, one.priority) == (0.0, 1.0, 1)
+
+
+def test_the_worst_served_is_told_by_its_share_and_not_by_its_weight() -> None:
+    """The high one's share counts a hundredth; the low one's half is the smaller share."""
+    request = asked(1, ranked("high", 1, 4.0), ranked("low", 0, 3.0, wanted=6.0))
+    plan = solve(dataclasses.replace(request, objective=Objective.MAX_MIN))
+    assert isinstance(plan, Plan)
+    assert "the smallest share of a demand, over its weight, is 0.01, no" in plan.explanation[0]
+    assert plan.explanation[1] == (
+        "The worst served model is low, with 3 requests/s for 6 wanted (50% short)."
+    )
+    free = want("free", point("free", 4.0, 40, sm=50))
+    alone = dataclasses.replace(request, models=(free,), objective=Objective.MAX_HEADROOM)
+    unrated = solve(alone)
+    assert isinstance(unrated, Plan)
+    assert "is 8 requests/s, no plan's is more than 8 (" in unrated.explanation[0]

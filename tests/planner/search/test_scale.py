@@ -1,0 +1,202 @@
+"""The largest common factor is bounded and raised, and the remainder is given away."""
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+
+from bench.planner.shipped import request
+from partitiond.core.model.spec import FaultDomain, PlacementRules
+from partitiond.core.performance.interference import Interference
+from partitiond.core.plan.record import ModelDemand, Objective, Plan
+from partitiond.planner.api import solve
+from partitiond.planner.market.factor import Factor
+from partitiond.planner.market.value import MarketPrices
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.sites import Sites, build_sites
+from partitiond.planner.model.types import Instance, PlanRequest
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search.scale import Raising, factor_of, largest_factor, scaled, targets_of
+from tests.planner.build import gpu, point, want
+from tests.planner.problems import random_sites, states
+
+SCALES = (Objective.MAX_MIN, Objective.MAX_HEADROOM)
+
+
+FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
+
+
+def raising(instance: Instance, *, searches: bool = True) -> Raising:
+    """Nobody watches."""
+    return Raising(SolveMonitor(instance), searches)
+
+
+def best_factor(sites: Sites) -> float:
+    """By trying everything; rates beyond a demand do not count."""
+    target = targets_of(sites.instance)
+    found = 0.0
+    for rates, counts, _ in states(sites):
+        if all(c >= n for c, n in zip(counts, sites.need_min, strict=True)):
+            shares = (
+                rate / target[n.model]
+                for rate, n in zip(rates, sites.instance.needs, strict=True)
+                if n.model in target
+            )
+            found = max(found, min(shares, default=0.0))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_no_plan_has_a_larger_factor(seed: int) -> None:
+    sites = random_sites(seed, Objective.MAX_MIN)
+    instance, target = sites.instance, targets_of(sites.instance)
+    best = best_factor(sites)
+    known = raising(instance)
+    known.lower(known.alone(), "alone")
+    assert known.bound < 0 or known.bound >= best * (1 - 1e-9)
+    if known.bound <= 0:
+        assert best == 0
+        return
+    known.lower(known.market_bound(), "market")
+    assert known.bound >= best * (1 - 1e-9)
+    known.prove()
+    if known.bound < 0:  # least numbers cannot be met together
+        assert best == 0
+        return
+    assert known.bound >= best * (1 - 1e-7)
+    found = Factor(build_sites(scaled(instance, target, max(best, 1e-6) * 1.1)), target)
+    rng = np.random.default_rng(seed)
+    for _ in range(5):
+        pools = found.market.classes.pools
+        price = rng.exponential(1.0, len(found.target))
+        found.evaluate(MarketPrices(price, rng.exponential(0.3, pools)))
+        assert found.bound >= best * (1 - 1e-7)
+
+
+def test_rounds_come_closer() -> None:
+    asked = dataclasses.replace(request("over", 20, 14, 1, 2.0), objective=Objective.MAX_MIN)
+    instance = build_instance(asked)
+    target = targets_of(instance)
+    found = Factor(build_sites(scaled(instance, target, 3.0)), target)
+    first = found.bound
+    found.run(time.monotonic() + 60, 100)
+    assert found.converged
+    assert found.bound < 0.98 * first
+
+
+@pytest.mark.parametrize("objective", SCALES)
+def test_a_plan_of_a_vast_fleet_has_a_share_for_everybody(objective: Objective) -> None:
+    asked = dataclasses.replace(
+        request("over", 20, 14, 1, 2.0), objective=objective, deterministic=True
+    )
+    plan = solve(asked)
+    assert isinstance(plan, Plan)
+    assert plan.certificate.objective is objective
+    assert 0.3 * plan.certificate.bound < plan.certificate.value <= plan.certificate.bound
+    assert {p.model for p in plan.placements} == {m.model for m in asked.models}
+
+
+def _headroom(devices: int, *models: ModelDemand) -> Instance:
+    request = PlanRequest(
+        tuple(gpu(f"g{n}") for n in range(devices)),
+        models,
+        objective=Objective.MAX_HEADROOM,
+        interference=FREE,
+    )
+    return build_instance(request)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    ("least", "most", "bound"),
+    [(1, None, 2.5), (2, None, 2.0), (6, None, 0.0), (7, None, -1.0), (1, 2, 1.0), (1, 5, 2.5)],
+)
+def test_least_and_largest_numbers_of_replicas_bound_the_factor(
+    least: int, most: int | None, bound: float, exact: bool
+) -> None:
+    """Six places: of a request/s a replica a asks for 2, and b holds so many replicas at least."""
+    a = want("a", point("a", 1.0, 40, sm=50), rate=2.0)
+    b = dataclasses.replace(want("b", point("b", 1.0, 40, sm=50)), min_replicas=least)
+    instance = _headroom(3, dataclasses.replace(a, max_replicas=most), b)
+    found = largest_factor(SolveMonitor(instance), searches=False, exact=exact)
+    assert found.value == pytest.approx(max(0.0, bound), abs=1e-6)
+    assert found.met() == (bound >= 0 if exact or bound <= 0 else found.met())
+    # Without CP-SAT the last proof leaves a little.
+    assert found.bound == pytest.approx(bound, rel=1e-6 if exact else 0.01, abs=1e-6)
+
+
+def test_each_factor_is_raised_from_the_plan_before_it() -> None:
+    instance = build_instance(
+        dataclasses.replace(
+            request("over", 20, 14, 1, 1.0), objective=Objective.MAX_MIN, deterministic=True
+        )
+    )
+    known = raising(instance)
+    known.lower(known.alone(), "alone")
+    known.lower(known.market_bound(), "market")
+    values, plans = [0.0], []
+    for _ in range(6):
+        known.ask_for_more(1)
+        values.append(known.value)
+        plans.append(known.best)
+    assert values == sorted(values)
+    assert known.best is not None
+    assert known.value == factor_of(known.best, known.target)
+    first = next(plan for plan in plans if plan is not None)
+    assert not known.keep(first, "one that is worse")
+    assert known.value == values[-1] > factor_of(first, known.target)
+    assert 0.5 * known.bound < known.value <= known.bound
+
+
+def test_what_is_left_is_given_away_and_nobody_falls_below() -> None:
+    asked = dataclasses.replace(
+        request("over", 20, 14, 1, 2.0), objective=Objective.MAX_MIN, deterministic=True
+    )
+    instance = build_instance(asked)
+    known = raising(instance)
+    known.lower(0.2, "a low one")
+    known.ask_for_more(1)
+    assert known.best is not None
+    more = known.given_away(known.best, 5.0)
+    assert more.goodput() > known.best.goodput()
+    assert factor_of(more, known.target) >= known.value * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("objective", SCALES)
+def test_what_is_served_beyond_the_factor_is_not_taken_for_a_model_without_a_rate(
+    objective: Objective,
+) -> None:
+    """One gets half of its demand and the other all; another replica beside it would slow it."""
+    levels = Interference((1.0, 1.5), (1.0, 1.5), 0.0, 0.0, 0.0)
+    devices = tuple(gpu(f"g{n}") for n in range(3))
+    grows = objective is Objective.MAX_HEADROOM  # then twice the demand counts as well
+    for half, rate, slowed in ((2.0, 1.0, False), (2.0, 0.25, True), (0.5, 0.5, not grows)):
+        models = (
+            want("half", point("half", 1.0, 80, sm=100), rate=half, max_replicas=1),
+            want("full", point("full", 1.0, 40, sm=50, busy=1.0), rate=rate, max_replicas=1),
+            want("free", point("free", 1.0, 40, sm=50, busy=0.5)),
+        )
+        request = PlanRequest(devices, models, objective=objective, interference=levels)
+        instance = build_instance(request)
+        option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode == "mps")
+        packing = Packing(instance)
+        for index in range(3):
+            packing.add(index, index, option)
+        more = raising(instance).given_away(packing, 5.0)
+        assert (more.rates[1] < packing.rates[1]) is slowed
+        assert more.counts[2] == (3 if slowed else 2), "two of them fit beside each other"
+
+
+@pytest.mark.parametrize("objective", SCALES)
+def test_a_model_without_a_rate_need_not_survive_a_loss_for_others_to_be_served(
+    objective: Objective,
+) -> None:
+    rules = PlacementRules(survive=FaultDomain.DEVICE)
+    one = want("one", point("one", 1.0, 40, sm=50), rules=rules, max_replicas=1)
+    other = want("other", point("other", 1.0, 40, sm=50), rate=1.0, max_replicas=1)
+    request = PlanRequest((gpu("g0"),), (one, other), objective=objective, interference=FREE)
+    found = largest_factor(SolveMonitor(build_instance(request)), searches=False, exact=True)
+    assert found.value == pytest.approx(1.0)
+    assert found.met()

@@ -1,0 +1,92 @@
+"""Certificate files are accepted, or refused with a reason, and their expiry is known."""
+
+import shutil
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.errors import SettingsError
+from partitiond.platform.tls_files import _not_after, check_files, valid_until
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates")
+
+
+def make(folder: Path, name: str, *more: str, algorithm: str = "ec") -> tuple[Path, Path]:
+    """A self-signed certificate of ten days and its key."""
+    key, certificate = folder / f"{name}.key", folder / f"{name}.pem"
+    kind = ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"] if algorithm == "ec" else [algorithm]
+    command = ["openssl", "req", "-x509", "-newkey", *kind, "-subj", "/CN=localhost"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-days", "10"]
+    subprocess.run([*command, *(more or ["-nodes"])], check=True, capture_output=True)
+    key.chmod(0o600)
+    return certificate, key
+
+
+@pytest.mark.parametrize("algorithm", ["ec", "rsa:2048", "ed25519"])
+def test_a_pair_is_fine_and_says_when_it_ends(tmp_path: Path, algorithm: str) -> None:
+    certificate, key = make(tmp_path, "a", algorithm=algorithm)
+    assert check_files(certificate, key) == []
+    left = valid_until(certificate) - datetime.now(UTC)
+    assert timedelta(days=9) < left <= timedelta(days=10)
+
+
+def test_text_before_and_a_chain_behind_the_certificate_are_allowed(tmp_path: Path) -> None:
+    certificate, key = make(tmp_path, "a")
+    other, _ = make(tmp_path, "b", "-nodes", "-days", "3650")
+    end = valid_until(certificate)
+    certificate.write_text("Bag Attributes\n" + certificate.read_text() + other.read_text())
+    assert check_files(certificate, key) == []
+    assert valid_until(certificate) == end
+
+
+def test_dates_from_2050_on_are_read(tmp_path: Path) -> None:
+    certificate, _ = make(tmp_path, "a", "-nodes", "-days", "20000")
+    assert valid_until(certificate).year >= 2050
+
+
+def test_a_key_that_anyone_can_read_is_worth_a_warning(tmp_path: Path) -> None:
+    certificate, key = make(tmp_path, "a")
+    key.chmod(0o640)
+    assert check_files(certificate, key) == [], "a group of its own is usual"
+    key.chmod(0o644)
+    (warning,) = check_files(certificate, key)
+    assert f"chmod 600 {key}" in warning
+
+
+def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
+    certificate, key = make(tmp_path, "a")
+    _, other = make(tmp_path, "b")
+    with pytest.raises(SettingsError, match="key values mismatch"):
+        check_files(certificate, other)
+    with pytest.raises(SettingsError, match=r"proxy\.tls_key: .*none\.key cannot be read"):
+        check_files(certificate, tmp_path / "none.key")
+    with pytest.raises(SettingsError, match=r"proxy\.tls_certificate: .* Is a directory"):
+        check_files(tmp_path, key)
+    with pytest.raises(SettingsError, match="no certificate and its key"):
+        check_files(key, certificate)
+    empty = tmp_path / "empty"
+    empty.touch()
+    with pytest.raises(SettingsError, match="no certificate and its key"):
+        check_files(empty, key)
+    with pytest.raises(ValueError, match="no PEM certificate"):
+        valid_until(empty)
+
+
+def test_a_key_with_a_pass_phrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    certificate, key = make(tmp_path, "a", "-passout", "pass:secret")
+    with pytest.raises(SettingsError) as refused:
+        check_files(certificate, key)
+    assert "no pass phrase" in refused.value.hint
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused_and_nothing_else(noise: bytes) -> None:
+    for der in (noise, b"\x30\x81\xb0\x30\x81\xa0" + noise, b"\x30\x20\x30\x1e" + noise):
+        try:
+            _not_after(der)
+        except ValueError:
+            continue

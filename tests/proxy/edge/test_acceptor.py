@@ -1,0 +1,142 @@
+"""Connections are handed over if files run out; the log says so now and then, none is lost."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import resource
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from partitiond.proxy.edge.acceptor import Acceptor, Taken, hand, take
+
+
+@contextlib.contextmanager
+def no_file_left() -> Iterator[None]:
+    """This process can open nothing more."""
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Listener(socket.socket):
+    """A real one that notes when it was asked."""
+
+    asked: list[float]
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.asked.append(time.monotonic())
+        return super().accept()
+
+
+class Worker:
+    """Takes connections in this process."""
+
+    def __init__(self) -> None:
+        self.handoff, self.own = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.handoff.setblocking(False)
+        self.own.setblocking(False)
+        self.handed = 0
+
+    def open_connections(self) -> int:
+        return self.handed
+
+    def close(self) -> None:
+        self.handoff.close()
+        self.own.close()
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+async def until(condition: object) -> None:
+    async with asyncio.timeout(120):
+        while not condition():  # type: ignore[operator]  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0.005)
+
+
+async def test_without_a_file_left_connections_wait_and_it_is_said_once(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = Listener(socket.AF_INET)
+    listener.asked = []
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    listener.setblocking(False)
+    acceptor = Acceptor(listener, lambda: [worker])
+    acceptor.resume()
+    with socket.create_connection(listener.getsockname()) as client:
+        with no_file_left():
+            await until(lambda: len(listener.asked) >= 5)
+            assert worker.handed == 0
+            assert [record.exc_info for record in caplog.records] == [None]
+            assert "max_connections" in caplog.text
+        await until(lambda: worker.handed == 1)
+        taken = take(worker.own, socket.AF_INET)
+        assert taken is not None
+        (connection,) = taken.connections
+        client.sendall(b"x")
+        connection.setblocking(True)
+        assert connection.recv(1) == b"x"
+        connection.close()
+    pauses = [later - sooner for sooner, later in itertools.pairwise(listener.asked[:5])]
+    assert pauses[3] >= 0.075, "it does not back off"
+    acceptor.close()
+
+
+async def test_pauses_begin_anew_after_a_connection(worker: Worker) -> None:
+    listener = Listener(socket.AF_INET)
+    listener.asked = []
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    listener.setblocking(False)
+    acceptor = Acceptor(listener, lambda: [worker])
+    acceptor.resume()
+    with socket.create_connection(listener.getsockname()):
+        with no_file_left():
+            await until(lambda: len(listener.asked) >= 4)
+        await until(lambda: worker.handed == 1)
+    assert acceptor._pause_seconds < 0.02
+    acceptor.close()
+
+
+def test_what_a_worker_has_no_file_for_waits_for_it(worker: Worker) -> None:
+    with socket.socket() as one, socket.socket() as another:
+        assert hand(worker, one)
+        assert hand(worker, another)
+    with no_file_left():
+        assert take(worker.own, socket.AF_INET) == Taken([], 0, full=True)
+        assert take(worker.own, socket.AF_INET) == Taken([], 0, full=True)
+    taken = take(worker.own, socket.AF_INET)
+    assert taken is not None
+    assert (len(taken.connections), taken.lost, taken.full) == (2, 0, False)
+    for connection in taken.connections:
+        connection.close()
+
+
+def test_a_handoff_that_was_cut_is_counted(worker: Worker) -> None:
+    """As the kernel cuts it where the last file was taken in between."""
+    worker.handoff.send(b"c")
+    with socket.socket() as one:
+        assert hand(worker, one)
+    worker.handoff.send(b"c")
+    taken = take(worker.own, socket.AF_INET)
+    assert taken is not None
+    assert (len(taken.connections), taken.lost, taken.full) == (1, 2, False)
+    taken.connections[0].close()
+    worker.handoff.send(b"c")
+    worker.handoff.close()
+    assert take(worker.own, socket.AF_INET) == Taken([], 1)
+    assert take(worker.own, socket.AF_INET) is None

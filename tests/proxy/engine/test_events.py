@@ -1,0 +1,202 @@
+"""The scanner emits only whole events, in order and unchanged, for any input."""
+
+import contextlib
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.proxy.engine.events import EventScanner
+from partitiond.proxy.request.dialects import CHAT, MESSAGES, RESPONSES
+from partitiond.proxy.request.errors import ApiError, AttemptError, in_openai_shape
+from tests.proxy.scripted import DONE, chat_event, event, text_event
+
+TEXTS = st.lists(st.text(max_size=40), min_size=1, max_size=12)
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
+
+
+@given(TEXTS, st.lists(st.integers(0, 10_000), max_size=30))
+def test_any_cutting_gives_the_same_stream(texts: list[str], places: list[int]) -> None:
+    data = b"".join(text_event("x" + text) for text in texts) + DONE
+    scanner = EventScanner(CHAT, 1 << 20)
+    out = [scanner.feed(piece) for piece in cut(data, places)]
+    assert b"".join(out) == data
+    assert all(not piece or piece.endswith(b"\n\n") for piece in out)
+    assert scanner.done
+    assert not scanner.error
+    assert scanner.output_events == len(texts)
+
+
+@given(st.text(), st.lists(st.integers(0, 10_000), max_size=10))
+def test_a_model_that_writes_our_markers_is_not_taken_at_its_word(
+    text: str, places: list[int]
+) -> None:
+    said = f'data: [DONE]\n\ndata: {{"error": {text}'
+    data = text_event("x") + text_event(said) + text_event("y")
+    scanner = EventScanner(CHAT, 1 << 20)
+    out = b"".join(scanner.feed(piece) for piece in cut(data, places))
+    assert out == data
+    assert not scanner.done
+    assert not scanner.error
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(0, 10_000), max_size=10))
+def test_garbage_is_refused_or_held_never_passed_on_half(data: bytes, places: list[int]) -> None:
+    scanner = EventScanner(CHAT, 1 << 20)
+    with contextlib.suppress(AttemptError):
+        for piece in cut(data, places):
+            out = scanner.feed(piece)
+            assert not out or out.endswith(b"\n\n")
+
+
+def test_nothing_comes_out_before_the_first_content() -> None:
+    scanner = EventScanner(CHAT, 1 << 20)
+    role = chat_event({"role": "assistant", "content": ""})
+    assert scanner.feed(role) == b""
+    assert not scanner.started
+    hello = chat_event({"content": "hello"})
+    assert scanner.feed(hello) == role + hello
+    assert scanner.started
+
+
+@pytest.mark.parametrize(
+    "delta", [{"content": "x"}, {"tool_calls": [{}]}, {"reasoning_content": "hm"}]
+)
+def test_content_is_anything_but_the_role(delta: dict[str, object]) -> None:
+    scanner = EventScanner(CHAT, 1 << 20)
+    assert scanner.feed(chat_event({"role": "assistant", **delta}))
+
+
+def test_after_an_error_event_nothing_more_comes() -> None:
+    scanner = EventScanner(CHAT, 1 << 20)
+    error = event({"error": {"message": "x"}})
+    first = text_event("a")
+    assert scanner.feed(first + error + text_event("b") + DONE) == first + error
+    assert scanner.done
+    assert json.loads(scanner.error[6:])["error"]["message"] == "x"
+
+
+def test_usage_is_read_from_the_last_event_only_at_the_end() -> None:
+    scanner = EventScanner(CHAT, 1 << 20)
+    usage = event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 9}})
+    for piece in (text_event("a"), usage, DONE):
+        scanner.feed(piece)
+    assert scanner.usage == (7, 9)
+
+
+def test_usage_in_a_models_words_is_not_usage() -> None:
+    scanner = EventScanner(CHAT, 1 << 20)
+    scanner.feed(text_event('"prompt_tokens":1,"completion_tokens":2') + DONE)
+    assert scanner.usage is None
+
+
+FINGERPRINT = '"vllm-1"'
+
+
+def usage_event(**extra: object) -> bytes:
+    numbers = {"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 16}
+    return event({"id": "cmpl-1", "choices": [], "usage": numbers, **extra})
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=30), st.sampled_from([None, FINGERPRINT.encode()]))
+def test_usage_that_the_client_did_not_ask_for_is_kept_back(
+    places: list[int], known: bytes | None
+) -> None:
+    """And the stream is byte for byte what the engine sends when it is not asked."""
+    end = text_event("", "stop")
+    unasked = text_event("a") + end[:-3] + b',"system_fingerprint":"vllm-1"}\n\n' + DONE
+    asked = text_event("a") + end + usage_event(system_fingerprint="vllm-1") + DONE
+    scanner = EventScanner(CHAT, 1 << 20, hide_usage=True, fingerprint=known)
+    assert b"".join(scanner.feed(piece) for piece in cut(asked, places)) == unasked
+    assert scanner.usage == (7, 9)
+    assert scanner.fingerprint == FINGERPRINT.encode()
+
+
+def test_an_engine_without_a_fingerprint_gets_none() -> None:
+    scanner = EventScanner(CHAT, 1 << 20, hide_usage=True)
+    data = text_event("a") + text_event("", "stop")
+    assert scanner.feed(data + usage_event() + DONE) == data + DONE
+
+
+def named(name: str, payload: dict[str, object]) -> bytes:
+    return f"event: {name}\n".encode() + event({"type": name, **payload})
+
+
+MESSAGE_START = named(
+    "message_start", {"message": {"usage": {"input_tokens": 3, "output_tokens": 0}}}
+)
+DELTA = named("content_block_delta", {"delta": {"type": "text_delta", "text": "event: message_"}})
+MESSAGE_DELTA = named(
+    "message_delta",
+    {"delta": {"stop_reason": "end_turn"}, "usage": {"input_tokens": 3, "output_tokens": 5}},
+)
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=30))
+def test_messages_end_with_their_own_event(places: list[int]) -> None:
+    data = MESSAGE_START + DELTA + DELTA + MESSAGE_DELTA + named("message_stop", {})
+    scanner = EventScanner(MESSAGES, 1 << 20)
+    assert b"".join(scanner.feed(piece) for piece in cut(data, places)) == data
+    assert scanner.done
+    assert scanner.usage == (3, 5)
+
+
+def test_a_messages_error_event_ends_the_stream() -> None:
+    scanner = EventScanner(MESSAGES, 1 << 20)
+    error = named("error", {"error": {"type": "internal_error", "message": "x"}})
+    assert scanner.feed(MESSAGE_START) == b""
+    assert scanner.feed(DELTA + error + DELTA) == MESSAGE_START + DELTA + error
+    assert scanner.error == error[:-2]
+
+
+@pytest.mark.parametrize("end", ["response.completed", "response.incomplete", "response.failed"])
+def test_responses_are_held_until_their_first_text(end: str) -> None:
+    created = named("response.created", {"response": {"id": "r"}})
+    text = named("response.output_text.delta", {"delta": "hi"})
+    last = named(end, {"response": {"usage": {"input_tokens": 1, "output_tokens": 2}}})
+    scanner = EventScanner(RESPONSES, 1 << 20)
+    assert scanner.feed(created) == b""
+    assert scanner.feed(text) == created + text
+    assert scanner.feed(last) == last
+    assert scanner.done
+    assert bool(scanner.error) == (end == "response.failed")
+    assert scanner.usage == (1, 2)
+
+
+@pytest.mark.parametrize("piece", [b"x" * 100, chat_event({"role": "assistant"})])
+def test_what_never_becomes_content_is_bounded(piece: bytes) -> None:
+    scanner = EventScanner(CHAT, 1000)
+
+    def feed_without_end() -> None:
+        for _ in range(100):
+            scanner.feed(piece)
+
+    with pytest.raises(AttemptError):
+        feed_without_end()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, "not_found_error"), (401, "authentication_error"), (503, "overloaded_error"),
+     (502, "api_error")],
+)  # fmt: skip
+def test_errors_of_messages_have_anthropics_types_and_openais_fields(
+    status: int, kind: str
+) -> None:
+    body = json.loads(MESSAGES.error_body(ApiError(status, "told", param="model", code="x")))
+    assert body == {
+        "type": "error",
+        "error": {"message": "told", "type": kind, "param": "model", "code": "x"},
+    }
+
+
+@pytest.mark.parametrize("body", [b'{"detail":""}', b'{"error":{"message":""}}', b"{}", b"", b"[]"])
+def test_an_engines_wordless_complaint_is_put_into_words(body: bytes) -> None:
+    told = json.loads(in_openai_shape(400, body))["error"]
+    assert told["message"] == "The engine answered with status 400."

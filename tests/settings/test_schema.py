@@ -1,0 +1,276 @@
+"""Settings know the origin of each value, and wrong values are refused with clear words."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.errors import InputError, SettingsError
+from partitiond.core.plan.record import Objective
+from partitiond.serde import toml_of
+from partitiond.settings.schema import (
+    Settings,
+    is_loopback,
+    list_settings,
+    load_settings,
+    settings_values,
+)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def refusal(
+    file: Path | None = None,
+    env: dict[str, str] | None = None,
+    flags: dict[str, object] | None = None,
+) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(file, env or {}, flags or {})
+    return caught.value
+
+
+@pytest.fixture
+def no_file(tmp_path: Path) -> Path:
+    return write(tmp_path, "")
+
+
+def test_defaults_are_those_of_the_documentation(no_file: Path) -> None:
+    loaded = load_settings(no_file, {}, {})
+    assert loaded.settings.control.port == 8400
+    assert loaded.settings.proxy.port == 8000
+    assert loaded.settings.proxy.max_body_bytes == 8 * 1024**2
+    assert loaded.settings.run_dir == loaded.settings.state_dir / "run"
+    assert set(loaded.origins.values()) == {"default"}
+
+
+def test_a_later_source_wins_and_says_so(tmp_path: Path) -> None:
+    file = write(tmp_path, "[proxy]\nport = 1\nmax_queue = 2\n[control]\nport = 3\n")
+    env = {"PARTITIOND_PROXY__PORT": "4", "PARTITIOND_CONTROL__PORT": "5"}
+    loaded = load_settings(file, env, {"control.port": 6, "planner.seed": None})
+    assert loaded.settings.proxy.max_queue == 2
+    assert loaded.origins["proxy.max_queue"] == f"file {file}:proxy.max_queue"
+    assert loaded.settings.proxy.port == 4
+    assert loaded.origins["proxy.port"] == "environment PARTITIOND_PROXY__PORT"
+    assert loaded.settings.control.port == 6
+    assert loaded.origins["control.port"] == "--set control.port"
+    assert loaded.origins["planner.seed"] == "default"
+    assert loaded.config_file == file
+
+
+def test_the_environment_can_name_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "[planner]\nseed = 7\n")
+    assert load_settings(None, {"PARTITIOND_CONFIG": str(file)}).settings.planner.seed == 7
+
+
+def test_sizes_lists_and_choices_are_read_from_every_source(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        'state_dir = "here"\nrun_dir = "/tmp/run"\n[cpu]\nmemory = "12GiB"\ncores = [0, 1]\n'
+        '[models]\nallow_folders = ["m", "/n"]\n[planner]\nobjective = "max-goodput"\n',
+    )
+    settings = load_settings(file).settings
+    assert settings.state_dir == tmp_path / "here"
+    assert settings.cpu.memory == 12 * 1024**3
+    assert settings.cpu.cores == (0, 1)
+    assert settings.models.allow_folders == (tmp_path / "m", Path("/n"))
+    assert settings.planner.objective is Objective.MAX_GOODPUT
+    env = {
+        "PARTITIOND_CPU__MEMORY": "1GiB",
+        "PARTITIOND_CPU__CORES": "2, 3",
+        "PARTITIOND_GPU__ENABLED": "no",
+        "PARTITIOND_DAEMON__LOOP_SECONDS": "1",
+        "PARTITIOND_ENGINE__PYTHON": "",
+    }
+    settings = load_settings(file, env, {"models.allow_folders": [Path("/p")]}).settings
+    assert settings.cpu.memory == 1024**3
+    assert settings.cpu.cores == (2, 3)
+    assert not settings.gpu.enabled
+    assert settings.daemon.loop_seconds == 1.0
+    assert settings.engine.python is None
+    assert settings.models.allow_folders == (Path("/p"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[proxy]\nprot = 1\n", ["config.toml: proxy.prot", "Did you mean proxy.port?"]),
+        ("[prxy]\nport = 1\n", ["prxy.port", "Did you mean proxy.port?"]),
+        ("[nothing]\n", ["[nothing]"]),
+        ("proxy = 1\n", ["proxy", "table"]),
+        ('[proxy]\nport = "8000"\n', ["proxy.port", "config.toml:proxy.port", "'8000'"]),
+        ("[proxy]\nport = true\n", ["proxy.port", "True"]),
+        ("[proxy]\nport = 70000\n", ["proxy.port", "65535"]),
+        ("[gpu]\nenabled = 1\n", ["gpu.enabled"]),
+        ("[engine]\nstart_deadline_seconds = inf\n", ["engine.start_deadline_seconds"]),
+        ("[cpu]\ncores = [-1]\n", ["cpu.cores"]),
+        ('[cpu]\nmemory = "much"\n', ["cpu.memory", "40GiB"]),
+        ("[cpu]\nmemory = 2020-01-01\n", ["cpu.memory"]),
+        ("[proxy]\nport = \n", ["TOML", "line 2"]),
+        ("[proxy\n", ["TOML", "line 1"]),
+        ("[profiling]\nmin_window_seconds = 99\n", ["min_window_seconds"]),
+        ("state_dir.x = 1\n", ["state_dir.x"]),
+        ("state_dir = 1\n", ["state_dir"]),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, words: list[str]) -> None:
+    said = str(refusal(write(tmp_path, text)))
+    for word in words:
+        assert word in said
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "none.toml").message
+    (tmp_path / "latin.toml").write_bytes(b"# \xe9\n")
+    assert "UTF-8" in refusal(tmp_path / "latin.toml").message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("PARTITIOND_PROXY_PORT", "1", "PARTITIOND_PROXY__PORT"),
+        ("PARTITIOND_PROXY__PROT", "1", "PARTITIOND_PROXY__PORT"),
+        ("PARTITIOND_PROXY__PORT", "many", "environment PARTITIOND_PROXY__PORT"),
+        ("PARTITIOND_GPU__ENABLED", "perhaps", "gpu.enabled"),
+        ("PARTITIOND_CPU__CORES", "0,x", "cpu.cores"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_name(
+    no_file: Path, name: str, value: str, word: str
+) -> None:
+    assert word in str(refusal(no_file, {name: value}))
+
+
+def test_variables_of_others_are_left_alone(no_file: Path) -> None:
+    env = {
+        "HOME": "/x",
+        "PARTITIOND_TOKEN": "secret",
+        "PARTITIOND_PORT": "tcp://10.0.0.1:8000",
+        "PARTITIOND_SERVICE_HOST": "10.0.0.1",
+        "PARTITIOND_NATIVE": "0",
+        "PARTITIOND_NATIVE_DIR": "/y",
+    }
+    assert set(load_settings(no_file, env).origins.values()) == {"default"}
+
+
+def test_an_unknown_flag_is_refused(no_file: Path) -> None:
+    assert "proxy.port" in str(refusal(no_file, {}, {"proxy.prot": 1}))
+
+
+def test_nothing_listens_beyond_loopback_without_keys(no_file: Path) -> None:
+    assert "require_keys" in refusal(no_file, {}, {"proxy.host": "0.0.0.0"}).message
+    load_settings(no_file, {}, {"proxy.host": "0.0.0.0", "proxy.require_keys": True})
+    assert "allow_remote" in refusal(no_file, {}, {"control.host": "::"}).message
+    load_settings(no_file, {}, {"control.host": "::", "control.allow_remote": True})
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("localhost.example", False),
+        ("", False),
+    ],
+)
+def test_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_a_run_dir_too_long_for_sockets_is_refused_with_a_remedy(no_file: Path) -> None:
+    error = refusal(no_file, {}, {"run_dir": "/" + "x" * 80})
+    assert "shorter" in error.message
+    load_settings(no_file, {}, {"state_dir": "/" + "x" * 80, "run_dir": "/tmp/run"})
+
+
+def test_derived_paths_and_urls() -> None:
+    settings = Settings.model_validate({"state_dir": "/s", "cache_dir": "/c"})
+    assert settings.store_path == Path("/s/partitiond.sqlite3")
+    assert settings.token_path == Path("/s/admin-token")
+    assert settings.metrics_token_path == Path("/s/metrics-token")
+    assert settings.lock_path == Path("/s/daemon.lock")
+    assert settings.models_dir == Path("/c/models")
+    assert settings.engines_dir == Path("/c/engines")
+    assert settings.control_url == "http://127.0.0.1:8400"
+    everywhere = {"host": "::", "port": 1, "require_keys": True}
+    assert Settings.model_validate({"proxy": everywhere}).proxy_url == "http://[::1]:1"
+
+
+def test_every_setting_is_described(no_file: Path) -> None:
+    loaded = load_settings(no_file)
+    listed = {info.key: info for info in list_settings()}
+    assert set(listed) == set(loaded.origins) == set(settings_values(loaded.settings))
+    for info in listed.values():
+        assert info.description.endswith("."), info.key
+        assert info.type
+        if info.key.endswith("_seconds"):
+            assert "seconds" in info.description
+    assert listed["state_dir"].default == "the platform's user state folder"
+    assert listed["cpu.memory"].environment == "PARTITIOND_CPU__MEMORY"
+    assert str(Path.home()) not in " ".join(info.default for info in listed.values())
+
+
+@given(port=st.integers(0, 65535), seconds=st.floats(0.001, 1e9), on=st.booleans())
+def test_text_and_typed_values_mean_the_same(port: int, seconds: float, on: bool) -> None:
+    typed = {"proxy.port": port, "proxy.max_wait_seconds": seconds, "cpu.enabled": on}
+    text = {key: str(value) for key, value in typed.items()}
+    env = {f"PARTITIOND_{key.replace('.', '__').upper()}": value for key, value in text.items()}
+    results = {
+        load_settings(None, env | {"PARTITIOND_CONFIG": ""}, {}).settings.model_dump_json(),
+        load_settings(None, {}, dict(text)).settings.model_dump_json(),
+        load_settings(None, {}, typed).settings.model_dump_json(),
+    }
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9400/metrics", "https://gpu-host/metrics", "http://[::1]:9400"]
+)
+def test_the_dcgm_exporter_is_an_address_kept_as_it_was_written(no_file: Path, url: str) -> None:
+    assert load_settings(no_file).settings.gpu.dcgm_url is None
+    assert load_settings(no_file, {}, {"gpu.dcgm_url": url}).settings.gpu.dcgm_url == url
+    env = {"PARTITIOND_GPU__DCGM_URL": url}
+    assert load_settings(no_file, env, {}).settings.gpu.dcgm_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["127.0.0.1:9400", "localhost", "ftp://host/metrics", "http://", "http://host:99999/",
+     "http://host:0/", "http://[::1/", "http://a host/metrics", "file:///etc/passwd"],
+)  # fmt: skip
+def test_what_is_no_address_of_an_exporter_is_refused_with_one_that_is(
+    tmp_path: Path, url: str
+) -> None:
+    error = refusal(write(tmp_path, f'[gpu]\ndcgm_url = "{url}"\n'))
+    assert "gpu.dcgm_url: write an address such as http://127.0.0.1:9400/metrics" in error.message
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b"[proxy\nport = 1", "at line 1, column 7"),
+        (b"[proxy]\nport = ", "at line 2, column 8"),
+        (b"[[models", "at line 1, column 9"),
+        (b'a = 1\nb = """x\ny', "at line 3, column 2"),
+        (b"a = 1\nb = '\xff'", "at line 2, column 6"),
+        (b"a = 1\na = 2", "at line 2, column 6"),
+    ],
+)
+def test_toml_that_is_none_is_told_with_its_line_and_column(content: bytes, place: str) -> None:
+    with pytest.raises(InputError, match=place) as caught:
+        toml_of(content)
+    assert "end of document" not in caught.value.message
+
+
+def test_toml_that_is_nested_too_deeply_is_told() -> None:
+    with pytest.raises(InputError, match="nested too deeply"):
+        toml_of(b"a = " + b"[" * 100_000)

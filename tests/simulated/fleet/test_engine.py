@@ -1,0 +1,57 @@
+"""Engines of a fleet that end lose the requests that are on their way to them."""
+
+from partitiond.core.dispatch.admission import Cost
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.simulated.fleet.clock import FleetClock
+from partitiond.simulated.fleet.device import FleetDevice
+from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest, TokenListener
+from partitiond.simulated.replay.host import Host, HostCosts
+from partitiond.simulated.replay.models import EngineModel
+from tests.simulated.replay.samples import ConstantSteps, candidate
+
+
+class Notes(TokenListener):
+    def __init__(self) -> None:
+        self.first: list[FleetRequest] = []
+        self.last: list[FleetRequest] = []
+
+    def first_token(self, request: FleetRequest) -> None:
+        self.first.append(request)
+
+    def last_token(self, request: FleetRequest) -> None:
+        self.last.append(request)
+
+
+def engine(clock: FleetClock, costs: HostCosts, notes: Notes) -> FleetEngine:
+    behaves = EngineModel(ConstantSteps(), 10_000, 1000, costs=costs)
+    device = FleetDevice(clock, SharingMode.WHOLE, host=Host(1))
+    return FleetEngine(clock, device, candidate("m"), behaves, notes)
+
+
+def test_an_engine_that_ends_loses_what_is_on_its_way_and_what_no_step_knows_of() -> None:
+    clock, notes = FleetClock(), Notes()
+    one = engine(clock, HostCosts(way_seconds=0.015, schedules_ahead=True), notes)
+    running, coming, unseen = (FleetRequest(0.0, 1, 100, Cost(1, 0)) for _ in range(3))
+    one.add(running)
+    clock.at(0.021, lambda: one.add(unseen))
+    clock.at(0.03, lambda: one.add(coming))
+    clock.run(0.04)
+    assert sorted(map(id, one.requests)) == sorted(map(id, (running, coming, unseen)))
+    one.halt()
+    assert not any(one.requests)
+    clock.run(10.0)
+    assert notes.first == [running]
+    assert notes.last == []
+
+
+def test_an_engine_owes_nothing_after_it_has_ended() -> None:
+    clock, notes = FleetClock(), Notes()
+    one = engine(clock, HostCosts(request_cpu_seconds=1.0), notes)
+    one.add(FleetRequest(0.0, 1, 100, Cost(1, 0)))
+    clock.at(0.005, lambda: one.add(FleetRequest(0.0, 1, 1, Cost(1, 0))))
+    clock.run(0.006)
+    one.halt()
+    later = FleetRequest(0.0, 1, 1, Cost(1, 0))
+    clock.at(1.0, lambda: one.add(later))
+    clock.run(1.0 + 0.011)
+    assert notes.last == [later]

@@ -1,0 +1,262 @@
+"""The simulated nvidia-cuda-mps-control works for an operator: program, files, logs."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from partitiond.devices.mps.processes import servers_of
+from partitiond.platform.process_identity import start_ticks
+from partitiond.simulated.gpus import SimulatedHost
+from partitiond.simulated.gpus.mps_control import write_program
+from partitiond.simulated.gpus.mps_state import (
+    ClientRequest,
+    MpsState,
+    Server,
+    effective,
+    parse_client,
+    parse_size,
+    refusal,
+)
+from tests.machine import signal_all
+
+GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
+
+
+class Daemon:
+    """A daemon in folders of its own."""
+
+    def __init__(
+        self, folder: Path, *options: str, program: Path | None = None, gpu: str = GPU
+    ) -> None:
+        self.program = program or write_program(folder / "bin" / "nvidia-cuda-mps-control")
+        self.gpu = gpu
+        self.pipe_dir, self.log_dir = folder / "p", folder / "l"
+        self.env = {
+            **os.environ,
+            "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe_dir),
+            "CUDA_MPS_LOG_DIRECTORY": str(self.log_dir),
+            "CUDA_VISIBLE_DEVICES": gpu,
+        }
+        if options:
+            self.run(*options)
+
+    def run(self, *options: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.program, *options],
+            input=stdin,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def ask(self, command: str) -> str:
+        done = self.run(stdin=f"{command}\n")
+        assert done.returncode == 0, done
+        return done.stdout.strip()
+
+    @property
+    def pid(self) -> int:
+        return int((self.pipe_dir / "nvidia-cuda-mps-control.pid").read_text())
+
+    @contextlib.contextmanager
+    def client(self, percentage: str = "-1", limit: int = -1) -> Iterator["socket.SocketIO"]:
+        """A context of this very process."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(self.pipe_dir / "control.sock"))
+            connection.sendall(f"CLIENT {os.getpid()} {percentage} {limit} {self.gpu}\n".encode())
+            with connection.makefile("rwb", buffering=0) as lines:
+                yield lines
+
+    def until(self, command: str, answer: str) -> None:
+        deadline = time.monotonic() + 60
+        while self.ask(command) != answer:
+            assert time.monotonic() < deadline, f"{command} never says {answer!r}"
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    made = Daemon(tmp_path, "-d", *getattr(request, "param", ()))
+    pid = made.pid
+    yield made
+    signal_all([pid, *(server.pid for server in servers_of(made.pipe_dir, None))])
+
+
+def test_it_looks_as_the_real_one_does(daemon: Daemon) -> None:
+    words = Path(f"/proc/{daemon.pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    assert words == [b"nvidia-cuda-mps-control", b"-d"]
+    assert Path(f"/proc/{daemon.pid}/comm").read_text() == "nvidia-cuda-mps\n"
+    log = (daemon.log_dir / "control.log").read_text()
+    assert f"Starting control daemon using socket {daemon.pipe_dir}/control\n" in log
+    assert f"set env CUDA_MPS_PIPE_DIRECTORY={daemon.pipe_dir}\n" in log
+
+
+def test_a_second_one_in_the_same_folder_is_refused(daemon: Daemon) -> None:
+    again = daemon.run("-d")
+    assert again.returncode == 1
+    assert "already running" in again.stdout
+
+
+def test_without_a_daemon_there_is_nobody_to_ask(tmp_path: Path) -> None:
+    done = Daemon(tmp_path).run(stdin="get_server_list\n")
+    assert (done.returncode, done.stdout) == (1, "Cannot find MPS control daemon process\n")
+
+
+def test_a_wrong_command_is_an_answer_and_no_failure(daemon: Daemon) -> None:
+    assert "Unknown command" in daemon.ask("get_servers")
+    assert "does not exist" in daemon.ask("get_client_list 1")
+    assert "Usage" in daemon.ask("terminate_client 1")
+    assert "Invalid" in daemon.ask("set_default_active_thread_percentage 120")
+    assert "not enabled" in daemon.ask("lspart")
+    assert daemon.run("--nonsense").returncode == 1
+
+
+def test_limits_are_kept_by_the_server_that_was_started_with_them(daemon: Daemon) -> None:
+    assert daemon.ask("get_default_active_thread_percentage") == "100.0"
+    assert daemon.ask("get_default_device_pinned_mem_limit 0") == ""
+    assert daemon.ask("set_default_active_thread_percentage 40") == "40.0"
+    daemon.ask("set_default_device_pinned_mem_limit 0 2G")
+    with daemon.client("60", 3 << 30) as lines:
+        admitted = lines.readline()
+        server = daemon.ask("get_server_list")
+        assert admitted == f"OK 40 {2 << 30} {server}\n".encode()
+    daemon.ask("set_default_active_thread_percentage 90")
+    daemon.ask(f"set_device_pinned_mem_limit {server} 0 900M")
+    assert daemon.ask(f"get_device_pinned_mem_limit {server} 0") == "900M"
+    with daemon.client() as lines:
+        assert lines.readline() == f"OK 40 {900 << 20} {server}\n".encode(), "the next server's"
+    daemon.ask(f"set_active_thread_percentage {server} 30")
+    with daemon.client("20") as lines:
+        assert lines.readline() == f"OK 20 {900 << 20} {server}\n".encode()
+    assert daemon.ask(f"get_active_thread_percentage {server}") == "30.0"
+
+
+def test_clients_are_listed_and_logged(daemon: Daemon) -> None:
+    with daemon.client() as lines:
+        lines.readline()
+        server = daemon.ask("get_server_list")
+        assert daemon.ask(f"get_server_status {server}") == "ACTIVE"
+        assert daemon.ask(f"get_client_list {server}") == str(os.getpid())
+        assert daemon.ask("get_device_client_list").split() == [GPU, str(os.getpid())]
+        header, row = daemon.ask("ps").splitlines()
+        assert header.split() == ["PID", "ID", "SERVER", "DEVICE", "NAMESPACE", "COMMAND"]
+        assert row.split()[:4] == [str(os.getpid()), "0", server, GPU[:22]]
+        assert daemon.run(stdin=f"get_server_list\nget_client_list {server}\n").stdout == (
+            f"{server}\n{os.getpid()}\n"
+        )
+    daemon.until(f"get_client_list {server}", "")
+    log = (daemon.log_dir / "server.log").read_text()
+    assert "Server has started" in log
+    assert f"Status of client {{{os.getpid()}, 0}} is ACTIVE" in log
+    assert "Number of active client contexts is 0" in log
+    assert f"Starting new server {server} for user" in (daemon.log_dir / "control.log").read_text()
+
+
+def test_quit_waits_for_clients_unless_it_is_told_how_long(daemon: Daemon) -> None:
+    with daemon.client() as lines:
+        lines.readline()
+        pid, server = daemon.pid, int(daemon.ask("get_server_list"))
+        started = time.monotonic()
+        daemon.ask("quit -t 1")
+        assert time.monotonic() - started >= 1
+        assert start_ticks(server) is None
+    deadline = time.monotonic() + 60
+    while start_ticks(pid) is not None:
+        assert time.monotonic() < deadline
+    assert list(daemon.pipe_dir.iterdir()) == []
+
+
+def test_a_stale_folder_is_taken_over(daemon: Daemon) -> None:
+    dead = daemon.pid
+    os.kill(dead, signal.SIGKILL)
+    while start_ticks(dead) is not None:
+        time.sleep(0.01)
+    assert daemon.run(stdin="get_server_list\n").returncode == 1
+    assert daemon.run("-d").returncode == 0
+    assert daemon.pid != dead
+    daemon.ask("quit")
+
+
+def test_a_folder_too_long_for_a_socket_is_no_daemon(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    assert Daemon(deep).run("-d").returncode == 1
+
+
+@pytest.mark.parametrize("daemon", [("-S",)], indirect=True)
+def test_static_partitions_are_made_of_free_chunks(daemon: Daemon) -> None:
+    first = daemon.ask(f"sm_partition add {GPU} 6")
+    assert first == f"{GPU}/1"
+    assert daemon.ask(f"sm_partition add {GPU} 3") == "2 chunks are free"
+    assert daemon.ask(f"sm_partition add {GPU} 1") == f"{GPU}/2"
+    assert GPU in daemon.ask("lspart")
+    assert daemon.ask(f"sm_partition rm {GPU} 1") == ""
+    assert "does not exist" in daemon.ask(f"sm_partition rm {GPU} 1")
+    assert daemon.ask(f"sm_partition add {GPU} 1") == first
+
+
+def asked(device: str = GPU) -> ClientRequest:
+    return ClientRequest(1, -1, -1, device)
+
+
+def test_one_user_per_server() -> None:
+    state = MpsState((GPU,))
+    server = Server(7, 500, 100.0, {})
+    assert refusal(state, server, asked(), 501) is None, "an idle server makes room"
+    server.clients.append(object())  # type: ignore[arg-type]
+    found = refusal(state, server, asked(), 501)
+    assert found is not None
+    assert found[0] == 807
+
+
+def test_only_its_devices() -> None:
+    assert refusal(MpsState(()), None, asked("GPU-any"), 0) is None
+    found = refusal(MpsState((GPU,)), None, asked("GPU-other"), 0)
+    assert found is not None
+    assert found[0] == 100
+
+
+@pytest.mark.parametrize(
+    "line", ["", "CLIENT", "CLIENT x -1 -1 g", "HELLO 1 2 3 4", "CLIENT 1 nan -1 g", "CLIENT 1 2 3"]
+)
+def test_what_is_no_client_is_none(line: str) -> None:
+    assert parse_client(line) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "size"),
+    [("10G", 10 << 30), ("900M", 900 << 20), ("900", None), ("1.5G", None), ("-1M", None)],
+)
+def test_sizes_are_an_integer_and_a_letter(word: str, size: int | None) -> None:
+    assert parse_size(word) == size
+
+
+@pytest.mark.parametrize("percentage", [-1, 0, 101])
+def test_a_percentage_that_is_none_leaves_the_servers(percentage: float) -> None:
+    server = Server(7, 0, 70.0, {GPU: 5, "0": 9})
+    assert effective(server, ClientRequest(1, percentage, 7, GPU)) == (70.0, 7)
+
+
+def test_on_a_simulated_host_a_server_is_a_process_of_its_gpu(tmp_path: Path) -> None:
+    host = SimulatedHost.create("a100-40gb-x8", tmp_path / "host")
+    gpu, other = host.uuids()[:2]
+    daemon = Daemon(tmp_path, program=host.mps_control, gpu=gpu)
+    assert daemon.run("-d").returncode == 0
+    pid = daemon.pid
+    before = host.used_bytes(gpu), host.used_bytes(other)
+    with daemon.client() as lines:
+        assert lines.readline().startswith(b"OK")
+        assert host.used_bytes(gpu) - before[0] == 30 << 20
+        assert host.used_bytes(other) == before[1]
+    daemon.ask("quit -t 5")
+    assert host.used_bytes(gpu) == before[0]
+    assert start_ticks(pid) is None or not daemon.pipe_dir.joinpath("control").exists()

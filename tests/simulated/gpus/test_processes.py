@@ -1,0 +1,169 @@
+"""Many processes share one simulated host, and a process that dies leaves nothing held."""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pynvml
+import pytest
+
+from partitiond.simulated.gpus import KillPoint, SimulatedHost
+from tests.simulated.gpus.processes import asked, end, holding, said, start
+
+GIB = 1 << 30
+CONTEXT = 448 << 20
+
+_ASK = """
+import sys, pynvml
+from pathlib import Path
+from partitiond.simulated.gpus import SimulatedHost
+host = SimulatedHost.open(Path(sys.argv[1]))
+with host.installed():
+    pynvml.nvmlInit()
+    gpu = pynvml.nvmlDeviceGetHandleByIndex(int(sys.argv[2]))
+    print(pynvml.nvmlDeviceGetMemoryInfo(gpu, version=pynvml.nvmlMemory_v2).used)
+    print(*(p.pid for p in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)))
+"""
+_BY_NAME = """
+import ctypes, sys
+from pathlib import Path
+from partitiond.simulated.gpus import SimulatedHost
+host = SimulatedHost.open(Path(sys.argv[1]))
+host.add_process(host.uuids()[0], 4711, 1 << 30)
+for name in ("libnvidia-ml.so.1", "libcuda.so.1"):
+    simulated = ctypes.CDLL(str(host.nvml_path.with_name(name)))
+    try:
+        print(ctypes.CDLL(name)._handle == simulated._handle)
+    except OSError:
+        print(False)
+"""
+
+
+def ask_elsewhere(
+    host: SimulatedHost, gpu: int = 0, what: str = _ASK
+) -> subprocess.CompletedProcess[str]:
+    """Used bytes and pids as another process sees them, or something else."""
+    return subprocess.run(
+        [sys.executable, "-c", what, str(host.folder), str(gpu)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_who_opened_a_simulated_host_still_gets_the_drivers_libraries_by_name(
+    host: SimulatedHost,
+) -> None:
+    """The loader may give a library of the same name that it has already."""
+    told = ask_elsewhere(host, what=_BY_NAME)
+    assert told.stdout.split() == ["False", "False"], told.stderr
+
+
+def test_two_processes_see_the_same_host(host: SimulatedHost) -> None:
+    with holding(host, host.uuids()[0], 5 * GIB) as process:
+        used, pids = ask_elsewhere(host).stdout.splitlines()
+        assert int(used) == 5 * GIB + CONTEXT == host.used_bytes(host.uuids()[0])
+        assert pids.split() == [str(process.pid)]
+        assert ask_elsewhere(host, 1).stdout.split() == ["0"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_memory_of_a_process_that_died_is_free(host: SimulatedHost, how: signal.Signals) -> None:
+    gpu = host.uuids()[0]
+    with holding(host, gpu, 60 * GIB) as process:
+        assert host.processes(gpu) == {process.pid: 60 * GIB + CONTEXT}
+        process.send_signal(how)
+        process.wait()
+        assert host.used_bytes(gpu) == 0
+        assert host.processes(gpu) == {}
+    with holding(host, gpu, 60 * GIB):
+        assert host.used_bytes(gpu) == 60 * GIB + CONTEXT
+
+
+def test_a_dead_process_that_nobody_waited_for_holds_nothing(host: SimulatedHost) -> None:
+    gpu = host.uuids()[0]
+    process = start(host, gpu, GIB)
+    assert said(process)[0] == "holds"
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still a zombie
+    assert host.used_bytes(gpu) == 0
+    end(process)
+
+
+def test_a_new_process_with_an_old_pid_is_another(host: SimulatedHost) -> None:
+    """As it is told by its start time: no memory is ascribed to whoever got the number next."""
+    gpu = host.uuids()[0]
+    host.add_process(gpu, os.getpid(), GIB)
+    with host._records.locked():
+        (row,) = host._records.used("process")
+        started = host._records.number("process", row, "started")
+        host._records.set("process", row, {"started": started - 1})
+    assert host.used_bytes(gpu) == 0
+
+
+@pytest.mark.parametrize("when", list(KillPoint))
+def test_a_process_killed_in_a_call_locks_nobody_out(host: SimulatedHost, when: KillPoint) -> None:
+    host.fail("nvmlDeviceGetMemoryInfo*", when)
+    done = ask_elsewhere(host)
+    assert done.returncode == -signal.SIGKILL
+    assert ask_elsewhere(host).returncode == 0
+
+
+def test_an_instance_is_there_or_not_when_its_maker_is_killed(tmp_path: Path) -> None:
+    host = SimulatedHost.create("a100-80gb-mig", tmp_path / "host")
+    make = (
+        "import sys, pynvml; from pathlib import Path\n"
+        "from partitiond.simulated.gpus import SimulatedHost\n"
+        "with SimulatedHost.open(Path(sys.argv[1])).installed():\n"
+        "    pynvml.nvmlInit(); gpu = pynvml.nvmlDeviceGetHandleByIndex(1)\n"
+        "    pynvml.nvmlDeviceCreateGpuInstance(gpu, 9)\n"
+    )
+    for when, made in ((KillPoint.BEFORE, 0), (KillPoint.LOCKED, 0), (KillPoint.AFTER, 1)):
+        host.fail("nvmlDeviceCreateGpuInstance", when)
+        command = [sys.executable, "-c", make, str(host.folder)]
+        assert subprocess.run(command, timeout=300).returncode == -signal.SIGKILL
+        assert len(host.geometry(host.uuids()[1])) == made
+
+
+def test_what_all_take_together_is_never_more_than_there_is(host: SimulatedHost) -> None:
+    gpu = host.uuids()[0]
+    with ThreadPoolExecutor(8) as pool:
+        processes = list(pool.map(lambda _: start(host, gpu, 9 * GIB), range(12)))
+        words = list(pool.map(said, processes))
+    try:
+        # Those that were refused held a context when others asked: at least so many fit beside.
+        holders = [w for w in words if w[0] == "holds"]
+        assert 7 <= len(holders) <= 8  # 9.4 of 79.4 GiB each
+        assert {tuple(w) for w in words if w[0] == "error"} == {("error", "2")}
+        for process, word in zip(processes, words, strict=True):
+            if word[0] == "error":
+                process.wait()  # until then it has its context
+        assert host.used_bytes(gpu) == len(holders) * (9 * GIB + CONTEXT)
+    finally:
+        for process in processes:
+            end(process)
+    assert host.used_bytes(gpu) == 0
+
+
+def test_a_broken_gpu_breaks_the_processes_on_it(host: SimulatedHost) -> None:
+    one, other = host.uuids()
+    with holding(host, one) as process, holding(host, other) as bystander:
+        assert asked(process) == ["well"]
+        host.xid(one, 31, breaks=719)
+        assert asked(process) == ["error", "719"]
+        assert asked(process) == ["error", "719"]
+        assert asked(bystander) == ["well"]
+        host.lose(other)
+        assert asked(bystander) == ["error", "999"]
+
+
+def test_threads_of_one_process_share_the_library(nvml: SimulatedHost) -> None:
+    def look(_: int) -> int:
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return int(pynvml.nvmlDeviceGetMemoryInfo(gpu).total)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(look, range(200))) == {80 * GIB}

@@ -1,0 +1,185 @@
+"""A host's cost for its engines' requests is right by hand, and sound for every parameter."""
+
+import dataclasses
+import functools
+import math
+import random
+import statistics
+from collections.abc import Sequence as Sequences
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.profile.confirmed import StepTime
+from partitiond.simulated.replay.batch import Batch, Sequence
+from partitiond.simulated.replay.engine import SharedDevice, SteppedEngine
+from partitiond.simulated.replay.events import SimulatedClock
+from partitiond.simulated.replay.host import NO_COSTS, Host, HostCosts, cores_of, is_crowded
+from partitiond.simulated.replay.steps import FittedSteps, Steps
+from tests.simulated.replay.samples import ConstantSteps, candidate, host_costs, plan
+
+Arrival = tuple[float, int, int]
+"""When, prompt and output tokens."""
+Times = list[tuple[float, float]]
+STEPS = FittedSteps(StepTime(0.01, 1e-4, 1e-3, 1e-5, 0.0, 3, 3), 20)
+
+
+def times(
+    engines: Sequences[Sequences[Arrival]],
+    costs: HostCosts,
+    cores: int = 0,
+    steps: Steps | None = None,
+    slots: int = 8,
+) -> list[Times]:
+    """First and last token of each request; each engine has one core of one host."""
+    clock, host = SimulatedClock(), Host(cores)
+    first: dict[Sequence, float] = {}
+    last: dict[Sequence, float] = {}
+    made: list[list[Sequence]] = []
+    for arrivals in engines:
+        device = SharedDevice(SharingMode.WHOLE, host=host)
+        engine = SteppedEngine(
+            clock,
+            device,
+            candidate("m"),
+            Batch(slots, 64, 4000),
+            steps or ConstantSteps(),
+            costs=costs,
+        )
+        engine.on_first = lambda s: first.__setitem__(s, clock.now)
+        engine.on_ended = lambda s: last.__setitem__(s, clock.now)
+        made.append([Sequence(prompt, output) for _, prompt, output in arrivals])
+        for (when, *_), sequence in zip(arrivals, made[-1], strict=True):
+            clock.at(when, functools.partial(engine.add, sequence))
+    clock.run(1e5)
+    return [[(first[s], last[s]) for s in mine] for mine in made]
+
+
+ARRIVALS = st.lists(
+    st.tuples(st.floats(0.0, 1.0), st.integers(1, 60), st.integers(1, 30)), max_size=12
+)
+
+
+@given(ARRIVALS, ARRIVALS, st.integers(0, 3))
+def test_without_costs_a_host_changes_nothing(
+    one: list[Arrival], other: list[Arrival], cores: int
+) -> None:
+    assert times([one, other], HostCosts(), cores, STEPS) == times([one, other], NO_COSTS, 0, STEPS)
+
+
+def test_a_request_alone_pays_its_way_and_its_admission_once() -> None:
+    costs = HostCosts(way_seconds=0.005, crowded_seconds=0.005, admit_seconds=0.002)
+    [[(first, last)]] = times([[(1.0, 10, 3)]], costs, cores=2)
+    assert first == pytest.approx(1.0 + 0.005 + 0.01 + 0.002)
+    assert last == pytest.approx(first + 2 * 0.01)
+
+
+def test_a_crowded_host_lengthens_the_way_and_takes_from_steps() -> None:
+    costs = HostCosts(0.004, 0.006, 0.0, request_cpu_seconds=0.003, token_cpu_seconds=0.001)
+    busy = (0.0, 10, 1000)
+    # One core: the engine at work is the whole host.
+    [[_, (first, last)]] = times([[busy, (1.0, 10, 2)]], costs, cores=1)
+    # Its steps take 11 ms. On its way for 10 ms; the step under way then began at 1.002.
+    begin = 0.004 + 0.011 * math.ceil((1.010 - 0.004) / 0.011)
+    assert first == pytest.approx(begin + 0.01 + 0.003 + 2 * 0.001)
+    assert last == pytest.approx(first + 0.01 + 2 * 0.001)
+    # With an idle core there is neither.
+    [[_, (first, _)]] = times([[busy, (1.0, 10, 2)]], costs, cores=2)
+    begin = 0.004 + 0.01 * math.ceil((1.004 - 0.004) / 0.01 - 1e-9)
+    assert first == pytest.approx(begin + 0.01)
+
+
+def test_a_full_engine_pays_once_for_a_request_that_it_cannot_take_in() -> None:
+    costs = HostCosts(request_cpu_seconds=0.004)
+    [[(_, last), (first, _)]] = times([[(0.0, 1, 50), (0.205, 1, 1)]], costs, cores=1, slots=1)
+    assert last == pytest.approx(50 * 0.01 + 0.004)
+    assert first == pytest.approx(last + 0.01)
+
+
+def test_a_neighbour_that_begins_and_rests_changes_the_pace() -> None:
+    costs = HostCosts(token_cpu_seconds=0.01)
+    # Two cores: alone a step of the first one takes 10 ms, beside the other one 20 ms.
+    [[(_, last)], [(_, other)]] = times([[(0.0, 1, 100)], [(0.095, 1, 20)]], costs, cores=2)
+    assert other == pytest.approx(0.095 + 20 * 0.02)
+    # Ten steps up to 0.1, twenty of 20 ms beside it (the last began before it ended), 70 alone.
+    assert last == pytest.approx(0.1 + 20 * 0.02 + 70 * 0.01)
+
+
+def test_an_engine_that_schedules_ahead_lets_a_request_wait_one_step_more() -> None:
+    costs = HostCosts(schedules_ahead=True)
+    [[_, (first, _)]] = times([[(0.0, 1, 100), (0.035, 1, 1)]], costs)
+    assert first == pytest.approx(0.06)
+    [[_, (first, _)]] = times([[(0.0, 1, 100), (0.035, 1, 1)]], NO_COSTS)
+    assert first == pytest.approx(0.05)
+    # Where the engine has nothing else to do there is no such step.
+    [[_, (first, _)]] = times([[(0.0, 1, 4), (0.035, 1, 1)]], costs)
+    assert first == pytest.approx(0.05)
+
+
+@given(ARRIVALS.filter(bool), host_costs())
+def test_work_is_conserved(arrivals: list[Arrival], costs: HostCosts) -> None:
+    # All come while one long request keeps the only core busy, so that all of it is crowded.
+    late = [(0.5 + 0.1 * when, prompt, output) for when, prompt, output in arrivals]
+    costs = dataclasses.replace(costs, way_seconds=0.0, crowded_seconds=0.0)
+    many = [(0.0, 1, 3000), *late]
+    [ended] = times([many], costs, cores=1)
+    [free] = times([many], NO_COSTS, cores=1)
+    tokens = 3000 + sum(output for *_, output in late)
+    owed = (
+        len(many) * costs.admit_seconds
+        + len(late) * costs.request_cpu_seconds
+        + tokens * costs.token_cpu_seconds
+    )
+    # The long request ends last. Its steps are as many as before, each token and request is paid
+    # for once, whatever ran beside what.
+    assert ended[0][1] == max(last for _, last in ended)
+    assert ended[0][1] == pytest.approx(free[0][1] + owed, rel=1e-9)
+
+
+def poisson(rate: float, seed: int, requests: int = 150) -> list[Arrival]:
+    dice = random.Random(seed)
+    now, found = 0.0, []
+    for _ in range(requests):
+        now += dice.expovariate(rate)
+        found.append((now, dice.randint(10, 60), dice.randint(4, 20)))
+    return found
+
+
+def median_ttft(rate: float, costs: HostCosts, seed: int) -> float:
+    both = [poisson(rate, seed), poisson(rate, seed + 1)]
+    found = times(both, costs, cores=2, steps=STEPS)
+    return statistics.median(
+        first - when
+        for arrivals, mine in zip(both, found, strict=True)
+        for (when, *_), (first, _) in zip(arrivals, mine, strict=True)
+    )
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 1000))
+def test_time_to_first_token_grows_with_load_and_more_so_where_the_host_is_shared(
+    seed: int,
+) -> None:
+    costs = HostCosts(0.01, 0.01, 0.002, 0.005, 0.0005)
+    rates = (1.0, 8.0, 64.0)
+    shared = [median_ttft(rate, costs, seed) for rate in rates]
+    free = [median_ttft(rate, NO_COSTS, seed) for rate in rates]
+    assert shared == sorted(shared)
+    assert all(one > other + 0.01 for one, other in zip(shared, free, strict=True))
+    assert shared[1] - free[1] > shared[0] - free[0]
+
+
+def test_a_host_is_crowded_once_engines_hold_every_core() -> None:
+    assert [is_crowded(working, 2) for working in (0, 1, 2, 3)] == [False, False, True, True]
+    assert not is_crowded(5, 0)
+
+
+def test_devices_of_a_host_may_list_the_same_cores() -> None:
+    devices = plan({"one": [], "two": []}, {}).devices
+    both = [
+        dataclasses.replace(device, cores=cores)
+        for device, cores in zip(devices, ((0, 1, 2), (1, 2, 3)), strict=True)
+    ]
+    assert cores_of(both) == 4

@@ -1,0 +1,60 @@
+"""Step times are fitted to rows of what steps did and took."""
+
+import math
+import random
+
+import pytest
+
+from partitiond.simulated.replay.step_regression import StepRow, fit_rows
+
+TRUE = (0.02, 4e-4, 3e-3, 4e-6, 5e-3)
+
+
+def rows(count: int, kappa: float, seed: int, disturbed: float = 0.0) -> list[StepRow]:
+    dice = random.Random(seed)
+    found = []
+    for _ in range(count):
+        decoding, prompts = dice.randint(1, 8), dice.choice((0, 0, 0, 1, 2))
+        prefill, kv = prompts * dice.randint(20, 200), decoding * dice.randint(50, 400)
+        terms = (1.0, float(decoding + prefill), float(decoding), float(kv), float(prompts))
+        others = dice.choice((0.0, 0.4, 1.0))
+        seconds = math.fsum(a * x for a, x in zip(TRUE, terms, strict=True)) * (1 + kappa * others)
+        if dice.random() < disturbed:
+            seconds *= dice.uniform(2.0, 9.0)
+        found.append(StepRow(terms, seconds, others))
+    return found
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.35, 1.2])
+def test_what_rows_were_made_of_is_found(kappa: float) -> None:
+    found_kappa, found = fit_rows({"m": rows(400, kappa, 1), "n": rows(100, kappa, 2)})
+    assert found_kappa == pytest.approx(kappa, abs=1e-3)
+    assert found["m"] == pytest.approx(TRUE, rel=5e-3)
+    assert found["n"] == pytest.approx(TRUE, rel=5e-3)
+
+
+def test_disturbed_steps_decide_nothing_but_the_sum() -> None:
+    quiet, noisy = rows(600, 0.3, 3), rows(600, 0.3, 3, disturbed=0.03)
+    kappa, found = fit_rows({"m": noisy})
+    assert kappa == pytest.approx(0.3, abs=0.01)
+    grown = math.fsum(row.seconds for row in noisy) / math.fsum(row.seconds for row in quiet)
+    assert grown > 1.05
+    assert found["m"] == pytest.approx([grown * one for one in TRUE], rel=0.02)
+
+
+def test_engines_that_never_work_together_have_no_kappa() -> None:
+    alone = [StepRow(row.terms, row.seconds, 0.0) for row in rows(100, 0.0, 4)]
+    kappa, found = fit_rows({"m": alone})
+    assert kappa == 0.0
+    assert found["m"] == pytest.approx(TRUE, rel=1e-6)
+
+
+def test_what_cannot_be_told_apart_still_predicts() -> None:
+    # Every prompt has 100 tokens: what a prompt costs and what its tokens cost are one figure.
+    alike = [StepRow((1.0, d + 100.0 * p, d, 50 * d, p), 0.02 + 0.003 * d + 0.05 * p, 0.0)
+             for d in (1.0, 2.0, 5.0) for p in (0.0, 1.0, 2.0) for _ in range(20)]  # fmt: skip
+    _, found = fit_rows({"m": alike})
+    assert all(one >= 0 for one in found["m"])
+    for row in alike:
+        predicted = math.fsum(a * x for a, x in zip(found["m"], row.terms, strict=True))
+        assert predicted == pytest.approx(row.seconds, rel=1e-6)

@@ -1,0 +1,169 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.precision import as_loaded
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.roofline import Step, prompt_context, rates, step_seconds
+from partitiond.core.plan.record import Candidate
+from partitiond.core.profile.confirmed import StepTime
+from partitiond.core.profile.points import Footprint, Knee, Latency, OperatingPoint
+from partitiond.core.profile.record import Profile, ProfileKind, Provenance
+from partitiond.core.units import Bytes
+from partitiond.models.catalog import CATALOG
+from partitiond.simulated.replay.steps import (
+    FittedSteps,
+    StepModel,
+    candidate_steps,
+    constant_steps,
+    fit_steps,
+    profile_steps,
+    roofline_steps,
+)
+
+WORKLOAD = Workload(prompt_tokens=64, output_tokens=32)
+
+
+def throughput(steps: StepModel, batch: int) -> float:
+    """Output tokens/s of a closed loop whose slots miss a step between two requests.
+
+    A round of `batch` requests is `batch` prefills and O + 1 steps, of which each decodes in O - 1.
+    """
+    prompt, output = WORKLOAD.prompt_tokens, WORKLOAD.output_tokens
+    round_seconds = batch * steps.step_seconds(0, prompt)
+    if batch == 1:  # no step is under way
+        round_seconds += (output - 1) * steps.step_seconds(1, 0)
+    else:
+        sequences = batch * (output - 1) / (output + 1)
+        round_seconds += (output + 1) * steps.step_seconds(sequences, 0)  # type: ignore[arg-type]
+    return batch * output / round_seconds
+
+
+def profile_of(true: StepModel, batches: tuple[int, ...]) -> Profile:
+    """What would be measured on an engine with these step times."""
+    flat = Latency(1.0, 1.0, 1.0, 1.0)
+    first = true.step_seconds(0, WORKLOAD.prompt_tokens)
+    points = tuple(
+        OperatingPoint(
+            batch=batch,
+            output_tokens_per_s=throughput(true, batch),
+            half_width=0.0,
+            req_per_s=throughput(true, batch) / WORKLOAD.output_tokens,
+            ttft=Latency(first * batch, first, first, first),
+            tpot=flat,
+            itl=flat,
+            e2el=flat,
+            kv_tokens=1,
+            footprint_bytes=Bytes(1),
+        )
+        for batch in batches
+    )
+    zero = Bytes(0)
+    return Profile(
+        id="p",
+        model="m",
+        kind=ProfileKind.MEASURED,
+        hardware="h",
+        size=PartitionSize(SharingMode.CORES, 1),
+        workload=WORKLOAD,
+        dtype="bfloat16",
+        points=points,
+        knee=Knee(batches[-1], None, None, 0.05, 1.0, None, batches[-1]),
+        footprint=Footprint(zero, zero, zero, zero, zero, 0, zero),
+        kv_cache_tokens=1,
+        provenance=Provenance("e", "v", (), "dummy", None, "h", "d", "", (), 0, "t", 1.0, "0"),
+    )
+
+
+@given(
+    st.floats(0.001, 0.1),
+    st.lists(st.floats(0.0, 0.05), min_size=3, max_size=3),
+    st.floats(1e-6, 1e-4),
+)
+def test_a_fitted_engine_has_the_throughput_that_was_measured(
+    first: float, growth: list[float], prefill: float
+) -> None:
+    batches = (1, 4, 16, 64)
+    decode = [first]
+    for step in growth:
+        decode.append(decode[-1] + step)
+    true = StepModel(tuple(zip(batches, decode, strict=True)), prefill)
+    fitted = fit_steps(profile_of(true, batches))
+    for batch in batches:
+        assert throughput(fitted, batch) == pytest.approx(throughput(true, batch), rel=0.01)
+
+
+@given(st.floats(1e-4, 1.0), st.integers(1, 500))
+def test_more_sequences_never_make_a_step_shorter(token_seconds: float, batch: int) -> None:
+    steps = constant_steps(token_seconds)
+    assert steps.step_seconds(batch + 1, 0) >= steps.step_seconds(batch, 0)
+    assert steps.step_seconds(batch, 10) > steps.step_seconds(batch, 0)
+
+
+def test_between_points_linear_and_beyond_by_the_last_slope() -> None:
+    steps = StepModel(((1, 1.0), (3, 2.0)), 0.5)
+    assert [steps.step_seconds(b, 0) for b in (1, 2, 3, 5)] == [1.0, 1.5, 2.0, 3.0]
+    assert steps.step_seconds(0, 4) == 2.0
+
+
+def test_below_the_first_point_by_the_first_slope_but_never_out_of_proportion() -> None:
+    steps = StepModel(((4, 1.0), (8, 1.4), (9, 3.0)), 0.0)
+    assert steps.step_seconds(2, 0) == pytest.approx(0.8)
+    steep = StepModel(((4, 1.0), (8, 5.0)), 0.0)
+    assert steep.step_seconds(1, 0) == pytest.approx(0.25)
+
+
+def test_one_point_is_enough() -> None:
+    steps = fit_steps(profile_of(constant_steps(0.01), (1,)))
+    assert steps.step_seconds(1, 0) == pytest.approx(0.01)
+    assert steps.step_seconds(8, 0) == pytest.approx(0.01)
+
+
+def test_points_that_the_cache_held_back_do_not_count() -> None:
+    profile = profile_of(constant_steps(0.01), (4, 16))
+    slow = dataclasses.replace(profile.points[1], batch=32, output_tokens_per_s=1.0)
+    limited = dataclasses.replace(slow, kv_limited=True)
+    with_it = dataclasses.replace(profile, points=(*profile.points, limited))
+    assert fit_steps(with_it) == fit_steps(profile)
+
+
+def test_a_step_time_of_several_lengths_is_preferred() -> None:
+    profile = profile_of(constant_steps(0.01), (4, 16))
+    several = StepTime(0.01, 1e-4, 1e-3, 1e-6, 0.0, 8, workloads=3)
+    assert isinstance(profile_steps(profile), StepModel)
+    steps = profile_steps(dataclasses.replace(profile, step_time=several))
+    assert isinstance(steps, FittedSteps)
+    # 4 decodes and half a prompt of 64 tokens, 100 tokens in the cache
+    expected = 0.01 + 36 * 1e-4 + 4.5 * 1e-3 + 100 * 1e-6
+    assert steps.step_seconds(4, 32, 100) == pytest.approx(expected)
+
+
+def test_a_roofline_step_is_the_estimates_own() -> None:
+    hardware = HARDWARE["a100-80gb"]
+    reached = rates(hardware, PartitionSize(SharingMode.WHOLE, 1, 100))
+    architecture = as_loaded(CATALOG["opt-1.3b"].architecture)
+    steps = roofline_steps(architecture, reached, WORKLOAD)
+    step = Step(8, 100.0, 64, prompt_context(WORKLOAD))
+    assert steps.step_seconds(8, 64, 800) == step_seconds(architecture, step, reached)
+    assert steps.step_seconds(8, 0, 80_000) > steps.step_seconds(8, 0, 800)
+
+
+@given(st.integers(1, 256), st.floats(10.0, 1e4), st.floats(0.001, 10.0), st.integers(2, 512))
+def test_a_candidates_engine_has_the_throughput_it_states(
+    batch: int, rate: float, ttft: float, output: int
+) -> None:
+    workload = Workload(prompt_tokens=64, output_tokens=output)
+    candidate = Candidate(
+        "m", "p", ProfileKind.ESTIMATED, "h", PartitionSize(SharingMode.WHOLE, 1, 100), batch,
+        Bytes(1), Bytes(1), 1.0, rate, ttft, 0.01,
+    )  # fmt: skip
+    steps = candidate_steps(candidate, workload)
+    round_seconds = steps.step_seconds(batch, 0) + batch / output * steps.step_seconds(0, 64)
+    assert batch / round_seconds == pytest.approx(rate)
+    assert steps.step_seconds(1, 0) > 0
+    assert steps.prefill_seconds_per_token >= 0

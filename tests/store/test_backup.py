@@ -1,0 +1,300 @@
+"""Backups are whole under load, refused if damaged, newer or in use, and restored in one step."""
+
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import io
+import json
+import os
+import sqlite3
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from partitiond.core.errors import ConflictError, InputError, NotFoundError, StoreError
+from partitiond.fleet.profile_files import read_profile
+from partitiond.settings.schema import LoadedSettings, load_settings
+from partitiond.store import StateFolderBusyError, StateLock, open_store
+from partitiond.store.backup import check_backup, copying_hint, make_backup, restore
+from tests.controller.samples import measured_profile
+
+WHEN = "2026-03-01T12:00:00.000Z"
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> LoadedSettings:
+    """Settings of a file, on a state folder with one profile."""
+    config = tmp_path / "config.toml"
+    config.write_text(f'state_dir = "{tmp_path}/state"\nrun_dir = "/run/x"\n[planner]\nseed = 7\n')
+    found = load_settings(config)
+    with contextlib.closing(open_store(found.settings.store_path)) as store:
+        store.add_profile(measured_profile("a"))
+    return found
+
+
+def ids(loaded: LoadedSettings) -> set[str]:
+    with contextlib.closing(open_store(loaded.settings.store_path)) as store:
+        return {profile.id for profile in store.profiles()}
+
+
+def another_profile(loaded: LoadedSettings, profile_id: str = "later") -> None:
+    profile = dataclasses.replace(measured_profile("a"), id=profile_id)
+    with contextlib.closing(open_store(loaded.settings.store_path)) as store:
+        store.add_profile(profile)
+
+
+def test_what_was_kept_comes_back_and_what_came_later_goes(
+    loaded: LoadedSettings, tmp_path: Path
+) -> None:
+    before, file = ids(loaded), tmp_path / "b.tar.gz"
+    made = make_backup(loaded, file, created_at=WHEN)
+    assert (made.profiles, made.created_at) == (1, WHEN)
+    assert file.stat().st_mode & 0o777 == 0o600
+    another_profile(loaded)
+    done = restore(loaded.settings, file)
+    assert ids(loaded) == before
+    assert done.kept is not None
+    done.kept.replace(loaded.settings.store_path)
+    assert ids(loaded) == {*before, "later"}
+
+
+def test_a_backup_of_a_store_that_is_being_written_is_of_one_moment(
+    loaded: LoadedSettings, tmp_path: Path
+) -> None:
+    with contextlib.closing(sqlite3.connect(loaded.settings.store_path)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("DELETE FROM profile")
+        make_backup(loaded, tmp_path / "b.tar.gz", created_at=WHEN)
+        writer.execute("COMMIT")
+    restore(loaded.settings, tmp_path / "b.tar.gz")
+    assert len(ids(loaded)) == 1
+
+
+def test_the_log_of_the_store_before_is_not_replayed_into_the_restored_one(
+    loaded: LoadedSettings, tmp_path: Path
+) -> None:
+    make_backup(loaded, tmp_path / "b.tar.gz", created_at=WHEN)
+    store = loaded.settings.store_path
+    killed = store.with_name("copy")
+    with contextlib.closing(open_store(store)) as running:
+        running.add_profile(dataclasses.replace(measured_profile("a"), id="in-the-log"))
+        for suffix in ("", "-wal"):  # as a daemon that was killed leaves them
+            killed.with_name("copy" + suffix).write_bytes(
+                store.with_name(store.name + suffix).read_bytes()
+            )
+    for suffix in ("", "-wal"):
+        killed.with_name("copy" + suffix).replace(store.with_name(store.name + suffix))
+    restore(loaded.settings, tmp_path / "b.tar.gz")
+    assert "in-the-log" not in ids(loaded)
+
+
+def test_profiles_and_settings_can_be_read_without_restoring(
+    loaded: LoadedSettings, tmp_path: Path
+) -> None:
+    file = tmp_path / "b.tar.gz"
+    make_backup(loaded, file, created_at=WHEN)
+    folder = tmp_path / "unpacked"
+    folder.mkdir()
+    check_backup(file, folder)
+    (profile,) = (folder / "profiles").iterdir()
+    assert read_profile(profile) == measured_profile("a")
+    assert "seed = 7" in (folder / "config.toml").read_text()
+    effective = json.loads((folder / "settings.json").read_text())
+    assert effective["planner.seed"]["value"] == 7
+    assert not any("token" in path.name for path in folder.rglob("*"))
+
+
+def test_settings_are_written_only_when_asked_for_and_the_former_are_kept(
+    loaded: LoadedSettings, tmp_path: Path
+) -> None:
+    file = tmp_path / "b.tar.gz"
+    make_backup(loaded, file, created_at=WHEN)
+    assert loaded.config_file is not None
+    loaded.config_file.write_text("[planner]\nseed = 8\n")
+    assert restore(loaded.settings, file).settings is None
+    assert "seed = 8" in loaded.config_file.read_text()
+    done = restore(loaded.settings, file, settings_file=loaded.config_file)
+    assert "seed = 7" in loaded.config_file.read_text()
+    assert done.settings_kept is not None
+    assert "seed = 8" in done.settings_kept.read_text()
+
+
+def test_a_running_daemon_is_refused(loaded: LoadedSettings, tmp_path: Path) -> None:
+    make_backup(loaded, tmp_path / "b.tar.gz", created_at=WHEN)
+    with StateLock.acquire(loaded.settings.lock_path), pytest.raises(StateFolderBusyError):
+        restore(loaded.settings, tmp_path / "b.tar.gz")
+
+
+def test_a_file_is_not_replaced_unless_that_was_said(
+    loaded: LoadedSettings, tmp_path: Path
+) -> None:
+    file = tmp_path / "b.tar.gz"
+    file.write_text("mine")
+    with pytest.raises(ConflictError):
+        make_backup(loaded, file, created_at=WHEN)
+    assert file.read_text() == "mine"
+    make_backup(loaded, file, created_at=WHEN, replace=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"b.tar.gz", "state", "config.toml"}
+
+
+def test_where_there_is_no_store_and_no_file_that_is_said(tmp_path: Path) -> None:
+    loaded = load_settings(overrides={"state_dir": str(tmp_path / "none"), "run_dir": "/run/x"})
+    with pytest.raises(NotFoundError, match="no store"):
+        make_backup(loaded, tmp_path / "b.tar.gz", created_at=WHEN)
+    with pytest.raises(NotFoundError, match="no file"):
+        restore(loaded.settings, tmp_path / "b.tar.gz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_store_is_put_aside_by_a_restore(loaded: LoadedSettings, tmp_path: Path) -> None:
+    before = ids(loaded)
+    make_backup(loaded, tmp_path / "b.tar.gz", created_at=WHEN)
+    loaded.settings.store_path.write_bytes(b"not a database at all, not any more" * 300)
+    with pytest.raises(StoreError):
+        make_backup(loaded, tmp_path / "c.tar.gz", created_at=WHEN)
+    done = restore(loaded.settings, tmp_path / "b.tar.gz")
+    assert ids(loaded) == before
+    assert done.kept is not None
+    assert done.kept.read_bytes().startswith(b"not a database")
+
+
+# --- files that are wrong ----------------------------------------------------------------------
+
+Change = Callable[[dict[str, bytes]], None]
+
+
+def forged(file: Path, change: Change, *, consistent: bool = True) -> None:
+    """Rewrite a backup: its members changed, its manifest made to fit them or not."""
+    with tarfile.open(file) as archive:
+        members = {m.name: (archive.extractfile(m) or io.BytesIO()).read() for m in archive}
+    change(members)
+    if consistent:
+        manifest = json.loads(members["manifest.json"])
+        manifest["files"] = {
+            name: (len(body), hashlib.sha256(body).hexdigest())
+            for name, body in members.items()
+            if name != "manifest.json"
+        }
+        members["manifest.json"] = json.dumps(manifest).encode()
+    with tarfile.open(file, "w:gz") as archive:
+        for name, body in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            archive.addfile(member, io.BytesIO(body))
+
+
+def _manifest(**changes: object) -> Change:
+    def change(members: dict[str, bytes]) -> None:
+        told = {**json.loads(members["manifest.json"]), **changes}
+        members["manifest.json"] = json.dumps(told).encode()
+
+    return change
+
+
+def _newer_schema(members: dict[str, bytes]) -> None:
+    with contextlib.closing(sqlite3.connect(":memory:")) as store:
+        store.deserialize(members["store.sqlite3"])
+        store.execute("UPDATE alembic_version SET version_num = '9999'")
+        store.commit()
+        members["store.sqlite3"] = store.serialize()
+
+
+def _outside(members: dict[str, bytes]) -> None:
+    members["../../evil"] = b"x"
+
+
+def _bad_settings(members: dict[str, bytes]) -> None:
+    members["config.toml"] = b"[planner]\nsead = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "consistent", "told"),
+    [
+        (_manifest(format=2), False, "has format 2"),
+        (_manifest(files=[]), False, "manifest cannot be read"),
+        (lambda m: m.update({"store.sqlite3": b"x" * 10}), False, "bytes instead of"),
+        (lambda m: m.pop("store.sqlite3"), False, "store.sqlite3 is missing"),
+        (lambda m: m.pop("store.sqlite3"), True, "holds no store"),
+        (lambda m: m.pop("manifest.json"), False, "is no backup"),
+        (_outside, True, "does not belong"),
+        (_newer_schema, True, "schema 9999"),
+        (_bad_settings, True, "sead"),
+        (lambda m: m.update({"store.sqlite3": b"SQLite format 3\0" + b"x" * 999}), True, "store"),
+    ],
+)
+def test_what_is_wrong_is_told_and_nothing_is_touched(
+    loaded: LoadedSettings, tmp_path: Path, change: Change, consistent: bool, told: str
+) -> None:
+    file = tmp_path / "b.tar.gz"
+    make_backup(loaded, file, created_at=WHEN)
+    another_profile(loaded)
+    forged(file, change, consistent=consistent)
+    with pytest.raises((InputError, StoreError), match=told):
+        restore(loaded.settings, file, settings_file=loaded.config_file)
+    assert "later" in ids(loaded)
+    left = {p.name.split(".before")[0] for p in loaded.settings.state_dir.iterdir()}
+    assert left <= {"partitiond.sqlite3", "daemon.lock"}
+    assert not (tmp_path.parent / "evil").exists()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedSettings, bytes]:
+    folder = tmp_path_factory.mktemp("whole")
+    loaded = load_settings(overrides={"state_dir": str(folder / "state"), "run_dir": "/run/x"})
+    with contextlib.closing(open_store(loaded.settings.store_path)) as store:
+        store.add_profile(measured_profile("a"))
+    make_backup(loaded, folder / "b.tar.gz", created_at=WHEN)
+    return loaded, (folder / "b.tar.gz").read_bytes()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_broken_byte_and_no_missing_end_goes_unnoticed(
+    whole: tuple[LoadedSettings, bytes], tmp_path: Path, data: st.DataObject
+) -> None:
+    """Either the file is refused, or what would be restored is what was kept."""
+    loaded, body = whole
+    if data.draw(st.booleans()):
+        broken = body[: data.draw(st.integers(0, len(body) - 1))]
+    else:
+        at = data.draw(st.integers(0, len(body) - 1))
+        broken = body[:at] + bytes([body[at] ^ data.draw(st.integers(1, 255))]) + body[at + 1 :]
+    file = tmp_path / f"broken-{os.urandom(4).hex()}.tar.gz"
+    file.write_bytes(broken)
+    folder = tmp_path / file.stem
+    folder.mkdir()
+    try:
+        check_backup(file, folder)
+    except InputError:
+        return
+    with contextlib.closing(sqlite3.connect(folder / "store.sqlite3")) as store:
+        (kept,) = store.execute("SELECT body FROM profile").fetchone()
+    with contextlib.closing(sqlite3.connect(loaded.settings.store_path)) as store:
+        assert (kept,) == store.execute("SELECT body FROM profile").fetchone()
+
+
+def test_a_bomb_is_not_unpacked(loaded: LoadedSettings, tmp_path: Path) -> None:
+    """A member that is larger than the manifest says is refused by its header."""
+    file = tmp_path / "b.tar.gz"
+    make_backup(loaded, file, created_at=WHEN)
+    forged(file, lambda m: m.update({"settings.json": b"0" * 50_000_000}), consistent=False)
+    assert len(gzip.compress(file.read_bytes())) < 1_000_000
+    with pytest.raises(InputError, match="bytes instead of"):
+        restore(loaded.settings, file)
+
+
+def test_what_to_do_about_a_copy_that_failed_fits_what_failed(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(":memory:")) as full:
+        full.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(sqlite3.Error) as caught:
+            full.execute("CREATE TABLE t (x)")
+    assert "disk is full" in str(caught.value)
+    assert copying_hint(caught.value, tmp_path).startswith(f"Free some space in {tmp_path}")
+    with pytest.raises(sqlite3.Error) as caught:
+        sqlite3.connect(f"file:{tmp_path}/none?mode=ro", uri=True)
+    assert "daemon's user" in copying_hint(caught.value, tmp_path)

@@ -1,0 +1,95 @@
+"""The tree explains the product: small rooms, described, without import circles."""
+
+import ast
+from collections import Counter
+from collections.abc import Mapping
+
+from tests.structure.imports import PACKAGE, ROOT, circles, graph, modules, tree_of
+
+MOST_FILES = 20
+ROOT_MODULES = {"__init__", "__main__", "daemon", "gpu_host", "native", "run_folder", "serde"}
+"""The root keeps what wires everything, and what everything uses."""
+PRONOUNS = {
+    "How", "One", "What", "Whatever", "When", "Where", "Whether", "Which", "Who", "Whose", "Why",
+}  # fmt: skip
+MIRRORED = 0.75
+"""Least share of tests of one package that lie where the module that they test lies."""
+TWO_MEANINGS = {
+    "CpuSpeed": "the controller's protocol, and the class that measures",
+    "MpsClient": "the partitions' protocol, and the client",
+    "MpsDaemon": "the partitions' protocol, and the daemon",
+}
+"""Public class names that stand twice, with reasons. At most ten."""
+ONE_MACHINE = "type annotations between the halves of one state machine, which the proxy compiles"
+KNOWN_CIRCLES = {
+    "partitiond.planner.api": "a solve compiles kernels, and compiling them solves",
+    "partitiond.planner.pack.packing": "rules are asked of packings, and packings keep rules",
+    "partitiond.proxy.dispatch.flights": ONE_MACHINE,
+    "partitiond.proxy.dispatch.state": ONE_MACHINE,
+    "partitiond.proxy.request.requests": "a route has the function that measures its requests",
+    "partitiond.simulated.fleet.device": "type annotations between a device and its engines",
+    "partitiond.simulated.fleet.dispatch": "type annotations between a model and its places",
+    "partitiond.simulated.fleet.run": "type annotations between a run and its autoscaling",
+}
+"""Import circles by their first module, with reasons. The list may only become shorter."""
+
+
+def test_a_folder_has_at_most_twenty_files() -> None:
+    count = Counter(path.parent for path in modules().values())
+    assert not {folder: n for folder, n in count.items() if n > MOST_FILES}
+
+
+def test_the_root_holds_what_wires_everything() -> None:
+    assert {path.stem for path in (ROOT / PACKAGE).glob("*.py")} <= ROOT_MODULES
+
+
+def test_a_module_says_what_it_does() -> None:
+    wrong = {}
+    for module in modules():
+        said = ast.get_docstring(tree_of(module)) or ""
+        first = said.split()[0].strip("`:,.") if said else ""
+        if first in {"", *PRONOUNS} or said.strip(".") in module:
+            wrong[module] = said.partition("\n")[0]
+    assert not wrong, "a docstring opens with a verb"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    found = circles(graph())
+    unknown = [sorted(circle) for circle in found if _named(circle) not in KNOWN_CIRCLES]
+    assert not unknown, "these import each other"
+    gone = set(KNOWN_CIRCLES) - {_named(circle) for circle in found}
+    assert not gone, "these circles are no more: strike them off the list"
+
+
+def _named(circle: frozenset[str]) -> str:
+    return min(circle)
+
+
+def test_a_circle_is_found_and_a_chain_is_none() -> None:
+    edges: Mapping[str, frozenset[str]] = {
+        "a": frozenset("b"), "b": frozenset("c"), "c": frozenset("b"), "d": frozenset("a")
+    }  # fmt: skip
+    assert circles(edges) == [frozenset("bc")]
+
+
+def test_a_public_class_name_stands_for_one_thing() -> None:
+    homes: dict[str, list[str]] = {}
+    for module in modules():
+        for node in tree_of(module).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module)
+    twice = {name: found for name, found in homes.items() if len(found) > 1}
+    assert twice.keys() == TWO_MEANINGS.keys(), twice
+    assert len(TWO_MEANINGS) <= 10
+
+
+def test_tests_lie_where_what_they_test_lies() -> None:
+    packages = {*modules(), *(f"loadgen.{path.stem}" for path in (ROOT / "loadgen").glob("*.py"))}
+    places = {tuple(name.removeprefix(f"{PACKAGE}.").split(".")) for name in packages}
+    rooms = {place[0] for place in places}
+    found = []
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        *folder, name = file.relative_to(ROOT / "tests").with_suffix("").parts
+        if not folder or folder[0] in rooms:
+            found.append((*folder, name.removeprefix("test_")) in places)
+    assert sum(found) / len(found) >= MIRRORED, f"{sum(found)} of {len(found)}"

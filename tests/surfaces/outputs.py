@@ -1,0 +1,119 @@
+"""The `--json` output of commands against a daemon with simulated engines, as shapes.
+
+    python -m tests.surfaces.outputs
+
+writes them anew to `frozen/json-outputs.json`.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from partitiond.cli.main import main
+from tests.cli.test_with_daemon import FLEET, Partitiond
+from tests.surfaces.shapes import shape_of
+from tests.surfaces.surfaces import write
+
+NAME = "json-outputs"
+NAMED = frozenset({".models", ".engines", ".settings"})
+"""Objects whose keys are names."""
+MODEL = "fleet-model"
+
+
+def outputs() -> dict[str, Any]:
+    """Run every command once, in an order in which each has something to say."""
+    folder = Path(tempfile.mkdtemp(prefix="pt-"))
+    daemon = Partitiond(folder)
+    try:
+        daemon.wait_ready()
+        with _environment(daemon.env):
+            return {name: shape_of(value, NAMED) for name, value in _spoken(folder)}
+    finally:
+        if daemon.daemon.poll() is None:
+            daemon.daemon.kill()
+        daemon.daemon.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _spoken(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Each command by its words, and what it wrote."""
+    fleet = folder / "fleet.toml"
+    fleet.write_text(FLEET, encoding="utf-8")
+    simulated = ("--weights", "dummy", "--no-auto", "--engine-kind", "simulated")
+
+    def said(words: str, *arguments: object, codes: tuple[int, ...] = (0,)) -> tuple[str, Any]:
+        return words, run(*words.split(), *arguments, codes=codes)
+
+    yield said("up", "-f", fleet)
+    yield said("models add", "opt-125m", "--name", "other", *simulated)
+    yield said("models update", "other", "--demand", "2")
+    yield said("models history", "other")
+    yield said("models list")
+    yield said("models show", MODEL)
+    yield said("models scaling")
+    yield said("models drift show")
+    yield said("models drift ledger")
+    yield said("models catalog")
+    yield said("status")
+    profiles = said("profile list")
+    yield profiles
+    (measured,) = [p["id"] for p in profiles[1] if p["kind"] == "measured"]
+    yield said("profile show", measured)
+    jobs = said("profile jobs list")
+    yield jobs
+    yield said("profile jobs show", jobs[1][0]["id"])
+    yield said("devices list")
+    yield said("devices show", "cpu")
+    yield said("devices cordon", "cpu", "--reason", "a test")
+    yield said("devices uncordon", "cpu")
+    yield said("plan", codes=(0, 7))
+    yield said("events")
+    yield said("keys create", "--label", "app")
+    keys = said("keys list")
+    yield keys
+    yield said("keys show", keys[1][0]["id"])
+    yield said("keys update", keys[1][0]["id"], "--max-in-flight", "2")
+    yield said("keys usage")
+    yield said("keys remove", keys[1][0]["id"])
+    yield said("setup config show")
+    yield said("setup config path")
+    yield said("setup engine list")
+    yield said("setup backup", folder / "backup.tar.gz")
+    yield said("doctor", codes=(0, 1))
+    yield said("tools estimate", "opt-125m", "--hardware", "a100-80gb")
+    yield said("models remove", "other")
+    yield said("down")
+
+
+def run(*arguments: object, codes: tuple[int, ...]) -> Any:
+    """What a command writes with `--json`."""
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main([*map(str, arguments), "--json"])
+    except SystemExit as ended:
+        if ended.code not in {*codes, None}:
+            raise AssertionError(f"{arguments}: {ended.code}\n{err.getvalue()}") from None
+    return json.loads(out.getvalue())
+
+
+@contextlib.contextmanager
+def _environment(env: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(env)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+if __name__ == "__main__":
+    write(NAME, outputs())
