@@ -28,13 +28,6 @@ from partitiond.api.replies import ANSWERS
 from partitiond.api.schemas import ApiOptions
 from partitiond.controller.plans.planning import Solve
 from partitiond.controller.service import Service
-from partitiond.controller.settings import (
-    Reloading,
-    proxy_options,
-    service_options,
-    status_text,
-    traced,
-)
 from partitiond.core.errors import DeviceError, PartitiondError, SettingsError, SilentError
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.spec import ModelSpec
@@ -63,6 +56,13 @@ from partitiond.proxy.supervisor import ProxyProcess
 from partitiond.run_folder import owned_run_folder
 from partitiond.serde import prepare
 from partitiond.settings.schema import Settings
+from partitiond.settings.service import (
+    Reloading,
+    proxy_options,
+    service_options,
+    status_text,
+    traced,
+)
 from partitiond.store import SqlStore, open_store
 from partitiond.store.lock import StateLock
 from partitiond.store.opening import BUSY_TIMEOUT_SECONDS

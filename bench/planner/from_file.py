@@ -47,7 +47,9 @@ def main() -> None:
             check=False,
         )
         took = time.perf_counter() - began
-    print(page.stdout or page.stderr)
+    if page.returncode:
+        raise SystemExit(f"plan --from failed:\n{page.stderr}")
+    print(page.stdout)
     print(f"{given.models} models, {given.gpus} GPUs: {took:.1f} s with a limit of ", end="")
     print(f"{given.seconds:g} s: {took - given.seconds:+.1f} s, x {took / given.seconds:.2f}")
 

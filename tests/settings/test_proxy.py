@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.controller.settings import proxy_options
 from partitiond.core.errors import SettingsError
 from partitiond.proxy.config import ProxyOptions
 from partitiond.settings.proxy import ProxySettings
 from partitiond.settings.schema import load_settings
+from partitiond.settings.service import proxy_options
 
 
 def loaded(tmp_path: Path, text: str = "", env: dict[str, str] | None = None) -> ProxySettings:

@@ -219,7 +219,8 @@ class Certificate:
         value: the plan's value (devices used or their cost; weighted requests/s), the price of its
             moves included.
         bound: no plan can be better than this.
-        gap: |bound - value| / max(|value|, 1e-9); 0 is proven optimal.
+        gap: |bound - value| / max(|value|, 1e-9). At 0 the plan is proven optimal, unless it lacks
+            least replicas: `status` says whether any plan may lack fewer.
         status: optimal, feasible, infeasible, out-of-time.
         method: which member of the portfolio gave the plan, and which the bound.
         seconds: time the solve took.

@@ -109,13 +109,17 @@ class Duals:
 
 
 def solve_sampled(pours: Pours, *, as_cost: bool, most: int = SAMPLE) -> Duals:
-    """Return the duals of every n-th model and an n-th of all devices, if there are many pours.
+    """Return the duals of one in n models and an n-th of all devices, if there are many pours.
+
+    The sample is random with a fixed seed: models may be listed in an order with a period.
 
     Bounds hold for any prices, and a sample's prices are nearly those of all models. If the sample
     cannot be served, that proves nothing: the prices are then those for the most goodput.
     """
     every = max(1, -(-len(pours.entry) // most))
-    mine = np.flatnonzero(pours.model % every == 0)
+    models = len(pours.sites.need_rate)
+    chosen = np.random.default_rng(0).permutation(models)[: -(-models // every)]
+    mine = np.flatnonzero(np.isin(pours.model, chosen))
     found = _Program(pours, mine, every, as_cost=as_cost).solve(part=as_cost and every == 1)
     if found is None and as_cost:
         found = _Program(pours, mine, every, as_cost=False).solve(part=False)

@@ -33,6 +33,8 @@ from partitiond.planner.search.annealing import (
     to_packing,
 )
 
+LEAST_SHARE: Final = 1e-6
+"""Least price of a replica, in the largest one; the kernels take a lack of 1e-9 for none."""
 HOT: Final = 0.05
 """First temperature, in the gain of a typical replica or in typical devices: a step that loses a
 twentieth of that is kept once in e times. With ten times as much the search forgets what it found,
@@ -76,8 +78,9 @@ class Improver:
         self.sites, self.by_cost = sites, by_cost
         self.here = make_here(sites, runs, most_gone)
         price = worth if by_cost else np.sqrt(worth * usual_prices(sites))
-        # Lacking worth is compared with 0, so the objective's unit must not matter.
-        price = price / price.max(initial=LEAST_PRICE)
+        # Lacking worth is compared with 0, so the objective's unit must not matter, and no model's
+        # replicas may be worth so little beside others that lacking them passes for nothing.
+        price = np.maximum(price / price.max(initial=LEAST_PRICE), LEAST_SHARE)
         self.data = make_data(sites, price, by_cost=by_cost)
         self.state, self.best_state = empty_state(self.data), empty_state(self.data)
         self.scratch = make_scratch(self.data, seed)

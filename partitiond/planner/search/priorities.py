@@ -206,7 +206,8 @@ def class_by_class(
     best = max(members, key=goodput_key).packing
     values, own = values_of(best, classes), values_of(found.packing, classes)
     bounds = bounds_of(watch.instance, classes, values, found.bound, exact, late=watch.finish())
-    optimal = not best.short_replicas() and order(own, values) >= 0
+    full = not best.short_replicas() or found.status is Status.OPTIMAL
+    optimal = full and order(own, values) >= 0
     optimal = optimal and all(meets(v, b) for v, b in zip(own, bounds, strict=True))
     return dataclasses.replace(
         found,

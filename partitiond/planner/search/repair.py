@@ -160,8 +160,8 @@ def improved(
 ) -> Packing:
     """Return the packing, or a better one in which at most `most_moves` replicas leave a device.
 
-    Better means cheaper if everything is served, else of more worth. Models whose rules go beyond
-    one device stay where the packing has them.
+    Better means cheaper if everything is served, else of more worth. Models that have to be
+    `near` others stay where the packing has them.
 
     Args:
         watch: the problem instance and the clock.

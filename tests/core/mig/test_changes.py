@@ -121,7 +121,7 @@ def questions(draw: st.DrawFn) -> tuple[MigLayout, MigTarget, MigPermissions]:
     enabled = draw(st.sampled_from([True, True, True, False]))
     places = tuple(wanted) if enabled else ()
     wish = MigTarget(places, enabled=enabled, only=draw(st.booleans()))
-    return state, wish, MigPermissions(changes, ours)
+    return state, wish, MigPermissions(changes, ours, complete=draw(st.booleans()))
 
 
 def reachable(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> int | None:
@@ -143,6 +143,8 @@ def reachable(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> int |
             if not found.whole:
                 changed = True
                 if found.compute_instances and (found.busy or place not in leave.ours):
+                    return False
+                if not found.compute_instances and not (leave.complete or place in leave.ours):
                     return False
         if changed and leave.changes == "never":
             return False

@@ -3,9 +3,9 @@
 import psutil
 import pytest
 
-from partitiond.controller.settings import service_options
 from partitiond.core.units import GIB
 from partitiond.settings.schema import load_settings
+from partitiond.settings.service import service_options
 
 
 @pytest.mark.parametrize(
