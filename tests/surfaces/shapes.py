@@ -22,10 +22,11 @@ def shape_of(value: Any, named: frozenset[str] = frozenset(), path: str = "") ->
     """
     if isinstance(value, Mapping):
         if path in named:
-            return {ANY_KEY: _shared(shape_of(v, named, path) for v in value.values())}
+            each = f"{path}.{ANY_KEY}"
+            return {ANY_KEY: _shared(shape_of(v, named, each) for v in value.values())}
         return {k: shape_of(value[k], named, f"{path}.{k}") for k in sorted(value)}
     if isinstance(value, list):
-        return [_shared(shape_of(element, named, path) for element in value)]
+        return [_shared(shape_of(element, named, f"{path}[]") for element in value)]
     if value is None:
         return None
     return "number" if type(value) in {int, float} else type(value).__name__

@@ -2,12 +2,13 @@
 
     python -m tests.surfaces.surfaces
 
-writes all of them anew to `frozen/`. A change of a frozen file is a change for users: it is listed
+writes all of them anew to `frozen/`; with `--print` it writes them to standard output. A change of a frozen file is a change for users: it is listed
 in CHANGELOG.md.
 """
 
 import json
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,5 +129,9 @@ def frozen(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    for name, make in SURFACES.items():
-        write(name, make())
+    made = {name: make() for name, make in SURFACES.items()}
+    if sys.argv[1:] == ["--print"]:
+        print(json.dumps(made))
+    else:
+        for name, value in made.items():
+            write(name, value)

@@ -9,20 +9,20 @@ _CHECK: Final = f"{_PLANNER}/check/certificate.py"
 _CHOICES: Final = "partitiond/core/plan/choices.py"
 _MOVES: Final = "tests/planner/progress/test_moves.py"
 _KINDS: Final = "partitiond/core/plan/kinds.py"
-_NEXT: Final = f"{_PLANNER}/next_best.py"
+_NEXT: Final = f"{_PLANNER}/search/next_best.py"
 _OBJECTIVES: Final = f"{_PLANNER}/exact/objectives.py"
-_EXPLAIN: Final = f"{_PLANNER}/explain.py"
-_MODEL: Final = f"{_PLANNER}/explain_model.py"
-_ROOM: Final = f"{_PLANNER}/room_for.py"
-_POOLS: Final = f"{_PLANNER}/pools.py"
-_INSTANCE: Final = f"{_PLANNER}/instance.py"
+_EXPLAIN: Final = f"{_PLANNER}/answers/explain.py"
+_MODEL: Final = f"{_PLANNER}/answers/explain_model.py"
+_ROOM: Final = f"{_PLANNER}/answers/room_for.py"
+_POOLS: Final = f"{_PLANNER}/model/pools.py"
+_INSTANCE: Final = f"{_PLANNER}/model/instance.py"
 _TESTS: Final = "tests/planner/test_truth.py"
-_POURS: Final = f"{_PLANNER}/pours.py"
-_PRICES: Final = f"{_PLANNER}/prices.py"
-_PRIORITIES: Final = f"{_PLANNER}/priorities.py"
+_POURS: Final = f"{_PLANNER}/bounds/placements_lp.py"
+_PRICES: Final = f"{_PLANNER}/bounds/prices.py"
+_PRIORITIES: Final = f"{_PLANNER}/search/priorities.py"
 _QUESTIONS: Final = "tests/planner/answers/test_questions.py"
-_RELAX: Final = f"{_PLANNER}/relax.py"
-_SCALE: Final = f"{_PLANNER}/scale.py"
+_RELAX: Final = f"{_PLANNER}/answers/relax.py"
+_SCALE: Final = f"{_PLANNER}/search/scale.py"
 _LOADS: Final = f"{_PLANNER}/kernels/loads.py"
 _DEMAND: Final = f"{_PLANNER}/market/demand.py"
 _VALUE: Final = f"{_PLANNER}/market/value.py"
@@ -30,9 +30,9 @@ _PRICING: Final = f"{_PLANNER}/kernels/pricing.py"
 _COVERS: Final = f"{_PLANNER}/kernels/covers.py"
 _CHOOSE: Final = f"{_PLANNER}/market/choose.py"
 _FACTOR: Final = f"{_PLANNER}/market/factor.py"
-_ADDING: Final = f"{_PLANNER}/adding.py"
-_COMPLETE: Final = f"{_PLANNER}/complete.py"
-_MEMBERS: Final = f"{_PLANNER}/members.py"
+_ADDING: Final = f"{_PLANNER}/pack/adding.py"
+_COMPLETE: Final = f"{_PLANNER}/pack/complete.py"
+_MEMBERS: Final = f"{_PLANNER}/progress/members.py"
 _MISSING: Final = "max(0.0, wanted - rates.get(need.name, 0.0))"
 
 TRUTH: Final[tuple[Rule, ...]] = (
@@ -41,11 +41,11 @@ TRUTH: Final[tuple[Rule, ...]] = (
         _TESTS,
         wrong=(
             (
-                f"{_PLANNER}/types.py",
+                f"{_PLANNER}/model/types.py",
                 "return up(item.candidate.capacity_req_per_s, item.units, level)",
                 "return up(item.candidate.capacity_req_per_s, item.units, level) - 1",
             ),
-            (f"{_PLANNER}/needs.py", "max(1, down(rate, units))", "max(1, down(rate, units) + 1)"),
+            (f"{_PLANNER}/model/needs.py", "max(1, down(rate, units))", "max(1, down(rate, units) + 1)"),
             (_INSTANCE, "down(c.busy, SHARE_SCALE)", "down(c.busy, SHARE_SCALE) + 1"),
             (_INSTANCE, "usable_bytes(d) // grain * grain", "usable_bytes(d) // 2**26 * 2**26"),
         ),
@@ -55,17 +55,17 @@ TRUTH: Final[tuple[Rule, ...]] = (
         _TESTS,
         wrong=(
             (
-                f"{_PLANNER}/certify.py",
+                f"{_PLANNER}/answers/certify.py",
                 "own_bound, best = _bound(instance, found), _best(instance, found, own)",
                 "own_bound, best = own, _best(instance, found, own)",
             ),
             (
-                f"{_PLANNER}/certify.py",
+                f"{_PLANNER}/answers/certify.py",
                 "return found.bound * (1 + GRAIN)",
                 "return found.bound * (1 - 1e-5)",
             ),
             (
-                f"{_PLANNER}/sites.py",
+                f"{_PLANNER}/model/sites.py",
                 "implied = -(-need.survive_rate * len(domains) // (len(domains) - 1))",
                 "implied = -(-need.survive_rate * 2 * len(domains) // (len(domains) - 1))",
             ),
@@ -76,17 +76,17 @@ TRUTH: Final[tuple[Rule, ...]] = (
         "tests/planner/answers/test_certify.py",
         wrong=(
             (
-                f"{_PLANNER}/certify.py",
+                f"{_PLANNER}/answers/certify.py",
                 "        proven = proven and found.status is Status.OPTIMAL\n",
                 "        pass\n",
             ),
             (
-                f"{_PLANNER}/certify.py",
+                f"{_PLANNER}/answers/certify.py",
                 "        proven = proven and found.status is Status.OPTIMAL\n",
                 "        proven = False\n",
             ),
             (
-                f"{_PLANNER}/certify.py",
+                f"{_PLANNER}/answers/certify.py",
                 "objective is Objective.MAX_GOODPUT and found.packing.short_replicas():",
                 "objective.is_cost and found.packing.short_replicas():",
             ),
@@ -212,17 +212,17 @@ TRUTH: Final[tuple[Rule, ...]] = (
         "tests/planner/test_objectives.py::test_min_energy_fills_no_room_that_is_left_over",
         wrong=(
             (
-                f"{_PLANNER}/nearest.py",
+                f"{_PLANNER}/search/nearest.py",
                 "if not may_open and charges_replicas(instance.request)",
                 "if False",
             ),
             (
-                f"{_PLANNER}/nearest.py",
+                f"{_PLANNER}/search/nearest.py",
                 "        drop_surplus(packing)",
                 "        restore(packing, may_open=may_open)",
             ),
             (
-                f"{_PLANNER}/costs.py",
+                f"{_PLANNER}/model/costs.py",
                 "return request.objective is Objective.MIN_ENERGY",
                 "return False",
             ),
@@ -233,22 +233,22 @@ TRUTH: Final[tuple[Rule, ...]] = (
         "tests/planner/test_stopping.py",
         wrong=(
             (
-                f"{_PLANNER}/nearest.py",
+                f"{_PLANNER}/search/nearest.py",
                 "_filled(instance, one, watch.over, may",
                 "_filled(instance, one, stop, may",
             ),
             (
-                f"{_PLANNER}/nearest.py",
+                f"{_PLANNER}/search/nearest.py",
                 "if m.packing.cost() <= most] if shares",
                 "] if shares",
             ),
             (
-                f"{_PLANNER}/nearest.py",
+                f"{_PLANNER}/search/nearest.py",
                 "min(MAX_VARIABLES, VARIABLES * wall_seconds)",
                 "MAX_VARIABLES",
             ),
             (
-                f"{_PLANNER}/progress.py",
+                f"{_PLANNER}/progress/watch.py",
                 "finish += min(SHARING_MOST",
                 "finish += max(SHARING_MOST",
             ),
@@ -262,8 +262,8 @@ TRUTH: Final[tuple[Rule, ...]] = (
         f"{_MOVES}::test_a_plan_beyond_the_budget_is_told_and_wins_at_no_price",
         f"{_MOVES}::test_the_checker_refuses_wrong_choices",
         wrong=(
-            (f"{_PLANNER}/nearest.py", "if speaks >= OUTAGE:", "if speaks > OUTAGE:"),
-            (f"{_PLANNER}/nearest.py", "value, moves, Against.MOVE_BUDGET)", "value, moves)"),
+            (f"{_PLANNER}/search/nearest.py", "if speaks >= OUTAGE:", "if speaks > OUTAGE:"),
+            (f"{_PLANNER}/search/nearest.py", "value, moves, Against.MOVE_BUDGET)", "value, moves)"),
             (_CHECK, "if other.moves <= one.moves and sign", "if other.moves < one.moves and sign"),
         ),
     ),
@@ -273,11 +273,11 @@ TRUTH: Final[tuple[Rule, ...]] = (
         f"{_MOVES}::test_a_needless_stop_counts_as_eight_moves_and_is_no_reason_to_take_any_other_plan",
         f"{_MOVES}::test_of_plans_that_are_spoken_against_alike_the_first_is_taken",
         wrong=(
-            (f"{_PLANNER}/nearest.py", "worth(early, EARLY_MOVES) >", "worth(early, 0) >"),
-            (f"{_PLANNER}/nearest.py", "else least\n\n\ndef _taken", "else early\n\n\ndef _taken"),
-            (f"{_PLANNER}/nearest.py", " > worth(least, 0) else", " < -1e9 else"),
+            (f"{_PLANNER}/search/nearest.py", "worth(early, EARLY_MOVES) >", "worth(early, 0) >"),
+            (f"{_PLANNER}/search/nearest.py", "else least\n\n\ndef _taken", "else early\n\n\ndef _taken"),
+            (f"{_PLANNER}/search/nearest.py", " > worth(least, 0) else", " < -1e9 else"),
             (
-                f"{_PLANNER}/nearest.py",
+                f"{_PLANNER}/search/nearest.py",
                 "Against.NEEDLESS_STOP if speaks else",
                 "None if speaks else",
             ),
@@ -421,10 +421,10 @@ TRUTH: Final[tuple[Rule, ...]] = (
                 "        if True:\n            held",
             ),
             (_PRIORITIES, "        kept.append((models,", "        [].append((models,"),
-            (f"{_PLANNER}/needs.py", "lift[priority] = factor / usual", "lift[priority] = 1.0"),
+            (f"{_PLANNER}/model/needs.py", "lift[priority] = factor / usual", "lift[priority] = 1.0"),
             (_PRIORITIES, "lexicographic(values_of(packing)), ", ""),
             (
-                f"{_PLANNER}/certify.py",
+                f"{_PLANNER}/answers/certify.py",
                 " and all(p.bound <= p.value * (1 + PROVEN) for p in by_priority)",
                 "",
             ),

@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
+from partitiond.core.model.placement_rules import PlacementRules
 from partitiond.core.plan.record import ModelDemand, Objective, Plan, Status
 from partitiond.planner.answers.certify import certify
+from partitiond.planner.answers.explain import explain
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.model.instance import build_instance
@@ -109,6 +111,21 @@ def test_goodput_at_its_bound_is_no_best_plan_while_fewer_of_the_least_replicas_
     packing.add(0, item, option)
     value = packing.goodput()
     found = SolveAnswer(packing, Objective.MAX_GOODPUT, value, value, status, "greedy", None, None)
-    proof = certify(instance, found, assign(instance, packing), {"g0": 1.0}, 0.1)
+    placements = assign(instance, packing)
+    proof = certify(instance, found, placements, {"g0": 1.0}, 0.1)
     assert proof.among
     assert proof.status is status
+    summary = explain(instance, found, placements, proof)[0]
+    assert ("not proven optimal" in summary) == (status is Status.FEASIBLE)
+
+
+def test_with_priorities_a_plan_that_lacks_least_replicas_is_optimal_where_that_is_proven() -> None:
+    models = tuple(
+        want(name, point(name, 5, 60), rate=5, min_replicas=1, rules=PlacementRules(priority=rank))
+        for rank, name in enumerate("ba")
+    )
+    answer = solve(PlanRequest((gpu("g0"),), models, objective=Objective.MAX_GOODPUT))
+    assert isinstance(answer, Plan)
+    assert [one.model for one in answer.placements] == ["a"]
+    assert answer.certificate.status is Status.OPTIMAL
+    assert "not proven" not in answer.explanation[0]

@@ -121,6 +121,20 @@ def test_a_sample_that_cannot_be_served_proves_nothing() -> None:
     assert 0 <= sampled <= 2
 
 
+@pytest.mark.parametrize("names", ["ab" * 6, "ba" * 6])
+def test_a_sample_holds_all_kinds_of_model_in_whatever_order_they_are_listed(names: str) -> None:
+    """Every other model takes a device, the others next to nothing."""
+    models = tuple(
+        want(f"m{n}", point(f"m{n}", 1.0, 70 if name == "a" else 1), rate=1.0)
+        for n, name in enumerate(names)
+    )
+    pours = make_pours(
+        build_sites(build_instance(PlanRequest(gpus(12), models, interference=FREE)))
+    )
+    sampled = cost_bound(pours, solve_sampled(pours, as_cost=True, most=len(pours.entry) // 2))
+    assert sampled >= 4
+
+
 @pytest.mark.parametrize(("least", "most"), [(3, 2), (0, 1)])
 def test_numbers_of_replicas_that_contradict_the_demand_are_impossible(
     least: int, most: int

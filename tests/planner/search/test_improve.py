@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,26 @@ def searched(instance: Instance, *, by_cost: bool, steps: int = 2000, seed: int 
 
 def run(improver: Improver, steps: int) -> None:
     improver.run(0.0, steps=steps, halt=lambda: False)
+
+
+@pytest.mark.parametrize("by_cost", [True, False])
+def test_replicas_are_priced_by_their_worth_and_for_goodput_by_what_they_take_as_well(
+    by_cost: bool,
+) -> None:
+    models = tuple(want(n, point(n, 5, size), rate=7) for n, size in (("a", 10), ("b", 40)))
+    sites = build_sites(build_instance(PlanRequest((gpu("g0"),), models)))
+    worth = np.arange(1.0, len(sites.entry_item) + 1)
+    price = Improver(sites, worth, by_cost=by_cost, seed=1).data.price
+    expected = worth if by_cost else np.sqrt(worth * usual_prices(sites))
+    np.testing.assert_allclose(price, expected / expected.max())
+
+
+def test_no_replica_is_priced_so_low_that_lacking_it_passes_for_nothing() -> None:
+    models = tuple(want(n, point(n, 5, 10), rate=7) for n in "ab")
+    sites = build_sites(build_instance(PlanRequest((gpu("g0"),), models)))
+    worth = np.ones(len(sites.entry_item))
+    worth[0] = 1e-12
+    assert Improver(sites, worth, by_cost=True, seed=1).data.price.min() >= 1e-6
 
 
 def rebuilt(packing: Packing) -> Packing:
