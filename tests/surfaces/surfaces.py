@@ -1,9 +1,9 @@
-"""What users and programs hold on to: each surface of the product as plain data, without its texts.
+"""Describes each surface that users and programs hold on to, as plain data without its texts.
 
-    python -m tests.surfaces.surfaces
+    python -m tests.surfaces.surfaces [--print]
 
-writes all of them anew to `frozen/`; with `--print` it writes them to standard output. A change of a frozen file is a change for users: it is listed
-in CHANGELOG.md.
+writes all of them anew to `frozen/`, or prints them. A change of a frozen file is a change for
+users: it is listed in CHANGELOG.md.
 """
 
 import json
