@@ -45,7 +45,11 @@ TRUTH: Final[tuple[Rule, ...]] = (
                 "return up(item.candidate.capacity_req_per_s, item.units, level)",
                 "return up(item.candidate.capacity_req_per_s, item.units, level) - 1",
             ),
-            (f"{_PLANNER}/model/needs.py", "max(1, down(rate, units))", "max(1, down(rate, units) + 1)"),
+            (
+                f"{_PLANNER}/model/needs.py",
+                "max(1, down(rate, units))",
+                "max(1, down(rate, units) + 1)",
+            ),
             (_INSTANCE, "down(c.busy, SHARE_SCALE)", "down(c.busy, SHARE_SCALE) + 1"),
             (_INSTANCE, "usable_bytes(d) // grain * grain", "usable_bytes(d) // 2**26 * 2**26"),
         ),
@@ -89,6 +93,12 @@ TRUTH: Final[tuple[Rule, ...]] = (
                 f"{_PLANNER}/answers/certify.py",
                 "objective is Objective.MAX_GOODPUT and found.packing.short_replicas():",
                 "objective.is_cost and found.packing.short_replicas():",
+            ),
+            (_EXPLAIN, "MAX_GOODPUT and found.packing.short_replicas()", "MAX_GOODPUT and False"),
+            (
+                f"{_PLANNER}/search/priorities.py",
+                "not best.short_replicas() or found.status is Status.OPTIMAL",
+                "not best.short_replicas()",
             ),
         ),
     ),
@@ -263,7 +273,11 @@ TRUTH: Final[tuple[Rule, ...]] = (
         f"{_MOVES}::test_the_checker_refuses_wrong_choices",
         wrong=(
             (f"{_PLANNER}/search/nearest.py", "if speaks >= OUTAGE:", "if speaks > OUTAGE:"),
-            (f"{_PLANNER}/search/nearest.py", "value, moves, Against.MOVE_BUDGET)", "value, moves)"),
+            (
+                f"{_PLANNER}/search/nearest.py",
+                "value, moves, Against.MOVE_BUDGET)",
+                "value, moves)",
+            ),
             (_CHECK, "if other.moves <= one.moves and sign", "if other.moves < one.moves and sign"),
         ),
     ),
@@ -274,7 +288,11 @@ TRUTH: Final[tuple[Rule, ...]] = (
         f"{_MOVES}::test_of_plans_that_are_spoken_against_alike_the_first_is_taken",
         wrong=(
             (f"{_PLANNER}/search/nearest.py", "worth(early, EARLY_MOVES) >", "worth(early, 0) >"),
-            (f"{_PLANNER}/search/nearest.py", "else least\n\n\ndef _taken", "else early\n\n\ndef _taken"),
+            (
+                f"{_PLANNER}/search/nearest.py",
+                "else least\n\n\ndef _taken",
+                "else early\n\n\ndef _taken",
+            ),
             (f"{_PLANNER}/search/nearest.py", " > worth(least, 0) else", " < -1e9 else"),
             (
                 f"{_PLANNER}/search/nearest.py",
@@ -421,7 +439,11 @@ TRUTH: Final[tuple[Rule, ...]] = (
                 "        if True:\n            held",
             ),
             (_PRIORITIES, "        kept.append((models,", "        [].append((models,"),
-            (f"{_PLANNER}/model/needs.py", "lift[priority] = factor / usual", "lift[priority] = 1.0"),
+            (
+                f"{_PLANNER}/model/needs.py",
+                "lift[priority] = factor / usual",
+                "lift[priority] = 1.0",
+            ),
             (_PRIORITIES, "lexicographic(values_of(packing)), ", ""),
             (
                 f"{_PLANNER}/answers/certify.py",

@@ -95,8 +95,10 @@ def _summary(instance: Instance, found: SolveAnswer, proof: Certificate) -> str:
     own, bound = proof.own_value, proof.own_bound
     near = abs(bound - own) <= PROVEN * abs(own)
     near = near and all(p.bound <= p.value * (1 + PROVEN) for p in proof.by_priority)
-    # A plan that lacks least replicas is the best one only if a solver proved that none lacks fewer.
-    near = near and not (proof.objective is Objective.MAX_GOODPUT and found.packing.short_replicas())
+    # Without a solver's proof another plan may lack fewer of the least replicas.
+    near = near and not (
+        proof.objective is Objective.MAX_GOODPUT and found.packing.short_replicas()
+    )
     proven = proof.status is Status.OPTIMAL or near
     words = proof.optimal_words if proven else "not proven optimal"
     used, total = len(found.packing.used()), len(instance.group_of)
