@@ -327,8 +327,9 @@ def _solve_goodput(watch: SolveMonitor, proven_impossible: bool | None, may: May
     optimal = optimal and chosen.packing.goodput() >= value * (1 - EPSILON)
     if chosen.packing.short_replicas() > short:
         # The move budget left no plan with as many of the least replicas. Such a plan may give more
-        # goodput than any plan that has them, and CP-SAT's bound covers only the latter.
+        # goodput than any plan that has them, and CP-SAT's bounds cover only the latter.
         best, found.exact, most, optimal = chosen, None, bound, False
+        found.members, found.class_bounds = [chosen], {}
     answer = _answer(watch, found, chosen, best=best, bound=most, optimal=optimal)
     answer = dataclasses.replace(answer, seen=seen, proven_impossible=proven_impossible)
     if len(classes) < 2:
