@@ -37,18 +37,14 @@ def _cell(text: str) -> str:
 
 def cli_page() -> str:
     """Every command with its arguments and options."""
-    import typer.main
-
-    from partitiond.cli.main import app
-
-    root: Any = typer.main.get_command(app)
+    root = command_line()
     blocks = [
         "Global options stand before the command: `partitiond --state-dir DIR status`. "
         "Exit codes are on [a page of their own](exit-codes.md). Commands that moved are in "
         "[a table](#former-names) at the end.",
         _options(root),
     ]
-    for path, command, short in _commands(root, ()):
+    for path, command, short in commands(root):
         blocks += [f"## `partitiond {' '.join(path)}`", _help_text(command)]
         if short:
             blocks.append(f"`partitiond {short}` is short for it.")
@@ -65,11 +61,20 @@ def cli_page() -> str:
     return page("Command line", *blocks)
 
 
-def _commands(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, str]]:
+def command_line() -> Any:
+    """The command `partitiond`, with all others below it."""
+    import typer.main
+
+    from partitiond.cli.main import app
+
+    return typer.main.get_command(app)
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, str]]:
     """Each command with its path, and how it is called without its name, where it can be."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
-            yield from _commands(command, (*path, name))
+            yield from commands(command, (*path, name))
             continue
         words = []
         if isinstance(group, Lists) and name in (group.bare, group.explained):
@@ -165,13 +170,7 @@ def settings_page() -> str:
 
 def api_page() -> str:
     """Every route with its parameters, body and answers, from the OpenAPI document."""
-    from partitiond.api.app import create_app
-    from partitiond.ports import ControlService
-
-    # Routes are declared without calling the service, so none is needed to describe them.
-    token = "never used"  # noqa: S105 - the app is only described
-    app = create_app(cast(ControlService, object()), admin_token=token)
-    document = app.openapi()
+    document = control_api_document()
     blocks = [
         "JSON over HTTP on `127.0.0.1:8400`, with the admin token of the state folder as "
         "`Authorization: Bearer TOKEN`. Errors are `application/problem+json` with `code`, "
@@ -185,6 +184,16 @@ def api_page() -> str:
         if schema.get("properties"):
             blocks += [f"### `{name}`", _schema(schema)]
     return page("Control API", *blocks)
+
+
+def control_api_document() -> dict[str, Any]:
+    """The control API's OpenAPI document, without a service behind it."""
+    from partitiond.api.app import create_app
+    from partitiond.ports import ControlService
+
+    # Routes are declared without calling the service, so none is needed to describe them.
+    token = "never used"  # noqa: S105 - the app is only described
+    return create_app(cast(ControlService, object()), admin_token=token).openapi()
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:

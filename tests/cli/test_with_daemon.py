@@ -1,5 +1,6 @@
 """The command line works against a real daemon with the simulated engine, as a user types it."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -80,6 +81,13 @@ class Partitiond:
 
 @pytest.fixture(scope="module")
 def partitiond() -> Iterator[Partitiond]:
+    with serving() as started:
+        yield started
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Partitiond]:
+    """A daemon that is ready, and nothing of it or of its engines afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="pt-"))
     started = Partitiond(folder)
     try:

@@ -9,14 +9,12 @@ import contextlib
 import io
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from partitiond.cli.main import main
-from tests.cli.test_with_daemon import FLEET, Partitiond
+from tests.cli.test_with_daemon import FLEET, serving
 from tests.surfaces.shapes import shape_of
 from tests.surfaces.surfaces import write
 
@@ -28,17 +26,8 @@ MODEL = "fleet-model"
 
 def outputs() -> dict[str, Any]:
     """Run every command once, in an order in which each has something to say."""
-    folder = Path(tempfile.mkdtemp(prefix="pt-"))
-    daemon = Partitiond(folder)
-    try:
-        daemon.wait_ready()
-        with _environment(daemon.env):
-            return {name: shape_of(value, NAMED) for name, value in _spoken(folder)}
-    finally:
-        if daemon.daemon.poll() is None:
-            daemon.daemon.kill()
-        daemon.daemon.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    with serving() as daemon, _environment(daemon.env):
+        return {name: shape_of(value, NAMED) for name, value in _spoken(daemon.folder)}
 
 
 def _spoken(folder: Path) -> Iterator[tuple[str, Any]]:

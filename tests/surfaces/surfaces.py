@@ -12,7 +12,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+from docs import generate
 
 FROZEN = Path(__file__).parent / "frozen"
 TEXTS = {"description", "summary", "title"}
@@ -21,12 +23,7 @@ TEXTS = {"description", "summary", "title"}
 
 def control_api() -> Any:
     """The OpenAPI document of the control API."""
-    from partitiond.api.app import create_app
-    from partitiond.ports import ControlService
-
-    # Routes are declared without calling the service, so none is needed to describe them.
-    app = create_app(cast(ControlService, object()), admin_token="never used")
-    return without_texts(app.openapi())
+    return without_texts(generate.control_api_document())
 
 
 def endpoint_api() -> Any:
@@ -73,14 +70,9 @@ def exit_codes() -> Any:
 
 def command_line() -> Any:
     """Every command with its arguments and options."""
-    from typer.main import get_command
-
-    from docs.generate import _commands
-    from partitiond.cli.main import app
-
     return {
-        " ".join(path): sorted(_parameters(command))
-        for path, command, _ in _commands(get_command(app), ("partitiond",))
+        " ".join(("partitiond", *path)): sorted(_parameters(command))
+        for path, command, _ in generate.commands(generate.command_line())
     }
 
 
