@@ -10,6 +10,7 @@ _CHOICES: Final = "partitiond/core/plan/choices.py"
 _MOVES: Final = "tests/planner/progress/test_moves.py"
 _KINDS: Final = "partitiond/core/plan/kinds.py"
 _NEXT: Final = f"{_PLANNER}/search/next_best.py"
+_PORTFOLIO: Final = f"{_PLANNER}/search/portfolio.py"
 _OBJECTIVES: Final = f"{_PLANNER}/exact/objectives.py"
 _EXPLAIN: Final = f"{_PLANNER}/answers/explain.py"
 _MODEL: Final = f"{_PLANNER}/answers/explain_model.py"
@@ -100,6 +101,19 @@ TRUTH: Final[tuple[Rule, ...]] = (
                 "not best.short_replicas() or found.status is Status.OPTIMAL",
                 "not best.short_replicas()",
             ),
+        ),
+    ),
+    rule(
+        "A plan that a budget of moves leaves without a least replica has bounds of its own.",
+        "tests/planner/search/test_priorities.py",
+        wrong=(
+            (_PORTFOLIO, "found.members, found.class_bounds = [chosen], {}", "pass"),
+            (
+                _PORTFOLIO,
+                "found.members, found.class_bounds = [chosen], {}",
+                "found.members = [chosen]",
+            ),
+            (_PORTFOLIO, "if chosen.packing.short_replicas() > short:", "if False:"),
         ),
     ),
     rule(

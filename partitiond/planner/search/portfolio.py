@@ -166,7 +166,7 @@ def _greedy(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> list[Membe
     if watch.done or not quick or (by_cost and watch.stop()):
         return []
 
-    # If no search may follow there is no other plan, and on a slow machine this takes longer.
+    # Without a search only CP-SAT may follow, on small instances: greedy plans may take all time.
     share = GREEDY_SHARE if instance.request.may_search else 1.0
     until = time.monotonic() + share * watch.left()
 
