@@ -293,7 +293,10 @@ def _replica(engine: str) -> str:
 
 
 def _command(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    """The process's arguments; none of one that ended after it was listed."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _id(key: KeyRecord) -> str:
