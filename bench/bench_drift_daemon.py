@@ -22,7 +22,7 @@ import httpx
 
 from bench.daemons import Daemon, running, wait_for
 from partitiond.core.drift.detection import Figure, LedgerEntry
-from partitiond.ports import JobState, ProfileOptions
+from partitiond.core.profile.jobs import JobState, ProfileOptions
 
 MODEL = "opt-125m"
 SETTINGS = {

@@ -34,12 +34,12 @@ from pathlib import Path
 from bench.loadgen_clients import FIGURES, Load, run_ours, run_vllm
 from bench.paired import alternate, compare
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB
 from partitiond.engines.install.environment import EngineEnvironment, find_environment
 from partitiond.engines.vllm import launch as vllm
 from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.models.resolver import Resolver
-from partitiond.ports import EngineLaunch
 from partitiond.settings.schema import Settings
 
 STEP_SECONDS = 0.01

@@ -31,15 +31,16 @@ from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSamp
 from partitiond.core.errors import ModelSourceError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import SM_PERCENTS, MpsShare, PartitionSize
+from partitiond.core.keys.record import KeyRecord
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.plan.record import Certificate, Infeasible, Objective, Placement, Plan, Status
 from partitiond.core.profile.record import Profile
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.daemon import settle_heap
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.check import check_plan
 from partitiond.planner.model.types import PlanRequest
-from partitiond.ports import EngineHandle, KeyRecord
 from partitiond.serde import prepare, to_stored_json
 from partitiond.store import SqlStore, open_store
 from tests.controller.fakes import (

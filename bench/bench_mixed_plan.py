@@ -36,8 +36,8 @@ from partitiond.core.errors import PartitiondError
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Objective, Plan
+from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.ports import ProfileOptions
 from partitiond.simulated.replay.comparison import (
     TOLERANCE,
     ComparedFigure,

@@ -25,9 +25,9 @@ from bench.side_by_side import (
     window_plan,
 )
 from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.performance.interference import pair_errors
 from partitiond.core.profile.sharing import PairRun
-from partitiond.ports import ResolvedModel
 from partitiond.profiler.pairs.arrangement import DeviceShare, Replica
 from partitiond.profiler.pairs.pairs import BusyAndKappa, measure_pair
 from partitiond.profiler.pairs.replication import EvenSplit, replicate

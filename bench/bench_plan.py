@@ -25,12 +25,13 @@ from partitiond.cli.waiting import wait_for_job
 from partitiond.client.client import ControlClient
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Objective, Plan
+from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.profile.record import ProfileKind
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.models.resolver import Resolver
-from partitiond.ports import EngineLaunch, ProfileOptions
 from partitiond.settings.schema import Settings
 
 UNITS = {"throughput": "tok/s", "ttft_p95": "s", "tpot_p95": "s"}

@@ -32,8 +32,9 @@ from bench.side_by_side import (
 )
 from loadgen import Workload as Load
 from partitiond.core.errors import PartitiondError
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.profile.frontier import NEIGHBOUR_RATIO, TOLERANCE
-from partitiond.ports import ProfileRequest, ResolvedModel
+from partitiond.ports import ProfileRequest
 from partitiond.profiler.runner import prior_of
 from partitiond.profiler.search import (
     NextTrial,

@@ -13,11 +13,12 @@ from partitiond.cli.options import parse_overrides
 from partitiond.cli.profile.local import spec_of
 from partitiond.cli.setup.engine import find_engine
 from partitiond.core.hardware.kinds import Device, DeviceKind, headroom_bytes
+from partitiond.core.model.resolved import ResolvedModel
+from partitiond.core.profile.jobs import Progress
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.models.resolver import Resolver
 from partitiond.platform.clock import SystemClock
-from partitiond.ports import Progress, ResolvedModel
 from partitiond.profiler.pairs.side_by_side import WindowPlan
 from partitiond.profiler.sweep.bench import Bench
 from partitiond.settings.schema import Settings, load_settings

@@ -15,11 +15,11 @@ import pytest
 
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB, MIB
 from partitiond.engines.install.environment import EngineEnvironment, find_environment
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.models.resolver import Resolver
-from partitiond.ports import EngineLaunch
 from partitiond.settings.schema import Settings
 
 ENGINE_PYTHON_VARIABLE = "PARTITIOND_TEST_ENGINE_PYTHON"

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from partitiond import serde
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.devices.mps import record
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, start_ticks
-from partitiond.ports import EngineHandle
 from partitiond.proxy.process import PID_FILE, own_identity
 from partitiond.run_folder import RunFolderBusyError, owned_run_folder
 from partitiond.settings.schema import Settings, load_settings

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from partitiond.cli.main import main
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.devices import cpu
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.vllm import commands
-from partitiond.ports import EngineLaunch
 
 
 def pretend(cores: int) -> None:

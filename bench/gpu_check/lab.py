@@ -17,14 +17,17 @@ from bench.gpu_check.side_by_side import Stream, Together, Watched, load_togethe
 from partitiond import serde
 from partitiond.core.errors import EngineError
 from partitiond.core.hardware.kinds import Device, SharingMode, headroom_bytes
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.interference import fit_sharing
+from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.profile.sharing import ReplicationRun, Sharing
+from partitiond.core.replica.engine import EngineHandle, EngineReport
 from partitiond.engines.process.spawn import to_end
 from partitiond.models.resolver import Resolver
-from partitiond.ports import EngineHandle, EngineReport, ProfileRequest, Progress, ResolvedModel
+from partitiond.ports import ProfileRequest
 from partitiond.ports.telemetry import TelemetrySource
 from partitiond.profiler.runner import Profiler
 from partitiond.profiler.sweep.launch import plan_launch

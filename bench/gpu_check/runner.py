@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from bench.gpu_check.command_line import adapted
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.core.units import GIB
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.ports import EngineHandle, EngineLaunch
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from partitiond.engines.process.spawn import to_end
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
     from partitiond.core.plan.record import Placement
-    from partitiond.ports import ReplicaView
+    from partitiond.core.views.lists import ReplicaView
 
 PACKAGES: Final = (
     "fastapi",

@@ -18,7 +18,7 @@ import psutil
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware.kinds import Device
-from partitiond.ports import ReplicaView
+from partitiond.core.views.lists import ReplicaView
 
 LOOK_SECONDS = 0.2
 LIMIT_SECONDS = 300.0

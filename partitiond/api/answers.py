@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from partitiond.ports import KeyRecord
+from partitiond.core.keys.record import KeyRecord
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from partitiond.api.errors import problem, status_of
 from partitiond.api.streams import HEARTBEAT, HEARTBEAT_SECONDS, MEDIA_TYPE
 from partitiond.core.errors import PartitiondError
 from partitiond.core.plan.answers import PlanProgress
-from partitiond.ports import PlanPreview
+from partitiond.core.views.preview import PlanPreview
 from partitiond.serde import to_jsonable
 
 OnProgress = Callable[[PlanProgress], None]

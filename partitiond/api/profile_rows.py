@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from partitiond.core.profile.record import Profile
-from partitiond.ports import ProfileView
+from partitiond.core.views.lists import ProfileView
 from partitiond.serde import to_json_bytes
 
 

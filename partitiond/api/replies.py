@@ -8,24 +8,24 @@ from fastapi import Depends, Header, Request, Response
 from partitiond.api.answers import NewKey
 from partitiond.api.schemas import ApiOptions
 from partitiond.core.errors import InputError, PreconditionFailedError
+from partitiond.core.events import Event
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device
+from partitiond.core.keys.record import KeyRecord
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.plan.record import Plan
+from partitiond.core.profile.jobs import Job
 from partitiond.core.profile.record import Profile
-from partitiond.ports import (
-    ControlService,
-    Event,
-    Job,
-    KeyRecord,
+from partitiond.core.views.lists import (
     KeyView,
-    ModelRecord,
     ModelView,
-    Overview,
-    PlanPreview,
     ProfileView,
     PrunableProfile,
     ReplicaView,
 )
+from partitiond.core.views.overview import Overview
+from partitiond.core.views.preview import PlanPreview
+from partitiond.ports import ControlService
 from partitiond.serde import closed, to_json_bytes
 
 NO_STORE: Final = {"Cache-Control": "no-store"}

@@ -43,9 +43,9 @@ from partitiond.core.model.spec import (
     Weights,
 )
 from partitiond.core.model.workload import MAX_TOKENS, Workload
+from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.engines.vllm.launch import check_extra_args
 from partitiond.fleet.workloads import changed_workload
-from partitiond.ports import ProfileOptions
 from partitiond.serde import from_jsonable, to_jsonable
 from partitiond.settings.types import Size
 

@@ -10,12 +10,15 @@ from rich.text import Text
 
 from partitiond.cli.models.placement_options import demand_text, placement_text
 from partitiond.cli.models.request_options import defaults_text, limits_text
+from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec, Variant
 from partitiond.core.plan.page import first_of
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.units import format_bytes, format_duration
-from partitiond.ports import Event, Job, JobState, ModelRecord, ModelView, ReplicaView
+from partitiond.core.views.lists import ModelView, ReplicaView
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult

@@ -18,6 +18,8 @@ from partitiond.core.errors import (
     PartitiondError,
     StartFailedError,
 )
+from partitiond.core.events import EventFilter
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.replica.convergence import (
     NOTHING_APPLIED,
     Cause,
@@ -27,8 +29,6 @@ from partitiond.core.replica.convergence import (
     Standing,
 )
 from partitiond.core.units import format_duration
-from partitiond.ports import Job, JobState
-from partitiond.ports.event_filter import EventFilter
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient

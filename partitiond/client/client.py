@@ -26,27 +26,24 @@ from partitiond.client.scaling import ScalingCalls
 from partitiond.client.streams import event_data, events
 from partitiond.client.usage import UsageCalls
 from partitiond.core.errors import InputError, NotFoundError, NotReadyError
+from partitiond.core.events import EVERY_EVENT, Event, EventFilter
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device
-from partitiond.core.keys.record import KeyTerms
+from partitiond.core.keys.record import KeyRecord, KeyTerms
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanProgress, PlanQuestion
 from partitiond.core.plan.record import Objective, Plan
+from partitiond.core.profile.jobs import Job, ProfileOptions
 from partitiond.core.profile.record import Profile
-from partitiond.ports import (
-    Event,
-    Job,
-    KeyRecord,
+from partitiond.core.views.lists import (
     KeyView,
-    ModelRecord,
     ModelView,
-    PlanPreview,
-    ProfileOptions,
     ProfileView,
     PrunableProfile,
     ReplicaView,
 )
-from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
+from partitiond.core.views.preview import PlanPreview
 
 T = TypeVar("T")
 

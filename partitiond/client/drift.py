@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 from partitiond.client.bodies import quoted
 from partitiond.core.drift.correction import Correction
 from partitiond.core.drift.detection import LedgerEntry
-from partitiond.ports.drift import DriftReport
+from partitiond.core.views.drift import DriftReport
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """Converts an event filter to a query of GET /events."""
 
-from partitiond.ports.event_filter import EventFilter
+from partitiond.core.events import EventFilter
 
 
 def filter_query(wanted: EventFilter) -> dict[str, object]:

@@ -5,8 +5,8 @@ from typing import Any, Protocol, TypeVar
 
 from partitiond.client.bodies import spec_body, with_absolute_folder
 from partitiond.core.model.spec import ModelSpec
-from partitiond.ports import Overview
-from partitiond.ports.fit import Fit
+from partitiond.core.views.fit import Fit
+from partitiond.core.views.overview import Overview
 
 T = TypeVar("T")
 

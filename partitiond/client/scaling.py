@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from partitiond.client.bodies import quoted
-from partitiond.ports.scaling import ScalingView
+from partitiond.core.views.scaling import ScalingView
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from partitiond.ports.usage import UsageReport
+from partitiond.core.views.usage import UsageReport
 
 T = TypeVar("T")
 

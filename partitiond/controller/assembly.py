@@ -36,10 +36,12 @@ from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles, room
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.controller.views.overview import OverviewDesk, Sources
 from partitiond.controller.views.records import PlacedView, placed_views
+from partitiond.core.drift.options import DriftOptions
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.keys.usage import ReplicaShare
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.replica.job_slots import Slots, Turn
 from partitiond.core.replica.lost import cut_off
 from partitiond.metrics.exposition import Metrics
@@ -48,15 +50,12 @@ from partitiond.ports import (
     DeviceGauges,
     DeviceProvider,
     EngineRunner,
-    Job,
-    JobState,
     ModelResolver,
     PartitionControl,
     ProfileRunner,
     ProxyControl,
     Store,
 )
-from partitiond.ports.drift import DriftOptions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

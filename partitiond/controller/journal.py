@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from partitiond.core.errors import PartitiondError
+from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.plan.record import Plan
 from partitiond.core.plan.replica_changes import replica_changes
-from partitiond.ports import Clock, Event, Store
+from partitiond.ports import Clock, Store
 from partitiond.ports.actor import current_actor
 
 log = logging.getLogger("partitiond.events")

@@ -11,40 +11,39 @@ from partitiond.controller.plans.planning import Solve
 from partitiond.controller.profiles.cpu_figures import CpuSpeed
 from partitiond.controller.runtime.cordons import device_named
 from partitiond.core.errors import EngineUnavailableError, PartitiondError
+from partitiond.core.events import EVERY_EVENT, Event, EventFilter
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device
-from partitiond.core.keys.record import KeyTerms
+from partitiond.core.keys.record import KeyRecord, KeyTerms
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanProgress, PlanQuestion
 from partitiond.core.plan.record import Plan
+from partitiond.core.profile.jobs import Job, ProfileOptions
 from partitiond.core.profile.record import Profile
+from partitiond.core.views.lists import (
+    KeyView,
+    ModelView,
+    ProfileView,
+    PrunableProfile,
+    ReplicaView,
+)
+from partitiond.core.views.preview import PlanPreview
 from partitiond.metrics.snapshot import MetricsSnapshot
 from partitiond.ports import (
     Clock,
     DeviceGauges,
     DeviceProvider,
     EngineRunner,
-    Event,
-    Job,
-    KeyRecord,
-    KeyView,
-    ModelRecord,
     ModelResolver,
-    ModelView,
     Overviews,
     PartitionControl,
-    PlanPreview,
-    ProfileOptions,
     ProfileRunner,
-    ProfileView,
     ProxyControl,
-    PrunableProfile,
-    ReplicaView,
     Store,
 )
 from partitiond.ports.convergence import Convergences
 from partitiond.ports.drift import DriftControl
-from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
 from partitiond.ports.fit import FitCheck
 from partitiond.ports.releases import Releases
 from partitiond.ports.scaling import Scalings

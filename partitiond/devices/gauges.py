@@ -10,12 +10,12 @@ import psutil
 import pynvml
 
 from partitiond.core.errors import SilentError
+from partitiond.core.hardware.details import DeviceReading
 from partitiond.devices.cpu import CPU_DEVICE_ID
 from partitiond.devices.nvml.memory import memory_of
 from partitiond.devices.nvml.session import session, told
 from partitiond.devices.telemetry.energy import EnergyMeter, find_counters
 from partitiond.platform.deadline_calls import DeadlineCalls
-from partitiond.ports.gauges import DeviceReading
 
 GPU_SECONDS: Final = 2.0
 """Deadline for reading all GPUs: a user waits for the page, which can do without gauges."""

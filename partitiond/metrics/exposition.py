@@ -7,11 +7,13 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from partitiond.core.events import Event
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.replica.observation import Action, StartEngine, StopEngine
 from partitiond.core.replica.states import ReplicaState
+from partitiond.core.views.lists import ReplicaView
 from partitiond.metrics.family import Family
 from partitiond.metrics.snapshot import SHOWN, MetricsSnapshot, ShownCollector
-from partitiond.ports import Event, Job, JobState, ReplicaView
 
 _PASS_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 """A pass takes milliseconds; a pass above a second delayed everything else."""

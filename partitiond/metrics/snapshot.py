@@ -15,10 +15,10 @@ from prometheus_client.registry import Collector
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.instants import unix_seconds
 from partitiond.core.plan.record import Plan, Status
+from partitiond.core.views.drift import DriftReport
+from partitiond.core.views.overview import Overview, ReplicaOverview
+from partitiond.core.views.scaling import ScalingView
 from partitiond.metrics.family import Family
-from partitiond.ports import Overview, ReplicaOverview
-from partitiond.ports.drift import DriftReport
-from partitiond.ports.scaling import ScalingView
 
 Samples = Iterable[tuple[tuple[str, ...], float | None]]
 """Label values, each with the metric's value; a value of None is unknown and is left out."""

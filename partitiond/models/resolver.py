@@ -11,6 +11,7 @@ from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.families import architecture_from_config
 from partitiond.core.model.precision import with_dtype
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.models.catalog import CatalogEntry, entry_of
 from partitiond.models.dummy import write_dummy_folder
@@ -18,7 +19,6 @@ from partitiond.models.folder import has_tokenizer, read_config, require_complet
 from partitiond.models.hub import Hub
 from partitiond.models.package import PACKAGE_VERSIONS, make_from_package
 from partitiond.models.prepared import prepare, revision_of
-from partitiond.ports import ResolvedModel
 
 Progress = Callable[[str, float | None], None]
 

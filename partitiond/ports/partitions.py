@@ -1,38 +1,11 @@
 """Defines partitions on devices: how they are made, checked and taken away."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
-from partitiond.ports.engine import EngineHandle, EngineLaunch, EngineReport
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DeviceFault:
-    """A fault that broke all engines of a device at once.
-
-    Attributes:
-        device_id: the fault domain: nothing starts there until all its engines are gone.
-        reason: what happened, and what recovery takes.
-    """
-
-    device_id: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ShareUse:
-    """The memory that an engine in a share of a device's memory holds now.
-
-    Attributes:
-        name: of the engine.
-        budget_bytes: what the share promises the engine.
-        held_bytes: what the engine's processes hold of the device.
-    """
-
-    name: str
-    budget_bytes: int
-    held_bytes: int
+from partitiond.core.hardware.health import DeviceFault
+from partitiond.core.hardware.partition import ShareUse
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 
 
 class PartitionControl(Protocol):

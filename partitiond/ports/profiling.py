@@ -8,23 +8,9 @@ from typing import Protocol
 
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import Partition
+from partitiond.core.model.resolved import ResolvedModel
+from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
-from partitiond.ports.model import ResolvedModel
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Progress:
-    """Progress of a job.
-
-    Attributes:
-        fraction: 0..1, or None where it cannot be known.
-        seconds_left: estimate, or None.
-    """
-
-    phase: str
-    message: str
-    fraction: float | None = None
-    seconds_left: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,171 +1,33 @@
 """Defines the use cases of the control plane, and the views of it that people see."""
 
-import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
+from partitiond.core.events import EVERY_EVENT, Event, EventFilter
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device
-from partitiond.core.hardware.partition import Partition
-from partitiond.core.keys.record import KeyTerms, KeyUse
+from partitiond.core.keys.record import KeyRecord, KeyTerms
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.model.workload import Workload
 from partitiond.core.plan.answers import PlanProgress, PlanQuestion
 from partitiond.core.plan.record import Plan
-from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.core.replica.obstacles import Obstacle
+from partitiond.core.profile.jobs import Job, ProfileOptions
+from partitiond.core.profile.record import Profile
+from partitiond.core.views.lists import (
+    KeyView,
+    ModelView,
+    ProfileView,
+    PrunableProfile,
+    ReplicaView,
+)
+from partitiond.core.views.preview import PlanPreview
 from partitiond.ports.convergence import Convergences
 from partitiond.ports.drift import DriftControl
-from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
 from partitiond.ports.fit import FitCheck
 from partitiond.ports.overview import Overviews
-from partitiond.ports.preview import PlanPreview
 from partitiond.ports.releases import Releases
 from partitiond.ports.scaling import Scalings
-from partitiond.ports.store import Event, Job, KeyRecord, ModelRecord
 from partitiond.ports.usage import Usages
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ReplicaView:
-    """One engine as people see it, or the one that a replica of the plan is to get.
-
-    Attributes:
-        replica_id: the replica's, as in the plan; while it moves two engines carry it.
-        engine: the engine's name, which no other one has: on every table, in events, metrics,
-            logs and headers. It is known before the engine starts.
-        state: pending, starting, serving, drowsy, falling-asleep, sleeping, waking, draining,
-            stopping, stopped, failed.
-        start_progress: last progress line while it starts.
-        adopted: it was found running after a restart of the daemon.
-        variant: form of the model it runs; empty for the model itself.
-        sleep_level: how deep it sleeps, or is to; 0 while it is awake.
-        held_bytes: memory of its device that it holds now: asleep, less than `memory_bytes`; 0
-            without a process.
-        coming_bytes: memory that it will hold once it is started; 0 where it has a process, or
-            is not to get one.
-    """
-
-    replica_id: str
-    engine: str
-    model: str
-    device_id: str
-    partition: Partition
-    state: str
-    pid: int | None
-    in_flight: int | None
-    limit: int
-    memory_bytes: int
-    starts: int
-    adopted: bool
-    start_progress: str = ""
-    last_error: str = ""
-    log_path: str = ""
-    socket_path: str = ""
-    variant: str = ""
-    sleep_level: int = 0
-    held_bytes: int = 0
-    coming_bytes: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ModelView:
-    """One model as people see it.
-
-    Attributes:
-        availability: serving, starting, sleeping or unavailable.
-        profile_kind: best profile it has: measured, transferred, estimated, or None.
-        provisional: it is served from an estimate.
-        note: what the chain waits for, in one sentence.
-        asleep: the level at which it is to sleep; 0 where it is to be awake.
-        obstacle: what keeps it from running; None for nothing that is known.
-    """
-
-    record: ModelRecord
-    availability: str
-    replicas_serving: int
-    replicas_planned: int
-    profile_kind: ProfileKind | None
-    provisional: bool
-    note: str = ""
-    asleep: int = 0
-    obstacle: Obstacle | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class KeyView:
-    """One API key as people see it.
-
-    Attributes:
-        use: as the proxy counts; None where it does not say.
-    """
-
-    record: KeyRecord
-    use: KeyUse | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ProfileView:
-    """One profile as people see it.
-
-    Attributes:
-        stale: why it no longer speaks for what runs now, one clause each; empty where it does.
-    """
-
-    profile: Profile
-    stale: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PrunableProfile:
-    """A profile that nothing needs any more.
-
-    Attributes:
-        reasons: why: it is superseded, or stale; one clause each.
-    """
-
-    id: str
-    model: str
-    reasons: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ProfileOptions:
-    """Options of a profile job; None takes the setting.
-
-    Attributes:
-        device_id: device to measure on; None for any device of the first suitable hardware.
-        any_like_it: any other device of the same hardware will do instead of the named one.
-        cores: number of cores of the partition to measure on (CPU device).
-        memory_bytes: memory of the partition; on a GPU this option alone asks for a memory share.
-        sm_percent: measure in an MPS share with that much of the SMs, in percent (GPU).
-        mig_profile: measure in a MIG slice of this MIG profile (GPU); empty for none.
-        variant: form of the model to measure; empty for the model itself.
-        workload: lengths other than the model's, to see how they change the frontier.
-        max_num_batched_tokens, kv_cache_dtype: other than the model's engine options.
-        structured_output: constrain answers to a small JSON schema.
-        confirm: confirm frontier memory and capacity after the sweep.
-        paper_requests: requests of the paper's mode; 0 leaves it out.
-        fresh: any word that no earlier job had: begin anew, even if an interrupted job left trials.
-    """
-
-    device_id: str | None = None
-    cores: int | None = None
-    max_batch: int | None = None
-    time_limit_seconds: float | None = None
-    memory_bytes: int | None = None
-    seed: int = 0
-    variant: str = ""
-    workload: Workload | None = None
-    max_num_batched_tokens: int | None = None
-    kv_cache_dtype: str | None = None
-    structured_output: bool = False
-    confirm: bool = True
-    paper_requests: int = 0
-    fresh: str = ""
-    sm_percent: int | None = None
-    mig_profile: str = ""
-    any_like_it: bool = False
 
 
 class ControlService(Protocol):

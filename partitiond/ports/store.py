@@ -1,132 +1,18 @@
 """Defines the store: models, profiles, jobs, plans, events and keys, kept on disk."""
 
-import dataclasses
-import enum
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
-from partitiond.core.keys.record import KeyTerms
-from partitiond.core.model.spec import ModelSpec
+from partitiond.core.events import EVERY_EVENT, Event, EventFilter
+from partitiond.core.keys.record import KeyRecord
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.plan.record import Plan
+from partitiond.core.profile.jobs import Job
 from partitiond.core.profile.record import Profile
+from partitiond.core.unread import UnreadBody
 from partitiond.ports.drift import Ledger
-from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
-from partitiond.ports.profiling import Progress
 from partitiond.ports.releases import ReleaseStore
 from partitiond.ports.usage import UsageStore
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ModelRecord:
-    """A registered model as stored.
-
-    Attributes:
-        version: grows with each change; the API's ETag.
-        created_at, updated_at: ISO 8601 UTC.
-    """
-
-    spec: ModelSpec
-    version: int
-    created_at: str
-    updated_at: str
-
-
-class JobState(enum.StrEnum):
-    """Life of a job."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-ENDED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-"""States of a job that has ended; a job in any other state is open."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Job:
-    """A long-running piece of work: today, profiling.
-
-    Attributes:
-        kind: "profile".
-        subject: model name.
-        params: what was asked (device id, cores, max_batch, time limit, seed).
-        result: id of the profile it made.
-        error: message and hint when it failed.
-        reason: why the chain queued it by itself; it takes it back when the reason vanishes while
-            the job waits. Empty where somebody asked for it.
-        device_id: where it runs or ran; of a job that waits, where the interrupted one ran that it
-            goes on from. Empty where it never ran.
-        hardware: of the device that was asked for; any other of it does as well, unless the params
-            say otherwise. Empty where that was not known.
-    """
-
-    id: str
-    kind: str
-    subject: str
-    state: JobState
-    created_at: str
-    updated_at: str
-    progress: Progress
-    params: tuple[tuple[str, str], ...] = ()
-    result: str | None = None
-    error: str = ""
-    reason: str = ""
-    device_id: str = ""
-    hardware: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened and why, kept in the store.
-
-    Attributes:
-        id: grows by one.
-        kind: "model-registered", "plan-applied", "engine-exited", ...
-        subject: model, replica, job or key it is about.
-        actor: who asked for it, as "ada@laptop"; empty where partitiond did it by itself.
-    """
-
-    id: int
-    at: str
-    kind: str
-    subject: str
-    message: str
-    actor: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class KeyRecord(KeyTerms):
-    """An API key as stored: its SHA-256, never the key.
-
-    Attributes:
-        id: short public name, in logs and metrics, too.
-        created_at, updated_at: ISO 8601 UTC.
-        previous_sha256: of the secret before the last rotation; empty where there is none.
-        previous_until: ISO 8601 UTC until which that one is taken as well.
-    """
-
-    id: str
-    sha256: str
-    created_at: str
-    updated_at: str = ""
-    previous_sha256: str = ""
-    previous_until: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class UnreadBody:
-    """A row whose body cannot be read: it is set aside and left unchanged.
-
-    Attributes:
-        what: "plan plan-7", "model opt-125m", "key ada".
-        problem: which fields are missing or of another form.
-    """
-
-    what: str
-    problem: str
 
 
 class Store(Ledger, UsageStore, ReleaseStore, Protocol):

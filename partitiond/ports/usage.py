@@ -1,26 +1,10 @@
 """Defines how the usage of keys and models is stored, and how it is queried."""
 
-import dataclasses
-import enum
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from partitiond.core.keys.usage import UsagePosition, Used
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class UsageRecord:
-    """Usage of one model by one key within one hour.
-
-    Attributes:
-        hour: ISO 8601 UTC, to the hour: "2030-01-31T17".
-        key_id: empty for requests without a key.
-    """
-
-    hour: str
-    key_id: str
-    model: str
-    used: Used
+from partitiond.core.keys.usage import UsagePosition, UsageRecord, Used
+from partitiond.core.views.usage import UsageBy, UsageReport
 
 
 class UsageStore(Protocol):
@@ -43,56 +27,6 @@ class UsageStore(Protocol):
     def drop_usage(self, before_hour: str) -> int:
         """Delete the hours before this one; returns how many records were deleted."""
         ...
-
-
-class UsageBy(enum.StrEnum):
-    """What a line of a report is for."""
-
-    KEY = "key"
-    MODEL = "model"
-    HOUR = "hour"
-    DAY = "day"
-    MONTH = "month"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class UsageLine:
-    """One line of a report; fields that it is not grouped by are empty.
-
-    Attributes:
-        period: "2030-01-31T17", "2030-01-31" or "2030-01", UTC.
-        key_id: of the API key; empty for requests without one, too.
-        label: of the key; empty where it has none, or is removed.
-        kilowatt_hours: by the predicted draw of replicas while they were busy, without what the
-            idle device takes.
-    """
-
-    period: str
-    key_id: str
-    label: str
-    model: str
-    requests: int
-    failed: int
-    prompt_tokens: int
-    output_tokens: int
-    engine_seconds: float
-    device_seconds: float
-    kilowatt_hours: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class UsageReport:
-    """What was used.
-
-    Attributes:
-        first_hour, last_hour: of the time asked for, both included.
-        by: what its lines are for.
-    """
-
-    first_hour: str
-    last_hour: str
-    by: tuple[UsageBy, ...]
-    lines: tuple[UsageLine, ...]
 
 
 class Usages(Protocol):

@@ -9,7 +9,8 @@ from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, Pap
 from partitiond.core.profile.frontier import TOLERANCE, find_knee
 from partitiond.core.profile.points import Footprint, LimitedBy, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
-from partitiond.ports import EngineReport, ProfileRequest
+from partitiond.core.replica.engine import EngineReport
+from partitiond.ports import ProfileRequest
 from partitiond.profiler import notes
 from partitiond.profiler.fit import explain_footprint
 from partitiond.profiler.search import SearchDone, best_rate

@@ -10,15 +10,15 @@ from typing import Final
 from partitiond.core.errors import PartitiondError, SpecError
 from partitiond.core.hardware.kinds import CpuFigures, Device, DeviceKind
 from partitiond.core.performance.estimate import prior_curve
+from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.operating_points import named_point
 from partitiond.core.profile.record import Profile
+from partitiond.core.replica.engine import EngineReport
 from partitiond.platform.clock import SystemClock
 from partitiond.ports import (
     Clock,
-    EngineReport,
     EngineRunner,
     ProfileRequest,
-    Progress,
     TelemetrySource,
 )
 from partitiond.profiler.assemble import MeasuredTrials, build_profile

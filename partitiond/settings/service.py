@@ -11,14 +11,14 @@ from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.controller.profiles.profiling import ProfilingOptions
 from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.controller.service import Service, ServiceOptions
+from partitiond.core.drift.options import DriftOptions
 from partitiond.core.errors import DeviceError, PartitiondError
 from partitiond.core.hardware.kinds import headroom_bytes
 from partitiond.core.replica.observation import ReconcilePolicy
+from partitiond.core.views.lists import ReplicaView
 from partitiond.devices.cpu import discover_cpu
 from partitiond.platform.systemd import ready, reloading
 from partitiond.platform.tls_files import check_files
-from partitiond.ports import ReplicaView
-from partitiond.ports.drift import DriftOptions
 from partitiond.proxy.config import ProxyOptions
 from partitiond.settings.proxy import ProxySettings
 from partitiond.settings.reload import changes, taken_over

@@ -7,8 +7,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, delete, func, insert, or_
 from sqlmodel import Session, col, select
 
-from partitiond.ports import Event
-from partitiond.ports.event_filter import ANY, EVERY_EVENT, EventFilter
+from partitiond.core.events import ANY, EVERY_EVENT, Event, EventFilter
 from partitiond.store.sessions import Sessions
 from partitiond.store.tables import EventRow
 

@@ -13,10 +13,12 @@ from sqlmodel import Session, col, select
 
 from partitiond import serde
 from partitiond.core.errors import ConflictError, StoreError
+from partitiond.core.keys.record import KeyRecord
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan
+from partitiond.core.profile.jobs import ENDED, Job
 from partitiond.core.profile.record import Profile
-from partitiond.ports import ENDED, Job, KeyRecord, ModelRecord
 from partitiond.store.event_repository import EventRepository
 from partitiond.store.ledger_repository import LedgerRepository
 from partitiond.store.release_repository import ReleaseRepository

@@ -15,8 +15,8 @@ from sqlmodel import Session
 
 from partitiond import serde
 from partitiond.core.errors import InputError, NotFoundError, StoreBusyError, StoreError
+from partitiond.core.unread import UnreadBody
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import UnreadBody
 from partitiond.store.connection import DURABLE, IMMEDIATE, PATIENCE
 from partitiond.store.errors import store_error
 

@@ -10,8 +10,7 @@ from sqlmodel import Session, col, delete, select
 
 from partitiond import serde
 from partitiond.core.demand.traffic import UsageCount
-from partitiond.core.keys.usage import UsagePosition, Used
-from partitiond.ports.usage import UsageRecord
+from partitiond.core.keys.usage import UsagePosition, UsageRecord, Used
 from partitiond.store.sessions import Sessions
 from partitiond.store.tables import MarkRow, UsageRow
 

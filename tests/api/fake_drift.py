@@ -6,7 +6,7 @@ from partitiond.core.drift.correction import Correction
 from partitiond.core.drift.detection import Figure, Finding, LedgerEntry, Verdict
 from partitiond.core.errors import NotFoundError
 from partitiond.core.profile.record import ProfileKind
-from partitiond.ports.drift import DriftReport, Remeasure, ReplicaDrift
+from partitiond.core.views.drift import DriftReport, Remeasure, ReplicaDrift
 
 FINDING = Finding(Figure.PACE, 0.010, 0.013, 0.07, Verdict.SLOWER, 1.3, 1.25, 1.35, 4)
 ENTRY = LedgerEntry(

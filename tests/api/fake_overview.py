@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from partitiond.controller.views.overview import OverviewDesk, Sources
 from partitiond.core.demand.traffic import NO_WINDOW, TrafficWindow
 from partitiond.core.model.spec import ModelSpec
-from partitiond.ports.fit import Fit
+from partitiond.core.views.fit import Fit
 
 if TYPE_CHECKING:
     from tests.api.fake_service import FakeService

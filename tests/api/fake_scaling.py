@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from partitiond.core.errors import NotFoundError
-from partitiond.ports.scaling import ScalingView
+from partitiond.core.views.scaling import ScalingView
 
 VIEW = ScalingView(
     model="a",

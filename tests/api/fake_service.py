@@ -11,10 +11,12 @@ from partitiond.controller.keys.usage import UsageDesk
 from partitiond.controller.runtime.cordons import device_named, with_cordons
 from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import ConflictError
+from partitiond.core.events import EVERY_EVENT, Event, EventFilter
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import CpuCores
-from partitiond.core.keys.record import KeyTerms, KeyUse
+from partitiond.core.keys.record import KeyRecord, KeyTerms, KeyUse
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import (
     Alternative,
@@ -24,28 +26,26 @@ from partitiond.core.plan.answers import (
     figures_of,
 )
 from partitiond.core.plan.record import Certificate, Infeasible, Objective, Plan, PlanDiff, Status
-from partitiond.core.profile.record import Profile
-from partitiond.core.units import Bytes
-from partitiond.ports import (
+from partitiond.core.profile.jobs import (
     ENDED,
-    Event,
     Job,
     JobState,
-    KeyRecord,
-    KeyView,
-    ModelRecord,
-    ModelView,
-    Overviews,
-    PlanPreview,
     ProfileOptions,
-    ProfileView,
     Progress,
+)
+from partitiond.core.profile.record import Profile
+from partitiond.core.units import Bytes
+from partitiond.core.views.lists import (
+    KeyView,
+    ModelView,
+    ProfileView,
     PrunableProfile,
     ReplicaView,
 )
+from partitiond.core.views.preview import PlanPreview
+from partitiond.ports import Overviews
 from partitiond.ports.convergence import Convergences
 from partitiond.ports.drift import DriftControl
-from partitiond.ports.event_filter import EVERY_EVENT, EventFilter
 from partitiond.ports.fit import FitCheck
 from partitiond.ports.releases import Releases
 from partitiond.ports.scaling import Scalings

@@ -9,7 +9,8 @@ import pytest
 from partitiond.api.app import create_app
 from partitiond.controller.service import Service
 from partitiond.core.actors import MAX_CHARACTERS
-from partitiond.ports import Event, JobState
+from partitiond.core.events import Event
+from partitiond.core.profile.jobs import JobState
 from partitiond.store import open_store
 from tests.api.conftest import TOKEN
 from tests.controller.fakes import until

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from partitiond.api.streams import HEARTBEAT, changes
-from partitiond.ports import Job, JobState, Progress
+from partitiond.core.profile.jobs import Job, JobState, Progress
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
 

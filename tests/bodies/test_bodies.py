@@ -19,15 +19,17 @@ from partitiond.core.drift.correction import Correction
 from partitiond.core.drift.detection import LedgerEntry
 from partitiond.core.errors import InputError
 from partitiond.core.keys.rates import BudgetUse
+from partitiond.core.keys.record import KeyRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan
+from partitiond.core.profile.jobs import Job
 from partitiond.core.profile.record import Profile
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.devices.mps.record import MpsRecord
 from partitiond.devices.mps.record import read as read_record
 from partitiond.devices.partitions.journal import EntryKind, read_entries
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.signals import ProcessId
-from partitiond.ports import EngineLaunch, Job, KeyRecord
 from partitiond.proxy.keys.budgets_file import BudgetsFile
 from partitiond.proxy.process import ProxyIdentity
 from partitiond.run_folder import RunFolderOwner

@@ -10,10 +10,11 @@ import httpx
 
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.keys.record import KeyRecord
+from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.releases import ReleaseState
 from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
 from partitiond.platform.fault_points import FaultPoint
-from partitiond.ports import JobState, KeyRecord, ProfileOptions
 from tests.chaos.nursery import ForkedDaemon, Nursery
 from tests.e2e.harness import Fleet, wait_for
 

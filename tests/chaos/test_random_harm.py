@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.plan.record import Objective
-from partitiond.ports import ProfileOptions, ReplicaView
+from partitiond.core.profile.jobs import ProfileOptions
+from partitiond.core.views.lists import ReplicaView
 from tests.e2e.harness import Fleet, Load, wait_for
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.ports import ReplicaView
+from partitiond.core.views.lists import ReplicaView
 from tests.chaos.killed_fleet import KilledFleet
 from tests.chaos.nursery import nursery
 from tests.e2e.harness import wait_for

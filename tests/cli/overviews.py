@@ -3,17 +3,15 @@
 import dataclasses
 
 from partitiond.core.demand.traffic import ModelTraffic, ReplicaTraffic
+from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import CpuCores, MpsShare
+from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.units import GIB, Bytes
-from partitiond.ports import (
+from partitiond.core.views.overview import (
     DeviceOverview,
-    Event,
-    Job,
-    JobState,
     ModelOverview,
     Overview,
-    Progress,
     ReplicaOverview,
 )
 

@@ -12,23 +12,17 @@ from partitiond.cli.devices.tables import devices_table
 from partitiond.cli.keys import table as render_keys
 from partitiond.cli.profile.table import profile_table, profiles_table
 from partitiond.cli.progress import PlainReporter
+from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import MigSlice, MpsShare, Partition, PartitionSize
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.model.workload import Workload
+from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.points import Footprint, Knee, Latency, LimitedBy, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import GIB, Bytes
-from partitiond.ports import (
-    Event,
-    Job,
-    JobState,
-    ModelRecord,
-    ModelView,
-    ProfileView,
-    Progress,
-    ReplicaView,
-)
+from partitiond.core.views.lists import ModelView, ProfileView, ReplicaView
 from tests.planner.build import gpu
 
 

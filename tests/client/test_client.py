@@ -30,8 +30,9 @@ from partitiond.core.errors import (
 )
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, Slo, SourceKind, Weights
 from partitiond.core.plan.answers import PlanProgress, PlanQuestion
+from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.convergence import PlanState
-from partitiond.ports import JobState, KeyView, ProfileOptions
+from partitiond.core.views.lists import KeyView
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
 from tests.api.test_resources import PROFILE

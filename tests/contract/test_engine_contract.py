@@ -22,10 +22,10 @@ from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.footprint import BLOCK_TOKENS, kv_tokens
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.signals import ProcessId
-from partitiond.ports import EngineHandle, EngineLaunch, EngineReport
 from tests.contract.engine_dialects import TestOtherRoutes, TestStreams, events
 from tests.engine_fixtures import (
     chat_model_folder,

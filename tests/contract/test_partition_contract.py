@@ -24,6 +24,7 @@ from partitiond.core.hardware.partition import (
     Partition,
     WholeDevice,
 )
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.mig import MigControl
 from partitiond.devices.mps import MpsControl, without_mps_env
@@ -31,7 +32,6 @@ from partitiond.devices.nvml import discover_gpus, used_bytes
 from partitiond.devices.partitions import DeviceJournal, HostPartitions
 from partitiond.devices.partitions.gpus import NvmlGpus
 from partitiond.devices.partitions.journal import read_entries
-from partitiond.ports import EngineHandle, EngineLaunch, EngineReport
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.devices.partitions.world import handle, launch
 

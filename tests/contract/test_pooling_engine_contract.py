@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from partitiond.core.errors import StartFailedError
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.ports import EngineHandle, EngineLaunch
 from tests.engine_fixtures import (
     chat_model_folder,
     engine_environment,

@@ -19,20 +19,20 @@ from partitiond.core.errors import (
 )
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
-from partitiond.core.replica.observation import ReconcilePolicy
-from partitiond.core.replica.sleep import Traffic
-from partitiond.engines.process.spawn import to_end
-from partitiond.ports import (
+from partitiond.core.replica.engine import (
     EngineExit,
     EngineHandle,
     EngineLaunch,
     EngineReport,
-    ProfileRequest,
-    Progress,
-    ResolvedModel,
 )
+from partitiond.core.replica.observation import ReconcilePolicy
+from partitiond.core.replica.sleep import Traffic
+from partitiond.engines.process.spawn import to_end
+from partitiond.ports import ProfileRequest
 from tests.controller.samples import ARCHITECTURE, NOW, measured_profile
 
 POLICY = ControllerPolicy(

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import CpuCores, PartitionSize
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Candidate, Certificate, Objective, Placement, Plan, Status
 from partitiond.core.profile.points import Footprint, Knee, Latency, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import GIB, MIB, Bytes
-from partitiond.ports import (
-    ModelRecord,
-)
 
 NOW = "2026-01-01T00:00:00.000Z"
 ARCHITECTURE = Architecture(

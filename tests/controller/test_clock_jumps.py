@@ -9,7 +9,7 @@ import pytest
 
 from partitiond.core.instants import utc_iso
 from partitiond.core.model.spec import Demand
-from partitiond.ports import JobState
+from partitiond.core.profile.jobs import JobState
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, until
 from tests.controller.samples import spec

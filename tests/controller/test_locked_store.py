@@ -10,8 +10,8 @@ import pytest
 from partitiond.api.app import create_app
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.core.errors import StoreBusyError
+from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.profile.record import ProfileKind
-from partitiond.ports import JobState, ProfileOptions
 from partitiond.store import SqlStore, open_store
 from tests.controller.fakes import a_moment, until
 from tests.controller.profiles.test_jobs import Desk

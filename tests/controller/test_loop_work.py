@@ -31,7 +31,9 @@ from partitiond.controller.views import records as views
 from partitiond.core.demand.traffic import UsageCount
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import NotFoundError
+from partitiond.core.events import Event
 from partitiond.core.hardware.partition import MpsShare
+from partitiond.core.keys.record import KeyRecord
 from partitiond.core.keys.usage import UsagePosition, Used
 from partitiond.core.plan.record import Infeasible
 from partitiond.core.replica.observation import (
@@ -45,7 +47,7 @@ from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import Bytes
 from partitiond.devices.fake import fake_gpus
 from partitiond.planner.model.types import PlanRequest
-from partitiond.ports import Event, KeyRecord, Store
+from partitiond.ports import Store
 from partitiond.store import SqlStore, open_store
 from tests.controller.fakes import FakeClock
 from tests.controller.samples import NOW, measured_profile, placement, plan, record, spec

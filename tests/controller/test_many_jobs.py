@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from partitiond.controller.views.overview import JOBS_SHOWN
-from partitiond.ports import Job, JobState, ProfileOptions
+from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
 from partitiond.store import open_store
 from tests.controller.fakes import a_moment, until
 from tests.controller.samples import record, spec

@@ -14,10 +14,10 @@ from partitiond.core.hardware.partition import CpuCores, PartitionSize
 from partitiond.core.model.spec import Demand
 from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import Infeasible, Plan
+from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.model.types import PlanRequest
-from partitiond.ports import JobState, ProfileOptions
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, FakeRunner, until
 from tests.controller.samples import cpu, measured_profile, placement, record, spec

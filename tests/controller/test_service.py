@@ -23,11 +23,12 @@ from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.model.spec import Demand, EngineOptions, ModelSource, ModelSpec, SourceKind
 from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import Infeasible, Objective, Plan
+from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.profile.record import ProfileKind
 from partitiond.devices.fake import FakeDevices
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
-from partitiond.ports import JobState, ProfileOptions, Store
+from partitiond.ports import Store
 from partitiond.store import open_store
 from tests.controller.fakes import (
     POLICY,

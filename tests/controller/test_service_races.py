@@ -12,9 +12,10 @@ from partitiond.core.errors import (
 )
 from partitiond.core.model.spec import Demand, EngineOptions
 from partitiond.core.plan.record import Infeasible, Plan
+from partitiond.core.profile.jobs import JobState, ProfileOptions
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
-from partitiond.ports import EngineHandle, JobState, ProfileOptions
 from partitiond.store import open_store
 from tests.controller.fakes import FakeRunner, a_moment, until
 from tests.controller.samples import measured_profile, spec

@@ -7,7 +7,12 @@ import pytest
 
 from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import NotFoundError
-from partitiond.ports import ENDED, Job, JobState, Progress
+from partitiond.core.profile.jobs import (
+    ENDED,
+    Job,
+    JobState,
+    Progress,
+)
 from partitiond.store import open_store
 from tests.controller.fakes import a_moment
 from tests.controller.profiles.test_jobs import Desk

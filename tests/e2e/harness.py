@@ -19,7 +19,8 @@ import openai
 from partitiond.cli.options import read_token
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import PartitiondError
-from partitiond.ports import Job, JobState, ReplicaView
+from partitiond.core.profile.jobs import Job, JobState
+from partitiond.core.views.lists import ReplicaView
 from partitiond.settings.schema import load_settings
 from tests.machine import SLOWEST, free_port, signal_all
 

@@ -15,7 +15,7 @@ import pytest
 
 from partitiond.core.replica.convergence import Convergence, PlanState
 from partitiond.core.replica.observation import HOPELESS_FAILURES
-from partitiond.ports import ReplicaView
+from partitiond.core.views.lists import ReplicaView
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet

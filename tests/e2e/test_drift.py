@@ -7,10 +7,11 @@ from pathlib import Path
 import openai
 import pytest
 
+from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.profile.points import Latency, OperatingPoint
 from partitiond.core.profile.record import Profile
-from partitiond.ports import JobState, ProfileOptions, ReplicaView
-from partitiond.ports.drift import DriftReport
+from partitiond.core.views.drift import DriftReport
+from partitiond.core.views.lists import ReplicaView
 from tests.e2e.harness import Fleet, wait_for
 
 pytestmark = pytest.mark.slow

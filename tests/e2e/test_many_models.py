@@ -9,7 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from partitiond.ports import ReplicaView
+from partitiond.core.views.lists import ReplicaView
 from tests.e2e.harness import Fleet, Load, wait_for
 
 MODELS = 22

@@ -11,7 +11,8 @@ import pytest
 from partitiond.cli.main import main
 from partitiond.cli.output import out
 from partitiond.core.units import GIB, Bytes, format_bytes
-from partitiond.ports import Overview, ReplicaView
+from partitiond.core.views.lists import ReplicaView
+from partitiond.core.views.overview import Overview
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import wait_for
 from tests.e2e.test_simulated_gpus import CONVERGE_SECONDS, GpuFleet

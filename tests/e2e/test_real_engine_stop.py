@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.signals import ProcessId
-from partitiond.ports import EngineHandle
 from tests.chaos.raw_client import Answer, RawClient, ask
 from tests.chaos.rig import ProxyUnderTest, proxy_under_test, replica
 from tests.chaos.verdicts import check_error, read_stream

@@ -14,9 +14,9 @@ import openai
 import pytest
 
 from partitiond.core.plan.record import Status
+from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import MIB
-from partitiond.ports import JobState, ProfileOptions
 from tests.e2e.harness import Fleet, Load, wait_for
 from tests.machine import in_time
 

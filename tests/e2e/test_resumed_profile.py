@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.ports import Job, JobState, ProfileOptions
+from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import Fleet, wait_for
 from tests.e2e.test_simulated_gpus import CONVERGE_SECONDS, GpuFleet

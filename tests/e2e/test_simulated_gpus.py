@@ -21,9 +21,9 @@ from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import MigSlice
 from partitiond.core.plan.record import Objective, Placement
 from partitiond.core.units import GIB
+from partitiond.core.views.lists import ReplicaView
 from partitiond.devices.mps import MpsControl
 from partitiond.devices.partitions.journal import EntryKind, EntryState, read_entries
-from partitiond.ports import ReplicaView
 from partitiond.simulated.gpus import GpuDescription, HostDescription, KillPoint, SimulatedHost
 from tests.e2e.harness import Fleet, wait_for
 from tests.machine import signal_all

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from partitiond.core.units import MIB
-from partitiond.ports import ReplicaView
+from partitiond.core.views.lists import ReplicaView
 from partitiond.simulated.gpus import SimulatedHost
 from tests.e2e.harness import Fleet, clean_environment, wait_for
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from partitiond.ports import JobState, ProfileOptions
-from partitiond.ports.usage import UsageLine
+from partitiond.core.profile.jobs import JobState, ProfileOptions
+from partitiond.core.views.usage import UsageLine
 from tests.e2e.harness import Fleet, wait_for
 from tests.e2e.test_drift import BODY, SETTINGS, serving
 from tests.proxy.telemetry.test_metrics import labelled

@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from partitiond import serde
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.vllm.commands import SIMULATED_KV_BYTES_PER_TOKEN, kv_bytes_per_token
 from partitiond.models.catalog import CATALOG
-from partitiond.ports import EngineHandle
 from partitiond.simulated.engine.refusals import RefusedError
 from partitiond.simulated.engine.requests import read_generation
 from partitiond.simulated.replay.steps import StepModel

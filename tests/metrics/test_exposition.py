@@ -4,12 +4,18 @@ import dataclasses
 
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, ReplicaTraffic, TrafficSample
 from partitiond.core.drift.correction import Correction
+from partitiond.core.events import Event
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.units import Bytes
+from partitiond.core.views.drift import DriftReport, ReplicaDrift
+from partitiond.core.views.overview import (
+    DeviceOverview,
+    ModelOverview,
+    Overview,
+    ReplicaOverview,
+)
 from partitiond.metrics.exposition import FAMILIES, Metrics
 from partitiond.metrics.snapshot import MetricsSnapshot
-from partitiond.ports import DeviceOverview, Event, ModelOverview, Overview, ReplicaOverview
-from partitiond.ports.drift import DriftReport, ReplicaDrift
 from partitiond.proxy.workers.merge_answers import Samples
 from tests.controller.samples import NOW, cpu, plan
 from tests.proxy.telemetry.test_metrics import labelled

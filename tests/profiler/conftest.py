@@ -14,17 +14,17 @@ import pytest
 from partitiond.core.errors import EngineError, StartFailedError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind
 from partitiond.core.model.workload import Workload
-from partitiond.core.units import GIB, Bytes
-from partitiond.ports import (
+from partitiond.core.replica.engine import (
     EngineExit,
     EngineHandle,
     EngineLaunch,
     EngineReport,
-    ProfileRequest,
-    ResolvedModel,
 )
+from partitiond.core.units import GIB, Bytes
+from partitiond.ports import ProfileRequest
 
 ARCHITECTURE = Architecture(
     family="llama",

@@ -9,7 +9,8 @@ from partitiond.core.model.spec import PointName
 from partitiond.core.profile.operating_points import named_point
 from partitiond.core.profile.points import LimitedBy, Telemetry
 from partitiond.core.profile.record import Profile
-from partitiond.ports import EngineReport, ProfileRequest
+from partitiond.core.replica.engine import EngineReport
+from partitiond.ports import ProfileRequest
 from partitiond.profiler.assemble import MeasuredTrials, build_profile
 from partitiond.profiler.search import Purpose, SearchDone
 from partitiond.profiler.sweep.launch import plan_launch

@@ -9,13 +9,15 @@ import pytest
 
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.model.families import architecture_from_config
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, Slo, SourceKind
 from partitiond.core.model.workload import Workload
+from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.install.environment import EngineEnvironment
-from partitiond.ports import ProfileRequest, Progress, ResolvedModel
+from partitiond.ports import ProfileRequest
 from partitiond.profiler.runner import Profiler
 from tests.engine_fixtures import (
     chat_model_folder,

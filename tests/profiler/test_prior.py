@@ -7,8 +7,9 @@ from typing import Any
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import CpuFigures, Device, DeviceKind
+from partitiond.core.profile.jobs import Progress
 from partitiond.core.units import GIB
-from partitiond.ports import ProfileRequest, Progress
+from partitiond.ports import ProfileRequest
 from partitiond.profiler.runner import Profiler, prior_of
 from partitiond.profiler.sweep.launch import plan_launch
 

@@ -12,11 +12,12 @@ from partitiond.core.errors import EngineError, ExitedError, InputError, StartFa
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.spec import EngineOptions, Slo
 from partitiond.core.model.workload import Workload
+from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.points import LimitedBy, Telemetry
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB
 from partitiond.devices.telemetry.fake import FakeTelemetry
-from partitiond.ports import ProfileRequest, Progress
+from partitiond.ports import ProfileRequest
 from partitiond.profiler.runner import Profiler
 from partitiond.serde import from_json, to_json
 

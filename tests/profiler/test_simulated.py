@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import StartFailedError
+from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.signals import ProcessId, is_alive
-from partitiond.ports import EngineHandle, EngineLaunch, ProfileRequest, Progress
+from partitiond.ports import ProfileRequest
 from partitiond.profiler.runner import Profiler
 
 RequestOf = Callable[..., ProfileRequest]

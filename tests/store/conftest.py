@@ -8,13 +8,15 @@ import pytest
 
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import CpuCores, PartitionSize
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Candidate, Certificate, Objective, Placement, Plan, Status
+from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.points import Footprint, Knee
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import Bytes
-from partitiond.ports import Job, JobState, ModelRecord, Progress, Store
+from partitiond.ports import Store
 from partitiond.store import open_store
 
 AT = "2030-01-01T00:00:00Z"

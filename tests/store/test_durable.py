@@ -12,10 +12,13 @@ from typing import Final
 import pytest
 from sqlalchemy import Connection, Engine, event
 
+from partitiond.core.keys.record import KeyRecord
 from partitiond.core.keys.usage import UsagePosition
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.plan.record import Plan
+from partitiond.core.profile.jobs import Job
 from partitiond.core.profile.record import Profile
-from partitiond.ports import Job, KeyRecord, ModelRecord, Store
+from partitiond.ports import Store
 from partitiond.store import open_store
 
 NORMAL: Final = 1

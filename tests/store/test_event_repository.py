@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from partitiond.core.events import EventFilter
 from partitiond.ports import Store
-from partitiond.ports.event_filter import EventFilter
 from partitiond.store import event_repository, open_store
 
 

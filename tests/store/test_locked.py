@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import StoreBusyError
-from partitiond.ports import Event, ModelRecord
+from partitiond.core.events import Event
+from partitiond.core.model.record import ModelRecord
 from partitiond.store import SqlStore, open_store
 from tests.store.holder import locked
 

@@ -9,7 +9,7 @@ import pytest
 
 from partitiond.core.dispatch.routing import KeyRates
 from partitiond.core.errors import StoreError
-from partitiond.ports import KeyRecord
+from partitiond.core.keys.record import KeyRecord
 from partitiond.store import open_store
 from partitiond.store.connection import make_engine
 from partitiond.store.migrate import MIGRATIONS, upgrade

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from sqlmodel import SQLModel
 
 from partitiond.core.errors import StoreError
-from partitiond.ports import ModelRecord
+from partitiond.core.model.record import ModelRecord
 from partitiond.store import open_store
 from partitiond.store.connection import APPLICATION_ID, make_engine
 from partitiond.store.migrate import MIGRATIONS, NEWEST, create, known_revisions, upgrade

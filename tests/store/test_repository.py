@@ -8,9 +8,12 @@ import pytest
 
 from partitiond.core.dispatch.routing import KeyRates, RouteKind
 from partitiond.core.errors import ConflictError, NotFoundError, StoreError
+from partitiond.core.keys.record import KeyRecord
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.plan.record import Plan
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile
-from partitiond.ports import Job, JobState, KeyRecord, ModelRecord, Store
+from partitiond.ports import Store
 from partitiond.store.repository import SqlStore
 
 MakeRecord = Callable[..., ModelRecord]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from partitiond.core.errors import ConflictError, NotFoundError
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, Slo, SourceKind
 from partitiond.core.model.workload import Workload
-from partitiond.ports import ModelRecord
 from partitiond.store import SqlStore, open_store
 
 names = st.sampled_from(["a", "b", "c"])

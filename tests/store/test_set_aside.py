@@ -11,8 +11,10 @@ from partitiond import serde
 from partitiond.controller.drift.marks import LIFTED
 from partitiond.controller.drift.marks import MARK as DRIFT
 from partitiond.core.errors import ConflictError, StoreError
+from partitiond.core.keys.record import KeyRecord
+from partitiond.core.model.record import ModelRecord
+from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica.releases import Release, ReleaseState
-from partitiond.ports import Job, JobState, KeyRecord, ModelRecord, Progress
 from partitiond.serde import BODY_VERSION
 from partitiond.store import SqlStore, open_store
 from tests.api.fake_drift import CORRECTION

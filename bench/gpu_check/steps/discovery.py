@@ -12,10 +12,10 @@ from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
 from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.performance.footprint import EngineLimits, footprint
 from partitiond.core.units import MIB
 from partitiond.devices.telemetry import HostTelemetry
-from partitiond.ports import ResolvedModel
 
 SMALLEST: Final = "opt-125m"
 MEASURED_SHARE: Final = 0.3

@@ -20,7 +20,7 @@ from bench.gpu_check.steps.single import MODEL, NEEDS
 from partitiond.core.hardware.kinds import SharingMode
 
 if TYPE_CHECKING:
-    from partitiond.ports import ReplicaView
+    from partitiond.core.views.lists import ReplicaView
 
 MODES: Final = {"mps": SharingMode.MPS, "memory": SharingMode.MEMORY}
 SLOTS_PER_REPLICA: Final = 2

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query, Response
 from partitiond.api.replies import Service, problems, reply
 from partitiond.core.drift.correction import Correction
 from partitiond.core.drift.detection import LedgerEntry
-from partitiond.ports.drift import DriftReport
+from partitiond.core.views.drift import DriftReport
 from partitiond.serde import closed
 
 router = APIRouter(prefix="/drift", tags=["drift"])

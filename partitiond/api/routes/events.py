@@ -6,9 +6,8 @@ from fastapi import APIRouter, Query, Response
 
 from partitiond.api.replies import Service, reply
 from partitiond.core.errors import InputError
+from partitiond.core.events import Event, EventFilter
 from partitiond.core.instants import unix_seconds, utc_iso
-from partitiond.ports import Event
-from partitiond.ports.event_filter import EventFilter
 
 router = APIRouter(prefix="/events", tags=["events"])
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 
 from partitiond.api.replies import Options, Service, problems, reply
 from partitiond.api.schemas import ModelBody
-from partitiond.ports.fit import Fit
+from partitiond.core.views.fit import Fit
 from partitiond.serde import closed
 
 router = APIRouter(prefix="/models", tags=["models"])

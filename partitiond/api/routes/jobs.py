@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Response
 
 from partitiond.api.replies import Service, problems, reply
 from partitiond.api.streams import JOB_DOCUMENTED, EventStream, changes
-from partitiond.ports import Job
+from partitiond.core.profile.jobs import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

@@ -5,7 +5,8 @@ from fastapi import APIRouter, Response
 from partitiond.api.answers import NewKey
 from partitiond.api.key_schemas import KeyBody, KeyPatch, RotateBody
 from partitiond.api.replies import Service, no_content, problems, reply
-from partitiond.ports import KeyRecord, KeyView
+from partitiond.core.keys.record import KeyRecord
+from partitiond.core.views.lists import KeyView
 
 router = APIRouter(prefix="/keys", tags=["keys"])
 

@@ -16,8 +16,10 @@ from partitiond.api.replies import (
 )
 from partitiond.api.schemas import ModelBody, ModelPatch, ProfileBody, SleepBody
 from partitiond.core.errors import ConflictError, PreconditionFailedError
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
-from partitiond.ports import Job, ModelRecord, ModelView
+from partitiond.core.profile.jobs import Job
+from partitiond.core.views.lists import ModelView
 
 router = APIRouter(prefix="/models", tags=["models"])
 

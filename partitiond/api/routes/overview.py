@@ -5,8 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from partitiond.api.replies import Service, reply
-from partitiond.ports import Overview
-from partitiond.ports.overview import WINDOW_SECONDS
+from partitiond.core.views.overview import WINDOW_SECONDS, Overview
 from partitiond.serde import closed
 
 router = APIRouter(prefix="/overview", tags=["daemon"])

@@ -12,7 +12,7 @@ from partitiond.api.streams import EventStream, changes, documented, wants_strea
 from partitiond.core.errors import NotFoundError
 from partitiond.core.plan.record import Plan
 from partitiond.core.replica.convergence import Convergence
-from partitiond.ports import PlanPreview
+from partitiond.core.views.preview import PlanPreview
 
 router = APIRouter(prefix="/plan", tags=["plan"])
 

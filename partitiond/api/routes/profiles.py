@@ -10,8 +10,8 @@ from partitiond.api.profile_rows import ProfileRows
 from partitiond.api.replies import Service, problems, reply, reply_bytes
 from partitiond.core.errors import NotFoundError
 from partitiond.core.profile.record import Profile
+from partitiond.core.views.lists import ProfileView, PrunableProfile
 from partitiond.fleet.profile_files import check_schema, check_sound, in_present_schema
-from partitiond.ports import ProfileView, PrunableProfile
 
 router = APIRouter(prefix="/profiles", tags=["profiles"])
 

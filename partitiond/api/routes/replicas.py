@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from partitiond.api.replies import Service, reply
-from partitiond.ports import ReplicaView
+from partitiond.core.views.lists import ReplicaView
 
 router = APIRouter(prefix="/replicas", tags=["replicas"])
 

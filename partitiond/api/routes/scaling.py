@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from partitiond.api.replies import Service, problems, reply
-from partitiond.ports.scaling import ScalingView
+from partitiond.core.views.scaling import ScalingView
 from partitiond.serde import closed
 
 router = APIRouter(prefix="/scaling", tags=["scaling"])

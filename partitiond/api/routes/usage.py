@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from partitiond.api.replies import Service, reply
-from partitiond.ports.usage import UsageBy, UsageReport
+from partitiond.core.views.usage import UsageBy, UsageReport
 from partitiond.serde import closed
 
 router = APIRouter(prefix="/usage", tags=["usage"])

@@ -11,9 +11,9 @@ from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.model.spec import ModelSpec, Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Plan
+from partitiond.core.profile.jobs import Job, ProfileOptions
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB
-from partitiond.ports import Job, ProfileOptions
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient

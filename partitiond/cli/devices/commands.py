@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from partitiond.core.hardware.details import DeviceDetails
     from partitiond.core.hardware.kinds import Device
+    from partitiond.core.views.lists import ReplicaView
     from partitiond.devices.host import HostDevices
-    from partitiond.ports import ReplicaView
     from partitiond.settings.schema import Settings
 
 WITHOUT_DAEMON: Final = "No daemon answers: cordons and Xid messages are not known."

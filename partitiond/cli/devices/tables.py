@@ -11,7 +11,7 @@ from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import xid_meaning
 from partitiond.core.hardware.kinds import Device, DeviceKind, short_device
 from partitiond.core.units import Bytes, format_bytes
-from partitiond.ports import ReplicaView
+from partitiond.core.views.lists import ReplicaView
 
 Pair = tuple[str, str | Text]
 

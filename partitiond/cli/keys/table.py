@@ -8,7 +8,8 @@ from partitiond.cli.models.request_options import limits_text
 from partitiond.cli.tables import new_table
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
 from partitiond.core.instants import unix_seconds
-from partitiond.ports import KeyRecord, KeyView
+from partitiond.core.keys.record import KeyRecord
+from partitiond.core.views.lists import KeyView
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -16,7 +16,7 @@ from partitiond.core.errors import InputError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from partitiond.ports.usage import UsageReport
+    from partitiond.core.views.usage import UsageReport
 
 
 def register(app: typer.Typer) -> None:
@@ -79,7 +79,7 @@ def usage(
 
 def csv_of(report: "UsageReport") -> str:
     """Return every field of every line as CSV, with a header."""
-    from partitiond.ports.usage import UsageLine
+    from partitiond.core.views.usage import UsageLine
 
     names = [field.name for field in dataclasses.fields(UsageLine)]
     text = io.StringIO()

@@ -10,7 +10,7 @@ from partitiond.cli.ids import ProfileArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, print_json, say
 from partitiond.core.drift.detection import Figure, LedgerEntry
-from partitiond.ports.drift import DriftReport, ReplicaDrift
+from partitiond.core.views.drift import DriftReport, ReplicaDrift
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

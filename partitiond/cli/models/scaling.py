@@ -8,7 +8,7 @@ import typer
 from partitiond.cli.ids import argument_of
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit
-from partitiond.ports.scaling import ScalingView
+from partitiond.core.views.scaling import ScalingView
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

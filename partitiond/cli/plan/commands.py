@@ -24,7 +24,7 @@ from partitiond.core.errors import ConflictError, InputError, NotFoundError, Spe
 from partitiond.core.plan.answers import NO_ANSWERS, PlanAnswers, PlanQuestion
 from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import Infeasible, Objective, Plan, PlanDiff
-from partitiond.ports import PlanPreview
+from partitiond.core.views.preview import PlanPreview
 
 if TYPE_CHECKING:
     from partitiond.cli.plan.offline import OnProgress

@@ -10,8 +10,8 @@ from partitiond.cli.output import err, print_json, say
 from partitiond.cli.plan.commands import AllowOutageOption, exit_of, plan_and_apply, show_preview
 from partitiond.core.errors import NotFoundError, SpecError
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.replica.obstacles import ObstacleKind
-from partitiond.ports import Job, JobState
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient

@@ -2,7 +2,7 @@
 
 from partitiond.core.plan.record import Certificate, Objective, Status
 from partitiond.core.replica.convergence import Convergence, PlanState
-from partitiond.ports import PlanPreview
+from partitiond.core.views.preview import PlanPreview
 
 _UNITS = {
     Objective.MIN_DEVICES: "devices",

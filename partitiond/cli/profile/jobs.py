@@ -11,7 +11,7 @@ from partitiond.cli.output import emit, err, print_json, say
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
-    from partitiond.ports import Job
+    from partitiond.core.profile.jobs import Job
 
 
 def register(app: typer.Typer) -> None:

@@ -19,7 +19,7 @@ from partitiond.core.errors import (
 )
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.record import Profile
-from partitiond.ports import ProfileView
+from partitiond.core.views.lists import ProfileView
 
 
 def register(app: typer.Typer) -> None:

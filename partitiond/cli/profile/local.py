@@ -24,15 +24,12 @@ from partitiond.controller.profiles.profiling import with_source
 from partitiond.core.errors import DeviceError, EngineUnavailableError, NotFoundError, SpecError
 from partitiond.core.hardware.kinds import Device, DeviceKind, headroom_bytes
 from partitiond.core.hardware.partition import CpuCores, Partition
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.profile.jobs import ProfileOptions, Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import Bytes, format_bytes
-from partitiond.ports import (
-    ProfileOptions,
-    ProfileRequest,
-    Progress,
-    ResolvedModel,
-)
+from partitiond.ports import ProfileRequest
 
 if TYPE_CHECKING:
     from partitiond.engines.install.environment import EngineEnvironment

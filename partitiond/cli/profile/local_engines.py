@@ -3,10 +3,10 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.process.partitioned import PartitionedRunner
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.gpu_host import GpuHost, gpu_host
-from partitiond.ports import EngineHandle, EngineLaunch
 
 if TYPE_CHECKING:
     from partitiond.core.hardware.partition import Partition

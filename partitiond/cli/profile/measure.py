@@ -27,8 +27,8 @@ from partitiond.core.errors import (
     SpecError,
 )
 from partitiond.core.model.spec import ModelSpec, SourceKind
+from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.profile.record import Profile
-from partitiond.ports import ProfileOptions
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient

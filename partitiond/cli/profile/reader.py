@@ -15,7 +15,8 @@ from partitiond.cli.output import say
 from partitiond.core.errors import DaemonUnreachableError, NotFoundError
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.record import Profile
-from partitiond.ports import ProfileView, Store
+from partitiond.core.views.lists import ProfileView
+from partitiond.ports import Store
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient

@@ -17,7 +17,7 @@ from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.profile.record import Profile, capacity_req_per_s, operating_point
 from partitiond.core.profile.staleness import command_for
 from partitiond.core.units import GIB, format_duration
-from partitiond.ports import ProfileView
+from partitiond.core.views.lists import ProfileView
 
 
 def profile_table(profile: Profile) -> RenderableType:

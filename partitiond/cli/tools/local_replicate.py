@@ -18,13 +18,14 @@ from partitiond.controller.profiles.targets import speaks_for
 from partitiond.core.errors import DeviceError, NotFoundError, ProfileError, SpecError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, headroom_bytes
 from partitiond.core.hardware.partition import Partition, PartitionSize
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.interference import DEFAULT, mode_overhead_bytes
+from partitiond.core.profile.jobs import ProfileOptions, Progress
 from partitiond.core.profile.operating_points import named_point
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.profile.sharing import PairRun, Sharing
 from partitiond.planner.model.candidates import busy_share
-from partitiond.ports import ProfileOptions, Progress, ResolvedModel
 from partitiond.profiler.pairs.arrangement import DeviceShare, Replica
 from partitiond.profiler.pairs.pairs import measure_pair
 from partitiond.profiler.pairs.replication import EvenSplit, ReplicationMeasurement, replicate

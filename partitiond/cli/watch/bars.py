@@ -9,7 +9,7 @@ from partitiond.cli.plan.devices import COLOURS, LABEL_WIDTH, LETTERS, Mark
 from partitiond.cli.watch.tables import plain
 from partitiond.core.hardware.kinds import DeviceKind, short_device
 from partitiond.core.units import GIB
-from partitiond.ports import DeviceOverview, Overview, ReplicaOverview
+from partitiond.core.views.overview import DeviceOverview, Overview, ReplicaOverview
 
 LINES_OF_DEVICE = 3
 

@@ -19,8 +19,7 @@ from partitiond.core.errors import (
     InputError,
     NotReadyError,
 )
-from partitiond.ports import Event
-from partitiond.ports.event_filter import EventFilter
+from partitiond.core.events import Event, EventFilter
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient

@@ -13,7 +13,8 @@ from partitiond.cli.watch.keys import KeyPresses
 from partitiond.cli.watch.state import TopState, press
 from partitiond.cli.watch.view import Screen, draw
 from partitiond.core.errors import PartitiondError
-from partitiond.ports import Event, Overview
+from partitiond.core.events import Event
+from partitiond.core.views.overview import Overview
 
 LOOK_SECONDS: Final = 0.2
 """Most seconds until a new answer is on the screen; keys take effect at once."""

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from partitiond.ports import ModelOverview, Overview, ReplicaOverview
+from partitiond.core.views.overview import ModelOverview, Overview, ReplicaOverview
 
 SECTIONS: Final = ("devices", "models", "replicas", "jobs", "events")
 SECTION_KEYS: Final[Mapping[str, str]] = {

@@ -10,8 +10,10 @@ from rich.text import Text
 from partitiond.cli.plan.devices import Mark
 from partitiond.cli.tables import duration, partition_text, rate, state_text
 from partitiond.core.demand.traffic import ModelTraffic
+from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import short_device
-from partitiond.ports import Event, Job, JobState, ModelOverview, ReplicaOverview
+from partitiond.core.profile.jobs import Job, JobState
+from partitiond.core.views.overview import ModelOverview, ReplicaOverview
 
 Row = TypeVar("Row")
 GAP: Final = 2

@@ -20,7 +20,9 @@ from partitiond.cli.watch.tables import (
     plain,
     table_lines,
 )
-from partitiond.ports import Event, JobState, Overview
+from partitiond.core.events import Event
+from partitiond.core.profile.jobs import JobState
+from partitiond.core.views.overview import Overview
 
 HELP: Final = """\
  s  S    sort by the next, the previous column: name, demand, tokens, ttft, queue

@@ -29,8 +29,8 @@ from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan, PlanDiff
 from partitiond.core.replica.eviction import Popularity
 from partitiond.core.replica.states import ReplicaState
+from partitiond.core.views.scaling import ScalingView
 from partitiond.ports import Clock, Store
-from partitiond.ports.scaling import ScalingView
 
 HALF_LIFE_SECONDS: Final = 900.0
 """Half-life of a request in the estimate of how often its model is asked for."""

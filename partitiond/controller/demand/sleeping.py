@@ -14,6 +14,7 @@ from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.runtime.endpoint import Endpoint
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.errors import ConflictError, InputError, PartitiondError
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec, SourceKind, Weights
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.replica.observation import HOPELESS_FAILURES
@@ -32,7 +33,7 @@ from partitiond.core.replica.sleep import (
 )
 from partitiond.core.replica.states import ReplicaState
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import Clock, ModelRecord, Store
+from partitiond.ports import Clock, Store
 
 log = logging.getLogger(__name__)
 

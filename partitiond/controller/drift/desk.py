@@ -28,6 +28,7 @@ from partitiond.core.drift.detection import (
     verdict_of,
 )
 from partitiond.core.drift.load import expected, sharing_factor, tolerated
+from partitiond.core.drift.options import DriftOptions
 from partitiond.core.drift.window import LONGEST_LOOKS, FullWindow, OpenWindow
 from partitiond.core.errors import NotFoundError, PartitiondError
 from partitiond.core.hardware.kinds import short_device
@@ -35,8 +36,8 @@ from partitiond.core.hardware.partition import Partition
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.states import ReplicaState
+from partitiond.core.views.drift import DriftReport, ReplicaDrift
 from partitiond.ports import Clock, Store
-from partitiond.ports.drift import DriftOptions, DriftReport, ReplicaDrift
 
 log = logging.getLogger(__name__)
 

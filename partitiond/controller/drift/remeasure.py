@@ -19,14 +19,16 @@ from partitiond.controller.profiles.targets import ProfileTarget, best_profiles
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.demand.traffic import TrafficSample, TrafficWindow
 from partitiond.core.drift.correction import REASON, QuietPolicy, not_quiet
+from partitiond.core.drift.options import DriftOptions
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.instants import unix_seconds, utc_iso
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.states import ReplicaState
-from partitiond.ports import Job, JobState, Store
-from partitiond.ports.drift import DriftOptions, Remeasure
+from partitiond.core.views.drift import Remeasure
+from partitiond.ports import Store
 
 SHORT_SECONDS: Final = 60.0
 LOOKS_PER_CHECK: Final = 15

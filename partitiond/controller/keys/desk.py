@@ -13,9 +13,10 @@ from partitiond.controller.runtime.routes import key_route
 from partitiond.core.dispatch.routing import KeyRoute, RoutingTable
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, NotReadyError
 from partitiond.core.instants import unix_seconds, utc_iso
-from partitiond.core.keys.record import KeyTerms, differences
+from partitiond.core.keys.record import KeyRecord, KeyTerms, differences
+from partitiond.core.views.lists import KeyView
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import Clock, KeyRecord, KeyView, Store
+from partitiond.ports import Clock, Store
 
 KEY_BYTES: Final = 32
 """256 random bits cannot be guessed, so a plain SHA-256 of a key may be stored."""

@@ -13,10 +13,12 @@ from partitiond.core.errors import InputError, PartitiondError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import MemoryShare
 from partitiond.core.instants import is_day, unix_seconds, utc_iso
+from partitiond.core.keys.record import KeyRecord
 from partitiond.core.keys.usage import NOTHING_USED, ReplicaShare, UsagePosition, Used, usage_since
 from partitiond.core.plan.record import Placement
-from partitiond.ports import Clock, KeyRecord
-from partitiond.ports.usage import UsageBy, UsageLine, UsageReport, UsageStore
+from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
+from partitiond.ports import Clock
+from partitiond.ports.usage import UsageStore
 
 log = logging.getLogger(__name__)
 

@@ -28,22 +28,16 @@ from partitiond.core.drift.correction import REASON
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.engine_task import EngineTask, require_measurable
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.spec_changes import changes
+from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.core.replica.sleep import said_asleep
+from partitiond.core.views.lists import ModelView
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import (
-    Clock,
-    Job,
-    JobState,
-    ModelRecord,
-    ModelResolver,
-    ModelView,
-    ProfileOptions,
-    Store,
-)
+from partitiond.ports import Clock, ModelResolver, Store
 
 NOT_MEASURED: Final = "not measured yet"
 

@@ -16,6 +16,7 @@ from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.watching import ModelFiles, engine_bytes
 from partitiond.core.errors import ConflictError, NotFoundError
 from partitiond.core.hardware.room import fits
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement, Plan
 from partitiond.core.replica.observation import ObservedReplica
@@ -31,7 +32,7 @@ from partitiond.core.replica.releases import (
     way_back,
 )
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import Clock, ModelRecord, Store
+from partitiond.ports import Clock, Store
 
 PLANS_LOOKED_AT = 20
 """Number of applied plans that are searched for the places of an earlier release."""

@@ -59,10 +59,13 @@ from typing import Final
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import PartitiondError
 from partitiond.core.model.engine_task import EngineTask
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.plan.record import Placement, Plan
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.replica.sleep import scales_to_zero
-from partitiond.ports import Clock, Job, JobState, ModelRecord, PlanPreview
+from partitiond.core.views.preview import PlanPreview
+from partitiond.ports import Clock
 
 log = logging.getLogger(__name__)
 

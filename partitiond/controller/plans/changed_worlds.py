@@ -7,6 +7,7 @@ from partitiond.controller.plans.situation import Situation
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanProgress, PlanQuestion
 from partitiond.core.plan.record import ModelDemand
@@ -16,7 +17,6 @@ from partitiond.planner.answers.whatif import Demands, World
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.flow import Solving, progress_of
-from partitiond.ports import ModelRecord
 
 OnProgress = Callable[[PlanProgress], None]
 ArchitectureOf = Callable[[ModelSpec], Awaitable[Architecture]]

@@ -43,8 +43,9 @@ from partitiond.core.profile.record import Profile
 from partitiond.core.replica.lost import stranded
 from partitiond.core.replica.obstacles import Obstacle
 from partitiond.core.replica.sleep import Sleeper, sleepers
+from partitiond.core.views.preview import PlanPreview
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import Clock, EngineRunner, PlanPreview, Store
+from partitiond.ports import Clock, EngineRunner, Store
 
 SOLVES_PER_APPLY: Final = 3
 """Tries to make a plan that is not outdated when done; beyond that, things change too fast."""

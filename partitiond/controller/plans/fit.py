@@ -12,12 +12,14 @@ from partitiond.controller.profiles.profiling import ProfilingOptions
 from partitiond.controller.profiles.targets import best_profiles, profile_targets
 from partitiond.controller.runtime.watching import DeviceWatch
 from partitiond.controller.views.parts import frontier_views
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import ModelForecast, Plan, PlanDiff
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.obstacles import Obstacle
-from partitiond.ports import Clock, ModelRecord, ModelResolver, PlanPreview, Store
-from partitiond.ports.fit import Fit
+from partitiond.core.views.fit import Fit
+from partitiond.core.views.preview import PlanPreview
+from partitiond.ports import Clock, ModelResolver, Store
 
 Imagine = Callable[[Callable[[Situation], Situation]], Awaitable[PlanPreview]]
 """`Plans.imagine`."""

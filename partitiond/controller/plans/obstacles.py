@@ -14,8 +14,10 @@ from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.watching import ModelFiles
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.model.engine_task import EngineTask
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement, form_key
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.replica.obstacles import (
@@ -29,7 +31,7 @@ from partitiond.core.replica.obstacles import (
     profile_failed,
 )
 from partitiond.core.replica.releases import release_of
-from partitiond.ports import Clock, Job, JobState, ModelRecord, Store
+from partitiond.ports import Clock, Store
 
 
 def failed_profiles(

@@ -51,13 +51,14 @@ from partitiond.core.replica.obstacles import Obstacle
 from partitiond.core.replica.sleep import Sleeper, host_memory
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import Bytes
+from partitiond.core.views.preview import PlanPreview
 from partitiond.planner.answers.changes import models_named
 from partitiond.planner.answers.questions import answer
 from partitiond.planner.answers.whatif import World
 from partitiond.planner.check import check_plan
 from partitiond.planner.model.types import PlanRequest, usual_budget
 from partitiond.planner.pack.flow import Solving, run_flow_async
-from partitiond.ports import Clock, PlanPreview, Store
+from partitiond.ports import Clock, Store
 
 Solve = Callable[..., Awaitable[Plan | Infeasible]]
 """Solves a `PlanRequest`; if `on_progress` is given, it is called with `PlanProgress`."""

@@ -10,8 +10,9 @@ from partitiond.core.errors import ConflictError, NotFoundError, StoreError
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.record import Profile
+from partitiond.core.views.lists import ProfileView, PrunableProfile
 from partitiond.fleet.profile_files import in_present_schema
-from partitiond.ports import ProfileView, PrunableProfile, Store
+from partitiond.ports import Store
 
 
 class ProfileCatalog:

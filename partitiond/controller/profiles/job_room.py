@@ -22,11 +22,11 @@ from partitiond.controller.runtime.watching import engine_bytes
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.plan.record import Placement
+from partitiond.core.profile.jobs import Job
 from partitiond.core.replica.job_slots import MeasuringJob, Slots, Turn, WaitingJob, next_job
 from partitiond.core.replica.observation import Unknown
 from partitiond.core.units import format_bytes
 from partitiond.planner.model.draw import ENGINE_HOST_BYTES
-from partitiond.ports import Job
 
 ONLY_THERE: Final = "only_there"
 """Parameter of a job that runs only on the device that it names, and on none like it."""

@@ -20,9 +20,15 @@ from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import PartitiondError, StoreError
 from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import Partition
+from partitiond.core.profile.jobs import (
+    ENDED,
+    Job,
+    JobState,
+    Progress,
+)
 from partitiond.core.replica.job_slots import Turn
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import ENDED, Clock, Job, JobState, Progress, Store
+from partitiond.ports import Clock, Store
 from partitiond.ports.actor import alone
 
 log = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ from partitiond.core.mig.geometry import (
     usable_instances,
 )
 from partitiond.core.performance.interference import MAX_REPLICAS_PER_DEVICE, mode_overhead_bytes
+from partitiond.core.profile.jobs import Job
 from partitiond.core.units import GIB, Bytes, format_bytes
-from partitiond.ports import Job
 
 LEAST_BYTES: Final = 1 * GIB
 """No engine starts with less; a job that waits says more than an out-of-memory error would."""

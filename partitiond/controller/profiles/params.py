@@ -13,9 +13,11 @@ from partitiond.controller.profiles.partition import check_partition, device_for
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import Partition
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSpec, SourceKind, Weights
 from partitiond.core.model.workload import LengthShape, Workload
-from partitiond.ports import ProfileOptions, ProfileRequest, ResolvedModel
+from partitiond.core.profile.jobs import ProfileOptions
+from partitiond.ports import ProfileRequest
 from partitiond.serde import from_stored_json, to_json
 
 Params = tuple[tuple[str, str], ...]

@@ -10,8 +10,8 @@ from partitiond.controller.profiles.leases import PartitionRequest
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.mig.geometry import profiles_of
+from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.units import format_bytes
-from partitiond.ports import ProfileOptions
 
 
 def wish_of(options: ProfileOptions, cores: int | None = None) -> PartitionRequest:

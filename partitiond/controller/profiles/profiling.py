@@ -22,16 +22,10 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.estimate import estimate_profile
 from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
+from partitiond.core.profile.jobs import Job, ProfileOptions, Progress
 from partitiond.core.profile.record import Profile
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import (
-    Job,
-    ModelResolver,
-    ProfileOptions,
-    ProfileRunner,
-    Progress,
-    Store,
-)
+from partitiond.ports import ModelResolver, ProfileRunner, Store
 
 __all__ = [
     "ProfileWork",

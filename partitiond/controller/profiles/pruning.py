@@ -6,7 +6,7 @@ from partitiond.controller.profiles.targets import best_profiles, speaks_for
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.ports import PrunableProfile
+from partitiond.core.views.lists import PrunableProfile
 
 SUPERSEDED = "superseded: plans use another profile of the same model, hardware and size"
 

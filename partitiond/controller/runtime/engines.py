@@ -18,18 +18,17 @@ from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.controller.runtime.diagnosis import explain, first_line
 from partitiond.core.errors import EngineError, ExitedError, PartitiondError, StartTimedOutError
 from partitiond.core.plan.record import Placement
-from partitiond.core.replica.observation import LIVE, ObservedReplica, StopReason
-from partitiond.core.replica.reconcile import failures_after
-from partitiond.core.replica.states import ReplicaEvent, ReplicaState, step
-from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import (
-    Clock,
+from partitiond.core.replica.engine import (
     EngineExit,
     EngineHandle,
     EngineLaunch,
     EngineReport,
-    EngineRunner,
 )
+from partitiond.core.replica.observation import LIVE, ObservedReplica, StopReason
+from partitiond.core.replica.reconcile import failures_after
+from partitiond.core.replica.states import ReplicaEvent, ReplicaState, step
+from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.ports import Clock, EngineRunner
 
 log = logging.getLogger(__name__)
 

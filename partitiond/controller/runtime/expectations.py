@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from partitiond.controller.runtime.start_times import StartTimes
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.placement_rules import PRIORITY_FACTOR
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.plan.diff import start_seconds
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.plan.start_order import NO_STAKES, StartGains
@@ -12,7 +13,7 @@ from partitiond.core.replica.observation import ObservedReplica, ReconcilePolicy
 from partitiond.core.replica.ready_times import Starts, ready_times, settled
 from partitiond.core.replica.reconcile import backoff_seconds
 from partitiond.core.replica.states import ReplicaState
-from partitiond.ports import ModelRecord, Store
+from partitiond.ports import Store
 
 
 class Expectations:

@@ -6,10 +6,11 @@ from typing import Final
 
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import CpuCores, MpsShare
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSpec
 from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.plan.record import Placement
-from partitiond.ports import EngineLaunch, ResolvedModel
+from partitiond.core.replica.engine import EngineLaunch
 
 MAX_NAMES: Final = 1000
 """More engines than this of one replica at a time would be a defect, not a plan."""

@@ -40,8 +40,10 @@ from partitiond.controller.runtime.unreadable import (
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware.partition import Partition
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement, Plan, same_engine
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.observation import (
     Action,
     DrainReplica,
@@ -59,9 +61,7 @@ from partitiond.core.replica.states import ReplicaState
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import (
     Clock,
-    EngineHandle,
     EngineRunner,
-    ModelRecord,
     PartitionControl,
     Store,
 )

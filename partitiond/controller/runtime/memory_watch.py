@@ -13,10 +13,11 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware.partition import ShareUse
 from partitiond.core.hardware.partition_checks import OUTGROWN_LOOKS, outgrown, tolerance_bytes
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import format_bytes
-from partitiond.ports import PartitionControl, ShareUse
+from partitiond.ports import PartitionControl
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,14 @@ from partitiond.core.dispatch.routing import (
     RoutingTable,
 )
 from partitiond.core.instants import unix_seconds
+from partitiond.core.keys.record import KeyRecord
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.request_options import defaults_json
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.replica.states import ReplicaState
-from partitiond.ports import KeyRecord, ModelRecord
 
 _NEVER: Final[Mapping[str, float]] = {}
 

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from partitiond.ports import Event, Store
+from partitiond.core.events import Event
+from partitiond.ports import Store
 
 _STARTING: Final = "engine-starting"
 _READY: Final = "engine-ready"

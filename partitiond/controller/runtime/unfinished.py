@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from partitiond.core.model.engine_task import EngineTask
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.ports import Job, JobState, ModelRecord
 
 CUT_SHORT: Final = "interrupted: the daemon ended while it ran."
 INTERRUPTED: Final = (

@@ -12,9 +12,9 @@ from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import MemoryShare, PartitionSize
 from partitiond.core.plan.record import Candidate, Certificate, Objective, Placement, Plan, Status
 from partitiond.core.profile.record import ProfileKind
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.observation import Unknown
 from partitiond.core.units import ZERO_BYTES
-from partitiond.ports import EngineHandle
 
 Room = tuple[tuple[str, int | Unknown], ...]
 

@@ -11,6 +11,7 @@ from partitiond.core.errors import NotReadyError, PartitiondError, SilentError
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import Device, headroom_bytes, silent_device
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan, model_of
 from partitiond.core.replica.observation import Unknown
@@ -21,7 +22,6 @@ from partitiond.ports import (
     DeviceProvider,
     ModelResolver,
     PartialDevices,
-    ResolvedModel,
 )
 
 log = logging.getLogger(__name__)

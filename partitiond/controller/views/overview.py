@@ -14,26 +14,19 @@ from partitiond.controller.views.parts import device_overviews, model_overviews,
 from partitiond.controller.views.records import PlacedView
 from partitiond.core.demand.traffic import TrafficWindow
 from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware.details import DeviceReading
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import MemoryShare
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.performance.interference import DEFAULT as INTERFERENCE
 from partitiond.core.plan.record import Plan
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.convergence import NOTHING_APPLIED, Convergence
+from partitiond.core.views.lists import ModelView
+from partitiond.core.views.overview import WINDOW_SECONDS, Overview, ReplicaOverview
 from partitiond.planner.check.figures import device_level
-from partitiond.ports import (
-    Clock,
-    DeviceGauges,
-    DeviceReading,
-    Job,
-    JobState,
-    ModelRecord,
-    ModelView,
-    Overview,
-    ReplicaOverview,
-    Store,
-)
-from partitiond.ports.overview import WINDOW_SECONDS
+from partitiond.ports import Clock, DeviceGauges, Store
 
 GAUGE_SECONDS: Final = 1.0
 """Least time between two reads of the devices, however many callers look."""

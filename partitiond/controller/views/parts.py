@@ -7,19 +7,19 @@ from typing import Final
 from partitiond.controller.runtime.watching import engine_bytes
 from partitiond.controller.views.records import PlacedView
 from partitiond.core.demand.traffic import ModelTraffic, ReplicaTraffic, TrafficWindow
+from partitiond.core.hardware.details import DeviceReading
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES, Device, MigProfile, SharingMode
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import ModelForecast, Plan
 from partitiond.core.profile.record import Profile
-from partitiond.ports import (
+from partitiond.core.views.lists import ModelView
+from partitiond.core.views.overview import (
     DeviceOverview,
-    DeviceReading,
     FrontierPoint,
     FrontierView,
     ModelOverview,
-    ModelView,
     ReplicaOverview,
 )
 

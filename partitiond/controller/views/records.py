@@ -11,14 +11,16 @@ from partitiond.controller.runtime.engines import Engine
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import Partition
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, Plan
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.replica.device_room import holds
 from partitiond.core.replica.observation import HOPELESS_FAILURES, LIVE
 from partitiond.core.replica.obstacles import Obstacle
 from partitiond.core.replica.states import ReplicaState
-from partitiond.ports import Job, JobState, ModelRecord, ModelView, ReplicaView
+from partitiond.core.views.lists import ModelView, ReplicaView
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

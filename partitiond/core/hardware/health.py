@@ -315,3 +315,16 @@ def _clocks(readings: HealthReadings) -> Iterator[HealthFinding]:
         what = f"it runs below its clocks{degrees}: {', '.join(readings.throttle)}"
         advice = "Check cooling and power; figures of profiles do not hold until then."
         yield HealthFinding(DeviceHealth.DEGRADED, what, advice)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeviceFault:
+    """A fault that broke all engines of a device at once.
+
+    Attributes:
+        device_id: the fault domain: nothing starts there until all its engines are gone.
+        reason: what happened, and what recovery takes.
+    """
+
+    device_id: str
+    reason: str

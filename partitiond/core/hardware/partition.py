@@ -102,3 +102,18 @@ class PartitionSize:
                 return f"mig-{self.mig_profile}"
             case _:
                 return self.mode.value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShareUse:
+    """The memory that an engine in a share of a device's memory holds now.
+
+    Attributes:
+        name: of the engine.
+        budget_bytes: what the share promises the engine.
+        held_bytes: what the engine's processes hold of the device.
+    """
+
+    name: str
+    budget_bytes: int
+    held_bytes: int

@@ -135,3 +135,22 @@ class KeyUse:
     tokens: int
     budget_used: int
     in_flight: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRecord(KeyTerms):
+    """An API key as stored: its SHA-256, never the key.
+
+    Attributes:
+        id: short public name, in logs and metrics, too.
+        created_at, updated_at: ISO 8601 UTC.
+        previous_sha256: of the secret before the last rotation; empty where there is none.
+        previous_until: ISO 8601 UTC until which that one is taken as well.
+    """
+
+    id: str
+    sha256: str
+    created_at: str
+    updated_at: str = ""
+    previous_sha256: str = ""
+    previous_until: str | None = None

@@ -139,3 +139,18 @@ def _less(new: UsageCount, old: UsageCount) -> UsageCount:
         max(0, new.output_tokens - old.output_tokens),
         max(0.0, new.engine_seconds - old.engine_seconds),
     )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """Usage of one model by one key within one hour.
+
+    Attributes:
+        hour: ISO 8601 UTC, to the hour: "2030-01-31T17".
+        key_id: empty for requests without a key.
+    """
+
+    hour: str
+    key_id: str
+    model: str
+    used: Used

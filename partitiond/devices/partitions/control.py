@@ -10,8 +10,17 @@ from typing import Final
 
 from partitiond.core.errors import DeviceError, PartitiondError, StartFailedError
 from partitiond.core.hardware import partition_checks as checks
+from partitiond.core.hardware.health import DeviceFault
 from partitiond.core.hardware.kinds import short_device
-from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
+from partitiond.core.hardware.partition import (
+    CpuCores,
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+    ShareUse,
+)
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 from partitiond.devices.mps.compute_mode import compute_mode_refusal
 from partitiond.devices.nvml.discovery import OWN_PROCESSES
 from partitiond.devices.partitions.journal import DeviceJournal, Entry, EntryKind, EntryState
@@ -19,7 +28,6 @@ from partitiond.devices.partitions.kinds import MigSlices, MpsShares
 from partitiond.devices.partitions.memory import Holder, Holders, partition_of
 from partitiond.devices.partitions.parts import GpuInstances, Gpus, MpsDaemons, Owners
 from partitiond.platform.deadline_calls import DeadlineCalls
-from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch, EngineReport, ShareUse
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Final
 import pynvml
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.health import DeviceFault, DeviceHealth
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition_checks import GpuUse
 from partitiond.devices.nvml.memory import memory_of
@@ -15,7 +15,6 @@ from partitiond.devices.nvml.mig import mig_mode
 from partitiond.devices.nvml.processes import processes_on, sees_host_pids
 from partitiond.devices.nvml.session import gpu, told
 from partitiond.platform.deadline_calls import DeadlineCalls
-from partitiond.ports import DeviceFault
 
 HEALTH_SECONDS: Final = 2.0
 """Time between two health checks of all GPUs; one check is some hundred driver calls."""

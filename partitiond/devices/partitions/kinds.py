@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from partitiond.core.hardware.kinds import MigInstance
 from partitiond.core.hardware.partition import MigSlice, MpsShare
 from partitiond.core.mig.geometry import Place
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.devices.partitions.journal import (
     DeviceJournal,
     Entry,
@@ -16,7 +17,6 @@ from partitiond.devices.partitions.journal import (
     place_text,
 )
 from partitiond.devices.partitions.parts import GpuInstances, Gpus, MpsDaemons
-from partitiond.ports import EngineLaunch
 
 log = logging.getLogger(__name__)
 

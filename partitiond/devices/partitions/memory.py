@@ -14,14 +14,15 @@ from partitiond.core.hardware.partition import (
     MigSlice,
     MpsShare,
     Partition,
+    ShareUse,
     WholeDevice,
 )
 from partitiond.core.hardware.partition_checks import GpuUse, Neighbour
 from partitiond.core.hardware.room import overlap
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.replica.sleep import held
 from partitiond.core.units import MIB, format_bytes
 from partitiond.devices.partitions.parts import Gpus
-from partitiond.ports import EngineLaunch, ShareUse
 
 DISPLAY_BYTES: Final = 64 * MIB
 """A display server holds less and any CUDA context more: a process below this computes nothing."""

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from partitiond.core.hardware.health import DeviceFault
 from partitiond.core.hardware.kinds import MigInstance
 from partitiond.core.hardware.partition import MigSlice
 from partitiond.core.hardware.partition_checks import GpuUse
 from partitiond.core.mig.geometry import Place
-from partitiond.ports import DeviceFault
 
 
 class Gpus(Protocol):

@@ -9,10 +9,10 @@ from typing import Final
 
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSpec
 from partitiond.engines.install.environment import EngineEnvironment, Variant, find_environment
 from partitiond.models.resolver import Resolver
-from partitiond.ports import ResolvedModel
 from partitiond.settings.schema import Settings
 
 LOOK_AGAIN_SECONDS: Final = 10.0

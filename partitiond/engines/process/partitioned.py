@@ -6,16 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from partitiond.core.errors import DeviceError, EngineError
-from partitiond.engines.process.spawn import to_end
-from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import (
+from partitiond.core.replica.engine import (
     EngineExit,
     EngineHandle,
     EngineLaunch,
     EngineReport,
-    EngineRunner,
-    PartitionControl,
 )
+from partitiond.engines.process.spawn import to_end
+from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.ports import EngineRunner, PartitionControl
 
 log = logging.getLogger(__name__)
 

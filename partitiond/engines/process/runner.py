@@ -21,6 +21,12 @@ from partitiond.core.errors import (
     StartFailedError,
     StartTimedOutError,
 )
+from partitiond.core.replica.engine import (
+    EngineExit,
+    EngineHandle,
+    EngineLaunch,
+    EngineReport,
+)
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import ExitRecord, RunFolder, run_folders
@@ -36,7 +42,6 @@ from partitiond.engines.vllm.probing import ask_one_token, name_of_question
 from partitiond.engines.vllm.unix_http import ExchangeError, HttpAnswer, NotListeningError, exchange
 from partitiond.platform.deadline_calls import PendingCall
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import EngineExit, EngineHandle, EngineLaunch, EngineReport
 
 POLL_SECONDS: Final = 0.1
 """Between two polls of a starting engine: a connect to a Unix socket costs microseconds."""

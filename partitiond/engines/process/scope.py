@@ -29,8 +29,8 @@ from typing import Final, Literal
 
 from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware.partition import CpuCores
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.engines.process.scope_facts import PROGRAM, SEARCH_PATH, ScopeFacts, host_facts
-from partitiond.ports import EngineLaunch
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from collections.abc import Awaitable
 from typing import Final, TypeVar
 
 from partitiond.core.errors import StartFailedError
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.scope import NOWHERE, CgroupPlace
 from partitiond.engines.process.scope_facts import SEARCH_PATH
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import EngineHandle
 
 log = logging.getLogger(__name__)
 

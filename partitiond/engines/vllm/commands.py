@@ -14,13 +14,13 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.families import architecture_from_config
 from partitiond.core.model.precision import as_loaded
 from partitiond.core.performance.footprint import EngineLimits, footprint
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
 from partitiond.engines.vllm import launch as vllm
 from partitiond.engines.vllm.capabilities import EngineCapabilities
 from partitiond.engines.vllm.gpu_index import gpu_index
-from partitiond.ports import EngineLaunch
 from partitiond.simulated.engine.gpu import HOST_VARIABLE
 
 SIMULATED_KV_BYTES_PER_TOKEN: Final = 36_864

@@ -11,8 +11,8 @@ from typing import Final
 from partitiond.core.errors import EngineUnavailableError, SpecError
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.performance.footprint import CONTEXT_BYTES
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.engines.vllm.capabilities import EngineCapabilities, require_quantization
-from partitiond.ports import EngineLaunch
 
 KEEP_ALIVE_SECONDS: Final = 120
 """How long the engine keeps an idle connection (its default is 5). Longer than the proxy's pool

@@ -7,8 +7,8 @@ pooling engine has no completions and a generating engine has no pooling.
 from typing import Final
 
 from partitiond.core.model.engine_task import EngineTask, task_of
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.vllm.unix_http import HttpAnswer, exchange
-from partitiond.ports import EngineHandle, EngineLaunch
 
 ONE_TOKEN: Final = [1]
 """A prompt that works for any tokenizer and costs one step."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import EngineError
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.vllm.probing import name_of_question
 from partitiond.engines.vllm.unix_http import ExchangeError, HttpAnswer, exchange
-from partitiond.ports import EngineHandle
 
 NOTE: Final = "sleep-level"
 """File of the run folder that holds the level, while the engine sleeps or wakes."""

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, headroom_bytes
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MpsShare, Partition
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.performance.footprint import EngineLimits, footprint
 from partitiond.core.performance.interference import mode_overhead_bytes
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import Bytes
-from partitiond.ports import EngineLaunch, ProfileRequest, ResolvedModel
+from partitiond.ports import ProfileRequest
 from partitiond.profiler.sweep.launch import plan_launch
 
 

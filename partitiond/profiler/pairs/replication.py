@@ -16,9 +16,9 @@ from loadgen import Samples
 from loadgen.statistics import half_width, summarise
 from partitiond.core.errors import InputError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.performance.interference import fit_sharing
 from partitiond.core.profile.sharing import ReplicationRun, Sharing
-from partitiond.ports import ResolvedModel
 from partitiond.profiler.pairs.arrangement import Arrangement, DeviceShare, Replica
 from partitiond.profiler.pairs.side_by_side import CommonWindow, Tell, WindowPlan, measure
 from partitiond.profiler.sweep.bench import Bench

@@ -28,8 +28,8 @@ from loadgen.connection import now
 from loadgen.statistics import TokenTimeline, throughput
 from loadgen.window import WindowState
 from partitiond.core.errors import EngineError
+from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.points import Telemetry
-from partitiond.ports import Progress
 from partitiond.profiler.pairs.arrangement import (
     Arrangement,
     EngineKey,

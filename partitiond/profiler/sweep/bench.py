@@ -8,15 +8,9 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from partitiond.core.errors import EngineError, ExitedError
 from partitiond.core.hardware.kinds import Device, DeviceKind
-from partitiond.ports import (
-    Clock,
-    EngineHandle,
-    EngineLaunch,
-    EngineReport,
-    EngineRunner,
-    Progress,
-    TelemetrySource,
-)
+from partitiond.core.profile.jobs import Progress
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
+from partitiond.ports import Clock, EngineRunner, TelemetrySource
 from partitiond.profiler.sweep.stall import FIRST_FACTOR
 
 T = TypeVar("T")

@@ -15,9 +15,10 @@ from loadgen import Workload as Load
 from partitiond.core.errors import EngineError
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode
 from partitiond.core.profile.frontier import TOLERANCE
+from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.units import Bytes
-from partitiond.ports import ProfileRequest, Progress
+from partitiond.ports import ProfileRequest
 from partitiond.profiler.search import NextTrial, Purpose, combine
 from partitiond.profiler.sweep.bench import Bench, Running, Tell
 from partitiond.profiler.sweep.capacity import (

@@ -20,8 +20,9 @@ from partitiond.core.performance.footprint import (
     kv_cache_bytes,
     kv_tokens,
 )
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import format_bytes
-from partitiond.ports import EngineLaunch, ProfileRequest
+from partitiond.ports import ProfileRequest
 
 ROUNDED_FROM: Final = 64
 ROUNDED_TO: Final = 8

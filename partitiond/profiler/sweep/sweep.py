@@ -12,7 +12,9 @@ from typing import Final
 from loadgen import LiveState, LoadAbortedError, StalledError
 from partitiond.core.errors import EngineError, ExitedError
 from partitiond.core.hardware.kinds import DeviceKind
-from partitiond.ports import EngineReport, ProfileRequest, Progress
+from partitiond.core.profile.jobs import Progress
+from partitiond.core.replica.engine import EngineReport
+from partitiond.ports import ProfileRequest
 from partitiond.profiler.search import (
     NextTrial,
     Prior,

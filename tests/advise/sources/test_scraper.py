@@ -13,8 +13,8 @@ from partitiond.advise.observe import observe
 from partitiond.advise.sources import scraper
 from partitiond.advise.sources.scraper import ScrapedEngines, served_of, watch
 from partitiond.core.errors import SpecError, UpstreamError
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.ports import EngineHandle
 from tests.advise.looks import DATA
 from tests.advise.servers import Answer, serving
 from tests.engine_fixtures import short_dir, simulated_launch

@@ -2,7 +2,7 @@
 
 import httpx
 
-from partitiond.ports.drift import DriftReport
+from partitiond.core.views.drift import DriftReport
 from partitiond.serde import from_jsonable
 from tests.api.fake_drift import CORRECTION, FakeDrift
 from tests.api.fake_service import FakeService

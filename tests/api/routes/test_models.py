@@ -11,7 +11,7 @@ from partitiond.api.app import create_app
 from partitiond.api.schemas import ApiOptions, suggested_name
 from partitiond.core.errors import SpecError
 from partitiond.core.model.workload import Workload
-from partitiond.ports import ProfileOptions
+from partitiond.core.profile.jobs import ProfileOptions
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
 

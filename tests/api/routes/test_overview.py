@@ -2,7 +2,7 @@
 
 import httpx
 
-from partitiond.ports import Overview
+from partitiond.core.views.overview import Overview
 from partitiond.serde import from_json
 from tests.api.fake_service import FakeService
 from tests.controller.samples import measured_profile, spec

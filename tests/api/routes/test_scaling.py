@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from partitiond.ports.scaling import ScalingView
+from partitiond.core.views.scaling import ScalingView
 from partitiond.serde import from_jsonable
 from tests.api.fake_scaling import AT_ZERO, VIEW
 

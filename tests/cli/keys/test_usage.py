@@ -6,7 +6,7 @@ import json
 
 from partitiond.cli.keys.usage import csv_of
 from partitiond.core.keys.usage import NO_POSITION, Used
-from partitiond.ports.usage import UsageBy, UsageLine, UsageReport
+from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
 from tests.cli.test_keys import service

@@ -5,8 +5,14 @@ import dataclasses
 import pytest
 
 from partitiond.cli.plan.up import profile_missing
+from partitiond.core.profile.jobs import (
+    Job,
+    JobState,
+    ProfileOptions,
+    Progress,
+)
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
-from partitiond.ports import Job, JobState, ModelView, ProfileOptions, Progress
+from partitiond.core.views.lists import ModelView
 from partitiond.settings.schema import Settings
 from tests.controller.samples import NOW, cpu, record
 

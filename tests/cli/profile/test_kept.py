@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 
 from partitiond.api.app import create_app
+from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.record import SCHEMA_VERSION, Profile
-from partitiond.ports import Job, JobState, Progress
 from partitiond.serde import to_json, to_jsonable
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import AT, FakeService

@@ -13,8 +13,8 @@ import pytest
 
 from partitiond.cli.profile.local import choose_device, partition_cores
 from partitiond.core.errors import SpecError
+from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.engines.process.journal import run_folders
-from partitiond.ports import ProfileOptions
 from partitiond.settings.schema import load_settings
 
 

@@ -14,7 +14,7 @@ from partitiond.core.profile.points import Telemetry
 from partitiond.core.profile.record import Profile, Transfer
 from partitiond.core.profile.sharing import ReplicationRun, Sharing
 from partitiond.core.units import GIB, Bytes
-from partitiond.ports import ProfileView
+from partitiond.core.views.lists import ProfileView
 from tests.cli.test_tables import profile, text_of
 
 

@@ -11,7 +11,7 @@ from partitiond.cli.watch.keys import split_key
 from partitiond.cli.watch.state import SECTIONS, SORTS, TopState, press, seen
 from partitiond.cli.watch.view import Screen, draw, share_lines
 from partitiond.core.units import GIB
-from partitiond.ports import Overview
+from partitiond.core.views.overview import Overview
 from tests.cli.overviews import GPUS, events, many, overview, replica
 
 

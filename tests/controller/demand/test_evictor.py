@@ -8,10 +8,11 @@ from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import StartFailedError
 from partitiond.core.model.autoscale import Autoscale
 from partitiond.core.model.spec import Demand
+from partitiond.core.profile.jobs import JobState, ProfileOptions
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.replica.sleep import Traffic
 from partitiond.core.units import GIB
-from partitiond.ports import EngineHandle, EngineLaunch, JobState, ProfileOptions
 from tests.controller.demand.test_scaling import ZERO, ScalingHost, scaling_host, spec_of
 from tests.controller.fakes import until
 from tests.controller.samples import measured_profile

@@ -18,9 +18,9 @@ from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import CpuCores, PartitionSize
 from partitiond.core.model.spec import Demand
 from partitiond.core.plan.record import Candidate
+from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.units import GIB, Bytes
-from partitiond.ports import Job, JobState
-from partitiond.ports.drift import ReplicaDrift
+from partitiond.core.views.drift import ReplicaDrift
 from partitiond.store import open_store
 from tests.controller.fakes import until
 from tests.controller.samples import cpu, measured_profile, spec

@@ -9,9 +9,10 @@ import pytest
 from partitiond.controller.keys.usage import UsageDesk, shares_of
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.errors import InputError, StoreError
+from partitiond.core.keys.record import KeyRecord
 from partitiond.core.keys.usage import ReplicaShare, Used
-from partitiond.ports import KeyRecord, Store
-from partitiond.ports.usage import UsageBy
+from partitiond.core.views.usage import UsageBy
+from partitiond.ports import Store
 from partitiond.store import open_store
 from tests.controller.samples import NOW
 

@@ -10,11 +10,13 @@ from partitiond.controller.models.variants import form_estimates, other_form
 from partitiond.controller.profiles.targets import best_profiles, profile_targets, source_note
 from partitiond.controller.runtime.launches import form_of, launch_for
 from partitiond.core.errors import ModelSourceError, SpecError
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant
 from partitiond.core.plan.record import diff_plans
+from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.replica.releases import ReleaseState
-from partitiond.ports import ProfileRequest, Progress, ResolvedModel
+from partitiond.ports import ProfileRequest
 from partitiond.store import open_store
 from tests.controller.fakes import FakeProfiler
 from tests.controller.samples import ARCHITECTURE, NOW, cpu, measured_profile, placement, spec

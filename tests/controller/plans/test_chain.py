@@ -19,8 +19,10 @@ from partitiond.controller.plans.chain import (
 from partitiond.core.errors import PartitiondError
 from partitiond.core.model.spec import EngineOptions
 from partitiond.core.plan.record import Infeasible, Placement, Unplaced, diff_plans
+from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.ports import Job, JobState, PlanPreview, Progress, Store
+from partitiond.core.views.preview import PlanPreview
+from partitiond.ports import Store
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, a_moment
 from tests.controller.samples import NOW, measured_profile, placement, plan, record

@@ -6,9 +6,10 @@ import pytest
 
 from partitiond.core.errors import EngineUnavailableError, ModelSourceError, StartFailedError
 from partitiond.core.model.spec import Demand, EngineOptions, ModelSpec
+from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.replica.obstacles import RETRY_BASE_SECONDS, ObstacleKind
-from partitiond.ports import PlanPreview, ProfileOptions
+from partitiond.core.views.preview import PlanPreview
 from tests.controller.fakes import until
 from tests.controller.samples import measured_profile, spec
 from tests.controller.test_service import Host, serving

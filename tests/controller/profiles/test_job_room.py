@@ -14,11 +14,11 @@ from partitiond.controller.profiles.job_room import (
 from partitiond.controller.profiles.leases import Lease
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MpsShare
+from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica.job_slots import Slots, Turn
 from partitiond.core.replica.observation import Unknown
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
-from partitiond.ports import Job, JobState, Progress
 from tests.controller.samples import NOW, cpu, placement
 
 GPUS = fake_gpus("a100-80gb", 2, cores=range(16))

@@ -14,10 +14,11 @@ from partitiond.controller.runtime.unfinished import INTERRUPTED, REPEATS, inter
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.core.errors import StartFailedError, StoreBusyError, StoreError
 from partitiond.core.hardware.partition import CpuCores, WholeDevice
+from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica.job_slots import MeasuringJob, Slots, Turn, WaitingJob, next_job
 from partitiond.core.units import GIB, Bytes
 from partitiond.engines.process.spawn import to_end
-from partitiond.ports import Job, JobState, Progress, Store
+from partitiond.ports import Store
 from partitiond.store import SqlStore, open_store
 from tests.controller.fakes import FakeClock, a_moment, until
 from tests.store.holder import locked

@@ -26,9 +26,9 @@ from partitiond.core.hardware.partition import (
 from partitiond.core.hardware.room import overlap
 from partitiond.core.mig.geometry import Place, geometry_of, starts_of
 from partitiond.core.performance.interference import mode_overhead_bytes
+from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
-from partitiond.ports import Job, JobState, Progress
 from tests.controller.samples import NOW, cpu
 
 ROOM = 20 * GIB

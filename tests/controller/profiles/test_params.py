@@ -19,6 +19,7 @@ from partitiond.controller.profiles.params import (
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import (
     EngineOptions,
     ModelSource,
@@ -29,9 +30,10 @@ from partitiond.core.model.spec import (
     Weights,
 )
 from partitiond.core.model.workload import Workload
+from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.units import parse_bytes
 from partitiond.devices.fake import fake_cpu, fake_gpus
-from partitiond.ports import ProfileOptions, ProfileRequest, ResolvedModel
+from partitiond.ports import ProfileRequest
 
 MODEL = Architecture("llama", 135_000_000, 576, 30, 9, 3, 64, 1536, 49152, 2048)
 SPEC = ModelSpec(

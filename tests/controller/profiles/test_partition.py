@@ -8,9 +8,9 @@ from partitiond.controller.profiles.params import ProfilingOptions, options_of, 
 from partitiond.controller.profiles.partition import check_partition, device_for, slices_of
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware.kinds import Device, MigInstance, SharingMode
+from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_cpu, fake_gpus
-from partitiond.ports import ProfileOptions
 
 (A100,) = fake_gpus("a100-80gb")
 (L4,) = fake_gpus("l4-24gb")

@@ -13,7 +13,7 @@ from partitiond.controller.service import Service, ServiceOptions
 from partitiond.core.errors import ConflictError
 from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant
 from partitiond.core.model.workload import Workload
-from partitiond.ports import Job, JobState, ProfileOptions
+from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
 from partitiond.store import open_store
 from tests.controller.fakes import POLICY, a_moment, until
 from tests.controller.samples import cpu, measured_profile, spec

@@ -8,8 +8,10 @@ import pytest
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.faults import FaultWatch
 from partitiond.core.errors import DeviceError
+from partitiond.core.hardware.health import DeviceFault
+from partitiond.core.hardware.partition import ShareUse
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 from partitiond.core.replica.states import ReplicaState
-from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch, EngineReport, ShareUse
 from partitiond.store import open_store
 from tests.controller.fakes import POLICY, a_moment
 from tests.controller.runtime.test_loop import Bench

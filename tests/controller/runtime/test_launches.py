@@ -10,9 +10,9 @@ from partitiond.controller.runtime.launches import (
     max_num_batched_tokens,
 )
 from partitiond.core.hardware.partition import MemoryShare, MpsShare
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
-from partitiond.ports import ResolvedModel
 from tests.controller.samples import ARCHITECTURE, cpu, placement, spec
 
 

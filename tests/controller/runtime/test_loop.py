@@ -19,9 +19,10 @@ from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import EngineError, EngineUnavailableError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.plan.record import Placement
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.replica.states import ReplicaState
 from partitiond.devices.fake import FakeDevices
-from partitiond.ports import EngineLaunch, Store
+from partitiond.ports import Store
 from partitiond.store import open_store
 from tests.controller.fakes import (
     POLICY,

@@ -7,10 +7,10 @@ import pytest
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.memory_watch import MemoryWatch
 from partitiond.core.errors import DeviceError
+from partitiond.core.hardware.partition import ShareUse
 from partitiond.core.hardware.partition_checks import OUTGROWN_LOOKS, tolerance_bytes
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import GIB
-from partitiond.ports import ShareUse
 from partitiond.store import open_store
 from tests.controller.fakes import POLICY
 from tests.controller.runtime.test_faults import FaultyPartitions

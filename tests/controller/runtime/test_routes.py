@@ -25,10 +25,10 @@ from partitiond.core.dispatch.routing import (
     RouteKind,
     RoutingTable,
 )
+from partitiond.core.keys.record import KeyRecord
 from partitiond.core.model.spec import Slo
 from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.replica.states import ReplicaState
-from partitiond.ports import KeyRecord
 from tests.controller.samples import NOW, placement, record, spec
 
 

@@ -1,7 +1,7 @@
 """Observed start times are read from the journal."""
 
 from partitiond.controller.runtime.start_times import start_times
-from partitiond.ports import Event
+from partitiond.core.events import Event
 
 
 def events(*rows: tuple[str, str, str, str]) -> list[Event]:

@@ -6,9 +6,10 @@ import pytest
 
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import StoreError
+from partitiond.core.events import Event
+from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSource, SourceKind
 from partitiond.core.profile.record import ProfileKind
-from partitiond.ports import Event, ModelRecord
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, until
 from tests.controller.samples import NOW, measured_profile, spec

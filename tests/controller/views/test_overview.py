@@ -5,6 +5,7 @@ import dataclasses
 from partitiond.controller.views.overview import OverviewDesk
 from partitiond.controller.views.parts import compute_share, device_overviews, frontier_views
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, TrafficWindow
+from partitiond.core.hardware.details import DeviceReading
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import (
     CpuCores,
@@ -15,7 +16,7 @@ from partitiond.core.hardware.partition import (
 )
 from partitiond.core.model.spec import Demand
 from partitiond.core.units import GIB, Bytes
-from partitiond.ports import DeviceReading, ReplicaOverview
+from partitiond.core.views.overview import ReplicaOverview
 from tests.controller.fakes import until
 from tests.controller.samples import cpu, measured_profile, plan, spec
 from tests.controller.test_service import Host, serving

@@ -20,6 +20,7 @@ from partitiond.core.hardware.partition import (
 )
 from partitiond.core.mig.geometry import Place
 from partitiond.core.plan.record import SleepingFootprint
+from partitiond.core.replica.engine import EngineReport
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.partitions.journal import (
     EntryKind,
@@ -29,7 +30,6 @@ from partitiond.devices.partitions.journal import (
     read_entries,
 )
 from partitiond.platform.process_identity import boot_id
-from partitiond.ports import EngineReport
 from tests.controller.samples import placement
 from tests.devices.partitions.world import Crashed, World, handle, launch, partitions
 

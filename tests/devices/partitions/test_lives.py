@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.partition import MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.core.mig.geometry import Place
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.partitions.journal import EntryKind, place_text, read_entries
-from partitiond.ports import EngineLaunch
 from tests.devices.partitions.world import Crashed, World, handle, launch, partitions
 
 OPERATORS: Place = ("1g.10gb", 6, 1)

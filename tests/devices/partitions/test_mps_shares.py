@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import DeviceError, StartFailedError
+from partitiond.core.hardware.health import DeviceFault
 from partitiond.core.hardware.partition import MemoryShare, MpsShare, Partition
+from partitiond.core.replica.engine import EngineReport
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.partitions.journal import read_entries
-from partitiond.ports import DeviceFault, EngineReport
 from tests.devices.partitions.world import World, handle, launch, partitions
 
 GPU = "GPU-0"

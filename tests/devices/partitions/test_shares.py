@@ -9,10 +9,10 @@ from partitiond.core.hardware.partition import (
     MigSlice,
     MpsShare,
     Partition,
+    ShareUse,
     WholeDevice,
 )
 from partitiond.core.units import GIB, Bytes
-from partitiond.ports import ShareUse
 from tests.devices.partitions.world import World, handle, launch, partitions
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.device_memory import GpuProcess
+from partitiond.core.hardware.health import DeviceFault
 from partitiond.core.hardware.kinds import MigInstance
 from partitiond.core.hardware.partition import MigSlice, Partition
 from partitiond.core.hardware.partition_checks import GpuUse
 from partitiond.core.mig.geometry import Place
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.partitions import DeviceJournal, HostPartitions
-from partitiond.ports import DeviceFault, EngineHandle, EngineLaunch
 
 TOTAL = 80 * GIB
 RESERVED = GIB

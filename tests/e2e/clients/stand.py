@@ -20,8 +20,8 @@ from partitiond.core.dispatch.routing import (
     ReplicaRoute,
     RoutingTable,
 )
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.install.environment import EngineEnvironment
-from partitiond.ports import EngineHandle
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.engine_fixtures import make_runner, vllm_launch
 

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 import pytest
 
 from partitiond.core.errors import DeviceError, EngineError, StartFailedError
-from partitiond.core.hardware.partition import MpsShare
-from partitiond.core.units import GIB, Bytes
-from partitiond.engines.process.partitioned import PartitionedRunner
-from partitiond.ports import (
-    DeviceFault,
+from partitiond.core.hardware.health import DeviceFault
+from partitiond.core.hardware.partition import MpsShare, ShareUse
+from partitiond.core.replica.engine import (
     EngineExit,
     EngineHandle,
     EngineLaunch,
     EngineReport,
-    ShareUse,
 )
+from partitiond.core.units import GIB, Bytes
+from partitiond.engines.process.partitioned import PartitionedRunner
 from tests.controller.fakes import FakeRunner
 from tests.devices.partitions.world import launch
 

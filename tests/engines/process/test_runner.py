@@ -17,6 +17,7 @@ from partitiond.core.errors import (
     StartFailedError,
     StartTimedOutError,
 )
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import LAST_LOGS, RunFolder, run_folders
@@ -24,7 +25,6 @@ from partitiond.engines.process.owners import owners
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.shim import write_json
 from partitiond.platform.process_identity import own_identity
-from partitiond.ports import EngineHandle, EngineLaunch
 from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch
 from tests.engines.undying import undying_processes

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.errors import StartFailedError
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.engines.process import scope, scope_facts
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.scope import CgroupMode, EngineCgroups, choose
 from partitiond.engines.process.scope_facts import ScopeFacts
-from partitiond.ports import EngineLaunch
 from tests.controller.samples import placement
 from tests.engine_fixtures import short_dir, simulated_launch
 

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from partitiond.core.errors import EngineError
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.vllm.sleeping import NOTE
-from partitiond.ports import EngineHandle, EngineLaunch
 from partitiond.simulated.engine.sleeping import KV_CACHE, TAGS, WEIGHTS, Sleep
 from tests.engine_fixtures import short_dir, simulated_launch
 

@@ -11,13 +11,14 @@ from loadgen import Samples
 from partitiond.core.errors import EngineError, InputError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.points import Telemetry
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.core.units import GIB, Bytes
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.platform.clock import SystemClock
-from partitiond.ports import EngineHandle, EngineLaunch, ResolvedModel
 from partitiond.profiler.pairs.arrangement import (
     Arrangement,
     DeviceShare,

@@ -7,10 +7,10 @@ import pytest
 
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.profile.points import Telemetry
+from partitiond.core.replica.engine import EngineExit, EngineHandle
 from partitiond.core.units import GIB
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.platform.clock import SystemClock
-from partitiond.ports import EngineExit, EngineHandle
 from partitiond.profiler.pairs.arrangement import Arrangement, DeviceShare, Replica
 from partitiond.profiler.pairs.side_by_side import WindowPlan, measure
 from partitiond.profiler.sweep.bench import Bench

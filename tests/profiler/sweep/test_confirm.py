@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from partitiond.core.model.spec import Slo
+from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
-from partitiond.ports import ProfileRequest, Progress
+from partitiond.ports import ProfileRequest
 from partitiond.profiler.runner import Profiler
 from partitiond.profiler.sweep.confirm import ConfirmationTarget, ConfirmVerdict, verdict
 from tests.profiler.samples import trial_of

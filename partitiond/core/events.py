@@ -1,7 +1,27 @@
-"""Defines which events a query asks for."""
+"""Defines the journal's events, and which of them a caller asks for."""
 
 import dataclasses
 from typing import Final
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened and why, kept in the store.
+
+    Attributes:
+        id: grows by one.
+        kind: "model-registered", "plan-applied", "engine-exited", ...
+        subject: model, replica, job or key it is about.
+        actor: who asked for it, as "ada@laptop"; empty where partitiond did it by itself.
+    """
+
+    id: int
+    at: str
+    kind: str
+    subject: str
+    message: str
+    actor: str = ""
+
 
 ANY: Final = "*"
 """At the end of a word it stands for any rest: "plan-*"."""

@@ -1,4 +1,4 @@
-"""Defines a plan before it is applied, with what applying it would change."""
+"""Defines a plan that is shown before it is applied."""
 
 import dataclasses
 

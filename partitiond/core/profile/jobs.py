@@ -1,0 +1,108 @@
+"""Defines profile jobs: options, state and progress."""
+
+import dataclasses
+import enum
+from typing import Final
+
+from partitiond.core.model.workload import Workload
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """Progress of a job.
+
+    Attributes:
+        fraction: 0..1, or None where it cannot be known.
+        seconds_left: estimate, or None.
+    """
+
+    phase: str
+    message: str
+    fraction: float | None = None
+    seconds_left: float | None = None
+
+
+class JobState(enum.StrEnum):
+    """Life of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+"""States of a job that has ended; a job in any other state is open."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """A long-running piece of work: today, profiling.
+
+    Attributes:
+        kind: "profile".
+        subject: model name.
+        params: what was asked (device id, cores, max_batch, time limit, seed).
+        result: id of the profile it made.
+        error: message and hint when it failed.
+        reason: why the chain queued it by itself; it takes it back when the reason vanishes while
+            the job waits. Empty where somebody asked for it.
+        device_id: where it runs or ran; of a job that waits, where the interrupted one ran that it
+            goes on from. Empty where it never ran.
+        hardware: of the device that was asked for; any other of it does as well, unless the params
+            say otherwise. Empty where that was not known.
+    """
+
+    id: str
+    kind: str
+    subject: str
+    state: JobState
+    created_at: str
+    updated_at: str
+    progress: Progress
+    params: tuple[tuple[str, str], ...] = ()
+    result: str | None = None
+    error: str = ""
+    reason: str = ""
+    device_id: str = ""
+    hardware: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProfileOptions:
+    """Options of a profile job; None takes the setting.
+
+    Attributes:
+        device_id: device to measure on; None for any device of the first suitable hardware.
+        any_like_it: any other device of the same hardware will do instead of the named one.
+        cores: number of cores of the partition to measure on (CPU device).
+        memory_bytes: memory of the partition; on a GPU this option alone asks for a memory share.
+        sm_percent: measure in an MPS share with that much of the SMs, in percent (GPU).
+        mig_profile: measure in a MIG slice of this MIG profile (GPU); empty for none.
+        variant: form of the model to measure; empty for the model itself.
+        workload: lengths other than the model's, to see how they change the frontier.
+        max_num_batched_tokens, kv_cache_dtype: other than the model's engine options.
+        structured_output: constrain answers to a small JSON schema.
+        confirm: confirm frontier memory and capacity after the sweep.
+        paper_requests: requests of the paper's mode; 0 leaves it out.
+        fresh: any word that no earlier job had: begin anew, even if an interrupted job left trials.
+    """
+
+    device_id: str | None = None
+    cores: int | None = None
+    max_batch: int | None = None
+    time_limit_seconds: float | None = None
+    memory_bytes: int | None = None
+    seed: int = 0
+    variant: str = ""
+    workload: Workload | None = None
+    max_num_batched_tokens: int | None = None
+    kv_cache_dtype: str | None = None
+    structured_output: bool = False
+    confirm: bool = True
+    paper_requests: int = 0
+    fresh: str = ""
+    sm_percent: int | None = None
+    mig_profile: str = ""
+    any_like_it: bool = False
