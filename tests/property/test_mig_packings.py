@@ -17,8 +17,8 @@ from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.exact import Goal, solve_exact
 from partitiond.planner.model.instance import build_instance
-from partitiond.planner.model.slices import SliceWish, choose_slices
 from partitiond.planner.model.types import PRICE_SCALE, PlanRequest
+from partitiond.planner.pack.assign import SliceWish, choose_slices
 from partitiond.planner.pack.packing import Packing
 from tests.planner.build import gpu, point, want
 from tests.property.test_mig_geometry import every_set

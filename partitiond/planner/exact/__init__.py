@@ -11,20 +11,21 @@ from typing import Any, Final
 from ortools.sat.python import cp_model
 
 from partitiond.core.plan.record import Status
-from partitiond.planner.exact.demands import add_demands
 from partitiond.planner.exact.devices import add_device_limits, add_order, add_pools
-from partitiond.planner.exact.moves import Moves, moves_cost
 from partitiond.planner.exact.objectives import (
     Goal,
+    Moves,
+    Scale,
     Stage,
     maximise_goodput,
+    maximise_scale,
     maximise_share,
+    moves_cost,
     rates_alone,
     reference_rates,
     total_cost,
 )
-from partitiond.planner.exact.rules import add_rules
-from partitiond.planner.exact.scale import Scale, maximise_scale
+from partitiond.planner.exact.rules import add_demands, add_rules
 from partitiond.planner.exact.stoppable import solve_stoppable
 from partitiond.planner.exact.variables import Allowed, Variables, make_variables, variable_count
 from partitiond.planner.model.ties import twins

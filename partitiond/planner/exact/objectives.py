@@ -1,14 +1,16 @@
-"""Builds the goal of one solve."""
+"""Builds the goal of one solve: cost, goodput, or the largest factor; and the price of moves."""
 
+import collections
 import dataclasses
 import enum
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ortools.sat.python import cp_model
 
-from partitiond.planner.exact.demands import add_numbers
-from partitiond.planner.exact.variables import Variables, by_model, most_copies
+from partitiond.planner.exact.rules import add_numbers
+from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost, most_copies
 from partitiond.planner.model.memo import of_the_last
 from partitiond.planner.model.types import RATE_SCALE, Instance
 
@@ -181,3 +183,107 @@ def rates_alone(instance: Instance) -> list[int]:
                     rate[at] = instance.rate(item, option)
                 best[item] = max(best[item], most * rate[at])
     return best
+
+
+STEPS: Final = 10_000_000
+"""Number of steps into which the factor is cut; bounds are proven to one step."""
+
+
+MOST_TIMES: Final = 1 << 40
+"""Limit for rates close to 0: CP-SAT takes 64-bit integers."""
+
+
+PRECISION: Final = 10_000_000
+"""Rates per step are rounded down to one part in this many, so that the optimum is a bound."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scale:
+    """The targets of the factor.
+
+    Attributes:
+        target: rate of each model at factor 1, in 1 / RATE_SCALE; models not in it have none.
+        most: upper bound on the factor.
+        survive: rate of each model, at factor 1, that must be left when a fault domain is lost.
+    """
+
+    target: Mapping[int, float]
+    most: float
+    survive: Mapping[int, float]
+
+
+def maximise_scale(
+    model: cp_model.CpModel, instance: Instance, variables: Variables, scale: Scale
+) -> float:
+    """Require the numbers of replicas and maximise the factor; return the size of one unit."""
+    factor = model.new_int_var(0, STEPS, "factor")
+    mine_by_model = by_model(instance, variables)
+    for need in instance.needs:
+        mine = mine_by_model.get(need.model, [])
+        add_numbers(model, need, mine, need.min_replicas)
+        if need.model in scale.target:
+            _cover(model, mine, scale.target[need.model] * scale.most, factor)
+        kept = scale.survive.get(need.model) if need.domain_of else None
+        for left in left_if_lost(instance, variables, need) if kept else ():
+            _cover(model, left, (kept or 0.0) * scale.most, factor)
+    model.maximize(factor)
+    return scale.most / STEPS
+
+
+def _cover(model: cp_model.CpModel, mine: Terms, rate: float, factor: Any) -> None:
+    """Require the replicas to give the factor's part of a rate."""
+    if rate <= 0:
+        return
+    step = rate / STEPS
+    times = max(1, math.ceil(min(PRECISION / step, MOST_TIMES)))
+    most = math.ceil(rate)
+    given = sum(count * (min(each, most) * times) for count, each in mine)
+    model.add(given >= math.floor(step * times) * factor)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Moves:
+    """The price of moves.
+
+    Attributes:
+        units: price of one move, in 1 / PRICE_SCALE.
+        staying: device and item of each replica that runs and could stay.
+    """
+
+    units: int
+    staying: tuple[tuple[int, int], ...]
+
+
+def moves_cost(
+    model: cp_model.CpModel, instance: Instance, variables: Variables, moves: Moves
+) -> Any:
+    """Return a lower bound on the price of all moves; minimised, it equals that price.
+
+    The moves of a model are the replicas that left the place where they run, or the replicas that
+    start beyond those that had to move, whichever number is smaller.
+    """
+    runs = collections.Counter(moves.staying)
+    there: dict[tuple[int, int], list[Any]] = collections.defaultdict(list)
+    placed: dict[int, list[Any]] = collections.defaultdict(list)
+    for (index, _, item), count in variables.count.items():
+        there[index, item].append(count)
+        placed[instance.items[item].model].append(count)
+    kept: dict[int, list[Any]] = collections.defaultdict(list)
+    staying: dict[int, int] = collections.Counter()
+    for (index, item), number in runs.items():
+        stays = model.new_int_var(0, number, f"stays_{index}_{item}")
+        model.add(stays <= sum(there[index, item]))
+        kept[instance.items[item].model].append(stays)
+        staying[instance.items[item].model] += number
+    names = [demand.model for demand in instance.request.models]
+    total = []
+    for number, could in staying.items():
+        running = sum(p.model == names[number] for p in instance.request.running)
+        moved = model.new_int_var(0, could, f"moves_{number}")
+        by_stops = model.new_bool_var(f"stops_{number}")
+        stays = sum(kept[number])
+        model.add(moved >= could - stays).only_enforce_if(by_stops.negated())
+        fresh = sum(placed[number]) - stays - (running - could)
+        model.add(moved >= fresh).only_enforce_if(by_stops)
+        total.append(moved)
+    return moves.units * sum(total)

@@ -22,11 +22,15 @@ from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import EngineOptions, ModelSpec, PointName
-from partitiond.core.performance.footprint import BLOCK_TOKENS, MAX_NUM_BATCHED_TOKENS
+from partitiond.core.performance.footprint import (
+    BLOCK_TOKENS,
+    MAX_NUM_BATCHED_TOKENS,
+    sleeping_footprint,
+)
 from partitiond.core.performance.interference import planned_kappa
 from partitiond.core.performance.roofline import BANDWIDTH_EFFICIENCY
 from partitiond.core.performance.transfer_fit import engine_argument
-from partitiond.core.plan.record import Candidate, ModelDemand
+from partitiond.core.plan.record import Candidate, ModelDemand, SleepingFootprint
 from partitiond.core.profile.operating_points import named_point
 from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.profile.record import (
@@ -39,7 +43,6 @@ from partitiond.core.profile.record import (
 )
 from partitiond.core.replica.releases import release_of
 from partitiond.core.units import MIB, Bytes, format_bytes
-from partitiond.planner.model.asleep import asleep, can_sleep_there
 from partitiond.planner.model.corrections import corrected
 from partitiond.planner.model.draw import host_cores, host_memory, planned_watts
 
@@ -376,3 +379,29 @@ def _made_for(profile: Profile) -> str:
     ]
     more = "".join(f", {extra}" for extra in extras if extra)
     return f"{profile.hardware} at {profile.workload.key} tokens in {profile.dtype}{more}"
+
+
+def can_sleep_there(spec: ModelSpec, profile: Profile) -> bool:
+    """Whether an engine with the spec's sleep mode starts where the profile was measured.
+
+    vLLM has no sleep mode on a CPU: such a replica would be refused at each start.
+    """
+    asked = spec.as_variant(profile.variant).engine.sleep_mode and spec.engine_kind == "vllm"
+    return not (asked and profile.size.mode is SharingMode.CORES)
+
+
+def asleep(profile: Profile, spec: ModelSpec) -> SleepingFootprint | None:
+    """Return what a replica holds asleep, with its profile's margin; None if it never sleeps."""
+    if not spec.as_variant(profile.variant).engine.sleep_mode:
+        return None
+    on_cpu = profile.size.mode is SharingMode.CORES
+    exact = sleeping_footprint(profile.footprint, DeviceKind.CPU if on_cpu else DeviceKind.GPU)
+
+    def with_margin(size: int) -> Bytes:
+        return Bytes(math.ceil(size * (1 + MEMORY_MARGIN[profile.kind]) / MIB) * MIB)
+
+    return SleepingFootprint(
+        with_margin(exact.level_1_bytes),
+        with_margin(exact.level_2_bytes),
+        with_margin(exact.host_bytes),
+    )

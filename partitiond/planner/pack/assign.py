@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,10 +17,9 @@ from partitiond.core.hardware.partition import (
     Partition,
     WholeDevice,
 )
-from partitiond.core.mig.geometry import Place, geometry_on
+from partitiond.core.mig.geometry import Geometry, Place, geometry_on
 from partitiond.core.plan.record import Placement
 from partitiond.planner.model.cores import CoreWish, choose_cores
-from partitiond.planner.model.slices import SliceWish, choose_slices
 from partitiond.planner.model.ties import twins
 from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.making_way import in_the_way
@@ -246,3 +246,43 @@ def _partition(instance: Instance, slot: _Slot, cores: Mapping[str, tuple[int, .
             return MigSlice(device_id, memory, name, start, size)
         case _:
             return WholeDevice(device_id, memory)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SliceWish:
+    """One replica's need for a GPU instance.
+
+    Attributes:
+        mig_profile: MIG profile of the instance.
+        kept: the instance it runs in now; None for a replica that starts.
+        load_bytes: bytes it has to load if it moves.
+    """
+
+    mig_profile: str
+    kept: Place | None = None
+    load_bytes: int = 0
+
+
+def choose_slices(geometry: Geometry, wishes: list[SliceWish]) -> list[Place]:
+    """Return a place for every wish, in order; as many loaded bytes as possible stay in place.
+
+    Raises:
+        ValueError: the wishes are no set that the geometry can hold.
+    """
+    counts = collections.Counter(wish.mig_profile for wish in wishes)
+    running = [n for n, wish in enumerate(wishes) if wish.kept is not None]
+    # All sets of replicas that may stay, the one with most bytes first. A GPU holds seven.
+    sizes = range(len(running) + 1)
+    subsets = [chosen for size in sizes for chosen in itertools.combinations(running, size)]
+    subsets.sort(key=lambda chosen: (-sum(1 + wishes[n].load_bytes for n in chosen), chosen))
+    for staying in subsets:
+        kept = {n: place for n in staying if (place := wishes[n].kept) is not None}
+        places = geometry.places(counts, tuple(kept.values()))
+        if places is not None:
+            fresh = [place for place in places if place not in kept.values()]
+            left = {name: iter([p for p in fresh if p[0] == name]) for name in counts}
+            return [
+                kept[n] if n in kept else next(left[wish.mig_profile])
+                for n, wish in enumerate(wishes)
+            ]
+    raise ValueError(f"the set {dict(counts)} cannot be placed")

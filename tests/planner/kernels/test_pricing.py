@@ -8,7 +8,7 @@ import pytest
 
 from partitiond.core.plan.record import Objective
 from partitiond.planner.kernels.pricing import price_way
-from partitiond.planner.market.goods import Way, make_ways
+from partitiond.planner.market.value import Way, make_ways
 from partitiond.planner.model.sites import Floats, Ints, Sites
 from tests.planner.problems import random_sites, sets_of
 
