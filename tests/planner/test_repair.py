@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import math
 import random
+import time
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from partitiond.planner.pack.running import staying_items
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.annealing import to_packing
 from partitiond.planner.search.improve import Improver
-from partitiond.planner.search.repair import completed, improved, moves_of
+from partitiond.planner.search.repair import completed, improved, kept, moves_of
 from tests.planner.build import gpu, point, want
 
 GPUS = tuple(gpu(f"g{i}") for i in range(4))
@@ -213,3 +214,17 @@ def test_what_runs_stays_though_it_would_fit_beside_what_else_runs() -> None:
     runs += plan(PlanRequest(GPUS[1:2], (big,))).placements
     again = plan(PlanRequest(GPUS, (tiny, big), running=runs, move_budget=0.0))
     assert diff_plans(runs, again.placements).is_empty
+
+
+def test_for_goodput_the_search_goes_on_where_the_time_for_completing_ends() -> None:
+    asked, first = small("over")
+    lost = {p.device_id for p in first.placements[:3]}
+    running = tuple(p for p in first.placements if p.device_id not in lost)
+    instance = build_instance(dataclasses.replace(asked, running=running))
+    worth = usual_prices(build_sites(instance))
+    late = SolveMonitor(instance)
+    late.deadline = time.monotonic() - 1.0
+    (hasty,), _ = kept(late, worth, by_cost=False, searches=lambda: False)
+    assert sum(hasty.packing.counts.values()) <= len(running)
+    (whole,), _ = kept(SolveMonitor(instance), worth, by_cost=False, searches=lambda: False)
+    assert sum(whole.packing.counts.values()) > len(running)

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
 from partitiond.planner.exact.rules import add_numbers
@@ -166,23 +168,27 @@ def reference_rates(instance: Instance) -> dict[int, int]:
     return best
 
 
+@of_the_last
 def rates_alone(instance: Instance) -> list[int]:
     """Return for each item the most that one device full of it gives, in its model's units."""
-    best = [0] * len(instance.items)
-    rate: dict[tuple[int, float], int] = {}
+    size = len(instance.items)
+    best = np.zeros(size, dtype=np.int64)
+    rates: dict[float, NDArray[np.int64]] = {}
     # Groups that differ only in their host hold the same.
     alike = {(id(g.fits), g.memory_bytes, g.cores, g.sm_percent): g for g in instance.groups}
     for group in alike.values():
-        copies: dict[int, int] = {}
+        copies = np.zeros(size, dtype=np.int64)
+        for item in set[int]().union(*group.fits):
+            copies[item] = most_copies(instance, group, item)
         for option, fit in zip(group.options, group.fits, strict=True):
-            for item in fit:
-                if item not in copies:
-                    copies[item] = most_copies(instance, group, item)
-                most, at = min(option.max_items, copies[item]), (item, option.level)
-                if at not in rate:
-                    rate[at] = instance.rate(item, option)
-                best[item] = max(best[item], most * rate[at])
-    return best
+            mine = np.array(fit, dtype=np.int64)
+            rate = rates.setdefault(option.level, np.full(size, -1))
+            for item in mine[rate[mine] < 0].tolist():
+                rate[item] = instance.rate(item, option)
+            full = np.minimum(option.max_items, copies[mine]) * rate[mine]
+            best[mine] = np.maximum(best[mine], full)
+    found: list[int] = best.tolist()
+    return found
 
 
 STEPS: Final = 10_000_000

@@ -16,6 +16,7 @@ from partitiond.planner.model.sites import Bits, Floats, Ints, Sites, build_site
 from partitiond.planner.model.types import Need
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.rules import Missing, helps, lonely, missing, on_host
+from partitiond.planner.progress.stop import Stop, never
 
 Spot = tuple[int, int, int]
 """Device, item, and the option as which the device is then run."""
@@ -33,6 +34,7 @@ class Adding:
             open one, except for models that fit no other site.
         devices: devices that may be used; None for all.
         opens_last: open an empty device only if no device in use has room.
+        stop: called periodically; True ends the look for a place, as if none were left.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Adding:
         devices: Collection[int] | None = None,
         *,
         opens_last: bool = False,
+        stop: Stop = never,
     ) -> None:
         self.packing, self.instance = packing, packing.instance
         self.sites: Sites = build_sites(self.instance)
@@ -62,7 +65,7 @@ class Adding:
         self._need = {n.model: n for n in self.instance.needs}
         self._raised: dict[tuple[int, tuple[int, ...]], int | None] = {}
         self._held: dict[tuple[int, int], frozenset[int]] = {}
-        self.opens_last = opens_last
+        self.opens_last, self._stop = opens_last, stop
         self.devices: Collection[int] = range(len(packing.loads)) if devices is None else devices
 
     def one(self, need: Need) -> bool:
@@ -113,6 +116,8 @@ class Adding:
     def _of_all(self, ranked: list[int], devices: list[int], need: Need) -> Iterator[Spot]:
         used, empty = self._by_site(devices, need)
         for entry in ranked:
+            if self._stop():
+                return
             item, site = int(self.sites.entry_item[entry]), int(self.sites.entry_site[entry])
             full = list[int]()
             for index in used[site]:

@@ -140,8 +140,15 @@ class Packing:
 
     def best_option(self, index: int, items: list[int]) -> int | None:
         """Return the lowest option at which the device holds exactly `items`; None if none does."""
-        group = self.group(index)
+        group, count = self.group(index), len(items)
+        mode = self.instance.items[items[0]].candidate.size.mode if items else None
+        busy = sum(self.instance.items[item].busy for item in items)
         for option, how in enumerate(group.options):
+            # Most options are refused by these sums, which cost less than placing item after item.
+            if count > how.max_items or busy > how.busy_limit[count]:
+                continue
+            if count > 1 and how.mode is not mode:
+                continue
             if self._may_be(group, how, items) and self._holds_all(group, how, items):
                 return option
         return None

@@ -140,6 +140,11 @@ class SolveMonitor:
         """Whether the time limit has passed, or the caller asked to stop."""
         return self.rest() <= 0
 
+    def within(self, share: float) -> Stop:
+        """Return a `Stop` for a step that may take a share of the time left."""
+        until = time.monotonic() + share * self.left()
+        return lambda: self.stop() or (not self.fixed and time.monotonic() > until)
+
     def finish(self) -> Stop:
         """Return a `Stop` for the steps after the search: it allows them about their reserved time
         once more, and stops at once if the caller asked to stop. Without a clock it never stops."""

@@ -11,7 +11,6 @@ time. Every plan found is reported to the watch, so its best one is the answer a
 
 import dataclasses
 import math
-import time
 from typing import Final
 
 from partitiond.core.plan.record import Objective, Status
@@ -168,11 +167,7 @@ def _greedy(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> list[Membe
 
     # Without a search only CP-SAT may follow, on small instances: greedy plans may take all time.
     share = GREEDY_SHARE if instance.request.may_search else 1.0
-    until = time.monotonic() + share * watch.left()
-
-    def stop() -> bool:
-        return watch.stop() or (not watch.fixed and time.monotonic() > until)
-
+    stop = watch.within(share)
     found = greedy(instance, prices, by_cost=by_cost, least=watch.bound, stop=stop)
     if not watch.stop():
         found += baselines(instance)

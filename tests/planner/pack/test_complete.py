@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import random
 import subprocess
 import sys
 
@@ -122,3 +123,49 @@ def test_nobody_is_slowed_down_below_what_it_wants(rate: float, fits: bool) -> N
     adding.packing.add(0, 0, 0)
     adding.packing.settle()
     assert adding.one(instance.needs[1]) is fits
+
+
+def lowest_by_definition(packing: Packing, index: int, items: list[int]) -> int | None:
+    """The first option that takes the items one after the other, asked of an empty device."""
+    group = packing.group(index)
+    for option, fit in enumerate(group.fits):
+        how, empty = group.options[option], Packing(packing.instance)
+        bears = group.held[how.mode]
+        if not all(item in fit or bears.get(item, 0.0) >= how.level for item in items):
+            continue
+        if how.mode is not None and any(
+            packing.instance.items[item].kappa > how.kappa for item in items
+        ):
+            continue
+        for item in items:
+            if not empty.fits(index, item, option, company=False):
+                break
+            empty.add(index, item, option)
+        else:
+            return option
+    return None
+
+
+@pytest.mark.parametrize("kind", ["slack", "over"])
+def test_the_lowest_option_is_the_first_that_takes_all(kind: str) -> None:
+    _, sites = shipped(kind)
+    instance, rng = sites.instance, random.Random(kind)
+    packing, found = complete(sites, Packing(instance)), set[bool]()
+    for _ in range(400):
+        index = rng.randrange(len(packing.loads))
+        items = [*packing.loads[index].items]
+        items += rng.sample(range(len(instance.items)), rng.choice([0, 0, 1, 1, 2]))
+        # Items of other modes and other hardware are no reason to be wrong, nor is none at all.
+        answer = packing.best_option(index, items)
+        assert answer == lowest_by_definition(packing, index, items)
+        found.add(answer is not None)
+    assert found == {True, False}
+
+
+def test_a_place_is_looked_for_no_longer_once_it_is_to_stop() -> None:
+    _, sites = shipped("slack")
+    looks = iter([False] * 3)
+    adding = Adding(Packing(sites.instance), usual_prices(sites), stop=lambda: next(looks, True))
+    added = [adding.one(need) for need in sites.instance.needs]
+    assert sum(added) == 3
+    assert added[:3] == [True] * 3
