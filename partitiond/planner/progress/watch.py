@@ -142,15 +142,19 @@ class SolveMonitor:
 
     def within(self, share: float) -> Stop:
         """Return a `Stop` for a step that may take a share of the time left."""
-        until = time.monotonic() + share * self.left()
-        return lambda: self.stop() or (not self.fixed and time.monotonic() > until)
+        return self.until(time.monotonic() + share * self.left())
+
+    def until(self, at: float) -> Stop:
+        """Return a `Stop` for a step that ends at a time of `time.monotonic`, or as the caller
+        asks to stop. Without a clock only the caller ends it."""
+        return lambda: self.stop() or (not self.fixed and time.monotonic() > at)
 
     def finish(self) -> Stop:
         """Return a `Stop` for the steps after the search: it allows them about their reserved time
         once more, and stops at once if the caller asked to stop. Without a clock it never stops."""
         limit = self.instance.request.time_limit_seconds
-        until = max(time.monotonic(), self.deadline) + max(FINISH_LEAST, FINISH_MORE * limit)
-        return lambda: self.stop() or (not self.fixed and time.monotonic() > until)
+        more = max(FINISH_LEAST, FINISH_MORE * limit)
+        return self.until(max(time.monotonic(), self.deadline) + more)
 
     def restart(self, objective: Objective) -> None:
         """Switch to another objective; values reported from now on belong to it."""

@@ -188,9 +188,7 @@ def improved(
             by_cost=by_cost,
             seed=instance.request.seed,
             may=lambda p: most_moves is None or moves_of(instance, p) <= most_moves,
-            stop=lambda: (
-                watch.stop() or (not watch.fixed and time.monotonic() > until - seconds / 2)
-            ),
+            stop=watch.until(until - seconds / 2),
         )
     gone = len(instance.request.running) - len(runs)
     most = None if most_moves is None else max(0, most_moves - gone)
