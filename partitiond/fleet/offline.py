@@ -22,6 +22,12 @@ from partitiond.planner.api import solve
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.planner.model.types import PlanRequest
 
+SPARE: Final = 2.0
+"""A single replica with at least this many times the whole demand is as good as a larger one: even
+after the losses between replicas that share a device, it serves more than the demand."""
+KEPT: Final = 1
+"""Ample candidates kept for each kind of device and way to share it: the ones that take the least
+of the device."""
 MANY_MODELS: Final = 1000
 FEW_RATIO: Final = 2.0
 """From `MANY_MODELS` models on, each size of a device is at least so many times the next smaller
@@ -275,16 +281,6 @@ def estimate(
         kv_cache_dtype=spec.engine.kv_cache_dtype,
         variant=variant,
     )
-
-
-SPARE: Final = 2.0
-"""A single replica with at least this many times the whole demand is as good as a larger one: even
-after the losses between replicas that share a device, it serves more than the demand."""
-
-
-KEPT: Final = 1
-"""Ample candidates kept for each kind of device and way to share it: the ones that take the least
-of the device."""
 
 
 def leaner(demand: ModelDemand) -> ModelDemand:

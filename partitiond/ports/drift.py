@@ -1,4 +1,4 @@
-"""Defines the comparison of measured and predicted figures: the ledger, and what people see."""
+"""Defines how the ledger of measured and predicted figures is kept, and the use cases of drift."""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Defines engines: what one is started with, what it reports, and the runner of engines."""
+"""Defines the runner of engines: how one is started, watched and ended."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Defines models as the resolver hands them over."""
+"""Defines the resolver, which finds the files of models."""
 
 from collections.abc import Callable
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Defines profile jobs: the request, its progress, and the runner that measures."""
+"""Defines the runner that measures profiles, and its request."""
 
 import contextlib
 import dataclasses

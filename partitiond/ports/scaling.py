@@ -1,4 +1,4 @@
-"""Defines the views of models that scale by themselves."""
+"""Defines how callers ask for models that scale by themselves."""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Defines the use cases of the control plane, and the views of it that people see."""
+"""Defines the use cases of the control plane."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol

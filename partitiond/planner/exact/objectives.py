@@ -16,6 +16,12 @@ from partitiond.planner.exact.variables import Terms, Variables, by_model, left_
 from partitiond.planner.model.memo import of_the_last
 from partitiond.planner.model.types import RATE_SCALE, Instance
 
+STEPS: Final = 10_000_000
+"""Number of steps into which the factor is cut; bounds are proven to one step."""
+MOST_TIMES: Final = 1 << 40
+"""Limit for rates close to 0: CP-SAT takes 64-bit integers."""
+PRECISION: Final = 10_000_000
+"""Rates per step are rounded down to one part in this many, so that the optimum is a bound."""
 SHARE_UNITS: Final = 10_000
 OBJECTIVE_STEPS: Final = 10**8
 """Steps of the most that can be served: a hundred replicas are off by less than a millionth
@@ -189,18 +195,6 @@ def rates_alone(instance: Instance) -> list[int]:
             best[mine] = np.maximum(best[mine], full)
     found: list[int] = best.tolist()
     return found
-
-
-STEPS: Final = 10_000_000
-"""Number of steps into which the factor is cut; bounds are proven to one step."""
-
-
-MOST_TIMES: Final = 1 << 40
-"""Limit for rates close to 0: CP-SAT takes 64-bit integers."""
-
-
-PRECISION: Final = 10_000_000
-"""Rates per step are rounded down to one part in this many, so that the optimum is a bound."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
