@@ -13,8 +13,8 @@ from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.exact import Goal, solve_exact, variable_count
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance, Need
+from partitiond.planner.pack.adding import add_if_harmless
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.share import add_if_harmless
 
 MOST_VARIABLES: Final = 200_000
 """Above it, plain CP-SAT has no answer: building the model alone takes longer than the limit."""

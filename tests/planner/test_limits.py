@@ -11,10 +11,10 @@ from partitiond.core.errors import SpecError
 from partitiond.core.model.spec import Demand
 from partitiond.fleet.file import load_fleet
 from partitiond.fleet.offline import fleet_request, leaner
-from partitiond.planner.exact.stoppable import solve_stoppable
+from partitiond.planner.exact import solve_stoppable
 from partitiond.planner.model.instance import build_instance
+from partitiond.planner.pack.adding import fill
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.share import fill
 
 
 def test_a_stop_ends_the_exact_solver_with_what_it_has() -> None:

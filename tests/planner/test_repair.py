@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import math
 import random
 import time
@@ -20,6 +21,7 @@ from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
+from partitiond.planner.progress.stop import Stop
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.annealing import to_packing
 from partitiond.planner.search.improve import Improver
@@ -228,3 +230,28 @@ def test_for_goodput_the_search_goes_on_where_the_time_for_completing_ends() -> 
     assert sum(hasty.packing.counts.values()) <= len(running)
     (whole,), _ = kept(SolveMonitor(instance), worth, by_cost=False, searches=lambda: False)
     assert sum(whole.packing.counts.values()) > len(running)
+
+
+def test_completing_asks_during_a_look_for_a_place_and_has_less_than_half_of_the_time() -> None:
+    asked, first = small("over")
+    lost = {p.device_id for p in first.placements[:3]}
+    running = tuple(p for p in first.placements if p.device_id not in lost)
+    instance = build_instance(dataclasses.replace(asked, running=running))
+    worth = usual_prices(build_sites(instance))
+    refused = sum(need.rated for need in instance.needs)
+    calls = itertools.count()
+    whole = completed(instance, worth, by_cost=False, stop=lambda: next(calls) < 0)
+    placed = sum(whole.counts.values()) - len(running)
+    # One question for each replica that is placed and each model that is refused, and more.
+    assert next(calls) > placed + refused
+
+    shares = list[float]()
+
+    class Shares(SolveMonitor):
+        def within(self, share: float) -> Stop:
+            shares.append(share)
+            return super().within(share)
+
+    kept(Shares(instance), worth, by_cost=False, searches=lambda: False)
+    assert shares
+    assert max(shares) < 0.5

@@ -34,6 +34,7 @@ _FACTOR: Final = f"{_PLANNER}/market/factor.py"
 _ADDING: Final = f"{_PLANNER}/pack/adding.py"
 _COMPLETE: Final = f"{_PLANNER}/pack/complete.py"
 _MEMBERS: Final = f"{_PLANNER}/progress/members.py"
+_PACKING: Final = f"{_PLANNER}/pack/packing.py"
 _MISSING: Final = "max(0.0, wanted - rates.get(need.name, 0.0))"
 
 TRUTH: Final[tuple[Rule, ...]] = (
@@ -250,6 +251,37 @@ TRUTH: Final[tuple[Rule, ...]] = (
                 "return request.objective is Objective.MIN_ENERGY",
                 "return False",
             ),
+        ),
+    ),
+    rule(
+        "Completing what runs for goodput keeps to its share of the time.",
+        "tests/planner/test_repair.py",
+        "tests/planner/pack/test_complete.py",
+        wrong=(
+            (
+                f"{_PLANNER}/search/repair.py",
+                "watch.stop if by_cost else watch.within(COMPLETED_SHARE)",
+                "watch.stop",
+            ),
+            (
+                f"{_PLANNER}/search/repair.py",
+                "COMPLETED_SHARE: Final = 0.3",
+                "COMPLETED_SHARE: Final = 3.0",
+            ),
+            (
+                f"{_PLANNER}/search/repair.py",
+                "opens_last=by_cost, stop=stop)",
+                "opens_last=by_cost)",
+            ),
+        ),
+    ),
+    rule(
+        "The lowest option of a device is the first that holds all of its items.",
+        "tests/planner/pack/test_complete.py",
+        wrong=(
+            (_PACKING, "busy > how.busy_limit[count]", "busy >= how.busy_limit[count]"),
+            (_PACKING, "if count > 1 and how.mode is not mode", "if how.mode is not mode"),
+            (_PACKING, "bears.get(item, 0.0) >= how.level", "bears.get(item, 0.0) > how.level"),
         ),
     ),
     rule(

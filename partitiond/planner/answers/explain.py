@@ -29,13 +29,13 @@ from partitiond.planner.answers.rules_text import (
 )
 from partitiond.planner.bounds.prices import bound_of
 from partitiond.planner.exact import rates_alone, reference_rates
+from partitiond.planner.model.candidates import corrections_told
 from partitiond.planner.model.cores import core_notes
-from partitiond.planner.model.corrections import corrections_told
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import Instance, Need, PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.rules import missing as what_is_missing
-from partitiond.planner.progress.answer import IMPOSSIBLE, NOT_FOUND, SolveAnswer
+from partitiond.planner.progress.members import IMPOSSIBLE, NOT_FOUND, SolveAnswer
 from partitiond.planner.search.next_best import next_best_told
 
 MUCH = 1000.0

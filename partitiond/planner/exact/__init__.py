@@ -1,17 +1,24 @@
 """Solves the same problem in CP-SAT, if it is small, hinted with the best packing so far.
 
-Each constraint has one builder, in `devices`, `demands` or `rules`; `solve_exact` assembles them.
+Each constraint has one builder, in `constraints`; `solve_exact` assembles them.
 """
 
 import dataclasses
 import math
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
 from ortools.sat.python import cp_model
 
 from partitiond.core.plan.record import Status
-from partitiond.planner.exact.devices import add_device_limits, add_order, add_pools
+from partitiond.planner.exact.constraints import (
+    add_demands,
+    add_device_limits,
+    add_order,
+    add_pools,
+    add_rules,
+)
 from partitiond.planner.exact.objectives import (
     Goal,
     Moves,
@@ -25,12 +32,12 @@ from partitiond.planner.exact.objectives import (
     reference_rates,
     total_cost,
 )
-from partitiond.planner.exact.rules import add_demands, add_rules
-from partitiond.planner.exact.stoppable import solve_stoppable
 from partitiond.planner.exact.variables import Allowed, Variables, make_variables, variable_count
 from partitiond.planner.model.ties import twins
 from partitiond.planner.model.types import PRICE_SCALE, Instance
 from partitiond.planner.pack.packing import Packing
+
+POLL_SECONDS: Final = 0.05
 
 __all__ = [
     "MAX_VARIABLES",
@@ -188,3 +195,36 @@ def _read(
             packing.add(index, item, k)
     packing.settle()
     return packing, Status.OPTIMAL if outcome == cp_model.OPTIMAL else Status.FEASIBLE
+
+
+def solve_stoppable(
+    solver: cp_model.CpSolver, model: cp_model.CpModel, stop: Callable[[], bool]
+) -> Any:
+    """Return the solver's status; once `stop` is True, with the best solution so far.
+
+    In the main thread CP-SAT would block signals until it is done: an interrupt would only be
+    handled at the end.
+    """
+    outcomes: list[Any] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            outcomes.append(solver.solve(model))
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="cp-sat", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            # A stop before the search has begun is ignored, so it is repeated.
+            if stop():
+                solver.stop_search()
+            thread.join(POLL_SECONDS)
+    except BaseException:
+        solver.stop_search()
+        raise
+    if errors:
+        raise errors[0]
+    return outcomes[0]

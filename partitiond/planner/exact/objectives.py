@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import enum
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
-from partitiond.planner.exact.rules import add_numbers
+from partitiond.planner.exact.constraints import add_numbers
 from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost, most_copies
-from partitiond.planner.model.memo import of_the_last
 from partitiond.planner.model.types import RATE_SCALE, Instance
 
 STEPS: Final = 10_000_000
@@ -165,7 +165,7 @@ def maximise_share(
     model.maximize(len(total) * 100 * lowest + sum(total))
 
 
-@of_the_last
+@functools.lru_cache(maxsize=1)
 def reference_rates(instance: Instance) -> dict[int, int]:
     """Return the most that one device can give each model if the model has it to itself."""
     best = {need.model: 1 for need in instance.needs}
@@ -174,7 +174,7 @@ def reference_rates(instance: Instance) -> dict[int, int]:
     return best
 
 
-@of_the_last
+@functools.lru_cache(maxsize=1)
 def rates_alone(instance: Instance) -> list[int]:
     """Return for each item the most that one device full of it gives, in its model's units."""
     size = len(instance.items)

@@ -30,7 +30,7 @@ from partitiond.core.performance.footprint import (
 from partitiond.core.performance.interference import planned_kappa
 from partitiond.core.performance.roofline import BANDWIDTH_EFFICIENCY
 from partitiond.core.performance.transfer_fit import engine_argument
-from partitiond.core.plan.record import Candidate, ModelDemand, SleepingFootprint
+from partitiond.core.plan.record import Candidate, ModelDemand, Placement, SleepingFootprint
 from partitiond.core.profile.operating_points import named_point
 from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.profile.record import (
@@ -43,7 +43,6 @@ from partitiond.core.profile.record import (
 )
 from partitiond.core.replica.releases import release_of
 from partitiond.core.units import MIB, Bytes, format_bytes
-from partitiond.planner.model.corrections import corrected
 from partitiond.planner.model.draw import host_cores, host_memory, planned_watts
 
 BATCH_STEP: Final = 4
@@ -405,3 +404,28 @@ def asleep(profile: Profile, spec: ModelSpec) -> SleepingFootprint | None:
         with_margin(exact.level_2_bytes),
         with_margin(exact.host_bytes),
     )
+
+
+def corrected(candidate: Candidate, factor: float) -> Candidate:
+    """Return the candidate with its rates multiplied, and its latencies divided, by a factor."""
+    if factor == 1.0:
+        return candidate
+    return dataclasses.replace(
+        candidate,
+        capacity_req_per_s=candidate.capacity_req_per_s * factor,
+        output_tokens_per_s=candidate.output_tokens_per_s * factor,
+        ttft_p95_seconds=candidate.ttft_p95_seconds / factor,
+        tpot_p95_seconds=candidate.tpot_p95_seconds / factor,
+        correction=factor,
+    )
+
+
+def corrections_told(placements: Sequence[Placement]) -> Iterator[str]:
+    """Yield the models whose figures differ from those of their profiles."""
+    factors = {(p.model, p.candidate.correction) for p in placements}
+    for model, factor in sorted(factors):
+        if factor != 1.0:
+            yield (
+                f"{model}: its replicas were slower than its profile, so its rates are planned "
+                f"times {factor:.2f} (`partitiond models drift`) until it is measured again."
+            )

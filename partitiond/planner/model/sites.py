@@ -7,6 +7,7 @@ the instance's integers, so a set that fits here fits in the instance.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Final
@@ -15,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.planner.model.memo import of_the_last
 from partitiond.planner.model.types import Group, Instance, Item, Option, rate_at
 
 Ints = NDArray[np.int64]
@@ -112,7 +112,7 @@ class _Site:
     options: tuple[int, ...]
 
 
-@of_the_last
+@functools.lru_cache(maxsize=1)
 def build_sites(instance: Instance) -> Sites:
     """Flatten the instance into arrays."""
     class_of, sites = _classes(instance)

@@ -261,9 +261,12 @@ def unlike(groups: Iterable[Group]) -> list[Group]:
     return [*{id(group.fits): group for group in groups}.values()]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Instance:
-    """The request as integers. `needs` leaves out models that fit nowhere (`hopeless`)."""
+    """The request as integers. `needs` leaves out models that fit nowhere (`hopeless`).
+
+    An instance is equal to itself only, so results are cached by it without comparing its parts.
+    """
 
     request: PlanRequest
     items: tuple[Item, ...]

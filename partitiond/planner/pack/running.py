@@ -1,15 +1,15 @@
 """Turns the running replicas into a packing, the start of the plan with the fewest changes."""
 
+import functools
+
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.plan.record import Placement
-from partitiond.planner.model.memo import of_the_last
 from partitiond.planner.model.types import EngineKey, Instance, engine_key
-from partitiond.planner.pack.adding import put, spot_on
+from partitiond.planner.pack.adding import add_if_harmless, put, spot_on
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.share import add_if_harmless
 
 
-@of_the_last
+@functools.lru_cache(maxsize=1)
 def staying_items(instance: Instance) -> tuple[tuple[int, int, Placement], ...]:
     """Return the running replicas that could stay as they are: (device, item, placement).
 

@@ -9,8 +9,7 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import Isolation, PlacementRules
 from partitiond.core.performance.interference import DEFAULT
 from partitiond.core.plan.record import Candidate, ModelDemand
-from partitiond.planner.model.instance import build_instance
-from partitiond.planner.model.options import open_modes, options_of
+from partitiond.planner.model.instance import build_instance, open_modes, options_of
 from partitiond.planner.model.types import Group, Instance, PlanRequest
 from tests.planner.build import gpu, point, want
 
