@@ -279,7 +279,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
         "The lowest option of a device is the first that holds all of its items.",
         "tests/planner/pack/test_complete.py",
         wrong=(
-            (_PACKING, "busy > how.busy_limit[count]", "busy >= how.busy_limit[count]"),
+            (_PACKING, "or busy > how.busy_limit[count]", "or busy >= how.busy_limit[count]"),
             (_PACKING, "if count > 1 and how.mode is not mode", "if how.mode is not mode"),
             (_PACKING, "bears.get(item, 0.0) >= how.level", "bears.get(item, 0.0) > how.level"),
         ),
