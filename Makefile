@@ -106,7 +106,7 @@ compiled-tests: $(STAMP)
 	@$(BIN)/pytest --collect-only -qq >/dev/null 2>&1 || true
 
 kernels: $(STAMP)
-	@$(BIN)/python -m partitiond.planner.warm
+	@$(BIN)/python -m partitiond.planner
 
 native: $(STAMP) ## compile the proxy's hot path, where there is a C compiler (done by demo and test)
 	@$(BIN)/python -m partitiond.native

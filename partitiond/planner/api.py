@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import math
 import time
 
@@ -43,6 +44,7 @@ from partitiond.planner.search.without_outage import (
     with_own_names,
     without_old_ones,
 )
+from partitiond.planner.warm import warm
 
 
 class PlanRefusedError(PartitiondError):
@@ -147,7 +149,9 @@ def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _
         return spoken_against(request, assign(instance, packing)) if request.running else 0
 
     if instance.needs:
-        found = solve_portfolio(instance, on_progress, stop, may)
+        found = solve_portfolio(
+            instance, on_progress, stop, may, compile_kernels=functools.partial(warm, solve)
+        )
     else:  # no model is wanted, or no model fits a device
         status, method = Status.OPTIMAL, "nothing to place"
         found = SolveAnswer(

@@ -1,7 +1,4 @@
-"""Compiles the planner's kernels before they are needed: `python -m partitiond.planner.warm`.
-
-The command prints the share that is compiled while it runs. With `--done` its exit status says
-whether all kernels are compiled.
+"""Compiles the planner's kernels before they are needed (`python -m partitiond.planner`).
 
 Numba compiles a kernel at its first call and keeps the result on disk. All kernels take a minute
 and a half of one core, once for a machine and an installation. Solves do not pay for it within
@@ -12,10 +9,7 @@ compiles at a time; other processes wait for it.
 import contextlib
 import dataclasses
 import fcntl
-import importlib
-import os
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +22,7 @@ from partitiond.core.plan.record import Candidate, ModelDemand, Objective, Plan
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner import kernel_cache as kept
+from partitiond.planner.model.types import PlanRequest
 
 HARDWARE: Final = "warm"
 _UNDER_WAY: Final = threading.Event()
@@ -36,13 +31,14 @@ _DONE_HERE: Final = threading.Event()
 FUNCTIONS: Final = 205
 """Approximate number of functions that numba compiles for all kernels, including its own."""
 LOOK_SECONDS: Final = 0.5
-NICE: Final = 15
 SECONDS: Final = 0.1
 """Only a measure of work here: solves for compiling count steps."""
 
 
 Tell = Callable[[float], object]
 """Called with the share that is compiled, from 0 to 1."""
+Solve = Callable[[PlanRequest], object]
+"""Solves a request, as `planner.api.solve` does; what it returns for a plan is a `Plan`."""
 
 
 def is_warm() -> bool:
@@ -55,10 +51,11 @@ def is_warm() -> bool:
     return here or (stamp is not None and stamp.exists())
 
 
-def warm(tell: Tell = lambda _share: None) -> None:
+def warm(solve: Solve, tell: Tell = lambda _share: None) -> None:
     """Compile all kernels unless that was done, and keep a stamp beside the compiled files.
 
     Args:
+        solve: solves the requests that use every kernel.
         tell: called with the share that is compiled, several times a second.
     """
     if is_warm():
@@ -66,19 +63,19 @@ def warm(tell: Tell = lambda _share: None) -> None:
     tell(0.0)
     with _alone(tell):
         if not is_warm():
-            _compile_all(tell)
+            _compile_all(solve, tell)
             _keep_stamp()
     _DONE_HERE.set()
 
 
-def _compile_all(tell: Tell) -> None:
+def _compile_all(solve: Solve, tell: Tell) -> None:
     from partitiond.planner.kernels.counting import compiled_functions
 
     kept.forget_former()
     _UNDER_WAY.set()
     try:
         with compiled_functions(lambda count: tell(min(1.0, count / FUNCTIONS))):
-            _use_all()
+            _use_all(solve)
     finally:
         _UNDER_WAY.clear()
 
@@ -115,11 +112,8 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _use_all() -> None:
+def _use_all(solve: Solve) -> None:
     """Solve plans that need every kernel: by cost, by goodput, from what runs, of few models."""
-    from partitiond.planner.api import solve
-    from partitiond.planner.model.types import PlanRequest
-
     devices, models = tuple(map(_device, range(24))), tuple(map(_model, range(80)))
     usual = PlanRequest(
         devices[:-2], models, time_limit_seconds=SECONDS, deterministic=True, seed=1
@@ -174,12 +168,3 @@ def _model(number: int) -> ModelDemand:
         for step in range(3)
     )
     return ModelDemand(name, Demand(req_per_s=float(rng.randint(8, 70))), sizes)
-
-
-if __name__ == "__main__":
-    # Imported by name: the solves for compiling ask that module whether compiling is under way.
-    by_name = importlib.import_module("partitiond.planner.warm")
-    if sys.argv[1:] == ["--done"]:
-        sys.exit(not by_name.is_warm())
-    os.nice(NICE)
-    by_name.warm(lambda share: print(f"{share:.0%}", flush=True))

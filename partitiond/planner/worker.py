@@ -35,7 +35,7 @@ AHEAD_SECONDS: Final = 60.0
 HANG_SECONDS: Final = 5.0
 """Starting takes a second or two: the fork server is replaced if a cancelled start took longer."""
 SOLVER: Final = "partitiond.planner.api"
-COMPILER: Final = (sys.executable, "-m", "partitiond.planner.warm")
+COMPILER: Final = (sys.executable, "-m", "partitiond.planner")
 log = logging.getLogger(__name__)
 
 

@@ -185,7 +185,7 @@ esac
 case "${{0##*/}}" in
   systemd-sysusers) echo "partitiond:x:990:990::/:/bin/false" >> {root}/etc/passwd ;;
   runuser) case "$*" in *"engine show"*) exit 6 ;;
-    *"warm --done"*) exit 1 ;; *planner.warm) echo 0%; echo 40%; echo 100% ;; esac ;;
+    *"planner --done"*) exit 1 ;; *partitiond.planner) echo 0%; echo 40%; echo 100% ;; esac ;;
 esac
 exit 0
 """
@@ -317,6 +317,6 @@ def test_the_planners_search_is_compiled_as_the_daemons_user_with_progress(
     step.apply(played.host)
     asked = played.asked()[-1]
     assert asked.startswith("runuser -u partitiond -- env ")
-    assert asked.endswith("opt/python -m partitiond.planner.warm")
+    assert asked.endswith("opt/python -m partitiond.planner")
     assert "HOME=/var/lib/partitiond" in asked
     assert "compiling the planner's search" in capsys.readouterr().err

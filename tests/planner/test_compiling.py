@@ -154,7 +154,7 @@ def test_who_asks_to_end_does_not_wait_for_the_compiler(tmp_path: Path) -> None:
 
 def test_a_daemon_that_ends_takes_the_process_that_compiles_with_it(tmp_path: Path) -> None:
     command, children = run(AHEAD, tmp_path).splitlines()
-    assert command == "['-m', 'partitiond.planner.warm']"
+    assert command == "['-m', 'partitiond.planner']"
     assert children == "[]"
 
 

@@ -12,8 +12,7 @@ from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.adding import Adding
 from partitiond.planner.pack.complete import complete
-from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.rules import lonely, shunned
+from partitiond.planner.pack.packing import Packing, lonely, shunned
 from tests.planner.brute import try_everything
 from tests.property.test_planner_properties import KINDS, MANY, Question, questions
 

@@ -22,14 +22,8 @@ TWO_MEANINGS = {
 """Public class names that stand twice, with reasons. At most ten."""
 ONE_MACHINE = "type annotations between the halves of one state machine, which the proxy compiles"
 KNOWN_CIRCLES = {
-    "partitiond.planner.api": "a solve compiles kernels, and compiling them solves",
-    "partitiond.planner.pack.packing": "rules are asked of packings, and packings keep rules",
     "partitiond.proxy.dispatch.flights": ONE_MACHINE,
     "partitiond.proxy.dispatch.state": ONE_MACHINE,
-    "partitiond.proxy.request.requests": "a route has the function that measures its requests",
-    "partitiond.simulated.fleet.device": "type annotations between a device and its engines",
-    "partitiond.simulated.fleet.dispatch": "type annotations between a model and its places",
-    "partitiond.simulated.fleet.run": "type annotations between a run and its autoscaling",
 }
 """Import circles by their first module, with reasons. The list may only become shorter."""
 

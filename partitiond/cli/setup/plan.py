@@ -246,7 +246,7 @@ def _engine(facts: SetupFacts) -> Sequence[SetupStep]:
     variant = "cuda" if facts.gpu else "cpu"
     # The service makes the folders at its start, but it starts later.
     make = tuple(f"install -d -o {USER} -g {USER} -m 0750 {folder}" for folder in STATE_DIRS)
-    compiler = as_daemon(facts.bin_dir, "-m", "partitiond.planner.warm", program="python")
+    compiler = as_daemon(facts.bin_dir, "-m", "partitiond.planner", program="python")
     install = " ".join(as_daemon(facts.bin_dir, "setup", "engine", "install", variant))
     return (
         CommandStep(

@@ -7,7 +7,7 @@ from partitiond.core.plan.record import ModelDemand
 from partitiond.planner.model.needs import domain_name
 from partitiond.planner.model.ties import names_of, unknown_places
 from partitiond.planner.model.types import Instance, Need, PlanRequest
-from partitiond.planner.pack.rules import Missing
+from partitiond.planner.pack.packing import Missing
 
 
 def why_kept_out(instance: Instance, demand: ModelDemand) -> tuple[str, str] | None:

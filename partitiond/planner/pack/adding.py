@@ -16,8 +16,7 @@ from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.exact.objectives import reference_rates
 from partitiond.planner.model.sites import Bits, Floats, Ints, Sites, build_sites
 from partitiond.planner.model.types import Need
-from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.rules import Missing, helps, lonely, missing, on_host
+from partitiond.planner.pack.packing import Missing, Packing, helps, lonely, missing, on_host
 from partitiond.planner.progress.stop import Stop, never
 
 Spot = tuple[int, int, int]

@@ -16,8 +16,7 @@ from partitiond.planner.bounds.prices import Prices
 from partitiond.planner.model.sites import Floats, Ints
 from partitiond.planner.model.types import Instance, Need
 from partitiond.planner.pack.adding import Adding
-from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.rules import may_leave, missing
+from partitiond.planner.pack.packing import Packing, may_leave, missing
 from partitiond.planner.progress.members import (
     EPSILON,
     Member,

@@ -7,8 +7,7 @@ from typing import Final
 from partitiond.core.plan.choices import Against
 from partitiond.core.plan.kinds import OnKinds
 from partitiond.core.plan.record import Objective, Status
-from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.rules import may_leave
+from partitiond.planner.pack.packing import Packing, may_leave
 from partitiond.planner.pack.running import staying_items
 
 IMPOSSIBLE = (

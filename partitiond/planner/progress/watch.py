@@ -95,6 +95,8 @@ class SolveMonitor:
         self.deadline = self.began + max(0.3 * limit, limit - finish)
         self.compile_seconds = 0.0
         """Seconds spent compiling; they do not count as solving."""
+        self.compile_kernels: Callable[[Callable[[float], None]], None] | None = None
+        """Compiles the search's kernels; None if they may compile as they are used."""
         self._paused_at: float | None = None
 
     @contextlib.contextmanager

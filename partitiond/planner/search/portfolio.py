@@ -11,6 +11,7 @@ time. Every plan found is reported to the watch, so its best one is the answer a
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Final
 
 from partitiond.core.plan.record import Objective, Status
@@ -44,6 +45,7 @@ from partitiond.planner.search.priorities import (
 from partitiond.planner.search.repair import kept
 from partitiond.planner.search.rule_search import search_rules
 from partitiond.planner.search.scale import largest_factor
+from partitiond.planner.warm import Tell, is_warm
 
 COST_SHARE: Final = 0.2
 """Deterministic seconds for CP-SAT per second of the time limit: one of them takes CP-SAT up to
@@ -77,6 +79,7 @@ def solve_portfolio(
     on_progress: OnProgress | None = None,
     stop: Stop = never,
     may: May = lambda _packing: 0,
+    compile_kernels: Callable[[Tell], None] | None = None,
 ) -> SolveAnswer:
     """Return the best plan for the request's objective; what does not fit is served in part.
 
@@ -85,8 +88,10 @@ def solve_portfolio(
         on_progress: called periodically with the progress, in the thread that found something.
         stop: called periodically; True ends the solve with the best plan so far.
         may: the objection to a packing: the best packing among those with the least is chosen.
+        compile_kernels: compiles the search's kernels; None if they may compile as they are used.
     """
     watch, objective = SolveMonitor(instance, on_progress, stop), instance.request.objective
+    watch.compile_kernels = compile_kernels
     if objective.is_cost:
         served = _solve_cost(watch, may)
         found = served or _solve_goodput(watch, watch.impossible, may)
@@ -258,8 +263,6 @@ def _without_each_kind(watch: SolveMonitor, members: list[Member]) -> list[Packi
 
     Under `min-price` they are searched for if the plan is not proven yet, else made greedily.
     """
-    from partitiond.planner.warm import is_warm
-
     instance, request = watch.instance, watch.instance.request
     kinds = sorted(taken(min(members, key=lambda m: m.packing.cost()).packing).kinds)
     if not is_asked(request) or not watch.rest():
@@ -404,15 +407,13 @@ def _compiled(watch: SolveMonitor, *, needed: bool = False) -> bool:
     Raises:
         CompilingStopped: the caller stopped meanwhile, and no plan exists without the search.
     """
-    from partitiond.planner.warm import is_warm, warm
-
     if not (needed or watch.instance.request.may_search):
         return False
-    if is_warm():
+    if is_warm() or watch.compile_kernels is None:
         return True
     try:
         with watch.compiling() as tell:
-            warm(tell)
+            watch.compile_kernels(tell)
     except CompilingStopped:
         if needed:
             raise

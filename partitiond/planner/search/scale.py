@@ -35,8 +35,7 @@ from partitiond.planner.pack.assign import applied, price_of_a_move, with_price
 from partitiond.planner.pack.baselines import BASELINES, first_fit
 from partitiond.planner.pack.complete import NAME as GREEDY
 from partitiond.planner.pack.complete import from_nothing, most_goodput
-from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.rules import rate_if_lost
+from partitiond.planner.pack.packing import Packing, rate_if_lost
 from partitiond.planner.pack.running import running_packing
 from partitiond.planner.progress.members import SolveAnswer
 from partitiond.planner.progress.watch import SolveMonitor

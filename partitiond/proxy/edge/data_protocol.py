@@ -34,7 +34,8 @@ from partitiond.proxy.edge.upgrades import body_framing, parser_after_upgrade
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import TOO_MANY_CONNECTIONS, ApiError
 from partitiond.proxy.request.request_id import new_request_id
-from partitiond.proxy.request.routes import BY_PATH, BY_TARGET, DataRoute
+from partitiond.proxy.request.requests import DataRoute
+from partitiond.proxy.request.routes import BY_PATH, BY_TARGET
 
 MAX_PIPELINED: Final = 64
 """Maximum number of requests on one connection that wait for the answers of earlier ones."""

@@ -31,12 +31,12 @@ from partitiond.proxy.request.errors import ApiError, AttemptError, from_failure
 from partitiond.proxy.request.estimates import estimates_of
 from partitiond.proxy.request.parts import ParsedRequest
 from partitiond.proxy.request.requests import (
+    DataRoute,
     check_limits,
     engine_body,
     parse_request,
     with_defaults,
 )
-from partitiond.proxy.request.routes import DataRoute
 from partitiond.proxy.telemetry.logs import json_line
 from partitiond.proxy.telemetry.tracing import Trace
 

@@ -18,7 +18,7 @@ from partitiond.proxy.edge.known_heads import KnownHead
 from partitiond.proxy.keys.auth import ANYONE, Caller
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError
-from partitiond.proxy.request.routes import DataRoute
+from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.telemetry.record import Record
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Final
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.keys.auth import Caller, KeyRing
 from partitiond.proxy.request.errors import ApiError
-from partitiond.proxy.request.routes import DataRoute
+from partitiond.proxy.request.requests import DataRoute
 
 MAX_KNOWN: Final = 4096
 """Maximum number of heads kept, over all clients; each is about 300 bytes."""

@@ -20,7 +20,7 @@ from partitiond.proxy.engine.events import EventScanner
 from partitiond.proxy.engine.framing import Head
 from partitiond.proxy.engine.upstream import UpstreamConnection
 from partitiond.proxy.request.errors import AttemptError, in_openai_shape, route_not_supported
-from partitiond.proxy.request.routes import DataRoute
+from partitiond.proxy.request.requests import DataRoute
 
 if TYPE_CHECKING:
     from partitiond.proxy.edge.exchange import Exchange

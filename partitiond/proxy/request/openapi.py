@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import partitiond
 from partitiond.core.dispatch.routing import RouteKind
-from partitiond.proxy.request.routes import DATA_ROUTES, DataRoute
+from partitiond.proxy.request.requests import DataRoute
+from partitiond.proxy.request.routes import DATA_ROUTES
 
 _ERROR: Final = {
     "type": "object",

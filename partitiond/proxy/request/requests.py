@@ -5,18 +5,17 @@ and checks those fields itself. Fields that bound the cost of a request must be 
 `n` as a string is refused, although an engine would accept it.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
-from partitiond.core.dispatch.routing import ModelRoute, RequestLimits
+from partitiond.core.dispatch.routing import ModelRoute, RequestLimits, RouteKind
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.request.dialects import Dialect
 from partitiond.proxy.request.errors import ApiError, invalid
 from partitiond.proxy.request.parts import AnyObject, ParsedRequest, RequestBody, Size
-
-if TYPE_CHECKING:
-    from partitiond.proxy.request.routes import DataRoute
 
 MAX_TOKENS_LIMIT: Final = 1_048_576
 """No engine that we know serves longer contexts; a larger `max_tokens` is a mistake."""
@@ -35,6 +34,28 @@ _list: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 Measure = Callable[[RequestBody, ProxyOptions], Size | ApiError]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DataRoute:
+    """One route that engines answer.
+
+    Attributes:
+        streams: whether its requests may ask for server-sent events.
+        tells_usage: whether its streams report usage only on request (`stream_options`).
+        output_field: the request's field for the limit on output tokens, or empty.
+        engine_head: head of the request to the engine, up to the request id.
+    """
+
+    path: str
+    kind: RouteKind
+    measure: Measure
+    dialect: Dialect
+    summary: str
+    streams: bool
+    tells_usage: bool
+    output_field: str
+    engine_head: bytes
 
 
 def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> ParsedRequest | ApiError:
@@ -121,7 +142,7 @@ def with_defaults(body: bytes, defaults_json: str) -> bytes:
 
 
 def engine_body(
-    body: bytes, request: ParsedRequest, model: ModelRoute, route: "DataRoute", most: int
+    body: bytes, request: ParsedRequest, model: ModelRoute, route: DataRoute, most: int
 ) -> bytes | ApiError:
     """Return the body for the engine: the client's own bytes unless something must change.
 

@@ -4,12 +4,12 @@ This is the allow-list: a path that is not here reaches no engine. The client's 
 forwarded; each route has its own fixed path at the engine.
 """
 
-import dataclasses
 from typing import Final
 
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.proxy.request.dialects import CHAT, MESSAGES, RESPONSES, Dialect
 from partitiond.proxy.request.requests import (
+    DataRoute,
     Measure,
     measure_chat,
     measure_chat_batch,
@@ -20,28 +20,6 @@ from partitiond.proxy.request.requests import (
     measure_pairs,
     measure_responses,
 )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DataRoute:
-    """One route that engines answer.
-
-    Attributes:
-        streams: whether its requests may ask for server-sent events.
-        tells_usage: whether its streams report usage only on request (`stream_options`).
-        output_field: the request's field for the limit on output tokens, or empty.
-        engine_head: head of the request to the engine, up to the request id.
-    """
-
-    path: str
-    kind: RouteKind
-    measure: Measure
-    dialect: Dialect
-    summary: str
-    streams: bool
-    tells_usage: bool
-    output_field: str
-    engine_head: bytes
 
 
 def _route(

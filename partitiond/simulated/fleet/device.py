@@ -1,18 +1,31 @@
 """Simulates devices that a fleet's engines share; see `simulated.replay.engine.SharedDevice`."""
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.performance.interference import DEFAULT, Interference, sigma
+from partitiond.core.plan.record import Candidate
 from partitiond.simulated.fleet.clock import FleetClock
-from partitiond.simulated.replay.host import Host
-
-if TYPE_CHECKING:
-    from partitiond.simulated.fleet.engine import FleetEngine
+from partitiond.simulated.replay.host import Host, HostEngine
 
 MOST_SIGMAS: Final = 4096
 """Most sigmas memoised per device, by the set of its working engines."""
 ALWAYS_ALONE: Final = (SharingMode.WHOLE, SharingMode.MIG)
+
+
+class Sharer(HostEngine, Protocol):
+    """An engine as its device sees it.
+
+    Attributes:
+        bit: the engine's bit, of `FleetDevice.join`.
+        candidate: the candidate that the engine runs.
+    """
+
+    bit: int
+    candidate: Candidate
+
+    def cut(self) -> None:
+        """End the running step early, because the slow-down changed."""
 
 
 class FleetDevice:
@@ -42,7 +55,7 @@ class FleetDevice:
         self._mode = mode
         self._interference = interference
         self._alone = mode in ALWAYS_ALONE
-        self._at_work: dict[FleetEngine, None] = {}
+        self._at_work: dict[Sharer, None] = {}
         self._mask = 0
         self._numbers = 0
         self._known: dict[int, float] = {}
@@ -52,7 +65,7 @@ class FleetDevice:
         self._numbers += 1
         return 1 << (self._numbers - 1)
 
-    def began(self, engine: "FleetEngine") -> None:
+    def began(self, engine: Sharer) -> None:
         """Record that an engine has work again."""
         if not self.working:
             self.since = self._clock.now
@@ -63,7 +76,7 @@ class FleetDevice:
             self._mask |= engine.bit
             self._changed(engine)
 
-    def rested(self, engine: "FleetEngine") -> None:
+    def rested(self, engine: Sharer) -> None:
         """Record that an engine has no more work."""
         self.working -= 1
         self.host.rested(engine)
@@ -74,7 +87,7 @@ class FleetDevice:
             self._mask &= ~engine.bit
             self._changed(engine)
 
-    def _changed(self, by: "FleetEngine") -> None:
+    def _changed(self, by: Sharer) -> None:
         new = self._known.get(self._mask)
         if new is None:
             new = self._sigma()

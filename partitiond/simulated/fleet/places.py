@@ -10,17 +10,14 @@ collection.
 
 import bisect
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from partitiond.core.dispatch.admission import Cost, Waiting, admits
 from partitiond.core.dispatch.balance import Slowness, occupancy
 from partitiond.core.dispatch.fair_queue import FairQueue
 from partitiond.core.dispatch.places import Places
 from partitiond.core.dispatch.routing import ReplicaRoute
+from partitiond.simulated.fleet.clock import FleetClock
 from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest, TokenListener
-
-if TYPE_CHECKING:
-    from partitiond.simulated.fleet.dispatch import FleetModel
 
 
 class FleetReplica(TokenListener):
@@ -30,8 +27,17 @@ class FleetReplica(TokenListener):
         place: index among the model's replicas.
     """
 
-    def __init__(self, model: "FleetModel", route: ReplicaRoute) -> None:
-        self.model = model
+    def __init__(
+        self,
+        route: ReplicaRoute,
+        clock: FleetClock,
+        ended: Callable[[FleetRequest, "FleetReplica"], None],
+    ) -> None:
+        """
+        Args:
+            ended: called after the last token of a request on this replica.
+        """
+        self._clock, self._ended = clock, ended
         self.route = route
         self.replica_id = route.replica_id
         self.max_sequences = route.max_sequences
@@ -45,11 +51,11 @@ class FleetReplica(TokenListener):
 
     def first_token(self, request: FleetRequest) -> None:
         """Record the time of the first token."""
-        request.first = self.model.clock.now
+        request.first = self._clock.now
 
     def last_token(self, request: FleetRequest) -> None:
         """Free the place of the request."""
-        self.model.ended(request, self)
+        self._ended(request, self)
 
 
 class Full:

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from partitiond.core.dispatch.routing import (
     ModelAvailability,
@@ -25,7 +25,6 @@ from partitiond.simulated.fleet.engine import FleetEngine
 from partitiond.simulated.fleet.hosts import FleetHost, SimulatedFleet
 from partitiond.simulated.fleet.places import FleetReplica
 from partitiond.simulated.fleet.report import FleetReport, ModelReport, Resources
-from partitiond.simulated.fleet.scaling import Scaler
 from partitiond.simulated.fleet.tally import Tally, together
 from partitiond.simulated.replay.host import Host as HostCores
 from partitiond.simulated.replay.host import cores_of
@@ -63,6 +62,22 @@ class FleetOptions:
     start_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
+class RunWatcher(Protocol):
+    """Watches a run from its beginning on, and may apply other plans to it.
+
+    Attributes:
+        plans: plans that were applied.
+    """
+
+    plans: int
+
+    def begin(self, run: "FleetRun") -> None:
+        """Watch this run from now on."""
+
+    def end(self) -> None:
+        """Stop watching: no more requests will arrive."""
+
+
 class FleetRun(SimulatedFleet):
     """State of one run. Create one, then call `run` once.
 
@@ -80,7 +95,7 @@ class FleetRun(SimulatedFleet):
         specs: Mapping[str, ModelSpec],
         engine_of: EngineOf,
         options: FleetOptions,
-        scaler: Scaler | None = None,
+        scaler: RunWatcher | None = None,
     ) -> None:
         """
         Args:
@@ -217,7 +232,7 @@ class FleetRun(SimulatedFleet):
                 candidate.ttft_p95_seconds, candidate.tpot_p95_seconds, output_tokens
             ),
         )
-        replica = FleetReplica(model, route)
+        replica = FleetReplica(route, self.clock, model.ended)
         replica.engine = FleetEngine(self.clock, device, candidate, behaves, replica)
         self._engines[placement.model].append(replica.engine)
         return replica

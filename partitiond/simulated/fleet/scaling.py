@@ -8,7 +8,7 @@ time; only engine starts do.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from partitiond.core.demand.scaling import (
     MeasuredDemand,
@@ -24,9 +24,7 @@ from partitiond.core.model.autoscale import Autoscale
 from partitiond.core.plan.record import Placement, Plan, diff_plans
 from partitiond.core.replica.sleep import STOPPED
 from partitiond.simulated.fleet.clock import EventTarget
-
-if TYPE_CHECKING:
-    from partitiond.simulated.fleet.run import FleetRun
+from partitiond.simulated.fleet.run import FleetRun
 
 Replan = Callable[[Mapping[str, float], tuple[Placement, ...]], Plan | None]
 """Returns a plan for requests/s by model (others keep their demand), given what runs; or None."""
@@ -72,7 +70,7 @@ class Scaler(EventTarget):
         self._seen: dict[str, _Seen] = {}
         self._over = False
 
-    def begin(self, run: "FleetRun") -> None:
+    def begin(self, run: FleetRun) -> None:
         """Watch this run from now on."""
         self._run = run
         planned = {f.model: f.demand_req_per_s for f in run.plan.forecasts}
@@ -98,7 +96,7 @@ class Scaler(EventTarget):
             self._plan(run)
         run.clock.plan(run.clock.now + self._policy.forecast.step_seconds, self)
 
-    def _step(self, run: "FleetRun", name: str) -> bool:
+    def _step(self, run: FleetRun, name: str) -> bool:
         """Do one step of one model; return whether the model needs a new plan."""
         seen, tally, model = self._seen[name], run.tallies[name], run.models[name]
         ended = tally.ok - seen.ended
@@ -123,12 +121,12 @@ class Scaler(EventTarget):
         )
         return decision.changed and name not in run.asleep
 
-    def _all_serve(self, run: "FleetRun", name: str) -> bool:
+    def _all_serve(self, run: FleetRun, name: str) -> bool:
         """Whether all planned replicas serve; else requests wait for starts, not for room."""
         planned = sum(p.model == name for p in run.plan.placements)
         return planned > 0 and len(run.models[name].replicas) >= planned
 
-    def _work(self, run: "FleetRun", name: str, ended: int) -> float:
+    def _work(self, run: FleetRun, name: str, ended: int) -> float:
         own = next((p.candidate for p in run.plan.placements if p.model == name), None)
         if own is None or not ended:
             return 1.0
@@ -143,7 +141,7 @@ class Scaler(EventTarget):
             ),
         )
 
-    def _plan(self, run: "FleetRun") -> None:
+    def _plan(self, run: FleetRun) -> None:
         wanted = {
             name: seen.state.planned_req_per_s or self._policy.floor_req_per_s
             for name, seen in self._seen.items()
@@ -191,5 +189,5 @@ class _ZeroLook(EventTarget):
         self._scaler.look_for_idle(self)
 
 
-def _waker(run: "FleetRun", name: str) -> Callable[[], None]:
+def _waker(run: FleetRun, name: str) -> Callable[[], None]:
     return lambda: run.wake(name)

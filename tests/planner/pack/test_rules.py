@@ -16,8 +16,7 @@ from partitiond.planner.model.ties import twins
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.adding import Adding
 from partitiond.planner.pack.complete import complete
-from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.rules import may_leave, missing
+from partitiond.planner.pack.packing import Packing, may_leave, missing
 from tests.planner.build import gpu, in_mig, point, want
 
 HOSTS = tuple(gpu(f"gpu-{i}", host=f"node-{i // 2}", rack=f"rack-{i // 4}") for i in range(8))

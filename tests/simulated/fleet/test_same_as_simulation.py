@@ -104,7 +104,7 @@ def in_fleet(shape: Shape, arrivals: Sequence[Arrival]) -> list[Ended]:
         device = devices.setdefault(where, shared)
         made = candidate("m", mode=SharingMode.MEMORY, busy=shape.busy)
         made = dataclasses.replace(made, batch=slots)
-        replica = FleetReplica(model, shape.replica(number))
+        replica = FleetReplica(shape.replica(number), model.clock, model.ended)
         behaves = EngineModel(STEPS, tokens, 200, STEP_TOKENS, shape.costs)
         replica.engine = FleetEngine(clock, device, made, behaves, replica)
         model.add(replica)

@@ -316,7 +316,7 @@ class InFleet(FinishedRequest):
         self.decisions.append((self._names[request], rejected))
 
     def _replica(self, route: ReplicaRoute) -> FleetReplica:
-        replica = FleetReplica(self._model, route)
+        replica = FleetReplica(route, self._model.clock, self._model.ended)
         device = FleetDevice(self._clock, SharingMode.WHOLE)
         behaves = EngineModel(ConstantSteps(), 10**6, 1000)
         engine = FleetEngineByHand(self._clock, device, candidate("m"), behaves, replica)
