@@ -30,7 +30,7 @@ from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.assign import assign
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing
-from partitiond.planner.progress.members import SolveAnswer
+from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.stop import Stop, never
 from partitiond.planner.progress.watch import OnProgress
 from partitiond.planner.search.portfolio import solve_portfolio

@@ -17,7 +17,7 @@ from partitiond.core.plan.record import (
 )
 from partitiond.planner.api import PlanRefusedError, solve
 from partitiond.planner.model.types import PlanRequest
-from partitiond.planner.progress.members import IMPOSSIBLE, NOT_FOUND
+from partitiond.planner.progress.answer import IMPOSSIBLE, NOT_FOUND
 from tests.oracle.truth import (
     MOST_LOADS,
     Load,

@@ -19,7 +19,7 @@ from partitiond.planner.model.costs import (
 from partitiond.planner.model.needs import LEAST
 from partitiond.planner.model.types import Instance, unlike
 from partitiond.planner.pack.assign import moves_made, price_of_a_move, with_moves
-from partitiond.planner.progress.members import SolveAnswer
+from partitiond.planner.progress.answer import SolveAnswer
 
 PROVEN: Final = 1e-6
 """Relative gap up to which only rounding is left."""

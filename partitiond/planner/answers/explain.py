@@ -35,7 +35,7 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import Instance, Need, PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.packing import missing as what_is_missing
-from partitiond.planner.progress.members import IMPOSSIBLE, NOT_FOUND, SolveAnswer
+from partitiond.planner.progress.answer import IMPOSSIBLE, NOT_FOUND, SolveAnswer
 from partitiond.planner.search.next_best import next_best_told
 
 MUCH = 1000.0

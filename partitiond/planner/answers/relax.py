@@ -11,7 +11,7 @@ from partitiond.planner.answers.changes import world_under
 from partitiond.planner.answers.variations import Variations
 from partitiond.planner.answers.whatif import rules_of
 from partitiond.planner.pack.flow import Outcome, Steps
-from partitiond.planner.progress.members import IMPOSSIBLE
+from partitiond.planner.progress.answer import IMPOSSIBLE
 
 MAX_PROOFS = 60
 """Limit on quick proofs for the conflict; each takes from a millisecond to a fifth of a second."""

@@ -23,12 +23,12 @@ from partitiond.planner.pack.assign import (
 )
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import restore, staying_items
+from partitiond.planner.progress.answer import SeenPlan
 from partitiond.planner.progress.members import (
     EPSILON,
     EXACT_WITH_MOVES,
     KEPT,
     Member,
-    SeenPlan,
     drop_surplus,
     member,
 )

@@ -24,14 +24,8 @@ from partitiond.planner.pack.baselines import FIRST_FIT, baselines
 from partitiond.planner.pack.complete import greedy
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
-from partitiond.planner.progress.members import (
-    EPSILON,
-    EXACT_WITH_MOVES,
-    KEPT,
-    Member,
-    SolveAnswer,
-    member,
-)
+from partitiond.planner.progress.answer import SolveAnswer
+from partitiond.planner.progress.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
 from partitiond.planner.progress.stop import Stop, never
 from partitiond.planner.progress.watch import CompilingStopped, OnProgress, SolveMonitor
 from partitiond.planner.search.nearest import May, nearest_cost, nearest_goodput

@@ -37,7 +37,7 @@ from partitiond.planner.pack.complete import NAME as GREEDY
 from partitiond.planner.pack.complete import from_nothing, most_goodput
 from partitiond.planner.pack.packing import Packing, rate_if_lost
 from partitiond.planner.pack.running import running_packing
-from partitiond.planner.progress.members import SolveAnswer
+from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.nearest import May, least_against, spoken_against
 from partitiond.planner.search.repair import completed

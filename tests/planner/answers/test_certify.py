@@ -14,7 +14,7 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.assign import assign
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.progress.members import SolveAnswer
+from partitiond.planner.progress.answer import SolveAnswer
 from tests.planner.build import gpu, point, want
 
 ONE = PlanRequest(

@@ -12,7 +12,7 @@ from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.progress.members import SolveAnswer
+from partitiond.planner.progress.answer import SolveAnswer
 from tests.planner.build import cpu, gpu, on_cores, point, want
 
 THIRD = point("a", 10, 30, sm=10)
