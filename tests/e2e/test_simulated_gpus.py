@@ -44,6 +44,7 @@ class GpuFleet(Fleet):
             "daemon.loop_seconds": 0.2,
             "planner.objective": Objective.MIN_DEVICES.value,
             "planner.time_limit_seconds": 3.0,
+            "planner.deterministic": True,  # plans are the same on a busy machine
             "engine.cgroup": "none",
         }
         super().__init__(folder, values | overrides)
