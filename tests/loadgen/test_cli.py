@@ -17,7 +17,7 @@ from loadgen.cli.plan import load_of, open_plan
 from loadgen.loops.closed import LiveState
 from loadgen.loops.opened import OpenState
 from loadgen.results.statistics import Throughput
-from tests.loadgen.test_loops import run_cli
+from tests.loadgen.loops.test_closed import run_cli
 
 TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.000,3,2
