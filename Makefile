@@ -147,11 +147,12 @@ SECONDS ?= 600
 soak: $(STAMP) native ## random harm under load for SECONDS, with real processes; SOAK_ARGS="--seed 7"
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(SOAK_ARGS)
 
-BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.planner.churn bench.planner.from_file bench.bench_replay bench.bench_mixed_plan \
-	bench.proxy bench.bench_admission bench.bench_plan bench.search \
-	bench.bench_intervals bench.bench_capacity_power bench.bench_loadgen bench.bench_replication \
-	bench.bench_pairs bench.bench_estimate bench.bench_transfer bench.bench_lengths \
-	bench.bench_control_plane bench.bench_loop bench.bench_store
+BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.planner.churn \
+	bench.planner.from_file bench.simulator.replay bench.serving.mixed_plan \
+	bench.proxy bench.serving.admission bench.serving.plan bench.search \
+	bench.profiler.intervals bench.profiler.capacity_power bench.loadgen.compare bench.profiler.replication \
+	bench.profiler.pairs bench.profiler.estimate bench.profiler.transfer bench.profiler.lengths \
+	bench.control.cost bench.control.loop bench.control.store
 
 bench: $(STAMP) engine ## benchmarks that print ratios against a baseline run beside them
 	@for name in $(BENCHES); do echo "== python -m $$name"; $(BIN)/python -m $$name || exit 1; done

@@ -8,7 +8,7 @@ import dataclasses
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 
-from loadgen.statistics import half_width
+from loadgen.results.statistics import half_width
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

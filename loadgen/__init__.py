@@ -8,10 +8,6 @@ record of each request, latencies by the field's definitions, throughput with a 
 the load generator's readings of itself; `saturation` says when these make the figures unreliable.
 """
 
-from loadgen import lengths
-from loadgen.arrivals import constant, gamma, poisson, ramp, replay
-from loadgen.client import Client
-from loadgen.closed import ClosedLoopResult, LiveState, closed_loop
 from loadgen.errors import (
     InputError,
     LoadAbortedError,
@@ -19,19 +15,23 @@ from loadgen.errors import (
     StalledError,
     TargetError,
 )
-from loadgen.instrument import Reading, saturation
-from loadgen.lengths import Lengths
-from loadgen.mix import Mix, Part, Stream
-from loadgen.opened import OpenLoopResult, OpenState, open_loop, open_streams
-from loadgen.records import Outcome, Record
-from loadgen.report import Report, render, report_closed, report_of, report_open
-from loadgen.runs import Run, run_of_closed, run_of_open
-from loadgen.statistics import LatencySummary, Samples, Slo, Throughput
-from loadgen.store import load_run, save_run
-from loadgen.target import Target, parse_target
-from loadgen.traces import Trace, read_trace
-from loadgen.window import WindowRule, fixed
-from loadgen.workload import Endpoint, PromptKind, Workload
+from loadgen.http.client import Client
+from loadgen.http.target import Target, parse_target
+from loadgen.load import lengths
+from loadgen.load.arrivals import constant, gamma, poisson, ramp, replay
+from loadgen.load.lengths import Lengths
+from loadgen.load.mix import Mix, Part, Stream
+from loadgen.load.traces import Trace, read_trace
+from loadgen.load.workload import Endpoint, PromptKind, Workload
+from loadgen.loops.closed import ClosedLoopResult, LiveState, closed_loop
+from loadgen.loops.instrument import Reading, saturation
+from loadgen.loops.opened import OpenLoopResult, OpenState, open_loop, open_streams
+from loadgen.loops.window import WindowRule, fixed
+from loadgen.results.records import Outcome, Record
+from loadgen.results.report import Report, render, report_closed, report_of, report_open
+from loadgen.results.runs import Run, run_of_closed, run_of_open
+from loadgen.results.statistics import LatencySummary, Samples, Slo, Throughput
+from loadgen.results.store import load_run, save_run
 
 __all__ = [
     "Client",

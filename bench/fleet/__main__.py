@@ -14,7 +14,7 @@ from bench.fleet.arms import ARMS
 from bench.fleet.cases import Case, Model, cases
 from bench.proxy.tools import MissingError
 from loadgen import OpenLoopResult, Outcome, Workload, open_loop
-from loadgen.statistics import is_good, percentile
+from loadgen.results.statistics import is_good, percentile
 
 GIB = 1 << 30
 

@@ -24,9 +24,9 @@ from loadgen import (
     Workload,
     closed_loop,
 )
-from loadgen.connection import now
-from loadgen.statistics import TokenTimeline, summarise, throughput
-from loadgen.window import WindowState
+from loadgen.http.connection import now
+from loadgen.loops.window import WindowState
+from loadgen.results.statistics import TokenTimeline, summarise, throughput
 
 WINDOW_E2EL = 2.0
 """Shortest window in mean end-to-end latencies, by the definitions."""

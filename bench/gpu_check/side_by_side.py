@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from loadgen.connection import now
+from loadgen.http.connection import now
 from partitiond.core.errors import EngineError
 from partitiond.core.profile.points import Telemetry
 from partitiond.ports.telemetry import TelemetryWindow

@@ -11,8 +11,8 @@ import random
 from typing import Final
 
 from bench.search.curves import Curve
-from loadgen.intervals import BATCHES, ratio_half_width
-from loadgen.window import WindowRule, WindowState
+from loadgen.loops.window import WindowRule, WindowState
+from loadgen.results.intervals import BATCHES, ratio_half_width
 from partitiond.profiler.search import NextTrial, Visit
 
 SLICE_SECONDS: Final = 0.5

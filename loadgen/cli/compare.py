@@ -7,11 +7,11 @@ from pathlib import Path
 
 from loadgen.cli.exits import EXIT_OK, EXIT_SATURATED
 from loadgen.cli.measure import refusal, write_page
-from loadgen.comparison import side_by_side
-from loadgen.instrument import MAX_LATE_SECONDS
-from loadgen.page import page
-from loadgen.report import Report, render, render_refusal, report_of
-from loadgen.store import load_run
+from loadgen.loops.instrument import MAX_LATE_SECONDS
+from loadgen.results.comparison import side_by_side
+from loadgen.results.page import page
+from loadgen.results.report import Report, render, render_refusal, report_of
+from loadgen.results.store import load_run
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Callable
 
-from loadgen.closed import LiveState
-from loadgen.opened import OpenState
+from loadgen.loops.closed import LiveState
+from loadgen.loops.opened import OpenState
 
 CLEAR = "\r\x1b[K"
 

@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from loadgen.check import check_target
 from loadgen.cli import live
 from loadgen.cli.exits import EXIT_FAILED, EXIT_OK, EXIT_SATURATED
 from loadgen.cli.options import build_parser
 from loadgen.cli.plan import OpenPlan, load_of, open_plan, slo_of
-from loadgen.closed import closed_loop
 from loadgen.errors import InputError, TargetError
-from loadgen.mix import Mix
-from loadgen.opened import open_loop, open_streams
-from loadgen.page import page
-from loadgen.report import Report, render, render_refusal, report_of
-from loadgen.runs import Run, run_of_closed, run_of_open
-from loadgen.store import save_run
-from loadgen.target import parse_target
-from loadgen.window import WindowRule, fixed
-from loadgen.workload import Workload
+from loadgen.http.target import parse_target
+from loadgen.load.mix import Mix
+from loadgen.load.workload import Workload
+from loadgen.loops.check import check_target
+from loadgen.loops.closed import closed_loop
+from loadgen.loops.opened import open_loop, open_streams
+from loadgen.loops.window import WindowRule, fixed
+from loadgen.results.page import page
+from loadgen.results.report import Report, render, render_refusal, report_of
+from loadgen.results.runs import Run, run_of_closed, run_of_open
+from loadgen.results.store import save_run
 
 MAX_CONCURRENCY: Final = 60_000
 """Requests in flight: one address has ports for this many connections."""

@@ -3,9 +3,9 @@
 import argparse
 import os
 
-from loadgen.instrument import MAX_LATE_SECONDS
-from loadgen.lengths import PRESETS
-from loadgen.workload import LAST_TOKEN_ID, Endpoint, PromptKind
+from loadgen.load.lengths import PRESETS
+from loadgen.load.workload import LAST_TOKEN_ID, Endpoint, PromptKind
+from loadgen.loops.instrument import MAX_LATE_SECONDS
 
 API_KEY_VARIABLE = "LOADGEN_API_KEY"
 

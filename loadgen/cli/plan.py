@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from loadgen import arrivals, lengths
 from loadgen.errors import InputError
-from loadgen.mix import Mix, Part, Stream
-from loadgen.sharegpt import by_characters, by_tokenizer, looks_like_sharegpt, read_sharegpt
-from loadgen.statistics import Slo
-from loadgen.traces import Trace, read_trace
-from loadgen.workload import Endpoint, PromptKind, Workload
+from loadgen.load import arrivals, lengths
+from loadgen.load.mix import Mix, Part, Stream
+from loadgen.load.sharegpt import by_characters, by_tokenizer, looks_like_sharegpt, read_sharegpt
+from loadgen.load.traces import Trace, read_trace
+from loadgen.load.workload import Endpoint, PromptKind, Workload
+from loadgen.results.statistics import Slo
 
 DEFAULT_SECONDS: Final = 30.0
 DEFAULT_WARMUP_SECONDS: Final = 5.0

@@ -7,7 +7,8 @@ window of a given length: a plan for the mean of a day fails every noon.
 The 95 % interval of a rate is the wider of two. Poisson: the number of arrivals is a sample of a
 rate (Byar's approximation of the exact limits: Breslow and Day, Statistical Methods in Cancer
 Research II, 1987, section 2.3). Batch means: arrivals in bursts scatter more than Poisson's, and
-the differences between parts of the window tell by how much (`loadgen.intervals.ratio_half_width`).
+the differences between parts of the window tell by how much
+(`loadgen.results.intervals.ratio_half_width`).
 """
 
 import collections
@@ -17,7 +18,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from loadgen.intervals import BATCHES, ratio_half_width
+from loadgen.results.intervals import BATCHES, ratio_half_width
 from partitiond.advise.lengths import LengthFigures, figures_of, mean_only, quantile
 from partitiond.advise.observe import EngineWindow, Interval, merged
 
@@ -228,7 +229,7 @@ def poisson_limits(count: float) -> tuple[float, float]:
 
 
 def _batch_half_width(cells: Sequence[Interval]) -> float:
-    """Return the 95 % half-width by batch means, with at most `loadgen.intervals.BATCHES` parts."""
+    """Return the 95 % half-width by batch means, in at most `BATCHES` parts."""
     parts = min(BATCHES, len(cells))
     if parts < MIN_PARTS:
         return math.inf

@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from bench.gpu_check.command_line import adapted
-from bench.gpu_check.cpu_split import CpuSplit
 from bench.gpu_check.served import Left, _split, missing_packages
 from bench.gpu_check.side_by_side import Together
 from bench.gpu_check.steps.contract import outcome_of
 from bench.gpu_check.steps.killed import Seen
+from bench.serving.cpu_split import CpuSplit
 from partitiond.core.profile.points import Telemetry
 
 

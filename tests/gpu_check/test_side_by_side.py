@@ -12,7 +12,7 @@ from bench.gpu_check.lab import Want
 from bench.gpu_check.load_worker import WINDOW_E2EL, Gate
 from bench.gpu_check.runs import union_of
 from loadgen import LoadgenError
-from loadgen.connection import now
+from loadgen.http.connection import now
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.sharing import ReplicationRun
 from tests.gpu_check.test_lab import lab_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from loadgen.connection import now
+from loadgen.http.connection import now
 
 
 @dataclasses.dataclass

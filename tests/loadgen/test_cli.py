@@ -14,10 +14,10 @@ from loadgen.cli import main
 from loadgen.cli.live import closed_line, open_line
 from loadgen.cli.options import build_parser
 from loadgen.cli.plan import load_of, open_plan
-from loadgen.closed import LiveState
-from loadgen.opened import OpenState
-from loadgen.statistics import Throughput
-from tests.loadgen.test_loops import run_cli
+from loadgen.loops.closed import LiveState
+from loadgen.loops.opened import OpenState
+from loadgen.results.statistics import Throughput
+from tests.loadgen.loops.test_closed import run_cli
 
 TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.000,3,2

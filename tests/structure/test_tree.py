@@ -3,6 +3,7 @@
 import ast
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 from tests.structure.imports import PACKAGE, ROOT, circles, graph, modules, tree_of
 
@@ -12,6 +13,8 @@ ROOT_MODULES = {"__init__", "__main__", "daemon", "gpu_host", "native", "run_fol
 PRONOUNS = {
     "How", "One", "What", "Whatever", "When", "Where", "Whether", "Which", "Who", "Whose", "Why",
 }  # fmt: skip
+PLUGINS = ROOT / PACKAGE / "engines" / "vllm" / "plugins"
+"""A folder on the path of engines, and no package."""
 MIRRORED = 0.75
 """Least share of tests of one package that lie where the module that they test lies."""
 TWO_MEANINGS = {
@@ -28,9 +31,24 @@ KNOWN_CIRCLES = {
 """Import circles by their first module, with reasons. The list may only become shorter."""
 
 
+def _files(*packages: str) -> list[Path]:
+    return [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
+
+
 def test_a_folder_has_at_most_twenty_files() -> None:
-    count = Counter(path.parent for path in modules().values())
+    count = Counter(path.parent for path in _files(PACKAGE, "loadgen", "bench"))
     assert not {folder: n for folder, n in count.items() if n > MOST_FILES}
+
+
+def test_a_folder_of_modules_says_what_lives_there() -> None:
+    folders = {path.parent for path in _files(PACKAGE, "loadgen", "bench")} - {PLUGINS}
+    silent = [
+        folder
+        for folder in folders
+        if not (folder / "__init__.py").exists()
+        or not ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    ]
+    assert not silent
 
 
 def test_the_root_holds_what_wires_everything() -> None:
@@ -78,7 +96,8 @@ def test_a_public_class_name_stands_for_one_thing() -> None:
 
 
 def test_tests_lie_where_what_they_test_lies() -> None:
-    packages = {*modules(), *(f"loadgen.{path.stem}" for path in (ROOT / "loadgen").glob("*.py"))}
+    beside = (path.relative_to(ROOT).with_suffix("") for path in _files("loadgen", "bench"))
+    packages = {*modules(), *(".".join(path.parts) for path in beside)}
     places = {tuple(name.removeprefix(f"{PACKAGE}.").split(".")) for name in packages}
     rooms = {place[0] for place in places}
     found = []

@@ -13,8 +13,8 @@ from rich.console import RenderableType
 
 from loadgen import LatencySummary, OpenLoopResult, OpenState, Outcome, Workload, open_loop, poisson
 from loadgen import Slo as LoadSlo
-from loadgen.records import Record
-from loadgen.statistics import is_good, summarise
+from loadgen.results.records import Record
+from loadgen.results.statistics import is_good, summarise
 from partitiond.cli.tables import duration, new_table, rate
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload as Shape

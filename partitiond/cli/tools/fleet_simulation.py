@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from loadgen.errors import InputError as TraceError
-from loadgen.traces import read_trace
+from loadgen.load.traces import read_trace
 from partitiond.cli.plan.offline import laid_over, resolved_architecture, saved_plan
 from partitiond.core.errors import InputError
 from partitiond.core.model.architecture import Architecture

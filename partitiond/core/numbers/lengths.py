@@ -82,7 +82,7 @@ def lognormal_lengths(mean: int, variation: float, count: int = QUANTILES) -> tu
     and sent requests follow one distribution. The variation of `count` values is below
     sqrt(count - 1) (all but one near zero), 7.9 for 64; beyond that the list has the
     largest it can have. A mean of a few tokens also limits it, as no value is below 1. The load
-    generator makes its lists in the same way (`loadgen.lengths.lognormal_list`).
+    generator makes its lists in the same way (`loadgen.load.lengths.lognormal_list`).
 
     Args:
         mean: in tokens.

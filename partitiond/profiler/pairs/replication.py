@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from loadgen import Samples
-from loadgen.statistics import half_width, summarise
+from loadgen.results.statistics import half_width, summarise
 from partitiond.core.errors import InputError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.model.resolved import ResolvedModel

@@ -24,9 +24,9 @@ from loadgen import (
     closed_loop,
     saturation,
 )
-from loadgen.connection import now
-from loadgen.statistics import TokenTimeline, throughput
-from loadgen.window import WindowState
+from loadgen.http.connection import now
+from loadgen.loops.window import WindowState
+from loadgen.results.statistics import TokenTimeline, throughput
 from partitiond.core.errors import EngineError
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.points import Telemetry

@@ -34,7 +34,7 @@ def combine(rates: Sequence[float], half_widths: Sequence[float]) -> tuple[float
     variation between windows (`BETWEEN_WINDOWS`) is the same for all, so that a half-width that is
     small by luck does not decide alone. If windows scatter more than both explain, the interval is
     widened in proportion (the Birge ratio of physical constants), and it is never less than half
-    their range. `bench.bench_intervals` states what that covers.
+    their range. `bench.profiler.intervals` states what that covers.
 
     Of three or more windows, those that contradict the majority are left out: a window in which
     something else ran on the machine says nothing about the engine.

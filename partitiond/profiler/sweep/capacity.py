@@ -20,7 +20,7 @@ from typing import Final
 from loadgen import OpenLoopResult, Outcome, Record, open_loop, poisson
 from loadgen import Slo as LoadSlo
 from loadgen import Workload as Load
-from loadgen.statistics import is_good
+from loadgen.results.statistics import is_good
 from partitiond.core.errors import EngineError
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.confirmed import CapacityTrial

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from loadgen import Workload as Load
-from loadgen.lengths import Lengths, choice, independent
+from loadgen.load.lengths import Lengths, choice, independent
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.workload import LengthShape, Workload
 from partitiond.ports import ProfileRequest

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Collection, Sequence
 
 from loadgen import LatencySummary, Samples
-from loadgen.statistics import summarise
+from loadgen.results.statistics import summarise
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.performance.footprint import BLOCK_TOKENS, kv_tokens
 from partitiond.core.profile.points import Footprint, Latency, OperatingPoint, Telemetry

@@ -7,7 +7,7 @@ which random arrivals hide for hours. But it does not show an engine that still 
 its throughput curve is flat. So the requests in the system, waiting ones included, must also not
 grow by more than chance explains.
 
-`python -m bench.bench_capacity_power` prints how often the rule errs.
+`python -m bench.profiler.capacity_power` prints how often the rule errs.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from loadgen.intervals import mean_interval
+from loadgen.results.intervals import mean_interval
 
 GROWTH_SIGMAS: Final = 2.5
 """Growth of the requests in the system that counts as growth, in square roots of the arrivals.

@@ -18,7 +18,7 @@ from loadgen import (
 )
 from loadgen import Slo as LoadSlo
 from loadgen import Workload as Load
-from loadgen.statistics import is_good
+from loadgen.results.statistics import is_good
 from partitiond.core.errors import EngineError
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.points import Telemetry

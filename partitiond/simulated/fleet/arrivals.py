@@ -12,9 +12,9 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from loadgen.arrivals import gamma, poisson
-from loadgen.lengths import Lengths, uniform
-from loadgen.traces import Trace
+from loadgen.load.arrivals import gamma, poisson
+from loadgen.load.lengths import Lengths, uniform
+from loadgen.load.traces import Trace
 from partitiond.core.errors import InputError
 from partitiond.core.model.workload import Workload
 from partitiond.simulated.fleet.clock import EventTarget, FleetClock

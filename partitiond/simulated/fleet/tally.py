@@ -4,7 +4,7 @@ import array
 import dataclasses
 from collections.abc import Iterable
 
-from loadgen.statistics import percentile
+from loadgen.results.statistics import percentile
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.model.spec import Slo
 from partitiond.simulated.fleet.dispatch import FinishedRequest

@@ -6,7 +6,7 @@ good if it ended with TTFT and TPOT within the SLO, and refused requests count a
 
 import dataclasses
 
-from loadgen.statistics import percentile
+from loadgen.results.statistics import percentile
 from partitiond.core.model.spec import Slo
 from partitiond.simulated.replay.dispatch import SimulatedRequest
 

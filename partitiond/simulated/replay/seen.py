@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
-from loadgen.statistics import percentile
+from loadgen.results.statistics import percentile
 
 SHORT_STEP: Final = 0.05
 """The quantile of the gaps between a request's tokens that is taken for a short step."""

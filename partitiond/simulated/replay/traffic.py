@@ -8,8 +8,8 @@ import itertools
 import math
 from collections.abc import Callable
 
-from loadgen.arrivals import poisson
-from loadgen.lengths import Lengths, choice, fixed, independent
+from loadgen.load.arrivals import poisson
+from loadgen.load.lengths import Lengths, choice, fixed, independent
 from partitiond.core.model.workload import LengthShape, Workload
 from partitiond.simulated.replay.dispatch import SimulatedModel, SimulatedRequest
 from partitiond.simulated.replay.events import SimulatedClock

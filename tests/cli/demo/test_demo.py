@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from loadgen import OpenLoopResult, Outcome, Samples, Throughput
-from loadgen.records import Record
+from loadgen.results.records import Record
 from partitiond.cli.demo import demo
 from partitiond.cli.demo import overload as demo_overload
 from partitiond.cli.demo.daemon import (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.lengths import lognormal_list
+from loadgen.load.lengths import lognormal_list
 from partitiond.core.errors import SpecError
 from partitiond.core.model.workload import LengthShape, Workload
 from partitiond.core.numbers.lengths import QUANTILES, lognormal_lengths

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.bench_capacity_power import SERVERS, Server, our_trial, serve, share_held
+from bench.profiler.capacity_power import SERVERS, Server, our_trial, serve, share_held
 from partitiond.profiler.sweep.steady import ServedRequest, grows, share_interval, utilisation
 
 RUNS = 40

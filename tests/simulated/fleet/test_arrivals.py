@@ -3,7 +3,7 @@ import statistics
 
 import pytest
 
-from loadgen.traces import Trace, TraceRow
+from loadgen.load.traces import Trace, TraceRow
 from partitiond.core.errors import InputError
 from partitiond.core.model.workload import Workload
 from partitiond.simulated.fleet.arrivals import (

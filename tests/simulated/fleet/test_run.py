@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from loadgen.arrivals import constant, poisson, until
+from loadgen.load.arrivals import constant, poisson, until
 from partitiond.core.demand.forecast import ForecastPolicy
 from partitiond.core.demand.scaling import ScalingPolicy
 from partitiond.core.model.autoscale import Autoscale

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from loadgen.arrivals import poisson
+from loadgen.load.arrivals import poisson
 from partitiond.core.model.workload import Workload
 from partitiond.profiler.sweep import load
 from partitiond.simulated.replay.dispatch import SimulatedRequest

@@ -1,0 +1,1 @@
+"""Compares what is served with and without partitiond: real engines, real proxy, same load."""

@@ -1,0 +1,187 @@
+"""Loads all real engines of a plan at once: at their operating batch, or at the demand."""
+
+import asyncio
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from loadgen import ClosedLoopResult, OpenLoopResult, WindowRule, closed_loop, open_loop, poisson
+from loadgen import Outcome as Ended
+from loadgen import Slo as Bounds
+from loadgen import Workload as Sent
+from loadgen.http.connection import now
+from loadgen.loops.window import WindowState
+from loadgen.results.statistics import is_good, percentile
+from partitiond.core.model.spec import ModelSpec, Slo
+from partitiond.core.plan.record import Plan
+from partitiond.profiler.pairs.side_by_side import common_window
+from partitiond.simulated.replay.outcome import Outcome
+from partitiond.simulated.replay.promise import Promise
+from partitiond.simulated.replay.traffic import lengths_of
+
+REQUEST_SECONDS = 300.0
+WINDOW_REQUESTS = 3.0
+"""Shortest window, in mean end-to-end latencies of the slowest engine."""
+
+
+class Gate:
+    """The common window: it opens for all engines once each of them has answered every slot."""
+
+    def __init__(self, engines: int, seconds: float) -> None:
+        self._missing = engines
+        self._seconds = seconds
+        self._slowest = 0.0
+        self._opened = math.inf
+
+    def one_is_steady(self) -> None:
+        """Note that an engine's window has opened."""
+        self._missing -= 1
+        if self._missing == 0:
+            self._opened = now()
+
+    def is_over(self, mean_e2el: float | None) -> bool:
+        """Whether the common window was long enough."""
+        self._slowest = max(self._slowest, mean_e2el or 0.0)
+        return now() - self._opened >= max(self._seconds, WINDOW_REQUESTS * self._slowest)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Together(WindowRule):
+    """Keeps an engine under load until the common window is over."""
+
+    gate: Gate | None = None
+
+    def state(
+        self, elapsed: float, mean_e2el: float | None, half_width_share: float
+    ) -> WindowState:
+        """Close the window once the gate says that the common window is over."""
+        del elapsed, half_width_share
+        over = self.gate is not None and self.gate.is_over(mean_e2el)
+        return WindowState.CLOSED if over else WindowState.OPEN
+
+
+def load_of(spec: ModelSpec, seed: int) -> Sent:
+    """A load with the lengths that the plan was made for."""
+    return Sent(spec.name, lengths=lengths_of(spec.workload), seed=seed)
+
+
+async def full(
+    plan: Plan,
+    specs: Mapping[str, ModelSpec],
+    sockets: Mapping[str, str],
+    *,
+    seconds: float,
+    seed: int,
+) -> dict[str, Outcome]:
+    """Load every engine with its operating batch, at its socket, in one common window.
+
+    Args:
+        plan: the plan that is applied.
+        specs: the plan's models by name.
+        sockets: sockets of the plan's replicas, by id.
+        seconds: least length of the window.
+        seed: seed of the prompts.
+    """
+    gate = Gate(len(plan.placements), seconds)
+    results = await asyncio.gather(
+        *(
+            closed_loop(
+                f"unix:{sockets[p.replica_id]}",
+                load_of(specs[p.model], seed + number),
+                concurrency=p.candidate.batch,
+                window=Together(min_seconds=seconds, gate=gate),
+                timeout_seconds=REQUEST_SECONDS,
+                on_opened=gate.one_is_steady,
+            )
+            for number, p in enumerate(plan.placements)
+        )
+    )
+    window = common_window(results)
+    for warning in window.saturated:
+        print(f"the instrument was saturated: {warning}")
+    found: dict[str, Outcome] = {}
+    for name in dict.fromkeys(p.model for p in plan.placements):
+        mine = [n for n, p in enumerate(plan.placements) if p.model == name]
+        found[name] = _closed_outcome(
+            [results[n] for n in mine],
+            [window.output_tokens_per_s[n] for n in mine],
+            window.seconds,
+            sorted(value for n in mine for value in window.samples[n].ttft),
+            sorted(value for n in mine for value in window.samples[n].tpot),
+        )
+    return found
+
+
+def _closed_outcome(
+    results: Sequence[ClosedLoopResult],
+    rates: Sequence[float],
+    seconds: float,
+    ttft: Sequence[float],
+    tpot: Sequence[float],
+) -> Outcome:
+    ended = sum(result.ended(Ended.OK) for result in results)
+    return Outcome(
+        seconds=seconds,
+        arrivals=ended,
+        answered=ended,
+        refused=0,
+        good=ended,
+        output_tokens_per_s=math.fsum(rates),
+        ttft_p95_seconds=_percentile(ttft, 0.95),
+        tpot_p95_seconds=_percentile(tpot, 0.95),
+        ttft_p50_seconds=_percentile(ttft, 0.5),
+        tpot_p50_seconds=_percentile(tpot, 0.5),
+    )
+
+
+async def demand(
+    proxy_url: str,
+    told: Sequence[Promise],
+    specs: Mapping[str, ModelSpec],
+    *,
+    seconds: float,
+    seed: int,
+) -> dict[str, Outcome]:
+    """Send Poisson arrivals for all models through the proxy, at the rates that the plan serves."""
+    # Until the first requests have ended, an engine holds fewer requests than later.
+    warm_up = 2 * max(p.ttft_p95_seconds + 32 * p.tpot_p95_seconds for p in told)
+    results = await asyncio.gather(
+        *(
+            open_loop(
+                proxy_url,
+                load_of(specs[promise.model], seed + number),
+                arrivals=poisson(promise.served_req_per_s, seed + number),
+                seconds=seconds,
+                warmup_seconds=warm_up,
+                timeout_seconds=REQUEST_SECONDS,
+                keep_sending=True,
+            )
+            for number, promise in enumerate(told)
+        )
+    )
+    return {
+        promise.model: _open_outcome(result, specs[promise.model].slo)
+        for promise, result in zip(told, results, strict=True)
+    }
+
+
+def _open_outcome(result: OpenLoopResult, slo: Slo | None) -> Outcome:
+    ended = [r for r in result.arrivals if r.outcome is Ended.OK]
+    ttft, tpot = sorted(result.samples.ttft), sorted(result.samples.tpot)
+    bounds = None if slo is None else Bounds(slo.ttft_seconds, slo.tpot_seconds, slo.quantile)
+    return Outcome(
+        seconds=result.window_seconds,
+        arrivals=len(result.arrivals),
+        answered=len(ended),
+        refused=result.count(Ended.REFUSED),
+        good=len(ended) if bounds is None else sum(is_good(r, bounds) for r in ended),
+        output_tokens_per_s=result.throughput.output_tokens_per_s,
+        ttft_p95_seconds=_percentile(ttft, 0.95),
+        tpot_p95_seconds=_percentile(tpot, 0.95),
+        ttft_p50_seconds=_percentile(ttft, 0.5),
+        tpot_p50_seconds=_percentile(tpot, 0.5),
+    )
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float | None:
+    return percentile(ordered, share) if ordered else None

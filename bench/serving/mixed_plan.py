@@ -1,0 +1,265 @@
+"""Compares prediction and measurement of one real mixed plan: two models, two length mixes.
+
+    python -m bench.serving.mixed_plan [--pairs 4] [--seconds 30] [--folder .bench-mixed]
+        [--objective max-goodput] [--json FILE] [--set engine.python=...]
+
+The same command on a machine with GPUs plans and runs on these. Both models are measured (results
+of an earlier run in the same folder are reused), planned together, applied, and loaded at once,
+`--pairs` times each:
+
+- full: every engine holds its operating batch, with requests sent directly to its socket; the
+  plan's throughput, TTFT and TPOT are for this load;
+- demand: Poisson arrivals at the rate that the plan says it serves, through the proxy.
+
+Each measured figure (median of the rounds) is shown beside the plan's promise, the promise without
+any cost of sharing the device (the baseline), and the prediction of the simulation with the step
+times of the measured profiles. The plan knows the cost of sharing once `partitiond tools replicate`
+has run on the same folder; before, it assumes that CPU cores share nothing. Misses of more than
+15 % are listed.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from bench.serving import mixed_load
+from bench.serving.demo_fleet import DemoFleet, demo_fleet, options_parser
+from partitiond.cli.demo import steps as demo_steps
+from partitiond.cli.plan.up import register_or_update
+from partitiond.cli.waiting import wait_for_job
+from partitiond.core.errors import PartitiondError
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.model.workload import Workload
+from partitiond.core.plan.record import Objective, Plan
+from partitiond.core.profile.jobs import ProfileOptions
+from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.simulated.replay.comparison import (
+    TOLERANCE,
+    ComparedFigure,
+    Difference,
+    differences,
+)
+from partitiond.simulated.replay.models import SimulatedTraffic, best_known
+from partitiond.simulated.replay.outcome import Outcome
+from partitiond.simulated.replay.promise import Promise, promises
+from partitiond.simulated.replay.replay import (
+    UNBOUNDED_QUANTILE,
+    OfferedLoad,
+    ReplayOptions,
+    replay_plan,
+)
+
+LENGTHS = (Workload(160, 16), Workload.lognormal(64, 32, 0.7, 0.7))
+"""Lengths of the first and the second model: long prompts with short outputs, and mixed."""
+REPLAYED_SECONDS = 120.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One figure of one model: the plan's value, the replay's, and the measured value.
+
+    Attributes:
+        rounds: the measured figure, round by round.
+    """
+
+    plan: Difference
+    replayed: float | None
+    rounds: tuple[float, ...]
+
+    @property
+    def replay_error(self) -> float | None:
+        """(measured - replayed) / replayed."""
+        return self.plan.got / self.replayed - 1 if self.replayed else None
+
+
+def mixed_specs(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
+    """The demo's two models, each with lengths of its own."""
+    return [
+        dataclasses.replace(spec, workload=workload)
+        for spec, workload in zip(specs, LENGTHS, strict=True)
+    ]
+
+
+def measured_profiles(fleet: DemoFleet, specs: Sequence[ModelSpec]) -> dict[str, Profile]:
+    """Register both models, measure those without a usable profile, and return all by id."""
+    client, story = fleet.client, fleet.story
+    for spec in specs:
+        register_or_update(client, spec)
+    on_cpu = any(device.id == "cpu" for device in client.devices())
+    for spec in specs:
+        if any(_speaks_for(profile, spec) for profile in client.profiles(spec.name)):
+            story.say(f"{spec.name}, {spec.workload.key} tokens: measured by an earlier run")
+            continue
+        story.say(f"{spec.name}, {spec.workload.key} tokens: measuring")
+        job = client.profile(spec.name, ProfileOptions(cores=1 if on_cpu else None))
+        wait_for_job(client, job.id, story.console)
+    return {profile.id: profile for spec in specs for profile in client.profiles(spec.name)}
+
+
+def _speaks_for(profile: Profile, spec: ModelSpec) -> bool:
+    return profile.kind is ProfileKind.MEASURED and profile.workload == spec.workload
+
+
+def make_plan(fleet: DemoFleet, objective: Objective) -> Plan:
+    """Make a plan and apply it."""
+    preview = fleet.client.plan(objective)
+    if preview.infeasible is not None:
+        raise PartitiondError("there is no plan: " + "; ".join(preview.infeasible.reasons))
+    demo_steps.apply(fleet.story, fleet.client, preview.plan)
+    return preview.plan
+
+
+def simulated(
+    plan: Plan, specs: Sequence[ModelSpec], profiles: Mapping[str, Profile], load: OfferedLoad
+) -> dict[str, Outcome]:
+    """The simulation's predictions, with the step times of the measured profiles."""
+    engine_of = best_known(
+        {spec.name: spec for spec in specs},
+        {device.id: device for device in plan.devices},
+        profiles=profiles,
+    )
+    traffic = [SimulatedTraffic(spec.name, spec.workload, spec.slo) for spec in specs]
+    found = replay_plan(plan, traffic, engine_of, load, ReplayOptions(seconds=REPLAYED_SECONDS))
+    return {one.promise.model: one.outcome for one in found.models}
+
+
+async def measured(
+    fleet: DemoFleet, plan: Plan, specs: Sequence[ModelSpec], given: argparse.Namespace
+) -> dict[OfferedLoad, list[dict[str, Outcome]]]:
+    """Measure both loads in turn, with the order reversed from round to round."""
+    sockets = {view.replica_id: view.socket_path for view in fleet.client.replicas()}
+    by_name = {spec.name: spec for spec in specs}
+    told = promises(plan)
+    found: dict[OfferedLoad, list[dict[str, Outcome]]] = {load: [] for load in OfferedLoad}
+    for turn in range(given.pairs):
+        for load in OfferedLoad if turn % 2 == 0 else reversed(OfferedLoad):
+            seed = 1000 * turn
+            if load is OfferedLoad.FULL:
+                run = mixed_load.full(plan, by_name, sockets, seconds=given.seconds, seed=seed)
+            else:
+                run = mixed_load.demand(
+                    fleet.settings.proxy_url, told, by_name, seconds=given.seconds, seed=seed
+                )
+            outcome = await run
+            found[load].append(outcome)
+            rates = ", ".join(
+                f"{name} {one.output_tokens_per_s:.1f} tok/s" for name, one in outcome.items()
+            )
+            print(f"round {turn + 1}/{given.pairs} {load.value}: {rates}", flush=True)
+    return found
+
+
+def rows_of(
+    told: Sequence[Promise],
+    rounds: Mapping[OfferedLoad, Sequence[Mapping[str, Outcome]]],
+    replayed: Mapping[OfferedLoad, Mapping[str, Outcome]],
+    quantiles: Mapping[str, float],
+) -> Iterator[Row]:
+    """Every figure: the median of its rounds beside the predictions."""
+    for load, runs in rounds.items():
+        for promise in told:
+            quantile = quantiles[promise.model]
+            each = [differences(promise, run[promise.model], load, quantile) for run in runs]
+            predicted = {
+                one.figure: one.got
+                for one in differences(promise, replayed[load][promise.model], load, quantile)
+            }
+            for figure in ComparedFigure:
+                mine = [one for found in each for one in found if one.figure is figure]
+                if mine:
+                    values = tuple(one.got for one in mine)
+                    middle = dataclasses.replace(mine[0], got=statistics.median(values))
+                    yield Row(middle, predicted.get(figure), values)
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """One line for each figure, then the medians of the errors and the misses."""
+    yield (
+        f"{'model':<16} {'load':<7} {'figure':<11} {'promised':>9} {'no sharing':>10} "
+        f"{'replayed':>9} {'measured':>9}  {'rounds':<19} {'plan off':>8} {'replay off':>10}"
+    )
+    for row in rows:
+        one = row.plan
+        replay_error = "-" if row.replay_error is None else f"{row.replay_error:+.1%}"
+        spread = f"{_shown(min(row.rounds))} to {_shown(max(row.rounds))}"
+        yield (
+            f"{one.model:<16} {one.load.value:<7} {one.figure.value:<11} "
+            f"{_shown(one.promised):>9} {_shown(one.naive):>10} {_shown(row.replayed):>9} "
+            f"{_shown(one.got):>9}  {spread:<19} {one.error:>+8.1%} {replay_error:>10}"
+        )
+    yield ""
+    yield from summary(rows)
+
+
+def summary(rows: Sequence[Row]) -> Iterator[str]:
+    """Median and worst errors of the plan, the baseline and the replay; then every miss."""
+    at_full = [row for row in rows if row.plan.load is OfferedLoad.FULL]
+    plan = [abs(row.plan.error) for row in at_full]
+    naive = [abs(row.plan.naive_error) for row in at_full if row.plan.naive_error is not None]
+    yield _errors("the plan, at its operating points", plan)
+    yield _errors("the same as if sharing cost nothing", naive)
+    for load in OfferedLoad:
+        mine = [row.replay_error for row in rows if row.plan.load is load]
+        yield _errors(f"the replay, {load.value}", [abs(error) for error in mine if error])
+    kept = [row for row in rows if row.plan.load is OfferedLoad.DEMAND]
+    yield f"at the demand {sum(not r.plan.is_miss for r in kept)} of {len(kept)} promises were kept"
+    for row in rows:
+        if row.plan.is_miss:
+            one = row.plan
+            yield (
+                f"missed: {one.model} {one.load.value} {one.figure.value}, promised "
+                f"{_shown(one.promised)}, measured {_shown(one.got)} ({one.error:+.1%})"
+            )
+
+
+def _errors(what: str, errors: Sequence[float]) -> str:
+    if not errors:
+        return f"{what}: nothing to compare"
+    verdict = "within" if statistics.median(errors) <= TOLERANCE else "beyond"
+    return (
+        f"{what}: median error {statistics.median(errors):.1%} ({verdict} the goal of "
+        f"{TOLERANCE:.0%}), worst {max(errors):.1%}"
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def main() -> int:
+    parser = options_parser(__doc__ or "", pairs=4, seconds=30.0, folder=".bench-mixed")
+    parser.add_argument("--objective", type=Objective, default=Objective.MAX_GOODPUT)
+    parser.add_argument("--json", type=Path, default=None, help="every figure, into this file")
+    given = parser.parse_args()
+    with demo_fleet(given, models=2) as fleet:
+        specs = mixed_specs(fleet.specs)
+        profiles = measured_profiles(fleet, specs)
+        plan = make_plan(fleet, given.objective)
+        rounds = asyncio.run(measured(fleet, plan, specs, given))
+    replayed = {load: simulated(plan, specs, profiles, load) for load in OfferedLoad}
+    quantiles = {s.name: s.slo.quantile if s.slo else UNBOUNDED_QUANTILE for s in specs}
+    rows = list(rows_of(promises(plan), rounds, replayed, quantiles))
+    for p in plan.placements:
+        print(f"{p.replica_id}: {p.candidate.size.key} of {p.device_id}, batch {p.candidate.batch}")
+    print("\n".join(table(rows)))
+    if given.json is not None:
+        given.json.write_text(json.dumps([_plain(row) for row in rows], indent=1) + "\n", "utf-8")
+    return 0
+
+
+def _plain(row: Row) -> dict[str, object]:
+    return {
+        **dataclasses.asdict(row.plan),
+        "error": row.plan.error,
+        "replayed": row.replayed,
+        "rounds": row.rounds,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

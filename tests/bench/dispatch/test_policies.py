@@ -1,0 +1,40 @@
+"""The dispatch benchmark runs, and tells the collapse of an unbounded queue from a bounded one."""
+
+import pytest
+
+from bench.dispatch.affinity import converse
+from bench.dispatch.cases import FLEETS
+from bench.dispatch.policies import Job, planned, run, spread
+from partitiond.simulated.replay.dispatch import DispatchOptions
+
+
+def goodput(policy: str, rate: float) -> float:
+    return run(Job("goodput", "4 equal", "steady", policy, rate, seed=1, seconds=10.0))[1]
+
+
+def test_overload_is_survived_with_admission_and_not_without() -> None:
+    assert goodput("ours", 1.3) > 0.9
+    assert goodput("lc", 1.3) < 0.5
+
+
+def test_a_flood_does_not_reach_the_modest_tenant() -> None:
+    def ttft(policy: str) -> float:
+        return run(Job("tenants", "4 equal", "steady", policy, 3.0, seed=1, seconds=10.0))[1]
+
+    assert ttft("ours") < 0.2
+    assert ttft("lc + limit") > 1.0
+
+
+def test_conversations_that_keep_their_replica_read_less() -> None:
+    plan = planned("4 equal", "steady")
+    plain, kept = (
+        converse(FLEETS["4 equal"], plan, 20.0, options, seconds=10.0)
+        for options in (DispatchOptions(), DispatchOptions(affinity_seconds=600.0))
+    )
+    assert kept.same_replica > 0.9 > plain.same_replica
+    assert kept.cached > plain.cached
+
+
+def test_figures_show_their_spread() -> None:
+    assert spread([0.3, 0.1, 0.2], ".1f") == "0.2 (0.1..0.3)"
+    assert pytest.approx(43.2, rel=0.05) == planned("4 equal", "steady").capacity

@@ -1,0 +1,149 @@
+"""Charts are drawn, and the page holds them."""
+
+import dataclasses
+import json
+import math
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadgen import Outcome, Reading, Record, Run, Slo
+from loadgen.results.comparison import side_by_side
+from loadgen.results.curves import (
+    distribution,
+    histogram,
+    histogram_range,
+    in_flight_over_time,
+    tokens_over_time,
+)
+from loadgen.results.page import page
+from loadgen.results.report import render, render_refusal, report_of
+from loadgen.results.svg import Series, chart, linear_ticks, log_ticks
+
+
+def request(index: int, at: float, stream: str = "") -> Record:
+    record = Record(index, scheduled=at, sent=at, end=at + 1.0, outcome=Outcome.OK, stream=stream)
+    for step in range(5):
+        record.chunk_times.append(at + 0.2 * (step + 1))
+        record.chunk_tokens.append(1)
+    record.output_tokens = 5
+    return record
+
+
+def made(streams: bool = False, **more: Any) -> Run:
+    names = ("a", "b") if streams else ("",)
+    records = tuple(request(i, i * 0.1, names[i % len(names)]) for i in range(100))
+    return dataclasses.replace(Run("open", "10 req/s", records, 0.0, 10.0), **more)
+
+
+numbers = st.floats(-1e9, 1e9)
+
+
+@given(numbers, st.floats(1e-6, 1e9))
+def test_ticks_cover_their_range_in_round_steps(low: float, width: float) -> None:
+    high = low + width
+    if high - low < 1e-9 * max(abs(low), 1):
+        return
+    ticks = linear_ticks(low, high)
+    slack = 1e-6 * width + 1e-9 * abs(low)
+    assert ticks[0] <= low + slack
+    assert ticks[-1] >= high - slack
+    assert 2 <= len(ticks) <= 9
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1.2, 1e6))
+def test_log_ticks_are_inside_and_there(low: float, times: float) -> None:
+    ticks = log_ticks(low, low * times)
+    assert all(low <= tick <= low * times for tick in ticks)
+    assert ticks == sorted(ticks)
+    assert ticks or times < 10
+
+
+points = st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=20).map(sorted)
+
+
+@given(st.lists(points, max_size=4), st.booleans(), st.booleans())
+def test_every_chart_is_well_formed_and_inside_its_frame(
+    lines: list[list[tuple[float, float]]], log_x: bool, step: bool
+) -> None:
+    series = [Series("<&>", line, step=step, fill=True, colour=i) for i, line in enumerate(lines)]
+    root = ET.fromstring(chart("T & <t>", "x", "y", series, log_x=log_x))
+    for path in root.iter("{http://www.w3.org/2000/svg}path"):
+        text = path.get("d", "")
+        for word in text.replace("M", " ").replace("L", " ").replace("H", " ").split():
+            for number in word.replace("V", " ").replace("Z", "").split():
+                assert -1 <= float(number) <= 561
+
+
+def test_curves_count_what_happened() -> None:
+    records = made().records
+    rates = tokens_over_time(records, 0.0)
+    assert sum(rate for _, rate in rates) == pytest.approx(500, abs=50)
+    assert dict(rates)[rates[5][0]] == pytest.approx(50, rel=0.05)
+    flight = in_flight_over_time(records, 0.0)
+    assert max(count for _, count in flight) == pytest.approx(10, abs=1)
+    assert flight[-1][1] == 0
+    assert tokens_over_time([], 0.0) == in_flight_over_time([], 0.0) == []
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=100))
+def test_distributions_end_at_one(values: list[float]) -> None:
+    curve = distribution(values)
+    assert curve[0][0] == min(values)
+    assert curve[-1] == (max(values), 1.0)
+    borders = histogram_range([values])
+    assert borders is not None
+    bars = histogram(values, *borders)
+    assert math.fsum(y for _, y in bars[1:-2]) == pytest.approx(1.0)
+
+
+def test_nothing_measured_draws_nothing() -> None:
+    assert histogram_range([[], []]) is None
+    assert histogram([], 0, 1) == []
+    assert distribution([]) == []
+
+
+def test_a_page_is_complete_and_needs_nothing_else() -> None:
+    text = page([("one <run>", made(slos={"": Slo(1, 1)}, settings={"rate": 10}))])
+    assert text.startswith("<!doctype html>")
+    assert "one &lt;run&gt;" in text
+    assert "<run>" not in text
+    for word in ("src=", "href=", "http://", "https://"):
+        assert word not in text.replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert text.count("<svg") == 8
+    assert "saturated" not in text
+
+
+def test_a_page_of_streams_has_a_line_and_a_column_for_each() -> None:
+    text = page([("mix", made(streams=True))])
+    assert "mix: a" in text
+    assert "mix: b" in text
+    assert text.count(">a</text>") >= 6
+
+
+def test_several_runs_stand_side_by_side_and_saturation_is_marked() -> None:
+    bad = made(instrument=Reading(cpu_share=0.99))
+    text = page([("before", made()), ("after", bad)])
+    assert "after: saturated" in text
+    assert "before: saturated" not in text
+    table = side_by_side([("before", report_of(made())), ("after", report_of(bad))])
+    assert "SATURATED, after: the load generator used 99% of one core" in table
+    assert table.splitlines()[0].split() == ["before", "after", "ratio"]
+    assert table.splitlines()[1].split()[-1] == "1.000"
+
+
+def test_a_refusal_holds_no_figure() -> None:
+    report = report_of(made(instrument=Reading(cpu_share=0.99)))
+    refusal = render_refusal(report)
+    assert "No figures" in refusal
+    assert "TTFT" not in refusal
+    assert "tokens/s" not in refusal
+    assert "SATURATED" in render(report), "who allows it sees it marked"
+
+
+def test_a_report_is_plain_json() -> None:
+    data = report_of(made(streams=True)).to_jsonable()
+    assert json.loads(json.dumps(data, allow_nan=False))["streams"][0]["stream"] == "a"

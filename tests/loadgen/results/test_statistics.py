@@ -1,0 +1,190 @@
+"""Percentiles, intervals, windows and goodput follow their definitions."""
+
+import itertools
+import math
+import operator
+import random
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadgen import Outcome, Record, Samples, Slo, WindowRule, fixed
+from loadgen.loops.window import LOOK_RATIO, WindowState
+from loadgen.results.statistics import (
+    TokenTimeline,
+    attainment,
+    half_width,
+    is_good,
+    percentile,
+    summarise,
+    t95,
+    throughput,
+)
+
+values = st.lists(st.floats(0, 1e6), min_size=1, max_size=50)
+
+
+def record(
+    ttft: float = 0.1, tpot: float = 0.01, tokens: int = 11, outcome: Outcome = Outcome.OK
+) -> Record:
+    made = Record(0, sent=0.0, outcome=outcome, end=ttft + tpot * (tokens - 1))
+    for i in range(tokens):
+        made.chunk_times.append(ttft + i * tpot)
+        made.chunk_tokens.append(1)
+    made.output_tokens = tokens
+    return made
+
+
+@given(values, st.floats(0, 1))
+def test_a_percentile_lies_between_the_extremes_and_grows(data: list[float], q: float) -> None:
+    ordered = sorted(data)
+    assert ordered[0] <= percentile(ordered, q) <= ordered[-1] * (1 + 1e-12)
+    assert percentile(ordered, 0.0) == ordered[0]
+    assert percentile(ordered, 1.0) == ordered[-1]
+
+
+def test_percentiles_interpolate_as_numpy_does() -> None:
+    assert percentile([1.0, 2.0, 3.0, 4.0], 0.95) == pytest.approx(3.85)
+    summary = summarise([4.0, 1.0, 3.0, 2.0])
+    assert summary is not None
+    assert (summary.mean, summary.p50, summary.count) == (2.5, 2.5, 4)
+    assert summarise([]) is None
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=2, max_size=40))
+def test_the_half_width_is_students(data: list[float]) -> None:
+    expected = t95(len(data) - 1) * statistics.stdev(data) / math.sqrt(len(data))
+    assert half_width(data) == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_value_has_no_interval() -> None:
+    assert math.isinf(half_width([1.0]))
+
+
+def stepped(step_seconds: float, tokens: int, seconds: float, jitter: float = 0.0) -> TokenTimeline:
+    """An engine that gives every running request one token per step, all at once."""
+    generator, timeline, at = random.Random(1), TokenTimeline(), 0.0
+    while at < seconds:
+        at += step_seconds * (1 + generator.uniform(-jitter, jitter))
+        for i in range(tokens):
+            timeline.add(at + i * 1e-5, 1)
+    return timeline
+
+
+def test_throughput_does_not_depend_on_where_in_a_step_the_window_begins() -> None:
+    timeline = stepped(0.25, 64, 20)
+    rates = [throughput(timeline, 1 + i * 0.03, 11 + i * 0.03) for i in range(9)]
+    for measured in rates:
+        assert measured.output_tokens_per_s == pytest.approx(256, rel=1e-3)
+        assert measured.half_width_share < 1e-3
+
+
+def test_intervals_hold_the_true_rate_about_as_often_as_they_say() -> None:
+    hits = 0
+    for seed in range(200):
+        generator, timeline, at = random.Random(seed), TokenTimeline(), 0.0
+        while at < 60:
+            at += generator.expovariate(100)
+            timeline.add(at, 1)
+        measured = throughput(timeline, 5, 55)
+        hits += abs(measured.output_tokens_per_s - 100) <= measured.half_width
+    assert 0.88 <= hits / 200 <= 1.0
+
+
+def test_nothing_received_is_zero_and_unsure() -> None:
+    measured = throughput(TokenTimeline(), 0, 10)
+    assert measured.output_tokens_per_s == 0
+    assert math.isinf(measured.half_width_share)
+
+
+def test_a_window_is_never_shorter_than_its_minima() -> None:
+    rule = WindowRule(min_seconds=10, min_e2el=2, max_seconds=60, half_width_share=0.05)
+    assert rule.state(9.9, 1.0, 0.0) is WindowState.OPEN
+    assert rule.state(10.0, 1.0, 0.05) is WindowState.CLOSED
+    assert rule.state(15.0, 8.0, 0.0) is WindowState.OPEN
+    assert rule.state(99.0, 50.0, 0.5) is WindowState.OPEN, "two latencies go before the limit"
+
+
+def test_a_window_that_never_gets_narrow_closes_wide_at_its_limit() -> None:
+    rule = WindowRule(min_seconds=10, max_seconds=60, half_width_share=0.05)
+    assert rule.state(59.9, 1.0, 0.2) is WindowState.OPEN
+    assert rule.state(60.0, 1.0, 0.2) is WindowState.WIDE
+    assert rule.state(60.0, None, 0.0) is WindowState.OPEN, "no request has ended yet"
+
+
+def test_a_fixed_window_asks_for_no_interval() -> None:
+    assert fixed(3).state(3.0, 100.0, math.inf) is WindowState.CLOSED
+
+
+def test_a_good_request_meets_both_bounds() -> None:
+    slo = Slo(ttft_seconds=0.2, tpot_seconds=0.05)
+    assert is_good(record(), slo)
+    assert not is_good(record(ttft=0.3), slo)
+    assert not is_good(record(tpot=0.06), slo)
+    assert not is_good(record(outcome=Outcome.ERROR), slo)
+    assert is_good(record(tokens=1, tpot=9.0), slo), "one token has no time per further token"
+
+
+def test_refusals_and_timeouts_are_missed_and_cancellations_left_out() -> None:
+    slo = Slo(1, 1)
+    outcomes = [Outcome.OK, Outcome.OK, Outcome.REFUSED, Outcome.TIMEOUT, Outcome.CANCELLED]
+    assert attainment([record(outcome=o) for o in outcomes], slo) == 0.5
+    assert attainment([record(outcome=Outcome.CANCELLED)], slo) is None
+
+
+def test_a_value_counts_in_the_window_in_which_it_became_known() -> None:
+    made = record(ttft=0.5, tpot=0.1, tokens=11)
+    early = Samples.of_window([made], 0.0, 1.0)
+    late = Samples.of_window([made], 1.0, 2.0)
+    assert (len(early.ttft), len(early.e2el)) == (1, 0)
+    assert (len(late.ttft), len(late.e2el), len(late.tpot)) == (0, 1, 1)
+    assert len(early.itl) + len(late.itl) == 10
+    pooled = early + late
+    assert pooled == Samples.of_requests([made]) or sorted(pooled.itl) == sorted(made.itl)
+
+
+requests = st.lists(
+    st.tuples(
+        st.floats(0, 100), st.lists(st.floats(0.001, 3), min_size=1, max_size=20)
+    ),
+    min_size=1,
+    max_size=8,
+)  # fmt: skip
+
+
+@given(requests)
+def test_latencies_stand_in_the_order_they_became_known(
+    made: list[tuple[float, list[float]]],
+) -> None:
+    records, gaps, ends = [], [], []
+    for index, (sent, steps) in enumerate(made):
+        times = list(itertools.accumulate(steps, initial=sent))[1:]
+        record = Record(index, sent=sent, outcome=Outcome.OK, end=times[-1])
+        record.chunk_times.extend(times)
+        record.output_tokens = len(times)
+        records.append(record)
+        gaps += [(at, at - before) for before, at in itertools.pairwise(times)]
+        ends.append((times[-1], times[-1] - sent))
+    samples = Samples.of_requests(records)
+    by_time = operator.itemgetter(0)
+    assert list(samples.itl) == [gap for _, gap in sorted(gaps, key=by_time)]
+    assert list(samples.e2el) == [e2el for _, e2el in sorted(ends, key=by_time)]
+    assert sorted(samples.ttft) == sorted(r.ttft for r in records if r.ttft is not None)
+
+
+@given(st.floats(1, 20), st.floats(0, 40), st.floats(0.1, 30), st.floats(20, 120))
+def test_looks_are_few_and_the_last_is_at_the_limit(
+    least: float, latencies: float, e2el: float, longest: float
+) -> None:
+    rule = WindowRule(least, min_e2el=latencies / e2el, max_seconds=longest)
+    at, looks = rule.next_look(0.0, e2el), 1
+    assert at == rule.least_seconds(e2el)
+    while rule.state(at, e2el, math.inf) is WindowState.OPEN:
+        before, at = at, rule.next_look(at, e2el)
+        assert before < at <= max(longest, LOOK_RATIO * before)
+        looks += 1
+    assert rule.state(at, e2el, math.inf) is WindowState.WIDE
+    assert at == max(longest, rule.least_seconds(e2el))
+    assert looks <= 2 + math.log(120 / 1, LOOK_RATIO)
