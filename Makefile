@@ -165,7 +165,7 @@ gpu-check: $(STAMP) ## measure what fits into BUDGET seconds on this machine's G
 
 # --- keeping it ------------------------------------------------------------------------------
 
-docs: $(STAMP) ## generate the reference pages from the code
+docs: $(STAMP) ## generate the reference pages and pictures from the code
 	$(BIN)/python docs/generate.py
 
 # No index address may enter the lock file: whoever installs uses the index they are set up for.

@@ -23,10 +23,8 @@ COMMAND = re.compile(r"^\$ partitiond (.+?)(?:  +#.*)?$", re.MULTILINE)
 INLINE_COMMAND = re.compile(r"`partitiond ([a-z][^`\n]*)`")
 MODULE = re.compile(r"python3? -m ((?:bench|loadgen|partitiond)(?:\.\w+)*)")
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-SETTING = re.compile(
-    r"`((?:control|proxy|engine|profiling|planner|cpu|gpu|models|sleep|daemon|usage|tracing)"
-    r"\.(?!py|lock)\w+)`"
-)
+TABLES = {info.key.partition(".")[0] for info in list_settings() if "." in info.key}
+SETTING = re.compile(rf"`((?:{'|'.join(sorted(TABLES))})\.(?!py|lock)\w+)`")
 ROOT_COMMAND: Any = typer.main.get_command(app)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
