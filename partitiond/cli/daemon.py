@@ -22,13 +22,6 @@ MAX_NAMES: Final = 8
 """The most cordoned devices that `status` names."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("serve")(serve)
-    app.command("down")(down)
-    app.command("status")(status)
-
-
 def serve(ctx: typer.Context) -> None:
     """Run the daemon in the foreground.
 

@@ -8,11 +8,6 @@ import typer
 from partitiond.cli.options import JsonOption, globals_of
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("demo")(demo)
-
-
 def demo(
     ctx: typer.Context,
     *,

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from partitiond.cli.groups import Lists
 from partitiond.cli.ids import DeviceArgument
 from partitiond.cli.options import AllOption, JsonOption, client_of, connected, settings_of
 from partitiond.cli.output import emit, say
@@ -21,17 +20,6 @@ if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
 
 WITHOUT_DAEMON: Final = "No daemon answers: cordons and Xid messages are not known."
-
-
-def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands and return it."""
-    group = typer.Typer(cls=Lists, help="Devices: list, show, cordon; the MIG instances of GPUs.")
-    group.command("list")(list_devices)
-    group.command("show")(show)
-    group.command("cordon")(cordon)
-    group.command("uncordon")(uncordon)
-    app.add_typer(group, name="devices")
-    return group
 
 
 def list_devices(

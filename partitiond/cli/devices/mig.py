@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partitiond.cli.groups import Shows
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, say
 from partitiond.core.errors import DeviceError, InputError, SpecError
@@ -43,15 +42,6 @@ ReplaceOption = Annotated[
     typer.Option("--replace", help="Also destroy idle instances that partitiond did not make."),
 ]
 ModeOption = Annotated[bool, typer.Option("--mode", help="Also turn MIG on or off on idle GPUs.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(cls=Shows, help="MIG: show GPU instances, plan changes, make them.")
-    group.command("show")(show)
-    group.command("plan")(plan)
-    group.command("apply")(apply)
-    app.add_typer(group, name="mig")
 
 
 def show(

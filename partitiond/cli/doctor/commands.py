@@ -25,11 +25,6 @@ FixOption = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("doctor")(doctor)
-
-
 def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = False) -> None:
     """Check what partitiond needs here, and say what to do.
 

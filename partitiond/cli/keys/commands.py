@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from partitiond.cli.groups import KEY_OPTIONS, Lists, headed
 from partitiond.cli.ids import KeyArgument, with_id
 from partitiond.cli.keys import options as given
 from partitiond.cli.options import JsonOption, client_of
@@ -15,19 +14,6 @@ if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 T = TypeVar("T")
-
-
-def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands and return it."""
-    group = typer.Typer(cls=Lists, help="API keys of the endpoint.")
-    group.command("create", cls=headed(KEY_OPTIONS))(create)
-    group.command("list")(list_keys)
-    group.command("show")(show)
-    group.command("update", cls=headed(KEY_OPTIONS))(update)
-    group.command("rotate")(rotate)
-    group.command("remove")(remove)
-    app.add_typer(group, name="keys")
-    return group
 
 
 def _with_key(client: "ControlClient", given: str, use: Callable[[str], T]) -> T:

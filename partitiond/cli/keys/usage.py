@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from partitiond.core.views.usage import UsageReport
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("usage")(usage)
-
-
 def usage(
     ctx: typer.Context,
     *,

@@ -4,35 +4,14 @@ from typing import Annotated, Any
 
 import typer
 
-from partitiond.cli.groups import MODEL_OPTIONS, Lists, headed
 from partitiond.cli.ids import ModelArgument
-from partitiond.cli.models import catalog as commands_catalog
 from partitiond.cli.models import placement_options as placed
 from partitiond.cli.models import registration as given
-from partitiond.cli.models import releases as commands_releases
 from partitiond.cli.models import request_options as requests
 from partitiond.cli.models import scaling_options as scaled
 from partitiond.cli.options import AllOption, JsonOption, NoWaitOption, client_of
 from partitiond.cli.output import emit, err, print_json, say
 from partitiond.cli.profile import options as asked
-
-
-def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands and return it."""
-    group = typer.Typer(
-        cls=Lists, help="Register, show, change, remove; sleep and wake, scaling, drift."
-    )
-    group.command("add", cls=headed(MODEL_OPTIONS))(add)
-    group.command("list")(list_models)
-    group.command("show")(show)
-    group.command("update", cls=headed(MODEL_OPTIONS))(update)
-    group.command("remove")(remove)
-    group.command("history")(commands_releases.history)
-    group.command("rollback")(commands_releases.rollback)
-    group.command("catalog")(commands_catalog.catalog)
-    app.add_typer(group, name="models")
-    return group
-
 
 AutoOption = Annotated[
     bool, typer.Option("--auto/--no-auto", help="Start profiling and planning at once.")

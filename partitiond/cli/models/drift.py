@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partitiond.cli.groups import Shows
 from partitiond.cli.ids import ProfileArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, print_json, say
@@ -16,15 +15,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 ALWAYS_SHOWN = (Figure.PACE, Figure.TPOT, Figure.FIRST)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(cls=Shows, help="Drift: what replicas do beside what was predicted.")
-    group.command("show")(show)
-    group.command("ledger")(ledger)
-    group.command("lift")(lift)
-    app.add_typer(group, name="drift")
 
 
 def show(ctx: typer.Context, as_json: JsonOption = False) -> None:

@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("scaling")(scaling)
-
-
 def scaling(
     ctx: typer.Context,
     name: Annotated[

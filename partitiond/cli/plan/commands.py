@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from partitiond.cli.exits import Exit
-from partitiond.cli.groups import PLAN_OPTIONS, headed
 from partitiond.cli.ids import PlanArgument, with_id
 from partitiond.cli.options import (
     AllOption,
@@ -32,12 +31,6 @@ if TYPE_CHECKING:
 
 PLANS_PER_APPLY: Final = 3
 """Plans that are tried if the situation changes while a plan is solved."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("plan", cls=headed(PLAN_OPTIONS))(plan)
-    app.command("apply")(apply)
 
 
 ObjectiveOption = Annotated[

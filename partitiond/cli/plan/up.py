@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 ACTIVE: Final = frozenset({JobState.QUEUED, JobState.RUNNING})
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("up")(up)
-
-
 def up(  # noqa: PLR0917 -- typer passes them by name
     ctx: typer.Context,
     file: Annotated[Path, typer.Option("--file", "-f", metavar="FLEET", help="Fleet file (TOML).")],

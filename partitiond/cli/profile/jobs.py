@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from partitiond.cli.groups import Lists
 from partitiond.cli.ids import JobArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, err, print_json, say
@@ -12,16 +11,6 @@ from partitiond.cli.output import emit, err, print_json, say
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
     from partitiond.core.profile.jobs import Job
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(cls=Lists, help="Jobs: profiles that are being measured.")
-    group.command("list")(list_jobs)
-    group.command("show")(show)
-    group.command("watch")(watch)
-    group.command("cancel")(cancel)
-    app.add_typer(group, name="jobs")
 
 
 def list_jobs(ctx: typer.Context, as_json: JsonOption = False) -> None:

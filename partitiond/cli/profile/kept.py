@@ -21,18 +21,6 @@ from partitiond.core.model.spec import Slo
 from partitiond.core.profile.record import Profile
 from partitiond.core.views.lists import ProfileView
 
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("list")(list_profiles)
-    app.command("show")(show)
-    app.command("diff")(diff)
-    app.command("plot")(plot_profiles)
-    app.command("export")(export)
-    app.command("import")(import_profiles)
-    app.command("prune")(prune)
-
-
 PLOT_SUFFIXES = (".png", ".svg")
 
 

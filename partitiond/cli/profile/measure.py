@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partitiond.cli.groups import MEASURE_OPTIONS, Measures, headed
 from partitiond.cli.models import registration as given
 from partitiond.cli.options import (
     JsonOption,
@@ -33,18 +32,6 @@ from partitiond.core.profile.record import Profile
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
     from partitiond.settings.schema import Settings
-
-
-def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands and return it."""
-    group = typer.Typer(
-        cls=Measures,
-        subcommand_metavar="MODEL | COMMAND [ARGS]...",
-        help="Measure where a model stops getting faster; show profiles.",
-    )
-    group.command("measure", cls=headed(MEASURE_OPTIONS))(profile)
-    app.add_typer(group, name="profile")
-    return group
 
 
 def profile(

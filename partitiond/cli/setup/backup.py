@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from partitiond.store.backup_file import Manifest
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("backup")(backup)
-    app.command("restore")(restore)
-
-
 def backup(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Backup to write (.tar.gz).")],

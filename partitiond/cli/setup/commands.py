@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partitiond.cli.exits import Exit
-from partitiond.cli.groups import SetsUp
 from partitiond.cli.options import JsonOption
 from partitiond.cli.output import out, print_json, say
 
@@ -16,14 +15,6 @@ if TYPE_CHECKING:
     from partitiond.cli.setup.host import SetupHost
     from partitiond.cli.setup.record import StepOutcome
     from partitiond.cli.setup.steps import SetupStep
-
-
-def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands and return it."""
-    group = typer.Typer(cls=SetsUp, help="Set this host up: service, engines, settings, backups.")
-    group.command("host")(setup)
-    app.add_typer(group, name="setup")
-    return group
 
 
 def setup(

@@ -2,17 +2,8 @@
 
 import typer
 
-from partitiond.cli.groups import Shows
 from partitiond.cli.options import JsonOption, loaded_settings
 from partitiond.cli.output import out, print_json
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(cls=Shows, help="Settings: what holds and where it came from.")
-    group.command("show")(show)
-    group.command("path")(path)
-    app.add_typer(group, name="config")
 
 
 def show(ctx: typer.Context, as_json: JsonOption = False) -> None:

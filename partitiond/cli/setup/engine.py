@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partitiond.cli.groups import Lists
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import err, out, print_json, say
 from partitiond.core.errors import EngineUnavailableError, InputError
@@ -12,15 +11,6 @@ from partitiond.core.errors import EngineUnavailableError, InputError
 if TYPE_CHECKING:
     from partitiond.engines.install.environment import EngineEnvironment, Variant
     from partitiond.settings.schema import Settings
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(cls=Lists, help="The engine's environment.")
-    group.command("install")(install)
-    group.command("list")(list_engines)
-    group.command("show")(show)
-    app.add_typer(group, name="engine")
 
 
 def chosen_variant(settings: "Settings", asked: str | None = None) -> "Variant":

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from partitiond.cli.exits import Exit
-from partitiond.cli.groups import ADVISE_OPTIONS, headed
 from partitiond.cli.options import JsonOption, check_time_limit
 from partitiond.cli.output import out, print_json
 from partitiond.cli.tools import advise_options as options
@@ -28,11 +27,6 @@ MAX_BURST: Final = 100.0
 """The same limit as for a model's `burst_factor`."""
 _RANGE: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhdw])$")
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("advise", cls=headed(ADVISE_OPTIONS))(advise)
 
 
 def advise(

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from partitiond.cli.groups import ESTIMATE_OPTIONS, headed
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, say
 from partitiond.cli.tools import estimate_options as asked
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
 
 NO_BOUND_SECONDS = 86400.0
 """Stands for the missing bound of an SLO that names only one."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("estimate", cls=headed(ESTIMATE_OPTIONS))(estimate)
 
 
 def estimate(

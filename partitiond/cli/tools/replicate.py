@@ -64,11 +64,6 @@ SeedOption = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("replicate")(replicate)
-
-
 def replicate(
     ctx: typer.Context,
     model: ModelArgument,

@@ -9,7 +9,6 @@ import typer
 
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, out, print_json, say
-from partitiond.cli.tools import simulate_fleet as commands_simulate_fleet
 from partitiond.core.errors import InputError, SpecError
 
 if TYPE_CHECKING:
@@ -17,20 +16,6 @@ if TYPE_CHECKING:
 
     from partitiond.settings.schema import Settings
     from partitiond.simulated.gpus import HostDescription, SimulatedHost
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(
-        no_args_is_help=True,
-        help="Simulated GPU hosts to try things on, and a simulated fleet.",
-    )
-    group.command("list")(list_hosts)
-    group.command("create")(create)
-    group.command("show")(show)
-    group.command("break")(break_host)
-    commands_simulate_fleet.add_to(group)
-    app.add_typer(group, name="simulate")
 
 
 MOST_CALLS: Final = 1_000_000

@@ -10,11 +10,6 @@ from partitiond.cli.output import emit
 from partitiond.core.errors import InputError
 
 
-def add_to(group: typer.Typer) -> None:
-    """Add the command."""
-    group.command("fleet")(fleet)
-
-
 def fleet(
     ctx: typer.Context,
     source: Annotated[

@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from partitiond.core.profile.record import Profile
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("transfer")(transfer)
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Wanted:
     """The options that ask for a difference from the first profile."""

@@ -31,11 +31,6 @@ _AGO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("events")(events)
-
-
 def events(
     ctx: typer.Context,
     *,

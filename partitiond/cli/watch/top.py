@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("top")(top)
-
-
 def top(
     ctx: typer.Context,
     *,
