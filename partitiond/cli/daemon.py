@@ -1,13 +1,18 @@
 """Implements `serve`, `down` and `status`: runs, stops and shows the daemon."""
 
+import fcntl
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from partitiond.cli.devices import commands as commands_devices
 from partitiond.cli.options import AllOption, JsonOption, client_of, settings_of
 from partitiond.cli.output import err, out, print_json, say
+from partitiond.cli.plan.words import converging_words, waiting_words
+from partitiond.cli.progress import reporting
+from partitiond.cli.tables import HALF_PAGE_ROWS, models_table, replicas_table
 from partitiond.core.errors import DaemonUnreachableError, PartitiondError
 from partitiond.core.hardware.kinds import short_device
 
@@ -64,7 +69,6 @@ def stop_daemon(client: "ControlClient", settings: "Settings", *, stop_engines: 
     Raises:
         PartitiondError: the daemon refused, or did not end in time.
     """
-    from partitiond.cli.progress import reporting
 
     try:
         client.shutdown(stop_engines=stop_engines)
@@ -87,7 +91,6 @@ def stop_daemon(client: "ControlClient", settings: "Settings", *, stop_engines: 
 
 def lock_is_held(path: Path) -> bool:
     """Whether a daemon holds the state folder's lock now."""
-    import fcntl
 
     try:
         with path.open("rb") as file:
@@ -115,8 +118,6 @@ def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOptio
     if as_json:
         print_json(shown)
         return
-    from partitiond.cli.plan.words import converging_words, waiting_words
-    from partitiond.cli.tables import HALF_PAGE_ROWS, models_table, replicas_table
 
     settings = settings_of(ctx)
     console = out()
@@ -144,6 +145,5 @@ def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOptio
 
 def host_devices(settings: "Settings") -> "list[Device]":
     """Return the devices of this host that the settings allow. Raises DeviceError."""
-    from partitiond.cli.devices import commands as commands_devices
 
     return commands_devices.host_devices(settings)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -141,7 +142,6 @@ def with_left(
         shown: the items in the table.
         states: the state of every item, as one word.
     """
-    from rich.console import Group
 
     left = len(states) - len(shown)
     if not left:
@@ -297,7 +297,6 @@ def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> "RenderableTyp
         table: the table.
         notes: pairs of a subject and a note, which may be empty.
     """
-    from rich.console import Group
 
     about: dict[str, list[str]] = {}
     for subject, note in notes:

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from partitiond import native
+from partitiond.cli.daemon import lock_is_held
 from partitiond.cli.demo import steps as demo_steps
 from partitiond.cli.demo.daemon import (
     HURRIED_SECONDS,
@@ -25,10 +27,14 @@ from partitiond.cli.demo.daemon import (
     toml_text,
 )
 from partitiond.cli.demo.story import Story
+from partitiond.cli.options import connect, parse_overrides
 from partitiond.cli.output import err, out
 from partitiond.cli.progress import reporting
+from partitiond.cli.setup.engine import has_gpu
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError
 from partitiond.core.model.spec import Demand, ModelSpec, Weights
+from partitiond.models.catalog import source_for
+from partitiond.settings.schema import load_settings
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -78,7 +84,6 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     story = Story(err() if options.as_json else out(), STEPS)
     story.say("partitiond demo: the whole loop on this machine, with a real engine.")
     settings, config = prepare_folder(options)
-    from partitiond.cli.options import connect
 
     client = connect(settings)
     daemon = DemoDaemon(settings, config, options.overrides)
@@ -109,9 +114,6 @@ def prepare_folder(options: DemoOptions) -> "tuple[Settings, Path]":
         ConflictError: a demo runs on this folder already; or the folder is not a demo's, and stays
             unchanged; or another setting sends the demo to another state folder.
     """
-    from partitiond.cli.daemon import lock_is_held
-    from partitiond.cli.options import parse_overrides
-    from partitiond.settings.schema import load_settings
 
     config = options.folder / "config.toml"
     if lock_is_held(options.folder / "daemon.lock"):
@@ -149,7 +151,6 @@ def prepare_folder(options: DemoOptions) -> "tuple[Settings, Path]":
 
 def _device_settings() -> dict[str, object]:
     """Return settings for two cores (four if there are plenty), or for the GPUs if any."""
-    from partitiond.cli.setup.engine import has_gpu
 
     if has_gpu():
         return {"cpu.enabled": False}
@@ -214,7 +215,6 @@ def _tell(
 
 def demo_specs(options: DemoOptions, settings: "Settings") -> list[ModelSpec]:
     """Return the demo's models: a real one, and one with dummy weights unless the hub is used."""
-    from partitiond.models.catalog import source_for
 
     hub = options.hub or settings.models.hub
     found = []
@@ -294,7 +294,6 @@ def _shut_down(
     story: Story, daemon: DemoDaemon, client: "ControlClient", *, failed: bool = False
 ) -> None:
     """End what was started, in a hurry after a failure, and say whether anything is left."""
-    import shutil
 
     with undisturbed(), story.step("Shut down"), reporting(story.console) as report:
         story.say("Until this is done, Ctrl-C and SIGTERM are ignored.")

@@ -5,10 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from partitiond.cli.devices.tables import device_view, devices_table
 from partitiond.cli.ids import DeviceArgument
 from partitiond.cli.options import AllOption, JsonOption, client_of, connected, settings_of
 from partitiond.cli.output import emit, say
+from partitiond.controller.runtime.cordons import device_named
 from partitiond.core.errors import DaemonUnreachableError, InputError, UnauthorizedError
+from partitiond.devices.host import HostDevices
+from partitiond.devices.mps import MpsControl
+from partitiond.engines.process.owners import owners
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -30,7 +35,6 @@ def list_devices(
     The daemon looks at them every 5 s. Without one they are looked at from here: cordons and Xid
     messages are then not known.
     """
-    from partitiond.cli.devices.tables import devices_table
 
     found, engines = _listed(settings_of(ctx))
     emit(found, as_json=as_json, render=lambda: devices_table(found, engines, whole=everything))
@@ -41,7 +45,6 @@ def show(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption = Fa
 
     Health, foreign processes, MIG instances, links, power: what its driver tells.
     """
-    from partitiond.cli.devices.tables import device_view
 
     found = _detailed(settings_of(ctx), device_id)
     emit(found, as_json=as_json, render=lambda: device_view(found))
@@ -87,7 +90,6 @@ def uncordon(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption 
 
 def host_provider(settings: "Settings") -> "HostDevices":
     """Return the provider of this host's devices, as the settings allow. Raises DeviceError."""
-    from partitiond.devices.host import HostDevices
     from partitiond.gpu_host import gpu_cores
 
     return HostDevices(
@@ -110,8 +112,6 @@ def host_devices(settings: "Settings") -> "list[Device]":
 
 def own_pids(settings: "Settings") -> "Collection[int]":
     """Return the processes of engines and MPS daemons started by a daemon with these settings."""
-    from partitiond.devices.mps import MpsControl
-    from partitiond.engines.process.owners import owners
 
     mps = MpsControl(settings.run_dir, settings.gpu.mps_control)
     return {*owners(settings.run_dir), *mps.pids()}
@@ -140,7 +140,6 @@ def _detailed(settings: "Settings", device_id: str) -> "DeviceDetails":
     except (DaemonUnreachableError, UnauthorizedError):
         if _asked_another():
             raise
-        from partitiond.controller.runtime.cordons import device_named
 
         say(WITHOUT_DAEMON)
         provider = host_provider(settings)

@@ -4,9 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from partitiond.cli.daemon import lock_is_held
+from partitiond.cli.doctor import checks
+from partitiond.cli.doctor.findings import CheckVerdict, fail, ok
+from partitiond.cli.doctor.fixes import fix, fixable
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, print_json, say
+from partitiond.cli.tables import new_table, state_text
 from partitiond.core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -33,7 +38,6 @@ def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = 
     control daemons without clients. It changes nothing that is not ours, and ends nothing that
     serves.
     """
-    from partitiond.cli.doctor.findings import CheckVerdict
 
     settings, findings = _findings(ctx)
     done: list[str] = []
@@ -50,9 +54,6 @@ def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = 
 
 def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[DoctorFinding]]":
     """Return all findings. Unreadable settings are one; then nothing else can be checked."""
-    from partitiond.cli.daemon import lock_is_held
-    from partitiond.cli.doctor import checks
-    from partitiond.cli.doctor.findings import fail, ok
 
     try:
         settings = settings_of(ctx)
@@ -66,7 +67,6 @@ def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[DoctorFind
 
 def _fixed(settings: "Settings", findings: "Sequence[DoctorFinding]") -> list[str]:
     """Show what would be done, do it, and report what was done."""
-    from partitiond.cli.doctor.fixes import fix, fixable
 
     wanted = fixable(findings)
     if not wanted:
@@ -81,8 +81,6 @@ def _fixed(settings: "Settings", findings: "Sequence[DoctorFinding]") -> list[st
 
 
 def _table(findings: "Sequence[DoctorFinding]") -> "RenderableType":
-    from partitiond.cli.tables import new_table, state_text
-
     table = new_table("check", "", "found")
     for finding in findings:
         text = finding.message

@@ -5,10 +5,14 @@ never ended: `partitiond serve` adopts them.
 """
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partitiond.cli.doctor.gather import mps_facts
 from partitiond.core.errors import PartitiondError
+from partitiond.devices.mps import MpsControl
+from partitiond.engines.process.journal import run_folders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +44,6 @@ def fix(settings: "Settings") -> list[str]:
 
 
 async def _fix(settings: "Settings") -> list[str]:
-    from partitiond.cli.doctor.gather import mps_facts
-
     # `_engines` settles devices, which ends what runs in these folders; they are removed after.
     before = await asyncio.to_thread(mps_facts, settings)
     stale = {own.folder for own in before.own if not own.alive}
@@ -75,17 +77,12 @@ async def _engines(settings: "Settings") -> list[str]:
 
 
 def _folders(run_dir: Path) -> set[str]:
-    from partitiond.engines.process.journal import run_folders
-
     return {folder.path.name for folder in run_folders(run_dir)}
 
 
 async def _mps(settings: "Settings", stale: set[Path]) -> list[str]:
     """End our control daemons without clients, and remove the folders of those that are gone."""
-    import shutil
 
-    from partitiond.cli.doctor.gather import mps_facts
-    from partitiond.devices.mps import MpsControl
     from partitiond.gpu_host import mps_program
 
     facts = await asyncio.to_thread(mps_facts, settings)

@@ -7,6 +7,7 @@ import typer
 
 from partitiond.cli.ids import KeyArgument, with_id
 from partitiond.cli.keys import options as given
+from partitiond.cli.keys.table import key_table, keys_table
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, out, print_json, say
 
@@ -65,7 +66,6 @@ def create(
 
 def list_keys(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List keys: ids, labels, models, and when they end."""
-    from partitiond.cli.keys.table import keys_table
 
     with client_of(ctx) as client:
         keys = client.keys()
@@ -74,7 +74,6 @@ def list_keys(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 def show(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -> None:
     """Show what a key may do, and how much of it is used."""
-    from partitiond.cli.keys.table import key_table
 
     with client_of(ctx) as client:
         view = _with_key(client, key_id, client.key)

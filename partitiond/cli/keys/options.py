@@ -6,6 +6,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from partitiond.core.errors import InputError
+from partitiond.core.instants import unix_seconds, utc_iso
+from partitiond.core.units import parse_duration
 
 LabelOption = Annotated[
     str | None, typer.Option("--label", metavar="TEXT", help="Who or what uses it.")
@@ -106,7 +108,6 @@ def without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 def seconds_of(option: str, text: str) -> float:
     """A duration given to an option. Raises InputError."""
-    from partitiond.core.units import parse_duration
 
     try:
         return parse_duration(text)
@@ -125,7 +126,6 @@ def expiry_body(text: str | None) -> dict[str, Any]:
             return {"expires_in_seconds": seconds_of("--expires", text)}
         except InputError as error:
             raise InputError(error.message, hint=_EXPIRY_HINT) from error
-    from partitiond.core.instants import unix_seconds, utc_iso
 
     try:
         return {"expires_at": utc_iso(unix_seconds(text))}

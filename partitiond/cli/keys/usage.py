@@ -11,7 +11,11 @@ import typer
 
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit
+from partitiond.cli.tables import new_table
 from partitiond.core.errors import InputError
+from partitiond.core.instants import is_day, unix_seconds, utc_iso
+from partitiond.core.units import parse_duration
+from partitiond.core.views.usage import UsageLine
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -74,7 +78,6 @@ def usage(
 
 def csv_of(report: "UsageReport") -> str:
     """Return every field of every line as CSV, with a header."""
-    from partitiond.core.views.usage import UsageLine
 
     names = [field.name for field in dataclasses.fields(UsageLine)]
     text = io.StringIO()
@@ -92,9 +95,6 @@ def _plain(value: object) -> object:
 
 
 def _moment(option: str, text: str | None) -> str | None:
-    from partitiond.core.instants import is_day, unix_seconds, utc_iso
-    from partitiond.core.units import parse_duration
-
     if text is None or is_day(text):
         return text
     try:
@@ -110,8 +110,6 @@ def _moment(option: str, text: str | None) -> str | None:
 
 
 def _table(report: "UsageReport") -> "RenderableType":
-    from partitiond.cli.tables import new_table
-
     if not report.lines:
         return f"Nothing was used from {report.first_hour} to {report.last_hour} (UTC)."
     asked = {by.value for by in report.by}

@@ -6,7 +6,11 @@ import typer
 
 from partitiond.cli.options import JsonOption
 from partitiond.cli.output import emit, out, say
+from partitiond.cli.tables import new_table
 from partitiond.core.errors import NotFoundError
+from partitiond.core.units import format_bytes
+from partitiond.models.catalog import CATALOG, QUANTISED
+from partitiond.models.listing import count_text, row_of, rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,7 +39,6 @@ def catalog(
     layers. The engine serves a model with a class of its own (native) or with the slower one of
     transformers (fallback).
     """
-    from partitiond.models.listing import rows
 
     if name is not None:
         row = _row_named(name)
@@ -55,9 +58,6 @@ def catalog(
 
 
 def _row_named(name: str) -> "CatalogRow":
-    from partitiond.models.catalog import CATALOG, QUANTISED
-    from partitiond.models.listing import row_of
-
     key = name.strip().lower()
     if key in QUANTISED:
         key = QUANTISED[key].form_of
@@ -72,8 +72,6 @@ def _row_named(name: str) -> "CatalogRow":
 
 def _table(rows: "list[CatalogRow]", width: int) -> "RenderableType":
     """Return the table; a narrow one leaves out the licence and shortens the attention."""
-    from partitiond.cli.tables import new_table
-    from partitiond.core.units import format_bytes
 
     wide = width >= _WIDE
     headers = ("name", ">parameters", ">weights", ">KV/token", "attention", "engine")
@@ -94,7 +92,6 @@ def _table(rows: "list[CatalogRow]", width: int) -> "RenderableType":
 
 def _parameters(row: "CatalogRow") -> str:
     """The number of parameters; in parentheses those that each token uses, if they are fewer."""
-    from partitiond.models.listing import count_text
 
     active = row.active_parameters
     through = f" ({count_text(active)})" if active < row.parameters else ""
@@ -102,9 +99,6 @@ def _parameters(row: "CatalogRow") -> str:
 
 
 def _record(row: "CatalogRow") -> "RenderableType":
-    from partitiond.cli.tables import new_table
-    from partitiond.core.units import format_bytes
-
     active = row.active_parameters
     through = f", {active:,} of them for each token" if active < row.parameters else ""
     window = (

@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 
 from partitiond.cli.ids import ModelArgument
 from partitiond.cli.models import placement_options as placed
@@ -12,6 +13,8 @@ from partitiond.cli.models import scaling_options as scaled
 from partitiond.cli.options import AllOption, JsonOption, NoWaitOption, client_of
 from partitiond.cli.output import emit, err, print_json, say
 from partitiond.cli.profile import options as asked
+from partitiond.cli.tables import PAGE_ROWS, models_table, record_table
+from partitiond.cli.waiting import wait_for_change
 
 AutoOption = Annotated[
     bool, typer.Option("--auto/--no-auto", help="Start profiling and planning at once.")
@@ -154,7 +157,6 @@ def list_models(
     ctx: typer.Context, everything: AllOption = False, as_json: JsonOption = False
 ) -> None:
     """List registered models and what they get."""
-    from partitiond.cli.tables import PAGE_ROWS, models_table
 
     with client_of(ctx) as client:
         models = client.models()
@@ -164,9 +166,6 @@ def list_models(
 
 def show(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
     """Show one model, as registered and as it is."""
-    from rich.console import Group
-
-    from partitiond.cli.tables import models_table, record_table
 
     with client_of(ctx) as client:
         view = client.model(name)
@@ -240,7 +239,6 @@ def update(
     The wait ends where a measurement has to come first, or a plan waits for `partitiond apply`.
     --variant, --alias and --default name all of them anew.
     """
-    from partitiond.cli.waiting import wait_for_change
     from partitiond.client.bodies import encoded
 
     load = _workload(lengths, (prompt_tokens, output_tokens), (prompt_variation, output_variation))

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
 
 from partitiond.cli.ids import ProfileArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, print_json, say
+from partitiond.cli.tables import new_table
 from partitiond.core.drift.detection import Figure, LedgerEntry
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
 
@@ -58,9 +60,6 @@ def lift(
 
 def report_view(report: DriftReport) -> "RenderableType":
     """Return the replicas, then the corrections and the profiles to be measured again."""
-    from rich.console import Group
-
-    from partitiond.cli.tables import new_table
 
     if not report.replicas and not report.corrections:
         return "No replica serves."
@@ -108,7 +107,6 @@ def _ratio(replica: ReplicaDrift, figure: Figure) -> str:
 
 def ledger_table(entries: Sequence[LedgerEntry]) -> "RenderableType":
     """Return the windows, newest first: each figure as measured / predicted, in milliseconds."""
-    from partitiond.cli.tables import new_table
 
     if not entries:
         return "No replica has had a full window yet."

@@ -7,6 +7,8 @@ import typer
 from partitiond.cli.ids import ModelArgument
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of
 from partitiond.cli.output import emit, err, print_json, say
+from partitiond.cli.tables import new_table
+from partitiond.cli.waiting import wait_for_change
 
 VersionArgument = Annotated[
     int | None,
@@ -19,7 +21,6 @@ def history(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False
 
     A release is what engines are made of: source, revision and engine options.
     """
-    from partitiond.cli.tables import new_table
 
     with client_of(ctx) as client:
         releases = client.releases(name)
@@ -52,7 +53,6 @@ def rollback(
     Its engines take the place of those that run. Demand, SLO, rules, names and limits stay what
     they are.
     """
-    from partitiond.cli.waiting import wait_for_change
 
     with client_of(ctx) as client:
         before = client.convergence()

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
 
 from partitiond.cli.ids import argument_of
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit
+from partitiond.cli.tables import new_table
 from partitiond.core.views.scaling import ScalingView
 
 if TYPE_CHECKING:
@@ -39,10 +41,6 @@ def scaling(
 
 
 def _table(views: Sequence[ScalingView], *, reasons: bool = False) -> "RenderableType":
-    from rich.console import Group
-
-    from partitiond.cli.tables import new_table
-
     if not views:
         return "No model scales by itself."
     table = new_table(

@@ -7,6 +7,8 @@ import typer
 from partitiond.cli.ids import JobArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, err, print_json, say
+from partitiond.cli.tables import jobs_table
+from partitiond.cli.waiting import wait_for_job
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
 def list_jobs(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List jobs, newest first."""
-    from partitiond.cli.tables import jobs_table
 
     with client_of(ctx) as client:
         jobs = client.jobs()
@@ -24,7 +25,6 @@ def list_jobs(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 def show(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -> None:
     """Show one job."""
-    from partitiond.cli.tables import jobs_table
 
     with client_of(ctx) as client:
         job = _job(client, job_id)
@@ -33,8 +33,6 @@ def show(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -
 
 def watch(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -> None:
     """Show a job's progress until it ends; fails when the job fails."""
-    from partitiond.cli.tables import jobs_table
-    from partitiond.cli.waiting import wait_for_job
 
     with client_of(ctx) as client:
         job = wait_for_job(client, _job(client, job_id).id, err())

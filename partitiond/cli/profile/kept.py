@@ -10,7 +10,9 @@ import typer
 from partitiond.cli.ids import ProfileArgument
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, jsonable, print_json, say
+from partitiond.cli.profile.diff import diff_table
 from partitiond.cli.profile.reader import shelf_of
+from partitiond.cli.profile.table import profile_details, profiles_table
 from partitiond.core.errors import (
     ConflictError,
     DaemonUnreachableError,
@@ -18,8 +20,12 @@ from partitiond.core.errors import (
     ProfileError,
 )
 from partitiond.core.model.spec import Slo
+from partitiond.core.profile.diff import compare
 from partitiond.core.profile.record import Profile
 from partitiond.core.views.lists import ProfileView
+from partitiond.fleet.profile_files import profile_paths, read_profile
+from partitiond.profiler.plot import plot, plot_profile
+from partitiond.serde import to_json
 
 PLOT_SUFFIXES = (".png", ".svg")
 
@@ -33,7 +39,6 @@ def list_profiles(
 
     Each with its knee, capacity, memory and age, and why it is stale.
     """
-    from partitiond.cli.profile.table import profiles_table
 
     with shelf_of(ctx) as shelf:
         views = shelf.views(model)
@@ -53,7 +58,6 @@ def show(
 
     The points with their intervals, points by name, memory, capacity, fits, and how it came to be.
     """
-    from partitiond.cli.profile.table import profile_details
 
     check_plot_path(plot)
     with shelf_of(ctx) as shelf:
@@ -80,8 +84,6 @@ def diff(
 
     The figures and batch by batch: the ratio, and whether it lies beyond the intervals.
     """
-    from partitiond.cli.profile.diff import diff_table
-    from partitiond.core.profile.diff import compare
 
     one, two = found_profiles(ctx, [first, second])
     result = compare(one, two)
@@ -109,7 +111,6 @@ def plot_profiles(
 
     Throughput and TPOT against batch with their intervals, and the frontier over memory.
     """
-    from partitiond.profiler.plot import plot
 
     check_plot_path(output)
     found = found_profiles(ctx, profiles)
@@ -135,7 +136,6 @@ def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
         NotFoundError: there is neither a file nor a profile of that name.
         DaemonUnreachableError: a name that is no file may be an id, but no daemon answers.
     """
-    from partitiond.fleet.profile_files import read_profile
 
     files = {name for name in names if _is_file(name)}
     if len(files) == len(set(names)):
@@ -166,7 +166,6 @@ def _is_file(name: str) -> bool:
 def draw(profile: Profile, path: Path, slo: Slo | None = None) -> None:
     """Plot to a file. Raises ProfileError if it cannot be written or its suffix is unknown."""
     check_plot_path(path)
-    from partitiond.profiler.plot import plot_profile
 
     _draw(lambda: plot_profile(profile, path, slo=slo), path)
 
@@ -202,7 +201,6 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a profile as JSON, to keep or to import elsewhere."""
-    from partitiond.serde import to_json
 
     del as_json  # an export is always JSON
     with shelf_of(ctx) as shelf:
@@ -236,7 +234,6 @@ def import_profiles(
     All files are read and checked before the first is kept. A profile whose id is taken by
     another one is left out, and the command fails at its end, unless --replace is given.
     """
-    from partitiond.fleet.profile_files import profile_paths, read_profile
 
     profiles = [read_profile(path) for path in profile_paths(files)]
     kept, refused = [], []

@@ -11,12 +11,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
+from partitiond.api.schemas import ApiOptions, ModelBody
+from partitiond.cli.daemon import host_devices
 from partitiond.cli.exits import Exit
 from partitiond.cli.output import say
 from partitiond.cli.profile.local_engines import LocalEngines, local_engines
 from partitiond.cli.progress import Reporter, reporting
+from partitiond.cli.setup.engine import find_engine
 from partitiond.controller.profiles.leases import Lease, LeaseDenied, lease_for
 from partitiond.controller.profiles.params import ProfilingOptions, measured_spec, profile_request
 from partitiond.controller.profiles.partition import check_partition, device_for, wish_of
@@ -29,7 +33,14 @@ from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import ProfileOptions, Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import Bytes, format_bytes
+from partitiond.devices.cpu_speed import CpuSpeed
+from partitiond.devices.nvml import used_bytes
+from partitiond.devices.telemetry import HostTelemetry
+from partitiond.models.resolver import Resolver
 from partitiond.ports import ProfileRequest
+from partitiond.profiler.runner import Profiler
+from partitiond.run_folder import owned_run_folder
+from partitiond.store import StateLock, open_store
 
 if TYPE_CHECKING:
     from partitiond.engines.install.environment import EngineEnvironment
@@ -47,8 +58,6 @@ def measure_here(
             does not answer holds the state folder.
         typer.Exit: interrupted, with Exit.INTERRUPTED.
     """
-    from partitiond.run_folder import owned_run_folder
-    from partitiond.store import StateLock, open_store
 
     spec = spec_of(body, settings)
     device = choose_device(settings, options)
@@ -80,9 +89,6 @@ def spec_of(body: dict[str, Any], settings: "Settings") -> ModelSpec:
     Raises:
         SpecError: no such model, or a value out of its range.
     """
-    from pydantic import ValidationError
-
-    from partitiond.api.schemas import ApiOptions, ModelBody
 
     try:
         parsed = ModelBody.model_validate(body)
@@ -102,7 +108,6 @@ def choose_device(settings: "Settings", options: ProfileOptions) -> Device:
         DeviceError: there is no such device.
         InputError: the device never has such partitions.
     """
-    from partitiond.cli.daemon import host_devices
 
     try:
         device = device_for(options, host_devices(settings))
@@ -242,8 +247,6 @@ class _Work:
     async def _resolved(
         self, environment: "EngineEnvironment | EngineUnavailableError", report: Reporter
     ) -> ResolvedModel:
-        from partitiond.models.resolver import Resolver
-
         python = None if isinstance(environment, EngineUnavailableError) else environment.python
         models = self._settings.models
         resolver = Resolver(self._settings.models_dir, python, models.offline, models.hub)
@@ -271,11 +274,6 @@ class _Work:
         )
 
     def _profiler(self, engines: "LocalEngines") -> "Profiler":
-        from partitiond.devices.cpu_speed import CpuSpeed
-        from partitiond.devices.nvml import used_bytes
-        from partitiond.devices.telemetry import HostTelemetry
-        from partitiond.profiler.runner import Profiler
-
         looks = engines.host.devices.looks
         return Profiler(
             engines.runner,
@@ -292,7 +290,6 @@ def _engine_or_why_not(settings: "Settings") -> "EngineEnvironment | EngineUnava
 
     A missing model is reported first, because installing an engine takes minutes.
     """
-    from partitiond.cli.setup.engine import find_engine
 
     try:
         return find_engine(settings)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
+from partitiond.devices.partitions import partition_of
 from partitiond.engines.process.partitioned import PartitionedRunner
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.gpu_host import GpuHost, gpu_host
@@ -43,7 +44,6 @@ class LocalEngines:
 
         The first call also undoes what an earlier run left on devices.
         """
-        from partitiond.devices.partitions import partition_of
 
         found = [(h.launch.replica_id, partition_of(h.launch)) for h in await self.runner.find()]
         return [(name, partition) for name, partition in found if partition is not None]

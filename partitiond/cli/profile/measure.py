@@ -18,6 +18,8 @@ from partitiond.cli.options import (
 from partitiond.cli.output import emit, err, say
 from partitiond.cli.profile import options as asked
 from partitiond.cli.profile.kept import check_plot_path, draw
+from partitiond.cli.profile.table import profile_table
+from partitiond.cli.waiting import wait_for_job
 from partitiond.core.errors import (
     ConflictError,
     DaemonUnreachableError,
@@ -28,6 +30,7 @@ from partitiond.core.errors import (
 from partitiond.core.model.spec import ModelSpec, SourceKind
 from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.profile.record import Profile
+from partitiond.fleet.workloads import changed_workload
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -141,8 +144,6 @@ def _forms(variant: str | None, engine: dict[str, Any], quantization: str | None
 
 
 def _show(found: Profile, plot: Path | None, *, as_json: bool) -> None:
-    from partitiond.cli.profile.table import profile_table
-
     emit(found, as_json=as_json, render=lambda: profile_table(found))
     if plot is not None:
         draw(found, plot)
@@ -193,7 +194,6 @@ def measure_in_daemon(
     client: "ControlClient", model: str, body: dict[str, Any], options: ProfileOptions
 ) -> Profile:
     """Register the model if needed, run the job with visible progress, and fetch the profile."""
-    from partitiond.cli.waiting import wait_for_job
 
     name, options = as_registered(client, model, body, options)
     job = client.profile(name, options)
@@ -216,7 +216,6 @@ def as_registered(
     Raises:
         ConflictError: the model is registered with other options than those given.
     """
-    from partitiond.fleet.workloads import changed_workload
 
     try:
         spec = client.model(model).record.spec

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from partitiond.core.errors import InputError
+from partitiond.fleet.workloads import read_pairs
 
 CoresOption = Annotated[
     int | None,
@@ -163,7 +164,6 @@ def lengths_body(
 
 def _from_file(path: Path) -> dict[str, Any]:
     """The workload of a profile, or the pairs of a trace."""
-    from partitiond.fleet.workloads import read_pairs
 
     if path.suffix.lower() != ".json":
         return {"shape": "trace", "pairs": [list(pair) for pair in read_pairs(path)]}

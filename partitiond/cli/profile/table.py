@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from partitiond.cli.ids import short_ids
+from partitiond.cli.profile.details import details
 from partitiond.cli.tables import duration, new_table, rate
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import LengthShape
@@ -49,7 +50,6 @@ def profile_details(view: ProfileView, slo: Slo | None) -> RenderableType:
     Args:
         slo: the registered model's, for the points that need one.
     """
-    from partitiond.cli.profile.details import details
 
     parts: list[RenderableType] = []
     if view.stale:

@@ -8,6 +8,12 @@ import typer
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption
 from partitiond.cli.output import out, print_json, say
+from partitiond.cli.setup import record
+from partitiond.cli.setup.host import SetupHost, facts_of, require_rights
+from partitiond.cli.setup.plan import steps_for
+from partitiond.cli.setup.steps import StepProgress
+from partitiond.cli.tables import new_table, state_text
+from partitiond.core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,9 +61,6 @@ def setup(
     helper and the engine. Nothing is changed without --apply. Doing it twice changes nothing;
     --undo --apply takes back what it did, by its own record.
     """
-    from partitiond.cli.setup.host import SetupHost, facts_of, require_rights
-    from partitiond.cli.setup.plan import steps_for
-    from partitiond.core.errors import InputError
 
     if purge and not undo:
         raise InputError("--purge goes with --undo.", hint="Write --undo --purge.")
@@ -76,8 +79,6 @@ def setup(
 def _set_up(
     host: "SetupHost", steps: "tuple[SetupStep, ...]", *, apply: bool, as_json: bool
 ) -> None:
-    from partitiond.cli.setup import record
-
     if not apply:
         outcomes = [record.standing_of(host, step) for step in steps]
         _show(outcomes, as_json=as_json)
@@ -88,9 +89,6 @@ def _set_up(
 
 
 def _undo(host: "SetupHost", *, apply: bool, purge: bool, as_json: bool) -> None:
-    from partitiond.cli.setup import record
-    from partitiond.cli.setup.steps import StepProgress
-
     if not apply:
         done = reversed(record.read_record(host))
         outcomes = [record.StepOutcome(step.key, step.what, StepProgress.TODO) for step in done]
@@ -118,8 +116,6 @@ def _told(outcomes: "Iterable[StepOutcome]", *, as_json: bool) -> "list[StepOutc
 
 
 def _finish(outcomes: "list[StepOutcome]", *, as_json: bool) -> None:
-    from partitiond.cli.setup.steps import StepProgress
-
     if as_json:
         print_json(outcomes)
     elif not outcomes:
@@ -134,7 +130,6 @@ def _show(outcomes: "list[StepOutcome]", *, as_json: bool) -> None:
         return
     if not outcomes:
         return
-    from partitiond.cli.tables import new_table, state_text
 
     table = new_table("", "what", "how")
     for outcome in outcomes:

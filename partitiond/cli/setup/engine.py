@@ -1,12 +1,22 @@
 """Implements `partitiond setup engine`: installs and shows the environment that vLLM runs in."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
+import pynvml
 import typer
 
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import err, out, print_json, say
-from partitiond.core.errors import EngineUnavailableError, InputError
+from partitiond.cli.progress import reporting
+from partitiond.cli.tables import new_table
+from partitiond.core.errors import EngineUnavailableError, InputError, SilentError
+from partitiond.devices.nvml.session import session
+from partitiond.engines.install.environment import find_environment
+from partitiond.engines.install.install import install as install_environment
+from partitiond.engines.install.package_sources import configured_sources
+from partitiond.engines.vllm.capabilities import capabilities_of
+from partitiond.platform.deadline_calls import DeadlineCalls
 
 if TYPE_CHECKING:
     from partitiond.engines.install.environment import EngineEnvironment, Variant
@@ -31,11 +41,6 @@ def chosen_variant(settings: "Settings", asked: str | None = None) -> "Variant":
 
 def has_gpu() -> bool:
     """Whether NVML shows a GPU; a driver that hangs counts as having one."""
-    import pynvml
-
-    from partitiond.core.errors import SilentError
-    from partitiond.devices.nvml.session import session
-    from partitiond.platform.deadline_calls import DeadlineCalls
 
     def count() -> int:
         with session():
@@ -51,9 +56,6 @@ def has_gpu() -> bool:
 
 def install_engine(settings: "Settings", variant: "Variant") -> "EngineEnvironment":
     """Install (or reuse) the managed environment with visible progress."""
-    from partitiond.cli.progress import reporting
-    from partitiond.engines.install.install import install as install_environment
-    from partitiond.engines.install.package_sources import configured_sources
 
     engine = settings.engine
     sources = configured_sources().beside(
@@ -65,7 +67,6 @@ def install_engine(settings: "Settings", variant: "Variant") -> "EngineEnvironme
 
 def find_engine(settings: "Settings", variant: "Variant | None" = None) -> "EngineEnvironment":
     """Return the environment that the settings name. Raises EngineUnavailableError."""
-    from partitiond.engines.install.environment import find_environment
 
     return find_environment(
         settings.engine.python, settings.engines_dir, variant or chosen_variant(settings)
@@ -113,7 +114,6 @@ def list_engines(ctx: typer.Context, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(rows)
         return
-    from partitiond.cli.tables import new_table
 
     table = new_table("", "variant", "version", "python")
     for row in rows:
@@ -129,9 +129,6 @@ def list_engines(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show the engine in use and what its version can do."""
-    import dataclasses
-
-    from partitiond.engines.vllm.capabilities import capabilities_of
 
     settings = settings_of(ctx)
     environment = find_engine(settings)
@@ -146,7 +143,6 @@ def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(shown)
         return
-    from partitiond.cli.tables import new_table
 
     table = new_table("what", "value")
     for key, value in {**describe(environment), **shown["capabilities"]}.items():

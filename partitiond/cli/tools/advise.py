@@ -12,6 +12,7 @@ from partitiond.cli.output import out, print_json
 from partitiond.cli.tools import advise_options as options
 from partitiond.cli.tools.advise_options import AdviseRequest
 from partitiond.core.errors import InputError, SpecError
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.model.spec import FaultDomain
 from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import Objective
@@ -169,8 +170,6 @@ def _slo(ttft: float | None, tpot: float | None) -> tuple[float, float] | None:
 
 
 def _modes(texts: "list[str] | tuple[str, ...]") -> "tuple[SharingMode, ...]":
-    from partitiond.core.hardware.kinds import SharingMode
-
     try:
         return tuple(dict.fromkeys(SharingMode(text.lower()) for text in texts))
     except ValueError as error:

@@ -2,6 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from rich.console import Group
+from rich.table import Table
+
 from partitiond.simulated.fleet.report import FleetReport, ModelReport
 
 if TYPE_CHECKING:
@@ -10,8 +13,6 @@ if TYPE_CHECKING:
 
 def render_report(report: FleetReport) -> "Group":
     """A table with a row per model and one for all, and what the simulation took."""
-    from rich.console import Group
-    from rich.table import Table
 
     table = Table("model", box=None, pad_edge=False)
     for name in (

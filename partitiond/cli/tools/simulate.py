@@ -1,15 +1,26 @@
 """Implements `partitiond tools simulate`: makes simulated GPU hosts, to try all without a GPU."""
 
+import asyncio
+import ctypes
+import os
 import shlex
+import signal
+import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from pydantic import TypeAdapter, ValidationError
+from rich.table import Table
 
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, out, print_json, say
 from partitiond.core.errors import InputError, SpecError
+from partitiond.core.units import Bytes, format_bytes
+from partitiond.devices.mps import MpsControl
+from partitiond.settings.types import Size
+from partitiond.simulated.gpus import SimulatedHost, shipped_descriptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,7 +40,6 @@ FolderArgument = Annotated[
 
 def list_hosts(as_json: JsonOption = False) -> None:
     """List the hosts that come with partitiond."""
-    from partitiond.simulated.gpus import shipped_descriptions
 
     descriptions = shipped_descriptions()
     emit(list(descriptions.values()), as_json=as_json, render=lambda: _hosts_table(descriptions))
@@ -48,7 +58,6 @@ def create(
 
     Compiles its libraries with the system's C compiler, once.
     """
-    from partitiond.simulated.gpus import SimulatedHost
 
     host = SimulatedHost.create(name, folder)
     if as_json:
@@ -64,7 +73,6 @@ def create(
 
 def show(folder: FolderArgument, as_json: JsonOption = False) -> None:
     """Show what a simulated host is now."""
-    from partitiond.simulated.gpus import SimulatedHost
 
     gpus = _gpus(SimulatedHost.open(folder))
     emit(gpus, as_json=as_json, render=lambda: _gpus_table(gpus))
@@ -103,7 +111,6 @@ def break_host(
 
     "fail mig 19" lets the next call about MIG answer NVML's error 19 (in use).
     """
-    from partitiond.simulated.gpus import SimulatedHost
 
     host = SimulatedHost.open(folder)
     word, values = what[0], what[1:]
@@ -149,7 +156,6 @@ _BREAKS: Final[Mapping[str, tuple[int | None, Action]]] = {
 
 def _process(host: "SimulatedHost", uuid: str, pid: int, size: int) -> None:
     """Add a foreign process that holds `size` bytes; 0 removes it."""
-    from partitiond.core.units import Bytes, format_bytes
 
     if not 0 < pid < 2**31:
         raise InputError(f"{pid} is no pid.", hint="Write one, as 4711.")
@@ -177,8 +183,6 @@ def _mig(host: "SimulatedHost", uuid: str, *, enabled: bool) -> None:
 
 def _function(host: "SimulatedHost", name: str) -> str:
     """Check the name of a function of the host's libraries, a pattern for some, or "mig"."""
-    import ctypes
-    import string
 
     letters = {*string.ascii_letters, *string.digits, *"_*?[]"}
     pattern = set("*?[") & set(name)
@@ -222,11 +226,6 @@ def _uuid(host: "SimulatedHost", gpu: str) -> str:
 
 def _break_mps(settings: "Settings", host: "SimulatedHost", uuid: str, how: str) -> None:
     """Simulate a client's fatal fault on a GPU's MPS server, or kill its control daemon."""
-    import asyncio
-    import os
-    import signal
-
-    from partitiond.devices.mps import MpsControl
 
     if how not in ("fault", "kill"):
         raise InputError(f"{how!r} is nothing that happens to MPS.", hint=f"Write {_usage('mps')}.")
@@ -251,10 +250,6 @@ def _number(text: str) -> int:
 
 
 def _size(text: str) -> int:
-    from pydantic import TypeAdapter, ValidationError
-
-    from partitiond.settings.types import Size
-
     try:
         return int(TypeAdapter(Size).validate_python(text))
     except ValidationError as error:
@@ -306,8 +301,6 @@ def _gpus(host: "SimulatedHost") -> list[dict[str, Any]]:
 
 
 def _hosts_table(descriptions: "Mapping[str, HostDescription]") -> "Table":
-    from rich.table import Table
-
     table = Table("name", "GPUs", "what it is", box=None, pad_edge=False)
     for name, description in descriptions.items():
         table.add_row(name, str(description.count), description.about)
@@ -315,8 +308,6 @@ def _hosts_table(descriptions: "Mapping[str, HostDescription]") -> "Table":
 
 
 def _gpus_table(gpus: Sequence[Mapping[str, Any]]) -> "Table":
-    from rich.table import Table
-
     table = Table("#", box=None, pad_edge=False)
     table.add_column("GPU", min_width=max(len(gpu["uuid"]) for gpu in gpus))
     for name in ("used", "total", "processes", "MIG"):

@@ -8,11 +8,24 @@ from typing import TYPE_CHECKING
 import typer
 
 from partitiond import __version__
+from partitiond.cli.models.configs import architecture_for
 from partitiond.cli.options import JsonOption, client_of, memory_bytes, settings_of
 from partitiond.cli.output import emit, say
 from partitiond.cli.profile.kept import found_profiles
 from partitiond.cli.tools import estimate_options as asked
+from partitiond.cli.tools.estimate_view import transfer_table
 from partitiond.core.errors import InputError, ProfileError, SpecError
+from partitiond.core.hardware.cpus import measured_cpu
+from partitiond.core.hardware.kinds import DeviceKind, SharingMode
+from partitiond.core.hardware.lookup import find_hardware, hardware_for_key
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.precision import dtype_on
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.transfer import Target, transfer_profile
+from partitiond.core.performance.transfer_fit import source_of
+from partitiond.devices.bandwidth import cpu_figures
+from partitiond.devices.cpu import discover_cpu
+from partitiond.serde import to_json
 
 if TYPE_CHECKING:
     from partitiond.core.hardware.kinds import HardwareSpec
@@ -57,7 +70,6 @@ def transfer(
     Give one measured profile, or several of different cores, models or lengths: then each is also
     predicted from the others, and the error found makes the error band.
     """
-    from partitiond.core.performance.transfer import transfer_profile
 
     measured = found_profiles(ctx, profiles)
     twice = [one.id for i, one in enumerate(measured) if one.id in {p.id for p in measured[:i]}]
@@ -80,15 +92,11 @@ def transfer(
     if keep:
         with client_of(ctx) as client:
             say(f"Profile {client.import_profile(predicted).id} is kept.")
-    from partitiond.cli.tools.estimate_view import transfer_table
 
     emit(predicted, as_json=as_json, render=lambda: transfer_table(predicted, measured))
 
 
 def _source(ctx: typer.Context, profile: "Profile", config: Path | None) -> "Source":
-    from partitiond.cli.models.configs import architecture_for
-    from partitiond.core.performance.transfer_fit import source_of
-
     try:
         _, architecture = architecture_for(str(config) if config else profile.model)
     except SpecError as error:
@@ -103,13 +111,8 @@ def _source(ctx: typer.Context, profile: "Profile", config: Path | None) -> "Sou
 
 def _hardware_behind(ctx: typer.Context, key: str) -> "HardwareSpec":
     """Return the catalog's hardware; this host's CPU as measured, another CPU as assumed."""
-    from partitiond.core.hardware.cpus import measured_cpu
-    from partitiond.core.hardware.lookup import hardware_for_key
 
     if key.startswith("cpu-"):
-        from partitiond.devices.bandwidth import cpu_figures
-        from partitiond.devices.cpu import discover_cpu
-
         settings = settings_of(ctx)
         device = discover_cpu(settings.cpu.cores)
         if device.hardware == key:
@@ -119,10 +122,6 @@ def _hardware_behind(ctx: typer.Context, key: str) -> "HardwareSpec":
 
 
 def _target(ctx: typer.Context, sources: "list[Source]", wanted: _Wanted) -> "Target":
-    from partitiond.cli.models.configs import architecture_for
-    from partitiond.core.model.precision import dtype_on
-    from partitiond.core.performance.transfer import Target
-
     first = sources[0].subject
     name, architecture = first.model, first.architecture
     if wanted.model is not None:
@@ -156,8 +155,6 @@ def _context_tokens(workload: "Workload", max_position: int) -> int:
 
 
 def _workload(measured: "Workload", wanted: _Wanted) -> "Workload":
-    from partitiond.core.model.workload import Workload
-
     if wanted.prompt_tokens is None and wanted.output_tokens is None:
         return measured
     return Workload(
@@ -170,14 +167,9 @@ def _partition(
     ctx: typer.Context, source: "Source", wanted: _Wanted
 ) -> "tuple[HardwareSpec, PartitionSize]":
     """Return the wanted hardware and partition; those of the first profile by default."""
-    from partitiond.core.hardware.kinds import DeviceKind, SharingMode
-    from partitiond.core.hardware.lookup import find_hardware
-    from partitiond.core.hardware.partition import PartitionSize
 
     spec, size = source.subject.hardware, source.profile.size
     if wanted.hardware is not None and wanted.hardware.lower() == "cpu":
-        from partitiond.devices.cpu import discover_cpu
-
         device = discover_cpu(settings_of(ctx).cpu.cores)
         spec = _hardware_behind(ctx, device.hardware)
     elif wanted.hardware is not None:
@@ -212,8 +204,6 @@ def _id_of(target: "Target", now: datetime.datetime) -> str:
 
 
 def _write(profile: "Profile", path: Path) -> None:
-    from partitiond.serde import to_json
-
     try:
         path.write_text(to_json(profile, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

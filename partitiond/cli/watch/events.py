@@ -13,6 +13,7 @@ import typer
 
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, out, say
+from partitiond.cli.tables import events_table
 from partitiond.core.errors import (
     DaemonTimeoutError,
     DaemonUnreachableError,
@@ -20,6 +21,7 @@ from partitiond.core.errors import (
     NotReadyError,
 )
 from partitiond.core.events import Event, EventFilter
+from partitiond.serde import to_jsonable
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -145,8 +147,6 @@ def _print_table(
     *,
     as_json: bool,
 ) -> int:
-    from partitiond.cli.tables import events_table
-
     found: Sequence[Event]
     if after:  # the user reads on, page by page
         found = list(_pages(client, after, wanted, limit))
@@ -178,7 +178,6 @@ def _print_lines(
     found: "Iterator[Event] | Sequence[Event]", last: int, *, plain: bool = False
 ) -> int:
     """Print each event at once; return the id of the last one."""
-    from partitiond.serde import to_jsonable
 
     for event in found:
         last = event.id

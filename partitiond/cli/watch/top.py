@@ -1,11 +1,15 @@
 """Implements `partitiond top`: shows devices, models and replicas at work, live."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import out, print_json
+from partitiond.cli.watch.screen import EVENTS, OverviewReply, run
+from partitiond.cli.watch.state import SORTS, TopState, seen
+from partitiond.cli.watch.view import Screen, draw
 from partitiond.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,9 +36,6 @@ def top(
 
     Where the output is no terminal, it is printed once.
     """
-    from partitiond.cli.watch.screen import run
-    from partitiond.cli.watch.state import SORTS, TopState, seen
-    from partitiond.cli.watch.view import Screen, draw
 
     if sort not in SORTS:
         raise InputError(
@@ -54,8 +55,6 @@ def top(
 
 
 def _look(client: "ControlClient") -> "OverviewReply":
-    from partitiond.cli.watch.screen import EVENTS, OverviewReply
-
     overview = client.overview()
     events = client.events(after=max(0, overview.last_event - EVENTS), limit=EVENTS)
     return OverviewReply(overview, events)
@@ -63,6 +62,5 @@ def _look(client: "ControlClient") -> "OverviewReply":
 
 def _typed_at() -> bool:
     """Whether a user can press keys: standard input is a terminal."""
-    import sys
 
     return sys.stdin is not None and sys.stdin.isatty()
