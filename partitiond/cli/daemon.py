@@ -14,11 +14,10 @@ from partitiond.cli.plan.words import converging_words, waiting_words
 from partitiond.cli.progress import reporting
 from partitiond.cli.tables import HALF_PAGE_ROWS, models_table, replicas_table
 from partitiond.core.errors import DaemonUnreachableError, PartitiondError
-from partitiond.core.hardware.kinds import short_device
+from partitiond.core.hardware.kinds import Device, short_device
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
-    from partitiond.core.hardware.kinds import Device
     from partitiond.settings.schema import Settings
 
 DOWN_DEADLINE_SECONDS: Final = 180.0
@@ -143,7 +142,7 @@ def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOptio
     console.print(replicas_table(shown["replicas"], page))
 
 
-def host_devices(settings: "Settings") -> "list[Device]":
+def host_devices(settings: "Settings") -> list[Device]:
     """Return the devices of this host that the settings allow. Raises DeviceError."""
 
     return commands_devices.host_devices(settings)

@@ -2,10 +2,10 @@
 
 import collections
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -20,9 +20,6 @@ from partitiond.core.plan.page import first_of
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.units import format_bytes, format_duration
 from partitiond.core.views.lists import ModelView, ReplicaView
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 T = TypeVar("T")
 
@@ -59,7 +56,7 @@ UNBOUNDED: Final = 10_000
 class _Table(Table):
     """A table whose gaps become narrower before its words are broken."""
 
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wanted = console.measure(self, options=options.update(max_width=UNBOUNDED)).maximum
         self.collapse_padding = wanted > options.max_width
         return super().__rich_console__(console, options)
@@ -133,8 +130,8 @@ def page_of_rows(items: Sequence[T], unusual: Sequence[bool], page: int | None) 
 
 
 def with_left(
-    table: "RenderableType", shown: Sequence[object], states: Sequence[str]
-) -> "RenderableType":
+    table: RenderableType, shown: Sequence[object], states: Sequence[str]
+) -> RenderableType:
     """A table, and below it the number of rows left out, and the number of all by state.
 
     Args:
@@ -151,7 +148,7 @@ def with_left(
     return Group(table, Text(f"... and {left} more (--all); of {len(states)} {words}"))
 
 
-def models_table(models: Sequence[ModelView], page: int | None = None) -> "RenderableType":
+def models_table(models: Sequence[ModelView], page: int | None = None) -> RenderableType:
     """Registered models; what to do next if there is none.
 
     Args:
@@ -192,7 +189,7 @@ def _profile_word(view: ModelView) -> str:
     return f"{kind} (provisional)" if view.provisional else kind
 
 
-def record_table(record: ModelRecord) -> "RenderableType":
+def record_table(record: ModelRecord) -> RenderableType:
     """One model, with a line for each part of its registration."""
     spec = record.spec
     slo = "none"
@@ -255,7 +252,7 @@ def _variant_text(variant: Variant) -> str:
     return f"{variant.name} ({', '.join(parts)})" if parts else variant.name
 
 
-def replicas_table(replicas: Sequence[ReplicaView], page: int | None = None) -> "RenderableType":
+def replicas_table(replicas: Sequence[ReplicaView], page: int | None = None) -> RenderableType:
     """Engines, including pending ones; a failed engine shows its diagnosis.
 
     Args:
@@ -290,7 +287,7 @@ def replicas_table(replicas: Sequence[ReplicaView], page: int | None = None) -> 
     return with_left(with_notes(table, errors), shown, [view.state for view in replicas])
 
 
-def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> "RenderableType":
+def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> RenderableType:
     """A table, and below it the notes on its rows; a note on several rows stands there once.
 
     Args:
@@ -316,7 +313,7 @@ def replica_note(view: ReplicaView) -> str:
     return ", ".join(note for note in notes if note)
 
 
-def jobs_table(jobs: Sequence[Job]) -> "RenderableType":
+def jobs_table(jobs: Sequence[Job]) -> RenderableType:
     """Jobs, newest first."""
     if not jobs:
         return "No jobs."
@@ -344,7 +341,7 @@ def job_line(job: Job) -> str:
     return text
 
 
-def events_table(events: Sequence[Event]) -> "RenderableType":
+def events_table(events: Sequence[Event]) -> RenderableType:
     """Events, oldest first."""
     if not events:
         return "No events."

@@ -34,11 +34,10 @@ from partitiond.cli.setup.engine import has_gpu
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError
 from partitiond.core.model.spec import Demand, ModelSpec, Weights
 from partitiond.models.catalog import source_for
-from partitiond.settings.schema import load_settings
+from partitiond.settings.schema import Settings, load_settings
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
-    from partitiond.settings.schema import Settings
 
 STEPS: Final = 9
 PROFILE_SETTINGS: Final[dict[str, object]] = {
@@ -107,7 +106,7 @@ def _end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
-def prepare_folder(options: DemoOptions) -> "tuple[Settings, Path]":
+def prepare_folder(options: DemoOptions) -> tuple[Settings, Path]:
     """Write the demo's settings file and read it as the daemon will.
 
     Raises:
@@ -168,7 +167,7 @@ def _device_settings() -> dict[str, object]:
 def _tell(
     story: Story,
     options: DemoOptions,
-    settings: "Settings",
+    settings: Settings,
     client: "ControlClient",
     daemon: DemoDaemon,
 ) -> dict[str, Any]:
@@ -213,7 +212,7 @@ def _tell(
     }
 
 
-def demo_specs(options: DemoOptions, settings: "Settings") -> list[ModelSpec]:
+def demo_specs(options: DemoOptions, settings: Settings) -> list[ModelSpec]:
     """Return the demo's models: a real one, and one with dummy weights unless the hub is used."""
 
     hub = options.hub or settings.models.hub
@@ -262,7 +261,7 @@ def _command() -> str:
     return str(called) if called.name == "partitiond" else "python -m partitiond"
 
 
-def _keep_serving(story: Story, settings: "Settings", daemon: DemoDaemon, model: str) -> None:
+def _keep_serving(story: Story, settings: Settings, daemon: DemoDaemon, model: str) -> None:
     """Show how to call the endpoint, and wait until Ctrl-C or until the daemon ends by itself."""
     config = settings.state_dir / "config.toml"
     story.show(story.summary())

@@ -21,11 +21,11 @@ from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import Job, ProfileOptions
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB, format_bytes
+from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.models.resolver import Resolver
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
-    from partitiond.engines.install.environment import EngineEnvironment
     from partitiond.settings.schema import Settings
 
 OVERLOAD: Final = 1.5
@@ -45,7 +45,7 @@ SLO: Final = Slo(ttft_seconds=1.5, tpot_seconds=0.3)
 long."""
 
 
-def engine(story: Story, settings: "Settings") -> "EngineEnvironment":
+def engine(story: Story, settings: "Settings") -> EngineEnvironment:
     """Find the engine, or install it."""
 
     variant = chosen_variant(settings)
@@ -64,7 +64,7 @@ def engine(story: Story, settings: "Settings") -> "EngineEnvironment":
 async def prepare_models(
     story: Story,
     settings: "Settings",
-    environment: "EngineEnvironment",
+    environment: EngineEnvironment,
     specs: Sequence[ModelSpec],
 ) -> None:
     """Get both models onto the disk, with progress."""

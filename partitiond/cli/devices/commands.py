@@ -1,6 +1,7 @@
 """Implements `partitiond devices`: lists and shows devices with their state, and cordons them."""
 
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -11,17 +12,14 @@ from partitiond.cli.options import AllOption, JsonOption, client_of, connected, 
 from partitiond.cli.output import emit, say
 from partitiond.controller.runtime.cordons import device_named
 from partitiond.core.errors import DaemonUnreachableError, InputError, UnauthorizedError
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.views.lists import ReplicaView
 from partitiond.devices.host import HostDevices
 from partitiond.devices.mps import MpsControl
 from partitiond.engines.process.owners import owners
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from partitiond.core.hardware.details import DeviceDetails
-    from partitiond.core.hardware.kinds import Device
-    from partitiond.core.views.lists import ReplicaView
-    from partitiond.devices.host import HostDevices
     from partitiond.settings.schema import Settings
 
 WITHOUT_DAEMON: Final = "No daemon answers: cordons and Xid messages are not known."
@@ -88,7 +86,7 @@ def uncordon(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption 
     emit(device, as_json=as_json, render=lambda: f"{device.short_id} {words}")
 
 
-def host_provider(settings: "Settings") -> "HostDevices":
+def host_provider(settings: "Settings") -> HostDevices:
     """Return the provider of this host's devices, as the settings allow. Raises DeviceError."""
     from partitiond.gpu_host import gpu_cores
 
@@ -105,19 +103,19 @@ def host_provider(settings: "Settings") -> "HostDevices":
     )
 
 
-def host_devices(settings: "Settings") -> "list[Device]":
+def host_devices(settings: "Settings") -> list[Device]:
     """Return the devices that the settings allow. Raises DeviceError."""
     return list(host_provider(settings).discover())
 
 
-def own_pids(settings: "Settings") -> "Collection[int]":
+def own_pids(settings: "Settings") -> Collection[int]:
     """Return the processes of engines and MPS daemons started by a daemon with these settings."""
 
     mps = MpsControl(settings.run_dir, settings.gpu.mps_control)
     return {*owners(settings.run_dir), *mps.pids()}
 
 
-def _listed(settings: "Settings") -> "tuple[list[Device], list[ReplicaView] | None]":
+def _listed(settings: "Settings") -> tuple[list[Device], list[ReplicaView] | None]:
     """Return the devices and the daemon's replicas; None for the replicas without a daemon."""
     try:
         with connected(settings) as client:
@@ -133,7 +131,7 @@ def _listed(settings: "Settings") -> "tuple[list[Device], list[ReplicaView] | No
         return found, None
 
 
-def _detailed(settings: "Settings", device_id: str) -> "DeviceDetails":
+def _detailed(settings: "Settings", device_id: str) -> DeviceDetails:
     try:
         with connected(settings) as client:
             return client.device(device_id)

@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partitiond.cli.devices.mig_gpus import apply_gpu, find_gpus, plan_gpu, use_gpus_of, wanted_of
+from partitiond.cli.devices.mig_gpus import (
+    GpuPlan,
+    apply_gpu,
+    find_gpus,
+    plan_gpu,
+    use_gpus_of,
+    wanted_of,
+)
 from partitiond.cli.devices.mig_view import gpu_data, gpus_view, plan_data, plans_view
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, err, say
 from partitiond.core.errors import DeviceError, InputError, SpecError
-from partitiond.core.mig.parted import emit_text, parse, summary
+from partitiond.core.mig.changes import MigChanges
+from partitiond.core.mig.parted import MigEntry, emit_text, parse, summary
 from partitiond.core.mig.text import parse_geometry
 
 if TYPE_CHECKING:
-    from partitiond.cli.devices.mig_gpus import GpuPlan
-    from partitiond.core.mig.changes import MigChanges
-    from partitiond.core.mig.parted import MigEntry
     from partitiond.settings.schema import Settings
 
 FileArgument = Annotated[
@@ -164,7 +169,7 @@ class _Asked:
         self.file, self.config, self.geometry, self.gpus = file, config, geometry, gpus
 
 
-def _plans(settings: "Settings", asked: _Asked, *, replace: bool, mode: bool) -> "list[GpuPlan]":
+def _plans(settings: "Settings", asked: _Asked, *, replace: bool, mode: bool) -> list[GpuPlan]:
     changes: MigChanges = "mode" if mode else "instances"
     instances = None if asked.geometry is None else parse_geometry(asked.geometry)
     entries: Sequence[MigEntry] = ()

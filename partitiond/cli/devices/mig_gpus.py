@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pynvml
 
@@ -27,14 +27,11 @@ from partitiond.devices.mig.reading import read_state
 from partitiond.devices.mig.refusals import in_use
 from partitiond.devices.nvml import use_library
 from partitiond.devices.nvml.session import asking, session, text_of
-from partitiond.devices.partitions.journal import EntryKind, place_of, read_entries
+from partitiond.devices.partitions.journal import Entry, EntryKind, place_of, read_entries
 from partitiond.engines.process.owners import owners
 from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.settings.schema import Settings
 from partitiond.simulated.gpus import SimulatedHost
-
-if TYPE_CHECKING:
-    from partitiond.devices.partitions.journal import Entry
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -220,7 +217,7 @@ def _choose(
     return [found[index] for index in sorted(found)] if chosen else listed
 
 
-def _journalled(path: Path) -> list["Entry"]:
+def _journalled(path: Path) -> list[Entry]:
     """Instances that a daemon on this state folder made. Raises DeviceError."""
 
     try:
@@ -234,7 +231,7 @@ def _journalled(path: Path) -> list["Entry"]:
 
 
 def _users(
-    uuid: str, state: MigLayout, entries: Sequence["Entry"], owners: Mapping[int, str]
+    uuid: str, state: MigLayout, entries: Sequence[Entry], owners: Mapping[int, str]
 ) -> tuple[frozenset[Place], tuple[tuple[Place, tuple[str, ...]], ...]]:
     """Our instances without engines, and those with engines, by journal and by process."""
 

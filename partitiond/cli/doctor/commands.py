@@ -1,12 +1,14 @@
 """Implements `partitiond doctor`: reports what works here, what does not, and what to do."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import RenderableType
 
 from partitiond.cli.daemon import lock_is_held
 from partitiond.cli.doctor import checks
-from partitiond.cli.doctor.findings import CheckVerdict, fail, ok
+from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding, fail, ok
 from partitiond.cli.doctor.fixes import fix, fixable
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, settings_of
@@ -15,11 +17,6 @@ from partitiond.cli.tables import new_table, state_text
 from partitiond.core.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import RenderableType
-
-    from partitiond.cli.doctor.findings import DoctorFinding
     from partitiond.settings.schema import Settings
 
 FixOption = Annotated[
@@ -65,7 +62,7 @@ def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[DoctorFind
     return settings, [valid, *checks.examine(settings, daemon_runs=held)]
 
 
-def _fixed(settings: "Settings", findings: "Sequence[DoctorFinding]") -> list[str]:
+def _fixed(settings: "Settings", findings: Sequence[DoctorFinding]) -> list[str]:
     """Show what would be done, do it, and report what was done."""
 
     wanted = fixable(findings)
@@ -80,7 +77,7 @@ def _fixed(settings: "Settings", findings: "Sequence[DoctorFinding]") -> list[st
     return done
 
 
-def _table(findings: "Sequence[DoctorFinding]") -> "RenderableType":
+def _table(findings: Sequence[DoctorFinding]) -> RenderableType:
     table = new_table("check", "", "found")
     for finding in findings:
         text = finding.message

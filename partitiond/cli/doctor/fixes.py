@@ -6,24 +6,23 @@ never ended: `partitiond serve` adopts them.
 
 import asyncio
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partitiond.cli.doctor.findings import DoctorFinding
 from partitiond.cli.doctor.gather import mps_facts
 from partitiond.core.errors import PartitiondError
 from partitiond.devices.mps import MpsControl
 from partitiond.engines.process.journal import run_folders
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from partitiond.cli.doctor.findings import DoctorFinding
     from partitiond.settings.schema import Settings
 
 STOP_SECONDS = 10.0
 
 
-def fixable(findings: "Sequence[DoctorFinding]") -> "list[DoctorFinding]":
+def fixable(findings: Sequence[DoctorFinding]) -> list[DoctorFinding]:
     """Return the findings that `fix` would do something about."""
     return [finding for finding in findings if finding.fix]
 

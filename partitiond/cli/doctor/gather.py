@@ -31,12 +31,10 @@ from partitiond.devices.nvml import gpu as handle_of
 from partitiond.devices.nvml.discovery import DRIVER
 from partitiond.devices.nvml.mig import may_change_instances
 from partitiond.devices.nvml.session import session
-from partitiond.devices.partitions.journal import read_entries
+from partitiond.devices.partitions.journal import Entry, read_entries
 from partitiond.platform.deadline_calls import DeadlineCalls
 
 if TYPE_CHECKING:
-    from partitiond.devices.partitions.journal import Entry
-    from partitiond.platform.deadline_calls import DeadlineCalls
     from partitiond.settings.schema import Settings
 
 JOURNAL = "devices.json"
@@ -71,7 +69,7 @@ class GatheredFacts:
     host: HostFacts
     gpu: GpuFacts
     mps: MpsFacts = dataclasses.field(default_factory=MpsFacts)
-    journal: "tuple[Entry, ...]" = ()
+    journal: tuple[Entry, ...] = ()
     journal_problem: str = ""
     engines: tuple[EngineFolder, ...] = ()
     limits: Ulimits = dataclasses.field(default_factory=Ulimits)
@@ -180,7 +178,7 @@ def _from_daemon(facts: GatheredFacts) -> list[DoctorFinding]:
 # -- each source -----------------------------------------------------------------------------
 
 
-def gpu_facts(settings: "Settings", looks: "DeadlineCalls | None" = None) -> GpuFacts:
+def gpu_facts(settings: "Settings", looks: DeadlineCalls | None = None) -> GpuFacts:
     """Read what NVML shows, or why it shows nothing.
 
     Args:
@@ -252,7 +250,7 @@ def _clients(control: object, uuid: str) -> int | None:
         return None  # it does not answer: its clients are unknown, so it is not ended
 
 
-def _journal(settings: "Settings") -> "tuple[tuple[Entry, ...], str]":
+def _journal(settings: "Settings") -> tuple[tuple[Entry, ...], str]:
     try:
         return read_entries(settings.state_dir / JOURNAL), ""
     except (InputError, OSError) as error:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
 
 from partitiond.cli.models.request_options import limits_text
 from partitiond.cli.tables import new_table
@@ -11,11 +12,8 @@ from partitiond.core.instants import unix_seconds
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.views.lists import KeyView
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
-
-def keys_table(keys: Sequence[KeyRecord]) -> "RenderableType":
+def keys_table(keys: Sequence[KeyRecord]) -> RenderableType:
     """Ids, labels, models and expiry of the keys."""
     if not keys:
         return "No API keys. Make one: partitiond keys create --label my-app"
@@ -40,7 +38,7 @@ def expiry_text(key: KeyRecord) -> str:
     return key.expires_at[:16].replace("T", " ")
 
 
-def key_table(view: KeyView) -> "RenderableType":
+def key_table(view: KeyView) -> RenderableType:
     """One key, a line for each of its terms, and its use."""
     key = view.record
     table = new_table("field", "value")

@@ -5,9 +5,10 @@ import dataclasses
 import io
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit
@@ -15,12 +16,7 @@ from partitiond.cli.tables import new_table
 from partitiond.core.errors import InputError
 from partitiond.core.instants import is_day, unix_seconds, utc_iso
 from partitiond.core.units import parse_duration
-from partitiond.core.views.usage import UsageLine
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from partitiond.core.views.usage import UsageReport
+from partitiond.core.views.usage import UsageLine, UsageReport
 
 
 def usage(
@@ -76,7 +72,7 @@ def usage(
     emit(report, as_json=as_json, render=lambda: _table(report))
 
 
-def csv_of(report: "UsageReport") -> str:
+def csv_of(report: UsageReport) -> str:
     """Return every field of every line as CSV, with a header."""
 
     names = [field.name for field in dataclasses.fields(UsageLine)]
@@ -109,7 +105,7 @@ def _moment(option: str, text: str | None) -> str | None:
         ) from error
 
 
-def _table(report: "UsageReport") -> "RenderableType":
+def _table(report: UsageReport) -> RenderableType:
     if not report.lines:
         return f"Nothing was used from {report.first_hour} to {report.last_hour} (UTC)."
     asked = {by.value for by in report.by}

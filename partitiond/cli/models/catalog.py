@@ -1,8 +1,9 @@
 """Implements `partitiond models catalog`: lists the models known by name, without a daemon."""
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
+from rich.console import RenderableType
 
 from partitiond.cli.options import JsonOption
 from partitiond.cli.output import emit, out, say
@@ -10,12 +11,7 @@ from partitiond.cli.tables import new_table
 from partitiond.core.errors import NotFoundError
 from partitiond.core.units import format_bytes
 from partitiond.models.catalog import CATALOG, QUANTISED
-from partitiond.models.listing import count_text, row_of, rows
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from partitiond.models.listing import CatalogRow
+from partitiond.models.listing import CatalogRow, count_text, row_of, rows
 
 _WIDE: Final = 110
 """The table shows all of its columns on a terminal of at least this width."""
@@ -57,7 +53,7 @@ def catalog(
     say("Any other model works by its hub id or folder: partitiond models add ORG/NAME")
 
 
-def _row_named(name: str) -> "CatalogRow":
+def _row_named(name: str) -> CatalogRow:
     key = name.strip().lower()
     if key in QUANTISED:
         key = QUANTISED[key].form_of
@@ -70,7 +66,7 @@ def _row_named(name: str) -> "CatalogRow":
     return row_of(CATALOG[key])
 
 
-def _table(rows: "list[CatalogRow]", width: int) -> "RenderableType":
+def _table(rows: list[CatalogRow], width: int) -> RenderableType:
     """Return the table; a narrow one leaves out the licence and shortens the attention."""
 
     wide = width >= _WIDE
@@ -90,7 +86,7 @@ def _table(rows: "list[CatalogRow]", width: int) -> "RenderableType":
     return table
 
 
-def _parameters(row: "CatalogRow") -> str:
+def _parameters(row: CatalogRow) -> str:
     """The number of parameters; in parentheses those that each token uses, if they are fewer."""
 
     active = row.active_parameters
@@ -98,7 +94,7 @@ def _parameters(row: "CatalogRow") -> str:
     return count_text(row.parameters) + through
 
 
-def _record(row: "CatalogRow") -> "RenderableType":
+def _record(row: CatalogRow) -> RenderableType:
     active = row.active_parameters
     through = f", {active:,} of them for each token" if active < row.parameters else ""
     window = (

@@ -1,10 +1,10 @@
 """Implements `partitiond models drift`: compares what replicas do with what was predicted."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Group
+from rich.console import Group, RenderableType
 
 from partitiond.cli.ids import ProfileArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
@@ -12,9 +12,6 @@ from partitiond.cli.output import emit, print_json, say
 from partitiond.cli.tables import new_table
 from partitiond.core.drift.detection import Figure, LedgerEntry
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 ALWAYS_SHOWN = (Figure.PACE, Figure.TPOT, Figure.FIRST)
 
@@ -58,7 +55,7 @@ def lift(
     say(f"Plans take the figures of {lifted.profile_id} as they are again.")
 
 
-def report_view(report: DriftReport) -> "RenderableType":
+def report_view(report: DriftReport) -> RenderableType:
     """Return the replicas, then the corrections and the profiles to be measured again."""
 
     if not report.replicas and not report.corrections:
@@ -105,7 +102,7 @@ def _ratio(replica: ReplicaDrift, figure: Figure) -> str:
     return f"{found.ratio:.2f} ±{(found.high - found.low) / 2:.2f}"
 
 
-def ledger_table(entries: Sequence[LedgerEntry]) -> "RenderableType":
+def ledger_table(entries: Sequence[LedgerEntry]) -> RenderableType:
     """Return the windows, newest first: each figure as measured / predicted, in milliseconds."""
 
     if not entries:

@@ -1,7 +1,7 @@
 """Defines options for names, default parameters and limits of requests, and words them."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,11 +11,9 @@ from partitiond.cli.keys.options import (
     SequencesOption,
     limits_body,
 )
+from partitiond.core.dispatch.routing import RequestLimits
 from partitiond.core.errors import InputError
-
-if TYPE_CHECKING:
-    from partitiond.core.dispatch.routing import RequestLimits
-    from partitiond.core.model.spec import ModelSpec
+from partitiond.core.model.spec import ModelSpec
 
 __all__ = [
     "AliasOption",
@@ -89,7 +87,7 @@ def _value(name: str, text: str) -> Any:
         return text
 
 
-def defaults_text(spec: "ModelSpec") -> str:
+def defaults_text(spec: ModelSpec) -> str:
     """Default parameters on one line."""
     return (
         ", ".join(f"{name}={json.dumps(value)}" for name, value in spec.request_defaults.items())
@@ -97,7 +95,7 @@ def defaults_text(spec: "ModelSpec") -> str:
     )
 
 
-def limits_text(limits: "RequestLimits") -> str:
+def limits_text(limits: RequestLimits) -> str:
     """Limits of one request on one line."""
     parts = (
         (limits.max_prompt_bytes, "bytes of prompts"),

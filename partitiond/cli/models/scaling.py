@@ -1,19 +1,16 @@
 """Implements `partitiond models scaling`: shows the models that scale by themselves."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Group
+from rich.console import Group, RenderableType
 
 from partitiond.cli.ids import argument_of
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit
 from partitiond.cli.tables import new_table
 from partitiond.core.views.scaling import ScalingView
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 def scaling(
@@ -40,7 +37,7 @@ def scaling(
     emit(found, as_json=as_json, render=lambda: _table(found))
 
 
-def _table(views: Sequence[ScalingView], *, reasons: bool = False) -> "RenderableType":
+def _table(views: Sequence[ScalingView], *, reasons: bool = False) -> RenderableType:
     if not views:
         return "No model scales by itself."
     table = new_table(

@@ -5,7 +5,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from partitiond.cli.daemon import host_devices
 from partitiond.cli.interrupts import Interrupts, best_so_far
@@ -24,7 +24,7 @@ from partitiond.core.plan.record import (
     diff_plans,
 )
 from partitiond.core.units import format_bytes
-from partitiond.fleet.file import load_fleet
+from partitiond.fleet.file import Fleet, load_fleet
 from partitiond.fleet.offline import estimated_demands, fleet_request, has_many
 from partitiond.models.resolver import Resolver
 from partitiond.planner.answers.explain import proven_impossible
@@ -32,15 +32,11 @@ from partitiond.planner.answers.questions import answer
 from partitiond.planner.answers.whatif import World
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import usual_budget
-from partitiond.planner.pack.flow import progress_of, run_flow
+from partitiond.planner.pack.flow import Solving, progress_of, run_flow
 from partitiond.planner.progress.watch import CompilingStopped
 from partitiond.serde import from_jsonable
 from partitiond.settings.schema import Settings, load_settings, settings_values
 from partitiond.settings.sources import flatten
-
-if TYPE_CHECKING:
-    from partitiond.fleet.file import Fleet
-    from partitiond.planner.pack.flow import Solving
 
 MAX_PLAN_BYTES: Final = 256 * 2**20
 """A plan of 5,000 models on 1,000 devices takes about 30 MB."""
@@ -157,10 +153,10 @@ def plan_file(
 
 def _solver(
     on_progress: OnProgress | None, stop: Interrupts
-) -> "Callable[[Solving], Plan | Infeasible]":
+) -> Callable[[Solving], Plan | Infeasible]:
     """A solver that runs in this process, which does nothing else."""
 
-    def solved(step: "Solving") -> Plan | Infeasible:
+    def solved(step: Solving) -> Plan | Infeasible:
         def tell(progress: PlanProgress) -> None:
             if on_progress is not None:
                 on_progress(progress_of(step, progress))
@@ -211,7 +207,7 @@ def saved_plan(path: Path) -> Plan:
         ) from error
 
 
-def laid_over(settings: Settings, fleet: "Fleet") -> Settings:
+def laid_over(settings: Settings, fleet: Fleet) -> Settings:
     """The settings, overridden by a fleet file's tables. Raises SettingsError."""
 
     if not fleet.settings:

@@ -9,10 +9,10 @@ from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, err, print_json, say
 from partitiond.cli.tables import jobs_table
 from partitiond.cli.waiting import wait_for_job
+from partitiond.core.profile.jobs import Job
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
-    from partitiond.core.profile.jobs import Job
 
 
 def list_jobs(ctx: typer.Context, as_json: JsonOption = False) -> None:
@@ -49,6 +49,6 @@ def cancel(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False)
     say(f"Job {job.id} is {job.state.value}.")
 
 
-def _job(client: "ControlClient", given: str) -> "Job":
+def _job(client: "ControlClient", given: str) -> Job:
     """Find a job by id, number or prefix of the id. Raises NotFoundError, InputError."""
     return with_id("job", given, client.job, lambda: (job.id for job in client.jobs()))

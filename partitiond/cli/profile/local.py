@@ -36,6 +36,7 @@ from partitiond.core.units import Bytes, format_bytes
 from partitiond.devices.cpu_speed import CpuSpeed
 from partitiond.devices.nvml import used_bytes
 from partitiond.devices.telemetry import HostTelemetry
+from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.models.resolver import Resolver
 from partitiond.ports import ProfileRequest
 from partitiond.profiler.runner import Profiler
@@ -43,8 +44,6 @@ from partitiond.run_folder import owned_run_folder
 from partitiond.store import StateLock, open_store
 
 if TYPE_CHECKING:
-    from partitiond.engines.install.environment import EngineEnvironment
-    from partitiond.profiler.runner import Profiler
     from partitiond.settings.schema import Settings
 
 
@@ -228,7 +227,7 @@ class _Work:
             engines.host.devices.close()
 
     async def _measured(
-        self, engines: "LocalEngines", resolved: ResolvedModel, report: Reporter
+        self, engines: LocalEngines, resolved: ResolvedModel, report: Reporter
     ) -> Profile:
         def show(progress: Progress) -> None:
             text = ": ".join(part for part in (progress.phase, progress.message) if part)
@@ -245,7 +244,7 @@ class _Work:
         return with_source(profile, resolved.spec)
 
     async def _resolved(
-        self, environment: "EngineEnvironment | EngineUnavailableError", report: Reporter
+        self, environment: EngineEnvironment | EngineUnavailableError, report: Reporter
     ) -> ResolvedModel:
         python = None if isinstance(environment, EngineUnavailableError) else environment.python
         models = self._settings.models
@@ -273,7 +272,7 @@ class _Work:
             partition=lease.partition,
         )
 
-    def _profiler(self, engines: "LocalEngines") -> "Profiler":
+    def _profiler(self, engines: LocalEngines) -> Profiler:
         looks = engines.host.devices.looks
         return Profiler(
             engines.runner,
@@ -285,7 +284,7 @@ class _Work:
         )
 
 
-def _engine_or_why_not(settings: "Settings") -> "EngineEnvironment | EngineUnavailableError":
+def _engine_or_why_not(settings: "Settings") -> EngineEnvironment | EngineUnavailableError:
     """The engine, or the error to raise once the model is available.
 
     A missing model is reported first, because installing an engine takes minutes.

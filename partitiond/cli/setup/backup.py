@@ -9,10 +9,9 @@ import typer
 from partitiond.cli.options import JsonOption, loaded_settings
 from partitiond.cli.output import print_json, say
 from partitiond.platform.clock import SystemClock
-from partitiond.settings.schema import default_config_files
+from partitiond.settings.schema import LoadedSettings, default_config_files
 
 if TYPE_CHECKING:
-    from partitiond.settings.schema import LoadedSettings
     from partitiond.store.backup import Restored
     from partitiond.store.backup_file import Manifest
 
@@ -77,7 +76,7 @@ def restore(
     _tell(done)
 
 
-def _settings_file(loaded: "LoadedSettings") -> Path:
+def _settings_file(loaded: LoadedSettings) -> Path:
     """Return the settings file in use, or the path of the user's own if there is none yet."""
 
     return loaded.config_file or default_config_files()[0]

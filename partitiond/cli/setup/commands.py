@@ -1,7 +1,8 @@
 """Implements `partitiond setup`: prepares a host to run partitiond as a service, and undoes it."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,16 +12,10 @@ from partitiond.cli.output import out, print_json, say
 from partitiond.cli.setup import record
 from partitiond.cli.setup.host import SetupHost, facts_of, require_rights
 from partitiond.cli.setup.plan import steps_for
-from partitiond.cli.setup.steps import StepProgress
+from partitiond.cli.setup.record import StepOutcome
+from partitiond.cli.setup.steps import SetupStep, StepProgress
 from partitiond.cli.tables import new_table, state_text
 from partitiond.core.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from partitiond.cli.setup.host import SetupHost
-    from partitiond.cli.setup.record import StepOutcome
-    from partitiond.cli.setup.steps import SetupStep
 
 
 def setup(
@@ -76,9 +71,7 @@ def setup(
     _set_up(host, steps_for(facts, host), apply=apply, as_json=as_json)
 
 
-def _set_up(
-    host: "SetupHost", steps: "tuple[SetupStep, ...]", *, apply: bool, as_json: bool
-) -> None:
+def _set_up(host: SetupHost, steps: tuple[SetupStep, ...], *, apply: bool, as_json: bool) -> None:
     if not apply:
         outcomes = [record.standing_of(host, step) for step in steps]
         _show(outcomes, as_json=as_json)
@@ -88,7 +81,7 @@ def _set_up(
     _finish(_told(record.apply(host, steps), as_json=as_json), as_json=as_json)
 
 
-def _undo(host: "SetupHost", *, apply: bool, purge: bool, as_json: bool) -> None:
+def _undo(host: SetupHost, *, apply: bool, purge: bool, as_json: bool) -> None:
     if not apply:
         done = reversed(record.read_record(host))
         outcomes = [record.StepOutcome(step.key, step.what, StepProgress.TODO) for step in done]
@@ -104,7 +97,7 @@ def _undo(host: "SetupHost", *, apply: bool, purge: bool, as_json: bool) -> None
     _finish(_told(record.undo(host, purge=purge), as_json=as_json), as_json=as_json)
 
 
-def _told(outcomes: "Iterable[StepOutcome]", *, as_json: bool) -> "list[StepOutcome]":
+def _told(outcomes: Iterable[StepOutcome], *, as_json: bool) -> list[StepOutcome]:
     """Return all outcomes; report each as soon as it is there, because some take minutes."""
     found = []
     for outcome in outcomes:
@@ -115,7 +108,7 @@ def _told(outcomes: "Iterable[StepOutcome]", *, as_json: bool) -> "list[StepOutc
     return found
 
 
-def _finish(outcomes: "list[StepOutcome]", *, as_json: bool) -> None:
+def _finish(outcomes: list[StepOutcome], *, as_json: bool) -> None:
     if as_json:
         print_json(outcomes)
     elif not outcomes:
@@ -124,7 +117,7 @@ def _finish(outcomes: "list[StepOutcome]", *, as_json: bool) -> None:
         raise typer.Exit(Exit.FAILED)
 
 
-def _show(outcomes: "list[StepOutcome]", *, as_json: bool) -> None:
+def _show(outcomes: list[StepOutcome], *, as_json: bool) -> None:
     if as_json:
         print_json(outcomes)
         return

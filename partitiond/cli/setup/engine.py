@@ -12,18 +12,17 @@ from partitiond.cli.progress import reporting
 from partitiond.cli.tables import new_table
 from partitiond.core.errors import EngineUnavailableError, InputError, SilentError
 from partitiond.devices.nvml.session import session
-from partitiond.engines.install.environment import find_environment
+from partitiond.engines.install.environment import EngineEnvironment, Variant, find_environment
 from partitiond.engines.install.install import install as install_environment
 from partitiond.engines.install.package_sources import configured_sources
 from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.platform.deadline_calls import DeadlineCalls
 
 if TYPE_CHECKING:
-    from partitiond.engines.install.environment import EngineEnvironment, Variant
     from partitiond.settings.schema import Settings
 
 
-def chosen_variant(settings: "Settings", asked: str | None = None) -> "Variant":
+def chosen_variant(settings: "Settings", asked: str | None = None) -> Variant:
     """Return "cpu" or "cuda": as `asked`, as the settings say, or by whether there is a GPU.
 
     Raises:
@@ -54,7 +53,7 @@ def has_gpu() -> bool:
         return False
 
 
-def install_engine(settings: "Settings", variant: "Variant") -> "EngineEnvironment":
+def install_engine(settings: "Settings", variant: Variant) -> EngineEnvironment:
     """Install (or reuse) the managed environment with visible progress."""
 
     engine = settings.engine
@@ -65,7 +64,7 @@ def install_engine(settings: "Settings", variant: "Variant") -> "EngineEnvironme
         return install_environment(settings.engines_dir, variant, sources, report.update)
 
 
-def find_engine(settings: "Settings", variant: "Variant | None" = None) -> "EngineEnvironment":
+def find_engine(settings: "Settings", variant: Variant | None = None) -> EngineEnvironment:
     """Return the environment that the settings name. Raises EngineUnavailableError."""
 
     return find_environment(
@@ -73,7 +72,7 @@ def find_engine(settings: "Settings", variant: "Variant | None" = None) -> "Engi
     )
 
 
-def describe(environment: "EngineEnvironment") -> dict[str, Any]:
+def describe(environment: EngineEnvironment) -> dict[str, Any]:
     """Return an environment as plain data."""
     return {
         "python": str(environment.python),

@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import typer
 
@@ -16,9 +16,6 @@ from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.model.spec import FaultDomain
 from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import Objective
-
-if TYPE_CHECKING:
-    from partitiond.core.hardware.kinds import SharingMode
 
 DEFAULT_MINUTES: Final = 5.0
 DEFAULT_EVERY_SECONDS: Final = 5.0
@@ -147,7 +144,7 @@ def _window(minutes: float | None, prometheus: str | None) -> float | None:
     return None if prometheus is None else DEFAULT_WINDOW_MINUTES * 60
 
 
-def _pairs(texts: "list[str] | tuple[str, ...]") -> dict[str, str]:
+def _pairs(texts: list[str] | tuple[str, ...]) -> dict[str, str]:
     found = {}
     for text in texts:
         name, separator, meant = text.partition("=")
@@ -169,7 +166,7 @@ def _slo(ttft: float | None, tpot: float | None) -> tuple[float, float] | None:
     return None if ttft is None or tpot is None else (ttft, tpot)
 
 
-def _modes(texts: "list[str] | tuple[str, ...]") -> "tuple[SharingMode, ...]":
+def _modes(texts: list[str] | tuple[str, ...]) -> tuple[SharingMode, ...]:
     try:
         return tuple(dict.fromkeys(SharingMode(text.lower()) for text in texts))
     except ValueError as error:

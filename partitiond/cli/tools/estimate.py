@@ -1,7 +1,6 @@
 """Implements `partitiond tools estimate`: predicts a model on a device without measuring it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -12,25 +11,17 @@ from partitiond.cli.tools import estimate_options as asked
 from partitiond.cli.tools.estimate_view import comparison_table, estimate_table
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware.cpus import measured_cpu
-from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import find_hardware, mig_profile
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.hardware.prices import prices_from
+from partitiond.core.hardware.prices import TokenPrices, prices_from
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance import comparison
-from partitiond.core.performance.estimate_report import Question, estimate_report
+from partitiond.core.performance.estimate_report import EstimateReport, Question, estimate_report
 from partitiond.devices.bandwidth import cpu_figures
 from partitiond.devices.cpu import discover_cpu
 from partitiond.serde import toml_of
-
-if TYPE_CHECKING:
-    from partitiond.core.hardware.kinds import HardwareSpec
-    from partitiond.core.hardware.partition import PartitionSize
-    from partitiond.core.hardware.prices import TokenPrices
-    from partitiond.core.model.spec import Slo
-    from partitiond.core.model.workload import Workload
-    from partitiond.core.performance.estimate_report import EstimateReport, Question
 
 NO_BOUND_SECONDS = 86400.0
 """Stands for the missing bound of an SLO that names only one."""
@@ -95,7 +86,7 @@ def estimate(
     emit(report, as_json=as_json, render=lambda: estimate_table(report, question.slo))
 
 
-def slo_of(ttft: float | None, tpot: float | None) -> "Slo | None":
+def slo_of(ttft: float | None, tpot: float | None) -> Slo | None:
     """Return the SLO of two optional bounds; None without either. Raises SpecError."""
 
     if ttft is None and tpot is None:
@@ -107,7 +98,7 @@ def slo_of(ttft: float | None, tpot: float | None) -> "Slo | None":
 
 def _workload(
     prompt: int, output: int, prompt_variation: float, output_variation: float
-) -> "Workload":
+) -> Workload:
     if prompt_variation == 0 and output_variation == 0:
         return Workload(prompt, output)
     return Workload.lognormal(prompt, output, prompt_variation, output_variation)
@@ -130,12 +121,12 @@ class _Where:
         self._cores = cores
         self._measure = measure
 
-    def report(self, question: "Question", text: str) -> "EstimateReport":
+    def report(self, question: Question, text: str) -> EstimateReport:
         """Return the estimate on the named hardware. Raises SpecError, DeviceError."""
 
         return estimate_report(question, *self.hardware(text))
 
-    def hardware(self, text: str) -> "tuple[HardwareSpec, PartitionSize]":
+    def hardware(self, text: str) -> tuple[HardwareSpec, PartitionSize]:
         """Return the hardware of a name, and the partition of it that the options ask for."""
 
         if text.strip().lower() == "cpu":
@@ -160,7 +151,7 @@ class _Where:
             return spec, PartitionSize(SharingMode.MPS, 1, self._sm_percent)
         return spec, PartitionSize(SharingMode.WHOLE, 1, 100)
 
-    def _cpu(self) -> "tuple[HardwareSpec, PartitionSize]":
+    def _cpu(self) -> tuple[HardwareSpec, PartitionSize]:
         if self._mig is not None or self._sm_percent is not None:
             raise SpecError(
                 "a CPU has neither MIG slices nor SMs.", hint="Use --cores for a part of it."
@@ -179,7 +170,7 @@ class _Where:
 
 
 def _compare(
-    question: "Question", where: _Where, names: str, prices: Path | None, *, as_json: bool
+    question: Question, where: _Where, names: str, prices: Path | None, *, as_json: bool
 ) -> None:
     known = read_prices(prices) if prices is not None else None
     # Two names of the same hardware are one row.
@@ -204,7 +195,7 @@ def _compare(
     emit(result, as_json=as_json, render=lambda: comparison_table(question, options, known))
 
 
-def read_prices(path: Path) -> "TokenPrices":
+def read_prices(path: Path) -> TokenPrices:
     """Read the user's prices from a file. Raises SpecError."""
 
     try:

@@ -1,17 +1,12 @@
 """Draws the report of a simulated fleet."""
 
-from typing import TYPE_CHECKING
-
 from rich.console import Group
 from rich.table import Table
 
 from partitiond.simulated.fleet.report import FleetReport, ModelReport
 
-if TYPE_CHECKING:
-    from rich.console import Group
 
-
-def render_report(report: FleetReport) -> "Group":
+def render_report(report: FleetReport) -> Group:
     """A table with a row per model and one for all, and what the simulation took."""
 
     table = Table("model", box=None, pad_edge=False)

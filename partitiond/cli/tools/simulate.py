@@ -20,13 +20,10 @@ from partitiond.core.errors import InputError, SpecError
 from partitiond.core.units import Bytes, format_bytes
 from partitiond.devices.mps import MpsControl
 from partitiond.settings.types import Size
-from partitiond.simulated.gpus import SimulatedHost, shipped_descriptions
+from partitiond.simulated.gpus import HostDescription, SimulatedHost, shipped_descriptions
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from partitiond.settings.schema import Settings
-    from partitiond.simulated.gpus import HostDescription, SimulatedHost
 
 
 MOST_CALLS: Final = 1_000_000
@@ -154,7 +151,7 @@ _BREAKS: Final[Mapping[str, tuple[int | None, Action]]] = {
 }
 
 
-def _process(host: "SimulatedHost", uuid: str, pid: int, size: int) -> None:
+def _process(host: SimulatedHost, uuid: str, pid: int, size: int) -> None:
     """Add a foreign process that holds `size` bytes; 0 removes it."""
 
     if not 0 < pid < 2**31:
@@ -171,7 +168,7 @@ def _process(host: "SimulatedHost", uuid: str, pid: int, size: int) -> None:
         host.remove_process(uuid, pid)
 
 
-def _mig(host: "SimulatedHost", uuid: str, *, enabled: bool) -> None:
+def _mig(host: SimulatedHost, uuid: str, *, enabled: bool) -> None:
     """Set the MIG mode as nvidia-smi does. Raises InputError if processes use the GPU."""
     if host.processes(uuid):
         raise InputError(
@@ -181,7 +178,7 @@ def _mig(host: "SimulatedHost", uuid: str, *, enabled: bool) -> None:
     host.set_mig_mode(uuid, enabled=enabled)
 
 
-def _function(host: "SimulatedHost", name: str) -> str:
+def _function(host: SimulatedHost, name: str) -> str:
     """Check the name of a function of the host's libraries, a pattern for some, or "mig"."""
 
     letters = {*string.ascii_letters, *string.digits, *"_*?[]"}
@@ -210,7 +207,7 @@ def _usage(word: str) -> str:
     return next(part for part in BREAK_HELP.split(" | ") if part.split()[0] == word)
 
 
-def _uuid(host: "SimulatedHost", gpu: str) -> str:
+def _uuid(host: SimulatedHost, gpu: str) -> str:
     """Find a GPU by its index or a prefix of its UUID. Raises InputError."""
     uuids = host.uuids()
     if gpu.isascii() and gpu.isdigit() and len(gpu) < 3:
@@ -224,7 +221,7 @@ def _uuid(host: "SimulatedHost", gpu: str) -> str:
     return found[0]
 
 
-def _break_mps(settings: "Settings", host: "SimulatedHost", uuid: str, how: str) -> None:
+def _break_mps(settings: "Settings", host: SimulatedHost, uuid: str, how: str) -> None:
     """Simulate a client's fatal fault on a GPU's MPS server, or kill its control daemon."""
 
     if how not in ("fault", "kill"):
@@ -276,7 +273,7 @@ def _figures(values: Sequence[str]) -> dict[str, Any]:
     return figures
 
 
-def _gpus(host: "SimulatedHost") -> list[dict[str, Any]]:
+def _gpus(host: SimulatedHost) -> list[dict[str, Any]]:
     return [
         {
             "index": index,
@@ -300,14 +297,14 @@ def _gpus(host: "SimulatedHost") -> list[dict[str, Any]]:
     ]
 
 
-def _hosts_table(descriptions: "Mapping[str, HostDescription]") -> "Table":
+def _hosts_table(descriptions: Mapping[str, HostDescription]) -> Table:
     table = Table("name", "GPUs", "what it is", box=None, pad_edge=False)
     for name, description in descriptions.items():
         table.add_row(name, str(description.count), description.about)
     return table
 
 
-def _gpus_table(gpus: Sequence[Mapping[str, Any]]) -> "Table":
+def _gpus_table(gpus: Sequence[Mapping[str, Any]]) -> Table:
     table = Table("#", box=None, pad_edge=False)
     table.add_column("GPU", min_width=max(len(gpu["uuid"]) for gpu in gpus))
     for name in ("used", "total", "processes", "MIG"):

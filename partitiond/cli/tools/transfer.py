@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,24 +15,17 @@ from partitiond.cli.tools import estimate_options as asked
 from partitiond.cli.tools.estimate_view import transfer_table
 from partitiond.core.errors import InputError, ProfileError, SpecError
 from partitiond.core.hardware.cpus import measured_cpu
-from partitiond.core.hardware.kinds import DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import DeviceKind, HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import find_hardware, hardware_for_key
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.precision import dtype_on
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.transfer import Target, transfer_profile
-from partitiond.core.performance.transfer_fit import source_of
+from partitiond.core.performance.transfer_fit import Source, source_of
+from partitiond.core.profile.record import Profile
 from partitiond.devices.bandwidth import cpu_figures
 from partitiond.devices.cpu import discover_cpu
 from partitiond.serde import to_json
-
-if TYPE_CHECKING:
-    from partitiond.core.hardware.kinds import HardwareSpec
-    from partitiond.core.hardware.partition import PartitionSize
-    from partitiond.core.model.workload import Workload
-    from partitiond.core.performance.transfer import Target
-    from partitiond.core.performance.transfer_fit import Source
-    from partitiond.core.profile.record import Profile
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,7 +88,7 @@ def transfer(
     emit(predicted, as_json=as_json, render=lambda: transfer_table(predicted, measured))
 
 
-def _source(ctx: typer.Context, profile: "Profile", config: Path | None) -> "Source":
+def _source(ctx: typer.Context, profile: Profile, config: Path | None) -> Source:
     try:
         _, architecture = architecture_for(str(config) if config else profile.model)
     except SpecError as error:
@@ -109,7 +101,7 @@ def _source(ctx: typer.Context, profile: "Profile", config: Path | None) -> "Sou
     return source_of(profile, architecture, _hardware_behind(ctx, profile.hardware))
 
 
-def _hardware_behind(ctx: typer.Context, key: str) -> "HardwareSpec":
+def _hardware_behind(ctx: typer.Context, key: str) -> HardwareSpec:
     """Return the catalog's hardware; this host's CPU as measured, another CPU as assumed."""
 
     if key.startswith("cpu-"):
@@ -121,7 +113,7 @@ def _hardware_behind(ctx: typer.Context, key: str) -> "HardwareSpec":
     return hardware_for_key(key)
 
 
-def _target(ctx: typer.Context, sources: "list[Source]", wanted: _Wanted) -> "Target":
+def _target(ctx: typer.Context, sources: list[Source], wanted: _Wanted) -> Target:
     first = sources[0].subject
     name, architecture = first.model, first.architecture
     if wanted.model is not None:
@@ -148,13 +140,13 @@ def _target(ctx: typer.Context, sources: "list[Source]", wanted: _Wanted) -> "Ta
     return Target(subject, _context_tokens(workload, architecture.max_position), memory)
 
 
-def _context_tokens(workload: "Workload", max_position: int) -> int:
+def _context_tokens(workload: Workload, max_position: int) -> int:
     """The context that registration sets: 1.25 times the longest request, if the model has it."""
     wanted = max(256, -(-workload.longest_tokens * 5 // 4))
     return max(workload.longest_tokens, min(wanted, max_position))
 
 
-def _workload(measured: "Workload", wanted: _Wanted) -> "Workload":
+def _workload(measured: Workload, wanted: _Wanted) -> Workload:
     if wanted.prompt_tokens is None and wanted.output_tokens is None:
         return measured
     return Workload(
@@ -164,8 +156,8 @@ def _workload(measured: "Workload", wanted: _Wanted) -> "Workload":
 
 
 def _partition(
-    ctx: typer.Context, source: "Source", wanted: _Wanted
-) -> "tuple[HardwareSpec, PartitionSize]":
+    ctx: typer.Context, source: Source, wanted: _Wanted
+) -> tuple[HardwareSpec, PartitionSize]:
     """Return the wanted hardware and partition; those of the first profile by default."""
 
     spec, size = source.subject.hardware, source.profile.size
@@ -194,7 +186,7 @@ def _partition(
     return spec, size
 
 
-def _id_of(target: "Target", now: datetime.datetime) -> str:
+def _id_of(target: Target, now: datetime.datetime) -> str:
     subject = target.subject
     lengths = f"{subject.workload.prompt_tokens}-{subject.workload.output_tokens}"
     return (
@@ -203,7 +195,7 @@ def _id_of(target: "Target", now: datetime.datetime) -> str:
     )
 
 
-def _write(profile: "Profile", path: Path) -> None:
+def _write(profile: Profile, path: Path) -> None:
     try:
         path.write_text(to_json(profile, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

@@ -13,7 +13,6 @@ from partitiond.cli.watch.view import Screen, draw
 from partitiond.core.errors import InputError
 
 if TYPE_CHECKING:
-    from partitiond.cli.watch.screen import OverviewReply
     from partitiond.client.client import ControlClient
 
 
@@ -54,7 +53,7 @@ def top(
         run(lambda: _look(client), state, console, interval)
 
 
-def _look(client: "ControlClient") -> "OverviewReply":
+def _look(client: "ControlClient") -> OverviewReply:
     overview = client.overview()
     events = client.events(after=max(0, overview.last_event - EVENTS), limit=EVENTS)
     return OverviewReply(overview, events)
