@@ -68,7 +68,6 @@ def stop_daemon(client: "ControlClient", settings: "Settings", *, stop_engines: 
     Raises:
         PartitiondError: the daemon refused, or did not end in time.
     """
-
     try:
         client.shutdown(stop_engines=stop_engines)
     except DaemonUnreachableError:
@@ -90,7 +89,6 @@ def stop_daemon(client: "ControlClient", settings: "Settings", *, stop_engines: 
 
 def lock_is_held(path: Path) -> bool:
     """Whether a daemon holds the state folder's lock now."""
-
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -144,5 +142,4 @@ def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOptio
 
 def host_devices(settings: "Settings") -> list[Device]:
     """Return the devices of this host that the settings allow. Raises DeviceError."""
-
     return commands_devices.host_devices(settings)

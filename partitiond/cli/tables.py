@@ -1,14 +1,14 @@
 """Draws tables of models, replicas, jobs and events for people, to fit 80 columns."""
 
 import collections
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Final, TypeVar
 
-from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from partitiond.cli.columns import Column, new_table, table_of
 from partitiond.cli.models.placement_options import demand_text, placement_text
 from partitiond.cli.models.request_options import defaults_text, limits_text
 from partitiond.core.events import Event
@@ -49,35 +49,6 @@ PAGE_ROWS: Final = 20
 """Rows shown of a longer table that stands alone."""
 HALF_PAGE_ROWS: Final = 12
 """Rows shown of a longer table that another one stands below."""
-UNBOUNDED: Final = 10_000
-"""Wider than any terminal, in columns."""
-
-
-class _Table(Table):
-    """A table whose gaps become narrower before its words are broken."""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wanted = console.measure(self, options=options.update(max_width=UNBOUNDED)).maximum
-        self.collapse_padding = wanted > options.max_width
-        return super().__rich_console__(console, options)
-
-
-def new_table(*headers: str, whole: Collection[str] = ()) -> Table:
-    """A plain table; a header that starts with ">" is right-aligned.
-
-    Args:
-        whole: headers of columns that are never broken, such as ids and times.
-    """
-    table = _Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for header in headers:
-        right = header.startswith(">")
-        table.add_column(
-            header.removeprefix(">"),
-            justify="right" if right else "left",
-            overflow="fold",
-            no_wrap=header in whole,
-        )
-    return table
 
 
 def state_text(state: str) -> Text:
@@ -139,7 +110,6 @@ def with_left(
         shown: the items in the table.
         states: the state of every item, as one word.
     """
-
     left = len(states) - len(shown)
     if not left:
         return table
@@ -294,7 +264,6 @@ def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> RenderableType
         table: the table.
         notes: pairs of a subject and a note, which may be empty.
     """
-
     about: dict[str, list[str]] = {}
     for subject, note in notes:
         if note:
@@ -345,14 +314,12 @@ def events_table(events: Sequence[Event]) -> RenderableType:
     """Events, oldest first."""
     if not events:
         return "No events."
-    table = new_table(">id", "at", "kind", "about", "what happened", "who", whole=(">id", "at"))
-    for event in events:
-        table.add_row(
-            str(event.id),
-            event.at[:19],
-            event.kind,
-            short_device(event.subject),
-            event.message,
-            event.actor,
-        )
-    return table
+    return table_of(
+        events,
+        Column("id", lambda event: str(event.id), whole=True),
+        Column("at", lambda event: event.at[:19], right=False, whole=True),
+        Column("kind", lambda event: event.kind, right=False),
+        Column("about", lambda event: short_device(event.subject), right=False),
+        Column("what happened", lambda event: event.message, right=False),
+        Column("who", lambda event: event.actor, right=False),
+    )

@@ -34,7 +34,6 @@ def demo(
     6 minutes on two cores, and under 3 the second time: the engine, the models and the
     measurements are kept. On a terminal it goes on serving until Ctrl-C.
     """
-
     given = globals_of(ctx)
     folder = state_dir or given.state_dir or Path(".demo")
     outcome = run_demo(

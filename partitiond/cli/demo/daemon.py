@@ -86,7 +86,6 @@ def run_folder(config: Path) -> Path:
 
     It lies in the system's temporary folder, because sockets need a short path, and is private.
     """
-
     with contextlib.suppress(OSError, tomllib.TOMLDecodeError):
         earlier = Path(str(tomllib.loads(config.read_text("utf-8")).get("run_dir", "")))
         if earlier.is_absolute() and is_own_run_folder(earlier):
@@ -190,7 +189,6 @@ class DemoDaemon:
 
     def _not_ready(self, client: "ControlClient") -> str | None:
         """Return None once the daemon is ready; else a text that says what it waits for."""
-
         client.token = read_token(self.settings.token_path)
         try:
             missing = dict(client.readiness())

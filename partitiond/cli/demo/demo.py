@@ -113,7 +113,6 @@ def prepare_folder(options: DemoOptions) -> tuple[Settings, Path]:
         ConflictError: a demo runs on this folder already; or the folder is not a demo's, and stays
             unchanged; or another setting sends the demo to another state folder.
     """
-
     config = options.folder / "config.toml"
     if lock_is_held(options.folder / "daemon.lock"):
         raise ConflictError(
@@ -150,7 +149,6 @@ def prepare_folder(options: DemoOptions) -> tuple[Settings, Path]:
 
 def _device_settings() -> dict[str, object]:
     """Return settings for two cores (four if there are plenty), or for the GPUs if any."""
-
     if has_gpu():
         return {"cpu.enabled": False}
     usable = sorted(os.sched_getaffinity(0))
@@ -214,7 +212,6 @@ def _tell(
 
 def demo_specs(options: DemoOptions, settings: Settings) -> list[ModelSpec]:
     """Return the demo's models: a real one, and one with dummy weights unless the hub is used."""
-
     hub = options.hub or settings.models.hub
     found = []
     for text, weights in (
@@ -293,7 +290,6 @@ def _shut_down(
     story: Story, daemon: DemoDaemon, client: "ControlClient", *, failed: bool = False
 ) -> None:
     """End what was started, in a hurry after a failure, and say whether anything is left."""
-
     with undisturbed(), story.step("Shut down"), reporting(story.console) as report:
         story.say("Until this is done, Ctrl-C and SIGTERM are ignored.")
         report.update("draining and stopping")

@@ -47,7 +47,6 @@ long."""
 
 def engine(story: Story, settings: "Settings") -> EngineEnvironment:
     """Find the engine, or install it."""
-
     variant = chosen_variant(settings)
     try:
         environment = find_engine(settings, variant)
@@ -68,7 +67,6 @@ async def prepare_models(
     specs: Sequence[ModelSpec],
 ) -> None:
     """Get both models onto the disk, with progress."""
-
     resolver = Resolver(
         settings.models_dir, environment.python, settings.models.offline, settings.models.hub
     )
@@ -87,7 +85,6 @@ def measure_all(
     story: Story, client: "ControlClient", specs: Sequence[ModelSpec], version: str
 ) -> list[Profile]:
     """Register both models and measure those that no earlier run has measured."""
-
     kept = {spec.name: _kept_profile(client, spec, version) for spec in specs}
     if not all(kept.values()):
         _forget(client)  # replicas of an earlier run would hold the cores that are measured
@@ -109,7 +106,6 @@ def measure_all(
 
 def _kept_profile(client: "ControlClient", spec: ModelSpec, version: str) -> Profile | None:
     """Return the profile of an earlier run here for the same model, workload and engine, if any."""
-
     hardware = {device.hardware for device in client.devices()}
     for profile in client.profiles(spec.name):
         if (
@@ -145,7 +141,6 @@ def _wait(story: Story, client: "ControlClient", job: Job) -> Profile:
 
 def plan(story: Story, client: "ControlClient") -> Plan:
     """Make a plan without changing anything, and draw it with its certificate."""
-
     preview = client.plan(None)
     if preview.infeasible is not None:
         raise PartitiondError(
@@ -158,7 +153,6 @@ def plan(story: Story, client: "ControlClient") -> Plan:
 
 def apply(story: Story, client: "ControlClient", plan: Plan) -> None:
     """Apply the plan and wait until every replica serves."""
-
     try:
         client.apply(plan.id)
     except ConflictError:  # the daemon's own chain applied the same plan a moment before

@@ -33,7 +33,6 @@ def list_devices(
     The daemon looks at them every 5 s. Without one they are looked at from here: cordons and Xid
     messages are then not known.
     """
-
     found, engines = _listed(settings_of(ctx))
     emit(found, as_json=as_json, render=lambda: devices_table(found, engines, whole=everything))
 
@@ -43,7 +42,6 @@ def show(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption = Fa
 
     Health, foreign processes, MIG instances, links, power: what its driver tells.
     """
-
     found = _detailed(settings_of(ctx), device_id)
     emit(found, as_json=as_json, render=lambda: device_view(found))
 
@@ -110,7 +108,6 @@ def host_devices(settings: "Settings") -> list[Device]:
 
 def own_pids(settings: "Settings") -> Collection[int]:
     """Return the processes of engines and MPS daemons started by a daemon with these settings."""
-
     mps = MpsControl(settings.run_dir, settings.gpu.mps_control)
     return {*owners(settings.run_dir), *mps.pids()}
 

@@ -69,7 +69,6 @@ def show(
     Needs no root; without it, where an instance lies may not be told. --export writes what is
     there as a configuration "current" of mig-parted.
     """
-
     settings = settings_of(ctx)
     use_gpus_of(settings)
     gpus = find_gpus(settings, gpu or ())
@@ -104,7 +103,6 @@ def plan(
 
     Instances that fit stay as they are. What somebody uses is never destroyed.
     """
-
     found = _plans(
         settings_of(ctx), _Asked(file, config, geometry, gpu or ()), replace=replace, mode=mode
     )
@@ -130,7 +128,6 @@ def apply(
     Nothing is done at all where any GPU refuses. GPUs in whose instances engines of the daemon run
     are refused. Instances do not survive a reboot: run it again at boot.
     """
-
     settings = settings_of(ctx)
     asked = _Asked(file, config, geometry, gpu or ())
     found = _plans(settings, asked, replace=replace, mode=mode)

@@ -184,7 +184,6 @@ def _daemon(settings: Settings) -> str:
 
 def _listed() -> list[tuple[int, str, str, int]]:
     """Index, UUID, name and PCI device id of all GPUs. Raises DeviceError."""
-
     found = DeadlineCalls().ask("the NVIDIA driver", _listed_by_driver)
     if not found:
         raise DeviceError("there is no GPU.", hint="Check with nvidia-smi.")
@@ -219,7 +218,6 @@ def _choose(
 
 def _journalled(path: Path) -> list[Entry]:
     """Instances that a daemon on this state folder made. Raises DeviceError."""
-
     try:
         entries = read_entries(path)
     except OSError as error:
@@ -234,7 +232,6 @@ def _users(
     uuid: str, state: MigLayout, entries: Sequence[Entry], owners: Mapping[int, str]
 ) -> tuple[frozenset[Place], tuple[tuple[Place, tuple[str, ...]], ...]]:
     """Our instances without engines, and those with engines, by journal and by process."""
-
     mine = [(place_of(entry.what), entry.users) for entry in entries if entry.device_id == uuid]
     used = {place: set(users) for place, users in mine if users}
     for instance in state.instances:

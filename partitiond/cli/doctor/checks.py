@@ -51,7 +51,6 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> DoctorFindi
 
 def check_engine(settings: "Settings") -> DoctorFinding:
     """Check that there is an engine environment of a known version."""
-
     if settings.gpu.simulated_host is not None:
         return ok("engine", "vLLM does not run on a simulated host; --engine-kind simulated does")
     variant = chosen_variant(settings)
@@ -131,7 +130,6 @@ def check_shared_memory(settings: "Settings", folder: Path = SHARED_MEMORY) -> D
 
 def check_memory(settings: "Settings") -> DoctorFinding:
     """Check the host memory that an engine may take."""
-
     free = psutil.virtual_memory().available
     if settings.cpu.memory is not None:
         free = min(free, settings.cpu.memory)
@@ -146,7 +144,6 @@ def check_memory(settings: "Settings") -> DoctorFinding:
 
 def check_devices(settings: "Settings") -> DoctorFinding:
     """Check that there is at least one device, and that NVML answers if there is a GPU."""
-
     try:
         devices = host_devices(settings)
     except PartitiondError as error:
@@ -161,7 +158,6 @@ def check_devices(settings: "Settings") -> DoctorFinding:
 
 def check_telemetry(settings: "Settings") -> DoctorFinding:
     """Report which telemetry each device exposes, and why not the rest; profiles carry it."""
-
     try:
         devices = host_devices(settings)
     except PartitiondError:
@@ -193,7 +189,6 @@ def check_leftovers(settings: "Settings", *, daemon_runs: bool) -> DoctorFinding
 
 def processes_of(run_dir: Path) -> list[tuple[int, str]]:
     """Return other processes with a path below `run_dir` in argv, or as their replica's folder."""
-
     marker = f"{run_dir}{os.sep}"
     # Parent processes may have the folder on their command line, too.
     ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
@@ -213,7 +208,6 @@ def processes_of(run_dir: Path) -> list[tuple[int, str]]:
 
 def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFinding]:
     """Run all checks, in the order in which a newcomer meets the parts."""
-
     checks: list[Callable[[], DoctorFinding]] = [
         check_python,
         lambda: check_engine(settings),

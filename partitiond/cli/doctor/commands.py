@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import RenderableType
 
+from partitiond.cli.columns import new_table
 from partitiond.cli.daemon import lock_is_held
 from partitiond.cli.doctor import checks
 from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding, fail, ok
@@ -13,7 +14,7 @@ from partitiond.cli.doctor.fixes import fix, fixable
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, print_json, say
-from partitiond.cli.tables import new_table, state_text
+from partitiond.cli.tables import state_text
 from partitiond.core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = 
     control daemons without clients. It changes nothing that is not ours, and ends nothing that
     serves.
     """
-
     settings, findings = _findings(ctx)
     done: list[str] = []
     if fix and settings is not None:
@@ -51,7 +51,6 @@ def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = 
 
 def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[DoctorFinding]]":
     """Return all findings. Unreadable settings are one; then nothing else can be checked."""
-
     try:
         settings = settings_of(ctx)
     except SettingsError as error:
@@ -64,7 +63,6 @@ def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[DoctorFind
 
 def _fixed(settings: "Settings", findings: Sequence[DoctorFinding]) -> list[str]:
     """Show what would be done, do it, and report what was done."""
-
     wanted = fixable(findings)
     if not wanted:
         say("Nothing of ours is left over.")

@@ -259,7 +259,6 @@ def _journal(settings: "Settings") -> tuple[tuple[Entry, ...], str]:
 
 def _may_change_mig(settings: "Settings", gpu: GpuFacts) -> bool | None:
     """Whether GPU instances can be made here; None if no GPU has MIG, or if unknown."""
-
     able = [g for g in gpu.gpus if g.mig_mode]
     if not able:
         return None

@@ -82,7 +82,6 @@ def _names(folders: Sequence[EngineFolder]) -> str:
 
 def engine_folders(run_dir: Path) -> tuple[EngineFolder, ...]:
     """Read which engine folders lie in the run folder now."""
-
     owned = list(owners(run_dir).values())
     found = []
     for folder in run_folders(run_dir):

@@ -14,7 +14,6 @@ RENEW_BEFORE: Final = timedelta(days=21)
 
 def check_tls(certificate: Path | None, key: Path | None, now: datetime) -> list[DoctorFinding]:
     """Check whether the files can be used, and until when; nothing without TLS."""
-
     if certificate is None or key is None:
         return []
     try:

@@ -66,7 +66,6 @@ def create(
 
 def list_keys(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List keys: ids, labels, models, and when they end."""
-
     with client_of(ctx) as client:
         keys = client.keys()
     emit(keys, as_json=as_json, render=lambda: keys_table(keys))
@@ -74,7 +73,6 @@ def list_keys(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 def show(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -> None:
     """Show what a key may do, and how much of it is used."""
-
     with client_of(ctx) as client:
         view = _with_key(client, key_id, client.key)
     emit(view, as_json=as_json, render=lambda: key_table(view))

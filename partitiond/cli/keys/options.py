@@ -108,7 +108,6 @@ def without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 def seconds_of(option: str, text: str) -> float:
     """A duration given to an option. Raises InputError."""
-
     try:
         return parse_duration(text)
     except ValueError as error:

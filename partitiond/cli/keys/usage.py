@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
+from partitiond.cli.columns import new_table
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit
-from partitiond.cli.tables import new_table
 from partitiond.core.errors import InputError
 from partitiond.core.instants import is_day, unix_seconds, utc_iso
 from partitiond.core.units import parse_duration
@@ -74,7 +74,6 @@ def usage(
 
 def csv_of(report: UsageReport) -> str:
     """Return every field of every line as CSV, with a header."""
-
     names = [field.name for field in dataclasses.fields(UsageLine)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -5,9 +5,9 @@ from typing import Annotated, Final
 import typer
 from rich.console import RenderableType
 
+from partitiond.cli.columns import new_table
 from partitiond.cli.options import JsonOption
 from partitiond.cli.output import emit, out, say
-from partitiond.cli.tables import new_table
 from partitiond.core.errors import NotFoundError
 from partitiond.core.units import format_bytes
 from partitiond.models.catalog import CATALOG, QUANTISED
@@ -35,7 +35,6 @@ def catalog(
     layers. The engine serves a model with a class of its own (native) or with the slower one of
     transformers (fallback).
     """
-
     if name is not None:
         row = _row_named(name)
         emit(row, as_json=as_json, render=lambda: _record(row))
@@ -68,7 +67,6 @@ def _row_named(name: str) -> CatalogRow:
 
 def _table(rows: list[CatalogRow], width: int) -> RenderableType:
     """Return the table; a narrow one leaves out the licence and shortens the attention."""
-
     wide = width >= _WIDE
     headers = ("name", ">parameters", ">weights", ">KV/token", "attention", "engine")
     table = new_table(*headers, *(("licence",) if wide else ()), whole=_WHOLE)
@@ -88,7 +86,6 @@ def _table(rows: list[CatalogRow], width: int) -> RenderableType:
 
 def _parameters(row: CatalogRow) -> str:
     """The number of parameters; in parentheses those that each token uses, if they are fewer."""
-
     active = row.active_parameters
     through = f" ({count_text(active)})" if active < row.parameters else ""
     return count_text(row.parameters) + through

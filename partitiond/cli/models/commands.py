@@ -157,7 +157,6 @@ def list_models(
     ctx: typer.Context, everything: AllOption = False, as_json: JsonOption = False
 ) -> None:
     """List registered models and what they get."""
-
     with client_of(ctx) as client:
         models = client.models()
     page = None if everything else PAGE_ROWS
@@ -166,7 +165,6 @@ def list_models(
 
 def show(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
     """Show one model, as registered and as it is."""
-
     with client_of(ctx) as client:
         view = client.model(name)
     emit(

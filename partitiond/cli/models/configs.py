@@ -19,7 +19,6 @@ def architecture_for(text: str) -> tuple[str, Architecture]:
         SpecError: the text is none of them, or the architecture is not supported.
         ModelSourceError: the folder holds no readable config.json.
     """
-
     wanted = text.strip()
     entry = CATALOG.get(wanted.lower()) or entry_of(ModelSource(SourceKind.HUB, wanted))
     if entry is not None:

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.console import Group, RenderableType
 
+from partitiond.cli.columns import new_table
 from partitiond.cli.ids import ProfileArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, print_json, say
-from partitiond.cli.tables import new_table
 from partitiond.core.drift.detection import Figure, LedgerEntry
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
 
@@ -57,7 +57,6 @@ def lift(
 
 def report_view(report: DriftReport) -> RenderableType:
     """Return the replicas, then the corrections and the profiles to be measured again."""
-
     if not report.replicas and not report.corrections:
         return "No replica serves."
     ratios = [f">{figure.value}" for figure in ALWAYS_SHOWN]
@@ -104,7 +103,6 @@ def _ratio(replica: ReplicaDrift, figure: Figure) -> str:
 
 def ledger_table(entries: Sequence[LedgerEntry]) -> RenderableType:
     """Return the windows, newest first: each figure as measured / predicted, in milliseconds."""
-
     if not entries:
         return "No replica has had a full window yet."
     table = new_table(

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
+from partitiond.cli.columns import new_table
 from partitiond.cli.ids import ModelArgument
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of
 from partitiond.cli.output import emit, err, print_json, say
-from partitiond.cli.tables import new_table
 from partitiond.cli.waiting import wait_for_change
 
 VersionArgument = Annotated[
@@ -21,7 +21,6 @@ def history(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False
 
     A release is what engines are made of: source, revision and engine options.
     """
-
     with client_of(ctx) as client:
         releases = client.releases(name)
     table = new_table(">version", "state", "since", "source", "engine")
@@ -53,7 +52,6 @@ def rollback(
     Its engines take the place of those that run. Demand, SLO, rules, names and limits stay what
     they are.
     """
-
     with client_of(ctx) as client:
         before = client.convergence()
         release = client.roll_back(name, version)

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.console import Group, RenderableType
 
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.ids import argument_of
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit
-from partitiond.cli.tables import new_table
 from partitiond.core.views.scaling import ScalingView
 
 
@@ -40,21 +40,22 @@ def scaling(
 def _table(views: Sequence[ScalingView], *, reasons: bool = False) -> RenderableType:
     if not views:
         return "No model scales by itself."
-    table = new_table(
-        "model", "state", ">max", ">asked", ">expected", ">at most", ">planned", ">gives", ">idle"
+    table = table_of(
+        views,
+        Column("model", lambda view: view.model, right=False),
+        Column("state", _state, right=False),
+        Column(
+            "max",
+            lambda view: "" if view.max_replicas is None else str(view.max_replicas),
+            right=True,
+        ),
+        Column("asked", lambda view: _rate(view.measured_req_per_s)),
+        Column("expected", lambda view: _rate(view.forecast_req_per_s)),
+        Column("at most", lambda view: _rate(view.upper_req_per_s)),
+        Column("planned", lambda view: _rate(view.planned_req_per_s)),
+        Column("gives", lambda view: _rate(view.capacity_req_per_s)),
+        Column("idle", lambda view: _seconds(view.idle_seconds)),
     )
-    for view in views:
-        table.add_row(
-            view.model,
-            _state(view),
-            "" if view.max_replicas is None else str(view.max_replicas),
-            _rate(view.measured_req_per_s),
-            _rate(view.forecast_req_per_s),
-            _rate(view.upper_req_per_s),
-            _rate(view.planned_req_per_s),
-            _rate(view.capacity_req_per_s),
-            _seconds(view.idle_seconds),
-        )
     if not reasons:
         return table
     said = [f"{view.changed_at}  {view.reason}" for view in views if view.reason]

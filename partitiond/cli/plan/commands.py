@@ -214,7 +214,6 @@ def ask_daemon(
 @contextmanager
 def progress_shown(time_limit_seconds: float | None) -> "Iterator[OnProgress | None]":
     """Show the progress of a solve on a terminal; nothing is written elsewhere."""
-
     if not err().is_terminal:
         yield None
         return

@@ -97,7 +97,6 @@ def plan_file(
         ModelSourceError: a model's config cannot be fetched.
         KeyboardInterrupt: interrupted twice.
     """
-
     fleet = load_fleet(path)
     running = () if options.against is None else running_of(options.against)
     planner = laid_over(settings, fleet).planner
@@ -178,7 +177,6 @@ def running_of(path: Path) -> tuple[Placement, ...]:
 
 def saved_plan(path: Path) -> Plan:
     """A plan that `plan --json` printed. Raises InputError."""
-
     try:
         with path.open("rb") as file:
             text = file.read(MAX_PLAN_BYTES + 1)
@@ -209,7 +207,6 @@ def saved_plan(path: Path) -> Plan:
 
 def laid_over(settings: Settings, fleet: Fleet) -> Settings:
     """The settings, overridden by a fleet file's tables. Raises SettingsError."""
-
     if not fleet.settings:
         return settings
     values = {**settings_values(settings), **flatten(fleet.settings)}
@@ -222,6 +219,5 @@ def _host_devices(settings: Settings) -> tuple[Device, ...]:
 
 def resolved_architecture(spec: ModelSpec, settings: Settings) -> Architecture:
     """Architecture from a model's folder or the hub, if neither file nor catalog knows it."""
-
     resolver = Resolver(settings.models_dir, None, settings.models.offline, settings.models.hub)
     return asyncio.run(resolver.architecture(spec))

@@ -41,7 +41,6 @@ def up(  # noqa: PLR0917 -- typer passes them by name
     as the file says, profiles that are measured and replicas that run as planned stay as they
     are. Models that are not in the file stay, too.
     """
-
     fleet = load_fleet(file)
     if not fleet.models:
         raise SpecError(f"{file} names no model.", hint="Add a [[models]] table.")
@@ -78,7 +77,6 @@ def register_or_update(client: "ControlClient", spec: ModelSpec) -> str:
 
 def _same(old: ModelSpec, new: ModelSpec) -> bool:
     """Whether both are equal but for the revision, which is found when the source is resolved."""
-
     if new.source.revision is None:
         old = dataclasses.replace(old, source=dataclasses.replace(old.source, revision=None))
     return old == new
@@ -92,7 +90,6 @@ def profile_missing(client: "ControlClient", names: list[str], settings: "Settin
     the serving replicas stays in the queue and is planned from its estimate. A model whose
     measurement fails, or whose engine is missing, does not keep others from being planned.
     """
-
     targets = profile_targets(client.devices(), settings.profiling.cpu_partition_cores)
     for name in names:
         view = client.model(name)

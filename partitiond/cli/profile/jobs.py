@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 def list_jobs(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List jobs, newest first."""
-
     with client_of(ctx) as client:
         jobs = client.jobs()
     emit(jobs, as_json=as_json, render=lambda: jobs_table(jobs))
@@ -25,7 +24,6 @@ def list_jobs(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 def show(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -> None:
     """Show one job."""
-
     with client_of(ctx) as client:
         job = _job(client, job_id)
     emit(job, as_json=as_json, render=lambda: jobs_table([job]))
@@ -33,7 +31,6 @@ def show(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -
 
 def watch(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -> None:
     """Show a job's progress until it ends; fails when the job fails."""
-
     with client_of(ctx) as client:
         job = wait_for_job(client, _job(client, job_id).id, err())
     emit(job, as_json=as_json, render=lambda: jobs_table([job]))

@@ -39,7 +39,6 @@ def list_profiles(
 
     Each with its knee, capacity, memory and age, and why it is stale.
     """
-
     with shelf_of(ctx) as shelf:
         views = shelf.views(model)
     plain = [_with_stale(view) for view in views]
@@ -58,7 +57,6 @@ def show(
 
     The points with their intervals, points by name, memory, capacity, fits, and how it came to be.
     """
-
     check_plot_path(plot)
     with shelf_of(ctx) as shelf:
         view = shelf.view(profile_id)
@@ -84,7 +82,6 @@ def diff(
 
     The figures and batch by batch: the ratio, and whether it lies beyond the intervals.
     """
-
     one, two = found_profiles(ctx, [first, second])
     result = compare(one, two)
     emit(result, as_json=as_json, render=lambda: diff_table(result))
@@ -111,7 +108,6 @@ def plot_profiles(
 
     Throughput and TPOT against batch with their intervals, and the frontier over memory.
     """
-
     check_plot_path(output)
     found = found_profiles(ctx, profiles)
     slo = _given_slo(ttft, tpot) or next((p.slo for p in found if p.slo is not None), None)
@@ -136,7 +132,6 @@ def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
         NotFoundError: there is neither a file nor a profile of that name.
         DaemonUnreachableError: a name that is no file may be an id, but no daemon answers.
     """
-
     files = {name for name in names if _is_file(name)}
     if len(files) == len(set(names)):
         return [read_profile(Path(name)) for name in names]
@@ -201,7 +196,6 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a profile as JSON, to keep or to import elsewhere."""
-
     del as_json  # an export is always JSON
     with shelf_of(ctx) as shelf:
         profile = shelf.profile(profile_id)
@@ -234,7 +228,6 @@ def import_profiles(
     All files are read and checked before the first is kept. A profile whose id is taken by
     another one is left out, and the command fails at its end, unless --replace is given.
     """
-
     profiles = [read_profile(path) for path in profile_paths(files)]
     kept, refused = [], []
     with client_of(ctx) as client:

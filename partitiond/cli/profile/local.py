@@ -57,7 +57,6 @@ def measure_here(
             does not answer holds the state folder.
         typer.Exit: interrupted, with Exit.INTERRUPTED.
     """
-
     spec = spec_of(body, settings)
     device = choose_device(settings, options)
     if device.kind is DeviceKind.CPU:
@@ -88,7 +87,6 @@ def spec_of(body: dict[str, Any], settings: "Settings") -> ModelSpec:
     Raises:
         SpecError: no such model, or a value out of its range.
     """
-
     try:
         parsed = ModelBody.model_validate(body)
     except ValidationError as error:
@@ -107,7 +105,6 @@ def choose_device(settings: "Settings", options: ProfileOptions) -> Device:
         DeviceError: there is no such device.
         InputError: the device never has such partitions.
     """
-
     try:
         device = device_for(options, host_devices(settings))
     except NotFoundError as error:
@@ -289,7 +286,6 @@ def _engine_or_why_not(settings: "Settings") -> EngineEnvironment | EngineUnavai
 
     A missing model is reported first, because installing an engine takes minutes.
     """
-
     try:
         return find_engine(settings)
     except EngineUnavailableError as error:

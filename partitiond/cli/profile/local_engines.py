@@ -44,7 +44,6 @@ class LocalEngines:
 
         The first call also undoes what an earlier run left on devices.
         """
-
         found = [(h.launch.replica_id, partition_of(h.launch)) for h in await self.runner.find()]
         return [(name, partition) for name, partition in found if partition is not None]
 

@@ -194,7 +194,6 @@ def measure_in_daemon(
     client: "ControlClient", model: str, body: dict[str, Any], options: ProfileOptions
 ) -> Profile:
     """Register the model if needed, run the job with visible progress, and fetch the profile."""
-
     name, options = as_registered(client, model, body, options)
     job = client.profile(name, options)
     say(f"{name}: profile job {job.id}")
@@ -216,7 +215,6 @@ def as_registered(
     Raises:
         ConflictError: the model is registered with other options than those given.
     """
-
     try:
         spec = client.model(model).record.spec
     except NotFoundError:

@@ -164,7 +164,6 @@ def lengths_body(
 
 def _from_file(path: Path) -> dict[str, Any]:
     """The workload of a profile, or the pairs of a trace."""
-
     if path.suffix.lower() != ".json":
         return {"shape": "trace", "pairs": [list(pair) for pair in read_pairs(path)]}
     try:

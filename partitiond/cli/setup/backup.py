@@ -78,7 +78,6 @@ def restore(
 
 def _settings_file(loaded: LoadedSettings) -> Path:
     """Return the settings file in use, or the path of the user's own if there is none yet."""
-
     return loaded.config_file or default_config_files()[0]
 
 

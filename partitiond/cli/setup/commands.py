@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption
 from partitiond.cli.output import out, print_json, say
@@ -14,7 +15,7 @@ from partitiond.cli.setup.host import SetupHost, facts_of, require_rights
 from partitiond.cli.setup.plan import steps_for
 from partitiond.cli.setup.record import StepOutcome
 from partitiond.cli.setup.steps import SetupStep, StepProgress
-from partitiond.cli.tables import new_table, state_text
+from partitiond.cli.tables import state_text
 from partitiond.core.errors import InputError
 
 
@@ -56,7 +57,6 @@ def setup(
     helper and the engine. Nothing is changed without --apply. Doing it twice changes nothing;
     --undo --apply takes back what it did, by its own record.
     """
-
     if purge and not undo:
         raise InputError("--purge goes with --undo.", hint="Write --undo --purge.")
     if root is not None and not root.is_dir():
@@ -124,7 +124,10 @@ def _show(outcomes: list[StepOutcome], *, as_json: bool) -> None:
     if not outcomes:
         return
 
-    table = new_table("", "what", "how")
-    for outcome in outcomes:
-        table.add_row(state_text(outcome.state.value), outcome.what, outcome.note)
+    table = table_of(
+        outcomes,
+        Column("", lambda outcome: state_text(outcome.state.value), right=False),
+        Column("what", lambda outcome: outcome.what, right=False),
+        Column("how", lambda outcome: outcome.note, right=False),
+    )
     out().print(table)

@@ -3,15 +3,14 @@
 import typer
 from rich.text import Text
 
+from partitiond.cli.columns import new_table
 from partitiond.cli.options import JsonOption, loaded_settings
 from partitiond.cli.output import out, print_json
-from partitiond.cli.tables import new_table
 from partitiond.settings.schema import default_config_files, settings_values
 
 
 def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show every setting, its value and where the value came from."""
-
     loaded = loaded_settings(ctx)
     values = settings_values(loaded.settings)
     if as_json:
@@ -41,7 +40,6 @@ def _text(value: object) -> str:
 
 def path(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show which settings file is read, and the folders in use."""
-
     loaded = loaded_settings(ctx)
     settings = loaded.settings
     shown = {

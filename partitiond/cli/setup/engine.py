@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pynvml
 import typer
 
+from partitiond.cli.columns import Column, new_table, table_of
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import err, out, print_json, say
 from partitiond.cli.progress import reporting
-from partitiond.cli.tables import new_table
 from partitiond.core.errors import EngineUnavailableError, InputError, SilentError
 from partitiond.devices.nvml.session import session
 from partitiond.engines.install.environment import EngineEnvironment, Variant, find_environment
@@ -55,7 +55,6 @@ def has_gpu() -> bool:
 
 def install_engine(settings: "Settings", variant: Variant) -> EngineEnvironment:
     """Install (or reuse) the managed environment with visible progress."""
-
     engine = settings.engine
     sources = configured_sources().beside(
         engine.index_urls, engine.wheel_folders, offline=engine.offline
@@ -66,7 +65,6 @@ def install_engine(settings: "Settings", variant: Variant) -> EngineEnvironment:
 
 def find_engine(settings: "Settings", variant: Variant | None = None) -> EngineEnvironment:
     """Return the environment that the settings name. Raises EngineUnavailableError."""
-
     return find_environment(
         settings.engine.python, settings.engines_dir, variant or chosen_variant(settings)
     )
@@ -114,21 +112,19 @@ def list_engines(ctx: typer.Context, as_json: JsonOption = False) -> None:
         print_json(rows)
         return
 
-    table = new_table("", "variant", "version", "python")
-    for row in rows:
-        table.add_row(
-            "*" if row["used"] else "",
-            row["variant"],
-            row["version"] or "-",
-            str(row["python"] or row["error"]),
-        )
+    table = table_of(
+        rows,
+        Column("", lambda row: "*" if row["used"] else "", right=False),
+        Column("variant", lambda row: row["variant"], right=False),
+        Column("version", lambda row: row["version"] or "-", right=False),
+        Column("python", lambda row: str(row["python"] or row["error"]), right=False),
+    )
     out().print(table)
     say("* fits this machine and the settings")
 
 
 def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show the engine in use and what its version can do."""
-
     settings = settings_of(ctx)
     environment = find_engine(settings)
     shown = describe(environment)

@@ -146,7 +146,6 @@ def undo(host: SetupHost, *, purge: bool) -> Iterator[StepOutcome]:
 
 def _purge(host: SetupHost) -> Iterator[StepOutcome]:
     """Remove the user and all data. Raises DeviceError if the service still runs."""
-
     if host.live and host.run(["systemctl", "is-active", "--quiet", "partitiond"]).code == 0:
         raise DeviceError("partitiond runs still: its data stays.", hint="Stop it, then purge.")
     for folder in STATE_DIRS:

@@ -56,7 +56,6 @@ def estimate(
     Memory, the roofline's throughput by batch, and how many replicas fit. Needs no daemon, no
     engine and no network. An estimate is what the hardware's figures allow, not a measurement.
     """
-
     if (hardware is None) == (compare is None):
         raise InputError(
             "give either --hardware or --compare.",
@@ -88,7 +87,6 @@ def estimate(
 
 def slo_of(ttft: float | None, tpot: float | None) -> Slo | None:
     """Return the SLO of two optional bounds; None without either. Raises SpecError."""
-
     if ttft is None and tpot is None:
         return None
     return Slo(
@@ -123,12 +121,10 @@ class _Where:
 
     def report(self, question: Question, text: str) -> EstimateReport:
         """Return the estimate on the named hardware. Raises SpecError, DeviceError."""
-
         return estimate_report(question, *self.hardware(text))
 
     def hardware(self, text: str) -> tuple[HardwareSpec, PartitionSize]:
         """Return the hardware of a name, and the partition of it that the options ask for."""
-
         if text.strip().lower() == "cpu":
             return self._cpu()
         spec, found = find_hardware(text)
@@ -197,7 +193,6 @@ def _compare(
 
 def read_prices(path: Path) -> TokenPrices:
     """Read the user's prices from a file. Raises SpecError."""
-
     try:
         return prices_from(toml_of(path.read_bytes()))
     except OSError as error:

@@ -8,7 +8,6 @@ from partitiond.simulated.fleet.report import FleetReport, ModelReport
 
 def render_report(report: FleetReport) -> Group:
     """A table with a row per model and one for all, and what the simulation took."""
-
     table = Table("model", box=None, pad_edge=False)
     for name in (
         "requests", "good", "refused", "failed", "good/s", "TTFT", "TPOT", "GPU h", "kWh",

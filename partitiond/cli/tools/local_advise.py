@@ -172,7 +172,6 @@ def _different(addresses: Sequence[Address]) -> tuple[str, ...]:
 
 def _look(urls: Sequence[str], asked: AdviseRequest) -> ScrapedEngines:
     """Watch the engines; Ctrl-C ends the watch early and keeps what was seen."""
-
     watched = ScrapedEngines()
     length = format_duration(asked.seconds)
     say(f"Watching {len(urls)} address(es) for {length}; Ctrl-C advises from what was seen.")
@@ -226,7 +225,6 @@ def _missed(watched: ScrapedEngines) -> Iterable[str]:
 
 def _measured(ctx: typer.Context, asked: AdviseRequest) -> list[Profile]:
     """Profiles from the named files, and those the daemon or the state folder keeps."""
-
     found = [read_profile(path) for path in profile_paths(asked.profiles)]
     # Advice needs no daemon: without one and without kept profiles, estimates stand in.
     with contextlib.suppress(PartitiondError), shelf_of(ctx) as shelf:
@@ -260,6 +258,5 @@ def _identified(
 
 def _architecture(source: ModelSource, settings: Settings) -> Architecture:
     """Architecture of a model outside the catalog, from its folder or its config on the hub."""
-
     resolver = Resolver(settings.models_dir, None, settings.models.offline, settings.models.hub)
     return asyncio.run(resolver.architecture(ModelSpec("unnamed", source)))

@@ -95,7 +95,6 @@ def measure_here(
             state folder.
         typer.Exit: interrupted, with Exit.INTERRUPTED.
     """
-
     percent = 100 if question.mps else None
     device = choose_device(settings, ProfileOptions(question.device_id, sm_percent=percent))
     with (
@@ -216,7 +215,6 @@ class _Desk:
 
     def _spec(self, body: dict[str, Any]) -> ModelSpec:
         """The specification as registered; of an unregistered model, as the options say."""
-
         try:
             return self._store.model(str(body["model"])).spec
         except NotFoundError:

@@ -175,7 +175,6 @@ def _command(
 
 def _plain(found: Any) -> Any:
     """Return the report as plain data, with names instead of positions."""
-
     if hasattr(found, "pair"):
         return {
             "pair": jsonable(found.pair),

@@ -37,7 +37,6 @@ FolderArgument = Annotated[
 
 def list_hosts(as_json: JsonOption = False) -> None:
     """List the hosts that come with partitiond."""
-
     descriptions = shipped_descriptions()
     emit(list(descriptions.values()), as_json=as_json, render=lambda: _hosts_table(descriptions))
 
@@ -55,7 +54,6 @@ def create(
 
     Compiles its libraries with the system's C compiler, once.
     """
-
     host = SimulatedHost.create(name, folder)
     if as_json:
         uuids, environment = host.uuids(), host.environment()
@@ -70,7 +68,6 @@ def create(
 
 def show(folder: FolderArgument, as_json: JsonOption = False) -> None:
     """Show what a simulated host is now."""
-
     gpus = _gpus(SimulatedHost.open(folder))
     emit(gpus, as_json=as_json, render=lambda: _gpus_table(gpus))
 
@@ -108,7 +105,6 @@ def break_host(
 
     "fail mig 19" lets the next call about MIG answer NVML's error 19 (in use).
     """
-
     host = SimulatedHost.open(folder)
     word, values = what[0], what[1:]
     if word not in _BREAKS:
@@ -153,7 +149,6 @@ _BREAKS: Final[Mapping[str, tuple[int | None, Action]]] = {
 
 def _process(host: SimulatedHost, uuid: str, pid: int, size: int) -> None:
     """Add a foreign process that holds `size` bytes; 0 removes it."""
-
     if not 0 < pid < 2**31:
         raise InputError(f"{pid} is no pid.", hint="Write one, as 4711.")
     room = int(host.figure(uuid, "total_bytes"))
@@ -180,7 +175,6 @@ def _mig(host: SimulatedHost, uuid: str, *, enabled: bool) -> None:
 
 def _function(host: SimulatedHost, name: str) -> str:
     """Check the name of a function of the host's libraries, a pattern for some, or "mig"."""
-
     letters = {*string.ascii_letters, *string.digits, *"_*?[]"}
     pattern = set("*?[") & set(name)
     known = name == "mig" or (pattern and name.startswith(("nvml", "cu")))
@@ -223,7 +217,6 @@ def _uuid(host: SimulatedHost, gpu: str) -> str:
 
 def _break_mps(settings: "Settings", host: SimulatedHost, uuid: str, how: str) -> None:
     """Simulate a client's fatal fault on a GPU's MPS server, or kill its control daemon."""
-
     if how not in ("fault", "kill"):
         raise InputError(f"{how!r} is nothing that happens to MPS.", hint=f"Write {_usage('mps')}.")
     daemon = MpsControl(settings.run_dir, str(host.mps_control)).daemon(uuid)

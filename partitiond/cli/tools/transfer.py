@@ -62,7 +62,6 @@ def transfer(
     Give one measured profile, or several of different cores, models or lengths: then each is also
     predicted from the others, and the error found makes the error band.
     """
-
     measured = found_profiles(ctx, profiles)
     twice = [one.id for i, one in enumerate(measured) if one.id in {p.id for p in measured[:i]}]
     if twice:
@@ -103,7 +102,6 @@ def _source(ctx: typer.Context, profile: Profile, config: Path | None) -> Source
 
 def _hardware_behind(ctx: typer.Context, key: str) -> HardwareSpec:
     """Return the catalog's hardware; this host's CPU as measured, another CPU as assumed."""
-
     if key.startswith("cpu-"):
         settings = settings_of(ctx)
         device = discover_cpu(settings.cpu.cores)
@@ -159,7 +157,6 @@ def _partition(
     ctx: typer.Context, source: Source, wanted: _Wanted
 ) -> tuple[HardwareSpec, PartitionSize]:
     """Return the wanted hardware and partition; those of the first profile by default."""
-
     spec, size = source.subject.hardware, source.profile.size
     if wanted.hardware is not None and wanted.hardware.lower() == "cpu":
         device = discover_cpu(settings_of(ctx).cpu.cores)

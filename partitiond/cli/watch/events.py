@@ -178,7 +178,6 @@ def _print_lines(
     found: "Iterator[Event] | Sequence[Event]", last: int, *, plain: bool = False
 ) -> int:
     """Print each event at once; return the id of the last one."""
-
     for event in found:
         last = event.id
         who = f" ({event.actor})" if event.actor else ""

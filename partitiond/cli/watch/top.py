@@ -35,7 +35,6 @@ def top(
 
     Where the output is no terminal, it is printed once.
     """
-
     if sort not in SORTS:
         raise InputError(
             f"--sort {sort!r}: there is no such order.", hint=f"Use {', '.join(SORTS)}."
@@ -61,5 +60,4 @@ def _look(client: "ControlClient") -> OverviewReply:
 
 def _typed_at() -> bool:
     """Whether a user can press keys: standard input is a terminal."""
-
     return sys.stdin is not None and sys.stdin.isatty()
