@@ -1,12 +1,14 @@
 """Defines options that several commands share, and reads the values of the global ones."""
 
 import dataclasses
+import functools
+import inspect
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -24,6 +26,43 @@ AllOption = Annotated[
 NoWaitOption = Annotated[
     bool, typer.Option("--no-wait", help="Return at once instead of showing progress to the end.")
 ]
+
+
+def spread(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn each parameter that is a record of options into one parameter for each field.
+
+    Commands that share options take the same record, which declares each option once.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    given: list[inspect.Parameter] = []
+    records: dict[str, type[Any]] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        kind = hints[parameter.name]
+        if not dataclasses.is_dataclass(kind):
+            given.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        records[parameter.name] = kind
+        of_field = get_type_hints(kind, include_extras=True)
+        given += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=of_field[field.name],
+            )
+            for field in dataclasses.fields(kind)
+        ]
+
+    @functools.wraps(function)
+    def called(**values: Any) -> None:
+        for name, kind in records.items():
+            names = [field.name for field in dataclasses.fields(kind)]
+            values[name] = kind(**{each: values.pop(each) for each in names})
+        function(**values)
+
+    called.__signature__ = inspect.Signature(given)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in given}
+    return called
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

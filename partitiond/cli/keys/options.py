@@ -1,5 +1,6 @@
 """Defines the options of `keys create` and `update`, and turns them into API bodies."""
 
+import dataclasses
 import re
 from typing import Annotated, Any, Final
 
@@ -168,40 +169,34 @@ def limits_body(
     )
 
 
-def rates_body(
-    requests_per_minute: int | None,
-    tokens_per_minute: int | None,
-    max_in_flight: int | None,
-    token_budget: str | None,
-) -> dict[str, Any]:
-    """The body's rates and budget of a key. Raises InputError."""
-    return without_none(
-        {
-            "requests_per_minute": requests_per_minute,
-            "tokens_per_minute": tokens_per_minute,
-            "max_in_flight": max_in_flight,
-        }
-    ) | budget_body(token_budget)
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenTerms:
+    """The options of `keys create` and `keys update`."""
 
+    label: LabelOption = None
+    models: ModelsOption = None
+    routes: RoutesOption = None
+    expires: ExpiresOption = None
+    priority: PriorityOption = None
+    weight: WeightOption = None
+    requests_per_minute: RequestsOption = None
+    tokens_per_minute: TokensOption = None
+    max_in_flight: InFlightOption = None
+    token_budget: BudgetOption = None
+    max_prompt_bytes: PromptBytesOption = None
+    max_output_tokens: OutputTokensOption = None
+    max_sequences: SequencesOption = None
 
-def terms_body(
-    *,
-    label: str | None,
-    models: list[str] | None,
-    routes: list[str] | None,
-    expires: str | None,
-    priority: int | None,
-    weight: float | None,
-    limits: dict[str, Any],
-    rates: dict[str, Any],
-) -> dict[str, Any]:
-    """All terms that were given, as the body of POST or PATCH /keys. Raises InputError."""
-    given = {"label": label, "priority": priority, "weight": weight}
-    body = without_none(given) | expiry_body(expires)
-    for name, values in (("models", models), ("routes", routes)):
-        if values:
-            body[name] = [] if values == ["all"] else values
-    for name, part in (("limits", limits), ("rates", rates)):
-        if part:
-            body[name] = part
-    return body
+    def body(self) -> dict[str, Any]:
+        """All terms that were given, as the body of POST or PATCH /keys. Raises InputError."""
+        body = self._given("label", "priority", "weight") | expiry_body(self.expires)
+        for name, values in (("models", self.models), ("routes", self.routes)):
+            if values:
+                body[name] = [] if values == ["all"] else values
+        limits = limits_body(self.max_prompt_bytes, self.max_output_tokens, self.max_sequences)
+        rates = self._given("requests_per_minute", "tokens_per_minute", "max_in_flight")
+        rates |= budget_body(self.token_budget)
+        return body | {name: p for name, p in (("limits", limits), ("rates", rates)) if p}
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        return without_none({name: getattr(self, name) for name in names})
