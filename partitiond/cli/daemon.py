@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from partitiond.cli.devices import commands as commands_devices
 from partitiond.cli.options import AllOption, JsonOption, client_of, settings_of
 from partitiond.cli.output import err, out, print_json, say
 from partitiond.cli.plan.words import converging_words, waiting_words
 from partitiond.cli.progress import reporting
 from partitiond.cli.tables import HALF_PAGE_ROWS, models_table, replicas_table
 from partitiond.core.errors import DaemonUnreachableError, PartitiondError
-from partitiond.core.hardware.kinds import Device, short_device
+from partitiond.core.hardware.kinds import short_device
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -138,8 +137,3 @@ def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOptio
     page = None if everything else HALF_PAGE_ROWS
     console.print(models_table(shown["models"], page))
     console.print(replicas_table(shown["replicas"], page))
-
-
-def host_devices(settings: "Settings") -> list[Device]:
-    """Return the devices of this host that the settings allow. Raises DeviceError."""
-    return commands_devices.host_devices(settings)

@@ -16,6 +16,7 @@ from partitiond.core.errors import InputError, PartitiondError, SettingsError, U
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
+    from partitiond.core.dispatch.routing import RequestLimits
     from partitiond.settings.schema import LoadedSettings, Settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -25,6 +26,24 @@ AllOption = Annotated[
 ]
 NoWaitOption = Annotated[
     bool, typer.Option("--no-wait", help="Return at once instead of showing progress to the end.")
+]
+PromptBytesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-prompt-bytes",
+        metavar="N",
+        help="Text of all prompts of a request, a token id as 4 bytes; 0: no limit.",
+    ),
+]
+OutputTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-output-tokens", metavar="N", help="Output tokens of a request; 0: no limit."
+    ),
+]
+SequencesOption = Annotated[
+    int | None,
+    typer.Option("--max-sequences", metavar="N", help="Prompts times n; 0: no limit."),
 ]
 
 
@@ -240,3 +259,31 @@ def check_time_limit(seconds: float | None) -> None:
             f"--time-limit must be a finite number of seconds above 0, got {seconds:g}.",
             hint="As 60; leave it out for the setting's.",
         )
+
+
+def without_none(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that were given."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def limits_body(
+    max_prompt_bytes: int | None, max_output_tokens: int | None, max_sequences: int | None
+) -> dict[str, Any]:
+    """The body's limits on each request, for a key or a model."""
+    return without_none(
+        {
+            "max_prompt_bytes": max_prompt_bytes,
+            "max_output_tokens": max_output_tokens,
+            "max_sequences": max_sequences,
+        }
+    )
+
+
+def limits_text(limits: "RequestLimits") -> str:
+    """Limits of one request on one line."""
+    parts = (
+        (limits.max_prompt_bytes, "bytes of prompts"),
+        (limits.max_output_tokens, "output tokens"),
+        (limits.max_sequences, "sequences"),
+    )
+    return ", ".join(f"{bound:,} {what}" for bound, what in parts if bound) or "none"

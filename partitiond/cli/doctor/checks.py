@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from partitiond.cli.daemon import host_devices
+from partitiond.cli.devices.commands import host_devices
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.doctor.gather import gather, judge
 from partitiond.cli.doctor.limits import check_open_files, file_limits

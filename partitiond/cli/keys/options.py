@@ -6,6 +6,13 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from partitiond.cli.options import (
+    OutputTokensOption,
+    PromptBytesOption,
+    SequencesOption,
+    limits_body,
+    without_none,
+)
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds, utc_iso
 from partitiond.core.units import parse_duration
@@ -70,24 +77,6 @@ BudgetOption = Annotated[
         help="Tokens per period [day], as 1000000/day; 0: no limit.",
     ),
 ]
-PromptBytesOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-prompt-bytes",
-        metavar="N",
-        help="Text of all prompts of a request, a token id as 4 bytes; 0: no limit.",
-    ),
-]
-OutputTokensOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-output-tokens", metavar="N", help="Output tokens of a request; 0: no limit."
-    ),
-]
-SequencesOption = Annotated[
-    int | None,
-    typer.Option("--max-sequences", metavar="N", help="Prompts times n; 0: no limit."),
-]
 GraceOption = Annotated[
     str,
     typer.Option(
@@ -100,11 +89,6 @@ GraceOption = Annotated[
 PERIODS: Final = ("hour", "day", "month", "never")
 _DATE: Final = re.compile(r"^\d{4}-\d{2}-\d{2}")
 _EXPIRY_HINT: Final = "As 30d, 2030-01-31, 2030-01-31T12:00Z, or never."
-
-
-def without_none(values: dict[str, Any]) -> dict[str, Any]:
-    """The values that were given."""
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def seconds_of(option: str, text: str) -> float:
@@ -154,19 +138,6 @@ def budget_body(text: str | None) -> dict[str, Any]:
             hint="0 alone takes the budget away; `partitiond keys remove` ends the key's use.",
         )
     return {"token_budget": int(digits)} | ({"budget_period": period} if slash else {})
-
-
-def limits_body(
-    max_prompt_bytes: int | None, max_output_tokens: int | None, max_sequences: int | None
-) -> dict[str, Any]:
-    """The body's limits on each request, for a key or a model."""
-    return without_none(
-        {
-            "max_prompt_bytes": max_prompt_bytes,
-            "max_output_tokens": max_output_tokens,
-            "max_sequences": max_sequences,
-        }
-    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 
 from partitiond.cli.columns import Column, fields, table_of
-from partitiond.cli.models.request_options import limits_text
+from partitiond.cli.options import limits_text
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
 from partitiond.core.instants import unix_seconds
 from partitiond.core.keys.record import KeyRecord

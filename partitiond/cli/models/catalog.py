@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import typer
 from rich.console import RenderableType
 
-from partitiond.cli.columns import new_table
+from partitiond.cli.columns import fields, new_table
 from partitiond.cli.options import JsonOption
 from partitiond.cli.output import emit, out, say
 from partitiond.core.errors import NotFoundError
@@ -100,8 +100,7 @@ def _record(row: CatalogRow) -> RenderableType:
         else ""
     )
     hub = f"{row.hub_id} {row.revision or '(newest)'}"
-    table = new_table("field", "value")
-    for field, value in (
+    rows = (
         ("name", row.name),
         ("for", row.purpose),
         ("hub", hub + (", gated" if row.gated else "")),
@@ -115,12 +114,9 @@ def _record(row: CatalogRow) -> RenderableType:
         ("context", f"{row.max_position} tokens"),
         ("engine", row.engine),
         ("note", row.note),
-    ):
-        if value:
-            table.add_row(field, value)
-    for form in row.quantised:
-        table.add_row(
-            form.name,
-            f"{form.hub_id}, {format_bytes(form.weights_bytes)}, {form.engine}",
-        )
-    return table
+    )
+    forms = [
+        (form.name, f"{form.hub_id}, {format_bytes(form.weights_bytes)}, {form.engine}")
+        for form in row.quantised
+    ]
+    return fields([*((field, value) for field, value in rows if value), *forms])

@@ -10,11 +10,19 @@ from partitiond.cli.ids import ModelArgument
 from partitiond.cli.models import placement_options as placed
 from partitiond.cli.models import registration as given
 from partitiond.cli.models import request_options as requests
-from partitiond.cli.models import scaling_options as scaled
-from partitiond.cli.options import AllOption, JsonOption, NoWaitOption, client_of, spread
+from partitiond.cli.models.table import record_table
+from partitiond.cli.options import (
+    AllOption,
+    JsonOption,
+    NoWaitOption,
+    OutputTokensOption,
+    PromptBytesOption,
+    SequencesOption,
+    client_of,
+    spread,
+)
 from partitiond.cli.output import emit, err, print_json, say
-from partitiond.cli.profile import options as asked
-from partitiond.cli.tables import PAGE_ROWS, models_table, record_table
+from partitiond.cli.tables import PAGE_ROWS, models_table
 from partitiond.cli.waiting import wait_for_change
 
 
@@ -24,9 +32,9 @@ class GivenTraffic:
 
     prompt_tokens: given.PromptOption = None
     output_tokens: given.OutputOption = None
-    lengths: asked.LengthsOption = None
-    prompt_variation: asked.PromptVariationOption = None
-    output_variation: asked.OutputVariationOption = None
+    lengths: given.LengthsOption = None
+    prompt_variation: given.PromptVariationOption = None
+    output_variation: given.OutputVariationOption = None
     ttft: given.TtftOption = None
     tpot: given.TpotOption = None
     quantile: given.QuantileOption = None
@@ -39,7 +47,7 @@ class GivenTraffic:
 
     def body(self) -> dict[str, Any]:
         """The parts of a registration or its change; parts that were not given are empty."""
-        load = asked.lengths_body(
+        load = given.lengths_body(
             self.lengths,
             prompt_tokens=self.prompt_tokens,
             output_tokens=self.output_tokens,
@@ -61,14 +69,14 @@ class GivenEngine:
 
     dtype: given.DtypeOption = None
     max_model_len: given.MaxLenOption = None
-    quantization: asked.QuantizationOption = None
-    kv_cache_dtype: asked.KvDtypeOption = None
-    max_num_batched_tokens: asked.StepTokensOption = None
+    quantization: given.QuantizationOption = None
+    kv_cache_dtype: given.KvDtypeOption = None
+    max_num_batched_tokens: given.StepTokensOption = None
     engine_arg: given.EngineArgOption = None
     sleep_mode: given.SleepModeOption = None
     sleep_after: given.SleepAfterOption = None
-    autoscale: scaled.AutoscaleOption = None
-    scale_to_zero: scaled.ToZeroOption = None
+    autoscale: given.AutoscaleOption = None
+    scale_to_zero: given.ToZeroOption = None
     variant: given.VariantsOption = None
 
     def body(self) -> dict[str, Any]:
@@ -99,7 +107,7 @@ class GivenEngine:
 
     def scaling_body(self) -> dict[str, Any]:
         """The part about scaling."""
-        return scaled.autoscale_body(self.autoscale, self.scale_to_zero)
+        return given.autoscale_body(self.autoscale, self.scale_to_zero)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,9 +125,9 @@ class GivenPlacement:
     priority: placed.PriorityOption = None
     alias: requests.AliasOption = None
     default: requests.DefaultsOption = None
-    max_prompt_bytes: requests.PromptBytesOption = None
-    max_output_tokens: requests.OutputTokensOption = None
-    max_sequences: requests.SequencesOption = None
+    max_prompt_bytes: PromptBytesOption = None
+    max_output_tokens: OutputTokensOption = None
+    max_sequences: SequencesOption = None
     allow_outage: given.AllowOutageOption = None
 
     def body(self) -> dict[str, Any]:

@@ -5,26 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from partitiond.cli.keys.options import (
-    OutputTokensOption,
-    PromptBytesOption,
-    SequencesOption,
-    limits_body,
-)
-from partitiond.core.dispatch.routing import RequestLimits
+from partitiond.cli.options import limits_body
 from partitiond.core.errors import InputError
 from partitiond.core.model.spec import ModelSpec
-
-__all__ = [
-    "AliasOption",
-    "DefaultsOption",
-    "OutputTokensOption",
-    "PromptBytesOption",
-    "SequencesOption",
-    "defaults_text",
-    "limits_text",
-    "requests_body",
-]
 
 AliasOption = Annotated[
     list[str] | None,
@@ -93,13 +76,3 @@ def defaults_text(spec: ModelSpec) -> str:
         ", ".join(f"{name}={json.dumps(value)}" for name, value in spec.request_defaults.items())
         or "none"
     )
-
-
-def limits_text(limits: RequestLimits) -> str:
-    """Limits of one request on one line."""
-    parts = (
-        (limits.max_prompt_bytes, "bytes of prompts"),
-        (limits.max_output_tokens, "output tokens"),
-        (limits.max_sequences, "sequences"),
-    )
-    return ", ".join(f"{bound:,} {what}" for bound, what in parts if bound) or "none"

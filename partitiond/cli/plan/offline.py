@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from partitiond.cli.daemon import host_devices
+from partitiond.cli.devices.commands import host_devices
 from partitiond.cli.interrupts import Interrupts, best_so_far
 from partitiond.core.errors import InputError
-from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
@@ -111,7 +110,7 @@ def plan_file(
 
     request = fleet_request(
         fleet,
-        devices=() if fleet.devices else _host_devices(settings),
+        devices=() if fleet.devices else tuple(host_devices(settings)),
         objective=question.objective or planner.objective,
         time_limit_seconds=options.time_limit_seconds or planner.time_limit_seconds,
         seed=planner.seed if options.seed is None else options.seed,
@@ -211,10 +210,6 @@ def laid_over(settings: Settings, fleet: Fleet) -> Settings:
         return settings
     values = {**settings_values(settings), **flatten(fleet.settings)}
     return load_settings(None, {}, values, where=f"{fleet.path}: settings").settings
-
-
-def _host_devices(settings: Settings) -> tuple[Device, ...]:
-    return tuple(host_devices(settings))
 
 
 def resolved_architecture(spec: ModelSpec, settings: Settings) -> Architecture:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from partitiond.api.schemas import ApiOptions, ModelBody
-from partitiond.cli.daemon import host_devices
+from partitiond.cli.devices.commands import host_devices
 from partitiond.cli.exits import Exit
 from partitiond.cli.output import say
 from partitiond.cli.profile.local_engines import LocalEngines, local_engines

@@ -51,9 +51,9 @@ def profile(
     hub: given.HubOption = False,
     prompt_tokens: given.PromptOption = None,
     output_tokens: given.OutputOption = None,
-    lengths: asked.LengthsOption = None,
-    prompt_variation: asked.PromptVariationOption = None,
-    output_variation: asked.OutputVariationOption = None,
+    lengths: given.LengthsOption = None,
+    prompt_variation: given.PromptVariationOption = None,
+    output_variation: given.OutputVariationOption = None,
     ttft: given.TtftOption = None,
     tpot: given.TpotOption = None,
     quantile: given.QuantileOption = None,
@@ -61,9 +61,9 @@ def profile(
     max_model_len: given.MaxLenOption = None,
     engine_arg: given.EngineArgOption = None,
     engine_kind: given.EngineKindOption = None,
-    quantization: asked.QuantizationOption = None,
-    kv_cache_dtype: asked.KvDtypeOption = None,
-    max_num_batched_tokens: asked.StepTokensOption = None,
+    quantization: given.QuantizationOption = None,
+    kv_cache_dtype: given.KvDtypeOption = None,
+    max_num_batched_tokens: given.StepTokensOption = None,
     variant: asked.VariantOption = None,
     structured_output: asked.StructuredOption = False,
     device: asked.DeviceOption = None,
@@ -95,7 +95,7 @@ def profile(
     """
     check_plot_path(plot)
     check_time_limit(time_limit)
-    workload = asked.lengths_body(
+    workload = given.lengths_body(
         lengths,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
