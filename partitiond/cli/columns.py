@@ -44,7 +44,7 @@ def table_of(
     style: Callable[[T], str] | None = None,
     close: bool = False,
 ) -> Table:
-    """A plain table with a line for each row.
+    """Draw a plain table with a line for each row.
 
     Args:
         style: gives the style of a whole line.
@@ -67,14 +67,14 @@ def table_of(
 
 
 def _literal(value: str | Text) -> Text:
-    """The cell without markup: brackets in a name or a message are brackets."""
+    """Keep brackets in a name or a message from being read as markup."""
     return value if isinstance(value, Text) else Text(value)
 
 
 def fields(
     pairs: Iterable[tuple[str, str | Text]], headings: tuple[str, str] = ("field", "value")
 ) -> Table:
-    """A line for each name and its value, under headings."""
+    """Draw a line for each name and its value, under headings."""
     table = new_table(*headings)
     for name, value in pairs:
         table.add_row(name, _literal(value))
@@ -82,7 +82,7 @@ def fields(
 
 
 def bare_fields(pairs: Iterable[tuple[str, str | Text]]) -> Table:
-    """A line for each name and its value, without headings and lines; names are not broken."""
+    """Draw a line for each name and its value, without headings; names are not broken."""
     table = fields(pairs, ("", ""))
     table.show_header = False
     table.box = None
@@ -91,7 +91,7 @@ def bare_fields(pairs: Iterable[tuple[str, str | Text]]) -> Table:
 
 
 def titled(title: str, body: RenderableType) -> RenderableType:
-    """A bold title after an empty line, and the body below it."""
+    """Put a bold title, after an empty line, above the body."""
     return Group(Text(f"\n{title}", style="bold"), body)
 
 
@@ -105,7 +105,7 @@ class _Table(Table):
 
 
 def new_table(*headers: str, whole: Collection[str] = ()) -> Table:
-    """A table without rows, for columns that depend on the rows.
+    """Make a table without rows, for columns that depend on the rows.
 
     Args:
         headers: headings; one that starts with ">" is right-aligned.
@@ -119,7 +119,7 @@ def new_table(*headers: str, whole: Collection[str] = ()) -> Table:
 
 
 def close_table() -> Table:
-    """A table without columns yet, with one space between columns at any width."""
+    """Make a table without columns; one space stands between columns at any width."""
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
 
 

@@ -22,12 +22,12 @@ class LateCommand:
         self._loaded: Any = None
 
     def get_short_help_str(self, limit: int = 0) -> str:
-        """The help line, whole: each of them fits."""
+        """Return the whole help line, because each help line fits."""
         del limit
         return self._entry.help
 
     def __getattr__(self, name: str) -> Any:
-        """An attribute of the command itself."""
+        """Return an attribute of the command itself."""
         if self._loaded is None:
             module, _, function = self._entry.home.partition(":")
             run = getattr(importlib.import_module(f"partitiond.cli.{module}"), function)
@@ -42,7 +42,7 @@ class LateCommand:
 
 
 def built(entries: Mapping[str, Leaf | Branch]) -> dict[str, Any]:
-    """Commands and groups as of the table."""
+    """Build the commands and groups of the table."""
     return {
         name: LateCommand(name, entry) if isinstance(entry, Leaf) else _group(name, entry)
         for name, entry in entries.items()
@@ -72,7 +72,7 @@ class Root(TyperGroup):
         super().__init__(**{**given, "commands": built(TREE)})
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of this name, with a hint on stderr if the name is a former one."""
+        """Return the command of this name, with a hint on stderr if the name is a former one."""
         if cmd_name not in MOVED:
             return super().get_command(ctx, cmd_name)
         path = MOVED[cmd_name]
@@ -113,7 +113,7 @@ class Root(TyperGroup):
 
 
 def headed(headings: Mapping[str, tuple[str, ...]]) -> type[TyperCommand]:
-    """A command class whose help lists its options under headings.
+    """Make a command class whose help lists its options under headings.
 
     Options under no heading come first, as "Options".
     """
@@ -164,7 +164,7 @@ class Lists(TyperGroup):
         return super().parse_args(ctx, named)
 
     def with_command(self, args: list[str]) -> list[str]:
-        """The arguments with a command in front; unchanged if they name one or ask for help.
+        """Put a command in front of arguments that neither name a command nor ask for help.
 
         `partitiond profile MODEL` measures; `partitiond profile` with at most --json lists.
         """

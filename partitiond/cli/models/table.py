@@ -13,7 +13,7 @@ from partitiond.core.units import format_duration
 
 
 def record_table(record: ModelRecord) -> RenderableType:
-    """One model, with a line for each part of its registration."""
+    """Draw one model, with a line for each part of its registration."""
     spec = record.spec
     slo = "none"
     if spec.slo is not None:
