@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, cast
 
-from partitiond.cli.groups import MOVED, Lists
+from partitiond.cli.groups import Lists
+from partitiond.cli.tree import MOVED
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `docs` is found from any folder

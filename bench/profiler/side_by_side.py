@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from partitiond.cli.daemon import host_devices
+from partitiond.cli.devices.commands import host_devices
 from partitiond.cli.options import parse_overrides
 from partitiond.cli.profile.local import spec_of
 from partitiond.cli.setup.engine import find_engine

@@ -1,5 +1,6 @@
 """Implements `serve`, `down` and `status`: runs, stops and shows the daemon."""
 
+import fcntl
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -8,25 +9,20 @@ import typer
 
 from partitiond.cli.options import AllOption, JsonOption, client_of, settings_of
 from partitiond.cli.output import err, out, print_json, say
+from partitiond.cli.plan.words import converging_words, waiting_words
+from partitiond.cli.progress import reporting
+from partitiond.cli.tables import HALF_PAGE_ROWS, models_table, replicas_table
 from partitiond.core.errors import DaemonUnreachableError, PartitiondError
 from partitiond.core.hardware.kinds import short_device
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
-    from partitiond.core.hardware.kinds import Device
     from partitiond.settings.schema import Settings
 
 DOWN_DEADLINE_SECONDS: Final = 180.0
 """Draining may take 120 s by default; stopping engines and proxy takes some more."""
 MAX_NAMES: Final = 8
 """The most cordoned devices that `status` names."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("serve")(serve)
-    app.command("down")(down)
-    app.command("status")(status)
 
 
 def serve(ctx: typer.Context) -> None:
@@ -71,8 +67,6 @@ def stop_daemon(client: "ControlClient", settings: "Settings", *, stop_engines: 
     Raises:
         PartitiondError: the daemon refused, or did not end in time.
     """
-    from partitiond.cli.progress import reporting
-
     try:
         client.shutdown(stop_engines=stop_engines)
     except DaemonUnreachableError:
@@ -94,8 +88,6 @@ def stop_daemon(client: "ControlClient", settings: "Settings", *, stop_engines: 
 
 def lock_is_held(path: Path) -> bool:
     """Whether a daemon holds the state folder's lock now."""
-    import fcntl
-
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -122,8 +114,6 @@ def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOptio
     if as_json:
         print_json(shown)
         return
-    from partitiond.cli.plan.words import converging_words, waiting_words
-    from partitiond.cli.tables import HALF_PAGE_ROWS, models_table, replicas_table
 
     settings = settings_of(ctx)
     console = out()
@@ -147,10 +137,3 @@ def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOptio
     page = None if everything else HALF_PAGE_ROWS
     console.print(models_table(shown["models"], page))
     console.print(replicas_table(shown["replicas"], page))
-
-
-def host_devices(settings: "Settings") -> "list[Device]":
-    """Return the devices of this host that the settings allow. Raises DeviceError."""
-    from partitiond.cli.devices import commands as commands_devices
-
-    return commands_devices.host_devices(settings)

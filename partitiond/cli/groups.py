@@ -1,138 +1,78 @@
-"""Defines the tree of commands: overview headings, former names, defaults of bare groups.
+"""Builds the tree of commands, and imports a command's module once the command is chosen."""
 
-Commands stay in their modules. `main.py` gives each module the group that its commands belong
-to, and `MOVED` is the only place that knows where a command was before.
-"""
-
+import importlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-import typer
+import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-HEADINGS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Start": ("demo", "doctor", "setup", "serve", "down"),
-    "Models, from measuring to serving": ("models", "profile", "plan", "apply", "up"),
-    "Watch": ("status", "top", "events", "devices"),
-    "Access": ("keys",),
-    "Instruments": ("tools",),
-}
-"""The commands of the overview, in the order in which a new user meets them."""
-
-MOVED: Final[Mapping[str, tuple[str, ...]]] = {
-    "backup": ("setup", "backup"),
-    "restore": ("setup", "restore"),
-    "engine": ("setup", "engine"),
-    "config": ("setup", "config"),
-    "mig": ("devices", "mig"),
-    "sleep": ("models", "sleep"),
-    "wake": ("models", "wake"),
-    "scaling": ("models", "scaling"),
-    "drift": ("models", "drift"),
-    "profiles": ("profile",),
-    "jobs": ("profile", "jobs"),
-    "usage": ("keys", "usage"),
-    "advise": ("tools", "advise"),
-    "estimate": ("tools", "estimate"),
-    "replicate": ("tools", "replicate"),
-    "simulate": ("tools", "simulate"),
-    "transfer": ("tools", "transfer"),
-}
-"""Former top-level commands and their present paths. The former names keep working."""
-
-ENGINE: Final = (
-    "--dtype",
-    "--quantization",
-    "--kv-cache-dtype",
-    "--max-model-len",
-    "--max-num-batched-tokens",
-    "--engine-arg",
-)
-LIMITS: Final = ("--max-prompt-bytes", "--max-output-tokens", "--max-sequences")
-MODEL_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Scaling and sleep": ("--autoscale", "--scale-to-zero", "--sleep-mode", "--sleep-after"),
-    "Placement": (
-        "--isolation",
-        "--only-on",
-        "--avoid",
-        "--near",
-        "--survive",
-        "--survive-share",
-        "--priority",
-        "--weight",
-        "--allow-outage",
-    ),
-    "Traffic in detail": (
-        "--lengths",
-        "--prompt-variation",
-        "--output-variation",
-        "--quantile",
-        "--point",
-        "--burst-factor",
-        "--percentile",
-        "--window",
-    ),
-    "Engine": ("--engine-kind", "--hub", "--revision", "--variant", *ENGINE),
-    "Requests": ("--alias", "--default", *LIMITS),
-}
-"""Less common options of `models add` and `models update`, by heading."""
-MEASURE_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "A share of the device": ("--device", "--cores", "--memory", "--mps", "--mig"),
-    "The measurement": (
-        "--max-batch",
-        "--time-limit",
-        "--no-confirm",
-        "--fresh",
-        "--seed",
-        "--quantile",
-        "--lengths",
-        "--prompt-variation",
-        "--output-variation",
-        "--structured-output",
-    ),
-    "Engine": ("--engine-kind", "--hub", "--variant", *ENGINE),
-}
-PLAN_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Ask more": ("--what-if", "--explain", "--constraints", "--diff", "--relax"),
-    "Of running replicas": ("--move-price", "--allow-outage"),
-    "With --from alone": ("--against", "--time-limit", "--seed", "--deterministic"),
-}
-KEY_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Rates and budget": (
-        "--requests-per-minute",
-        "--tokens-per-minute",
-        "--max-in-flight",
-        "--token-budget",
-    ),
-    "Place in the queue": ("--priority", "--weight"),
-    "Limits of a request": LIMITS,
-}
-ESTIMATE_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "A share of the device": ("--mig", "--sm-percent", "--cores", "--memory-fraction"),
-    "Traffic in detail": ("--prompt-variation", "--output-variation", "--slo-ttft", "--slo-tpot"),
-    "Engine": ENGINE[:4],
-}
-ADVISE_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "How long it is watched": ("--minutes", "--every", "--range", "--window", "--select"),
-    "What is planned": (
-        "--slo-ttft",
-        "--slo-tpot",
-        "--burst",
-        "--mode",
-        "--survive",
-        "--objective",
-        "--time-limit",
-    ),
-}
+from partitiond.cli.tree import HEADINGS, MOVED, TREE, Branch, Leaf
 
 HELP_OPTIONS: Final = ("-h", "--help")
+
+
+class LateCommand:
+    """A command that knows its name and help line, and imports its module for all else."""
+
+    def __init__(self, name: str, entry: Leaf) -> None:
+        self.name = name
+        self.hidden = entry.hidden
+        self._entry = entry
+        self._loaded: Any = None
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Return the whole help line, because each help line fits."""
+        del limit
+        return self._entry.help
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the command itself."""
+        if self._loaded is None:
+            module, _, function = self._entry.home.partition(":")
+            run = getattr(importlib.import_module(f"partitiond.cli.{module}"), function)
+            headings = self._entry.headings
+            kind = headed(headings) if headings else TyperCommand
+            alone = typer.Typer(
+                add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+            )
+            alone.command(self.name, cls=kind, hidden=self.hidden)(run)
+            self._loaded = typer.main.get_command(alone)
+        return getattr(self._loaded, name)
+
+
+def built(entries: Mapping[str, Leaf | Branch]) -> dict[str, Any]:
+    """Build the commands and groups of the table."""
+    return {
+        name: LateCommand(name, entry) if isinstance(entry, Leaf) else _group(name, entry)
+        for name, entry in entries.items()
+    }
+
+
+def _group(name: str, entry: Branch) -> TyperGroup:
+    kind = TyperGroup if entry.bare is None else Lists
+    group = kind(
+        name=name,
+        commands=built(entry.entries),
+        help=entry.help,
+        no_args_is_help=entry.bare is None,
+        subcommand_metavar=entry.metavar,
+        rich_markup_mode=None,
+    )
+    if isinstance(group, Lists):
+        group.bare = entry.bare or group.bare
+        group.explained = entry.explained or group.bare
+    return group
 
 
 class Root(TyperGroup):
     """The commands of `partitiond`, under headings; a former name runs the present command."""
 
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**{**given, "commands": built(TREE)})
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of this name, with a hint on stderr if the name is a former one."""
+        """Return the command of this name, with a hint on stderr if the name is a former one."""
         if cmd_name not in MOVED:
             return super().get_command(ctx, cmd_name)
         path = MOVED[cmd_name]
@@ -173,7 +113,7 @@ class Root(TyperGroup):
 
 
 def headed(headings: Mapping[str, tuple[str, ...]]) -> type[TyperCommand]:
-    """A command class whose help lists its options under headings.
+    """Make a command class whose help lists its options under headings.
 
     Options under no heading come first, as "Options".
     """
@@ -224,10 +164,15 @@ class Lists(TyperGroup):
         return super().parse_args(ctx, named)
 
     def with_command(self, args: list[str]) -> list[str]:
-        """The arguments with a command in front; unchanged if they name one or ask for help."""
-        if args and (args[0] in HELP_OPTIONS or not args[0].startswith("-")):
+        """Put a command in front of arguments that neither name a command nor ask for help.
+
+        `partitiond profile MODEL` measures; `partitiond profile` with at most --json lists.
+        """
+        if args and args[0] in {*HELP_OPTIONS, *self.commands}:
             return args
-        return [self.bare, *args]
+        if self.explained == self.bare:
+            return args if args and not args[0].startswith("-") else [self.bare, *args]
+        return [self.bare if set(args) <= {"--json"} else self.explained, *args]
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write the group's text and what it does without a command."""
@@ -241,29 +186,3 @@ class Lists(TyperGroup):
         """Write the options of the command that needs no name, then all commands."""
         self.commands[self.explained].format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
-
-
-class Shows(Lists):
-    """A group that runs `show` when no command is given."""
-
-    bare = explained = "show"
-
-
-class SetsUp(Lists):
-    """`partitiond setup` is `partitiond setup host`."""
-
-    bare = explained = "host"
-
-
-class Measures(Lists):
-    """`partitiond profile MODEL` measures; `partitiond profile` alone lists what was measured."""
-
-    explained = "measure"
-
-    def with_command(self, args: list[str]) -> list[str]:
-        """Insert `list` if there is at most --json, and `measure` if no command is named."""
-        if set(args) <= {"--json"}:
-            return [self.bare, *args]
-        if args[0] in HELP_OPTIONS or args[0] in self.commands:
-            return args
-        return [self.explained, *args]

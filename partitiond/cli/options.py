@@ -1,12 +1,14 @@
 """Defines options that several commands share, and reads the values of the global ones."""
 
 import dataclasses
+import functools
+import inspect
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -14,6 +16,7 @@ from partitiond.core.errors import InputError, PartitiondError, SettingsError, U
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
+    from partitiond.core.dispatch.routing import RequestLimits
     from partitiond.settings.schema import LoadedSettings, Settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -24,6 +27,61 @@ AllOption = Annotated[
 NoWaitOption = Annotated[
     bool, typer.Option("--no-wait", help="Return at once instead of showing progress to the end.")
 ]
+PromptBytesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-prompt-bytes",
+        metavar="N",
+        help="Text of all prompts of a request, a token id as 4 bytes; 0: no limit.",
+    ),
+]
+OutputTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-output-tokens", metavar="N", help="Output tokens of a request; 0: no limit."
+    ),
+]
+SequencesOption = Annotated[
+    int | None,
+    typer.Option("--max-sequences", metavar="N", help="Prompts times n; 0: no limit."),
+]
+
+
+def spread(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn each parameter that is a record of options into one parameter for each field.
+
+    Commands that share options take the same record, which declares each option once.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    given: list[inspect.Parameter] = []
+    records: dict[str, type[Any]] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        kind = hints[parameter.name]
+        if not dataclasses.is_dataclass(kind):
+            given.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        records[parameter.name] = kind
+        of_field = get_type_hints(kind, include_extras=True)
+        given += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=of_field[field.name],
+            )
+            for field in dataclasses.fields(kind)
+        ]
+
+    @functools.wraps(function)
+    def called(**values: Any) -> None:
+        for name, kind in records.items():
+            names = [field.name for field in dataclasses.fields(kind)]
+            values[name] = kind(**{each: values.pop(each) for each in names})
+        function(**values)
+
+    called.__signature__ = inspect.Signature(given)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in given}
+    return called
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -201,3 +259,31 @@ def check_time_limit(seconds: float | None) -> None:
             f"--time-limit must be a finite number of seconds above 0, got {seconds:g}.",
             hint="As 60; leave it out for the setting's.",
         )
+
+
+def without_none(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that were given."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def limits_body(
+    max_prompt_bytes: int | None, max_output_tokens: int | None, max_sequences: int | None
+) -> dict[str, Any]:
+    """The body's limits on each request, for a key or a model."""
+    return without_none(
+        {
+            "max_prompt_bytes": max_prompt_bytes,
+            "max_output_tokens": max_output_tokens,
+            "max_sequences": max_sequences,
+        }
+    )
+
+
+def limits_text(limits: "RequestLimits") -> str:
+    """Limits of one request on one line."""
+    parts = (
+        (limits.max_prompt_bytes, "bytes of prompts"),
+        (limits.max_output_tokens, "output tokens"),
+        (limits.max_sequences, "sequences"),
+    )
+    return ", ".join(f"{bound:,} {what}" for bound, what in parts if bound) or "none"

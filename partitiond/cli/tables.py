@@ -1,27 +1,21 @@
 """Draws tables of models, replicas, jobs and events for people, to fit 80 columns."""
 
 import collections
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Sequence
+from typing import Final, TypeVar
 
-from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from partitiond.cli.models.placement_options import demand_text, placement_text
-from partitiond.cli.models.request_options import defaults_text, limits_text
+from partitiond.cli.columns import Column, new_table, table_of
 from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition
-from partitiond.core.model.record import ModelRecord
-from partitiond.core.model.spec import ModelSpec, Variant
 from partitiond.core.plan.page import first_of
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.units import format_bytes, format_duration
 from partitiond.core.views.lists import ModelView, ReplicaView
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 T = TypeVar("T")
 
@@ -51,35 +45,6 @@ PAGE_ROWS: Final = 20
 """Rows shown of a longer table that stands alone."""
 HALF_PAGE_ROWS: Final = 12
 """Rows shown of a longer table that another one stands below."""
-UNBOUNDED: Final = 10_000
-"""Wider than any terminal, in columns."""
-
-
-class _Table(Table):
-    """A table whose gaps become narrower before its words are broken."""
-
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        wanted = console.measure(self, options=options.update(max_width=UNBOUNDED)).maximum
-        self.collapse_padding = wanted > options.max_width
-        return super().__rich_console__(console, options)
-
-
-def new_table(*headers: str, whole: Collection[str] = ()) -> Table:
-    """A plain table; a header that starts with ">" is right-aligned.
-
-    Args:
-        whole: headers of columns that are never broken, such as ids and times.
-    """
-    table = _Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for header in headers:
-        right = header.startswith(">")
-        table.add_column(
-            header.removeprefix(">"),
-            justify="right" if right else "left",
-            overflow="fold",
-            no_wrap=header in whole,
-        )
-    return table
 
 
 def state_text(state: str) -> Text:
@@ -132,8 +97,8 @@ def page_of_rows(items: Sequence[T], unusual: Sequence[bool], page: int | None) 
 
 
 def with_left(
-    table: "RenderableType", shown: Sequence[object], states: Sequence[str]
-) -> "RenderableType":
+    table: RenderableType, shown: Sequence[object], states: Sequence[str]
+) -> RenderableType:
     """A table, and below it the number of rows left out, and the number of all by state.
 
     Args:
@@ -141,8 +106,6 @@ def with_left(
         shown: the items in the table.
         states: the state of every item, as one word.
     """
-    from rich.console import Group
-
     left = len(states) - len(shown)
     if not left:
         return table
@@ -151,7 +114,7 @@ def with_left(
     return Group(table, Text(f"... and {left} more (--all); of {len(states)} {words}"))
 
 
-def models_table(models: Sequence[ModelView], page: int | None = None) -> "RenderableType":
+def models_table(models: Sequence[ModelView], page: int | None = None) -> RenderableType:
     """Registered models; what to do next if there is none.
 
     Args:
@@ -192,70 +155,7 @@ def _profile_word(view: ModelView) -> str:
     return f"{kind} (provisional)" if view.provisional else kind
 
 
-def record_table(record: ModelRecord) -> "RenderableType":
-    """One model, with a line for each part of its registration."""
-    spec = record.spec
-    slo = "none"
-    if spec.slo is not None:
-        slo = (
-            f"TTFT <= {duration(spec.slo.ttft_seconds)}, TPOT <= "
-            f"{duration(spec.slo.tpot_seconds)} for {spec.slo.quantile:.0%} of requests"
-        )
-    upper = "no limit" if spec.max_replicas is None else str(spec.max_replicas)
-    table = new_table("field", "value")
-    for field, value in (
-        ("name", spec.name),
-        ("source", f"{spec.source.kind.value} {spec.source.ref} {spec.source.revision or ''}"),
-        ("weights", spec.weights.value),
-        ("workload", f"{spec.workload.key} tokens"),
-        ("SLO", slo),
-        ("demand", demand_text(spec.demand)),
-        ("operating point", spec.operating_point.value),
-        ("engine", _engine_text(spec)),
-        ("variants", "; ".join(_variant_text(v) for v in spec.variants) or "none"),
-        ("replicas", f"at least {spec.min_replicas}, at most {upper}"),
-        ("placement", placement_text(spec)),
-        ("sleeps", _sleep_text(spec)),
-        ("outage", "allowed" if spec.allow_outage else "never, where old and new do not fit"),
-        ("aliases", ", ".join(spec.aliases) or "none"),
-        ("defaults", defaults_text(spec)),
-        ("request limits", limits_text(spec.request_limits)),
-        ("auto", "yes" if spec.auto else "no"),
-        ("version", f"{record.version}, changed {record.updated_at}"),
-    ):
-        table.add_row(field, value.strip())
-    return table
-
-
-def _sleep_text(spec: ModelSpec) -> str:
-    if spec.sleep_after_seconds is not None:
-        return f"after {format_duration(spec.sleep_after_seconds)} without a request"
-    return "when asked" if spec.engine.sleep_mode else "never"
-
-
-def _engine_text(spec: ModelSpec) -> str:
-    options = spec.engine
-    parts = [spec.engine_kind, options.dtype, f"context {spec.max_model_len}"]
-    if options.quantization:
-        parts.append(f"quantised to {options.quantization}")
-    if options.kv_cache_dtype != "auto":
-        parts.append(f"{options.kv_cache_dtype} KV cache")
-    if options.max_num_batched_tokens is not None:
-        parts.append(f"{options.max_num_batched_tokens} tokens a step")
-    if options.sleep_mode:
-        parts.append("can sleep")
-    return ", ".join(parts)
-
-
-def _variant_text(variant: Variant) -> str:
-    engine = variant.engine
-    kv = f"{engine.kv_cache_dtype} KV cache" if engine.kv_cache_dtype != "auto" else ""
-    source = f"from {variant.source.ref}" if variant.source is not None else ""
-    parts = [part for part in (engine.quantization, kv, source) if part]
-    return f"{variant.name} ({', '.join(parts)})" if parts else variant.name
-
-
-def replicas_table(replicas: Sequence[ReplicaView], page: int | None = None) -> "RenderableType":
+def replicas_table(replicas: Sequence[ReplicaView], page: int | None = None) -> RenderableType:
     """Engines, including pending ones; a failed engine shows its diagnosis.
 
     Args:
@@ -290,15 +190,13 @@ def replicas_table(replicas: Sequence[ReplicaView], page: int | None = None) -> 
     return with_left(with_notes(table, errors), shown, [view.state for view in replicas])
 
 
-def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> "RenderableType":
+def with_notes(table: Table, notes: Sequence[tuple[str, str]]) -> RenderableType:
     """A table, and below it the notes on its rows; a note on several rows stands there once.
 
     Args:
         table: the table.
         notes: pairs of a subject and a note, which may be empty.
     """
-    from rich.console import Group
-
     about: dict[str, list[str]] = {}
     for subject, note in notes:
         if note:
@@ -317,7 +215,7 @@ def replica_note(view: ReplicaView) -> str:
     return ", ".join(note for note in notes if note)
 
 
-def jobs_table(jobs: Sequence[Job]) -> "RenderableType":
+def jobs_table(jobs: Sequence[Job]) -> RenderableType:
     """Jobs, newest first."""
     if not jobs:
         return "No jobs."
@@ -345,18 +243,16 @@ def job_line(job: Job) -> str:
     return text
 
 
-def events_table(events: Sequence[Event]) -> "RenderableType":
+def events_table(events: Sequence[Event]) -> RenderableType:
     """Events, oldest first."""
     if not events:
         return "No events."
-    table = new_table(">id", "at", "kind", "about", "what happened", "who", whole=(">id", "at"))
-    for event in events:
-        table.add_row(
-            str(event.id),
-            event.at[:19],
-            event.kind,
-            short_device(event.subject),
-            event.message,
-            event.actor,
-        )
-    return table
+    return table_of(
+        events,
+        Column("id", lambda event: str(event.id), whole=True),
+        Column("at", lambda event: event.at[:19], right=False, whole=True),
+        Column("kind", lambda event: event.kind, right=False),
+        Column("about", lambda event: short_device(event.subject), right=False),
+        Column("what happened", lambda event: event.message, right=False),
+        Column("who", lambda event: event.actor, right=False),
+    )

@@ -9,7 +9,8 @@ import pytest
 import typer.main
 
 import partitiond
-from partitiond.cli.groups import (
+from partitiond.cli.main import app
+from partitiond.cli.tree import (
     ADVISE_OPTIONS,
     ESTIMATE_OPTIONS,
     HEADINGS,
@@ -19,7 +20,6 @@ from partitiond.cli.groups import (
     MOVED,
     PLAN_OPTIONS,
 )
-from partitiond.cli.main import app
 from tests.cli.conftest import Cli
 
 ROOT: Any = typer.main.get_command(app)
@@ -117,7 +117,7 @@ def test_no_message_of_ours_says_a_former_name() -> None:
     former = re.compile(rf"\bpartitiond\s+({'|'.join(MOVED)})\b(?![\w.\-=/(]| \{{)")
     for file in SOURCES.rglob("*.py"):
         text = file.read_text("utf-8")
-        found = [match[0] for match in former.finditer(text) if file.name != "groups.py"]
+        found = [match[0] for match in former.finditer(text) if file.name != "tree.py"]
         assert not found, f"{file}: {found}"
 
 

@@ -77,6 +77,24 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_overview_imports_no_command() -> None:
+    code = (
+        "import sys; from partitiond.cli.main import app; app(['--help'], standalone_mode=False); "
+        "print([m for m in sys.modules if m.startswith('partitiond.cli.') and m.count('.') > 2])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_the_table_holds_the_first_sentence_of_the_command(path: tuple[str, ...]) -> None:
+    command: Any = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]
+    first = " ".join(command.help.partition("\n\n")[0].split())
+    assert first.startswith(command.get_short_help_str())
+
+
 def test_version(cli: Cli) -> None:
     from partitiond import __version__
 

@@ -5,12 +5,9 @@ from typing import Annotated
 
 import typer
 
+from partitiond.cli.demo.demo import DemoOptions, run_demo
 from partitiond.cli.options import JsonOption, globals_of
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("demo")(demo)
+from partitiond.cli.output import print_json
 
 
 def demo(
@@ -37,9 +34,6 @@ def demo(
     6 minutes on two cores, and under 3 the second time: the engine, the models and the
     measurements are kept. On a terminal it goes on serving until Ctrl-C.
     """
-    from partitiond.cli.demo.demo import DemoOptions, run_demo
-    from partitiond.cli.output import print_json
-
     given = globals_of(ctx)
     folder = state_dir or given.state_dir or Path(".demo")
     outcome = run_demo(

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from partitiond.cli.doctor.checks import processes_of
+from partitiond.cli.options import read_token
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.native import UNCOMPILED
 
@@ -84,8 +86,6 @@ def run_folder(config: Path) -> Path:
 
     It lies in the system's temporary folder, because sockets need a short path, and is private.
     """
-    import tomllib
-
     with contextlib.suppress(OSError, tomllib.TOMLDecodeError):
         earlier = Path(str(tomllib.loads(config.read_text("utf-8")).get("run_dir", "")))
         if earlier.is_absolute() and is_own_run_folder(earlier):
@@ -189,8 +189,6 @@ class DemoDaemon:
 
     def _not_ready(self, client: "ControlClient") -> str | None:
         """Return None once the daemon is ready; else a text that says what it waits for."""
-        from partitiond.cli.options import read_token
-
         client.token = read_token(self.settings.token_path)
         try:
             missing = dict(client.readiness())

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from partitiond import native
+from partitiond.cli.daemon import lock_is_held
 from partitiond.cli.demo import steps as demo_steps
 from partitiond.cli.demo.daemon import (
     HURRIED_SECONDS,
@@ -25,14 +27,17 @@ from partitiond.cli.demo.daemon import (
     toml_text,
 )
 from partitiond.cli.demo.story import Story
+from partitiond.cli.options import connect, parse_overrides
 from partitiond.cli.output import err, out
 from partitiond.cli.progress import reporting
+from partitiond.cli.setup.engine import has_gpu
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError
 from partitiond.core.model.spec import Demand, ModelSpec, Weights
+from partitiond.models.catalog import source_for
+from partitiond.settings.schema import Settings, load_settings
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
-    from partitiond.settings.schema import Settings
 
 STEPS: Final = 9
 PROFILE_SETTINGS: Final[dict[str, object]] = {
@@ -78,7 +83,6 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     story = Story(err() if options.as_json else out(), STEPS)
     story.say("partitiond demo: the whole loop on this machine, with a real engine.")
     settings, config = prepare_folder(options)
-    from partitiond.cli.options import connect
 
     client = connect(settings)
     daemon = DemoDaemon(settings, config, options.overrides)
@@ -102,17 +106,13 @@ def _end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
-def prepare_folder(options: DemoOptions) -> "tuple[Settings, Path]":
+def prepare_folder(options: DemoOptions) -> tuple[Settings, Path]:
     """Write the demo's settings file and read it as the daemon will.
 
     Raises:
         ConflictError: a demo runs on this folder already; or the folder is not a demo's, and stays
             unchanged; or another setting sends the demo to another state folder.
     """
-    from partitiond.cli.daemon import lock_is_held
-    from partitiond.cli.options import parse_overrides
-    from partitiond.settings.schema import load_settings
-
     config = options.folder / "config.toml"
     if lock_is_held(options.folder / "daemon.lock"):
         raise ConflictError(
@@ -149,8 +149,6 @@ def prepare_folder(options: DemoOptions) -> "tuple[Settings, Path]":
 
 def _device_settings() -> dict[str, object]:
     """Return settings for two cores (four if there are plenty), or for the GPUs if any."""
-    from partitiond.cli.setup.engine import has_gpu
-
     if has_gpu():
         return {"cpu.enabled": False}
     usable = sorted(os.sched_getaffinity(0))
@@ -167,7 +165,7 @@ def _device_settings() -> dict[str, object]:
 def _tell(
     story: Story,
     options: DemoOptions,
-    settings: "Settings",
+    settings: Settings,
     client: "ControlClient",
     daemon: DemoDaemon,
 ) -> dict[str, Any]:
@@ -212,10 +210,8 @@ def _tell(
     }
 
 
-def demo_specs(options: DemoOptions, settings: "Settings") -> list[ModelSpec]:
+def demo_specs(options: DemoOptions, settings: Settings) -> list[ModelSpec]:
     """Return the demo's models: a real one, and one with dummy weights unless the hub is used."""
-    from partitiond.models.catalog import source_for
-
     hub = options.hub or settings.models.hub
     found = []
     for text, weights in (
@@ -262,7 +258,7 @@ def _command() -> str:
     return str(called) if called.name == "partitiond" else "python -m partitiond"
 
 
-def _keep_serving(story: Story, settings: "Settings", daemon: DemoDaemon, model: str) -> None:
+def _keep_serving(story: Story, settings: Settings, daemon: DemoDaemon, model: str) -> None:
     """Show how to call the endpoint, and wait until Ctrl-C or until the daemon ends by itself."""
     config = settings.state_dir / "config.toml"
     story.show(story.summary())
@@ -294,8 +290,6 @@ def _shut_down(
     story: Story, daemon: DemoDaemon, client: "ControlClient", *, failed: bool = False
 ) -> None:
     """End what was started, in a hurry after a failure, and say whether anything is left."""
-    import shutil
-
     with undisturbed(), story.step("Shut down"), reporting(story.console) as report:
         story.say("Until this is done, Ctrl-C and SIGTERM are ignored.")
         report.update("draining and stopping")

@@ -15,7 +15,8 @@ from loadgen import LatencySummary, OpenLoopResult, OpenState, Outcome, Workload
 from loadgen import Slo as LoadSlo
 from loadgen.results.records import Record
 from loadgen.results.statistics import is_good, summarise
-from partitiond.cli.tables import duration, new_table, rate
+from partitiond.cli.columns import new_table
+from partitiond.cli.tables import duration, rate
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload as Shape
 

@@ -6,18 +6,26 @@ from typing import TYPE_CHECKING, Final
 
 from partitiond.cli.demo import overload as demo_overload
 from partitiond.cli.demo.story import Story
+from partitiond.cli.plan.commands import plan_and_apply
+from partitiond.cli.plan.up import register_or_update
+from partitiond.cli.plan.view import render_plan
+from partitiond.cli.profile.table import profile_table
 from partitiond.cli.progress import Reporter, reporting
-from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.cli.setup.engine import chosen_variant, find_engine, install_engine
+from partitiond.cli.waiting import wait_for_job, wait_for_plan
+from partitiond.controller.profiles.targets import speaks_for
+from partitiond.core.errors import ConflictError, EngineUnavailableError, PartitiondError
 from partitiond.core.model.spec import ModelSpec, Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import Job, ProfileOptions
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.core.units import GIB
+from partitiond.core.units import GIB, format_bytes
+from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.models.resolver import Resolver
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
-    from partitiond.engines.install.environment import EngineEnvironment
     from partitiond.settings.schema import Settings
 
 OVERLOAD: Final = 1.5
@@ -37,11 +45,8 @@ SLO: Final = Slo(ttft_seconds=1.5, tpot_seconds=0.3)
 long."""
 
 
-def engine(story: Story, settings: "Settings") -> "EngineEnvironment":
+def engine(story: Story, settings: "Settings") -> EngineEnvironment:
     """Find the engine, or install it."""
-    from partitiond.cli.setup.engine import chosen_variant, find_engine, install_engine
-    from partitiond.core.errors import EngineUnavailableError
-
     variant = chosen_variant(settings)
     try:
         environment = find_engine(settings, variant)
@@ -58,13 +63,10 @@ def engine(story: Story, settings: "Settings") -> "EngineEnvironment":
 async def prepare_models(
     story: Story,
     settings: "Settings",
-    environment: "EngineEnvironment",
+    environment: EngineEnvironment,
     specs: Sequence[ModelSpec],
 ) -> None:
     """Get both models onto the disk, with progress."""
-    from partitiond.core.units import format_bytes
-    from partitiond.models.resolver import Resolver
-
     resolver = Resolver(
         settings.models_dir, environment.python, settings.models.offline, settings.models.hub
     )
@@ -83,9 +85,6 @@ def measure_all(
     story: Story, client: "ControlClient", specs: Sequence[ModelSpec], version: str
 ) -> list[Profile]:
     """Register both models and measure those that no earlier run has measured."""
-    from partitiond.cli.plan.up import register_or_update
-    from partitiond.cli.profile.table import profile_table
-
     kept = {spec.name: _kept_profile(client, spec, version) for spec in specs}
     if not all(kept.values()):
         _forget(client)  # replicas of an earlier run would hold the cores that are measured
@@ -107,8 +106,6 @@ def measure_all(
 
 def _kept_profile(client: "ControlClient", spec: ModelSpec, version: str) -> Profile | None:
     """Return the profile of an earlier run here for the same model, workload and engine, if any."""
-    from partitiond.controller.profiles.targets import speaks_for
-
     hardware = {device.hardware for device in client.devices()}
     for profile in client.profiles(spec.name):
         if (
@@ -136,8 +133,6 @@ def _ask(client: "ControlClient", name: str) -> Job:
 
 
 def _wait(story: Story, client: "ControlClient", job: Job) -> Profile:
-    from partitiond.cli.waiting import wait_for_job
-
     done = wait_for_job(client, job.id, story.console)
     if done.result is None:
         raise PartitiondError(f"job {done.id} made no profile.", hint="See the daemon's log.")
@@ -146,8 +141,6 @@ def _wait(story: Story, client: "ControlClient", job: Job) -> Profile:
 
 def plan(story: Story, client: "ControlClient") -> Plan:
     """Make a plan without changing anything, and draw it with its certificate."""
-    from partitiond.cli.plan.view import render_plan
-
     preview = client.plan(None)
     if preview.infeasible is not None:
         raise PartitiondError(
@@ -160,9 +153,6 @@ def plan(story: Story, client: "ControlClient") -> Plan:
 
 def apply(story: Story, client: "ControlClient", plan: Plan) -> None:
     """Apply the plan and wait until every replica serves."""
-    from partitiond.cli.plan.commands import plan_and_apply
-    from partitiond.cli.waiting import wait_for_plan
-
     try:
         client.apply(plan.id)
     except ConflictError:  # the daemon's own chain applied the same plan a moment before

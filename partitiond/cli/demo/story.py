@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console, RenderableType
 from rich.rule import Rule
 
-from partitiond.cli.tables import new_table
+from partitiond.cli.columns import new_table
 from partitiond.core.units import format_duration
 
 

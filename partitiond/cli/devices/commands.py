@@ -1,37 +1,28 @@
 """Implements `partitiond devices`: lists and shows devices with their state, and cordons them."""
 
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from partitiond.cli.groups import Lists
+from partitiond.cli.devices.tables import device_view, devices_table
 from partitiond.cli.ids import DeviceArgument
 from partitiond.cli.options import AllOption, JsonOption, client_of, connected, settings_of
 from partitiond.cli.output import emit, say
+from partitiond.controller.runtime.cordons import device_named
 from partitiond.core.errors import DaemonUnreachableError, InputError, UnauthorizedError
+from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.views.lists import ReplicaView
+from partitiond.devices.host import HostDevices
+from partitiond.devices.mps import MpsControl
+from partitiond.engines.process.owners import owners
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from partitiond.core.hardware.details import DeviceDetails
-    from partitiond.core.hardware.kinds import Device
-    from partitiond.core.views.lists import ReplicaView
-    from partitiond.devices.host import HostDevices
     from partitiond.settings.schema import Settings
 
 WITHOUT_DAEMON: Final = "No daemon answers: cordons and Xid messages are not known."
-
-
-def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands and return it."""
-    group = typer.Typer(cls=Lists, help="Devices: list, show, cordon; the MIG instances of GPUs.")
-    group.command("list")(list_devices)
-    group.command("show")(show)
-    group.command("cordon")(cordon)
-    group.command("uncordon")(uncordon)
-    app.add_typer(group, name="devices")
-    return group
 
 
 def list_devices(
@@ -42,8 +33,6 @@ def list_devices(
     The daemon looks at them every 5 s. Without one they are looked at from here: cordons and Xid
     messages are then not known.
     """
-    from partitiond.cli.devices.tables import devices_table
-
     found, engines = _listed(settings_of(ctx))
     emit(found, as_json=as_json, render=lambda: devices_table(found, engines, whole=everything))
 
@@ -53,8 +42,6 @@ def show(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption = Fa
 
     Health, foreign processes, MIG instances, links, power: what its driver tells.
     """
-    from partitiond.cli.devices.tables import device_view
-
     found = _detailed(settings_of(ctx), device_id)
     emit(found, as_json=as_json, render=lambda: device_view(found))
 
@@ -97,9 +84,8 @@ def uncordon(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption 
     emit(device, as_json=as_json, render=lambda: f"{device.short_id} {words}")
 
 
-def host_provider(settings: "Settings") -> "HostDevices":
+def host_provider(settings: "Settings") -> HostDevices:
     """Return the provider of this host's devices, as the settings allow. Raises DeviceError."""
-    from partitiond.devices.host import HostDevices
     from partitiond.gpu_host import gpu_cores
 
     return HostDevices(
@@ -115,21 +101,18 @@ def host_provider(settings: "Settings") -> "HostDevices":
     )
 
 
-def host_devices(settings: "Settings") -> "list[Device]":
+def host_devices(settings: "Settings") -> list[Device]:
     """Return the devices that the settings allow. Raises DeviceError."""
     return list(host_provider(settings).discover())
 
 
-def own_pids(settings: "Settings") -> "Collection[int]":
+def own_pids(settings: "Settings") -> Collection[int]:
     """Return the processes of engines and MPS daemons started by a daemon with these settings."""
-    from partitiond.devices.mps import MpsControl
-    from partitiond.engines.process.owners import owners
-
     mps = MpsControl(settings.run_dir, settings.gpu.mps_control)
     return {*owners(settings.run_dir), *mps.pids()}
 
 
-def _listed(settings: "Settings") -> "tuple[list[Device], list[ReplicaView] | None]":
+def _listed(settings: "Settings") -> tuple[list[Device], list[ReplicaView] | None]:
     """Return the devices and the daemon's replicas; None for the replicas without a daemon."""
     try:
         with connected(settings) as client:
@@ -145,14 +128,13 @@ def _listed(settings: "Settings") -> "tuple[list[Device], list[ReplicaView] | No
         return found, None
 
 
-def _detailed(settings: "Settings", device_id: str) -> "DeviceDetails":
+def _detailed(settings: "Settings", device_id: str) -> DeviceDetails:
     try:
         with connected(settings) as client:
             return client.device(device_id)
     except (DaemonUnreachableError, UnauthorizedError):
         if _asked_another():
             raise
-        from partitiond.controller.runtime.cordons import device_named
 
         say(WITHOUT_DAEMON)
         provider = host_provider(settings)

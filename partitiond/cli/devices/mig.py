@@ -1,5 +1,6 @@
 """Implements `partitiond devices mig`: shows, plans and makes GPU instances without a daemon."""
 
+import collections
 import importlib
 import sys
 from collections.abc import Sequence
@@ -8,15 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partitiond.cli.groups import Shows
+from partitiond.cli.devices.mig_gpus import (
+    GpuPlan,
+    apply_gpu,
+    find_gpus,
+    plan_gpu,
+    use_gpus_of,
+    wanted_of,
+)
+from partitiond.cli.devices.mig_view import gpu_data, gpus_view, plan_data, plans_view
+from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, settings_of
-from partitiond.cli.output import emit, say
+from partitiond.cli.output import emit, err, say
 from partitiond.core.errors import DeviceError, InputError, SpecError
+from partitiond.core.mig.changes import MigChanges
+from partitiond.core.mig.parted import MigEntry, emit_text, parse, summary
+from partitiond.core.mig.text import parse_geometry
 
 if TYPE_CHECKING:
-    from partitiond.cli.devices.mig_gpus import GpuPlan
-    from partitiond.core.mig.changes import MigChanges
-    from partitiond.core.mig.parted import MigEntry
     from partitiond.settings.schema import Settings
 
 FileArgument = Annotated[
@@ -45,15 +55,6 @@ ReplaceOption = Annotated[
 ModeOption = Annotated[bool, typer.Option("--mode", help="Also turn MIG on or off on idle GPUs.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(cls=Shows, help="MIG: show GPU instances, plan changes, make them.")
-    group.command("show")(show)
-    group.command("plan")(plan)
-    group.command("apply")(apply)
-    app.add_typer(group, name="mig")
-
-
 def show(
     ctx: typer.Context,
     gpu: GpuOption = None,
@@ -68,9 +69,6 @@ def show(
     Needs no root; without it, where an instance lies may not be told. --export writes what is
     there as a configuration "current" of mig-parted.
     """
-    from partitiond.cli.devices.mig_gpus import find_gpus, use_gpus_of
-    from partitiond.cli.devices.mig_view import gpu_data, gpus_view
-
     settings = settings_of(ctx)
     use_gpus_of(settings)
     gpus = find_gpus(settings, gpu or ())
@@ -78,10 +76,6 @@ def show(
         data = [gpu_data(found) for found in gpus]
         emit(data, as_json=as_json, render=lambda: gpus_view(gpus))
     if export is not None:
-        import collections
-
-        from partitiond.core.mig.parted import emit_text, summary
-
         said = [
             (
                 g.index,
@@ -109,9 +103,6 @@ def plan(
 
     Instances that fit stay as they are. What somebody uses is never destroyed.
     """
-    from partitiond.cli.devices.mig_view import plan_data, plans_view
-    from partitiond.cli.exits import Exit
-
     found = _plans(
         settings_of(ctx), _Asked(file, config, geometry, gpu or ()), replace=replace, mode=mode
     )
@@ -137,10 +128,6 @@ def apply(
     Nothing is done at all where any GPU refuses. GPUs in whose instances engines of the daemon run
     are refused. Instances do not survive a reboot: run it again at boot.
     """
-    from partitiond.cli.devices.mig_gpus import apply_gpu
-    from partitiond.cli.devices.mig_view import plan_data, plans_view
-    from partitiond.cli.output import err
-
     settings = settings_of(ctx)
     asked = _Asked(file, config, geometry, gpu or ())
     found = _plans(settings, asked, replace=replace, mode=mode)
@@ -179,11 +166,7 @@ class _Asked:
         self.file, self.config, self.geometry, self.gpus = file, config, geometry, gpus
 
 
-def _plans(settings: "Settings", asked: _Asked, *, replace: bool, mode: bool) -> "list[GpuPlan]":
-    from partitiond.cli.devices.mig_gpus import find_gpus, plan_gpu, use_gpus_of, wanted_of
-    from partitiond.core.mig.parted import parse
-    from partitiond.core.mig.text import parse_geometry
-
+def _plans(settings: "Settings", asked: _Asked, *, replace: bool, mode: bool) -> list[GpuPlan]:
     changes: MigChanges = "mode" if mode else "instances"
     instances = None if asked.geometry is None else parse_geometry(asked.geometry)
     entries: Sequence[MigEntry] = ()

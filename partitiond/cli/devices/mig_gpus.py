@@ -1,10 +1,13 @@
 """Reads and changes the GPUs of this host for `partitiond devices mig`, without the daemon."""
 
+import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pynvml
 
 from partitiond.core.errors import DeviceError, NotFoundError
 from partitiond.core.mig.changes import (
@@ -19,10 +22,16 @@ from partitiond.core.mig.changes import (
 from partitiond.core.mig.geometry import Place
 from partitiond.core.mig.parted import MigEntry, entry_for
 from partitiond.core.mig.text import Asked, places_for
+from partitiond.devices.mig.client import MigHelper
+from partitiond.devices.mig.reading import read_state
+from partitiond.devices.mig.refusals import in_use
+from partitiond.devices.nvml import use_library
+from partitiond.devices.nvml.session import asking, session, text_of
+from partitiond.devices.partitions.journal import Entry, EntryKind, place_of, read_entries
+from partitiond.engines.process.owners import owners
+from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.settings.schema import Settings
-
-if TYPE_CHECKING:
-    from partitiond.devices.partitions.journal import Entry
+from partitiond.simulated.gpus import SimulatedHost
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,9 +72,6 @@ class GpuPlan:
 def use_gpus_of(settings: Settings) -> None:
     """Use the driver of the simulated host if the settings name one. Raises DeviceError."""
     if settings.gpu.simulated_host is not None:
-        from partitiond.devices.nvml import use_library
-        from partitiond.simulated.gpus import SimulatedHost
-
         use_library(SimulatedHost.open(settings.gpu.simulated_host).nvml_path)
 
 
@@ -80,9 +86,6 @@ def find_gpus(settings: Settings, chosen: Sequence[str] = ()) -> list[MigGpu]:
         DeviceError: the driver refuses, or there is none.
         NotFoundError: one of `chosen` names no GPU, or several.
     """
-    from partitiond.devices.mig.client import MigHelper
-    from partitiond.devices.mig.reading import read_state
-    from partitiond.engines.process.owners import owners
     from partitiond.gpu_host import JOURNAL
 
     helper = MigHelper(settings.gpu.mig_helper)
@@ -151,10 +154,8 @@ def wanted_of(entries: Collection[MigEntry], gpu: MigGpu) -> MigEntry | None:
 
 def apply_gpu(settings: Settings, plan: GpuPlan) -> MigLayout:
     """Apply the steps of the plan. Raises DeviceError."""
-    import asyncio
 
     from partitiond.devices.mig import MigControl, read_state
-    from partitiond.devices.mig.refusals import in_use
 
     control = MigControl(plan.leave.changes, settings.gpu.mig_helper)
     try:
@@ -183,8 +184,6 @@ def _daemon(settings: Settings) -> str:
 
 def _listed() -> list[tuple[int, str, str, int]]:
     """Index, UUID, name and PCI device id of all GPUs. Raises DeviceError."""
-    from partitiond.platform.deadline_calls import DeadlineCalls
-
     found = DeadlineCalls().ask("the NVIDIA driver", _listed_by_driver)
     if not found:
         raise DeviceError("there is no GPU.", hint="Check with nvidia-smi.")
@@ -192,10 +191,6 @@ def _listed() -> list[tuple[int, str, str, int]]:
 
 
 def _listed_by_driver() -> list[tuple[int, str, str, int]]:
-    import pynvml
-
-    from partitiond.devices.nvml.session import asking, session, text_of
-
     found = []
     with asking("list the GPUs"), session():
         for index in range(pynvml.nvmlDeviceGetCount()):
@@ -221,10 +216,8 @@ def _choose(
     return [found[index] for index in sorted(found)] if chosen else listed
 
 
-def _journalled(path: Path) -> list["Entry"]:
+def _journalled(path: Path) -> list[Entry]:
     """Instances that a daemon on this state folder made. Raises DeviceError."""
-    from partitiond.devices.partitions.journal import EntryKind, read_entries
-
     try:
         entries = read_entries(path)
     except OSError as error:
@@ -236,11 +229,9 @@ def _journalled(path: Path) -> list["Entry"]:
 
 
 def _users(
-    uuid: str, state: MigLayout, entries: Sequence["Entry"], owners: Mapping[int, str]
+    uuid: str, state: MigLayout, entries: Sequence[Entry], owners: Mapping[int, str]
 ) -> tuple[frozenset[Place], tuple[tuple[Place, tuple[str, ...]], ...]]:
     """Our instances without engines, and those with engines, by journal and by process."""
-    from partitiond.devices.partitions.journal import place_of
-
     mine = [(place_of(entry.what), entry.users) for entry in entries if entry.device_id == uuid]
     used = {place: set(users) for place, users in mine if users}
     for instance in state.instances:

@@ -6,7 +6,8 @@ from typing import Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.tables import HALF_PAGE_ROWS, MANY_ROWS, core_list, new_table
+from partitiond.cli.columns import Column, bare_fields, new_table, table_of, titled
+from partitiond.cli.tables import HALF_PAGE_ROWS, MANY_ROWS, core_list
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import xid_meaning
 from partitiond.core.hardware.kinds import Device, DeviceKind, short_device
@@ -126,18 +127,20 @@ def notes_on(device: Device) -> Iterator[str]:
 
 def device_view(details: DeviceDetails) -> RenderableType:
     """Everything about one device; readings that it does not report are left out."""
-    parts: list[RenderableType] = [_titled(details.device.id, _pairs(tuple(_what_it_is(details))))]
+    parts: list[RenderableType] = [
+        titled(details.device.id, bare_fields(tuple(_what_it_is(details))))
+    ]
     health = tuple(_health(details))
     if details.device.kind is DeviceKind.GPU:
-        parts.append(_titled("Health", _pairs(health)))
+        parts.append(titled("Health", bare_fields(health)))
     if details.xids:
-        parts.append(_titled("Xid messages", _xids(details)))
+        parts.append(titled("Xid messages", _xids(details)))
     if details.device.mig_instances:
-        parts.append(_titled("MIG instances", _instances(details.device)))
+        parts.append(titled("MIG instances", _instances(details.device)))
     if details.device.foreign:
-        parts.append(_titled("Foreign processes", _foreign(details.device)))
+        parts.append(titled("Foreign processes", _foreign(details.device)))
     if details.links:
-        parts.append(_titled("Links to other GPUs", _links(details)))
+        parts.append(titled("Links to other GPUs", _links(details)))
     return Group(*parts, Text())
 
 
@@ -233,21 +236,9 @@ def _foreign(device: Device) -> RenderableType:
 
 
 def _links(details: DeviceDetails) -> RenderableType:
-    table = new_table("device", ">NVLinks", "PCIe path")
-    for link in details.links:
-        table.add_row(short_device(link.device_id), str(link.nvlinks or "-"), link.path or "-")
-    return table
-
-
-def _titled(title: str, body: RenderableType) -> RenderableType:
-    return Group(Text(f"\n{title}", style="bold"), body)
-
-
-def _pairs(pairs: Sequence[Pair]) -> RenderableType:
-    table = new_table("", "")
-    table.show_header = False
-    table.box = None
-    table.columns[0].no_wrap = True
-    for name, value in pairs:
-        table.add_row(name, value)
-    return table
+    return table_of(
+        details.links,
+        Column("device", lambda link: short_device(link.device_id), right=False),
+        Column("NVLinks", lambda link: str(link.nvlinks or "-")),
+        Column("PCIe path", lambda link: link.path or "-", right=False),
+    )

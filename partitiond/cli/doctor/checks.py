@@ -4,6 +4,7 @@ With a `fail`, partitiond cannot work; with a `warn`, it works, but worse than i
 everything. Each finding says what to do.
 """
 
+import asyncio
 import collections
 import os
 import shutil
@@ -15,12 +16,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import psutil
+
+from partitiond.cli.devices.commands import host_devices
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
+from partitiond.cli.doctor.gather import gather, judge
 from partitiond.cli.doctor.limits import check_open_files, file_limits
 from partitiond.cli.doctor.native import examine_native
 from partitiond.cli.doctor.tls import check_tls
+from partitiond.cli.setup.engine import chosen_variant, find_engine
 from partitiond.core.errors import EngineUnavailableError, PartitiondError
 from partitiond.core.units import GIB, MIB, format_bytes
+from partitiond.devices.telemetry import HostTelemetry
+from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
+from partitiond.engines.vllm.capabilities import capabilities_of
 
 if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
@@ -42,9 +51,6 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> DoctorFindi
 
 def check_engine(settings: "Settings") -> DoctorFinding:
     """Check that there is an engine environment of a known version."""
-    from partitiond.cli.setup.engine import chosen_variant, find_engine
-    from partitiond.engines.vllm.capabilities import capabilities_of
-
     if settings.gpu.simulated_host is not None:
         return ok("engine", "vLLM does not run on a simulated host; --engine-kind simulated does")
     variant = chosen_variant(settings)
@@ -124,8 +130,6 @@ def check_shared_memory(settings: "Settings", folder: Path = SHARED_MEMORY) -> D
 
 def check_memory(settings: "Settings") -> DoctorFinding:
     """Check the host memory that an engine may take."""
-    import psutil
-
     free = psutil.virtual_memory().available
     if settings.cpu.memory is not None:
         free = min(free, settings.cpu.memory)
@@ -140,8 +144,6 @@ def check_memory(settings: "Settings") -> DoctorFinding:
 
 def check_devices(settings: "Settings") -> DoctorFinding:
     """Check that there is at least one device, and that NVML answers if there is a GPU."""
-    from partitiond.cli.daemon import host_devices
-
     try:
         devices = host_devices(settings)
     except PartitiondError as error:
@@ -156,11 +158,6 @@ def check_devices(settings: "Settings") -> DoctorFinding:
 
 def check_telemetry(settings: "Settings") -> DoctorFinding:
     """Report which telemetry each device exposes, and why not the rest; profiles carry it."""
-    import asyncio
-
-    from partitiond.cli.daemon import host_devices
-    from partitiond.devices.telemetry import HostTelemetry
-
     try:
         devices = host_devices(settings)
     except PartitiondError:
@@ -192,10 +189,6 @@ def check_leftovers(settings: "Settings", *, daemon_runs: bool) -> DoctorFinding
 
 def processes_of(run_dir: Path) -> list[tuple[int, str]]:
     """Return other processes with a path below `run_dir` in argv, or as their replica's folder."""
-    import psutil
-
-    from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
-
     marker = f"{run_dir}{os.sep}"
     # Parent processes may have the folder on their command line, too.
     ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
@@ -215,8 +208,6 @@ def processes_of(run_dir: Path) -> list[tuple[int, str]]:
 
 def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFinding]:
     """Run all checks, in the order in which a newcomer meets the parts."""
-    from partitiond.cli.doctor.gather import gather, judge
-
     checks: list[Callable[[], DoctorFinding]] = [
         check_python,
         lambda: check_engine(settings),

@@ -1,20 +1,23 @@
 """Implements `partitiond doctor`: reports what works here, what does not, and what to do."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import RenderableType
 
+from partitiond.cli.columns import new_table
+from partitiond.cli.daemon import lock_is_held
+from partitiond.cli.doctor import checks
+from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding, fail, ok
+from partitiond.cli.doctor.fixes import fix, fixable
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, print_json, say
+from partitiond.cli.tables import state_text
 from partitiond.core.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import RenderableType
-
-    from partitiond.cli.doctor.findings import DoctorFinding
     from partitiond.settings.schema import Settings
 
 FixOption = Annotated[
@@ -25,11 +28,6 @@ FixOption = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("doctor")(doctor)
-
-
 def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = False) -> None:
     """Check what partitiond needs here, and say what to do.
 
@@ -38,8 +36,6 @@ def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = 
     control daemons without clients. It changes nothing that is not ours, and ends nothing that
     serves.
     """
-    from partitiond.cli.doctor.findings import CheckVerdict
-
     settings, findings = _findings(ctx)
     done: list[str] = []
     if fix and settings is not None:
@@ -55,10 +51,6 @@ def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = 
 
 def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[DoctorFinding]]":
     """Return all findings. Unreadable settings are one; then nothing else can be checked."""
-    from partitiond.cli.daemon import lock_is_held
-    from partitiond.cli.doctor import checks
-    from partitiond.cli.doctor.findings import fail, ok
-
     try:
         settings = settings_of(ctx)
     except SettingsError as error:
@@ -69,10 +61,8 @@ def _findings(ctx: typer.Context) -> "tuple[Settings | None, Sequence[DoctorFind
     return settings, [valid, *checks.examine(settings, daemon_runs=held)]
 
 
-def _fixed(settings: "Settings", findings: "Sequence[DoctorFinding]") -> list[str]:
+def _fixed(settings: "Settings", findings: Sequence[DoctorFinding]) -> list[str]:
     """Show what would be done, do it, and report what was done."""
-    from partitiond.cli.doctor.fixes import fix, fixable
-
     wanted = fixable(findings)
     if not wanted:
         say("Nothing of ours is left over.")
@@ -85,9 +75,7 @@ def _fixed(settings: "Settings", findings: "Sequence[DoctorFinding]") -> list[st
     return done
 
 
-def _table(findings: "Sequence[DoctorFinding]") -> "RenderableType":
-    from partitiond.cli.tables import new_table, state_text
-
+def _table(findings: Sequence[DoctorFinding]) -> RenderableType:
     table = new_table("check", "", "found")
     for finding in findings:
         text = finding.message

@@ -5,21 +5,24 @@ never ended: `partitiond serve` adopts them.
 """
 
 import asyncio
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partitiond.cli.doctor.findings import DoctorFinding
+from partitiond.cli.doctor.gather import mps_facts
 from partitiond.core.errors import PartitiondError
+from partitiond.devices.mps import MpsControl
+from partitiond.engines.process.journal import run_folders
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from partitiond.cli.doctor.findings import DoctorFinding
     from partitiond.settings.schema import Settings
 
 STOP_SECONDS = 10.0
 
 
-def fixable(findings: "Sequence[DoctorFinding]") -> "list[DoctorFinding]":
+def fixable(findings: Sequence[DoctorFinding]) -> list[DoctorFinding]:
     """Return the findings that `fix` would do something about."""
     return [finding for finding in findings if finding.fix]
 
@@ -40,8 +43,6 @@ def fix(settings: "Settings") -> list[str]:
 
 
 async def _fix(settings: "Settings") -> list[str]:
-    from partitiond.cli.doctor.gather import mps_facts
-
     # `_engines` settles devices, which ends what runs in these folders; they are removed after.
     before = await asyncio.to_thread(mps_facts, settings)
     stale = {own.folder for own in before.own if not own.alive}
@@ -75,17 +76,12 @@ async def _engines(settings: "Settings") -> list[str]:
 
 
 def _folders(run_dir: Path) -> set[str]:
-    from partitiond.engines.process.journal import run_folders
-
     return {folder.path.name for folder in run_folders(run_dir)}
 
 
 async def _mps(settings: "Settings", stale: set[Path]) -> list[str]:
     """End our control daemons without clients, and remove the folders of those that are gone."""
-    import shutil
 
-    from partitiond.cli.doctor.gather import mps_facts
-    from partitiond.devices.mps import MpsControl
     from partitiond.gpu_host import mps_program
 
     facts = await asyncio.to_thread(mps_facts, settings)

@@ -1,5 +1,6 @@
 """Gathers facts on GPUs for `partitiond doctor`: from NVML, the run folder and the journal."""
 
+import asyncio
 import dataclasses
 import getpass
 import os
@@ -7,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pynvml
+
+from partitiond.cli.devices.commands import own_pids
 from partitiond.cli.doctor.driver import check_driver, check_gpus, check_nodes
 from partitiond.cli.doctor.facts import HostFacts, host_facts
 from partitiond.cli.doctor.findings import DoctorFinding, fail, warn
@@ -14,15 +18,23 @@ from partitiond.cli.doctor.leftovers import EngineFolder, check_engines, engine_
 from partitiond.cli.doctor.limits import Ulimits, check_limits, ulimits
 from partitiond.cli.doctor.mig import check_mig
 from partitiond.cli.doctor.mps import MpsFacts, OwnMps, check_mps
+from partitiond.cli.options import connected
 from partitiond.core.errors import InputError, PartitiondError, SilentError
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.replica.obstacles import Obstacle
+from partitiond.devices.host import HostDevices
+from partitiond.devices.mps import MpsControl
+from partitiond.devices.mps.record import RECORD, read
+from partitiond.devices.nvml import gpu as handle_of
+from partitiond.devices.nvml.discovery import DRIVER
+from partitiond.devices.nvml.mig import may_change_instances
+from partitiond.devices.nvml.session import session
+from partitiond.devices.partitions.journal import Entry, read_entries
+from partitiond.platform.deadline_calls import DeadlineCalls
 
 if TYPE_CHECKING:
-    from partitiond.devices.partitions.journal import Entry
-    from partitiond.platform.deadline_calls import DeadlineCalls
     from partitiond.settings.schema import Settings
 
 JOURNAL = "devices.json"
@@ -57,7 +69,7 @@ class GatheredFacts:
     host: HostFacts
     gpu: GpuFacts
     mps: MpsFacts = dataclasses.field(default_factory=MpsFacts)
-    journal: "tuple[Entry, ...]" = ()
+    journal: tuple[Entry, ...] = ()
     journal_problem: str = ""
     engines: tuple[EngineFolder, ...] = ()
     limits: Ulimits = dataclasses.field(default_factory=Ulimits)
@@ -166,19 +178,14 @@ def _from_daemon(facts: GatheredFacts) -> list[DoctorFinding]:
 # -- each source -----------------------------------------------------------------------------
 
 
-def gpu_facts(settings: "Settings", looks: "DeadlineCalls | None" = None) -> GpuFacts:
+def gpu_facts(settings: "Settings", looks: DeadlineCalls | None = None) -> GpuFacts:
     """Read what NVML shows, or why it shows nothing.
 
     Args:
         settings: the settings of partitiond.
         looks: makes the calls, each with a deadline; None uses the default.
     """
-    import pynvml
 
-    from partitiond.cli.devices.commands import own_pids
-    from partitiond.devices.host import HostDevices
-    from partitiond.devices.nvml.discovery import DRIVER
-    from partitiond.devices.nvml.session import session
     from partitiond.gpu_host import gpu_cores
 
     def starts() -> None:
@@ -217,8 +224,6 @@ def gpu_facts(settings: "Settings", looks: "DeadlineCalls | None" = None) -> Gpu
 
 def mps_facts(settings: "Settings") -> MpsFacts:
     """Read the MPS daemons, ours and others', and whether the control program can be used."""
-    from partitiond.devices.mps import MpsControl
-    from partitiond.devices.mps.record import RECORD, read
     from partitiond.gpu_host import mps_program
 
     control = MpsControl(settings.run_dir, mps_program(settings))
@@ -238,10 +243,6 @@ def mps_facts(settings: "Settings") -> MpsFacts:
 
 
 def _clients(control: object, uuid: str) -> int | None:
-    import asyncio
-
-    from partitiond.devices.mps import MpsControl
-
     assert isinstance(control, MpsControl)
     try:
         return len(asyncio.run(control.daemon(uuid).clients()))
@@ -249,9 +250,7 @@ def _clients(control: object, uuid: str) -> int | None:
         return None  # it does not answer: its clients are unknown, so it is not ended
 
 
-def _journal(settings: "Settings") -> "tuple[tuple[Entry, ...], str]":
-    from partitiond.devices.partitions.journal import read_entries
-
+def _journal(settings: "Settings") -> tuple[tuple[Entry, ...], str]:
     try:
         return read_entries(settings.state_dir / JOURNAL), ""
     except (InputError, OSError) as error:
@@ -260,10 +259,6 @@ def _journal(settings: "Settings") -> "tuple[tuple[Entry, ...], str]":
 
 def _may_change_mig(settings: "Settings", gpu: GpuFacts) -> bool | None:
     """Whether GPU instances can be made here; None if no GPU has MIG, or if unknown."""
-    from partitiond.devices.nvml import gpu as handle_of
-    from partitiond.devices.nvml.mig import may_change_instances
-    from partitiond.platform.deadline_calls import DeadlineCalls
-
     able = [g for g in gpu.gpus if g.mig_mode]
     if not able:
         return None
@@ -282,8 +277,6 @@ def _may_change_mig(settings: "Settings", gpu: GpuFacts) -> bool | None:
 def _reported(
     settings: "Settings",
 ) -> tuple[tuple[tuple[str, DeviceHealth, str], ...], tuple[Obstacle, ...]]:
-    from partitiond.cli.options import connected
-
     try:
         with connected(settings) as client:
             devices, models = client.devices(), client.models()

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from partitiond.cli.doctor.findings import DoctorFinding, ok, warn
+from partitiond.engines.process.journal import run_folders
+from partitiond.engines.process.owners import owners
+from partitiond.platform.process_identity import is_alive
 
 CHECK = "engines"
 
@@ -79,10 +82,6 @@ def _names(folders: Sequence[EngineFolder]) -> str:
 
 def engine_folders(run_dir: Path) -> tuple[EngineFolder, ...]:
     """Read which engine folders lie in the run folder now."""
-    from partitiond.engines.process.journal import run_folders
-    from partitiond.engines.process.owners import owners
-    from partitiond.platform.process_identity import is_alive
-
     owned = list(owners(run_dir).values())
     found = []
     for folder in run_folders(run_dir):

@@ -6,6 +6,7 @@ from typing import Final
 
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.core.errors import SettingsError
+from partitiond.platform.tls_files import check_files, valid_until
 
 RENEW_BEFORE: Final = timedelta(days=21)
 """Certificates of 90 days are usually renewed 30 days before they end; at 21 days it is overdue."""
@@ -13,8 +14,6 @@ RENEW_BEFORE: Final = timedelta(days=21)
 
 def check_tls(certificate: Path | None, key: Path | None, now: datetime) -> list[DoctorFinding]:
     """Check whether the files can be used, and until when; nothing without TLS."""
-    from partitiond.platform.tls_files import check_files, valid_until
-
     if certificate is None or key is None:
         return []
     try:

@@ -5,29 +5,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from partitiond.cli.groups import KEY_OPTIONS, Lists, headed
 from partitiond.cli.ids import KeyArgument, with_id
 from partitiond.cli.keys import options as given
-from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.keys.table import key_table, keys_table
+from partitiond.cli.options import JsonOption, client_of, spread
 from partitiond.cli.output import emit, out, print_json, say
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 T = TypeVar("T")
-
-
-def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands and return it."""
-    group = typer.Typer(cls=Lists, help="API keys of the endpoint.")
-    group.command("create", cls=headed(KEY_OPTIONS))(create)
-    group.command("list")(list_keys)
-    group.command("show")(show)
-    group.command("update", cls=headed(KEY_OPTIONS))(update)
-    group.command("rotate")(rotate)
-    group.command("remove")(remove)
-    app.add_typer(group, name="keys")
-    return group
 
 
 def _with_key(client: "ControlClient", given: str, use: Callable[[str], T]) -> T:
@@ -38,37 +25,16 @@ def _with_key(client: "ControlClient", given: str, use: Callable[[str], T]) -> T
     return with_id("key", given, use, ids)
 
 
+@spread
 def create(
     ctx: typer.Context,
     *,
-    label: given.LabelOption = None,
-    models: given.ModelsOption = None,
-    routes: given.RoutesOption = None,
-    expires: given.ExpiresOption = None,
-    priority: given.PriorityOption = None,
-    weight: given.WeightOption = None,
-    requests_per_minute: given.RequestsOption = None,
-    tokens_per_minute: given.TokensOption = None,
-    max_in_flight: given.InFlightOption = None,
-    token_budget: given.BudgetOption = None,
-    max_prompt_bytes: given.PromptBytesOption = None,
-    max_output_tokens: given.OutputTokensOption = None,
-    max_sequences: given.SequencesOption = None,
+    terms: given.GivenTerms,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key and print it once; only its hash is kept."""
-    terms = given.terms_body(
-        label=label,
-        models=models,
-        routes=routes,
-        expires=expires,
-        priority=priority,
-        weight=weight,
-        limits=given.limits_body(max_prompt_bytes, max_output_tokens, max_sequences),
-        rates=given.rates_body(requests_per_minute, tokens_per_minute, max_in_flight, token_budget),
-    )
     with client_of(ctx) as client:
-        record, key = client.create_key(terms=terms)
+        record, key = client.create_key(terms=terms.body())
     if as_json:
         print_json({"record": record, "key": key})
         return
@@ -79,8 +45,6 @@ def create(
 
 def list_keys(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List keys: ids, labels, models, and when they end."""
-    from partitiond.cli.keys.table import keys_table
-
     with client_of(ctx) as client:
         keys = client.keys()
     emit(keys, as_json=as_json, render=lambda: keys_table(keys))
@@ -88,46 +52,24 @@ def list_keys(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 def show(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -> None:
     """Show what a key may do, and how much of it is used."""
-    from partitiond.cli.keys.table import key_table
-
     with client_of(ctx) as client:
         view = _with_key(client, key_id, client.key)
     emit(view, as_json=as_json, render=lambda: key_table(view))
 
 
+@spread
 def update(
     ctx: typer.Context,
     key_id: KeyArgument,
     *,
-    label: given.LabelOption = None,
-    models: given.ModelsOption = None,
-    routes: given.RoutesOption = None,
-    expires: given.ExpiresOption = None,
-    priority: given.PriorityOption = None,
-    weight: given.WeightOption = None,
-    requests_per_minute: given.RequestsOption = None,
-    tokens_per_minute: given.TokensOption = None,
-    max_in_flight: given.InFlightOption = None,
-    token_budget: given.BudgetOption = None,
-    max_prompt_bytes: given.PromptBytesOption = None,
-    max_output_tokens: given.OutputTokensOption = None,
-    max_sequences: given.SequencesOption = None,
+    terms: given.GivenTerms,
     as_json: JsonOption = False,
 ) -> None:
     """Change what a key may do, from now on.
 
     What is not given stays; --model and --route name all of them anew.
     """
-    changes = given.terms_body(
-        label=label,
-        models=models,
-        routes=routes,
-        expires=expires,
-        priority=priority,
-        weight=weight,
-        limits=given.limits_body(max_prompt_bytes, max_output_tokens, max_sequences),
-        rates=given.rates_body(requests_per_minute, tokens_per_minute, max_in_flight, token_budget),
-    )
+    changes = terms.body()
     if not changes:
         raise typer.BadParameter("nothing to change: give at least one option.")
     with client_of(ctx) as client:

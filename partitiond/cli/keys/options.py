@@ -1,11 +1,21 @@
 """Defines the options of `keys create` and `update`, and turns them into API bodies."""
 
+import dataclasses
 import re
 from typing import Annotated, Any, Final
 
 import typer
 
+from partitiond.cli.options import (
+    OutputTokensOption,
+    PromptBytesOption,
+    SequencesOption,
+    limits_body,
+    without_none,
+)
 from partitiond.core.errors import InputError
+from partitiond.core.instants import unix_seconds, utc_iso
+from partitiond.core.units import parse_duration
 
 LabelOption = Annotated[
     str | None, typer.Option("--label", metavar="TEXT", help="Who or what uses it.")
@@ -67,24 +77,6 @@ BudgetOption = Annotated[
         help="Tokens per period [day], as 1000000/day; 0: no limit.",
     ),
 ]
-PromptBytesOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-prompt-bytes",
-        metavar="N",
-        help="Text of all prompts of a request, a token id as 4 bytes; 0: no limit.",
-    ),
-]
-OutputTokensOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-output-tokens", metavar="N", help="Output tokens of a request; 0: no limit."
-    ),
-]
-SequencesOption = Annotated[
-    int | None,
-    typer.Option("--max-sequences", metavar="N", help="Prompts times n; 0: no limit."),
-]
 GraceOption = Annotated[
     str,
     typer.Option(
@@ -99,15 +91,8 @@ _DATE: Final = re.compile(r"^\d{4}-\d{2}-\d{2}")
 _EXPIRY_HINT: Final = "As 30d, 2030-01-31, 2030-01-31T12:00Z, or never."
 
 
-def without_none(values: dict[str, Any]) -> dict[str, Any]:
-    """The values that were given."""
-    return {key: value for key, value in values.items() if value is not None}
-
-
 def seconds_of(option: str, text: str) -> float:
     """A duration given to an option. Raises InputError."""
-    from partitiond.core.units import parse_duration
-
     try:
         return parse_duration(text)
     except ValueError as error:
@@ -125,7 +110,6 @@ def expiry_body(text: str | None) -> dict[str, Any]:
             return {"expires_in_seconds": seconds_of("--expires", text)}
         except InputError as error:
             raise InputError(error.message, hint=_EXPIRY_HINT) from error
-    from partitiond.core.instants import unix_seconds, utc_iso
 
     try:
         return {"expires_at": utc_iso(unix_seconds(text))}
@@ -156,53 +140,34 @@ def budget_body(text: str | None) -> dict[str, Any]:
     return {"token_budget": int(digits)} | ({"budget_period": period} if slash else {})
 
 
-def limits_body(
-    max_prompt_bytes: int | None, max_output_tokens: int | None, max_sequences: int | None
-) -> dict[str, Any]:
-    """The body's limits on each request, for a key or a model."""
-    return without_none(
-        {
-            "max_prompt_bytes": max_prompt_bytes,
-            "max_output_tokens": max_output_tokens,
-            "max_sequences": max_sequences,
-        }
-    )
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenTerms:
+    """The options of `keys create` and `keys update`."""
 
+    label: LabelOption = None
+    models: ModelsOption = None
+    routes: RoutesOption = None
+    expires: ExpiresOption = None
+    priority: PriorityOption = None
+    weight: WeightOption = None
+    requests_per_minute: RequestsOption = None
+    tokens_per_minute: TokensOption = None
+    max_in_flight: InFlightOption = None
+    token_budget: BudgetOption = None
+    max_prompt_bytes: PromptBytesOption = None
+    max_output_tokens: OutputTokensOption = None
+    max_sequences: SequencesOption = None
 
-def rates_body(
-    requests_per_minute: int | None,
-    tokens_per_minute: int | None,
-    max_in_flight: int | None,
-    token_budget: str | None,
-) -> dict[str, Any]:
-    """The body's rates and budget of a key. Raises InputError."""
-    return without_none(
-        {
-            "requests_per_minute": requests_per_minute,
-            "tokens_per_minute": tokens_per_minute,
-            "max_in_flight": max_in_flight,
-        }
-    ) | budget_body(token_budget)
+    def body(self) -> dict[str, Any]:
+        """All terms that were given, as the body of POST or PATCH /keys. Raises InputError."""
+        body = self._given("label", "priority", "weight") | expiry_body(self.expires)
+        for name, values in (("models", self.models), ("routes", self.routes)):
+            if values:
+                body[name] = [] if values == ["all"] else values
+        limits = limits_body(self.max_prompt_bytes, self.max_output_tokens, self.max_sequences)
+        rates = self._given("requests_per_minute", "tokens_per_minute", "max_in_flight")
+        rates |= budget_body(self.token_budget)
+        return body | {name: p for name, p in (("limits", limits), ("rates", rates)) if p}
 
-
-def terms_body(
-    *,
-    label: str | None,
-    models: list[str] | None,
-    routes: list[str] | None,
-    expires: str | None,
-    priority: int | None,
-    weight: float | None,
-    limits: dict[str, Any],
-    rates: dict[str, Any],
-) -> dict[str, Any]:
-    """All terms that were given, as the body of POST or PATCH /keys. Raises InputError."""
-    given = {"label": label, "priority": priority, "weight": weight}
-    body = without_none(given) | expiry_body(expires)
-    for name, values in (("models", models), ("routes", routes)):
-        if values:
-            body[name] = [] if values == ["all"] else values
-    for name, part in (("limits", limits), ("rates", rates)):
-        if part:
-            body[name] = part
-    return body
+    def _given(self, *names: str) -> dict[str, Any]:
+        return without_none({name: getattr(self, name) for name in names})

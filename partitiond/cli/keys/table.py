@@ -2,33 +2,29 @@
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from partitiond.cli.models.request_options import limits_text
-from partitiond.cli.tables import new_table
+from rich.console import RenderableType
+
+from partitiond.cli.columns import Column, fields, table_of
+from partitiond.cli.options import limits_text
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
 from partitiond.core.instants import unix_seconds
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.views.lists import KeyView
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
-
-def keys_table(keys: Sequence[KeyRecord]) -> "RenderableType":
+def keys_table(keys: Sequence[KeyRecord]) -> RenderableType:
     """Ids, labels, models and expiry of the keys."""
     if not keys:
         return "No API keys. Make one: partitiond keys create --label my-app"
-    table = new_table("key", "label", "models", "created", "expires", whole=("key", "created"))
-    for key in keys:
-        table.add_row(
-            key.id,
-            key.label,
-            ", ".join(key.models) or "all",
-            key.created_at[:10],
-            expiry_text(key),
-        )
-    return table
+    return table_of(
+        keys,
+        Column("key", lambda key: key.id, right=False, whole=True),
+        Column("label", lambda key: key.label, right=False),
+        Column("models", lambda key: ", ".join(key.models) or "all", right=False),
+        Column("created", lambda key: key.created_at[:10], right=False, whole=True),
+        Column("expires", expiry_text, right=False),
+    )
 
 
 def expiry_text(key: KeyRecord) -> str:
@@ -40,27 +36,26 @@ def expiry_text(key: KeyRecord) -> str:
     return key.expires_at[:16].replace("T", " ")
 
 
-def key_table(view: KeyView) -> "RenderableType":
+def key_table(view: KeyView) -> RenderableType:
     """One key, a line for each of its terms, and its use."""
     key = view.record
-    table = new_table("field", "value")
-    for field, value in (
-        ("key", key.id),
-        ("label", key.label or "-"),
-        ("models", ", ".join(key.models) or "all"),
-        ("routes", ", ".join(key.routes) or "all"),
-        ("expires", expiry_text(key)),
-        ("priority", str(key.priority)),
-        ("weight", f"{key.weight:g}"),
-        ("each request", limits_text(key.limits)),
-        ("rates", rates_text(key.rates)),
-        ("use", _use_text(view)),
-        ("created", key.created_at),
-        ("changed", key.updated_at or key.created_at),
-        ("former secret", _former_text(key)),
-    ):
-        table.add_row(field, value)
-    return table
+    return fields(
+        (
+            ("key", key.id),
+            ("label", key.label or "-"),
+            ("models", ", ".join(key.models) or "all"),
+            ("routes", ", ".join(key.routes) or "all"),
+            ("expires", expiry_text(key)),
+            ("priority", str(key.priority)),
+            ("weight", f"{key.weight:g}"),
+            ("each request", limits_text(key.limits)),
+            ("rates", rates_text(key.rates)),
+            ("use", _use_text(view)),
+            ("created", key.created_at),
+            ("changed", key.updated_at or key.created_at),
+            ("former secret", _former_text(key)),
+        )
+    )
 
 
 def _former_text(key: KeyRecord) -> str:

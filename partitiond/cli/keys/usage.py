@@ -5,23 +5,18 @@ import dataclasses
 import io
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 
+from partitiond.cli.columns import new_table
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit
 from partitiond.core.errors import InputError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from partitiond.core.views.usage import UsageReport
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("usage")(usage)
+from partitiond.core.instants import is_day, unix_seconds, utc_iso
+from partitiond.core.units import parse_duration
+from partitiond.core.views.usage import UsageLine, UsageReport
 
 
 def usage(
@@ -77,10 +72,8 @@ def usage(
     emit(report, as_json=as_json, render=lambda: _table(report))
 
 
-def csv_of(report: "UsageReport") -> str:
+def csv_of(report: UsageReport) -> str:
     """Return every field of every line as CSV, with a header."""
-    from partitiond.core.views.usage import UsageLine
-
     names = [field.name for field in dataclasses.fields(UsageLine)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -97,9 +90,6 @@ def _plain(value: object) -> object:
 
 
 def _moment(option: str, text: str | None) -> str | None:
-    from partitiond.core.instants import is_day, unix_seconds, utc_iso
-    from partitiond.core.units import parse_duration
-
     if text is None or is_day(text):
         return text
     try:
@@ -114,9 +104,7 @@ def _moment(option: str, text: str | None) -> str | None:
         ) from error
 
 
-def _table(report: "UsageReport") -> "RenderableType":
-    from partitiond.cli.tables import new_table
-
+def _table(report: UsageReport) -> RenderableType:
     if not report.lines:
         return f"Nothing was used from {report.first_hour} to {report.last_hour} (UTC)."
     asked = {by.value for by in report.by}

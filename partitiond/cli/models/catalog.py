@@ -1,17 +1,17 @@
 """Implements `partitiond models catalog`: lists the models known by name, without a daemon."""
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
+from rich.console import RenderableType
 
+from partitiond.cli.columns import fields, new_table
 from partitiond.cli.options import JsonOption
 from partitiond.cli.output import emit, out, say
 from partitiond.core.errors import NotFoundError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from partitiond.models.listing import CatalogRow
+from partitiond.core.units import format_bytes
+from partitiond.models.catalog import CATALOG, QUANTISED
+from partitiond.models.listing import CatalogRow, count_text, row_of, rows
 
 _WIDE: Final = 110
 """The table shows all of its columns on a terminal of at least this width."""
@@ -35,8 +35,6 @@ def catalog(
     layers. The engine serves a model with a class of its own (native) or with the slower one of
     transformers (fallback).
     """
-    from partitiond.models.listing import rows
-
     if name is not None:
         row = _row_named(name)
         emit(row, as_json=as_json, render=lambda: _record(row))
@@ -54,10 +52,7 @@ def catalog(
     say("Any other model works by its hub id or folder: partitiond models add ORG/NAME")
 
 
-def _row_named(name: str) -> "CatalogRow":
-    from partitiond.models.catalog import CATALOG, QUANTISED
-    from partitiond.models.listing import row_of
-
+def _row_named(name: str) -> CatalogRow:
     key = name.strip().lower()
     if key in QUANTISED:
         key = QUANTISED[key].form_of
@@ -70,11 +65,8 @@ def _row_named(name: str) -> "CatalogRow":
     return row_of(CATALOG[key])
 
 
-def _table(rows: "list[CatalogRow]", width: int) -> "RenderableType":
+def _table(rows: list[CatalogRow], width: int) -> RenderableType:
     """Return the table; a narrow one leaves out the licence and shortens the attention."""
-    from partitiond.cli.tables import new_table
-    from partitiond.core.units import format_bytes
-
     wide = width >= _WIDE
     headers = ("name", ">parameters", ">weights", ">KV/token", "attention", "engine")
     table = new_table(*headers, *(("licence",) if wide else ()), whole=_WHOLE)
@@ -92,19 +84,14 @@ def _table(rows: "list[CatalogRow]", width: int) -> "RenderableType":
     return table
 
 
-def _parameters(row: "CatalogRow") -> str:
+def _parameters(row: CatalogRow) -> str:
     """The number of parameters; in parentheses those that each token uses, if they are fewer."""
-    from partitiond.models.listing import count_text
-
     active = row.active_parameters
     through = f" ({count_text(active)})" if active < row.parameters else ""
     return count_text(row.parameters) + through
 
 
-def _record(row: "CatalogRow") -> "RenderableType":
-    from partitiond.cli.tables import new_table
-    from partitiond.core.units import format_bytes
-
+def _record(row: CatalogRow) -> RenderableType:
     active = row.active_parameters
     through = f", {active:,} of them for each token" if active < row.parameters else ""
     window = (
@@ -113,8 +100,7 @@ def _record(row: "CatalogRow") -> "RenderableType":
         else ""
     )
     hub = f"{row.hub_id} {row.revision or '(newest)'}"
-    table = new_table("field", "value")
-    for field, value in (
+    rows = (
         ("name", row.name),
         ("for", row.purpose),
         ("hub", hub + (", gated" if row.gated else "")),
@@ -128,12 +114,9 @@ def _record(row: "CatalogRow") -> "RenderableType":
         ("context", f"{row.max_position} tokens"),
         ("engine", row.engine),
         ("note", row.note),
-    ):
-        if value:
-            table.add_row(field, value)
-    for form in row.quantised:
-        table.add_row(
-            form.name,
-            f"{form.hub_id}, {format_bytes(form.weights_bytes)}, {form.engine}",
-        )
-    return table
+    )
+    forms = [
+        (form.name, f"{form.hub_id}, {format_bytes(form.weights_bytes)}, {form.engine}")
+        for form in row.quantised
+    ]
+    return fields([*((field, value) for field, value in rows if value), *forms])

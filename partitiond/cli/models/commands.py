@@ -1,37 +1,152 @@
 """Implements `partitiond models`: registers, shows, changes and removes models."""
 
+import dataclasses
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 
-from partitiond.cli.groups import MODEL_OPTIONS, Lists, headed
 from partitiond.cli.ids import ModelArgument
-from partitiond.cli.models import catalog as commands_catalog
 from partitiond.cli.models import placement_options as placed
 from partitiond.cli.models import registration as given
-from partitiond.cli.models import releases as commands_releases
 from partitiond.cli.models import request_options as requests
-from partitiond.cli.models import scaling_options as scaled
-from partitiond.cli.options import AllOption, JsonOption, NoWaitOption, client_of
+from partitiond.cli.models.table import record_table
+from partitiond.cli.options import (
+    AllOption,
+    JsonOption,
+    NoWaitOption,
+    OutputTokensOption,
+    PromptBytesOption,
+    SequencesOption,
+    client_of,
+    spread,
+)
 from partitiond.cli.output import emit, err, print_json, say
-from partitiond.cli.profile import options as asked
+from partitiond.cli.tables import PAGE_ROWS, models_table
+from partitiond.cli.waiting import wait_for_change
 
 
-def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands and return it."""
-    group = typer.Typer(
-        cls=Lists, help="Register, show, change, remove; sleep and wake, scaling, drift."
-    )
-    group.command("add", cls=headed(MODEL_OPTIONS))(add)
-    group.command("list")(list_models)
-    group.command("show")(show)
-    group.command("update", cls=headed(MODEL_OPTIONS))(update)
-    group.command("remove")(remove)
-    group.command("history")(commands_releases.history)
-    group.command("rollback")(commands_releases.rollback)
-    group.command("catalog")(commands_catalog.catalog)
-    app.add_typer(group, name="models")
-    return group
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenTraffic:
+    """The options for lengths, SLO and demand."""
+
+    prompt_tokens: given.PromptOption = None
+    output_tokens: given.OutputOption = None
+    lengths: given.LengthsOption = None
+    prompt_variation: given.PromptVariationOption = None
+    output_variation: given.OutputVariationOption = None
+    ttft: given.TtftOption = None
+    tpot: given.TpotOption = None
+    quantile: given.QuantileOption = None
+    point: given.PointOption = None
+    demand: given.DemandOption = None
+    burst_factor: given.BurstOption = None
+    percentile: placed.PercentileOption = None
+    window: placed.WindowOption = None
+    weight: given.WeightOption = None
+
+    def body(self) -> dict[str, Any]:
+        """The parts of a registration or its change; parts that were not given are empty."""
+        load = given.lengths_body(
+            self.lengths,
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=self.output_tokens,
+            prompt_variation=self.prompt_variation,
+            output_variation=self.output_variation,
+        )
+        demand = given.demand_body(self.demand, self.burst_factor, self.weight)
+        return {
+            "workload": load,
+            "slo": given.slo_body(self.ttft, self.tpot, self.quantile),
+            "operating_point": self.point,
+            "demand": demand | placed.arrivals_body(self.percentile, self.window),
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenEngine:
+    """The options for the engine, its sleep and scaling, and the variants."""
+
+    dtype: given.DtypeOption = None
+    max_model_len: given.MaxLenOption = None
+    quantization: given.QuantizationOption = None
+    kv_cache_dtype: given.KvDtypeOption = None
+    max_num_batched_tokens: given.StepTokensOption = None
+    engine_arg: given.EngineArgOption = None
+    sleep_mode: given.SleepModeOption = None
+    sleep_after: given.SleepAfterOption = None
+    autoscale: given.AutoscaleOption = None
+    scale_to_zero: given.ToZeroOption = None
+    variant: given.VariantsOption = None
+
+    def body(self) -> dict[str, Any]:
+        """The parts of a registration or its change, without scaling."""
+        engine = given.engine_body(
+            self.dtype,
+            self.max_model_len,
+            self.engine_arg,
+            quantization="" if self.quantization == "none" else self.quantization,
+            kv_cache_dtype=self.kv_cache_dtype,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+        )
+        return {
+            "engine": engine | given.without_none({"sleep_mode": self.sleep_mode}),
+            "sleep_after_seconds": self.sleep_after or None,
+            "variants": given.variant_bodies(self.variant),
+        }
+
+    def taken_back(self) -> dict[str, Any]:
+        """The parts of a change that end something: no sleep, no variants."""
+        variants = given.variant_bodies(self.variant)
+        found: dict[str, Any] = {} if variants is None else {"variants": variants}
+        return (
+            found
+            if self.sleep_after is None
+            else found | {"sleep_after_seconds": self.sleep_after or None}
+        )
+
+    def scaling_body(self) -> dict[str, Any]:
+        """The part about scaling."""
+        return given.autoscale_body(self.autoscale, self.scale_to_zero)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenPlacement:
+    """The options for placement, and for requests."""
+
+    min_replicas: given.MinReplicasOption = None
+    max_replicas: given.MaxReplicasOption = None
+    isolation: given.IsolationOption = None
+    avoid: placed.AvoidOption = None
+    near: placed.NearOption = None
+    only_on: placed.OnlyOnOption = None
+    survive: placed.SurviveOption = None
+    survive_share: placed.SurviveShareOption = None
+    priority: placed.PriorityOption = None
+    alias: requests.AliasOption = None
+    default: requests.DefaultsOption = None
+    max_prompt_bytes: PromptBytesOption = None
+    max_output_tokens: OutputTokensOption = None
+    max_sequences: SequencesOption = None
+    allow_outage: given.AllowOutageOption = None
+
+    def body(self) -> dict[str, Any]:
+        """The parts of a registration or its change."""
+        rules = placed.rules_body(
+            self.avoid,
+            self.near,
+            self.only_on,
+            survive=self.survive,
+            survive_share=self.survive_share,
+            priority=self.priority,
+        )
+        limits = given.limits_body(self.min_replicas, self.max_replicas, self.isolation)
+        return limits | self.taken_back() | {"rules": rules, "allow_outage": self.allow_outage}
+
+    def taken_back(self) -> dict[str, Any]:
+        """The parts for requests, with those that end something: no aliases, no defaults."""
+        limits = (self.max_prompt_bytes, self.max_output_tokens, self.max_sequences)
+        return requests.requests_body(self.alias, self.default, limits)
 
 
 AutoOption = Annotated[
@@ -39,6 +154,7 @@ AutoOption = Annotated[
 ]
 
 
+@spread
 def add(
     ctx: typer.Context,
     model: given.ModelArgument,
@@ -46,47 +162,10 @@ def add(
     name: given.NameOption = None,
     weights: given.WeightsOption = None,
     hub: given.HubOption = False,
-    prompt_tokens: given.PromptOption = None,
-    output_tokens: given.OutputOption = None,
-    lengths: asked.LengthsOption = None,
-    prompt_variation: asked.PromptVariationOption = None,
-    output_variation: asked.OutputVariationOption = None,
-    ttft: given.TtftOption = None,
-    tpot: given.TpotOption = None,
-    quantile: given.QuantileOption = None,
-    point: given.PointOption = None,
-    demand: given.DemandOption = None,
-    burst_factor: given.BurstOption = None,
-    percentile: placed.PercentileOption = None,
-    window: placed.WindowOption = None,
-    weight: given.WeightOption = None,
-    dtype: given.DtypeOption = None,
-    max_model_len: given.MaxLenOption = None,
-    quantization: asked.QuantizationOption = None,
-    kv_cache_dtype: asked.KvDtypeOption = None,
-    max_num_batched_tokens: asked.StepTokensOption = None,
-    engine_arg: given.EngineArgOption = None,
-    sleep_mode: given.SleepModeOption = None,
-    sleep_after: given.SleepAfterOption = None,
-    autoscale: scaled.AutoscaleOption = None,
-    scale_to_zero: scaled.ToZeroOption = None,
-    variant: given.VariantsOption = None,
+    traffic: GivenTraffic,
+    engine: GivenEngine,
     engine_kind: given.EngineKindOption = None,
-    min_replicas: given.MinReplicasOption = None,
-    max_replicas: given.MaxReplicasOption = None,
-    isolation: given.IsolationOption = None,
-    avoid: placed.AvoidOption = None,
-    near: placed.NearOption = None,
-    only_on: placed.OnlyOnOption = None,
-    survive: placed.SurviveOption = None,
-    survive_share: placed.SurviveShareOption = None,
-    priority: placed.PriorityOption = None,
-    alias: requests.AliasOption = None,
-    default: requests.DefaultsOption = None,
-    max_prompt_bytes: requests.PromptBytesOption = None,
-    max_output_tokens: requests.OutputTokensOption = None,
-    max_sequences: requests.SequencesOption = None,
-    allow_outage: given.AllowOutageOption = None,
+    placement: GivenPlacement,
     auto: AutoOption = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -95,64 +174,14 @@ def add(
     The chain: an estimate at once, then a profile, then a plan. The plan is applied by itself
     only if it moves or stops nothing that runs.
     """
-    load = _workload(lengths, (prompt_tokens, output_tokens), (prompt_variation, output_variation))
-    engine = given.engine_body(dtype, max_model_len, engine_arg)
-    precision = _precision(quantization, kv_cache_dtype, max_num_batched_tokens)
-    parts = {
-        "workload": load,
-        "slo": given.slo_body(ttft, tpot, quantile),
-        "operating_point": point,
-        "demand": given.demand_body(demand, burst_factor, weight)
-        | placed.arrivals_body(percentile, window),
-        "engine": engine | precision | given.without_none({"sleep_mode": sleep_mode}),
-        "sleep_after_seconds": sleep_after or None,
-        "variants": given.variant_bodies(variant),
-        "rules": placed.rules_body(
-            avoid,
-            near,
-            only_on,
-            survive=survive,
-            survive_share=survive_share,
-            priority=priority,
-        ),
-        "allow_outage": allow_outage,
-        "auto": auto,
-    }
-    parts |= requests.requests_body(
-        alias, default, (max_prompt_bytes, max_output_tokens, max_sequences)
+    body = given.without_none(
+        given.source_body(model, name, weights, engine_kind, hub=hub)
+        | traffic.body()
+        | engine.body()
+        | placement.body()
+        | {"auto": auto}
     )
-    source = given.source_body(model, name, weights, engine_kind, hub=hub)
-    limits = given.limits_body(min_replicas, max_replicas, isolation)
-    body = given.without_none(source | parts | limits)
-    _register(ctx, body | scaled.autoscale_body(autoscale, scale_to_zero), as_json=as_json)
-
-
-def _workload(
-    lengths: str | None,
-    means: tuple[int | None, int | None],
-    variations: tuple[float | None, float | None],
-) -> dict[str, Any]:
-    """Return the workload part of a request; each pair is for prompt and output."""
-    return asked.lengths_body(
-        lengths,
-        prompt_tokens=means[0],
-        output_tokens=means[1],
-        prompt_variation=variations[0],
-        output_variation=variations[1],
-    )
-
-
-def _precision(
-    quantization: str | None, kv_cache_dtype: str | None, max_num_batched_tokens: int | None
-) -> dict[str, Any]:
-    return given.engine_body(
-        None,
-        None,
-        None,
-        quantization="" if quantization == "none" else quantization,
-        kv_cache_dtype=kv_cache_dtype,
-        max_num_batched_tokens=max_num_batched_tokens,
-    )
+    _register(ctx, body | engine.scaling_body(), as_json=as_json)
 
 
 def _register(ctx: typer.Context, body: dict[str, Any], *, as_json: bool) -> None:
@@ -175,8 +204,6 @@ def list_models(
     ctx: typer.Context, everything: AllOption = False, as_json: JsonOption = False
 ) -> None:
     """List registered models and what they get."""
-    from partitiond.cli.tables import PAGE_ROWS, models_table
-
     with client_of(ctx) as client:
         models = client.models()
     page = None if everything else PAGE_ROWS
@@ -185,10 +212,6 @@ def list_models(
 
 def show(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
     """Show one model, as registered and as it is."""
-    from rich.console import Group
-
-    from partitiond.cli.tables import models_table, record_table
-
     with client_of(ctx) as client:
         view = client.model(name)
     emit(
@@ -198,54 +221,18 @@ def show(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -
     )
 
 
+@spread
 def update(
     ctx: typer.Context,
     name: ModelArgument,
     *,
-    prompt_tokens: given.PromptOption = None,
-    output_tokens: given.OutputOption = None,
-    lengths: asked.LengthsOption = None,
-    prompt_variation: asked.PromptVariationOption = None,
-    output_variation: asked.OutputVariationOption = None,
-    ttft: given.TtftOption = None,
-    tpot: given.TpotOption = None,
-    quantile: given.QuantileOption = None,
-    point: given.PointOption = None,
-    demand: given.DemandOption = None,
-    burst_factor: given.BurstOption = None,
-    percentile: placed.PercentileOption = None,
-    window: placed.WindowOption = None,
-    weight: given.WeightOption = None,
+    traffic: GivenTraffic,
     revision: given.RevisionOption = None,
-    dtype: given.DtypeOption = None,
-    max_model_len: given.MaxLenOption = None,
-    quantization: asked.QuantizationOption = None,
-    kv_cache_dtype: asked.KvDtypeOption = None,
-    max_num_batched_tokens: asked.StepTokensOption = None,
-    engine_arg: given.EngineArgOption = None,
-    sleep_mode: given.SleepModeOption = None,
-    sleep_after: given.SleepAfterOption = None,
-    autoscale: scaled.AutoscaleOption = None,
-    scale_to_zero: scaled.ToZeroOption = None,
-    variant: given.VariantsOption = None,
+    engine: GivenEngine,
     engine_kind: Annotated[
         str | None, typer.Option("--engine-kind", metavar="vllm|simulated", help="Another engine.")
     ] = None,
-    min_replicas: given.MinReplicasOption = None,
-    max_replicas: given.MaxReplicasOption = None,
-    isolation: given.IsolationOption = None,
-    avoid: placed.AvoidOption = None,
-    near: placed.NearOption = None,
-    only_on: placed.OnlyOnOption = None,
-    survive: placed.SurviveOption = None,
-    survive_share: placed.SurviveShareOption = None,
-    priority: placed.PriorityOption = None,
-    alias: requests.AliasOption = None,
-    default: requests.DefaultsOption = None,
-    max_prompt_bytes: requests.PromptBytesOption = None,
-    max_output_tokens: requests.OutputTokensOption = None,
-    max_sequences: requests.SequencesOption = None,
-    allow_outage: given.AllowOutageOption = None,
+    placement: GivenPlacement,
     auto: Annotated[
         bool | None, typer.Option("--auto/--no-auto", help="Take part in the chain.")
     ] = None,
@@ -261,43 +248,12 @@ def update(
     The wait ends where a measurement has to come first, or a plan waits for `partitiond apply`.
     --variant, --alias and --default name all of them anew.
     """
-    from partitiond.cli.waiting import wait_for_change
     from partitiond.client.bodies import encoded
 
-    load = _workload(lengths, (prompt_tokens, output_tokens), (prompt_variation, output_variation))
-    precision = _precision(quantization, kv_cache_dtype, max_num_batched_tokens)
-    parts = {
-        "workload": load,
-        "slo": given.slo_body(ttft, tpot, quantile),
-        "operating_point": point,
-        "demand": given.demand_body(demand, burst_factor, weight)
-        | placed.arrivals_body(percentile, window),
-        "engine": given.engine_body(dtype, max_model_len, engine_arg)
-        | precision
-        | given.without_none({"sleep_mode": sleep_mode}),
-        "rules": placed.rules_body(
-            avoid,
-            near,
-            only_on,
-            survive=survive,
-            survive_share=survive_share,
-            priority=priority,
-        ),
-        "allow_outage": allow_outage,
-        "auto": auto,
-        "engine_kind": engine_kind,
-    }
-    limits = given.limits_body(min_replicas, max_replicas, isolation)
-    changes = given.without_none(parts | limits)
-    variants = given.variant_bodies(variant)
-    changes |= requests.requests_body(
-        alias, default, (max_prompt_bytes, max_output_tokens, max_sequences)
-    )
-    if variants is not None:
-        changes["variants"] = variants
-    if sleep_after is not None:
-        changes["sleep_after_seconds"] = sleep_after or None
-    changes |= scaled.autoscale_body(autoscale, scale_to_zero)
+    parts = traffic.body() | engine.body() | placement.body()
+    parts |= {"auto": auto, "engine_kind": engine_kind}
+    changes = given.without_none(parts) | engine.taken_back() | placement.taken_back()
+    changes |= engine.scaling_body()
     if not changes and revision is None:
         raise typer.BadParameter("nothing to change: give at least one option.")
     with client_of(ctx) as client:

@@ -6,6 +6,10 @@ from pathlib import Path
 
 from partitiond.core.errors import SpecError
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.families import architecture_from_config
+from partitiond.core.model.spec import ModelSource, SourceKind
+from partitiond.models.catalog import CATALOG, entry_of
+from partitiond.models.folder import read_config
 
 
 def architecture_for(text: str) -> tuple[str, Architecture]:
@@ -15,11 +19,6 @@ def architecture_for(text: str) -> tuple[str, Architecture]:
         SpecError: the text is none of them, or the architecture is not supported.
         ModelSourceError: the folder holds no readable config.json.
     """
-    from partitiond.core.model.families import architecture_from_config
-    from partitiond.core.model.spec import ModelSource, SourceKind
-    from partitiond.models.catalog import CATALOG, entry_of
-    from partitiond.models.folder import read_config
-
     wanted = text.strip()
     entry = CATALOG.get(wanted.lower()) or entry_of(ModelSource(SourceKind.HUB, wanted))
     if entry is not None:

@@ -1,30 +1,19 @@
 """Implements `partitiond models drift`: compares what replicas do with what was predicted."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Group, RenderableType
 
-from partitiond.cli.groups import Shows
+from partitiond.cli.columns import new_table
 from partitiond.cli.ids import ProfileArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, print_json, say
 from partitiond.core.drift.detection import Figure, LedgerEntry
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 ALWAYS_SHOWN = (Figure.PACE, Figure.TPOT, Figure.FIRST)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(cls=Shows, help="Drift: what replicas do beside what was predicted.")
-    group.command("show")(show)
-    group.command("ledger")(ledger)
-    group.command("lift")(lift)
-    app.add_typer(group, name="drift")
 
 
 def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
@@ -66,12 +55,8 @@ def lift(
     say(f"Plans take the figures of {lifted.profile_id} as they are again.")
 
 
-def report_view(report: DriftReport) -> "RenderableType":
+def report_view(report: DriftReport) -> RenderableType:
     """Return the replicas, then the corrections and the profiles to be measured again."""
-    from rich.console import Group
-
-    from partitiond.cli.tables import new_table
-
     if not report.replicas and not report.corrections:
         return "No replica serves."
     ratios = [f">{figure.value}" for figure in ALWAYS_SHOWN]
@@ -116,10 +101,8 @@ def _ratio(replica: ReplicaDrift, figure: Figure) -> str:
     return f"{found.ratio:.2f} ±{(found.high - found.low) / 2:.2f}"
 
 
-def ledger_table(entries: Sequence[LedgerEntry]) -> "RenderableType":
+def ledger_table(entries: Sequence[LedgerEntry]) -> RenderableType:
     """Return the windows, newest first: each figure as measured / predicted, in milliseconds."""
-    from partitiond.cli.tables import new_table
-
     if not entries:
         return "No replica has had a full window yet."
     table = new_table(

@@ -1,11 +1,10 @@
 """Defines options of `models add` and `update` for placement and arrivals; words both."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from partitiond.core.model.spec import Demand, ModelSpec
+from partitiond.core.model.spec import Demand, ModelSpec
 
 PercentileOption = Annotated[
     float | None,
@@ -104,7 +103,7 @@ def rules_body(
     return body
 
 
-def demand_text(demand: "Demand") -> str:
+def demand_text(demand: Demand) -> str:
     """The demand in words, with the rate that is planned for it."""
     planned = demand.planned_req_per_s
     if demand.req_per_s is None or planned is None:
@@ -117,7 +116,7 @@ def demand_text(demand: "Demand") -> str:
     return text if planned == demand.req_per_s else f"{text}: planned for {planned:.4g}"
 
 
-def placement_text(spec: "ModelSpec") -> str:
+def placement_text(spec: ModelSpec) -> str:
     """Isolation and placement rules in words."""
     rules, parts = spec.rules, []
     if spec.isolation != "shared":

@@ -4,9 +4,11 @@ from typing import Annotated
 
 import typer
 
+from partitiond.cli.columns import new_table
 from partitiond.cli.ids import ModelArgument
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of
 from partitiond.cli.output import emit, err, print_json, say
+from partitiond.cli.waiting import wait_for_change
 
 VersionArgument = Annotated[
     int | None,
@@ -19,8 +21,6 @@ def history(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False
 
     A release is what engines are made of: source, revision and engine options.
     """
-    from partitiond.cli.tables import new_table
-
     with client_of(ctx) as client:
         releases = client.releases(name)
     table = new_table(">version", "state", "since", "source", "engine")
@@ -52,8 +52,6 @@ def rollback(
     Its engines take the place of those that run. Demand, SLO, rules, names and limits stay what
     they are.
     """
-    from partitiond.cli.waiting import wait_for_change
-
     with client_of(ctx) as client:
         before = client.convergence()
         release = client.roll_back(name, version)

@@ -1,32 +1,13 @@
 """Defines options for names, default parameters and limits of requests, and words them."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from partitiond.cli.keys.options import (
-    OutputTokensOption,
-    PromptBytesOption,
-    SequencesOption,
-    limits_body,
-)
+from partitiond.cli.options import limits_body
 from partitiond.core.errors import InputError
-
-if TYPE_CHECKING:
-    from partitiond.core.dispatch.routing import RequestLimits
-    from partitiond.core.model.spec import ModelSpec
-
-__all__ = [
-    "AliasOption",
-    "DefaultsOption",
-    "OutputTokensOption",
-    "PromptBytesOption",
-    "SequencesOption",
-    "defaults_text",
-    "limits_text",
-    "requests_body",
-]
+from partitiond.core.model.spec import ModelSpec
 
 AliasOption = Annotated[
     list[str] | None,
@@ -89,19 +70,9 @@ def _value(name: str, text: str) -> Any:
         return text
 
 
-def defaults_text(spec: "ModelSpec") -> str:
+def defaults_text(spec: ModelSpec) -> str:
     """Default parameters on one line."""
     return (
         ", ".join(f"{name}={json.dumps(value)}" for name, value in spec.request_defaults.items())
         or "none"
     )
-
-
-def limits_text(limits: "RequestLimits") -> str:
-    """Limits of one request on one line."""
-    parts = (
-        (limits.max_prompt_bytes, "bytes of prompts"),
-        (limits.max_output_tokens, "output tokens"),
-        (limits.max_sequences, "sequences"),
-    )
-    return ", ".join(f"{bound:,} {what}" for bound, what in parts if bound) or "none"

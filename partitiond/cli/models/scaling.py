@@ -1,22 +1,16 @@
 """Implements `partitiond models scaling`: shows the models that scale by themselves."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Group, RenderableType
 
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.ids import argument_of
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit
 from partitiond.core.views.scaling import ScalingView
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("scaling")(scaling)
 
 
 def scaling(
@@ -43,28 +37,25 @@ def scaling(
     emit(found, as_json=as_json, render=lambda: _table(found))
 
 
-def _table(views: Sequence[ScalingView], *, reasons: bool = False) -> "RenderableType":
-    from rich.console import Group
-
-    from partitiond.cli.tables import new_table
-
+def _table(views: Sequence[ScalingView], *, reasons: bool = False) -> RenderableType:
     if not views:
         return "No model scales by itself."
-    table = new_table(
-        "model", "state", ">max", ">asked", ">expected", ">at most", ">planned", ">gives", ">idle"
+    table = table_of(
+        views,
+        Column("model", lambda view: view.model, right=False),
+        Column("state", _state, right=False),
+        Column(
+            "max",
+            lambda view: "" if view.max_replicas is None else str(view.max_replicas),
+            right=True,
+        ),
+        Column("asked", lambda view: _rate(view.measured_req_per_s)),
+        Column("expected", lambda view: _rate(view.forecast_req_per_s)),
+        Column("at most", lambda view: _rate(view.upper_req_per_s)),
+        Column("planned", lambda view: _rate(view.planned_req_per_s)),
+        Column("gives", lambda view: _rate(view.capacity_req_per_s)),
+        Column("idle", lambda view: _seconds(view.idle_seconds)),
     )
-    for view in views:
-        table.add_row(
-            view.model,
-            _state(view),
-            "" if view.max_replicas is None else str(view.max_replicas),
-            _rate(view.measured_req_per_s),
-            _rate(view.forecast_req_per_s),
-            _rate(view.upper_req_per_s),
-            _rate(view.planned_req_per_s),
-            _rate(view.capacity_req_per_s),
-            _seconds(view.idle_seconds),
-        )
     if not reasons:
         return table
     said = [f"{view.changed_at}  {view.reason}" for view in views if view.reason]

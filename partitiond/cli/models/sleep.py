@@ -9,12 +9,6 @@ from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import print_json, say
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("sleep")(sleep)
-    app.command("wake")(wake)
-
-
 def sleep(
     ctx: typer.Context,
     name: ModelArgument,

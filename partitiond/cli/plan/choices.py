@@ -5,11 +5,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from partitiond.cli.columns import close_table
 from partitiond.cli.plan.words import amount_text, number, unit_of
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.plan.choices import (
@@ -35,7 +34,7 @@ def choices_view(proof: Certificate, devices: Sequence[Device]) -> Iterator[Rend
     if not proof.choices:
         return
     yield Text("What moves buy", style="bold")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table = close_table()
     table.add_column("", no_wrap=True)
     for name in ("moves", unit_of(proof.objective), "at least" if _cost(proof) else "at most"):
         table.add_column(name, justify="right")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from partitiond.cli.exits import Exit
-from partitiond.cli.groups import PLAN_OPTIONS, headed
 from partitiond.cli.ids import PlanArgument, with_id
 from partitiond.cli.options import (
     AllOption,
@@ -20,11 +19,18 @@ from partitiond.cli.options import (
     settings_of,
 )
 from partitiond.cli.output import err, out, print_json, say
+from partitiond.cli.plan.answers import render_answers
+from partitiond.cli.plan.progress import shown_on
+from partitiond.cli.plan.steps import MAX_STEPS, outage_lines
+from partitiond.cli.plan.view import render_plan
+from partitiond.cli.progress import reporting
+from partitiond.cli.waiting import all_serve, wait_for_plan
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, SpecError
 from partitiond.core.plan.answers import NO_ANSWERS, PlanAnswers, PlanQuestion
 from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import Infeasible, Objective, Plan, PlanDiff
 from partitiond.core.views.preview import PlanPreview
+from partitiond.planner.answers.changes import parse_changes
 
 if TYPE_CHECKING:
     from partitiond.cli.plan.offline import OnProgress
@@ -32,12 +38,6 @@ if TYPE_CHECKING:
 
 PLANS_PER_APPLY: Final = 3
 """Plans that are tried if the situation changes while a plan is solved."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("plan", cls=headed(PLAN_OPTIONS))(plan)
-    app.command("apply")(apply)
 
 
 ObjectiveOption = Annotated[
@@ -164,13 +164,14 @@ def plan(
         only_offline(against=against, time_limit=time_limit, seed=seed, deterministic=deterministic)
         ask_daemon(ctx, question, full=diff, everything=everything, as_json=as_json)
         return
-    from partitiond.cli.plan.offline import OfflineOptions, plan_file
 
     if diff and against is None:
         raise InputError(
             "--diff with --from needs a plan to compare with.",
             hint="Save one with --json > plan.json, and name it: --against plan.json.",
         )
+    from partitiond.cli.plan.offline import OfflineOptions, plan_file  # takes a second: OR-Tools
+
     options = OfflineOptions(time_limit, seed, deterministic, against)
     settings = settings_of(ctx)
     with progress_shown(time_limit or settings.planner.time_limit_seconds) as show:
@@ -183,8 +184,6 @@ def plan(
 def check_what_ifs(question: PlanQuestion) -> None:
     """Raises InputError for a change that cannot be parsed, before anything is solved or asked."""
     if question.what_if:
-        from partitiond.planner.answers.changes import parse_changes
-
         for text in question.what_if:
             parse_changes(text)
 
@@ -215,9 +214,6 @@ def ask_daemon(
 @contextmanager
 def progress_shown(time_limit_seconds: float | None) -> "Iterator[OnProgress | None]":
     """Show the progress of a solve on a terminal; nothing is written elsewhere."""
-    from partitiond.cli.plan.progress import shown_on
-    from partitiond.cli.progress import reporting
-
     if not err().is_terminal:
         yield None
         return
@@ -307,9 +303,6 @@ def show_plan(shown: ShownPlan, *, full: bool, everything: bool = False, as_json
     if as_json:
         print_json(fields_of(shown))
         return
-    from partitiond.cli.plan.answers import render_answers
-    from partitiond.cli.plan.steps import MAX_STEPS, outage_lines
-    from partitiond.cli.plan.view import render_plan
 
     if shown.plan is not None:
         takes = shown.answers.diff if full else None
@@ -350,7 +343,5 @@ def apply(
         if preview.infeasible is not None:
             raise typer.Exit(Exit.UNPLACED)
         if not no_wait:
-            from partitiond.cli.waiting import all_serve, wait_for_plan
-
             say(f"{all_serve(wait_for_plan(client, preview.plan.id, err()))}.")
     raise typer.Exit(exit_of(preview.plan, preview.infeasible))

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from partitiond.cli.columns import close_table
 from partitiond.cli.plan.words import amount_text, number, two_gaps, watts
 from partitiond.core.plan.answers import SAME, Alternative, PlanFigures, Relaxations, figures_of
 from partitiond.core.plan.record import Infeasible, Objective, Plan
@@ -44,7 +44,7 @@ def what_if_view(
 
 
 def _table(first: str, *, wide: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table = close_table()
     table.add_column(first, overflow="fold", min_width=12)
     table.add_column("devices", justify="right", no_wrap=True)
     table.add_column("requests/s", justify="right", no_wrap=True)

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.plan.compare import what_if_view
 from partitiond.cli.plan.words import milliseconds, number
 from partitiond.core.plan.answers import ModelExplanation, SizeChoice
@@ -42,44 +42,35 @@ def _bullets(lines: tuple[str, ...]) -> Table:
 
 
 def _sizes(why: ModelExplanation, *, wide: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("size", no_wrap=True)
-    table.add_column("memory", justify="right", no_wrap=True)
-    table.add_column("req/s", justify="right", no_wrap=True)
-    table.add_column("a device full", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("TTFT ms", justify="right", no_wrap=True)
-        table.add_column("TPOT ms", justify="right", no_wrap=True)
-    kinds = len({size.hardware for size in why.sizes}) > 1
-    if kinds:
-        table.add_column("on", no_wrap=True)
-    table.add_column("")
     shown = _telling(why.sizes)
-    for size in shown:
-        table.add_row(*_size_cells(size, wide=wide, kinds=kinds))
+    kinds = len({size.hardware for size in why.sizes}) > 1
+    table = table_of(
+        shown,
+        Column("size", _size, right=False, whole=True),
+        Column("memory", lambda s: format_bytes(s.memory_bytes), whole=True),
+        Column("req/s", lambda s: number(s.req_per_s), whole=True),
+        Column("a device full", lambda s: number(s.per_device_req_per_s), whole=True),
+        Column("TTFT ms", lambda s: milliseconds(s.ttft_p95_seconds), whole=True, shown=wide),
+        Column("TPOT ms", lambda s: milliseconds(s.tpot_p95_seconds), whole=True, shown=wide),
+        Column("on", lambda s: s.hardware, right=False, whole=True, shown=kinds),
+        Column("", lambda s: Text(s.note, style=_style(s) or "dim"), right=False),
+        close=True,
+    )
     if len(shown) < len(why.sizes):
         table.caption = f"... and {len(why.sizes) - len(shown)} more sizes (--json lists them all)"
         table.caption_justify = "left"
     return table
 
 
+def _style(size: SizeChoice) -> str:
+    return "bold green" if size.replicas else ""
+
+
+def _size(size: SizeChoice) -> Text:
+    return Text(f"{size.size} /{size.batch} {size.variant}".rstrip(), style=_style(size))
+
+
 def _telling(sizes: tuple[SizeChoice, ...]) -> list[SizeChoice]:
     chosen = [size for size in sizes if size.replicas]
     others = [size for size in sizes if not size.replicas][: max(0, MAX_SIZES - len(chosen))]
     return [size for size in sizes if size in chosen or size in others]
-
-
-def _size_cells(size: SizeChoice, *, wide: bool, kinds: bool) -> list[RenderableType]:
-    style = "bold green" if size.replicas else ""
-    cells: list[RenderableType] = [
-        Text(f"{size.size} /{size.batch} {size.variant}".rstrip(), style=style),
-        Text(format_bytes(size.memory_bytes)),
-        Text(number(size.req_per_s)),
-        Text(number(size.per_device_req_per_s)),
-    ]
-    if wide:
-        cells.append(Text(milliseconds(size.ttft_p95_seconds)))
-        cells.append(Text(milliseconds(size.tpot_p95_seconds)))
-    if kinds:
-        cells.append(Text(size.hardware))
-    return [*cells, Text(size.note, style=style or "dim")]

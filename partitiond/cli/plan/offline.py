@@ -2,13 +2,14 @@
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from partitiond.cli.devices.commands import host_devices
 from partitiond.cli.interrupts import Interrupts, best_so_far
 from partitiond.core.errors import InputError
-from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
@@ -22,11 +23,19 @@ from partitiond.core.plan.record import (
     diff_plans,
 )
 from partitiond.core.units import format_bytes
-from partitiond.settings.schema import Settings
-
-if TYPE_CHECKING:
-    from partitiond.fleet.file import Fleet
-    from partitiond.planner.pack.flow import Solving
+from partitiond.fleet.file import Fleet, load_fleet
+from partitiond.fleet.offline import estimated_demands, fleet_request, has_many
+from partitiond.models.resolver import Resolver
+from partitiond.planner.answers.explain import proven_impossible
+from partitiond.planner.answers.questions import answer
+from partitiond.planner.answers.whatif import World
+from partitiond.planner.api import solve
+from partitiond.planner.model.types import usual_budget
+from partitiond.planner.pack.flow import Solving, progress_of, run_flow
+from partitiond.planner.progress.watch import CompilingStopped
+from partitiond.serde import from_jsonable
+from partitiond.settings.schema import Settings, load_settings, settings_values
+from partitiond.settings.sources import flatten
 
 MAX_PLAN_BYTES: Final = 256 * 2**20
 """A plan of 5,000 models on 1,000 devices takes about 30 MB."""
@@ -87,14 +96,6 @@ def plan_file(
         ModelSourceError: a model's config cannot be fetched.
         KeyboardInterrupt: interrupted twice.
     """
-    from partitiond.fleet.file import load_fleet
-    from partitiond.fleet.offline import estimated_demands, fleet_request, has_many
-    from partitiond.planner.answers.explain import proven_impossible
-    from partitiond.planner.answers.questions import answer
-    from partitiond.planner.answers.whatif import World
-    from partitiond.planner.model.types import usual_budget
-    from partitiond.planner.pack.flow import run_flow
-
     fleet = load_fleet(path)
     running = () if options.against is None else running_of(options.against)
     planner = laid_over(settings, fleet).planner
@@ -109,7 +110,7 @@ def plan_file(
 
     request = fleet_request(
         fleet,
-        devices=() if fleet.devices else _host_devices(settings),
+        devices=() if fleet.devices else tuple(host_devices(settings)),
         objective=question.objective or planner.objective,
         time_limit_seconds=options.time_limit_seconds or planner.time_limit_seconds,
         seed=planner.seed if options.seed is None else options.seed,
@@ -150,13 +151,10 @@ def plan_file(
 
 def _solver(
     on_progress: OnProgress | None, stop: Interrupts
-) -> "Callable[[Solving], Plan | Infeasible]":
+) -> Callable[[Solving], Plan | Infeasible]:
     """A solver that runs in this process, which does nothing else."""
-    from partitiond.planner.api import solve
-    from partitiond.planner.pack.flow import progress_of
-    from partitiond.planner.progress.watch import CompilingStopped
 
-    def solved(step: "Solving") -> Plan | Infeasible:
+    def solved(step: Solving) -> Plan | Infeasible:
         def tell(progress: PlanProgress) -> None:
             if on_progress is not None:
                 on_progress(progress_of(step, progress))
@@ -178,10 +176,6 @@ def running_of(path: Path) -> tuple[Placement, ...]:
 
 def saved_plan(path: Path) -> Plan:
     """A plan that `plan --json` printed. Raises InputError."""
-    import json
-
-    from partitiond.serde import from_jsonable
-
     try:
         with path.open("rb") as file:
             text = file.read(MAX_PLAN_BYTES + 1)
@@ -210,26 +204,15 @@ def saved_plan(path: Path) -> Plan:
         ) from error
 
 
-def laid_over(settings: Settings, fleet: "Fleet") -> Settings:
+def laid_over(settings: Settings, fleet: Fleet) -> Settings:
     """The settings, overridden by a fleet file's tables. Raises SettingsError."""
-    from partitiond.settings.schema import load_settings, settings_values
-    from partitiond.settings.sources import flatten
-
     if not fleet.settings:
         return settings
     values = {**settings_values(settings), **flatten(fleet.settings)}
     return load_settings(None, {}, values, where=f"{fleet.path}: settings").settings
 
 
-def _host_devices(settings: Settings) -> tuple[Device, ...]:
-    from partitiond.cli.daemon import host_devices
-
-    return tuple(host_devices(settings))
-
-
 def resolved_architecture(spec: ModelSpec, settings: Settings) -> Architecture:
     """Architecture from a model's folder or the hub, if neither file nor catalog knows it."""
-    from partitiond.models.resolver import Resolver
-
     resolver = Resolver(settings.models_dir, None, settings.models.offline, settings.models.hub)
     return asyncio.run(resolver.architecture(spec))

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.plan.devices import replicas
 from partitiond.core.hardware.kinds import short_device
 from partitiond.core.plan.diff import DeviceChange, DiffCost, DiffStep, StepKind
@@ -78,37 +78,43 @@ def _left(diff: PlanDiff, there: int, most: int | None) -> Iterator[RenderableTy
 
 
 def _steps(diff: PlanDiff, takes: DiffCost, most: int | None, *, wide: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("", no_wrap=True)
-    table.add_column("replica", overflow="fold")
-    table.add_column("from", overflow="fold")
-    table.add_column("to", overflow="fold")
-    if wide:
-        table.add_column("as")
-        table.add_column("loads", justify="right", no_wrap=True)
-    table.add_column("takes", justify="right", no_wrap=True)
     new = {p.replica_id: p for p in (*diff.start, *(p for _, p in diff.move))}
-    for step in takes.steps[:most]:
-        table.add_row(*_step_cells(step, new.get(step.replica_id), wide=wide))
-    return table
+    return table_of(
+        takes.steps[:most],
+        Column("", _sign, right=False, whole=True),
+        Column("replica", lambda s: s.replica_id, right=False),
+        Column("from", lambda s: short_device(s.from_device_id) or "-", right=False),
+        Column("to", _target, right=False),
+        Column(
+            "as",
+            lambda s: _details(new[s.replica_id]) if s.replica_id in new else "",
+            right=False,
+            shown=wide,
+        ),
+        Column("loads", _loads, whole=True, shown=wide),
+        Column("takes", _takes, whole=True),
+        close=True,
+    )
 
 
-def _step_cells(step: DiffStep, placement: Placement | None, *, wide: bool) -> list[RenderableType]:
+def _sign(step: DiffStep) -> Text:
     sign, style = SIGNS[step.kind]
-    stop = step.kind is StepKind.STOP
+    return Text(f"{sign} {step.kind.value}", style=style)
+
+
+def _target(step: DiffStep) -> str:
     way = " (makes way)" if step.makes_way else ""
-    cells: list[RenderableType] = [
-        Text(f"{sign} {step.kind.value}", style=style),
-        Text(step.replica_id),
-        Text(short_device(step.from_device_id) or "-"),
-        Text("-" if stop else short_device(step.device_id) + way),
-    ]
-    if wide:
-        cells.append(Text("" if placement is None else _details(placement)))
-        cells.append(Text("" if stop else format_bytes(step.load_bytes)))
+    return "-" if step.kind is StepKind.STOP else short_device(step.device_id) + way
+
+
+def _loads(step: DiffStep) -> str:
+    return "" if step.kind is StepKind.STOP else format_bytes(step.load_bytes)
+
+
+def _takes(step: DiffStep) -> str:
     about = "" if step.measured else "~"
-    cells.append(Text("drains" if stop else f"{about}{format_duration(step.seconds)}"))
-    return cells
+    stop = step.kind is StepKind.STOP
+    return "drains" if stop else f"{about}{format_duration(step.seconds)}"
 
 
 def _on_the_way(takes: DiffCost, most: int | None) -> Iterator[RenderableType]:

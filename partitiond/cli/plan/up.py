@@ -1,5 +1,6 @@
 """Implements `partitiond up`: makes the fleet of a file serve; a second run changes nothing."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -8,21 +9,20 @@ import typer
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of, settings_of
 from partitiond.cli.output import err, print_json, say
 from partitiond.cli.plan.commands import AllowOutageOption, exit_of, plan_and_apply, show_preview
+from partitiond.cli.waiting import JobFailedError, all_serve, wait_for_job, wait_for_plan
+from partitiond.controller.profiles.profiling import options_for
+from partitiond.controller.profiles.targets import profile_targets, unmeasured
 from partitiond.core.errors import NotFoundError, SpecError
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.replica.obstacles import ObstacleKind
+from partitiond.fleet.file import load_fleet
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
     from partitiond.settings.schema import Settings
 
 ACTIVE: Final = frozenset({JobState.QUEUED, JobState.RUNNING})
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("up")(up)
 
 
 def up(  # noqa: PLR0917 -- typer passes them by name
@@ -41,8 +41,6 @@ def up(  # noqa: PLR0917 -- typer passes them by name
     as the file says, profiles that are measured and replicas that run as planned stay as they
     are. Models that are not in the file stay, too.
     """
-    from partitiond.fleet.file import load_fleet
-
     fleet = load_fleet(file)
     if not fleet.models:
         raise SpecError(f"{file} names no model.", hint="Add a [[models]] table.")
@@ -57,8 +55,6 @@ def up(  # noqa: PLR0917 -- typer passes them by name
         if not as_json:
             show_preview(preview, as_json=False)
         if preview.infeasible is None and not no_wait:
-            from partitiond.cli.waiting import all_serve, wait_for_plan
-
             now = wait_for_plan(client, preview.plan.id, err())
             say(f"{all_serve(now)} on {settings.proxy_url}/v1")
     if as_json:
@@ -81,8 +77,6 @@ def register_or_update(client: "ControlClient", spec: ModelSpec) -> str:
 
 def _same(old: ModelSpec, new: ModelSpec) -> bool:
     """Whether both are equal but for the revision, which is found when the source is resolved."""
-    import dataclasses
-
     if new.source.revision is None:
         old = dataclasses.replace(old, source=dataclasses.replace(old.source, revision=None))
     return old == new
@@ -96,10 +90,6 @@ def profile_missing(client: "ControlClient", names: list[str], settings: "Settin
     the serving replicas stays in the queue and is planned from its estimate. A model whose
     measurement fails, or whose engine is missing, does not keep others from being planned.
     """
-    from partitiond.cli.waiting import JobFailedError, wait_for_job
-    from partitiond.controller.profiles.profiling import options_for
-    from partitiond.controller.profiles.targets import profile_targets, unmeasured
-
     targets = profile_targets(client.devices(), settings.profiling.cpu_partition_cores)
     for name in names:
         view = client.model(name)

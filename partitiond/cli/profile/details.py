@@ -1,12 +1,13 @@
 """Draws a profile beside its table of points: named points, memory, capacity, provenance."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.tables import core_list, duration, new_table, rate
+from partitiond.cli.columns import bare_fields, new_table, titled
+from partitiond.cli.tables import core_list, duration, rate
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.frontier import doubling_gains
 from partitiond.core.profile.operating_points import NAMED, goodput_req_per_s, named_point
@@ -21,31 +22,17 @@ Pair = tuple[str, str]
 
 def details(profile: Profile, slo: Slo | None) -> RenderableType:
     """Everything but the points themselves; parts that the profile lacks are left out."""
-    parts: list[RenderableType] = [_titled("Operating points by name", _named(profile, slo))]
+    parts: list[RenderableType] = [titled("Operating points by name", _named(profile, slo))]
     parts += _tables(profile)
     parts += _doubling(profile)
-    parts.append(_titled("Memory", _memory(profile)))
-    parts.append(_titled("Capacity", _capacity(profile, slo)))
+    parts.append(titled("Memory", _memory(profile)))
+    parts.append(titled("Capacity", _capacity(profile, slo)))
     fitted = list(_fitted(profile))
     if fitted:
-        parts.append(_titled("Fitted", _pairs(fitted)))
-    parts += [_titled(f"Sharing, {s.mode}", _sharing(s)) for s in profile.sharing]
-    parts.append(_titled("How it came to be", _pairs(_provenance(profile))))
+        parts.append(titled("Fitted", bare_fields(fitted)))
+    parts += [titled(f"Sharing, {s.mode}", _sharing(s)) for s in profile.sharing]
+    parts.append(titled("How it came to be", bare_fields(_provenance(profile))))
     return Group(*parts)
-
-
-def _titled(title: str, body: RenderableType) -> RenderableType:
-    return Group(Text(f"\n{title}", style="bold"), body)
-
-
-def _pairs(pairs: Sequence[Pair]) -> RenderableType:
-    table = new_table("", "")
-    table.show_header = False
-    table.box = None
-    table.columns[0].no_wrap = True
-    for name, value in pairs:
-        table.add_row(name, value)
-    return table
 
 
 # --- points ----------------------------------------------------------------------------------
@@ -84,7 +71,7 @@ def _tables(profile: Profile) -> Iterator[RenderableType]:
         table = new_table(">batch", *(f">{header}" for header, _ in shown))
         for point in points:
             table.add_row(str(point.batch), *(cell(point) or "-" for _, cell in shown))
-        yield _titled(title, table)
+        yield titled(title, table)
 
 
 def _doubling(profile: Profile) -> Iterator[RenderableType]:
@@ -95,7 +82,7 @@ def _doubling(profile: Profile) -> Iterator[RenderableType]:
     table = new_table(">batch", ">doubled", ">tok/s times")
     for batch, gain in gains.items():
         table.add_row(str(batch), str(2 * batch), f"{gain:.2f}")
-    yield _titled("Gain of doubling the batch", table)
+    yield titled("Gain of doubling the batch", table)
 
 
 def _rate_interval(point: OperatingPoint) -> str | None:
@@ -152,7 +139,7 @@ def _memory(profile: Profile) -> RenderableType:
         ("peak", format_bytes(terms.peak_bytes)),
         ("frontier memory", _frontier_memory(profile)),
     ]
-    return _pairs([row for row in rows if row[1]])
+    return bare_fields([row for row in rows if row[1]])
 
 
 def _signed(count: int) -> str:
@@ -208,7 +195,7 @@ def _capacity(profile: Profile, slo: Slo | None) -> RenderableType:
                 f"mean latency {duration(paper.mean_e2el_seconds)} (limit {paper.batch})",
             )
         )
-    return _pairs(rows)
+    return bare_fields(rows)
 
 
 # --- fits, sharing, provenance ---------------------------------------------------------------

@@ -3,7 +3,8 @@
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.tables import duration, new_table, rate
+from partitiond.cli.columns import new_table
+from partitiond.cli.tables import duration, rate
 from partitiond.core.profile.diff import ProfileDiff, ProfileFigure
 from partitiond.core.units import format_bytes
 

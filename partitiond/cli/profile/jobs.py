@@ -4,30 +4,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from partitiond.cli.groups import Lists
 from partitiond.cli.ids import JobArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, err, print_json, say
+from partitiond.cli.tables import jobs_table
+from partitiond.cli.waiting import wait_for_job
+from partitiond.core.profile.jobs import Job
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
-    from partitiond.core.profile.jobs import Job
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(cls=Lists, help="Jobs: profiles that are being measured.")
-    group.command("list")(list_jobs)
-    group.command("show")(show)
-    group.command("watch")(watch)
-    group.command("cancel")(cancel)
-    app.add_typer(group, name="jobs")
 
 
 def list_jobs(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List jobs, newest first."""
-    from partitiond.cli.tables import jobs_table
-
     with client_of(ctx) as client:
         jobs = client.jobs()
     emit(jobs, as_json=as_json, render=lambda: jobs_table(jobs))
@@ -35,8 +24,6 @@ def list_jobs(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 def show(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -> None:
     """Show one job."""
-    from partitiond.cli.tables import jobs_table
-
     with client_of(ctx) as client:
         job = _job(client, job_id)
     emit(job, as_json=as_json, render=lambda: jobs_table([job]))
@@ -44,9 +31,6 @@ def show(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -
 
 def watch(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -> None:
     """Show a job's progress until it ends; fails when the job fails."""
-    from partitiond.cli.tables import jobs_table
-    from partitiond.cli.waiting import wait_for_job
-
     with client_of(ctx) as client:
         job = wait_for_job(client, _job(client, job_id).id, err())
     emit(job, as_json=as_json, render=lambda: jobs_table([job]))
@@ -62,6 +46,6 @@ def cancel(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False)
     say(f"Job {job.id} is {job.state.value}.")
 
 
-def _job(client: "ControlClient", given: str) -> "Job":
+def _job(client: "ControlClient", given: str) -> Job:
     """Find a job by id, number or prefix of the id. Raises NotFoundError, InputError."""
     return with_id("job", given, client.job, lambda: (job.id for job in client.jobs()))

@@ -10,7 +10,9 @@ import typer
 from partitiond.cli.ids import ProfileArgument
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, jsonable, print_json, say
+from partitiond.cli.profile.diff import diff_table
 from partitiond.cli.profile.reader import shelf_of
+from partitiond.cli.profile.table import profile_details, profiles_table
 from partitiond.core.errors import (
     ConflictError,
     DaemonUnreachableError,
@@ -18,20 +20,12 @@ from partitiond.core.errors import (
     ProfileError,
 )
 from partitiond.core.model.spec import Slo
+from partitiond.core.profile.diff import compare
 from partitiond.core.profile.record import Profile
 from partitiond.core.views.lists import ProfileView
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("list")(list_profiles)
-    app.command("show")(show)
-    app.command("diff")(diff)
-    app.command("plot")(plot_profiles)
-    app.command("export")(export)
-    app.command("import")(import_profiles)
-    app.command("prune")(prune)
-
+from partitiond.fleet.profile_files import profile_paths, read_profile
+from partitiond.profiler.plot import plot, plot_profile
+from partitiond.serde import to_json
 
 PLOT_SUFFIXES = (".png", ".svg")
 
@@ -45,8 +39,6 @@ def list_profiles(
 
     Each with its knee, capacity, memory and age, and why it is stale.
     """
-    from partitiond.cli.profile.table import profiles_table
-
     with shelf_of(ctx) as shelf:
         views = shelf.views(model)
     plain = [_with_stale(view) for view in views]
@@ -65,8 +57,6 @@ def show(
 
     The points with their intervals, points by name, memory, capacity, fits, and how it came to be.
     """
-    from partitiond.cli.profile.table import profile_details
-
     check_plot_path(plot)
     with shelf_of(ctx) as shelf:
         view = shelf.view(profile_id)
@@ -92,9 +82,6 @@ def diff(
 
     The figures and batch by batch: the ratio, and whether it lies beyond the intervals.
     """
-    from partitiond.cli.profile.diff import diff_table
-    from partitiond.core.profile.diff import compare
-
     one, two = found_profiles(ctx, [first, second])
     result = compare(one, two)
     emit(result, as_json=as_json, render=lambda: diff_table(result))
@@ -121,8 +108,6 @@ def plot_profiles(
 
     Throughput and TPOT against batch with their intervals, and the frontier over memory.
     """
-    from partitiond.profiler.plot import plot
-
     check_plot_path(output)
     found = found_profiles(ctx, profiles)
     slo = _given_slo(ttft, tpot) or next((p.slo for p in found if p.slo is not None), None)
@@ -147,8 +132,6 @@ def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
         NotFoundError: there is neither a file nor a profile of that name.
         DaemonUnreachableError: a name that is no file may be an id, but no daemon answers.
     """
-    from partitiond.fleet.profile_files import read_profile
-
     files = {name for name in names if _is_file(name)}
     if len(files) == len(set(names)):
         return [read_profile(Path(name)) for name in names]
@@ -178,7 +161,6 @@ def _is_file(name: str) -> bool:
 def draw(profile: Profile, path: Path, slo: Slo | None = None) -> None:
     """Plot to a file. Raises ProfileError if it cannot be written or its suffix is unknown."""
     check_plot_path(path)
-    from partitiond.profiler.plot import plot_profile
 
     _draw(lambda: plot_profile(profile, path, slo=slo), path)
 
@@ -214,8 +196,6 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a profile as JSON, to keep or to import elsewhere."""
-    from partitiond.serde import to_json
-
     del as_json  # an export is always JSON
     with shelf_of(ctx) as shelf:
         profile = shelf.profile(profile_id)
@@ -248,8 +228,6 @@ def import_profiles(
     All files are read and checked before the first is kept. A profile whose id is taken by
     another one is left out, and the command fails at its end, unless --replace is given.
     """
-    from partitiond.fleet.profile_files import profile_paths, read_profile
-
     profiles = [read_profile(path) for path in profile_paths(files)]
     kept, refused = [], []
     with client_of(ctx) as client:

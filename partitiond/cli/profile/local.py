@@ -11,12 +11,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
+from partitiond.api.schemas import ApiOptions, ModelBody
+from partitiond.cli.devices.commands import host_devices
 from partitiond.cli.exits import Exit
 from partitiond.cli.output import say
 from partitiond.cli.profile.local_engines import LocalEngines, local_engines
 from partitiond.cli.progress import Reporter, reporting
+from partitiond.cli.setup.engine import find_engine
 from partitiond.controller.profiles.leases import Lease, LeaseDenied, lease_for
 from partitiond.controller.profiles.params import ProfilingOptions, measured_spec, profile_request
 from partitiond.controller.profiles.partition import check_partition, device_for, wish_of
@@ -29,11 +33,17 @@ from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import ProfileOptions, Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import Bytes, format_bytes
+from partitiond.devices.cpu_speed import CpuSpeed
+from partitiond.devices.nvml import used_bytes
+from partitiond.devices.telemetry import HostTelemetry
+from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.models.resolver import Resolver
 from partitiond.ports import ProfileRequest
+from partitiond.profiler.runner import Profiler
+from partitiond.run_folder import owned_run_folder
+from partitiond.store import StateLock, open_store
 
 if TYPE_CHECKING:
-    from partitiond.engines.install.environment import EngineEnvironment
-    from partitiond.profiler.runner import Profiler
     from partitiond.settings.schema import Settings
 
 
@@ -47,9 +57,6 @@ def measure_here(
             does not answer holds the state folder.
         typer.Exit: interrupted, with Exit.INTERRUPTED.
     """
-    from partitiond.run_folder import owned_run_folder
-    from partitiond.store import StateLock, open_store
-
     spec = spec_of(body, settings)
     device = choose_device(settings, options)
     if device.kind is DeviceKind.CPU:
@@ -80,10 +87,6 @@ def spec_of(body: dict[str, Any], settings: "Settings") -> ModelSpec:
     Raises:
         SpecError: no such model, or a value out of its range.
     """
-    from pydantic import ValidationError
-
-    from partitiond.api.schemas import ApiOptions, ModelBody
-
     try:
         parsed = ModelBody.model_validate(body)
     except ValidationError as error:
@@ -102,8 +105,6 @@ def choose_device(settings: "Settings", options: ProfileOptions) -> Device:
         DeviceError: there is no such device.
         InputError: the device never has such partitions.
     """
-    from partitiond.cli.daemon import host_devices
-
     try:
         device = device_for(options, host_devices(settings))
     except NotFoundError as error:
@@ -223,7 +224,7 @@ class _Work:
             engines.host.devices.close()
 
     async def _measured(
-        self, engines: "LocalEngines", resolved: ResolvedModel, report: Reporter
+        self, engines: LocalEngines, resolved: ResolvedModel, report: Reporter
     ) -> Profile:
         def show(progress: Progress) -> None:
             text = ": ".join(part for part in (progress.phase, progress.message) if part)
@@ -240,10 +241,8 @@ class _Work:
         return with_source(profile, resolved.spec)
 
     async def _resolved(
-        self, environment: "EngineEnvironment | EngineUnavailableError", report: Reporter
+        self, environment: EngineEnvironment | EngineUnavailableError, report: Reporter
     ) -> ResolvedModel:
-        from partitiond.models.resolver import Resolver
-
         python = None if isinstance(environment, EngineUnavailableError) else environment.python
         models = self._settings.models
         resolver = Resolver(self._settings.models_dir, python, models.offline, models.hub)
@@ -270,12 +269,7 @@ class _Work:
             partition=lease.partition,
         )
 
-    def _profiler(self, engines: "LocalEngines") -> "Profiler":
-        from partitiond.devices.cpu_speed import CpuSpeed
-        from partitiond.devices.nvml import used_bytes
-        from partitiond.devices.telemetry import HostTelemetry
-        from partitiond.profiler.runner import Profiler
-
+    def _profiler(self, engines: LocalEngines) -> Profiler:
         looks = engines.host.devices.looks
         return Profiler(
             engines.runner,
@@ -287,13 +281,11 @@ class _Work:
         )
 
 
-def _engine_or_why_not(settings: "Settings") -> "EngineEnvironment | EngineUnavailableError":
+def _engine_or_why_not(settings: "Settings") -> EngineEnvironment | EngineUnavailableError:
     """The engine, or the error to raise once the model is available.
 
     A missing model is reported first, because installing an engine takes minutes.
     """
-    from partitiond.cli.setup.engine import find_engine
-
     try:
         return find_engine(settings)
     except EngineUnavailableError as error:

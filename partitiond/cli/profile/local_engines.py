@@ -3,14 +3,15 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
+from partitiond.core.hardware.partition import Partition
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
+from partitiond.devices.partitions import partition_of
+from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process.partitioned import PartitionedRunner
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.gpu_host import GpuHost, gpu_host
 
 if TYPE_CHECKING:
-    from partitiond.core.hardware.partition import Partition
-    from partitiond.engines.install.environment import EngineEnvironment
     from partitiond.settings.schema import Settings
 
 
@@ -38,13 +39,11 @@ class LocalEngines:
     runner: ProcessEngineRunner | PartitionedRunner
     started: list[EngineHandle]
 
-    async def held(self) -> "list[tuple[str, Partition]]":
+    async def held(self) -> list[tuple[str, Partition]]:
         """Partitions of engines that run already, such as those that a daemon left running.
 
         The first call also undoes what an earlier run left on devices.
         """
-        from partitiond.devices.partitions import partition_of
-
         found = [(h.launch.replica_id, partition_of(h.launch)) for h in await self.runner.find()]
         return [(name, partition) for name, partition in found if partition is not None]
 
@@ -54,7 +53,7 @@ class LocalEngines:
             await self.runner.discard(handle)
 
 
-def local_engines(settings: "Settings", environment: "EngineEnvironment | None") -> LocalEngines:
+def local_engines(settings: "Settings", environment: EngineEnvironment | None) -> LocalEngines:
     """Make them as the settings say; the caller holds the state folder's lock.
 
     Args:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partitiond.cli.groups import MEASURE_OPTIONS, Measures, headed
 from partitiond.cli.models import registration as given
 from partitiond.cli.options import (
     JsonOption,
@@ -19,6 +18,8 @@ from partitiond.cli.options import (
 from partitiond.cli.output import emit, err, say
 from partitiond.cli.profile import options as asked
 from partitiond.cli.profile.kept import check_plot_path, draw
+from partitiond.cli.profile.table import profile_table
+from partitiond.cli.waiting import wait_for_job
 from partitiond.core.errors import (
     ConflictError,
     DaemonUnreachableError,
@@ -29,22 +30,11 @@ from partitiond.core.errors import (
 from partitiond.core.model.spec import ModelSpec, SourceKind
 from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.profile.record import Profile
+from partitiond.fleet.workloads import changed_workload
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
     from partitiond.settings.schema import Settings
-
-
-def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands and return it."""
-    group = typer.Typer(
-        cls=Measures,
-        subcommand_metavar="MODEL | COMMAND [ARGS]...",
-        help="Measure where a model stops getting faster; show profiles.",
-    )
-    group.command("measure", cls=headed(MEASURE_OPTIONS))(profile)
-    app.add_typer(group, name="profile")
-    return group
 
 
 def profile(
@@ -61,9 +51,9 @@ def profile(
     hub: given.HubOption = False,
     prompt_tokens: given.PromptOption = None,
     output_tokens: given.OutputOption = None,
-    lengths: asked.LengthsOption = None,
-    prompt_variation: asked.PromptVariationOption = None,
-    output_variation: asked.OutputVariationOption = None,
+    lengths: given.LengthsOption = None,
+    prompt_variation: given.PromptVariationOption = None,
+    output_variation: given.OutputVariationOption = None,
     ttft: given.TtftOption = None,
     tpot: given.TpotOption = None,
     quantile: given.QuantileOption = None,
@@ -71,9 +61,9 @@ def profile(
     max_model_len: given.MaxLenOption = None,
     engine_arg: given.EngineArgOption = None,
     engine_kind: given.EngineKindOption = None,
-    quantization: asked.QuantizationOption = None,
-    kv_cache_dtype: asked.KvDtypeOption = None,
-    max_num_batched_tokens: asked.StepTokensOption = None,
+    quantization: given.QuantizationOption = None,
+    kv_cache_dtype: given.KvDtypeOption = None,
+    max_num_batched_tokens: given.StepTokensOption = None,
     variant: asked.VariantOption = None,
     structured_output: asked.StructuredOption = False,
     device: asked.DeviceOption = None,
@@ -105,7 +95,7 @@ def profile(
     """
     check_plot_path(plot)
     check_time_limit(time_limit)
-    workload = asked.lengths_body(
+    workload = given.lengths_body(
         lengths,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
@@ -154,8 +144,6 @@ def _forms(variant: str | None, engine: dict[str, Any], quantization: str | None
 
 
 def _show(found: Profile, plot: Path | None, *, as_json: bool) -> None:
-    from partitiond.cli.profile.table import profile_table
-
     emit(found, as_json=as_json, render=lambda: profile_table(found))
     if plot is not None:
         draw(found, plot)
@@ -206,8 +194,6 @@ def measure_in_daemon(
     client: "ControlClient", model: str, body: dict[str, Any], options: ProfileOptions
 ) -> Profile:
     """Register the model if needed, run the job with visible progress, and fetch the profile."""
-    from partitiond.cli.waiting import wait_for_job
-
     name, options = as_registered(client, model, body, options)
     job = client.profile(name, options)
     say(f"{name}: profile job {job.id}")
@@ -229,8 +215,6 @@ def as_registered(
     Raises:
         ConflictError: the model is registered with other options than those given.
     """
-    from partitiond.fleet.workloads import changed_workload
-
     try:
         spec = client.model(model).record.spec
     except NotFoundError:

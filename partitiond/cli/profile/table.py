@@ -8,8 +8,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from partitiond.cli.columns import new_table
 from partitiond.cli.ids import short_ids
-from partitiond.cli.tables import duration, new_table, rate
+from partitiond.cli.profile.details import details
+from partitiond.cli.tables import duration, rate
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import LengthShape
 from partitiond.core.profile.frontier import frontier
@@ -49,8 +51,6 @@ def profile_details(view: ProfileView, slo: Slo | None) -> RenderableType:
     Args:
         slo: the registered model's, for the points that need one.
     """
-    from partitiond.cli.profile.details import details
-
     parts: list[RenderableType] = []
     if view.stale:
         again = command_for(view.profile)

@@ -1,5 +1,6 @@
 """Implements `partitiond setup backup` and `partitiond setup restore`."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,17 +8,12 @@ import typer
 
 from partitiond.cli.options import JsonOption, loaded_settings
 from partitiond.cli.output import print_json, say
+from partitiond.platform.clock import SystemClock
+from partitiond.settings.schema import LoadedSettings, default_config_files
 
 if TYPE_CHECKING:
-    from partitiond.settings.schema import LoadedSettings
     from partitiond.store.backup import Restored
     from partitiond.store.backup_file import Manifest
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("backup")(backup)
-    app.command("restore")(restore)
 
 
 def backup(
@@ -32,7 +28,6 @@ def backup(
     The daemon may run meanwhile. The file holds no admin token; keep it as private as the state
     folder all the same.
     """
-    from partitiond.platform.clock import SystemClock
     from partitiond.store.backup import make_backup
 
     target = file.expanduser().absolute()
@@ -81,16 +76,12 @@ def restore(
     _tell(done)
 
 
-def _settings_file(loaded: "LoadedSettings") -> Path:
+def _settings_file(loaded: LoadedSettings) -> Path:
     """Return the settings file in use, or the path of the user's own if there is none yet."""
-    from partitiond.settings.schema import default_config_files
-
     return loaded.config_file or default_config_files()[0]
 
 
 def _check_only(source: Path, *, as_json: bool) -> None:
-    import tempfile
-
     from partitiond.store.backup import check_backup
 
     with tempfile.TemporaryDirectory(prefix="partitiond-check-") as folder:

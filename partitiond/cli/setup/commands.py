@@ -1,29 +1,22 @@
 """Implements `partitiond setup`: prepares a host to run partitiond as a service, and undoes it."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.exits import Exit
-from partitiond.cli.groups import SetsUp
 from partitiond.cli.options import JsonOption
 from partitiond.cli.output import out, print_json, say
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from partitiond.cli.setup.host import SetupHost
-    from partitiond.cli.setup.record import StepOutcome
-    from partitiond.cli.setup.steps import SetupStep
-
-
-def register(app: typer.Typer) -> typer.Typer:
-    """Add the group of commands and return it."""
-    group = typer.Typer(cls=SetsUp, help="Set this host up: service, engines, settings, backups.")
-    group.command("host")(setup)
-    app.add_typer(group, name="setup")
-    return group
+from partitiond.cli.setup import record
+from partitiond.cli.setup.host import SetupHost, facts_of, require_rights
+from partitiond.cli.setup.plan import steps_for
+from partitiond.cli.setup.record import StepOutcome
+from partitiond.cli.setup.steps import SetupStep, StepProgress
+from partitiond.cli.tables import state_text
+from partitiond.core.errors import InputError
 
 
 def setup(
@@ -64,10 +57,6 @@ def setup(
     helper and the engine. Nothing is changed without --apply. Doing it twice changes nothing;
     --undo --apply takes back what it did, by its own record.
     """
-    from partitiond.cli.setup.host import SetupHost, facts_of, require_rights
-    from partitiond.cli.setup.plan import steps_for
-    from partitiond.core.errors import InputError
-
     if purge and not undo:
         raise InputError("--purge goes with --undo.", hint="Write --undo --purge.")
     if root is not None and not root.is_dir():
@@ -82,11 +71,7 @@ def setup(
     _set_up(host, steps_for(facts, host), apply=apply, as_json=as_json)
 
 
-def _set_up(
-    host: "SetupHost", steps: "tuple[SetupStep, ...]", *, apply: bool, as_json: bool
-) -> None:
-    from partitiond.cli.setup import record
-
+def _set_up(host: SetupHost, steps: tuple[SetupStep, ...], *, apply: bool, as_json: bool) -> None:
     if not apply:
         outcomes = [record.standing_of(host, step) for step in steps]
         _show(outcomes, as_json=as_json)
@@ -96,10 +81,7 @@ def _set_up(
     _finish(_told(record.apply(host, steps), as_json=as_json), as_json=as_json)
 
 
-def _undo(host: "SetupHost", *, apply: bool, purge: bool, as_json: bool) -> None:
-    from partitiond.cli.setup import record
-    from partitiond.cli.setup.steps import StepProgress
-
+def _undo(host: SetupHost, *, apply: bool, purge: bool, as_json: bool) -> None:
     if not apply:
         done = reversed(record.read_record(host))
         outcomes = [record.StepOutcome(step.key, step.what, StepProgress.TODO) for step in done]
@@ -115,7 +97,7 @@ def _undo(host: "SetupHost", *, apply: bool, purge: bool, as_json: bool) -> None
     _finish(_told(record.undo(host, purge=purge), as_json=as_json), as_json=as_json)
 
 
-def _told(outcomes: "Iterable[StepOutcome]", *, as_json: bool) -> "list[StepOutcome]":
+def _told(outcomes: Iterable[StepOutcome], *, as_json: bool) -> list[StepOutcome]:
     """Return all outcomes; report each as soon as it is there, because some take minutes."""
     found = []
     for outcome in outcomes:
@@ -126,9 +108,7 @@ def _told(outcomes: "Iterable[StepOutcome]", *, as_json: bool) -> "list[StepOutc
     return found
 
 
-def _finish(outcomes: "list[StepOutcome]", *, as_json: bool) -> None:
-    from partitiond.cli.setup.steps import StepProgress
-
+def _finish(outcomes: list[StepOutcome], *, as_json: bool) -> None:
     if as_json:
         print_json(outcomes)
     elif not outcomes:
@@ -137,15 +117,17 @@ def _finish(outcomes: "list[StepOutcome]", *, as_json: bool) -> None:
         raise typer.Exit(Exit.FAILED)
 
 
-def _show(outcomes: "list[StepOutcome]", *, as_json: bool) -> None:
+def _show(outcomes: list[StepOutcome], *, as_json: bool) -> None:
     if as_json:
         print_json(outcomes)
         return
     if not outcomes:
         return
-    from partitiond.cli.tables import new_table, state_text
 
-    table = new_table("", "what", "how")
-    for outcome in outcomes:
-        table.add_row(state_text(outcome.state.value), outcome.what, outcome.note)
+    table = table_of(
+        outcomes,
+        Column("", lambda outcome: state_text(outcome.state.value), right=False),
+        Column("what", lambda outcome: outcome.what, right=False),
+        Column("how", lambda outcome: outcome.note, right=False),
+    )
     out().print(table)

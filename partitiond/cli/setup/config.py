@@ -1,24 +1,16 @@
 """Implements `partitiond setup config`: shows the settings and where each value came from."""
 
 import typer
+from rich.text import Text
 
-from partitiond.cli.groups import Shows
+from partitiond.cli.columns import new_table
 from partitiond.cli.options import JsonOption, loaded_settings
 from partitiond.cli.output import out, print_json
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(cls=Shows, help="Settings: what holds and where it came from.")
-    group.command("show")(show)
-    group.command("path")(path)
-    app.add_typer(group, name="config")
+from partitiond.settings.schema import default_config_files, settings_values
 
 
 def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show every setting, its value and where the value came from."""
-    from partitiond.settings.schema import settings_values
-
     loaded = loaded_settings(ctx)
     values = settings_values(loaded.settings)
     if as_json:
@@ -29,7 +21,6 @@ def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
             }
         )
         return
-    from rich.text import Text
 
     for key, value in values.items():
         origin = loaded.origins.get(key, "default")
@@ -49,8 +40,6 @@ def _text(value: object) -> str:
 
 def path(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show which settings file is read, and the folders in use."""
-    from partitiond.settings.schema import default_config_files
-
     loaded = loaded_settings(ctx)
     settings = loaded.settings
     shown = {
@@ -63,7 +52,6 @@ def path(ctx: typer.Context, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(shown)
         return
-    from partitiond.cli.tables import new_table
 
     table = new_table("what", "where")
     table.add_row("settings file", str(loaded.config_file or "none (defaults hold)"))

@@ -1,29 +1,28 @@
 """Implements `partitiond setup engine`: installs and shows the environment that vLLM runs in."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
+import pynvml
 import typer
 
-from partitiond.cli.groups import Lists
+from partitiond.cli.columns import Column, new_table, table_of
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import err, out, print_json, say
-from partitiond.core.errors import EngineUnavailableError, InputError
+from partitiond.cli.progress import reporting
+from partitiond.core.errors import EngineUnavailableError, InputError, SilentError
+from partitiond.devices.nvml.session import session
+from partitiond.engines.install.environment import EngineEnvironment, Variant, find_environment
+from partitiond.engines.install.install import install as install_environment
+from partitiond.engines.install.package_sources import configured_sources
+from partitiond.engines.vllm.capabilities import capabilities_of
+from partitiond.platform.deadline_calls import DeadlineCalls
 
 if TYPE_CHECKING:
-    from partitiond.engines.install.environment import EngineEnvironment, Variant
     from partitiond.settings.schema import Settings
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(cls=Lists, help="The engine's environment.")
-    group.command("install")(install)
-    group.command("list")(list_engines)
-    group.command("show")(show)
-    app.add_typer(group, name="engine")
-
-
-def chosen_variant(settings: "Settings", asked: str | None = None) -> "Variant":
+def chosen_variant(settings: "Settings", asked: str | None = None) -> Variant:
     """Return "cpu" or "cuda": as `asked`, as the settings say, or by whether there is a GPU.
 
     Raises:
@@ -41,11 +40,6 @@ def chosen_variant(settings: "Settings", asked: str | None = None) -> "Variant":
 
 def has_gpu() -> bool:
     """Whether NVML shows a GPU; a driver that hangs counts as having one."""
-    import pynvml
-
-    from partitiond.core.errors import SilentError
-    from partitiond.devices.nvml.session import session
-    from partitiond.platform.deadline_calls import DeadlineCalls
 
     def count() -> int:
         with session():
@@ -59,12 +53,8 @@ def has_gpu() -> bool:
         return False
 
 
-def install_engine(settings: "Settings", variant: "Variant") -> "EngineEnvironment":
+def install_engine(settings: "Settings", variant: Variant) -> EngineEnvironment:
     """Install (or reuse) the managed environment with visible progress."""
-    from partitiond.cli.progress import reporting
-    from partitiond.engines.install.install import install as install_environment
-    from partitiond.engines.install.package_sources import configured_sources
-
     engine = settings.engine
     sources = configured_sources().beside(
         engine.index_urls, engine.wheel_folders, offline=engine.offline
@@ -73,16 +63,14 @@ def install_engine(settings: "Settings", variant: "Variant") -> "EngineEnvironme
         return install_environment(settings.engines_dir, variant, sources, report.update)
 
 
-def find_engine(settings: "Settings", variant: "Variant | None" = None) -> "EngineEnvironment":
+def find_engine(settings: "Settings", variant: Variant | None = None) -> EngineEnvironment:
     """Return the environment that the settings name. Raises EngineUnavailableError."""
-    from partitiond.engines.install.environment import find_environment
-
     return find_environment(
         settings.engine.python, settings.engines_dir, variant or chosen_variant(settings)
     )
 
 
-def describe(environment: "EngineEnvironment") -> dict[str, Any]:
+def describe(environment: EngineEnvironment) -> dict[str, Any]:
     """Return an environment as plain data."""
     return {
         "python": str(environment.python),
@@ -123,26 +111,20 @@ def list_engines(ctx: typer.Context, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(rows)
         return
-    from partitiond.cli.tables import new_table
 
-    table = new_table("", "variant", "version", "python")
-    for row in rows:
-        table.add_row(
-            "*" if row["used"] else "",
-            row["variant"],
-            row["version"] or "-",
-            str(row["python"] or row["error"]),
-        )
+    table = table_of(
+        rows,
+        Column("", lambda row: "*" if row["used"] else "", right=False),
+        Column("variant", lambda row: row["variant"], right=False),
+        Column("version", lambda row: row["version"] or "-", right=False),
+        Column("python", lambda row: str(row["python"] or row["error"]), right=False),
+    )
     out().print(table)
     say("* fits this machine and the settings")
 
 
 def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Show the engine in use and what its version can do."""
-    import dataclasses
-
-    from partitiond.engines.vllm.capabilities import capabilities_of
-
     settings = settings_of(ctx)
     environment = find_engine(settings)
     shown = describe(environment)
@@ -156,7 +138,6 @@ def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(shown)
         return
-    from partitiond.cli.tables import new_table
 
     table = new_table("what", "value")
     for key, value in {**describe(environment), **shown["capabilities"]}.items():

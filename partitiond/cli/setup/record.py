@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -145,8 +146,6 @@ def undo(host: SetupHost, *, purge: bool) -> Iterator[StepOutcome]:
 
 def _purge(host: SetupHost) -> Iterator[StepOutcome]:
     """Remove the user and all data. Raises DeviceError if the service still runs."""
-    import shutil
-
     if host.live and host.run(["systemctl", "is-active", "--quiet", "partitiond"]).code == 0:
         raise DeviceError("partitiond runs still: its data stays.", hint="Stop it, then purge.")
     for folder in STATE_DIRS:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from partitiond.cli.output import err
+from partitiond.cli.progress import reporting
 from partitiond.cli.setup.host import Ran, SetupHost
 from partitiond.core.errors import DeviceError
 
@@ -179,9 +181,6 @@ class CommandStep:
             )
 
     def _followed(self, host: SetupHost) -> Ran:
-        from partitiond.cli.output import err
-        from partitiond.cli.progress import reporting
-
         with reporting(err()) as report:
 
             def tell(line: str) -> None:

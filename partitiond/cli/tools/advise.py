@@ -2,23 +2,20 @@
 
 import math
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import typer
 
 from partitiond.cli.exits import Exit
-from partitiond.cli.groups import ADVISE_OPTIONS, headed
 from partitiond.cli.options import JsonOption, check_time_limit
 from partitiond.cli.output import out, print_json
 from partitiond.cli.tools import advise_options as options
 from partitiond.cli.tools.advise_options import AdviseRequest
 from partitiond.core.errors import InputError, SpecError
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.model.spec import FaultDomain
 from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import Objective
-
-if TYPE_CHECKING:
-    from partitiond.core.hardware.kinds import SharingMode
 
 DEFAULT_MINUTES: Final = 5.0
 DEFAULT_EVERY_SECONDS: Final = 5.0
@@ -28,11 +25,6 @@ MAX_BURST: Final = 100.0
 """The same limit as for a model's `burst_factor`."""
 _RANGE: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhdw])$")
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("advise", cls=headed(ADVISE_OPTIONS))(advise)
 
 
 def advise(
@@ -152,7 +144,7 @@ def _window(minutes: float | None, prometheus: str | None) -> float | None:
     return None if prometheus is None else DEFAULT_WINDOW_MINUTES * 60
 
 
-def _pairs(texts: "list[str] | tuple[str, ...]") -> dict[str, str]:
+def _pairs(texts: list[str] | tuple[str, ...]) -> dict[str, str]:
     found = {}
     for text in texts:
         name, separator, meant = text.partition("=")
@@ -174,9 +166,7 @@ def _slo(ttft: float | None, tpot: float | None) -> tuple[float, float] | None:
     return None if ttft is None or tpot is None else (ttft, tpot)
 
 
-def _modes(texts: "list[str] | tuple[str, ...]") -> "tuple[SharingMode, ...]":
-    from partitiond.core.hardware.kinds import SharingMode
-
+def _modes(texts: list[str] | tuple[str, ...]) -> tuple[SharingMode, ...]:
     try:
         return tuple(dict.fromkeys(SharingMode(text.lower()) for text in texts))
     except ValueError as error:

@@ -2,15 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.model.spec import FaultDomain
 from partitiond.core.plan.record import Objective
-
-if TYPE_CHECKING:
-    from partitiond.core.hardware.kinds import SharingMode
 
 AddressOption = Annotated[
     list[str] | None,
@@ -130,7 +128,7 @@ class AdviseRequest:
     slo: tuple[float, float] | None
     window_seconds: float | None
     burst_factor: float
-    modes: "tuple[SharingMode, ...]"
+    modes: tuple[SharingMode, ...]
     survive: FaultDomain | None
     keep_context: bool
     objective: Objective

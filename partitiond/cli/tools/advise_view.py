@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +11,7 @@ from partitiond.advise.advice import Advice, LevelPlan
 from partitiond.advise.identify import Known
 from partitiond.advise.lengths import LengthFigures
 from partitiond.advise.traffic import Idle, ObservedRate, ObservedTraffic
+from partitiond.cli.columns import close_table
 from partitiond.cli.plan.view import SHORT_KIND, render_plan
 from partitiond.core.plan.record import ModelForecast
 from partitiond.core.profile.record import ProfileKind
@@ -219,7 +219,7 @@ def _kinds(level: LevelPlan) -> set[ProfileKind]:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table = close_table()
     table.add_column(first, overflow="fold", min_width=12)
     for name in others:
         table.add_column(name, justify="left" if name == "after the plan" else "right")

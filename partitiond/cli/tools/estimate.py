@@ -1,31 +1,30 @@
 """Implements `partitiond tools estimate`: predicts a model on a device without measuring it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from partitiond.cli.groups import ESTIMATE_OPTIONS, headed
+from partitiond.cli.models.configs import architecture_for
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, say
 from partitiond.cli.tools import estimate_options as asked
+from partitiond.cli.tools.estimate_view import comparison_table, estimate_table
 from partitiond.core.errors import InputError, SpecError
-
-if TYPE_CHECKING:
-    from partitiond.core.hardware.kinds import HardwareSpec
-    from partitiond.core.hardware.partition import PartitionSize
-    from partitiond.core.hardware.prices import TokenPrices
-    from partitiond.core.model.spec import Slo
-    from partitiond.core.model.workload import Workload
-    from partitiond.core.performance.estimate_report import EstimateReport, Question
+from partitiond.core.hardware.cpus import measured_cpu
+from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
+from partitiond.core.hardware.lookup import find_hardware, mig_profile
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.hardware.prices import TokenPrices, prices_from
+from partitiond.core.model.spec import Slo
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance import comparison
+from partitiond.core.performance.estimate_report import EstimateReport, Question, estimate_report
+from partitiond.devices.bandwidth import cpu_figures
+from partitiond.devices.cpu import discover_cpu
+from partitiond.serde import toml_of
 
 NO_BOUND_SECONDS = 86400.0
 """Stands for the missing bound of an SLO that names only one."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("estimate", cls=headed(ESTIMATE_OPTIONS))(estimate)
 
 
 def estimate(
@@ -57,9 +56,6 @@ def estimate(
     Memory, the roofline's throughput by batch, and how many replicas fit. Needs no daemon, no
     engine and no network. An estimate is what the hardware's figures allow, not a measurement.
     """
-    from partitiond.cli.models.configs import architecture_for
-    from partitiond.core.performance.estimate_report import Question
-
     if (hardware is None) == (compare is None):
         raise InputError(
             "give either --hardware or --compare.",
@@ -85,15 +81,12 @@ def estimate(
         raise InputError("--prices needs --compare.", hint="As --compare a100-40gb,l4,t4.")
     assert hardware is not None
     report = where.report(question, hardware)
-    from partitiond.cli.tools.estimate_view import estimate_table
 
     emit(report, as_json=as_json, render=lambda: estimate_table(report, question.slo))
 
 
-def slo_of(ttft: float | None, tpot: float | None) -> "Slo | None":
+def slo_of(ttft: float | None, tpot: float | None) -> Slo | None:
     """Return the SLO of two optional bounds; None without either. Raises SpecError."""
-    from partitiond.core.model.spec import Slo
-
     if ttft is None and tpot is None:
         return None
     return Slo(
@@ -103,9 +96,7 @@ def slo_of(ttft: float | None, tpot: float | None) -> "Slo | None":
 
 def _workload(
     prompt: int, output: int, prompt_variation: float, output_variation: float
-) -> "Workload":
-    from partitiond.core.model.workload import Workload
-
+) -> Workload:
     if prompt_variation == 0 and output_variation == 0:
         return Workload(prompt, output)
     return Workload.lognormal(prompt, output, prompt_variation, output_variation)
@@ -128,18 +119,12 @@ class _Where:
         self._cores = cores
         self._measure = measure
 
-    def report(self, question: "Question", text: str) -> "EstimateReport":
+    def report(self, question: Question, text: str) -> EstimateReport:
         """Return the estimate on the named hardware. Raises SpecError, DeviceError."""
-        from partitiond.core.performance.estimate_report import estimate_report
-
         return estimate_report(question, *self.hardware(text))
 
-    def hardware(self, text: str) -> "tuple[HardwareSpec, PartitionSize]":
+    def hardware(self, text: str) -> tuple[HardwareSpec, PartitionSize]:
         """Return the hardware of a name, and the partition of it that the options ask for."""
-        from partitiond.core.hardware.kinds import SharingMode
-        from partitiond.core.hardware.lookup import find_hardware, mig_profile
-        from partitiond.core.hardware.partition import PartitionSize
-
         if text.strip().lower() == "cpu":
             return self._cpu()
         spec, found = find_hardware(text)
@@ -162,13 +147,7 @@ class _Where:
             return spec, PartitionSize(SharingMode.MPS, 1, self._sm_percent)
         return spec, PartitionSize(SharingMode.WHOLE, 1, 100)
 
-    def _cpu(self) -> "tuple[HardwareSpec, PartitionSize]":
-        from partitiond.core.hardware.cpus import measured_cpu
-        from partitiond.core.hardware.kinds import SharingMode
-        from partitiond.core.hardware.partition import PartitionSize
-        from partitiond.devices.bandwidth import cpu_figures
-        from partitiond.devices.cpu import discover_cpu
-
+    def _cpu(self) -> tuple[HardwareSpec, PartitionSize]:
         if self._mig is not None or self._sm_percent is not None:
             raise SpecError(
                 "a CPU has neither MIG slices nor SMs.", hint="Use --cores for a part of it."
@@ -187,12 +166,8 @@ class _Where:
 
 
 def _compare(
-    question: "Question", where: _Where, names: str, prices: Path | None, *, as_json: bool
+    question: Question, where: _Where, names: str, prices: Path | None, *, as_json: bool
 ) -> None:
-    from partitiond.cli.tools.estimate_view import comparison_table
-    from partitiond.core.performance import comparison
-    from partitiond.core.performance.estimate_report import estimate_report
-
     known = read_prices(prices) if prices is not None else None
     # Two names of the same hardware are one row.
     kinds = {
@@ -216,11 +191,8 @@ def _compare(
     emit(result, as_json=as_json, render=lambda: comparison_table(question, options, known))
 
 
-def read_prices(path: Path) -> "TokenPrices":
+def read_prices(path: Path) -> TokenPrices:
     """Read the user's prices from a file. Raises SpecError."""
-    from partitiond.core.hardware.prices import prices_from
-    from partitiond.serde import toml_of
-
     try:
         return prices_from(toml_of(path.read_bytes()))
     except OSError as error:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.tables import duration, new_table, rate
+from partitiond.cli.columns import new_table
+from partitiond.cli.tables import duration, rate
 from partitiond.core.hardware.prices import TokenPrices
 from partitiond.core.model.spec import Slo
 from partitiond.core.performance.comparison import DeviceOption, cheapest

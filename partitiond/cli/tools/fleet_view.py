@@ -1,18 +1,13 @@
 """Draws the report of a simulated fleet."""
 
-from typing import TYPE_CHECKING
+from rich.console import Group
+from rich.table import Table
 
 from partitiond.simulated.fleet.report import FleetReport, ModelReport
 
-if TYPE_CHECKING:
-    from rich.console import Group
 
-
-def render_report(report: FleetReport) -> "Group":
+def render_report(report: FleetReport) -> Group:
     """A table with a row per model and one for all, and what the simulation took."""
-    from rich.console import Group
-    from rich.table import Table
-
     table = Table("model", box=None, pad_edge=False)
     for name in (
         "requests", "good", "refused", "failed", "good/s", "TTFT", "TPOT", "GPU h", "kWh",

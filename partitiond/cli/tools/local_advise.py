@@ -29,13 +29,19 @@ from partitiond.advise.today import (
 from partitiond.advise.traffic import ObservedTraffic, traffic_of
 from partitiond.cli.options import settings_of
 from partitiond.cli.output import err, say
+from partitiond.cli.profile.reader import shelf_of
+from partitiond.cli.progress import reporting
 from partitiond.cli.tools.advise_options import AdviseRequest
 from partitiond.core.errors import PartitiondError, SpecError, UpstreamError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSource, ModelSpec, Slo
 from partitiond.core.profile.record import Profile
+from partitiond.core.units import format_duration
+from partitiond.devices.cpu import discover_cpu
 from partitiond.fleet.file import Fleet, load_fleet
+from partitiond.fleet.profile_files import profile_paths, read_profile
+from partitiond.models.resolver import Resolver
 from partitiond.settings.schema import Settings
 
 Seen = tuple[
@@ -139,8 +145,6 @@ NAME_THE_GPUS = 'Say what the engines run on: --gpu "4 a100-80gb", or --fleet FI
 
 
 def _watched(asked: AdviseRequest, given: Sequence[Device], settings: Settings) -> Seen:
-    from partitiond.devices.cpu import discover_cpu
-
     addresses = tuple(parse_address(text) for text in asked.addresses)
     urls = _different(addresses)
     gpus = GpuWatch(discover_cpu(settings.cpu.cores).cores)
@@ -168,9 +172,6 @@ def _different(addresses: Sequence[Address]) -> tuple[str, ...]:
 
 def _look(urls: Sequence[str], asked: AdviseRequest) -> ScrapedEngines:
     """Watch the engines; Ctrl-C ends the watch early and keeps what was seen."""
-    from partitiond.cli.progress import reporting
-    from partitiond.core.units import format_duration
-
     watched = ScrapedEngines()
     length = format_duration(asked.seconds)
     say(f"Watching {len(urls)} address(es) for {length}; Ctrl-C advises from what was seen.")
@@ -224,9 +225,6 @@ def _missed(watched: ScrapedEngines) -> Iterable[str]:
 
 def _measured(ctx: typer.Context, asked: AdviseRequest) -> list[Profile]:
     """Profiles from the named files, and those the daemon or the state folder keeps."""
-    from partitiond.cli.profile.reader import shelf_of
-    from partitiond.fleet.profile_files import profile_paths, read_profile
-
     found = [read_profile(path) for path in profile_paths(asked.profiles)]
     # Advice needs no daemon: without one and without kept profiles, estimates stand in.
     with contextlib.suppress(PartitiondError), shelf_of(ctx) as shelf:
@@ -260,7 +258,5 @@ def _identified(
 
 def _architecture(source: ModelSource, settings: Settings) -> Architecture:
     """Architecture of a model outside the catalog, from its folder or its config on the hub."""
-    from partitiond.models.resolver import Resolver
-
     resolver = Resolver(settings.models_dir, None, settings.models.offline, settings.models.hub)
     return asyncio.run(resolver.architecture(ModelSpec("unnamed", source)))

@@ -12,8 +12,10 @@ from rich.console import Console
 
 from partitiond.cli.exits import Exit
 from partitiond.cli.output import say
+from partitiond.cli.profile.local import choose_device, spec_of
 from partitiond.cli.profile.local_engines import LocalEngines, local_engines
 from partitiond.cli.progress import Reporter, reporting
+from partitiond.cli.setup.engine import find_engine
 from partitiond.controller.profiles.targets import speaks_for
 from partitiond.core.errors import DeviceError, NotFoundError, ProfileError, SpecError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, headroom_bytes
@@ -25,12 +27,17 @@ from partitiond.core.profile.jobs import ProfileOptions, Progress
 from partitiond.core.profile.operating_points import named_point
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.profile.sharing import PairRun, Sharing
+from partitiond.devices.telemetry import HostTelemetry
+from partitiond.models.resolver import Resolver
 from partitiond.planner.model.candidates import busy_share
+from partitiond.platform.clock import SystemClock
 from partitiond.profiler.pairs.arrangement import DeviceShare, Replica
 from partitiond.profiler.pairs.pairs import measure_pair
 from partitiond.profiler.pairs.replication import EvenSplit, ReplicationMeasurement, replicate
 from partitiond.profiler.pairs.side_by_side import WindowPlan
 from partitiond.profiler.sweep.bench import Bench
+from partitiond.run_folder import owned_run_folder
+from partitiond.store import StateLock, open_store
 
 if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
@@ -88,10 +95,6 @@ def measure_here(
             state folder.
         typer.Exit: interrupted, with Exit.INTERRUPTED.
     """
-    from partitiond.cli.profile.local import choose_device
-    from partitiond.run_folder import owned_run_folder
-    from partitiond.store import StateLock, open_store
-
     percent = 100 if question.mps else None
     device = choose_device(settings, ProfileOptions(question.device_id, sm_percent=percent))
     with (
@@ -212,8 +215,6 @@ class _Desk:
 
     def _spec(self, body: dict[str, Any]) -> ModelSpec:
         """The specification as registered; of an unregistered model, as the options say."""
-        from partitiond.cli.profile.local import spec_of
-
         try:
             return self._store.model(str(body["model"])).spec
         except NotFoundError:
@@ -298,11 +299,6 @@ class _Desk:
     async def _bench(
         self, specs: Sequence[ModelSpec], report: Reporter
     ) -> tuple[Bench, list[ResolvedModel]]:
-        from partitiond.cli.setup.engine import find_engine
-        from partitiond.devices.telemetry import HostTelemetry
-        from partitiond.models.resolver import Resolver
-        from partitiond.platform.clock import SystemClock
-
         settings = self._settings
         real = any(spec.engine_kind == "vllm" for spec in specs)
         environment = find_engine(settings) if real else None

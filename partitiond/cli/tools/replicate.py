@@ -8,8 +8,10 @@ import typer
 
 from partitiond.cli.models import registration as given
 from partitiond.cli.options import JsonOption, connected, settings_of
-from partitiond.cli.output import emit, err
+from partitiond.cli.output import emit, err, jsonable
 from partitiond.core.errors import ConflictError, DaemonUnreachableError, InputError
+from partitiond.core.performance.interference import pair_errors
+from partitiond.profiler.pairs.side_by_side import WindowPlan
 
 if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
@@ -64,11 +66,6 @@ SeedOption = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("replicate")(replicate)
-
-
 def replicate(
     ctx: typer.Context,
     model: ModelArgument,
@@ -104,7 +101,6 @@ def replicate(
     """
     from partitiond.cli.tools.local_replicate import MeasurementRequest, measure_here
     from partitiond.cli.tools.replicate_view import report_of
-    from partitiond.profiler.pairs.side_by_side import WindowPlan
 
     settings = settings_of(ctx)
     body = given.without_none(
@@ -179,9 +175,6 @@ def _command(
 
 def _plain(found: Any) -> Any:
     """Return the report as plain data, with names instead of positions."""
-    from partitiond.cli.output import jsonable
-    from partitiond.core.performance.interference import pair_errors
-
     if hasattr(found, "pair"):
         return {
             "pair": jsonable(found.pair),

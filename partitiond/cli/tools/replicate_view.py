@@ -5,7 +5,8 @@ import math
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from partitiond.cli.tables import duration, new_table, rate
+from partitiond.cli.columns import new_table
+from partitiond.cli.tables import duration, rate
 from partitiond.cli.tools.local_replicate import PairReport, ReplicationReport
 from partitiond.core.performance.interference import DERATE_FROM, pair_errors
 from partitiond.profiler.pairs.replication import ReplicationDifference

@@ -1,36 +1,29 @@
 """Implements `partitiond tools simulate`: makes simulated GPU hosts, to try all without a GPU."""
 
+import asyncio
+import ctypes
+import os
 import shlex
+import signal
+import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from pydantic import TypeAdapter, ValidationError
+from rich.table import Table
 
 from partitiond.cli.options import JsonOption, settings_of
 from partitiond.cli.output import emit, out, print_json, say
-from partitiond.cli.tools import simulate_fleet as commands_simulate_fleet
 from partitiond.core.errors import InputError, SpecError
+from partitiond.core.units import Bytes, format_bytes
+from partitiond.devices.mps import MpsControl
+from partitiond.settings.types import Size
+from partitiond.simulated.gpus import HostDescription, SimulatedHost, shipped_descriptions
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from partitiond.settings.schema import Settings
-    from partitiond.simulated.gpus import HostDescription, SimulatedHost
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(
-        no_args_is_help=True,
-        help="Simulated GPU hosts to try things on, and a simulated fleet.",
-    )
-    group.command("list")(list_hosts)
-    group.command("create")(create)
-    group.command("show")(show)
-    group.command("break")(break_host)
-    commands_simulate_fleet.add_to(group)
-    app.add_typer(group, name="simulate")
 
 
 MOST_CALLS: Final = 1_000_000
@@ -44,8 +37,6 @@ FolderArgument = Annotated[
 
 def list_hosts(as_json: JsonOption = False) -> None:
     """List the hosts that come with partitiond."""
-    from partitiond.simulated.gpus import shipped_descriptions
-
     descriptions = shipped_descriptions()
     emit(list(descriptions.values()), as_json=as_json, render=lambda: _hosts_table(descriptions))
 
@@ -63,8 +54,6 @@ def create(
 
     Compiles its libraries with the system's C compiler, once.
     """
-    from partitiond.simulated.gpus import SimulatedHost
-
     host = SimulatedHost.create(name, folder)
     if as_json:
         uuids, environment = host.uuids(), host.environment()
@@ -79,8 +68,6 @@ def create(
 
 def show(folder: FolderArgument, as_json: JsonOption = False) -> None:
     """Show what a simulated host is now."""
-    from partitiond.simulated.gpus import SimulatedHost
-
     gpus = _gpus(SimulatedHost.open(folder))
     emit(gpus, as_json=as_json, render=lambda: _gpus_table(gpus))
 
@@ -118,8 +105,6 @@ def break_host(
 
     "fail mig 19" lets the next call about MIG answer NVML's error 19 (in use).
     """
-    from partitiond.simulated.gpus import SimulatedHost
-
     host = SimulatedHost.open(folder)
     word, values = what[0], what[1:]
     if word not in _BREAKS:
@@ -162,10 +147,8 @@ _BREAKS: Final[Mapping[str, tuple[int | None, Action]]] = {
 }
 
 
-def _process(host: "SimulatedHost", uuid: str, pid: int, size: int) -> None:
+def _process(host: SimulatedHost, uuid: str, pid: int, size: int) -> None:
     """Add a foreign process that holds `size` bytes; 0 removes it."""
-    from partitiond.core.units import Bytes, format_bytes
-
     if not 0 < pid < 2**31:
         raise InputError(f"{pid} is no pid.", hint="Write one, as 4711.")
     room = int(host.figure(uuid, "total_bytes"))
@@ -180,7 +163,7 @@ def _process(host: "SimulatedHost", uuid: str, pid: int, size: int) -> None:
         host.remove_process(uuid, pid)
 
 
-def _mig(host: "SimulatedHost", uuid: str, *, enabled: bool) -> None:
+def _mig(host: SimulatedHost, uuid: str, *, enabled: bool) -> None:
     """Set the MIG mode as nvidia-smi does. Raises InputError if processes use the GPU."""
     if host.processes(uuid):
         raise InputError(
@@ -190,11 +173,8 @@ def _mig(host: "SimulatedHost", uuid: str, *, enabled: bool) -> None:
     host.set_mig_mode(uuid, enabled=enabled)
 
 
-def _function(host: "SimulatedHost", name: str) -> str:
+def _function(host: SimulatedHost, name: str) -> str:
     """Check the name of a function of the host's libraries, a pattern for some, or "mig"."""
-    import ctypes
-    import string
-
     letters = {*string.ascii_letters, *string.digits, *"_*?[]"}
     pattern = set("*?[") & set(name)
     known = name == "mig" or (pattern and name.startswith(("nvml", "cu")))
@@ -221,7 +201,7 @@ def _usage(word: str) -> str:
     return next(part for part in BREAK_HELP.split(" | ") if part.split()[0] == word)
 
 
-def _uuid(host: "SimulatedHost", gpu: str) -> str:
+def _uuid(host: SimulatedHost, gpu: str) -> str:
     """Find a GPU by its index or a prefix of its UUID. Raises InputError."""
     uuids = host.uuids()
     if gpu.isascii() and gpu.isdigit() and len(gpu) < 3:
@@ -235,14 +215,8 @@ def _uuid(host: "SimulatedHost", gpu: str) -> str:
     return found[0]
 
 
-def _break_mps(settings: "Settings", host: "SimulatedHost", uuid: str, how: str) -> None:
+def _break_mps(settings: "Settings", host: SimulatedHost, uuid: str, how: str) -> None:
     """Simulate a client's fatal fault on a GPU's MPS server, or kill its control daemon."""
-    import asyncio
-    import os
-    import signal
-
-    from partitiond.devices.mps import MpsControl
-
     if how not in ("fault", "kill"):
         raise InputError(f"{how!r} is nothing that happens to MPS.", hint=f"Write {_usage('mps')}.")
     daemon = MpsControl(settings.run_dir, str(host.mps_control)).daemon(uuid)
@@ -266,10 +240,6 @@ def _number(text: str) -> int:
 
 
 def _size(text: str) -> int:
-    from pydantic import TypeAdapter, ValidationError
-
-    from partitiond.settings.types import Size
-
     try:
         return int(TypeAdapter(Size).validate_python(text))
     except ValidationError as error:
@@ -296,7 +266,7 @@ def _figures(values: Sequence[str]) -> dict[str, Any]:
     return figures
 
 
-def _gpus(host: "SimulatedHost") -> list[dict[str, Any]]:
+def _gpus(host: SimulatedHost) -> list[dict[str, Any]]:
     return [
         {
             "index": index,
@@ -320,18 +290,14 @@ def _gpus(host: "SimulatedHost") -> list[dict[str, Any]]:
     ]
 
 
-def _hosts_table(descriptions: "Mapping[str, HostDescription]") -> "Table":
-    from rich.table import Table
-
+def _hosts_table(descriptions: Mapping[str, HostDescription]) -> Table:
     table = Table("name", "GPUs", "what it is", box=None, pad_edge=False)
     for name, description in descriptions.items():
         table.add_row(name, str(description.count), description.about)
     return table
 
 
-def _gpus_table(gpus: Sequence[Mapping[str, Any]]) -> "Table":
-    from rich.table import Table
-
+def _gpus_table(gpus: Sequence[Mapping[str, Any]]) -> Table:
     table = Table("#", box=None, pad_edge=False)
     table.add_column("GPU", min_width=max(len(gpu["uuid"]) for gpu in gpus))
     for name in ("used", "total", "processes", "MIG"):

@@ -7,12 +7,9 @@ import typer
 
 from partitiond.cli.options import JsonOption, check_finite, check_time_limit, settings_of
 from partitiond.cli.output import emit
+from partitiond.cli.tools.fleet_view import render_report
 from partitiond.core.errors import InputError
-
-
-def add_to(group: typer.Typer) -> None:
-    """Add the command."""
-    group.command("fleet")(fleet)
+from partitiond.simulated.fleet.arrivals import ArrivalKind
 
 
 def fleet(
@@ -75,8 +72,6 @@ def fleet(
     that decides them in production. Needs no daemon and no GPU.
     """
     from partitiond.cli.tools.fleet_simulation import Simulated, simulate
-    from partitiond.cli.tools.fleet_view import render_report
-    from partitiond.simulated.fleet.arrivals import ArrivalKind
 
     check_time_limit(time_limit)
     check_finite(factor=factor, seconds=seconds, warm_up=warm_up, scale_to_zero=scale_to_zero)

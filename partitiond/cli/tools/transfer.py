@@ -3,29 +3,29 @@
 import dataclasses
 import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from partitiond import __version__
+from partitiond.cli.models.configs import architecture_for
 from partitiond.cli.options import JsonOption, client_of, memory_bytes, settings_of
 from partitiond.cli.output import emit, say
 from partitiond.cli.profile.kept import found_profiles
 from partitiond.cli.tools import estimate_options as asked
+from partitiond.cli.tools.estimate_view import transfer_table
 from partitiond.core.errors import InputError, ProfileError, SpecError
-
-if TYPE_CHECKING:
-    from partitiond.core.hardware.kinds import HardwareSpec
-    from partitiond.core.hardware.partition import PartitionSize
-    from partitiond.core.model.workload import Workload
-    from partitiond.core.performance.transfer import Target
-    from partitiond.core.performance.transfer_fit import Source
-    from partitiond.core.profile.record import Profile
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("transfer")(transfer)
+from partitiond.core.hardware.cpus import measured_cpu
+from partitiond.core.hardware.kinds import DeviceKind, HardwareSpec, SharingMode
+from partitiond.core.hardware.lookup import find_hardware, hardware_for_key
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.precision import dtype_on
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.transfer import Target, transfer_profile
+from partitiond.core.performance.transfer_fit import Source, source_of
+from partitiond.core.profile.record import Profile
+from partitiond.devices.bandwidth import cpu_figures
+from partitiond.devices.cpu import discover_cpu
+from partitiond.serde import to_json
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,8 +62,6 @@ def transfer(
     Give one measured profile, or several of different cores, models or lengths: then each is also
     predicted from the others, and the error found makes the error band.
     """
-    from partitiond.core.performance.transfer import transfer_profile
-
     measured = found_profiles(ctx, profiles)
     twice = [one.id for i, one in enumerate(measured) if one.id in {p.id for p in measured[:i]}]
     if twice:
@@ -85,15 +83,11 @@ def transfer(
     if keep:
         with client_of(ctx) as client:
             say(f"Profile {client.import_profile(predicted).id} is kept.")
-    from partitiond.cli.tools.estimate_view import transfer_table
 
     emit(predicted, as_json=as_json, render=lambda: transfer_table(predicted, measured))
 
 
-def _source(ctx: typer.Context, profile: "Profile", config: Path | None) -> "Source":
-    from partitiond.cli.models.configs import architecture_for
-    from partitiond.core.performance.transfer_fit import source_of
-
+def _source(ctx: typer.Context, profile: Profile, config: Path | None) -> Source:
     try:
         _, architecture = architecture_for(str(config) if config else profile.model)
     except SpecError as error:
@@ -106,15 +100,9 @@ def _source(ctx: typer.Context, profile: "Profile", config: Path | None) -> "Sou
     return source_of(profile, architecture, _hardware_behind(ctx, profile.hardware))
 
 
-def _hardware_behind(ctx: typer.Context, key: str) -> "HardwareSpec":
+def _hardware_behind(ctx: typer.Context, key: str) -> HardwareSpec:
     """Return the catalog's hardware; this host's CPU as measured, another CPU as assumed."""
-    from partitiond.core.hardware.cpus import measured_cpu
-    from partitiond.core.hardware.lookup import hardware_for_key
-
     if key.startswith("cpu-"):
-        from partitiond.devices.bandwidth import cpu_figures
-        from partitiond.devices.cpu import discover_cpu
-
         settings = settings_of(ctx)
         device = discover_cpu(settings.cpu.cores)
         if device.hardware == key:
@@ -123,11 +111,7 @@ def _hardware_behind(ctx: typer.Context, key: str) -> "HardwareSpec":
     return hardware_for_key(key)
 
 
-def _target(ctx: typer.Context, sources: "list[Source]", wanted: _Wanted) -> "Target":
-    from partitiond.cli.models.configs import architecture_for
-    from partitiond.core.model.precision import dtype_on
-    from partitiond.core.performance.transfer import Target
-
+def _target(ctx: typer.Context, sources: list[Source], wanted: _Wanted) -> Target:
     first = sources[0].subject
     name, architecture = first.model, first.architecture
     if wanted.model is not None:
@@ -154,15 +138,13 @@ def _target(ctx: typer.Context, sources: "list[Source]", wanted: _Wanted) -> "Ta
     return Target(subject, _context_tokens(workload, architecture.max_position), memory)
 
 
-def _context_tokens(workload: "Workload", max_position: int) -> int:
+def _context_tokens(workload: Workload, max_position: int) -> int:
     """The context that registration sets: 1.25 times the longest request, if the model has it."""
     wanted = max(256, -(-workload.longest_tokens * 5 // 4))
     return max(workload.longest_tokens, min(wanted, max_position))
 
 
-def _workload(measured: "Workload", wanted: _Wanted) -> "Workload":
-    from partitiond.core.model.workload import Workload
-
+def _workload(measured: Workload, wanted: _Wanted) -> Workload:
     if wanted.prompt_tokens is None and wanted.output_tokens is None:
         return measured
     return Workload(
@@ -172,17 +154,11 @@ def _workload(measured: "Workload", wanted: _Wanted) -> "Workload":
 
 
 def _partition(
-    ctx: typer.Context, source: "Source", wanted: _Wanted
-) -> "tuple[HardwareSpec, PartitionSize]":
+    ctx: typer.Context, source: Source, wanted: _Wanted
+) -> tuple[HardwareSpec, PartitionSize]:
     """Return the wanted hardware and partition; those of the first profile by default."""
-    from partitiond.core.hardware.kinds import DeviceKind, SharingMode
-    from partitiond.core.hardware.lookup import find_hardware
-    from partitiond.core.hardware.partition import PartitionSize
-
     spec, size = source.subject.hardware, source.profile.size
     if wanted.hardware is not None and wanted.hardware.lower() == "cpu":
-        from partitiond.devices.cpu import discover_cpu
-
         device = discover_cpu(settings_of(ctx).cpu.cores)
         spec = _hardware_behind(ctx, device.hardware)
     elif wanted.hardware is not None:
@@ -207,7 +183,7 @@ def _partition(
     return spec, size
 
 
-def _id_of(target: "Target", now: datetime.datetime) -> str:
+def _id_of(target: Target, now: datetime.datetime) -> str:
     subject = target.subject
     lengths = f"{subject.workload.prompt_tokens}-{subject.workload.output_tokens}"
     return (
@@ -216,9 +192,7 @@ def _id_of(target: "Target", now: datetime.datetime) -> str:
     )
 
 
-def _write(profile: "Profile", path: Path) -> None:
-    from partitiond.serde import to_json
-
+def _write(profile: Profile, path: Path) -> None:
     try:
         path.write_text(to_json(profile, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

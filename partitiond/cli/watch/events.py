@@ -13,6 +13,7 @@ import typer
 
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, out, say
+from partitiond.cli.tables import events_table
 from partitiond.core.errors import (
     DaemonTimeoutError,
     DaemonUnreachableError,
@@ -20,6 +21,7 @@ from partitiond.core.errors import (
     NotReadyError,
 )
 from partitiond.core.events import Event, EventFilter
+from partitiond.serde import to_jsonable
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -29,11 +31,6 @@ PAGE: Final = 1000
 PAUSE_SECONDS: Final = 1.0
 _AGO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("events")(events)
 
 
 def events(
@@ -150,8 +147,6 @@ def _print_table(
     *,
     as_json: bool,
 ) -> int:
-    from partitiond.cli.tables import events_table
-
     found: Sequence[Event]
     if after:  # the user reads on, page by page
         found = list(_pages(client, after, wanted, limit))
@@ -183,8 +178,6 @@ def _print_lines(
     found: "Iterator[Event] | Sequence[Event]", last: int, *, plain: bool = False
 ) -> int:
     """Print each event at once; return the id of the last one."""
-    from partitiond.serde import to_jsonable
-
     for event in found:
         last = event.id
         who = f" ({event.actor})" if event.actor else ""

@@ -1,12 +1,12 @@
 """Draws the tables of `partitiond top`: a line per row, fewer columns on a narrow screen."""
 
-import dataclasses
 import re
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
 from rich.text import Text
 
+from partitiond.cli.columns import Column
 from partitiond.cli.plan.devices import Mark
 from partitiond.cli.tables import duration, partition_text, rate, state_text
 from partitiond.core.demand.traffic import ModelTraffic
@@ -22,37 +22,19 @@ _NO_CHARACTER: Final = re.compile(r"(?:\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x20\x7f-\x9
 """ANSI sequences (mostly colours), line ends, other control characters, and runs of spaces."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Column(Generic[Row]):
-    """One column.
-
-    Attributes:
-        cell: makes the cell of a row.
-        rank: if the columns do not fit, the one of highest rank is dropped first; 0 always stays.
-        right: whether cells are right-aligned, as figures are.
-        most: the greatest width.
-    """
-
-    title: str
-    cell: Callable[[Row], str | Text]
-    rank: int = 0
-    right: bool = True
-    most: int = 30
-
-
 def table_lines(columns: Sequence[Column[Row]], rows: Sequence[Row], width: int) -> list[Text]:
     """The titles, and a line for each row; nothing if there are no rows."""
     if not rows:
         return []
-    cells = {column: [_text(column.cell(row)) for row in rows] for column in columns}
+    cells = {column: [_text(column.value(row)) for row in rows] for column in columns}
     widths = {
-        column: min(column.most, max([len(column.title), *(text.cell_len for text in made)]))
+        column: min(column.most, max([len(column.heading), *(text.cell_len for text in made)]))
         for column, made in cells.items()
     }
     kept = list(columns)
     while _whole(widths, kept) > width and any(column.rank for column in kept):
         kept.remove(max(kept, key=lambda column: column.rank))
-    titles = [Text(column.title, style="bold") for column in kept]
+    titles = [Text(column.heading, style="bold") for column in kept]
     lines = [titles, *([cells[column][n] for column in kept] for n in range(len(rows)))]
     return [_line(kept, widths, line, width) for line in lines]
 

@@ -1,21 +1,19 @@
 """Implements `partitiond top`: shows devices, models and replicas at work, live."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import out, print_json
+from partitiond.cli.watch.screen import EVENTS, OverviewReply, run
+from partitiond.cli.watch.state import SORTS, TopState, seen
+from partitiond.cli.watch.view import Screen, draw
 from partitiond.core.errors import InputError
 
 if TYPE_CHECKING:
-    from partitiond.cli.watch.screen import OverviewReply
     from partitiond.client.client import ControlClient
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("top")(top)
 
 
 def top(
@@ -37,10 +35,6 @@ def top(
 
     Where the output is no terminal, it is printed once.
     """
-    from partitiond.cli.watch.screen import run
-    from partitiond.cli.watch.state import SORTS, TopState, seen
-    from partitiond.cli.watch.view import Screen, draw
-
     if sort not in SORTS:
         raise InputError(
             f"--sort {sort!r}: there is no such order.", hint=f"Use {', '.join(SORTS)}."
@@ -58,9 +52,7 @@ def top(
         run(lambda: _look(client), state, console, interval)
 
 
-def _look(client: "ControlClient") -> "OverviewReply":
-    from partitiond.cli.watch.screen import EVENTS, OverviewReply
-
+def _look(client: "ControlClient") -> OverviewReply:
     overview = client.overview()
     events = client.events(after=max(0, overview.last_event - EVENTS), limit=EVENTS)
     return OverviewReply(overview, events)
@@ -68,6 +60,4 @@ def _look(client: "ControlClient") -> "OverviewReply":
 
 def _typed_at() -> bool:
     """Whether a user can press keys: standard input is a terminal."""
-    import sys
-
     return sys.stdin is not None and sys.stdin.isatty()

@@ -5,7 +5,7 @@ import json
 import pytest
 import typer
 
-from partitiond.cli.models.scaling_options import autoscale_body
+from partitiond.cli.models.registration import autoscale_body
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
 from tests.cli.test_keys import service

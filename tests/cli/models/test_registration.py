@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.api.schemas import ApiOptions, ModelBody
-from partitiond.cli.profile.options import lengths_body
+from partitiond.cli.models.registration import lengths_body
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.model.workload import Workload
 from partitiond.serde import to_jsonable
