@@ -121,7 +121,7 @@ class IllegalTransitionError(PartitiondError):
 
 
 def step(state: ReplicaState, event: ReplicaEvent) -> ReplicaState:
-    """The state after the event.
+    """Return the state after the event.
 
     Raises:
         IllegalTransitionError: the table has no entry.

@@ -82,7 +82,9 @@ def bound_of(instance: Instance, *, as_cost: bool) -> float | None:
 
 
 def _contradict(sites: Sites) -> bool:
-    """Whether a least number or a rate needs more replicas than the largest number allows."""
+    """Return whether a least number or a rate needs more replicas than the largest number
+    allows.
+    """
     best = np.zeros(len(sites.need_rate), dtype=np.int64)
     np.maximum.at(best, sites.entry_model, sites.rates.max(axis=1, initial=0))
     limited = sites.need_max < MANY

@@ -119,7 +119,9 @@ def _useful(value: Floats, most: Ints, place: DeviceLimits) -> Ints:
 
 @plain
 def _outdone(place: DeviceLimits, most: Ints, front: Ints, entry: int) -> bool:
-    """Whether enough copies of entries in `front`, all worth at least as much, take no more."""
+    """Return whether enough copies of entries in `front`, all worth at least as much, take no
+    more.
+    """
     better = 0
     for j in front:
         worse = place.busy[j] > place.busy[entry]

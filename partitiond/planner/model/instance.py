@@ -68,7 +68,9 @@ def build_instance(request: PlanRequest) -> Instance:
 
 
 def allowed_on(rules: PlacementRules, device: Device) -> bool:
-    """Whether `only_on` is empty, or names the device, its host, its rack or its hardware."""
+    """Return whether `only_on` is empty, or names the device, its host, its rack or its
+    hardware.
+    """
     return not rules.only_on or not names_of(device).isdisjoint(rules.only_on)
 
 
@@ -243,7 +245,9 @@ def _fitting(device: Device, items: tuple[Item, ...]) -> list[Item]:
 
 
 def _has_memory(device: Device, item: Item) -> bool:
-    """Whether the device, or the MIG instance that the item needs, has enough memory for it."""
+    """Return whether the device, or the MIG instance that the item needs, has enough memory for
+    it.
+    """
     mode = item.candidate.size.mode
     if mode is not SharingMode.MIG:
         return item.memory_bytes + mode_overhead_bytes(mode) <= usable_bytes(device)
@@ -256,7 +260,9 @@ def _has_memory(device: Device, item: Item) -> bool:
 
 
 def _redundant(item: Item, shares: list[Item]) -> bool:
-    """Whether an unshared memory share of the same model is at least as good as a whole device."""
+    """Return whether an unshared memory share of the same model is at least as good as a whole
+    device.
+    """
     return item.candidate.size.mode is SharingMode.WHOLE and any(
         all(x <= y for x, y in zip(_alone(share), _alone(item), strict=True)) for share in shares
     )
@@ -272,7 +278,9 @@ def _alone(it: Item) -> tuple[float, ...]:
 
 
 def _may_be(item: Item, mode: SharingMode | None, request: PlanRequest) -> bool:
-    """Whether isolation allows the item on a device in this mode; mode None is a replica alone."""
+    """Return whether isolation allows the item on a device in this mode; mode None is a replica
+    alone.
+    """
     own, isolation = item.candidate.size.mode, request.models[item.model].isolation
     if mode is None:
         # In mode MIG an instance is isolated by hardware, whatever runs in other instances.

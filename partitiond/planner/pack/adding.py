@@ -185,7 +185,9 @@ class Adding:
                 yield index, item, option
 
     def _fits(self, index: int, item: int, option: int) -> bool:
-        """Whether a device run as an option can hold one more of an item, ignoring nearness."""
+        """Return whether a device run as an option can hold one more of an item, ignoring
+        nearness.
+        """
         group = self.packing.group(index)
         key = (group.index, option)
         if key not in self._held:
@@ -193,7 +195,9 @@ class Adding:
         return item in self._held[key] and self.packing.fits(index, item, option, company=False)
 
     def _keeps(self, index: int, item: int, option: int) -> bool:
-        """Whether all models on the device get what they got, or want, under another option."""
+        """Return whether all models on the device get what they got, or want, under another
+        option.
+        """
         load, instance = self.packing.loads[index], self.instance
         how, lost = instance.groups[load.group].options[option], collections.Counter[int]()
         for there in load.items:

@@ -114,7 +114,9 @@ def _stays(running: list[Placement], isolation: Isolation) -> ModelDemand:
 
 
 def all_stay(request: PlanRequest, placements: Iterable[Placement]) -> bool:
-    """Whether every stand-in for a running replica stays on its device with the same engine."""
+    """Return whether every stand-in for a running replica stays on its device with the same
+    engine.
+    """
     there = {p.replica_id: p for p in placements}
     return all(
         p.replica_id in there and same_engine(p, there[p.replica_id])
