@@ -12,7 +12,7 @@ LIVE: Final = frozenset(
     {
         ReplicaState.STARTING,
         ReplicaState.SERVING,
-        ReplicaState.DROWSY,
+        ReplicaState.QUIESCING,
         ReplicaState.FALLING_ASLEEP,
         ReplicaState.SLEEPING,
         ReplicaState.WAKING,

@@ -31,7 +31,7 @@ _MAX_DOUBLINGS: Final = 10
 READY: Final = frozenset(
     {
         ReplicaState.SERVING,
-        ReplicaState.DROWSY,
+        ReplicaState.QUIESCING,
         ReplicaState.FALLING_ASLEEP,
         ReplicaState.SLEEPING,
         ReplicaState.WAKING,

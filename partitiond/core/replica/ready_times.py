@@ -15,7 +15,7 @@ LONGER: Final = 1.5
 
 _AT_REST: Final = frozenset(
     {
-        ReplicaState.DROWSY,
+        ReplicaState.QUIESCING,
         ReplicaState.FALLING_ASLEEP,
         ReplicaState.SLEEPING,
         ReplicaState.WAKING,

@@ -90,7 +90,7 @@ _STAYING: Final = (
     ReplicaState.SERVING,
     ReplicaState.WAKING,
     ReplicaState.STARTING,
-    ReplicaState.DROWSY,
+    ReplicaState.QUIESCING,
     ReplicaState.FALLING_ASLEEP,
     ReplicaState.SLEEPING,
 )
@@ -281,7 +281,7 @@ def _drains(here: _Pass, making_way: set[tuple[str, str]], begun: Sequence[Actio
     leaving = {
         key_of(replica)
         for replica in here.outgoing
-        if replica.state is ReplicaState.DROWSY
+        if replica.state is ReplicaState.QUIESCING
         or (
             replica.state is ReplicaState.SERVING
             and (replica.placement.model not in incomplete or key_of(replica) in making_way)
@@ -374,7 +374,7 @@ def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]], set[tuple[s
     """
     seen, policy = here.seen, here.policy
     missing = _missing(here)
-    actions = [*_rests(here)]
+    actions = [*_quiesces(here)]
     rooms: list[tuple[DeviceRoom, list[ObservedReplica]]] = []
     for device_id, free in seen.devices:
         if isinstance(free, Unknown) or device_id in seen.faulted:
@@ -525,7 +525,7 @@ def _serves(replica: ObservedReplica) -> bool:
     return replica.state is ReplicaState.SERVING and not replica.ending
 
 
-def _rests(here: _Pass) -> list[Action]:
+def _quiesces(here: _Pass) -> list[Action]:
     """Quiesce engines that are to sleep; let quiescing engines that are wanted serve again."""
     actions: list[Action] = []
     for replica in here.current.values():
@@ -534,7 +534,7 @@ def _rests(here: _Pass) -> list[Action]:
         to_sleep = replica.placement.model in here.asleep
         if to_sleep and replica.state is ReplicaState.SERVING:
             actions.append(QuiesceReplica(replica.replica_id, replica.generation))
-        if not to_sleep and replica.state is ReplicaState.DROWSY:
+        if not to_sleep and replica.state is ReplicaState.QUIESCING:
             actions.append(WakeReplica(replica.replica_id, replica.generation))
     return actions
 
@@ -543,7 +543,7 @@ def _sleeps(here: _Pass, room: DeviceRoom) -> list[Action]:
     return [
         SleepReplica(replica.replica_id, replica.generation, here.asleep[replica.placement.model])
         for replica in here.current.values()
-        if replica.state is ReplicaState.DROWSY
+        if replica.state is ReplicaState.QUIESCING
         and replica.in_flight == 0
         and not replica.ending
         and replica.placement.model in here.asleep
