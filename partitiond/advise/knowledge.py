@@ -96,7 +96,7 @@ def _carried(known: Known, profiles: Sequence[Profile], now: str) -> Iterator[Pr
     ]
     like = sources[0].subject
     if like.quantization != known.spec.engine.quantization:
-        raise SpecError("its weights are loaded in another way.", hint="Give others.")
+        raise SpecError("its weights are loaded in another way.", hint="Give other profiles.")
     subject: Subject = dataclasses.replace(
         like, model=known.spec.name, workload=known.spec.workload
     )

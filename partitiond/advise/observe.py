@@ -112,7 +112,7 @@ def keep(scrapes: list[Scrape], new: Scrape) -> None:
 
 
 def _fell(before: Scrape, after: Scrape) -> bool:
-    """Whether a counter of any engine began again at zero."""
+    """Return whether a counter of any engine began again at zero."""
     told = _counters(before)
     return any(value < told.get(series, 0.0) for series, value in _counters(after).items())
 

@@ -17,7 +17,7 @@ _OTHER: Final = re.compile(rf"[^{_ALLOWED}]")
 
 
 def actor_of(text: str) -> str:
-    """The actor that a caller named.
+    """Return the actor that a caller named.
 
     Raises:
         InputError: the text is too long, or has characters that no user or host name has.
@@ -25,7 +25,7 @@ def actor_of(text: str) -> str:
     if len(text) > MAX_CHARACTERS or not _ACTOR.fullmatch(text):
         shown = text if len(text) <= 40 else text[:40] + "..."
         raise InputError(
-            f"{HEADER} {shown!r} names nobody.",
+            f"{HEADER} {shown!r} is no name of an actor.",
             hint=f"Send a name as ada@laptop, of at most {MAX_CHARACTERS} letters, digits and any "
             "of . _ @ + : / \\ -",
         )

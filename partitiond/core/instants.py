@@ -32,7 +32,7 @@ def utc_iso(seconds: float) -> str:
 
 
 def is_day(text: str) -> bool:
-    """Whether the text is a day without a time, as "2030-01-31"."""
+    """Return whether the text is a day without a time, as "2030-01-31"."""
     try:
         return datetime.date.fromisoformat(text).isoformat() == text
     except ValueError:

@@ -49,7 +49,7 @@ _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,79}$"
 
 
 def size_of_text(value: object) -> object:
-    """Bytes from "2GiB" or a number; anything else is left to the field's own check."""
+    """Return bytes from "2GiB" or a number; anything else is left to the field's own check."""
     return parse_bytes(value) if isinstance(value, str | int) else value
 
 
@@ -84,7 +84,7 @@ class DeviceTable(BaseModel):
 
 
 def devices_of(tables: tuple[DeviceTable, ...], path: object) -> tuple[Device, ...]:
-    """All devices of the tables, in order.
+    """Return all devices of the tables, in order.
 
     Args:
         tables: the file's tables.
@@ -118,7 +118,7 @@ def devices_of(tables: tuple[DeviceTable, ...], path: object) -> tuple[Device, .
 def host_memory_of(
     tables: tuple[DeviceTable, ...], devices: tuple[Device, ...], path: object
 ) -> tuple[tuple[str, int], ...]:
-    """Memory for engines by host, as far as the tables give it.
+    """Return the memory for engines by host, as far as the tables give it.
 
     Raises:
         SpecError: two tables give one host different sizes.
@@ -157,7 +157,7 @@ def _refuse_twins(devices: list[Device], path: object) -> None:
 
 
 def _spec(table: DeviceTable, place: str) -> HardwareSpec:
-    """The kind of device, after checking the table's limits against it."""
+    """Return the kind of device, after checking the table's limits against it."""
     spec = HARDWARE.get(table.hardware)
     if spec is None:
         raise SpecError(
@@ -170,7 +170,7 @@ def _spec(table: DeviceTable, place: str) -> HardwareSpec:
 
 
 def _contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tuple[str, str]]:
-    """Contradictions in the table, each with a hint on what to do about it."""
+    """Yield contradictions in the table, each with a hint on what to do about it."""
     allowed = _modes(table, spec)
     for mode in table.modes or ():
         if mode not in spec.modes:
@@ -196,7 +196,7 @@ def _contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tuple[st
     for mode, used in needed.items():
         if used and mode not in allowed:
             yield (
-                f"others use the GPU in the mode {mode}, which is not among its modes",
+                f"other programs use the GPU in the mode {mode}, which is not among its modes",
                 f"Add {mode} to `modes`, or take `cordoned = true`.",
             )
     most = table.max_watts if table.max_watts is not None else spec.tdp_watts
@@ -207,7 +207,7 @@ def _contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tuple[st
 
 
 def _mig_contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tuple[str, str]]:
-    """Contradictions in the table's existing GPU instances, each with a hint."""
+    """Yield contradictions in the table's existing GPU instances, each with a hint."""
     if not table.mig_instances and not table.mig_fixed:
         return
     if SharingMode.MIG not in _modes(table, spec):
@@ -225,7 +225,7 @@ def _mig_contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tupl
     if covered_slices(places) & set(table.occupied_slices):
         yield (
             "mig_instances and occupied_slices overlap",
-            "Name idle instances in the one, slices that others use in the other.",
+            "Name idle instances in mig_instances, and slices in use in occupied_slices.",
         )
 
 
@@ -239,8 +239,8 @@ def _instances(table: DeviceTable, spec: HardwareSpec, device_id: str) -> tuple[
 
 
 def _modes(table: DeviceTable, spec: HardwareSpec) -> tuple[SharingMode, ...]:
-    """Modes asked for, or all; without MIG if the GPU shows less memory than instances take, and
-    MIG alone if there are GPU instances.
+    """Return modes asked for, or all; without MIG if the GPU shows less memory than instances take,
+    and MIG alone if there are GPU instances.
     """
     asked = table.modes or spec.modes
     largest = max((p.memory_bytes for p in spec.mig_profiles), default=0)

@@ -178,7 +178,7 @@ def load_fleet(path: Path) -> Fleet:
 
 
 def _shipped(path: Path) -> Path | None:
-    """The example that `twelve-models` or `examples/twelve-models.toml` means if there is no
+    """Return the example that `twelve-models` or `examples/twelve-models.toml` means if there is no
     such file; None for any other path."""
     if path.parent not in {Path(), Path("examples")} or path.exists():
         return None
@@ -316,7 +316,7 @@ def _engine(table: Mapping[str, Any]) -> dict[str, Any]:
 def _source(
     entry: _ModelTable, folder: Path, architecture: Architecture | None
 ) -> tuple[ModelSource, str]:
-    """The source and the name it suggests."""
+    """Return the source and the name it suggests."""
     if entry.model is None:
         if architecture is None or entry.name is None:
             raise SpecError(

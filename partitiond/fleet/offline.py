@@ -122,7 +122,7 @@ def estimated_demands(
     few_sizes: bool | None = None,
     on_estimate: OnEstimate | None = None,
 ) -> Iterator[ModelDemand]:
-    """The planner's demand of each model, from estimates on each kind of device.
+    """Yield the planner's demand of each model, from estimates on each kind of device.
 
     Args:
         fleet: models, and their architectures if the file gives them.
@@ -157,12 +157,13 @@ def estimated_demands(
 
 
 def has_many(fleet: Fleet) -> bool:
-    """Whether there are so many models that each is estimated on fewer sizes."""
+    """Return whether there are so many models that each is estimated on fewer sizes."""
     return len(fleet.models) >= MANY_MODELS
 
 
 def _speed_alone(spec: ModelSpec) -> ModelSpec:
-    """The spec without its name and demands; models whose results are equal are equally fast.
+    """Return the spec without its name and demands; models whose results are equal are equally
+    fast.
 
     Estimates and candidates take some tens of milliseconds, and thousands of models may differ
     only in name and demands.
@@ -172,7 +173,9 @@ def _speed_alone(spec: ModelSpec) -> ModelSpec:
 
 
 def _asked_by(spec: ModelSpec, made: ModelDemand, *, coarse: bool) -> ModelDemand:
-    """The demand of this model with the candidates of an equally fast one; `coarse`: fewer."""
+    """Return the demand of this model with the candidates of an equally fast one; `coarse`:
+    fewer.
+    """
     asked = dataclasses.replace(
         made,
         model=spec.name,
@@ -194,7 +197,9 @@ def _asked_by(spec: ModelSpec, made: ModelDemand, *, coarse: bool) -> ModelDeman
 
 
 def few(device: Device) -> tuple[PartitionSize, ...]:
-    """Fewer partition sizes, for fleets of very many models: each at least twice the one before."""
+    """Return fewer partition sizes, for fleets of very many models: each at least twice the one
+    before.
+    """
     found: list[PartitionSize] = []
     last: dict[SharingMode, float] = {}
     for size in sorted(sizes(device), key=lambda size: _compute(device, size)):
@@ -206,7 +211,7 @@ def few(device: Device) -> tuple[PartitionSize, ...]:
 
 
 def _compute(device: Device, size: PartitionSize) -> float:
-    """The part of the device's compute that a size has, in a unit of its mode."""
+    """Return the part of the device's compute that a size has, in a unit of its mode."""
     match size.mode:
         case SharingMode.MPS:
             return size.sm_percent
@@ -262,7 +267,9 @@ def estimate(
     *,
     variant: str = "",
 ) -> Profile:
-    """The estimated profile of one form of a model on one kind of device and partition size."""
+    """Return the estimated profile of one form of a model on one kind of device and partition
+    size.
+    """
     name = f"{spec.name}-{variant}" if variant else spec.name
     return estimate_profile(
         model=spec.name,

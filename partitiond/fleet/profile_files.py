@@ -126,7 +126,7 @@ _EXPORTED = "Give a file that `partitiond profile export` wrote."
 
 
 def read_profile(path: Path) -> Profile:
-    """A profile from an exported file. Raises ProfileError."""
+    """Return a profile from an exported file. Raises ProfileError."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ProfileError(
@@ -146,7 +146,7 @@ def read_profile(path: Path) -> Profile:
 
 
 def profile_paths(paths: Iterable[Path]) -> Sequence[Path]:
-    """The files that the paths name; a folder stands for its direct .json files, by name.
+    """Return the files that the paths name; a folder stands for its direct .json files, by name.
 
     Raises:
         ProfileError: a folder holds no .json file, or cannot be read.

@@ -68,7 +68,7 @@ def _shape(pairs: tuple[tuple[int, int], ...], variations: tuple[float, float]) 
 
 
 def changed_workload(old: Workload, changes: Mapping[str, Any]) -> Workload:
-    """The workload after a merge patch: absent fields stay, None restores the default.
+    """Return the workload after a merge patch: absent fields stay, None restores the default.
 
     A change of shape keeps only the fields that the new shape has: a trace that becomes lognormal
     keeps its means, but not its pairs.
@@ -118,7 +118,7 @@ _VARIATIONS: Final = ("prompt_variation", "output_variation")
 
 
 def read_pairs(path: Path) -> tuple[tuple[int, int], ...]:
-    """Prompt and output lengths of recorded requests, from CSV or JSON lines.
+    """Return prompt and output lengths of recorded requests, from CSV or JSON lines.
 
     CSV may have a header with the columns of this project (prompt_tokens, output_tokens), of the
     Azure LLM traces, or of BurstGPT; without a header the first two columns count. JSON lines are

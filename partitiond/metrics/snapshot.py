@@ -57,7 +57,7 @@ def _device(name: str, text: str, read: str) -> tuple[Family, Callable[[MetricsS
 
 
 def _replicas(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], ReplicaOverview]]:
-    """Every replica with its labels, under the name that the endpoint uses for its engine."""
+    """Yield every replica with its labels, under the name that the endpoint uses for its engine."""
     for view in shown.overview.replicas:
         yield (view.model, view.engine, view.device_id), view
 
@@ -65,7 +65,7 @@ def _replicas(shown: MetricsSnapshot) -> Iterator[tuple[tuple[str, ...], Replica
 def _replica(
     name: str, text: str, read: str
 ) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
-    """A planned figure of replicas."""
+    """Yield a planned figure of replicas."""
 
     def samples(shown: MetricsSnapshot) -> Samples:
         for labels, view in _replicas(shown):
@@ -77,7 +77,7 @@ def _replica(
 def _measured(
     name: str, text: str, read: str
 ) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
-    """A figure of replicas measured over the window; unmeasured replicas are left out."""
+    """Yield a figure of replicas measured over the window; unmeasured replicas are left out."""
 
     def samples(shown: MetricsSnapshot) -> Samples:
         for labels, view in _replicas(shown):
@@ -335,7 +335,7 @@ class ShownCollector(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """All families, including those without a sample."""
+        """Yield all families, including those without a sample."""
         shown = self.shown
         if shown is None:
             return

@@ -57,7 +57,7 @@ async def start_once(python: Path, config: Mapping[str, Any]) -> tuple[Start, st
 
 
 def _outcome(lines: Sequence[str]) -> dict[str, Any] | None:
-    """The last line that is a JSON object."""
+    """Return the last line that is a JSON object."""
     for line in reversed(lines):
         if line.startswith("{"):
             with contextlib.suppress(ValueError):
@@ -67,7 +67,7 @@ def _outcome(lines: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _reason(lines: Sequence[str], finished: ProcessResult) -> str:
-    """The lines with the reason: those of the last error at the end of a traceback."""
+    """Return the lines with the reason: those of the last error at the end of a traceback."""
     if finished.timed_out:
         return f"it did not come up within {_START_SECONDS:.0f} s"
     at = max((number for number, line in enumerate(lines) if _is_error(line)), default=None)
@@ -84,7 +84,7 @@ def _without_rank_and_path(found: re.Match[str]) -> str:
 
 
 def _is_error(line: str) -> bool:
-    """Whether a line is the last of a traceback, as "ValueError: ..."."""
+    """Return whether a line is the last of a traceback, as "ValueError: ..."."""
     word = line.partition(":")[0]
     return ":" in line and word.rpartition(".")[2].endswith(("Error", "Exception"))
 
@@ -130,7 +130,7 @@ async def check(
 
 
 def _chosen(text: str) -> dict[str, dict[str, Any]]:
-    """The architecture with exactly this key, or all whose key contains the text."""
+    """Return the architecture with exactly this key, or all whose key contains the text."""
     every = tiny_configs()
     if text in every:
         return {text: every[text]}

@@ -26,7 +26,7 @@ _WORD_MARK: Final = "Ġ"
 
 
 def byte_alphabet() -> tuple[str, ...]:
-    """The printable character that stands for each byte, as in GPT-2's `bytes_to_unicode`.
+    """Return the printable character that stands for each byte, as in GPT-2's `bytes_to_unicode`.
 
     Printable Latin-1 bytes stand for themselves; the others take the code points from 256 on.
     """
@@ -36,7 +36,7 @@ def byte_alphabet() -> tuple[str, ...]:
 
 
 def special_tokens(config: Mapping[str, Any]) -> dict[int, str]:
-    """Special tokens by id, from the config's bos, eos and pad ids (eos may be a list)."""
+    """Return special tokens by id, from the config's bos, eos and pad ids (eos may be a list)."""
     found: dict[int, str] = {}
     for key, text in (("eos", "<|end|>"), ("bos", "<|begin|>"), ("pad", "<|pad|>")):
         value = config.get(f"{key}_token_id")
@@ -78,7 +78,7 @@ def _word(number: int) -> str:
 
 
 def tokenizer_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The `tokenizer.json` of the tokenizers library: byte-level BPE without merges."""
+    """Return the `tokenizer.json` of the tokenizers library: byte-level BPE without merges."""
     size = config.get("vocab_size")
     if not isinstance(size, int):
         raise ModelSourceError(
@@ -129,7 +129,7 @@ def tokenizer_json(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The `tokenizer_config.json` that goes with it, including the chat template."""
+    """Return the `tokenizer_config.json` that goes with it, including the chat template."""
     special = special_tokens(config)
     named: dict[str, Any] = {}
     for key in ("bos", "eos", "pad"):

@@ -36,12 +36,14 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether the engine can build a tokenizer from the folder."""
+    """Return whether the engine can build a tokenizer from the folder."""
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether all weight files exist: every shard that the index names, or one single file."""
+    """Return whether all weight files exist: every shard that the index names, or one single
+    file.
+    """
     for pattern, index in (
         ("*.safetensors", "model.safetensors.index.json"),
         ("pytorch_model*.bin", "pytorch_model.bin.index.json"),

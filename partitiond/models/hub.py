@@ -137,7 +137,7 @@ class Hub:
 
 
 def on_disk(cache: Path, repo: str, revision: str | None, *, with_weights: bool) -> Snapshot | None:
-    """A complete copy in a cache of the hub's layout, or None.
+    """Return a complete copy in a cache of the hub's layout, or None.
 
     Files appear in a snapshot only once they are whole, so existing files can be trusted; the
     library's own offline look-up refuses a copy that lacks files, even files that nothing needs.
@@ -197,7 +197,7 @@ def _bytes_below(folder: Path) -> int:
 
 
 def _cache_folder(cache: Path | None) -> Path:
-    """Our own cache, or the user's, at the place where the hub's library looks for it."""
+    """Return our own cache, or the user's, at the place where the hub's library looks for it."""
     if cache is not None:
         return cache
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")

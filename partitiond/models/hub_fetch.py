@@ -58,7 +58,7 @@ def fetch(repo: str, revision: str | None, cache: str, *, with_weights: bool) ->
 
 
 def error_kind(error: BaseException) -> str:
-    """One word for what went wrong, most specific class first."""
+    """Return one word for what went wrong, most specific class first."""
     from huggingface_hub import errors
 
     table: list[tuple[type[BaseException], str]] = [

@@ -60,12 +60,12 @@ class CatalogRow:
 
 
 def rows() -> tuple[CatalogRow, ...]:
-    """Every model of the catalog, in its order."""
+    """Return every model of the catalog, in its order."""
     return tuple(row_of(entry) for entry in CATALOG.values())
 
 
 def row_of(entry: CatalogEntry) -> CatalogRow:
-    """A model with what follows from its config and what is known of its start."""
+    """Return a model with what follows from its config and what is known of its start."""
     architecture = entry.architecture
     start = load_starts().of(entry)
     return CatalogRow(
@@ -122,7 +122,7 @@ def _why_not(start: Start | None) -> str:
 
 
 def count_text(count: int) -> str:
-    """A number of parameters with three digits: 135M, 1.24B."""
+    """Return a number of parameters with three digits: 135M, 1.24B."""
     if count >= 10**9:
         return f"{count / 1e9:.3g}B"
     return f"{count / 1e6:.3g}M" if count < 999_500_000 else f"{count / 1e9:.3g}B"

@@ -61,7 +61,7 @@ async def make_from_package(
 
 
 async def _python_with_pip(engine_python: Path) -> str:
-    """The daemon's python or the engine's, whichever has pip."""
+    """Return the daemon's python or the engine's, whichever has pip."""
     for python in (sys.executable, str(engine_python)):
         finished = await run([python, "-m", "pip", "--version"], timeout_seconds=_CHECK_SECONDS)
         if finished.code == 0:

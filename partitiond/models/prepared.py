@@ -25,7 +25,7 @@ _LOCK_POLL_SECONDS: Final = 0.2
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the folder was finished and all its files have their sizes."""
+    """Return whether the folder was finished and all its files have their sizes."""
     try:
         sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))["sizes"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -34,7 +34,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def revision_of(folder: Path) -> str | None:
-    """The revision noted when the folder was made."""
+    """Return the revision noted when the folder was made."""
     noted = json.loads((folder / MARKER).read_text(encoding="utf-8")).get("revision")
     return noted if isinstance(noted, str) else None
 

@@ -100,7 +100,7 @@ class Resolver:
         return source
 
     async def _config(self, source: ModelSource, report: Progress) -> Mapping[str, Any]:
-        """The model's config: from the catalog, the folder, or the hub."""
+        """Return the model's config: from the catalog, the folder, or the hub."""
         entry = _known(source)
         if entry is not None:
             return entry.config
@@ -156,7 +156,7 @@ class Resolver:
         return folder, revision_of(folder)
 
     def _converter(self) -> Path:
-        """The engine's Python; called once it is certain that a conversion is needed."""
+        """Return the engine's Python; called once it is certain that a conversion is needed."""
         if self._offline:
             raise ModelSourceError(
                 "the model is not prepared yet, and offline is set.",
@@ -171,7 +171,7 @@ class Resolver:
 
 
 def _known(source: ModelSource) -> CatalogEntry | None:
-    """The catalog's entry, unless the source pins a revision other than the catalog's."""
+    """Return the catalog's entry, unless the source pins a revision other than the catalog's."""
     entry = entry_of(source)
     if entry is None or source.kind is not SourceKind.HUB:
         return entry

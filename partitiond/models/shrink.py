@@ -48,7 +48,9 @@ _PER_LAYER_KEYS: Final = ("layer_types", "no_rope_layers")
 
 
 def shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a tiny model of the same architecture. Raises SpecError as counting does."""
+    """Return the config of a tiny model of the same architecture. Raises SpecError as counting
+    does.
+    """
     architecture = architecture_from_config(config)
     small = dict(config)
     layers = min(architecture.layers, _layers(config))

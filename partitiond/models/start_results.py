@@ -61,17 +61,19 @@ class StartResults:
 
 
 def form_of(entry: CatalogEntry) -> str:
-    """The form's name, as "int4-awq"; empty for the model itself."""
+    """Return the form's name, as "int4-awq"; empty for the model itself."""
     return entry.name.removeprefix(f"{entry.form_of}-") if entry.form_of else ""
 
 
 def start_key(architecture: Architecture, form: str = "") -> str:
-    """Key of the start that models of one family, attention and quantised form have in common."""
+    """Return the key of the start that models of one family, attention and quantised form have in
+    common.
+    """
     return " / ".join(filter(None, (architecture.family, architecture.attention, form)))
 
 
 def tiny_configs() -> dict[str, dict[str, Any]]:
-    """A tiny config of every architecture that can be counted, by its key."""
+    """Return a tiny config of every architecture that can be counted, by its key."""
     found: dict[str, dict[str, Any]] = {}
     for entry in (*CATALOG.values(), *QUANTISED.values()):
         key = start_key(entry.architecture, form_of(entry))

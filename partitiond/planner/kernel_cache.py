@@ -29,7 +29,7 @@ def folder() -> Path | None:
 
 
 def beside_sources() -> bool:
-    """Whether kernels are kept in numba's default place."""
+    """Return whether kernels are kept in numba's default place."""
     return folder() == _BESIDE
 
 

@@ -42,7 +42,7 @@ Solve = Callable[[PlanRequest], object]
 
 
 def is_warm() -> bool:
-    """Whether kernels of this source, interpreter and machine are compiled.
+    """Return whether kernels of this source, interpreter and machine are compiled.
 
     Also True while `warm` uses them. If they cannot be kept, every process compiles its own.
     """

@@ -12,7 +12,7 @@ _ACTOR: contextvars.ContextVar[str] = contextvars.ContextVar("partitiond_actor",
 
 
 def current_actor() -> str:
-    """The actor who asked for what happens now; empty if partitiond acts by itself."""
+    """Return the actor who asked for what happens now; empty if partitiond acts by itself."""
     return _ACTOR.get()
 
 
@@ -27,7 +27,7 @@ def acting(actor: str) -> Iterator[None]:
 
 
 def alone() -> contextvars.Context:
-    """A context without an actor, for a task that outlives what began it."""
+    """Return a context without an actor, for a task that outlives what began it."""
     context = contextvars.copy_context()
     context.run(_ACTOR.set, "")
     return context

@@ -34,7 +34,7 @@ class DriftControl(Protocol):
     def ledger(
         self, model: str | None = None, replica_id: str | None = None, limit: int = 200
     ) -> Sequence[LedgerEntry]:
-        """The ledger, newest first."""
+        """Return the ledger, newest first."""
         ...
 
     def lift(self, profile_id: str) -> Correction:

@@ -26,7 +26,7 @@ class EngineRunner(Protocol):
         ...
 
     async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
-        """Whether the engine answers for one token within the time."""
+        """Return whether the engine answers for one token within the time."""
         ...
 
     async def report(self, handle: EngineHandle) -> EngineReport:
@@ -76,5 +76,7 @@ class EngineRunner(Protocol):
         ...
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
-        """Peak proportional set size of the engine's processes so far (sampled), in bytes."""
+        """Return the peak proportional set size of the engine's processes so far (sampled), in
+        bytes.
+        """
         ...

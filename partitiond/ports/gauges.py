@@ -10,6 +10,7 @@ class DeviceGauges(Protocol):
     """Reads the gauges of all devices of this host."""
 
     def read(self) -> Mapping[str, DeviceReading]:
-        """Readings by device id. May take some milliseconds for each device; never raises: a device
-        that does not answer is left out."""
+        """Return readings by device id. May take some milliseconds for each device; never raises: a
+        device that does not answer is left out.
+        """
         ...

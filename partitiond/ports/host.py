@@ -15,7 +15,7 @@ class DeviceProvider(Protocol):
     """Finds the devices of this host."""
 
     def discover(self) -> Sequence[Device]:
-        """All devices now. Raises DeviceError if the driver refuses."""
+        """Return all devices now. Raises DeviceError if the driver refuses."""
         ...
 
 
@@ -24,7 +24,7 @@ class DeviceCare(Protocol):
     """Optional abilities of a device provider beyond finding devices, for their maintenance."""
 
     def inspect(self, device_id: str) -> DeviceDetails:
-        """Everything that is known of one device. Raises DeviceError, NotFoundError."""
+        """Return everything that is known of one device. Raises DeviceError, NotFoundError."""
         ...
 
     def forgive(self, device_id: str) -> None:
@@ -62,11 +62,11 @@ class ProxyControl(Protocol):
         ...
 
     async def in_flight(self) -> Mapping[str, int] | None:
-        """Requests in flight by replica id; None if the proxy cannot say."""
+        """Return requests in flight by replica id; None if the proxy cannot say."""
         ...
 
     async def traffic(self) -> Mapping[str, Traffic] | None:
-        """Waiting requests, and each model's idle time; None if the proxy cannot say."""
+        """Return waiting requests, and each model's idle time; None if the proxy cannot say."""
         ...
 
     async def key_use(self) -> Mapping[str, KeyUse] | None:
@@ -74,15 +74,15 @@ class ProxyControl(Protocol):
         ...
 
     async def sample(self) -> TrafficSample | None:
-        """The proxy's counts by model, replica and key; None if the proxy cannot say."""
+        """Return the proxy's counts by model, replica and key; None if the proxy cannot say."""
         ...
 
     def last_sample(self) -> TrafficSample | None:
-        """The counts of the proxy that ended last; None if they are not known."""
+        """Return the counts of the proxy that ended last; None if they are not known."""
         ...
 
     async def metrics_text(self) -> str:
-        """The proxy's Prometheus text. Raises PartitiondError if it cannot be reached."""
+        """Return the proxy's Prometheus text. Raises PartitiondError if it cannot be reached."""
         ...
 
     async def stop(self, grace_seconds: float) -> None:
@@ -94,9 +94,9 @@ class Clock(Protocol):
     """A clock, passed as an argument."""
 
     def monotonic(self) -> float:
-        """Seconds that only grow."""
+        """Return seconds that only grow."""
         ...
 
     def utc_iso(self) -> str:
-        """Wall-clock time, ISO 8601 UTC."""
+        """Return the wall-clock time, ISO 8601 UTC."""
         ...

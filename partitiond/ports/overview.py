@@ -9,5 +9,5 @@ class Overviews(Protocol):
     """Makes overviews."""
 
     async def overview(self, window_seconds: float = WINDOW_SECONDS) -> Overview:
-        """Everything at this moment, with rates and means over the last `window_seconds`."""
+        """Return everything at this moment, with rates and means over the last `window_seconds`."""
         ...

@@ -69,11 +69,14 @@ class PartitionControl(Protocol):
         ...
 
     async def faults(self) -> Sequence[DeviceFault]:
-        """Devices whose engines are all broken, or about to be, according to the driver or MPS."""
+        """Return devices whose engines are all broken, or about to be, according to the driver or
+        MPS.
+        """
         ...
 
     async def shares(self) -> Sequence[ShareUse]:
-        """Memory that engines in memory shares hold, under MPS or not: only this check bounds it.
+        """Return the memory that engines in memory shares hold, under MPS or not: only this check
+        bounds it.
 
         Engines about which the driver tells nothing, or whose device does not answer, are left out.
         """

@@ -15,7 +15,7 @@ class ReleaseStore(Protocol):
         ...
 
     def releases(self, model: str | None = None) -> Sequence[Release]:
-        """Releases of one model, or of all, newest version first."""
+        """Return releases of one model, or of all, newest version first."""
         ...
 
     def forget_releases(self, model: str) -> None:
@@ -23,7 +23,7 @@ class ReleaseStore(Protocol):
         ...
 
     def applied_plans(self, limit: int) -> Sequence[Plan]:
-        """Plans that were applied, newest first, including the present one."""
+        """Return plans that were applied, newest first, including the present one."""
         ...
 
 

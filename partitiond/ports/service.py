@@ -50,7 +50,7 @@ class ControlService(Protocol):
         ...
 
     def models(self) -> Sequence[ModelView]:
-        """All models."""
+        """Return all models."""
         ...
 
     def model(self, name: str) -> ModelView:
@@ -139,23 +139,23 @@ class ControlService(Protocol):
         ...
 
     def current_plan(self) -> Plan | None:
-        """The applied plan."""
+        """Return the applied plan."""
         ...
 
     def waiting_plan(self) -> PlanPreview | None:
-        """The plan that the daemon made by itself and that waits for `apply`."""
+        """Return the plan that the daemon made by itself and that waits for `apply`."""
         ...
 
     def replicas(self) -> Sequence[ReplicaView]:
-        """All replicas, including stopped and failed ones that are still wanted."""
+        """Return all replicas, including stopped and failed ones that are still wanted."""
         ...
 
     def devices(self) -> Sequence[Device]:
-        """Devices of this host."""
+        """Return devices of this host."""
         ...
 
     async def device(self, device_id: str) -> DeviceDetails:
-        """Everything that is known of one device. Raises NotFoundError, DeviceError."""
+        """Return everything that is known of one device. Raises NotFoundError, DeviceError."""
         ...
 
     async def cordon(self, device_id: str, reason: str) -> Device:
@@ -181,7 +181,7 @@ class ControlService(Protocol):
         ...
 
     def keys(self) -> Sequence[KeyRecord]:
-        """All keys, oldest first."""
+        """Return all keys, oldest first."""
         ...
 
     def key(self, key_id: str) -> KeyRecord:

@@ -22,7 +22,7 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
     """
 
     def unread(self) -> Sequence[UnreadBody]:
-        """Rows that were found unreadable since the store was opened, each once."""
+        """Return rows that were found unreadable since the store was opened, each once."""
         ...
 
     def wait_until_writable(self, seconds: float) -> None:
@@ -86,7 +86,7 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
         ...
 
     def plan(self) -> Plan | None:
-        """The applied plan; None if there is none, or if the last one cannot be read."""
+        """Return the applied plan; None if there is none, or if the last one cannot be read."""
         ...
 
     def add_event(
@@ -126,7 +126,7 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
         ...
 
     def marks(self, kind: str) -> Mapping[str, str]:
-        """Value by subject of all marks of a kind ("cordon": reason by device id)."""
+        """Return the value by subject of all marks of a kind ("cordon": reason by device id)."""
         ...
 
     def set_mark(self, kind: str, subject: str, value: str | None, at: str = "") -> None:
@@ -138,7 +138,9 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
         ...
 
     def next_counter(self, name: str) -> int:
-        """A number that grows by one with each call and survives restarts (routing version)."""
+        """Return a number that grows by one with each call and survives restarts (routing
+        version).
+        """
         ...
 
     def close(self) -> None:

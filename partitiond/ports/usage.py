@@ -17,11 +17,11 @@ class UsageStore(Protocol):
         ...
 
     def usage_position(self) -> UsagePosition:
-        """The position up to which the proxy's counts are booked; empty at first."""
+        """Return the position up to which the proxy's counts are booked; empty at first."""
         ...
 
     def usage(self, first_hour: str, last_hour: str) -> Sequence[UsageRecord]:
-        """All records of these hours, both included, by hour, key and model."""
+        """Return all records of these hours, both included, by hour, key and model."""
         ...
 
     def drop_usage(self, before_hour: str) -> int:
@@ -38,7 +38,8 @@ class Usages(Protocol):
         until: str | None = None,
         by: Sequence[UsageBy] = (UsageBy.KEY, UsageBy.MODEL),
     ) -> UsageReport:
-        """Usage of the hours from `since` to `until`, ISO 8601 (default: this month, until now).
+        """Return the usage of the hours from `since` to `until`, ISO 8601 (default: this month,
+        until now).
 
         Raises:
             InputError: a time cannot be read, or the times are in the wrong order.

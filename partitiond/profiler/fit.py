@@ -40,7 +40,7 @@ def resident_kv_bytes(
     largest_batch: int,
     workload: Workload,
 ) -> int:
-    """KV bytes that are certainly inside the measured peak.
+    """Return KV bytes that are certainly inside the measured peak.
 
     On a GPU the whole cache is allocated at start. On a CPU it is reserved, and a page becomes
     resident when it is first written; without prefix caching the engine reuses free blocks last in,
@@ -56,7 +56,7 @@ def resident_kv_bytes(
 
 
 def point_footprint(peak_bytes: int, resident: int, needed_kv_bytes: int) -> Bytes:
-    """Footprint at an operating point: peak - K resident + K needed.
+    """Return the footprint at an operating point: peak - K resident + K needed.
 
     One engine start serves all batches, with a KV cache for the largest. The bytes that are
     certainly KV cache are taken off the measured peak, and all that batch b needs are put in their

@@ -104,7 +104,7 @@ def step_note(step: StepTime | None) -> list[str]:
 
 
 def largest_spread(trials: Sequence[Trial]) -> float:
-    """Largest range of throughput among windows of one batch, relative to their mean."""
+    """Return the largest range of throughput among windows of one batch, relative to their mean."""
     by_batch: dict[int, list[float]] = {}
     for trial in trials:
         by_batch.setdefault(trial.batch, []).append(trial.output_tokens_per_s)

@@ -244,7 +244,9 @@ def _draw_tpot(axes: Any, curve: _Curve) -> None:
 
 
 def _around(latencies: Sequence[Latency]) -> list[list[float]]:
-    """Distances in ms from p95 down and up to the ends of its interval; 0 without an interval."""
+    """Return distances in ms from p95 down and up to the ends of its interval; 0 without an
+    interval.
+    """
     down, up = [], []
     for latency in latencies:
         low, high = latency.p95_interval or (latency.p95, latency.p95)
@@ -344,7 +346,7 @@ def _finish_memory(axes: Any, profiles: Sequence[Profile]) -> None:
 
 
 def _ticks(batches: Sequence[int]) -> list[int]:
-    """Batches at least 1.3x apart: closer labels would overlap."""
+    """Return batches at least 1.3x apart: closer labels would overlap."""
     ticks: list[int] = []
     for batch in sorted(batches):
         if not ticks or batch >= 1.3 * ticks[-1]:

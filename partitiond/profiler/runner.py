@@ -116,7 +116,7 @@ class Profiler:
     async def _prior(
         self, request: ProfileRequest, planned: ProfileLaunch, tell: Tell
     ) -> tuple[Prior | None, tuple[str, ...]]:
-        """The search's prior, and a note if it rests on assumed CPU figures."""
+        """Return the search's prior, and a note if it rests on assumed CPU figures."""
         simulated = request.model.spec.engine_kind == "simulated"  # it has a speed of its own
         if request.device.kind is not DeviceKind.CPU or simulated or self._cpu_figures is None:
             return prior_of(request, planned), ()
@@ -189,7 +189,7 @@ async def _confirmed(
 
 
 def _aim(measured: MeasuredTrials) -> ConfirmationTarget | None:
-    """The operating point that replicas will run at; None if no batch holds the SLO."""
+    """Return the operating point that replicas will run at; None if no batch holds the SLO."""
     found, spec = build_profile(measured), measured.request.model.spec
     point = named_point(found, spec.operating_point, spec.slo)
     if point is None or point.output_tokens_per_s <= 0:
@@ -200,7 +200,7 @@ def _aim(measured: MeasuredTrials) -> ConfirmationTarget | None:
 def prior_of(
     request: ProfileRequest, planned: ProfileLaunch, figures: CpuFigures | None = None
 ) -> Prior | None:
-    """The curve that a roofline predicts for this engine, from which a search starts well.
+    """Return the curve that a roofline predicts for this engine, from which a search starts well.
 
     Args:
         request: what is to be measured.

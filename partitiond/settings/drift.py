@@ -9,28 +9,30 @@ class DriftSettings(Table):
     """The comparison of measured with predicted figures."""
 
     enabled: bool = Field(
-        default=True, description="Compare what replicas do with what plans predict of them."
+        default=True,
+        description="Compare the measured figures of replicas with the predicted ones.",
     )
     window_requests: int = Field(
-        30, ge=5, le=10_000, description="Requests that a replica is judged by at a time."
+        30, ge=5, le=10_000, description="Least number of requests in a window that is compared."
     )
     window_seconds: Seconds = Field(
-        20.0, description="Shortest time over which it is judged, in seconds."
+        20.0, description="Shortest length of a window that is compared, in seconds."
     )
     correct: bool = Field(
         default=True,
-        description="Plan with corrected figures where a profile's replicas are slower than it.",
+        description="Plan with corrected figures if replicas are slower than their profile.",
     )
     reprofile: bool = Field(
         default=True,
-        description="Measure such a model again by itself, at a quiet time on spare capacity.",
+        description="Measure a profile that has drifted again automatically, at a quiet time on "
+        "spare capacity.",
     )
     quiet_share: float = Field(
         0.3,
         gt=0,
         le=1,
-        description="Share of their places that replicas use at most at a quiet time.",
+        description="At a quiet time, replicas use at most this share of their slots.",
     )
     quiet_seconds: Seconds = Field(
-        600.0, le=1700.0, description="How long it has to have been so quiet, in seconds."
+        600.0, le=1700.0, description="How long the time has to have been quiet, in seconds."
     )

@@ -43,7 +43,7 @@ class Changes:
     waiting: tuple[str, ...]
 
     def text(self) -> str:
-        """One line for the log and `systemctl status`."""
+        """Return one line for the log and `systemctl status`."""
         if not self.taken and not self.waiting:
             return "settings re-read: nothing changed"
         parts = []
@@ -64,7 +64,7 @@ def changes(used: Mapping[str, object], new: Mapping[str, object]) -> Changes:
 
 
 def taken_over(used: Settings, new: Settings, keys: tuple[str, ...]) -> Settings:
-    """The settings in use, with the new values of these keys (`Changes.taken`)."""
+    """Return the settings in use, with the new values of these keys (`Changes.taken`)."""
     tables: dict[str, dict[str, object]] = {}
     for key in keys:
         table, _, field = key.partition(".")

@@ -14,16 +14,16 @@ class ScalingSettings(Table):
 
     method: Literal["last", "ewma", "holt-damped", "seasonal-naive"] = Field(
         "ewma",
-        description="How demand is foretold. ewma: a mean that weighs the newest steps most (take "
+        description="How demand is forecast. ewma: a mean that weighs the newest steps most (take "
         "this one first); last: the last step again, for demand that jumps and stays; "
         "holt-damped: a trend that fades, for demand that ramps; seasonal-naive: what was one "
         "season ago, for demand that repeats daily.",
     )
     step_seconds: Seconds = Field(
-        10.0, description="Demand is counted in steps of so many seconds."
+        10.0, description="Length of a step in which demand is counted, in seconds."
     )
     horizon_seconds: Seconds = Field(
-        60.0, description="How far ahead demand is foretold, in seconds: about what a start takes."
+        60.0, description="How far ahead demand is forecast, in seconds: about what a start takes."
     )
     season_seconds: Seconds = Field(
         86400.0, description="Length of a season of the seasonal method, in seconds."
@@ -38,13 +38,16 @@ class ScalingSettings(Table):
         0.4,
         ge=0,
         lt=1,
-        description="How far the demand has to stay below what is planned before that is lowered.",
+        description="Share by which demand has to stay below the planned rate before the rate is "
+        "lowered.",
     )
     up_cooldown_seconds: float = Field(
         20.0, ge=0, description="Pause after a raise before the next one, in seconds."
     )
     down_window_seconds: float = Field(
-        300.0, ge=0, description="How many seconds demand has to stay low before less is planned."
+        300.0,
+        ge=0,
+        description="How long demand has to stay low before less is planned, in seconds.",
     )
     floor_req_per_s: float = Field(
         0.01, gt=0, description="Least rate that is planned for a model that is awake."
@@ -52,16 +55,16 @@ class ScalingSettings(Table):
     evict_idle_seconds: float = Field(
         3.0,
         ge=0,
-        description="A model asked for within so many seconds gives up its room to nobody.",
+        description="A model is not evicted for so many seconds after its last request.",
     )
     max_hold_seconds: Seconds = Field(
         120.0,
-        description="Longest wait of a request for a model at zero, in seconds; then 503 with "
-        "Retry-After.",
+        description="Longest wait of a request for a model that is scaled to zero, in seconds; "
+        "then 503 with Retry-After.",
     )
 
     def policy(self) -> ScalingPolicy:
-        """The policy in the form of the core. Raises SpecError."""
+        """Return the policy in the form of the core. Raises SpecError."""
         steps = max(1, round(self.horizon_seconds / self.step_seconds))
         return ScalingPolicy(
             forecast=ForecastPolicy(

@@ -394,7 +394,7 @@ class Settings(Table):
 
 
 def default_config_files() -> tuple[Path, ...]:
-    """The possible paths of the settings file; only the first that exists is read."""
+    """Return the possible paths of the settings file; only the first that exists is read."""
     return (
         platformdirs.user_config_path(APP_NAME) / "config.toml",
         Path("/etc/partitiond/config.toml"),
@@ -448,7 +448,7 @@ def load_settings(
 
 
 def list_settings() -> tuple[SettingInfo, ...]:
-    """Every setting with its type, default, description and environment variable."""
+    """Return every setting with its type, default, description and environment variable."""
     return describe(Settings)
 
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def service_options(settings: Settings) -> ServiceOptions:
-    """Options of the control plane, from the settings."""
+    """Return options of the control plane, from the settings."""
     engine, profiling = settings.engine, settings.profiling
     return ServiceOptions(
         policy=ControllerPolicy(
@@ -83,13 +83,13 @@ def service_options(settings: Settings) -> ServiceOptions:
 
 
 def traced(options: ProxyOptions, tracing: TracingSettings) -> ProxyOptions:
-    """The endpoint's options, with the settings for traces."""
+    """Return the endpoint's options, with the settings for traces."""
     endpoint = "" if tracing.endpoint is None else str(tracing.endpoint)
     return dataclasses.replace(options, traces_endpoint=endpoint, traces_ratio=tracing.ratio)
 
 
 def proxy_options(settings: ProxySettings) -> ProxyOptions:
-    """Options for the endpoint's process: every setting that `ProxyOptions` has a field for.
+    """Return options for the endpoint's process: every setting that `ProxyOptions` has a field for.
 
     Raises:
         SettingsError: the files for TLS cannot be used.
@@ -107,7 +107,8 @@ def proxy_options(settings: ProxySettings) -> ProxyOptions:
 
 
 def _host_memory_bytes(settings: Settings) -> int | None:
-    """Memory of this host for engines of GPUs; None with the CPU device or a simulated host.
+    """Return the memory of this host for engines of GPUs; None with the CPU device or a simulated
+    host.
 
     It is all memory (or cpu.memory, or the cgroup's limit) less the headroom that devices keep.
     A simulated GPU's engines are small, and its host's memory is not this machine's.
@@ -147,7 +148,7 @@ class Reloading:
 
 
 def status_text(replicas: Sequence[ReplicaView]) -> str:
-    """One line for `systemctl status`."""
+    """Return one line for `systemctl status`."""
     serving = [replica for replica in replicas if replica.state == "serving"]
     models = len({replica.model for replica in serving})
     return f"{len(serving)} of {len(replicas)} replicas serve {models} models"

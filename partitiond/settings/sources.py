@@ -109,7 +109,7 @@ def _nest(flat: Mapping[str, object]) -> dict[str, Any]:
 def find_config_file(
     given: Path | None, env: Mapping[str, str], defaults: Sequence[Path]
 ) -> Path | None:
-    """The file to read, or None. A named file must exist."""
+    """Return the file to read, or None. A named file must exist."""
     named = given if given is not None else env.get(CONFIG_VARIABLE) or None
     if named is not None:
         path = Path(named).expanduser().absolute()
@@ -226,7 +226,7 @@ def _refuse_unknown(
 
 
 def _choices(kind: Any) -> tuple[Any, ...]:
-    """Members of a union, None left out; annotations unwrapped."""
+    """Return members of a union, None left out; annotations unwrapped."""
     if typing.get_origin(kind) is typing.Annotated:
         return _choices(typing.get_args(kind)[0])
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -240,7 +240,7 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 
 
 def _holds(kind: Any, wanted: type) -> bool:
-    """Whether a field's type is `wanted`, or an optional or a tuple of `wanted`."""
+    """Return whether a field's type is `wanted`, or an optional or a tuple of `wanted`."""
     return any(
         choice is wanted
         or (typing.get_origin(choice) is tuple and _holds(typing.get_args(choice)[0], wanted))
@@ -315,7 +315,7 @@ def _explain(item: ErrorDetails, origins: Mapping[str, str]) -> str:
 
 
 def describe(schema: type[BaseModel]) -> tuple[SettingInfo, ...]:
-    """Every setting in the order of the schema."""
+    """Return every setting in the order of the schema."""
     return tuple(
         SettingInfo(
             key, _type_words(field), _default_text(field), field.description or "", _variable(key)

@@ -26,7 +26,7 @@ def _size(value: object) -> object:
 
 
 def _http_url(text: str) -> str:
-    """An address that can be asked over HTTP, as it was written."""
+    """Return an address that can be asked over HTTP, as it was written."""
     try:
         parts = urllib.parse.urlsplit(text)
         whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -38,7 +38,7 @@ def _http_url(text: str) -> str:
 
 
 def _index_url(text: str) -> str:
-    """An address of a package index: over HTTP, or a folder that is laid out as an index."""
+    """Return an address of a package index: over HTTP, or a folder that is laid out as an index."""
     if re.fullmatch(r"file:///\S+", text):
         return text
     try:
@@ -48,7 +48,7 @@ def _index_url(text: str) -> str:
 
 
 def _network(text: str) -> str:
-    """A network, or one address, in its canonical form."""
+    """Return a network, or one address, in its canonical form."""
     try:
         network = ipaddress.ip_network(text.strip())
     except ValueError as error:
@@ -59,7 +59,7 @@ def _network(text: str) -> str:
 
 
 def _origin(text: str) -> str:
-    """An origin as browsers send it, or "*"; the scheme's default port is left out."""
+    """Return an origin as browsers send it, or "*"; the scheme's default port is left out."""
     if text == "*":
         return text
     try:
@@ -81,7 +81,7 @@ def _origin(text: str) -> str:
 
 
 def _host_name(text: str) -> str:
-    """A DNS name as clients write it into Host, in lower case, or "*"."""
+    """Return a DNS name as clients write it into Host, in lower case, or "*"."""
     name = text.lower().removesuffix(".")
     if name != "*" and not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", name):
         raise ValueError("write a name such as ai.example: no scheme, no port, in ASCII (xn--...)")
@@ -101,7 +101,7 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this host can reach a listener on `host`; unknown names count as open."""
+    """Return whether only this host can reach a listener on `host`; unknown names count as open."""
     if host == "localhost":
         return True
     try:
@@ -111,7 +111,7 @@ def is_loopback(host: str) -> bool:
 
 
 def reachable_url(host: str, port: int, *, tls: bool = False) -> str:
-    """The URL of a listener for this host. The any-address can be bound, but not called."""
+    """Return the URL of a listener for this host. The any-address can be bound, but not called."""
     scheme = "https" if tls else "http"
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
     shown = f"[{reachable}]" if ":" in reachable else reachable

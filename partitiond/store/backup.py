@@ -131,7 +131,7 @@ def _copy_store(store: Path, copy: Path) -> str:
 
 
 def copying_hint(error: sqlite3.Error, target: Path) -> str:
-    """A hint for a store that could not be copied to this folder."""
+    """Return a hint for a store that could not be copied to this folder."""
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL":
         return f"Free some space in {target}, or choose a folder on another disk."
@@ -156,7 +156,7 @@ def _export_profiles(store: Path, folder: Path) -> int:
 
 
 def _without_version(body: str) -> str:
-    """A stored profile as a profile file; an unreadable profile is left as it is."""
+    """Return a stored profile as a profile file; an unreadable profile is left as it is."""
     with contextlib.suppress(ValueError, RecursionError):
         fields = json.loads(body)
         if isinstance(fields, dict) and fields.pop(VERSION_FIELD, None) is not None:

@@ -115,7 +115,9 @@ def _flock(descriptor: int, path: Path) -> None:
 
 
 def _is_dead(holder: LockHolder | None) -> bool:
-    """Whether the holder was killed. None, a holder that is not yet written, counts as alive."""
+    """Return whether the holder was killed. None, a holder that is not yet written, counts as
+    alive.
+    """
     if holder is None:
         return False
     try:

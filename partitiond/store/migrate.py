@@ -40,7 +40,7 @@ def _config(migrations: Path) -> "Config":
 
 
 def known_revisions(migrations: Path = MIGRATIONS) -> tuple[str, ...]:
-    """All revisions of this version of partitiond, newest first."""
+    """Return all revisions of this version of partitiond, newest first."""
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory.from_config(_config(migrations))
@@ -91,7 +91,7 @@ def _refused(path: str) -> Iterator[None]:
 
 
 def pending(path: Path, revision: str, migrations: Path = MIGRATIONS) -> bool:
-    """Whether a file of this revision must be migrated.
+    """Return whether a file of this revision must be migrated.
 
     Raises:
         StoreError: the revision is not known: a newer partitiond made it.

@@ -41,7 +41,7 @@ class ReleaseRepository(Sessions):
                 session.exec(delete(ReleaseRow).where(own, beyond))
 
     def releases(self, model: str | None = None) -> Sequence[Release]:
-        """Releases of one model, or of all, newest version first."""
+        """Return releases of one model, or of all, newest version first."""
         query = select(ReleaseRow).order_by(col(ReleaseRow.model), col(ReleaseRow.version).desc())
         if model is not None:
             query = query.where(ReleaseRow.model == model)
@@ -49,7 +49,7 @@ class ReleaseRepository(Sessions):
             return [found for row in session.exec(query).all() for found in self._release(row)]
 
     def _release(self, row: ReleaseRow) -> Sequence[Release]:
-        """The release of a row, or nothing if it cannot be read."""
+        """Return the release of a row, or nothing if it cannot be read."""
         what = f"release {row.version} of {row.model}"
         try:
             state = ReleaseState(row.state)
@@ -66,7 +66,7 @@ class ReleaseRepository(Sessions):
             session.exec(delete(ReleaseRow).where(col(ReleaseRow.model) == model))
 
     def applied_plans(self, limit: int) -> Sequence[Plan]:
-        """Plans that were applied, newest first, including the present one."""
+        """Return plans that were applied, newest first, including the present one."""
         query = select(PlanRow).order_by(col(PlanRow.sequence).desc()).limit(limit)
         with self._read() as session:
             rows = session.exec(query).all()

@@ -167,7 +167,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             return found
 
     def profile(self, profile_id: str) -> Profile:
-        """The same object as in `profiles`, once all were read. Raises NotFoundError."""
+        """Return the same object as in `profiles`, once all were read. Raises NotFoundError."""
         with self._lock:
             kept = () if self._closed else self._profiles.get(None, ())
         known = next((one for one in kept if one.id == profile_id), None)
@@ -230,7 +230,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             session.exec(delete(PlanRow).where(too_old))
 
     def plan(self) -> Plan | None:
-        """The applied plan; None if there is none, or if the last one cannot be read."""
+        """Return the applied plan; None if there is none, or if the last one cannot be read."""
         query = select(PlanRow).order_by(col(PlanRow.sequence).desc()).limit(1)
         with self._read() as session:
             row = session.exec(query).first()
@@ -294,7 +294,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
     # --- marks -------------------------------------------------------------------------------
 
     def marks(self, kind: str) -> Mapping[str, str]:
-        """Value by subject of all marks of a kind, by subject."""
+        """Return the value by subject of all marks of a kind, by subject."""
         query = select(MarkRow).where(MarkRow.kind == kind).order_by(col(MarkRow.subject))
         with self._read() as session:
             if kind not in self._marks:
@@ -314,7 +314,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
     # --- counters, end -----------------------------------------------------------------------
 
     def next_counter(self, name: str) -> int:
-        """A number that grows by one with each call and survives restarts; 1 at first."""
+        """Return a number that grows by one with each call and survives restarts; 1 at first."""
         with self._write() as session:
             row = session.get(CounterRow, name) or CounterRow(name=name, value=0)
             row.value += 1
@@ -363,7 +363,7 @@ def _profile_row(profile: Profile) -> ProfileRow:
 
 
 def _by_model(profiles: tuple[Profile, ...]) -> dict[str | None, tuple[Profile, ...]]:
-    """All of them under None, and those of each model under its name, in their order."""
+    """Return all of them under None, and those of each model under its name, in their order."""
     own: dict[str, list[Profile]] = {}
     for profile in profiles:
         own.setdefault(profile.model, []).append(profile)
@@ -373,7 +373,7 @@ def _by_model(profiles: tuple[Profile, ...]) -> dict[str | None, tuple[Profile, 
 def _with_profile(
     profile: Profile, kept: tuple[Profile, ...], *, here: bool
 ) -> tuple[Profile, ...]:
-    """Kept profiles after one was added, newest measurement first.
+    """Return the kept profiles after one was added, newest measurement first.
 
     Args:
         here: the profile is one of them; else a kept profile with its id is only removed.

@@ -66,7 +66,7 @@ class Sessions:
             raise found from error
 
     def _patience_ms(self) -> int:
-        """Milliseconds that a transaction waits for another process's lock.
+        """Return milliseconds that a transaction waits for another process's lock.
 
         A waiting transaction blocks the event loop. So one transaction waits for a lock; while the
         lock is held, the writes that follow only try.
@@ -136,7 +136,7 @@ class Sessions:
             self._unread[what] = UnreadBody(what, error.message)
 
     def unread(self) -> Sequence[UnreadBody]:
-        """Rows that were found unreadable since the store was opened, each once."""
+        """Return rows that were found unreadable since the store was opened, each once."""
         return tuple(self._unread.values())
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ class UsageRepository(Sessions):
             _move(session, position)
 
     def usage_position(self) -> UsagePosition:
-        """The position up to which the proxy's counts are booked; empty at first."""
+        """Return the position up to which the proxy's counts are booked; empty at first."""
         query = select(MarkRow).where(MarkRow.kind == POSITION)
         epoch = ""
         uses: dict[str, dict[str, UsageCount]] = {}
@@ -72,7 +72,7 @@ class UsageRepository(Sessions):
         return UsagePosition(epoch, uses, busy)
 
     def usage(self, first_hour: str, last_hour: str) -> Sequence[UsageRecord]:
-        """All records of these hours, both included, by hour, key and model."""
+        """Return all records of these hours, both included, by hour, key and model."""
         query = (
             select(UsageRow)
             .where(col(UsageRow.hour) >= first_hour, col(UsageRow.hour) <= last_hour)

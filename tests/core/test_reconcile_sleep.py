@@ -64,7 +64,7 @@ def test_no_request_is_cut_off_to_sleep_however_long_it_takes() -> None:
         here.run(wanted)
         here.now += 10 * POLICY.drain_deadline_seconds
         assert here.run(wanted) == ()
-    assert here.engines["g0"].state is ReplicaState.DROWSY
+    assert here.engines["g0"].state is ReplicaState.QUIESCING
 
 
 def test_a_model_that_is_woken_before_it_slept_serves_again_at_once() -> None:
@@ -189,7 +189,7 @@ def test_a_wake_that_takes_too_long_fails() -> None:
 
 def test_an_engine_nobody_wants_any_more_is_ended_while_it_rests_or_sleeps() -> None:
     here = host(a=1)
-    here.add(placement("a-1", [0]), ReplicaState.DROWSY, in_flight=1)
+    here.add(placement("a-1", [0]), ReplicaState.QUIESCING, in_flight=1)
     here.add(placement("a-2", [1]), SLEEPING, sleep_level=1)
     actions = here.run(())
     assert actions == (

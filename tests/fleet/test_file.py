@@ -312,8 +312,8 @@ def test_all_a_device_can_be_is_in_its_table(tmp_path: Path) -> None:
     [
         ("occupied_slices = [8]", "less than 8"),
         ("occupied_slices = [0]\noccupied_sm_percent = 5", "cut by MIG or shared under MPS"),
-        ('occupied_slices = [0]\nmodes = ["mps"]', "others use the GPU in the mode mig"),
-        ('occupied_sm_percent = 9\nmodes = ["mig"]', "others use the GPU in the mode mps"),
+        ('occupied_slices = [0]\nmodes = ["mps"]', "other programs use the GPU in the mode mig"),
+        ('occupied_sm_percent = 9\nmodes = ["mig"]', "other programs use the GPU in the mode mps"),
         ('mig_instances = ["3g.40gb"]', "has no first slice"),
         ('mig_instances = ["3g.40gb@1"]', "cannot start at slice 1"),
         ('mig_instances = ["3g.40gb@4", "2g.20gb@6"]', "cannot start at slice 6"),

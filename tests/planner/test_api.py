@@ -222,7 +222,7 @@ def test_a_demand_next_to_nothing_is_served(objective: Objective) -> None:
     [
         ({"cordoned": True}, "is cordoned"),
         ({"occupied_sm_percent": 100}, "hold all SMs"),
-        ({"occupied_slices": (0,), "modes": (SharingMode.MPS,)}, "in others' use"),
+        ({"occupied_slices": (0,), "modes": (SharingMode.MPS,)}, "for other programs"),
         ({"modes": ()}, "no device allows any sharing mode"),
     ],
 )

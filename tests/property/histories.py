@@ -211,7 +211,7 @@ class History:
                 self._check_stop(self.here.engines[generation], reason)
             case SleepReplica(generation=generation) | WakeReplica(generation=generation):
                 engine = self.here.engines[generation]
-                known = engine.state is ReplicaState.DROWSY and isinstance(action, WakeReplica)
+                known = engine.state is ReplicaState.QUIESCING and isinstance(action, WakeReplica)
                 # One that only rests gives and takes no memory.
                 assert known or engine.placement.device_id not in self.here.unknown
             case _:

@@ -18,7 +18,7 @@ router = APIRouter(prefix="/scaling", tags=["scaling"])
     response_model=list[closed(ScalingView)],  # type: ignore[misc]
 )
 async def list_scaling(service: Service) -> Response:
-    """What is asked of each, what is expected, and what is planned for; who is at zero."""
+    """List the demand, the forecast and the planned rate of each; and which are scaled to zero."""
     return reply(list(service.scaling.views()))
 
 

@@ -96,7 +96,7 @@ class _Remembered:
 
 _SERVING: Final = (ReplicaState.STARTING, ReplicaState.SERVING)
 _SLEEPING: Final = (
-    ReplicaState.DROWSY,
+    ReplicaState.QUIESCING,
     ReplicaState.FALLING_ASLEEP,
     ReplicaState.SLEEPING,
     ReplicaState.WAKING,

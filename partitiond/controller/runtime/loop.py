@@ -68,7 +68,7 @@ from partitiond.ports import (
 
 log = logging.getLogger(__name__)
 
-_FINISHING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.DROWSY})
+_FINISHING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.QUIESCING})
 """States of an engine that gets no new requests and finishes those in flight."""
 
 

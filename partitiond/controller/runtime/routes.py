@@ -73,7 +73,7 @@ def service_seconds(placement: Placement, spec: ModelSpec) -> float:
 
 _AT_REST: Final = frozenset(
     {
-        ReplicaState.DROWSY,
+        ReplicaState.QUIESCING,
         ReplicaState.FALLING_ASLEEP,
         ReplicaState.SLEEPING,
         ReplicaState.WAKING,
@@ -212,7 +212,7 @@ def _serves(engine: RoutedEngine) -> bool:
 
 
 def _drains(engine: RoutedEngine) -> bool:
-    leaving = (ReplicaState.DRAINING, ReplicaState.DROWSY)
+    leaving = (ReplicaState.DRAINING, ReplicaState.QUIESCING)
     return engine.observed.state in leaving and not engine.broken
 
 

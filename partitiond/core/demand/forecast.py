@@ -201,5 +201,5 @@ def _middle(series: Series, policy: ForecastPolicy) -> float:
 
 
 def _scale(req_per_s: float, policy: ForecastPolicy) -> float:
-    """Scatter of counts of independent arrivals around the rate, from one request up."""
+    """Return the scatter of counts of independent arrivals around the rate, from one request up."""
     return math.sqrt(max(req_per_s, 1 / policy.step_seconds) / policy.step_seconds)

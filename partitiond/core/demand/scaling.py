@@ -142,7 +142,7 @@ class Decision:
 
 
 def begun_at(req_per_s: float | None) -> ScalingState:
-    """The state of a model that is already planned for at this rate."""
+    """Return the state of a model that is already planned for at this rate."""
     return ScalingState(planned_req_per_s=req_per_s)
 
 
@@ -181,7 +181,9 @@ def scale(state: ScalingState, step: MeasuredDemand, policy: ScalingPolicy) -> D
 def _under_pressure(
     state: ScalingState, step: MeasuredDemand, expected: Forecast, policy: ScalingPolicy
 ) -> float:
-    """The rate to plan if requests queue although the plan should do: it promises too much."""
+    """Return the rate to plan if requests queue although the plan should do: it promises too
+    much.
+    """
     planned = state.planned_req_per_s
     if planned is None or policy.pressure_seconds is None or step.queue_seconds is None:
         return 0.0
@@ -194,7 +196,7 @@ def _under_pressure(
 def _window(
     uppers: tuple[tuple[float, float], ...], at: float, upper: float, seconds: float
 ) -> tuple[tuple[float, float], ...]:
-    """The window with one more entry; its first entry is the greatest."""
+    """Return the window with one more entry; its first entry is the greatest."""
     kept = [(when, value) for when, value in uppers if when >= at - seconds and value > upper]
     return (*kept, (at, upper))
 
@@ -225,7 +227,9 @@ def replicas_for(
     min_replicas: int = 0,
     max_replicas: int | None = None,
 ) -> int:
-    """Replicas of one size that serve a rate, within bounds; at least one if the rate is not 0."""
+    """Return replicas of one size that serve a rate, within bounds; at least one if the rate is not
+    0.
+    """
     if req_per_s <= 0:
         needed = 0
     elif capacity_req_per_s <= 0:
@@ -266,7 +270,8 @@ def work_factor(
 def within_freedom(
     diff: PlanDiff, autoscaled: Collection[str], placed: Collection[str], *, short: bool
 ) -> bool:
-    """Whether a plan may be applied automatically although it stops or moves running replicas.
+    """Return whether a plan may be applied automatically although it stops or moves running
+    replicas.
 
     Only models that scale by themselves may lose replicas, and never the last one: scaling to zero
     is decided elsewhere, by idleness. A move costs a start, so it has to gain something.
@@ -286,8 +291,10 @@ def within_freedom(
 
 
 def is_short(applied: Plan | None, coming: Plan, wanted_req_per_s: Mapping[str, float]) -> bool:
-    """Whether the applied plan gives some model less than is to be planned for, and the coming plan
-    gives it more: a model that may have no more replicas is no reason to move others for ever."""
+    """Return whether the coming plan gives some model more, of which the applied plan gives less
+    than is to be planned for. A model that may have no more replicas is no reason to move other
+    models for ever.
+    """
     now, then = _capacities(applied), _capacities(coming)
     return any(
         now.get(model, 0.0) < min(rate, then.get(model, 0.0))
@@ -296,10 +303,11 @@ def is_short(applied: Plan | None, coming: Plan, wanted_req_per_s: Mapping[str, 
 
 
 def overtaken(diff: PlanDiff, plan: Plan, wanted_req_per_s: Mapping[str, float]) -> bool:
-    """Whether a plan takes from a model of which by now more is wanted than the plan was made for.
+    """Return whether a plan takes replicas from a model whose demand has grown since the plan was
+    made.
 
-    Demand changes while a plan is made. That alone makes no plan useless, or none would ever be
-    applied while demand grows; but the replicas to be taken may be needed by now.
+    Demand changes while a plan is made. That alone makes no plan useless, or no plan would ever
+    be applied while demand grows; but the replicas to be taken may be needed by now.
     """
     touched = {p.model for p in (*diff.stop, *(old for old, _ in diff.move))}
     return any(

@@ -202,7 +202,7 @@ class TrafficWindow:
 
     @classmethod
     def between(cls, old: TrafficSample, new: TrafficSample) -> Self:
-        """The window from `old` to `new`.
+        """Return the window from `old` to `new`.
 
         Counts that began anew in between (another proxy, another engine process) count from then.
         """
@@ -282,7 +282,8 @@ def _fewer(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
 def bucket_quantile(
     counts: tuple[int, ...], quantile: float, bounds: tuple[float, ...] = TTFT_BOUNDS
 ) -> float | None:
-    """Upper bound of the bucket that holds the quantile; the last bound for values above all.
+    """Return the upper bound of the bucket that holds the quantile; the last bound for values above
+    all.
 
     None if nothing was counted.
     """

@@ -61,12 +61,13 @@ class Rejected:
 
 
 def has_slot(load: LoadView, slowness: float = 1.0) -> bool:
-    """Whether the replica has room for one more sequence, KV tokens aside."""
+    """Return whether the replica has room for one more sequence, KV tokens aside."""
     return load.sequences == 0 or load.sequences < effective_limit(load.max_sequences, slowness)
 
 
 def admits(load: LoadView, cost: Cost, slowness: float = 1.0) -> bool:
-    """Whether the replica has room for the request now (eligibility is `balance.is_eligible`).
+    """Return whether the replica has room for the request now (eligibility is
+    `balance.is_eligible`).
 
     Args:
         slowness: of the replica (see `balance.Slowness`): its limit is smaller while it is slow.
@@ -204,12 +205,12 @@ def estimate_cost(
 def expected_wait_seconds(
     sequences_ahead: int, sequences_in_flight: int, service_seconds: float
 ) -> float:
-    """Seconds until the sequences ahead plus one more have found a slot (Little's law)."""
+    """Return seconds until the sequences ahead plus one more have found a slot (Little's law)."""
     return (sequences_ahead + 1) * service_seconds / max(1, sequences_in_flight)
 
 
 def retry_after_seconds(wait_seconds: float) -> int:
-    """Whole seconds for a Retry-After header, between 1 and `MAX_RETRY_AFTER_SECONDS`."""
+    """Return whole seconds for a Retry-After header, between 1 and `MAX_RETRY_AFTER_SECONDS`."""
     return max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(wait_seconds)))
 
 
@@ -303,7 +304,8 @@ def refuse_after_waiting(
 
 
 def waits_for_replica(expected_seconds: float, within_seconds: float) -> bool:
-    """Whether a request should wait for a replica that is starting, rather than be refused at once.
+    """Return whether a request should wait for a replica that is starting, rather than be refused
+    at once.
 
     Args:
         expected_seconds: until the replica should serve; zero or negative if the replica is due

@@ -65,7 +65,9 @@ class SessionAffinity:
 
 
 def _digest(session: str) -> bytes:
-    """Digest of fixed size. JSON can hold lone surrogates, which are not text but valid names."""
+    """Return the digest of fixed size. JSON can hold lone surrogates, which are not text but valid
+    names.
+    """
     encoded = session.encode(errors="surrogatepass")
     return hashlib.blake2b(encoded, digest_size=_DIGEST_BYTES).digest()
 
@@ -81,7 +83,7 @@ class Prefixes:
         return len(self._known)
 
     def matched(self, blocks: tuple[bytes, ...]) -> int:
-        """Number of blocks at the beginning that some replica has read."""
+        """Return the number of blocks at the beginning that some replica has read."""
         return next((n for n in range(len(blocks), 0, -1) if blocks[n - 1] in self._known), 0)
 
     def prefer(self, blocks: tuple[bytes, ...]) -> tuple[str, ...]:
@@ -120,7 +122,7 @@ def prefix_blocks(
     block_bytes: int = BLOCK_BYTES,
     max_blocks: int = MAX_BLOCKS,
 ) -> tuple[bytes, ...]:
-    """Digests of the prompt's beginnings at each whole block, shortest first.
+    """Return digests of the prompt's beginnings at each whole block, shortest first.
 
     Args:
         prompt: its bytes, from the point where prompts of one kind can be equal (of a chat: the

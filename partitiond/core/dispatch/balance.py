@@ -86,12 +86,12 @@ LoadT = TypeVar("LoadT", bound=LoadView)
 
 
 def occupancy(load: LoadView) -> float:
-    """Sequences in flight over the limit; 1.0 is full."""
+    """Return sequences in flight over the limit; 1.0 is full."""
     return load.sequences / max(1, load.max_sequences)
 
 
 def is_eligible(load: LoadView, tried: Collection[str] = ()) -> bool:
-    """Whether a new request may go to the replica at all, at any load."""
+    """Return whether a new request may go to the replica at all, at any load."""
     return not (load.draining or load.ejected or load.replica_id in tried)
 
 
@@ -144,7 +144,7 @@ def choose_replica(
 
 
 def effective_limit(max_sequences: int, slowness: float) -> int:
-    """Sequence limit of a slow replica, at least 1 so that its recovery can be seen.
+    """Return the sequence limit of a slow replica, at least 1 so that its recovery can be seen.
 
     A limit is the batch whose steps are short enough, so a slower replica has a smaller one. At
     this limit a slow replica steps as fast as one just below `SLOW_FROM` at its full limit. With a
@@ -280,7 +280,7 @@ class EjectionState:
     ejected_until: float = 0.0
 
     def is_ejected(self, now: float) -> bool:
-        """Whether the replica is ejected at this moment."""
+        """Return whether the replica is ejected at this moment."""
         return now < self.ejected_until
 
 

@@ -31,7 +31,7 @@ from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 
 
 class Dispatcher(Generic[RequestT, LoadT]):
-    """See the module.
+    """Starts, queues or refuses each request of one model; the module describes how.
 
     Attributes:
         route: of the model, as of the last table.
@@ -224,7 +224,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
                 self._told.append((entry, longer))
 
     def _hold(self, request: RequestT, waited_seconds: float, now: float) -> bool:
-        """Whether the request may wait for a replica to start; it may be held already."""
+        """Return whether the request may wait for a replica to start; it may be held already."""
         if not request.held and self._holds and not request.tried:
             longest = min(self.route.max_wait_seconds, request.max_wait_seconds) - waited_seconds
             request.held = waits_for_replica(self._ready_in(now), longest)
@@ -232,8 +232,8 @@ class Dispatcher(Generic[RequestT, LoadT]):
         return request.held and not request.tried and self._comes_back
 
     def _anyone_for(self, request: RequestT) -> bool:
-        """Whether waiting makes sense: an ejected replica comes back, but a retry is not kept, and
-        nobody knows when a replica that refuses connections comes back.
+        """Return whether waiting makes sense. An ejected replica comes back, but a retry is not
+        kept, and it is not known when a replica that refuses connections comes back.
 
         A request that came while the model slept, or that is held while a replica starts, waits
         without any replica, even if the start takes longer than the request may wait.
@@ -259,7 +259,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
         return self._holds or ((starting or serving) and not self._removed)
 
     def _ready_in(self, now: float) -> float:
-        """Seconds until a replica should serve; zero or negative if it is due or unknown."""
+        """Return seconds until a replica should serve; zero or negative if it is due or unknown."""
         at = self.route.ready_at
         return at - now if at > 0 else 0.0
 

@@ -46,7 +46,7 @@ class _Account(Generic[ItemT]):
         self.tokens = 0.0
 
     def places(self, more: int = 0) -> float:
-        """Places that the key takes in the queue, per weight."""
+        """Return places that the key takes in the queue, per weight."""
         return (len(self.waiting) + more) / self.weight
 
 
@@ -174,12 +174,12 @@ class FairKeys(Generic[ItemT]):
             self._move(account, account.tag + (actual - charged) / account.weight)
 
     def is_over_share(self, entry: Waiting[ItemT]) -> bool:
-        """Whether the request's key has used more than its share lately."""
+        """Return whether the request's key has used more than its share lately."""
         account = self._accounts[entry.key]
         return account.tag > account.group.virtual_time
 
     def others_active(self, key: str) -> bool:
-        """Whether another key started a request lately."""
+        """Return whether another key started a request lately."""
         last = self._starts if self._last_key != key else self._last_other
         return self._starts - last < RECENT_STARTS
 
@@ -200,7 +200,9 @@ class FairKeys(Generic[ItemT]):
         return None
 
     def ahead(self, key: str, weight: float, priority: int, deadline: float) -> float:
-        """Sequences that would start before a newcomer; an entry counts as its key's mean."""
+        """Return sequences that would start before a newcomer; an entry counts as its key's
+        mean.
+        """
         ahead, below = 0.0, 0
         for group in self._groups:
             if group.priority > priority:
@@ -268,7 +270,7 @@ class FairKeys(Generic[ItemT]):
         self._move(account, start + tokens / account.weight)
 
     def _lifted(self, account: _Account[ItemT]) -> float:
-        """Tag of a key that returns: idleness earns no more than some credit."""
+        """Return the tag of a key that returns: idleness earns no more than some credit."""
         return max(account.tag, account.group.virtual_time - self._credit(account.weight))
 
     def _credit(self, weight: float) -> float:

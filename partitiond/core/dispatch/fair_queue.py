@@ -65,7 +65,10 @@ _PER_PRIORITY: Final = 4e9
 
 
 class FairQueue(Generic[ItemT]):
-    """See the module. `max_entries` bounds `push`, and may be changed at any time."""
+    """Queues the requests of one model; the module describes the order.
+
+    `max_entries` bounds `push`, and may be changed at any time.
+    """
 
     def __init__(self, max_entries: int = 256, credit_share: float = CREDIT_SHARE) -> None:
         self.max_entries = max_entries
@@ -124,7 +127,9 @@ class FairQueue(Generic[ItemT]):
         return True
 
     def has_paid(self, entry: Waiting[ItemT]) -> bool:
-        """Whether the entry was admitted before, so that its key gets no refund when it leaves."""
+        """Return whether the entry was admitted before, so that its key gets no refund when it
+        leaves.
+        """
         return not (entry in self._keys or entry in self._aside or entry in self._owing)
 
     def let_owe(self, entry: Waiting[ItemT]) -> None:
@@ -195,12 +200,13 @@ class FairQueue(Generic[ItemT]):
         return math.ceil(first + self._keys.ahead(key, weight, priority, deadline) - 1e-9)
 
     def head_since(self) -> float | None:
-        """When the next request joined the queue; None for an empty queue."""
+        """Return when the next request joined the queue; None for an empty queue."""
         head = self._head()
         return None if head is None else head.since
 
     def urgency(self) -> float | None:
-        """Urgency of the head, comparable between the queues of one host: the least goes first.
+        """Return the urgency of the head, comparable between the queues of one host: the least goes
+        first.
 
         Higher priorities come first, then keys below their share, then the longest wait. By age
         alone, the worker with a flood's old backlog would take every slot.
@@ -232,7 +238,7 @@ class FairQueue(Generic[ItemT]):
         return free, spare > math.floor(HEADROOM_SHARE * slots)
 
     def _set_aside_next(self, spare: bool) -> Waiting[ItemT] | None:
-        """Move the next request in the fair order into the lane, and charge its key."""
+        """Set the next request in the fair order aside, and charge its key."""
         entry = self._keys.next()
         if entry is None or len(self._aside) >= MAX_ASIDE:
             return None

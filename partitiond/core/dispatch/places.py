@@ -76,7 +76,7 @@ class Places(Generic[RequestT, LoadT]):
         self._loads = loads
 
     def loads(self) -> Collection[LoadT]:
-        """All replicas, draining ones included."""
+        """Return all replicas, draining ones included."""
         return self._loads
 
     def add(self, load: LoadT, request: RequestT) -> None:
@@ -84,15 +84,17 @@ class Places(Generic[RequestT, LoadT]):
         raise NotImplementedError
 
     def serve(self) -> bool:
-        """Whether any replica takes requests, now or once it has room or its ejection is over."""
+        """Return whether any replica takes requests, now or once it has room or its ejection is
+        over.
+        """
         return any(not load.draining for load in self.loads())
 
     def sequences_in_flight(self) -> int:
-        """Sequences in flight on all replicas together."""
+        """Return sequences in flight on all replicas together."""
         return sum(load.sequences for load in self.loads())
 
     def waiting_elsewhere(self) -> tuple[int, int]:
-        """(requests, sequences) that wait for the same places in other queues."""
+        """Return (requests, sequences) that wait for the same places in other queues."""
         return 0, 0
 
     def join(
@@ -134,7 +136,9 @@ class Places(Generic[RequestT, LoadT]):
         return self._take_of(queue, self.loads(), slowness, now)
 
     def has_another_for(self, request: RequestT) -> bool:
-        """Whether a replica that has not failed the request could take it, whatever the load."""
+        """Return whether a replica that has not failed the request could take it, whatever the
+        load.
+        """
         return any(is_eligible(load, request.tried) for load in self.loads())
 
     def _choose(
@@ -152,7 +156,9 @@ class Places(Generic[RequestT, LoadT]):
     def _with_room(
         self, request: RequestT, cost: Cost, slow: Mapping[str, float]
     ) -> Iterable[LoadT]:
-        """Replicas that have room for it now; at least those that `choose_replica` may choose."""
+        """Return replicas that have room for it now; at least those that `choose_replica` may
+        choose.
+        """
         del request
         return [load for load in self.loads() if admits(load, cost, slow.get(load.replica_id, 1.0))]
 

@@ -122,7 +122,9 @@ class _Suspicion:
 
 
 def fingerprint(model: str, body: bytes) -> bytes:
-    """Digest of what makes two requests the same: the model and the body, byte by byte."""
+    """Return the digest of what makes two requests the same: the model and the body, byte by
+    byte.
+    """
     digest = hashlib.blake2b(model.encode(), digest_size=_DIGEST_BYTES)
     digest.update(b"\0")
     digest.update(body)
@@ -141,7 +143,8 @@ class Quarantine:
         return len(self._suspected)
 
     def check(self, fingerprint: bytes, now: float) -> Rejected | None:
-        """Why a request may not go to any replica now, or None. Called before its first attempt.
+        """Explain why a request may not go to any replica now, or None. Called before its first
+        attempt.
 
         A suspect whose quarantine is over is on trial from this call until it has ended.
         """

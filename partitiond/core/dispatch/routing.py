@@ -206,7 +206,7 @@ class RoutingTable:
     schema_version: int = ROUTING_SCHEMA_VERSION
 
     def replicas_of(self, model: str) -> tuple[ReplicaRoute, ...]:
-        """All replicas of a model, draining ones included."""
+        """Return all replicas of a model, draining ones included."""
         return tuple(r for r in self.replicas if r.model == model)
 
 
@@ -214,14 +214,14 @@ EMPTY_ROUTING_TABLE: Final = RoutingTable(version=0, models=(), replicas=())
 
 
 def service_seconds(ttft_seconds: float, tpot_seconds: float, output_tokens: float) -> float:
-    """Expected time of one request in an engine: TTFT + (outputs - 1) x TPOT."""
+    """Return the expected time of one request in an engine: TTFT + (outputs - 1) x TPOT."""
     return ttft_seconds + (output_tokens - 1) * tpot_seconds
 
 
 def longest_wait_seconds(
     limit_seconds: float, ttft_bound_seconds: float | None, engine_ttft_seconds: float
 ) -> float:
-    """Longest wait for a slot after which a request can still meet its SLO's TTFT bound.
+    """Return the longest wait for a slot after which a request can still meet its SLO's TTFT bound.
 
     The bound counts from the request's last byte, so the engine's own time to the first token is
     subtracted. A request that started later would be late anyway, and would take the place of one

@@ -46,7 +46,7 @@ class Correction:
 
 
 def pooled(entries: Sequence[LedgerEntry]) -> Verdict:
-    """Joint verdict on one profile, from the last entry of each of its replicas.
+    """Return the joint verdict on one profile, from the last entry of each of its replicas.
 
     The verdict is slower (or faster) if at least `MOST` of the replicas with a verdict are.
     """

@@ -113,7 +113,7 @@ class Track:
 
     @property
     def meant(self) -> tuple[float, ...]:
-        """The windows that the verdict is about."""
+        """The windows that the verdict rests on."""
         if self.verdict is Verdict.SLOWER:
             return self.recent[-max(self.slower_for, LEAST_WINDOWS) :]
         if self.verdict is Verdict.FASTER:
@@ -183,7 +183,8 @@ def _clipped(value: float) -> float:
 
 
 def scatter_of(values: Sequence[float]) -> float:
-    """Standard deviation of one window's y, from successive differences and `USUAL_SCATTER`.
+    """Return the standard deviation of one window's y, from successive differences and
+    `USUAL_SCATTER`.
 
     The largest difference is left out: it may be the very shift to detect.
     """
@@ -203,7 +204,7 @@ _T_95: Final = (
 
 
 def t_95(freedom: int) -> float:
-    """Student's t of a two-sided 95 % interval."""
+    """Return Student's t of a two-sided 95 % interval."""
     return _T_95[freedom - 1] if freedom <= len(_T_95) else 2.0
 
 
@@ -299,7 +300,9 @@ def _worst(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def verdict_of(tracks: Tracks) -> Verdict:
-    """Verdict of a replica over all its windows, even if the last one lacked some figures."""
+    """Return the verdict of a replica over all its windows, even if the last one lacked some
+    figures.
+    """
     return _worst(track.verdict for track in tracks.values())
 
 

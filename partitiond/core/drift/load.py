@@ -114,7 +114,9 @@ def sharing_factor(
 
 
 def tolerated(profile: Profile) -> float:
-    """Share by which the profile itself may be off: the plan's margin plus its half-width."""
+    """Return the share by which the profile itself may be off: the plan's margin plus its
+    half-width.
+    """
     known = [p for p in profile.points if p.output_tokens_per_s > 0]
     width = max((p.half_width / p.output_tokens_per_s for p in known), default=0.0)
     return RATE_MARGIN[profile.kind] + min(width, 0.1)
@@ -204,19 +206,20 @@ class _Curve:
         )
 
     def round(self, batch: float) -> float:
-        """T(b) in seconds."""
+        """Return T(b) in seconds."""
         return _between(self.rounds, batch)
 
     def first(self, batch: float) -> float:
-        """Mean time to the first token."""
+        """Return the mean time to the first token."""
         return _between(self.firsts, batch)
 
     def tpot(self, batch: float) -> float:
-        """Mean time per further token."""
+        """Return the mean time per further token."""
         return _between(self.tpots, batch)
 
     def fluctuation(self, batch: float) -> float:
-        """Share by which Poisson arrivals of this mean slow a token, against a constant batch.
+        """Return the share by which Poisson arrivals of this mean slow a token, against a constant
+        batch.
 
         Tokens are generated while more is in flight than the mean: by var(b) a / (b T(b)), for
         T = a + c b. The batch while busy is a Poisson number other than zero.
@@ -302,7 +305,7 @@ _NEWTON_STEPS: Final = 30
 
 
 def _busy_variance(mean: float) -> float:
-    """Variance of a Poisson number that is not zero and has this mean."""
+    """Return the variance of a Poisson number that is not zero and has this mean."""
     if mean <= 1.0 + 1e-9:
         return 0.0
     rate = mean  # solves rate / (1 - exp(-rate)) = mean, from above; a contraction

@@ -75,7 +75,7 @@ class OpenWindow:
         return self.last.ok - self.first.ok
 
     def goes_on(self, count: ReplicaCount) -> bool:
-        """Whether these counts continue the earlier ones.
+        """Return whether these counts continue the earlier ones.
 
         Another engine process begins at zero. Counts also fall if one of several proxy workers
         died before it reported its counts.

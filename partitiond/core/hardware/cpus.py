@@ -21,7 +21,7 @@ width; without one, engines convert to 32 bit and gain nothing."""
 
 
 def cpu_hardware(key: str, cores: int, memory_bytes: int) -> HardwareSpec:
-    """Assumed figures of a CPU with `cores` usable cores; nothing about it was measured."""
+    """Return assumed figures of a CPU with `cores` usable cores; nothing about it was measured."""
     return HardwareSpec(
         key=key,
         kind=DeviceKind.CPU,
@@ -37,7 +37,7 @@ def cpu_hardware(key: str, cores: int, memory_bytes: int) -> HardwareSpec:
 
 
 def measured_cpu(key: str, memory_bytes: int, figures: CpuFigures) -> HardwareSpec:
-    """The specification of a CPU with measured figures."""
+    """Return the specification of a CPU with measured figures."""
     gain = BFLOAT16_GAIN if figures.bfloat16 else 1.0
     return HardwareSpec(
         key=key,

@@ -128,7 +128,7 @@ class HardwareSpec:
     cores: int = 0
 
     def device(self, device_id: str, host: str, cores: tuple[int, ...]) -> "Device":
-        """A device of this kind as the catalog describes it, all of it free."""
+        """Return a device of this kind as the catalog describes it, all of it free."""
         return Device(
             id=device_id,
             kind=self.kind,
@@ -183,7 +183,9 @@ class ForeignProcess:
 
 
 def short_device(device_id: str) -> str:
-    """A device's id for people: of a GPU's UUID the first eight digits, which tell GPUs apart."""
+    """Return a device's id for people: of a GPU's UUID the first eight digits, which tell GPUs
+    apart.
+    """
     return device_id[:12] if device_id.startswith("GPU-") else device_id
 
 
@@ -259,7 +261,8 @@ class Device:
 
 
 def silent_device(device: Device, why: str) -> Device:
-    """The device as last seen, marked as silent: it answers no more, and nothing is placed there.
+    """Return the device as last seen, marked as silent: it answers no more, and nothing is placed
+    there.
 
     Args:
         why: "silent for 30 s".
@@ -276,5 +279,5 @@ def silent_device(device: Device, why: str) -> Device:
 
 
 def headroom_bytes(total_bytes: int) -> int:
-    """Memory left free on purpose on a device: max(512 MiB, 3 %)."""
+    """Return the memory left free on purpose on a device: max(512 MiB, 3 %)."""
     return max(512 * MIB, -(-total_bytes * 3 // 100))

@@ -16,7 +16,7 @@ _BY_NAME: Final[dict[str, HardwareSpec]] = {
 
 
 def find_hardware(text: str) -> tuple[HardwareSpec, MigProfile | None]:
-    """The kind of GPU behind a name, and the MIG profile after a colon.
+    """Return the kind of GPU behind a name, and the MIG profile after a colon.
 
     Args:
         text: a key or another name of the catalog, as "a100-40gb", "L4", "a100-40gb:1g.5gb".
@@ -39,7 +39,7 @@ def find_hardware(text: str) -> tuple[HardwareSpec, MigProfile | None]:
 
 
 def hardware_for_key(key: str, memory_bytes: int = 0) -> HardwareSpec:
-    """The kind of device behind the hardware key of a profile.
+    """Return the kind of device behind the hardware key of a profile.
 
     A CPU's key names its number of cores; their speed is assumed.
 
@@ -57,7 +57,7 @@ def hardware_for_key(key: str, memory_bytes: int = 0) -> HardwareSpec:
 
 
 def mig_profile(spec: HardwareSpec, name: str) -> MigProfile:
-    """The MIG profile of this name.
+    """Return the MIG profile of this name.
 
     Raises:
         SpecError: the GPU offers no profile of this name.

@@ -50,7 +50,9 @@ class GpuUse:
         return max(0, self.total_bytes - self.reserved_bytes - self.free_bytes)
 
     def held_by(self, pids: Sequence[int]) -> int | None:
-        """Memory that these processes hold together; None if the driver reports none of it."""
+        """Return the memory that these processes hold together; None if the driver reports none of
+        it.
+        """
         known = [p.used_bytes for p in self.processes if p.pid in pids and p.used_bytes is not None]
         return sum(known) if known else None
 
@@ -70,14 +72,17 @@ class Neighbour:
 
 
 def promised_bytes(neighbours: Sequence[Neighbour]) -> int:
-    """Memory that neighbours may still take: promised and, as far as is known, not held yet."""
+    """Return the memory that neighbours may still take: promised and, as far as is known, not held
+    yet.
+    """
     return sum(
         max(0, n.budget_bytes - n.held_bytes) for n in neighbours if n.held_bytes is not None
     )
 
 
 def room_bytes(use: GpuUse, neighbours: Sequence[Neighbour]) -> int:
-    """Memory for one more engine without taking it from a neighbour; negative if overdrawn.
+    """Return the memory for one more engine without taking it from a neighbour; negative if
+    overdrawn.
 
     This is the free memory less what is promised and not held. If the driver does not tell what a
     neighbour holds, the budgets of all have to fit as well, whatever is free at the moment.
@@ -97,7 +102,7 @@ def tolerance_bytes(budget_bytes: int) -> int:
 def overshoot(
     budget_bytes: int, held_bytes: int, use: GpuUse, neighbours: Sequence[Neighbour]
 ) -> str:
-    """Why an engine that holds this much may not stay; empty if it may.
+    """Explain why an engine that holds this much may not stay; empty if it may.
 
     Args:
         budget_bytes: of its partition.
@@ -131,7 +136,7 @@ def outgrown(
     tolerance_bytes: int,
     looks: int = OUTGROWN_LOOKS,
 ) -> bool:
-    """Whether a serving engine has outgrown its share of a device and has to go.
+    """Return whether a serving engine has outgrown its share of a device and has to go.
 
     Args:
         budget_bytes: of its partition.
@@ -144,7 +149,8 @@ def outgrown(
 
 
 def kv_shortfall(planned_tokens: int, reported_tokens: int) -> str:
-    """Why an engine's KV cache is too small for its plan; empty if it is not, or is not known.
+    """Explain why an engine's KV cache is too small for its plan; empty if it is not, or is not
+    known.
 
     Args:
         planned_tokens: tokens that its KV bytes hold; 0 if that is not known.

@@ -25,7 +25,7 @@ class TokenPrices:
     currency: str = ""
 
     def of(self, hardware: HardwareSpec) -> float | None:
-        """The price of one device per hour; None if the user gave none."""
+        """Return the price of one device per hour; None if the user gave none."""
         return self.per_hour.get(CPU if hardware.kind is DeviceKind.CPU else hardware.key)
 
 
@@ -82,7 +82,7 @@ def _device_key(name: str) -> str:
 
 
 def cost_per_million(price_per_hour: float, tokens_per_s: float) -> float | None:
-    """Cost of a million tokens at this rate; None if there is no rate."""
+    """Return the cost of a million tokens at this rate; None if there is no rate."""
     if tokens_per_s <= 0:
         return None
     return price_per_hour / (tokens_per_s * 3600) * 1e6

@@ -6,7 +6,8 @@ from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Par
 
 
 def overlap(one: Partition, other: Partition) -> bool:
-    """Whether two partitions of one device exclude each other, apart from sums over the device.
+    """Return whether two partitions of one device exclude each other, apart from sums over the
+    device.
 
     A device has one sharing mode at a time, so different modes always exclude each other.
     """
@@ -25,7 +26,7 @@ def overlap(one: Partition, other: Partition) -> bool:
 
 
 def fits(partition: Partition, occupants: Sequence[Partition], free_bytes: int) -> bool:
-    """Whether a partition has room beside the occupants of its device.
+    """Return whether a partition has room beside the occupants of its device.
 
     Args:
         partition: the partition to place.

@@ -137,6 +137,6 @@ def charge(ending: Ending, usage: Usage | None, seen: ObservedOutput, estimate: 
 
 
 def _output_seen(seen: ObservedOutput, estimate: Estimate) -> int:
-    """Tokens seen: one per event, unless the client asked for fewer and larger events."""
+    """Return tokens seen: one per event, unless the client asked for fewer and larger events."""
     firsts = min(seen.output_events, estimate.sequences)
     return firsts + (seen.output_events - firsts) * estimate.stream_interval

@@ -92,11 +92,11 @@ class Usage:
         )
 
     def budget_in(self, start: float) -> float:
-        """Tokens of the budget in the period that began at `start`."""
+        """Return tokens of the budget in the period that began at `start`."""
         return self.budget_tokens if self.budget_start == start else 0.0
 
     def as_row(self) -> tuple[float, float, float, float, float]:
-        """The counts as numbers, for a table that workers share."""
+        """Return the counts as numbers, for a table that workers share."""
         return (
             self.requests, self.tokens, self.in_flight, self.budget_start, self.budget_tokens
         )  # fmt: skip
@@ -140,7 +140,9 @@ class Bucket:
             self.at = now
 
     def wait_seconds(self, amount: float) -> float:
-        """Seconds from the last `fill` until this amount may be taken; 0 if it may be now."""
+        """Return seconds from the last `fill` until this amount may be taken; 0 if it may be
+        now.
+        """
         if self.per_minute <= 0:
             return 0.0
         missing = min(amount, self.per_minute) - self.level
@@ -188,7 +190,7 @@ class KeyMeter:
         others: Usage = NO_USAGE,
         service_seconds: float = 1.0,
     ) -> Allowed | Rejected:
-        """Whether the key may send this request now; if it may, the request is debited.
+        """Return whether the key may send this request now; if it may, the request is debited.
 
         Args:
             tokens: estimated prompt and output tokens of all its sequences.

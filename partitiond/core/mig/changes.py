@@ -303,7 +303,7 @@ def _allowed(
             f"MIG would have to be turned {'on' if wanted.enabled else 'off'}, which is not "
             "allowed",
             "Turn it with `partitiond devices mig apply --mode` or `nvidia-smi -i UUID -mig 1` "
-            "(0 for off) while nobody uses the GPU; or set gpu.mig_changes to mode.",
+            "(0 for off) while no process uses the GPU; or set gpu.mig_changes to mode.",
         )
     return steps
 
@@ -344,7 +344,9 @@ def _in_the_way(
     profiles: Sequence[MigProfile],
     leave: MigPermissions,
 ) -> list[PresentInstance]:
-    """Instances that have to go: they overlap missing ones, or exceed a profile's maximum."""
+    """Return instances that have to go: they overlap missing ones, or exceed a profile's
+    maximum.
+    """
     slices = covered_slices(tuple(missing))
     going = [i for i in others if slices & covered_slices((i.place,))]
     most = {p.name: p.max_instances for p in profiles}
@@ -359,7 +361,7 @@ def _in_the_way(
 
 
 def _why_kept(instance: PresentInstance, leave: MigPermissions) -> Refused | None:
-    """Why an instance may not be destroyed; None if it may."""
+    """Explain why an instance may not be destroyed; None if it may."""
     text = place_text(instance.place)
     if instance.busy:
         return Refused(f"a process runs in {text}, which is in the way", _HINT_BUSY)
@@ -369,7 +371,7 @@ def _why_kept(instance: PresentInstance, leave: MigPermissions) -> Refused | Non
 
 
 def _why_not_mended(instance: PresentInstance, leave: MigPermissions) -> Refused | None:
-    """Why an incomplete instance may not be completed; None if it may."""
+    """Explain why an incomplete instance may not be completed; None if it may."""
     if instance.compute_instances:
         return _why_kept(instance, leave)
     if leave.complete or instance.place in leave.ours:

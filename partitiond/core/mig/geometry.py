@@ -33,12 +33,14 @@ Place = tuple[str, int, int]
 
 
 def instance_bytes(profile: MigProfile) -> int:
-    """Memory for a footprint in one instance: the instance's memory less the headroom."""
+    """Return the memory for a footprint in one instance: the instance's memory less the
+    headroom.
+    """
     return max(0, profile.memory_bytes - headroom_bytes(profile.memory_bytes))
 
 
 def starts_of(profile: MigProfile) -> tuple[int, ...]:
-    """First memory slices at which the driver may place an instance of this profile."""
+    """Return the first memory slices at which the driver may place an instance of this profile."""
     if profile.starts:
         return profile.starts
     match profile.memory_slices, profile.compute_slices:
@@ -55,23 +57,23 @@ def starts_of(profile: MigProfile) -> tuple[int, ...]:
 
 
 def profiles_of(device: Device) -> tuple[MigProfile, ...]:
-    """Sizes of GPU instance on one device: the driver's list, or else the catalog's."""
+    """Return sizes of GPU instance on one device: the driver's list, or else the catalog's."""
     spec = HARDWARE.get(device.hardware)
     return device.mig_profiles or (spec.mig_profiles if spec is not None else ())
 
 
 def place_of(instance: MigInstance) -> Place:
-    """The place of an instance."""
+    """Return the place of an instance."""
     return instance.mig_profile, instance.slice_start, instance.slice_count
 
 
 def usable_instances(device: Device) -> tuple[MigInstance, ...]:
-    """Existing instances that a replica can be put into as they are."""
+    """Return the existing instances that a replica can be put into as they are."""
     return tuple(i for i in device.mig_instances if i.uuid and not i.busy)
 
 
 def covered_slices(places: tuple[Place, ...]) -> frozenset[int]:
-    """Memory slices that these instances cover."""
+    """Return the memory slices that these instances cover."""
     return frozenset(s for _, start, size in places for s in range(start, start + size))
 
 
@@ -100,15 +102,15 @@ class Geometry:
     starts: tuple[tuple[int, ...], ...] = ()
 
     def index(self, name: str) -> int | None:
-        """Position of a MIG profile by name; None if the GPU does not offer it."""
+        """Return the position of a MIG profile by name; None if the GPU does not offer it."""
         return self._positions.get(name)
 
     def step(self, name: str) -> int:
-        """Amount that one instance of a MIG profile adds to a code."""
+        """Return the amount that one instance of a MIG profile adds to a code."""
         return self.radix[self._positions[name]]
 
     def starts_here(self, position: int) -> tuple[int, ...]:
-        """First slices that a profile can have on this GPU."""
+        """Return the first slices that a profile can have on this GPU."""
         return self.starts[position] if self.starts else starts_of(self.profiles[position])
 
     @functools.cached_property
@@ -131,11 +133,11 @@ class Geometry:
         return tuple(code % up // low for low, up in zip(self.radix, upper, strict=True))
 
     def holds(self, code: int) -> bool:
-        """Whether the set with this code can be placed."""
+        """Return whether the set with this code can be placed."""
         return 0 <= code < len(self.feasible) and self.feasible[code] == 1
 
     def code(self, counts: Mapping[str, int]) -> int | None:
-        """The code of a set; None if a count is beyond what one GPU ever holds."""
+        """Return the code of a set; None if a count is beyond what one GPU ever holds."""
         total = 0
         for profile, radix in zip(self.profiles, self.radix, strict=True):
             count = counts.get(profile.name, 0)
@@ -145,7 +147,7 @@ class Geometry:
         return total
 
     def places(self, counts: Mapping[str, int], kept: tuple[Place, ...] = ()) -> list[Place] | None:
-        """Places for a set of instances, ordered by start; None if the set cannot be placed.
+        """Return places for a set of instances, ordered by start; None if the set cannot be placed.
 
         Args:
             counts: instances by MIG profile, those in `kept` included.
@@ -166,7 +168,7 @@ class Geometry:
         return None if found is None else sorted([*kept, *found], key=lambda p: p[1])
 
     def _taken(self, kept: tuple[Place, ...]) -> int | None:
-        """Slices that are not free, as bits; None if the kept instances cannot be there."""
+        """Return slices that are not free, as bits; None if the kept instances cannot be there."""
         taken = _mask(self.occupied)
         for name, start, size in kept:
             position = self.index(name)
@@ -208,13 +210,15 @@ def _most_by_slices(profile: MigProfile) -> int:
 
 
 def _most_in_code(profile: MigProfile) -> int:
-    """Most of a profile that a code has room for; a driver may allow more than the slices do."""
+    """Return the most of a profile that a code has room for; a driver may allow more than the
+    slices do.
+    """
     return min(profile.max_instances, _most_by_slices(profile) + 1)
 
 
 @functools.cache
 def geometry_of(hardware: str, occupied: tuple[int, ...] = ()) -> Geometry | None:
-    """The geometry of a kind of GPU; None if it has no MIG."""
+    """Return the geometry of a kind of GPU; None if it has no MIG."""
     spec = HARDWARE.get(hardware)
     if spec is None or not spec.mig_profiles:
         return None
@@ -222,12 +226,12 @@ def geometry_of(hardware: str, occupied: tuple[int, ...] = ()) -> Geometry | Non
 
 
 def geometry_from(profiles: tuple[MigProfile, ...]) -> Geometry:
-    """The geometry of an empty GPU that offers these sizes."""
+    """Return the geometry of an empty GPU that offers these sizes."""
     return _geometry(profiles, (), ())
 
 
 def geometry_on(device: Device) -> Geometry | None:
-    """The geometry of one device as it is; None if it has no MIG.
+    """Return the geometry of one device as it is; None if it has no MIG.
 
     Sizes that the driver lists take precedence over the catalog. Instances of other parties stay,
     and can be used while no process runs in them. If the geometry is fixed, only existing ones can.
@@ -254,7 +258,7 @@ def _geometry_beside(
     fixed: bool,
     usable: tuple[MigInstance, ...],
 ) -> Geometry:
-    """The geometry beside instances that exist; see `geometry_on`."""
+    """Return the geometry beside instances that exist; see `geometry_on`."""
     usable_places = {place_of(i) for i in usable}
     busy = tuple(place_of(i) for i in instances if i.busy)
     blocked = covered_slices(busy) | frozenset(occupied)
@@ -276,12 +280,12 @@ def _geometry_beside(
 
 
 def _stays(instance: MigInstance, blocked: frozenset[int]) -> bool:
-    """Whether an instance has to stay because it covers a blocked slice."""
+    """Return whether an instance has to stay because it covers a blocked slice."""
     return not blocked.isdisjoint(covered_slices((place_of(instance),)))
 
 
 def _as_it_exists(profile: MigProfile, usable: tuple[MigInstance, ...]) -> MigProfile:
-    """A profile with the memory of the smallest instance of it that a replica might get."""
+    """Return a profile with the memory of the smallest instance of it that a replica might get."""
     sizes = [i.memory_bytes for i in usable if i.mig_profile == profile.name and i.memory_bytes]
     return dataclasses.replace(profile, memory_bytes=Bytes(min([profile.memory_bytes, *sizes])))
 
@@ -318,7 +322,9 @@ def _geometry(
 
 
 def maximal_placements(hardware: str) -> list[frozenset[Place]]:
-    """Every set of placed instances that leaves no room for one more (without media variants)."""
+    """Return every set of placed instances that leaves no room for one more (without media
+    variants).
+    """
     geometry = geometry_of(hardware)
     if geometry is None:
         return []

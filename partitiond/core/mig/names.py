@@ -54,7 +54,7 @@ class MigName:
 
 
 def read_name(text: str) -> MigName | None:
-    """The parts of a name; None if the text is no such name."""
+    """Return the parts of a name; None if the text is no such name."""
     found = _NAME.match(text.strip())
     if found is None:
         return None
@@ -67,13 +67,15 @@ def read_name(text: str) -> MigName | None:
 
 
 def canonical(text: str) -> str:
-    """The name as the catalog writes it ("MIG 2g.20gb" -> "2g.20gb"); unknown forms unchanged."""
+    """Return the name as the catalog writes it ("MIG 2g.20gb" -> "2g.20gb"); unknown forms
+    unchanged.
+    """
     found = read_name(text)
     return text.strip() if found is None else found.text
 
 
 def name_of_size(slices: int, memory_mib: int, total_bytes: int, attributes: str = "") -> str:
-    """The name of a GPU instance, for drivers whose first version of the answer has no name.
+    """Return the name of a GPU instance, for drivers whose first version of the answer has no name.
 
     The memory in the name is the instance's share in eighths, rounded up, of the GPU's memory in
     whole GiB. go-nvlib computes it so (`pkg/nvlib/device/mig_profile.go`), and drivers print it so.
@@ -91,6 +93,8 @@ def name_of_size(slices: int, memory_mib: int, total_bytes: int, attributes: str
 
 
 def memory_slices_of(memory_mib: int, total_bytes: int) -> int:
-    """Number of memory slices, of eight, under an instance with this share of the memory."""
+    """Return the number of memory slices, of eight, under an instance with this share of the
+    memory.
+    """
     share = memory_mib * MIB / max(1, total_bytes)
     return max(1, min(MIG_MEMORY_SLICES, math.ceil(share * MIG_MEMORY_SLICES)))

@@ -50,7 +50,7 @@ class MigEntry:
     device_filter: tuple[int, ...] = ()
 
     def names(self, index: int, device_id: int) -> bool:
-        """Whether the entry applies to this GPU.
+        """Return whether the entry applies to this GPU.
 
         Args:
             index: the driver's index of the GPU.

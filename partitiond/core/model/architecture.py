@@ -111,7 +111,7 @@ class Architecture:
         return kind + (", hybrid" if self.state_values_per_sequence else "")
 
     def kv_bytes(self, context_tokens: float) -> float:
-        """Bytes kept of one sequence with this much context.
+        """Return bytes kept of one sequence with this much context.
 
         Layers with a window keep only that window; state does not grow with the context.
         """

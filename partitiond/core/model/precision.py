@@ -49,7 +49,7 @@ QUANTIZATIONS: Final = ("", *LOAD_QUANTISATIONS)
 
 
 def with_dtype(architecture: Architecture, dtype: str) -> Architecture:
-    """The architecture as loaded with the engine's dtype ("auto" keeps it)."""
+    """Return the architecture as loaded with the engine's dtype ("auto" keeps it)."""
     width = _BYTES_PER_VALUE.get(dtype)
     if width is None:
         return architecture
@@ -59,7 +59,7 @@ def with_dtype(architecture: Architecture, dtype: str) -> Architecture:
 
 
 def with_quantization(architecture: Architecture, quantization: str) -> Architecture:
-    """The architecture with weights quantised while loading ("" leaves them as they are).
+    """Return the architecture with weights quantised while loading ("" leaves them as they are).
 
     Matrices are quantised; embeddings, the output matrix, norms and biases keep their precision.
     Weights that are quantised on disk already stay as they are.
@@ -90,7 +90,7 @@ def with_quantization(architecture: Architecture, quantization: str) -> Architec
 
 
 def with_kv_cache_dtype(architecture: Architecture, kv_cache_dtype: str) -> Architecture:
-    """The architecture with its KV cache in this precision ("auto" is that of the weights).
+    """Return the architecture with its KV cache in this precision ("auto" is that of the weights).
 
     Raises:
         SpecError: there is no such precision.
@@ -118,7 +118,8 @@ def as_loaded(
 
 
 def dtype_on(hardware: HardwareSpec, dtype: str) -> str:
-    """The dtype that an engine runs with on this hardware: "auto" is bfloat16 if it has that.
+    """Return the dtype that an engine runs with on this hardware: "auto" is bfloat16 if it has
+    that.
 
     Raises:
         SpecError: bfloat16 is asked for on a GPU that has none.

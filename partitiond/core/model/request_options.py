@@ -141,7 +141,9 @@ def _is_scalar(value: object) -> bool:
 
 
 def _is_text(value: str) -> bool:
-    """Whether the text can be sent: JSON can spell half of a surrogate pair, which UTF-8 cannot."""
+    """Return whether the text can be sent: JSON can spell half of a surrogate pair, which UTF-8
+    cannot.
+    """
     try:
         value.encode()
     except UnicodeEncodeError:

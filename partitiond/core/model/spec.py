@@ -373,7 +373,8 @@ class ModelSpec:
         )
 
     def as_variant(self, name: str) -> "ModelSpec":
-        """The spec of one of its variants, under the same model name; "" gives the spec itself.
+        """Return the spec of one of its variants, under the same model name; "" gives the spec
+        itself.
 
         Raises:
             SpecError: the spec lists no such variant.

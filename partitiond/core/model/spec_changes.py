@@ -39,7 +39,7 @@ def _is_record(value: object) -> bool:
 
 
 def _word(value: object) -> str | None:
-    """A plain value in a few letters; None for any other value."""
+    """Return a plain value in a few letters; None for any other value."""
     if isinstance(value, enum.Enum):
         return str(value.value)
     if value is None:

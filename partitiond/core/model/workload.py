@@ -102,14 +102,16 @@ class Workload:
         prompt_variation: float,
         output_variation: float,
     ) -> "Workload":
-        """Lengths independently lognormal around these means."""
+        """Return lengths independently lognormal around these means."""
         return cls(
             prompt_tokens, output_tokens, LengthShape.LOGNORMAL, prompt_variation, output_variation
         )
 
     @classmethod
     def of_trace(cls, pairs: Sequence[tuple[int, int]]) -> "Workload":
-        """Recorded (prompt, output) lengths, equally likely; they determine the means."""
+        """Return the recorded (prompt, output) lengths, equally likely; they determine the
+        means.
+        """
         require(bool(pairs), "a trace needs at least one pair.", "Give recorded requests.")
         prompts, outputs = zip(*pairs, strict=True)
         prompt = max(1, round(math.fsum(prompts) / len(prompts)))

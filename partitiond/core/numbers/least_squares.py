@@ -25,7 +25,7 @@ def non_negative(
     wanted: Sequence[float],
     allowed: Callable[[tuple[int, ...]], bool] = lambda _: True,
 ) -> tuple[float, ...]:
-    """Coefficients >= 0 that minimise the sum of squared differences.
+    """Return coefficients >= 0 that minimise the sum of squared differences.
 
     Args:
         rows: one row per observation, one column per term.
@@ -55,7 +55,7 @@ def non_negative(
 
 
 def squared_error(rows: Matrix, wanted: Sequence[float], found: Sequence[float]) -> float:
-    """Sum of the squared differences."""
+    """Return the sum of the squared differences."""
     return math.fsum(
         (math.fsum(a * x for a, x in zip(row, found, strict=True)) - y) ** 2
         for row, y in zip(rows, wanted, strict=True)
@@ -65,7 +65,8 @@ def squared_error(rows: Matrix, wanted: Sequence[float], found: Sequence[float])
 def _on_columns(
     rows: Matrix, wanted: Sequence[float], chosen: tuple[int, ...]
 ) -> tuple[float, ...] | None:
-    """Unconstrained least squares on some columns by their normal equations; None if singular.
+    """Return the unconstrained least squares on some columns by their normal equations; None if
+    singular.
 
     Columns are scaled to unit length first: seconds per step and per token differ by a million.
     """

@@ -52,7 +52,7 @@ class LengthMoments:
 
 
 def moments_of_pairs(pairs: Sequence[tuple[int, int]]) -> LengthMoments:
-    """Moments of equally likely (prompt, output) pairs."""
+    """Return moments of equally likely (prompt, output) pairs."""
     count = len(pairs)
 
     def mean(prompt_power: int, output_power: int) -> float:
@@ -65,7 +65,9 @@ def moments_of_pairs(pairs: Sequence[tuple[int, int]]) -> LengthMoments:
 
 
 def moments_of_independent(prompts: Sequence[int], outputs: Sequence[int]) -> LengthMoments:
-    """Moments of a prompt and an output length, each drawn from its own equally likely list."""
+    """Return moments of a prompt and an output length, each drawn from its own equally likely
+    list.
+    """
     p1, p2 = (_mean_power(prompts, power) for power in (1, 2))
     o1, o2, o3 = (_mean_power(outputs, power) for power in (1, 2, 3))
     return LengthMoments(p=p1, o=o1, po=p1 * o1, oo=o2, ppo=p2 * o1, poo=p1 * o2, ooo=o3)
@@ -76,7 +78,8 @@ def _mean_power(values: Sequence[int], power: int) -> float:
 
 
 def lognormal_lengths(mean: int, variation: float, count: int = QUANTILES) -> tuple[int, ...]:
-    """Equally likely lengths that stand for a lognormal of this mean, ascending, at least 1 each.
+    """Return equally likely lengths that stand for a lognormal of this mean, ascending, at least 1
+    each.
 
     The list itself has the mean and the variation, up to rounding to whole tokens, so predictions
     and sent requests follow one distribution. The variation of `count` values is below
@@ -96,7 +99,8 @@ def lognormal_lengths(mean: int, variation: float, count: int = QUANTILES) -> tu
 
 @functools.lru_cache(maxsize=64)
 def _shape(variation: float, count: int) -> tuple[float, ...]:
-    """The midpoints of `count` equally likely parts of a lognormal of this variation, mean 1.
+    """Return the midpoints of `count` equally likely parts of a lognormal of this variation, mean
+    1.
 
     A list that ends at the midpoint of its last part varies less than the distribution it stands
     for, so sigma is chosen such that the list has the wanted variation.
@@ -116,7 +120,7 @@ def _shape(variation: float, count: int) -> tuple[float, ...]:
 
 
 def _scaled(shape: Sequence[float], mean: float) -> list[float]:
-    """Values of this shape, none below 1, with this mean."""
+    """Return values of this shape, none below 1, with this mean."""
     low, high = 0.0, mean
     if mean * shape[0] < 1:
         # The tokens that lift values to 1 are taken from the other values.
@@ -130,6 +134,6 @@ def _scaled(shape: Sequence[float], mean: float) -> list[float]:
 
 
 def _spread(values: Sequence[float]) -> float:
-    """Standard deviation over mean."""
+    """Return the standard deviation over mean."""
     mean = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((value / mean - 1) ** 2 for value in values) / len(values))

@@ -12,7 +12,7 @@ by less than one request in a million."""
 
 @functools.lru_cache(maxsize=8192)
 def poisson_quantile(mean: float, share: float) -> int:
-    """The least k with P(N <= k) >= share, for N Poisson with this mean.
+    """Return the least k with P(N <= k) >= share, for N Poisson with this mean.
 
     The sum starts where the terms begin to count, with each term in logarithms, so that no mean
     underflows. Means above `EXACT_UP_TO` use Cornish and Fisher (1937): mean + z sqrt(mean) +

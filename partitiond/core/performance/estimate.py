@@ -117,14 +117,14 @@ def hardware_of(device: Device, figures: CpuFigures | None = None) -> HardwareSp
 
 
 def usable_memory_bytes(hardware: HardwareSpec | Device) -> int:
-    """Memory for footprints, in bytes: total less reserved memory and headroom."""
+    """Return the memory for footprints, in bytes: total less reserved memory and headroom."""
     reserved = hardware.reserved_bytes if isinstance(hardware, Device) else 0
     total = hardware.memory_bytes
     return max(0, total - reserved - headroom_bytes(total))
 
 
 def partition_bytes(hardware: HardwareSpec | Device, size: PartitionSize) -> int:
-    """Memory for one footprint in a partition of this size, in bytes.
+    """Return the memory for one footprint in a partition of this size, in bytes.
 
     A MIG slice has its own memory, less the headroom. Every other partition may take all usable
     memory of the device while it is alone there.
@@ -275,7 +275,7 @@ def prior_curve(
 
 
 def batch_ladder(largest: int) -> tuple[int, ...]:
-    """1 to `largest`: powers of two, and between them steps of at most `LADDER_RATIO`."""
+    """Return 1 to `largest`: powers of two, and between them steps of at most `LADDER_RATIO`."""
     found = set(_powers_of_two(largest)) | ({largest} if largest >= 1 else set())
     batch = 1
     while batch < largest:
@@ -305,7 +305,7 @@ def _kv_tokens(case: _Case, batch: int) -> int:
 
 
 def _cache_tokens(case: _Case, points: Iterable[OperatingPoint]) -> int:
-    """Tokens of the whole blocks that an engine for the largest point starts with."""
+    """Return tokens of the whole blocks that an engine for the largest point starts with."""
     block = BLOCK_TOKENS[case.kind]
     largest = max((point.batch for point in points), default=1)
     return -(-_kv_tokens(case, largest) // block) * block

@@ -224,7 +224,7 @@ def _subject(question: Question, hardware: HardwareSpec, size: PartitionSize) ->
 
 
 def _memory(question: Question, hardware: HardwareSpec, size: PartitionSize) -> tuple[int, int]:
-    """Memory as sold, and the budget for footprints, in bytes."""
+    """Return the memory as sold, and the budget for footprints, in bytes."""
     if size.mode is SharingMode.MIG:
         sold = reported = mig_profile(hardware, size.mig_profile).memory_bytes
     else:
@@ -266,7 +266,7 @@ def _max_batch_safe(question: Question, subject: Subject, budget: int) -> int:
 def _replicas_that_fit(
     hardware: HardwareSpec, size: PartitionSize, point: OperatingPoint | None, budget: int
 ) -> int:
-    """Replicas that fit by memory, and at most as many as there are cores or MIG slices."""
+    """Return replicas that fit by memory, and at most as many as there are cores or MIG slices."""
     if point is None:
         return 0
     if size.mode is SharingMode.MIG:

@@ -66,7 +66,7 @@ class EngineLimits:
 
 @functools.lru_cache(maxsize=256)
 def kv_tokens(batch: int, workload: Workload, max_model_len: int, block_tokens: int) -> int:
-    """KV tokens that `batch` requests in steady state need, in whole blocks as they grow.
+    """Return KV tokens that `batch` requests in steady state need, in whole blocks as they grow.
 
     The formula is the definitions' b (m + block/2) + z s sqrt(b), with m and s^2 the length-biased
     mean and variance of what a busy slot holds. Over many lengths, a sequence wastes half a block
@@ -88,7 +88,7 @@ def kv_tokens(batch: int, workload: Workload, max_model_len: int, block_tokens: 
 
 @functools.lru_cache(maxsize=256)
 def _blocks_held(workload: Workload, block_tokens: int) -> tuple[float, float]:
-    """Mean and standard deviation of the tokens in the blocks that a busy slot holds.
+    """Return the mean and standard deviation of the tokens in the blocks that a busy slot holds.
 
     Taken over every output token of every request: P + 1 ... P + O tokens, rounded up to blocks.
     Runs of outputs are summed block by block, so that the cost does not grow with lengths.
@@ -119,7 +119,7 @@ def kv_cache_bytes(
     batch: int | None = None,
     step_tokens: int = MAX_NUM_BATCHED_TOKENS,
 ) -> Bytes:
-    """Bytes of the whole blocks that hold `tokens`.
+    """Return bytes of the whole blocks that hold `tokens`.
 
     Args:
         architecture: as loaded.
@@ -145,7 +145,7 @@ def kv_cache_bytes(
 def _window_blocks(
     architecture: Architecture, batch: int, block_tokens: int, step_tokens: int
 ) -> int:
-    """Most blocks that layers with a window hold, as vLLM's cache manager frees them.
+    """Return the most blocks that layers with a window hold, as vLLM's cache manager frees them.
 
     A window that starts inside a block touches one block more than it fills. A prompt's chunk is
     written before the tokens that left the window are freed; a step writes `step_tokens` at most.
@@ -155,7 +155,7 @@ def _window_blocks(
 
 
 def _grouped_layers(architecture: Architecture) -> tuple[int, int]:
-    """Full and windowed layers, each padded to whole groups of the same size.
+    """Return the full and windowed layers, each padded to whole groups of the same size.
 
     vLLM's hybrid manager gives every group of layers blocks from one pool; a group has as many
     layers as there are of the rarer kind.
@@ -169,14 +169,16 @@ def _grouped_layers(architecture: Architecture) -> tuple[int, int]:
 
 
 def graph_count(max_num_seqs: int) -> int:
-    """Number of CUDA graphs: vLLM has 1, 2, 4, 8 ... 248 by 8, by 16 to min(2 x seqs, 512)."""
+    """Return the number of CUDA graphs: vLLM has 1, 2, 4, 8 ... 248 by 8, by 16 to min(2 x seqs,
+    512).
+    """
     largest = min(2 * max_num_seqs, 512)
     sizes = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]
     return sum(size <= largest for size in sizes)
 
 
 def activation_bytes(architecture: Architecture, limits: EngineLimits) -> Bytes:
-    """Peak activations of one step, with the logits of all sequences in 32-bit.
+    """Return the peak activations of one step, with the logits of all sequences in 32-bit.
 
     Two hidden states, the projections of one layer and both halves of its MLP live at once;
     logits are max_num_seqs x vocabulary x 4 bytes.
@@ -254,7 +256,8 @@ def max_batch(
     share: float = 0.9,
     cap: int = MAX_BATCH,
 ) -> int:
-    """The paper's largest batch: weights and mean KV occupancy in `share` of the nominal memory.
+    """Return the paper's largest batch: weights and mean KV occupancy in `share` of the nominal
+    memory.
 
     The batch is a power of two, at most `cap`; 0 if not even one request fits. Leaves activations,
     CUDA graphs and the context out, as the paper does: show it, never plan with it. Requests of

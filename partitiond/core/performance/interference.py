@@ -106,7 +106,7 @@ DEFAULT: Final = Interference()
 
 
 def mode_overhead_bytes(mode: SharingMode) -> Bytes:
-    """Device memory that the mode takes by itself, whatever runs in it."""
+    """Return the device memory that the mode takes by itself, whatever runs in it."""
     return MODE_OVERHEAD_BYTES.get(mode, ZERO_BYTES)
 
 
@@ -192,7 +192,7 @@ def fit_sharing(runs: Sequence[ReplicationRun], cores_each: int | None = None) -
 
 
 def _slow_downs(runs: Sequence[ReplicationRun]) -> dict[int, float]:
-    """sigma by number of replicas: n times the rate of one alone / the sum of all rates.
+    """Return sigma by number of replicas: n times the rate of one alone / the sum of all rates.
 
     Several replicas are compared with one alone at the same number of requests in flight. If none
     was measured so, they are compared with every replica that was measured alone.
@@ -209,7 +209,7 @@ def _slow_downs(runs: Sequence[ReplicationRun]) -> dict[int, float]:
 
 
 def busy_share(mode: SharingMode, told: Telemetry | None) -> float | None:
-    """u of the shared resource, from the telemetry of a replica alone; None if unknown.
+    """Return u of the shared resource, from the telemetry of a replica alone; None if unknown.
 
     u is the time the GPU was busy if time-sliced, and under MPS the more used one of SMs and
     device memory. A CPU exposes no counter of memory traffic, so u is always None there.
@@ -353,7 +353,7 @@ def pair_errors(pairs: Sequence[PairRun]) -> PairErrors | None:
 
 
 def _speed_ratios(pair: PairRun) -> Iterable[float]:
-    """Measured / predicted speed, for the rates and (as 1 / TPOT) the TPOTs."""
+    """Yield the measured / predicted speed, for the rates and (as 1 / TPOT) the TPOTs."""
     for wanted, got in zip(
         pair.predicted_output_tokens_per_s, pair.measured_output_tokens_per_s, strict=True
     ):
@@ -365,7 +365,7 @@ def _speed_ratios(pair: PairRun) -> Iterable[float]:
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
-    """Quantile with linear interpolation, as numpy's default."""
+    """Return the quantile with linear interpolation, as numpy's default."""
     position = (len(ordered) - 1) * share
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)

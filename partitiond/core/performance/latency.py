@@ -70,12 +70,12 @@ class RoundCase:
 
 
 def _spread(mean: float, deviation: float) -> Latency:
-    """Percentiles of a normal latency with this spread, in seconds."""
+    """Return percentiles of a normal latency with this spread, in seconds."""
     return Latency(mean=mean, p50=mean, p95=mean + _Z95 * deviation, p99=mean + _Z99 * deviation)
 
 
 def _weighted(found: Iterable[tuple[float, float]]) -> Latency:
-    """Mean and percentiles of (seconds, weight)."""
+    """Return the mean and percentiles of (seconds, weight)."""
     ordered = sorted(found)
     total = math.fsum(weight for _, weight in ordered)
     sums = list(itertools.accumulate(weight for _, weight in ordered))
@@ -95,13 +95,13 @@ def _weighted(found: Iterable[tuple[float, float]]) -> Latency:
 
 
 def _common(mix: StepMix) -> list[tuple[float, float]]:
-    """(seconds, share) of steps that are not rare."""
+    """Return (seconds, share) of steps that are not rare."""
     found = zip(mix.seconds, mix.shares, strict=True)
     return [(seconds, share) for seconds, share in found if share >= _RARE]
 
 
 def _decode_seconds(case: RoundCase, cycle: Cycle, batch: int) -> tuple[float, float]:
-    """Mean and standard deviation of the steps that a decoding slot sees.
+    """Return the mean and standard deviation of the steps that a decoding slot sees.
 
     If prompts queue for the tokens of steps, one counted step is in fact several, and a decoding
     slot gets a token in each. A slot alone sees no step with a prompt.
@@ -143,7 +143,7 @@ def e2el_latency(workload: Workload, round_seconds: float) -> Latency:
         return _spread(mean, deviation)
 
     def at(quantile: float, z: float) -> float:
-        """Quantile by length: the slowest requests are slow because they are long."""
+        """Return the quantile by length: the slowest requests are slow because they are long."""
         length = lengths[min(len(lengths) - 1, math.ceil(quantile * len(lengths)) - 1)]
         return length * round_seconds * (1 + z * _TPOT_SPREAD)
 
@@ -151,7 +151,8 @@ def e2el_latency(workload: Workload, round_seconds: float) -> Latency:
 
 
 def _queue_seconds(case: RoundCase, cycle: Cycle, batch: int) -> float:
-    """Seconds that a prompt waits for its turn if prompts need more tokens than the steps have.
+    """Return seconds that a prompt waits for its turn if prompts need more tokens than the steps
+    have.
 
     Slots that decode get a token in each step and the batch as a whole does not, so by
     E2EL = TTFT + (O - 1) TPOT the rest of a request's time is spent before its first token.

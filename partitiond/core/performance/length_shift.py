@@ -42,11 +42,11 @@ class LengthShift:
     sources: tuple[Source, ...]
 
     def output_tokens_per_s(self, wanted: Subject, batch: int) -> float:
-        """X(batch) of the subject, from the nearest workload's nearest point."""
+        """Return X(batch) of the subject, from the nearest workload's nearest point."""
         return self.from_source(self.nearest(wanted), wanted, batch)
 
     def from_source(self, source: Source, wanted: Subject, batch: int) -> float:
-        """X(batch) of the subject, from one of the sources."""
+        """Return X(batch) of the subject, from one of the sources."""
         near = nearest_point(source, batch)
         limit = wanted.max_num_batched_tokens
         measured = source.profile.workload
@@ -59,7 +59,7 @@ class LengthShift:
         )
 
     def nearest(self, wanted: Subject) -> Source:
-        """The source whose requests are most like the wanted ones."""
+        """Return the source whose requests are most like the wanted ones."""
         return min(self.sources, key=lambda source: _apart(source.subject, wanted))
 
 
@@ -109,12 +109,14 @@ def checks_of(shift: LengthShift) -> tuple[Check, ...]:
 
 
 def shift_distance(shift: LengthShift, wanted: Subject) -> float:
-    """Distance from the wanted lengths to the nearest measured ones, in doublings; 0 if equal."""
+    """Return the distance from the wanted lengths to the nearest measured ones, in doublings; 0 if
+    equal.
+    """
     return _apart(shift.nearest(wanted).subject, wanted)
 
 
 def nearest_point(source: Source, batch: int) -> OperatingPoint:
-    """The usable point of that batch, or of the nearest one by ratio."""
+    """Return the usable point of that batch, or of the nearest one by ratio."""
     return min(usable_points(source.profile), key=lambda p: abs(math.log(p.batch / batch)))
 
 
@@ -134,7 +136,9 @@ def _same_but_lengths(one: Subject, other: Subject) -> bool:
 
 
 def _apart(one: Subject, other: Subject) -> float:
-    """The larger of two distances in doublings: tokens computed per output token, and context."""
+    """Return the larger of two distances in doublings: tokens computed per output token, and
+    context.
+    """
     here, there = (
         ((m.p + m.o) / m.o, m.occupancy_mean)
         for m in (one.workload.moments, other.workload.moments)

@@ -52,7 +52,7 @@ class Replication:
 
 
 def usable_points(profile: Profile, slo: Slo | None) -> tuple[OperatingPoint, ...]:
-    """Points up to the knee that hold the SLO when alone, batches ascending."""
+    """Return points up to the knee that hold the SLO when alone, batches ascending."""
     knee = profile.knee.batch if profile.knee.batch is not None else profile.knee.largest_batch
     return tuple(
         p
@@ -64,7 +64,9 @@ def usable_points(profile: Profile, slo: Slo | None) -> tuple[OperatingPoint, ..
 def replicas_that_fit(
     point: OperatingPoint, budget_bytes: int, mode: SharingMode, most: int | None = None
 ) -> int:
-    """Number of replicas at this point whose footprints fit into the memory of a device."""
+    """Return the number of replicas at this point whose footprints fit into the memory of a
+    device.
+    """
     left = budget_bytes - mode_overhead_bytes(mode)
     limit = MAX_REPLICAS_PER_DEVICE[mode] if most is None else most
     return max(0, min(limit, left // point.footprint_bytes))
@@ -77,7 +79,9 @@ def sigma_of(
     mode: SharingMode,
     interference: Interference = DEFAULT,
 ) -> float:
-    """Factor by which `replicas` equal ones on one device slow each other down; 1 if alone."""
+    """Return the factor by which `replicas` equal ones on one device slow each other down; 1 if
+    alone.
+    """
     if replicas == 1 or mode not in {SharingMode.MEMORY, SharingMode.MPS}:
         return 1.0
     if mode is SharingMode.MPS:
@@ -90,7 +94,9 @@ def sigma_of(
 
 
 def slowed(point: OperatingPoint, sigma: float) -> OperatingPoint:
-    """The point beside other replicas: rates are divided by sigma, TTFT and TPOT multiplied."""
+    """Return the point beside other replicas: rates are divided by sigma, TTFT and TPOT
+    multiplied.
+    """
 
     def longer(latency: Latency) -> Latency:
         return Latency(
@@ -129,7 +135,9 @@ def replications(
 
 
 def best_replication(found: Sequence[Replication]) -> Replication | None:
-    """The replication with the most requests/s; of equal ones the one with fewest replicas."""
+    """Return the replication with the most requests/s; of equal ones the one with fewest
+    replicas.
+    """
     return max(found, key=lambda r: (r.req_per_s, -r.replicas), default=None)
 
 
@@ -151,7 +159,9 @@ def _all(
 
 
 def _modes(hardware: HardwareSpec, profile: Profile) -> Iterator[tuple[SharingMode, int]]:
-    """Modes that put replicas of this partition size on a device, and the most replicas of each."""
+    """Yield modes that put replicas of this partition size on a device, and the most replicas of
+    each.
+    """
     size = profile.size
     if size.mode is SharingMode.MIG:
         yield SharingMode.MIG, mig_profile(hardware, size.mig_profile).max_instances

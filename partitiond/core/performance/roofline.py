@@ -114,7 +114,7 @@ class Step:
 def rates(
     hardware: HardwareSpec, size: PartitionSize, *, dtype: str = "auto", quantization: str = ""
 ) -> Rates:
-    """The rates that a partition of `size` reaches when it is alone on the device.
+    """Return the rates that a partition of `size` reaches when it is alone on the device.
 
     A memory share has all of the device while it is alone; sharing is a matter of the
     interference model. An MPS share of p % computes with p % of the SMs; memory-bound kernels
@@ -175,7 +175,7 @@ def _flops(hardware: HardwareSpec, dtype: str, quantization: str) -> float:
 def _of_cores(
     hardware: HardwareSpec, cores: int, all_flops: float, dtype: str
 ) -> tuple[float, float]:
-    """FLOP/s and bytes/s of this many cores: each has its own, up to the host's together."""
+    """Return FLOP/s and bytes/s of this many cores: each has its own, up to the host's together."""
     wide = dtype == "float32"
     if hardware.cpu is None:
         core_flops = CPU_FLOPS_PER_CORE / (BFLOAT16_GAIN if wide else 1)
@@ -196,14 +196,16 @@ def _output_matrix(architecture: Architecture) -> int:
 
 
 def _attended(architecture: Architecture, context_tokens: float) -> float:
-    """Layers x attended tokens: window layers see only their window, stateless layers nothing."""
+    """Return layers x attended tokens: window layers see only their window, stateless layers
+    nothing.
+    """
     full = architecture.layers - architecture.stateless_layers - architecture.window_layers
     seen = min(context_tokens, architecture.window_tokens)
     return full * context_tokens + architecture.window_layers * seen
 
 
 def flops_per_token(architecture: Architecture, context_tokens: float) -> float:
-    """2 N + 4 L H Q T for one output token with `context_tokens` of context.
+    """Return 2 N + 4 L H Q T for one output token with `context_tokens` of context.
 
     N are the weights that one token passes through: in a mixture of experts the chosen ones.
     """
@@ -213,19 +215,19 @@ def flops_per_token(architecture: Architecture, context_tokens: float) -> float:
 
 
 def prompt_token_flops(architecture: Architecture, context_tokens: float) -> float:
-    """The same for one prompt token, which passes no output matrix."""
+    """Return the same for one prompt token, which passes no output matrix."""
     return flops_per_token(architecture, context_tokens) - 2 * _output_matrix(architecture)
 
 
 def step_flops(architecture: Architecture, step: Step) -> float:
-    """Floating-point operations of one step; prompt tokens pass no output matrix."""
+    """Return floating-point operations of one step; prompt tokens pass no output matrix."""
     decode = step.decode_sequences * flops_per_token(architecture, step.decode_context)
     each = prompt_token_flops(architecture, step.prefill_context)
     return decode + step.prefill_tokens * each
 
 
 def weights_read_bytes(architecture: Architecture, tokens: float) -> float:
-    """Bytes of weights that a step with this many tokens reads.
+    """Return bytes of weights that a step with this many tokens reads.
 
     A dense model reads all weights. A mixture with E experts a layer, k of them per token, reads
     those that some token is routed to: with even routing 1 - (1 - k/E)^tokens of the experts.
@@ -239,7 +241,7 @@ def weights_read_bytes(architecture: Architecture, tokens: float) -> float:
 
 
 def kv_traffic_bytes(architecture: Architecture, step: Step) -> float:
-    """KV read by decodes and written by all tokens, in bytes.
+    """Return KV read by decodes and written by all tokens, in bytes.
 
     Prefill attends within fast memory, so its context is counted once per prompt token.
     """
@@ -249,18 +251,21 @@ def kv_traffic_bytes(architecture: Architecture, step: Step) -> float:
 
 
 def step_bytes(architecture: Architecture, step: Step) -> float:
-    """Memory traffic of one step: weights once, KV read by decodes, KV written by all tokens."""
+    """Return the memory traffic of one step: weights once, KV read by decodes, KV written by all
+    tokens.
+    """
     weights = weights_read_bytes(architecture, step.decode_sequences + step.prefill_tokens)
     return weights + kv_traffic_bytes(architecture, step)
 
 
 def fixed_seconds(architecture: Architecture, reached: Rates) -> float:
-    """Time that a step takes however little it computes."""
+    """Return the time that a step takes however little it computes."""
     return reached.step_seconds + reached.layer_seconds * architecture.layers
 
 
 def step_seconds(architecture: Architecture, step: Step, reached: Rates) -> float:
-    """Time of one step: the longer of arithmetic and traffic, plus the engine's own work.
+    """Return the time of one step: the longer of arithmetic and traffic, plus the engine's own
+    work.
 
     If arithmetic and traffic do not overlap, their sum counts.
     """
@@ -272,6 +277,6 @@ def step_seconds(architecture: Architecture, step: Step, reached: Rates) -> floa
 
 
 def prompt_context(workload: Workload) -> float:
-    """Mean tokens of context that a prompt token attends to: E[P^2] / (2 E[P])."""
+    """Return the mean tokens of context that a prompt token attends to: E[P^2] / (2 E[P])."""
     lengths = workload.prompt_lengths
     return math.fsum(p * p for p in lengths) / (2 * math.fsum(lengths))

@@ -89,14 +89,16 @@ class Cycle:
         )
 
     def saturation(self, batch: int) -> float:
-        """Steps that the mean tokens of `batch` slots fill; above 1 prompts queue for steps."""
+        """Return steps that the mean tokens of `batch` slots fill; above 1 prompts queue for
+        steps.
+        """
         tokens = self.reads * self.lump_tokens + (1 - self.reads) * self.decodes
         return max(1.0, batch * tokens / self.step_tokens)
 
 
 @functools.lru_cache(maxsize=64)
 def cycle_of(workload: Workload, max_num_batched_tokens: int) -> Cycle:
-    """The cycle of a slot under a workload."""
+    """Return the cycle of a slot under a workload."""
     moments, attended = workload.moments, prompt_context(workload)
     # E[P^2] / E[P] is twice the mean context of a prompt token.
     lump = min(2 * attended, float(max_num_batched_tokens))
@@ -197,7 +199,9 @@ class StepMix:
 
 @functools.lru_cache(maxsize=1024)
 def binomial(trials: int, chance: float) -> tuple[tuple[int, float], ...]:
-    """(number, probability) of successes, numbers ascending; negligible ones are left out."""
+    """Return (number, probability) of successes, numbers ascending; negligible ones are left
+    out.
+    """
     if trials == 0 or chance <= 0:
         return ((0, 1.0),)
     mode = min(trials, int((trials + 1) * chance))
@@ -286,7 +290,7 @@ def decode_round(
     reached: Rates,
     max_num_batched_tokens: int,
 ) -> Round:
-    """The mean round of `batch` slots that are refilled as soon as they finish."""
+    """Return the mean round of `batch` slots that are refilled as soon as they finish."""
     cycle = cycle_of(workload, max_num_batched_tokens)
     mix = step_mix(architecture, cycle, batch, reached)
     steps = cycle.steps / workload.moments.o

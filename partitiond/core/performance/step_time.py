@@ -72,7 +72,9 @@ def round_work(
 
 
 def samples_of(profile: Profile) -> tuple[StepSample, ...]:
-    """The points of a profile that tell its step time: those that the KV cache did not limit."""
+    """Return the points of a profile that tell its step time: those that the KV cache did not
+    limit.
+    """
     return tuple(
         StepSample(point.batch, profile.workload, point.output_tokens_per_s, point.half_width)
         for point in profile.points
@@ -84,7 +86,7 @@ def fit(
     samples: Sequence[StepSample | tuple[int, Workload, float]],
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
 ) -> StepTime | None:
-    """The step time that explains these operating points best.
+    """Return the step time that explains these operating points best.
 
     Args:
         samples: batch, workload, throughput X in tokens/s and, where known, its half-width, of one
@@ -111,13 +113,15 @@ def fit(
 
 
 def _weight(sample: StepSample) -> float:
-    """Weight of one row: the square root of the weight of its squared error."""
+    """Return the weight of one row: the square root of the weight of its squared error."""
     noise = min(1.0, sample.half_width / sample.output_tokens_per_s / 2)
     return LEAST_SPREAD / math.hypot(LEAST_SPREAD, noise)
 
 
 def _shape(work: StepWork) -> tuple[float, float]:
-    """Tokens and KV tokens per sequence: they distinguish one workload's rounds from another's."""
+    """Return tokens and KV tokens per sequence: they distinguish one workload's rounds from
+    another's.
+    """
     return round(work.tokens / work.sequences, 9), round(work.kv_tokens / work.sequences, 9)
 
 
@@ -143,7 +147,7 @@ def round_seconds(
     batch: float,
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
 ) -> float:
-    """Predicted time of a round, in seconds."""
+    """Return the predicted time of a round, in seconds."""
     work = round_work(workload, batch, max_num_batched_tokens)
     return (
         step.base_seconds * work.steps
@@ -159,13 +163,15 @@ def predict_output_tokens_per_s(
     batch: float,
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
 ) -> float:
-    """Predicted X(batch), in tokens/s. A fit to one workload predicts other batches of that one."""
+    """Return the predicted X(batch), in tokens/s. A fit to one workload predicts other batches of
+    that one.
+    """
     seconds = round_seconds(step, workload, batch, max_num_batched_tokens)
     return batch / seconds if seconds > 0 else 0.0
 
 
 def tells_lengths(step: StepTime) -> bool:
-    """Whether the fit can predict workloads it was not fitted to."""
+    """Return whether the fit can predict workloads it was not fitted to."""
     return step.workloads > 1
 
 
@@ -192,7 +198,9 @@ def errors(
     samples: Sequence[StepSample | tuple[int, Workload, float]],
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
 ) -> tuple[float, ...]:
-    """Relative errors of the predicted round times, one per sample: predicted / measured - 1."""
+    """Return the relative errors of the predicted round times, one per sample: predicted / measured
+    - 1.
+    """
     return tuple(
         round_seconds(step, s.workload, s.batch, max_num_batched_tokens)
         * s.output_tokens_per_s

@@ -167,7 +167,7 @@ def _check(sources: Sequence[Source], target: Target) -> None:
 
 
 def _round_seconds(subject: Subject, fit: TermFit, shift: LengthShift | None) -> RoundSeconds:
-    """The predicted time of a round, in seconds, by batch."""
+    """Return the predicted time of a round, in seconds, by batch."""
     if shift is not None:
         return lambda batch: batch / shift.output_tokens_per_s(subject, batch)
     return lambda batch: fit.seconds(subject.terms(batch))
@@ -216,14 +216,16 @@ def _proof(checks: Sequence[Check], nothing: str) -> str:
 
 
 def _batches(sources: Sequence[Source], most: int) -> tuple[int, ...]:
-    """Measured batches and powers of two, up to the largest."""
+    """Return the measured batches and powers of two, up to the largest."""
     measured = {p.batch for source in sources for p in usable_points(source.profile)}
     powers = {2**n for n in range(most.bit_length())}
     return tuple(sorted(b for b in measured | powers if b <= most))
 
 
 def _largest(sources: Sequence[Source], target: Target, offset: int) -> tuple[int, LimitedBy]:
-    """The largest batch to predict: it fits into memory, within reach of the measured batches."""
+    """Return the largest batch to predict: it fits into memory, within reach of the measured
+    batches.
+    """
     measured = max(p.batch for s in sources for p in usable_points(s.profile))
     cap = min(MAX_BATCH, BATCH_REACH * measured)
     budget = target.memory_bytes
@@ -242,7 +244,7 @@ def _modelled(subject: Subject, batch: int, max_model_len: int) -> Footprint:
 
 
 def _footprint_offset(source: Source) -> int:
-    """Bytes by which the source's footprints exceed their model (often negative).
+    """Return bytes by which the source's footprints exceed their model (often negative).
 
     This is mostly memory that no term describes; it is the same for other batches and sizes.
     """
@@ -307,7 +309,7 @@ def _scaled(latency: Latency, ratio: float) -> Latency:
 
 
 def _calibrated(subject: Subject, seconds: float, batch: int) -> float:
-    """Ratio of the time that a round takes to the time that the roofline gives."""
+    """Return the ratio of the time that a round takes to the time that the roofline gives."""
     return seconds / subject.rounds.round(batch).seconds
 
 
@@ -341,7 +343,7 @@ def _e2el(target: Target, source: Source, like: OperatingPoint, seconds: float) 
 
 
 def _step_time(sources: Sequence[Source], target: Target, fit: TermFit, batch: int) -> StepTime:
-    """The terms of the definitions' step time, per step of the target."""
+    """Return the terms of the definitions' step time, per step of the target."""
     subject = target.subject
     fixed, weights, compute, kv, sequences = fit.parts(subject.terms(batch))
     work = round_work(subject.workload, batch, subject.max_num_batched_tokens)

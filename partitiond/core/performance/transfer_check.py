@@ -25,12 +25,12 @@ OTHER_DEVICE_DISTANCE: Final = 0.5
 
 
 def predicted_output_tokens_per_s(fit: TermFit, subject: Subject, batch: int) -> float:
-    """X(batch) of a subject by calibrated terms, in tokens/s."""
+    """Return X(batch) of a subject by calibrated terms, in tokens/s."""
     return batch / fit.seconds(subject.terms(batch))
 
 
 def distance(source: Subject, target: Subject, fit: TermFit) -> float:
-    """Distance of a target from a measured source, in doublings; 0 for the same thing.
+    """Return the distance of a target from a measured source, in doublings; 0 for the same thing.
 
     Each term's ratio counts by the term's share of the target's round, at a batch of 16.
     """
@@ -82,7 +82,7 @@ def leave_one_out(sources: Sequence[Source]) -> tuple[Check, ...]:
 
 
 def error_band(sources: Sequence[Source], target: Subject, fit: TermFit) -> float:
-    """Half-width of the band of throughput, as a share, of a prediction by terms."""
+    """Return the half-width of the band of throughput, as a share, of a prediction by terms."""
     away = min(distance(source.subject, target, fit) for source in sources)
     return band_of(leave_one_out(sources), sources, fit.residual_share, away)
 
@@ -90,7 +90,9 @@ def error_band(sources: Sequence[Source], target: Subject, fit: TermFit) -> floa
 def band_of(
     checks: Sequence[Check], sources: Sequence[Source], residual_share: float, away: float
 ) -> float:
-    """Half-width of the band of throughput, as a share: noise, misfit, and error by distance."""
+    """Return the half-width of the band of throughput, as a share: noise, misfit, and error by
+    distance.
+    """
     if checks:
         each = max(LEAST_ERROR, *(c.error_share / (1 + c.distance) for c in checks))
     else:
@@ -99,7 +101,7 @@ def band_of(
 
 
 def _noise(sources: Sequence[Source]) -> float:
-    """Mean half-width of the points' intervals, as a share."""
+    """Return the mean half-width of the points' intervals, as a share."""
     shares = [
         point.half_width / point.output_tokens_per_s
         for source in sources

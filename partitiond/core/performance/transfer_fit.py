@@ -79,7 +79,7 @@ class Subject:
         return RoundCase(self.loaded, self.workload, reached, self.max_num_batched_tokens)
 
     def terms(self, batch: int) -> RoundTerms:
-        """The roofline's parts of a round."""
+        """Return the roofline's parts of a round."""
         case = self.rounds
         return round_terms(
             case.architecture, case.workload, batch, case.reached, case.max_num_batched_tokens
@@ -119,7 +119,9 @@ def source_of(profile: Profile, architecture: Architecture, hardware: HardwareSp
 
 
 def engine_argument(profile: Profile, name: str) -> str | None:
-    """The value of an argument that its engine was started with, as "--max-model-len=256"."""
+    """Return the value of an argument that its engine was started with, as
+    "--max-model-len=256".
+    """
     found = (
         a.partition("=")[2] for a in profile.provenance.engine_args if a.startswith(name + "=")
     )
@@ -145,11 +147,11 @@ class TermFit:
     points: int
 
     def seconds(self, terms: RoundTerms) -> float:
-        """The predicted time of a round, in seconds."""
+        """Return the predicted time of a round, in seconds."""
         return math.fsum(self.parts(terms))
 
     def parts(self, terms: RoundTerms) -> tuple[float, float, float, float, float]:
-        """The predicted time of a round by terms, in seconds."""
+        """Return the predicted time of a round by terms, in seconds."""
         return (
             self.fixed * terms.fixed,
             self.weights * terms.weights,
@@ -160,13 +162,13 @@ class TermFit:
 
 
 def usable_points(profile: Profile) -> tuple[OperatingPoint, ...]:
-    """Points that tell a round's time, batches ascending."""
+    """Return points that tell a round's time, batches ascending."""
     usable = [p for p in profile.points if not p.kv_limited and p.output_tokens_per_s > 0]
     return tuple(sorted(usable, key=lambda p: p.batch))
 
 
 def measured_round(point: OperatingPoint) -> float:
-    """Seconds in which every slot got one token."""
+    """Return seconds in which every slot got one token."""
     return point.batch / point.output_tokens_per_s
 
 
@@ -206,7 +208,7 @@ def _columns(terms: RoundTerms) -> tuple[float, float, float, float, float]:
 
 
 def _overall(observed: Sequence[tuple[tuple[float, ...], float]]) -> float:
-    """One factor for all terms, which makes the single factors comparable to 1."""
+    """Return one factor for all terms, which makes the single factors comparable to 1."""
     shares = [math.fsum(terms) / seconds for terms, seconds in observed]
     return math.fsum(shares) / math.fsum(share * share for share in shares)
 

@@ -156,7 +156,7 @@ def _served(forecast: ModelForecast) -> float:
 
 
 def _total(values: Iterable[float | None]) -> float | None:
-    """The sum; None if one of the values is not known."""
+    """Return the sum; None if one of the values is not known."""
     found = list(values)
     known = [value for value in found if value is not None]
     return math.fsum(known) if len(known) == len(found) else None
@@ -202,7 +202,7 @@ class Alternative:
 
     @property
     def serves_all(self) -> bool:
-        """Whether every model has its whole place."""
+        """Whether every model gets all that it asks for."""
         return self.figures is not None and not self.figures.unplaced
 
 
@@ -340,6 +340,8 @@ def _gain(base: Plan | None, other: Plan) -> tuple[float | None, float | None, i
 
 
 def _by_priority(proof: Certificate) -> dict[int, tuple[float, float]]:
-    """Value and bound of each priority that counts; under other objectives those of the plan."""
+    """Return the value and bound of each priority that counts; under other objectives those of the
+    plan.
+    """
     by = {p.priority: (p.value, p.bound) for p in proof.by_priority}
     return by or {0: (proof.own_value, proof.own_bound)}

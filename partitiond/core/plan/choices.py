@@ -64,7 +64,7 @@ class Choice:
 
 
 def worth(choice: Choice, price: float, *, is_cost: bool) -> float:
-    """Value of a choice at this price of a move; more is better.
+    """Return the value of a choice at this price of a move; more is better.
 
     Args:
         choice: the plan.
@@ -116,7 +116,7 @@ def _same(one: Choice, other: Choice) -> bool:
 
 
 def _with_prices(one: Choice, front: Sequence[Choice], *, is_cost: bool, unit: float) -> Choice:
-    """The choice with the prices between which no other is worth more; values are linear."""
+    """Return the choice with the prices between which no other is worth more; values are linear."""
     low, high = 0.0, math.inf
     lost = False
     for other in front:
@@ -135,7 +135,7 @@ def _with_prices(one: Choice, front: Sequence[Choice], *, is_cost: bool, unit: f
 
 
 def _slope(one: Choice, *, is_cost: bool) -> float:
-    """Value that a choice loses if a move costs 1."""
+    """Return the value that a choice loses if a move costs 1."""
     return one.counted_moves * (1.0 if is_cost else one.value)
 
 
@@ -183,7 +183,9 @@ def prices_told(choice: Choice) -> str:
 
 
 def price_between(choice: Choice) -> float | None:
-    """A price of a move at which a choice is the best of those found, and mostly the only best."""
+    """Return a price of a move at which a choice is the best of those found, and mostly the only
+    best.
+    """
     low, high = choice.wins_from, choice.wins_to
     if low is None:
         return None

@@ -13,7 +13,7 @@ data-centre GPUs report 50 to 70 W of 350 to 700 W with a context loaded."""
 
 
 def max_watts(device: Device) -> float | None:
-    """The device's power limit; None if unknown."""
+    """Return the device's power limit; None if unknown."""
     if device.max_watts is not None:
         return device.max_watts
     spec = HARDWARE.get(device.hardware)
@@ -21,7 +21,7 @@ def max_watts(device: Device) -> float | None:
 
 
 def idle_watts(device: Device) -> float | None:
-    """Watts that the device draws without load; None if unknown."""
+    """Return watts that the device draws without load; None if unknown."""
     if device.idle_watts is not None:
         return device.idle_watts
     most = max_watts(device)
@@ -29,12 +29,12 @@ def idle_watts(device: Device) -> float | None:
 
 
 def no_prices(devices: Iterable[Device]) -> bool:
-    """Whether no device has a price of its own; each device then counts as 1 per hour."""
+    """Return whether no device has a price of its own; each device then counts as 1 per hour."""
     return all(device.price_per_hour == 1.0 for device in devices)
 
 
 def device_cost(device: Device, objective: Objective) -> float | None:
-    """Cost of using the device, independent of its replicas; None if unknown.
+    """Return the cost of using the device, independent of its replicas; None if unknown.
 
     The cost is 1 for `min-devices`, the price per hour, the power limit in watts, or the idle draw
     in watts (the draw of replicas is added). For objectives that are no cost it is the price.

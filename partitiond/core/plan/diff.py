@@ -106,7 +106,7 @@ class DiffCost:
 def start_seconds(
     placement: Placement, kind: DeviceKind, measured: Mapping[str, float]
 ) -> tuple[float, bool]:
-    """How long an engine takes until it serves, and whether that was measured.
+    """Return how long an engine takes until it serves, and whether that was measured.
 
     Args:
         placement: of the engine to start.
@@ -176,7 +176,7 @@ def _order(
 
 
 def _room(device: Device) -> int:
-    """Bytes that replicas may hold on a device."""
+    """Return bytes that replicas may hold on a device."""
     usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
     return max(0, usable - headroom_bytes(device.memory_bytes))
 
@@ -218,7 +218,7 @@ class _OnDevice:
         self._room = _room(device)
 
     def start(self, placement: Placement) -> bool:
-        """Place the replica; return whether another one had to make way."""
+        """Place the replica; return whether another replica had to leave first."""
         wanted = placement.partition
         room = self._room - mode_overhead_bytes(wanted.mode)
         made_way = False

@@ -41,7 +41,9 @@ class Outage:
 
 
 def drain_seconds(placement: Placement) -> float:
-    """About how long a full replica takes to finish its requests: batch / throughput (Little)."""
+    """Return about how long a full replica takes to finish its requests: batch / throughput
+    (Little).
+    """
     candidate = placement.candidate
     if candidate.capacity_req_per_s <= 0:
         return LONGEST_DRAIN_SECONDS

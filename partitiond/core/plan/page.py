@@ -21,7 +21,7 @@ MANY_DEVICES: Final = 50
 
 
 def is_large(plan: Plan) -> bool:
-    """Whether the whole plan would take more than a page."""
+    """Return whether the whole plan would take more than a page."""
     used = len({p.device_id for p in plan.placements})
     return len(plan.forecasts) > MANY_MODELS or used > MANY_DEVICES
 

@@ -95,7 +95,7 @@ class Candidate:
 
 
 def weights_of(candidate: Candidate) -> int:
-    """Bytes of weights that a start has to load.
+    """Return bytes of weights that a start has to load.
 
     For a candidate stored before they were noted: all but its KV cache, which is rather too much.
     """
@@ -184,7 +184,7 @@ def form_key(model: str, variant: str) -> str:
 
 
 def model_of(form: str) -> str:
-    """The model of a form that was named by `form_key`."""
+    """Return the model of a form that was named by `form_key`."""
     return form.partition(":")[0]
 
 
@@ -305,7 +305,7 @@ class Unplaced:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HeldBack:
-    """A model that stays as it runs, because its change needs an outage that nobody has allowed.
+    """A model that stays as it runs, because its change needs an outage that is not allowed.
 
     Attributes:
         seconds: about how long it would have no replica.
@@ -377,7 +377,7 @@ class Plan:
         return (*self.placements, *self.asleep)
 
     def on_device(self, device_id: str) -> tuple[Placement, ...]:
-        """Placements on one device, in order."""
+        """Return placements on one device, in order."""
         return tuple(p for p in self.placements if p.device_id == device_id)
 
 
@@ -412,7 +412,7 @@ class PlanDiff:
 
 
 def same_engine(old: Placement, new: Placement) -> bool:
-    """Whether a running replica can stay as it is under the new placement.
+    """Return whether a running replica can stay as it is under the new placement.
 
     Place, form of the model, memory, batch, KV cache and release decide what the engine was started
     with; predicted figures may differ. An unknown release does not count as another one.
@@ -429,7 +429,7 @@ def same_engine(old: Placement, new: Placement) -> bool:
 
 
 def other_release(old: Placement, new: Placement) -> bool:
-    """Whether the releases of both are known and differ."""
+    """Return whether the releases of both are known and differ."""
     was, now = old.candidate.release, new.candidate.release
     return bool(was and now) and was != now
 

@@ -87,14 +87,14 @@ class _Reasons:
     registered: frozenset[str]
 
     def start(self, placed: Placement) -> str:
-        """Why a replica is added."""
+        """Explain why a replica is added."""
         before = self._forecast(self.old, placed.model)
         if before is None or before.replicas == 0:
             return f"the first plan with {placed.model}: {self._served(placed.model)}"
         return self._demand(placed.model) or self._rate(placed.model) or self._served(placed.model)
 
     def stop(self, gone: Placement) -> str:
-        """Why a replica is taken away."""
+        """Explain why a replica is taken away."""
         if gone.model not in self.registered:
             return f"{gone.model} was removed"
         lacking = next((u.reason for u in self.new.unplaced if u.model == gone.model), "")
@@ -108,7 +108,7 @@ class _Reasons:
         )
 
     def move(self, old: Placement, new: Placement) -> str:
-        """Why a replica moves or restarts."""
+        """Explain why a replica moves or restarts."""
         was, now = old.candidate, new.candidate
         if was.profile_id != now.profile_id:
             figures = f"another profile counts now ({now.profile_kind.value}: {now.profile_id})"
@@ -174,7 +174,7 @@ class _Reasons:
         return f"the plan is better so by {goal}; {self._served(model)}"
 
     def _served(self, model: str) -> str:
-        """The plan's explanation of the model, or else its forecast in short."""
+        """Return the plan's explanation of the model, or else its forecast in short."""
         told = next((t for t in self.new.explanation if t.startswith(f"{model}: ")), "")
         if told:
             return told.removeprefix(f"{model}: ").rstrip(".")
@@ -197,7 +197,7 @@ def _rate(demand: float | None) -> str:
 
 
 def _released(old: Placement, new: Placement) -> bool:
-    """Whether it is another release of the same form; names tell different forms apart."""
+    """Return whether it is another release of the same form; names tell different forms apart."""
     return other_release(old, new) and old.candidate.variant == new.candidate.variant
 
 

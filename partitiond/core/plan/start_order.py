@@ -34,13 +34,13 @@ class StartGains:
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def served(self, model: str, capacity_req_per_s: float) -> float:
-        """The part of a model's capacity that counts, in weighted requests/s."""
+        """Return the part of a model's capacity that counts, in weighted requests/s."""
         wanted = self.demands.get(model)
         served = capacity_req_per_s if wanted is None else min(wanted, capacity_req_per_s)
         return served * self.weights.get(model, 1.0)
 
     def takes(self, placement: Placement) -> float:
-        """Seconds until its engine serves; always above 0."""
+        """Return seconds until its engine serves; always above 0."""
         return max(1e-3, self.seconds.get(placement.replica_id, USUAL_SECONDS))
 
 
@@ -53,7 +53,7 @@ def start_order(
     serving: Mapping[str, float] = _NOTHING,
     replaced: Mapping[str, float] = _NOTHING,
 ) -> tuple[Placement, ...]:
-    """The placements in the order in which they should start, on each device and so overall.
+    """Return the placements in the order in which they should start, on each device and so overall.
 
     Of equal gains a model that has nothing goes first, then the earlier one in `missing`.
 
@@ -98,7 +98,8 @@ def lost_requests(
     stakes: StartGains = NO_STAKES,
     serving: Mapping[str, float] = _NOTHING,
 ) -> float:
-    """Weighted requests that are not served until all of these have started in this order.
+    """Return the weighted requests that are not served until all of these have started in this
+    order.
 
     This is the rate served in the end, minus the rate served on the way, summed over that time.
     """

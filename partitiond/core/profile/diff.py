@@ -156,7 +156,7 @@ def _knee(first: Profile, second: Profile) -> ProfileFigure:
 
 
 def _best_half_width(profile: Profile) -> float:
-    """Half-width at the point with the largest throughput, where X* was measured."""
+    """Return the half-width at the point with the largest throughput, where X* was measured."""
     usable = [point for point in profile.points if not point.kv_limited]
     best = max(usable, key=lambda p: p.output_tokens_per_s, default=None)
     measured = profile.kind is ProfileKind.MEASURED and best is not None

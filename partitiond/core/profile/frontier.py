@@ -38,7 +38,7 @@ class RatePoint(Protocol):
 
 
 def dominates(one: OperatingPoint, other: OperatingPoint) -> bool:
-    """Whether `one` is at least as good in all three respects and better in at least one."""
+    """Return whether `one` is at least as good in all three respects and better in at least one."""
     at_least_as_good = (
         one.footprint_bytes <= other.footprint_bytes
         and one.output_tokens_per_s >= other.output_tokens_per_s
@@ -59,13 +59,13 @@ def frontier(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:
 
 
 def doubling_gains(points: Sequence[RatePoint]) -> dict[int, float]:
-    """X(2b) / X(b) for every b for which both were measured."""
+    """Return X(2b) / X(b) for every b for which both were measured."""
     rate = {p.batch: p.output_tokens_per_s for p in points}
     return {b: rate[2 * b] / rate[b] for b in sorted(rate) if 2 * b in rate and rate[b] > 0}
 
 
 def last_doubling_growth(points: Sequence[RatePoint]) -> float:
-    """Growth of throughput over the last doubling of the batch, as a share.
+    """Return the growth of throughput over the last doubling of the batch, as a share.
 
     Compares the largest batch with the largest one of at most half its size. If that is more than
     a doubling away, the growth is spread evenly over the doublings between. Infinite for a single
@@ -82,7 +82,7 @@ def last_doubling_growth(points: Sequence[RatePoint]) -> float:
 
 
 def still_grows(points: Sequence[RatePoint], tolerance: float = TOLERANCE) -> bool:
-    """Whether throughput still grew by more than the tolerance when the sweep ended.
+    """Return whether throughput still grew by more than the tolerance when the sweep ended.
 
     On a curve that only rises, the last doubling decides. A curve with steps or a dip may rise
     over its last doubling and yet end below the throughput of a smaller batch. Then the best batch

@@ -47,7 +47,7 @@ class Job:
         result: id of the profile it made.
         error: message and hint when it failed.
         reason: why the chain queued it by itself; it takes it back when the reason vanishes while
-            the job waits. Empty where somebody asked for it.
+            the job waits. Empty if a person asked for the job.
         device_id: where it runs or ran; of a job that waits, where the interrupted one ran that it
             goes on from. Empty where it never ran.
         hardware: of the device that was asked for; any other of it does as well, unless the params

@@ -23,7 +23,7 @@ NAMED: Final = (
 
 
 def named_point(profile: Profile, name: PointName, slo: Slo | None) -> OperatingPoint | None:
-    """The operating point of that name; None if the profile has none.
+    """Return the operating point of that name; None if the profile has none.
 
     - default: the knee; with an SLO, the largest batch up to the knee that holds it.
     - knee: the knee, whatever the SLO; where throughput still grew, the largest usable batch.
@@ -52,7 +52,7 @@ def named_point(profile: Profile, name: PointName, slo: Slo | None) -> Operating
 
 
 def goodput_req_per_s(profile: Profile, point: OperatingPoint, slo: Slo) -> float:
-    """Requests/s of a point that hold the SLO.
+    """Return the requests/s of a point that hold the SLO.
 
     A measured goodput counts only for the SLO under which it was measured. For another SLO, all
     requests of a point count if the point's percentiles hold that SLO, and none otherwise.

@@ -123,12 +123,12 @@ class Profile:
     slo: Slo | None = None
 
     def point(self, batch: int) -> OperatingPoint | None:
-        """The operating point measured at exactly this batch."""
+        """Return the operating point measured at exactly this batch."""
         return next((point for point in self.points if point.batch == batch), None)
 
 
 def holds_slo(point: OperatingPoint, slo: Slo, counted: Slo | None = None) -> bool:
-    """Whether the share of requests within both bounds reaches the SLO's quantile.
+    """Return whether the share of requests within both bounds reaches the SLO's quantile.
 
     The counted share is used if the point was measured under the same bounds. Otherwise (estimates,
     other bounds, a point whose latencies were changed) the percentiles of TTFT and of TPOT stand
@@ -150,12 +150,13 @@ def holds_slo(point: OperatingPoint, slo: Slo, counted: Slo | None = None) -> bo
 
 
 def _same_bounds(one: Slo, other: Slo) -> bool:
-    """Whether both count requests alike; the quantile has no part in that."""
+    """Return whether both count requests alike; the quantile has no part in that."""
     return (one.ttft_seconds, one.tpot_seconds) == (other.ttft_seconds, other.tpot_seconds)
 
 
 def operating_point(profile: Profile, slo: Slo | None) -> OperatingPoint | None:
-    """The default operating point: the knee; with an SLO, the largest batch <= knee that holds it.
+    """Return the default operating point: the knee; with an SLO, the largest batch <= knee that
+    holds it.
 
     None if no measured batch up to the knee holds the SLO.
     """
@@ -176,7 +177,7 @@ UNHELD_SHARE: Final = 0.75
 
 
 def rate_margin(profile: Profile, kind: ProfileKind) -> float:
-    """Share of a rate that planning leaves off.
+    """Return the share of a rate that planning leaves off.
 
     The error that a transfer states for itself counts if it is larger, up to the margin of an
     estimate: a tenth of the SMs is further from a measured whole GPU than half of them is.
@@ -191,7 +192,7 @@ def rate_margin(profile: Profile, kind: ProfileKind) -> float:
 
 
 def capacity_req_per_s(profile: Profile, point: OperatingPoint) -> float:
-    """Requests/s one replica is planned to take at `point`, before margins.
+    """Return the requests/s one replica is planned to take at `point`, before margins.
 
     A rate that open-loop trials confirmed holds for the batch of these trials. If they found no
     rate that is held, the lowest rate that failed bounds the capacity.

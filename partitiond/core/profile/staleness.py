@@ -27,7 +27,7 @@ class Current:
 def stale_reasons(
     profile: Profile, *, model_revision: str | None, engine_version: str, driver: str
 ) -> tuple[str, ...]:
-    """Why a profile is stale, one clause for each reason; empty if it is not.
+    """Explain why a profile is stale, one clause for each reason; empty if it is not.
 
     Estimates are never stale: they are computed again with each registration.
 
@@ -51,7 +51,7 @@ def stale_reasons(
 def measure_again_reasons(
     profile: Profile, *, model_revision: str | None, engine_version: str
 ) -> tuple[str, ...]:
-    """The reasons of `stale_reasons` that justify measuring again automatically.
+    """Return the reasons of `stale_reasons` that justify measuring again automatically.
 
     Another model or another engine moves the knee; another driver (or kernel) seldom does, and
     drivers change often.
@@ -67,7 +67,7 @@ def measure_again_reasons(
 
 
 def command_for(profile: Profile) -> str:
-    """The command that measures the same again, on the registered model."""
+    """Return the command that measures the same again, on the registered model."""
     parts = ["partitiond", "profile", profile.model]
     if profile.size.mode is SharingMode.CORES:
         parts += ["--cores", str(profile.size.cores)]
@@ -77,7 +77,7 @@ def command_for(profile: Profile) -> str:
 
 
 def _minor(version: str) -> tuple[str, ...] | str:
-    """The first two numbers of a version; the whole text if it has none."""
+    """Return the first two numbers of a version; the whole text if it has none."""
     found = _MINOR.search(version)
     return found.groups() if found else version
 

@@ -362,11 +362,11 @@ class _Look:
     room: Mapping[str, "int | Unknown"]
 
     def outgoing(self) -> Iterator[ObservedReplica]:
-        """Live engines that the plan does not want."""
+        """Return live engines that the plan does not want."""
         return iter(self.unwanted(r for r in self.seen.replicas if r.state in LIVE))
 
     def live_on(self, device_id: str) -> list[ObservedReplica]:
-        """Engines that hold something of a device."""
+        """Return engines that hold something of a device."""
         return [
             r for r in self.seen.replicas if r.state in LIVE and r.placement.device_id == device_id
         ]
@@ -377,7 +377,7 @@ class _Look:
         return [r for r in replicas if key_of(r) not in kept]
 
     def age(self, replica: ObservedReplica) -> int:
-        """Whole seconds that the replica has been in its state."""
+        """Return whole seconds that the replica has been in its state."""
         return max(0, int(self.seen.now - replica.state_since))
 
 
@@ -449,7 +449,7 @@ def _reason(replica: ObservedReplica) -> str:
     # Two parts of the daemon report an end during a start, and one of them names the replica.
     error = replica.last_error.removeprefix(f"{replica.replica_id} did not start: ")
     lines = [line.strip() for line in error.splitlines()[:2]]
-    return " ".join(lines) or "nobody knows why"
+    return " ".join(lines) or "the cause is not known"
 
 
 def _waits(placement: Placement, here: _Look) -> _At:

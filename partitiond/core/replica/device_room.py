@@ -14,12 +14,14 @@ _LEAVING: Final = frozenset({ReplicaState.DRAINING, ReplicaState.STOPPING})
 
 
 def key_of(replica: ObservedReplica) -> tuple[str, str]:
-    """Key that tells engines apart: two engines carry a replica's id while the replica moves."""
+    """Return the key that tells engines apart: two engines carry a replica's id while the replica
+    moves.
+    """
     return replica.replica_id, replica.generation
 
 
 def holds(replica: ObservedReplica) -> Partition:
-    """What a live engine holds: its partition, or the sleeping part of it."""
+    """Return what a live engine holds: its partition, or the sleeping part of it."""
     if replica.state is ReplicaState.SLEEPING:
         return held(replica.placement, max(1, replica.sleep_level))
     return replica.placement.partition
@@ -66,7 +68,9 @@ class DeviceRoom:
         return True
 
     def waits_for_its_turn(self, placement: Placement) -> bool:
-        """Whether a start has room here and waits only because too many engines start already."""
+        """Return whether a start has room here and waits only because too many engines start
+        already.
+        """
         if placement.device_id != self.device_id or placement.replica_id in self._taken:
             return False
         return self._places <= 0 and fits(placement.partition, self._held, self._free_bytes)

@@ -33,7 +33,7 @@ class Room:
         return Room(self.memory_bytes + other.memory_bytes, self.units + other.units)
 
     def covers(self, need: "Room") -> bool:
-        """Whether the need fits into this room."""
+        """Return whether the need fits into this room."""
         return self.memory_bytes >= need.memory_bytes and self.units >= need.units
 
 
@@ -86,7 +86,7 @@ class Popularity:
         return Popularity(self._faded(now, half_life_seconds) + count, now)
 
     def req_per_s(self, now: float, half_life_seconds: float) -> float:
-        """Requests per second that the count stands for."""
+        """Return requests per second that the count stands for."""
         return self._faded(now, half_life_seconds) * math.log(2) / half_life_seconds
 
     def _faded(self, now: float, half_life_seconds: float) -> float:
@@ -106,14 +106,16 @@ Order = Callable[[Resident, str], float]
 
 
 def by_price(resident: Resident, device_id: str) -> float:
-    """Our order: the expected waiting that the eviction costs, per share of room that it frees."""
+    """Return the expected waiting that an eviction costs, per share of memory that it frees:
+    the order that partitiond uses.
+    """
     freed = resident.on(device_id)
     # Bytes stand for the share: units are used in proportion to bytes, or not at all.
     return resident.price / max(1, freed.memory_bytes)
 
 
 def by_idle(resident: Resident, _device_id: str) -> float:
-    """Least recently used first."""
+    """Return an order by which the least recently used model is evicted first."""
     return -resident.idle_seconds
 
 

@@ -82,7 +82,7 @@ class JobRoom(Protocol[L_co]):
         ...
 
     def fits_without_jobs(self, needs: Hashable, device_id: str) -> bool:
-        """Whether the device would have room if no job measured."""
+        """Return whether the device would have room if no job measured."""
         ...
 
 
@@ -195,7 +195,7 @@ class _Search(Generic[L]):
         return _Waits(self._why(job, reasons), self._could(job))
 
     def _could(self, job: WaitingJob) -> frozenset[str]:
-        """Devices on which only jobs are in the job's way, and devices of these jobs."""
+        """Return devices on which only jobs are in the job's way, and devices of these jobs."""
         places = {
             device_id
             for device_id in job.devices

@@ -13,7 +13,7 @@ from partitiond.core.plan.record import Placement
 
 
 def stranded(applied: Collection[Placement], devices: Sequence[Device]) -> bool:
-    """Whether some applied replicas have no device to run on until there is another plan."""
+    """Return whether some applied replicas have no device to run on until there is another plan."""
     works = {device.id for device in devices if device.health is not DeviceHealth.FAILED}
     return any(placement.device_id not in works for placement in applied)
 
@@ -24,7 +24,7 @@ def cut_off(
     live: Collection[str],
     asleep: Collection[str] = (),
 ) -> frozenset[str]:
-    """Ids of the replicas without a running engine whose device is gone, failed or silent.
+    """Return ids of the replicas without a running engine whose device is gone, failed or silent.
 
     If no device is known at all, the host was not observed yet, and no device counts as gone.
 

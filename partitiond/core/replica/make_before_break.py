@@ -44,7 +44,7 @@ def _on_free_cores(
     running: Sequence[Placement],
     devices: Mapping[str, Device],
 ) -> Placement | None:
-    """Move a placement to cores without a holder; None if it need not, or cannot, move."""
+    """Move a placement to cores without a holder; None if that is not needed, or not possible."""
     partition, device = new.partition, devices.get(new.device_id)
     if not isinstance(partition, CpuCores) or device is None:
         return None

@@ -12,7 +12,7 @@ LIVE: Final = frozenset(
     {
         ReplicaState.STARTING,
         ReplicaState.SERVING,
-        ReplicaState.DROWSY,
+        ReplicaState.QUIESCING,
         ReplicaState.FALLING_ASLEEP,
         ReplicaState.SLEEPING,
         ReplicaState.WAKING,
@@ -155,7 +155,7 @@ class SleepReplica:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WakeReplica:
-    """Wake the engine; an engine that only rests serves again at once."""
+    """Wake the engine; an engine that is only quiescing serves again at once."""
 
     replica_id: str
     generation: str

@@ -31,7 +31,7 @@ _MAX_DOUBLINGS: Final = 10
 READY: Final = frozenset(
     {
         ReplicaState.SERVING,
-        ReplicaState.DROWSY,
+        ReplicaState.QUIESCING,
         ReplicaState.FALLING_ASLEEP,
         ReplicaState.SLEEPING,
         ReplicaState.WAKING,
@@ -74,12 +74,12 @@ class Obstacle:
     places: tuple[Place, ...] = ()
 
     def covers(self, variant: str, hardware: str) -> bool:
-        """Whether that form is kept from running on that hardware."""
+        """Return whether that form is kept from running on that hardware."""
         here = {(variant, hardware), (variant, "")}
         return not self.places or not here.isdisjoint(self.places)
 
     def open(self, profiles: Iterable[Profile]) -> tuple[Profile, ...]:
-        """The profiles that may be planned with despite the obstacle."""
+        """Return the profiles that may be planned with despite the obstacle."""
         return tuple(p for p in profiles if not self.covers(p.variant, p.hardware))
 
     @property
@@ -180,7 +180,9 @@ def failed_starts(
 def _shows_that_it_starts(
     replica: ObservedReplica, release_of: Callable[[str, str], str | None]
 ) -> bool:
-    """Whether the engine has started, is there to stay, and is of the form's present release."""
+    """Return whether the engine has started, is there to stay, and is of the form's present
+    release.
+    """
     release = replica.placement.candidate.release
     return (
         replica.state in READY
@@ -261,7 +263,7 @@ def _not_started(one: FailedStarts) -> str:
 
 
 def profile_failed(model: str, job_id: str, error: str, since: str) -> Obstacle:
-    """The obstacle of a model whose profile failed."""
+    """Return the obstacle of a model whose profile failed."""
     return Obstacle(
         model,
         ObstacleKind.PROFILE_FAILED,

@@ -15,7 +15,7 @@ LONGER: Final = 1.5
 
 _AT_REST: Final = frozenset(
     {
-        ReplicaState.DROWSY,
+        ReplicaState.QUIESCING,
         ReplicaState.FALLING_ASLEEP,
         ReplicaState.SLEEPING,
         ReplicaState.WAKING,
@@ -63,8 +63,8 @@ def ready_times(
 
 
 def settled(old: Mapping[str, float], new: Mapping[str, float], now: float) -> dict[str, float]:
-    """Return the new times, but keep an old time that the new one hardly changes: nobody can use a
-    table that changes at every call."""
+    """Return the new times, but keep an old time that the new one hardly changes: a table
+    that changes at every call is of no use."""
     return {model: _kept(old[model], at, now) if model in old else at for model, at in new.items()}
 
 
@@ -80,7 +80,9 @@ def _serves(replica: ObservedReplica) -> bool:
 def _own_start(
     placement: Placement, replicas: Iterable[ObservedReplica], starts: Starts, now: float
 ) -> float | None:
-    """When the engine that already starts for the placement should be ready; None without one."""
+    """Return when the engine that already starts for the placement should be ready; None without
+    one.
+    """
     for replica in replicas:
         if (
             replica.state is ReplicaState.STARTING
@@ -102,7 +104,7 @@ def _after(since: float, seconds: float, now: float) -> float:
 def _free_at(
     device_id: str, replicas: Iterable[ObservedReplica], starts: Starts, now: float
 ) -> float:
-    """When the last engine on a device should have started or drained."""
+    """Return when the last engine on a device should have started or drained."""
     free = now
     for replica in replicas:
         if replica.placement.device_id != device_id:
@@ -120,7 +122,9 @@ def _free_at(
 def _failed_until(
     placement: Placement, replicas: Iterable[ObservedReplica], starts: Starts
 ) -> float | None:
-    """When the back-off after a failure ends, 0 without one; None after `HOPELESS_FAILURES`."""
+    """Return when the back-off after a failure ends, 0 without one; None after
+    `HOPELESS_FAILURES`.
+    """
     for replica in replicas:
         own = replica.replica_id == placement.replica_id
         if own and replica.state is ReplicaState.FAILED:

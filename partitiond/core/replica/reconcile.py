@@ -90,7 +90,7 @@ _STAYING: Final = (
     ReplicaState.SERVING,
     ReplicaState.WAKING,
     ReplicaState.STARTING,
-    ReplicaState.DROWSY,
+    ReplicaState.QUIESCING,
     ReplicaState.FALLING_ASLEEP,
     ReplicaState.SLEEPING,
 )
@@ -114,7 +114,7 @@ _MAX_DOUBLINGS: Final = 30
 
 
 def backoff_seconds(failures: int, policy: ReconcilePolicy) -> float:
-    """How long a replica waits after its last failure: base x 2^(failures - 1), capped."""
+    """Return how long a replica waits after its last failure: base x 2^(failures - 1), capped."""
     if failures <= 0:
         return 0.0
     doublings = min(failures - 1, _MAX_DOUBLINGS)
@@ -122,7 +122,8 @@ def backoff_seconds(failures: int, policy: ReconcilePolicy) -> float:
 
 
 def failures_after(failures: int, served_seconds: float, policy: ReconcilePolicy) -> int:
-    """The count after one more failure; it restarts once an engine served for the longest delay.
+    """Return the count after one more failure; it restarts once an engine served for the longest
+    delay.
 
     Otherwise an engine that dies once a day would stay at the longest delay for ever.
     """
@@ -184,7 +185,8 @@ def current_engines(
     replicas: tuple[ObservedReplica, ...],
     asleep: Mapping[str, int],
 ) -> dict[str, ObservedReplica]:
-    """The engine that fulfils each wanted placement, by replica id: readiest first, oldest first.
+    """Return the engine that fulfils each wanted placement, by replica id: readiest first, oldest
+    first.
 
     If a model is to sleep, an engine that cannot sleep fulfils nothing; at zero no engine does.
     """
@@ -207,7 +209,7 @@ def current_engines(
 def awaiting_restart(
     placement: Placement, replicas: Iterable[ObservedReplica]
 ) -> ObservedReplica | None:
-    """The newest failed or stopped record of exactly this placement; its back-off counts."""
+    """Return the newest failed or stopped record of exactly this placement; its back-off counts."""
     dead = [
         replica
         for replica in replicas
@@ -279,7 +281,7 @@ def _drains(here: _Pass, making_way: set[tuple[str, str]], begun: Sequence[Actio
     leaving = {
         key_of(replica)
         for replica in here.outgoing
-        if replica.state is ReplicaState.DROWSY
+        if replica.state is ReplicaState.QUIESCING
         or (
             replica.state is ReplicaState.SERVING
             and (replica.placement.model not in incomplete or key_of(replica) in making_way)
@@ -297,9 +299,9 @@ def _drains(here: _Pass, making_way: set[tuple[str, str]], begun: Sequence[Actio
 
 
 def _outgrown(here: _Pass, changing: set[str]) -> set[tuple[str, str]]:
-    """Engines that hold more than their share and leave now. What makes one engine of a model grow
-    makes its other engines grow as well, so they leave one after the other and the model is served.
-    A model that is to sleep gives its memory back by falling asleep.
+    """Return engines that hold more than their share and leave now. What makes one engine of a
+    model grow makes its other engines grow as well, so they leave one after the other and the model
+    is served. A model that is to sleep gives its memory back by falling asleep.
 
     Args:
         here: the pass.
@@ -325,7 +327,7 @@ def _outgrown(here: _Pass, changing: set[str]) -> set[tuple[str, str]]:
 
 
 def _incomplete(here: _Pass) -> frozenset[str]:
-    """Models of which a replica that is wanted awake does not serve."""
+    """Return models of which a replica that is wanted awake does not serve."""
     return frozenset(
         placement.model
         for placement in here.desired
@@ -338,7 +340,9 @@ def _incomplete(here: _Pass) -> frozenset[str]:
 
 
 def _may_start(placement: Placement, here: _Pass) -> bool:
-    """Whether only room is missing: the replica is wanted awake, files on disk, back-off over."""
+    """Return whether only room is missing: the replica is wanted awake, files on disk, back-off
+    over.
+    """
     if placement.model in here.asleep or placement.form in here.seen.not_ready:
         return False
     if placement.replica_id in here.seen.withheld or _held_by_outgrown(placement, here):
@@ -351,7 +355,7 @@ def _may_start(placement: Placement, here: _Pass) -> bool:
 
 
 def _held_by_outgrown(placement: Placement, here: _Pass) -> bool:
-    """Whether an engine that outgrew the replica's place still holds that place."""
+    """Return whether an engine that outgrew the replica's place still holds that place."""
     return bool(here.seen.outgrown) and any(
         replica.replica_id == placement.replica_id
         and replica.placement.device_id == placement.device_id
@@ -362,15 +366,15 @@ def _held_by_outgrown(placement: Placement, here: _Pass) -> bool:
 
 
 def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]], set[tuple[str, str]]]:
-    """Return the actions that rest, put to sleep, wake and start engines now; the engines that must
-    make way for a start; and those that start and yield their turn.
+    """Return the actions that quiesce, put to sleep, wake and start engines now; the engines that
+    have to leave before another engine can start; and the starting engines that yield their turn.
 
     Falling asleep frees memory, so it precedes waking; waking is quick, so it precedes
     starting.
     """
     seen, policy = here.seen, here.policy
     missing = _missing(here)
-    actions = [*_rests(here)]
+    actions = [*_quiesces(here)]
     rooms: list[tuple[DeviceRoom, list[ObservedReplica]]] = []
     for device_id, free in seen.devices:
         if isinstance(free, Unknown) or device_id in seen.faulted:
@@ -397,8 +401,8 @@ def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]], set[tuple[s
 def _yielding(
     here: _Pass, missing: tuple[Placement, ...], rooms: Iterable[DeviceRoom]
 ) -> set[tuple[str, str]]:
-    """Engines that start after too many failed starts while others that failed less wait only for
-    their turn: a start that hangs until its deadline must not keep them waiting.
+    """Return engines that start after too many failed starts while others that failed less wait
+    only for their turn: a start that hangs until its deadline must not keep them waiting.
     """
     hopeless = [
         replica
@@ -425,7 +429,8 @@ def _failed_starts(placement: Placement, here: _Pass) -> int:
 
 
 def _missing(here: _Pass) -> tuple[Placement, ...]:
-    """Placements that lack nothing but room, in the order in which to start; failed starts last.
+    """Return placements that lack nothing but room, in the order in which to start; failed starts
+    last.
 
     An engine that is on its way out for its own replacement counts as if it still served. Otherwise
     another one would make way for its model, now the neediest, before the first start.
@@ -448,8 +453,8 @@ def _missing(here: _Pass) -> tuple[Placement, ...]:
 
 
 def _needed(here: _Pass, begun: Iterable[str]) -> frozenset[tuple[str, str]]:
-    """The last serving engines of models of which another engine is just coming, or cannot come
-    now: none of them makes way.
+    """Return the last serving engine of each model of which another engine is starting, or cannot
+    start now: these engines do not leave to free memory for another model.
 
     While anything is under way, these are the last engines of all models: a replica that waits for
     room may get it without an outage.
@@ -475,9 +480,9 @@ def _needed(here: _Pass, begun: Iterable[str]) -> frozenset[tuple[str, str]]:
 
 
 def _blocked(here: _Pass) -> frozenset[str]:
-    """Models of which a replica cannot start now, whatever makes way for it: its files are missing,
-    its start failed just now, it is withheld, its device is broken, gone or not observable; or it
-    has no room beside the last engine of another such model.
+    """Return models of which a replica cannot start now, whatever makes way for it: its files are
+    missing, its start failed just now, it is withheld, its device is broken, gone or not
+    observable; or it has no room beside the last engine of another such model.
     """
     room = {
         device_id: free
@@ -502,7 +507,7 @@ def _blocked(here: _Pass) -> frozenset[str]:
 
 
 def _staying(device_id: str, blocked: Container[str], here: _Pass) -> list[Partition]:
-    """Partitions held on a device even after every engine that may make way has done so."""
+    """Return partitions held on a device even after every engine that may make way has done so."""
     kept = {key_of(replica) for replica in here.current.values()}
     return [
         *(lease for lease in here.seen.leases if lease.device_id == device_id),
@@ -520,8 +525,8 @@ def _serves(replica: ObservedReplica) -> bool:
     return replica.state is ReplicaState.SERVING and not replica.ending
 
 
-def _rests(here: _Pass) -> list[Action]:
-    """Let engines that are to sleep finish first; let resting ones that are wanted serve again."""
+def _quiesces(here: _Pass) -> list[Action]:
+    """Quiesce engines that are to sleep; let quiescing engines that are wanted serve again."""
     actions: list[Action] = []
     for replica in here.current.values():
         if replica.ending or replica.placement.device_id in here.seen.faulted:
@@ -529,7 +534,7 @@ def _rests(here: _Pass) -> list[Action]:
         to_sleep = replica.placement.model in here.asleep
         if to_sleep and replica.state is ReplicaState.SERVING:
             actions.append(QuiesceReplica(replica.replica_id, replica.generation))
-        if not to_sleep and replica.state is ReplicaState.DROWSY:
+        if not to_sleep and replica.state is ReplicaState.QUIESCING:
             actions.append(WakeReplica(replica.replica_id, replica.generation))
     return actions
 
@@ -538,7 +543,7 @@ def _sleeps(here: _Pass, room: DeviceRoom) -> list[Action]:
     return [
         SleepReplica(replica.replica_id, replica.generation, here.asleep[replica.placement.model])
         for replica in here.current.values()
-        if replica.state is ReplicaState.DROWSY
+        if replica.state is ReplicaState.QUIESCING
         and replica.in_flight == 0
         and not replica.ending
         and replica.placement.model in here.asleep
@@ -547,7 +552,7 @@ def _sleeps(here: _Pass, room: DeviceRoom) -> list[Action]:
 
 
 def _to_wake(here: _Pass, device_id: str) -> list[ObservedReplica]:
-    """Sleeping engines of a device whose models are wanted awake."""
+    """Return sleeping engines of a device whose models are wanted awake."""
     return [
         replica
         for replica in here.current.values()

@@ -49,7 +49,7 @@ class Release:
 
 
 def engine_parts(spec: ModelSpec) -> tuple[object, ...]:
-    """The part of what an engine of this form is started with that the user chose.
+    """Return the part of what an engine of this form is started with that the user chose.
 
     Sleep mode may change while an engine runs: an engine that was started without it is stopped
     instead of put to sleep, and has it from its next start on.
@@ -59,7 +59,8 @@ def engine_parts(spec: ModelSpec) -> tuple[object, ...]:
 
 
 def release_of(form: ModelSpec) -> str:
-    """Digest of a form of a model (`ModelSpec.as_variant`): the same for the same engines.
+    """Return the digest of a form of a model (`ModelSpec.as_variant`): the same for the same
+    engines.
 
     Options with default values are left out, so that a later version with more options finds the
     same digest.
@@ -77,18 +78,18 @@ def release_of(form: ModelSpec) -> str:
 
 
 def same_release(one: ModelSpec, other: ModelSpec) -> bool:
-    """Whether the engines of all forms of both are made of the same parts."""
+    """Return whether the engines of all forms of both are made of the same parts."""
     return releases_of(one) == releases_of(other)
 
 
 def releases_of(spec: ModelSpec) -> dict[str, str]:
-    """Digest by form: the model itself (""), and its variants."""
+    """Return the digest by form: the model itself (""), and its variants."""
     names = ("", *(variant.name for variant in spec.variants))
     return {name: release_of(spec.as_variant(name)) for name in names}
 
 
 def gone_back(spec: ModelSpec, release: ModelSpec) -> ModelSpec:
-    """The specification with the engines of an earlier release."""
+    """Return the specification with the engines of an earlier release."""
     sleeps = release.engine.sleep_mode
     return dataclasses.replace(
         spec,
@@ -150,7 +151,9 @@ def _is_served(placement: Placement, serving: Iterable[ObservedReplica]) -> bool
 
 
 def way_back(releases: Iterable[Release], from_version: int) -> Release | None:
-    """The release to go back to: the one that serves, else the last that did; None without one."""
+    """Return the release to go back to: the one that serves, else the last that did; None without
+    one.
+    """
     others = [r for r in releases if r.version != from_version]
     for state in (ReleaseState.SERVING, ReleaseState.REPLACED):
         found = [r for r in others if r.state is state]

@@ -65,19 +65,20 @@ class Sleeper:
 
 
 def level_of(value: str) -> int:
-    """The level that a mark's value stands for; 1 if the value cannot be read."""
+    """Return the level that a mark's value stands for; 1 if the value cannot be read."""
     return int(value) if value in {str(level) for level in (*LEVELS, STOPPED)} else 1
 
 
 def said_asleep(level: int) -> str:
     """Describe a model that is to sleep at a level; empty if it is to be awake."""
     if level == STOPPED:
-        return "is at zero: its next request starts it."
+        return "is scaled to zero; the next request starts it."
     return f"is put to sleep at level {level}." if level else ""
 
 
 def held_bytes(candidate: Candidate, partition: Partition, level: int) -> Bytes:
-    """Device memory that an engine of the candidate holds asleep; at most its partition's.
+    """Return the device memory that an engine of the candidate holds asleep; at most its
+    partition's.
 
     If that is not known, it counts as everything: nothing is given away on a guess.
     """
@@ -91,12 +92,14 @@ def held_bytes(candidate: Candidate, partition: Partition, level: int) -> Bytes:
 
 
 def stays(level: int, can_sleep: bool) -> bool:
-    """Whether an engine keeps its process while its model is to sleep at a level; 0 is awake."""
+    """Return whether an engine keeps its process while its model is to sleep at a level; 0 is
+    awake.
+    """
     return level == 0 or (can_sleep and level != STOPPED)
 
 
 def held(placement: Placement, level: int) -> Partition:
-    """The partition as its engine holds it asleep.
+    """Return the partition as its engine holds it asleep.
 
     The device keeps its sharing mode: the engine's context stays, and no other mode can be set
     beside it. SMs and cores are free for others, since the engine computes nothing. A MIG slice
@@ -116,7 +119,9 @@ def held(placement: Placement, level: int) -> Partition:
 
 
 def host_bytes(placement: Placement, level: int) -> int:
-    """Host memory of an engine asleep on a GPU: its processes', and the weights at level 1."""
+    """Return the host memory of an engine asleep on a GPU: its processes', and the weights at level
+    1.
+    """
     if level == STOPPED:
         return 0
     candidate = placement.candidate
@@ -125,12 +130,12 @@ def host_bytes(placement: Placement, level: int) -> int:
 
 
 def sleepers(placements: Iterable[Placement], asleep: Mapping[str, int]) -> tuple[Sleeper, ...]:
-    """The replicas of the models that are asleep."""
+    """Return the replicas of the models that are asleep."""
     return tuple(Sleeper(p, asleep[p.model]) for p in placements if p.model in asleep)
 
 
 def devices_beside(devices: Sequence[Device], here: Collection[Sleeper]) -> tuple[Device, ...]:
-    """Devices as they are for other engines: memory that sleepers hold is not free.
+    """Return devices as they are for other engines: memory that sleepers hold is not free.
 
     The host memory of sleepers on GPUs is taken from the CPU device of their host, if there is
     one, because engines' host memory is planned against that device.
@@ -141,7 +146,7 @@ def devices_beside(devices: Sequence[Device], here: Collection[Sleeper]) -> tupl
 def host_memory(
     devices: Sequence[Device], here: Collection[Sleeper], told_bytes: int | None
 ) -> tuple[tuple[str, int], ...]:
-    """Memory for engines awake, by host, for hosts without a CPU device that reports it.
+    """Return the memory for engines awake, by host, for hosts without a CPU device that reports it.
 
     Args:
         told_bytes: memory that a host has for engines, including sleeping ones; None: no limit.
@@ -177,25 +182,26 @@ def _beside(device: Device, devices: Sequence[Device], here: Collection[Sleeper]
 
 
 def _is_beside(sleeper: Sleeper, cpu: Device, devices: Sequence[Device]) -> bool:
-    """Whether the sleeper is on a GPU of the CPU's host."""
+    """Return whether the sleeper is on a GPU of the CPU's host."""
     on = sleeper.placement.device_id
     return any(d.id == on and d.host == cpu.host and d.kind is DeviceKind.GPU for d in devices)
 
 
 def _slices(partition: Partition) -> range:
-    """Memory slices of a MIG slice."""
+    """Return the memory slices of a MIG slice."""
     if not isinstance(partition, MigSlice):
         return range(0)
     return range(partition.slice_start, partition.slice_start + partition.slice_count)
 
 
 def scales_to_zero(spec: ModelSpec) -> bool:
-    """Whether the model may give up its engines by itself."""
+    """Return whether the model may give up its engines by itself."""
     return spec.autoscale is not None and spec.autoscale.scale_to_zero_seconds is not None
 
 
 def idle_rules(spec: ModelSpec) -> tuple[tuple[int, float], ...]:
-    """(level, seconds without a request) of each level that it enters by itself, lightest first.
+    """Return (level, seconds without a request) of each level that it enters by itself, lightest
+    first.
 
     A model that scales to zero sleeps if its engine can, so that it is back in seconds. If it
     already has an idle rule for sleeping, it gives up its processes, too.
@@ -211,7 +217,7 @@ def idle_rules(spec: ModelSpec) -> tuple[tuple[int, float], ...]:
 def to_stop(
     after_seconds: Mapping[str, float], traffic: Mapping[str, Traffic], asleep: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """Sleeping models that had no request for so long that they give up their processes."""
+    """Return sleeping models that had no request for so long that they give up their processes."""
     return tuple(
         sorted(
             model
@@ -227,7 +233,7 @@ def to_stop(
 def waited_for(
     specs: Iterable[ModelSpec], asleep: Mapping[str, int], serving: Collection[str]
 ) -> frozenset[str]:
-    """Models without a replica whose requests still wait: at zero, or on the way back.
+    """Return models without a replica whose requests still wait: scaled to zero, or starting again.
 
     Args:
         serving: models with a replica that serves.
@@ -245,7 +251,7 @@ def to_wake(
     traffic: Mapping[str, Traffic],
     since: Mapping[str, float] = _JUST_NOW,
 ) -> tuple[str, ...]:
-    """Sleeping models that requests wait for, the longest wait first, then by name.
+    """Return sleeping models that requests wait for, the longest wait first, then by name.
 
     If not all find room, the order by name alone would give it to the same models again and again.
 
@@ -262,7 +268,7 @@ def to_put_to_sleep(
     serving_seconds: Mapping[str, float],
     asleep: Mapping[str, int] = _AWAKE,
 ) -> tuple[str, ...]:
-    """Models that had no request for as long as their idle rule says, by name.
+    """Return models that had no request for as long as their idle rule says, by name.
 
     Args:
         after_seconds: the rule of each model that has one.

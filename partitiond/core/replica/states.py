@@ -4,14 +4,14 @@
                           |                 |  ^                                        |
                           |           sleep |  | ready                                  +--> STOPPED
                           |                 v  |
-                          |              DROWSY, FALLING_ASLEEP, SLEEPING, WAKING
+                          |              QUIESCING, FALLING_ASLEEP, SLEEPING, WAKING
                           |                   |
                           +--exit, deadline---+--> FAILED --start--> STARTING
 
 An engine that is asleep keeps its process and gives up its KV cache and its weights
-(`core.replica.sleep`). It is DROWSY while it finishes what runs, and FALLING_ASLEEP or WAKING while
-it gives memory up or takes it back. In these three states it holds its whole partition; only in
-SLEEPING it holds less.
+(`core.replica.sleep`). It is QUIESCING while it finishes what runs, and FALLING_ASLEEP or WAKING
+while it gives memory up or takes it back. In these three states it holds its whole partition; only
+in SLEEPING it holds less.
 
 One table owns every transition; an event with no entry raises and changes nothing. The table in
 `docs/architecture.md` is generated from it.
@@ -29,8 +29,9 @@ class ReplicaState(enum.StrEnum):
     PENDING = "pending"
     STARTING = "starting"
     SERVING = "serving"
-    DROWSY = "drowsy"
-    """It gets no new requests, finishes those that run, and is then put to sleep."""
+    QUIESCING = "drowsy"
+    """The replica gets no new requests, and finishes those that run; then it is put to sleep. The
+    value is an older word, which the API keeps."""
     FALLING_ASLEEP = "falling-asleep"
     SLEEPING = "sleeping"
     WAKING = "waking"
@@ -69,13 +70,13 @@ TRANSITIONS: Final[dict[ReplicaState, dict[ReplicaEvent, ReplicaState]]] = {
         _E.STOP_ASKED: _S.STOPPING,
     },
     _S.SERVING: {
-        _E.SLEEP_ASKED: _S.DROWSY,
+        _E.SLEEP_ASKED: _S.QUIESCING,
         _E.DRAIN_ASKED: _S.DRAINING,
         _E.STOP_ASKED: _S.STOPPING,
         _E.EXITED: _S.FAILED,
         _E.DEADLINE_PASSED: _S.FAILED,
     },
-    _S.DROWSY: {
+    _S.QUIESCING: {
         _E.LAST_REQUEST_DONE: _S.FALLING_ASLEEP,
         # A drowsy engine has given nothing up yet.
         _E.WAKE_ASKED: _S.SERVING,
@@ -121,7 +122,7 @@ class IllegalTransitionError(PartitiondError):
 
 
 def step(state: ReplicaState, event: ReplicaEvent) -> ReplicaState:
-    """The state after the event.
+    """Return the state after the event.
 
     Raises:
         IllegalTransitionError: the table has no entry.

@@ -12,7 +12,7 @@ class Fit:
 
     Attributes:
         model: its name.
-        fits: it gets all that it asks for, and nobody else loses anything.
+        fits: it gets all that it asks for, and no other model loses anything.
         summary: the same in a few words, each a sentence.
         registered: the name is taken: this is what changing that model would do.
         preview: the plan and what it would change; it cannot be applied.

@@ -95,7 +95,7 @@ def _named(python: Path, variant: Variant) -> EngineEnvironment:
 
 
 def managed_environments(engines_dir: Path, variant: Variant) -> list[EngineEnvironment]:
-    """Completely installed managed environments of a variant, newest version first."""
+    """Return completely installed managed environments of a variant, newest version first."""
     found = []
     for marker in engines_dir.glob(f"vllm-{variant}-*/{MARKER}"):
         try:

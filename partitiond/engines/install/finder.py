@@ -32,7 +32,7 @@ class EngineFinder:
         self._simulated = settings.gpu.enabled and settings.gpu.simulated_host is not None
 
     def __call__(self) -> EngineEnvironment:
-        """The environment to start engines with. Raises EngineUnavailableError."""
+        """Return the environment to start engines with. Raises EngineUnavailableError."""
         if self._simulated:
             raise _not_simulated()
         return self._environment()
@@ -44,7 +44,7 @@ class EngineFinder:
             return self._look()
 
     def problem(self) -> EngineUnavailableError | None:
-        """Why no engine can start; None if one can. Looks at most every few seconds."""
+        """Explain why no engine can start; None if one can. Looks at most every few seconds."""
         if self._simulated:
             return _not_simulated()
         with self._lock:
@@ -55,12 +55,16 @@ class EngineFinder:
             return self._error
 
     def version(self) -> str:
-        """The engine's version; empty while none was found. Never looks, so it costs nothing."""
+        """Return the engine's version; empty while none was found. Never looks, so it costs
+        nothing.
+        """
         with self._lock:
             return self._found.version if self._found is not None else ""
 
     def python(self) -> Path | None:
-        """The engine's interpreter, or None. It converts models even if it cannot serve them."""
+        """Return the engine's interpreter, or None. It converts models even if it cannot serve
+        them.
+        """
         try:
             return self._environment().python
         except EngineUnavailableError:

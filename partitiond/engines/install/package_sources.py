@@ -69,7 +69,7 @@ class PackageSources:
         )
 
     def arguments(self) -> list[str]:
-        """Options for uv's commands that look for packages."""
+        """Return options for uv's commands that look for packages."""
         folders = [word for folder in self.wheel_folders for word in ("--find-links", folder)]
         hosts = [word for host in self.insecure_hosts for word in ("--allow-insecure-host", host)]
         if self.offline:
@@ -79,7 +79,7 @@ class PackageSources:
         return [*default, *indexes, "--index-strategy", "unsafe-best-match", *folders, *hosts]
 
     def environment(self) -> dict[str, str]:
-        """Variables for uv, which override those of its environment."""
+        """Return variables for uv, which override those of its environment."""
         chosen = {
             "UV_SYSTEM_CERTS": "1",
             "SSL_CERT_FILE": self.certificates,
@@ -99,7 +99,7 @@ def configured_sources(environ: Mapping[str, str] = os.environ) -> PackageSource
 
 
 def _pip_config(environ: Mapping[str, str]) -> str:
-    """The output of `pip config list`, or what it would be if pip were installed."""
+    """Return the output of `pip config list`, or what it would be if pip were installed."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "pip", "config", "list"],
@@ -113,7 +113,7 @@ def _pip_config(environ: Mapping[str, str]) -> str:
 
 
 def _configured_without_pip(environ: Mapping[str, str]) -> Iterator[str]:
-    """The lines of `pip config list` if pip is not installed, as in environments of uv."""
+    """Yield the lines of `pip config list` if pip is not installed, as in environments of uv."""
     found: dict[str, str] = {}
     for file in _pip_files(environ):
         parser = configparser.RawConfigParser()
@@ -129,7 +129,9 @@ def _configured_without_pip(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _pip_files(environ: Mapping[str, str]) -> Iterator[Path]:
-    """pip's configuration files, overriding ones later (pip's documentation, "Configuration")."""
+    """Yield pip's configuration files, overriding ones later (pip's documentation,
+    "Configuration").
+    """
     named = environ.get("PIP_CONFIG_FILE", "")
     if named == os.devnull:
         return
@@ -145,7 +147,7 @@ def _pip_files(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def pip_options(printed: str) -> dict[str, str]:
-    """The options of an installation, from what `pip config list` prints."""
+    """Return the options of an installation, from what `pip config list` prints."""
     options: dict[str, str] = {}
     matches = [match for line in printed.splitlines() if (match := _LINE.match(line))]
     for section in _SECTIONS:
@@ -187,7 +189,7 @@ def _is_number(text: str) -> bool:
 
 
 def _folder(link: str) -> str | None:
-    """A source of wheels in the form of uv; None for a folder that does not exist."""
+    """Return a source of wheels in the form of uv; None for a folder that does not exist."""
     if urllib.parse.urlsplit(link).scheme in {"http", "https"}:
         return link
     path = Path(urllib.parse.unquote(link.removeprefix("file://"))).expanduser().absolute()
@@ -195,7 +197,7 @@ def _folder(link: str) -> str | None:
 
 
 def uv_program() -> str:
-    """Path of uv, which is installed beside this Python.
+    """Return the path of uv, which is installed beside this Python.
 
     Raises:
         FileNotFoundError: there is no uv.

@@ -135,7 +135,7 @@ def _size(text: str) -> float:
 
 
 def _written_bytes(pid: int) -> int:
-    """Bytes a process has written to files; 0 if the kernel does not say."""
+    """Return bytes a process has written to files; 0 if the kernel does not say."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         text = Path(f"/proc/{pid}/io").read_text(encoding="ascii")
         return int(next(line for line in text.splitlines() if line.startswith("wchar")).split()[1])

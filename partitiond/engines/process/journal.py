@@ -73,7 +73,7 @@ class RunFolder:
 
     @classmethod
     def of(cls, run_dir: Path, replica_id: str) -> "RunFolder":
-        """The folder of a replica below the daemon's run folder."""
+        """Return the folder of a replica below the daemon's run folder."""
         return cls(run_dir.resolve() / folder_name(replica_id))
 
     @property
@@ -129,7 +129,7 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def ended_seconds_ago(self) -> float | None:
-        """Seconds since the engine ended, by its exit record; None without a record."""
+        """Return seconds since the engine ended, by its exit record; None without a record."""
         try:
             return time.time() - (self.path / "exit.json").stat().st_mtime
         except OSError:
@@ -148,7 +148,7 @@ class RunFolder:
             return None
 
     def process(self) -> ProcessId | None:
-        """The shim's identity; None if none was written.
+        """Return the shim's identity; None if none was written.
 
         An identity that cannot be read is looked for among the living processes.
         """
@@ -159,13 +159,16 @@ class RunFolder:
             return process.leader_of(self.path) if self._has("process.json") else None
 
     def handle(self) -> EngineHandle | None:
-        """The engine of this folder, alive or not; None if it never became a process, or if its
-        launch cannot be read."""
+        """Return the engine of this folder, alive or not; None if it never became a process, or if
+        its launch cannot be read.
+        """
         launch = self.launch()
         return None if launch is None else self._handle(launch)
 
     def unread_handle(self) -> EngineHandle | None:
-        """The engine of this folder, alive or not, if its launch.json cannot be read; else None."""
+        """Return the engine of this folder, alive or not, if its launch.json cannot be read; else
+        None.
+        """
         try:
             serde.from_stored_json(EngineLaunch, (self.path / "launch.json").read_bytes())
         except OSError as error:
@@ -200,7 +203,7 @@ class RunFolder:
             return None
 
     def peak_pss_bytes(self) -> int:
-        """Largest memory the shim saw, in bytes; 0 before its first sample."""
+        """Return the largest memory the shim saw, in bytes; 0 before its first sample."""
         peak = self._read("memory.json").get("peak_pss_bytes", 0)
         return peak if isinstance(peak, int) else 0
 
@@ -216,7 +219,9 @@ class RunFolder:
 
 
 def _stand_in(folder: str, record: dict[str, Any]) -> EngineLaunch:
-    """A launch from the readable part of an incomplete launch.json: enough to await its engine."""
+    """Return a launch from the readable part of an incomplete launch.json: enough to await its
+    engine.
+    """
 
     def text(field: str) -> str:
         value = record.get(field, "")
@@ -261,7 +266,7 @@ def _changed_at(path: Path) -> float:
 
 
 def run_folders(run_dir: Path) -> list[RunFolder]:
-    """All replicas' folders below the daemon's run folder, by name."""
+    """Return all replicas' folders below the daemon's run folder, by name."""
     if not run_dir.is_dir():
         return []
     return [

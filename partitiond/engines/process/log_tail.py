@@ -10,7 +10,7 @@ TAIL_BYTES: Final = 128 * 1024
 
 
 def read_tail(path: Path, size: int = TAIL_BYTES) -> str:
-    """The last `size` bytes as text; "" when there is no log."""
+    """Return the last `size` bytes as text; "" when there is no log."""
     try:
         with path.open("rb") as file:
             file.seek(0, 2)

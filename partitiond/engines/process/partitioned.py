@@ -67,7 +67,7 @@ class PartitionedRunner:
         return report
 
     async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
-        """Whether the engine answers for one token within the time."""
+        """Return whether the engine answers for one token within the time."""
         return await self._runner.probe(handle, timeout_seconds)
 
     async def report(self, handle: EngineHandle) -> EngineReport:
@@ -127,7 +127,9 @@ class PartitionedRunner:
         return found
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
-        """Peak proportional set size of the engine's processes so far (sampled), in bytes."""
+        """Return the peak proportional set size of the engine's processes so far (sampled), in
+        bytes.
+        """
         return self._runner.peak_memory_bytes(handle)
 
     async def discard(self, handle: EngineHandle) -> None:

@@ -194,7 +194,7 @@ class ProcessEngineRunner:
         return answer.status == 200
 
     async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
-        """Whether the engine answers for one token in time (`engines.vllm.probing`)."""
+        """Return whether the engine answers for one token in time (`engines.vllm.probing`)."""
         try:
             answer = await ask_one_token(handle, timeout_seconds)
         except ExchangeError:
@@ -302,7 +302,9 @@ class ProcessEngineRunner:
         return peak
 
     def _first_weight(self, handle: EngineHandle) -> int:
-        """Memory of a new engine in bytes, waited for briefly and once; 0 until it is known."""
+        """Return the memory of a new engine in bytes, waited for briefly and once; 0 until it is
+        known.
+        """
         look = self._weighing.get(handle.generation)
         if look is None:
             look = self._weighing[handle.generation] = _begin_to_weigh(handle)

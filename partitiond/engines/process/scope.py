@@ -252,7 +252,7 @@ def _folder(parent: Path, name: str) -> Path:
 
 
 def _manager_environment(kind: Kind, uid: int) -> tuple[tuple[str, str], ...]:
-    """A system service lacks XDG_RUNTIME_DIR, by which systemd-run finds the user's manager."""
+    """Return XDG_RUNTIME_DIR, by which systemd-run finds the user's manager: services lack it."""
     return (("XDG_RUNTIME_DIR", f"/run/user/{uid}"),) if kind == "user-scope" else ()
 
 

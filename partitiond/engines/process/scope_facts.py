@@ -68,7 +68,9 @@ def _user_name(uid: int) -> str:
 
 
 def delegated_folder(proc: Path = Path("/proc/self")) -> tuple[Path | None, bool]:
-    """The folder below which engines may get cgroups, and whether the daemon sits beside them."""
+    """Return the folder below which engines may get cgroups, and whether the daemon sits beside
+    them.
+    """
     own = own_cgroup(proc)
     if own is None:
         return None, False
@@ -78,7 +80,7 @@ def delegated_folder(proc: Path = Path("/proc/self")) -> tuple[Path | None, bool
 
 
 def own_cgroup(proc: Path = Path("/proc/self")) -> Path | None:
-    """Folder of this process's cgroup (version 2), or None if the host has none."""
+    """Return the folder of this process's cgroup (version 2), or None if the host has none."""
     try:
         groups = (proc / "cgroup").read_text().splitlines()
         mounts = (proc / "mountinfo").read_text().splitlines()
@@ -97,7 +99,7 @@ def own_cgroup(proc: Path = Path("/proc/self")) -> Path | None:
 
 
 def _is_delegated(folder: Path) -> bool:
-    """Whether systemd delegated this cgroup to us: it marks the cgroup, or our user owns it.
+    """Return whether systemd delegated this cgroup to us: it marks the cgroup, or our user owns it.
 
     For root, to whom every cgroup is writable, only the mark counts; for another user it is enough
     that the user owns a service's cgroup (systemd before 251 has no mark that users can read).

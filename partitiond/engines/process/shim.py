@@ -57,7 +57,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def read_text(path: str) -> str:
-    """The whole file, or "" when it cannot be read."""
+    """Return the whole file, or "" when it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -74,13 +74,17 @@ def write_json(path: str, value: object) -> None:
 
 
 def stat_fields(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the state on (field 3), or [] if there is no such process."""
+    """Return fields of /proc/PID/stat from the state on (field 3), or [] if there is no such
+    process.
+    """
     text = read_text(f"/proc/{pid}/stat")
     return text[text.rfind(")") + 2 :].split() if text else []
 
 
 def tree(leader: int) -> list[int]:
-    """Living processes of the leader's session, and its other children, without the leader."""
+    """Return living processes of the leader's session, and its other children, without the
+    leader.
+    """
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == leader:
@@ -94,7 +98,7 @@ def tree(leader: int) -> list[int]:
 
 
 def pss_bytes(pid: int) -> int:
-    """Proportional set size of one process in bytes; 0 when it is gone."""
+    """Return the proportional set size of one process in bytes; 0 when it is gone."""
     for line in read_text(f"/proc/{pid}/smaps_rollup").splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
@@ -157,7 +161,7 @@ class ShimMemory:
         self._started = self._next = time.monotonic()
 
     def wait_milliseconds(self) -> int:
-        """Milliseconds until the next sample is due."""
+        """Return milliseconds until the next sample is due."""
         return max(1, int((self._next - time.monotonic()) * 1000))
 
     def sample_if_due(self) -> None:

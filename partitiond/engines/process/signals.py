@@ -76,7 +76,7 @@ async def wait_gone(process: ProcessId) -> None:
 
 
 async def gone_within(process: ProcessId, seconds: float) -> bool:
-    """Whether the process was gone before `seconds` had passed."""
+    """Return whether the process was gone before `seconds` had passed."""
     try:
         async with asyncio.timeout(seconds):
             await wait_gone(process)
@@ -182,7 +182,7 @@ def require_gone(replica_id: str, left: tuple[int, ...]) -> None:
 
 
 def pss_bytes(run_dir: Path, leader: ProcessId) -> int:
-    """Proportional set size of all the replica's processes now, in bytes.
+    """Return the proportional set size of all the replica's processes now, in bytes.
 
     Shared pages are divided among their users, so the figures of several replicas add up.
     """

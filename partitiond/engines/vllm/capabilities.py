@@ -84,7 +84,7 @@ _VERSION = re.compile(r"^(\d+)\.(\d+)")
 
 
 def capabilities_of(version: str, *, allow_unknown: bool = False) -> EngineCapabilities:
-    """The table's entry for a version such as "0.32.0" or "0.32.0+cpu".
+    """Return the table's entry for a version such as "0.32.0" or "0.32.0+cpu".
 
     Args:
         allow_unknown: treat a version outside the table as the nearest one in it.
@@ -134,7 +134,9 @@ def require_quantization(capabilities: EngineCapabilities, quantization: str) ->
 
 
 def versions_with(quantization: str) -> str:
-    """Versions of the table that have the way of quantising, as "0.20 to before 0.28", or empty."""
+    """Return versions of the table that have the way of quantising, as "0.20 to before 0.28", or
+    empty.
+    """
     ranges: list[tuple[tuple[int, int], tuple[int, int]]] = []
     for entry in TABLE:
         if quantization not in entry.quantizations:

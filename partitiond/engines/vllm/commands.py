@@ -107,7 +107,7 @@ def simulated_command(
 
 
 def _memory_flags(launch: EngineLaunch) -> list[str]:
-    """Flags for GPU memory: as much as an engine of that model takes with these limits."""
+    """Return flags for GPU memory: as much as an engine of that model takes with these limits."""
     flags = ["--gpu-memory-utilization", f"{vllm.memory_fraction(launch):.3f}"]
     flags += ["--kv-cache-memory-bytes", str(launch.kv_cache_bytes)]
     architecture = architecture_of(
@@ -130,7 +130,7 @@ def _on_real_cores(launch: EngineLaunch) -> EngineLaunch:
 
 
 def planned_kv_tokens(launch: EngineLaunch) -> int:
-    """KV tokens that the launch's KV bytes hold; 0 if that is not a simple division.
+    """Return KV tokens that the launch's KV bytes hold; 0 if that is not a simple division.
 
     Layers with a sliding window or a state of their own take another share of the bytes, and the
     engine then counts tokens in its own way.
@@ -148,7 +148,7 @@ def planned_kv_tokens(launch: EngineLaunch) -> int:
 def kv_bytes_per_token(
     model_folder: Path, *, dtype: str = "auto", kv_cache_dtype: str = "auto"
 ) -> int:
-    """Bytes that a token takes in the KV cache, by the folder's config.json.
+    """Return bytes that a token takes in the KV cache, by the folder's config.json.
 
     Profiles and plans are made with the same numbers, so a simulated engine has room for what was
     planned.

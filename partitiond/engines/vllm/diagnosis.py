@@ -33,12 +33,12 @@ class Diagnosis:
     lines: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """Message, hint and lines, as shown to people."""
+        """Return the message, hint and lines, as shown to people."""
         return with_lines(f"{self.message} {self.hint}".strip(), self.lines)
 
 
 def with_lines(head: str, lines: Sequence[str]) -> str:
-    """A message that ends with quoted lines of a log, each on a line of its own."""
+    """Return a message that ends with quoted lines of a log, each on a line of its own."""
     return "\n".join((head, *(f"    {line}" for line in lines[:MAX_LINES])))
 
 
@@ -77,7 +77,7 @@ RULES: Final = (
         r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|"
         r"Free memory on device.*less than desired",
         "there was not enough device memory.",
-        "See who holds it with `partitiond devices`; where its footprint was only estimated, "
+        "See which process holds it with `partitiond devices`; if its footprint was estimated, "
         "profile the model on this device, or give the replica a smaller KV cache.",
     ),
     _rule(
@@ -214,7 +214,7 @@ def _without_rule(
         return Diagnosis(
             "killed",
             f"it was ended by signal {-code}.",
-            "Somebody or the kernel killed it; see the log's last lines and `dmesg`.",
+            "A user or the kernel killed it; see the log's last lines and `dmesg`.",
             last,
         )
     how = "" if code is None else f" with exit code {code}"
@@ -224,7 +224,9 @@ def _without_rule(
 
 
 def _error_lines(lines: list[str]) -> list[str]:
-    """Error lines, the root cause first: the lines after it mostly say "engine core failed"."""
+    """Return the error lines, the root cause first: the lines after it mostly say "engine core
+    failed".
+    """
     errors = [line for line in lines if _ERROR_LINE.search(line)]
     return [line for line in errors if "Engine core initialization failed" not in line] or errors
 
@@ -255,7 +257,7 @@ PHASES: Final = (
 
 
 def phase_of(line: str) -> str | None:
-    """The phase that a log line announces, in words for people; None for most lines."""
+    """Return the phase that a log line announces, in words for people; None for most lines."""
     for pattern, text in PHASES:
         match = pattern.search(line)
         if match is not None:

@@ -11,7 +11,8 @@ LOOKS: Final = DeadlineCalls()
 
 
 def gpu_index(uuid: str) -> int:
-    """Index of a GPU in the driver's order, which is CUDA's with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """Return the index of a GPU in the driver's order, which is CUDA's with
+    CUDA_DEVICE_ORDER=PCI_BUS_ID.
 
     Raises:
         DeviceError: the driver is missing, knows no such GPU, or does not answer in time.

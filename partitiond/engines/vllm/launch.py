@@ -215,7 +215,7 @@ def tracing_flags(endpoint: str) -> list[str]:
 
 
 def precision_flags(launch: EngineLaunch) -> list[str]:
-    """Flags of quantised weights and of the KV cache's precision; none for the defaults."""
+    """Return flags of quantised weights and of the KV cache's precision; none for the defaults."""
     flags = ["--quantization", launch.quantization] if launch.quantization else []
     if launch.kv_cache_dtype != "auto":
         flags += ["--kv-cache-dtype", launch.kv_cache_dtype]
@@ -266,7 +266,8 @@ def _check_version_flags(args: Sequence[str], capabilities: EngineCapabilities) 
 def visible_device(
     launch: EngineLaunch, capabilities: EngineCapabilities, gpu_index: Callable[[str], int]
 ) -> str:
-    """The value of CUDA_VISIBLE_DEVICES: the GPU's UUID, or its index if the version needs it.
+    """Return the value of CUDA_VISIBLE_DEVICES: the GPU's UUID, or its index if the version needs
+    it.
 
     Args:
         launch: its `visible_device` is a UUID or already an index.
@@ -297,7 +298,7 @@ def environment(
     capabilities: EngineCapabilities,
     host: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The engine's whole environment; only what is named here comes from the daemon's own.
+    """Return the engine's whole environment; only what is named here comes from the daemon's own.
 
     Args:
         launch: what the engine is started with.
@@ -344,8 +345,8 @@ def environment(
 def _gpu_environment(
     launch: EngineLaunch, python: Path, cache_dir: Path, host: Mapping[str, str]
 ) -> dict[str, str]:
-    """The device, and where kernels are compiled: in a folder that all engines share, because their
-    default, HOME, is the engine's own run folder.
+    """Return the device, and where kernels are compiled: in a folder that all engines share,
+    because their default, HOME, is the engine's own run folder.
     """
     inherited = {name: host[name] for name in CUDA_VARIABLES if host.get(name)}
     toolkit = inherited.get("CUDA_HOME") or inherited.get("CUDA_PATH")
@@ -364,7 +365,7 @@ def _gpu_environment(
 
 
 def _mig_environment(launch: EngineLaunch) -> dict[str, str]:
-    """The plugin for engines in MIG slices, and no other plugin."""
+    """Return the plugin for engines in MIG slices, and no other plugin."""
     if not launch.visible_device.startswith("MIG-"):
         return {}
     return {"PYTHONPATH": str(PLUGINS), "VLLM_PLUGINS": MIG_PLUGIN}
@@ -373,7 +374,8 @@ def _mig_environment(launch: EngineLaunch) -> dict[str, str]:
 def _cpu_environment(
     launch: EngineLaunch, python: Path, capabilities: EngineCapabilities
 ) -> dict[str, str]:
-    """Threads bound to the partition's cores, and the libraries the CPU build wants preloaded.
+    """Return threads bound to the partition's cores, and the libraries the CPU build wants
+    preloaded.
 
     VLLM_CPU_KVCACHE_SPACE must stay unset: it would silently win over the KV bytes.
     """

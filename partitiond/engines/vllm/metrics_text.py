@@ -27,7 +27,7 @@ def label_sums(text: str) -> dict[str, float]:
 
 
 def labels_of(text: str, name: str) -> dict[str, str]:
-    """Labels of the first sample of a metric; empty if there is none."""
+    """Return labels of the first sample of a metric; empty if there is none."""
     for line in text.splitlines():
         match = _SAMPLE.match(line) if line.startswith(name) else None
         if match is not None and match["name"] == name:
@@ -36,7 +36,7 @@ def labels_of(text: str, name: str) -> dict[str, str]:
 
 
 def kv_cache_tokens(text: str) -> int:
-    """KV tokens that an engine says it has (`vllm:cache_config_info`); 0 if it does not say.
+    """Return KV tokens that an engine says it has (`vllm:cache_config_info`); 0 if it does not say.
 
     Newer engines report tokens; older ones report blocks and block size, and one block is unusable.
     """

@@ -21,7 +21,7 @@ _POOLING_ROUTES: Final = {
 
 
 def question_for(launch: EngineLaunch) -> tuple[str, dict[str, object]]:
-    """Path and body of the smallest request that this engine can answer."""
+    """Return the path and body of the smallest request that this engine can answer."""
     task = task_of(launch.extra_args)
     if task is EngineTask.GENERATE:
         body = {"prompt": ONE_TOKEN, "max_tokens": 1, "temperature": 0}

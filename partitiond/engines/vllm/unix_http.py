@@ -56,7 +56,7 @@ async def exchange(
     except TimeoutError as error:
         raise ExchangeError(f"no answer to {method} {path} in {timeout_seconds:g} s") from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise NotListeningError(f"nobody listens on {socket_path}") from error
+        raise NotListeningError(f"no process listens on {socket_path}") from error
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
         raise ExchangeError(f"{method} {path} broke off: {error}") from error
     except ValueError as error:

@@ -91,7 +91,7 @@ def entry_from_json(text: str) -> CatalogEntry:
 
 
 def _quantised_form(entry: CatalogEntry, form: Mapping[str, Any]) -> CatalogEntry:
-    """The same model, from a repository of quantised weights."""
+    """Return the same model, from a repository of quantised weights."""
     return CatalogEntry(
         name=f"{entry.name}-{form['name']}",
         hub_id=form["hub_id"],
@@ -143,12 +143,12 @@ def _by_source() -> Mapping[tuple[SourceKind, str], CatalogEntry]:
 
 
 def entry_of(source: ModelSource) -> CatalogEntry | None:
-    """The catalog's entry behind a source, or None for a model the catalog does not know."""
+    """Return the catalog's entry behind a source, or None for a model the catalog does not know."""
     return _by_source().get((source.kind, source.ref))
 
 
 def named(text: str) -> CatalogEntry | None:
-    """The model, or quantised form, of that name."""
+    """Return the model, or quantised form, of that name."""
     return CATALOG.get(text) or QUANTISED.get(text)
 
 
@@ -185,7 +185,7 @@ def source_for(text: str, *, hub: bool) -> tuple[ModelSource, CatalogEntry | Non
 
 
 def _meant(text: str) -> str:
-    """Names with a similar spelling, as a question."""
+    """Return names with a similar spelling, as a question."""
     near = difflib.get_close_matches(text.lower()[:100], [*CATALOG, *QUANTISED], n=3)
     return f"Did you mean {' or '.join(near)}? " if near else ""
 

@@ -20,7 +20,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 
 def _load(gguf: Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a GGUF file, dequantised to bfloat16."""
+    """Return the model and tokenizer of a GGUF file, dequantised to bfloat16."""
     import gguf as library
     import torch
     import transformers

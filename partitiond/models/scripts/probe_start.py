@@ -57,7 +57,7 @@ def probe(folder: str) -> dict[str, Any]:
 
 
 def _is_fallback(model: Any) -> bool:
-    """Whether vLLM runs the class of transformers because it has none of its own."""
+    """Return whether vLLM runs the class of transformers because it has none of its own."""
     return any(kind.__module__.startswith(_FALLBACK_MODULE) for kind in type(model).__mro__)
 
 
@@ -95,7 +95,7 @@ def _kv_layers(specification: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _unpadded_bytes(layer: Any) -> int:
-    """Bytes of a block without padding; hybrids pad theirs to the size of a state."""
+    """Return bytes of a block without padding; hybrids pad theirs to the size of a state."""
     real = getattr(layer, "real_page_size_bytes", None)
     return int(layer.page_size_bytes if real is None else real)
 

@@ -202,7 +202,7 @@ def _few(instance: Instance, priority: int) -> float:
 
 
 def _counts_nothing(instance: Instance, found: SolveAnswer) -> bool:
-    """Whether the models that count under MAX_GOODPUT fit no device."""
+    """Return whether the models that count under MAX_GOODPUT fit no device."""
     asked = any(m.demand.planned_req_per_s is not None for m in instance.request.models)
     rated = any(n.rated for n in instance.needs)
     return found.objective is Objective.MAX_GOODPUT and asked and not rated

@@ -60,7 +60,7 @@ def world_under(text: str, world: World, plan: Plan | None = None) -> World:
 
 
 def only_forbids(text: str) -> bool:
-    """Whether every plan under the what-if is also valid without it. Raises InputError."""
+    """Return whether every plan under the what-if is also valid without it. Raises InputError."""
     forbidding = (whatif.remove_devices, whatif.lose, whatif.limit_modes)
     return all(change.func in forbidding for change in parse_changes(text))
 

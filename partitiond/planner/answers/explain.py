@@ -130,7 +130,7 @@ def _of_prices(instance: Instance, packing: Packing, proof: Certificate) -> Iter
     least = min((device.price_per_hour for device in devices), default=0.0)
     dearer = any(devices[index].price_per_hour > least for index in used)
     if proof.objective is Objective.MIN_DEVICES and dearer:
-        yield "Only the number of devices is proven: others, as many, may cost less."
+        yield "Only the number of devices is proven: as many devices of other kinds may cost less."
 
 
 def _worst_served(found: SolveAnswer) -> Iterator[str]:
@@ -167,8 +167,8 @@ def _choice_told(proof: Certificate, choice: Choice) -> str:
 
 
 def proven_not_all(instance: Instance) -> bool:
-    """Whether some model alone cannot have what it asks for: it fits no device, or the devices
-    lie in too few fault domains.
+    """Return whether some model alone cannot have what it asks for: it fits no device, or the
+    devices lie in too few fault domains.
     """
     return bool(instance.hopeless) or any(
         why_not_spread(instance, need) is not None for need in instance.needs

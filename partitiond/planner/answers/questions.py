@@ -128,13 +128,13 @@ def _constraints(here: Variations) -> Steps[tuple[Alternative, ...]]:
 
 
 def _costs(here: Variations, without: Alternative) -> bool:
-    """Whether the plan without the rule has a better value, or alone serves everything."""
+    """Return whether the plan without the rule has a better value, or alone serves everything."""
     unserved = here.plan is None or bool(here.plan.unplaced)
     return (unserved and without.serves_all) or (without.gain or 0.0) > GAIN
 
 
 def adds_devices(question: PlanQuestion) -> bool:
-    """Whether a what-if asks for more devices, which may be of a kind that is not present.
+    """Return whether a what-if asks for more devices, which may be of a kind that is not present.
 
     A what-if that cannot be parsed is skipped here; `answer` rejects it.
     """

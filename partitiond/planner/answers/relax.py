@@ -74,12 +74,15 @@ def _conflict(here: Variations, outcome: Outcome) -> Steps[tuple[tuple[str, ...]
         if start >= len(models):
             chunk, start = chunk // 2, 0
     names = tuple(m.model for m in models)
-    more = "; more of them might be left out" if chunk else ""
+    more = "; perhaps a part of them already conflicts" if chunk else ""
     if len(names) == 1:
-        return names, f"what it wants cannot be served here even alone{more}"
+        return names, f"its demand cannot be served here even if it is alone{more}"
     if len(names) > NAMED:
         return names, f"the demands of {len(names)} models do not fit together{more}"
-    return names, f"they do not fit together, and any of them left out they might{more}"
+    return (
+        names,
+        f"they do not fit together; leaving any one of them out might make the rest fit{more}",
+    )
 
 
 def _alone(rest: Sequence[ModelDemand], models: Iterable[ModelDemand]) -> Iterator[ModelDemand]:

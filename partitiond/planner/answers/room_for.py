@@ -136,7 +136,7 @@ def _company(
 ) -> Blocker | None:
     mine, mig = around.demands[candidate.model], candidate.size.mode is SharingMode.MIG
     if (device.occupied_slices or device.occupied_sm_percent) and _alone(mine.isolation, mig=mig):
-        return Blocker("isolation", f"others use a part of {device.short_id}")
+        return Blocker("isolation", f"other programs use a part of {device.short_id}")
     for model in dict.fromkeys(c.model for c in here):
         other = around.demands.get(model)
         if model in mine.rules.avoid or (other and candidate.model in other.rules.avoid):
@@ -144,7 +144,7 @@ def _company(
             return Blocker("avoid", what)
         for demand in (mine, other):
             if demand is not None and _alone(demand.isolation, mig=mig):
-                return Blocker("isolation", f"{demand.model} shares its device with nobody")
+                return Blocker("isolation", f"{demand.model} shares its device with no other model")
     return None
 
 
@@ -157,9 +157,9 @@ def _mode(device: Device, here: Sequence[Candidate], candidate: Candidate) -> Bl
     if mode not in device.modes:
         return Blocker("mode", f"{name} allows {', '.join(device.modes) or 'no mode'}, not {mode}")
     if device.occupied_slices and mode is not SharingMode.MIG:
-        return Blocker("mode", f"{name} is in others' use, cut by MIG")
+        return Blocker("mode", f"{name} is cut by MIG for other programs")
     if device.occupied_sm_percent and mode is not SharingMode.MPS:
-        return Blocker("mode", f"{name} is in others' use, under MPS")
+        return Blocker("mode", f"{name} is used by other programs under MPS")
     if here and (here[0].size.mode is not mode or mode is SharingMode.WHOLE):
         return Blocker("mode", f"{name} is run in mode {here[0].size.mode}")
     most = MAX_REPLICAS_PER_DEVICE[mode]

@@ -41,7 +41,7 @@ class Variations:
             self._until = time.monotonic() + seconds
 
     def late(self) -> bool:
-        """Whether that time is over."""
+        """Return whether that time is over."""
         return time.monotonic() > self._until
 
     def solve(self, title: str, request: PlanRequest) -> Steps[Outcome]:
@@ -59,7 +59,7 @@ class Variations:
         return outcome
 
     def impossible(self, request: PlanRequest) -> Steps[bool]:
-        """Whether a quick proof shows that not everything in the request can be served."""
+        """Yield whether a quick proof shows that not everything in the request can be served."""
         asked = dataclasses.replace(request, objective=Objective.MIN_DEVICES, running=())
         return (yield asked) is True
 

@@ -241,7 +241,7 @@ def _check_left_out(plan: Plan, demands: Mapping[str, ModelDemand]) -> Iterator[
 
 
 def _surely_fits(demand: ModelDemand, device: Device) -> bool:
-    """Whether a replica fits the empty device by a wide margin; rules are ignored."""
+    """Return whether a replica fits the empty device by a wide margin; rules are ignored."""
     usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
     usable -= headroom_bytes(device.memory_bytes) + SLACK_BYTES
     if device.cordoned or device.max_replicas == 0 or device.occupied_slices:

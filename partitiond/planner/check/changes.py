@@ -87,7 +87,7 @@ def check_changes(plan: Plan, demands: Mapping[str, ModelDemand], before: Before
         if outage.model not in allowed:
             yield (
                 f"{outage.model} would have no replica for about {outage.seconds:.0f} s, and "
-                "nobody has allowed an outage"
+                "an outage is not allowed"
             )
 
 
@@ -134,7 +134,7 @@ def _moves(plan: Plan, before: Before, could_stay: Callable[[Placement], bool]) 
 
 
 def _simple(old: Placement, plan: Plan, demands: Mapping[str, ModelDemand]) -> bool:
-    """Whether no rule or bound can prevent the replica from staying where it runs.
+    """Return whether no rule or bound can prevent the replica from staying where it runs.
 
     The solver decides whether other replicas could stay: counting more of them only costs it more.
     """

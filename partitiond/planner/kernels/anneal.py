@@ -326,7 +326,7 @@ def _list_wanting(
 
 @plain
 def lacks(data: Data, state: SearchState, m: int) -> bool:
-    """Whether more of model m would be worth anything."""
+    """Return whether more of model m would be worth anything."""
     if state.models[m, NUMBER] >= data.models[m, MOST]:
         return False
     if (
@@ -469,7 +469,7 @@ def _best_on(
 
 @plain
 def _has_room(data: Data, state: SearchState, m: int, d: int, q: int) -> bool:
-    """Whether device d has room for the least that an entry of model m takes at site q."""
+    """Return whether device d has room for the least that an entry of model m takes at site q."""
     if state.devices[d, COUNT] >= data.sites[q, MOST_ITEMS]:
         return False
     for r in range(data.pull.shape[1]):

@@ -61,7 +61,7 @@ class BranchState(NamedTuple):
 
 @plain
 def fits(place: DeviceLimits, entry: int) -> bool:
-    """Whether a replica fits an empty device."""
+    """Return whether a replica fits an empty device."""
     if place.max_items < 1 or place.busy[entry] > place.busy_limit[1]:
         return False
     for r in range(len(place.capacity)):

@@ -206,7 +206,7 @@ def uniform(rng: Words) -> float:
 
 @plain
 def below(rng: Words, count: int) -> int:
-    """A whole number in 0..count - 1."""
+    """Return a whole number in 0..count - 1."""
     return min(count - 1, int(uniform(rng) * count))
 
 
@@ -248,7 +248,7 @@ def _most_lost(
 
 @plain
 def falls_short(data: Data, state: SearchState, m: int) -> bool:
-    """Whether too little of model m would be left if one fault domain were lost."""
+    """Return whether too little of model m would be left if one fault domain were lost."""
     rate, held = _most_lost(data, state, m, 0, 0, 0)
     left, number = state.models[m, GETS] - rate, state.models[m, NUMBER] - held
     return bool(left < data.models[m, LEFT] or number < data.models[m, LEFT_NUMBER])

@@ -155,7 +155,7 @@ class ColumnWorker:
             self.improved = True
 
     def _enough(self) -> bool:
-        """Whether the plan is proven, or no more work is wanted."""
+        """Return whether the plan is proven, or no more work is wanted."""
         watch = self.watch
         return self._ended or watch.done or watch.impossible or watch.left() <= 0
 

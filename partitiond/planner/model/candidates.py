@@ -100,7 +100,7 @@ def candidates_for(
 
 
 def is_for(profile: Profile, spec: ModelSpec) -> bool:
-    """Whether the profile was measured for what the spec asks for.
+    """Return whether the profile was measured for what the spec asks for.
 
     That is a form of the model that the spec lists, its workload, and the engine options that the
     form is started with. Profiles of other lengths, step sizes, KV precisions, or of constrained
@@ -115,7 +115,7 @@ def is_for(profile: Profile, spec: ModelSpec) -> bool:
 
 
 def measured_with(profile: Profile, engine: EngineOptions) -> bool:
-    """Whether these engine options match the profile's, as far as they move the frontier."""
+    """Return whether these engine options match the profile's, as far as they move the frontier."""
     # Files of schema 1 do not name their step size: all were measured at the default.
     default = MAX_NUM_BATCHED_TOKENS
     steps = (profile.max_num_batched_tokens or default, engine.max_num_batched_tokens or default)
@@ -381,7 +381,7 @@ def _made_for(profile: Profile) -> str:
 
 
 def can_sleep_there(spec: ModelSpec, profile: Profile) -> bool:
-    """Whether an engine with the spec's sleep mode starts where the profile was measured.
+    """Return whether an engine with the spec's sleep mode starts where the profile was measured.
 
     vLLM has no sleep mode on a CPU: such a replica would be refused at each start.
     """

@@ -53,7 +53,7 @@ def device_units(request: PlanRequest) -> tuple[int, ...]:
 
 
 def charges_replicas(request: PlanRequest) -> bool:
-    """Whether each replica adds to the cost, in addition to its device."""
+    """Return whether each replica adds to the cost, in addition to its device."""
     return request.objective is Objective.MIN_ENERGY
 
 

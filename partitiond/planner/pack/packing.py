@@ -35,7 +35,7 @@ class DeviceLoad:
     """In mode MIG, the number of the set of instances."""
 
     def copy(self) -> "DeviceLoad":
-        """An independent copy."""
+        """Return an independent copy."""
         return dataclasses.replace(self, items=[*self.items])
 
 
@@ -60,7 +60,7 @@ class Packing:
         self.counts: dict[int, int] = {need.model: 0 for need in instance.needs}
 
     def copy(self) -> "Packing":
-        """An independent copy."""
+        """Return an independent copy."""
         other = Packing.__new__(Packing)
         other.instance = self.instance
         other.loads = [load.copy() for load in self.loads]
@@ -80,7 +80,7 @@ class Packing:
         return self.group(index).options[option]
 
     def fits(self, index: int, item: int, option: int, *, company: bool = True) -> bool:
-        """Whether `item` fits onto device `index` when that is run as `option` of its group.
+        """Return whether `item` fits onto device `index` when that is run as `option` of its group.
 
         `company=False` ignores the models that have to be near it; the caller checks those.
         """
@@ -112,7 +112,7 @@ class Packing:
         )
 
     def pools_allow(self, index: int, item: int) -> bool:
-        """Whether the shared limits of the device's host have room for the item."""
+        """Return whether the shared limits of the device's host have room for the item."""
         pools = self.instance.pools
         return all(
             self.pool_used[p] + self.instance.pool_use(pools[p], item) <= pools[p].capacity
@@ -235,13 +235,13 @@ class Packing:
 
 
 def shunned(instance: Instance, load: DeviceLoad, model: int) -> bool:
-    """Whether a model on the device and this model avoid each other."""
+    """Return whether a model on the device and this model avoid each other."""
     others = instance.ties.avoided.get(model)
     return others is not None and any(instance.items[i].model in others for i in load.items)
 
 
 def lonely(packing: Packing, index: int, model: int) -> bool:
-    """Whether the device's host lacks a model that this model has to be near to."""
+    """Return whether the device's host lacks a model that this model has to be near to."""
     others = packing.instance.ties.near.get(model)
     if others is None:
         return False
@@ -318,7 +318,7 @@ def missing(packing: Packing, need: Need) -> Missing | None:
 
 
 def helps(packing: Packing, need: Need, lack: Missing, index: int) -> bool:
-    """Whether a replica on this device reduces what is missing beyond rate and number."""
+    """Return whether a replica on this device reduces what is missing beyond rate and number."""
     if lack.hosts:
         return packing.instance.ties.host_of[index] in lack.hosts
     return lack.domain is None or need.domain_of[index] != lack.domain

@@ -139,7 +139,7 @@ class SolveMonitor:
         return max(0.0, self.began + limit - time.monotonic())
 
     def over(self) -> bool:
-        """Whether the time limit has passed, or the caller asked to stop."""
+        """Return whether the time limit has passed, or the caller asked to stop."""
         return self.rest() <= 0
 
     def within(self, share: float) -> Stop:
@@ -220,7 +220,7 @@ class SolveMonitor:
         return now.gap is not None and now.gap <= (0.0 if by_class else 1e-9)
 
     def now(self) -> PlanProgress:
-        """The state at this moment."""
+        """Return the state at this moment."""
         with self._lock:
             value, bound, method = self.value, self.bound, self._method
         request = self.instance.request

@@ -32,7 +32,7 @@ def taken(packing: Packing) -> OnKinds:
 
 
 def is_asked(request: PlanRequest) -> bool:
-    """Whether a next best plan is to be reported, so that plans are made for it."""
+    """Return whether a next best plan is to be reported, so that plans are made for it."""
     kinds = {device.hardware for device in request.devices}
     few = len(request.models) * len(request.devices) <= FEW
     told = request.objective in (Objective.MIN_PRICE, Objective.MIN_DEVICES)

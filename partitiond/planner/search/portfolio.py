@@ -395,8 +395,8 @@ def _variables(instance: Instance) -> int:
 
 
 def _compiled(watch: SolveMonitor, *, needed: bool = False) -> bool:
-    """Whether to use the compiled search: not if the request goes without it and a plan exists. If
-    it was never compiled here, compile it first while the solve's clock is stopped.
+    """Return whether to use the compiled search: not if the request goes without it and a plan
+    exists. If it was never compiled here, compile it first while the solve's clock is stopped.
 
     Raises:
         CompilingStopped: the caller stopped meanwhile, and no plan exists without the search.
@@ -416,7 +416,7 @@ def _compiled(watch: SolveMonitor, *, needed: bool = False) -> bool:
 
 
 def _tied(instance: Instance) -> bool:
-    """Whether there are models that the compiled search does not move."""
+    """Return whether there are models that the compiled search does not move."""
     ties = instance.ties
     return bool(ties.near if instance.request.may_search else ties.beyond_device)
 

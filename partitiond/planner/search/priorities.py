@@ -93,7 +93,7 @@ def together(classes: Sequence[Class], values: Sequence[float]) -> float:
 
 
 def meets(value: float, bound: float) -> bool:
-    """Whether a class gets as much as its bound allows."""
+    """Return whether a class gets as much as its bound allows."""
     return bound <= value * (1 + EQUAL)
 
 

@@ -211,7 +211,7 @@ class Raising:
         return self.optimal or (self.best is not None and self.value >= self.bound * (1 - MET))
 
     def done(self) -> bool:
-        """Whether the bound is reached or below 0, or the time is over."""
+        """Return whether the bound is reached or below 0, or the time is over."""
         return self.met() or self.bound < 0 or self.left() <= 0
 
     def lower(self, bound: float, name: str) -> None:
@@ -333,7 +333,7 @@ class Raising:
             asked = (low + self.bound) / 2
 
     def _cannot_serve(self, factor: float) -> bool:
-        """Whether it is proven that no plan has a factor this large."""
+        """Return whether it is proven that no plan has a factor this large."""
         asked = scaled(self.instance, self.target, factor)
         least = bound_of(asked, as_cost=True)
         # A bound beyond the cost of all devices together is a proof as well.

@@ -41,7 +41,7 @@ class DeviceShare:
     mode: SharingMode | None = None
 
     def partition_on(self, device: Device) -> Partition | None:
-        """The share as a partition of the device; None if no partition is to be made."""
+        """Return the share as a partition of the device; None if no partition is to be made."""
         memory = Bytes(self.memory_bytes)
         match self.mode:
             case SharingMode.MPS:
@@ -116,7 +116,7 @@ def launch_of(device: Device, replica: Replica, seed: int = 0) -> Started:
 
 
 def may_keep_up(device: Device, arrangements: Sequence[Arrangement]) -> bool:
-    """Whether all engines of all arrangements fit into the device's memory at once.
+    """Return whether all engines of all arrangements fit into the device's memory at once.
 
     On a CPU the footprints count; on a GPU the budgets count, because an engine refuses to start
     unless the memory of its budget is free.
@@ -135,7 +135,9 @@ EngineKey = tuple[str, DeviceShare, int]
 
 
 def engine_keys(arrangement: Arrangement) -> list[EngineKey]:
-    """The engine that each replica of an arrangement runs on, in the order of the replicas."""
+    """Return the engine that each replica of an arrangement runs on, in the order of the
+    replicas.
+    """
     found: list[EngineKey] = []
     for replica in arrangement.replicas:
         alike = (replica.model.spec.name, replica.share)
@@ -144,7 +146,7 @@ def engine_keys(arrangement: Arrangement) -> list[EngineKey]:
 
 
 def engines_of(arrangements: Sequence[Arrangement]) -> dict[EngineKey, Replica]:
-    """The engines of all arrangements; equal engines of several arrangements are one."""
+    """Return the engines of all arrangements; equal engines of several arrangements are one."""
     return {
         key: replica
         for arrangement in arrangements

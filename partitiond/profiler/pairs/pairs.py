@@ -22,7 +22,7 @@ BusyAndKappa = tuple[float, float | None]
 
 
 def pair_arrangements(mode: SharingMode, pair: tuple[Replica, Replica]) -> tuple[Arrangement, ...]:
-    """The arrangements: the first alone, both, the second alone."""
+    """Return the arrangements: the first alone, both, the second alone."""
     return (
         Arrangement(FIRST, mode, pair[:1]),
         Arrangement(BOTH, mode, pair),

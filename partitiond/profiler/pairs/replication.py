@@ -48,11 +48,13 @@ class EvenSplit:
     actuated: bool = False
 
     def cores_each(self, replicas: int) -> int:
-        """Cores of each of `replicas` replicas, at least one; left-over cores stay unused."""
+        """Return cores of each of `replicas` replicas, at least one; left-over cores stay
+        unused.
+        """
         return max(1, len(self.cores) // replicas)
 
     def shares(self, replicas: int) -> tuple[DeviceShare, ...]:
-        """The share of each of `replicas` replicas."""
+        """Return the share of each of `replicas` replicas."""
         each = self.cores_each(replicas)
         return tuple(
             DeviceShare(
@@ -70,7 +72,7 @@ class EvenSplit:
 def arrangements_of(
     model: ResolvedModel, device: Device, split: EvenSplit, counts: Sequence[int]
 ) -> tuple[Arrangement, ...]:
-    """One arrangement for each number of replicas, and on a CPU each kind of replica alone.
+    """Return one arrangement for each number of replicas, and on a CPU each kind of replica alone.
 
     Raises:
         InputError: more replicas than cores on a CPU device, or a count below one.
@@ -205,13 +207,13 @@ def run_of(arrangement: Arrangement, windows: Sequence[CommonWindow]) -> Replica
 
 
 def mean_rates(windows: Sequence[CommonWindow]) -> tuple[float, ...]:
-    """Mean output tokens/s of each replica over the windows."""
+    """Return the mean output tokens/s of each replica over the windows."""
     each = zip(*(window.output_tokens_per_s for window in windows), strict=True)
     return tuple(statistics.fmean(rates) for rates in each)
 
 
 def pool(windows: Sequence[CommonWindow]) -> list[Samples]:
-    """Latencies of each replica over all windows."""
+    """Return latencies of each replica over all windows."""
     pooled = list(windows[0].samples)
     for window in windows[1:]:
         pooled = [one + more for one, more in zip(pooled, window.samples, strict=True)]
@@ -219,13 +221,13 @@ def pool(windows: Sequence[CommonWindow]) -> list[Samples]:
 
 
 def p95(values: Sequence[float]) -> float:
-    """95th percentile; 0 without values (no request ended inside any window)."""
+    """Return 95th percentile; 0 without values (no request ended inside any window)."""
     summary = summarise(values)
     return summary.p95 if summary is not None else 0.0
 
 
 def root_sum(half_widths: Sequence[float]) -> float:
-    """Half-width of a sum of independent figures."""
+    """Return the half-width of a sum of independent figures."""
     return math.sqrt(math.fsum(w * w for w in half_widths))
 
 
@@ -266,7 +268,7 @@ def compare(
 
 
 def _fits(runs: Sequence[ReplicationRun]) -> tuple[tuple[int, Sharing], ...]:
-    """kappa and u of each kind of replica that was measured alone and beside others."""
+    """Return kappa and u of each kind of replica that was measured alone and beside others."""
     if runs[0].mode != SharingMode.CORES.value:
         several = any(r.replicas > 1 for r in runs) and any(r.replicas == 1 for r in runs)
         most = max(runs, key=lambda run: run.replicas)

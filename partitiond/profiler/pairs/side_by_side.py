@@ -246,7 +246,7 @@ async def _window(
 
 
 async def _watch(bench: Bench, engines: Sequence[_Up], gate: _Gate) -> Telemetry | None:
-    """Telemetry of the common window; None without engines or a source."""
+    """Return telemetry of the common window; None without engines or a source."""
     if bench.telemetry is None or not engines:
         return None
     await gate.opened_for_all.wait()
@@ -261,7 +261,9 @@ async def _watch(bench: Bench, engines: Sequence[_Up], gate: _Gate) -> Telemetry
 
 
 async def _preemptions(bench: Bench, engines: Sequence[_Up]) -> list[float | None]:
-    """Preempted requests of each engine so far; None if it does not answer or does not count."""
+    """Return preempted requests of each engine so far; None if it does not answer or does not
+    count.
+    """
     counts: list[float | None] = []
     for up in engines:
         metrics: Mapping[str, float] = {}
@@ -272,7 +274,7 @@ async def _preemptions(bench: Bench, engines: Sequence[_Up]) -> list[float | Non
 
 
 def preempted(before: Sequence[float | None], after: Sequence[float | None]) -> int:
-    """Requests preempted between two readings, for the engines that reported both."""
+    """Return requests preempted between two readings, for the engines that reported both."""
     return round(
         math.fsum(
             last - first

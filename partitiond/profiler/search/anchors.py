@@ -16,7 +16,7 @@ ROUNDING: Final = 1.09
 
 
 def anchors(limits: SearchLimits) -> tuple[int, ...]:
-    """Batches of the first pass, ascending; the largest batch is always among them.
+    """Return batches of the first pass, ascending; the largest batch is always among them.
 
     Without a prior the batches go down from the largest batch to 1. With a prior they are a step
     below its knee, the knee and all steps up, because a prediction never proves that throughput
@@ -51,7 +51,7 @@ def _predicted_knee(limits: SearchLimits) -> int | None:
 
 
 def roundest(batch: float, low: int, high: int) -> int:
-    """The batch near `batch`, within low..high, that the highest power of two divides.
+    """Return the batch near `batch`, within low..high, that the highest power of two divides.
 
     Engines pad batches to the sizes that they captured graphs or tuned kernels for, multiples of 8
     and powers of two: throughput is best at such a size and drops just beyond it.

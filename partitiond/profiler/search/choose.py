@@ -91,7 +91,7 @@ class Search:
         return Costs(self._known.visits, self._limits, self._known.fit)
 
     def next(self) -> NextTrial | SearchDone:
-        """The next trial, or `SearchDone`."""
+        """Return the next trial, or `SearchDone`."""
         wanted = self._scout()
         if wanted is None and self._known.rates:
             wanted = self._look() or self._settle()
@@ -103,8 +103,9 @@ class Search:
     # First looks
 
     def _scout(self) -> Wanted | None:
-        """The next anchor, ascending, if it fits in the time; if the engine holds none of the
-        anchors, a smaller batch."""
+        """Return the next anchor, ascending, if it fits in the time; if the engine holds none of
+        the anchors, a smaller batch.
+        """
         for anchor in self._unseen_anchors():
             for batch in self._steps_towards(anchor):
                 if not self._seen or self._affordable_growth(batch):
@@ -123,19 +124,19 @@ class Search:
         ]
 
     def _steps_towards(self, anchor: int) -> list[int]:
-        """The anchor, then a batch on the way to it in case the anchor is too expensive."""
+        """Return the anchor, then a batch on the way to it in case the anchor is too expensive."""
         largest = max(self._seen, default=0)
         if anchor <= 2 * largest or not self._seen:
             return [anchor]
         return [anchor, 2 * largest]
 
     def _affordable_growth(self, batch: int) -> bool:
-        """Whether this batch twice, and the two before it again, fit in the time left."""
+        """Return whether this batch twice, and the two before it again, fit in the time left."""
         promised = math.fsum(self._costs.least(b) for b in sorted(self._seen)[-2:])
         return 2 * self._costs.least(batch) + promised <= self._left
 
     def _look(self) -> Wanted | None:
-        """A batch not seen yet in which the answer may lie, if there is time for it."""
+        """Return a batch not seen yet in which the answer may lie, if there is time for it."""
         promised = math.fsum(self._costs.least(b) for b in self._known.owed())
         steps = (self._lower, self._edge, self._doubling, self._around, self._inside)
         for step in steps:
@@ -149,7 +150,7 @@ class Search:
         return None
 
     def _lower(self) -> Wanted | None:
-        """A batch below all anchors, while the smallest of them may be beyond the knee."""
+        """Return a batch below all anchors, while the smallest of them may be beyond the knee."""
         lowest = self._known.beliefs[0]
         within = lowest.output_tokens_per_s + lowest.half_width
         if lowest.batch == 1 or within < CLEARLY_BELOW * self._known.best:
@@ -157,7 +158,9 @@ class Search:
         return max(1, lowest.batch // ANCHOR_RATIO), Purpose.REFINE, SCOUT_SHARE
 
     def _edge(self) -> Wanted | None:
-        """A batch between the largest that the engine holds and the smallest that it does not."""
+        """Return a batch between the largest that the engine holds and the smallest that it does
+        not.
+        """
         largest, ceiling, fit = self._known.rates[-1].batch, self._known.ceiling, self._known.fit
         if ceiling == self._limits.max_batch or ceiling <= EDGE_RATIO * largest:
             return None
@@ -178,7 +181,7 @@ class Search:
         return last.batch // 2, Purpose.REFINE, SCOUT_SHARE
 
     def _around(self) -> Wanted | None:
-        """A batch in a wide gap in which a better batch, or an earlier knee, may hide."""
+        """Return a batch in a wide gap in which a better batch, or an earlier knee, may hide."""
         known = self._known
         if known.growing:
             return None
@@ -191,7 +194,9 @@ class Search:
         return None
 
     def _inside(self) -> Wanted | None:
-        """A batch in the gap below the knee, then in the gap above it, until both are narrow."""
+        """Return a batch in the gap below the knee, then in the gap above it, until both are
+        narrow.
+        """
         if self._known.growing or self._known.made(Purpose.REFINE) >= MAX_REFINED:
             return None
         knee = self._known.knee
@@ -206,7 +211,7 @@ class Search:
         return None
 
     def _crossing(self, low: int, high: int) -> int:
-        """A batch inside the gap, near the batch at which the fit reaches the knee's rate.
+        """Return a batch inside the gap, near the batch at which the fit reaches the knee's rate.
 
         It is geometrically halfway between the gap's middle and the fit's crossing (moved up half a
         step, so that the crossing falls between this batch and the neighbour below): a good fit
@@ -219,7 +224,9 @@ class Search:
         return roundest(math.sqrt(inside * math.sqrt(low * high)), low + 1, high - 1)
 
     def _share(self, batch: int) -> float | None:
-        """The interval that tells this batch from the knee's rate, as far as the fit knows."""
+        """Return the interval that tells this batch from the knee's rate, as far as the fit
+        knows.
+        """
         fit = self._known.fit
         if fit is None:
             return None
@@ -229,7 +236,7 @@ class Search:
     # Settling
 
     def _settle(self) -> Wanted | None:
-        """Another visit of a batch that the answer rests on."""
+        """Return another visit of a batch that the answer rests on."""
         steps: list[tuple[Callable[[], Wanted | None], float]] = [
             (self._second, self._overrun_left),
             (self._confirm, self._left),
@@ -247,18 +254,22 @@ class Search:
         return None
 
     def _worth_more(self) -> bool:
-        """Whether open decisions are worth more time, compared with a sweep of every batch."""
+        """Return whether open decisions are worth more time, compared with a sweep of every
+        batch.
+        """
         spent = math.fsum(v.seconds for v in self._known.visits)
         return spent < EFFORT * self._costs.dense(self._known.ceiling)
 
     def _second(self) -> Wanted | None:
-        """The second visit; that of the best batch is its fresh window."""
+        """Return the second visit; that of the best batch is its fresh window."""
         confirm = self._confirm()
         once = [b for b in self._known.owed() if confirm is None or b != confirm[0]]
         return (once[0], Purpose.DOWN, None) if once else None
 
     def _confirm(self) -> Wanted | None:
-        """A fresh window for the best batch: the largest of noisy figures is biased upwards."""
+        """Return a fresh window for the best batch: the largest of noisy figures is biased
+        upwards.
+        """
         confirmed = {v.batch for v in self._known.visits if v.purpose is Purpose.CONFIRM}
         top, best = self._known.top, best_rate(self._known.visits)
         if top.batch in confirmed or len(confirmed) >= MAX_CONFIRMED:
@@ -270,12 +281,12 @@ class Search:
         return top.batch, Purpose.CONFIRM, None
 
     def _again(self) -> Wanted | None:
-        """A third visit of a batch whose two visits contradict each other."""
+        """Return a third visit of a batch whose two visits contradict each other."""
         apart = self._known.disagreeing()
         return (apart[0], Purpose.AGAIN, None) if apart else None
 
     def _decide(self) -> Wanted | None:
-        """The visit that removes most doubt from an open decision per second."""
+        """Return the visit that removes most doubt from an open decision per second."""
         if self._known.made(Purpose.AGAIN) >= MAX_AGAIN:
             return None
         wanted = [
@@ -286,7 +297,9 @@ class Search:
         return (max(wanted)[1], Purpose.AGAIN, None) if wanted else None
 
     def _sharpen(self) -> Wanted | None:
-        """One more fresh window while X* is known less well than the rates compared with it."""
+        """Return one more fresh window while X* is known less well than the rates compared with
+        it.
+        """
         batch = self._known.wide_best()
         if batch is None or self._known.count(batch) >= MAX_VISITS_PER_BATCH:
             return None
@@ -312,5 +325,5 @@ def _too_wide(low: int, high: int) -> bool:
 
 
 def _middle(low: int, high: int) -> int:
-    """The geometric middle of a gap, rounded by `roundest`."""
+    """Return the geometric middle of a gap, rounded by `roundest`."""
     return roundest(math.sqrt(low * high), low + 1, high - 1)

@@ -28,7 +28,9 @@ class Costs:
         self._fit = fit
 
     def e2el(self, batch: int) -> float:
-        """Expected latency: as measured there, else by Little's law from the nearest batch."""
+        """Return the expected latency: as measured there, else by Little's law from the nearest
+        batch.
+        """
         here = [v.e2el_seconds for v in self._visits if v.batch == batch]
         if here:
             return here[-1]
@@ -41,12 +43,12 @@ class Costs:
         return nearest.e2el_seconds * factor
 
     def least(self, batch: int) -> float:
-        """Seconds of the shortest trial of this batch."""
+        """Return seconds of the shortest trial of this batch."""
         e2el = self.e2el(batch)
         return RAMP_E2EL * e2el + max(self._limits.min_window_seconds, 2 * e2el)
 
     def dense(self, largest: int) -> float:
-        """Seconds of a sweep over every batch in steps of at most 1.25x, twice.
+        """Return seconds of a sweep over every batch in steps of at most 1.25x, twice.
 
         Windows are assumed to be as long as those seen at the device's default interval.
         """

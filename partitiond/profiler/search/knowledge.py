@@ -54,11 +54,11 @@ class SearchKnowledge:
         return believed(self.rates, self.fit)
 
     def count(self, batch: int) -> int:
-        """Number of visits of a batch."""
+        """Return the number of visits of a batch."""
         return sum(v.batch == batch for v in self.visits)
 
     def made(self, purpose: Purpose) -> int:
-        """Trials made for a purpose."""
+        """Return trials made for a purpose."""
         return sum(v.purpose is purpose for v in self.visits)
 
     @cached_property
@@ -95,7 +95,9 @@ class SearchKnowledge:
         return LimitedBy.CAP if largest >= self.limits.max_batch else LimitedBy.TIME
 
     def relevant(self) -> list[int]:
-        """Batches the answer rests on: knee and neighbours, or the last doubling; and the top."""
+        """Return batches the answer rests on: knee and neighbours, or the last doubling; and the
+        top.
+        """
         batches = [r.batch for r in self.rates]
         if self.growing:
             half = [b for b in batches if 2 * b <= batches[-1]]
@@ -104,7 +106,8 @@ class SearchKnowledge:
         return sorted({*batches[max(0, at - 1) : at + 2], self.top.batch})
 
     def owed(self) -> list[int]:
-        """Relevant batches without a second visit, in the reverse order of their first visits.
+        """Return relevant batches without a second visit, in the reverse order of their first
+        visits.
 
         Second visits in the opposite order of the first give every batch the same mean time, so
         that a steady drift of the machine is no effect of the batch.
@@ -116,16 +119,18 @@ class SearchKnowledge:
         return sorted(once, key=lambda b: -first[b])
 
     def disagreeing(self) -> list[int]:
-        """Batches whose two visits contradict each other, nearest to the knee first."""
+        """Return batches whose two visits contradict each other, nearest to the knee first."""
         apart = [r.batch for r in self.rates if r.disagreeing]
         return sorted(apart, key=lambda b: abs(math.log(b / self.knee))) if apart else []
 
     def open_decisions(self) -> list[tuple[int, float]]:
-        """Batches whose intervals leave a decision open, with the probability of a yes."""
+        """Return batches whose intervals leave a decision open, with the probability of a yes."""
         return self._open_growth() if self.growing else self._open_knee()
 
     def _open_growth(self) -> list[tuple[int, float]]:
-        """The open decision: did throughput grow beyond the tolerance over the last doubling?"""
+        """Return the open decision: did throughput grow beyond the tolerance over the last
+        doubling?
+        """
         last = self.rates[-1]
         before = [r for r in self.rates if 2 * r.batch <= last.batch]
         if not before:
@@ -138,7 +143,7 @@ class SearchKnowledge:
         return [(batch, yes) for batch, share in shares.items() if share > NARROW_ENOUGH]
 
     def _open_knee(self) -> list[tuple[int, float]]:
-        """The open decisions: which batches, up to where the knee may be, reach its rate?"""
+        """Return the open decisions: which batches, up to where the knee may be, reach its rate?"""
         measured = knee_range(self.rates, self.best, self.limits.tolerance)[0]
         found = []
         for rate in self.rates:
@@ -151,7 +156,7 @@ class SearchKnowledge:
         return found
 
     def wide_best(self) -> int | None:
-        """The batch that X* comes from, while its interval is wide."""
+        """Return the batch that X* comes from, while its interval is wide."""
         for rate in fresh_rates(self.visits):
             at_best = rate.output_tokens_per_s == best_rate(self.visits)
             if at_best and rate.half_width > NARROW_BEST * rate.output_tokens_per_s:
@@ -160,12 +165,12 @@ class SearchKnowledge:
 
 
 def normal(z: float) -> float:
-    """Distribution function of the standard normal."""
+    """Return the distribution function of the standard normal."""
     return (1 + math.erf(z / math.sqrt(2))) / 2
 
 
 def entropy(share: float) -> float:
-    """Entropy of a yes or no with this probability, in bits."""
+    """Return the entropy of a yes or no with this probability, in bits."""
     if not 0 < share < 1:
         return 0.0
     return -share * math.log2(share) - (1 - share) * math.log2(1 - share)

@@ -34,11 +34,11 @@ class CurveFit:
     misfit: float
 
     def rate(self, batch: float) -> float:
-        """X(b) by the formula, in tokens/s."""
+        """Return X(b) by the formula, in tokens/s."""
         return self.top * _shape(batch, self.half, self.sharpness)
 
     def crossing(self, rate: float) -> float:
-        """The batch at which the formula reaches `rate`; infinite if it never does."""
+        """Return the batch at which the formula reaches `rate`; infinite if it never does."""
         if rate >= self.top:
             return math.inf
         return float(self.half / ((self.top / rate) ** self.sharpness - 1) ** (1 / self.sharpness))
@@ -60,7 +60,7 @@ def _shape(batch: float, half: float, sharpness: float) -> float:
 
 
 def fit(rates: Sequence[Rate]) -> CurveFit | None:
-    """Weighted least squares on log X; None for fewer than two batches."""
+    """Return the weighted least squares on log X; None for fewer than two batches."""
     usable = [r for r in rates if r.output_tokens_per_s > 0]
     if len(usable) < 2:
         return None
@@ -85,7 +85,7 @@ def fit(rates: Sequence[Rate]) -> CurveFit | None:
 
 
 def _misfit(found: CurveFit, rates: Sequence[Rate], spreads: Sequence[float]) -> float:
-    """Scatter around the fit beyond what the noise of the points explains."""
+    """Return the scatter around the fit beyond what the noise of the points explains."""
     squares = math.fsum(math.log(r.output_tokens_per_s / found.rate(r.batch)) ** 2 for r in rates)
     noise = math.fsum(s**2 for s in spreads)
     freedom = max(1, len(rates) - FREE_PARAMETERS)

@@ -28,7 +28,7 @@ LEFT_OUT: Final = 1.3
 
 
 def combine(rates: Sequence[float], half_widths: Sequence[float]) -> tuple[float, float]:
-    """Mean over windows and its 95 % half-width.
+    """Return the mean over windows and its 95 % half-width.
 
     Windows are weighted by their intervals, because ten seconds say less than a minute; but the
     variation between windows (`BETWEEN_WINDOWS`) is the same for all, so that a half-width that is
@@ -57,7 +57,8 @@ def combine(rates: Sequence[float], half_widths: Sequence[float]) -> tuple[float
 
 
 def _between(rates: Sequence[float], widths: Sequence[float]) -> float:
-    """Half-width by which windows differ; 0 for a single window, whose interval is its own.
+    """Return the half-width by which windows differ; 0 for a single window, whose interval is its
+    own.
 
     It is never more than the windows' own half-widths: windows of a steady engine that agree are
     believed, and if they do not agree, their scatter shows it.
@@ -69,7 +70,7 @@ def _between(rates: Sequence[float], widths: Sequence[float]) -> float:
 
 
 def _agreeing(rates: Sequence[float], widths: Sequence[float]) -> list[int]:
-    """Indices of the windows that count."""
+    """Return indices of the windows that count."""
     everything = list(range(len(rates)))
     if len(rates) < 3:
         return everything
@@ -82,7 +83,7 @@ def _agreeing(rates: Sequence[float], widths: Sequence[float]) -> list[int]:
 
 
 def curve(visits: Sequence[Visit]) -> tuple[Rate, ...]:
-    """Rates by batch, without the batches that the engine does not hold."""
+    """Return rates by batch, without the batches that the engine does not hold."""
     beyond = {v.batch for v in visits if v.beyond}
     return tuple(
         _rate(batch, [v for v in visits if v.batch == batch])
@@ -121,7 +122,7 @@ def best_rate(visits: Sequence[Visit]) -> float | None:
 
 
 def fresh_rates(visits: Sequence[Visit]) -> tuple[Rate, ...]:
-    """The rates whose largest is X*."""
+    """Return the rates whose largest is X*."""
     beyond = {v.batch for v in visits if v.beyond}
     chosen = {v.batch for v in visits if v.purpose is Purpose.CONFIRM} - beyond
     found = []

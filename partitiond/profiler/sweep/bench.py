@@ -99,7 +99,9 @@ class Bench:
             await self.engines.discard(handle)
 
     async def peak_bytes(self, engine: Running) -> int:
-        """Peak memory of the engine so far: rise of device memory, on a CPU its processes' PSS."""
+        """Return the peak memory of the engine so far: rise of device memory, on a CPU its
+        processes' PSS.
+        """
         # Both wait for the kernel or a driver for a while; requests of others share this loop.
         rise = await asyncio.to_thread(self._used_bytes) - engine.used_before_bytes
         return max(rise, await asyncio.to_thread(self.engines.peak_memory_bytes, engine.handle))
@@ -134,7 +136,7 @@ class Bench:
             await asyncio.sleep(0.1)
 
     def _used_bytes(self) -> int:
-        """Device memory in use; 0 if it is not known, or on a CPU (there PSS counts)."""
+        """Return the device memory in use; 0 if it is not known, or on a CPU (there PSS counts)."""
         if self.device_used_bytes is None or self.device.kind is DeviceKind.CPU:
             return 0
         return self.device_used_bytes(self.device.id)

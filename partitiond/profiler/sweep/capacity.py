@@ -87,7 +87,7 @@ def open_trial(
     slo: Slo | None,
     seed: int,
 ) -> OpenTrial:
-    """A trial with a window long enough for its verdict to mean something.
+    """Return a trial with a window long enough for its verdict to mean something.
 
     Args:
         batch: limit in sequences.
@@ -110,7 +110,7 @@ def open_trial(
 
 @functools.cache
 def arrivals_needed(quantile: float) -> int:
-    """Arrivals at which a rate whose share of good requests is 0.1 too low is rarely held.
+    """Return arrivals at which a rate whose share of good requests is 0.1 too low is rarely held.
 
     Rarely means in at most 5 % of trials, if the requests were independent. For a quantile of 95 %
     it is forty arrivals. The result is at least `MIN_ARRIVALS` and at most `MAX_ARRIVALS`.
@@ -128,7 +128,8 @@ def arrivals_needed(quantile: float) -> int:
 
 
 def next_rate(trials: Sequence[CapacityTrial], closed_loop_req_per_s: float) -> float | None:
-    """Rate of the next trial, in requests/s; None if a further trial is not worth its time.
+    """Return the rate of the next trial, in requests/s; None if a further trial is not worth its
+    time.
 
     Args:
         trials: finished trials, in order.
@@ -149,14 +150,16 @@ def next_rate(trials: Sequence[CapacityTrial], closed_loop_req_per_s: float) -> 
 
 
 def confirmed_rate(trials: Sequence[CapacityTrial]) -> float | None:
-    """The largest rate that was held and that no trial at the same or a lower rate disproved."""
+    """Return the largest rate that was held and that no trial at the same or a lower rate
+    disproved.
+    """
     failed = lowest_failed(trials)
     held = [t.req_per_s for t in trials if t.held and (failed is None or t.req_per_s < failed)]
     return max(held, default=None)
 
 
 def lowest_failed(trials: Sequence[CapacityTrial]) -> float | None:
-    """The lowest rate that was not held."""
+    """Return the lowest rate that was not held."""
     return min((t.req_per_s for t in trials if not t.held), default=None)
 
 

@@ -59,7 +59,7 @@ class Saved:
 def fingerprint(
     request: ProfileRequest, planned: ProfileLaunch, engine_version: str
 ) -> dict[str, Any]:
-    """Everything that would make two trials incomparable, as plain data."""
+    """Return everything that would make two trials incomparable, as plain data."""
     spec, device = request.model.spec, request.device
     on_cpu = device.kind is DeviceKind.CPU
     return {
@@ -85,7 +85,9 @@ def fingerprint(
 
 
 def _share(request: ProfileRequest) -> dict[str, str]:
-    """The share of a GPU; a whole device or cores add nothing, because they are named above."""
+    """Return the share of a GPU; a whole device or cores add nothing, because they are named
+    above.
+    """
     size = size_of(request)
     return {} if size.mode in {SharingMode.WHOLE, SharingMode.CORES} else {"partition": size.key}
 
@@ -111,7 +113,9 @@ class Checkpoint:
         self.set_aside: Path | None = None
 
     def resume(self) -> tuple[Saved, ...]:
-        """The finished steps of an earlier run of this profile; sets another checkpoint aside."""
+        """Return the finished steps of an earlier run of this profile; sets another checkpoint
+        aside.
+        """
         if self._path is None:
             return ()
         try:
@@ -219,7 +223,7 @@ def _line(saved: Saved) -> bytes:
 
 
 def _steps(lines: Sequence[bytes]) -> tuple[Saved, ...]:
-    """The steps up to the first line that cannot be read; later lines are not trusted."""
+    """Return the steps up to the first line that cannot be read; later lines are not trusted."""
     found: list[Saved] = []
     for line in lines:
         if not line:

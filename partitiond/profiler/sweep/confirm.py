@@ -287,7 +287,7 @@ class Confirmation:
         )
 
     def _next_trial(self, seed: int = 0) -> OpenTrial | None:
-        """The next capacity trial; None if none is left, or none that ends in time."""
+        """Return the next capacity trial; None if none is left, or none that ends in time."""
         trial = self._wanted_trial(seed)
         return trial if trial is not None and self._in_time(trial) else None
 

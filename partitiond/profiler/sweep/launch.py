@@ -48,7 +48,7 @@ class ProfileLaunch:
 
 
 def as_started(architecture: Architecture, engine: EngineOptions) -> Architecture:
-    """The architecture with the widths that these options give its weights and KV cache."""
+    """Return the architecture with the widths that these options give its weights and KV cache."""
     return as_loaded(
         architecture,
         dtype=engine.dtype,
@@ -58,7 +58,9 @@ def as_started(architecture: Architecture, engine: EngineOptions) -> Architectur
 
 
 def step_tokens(engine: EngineOptions, batch: int) -> int:
-    """Tokens of one engine step: as requested or the default, at least one for each sequence."""
+    """Return tokens of one engine step: as requested or the default, at least one for each
+    sequence.
+    """
     return max(engine.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS, batch)
 
 
@@ -109,7 +111,7 @@ def confirming_launch(
 
 
 def kv_bytes(request: ProfileRequest, architecture: Architecture, batch: int) -> int:
-    """Bytes of the KV cache that this batch of the request's workload needs."""
+    """Return bytes of the KV cache that this batch of the request's workload needs."""
     spec = request.model.spec
     block = BLOCK_TOKENS[request.device.kind]
     return kv_cache_bytes(
@@ -156,7 +158,7 @@ def _launch(
 
 
 def size_of(request: ProfileRequest) -> PartitionSize:
-    """The size of the partition that is measured.
+    """Return the size of the partition that is measured.
 
     A memory share has all of the SMs, and so has a whole GPU; a MIG slice has all of its own. The
     size does not say how many host cores a GPU's engine needs: the planner asks its telemetry.
@@ -178,7 +180,7 @@ def _limits(launch: EngineLaunch) -> EngineLimits:
 
 
 def _largest_batch(request: ProfileRequest, architecture: Architecture, wanted: int) -> int:
-    """The largest batch up to `wanted` whose full footprint fits; 0 if none does."""
+    """Return the largest batch up to `wanted` whose full footprint fits; 0 if none does."""
     spec = request.model.spec
 
     def fits(batch: int) -> bool:

@@ -30,7 +30,7 @@ caching would measure its cache."""
 
 
 def load_of(request: ProfileRequest, architecture: Architecture, phase: int = 0) -> Load:
-    """The load of one phase of a profile.
+    """Return the load of one phase of a profile.
 
     Args:
         request: model, workload, seed.
@@ -50,7 +50,7 @@ def load_of(request: ProfileRequest, architecture: Architecture, phase: int = 0)
 
 
 def lengths_of(workload: Workload) -> Lengths | None:
-    """The same lists that memory and time are predicted with; None for fixed lengths."""
+    """Return the same lists that memory and time are predicted with; None for fixed lengths."""
     match workload.shape:
         case LengthShape.TRACE:
             return choice(workload.pairs)
@@ -61,5 +61,5 @@ def lengths_of(workload: Workload) -> Lengths | None:
 
 
 def structured(schema: Mapping[str, object]) -> dict[str, object]:
-    """The request fields that make vLLM constrain a completion to a JSON schema."""
+    """Return the request fields that make vLLM constrain a completion to a JSON schema."""
     return {"structured_outputs": {"json": schema}}

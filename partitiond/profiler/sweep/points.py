@@ -114,13 +114,17 @@ def latency(summary: LatencySummary | None) -> Latency:
 
 
 def prompt_rate(trials: Sequence[Trial]) -> float:
-    """Prompt tokens of requests whose first token came in the windows, per second of window."""
+    """Return prompt tokens of requests whose first token came in the windows, per second of
+    window.
+    """
     seconds = math.fsum(t.window_seconds for t in trials)
     return sum(t.prompt_tokens for t in trials) / seconds if seconds > 0 else 0.0
 
 
 def attainment(trials: Sequence[Trial]) -> float | None:
-    """Good requests over all that ended inside the windows; None without an SLO or a request."""
+    """Return good requests over all that ended inside the windows; None without an SLO or a
+    request.
+    """
     ended = sum(t.ended for t in trials)
     return sum(t.good for t in trials) / ended if ended else None
 
@@ -128,7 +132,7 @@ def attainment(trials: Sequence[Trial]) -> float | None:
 def combine_telemetry(
     windows: Sequence[tuple[Telemetry | None, float]],
 ) -> Telemetry | None:
-    """Means over windows, weighted by length; energies are added. None without telemetry."""
+    """Return means over windows, weighted by length; energies are added. None without telemetry."""
     told = [(telemetry, seconds) for telemetry, seconds in windows if telemetry is not None]
     if not told:
         return None
@@ -152,7 +156,9 @@ def combine_telemetry(
 
 
 def joules_per_output_token(trials: Sequence[Trial]) -> float | None:
-    """Energy over output tokens, in the windows that report energy; None if none of them does."""
+    """Return energy over output tokens, in the windows that report energy; None if none of them
+    does.
+    """
     joules = tokens = 0.0
     for trial in trials:
         told = trial.telemetry
@@ -163,7 +169,8 @@ def joules_per_output_token(trials: Sequence[Trial]) -> float | None:
 
 
 def idle_share(device: Telemetry | None, kind: DeviceKind, cores: int) -> float | None:
-    """Share of the windows in which the device computed nothing for the engine; None if unknown.
+    """Return the share of the windows in which the device computed nothing for the engine; None if
+    unknown.
 
     On a GPU this is the share of time no kernel ran. On a CPU it is the part of the partition's
     cores that the engine's processes did not use: waiting for memory is use, as the core is taken.

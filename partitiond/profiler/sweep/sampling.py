@@ -109,7 +109,9 @@ class Sampler:
                     await self._scraping
 
     async def samples(self) -> EngineSamples:
-        """The engine's samples; scrapes once more for the counters of the window's requests."""
+        """Return the engine's samples; scrapes once more for the counters of the window's
+        requests.
+        """
         with contextlib.suppress(EngineError):
             self._at_end = (await self._bench.engines.report(self._engine.handle)).metrics
         return summarise_engine(self._scrapes, self._at_end)

@@ -57,7 +57,7 @@ def is_steady(
     batch: int,
     mean_output_tokens: float,
 ) -> bool:
-    """Whether the rate can go on for ever, as far as these requests can tell.
+    """Return whether the rate can go on for ever, as far as these requests can tell.
 
     The rate is steady if the whole interval of the utilisation lies below 1 and the requests in the
     system do not grow.
@@ -75,14 +75,14 @@ def is_steady(
 
 
 def below_one(needed: Utilisation | None) -> bool:
-    """Whether the whole interval says that there are enough places."""
+    """Return whether the whole interval says that there are enough places."""
     return needed is not None and needed.share + needed.half_width < 1
 
 
 def utilisation(
     served: Sequence[ServedRequest], req_per_s: float, batch: int, mean_output_tokens: float
 ) -> Utilisation | None:
-    """The places a rate needs over the places there are; None for too few requests to tell.
+    """Return the places a rate needs over the places there are; None for too few requests to tell.
 
     A window's requests are a little longer or shorter than the workload's. The effect of their
     lengths on their times (linear regression) is taken out of the mean and its interval.
@@ -126,7 +126,7 @@ def _slope(
 
 
 def grows(requests: Sequence[ServedRequest], opened: float, closed: float) -> bool:
-    """Whether the requests in the system grew by more than chance explains.
+    """Return whether the requests in the system grew by more than chance explains.
 
     Args:
         requests: all requests of the run, including those before the window.
@@ -161,7 +161,9 @@ def share_interval(flags: Sequence[bool]) -> tuple[float, float] | None:
 
 
 def _informative(values: Sequence[float], share: float) -> float:
-    """The number of independent values that would tell as much; never more than there are."""
+    """Return the number of independent values that would tell as much; never more than there
+    are.
+    """
     interval = mean_interval(values)
     if interval is None or share in {0.0, 1.0}:
         return len(values)

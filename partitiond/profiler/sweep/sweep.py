@@ -46,7 +46,7 @@ MAX_RESTARTS: Final = 3
 
 
 def warm_up(min_window_seconds: float) -> NextTrial:
-    """The trial that does not count."""
+    """Return the trial that does not count."""
     seconds = min(WARM_UP_SECONDS, min_window_seconds)
     return NextTrial(1, Purpose.UP, seconds, seconds, seconds)
 
@@ -160,7 +160,7 @@ class Sweep:
         self._warm = (await self._trial(engine, proposal, silence)).visit
 
     def survives(self, error: EngineError | LoadAbortedError) -> bool:
-        """Whether a new engine should go on below the batch that ended the last one.
+        """Return whether a new engine should go on below the batch that ended the last one.
 
         If not, the finished trials are kept, provided that they are enough to plan with.
 
@@ -193,7 +193,7 @@ class Sweep:
         checkpoint.keep(step, self.elapsed_seconds)
 
     def _limits(self) -> SearchLimits:
-        """The bounds of the search, below every batch that ended the engine."""
+        """Return the bounds of the search, below every batch that ended the engine."""
         below = min((death.proposal.batch - 1 for death in self.deaths), default=None)
         largest = self._planned.max_batch
         return SearchLimits(

@@ -192,7 +192,7 @@ async def run_trial(
 
 
 def _trial_of(proposal: NextTrial, result: ClosedLoopResult, slo: Slo | None) -> Trial:
-    """The trial as the load generator alone saw it."""
+    """Return the trial as the load generator alone saw it."""
     ended, good = count_good(result, slo)
     return Trial(
         proposal=proposal,
@@ -214,7 +214,7 @@ def _trial_of(proposal: NextTrial, result: ClosedLoopResult, slo: Slo | None) ->
 
 
 def count_good(result: ClosedLoopResult, slo: Slo | None) -> tuple[int, int]:
-    """Requests that ended in the window, and those within the SLO; (0, 0) without an SLO."""
+    """Return requests that ended in the window, and those within the SLO; (0, 0) without an SLO."""
     if slo is None:
         return 0, 0
     bounds = LoadSlo(slo.ttft_seconds, slo.tpot_seconds, slo.quantile)
@@ -237,7 +237,7 @@ def count_short(records: Sequence[Record]) -> int:
 
 
 def prompt_tokens(result: ClosedLoopResult) -> int:
-    """Prompt tokens of the requests whose first token came inside the window."""
+    """Return prompt tokens of the requests whose first token came inside the window."""
 
     def counted(record: Record) -> int:
         return record.prompt_tokens or record.wanted_prompt_tokens

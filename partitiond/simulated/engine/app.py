@@ -246,7 +246,7 @@ HANDLERS: Final[dict[Task, dict[str, Handler]]] = {
 
 
 def _observing(engine: SimulatedEngine) -> list[Route]:
-    """Routes that report on the engine."""
+    """Return routes that report on the engine."""
 
     async def models(_request: Request) -> Response:
         card: dict[str, object] = {"id": engine.model, "object": "model", "owned_by": "vllm"}

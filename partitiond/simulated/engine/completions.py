@@ -29,12 +29,12 @@ def request_id(request: Request, prefix: str, body: Mapping[str, Any] | None = N
 
 
 def event(value: object) -> str:
-    """One server-sent event, as pydantic writes its JSON."""
+    """Return one server-sent event, as pydantic writes its JSON."""
     return f"data: {json.dumps(value, separators=(',', ':'), ensure_ascii=False)}\n\n"
 
 
 def usage(prompt_tokens: int, output_tokens: int) -> dict[str, int]:
-    """The usage object, with its fields in vLLM's order."""
+    """Return the usage object, with its fields in vLLM's order."""
     total = prompt_tokens + output_tokens
     return {
         "prompt_tokens": prompt_tokens,
@@ -65,14 +65,14 @@ class Reply:
         return cls(chat, name, int(time.time()), engine.model, generation)
 
     def head(self, *, chunk: bool) -> dict[str, Any]:
-        """Fields that all events and answers begin with."""
+        """Return fields that all events and answers begin with."""
         kind = "text_completion"
         if self.chat:
             kind = "chat.completion.chunk" if chunk else "chat.completion"
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
     def whole(self) -> dict[str, Any]:
-        """The answer of a request that is not streamed."""
+        """Return the answer of a request that is not streamed."""
         generation = self.generation
         choice = self._chat_choice if self.chat else self._choice
         choices = [choice(index, answer) for index, answer in enumerate(generation.answers)]
@@ -130,7 +130,7 @@ class Reply:
         }
 
     def role_chunk(self, index: int) -> dict[str, Any]:
-        """The first event of a chat's choice."""
+        """Return the first event of a chat's choice."""
         delta = {"role": "assistant", "content": ""}
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
         ids = list(self.generation.prompt_of(index)) if self.generation.show_ids else None
@@ -138,7 +138,7 @@ class Reply:
         return chunk | self._usage_so_far(index, 0) | {"prompt_token_ids": ids, "prompt_text": None}
 
     def chunk(self, index: int, position: int) -> dict[str, Any]:
-        """The event of one token."""
+        """Return the event of one token."""
         generation = self.generation
         answer = generation.answers[index]
         last = position == len(answer.pieces) - 1
@@ -174,21 +174,21 @@ class Reply:
         return {"usage": counted}
 
     def usage_chunk(self) -> dict[str, Any]:
-        """The usage event before the end of the stream, if it was asked for."""
+        """Return the usage event before the end of the stream, if it was asked for."""
         counted = usage(self.generation.prompt_tokens, self.generation.output_tokens)
         last = {"choices": [], "usage": counted, "system_fingerprint": FINGERPRINT}
         return self.head(chunk=True) | last
 
 
 def _alternatives(piece: str, count: int) -> dict[str, float]:
-    """The chosen token and others, each less likely than the one before."""
+    """Return the chosen token and others, each less likely than the one before."""
     others = (f" {word}" for word in tokens.WORDS if f" {word}" != piece)
     likely = [piece, *others][: max(1, count)]
     return {token: _LOGPROB - rank for rank, token in enumerate(likely)}
 
 
 def chat_logprob(piece: str, count: int) -> dict[str, Any]:
-    """One token's log probability and those of its alternatives, in the chat API's shape."""
+    """Return one token's log probability and those of its alternatives, in the chat API's shape."""
     entries = [
         {"token": token, "logprob": value, "bytes": list(token.encode())}
         for token, value in _alternatives(piece, count).items()
@@ -197,7 +197,9 @@ def chat_logprob(piece: str, count: int) -> dict[str, Any]:
 
 
 async def stream(engine: SimulatedEngine, reply: Reply) -> AsyncIterator[str]:
-    """One event per token, in the order of generation; then the usage, if asked for; [DONE]."""
+    """Yield one event per token, in the order of generation; then the usage, if asked for;
+    [DONE].
+    """
     generation = reply.generation
     begun = not reply.chat
     try:

@@ -83,7 +83,7 @@ class SimulatedEngine:
                 yield position
 
     async def tokens(self, generation: Generation) -> AsyncGenerator[tuple[int, int], None]:
-        """(choice, token) pairs of all choices as they come. Raises BrokenError."""
+        """Yield (choice, token) pairs of all choices as they come. Raises BrokenError."""
         merged: asyncio.Queue[tuple[int, int] | BrokenError | None] = asyncio.Queue()
 
         async def feed(index: int, sequence: Sequence) -> None:

@@ -90,7 +90,7 @@ class Generation:
         return sum(len(answer.pieces) for answer in self.answers)
 
     def prompt_of(self, index: int) -> tuple[int, ...]:
-        """The prompt of one choice."""
+        """Return the prompt of one choice."""
         return self.prompts[index * len(self.prompts) // len(self.answers)]
 
 
@@ -152,7 +152,7 @@ def _max_tokens(
 
 
 def _temperature(body: Mapping[str, Any]) -> float | None:
-    """The temperature; the neighbouring fields are checked as well."""
+    """Return the temperature; the neighbouring fields are checked as well."""
     temperature = number(body, "temperature")
     if temperature is not None and not 0 <= temperature <= 2:
         allowed = "non-negative" if temperature < 0 else "in [0, 2]"
@@ -199,7 +199,7 @@ def _choices(body: Mapping[str, Any], temperature: float | None) -> int:
 def answers_to(
     prompts: Sequence[tuple[int, ...]], sampling: Sampling, max_model_len: int
 ) -> tuple[GeneratedAnswer, ...]:
-    """The answers to some prompts. Raises RefusedError if a prompt is too long or empty."""
+    """Return the answers to some prompts. Raises RefusedError if a prompt is too long or empty."""
     for prompt in prompts:
         check_length(prompt, max_model_len)
     return tuple(
@@ -241,7 +241,9 @@ def _answer(prompt: tuple[int, ...], choice: int, sampling: Sampling, room: int)
 
 
 def _natural_tokens(prompt: tuple[int, ...]) -> int:
-    """Length at which the answer ends by itself: 24 to 63 tokens, the same for the same prompt."""
+    """Return the length at which the answer ends by itself: 24 to 63 tokens, the same for the same
+    prompt.
+    """
     return 24 + int(hashlib.sha256(repr(prompt).encode()).hexdigest()[:4], 16) % 40
 
 

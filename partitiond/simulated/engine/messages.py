@@ -108,7 +108,7 @@ def _message_text(message: object, field: str) -> str:
 
 
 def _text(content: object, field: str) -> str:
-    """The text of text blocks; the JSON of other blocks (tool results, thinking)."""
+    """Return the text of text blocks; the JSON of other blocks (tool results, thinking)."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
@@ -146,7 +146,7 @@ class MessageReply:
         return {"input_tokens": self.generation.prompt_tokens, "output_tokens": output_tokens}
 
     def whole(self) -> dict[str, Any]:
-        """The answer of a request that is not streamed; absent fields are left out."""
+        """Return the answer of a request that is not streamed; absent fields are left out."""
         stop = {name: value for name, value in self._stop.items() if value is not None}
         content = [{"type": "text", "text": self.generation.answers[0].text}]
         head = {"id": self.id, "type": "message", "role": "assistant", "content": content}
@@ -154,7 +154,7 @@ class MessageReply:
         return head | {"model": self.model} | stop | {"usage": counted}
 
     def start(self) -> dict[str, Any]:
-        """The first event."""
+        """Return the first event."""
         message: dict[str, Any] = {
             "id": self.id,
             "type": "message",
@@ -168,7 +168,7 @@ class MessageReply:
         return {"type": "message_start", "message": message}
 
     def delta(self) -> dict[str, Any]:
-        """The event that reports how the message ended, and the usage."""
+        """Return the event that reports how the message ended, and the usage."""
         counted = self._usage(self.generation.output_tokens)
         return {"type": "message_delta", "delta": self._stop, "usage": counted}
 

@@ -43,19 +43,19 @@ def _direction(token_id: int) -> Vector:
 
 
 def vector_of(ids: Sequence[int]) -> Vector:
-    """The embedding of a text, of length 1."""
+    """Return the embedding of a text, of length 1."""
     total = [math.fsum(parts) for parts in zip(*map(_direction, ids), strict=True)]
     length = math.hypot(*total) or 1.0
     return tuple(value / length for value in total)
 
 
 def similarity(first: Sequence[int], second: Sequence[int]) -> float:
-    """Cosine of two texts' embeddings."""
+    """Return the cosine of two texts' embeddings."""
     return math.fsum(map(operator.mul, vector_of(first), vector_of(second)))
 
 
 def work_of(prompts: Sequence[tuple[int, ...]]) -> Generation:
-    """The engine's work for reading some prompts: one token each stands for the pooling."""
+    """Return the engine's work for reading some prompts: one token each stands for the pooling."""
     return Generation(tuple(prompts), (GeneratedAnswer(("",), (0,), "stop"),) * len(prompts))
 
 
@@ -109,7 +109,9 @@ def _inputs(body: Mapping[str, Any], model: str) -> tuple[tuple[int, ...], ...]:
 def vectors_body(
     wanted: PoolRequest, name: str, model: str, *, kind: str, field: str
 ) -> dict[str, Any]:
-    """The JSON answer: `kind` is the type of each object, `field` the place of its vector."""
+    """Return the JSON answer: `kind` is the type of each object, `field` the place of its
+    vector.
+    """
     data = []
     for index, prompt in enumerate(wanted.prompts):
         vector = vector_of(prompt)
@@ -123,7 +125,7 @@ def vectors_body(
 
 
 def vectors_bytes(wanted: PoolRequest, name: str, model: str) -> tuple[bytes, str]:
-    """The answer as raw 32-bit floats, and the JSON of its `metadata` header."""
+    """Return the answer as raw 32-bit floats, and the JSON of its `metadata` header."""
     size = DIMENSIONS * 4
     tokens = sum(map(len, wanted.prompts))
     entries = [
@@ -148,7 +150,9 @@ def _packed(vector: Vector) -> bytes:
 
 
 def classes_body(wanted: PoolRequest, name: str, model: str) -> dict[str, Any]:
-    """The answer of a classifier with two classes: the side of a plane that the text is on."""
+    """Return the answer of a classifier with two classes: the side of a plane that the text is
+    on.
+    """
     data = []
     for index, prompt in enumerate(wanted.prompts):
         share = 1 / (1 + math.exp(-4 * vector_of(prompt)[0]))
@@ -192,12 +196,12 @@ def _check_pairs(pairs: Sequence[Pair], max_model_len: int) -> None:
 
 
 def pair_tokens(pairs: Sequence[Pair]) -> int:
-    """Tokens read for some pairs; each text counts once."""
+    """Return tokens read for some pairs; each text counts once."""
     return sum(map(len, {text for pair in pairs for text in pair}))
 
 
 def scores_body(pairs: Sequence[Pair], name: str, model: str) -> dict[str, Any]:
-    """The answer to a request for scores."""
+    """Return the answer to a request for scores."""
     data = [
         {"index": index, "object": "score", "score": similarity(*pair)}
         for index, pair in enumerate(pairs)
@@ -237,7 +241,7 @@ def read_ranking(body: Mapping[str, Any], model: str, max_model_len: int) -> Ran
 
 
 def ranks_body(wanted: RankRequest, name: str, model: str) -> dict[str, Any]:
-    """The answer: the nearest documents first."""
+    """Return the answer: the nearest documents first."""
     scores = [similarity(*pair) for pair in wanted.pairs]
     results = [
         {

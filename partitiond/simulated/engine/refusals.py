@@ -47,7 +47,9 @@ def unknown_model(asked: object, model: str) -> RefusedError:
 def invalid(
     kind: str, field: str, message: str, value: object, more: Mapping[str, object] | None = None
 ) -> RefusedError:
-    """A refusal by vLLM's model of the request: `kind`, `message` and `more` are pydantic's."""
+    """Return a refusal by vLLM's model of the request: `kind`, `message` and `more` are
+    pydantic's.
+    """
     place = f"body.{field}" if field else "body"
     entry = {"type": kind, "loc": place, "msg": message, "input": _shown(value), **(more or {})}
     return RefusedError(400, "Bad Request", f"1 validation error:\n  {entry}", place)
@@ -66,7 +68,7 @@ def _shown(value: object) -> str:
 
 
 def read_body(raw: bytes) -> dict[str, Any]:
-    """The request's JSON object. Raises RefusedError."""
+    """Return the request's JSON object. Raises RefusedError."""
     try:
         body = json.loads(raw)
     except json.JSONDecodeError as error:
@@ -87,13 +89,13 @@ def check_model(body: Mapping[str, Any], model: str) -> None:
 
 
 def whole(body: Mapping[str, Any], field: str) -> int | None:
-    """A whole number, or None if the field is left out."""
+    """Return a whole number, or None if the field is left out."""
     value = body.get(field)
     return None if value is None else whole_of(value, field)
 
 
 def whole_of(value: object, field: str) -> int:
-    """A whole number, as pydantic reads one. Raises RefusedError."""
+    """Return a whole number, as pydantic reads one. Raises RefusedError."""
     should = "Input should be a valid integer"
     if isinstance(value, int):
         return int(value)
@@ -114,7 +116,7 @@ def whole_of(value: object, field: str) -> int:
 
 
 def number(body: Mapping[str, Any], field: str) -> float | None:
-    """A finite number, or None if the field is left out. Raises RefusedError."""
+    """Return a finite number, or None if the field is left out. Raises RefusedError."""
     value = body.get(field)
     if value is None:
         return None
@@ -137,7 +139,9 @@ def number(body: Mapping[str, Any], field: str) -> float | None:
 
 
 def flag(body: Mapping[str, Any], field: str) -> bool:
-    """A boolean, as pydantic reads one; false if the field is left out. Raises RefusedError."""
+    """Return a boolean, as pydantic reads one; false if the field is left out. Raises
+    RefusedError.
+    """
     value = body.get(field)
     if value is None or isinstance(value, bool):
         return bool(value)
@@ -150,7 +154,7 @@ def flag(body: Mapping[str, Any], field: str) -> bool:
 
 
 def texts(body: Mapping[str, Any], field: str) -> tuple[str, ...]:
-    """A text or a list of texts, or nothing. Raises RefusedError."""
+    """Return a text or a list of texts, or nothing. Raises RefusedError."""
     value = body.get(field)
     if value is None:
         return ()

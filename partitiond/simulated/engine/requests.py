@@ -107,7 +107,7 @@ def _filled_list(body: dict[str, Any], field: str, value: object) -> list[object
 
 
 def _usage_wanted(body: Mapping[str, Any], *, stream: bool) -> tuple[bool, bool]:
-    """Whether the stream reports its usage at the end, and in every event."""
+    """Return whether the stream reports its usage at the end, and in every event."""
     options = body.get("stream_options")
     if not options:
         return False, False
@@ -214,7 +214,7 @@ def _ids(items: Sequence[object], field: str) -> tuple[int, ...]:
 
 
 def token_id(value: object, field: str) -> int:
-    """One token id. Raises RefusedError."""
+    """Return one token id. Raises RefusedError."""
     found = whole_of(value, field)
     if found < 0:
         message = "Input should be greater than or equal to 0"
@@ -239,7 +239,7 @@ def chat_ids(body: Mapping[str, Any], model: str, field: str = "messages") -> tu
 
 
 def message_texts(messages: Sequence[object], model: str, field: str) -> list[str]:
-    """Each message as the template writes it. Raises RefusedError."""
+    """Return each message as the template writes it. Raises RefusedError."""
     found = []
     for at, message in enumerate(messages):
         if not isinstance(message, dict):
@@ -252,7 +252,7 @@ def message_texts(messages: Sequence[object], model: str, field: str) -> list[st
 
 
 def content_text(content: object, model: str, field: str) -> str:
-    """The text of a message: a string, or the joined texts of its parts."""
+    """Return the text of a message: a string, or the joined texts of its parts."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):

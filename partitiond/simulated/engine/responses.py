@@ -107,7 +107,7 @@ class ResponseReply:
         return cls(str(named), item, int(time.time()), engine.model, body, generation)
 
     def response(self, *, done: bool) -> dict[str, Any]:
-        """The response object, at its beginning and when it is done."""
+        """Return the response object, at its beginning and when it is done."""
         body, answer = self.body, self.generation.answers[0]
         cut = done and answer.finish_reason == "length"
         status = "incomplete" if cut else "completed" if done else "in_progress"
@@ -170,7 +170,7 @@ class ResponseReply:
         return {"annotations": [], "text": text, "type": "output_text", "logprobs": logprobs}
 
     def item(self, status: str, text: str | None) -> dict[str, Any]:
-        """The message; it has no content when it has only begun."""
+        """Return the message; it has no content when it has only begun."""
         return {
             "id": self.item_id,
             "content": [] if text is None else [self.part(text)],
@@ -181,12 +181,12 @@ class ResponseReply:
         }
 
     def opening(self) -> list[tuple[str, dict[str, Any]]]:
-        """Events that are sent at once, before anything is generated."""
+        """Return events that are sent at once, before anything is generated."""
         begun = {"response": self.response(done=False)}
         return [("response.created", begun), ("response.in_progress", begun)]
 
     def first(self) -> list[tuple[str, dict[str, Any]]]:
-        """Events before the first text."""
+        """Return events before the first text."""
         at = {"output_index": 0}
         content = {"content_index": 0, "item_id": self.item_id} | at
         return [
@@ -195,14 +195,14 @@ class ResponseReply:
         ]
 
     def delta(self, piece: str) -> dict[str, Any]:
-        """The event of one token."""
+        """Return the event of one token."""
         count = self.generation.logprobs
         told = [] if count is None else [chat_logprob(piece, count)]
         head = {"content_index": 0, "delta": piece, "item_id": self.item_id}
         return head | {"logprobs": told, "output_index": 0}
 
     def closing(self) -> list[tuple[str, dict[str, Any]]]:
-        """Events after the last text."""
+        """Return events after the last text."""
         text = self.generation.answers[0].text
         content = {"content_index": 0, "item_id": self.item_id, "output_index": 0}
         done = {"item": self.item("completed", text), "output_index": 0}

@@ -19,7 +19,9 @@ _MAX_DEPTH: Final = 8
 
 
 def constrained_text(body: Mapping[str, Any]) -> str | None:
-    """The text that `response_format` or `structured_outputs` require; None if any text will do."""
+    """Return the text that `response_format` or `structured_outputs` require; None if any text will
+    do.
+    """
     wanted = body.get("structured_outputs")
     if isinstance(wanted, dict):
         if isinstance(wanted.get("choice"), list) and wanted["choice"]:

@@ -9,7 +9,7 @@ from partitiond.simulated.engine.requests import chat_ids, text_ids, token_id
 
 
 def tokenize(body: Mapping[str, Any], model: str, max_model_len: int) -> dict[str, Any]:
-    """The tokens of a prompt or of a conversation. Raises RefusedError."""
+    """Return the tokens of a prompt or of a conversation. Raises RefusedError."""
     prompt = body.get("prompt")
     if prompt is None and body.get("messages") is not None:
         ids = chat_ids(body, model)
@@ -30,7 +30,7 @@ def tokenize(body: Mapping[str, Any], model: str, max_model_len: int) -> dict[st
 
 
 def detokenize(body: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """The text of tokens. Raises RefusedError."""
+    """Return the text of tokens. Raises RefusedError."""
     given = body.get("tokens")
     if given is None:
         raise missing("tokens", body)

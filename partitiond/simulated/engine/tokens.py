@@ -40,12 +40,12 @@ def pieces(text: str) -> tuple[str, ...]:
 
 
 def decode(ids: Iterable[int]) -> str:
-    """The text of token ids."""
+    """Return the text of token ids."""
     return "".join(map(token_text, ids))
 
 
 def token_text(token_id: int) -> str:
-    """The text of one token."""
+    """Return the text of one token."""
     if token_id >= TEXT_IDS:
         raw = token_id.to_bytes((token_id.bit_length() + 7) // 8, "big")
         if raw[0] == 1:
@@ -54,7 +54,9 @@ def token_text(token_id: int) -> str:
 
 
 def answer_ids(prompt: Sequence[int], choice: int, count: int) -> tuple[int, ...]:
-    """Ids of an answer: the same for the same prompt, different for another prompt or choice."""
+    """Return ids of an answer: the same for the same prompt, different for another prompt or
+    choice.
+    """
     start = sum(prompt) + len(prompt) + choice
     return tuple((start + position) % len(WORDS) for position in range(count))
 

@@ -190,5 +190,5 @@ class Stream(EventTarget):
 
 
 def all_over(streams: Sequence[Stream]) -> bool:
-    """Whether nothing more will arrive."""
+    """Return whether nothing more will arrive."""
     return all(stream.over for stream in streams)

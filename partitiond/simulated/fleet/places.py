@@ -108,7 +108,7 @@ class FleetPlaces(Places[FleetRequest, Place]):
         self.count(load, request.cost.sequences, request.cost.kv_tokens)
 
     def serve(self) -> bool:
-        """Whether any replica may get requests."""
+        """Return whether any replica may get requests."""
         return bool(self.replicas)
 
     def sequences_in_flight(self) -> int:

@@ -122,7 +122,9 @@ class Scaler(EventTarget):
         return decision.changed and name not in run.asleep
 
     def _all_serve(self, run: FleetRun, name: str) -> bool:
-        """Whether all planned replicas serve; else requests wait for starts, not for room."""
+        """Return whether all planned replicas serve; else requests wait for starts, not for
+        room.
+        """
         planned = sum(p.model == name for p in run.plan.placements)
         return planned > 0 and len(run.models[name].replicas) >= planned
 

@@ -59,7 +59,7 @@ class HostReader:
         return held
 
     def mig_mode(self, uuid: str) -> bool:
-        """Whether MIG is on now."""
+        """Return whether MIG is on now."""
         return bool(self.figure(uuid, "mig_mode"))
 
     def figure(self, uuid: str, name: str) -> float:

@@ -65,7 +65,7 @@ NO_COSTS: Final = HostCosts()
 
 
 def is_crowded(working_cores: int, host_cores: int) -> bool:
-    """Whether engines keep every core of the host busy; False if its cores are unknown."""
+    """Return whether engines keep every core of the host busy; False if its cores are unknown."""
     return 0 < host_cores <= working_cores
 
 

@@ -105,7 +105,9 @@ class Observer:
 
 
 def is_good(flight: SimulatedRequest, slo: Slo | None) -> bool:
-    """Whether an ended request is within both bounds; the TPOT of a single token counts as 0."""
+    """Return whether an ended request is within both bounds; the TPOT of a single token counts as
+    0.
+    """
     if slo is None:
         return True
     ttft = flight.ttft_seconds

@@ -272,7 +272,7 @@ def _model(
 
 
 def _is_over(clock: SimulatedClock, runs: Sequence[_Run]) -> bool:
-    """Whether the window is closed and every request of it has ended."""
+    """Return whether the window is closed and every request of it has ended."""
     return all(run.observer.closed <= clock.now and not run.observer.pending for run in runs)
 
 

@@ -151,7 +151,7 @@ class Spans:
         return (self._until(end) - self._until(begin)) / (end - begin) if end > begin else 0.0
 
     def holds(self, at: float) -> bool:
-        """Whether a point in time lies within these intervals."""
+        """Return whether a point in time lies within these intervals."""
         index = bisect.bisect_right(self.begins, at) - 1
         return index >= 0 and at < self.ends[index]
 

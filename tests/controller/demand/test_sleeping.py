@@ -56,7 +56,7 @@ async def test_a_model_finishes_what_runs_and_falls_asleep(bench: Bench) -> None
     bench.proxy.counts = {"a-1": 2}
     bench.controller.sleep.put_to_sleep("a", 2, "as asked")
     await bench.passes(8)
-    assert bench.states() == {"a-1": ReplicaState.DROWSY}
+    assert bench.states() == {"a-1": ReplicaState.QUIESCING}
     assert bench.routed() == {"a-1": True}
     assert bench.runner.slept == []
     bench.proxy.counts = {}

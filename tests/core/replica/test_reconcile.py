@@ -616,7 +616,7 @@ class RandomHistory(RuleBasedStateMachine):
                 (SERVING, ReplicaEvent.EXITED),
                 (DRAINING, ReplicaEvent.EXITED),
                 (ReplicaState.STOPPING, ReplicaEvent.EXITED),
-                (ReplicaState.DROWSY, ReplicaEvent.EXITED),
+                (ReplicaState.QUIESCING, ReplicaEvent.EXITED),
                 (ReplicaState.FALLING_ASLEEP, ReplicaEvent.FELL_ASLEEP),
                 (ReplicaState.FALLING_ASLEEP, ReplicaEvent.EXITED),
                 (ReplicaState.SLEEPING, ReplicaEvent.EXITED),

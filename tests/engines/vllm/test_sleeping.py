@@ -111,7 +111,7 @@ async def test_an_engine_that_is_gone_cannot_be_woken(
 ) -> None:
     await runner.sleep(engine, 1)
     await runner.stop(engine, 5)
-    with pytest.raises(EngineError, match="nobody listens"):
+    with pytest.raises(EngineError, match="no process listens"):
         await runner.wake(engine)
 
 

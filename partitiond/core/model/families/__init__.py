@@ -28,7 +28,7 @@ _NO_ATTENTION: Final = ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_ge
 
 
 def architecture_from_config(config: Mapping[str, object]) -> Architecture:
-    """The architecture that a `config.json` describes; 16-bit values unless it is quantised.
+    """Return the architecture that a `config.json` describes; 16-bit values unless it is quantised.
 
     For a multimodal model this is its text decoder; `note` says what is left out.
 
@@ -49,7 +49,7 @@ def architecture_from_config(config: Mapping[str, object]) -> Architecture:
 
 
 def blueprint(family: str, config: Mapping[str, object]) -> Blueprint:
-    """The weights of a model of one of `FAMILIES`, one by one. Raises SpecError."""
+    """Return the weights of a model of one of `FAMILIES`, one by one. Raises SpecError."""
     if family in CLASSIC:
         return CLASSIC[family](config)
     if family in MIXTURES:

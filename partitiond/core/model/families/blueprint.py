@@ -109,12 +109,12 @@ def _routed(plan: Blueprint) -> Iterable[Matrix]:
 def output_matrix(
     name: str, hidden: int, vocab: int, *, tied: bool, bias: bool = False
 ) -> list[Matrix]:
-    """The output matrix; empty if it is the input embedding."""
+    """Return the output matrix; empty if it is the input embedding."""
     if tied:
         return []
     return [Matrix(name, hidden, vocab, bias, quantisable=False)]
 
 
 def blocks(values: int, size: int) -> int:
-    """Whole blocks of `size` that cover `values`."""
+    """Return whole blocks of `size` that cover `values`."""
     return math.ceil(values / size)

@@ -302,7 +302,9 @@ def falcon(config: Config) -> Blueprint:
 
 
 def _falcon_norms(config: Config, *, later: bool) -> int:
-    """Norms per layer: 2 if the MLP follows attention, or in the later layout if no key says 1."""
+    """Return norms per layer: 2 if the MLP follows attention, or in the later layout if no key says
+    1.
+    """
     if not flag(config, "parallel_attn", True):
         return 2
     norms = whole(config, "num_ln_in_parallel_attn", default=2 if later else 1)

@@ -196,12 +196,12 @@ def widths(config: Config, layout: Layout | None = None) -> Widths:
 
 
 def switched(family: str, config: Config, key: str) -> bool:
-    """A switch of the config with the family's default."""
+    """Return a switch of the config with the family's default."""
     return flag(config, key, (family, key) in _ON_BY_DEFAULT)
 
 
 def dense(family: str, config: Config) -> Blueprint:
-    """A Llama-like decoder by its family's layout."""
+    """Return a Llama-like decoder by its family's layout."""
     layout = LAYOUTS[family]
     wide, inner = widths(config, layout), whole(config, "intermediate_size")
     tied = flag(config, "tie_word_embeddings", layout.tied)
@@ -236,14 +236,14 @@ def dense(family: str, config: Config) -> Blueprint:
 
 
 def _norms_in_layer(family: str, config: Config, layout: Layout) -> int:
-    """A layer whose MLP runs beside its attention needs only one norm."""
+    """Return the norms of a layer: only one if its MLP runs beside its attention."""
     if family == "stablelm" and flag(config, "use_parallel_residual", False):
         return 1
     return layout.norms
 
 
 def head_norms(layout: Layout, config: Config, wide: Widths) -> int:
-    """Values of the norms on queries and keys in one layer."""
+    """Return values of the norms on queries and keys in one layer."""
     if layout.head_norm_key and not flag(config, layout.head_norm_key, False):
         return 0
     match layout.head_norm:
@@ -256,7 +256,7 @@ def head_norms(layout: Layout, config: Config, wide: Widths) -> int:
 
 
 def attention(family: str, config: Config, wide: Widths, layer: int) -> Iterator[Matrix]:
-    """The matrices of one layer's attention."""
+    """Yield the matrices of one layer's attention."""
     layout = LAYOUTS[family]
     asked = layout.bias is Bias.QKV or (
         layout.bias is not Bias.NONE and switched(family, config, layout.bias_key)
@@ -273,7 +273,7 @@ def attention(family: str, config: Config, wide: Widths, layer: int) -> Iterator
 
 
 def mlp(family: str, config: Config, hidden: int, inner: int, layer: int) -> Iterator[Matrix]:
-    """The matrices of one layer's MLP."""
+    """Yield the matrices of one layer's MLP."""
     layout = LAYOUTS[family]
     bias = bool(layout.mlp_bias_key) and switched(family, config, layout.mlp_bias_key)
     prefix = f"model.layers.{layer}.mlp"
@@ -286,7 +286,7 @@ def mlp(family: str, config: Config, hidden: int, inner: int, layer: int) -> Ite
 
 
 def named(layout: Layout, matrix: Matrix) -> Matrix:
-    """The matrix under the name that its family gives it."""
+    """Return the matrix under the name that its family gives it."""
     name = matrix.name
     for ours, theirs in layout.names:
         name = name.replace(ours, theirs)

@@ -92,7 +92,7 @@ class Experts:
 
 
 def read_experts(config: Config, mixture: Mixture) -> Experts:
-    """Number and widths of the experts."""
+    """Return the number and widths of the experts."""
     count = whole(config, *mixture.count_keys)
     shared = whole(config, mixture.shared_key, default=0, least=0) if mixture.shared_key else 0
     return Experts(
@@ -105,7 +105,7 @@ def read_experts(config: Config, mixture: Mixture) -> Experts:
 
 
 def chosen(config: Config, count: int) -> int:
-    """Experts that one token passes through."""
+    """Return experts that one token passes through."""
     used = whole(config, "num_experts_per_tok")
     if used > count:
         raise bad("num_experts_per_tok", f"({used}) is more than there are experts ({count})", used)
@@ -113,7 +113,7 @@ def chosen(config: Config, count: int) -> int:
 
 
 def mixture_matrices(prefix: str, hidden: int, experts: Experts) -> Iterator[Matrix]:
-    """Router, experts and shared experts of one layer."""
+    """Yield router, experts and shared experts of one layer."""
     count, inner = experts.count, experts.inner
     yield Matrix(f"{prefix}.gate", hidden, count, quantisable=False)
     for name, inputs, outputs in (
@@ -134,7 +134,7 @@ def mixture_matrices(prefix: str, hidden: int, experts: Experts) -> Iterator[Mat
 
 
 def mixture_of_experts(family: str, config: Config) -> Blueprint:
-    """A decoder whose MLPs are mixtures of experts."""
+    """Return a decoder whose MLPs are mixtures of experts."""
     mixture = MIXTURES[family]
     layout, wide = LAYOUTS[mixture.like], widths(config)
     experts = read_experts(config, mixture)
@@ -170,7 +170,7 @@ def mixture_of_experts(family: str, config: Config) -> Blueprint:
 
 
 def _sparse_layers(config: Config, mixture: Mixture, layers: int) -> frozenset[int]:
-    """Layers with experts, by the rule of Qwen2MoeDecoderLayer."""
+    """Return layers with experts, by the rule of Qwen2MoeDecoderLayer."""
     if not mixture.some_dense:
         return frozenset(range(layers))
     step = whole(config, "decoder_sparse_step", default=1)

@@ -26,7 +26,7 @@ HYBRID: Final = ("falcon_h1", "granitemoehybrid", "lfm2")
 
 
 def hybrid(family: str, config: Config) -> Blueprint:
-    """A decoder with convolution or state-space layers."""
+    """Return a decoder with convolution or state-space layers."""
     builders = {"falcon_h1": _falcon_h1, "granitemoehybrid": _granite, "lfm2": _lfm2}
     return builders[family](config)
 
@@ -104,7 +104,9 @@ def _lfm2_attention(config: Config, layers: int) -> frozenset[int]:
 
 
 def _lfm2_inner(config: Config) -> int:
-    """The MLP's width: two thirds of the config's value, rounded up (transformers: Lfm2MLP)."""
+    """Return the MLP's width: two thirds of the config's value, rounded up (transformers:
+    Lfm2MLP).
+    """
     inner = whole(config, "block_ff_dim", "intermediate_size")
     if not flag(config, "block_auto_adjust_ff_dim", True):
         return inner

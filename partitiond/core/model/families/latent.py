@@ -20,7 +20,7 @@ _FIRST_DENSE: Final = {"deepseek_v2": 0, "deepseek_v3": 3}
 
 
 def latent_attention(family: str, config: Config) -> Blueprint:
-    """A decoder with latent attention, and experts from some layer on."""
+    """Return a decoder with latent attention, and experts from some layer on."""
     hidden, layers = whole(config, "hidden_size"), layer_count(config)
     heads, vocab = whole(config, "num_attention_heads"), whole(config, "vocab_size")
     latent, rotary = whole(config, "kv_lora_rank"), whole(config, "qk_rope_head_dim")
@@ -61,7 +61,7 @@ def latent_attention(family: str, config: Config) -> Blueprint:
 
 
 def _query_rank(config: Config) -> int:
-    """Width of the compressed query; 0 if queries are not compressed (null)."""
+    """Return the width of the compressed query; 0 if queries are not compressed (null)."""
     return whole(config, "q_lora_rank", default=0, least=0)
 
 
@@ -88,7 +88,9 @@ def _mlp(config: Config, prefix: str, hidden: int, inner: int) -> Iterator[Matri
 
 
 def _experts(config: Config) -> Experts | None:
-    """The routed and shared experts; None for a model without any (n_routed_experts null)."""
+    """Return the routed and shared experts; None for a model without any (n_routed_experts
+    null).
+    """
     count = whole(config, "n_routed_experts", default=0, least=0)
     if not count:
         return None

@@ -33,7 +33,7 @@ Rule = Callable[[Matrix], float | None]
 def stored_quantised(
     architecture: Architecture, plan: Blueprint, quantisation: object
 ) -> Architecture:
-    """The architecture with its weights stored as `quantization_config` says.
+    """Return the architecture with its weights stored as `quantization_config` says.
 
     Raises:
         SpecError: the method or one of its keys is not known; the message names it.
@@ -72,7 +72,9 @@ def _skips(patterns: tuple[str, ...]) -> Callable[[str], bool]:
 
 
 def _packed(config: Config, *, index_bytes: int, default_zero: bool) -> Callable[[Matrix], float]:
-    """Size of weights in `bits`, with a 16-bit scale and a zero point per group of inputs."""
+    """Return the size of weights in `bits`, with a 16-bit scale and a zero point per group of
+    inputs.
+    """
     bits = whole(config, "bits", "w_bit")
     if bits not in {2, 3, 4, 8}:
         raise bad(f"{_KEY}: bits", f"must be 2, 3, 4 or 8, got {bits}", bits)
@@ -88,7 +90,7 @@ def _packed(config: Config, *, index_bytes: int, default_zero: bool) -> Callable
 
 
 def _group_size(config: Config) -> int:
-    """Number of inputs that share a scale; 0 if all of them do (-1, or null)."""
+    """Return the number of inputs that share a scale; 0 if all of them do (-1, or null)."""
     value = config.get("group_size", config.get("q_group_size"))
     if value is None or value in (-1, 0):
         return 0
@@ -142,7 +144,9 @@ def _awq(config: Config) -> Rule:
 
 
 def _fp8(config: Config) -> Rule:
-    """One byte per weight; a 32-bit scale per block, or per tensor, and one for activations."""
+    """Return one byte per weight; a 32-bit scale per block, or per tensor, and one for
+    activations.
+    """
     listed = (*(texts(config, "ignored_layers") or ()),)
     skipped = _skips((*listed, *(texts(config, "modules_to_not_convert") or ())))
     block = _block(config.get("weight_block_size"))
@@ -222,7 +226,9 @@ def _compressed_tensors(config: Config) -> Rule:
 
 
 def _names(matrix: Matrix) -> tuple[str, ...]:
-    """Names by which a target may call it: its own, and its class unless it is a mere parameter."""
+    """Return names by which a target may call it: its own, and its class unless it is a mere
+    parameter.
+    """
     return (matrix.name, "Linear")
 
 
@@ -269,7 +275,7 @@ def _weight_size(key: str, weights: Config, *, static_scale: bool) -> Callable[[
 
 
 def _scale_counts(key: str, weights: Config, strategy: str) -> Callable[[Matrix], int]:
-    """Number of scales of one matrix."""
+    """Return the number of scales of one matrix."""
     match strategy:
         case "tensor":
             return lambda _: 1

@@ -16,18 +16,18 @@ _SHOWN_CHARACTERS: Final = 80
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it; a long one is cut."""
+    """Return a value as an error shows it; a long one is cut."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
 
 
 def bad(key: str, message: str, value: object = None, hint: str = PUBLISHED_HINT) -> SpecError:
-    """The error about one key; its message names the key."""
+    """Return the error about one key; its message names the key."""
     return SpecError(f"config key {key} {message}.", hint=hint, facts={"key": key, "value": value})
 
 
 def _first(config: Config, keys: tuple[str, ...]) -> tuple[str, object]:
-    """The first key that is set, of several names for one thing, and its value."""
+    """Return the first key that is set, of several names for one thing, and its value."""
     for key in keys:
         if config.get(key) is not None:
             return key, config[key]
@@ -105,7 +105,7 @@ def section(config: Config, key: str) -> Config | None:
 
 
 def layer_count(config: Config, *keys: str) -> int:
-    """Number of layers."""
+    """Return the number of layers."""
     count = whole(config, *(keys or ("num_hidden_layers",)))
     if count > MAX_LAYERS:
         raise bad(keys[0] if keys else "num_hidden_layers", f"is {count}", count)
@@ -113,7 +113,7 @@ def layer_count(config: Config, *keys: str) -> int:
 
 
 def head_dim(config: Config, hidden: int, heads: int) -> int:
-    """`head_dim`, or hidden_size / num_attention_heads."""
+    """Return `head_dim`, or hidden_size / num_attention_heads."""
     if config.get("head_dim") is not None:
         return whole(config, "head_dim")
     if hidden % heads:
@@ -127,7 +127,7 @@ def head_dim(config: Config, hidden: int, heads: int) -> int:
 
 
 def kv_heads(config: Config, heads: int, key: str = "num_key_value_heads") -> int:
-    """KV heads; all heads if the config does not group them."""
+    """Return KV heads; all heads if the config does not group them."""
     count = whole(config, key, default=heads)
     if heads % count:
         raise bad(key, f"({count}) does not divide num_attention_heads ({heads})", count)
@@ -135,7 +135,7 @@ def kv_heads(config: Config, heads: int, key: str = "num_key_value_heads") -> in
 
 
 def layer_types(config: Config, layers: int, key: str = "layer_types") -> tuple[str, ...] | None:
-    """The kind of each layer, if the config lists them; else None."""
+    """Return the kind of each layer, if the config lists them; else None."""
     types = texts(config, key)
     if types is None:
         return None

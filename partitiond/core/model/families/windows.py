@@ -28,7 +28,7 @@ and OLMo 3, for configs that leave it out (null means no window)."""
 
 
 def windows(config: Config, layers: int, rule: Rule, interval: int = 0) -> tuple[int, int]:
-    """Tokens of the window, and number of layers that slide; (0, 0) if none does.
+    """Return tokens of the window, and number of layers that slide; (0, 0) if none does.
 
     Args:
         config: the config.

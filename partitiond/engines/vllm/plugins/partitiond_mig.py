@@ -48,7 +48,7 @@ def register() -> None:
 
 
 def visible() -> list[str]:
-    """Entries of CUDA_VISIBLE_DEVICES."""
+    """Return entries of CUDA_VISIBLE_DEVICES."""
     return [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
 
 
@@ -78,7 +78,7 @@ def mend(platform: Any, nvml: Any) -> None:
 
 
 def parent_index(nvml: Any, mig_uuid: str) -> int:
-    """The driver's index of the GPU that a MIG device belongs to."""
+    """Return the driver's index of the GPU that a MIG device belongs to."""
     nvml.nvmlInit()
     try:
         device = nvml.nvmlDeviceGetHandleByUUID(mig_uuid)
@@ -89,7 +89,7 @@ def parent_index(nvml: Any, mig_uuid: str) -> int:
 
 
 def memory_bytes(nvml: Any, mig_uuid: str) -> int:
-    """The memory of a MIG device, in bytes."""
+    """Return the memory of a MIG device, in bytes."""
     nvml.nvmlInit()
     try:
         return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(mig_uuid)).total)
