@@ -57,7 +57,7 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
     records: dict[str, type[Any]] = {}
     for parameter in inspect.signature(function).parameters.values():
         kind = hints[parameter.name]
-        if not dataclasses.is_dataclass(kind):
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
             given.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         records[parameter.name] = kind
