@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
-from partitiond.controller.demand.evictor import Evictor
+from partitiond.controller.demand.eviction import Evictor
 from partitiond.controller.demand.scaling import Scaling, ScalingOptions
 from partitiond.controller.demand.traffic import TrafficWatch
 from partitiond.controller.drift.desk import DriftDesk
@@ -28,9 +28,9 @@ from partitiond.controller.profiles.profiling import ProfileWork, ProfilingOptio
 from partitiond.controller.runtime.convergence import ConvergenceDesk
 from partitiond.controller.runtime.cordons import MARK as CORDON
 from partitiond.controller.runtime.cordons import Cordons, with_cordons
-from partitiond.controller.runtime.endpoint import Endpoint
 from partitiond.controller.runtime.engine_matching import first_starts
 from partitiond.controller.runtime.loop import Controller
+from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.controller.store_waits import StoreWaits

@@ -137,7 +137,7 @@ async def test_cuda_sees_the_instance_and_nothing_can_destroy_it_meanwhile(empty
 
 async def test_what_overlaps_is_refused_by_the_driver_too(empty: Here) -> None:
     from partitiond.core.mig.changes import CreateGpuInstance
-    from partitiond.devices.mig.steps import perform
+    from partitiond.devices.mig.instances import perform
 
     control = MigControl("instances", NOWHERE)
     size = min(empty.state.profiles, key=lambda p: (p.memory_slices, p.name))

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from partitiond.core.dispatch.balance import RetryBudget
+from partitiond.core.dispatch.retry_budget import RetryBudget
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import Received, Step, answer, completion
 

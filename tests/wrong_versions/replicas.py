@@ -7,8 +7,8 @@ from tests.wrong_versions.rule import Rule, rule
 _REPLICAS: Final = "partitiond/proxy/dispatch/replicas.py"
 _EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
 _LIVE: Final = "partitiond/proxy/dispatch/live.py"
+_BUDGET: Final = "partitiond/core/dispatch/retry_budget.py"
 _DISPATCH: Final = "partitiond/core/dispatch/dispatcher.py"
-_BALANCE: Final = "partitiond/core/dispatch/balance.py"
 _AFFINITY: Final = "partitiond/core/dispatch/affinity.py"
 _DESK: Final = "partitiond/proxy/dispatch/tokenise_slots.py"
 _QUEUE: Final = "partitiond/core/dispatch/fair_queue.py"
@@ -100,7 +100,7 @@ REPLICAS: Final[tuple[Rule, ...]] = (
                 "        self.retries = RetryBudget()\n",
                 '        self.retries = globals().setdefault("_CREDIT", RetryBudget())\n',
             ),
-            (_BALANCE, "if self.share <= 0 or self.credit < 1:", "if self.credit < 1:"),
+            (_BUDGET, "if self.share <= 0 or self.credit < 1:", "if self.credit < 1:"),
             (_STATE, "        exchange.model.retries.count_request()\n", ""),
         ),
     ),

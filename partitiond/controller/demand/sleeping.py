@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.policy import ControllerPolicy
-from partitiond.controller.runtime.endpoint import Endpoint
 from partitiond.controller.runtime.engines import Engine
+from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.core.errors import ConflictError, InputError, PartitiondError
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec, SourceKind, Weights

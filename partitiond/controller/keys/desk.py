@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from partitiond.controller.journal import Journal
-from partitiond.controller.runtime.endpoint import Endpoint
 from partitiond.controller.runtime.loop import Controller
+from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.routes import key_route
 from partitiond.core.dispatch.routing import KeyRoute, RoutingTable
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, NotReadyError

@@ -19,9 +19,9 @@ from partitiond.controller.profiles.targets import (
     profile_targets,
     unmeasured,
 )
-from partitiond.controller.runtime.endpoint import Endpoint
+from partitiond.controller.runtime.interrupted_jobs import interrupted_jobs, removed_models, unbegun
 from partitiond.controller.runtime.loop import Controller
-from partitiond.controller.runtime.unfinished import interrupted_jobs, removed_models, unbegun
+from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.views.records import ModelIndex, model_note, model_view
 from partitiond.core.drift.correction import REASON

@@ -15,7 +15,7 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.job_room import Lent, same_request
 from partitiond.controller.profiles.leases import Lease
 from partitiond.controller.runtime.diagnosis import explain, first_line
-from partitiond.controller.runtime.unfinished import CUT_SHORT, INTERRUPTED
+from partitiond.controller.runtime.interrupted_jobs import CUT_SHORT, INTERRUPTED
 from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import PartitiondError, StoreError
 from partitiond.core.hardware.kinds import short_device

@@ -16,7 +16,6 @@ from partitiond.controller.demand.sleeping import SleepController, serving_since
 from partitiond.controller.journal import Journal
 from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.profiles.leases import Lease
-from partitiond.controller.runtime.endpoint import Endpoint
 from partitiond.controller.runtime.engine_matching import (
     by_replica,
     held,
@@ -29,6 +28,7 @@ from partitiond.controller.runtime.expectations import Expectations
 from partitiond.controller.runtime.faults import FaultWatch
 from partitiond.controller.runtime.launches import engine_name, form_of, launch_for, lists_form
 from partitiond.controller.runtime.memory_watch import MemoryWatch
+from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.routes import KeyRoutes, RoutePolicy, routing_from
 from partitiond.controller.runtime.unreadable import (
     is_countable,

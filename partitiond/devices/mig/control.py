@@ -31,9 +31,9 @@ from partitiond.core.mig.changes import (
 )
 from partitiond.core.mig.geometry import Place
 from partitiond.devices.mig.client import MigHelper
+from partitiond.devices.mig.instances import perform
 from partitiond.devices.mig.reading import read_state
 from partitiond.devices.mig.refusals import in_use, not_permitted
-from partitiond.devices.mig.steps import perform
 from partitiond.devices.nodes import make_mig_nodes
 from partitiond.devices.nvml.discovery import OWN_PROCESSES
 from partitiond.devices.nvml.session_gate import QUIET

@@ -27,8 +27,8 @@ from typing import Final
 from partitiond.core.errors import DeviceError, InputError
 from partitiond.core.mig.changes import CreateComputeInstance, SetMigMode, step_text
 from partitiond.devices.mig import protocol
+from partitiond.devices.mig.instances import perform
 from partitiond.devices.mig.reading import read_placed
-from partitiond.devices.mig.steps import perform
 from partitiond.devices.nodes import make_mig_nodes
 from partitiond.devices.nvml.library import use_library
 

@@ -12,7 +12,7 @@ from partitiond.core.hardware.kinds import MigProfile
 from partitiond.core.mig.geometry import starts_of
 from partitiond.core.mig.names import canonical, memory_slices_of, name_of_size
 from partitiond.core.units import MIB, Bytes
-from partitiond.devices.nvml.names import hardware_key
+from partitiond.devices.nvml.hardware_names import hardware_key
 from partitiond.devices.nvml.session import offered, text_of
 
 PROFILE_ENUMS: Final = range(0x20)

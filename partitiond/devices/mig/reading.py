@@ -21,7 +21,7 @@ from partitiond.core.mig.names import canonical, read_name
 from partitiond.core.units import MIB, ZERO_BYTES, Bytes
 from partitiond.devices.mig.profiles import Offered, sizes_of, total_bytes, versioned
 from partitiond.devices.mig.refusals import asking
-from partitiond.devices.nvml.names import hardware_key
+from partitiond.devices.nvml.hardware_names import hardware_key
 from partitiond.devices.nvml.processes import processes_on
 from partitiond.devices.nvml.session import gpu, offered, text_of
 

@@ -7,9 +7,9 @@ drivers from 450 on work with the values they offer.
 
 from partitiond.devices.nvml.discovery import GpuDiscovery, discover_gpus
 from partitiond.devices.nvml.events import XidWatch
+from partitiond.devices.nvml.hardware_names import hardware_key
 from partitiond.devices.nvml.library import library_in_use, use_library
 from partitiond.devices.nvml.memory import GpuMemory, memory_of, used_bytes
-from partitiond.devices.nvml.names import hardware_key
 from partitiond.devices.nvml.session import asking, gpu, offered, session, told, translate
 
 __all__ = [

@@ -26,9 +26,9 @@ from partitiond.core.mig.geometry import Place
 from partitiond.core.units import Bytes
 from partitiond.devices.cpu import core_nodes
 from partitiond.devices.nvml import mig, processes
+from partitiond.devices.nvml.hardware_names import hardware_key
 from partitiond.devices.nvml.health import readings_of
 from partitiond.devices.nvml.memory import GpuMemory, memory_of
-from partitiond.devices.nvml.names import hardware_key
 from partitiond.devices.nvml.session import (
     LOST,
     NO_DRIVER,

@@ -18,7 +18,7 @@ from partitiond.planner.model.costs import (
 )
 from partitiond.planner.model.needs import LEAST
 from partitiond.planner.model.types import Instance, unlike
-from partitiond.planner.pack.assign import moves_made, price_of_a_move, with_moves
+from partitiond.planner.pack.moves import moves_made, price_of_a_move, with_moves
 from partitiond.planner.progress.answer import SolveAnswer
 
 PROVEN: Final = 1e-6

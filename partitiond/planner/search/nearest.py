@@ -14,13 +14,8 @@ from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_
 from partitiond.planner.model.costs import charges_replicas, true_value
 from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.adding import fill, share_value
-from partitiond.planner.pack.assign import (
-    applied,
-    count_of_moves,
-    price_of_a_move,
-    with_moves,
-    with_price,
-)
+from partitiond.planner.pack.assign import applied
+from partitiond.planner.pack.moves import count_of_moves, price_of_a_move, with_moves, with_price
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import restore, staying_items
 from partitiond.planner.progress.answer import SeenPlan

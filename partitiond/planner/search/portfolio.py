@@ -19,9 +19,10 @@ from partitiond.planner.bounds.prices import SAMPLE, Prices, linear_prices
 from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, variable_count
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, Instance
-from partitiond.planner.pack.assign import applied, price_of_a_move, staying_of, with_price
+from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.baselines import FIRST_FIT, baselines
 from partitiond.planner.pack.complete import greedy
+from partitiond.planner.pack.moves import price_of_a_move, staying_of, with_price
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
 from partitiond.planner.progress.answer import SolveAnswer

@@ -17,8 +17,8 @@ from partitiond.planner.model.costs import charges_replicas
 from partitiond.planner.model.sites import Floats, build_sites
 from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.adding import Adding
-from partitiond.planner.pack.assign import price_of_a_move
 from partitiond.planner.pack.complete import complete, in_order, most_goodput, tightened
+from partitiond.planner.pack.moves import price_of_a_move
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing, staying_items
 from partitiond.planner.progress.members import EPSILON, KEPT, Member, drop_surplus, member, rank

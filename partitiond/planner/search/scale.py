@@ -31,10 +31,11 @@ from partitiond.planner.exact import Goal, Scale, solve_exact
 from partitiond.planner.model.sites import Sites, build_sites, ints
 from partitiond.planner.model.types import PRICE_SCALE, Instance, Need
 from partitiond.planner.pack.adding import Adding, fill
-from partitiond.planner.pack.assign import applied, price_of_a_move, with_price
+from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.baselines import BASELINES, first_fit
 from partitiond.planner.pack.complete import NAME as GREEDY
 from partitiond.planner.pack.complete import from_nothing, most_goodput
+from partitiond.planner.pack.moves import price_of_a_move, with_price
 from partitiond.planner.pack.packing import Packing, rate_if_lost
 from partitiond.planner.pack.running import running_packing
 from partitiond.planner.progress.answer import SolveAnswer

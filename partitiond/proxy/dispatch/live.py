@@ -17,8 +17,8 @@ from partitiond.core.dispatch.admission import (
     ServiceTime,
     Waiting,
 )
-from partitiond.core.dispatch.balance import RetryBudget
 from partitiond.core.dispatch.dispatcher import Dispatcher
+from partitiond.core.dispatch.retry_budget import RetryBudget
 from partitiond.core.dispatch.routing import (
     NO_REQUEST_LIMITS,
     ModelRoute,

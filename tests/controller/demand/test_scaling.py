@@ -123,7 +123,7 @@ async def test_a_model_that_scales_to_zero_begins_there_and_its_requests_wait(
     await until(lambda: host.route("a") == (ModelAvailability.SLEEPING, True))
     assert host.runner.launches == []
     view = host.service.model("a")
-    assert "at zero" in view.note
+    assert "scaled to zero" in view.note
     assert host.service.scaling.view("a").at_zero
 
 

@@ -10,7 +10,7 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.job_room import Lent
 from partitiond.controller.profiles.jobs import JobQueue, Neighbours, Tell
 from partitiond.controller.profiles.leases import Lease
-from partitiond.controller.runtime.unfinished import INTERRUPTED, REPEATS, interrupted_jobs
+from partitiond.controller.runtime.interrupted_jobs import INTERRUPTED, REPEATS, interrupted_jobs
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.core.errors import StartFailedError, StoreBusyError, StoreError
 from partitiond.core.hardware.partition import CpuCores, WholeDevice

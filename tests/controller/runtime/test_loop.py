@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from partitiond.controller.journal import Journal
-from partitiond.controller.runtime.endpoint import Endpoint
 from partitiond.controller.runtime.launches import launch_for
 from partitiond.controller.runtime.loop import Controller
+from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.views.records import PlacedView, placed_views

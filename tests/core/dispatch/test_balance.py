@@ -15,13 +15,13 @@ from partitiond.core.dispatch.balance import (
     EjectionPolicy,
     EjectionState,
     ReplicaLoad,
-    RetryBudget,
     Slowness,
     after_failure,
     choose_replica,
     effective_limit,
     occupancy,
 )
+from partitiond.core.dispatch.retry_budget import RetryBudget
 
 DRAWS = st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
 LOADS = st.lists(

@@ -14,7 +14,7 @@ from partitiond.core.mig.changes import CreateGpuInstance, MigChanges, MigPermis
 from partitiond.core.mig.geometry import Place, place_of
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.mig import MigControl, read_state
-from partitiond.devices.mig.steps import perform
+from partitiond.devices.mig.instances import perform
 from partitiond.simulated.gpus import GpuDescription, HostDescription, KillPoint, SimulatedHost
 
 NOWHERE = Path("/nonexistent/helper.sock")

@@ -22,7 +22,7 @@ from partitiond.core.plan.record import Infeasible, ModelDemand, Placement
 from partitiond.core.units import GIB
 from partitiond.devices.host import HostDevices
 from partitiond.devices.mig import MigControl, read_state
-from partitiond.devices.mig.steps import perform
+from partitiond.devices.mig.instances import perform
 from partitiond.devices.mps import MpsControl
 from partitiond.devices.partitions import DeviceJournal, HostPartitions
 from partitiond.devices.partitions.gpus import NvmlGpus
