@@ -13,7 +13,7 @@ def drawn(what: RenderableType, width: int = 60) -> list[str]:
     console.print(what)
     file = console.file
     assert isinstance(file, io.StringIO)
-    return [line.rstrip() for line in file.getvalue().splitlines() if line.strip()]
+    return [line.strip() for line in file.getvalue().splitlines() if line.strip()]
 
 
 def test_figures_stand_at_the_right_and_hidden_columns_are_left_out() -> None:
