@@ -52,7 +52,7 @@ from partitiond.profiler.sweep.sweep import HALF_WIDTH_SHARE, warm_up
 from partitiond.profiler.sweep.trial import run_trial
 from partitiond.settings.schema import Settings
 
-RESULTS: Final = Path(__file__).parent / "results"
+RESULTS: Final = Path(__file__).parents[1] / "results"
 ALLOWED_LOSS: Final = TOLERANCE + 0.03
 WARM_UP_TRIALS: Final = 2
 

@@ -1,4 +1,4 @@
 """Provides the command line: thin commands over the control API's client, and tables for people.
 
-Each command imports what it needs when it runs, so that `partitiond --help` stays quick.
+A command's module is imported once the command is chosen, so that `partitiond --help` stays quick.
 """

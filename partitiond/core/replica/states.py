@@ -78,7 +78,7 @@ TRANSITIONS: Final[dict[ReplicaState, dict[ReplicaEvent, ReplicaState]]] = {
     },
     _S.QUIESCING: {
         _E.LAST_REQUEST_DONE: _S.FALLING_ASLEEP,
-        # A drowsy engine has given nothing up yet.
+        # A quiescing engine has given nothing up yet.
         _E.WAKE_ASKED: _S.SERVING,
         _E.DRAIN_ASKED: _S.DRAINING,
         _E.STOP_ASKED: _S.STOPPING,

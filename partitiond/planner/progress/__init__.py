@@ -1,5 +1,4 @@
 """Tracks a running solve: its members, the best value and bound so far, and its clock.
 
-`watch` is asked by every member whether to go on, and is told what it found. `moves` prices changes
-of what runs.
+`watch` is asked by every member whether to go on, and is told what it found.
 """
