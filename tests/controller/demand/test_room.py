@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from partitiond.controller.demand.eviction import free_room, level_to_go_to
+from partitiond.controller.demand.room import free_room, level_to_go_to
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.core.plan.record import Placement, SleepingFootprint
 from partitiond.core.replica.sleep import STOPPED
