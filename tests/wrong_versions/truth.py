@@ -7,7 +7,7 @@ from tests.wrong_versions.rule import Rule, rule
 _PLANNER: Final = "partitiond/planner"
 _CHECK: Final = f"{_PLANNER}/check/certificate.py"
 _CHOICES: Final = "partitiond/core/plan/choices.py"
-_MOVES: Final = "tests/planner/progress/test_moves.py"
+_MOVES: Final = "tests/planner/pack/test_moves.py"
 _KINDS: Final = "partitiond/core/plan/kinds.py"
 _NEXT: Final = f"{_PLANNER}/search/next_best.py"
 _PORTFOLIO: Final = f"{_PLANNER}/search/portfolio.py"

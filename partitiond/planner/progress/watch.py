@@ -64,16 +64,22 @@ class SolveMonitor:
         instance: the problem instance.
         on_progress: called with improvements, at most every 0.2 s.
         stop: called periodically; True ends the solve with the best plan so far.
+        compile_kernels: compiles the search's kernels; None if they may compile as they are used.
     """
 
     def __init__(
-        self, instance: Instance, on_progress: OnProgress | None = None, stop: Stop = never
+        self,
+        instance: Instance,
+        on_progress: OnProgress | None = None,
+        stop: Stop = never,
+        compile_kernels: Callable[[Callable[[float], None]], None] | None = None,
     ) -> None:
         self.instance = instance
         self.began = time.monotonic()
         self.fixed = instance.request.deterministic
         self.objective = instance.request.objective
         self.stop, self._tell = stop, on_progress
+        self.compile_kernels = compile_kernels
         self._lock, self._telling = threading.Lock(), threading.Lock()
         self._told, self._method = -math.inf, "starting"
         self._certified = False
@@ -95,8 +101,6 @@ class SolveMonitor:
         self.deadline = self.began + max(0.3 * limit, limit - finish)
         self.compile_seconds = 0.0
         """Seconds spent compiling; they do not count as solving."""
-        self.compile_kernels: Callable[[Callable[[float], None]], None] | None = None
-        """Compiles the search's kernels; None if they may compile as they are used."""
         self._paused_at: float | None = None
 
     @contextlib.contextmanager

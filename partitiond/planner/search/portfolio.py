@@ -85,8 +85,8 @@ def solve_portfolio(
         may: the objection to a packing: the best packing among those with the least is chosen.
         compile_kernels: compiles the search's kernels; None if they may compile as they are used.
     """
-    watch, objective = SolveMonitor(instance, on_progress, stop), instance.request.objective
-    watch.compile_kernels = compile_kernels
+    watch = SolveMonitor(instance, on_progress, stop, compile_kernels)
+    objective = instance.request.objective
     if objective.is_cost:
         served = _solve_cost(watch, may)
         found = served or _solve_goodput(watch, watch.impossible, may)
