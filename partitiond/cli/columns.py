@@ -51,7 +51,7 @@ def table_of(
         close: keep one space between columns at any width; else gaps and words give way.
     """
     there = [column for column in columns if column.shown]
-    table = new_table() if not close else close_table()
+    table = close_table() if close else new_table()
     for column in there:
         _add(
             table,

@@ -90,7 +90,7 @@ class GivenEngine:
             max_num_batched_tokens=self.max_num_batched_tokens,
         )
         return {
-            "engine": engine | given.without_none({"sleep_mode": self.sleep_mode}),
+            "engine": engine | given.without_empty({"sleep_mode": self.sleep_mode}),
             "sleep_after_seconds": self.sleep_after or None,
             "variants": given.variant_bodies(self.variant),
         }
@@ -140,7 +140,7 @@ class GivenPlacement:
             survive_share=self.survive_share,
             priority=self.priority,
         )
-        limits = given.limits_body(self.min_replicas, self.max_replicas, self.isolation)
+        limits = given.bounds_body(self.min_replicas, self.max_replicas, self.isolation)
         return limits | self.taken_back() | {"rules": rules, "allow_outage": self.allow_outage}
 
     def taken_back(self) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def add(
     The chain: an estimate at once, then a profile, then a plan. The plan is applied by itself
     only if it moves or stops nothing that runs.
     """
-    body = given.without_none(
+    body = given.without_empty(
         given.source_body(model, name, weights, engine_kind, hub=hub)
         | traffic.body()
         | engine.body()
@@ -252,7 +252,7 @@ def update(
 
     parts = traffic.body() | engine.body() | placement.body()
     parts |= {"auto": auto, "engine_kind": engine_kind}
-    changes = given.without_none(parts) | engine.taken_back() | placement.taken_back()
+    changes = given.without_empty(parts) | engine.taken_back() | placement.taken_back()
     changes |= engine.scaling_body()
     if not changes and revision is None:
         raise typer.BadParameter("nothing to change: give at least one option.")

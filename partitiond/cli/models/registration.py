@@ -200,8 +200,8 @@ def model_text(text: str) -> str:
     return text
 
 
-def without_none(values: dict[str, Any]) -> dict[str, Any]:
-    """The values that were given; the others keep the defaults of the specification."""
+def without_empty(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that were given and hold something; the others keep their defaults."""
     return {
         key: value
         for key, value in values.items()
@@ -211,7 +211,7 @@ def without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 def workload_body(prompt_tokens: int | None, output_tokens: int | None) -> dict[str, Any]:
     """The workload part."""
-    return without_none({"prompt_tokens": prompt_tokens, "output_tokens": output_tokens})
+    return without_empty({"prompt_tokens": prompt_tokens, "output_tokens": output_tokens})
 
 
 def slo_body(
@@ -228,7 +228,7 @@ def slo_body(
         return None
     if ttft is None or tpot is None:
         raise typer.BadParameter("an SLO needs both --ttft and --tpot, in seconds.")
-    return without_none({"ttft_seconds": ttft, "tpot_seconds": tpot, "quantile": quantile})
+    return without_empty({"ttft_seconds": ttft, "tpot_seconds": tpot, "quantile": quantile})
 
 
 def engine_body(
@@ -241,7 +241,7 @@ def engine_body(
     max_num_batched_tokens: int | None = None,
 ) -> dict[str, Any]:
     """The engine part."""
-    return without_none(
+    return without_empty(
         {
             "dtype": dtype,
             "max_model_len": max_model_len,
@@ -281,10 +281,10 @@ def demand_body(
     req_per_s: float | None, burst_factor: float | None, weight: float | None = None
 ) -> dict[str, Any]:
     """The demand part."""
-    return without_none({"req_per_s": req_per_s, "burst_factor": burst_factor, "weight": weight})
+    return without_empty({"req_per_s": req_per_s, "burst_factor": burst_factor, "weight": weight})
 
 
-def limits_body(
+def bounds_body(
     min_replicas: int | None, max_replicas: int | None, isolation: str | None = None
 ) -> dict[str, Any]:
     """The part for the bounds on the plan."""

@@ -102,7 +102,7 @@ def profile(
         prompt_variation=prompt_variation,
         output_variation=output_variation,
     )
-    body = given.without_none(
+    body = given.without_empty(
         {
             "model": given.model_text(model),
             "weights": weights,
@@ -137,7 +137,7 @@ def profile(
 
 def _forms(variant: str | None, engine: dict[str, Any], quantization: str | None) -> dict[str, Any]:
     """Return the form to measure: the model with these engine options, or a variant with them."""
-    form = given.without_none({"quantization": quantization})
+    form = given.without_empty({"quantization": quantization})
     if not variant:
         return {"engine": engine | form}
     return {"engine": engine, "variants": [{"name": variant, "engine": form}]}

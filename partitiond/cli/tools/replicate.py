@@ -103,7 +103,7 @@ def replicate(
     from partitiond.cli.tools.replicate_view import report_of
 
     settings = settings_of(ctx)
-    body = given.without_none(
+    body = given.without_empty(
         {
             "weights": weights,
             "hub": hub or None,
