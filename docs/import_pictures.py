@@ -9,7 +9,7 @@ import ast
 import html
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -62,19 +62,26 @@ def pictures(tree: Path) -> dict[str, str]:
 
 def imports_of(tree: Path) -> list[tuple[str, str]]:
     """Each module with each module that it imports, in functions and for types alone included."""
-    files = {}
-    for path in sorted(path for root in ROOTS for path in (tree / root).rglob("*.py")):
-        parts = path.relative_to(tree).with_suffix("").parts
-        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    files = modules_of(tree, ROOTS)
     pairs = {
         (module, imported)
         for module, path in files.items()
-        for imported in _imported(ast.parse(path.read_text(encoding="utf-8")), files)
+        for imported in imported_by(ast.parse(path.read_text(encoding="utf-8")), files)
     }
     return sorted(pairs)
 
 
-def _imported(module: ast.Module, known: Mapping[str, Path]) -> Iterator[str]:
+def modules_of(tree: Path, roots: Iterable[str]) -> dict[str, Path]:
+    """The file of each module below these folders of a tree."""
+    files = {}
+    for path in sorted(path for root in roots for path in (tree / root).rglob("*.py")):
+        parts = path.relative_to(tree).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
+
+
+def imported_by(module: ast.Module, known: Collection[str]) -> Iterator[str]:
+    """The known modules that a module imports, anywhere in it."""
     for node in ast.walk(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)

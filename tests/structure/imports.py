@@ -2,8 +2,10 @@
 
 import ast
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+
+from docs.import_pictures import imported_by, modules_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "partitiond"
@@ -12,11 +14,7 @@ PACKAGE = "partitiond"
 @functools.cache
 def modules() -> dict[str, Path]:
     """The file of each module."""
-    found = {}
-    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+    return modules_of(ROOT, [PACKAGE])
 
 
 @functools.cache
@@ -28,18 +26,8 @@ def tree_of(module: str) -> ast.Module:
 @functools.cache
 def graph() -> dict[str, frozenset[str]]:
     """The modules that each module imports, anywhere in it."""
-    return {name: frozenset(_imported(name)) - {name} for name in modules()}
-
-
-def _imported(name: str) -> Iterator[str]:
     known = modules()
-    for node in ast.walk(tree_of(name)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in known)
-        elif isinstance(node, ast.ImportFrom) and node.module in known:
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in known else node.module
+    return {name: frozenset(imported_by(tree_of(name), known)) - {name} for name in known}
 
 
 def circles(edges: Mapping[str, frozenset[str]]) -> list[frozenset[str]]:
