@@ -8,24 +8,22 @@ and answers with the figures between them ("result").
 """
 
 import asyncio
-import dataclasses
 import json
 import math
 import os
 import sys
 from typing import Any
 
+from bench.common_window import Together
 from loadgen import (
     ClosedLoopResult,
     LoadgenError,
     Outcome,
     Samples,
-    WindowRule,
     Workload,
     closed_loop,
 )
 from loadgen.http.connection import now
-from loadgen.loops.window import WindowState
 from loadgen.results.statistics import TokenTimeline, summarise, throughput
 
 WINDOW_E2EL = 2.0
@@ -90,21 +88,6 @@ class Gate:
         if self.measure_since is None or mean_e2el is None:
             return False
         return now() - self.measure_since >= max(self._seconds, WINDOW_E2EL * mean_e2el)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Together(WindowRule):
-    """Keeps the loop under load until the gate knows the window common to all."""
-
-    gate: Gate | None = None
-
-    def state(
-        self, elapsed: float, mean_e2el: float | None, half_width_share: float
-    ) -> WindowState:
-        """Close once the window common to all is told."""
-        del elapsed, half_width_share
-        over = self.gate is not None and self.gate.is_over(mean_e2el)
-        return WindowState.CLOSED if over else WindowState.OPEN
 
 
 def result_of(result: ClosedLoopResult, opened: float, closed: float) -> dict[str, Any]:

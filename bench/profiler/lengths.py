@@ -16,7 +16,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 
-from bench.profiler.measured_profiles import interpolated_rate, parser, sources
+from bench.profiler.measured_profiles import Predicted, interpolated_rate, parser, sources
 from partitiond.core.performance.length_shift import nearest_point, shift_of
 from partitiond.core.performance.transfer_check import predicted_output_tokens_per_s
 from partitiond.core.performance.transfer_fit import (
@@ -37,7 +37,7 @@ Key = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(Predicted):
     """One workload's throughput at one batch, from another workload's profile.
 
     Attributes:
@@ -52,16 +52,6 @@ class Prediction:
     predicted: float
     measured: float
     naive: float
-
-    @property
-    def error(self) -> float:
-        """Relative error of our prediction."""
-        return self.predicted / self.measured - 1
-
-    @property
-    def naive_error(self) -> float:
-        """Relative error of the baseline's prediction."""
-        return self.naive / self.measured - 1
 
 
 def groups(found: Sequence[Source]) -> dict[Key, list[Source]]:

@@ -16,6 +16,24 @@ from partitiond.fleet.profile_files import profile_paths, read_profile
 from partitiond.models.catalog import CATALOG
 
 
+class Predicted:
+    """Relative errors of two predictions of the same figure: ours, and the baseline's."""
+
+    predicted: float
+    measured: float
+    naive: float
+
+    @property
+    def error(self) -> float:
+        """Relative error of our prediction."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def naive_error(self) -> float:
+        """Relative error of the baseline's prediction."""
+        return self.naive / self.measured - 1
+
+
 def parser(text: str | None) -> argparse.ArgumentParser:
     """Common options: files or folders, and the folder that keeps this CPU's figures."""
     found = argparse.ArgumentParser(

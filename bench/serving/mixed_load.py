@@ -1,16 +1,15 @@
 """Loads all real engines of a plan at once: at their operating batch, or at the demand."""
 
 import asyncio
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from loadgen import ClosedLoopResult, OpenLoopResult, WindowRule, closed_loop, open_loop, poisson
+from bench.common_window import Together
+from loadgen import ClosedLoopResult, OpenLoopResult, closed_loop, open_loop, poisson
 from loadgen import Outcome as Ended
 from loadgen import Slo as Bounds
 from loadgen import Workload as Sent
 from loadgen.http.connection import now
-from loadgen.loops.window import WindowState
 from loadgen.results.statistics import is_good, percentile
 from partitiond.core.model.spec import ModelSpec, Slo
 from partitiond.core.plan.record import Plan
@@ -43,21 +42,6 @@ class Gate:
         """Whether the common window was long enough."""
         self._slowest = max(self._slowest, mean_e2el or 0.0)
         return now() - self._opened >= max(self._seconds, WINDOW_REQUESTS * self._slowest)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Together(WindowRule):
-    """Keeps an engine under load until the common window is over."""
-
-    gate: Gate | None = None
-
-    def state(
-        self, elapsed: float, mean_e2el: float | None, half_width_share: float
-    ) -> WindowState:
-        """Close the window once the gate says that the common window is over."""
-        del elapsed, half_width_share
-        over = self.gate is not None and self.gate.is_over(mean_e2el)
-        return WindowState.CLOSED if over else WindowState.OPEN
 
 
 def load_of(spec: ModelSpec, seed: int) -> Sent:

@@ -1,0 +1,28 @@
+"""Keeps several engines under load until the window that is common to all of them is over."""
+
+import dataclasses
+from typing import Protocol
+
+from loadgen.loops.window import WindowRule, WindowState
+
+
+class Gate(Protocol):
+    """Knows the window that is common to all loads."""
+
+    def is_over(self, mean_e2el: float | None) -> bool:
+        """Whether the window is over, given the mean latency of one load so far, in seconds."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Together(WindowRule):
+    """Keeps a load up until the gate says that the common window is over."""
+
+    gate: Gate | None = None
+
+    def state(
+        self, elapsed: float, mean_e2el: float | None, half_width_share: float
+    ) -> WindowState:
+        """Close the window once the common window is over."""
+        del elapsed, half_width_share
+        over = self.gate is not None and self.gate.is_over(mean_e2el)
+        return WindowState.CLOSED if over else WindowState.OPEN
