@@ -11,7 +11,7 @@ from rich.console import Console
 
 from partitiond.cli.demo import steps as demo_steps
 from partitiond.cli.demo.daemon import DemoDaemon
-from partitiond.cli.demo.demo import DemoOptions, demo_specs, prepare_folder
+from partitiond.cli.demo.demo import DemoOptions, demo_dtype, demo_specs, prepare_folder
 from partitiond.cli.demo.story import Story
 from partitiond.cli.options import connect
 from partitiond.client.client import ControlClient
@@ -57,7 +57,7 @@ def demo_fleet(given: argparse.Namespace, models: int) -> Iterator[DemoFleet]:
     settings, config = prepare_folder(options)
     daemon = DemoDaemon(settings, config, options.overrides)
     client = connect(settings)
-    specs = demo_specs(options, settings)[:models]
+    specs = demo_specs(options, settings, demo_dtype())[:models]
     try:
         environment = demo_steps.engine(story, settings)
         asyncio.run(demo_steps.prepare_models(story, settings, environment, specs))

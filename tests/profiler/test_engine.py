@@ -15,6 +15,7 @@ from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import GIB, Bytes
+from partitiond.devices.bandwidth import fast_dtype
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.ports import ProfileRequest
@@ -39,7 +40,7 @@ def request_for(folder: Path, checkpoint: Path) -> ProfileRequest:
         source=ModelSource(SourceKind.FOLDER, str(folder)),
         workload=Workload.of_trace([(16, 8), (32, 4), (24, 12)]),
         slo=Slo(ttft_seconds=20.0, tpot_seconds=5.0),
-        engine=EngineOptions(max_model_len=256, max_num_batched_tokens=256),
+        engine=EngineOptions(fast_dtype(), max_model_len=256, max_num_batched_tokens=256),
     )
     architecture = architecture_from_config(json.loads((folder / "config.json").read_bytes()))
     cores = usable_cores(1)

@@ -27,6 +27,7 @@ from partitiond.cli.doctor.tls import check_tls
 from partitiond.cli.setup.engine import chosen_variant, find_engine
 from partitiond.core.errors import EngineUnavailableError, PartitiondError
 from partitiond.core.units import GIB, MIB, format_bytes
+from partitiond.devices.bandwidth import fast_dtype
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
 from partitiond.engines.vllm.capabilities import capabilities_of
@@ -142,8 +143,10 @@ def check_memory(settings: "Settings") -> DoctorFinding:
     return ok("memory", f"{format_bytes(free)} available")
 
 
-def check_devices(settings: "Settings") -> DoctorFinding:
-    """Check that there is at least one device, and that NVML answers if there is a GPU."""
+def check_devices(settings: "Settings", root: Path = Path("/")) -> DoctorFinding:
+    """Check that there is at least one device, that NVML answers if there is a GPU, and that a CPU
+    that serves computes in the type that models are registered with by default.
+    """
     try:
         devices = host_devices(settings)
     except PartitiondError as error:
@@ -153,7 +156,15 @@ def check_devices(settings: "Settings") -> DoctorFinding:
     gpus = [device for device in devices if device.kind.value == "gpu"]
     counts = collections.Counter(device.hardware for device in devices)
     names = ", ".join(f"{n}x {name}" if n > 1 else name for name, n in counts.items())
-    return ok("devices", names if gpus else f"{names} (no NVIDIA GPU: the CPU serves)")
+    if gpus:
+        return ok("devices", names)
+    if fast_dtype(root) == "float32":
+        return warn(
+            "devices",
+            f"{names} (no NVIDIA GPU: the CPU serves, and emulates bfloat16, several times slower)",
+            "register models with --dtype float32",
+        )
+    return ok("devices", f"{names} (no NVIDIA GPU: the CPU serves)")
 
 
 def check_telemetry(settings: "Settings") -> DoctorFinding:

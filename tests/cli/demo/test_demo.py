@@ -227,7 +227,8 @@ def test_a_second_demo_on_the_same_folder_is_refused_and_changes_nothing(tmp_pat
 def test_without_a_hub_the_second_model_has_dummy_weights(tmp_path: Path) -> None:
     settings, _ = prepare_folder(options(tmp_path))
     shutil.rmtree(settings.run_dir)
-    real, dummy = demo_specs(options(tmp_path), settings)
+    real, dummy = demo_specs(options(tmp_path), settings, "float32")
+    assert {real.engine.dtype, dummy.engine.dtype} == {"float32"}
     assert (real.name, real.weights) == ("smollm2-135m", Weights.REAL)
     assert (dummy.name, dummy.weights) == ("opt-125m", Weights.DUMMY)
 

@@ -9,6 +9,7 @@ import pytest
 
 from partitiond.cli.doctor import checks as doctor
 from partitiond.cli.doctor.findings import CheckVerdict
+from partitiond.settings.schema import Settings
 from tests.cli.conftest import Cli
 
 
@@ -53,6 +54,16 @@ def test_a_taken_port_is_found_and_a_free_one_is_not() -> None:
         assert doctor.check_port("proxy", "127.0.0.1", port, daemon_runs=False).verdict == "fail"
         assert doctor.check_port("proxy", "127.0.0.1", port, daemon_runs=True).verdict == "ok"
     assert doctor.check_port("proxy", "127.0.0.1", port, daemon_runs=False).verdict == "ok"
+
+
+def test_a_cpu_that_emulates_bfloat16_is_named_with_the_dtype_to_use(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"gpu": {"enabled": False}})
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("flags : avx2\n")
+    found = doctor.check_devices(settings, tmp_path)
+    assert (found.verdict, found.advice) == ("warn", "register models with --dtype float32")
+    (tmp_path / "proc/cpuinfo").write_text("flags : avx2 avx512bw avx512dq avx512vl\n")
+    assert doctor.check_devices(settings, tmp_path).verdict == "ok"
 
 
 @pytest.mark.parametrize(
