@@ -22,8 +22,10 @@ ASKED = (
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_no_kernel_leaves_its_arrays(tmp_path: Path) -> None:
-    """The same tests with the checks that Numba leaves out by default; it compiles afresh."""
-    checked = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    """The same tests with the checks that Numba leaves out by default; it compiles afresh, and
+    optimises less, because most of the test's time is compiling.
+    """
+    checked = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_OPT": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-x", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "-m", "not slow", *ASKED],
