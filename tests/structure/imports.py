@@ -2,7 +2,7 @@
 
 import ast
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from docs.import_pictures import imported_by, modules_of
@@ -57,3 +57,28 @@ def circles(edges: Mapping[str, frozenset[str]]) -> list[frozenset[str]]:
         if node not in index:
             visit(node)
     return found
+
+
+def rooms() -> frozenset[str]:
+    """The packages below the package: folders with modules of their own."""
+    return frozenset(name for name, path in modules().items() if path.stem == "__init__")
+
+
+def both_ways(edges: Mapping[str, frozenset[str]], rooms: Collection[str]) -> set[tuple[str, str]]:
+    """The pairs of rooms of one package that import each other, by their whole names."""
+    crossed = {
+        parted
+        for module, imported in edges.items()
+        for other in imported
+        if (parted := _where_they_part(module, other)) is not None
+    }
+    return {(a, b) for a, b in crossed if a < b and (b, a) in crossed and {a, b} <= {*rooms}}
+
+
+def _where_they_part(module: str, other: str) -> tuple[str, str] | None:
+    """The two siblings that hold these modules; None if one module holds the other."""
+    mine, its = module.split("."), other.split(".")
+    for depth, (a, b) in enumerate(zip(mine, its, strict=False), start=1):
+        if a != b:
+            return ".".join(mine[:depth]), ".".join(its[:depth])
+    return None

@@ -1,0 +1,49 @@
+"""The rooms of one package form layers: no two of them import each other."""
+
+from typing import Final
+
+from tests.structure.imports import PACKAGE, both_ways, graph, rooms
+
+ONE_LOOP: Final = "the control loop calls what decides, which reads what the loop has seen"
+KNOWN_PAIRS: Final = {
+    "controller.demand, controller.runtime": ONE_LOOP,
+    "controller.models, controller.plans": "a registration plans, and a fit knows variants",
+    "controller.plans, controller.profiles": "a plan leases profiles, which are for a situation",
+    "controller.plans, controller.runtime": ONE_LOOP,
+    "controller.plans, controller.views": "a fit is shown in parts that views share",
+    "controller.profiles, controller.runtime": ONE_LOOP,
+    "core.performance, core.plan": "a record of sleeping replicas lies in a plan",
+    "devices.mig, devices.nvml": "the driver's client of NVML offers MIG",
+    "engines.process, engines.vllm": "commands of an engine read its journal",
+    "planner.exact, planner.pack": "what is added to a packing is chosen by exact objectives",
+    "planner.pack, planner.progress": "an answer carries a packing",
+    "proxy.dispatch, proxy.edge": "the proxy's state lies beside what it is made of",
+    "proxy.dispatch, proxy.engine": "an attempt lies beside the wire that it uses",
+    "proxy.dispatch, proxy.keys": "a worker's ledger makes the meters of its keys",
+    "proxy.dispatch, proxy.telemetry": "a replica counts its work",
+    "proxy.edge, proxy.engine": "an attempt lies beside the wire that it uses",
+}
+"""Pairs of rooms that import each other, with reasons. The list may only become shorter."""
+
+
+def test_no_two_rooms_of_a_package_import_each_other() -> None:
+    within = f"{PACKAGE}."
+    found = {
+        f"{a.removeprefix(within)}, {b.removeprefix(within)}"
+        for a, b in both_ways(graph(), rooms())
+    }
+    assert not found - set(KNOWN_PAIRS), "these rooms import each other"
+    assert not set(KNOWN_PAIRS) - found, "these pairs are no more: strike them off the list"
+
+
+def test_rooms_are_paired_at_every_depth_and_modules_never() -> None:
+    edges = {
+        "p.a.one": frozenset({"p.b.two", "p.a.three"}),
+        "p.a.three": frozenset({"p.a.one", "p.c"}),
+        "p.b.two": frozenset({"p.a.deep.four"}),
+        "p.a.deep.four": frozenset({"p.a.wide.five"}),
+        "p.a.wide.five": frozenset({"p.a.deep.four", "p.a.wide"}),
+        "p.c": frozenset({"p.a.one"}),
+    }
+    packages = {"p", "p.a", "p.b", "p.a.deep", "p.a.wide"}
+    assert both_ways(edges, packages) == {("p.a", "p.b"), ("p.a.deep", "p.a.wide")}
