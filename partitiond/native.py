@@ -38,7 +38,6 @@ MODULES: Final = (
     "core/dispatch/quarantine",
     "core/keys/charging",
     "core/keys/rates",
-    "proxy/dispatch/flights",
     "proxy/dispatch/ledger",
     "proxy/dispatch/line",
     "proxy/dispatch/live",

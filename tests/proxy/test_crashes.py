@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from partitiond.core.dispatch.routing import KeyRates, KeyRoute, ModelAvailability
-from partitiond.proxy.dispatch.flights import Flight
+from partitiond.proxy.dispatch.replicas import Flight
 from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.exchange import Exchange
 from partitiond.proxy.engine.attempt import Attempt

@@ -10,7 +10,7 @@ import pytest
 
 from partitiond.core.dispatch.admission import ServiceTime
 from partitiond.core.dispatch.routing import KeyRoute
-from partitiond.proxy.dispatch.tokenise_slots import TOKENISING_AT_ONCE
+from partitiond.proxy.dispatch.replicas import TOKENISING_AT_ONCE
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import Received, Step, answer, completion
 

@@ -25,7 +25,6 @@ TWO_MEANINGS = {
 """Public class names that stand twice, with reasons. At most ten."""
 ONE_MACHINE = "type annotations between the halves of one state machine, which the proxy compiles"
 KNOWN_CIRCLES = {
-    "partitiond.proxy.dispatch.flights": ONE_MACHINE,
     "partitiond.proxy.dispatch.state": ONE_MACHINE,
 }
 """Import circles by their first module, with reasons. The list may only become shorter."""

@@ -7,7 +7,6 @@ timers.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 
 from partitiond.core.dispatch.admission import (
@@ -26,16 +25,21 @@ from partitiond.core.dispatch.routing import (
     RequestLimits,
 )
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.line import TICK_SECONDS
 from partitiond.proxy.dispatch.places import DeskPlaces, LivePlaces, SharedPlaces
 from partitiond.proxy.dispatch.replica_affinity import ReplicaAffinity
-from partitiond.proxy.dispatch.replicas import LiveReplica
-from partitiond.proxy.dispatch.shared import LedgerAccess, PeerLine
-from partitiond.proxy.dispatch.tokenise_slots import PLACE, TOKENISING_SECONDS, TokeniseSlots
+from partitiond.proxy.dispatch.replicas import (
+    PLACE,
+    TOKENISING_SECONDS,
+    Flight,
+    LiveReplica,
+    ReplicaGroup,
+    TokeniseSlots,
+)
+from partitiond.proxy.dispatch.shared import LedgerAccess
 
 
-class LiveModel:
+class LiveModel(ReplicaGroup):
     """One model: its replicas, its queues and the estimates learned from its requests.
 
     Attributes:
@@ -43,18 +47,15 @@ class LiveModel:
         limits: of one request, or None.
         ratios: tokens per prompt byte, by key.
         slots: decides for requests that take a slot.
-        desks: decides for requests that take none (see `desk`).
-        busy_at: when a request last came or left, by `time.monotonic`.
+        desks: decides for requests that take none (see `TokeniseSlots`).
     """
 
     def __init__(self, route: ModelRoute, peers: LedgerAccess | None = None) -> None:
+        super().__init__(route.name, peers)
         self.route = route
-        self.peers = peers
-        self.line: PeerLine | None = None if peers is None else peers.line(route.name)
         self._tick_timer: asyncio.TimerHandle | None = None
         # The event loop's clock, because its timers use the deadlines. None before a loop runs.
         self._clock: Callable[[], float] | None = None
-        self.replicas: dict[str, LiveReplica] = {}
         self.retired: list[LiveReplica] = []
         self._shared: SharedPlaces | None = None
         if self.line is not None:
@@ -71,7 +72,6 @@ class LiveModel:
         self.ratios = PromptRatios()
         self.output_p90 = OutputP90()
         self.max_model_len = 0
-        self.busy_at = time.monotonic()
 
     def idle_seconds(self, now: float) -> float:
         """How long the model has had no request; 0 while one waits or runs."""

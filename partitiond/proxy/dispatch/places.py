@@ -3,7 +3,7 @@ proxy.
 
 Either one process has all places, or several workers share them. Workers take shared places under
 the lock of all workers, and note what they have in flight and waiting in the ledger (see `ledger`).
-Requests that take no slot have desks, which workers do not share (see `desk`).
+Requests that take no slot have desks, which workers do not share (see `TokeniseSlots`).
 """
 
 import itertools
@@ -15,11 +15,9 @@ from partitiond.core.dispatch.admission import Cost, Waiting
 from partitiond.core.dispatch.balance import Slowness
 from partitiond.core.dispatch.fair_queue import FairQueue
 from partitiond.core.dispatch.places import Places
-from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.line import seat_to_hold
-from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.dispatch.replicas import Flight, LiveReplica, TokeniseSlots
 from partitiond.proxy.dispatch.shared import PeerLine
-from partitiond.proxy.dispatch.tokenise_slots import TokeniseSlots
 
 
 class LivePlaces(Places[Flight, LiveReplica]):

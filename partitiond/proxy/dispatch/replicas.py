@@ -1,29 +1,204 @@
 """Tracks one engine process: the requests in flight on it, and its recent health.
 
+A request between admission and its end is a flight. A flight and its replica change only together,
+so they are defined in one place: the replica's sums, its places for requests that take no slot, and
+the way back out of each of them.
+
 A replica is dead if no process listens on its socket: no request goes there until a probe connects.
 Requests that could not connect were never sent, and go to other replicas as if they had not tried.
 """
 
 import asyncio
+import math
 import socket
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
+from partitiond.core.dispatch.admission import Cost, Rejected
 from partitiond.core.dispatch.balance import HEALTHY, after_failure
-from partitiond.core.dispatch.quarantine import Quarantine, RetryVerdict
+from partitiond.core.dispatch.places import Request
+from partitiond.core.dispatch.quarantine import Exposure, Quarantine, RetryVerdict
 from partitiond.core.dispatch.routing import ReplicaRoute
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.flights import Flight
-from partitiond.proxy.dispatch.tokenise_slots import TokeniseSlots
+from partitiond.proxy.dispatch.shared import LedgerAccess, PeerLine
 from partitiond.proxy.engine.upstream import ConnectionPool
 from partitiond.proxy.telemetry.counters import BusyTime
-
-if TYPE_CHECKING:
-    from partitiond.proxy.dispatch.live import LiveModel
 
 PROBE_SECONDS: Final = 0.25
 """Interval of probing a dead replica: shorter than the second that clients are told to wait if all
 replicas are dead. At some 20 us a probe, this costs next to nothing even for a hundred replicas."""
+TOKENISING_AT_ONCE: Final = 4
+"""Per replica, all workers together. An engine tokenises in one thread (vLLM: its renderer has one
+worker by default): one request keeps it busy, and a few more cover the round trip."""
+TOKENISING_SECONDS: Final = 0.01
+"""First guess of the time of one request, until it is learned: some 100 KB of text."""
+PLACE: Final = Cost(1, 0)
+"""The cost of a request at a desk."""
+
+
+class FlightOwner(Protocol):
+    """The owner of a flight, which is called when the flight's waiting ends."""
+
+    def placed(self, replica: "LiveReplica") -> None:
+        """Start on the replica, where the flight holds a place from now on."""
+        ...
+
+    def refused(self, rejected: Rejected) -> None:
+        """Fail, because the flight got no place."""
+        ...
+
+    def exposure(self, now: float) -> Exposure:
+        """Return what the quarantine needs to judge the flight after its replica's death."""
+        ...
+
+    def suspected(self) -> None:
+        """Never send the flight to another replica, because it may have killed its own."""
+        ...
+
+    def crashed(self) -> None:
+        """End after a bug of ours in one of these calls; called inside `except`."""
+        ...
+
+
+class EndedOwner:
+    """Owner of a flight that has ended."""
+
+    def placed(self, replica: "LiveReplica") -> None:
+        """Never called."""
+
+    def refused(self, rejected: Rejected) -> None:
+        """Never called."""
+
+    def exposure(self, now: float) -> Exposure:
+        """Never called."""
+        raise NotImplementedError
+
+    def suspected(self) -> None:
+        """Never called."""
+
+    def crashed(self) -> None:
+        """Never called."""
+
+
+NOBODY: Final = EndedOwner()
+
+
+class Flight(Request):
+    """One request of a client, from admission to its end.
+
+    Attributes:
+        started_at: when its last byte had arrived, by `time.monotonic` (the same clock as the
+            event loop's, but uvloop's clock has only whole milliseconds).
+        placed_at: when it was placed on its replica, by the same clock.
+        replica: the replica where it is in flight, or None.
+        timer: of its deadline in the queue, or None.
+        attempts: number of attempts so far, including the first.
+        unreached: of them, those on a replica where no process listened: nothing was sent.
+        engine_seconds: time in engines times sequences, of attempts that are over.
+        session: name of its session, scoped by its key; or empty.
+        blocks: digests of the beginning of its prompt (see `core.dispatch.affinity`).
+    """
+
+    __slots__ = (
+        "attempts",
+        "blocks",
+        "engine_seconds",
+        "owner",
+        "placed_at",
+        "replica",
+        "request_id",
+        "session",
+        "started_at",
+        "timer",
+        "unreached",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        owner: FlightOwner,
+        request_id: str,
+        cost: Cost,
+        started_at: float,
+        max_wait_seconds: float = math.inf,
+    ) -> None:
+        super().__init__(cost, max_wait_seconds=max_wait_seconds)
+        self.owner = owner
+        self.request_id = request_id
+        self.started_at = started_at
+        self.placed_at = started_at
+        self.replica: LiveReplica | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.attempts = 0
+        self.unreached = 0
+        self.engine_seconds = 0.0
+        self.session = ""
+        self.blocks: tuple[bytes, ...] = ()
+
+    def leave(self) -> None:
+        """Give the place back; harmless if there is none."""
+        if self.replica is not None:
+            self.replica.remove(self)
+
+
+class TokeniseSlots:
+    """A replica's places for requests that take no slot (tokenising): `balance.Load`'s fields.
+
+    Such requests cost the device nothing, but they pass through the engine process that reads all
+    prompts. Without a bound, a flood of them would block prompts that have a slot (head-of-line
+    blocking).
+
+    Attributes:
+        sequences: requests of this worker that are in flight here.
+        max_sequences: the limit for `sequences`.
+    """
+
+    kv_tokens = 0
+    kv_cache_tokens = 0
+
+    def __init__(self, replica: "LiveReplica", workers: int) -> None:
+        self.replica = replica
+        self.replica_id = replica.replica_id
+        self.sequences = 0
+        self.max_sequences = max(1, TOKENISING_AT_ONCE // workers)
+
+    @property
+    def draining(self) -> bool:
+        """The replica admits nothing new."""
+        return self.replica.draining
+
+    @property
+    def ejected(self) -> bool:
+        """The replica is excluded for now because it failed."""
+        return self.replica.ejected
+
+
+class ReplicaGroup:
+    """The replicas of one model as each of them sees the others; `LiveModel` is the only kind.
+
+    Attributes:
+        peers: the ledger that several workers share, or None.
+        line: the model's line in the ledger, or None.
+        replicas: those of the table, by their ids.
+        busy_at: when a request last came or left, by `time.monotonic`.
+    """
+
+    def __init__(self, model: str, peers: LedgerAccess | None) -> None:
+        self.peers = peers
+        self.line: PeerLine | None = None if peers is None else peers.line(model)
+        self.replicas: dict[str, LiveReplica] = {}
+        self.busy_at = time.monotonic()
+
+    def tokenised(self, seconds: float) -> None:
+        """Learn the service time of a request without a slot that has left its replica."""
+        raise NotImplementedError
+
+    def dispatch(self) -> None:
+        """Carry out the decisions due now: start requests in order, and notify other workers."""
+        raise NotImplementedError
+
+    def replicas_changed(self) -> None:
+        """Reconsider the waiting requests, because a replica was ejected or came back."""
+        raise NotImplementedError
 
 
 class LiveReplica:
@@ -37,7 +212,7 @@ class LiveReplica:
         fingerprint: the engine's `system_fingerprint`, once a stream had it (see `events`).
     """
 
-    def __init__(self, model: "LiveModel", route: ReplicaRoute, options: ProxyOptions) -> None:
+    def __init__(self, model: ReplicaGroup, route: ReplicaRoute, options: ProxyOptions) -> None:
         self.model = model
         self.route = route
         self.pool = ConnectionPool(

@@ -18,9 +18,8 @@ from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.quarantine import Exposure, fingerprint
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import Estimate, charge, ending_of
-from partitiond.proxy.dispatch.flights import NOBODY, Flight
 from partitiond.proxy.dispatch.live import LiveModel
-from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.dispatch.replicas import NOBODY, Flight, LiveReplica
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.incoming import Incoming, Phase
 from partitiond.proxy.edge.known_heads import KnownHead

@@ -20,9 +20,8 @@ from partitiond.core.dispatch.quarantine import Exposure
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.live import LiveModel
-from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.dispatch.replicas import Flight, LiveReplica
 from partitiond.simulated.fleet.clock import FleetClock
 from partitiond.simulated.fleet.device import FleetDevice
 from partitiond.simulated.fleet.dispatch import FinishedRequest, FleetModel
