@@ -20,7 +20,8 @@ from partitiond.core.dispatch.routing import (
 )
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.state import ProxyState
-from partitiond.proxy.edge.data_protocol import protocol_with
+from partitiond.proxy.edge.data_protocol import DataProtocol, protocol_with
+from partitiond.proxy.edge.exchange import Exchange
 from partitiond.proxy.server import data_config
 from partitiond.proxy.telemetry.logs import LogFile
 from tests.proxy.scripted import Script, ScriptedEngine, running, well_behaved
@@ -81,6 +82,14 @@ class Proxy:
     def connections(self) -> int:
         """Open connections of clients."""
         return len(self.clients.connections)
+
+    def lanes(self) -> list[DataProtocol]:
+        """The same, as the lane sees them."""
+        return [one for one in self.state.connections if isinstance(one, DataProtocol)]
+
+    def exchanges(self) -> list[Exchange]:
+        """Requests in flight."""
+        return [one for one in self.state.flights if isinstance(one, Exchange)]
 
     @property
     def url(self) -> str:

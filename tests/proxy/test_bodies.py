@@ -142,7 +142,7 @@ async def test_a_body_behind_the_last_answer_of_a_connection_is_held_no_more(
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     writer.write(request(body(20_000, held=True)) + request(body(30_000)))
     await proxy.until(lambda: proxy.state.body_bytes == 50_000)
-    (connection,) = proxy.state.connections
+    (connection,) = proxy.lanes()
     connection.shutdown()  # as the server does it: what runs is answered, and nothing after it
     go_on.set()
     async with asyncio.timeout(120):

@@ -139,7 +139,7 @@ async def asking(
         yield reader
     finally:
         writer.transport.abort()
-    await proxy.until(lambda: all(one.record.key_id != name for one in proxy.state.flights))
+    await proxy.until(lambda: all(one.record.key_id != name for one in proxy.exchanges()))
 
 
 def begun(api: Api, *more: Step) -> list[Step]:
@@ -255,7 +255,7 @@ async def test_what_is_relayed_without_a_look_is_seen_too(
         for gate, word in zip(go_on, words[1:], strict=True):
             gate.set()
             await reader.readuntil(word)
-        (exchange,) = proxy.state.flights
+        (exchange,) = proxy.exchanges()
         attempt = exchange._attempt
         assert attempt is not None
         assert attempt._connection is not None
@@ -318,7 +318,7 @@ async def test_who_waits_too_long_for_an_engine_pays_the_prompt(
         if streams:
             set_options(proxy, first_token_timeout_seconds=0.0)
         else:
-            (exchange,) = proxy.state.flights
+            (exchange,) = proxy.exchanges()
             exchange._deadline = 0.0
         assert b" 504 " in await reader.readline()
     assert charged(proxy) == everywhere(ESTIMATE)
@@ -342,7 +342,7 @@ async def test_a_client_that_takes_nothing_pays_what_was_sent_to_it(
     flood = [chunk(text_event("x" * 60_000))] * 400
     proxy, _ = await started(make_proxy, make_engine, STREAM_HEAD, *flood, "hold")
     async with asking(proxy, COMPLETIONS, streams=True):
-        await proxy.until(lambda: any(flight.paused for flight in proxy.state.flights))
+        await proxy.until(lambda: any(flight.paused for flight in proxy.exchanges()))
         set_options(proxy, client_timeout_seconds=0.0)
         await proxy.until(lambda: not proxy.state.flights)
     books = charged(proxy)
@@ -378,7 +378,7 @@ async def test_a_bug_of_the_proxys_costs_nothing(
     proxy, engine = await started(make_proxy, make_engine, "hold")
     async with asking(proxy, api, streams=streams) as reader:
         await engine.until(lambda: len(engine.received) == 1)
-        (exchange,) = proxy.state.flights
+        (exchange,) = proxy.exchanges()
         try:
             raise RuntimeError("a bug")
         except RuntimeError:

@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from partitiond.proxy.edge.data_protocol import DataProtocol
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import (
     DONE,
@@ -80,8 +79,7 @@ async def leaver(proxy: Proxy, *, receive_bytes: int = 0) -> AsyncIterator[Leave
 
 def waiting_line(proxy: Proxy) -> int:
     """Requests that wait behind another of their connection."""
-    connections = (one for one in proxy.state.connections if isinstance(one, DataProtocol))
-    return sum(len(connection._line) for connection in connections)
+    return sum(len(connection._line) for connection in proxy.lanes())
 
 
 async def nobody_is_left(proxy: Proxy) -> None:

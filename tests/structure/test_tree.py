@@ -23,10 +23,7 @@ TWO_MEANINGS = {
     "MpsDaemon": "the partitions' protocol, and the daemon",
 }
 """Public class names that stand twice, with reasons. At most ten."""
-ONE_MACHINE = "type annotations between the halves of one state machine, which the proxy compiles"
-KNOWN_CIRCLES = {
-    "partitiond.proxy.dispatch.state": ONE_MACHINE,
-}
+KNOWN_CIRCLES: Mapping[str, str] = {}
 """Import circles by their first module, with reasons. The list may only become shorter."""
 
 

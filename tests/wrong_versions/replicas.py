@@ -101,7 +101,7 @@ REPLICAS: Final[tuple[Rule, ...]] = (
                 '        self.retries = globals().setdefault("_CREDIT", RetryBudget())\n',
             ),
             (_BUDGET, "if self.share <= 0 or self.credit < 1:", "if self.credit < 1:"),
-            (_STATE, "        exchange.model.retries.count_request()\n", ""),
+            (_EXCHANGE, "        model.retries.count_request()\n", ""),
         ),
     ),
     rule(

@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from partitiond.core.dispatch.quarantine import Quarantine
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
@@ -27,15 +27,48 @@ from partitiond.proxy.telemetry.metrics import Gauges, ProxyMetrics
 from partitiond.proxy.telemetry.tracing import Tracer
 from partitiond.proxy.telemetry.traffic import process_traffic
 
-if TYPE_CHECKING:
-    from partitiond.proxy.edge.client_connection import ClientConnection
-    from partitiond.proxy.edge.exchange import Exchange
-    from partitiond.proxy.edge.incoming import Incoming
-
 SWEEP_SECONDS: Final = 0.05
 """Interval of checking time limits; a passed limit may be noticed this late."""
 SWEEP_SECONDS_EACH: Final = 0.0001
 """The interval is at least this for each request and connection: about 1 % of a core at most."""
+
+
+class TimeLimited(Protocol):
+    """Anything with time limits: a request, or a client's connection."""
+
+    def sweep(self, now: float) -> None:
+        """Check whether a time limit has passed."""
+        ...
+
+    def crashed(self) -> None:
+        """End after a bug of ours in `sweep`; called inside `except`."""
+        ...
+
+
+class CountedRequest:
+    """A request as the state sees it; `Incoming` and `Exchange` are the only kinds.
+
+    Attributes:
+        held_bytes: bytes of its body that the state has counted.
+    """
+
+    held_bytes = 0
+
+    def sweep(self, now: float) -> None:
+        """Check whether a time limit has passed."""
+        raise NotImplementedError
+
+    def crashed(self) -> None:
+        """End the request after a bug of ours; called inside `except`."""
+        raise NotImplementedError
+
+    def stop_reading(self, now: float) -> None:
+        """Refuse the request if its body is incomplete, because the proxy shuts down."""
+        raise NotImplementedError
+
+    def shut_down(self) -> None:
+        """End the request with an error, because the grace of the shutdown is over."""
+        raise NotImplementedError
 
 
 class ProxyState:
@@ -71,10 +104,10 @@ class ProxyState:
         self.table = EMPTY_ROUTING_TABLE
         self.models: dict[str, LiveModel] = {}
         self.keys = KeyRing((), required=True)
-        self.flights: set[Exchange] = set()
-        self.reading: set[Incoming] = set()
+        self.flights: set[CountedRequest] = set()
+        self.reading: set[CountedRequest] = set()
         self.body_bytes = 0
-        self.connections: set[ClientConnection] = set()
+        self.connections: set[TimeLimited] = set()
         self.draining = False
         self.known_heads = KnownHeads()
         self.quarantine = Quarantine()
@@ -188,12 +221,11 @@ class ProxyState:
         proxies = self.trusted_proxies
         return peer if proxies is None else proxies.client_address(peer, forwarded_for)
 
-    def took_off(self, exchange: "Exchange") -> None:
+    def took_off(self, exchange: CountedRequest) -> None:
         """Count a request as in flight from now on."""
         self.flights.add(exchange)
-        exchange.model.retries.count_request()
 
-    def hold_body(self, exchange: "Incoming", size: int) -> bool:
+    def hold_body(self, exchange: CountedRequest, size: int) -> bool:
         """Count the `size` bytes of a large body received so far; False if there is no room."""
         more = size - exchange.held_bytes
         if self.body_bytes + more > self.options.max_bodies_bytes:
@@ -202,19 +234,19 @@ class ProxyState:
         exchange.held_bytes = size
         return True
 
-    def release_body(self, exchange: "Incoming") -> None:
+    def release_body(self, exchange: CountedRequest) -> None:
         """Release a body that is not needed any more."""
         self.body_bytes -= exchange.held_bytes
         exchange.held_bytes = 0
 
-    def landed(self, exchange: "Exchange") -> None:
+    def landed(self, exchange: CountedRequest) -> None:
         """A request ended."""
         self.release_body(exchange)
         self.flights.discard(exchange)
         if self._landed is not None and not self.flights:
             self._landed.set()
 
-    def forget(self, exchange: "Incoming") -> None:
+    def forget(self, exchange: CountedRequest) -> None:
         """A request ended before it was in flight."""
         self.release_body(exchange)
         self.reading.discard(exchange)
@@ -229,9 +261,7 @@ class ProxyState:
         """Check all time limits: one timer serves all requests and connections."""
         self._sweep_timer = None
         now = time.monotonic()
-        watched: list[Incoming | ClientConnection] = [
-            *self.flights, *self.reading, *self.connections,
-        ]  # fmt: skip
+        watched: list[TimeLimited] = [*self.flights, *self.reading, *self.connections]
         for one in watched:
             try:
                 one.sweep(now)

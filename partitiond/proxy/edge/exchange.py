@@ -12,7 +12,7 @@ once and within the retry budget. Later failures become an error event and the s
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.quarantine import Exposure, fingerprint
@@ -21,9 +21,9 @@ from partitiond.core.keys.charging import Estimate, charge, ending_of
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import NOBODY, Flight, LiveReplica
 from partitiond.proxy.edge.heads import RequestHead
-from partitiond.proxy.edge.incoming import Incoming, Phase
+from partitiond.proxy.edge.incoming import Phase, RequestClient
 from partitiond.proxy.edge.known_heads import KnownHead
-from partitiond.proxy.engine.attempt import TIME_LIMITS, Attempt, timed_out
+from partitiond.proxy.engine.attempt import TIME_LIMITS, Attempt, AttemptOwner, timed_out
 from partitiond.proxy.keys.accounts import Receipt
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError, AttemptError, from_failure, from_rejected
@@ -37,10 +37,6 @@ from partitiond.proxy.request.requests import (
     with_defaults,
 )
 from partitiond.proxy.telemetry.logs import json_line
-from partitiond.proxy.telemetry.tracing import Trace
-
-if TYPE_CHECKING:
-    from partitiond.proxy.edge.data_protocol import DataProtocol
 
 __all__ = ["Exchange", "Phase"]
 
@@ -53,22 +49,19 @@ QUARANTINED: Final = Rejected(
 )
 
 
-class Exchange(Incoming):
+class Exchange(AttemptOwner):
     """One request of a client (see the module).
 
     Attributes:
         paused: the client does not read at the moment.
-        trace: the request's place in its trace; None if tracing is off.
         estimate: the use that was estimated when the request was admitted.
     """
 
-    flight: Flight
     model: LiveModel
-    request: ParsedRequest
     estimate: Estimate
 
     def __init__(
-        self, client: "DataProtocol", route: DataRoute, head: RequestHead, *, keep_alive: bool,
+        self, client: RequestClient, route: DataRoute, head: RequestHead, *, keep_alive: bool,
         chunked: bool, known: KnownHead | None = None,
     ) -> None:  # fmt: skip
         super().__init__(client, route, head, keep_alive=keep_alive, chunked=chunked, known=known)
@@ -81,7 +74,6 @@ class Exchange(Incoming):
         self._receipt: Receipt | None = None
         self._since = 0.0
         self._seen = -1
-        self.trace: Trace | None = None
 
     # Calls of the client's protocol
 
@@ -208,6 +200,7 @@ class Exchange(Incoming):
             session = self.head.session.decode("latin-1") or request.user
             model.attraction.attract(flight, session, self.body, now)
         state.took_off(self)
+        model.retries.count_request()
         if cost.sequences:
             state.metrics.model(record.model).demand.arrived += 1
         if state.quarantine:

@@ -9,10 +9,13 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
+
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from partitiond.core.units import KIB
-from partitiond.proxy.edge.answer import Answer
+from partitiond.proxy.dispatch.state import CountedRequest, ProxyState
+from partitiond.proxy.edge.answer import Answer, ClientSide
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.known_heads import KnownHead
 from partitiond.proxy.keys.auth import ANYONE, Caller
@@ -20,9 +23,6 @@ from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError
 from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.telemetry.record import Record
-
-if TYPE_CHECKING:
-    from partitiond.proxy.edge.data_protocol import DataProtocol
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -47,17 +47,46 @@ class Phase(enum.Enum):
     OVER = enum.auto()
 
 
-class Incoming:
+class RequestClient(ClientSide, Protocol):
+    """The connection that a request came on; `DataProtocol` is the only kind.
+
+    Attributes:
+        address: the client's address, or empty.
+        awaits_continue: the client sends its body only after `100 Continue`.
+    """
+
+    state: ProxyState
+    address: str
+    awaits_continue: bool
+    flow: FlowControl
+
+    def is_answering(self, exchange: "Incoming") -> bool:
+        """Whether it is this request's turn to send."""
+        ...
+
+    def exchange_over(self, exchange: "Incoming") -> None:
+        """Go on after a request that has sent its answer, or whose client has left."""
+        ...
+
+    def linger(self) -> None:
+        """Take no further request: drop incoming bytes, then close."""
+        ...
+
+    def abort(self) -> None:
+        """Close without sending the bytes that the client does not read."""
+        ...
+
+
+class Incoming(CountedRequest):
     """A request until its body is complete (see the module).
 
     Attributes:
         body: the received body once it is complete; later the body for the engine.
         body_done: the request's last byte has arrived.
-        held_bytes: bytes of the body that the state has counted.
     """
 
     def __init__(
-        self, client: "DataProtocol", route: DataRoute, head: RequestHead, *, keep_alive: bool,
+        self, client: RequestClient, route: DataRoute, head: RequestHead, *, keep_alive: bool,
         chunked: bool, known: KnownHead | None = None,
     ) -> None:  # fmt: skip
         self.client = client
@@ -81,7 +110,6 @@ class Incoming:
         self.phase = Phase.READING
         self.body = b""
         self.body_done = False
-        self.held_bytes = 0
         self._parts: list[bytes] = []
         self._size = 0
         self._caller: Caller = ANYONE

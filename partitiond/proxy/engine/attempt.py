@@ -9,21 +9,21 @@ import json
 import logging
 import re
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import ObservedOutput
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.dispatch.replicas import Flight, LiveReplica
 from partitiond.proxy.edge.answer import JSON
+from partitiond.proxy.edge.incoming import Incoming
 from partitiond.proxy.engine.events import EventScanner
 from partitiond.proxy.engine.framing import Head
 from partitiond.proxy.engine.upstream import UpstreamConnection
 from partitiond.proxy.request.errors import AttemptError, in_openai_shape, route_not_supported
+from partitiond.proxy.request.parts import ParsedRequest
 from partitiond.proxy.request.requests import DataRoute
-
-if TYPE_CHECKING:
-    from partitiond.proxy.edge.exchange import Exchange
+from partitiond.proxy.telemetry.tracing import Trace
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -36,6 +36,40 @@ TIME_LIMITS: Final = frozenset(_TIMEOUT_MESSAGES)
 """Kinds of failures in which the engine was working on the request and took too long."""
 _FAILED_EARLY: Final = "The engine failed before its first token."
 _HEADER_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
+
+
+class AttemptOwner(Incoming):
+    """A complete request as its attempts see it; `Exchange` is the only kind.
+
+    Attributes:
+        trace: the request's place in its trace; None if tracing is off.
+    """
+
+    flight: Flight
+    request: ParsedRequest
+    trace: Trace | None = None
+
+    def first_content(self, data: bytes) -> None:
+        """Begin the answer."""
+        raise NotImplementedError
+
+    def finished_stream(self, data: bytes, outcome: str, error: str) -> None:
+        """End a proper stream."""
+        raise NotImplementedError
+
+    def finished_whole(
+        self, status: int, content_type: bytes, body: bytes, headers: bytes = b""
+    ) -> None:
+        """Send a whole answer: the engine's answer to the request, or its refusal."""
+        raise NotImplementedError
+
+    def connection_broke(self, replica: LiveReplica) -> None:
+        """Judge all requests on a dead replica, before this request is sent elsewhere."""
+        raise NotImplementedError
+
+    def attempt_failed(self, failure: AttemptError) -> None:
+        """Retry on another replica, or send the error to the client."""
+        raise NotImplementedError
 
 
 class Attempt:
@@ -51,7 +85,11 @@ class Attempt:
     )  # fmt: skip
 
     def __init__(
-        self, exchange: "Exchange", replica: LiveReplica, route: DataRoute, options: ProxyOptions
+        self,
+        exchange: AttemptOwner,
+        replica: LiveReplica,
+        route: DataRoute,
+        options: ProxyOptions,
     ) -> None:
         self._exchange = exchange
         self.replica = replica

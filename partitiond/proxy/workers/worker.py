@@ -12,13 +12,13 @@ import dataclasses
 import os
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.control import describe
 from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
-from partitiond.proxy.dispatch.state import ProxyState
+from partitiond.proxy.dispatch.state import ProxyState, TimeLimited
 from partitiond.proxy.edge.acceptor import RateLimitedError, take
 from partitiond.proxy.edge.handshakes import Opener
 from partitiond.proxy.edge.tls import ServerTls, server_tls
@@ -27,9 +27,6 @@ from partitiond.proxy.server import LAST_SECONDS, data_config
 from partitiond.proxy.telemetry.logs import LogFile, json_line
 from partitiond.proxy.workers.channel import Channel, Message
 from partitiond.serde import from_jsonable
-
-if TYPE_CHECKING:
-    from partitiond.proxy.edge.client_connection import ClientConnection
 
 ORPHAN_GRACE_SECONDS: Final = 30.0
 """Time for requests in flight after the parent was killed; the next parent serves meanwhile."""
@@ -55,7 +52,7 @@ class WorkerArguments:
     bells: dict[int, int]
 
 
-class Connections(set["ClientConnection"]):
+class Connections(set[TimeLimited]):
     """The open connections; the parent is notified of each that closes."""
 
     def __init__(self, peers: LedgerAccess) -> None:

@@ -180,7 +180,7 @@ async def test_the_total_limit_holds_for_who_waits_too(
         running = asyncio.create_task(proxy.stream_text())
         await engine.until(lambda: len(engine.received) == 1)
         # The first one's limit passes earlier; its place must not come free for the second.
-        (first,) = proxy.state.flights
+        (first,) = proxy.exchanges()
         first._deadline += 60
         late = await proxy.complete()
         assert (late.status_code, late.json()["error"]["code"]) == (504, "upstream_total_timeout")
@@ -248,8 +248,8 @@ async def test_a_client_that_sends_on_but_takes_no_answers_is_not_answered_on(
     body = json.dumps({"model": "m", "prompt": "x"}).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=1024)
     writer.write(raw_request("none", body) * 8)
-    await proxy.until(lambda: any(exchange.paused for exchange in proxy.state.flights))
-    (connection,) = proxy.state.connections
+    await proxy.until(lambda: any(exchange.paused for exchange in proxy.exchanges()))
+    (connection,) = proxy.lanes()
     assert connection.transport.get_write_buffer_size() < 20_000_000
     async with asyncio.timeout(120):
         length = 0
@@ -269,8 +269,8 @@ async def test_refusals_that_nobody_reads_do_not_fill_memory(make_proxy: MakePro
     reader, writer = await asyncio.open_connection(sock=taking, limit=1024)
     # Mostly body, so that what is read at once ends in the middle of one.
     writer.write(raw_request("none", b'{"x":"%b"}' % (b"x" * 1000)) * count)
-    await proxy.until(lambda: any(one.flow.read_paused for one in proxy.state.connections))
-    (connection,) = proxy.state.connections
+    await proxy.until(lambda: any(one.flow.read_paused for one in proxy.lanes()))
+    (connection,) = proxy.lanes()
     assert connection.transport.get_write_buffer_size() < 2_000_000
     told = 0
     async with asyncio.timeout(120):
@@ -476,7 +476,7 @@ async def test_draining_the_proxy_ends_what_does_not_finish_with_an_error_event(
     running = asyncio.create_task(proxy.stream_text())
     await engine.until(lambda: len(engine.received) == 1)
     await proxy.until(lambda: proxy.state.in_flight() == {"m-1": 1})
-    await proxy.until(lambda: all(exchange.answer.streaming for exchange in proxy.state.flights))
+    await proxy.until(lambda: all(exchange.answer.streaming for exchange in proxy.exchanges()))
     await proxy.state.drain(0.1)
     text = await running
     assert '"code":"shutting_down"' in text
