@@ -147,11 +147,10 @@ SECONDS ?= 600
 soak: $(STAMP) native ## random harm under load for SECONDS, with real processes; SOAK_ARGS="--seed 7"
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(SOAK_ARGS)
 
-BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.planner.churn \
-	bench.planner.from_file bench.simulator.replay bench.serving.mixed_plan \
-	bench.proxy bench.serving.admission bench.serving.plan bench.search \
-	bench.profiler.intervals bench.profiler.capacity_power bench.loadgen.compare bench.profiler.replication \
-	bench.profiler.pairs bench.profiler.estimate bench.profiler.transfer bench.profiler.lengths \
+BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.planner.from_file \
+	bench.simulator.replay bench.serving.mixed_plan bench.serving.admission bench.serving.plan \
+	bench.proxy bench.search bench.profiler.intervals bench.profiler.capacity_power \
+	bench.profiler.estimate bench.profiler.transfer bench.loadgen.compare \
 	bench.control.cost bench.control.loop bench.control.store
 
 bench: $(STAMP) engine ## benchmarks that print ratios against a baseline run beside them

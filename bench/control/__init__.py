@@ -1,1 +1,1 @@
-"""Measures the control plane: its cost, changes under load, drift, forecasts and eviction."""
+"""Measures the control plane: its cost, changes under load, and drift."""

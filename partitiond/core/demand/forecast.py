@@ -6,7 +6,7 @@ until one more replica serves. Its upper end is a quantile of the forecasts' own
 unpredictable demand gets a wide margin and a steady one a narrow margin.
 
 Errors are kept in units of the square root of the level, as counts of independent arrivals
-scatter, so errors at one level apply to another. `bench/control/forecast.py` compares the methods.
+scatter, so errors at one level apply to another. docs/scaling.md compares the methods.
 """
 
 import dataclasses
