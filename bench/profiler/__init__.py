@@ -1,5 +1,5 @@
-"""Measures how right profiles are: estimates, transfers, other lengths, intervals and sharing.
+"""Measures how right profiles are: estimates, transfers, intervals, and verdicts on capacity.
 
-The benchmarks of sharing and `search_real` start real engines; the others read the measured
-profiles that are shipped, or simulate. `bench.search` has the search on simulated curves.
+Estimates and transfers are compared with the measured profiles that are shipped; the other two are
+simulated. `bench.search` has the search on simulated curves.
 """

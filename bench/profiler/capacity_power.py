@@ -5,9 +5,7 @@
 Requests arrive by Poisson and take one of b places; further requests wait. A trial must hold a
 rate below the server's sustained rate and fail a rate above it. The servers are places that serve
 for a fixed or a varying time, and engines whose step time is a + c n with n requests running (so
-that a full engine is hardly faster than a half-full one if a is small). For each mean latency the
-window is ours and, for comparison, the former rule's: forty arrivals, 20 to 120 s, nothing sent
-after it, and in the second half a mean wait at most half a service time above the first half's.
+that a full engine is hardly faster than a half-full one if a is small).
 """
 
 import argparse
@@ -17,7 +15,7 @@ import itertools
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from partitiond.profiler.sweep.capacity import OpenTrial, open_trial
 from partitiond.profiler.sweep.steady import ServedRequest, is_steady
@@ -56,16 +54,15 @@ SERVERS = (
 
 
 def serve(
-    server: Server, batch: int, e2el_seconds: float, trial: OpenTrial, rng: random.Random,
-    *, keep_sending: bool = True,
-) -> list[ServedRequest]:  # fmt: skip
-    """Every request due before the window's end, with or without the load that follows them."""
+    server: Server, batch: int, e2el_seconds: float, trial: OpenTrial, rng: random.Random
+) -> list[ServedRequest]:
+    """Every request due before the window's end; others follow them until all have ended."""
     closed = trial.warm_up_seconds + trial.seconds
     arrivals = _arrivals(server, trial.req_per_s, rng)
     if server.fixed_share is None:
         return _places(batch, e2el_seconds, closed, arrivals)
     pace = _Pace(e2el_seconds * server.fixed_share, e2el_seconds * (1 - server.fixed_share) / batch)
-    return _engine(pace, batch, closed, arrivals, keep_sending=keep_sending)
+    return _engine(pace, batch, closed, arrivals)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,7 +113,7 @@ class _Pace:
 
 
 def _engine(
-    paces: _Pace, batch: int, closed: float, arrivals: Iterator[_Arrival], *, keep_sending: bool
+    paces: _Pace, batch: int, closed: float, arrivals: Iterator[_Arrival]
 ) -> list[ServedRequest]:
     """Serve all running requests at one common pace."""
     now = progress = 0.0
@@ -124,17 +121,15 @@ def _engine(
     waiting: deque[_Arrival] = deque()
     number, counted = itertools.count(), 0
     served: list[ServedRequest] = []
-    coming: _Arrival | None = next(arrivals)
-    while counted or (coming is not None and coming.at < closed):
+    coming = next(arrivals)
+    while counted or coming.at < closed:
         pace = paces.of(len(running))
         ends = now + (running[0][0] - progress) / pace if running else math.inf
-        if coming is not None and coming.at <= ends:
+        if coming.at <= ends:
             progress, now = progress + pace * (coming.at - now), coming.at
             counted += now < closed
             waiting.append(coming)
             coming = next(arrivals)
-            if coming.at >= closed and not keep_sending:
-                coming = None
         else:
             progress, now = progress + pace * (ends - now), ends
             _, _, begun, one = heapq.heappop(running)
@@ -156,24 +151,6 @@ def held(requests: Sequence[ServedRequest], batch: int, trial: OpenTrial) -> boo
     )  # fmt: skip
 
 
-def former_trial(batch: int, req_per_s: float, e2el_seconds: float) -> OpenTrial:
-    """The former trial: one latency of warm-up, forty arrivals within 20 to 120 s."""
-    seconds = min(120.0, max(20.0, 40 / req_per_s))
-    return OpenTrial(batch, req_per_s, e2el_seconds, seconds, 0, e2el_seconds + seconds)
-
-
-def former_held(requests: Sequence[ServedRequest], _batch: int, trial: OpenTrial) -> bool:
-    """The former verdict."""
-    counted = [one for one in requests if one.arrived >= trial.warm_up_seconds]
-    half = len(counted) // 2
-    if half < 2:
-        return True
-    waits = [one.sent - one.arrived for one in counted]
-    growth = (math.fsum(waits[-half:]) - math.fsum(waits[:half])) / half
-    service = math.fsum(one.ended - one.sent for one in counted) / len(counted)
-    return growth <= 0.5 * service
-
-
 def our_trial(batch: int, req_per_s: float, e2el_seconds: float) -> OpenTrial:
     """A trial without an SLO, with the default windows."""
     return open_trial(
@@ -182,25 +159,14 @@ def our_trial(batch: int, req_per_s: float, e2el_seconds: float) -> OpenTrial:
 
 
 def share_held(
-    server: Server, batch: int, e2el_seconds: float, load: float, *,
-    runs: int, seed: int, former: bool = False,
-) -> float:  # fmt: skip
+    server: Server, batch: int, e2el_seconds: float, load: float, *, runs: int, seed: int
+) -> float:
     """Share of trials at this load with the verdict "held"."""
-    rule: Callable[[Sequence[ServedRequest], int, OpenTrial], bool] = (
-        former_held if former else held
+    trial = our_trial(batch, load * batch / e2el_seconds, e2el_seconds)
+    draws = (random.Random(f"{seed} {load} {run}") for run in range(runs))
+    return (
+        sum(held(serve(server, batch, e2el_seconds, trial, d), batch, trial) for d in draws) / runs
     )
-    rate = load * batch / e2el_seconds
-    trial = (former_trial if former else our_trial)(batch, rate, e2el_seconds)
-    said = (
-        rule(
-            serve(server, batch, e2el_seconds, trial, random.Random(f"{seed} {load} {run}"),
-                  keep_sending=not former),
-            batch,
-            trial,
-        )
-        for run in range(runs)
-    )  # fmt: skip
-    return sum(said) / runs
 
 
 def main() -> None:
@@ -212,23 +178,18 @@ def main() -> None:
     print("held above it; at 1.0 either is right, and the share that was held is given.\n")
     head = "".join(f"{load:>7}" for load in LOADS)
     for batch, e2el in CASES:
-        ours, before = (f(batch, 0.8 * batch / e2el, e2el) for f in (our_trial, former_trial))
-        print(f"{batch} places, latency {e2el:g} s; window at 0.8: ours {ours.seconds:.0f} s "
-              f"({ours.expected_seconds:.0f} s in all), former {before.seconds:.0f} s")  # fmt: skip
-        print(f"  {'':<34}{'ours':<8}{head}   {'former':<8}{head}")
+        trial = our_trial(batch, 0.8 * batch / e2el, e2el)
+        print(f"{batch} places, latency {e2el:g} s; window at 0.8: {trial.seconds:.0f} s "
+              f"({trial.expected_seconds:.0f} s in all)")  # fmt: skip
+        print(f"  {'':<34}{head}")
         for server in SERVERS:
-            row = []
-            for former in (False, True):
-                shares = [
-                    share_held(server, batch, e2el, load,
-                               runs=given.runs, seed=given.seed, former=former)
-                    for load in LOADS
-                ]  # fmt: skip
-                wrong = [
-                    1 - s if load < 1 else s for load, s in zip(LOADS, shares, strict=True)
-                ]  # fmt: skip
-                row.append("".join(f"{100 * share:>7.1f}" for share in wrong))
-            print(f"  {server.name:<34}{'':<8}{row[0]}   {'':<8}{row[1]}", flush=True)
+            shares = [
+                share_held(server, batch, e2el, load, runs=given.runs, seed=given.seed)
+                for load in LOADS
+            ]
+            wrong = [1 - s if load < 1 else s for load, s in zip(LOADS, shares, strict=True)]
+            row = "".join(f"{100 * share:>7.1f}" for share in wrong)
+            print(f"  {server.name:<34}{row}", flush=True)
         print()
 
 

@@ -1,4 +1,4 @@
-"""Measures how often 95 % intervals hold the truth on simulated engines, beside the former rules.
+"""Measures how often 95 % intervals hold the truth on simulated engines.
 
     python -m bench.profiler.intervals [--runs 200] [--seed 1]
 
@@ -7,8 +7,6 @@ request's prompt lengthens the step in which the request begins. Step times are 
 first-order autoregressive series (rho). The window's rule, the throughput and the latency summaries
 are the load generator's own; the combined rate is the profiler's. The truth is a run many times as
 long.
-
-The former rules: four checks a second of the window's interval, ten batch means taken as
 """
 
 import argparse
@@ -26,9 +24,8 @@ import numpy.typing as npt
 
 from loadgen.load.lengths import lognormal_list
 from loadgen.loops.window import WindowRule, WindowState
-from loadgen.results.intervals import half_width, order_statistic_ranks
 from loadgen.results.records import Outcome, Record
-from loadgen.results.statistics import LatencySummary, Samples, TokenTimeline, percentile, summarise
+from loadgen.results.statistics import LatencySummary, Samples, TokenTimeline, summarise
 from loadgen.results.statistics import throughput as measured_throughput
 from partitiond.profiler.search import combine
 
@@ -40,8 +37,6 @@ OUTPUTS: Final = lognormal_list(256, 0.5)
 PROMPTS: Final = lognormal_list(512, 0.5)
 WARM_STEPS: Final = 2500
 TRUE_STEPS: Final = 400_000
-FORMER_LOOK_SECONDS: Final = 0.25
-FORMER_BATCHES: Final = 10
 LATENCIES: Final = ("ttft", "tpot", "itl", "e2el")
 FIGURES: Final = ("mean", "p50", "p95", "p99")
 
@@ -146,66 +141,6 @@ def window(timeline: TokenTimeline, rule: WindowRule, e2el: float, opened: float
         elapsed = rule.next_look(elapsed, e2el)
 
 
-def former_window(timeline: TokenTimeline, rule: WindowRule, e2el: float, opened: float) -> Window:
-    """A window by the former rule."""
-    elapsed = rule.least_seconds(e2el)
-    while True:
-        rate, width = former_throughput(timeline, opened, opened + elapsed)
-        if rule.state(elapsed, e2el, width / rate) is not WindowState.OPEN:
-            return Window(opened, opened + elapsed, rate, width)
-        elapsed += FORMER_LOOK_SECONDS
-
-
-def former_throughput(timeline: TokenTimeline, opened: float, closed: float) -> tuple[float, float]:
-    """Throughput and half-width by ten batch means, taken as independent."""
-    length = closed - opened
-    reach = length / (4 * FORMER_BATCHES)
-    wanted = [opened + length * i / FORMER_BATCHES for i in range(FORMER_BATCHES + 1)]
-    borders = [timeline.snap(border, reach) for border in wanted]
-    totals = [timeline.tokens_before(border) for border in borders]
-    rates = [
-        (totals[i + 1] - totals[i]) / (borders[i + 1] - borders[i]) for i in range(FORMER_BATCHES)
-    ]
-    return (totals[-1] - totals[0]) / (borders[-1] - borders[0]), half_width(rates)
-
-
-def former_intervals(values: Sequence[float]) -> dict[str, tuple[float, float] | None]:
-    """Former intervals of mean and percentiles; `values` come request by request."""
-    borders = [len(values) * i // FORMER_BATCHES for i in range(FORMER_BATCHES + 1)]
-
-    def scatter(of: Sequence[float]) -> float:
-        parts = [of[low:high] for low, high in itertools.pairwise(borders)]
-        return half_width([math.fsum(part) / len(part) for part in parts])
-
-    mean, width = math.fsum(values) / len(values), scatter(values)
-    found: dict[str, tuple[float, float] | None] = {"mean": (mean - width, mean + width)}
-    ordered = sorted(values)
-    for name, share in (("p50", 0.50), ("p95", 0.95), ("p99", 0.99)):
-        at = percentile(ordered, share)
-        deviation = scatter([float(value <= at) for value in values]) / 2.262
-        inflation = max(1.0, deviation**2 * len(values) / (share * (1 - share)))
-        informative = max(1, int(len(values) / inflation))
-        ranks = order_statistic_ranks(informative, share)
-        if ranks is None:
-            found[name] = None
-            continue
-        low, high = (rank / informative * len(values) for rank in ranks)
-        found[name] = (
-            ordered[max(0, math.floor(low) - 1)],
-            ordered[min(len(values), math.ceil(high)) - 1],
-        )
-    return found
-
-
-def by_request(records: Sequence[Record], opened: float, closed: float) -> Samples:
-    """Latencies of a window in the former order: one request after the other."""
-    each = [Samples.of_window([record], opened, closed) for record in records]
-    return Samples(*(
-        tuple(itertools.chain.from_iterable(getattr(one, name) for one in each))
-        for name in LATENCIES
-    ))  # fmt: skip
-
-
 @dataclasses.dataclass
 class Tally:
     """Counts of intervals and of those that contain the truth, and the sum of their widths."""
@@ -236,9 +171,11 @@ class Coverage:
     """Results of one scenario: tallies by figure, and the mean length of windows in seconds."""
 
     tallies: dict[str, Tally] = dataclasses.field(default_factory=lambda: defaultdict(Tally))
-    former: dict[str, Tally] = dataclasses.field(default_factory=lambda: defaultdict(Tally))
     seconds: float = 0.0
-    former_seconds: float = 0.0
+
+    def add(self, name: str, interval: tuple[float, float] | None, truth: float) -> None:
+        """Count one interval of a figure."""
+        self.tallies[name].add(interval, truth)
 
 
 def latencies(records: Sequence[Record], opened: float, closed: float) -> dict[str, LatencySummary]:
@@ -260,50 +197,15 @@ def cover(scenario: Scenario, runs: int, seed: int) -> Coverage:
         steps = WARM_STEPS + round(2.2 * rule.max_seconds / STEP_SECONDS)
         engine = run_engine(scenario, steps, 1000 * seed + index + 1)
         opened, e2el = float(engine.ends[WARM_STEPS]) + 0.01, truths["e2el"].mean
-        timeline = engine.timeline()
-        seen = window(timeline, rule, e2el, opened)
-        then = former_window(timeline, rule, e2el, opened)
+        seen = window(engine.timeline(), rule, e2el, opened)
         coverage.seconds += (seen.closed - opened) / runs
-        coverage.former_seconds += (then.closed - opened) / runs
-        _throughputs(coverage, rate, seen, then)
-        _latencies(coverage, truths, engine.records(seen.opened, seen.closed), seen)
+        coverage.add("throughput", (seen.rate - seen.half_width, seen.rate + seen.half_width), rate)
+        summaries = latencies(engine.records(seen.opened, seen.closed), seen.opened, seen.closed)
+        for name, summary in summaries.items():
+            for figure in FIGURES:
+                interval = getattr(summary, f"{figure}_interval")
+                coverage.add(f"{name} {figure}", interval, getattr(truths[name], figure))
     return coverage
-
-
-def _throughputs(coverage: Coverage, truth: float, seen: Window, then: Window) -> None:
-    for tallies, made in ((coverage.tallies, seen), (coverage.former, then)):
-        tallies["throughput"].add((made.rate - made.half_width, made.rate + made.half_width), truth)
-
-
-def _latencies(
-    coverage: Coverage, truths: dict[str, LatencySummary], records: Sequence[Record], seen: Window
-) -> None:
-    summaries = latencies(records, seen.opened, seen.closed)
-    former = by_request(records, seen.opened, seen.closed)
-    for name, summary in summaries.items():
-        before = former_intervals(getattr(former, name))
-        for figure in FIGURES:
-            truth = getattr(truths[name], figure)
-            label = f"{name} {figure}"
-            coverage.tallies[label].add(getattr(summary, f"{figure}_interval"), truth)
-            coverage.former[label].add(before[figure], truth)
-
-
-def former_combine(rates: Sequence[float], widths: Sequence[float]) -> tuple[float, float]:
-    """Weights 1 / half-width^2; of three or more rates, those that contradict most are left out."""
-    kept: Sequence[int] = range(len(rates))
-    if len(rates) >= 3:
-        groups = [
-            [j for j in kept if abs(rates[i] - rates[j]) <= widths[i] + widths[j]] for i in kept
-        ]
-        largest = max(groups, key=len)
-        kept = largest if 2 * len(largest) > len(rates) else kept
-    weights = [1 / max(widths[i], 1e-3 * max(rates)) ** 2 for i in kept]
-    total = math.fsum(weights)
-    mean = math.fsum(w * rates[i] for w, i in zip(weights, kept, strict=True)) / total
-    within = math.sqrt(math.fsum((w * widths[i]) ** 2 for w, i in zip(weights, kept, strict=True)))
-    inside = [rates[i] for i in kept]
-    return mean, max(within / total, (max(inside) - min(inside)) / 2)
 
 
 VISITS: Final = (
@@ -350,18 +252,17 @@ def visit_windows(scenario: Scenario, runs: int, seed: int) -> list[list[tuple[f
 
 def combined(
     windows: Sequence[Sequence[tuple[float, float]]], machine: Machine, visits: int, seed: int
-) -> tuple[Tally, Tally]:
-    """Coverage of the combined rate of the first `visits` windows, and of the former one."""
+) -> Tally:
+    """Coverage of the combined rate of the first `visits` windows."""
     draw = random.Random(seed)
-    tallies = Tally(), Tally()
+    tally = Tally()
     for seen in windows:
         factors = [machine.factor(draw) for _ in seen[:visits]]
         rates = [rate * factor for (rate, _), factor in zip(seen, factors, strict=False)]
         widths = [width * factor for (_, width), factor in zip(seen, factors, strict=False)]
-        for tally, rule in zip(tallies, (combine, former_combine), strict=True):
-            mean, width = rule(rates, widths)
-            tally.add((mean - width, mean + width), 1.0)
-    return tallies
+        mean, width = combine(rates, widths)
+        tally.add((mean - width, mean + width), 1.0)
+    return tally
 
 
 def main() -> None:
@@ -372,18 +273,16 @@ def main() -> None:
     options = parser.parse_args()
     for scenario in SCENARIOS:
         coverage = cover(scenario, options.runs, options.seed)
-        print(f"\n{scenario}: windows of {coverage.seconds:.1f} s", end="")
-        print(f" (former rule {coverage.former_seconds:.1f} s); coverage (mean half-width)")
+        print(f"\n{scenario}: windows of {coverage.seconds:.1f} s; coverage (mean half-width)")
         for name, tally in coverage.tallies.items():
-            print(f"  {name:<12}{tally!s:<34}former {coverage.former[name]}")
+            print(f"  {name:<12}{tally}")
     for scenario in (SCENARIOS[0], SCENARIOS[3]):
         windows = visit_windows(scenario, options.runs, options.seed)
         for machine, visits in itertools.product(MACHINES, (2, 3, 4)):
-            ours, former = combined(windows, machine, visits, options.seed)
+            tally = combined(windows, machine, visits, options.seed)
             print(
                 f"  combined: rho {scenario.memory:g}, {visits} windows, speed ± "
-                f"{machine.speed:.0%}, {machine.disturbed:.0%} disturbed: {ours!s:<18}"
-                f"former {former}"
+                f"{machine.speed:.0%}, {machine.disturbed:.0%} disturbed: {tally}"
             )
 
 

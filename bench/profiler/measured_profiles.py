@@ -1,7 +1,6 @@
 """Reads measured profiles from files as sources of predictions, for several benchmarks."""
 
 import argparse
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,24 +13,6 @@ from partitiond.devices.bandwidth import cpu_figures
 from partitiond.devices.cpu import discover_cpu
 from partitiond.fleet.profile_files import profile_paths, read_profile
 from partitiond.models.catalog import CATALOG
-
-
-class Predicted:
-    """Relative errors of two predictions of the same figure: ours, and the baseline's."""
-
-    predicted: float
-    measured: float
-    naive: float
-
-    @property
-    def error(self) -> float:
-        """Relative error of our prediction."""
-        return self.predicted / self.measured - 1
-
-    @property
-    def naive_error(self) -> float:
-        """Relative error of the baseline's prediction."""
-        return self.naive / self.measured - 1
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
@@ -63,21 +44,6 @@ def _sources(paths: Sequence[Path], state_dir: Path | None) -> Iterator[Source]:
             continue
         if usable_points(profile):
             yield source_of(profile, entry.architecture, hardware(profile.hardware, state_dir))
-
-
-def interpolated_rate(source: Source, batch: int) -> float:
-    """X(batch) of a profile in tokens/s: between two measured batches interpolated by their
-    logarithms, beyond the outermost batches the rate of the outermost one."""
-    points = usable_points(source.profile)
-    below = [point for point in points if point.batch <= batch]
-    above = [point for point in points if point.batch >= batch]
-    if not below or not above:
-        return (points[0] if not below else points[-1]).output_tokens_per_s
-    low, high = below[-1], above[0]
-    if low.batch == high.batch:
-        return low.output_tokens_per_s
-    share = math.log(batch / low.batch) / math.log(high.batch / low.batch)
-    return low.output_tokens_per_s + share * (high.output_tokens_per_s - low.output_tokens_per_s)
 
 
 def hardware(key: str, state_dir: Path | None) -> HardwareSpec:

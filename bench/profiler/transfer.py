@@ -13,7 +13,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from bench.profiler.measured_profiles import Predicted, parser, sources
+from bench.profiler.measured_profiles import parser, sources
 from partitiond.core.performance.step_time import errors, fit, samples_of
 from partitiond.core.performance.transfer_check import error_band, predicted_output_tokens_per_s
 from partitiond.core.performance.transfer_fit import Source, fit_terms, usable_points
@@ -21,7 +21,7 @@ from partitiond.core.profile.points import OperatingPoint
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Row(Predicted):
+class Row:
     """One prediction at one batch."""
 
     change: str
@@ -32,6 +32,16 @@ class Row(Predicted):
     measured: float
     naive: float
     band: float
+
+    @property
+    def error(self) -> float:
+        """Relative error of our prediction."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def naive_error(self) -> float:
+        """Relative error of the baseline's prediction."""
+        return self.naive / self.measured - 1
 
     def line(self) -> str:
         """The row's line in the table."""

@@ -1,1 +1,1 @@
-"""Tests the trial search on simulated curves, beside a dense reference and the former search."""
+"""Tests the trial search on simulated curves, beside a dense reference."""

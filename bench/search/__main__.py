@@ -1,4 +1,4 @@
-"""Tests the trial search on simulated curves, beside a dense reference and the former search.
+"""Tests the trial search on simulated curves, beside a dense reference.
 
     python -m bench.search [--curves 500] [--seed 1] [--jobs 2] [--by-family]
 
@@ -13,23 +13,20 @@ import math
 import multiprocessing
 import random
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from bench.search import former
 from bench.search.curves import FAMILIES, Curve, draw_curve
 from bench.search.engine import SimulatedEngine
 from bench.search.reference import Reading, read, run_reference
 from partitiond.core.profile.frontier import NEIGHBOUR_RATIO, TOLERANCE
 from partitiond.profiler import search
-from partitiond.profiler.search import NextTrial, Prior, SearchDone, SearchLimits, Visit
+from partitiond.profiler.search import Prior, SearchDone, SearchLimits, Visit
 
 MAX_TRIALS: Final = 400
 ALLOWED_LOSS: Final = TOLERANCE + 0.03
 PRIOR_ERROR: Final = 1.5
 """A usual prior errs by this factor (one standard deviation); a wrong prior by 10."""
-
-Propose = Callable[[Sequence[Visit], SearchLimits, float], NextTrial | SearchDone]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +79,11 @@ def prior_of(curve: Curve, wrong: float) -> Prior:
     return tuple((b, min(b, knee)) for b in batches if b <= curve.max_batch)
 
 
-def run_search(propose: Propose, engine: SimulatedEngine, limits: SearchLimits) -> list[Visit]:
+def run_search(engine: SimulatedEngine, limits: SearchLimits) -> list[Visit]:
     """All trials of one search."""
     visits: list[Visit] = []
     for _ in range(MAX_TRIALS):
-        proposal = propose(visits, limits, engine.clock_seconds)
+        proposal = search.propose(visits, limits, engine.clock_seconds)
         if isinstance(proposal, SearchDone):
             return visits
         visits.append(engine.trial(proposal))
@@ -120,16 +117,11 @@ def evaluate(task: tuple[int, int]) -> Row:
     draw = random.Random(f"{seed}/{index}/prior")
     usual = prior_of(curve, math.exp(draw.gauss(0, math.log(PRIOR_ERROR))))
     wrong = prior_of(curve, draw.choice((0.1, 10.0)))
-    designs: dict[str, tuple[Propose, SearchLimits]] = {
-        "ours, usual prior": (search.propose, dataclasses.replace(limits, prior=usual)),
-        "ours, no prior": (search.propose, limits),
-        "ours, prior 10x wrong": (search.propose, dataclasses.replace(limits, prior=wrong)),
-        "former search": (former.propose, limits),
-    }
+    priors = {"ours, usual prior": usual, "ours, no prior": None, "ours, prior 10x wrong": wrong}
     searches = {}
-    for name, (propose, bounds) in designs.items():
+    for name, prior in priors.items():
         engine = SimulatedEngine(curve, random.Random(f"{seed}/{index}/{name}"))
-        visits = run_search(propose, engine, bounds)
+        visits = run_search(engine, dataclasses.replace(limits, prior=prior))
         searches[name] = judge(curve, visits, seconds, reference)
     return Row(
         family=curve.family,

@@ -7,7 +7,7 @@ from typing import Final
 LOOK_RATIO: Final = 1.2
 """How much longer a window must be when its interval is checked again. Frequent checks find a
 moment in which the interval happens to be too narrow, and would close the window there: with four
-checks a second, intervals called 95 % hold the truth in 87 to 91 % (`bench.profiler.intervals`)."""
+checks a second, intervals called 95 % hold the truth in 87 to 91 % (docs/profiling-method.md)."""
 
 
 class WindowState(enum.StrEnum):

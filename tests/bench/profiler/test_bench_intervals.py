@@ -40,13 +40,6 @@ def test_throughput_and_gaps_are_covered(covered: tuple[float, Coverage]) -> Non
     assert share(coverage.tallies["tpot mean"]) >= 0.7
 
 
-@pytest.mark.slow
-def test_request_after_request_gaps_claimed_too_much(covered: tuple[float, Coverage]) -> None:
-    _, coverage = covered
-    for name in ("itl mean", "itl p95"):
-        assert share(coverage.former[name]) < share(coverage.tallies[name]) - 0.1
-
-
 def test_every_running_request_gets_a_token_of_every_step() -> None:
     run = run_engine(Scenario(0.5, 0.2, 0.05), 4000, 1)
     tokens = [0] * 4000
@@ -61,6 +54,4 @@ def test_combined_windows_are_covered_where_the_machine_is_as_assumed() -> None:
     windows = [[(1 + draw.gauss(0, 0.01), 0.02) for _ in range(4)] for _ in range(600)]
     for machine in MACHINES[:2]:
         for visits in (2, 3, 4):
-            ours, former = combined(windows, machine, visits, 5)
-            assert share(ours) >= 0.91
-            assert share(ours) >= share(former)
+            assert share(combined(windows, machine, visits, 5)) >= 0.91
