@@ -73,8 +73,6 @@ class HostFacts:
         kernel_driver: version of the loaded NVIDIA kernel module; empty without one.
         library_drivers: versions of the installed libnvidia-ml files.
         nodes: /dev/nvidia*, and the files in /dev/nvidia-caps.
-        mig_config_readable: whether this user may read the capability to manage GPU instances;
-            None without one.
         container: "docker", "podman", "lxc" ...; empty outside of containers.
         programs: names of running programs, of those that matter.
         units: installed systemd units, of those that matter.
@@ -94,7 +92,6 @@ class HostFacts:
     kernel_driver: str = ""
     library_drivers: tuple[str, ...] = ()
     nodes: tuple[DeviceNode, ...] = ()
-    mig_config_readable: bool | None = None
     container: str = ""
     programs: frozenset[str] = frozenset()
     units: frozenset[str] = frozenset()
@@ -142,7 +139,6 @@ def host_facts(root: Path, environment: Mapping[str, str], user: str = "") -> Ho
         kernel_driver=_kernel_driver(root),
         library_drivers=_libraries(root),
         nodes=tuple(_nodes(root)),
-        mig_config_readable=_readable(root / "proc/driver/nvidia/capabilities/mig/config"),
         container=_container(root, environment),
         programs=frozenset(_programs(root)),
         units=frozenset(u for u in _UNITS for d in _UNIT_DIRS if (root / d / u).exists()),
@@ -174,10 +170,6 @@ def _lines(path: Path) -> list[str]:
 
 def _number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"\d+", text) else None
-
-
-def _readable(path: Path) -> bool | None:
-    return os.access(path, os.R_OK) if path.exists() else None
 
 
 # -- the driver ------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Each step takes one decision. The step's demand goes into the model's forecast. 
 raised at once when the forecast's upper end exceeds it, and lowered only when all upper ends of a
 whole window stayed well below it. Between the two lies the hysteresis band, in which nothing
 happens: noise moves the forecast, not the plan. The planner decides how many replicas that rate
-needs, and where; `replicas_for` computes their number if there is only one size of replica.
+needs, and where.
 """
 
 import dataclasses
@@ -218,27 +218,6 @@ def _changed(
         forecast=expected,
         reason=reason,
     )
-
-
-def replicas_for(
-    req_per_s: float,
-    capacity_req_per_s: float,
-    *,
-    min_replicas: int = 0,
-    max_replicas: int | None = None,
-) -> int:
-    """Return replicas of one size that serve a rate, within bounds; at least one if the rate is not
-    0.
-    """
-    if req_per_s <= 0:
-        needed = 0
-    elif capacity_req_per_s <= 0:
-        needed = 1
-    else:
-        # A hair above a whole number is the rounding of a division, not another replica.
-        needed = max(1, math.ceil(req_per_s / capacity_req_per_s - 1e-9))
-    most = math.inf if max_replicas is None else max_replicas
-    return int(min(max(needed, min_replicas), most))
 
 
 def work_factor(

@@ -199,11 +199,6 @@ class FairQueue(Generic[ItemT]):
         first = sum(entry.cost.sequences for entry in self._lane)
         return math.ceil(first + self._keys.ahead(key, weight, priority, deadline) - 1e-9)
 
-    def head_since(self) -> float | None:
-        """Return when the next request joined the queue; None for an empty queue."""
-        head = self._head()
-        return None if head is None else head.since
-
     def urgency(self) -> float | None:
         """Return the urgency of the head, comparable between the queues of one host: the least goes
         first.

@@ -78,7 +78,6 @@ class UsagePosition:
     busy: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
 
 
-NO_POSITION: Final = UsagePosition()
 _NO_USE: Final = UsageCount()
 
 

@@ -321,32 +321,6 @@ def _geometry(
     return Geometry(profiles, tuple(radix), bytes(feasible), occupied, starts)
 
 
-def maximal_placements(hardware: str) -> list[frozenset[Place]]:
-    """Return every set of placed instances that leaves no room for one more (without media
-    variants).
-    """
-    geometry = geometry_of(hardware)
-    if geometry is None:
-        return []
-    plain = [p for p in geometry.profiles if not p.name.endswith("+me")]
-    spots = [(p.name, s, p.memory_slices) for p in plain for s in starts_of(p)]
-    found: set[frozenset[Place]] = set()
-
-    def grow(chosen: frozenset[Place], taken: int) -> None:
-        free = [s for s in spots if not taken & _cover(s[1], s[2])]
-        if not free:
-            found.add(chosen)
-        for spot in free:
-            grown = chosen | {spot}
-            if grown not in seen:
-                seen.add(grown)
-                grow(grown, taken | _cover(spot[1], spot[2]))
-
-    seen: set[frozenset[Place]] = set()
-    grow(frozenset(), 0)
-    return sorted(found, key=sorted)
-
-
 __all__ = [
     "Geometry",
     "Place",
@@ -355,7 +329,6 @@ __all__ = [
     "geometry_of",
     "geometry_on",
     "instance_bytes",
-    "maximal_placements",
     "place_of",
     "profiles_of",
     "starts_of",

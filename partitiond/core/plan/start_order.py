@@ -9,7 +9,7 @@ after each choice, device by device as they become free.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from partitiond.core.plan.record import Placement
@@ -91,34 +91,3 @@ def _rank(
     more = stakes.served(model, had - replaced + placement.candidate.capacity_req_per_s)
     gain = more - stakes.served(model, had)
     return -gain / stakes.takes(placement), model in coming
-
-
-def lost_requests(
-    order: Iterable[Placement],
-    stakes: StartGains = NO_STAKES,
-    serving: Mapping[str, float] = _NOTHING,
-) -> float:
-    """Return the weighted requests that are not served until all of these have started in this
-    order.
-
-    This is the rate served in the end, minus the rate served on the way, summed over that time.
-    """
-    clocks: dict[str, float] = {}
-    ready: list[tuple[float, Placement]] = []
-    for placement in order:
-        device_id = placement.device_id
-        clocks[device_id] = clocks.get(device_id, 0.0) + stakes.takes(placement)
-        ready.append((clocks[device_id], placement))
-    capacities = {p.model: serving.get(p.model, 0.0) for _, p in ready}
-    final = dict(capacities)
-    for _, placement in ready:
-        final[placement.model] += placement.candidate.capacity_req_per_s
-    missing = sum(stakes.served(m, c) - stakes.served(m, capacities[m]) for m, c in final.items())
-    lost, before = 0.0, 0.0
-    for at, placement in sorted(ready, key=lambda pair: pair[0]):
-        lost += missing * (at - before)
-        before, model = at, placement.model
-        had = capacities[model]
-        capacities[model] = had + placement.candidate.capacity_req_per_s
-        missing -= stakes.served(model, capacities[model]) - stakes.served(model, had)
-    return lost

@@ -65,11 +65,6 @@ class ProfileDiff:
     only_first: tuple[int, ...]
     only_second: tuple[int, ...]
 
-    @property
-    def comparable(self) -> bool:
-        """Whether both describe the same load on the same partition."""
-        return not self.incomparable
-
 
 _Text = Callable[[Profile], str]
 

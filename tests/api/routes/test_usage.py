@@ -2,13 +2,13 @@
 
 import httpx
 
-from partitiond.core.keys.usage import NO_POSITION, Used
+from partitiond.core.keys.usage import UsagePosition, Used
 from tests.api.fake_service import FakeService
 
 
 def book(service: FakeService) -> None:
     used = {("k1", "a"): Used(3, 1, 30, 60, 9.0, 4.5, 3.6e6), ("", "b"): Used(requests=1)}
-    service.store.add_usage("2025-01-01T00", used, NO_POSITION)
+    service.store.add_usage("2025-01-01T00", used, UsagePosition())
 
 
 async def test_usage_is_told_by_key_and_model(

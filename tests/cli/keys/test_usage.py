@@ -5,7 +5,7 @@ import io
 import json
 
 from partitiond.cli.keys.usage import csv_of
-from partitiond.core.keys.usage import NO_POSITION, Used
+from partitiond.core.keys.usage import UsagePosition, Used
 from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
@@ -16,7 +16,7 @@ __all__ = ["service"]
 
 def test_usage_is_shown_and_exported(service: FakeService, cli: Cli) -> None:
     used = Used(1200, 3, 45_000, 90_000, 7200.0, 5400.0, 7.2e6)
-    service.store.add_usage("2025-01-01T00", {("key-1", "opt"): used}, NO_POSITION)
+    service.store.add_usage("2025-01-01T00", {("key-1", "opt"): used}, UsagePosition())
     asked = ("keys", "usage", "--since", "2025-01-01", "--until", "2025-01-02")
     shown = cli(*asked)
     assert shown.code == 0, shown.err

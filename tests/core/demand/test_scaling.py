@@ -17,7 +17,6 @@ from partitiond.core.demand.scaling import (
     begun_at,
     is_short,
     overtaken,
-    replicas_for,
     scale,
     within_freedom,
     work_factor,
@@ -156,26 +155,6 @@ def test_the_work_of_a_request_follows_its_tokens_within_bounds() -> None:
     assert work_factor(*at, (100, 11), (100, 21)) == pytest.approx(1.5)
     assert work_factor(*at, (100, 11), (100, 100_000)) == 4.0
     assert work_factor(0.0, 0.0, (100, 11), (100, 22)) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("rate", "capacity", "bounds", "replicas"),
-    [
-        (0.0, 2.0, (0, None), 0),
-        (0.01, 2.0, (0, None), 1),
-        (2.0, 2.0, (0, None), 1),
-        (2.1, 2.0, (0, None), 2),
-        (0.3, 0.1, (0, None), 3),
-        (20.0, 2.0, (0, 4), 4),
-        (0.0, 2.0, (2, None), 2),
-        (1.0, 0.0, (0, None), 1),
-    ],
-)
-def test_replicas_for_a_rate(
-    rate: float, capacity: float, bounds: tuple[int, int | None], replicas: int
-) -> None:
-    found = replicas_for(rate, capacity, min_replicas=bounds[0], max_replicas=bounds[1])
-    assert found == replicas
 
 
 def test_a_plan_that_moves_only_what_scales_by_itself_is_within_its_freedom() -> None:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.keys.usage import (
-    NO_POSITION,
     NOTHING_USED,
     ReplicaShare,
     UsagePosition,
@@ -33,14 +32,14 @@ def test_busy_time_is_split_by_the_time_of_sequences() -> None:
         "e", {"m-1": 10.0, "m-2": 4.0},
         {"a": UsageCount(3, 1, 30, 60, 9.0), "b": UsageCount(1, 0, 10, 20, 3.0)},
     )  # fmt: skip
-    used, _ = usage_since(NO_POSITION, looked, SHARES)
+    used, _ = usage_since(UsagePosition(), looked, SHARES)
     assert used["a", "m"] == Used(3, 1, 30, 60, 9.0, 0.75 * 6.0, 0.75 * 1160.0)
     assert used["b", "m"] == Used(1, 0, 10, 20, 3.0, 0.25 * 6.0, 0.25 * 1160.0)
 
 
 def test_the_same_look_twice_is_booked_once() -> None:
     looked = sample("e", {"m-1": 10.0}, {"a": UsageCount(3, 0, 30, 60, 9.0)})
-    _, position = usage_since(NO_POSITION, looked, SHARES)
+    _, position = usage_since(UsagePosition(), looked, SHARES)
     used, again = usage_since(position, looked, SHARES)
     assert used == {}
     assert again == position
@@ -48,7 +47,7 @@ def test_the_same_look_twice_is_booked_once() -> None:
 
 def test_another_proxy_counts_from_nothing() -> None:
     _, position = usage_since(
-        NO_POSITION, sample("e", {"m-1": 10.0}, {"a": UsageCount(3, 0, 30, 60, 9.0)}), SHARES
+        UsagePosition(), sample("e", {"m-1": 10.0}, {"a": UsageCount(3, 0, 30, 60, 9.0)}), SHARES
     )
     used, _ = usage_since(
         position, sample("f", {"m-1": 2.0}, {"a": UsageCount(1, 0, 10, 20, 2.0)}), SHARES
@@ -58,7 +57,7 @@ def test_another_proxy_counts_from_nothing() -> None:
 
 def test_another_engine_process_is_busy_from_nothing() -> None:
     first = sample("e", {"m-1": 10.0}, {"a": UsageCount(engine_seconds=10.0)})
-    _, position = usage_since(NO_POSITION, first, SHARES)
+    _, position = usage_since(UsagePosition(), first, SHARES)
     second = dataclasses.replace(
         first,
         replicas={"m-1": ReplicaCount("m", "2", busy_seconds=4.0)},
@@ -69,7 +68,7 @@ def test_another_engine_process_is_busy_from_nothing() -> None:
 
 
 def test_idle_time_and_unknown_replicas_cost_nothing() -> None:
-    used, _ = usage_since(NO_POSITION, sample("e", {"m-1": 0.0, "x": 9.0}, {}), SHARES)
+    used, _ = usage_since(UsagePosition(), sample("e", {"m-1": 0.0, "x": 9.0}, {}), SHARES)
     assert used == {}
 
 
@@ -99,7 +98,7 @@ def test_whatever_restarts_all_that_was_looked_at_is_booked_once(
     epoch, busy = 0, 0.0
     counted: dict[str, UsageCount] = {}
     booked: dict[tuple[str, str], Used] = {}
-    kept: UsagePosition = NO_POSITION
+    kept: UsagePosition = UsagePosition()
     total = NOTHING_USED
     for anew, more, seconds, crashes in steps:
         if anew:

@@ -10,9 +10,9 @@ from partitiond.core.mig.geometry import (
     Place,
     geometry_of,
     instance_bytes,
-    maximal_placements,
     starts_of,
 )
+from tests.core.mig.maximal_placements import maximal_placements
 
 WITH_MIG = [key for key, spec in HARDWARE.items() if spec.mig_profiles]
 
@@ -39,7 +39,6 @@ def test_an_eight_slice_gpu_has_78_maximal_placements_of_38_kinds(hardware: str)
 def test_gpus_without_mig_have_no_geometry() -> None:
     assert geometry_of("l4-24gb") is None
     assert geometry_of("a-gpu-nobody-knows") is None
-    assert maximal_placements("l4-24gb") == []
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def scaled(profile: Profile, factor: float, half_width: float = 1.0) -> Profile:
 def test_a_profile_does_not_differ_from_itself() -> None:
     one = scaled(measured_profile(), 1.0)
     diff = compare(one, one)
-    assert diff.comparable
+    assert not diff.incomparable
     assert diff.differences == ()
     assert {figure.ratio for figure in diff.figures if figure.ratio is not None} == {1.0}
     assert not any(p.output_tokens_per_s.differs for p in diff.points)
@@ -53,7 +53,7 @@ def test_what_makes_two_profiles_incomparable(change: dict[str, object], word: s
 
 
 def test_other_partitions_and_other_traces_are_incomparable() -> None:
-    assert not compare(measured_profile(cores=1), measured_profile(cores=2)).comparable
+    assert compare(measured_profile(cores=1), measured_profile(cores=2)).incomparable
     traces = [Workload.of_trace([(10, 4), (30, 4)]), Workload.of_trace([(20, 4), (20, 4)])]
     one, two = (dataclasses.replace(measured_profile(), workload=trace) for trace in traces)
     assert one.workload.key == two.workload.key
@@ -65,7 +65,7 @@ def test_a_variant_and_an_engine_are_differences_one_may_be_comparing() -> None:
     made = dataclasses.replace(one.provenance, engine_version="9.9")
     other = dataclasses.replace(one, variant="fp8", provenance=made)
     diff = compare(one, other)
-    assert diff.comparable
+    assert not diff.incomparable
     assert [text.split(":")[0] for text in diff.differences] == ["variant", "engine"]
 
 

@@ -6,8 +6,9 @@ import pynvml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.mig.geometry import maximal_placements, starts_of
+from partitiond.core.mig.geometry import starts_of
 from partitiond.simulated.gpus import SimulatedHost
+from tests.core.mig.maximal_placements import maximal_placements
 from tests.simulated.gpus.mig_calls import IDS, MODEL, PROFILES, create, create_whole, gpu_of
 
 Step = tuple[str, str, int]
