@@ -3,11 +3,11 @@
 import fcntl
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from partitiond.cli.options import AllOption, JsonOption, client_of, settings_of
+from partitiond.cli.options import AllOption, JsonOption, client_of, option, settings_of, spread
 from partitiond.cli.output import err, out, print_json, say
 from partitiond.cli.plan.words import converging_words, waiting_words
 from partitiond.cli.progress import reporting
@@ -42,11 +42,10 @@ def _say_ready(settings: "Settings") -> None:
     say(f"ready: control API on {settings.control_url}, endpoint on {settings.proxy_url}/v1")
 
 
+@spread
 def down(
     ctx: typer.Context,
-    keep_engines: Annotated[
-        bool, typer.Option("--keep-engines", help="Leave engines and endpoint running.")
-    ] = False,
+    keep_engines: bool = option("Leave engines and endpoint running."),
     as_json: JsonOption = False,
 ) -> None:
     """Stop the daemon and all it runs; wait until it is gone."""

@@ -4,7 +4,7 @@ import errno
 import io
 import sys
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Final, NoReturn
 
 import typer
 
@@ -12,7 +12,7 @@ from partitiond import __version__
 from partitiond.cli.exits import Exit, exit_for
 from partitiond.cli.groups import Root
 from partitiond.cli.ids import fitting
-from partitiond.cli.options import Globals, JsonOption
+from partitiond.cli.options import Globals, JsonOption, option, spread
 from partitiond.cli.output import print_error, print_json
 from partitiond.core.errors import InputError, PartitiondError
 
@@ -45,25 +45,17 @@ def _show_version(asked: bool) -> None:
 
 
 @app.callback()
+@spread
 def global_options(
     ctx: typer.Context,
     *,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="Settings file (TOML).", show_default=False)
-    ] = None,
-    state_dir: Annotated[
-        Path | None,
-        typer.Option("--state-dir", help="Folder of the daemon's state.", show_default=False),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; repeatable."),
-    ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
-    ] = False,
+    config: Path | None = option("Settings file (TOML).", show_default=False),
+    state_dir: Path | None = option("Folder of the daemon's state.", show_default=False),
+    overrides: list[str] | None = option(
+        "Override one setting; repeatable.", "--set", metavar="KEY=VALUE"
+    ),
+    debug: bool = option("Show tracebacks."),
+    version: bool = option("Show the version.", callback=_show_version, is_eager=True),
 ) -> None:
     """Keep the global options for the command."""
     del version

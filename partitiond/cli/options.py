@@ -5,7 +5,7 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -47,10 +47,42 @@ SequencesOption = Annotated[
 ]
 
 
-def spread(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn each parameter that is a record of options into one parameter for each field.
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Option:
+    """A declared option: its default, and what typer has to know."""
 
-    Commands that share options take the same record, which declares each option once.
+    names: tuple[str, ...]
+    default: Any
+    told: Mapping[str, Any]
+
+
+def option(about: str, *names: str, default: Any = None, **told: Any) -> Any:
+    """Declare an option, as the default of a parameter of a command or of a field of a record.
+
+    Args:
+        about: the help text.
+        names: as typed; if left out, that of the parameter (a flag has no opposite then).
+        default: False for a flag if left out.
+        told: what else typer is told, such as the metavar or bounds.
+    """
+    return _Option(names, default, {"help": about, **told})
+
+
+def _parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    """Return the parameter from which typer makes the option or the argument."""
+    if isinstance(default, _Option):
+        flag = kind is bool
+        own = (f"--{name.replace('_', '-')}",) if flag else ()
+        kind = Annotated[kind, typer.Option(*(default.names or own), **default.told)]
+        default = False if flag and default.default is None else default.default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def spread(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function whose options are declared by `option`, or in records.
+
+    A parameter that is a record of options becomes one parameter for each field: commands that
+    share options take the same record, which declares each option once.
     """
     hints = get_type_hints(function, include_extras=True)
     given: list[inspect.Parameter] = []
@@ -58,22 +90,19 @@ def spread(function: Callable[..., None]) -> Callable[..., None]:
     for parameter in inspect.signature(function).parameters.values():
         kind = hints[parameter.name]
         if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-            given.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+            given.append(_parameter(parameter.name, kind, parameter.default))
             continue
         records[parameter.name] = kind
         of_field = get_type_hints(kind, include_extras=True)
         given += [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=of_field[field.name],
-            )
+            _parameter(field.name, of_field[field.name], field.default)
             for field in dataclasses.fields(kind)
         ]
+    defaults = {p.name: p.default for p in given if p.default is not p.empty}
 
     @functools.wraps(function)
     def called(**values: Any) -> None:
+        values = defaults | values
         for name, kind in records.items():
             names = [field.name for field in dataclasses.fields(kind)]
             values[name] = kind(**{each: values.pop(each) for each in names})

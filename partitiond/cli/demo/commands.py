@@ -1,31 +1,22 @@
 """Implements `partitiond demo`: shows all of partitiond on this machine, for real but small."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from partitiond.cli.demo.demo import DemoOptions, run_demo
-from partitiond.cli.options import JsonOption, globals_of
+from partitiond.cli.options import JsonOption, globals_of, option, spread
 from partitiond.cli.output import print_json
 
 
+@spread
 def demo(
     ctx: typer.Context,
     *,
-    once: Annotated[
-        bool, typer.Option("--once", help="Shut everything down at the end, on a terminal, too.")
-    ] = False,
-    state_dir: Annotated[
-        Path | None,
-        typer.Option("--state-dir", help="Folder of the demo [.demo].", show_default=False),
-    ] = None,
-    hub: Annotated[
-        bool, typer.Option("--hub", help="Fetch the models from the Hugging Face hub.")
-    ] = False,
-    seconds: Annotated[
-        float, typer.Option("--seconds", min=5, help="Length of each overload run.")
-    ] = 30.0,
+    once: bool = option("Shut everything down at the end, on a terminal, too."),
+    state_dir: Path | None = option("Folder of the demo [.demo].", show_default=False),
+    hub: bool = option("Fetch the models from the Hugging Face hub."),
+    seconds: float = option("Length of each overload run.", default=30.0, min=5),
     as_json: JsonOption = False,
 ) -> None:
     """Show everything partitiond does, on this machine, for real.

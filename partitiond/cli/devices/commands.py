@@ -2,13 +2,21 @@
 
 import os
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from partitiond.cli.devices.tables import device_view, devices_table
 from partitiond.cli.ids import DeviceArgument
-from partitiond.cli.options import AllOption, JsonOption, client_of, connected, settings_of
+from partitiond.cli.options import (
+    AllOption,
+    JsonOption,
+    client_of,
+    connected,
+    option,
+    settings_of,
+    spread,
+)
 from partitiond.cli.output import emit, say
 from partitiond.controller.runtime.cordons import device_named
 from partitiond.core.errors import DaemonUnreachableError, InputError, UnauthorizedError
@@ -46,12 +54,11 @@ def show(ctx: typer.Context, device_id: DeviceArgument, as_json: JsonOption = Fa
     emit(found, as_json=as_json, render=lambda: device_view(found))
 
 
+@spread
 def cordon(
     ctx: typer.Context,
     device_id: DeviceArgument,
-    reason: Annotated[
-        str, typer.Option("--reason", help="Why, for those who find it cordoned.")
-    ] = "",
+    reason: str = option("Why, for those who find it cordoned.", default=""),
     as_json: JsonOption = False,
 ) -> None:
     """Place nothing on a device from now on.

@@ -19,7 +19,7 @@ from partitiond.cli.devices.mig_gpus import (
 )
 from partitiond.cli.devices.mig_view import gpu_data, gpus_view, plan_data, plans_view
 from partitiond.cli.exits import Exit
-from partitiond.cli.options import JsonOption, settings_of
+from partitiond.cli.options import JsonOption, option, settings_of, spread
 from partitiond.cli.output import emit, err, say
 from partitiond.core.errors import DeviceError, InputError, SpecError
 from partitiond.core.mig.changes import MigChanges
@@ -55,13 +55,11 @@ ReplaceOption = Annotated[
 ModeOption = Annotated[bool, typer.Option("--mode", help="Also turn MIG on or off on idle GPUs.")]
 
 
+@spread
 def show(
     ctx: typer.Context,
     gpu: GpuOption = None,
-    export: Annotated[
-        Path | None,
-        typer.Option("--export", metavar="FILE", help="Write it for mig-parted; - for stdout."),
-    ] = None,
+    export: Path | None = option("Write it for mig-parted; - for stdout.", metavar="FILE"),
     as_json: JsonOption = False,
 ) -> None:
     """Show the memory slices of every GPU, and who uses them.
@@ -111,6 +109,7 @@ def plan(
         raise typer.Exit(Exit.DEVICE)
 
 
+@spread
 def apply(
     ctx: typer.Context,
     file: FileArgument = None,
@@ -120,7 +119,7 @@ def apply(
     *,
     replace: ReplaceOption = False,
     mode: ModeOption = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: bool = option("Do not ask.", "--yes", "-y"),
     as_json: JsonOption = False,
 ) -> None:
     """Take the steps to a geometry, after asking.

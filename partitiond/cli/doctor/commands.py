@@ -1,7 +1,7 @@
 """Implements `partitiond doctor`: reports what works here, what does not, and what to do."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import RenderableType
@@ -12,7 +12,7 @@ from partitiond.cli.doctor import checks
 from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding, fail, ok
 from partitiond.cli.doctor.fixes import fix, fixable
 from partitiond.cli.exits import Exit
-from partitiond.cli.options import JsonOption, settings_of
+from partitiond.cli.options import JsonOption, option, settings_of, spread
 from partitiond.cli.output import emit, print_json, say
 from partitiond.cli.tables import state_text
 from partitiond.core.errors import SettingsError
@@ -20,15 +20,14 @@ from partitiond.core.errors import SettingsError
 if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
 
-FixOption = Annotated[
-    bool,
-    typer.Option(
-        "--fix", help="Remove leftovers of ours that are safe to remove, after showing them."
-    ),
-]
 
-
-def doctor(ctx: typer.Context, *, fix: FixOption = False, as_json: JsonOption = False) -> None:
+@spread
+def doctor(
+    ctx: typer.Context,
+    *,
+    fix: bool = option("Remove leftovers of ours that are safe to remove, after showing them."),
+    as_json: JsonOption = False,
+) -> None:
     """Check what partitiond needs here, and say what to do.
 
     Ends with 0 when it can work (warnings included) and with 1 when something must be put right.

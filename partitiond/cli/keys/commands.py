@@ -8,7 +8,7 @@ import typer
 from partitiond.cli.ids import KeyArgument, with_id
 from partitiond.cli.keys import options as given
 from partitiond.cli.keys.table import key_table, keys_table
-from partitiond.cli.options import JsonOption, client_of, spread
+from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import emit, out, print_json, say
 
 if TYPE_CHECKING:
@@ -80,10 +80,15 @@ def update(
     say(f"Key {record.id} is changed.")
 
 
+@spread
 def rotate(
     ctx: typer.Context,
     key_id: KeyArgument,
-    grace: given.GraceOption = "1h",
+    grace: str = option(
+        "How long the present secret is taken as well (90s, 1h, 2d); 0 for a leaked one.",
+        default="1h",
+        metavar="TIME",
+    ),
     as_json: JsonOption = False,
 ) -> None:
     """Give a key another secret and print it once; id and terms stay."""

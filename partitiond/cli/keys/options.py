@@ -2,89 +2,19 @@
 
 import dataclasses
 import re
-from typing import Annotated, Any, Final
-
-import typer
+from typing import Any, Final
 
 from partitiond.cli.options import (
     OutputTokensOption,
     PromptBytesOption,
     SequencesOption,
     limits_body,
+    option,
     without_none,
 )
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds, utc_iso
 from partitiond.core.units import parse_duration
-
-LabelOption = Annotated[
-    str | None, typer.Option("--label", metavar="TEXT", help="Who or what uses it.")
-]
-ModelsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model", metavar="NAME", help="Allow only this model; repeatable; 'all' for all [all]."
-    ),
-]
-RoutesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--route",
-        metavar="generate|embed|tokenize",
-        help="Allow only this kind of route; repeatable; 'all' for all [all].",
-    ),
-]
-ExpiresOption = Annotated[
-    str | None,
-    typer.Option(
-        "--expires",
-        metavar="WHEN",
-        help="In so long (90s, 12h, 30d, 2w), at a time (2030-01-31, 2030-01-31T12:00Z), or "
-        "'never' [never].",
-    ),
-]
-PriorityOption = Annotated[
-    int | None,
-    typer.Option(
-        "--priority", metavar="-10..10", help="Requests of a higher one leave the queue first [0]."
-    ),
-]
-WeightOption = Annotated[
-    float | None,
-    typer.Option("--weight", metavar="W", help="Share in the queue among equal priorities [1]."),
-]
-RequestsOption = Annotated[
-    int | None,
-    typer.Option("--requests-per-minute", metavar="N", help="Requests per minute; 0: no limit."),
-]
-TokensOption = Annotated[
-    int | None,
-    typer.Option(
-        "--tokens-per-minute", metavar="N", help="Prompt and output tokens per minute; 0: no limit."
-    ),
-]
-InFlightOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-in-flight", metavar="N", help="Requests running or waiting at once; 0: no limit."
-    ),
-]
-BudgetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--token-budget",
-        metavar="N/hour|day|month|never",
-        help="Tokens per period [day], as 1000000/day; 0: no limit.",
-    ),
-]
-GraceOption = Annotated[
-    str,
-    typer.Option(
-        "--grace",
-        metavar="TIME",
-        help="How long the present secret is taken as well (90s, 1h, 2d); 0 for a leaked one.",
-    ),
-]
 
 PERIODS: Final = ("hour", "day", "month", "never")
 _DATE: Final = re.compile(r"^\d{4}-\d{2}-\d{2}")
@@ -144,16 +74,34 @@ def budget_body(text: str | None) -> dict[str, Any]:
 class GivenTerms:
     """The options of `keys create` and `keys update`."""
 
-    label: LabelOption = None
-    models: ModelsOption = None
-    routes: RoutesOption = None
-    expires: ExpiresOption = None
-    priority: PriorityOption = None
-    weight: WeightOption = None
-    requests_per_minute: RequestsOption = None
-    tokens_per_minute: TokensOption = None
-    max_in_flight: InFlightOption = None
-    token_budget: BudgetOption = None
+    label: str | None = option("Who or what uses it.", metavar="TEXT")
+    models: list[str] | None = option(
+        "Allow only this model; repeatable; 'all' for all [all].", "--model", metavar="NAME"
+    )
+    routes: list[str] | None = option(
+        "Allow only this kind of route; repeatable; 'all' for all [all].",
+        "--route",
+        metavar="generate|embed|tokenize",
+    )
+    expires: str | None = option(
+        "In so long (90s, 12h, 30d, 2w), at a time (2030-01-31, 2030-01-31T12:00Z), or "
+        "'never' [never].",
+        metavar="WHEN",
+    )
+    priority: int | None = option(
+        "Requests of a higher one leave the queue first [0].", metavar="-10..10"
+    )
+    weight: float | None = option("Share in the queue among equal priorities [1].", metavar="W")
+    requests_per_minute: int | None = option("Requests per minute; 0: no limit.", metavar="N")
+    tokens_per_minute: int | None = option(
+        "Prompt and output tokens per minute; 0: no limit.", metavar="N"
+    )
+    max_in_flight: int | None = option(
+        "Requests running or waiting at once; 0: no limit.", metavar="N"
+    )
+    token_budget: str | None = option(
+        "Tokens per period [day], as 1000000/day; 0: no limit.", metavar="N/hour|day|month|never"
+    )
     max_prompt_bytes: PromptBytesOption = None
     max_output_tokens: OutputTokensOption = None
     max_sequences: SequencesOption = None

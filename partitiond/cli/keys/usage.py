@@ -5,13 +5,12 @@ import dataclasses
 import io
 import sys
 import time
-from typing import Annotated
 
 import typer
 from rich.console import RenderableType
 
 from partitiond.cli.columns import new_table
-from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import emit
 from partitiond.core.errors import InputError
 from partitiond.core.instants import is_day, unix_seconds, utc_iso
@@ -19,38 +18,25 @@ from partitiond.core.units import parse_duration
 from partitiond.core.views.usage import UsageLine, UsageReport
 
 
+@spread
 def usage(
     ctx: typer.Context,
     *,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            "--since",
-            metavar="WHEN",
-            help="From then on: a time (2030-01-31, UTC), or so long ago (7d). "
-            "Default: the start of this month.",
-        ),
-    ] = None,
-    until: Annotated[
-        str | None,
-        typer.Option(
-            "--until",
-            metavar="WHEN",
-            help="Until then, that hour, or that day where no time is given, included. "
-            "Default: now.",
-        ),
-    ] = None,
-    by: Annotated[
-        str,
-        typer.Option(
-            "--by",
-            metavar="WHAT",
-            help="What a line is for: key, model, and one of hour, day and month.",
-        ),
-    ] = "key,model",
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print comma-separated values with a header.")
-    ] = False,
+    since: str | None = option(
+        "From then on: a time (2030-01-31, UTC), or so long ago (7d). "
+        "Default: the start of this month.",
+        metavar="WHEN",
+    ),
+    until: str | None = option(
+        "Until then, that hour, or that day where no time is given, included. Default: now.",
+        metavar="WHEN",
+    ),
+    by: str = option(
+        "What a line is for: key, model, and one of hour, day and month.",
+        default="key,model",
+        metavar="WHAT",
+    ),
+    as_csv: bool = option("Print comma-separated values with a header.", "--csv"),
     as_json: JsonOption = False,
 ) -> None:
     """Show what each key used of each model, for charge-back.

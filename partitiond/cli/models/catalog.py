@@ -6,7 +6,7 @@ import typer
 from rich.console import RenderableType
 
 from partitiond.cli.columns import fields, new_table
-from partitiond.cli.options import JsonOption
+from partitiond.cli.options import JsonOption, option, spread
 from partitiond.cli.output import emit, out, say
 from partitiond.core.errors import NotFoundError
 from partitiond.core.units import format_bytes
@@ -18,15 +18,13 @@ _WIDE: Final = 110
 _WHOLE: Final = ("name", ">parameters", ">weights", ">KV/token", "attention")
 
 
+@spread
 def catalog(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Show this model in full.")
     ] = None,
     *,
-    find: Annotated[
-        str | None,
-        typer.Option("--find", metavar="TEXT", help="Only models with this text in their name."),
-    ] = None,
+    find: str | None = option("Only models with this text in their name.", metavar="TEXT"),
     as_json: JsonOption = False,
 ) -> None:
     """List the models that are known by name, or show one.

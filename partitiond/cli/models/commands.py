@@ -1,7 +1,7 @@
 """Implements `partitiond models`: registers, shows, changes and removes models."""
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Group
@@ -19,6 +19,7 @@ from partitiond.cli.options import (
     PromptBytesOption,
     SequencesOption,
     client_of,
+    option,
     spread,
 )
 from partitiond.cli.output import emit, err, print_json, say
@@ -38,12 +39,21 @@ class GivenTraffic:
     ttft: given.TtftOption = None
     tpot: given.TpotOption = None
     quantile: given.QuantileOption = None
-    point: given.PointOption = None
-    demand: given.DemandOption = None
-    burst_factor: given.BurstOption = None
-    percentile: placed.PercentileOption = None
-    window: placed.WindowOption = None
-    weight: given.WeightOption = None
+    point: str | None = option(
+        "Where on its frontier replicas run [the knee, or below it what holds the SLO].",
+        metavar="knee|slo|goodput|energy|throughput",
+    )
+    demand: float | None = option(
+        "Requests per second wanted; default as much as there is.", metavar="RATE"
+    )
+    burst_factor: float | None = option("Peak over mean of the demand [1].", metavar="FACTOR")
+    percentile: float | None = option(
+        "Plan for this percentile of the arrivals in a window, as 99 [their mean].", metavar="P"
+    )
+    window: float | None = option(
+        "Length of that window: how long requests queue [10].", metavar="SECONDS"
+    )
+    weight: float | None = option("Share of what is left over [1].", metavar="W")
 
     def body(self) -> dict[str, Any]:
         """The parts of a registration or its change; parts that were not given are empty."""
@@ -73,11 +83,27 @@ class GivenEngine:
     kv_cache_dtype: given.KvDtypeOption = None
     max_num_batched_tokens: given.StepTokensOption = None
     engine_arg: given.EngineArgOption = None
-    sleep_mode: given.SleepModeOption = None
-    sleep_after: given.SleepAfterOption = None
-    autoscale: given.AutoscaleOption = None
-    scale_to_zero: given.ToZeroOption = None
-    variant: given.VariantsOption = None
+    sleep_mode: bool | None = option(
+        "Start engines so that they can be put to sleep (not on a CPU).",
+        "--sleep-mode/--no-sleep-mode",
+    )
+    sleep_after: float | None = option(
+        "Put it to sleep after so long without a request; 0 for never [never].", metavar="SECONDS"
+    )
+    autoscale: bool | None = option(
+        "Measure its demand, and apply plans that follow from that by itself.",
+        "--autoscale/--no-autoscale",
+    )
+    scale_to_zero: float | None = option(
+        "Without a request for so long it gives up its engines, to be started by the next "
+        "one; 0 for never. Implies --autoscale.",
+        metavar="SECONDS",
+    )
+    variant: list[str] | None = option(
+        "Another form that a plan may use, as name=fp8,quantization=fp8 or "
+        "name=awq,source=org/repo; repeatable; 'none' for no variants.",
+        metavar="NAME...",
+    )
 
     def body(self) -> dict[str, Any]:
         """The parts of a registration or its change, without scaling."""
@@ -114,21 +140,50 @@ class GivenEngine:
 class GivenPlacement:
     """The options for placement, and for requests."""
 
-    min_replicas: given.MinReplicasOption = None
-    max_replicas: given.MaxReplicasOption = None
-    isolation: given.IsolationOption = None
-    avoid: placed.AvoidOption = None
-    near: placed.NearOption = None
-    only_on: placed.OnlyOnOption = None
-    survive: placed.SurviveOption = None
-    survive_share: placed.SurviveShareOption = None
-    priority: placed.PriorityOption = None
-    alias: requests.AliasOption = None
-    default: requests.DefaultsOption = None
+    min_replicas: int | None = option("At least so many.", metavar="N")
+    max_replicas: int | None = option("At most so many.", metavar="N")
+    isolation: str | None = option(
+        "Share a device? hardware: only where hardware keeps others out (MIG).",
+        metavar="shared|device|hardware",
+    )
+    avoid: list[str] | None = option(
+        "Never share a device with this model; repeatable; 'none' for no such rule.",
+        metavar="MODEL",
+    )
+    near: list[str] | None = option(
+        "Only on hosts that hold this model as well; repeatable; 'none' for no such rule.",
+        metavar="MODEL",
+    )
+    only_on: list[str] | None = option(
+        "A device, host, rack or hardware it may be on; repeatable; 'none' for anywhere.",
+        metavar="PLACE",
+    )
+    survive: str | None = option(
+        "Keep serving the planned rate when any one of these is lost.",
+        metavar="device|host|rack|none",
+    )
+    survive_share: float | None = option(
+        "Share of the rate that is left then [1].", metavar="SHARE"
+    )
+    priority: int | None = option(
+        "Who is served first where not everything fits [0].", metavar="-2..2"
+    )
+    alias: list[str] | None = option(
+        "Another name clients may use, such as the hub id; repeatable; 'none' for no aliases.",
+        metavar="NAME",
+    )
+    default: list[str] | None = option(
+        "A parameter for requests that do not name it, as temperature=0.2; repeatable; "
+        "'none' for no defaults.",
+        metavar="NAME=VALUE",
+    )
     max_prompt_bytes: PromptBytesOption = None
     max_output_tokens: OutputTokensOption = None
     max_sequences: SequencesOption = None
-    allow_outage: given.AllowOutageOption = None
+    allow_outage: bool | None = option(
+        "Its last replica may stop before another one serves, where both do not fit.",
+        "--allow-outage/--no-allow-outage",
+    )
 
     def body(self) -> dict[str, Any]:
         """The parts of a registration or its change."""
@@ -149,24 +204,19 @@ class GivenPlacement:
         return requests.requests_body(self.alias, self.default, limits)
 
 
-AutoOption = Annotated[
-    bool, typer.Option("--auto/--no-auto", help="Start profiling and planning at once.")
-]
-
-
 @spread
 def add(
     ctx: typer.Context,
     model: given.ModelArgument,
     *,
-    name: given.NameOption = None,
+    name: str | None = option("Name clients use.", metavar="NAME"),
     weights: given.WeightsOption = None,
     hub: given.HubOption = False,
     traffic: GivenTraffic,
     engine: GivenEngine,
     engine_kind: given.EngineKindOption = None,
     placement: GivenPlacement,
-    auto: AutoOption = True,
+    auto: bool = option("Start profiling and planning at once.", "--auto/--no-auto", default=True),
     as_json: JsonOption = False,
 ) -> None:
     """Register a model, and start the chain with --auto.
@@ -227,15 +277,13 @@ def update(
     name: ModelArgument,
     *,
     traffic: GivenTraffic,
-    revision: given.RevisionOption = None,
+    revision: str | None = option(
+        "Commit or version of its source: a new release.", metavar="REVISION"
+    ),
     engine: GivenEngine,
-    engine_kind: Annotated[
-        str | None, typer.Option("--engine-kind", metavar="vllm|simulated", help="Another engine.")
-    ] = None,
+    engine_kind: str | None = option("Another engine.", metavar="vllm|simulated"),
     placement: GivenPlacement,
-    auto: Annotated[
-        bool | None, typer.Option("--auto/--no-auto", help="Take part in the chain.")
-    ] = None,
+    auto: bool | None = option("Take part in the chain.", "--auto/--no-auto"),
     no_wait: NoWaitOption = False,
     as_json: JsonOption = False,
 ) -> None:

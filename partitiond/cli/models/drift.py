@@ -1,14 +1,13 @@
 """Implements `partitiond models drift`: compares what replicas do with what was predicted."""
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
 
 from partitiond.cli.columns import new_table
 from partitiond.cli.ids import ProfileArgument, with_id
-from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import emit, print_json, say
 from partitiond.core.drift.detection import Figure, LedgerEntry
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
@@ -23,11 +22,12 @@ def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
     emit(report, as_json=as_json, render=lambda: report_view(report))
 
 
+@spread
 def ledger(
     ctx: typer.Context,
-    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
-    replica: Annotated[str | None, typer.Option(help="Only of this replica.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    model: str | None = option("Only of this model."),
+    replica: str | None = option("Only of this replica."),
+    limit: int = option("At most so many.", default=50, min=1, max=1000),
     as_json: JsonOption = False,
 ) -> None:
     """List windows of predicted and measured figures, newest first."""

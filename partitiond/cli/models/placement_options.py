@@ -1,69 +1,10 @@
 """Defines options of `models add` and `update` for placement and arrivals; words both."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from partitiond.core.model.spec import Demand, ModelSpec
-
-PercentileOption = Annotated[
-    float | None,
-    typer.Option(
-        "--percentile",
-        metavar="P",
-        help="Plan for this percentile of the arrivals in a window, as 99 [their mean].",
-    ),
-]
-WindowOption = Annotated[
-    float | None,
-    typer.Option(
-        "--window", metavar="SECONDS", help="Length of that window: how long requests queue [10]."
-    ),
-]
-AvoidOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--avoid",
-        metavar="MODEL",
-        help="Never share a device with this model; repeatable; 'none' for no such rule.",
-    ),
-]
-NearOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--near",
-        metavar="MODEL",
-        help="Only on hosts that hold this model as well; repeatable; 'none' for no such rule.",
-    ),
-]
-OnlyOnOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--only-on",
-        metavar="PLACE",
-        help="A device, host, rack or hardware it may be on; repeatable; 'none' for anywhere.",
-    ),
-]
-SurviveOption = Annotated[
-    str | None,
-    typer.Option(
-        "--survive",
-        metavar="device|host|rack|none",
-        help="Keep serving the planned rate when any one of these is lost.",
-    ),
-]
-SurviveShareOption = Annotated[
-    float | None,
-    typer.Option(
-        "--survive-share", metavar="SHARE", help="Share of the rate that is left then [1]."
-    ),
-]
-PriorityOption = Annotated[
-    int | None,
-    typer.Option(
-        "--priority", metavar="-2..2", help="Who is served first where not everything fits [0]."
-    ),
-]
 
 
 def arrivals_body(percentile: float | None, window: float | None) -> dict[str, Any]:

@@ -49,16 +49,6 @@ QuantileOption = Annotated[
         "--quantile", metavar="SHARE", help="SLO: share of requests that must hold [0.95]."
     ),
 ]
-DemandOption = Annotated[
-    float | None,
-    typer.Option(
-        "--demand", metavar="RATE", help="Requests per second wanted; default as much as there is."
-    ),
-]
-BurstOption = Annotated[
-    float | None,
-    typer.Option("--burst-factor", metavar="FACTOR", help="Peak over mean of the demand [1]."),
-]
 DtypeOption = Annotated[
     str | None,
     typer.Option("--dtype", metavar="TYPE", help="bfloat16, float16, float32, auto [bfloat16]."),
@@ -73,65 +63,8 @@ EngineArgOption = Annotated[
 EngineKindOption = Annotated[
     str | None, typer.Option("--engine-kind", metavar="vllm|simulated", help="Engine [vllm].")
 ]
-NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name clients use.")]
-WeightOption = Annotated[
-    float | None, typer.Option("--weight", metavar="W", help="Share of what is left over [1].")
-]
-MinReplicasOption = Annotated[
-    int | None, typer.Option("--min-replicas", metavar="N", help="At least so many.")
-]
-MaxReplicasOption = Annotated[
-    int | None, typer.Option("--max-replicas", metavar="N", help="At most so many.")
-]
-IsolationOption = Annotated[
-    str | None,
-    typer.Option(
-        "--isolation",
-        metavar="shared|device|hardware",
-        help="Share a device? hardware: only where hardware keeps others out (MIG).",
-    ),
-]
 
 
-SleepModeOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--sleep-mode/--no-sleep-mode",
-        help="Start engines so that they can be put to sleep (not on a CPU).",
-    ),
-]
-SleepAfterOption = Annotated[
-    float | None,
-    typer.Option(
-        "--sleep-after",
-        metavar="SECONDS",
-        help="Put it to sleep after so long without a request; 0 for never [never].",
-    ),
-]
-AllowOutageOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--allow-outage/--no-allow-outage",
-        help="Its last replica may stop before another one serves, where both do not fit.",
-    ),
-]
-VariantsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--variant",
-        metavar="NAME...",
-        help="Another form that a plan may use, as name=fp8,quantization=fp8 or "
-        "name=awq,source=org/repo; repeatable; 'none' for no variants.",
-    ),
-]
-PointOption = Annotated[
-    str | None,
-    typer.Option(
-        "--point",
-        metavar="knee|slo|goodput|energy|throughput",
-        help="Where on its frontier replicas run [the knee, or below it what holds the SLO].",
-    ),
-]
 LengthsOption = Annotated[
     str | None,
     typer.Option(
@@ -170,22 +103,6 @@ QuantizationOption = Annotated[
     str | None,
     typer.Option(
         "--quantization", metavar="HOW", help="Quantise the weights while loading, as fp8."
-    ),
-]
-AutoscaleOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--autoscale/--no-autoscale",
-        help="Measure its demand, and apply plans that follow from that by itself.",
-    ),
-]
-ToZeroOption = Annotated[
-    float | None,
-    typer.Option(
-        "--scale-to-zero",
-        metavar="SECONDS",
-        help="Without a request for so long it gives up its engines, to be started by the next "
-        "one; 0 for never. Implies --autoscale.",
     ),
 ]
 
@@ -251,12 +168,6 @@ def engine_body(
             "max_num_batched_tokens": max_num_batched_tokens,
         }
     )
-
-
-RevisionOption = Annotated[
-    str | None,
-    typer.Option(metavar="REVISION", help="Commit or version of its source: a new release."),
-]
 
 
 def source_at(source: ModelSource, revision: str) -> dict[str, Any]:

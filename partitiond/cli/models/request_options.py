@@ -1,31 +1,11 @@
 """Defines options for names, default parameters and limits of requests, and words them."""
 
 import json
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from partitiond.cli.options import limits_body
 from partitiond.core.errors import InputError
 from partitiond.core.model.spec import ModelSpec
-
-AliasOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--alias",
-        metavar="NAME",
-        help="Another name clients may use, such as the hub id; repeatable; 'none' for no aliases.",
-    ),
-]
-DefaultsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--default",
-        metavar="NAME=VALUE",
-        help="A parameter for requests that do not name it, as temperature=0.2; repeatable; "
-        "'none' for no defaults.",
-    ),
-]
 
 
 def requests_body(

@@ -1,23 +1,19 @@
 """Implements `partitiond models sleep` and `wake`: frees a model's memory, and takes it back."""
 
-from typing import Annotated
-
 import typer
 
 from partitiond.cli.ids import ModelArgument
-from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import print_json, say
 
 
+@spread
 def sleep(
     ctx: typer.Context,
     name: ModelArgument,
-    level: Annotated[
-        int,
-        typer.Option(
-            min=1, max=2, help="1 keeps the weights in host memory, 2 reads them again on waking."
-        ),
-    ] = 1,
+    level: int = option(
+        "1 keeps the weights in host memory, 2 reads them again on waking.", default=1, min=1, max=2
+    ),
     as_json: JsonOption = False,
 ) -> None:
     """Put a model to sleep: its engines give up their memory.

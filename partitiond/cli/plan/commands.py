@@ -16,7 +16,9 @@ from partitiond.cli.options import (
     NoWaitOption,
     check_time_limit,
     client_of,
+    option,
     settings_of,
+    spread,
 )
 from partitiond.cli.output import err, out, print_json, say
 from partitiond.cli.plan.answers import render_answers
@@ -40,15 +42,6 @@ PLANS_PER_APPLY: Final = 3
 """Plans that are tried if the situation changes while a plan is solved."""
 
 
-ObjectiveOption = Annotated[
-    str | None,
-    typer.Option(
-        "--objective",
-        metavar="NAME",
-        help=f"{objectives_told()}. Take {Objective.MIN_DEVICES} first. Default: the setting "
-        "planner.objective, min-devices where it is not set.",
-    ),
-]
 WHAT_IF_HELP = (
     "Plan a change as well and show both; may be repeated. "
     '"+2 a100-80gb", "-1 h100-80gb", "lose gpu-3", "lose host NAME", "demand MODEL=50/s", '
@@ -57,16 +50,6 @@ WHAT_IF_HELP = (
 )
 
 
-MovePriceOption = Annotated[
-    float | None,
-    typer.Option(
-        "--move-price",
-        metavar="DEVICES",
-        min=0.0,
-        help="What moving a running replica costs; 0 for the best plan whatever it moves. "
-        "Default: planner.move_price.",
-    ),
-]
 AllowOutageOption = Annotated[
     bool,
     typer.Option(
@@ -88,58 +71,40 @@ def parse_objective(text: str | None) -> Objective | None:
         raise SpecError(f"{text!r} is no objective.", hint=hint) from error
 
 
+@spread
 def plan(
     ctx: typer.Context,
     *,
-    source: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="FILE", help="Plan this fleet file; needs no daemon."),
-    ] = None,
-    objective: ObjectiveOption = None,
-    what_if: Annotated[
-        list[str] | None, typer.Option("--what-if", metavar="CHANGE", help=WHAT_IF_HELP)
-    ] = None,
-    explain: Annotated[
-        str | None,
-        typer.Option("--explain", metavar="MODEL", help="Why it is where it is, and what else."),
-    ] = None,
-    constraints: Annotated[
-        bool, typer.Option("--constraints", help="What each SLO, isolation, limit and rule costs.")
-    ] = False,
-    move_price: MovePriceOption = None,
+    source: Path | None = option(
+        "Plan this fleet file; needs no daemon.", "--from", metavar="FILE"
+    ),
+    objective: str | None = option(
+        f"{objectives_told()}. Take {Objective.MIN_DEVICES} first. Default: the setting "
+        "planner.objective, min-devices where it is not set.",
+        metavar="NAME",
+    ),
+    what_if: list[str] | None = option(WHAT_IF_HELP, metavar="CHANGE"),
+    explain: str | None = option("Why it is where it is, and what else.", metavar="MODEL"),
+    constraints: bool = option("What each SLO, isolation, limit and rule costs."),
+    move_price: float | None = option(
+        "What moving a running replica costs; 0 for the best plan whatever it moves. "
+        "Default: planner.move_price.",
+        metavar="DEVICES",
+        min=0.0,
+    ),
     allow_outage: AllowOutageOption = False,
-    diff: Annotated[
-        bool, typer.Option("--diff", help="What changes in full: time, weights, peak memory.")
-    ] = False,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            "--against", metavar="FILE", help="A plan saved with --json that runs (with --from)."
-        ),
-    ] = None,
-    relax: Annotated[
-        bool,
-        typer.Option(
-            "--relax/--no-relax", help="Where not all fits: what conflicts, what would help."
-        ),
-    ] = True,
-    time_limit: Annotated[
-        float | None,
-        typer.Option(
-            "--time-limit",
-            metavar="SECONDS",
-            help="For the solver, after the estimates (with --from).",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Of every random choice (with --from).")
-    ] = None,
-    deterministic: Annotated[
-        bool,
-        typer.Option(
-            "--deterministic", help="One seed gives one plan on any machine (with --from)."
-        ),
-    ] = False,
+    diff: bool = option("What changes in full: time, weights, peak memory."),
+    against: Path | None = option(
+        "A plan saved with --json that runs (with --from).", metavar="FILE"
+    ),
+    relax: bool = option(
+        "Where not all fits: what conflicts, what would help.", "--relax/--no-relax", default=True
+    ),
+    time_limit: float | None = option(
+        "For the solver, after the estimates (with --from).", metavar="SECONDS"
+    ),
+    seed: int | None = option("Of every random choice (with --from)."),
+    deterministic: bool = option("One seed gives one plan on any machine (with --from)."),
     everything: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:

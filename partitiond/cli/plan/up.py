@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from partitiond.cli.options import JsonOption, NoWaitOption, client_of, settings_of
+from partitiond.cli.options import JsonOption, NoWaitOption, client_of, option, settings_of, spread
 from partitiond.cli.output import err, print_json, say
 from partitiond.cli.plan.commands import AllowOutageOption, exit_of, plan_and_apply, show_preview
 from partitiond.cli.waiting import JobFailedError, all_serve, wait_for_job, wait_for_plan
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 ACTIVE: Final = frozenset({JobState.QUEUED, JobState.RUNNING})
 
 
+@spread
 def up(  # noqa: PLR0917 -- typer passes them by name
     ctx: typer.Context,
     file: Annotated[Path, typer.Option("--file", "-f", metavar="FLEET", help="Fleet file (TOML).")],
-    no_profile: Annotated[
-        bool, typer.Option("--no-profile", help="Plan with what is known; measure nothing.")
-    ] = False,
+    no_profile: bool = option("Plan with what is known; measure nothing."),
     allow_outage: AllowOutageOption = False,
     no_wait: NoWaitOption = False,
     as_json: JsonOption = False,

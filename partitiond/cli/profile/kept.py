@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from partitiond.cli.ids import ProfileArgument
-from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import emit, jsonable, print_json, say
 from partitiond.cli.profile.diff import diff_table
 from partitiond.cli.profile.reader import shelf_of
@@ -30,9 +30,10 @@ from partitiond.serde import to_json
 PLOT_SUFFIXES = (".png", ".svg")
 
 
+@spread
 def list_profiles(
     ctx: typer.Context,
-    model: Annotated[str | None, typer.Option("--model", help="Only this model's.")] = None,
+    model: str | None = option("Only this model's."),
     as_json: JsonOption = False,
 ) -> None:
     """List profiles, newest first.
@@ -45,12 +46,11 @@ def list_profiles(
     emit(plain, as_json=as_json, render=lambda: profiles_table(views))
 
 
+@spread
 def show(
     ctx: typer.Context,
     profile_id: ProfileArgument,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Also draw it (.png or .svg).")
-    ] = None,
+    plot: Path | None = option("Also draw it (.png or .svg).", metavar="FILE"),
     as_json: JsonOption = False,
 ) -> None:
     """Show all that a profile holds.
@@ -87,6 +87,7 @@ def diff(
     emit(result, as_json=as_json, render=lambda: diff_table(result))
 
 
+@spread
 def plot_profiles(
     ctx: typer.Context,
     profiles: Annotated[
@@ -96,12 +97,8 @@ def plot_profiles(
         Path, typer.Option("--output", "-o", metavar="FILE", help="Picture (.png or .svg).")
     ],
     *,
-    ttft: Annotated[
-        float | None, typer.Option("--ttft", metavar="SECONDS", help="SLO to draw: TTFT bound.")
-    ] = None,
-    tpot: Annotated[
-        float | None, typer.Option("--tpot", metavar="SECONDS", help="SLO to draw: TPOT bound.")
-    ] = None,
+    ttft: float | None = option("SLO to draw: TTFT bound.", metavar="SECONDS"),
+    tpot: float | None = option("SLO to draw: TPOT bound.", metavar="SECONDS"),
     as_json: JsonOption = False,
 ) -> None:
     """Draw one or several profiles.
@@ -187,12 +184,11 @@ def check_plot_path(path: Path | None) -> None:
         raise ProfileError(f"there is no folder {path.parent}.", hint="Make it first.")
 
 
+@spread
 def export(
     ctx: typer.Context,
     profile_id: ProfileArgument,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File; default standard output.")
-    ] = None,
+    output: Path | None = option("File; default standard output.", "--output", "-o"),
     as_json: JsonOption = False,
 ) -> None:
     """Write a profile as JSON, to keep or to import elsewhere."""
@@ -212,15 +208,14 @@ def export(
     say(f"Profile {profile.id} written to {output}")
 
 
+@spread
 def import_profiles(
     ctx: typer.Context,
     files: Annotated[
         list[Path],
         typer.Argument(metavar="FILE...", help="Exported profiles, or folders of them."),
     ],
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Give up another profile that has the same id.")
-    ] = False,
+    replace: bool = option("Give up another profile that has the same id."),
     as_json: JsonOption = False,
 ) -> None:
     """Keep profiles that were measured elsewhere.
@@ -245,11 +240,10 @@ def import_profiles(
         raise _not_all_kept(refused, len(profiles))
 
 
+@spread
 def prune(
     ctx: typer.Context,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Delete them; this cannot be undone.")
-    ] = False,
+    yes: bool = option("Delete them; this cannot be undone.", "--yes", "-y"),
     as_json: JsonOption = False,
 ) -> None:
     """List profiles that nothing needs any more, or delete them.

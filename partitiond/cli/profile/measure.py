@@ -13,10 +13,11 @@ from partitiond.cli.options import (
     check_time_limit,
     connected,
     memory_bytes,
+    option,
     settings_of,
+    spread,
 )
 from partitiond.cli.output import emit, err, say
-from partitiond.cli.profile import options as asked
 from partitiond.cli.profile.kept import check_plot_path, draw
 from partitiond.cli.profile.table import profile_table
 from partitiond.cli.waiting import wait_for_job
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
 
 
+@spread
 def profile(
     ctx: typer.Context,
     model: Annotated[
@@ -64,20 +66,34 @@ def profile(
     quantization: given.QuantizationOption = None,
     kv_cache_dtype: given.KvDtypeOption = None,
     max_num_batched_tokens: given.StepTokensOption = None,
-    variant: asked.VariantOption = None,
-    structured_output: asked.StructuredOption = False,
-    device: asked.DeviceOption = None,
-    cores: asked.CoresOption = None,
-    memory: asked.MemoryOption = None,
-    mps: asked.MpsOption = None,
-    mig: asked.MigOption = None,
-    max_batch: asked.MaxBatchOption = None,
-    time_limit: asked.TimeLimitOption = None,
-    no_confirm: asked.NoConfirmOption = False,
-    paper_requests: asked.PaperOption = 0,
-    seed: asked.SeedOption = 0,
-    fresh: asked.FreshOption = False,
-    plot: asked.PlotOption = None,
+    variant: str | None = option("Measure this variant of the model.", metavar="NAME"),
+    structured_output: bool = option("Constrain answers to a small JSON schema."),
+    device: str | None = option(
+        "Id of the device; no other like it will do [any].", metavar="DEVICE"
+    ),
+    cores: int | None = option("Cores of the partition (CPU device).", min=1, metavar="N"),
+    memory: str | None = option(
+        "Memory of the partition, as 12GiB; on a GPU it makes a memory share.", metavar="SIZE"
+    ),
+    mps: int | None = option(
+        "Measure in an MPS share with so much of the SMs (GPU).", min=1, max=100, metavar="PERCENT"
+    ),
+    mig: str | None = option("Measure in a MIG slice, as 2g.20gb (GPU).", metavar="PROFILE"),
+    max_batch: int | None = option("Largest batch of the sweep.", min=1, metavar="N"),
+    time_limit: float | None = option("Longest time of the sweep.", min=1, metavar="SECONDS"),
+    no_confirm: bool = option("Leave out the second start that confirms memory and capacity."),
+    paper_requests: int = option(
+        "Also send N requests at once, as the paper does.",
+        default=0,
+        min=0,
+        max=10_000,
+        metavar="N",
+        show_default=False,
+        hidden=True,  # only for reproducing the paper; serving models does not need it
+    ),
+    seed: int = option("Seed of the load [0].", default=0, min=0, metavar="N", show_default=False),
+    fresh: bool = option("Begin anew: leave an interrupted profile's trials alone."),
+    plot: Path | None = option("Also draw it (.png or .svg).", metavar="FILE"),
     as_json: JsonOption = False,
 ) -> None:
     """Measure where a model stops getting faster.
@@ -257,11 +273,11 @@ def differences(spec: ModelSpec, body: dict[str, Any]) -> list[str]:
         ("--engine-kind", body.get("engine_kind"), spec.engine_kind),
     )
     found = []
-    for option, wanted, registered in options:
+    for name, wanted, registered in options:
         if wanted is None or registered is None or wanted == registered:
             continue
         if wanted is True:
-            found.append(f"{option} (its files come from a package)")
+            found.append(f"{name} (its files come from a package)")
         else:
-            found.append(f"{option} {wanted or repr(wanted)} (registered: {registered})")
+            found.append(f"{name} {wanted or repr(wanted)} (registered: {registered})")
     return found

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partitiond.cli.options import JsonOption, loaded_settings
+from partitiond.cli.options import JsonOption, loaded_settings, option, spread
 from partitiond.cli.output import print_json, say
 from partitiond.platform.clock import SystemClock
 from partitiond.settings.schema import LoadedSettings, default_config_files
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from partitiond.store.backup_file import Manifest
 
 
+@spread
 def backup(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Backup to write (.tar.gz).")],
     *,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file of that name.")] = False,
+    force: bool = option("Replace a file of that name."),
     as_json: JsonOption = False,
 ) -> None:
     """Write models, profiles, plans, keys and settings to one file.
@@ -44,16 +45,13 @@ def backup(
     )
 
 
+@spread
 def restore(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Backup to restore.")],
     *,
-    check: Annotated[
-        bool, typer.Option("--check", help="Only check the file; change nothing.")
-    ] = False,
-    with_settings: Annotated[
-        bool, typer.Option("--with-settings", help="Also write the settings file it holds.")
-    ] = False,
+    check: bool = option("Only check the file; change nothing."),
+    with_settings: bool = option("Also write the settings file it holds."),
     as_json: JsonOption = False,
 ) -> None:
     """Put a backup back into the state folder.

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from partitiond.cli.columns import Column, table_of
 from partitiond.cli.exits import Exit
-from partitiond.cli.options import JsonOption
+from partitiond.cli.options import JsonOption, option, spread
 from partitiond.cli.output import out, print_json, say
 from partitiond.cli.setup import record
 from partitiond.cli.setup.host import SetupHost, facts_of, require_rights
@@ -19,36 +18,19 @@ from partitiond.cli.tables import state_text
 from partitiond.core.errors import InputError
 
 
+@spread
 def setup(
     *,
-    apply: Annotated[bool, typer.Option("--apply", help="Do it; without this it only shows.")] = (
-        False
+    apply: bool = option("Do it; without this it only shows."),
+    undo: bool = option("Take back what a setup did (shows; --apply does it)."),
+    purge: bool = option("With --undo: also the user, and all its data."),
+    root: Path | None = option("Set up an image that lies in this folder.", metavar="DIR"),
+    gpu: bool | None = option(
+        "Prepare for NVIDIA GPUs; default: if there are any.", "--gpu/--no-gpu"
     ),
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Take back what a setup did (shows; --apply does it).")
-    ] = False,
-    purge: Annotated[
-        bool, typer.Option("--purge", help="With --undo: also the user, and all its data.")
-    ] = False,
-    root: Annotated[
-        Path | None,
-        typer.Option("--root", metavar="DIR", help="Set up an image that lies in this folder."),
-    ] = None,
-    gpu: Annotated[
-        bool | None,
-        typer.Option("--gpu/--no-gpu", help="Prepare for NVIDIA GPUs; default: if there are any."),
-    ] = None,
-    mig: Annotated[
-        bool | None,
-        typer.Option("--mig/--no-mig", help="Install the MIG helper; default: with GPUs."),
-    ] = None,
-    engine: Annotated[
-        bool, typer.Option("--engine/--no-engine", help="Also install vLLM (several GB).")
-    ] = True,
-    bin_dir: Annotated[
-        Path | None,
-        typer.Option("--bin-dir", help="Folder of the `partitiond` the service runs."),
-    ] = None,
+    mig: bool | None = option("Install the MIG helper; default: with GPUs.", "--mig/--no-mig"),
+    engine: bool = option("Also install vLLM (several GB).", "--engine/--no-engine", default=True),
+    bin_dir: Path | None = option("Folder of the `partitiond` the service runs."),
     as_json: JsonOption = False,
 ) -> None:
     """Set this host up for partitiond as a system service.

@@ -2,14 +2,14 @@
 
 import math
 import re
+from pathlib import Path
 from typing import Final
 
 import typer
 
 from partitiond.cli.exits import Exit
-from partitiond.cli.options import JsonOption, check_time_limit
+from partitiond.cli.options import JsonOption, check_time_limit, option, spread
 from partitiond.cli.output import out, print_json
-from partitiond.cli.tools import advise_options as options
 from partitiond.cli.tools.advise_options import AdviseRequest
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware.kinds import SharingMode
@@ -27,29 +27,50 @@ _RANGE: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhdw])$")
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
+@spread
 def advise(
     ctx: typer.Context,
     *,
-    address: options.AddressOption = None,
-    minutes: options.MinutesOption = DEFAULT_MINUTES,
-    every: options.EveryOption = DEFAULT_EVERY_SECONDS,
-    prometheus: options.PrometheusOption = None,
-    span: options.SpanOption = "1h",
-    select: options.SelectOption = "",
-    window: options.WindowOption = None,
-    gpu: options.GpuOption = None,
-    fleet: options.FleetOption = None,
-    model: options.ModelOption = None,
-    profiles: options.ProfilesOption = None,
-    slo_ttft: options.SloTtftOption = None,
-    slo_tpot: options.SloTpotOption = None,
-    burst: options.BurstOption = 1.0,
-    mode: options.ModeOption = None,
-    survive: options.SurviveOption = None,
-    keep_context: options.KeepContextOption = False,
-    objective: options.ObjectiveOption = Objective.MIN_DEVICES.value,
-    time_limit: options.TimeLimitOption = 5.0,
-    draw: options.DrawOption = False,
+    address: list[str] | None = option(
+        "A vLLM server, and the GPU it is on where that is not found; repeatable.",
+        "--address",
+        "-a",
+        metavar="URL[=GPU]",
+    ),
+    minutes: float = option("How long to watch the addresses.", default=DEFAULT_MINUTES),
+    every: float = option("Between two looks.", default=DEFAULT_EVERY_SECONDS, metavar="SECONDS"),
+    prometheus: str | None = option("Ask this Prometheus instead.", metavar="URL"),
+    span: str = option("Of the Prometheus, up to now.", "--range", default="1h", metavar="1h|7d"),
+    select: str = option("""Narrow it, as 'namespace="llm"'.""", default="", metavar="MATCHERS"),
+    window: float | None = option(
+        "Plan for the busiest so many minutes; default all that is watched, 15 of a Prometheus.",
+        metavar="MINUTES",
+    ),
+    gpu: list[str] | None = option(
+        "What the engines run on; default this host's.", metavar='"4 a100-80gb"'
+    ),
+    fleet: Path | None = option("Devices, SLOs and rules from a fleet file.", metavar="FILE"),
+    model: list[str] | None = option("What a served name is; repeatable.", metavar="NAME=MODEL"),
+    profiles: list[Path] | None = option(
+        "Measured profiles, files or folders; repeatable.", metavar="PATH"
+    ),
+    slo_ttft: float | None = option("Bound on the time to first token.", metavar="SECONDS"),
+    slo_tpot: float | None = option("Bound on the time per output token.", metavar="SECONDS"),
+    burst: float = option("Peak over mean within the window to plan for.", default=1.0),
+    mode: list[str] | None = option(
+        "Allow only this sharing; repeatable.", metavar="whole|memory|mps|mig"
+    ),
+    survive: str | None = option(
+        "Serve on when any one of these is lost.", metavar="device|host|rack"
+    ),
+    keep_context: bool = option("Plan for the engines' whole context lengths."),
+    objective: str = option(
+        "",
+        default=Objective.MIN_DEVICES.value,
+        metavar="min-devices|min-price|min-power|min-energy",
+    ),
+    time_limit: float = option("For each of three plans.", default=5.0, metavar="SECONDS"),
+    draw: bool = option("Also draw the plan for the high end of the demand."),
     as_json: JsonOption = False,
 ) -> None:
     """Say which GPUs a plan would free of a running deployment.

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from partitiond.cli.models.configs import architecture_for
-from partitiond.cli.options import JsonOption, settings_of
+from partitiond.cli.options import JsonOption, option, settings_of, spread
 from partitiond.cli.output import emit, say
 from partitiond.cli.tools import estimate_options as asked
 from partitiond.cli.tools.estimate_view import comparison_table, estimate_table
@@ -27,28 +27,35 @@ NO_BOUND_SECONDS = 86400.0
 """Stands for the missing bound of an SLO that names only one."""
 
 
+@spread
 def estimate(
     ctx: typer.Context,
     model: asked.ModelArgument,
     *,
     hardware: asked.HardwareOption = None,
-    compare: asked.CompareOption = None,
-    prompt_tokens: asked.PromptOption = 512,
-    output_tokens: asked.OutputOption = 256,
-    prompt_variation: asked.PromptVariationOption = 0.0,
-    output_variation: asked.OutputVariationOption = 0.0,
-    memory_fraction: asked.FractionOption = 0.9,
-    slo_ttft: asked.SloTtftOption = None,
-    slo_tpot: asked.SloTpotOption = None,
-    dtype: asked.DtypeOption = "auto",
-    quantization: asked.QuantizationOption = "",
-    kv_cache_dtype: asked.KvDtypeOption = "auto",
-    max_model_len: asked.MaxLenOption = None,
+    compare: str | None = option("Several kinds, side by side.", metavar="A,B,..."),
+    prompt_tokens: int = option("Mean prompt.", default=512),
+    output_tokens: int = option("Mean output.", default=256),
+    prompt_variation: float = option(
+        "Lognormal prompts: standard deviation over mean.", default=0.0
+    ),
+    output_variation: float = option("The same of outputs.", default=0.0),
+    memory_fraction: float = option("Of the device memory, for all engines together.", default=0.9),
+    slo_ttft: float | None = option("Bound on the time to first token.", metavar="SECONDS"),
+    slo_tpot: float | None = option("Bound on the time per output token.", metavar="SECONDS"),
+    dtype: str = option("bfloat16, float16, float32; auto: what the hardware has.", default="auto"),
+    quantization: str = option("While loading, as fp8 or fp8_per_block; vLLM's names.", default=""),
+    kv_cache_dtype: str = option("auto or fp8.", default="auto"),
+    max_model_len: int | None = option("Context; default from the workload.", min=1),
     sm_percent: asked.SmOption = None,
-    mig: asked.MigOption = None,
+    mig: str | None = option("A MIG slice, as 1g.5gb.", metavar="NAME"),
     cores: asked.CoresOption = None,
-    prices: asked.PricesOption = None,
-    measure: asked.MeasureOption = False,
+    prices: Path | None = option(
+        "TOML: a table [price_per_hour] with a number for each hardware name, and "
+        'optionally currency = "...". None are shipped.',
+        metavar="FILE",
+    ),
+    measure: bool = option("Measure the CPU again instead of reusing figures."),
     as_json: JsonOption = False,
 ) -> None:
     """Estimate a model on a device, without one.

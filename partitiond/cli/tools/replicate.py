@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partitiond.cli.models import registration as given
-from partitiond.cli.options import JsonOption, connected, settings_of
+from partitiond.cli.options import JsonOption, connected, option, settings_of, spread
 from partitiond.cli.output import emit, err, jsonable
 from partitiond.core.errors import ConflictError, DaemonUnreachableError, InputError
 from partitiond.core.performance.interference import pair_errors
@@ -28,56 +28,27 @@ OtherArgument = Annotated[
         metavar="OTHER", help="Measure the two side by side instead of replicas of one."
     ),
 ]
-ReplicasOption = Annotated[
-    str, typer.Option("--replicas", metavar="N,...", help="Numbers of replicas to compare.")
-]
-CoresOption = Annotated[
-    int | None,
-    typer.Option(
-        "--cores",
-        min=1,
-        metavar="N",
-        help="Cores of all replicas together [all]; with OTHER, of each of the two [1].",
-    ),
-]
-WindowsOption = Annotated[
-    int, typer.Option("--windows", min=1, max=MAX_ROUNDS, metavar="N", help="Windows of each side.")
-]
-WindowOption = Annotated[
-    float,
-    typer.Option("--window", min=0.5, max=3600, metavar="SECONDS", help="Shortest window."),
-]
-BatchOption = Annotated[
-    int | None,
-    typer.Option(
-        "--batch",
-        min=1,
-        metavar="N",
-        help="Requests in flight at each replica [the profile's operating point].",
-    ),
-]
-DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="Device id.")]
-MpsOption = Annotated[
-    bool,
-    typer.Option("--mps", help="On a GPU: under MPS with equal shares of the SMs [time-sliced]."),
-]
-SeedOption = Annotated[
-    int, typer.Option("--seed", metavar="N", show_default=False, help="Seed of the prompts [0].")
-]
 
 
+@spread
 def replicate(
     ctx: typer.Context,
     model: ModelArgument,
     other: OtherArgument = None,
     *,
-    replicas: ReplicasOption = "1,2",
-    cores: CoresOption = None,
-    windows: WindowsOption = 4,
-    window: WindowOption = 20.0,
-    batch: BatchOption = None,
-    device: DeviceOption = None,
-    mps: MpsOption = False,
+    replicas: str = option("Numbers of replicas to compare.", default="1,2", metavar="N,..."),
+    cores: int | None = option(
+        "Cores of all replicas together [all]; with OTHER, of each of the two [1].",
+        min=1,
+        metavar="N",
+    ),
+    windows: int = option("Windows of each side.", default=4, min=1, max=MAX_ROUNDS, metavar="N"),
+    window: float = option("Shortest window.", default=20.0, min=0.5, max=3600, metavar="SECONDS"),
+    batch: int | None = option(
+        "Requests in flight at each replica [the profile's operating point].", min=1, metavar="N"
+    ),
+    device: str | None = option("Device id.", metavar="DEVICE"),
+    mps: bool = option("On a GPU: under MPS with equal shares of the SMs [time-sliced]."),
     weights: given.WeightsOption = None,
     hub: given.HubOption = False,
     prompt_tokens: given.PromptOption = None,
@@ -85,7 +56,7 @@ def replicate(
     dtype: given.DtypeOption = None,
     max_model_len: given.MaxLenOption = None,
     engine_kind: given.EngineKindOption = None,
-    seed: SeedOption = 0,
+    seed: int = option("Seed of the prompts [0].", default=0, metavar="N", show_default=False),
     as_json: JsonOption = False,
 ) -> None:
     """Measure what replicas cost each other, side by side.

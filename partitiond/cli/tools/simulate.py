@@ -14,7 +14,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
-from partitiond.cli.options import JsonOption, settings_of
+from partitiond.cli.options import JsonOption, option, settings_of, spread
 from partitiond.cli.output import emit, out, print_json, say
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.units import Bytes, format_bytes
@@ -79,26 +79,17 @@ BREAK_HELP: Final = (
 )
 
 
+@spread
 def break_host(
     ctx: typer.Context,
     folder: FolderArgument,
     what: Annotated[list[str], typer.Argument(metavar="WHAT [VALUE]...", help=BREAK_HELP)],
     *,
-    gpu: Annotated[
-        str,
-        typer.Option(
-            "--gpu", metavar="N|UUID", help="GPU: its index, or the beginning of its UUID."
-        ),
-    ] = "0",
-    after: Annotated[
-        int, typer.Option("--after", min=0, max=MOST_CALLS, help="fail: calls that go well first.")
-    ] = 0,
-    times: Annotated[
-        int,
-        typer.Option(
-            "--times", min=-1, max=MOST_CALLS, help="fail: how many calls; -1 without end."
-        ),
-    ] = 1,
+    gpu: str = option(
+        "GPU: its index, or the beginning of its UUID.", default="0", metavar="N|UUID"
+    ),
+    after: int = option("fail: calls that go well first.", default=0, min=0, max=MOST_CALLS),
+    times: int = option("fail: how many calls; -1 without end.", default=1, min=-1, max=MOST_CALLS),
     as_json: JsonOption = False,
 ) -> None:
     """Let something happen to a simulated host while it is in use.

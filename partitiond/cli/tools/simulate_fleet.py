@@ -5,64 +5,42 @@ from typing import Annotated
 
 import typer
 
-from partitiond.cli.options import JsonOption, check_finite, check_time_limit, settings_of
+from partitiond.cli.options import (
+    JsonOption,
+    check_finite,
+    check_time_limit,
+    option,
+    settings_of,
+    spread,
+)
 from partitiond.cli.output import emit
 from partitiond.cli.tools.fleet_view import render_report
 from partitiond.core.errors import InputError
 from partitiond.simulated.fleet.arrivals import ArrivalKind
 
 
+@spread
 def fleet(
     ctx: typer.Context,
     source: Annotated[
         Path, typer.Argument(metavar="FLEET", help="A fleet file, as for plan --from.")
     ],
     *,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            "--trace",
-            metavar="FILE",
-            help="Replay this one (BurstGPT, Azure or Mooncake), dealt out by demand.",
-        ),
-    ] = None,
-    workload: Annotated[
-        str, typer.Option("--workload", help="Made up: poisson, gamma, burst or diurnal.")
-    ] = "poisson",
-    factor: Annotated[
-        float,
-        typer.Option("--factor", min=0.0, help="Of the demand; of a trace, how much faster."),
-    ] = 1.0,
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            "--seconds", min=1.0, help="In which requests arrive; default 600, or all of a trace."
-        ),
-    ] = None,
-    warm_up: Annotated[
-        float, typer.Option("--warm-up", min=0.0, help="Seconds before that are not counted.")
-    ] = 0.0,
-    plan: Annotated[
-        Path | None,
-        typer.Option("--plan", metavar="FILE", help="A plan saved with --json, not a new one."),
-    ] = None,
-    autoscale: Annotated[
-        bool,
-        typer.Option("--autoscale", help="Every model's demand is measured and planned for anew."),
-    ] = False,
-    scale_to_zero: Annotated[
-        float | None,
-        typer.Option(
-            "--scale-to-zero", min=1.0, metavar="SECONDS", help="Idle for so long, to zero."
-        ),
-    ] = None,
-    cold: Annotated[
-        bool, typer.Option("--cold", help="At the beginning no engine runs: all are started.")
-    ] = False,
-    time_limit: Annotated[
-        float | None, typer.Option("--time-limit", metavar="SECONDS", help="For each plan.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of arrivals, lengths and draws.")] = 0,
+    trace: Path | None = option(
+        "Replay this one (BurstGPT, Azure or Mooncake), dealt out by demand.", metavar="FILE"
+    ),
+    workload: str = option("Made up: poisson, gamma, burst or diurnal.", default="poisson"),
+    factor: float = option("Of the demand; of a trace, how much faster.", default=1.0, min=0.0),
+    seconds: float | None = option(
+        "In which requests arrive; default 600, or all of a trace.", min=1.0
+    ),
+    warm_up: float = option("Seconds before that are not counted.", default=0.0, min=0.0),
+    plan: Path | None = option("A plan saved with --json, not a new one.", metavar="FILE"),
+    autoscale: bool = option("Every model's demand is measured and planned for anew."),
+    scale_to_zero: float | None = option("Idle for so long, to zero.", min=1.0, metavar="SECONDS"),
+    cold: bool = option("At the beginning no engine runs: all are started."),
+    time_limit: float | None = option("For each plan.", metavar="SECONDS"),
+    seed: int = option("Of arrivals, lengths and draws.", default=0),
     as_json: JsonOption = False,
 ) -> None:
     """Simulate a fleet under load: goodput, latency, GPU hours, energy.

@@ -8,7 +8,7 @@ import typer
 
 from partitiond import __version__
 from partitiond.cli.models.configs import architecture_for
-from partitiond.cli.options import JsonOption, client_of, memory_bytes, settings_of
+from partitiond.cli.options import JsonOption, client_of, memory_bytes, option, settings_of, spread
 from partitiond.cli.output import emit, say
 from partitiond.cli.profile.kept import found_profiles
 from partitiond.cli.tools import estimate_options as asked
@@ -41,6 +41,7 @@ class _Wanted:
     memory: str | None
 
 
+@spread
 def transfer(
     ctx: typer.Context,
     profiles: asked.ProfilesArgument,
@@ -48,13 +49,15 @@ def transfer(
     hardware: asked.HardwareOption = None,
     cores: asked.CoresOption = None,
     sm_percent: asked.SmOption = None,
-    model: asked.OtherModelOption = None,
-    prompt_tokens: asked.OtherPromptOption = None,
-    output_tokens: asked.OtherOutputOption = None,
-    memory: asked.MemoryOption = None,
-    source_config: asked.SourceConfigOption = None,
-    output: asked.FileOption = None,
-    keep: asked.ImportOption = False,
+    model: str | None = option("Another model, as `tools estimate` takes it.", metavar="MODEL"),
+    prompt_tokens: int | None = option("Another mean prompt."),
+    output_tokens: int | None = option("Another mean output."),
+    memory: str | None = option("Of the partition, as 6GiB.", metavar="SIZE"),
+    source_config: Path | None = option(
+        "config.json of the measured model, where the catalog does not know it.", metavar="FILE"
+    ),
+    output: Path | None = option("Write the profile here.", "--output", "-o", metavar="FILE"),
+    keep: bool = option("Give it to the daemon, for plans.", "--import"),
     as_json: JsonOption = False,
 ) -> None:
     """Predict a profile from measured ones.

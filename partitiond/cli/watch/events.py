@@ -7,11 +7,11 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
-from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import emit, out, say
 from partitiond.cli.tables import events_table
 from partitiond.core.errors import (
@@ -33,31 +33,21 @@ _AGO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+@spread
 def events(
     ctx: typer.Context,
     *,
-    after: Annotated[int, typer.Option(help="Only events with a larger id.")] = 0,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many; 50, with --lines all there are.")
-    ] = None,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option("--kind", help="Only of this kind; plan-* is all that begin so. Repeatable."),
-    ] = None,
-    subject: Annotated[
-        str, typer.Option(help="Only about this model, replica, job, key; opt-* as above.")
-    ] = "",
-    actor: Annotated[
-        str, typer.Option(help="Only what this one asked for, as ada@*; * is anybody.")
-    ] = "",
-    since: Annotated[
-        str, typer.Option(help="Only since this moment (ISO 8601, UTC) or so long ago (2h, 7d).")
-    ] = "",
-    until: Annotated[str, typer.Option(help="Only before this moment, or so long ago.")] = "",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
-    lines: Annotated[
-        bool, typer.Option("--lines", help="Print each event as one line of JSON (export).")
-    ] = False,
+    after: int = option("Only events with a larger id.", default=0),
+    limit: int | None = option("At most so many; 50, with --lines all there are.", min=1),
+    kind: list[str] | None = option("Only of this kind; plan-* is all that begin so. Repeatable."),
+    subject: str = option("Only about this model, replica, job, key; opt-* as above.", default=""),
+    actor: str = option("Only what this one asked for, as ada@*; * is anybody.", default=""),
+    since: str = option(
+        "Only since this moment (ISO 8601, UTC) or so long ago (2h, 7d).", default=""
+    ),
+    until: str = option("Only before this moment, or so long ago.", default=""),
+    follow: bool = option("Go on as they happen.", "--follow", "-f"),
+    lines: bool = option("Print each event as one line of JSON (export)."),
     as_json: JsonOption = False,
 ) -> None:
     """Show what happened, why, and who asked for it.

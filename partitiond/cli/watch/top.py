@@ -1,11 +1,11 @@
 """Implements `partitiond top`: shows devices, models and replicas at work, live."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import out, print_json
 from partitiond.cli.watch.screen import EVENTS, OverviewReply, run
 from partitiond.cli.watch.state import SORTS, TopState, seen
@@ -16,19 +16,14 @@ if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 
+@spread
 def top(
     ctx: typer.Context,
     *,
-    once: Annotated[bool, typer.Option("--once", help="Print it once and end.")] = False,
-    interval: Annotated[
-        float, typer.Option("--interval", min=0.2, max=60, help="Seconds between two looks.")
-    ] = 2.0,
-    sort: Annotated[
-        str, typer.Option("--sort", metavar="name|demand|tokens|ttft|queue", help="Order.")
-    ] = "name",
-    find: Annotated[
-        str, typer.Option("--find", metavar="TEXT", help="Only what has this in its name.")
-    ] = "",
+    once: bool = option("Print it once and end."),
+    interval: float = option("Seconds between two looks.", default=2.0, min=0.2, max=60),
+    sort: str = option("Order.", default="name", metavar="name|demand|tokens|ttft|queue"),
+    find: str = option("Only what has this in its name.", default="", metavar="TEXT"),
     as_json: JsonOption = False,
 ) -> None:
     """Watch devices, models and replicas at work; `h` shows the keys.
