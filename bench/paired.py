@@ -11,6 +11,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from loadgen.results.statistics import half_width
 
 
+def spread(values: Sequence[float], form: str = ".3f") -> str:
+    """Median, with the lowest and the highest value: "2.0 (1.0..4.0)"."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:{form}} ({low:{form}}..{high:{form}})"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Comparison:
     """One figure of both sides.

@@ -29,6 +29,7 @@ from typing import Any, Final
 
 import httpx
 
+from bench.command import options
 from bench.control.cost import daemon, model_body
 from bench.daemons import Daemon, running, wait_for
 from partitiond.client.client import ControlClient
@@ -234,9 +235,7 @@ def counted(client: ControlClient) -> Iterator[str]:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the bench and print its report; the exit code is always 0."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--changes", type=int, default=100)
-    parser.add_argument("--clients", type=int, default=4)
+    parser = options(__doc__, changes=100, clients=4)
     parser.add_argument("--calm", type=float, default=15.0, help="seconds before the first change")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between two changes")
     parser.add_argument("--one-core", action="store_true", help="no room side by side")

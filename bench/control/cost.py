@@ -32,6 +32,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from bench.command import chosen, options
 from bench.daemons import Daemon, end_in_order, running, wait_for
 from partitiond.client.client import ControlClient
 
@@ -42,17 +43,13 @@ START_SECONDS: Final = 60.0
 def main(words: Sequence[str] | None = None) -> int:
     """Run the named measurements and print their results."""
     end_in_order()
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = options(__doc__, models=100, gpus=64)
     parser.add_argument("what", nargs="*", help="some of idle, death, first-token; default all")
-    parser.add_argument("--models", type=int, default=100)
-    parser.add_argument("--gpus", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=30.0, help="of the idle measurement")
     parser.add_argument("--rounds", type=int, default=5, help="deaths, and first tokens")
     parser.add_argument("--tree", type=Path, help="run the daemon of another checkout")
     given = parser.parse_args(words)
-    for name in given.what or MEASUREMENTS:
-        if name not in MEASUREMENTS:
-            parser.error(f"there is no {name!r}, only {', '.join(MEASUREMENTS)}")
+    for name in chosen(parser, "what", ",".join(given.what or MEASUREMENTS), MEASUREMENTS):
         for line in MEASUREMENTS[name](given):
             print(line, flush=True)
     return 0

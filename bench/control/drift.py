@@ -9,11 +9,11 @@ window; "bursty" is 3 % with every fourth window three times as noisy. The bench
 figures are the same on every machine.
 """
 
-import argparse
 import math
 import random
 from collections.abc import Callable, Iterator
 
+from bench.command import options
 from partitiond.core.drift.detection import Comparison, Figure, Track, Verdict, step
 from partitiond.core.drift.load import expected
 from tests.core.drift.test_load import OUTPUT, PROMPT, poisson, profile_of_it, run, seen
@@ -83,9 +83,7 @@ def loads() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--loads", action="store_true")
-    if parser.parse_args().loads:
+    if options(__doc__, loads=False).parse_args().loads:
         loads()
     else:
         alarms()

@@ -7,7 +7,6 @@ thread, so other work on the machine matters little. While a callback runs, no A
 answered and no engine that died is started again.
 """
 
-import argparse
 import asyncio
 import contextlib
 import dataclasses
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 import httpx
 
+from bench.command import options
 from bench.control.loop_cpu import LoopCpu, counted_callbacks
 from partitiond.api.app import create_app
 from partitiond.api.replies import ANSWERS
@@ -78,11 +78,7 @@ READS: Final = (
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run all steps once and print the largest callbacks."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--models", type=int, default=300)
-    parser.add_argument("--gpus", type=int, default=128)
-    parser.add_argument("--profiles", type=int, default=2000)
-    parser.add_argument("--keys", type=int, default=1000)
+    parser = options(__doc__, models=300, gpus=128, profiles=2000, keys=1000)
     parser.add_argument("--lines", type=int, default=25, help="callbacks to print")
     given = parser.parse_args(words)
     size = Size(given.models, given.gpus, given.profiles, given.keys)

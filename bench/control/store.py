@@ -5,7 +5,6 @@ waiting for the disk, events of a person's requests wait for it. The difference 
 surviving a power loss, for each transaction.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -13,12 +12,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.command import options
 from partitiond.store import open_store
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure both kinds and print them."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = options(__doc__)
     parser.add_argument("--folder", type=Path, default=Path(), help="on the disk to measure")
     parser.add_argument("--times", type=int, default=300, help="transactions of each kind")
     given = parser.parse_args(words)

@@ -1,7 +1,6 @@
 """Compares our admission, fairness and dispatch with load balancers, in simulated time.
 
     python -m bench.dispatch.policies [--seeds 3] [--seconds 40] [--jobs 1] [--only goodput]
-        [--json FILE]
 
 The discrete-event engines of `partitiond.simulated.replay` run behind our dispatch (the very
 policies that the proxy uses), and behind round robin and least connections. These two run as they
@@ -17,19 +16,18 @@ Every figure is a median over seeds (lowest..highest); differences are paired by
 Misses are printed as such. The exit code is 1 if a goal is missed.
 """
 
-import argparse
 import concurrent.futures
 import dataclasses
 import functools
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
+from bench.command import options
 from bench.dispatch.affinity import converse
 from bench.dispatch.cases import FLEETS, LOADS, POLICIES, Planned, drive, plan_for
+from bench.paired import spread
 from partitiond.core.dispatch.balance import PREFERENCE_SLACK
 from partitiond.simulated.replay.dispatch import ANYBODY, DispatchOptions, SimulatedCaller
 
@@ -110,12 +108,6 @@ def measured(jobs: Sequence[Job], workers: int) -> Figures:
     return found
 
 
-def spread(values: Sequence[float], form: str = ".3f") -> str:
-    """Median (lowest..highest)."""
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:{form}} ({low:{form}}..{high:{form}})"
-
-
 def goodput_table(found: Figures, misses: list[str]) -> Iterator[str]:
     """Table of every case, and whether it meets goals 1 and 2."""
     for fleet, load in CASES:
@@ -186,13 +178,11 @@ def affinity_table(seeds: int, seconds: float) -> Iterator[str]:
     plan = planned("4 equal", "steady")
     rate = 0.6 * plan.capacity
     yield f"\nconversations at {rate:.0f} requests/s: preference (slack)"
-    rows = [(name, options, PREFERENCE_SLACK) for name, options in PREFERENCES.items()]
+    rows = [(name, how, PREFERENCE_SLACK) for name, how in PREFERENCES.items()]
     rows += [("sessions", SESSIONS, slack) for slack in SLACKS if slack != PREFERENCE_SLACK]
-    for name, options, slack in rows:
+    for name, how, slack in rows:
         made = [
-            converse(
-                FLEETS["4 equal"], plan, rate, options, slack=slack, seed=seed, seconds=seconds
-            )
+            converse(FLEETS["4 equal"], plan, rate, how, slack=slack, seed=seed, seconds=seconds)
             for seed in range(seeds)
         ]
         middle = {
@@ -231,29 +221,17 @@ def jobs_of(only: str, seeds: int, seconds: float) -> list[Job]:
 
 def main() -> int:
     """Run the wanted parts, and print the tables and the missed goals."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=40.0)
-    parser.add_argument("--jobs", type=int, default=1)
+    parser = options(__doc__, seeds=3, seconds=40.0, jobs=1)
     parser.add_argument("--only", choices=["goodput", "tenants", "affinity"], default="")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    given = parser.parse_args()
     misses: list[str] = []
-    figures: dict[str, Figures] = {}
     for part, table in (("goodput", goodput_table), ("tenants", tenant_table)):
-        if options.only in {"", part}:
-            jobs = jobs_of(part, options.seeds, options.seconds)
-            figures[part] = measured(jobs, options.jobs)
-            print("\n".join(table(figures[part], misses)), flush=True)
-    if options.only in {"", "affinity"}:
-        for line in affinity_table(options.seeds, options.seconds):
+        if given.only in {"", part}:
+            found = measured(jobs_of(part, given.seeds, given.seconds), given.jobs)
+            print("\n".join(table(found, misses)), flush=True)
+    if given.only in {"", "affinity"}:
+        for line in affinity_table(given.seeds, given.seconds):
             print(line, flush=True)
-    if options.json is not None:
-        plain = {
-            part: [[*key, values] for key, values in found.items()]
-            for part, found in figures.items()
-        }
-        options.json.write_text(json.dumps(plain, indent=1), encoding="utf-8")
     print(f"\n{len(misses)} goals missed" + "".join(f"\n  {miss}" for miss in misses))
     return 1 if misses else 0
 

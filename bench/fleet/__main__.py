@@ -1,14 +1,12 @@
 """Runs the comparison as `python -m bench.fleet`: see the package."""
 
-import argparse
 import asyncio
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import bench.fleet
+from bench.command import chosen, options
 from bench.daemons import end_in_order
 from bench.fleet.arms import ARMS
 from bench.fleet.cases import Case, Model, cases
@@ -17,6 +15,8 @@ from loadgen import OpenLoopResult, Outcome, Workload, open_loop
 from loadgen.results.statistics import is_good, percentile
 
 GIB = 1 << 30
+START_SECONDS = 15.0
+"""Time that an engine takes to start, as measured."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,40 +48,23 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the chosen cases and arms and print the results of each case."""
     end_in_order()
     known = cases()
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.fleet", description=(bench.fleet.__doc__ or "").partition("\n")[0]
-    )
+    parser = options(bench.fleet.__doc__)
     parser.add_argument("--cases", default=",".join(known), help="some of " + ", ".join(known))
     parser.add_argument("--arms", default=",".join(ARMS), help="some of " + ", ".join(ARMS))
     parser.add_argument("--quick", action="store_true", help="a third of the time")
-    parser.add_argument(
-        "--start-seconds",
-        type=float,
-        default=15.0,
-        help="what an engine takes to start (15, as measured)",
-    )
-    parser.add_argument("--json", type=Path, help="write all figures there")
     given = parser.parse_args(words)
     known = cases(1 / 3 if given.quick else 1.0)
-    for name, table in (("cases", known), ("arms", ARMS)):
-        for word in getattr(given, name).split(","):
-            if word not in table:
-                parser.error(f"--{name}: there is no {word!r}, only {', '.join(table)}")
-    results = []
-    for case_name in given.cases.split(","):
+    arms = chosen(parser, "--arms", given.arms, ARMS)
+    for case_name in chosen(parser, "--cases", given.cases, known):
         case = known[case_name]
         print(f"\n{case.name}: {case.about}; {case.seconds:.0f} s", flush=True)
-        for arm in given.arms.split(","):
+        for arm in arms:
             try:
-                result = asyncio.run(measure(case, arm, given.start_seconds))
+                result = asyncio.run(measure(case, arm, START_SECONDS))
             except MissingError as error:
                 print(f"  SKIPPED {arm}: {error}", flush=True)
                 continue
-            results.append(result)
             print("  " + line_of(result), flush=True)
-    if given.json:
-        told = [dataclasses.asdict(result) for result in results]
-        given.json.write_text(json.dumps(told, indent=1) + "\n")
     return 0
 
 

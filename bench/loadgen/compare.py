@@ -31,6 +31,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.command import options
 from bench.loadgen.clients import FIGURES, Load, run_ours, run_vllm
 from bench.paired import alternate, compare
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
@@ -89,21 +90,21 @@ def climb(name: str, client: Client, load: Load) -> float:
     return best
 
 
-async def fixed_cost(options: argparse.Namespace, python: Path, folder: str) -> None:
+async def fixed_cost(given: argparse.Namespace, python: Path, folder: str) -> None:
     client_core, server_core = cores()
     sides: list[tuple[str, Client]] = [
         ("loadgen", run_ours),
         ("vllm bench serve", lambda load: run_vllm(load, python)),
     ]
     with fake_server(server_core) as url:
-        load = streams(url, options.streams, folder, client_core)
+        load = streams(url, given.streams, folder, client_core)
         print(f"sustained on core {client_core}, server on core {server_core}:")
         ours, theirs = (climb(name, client, load) for name, client in sides)
         if theirs:
             print(f"  ratio {ours / theirs:.2f} ({ours:.0f} by {theirs:.0f} chunks/s)")
-        print(f"CPU time per chunk, {options.streams} streams, in turns:")
+        print(f"CPU time per chunk, {given.streams} streams, in turns:")
         mine, base = await alternate(
-            options.rounds,
+            given.rounds,
             lambda i: in_thread(run_ours, load, i),
             lambda i: in_thread(lambda one: run_vllm(one, python), load, i),
             lambda text: print(f"  {text}", flush=True),
@@ -168,19 +169,19 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> N
 
 
 async def real_engine(
-    options: argparse.Namespace, environment: EngineEnvironment, folder: str
+    given: argparse.Namespace, environment: EngineEnvironment, folder: str
 ) -> None:
     client_core, _ = cores()
     model = "smollm2-135m"
     with engine(environment, folder, model) as url:
         base = Load(
-            url, model, options.requests, options.prompt_tokens, options.output_tokens,
-            options.rate, 256, 1.0, folder, client_core,
+            url, model, given.requests, given.prompt_tokens, given.output_tokens,
+            given.rate, 256, 1.0, folder, client_core,
         )  # fmt: skip
         loads = {
-            f"arrivals at {options.rate:g} req/s (Poisson)": base,
-            f"{options.concurrency} in flight": dataclasses.replace(
-                base, rate=math.inf, in_flight=options.concurrency
+            f"arrivals at {given.rate:g} req/s (Poisson)": base,
+            f"{given.concurrency} in flight": dataclasses.replace(
+                base, rate=math.inf, in_flight=given.concurrency
             ),
         }
         print(f"engine ready on {url}", flush=True)
@@ -188,7 +189,7 @@ async def real_engine(
         run_ours(warm)
         for name, load in loads.items():
             print(f"{name}, {load.requests} requests of {load.prompt_words}/{load.output_tokens}:")
-            await one_load(options.pairs, load, environment.python)
+            await one_load(given.pairs, load, environment.python)
 
 
 async def one_load(pairs: int, load: Load, python: Path) -> None:
@@ -216,26 +217,17 @@ def environment_and_folder() -> tuple[EngineEnvironment, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--streams", type=int, default=128)
-    parser.add_argument("--engine", action="store_true")
-    parser.add_argument("--pairs", type=int, default=6)
-    parser.add_argument("--requests", type=int, default=48)
-    parser.add_argument("--rate", type=float, default=2.0)
-    parser.add_argument("--concurrency", type=int, default=8)
-    parser.add_argument("--prompt-tokens", type=int, default=64)
-    parser.add_argument("--output-tokens", type=int, default=48)
-    options = parser.parse_args()
+    given = options(
+        __doc__, rounds=3, streams=128, engine=False, pairs=6, requests=48, rate=2.0,
+        concurrency=8, prompt_tokens=64, output_tokens=48,
+    ).parse_args()  # fmt: skip
     # A run that is terminated from outside must not leave its engine behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     environment, folder = environment_and_folder()
     part = (
-        real_engine(options, environment, folder)
-        if options.engine
-        else fixed_cost(options, environment.python, folder)
+        real_engine(given, environment, folder)
+        if given.engine
+        else fixed_cost(given, environment.python, folder)
     )
     asyncio.run(part)
 

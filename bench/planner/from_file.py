@@ -5,7 +5,6 @@ into a fleet file. `partitiond plan --from` plans the file in a process of its o
 estimates, the solver's time limit, the check and the page. The baseline is that limit.
 """
 
-import argparse
 import random
 import subprocess
 import sys
@@ -14,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from bench.command import options
 
 NAMES: Final = (
     "opt-125m", "smollm2-135m", "gemma-3-270m", "ernie-4.5-0.3b", "qwen2.5-0.5b", "bloom-560m",
@@ -25,15 +26,8 @@ MOST_DEMAND: Final = 20.0
 
 def main() -> None:
     """Print the time taken, and the part of it beyond the solver's limit."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.planner.from_file",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--models", type=int, default=1000)
-    parser.add_argument("--gpus", type=int, default=512)
+    parser = options(__doc__, models=1000, gpus=512, seed=1)
     parser.add_argument("--seconds", type=float, default=20.0, help="time limit of the solver")
-    parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "fleet.toml"

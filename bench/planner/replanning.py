@@ -18,10 +18,10 @@ parts are loaded once beforehand, as in a daemon's planner.
 
 import argparse
 import dataclasses
-import json
 import random
 import time
 
+from bench.command import options
 from bench.planner.instances import TUNING_SEEDS, UNTOUCHED_SEEDS
 from bench.planner.shipped import SETS
 from partitiond.core.plan.record import Plan, diff_plans
@@ -43,65 +43,53 @@ class Outcome:
     value: float
     moved: float
     stopped: float
-    optimal_gap: float
 
 
 def main() -> None:
     """Run all chosen events on all chosen instances."""
-    options = _options()
-    models, gpus = (int(n) for n in options.size.split("x"))
-    first = UNTOUCHED_SEEDS if options.untouched else TUNING_SEEDS
-    seeds = first[: options.seeds]
+    given = _options()
+    models, gpus = (int(n) for n in given.size.split("x"))
+    first = UNTOUCHED_SEEDS if given.untouched else TUNING_SEEDS
+    seeds = first[: given.seeds]
     print(f"{models} models x {gpus} GPUs, seeds {seeds[0]}..{seeds[-1]}, move budget ", end="")
-    print(f"{options.budget:.0%} of what runs; load of the machine counts")
+    print(f"{given.budget:.0%} of what runs; load of the machine counts")
     head = f"{'instance':>16} {'event':>9} {'plan':>6} {'seconds':>8} {'value':>10} {'to fresh':>9}"
     print(f"{head} {'moved':>7} {'stopped':>8} {'reload ratio':>13}", flush=True)
     for kind in ("slack", "over"):
-        plan_of(SETS[options.set](kind, 100, 64, 1, 3.0))
-    rows = []
-    for kind in options.kinds.split(","):
+        plan_of(SETS[given.set](kind, 100, 64, 1, 3.0))
+    for kind in given.kinds.split(","):
         for seed in seeds:
-            asked = SETS[options.set](kind, models, gpus, seed, options.fresh)
+            asked = SETS[given.set](kind, models, gpus, seed, given.fresh)
             runs = plan_of(asked)
             print(f"{kind:>16} {'':>9} {'runs':>6} {'':>8} {runs.certificate.value:>10,.6g}")
-            for event in options.events.split(","):
-                rows.extend(_measure(options, asked, runs, event, f"{kind} {options.size} #{seed}"))
-    if options.json:
-        print(json.dumps(rows))
+            for event in given.events.split(","):
+                _measure(given, asked, runs, event, f"{kind} {given.size} #{seed}")
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.planner.replanning",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options(__doc__, kinds="slack,over", events=",".join(EVENTS))
     parser.add_argument("--set", choices=tuple(SETS), default="shipped", help="of instances")
     parser.add_argument("--size", default="1000x512", help="models x GPUs")
-    parser.add_argument("--kinds", default="slack,over")
-    parser.add_argument("--events", default=",".join(EVENTS))
     parser.add_argument("--seeds", type=int, default=1, help="instances of each kind")
     parser.add_argument("--untouched", action="store_true", help="the second set of seeds")
     parser.add_argument("--fresh", type=float, default=60.0, help="seconds of a fresh plan")
     parser.add_argument("--soon", type=float, default=2.5, help="seconds of the first new plan")
     parser.add_argument("--later", type=float, default=30.0, help="seconds of the one after it")
     parser.add_argument("--budget", type=float, default=0.03, help="share of what runs")
-    parser.add_argument("--json", action="store_true", help="the rows once more, as JSON")
     return parser.parse_args()
 
 
 def _measure(
-    options: argparse.Namespace, asked: PlanRequest, runs: Plan, event: str, name: str
-) -> list[dict[str, object]]:
+    given: argparse.Namespace, asked: PlanRequest, runs: Plan, event: str, name: str
+) -> None:
     changed = _after(asked, event)
     found = {
-        "fresh": _fresh(changed, runs, options.fresh),
-        "soon": _again(changed, runs, options.soon, options.budget),
-        "later": _again(changed, runs, options.later, options.budget),
+        "fresh": _fresh(changed, runs, given.fresh),
+        "soon": _again(changed, runs, given.soon, given.budget),
+        "later": _again(changed, runs, given.later, given.budget),
     }
     sign = 1 if asked.objective.is_cost else -1
     best = found["fresh"].value
-    rows: list[dict[str, object]] = []
     for plan, outcome in found.items():
         gap = sign * (outcome.value - best) / max(best, 1e-9)
         ratio = found["fresh"].moved / max(outcome.moved, 1 / max(1, len(runs.placements)))
@@ -110,9 +98,6 @@ def _measure(
             f"{gap:>9.2%} {outcome.moved:>7.1%} {outcome.stopped:>8.1%} {ratio:>13.1f}",
             flush=True,
         )
-        rows.append({"instance": name, "event": event, "plan": plan, "gap": gap})
-        rows[-1] |= dataclasses.asdict(outcome)
-    return rows
 
 
 def _after(asked: PlanRequest, event: str) -> PlanRequest:
@@ -177,8 +162,7 @@ def _again(changed: PlanRequest, runs: Plan, seconds: float, budget: float) -> O
 def _outcome(plan: Plan, runs: Plan, placements: tuple[object, ...], seconds: float) -> Outcome:
     diff = diff_plans(runs.placements, placements)  # type: ignore[arg-type]
     there = max(1, len(runs.placements))
-    proof = plan.certificate
-    return Outcome(seconds, proof.value, len(diff.move) / there, len(diff.stop) / there, proof.gap)
+    return Outcome(seconds, plan.certificate.value, len(diff.move) / there, len(diff.stop) / there)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ for a fixed or a varying time, and engines whose step time is a + c n with n req
 that a full engine is hardly faster than a half-full one if a is small).
 """
 
-import argparse
 import dataclasses
 import heapq
 import itertools
@@ -17,6 +16,7 @@ import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from bench.command import options
 from partitiond.profiler.sweep.capacity import OpenTrial, open_trial
 from partitiond.profiler.sweep.steady import ServedRequest, is_steady
 
@@ -170,10 +170,7 @@ def share_held(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=200, help="trials of each figure")
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    given = options(__doc__, runs=200, seed=1).parse_args()
     print(f"false verdicts in % of {given.runs} trials: failed below what the server sustains,")
     print("held above it; at 1.0 either is right, and the share that was held is given.\n")
     head = "".join(f"{load:>7}" for load in LOADS)

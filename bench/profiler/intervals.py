@@ -9,7 +9,6 @@ are the load generator's own; the combined rate is the profiler's. The truth is 
 long.
 """
 
-import argparse
 import dataclasses
 import itertools
 import math
@@ -22,6 +21,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from bench.command import options
 from loadgen.load.lengths import lognormal_list
 from loadgen.loops.window import WindowRule, WindowState
 from loadgen.results.records import Outcome, Record
@@ -267,19 +267,16 @@ def combined(
 
 def main() -> None:
     """Print the coverage of all intervals."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
+    given = options(__doc__, runs=200, seed=1).parse_args()
     for scenario in SCENARIOS:
-        coverage = cover(scenario, options.runs, options.seed)
+        coverage = cover(scenario, given.runs, given.seed)
         print(f"\n{scenario}: windows of {coverage.seconds:.1f} s; coverage (mean half-width)")
         for name, tally in coverage.tallies.items():
             print(f"  {name:<12}{tally}")
     for scenario in (SCENARIOS[0], SCENARIOS[3]):
-        windows = visit_windows(scenario, options.runs, options.seed)
+        windows = visit_windows(scenario, given.runs, given.seed)
         for machine, visits in itertools.product(MACHINES, (2, 3, 4)):
-            tally = combined(windows, machine, visits, options.seed)
+            tally = combined(windows, machine, visits, given.seed)
             print(
                 f"  combined: rho {scenario.memory:g}, {visits} windows, speed ± "
                 f"{machine.speed:.0%}, {machine.disturbed:.0%} disturbed: {tally}"

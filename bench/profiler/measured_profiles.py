@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench.command import options
 from partitiond.core.hardware.cpus import measured_cpu
 from partitiond.core.hardware.kinds import HardwareSpec
 from partitiond.core.hardware.lookup import hardware_for_key
@@ -17,9 +18,7 @@ from partitiond.models.catalog import CATALOG
 
 def parser(text: str | None) -> argparse.ArgumentParser:
     """Common options: files or folders, and the folder that keeps this CPU's figures."""
-    found = argparse.ArgumentParser(
-        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    found = options(text)
     found.add_argument("paths", nargs="*", type=Path, default=[Path("profiles")])
     found.add_argument(
         "--state-dir", type=Path, default=Path(".bench"), help="keeps what was measured of the CPU"

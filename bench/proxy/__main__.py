@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import bench.proxy
+from bench.command import chosen, options
 from bench.proxy import measure, native, report, tools
 from bench.proxy.measure import DIRECT, DIRECTLY, SCENARIOS, Results
 from bench.proxy.processes import REALTIME_HELP, cores, run_first
@@ -31,17 +32,13 @@ USUAL: tuple[str, ...] = (
 
 def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the arguments; exit on unknown names."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.proxy", description=(bench.proxy.__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--quick", action="store_true", help="2 rounds of 2 s, three proxies")
+    parser = options(bench.proxy.__doc__, quick=False)
     parser.add_argument("--rounds", type=int, help="default 3")
     parser.add_argument("--seconds", type=float, help="of one measurement; default 3")
     names = ", ".join([*STARTERS, "ours:N (with N workers)", "before (see --tree)"])
     parser.add_argument("--proxies", help=f"some of {names}")
     parser.add_argument("--with", dest="more", default="", help="further ones, e.g. litellm")
     parser.add_argument("--only", help=f"measurements: some of {', '.join(SCENARIOS)}")
-    parser.add_argument("--ours-workers", type=int, default=1, help="workers of `ours`")
     parser.add_argument(
         "--ours-options", type=json.loads, default={}, help="fields of ProxyOptions, as JSON"
     )
@@ -57,10 +54,7 @@ def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     given.proxies += [name for name in given.more.split(",") if name]
     if given.tree and "before" not in given.proxies:
         given.proxies.insert(1, "before")
-    given.only = given.only.split(",") if given.only else list(SCENARIOS)
-    for name in given.only:
-        if name not in SCENARIOS:
-            parser.error(f"--only: there is no {name!r}, only {', '.join(SCENARIOS)}")
+    given.only = chosen(parser, "--only", given.only or ",".join(SCENARIOS), SCENARIOS)
     for name in given.proxies:
         try:
             starter(name)
@@ -123,10 +117,7 @@ def main(words: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pd-bench-") as name, contextlib.ExitStack() as stack:
         upstream = stack.enter_context(native.upstream(Path(name), load_core))
-        options = dict(given.ours_options)
-        if given.ours_workers > 1:
-            options["workers"] = given.ours_workers
-        setting = Setting(Path(name), upstream, proxy_core, options)
+        setting = Setting(Path(name), upstream, proxy_core, given.ours_options)
         proxies, skipped = start_all(given.proxies, setting, given.tree, stack)
         direct = Proxy(DIRECT, os.getpid(), upstream.port)
         for proxy in proxies:  # the first requests of a process differ from later ones
@@ -140,7 +131,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.json:
         facts = {
             "rounds_run": given.rounds, "seconds": given.seconds, "failures": failures,
-            "skipped": skipped, "ours_options": options, "cores": [proxy_core, load_core],
+            "skipped": skipped, "ours_options": setting.options, "cores": [proxy_core, load_core],
         }  # fmt: skip
         given.json.write_text(json.dumps(report.as_json(results, facts), indent=1) + "\n")
     print(f"\n{time.monotonic() - started:.0f} s", file=sys.stderr)

@@ -11,7 +11,6 @@ sources, not from the compiled modules: those variants are compared with `interp
 import argparse
 import contextlib
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.command import chosen, options
 from bench.proxy import measure, native, report
 from bench.proxy.measure import CPU_CHUNK, CPU_REQUEST, USER_CHUNK, USER_REQUEST, Results
 from bench.proxy.processes import REALTIME_HELP, cores, run_first
@@ -157,21 +157,13 @@ def line_of(results: Results, name: str) -> str:
 
 def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.proxy.features", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = options(__doc__, rounds=5, seconds=3.0)
     parser.add_argument("--only", help=f"variants: some of {', '.join(VARIANTS)}")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--realtime", action="store_true", help=REALTIME_HELP)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args(words)
-    chosen = given.only.split(",") if given.only else list(VARIANTS)
-    for name in chosen:
-        if name not in VARIANTS:
-            parser.error(f"--only: there is no {name!r}, only {', '.join(VARIANTS)}")
-    bases = [BASE, *({INTERPRETED} & {base_of(name) for name in chosen})]
-    given.variants = [*bases, *(name for name in chosen if name not in bases)]
+    wanted = chosen(parser, "--only", given.only or ",".join(VARIANTS), VARIANTS)
+    bases = [BASE, *({INTERPRETED} & {base_of(name) for name in wanted})]
+    given.variants = [*bases, *(name for name in wanted if name not in bases)]
     return given
 
 
@@ -203,8 +195,6 @@ def main(words: Sequence[str] | None = None) -> int:
         print(line_of(results, name))
     for failure in failures:
         print(f"FAILED {failure}")
-    if given.json:
-        given.json.write_text(json.dumps(results.values, indent=1) + "\n")
     return 1 if failures else 0
 
 

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.command import options
 from bench.proxy import native, report, tools
 from bench.proxy.native import Load, read_report, start_client
 from bench.proxy.processes import (
@@ -100,11 +100,10 @@ def wait_until_open(client: "subprocess.Popen[str]") -> float:
 
 @dataclasses.dataclass(slots=True)
 class Scene:
-    """The proxy and the results so far."""
+    """The proxy and the failures so far."""
 
     proxy: Proxy
     core: int | None
-    found: dict[str, Any] = dataclasses.field(default_factory=dict)
     failures: list[str] = dataclasses.field(default_factory=list)
 
     def start(self, load: Load) -> "subprocess.Popen[str]":
@@ -120,8 +119,7 @@ class Scene:
         return seen
 
     def say(self, name: str, value: object) -> None:
-        """Keep a figure and show it."""
-        self.found[name] = value
+        """Show a figure."""
         shown = report.number(value) if isinstance(value, float) else value
         print(f"{name:58} {shown}")
 
@@ -176,16 +174,11 @@ def shares(scene: Scene, name: str, by_process: dict[int, float]) -> None:
 
 def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.proxy.scale", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = options(__doc__, idle=10_000, active=2_000)
     parser.add_argument("--proxy", default="ours:2", help="as in `python -m bench.proxy`")
-    parser.add_argument("--idle", type=int, default=10_000)
-    parser.add_argument("--active", type=int, default=2_000)
     parser.add_argument("--rate", type=int, default=10, help="chunks/s of each active stream")
     parser.add_argument("--pin", action="store_true", help="the proxy on one core of its own")
     parser.add_argument("--realtime", action="store_true", help=REALTIME_HELP)
-    parser.add_argument("--json", type=Path)
     return parser.parse_args(words)
 
 
@@ -210,9 +203,6 @@ def main(words: Sequence[str] | None = None) -> int:
     for failure in scene.failures:
         print(f"FAILED {failure}")
     print("every byte was right, nothing was lost" if not scene.failures else "")
-    if given.json:
-        facts = {"proxy": given.proxy, "cores": os.cpu_count(), "failures": scene.failures}
-        given.json.write_text(json.dumps({**facts, **scene.found}, indent=1) + "\n")
     return 1 if scene.failures else 0
 
 

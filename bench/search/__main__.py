@@ -7,7 +7,6 @@ the same window rule. Each search gets the same curve with its own noise. X* is 
 another is named; the reference's own X* is noisy, too. See docs/decisions/0006.
 """
 
-import argparse
 import dataclasses
 import math
 import multiprocessing
@@ -16,6 +15,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from bench.command import options
 from bench.search.curves import FAMILIES, Curve, draw_curve
 from bench.search.engine import SimulatedEngine
 from bench.search.reference import Reading, read, run_reference
@@ -182,9 +182,7 @@ def table(rows: Sequence[Row], by_family: bool) -> str:
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--curves", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = options(__doc__, curves=500, seed=1)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--by-family", action="store_true", help="ours with the usual prior")
     given = parser.parse_args()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.command import options
 from partitiond.cli.demo import steps as demo_steps
 from partitiond.cli.demo.daemon import DemoDaemon
 from partitiond.cli.demo.demo import DemoOptions, demo_dtype, demo_specs, prepare_folder
@@ -35,10 +36,7 @@ def options_parser(
     description: str, *, pairs: int, seconds: float, folder: str
 ) -> argparse.ArgumentParser:
     """The options that all benchmarks on the demo's fleet have."""
-    parser = argparse.ArgumentParser(description=description.split("\n", maxsplit=1)[0])
-    parser.add_argument("--pairs", type=int, default=pairs)
-    parser.add_argument("--seconds", type=float, default=seconds)
-    parser.add_argument("--folder", type=Path, default=Path(folder))
+    parser = options(description, pairs=pairs, seconds=seconds, folder=Path(folder))
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     return parser
 
@@ -46,7 +44,7 @@ def options_parser(
 @contextlib.contextmanager
 def demo_fleet(given: argparse.Namespace, models: int) -> Iterator[DemoFleet]:
     """Start the daemon with the demo's first `models` models prepared; end it afterwards."""
-    options = DemoOptions(
+    chosen = DemoOptions(
         given.folder.absolute(),
         once=True,
         hub=False,
@@ -54,10 +52,10 @@ def demo_fleet(given: argparse.Namespace, models: int) -> Iterator[DemoFleet]:
         overrides=tuple(given.overrides),
     )
     story = Story(Console(stderr=True), 1)
-    settings, config = prepare_folder(options)
-    daemon = DemoDaemon(settings, config, options.overrides)
+    settings, config = prepare_folder(chosen)
+    daemon = DemoDaemon(settings, config, chosen.overrides)
     client = connect(settings)
-    specs = demo_specs(options, settings, demo_dtype())[:models]
+    specs = demo_specs(chosen, settings, demo_dtype())[:models]
     try:
         environment = demo_steps.engine(story, settings)
         asyncio.run(demo_steps.prepare_models(story, settings, environment, specs))

@@ -1,7 +1,7 @@
 """Compares plans replayed in simulated time with the figures that the plans promised.
 
     python -m bench.simulator.replay [--fleets examples/*.toml] [--profiles profiles] [--sizes 10x4]
-        [--kinds slack over] [--seeds 3] [--seconds 30] [--plan-seconds 5] [--json FILE]
+        [--kinds slack over] [--seeds 3] [--seconds 30] [--plan-seconds 5]
 
 The bench has four parts. The first checks the simulator itself: it steps every measured batch of
 each shipped measured profile in a closed loop. The others are plans: every fleet file (estimates,
@@ -16,7 +16,6 @@ plan's prediction as if sharing a device cost nothing. Misses are listed.
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from bench.command import options
 from bench.simulator.replay_cases import (
     Case,
     closed_loop,
@@ -114,7 +114,7 @@ def _shown(one: Difference, value: float) -> str:
             return f"{1000 * value:.1f} ms"
 
 
-def of_profiles(profiles: Sequence[Profile], given: argparse.Namespace) -> list[Difference]:
+def of_profiles(profiles: Sequence[Profile], given: argparse.Namespace) -> None:
     """Compare the simulator with every measured batch."""
     found: list[Difference] = []
     for profile in profiles:
@@ -126,7 +126,6 @@ def of_profiles(profiles: Sequence[Profile], given: argparse.Namespace) -> list[
     )
     if found:
         print("\n".join(table([dataclasses.replace(one, naive=None) for one in found])))
-    return found
 
 
 def cases(given: argparse.Namespace, profiles: Sequence[Profile]) -> Iterator[Case]:
@@ -149,33 +148,20 @@ def main() -> int:
     """Replay all cases and print the results."""
     given = _parser().parse_args()
     profiles = measured([given.profiles]) if given.profiles.exists() else []
-    kept = {"simulator": of_profiles(profiles, given)}
+    of_profiles(profiles, given)
     together: dict[str, list[Difference]] = {}
     for case in cases(given, profiles):
-        found = kept[case.name] = replay_case(case)
+        found = replay_case(case)
         together.setdefault(case.source, []).extend(found)
         print("\n".join([*table(found), *misses(found, given.misses)]), flush=True)
     for source, found in together.items():
         print(f"\nall plans of {source} together")
         print("\n".join(table(found)))
-    if given.json is not None:
-        given.json.write_text(json.dumps(_as_json(kept), indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def _as_json(kept: dict[str, list[Difference]]) -> dict[str, list[dict[str, object]]]:
-    return {
-        name: [{**dataclasses.asdict(one), "error": one.error} for one in found]
-        for name, found in kept.items()
-    }
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.simulator.replay",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options(__doc__)
     examples = sorted(Path("examples").glob("*.toml"))
     parser.add_argument("--fleets", nargs="*", type=Path, default=examples)
     parser.add_argument("--profiles", type=Path, default=Path("profiles"))
@@ -186,7 +172,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan-seconds", type=float, default=5.0, help="time limit of a solve")
     parser.add_argument("--seed", type=int, default=0, help="of arrivals and lengths")
     parser.add_argument("--misses", type=int, default=8, help="listed of each plan")
-    parser.add_argument("--json", type=Path, default=None, help="every figure, into this file")
     return parser
 
 

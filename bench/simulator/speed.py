@@ -1,7 +1,7 @@
 """Measures how fast the fleet simulator is: events and requests per second of CPU time.
 
     python -m bench.simulator.speed [--gpus 1000] [--requests 5000000] [--models 40] [--cells 8]
-        [--load 0.8] [--workload burst] [--plan-seconds 10] [--json FILE]
+        [--load 0.8] [--workload burst] [--plan-seconds 10]
 
 The fleet is of A100 80GB, eight to a host, for models of seven kinds whose demand exceeds its
 capacity. The planner plans one cell, which is not timed, and all cells are alike; the whole is one
@@ -12,7 +12,6 @@ in, 200 out in the mean) and come at `--load` times the rate that the plan says 
 
 import argparse
 import dataclasses
-import json
 import random
 import resource
 import sys
@@ -22,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from bench.command import options
 from bench.simulator.replay_cases import architecture_of
 from partitiond.core.plan.record import Infeasible, Objective, Placement, Plan
 from partitiond.fleet.file import Fleet, load_fleet
@@ -109,8 +109,8 @@ def simulated(fleet: Fleet, plan: Plan, given: argparse.Namespace) -> FleetRepor
     seconds = given.requests / rate
     warm_up = WARM_UP_SHARE * seconds
     made = SyntheticArrivals(ArrivalKind(given.workload), period_seconds=seconds)
-    options = FleetOptions(seconds=seconds, warm_up_seconds=warm_up, seed=given.seed)
-    run = FleetRun(plan, specs, engine_of, options)
+    wanted = FleetOptions(seconds=seconds, warm_up_seconds=warm_up, seed=given.seed)
+    run = FleetRun(plan, specs, engine_of, wanted)
     return run.run(made_up(made, demands, given.seed))
 
 
@@ -157,27 +157,15 @@ def main() -> int:
     plan = repeated(plan, given.cells)
     report = simulated(fleet, plan, given)
     print("\n".join(lines(plan, report)))
-    if given.json is not None:
-        plain = dataclasses.asdict(report)
-        given.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.simulator.speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--gpus", type=int, default=1000)
-    parser.add_argument("--requests", type=int, default=5_000_000)
-    parser.add_argument("--models", type=int, default=40)
+    parser = options(__doc__, gpus=1000, requests=5_000_000, models=40, seed=0)
     parser.add_argument("--cells", type=int, default=8, help="one of them is planned")
     parser.add_argument("--load", type=float, default=0.8, help="of what the plan says it serves")
     parser.add_argument("--workload", choices=[kind.value for kind in ArrivalKind], default="burst")
     parser.add_argument("--plan-seconds", type=float, default=10.0, help="time limit of the solve")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=None, help="the whole report, into this file")
     return parser
 
 

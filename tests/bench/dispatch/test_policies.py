@@ -4,7 +4,8 @@ import pytest
 
 from bench.dispatch.affinity import converse
 from bench.dispatch.cases import FLEETS
-from bench.dispatch.policies import Job, planned, run, spread
+from bench.dispatch.policies import Job, planned, run
+from bench.paired import spread
 from partitiond.simulated.replay.dispatch import DispatchOptions
 
 
