@@ -27,7 +27,7 @@ from partitiond.api.auth import ensure_token
 from partitiond.api.replies import ANSWERS
 from partitiond.api.schemas import ApiOptions
 from partitiond.controller.plans.planning import Solve
-from partitiond.controller.service import Service
+from partitiond.controller.service import Adapters, Daemon, Service, service_of
 from partitiond.core.errors import DeviceError, PartitiondError, SettingsError, SilentError
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.spec import ModelSpec
@@ -208,7 +208,7 @@ def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
         telemetry=HostTelemetry(dcgm_url=settings.gpu.dcgm_url, looks=host.devices.looks),
         cpu_figures=cpu_speed,
     )
-    return Service(
+    adapters = Adapters(
         store=store,
         runner=runner,
         devices=devices,
@@ -217,7 +217,6 @@ def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
         profiler=profiler,
         solve=_solver(settings.planner.memory_limit),
         clock=clock,
-        options=service_options(settings),
         accept=_accept,
         engine_problem=finder.problem,
         engine_version=finder.version,
@@ -225,6 +224,7 @@ def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
         partitions=host.partitions,
         gauges=HostGauges(nvml=settings.gpu.enabled, cpu=settings.cpu.enabled),
     )
+    return service_of(adapters, service_options(settings))
 
 
 def _runner(settings: Settings, finder: EngineFinder, host: GpuHost) -> EngineRunner:
@@ -326,9 +326,9 @@ async def _run(
         service = make_service(settings, store, host)
         signals = await ending.enter_async_context(_signals())
         try:
-            await service.start()
+            await service.daemon.start()
         except PartitiondError:
-            await service.shutdown(stop_engines=False)
+            await service.daemon.shutdown(stop_engines=False)
             raise
         admin, metrics = tokens
         api = ApiOptions(hub=settings.models.hub, allow_folders=settings.models.allow_folders)
@@ -349,8 +349,8 @@ async def _run(
         telling = asyncio.create_task(
             keep_informed(
                 started=lambda: server.started,
-                status=lambda: status_text(service.replicas()),
-                alive=lambda: service.turning,
+                status=lambda: status_text(service.overview.replicas()),
+                alive=lambda: service.daemon.turning,
                 on_ready=on_ready,
             ),
             name="service manager",
@@ -359,7 +359,7 @@ async def _run(
         compiling = asyncio.create_task(compile_ahead(), name="compile the planner's search")
         try:
             await _until_the_end(
-                service,
+                service.daemon,
                 signals,
                 serving,
                 stop_engines=not settings.daemon.keep_engines_on_exit,
@@ -392,38 +392,38 @@ async def _signals() -> AsyncIterator["asyncio.Queue[signal.Signals]"]:
 
 
 async def _until_the_end(
-    service: Service,
+    daemon: Daemon,
     signals: "asyncio.Queue[signal.Signals]",
     serving: "asyncio.Task[None]",
     *,
     stop_engines: bool,
-    reload: Callable[[Service], bool] | None = None,
+    reload: Callable[[Daemon], bool] | None = None,
 ) -> None:
-    """Wait until a signal or the API's `shutdown` has ended the service.
+    """Wait until a signal or the API's `shutdown` has ended the control plane.
 
     Raises:
         PartitiondError: the API ended by itself. Engines and endpoint are left running: they
             serve, and the next daemon adopts them.
     """
-    closed = asyncio.create_task(service.closed.wait())
+    closed = asyncio.create_task(daemon.closed.wait())
     while not closed.done() and not serving.done():
         told = asyncio.create_task(signals.get())
         await asyncio.wait({closed, told, serving}, return_when=asyncio.FIRST_COMPLETED)
         if not told.done():
             told.cancel()
         elif told.result() is signal.SIGHUP:
-            stop_engines = stop_engines if reload is None else reload(service)
-        elif service.ending:
+            stop_engines = stop_engines if reload is None else reload(daemon)
+        elif daemon.ending:
             log.info("%s again: does not wait for requests in flight", told.result().name)
-            service.hurry()
+            daemon.hurry()
         else:
             log.info("%s: ending", told.result().name)
-            service.end(stop_engines=stop_engines)
-    if service.ending or not serving.done():
-        await service.shutdown(stop_engines=stop_engines)
+            daemon.end(stop_engines=stop_engines)
+    if daemon.ending or not serving.done():
+        await daemon.shutdown(stop_engines=stop_engines)
         return
     error = None if serving.cancelled() else serving.exception()
-    await service.shutdown(stop_engines=False)
+    await daemon.shutdown(stop_engines=False)
     closed.cancel()
     why = f"{type(error).__name__}: {error}" if error is not None else "it stopped by itself"
     raise PartitiondError(

@@ -287,8 +287,8 @@ async def test_a_control_api_that_breaks_is_an_error_and_stops_no_engine() -> No
     host = Host(store)
     store.add_profile(measured_profile("a", cores=1))
     store.add_profile(measured_profile("a", cores=2))
-    await host.service.start()
-    await host.service.register(spec("a"))
+    await host.service.daemon.start()
+    await host.service.models.register(spec("a"))
     await host.serves("a")
 
     async def breaks() -> None:
@@ -297,7 +297,7 @@ async def test_a_control_api_that_breaks_is_an_error_and_stops_no_engine() -> No
     serving = asyncio.create_task(breaks())
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     with pytest.raises(PartitiondError, match="the listener is gone"):
-        await _until_the_end(host.service, signals, serving, stop_engines=True)
+        await _until_the_end(host.service.daemon, signals, serving, stop_engines=True)
     assert host.runner.running()
     assert host.proxy.alive
     store.close()

@@ -26,7 +26,7 @@ from partitiond.controller.plans import planning
 from partitiond.controller.plans.planning import PlanOptions
 from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.controller.runtime.engines import Engine
-from partitiond.controller.service import Service, ServiceOptions
+from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.errors import ModelSourceError
 from partitiond.core.hardware.kinds import SharingMode
@@ -115,13 +115,13 @@ async def everything(size: Size, folder: Path, counted: LoopCpu) -> None:
     await asyncio.sleep(0)
     try:
         counted.step = "start"
-        await service.start()
+        await service.daemon.start()
         settle_heap()
         async with asking(api) as http:
             await steps(service, http, fakes, counted)
         counted.step = "end"
     finally:
-        await service.shutdown(stop_engines=False)
+        await service.daemon.shutdown(stop_engines=False)
         store.close()
 
 
@@ -135,13 +135,13 @@ async def steps(
         counted.step = step
 
     ended: list[None] = []
-    looked = service._controller.looked
+    looked = service.parts.controller.looked
 
     def passed() -> None:
         ended.append(None)
         looked()
 
-    service._controller.looked = passed
+    service.parts.controller.looked = passed
 
     async def more_passes(count: int = 3) -> None:
         before = len(ended)
@@ -172,7 +172,7 @@ async def steps(
 
     def all_serve() -> bool:
         fakes.clock.now += 0.05
-        engines = service._controller.engines
+        engines = service.parts.controller.engines
         return len(engines) == len(plan.placements) and all(
             engine.state.value == "serving" for engine in engines
         )
@@ -183,8 +183,8 @@ async def steps(
     await begin("traffic: drift and scaling")
     for turn in (1, 2, 3):
         fakes.clock.now += 60.0
-        fakes.proxy.sampled = sample(service._controller.engines, fakes.clock.now, turn)
-        await service._traffic.look()
+        fakes.proxy.sampled = sample(service.parts.controller.engines, fakes.clock.now, turn)
+        await service.parts.traffic.look()
         await asyncio.sleep(0)
     await begin("usage booked")
     usage: Any = service.usage
@@ -199,11 +199,11 @@ async def steps(
     key = await http.post("/keys", json={"label": "bench"})
     key.raise_for_status()
     await begin("registration")
-    await service.register(spec("new", demand=Demand(req_per_s=0.5), max_replicas=1))
+    await service.models.register(spec("new", demand=Demand(req_per_s=0.5), max_replicas=1))
     await more_passes()
     await begin("profile added, plan by itself")
     before = len(fakes.asked)
-    service.import_profile(_profile(f"{OLD}000", 1000))
+    service.profiles.keep(_profile(f"{OLD}000", 1000))
     await until(lambda: len(fakes.asked) > before)
     await more_passes()
     await begin("engine dies")
@@ -261,16 +261,18 @@ class Fakes:
         policy = ControllerPolicy(
             watch=WatchPolicy(interval_seconds=0.5), loop_seconds=0.02, count_seconds=0.0
         )
-        return Service(
-            store=store,
-            runner=self.runner,
-            devices=self.devices,
-            resolver=self.resolver,
-            proxy=self.proxy,
-            profiler=self.profiler,
-            solve=self.solve,
-            clock=self.clock,
-            options=ServiceOptions(policy=policy, planning=PlanOptions(time_limit_seconds=2.0)),
+        return service_of(
+            Adapters(
+                store=store,
+                runner=self.runner,
+                devices=self.devices,
+                resolver=self.resolver,
+                proxy=self.proxy,
+                profiler=self.profiler,
+                solve=self.solve,
+                clock=self.clock,
+            ),
+            ServiceOptions(policy=policy, planning=PlanOptions(time_limit_seconds=2.0)),
         )
 
 

@@ -1,4 +1,4 @@
-"""Provides what all routes use: the service, the options, JSON answers, entity tags."""
+"""Provides what all routes use: JSON answers, entity tags."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -6,7 +6,6 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Header, Request, Response
 
 from partitiond.api.answers import NewKey
-from partitiond.api.schemas import ApiOptions
 from partitiond.core.errors import InputError, PreconditionFailedError
 from partitiond.core.events import Event
 from partitiond.core.hardware.details import DeviceDetails
@@ -61,16 +60,6 @@ ANSWERS: Final = tuple(
 """The types of answers. They are closed here, before the schema of any route is made from them."""
 
 
-def _service(request: Request) -> ControlService:
-    service: ControlService = request.app.state.service
-    return service
-
-
-def _options(request: Request) -> ApiOptions:
-    options: ApiOptions = request.app.state.options
-    return options
-
-
 async def until_writable(request: Request) -> None:
     """Delay a changing request while another process holds the lock of the store.
 
@@ -78,11 +67,8 @@ async def until_writable(request: Request) -> None:
         StoreBusyError: the store is locked for too long; nothing was changed.
     """
     if request.method not in SAFE_METHODS:
-        await _service(request).until_writable()
-
-
-Service = Annotated[ControlService, Depends(_service)]
-Options = Annotated[ApiOptions, Depends(_options)]
+        service: ControlService = request.app.state.service
+        await service.store_waits.until_writable()
 
 
 def reply(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

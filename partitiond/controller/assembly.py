@@ -34,6 +34,7 @@ from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.controller.store_waits import StoreWaits
+from partitiond.controller.views.health import MetricsText, Readiness
 from partitiond.controller.views.overview import OverviewDesk, Sources
 from partitiond.controller.views.records import PlacedView, placed_views
 from partitiond.core.drift.options import DriftOptions
@@ -93,10 +94,10 @@ class Adapters:
     profiler: ProfileRunner
     solve: Solve
     clock: Clock
-    accept: Callable[[ModelSpec], None]
-    engine_problem: Callable[[], EngineUnavailableError | None]
-    engine_version: Callable[[], str]
-    cpu_speed: CpuSpeed | None
+    accept: Callable[[ModelSpec], None] = lambda _: None
+    engine_problem: Callable[[], EngineUnavailableError | None] = lambda: None
+    engine_version: Callable[[], str] = str
+    cpu_speed: CpuSpeed | None = None
     partitions: PartitionControl | None = None
     gauges: DeviceGauges | None = None
 
@@ -113,6 +114,7 @@ class Parts:
 
     def __init__(self, adapters: Adapters, options: ServiceOptions) -> None:
         self._given = adapters
+        self.store, self.partitions = adapters.store, adapters.partitions
         self.store_waits = StoreWaits(adapters.store)
         self._options = options
         self.metrics = Metrics()
@@ -153,6 +155,7 @@ class Parts:
         self.plans.obstacles = self.obstacles.now
         self.plans.planned_before = lambda: self.obstacles.planned_before
         self.controller.withheld = self._withheld
+        self.controller.after_pass = self.after_pass
         self.controller.failed_before = self.obstacles.failed_before
         self.registry = self._make_registry()
         self.background.append(self.registry.begin_again)
@@ -195,7 +198,26 @@ class Parts:
             files=self.files,
             obstacles=self.obstacles,
         )
+        self.readiness = Readiness(
+            store=adapters.store,
+            journal=self.journal,
+            endpoint=self.endpoint,
+            devices=self.devices,
+            controller=self.controller,
+            chain=self.plans.chain,
+            obstacles=self.obstacles,
+        )
         self.overview = self._make_overview()
+        self.metrics_text = MetricsText(
+            metrics=self.metrics,
+            endpoint=self.endpoint,
+            controller=self.controller,
+            jobs=self.jobs,
+            traffic=self.traffic,
+            overview=self.overview,
+            drift=self.drift,
+            scaling=self.scaling,
+        )
         self.fit = self._make_fit()
         self.plans.may_apply = self.scaling.may_apply
         self.traffic.after_look.append(self.scaling.looked)
@@ -207,7 +229,18 @@ class Parts:
         self.usage = self._make_usage()
         self.background.append(self.usage.run)
 
-    def placed(self) -> tuple[PlacedView, ...]:
+    def after_pass(self) -> None:
+        """Look at what follows from a pass of the loop; the order matters."""
+        self.journal.save()
+        self.releases.look()
+        self.obstacles.look()
+        self._look_for_cut_off()
+        self.registry.measure_stale()
+        self.jobs.poke()
+        if self.devices.looked:  # a plan without devices would end what is only not seen yet
+            self.plans.chain.consider()
+
+    def _placed(self) -> tuple[PlacedView, ...]:
         """Return every engine, pending ones included."""
         controller = self.controller
         return placed_views(
@@ -235,8 +268,8 @@ class Parts:
         asleep = self.controller.sleep.levels
         return cut_off(placements, self.devices.devices, live, asleep)
 
-    def look_for_cut_off(self) -> None:
-        """Plan again if an engine of a lost device has ended; called after a pass of the loop."""
+    def _look_for_cut_off(self) -> None:
+        """Plan again if an engine of a lost device has ended."""
         before, self._known_cut_off = self._known_cut_off, self._cut_off(self.controller.desired)
         if self._known_cut_off - before:
             self.plan_again()
@@ -449,6 +482,7 @@ class Parts:
             plans=self.plans,
             staleness=self.shelf.staleness,
             profiling=self._options.profiling,
+            device_seconds=self._options.policy.device_seconds,
             accept=given.accept,
             cpu_speed=given.cpu_speed,
             obstacles=self.obstacles,
@@ -479,9 +513,10 @@ class Parts:
                 devices=lambda: self.devices.devices,
                 plan=lambda: controller.plan,
                 models=self.registry.models,
-                placed=self.placed,
+                placed=self._placed,
                 jobs=self.jobs.jobs,
                 window=self.traffic.window,
+                problems=self.readiness.problems,
                 waiting_plan=lambda: waits.plan.id if (waits := self.plans.waiting()) else "",
                 convergence=self.convergence.now,
                 gauges=given.gauges,

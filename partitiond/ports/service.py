@@ -1,5 +1,6 @@
-"""Defines the use cases of the control plane."""
+"""Defines the use cases of the control plane, by subject, and the object that names them all."""
 
+import dataclasses
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -13,13 +14,7 @@ from partitiond.core.plan.answers import PlanProgress, PlanQuestion
 from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import Job, ProfileOptions
 from partitiond.core.profile.record import Profile
-from partitiond.core.views.lists import (
-    KeyView,
-    ModelView,
-    ProfileView,
-    PrunableProfile,
-    ReplicaView,
-)
+from partitiond.core.views.lists import KeyView, ModelView, ProfileView, PrunableProfile
 from partitiond.core.views.preview import PlanPreview
 from partitiond.ports.convergence import Convergences
 from partitiond.ports.drift import DriftControl
@@ -30,20 +25,8 @@ from partitiond.ports.scaling import Scalings
 from partitiond.ports.usage import Usages
 
 
-class ControlService(Protocol):
-    """The use cases of the control plane; the API is a thin layer over it."""
-
-    overview: Overviews
-    drift: DriftControl
-    fit: FitCheck
-    usage: Usages
-    scaling: Scalings
-    releases: Releases
-    convergence: Convergences
-
-    async def until_writable(self) -> None:
-        """Wait until no other process locks the store. Raises StoreBusyError."""
-        ...
+class ModelControl(Protocol):
+    """Registers models, changes and removes them, and has them profiled."""
 
     async def register(self, spec: ModelSpec) -> ModelRecord:
         """Register and (with `auto`) start the chain. Raises ConflictError, SpecError."""
@@ -79,50 +62,54 @@ class ControlService(Protocol):
         ...
 
     async def profile(self, name: str, options: ProfileOptions) -> Job:
-        """Queue a profile job."""
+        """Queue a profile job. Raises NotFoundError, InputError."""
         ...
 
+
+class JobControl(Protocol):
+    """Shows and cancels profile jobs."""
+
     def jobs(self) -> Sequence[Job]:
-        """Return the jobs, newest first."""
+        """Return the newest and all open jobs, newest first."""
         ...
 
     def job(self, job_id: str) -> Job:
         """Return one job. Raises NotFoundError."""
         ...
 
-    async def cancel_job(self, job_id: str) -> Job:
-        """Cancel the job; returns once nothing of it runs."""
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel the job; returns once nothing of it runs. Raises NotFoundError."""
         ...
 
-    def watch_job(self, job_id: str) -> AsyncGenerator[Job, None]:
+    def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
         """Yield the job now and at each change, until it has ended. Raises NotFoundError."""
         ...
 
-    def profiles(self, model: str | None = None) -> Sequence[Profile]:
-        """Return profiles, newest first."""
-        ...
 
-    def profile_by_id(self, profile_id: str) -> Profile:
-        """Return one profile. Raises NotFoundError."""
-        ...
+class ProfileControl(Protocol):
+    """Keeps profiles."""
 
-    def profile_views(self, model: str | None = None) -> Sequence[ProfileView]:
+    def views(self, model: str | None = None) -> Sequence[ProfileView]:
         """Return profiles, newest first, each with the reasons why it is stale."""
         ...
 
-    def profile_view(self, profile_id: str) -> ProfileView:
+    def view(self, profile_id: str) -> ProfileView:
         """Return one profile with the reasons why it is stale. Raises NotFoundError."""
         ...
 
-    def import_profile(self, profile: Profile, *, replace: bool = False) -> Profile:
+    def keep(self, profile: Profile, *, replace: bool = False) -> Profile:
         """Store a profile made elsewhere. Raises ConflictError if another has its id."""
         ...
 
-    def prune_profiles(self, *, delete: bool) -> Sequence[PrunableProfile]:
+    def prune(self, *, delete: bool) -> Sequence[PrunableProfile]:
         """Return the superseded and stale profiles that no plan uses; `delete` removes them."""
         ...
 
-    async def plan(
+
+class PlanControl(Protocol):
+    """Makes and applies plans."""
+
+    async def preview(
         self,
         question: PlanQuestion | None = None,
         on_progress: Callable[[PlanProgress], None] | None = None,
@@ -138,41 +125,54 @@ class ControlService(Protocol):
         """Apply the plan of that id, or a fresh one. Raises ConflictError if it is outdated."""
         ...
 
-    def current_plan(self) -> Plan | None:
+    def applied(self) -> Plan | None:
         """Return the applied plan."""
         ...
 
-    def waiting_plan(self) -> PlanPreview | None:
+    def waiting(self) -> PlanPreview | None:
         """Return the plan that the daemon made by itself and that waits for `apply`."""
         ...
 
-    def replicas(self) -> Sequence[ReplicaView]:
-        """Return all replicas, including stopped and failed ones that are still wanted."""
-        ...
 
+class DeviceControl(Protocol):
+    """Shows the devices of this host."""
+
+    @property
     def devices(self) -> Sequence[Device]:
-        """Return devices of this host."""
+        """The devices as last seen."""
         ...
 
-    async def device(self, device_id: str) -> DeviceDetails:
+    async def inspect(self, device_id: str) -> DeviceDetails:
         """Return everything that is known of one device. Raises NotFoundError, DeviceError."""
         ...
 
-    async def cordon(self, device_id: str, reason: str) -> Device:
+
+class CordonControl(Protocol):
+    """Sets and lifts operators' cordons."""
+
+    def set(self, device_id: str, reason: str) -> Device:
         """Place nothing on the device from now on. Raises NotFoundError."""
         ...
 
-    async def uncordon(self, device_id: str) -> Device:
+    async def lift(self, device_id: str) -> Device:
         """Remove an operator's cordon. Raises NotFoundError."""
         ...
+
+
+class EventLog(Protocol):
+    """Reads the events; the store does."""
 
     def events(
         self, after: int = 0, limit: int = 200, wanted: EventFilter = EVERY_EVENT
     ) -> Sequence[Event]:
-        """Return events, oldest first."""
+        """Return the wanted events after an id, oldest first."""
         ...
 
-    async def create_key(self, terms: KeyTerms) -> tuple[KeyRecord, str]:
+
+class KeyControl(Protocol):
+    """Makes, changes, rotates and removes API keys."""
+
+    async def create(self, terms: KeyTerms) -> tuple[KeyRecord, str]:
         """Make a key; returns its record and the key itself, which is shown once and not kept.
 
         Raises NotFoundError for a model that is not registered, InputError for an expiry in the
@@ -188,33 +188,81 @@ class ControlService(Protocol):
         """Return one key. Raises NotFoundError."""
         ...
 
-    async def key_view(self, key_id: str) -> KeyView:
+    async def show(self, key_id: str) -> KeyView:
         """Return one key with its use so far. Raises NotFoundError."""
         ...
 
-    async def update_key(self, key_id: str, terms: KeyTerms) -> KeyRecord:
+    async def update(self, key_id: str, terms: KeyTerms) -> KeyRecord:
         """Change what a key may do. Raises NotFoundError, InputError."""
         ...
 
-    async def rotate_key(self, key_id: str, grace_seconds: float) -> tuple[KeyRecord, str]:
+    async def rotate(self, key_id: str, grace_seconds: float) -> tuple[KeyRecord, str]:
         """Make another secret for the key; the present one is accepted until the grace ends.
 
         Raises NotFoundError, InputError, and ConflictError if the key has expired.
         """
         ...
 
-    async def remove_key(self, key_id: str) -> None:
-        """Remove a key. Raises NotFoundError."""
+    async def remove(self, key_id: str) -> None:
+        """Remove a key.
+
+        Raises NotFoundError; NotReadyError if the endpoint may still accept the key.
+        """
         ...
 
-    def readiness(self) -> Mapping[str, str]:
+
+class ReadinessCheck(Protocol):
+    """Knows whether the daemon is ready."""
+
+    def problems(self) -> Mapping[str, str]:
         """Empty if ready; else the parts (proxy, store, loop) that are not, with the reason."""
         ...
 
-    async def metrics(self) -> str:
+
+class MetricsSource(Protocol):
+    """Shows the metrics."""
+
+    async def text(self) -> str:
         """Return the metrics as Prometheus text."""
         ...
+
+
+class StoreGate(Protocol):
+    """Waits for the store."""
+
+    async def until_writable(self) -> None:
+        """Wait until no other process locks the store. Raises StoreBusyError."""
+        ...
+
+
+class DaemonControl(Protocol):
+    """Ends the control plane."""
 
     async def shutdown(self, *, stop_engines: bool) -> None:
         """End the loop, the jobs, and (if asked) engines and proxy."""
         ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ControlService:
+    """Names the use cases of the control plane; the API is a thin layer over them."""
+
+    models: ModelControl
+    jobs: JobControl
+    profiles: ProfileControl
+    plans: PlanControl
+    devices: DeviceControl
+    cordons: CordonControl
+    events: EventLog
+    keys: KeyControl
+    overview: Overviews
+    drift: DriftControl
+    fit: FitCheck
+    usage: Usages
+    scaling: Scalings
+    releases: Releases
+    convergence: Convergences
+    readiness: ReadinessCheck
+    metrics: MetricsSource
+    store_waits: StoreGate
+    daemon: DaemonControl

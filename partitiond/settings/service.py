@@ -10,7 +10,7 @@ from partitiond.controller.plans.planning import PlanOptions
 from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.controller.profiles.profiling import ProfilingOptions
 from partitiond.controller.runtime.routes import RoutePolicy
-from partitiond.controller.service import Service, ServiceOptions
+from partitiond.controller.service import Daemon, ServiceOptions
 from partitiond.core.drift.options import DriftOptions
 from partitiond.core.errors import DeviceError, PartitiondError
 from partitiond.core.hardware.kinds import headroom_bytes
@@ -130,7 +130,7 @@ class Reloading:
         self.used = used
         self._reread = reread
 
-    def __call__(self, service: Service) -> bool:
+    def __call__(self, daemon: Daemon) -> bool:
         """Take over reloadable settings; return whether engines now end with the daemon."""
         reloading()
         try:
@@ -141,7 +141,7 @@ class Reloading:
         else:
             found = changes(settings_values(self.used), settings_values(new))
             self.used = taken_over(self.used, new, found.taken)
-            service.use(service_options(self.used))
+            daemon.use(service_options(self.used))
             log.info("%s", found.text())
             ready(found.text())
         return not self.used.daemon.keep_engines_on_exit

@@ -1,46 +1,70 @@
 """Provides the real overview over a control plane that only remembers calls."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 from partitiond.controller.views.overview import OverviewDesk, Sources
 from partitiond.core.demand.traffic import NO_WINDOW, TrafficWindow
+from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.units import Bytes
 from partitiond.core.views.fit import Fit
+from partitiond.core.views.lists import ReplicaView
+from partitiond.ports import Store
+from tests.api.fake_models import FakeModels
+from tests.api.fake_plans import FakePlans
+from tests.controller.fakes import FakeClock
 
-if TYPE_CHECKING:
-    from tests.api.fake_service import FakeService
 
+class FakeOverview(OverviewDesk):
+    """Shows no replicas in its overviews, and lists two; `windows` are those asked for."""
 
-def overview_of(service: "FakeService") -> OverviewDesk:
-    def window(seconds: float) -> TrafficWindow:
-        service.windows.append(seconds)
+    def __init__(
+        self,
+        store: Store,
+        clock: FakeClock,
+        models: FakeModels,
+        plans: FakePlans,
+        problems: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self.windows: list[float] = []
+        super().__init__(
+            Sources(
+                store=store,
+                clock=clock,
+                devices=lambda: plans.devices,
+                plan=plans.applied,
+                models=models.models,
+                placed=tuple,
+                jobs=store.jobs,
+                window=self._window,
+                problems=problems,
+                waiting_plan=str,
+            )
+        )
+
+    def _window(self, seconds: float) -> TrafficWindow:
+        self.windows.append(seconds)
         return NO_WINDOW
 
-    desk = OverviewDesk(
-        Sources(
-            store=service.store,
-            clock=service.clock,
-            devices=service.devices,
-            plan=service.current_plan,
-            models=service.models,
-            placed=tuple,
-            jobs=service.jobs,
-            window=window,
-            waiting_plan=str,
-        )
-    )
-    desk.problems = service.readiness
-    return desk
+    def replicas(self) -> Sequence[ReplicaView]:
+        partition = CpuCores("cpu", Bytes(1 << 30), (0,))
+        return [
+            ReplicaView(
+                f"{m}-1", f"{m}-1", m, "cpu", partition, "serving", 7, 0, 8, 1 << 30, 1, False
+            )
+            for m in ("a", "b")
+        ]
 
 
 class FakeFit:
     """Everything fits that is not called "huge"."""
 
-    def __init__(self, service: "FakeService") -> None:
-        self._service = service
+    def __init__(self, store: Store, plans: FakePlans) -> None:
+        self._store = store
+        self._plans = plans
 
     async def check(self, spec: ModelSpec) -> Fit:
-        known = {record.spec.name for record in self._service.store.models()}
+        known = {record.spec.name for record in self._store.models()}
         fits = spec.name != "huge"
-        preview = await self._service.plan()
+        preview = await self._plans.preview()
         return Fit(spec.name, fits, ("as told.",), spec.name in known, preview, ())

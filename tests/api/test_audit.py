@@ -41,14 +41,14 @@ class Api:
 async def api() -> AsyncIterator[Api]:
     store = open_store(":memory:")
     host = Host(store)
-    await host.service.start()
+    await host.service.daemon.start()
     transport = httpx.ASGITransport(create_app(host.service, admin_token=TOKEN))
     headers = {"Authorization": f"Bearer {TOKEN}", "X-Partitiond-Actor": "ada@laptop"}
     async with httpx.AsyncClient(
         transport=transport, base_url="http://daemon", headers=headers
     ) as http:
         yield Api(host, http)
-    await host.service.shutdown(stop_engines=True)
+    await host.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
@@ -56,7 +56,7 @@ async def registered(api: Api) -> None:
     answer = await api.http.post("/models", json=MODEL)
     assert answer.status_code == 201, answer.text
     await api.host.serves("a")
-    await until(lambda: all(j.state is JobState.SUCCEEDED for j in api.service.jobs()))
+    await until(lambda: all(j.state is JobState.SUCCEEDED for j in api.service.jobs.jobs()))
 
 
 async def test_changes_name_who_asked(api: Api) -> None:
@@ -109,7 +109,7 @@ async def test_every_replica_that_a_plan_changes_says_why(api: Api) -> None:
     (started,) = api.events("replica-starts")
     assert started.subject == "a-1"
     assert "the first plan with a" in started.message
-    plan = api.service.current_plan()
+    plan = api.service.plans.applied()
     assert plan is not None
     assert started.message.startswith(f"{plan.id}: on cpu (")
 

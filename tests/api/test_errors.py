@@ -121,7 +121,7 @@ async def test_json_under_another_content_type_is_told_which_to_send(
 async def test_a_defect_of_ours_leaks_nothing(
     http: httpx.AsyncClient, service: FakeService
 ) -> None:
-    service.broken = RuntimeError("a secret")
+    service.events.broken = RuntimeError("a secret")
     answer = await http.get("/events")
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal"

@@ -86,7 +86,7 @@ async def test_plans(http: httpx.AsyncClient, service: FakeService) -> None:
     assert (await http.get("/plan")).json() == applied.json()["plan"]
     outdated = await http.post("/plan/apply", json={"plan_id": "plan-9"})
     assert outdated.status_code == 409
-    service.infeasible = Infeasible(("no room",), ("add a device",))
+    service.plans.infeasible = Infeasible(("no room",), ("add a device",))
     assert (await http.post("/plan")).json()["infeasible"]["remedies"] == ["add a device"]
 
 
@@ -109,10 +109,10 @@ async def test_readiness_says_what_is_missing(
     http: httpx.AsyncClient, service: FakeService
 ) -> None:
     assert (await http.get("/readyz")).json() == {"ready": True}
-    service.not_ready = {"proxy": "does not answer"}
+    service.daemon.not_ready = {"proxy": "does not answer"}
     answer = await http.get("/readyz")
     assert answer.status_code == 503
-    assert answer.json()["facts"] == service.not_ready
+    assert answer.json()["facts"] == service.daemon.not_ready
     assert (await http.get("/healthz")).status_code == 200
 
 
@@ -132,7 +132,10 @@ async def test_readiness_gives_reasons_to_nobody_without_the_token(
 ) -> None:
     del http.headers["Authorization"]
     assert (await http.get("/readyz", headers=headers)).json() == {"ready": True}
-    service.not_ready = {"store": "/home/ada/state cannot grow", "GPU-a": "Xid 79: off the bus"}
+    service.daemon.not_ready = {
+        "store": "/home/ada/state cannot grow",
+        "GPU-a": "Xid 79: off the bus",
+    }
     answer = await http.get("/readyz", headers=headers)
     assert answer.status_code == 503
     assert answer.json()["code"] == "not_ready"
@@ -151,15 +154,15 @@ async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:
 async def test_shutting_down_answers_first(http: httpx.AsyncClient, service: FakeService) -> None:
     answer = await http.post("/shutdown", json={"stop_engines": True})
     assert answer.status_code == 202
-    assert service.shut_down == [True]
+    assert service.daemon.shut_down == [True]
     await http.post("/shutdown")
-    assert service.shut_down == [True, False]
+    assert service.daemon.shut_down == [True, False]
 
 
 async def test_a_broken_store_is_not_the_callers_fault(
     http: httpx.AsyncClient, service: FakeService
 ) -> None:
-    service.broken = StoreError("the store is locked.", hint="End the other process.")
+    service.events.broken = StoreError("the store is locked.", hint="End the other process.")
     answer = await http.get("/events")
     assert answer.status_code == 503
     assert answer.json()["hint"] == "End the other process."

@@ -80,11 +80,11 @@ async def test_a_job_is_told_from_now_to_its_end(
         first = await events.next()
         assert first is not None
         assert (first[0], first[1], first[2]["state"]) == ("1", "state", "queued")
-        service.change_job(job_id, state=JobState.RUNNING)
+        service.jobs.change(job_id, state=JobState.RUNNING)
         second = await events.next()
-        service.change_job(job_id, progress=Progress("sweep", "line\nbreak", 0.5, 7.0))
+        service.jobs.change(job_id, progress=Progress("sweep", "line\nbreak", 0.5, 7.0))
         third = await events.next()
-        service.change_job(job_id, state=JobState.SUCCEEDED, result="p")
+        service.jobs.change(job_id, state=JobState.SUCCEEDED, result="p")
         last = await events.next()
         assert second is not None
         assert third is not None
@@ -93,7 +93,7 @@ async def test_a_job_is_told_from_now_to_its_end(
         assert third[2]["progress"]["message"] == "line\nbreak"
         assert [second[0], third[0], last[0]] == ["2", "3", "4"]
         assert await events.next() is None
-    assert service.watchers.count == 0
+    assert service.jobs.watchers.count == 0
 
 
 async def test_an_unknown_job_is_404_before_any_stream(client: httpx.AsyncClient) -> None:
@@ -114,9 +114,9 @@ async def test_a_client_that_goes_leaves_nothing_behind(
     for _ in range(5):
         async with client.stream("GET", f"/jobs/{job_id}/events") as answer:
             assert await Events(answer).next() is not None
-            assert service.watchers.count == 1
+            assert service.jobs.watchers.count == 1
         async with asyncio.timeout(60):
-            while service.watchers.count:  # noqa: ASYNC110
+            while service.jobs.watchers.count:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
@@ -127,7 +127,7 @@ async def test_the_end_of_the_daemon_ends_the_stream(
     async with client.stream("GET", f"/jobs/{job_id}/events") as answer:
         events = Events(answer)
         await events.next()
-        service.watchers.close()
+        service.jobs.watchers.close()
         assert await events.next() is None
 
 
@@ -138,7 +138,7 @@ async def test_a_client_that_comes_back_gets_the_job_as_it_is(
     client: httpx.AsyncClient, service: FakeService, last: str, first: str
 ) -> None:
     job_id = await queued(client)
-    service.change_job(job_id, state=JobState.CANCELLED)
+    service.jobs.change(job_id, state=JobState.CANCELLED)
     answer = await client.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": last})
     assert answer.text.startswith(f"id: {first}\nevent: state\n")
     assert answer.text.count("data:") == 1
@@ -146,14 +146,14 @@ async def test_a_client_that_comes_back_gets_the_job_as_it_is(
 
 async def test_a_silent_job_is_heard_by_heartbeats(service: FakeService) -> None:
     service.store.put_job(Job("j", "profile", "a", JobState.QUEUED, "", "", Progress("queued", "")))
-    events = changes(service.watch_job("j"), heartbeat_seconds=0.01)
+    events = changes(service.jobs.watch("j"), heartbeat_seconds=0.01)
     assert (await anext(events)).startswith(b"id: 1\n")
     assert await anext(events) == HEARTBEAT
     assert await anext(events) == HEARTBEAT
-    service.change_job("j", state=JobState.CANCELLED)
+    service.jobs.change("j", state=JobState.CANCELLED)
     async with asyncio.timeout(60):
         while (event := await anext(events)) == HEARTBEAT:
             pass
     assert b'"state":"cancelled"' in event
     assert [event async for event in events] == []
-    assert service.watchers.count == 0
+    assert service.jobs.watchers.count == 0

@@ -62,17 +62,17 @@ async def _serve(folder: Path) -> None:
     store = open_store(folder / "store.sqlite3")
     service, proxy = make(folder, store)
     host = RealHost(folder, store, service, proxy)
-    await service.start()
+    await service.daemon.start()
     try:
-        await service.register(simulated("one", "opt-125m"))
-        await service.create_key(KeyTerms(label="ada", models=("one",)))
+        await service.models.register(simulated("one", "opt-125m"))
+        await service.keys.create(KeyTerms(label="ada", models=("one",)))
         await host.serves("one")
         await host.complete("one")
         for kept in ("r/one-1/launch.json", "r/one-1/process.json", "p/routing.json",
                      "p/proxy.json"):  # fmt: skip
             (folder / Path(kept).name).write_bytes((folder / kept).read_bytes())
     finally:
-        await service.shutdown(stop_engines=True)
+        await service.daemon.shutdown(stop_engines=True)
         store.close()
 
 

@@ -50,8 +50,8 @@ def test_a_key_is_made_with_all_its_terms_and_shown(service: FakeService, cli: C
     made = cli("keys", "create", *TERMS)
     assert made.code == 0, made.err
     assert len(made.out.split()) == 1, "the key alone on standard output"
-    (record,) = service.keys()
-    service.uses[record.id] = KeyUse(12, 3400, 250_000, 1)
+    (record,) = service.keys.keys()
+    service.keys.uses[record.id] = KeyUse(12, 3400, 250_000, 1)
     shown = cli("keys", "show", record.id).out
     for words in (
         "batch jobs",
@@ -71,10 +71,10 @@ def test_a_key_is_made_with_all_its_terms_and_shown(service: FakeService, cli: C
 
 def test_a_change_names_only_what_changes(service: FakeService, cli: Cli) -> None:
     cli("keys", "create", *TERMS)
-    (before,) = service.keys()
+    (before,) = service.keys.keys()
     changed = cli("keys", "update", before.id, "--token-budget", "5/hour", "--model", "all",
                   "--expires", "never", "--max-sequences", "0", "--json").json  # fmt: skip
-    (after,) = service.keys()
+    (after,) = service.keys.keys()
     assert changed["id"] == before.id
     assert (after.models, after.expires_at, after.routes) == ((), None, before.routes)
     assert (after.rates.token_budget, after.rates.budget_period) == (5, "hour")
@@ -88,13 +88,13 @@ def test_a_rotated_key_is_printed_alone_with_its_grace_beside(
     service: FakeService, cli: Cli
 ) -> None:
     cli("keys", "create")
-    (record,) = service.keys()
+    (record,) = service.keys.keys()
     rotated = cli("keys", "rotate", record.id, "--grace", "2h")
     assert len(rotated.out.split()) == 1
     assert "taken until" in rotated.err
     cli("keys", "rotate", record.id)
     cli("keys", "rotate", record.id, "--grace", "0")
-    assert service.graces == [7200.0, 3600.0, 0.0]
+    assert service.keys.graces == [7200.0, 3600.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_what_is_wrong_is_said_and_nothing_is_made(
     refused = cli("keys", "create", *options)
     assert refused.code == 2
     assert words in refused.err
-    assert list(service.keys()) == []
+    assert list(service.keys.keys()) == []
 
 
 def test_a_grace_that_is_none_is_refused(service: FakeService, cli: Cli) -> None:
     assert cli("keys", "rotate", "key-1", "--grace", "a while").code == 2
-    assert service.graces == []
+    assert service.keys.graces == []
 
 
 def test_expiries_and_budgets_as_people_write_them() -> None:
@@ -143,7 +143,7 @@ def test_expiries_and_budgets_as_people_write_them() -> None:
 
 def test_an_expired_key_is_shown_as_such(service: FakeService, cli: Cli) -> None:
     cli("keys", "create", "--label", "old")
-    (record,) = service.keys()
+    (record,) = service.keys.keys()
     service.store.update_key(replace(record, expires_at="2020-01-01T00:00:00Z"))
     assert "expired" in cli("keys", "list").out
     assert "expired" in cli("keys", "show", record.id).out
@@ -158,7 +158,7 @@ def test_a_models_names_defaults_and_limits_are_set_and_shown(
         *("--max-output-tokens", "64"),
     )
     assert added.code == 0, added.err
-    spec = service.model("opt-125m").record.spec
+    spec = service.models.model("opt-125m").record.spec
     assert spec.aliases == ("facebook/opt-125m",)
     assert spec.request_defaults == {"temperature": 0.2, "stop": ["\n"], "suffix": "end"}
     shown = " ".join(cli("models", "show", "opt-125m").out.split())
@@ -167,13 +167,13 @@ def test_a_models_names_defaults_and_limits_are_set_and_shown(
     assert "64 output tokens" in shown
 
     cli("models", "update", "opt-125m", "--alias", "none", "--max-sequences", "4")
-    spec = service.model("opt-125m").record.spec
+    spec = service.models.model("opt-125m").record.spec
     assert (spec.aliases, spec.request_limits.max_sequences) == ((), 4)
     assert spec.request_limits.max_output_tokens == 64
     cli("models", "update", "opt-125m", "--default", "top_p=1")
-    assert service.model("opt-125m").record.spec.request_defaults == {"top_p": 1}
+    assert service.models.model("opt-125m").record.spec.request_defaults == {"top_p": 1}
     cli("models", "update", "opt-125m", "--default", "none")
-    assert service.model("opt-125m").record.spec.request_defaults == {}
+    assert service.models.model("opt-125m").record.spec.request_defaults == {}
     for wrong, words in (
         (("--default", "temperature"), "NAME=VALUE"),
         (("--default", "model=x"), "model can have no default"),

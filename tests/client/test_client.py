@@ -115,7 +115,7 @@ def test_names_cannot_leave_their_place_in_the_path(client: ControlClient) -> No
 def test_jobs(client: ControlClient, daemon: Running) -> None:
     client.register({"model": "opt-125m"})
     job = client.profile("opt-125m", ProfileOptions(cores=1, memory_bytes=5))
-    assert daemon.service.asked == [ProfileOptions(cores=1, memory_bytes=5)]
+    assert daemon.service.models.asked == [ProfileOptions(cores=1, memory_bytes=5)]
     assert client.job(job.id) == job
     assert client.cancel_job(job.id).state is JobState.CANCELLED
     assert [j.id for j in client.jobs()] == [job.id]
@@ -143,7 +143,7 @@ def test_a_plan_is_asked_with_everything_and_tells_how_far_it_is(
     told: list[PlanProgress] = []
     asked = PlanQuestion(what_if=("lose gpu-3",), explain="a")
     preview = client.plan(asked, told.append)
-    assert daemon.service.questions == [asked]
+    assert daemon.service.plans.questions == [asked]
     assert [one.change for one in preview.answers.what_if] == ["lose gpu-3"]
     assert [progress.value for progress in told] == [2.0]
 
@@ -152,7 +152,7 @@ def test_a_refused_question_is_the_error_it_was(client: ControlClient, daemon: R
     with pytest.raises(InputError, match="not understood") as refused:
         client.plan(PlanQuestion(what_if=("fly away",)))
     assert "Write" in refused.value.hint
-    daemon.service.plan_error = ConflictError("too much changed.", hint="Try again.")
+    daemon.service.plans.error = ConflictError("too much changed.", hint="Try again.")
     with pytest.raises(ConflictError, match="too much changed"):
         client.plan()
 
@@ -160,12 +160,12 @@ def test_a_refused_question_is_the_error_it_was(client: ControlClient, daemon: R
 def test_what_is(client: ControlClient, daemon: Running) -> None:
     assert [view.replica_id for view in client.replicas()] == ["a-1", "b-1"]
     assert [view.replica_id for view in client.replicas("b")] == ["b-1"]
-    assert list(client.devices()) == list(daemon.service.devices())
+    assert list(client.devices()) == list(daemon.service.devices.devices)
     daemon.service.store.add_event("t", "k", "s", "m")
     assert [event.message for event in client.events(after=0, limit=5)] == ["m"]
     assert "partitiond_up" in client.metrics()
     assert client.readiness() == {}
-    daemon.service.not_ready = {"proxy": "does not answer"}
+    daemon.service.daemon.not_ready = {"proxy": "does not answer"}
     assert client.readiness() == {"proxy": "does not answer"}
     client.token = "another-token-for-tests"
     assert client.readiness().keys() == {"daemon"}, "not told why, it does not say ready"
@@ -202,7 +202,7 @@ def test_a_whole_specification_replaces_defaults(client: ControlClient) -> None:
 def test_shutting_down(client: ControlClient, daemon: Running) -> None:
     client.shutdown(stop_engines=True)
     client.readiness()  # the end follows the answer on the same connection
-    assert daemon.service.shut_down == [True]
+    assert daemon.service.daemon.shut_down == [True]
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "ü", "two\nlines", "two words"])
@@ -334,9 +334,9 @@ def test_a_watch_that_is_left_closes_its_stream(client: ControlClient, daemon: R
     next(watching)
     watching.close()  # type: ignore[attr-defined]
     deadline = time.monotonic() + 5
-    while daemon.service.watchers.count and time.monotonic() < deadline:
+    while daemon.service.jobs.watchers.count and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert daemon.service.watchers.count == 0
+    assert daemon.service.jobs.watchers.count == 0
 
 
 def test_event_data_skips_comments_and_joins_lines() -> None:
@@ -346,10 +346,10 @@ def test_event_data_skips_comments_and_joins_lines() -> None:
 
 def test_profiles_are_seen_with_why_they_are_stale(client: ControlClient, daemon: Running) -> None:
     client.import_profile(PROFILE)
-    daemon.service.stale = ("the driver was 1, now it is 2",)
+    daemon.service.profiles.stale = ("the driver was 1, now it is 2",)
     (view,) = client.profile_views("opt-125m")
     assert view == client.profile_view(PROFILE.id)
-    assert (view.profile, view.stale) == (PROFILE, daemon.service.stale)
+    assert (view.profile, view.stale) == (PROFILE, daemon.service.profiles.stale)
     with pytest.raises(NotFoundError):
         client.profile_view("none")
     other = dataclasses.replace(PROFILE, kv_cache_tokens=1)
@@ -363,7 +363,7 @@ def test_the_overview_is_one_look_at_everything(client: ControlClient, daemon: R
     seen = client.overview()
     assert [model.name for model in seen.models] == ["opt-125m"]
     client.overview(window_seconds=60.0)
-    assert daemon.service.windows == [30.0, 60.0]
+    assert daemon.service.overview.windows == [30.0, 60.0]
 
 
 def test_whether_a_model_fits_is_asked_without_registering_it(client: ControlClient) -> None:

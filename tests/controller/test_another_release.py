@@ -56,7 +56,7 @@ def rewrite_rows(path: Path) -> None:
 
 async def next_release(host: RealHost, *without: str) -> None:
     """Another daemon on what one of another release left running."""
-    await host.service.shutdown(stop_engines=False)
+    await host.service.daemon.shutdown(stop_engines=False)
     host.store.close()
     host.former.append(host.proxy)
     rewrite(host.folder / "r" / "one-1" / "launch.json", *without)
@@ -66,11 +66,11 @@ async def next_release(host: RealHost, *without: str) -> None:
     rewrite_rows(path)
     host.store = open_store(path)
     host.service, host.proxy = make(host.folder, host.store)
-    await host.service.start()
+    await host.service.daemon.start()
 
 
 def pids(host: RealHost) -> dict[str, int | None]:
-    return {view.replica_id: view.pid for view in host.service.replicas()}
+    return {view.replica_id: view.pid for view in host.service.overview.replicas()}
 
 
 def kinds(host: RealHost) -> list[str]:
@@ -78,7 +78,7 @@ def kinds(host: RealHost) -> list[str]:
 
 
 async def test_both_are_adopted_without_a_lost_request(host: RealHost) -> None:
-    await host.service.register(simulated("one", "opt-125m"))
+    await host.service.models.register(simulated("one", "opt-125m"))
     await host.serves("one")
     before, asked, ended = pids(host), [], asyncio.Event()
     assert host.proxy.identity is not None
@@ -107,7 +107,9 @@ async def test_both_are_adopted_without_a_lost_request(host: RealHost) -> None:
 
 async def test_an_engine_that_cannot_be_read_ends_its_answers_first(host: RealHost) -> None:
     slow = EngineOptions(extra_args=("--token-seconds", "0.04"))
-    await host.service.register(dataclasses.replace(simulated("one", "opt-125m"), engine=slow))
+    await host.service.models.register(
+        dataclasses.replace(simulated("one", "opt-125m"), engine=slow)
+    )
     await host.serves("one")
     (old,) = pids(host).values()
     assert old is not None

@@ -30,21 +30,21 @@ async def host() -> AsyncIterator[Host]:
     here = Host(store, policy=HASTY)
     for name in ("a", "b"):
         store.add_profile(measured_profile(name, cores=1))
-    await here.service.start()
+    await here.service.daemon.start()
     yield here
     here.devices.become([FIRST])
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
 async def serve(host: Host, *names: str) -> None:
     for name in names:
         one = spec(name, demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=False)
-        await host.service.register(one)
+        await host.service.models.register(one)
     # On a busy machine a look may miss so short a deadline.
-    await in_time(host, lambda: host.service._devices.looked)
+    await in_time(host, lambda: host.service.parts.devices.looked)
     async with asyncio.timeout(240):
-        await host.service.apply()
+        await host.service.plans.apply()
         for name in names:
             await host.serves(name)
 
@@ -69,22 +69,22 @@ def looking() -> int:
 
 async def test_a_driver_that_hangs_stops_no_pass(host: Host) -> None:
     await serve(host, "a", "b")
-    key, _ = await host.service.create_key(KeyTerms())
+    key, _ = await host.service.keys.create(KeyTerms())
     host.devices.hang()
-    await in_time(host, lambda: "devices" in host.service.readiness())
-    assert "silent for 0.05 s" in host.service.readiness()["devices"]
+    await in_time(host, lambda: "devices" in host.service.readiness.problems())
+    assert "silent for 0.05 s" in host.service.readiness.problems()["devices"]
     assert "devices-unknown" in host.kinds()
     host.runner.die(engine_of(host, "a"))
     await until(lambda: routed(host) == {"b"})
-    await host.service.remove_key(key.id)
+    await host.service.keys.remove(key.id)
     assert host.proxy.table.keys == ()
     for _ in range(5):
         host.clock.now += HASTY.device_seconds
-        await host.service.plan()
+        await host.service.plans.preview()
     assert looking() <= 1
     assert routed(host) == {"b"}, "what runs goes on, and nothing starts on what is not known"
     host.devices.become([FIRST])
-    await in_time(host, lambda: host.service.readiness() == {})
+    await in_time(host, lambda: host.service.readiness.problems() == {})
     await in_time(host, lambda: host.serving("a") == 1)
 
 
@@ -94,44 +94,44 @@ async def test_no_plan_is_made_before_a_device_was_seen() -> None:
     host = Host(store, policy=HASTY)
     store.add_profile(measured_profile("a", cores=1))
     host.devices.hang()
-    await host.service.start()
+    await host.service.daemon.start()
     one = spec("a", demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=False)
-    await host.service.register(one)
-    for ask in (host.service.plan, host.service.apply):
+    await host.service.models.register(one)
+    for ask in (host.service.plans.preview, host.service.plans.apply):
         with pytest.raises(NotReadyError, match="no device was looked at yet"):
             await ask()
     host.devices.become([FIRST])
     await serve(host)
     await host.serves("a")
-    await host.service.shutdown(stop_engines=True)
+    await host.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
 async def test_a_daemon_adopts_and_is_ready_while_the_driver_hangs(host: Host) -> None:
     await serve(host, "a", "b")
-    running, applied = host.runner.running(), host.service.current_plan()
+    running, applied = host.runner.running(), host.service.plans.applied()
     host.devices.hang()
     async with asyncio.timeout(240):
         await host.restart()
     assert host.kinds().count("engine-adopted") == 2
-    await until(lambda: "loop" not in host.service.readiness())
+    await until(lambda: "loop" not in host.service.readiness.problems())
     assert routed(host) == {"a", "b"}
-    assert host.service.turning
-    await in_time(host, lambda: "devices" in host.service.readiness())
+    assert host.service.daemon.turning
+    await in_time(host, lambda: "devices" in host.service.readiness.problems())
     host.store.add_profile(measured_profile("c", cores=1))
-    await host.service.register(spec("c", demand=Demand(req_per_s=0.1)))
+    await host.service.models.register(spec("c", demand=Demand(req_per_s=0.1)))
     await asyncio.sleep(0.05)  # passes go by: none of them plans without the devices
     assert not {"plan-waits", "plan-infeasible"} & set(host.kinds())
     assert host.runner.running() == running
-    assert host.service.current_plan() == applied
+    assert host.service.plans.applied() == applied
     host.devices.become([FIRST])
-    await in_time(host, lambda: host.service.readiness() == {})
+    await in_time(host, lambda: host.service.readiness.problems() == {})
     assert set(running) <= set(host.runner.running())
 
 
 def places(host: Host) -> dict[str, str]:
     """Device by model, of what serves."""
-    views = host.service.replicas()
+    views = host.service.overview.replicas()
     return {view.model: view.device_id for view in views if view.state == "serving"}
 
 
@@ -144,7 +144,7 @@ async def test_a_dead_engine_of_a_silent_device_starts_on_another(host: Host, wh
     """Whichever of the two there it is, and once the plan of the silent device is made."""
     host.devices.become([FIRST, SECOND])
     host.store.add_profile(measured_profile("c", cores=1))
-    await in_time(host, lambda: len(host.service.devices()) == 2)
+    await in_time(host, lambda: len(host.service.devices.devices) == 2)
     await serve(host, "a", "b", "c")
     before = places(host)
     (crowded,) = (d for d in (FIRST, SECOND) if list(before.values()).count(d.id) == 2)
@@ -155,8 +155,8 @@ async def test_a_dead_engine_of_a_silent_device_starts_on_another(host: Host, wh
         silent_device(d, "silent for 30 s") if d == crowded else d for d in (FIRST, SECOND)
     )
     await in_time(host, lambda: "device-silent" in host.kinds())
-    await in_time(host, lambda: not host.service._plans.chain.planning)
-    await in_time(host, lambda: host.service.readiness() == {})  # another device answers
+    await in_time(host, lambda: not host.service.parts.plans.chain.planning)
+    await in_time(host, lambda: host.service.readiness.problems() == {})  # another device answers
     engine = engine_of(host, staying)
     host.runner.die(engine_of(host, dead))
     await in_time(host, lambda: places(host) == {**before, dead: other})
@@ -167,16 +167,16 @@ async def test_a_dead_engine_of_a_silent_device_starts_on_another(host: Host, wh
 async def test_a_device_that_answers_again_is_told(host: Host) -> None:
     await serve(host, "a", "b")
     host.devices.become([silent_device(FIRST, "silent for 30 s")])
-    await in_time(host, lambda: "devices" in host.service.readiness())
-    assert "silent for 30 s" in host.service.readiness()["devices"]
+    await in_time(host, lambda: "devices" in host.service.readiness.problems())
+    assert "silent for 30 s" in host.service.readiness.problems()["devices"]
     host.devices.become([FIRST])
-    await in_time(host, lambda: host.service.readiness() == {})
+    await in_time(host, lambda: host.service.readiness.problems() == {})
     assert host.kinds().index("device-silent") < host.kinds().index("device-fine")
     assert len(host.runner.launches) == 2, "nothing was started anew"
 
 
 async def test_no_pass_that_ends_is_no_sign_of_life(host: Host) -> None:
-    assert host.service.turning
+    assert host.service.daemon.turning
     hang = asyncio.Event()
     publish = host.proxy.in_flight
 
@@ -185,18 +185,18 @@ async def test_no_pass_that_ends_is_no_sign_of_life(host: Host) -> None:
 
     await serve(host, "a")
     host.proxy.in_flight = hangs  # type: ignore[method-assign]
-    await in_time(host, lambda: not host.service.turning)
-    assert "no pass of the loop has ended for 60 s" in host.service.readiness()["loop"]
+    await in_time(host, lambda: not host.service.daemon.turning)
+    assert "no pass of the loop has ended for 60 s" in host.service.readiness.problems()["loop"]
     host.proxy.in_flight = publish  # type: ignore[method-assign]
     hang.set()
-    await until(lambda: host.service.turning and host.service.readiness() == {})
+    await until(lambda: host.service.daemon.turning and host.service.readiness.problems() == {})
 
 
 async def test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("partitiond.controller.keys.desk.TELL_SECONDS", 0.05)
-    key, _ = await host.service.create_key(KeyTerms())
+    key, _ = await host.service.keys.create(KeyTerms())
     publish = host.proxy.publish
 
     async def refuses(table: RoutingTable) -> None:
@@ -205,11 +205,11 @@ async def test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it(
     host.proxy.publish = refuses  # type: ignore[method-assign]
     for _ in range(2):
         with pytest.raises(NotReadyError, match="may still take it"):
-            await host.service.remove_key(key.id)
+            await host.service.keys.remove(key.id)
     assert host.kinds().count("key-removed") == 1
     assert "key-not-in-force" in host.kinds()
     host.proxy.publish = publish  # type: ignore[method-assign]
     await until(lambda: host.proxy.table.keys == ())
-    await until(lambda: host.service.readiness() == {})
+    await until(lambda: host.service.readiness.problems() == {})
     with pytest.raises(NotFoundError):
-        await host.service.remove_key(key.id)
+        await host.service.keys.remove(key.id)

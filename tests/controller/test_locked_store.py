@@ -26,10 +26,10 @@ TOKEN = "token-of-these-tests"
 async def host(tmp_path: Path) -> AsyncIterator[Host]:
     store = open_store(tmp_path / "s.sqlite3", patience_seconds=0.01)
     here = Host(store)
-    here.service._store_waits._seconds = 0.05
-    await here.service.start()
+    here.service.parts.store_waits._seconds = 0.05
+    await here.service.daemon.start()
     yield here
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
@@ -39,7 +39,7 @@ def path(host: Host) -> str:
 
 
 async def test_an_engine_that_dies_is_replaced_and_its_route_withdrawn(host: Host) -> None:
-    await host.service.register(spec("a", max_replicas=1))
+    await host.service.models.register(spec("a", max_replicas=1))
     await host.serves("a")
     (old,) = [route.generation for route in host.proxy.table.replicas]
     told = len(host.kinds())
@@ -52,9 +52,9 @@ async def test_an_engine_that_dies_is_replaced_and_its_route_withdrawn(host: Hos
             return any(route.generation != old for route in host.proxy.table.replicas)
 
         await until(another)
-        assert "store" in host.service.readiness()
+        assert "store" in host.service.readiness.problems()
         assert len(host.kinds()) == told
-    await until(lambda: "store" not in host.service.readiness())
+    await until(lambda: "store" not in host.service.readiness.problems())
     kinds = host.kinds()[told:]
     assert kinds.index("engine-failed") < kinds.index("engine-starting")
     versions = [table.version for table in host.proxy.tables]
@@ -63,15 +63,15 @@ async def test_an_engine_that_dies_is_replaced_and_its_route_withdrawn(host: Hos
 
 async def test_what_was_measured_is_kept_once_the_lock_is_gone(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.register(spec("a", auto=False))
-    job = await host.service.profile("a", ProfileOptions())
+    await host.service.models.register(spec("a", auto=False))
+    job = await host.service.models.profile("a", ProfileOptions())
     await until(lambda: bool(host.profiler.requests), 60.0)
     with locked(path(host)):
         host.profiler.gate.set()
         with pytest.raises(StoreBusyError):
-            await host.service.until_writable()
-        assert host.service.job(job.id).state is not JobState.FAILED
-    await until(lambda: host.service.job(job.id).state is JobState.SUCCEEDED, 60.0)
+            await host.service.store_waits.until_writable()
+        assert host.service.jobs.job(job.id).state is not JobState.FAILED
+    await until(lambda: host.service.jobs.job(job.id).state is JobState.SUCCEEDED, 60.0)
     assert any(p.kind is ProfileKind.MEASURED for p in host.store.profiles("a"))
 
 

@@ -234,27 +234,27 @@ async def nothing_found(_: PlanRequest, **__: object) -> Infeasible:
 async def test_what_did_not_change_is_made_once_for_all_plans(counted: Counted) -> None:
     store = open_store(":memory:")
     host = filled(store)
-    await host.service.start()
-    await host.service.plan()
+    await host.service.daemon.start()
+    await host.service.plans.preview()
     counted.count(demands, "candidates_for")
     counted.count(targets, "best_profiles")
     counted.count(staleness, "stale_reasons")
-    await host.service.plan()
+    await host.service.plans.preview()
     assert counted.taken() == {}
-    host.service.import_profile(measured_profile("m07", cores=1, profile_id="z-newest"))
-    await host.service.plan()
+    host.service.profiles.keep(measured_profile("m07", cores=1, profile_id="z-newest"))
+    await host.service.plans.preview()
     made = counted.taken()
     assert made["candidates_for"] == 1
     assert made["best_profiles"] <= 2  # for plans, and for what is shown
     assert made["stale_reasons"] <= 2
-    await host.service.shutdown(stop_engines=True)
+    await host.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
 async def test_no_request_waits_for_what_reads_requests_to_be_built(counted: Counted) -> None:
     store = open_store(":memory:")
     host = filled(store)
-    await host.service.start()
+    await host.service.daemon.start()
     app = create_app(host.service, admin_token=TOKEN)
     serde.prepare(ANSWERS)
     counted.count(TypeAdapter, "__init__")
@@ -265,7 +265,7 @@ async def test_no_request_waits_for_what_reads_requests_to_be_built(counted: Cou
         (await http.post("/plan", json={})).raise_for_status()
         (await http.get("/models")).raise_for_status()
     assert counted.taken().get("__init__", 0) == 0
-    await host.service.shutdown(stop_engines=True)
+    await host.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
@@ -340,7 +340,7 @@ def test_many_events_are_written_in_one_statement_and_keep_their_order() -> None
 async def test_a_profile_is_serialised_once_for_all_lists(counted: Counted) -> None:
     store = open_store(":memory:")
     host = filled(store)
-    await host.service.start()
+    await host.service.daemon.start()
     counted.count(profile_rows, "to_json_bytes", lambda value: not isinstance(value, tuple))
     headers = {"Authorization": f"Bearer {TOKEN}"}
     app = create_app(host.service, admin_token=TOKEN)
@@ -350,7 +350,7 @@ async def test_a_profile_is_serialised_once_for_all_lists(counted: Counted) -> N
 
         async def listed(**params: str) -> bytes:
             answer = await http.get("/profiles", params=params)
-            views = host.service.profile_views(params.get("model"))
+            views = host.service.profiles.views(params.get("model"))
             assert answer.json() == [serde.to_jsonable(view) for view in views]
             return answer.content
 
@@ -360,16 +360,16 @@ async def test_a_profile_is_serialised_once_for_all_lists(counted: Counted) -> N
         await listed(model="m03")
         assert counted.taken().get("to_json_bytes", 0) == 0
         # Another one under an id that is known is another one.
-        known = host.service.profiles("m03")[0]
+        known = host.service.parts.store.profiles("m03")[0]
         changed = dataclasses.replace(known, dtype="float16")
-        host.service.import_profile(changed, replace=True)
+        host.service.profiles.keep(changed, replace=True)
         await listed(model="m03")
         assert await listed() != first
         assert counted.taken()["to_json_bytes"] == 1
-        host.service.prune_profiles(delete=True)
+        host.service.profiles.prune(delete=True)
         await listed()
         assert counted.taken().get("to_json_bytes", 0) == 0
-    await host.service.shutdown(stop_engines=True)
+    await host.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 

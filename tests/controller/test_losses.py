@@ -23,55 +23,57 @@ async def host() -> AsyncIterator[Host]:
         for name in ("a", "b", "c"):
             here.store.add_profile(measured_profile(name, cores=1))
         for name in ("a", "b"):
-            await here.service.register(one(name, 0.1))
-        await here.service.apply()
+            await here.service.models.register(one(name, 0.1))
+        await here.service.plans.apply()
         await here.serves("a")
         await here.serves("b")
-        await here.service.register(one("c", 1.0))
+        await here.service.models.register(one("c", 1.0))
         yield here
 
 
 def lost(host: Host) -> set[str]:
-    plan = host.service.current_plan()
+    plan = host.service.plans.applied()
     assert plan is not None
     return {"a", "b"} - {p.model for p in plan.wanted}
 
 
 @pytest.mark.parametrize("by_id", [False, True])
 async def test_it_is_refused_by_name_and_nothing_is_changed(host: Host, by_id: bool) -> None:
-    before = host.service.current_plan()
-    preview = await host.service.plan()
+    before = host.service.plans.applied()
+    preview = await host.service.plans.preview()
     with pytest.raises(InputError, match="without a replica") as raised:
-        await host.service.apply(preview.plan.id if by_id else None)
+        await host.service.plans.apply(preview.plan.id if by_id else None)
     (name,) = {"a", "b"} - {p.model for p in preview.plan.wanted}
     assert raised.value.facts["models"] == [name]
     assert "--allow-outage" in raised.value.hint
-    assert host.service.current_plan() == before
+    assert host.service.plans.applied() == before
 
 
 async def test_leave_is_given_with_the_question_or_as_it_is_applied(host: Host) -> None:
-    asked = await host.service.plan(PlanQuestion(allow_outage=True))
-    await host.service.apply(asked.plan.id)
+    asked = await host.service.plans.preview(PlanQuestion(allow_outage=True))
+    await host.service.plans.apply(asked.plan.id)
     assert len(lost(host)) == 1
 
 
 @pytest.mark.parametrize("by_id", [False, True])
 async def test_leave_as_it_is_applied(host: Host, by_id: bool) -> None:
-    preview = await host.service.plan()
-    await host.service.apply(preview.plan.id if by_id else None, allow_outage=True)
+    preview = await host.service.plans.preview()
+    await host.service.plans.apply(preview.plan.id if by_id else None, allow_outage=True)
     assert len(lost(host)) == 1
 
 
 async def test_leave_in_the_models_own_spec(host: Host) -> None:
     for name in ("a", "b"):
-        changed = dataclasses.replace(host.service.model(name).record.spec, allow_outage=True)
-        await host.service.update(changed, None)
-    await host.service.apply()
+        changed = dataclasses.replace(
+            host.service.models.model(name).record.spec, allow_outage=True
+        )
+        await host.service.models.update(changed, None)
+    await host.service.plans.apply()
     assert len(lost(host)) == 1
 
 
 async def test_a_model_that_wants_nothing_any_more_is_no_loss(host: Host) -> None:
-    await host.service.remove("a")
-    await host.service.apply()
+    await host.service.models.remove("a")
+    await host.service.plans.apply()
     await host.serves("c")
     assert lost(host) == {"a"}

@@ -17,11 +17,11 @@ class ManyHost(GpuHost):
 
     async def new(self, *names: str) -> None:
         for name in names:
-            await self.service.register(spec(name, min_replicas=1, max_replicas=1))
+            await self.service.models.register(spec(name, min_replicas=1, max_replicas=1))
 
     def jobs(self, state: JobState) -> dict[str, Job]:
         """By model."""
-        return {job.subject: job for job in self.service.jobs() if job.state is state}
+        return {job.subject: job for job in self.service.jobs.jobs() if job.state is state}
 
     def measured_on(self) -> dict[str, str]:
         """Devices that the profiler was asked for last, by model."""
@@ -41,7 +41,7 @@ async def host() -> AsyncIterator[ManyHost]:
     await here.begin()
     yield here
     here.profiler.gate.set()
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
@@ -57,17 +57,17 @@ async def test_models_are_measured_side_by_side_on_all_gpus_by_default(host: Man
     for name, job in host.jobs(JobState.RUNNING).items():
         where = host.measured_on()[name]
         assert job.device_id == where
-        assert f"({job.id} on {where})" in host.service.model(name).note
+        assert f"({job.id} on {where})" in host.service.models.model(name).note
     host.store.add_model(record("many"))
     for n in range(JOBS_SHOWN):  # however many wait
-        await host.service.profile("many", ProfileOptions(seed=n))
+        await host.service.models.profile("many", ProfileOptions(seed=n))
     shown = (await host.service.overview.overview()).jobs
     assert [job.subject for job in shown[:4]] == ["c", "b", "a", "many"]
-    await host.service.remove("many")
+    await host.service.models.remove("many")
     host.profiler.gate.set()
     await until(lambda: host.jobs(JobState.SUCCEEDED).keys() == {"a", "b", "c", "d"})
     assert len(host.profiler.requests) == 4
-    for profile in (p for name in "abcd" for p in host.service.profiles(name)):
+    for profile in (p for name in "abcd" for p in host.service.parts.store.profiles(name)):
         assert not any("beside" in note for note in profile.provenance.notes)
 
 
@@ -77,14 +77,14 @@ async def test_a_device_that_is_asked_for_by_name_is_taken_and_the_same_is_measu
     host.profiler.gate.clear()
     await host.new("a")
     await host.measures("a")
-    again = await host.service.profile("a", ProfileOptions())
+    again = await host.service.models.profile("a", ProfileOptions())
     assert again.id == host.jobs(JobState.RUNNING)["a"].id
-    there = await host.service.profile("a", ProfileOptions(device_id=GPUS[2].id))
+    there = await host.service.models.profile("a", ProfileOptions(device_id=GPUS[2].id))
     assert there.id != again.id
     assert there.progress.message == f"waits for {again.id}, which measures the same"
     host.profiler.gate.set()
-    await until(lambda: host.service.job(there.id).state is JobState.SUCCEEDED)
-    assert host.service.job(there.id).device_id == GPUS[2].id
+    await until(lambda: host.service.jobs.job(there.id).state is JobState.SUCCEEDED)
+    assert host.service.jobs.job(there.id).device_id == GPUS[2].id
 
 
 async def test_what_is_lost_is_replaced_while_two_jobs_run_and_no_third_begins(
@@ -102,7 +102,7 @@ async def test_what_is_lost_is_replaced_while_two_jobs_run_and_no_third_begins(
     await host.lose(lost)
     await host.comes(lambda: "plan-infeasible" in host.kinds())
     assert host.jobs(JobState.RUNNING).keys() == {"a", "b"}
-    await host.service.cancel_job(before["a"].id)
+    await host.service.jobs.cancel(before["a"].id)
     await host.comes(lambda: host.device_of("served") == before["a"].device_id)
     await until(lambda: len(host.runner.running()) == 1)
     await a_moment()
@@ -125,7 +125,7 @@ async def test_a_daemon_that_begins_again_goes_on_with_all_jobs_where_they_were(
     await host.measures("a", "b", "c")
     was = host.measured_on()
     # The first ends and the fourth takes its device: what runs is not what is first in the queue.
-    await host.service.cancel_job(host.jobs(JobState.RUNNING)["a"].id)
+    await host.service.jobs.cancel(host.jobs(JobState.RUNNING)["a"].id)
     await host.measures("b", "c", "d")
     assert host.measured_on()["d"] == was["a"]
     host.profiler.requests.clear()

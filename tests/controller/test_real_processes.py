@@ -13,7 +13,7 @@ import pytest
 from partitiond.controller.plans.planning import PlanOptions
 from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.controller.profiles.profiling import ProfilingOptions
-from partitiond.controller.service import Service, ServiceOptions
+from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Infeasible, Plan
@@ -61,14 +61,14 @@ class RealHost:
 
     async def restart(self) -> None:
         """Another daemon on the same state, after one that left everything running."""
-        await self.service.shutdown(stop_engines=False)
+        await self.service.daemon.shutdown(stop_engines=False)
         self.former.append(self.proxy)
         self.service, self.proxy = make(self.folder, self.store)
-        await self.service.start()
+        await self.service.daemon.start()
 
     async def serves(self, *names: str) -> None:
         def all_serve() -> bool:
-            views = [self.service.model(name) for name in names]
+            views = [self.service.models.model(name) for name in names]
             return all(
                 view.availability == "serving"
                 and view.replicas_planned == view.replicas_serving > 0
@@ -89,16 +89,18 @@ def make(folder: Path, store: Store) -> tuple[Service, ProxyProcess]:
         host="127.0.0.1", port=0, state_dir=folder / "p", control_socket=folder / "r" / "p.sock"
     )
     cores = sorted(os.sched_getaffinity(0))[:2]
-    service = Service(
-        store=store,
-        runner=runner,
-        devices=HostDevices(cores, nvml=False),
-        resolver=Resolver(folder / "models", None, offline=True),
-        proxy=proxy,
-        profiler=Profiler(runner),
-        solve=solved,
-        clock=SystemClock(),
-        options=ServiceOptions(
+    service = service_of(
+        Adapters(
+            store=store,
+            runner=runner,
+            devices=HostDevices(cores, nvml=False),
+            resolver=Resolver(folder / "models", None, offline=True),
+            proxy=proxy,
+            profiler=Profiler(runner),
+            solve=solved,
+            clock=SystemClock(),
+        ),
+        ServiceOptions(
             policy=ControllerPolicy(
                 reconcile=ReconcilePolicy(stop_grace_seconds=2.0),
                 watch=WatchPolicy(interval_seconds=0.2, idle_probe_seconds=2.0),
@@ -124,9 +126,9 @@ async def host(tmp_path: Path) -> AsyncIterator[RealHost]:
     store = open_store(tmp_path / "store.sqlite3")
     service, proxy = make(tmp_path, store)
     here = RealHost(tmp_path, store, service, proxy)
-    await service.start()
+    await service.daemon.start()
     yield here
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     for proxy in here.former:
         await proxy.wait_exit()  # the process was its child, so it is its to collect
     store.close()
@@ -135,11 +137,11 @@ async def host(tmp_path: Path) -> AsyncIterator[RealHost]:
 async def test_two_models_go_from_registration_to_answers_and_survive_what_breaks(
     host: RealHost,
 ) -> None:
-    await host.service.register(simulated("one", "opt-125m"))
-    await host.service.register(simulated("two", "opt-1.3b"))
+    await host.service.models.register(simulated("one", "opt-125m"))
+    await host.service.models.register(simulated("two", "opt-1.3b"))
     await host.serves("one", "two")
-    assert {p.kind.value for p in host.service.profiles()} == {"estimated", "measured"}
-    assert not host.service.model("one").provisional
+    assert {p.kind.value for p in host.service.parts.store.profiles()} == {"estimated", "measured"}
+    assert not host.service.models.model("one").provisional
     for model in ("one", "two"):
         answer = await host.complete(model)
         assert (answer.status_code, answer.json()["model"]) == (200, model)
@@ -148,17 +150,17 @@ async def test_two_models_go_from_registration_to_answers_and_survive_what_break
     await _a_killed_proxy_is_back_within_two_seconds(host)
     await _a_restart_adopts_engines_and_proxy(host)
 
-    await host.service.remove("one")
-    await until(lambda: {r.model for r in host.service.replicas()} == {"two"}, SECONDS)
+    await host.service.models.remove("one")
+    await until(lambda: {r.model for r in host.service.overview.replicas()} == {"two"}, SECONDS)
     assert (await host.complete("one")).status_code == 404
     assert (await host.complete("two")).status_code == 200
 
 
 async def _a_killed_engine_comes_back(host: RealHost) -> None:
-    victim = next(r for r in host.service.replicas() if r.model == "one")
+    victim = next(r for r in host.service.overview.replicas() if r.model == "one")
     assert victim.pid is not None
     os.kill(victim.pid, signal.SIGKILL)
-    await until(lambda: all(r.pid != victim.pid for r in host.service.replicas()), SECONDS)
+    await until(lambda: all(r.pid != victim.pid for r in host.service.overview.replicas()), SECONDS)
     assert (await host.complete("two")).status_code == 200
     await host.serves("one")
     assert (await host.complete("one")).status_code == 200
@@ -178,22 +180,22 @@ async def _a_killed_proxy_is_back_within_two_seconds(host: RealHost) -> None:
 
 
 async def _a_restart_adopts_engines_and_proxy(host: RealHost) -> None:
-    pids = {r.replica_id: r.pid for r in host.service.replicas()}
+    pids = {r.replica_id: r.pid for r in host.service.overview.replicas()}
     assert host.proxy.identity is not None
     proxy_pid = host.proxy.identity.pid
     await host.restart()
     await host.serves("one", "two")
-    assert {r.replica_id: r.pid for r in host.service.replicas()} == pids
-    assert all(r.adopted and r.starts == 0 for r in host.service.replicas())
+    assert {r.replica_id: r.pid for r in host.service.overview.replicas()} == pids
+    assert all(r.adopted and r.starts == 0 for r in host.service.overview.replicas())
     assert host.proxy.identity is not None
     assert host.proxy.identity.pid == proxy_pid
 
 
 async def test_nothing_is_left_after_a_shutdown(host: RealHost) -> None:
-    await host.service.register(simulated("one", "opt-125m"))
+    await host.service.models.register(simulated("one", "opt-125m"))
     await host.serves("one")
-    pids = [r.pid for r in host.service.replicas()]
-    await host.service.shutdown(stop_engines=True)
+    pids = [r.pid for r in host.service.overview.replicas()]
+    await host.service.daemon.shutdown(stop_engines=True)
     for pid in pids:
         assert pid is not None
         assert start_ticks(pid) is None  # a zombie that nobody waited for yet counts as gone

@@ -33,27 +33,29 @@ class GpuHost(Host):
     async def begin(self) -> None:
         self.devices = FakeDevices(GPUS)
         self.service = self._make()
-        await self.service.start()
+        await self.service.daemon.start()
 
     async def register(self, name: str, **changes: object) -> None:
         found = measured_profile(name, hardware="a100-80gb", profile_id=f"p-{name}")
         self.store.add_profile(dataclasses.replace(found, size=WHOLE))
         one = {"auto": False, "min_replicas": 1, "max_replicas": 1}
-        await self.service.register(spec(name, demand=Demand(req_per_s=0.5), **one | changes))
+        await self.service.models.register(
+            spec(name, demand=Demand(req_per_s=0.5), **one | changes)
+        )
 
     async def serve(self, name: str) -> str:
         """It runs; the device that it runs on."""
         await self.register(name)
-        await self.service.apply()
+        await self.service.plans.apply()
         await self.serves(name)
         return self.device_of(name)
 
     def planned(self) -> set[str]:
-        plan = self.service.current_plan()
+        plan = self.service.plans.applied()
         return {p.model for p in (plan.placements if plan is not None else ())}
 
     def device_of(self, name: str) -> str:
-        plan = self.service.current_plan()
+        plan = self.service.plans.applied()
         assert plan is not None
         (own,) = [p for p in plan.placements if p.model == name]
         return own.device_id
@@ -61,8 +63,8 @@ class GpuHost(Host):
     async def measure(self, name: str, device_id: str) -> str:
         """A profile job runs there until the gate opens; its id."""
         self.profiler.gate.clear()
-        job = await self.service.profile(name, ProfileOptions(device_id=device_id))
-        await until(lambda: self.service.job(job.id).state is JobState.RUNNING)
+        job = await self.service.models.profile(name, ProfileOptions(device_id=device_id))
+        await until(lambda: self.service.jobs.job(job.id).state is JobState.RUNNING)
         return job.id
 
     async def lose(self, *device_ids: str) -> None:
@@ -77,10 +79,10 @@ class GpuHost(Host):
                 for gpu in GPUS
             ]
         )
-        for engine in self.service.replicas():
+        for engine in self.service.overview.replicas():
             if engine.device_id in device_ids and engine.replica_id in self.runner.running():
                 self.runner.die(engine.replica_id)
-        await self.service._devices.refresh(0.0)
+        await self.service.parts.devices.refresh(0.0)
 
     async def becomes(self, device_id: str, left: str) -> None:
         """It is gone, failed or silent, and the engines on it go on."""
@@ -92,7 +94,7 @@ class GpuHost(Host):
         }
         self.devices.become([*(gpu for gpu in GPUS if gpu != lost), *states[left]])
         seen = [DeviceHealth.FINE] * 2 + [gpu.health for gpu in states[left]]
-        await self.comes(lambda: [device.health for device in self.service.devices()] == seen)
+        await self.comes(lambda: [device.health for device in self.service.devices.devices] == seen)
 
     async def comes(self, condition: Callable[[], bool]) -> None:
         """It comes true while time passes: a look at the devices that began before may end last."""
@@ -114,7 +116,7 @@ async def host() -> AsyncIterator[GpuHost]:
     await here.begin()
     yield here
     here.profiler.gate.set()
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
@@ -131,7 +133,7 @@ async def test_what_a_device_took_along_is_replaced_while_a_job_runs(host: GpuHo
     await host.lose(lost)
     await host.comes(lambda: host.device_of("a") == free)
     await host.serves("a")
-    assert host.service.job(job).state is JobState.RUNNING
+    assert host.service.jobs.job(job).state is JobState.RUNNING
     assert host.planned() == {"a"}  # what is new is planned once nothing is measured
     host.profiler.gate.set()
     await host.serves("new")
@@ -146,7 +148,7 @@ async def test_what_ends_on_a_device_that_was_lost_before_is_planned_again(
     lost = await host.serve("a")
     await host.becomes(lost, left)
     await host.comes(lambda: left == "silent" or "plan-waits" in host.kinds())
-    await host.comes(lambda: not host.service._plans.chain.planning)
+    await host.comes(lambda: not host.service.parts.plans.chain.planning)
     assert host.device_of("a") == lost
     (engine,) = host.runner.running()
     host.runner.die(engine)
@@ -162,12 +164,12 @@ async def test_it_is_planned_again_while_a_job_runs(host: GpuHost, left: str) ->
     job = await host.measure("b", measured)
     await host.becomes(lost, left)
     await host.comes(lambda: left == "silent" or "plan-waits" in host.kinds())
-    await host.comes(lambda: not host.service._plans.chain.urgent)
+    await host.comes(lambda: not host.service.parts.plans.chain.urgent)
     (engine,) = host.runner.running()
     host.runner.die(engine)
     await until(lambda: host.device_of("a") == free)
     await host.serves("a")
-    assert host.service.job(job).state is JobState.RUNNING
+    assert host.service.jobs.job(job).state is JobState.RUNNING
 
 
 async def test_nothing_is_put_where_a_job_measures_and_its_room_is_planned_for_first(
@@ -178,26 +180,26 @@ async def test_nothing_is_put_where_a_job_measures_and_its_room_is_planned_for_f
     await host.register("b")
     await host.register("c")
     job = await host.measure("b", measured)
-    waiting = await host.service.profile("c", ProfileOptions(device_id=measured))
+    waiting = await host.service.models.profile("c", ProfileOptions(device_id=measured))
     await host.lose(lost, other)
     await host.comes(lambda: "plan-infeasible" in host.kinds())
     assert host.device_of("a") == lost
-    assert host.service.job(job).state is JobState.RUNNING
+    assert host.service.jobs.job(job).state is JobState.RUNNING
     assert host.runner.running() == []
     host.profiler.gate.set()
     await host.serves("a")
     assert host.device_of("a") == measured
-    assert host.service.job(job).state is JobState.SUCCEEDED
-    assert host.service.job(waiting.id).state is JobState.QUEUED
+    assert host.service.jobs.job(job).state is JobState.SUCCEEDED
+    assert host.service.jobs.job(waiting.id).state is JobState.QUEUED
 
 
 async def test_an_engine_that_starts_beside_a_job_has_other_host_cores(host: GpuHost) -> None:
     await host.register("a")
     await host.register("b")
-    preview = await host.service.plan()
+    preview = await host.service.plans.preview()
     free, *_ = others(*(p.device_id for p in preview.plan.placements))
     await host.measure("b", free)
-    await host.service.apply(preview.plan.id)
+    await host.service.plans.apply(preview.plan.id)
     await host.serves("a")
     lent = set(host.profiler.requests[-1].cores)
     assert lent
@@ -210,17 +212,17 @@ async def test_the_next_job_waits_until_what_was_lost_serves_again(host: GpuHost
     await host.register("b")
     await host.register("c")
     job = await host.measure("b", measured)
-    waiting = await host.service.profile("c", ProfileOptions(device_id=measured))
+    waiting = await host.service.models.profile("c", ProfileOptions(device_id=measured))
     host.runner._ready_at_once = False
     await host.lose(lost)
     await host.comes(lambda: host.device_of("a") == free)
     await until(lambda: len(host.runner.running()) == 1)
-    await host.service.cancel_job(job)
+    await host.service.jobs.cancel(job)
     (starting,) = host.runner.running()
-    await until(lambda: starting in host.service.job(waiting.id).progress.message)
-    assert host.service.job(waiting.id).state is JobState.QUEUED
+    await until(lambda: starting in host.service.jobs.job(waiting.id).progress.message)
+    assert host.service.jobs.job(waiting.id).state is JobState.QUEUED
     host.runner.engines[starting].ready.set()
-    await until(lambda: host.service.job(waiting.id).state is JobState.RUNNING)
+    await until(lambda: host.service.jobs.job(waiting.id).state is JobState.RUNNING)
 
 
 async def test_a_planner_that_cannot_be_started_is_told_and_tried_again() -> None:
@@ -235,16 +237,16 @@ async def test_a_planner_that_cannot_be_started_is_told_and_tried_again() -> Non
     here = Host(store, solve=solve, runner=FakeRunner())
     store.add_profile(measured_profile("a"))
     store.add_profile(measured_profile("a", cores=2))
-    await here.service.start()
-    await here.service.register(spec("a"))
-    await until(lambda: "planner" in here.service.readiness())
-    assert "temporarily unavailable" in here.service.readiness()["planner"]
+    await here.service.daemon.start()
+    await here.service.models.register(spec("a"))
+    await until(lambda: "planner" in here.service.readiness.problems())
+    assert "temporarily unavailable" in here.service.readiness.problems()["planner"]
     assert here.kinds().count("plan-failed") == 1
     broken = False
     here.clock.now += 60.0
     await here.serves("a")
-    assert here.service.readiness() == {}
-    await here.service.shutdown(stop_engines=True)
+    assert here.service.readiness.problems() == {}
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
@@ -281,14 +283,14 @@ async def test_what_was_lost_is_replaced_beside_what_runs_though_a_move_saves_a_
     host.devices.become([first, second])
     store.add_profile(measured_profile("a", cores=2))
     store.add_profile(measured_profile("b", cores=1))
-    await host.service.start()
+    await host.service.daemon.start()
     for name in ("a", "b"):
         one = spec(name, demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=False)
-        await host.service.register(one)
-    await host.service.apply()
+        await host.service.models.register(one)
+    await host.service.plans.apply()
     for name in ("a", "b"):
         await host.serves(name)
-    before = {view.model: view.device_id for view in host.service.replicas()}
+    before = {view.model: view.device_id for view in host.service.overview.replicas()}
     (kept,) = (d for d in (first, second) if d.id == before["b"])
     (running,) = (name for name in host.runner.running() if name.startswith("b-"))
     (other,) = (d for d in (first, second) if d.id != before["b"])
@@ -307,21 +309,24 @@ async def test_what_was_lost_is_replaced_beside_what_runs_though_a_move_saves_a_
             lambda: _waited(
                 host,
                 lambda: (
-                    len(host.service.devices()) == 2 and host.service.devices()[1].id == large.id
+                    len(host.service.devices.devices) == 2
+                    and host.service.devices.devices[1].id == large.id
                 ),
             )
         )
         host.runner.refuse_start = None
 
     def places() -> dict[str, str]:
-        return {v.model: v.device_id for v in host.service.replicas() if v.state == "serving"}
+        return {
+            v.model: v.device_id for v in host.service.overview.replicas() if v.state == "serving"
+        }
 
     await until(lambda: _waited(host, lambda: places() == {"a": large.id, "b": kept.id}))
     assert running in host.runner.running()
     # Asked for by a person the plan saves the device, and says what that moves.
-    asked = await host.service.plan()
+    asked = await host.service.plans.preview()
     assert [old.model for old, _ in asked.diff.move] == ["b"]
-    await host.service.shutdown(stop_engines=True)
+    await host.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 

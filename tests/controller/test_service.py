@@ -9,7 +9,7 @@ import pytest
 
 from partitiond.controller.plans.planning import PlanOptions, Solve
 from partitiond.controller.policy import ControllerPolicy
-from partitiond.controller.service import Service, ServiceOptions
+from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import (
     ConflictError,
@@ -54,9 +54,9 @@ async def serving(
     store = open_store(":memory:")
     here = Host(store)
     here.engine_problem = engine_problem
-    await here.service.start()
+    await here.service.daemon.start()
     yield here
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     assert here.runner.running() == []
     store.close()
 
@@ -86,28 +86,28 @@ class Host:
         self.service = self._make()
 
     def _make(self) -> Service:
-        return Service(
-            store=self.store,
-            runner=self.runner,
-            devices=self.devices,
-            resolver=self.resolver,
-            proxy=self.proxy,
-            profiler=self.profiler,
-            solve=self.solve,
-            clock=self.clock,
-            options=ServiceOptions(
-                policy=self.policy, planning=PlanOptions(time_limit_seconds=1.0)
+        return service_of(
+            Adapters(
+                store=self.store,
+                runner=self.runner,
+                devices=self.devices,
+                resolver=self.resolver,
+                proxy=self.proxy,
+                profiler=self.profiler,
+                solve=self.solve,
+                clock=self.clock,
+                engine_problem=lambda: self.engine_problem,
             ),
-            engine_problem=lambda: self.engine_problem,
+            ServiceOptions(policy=self.policy, planning=PlanOptions(time_limit_seconds=1.0)),
         )
 
     async def restart(self) -> None:
-        await self.service.shutdown(stop_engines=False)
+        await self.service.daemon.shutdown(stop_engines=False)
         self.service = self._make()
-        await self.service.start()
+        await self.service.daemon.start()
 
     def serving(self, name: str) -> int:
-        return self.service.model(name).replicas_serving
+        return self.service.models.model(name).replicas_serving
 
     def kinds(self) -> list[str]:
         return [event.kind for event in self.store.events(limit=1000)]
@@ -116,7 +116,7 @@ class Host:
         """All planned replicas of the model serve."""
 
         def all_serve() -> bool:
-            view = self.service.model(name)
+            view = self.service.models.model(name)
             whole = 0 < view.replicas_planned == view.replicas_serving
             return whole and view.availability == "serving"
 
@@ -131,24 +131,24 @@ async def host() -> AsyncIterator[Host]:
 
 async def test_registering_goes_from_estimate_over_profile_to_serving(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.register(spec("a"))
-    assert {p.kind for p in host.service.profiles("a")} == {ProfileKind.ESTIMATED}
+    await host.service.models.register(spec("a"))
+    assert {p.kind for p in host.service.parts.store.profiles("a")} == {ProfileKind.ESTIMATED}
     await until(lambda: bool(host.profiler.requests))
-    assert host.service.model("a").note.startswith("is being profiled")
+    assert host.service.models.model("a").note.startswith("is being profiled")
     host.profiler.gate.set()
     await host.serves("a")
     assert sorted(len(r.cores) for r in host.profiler.requests) == [1, 2]
-    view = host.service.model("a")
+    view = host.service.models.model("a")
     assert (view.profile_kind, view.provisional) == (ProfileKind.MEASURED, False)
     assert view.replicas_serving == view.replicas_planned
     assert "plan-applied" in host.kinds()
-    assert host.service.readiness() == {}
+    assert host.service.readiness.problems() == {}
 
 
 async def test_two_models_are_both_measured_before_either_starts(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.register(spec("a", demand=Demand(req_per_s=1.0)))
-    await host.service.register(spec("b", demand=Demand(req_per_s=1.0)))
+    await host.service.models.register(spec("a", demand=Demand(req_per_s=1.0)))
+    await host.service.models.register(spec("b", demand=Demand(req_per_s=1.0)))
     host.profiler.gate.set()
     await host.serves("a")
     await host.serves("b")
@@ -157,52 +157,52 @@ async def test_two_models_are_both_measured_before_either_starts(host: Host) -> 
 
 
 async def test_nothing_happens_by_itself_without_auto(host: Host) -> None:
-    await host.service.register(spec("a", auto=False))
+    await host.service.models.register(spec("a", auto=False))
     await asyncio.sleep(0.05)
-    assert host.service.jobs() == ()
-    assert host.service.current_plan() is None
+    assert host.service.jobs.jobs() == ()
+    assert host.service.plans.applied() is None
 
 
 async def test_a_model_that_cannot_be_had_is_not_registered(host: Host) -> None:
     missing = spec("a", source=ModelSource(SourceKind.FOLDER, "missing"))
     with pytest.raises(ModelSourceError):
-        await host.service.register(missing)
-    assert host.service.models() == []
+        await host.service.models.register(missing)
+    assert host.service.models.models() == []
 
 
 async def test_a_taken_name_is_a_conflict(host: Host) -> None:
-    await host.service.register(spec("a", auto=False))
+    await host.service.models.register(spec("a", auto=False))
     with pytest.raises(ConflictError):
-        await host.service.register(spec("a", auto=False))
+        await host.service.models.register(spec("a", auto=False))
 
 
 async def test_a_failed_profile_starts_nothing_and_says_why(host: Host) -> None:
     host.profiler.breaks_with = StartFailedError("out of memory.", hint="Use less.")
-    await host.service.register(spec("a"))
-    await until(lambda: all(j.state is JobState.FAILED for j in host.service.jobs()))
+    await host.service.models.register(spec("a"))
+    await until(lambda: all(j.state is JobState.FAILED for j in host.service.jobs.jobs()))
     host.store.add_profile(measured_profile("b", cores=1))
     host.store.add_profile(measured_profile("b", cores=2))
-    await host.service.register(spec("b"))
+    await host.service.models.register(spec("b"))
     await host.serves("b")
-    assert "out of memory" in host.service.model("a").note
+    assert "out of memory" in host.service.models.model("a").note
     assert {launch.model_name for launch in host.runner.launches} == {"b"}
 
 
 async def test_a_failed_profile_can_be_asked_for_again(host: Host) -> None:
     host.profiler.breaks_with = StartFailedError("out of memory.", hint="Use less.")
-    await host.service.register(spec("a"))
-    await until(lambda: all(j.state is JobState.FAILED for j in host.service.jobs()))
+    await host.service.models.register(spec("a"))
+    await until(lambda: all(j.state is JobState.FAILED for j in host.service.jobs.jobs()))
     host.profiler.breaks_with = None
-    await host.service.profile("a", ProfileOptions(cores=1))
+    await host.service.models.profile("a", ProfileOptions(cores=1))
     await host.serves("a")
 
 
 async def test_a_job_never_takes_what_serves_and_says_what_it_waits_for(host: Host) -> None:
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
-    job = await host.service.profile("a", ProfileOptions())
+    job = await host.service.models.profile("a", ProfileOptions())
     await asyncio.sleep(0.05)
-    job = host.service.job(job.id)
+    job = host.service.jobs.job(job.id)
     assert job.state is JobState.QUEUED
     assert "holds core" in job.progress.message
     assert host.runner.stopped == []
@@ -217,10 +217,10 @@ async def test_a_plan_for_replicas_of_a_failed_device_is_made_without_the_search
 
     store = open_store(":memory:")
     host = Host(store, solve=solve_and_note)
-    await host.service.start()
+    await host.service.daemon.start()
     for cores in (1, 2):
         store.add_profile(measured_profile("a", cores=cores))
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
     assert all(request.may_search for request in requests)
     gone = dataclasses.replace(
@@ -228,38 +228,38 @@ async def test_a_plan_for_replicas_of_a_failed_device_is_made_without_the_search
     )
     host.devices.become([gone])
     before = len(requests)
-    await host.service.plan()
+    await host.service.plans.preview()
     await until(lambda: len(requests) >= before + 2)
     # The one that a person asked for may wait; the daemon's own may not.
     assert {request.may_search for request in requests[before:]} == {True, False}
-    await host.service.shutdown(stop_engines=True)
+    await host.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
 async def test_a_plan_that_would_move_running_replicas_waits_for_apply(host: Host) -> None:
     host.store.add_profile(measured_profile("a", cores=1))
     host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
     running = list(host.runner.running())
     host.store.add_profile(measured_profile("b", cores=1))
     host.store.add_profile(measured_profile("b", cores=2))
-    await host.service.register(spec("b", demand=Demand(req_per_s=0.1)))
+    await host.service.models.register(spec("b", demand=Demand(req_per_s=0.1)))
     await until(lambda: "plan-waits" in host.kinds())
     assert host.runner.running() == running
-    assert "partitiond apply" in host.service.model("b").note
-    waiting = host.service.waiting_plan()
+    assert "partitiond apply" in host.service.models.model("b").note
+    waiting = host.service.plans.waiting()
     assert waiting is not None
     assert (await host.service.overview.overview()).waiting_plan_id == waiting.plan.id
-    assert (await host.service.plan(PlanQuestion(explain="b"))).plan.id == waiting.plan.id
-    assert (await host.service.plan(PlanQuestion(objective=Objective.MAX_MIN))).plan.id != (
-        waiting.plan.id
-    )
-    assert host.service.waiting_plan() is not None  # what is asked otherwise changes nothing
-    applied = await host.service.apply(waiting.plan.id)
+    assert (await host.service.plans.preview(PlanQuestion(explain="b"))).plan.id == waiting.plan.id
+    assert (
+        await host.service.plans.preview(PlanQuestion(objective=Objective.MAX_MIN))
+    ).plan.id != (waiting.plan.id)
+    assert host.service.plans.waiting() is not None  # what is asked otherwise changes nothing
+    applied = await host.service.plans.apply(waiting.plan.id)
     assert applied.plan.id == waiting.plan.id
-    assert host.service.waiting_plan() is None
-    assert (await host.service.plan()).plan.id == waiting.plan.id  # it is what is applied
+    assert host.service.plans.waiting() is None
+    assert (await host.service.plans.preview()).plan.id == waiting.plan.id  # it is what is applied
     await host.serves("b")
     await until(lambda: host.serving("a") >= 1)
 
@@ -267,60 +267,60 @@ async def test_a_plan_that_would_move_running_replicas_waits_for_apply(host: Hos
 async def test_a_measured_model_is_not_measured_again(host: Host) -> None:
     host.store.add_profile(measured_profile("a", cores=1))
     host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
     assert host.profiler.requests == []
 
 
 async def test_applying_a_plan_twice_changes_nothing(host: Host) -> None:
     host.store.add_profile(measured_profile("a", cores=1))
-    await host.service.register(spec("a", auto=False))
-    preview = await host.service.plan()
-    applied = await host.service.apply(preview.plan.id)
+    await host.service.models.register(spec("a", auto=False))
+    preview = await host.service.plans.preview()
+    applied = await host.service.plans.apply(preview.plan.id)
     await host.serves("a")
-    again = await host.service.apply(preview.plan.id)
+    again = await host.service.plans.apply(preview.plan.id)
     assert again.plan == applied.plan
     assert again.diff.is_empty
-    assert (await host.service.plan()).diff.is_empty
+    assert (await host.service.plans.preview()).diff.is_empty
 
 
 async def test_an_outdated_plan_is_refused(host: Host) -> None:
     host.store.add_profile(measured_profile("a", cores=1))
-    await host.service.register(spec("a", auto=False))
-    preview = await host.service.plan()
-    await host.service.update(spec("a", auto=False, demand=Demand(2.0)), 1)
+    await host.service.models.register(spec("a", auto=False))
+    preview = await host.service.plans.preview()
+    await host.service.models.update(spec("a", auto=False, demand=Demand(2.0)), 1)
     with pytest.raises(ConflictError, match="outdated"):
-        await host.service.apply(preview.plan.id)
+        await host.service.plans.apply(preview.plan.id)
 
 
 async def test_removing_a_model_drains_and_stops_its_replicas(host: Host) -> None:
     host.store.add_profile(measured_profile("a", cores=1))
     host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
-    await host.service.remove("a")
-    await until(lambda: host.runner.running() == [] and host.service.replicas() == ())
-    assert host.service.models() == []
-    assert host.service.profiles("a")  # what was measured is costly, so it stays
+    await host.service.models.remove("a")
+    await until(lambda: host.runner.running() == [] and host.service.overview.replicas() == ())
+    assert host.service.models.models() == []
+    assert host.service.parts.store.profiles("a")  # what was measured is costly, so it stays
 
 
 async def test_removing_a_model_cancels_its_jobs(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await until(lambda: bool(host.profiler.requests))
-    await host.service.remove("a")
+    await host.service.models.remove("a")
     assert host.profiler.cancelled == 1
-    assert {job.state for job in host.service.jobs()} == {JobState.CANCELLED}
+    assert {job.state for job in host.service.jobs.jobs()} == {JobState.CANCELLED}
 
 
 async def test_a_change_on_an_old_version_is_refused(host: Host) -> None:
-    await host.service.register(spec("a", auto=False))
-    changed = await host.service.update(spec("a", auto=False, min_replicas=1), 1)
+    await host.service.models.register(spec("a", auto=False))
+    changed = await host.service.models.update(spec("a", auto=False, min_replicas=1), 1)
     assert changed.version == 2
     with pytest.raises(ConflictError, match="version 2"):
-        await host.service.update(spec("a", auto=False), 1)
+        await host.service.models.update(spec("a", auto=False), 1)
     with pytest.raises(ConflictError):
-        await host.service.remove("a", 1)
+        await host.service.models.remove("a", 1)
 
 
 async def test_engine_options_stay_while_nobody_knows_what_replicas_were_started_with(
@@ -328,7 +328,7 @@ async def test_engine_options_stay_while_nobody_knows_what_replicas_were_started
 ) -> None:
     host.store.add_profile(measured_profile("a", cores=1))
     host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
     planned = host.store.plan()
     assert planned is not None
@@ -340,69 +340,69 @@ async def test_engine_options_stay_while_nobody_knows_what_replicas_were_started
     await host.restart()
     other = dataclasses.replace(spec("a"), engine=EngineOptions(dtype="float32"))
     with pytest.raises(ConflictError, match="engine options"):
-        await host.service.update(other, None)
+        await host.service.models.update(other, None)
 
 
 async def test_a_restart_adopts_everything_and_starts_nothing(host: Host) -> None:
     host.store.add_profile(measured_profile("a", cores=1))
     host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
     launches, proxy_starts = len(host.runner.launches), host.proxy.starts
     await host.restart()
     await host.serves("a")
     assert (len(host.runner.launches), host.proxy.starts) == (launches, proxy_starts)
-    assert all(replica.adopted for replica in host.service.replicas())
+    assert all(replica.adopted for replica in host.service.overview.replicas())
 
 
 async def test_a_lost_store_stops_the_engines_it_no_longer_knows(host: Host) -> None:
     host.store.add_profile(measured_profile("a", cores=1))
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
-    await host.service.shutdown(stop_engines=False)
+    await host.service.daemon.shutdown(stop_engines=False)
     empty = open_store(":memory:")
     host.store, host.service = empty, host.service
     host.service = host._make()
-    await host.service.start()
+    await host.service.daemon.start()
     await until(lambda: host.runner.running() == [])
-    await host.service.shutdown(stop_engines=True)
+    await host.service.daemon.shutdown(stop_engines=True)
     empty.close()
 
 
 async def test_an_update_of_the_demand_goes_through_the_chain_again(host: Host) -> None:
     host.store.add_profile(measured_profile("a", cores=1))
     host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.register(spec("a", demand=Demand(req_per_s=0.1)))
+    await host.service.models.register(spec("a", demand=Demand(req_per_s=0.1)))
     await host.serves("a")
-    before = host.service.model("a").replicas_planned
-    await host.service.update(spec("a", min_replicas=before + 1), None)
-    await until(lambda: host.service.model("a").replicas_planned > before)
+    before = host.service.models.model("a").replicas_planned
+    await host.service.models.update(spec("a", min_replicas=before + 1), None)
+    await until(lambda: host.service.models.model("a").replicas_planned > before)
 
 
 async def test_a_profile_job_is_refused_where_it_could_never_run(host: Host) -> None:
-    await host.service.register(spec("a", auto=False))
+    await host.service.models.register(spec("a", auto=False))
     with pytest.raises(InputError, match="2 cores"):
-        await host.service.profile("a", ProfileOptions(cores=64))
+        await host.service.models.profile("a", ProfileOptions(cores=64))
     with pytest.raises(NotFoundError, match="gpu-9"):
-        await host.service.profile("a", ProfileOptions(device_id="gpu-9"))
+        await host.service.models.profile("a", ProfileOptions(device_id="gpu-9"))
     with pytest.raises(NotFoundError):
-        await host.service.profile("unknown", ProfileOptions())
+        await host.service.models.profile("unknown", ProfileOptions())
 
 
 async def test_a_missing_engine_shows_only_where_every_model_needs_it(host: Host) -> None:
     host.engine_problem = EngineUnavailableError("there is no vLLM.")
-    await until(lambda: host.service.readiness() == {})
-    await host.service.register(spec("a", auto=False))
-    await until(lambda: host.service.readiness() == {"engine": "there is no vLLM."})
-    await host.service.register(spec("s", auto=False, engine_kind="simulated"))
-    assert host.service.readiness() == {}
+    await until(lambda: host.service.readiness.problems() == {})
+    await host.service.models.register(spec("a", auto=False))
+    await until(lambda: host.service.readiness.problems() == {"engine": "there is no vLLM."})
+    await host.service.models.register(spec("s", auto=False, engine_kind="simulated"))
+    assert host.service.readiness.problems() == {}
 
 
 async def test_metrics_show_replicas_jobs_and_the_proxys_own(host: Host) -> None:
     host.store.add_profile(measured_profile("a", cores=1))
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
-    text = await host.service.metrics()
+    text = await host.service.metrics.text()
     assert 'partitiond_replicas{model="a",state="serving"}' in text
     assert 'partitiond_jobs{state="succeeded"}' in text
     assert "partitiond_engine_starts_total" in text
@@ -413,10 +413,10 @@ async def test_clients_hear_that_a_model_is_coming(host: Host) -> None:
     host.runner._ready_at_once = False
     host.store.add_profile(measured_profile("a", cores=1))
     host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await until(lambda: host.runner.running() != [])
     await until(lambda: host.proxy.table.models[0].availability is ModelAvailability.STARTING)
-    await until(lambda: host.service.replicas()[0].start_progress == "loading weights")
+    await until(lambda: host.service.overview.replicas()[0].start_progress == "loading weights")
 
 
 def test_the_service_implements_the_port() -> None:

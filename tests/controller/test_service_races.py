@@ -50,9 +50,9 @@ async def solver() -> Solver:
 async def host(solver: Solver) -> AsyncIterator[Host]:
     store = open_store(":memory:")
     here = Host(store, solve=solver)
-    await here.service.start()
+    await here.service.daemon.start()
     yield here
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
@@ -63,17 +63,17 @@ def measure(host: Host, name: str = "a") -> None:
 
 async def test_a_shutdown_with_a_running_job_keeps_the_applied_plan(host: Host) -> None:
     measure(host)
-    await host.service.register(spec("a", demand=Demand(req_per_s=0.1)))
+    await host.service.models.register(spec("a", demand=Demand(req_per_s=0.1)))
     await host.serves("a")
     host.profiler.gate.clear()
-    await host.service.register(spec("b", demand=Demand(req_per_s=0.1)))
-    await until(lambda: host.profiler.requests != [] or bool(host.service.jobs()))
-    applied = host.service.current_plan()
+    await host.service.models.register(spec("b", demand=Demand(req_per_s=0.1)))
+    await until(lambda: host.profiler.requests != [] or bool(host.service.jobs.jobs()))
+    applied = host.service.plans.applied()
     host.proxy.counts = {"a-1": 1}  # it drains for a while, pass after pass
-    ending = asyncio.create_task(host.service.shutdown(stop_engines=True))
+    ending = asyncio.create_task(host.service.daemon.shutdown(stop_engines=True))
     await asyncio.sleep(0.1)
     with pytest.raises(NotReadyError):
-        await host.service.apply()
+        await host.service.plans.apply()
     host.proxy.counts = {}
     await ending
     assert host.store.plan() == applied
@@ -84,28 +84,28 @@ async def test_applying_solves_again_when_a_model_changed_meanwhile(
 ) -> None:
     measure(host)
     measure(host, "b")
-    await host.service.register(spec("a", auto=False))
+    await host.service.models.register(spec("a", auto=False))
 
     async def another() -> None:
-        await host.service.register(spec("b", auto=False))
+        await host.service.models.register(spec("b", auto=False))
 
     solver.meanwhile = [another]
-    preview = await host.service.apply()
+    preview = await host.service.plans.apply()
     assert {p.model for p in preview.plan.placements} == {"a", "b"}
     assert solver.solves in {2, 3}  # what is found out of b by itself may be one more change
 
 
 async def test_applying_gives_up_when_things_never_rest(host: Host, solver: Solver) -> None:
     measure(host)
-    await host.service.register(spec("a", auto=False))
+    await host.service.models.register(spec("a", auto=False))
 
     async def another() -> None:
-        await host.service.register(spec(f"b{len(solver.meanwhile)}", auto=False))
+        await host.service.models.register(spec(f"b{len(solver.meanwhile)}", auto=False))
 
     solver.meanwhile = [another] * 10
     with pytest.raises(ConflictError, match="changed during"):
-        await host.service.apply()
-    assert host.service.current_plan() is None
+        await host.service.plans.apply()
+    assert host.service.plans.applied() is None
     solver.meanwhile.clear()
 
 
@@ -114,12 +114,12 @@ async def test_the_chain_does_not_apply_a_plan_with_a_model_removed_during_the_s
 ) -> None:
     measure(host)
     solver.gate.clear()
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await until(lambda: solver.solves == 1)
-    await host.service.remove("a")
+    await host.service.models.remove("a")
     solver.gate.set()
     await asyncio.sleep(0.1)
-    assert host.service.current_plan() is None
+    assert host.service.plans.applied() is None
     assert host.runner.launches == []
 
 
@@ -127,15 +127,15 @@ async def test_engine_options_that_change_under_a_plan_applied_meanwhile_are_a_n
     host: Host,
 ) -> None:
     measure(host)
-    await host.service.register(spec("a", auto=False))
+    await host.service.models.register(spec("a", auto=False))
     host.resolver.gate.clear()
     other = spec("a", auto=False, engine=EngineOptions(dtype="float32"))
-    updating = asyncio.create_task(host.service.update(other, None))
+    updating = asyncio.create_task(host.service.models.update(other, None))
     await a_moment()
-    before = (await host.service.apply()).plan
+    before = (await host.service.plans.apply()).plan
     host.resolver.gate.set()
     assert (await updating).version == 2
-    after = (await host.service.apply()).plan
+    after = (await host.service.plans.apply()).plan
     releases = [{p.candidate.release for p in plan.wanted} for plan in (before, after)]
     assert all(releases)
     assert not releases[0] & releases[1], "the plan of before speaks of the former options"
@@ -143,16 +143,16 @@ async def test_engine_options_that_change_under_a_plan_applied_meanwhile_are_a_n
 
 async def test_room_that_a_removed_model_leaves_is_planned_anew(host: Host, solver: Solver) -> None:
     measure(host)
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
     before = solver.solves
-    await host.service.remove("a")
+    await host.service.models.remove("a")
     await until(lambda: solver.solves > before)
 
 
 async def test_interrupted_profiles_are_taken_up_again_a_few_times(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await until(lambda: len(host.profiler.requests) == 1)
     for again in (2, 3):
         await host.restart()
@@ -163,12 +163,12 @@ async def test_interrupted_profiles_are_taken_up_again_a_few_times(host: Host) -
 
 async def test_an_interrupted_profile_outside_the_chain_stays_as_it_is(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.register(spec("a", auto=False))
-    await host.service.profile("a", ProfileOptions(cores=1))
+    await host.service.models.register(spec("a", auto=False))
+    await host.service.models.profile("a", ProfileOptions(cores=1))
     await until(lambda: len(host.profiler.requests) == 1)
     await host.restart()
     await asyncio.sleep(0.05)
-    assert [job.state for job in host.service.jobs()] == [JobState.FAILED]
+    assert [job.state for job in host.service.jobs.jobs()] == [JobState.FAILED]
 
 
 async def test_a_restart_goes_on_planning_what_was_not_planned_yet(
@@ -176,7 +176,7 @@ async def test_a_restart_goes_on_planning_what_was_not_planned_yet(
 ) -> None:
     measure(host)
     solver.gate.clear()
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await until(lambda: solver.solves == 1)
     await host.restart()
     solver.gate.set()
@@ -197,8 +197,8 @@ async def test_a_start_that_fails_leaves_no_endpoint_of_its_own(there_before: bo
     if there_before:
         await host.proxy.ensure_running()
     with pytest.raises(PartitiondError, match="run folder"):
-        await host.service.start()
-    await host.service.shutdown(stop_engines=False)
+        await host.service.daemon.start()
+    await host.service.daemon.shutdown(stop_engines=False)
     assert host.proxy.alive is there_before
     store.close()
 
@@ -207,28 +207,28 @@ async def removing(host: Host, version: int | None = None) -> "asyncio.Task[None
     """A removal that waits for the engine of the model's profile job to end."""
     host.profiler.gate.clear()
     host.profiler.stops.clear()
-    await host.service.register(spec("a", auto=False))
-    await host.service.profile("a", ProfileOptions(cores=1))
+    await host.service.models.register(spec("a", auto=False))
+    await host.service.models.profile("a", ProfileOptions(cores=1))
     await until(lambda: len(host.profiler.requests) == 1, 60.0)
-    task = asyncio.create_task(host.service.remove("a", version))
+    task = asyncio.create_task(host.service.models.remove("a", version))
     await until(lambda: host.profiler.cancelled == 1, 60.0)
     return task
 
 
 async def test_a_profile_asked_for_while_its_model_is_removed_goes_with_it(host: Host) -> None:
     task = await removing(host)
-    late = [await host.service.profile("a", ProfileOptions(cores=cores)) for cores in (1, 2)]
+    late = [await host.service.models.profile("a", ProfileOptions(cores=cores)) for cores in (1, 2)]
     host.profiler.stops.set()
     await task
-    assert {host.service.job(job.id).state for job in late} == {JobState.CANCELLED}
+    assert {host.service.jobs.job(job.id).state for job in late} == {JobState.CANCELLED}
     await a_moment()
-    assert host.service._jobs.leases() == ()
+    assert host.service.parts.jobs.leases() == ()
 
 
 async def test_a_model_that_changes_while_it_is_removed_stays(host: Host) -> None:
     task = await removing(host, version=1)
-    await host.service.update(spec("a", auto=False, aliases=("b",)), None)
+    await host.service.models.update(spec("a", auto=False, aliases=("b",)), None)
     host.profiler.stops.set()
     with pytest.raises(ConflictError, match="version 2, not 1"):
         await task
-    assert host.service.model("a").record.version == 2
+    assert host.service.models.model("a").record.version == 2

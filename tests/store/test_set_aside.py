@@ -171,13 +171,13 @@ async def test_a_daemon_starts_and_lists_the_others(path: Path, strange: str) ->
     store = open_store(path)
     host = Host(store)
     host.profiler.gate.clear()
-    await host.service.start()
-    assert "b" in {view.record.spec.name for view in host.service.models()}
-    assert measured_profile("b").id in {v.profile.id for v in host.service.profile_views()}
-    assert host.service.prune_profiles(delete=False) is not None
+    await host.service.daemon.start()
+    assert "b" in {view.record.spec.name for view in host.service.models.models()}
+    assert measured_profile("b").id in {v.profile.id for v in host.service.profiles.views()}
+    assert host.service.profiles.prune(delete=False) is not None
     corrections = host.service.drift.report().corrections
     assert len(corrections) == (0 if strange == "a correction" else 1)
-    await host.service.shutdown(stop_engines=True)
+    await host.service.daemon.shutdown(stop_engines=True)
     states = store.releases("a")
     assert len(states) == (0 if strange == "the state of a release" else 1)
     store.close()

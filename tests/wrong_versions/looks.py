@@ -15,6 +15,7 @@ _ASSEMBLY: Final = "partitiond/controller/assembly.py"
 _PLANNING: Final = "partitiond/controller/plans/planning.py"
 _LOOP: Final = "partitiond/controller/runtime/loop.py"
 _SERVICE: Final = "partitiond/controller/service.py"
+_HEALTH: Final = "partitiond/controller/views/health.py"
 _KEYS: Final = "partitiond/controller/keys/desk.py"
 _HANGING: Final = "tests/controller/test_hanging.py::"
 _NVML: Final = "tests/devices/nvml/test_hanging.py::"
@@ -158,18 +159,18 @@ LOOKS: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 _SERVICE,
-                "            await self._controller.adopt()\n"
-                "            await self._devices.refresh(0.0)\n",
-                "            await self._devices.refresh(0.0)\n"
-                "            while not self._devices.looked:\n"
-                "                await self._devices.refresh(0.0)\n"
-                "            await self._controller.adopt()\n",
+                "            await parts.controller.adopt()\n"
+                "            await parts.devices.refresh(0.0)\n",
+                "            await parts.devices.refresh(0.0)\n"
+                "            while not parts.devices.looked:\n"
+                "                await parts.devices.refresh(0.0)\n"
+                "            await parts.controller.adopt()\n",
             ),
             (
-                _SERVICE,
-                "        if self._devices.looked:  # a plan without devices would end what is only "
-                "not seen yet\n            self._plans.chain.consider()\n",
-                "        self._plans.chain.consider()\n",
+                _ASSEMBLY,
+                "        if self.devices.looked:  # a plan without devices would end what is only "
+                "not seen yet\n            self.plans.chain.consider()\n",
+                "        self.plans.chain.consider()\n",
             ),
             (
                 _WATCHING,
@@ -205,9 +206,13 @@ LOOKS: Final[tuple[Rule, ...]] = (
         "Readiness and the watchdog go by the last pass that has ended.",
         f"{_HANGING}test_no_pass_that_ends_is_no_sign_of_life",
         wrong=(
-            (_SERVICE, "return not ended and not self._controller.stalled", "return not ended"),
             (
                 _SERVICE,
+                "return not ended and not self._parts.controller.stalled",
+                "return not ended",
+            ),
+            (
+                _HEALTH,
                 "self._controller.problem or self._controller.stalled,",
                 "self._controller.problem,",
             ),

@@ -2,7 +2,8 @@
 
 from fastapi import APIRouter, Response
 
-from partitiond.api.replies import Service, problems, reply
+from partitiond.api.given import CordonControl, DeviceControl
+from partitiond.api.replies import problems, reply
 from partitiond.api.schemas import CordonBody
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device
@@ -17,9 +18,9 @@ router = APIRouter(prefix="/devices", tags=["devices"])
     response_model=list[Device],
     responses=problems(503),
 )
-async def list_devices(service: Service) -> Response:
+async def list_devices(devices: DeviceControl) -> Response:
     """The devices of this host: its GPUs and its CPU."""
-    return reply(list(service.devices()))
+    return reply(list(devices.devices))
 
 
 @router.get(
@@ -29,12 +30,12 @@ async def list_devices(service: Service) -> Response:
     response_model=DeviceDetails,
     responses=problems(404, 503),
 )
-async def get_device(device_id: str, service: Service) -> Response:
+async def get_device(device_id: str, devices: DeviceControl) -> Response:
     """One device with everything that its driver tells: health, processes, links, power.
 
     The beginning of an id is enough where only one begins so.
     """
-    return reply(await service.device(device_id))
+    return reply(await devices.inspect(device_id))
 
 
 @router.put(
@@ -45,13 +46,13 @@ async def get_device(device_id: str, service: Service) -> Response:
     responses=problems(404),
 )
 async def cordon_device(
-    device_id: str, service: Service, body: CordonBody | None = None
+    device_id: str, cordons: CordonControl, body: CordonBody | None = None
 ) -> Response:
     """Place nothing on a device from now on; plans move away what is on it.
 
     It is kept over restarts. Repeating it changes the reason.
     """
-    return reply(await service.cordon(device_id, (body or CordonBody()).reason))
+    return reply(cordons.set(device_id, (body or CordonBody()).reason))
 
 
 @router.delete(
@@ -61,9 +62,9 @@ async def cordon_device(
     response_model=Device,
     responses=problems(404, 503),
 )
-async def uncordon_device(device_id: str, service: Service) -> Response:
+async def uncordon_device(device_id: str, cordons: CordonControl) -> Response:
     """Let plans use the device again, and hold its earlier Xid messages against it no longer.
 
     A device that its driver says has failed stays cordoned: the answer says why.
     """
-    return reply(await service.uncordon(device_id))
+    return reply(await cordons.lift(device_id))

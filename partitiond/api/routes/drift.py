@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from partitiond.api.replies import Service, problems, reply
+from partitiond.api.given import DriftControl
+from partitiond.api.replies import problems, reply
 from partitiond.core.drift.correction import Correction
 from partitiond.core.drift.detection import LedgerEntry
 from partitiond.core.views.drift import DriftReport
@@ -19,12 +20,12 @@ router = APIRouter(prefix="/drift", tags=["drift"])
     summary="Show what replicas do beside what was predicted",
     response_model=closed(DriftReport),
 )
-async def get_drift(service: Service) -> Response:
+async def get_drift(drift: DriftControl) -> Response:
     """Each serving replica with its last full window, the corrections that plans use, and what is
     to be measured again. A prediction is made at the load that was seen, from the replica's
     profile.
     """
-    return reply(service.drift.report())
+    return reply(drift.report())
 
 
 @router.get(
@@ -34,7 +35,7 @@ async def get_drift(service: Service) -> Response:
     response_model=list[closed(LedgerEntry)],  # type: ignore[misc]
 )
 async def list_ledger(
-    service: Service,
+    drift: DriftControl,
     model: Annotated[str | None, Query(max_length=200, description="Only of this model.")] = None,
     replica_id: Annotated[
         str | None, Query(max_length=200, description="Only of this replica.")
@@ -42,7 +43,7 @@ async def list_ledger(
     limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.")] = 200,
 ) -> Response:
     """Full windows, newest first; the last 200 of each replica are kept."""
-    return reply(list(service.drift.ledger(model, replica_id, limit)))
+    return reply(list(drift.ledger(model, replica_id, limit)))
 
 
 @router.delete(
@@ -53,8 +54,8 @@ async def list_ledger(
     responses=problems(404),
 )
 async def lift_correction(
-    service: Service,
+    drift: DriftControl,
     profile_id: Annotated[str, Path(max_length=400, description="Profile whose figures it is on.")],
 ) -> Response:
     """Plans take the profile's own figures again; its replicas are judged anew."""
-    return reply(service.drift.lift(profile_id))
+    return reply(drift.lift(profile_id))

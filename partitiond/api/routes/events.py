@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from partitiond.api.replies import Service, reply
+from partitiond.api.given import EventLog
+from partitiond.api.replies import reply
 from partitiond.core.errors import InputError
 from partitiond.core.events import Event, EventFilter
 from partitiond.core.instants import unix_seconds, utc_iso
@@ -20,7 +21,7 @@ router = APIRouter(prefix="/events", tags=["events"])
 )
 async def list_events(
     *,
-    service: Service,
+    events: EventLog,
     after: Annotated[
         int, Query(ge=0, le=2**63 - 1, description="Only events with a greater id.")
     ] = 0,
@@ -48,7 +49,7 @@ async def list_events(
     """
     moments = _moment(since, "since"), _moment(until, "until")
     wanted = EventFilter(tuple(kind or ()), subject, actor, *moments, newest)
-    return reply(list(service.events(after, limit, wanted)))
+    return reply(list(events.events(after, limit, wanted)))
 
 
 def _moment(text: str, name: str) -> str:

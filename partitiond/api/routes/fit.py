@@ -2,7 +2,8 @@
 
 from fastapi import APIRouter, Response
 
-from partitiond.api.replies import Options, Service, problems, reply
+from partitiond.api.given import FitCheck, Options
+from partitiond.api.replies import problems, reply
 from partitiond.api.schemas import ModelBody
 from partitiond.core.views.fit import Fit
 from partitiond.serde import closed
@@ -17,10 +18,10 @@ router = APIRouter(prefix="/models", tags=["models"])
     response_model=closed(Fit),
     responses=problems(503),
 )
-async def check_fit(body: ModelBody, service: Service, options: Options) -> Response:
+async def check_fit(body: ModelBody, fit: FitCheck, options: Options) -> Response:
     """The plan as it would be with this model. Nothing is registered, started or kept.
 
     It rests on what was measured of that model before, else on an estimate. The body is that of
     `POST /models`; a name that is registered shows what changing that model would do.
     """
-    return reply(await service.fit.check(body.to_spec(options)))
+    return reply(await fit.check(body.to_spec(options)))

@@ -9,7 +9,8 @@ from starlette.background import BackgroundTask
 from partitiond import __version__
 from partitiond.api.answers import Health, Index, Ready, Stopping
 from partitiond.api.auth import ADMITTED
-from partitiond.api.replies import NO_STORE, Service, problems
+from partitiond.api.given import DaemonControl, MetricsSource, ReadinessCheck
+from partitiond.api.replies import NO_STORE, problems
 from partitiond.api.schemas import ShutdownBody
 from partitiond.core.errors import NotReadyError
 
@@ -52,12 +53,12 @@ async def get_health() -> Response:
     response_model=Ready,
     responses=problems(503),
 )
-async def get_readiness(request: Request, service: Service) -> Response:
+async def get_readiness(request: Request, readiness: ReadinessCheck) -> Response:
     """200 when all parts work, else 503. Needs no token; with it, says which parts do not and why.
 
     Reasons name paths and quote drivers, which is nothing for everybody who reaches the listener.
     """
-    missing = dict(service.readiness())
+    missing = dict(readiness.problems())
     if missing and not request.scope.get(ADMITTED, False):
         raise NotReadyError(
             "not ready.", hint="With the admin token this request says which part, and why."
@@ -78,9 +79,9 @@ async def get_readiness(request: Request, service: Service) -> Response:
     summary="Metrics",
     response_class=PlainTextResponse,
 )
-async def get_metrics(service: Service) -> Response:
+async def get_metrics(metrics: MetricsSource) -> Response:
     """Metrics in Prometheus' text form. The metrics token opens this and nothing else."""
-    return Response(await service.metrics(), media_type=METRICS_MEDIA_TYPE, headers=NO_STORE)
+    return Response(await metrics.text(), media_type=METRICS_MEDIA_TYPE, headers=NO_STORE)
 
 
 @router.post(
@@ -90,7 +91,7 @@ async def get_metrics(service: Service) -> Response:
     status_code=202,
     response_model=Stopping,
 )
-async def shut_down(service: Service, body: ShutdownBody | None = None) -> Response:
+async def shut_down(daemon: DaemonControl, body: ShutdownBody | None = None) -> Response:
     """End the daemon; engines and endpoint go on serving unless `stop_engines`.
 
     The answer comes at once; the end follows.
@@ -98,7 +99,7 @@ async def shut_down(service: Service, body: ShutdownBody | None = None) -> Respo
     stop_engines = (body or ShutdownBody()).stop_engines
 
     async def end() -> None:
-        await service.shutdown(stop_engines=stop_engines)
+        await daemon.shutdown(stop_engines=stop_engines)
 
     stopping = Stopping(stop_engines=stop_engines)
     return JSONResponse(stopping.model_dump(), 202, NO_STORE, background=BackgroundTask(end))

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 
-from partitiond.api.replies import Service, problems, reply
+from partitiond.api.given import JobControl
+from partitiond.api.replies import problems, reply
 from partitiond.api.streams import JOB_DOCUMENTED, EventStream, changes
 from partitiond.core.profile.jobs import Job
 
@@ -17,9 +18,9 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
     summary="List jobs",
     response_model=list[Job],
 )
-async def list_jobs(service: Service) -> Response:
+async def list_jobs(jobs: JobControl) -> Response:
     """Jobs, newest first."""
-    return reply(list(service.jobs()))
+    return reply(list(jobs.jobs()))
 
 
 @router.get(
@@ -29,9 +30,9 @@ async def list_jobs(service: Service) -> Response:
     response_model=Job,
     responses=problems(404),
 )
-async def get_job(job_id: str, service: Service) -> Response:
+async def get_job(job_id: str, jobs: JobControl) -> Response:
     """One job: its state, progress (a fraction where it can be known), result or error."""
-    return reply(service.job(job_id))
+    return reply(jobs.job(job_id))
 
 
 @router.get(
@@ -43,14 +44,14 @@ async def get_job(job_id: str, service: Service) -> Response:
 )
 async def watch_job(
     job_id: str,
-    service: Service,
+    jobs: JobControl,
     last_event_id: Annotated[
         str | None,
         Header(description="Sent by clients that come back; they get the job as it is now."),
     ] = None,
 ) -> Response:
     """A job's progress and states as server-sent events, until it has ended."""
-    return EventStream(changes(service.watch_job(job_id), last_event_id=last_event_id))
+    return EventStream(changes(jobs.watch(job_id), last_event_id=last_event_id))
 
 
 @router.delete(
@@ -60,6 +61,6 @@ async def watch_job(
     response_model=Job,
     responses=problems(404, 409),
 )
-async def cancel_job(job_id: str, service: Service) -> Response:
+async def cancel_job(job_id: str, jobs: JobControl) -> Response:
     """Cancel a job; the answer comes once nothing of it runs."""
-    return reply(await service.cancel_job(job_id))
+    return reply(await jobs.cancel(job_id))

@@ -3,8 +3,9 @@
 from fastapi import APIRouter, Response
 
 from partitiond.api.answers import NewKey
+from partitiond.api.given import KeyControl
 from partitiond.api.key_schemas import KeyBody, KeyPatch, RotateBody
-from partitiond.api.replies import Service, no_content, problems, reply
+from partitiond.api.replies import no_content, problems, reply
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.views.lists import KeyView
 
@@ -17,9 +18,9 @@ router = APIRouter(prefix="/keys", tags=["keys"])
     summary="List API keys",
     response_model=list[KeyRecord],
 )
-async def list_keys(service: Service) -> Response:
+async def list_keys(keys: KeyControl) -> Response:
     """All keys by id and label. The key itself is kept nowhere, only its SHA-256."""
-    return reply(list(service.keys()))
+    return reply(list(keys.keys()))
 
 
 @router.post(
@@ -30,12 +31,12 @@ async def list_keys(service: Service) -> Response:
     response_model=NewKey,
     responses=problems(404),
 )
-async def create_key(service: Service, body: KeyBody | None = None) -> Response:
+async def create_key(keys: KeyControl, body: KeyBody | None = None) -> Response:
     """Create a key. This answer is the only time it is shown.
 
     A model that is not registered is refused (404); an alias stands for its model.
     """
-    record, key = await service.create_key((body or KeyBody()).to_terms())
+    record, key = await keys.create((body or KeyBody()).to_terms())
     return reply(NewKey(record, key), 201, {"Location": f"/keys/{record.id}"})
 
 
@@ -46,9 +47,9 @@ async def create_key(service: Service, body: KeyBody | None = None) -> Response:
     response_model=KeyView,
     responses=problems(404),
 )
-async def get_key(key_id: str, service: Service) -> Response:
+async def get_key(key_id: str, keys: KeyControl) -> Response:
     """One key, and how much of it is used; `use` is null where the endpoint does not say."""
-    return reply(await service.key_view(key_id))
+    return reply(await keys.show(key_id))
 
 
 @router.patch(
@@ -58,13 +59,13 @@ async def get_key(key_id: str, service: Service) -> Response:
     response_model=KeyRecord,
     responses=problems(404),
 )
-async def change_key(key_id: str, body: KeyPatch, service: Service) -> Response:
+async def change_key(key_id: str, body: KeyPatch, keys: KeyControl) -> Response:
     """Change what a key may do: absent fields stay, null returns to the default.
 
     It holds from the next request on; nothing is restarted.
     """
-    terms = body.apply_to(service.key(key_id))
-    return reply(await service.update_key(key_id, terms))
+    terms = body.apply_to(keys.key(key_id))
+    return reply(await keys.update(key_id, terms))
 
 
 @router.post(
@@ -74,12 +75,12 @@ async def change_key(key_id: str, body: KeyPatch, service: Service) -> Response:
     response_model=NewKey,
     responses=problems(404, 409),
 )
-async def rotate_key(key_id: str, service: Service, body: RotateBody | None = None) -> Response:
+async def rotate_key(key_id: str, keys: KeyControl, body: RotateBody | None = None) -> Response:
     """Another secret under the same id, with the same terms. This answer shows it, once.
 
     The present secret is taken until the grace ends; one from a rotation before ends now.
     """
-    record, key = await service.rotate_key(key_id, (body or RotateBody()).grace_seconds)
+    record, key = await keys.rotate(key_id, (body or RotateBody()).grace_seconds)
     return reply(NewKey(record, key))
 
 
@@ -91,7 +92,7 @@ async def rotate_key(key_id: str, service: Service, body: RotateBody | None = No
     response_class=Response,
     responses=problems(404),
 )
-async def remove_key(key_id: str, service: Service) -> Response:
+async def remove_key(key_id: str, keys: KeyControl) -> Response:
     """Remove a key; the endpoint refuses it from now on."""
-    await service.remove_key(key_id)
+    await keys.remove(key_id)
     return no_content()

@@ -4,16 +4,8 @@ import dataclasses
 
 from fastapi import APIRouter, Response
 
-from partitiond.api.replies import (
-    ExpectedVersion,
-    Options,
-    Service,
-    check_version,
-    etag,
-    no_content,
-    problems,
-    reply,
-)
+from partitiond.api.given import ModelControl, Options
+from partitiond.api.replies import ExpectedVersion, check_version, etag, no_content, problems, reply
 from partitiond.api.schemas import ModelBody, ModelPatch, ProfileBody, SleepBody
 from partitiond.core.errors import ConflictError, PreconditionFailedError
 from partitiond.core.model.record import ModelRecord
@@ -39,7 +31,7 @@ _LOCATION = {"Location": {"description": "Path of the result.", "schema": {"type
         **problems(409),
     },
 )
-async def register_model(body: ModelBody, service: Service, options: Options) -> Response:
+async def register_model(body: ModelBody, models: ModelControl, options: Options) -> Response:
     """Register a model and, with `auto`, start the chain: estimate, profile, plan.
 
     Repeating a registration changes nothing and answers 200; another specification under a name
@@ -47,9 +39,9 @@ async def register_model(body: ModelBody, service: Service, options: Options) ->
     """
     spec = body.to_spec(options)
     try:
-        record, status = await service.register(spec), 201
+        record, status = await models.register(spec), 201
     except ConflictError:
-        known = {view.record.spec.name: view.record for view in service.models()}
+        known = {view.record.spec.name: view.record for view in models.models()}
         if spec.name not in known or not same_request(known[spec.name].spec, spec):
             raise
         record, status = known[spec.name], 200
@@ -71,9 +63,9 @@ def same_request(stored: ModelSpec, asked: ModelSpec) -> bool:
     summary="List models",
     response_model=list[ModelView],
 )
-async def list_models(service: Service) -> Response:
+async def list_models(models: ModelControl) -> Response:
     """All registered models, by name, with what they get."""
-    return reply(list(service.models()))
+    return reply(list(models.models()))
 
 
 @router.get(
@@ -83,9 +75,9 @@ async def list_models(service: Service) -> Response:
     response_model=ModelView,
     responses={200: {"headers": _ETAG}, **problems(404)},
 )
-async def get_model(name: str, service: Service) -> Response:
+async def get_model(name: str, models: ModelControl) -> Response:
     """One model. Its ETag is the version of what was registered, for If-Match."""
-    view = service.model(name)
+    view = models.model(name)
     return reply(view, headers=etag(view.record))
 
 
@@ -97,20 +89,20 @@ async def get_model(name: str, service: Service) -> Response:
     responses={200: {"headers": _ETAG}, **problems(404, 409, 412)},
 )
 async def change_model(
-    name: str, body: ModelPatch, service: Service, options: Options, expected: ExpectedVersion
+    name: str, body: ModelPatch, models: ModelControl, options: Options, expected: ExpectedVersion
 ) -> Response:
     """Change what was registered: absent fields stay, null returns to the default.
 
     A patch that changes nothing keeps the version.
     """
-    record = service.model(name).record
+    record = models.model(name).record
     check_version(record, expected)
     spec = body.apply_to(record.spec, options)
     if spec != record.spec:
         try:
-            record = await service.update(spec, record.version)
+            record = await models.update(spec, record.version)
         except ConflictError as error:
-            raise _as_precondition(error, service, name, expected) from error
+            raise _as_precondition(error, models, name, expected) from error
     return reply(record, headers=etag(record))
 
 
@@ -122,23 +114,23 @@ async def change_model(
     response_class=Response,
     responses=problems(404, 409, 412),
 )
-async def remove_model(name: str, service: Service, expected: ExpectedVersion) -> Response:
+async def remove_model(name: str, models: ModelControl, expected: ExpectedVersion) -> Response:
     """Remove a model: its replicas drain and stop, its profiles stay."""
-    check_version(service.model(name).record, expected)
+    check_version(models.model(name).record, expected)
     try:
-        await service.remove(name, expected)
+        await models.remove(name, expected)
     except ConflictError as error:
-        raise _as_precondition(error, service, name, expected) from error
+        raise _as_precondition(error, models, name, expected) from error
     return no_content()
 
 
 def _as_precondition(
-    error: ConflictError, service: Service, name: str, expected: int | None
+    error: ConflictError, models: ModelControl, name: str, expected: int | None
 ) -> ConflictError:
     """Convert a conflict to a failed precondition, if the request named a version that changed
     between our read and the write. Other conflicts (a model in use) stay conflicts.
     """
-    if expected is None or service.model(name).record.version == expected:
+    if expected is None or models.model(name).record.version == expected:
         return error
     return PreconditionFailedError(error.message, hint=error.hint, facts=error.facts)
 
@@ -151,12 +143,14 @@ def _as_precondition(
     response_model=Job,
     responses={202: {"description": "Queued.", "headers": _LOCATION}, **problems(404, 409, 503)},
 )
-async def profile_model(name: str, service: Service, body: ProfileBody | None = None) -> Response:
+async def profile_model(
+    name: str, models: ModelControl, body: ProfileBody | None = None
+) -> Response:
     """Queue a profile job. `Location` is the job; watch its `/events`, or poll it."""
     options = (body or ProfileBody()).to_options()
     # Refuse a variant that is not listed now, rather than let the job fail.
-    service.model(name).record.spec.as_variant(options.variant)
-    job = await service.profile(name, options)
+    models.model(name).record.spec.as_variant(options.variant)
+    job = await models.profile(name, options)
     return reply(job, 202, {"Location": f"/jobs/{job.id}"})
 
 
@@ -168,13 +162,13 @@ async def profile_model(name: str, service: Service, body: ProfileBody | None = 
     response_model=ModelView,
     responses={202: {"description": "It falls asleep."}, **problems(404, 409)},
 )
-async def sleep_model(name: str, service: Service, body: SleepBody | None = None) -> Response:
+async def sleep_model(name: str, models: ModelControl, body: SleepBody | None = None) -> Response:
     """Finish what runs, then have its engines give up their memory; they keep their processes.
 
     Repeating it changes nothing. The first request wakes it, unless `sleep.wake_on_request` is
     off.
     """
-    return reply(service.put_to_sleep(name, (body or SleepBody()).level), 202)
+    return reply(models.put_to_sleep(name, (body or SleepBody()).level), 202)
 
 
 @router.post(
@@ -185,6 +179,6 @@ async def sleep_model(name: str, service: Service, body: SleepBody | None = None
     response_model=ModelView,
     responses={202: {"description": "It wakes."}, **problems(404)},
 )
-async def wake_model(name: str, service: Service) -> Response:
+async def wake_model(name: str, models: ModelControl) -> Response:
     """Give its engines their memory back; where that was given away, the next plan says how."""
-    return reply(service.wake(name), 202)
+    return reply(models.wake(name), 202)

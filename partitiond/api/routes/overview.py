@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from partitiond.api.replies import Service, reply
+from partitiond.api.given import Overviews
+from partitiond.api.replies import reply
 from partitiond.core.views.overview import WINDOW_SECONDS, Overview
 from partitiond.serde import closed
 
@@ -18,7 +19,7 @@ router = APIRouter(prefix="/overview", tags=["daemon"])
     response_model=closed(Overview),
 )
 async def get_overview(
-    service: Service,
+    overview: Overviews,
     window_seconds: Annotated[
         float, Query(ge=2, le=1800, description="Rates and means are over the last so many.")
     ] = WINDOW_SECONDS,
@@ -29,4 +30,4 @@ async def get_overview(
     endpoint has been looked at twice. Follow what happens with `GET /events?after=` and
     `last_event`.
     """
-    return reply(await service.overview.overview(window_seconds))
+    return reply(await overview.overview(window_seconds))

@@ -4,9 +4,10 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from partitiond.api.given import Convergences, PlanControl
 from partitiond.api.plan_schemas import PlanBody
 from partitiond.api.plan_stream import OPENAPI, plan_events
-from partitiond.api.replies import Service, problems, reply
+from partitiond.api.replies import problems, reply
 from partitiond.api.schemas import ApplyBody
 from partitiond.api.streams import EventStream, changes, documented, wants_stream
 from partitiond.core.errors import NotFoundError
@@ -30,9 +31,9 @@ CONVERGENCE_DOCUMENTED: Final = documented(
     response_model=Plan,
     responses=problems(404),
 )
-async def get_plan(service: Service) -> Response:
+async def get_plan(plans: PlanControl) -> Response:
     """The plan that is applied, with its certificate and explanation."""
-    plan = service.current_plan()
+    plan = plans.applied()
     if plan is None:
         raise NotFoundError(
             "no plan is applied yet.", hint="POST /plan shows one, POST /plan/apply applies it."
@@ -47,12 +48,12 @@ async def get_plan(service: Service) -> Response:
     response_model=PlanPreview,
     responses=problems(404),
 )
-async def get_waiting_plan(service: Service) -> Response:
+async def get_waiting_plan(plans: PlanControl) -> Response:
     """The plan that the daemon made by itself and that waits for `apply`, with what it changes.
 
     It would move or stop what runs. It is withdrawn once what it was made from has changed.
     """
-    waiting = service.waiting_plan()
+    waiting = plans.waiting()
     if waiting is None:
         raise NotFoundError("no plan waits.", hint="POST /plan makes one of what is now.")
     return reply(waiting)
@@ -66,7 +67,7 @@ async def get_waiting_plan(service: Service) -> Response:
     responses={**OPENAPI, **problems(503)},
 )
 async def preview_plan(
-    service: Service,
+    plans: PlanControl,
     request: Request,
     body: PlanBody | None = None,
     accept: Annotated[
@@ -82,8 +83,9 @@ async def preview_plan(
     """
     question = (body or PlanBody()).to_question()
     if wants_stream(accept):
-        return EventStream(plan_events(lambda take: service.plan(question, take), request.url.path))
-    return reply(await service.plan(question))
+        made = plan_events(lambda take: plans.preview(question, take), request.url.path)
+        return EventStream(made)
+    return reply(await plans.preview(question))
 
 
 @router.post(
@@ -93,14 +95,14 @@ async def preview_plan(
     response_model=PlanPreview,
     responses=problems(404, 409),
 )
-async def apply_plan(service: Service, body: ApplyBody | None = None) -> Response:
+async def apply_plan(plans: PlanControl, body: ApplyBody | None = None) -> Response:
     """Apply a previewed plan by its id, or a fresh one.
 
     A preview that is outdated (models, profiles or devices changed since) is a conflict. The
     answer comes when the plan is the desired one; GET /plan/convergence says how far the host is.
     """
     asked = body or ApplyBody()
-    return reply(await service.apply(asked.plan_id, allow_outage=asked.allow_outage))
+    return reply(await plans.apply(asked.plan_id, allow_outage=asked.allow_outage))
 
 
 @router.get(
@@ -111,7 +113,7 @@ async def apply_plan(service: Service, body: ApplyBody | None = None) -> Respons
     responses={**CONVERGENCE_DOCUMENTED, **problems(404)},
 )
 async def get_convergence(
-    service: Service,
+    progress: Convergences,
     plan_id: Annotated[
         str | None,
         Query(description="Of a plan that was applied; default the applied one, whichever it is."),
@@ -129,5 +131,5 @@ async def get_convergence(
     and is `converging` while the daemon makes another one by itself (`ahead`).
     """
     if wants_stream(accept):
-        return EventStream(changes(service.convergence.watch(plan_id)))
-    return reply(service.convergence.now(plan_id))
+        return EventStream(changes(progress.watch(plan_id)))
+    return reply(progress.now(plan_id))

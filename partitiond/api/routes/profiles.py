@@ -6,8 +6,9 @@ from urllib.parse import quote
 from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import BeforeValidator
 
+from partitiond.api.given import ProfileControl
 from partitiond.api.profile_rows import ProfileRows
-from partitiond.api.replies import Service, problems, reply, reply_bytes
+from partitiond.api.replies import problems, reply, reply_bytes
 from partitiond.core.errors import NotFoundError
 from partitiond.core.profile.record import Profile
 from partitiond.core.views.lists import ProfileView, PrunableProfile
@@ -29,7 +30,7 @@ ProfileJson = Annotated[
     response_model=list[ProfileView],
 )
 async def list_profiles(
-    service: Service,
+    profiles: ProfileControl,
     request: Request,
     model: Annotated[str | None, Query(description="Only profiles of this model.")] = None,
     profile_id: Annotated[str | None, Query(alias="id", description="Only this profile.")] = None,
@@ -41,10 +42,10 @@ async def list_profiles(
     """
     if profile_id is None:
         rows: ProfileRows = request.app.state.profile_rows
-        views = service.profile_views(model)
+        views = profiles.views(model)
         return reply_bytes(await rows.of(views, complete=model is None))
     try:
-        view = service.profile_view(profile_id)
+        view = profiles.view(profile_id)
     except NotFoundError:
         return reply([])
     return reply([view] if model in (None, view.profile.model) else [])
@@ -57,7 +58,7 @@ async def list_profiles(
     response_model=list[PrunableProfile],
 )
 async def prune_profiles(
-    service: Service,
+    profiles: ProfileControl,
     dry_run: Annotated[
         bool, Query(description="Only list them; `false` deletes them, which cannot be undone.")
     ] = True,
@@ -67,7 +68,7 @@ async def prune_profiles(
     A stale profile that nothing has followed is not among them, nor is one that a release which may
     come back would use, nor one of a model that is not registered.
     """
-    return reply(list(service.prune_profiles(delete=not dry_run)))
+    return reply(list(profiles.prune(delete=not dry_run)))
 
 
 # An id may contain a slash (hardware and workload are part of it), hence ":path".
@@ -78,9 +79,9 @@ async def prune_profiles(
     response_model=Profile,
     responses=problems(404),
 )
-async def get_profile(profile_id: str, service: Service) -> Response:
+async def get_profile(profile_id: str, profiles: ProfileControl) -> Response:
     """One profile as it is exported: operating points, knee, footprint and how it came to be."""
-    return reply(service.profile_by_id(profile_id))
+    return reply(profiles.view(profile_id).profile)
 
 
 @router.post(
@@ -93,7 +94,7 @@ async def get_profile(profile_id: str, service: Service) -> Response:
 )
 async def import_profile(
     profile: ProfileJson,
-    service: Service,
+    profiles: ProfileControl,
     replace: Annotated[
         bool, Query(description="Replace another profile of the same id; else it is a conflict.")
     ] = False,
@@ -103,13 +104,13 @@ async def import_profile(
     One of an older schema is kept in the present one.
     """
     profile = check_sound(in_present_schema(profile))
-    status = 200 if _is_known(service, profile) else 201
-    kept = service.import_profile(profile, replace=replace)
+    status = 200 if _is_known(profiles, profile) else 201
+    kept = profiles.keep(profile, replace=replace)
     return reply(kept, status, {"Location": f"/profiles/{quote(kept.id, safe='')}"})
 
 
-def _is_known(service: Service, profile: Profile) -> bool:
+def _is_known(profiles: ProfileControl, profile: Profile) -> bool:
     try:
-        return in_present_schema(service.profile_by_id(profile.id)) == profile
+        return in_present_schema(profiles.view(profile.id).profile) == profile
     except NotFoundError:
         return False

@@ -3,8 +3,9 @@
 from fastapi import APIRouter, Response
 from pydantic import ConfigDict, Field
 
+from partitiond.api.given import Releases
 from partitiond.api.parts import Body
-from partitiond.api.replies import Service, problems, reply
+from partitiond.api.replies import problems, reply
 from partitiond.core.replica.releases import Release
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -27,9 +28,9 @@ class RollbackBody(Body):
     response_model=list[Release],
     responses=problems(404),
 )
-async def list_releases(name: str, service: Service) -> Response:
+async def list_releases(name: str, releases: Releases) -> Response:
     """What its engines were and are made of, newest first: coming, serving, replaced or failed."""
-    return reply(list(service.releases.history(name)))
+    return reply(list(releases.history(name)))
 
 
 @router.post(
@@ -39,9 +40,9 @@ async def list_releases(name: str, service: Service) -> Response:
     response_model=Release,
     responses=problems(404, 409),
 )
-async def roll_back(name: str, service: Service, body: RollbackBody | None = None) -> Response:
+async def roll_back(name: str, releases: Releases, body: RollbackBody | None = None) -> Response:
     """Engines of the earlier release take the place of those that run, as in any other change.
 
     Demand, SLO, rules, names and limits stay what they are.
     """
-    return reply(await service.releases.roll_back(name, (body or RollbackBody()).version))
+    return reply(await releases.roll_back(name, (body or RollbackBody()).version))

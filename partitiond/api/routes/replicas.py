@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from partitiond.api.replies import Service, reply
+from partitiond.api.given import Overviews
+from partitiond.api.replies import reply
 from partitiond.core.views.lists import ReplicaView
 
 router = APIRouter(prefix="/replicas", tags=["replicas"])
@@ -17,9 +18,9 @@ router = APIRouter(prefix="/replicas", tags=["replicas"])
     response_model=list[ReplicaView],
 )
 async def list_replicas(
-    service: Service,
+    overview: Overviews,
     model: Annotated[str | None, Query(description="Only replicas of this model.")] = None,
 ) -> Response:
     """All replicas, with state, partition, requests in flight, and why one failed."""
-    views = service.replicas()
+    views = overview.replicas()
     return reply([view for view in views if model is None or view.model == model])

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
 
-from partitiond.api.replies import Service, problems, reply
+from partitiond.api.given import Scalings
+from partitiond.api.replies import problems, reply
 from partitiond.core.views.scaling import ScalingView
 from partitiond.serde import closed
 
@@ -17,9 +18,9 @@ router = APIRouter(prefix="/scaling", tags=["scaling"])
     summary="List models that scale by themselves",
     response_model=list[closed(ScalingView)],  # type: ignore[misc]
 )
-async def list_scaling(service: Service) -> Response:
+async def list_scaling(scaling: Scalings) -> Response:
     """List the demand, the forecast and the planned rate of each; and which are scaled to zero."""
-    return reply(list(service.scaling.views()))
+    return reply(list(scaling.views()))
 
 
 @router.get(
@@ -30,8 +31,8 @@ async def list_scaling(service: Service) -> Response:
     responses=problems(404, 409),
 )
 async def get_scaling(
-    service: Service,
+    scaling: Scalings,
     model: Annotated[str, Path(max_length=200, description="Registered model.")],
 ) -> Response:
     """One model; 409 where it does not scale by itself."""
-    return reply(service.scaling.view(model))
+    return reply(scaling.view(model))

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from partitiond.api.replies import Service, reply
+from partitiond.api.given import Usages
+from partitiond.api.replies import reply
 from partitiond.core.views.usage import UsageBy, UsageReport
 from partitiond.serde import closed
 
@@ -18,7 +19,7 @@ router = APIRouter(prefix="/usage", tags=["usage"])
     response_model=closed(UsageReport),
 )
 async def get_usage(
-    service: Service,
+    usage: Usages,
     since: Annotated[
         str | None,
         Query(
@@ -49,4 +50,4 @@ async def get_usage(
     `key_id`.
     """
     chosen = by or [UsageBy.KEY, UsageBy.MODEL]
-    return reply(service.usage.report(since, until, chosen))
+    return reply(usage.report(since, until, chosen))

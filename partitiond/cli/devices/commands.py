@@ -18,10 +18,10 @@ from partitiond.cli.options import (
     spread,
 )
 from partitiond.cli.output import emit, say
-from partitiond.controller.runtime.cordons import device_named
 from partitiond.core.errors import DaemonUnreachableError, InputError, UnauthorizedError
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.named import device_named
 from partitiond.core.views.lists import ReplicaView
 from partitiond.devices.host import HostDevices
 from partitiond.devices.mps import MpsControl

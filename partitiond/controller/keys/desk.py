@@ -71,6 +71,14 @@ class Keys:
         await self._tell(record.id)
         return record, key
 
+    def keys(self) -> Sequence[KeyRecord]:
+        """All keys, oldest first."""
+        return self._store.keys()
+
+    def key(self, key_id: str) -> KeyRecord:
+        """Raises NotFoundError."""
+        return self._store.key(key_id)
+
     async def show(self, key_id: str) -> KeyView:
         """One key, and how much of it is used. Raises NotFoundError."""
         record = self._store.key(key_id)

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from partitiond.controller.demand.sleeping import check_may_sleep
 from partitiond.controller.journal import Journal
 from partitiond.controller.models.variants import form_architectures, form_estimates, other_form
 from partitiond.controller.plans.desk import Plans
@@ -49,6 +50,7 @@ class Registry:
 
     Args:
         accept: refuses a spec that this host cannot run, by an InputError.
+        device_seconds: age at which devices are looked at again before they are profiled.
         cpu_speed: measures the host's CPU for estimates; None assumes its figures.
         obstacles: knows what keeps models from running.
 
@@ -73,6 +75,7 @@ class Registry:
         plans: Plans,
         staleness: Staleness,
         profiling: ProfilingOptions,
+        device_seconds: float,
         accept: Callable[[ModelSpec], None],
         cpu_speed: CpuSpeed | None,
         obstacles: ObstacleDesk,
@@ -96,6 +99,7 @@ class Registry:
         self.replaced: Callable[[ModelRecord, ModelRecord], None] = lambda _old, _new: None
         self.removed: Callable[[str], None] = lambda _: None
         self._profiling = profiling
+        self._device_seconds = device_seconds
         self._accept = accept
         self._cpu_speed = cpu_speed
 
@@ -394,8 +398,29 @@ class Registry:
         if record in self._store.models():  # it may have been removed, or changed, meanwhile
             self._begin_chain(record.spec, architectures, figures)
 
-    def submit(self, name: str, options: ProfileOptions) -> Job:
+    def put_to_sleep(self, name: str, level: int = 1) -> ModelView:
+        """Drain the model and put its engines to sleep; a model without engines sleeps at once.
+
+        Raises:
+            NotFoundError, InputError: there is no such model, or level.
+            ConflictError: the model has no sleep mode, or sleeps at another level.
+        """
+        asleep = self._controller.sleep.levels.get(name, 0)
+        check_may_sleep(self._store.model(name).spec, level, asleep)
+        if not asleep:
+            self._controller.sleep.put_to_sleep(name, level, "as asked")
+        return self.model(name)
+
+    def wake(self, name: str) -> ModelView:
+        """Wake the model. Raises NotFoundError."""
+        self._store.model(name)
+        if name in self._controller.sleep.levels:
+            self._controller.sleep.wake_as_asked(name)
+        return self.model(name)
+
+    async def profile(self, name: str, options: ProfileOptions) -> Job:
         """Queue a profile job. Raises NotFoundError, InputError."""
+        await self._devices.refresh(self._device_seconds)
         spec = self._store.model(name).spec
         require_measurable(name, spec.engine.task)
         params = params_of(options, self._devices.devices, self._profiling)

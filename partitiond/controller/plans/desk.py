@@ -135,6 +135,10 @@ class Plans:
             self.chain.compare(preview)
         return preview
 
+    def applied(self) -> Plan | None:
+        """Return the applied plan."""
+        return self._controller.plan
+
     def waiting(self) -> PlanPreview | None:
         """Return the plan that waits for `apply`, and what it changes."""
         return self._desk.remembers(self.chain.waiting)
@@ -176,7 +180,7 @@ class Plans:
             situation = change(self._situation())
             return await self._desk.preview(situation, self._controller.plan, remember=False)
 
-    async def apply(self, plan_id: str | None, *, allow_outage: bool = False) -> PlanPreview:
+    async def apply(self, plan_id: str | None = None, *, allow_outage: bool = False) -> PlanPreview:
         """Apply the plan of that id, or a fresh one; the applied plan again changes nothing.
 
         Args:

@@ -55,10 +55,6 @@ class ProfileCatalog:
         except (NotFoundError, StoreError):  # the latter: only another release can read it
             return None
 
-    def profiles(self, model: str | None = None) -> Sequence[Profile]:
-        """Profiles of a model or of all, newest first."""
-        return self._store.profiles(model)
-
     def views(self, model: str | None = None) -> Sequence[ProfileView]:
         """Profiles of a model or of all, newest first, each with why it is stale."""
         return [
@@ -71,7 +67,7 @@ class ProfileCatalog:
         profile = self._store.profile(profile_id)
         return ProfileView(profile, self.staleness.reasons(profile))
 
-    def keep(self, profile: Profile, *, replace: bool) -> Profile:
+    def keep(self, profile: Profile, *, replace: bool = False) -> Profile:
         """Keep a profile made elsewhere; plans may use it from now on.
 
         Raises:

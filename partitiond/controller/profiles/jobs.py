@@ -251,7 +251,10 @@ class JobQueue:
         return tuple(job for job in kept if job.subject == subject and job.state in ENDED)
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancel a job; returns once nothing of it runs. A job that has ended stays as it is."""
+        """Cancel a job; returns once nothing of it runs. A job that has ended stays as it is.
+
+        Raises NotFoundError.
+        """
         if job_id in self._queued:
             self._take_out(job_id)
         running = self._running.get(job_id)

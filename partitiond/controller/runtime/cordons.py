@@ -6,16 +6,13 @@ from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.watching import DeviceWatch
-from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.named import device_named
 from partitiond.ports import Clock, Store
 
 MARK: Final = "cordon"
 """Kind of the marks in the store that hold the reason of a cordon, by device id."""
-
-MIN_PREFIX: Final = 4
-"""Least number of characters with which the beginning of a device id may stand for the id."""
 
 NO_REASON: Final = "no reason given"
 
@@ -32,31 +29,6 @@ def with_cordons(devices: Sequence[Device], marks: Mapping[str, str]) -> tuple[D
         else device
         for device in devices
     )
-
-
-def device_named(devices: Sequence[Device], text: str) -> Device:
-    """Return the device with that id, or the only one whose id begins with the text.
-
-    Raises:
-        NotFoundError: no device matches; the hint lists those that there are.
-        InputError: the text is the beginning of several ids.
-    """
-    exact = [device for device in devices if device.id == text]
-    found = exact or [d for d in devices if len(text) >= MIN_PREFIX and d.id.startswith(text)]
-    if len(found) > 1:
-        raise InputError(
-            f"{text} is the beginning of {len(found)} device ids.",
-            hint="Write more of it: " + ", ".join(device.id for device in found) + ".",
-            facts={"device": text},
-        )
-    if not found:
-        there = ", ".join(device.id for device in devices) or "there are none"
-        raise NotFoundError(
-            f"there is no device {text}.",
-            hint=f"Devices of this host: {there}.",
-            facts={"device": text},
-        )
-    return found[0]
 
 
 def health_changes(
@@ -109,7 +81,7 @@ class Cordons:
         self._journal.note("device-cordoned", device.id, words)
         return self._look_again(device.id)
 
-    def lift(self, device_id: str) -> Device:
+    async def lift(self, device_id: str) -> Device:
         """Take the operator's cordon off, and disregard the driver's earlier messages about the
         device. The device stays cordoned if the driver reports a failure now.
 
@@ -120,7 +92,9 @@ class Cordons:
         self._store.set_mark(MARK, device.id, None)
         self._devices.forgive(device.id)
         self._journal.note("device-uncordoned", device.id, "plans may use it again.")
-        return self._look_again(device.id)
+        self._look_again(device.id)
+        await self._devices.refresh(0.0)
+        return device_named(self._devices.devices, device.id)
 
     def looked(self, before: Sequence[Device], now: Sequence[Device]) -> None:
         """Note what changed since the last look; plan again if a device or cordon came or went."""

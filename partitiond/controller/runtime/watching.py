@@ -7,10 +7,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from partitiond.core.errors import NotReadyError, PartitiondError, SilentError
+from partitiond.core.errors import (
+    NotReadyError,
+    PartitiondError,
+    SilentError,
+)
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import Device, headroom_bytes, silent_device
+from partitiond.core.hardware.named import device_named
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan, model_of
@@ -205,12 +210,14 @@ class DeviceWatch:
         """The device, or None."""
         return next((device for device in self.devices if device.id == device_id), None)
 
-    async def inspect(self, device: Device) -> DeviceDetails:
-        """Return everything that is known of one of the devices.
+    async def inspect(self, device_id: str) -> DeviceDetails:
+        """Return everything that is known of one device; the beginning of its id is enough.
 
         Raises:
-            DeviceError, NotFoundError: the driver refuses or is silent, or the device is gone.
+            NotFoundError, InputError: no device has that id, or several ids begin with the text.
+            DeviceError: the driver refuses or is silent.
         """
+        device = device_named(self.devices, device_id)
         if not isinstance(self._provider, DeviceCare):
             return DeviceDetails(device)
         inspect = functools.partial(self._provider.inspect, device.id)

@@ -23,7 +23,7 @@ from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.convergence import NOTHING_APPLIED, Convergence
-from partitiond.core.views.lists import ModelView
+from partitiond.core.views.lists import ModelView, ReplicaView
 from partitiond.core.views.overview import WINDOW_SECONDS, Overview, ReplicaOverview
 from partitiond.planner.check.figures import device_level
 from partitiond.ports import Clock, DeviceGauges, Store
@@ -44,6 +44,7 @@ class Sources:
 
     Attributes:
         placed: every engine, pending ones included, with the placement it runs for.
+        problems: what is not ready, by part.
         waiting_plan: id of the plan that waits for `apply`.
         convergence: how far the applied plan is.
         drift: of an engine, in one sentence; empty if it does what was predicted.
@@ -60,6 +61,7 @@ class Sources:
     jobs: Callable[[], Sequence[Job]]
     window: Callable[[float], TrafficWindow]
     waiting_plan: Callable[[], str]
+    problems: Callable[[], Mapping[str, str]]
     convergence: Callable[[], Convergence] = lambda: NOTHING_APPLIED
     gauges: DeviceGauges | None = None
     architecture_of: ArchitectureOf | None = None
@@ -72,12 +74,10 @@ class OverviewDesk:
 
     Attributes:
         sources: callers that know more replace a part of it (`dataclasses.replace`).
-        problems: what is not ready, by part.
     """
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
-        self.problems: Callable[[], Mapping[str, str]] = dict
         self._derivations = Derivations(sources.architecture_of)
         self._readings: Mapping[str, DeviceReading] = {}
         self._read_at = float("-inf")
@@ -104,7 +104,7 @@ class OverviewDesk:
             jobs=tuple(sorted(given.jobs(), key=_waits_or_ended)[:JOBS_SHOWN]),
             plan_id=plan.id if plan is not None else "",
             waiting_plan_id=given.waiting_plan(),
-            problems=tuple(sorted(self.problems().items())),
+            problems=tuple(sorted(given.problems().items())),
             last_event=max((event.id for event in given.store.events(0, 1)), default=0),
             convergence=given.convergence(),
         )
@@ -119,6 +119,10 @@ class OverviewDesk:
             expected=expected,
         )
         return dataclasses.replace(shown, models=overviews)
+
+    def replicas(self) -> Sequence[ReplicaView]:
+        """All engines, with pending ones, and stopped and failed ones that are still wanted."""
+        return tuple(placed.view for placed in self.sources.placed())
 
     def _replicas(
         self, devices: Sequence[Device], plan: Plan | None, window: TrafficWindow

@@ -8,7 +8,8 @@ import pytest
 
 from partitiond.core.instants import unix_seconds
 from partitiond.core.keys.record import KeyUse
-from tests.api.fake_service import AT, FakeService
+from tests.api.fake_models import AT
+from tests.api.fake_service import FakeService
 
 FULL: dict[str, Any] = {
     "label": "batch jobs",
@@ -162,14 +163,14 @@ async def test_a_rotated_key_is_shown_once_under_the_same_id(
     assert rotated["record"]["previous_sha256"] == made["record"]["sha256"]
     assert rotated["record"]["previous_until"] == AT
     assert (await http.post(path, json={"grace_seconds": 0})).status_code == 200
-    assert service.graces == [3600.0, 0.0]
+    assert service.keys.graces == [3600.0, 0.0]
     for wrong in (-1, 1e9, "soon", None):
         assert (await http.post(path, json={"grace_seconds": wrong})).status_code == 422
-    assert len(service.graces) == 2
+    assert len(service.keys.graces) == 2
 
 
 async def test_what_is_used_is_shown(http: httpx.AsyncClient, service: FakeService) -> None:
     made = await created(http)
-    service.uses[made["record"]["id"]] = KeyUse(3, 120, 100, 1)
+    service.keys.uses[made["record"]["id"]] = KeyUse(3, 120, 100, 1)
     use = (await http.get(f"/keys/{made['record']['id']}")).json()["use"]
     assert use == {"requests": 3, "tokens": 120, "budget_used": 100, "in_flight": 1}

@@ -193,9 +193,9 @@ async def test_a_change_between_look_and_write_is_noticed(
     http: httpx.AsyncClient, service: FakeService
 ) -> None:
     await register(http)
-    service.change_before_update = True
+    service.models.change_before_update = True
     for method, body in (("PATCH", {"auto": False}), ("DELETE", None)):
-        version = service.model("opt-125m").record.version
+        version = service.models.model("opt-125m").record.version
         answer = await http.request(
             method, "/models/opt-125m", json=body, headers={"If-Match": f'"{version}"'}
         )
@@ -208,7 +208,7 @@ async def test_a_model_in_use_is_a_conflict_and_no_stale_version(
     http: httpx.AsyncClient, service: FakeService
 ) -> None:
     await register(http)
-    service.in_use = True
+    service.models.in_use = True
     answer = await http.patch(
         "/models/opt-125m", json={"engine": {"dtype": "float32"}}, headers={"If-Match": '"1"'}
     )
@@ -233,7 +233,7 @@ async def test_measuring_is_a_job(http: httpx.AsyncClient, service: FakeService)
     assert answer.status_code == 202
     job = await http.get(answer.headers["location"])
     assert job.json()["state"] == "queued"
-    assert service.asked == [ProfileOptions(cores=1, memory_bytes=2 << 30, max_batch=8)]
+    assert service.models.asked == [ProfileOptions(cores=1, memory_bytes=2 << 30, max_batch=8)]
     assert (await http.post("/models/opt-125m/profile")).status_code == 202
     assert (await http.post("/models/none/profile")).status_code == 404
     refused = await http.post("/models/opt-125m/profile", json={"memory_bytes": "much"})
@@ -343,13 +343,13 @@ async def test_a_profile_job_takes_its_options(
         "paper_requests": 100,
     }
     assert (await http.post("/models/opt-125m/profile", json=body)).status_code == 202
-    (asked,) = service.asked
+    (asked,) = service.models.asked
     assert asked.workload == Workload.of_trace([(10, 4)])
     assert (asked.variant, asked.kv_cache_dtype, asked.confirm) == ("fp8", "fp8", False)
     assert (asked.structured_output, asked.paper_requests) == (True, 100)
     sent = serde.to_jsonable(asked)  # as the client sends it
     assert (await http.post("/models/opt-125m/profile", json=sent)).status_code == 202
-    assert service.asked[1] == asked
+    assert service.models.asked[1] == asked
     wrong = {"workload": {"shape": "trace"}}
     assert (await http.post("/models/opt-125m/profile", json=wrong)).status_code == 422
 
@@ -369,7 +369,7 @@ async def test_a_profile_that_could_only_fail_is_refused_before_it_is_a_job(
     answer = await http.post("/models/opt-125m/profile", json=body)
     assert answer.status_code == 422
     assert says in answer.json()["detail"]
-    assert service.asked == []
+    assert service.models.asked == []
 
 
 async def test_a_change_cannot_make_requests_too_long_for_a_variant(

@@ -9,9 +9,9 @@ from tests.controller.samples import measured_profile, spec
 
 
 async def test_one_answer_holds_everything(http: httpx.AsyncClient, service: FakeService) -> None:
-    await service.register(spec("a"))
+    await service.models.register(spec("a"))
     service.store.add_profile(measured_profile("a"))
-    service.not_ready["proxy"] = "its port is in use"
+    service.daemon.not_ready["proxy"] = "its port is in use"
     answer = await http.get("/overview")
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
@@ -27,7 +27,7 @@ async def test_one_answer_holds_everything(http: httpx.AsyncClient, service: Fak
 async def test_the_window_is_asked_for(http: httpx.AsyncClient, service: FakeService) -> None:
     await http.get("/overview", params={"window_seconds": 120})
     await http.get("/overview")
-    assert service.windows == [120.0, 30.0]
+    assert service.overview.windows == [120.0, 30.0]
 
 
 async def test_a_window_out_of_range_is_refused(http: httpx.AsyncClient) -> None:
@@ -35,7 +35,7 @@ async def test_a_window_out_of_range_is_refused(http: httpx.AsyncClient) -> None
 
 
 async def test_a_new_profile_shows_soon(http: httpx.AsyncClient, service: FakeService) -> None:
-    await service.register(spec("a"))
+    await service.models.register(spec("a"))
     assert (await http.get("/overview")).json()["models"][0]["frontiers"] == []
     service.store.add_profile(measured_profile("a"))
     service.clock.now += 60

@@ -14,7 +14,6 @@ from partitiond.core.errors import ConflictError
 from partitiond.core.plan.answers import PlanProgress, PlanQuestion
 from partitiond.core.plan.record import Objective
 from partitiond.core.replica.convergence import Convergence, PlanState
-from tests.api.fake_convergence import FakeConvergence
 from tests.api.fake_service import FakeService
 from tests.controller.fakes import until
 
@@ -37,7 +36,7 @@ async def test_everything_that_can_be_asked_reaches_the_service(
     }
     answer = await http.post("/plan", json=body)
     assert answer.status_code == 200
-    assert service.questions == [
+    assert service.plans.questions == [
         PlanQuestion(
             Objective.MAX_MIN, ("+2 a100-80gb", "no mig; lose gpu-3"), True, "opt-1.3b", True
         )
@@ -67,7 +66,7 @@ async def test_what_cannot_be_read_is_refused_before_anything_is_solved(
     assert answer.status_code == 422
     assert says in answer.json()["detail"]
     assert answer.json()["hint"]
-    assert service.questions == []
+    assert service.plans.questions == []
 
 
 async def test_a_stream_tells_progress_and_ends_with_the_same_answer(
@@ -86,7 +85,7 @@ async def test_a_stream_tells_progress_and_ends_with_the_same_answer(
 async def test_what_goes_wrong_meanwhile_is_the_last_event(
     http: httpx.AsyncClient, service: FakeService
 ) -> None:
-    service.plan_error = ConflictError("too much changed.", hint="Try again.")
+    service.plans.error = ConflictError("too much changed.", hint="Try again.")
     answer = await http.post("/plan", headers=STREAM)
     name, problem = read(answer.text)[-1]
     assert name == "problem"
@@ -95,23 +94,23 @@ async def test_what_goes_wrong_meanwhile_is_the_last_event(
 
 
 async def test_a_closed_stream_ends_the_solve(service: FakeService) -> None:
-    service.solving.clear()
-    stream = plan_events(lambda take: service.plan(PlanQuestion(), take), "/plan")
+    service.plans.solving.clear()
+    stream = plan_events(lambda take: service.plans.preview(PlanQuestion(), take), "/plan")
     assert b"progress" in await anext(stream)
     await stream.aclose()
     async with asyncio.timeout(60):
-        await service.ended_early.wait()
+        await service.plans.ended_early.wait()
 
 
 async def test_silence_is_broken_by_heartbeats_and_a_slow_reader_gets_the_newest(
     service: FakeService,
 ) -> None:
-    service.solving.clear()
+    service.plans.solving.clear()
     told: list[Any] = []
 
     async def start(take: Any) -> Any:
         told.append(take)
-        return await service.plan(PlanQuestion(), take)
+        return await service.plans.preview(PlanQuestion(), take)
 
     stream = plan_events(start, "/plan", heartbeat_seconds=0.01)
     assert b"progress" in await anext(stream)
@@ -122,7 +121,7 @@ async def test_silence_is_broken_by_heartbeats_and_a_slow_reader_gets_the_newest
     while line.startswith(b":"):
         line = await anext(stream)
     assert b'"value":3.0' in line
-    service.solving.set()
+    service.plans.solving.set()
     rest = [line async for line in stream if not line.startswith(b":")]
     assert rest[-1].startswith(b"event: plan")
 
@@ -133,7 +132,7 @@ CONVERGING = Convergence("plan-1", PlanState.CONVERGING, 2, 1, 0, 0.5, "a-2 star
 async def test_how_far_a_plan_is_comes_in_one_answer(
     http: httpx.AsyncClient, service: FakeService
 ) -> None:
-    service.convergence = told = FakeConvergence()
+    told = service.convergence
     told.tell(CONVERGING)
     answer = (await http.get("/plan/convergence")).json()
     assert (answer["state"], answer["serving"], answer["why"]) == ("converging", 1, "a-2 starts")
@@ -146,7 +145,7 @@ async def test_how_far_a_plan_is_comes_in_one_answer(
 async def test_or_as_events_until_it_is_converging_no_more(
     http: httpx.AsyncClient, service: FakeService
 ) -> None:
-    service.convergence = told = FakeConvergence()
+    told = service.convergence
     told.tell(CONVERGING)
     asked = asyncio.create_task(http.get("/plan/convergence", headers=STREAM))
     await until(lambda: told.watchers.count == 1)

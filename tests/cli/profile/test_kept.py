@@ -15,7 +15,8 @@ from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.record import SCHEMA_VERSION, Profile
 from partitiond.serde import to_json, to_jsonable
 from tests.api.conftest import TOKEN
-from tests.api.fake_service import AT, FakeService
+from tests.api.fake_models import AT
+from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
 from tests.controller.samples import measured_profile
 
@@ -73,10 +74,10 @@ def test_nothing_is_overwritten_unasked_and_the_others_are_kept(
     refused = cli("profile", "import", *files)
     assert refused.code != 0
     assert "1 of 2" in refused.err
-    assert service.profile_by_id("p-1") == other(1)
-    assert service.profile_by_id("p-2") == other(2)
+    assert service.profiles.view("p-1").profile == other(1)
+    assert service.profiles.view("p-2").profile == other(2)
     assert cli("profile", "import", *files, "--replace").code == 0
-    assert service.profile_by_id("p-1") == clash
+    assert service.profiles.view("p-1").profile == clash
 
 
 def test_one_bad_file_keeps_all_out(service: FakeService, cli: Cli, tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_one_bad_file_keeps_all_out(service: FakeService, cli: Cli, tmp_path: Pa
     assert "newer.json" in refused.err
     assert f"schema {SCHEMA_VERSION + 1}" in refused.err
     assert "update this one" in refused.err
-    assert list(service.profiles()) == []
+    assert list(service.store.profiles()) == []
 
 
 def test_files_are_compared_and_drawn_without_a_daemon(cli: Cli, tmp_path: Path) -> None:
@@ -121,10 +122,10 @@ def test_what_cannot_be_is_said(cli: Cli, arguments: tuple[str, ...], says: str)
 
 def test_a_stale_profile_is_shown_as_such(service: FakeService, cli: Cli) -> None:
     service.store.add_profile(other(1))
-    service.stale = ("the driver was 1, now it is 2",)
+    service.profiles.stale = ("the driver was 1, now it is 2",)
     shown = cli("profile", "show", "p-1")
     assert "stale: the driver was 1" in shown.out
-    assert cli("profile", "show", "p-1", "--json").json["stale"] == list(service.stale)
+    assert cli("profile", "show", "p-1", "--json").json["stale"] == list(service.profiles.stale)
     assert cli("profile", "show", "none").code != 0
 
 
@@ -133,7 +134,7 @@ def test_what_nothing_needs_is_listed_and_deleted_only_when_told(
 ) -> None:
     assert "nothing to delete" in cli("profile", "prune").out + cli("profile", "prune").err
     service.store.add_profile(other(1))
-    service.stale = ("the driver was 1, now it is 2",)
+    service.profiles.stale = ("the driver was 1, now it is 2",)
     listed = cli("profile", "prune")
     assert listed.code == 0
     said = listed.out + listed.err
@@ -163,7 +164,8 @@ def test_a_broken_stream_falls_back_to_asking(
 ) -> None:
     queued = Job("job-1", "profile", "a", JobState.QUEUED, AT, AT, Progress("queued", "waits"))
     service.store.put_job(queued)
-    service.watchers.close()  # as a daemon that ends: streams end at once, the job has not ended
+    # As a daemon that ends: streams end at once, the job has not ended.
+    service.jobs.watchers.close()
     asked = 0
     real = service.store.job
 

@@ -53,7 +53,7 @@ async def test_who_has_requests_keeps_its_room_and_the_asker_waits(host: Scaling
 async def test_a_model_that_keeps_its_replica_is_never_evicted(host: ScalingHost) -> None:
     await host.register("kept", autoscale=Autoscale(), max_replicas=1)
     await host.register("told", demand=Demand(req_per_s=0.1), max_replicas=1)
-    await host.service.apply()
+    await host.service.plans.apply()
     await host.serves("kept")
     await host.serves("told")
     await host.register("c", autoscale=ZERO)
@@ -71,17 +71,17 @@ async def test_waking_by_hand_makes_room_as_a_request_does(host: ScalingHost) ->
     host.idle(a=9.0, b=5.0)
     host.clock.now += 10.0
     await until(lambda: host.service.scaling.view("a").idle_seconds == 9.0)
-    host.service.wake("c")
+    host.service.models.wake("c")
     await host.serves("c")
     assert (host.serving("a"), host.serving("b")) == (0, 1)
 
 
 async def test_who_is_woken_in_vain_goes_back_and_holds_nobody(host: ScalingHost) -> None:
     await host.register("big", demand=Demand(req_per_s=15.0))
-    await host.service.apply()
+    await host.service.plans.apply()
     await host.serves("big")
     await host.register("a", autoscale=ZERO)
-    host.service.wake("a")
+    host.service.models.wake("a")
     assert not host.service.scaling.view("a").at_zero
 
     def later_it_is_back() -> bool:
@@ -136,10 +136,10 @@ async def test_nobody_goes_for_room_that_a_profile_job_holds(host: ScalingHost) 
         await host.register(name, autoscale=ZERO, max_replicas=1)
     # It needs both cores, and the job holds the one that `a` does not.
     host.store.add_profile(measured_profile("c", cores=2))
-    await host.service.register(spec_of("c", autoscale=ZERO, max_replicas=1))
+    await host.service.models.register(spec_of("c", autoscale=ZERO, max_replicas=1))
     await host.asked("a")
     host.profiler.gate.clear()
-    await host.service.profile("b", ProfileOptions(cores=1))  # holds the other core
+    await host.service.models.profile("b", ProfileOptions(cores=1))  # holds the other core
     await until(lambda: bool(host.profiler.requests))
     host.idle(a=50.0)
     host.proxy.waiting = {"c": 1}
@@ -154,7 +154,7 @@ async def test_who_is_asked_for_waits_for_no_profile(host: ScalingHost) -> None:
         await host.register(name, autoscale=ZERO, max_replicas=1)
     await host.asked("a")
     host.profiler.gate.clear()
-    await host.service.profile("b", ProfileOptions(cores=1, memory_bytes=4 * GIB))
+    await host.service.models.profile("b", ProfileOptions(cores=1, memory_bytes=4 * GIB))
     await until(lambda: bool(host.profiler.requests))
     host.idle(a=50.0)
     (request,) = host.profiler.requests
@@ -162,7 +162,7 @@ async def test_who_is_asked_for_waits_for_no_profile(host: ScalingHost) -> None:
     assert host.serving("a") == 0
     (placed,) = [launch for launch in host.runner.launches if launch.model_name == "c"]
     assert set(placed.cores).isdisjoint(request.cores)
-    (job,) = host.service.jobs()
+    (job,) = host.service.jobs.jobs()
     assert job.state is JobState.RUNNING
     host.profiler.gate.set()
 

@@ -9,7 +9,7 @@ import pytest
 
 from partitiond.controller.demand.scaling import Scaling, ScalingOptions
 from partitiond.controller.plans.planning import PlanOptions
-from partitiond.controller.service import Service, ServiceOptions
+from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
 from partitiond.core.demand.forecast import ForecastPolicy
 from partitiond.core.demand.scaling import ScalingPolicy
 from partitiond.core.demand.traffic import ModelCount, TrafficSample
@@ -42,16 +42,18 @@ class ScalingHost(Host):
     """A host of two cores, room for two replicas, whose proxy counts what it is told to."""
 
     def _make(self) -> Service:
-        made = Service(
-            store=self.store,
-            runner=self.runner,
-            devices=self.devices,
-            resolver=self.resolver,
-            proxy=self.proxy,
-            profiler=self.profiler,
-            solve=self.solve,
-            clock=self.clock,
-            options=ServiceOptions(
+        made = service_of(
+            Adapters(
+                store=self.store,
+                runner=self.runner,
+                devices=self.devices,
+                resolver=self.resolver,
+                proxy=self.proxy,
+                profiler=self.profiler,
+                solve=self.solve,
+                clock=self.clock,
+            ),
+            ServiceOptions(
                 policy=QUICK, planning=PlanOptions(time_limit_seconds=1.0), scaling=SCALING
             ),
         )
@@ -61,7 +63,7 @@ class ScalingHost(Host):
 
     async def register(self, name: str, **changes: object) -> None:
         self.store.add_profile(measured_profile(name))
-        await self.service.register(spec_of(name, **changes))
+        await self.service.models.register(spec_of(name, **changes))
 
     async def asked(self, name: str) -> None:
         """A request waits for it until it serves."""
@@ -102,10 +104,10 @@ def spec_of(name: str, **changes: object) -> ModelSpec:
 async def scaling_host() -> "AsyncIterator[ScalingHost]":
     store = open_store(":memory:")
     here = ScalingHost(store)
-    await here.service.start()
+    await here.service.daemon.start()
     yield here
     here.proxy.waiting = {}
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     assert here.runner.running() == []
     store.close()
 
@@ -122,7 +124,7 @@ async def test_a_model_that_scales_to_zero_begins_there_and_its_requests_wait(
     await host.register("a", autoscale=ZERO)
     await until(lambda: host.route("a") == (ModelAvailability.SLEEPING, True))
     assert host.runner.launches == []
-    view = host.service.model("a")
+    view = host.service.models.model("a")
     assert "scaled to zero" in view.note
     assert host.service.scaling.view("a").at_zero
 
@@ -151,7 +153,7 @@ async def test_it_stays_awake_while_it_is_asked_for(host: ScalingHost) -> None:
 
 async def test_measured_demand_makes_replicas_and_takes_them_back(host: ScalingHost) -> None:
     await host.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
-    await host.service.apply()
+    await host.service.plans.apply()
     await host.serves("a")
     assert host.serving("a") == 1
     for _ in range(4):
@@ -175,20 +177,20 @@ async def test_a_demand_that_grows_while_plans_are_made_does_not_outdate_them_al
 
     store = open_store(":memory:")
     here = ScalingHost(store, solve=solved_meanwhile)
-    await here.service.start()
+    await here.service.daemon.start()
     await here.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
-    await here.service.apply()
+    await here.service.plans.apply()
     await here.serves("a")
     here.step(a=40.0)
     await until(lambda: here.serving("a") == 2)
     assert next(growing) <= 3
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
 async def test_a_plan_never_has_more_replicas_than_allowed(host: ScalingHost) -> None:
     await host.register("a", autoscale=Autoscale(), max_replicas=1)
-    await host.service.apply()
+    await host.service.plans.apply()
     await host.serves("a")
     for _ in range(6):
         host.step(a=50.0)
@@ -199,7 +201,7 @@ async def test_a_plan_never_has_more_replicas_than_allowed(host: ScalingHost) ->
 
 async def test_without_autoscale_a_measured_demand_changes_nothing(host: ScalingHost) -> None:
     await host.register("a", demand=Demand(req_per_s=0.5))
-    await host.service.apply()
+    await host.service.plans.apply()
     await host.serves("a")
     for _ in range(6):
         host.step(a=50.0)
@@ -212,7 +214,7 @@ async def test_without_autoscale_a_measured_demand_changes_nothing(host: Scaling
 
 async def test_after_a_restart_nothing_shrinks_at_once(host: ScalingHost) -> None:
     await host.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=15.0))
-    await host.service.apply()
+    await host.service.plans.apply()
     await host.serves("a")
     assert host.serving("a") == 2
     await host.restart()
@@ -232,7 +234,7 @@ async def test_who_is_at_zero_stays_there_over_a_restart(host: ScalingHost) -> N
 async def test_a_model_that_does_not_scale_any_more_is_awake(host: ScalingHost) -> None:
     await host.register("a", autoscale=ZERO)
     plain = dataclasses.replace(spec_of("a"), autoscale=None, auto=True)
-    await host.service.update(plain, None)
+    await host.service.models.update(plain, None)
     await until(lambda: "model-wakes" in host.kinds())
     await host.serves("a")
 
@@ -246,7 +248,7 @@ async def test_a_restarted_daemon_takes_no_old_requests_for_new_ones(host: Scali
     assert scaling.req_per_s("a") == 0.0
     host.step(a=1.0)
     assert 0.0 < scaling.req_per_s("a") < 1.0
-    await host.service.remove("a")
+    await host.service.models.remove("a")
     host.step()
     assert scaling.req_per_s("a") == 0.0
 
@@ -255,10 +257,10 @@ async def test_a_plan_that_was_made_before_the_demand_moved_is_followed_by_anoth
     host: ScalingHost,
 ) -> None:
     await host.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
-    await host.service.apply()
+    await host.service.plans.apply()
     await host.serves("a")
     other = PlanQuestion(objective=Objective.MAX_HEADROOM)  # the same one would be applied already
-    before = await host.service.plan(other)
+    before = await host.service.plans.preview(other)
     host.step(a=15.0)
     planned = host.service.scaling.view("a").planned_req_per_s
     assert planned > 15.0
@@ -268,6 +270,6 @@ async def test_a_plan_that_was_made_before_the_demand_moved_is_followed_by_anoth
     scaling.plan_again = lambda: again.append("made anew")
     host.step(a=15.0)
     assert again == []
-    await host.service.apply(before.plan.id)
+    await host.service.plans.apply(before.plan.id)
     host.step(a=15.0)
     assert again == ["made anew"]

@@ -87,22 +87,22 @@ def desk_of(host: Host) -> DriftDesk:
 async def serving(count: int) -> AsyncIterator[Host]:
     store = open_store(":memory:")
     host = Host(store, cores=count + 1)
-    await host.service.start()
-    await host.service.register(spec("a", demand=Demand(1.0), min_replicas=count))
+    await host.service.daemon.start()
+    await host.service.models.register(spec("a", demand=Demand(1.0), min_replicas=count))
     await host.serves("a")
     await until(lambda: not open_jobs(host))
     yield host
-    await host.service.shutdown(stop_engines=True)
+    await host.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
 def open_jobs(host: Host) -> list[Job]:
     live = (JobState.QUEUED, JobState.RUNNING)
-    return [job for job in host.service.jobs() if job.state in live]
+    return [job for job in host.service.jobs.jobs() if job.state in live]
 
 
 def replicas(host: Host) -> list[str]:
-    return [view.replica_id for view in host.service.replicas() if view.state == "serving"]
+    return [view.replica_id for view in host.service.overview.replicas() if view.state == "serving"]
 
 
 def shown(host: Host, engine: str) -> ReplicaDrift:
@@ -131,7 +131,9 @@ async def test_replicas_as_predicted_are_only_written_down(host: Host) -> None:
 
 async def test_slower_replicas_correct_the_plans_and_are_to_be_measured_again(host: Host) -> None:
     traffic, names = Traffic(desk_of(host)), replicas(host)
-    rate = {p.candidate.capacity_req_per_s for p in (await host.service.plan()).plan.placements}
+    rate = {
+        p.candidate.capacity_req_per_s for p in (await host.service.plans.preview()).plan.placements
+    }
     traffic.flow(80, dict.fromkeys(names, 1.5))
 
     report = host.service.drift.report()
@@ -143,7 +145,7 @@ async def test_slower_replicas_correct_the_plans_and_are_to_be_measured_again(ho
     assert "drift" in host.kinds()
     assert "figures-corrected" in host.kinds()
 
-    plan = (await host.service.plan()).plan
+    plan = (await host.service.plans.preview()).plan
     assert {p.candidate.correction for p in plan.placements} == {0.65}
     assert {p.candidate.capacity_req_per_s for p in plan.placements} == {0.65 * r for r in rate}
     assert any("planned times 0.65" in line for line in plan.explanation)
@@ -151,7 +153,7 @@ async def test_slower_replicas_correct_the_plans_and_are_to_be_measured_again(ho
     (job,) = open_jobs(host)
     assert job.state is JobState.QUEUED
     assert job.reason.startswith(f"drift of {correction.profile_id}: its replicas take 1.50 times")
-    await until(lambda: "quiet time" in host.service.job(job.id).progress.message)
+    await until(lambda: "quiet time" in host.service.jobs.job(job.id).progress.message)
     (wanted,) = report.remeasures
     assert wanted.job_id == job.id
 
@@ -175,9 +177,9 @@ async def test_what_goes_away_is_taken_back(host: Host) -> None:
     (job,) = open_jobs(host)
     traffic.flow(300, dict.fromkeys(names, 1.0))
     assert host.service.drift.report().corrections == ()
-    assert host.service.job(job.id).state is JobState.CANCELLED
+    assert host.service.jobs.job(job.id).state is JobState.CANCELLED
     assert {"drift-over", "figures-restored"} <= set(host.kinds())
-    plan = (await host.service.plan()).plan
+    plan = (await host.service.plans.preview()).plan
     assert {p.candidate.correction for p in plan.placements} == {1.0}
 
 
@@ -434,7 +436,7 @@ async def test_nothing_is_judged_while_something_is_measured_beside_it(host: Hos
 async def test_a_model_that_is_gone_leaves_no_correction(host: Host) -> None:
     traffic, names = Traffic(desk_of(host)), replicas(host)
     traffic.flow(80, dict.fromkeys(names, 1.5))
-    await host.service.remove("a")
+    await host.service.models.remove("a")
     await until(lambda: not replicas(host))
     traffic.counts = {}
     traffic.flow(40, {})

@@ -31,16 +31,16 @@ def route(host: Host, key_id: str) -> KeyRoute | None:
 
 
 async def test_a_key_is_shown_once_kept_as_its_hash_and_usable_at_once(host: Host) -> None:
-    await host.service.register(spec("a", auto=False))
-    record, key = await host.service.create_key(KeyTerms(label="laptop", models=("a",)))
+    await host.service.models.register(spec("a", auto=False))
+    record, key = await host.service.keys.create(KeyTerms(label="laptop", models=("a",)))
     assert route(host, record.id) == KeyRoute(record.id, digest(key), ("a",))
     assert key.startswith("sk-")
     assert len(key) >= 43
-    assert key not in repr(host.service.keys())
-    await host.service.remove_key(record.id)
+    assert key not in repr(host.service.keys.keys())
+    await host.service.keys.remove(record.id)
     assert host.proxy.table.keys == ()
     with pytest.raises(NotFoundError):
-        await host.service.remove_key(record.id)
+        await host.service.keys.remove(record.id)
 
 
 async def test_all_terms_reach_the_proxy_and_change_there_at_once(host: Host) -> None:
@@ -52,33 +52,33 @@ async def test_all_terms_reach_the_proxy_and_change_there_at_once(host: Host) ->
         limits=RequestLimits(max_output_tokens=64),
         rates=KeyRates(requests_per_minute=60, token_budget=10**6),
     )
-    record, key = await host.service.create_key(terms)
+    record, key = await host.service.keys.create(terms)
     told = route(host, record.id)
     assert told is not None
     assert (told.routes, told.priority, told.weight) == ((RouteKind.EMBED,), 1, 2.0)
     assert (told.limits, told.rates) == (terms.limits, terms.rates)
     assert told.expires_at == NOW_SECONDS + 31 * 86400
 
-    changed = await host.service.update_key(
+    changed = await host.service.keys.update(
         record.id, dataclasses.replace(terms, expires_at=None, rates=KeyRates(max_in_flight=2))
     )
     told = route(host, record.id)
     assert told is not None
     assert (told.expires_at, told.rates) == (0.0, KeyRates(max_in_flight=2))
     assert (changed.sha256, told.sha256) == (digest(key), digest(key))
-    (event,) = [e for e in host.service.events() if e.kind == "key-changed"]
+    (event,) = [e for e in host.service.events.events() if e.kind == "key-changed"]
     assert (event.subject, event.message) == (record.id, "changed: expires_at, rates.")
 
 
 async def test_a_change_that_changes_nothing_is_no_event(host: Host) -> None:
-    record, _ = await host.service.create_key(KeyTerms(label="x"))
-    assert await host.service.update_key(record.id, KeyTerms(label="x")) == record
+    record, _ = await host.service.keys.create(KeyTerms(label="x"))
+    assert await host.service.keys.update(record.id, KeyTerms(label="x")) == record
     assert "key-changed" not in host.kinds()
 
 
 async def test_a_rotated_key_takes_both_secrets_until_the_grace_ends(host: Host) -> None:
-    record, first = await host.service.create_key(KeyTerms(label="app", weight=2.0))
-    rotated, second = await host.service.rotate_key(record.id, 3600.0)
+    record, first = await host.service.keys.create(KeyTerms(label="app", weight=2.0))
+    rotated, second = await host.service.keys.rotate(record.id, 3600.0)
     assert (rotated.id, rotated.label, rotated.weight) == (record.id, "app", 2.0)
     assert rotated.previous_until == "2026-01-01T01:00:00.000Z"
     told = route(host, record.id)
@@ -86,17 +86,17 @@ async def test_a_rotated_key_takes_both_secrets_until_the_grace_ends(host: Host)
     assert (told.sha256, told.previous_sha256) == (digest(second), digest(first))
     assert told.previous_until == NOW_SECONDS + 3600
     # A second rotation: two secrets at most.
-    _, third = await host.service.rotate_key(record.id, 60.0)
+    _, third = await host.service.keys.rotate(record.id, 60.0)
     told = route(host, record.id)
     assert told is not None
     assert (told.sha256, told.previous_sha256) == (digest(third), digest(second))
-    text = "".join(event.message for event in host.service.events())
+    text = "".join(event.message for event in host.service.events.events())
     assert not any(secret in text for secret in (first, second, third))
 
 
 async def test_a_rotation_without_grace_ends_the_old_secret_at_once(host: Host) -> None:
-    record, first = await host.service.create_key(KeyTerms())
-    _, second = await host.service.rotate_key(record.id, 0.0)
+    record, first = await host.service.keys.create(KeyTerms())
+    _, second = await host.service.keys.rotate(record.id, 0.0)
     told = route(host, record.id)
     assert told is not None
     assert (told.sha256, told.previous_sha256) == (digest(second), "")
@@ -105,61 +105,61 @@ async def test_a_rotation_without_grace_ends_the_old_secret_at_once(host: Host) 
 
 @pytest.mark.parametrize("grace", [-1.0, 91 * 86400.0, float("nan"), float("inf")])
 async def test_a_grace_out_of_range_changes_nothing(host: Host, grace: float) -> None:
-    record, _ = await host.service.create_key(KeyTerms())
+    record, _ = await host.service.keys.create(KeyTerms())
     with pytest.raises(InputError, match="grace"):
-        await host.service.rotate_key(record.id, grace)
-    assert list(host.service.keys()) == [record]
+        await host.service.keys.rotate(record.id, grace)
+    assert list(host.service.keys.keys()) == [record]
 
 
 async def test_an_expired_key_is_not_rotated(host: Host) -> None:
-    record, _ = await host.service.create_key(KeyTerms(expires_at=LATER))
+    record, _ = await host.service.keys.create(KeyTerms(expires_at=LATER))
     host.store.update_key(dataclasses.replace(record, expires_at=NOW))
     with pytest.raises(ConflictError, match="expired"):
-        await host.service.rotate_key(record.id, 60.0)
+        await host.service.keys.rotate(record.id, 60.0)
     # It can still be given another end, or another label, which leaves the old end alone.
-    await host.service.update_key(record.id, KeyTerms(label="late", expires_at=NOW))
-    await host.service.update_key(record.id, KeyTerms(expires_at=LATER))
-    await host.service.rotate_key(record.id, 60.0)
+    await host.service.keys.update(record.id, KeyTerms(label="late", expires_at=NOW))
+    await host.service.keys.update(record.id, KeyTerms(expires_at=LATER))
+    await host.service.keys.rotate(record.id, 60.0)
 
 
 async def test_an_expiry_in_the_past_is_refused(host: Host) -> None:
     with pytest.raises(InputError, match="not in the future"):
-        await host.service.create_key(KeyTerms(expires_at=NOW))
-    record, _ = await host.service.create_key(KeyTerms())
+        await host.service.keys.create(KeyTerms(expires_at=NOW))
+    record, _ = await host.service.keys.create(KeyTerms())
     with pytest.raises(InputError, match="not in the future"):
-        await host.service.update_key(record.id, KeyTerms(expires_at="2020-01-01"))
+        await host.service.keys.update(record.id, KeyTerms(expires_at="2020-01-01"))
 
 
 async def test_models_are_named_as_registered_or_by_alias(host: Host) -> None:
-    await host.service.register(spec("a", auto=False, aliases=("org/A",)))
-    record, _ = await host.service.create_key(KeyTerms(models=("org/A",)))
+    await host.service.models.register(spec("a", auto=False, aliases=("org/A",)))
+    record, _ = await host.service.keys.create(KeyTerms(models=("org/A",)))
     assert record.models == ("a",)
     with pytest.raises(NotFoundError, match="no model unknown"):
-        await host.service.create_key(KeyTerms(models=("unknown",)))
+        await host.service.keys.create(KeyTerms(models=("unknown",)))
     # A model that was removed since stays named: the key must not become one for all models.
-    await host.service.remove("a")
-    kept = await host.service.update_key(record.id, KeyTerms(models=("a",), label="x"))
+    await host.service.models.remove("a")
+    kept = await host.service.keys.update(record.id, KeyTerms(models=("a",), label="x"))
     assert kept.models == ("a",)
     with pytest.raises(NotFoundError, match="no model b"):
-        await host.service.update_key(record.id, KeyTerms(models=("a", "b")))
+        await host.service.keys.update(record.id, KeyTerms(models=("a", "b")))
 
 
 async def test_what_is_used_is_shown_where_the_proxy_says_it(host: Host) -> None:
-    record, _ = await host.service.create_key(KeyTerms())
-    assert (await host.service.key_view(record.id)).use is None
+    record, _ = await host.service.keys.create(KeyTerms())
+    assert (await host.service.keys.show(record.id)).use is None
     host.proxy.uses = {record.id: KeyUse(3, 120, 120, 1)}
-    assert (await host.service.key_view(record.id)).use == KeyUse(3, 120, 120, 1)
+    assert (await host.service.keys.show(record.id)).use == KeyUse(3, 120, 120, 1)
     host.proxy.die()
-    assert (await host.service.key_view(record.id)).record == record
+    assert (await host.service.keys.show(record.id)).record == record
     with pytest.raises(NotFoundError):
-        await host.service.key_view("none")
+        await host.service.keys.show("none")
 
 
 async def test_keys_are_kept_while_there_is_no_proxy(host: Host) -> None:
     host.proxy.refuse_start = SpecError("its port is taken.")
     host.proxy.die()
-    record, _ = await host.service.create_key(KeyTerms())
-    assert list(host.service.keys()) == [record]
-    last = host.service.events()[-1]
+    record, _ = await host.service.keys.create(KeyTerms())
+    assert list(host.service.keys.keys()) == [record]
+    last = host.service.events.events()[-1]
     assert (last.kind, last.subject) == ("key-not-in-force", record.id)
     assert "the proxy is gone" in last.message

@@ -31,7 +31,7 @@ async def host() -> AsyncIterator[Host]:
     async with serving() as here:
         here.store.add_profile(measured_profile("a", cores=1))
         here.store.add_profile(measured_profile("a", cores=2))
-        await here.service.register(version("r1"))
+        await here.service.models.register(version("r1"))
         await here.serves("a")
         yield here
 
@@ -54,7 +54,7 @@ async def arrived(host: Host, revision: str) -> None:
 
 async def test_a_new_version_takes_the_old_one_s_place_by_itself(host: Host) -> None:
     before = revisions(host)
-    await host.service.update(version("r2"), None)
+    await host.service.models.update(version("r2"), None)
     assert states(host.service)["r2"] is ReleaseState.COMING
     await arrived(host, "r2")
     assert states(host.service) == {"r2": ReleaseState.SERVING, "r1": ReleaseState.REPLACED}
@@ -74,7 +74,7 @@ async def test_the_new_version_serves_before_the_old_one_stops_where_there_is_ro
         served.append(any(not r.draining for r in host.proxy.table.replicas_of("a")))
 
     host.proxy.publish = watched  # type: ignore[method-assign]
-    await host.service.update(version("r2"), None)
+    await host.service.models.update(version("r2"), None)
     await arrived(host, "r2")
     await until(lambda: len(host.runner.running()) == 1)
     assert all(served)
@@ -83,7 +83,7 @@ async def test_the_new_version_serves_before_the_old_one_stops_where_there_is_ro
 async def test_a_version_that_does_not_start_goes_back_by_itself(host: Host) -> None:
     before, name = revisions(host), host.runner.running()
     host.runner.refuse_start = StartFailedError("its files are no model.")
-    await host.service.update(version("r2"), None)
+    await host.service.models.update(version("r2"), None)
     for _ in range(ROLL_BACK_AFTER + 1):
         failed = host.kinds().count("engine-failed")
         if failed >= ROLL_BACK_AFTER:
@@ -94,7 +94,7 @@ async def test_a_version_that_does_not_start_goes_back_by_itself(host: Host) -> 
     host.runner.refuse_start = None
     await arrived(host, "r1")
     assert states(host.service) == {"r2": ReleaseState.FAILED, "r1": ReleaseState.SERVING}
-    assert host.service.model("a").record.spec.source.revision == "r1"
+    assert host.service.models.model("a").record.spec.source.revision == "r1"
     assert (revisions(host), host.runner.running()) == (before, name), "the old one never stopped"
 
 
@@ -102,7 +102,7 @@ async def test_a_version_whose_files_cannot_be_had_goes_back_by_itself(host: Hos
     before, name = revisions(host), host.runner.running()
     fetches = host.resolver.count_resolves("a")
     host.resolver.breaks["a"] = ModelSourceError("its weights are not there.", hint="Upload them.")
-    await host.service.update(version("r2"), None)
+    await host.service.models.update(version("r2"), None)
 
     def rolled_back() -> bool:
         host.clock.now += 0.2
@@ -119,19 +119,19 @@ async def test_a_version_whose_files_cannot_be_had_goes_back_by_itself(host: Hos
 
 
 async def test_what_is_asked_of_the_model_meanwhile_stays_when_it_goes_back(host: Host) -> None:
-    await host.service.update(version("r2"), None)
+    await host.service.models.update(version("r2"), None)
     await arrived(host, "r2")
-    now = host.service.model("a").record.spec
-    await host.service.update(dataclasses.replace(now, aliases=("other",)), None)
+    now = host.service.models.model("a").record.spec
+    await host.service.models.update(dataclasses.replace(now, aliases=("other",)), None)
     await host.service.releases.roll_back("a")
     await arrived(host, "r1")
-    spec_now = host.service.model("a").record.spec
+    spec_now = host.service.models.model("a").record.spec
     assert (spec_now.source.revision, spec_now.aliases) == ("r1", ("other",))
 
 
 async def test_a_restarted_daemon_goes_on_with_the_version_that_was_coming(host: Host) -> None:
     host.runner.refuse_start = StartFailedError("not yet.")
-    await host.service.update(version("r2"), None)
+    await host.service.models.update(version("r2"), None)
     await until(lambda: "engine-failed" in host.kinds())
     host.runner.refuse_start = None
     await host.restart()
@@ -150,20 +150,20 @@ async def test_history_and_rollback_say_what_there_is(host: Host) -> None:
 
 
 async def test_a_removed_model_leaves_no_releases(host: Host) -> None:
-    await host.service.update(version("r2"), None)
+    await host.service.models.update(version("r2"), None)
     await arrived(host, "r2")
-    await host.service.remove("a")
+    await host.service.models.remove("a")
     assert host.store.releases() == []
 
 
 async def test_a_change_of_demand_is_no_release(host: Host) -> None:
     more = dataclasses.replace(version("r1"), demand=Demand(req_per_s=0.6))
-    await host.service.update(more, None)
+    await host.service.models.update(more, None)
     assert len(host.service.releases.history("a")) == 1
 
 
 async def test_a_way_back_that_was_cut_short_is_finished_by_the_next_daemon(host: Host) -> None:
-    await host.service.update(version("r2"), None)
+    await host.service.models.update(version("r2"), None)
     await arrived(host, "r2")
     second = next(r for r in host.store.releases("a") if r.spec.source.revision == "r2")
     first = next(r for r in host.store.releases("a") if r.spec.source.revision == "r1")
@@ -171,20 +171,20 @@ async def test_a_way_back_that_was_cut_short_is_finished_by_the_next_daemon(host
     host.store.put_release(dataclasses.replace(second, state=ReleaseState.FAILED))
     await host.restart()
     await arrived(host, "r1")
-    assert host.service.model("a").record.spec.source.revision == "r1"
+    assert host.service.models.model("a").record.spec.source.revision == "r1"
     host.store.put_release(dataclasses.replace(second, state=ReleaseState.COMING))
     host.store.put_release(dataclasses.replace(first, state=ReleaseState.REPLACED))
     await host.restart()
     await arrived(host, "r2")
-    assert host.service.model("a").record.spec.source.revision == "r2"
+    assert host.service.models.model("a").record.spec.source.revision == "r2"
 
 
 async def test_a_replacement_that_was_cut_short_is_watched_over_by_the_next_daemon(
     host: Host,
 ) -> None:
-    await host.service.update(version("r2"), None)
+    await host.service.models.update(version("r2"), None)
     await arrived(host, "r2")
-    await host.service.shutdown(stop_engines=False)
+    await host.service.daemon.shutdown(stop_engines=False)
     now = host.store.model("a")
     newer = dataclasses.replace(now, spec=version("r3"), version=now.version + 1)
     host.store.update_model(newer, expected_version=now.version)
@@ -195,7 +195,7 @@ async def test_a_replacement_that_was_cut_short_is_watched_over_by_the_next_daem
 async def test_a_model_cannot_go_back_to_what_it_is(host: Host) -> None:
     with pytest.raises(ConflictError, match="at version 1 already"):
         await host.service.releases.roll_back("a", 1)
-    await host.service.update(version("r2"), None)
+    await host.service.models.update(version("r2"), None)
     await arrived(host, "r2")
     with pytest.raises(ConflictError, match="already"):
-        await host.service.releases.roll_back("a", host.service.model("a").record.version)
+        await host.service.releases.roll_back("a", host.service.models.model("a").record.version)

@@ -58,33 +58,33 @@ async def host() -> AsyncIterator[Host]:
     here = Host(store)
     here.profiler = FormProfiler()
     here.service = here._make()
-    await here.service.start()
+    await here.service.daemon.start()
     yield here
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
 async def test_a_variant_is_measured_beside_the_model_planned_and_started_as_itself(
     host: Host,
 ) -> None:
-    await host.service.register(spec("a", variants=(FP8,)))
-    assert {p.variant for p in host.service.profiles("a")} >= {"", "fp8"}
+    await host.service.models.register(spec("a", variants=(FP8,)))
+    assert {p.variant for p in host.service.parts.store.profiles("a")} >= {"", "fp8"}
     await host.serves("a")
     assert {r.variant for r in host.profiler.requests} == {"", "fp8"}
     measured = [r.model.spec.engine for r in host.profiler.requests if r.variant]
     assert set(measured) == {FP8.engine}
     assert {launch.quantization for launch in host.runner.launches} == {"fp8"}
     assert {launch.kv_cache_dtype for launch in host.runner.launches} == {"fp8"}
-    assert {view.variant for view in host.service.replicas()} == {"fp8"}
-    plan = host.service.current_plan()
+    assert {view.variant for view in host.service.overview.replicas()} == {"fp8"}
+    plan = host.service.plans.applied()
     assert plan is not None
     assert any("variant fp8" in line for line in plan.explanation)
 
 
 async def test_without_variants_nothing_but_the_model_is_ever_planned(host: Host) -> None:
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     fast = dataclasses.replace(measured_profile("a"), id="fast", variant="fp8")
-    host.service.import_profile(fast)
+    host.service.profiles.keep(fast)
     await host.serves("a")
     assert {launch.quantization for launch in host.runner.launches} == {""}
 
@@ -92,15 +92,15 @@ async def test_without_variants_nothing_but_the_model_is_ever_planned(host: Host
 async def test_a_variant_that_cannot_be_had_refuses_the_registration(host: Host) -> None:
     missing = Variant("awq", EngineOptions(), ModelSource(SourceKind.FOLDER, "missing"))
     with pytest.raises(ModelSourceError):
-        await host.service.register(spec("a", variants=(missing,)))
-    assert host.service.models() == []
+        await host.service.models.register(spec("a", variants=(missing,)))
+    assert host.service.models.models() == []
 
 
 async def test_another_engine_of_a_running_variant_is_a_new_release(host: Host) -> None:
-    await host.service.register(spec("a", variants=(FP8,)))
+    await host.service.models.register(spec("a", variants=(FP8,)))
     await host.serves("a")
     other = Variant("fp8", EngineOptions(quantization="fp8"))
-    await host.service.update(spec("a", variants=(other,)), None)
+    await host.service.models.update(spec("a", variants=(other,)), None)
     newest, before = host.service.releases.history("a")
     assert (newest.spec.variants, newest.state) == ((other,), ReleaseState.COMING)
     assert (before.spec.variants, before.state) == ((FP8,), ReleaseState.SERVING)

@@ -17,23 +17,23 @@ async def test_a_model_that_fits_is_placed_and_not_kept() -> None:
         assert "Nothing that runs is moved or stopped." in fit.summary
         assert fit.frontiers[0].kind == "estimated"
         assert fit.frontiers[0].planned_batch is not None
-        assert list(here.service.models()) == []
-        assert list(here.service.profiles()) == []
-        assert here.service.current_plan() is None
+        assert list(here.service.models.models()) == []
+        assert list(here.service.parts.store.profiles()) == []
+        assert here.service.plans.applied() is None
 
 
 async def test_its_plan_cannot_be_applied() -> None:
     async with serving() as here:
         fit = await here.service.fit.check(spec("a"))
         with pytest.raises(Exception, match="there is no plan"):
-            await here.service.apply(fit.preview.plan.id)
+            await here.service.plans.apply(fit.preview.plan.id)
 
 
 async def test_one_model_too_many_does_not_fit_and_says_why() -> None:
     async with serving() as here:
         for profile in (measured_profile("a", cores=2), measured_profile("a")):
             here.store.add_profile(profile)
-        await here.service.register(spec("a", demand=Demand(req_per_s=1.0), min_replicas=2))
+        await here.service.models.register(spec("a", demand=Demand(req_per_s=1.0), min_replicas=2))
         await here.serves("a")
         fit = await here.service.fit.check(spec("b", demand=Demand(req_per_s=1e4)))
         assert not fit.fits
@@ -50,7 +50,7 @@ async def test_what_was_measured_counts_before_an_estimate() -> None:
 async def test_a_name_that_is_taken_shows_what_changing_it_would_do() -> None:
     async with serving() as here:
         here.store.add_profile(measured_profile("a"))
-        await here.service.register(spec("a", auto=False))
+        await here.service.models.register(spec("a", auto=False))
         assert (await here.service.fit.check(spec("a", min_replicas=2))).registered
 
 

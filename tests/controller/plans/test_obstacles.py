@@ -46,12 +46,12 @@ async def later(host: Host, condition: Callable[[], bool]) -> None:
 
 
 def obstacle(host: Host, name: str = "bad") -> ObstacleKind | None:
-    found = host.service.model(name).obstacle
+    found = host.service.models.model(name).obstacle
     return None if found is None else found.kind
 
 
 def planned(host: Host) -> set[str]:
-    plan = host.service.current_plan()
+    plan = host.service.plans.applied()
     return set() if plan is None else {p.model for p in plan.wanted}
 
 
@@ -68,30 +68,30 @@ async def test_a_model_that_fails_to_start_leaves_the_plan_and_the_others_serve(
     host: Host,
 ) -> None:
     host.runner.refuse_models["bad"] = NO_MEMORY
-    await host.service.register(one("bad"))
-    await host.service.register(one("good"))
+    await host.service.models.register(one("bad"))
+    await host.service.models.register(one("good"))
     await host.serves("good")
     await later(host, lambda: planned(host) == {"good"})
     assert (obstacle(host), starts(host)) == (ObstacleKind.START_FAILED, HOPELESS_FAILURES)
-    assert "no memory." in host.service.model("bad").note
+    assert "no memory." in host.service.models.model("bad").note
     assert "model-obstructed" in host.kinds()
-    asked = await host.service.plan()
+    asked = await host.service.plans.preview()
     assert asked.infeasible is None
     assert "failed to start 3 times in a row: no memory." in unplaced(asked)["bad"]
-    assert "no memory." not in " ".join(view.note for view in host.service.models()[1:])
+    assert "no memory." not in " ".join(view.note for view in host.service.models.models()[1:])
     # What comes later is planned, applied and served by itself, and by hand.
     for cores in (1, 2):
         host.store.add_profile(measured_profile("third", cores=cores))
-    await host.service.register(one("third"))
+    await host.service.models.register(one("third"))
     await host.serves("third")
-    assert set(unplaced(await host.service.apply())) == {"bad"}
+    assert set(unplaced(await host.service.plans.apply())) == {"bad"}
     assert starts(host) == HOPELESS_FAILURES
 
 
 async def test_it_is_tried_once_more_after_each_pause_until_it_starts(host: Host) -> None:
     host.runner.refuse_models["bad"] = NO_MEMORY
-    await host.service.register(one("bad", auto=False))
-    await host.service.apply()
+    await host.service.models.register(one("bad", auto=False))
+    await host.service.plans.apply()
     await later(host, lambda: planned(host) == set())
     tries = starts(host)
     host.clock.now += RETRY_BASE_SECONDS
@@ -99,7 +99,7 @@ async def test_it_is_tried_once_more_after_each_pause_until_it_starts(host: Host
     await until(lambda: obstacle(host) is not None)
     await until(lambda: planned(host) == set())
     host.clock.now += RETRY_BASE_SECONDS
-    await until(lambda: host.service.readiness() == {})
+    await until(lambda: host.service.readiness.problems() == {})
     assert starts(host) == tries + 1, "the second pause is twice as long"
     host.runner.refuse_models.clear()
     host.clock.now += RETRY_BASE_SECONDS
@@ -112,22 +112,22 @@ async def test_a_changed_model_and_one_that_is_profiled_anew_are_tried_at_once(
     host: Host,
 ) -> None:
     host.runner.refuse_models["bad"] = NO_MEMORY
-    await host.service.register(one("bad"))
+    await host.service.models.register(one("bad"))
     await later(host, lambda: obstacle(host) is not None)
     tries = starts(host)
     host.clock.now += 10.0  # its back-off is over, its pause is not
-    await host.service.profile("bad", ProfileOptions(cores=1))
+    await host.service.models.profile("bad", ProfileOptions(cores=1))
     await until(lambda: starts(host) > tries)
     await later(host, lambda: obstacle(host) is not None)
     tries = starts(host)
     host.clock.now += 10.0
     changed = one("bad", engine=EngineOptions(max_model_len=512))
-    await host.service.update(changed, None)
+    await host.service.models.update(changed, None)
     await until(lambda: starts(host) > tries)
 
 
 async def test_an_engine_that_serves_and_dies_again_and_again_is_no_obstacle(host: Host) -> None:
-    await host.service.register(one("bad"))
+    await host.service.models.register(one("bad"))
     for _ in range(HOPELESS_FAILURES + 1):
         await host.serves("bad")
         dead = host.kinds().count("engine-failed")
@@ -140,16 +140,16 @@ async def test_an_engine_that_serves_and_dies_again_and_again_is_no_obstacle(hos
 
 async def test_without_its_engine_a_model_waits_and_the_others_are_measured_and_serve() -> None:
     async with serving(ABSENT) as host:
-        await host.service.register(one("good", engine_kind="simulated"))
-        await host.service.register(one("bad"))
+        await host.service.models.register(one("good", engine_kind="simulated"))
+        await host.service.models.register(one("bad"))
         await until(lambda: obstacle(host) is ObstacleKind.ENGINE_ABSENT)
         await host.serves("good")
         assert {r.model.spec.name for r in host.profiler.requests} == {"good"}
-        assert unplaced(await host.service.plan()) == {
+        assert unplaced(await host.service.plans.preview()) == {
             "bad": "bad cannot run here: there is no vLLM on this host. Run `install`, or update "
             "bad so."
         }
-        assert set(unplaced(await host.service.apply())) == {"bad"}
+        assert set(unplaced(await host.service.plans.apply())) == {"bad"}
         assert (
             (await host.service.fit.check(one("other")))
             .summary[0]
@@ -159,17 +159,17 @@ async def test_without_its_engine_a_model_waits_and_the_others_are_measured_and_
         assert "bad" not in " ".join(fits.summary)
         host.engine_problem = None
         await host.serves("bad")
-        assert host.service.model("bad").profile_kind == "measured"
+        assert host.service.models.model("bad").profile_kind == "measured"
         assert starts(host) == 1
 
 
 async def test_models_that_nobody_starts_by_itself_come_back_once_their_engine_does(
     host: Host,
 ) -> None:
-    await host.service.register(one("bad", auto=False))
-    await host.service.apply()
+    await host.service.models.register(one("bad", auto=False))
+    await host.service.plans.apply()
     await host.serves("bad")
-    await host.service.register(one("never", auto=False))
+    await host.service.models.register(one("never", auto=False))
     host.runner.refuse_models["bad"] = NO_MEMORY
     host.runner.die("bad-1")
     host.engine_problem = ABSENT
@@ -182,17 +182,17 @@ async def test_models_that_nobody_starts_by_itself_come_back_once_their_engine_d
 
 async def test_a_model_without_its_files_leaves_the_plan_until_they_are_there(host: Host) -> None:
     host.resolver.breaks["bad"] = ModelSourceError("no weights.", hint="Upload them.")
-    await host.service.register(one("bad"))
-    await host.service.register(one("good"))
+    await host.service.models.register(one("bad"))
+    await host.service.models.register(one("good"))
     await host.serves("good")
     await later(host, lambda: planned(host) == {"good"})
     assert obstacle(host) is ObstacleKind.FILES_MISSING
-    assert "no weights. Upload them." in unplaced(await host.service.plan())["bad"]
+    assert "no weights. Upload them." in unplaced(await host.service.plans.preview())["bad"]
     told = host.kinds().count("model-obstructed")
     fetches = host.resolver.count_resolves("bad")
     await later(host, lambda: host.resolver.count_resolves("bad") > fetches + 2)
     assert host.kinds().count("model-obstructed") == told, "said once, however often it is tried"
-    assert "no weights." in host.service.model("bad").note
+    assert "no weights." in host.service.models.model("bad").note
     host.resolver.breaks.clear()
     await later(host, lambda: host.serving("bad") == 1)
     assert obstacle(host) is None
@@ -201,32 +201,35 @@ async def test_a_model_without_its_files_leaves_the_plan_until_they_are_there(ho
 async def test_a_model_whose_profile_failed_is_placed_only_by_who_asks() -> None:
     async with serving() as host:
         host.profiler.breaks_with = StartFailedError("it broke.")
-        await host.service.register(one("bad"))
+        await host.service.models.register(one("bad"))
         await until(lambda: obstacle(host) is ObstacleKind.PROFILE_FAILED)
         host.profiler.breaks_with = None
-        await host.service.register(one("good"))
+        await host.service.models.register(one("good"))
         await host.serves("good")
-        plan = host.service.current_plan()
+        plan = host.service.plans.applied()
         assert plan is not None
         assert [(u.model, u.reason.partition(": ")[0]) for u in plan.unplaced] == [
             ("bad", "bad is not started by itself")
         ]
-        asked = await host.service.plan()
+        asked = await host.service.plans.preview()
         assert "bad" in {p.model for p in asked.plan.placements}
         assert any("bad is not started by itself" in line for line in asked.plan.explanation)
-        await host.service.apply(asked.plan.id)
+        await host.service.plans.apply(asked.plan.id)
         await host.serves("bad")
         assert obstacle(host) is None
 
 
 async def test_another_kind_of_engine_replaces_the_first_once_it_serves(host: Host) -> None:
-    await host.service.register(one("good"))
+    await host.service.models.register(one("good"))
     await host.serves("good")
     before = _kinds(host)
     host.profiler.gate.clear()
     host.engine_problem = ABSENT
-    await host.service.update(one("good", engine_kind="simulated"), None)
-    assert {p.provenance.engine for p in host.service.profiles("good")} == {"vllm", "estimate"}
+    await host.service.models.update(one("good", engine_kind="simulated"), None)
+    assert {p.provenance.engine for p in host.service.parts.store.profiles("good")} == {
+        "vllm",
+        "estimate",
+    }
     host.profiler.gate.set()
     await until(lambda: _kinds(host) == ["simulated"])
     assert before == ["vllm"]

@@ -60,27 +60,27 @@ async def test_what_people_ask_for_is_planned_one_after_the_other_beside_the_dae
 
     store = open_store(":memory:")
     here = Host(store, solve=solve)
-    await here.service.start()
+    await here.service.daemon.start()
     store.add_profile(measured_profile("b"))
-    await here.service.register(spec("b", auto=False))
-    chain = here.service._plans.chain
+    await here.service.models.register(spec("b", auto=False))
+    chain = here.service.parts.plans.chain
     await until(lambda: not chain.planning)
     gate.clear()
     most = 0
     for cores in (1, 2):
         store.add_profile(measured_profile("a", cores=cores))
-    asked = [asyncio.create_task(here.service.plan()) for _ in range(1 + MOST_WAITING)]
+    asked = [asyncio.create_task(here.service.plans.preview()) for _ in range(1 + MOST_WAITING)]
     await until(lambda: running == ASKED_AT_ONCE)
     with pytest.raises(NotReadyError):
-        await here.service.plan()
+        await here.service.plans.preview()
     with pytest.raises(NotReadyError):
-        await here.service._plans.imagine(lambda situation: situation)
-    await here.service.register(spec("a"))
+        await here.service.parts.plans.imagine(lambda situation: situation)
+    await here.service.models.register(spec("a"))
     await until(lambda: running == ASKED_AT_ONCE + 1)  # the chain's own
-    applied = asyncio.create_task(here.service.apply())
+    applied = asyncio.create_task(here.service.plans.apply())
     await until(lambda: running == ASKED_AT_ONCE + 2)
     gate.set()
     await asyncio.gather(*asked, applied)
     assert most == ASKED_AT_ONCE + 2
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures, figures_for
-from partitiond.controller.service import Service, ServiceOptions
+from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import CpuFigures, Device
 from partitiond.core.profile.record import Profile, ProfileKind
@@ -80,17 +80,19 @@ class MeasuringHost(Host):
 
     def _make(self) -> Service:
         self.speed = Speed()
-        return Service(
-            store=self.store,
-            runner=self.runner,
-            devices=self.devices,
-            resolver=self.resolver,
-            proxy=self.proxy,
-            profiler=self.profiler,
-            solve=self.solve,
-            clock=self.clock,
-            options=ServiceOptions(policy=POLICY),
-            cpu_speed=self.speed,
+        return service_of(
+            Adapters(
+                store=self.store,
+                runner=self.runner,
+                devices=self.devices,
+                resolver=self.resolver,
+                proxy=self.proxy,
+                profiler=self.profiler,
+                solve=self.solve,
+                clock=self.clock,
+                cpu_speed=self.speed,
+            ),
+            ServiceOptions(policy=POLICY),
         )
 
 
@@ -98,25 +100,25 @@ class MeasuringHost(Host):
 async def host() -> AsyncIterator[MeasuringHost]:
     store = open_store(":memory:")
     here = MeasuringHost(store)
-    await here.service.start()
+    await here.service.daemon.start()
     yield here
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
 def estimated(host: Host, name: str) -> list[Profile]:
-    found = [p for p in host.service.profiles(name) if p.kind is ProfileKind.ESTIMATED]
+    found = [p for p in host.service.parts.store.profiles(name) if p.kind is ProfileKind.ESTIMATED]
     assert found
     return found
 
 
 async def test_registering_estimates_with_what_this_cpu_reaches(host: MeasuringHost) -> None:
-    await host.service.register(spec("a", auto=False))
+    await host.service.models.register(spec("a", auto=False))
     for profile in estimated(host, "a"):
         assert any("measured on this host" in note for note in profile.provenance.notes)
     slow = max(p.knee.best_output_tokens_per_s for p in estimated(host, "a"))
     host.speed.known, host.speed.fails_with = None, DeviceError("no.", hint="Try again.")
-    await host.service.register(spec("b", auto=False))
+    await host.service.models.register(spec("b", auto=False))
     for profile in estimated(host, "b"):
         assert "CPU figures are assumed: no." in profile.provenance.notes
     assert max(p.knee.best_output_tokens_per_s for p in estimated(host, "b")) > 2 * slow
@@ -124,10 +126,10 @@ async def test_registering_estimates_with_what_this_cpu_reaches(host: MeasuringH
 
 async def test_registering_beside_a_running_job_does_not_disturb_it(host: MeasuringHost) -> None:
     host.profiler.gate.clear()
-    await host.service.register(spec("a", engine_kind="simulated"))
+    await host.service.models.register(spec("a", engine_kind="simulated"))
     await until(lambda: bool(host.profiler.requests))
     assert host.speed.threads == []
-    await host.service.register(spec("b", auto=False))
+    await host.service.models.register(spec("b", auto=False))
     assert host.speed.threads == []
     assert any("being measured" in n for p in estimated(host, "b") for n in p.provenance.notes)
     host.profiler.gate.set()

@@ -83,26 +83,26 @@ async def test_what_a_plan_that_waits_or_an_earlier_release_rests_on_stays() -> 
         asked = spec("a", auto=False, demand=Demand(req_per_s=0.5))
 
         def pruned() -> set[str]:
-            return {one.id for one in here.service.prune_profiles(delete=False)}
+            return {one.id for one in here.service.profiles.prune(delete=False)}
 
         def rests_on(plan: Plan) -> set[str]:
             return {p.candidate.profile_id.partition("@")[0] for p in plan.wanted}
 
         store.add_profile(dated("first", 1))
-        await here.service.register(asked)
-        await here.service.apply()
+        await here.service.models.register(asked)
+        await here.service.plans.apply()
         await here.serves("a")
         # A plan that is made by itself after a registration must not come to rest on the second.
-        await until(lambda: not here.service._plans.chain.planning)
+        await until(lambda: not here.service.parts.plans.chain.planning)
         store.add_profile(dated("second", 2))
-        assert rests_on((await here.service.plan()).plan) == {"second"}
+        assert rests_on((await here.service.plans.preview()).plan) == {"second"}
         store.add_profile(dated("third", 3))
         assert pruned() == set(), "the first is in use, and a plan made before may be applied"
         await here.restart()
         assert pruned() == {"second"}, "plans do not outlive the daemon"
         source = ModelSource(asked.source.kind, asked.source.ref, "r2")
-        await here.service.update(dataclasses.replace(asked, source=source), None)
-        await here.service.apply()
+        await here.service.models.update(dataclasses.replace(asked, source=source), None)
+        await here.service.plans.apply()
         await until(lambda: len(here.runner.running()) == 1 and here.serving("a") == 1)
         applied = store.plan()
         assert applied is not None
@@ -115,14 +115,14 @@ async def test_nothing_is_deleted_before_somebody_says_so() -> None:
     here = Host(store)
     for day, name in enumerate(("old", "new"), 1):
         store.add_profile(dated(name, day))
-    await here.service.start()
-    await here.service.register(spec("a", auto=False))
+    await here.service.daemon.start()
+    await here.service.models.register(spec("a", auto=False))
     first = {p.id for p in store.profiles()}
-    (one,) = here.service.prune_profiles(delete=False)
+    (one,) = here.service.profiles.prune(delete=False)
     assert {p.id for p in store.profiles()} == first
-    assert here.service.prune_profiles(delete=True) == (one,)
+    assert here.service.profiles.prune(delete=True) == (one,)
     assert {p.id for p in store.profiles()} == first - {one.id}
     assert "profile-deleted" in here.kinds()
-    assert here.service.prune_profiles(delete=True) == ()
-    await here.service.shutdown(stop_engines=True)
+    assert here.service.profiles.prune(delete=True) == ()
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()

@@ -9,7 +9,7 @@ import pytest
 
 from partitiond.controller.plans.planning import PlanOptions
 from partitiond.controller.profiles.staleness import current_of
-from partitiond.controller.service import Service, ServiceOptions
+from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
 from partitiond.core.errors import ConflictError
 from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant
 from partitiond.core.model.workload import Workload
@@ -27,17 +27,19 @@ class AgedHost(Host):
     engine_version = ""
 
     def _make(self) -> Service:
-        return Service(
-            store=self.store,
-            runner=self.runner,
-            devices=self.devices,
-            resolver=self.resolver,
-            proxy=self.proxy,
-            profiler=self.profiler,
-            solve=self.solve,
-            clock=self.clock,
-            options=ServiceOptions(policy=POLICY, planning=PlanOptions(time_limit_seconds=1.0)),
-            engine_version=lambda: self.engine_version,
+        return service_of(
+            Adapters(
+                store=self.store,
+                runner=self.runner,
+                devices=self.devices,
+                resolver=self.resolver,
+                proxy=self.proxy,
+                profiler=self.profiler,
+                solve=self.solve,
+                clock=self.clock,
+                engine_version=lambda: self.engine_version,
+            ),
+            ServiceOptions(policy=POLICY, planning=PlanOptions(time_limit_seconds=1.0)),
         )
 
 
@@ -45,9 +47,9 @@ class AgedHost(Host):
 async def host() -> AsyncIterator[AgedHost]:
     store = open_store(":memory:")
     here = AgedHost(store)
-    await here.service.start()
+    await here.service.daemon.start()
     yield here
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
@@ -56,94 +58,96 @@ def of_kind(jobs: "list[Job]", word: str) -> list[Job]:
 
 
 async def test_another_engine_is_said_and_measured_again_once(host: AgedHost) -> None:
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
     before = len(host.profiler.requests)
     host.engine_version = "1.0"  # the fake engine says 0.0-fake: stale after each measurement
-    await until(lambda: len(host.profiler.requests) > before or bool(host.service.model("a").note))
-    await until(lambda: bool(of_kind(list(host.service.jobs()), "stale")))
-    stale = of_kind(list(host.service.jobs()), "stale")
+    await until(
+        lambda: len(host.profiler.requests) > before or bool(host.service.models.model("a").note)
+    )
+    await until(lambda: bool(of_kind(list(host.service.jobs.jobs()), "stale")))
+    stale = of_kind(list(host.service.jobs.jobs()), "stale")
     assert all("the engine was 0.0-fake, now it is 1.0" in job.reason for job in stale)
-    views = [v for v in host.service.profile_views("a") if v.profile.kind.value == "measured"]
+    views = [v for v in host.service.profiles.views("a") if v.profile.kind.value == "measured"]
     assert all(view.stale for view in views)
     for _ in range(3):
         await host.restart()
         await asyncio.sleep(0.05)
-    again = of_kind(list(host.service.jobs()), "stale")
+    again = of_kind(list(host.service.jobs.jobs()), "stale")
     assert len({job.params for job in again}) == len(again) <= 2
 
 
 async def test_the_note_of_a_served_model_names_the_command(host: AgedHost) -> None:
-    await host.service.register(spec("a", auto=False))
+    await host.service.models.register(spec("a", auto=False))
     host.store.add_profile(measured_profile("a", cores=1))
     host.engine_version = "1.0"
-    await host.service.apply()
+    await host.service.plans.apply()
     await host.serves("a")
-    note = host.service.model("a").note
+    note = host.service.models.model("a").note
     assert "stale" in note
     assert "partitiond profile a --cores 1" in note
-    assert [job.state for job in host.service.jobs()] == []  # outside the chain: only said
+    assert [job.state for job in host.service.jobs.jobs()] == []  # outside the chain: only said
 
 
 async def test_a_patch_release_is_no_reason(host: AgedHost) -> None:
     host.engine_version = "0.0.9"
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
-    assert not of_kind(list(host.service.jobs()), "stale")
-    assert all(view.stale == () for view in host.service.profile_views("a"))
+    assert not of_kind(list(host.service.jobs.jobs()), "stale")
+    assert all(view.stale == () for view in host.service.profiles.views("a"))
 
 
 async def test_a_queued_job_whose_reason_vanished_is_withdrawn(host: AgedHost) -> None:
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
     busy = spec("b", auto=False)
-    await host.service.register(busy)
-    await host.service.update(spec("a", workload=Workload(100, 50)), None)
-    queued = [job for job in host.service.jobs() if job.state is JobState.QUEUED]
+    await host.service.models.register(busy)
+    await host.service.models.update(spec("a", workload=Workload(100, 50)), None)
+    queued = [job for job in host.service.jobs.jobs() if job.state is JobState.QUEUED]
     assert {job.reason for job in queued} == {"not measured yet"}
-    await host.service.update(spec("a"), None)
-    ended = [host.service.job(job.id) for job in queued]
+    await host.service.models.update(spec("a"), None)
+    ended = [host.service.jobs.job(job.id) for job in queued]
     assert {job.state for job in ended} == {JobState.CANCELLED}
     assert all(job.error.startswith("withdrawn:") for job in ended)
 
 
 async def test_what_somebody_asked_for_is_not_withdrawn(host: AgedHost) -> None:
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await host.serves("a")
-    await host.service.update(spec("a", workload=Workload(100, 50)), None)
-    (queued, *_) = [job for job in host.service.jobs() if job.state is JobState.QUEUED]
+    await host.service.models.update(spec("a", workload=Workload(100, 50)), None)
+    (queued, *_) = [job for job in host.service.jobs.jobs() if job.state is JobState.QUEUED]
     cores = int(dict(queued.params)["cores"])
-    asked = await host.service.profile("a", ProfileOptions(cores=cores))
+    asked = await host.service.models.profile("a", ProfileOptions(cores=cores))
     assert asked.id == queued.id
-    await host.service.update(spec("a"), None)
-    assert host.service.job(asked.id).state is not JobState.CANCELLED
+    await host.service.models.update(spec("a"), None)
+    assert host.service.jobs.job(asked.id).state is not JobState.CANCELLED
 
 
 async def test_an_interrupted_job_names_its_successor(host: AgedHost) -> None:
     host.profiler.gate.clear()
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await until(lambda: len(host.profiler.requests) == 1)
-    (running,) = [job for job in host.service.jobs() if job.state is JobState.RUNNING]
+    (running,) = [job for job in host.service.jobs.jobs() if job.state is JobState.RUNNING]
     await host.restart()
     await a_moment()
-    error = host.service.job(running.id).error
-    successor = next(job for job in host.service.jobs() if job.id in error)
+    error = host.service.jobs.job(running.id).error
+    successor = next(job for job in host.service.jobs.jobs() if job.id in error)
     assert successor.params == running.params
     assert successor.reason == running.reason
 
 
 async def test_the_end_of_the_daemon_ends_the_watch_of_a_job(host: AgedHost) -> None:
     host.profiler.gate.clear()
-    await host.service.register(spec("a"))
+    await host.service.models.register(spec("a"))
     await until(lambda: len(host.profiler.requests) == 1)
-    jobs = {job.id: job for job in host.service.jobs()}
+    jobs = {job.id: job for job in host.service.jobs.jobs()}
 
     async def last(job_id: str) -> JobState:
-        return [job.state async for job in host.service.watch_job(job_id)][-1]
+        return [job.state async for job in host.service.jobs.watch(job_id)][-1]
 
     watching = [asyncio.create_task(last(job_id)) for job_id in jobs]
     await a_moment()
-    await host.service.shutdown(stop_engines=True)
+    await host.service.daemon.shutdown(stop_engines=True)
     states = await asyncio.wait_for(asyncio.gather(*watching), 60)
     assert sorted(states) == [JobState.FAILED, JobState.QUEUED]
 
@@ -190,13 +194,13 @@ async def test_an_import_never_replaces_another_profile_unasked(host: AgedHost) 
     one = measured_profile("a", profile_id="p")
     other = dataclasses.replace(one, kv_cache_tokens=1)
     old = dataclasses.replace(one, schema_version=1)
-    assert host.service.import_profile(old).schema_version == 2
-    assert host.service.import_profile(one) == one  # the same again
+    assert host.service.profiles.keep(old).schema_version == 2
+    assert host.service.profiles.keep(one) == one  # the same again
     with pytest.raises(ConflictError):
-        host.service.import_profile(other)
-    assert host.service.profile_by_id("p") == one
-    assert host.service.import_profile(other, replace=True) == other
-    assert host.service.profile_by_id("p") == other
+        host.service.profiles.keep(other)
+    assert host.service.profiles.view("p").profile == one
+    assert host.service.profiles.keep(other, replace=True) == other
+    assert host.service.profiles.view("p").profile == other
 
 
 async def test_what_became_stale_while_the_store_was_locked_is_measured_again(
@@ -204,12 +208,12 @@ async def test_what_became_stale_while_the_store_was_locked_is_measured_again(
 ) -> None:
     store = open_store(tmp_path / "s.sqlite3", patience_seconds=0.01)
     host = AgedHost(store)
-    await host.service.start()
-    await host.service.register(spec("a"))
+    await host.service.daemon.start()
+    await host.service.models.register(spec("a"))
     await host.serves("a")
     with locked(store.path):
         host.engine_version = "1.0"
-        await until(lambda: "locked" in host.service.readiness().get("loop", ""), 60.0)
-    await until(lambda: bool(of_kind(list(host.service.jobs()), "stale")), 60.0)
-    await host.service.shutdown(stop_engines=True)
+        await until(lambda: "locked" in host.service.readiness.problems().get("loop", ""), 60.0)
+    await until(lambda: bool(of_kind(list(host.service.jobs.jobs()), "stale")), 60.0)
+    await host.service.daemon.shutdown(stop_engines=True)
     store.close()

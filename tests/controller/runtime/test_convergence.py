@@ -21,14 +21,14 @@ async def host() -> AsyncIterator[Host]:
     async with serving() as here:
         for cores in (1, 2):
             here.store.add_profile(measured_profile("a", cores=cores))
-        await here.service.register(spec("a", auto=False, demand=Demand(req_per_s=0.5)))
-        await here.service.apply()
+        await here.service.models.register(spec("a", auto=False, demand=Demand(req_per_s=0.5)))
+        await here.service.plans.apply()
         await here.serves("a")
         yield here
 
 
 def plan_id(host: Host) -> str:
-    plan = host.service.current_plan()
+    plan = host.service.plans.applied()
     assert plan is not None
     return plan.id
 
@@ -39,12 +39,12 @@ async def to_the_end(host: Host, asked: str | None) -> list[Convergence]:
 
 
 async def test_an_applied_plan_is_watched_until_it_runs(host: Host) -> None:
-    await host.service.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
-    preview = await host.service.apply()
+    await host.service.models.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
+    preview = await host.service.plans.apply()
     seen = await to_the_end(host, preview.plan.id)
     assert seen[0].state is PlanState.CONVERGING
     assert (seen[-1].state, seen[-1].serving) == (PlanState.CONVERGED, seen[-1].wanted)
-    running = {engine.name for engine in host.service._controller.engines if engine.live}
+    running = {engine.name for engine in host.service.parts.controller.engines if engine.live}
     assert len(running) == seen[-1].wanted
     assert [now.fraction for now in seen] == sorted(now.fraction for now in seen)
 
@@ -52,7 +52,7 @@ async def test_an_applied_plan_is_watched_until_it_runs(host: Host) -> None:
 async def test_a_plan_that_somebody_replaced_says_by_what_and_by_whom(host: Host) -> None:
     before = plan_id(host)
     with acting("ada@laptop"):
-        await host.service.remove("a")
+        await host.service.models.remove("a")
     now = host.service.convergence.now(before)
     assert now.state is PlanState.SUPERSEDED
     assert now.replaced is not None
@@ -62,7 +62,7 @@ async def test_a_plan_that_somebody_replaced_says_by_what_and_by_whom(host: Host
 
 async def test_the_next_daemon_knows_it_too(host: Host) -> None:
     before = plan_id(host)
-    await host.service.remove("a")
+    await host.service.models.remove("a")
     await host.restart()
     now = host.service.convergence.now(before)
     assert now.replaced is not None
@@ -76,8 +76,8 @@ async def test_a_plan_that_never_was_applied_is_not_found(host: Host) -> None:
 
 async def test_a_replica_that_fails_again_and_again_ends_the_watch(host: Host) -> None:
     host.runner.refuse_start = StartFailedError("no luck today", hint="Try tomorrow.")
-    await host.service.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
-    preview = await host.service.apply()
+    await host.service.models.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
+    preview = await host.service.plans.apply()
     watching = asyncio.create_task(to_the_end(host, preview.plan.id))
     while not watching.done():
         host.clock.now += 1.0  # its back-off passes
@@ -89,11 +89,11 @@ async def test_a_replica_that_fails_again_and_again_ends_the_watch(host: Host) -
 
 async def test_what_is_measured_first_keeps_nobody(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.register(spec("b"))
+    await host.service.models.register(spec("b"))
     await until(lambda: bool(host.profiler.requests))
     now = host.service.convergence.now()
     assert now.state is PlanState.CONVERGED
-    assert now.ahead.measuring == host.service.jobs()[-1].id
+    assert now.ahead.measuring == host.service.jobs.jobs()[-1].id
     host.profiler.gate.set()
     await host.serves("b")
 
@@ -102,7 +102,7 @@ async def test_without_an_id_it_is_not_over_before_the_daemon_has_planned(host: 
     before = plan_id(host)
     host.store.add_profile(dataclasses.replace(measured_profile("b", cores=1)))
     host.store.add_profile(dataclasses.replace(measured_profile("b", cores=2)))
-    await host.service.register(spec("b", demand=Demand(req_per_s=0.5)))
+    await host.service.models.register(spec("b", demand=Demand(req_per_s=0.5)))
     seen = await to_the_end(host, None)
     assert seen[-1].plan_id != before
     assert host.serving("b") == 1
@@ -111,9 +111,9 @@ async def test_without_an_id_it_is_not_over_before_the_daemon_has_planned(host: 
 
 async def test_the_end_of_the_daemon_ends_the_watch(host: Host) -> None:
     host.runner.refuse_start = StartFailedError("no luck today")
-    await host.service.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
-    await host.service.apply()
+    await host.service.models.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
+    await host.service.plans.apply()
     watching = asyncio.create_task(to_the_end(host, None))
     await asyncio.sleep(0)
-    await host.service.shutdown(stop_engines=True)
+    await host.service.daemon.shutdown(stop_engines=True)
     assert (await asyncio.wait_for(watching, 60))[-1].state is not PlanState.CONVERGED

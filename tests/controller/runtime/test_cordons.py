@@ -9,7 +9,6 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.cordons import (
     NO_REASON,
     Cordons,
-    device_named,
     health_changes,
     with_cordons,
 )
@@ -18,6 +17,7 @@ from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.named import device_named
 from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
 from partitiond.ports import Store
 from partitiond.store import open_store
@@ -91,10 +91,10 @@ async def test_uncordon_takes_the_mark_off_and_forgives(store: Store) -> None:
     world = World(store, devices)
     await world.watch.refresh(0.0)
     world.cordons.set(FIRST.id, "fan")
-    assert not world.cordons.lift(FIRST.id).cordoned
+    assert not (await world.cordons.lift(FIRST.id)).cordoned
     assert devices.forgiven == [FIRST.id]
     assert dict(store.marks("cordon")) == {}
-    assert not world.cordons.lift(FIRST.id).cordoned, "once more is no error"
+    assert not (await world.cordons.lift(FIRST.id)).cordoned, "once more is no error"
 
 
 async def test_a_device_that_failed_by_itself_stays_cordoned(store: Store) -> None:
@@ -108,7 +108,7 @@ async def test_a_device_that_failed_by_itself_stays_cordoned(store: Store) -> No
     world = World(store, FakeDevices([failed, SECOND]))
     await world.watch.refresh(0.0)
     assert world.cordons.set(FIRST.id, "fan").cordon_reason == "fan Also: Xid 79"
-    device = world.cordons.lift(FIRST.id)
+    device = await world.cordons.lift(FIRST.id)
     assert (device.cordoned, device.cordon_reason) == (True, "Xid 79")
 
 
@@ -170,7 +170,7 @@ async def test_details_bear_the_operators_cordon(store: Store) -> None:
     world = World(store, Careful(GPUS))
     await world.watch.refresh(0.0)
     world.cordons.set(FIRST.id, "fan")
-    told = await world.watch.inspect(FIRST)
+    told = await world.watch.inspect(FIRST.id)
     assert told.device.cordon_reason == "fan"
     assert told.pci_bus_id
 
@@ -178,4 +178,4 @@ async def test_details_bear_the_operators_cordon(store: Store) -> None:
 async def test_a_provider_that_tells_no_more_gives_the_device_alone(store: Store) -> None:
     world = World(store, FakeDevices(GPUS))
     await world.watch.refresh(0.0)
-    assert await world.watch.inspect(FIRST) == DeviceDetails(FIRST)
+    assert await world.watch.inspect(FIRST.id) == DeviceDetails(FIRST)

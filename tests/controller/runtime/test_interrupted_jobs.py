@@ -21,17 +21,17 @@ async def test_a_model_that_was_removed_from_the_store_alone_is_ended() -> None:
     here = Host(store)
     store.add_profile(measured_profile("a", cores=1))
     store.add_profile(measured_profile("a", cores=2))
-    await here.service.start()
-    await here.service.register(spec("a"))
+    await here.service.daemon.start()
+    await here.service.models.register(spec("a"))
     await here.serves("a")
     store.remove_model("a")  # and no more of what removing it means
     await here.restart()
-    await until(lambda: not here.service.replicas())
+    await until(lambda: not here.service.overview.replicas())
     assert here.runner.running() == []
-    plan = here.service.current_plan()
+    plan = here.service.plans.applied()
     assert plan is not None
     assert plan.placements == ()
-    await here.service.shutdown(stop_engines=True)
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
@@ -40,14 +40,14 @@ async def test_a_model_that_was_only_stored_is_taken_up(auto: bool) -> None:
     store = open_store(":memory:")
     here = Host(store)
     store.add_model(ModelRecord(spec("a", auto=auto), 1, NOW, NOW))
-    await here.service.start()
+    await here.service.daemon.start()
     if auto:
         await here.serves("a")
     else:
-        await until(lambda: bool(here.service.profiles("a")))
-        assert {p.kind for p in here.service.profiles("a")} == {ProfileKind.ESTIMATED}
-        assert here.service.jobs() == ()
-    await here.service.shutdown(stop_engines=True)
+        await until(lambda: bool(here.service.parts.store.profiles("a")))
+        assert {p.kind for p in here.service.parts.store.profiles("a")} == {ProfileKind.ESTIMATED}
+        assert here.service.jobs.jobs() == ()
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 
@@ -56,10 +56,10 @@ async def test_a_model_that_nothing_can_be_said_of_keeps_no_daemon_from_starting
     here = Host(store)
     missing = ModelSource(SourceKind.FOLDER, "missing")
     store.add_model(ModelRecord(spec("a", auto=False, source=missing), 1, NOW, NOW))
-    await here.service.start()
+    await here.service.daemon.start()
     await until(lambda: "model-not-begun" in here.kinds())
-    assert here.service.readiness() == {}
-    await here.service.shutdown(stop_engines=True)
+    assert here.service.readiness.problems() == {}
+    await here.service.daemon.shutdown(stop_engines=True)
     store.close()
 
 

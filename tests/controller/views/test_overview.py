@@ -84,8 +84,8 @@ class TestOverview:
         async with serving() as here:
             here.store.add_profile(measured_profile("a"))
             here.store.add_profile(measured_profile("a", cores=2))
-            await here.service.register(spec("a", demand=Demand(req_per_s=0.5)))
-            await until(lambda: [v.state for v in here.service.replicas()] == ["serving"])
+            await here.service.models.register(spec("a", demand=Demand(req_per_s=0.5)))
+            await until(lambda: [v.state for v in here.service.overview.replicas()] == ["serving"])
             (name,) = here.runner.running()
             looks = sample(name, 100.0, 0, 0.0), sample(name, 110.0, 40, 10.0)
             seen = await measured(here, TrafficWindow.between(*looks)).overview()
@@ -120,8 +120,8 @@ class TestOverview:
             here.resolver.breaks["a"] = OSError("the disk is gone")
             here.store.add_profile(measured_profile("a"))
             here.store.add_profile(measured_profile("a", cores=2))
-            await here.service.register(spec("a"))
-            await until(lambda: here.service.current_plan() is not None)
+            await here.service.models.register(spec("a"))
+            await until(lambda: here.service.plans.applied() is not None)
             seen = await here.service.overview.overview()
         assert seen.replicas
         assert {(r.state, r.held_bytes) for r in seen.replicas} == {("pending", 0)}
