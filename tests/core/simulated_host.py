@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import CpuCores, PartitionSize
 from partitiond.core.hardware.room import overlap
-from partitiond.core.plan.record import Candidate, Placement, SleepingFootprint
+from partitiond.core.plan.record import Candidate, Placement
+from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.replica.device_room import holds
 from partitiond.core.replica.observation import ALLOCATING

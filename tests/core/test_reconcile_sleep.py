@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import MigSlice, MpsShare, WholeDevice
-from partitiond.core.plan.record import Placement, SleepingFootprint
+from partitiond.core.plan.record import Placement
+from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.replica.reconcile import (
     DrainReplica,
     ForgetReplica,

@@ -12,7 +12,6 @@ KNOWN_PAIRS: Final = {
     "controller.plans, controller.runtime": ONE_LOOP,
     "controller.plans, controller.views": "a fit is shown in parts that views share",
     "controller.profiles, controller.runtime": ONE_LOOP,
-    "core.performance, core.plan": "a record of sleeping replicas lies in a plan",
     "devices.mig, devices.nvml": "the driver's client of NVML offers MIG",
     "engines.process, engines.vllm": "commands of an engine read its journal",
     "planner.exact, planner.pack": "what is added to a packing is chosen by exact objectives",

@@ -21,8 +21,7 @@ from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.workload import Workload
 from partitiond.core.numbers.bisection import largest
-from partitiond.core.plan.record import SleepingFootprint
-from partitiond.core.profile.points import Footprint
+from partitiond.core.profile.points import Footprint, SleepingFootprint
 from partitiond.core.units import GIB, MIB, Bytes
 
 MAX_BATCH: Final = 512

@@ -15,6 +15,7 @@ from partitiond.core.model.spec import (
     Slo,
 )
 from partitiond.core.plan.choices import Choice
+from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import ZERO_BYTES, Bytes
 
@@ -22,21 +23,6 @@ MOVE_PRICE: Final = 0.25
 """Default price of a move, in devices: saving a device may cost fewer than four moves, because each
 move loads weights and runs two engines for a while."""
 MAX_MOVE_PRICE: Final = 100.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SleepingFootprint:
-    """What an engine holds while it sleeps (`core.performance.footprint.sleeping_footprint`).
-
-    Attributes:
-        level_1_bytes, level_2_bytes: memory of its device, by level of sleep.
-        host_bytes: host memory beyond what its processes take anyway, at level 1 (the weights of
-            an engine on a GPU). At level 2 there is none.
-    """
-
-    level_1_bytes: Bytes
-    level_2_bytes: Bytes
-    host_bytes: Bytes = ZERO_BYTES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 
-from partitiond.core.units import Bytes
+from partitiond.core.units import ZERO_BYTES, Bytes
 
 Interval = tuple[float, float]
 """Low and high end of a 95 % interval."""
@@ -129,6 +129,21 @@ class Footprint:
     context_bytes: Bytes
     unexplained_bytes: int
     peak_bytes: Bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SleepingFootprint:
+    """What an engine holds while it sleeps (`core.performance.footprint.sleeping_footprint`).
+
+    Attributes:
+        level_1_bytes, level_2_bytes: memory of its device, by level of sleep.
+        host_bytes: host memory beyond what its processes take anyway, at level 1 (the weights of
+            an engine on a GPU). At level 2 there is none.
+    """
+
+    level_1_bytes: Bytes
+    level_2_bytes: Bytes
+    host_bytes: Bytes = ZERO_BYTES
 
 
 class LimitedBy(enum.StrEnum):

@@ -30,9 +30,9 @@ from partitiond.core.performance.footprint import (
 from partitiond.core.performance.interference import planned_kappa
 from partitiond.core.performance.roofline import BANDWIDTH_EFFICIENCY
 from partitiond.core.performance.transfer_fit import engine_argument
-from partitiond.core.plan.record import Candidate, ModelDemand, Placement, SleepingFootprint
+from partitiond.core.plan.record import Candidate, ModelDemand, Placement
 from partitiond.core.profile.operating_points import named_point
-from partitiond.core.profile.points import OperatingPoint
+from partitiond.core.profile.points import OperatingPoint, SleepingFootprint
 from partitiond.core.profile.record import (
     MEMORY_MARGIN,
     Profile,

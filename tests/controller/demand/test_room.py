@@ -6,7 +6,8 @@ import pytest
 
 from partitiond.controller.demand.room import free_room, level_to_go_to
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
-from partitiond.core.plan.record import Placement, SleepingFootprint
+from partitiond.core.plan.record import Placement
+from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.replica.sleep import STOPPED
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus

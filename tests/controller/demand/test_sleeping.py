@@ -9,7 +9,8 @@ from partitiond.controller.demand.sleeping import check_may_sleep
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import ConflictError, EngineError, InputError
 from partitiond.core.model.spec import EngineOptions, Weights
-from partitiond.core.plan.record import Placement, SleepingFootprint
+from partitiond.core.plan.record import Placement
+from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import MIB, Bytes
 from partitiond.store import open_store

@@ -14,8 +14,8 @@ from partitiond.core.hardware.partition import (
     WholeDevice,
 )
 from partitiond.core.performance.footprint import sleeping_footprint
-from partitiond.core.plan.record import Placement, SleepingFootprint
-from partitiond.core.profile.points import Footprint
+from partitiond.core.plan.record import Placement
+from partitiond.core.profile.points import Footprint, SleepingFootprint
 from partitiond.core.replica.sleep import (
     Sleeper,
     Traffic,

@@ -19,7 +19,7 @@ from partitiond.core.hardware.partition import (
     WholeDevice,
 )
 from partitiond.core.mig.geometry import Place
-from partitiond.core.plan.record import SleepingFootprint
+from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.replica.engine import EngineReport
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.partitions.journal import (
