@@ -17,9 +17,9 @@ from partitiond.devices.mps import MpsControl, StartPlace, without_mps_env
 from partitiond.devices.partitions import DeviceJournal, HostPartitions
 from partitiond.devices.partitions.gpus import FailedGpus, NvmlGpus
 from partitiond.devices.partitions.journal import EntryKind, place_of
+from partitiond.engines.process.commands import planned_kv_tokens
 from partitiond.engines.process.owners import owners
 from partitiond.engines.process.scope import EngineCgroups
-from partitiond.engines.vllm.commands import planned_kv_tokens
 from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.settings.schema import Settings
 from partitiond.simulated.gpus import SimulatedHost

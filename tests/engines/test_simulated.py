@@ -13,8 +13,8 @@ import pytest
 
 from partitiond import serde
 from partitiond.core.replica.engine import EngineHandle
+from partitiond.engines.process.commands import SIMULATED_KV_BYTES_PER_TOKEN, kv_bytes_per_token
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.engines.vllm.commands import SIMULATED_KV_BYTES_PER_TOKEN, kv_bytes_per_token
 from partitiond.models.catalog import CATALOG
 from partitiond.simulated.engine.refusals import RefusedError
 from partitiond.simulated.engine.requests import read_generation

@@ -10,8 +10,8 @@ import pytest
 from partitiond.core.errors import StartFailedError
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB, MIB
+from partitiond.engines.process.commands import kv_bytes_per_token, planned_kv_tokens
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.engines.vllm.commands import kv_bytes_per_token, planned_kv_tokens
 from partitiond.models.catalog import CATALOG
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.engine_fixtures import short_dir, simulated_launch

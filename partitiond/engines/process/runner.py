@@ -28,14 +28,15 @@ from partitiond.core.replica.engine import (
     EngineReport,
 )
 from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.engines.process import commands
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import ExitRecord, RunFolder, run_folders
 from partitiond.engines.process.log_tail import PhaseReader, read_tail
 from partitiond.engines.process.scope import EngineCgroups
 from partitiond.engines.process.signals import ProcessId
 from partitiond.engines.process.spawn import Lifelines, spawn_or_undo, to_end
-from partitiond.engines.vllm import commands, metrics_text, sleeping
 from partitiond.engines.vllm import launch as vllm
+from partitiond.engines.vllm import metrics_text, sleeping
 from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.engines.vllm.diagnosis import Diagnosis, diagnose, with_lines
 from partitiond.engines.vllm.probing import ask_one_token, name_of_question

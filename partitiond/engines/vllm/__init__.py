@@ -1,4 +1,4 @@
 """Handles vLLM: its command line, versions, routes, metrics and failures.
 
-The process room asks `commands` what to run; `diagnosis` reads an engine's last output.
+`launch` makes the arguments of an engine; `diagnosis` reads its last output.
 """

@@ -14,10 +14,10 @@ import pytest
 from partitiond.core.errors import StartFailedError
 from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
+from partitiond.engines.process.commands import shim_command
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.signals import ProcessId
 from partitiond.engines.process.spawn import spawn_or_undo, spawn_shim
-from partitiond.engines.vllm.commands import shim_command
 from tests.engine_fixtures import simulated_launch
 
 
