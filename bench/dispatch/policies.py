@@ -25,11 +25,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from bench.command import options
-from bench.dispatch.affinity import converse
 from bench.dispatch.cases import FLEETS, LOADS, POLICIES, Planned, drive, plan_for
 from bench.paired import spread
-from partitiond.core.dispatch.balance import PREFERENCE_SLACK
-from partitiond.simulated.replay.dispatch import ANYBODY, DispatchOptions, SimulatedCaller
+from partitiond.simulated.replay.dispatch import ANYBODY, SimulatedCaller
 
 CASES: Final = (
     *(("4 equal", load) for load in LOADS),
@@ -49,14 +47,6 @@ TENANT_LOADS: Final = ("steady", "BurstGPT-like", "long tails")
 FLOODS: Final = (0.4, 0.65, 1.0, 3.0)
 """Rate of the other tenant, in shares of capacity; the first two are within its fair share."""
 MODEST: Final = 0.3
-SESSIONS: Final = DispatchOptions(affinity_seconds=600)
-PREFERENCES: Final = {
-    "none": DispatchOptions(),
-    "prefixes": DispatchOptions(prefixes=True),
-    "sessions": SESSIONS,
-    "both": DispatchOptions(affinity_seconds=600, prefixes=True),
-}
-SLACKS: Final = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,30 +163,6 @@ def tenant_table(found: Figures, misses: list[str]) -> Iterator[str]:
                     )
 
 
-def affinity_table(seeds: int, seconds: float) -> Iterator[str]:
-    """Table of the cache hits that affinity brings, and of its cost in balance."""
-    plan = planned("4 equal", "steady")
-    rate = 0.6 * plan.capacity
-    yield f"\nconversations at {rate:.0f} requests/s: preference (slack)"
-    rows = [(name, how, PREFERENCE_SLACK) for name, how in PREFERENCES.items()]
-    rows += [("sessions", SESSIONS, slack) for slack in SLACKS if slack != PREFERENCE_SLACK]
-    for name, how, slack in rows:
-        made = [
-            converse(FLEETS["4 equal"], plan, rate, how, slack=slack, seed=seed, seconds=seconds)
-            for seed in range(seeds)
-        ]
-        middle = {
-            field.name: statistics.median(getattr(one, field.name) for one in made)
-            for field in dataclasses.fields(made[0])
-        }
-        yield (
-            f"  {name:<9} ({slack:<4})  same replica {middle['same_replica']:.0%}, prompt tokens "
-            f"cached {middle['cached']:.0%}, TTFT p50 {1000 * middle['ttft_p50']:.0f} ms, p95 "
-            f"{1000 * middle['ttft_p95']:.0f} ms, good {middle['goodput']:.1%}, occupancy's "
-            f"max - min {middle['spread']:.2f}"
-        )
-
-
 def jobs_of(only: str, seeds: int, seconds: float) -> list[Job]:
     """All runs that are wanted."""
     jobs = []
@@ -222,16 +188,13 @@ def jobs_of(only: str, seeds: int, seconds: float) -> list[Job]:
 def main() -> int:
     """Run the wanted parts, and print the tables and the missed goals."""
     parser = options(__doc__, seeds=3, seconds=40.0, jobs=1)
-    parser.add_argument("--only", choices=["goodput", "tenants", "affinity"], default="")
+    parser.add_argument("--only", choices=["goodput", "tenants"], default="")
     given = parser.parse_args()
     misses: list[str] = []
     for part, table in (("goodput", goodput_table), ("tenants", tenant_table)):
         if given.only in {"", part}:
             found = measured(jobs_of(part, given.seeds, given.seconds), given.jobs)
             print("\n".join(table(found, misses)), flush=True)
-    if given.only in {"", "affinity"}:
-        for line in affinity_table(given.seeds, given.seconds):
-            print(line, flush=True)
     print(f"\n{len(misses)} goals missed" + "".join(f"\n  {miss}" for miss in misses))
     return 1 if misses else 0
 

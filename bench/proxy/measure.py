@@ -77,14 +77,12 @@ class Run:
 
 def run(proxy: Proxy, load: Load, core: int | None, *, memory: bool = False) -> Run:
     """Load a proxy. Raises WrongAnswersError unless every byte was right."""
-    load = dataclasses.replace(
-        load, loose=proxy.loose, header=proxy.header, usage=proxy.usage and load.mode == "streams"
-    )
+    load = dataclasses.replace(load, loose=proxy.loose)
     before_bytes = memory_bytes(proxy.pid) if memory else 0
     grown = 0
     busy = busy_seconds(proxy.core)
     started, before = time.monotonic(), cpu_time(proxy.pid)
-    client = start_client(load, proxy.port, key=proxy.key, model=proxy.model, core=core)
+    client = start_client(load, proxy.port, key=proxy.key, core=core)
     if memory:
         time.sleep(load.seconds * 0.8)
         grown = memory_bytes(proxy.pid) - before_bytes

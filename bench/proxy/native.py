@@ -91,7 +91,6 @@ class Load:
         warm: seconds at the start whose latencies and delays are not counted.
         addresses: number of the client's addresses, in 127.0.0.0/8.
         ramp: most connections that are being opened at a time.
-        header: one more line of each request's head.
         announce: write the line "open" once every stream has begun.
         loose: accept any answer with status 200 (for proxies that rewrite answers).
     """
@@ -108,7 +107,6 @@ class Load:
     warm: float = 0.0
     addresses: int = 1
     ramp: int = 512
-    header: str = ""
     announce: bool = False
 
     def words(self) -> list[str]:
@@ -120,10 +118,10 @@ class Load:
 
 
 def start_client(
-    load: Load, port: int, *, key: str = "", model: str = "m", core: int | None
+    load: Load, port: int, *, key: str = "", core: int | None
 ) -> "subprocess.Popen[str]":
     """Start the client; `read_report` waits for its end."""
-    words = ["--port", str(port), "--model", model, "--key", key, *load.words()]
+    words = ["--port", str(port), "--key", key, *load.words()]
     with pinned(core):
         return subprocess.Popen([build("client"), *words], stdout=subprocess.PIPE, text=True)
 

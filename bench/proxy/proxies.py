@@ -45,8 +45,7 @@ class Proxy:
     Attributes:
         core: the core that it may use, or None for any.
         pid: root of the process tree whose CPU time and memory count.
-        key, model, header, usage: parts of the clients' requests: API key, model, one more line of
-            the head, and whether they ask for the usage of streams.
+        key: API key of the clients' requests.
         loose: the proxy rewrites answers, so that bytes cannot be compared.
     """
 
@@ -55,9 +54,6 @@ class Proxy:
     port: int
     core: int | None = None
     key: str = ""
-    model: str = "m"
-    header: str = ""
-    usage: bool = False
     loose: bool = False
     control_socket: Path | None = None
 
@@ -73,22 +69,14 @@ class Setting:
     Attributes:
         core: the core that it may use, or None for any.
         options: options of ours, as fields of ProxyOptions.
-        keys: ours requires API keys, and the client sends one.
         tree: another checkout of ours to run instead of this one.
-        edit: change of the routing table of ours.
-        without: parts of ours that are removed; see `without.py`.
-        asks: fields of `Proxy` for clients' requests through ours.
     """
 
     folder: Path
     upstream: Upstream
     core: int | None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    keys: bool = True
     tree: Path = REPOSITORY
-    edit: Callable[[RoutingTable], RoutingTable] = lambda table: table
-    without: tuple[str, ...] = ()
-    asks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -272,33 +260,24 @@ def ours(setting: Setting, *, name: str = "ours", workers: int = 1) -> Iterator[
     options |= setting.options
     control, port = folder / "run" / "p.sock", free_port()
     words: list[str | Path] = [
-        sys.executable, "-m", *program_of(setting), "--port", str(port),
+        sys.executable, "-m", "partitiond.proxy", "--port", str(port),
         "--state-dir", folder, "--control-socket", control,
         "--log-file", folder / "proxy.log", "--settings-json", json.dumps(options),
     ]  # fmt: skip
-    about = {"key": KEY if setting.keys else "", "control_socket": control, **setting.asks}
-    with running(name, setting, words, port, **about) as proxy:
+    with running(name, setting, words, port, key=KEY, control_socket=control) as proxy:
         yield proxy
-
-
-def program_of(setting: Setting) -> tuple[str, ...]:
-    """The module that runs ours, whole or with parts removed."""
-    if not setting.without:
-        return ("partitiond.proxy",)
-    return ("bench.proxy.without", ",".join(setting.without))
 
 
 def routing_table(setting: Setting, version: int = 1) -> RoutingTable:
     """The table that the daemon would publish: one model on one engine, and the client's key."""
     digest = hashlib.sha256(KEY.encode()).hexdigest()
-    table = RoutingTable(
+    return RoutingTable(
         version=version,
         models=(ModelRoute("m", ModelAvailability.SERVING, "m"),),
         replicas=(ReplicaRoute("m-1", "m", setting.upstream.path, "1-1", MAX_STREAMS, 0, LARGE),),
-        keys=(KeyRoute("bench", digest),) if setting.keys else (),
-        keys_required=setting.keys,
+        keys=(KeyRoute("bench", digest),),
+        keys_required=True,
     )
-    return setting.edit(table)
 
 
 def publish(control: Path, setting: Setting, child: "subprocess.Popen[bytes]") -> None:

@@ -6,7 +6,7 @@
  *          --chunks N --rate R      what the upstream is asked for (see upstream.c)
  *          [--key K] [--model M] [--usage 1] [--addresses N: of 127.0.0.x] [--ramp N]
  *          [--warm S: not timed] [--loose 1: any answer of status 200 will do]
- *          [--header "name: value"] [--announce 1: a line "open" once every stream has begun]
+ *          [--announce 1: a line "open" once every stream has begun]
  *
  * Each connection is a closed loop. Latency: request to the answer's last byte. Chunk delay: the
  * upstream's time stamp in the chunk to its arrival here (both on CLOCK_MONOTONIC).
@@ -51,11 +51,11 @@ struct conn {
 };
 
 static struct {
-    const char *host, *path, *mode, *key, *model, *header;
+    const char *host, *path, *mode, *key, *model;
     int port, connections, once, usage, addresses, ramp, loose, announce;
     double seconds, grace, warm;
     long chunks, rate;
-} given = {.host = "127.0.0.1", .mode = "requests", .key = "", .header = "", .model = "m", .connections = 1,
+} given = {.host = "127.0.0.1", .mode = "requests", .key = "", .model = "m", .connections = 1,
            .addresses = 1, .ramp = 512, .seconds = 3, .grace = 5, .chunks = 100};
 
 static struct { uint64_t count[BUCKETS], n, sum, max; } latency, delay, first;
@@ -123,7 +123,6 @@ static int send_request(struct conn *c) {
     int at = sprintf(data, "POST /v1/completions HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench/1\r\n"
                      "Accept: application/json\r\nContent-Type: application/json\r\n");
     if (given.key[0]) at += sprintf(data + at, "Authorization: Bearer %s\r\n", given.key);
-    if (given.header[0]) at += sprintf(data + at, "%s\r\n", given.header);
     at += sprintf(data + at, "Content-Length: %d\r\n\r\n%s", n, body);
     make_event(c->expected, c->id, 0);
     c->phase = HEAD;
@@ -438,7 +437,6 @@ static void read_options(int argc, char **argv) {
         else if (!strcmp(name, "seconds")) given.seconds = atof(v);
         else if (!strcmp(name, "grace")) given.grace = atof(v);
         else if (!strcmp(name, "warm")) given.warm = atof(v);
-        else if (!strcmp(name, "header")) given.header = v;
         else if (!strcmp(name, "announce")) given.announce = atoi(v);
         else if (!strcmp(name, "loose")) given.loose = atoi(v);
         else if (!strcmp(name, "once")) given.once = atoi(v);

@@ -2,11 +2,8 @@
 
 import pytest
 
-from bench.dispatch.affinity import converse
-from bench.dispatch.cases import FLEETS
 from bench.dispatch.policies import Job, planned, run
 from bench.paired import spread
-from partitiond.simulated.replay.dispatch import DispatchOptions
 
 
 def goodput(policy: str, rate: float) -> float:
@@ -24,16 +21,6 @@ def test_a_flood_does_not_reach_the_modest_tenant() -> None:
 
     assert ttft("ours") < 0.2
     assert ttft("lc + limit") > 1.0
-
-
-def test_conversations_that_keep_their_replica_read_less() -> None:
-    plan = planned("4 equal", "steady")
-    plain, kept = (
-        converse(FLEETS["4 equal"], plan, 20.0, options, seconds=10.0)
-        for options in (DispatchOptions(), DispatchOptions(affinity_seconds=600.0))
-    )
-    assert kept.same_replica > 0.9 > plain.same_replica
-    assert kept.cached > plain.cached
 
 
 def test_figures_show_their_spread() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.proxy import features, measure, native, report, tools, without
+from bench.proxy import measure, native, report, tools
 from bench.proxy.__main__ import main, read_arguments
 from bench.proxy.measure import Results
 from bench.proxy.native import Load, Upstream
@@ -203,17 +203,9 @@ def test_unknown_names_are_refused(words: list[str], capsys: pytest.CaptureFixtu
     assert "'x'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", features.VARIANTS)
-def test_the_table_of_each_variant_is_one_the_proxy_takes(name: str, tmp_path: Path) -> None:
-    variant = features.VARIANTS[name]
-    setting = Setting(tmp_path, Upstream(1, 1, "/e.sock"), None, keys=variant.keys)
-    table = routing_table(dataclasses.replace(setting, edit=variant.edit))
+def test_the_table_is_one_the_proxy_takes(tmp_path: Path) -> None:
+    table = routing_table(Setting(tmp_path, Upstream(1, 1, "/e.sock"), None))
     assert from_json(RoutingTable, to_json(table)) == table
-
-
-def test_the_parts_that_are_taken_out_exist() -> None:
-    for module, name, method in (part for parts in without.PARTS.values() for part in parts):
-        assert callable(getattr(without.class_of(module, name), method))
 
 
 def test_the_whole_of_it_on_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
