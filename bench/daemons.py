@@ -1,25 +1,30 @@
-"""Starts a partitiond daemon for a benchmark: writes its settings, runs it, and ends it."""
+"""Starts a partitiond daemon for a benchmark: writes its settings, runs it, and ends it.
+
+Importing it takes none of the daemon's packages: `bench.gpu_check` runs without them.
+"""
 
 import contextlib
 import dataclasses
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from partitiond.cli.options import read_token
-from partitiond.client.client import ControlClient
+from bench.processes import free_ports, kill, with_folder
 from partitiond.core.errors import PartitiondError
-from partitiond.settings.schema import Settings, load_settings
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+    from partitiond.settings.schema import Settings
 
 T = TypeVar("T")
+END_SECONDS = 120.0
 
 
 def wait_for(what: str, check: Callable[[], T | None], seconds: float, pause: float = 0.05) -> T:
@@ -48,13 +53,6 @@ def toml_value(value: object) -> str:
     return repr(value) if isinstance(value, int | float) else f'"{value}"'
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of this machine on which nothing listens now."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
 @dataclasses.dataclass(slots=True)
 class Daemon:
     """A running daemon.
@@ -64,11 +62,14 @@ class Daemon:
     """
 
     folder: Path
-    settings: Settings
+    settings: "Settings"
     process: "subprocess.Popen[bytes]"
 
-    def client(self) -> ControlClient:
+    def client(self) -> "ControlClient":
         """A client with the daemon's token; the caller has to close it."""
+        from partitiond.cli.options import read_token
+        from partitiond.client.client import ControlClient
+
         path = self.settings.token_path
         return ControlClient(self.settings.control_url, "", reread=lambda: read_token(path))
 
@@ -86,32 +87,33 @@ class Daemon:
 
     def pids(self) -> list[int]:
         """Every process that has this daemon's folders in its command line or environment."""
-        marks = (str(self.settings.run_dir).encode(), str(self.folder).encode())
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            with contextlib.suppress(OSError):
-                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-                if any(mark in text for mark in marks):
-                    found.append(int(entry.name))
-        return found
+        return with_folder(self.settings.run_dir, self.folder)
+
+    def end(self) -> None:
+        """End the daemon and everything that it started."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(END_SECONDS)
+        kill(self.pids())
+        self.process.wait()
 
 
 @contextlib.contextmanager
-def running(
+def begun(
     overrides: Mapping[str, object],
     command: Sequence[str] = ("-m", "partitiond"),
     *,
     tree: Path | None = None,
 ) -> Iterator[Daemon]:
-    """Run a daemon on folders of its own; the processes and folders are gone at the end.
+    """Start a daemon on folders of its own; the processes and folders are gone at the end.
 
     Args:
         overrides: settings by "table.field".
         command: the interpreter's arguments before `--config`.
         tree: another checkout to run the daemon from.
     """
+    from partitiond.settings.schema import load_settings
+
     folder, run_dir = (Path(tempfile.mkdtemp(prefix=name)) for name in ("pd-bench-", "pd-"))
     control, proxy = free_ports(2)
     values: dict[str, object] = {
@@ -130,20 +132,28 @@ def running(
         env["PYTHONPATH"] = str(tree)
     with (folder / "daemon.log").open("wb") as log:
         words = [sys.executable, *command, "--config", str(config), "serve"]
+        # In a session of its own, Ctrl-C reaches the benchmark alone, which then ends the daemon.
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=tree
-        )
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=tree,
+            start_new_session=True,
+        )  # fmt: skip
     daemon = Daemon(folder, settings, process)
     try:
-        wait_for("the daemon to be ready", daemon.ready, 180)
         yield daemon
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        for pid in daemon.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait()
+        daemon.end()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(run_dir, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running(
+    overrides: Mapping[str, object],
+    command: Sequence[str] = ("-m", "partitiond"),
+    *,
+    tree: Path | None = None,
+) -> Iterator[Daemon]:
+    """Run a daemon as `begun` does, and wait until it is ready."""
+    with begun(overrides, command, tree=tree) as daemon:
+        wait_for("the daemon to be ready", daemon.ready, 180)
+        yield daemon

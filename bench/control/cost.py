@@ -17,7 +17,6 @@ The other two are shown beside a bare engine's start in the same minute.
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import http.client
 import json
@@ -34,9 +33,9 @@ from typing import Final
 
 from bench.command import chosen, options
 from bench.daemons import Daemon, end_in_order, running, wait_for
+from bench.processes import cpu_time, memory_bytes
 from partitiond.client.client import ControlClient
 
-TICKS: Final = os.sysconf("SC_CLK_TCK")
 START_SECONDS: Final = 60.0
 
 
@@ -73,9 +72,8 @@ def idle(given: argparse.Namespace) -> Iterator[str]:
         seconds = time.monotonic() - began
         after, passed = use(running_one), loop_passes(client)
     yield f"idle: {given.models} models, {given.gpus} simulated GPUs, {seconds:.0f} s"
-    for name in after:
-        share = (after[name].cpu_seconds - before[name].cpu_seconds) / seconds
-        yield f"  {name:8} {share:7.2%} of a core, {after[name].pss_mib:6.1f} MiB"
+    for name, (cpu, mib) in after.items():
+        yield f"  {name:8} {(cpu - before[name][0]) / seconds:7.2%} of a core, {mib:6.1f} MiB"
     count = passed[0] - passes[0]
     spent = (passed[1] - passes[1]) / max(1, count)
     yield f"  pass of the loop {spent * 1000:.2f} ms, {count / seconds:.2f} passes/s"
@@ -179,32 +177,20 @@ def serving(client: ControlClient) -> int:
     return sum(view.state == "serving" for view in client.replicas())
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Use:
-    """The CPU time that a process has used, and the memory that it holds."""
-
-    cpu_seconds: float
-    pss_mib: float
-
-
-def use(one: Daemon) -> dict[str, Use]:
-    """The use of the daemon and of its proxy."""
+def use(one: Daemon) -> dict[str, tuple[float, float]]:
+    """The CPU seconds that the daemon and its proxy have used, and the MiB that they hold."""
     proxy = next(pid for pid in one.pids() if _is_proxy(pid))
     pids = {"daemon": one.process.pid, "proxy": proxy}
-    return {name: _use(pid) for name, pid in pids.items()}
+    return {
+        name: (cpu_time(pid, children=False).total, memory_bytes(pid, children=False) / 2**20)
+        for name, pid in pids.items()
+    }
 
 
 def _is_proxy(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return b"partitiond.proxy" in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False
-
-
-def _use(pid: int) -> Use:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    pss = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return Use((int(fields[11]) + int(fields[12])) / TICKS, pss / 1024)
 
 
 def loop_passes(client: ControlClient) -> tuple[int, float]:

@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from bench.daemons import Daemon, free_ports, running, wait_for
+from bench.daemons import Daemon, running, wait_for
 from bench.fleet import swap_policy
 from bench.fleet.cases import CORES, MEMORY_BYTES, Case, Model
 from bench.fleet.engines import Engine, Garage, garage, held_bytes
 from bench.fleet.swap import SwapProxy
+from bench.processes import free_ports, stop
 from bench.proxy.tools import environment_program
 from partitiond import serde
 from partitiond.client.client import ControlClient
@@ -255,8 +256,7 @@ def _router(engines: list[Engine], folder: Path) -> Iterator[str]:
         wait_for("vllm-router to answer", answers, 120, 0.2)
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
-        process.wait()
+        stop(process)
 
 
 def _completes(port: int, model: str) -> bool:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.daemons import free_ports
 from bench.fleet.cases import Model
+from bench.processes import free_port
 from partitiond import serde
 from partitiond.core.profile.record import Profile
 
@@ -72,7 +72,7 @@ class Garage:
         file = self.folder / f"{model.base}-{cores}.json"
         if not file.exists():
             file.write_text(serde.to_json(on_cores(model.profile, cores)))
-        (port,) = free_ports(1)
+        port = free_port()
         words = ["--uds", str(port), "--model", model.name, "--profile", str(file)]
         words += ["--max-num-seqs", "256", "--kv-cache-tokens", "262144"]
         words += ["--load-seconds", str(self.start_seconds)]

@@ -7,22 +7,19 @@ partitiond's own packages beside vLLM's; without them its steps are impossible, 
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from bench.daemons import Daemon, begun
 from bench.gpu_check.lab import DTYPE, Lab
 from bench.gpu_check.side_by_side import Stream, Together, Watched, load_together
-from partitiond.core.errors import EngineError, PartitiondError
+from partitiond.core.errors import EngineError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.engines.process.spawn import to_end
 
@@ -43,13 +40,12 @@ PACKAGES: Final = (
 )
 """Modules that a daemon needs beyond those of the check."""
 READY_SECONDS: Final = 120.0
-END_SECONDS: Final = 120.0
 SIMULATED_CORES: Final = 16
 _ON_CORES: Final = (
     "import json, os, sys\n"
-    "cores, config = sys.argv[1:]\n"
-    "os.sched_setaffinity(0, json.loads(cores) or os.sched_getaffinity(0))\n"
-    "os.execv(sys.executable, [sys.executable, '-m', 'partitiond', '--config', config, 'serve'])\n"
+    "cores = json.loads(sys.argv[1])\n"
+    "os.sched_setaffinity(0, cores or os.sched_getaffinity(0))\n"
+    "os.execv(sys.executable, [sys.executable, '-m', 'partitiond', *sys.argv[2:]])\n"
 )
 """The daemon, its proxy and its engines get the cores that other engines get, and no others."""
 NO_MPS: Final = "/nonexistent/nvidia-cuda-mps-control"
@@ -84,56 +80,24 @@ class Left:
 
 
 class Served:
-    """One running daemon.
+    """One running daemon, loaded and looked at by the check."""
 
-    Attributes:
-        folder: the daemon's own folder.
-        client: a client of its control API.
-    """
-
-    def __init__(self, lab: Lab, folder: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, lab: Lab, daemon: Daemon) -> None:
         self._lab = lab
-        self.folder = folder
-        self._values = dict(settings)
-        self._log = folder / "daemon.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._clients: list[ControlClient] = []
+        self._daemon = daemon
 
     @property
     def url(self) -> str:
         """The OpenAI-compatible endpoint's address, without a path."""
-        return f"http://127.0.0.1:{self._values['proxy.port']}"
+        return self._daemon.settings.proxy_url
 
-    @property
-    def run_dir(self) -> Path:
-        return self.folder / "run"
-
-    @property
+    @functools.cached_property
     def client(self) -> "ControlClient":
-        """A new client for each use: the daemon writes its token only after the start."""
-        from partitiond.client.client import ControlClient
-
-        token = self.folder / "state" / "admin-token"
-        found = ControlClient(
-            f"http://127.0.0.1:{self._values['control.port']}",
-            token.read_text().strip() if token.exists() else "",
-        )
-        self._clients.append(found)
-        return found
+        """A client of the daemon's control API."""
+        return self._daemon.client()
 
     async def start(self) -> None:
-        """Start the daemon. Raises EngineError: it ended, or did not answer."""
-        config = self.folder / "config.toml"
-        config.write_text("".join(f"{k} = {_toml(v)}\n" for k, v in self._values.items()))
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-                [sys.executable, "-c", _ON_CORES, json.dumps(self._lab.engine_cores), str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={k: v for k, v in os.environ.items() if not k.startswith("PARTITIOND_")},
-                start_new_session=True,
-            )
+        """Wait for the daemon. Raises EngineError: it ended, or did not answer."""
         await self._until("the daemon to answer", self._answers, READY_SECONDS)
         await asyncio.to_thread(self._keep_to_one)
 
@@ -147,16 +111,15 @@ class Served:
                 client.cordon(device.id, "not the one that is measured")
 
     def _answers(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise EngineError(f"the daemon ended: {self._last_words()}", hint="See its log.")
-        with contextlib.suppress(PartitiondError):
-            return not self.client.readiness()
-        return False
+        try:
+            return self._daemon.ready()
+        except RuntimeError as error:
+            raise EngineError(
+                f"the daemon ended: {self._last_words()}", hint="See its log."
+            ) from error
 
     def _last_words(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        return " | ".join(lines[-3:])[-600:]
+        return " | ".join(self._daemon.log().strip().splitlines()[-3:])[-600:]
 
     async def serve(self, name: str, replicas: int) -> "tuple[tuple[Placement, ...], float]":
         """Register the model, plan and apply; return placements and seconds until all serve."""
@@ -245,43 +208,19 @@ class Served:
 
     async def end(self) -> Left:
         """Drain, stop everything, and count what is left."""
-        await asyncio.to_thread(self._end)
-        return await asyncio.to_thread(self._look)
+        return await asyncio.to_thread(self._end)
 
-    def _end(self) -> None:
-        for client in self._clients:
-            client.close()
-        self._clients.clear()
-        process = self._process
-        if process is None:
-            return
-        if process.poll() is None:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(END_SECONDS)
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait(10)
-
-    def _look(self) -> Left:
+    def _end(self) -> Left:
         from partitiond.devices.partitions.journal import read_entries
 
-        entries = read_entries(self.folder / "state" / "devices.json")
+        self.client.close()
+        self._daemon.end()
+        entries = read_entries(self._daemon.folder / "state" / "devices.json")
         return Left(len(entries), len(self.processes()))
 
     def processes(self) -> list[int]:
-        """Every process that has this daemon's folder in its command line or environment."""
-        mark, found = str(self.folder).encode(), []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            with contextlib.suppress(OSError):
-                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-                if state != "Z" and mark in text:
-                    found.append(int(entry.name))
-        return found
+        """Every process that has this daemon's folders in its command line or environment."""
+        return self._daemon.pids()
 
 
 def _split(total: int, parts: int) -> list[int]:
@@ -306,10 +245,10 @@ async def served(lab: Lab, mode: SharingMode) -> AsyncIterator[Served]:
         )
     if mode is SharingMode.MPS and isinstance(lab.tools.mps_program, str):
         raise ServingUnavailableError(f"MPS: {lab.tools.mps_program}")
-    with tempfile.TemporaryDirectory(prefix="pd-plan-") as short:
-        folder = Path(short)
-        (folder / "run").mkdir()
-        daemon = Served(lab, folder, await asyncio.to_thread(_settings, lab, folder, mode))
+    command = ("-c", _ON_CORES, json.dumps(lab.engine_cores))
+    with tempfile.TemporaryDirectory(prefix="pd-plan-") as short, contextlib.ExitStack() as stack:
+        settings = await asyncio.to_thread(_settings, lab, Path(short), mode)
+        daemon = Served(lab, stack.enter_context(begun(settings, command)))
         try:
             await daemon.start()
             yield daemon
@@ -319,11 +258,7 @@ async def served(lab: Lab, mode: SharingMode) -> AsyncIterator[Served]:
 
 def _settings(lab: Lab, folder: Path, mode: SharingMode) -> dict[str, object]:
     values: dict[str, object] = {
-        "state_dir": str(folder / "state"),
-        "run_dir": str(folder / "run"),
-        "cache_dir": str(lab.folder / "cache"),
-        "control.port": _free_port(),
-        "proxy.port": _free_port(),
+        "cache_dir": lab.folder / "cache",
         "proxy.max_queue": 4096,
         "proxy.max_wait_seconds": 600.0,
         "cpu.enabled": False,
@@ -333,9 +268,9 @@ def _settings(lab: Lab, folder: Path, mode: SharingMode) -> dict[str, object]:
         "engine.cgroup": "none",
     }
     if lab.tools.engine_kind == "simulated":
-        values["gpu.simulated_host"] = str(_simulated_host(lab, folder, mode))
+        values["gpu.simulated_host"] = _simulated_host(lab, folder, mode)
     elif lab.tools.engine_python is not None:
-        values["engine.python"] = str(lab.tools.engine_python)
+        values["engine.python"] = lab.tools.engine_python
     if mode is SharingMode.MEMORY:
         values["gpu.mps_control"] = NO_MPS
     return values
@@ -351,15 +286,3 @@ def _simulated_host(lab: Lab, folder: Path, mode: SharingMode) -> Path:
     if mode is SharingMode.MEMORY:
         host.mps_control.unlink()  # a simulated host has an MPS control program of its own
     return host.folder
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value) if isinstance(value, int | float) else f'"{value}"'

@@ -20,20 +20,19 @@ import contextlib
 import dataclasses
 import math
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.command import options
+from bench.daemons import end_in_order, wait_for
 from bench.loadgen.clients import FIGURES, Load, run_ours, run_vllm
 from bench.paired import alternate, compare
+from bench.processes import free_port, stop
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB
@@ -135,9 +134,7 @@ def engine(environment: EngineEnvironment, folder: str, model: str) -> Iterator[
     )  # fmt: skip
     known = capabilities_of(environment.version, allow_unknown=True)
     argv = vllm.command(launch, environment.python, known)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     at = argv.index("--uds")
     argv[at : at + 2] = ["--host", "127.0.0.1", "--port", str(port)]
     cache = Settings().cache_dir / "compiled"
@@ -152,20 +149,19 @@ def engine(environment: EngineEnvironment, folder: str, model: str) -> Iterator[
             wait_until_ready(process, f"http://127.0.0.1:{port}", Path(run_dir, "log"))
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.terminate()
-            process.wait(60)
+            stop(process)
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + ENGINE_START_SECONDS
-    while time.monotonic() < deadline:
+    def answers() -> bool:
         if process.poll() is not None:
             raise SystemExit(f"the engine ended:\n{log.read_text(errors='replace')[-3000:]}")
         with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
             urllib.request.urlopen(f"{url}/health", timeout=2).close()
-            return
-        time.sleep(0.5)
-    raise SystemExit(f"the engine was not ready within {ENGINE_START_SECONDS:.0f} s")
+            return True
+        return False
+
+    wait_for("the engine", answers, ENGINE_START_SECONDS, 0.5)
 
 
 async def real_engine(
@@ -221,8 +217,7 @@ def main() -> None:
         __doc__, rounds=3, streams=128, engine=False, pairs=6, requests=48, rate=2.0,
         concurrency=8, prompt_tokens=64, output_tokens=48,
     ).parse_args()  # fmt: skip
-    # A run that is terminated from outside must not leave its engine behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_in_order()
     environment, folder = environment_and_folder()
     part = (
         real_engine(given, environment, folder)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import bench.proxy
 from bench.command import chosen, options
+from bench.processes import REALTIME_HELP, cores, run_first
 from bench.proxy import measure, native, report, tools
 from bench.proxy.measure import DIRECT, DIRECTLY, SCENARIOS, Results
-from bench.proxy.processes import REALTIME_HELP, cores, run_first
 from bench.proxy.proxies import STARTERS, Proxy, Setting, StartError, starter
 
 QUICK: tuple[str, ...] = ("ours", "nginx", "vllm-router")

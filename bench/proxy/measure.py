@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from bench.processes import CpuTime, busy_seconds, cpu_time, memory_bytes
 from bench.proxy.native import Load, read_report, start_client
-from bench.proxy.processes import CpuTime, busy_seconds, cpu_time, memory_bytes
 from bench.proxy.proxies import Proxy
 
 DIRECT: Final = "direct"

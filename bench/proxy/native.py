@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import platformdirs
 
-from bench.proxy.processes import pinned, stop
+from bench.processes import pinned, stop
 
 SOURCES: Final = Path(__file__).parent / "csrc"
 FLAGS: Final = ("-O2", "-Wall", "-Wextra")

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import httpx
 
+from bench.processes import free_port, pinned, stop
 from bench.proxy import tools
 from bench.proxy.native import Upstream
-from bench.proxy.processes import free_port, pinned, stop
 from partitiond.core.dispatch.routing import (
     KeyRoute,
     ModelAvailability,

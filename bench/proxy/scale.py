@@ -20,9 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.command import options
-from bench.proxy import native, report, tools
-from bench.proxy.native import Load, read_report, start_client
-from bench.proxy.processes import (
+from bench.processes import (
     KIB,
     REALTIME_HELP,
     cores,
@@ -32,6 +30,8 @@ from bench.proxy.processes import (
     run_first,
     tree,
 )
+from bench.proxy import native, report, tools
+from bench.proxy.native import Load, read_report, start_client
 from bench.proxy.proxies import Proxy, Setting, StartError, starter
 
 ADDRESSES: Final = 8

@@ -1,10 +1,10 @@
 """Splits the CPU time of engines into the engine's own loop and everything in front of it."""
 
-import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
+
+from bench.processes import TICKS, all_pids, stat
 
 ENGINE_LOOPS: Final = ("VLLM::EngineCor", "VLLM::Worker", "VLLM::DPCoordin")
 """Names that vLLM gives its processes, as cut off in /proc/PID/comm (15 bytes). A process with
@@ -19,7 +19,7 @@ class CpuSplit:
     """
 
     def __init__(self, leaders: Sequence[int]) -> None:
-        self._sessions = {s for pid in leaders if (s := _session(pid)) is not None}
+        self._sessions = {int(f[1][3]) for pid in leaders if (f := stat(pid)) is not None}
         self._before: dict[int, tuple[bool, int]] = {}
         self._began = 0.0
 
@@ -30,36 +30,18 @@ class CpuSplit:
     def end(self) -> tuple[float, float, float]:
         """CPU seconds of front-ends and of engine loops since `begin`, and the elapsed seconds."""
         seconds = max(1e-9, time.monotonic() - self._began)
-        after, hertz = self._ticks(), os.sysconf("SC_CLK_TCK")
+        after = self._ticks()
         totals = {True: 0, False: 0}
         for pid, (loop, ticks) in after.items():
             totals[loop] += ticks - self._before.get(pid, (loop, 0))[1]
-        return totals[False] / hertz, totals[True] / hertz, seconds
+        return totals[False] / TICKS, totals[True] / TICKS, seconds
 
     def _ticks(self) -> dict[int, tuple[bool, int]]:
         """By process: whether the process is an engine's loop, and its CPU time so far."""
         found = {}
-        for entry in os.scandir("/proc"):
-            if not entry.name.isdigit():
-                continue
-            fields = _fields(int(entry.name))
-            if fields is None or int(fields[1][3]) not in self._sessions:
-                continue
-            name, rest = fields
-            found[int(entry.name)] = (name.startswith(ENGINE_LOOPS), int(rest[11]) + int(rest[12]))
+        for pid in all_pids():
+            known = stat(pid)
+            if known is not None and int(known[1][3]) in self._sessions:
+                name, rest = known
+                found[pid] = name.startswith(ENGINE_LOOPS), int(rest[11]) + int(rest[12])
         return found
-
-
-def _session(pid: int) -> int | None:
-    fields = _fields(pid)
-    return None if fields is None else int(fields[1][3])
-
-
-def _fields(pid: int) -> tuple[str, list[str]] | None:
-    """The command's name and the fields after it (proc(5)); None if the process is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return None
-    head, _, tail = text.rpartition(")")
-    return head.partition("(")[2], tail.split()

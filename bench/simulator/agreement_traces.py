@@ -14,8 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import psutil
-
+from bench.processes import cpu_time, tree
 from bench.serving.demo_fleet import DemoFleet
 from bench.serving.mixed_load import load_of
 from loadgen import OpenLoopResult, open_loop
@@ -198,33 +197,19 @@ def cpu_of(fleet: DemoFleet) -> Cpu:
     for view in fleet.client.replicas():
         if view.pid is not None:
             servers[view.replica_id] = _seconds([view.pid])
-            engines[view.replica_id] = _seconds(_children(view.pid))
+            engines[view.replica_id] = _seconds(tree(view.pid)[1:])
     return Cpu(time.monotonic(), time.process_time(), _seconds(proxies), servers, engines)
 
 
 def _line(pid: int) -> str:
     try:
-        return " ".join(psutil.Process(pid).cmdline())
-    except psutil.Error:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:  # the process has exited
         return ""
 
 
-def _children(pid: int) -> list[int]:
-    try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
 def _seconds(pids: Sequence[int]) -> float:
-    total = 0.0
-    for pid in pids:
-        try:
-            used = psutil.Process(pid).cpu_times()
-        except psutil.Error:  # the process has exited
-            continue
-        total += used.user + used.system
-    return total
+    return sum(cpu_time(pid, children=False).total for pid in pids)
 
 
 def repeated(traces: Sequence[Trace]) -> Iterator[tuple[Trace, ...]]:

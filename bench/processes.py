@@ -1,16 +1,18 @@
-"""Handles processes with all their children: pins them to a core, reads CPU time and memory."""
+"""Handles processes with all their children: pins them to a core, reads CPU time and memory.
+
+It needs the standard library alone: `bench.gpu_check` runs with the packages of vLLM.
+"""
 
 import contextlib
 import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
-
-import psutil
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 KIB: Final = 1024
@@ -52,18 +54,51 @@ def run_first() -> None:
 
 def stop(child: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
     """End a process, by SIGKILL if needed, and close its pipe."""
-    children = psutil.Process(child.pid).children(recursive=True) if child.poll() is None else []
+    started = tree(child.pid)[1:] if child.poll() is None else []
     child.terminate()
     try:
         child.wait(5)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-    for left in children:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            left.kill()
+    kill(started)
     if child.stdout is not None:
         child.stdout.close()
+
+
+def kill(pids: list[int]) -> None:
+    """Kill the processes that still run."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def stat(pid: int) -> tuple[str, list[str]] | None:
+    """The command's name, and the fields from the state on (proc(5)); None if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    head, _, tail = text.rpartition(")")
+    return head.partition("(")[2], tail.split()
+
+
+def all_pids() -> list[int]:
+    """All processes of this machine."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def with_folder(*folders: Path) -> list[int]:
+    """Other processes that have one of the folders in their command line or environment."""
+    marks, found = [str(folder).encode() for folder in folders], []
+    for pid in all_pids():
+        with contextlib.suppress(OSError):
+            entry = Path(f"/proc/{pid}")
+            text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            known = stat(pid)
+            if pid != os.getpid() and known is not None and known[1][0] != "Z":
+                found += [pid] if any(mark in text for mark in marks) else []
+    return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,7 +121,11 @@ class CpuTime:
 
 def tree(pid: int) -> list[int]:
     """A process and all its descendants."""
-    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    parents = {one: int(known[1][1]) for one in all_pids() if (known := stat(one)) is not None}
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
 
 
 def cpu_time(pid: int, *, children: bool = True) -> CpuTime:
@@ -96,10 +135,10 @@ def cpu_time(pid: int, *, children: bool = True) -> CpuTime:
     """
     total = CpuTime()
     for one in tree(pid) if children else [pid]:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        known = stat(one)
+        if known is not None:
             user, system, waited_user, waited_system = (
-                int(field) / TICKS for field in fields[11:15]
+                int(field) / TICKS for field in known[1][11:15]
             )
             total += CpuTime(user + waited_user, system + waited_system)
     return total
@@ -116,10 +155,10 @@ def busy_seconds(core: int | None) -> float:
     return 0.0
 
 
-def memory_bytes(pid: int) -> int:
+def memory_bytes(pid: int, *, children: bool = True) -> int:
     """Memory of a process and its children, with shared pages counted in proportion (PSS)."""
     total = 0
-    for one in tree(pid):
+    for one in tree(pid) if children else [pid]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
@@ -136,8 +175,13 @@ def open_sockets(pid: int) -> int:
     return count
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine on which nothing listens now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
 def free_port() -> int:
-    """A TCP port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of this machine on which nothing listens now."""
+    return free_ports(1)[0]
