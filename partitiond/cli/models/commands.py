@@ -28,17 +28,9 @@ from partitiond.cli.waiting import wait_for_change
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class GivenTraffic:
+class GivenTraffic(given.GivenLoad):
     """The options for lengths, SLO and demand."""
 
-    prompt_tokens: given.PromptOption = None
-    output_tokens: given.OutputOption = None
-    lengths: given.LengthsOption = None
-    prompt_variation: given.PromptVariationOption = None
-    output_variation: given.OutputVariationOption = None
-    ttft: given.TtftOption = None
-    tpot: given.TpotOption = None
-    quantile: given.QuantileOption = None
     point: str | None = option(
         "Where on its frontier replicas run [the knee, or below it what holds the SLO].",
         metavar="knee|slo|goodput|energy|throughput",
@@ -57,31 +49,24 @@ class GivenTraffic:
 
     def body(self) -> dict[str, Any]:
         """The parts of a registration or its change; parts that were not given are empty."""
-        load = given.lengths_body(
-            self.lengths,
-            prompt_tokens=self.prompt_tokens,
-            output_tokens=self.output_tokens,
-            prompt_variation=self.prompt_variation,
-            output_variation=self.output_variation,
-        )
-        demand = given.demand_body(self.demand, self.burst_factor, self.weight)
+        demand = {
+            "req_per_s": self.demand,
+            "burst_factor": self.burst_factor,
+            "weight": self.weight,
+            "percentile": self.percentile,
+            "window_seconds": self.window,
+        }
         return {
-            "workload": load,
-            "slo": given.slo_body(self.ttft, self.tpot, self.quantile),
+            **self.load_body(),
             "operating_point": self.point,
-            "demand": demand | placed.arrivals_body(self.percentile, self.window),
+            "demand": given.without_empty(demand),
         }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class GivenEngine:
+@dataclasses.dataclass(frozen=True)
+class GivenEngine(given.GivenForm, given.GivenContext):
     """The options for the engine, its sleep and scaling, and the variants."""
 
-    dtype: given.DtypeOption = None
-    max_model_len: given.MaxLenOption = None
-    quantization: given.QuantizationOption = None
-    kv_cache_dtype: given.KvDtypeOption = None
-    max_num_batched_tokens: given.StepTokensOption = None
     engine_arg: given.EngineArgOption = None
     sleep_mode: bool | None = option(
         "Start engines so that they can be put to sleep (not on a CPU).",
@@ -107,16 +92,15 @@ class GivenEngine:
 
     def body(self) -> dict[str, Any]:
         """The parts of a registration or its change, without scaling."""
-        engine = given.engine_body(
-            self.dtype,
-            self.max_model_len,
-            self.engine_arg,
+        engine = self.engine_body(
+            extra_args=self.engine_arg,
             quantization="" if self.quantization == "none" else self.quantization,
             kv_cache_dtype=self.kv_cache_dtype,
             max_num_batched_tokens=self.max_num_batched_tokens,
+            sleep_mode=self.sleep_mode,
         )
         return {
-            "engine": engine | given.without_empty({"sleep_mode": self.sleep_mode}),
+            "engine": engine,
             "sleep_after_seconds": self.sleep_after or None,
             "variants": given.variant_bodies(self.variant),
         }
@@ -195,8 +179,13 @@ class GivenPlacement:
             survive_share=self.survive_share,
             priority=self.priority,
         )
-        limits = given.bounds_body(self.min_replicas, self.max_replicas, self.isolation)
-        return limits | self.taken_back() | {"rules": rules, "allow_outage": self.allow_outage}
+        return self.taken_back() | {
+            "min_replicas": self.min_replicas,
+            "max_replicas": self.max_replicas,
+            "isolation": self.isolation,
+            "rules": rules,
+            "allow_outage": self.allow_outage,
+        }
 
     def taken_back(self) -> dict[str, Any]:
         """The parts for requests, with those that end something: no aliases, no defaults."""
@@ -210,8 +199,7 @@ def add(
     model: given.ModelArgument,
     *,
     name: str | None = option("Name clients use.", metavar="NAME"),
-    weights: given.WeightsOption = None,
-    hub: given.HubOption = False,
+    source: given.GivenSource,
     traffic: GivenTraffic,
     engine: GivenEngine,
     engine_kind: given.EngineKindOption = None,
@@ -225,11 +213,11 @@ def add(
     only if it moves or stops nothing that runs.
     """
     body = given.without_empty(
-        given.source_body(model, name, weights, engine_kind, hub=hub)
+        {"model": given.model_text(model), "name": name, "engine_kind": engine_kind, "auto": auto}
+        | source.body()
         | traffic.body()
         | engine.body()
         | placement.body()
-        | {"auto": auto}
     )
     _register(ctx, body | engine.scaling_body(), as_json=as_json)
 

@@ -7,12 +7,6 @@ import typer
 from partitiond.core.model.spec import Demand, ModelSpec
 
 
-def arrivals_body(percentile: float | None, window: float | None) -> dict[str, Any]:
-    """Percentile and window of the demand's arrivals, as part of a body."""
-    given = {"percentile": percentile, "window_seconds": window}
-    return {key: value for key, value in given.items() if value is not None}
-
-
 def rules_body(
     avoid: list[str] | None,
     near: list[str] | None,

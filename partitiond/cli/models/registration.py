@@ -1,11 +1,13 @@
 """Turns the options of `models add` and `profile` into a registration (the API's body)."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from partitiond.cli.options import option
 from partitiond.core.errors import InputError
 from partitiond.core.model.spec import ModelSource
 from partitiond.fleet.workloads import read_pairs
@@ -17,97 +19,95 @@ ModelArgument = Annotated[
         help="A catalog name (opt-125m), a Hugging Face id (org/name) or a local folder.",
     ),
 ]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        metavar="real|dummy",
-        help="dummy: random weights of the true architecture; true speed, meaningless answers.",
-    ),
-]
-HubOption = Annotated[
-    bool,
-    typer.Option("--hub", help="Fetch from the Hugging Face hub even where a package would do."),
-]
-PromptOption = Annotated[
-    int | None,
-    typer.Option("--prompt-tokens", metavar="N", help="Mean prompt length in tokens [512]."),
-]
-OutputOption = Annotated[
-    int | None,
-    typer.Option("--output-tokens", metavar="N", help="Mean output length in tokens [256]."),
-]
-TtftOption = Annotated[
-    float | None, typer.Option("--ttft", metavar="SECONDS", help="SLO: seconds to the first token.")
-]
-TpotOption = Annotated[
-    float | None, typer.Option("--tpot", metavar="SECONDS", help="SLO: seconds per further token.")
-]
-QuantileOption = Annotated[
-    float | None,
-    typer.Option(
-        "--quantile", metavar="SHARE", help="SLO: share of requests that must hold [0.95]."
-    ),
-]
-DtypeOption = Annotated[
-    str | None,
-    typer.Option("--dtype", metavar="TYPE", help="bfloat16, float16, float32, auto [bfloat16]."),
-]
-MaxLenOption = Annotated[
-    int | None, typer.Option("--max-model-len", metavar="N", help="Longest context in tokens.")
-]
-EngineArgOption = Annotated[
-    list[str] | None,
-    typer.Option("--engine-arg", metavar="FLAG", help="Further engine flag; repeatable."),
-]
 EngineKindOption = Annotated[
     str | None, typer.Option("--engine-kind", metavar="vllm|simulated", help="Engine [vllm].")
 ]
 
-
-LengthsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--lengths",
-        metavar="fixed|lognormal|FILE",
-        help="How request lengths vary; FILE: recorded pairs (.csv, .jsonl) or a profile (.json).",
-    ),
-]
-PromptVariationOption = Annotated[
-    float | None,
-    typer.Option(
-        "--prompt-variation",
-        metavar="CV",
-        help="Lognormal prompts: standard deviation over mean.",
-    ),
-]
-OutputVariationOption = Annotated[
-    float | None,
-    typer.Option(
-        "--output-variation",
-        metavar="CV",
-        help="Lognormal outputs: standard deviation over mean.",
-    ),
-]
-StepTokensOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-num-batched-tokens", min=16, metavar="N", help="Tokens of one engine step [2048]."
-    ),
-]
-KvDtypeOption = Annotated[
-    str | None,
-    typer.Option("--kv-cache-dtype", metavar="auto|fp8", help="Precision of the KV cache [auto]."),
-]
-QuantizationOption = Annotated[
-    str | None,
-    typer.Option(
-        "--quantization", metavar="HOW", help="Quantise the weights while loading, as fp8."
-    ),
+EngineArgOption = Annotated[
+    list[str] | None,
+    typer.Option("--engine-arg", metavar="FLAG", help="Further engine flag; repeatable."),
 ]
 
 DEFAULT_VARIATION = 1.0
 """Variation of a lognormal without numbers: about that of recorded chat traffic."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenSource:
+    """The options for the files of a model."""
+
+    weights: str | None = option(
+        "dummy: random weights of the true architecture; true speed, meaningless answers.",
+        metavar="real|dummy",
+    )
+    hub: bool = option("Fetch from the Hugging Face hub even where a package would do.")
+
+    def body(self) -> dict[str, Any]:
+        """The part of a registration."""
+        return {"weights": self.weights, "hub": self.hub or None}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenLengths:
+    """The options for the mean lengths of requests."""
+
+    prompt_tokens: int | None = option("Mean prompt length in tokens [512].", metavar="N")
+    output_tokens: int | None = option("Mean output length in tokens [256].", metavar="N")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenLoad(GivenLengths):
+    """The options for the lengths of requests and for their SLO."""
+
+    lengths: str | None = option(
+        "How request lengths vary; FILE: recorded pairs (.csv, .jsonl) or a profile (.json).",
+        metavar="fixed|lognormal|FILE",
+    )
+    prompt_variation: float | None = option(
+        "Lognormal prompts: standard deviation over mean.", metavar="CV"
+    )
+    output_variation: float | None = option(
+        "Lognormal outputs: standard deviation over mean.", metavar="CV"
+    )
+    ttft: float | None = option("SLO: seconds to the first token.", metavar="SECONDS")
+    tpot: float | None = option("SLO: seconds per further token.", metavar="SECONDS")
+    quantile: float | None = option(
+        "SLO: share of requests that must hold [0.95].", metavar="SHARE"
+    )
+
+    def load_body(self) -> dict[str, Any]:
+        """The parts of a registration; those that were not given are empty."""
+        workload = lengths_body(
+            self.lengths,
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=self.output_tokens,
+            prompt_variation=self.prompt_variation,
+            output_variation=self.output_variation,
+        )
+        return {"workload": workload, "slo": slo_body(self.ttft, self.tpot, self.quantile)}
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenContext:
+    """The options for the precision and the context of an engine."""
+
+    dtype: str | None = option("bfloat16, float16, float32, auto [bfloat16].", metavar="TYPE")
+    max_model_len: int | None = option("Longest context in tokens.", metavar="N")
+
+    def engine_body(self, **more: Any) -> dict[str, Any]:
+        """The part of a registration for the engine, with further fields that were given."""
+        return without_empty({"dtype": self.dtype, "max_model_len": self.max_model_len, **more})
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenForm:
+    """The options for the form in which an engine runs a model."""
+
+    quantization: str | None = option("Quantise the weights while loading, as fp8.", metavar="HOW")
+    kv_cache_dtype: str | None = option("Precision of the KV cache [auto].", metavar="auto|fp8")
+    max_num_batched_tokens: int | None = option(
+        "Tokens of one engine step [2048].", min=16, metavar="N"
+    )
 
 
 def model_text(text: str) -> str:
@@ -124,11 +124,6 @@ def without_empty(values: dict[str, Any]) -> dict[str, Any]:
         for key, value in values.items()
         if value is not None and value not in ({}, [], ())
     }
-
-
-def workload_body(prompt_tokens: int | None, output_tokens: int | None) -> dict[str, Any]:
-    """The workload part."""
-    return without_empty({"prompt_tokens": prompt_tokens, "output_tokens": output_tokens})
 
 
 def slo_body(
@@ -148,58 +143,9 @@ def slo_body(
     return without_empty({"ttft_seconds": ttft, "tpot_seconds": tpot, "quantile": quantile})
 
 
-def engine_body(
-    dtype: str | None,
-    max_model_len: int | None,
-    extra_args: list[str] | None,
-    *,
-    quantization: str | None = None,
-    kv_cache_dtype: str | None = None,
-    max_num_batched_tokens: int | None = None,
-) -> dict[str, Any]:
-    """The engine part."""
-    return without_empty(
-        {
-            "dtype": dtype,
-            "max_model_len": max_model_len,
-            "extra_args": extra_args,
-            "quantization": quantization,
-            "kv_cache_dtype": kv_cache_dtype,
-            "max_num_batched_tokens": max_num_batched_tokens,
-        }
-    )
-
-
 def source_at(source: ModelSource, revision: str) -> dict[str, Any]:
     """A source in full, at another revision."""
     return {"kind": source.kind.value, "ref": source.ref, "revision": revision or None}
-
-
-def source_body(
-    model: str, name: str | None, weights: str | None, engine_kind: str | None, *, hub: bool
-) -> dict[str, Any]:
-    """The part for the model, its source and its engine."""
-    return {
-        "model": model_text(model),
-        "name": name,
-        "weights": weights,
-        "hub": hub or None,
-        "engine_kind": engine_kind,
-    }
-
-
-def demand_body(
-    req_per_s: float | None, burst_factor: float | None, weight: float | None = None
-) -> dict[str, Any]:
-    """The demand part."""
-    return without_empty({"req_per_s": req_per_s, "burst_factor": burst_factor, "weight": weight})
-
-
-def bounds_body(
-    min_replicas: int | None, max_replicas: int | None, isolation: str | None = None
-) -> dict[str, Any]:
-    """The part for the bounds on the plan."""
-    return {"min_replicas": min_replicas, "max_replicas": max_replicas, "isolation": isolation}
 
 
 _VARIANT_ENGINE = (

@@ -49,23 +49,12 @@ def profile(
         ),
     ],
     *,
-    weights: given.WeightsOption = None,
-    hub: given.HubOption = False,
-    prompt_tokens: given.PromptOption = None,
-    output_tokens: given.OutputOption = None,
-    lengths: given.LengthsOption = None,
-    prompt_variation: given.PromptVariationOption = None,
-    output_variation: given.OutputVariationOption = None,
-    ttft: given.TtftOption = None,
-    tpot: given.TpotOption = None,
-    quantile: given.QuantileOption = None,
-    dtype: given.DtypeOption = None,
-    max_model_len: given.MaxLenOption = None,
+    source: given.GivenSource,
+    load: given.GivenLoad,
+    context: given.GivenContext,
     engine_arg: given.EngineArgOption = None,
     engine_kind: given.EngineKindOption = None,
-    quantization: given.QuantizationOption = None,
-    kv_cache_dtype: given.KvDtypeOption = None,
-    max_num_batched_tokens: given.StepTokensOption = None,
+    form: given.GivenForm,
     variant: str | None = option("Measure this variant of the model.", metavar="NAME"),
     structured_output: bool = option("Constrain answers to a small JSON schema."),
     device: str | None = option(
@@ -111,21 +100,12 @@ def profile(
     """
     check_plot_path(plot)
     check_time_limit(time_limit)
-    workload = given.lengths_body(
-        lengths,
-        prompt_tokens=prompt_tokens,
-        output_tokens=output_tokens,
-        prompt_variation=prompt_variation,
-        output_variation=output_variation,
-    )
     body = given.without_empty(
         {
             "model": given.model_text(model),
-            "weights": weights,
-            "hub": hub or None,
-            "workload": workload,
-            "slo": given.slo_body(ttft, tpot, quantile),
-            **_forms(variant, given.engine_body(dtype, max_model_len, engine_arg), quantization),
+            **source.body(),
+            **load.load_body(),
+            **_forms(variant, context.engine_body(extra_args=engine_arg), form.quantization),
             "engine_kind": engine_kind,
             "auto": False,
         }
@@ -138,8 +118,8 @@ def profile(
         memory_bytes=memory_bytes(memory),
         seed=seed,
         variant=variant or "",
-        max_num_batched_tokens=max_num_batched_tokens,
-        kv_cache_dtype=kv_cache_dtype,
+        max_num_batched_tokens=form.max_num_batched_tokens,
+        kv_cache_dtype=form.kv_cache_dtype,
         structured_output=structured_output,
         confirm=not no_confirm,
         paper_requests=paper_requests,
@@ -153,10 +133,10 @@ def profile(
 
 def _forms(variant: str | None, engine: dict[str, Any], quantization: str | None) -> dict[str, Any]:
     """Return the form to measure: the model with these engine options, or a variant with them."""
-    form = given.without_empty({"quantization": quantization})
+    quantised = given.without_empty({"quantization": quantization})
     if not variant:
-        return {"engine": engine | form}
-    return {"engine": engine, "variants": [{"name": variant, "engine": form}]}
+        return {"engine": engine | quantised}
+    return {"engine": engine, "variants": [{"name": variant, "engine": quantised}]}
 
 
 def _show(found: Profile, plot: Path | None, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Defines the options of `partitiond tools advise`, as typed and as parsed."""
+"""Holds the options of `partitiond tools advise`, parsed and checked."""
 
 import dataclasses
 from pathlib import Path

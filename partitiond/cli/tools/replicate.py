@@ -49,12 +49,9 @@ def replicate(
     ),
     device: str | None = option("Device id.", metavar="DEVICE"),
     mps: bool = option("On a GPU: under MPS with equal shares of the SMs [time-sliced]."),
-    weights: given.WeightsOption = None,
-    hub: given.HubOption = False,
-    prompt_tokens: given.PromptOption = None,
-    output_tokens: given.OutputOption = None,
-    dtype: given.DtypeOption = None,
-    max_model_len: given.MaxLenOption = None,
+    source: given.GivenSource,
+    lengths: given.GivenLengths,
+    context: given.GivenContext,
     engine_kind: given.EngineKindOption = None,
     seed: int = option("Seed of the prompts [0].", default=0, metavar="N", show_default=False),
     as_json: JsonOption = False,
@@ -76,10 +73,9 @@ def replicate(
     settings = settings_of(ctx)
     body = given.without_empty(
         {
-            "weights": weights,
-            "hub": hub or None,
-            "workload": given.workload_body(prompt_tokens, output_tokens),
-            "engine": given.engine_body(dtype, max_model_len, None),
+            **source.body(),
+            "workload": given.without_empty(dataclasses.asdict(lengths)),
+            "engine": context.engine_body(),
             "engine_kind": engine_kind,
             "auto": False,
         }

@@ -4,7 +4,6 @@ import pytest
 import typer
 
 from partitiond.cli.models.placement_options import (
-    arrivals_body,
     demand_text,
     placement_text,
     rules_body,
@@ -32,7 +31,6 @@ def test_only_what_was_given_is_said() -> None:
         "avoid": ["bert", "other"],
         "priority": 0,
     }
-    assert arrivals_body(99, None) == {"percentile": 99}
 
 
 def test_none_takes_a_rule_back() -> None:

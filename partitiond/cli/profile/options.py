@@ -1,1 +1,0 @@
-"""Defines the options of `partitiond profile` that say where and how it measures."""
