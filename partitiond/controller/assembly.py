@@ -12,10 +12,11 @@ from partitiond.controller.drift.remeasure import Remeasures
 from partitiond.controller.journal import Journal
 from partitiond.controller.keys.desk import Keys
 from partitiond.controller.keys.usage import UsageDesk, UsageOptions, shares_of
+from partitiond.controller.models.fit import FitDesk
 from partitiond.controller.models.registry import Registry
 from partitiond.controller.models.releases import ReleaseDesk
+from partitiond.controller.plans.convergence import ConvergenceDesk
 from partitiond.controller.plans.desk import Plans
-from partitiond.controller.plans.fit import FitDesk
 from partitiond.controller.plans.obstacles import ObstacleDesk
 from partitiond.controller.plans.planning import PlanDesk, PlanOptions, Solve
 from partitiond.controller.policy import ControllerPolicy
@@ -23,9 +24,7 @@ from partitiond.controller.profiles.catalog import ProfileCatalog
 from partitiond.controller.profiles.cpu_figures import CpuSpeed
 from partitiond.controller.profiles.job_room import JobHost, Lent, host_bytes_left, turn_of
 from partitiond.controller.profiles.jobs import JobQueue
-from partitiond.controller.profiles.leases import Lease
 from partitiond.controller.profiles.profiling import ProfileWork, ProfilingOptions
-from partitiond.controller.runtime.convergence import ConvergenceDesk
 from partitiond.controller.runtime.cordons import MARK as CORDON
 from partitiond.controller.runtime.cordons import Cordons, with_cordons
 from partitiond.controller.runtime.engine_matching import first_starts
@@ -44,6 +43,7 @@ from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.replica.job_slots import Slots, Turn
+from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.lost import cut_off
 from partitiond.metrics.exposition import Metrics
 from partitiond.ports import (

@@ -1,9 +1,16 @@
 """Defines every bound of the controller, with its name."""
 
 import dataclasses
+from typing import Final
 
-from partitiond.controller.runtime.watching import LOOK_SECONDS, PATIENCE_SECONDS
 from partitiond.core.replica.observation import ReconcilePolicy
+from partitiond.platform.deadline_calls import SILENT_SECONDS
+
+LOOK_SECONDS: Final = 2 * SILENT_SECONDS + 5.0
+"""Deadline of a look at all devices. The driver as a whole and each GPU have their own deadlines,
+which pass earlier: the look that knows which of them is silent says so first."""
+PATIENCE_SECONDS: Final = 1.0
+"""A look at all GPUs takes tens of milliseconds. A pass of the loop waits so long for it, once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ class ControllerPolicy:
         stalled_seconds: time without the end of a pass after which the loop counts as stalled: the
             daemon is not ready, and gives its service manager no sign of life. A pass that replaces
             the proxy's process may take most of it.
-        look_seconds, patience_seconds: see `watching.DeviceWatch`.
+        look_seconds, patience_seconds: see `runtime.watching.DeviceWatch`.
     """
 
     reconcile: ReconcilePolicy = dataclasses.field(default_factory=ReconcilePolicy)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from partitiond.controller.demand.sleeping import check_may_sleep
+from partitiond.controller.runtime.sleeping import check_may_sleep
 from partitiond.core.errors import ConflictError
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from partitiond.controller.plans.planning import PlanDesk, PlanOptions
-from partitiond.controller.profiles.leases import Lease
 from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import SharingMode, silent_device
@@ -15,6 +14,7 @@ from partitiond.core.model.spec import Demand
 from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.core.profile.jobs import JobState, ProfileOptions
+from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.model.types import PlanRequest

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from docs.import_pictures import between, upward
 from tests.structure.imports import PACKAGE, ROOT, circles, graph, modules, tree_of
 
 MOST_FILES = 20
@@ -67,6 +68,11 @@ def test_no_two_modules_import_each_other() -> None:
     assert not unknown, "these import each other"
     gone = set(KNOWN_CIRCLES) - {_named(circle) for circle in found}
     assert not gone, "these circles are no more: strike them off the list"
+
+
+def test_the_rooms_of_the_controller_are_layers() -> None:
+    imports = [(module, imported) for module, found in graph().items() for imported in found]
+    assert not upward(between(imports, f"{PACKAGE}.controller")), "the red arrows of its picture"
 
 
 def _named(circle: frozenset[str]) -> str:

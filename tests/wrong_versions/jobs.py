@@ -6,7 +6,7 @@ from tests.wrong_versions.rule import Rule, rule
 
 _JOBS: Final = "partitiond/controller/profiles/jobs.py"
 _JOB_ROOM: Final = "partitiond/controller/profiles/job_room.py"
-_LEASES: Final = "partitiond/controller/profiles/leases.py"
+_LEASES: Final = "partitiond/core/replica/leases.py"
 _BESIDE: Final = "partitiond/controller/profiles/capacity_beside_jobs.py"
 _LAUNCHES: Final = "partitiond/controller/runtime/launches.py"
 _LOOP: Final = "partitiond/controller/runtime/loop.py"
@@ -155,7 +155,7 @@ JOBS: Final[tuple[Rule, ...]] = (
     rule(
         "A job takes any device of its hardware that it may, and cores and memory of its own.",
         "tests/controller/profiles/test_job_room.py",
-        "tests/controller/profiles/test_leases.py",
+        "tests/core/replica/test_leases.py",
         wrong=(
             (_JOB_ROOM, "return named if ONLY_THERE in params else", "return"),
             (_JOB_ROOM, "            if not device.cordoned:\n", "            if True:\n"),
@@ -200,7 +200,7 @@ JOBS: Final[tuple[Rule, ...]] = (
     rule(
         "A plan beside a job takes no host cores or host memory that its engine needs.",
         "tests/controller/profiles/test_capacity_beside_jobs.py",
-        "tests/controller/profiles/test_leases.py",
+        "tests/core/replica/test_leases.py",
         wrong=(
             (_BESIDE, "lease.cores if on_cpu else lease.cores[:LEAST_HOST_CORES]", "lease.cores"),
             (_BESIDE, "            lent = more\n", "            pass\n"),

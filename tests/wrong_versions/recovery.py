@@ -9,7 +9,7 @@ _PLANS: Final = "partitiond/controller/plans/desk.py"
 _SOLVES: Final = "partitiond/controller/plans/queue.py"
 _JOBS: Final = "partitiond/controller/profiles/jobs.py"
 _JOB_ROOM: Final = "partitiond/controller/profiles/job_room.py"
-_LEASES: Final = "partitiond/controller/profiles/leases.py"
+_LEASES: Final = "partitiond/core/replica/leases.py"
 _SITUATION: Final = "partitiond/controller/plans/situation.py"
 _HOLDINGS: Final = "partitiond/controller/runtime/engine_matching.py"
 _EVICTING: Final = "partitiond/controller/demand/room.py"
@@ -124,7 +124,7 @@ RECOVERY: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "What a running job holds is not free for replicas.",
-        "tests/controller/profiles/test_leases.py::test_what_a_job_holds_is_not_free_for_replicas",
+        "tests/core/replica/test_leases.py::test_what_a_job_holds_is_not_free_for_replicas",
         "tests/controller/demand/test_room.py::"
         "test_a_profile_job_leaves_what_a_plan_could_place_beside_it",
         wrong=(

@@ -21,7 +21,6 @@ from partitiond.cli.output import say
 from partitiond.cli.profile.local_engines import LocalEngines, local_engines
 from partitiond.cli.progress import Reporter, reporting
 from partitiond.cli.setup.engine import find_engine
-from partitiond.controller.profiles.leases import Lease, LeaseDenied, lease_for
 from partitiond.controller.profiles.params import ProfilingOptions, measured_spec, profile_request
 from partitiond.controller.profiles.partition import check_partition, device_for, wish_of
 from partitiond.controller.profiles.profiling import with_source
@@ -32,6 +31,7 @@ from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import ProfileOptions, Progress
 from partitiond.core.profile.record import Profile
+from partitiond.core.replica.leases import Lease, LeaseDenied, lease_for
 from partitiond.core.units import Bytes, format_bytes
 from partitiond.devices.cpu_speed import CpuSpeed
 from partitiond.devices.nvml import used_bytes

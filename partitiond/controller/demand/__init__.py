@@ -1,4 +1,4 @@
-"""Acts on demand: plans for measured rates, sleeps idle models, makes room for woken ones.
+"""Acts on demand: plans for measured rates, makes room for woken models.
 
-The decisions are `core.demand`, `core.replica.sleep` and `core.replica.eviction`.
+The decisions are `core.demand` and `core.replica.eviction`; `runtime.sleeping` keeps who sleeps.
 """

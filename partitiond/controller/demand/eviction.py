@@ -15,10 +15,10 @@ from partitiond.controller.demand.room import (
     room_of,
 )
 from partitiond.controller.demand.scaling import Scaling
-from partitiond.controller.demand.sleeping import given_up
 from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.targets import best_profiles
 from partitiond.controller.runtime.loop import Controller
+from partitiond.controller.runtime.sleeping import given_up
 from partitiond.controller.runtime.start_times import start_times
 from partitiond.controller.runtime.watching import DeviceWatch, room_on
 from partitiond.core.errors import PartitiondError

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from partitiond.controller.profiles.derived import derivable_sizes
+from partitiond.controller.plans.derived import derivable_sizes
 from partitiond.controller.profiles.jobs import JobQueue
 from partitiond.controller.profiles.profiling import ProfilingOptions, options_for, params_of
 from partitiond.controller.profiles.targets import ProfileTarget, best_profiles

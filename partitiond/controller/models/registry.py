@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from partitiond.controller.demand.sleeping import check_may_sleep
 from partitiond.controller.journal import Journal
 from partitiond.controller.models.variants import form_architectures, form_estimates, other_form
 from partitiond.controller.plans.desk import Plans
@@ -23,6 +22,7 @@ from partitiond.controller.profiles.targets import (
 from partitiond.controller.runtime.interrupted_jobs import interrupted_jobs, removed_models, unbegun
 from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.proxy_process import Endpoint
+from partitiond.controller.runtime.sleeping import check_may_sleep
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.views.records import ModelIndex, model_note, model_view
 from partitiond.core.drift.correction import REASON

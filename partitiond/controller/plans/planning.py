@@ -14,11 +14,10 @@ from partitiond.controller.plans.changed_worlds import (
     told,
 )
 from partitiond.controller.plans.demands import KnownDemands
+from partitiond.controller.plans.derived import Derivations
 from partitiond.controller.plans.situation import Situation
 from partitiond.controller.plans.sleepers import beside_sleepers
 from partitiond.controller.profiles.capacity_beside_jobs import host_memory_beside_jobs
-from partitiond.controller.profiles.derived import Derivations
-from partitiond.controller.profiles.leases import Lease
 from partitiond.controller.profiles.targets import BestProfiles
 from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.expectations import stakes_of
@@ -46,6 +45,7 @@ from partitiond.core.plan.record import (
     same_engine,
 )
 from partitiond.core.profile.record import Profile
+from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.make_before_break import beside_what_runs
 from partitiond.core.replica.obstacles import Obstacle
 from partitiond.core.replica.sleep import Sleeper, host_memory

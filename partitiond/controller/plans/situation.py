@@ -5,13 +5,13 @@ import functools
 import hashlib
 
 from partitiond.controller.profiles.capacity_beside_jobs import devices_beside_jobs
-from partitiond.controller.profiles.leases import Lease
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.record import Profile
+from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.obstacles import Obstacle
 from partitiond.core.replica.sleep import Sleeper, devices_beside
 from partitiond.core.units import ZERO_BYTES

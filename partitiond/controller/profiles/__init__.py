@@ -1,5 +1,5 @@
 """Profile jobs and kept profiles: what is measured, on which partition, and what is kept.
 
-`jobs` is the queue, `leases` lends partitions to it, `profiling` runs one job, `catalog` keeps the
-results and `derived` predicts others from them.
+`jobs` is the queue, `job_room` lends partitions to it (`core.replica.leases`), `profiling` runs one
+job, and `catalog` keeps the results.
 """

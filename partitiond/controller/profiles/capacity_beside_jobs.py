@@ -10,17 +10,17 @@ import collections
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from partitiond.controller.profiles.leases import (
-    LEAST_HOST_CORES,
-    Lease,
-    cores_without,
-    devices_beside_leases,
-)
 from partitiond.controller.runtime.watching import engine_bytes
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement
+from partitiond.core.replica.leases import (
+    LEAST_HOST_CORES,
+    Lease,
+    cores_without,
+    devices_beside_leases,
+)
 from partitiond.core.units import Bytes
 from partitiond.planner.model.draw import ENGINE_HOST_BYTES
 

@@ -9,7 +9,13 @@ import dataclasses
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Final
 
-from partitiond.controller.profiles.leases import (
+from partitiond.controller.runtime.watching import engine_bytes
+from partitiond.core.hardware.kinds import Device, DeviceKind
+from partitiond.core.hardware.partition import Partition
+from partitiond.core.plan.record import Placement
+from partitiond.core.profile.jobs import Job
+from partitiond.core.replica.job_slots import MeasuringJob, Slots, Turn, WaitingJob, next_job
+from partitiond.core.replica.leases import (
     LEAST_HOST_CORES,
     Held,
     Lease,
@@ -18,12 +24,6 @@ from partitiond.controller.profiles.leases import (
     lease_for,
     wish_of_job,
 )
-from partitiond.controller.runtime.watching import engine_bytes
-from partitiond.core.hardware.kinds import Device, DeviceKind
-from partitiond.core.hardware.partition import Partition
-from partitiond.core.plan.record import Placement
-from partitiond.core.profile.jobs import Job
-from partitiond.core.replica.job_slots import MeasuringJob, Slots, Turn, WaitingJob, next_job
 from partitiond.core.replica.observation import Unknown
 from partitiond.core.units import format_bytes
 from partitiond.planner.model.draw import ENGINE_HOST_BYTES

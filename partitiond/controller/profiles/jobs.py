@@ -13,7 +13,6 @@ from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.job_room import Lent, same_request
-from partitiond.controller.profiles.leases import Lease
 from partitiond.controller.runtime.diagnosis import explain, first_line
 from partitiond.controller.runtime.interrupted_jobs import CUT_SHORT, INTERRUPTED
 from partitiond.controller.watchers import Watchers
@@ -27,6 +26,7 @@ from partitiond.core.profile.jobs import (
     Progress,
 )
 from partitiond.core.replica.job_slots import Turn
+from partitiond.core.replica.leases import Lease
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, Store
 from partitiond.ports.actor import alone

@@ -6,11 +6,11 @@ share under MPS of a GPU in MIG mode, a whole GPU where there are only slices.
 
 from collections.abc import Sequence
 
-from partitiond.controller.profiles.leases import PartitionRequest
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.mig.geometry import profiles_of
 from partitiond.core.profile.jobs import ProfileOptions
+from partitiond.core.replica.leases import PartitionRequest
 from partitiond.core.units import format_bytes
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from partitiond import __version__
 from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures
 from partitiond.controller.profiles.jobs import Neighbours, Tell, Write
-from partitiond.controller.profiles.leases import Lease
 from partitiond.controller.profiles.params import (
     ProfilingOptions,
     measured_spec,
@@ -24,6 +23,7 @@ from partitiond.core.performance.estimate import estimate_profile
 from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.profile.jobs import Job, ProfileOptions, Progress
 from partitiond.core.profile.record import Profile
+from partitiond.core.replica.leases import Lease
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import ModelResolver, ProfileRunner, Store
 

@@ -12,10 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from partitiond.controller.demand.sleeping import SleepController, serving_since, waited_models
 from partitiond.controller.journal import Journal
 from partitiond.controller.policy import ControllerPolicy
-from partitiond.controller.profiles.leases import Lease
 from partitiond.controller.runtime.engine_matching import (
     by_replica,
     held,
@@ -30,6 +28,7 @@ from partitiond.controller.runtime.launches import engine_name, form_of, launch_
 from partitiond.controller.runtime.memory_watch import MemoryWatch
 from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.routes import KeyRoutes, RoutePolicy, routing_from
+from partitiond.controller.runtime.sleeping import SleepController, serving_since, waited_models
 from partitiond.controller.runtime.unreadable import (
     is_countable,
     is_unread,
@@ -44,6 +43,7 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement, Plan, same_engine
 from partitiond.core.replica.engine import EngineHandle
+from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.observation import (
     Action,
     DrainReplica,

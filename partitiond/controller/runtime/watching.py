@@ -5,8 +5,8 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
 
+from partitiond.controller.policy import LOOK_SECONDS, PATIENCE_SECONDS
 from partitiond.core.errors import (
     NotReadyError,
     PartitiondError,
@@ -20,7 +20,7 @@ from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan, model_of
 from partitiond.core.replica.observation import Unknown
-from partitiond.platform.deadline_calls import SILENT_SECONDS, DeadlineCalls
+from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.ports import (
     Clock,
     DeviceCare,
@@ -30,12 +30,6 @@ from partitiond.ports import (
 )
 
 log = logging.getLogger(__name__)
-
-LOOK_SECONDS: Final = 2 * SILENT_SECONDS + 5.0
-"""Deadline of a look at all devices. The driver as a whole and each GPU have their own deadlines,
-which pass earlier: the look that knows which of them is silent says so first."""
-PATIENCE_SECONDS: Final = 1.0
-"""A look at all GPUs takes tens of milliseconds. A pass of the loop waits so long for it, once."""
 
 
 def engine_bytes(device: Device) -> int:

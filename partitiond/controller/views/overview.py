@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from partitiond import __version__
+from partitiond.controller.plans.derived import ArchitectureOf, Derivations
 from partitiond.controller.plans.situation import Situation
-from partitiond.controller.profiles.derived import ArchitectureOf, Derivations
 from partitiond.controller.profiles.targets import BestProfiles
 from partitiond.controller.views.parts import device_overviews, model_overviews, replica_overview
 from partitiond.controller.views.records import PlacedView

@@ -26,8 +26,8 @@ from partitiond.planner.model.candidates import candidates_for
 from partitiond.planner.model.types import PlanRequest
 from partitiond.ports import Store
 from partitiond.store import open_store
-from tests.controller.demand.test_sleeping import sleeper
 from tests.controller.fakes import POLICY, FakeClock, FakeRunner
+from tests.controller.runtime.test_sleeping import sleeper
 from tests.controller.samples import cpu, measured_profile, plan, record, spec
 
 CAN_SLEEP = EngineOptions(sleep_mode=True)

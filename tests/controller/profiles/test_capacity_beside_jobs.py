@@ -10,12 +10,12 @@ from partitiond.controller.profiles.capacity_beside_jobs import (
     devices_beside_jobs,
     host_memory_beside_jobs,
 )
-from partitiond.controller.profiles.leases import Lease
 from partitiond.controller.runtime.watching import engine_bytes
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import CpuCores, MpsShare, WholeDevice
 from partitiond.core.model.spec import Demand
 from partitiond.core.plan.record import Infeasible, Placement, Plan
+from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
 from partitiond.planner.model.types import PlanRequest

@@ -11,11 +11,11 @@ from partitiond.controller.profiles.job_room import (
     same_request,
     turn_of,
 )
-from partitiond.controller.profiles.leases import Lease
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MpsShare
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica.job_slots import Slots, Turn
+from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.observation import Unknown
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus

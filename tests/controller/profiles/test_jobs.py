@@ -9,13 +9,13 @@ import pytest
 from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.job_room import Lent
 from partitiond.controller.profiles.jobs import JobQueue, Neighbours, Tell
-from partitiond.controller.profiles.leases import Lease
 from partitiond.controller.runtime.interrupted_jobs import INTERRUPTED, REPEATS, interrupted_jobs
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.core.errors import StartFailedError, StoreBusyError, StoreError
 from partitiond.core.hardware.partition import CpuCores, WholeDevice
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica.job_slots import MeasuringJob, Slots, Turn, WaitingJob, next_job
+from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
 from partitiond.engines.process.spawn import to_end
 from partitiond.ports import Store

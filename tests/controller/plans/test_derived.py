@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from partitiond.controller.plans.derived import Derivations, derivable_sizes, derive
 from partitiond.controller.plans.situation import Situation
-from partitiond.controller.profiles.derived import Derivations, derivable_sizes, derive
 from partitiond.core.errors import ModelSourceError
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import Device, MigInstance, SharingMode

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from partitiond.controller.demand.sleeping import check_may_sleep
+from partitiond.controller.runtime.sleeping import check_may_sleep
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import ConflictError, EngineError, InputError
 from partitiond.core.model.spec import EngineOptions, Weights

@@ -5,15 +5,6 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.controller.profiles.leases import (
-    Lease,
-    LeaseDenied,
-    PartitionRequest,
-    devices_beside_leases,
-    free_place,
-    lease_for,
-    wish_of_job,
-)
 from partitiond.core.hardware.kinds import Device, MigInstance, SharingMode
 from partitiond.core.hardware.partition import (
     CpuCores,
@@ -27,6 +18,15 @@ from partitiond.core.hardware.room import overlap
 from partitiond.core.mig.geometry import Place, geometry_of, starts_of
 from partitiond.core.performance.interference import mode_overhead_bytes
 from partitiond.core.profile.jobs import Job, JobState, Progress
+from partitiond.core.replica.leases import (
+    Lease,
+    LeaseDenied,
+    PartitionRequest,
+    devices_beside_leases,
+    free_place,
+    lease_for,
+    wish_of_job,
+)
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
 from tests.controller.samples import NOW, cpu
