@@ -28,10 +28,10 @@ from partitiond.planner.answers.rules_text import (
     why_not_spread,
 )
 from partitiond.planner.bounds.prices import bound_of
-from partitiond.planner.exact import rates_alone, reference_rates
 from partitiond.planner.model.candidates import corrections_told
 from partitiond.planner.model.cores import core_notes
 from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.rates import rates_alone, reference_rates
 from partitiond.planner.model.types import Instance, Need, PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.packing import missing as what_is_missing

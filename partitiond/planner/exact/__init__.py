@@ -28,8 +28,6 @@ from partitiond.planner.exact.objectives import (
     maximise_scale,
     maximise_share,
     moves_cost,
-    rates_alone,
-    reference_rates,
     total_cost,
 )
 from partitiond.planner.exact.variables import Allowed, Variables, make_variables, variable_count
@@ -46,8 +44,6 @@ __all__ = [
     "Moves",
     "Scale",
     "Stage",
-    "rates_alone",
-    "reference_rates",
     "solve_exact",
     "variable_count",
 ]

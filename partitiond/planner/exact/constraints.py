@@ -8,8 +8,9 @@ from ortools.sat.python import cp_model
 
 from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES, MIG_MEMORY_SLICES
 from partitiond.core.mig.geometry import Geometry
-from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost, most_copies
+from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost
 from partitiond.planner.model.needs import ANY_NUMBER
+from partitiond.planner.model.rates import most_copies
 from partitiond.planner.model.ties import twins
 from partitiond.planner.model.types import Instance, Item, Need
 

@@ -3,17 +3,15 @@
 import collections
 import dataclasses
 import enum
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
 from partitiond.planner.exact.constraints import add_numbers
-from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost, most_copies
+from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost
+from partitiond.planner.model.rates import reference_rates
 from partitiond.planner.model.types import RATE_SCALE, Instance
 
 STEPS: Final = 10_000_000
@@ -163,38 +161,6 @@ def maximise_share(
         model.add(lowest * max(1, round(100 * need.weight)) <= 100 * share)
         total.append(share)
     model.maximize(len(total) * 100 * lowest + sum(total))
-
-
-@functools.lru_cache(maxsize=1)
-def reference_rates(instance: Instance) -> dict[int, int]:
-    """Return the most that one device can give each model if the model has it to itself."""
-    best = {need.model: 1 for need in instance.needs}
-    for item, most in zip(instance.items, rates_alone(instance), strict=True):
-        best[item.model] = max(best.get(item.model, 1), most)
-    return best
-
-
-@functools.lru_cache(maxsize=1)
-def rates_alone(instance: Instance) -> list[int]:
-    """Return for each item the most that one device full of it gives, in its model's units."""
-    size = len(instance.items)
-    best = np.zeros(size, dtype=np.int64)
-    rates: dict[float, NDArray[np.int64]] = {}
-    # Groups that differ only in their host hold the same.
-    alike = {(id(g.fits), g.memory_bytes, g.cores, g.sm_percent): g for g in instance.groups}
-    for group in alike.values():
-        copies = np.zeros(size, dtype=np.int64)
-        for item in set[int]().union(*group.fits):
-            copies[item] = most_copies(instance, group, item)
-        for option, fit in zip(group.options, group.fits, strict=True):
-            mine = np.array(fit, dtype=np.int64)
-            rate = rates.setdefault(option.level, np.full(size, -1))
-            for item in mine[rate[mine] < 0].tolist():
-                rate[item] = instance.rate(item, option)
-            full = np.minimum(option.max_items, copies[mine]) * rate[mine]
-            best[mine] = np.maximum(best[mine], full)
-    found: list[int] = best.tolist()
-    return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 from ortools.sat.python import cp_model
 
-from partitiond.planner.model.types import Group, Instance, Need
+from partitiond.planner.model.rates import most_copies
+from partitiond.planner.model.types import Instance, Need
 from partitiond.planner.pack.packing import Packing
 
 Allowed = Mapping[tuple[int, int], Sequence[int]]
@@ -94,20 +95,6 @@ def _fix(model: cp_model.CpModel, variables: Variables, rest: Packing) -> None:
         variables.used[index] = model.new_constant(1)
         for item, number in collections.Counter(load.items).items():
             variables.count[index, load.option, item] = model.new_constant(number)
-
-
-def most_copies(instance: Instance, group: Group, item: int) -> int:
-    """Return the number of copies of one item that a device can hold at most."""
-    it = instance.items[item]
-    geometry = next((o.geometry for o in group.options if o.geometry is not None), None)
-    position = None if geometry is None else geometry.index(it.mig_profile)
-    if geometry is not None and position is not None:
-        limits = [geometry.profiles[position].max_instances]
-    else:
-        limits = [group.memory_bytes // max(1, it.memory_bytes)]
-    limits += [group.sm_percent // it.sm] if it.sm else []
-    limits += [group.cores // it.cores] if group.cores and it.cores else []
-    return min(limits)
 
 
 def by_model(instance: Instance, variables: Variables) -> dict[int, Terms]:

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from partitiond.planner.bounds.prices import usual_prices
-from partitiond.planner.exact.objectives import reference_rates
+from partitiond.planner.model.rates import reference_rates
 from partitiond.planner.model.sites import Bits, Floats, Ints, Sites, build_sites
 from partitiond.planner.model.types import Need
 from partitiond.planner.pack.packing import Missing, Packing, helps, lonely, missing, on_host
