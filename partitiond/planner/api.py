@@ -31,7 +31,6 @@ from partitiond.planner.pack.assign import assign
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing
 from partitiond.planner.progress.answer import SolveAnswer
-from partitiond.planner.progress.stop import Stop, never
 from partitiond.planner.progress.watch import OnProgress
 from partitiond.planner.search.portfolio import solve_portfolio
 from partitiond.planner.search.without_outage import (
@@ -44,6 +43,7 @@ from partitiond.planner.search.without_outage import (
     with_own_names,
     without_old_ones,
 )
+from partitiond.planner.stop import Stop, never
 from partitiond.planner.warm import warm
 
 

@@ -21,11 +21,11 @@ from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
-from partitiond.planner.progress.stop import Stop
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.annealing import to_packing
 from partitiond.planner.search.improve import Improver
 from partitiond.planner.search.repair import completed, improved, kept, moves_of
+from partitiond.planner.stop import Stop
 from tests.planner.build import gpu, point, want
 
 GPUS = tuple(gpu(f"g{i}") for i in range(4))

@@ -18,13 +18,13 @@ from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.baselines import first_fit
 from partitiond.planner.pack.complete import from_nothing
+from partitiond.planner.pack.members import Member, member
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.progress.members import Member, member
-from partitiond.planner.progress.stop import never
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search import nearest, scale
 from partitiond.planner.search.nearest import nearest_cost
 from partitiond.planner.search.repair import completed
+from partitiond.planner.stop import never
 from tests.planner.build import gpu, point, want
 
 LONG = {

@@ -13,7 +13,6 @@ KNOWN_PAIRS: Final = {
     "controller.plans, controller.views": "a fit is shown in parts that views share",
     "controller.profiles, controller.runtime": ONE_LOOP,
     "devices.mig, devices.nvml": "the driver's client of NVML offers MIG",
-    "planner.pack, planner.progress": "an answer carries a packing",
     "proxy.dispatch, proxy.edge": "the proxy's state lies beside what it is made of",
     "proxy.dispatch, proxy.engine": "an attempt lies beside the wire that it uses",
     "proxy.dispatch, proxy.keys": "a worker's ledger makes the meters of its keys",

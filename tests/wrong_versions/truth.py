@@ -33,7 +33,7 @@ _CHOOSE: Final = f"{_PLANNER}/market/choose.py"
 _FACTOR: Final = f"{_PLANNER}/market/factor.py"
 _ADDING: Final = f"{_PLANNER}/pack/adding.py"
 _COMPLETE: Final = f"{_PLANNER}/pack/complete.py"
-_MEMBERS: Final = f"{_PLANNER}/progress/members.py"
+_MEMBERS: Final = f"{_PLANNER}/pack/members.py"
 _PACKING: Final = f"{_PLANNER}/pack/packing.py"
 _MISSING: Final = "max(0.0, wanted - rates.get(need.name, 0.0))"
 

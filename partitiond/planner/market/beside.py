@@ -15,8 +15,8 @@ from partitiond.planner.market.choose import choose
 from partitiond.planner.market.rounds import Columns
 from partitiond.planner.market.value import HaltedError
 from partitiond.planner.model.sites import Sites, with_survival
+from partitiond.planner.pack.members import Member
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.progress.members import Member
 from partitiond.planner.progress.watch import SolveMonitor
 
 NAME: Final = "choice of columns"

@@ -17,7 +17,7 @@ from partitiond.planner.model.rates import reference_rates
 from partitiond.planner.model.sites import Bits, Floats, Ints, Sites, build_sites
 from partitiond.planner.model.types import Need
 from partitiond.planner.pack.packing import Missing, Packing, helps, lonely, missing, on_host
-from partitiond.planner.progress.stop import Stop, never
+from partitiond.planner.stop import Stop, never
 
 Spot = tuple[int, int, int]
 """Device, item, and the option as which the device is then run."""

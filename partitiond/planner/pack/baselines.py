@@ -6,8 +6,8 @@ from typing import Final
 from partitiond.core.plan.record import Objective
 from partitiond.planner.model.sites import NO_LIMIT, capacity_of, use_of
 from partitiond.planner.model.types import Group, Instance, Option
+from partitiond.planner.pack.members import Member, fullness, member
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.progress.members import Member, fullness, member
 
 FIRST_FIT: Final = "first-fit decreasing"
 BASELINES: Final = ((FIRST_FIT, False), ("best-fit decreasing", True))

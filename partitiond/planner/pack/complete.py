@@ -16,8 +16,7 @@ from partitiond.planner.bounds.prices import Prices
 from partitiond.planner.model.sites import Floats, Ints
 from partitiond.planner.model.types import Instance, Need
 from partitiond.planner.pack.adding import Adding
-from partitiond.planner.pack.packing import Packing, may_leave, missing
-from partitiond.planner.progress.members import (
+from partitiond.planner.pack.members import (
     EPSILON,
     Member,
     drop_surplus,
@@ -25,7 +24,8 @@ from partitiond.planner.progress.members import (
     member,
     rank,
 )
-from partitiond.planner.progress.stop import Stop, never
+from partitiond.planner.pack.packing import Packing, may_leave, missing
+from partitiond.planner.stop import Stop, never
 
 NAME: Final = "greedy by prices"
 PASSES: Final = 3

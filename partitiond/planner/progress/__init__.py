@@ -1,4 +1,4 @@
-"""Tracks a running solve: its members, the best value and bound so far, and its clock.
+"""Tracks a running solve: the best value and bound so far, and its clock.
 
 `watch` is asked by every member whether to go on, and is told what it found.
 """

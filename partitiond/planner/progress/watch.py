@@ -15,10 +15,10 @@ from partitiond.core.plan.record import Objective
 from partitiond.planner.model.costs import charges_replicas, true_bound, true_value
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import RATE_SCALE, Instance
-from partitiond.planner.progress.stop import Stop, never
+from partitiond.planner.stop import Stop, never
 
 if TYPE_CHECKING:
-    from partitiond.planner.progress.members import Member
+    from partitiond.planner.pack.members import Member
 
 TELL_SECONDS: Final = 0.2
 """Minimum time between two reports of the same solve, except for the first."""

@@ -15,11 +15,7 @@ from partitiond.planner.model.costs import charges_replicas, true_value
 from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.adding import fill, share_value
 from partitiond.planner.pack.assign import applied
-from partitiond.planner.pack.moves import count_of_moves, price_of_a_move, with_moves, with_price
-from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.running import restore, staying_items
-from partitiond.planner.progress.answer import SeenPlan
-from partitiond.planner.progress.members import (
+from partitiond.planner.pack.members import (
     EPSILON,
     EXACT_WITH_MOVES,
     KEPT,
@@ -27,10 +23,14 @@ from partitiond.planner.progress.members import (
     drop_surplus,
     member,
 )
-from partitiond.planner.progress.stop import Stop
+from partitiond.planner.pack.moves import count_of_moves, price_of_a_move, with_moves, with_price
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.pack.running import restore, staying_items
+from partitiond.planner.progress.answer import SeenPlan
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.priorities import goodput_key, lexicographic, values_of
 from partitiond.planner.search.without_outage import OUTAGE
+from partitiond.planner.stop import Stop
 
 May = Callable[[Packing], int]
 """Returns the objection to a packing as the answer: 0 none, 1 if it stops replicas early, `OUTAGE`

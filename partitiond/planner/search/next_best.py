@@ -16,8 +16,8 @@ from partitiond.core.plan.kinds import OnKinds, between_told, first_to_win, kind
 from partitiond.core.plan.record import Objective
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import Instance, PlanRequest
+from partitiond.planner.pack.members import EPSILON
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.progress.members import EPSILON
 
 FEW: Final = 2_000
 """Models times devices up to which greedy plans are made, each in a fraction of a second. Often one

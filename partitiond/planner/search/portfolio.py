@@ -22,12 +22,11 @@ from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, Instance
 from partitiond.planner.pack.assign import applied
 from partitiond.planner.pack.baselines import FIRST_FIT, baselines
 from partitiond.planner.pack.complete import greedy
+from partitiond.planner.pack.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
 from partitiond.planner.pack.moves import price_of_a_move, staying_of, with_price
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
 from partitiond.planner.progress.answer import SolveAnswer
-from partitiond.planner.progress.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
-from partitiond.planner.progress.stop import Stop, never
 from partitiond.planner.progress.watch import CompilingStopped, OnProgress, SolveMonitor
 from partitiond.planner.search.nearest import May, nearest_cost, nearest_goodput
 from partitiond.planner.search.next_best import FEW, is_asked, on_other_kinds, taken, without
@@ -40,6 +39,7 @@ from partitiond.planner.search.priorities import (
 from partitiond.planner.search.repair import kept
 from partitiond.planner.search.rule_search import search_rules
 from partitiond.planner.search.scale import largest_factor
+from partitiond.planner.stop import Stop, never
 from partitiond.planner.warm import Tell, is_warm
 
 COST_SHARE: Final = 0.2

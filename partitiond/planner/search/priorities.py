@@ -20,9 +20,9 @@ from partitiond.core.plan.record import Status
 from partitiond.planner.bounds.prices import bound_of
 from partitiond.planner.exact import Exact, Stage
 from partitiond.planner.model.types import RATE_SCALE, Instance, Need
+from partitiond.planner.pack.members import Member, member
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.answer import SolveAnswer
-from partitiond.planner.progress.members import Member, member
 from partitiond.planner.progress.watch import SolveMonitor
 
 EQUAL: Final = 1e-6

@@ -18,12 +18,12 @@ from partitiond.planner.model.sites import Floats, build_sites
 from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.adding import Adding
 from partitiond.planner.pack.complete import complete, in_order, most_goodput, tightened
+from partitiond.planner.pack.members import EPSILON, KEPT, Member, drop_surplus, member, rank
 from partitiond.planner.pack.moves import price_of_a_move
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing, staying_items
-from partitiond.planner.progress.members import EPSILON, KEPT, Member, drop_surplus, member, rank
-from partitiond.planner.progress.stop import Stop, never
 from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.stop import Stop, never
 
 KEPT_SHARE: Final = 0.4
 """Share of the time for improving what runs, if anything runs."""

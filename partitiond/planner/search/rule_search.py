@@ -14,8 +14,8 @@ from typing import Final
 
 from partitiond.planner.exact import Goal, solve_exact
 from partitiond.planner.model.types import Instance
+from partitiond.planner.pack.members import Member, fullness, member, rank
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.progress.members import Member, fullness, member, rank
 from partitiond.planner.progress.watch import SolveMonitor
 
 NAME: Final = "rules a few devices at a time"

@@ -10,11 +10,11 @@ from typing import Final
 from partitiond.planner.market.beside import NAME as CHOICE
 from partitiond.planner.market.beside import ColumnWorker
 from partitiond.planner.model.sites import Floats, Sites, build_sites
+from partitiond.planner.pack.members import Member, member
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.progress.members import Member, member
-from partitiond.planner.progress.stop import Stop
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.improve import Improver
+from partitiond.planner.stop import Stop
 
 NAME: Final = "ruin and recreate"
 COLUMNS_SHARE: Final = 0.5

@@ -17,8 +17,8 @@ from partitiond.planner.model.sites import Sites, build_sites
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.adding import Adding
 from partitiond.planner.pack.complete import complete as complete_by
+from partitiond.planner.pack.members import KEPT
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.progress.members import KEPT
 from tests.planner.build import gpu, point, want
 
 SMALL = (20, 14, 1, 1.0)

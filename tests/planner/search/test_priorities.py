@@ -15,8 +15,8 @@ from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import Instance, PlanRequest
+from partitiond.planner.pack.members import Member
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.progress.members import Member
 from partitiond.planner.search.portfolio import solve_portfolio
 from partitiond.planner.search.priorities import (
     bounds_of,
