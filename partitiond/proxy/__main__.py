@@ -27,7 +27,7 @@ from partitiond.proxy.config import (  # noqa: E402
     EXIT_PORT_IN_USE,
     ProxyOptions,
 )
-from partitiond.proxy.edge.file_limit import files_needed, raise_file_limit  # noqa: E402
+from partitiond.proxy.listening.file_limit import files_needed, raise_file_limit  # noqa: E402
 from partitiond.proxy.telemetry.logs import LogFile, json_line  # noqa: E402
 from partitiond.proxy.telemetry.shared_log import SharedLog  # noqa: E402
 from partitiond.proxy.workers.process import WORKER_OPTION  # noqa: E402

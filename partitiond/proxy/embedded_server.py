@@ -6,7 +6,7 @@ from types import FrameType
 
 import uvicorn
 
-from partitiond.proxy.edge.listening import BACKLOG
+from partitiond.proxy.listening.opening import BACKLOG
 
 
 class QuietServer(uvicorn.Server):

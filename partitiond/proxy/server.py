@@ -21,10 +21,10 @@ from partitiond.proxy.dispatch.state import ProxyState
 from partitiond.proxy.dispatch.table_file import write_atomically
 from partitiond.proxy.edge.cors import with_cors
 from partitiond.proxy.edge.data_protocol import protocol_with
-from partitiond.proxy.edge.handshakes import Opener, accept_all
-from partitiond.proxy.edge.listening import exclusive, listen_tcp, listen_unix
-from partitiond.proxy.edge.tls import ServerTls, server_tls
 from partitiond.proxy.embedded_server import QuietServer, end_server, quiet_config
+from partitiond.proxy.listening.handshakes import Opener, accept_all
+from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
+from partitiond.proxy.listening.tls import ServerTls, server_tls
 from partitiond.proxy.process import PID_FILE, arguments_text, own_identity
 from partitiond.proxy.telemetry.logs import LogFile, json_line
 from partitiond.proxy.telemetry.traffic import leave_behind, new_epoch

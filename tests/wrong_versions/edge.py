@@ -9,7 +9,7 @@ _CONNECTION: Final = "partitiond/proxy/edge/client_connection.py"
 _EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
 _FRAMING: Final = "partitiond/proxy/engine/framing.py"
 _REQUESTS: Final = "partitiond/proxy/request/requests.py"
-_ACCEPTOR: Final = "partitiond/proxy/edge/acceptor.py"
+_ACCEPTOR: Final = "partitiond/proxy/listening/acceptor.py"
 _ATTEMPT: Final = "partitiond/proxy/engine/attempt.py"
 _WORKERS: Final = "partitiond/proxy/workers/parent.py"
 _LEAVING: Final = "tests/proxy/test_leaving.py::"
@@ -210,7 +210,7 @@ EDGE: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Where no file is left connections wait, and those that are lost are counted.",
-        "tests/proxy/edge/test_acceptor.py",
+        "tests/proxy/listening/test_acceptor.py",
         wrong=(
             (
                 _ACCEPTOR,

@@ -11,7 +11,7 @@ from typing import Final
 from partitiond.cli.doctor.facts import HostFacts
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.core.units import GIB, MIB, format_bytes
-from partitiond.proxy.edge.file_limit import FILES_PER_CONNECTION, OWN_FILES, files_needed
+from partitiond.proxy.listening.file_limit import FILES_PER_CONNECTION, OWN_FILES, files_needed
 
 HOST_BYTES_PER_ENGINE: Final = 4 * GIB
 """Memory of a small model's GPU engine: libraries, pinned buffers, and weights that it loads."""

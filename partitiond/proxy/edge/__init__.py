@@ -1,4 +1,4 @@
-"""Serves the client's side of the endpoint: connections, TLS, request heads and bodies, answers.
+"""Serves the client's side of the endpoint: connections, request heads and bodies, answers.
 
 `data_protocol` inherits from uvicorn's protocol; `exchange` is one request from head to record. It
 calls `request`, `keys`, `dispatch` and `engine`; the server calls it.

@@ -1,9 +1,12 @@
 """Enforces the time limits of one client's connection, and ends it. `lane` reads its requests."""
 
 import asyncio
+import fcntl
 import logging
 import math
 import select
+import struct
+import termios
 import time
 from typing import Any, Final
 
@@ -14,7 +17,6 @@ from uvicorn.server import ServerState
 from partitiond.proxy.dispatch.state import ProxyState
 from partitiond.proxy.edge.hosts import is_loopback
 from partitiond.proxy.edge.origins import plain_address
-from partitiond.proxy.edge.tls import unsent_bytes
 
 SURPLUS_SECONDS: Final = 1.0
 """Time for the head on a connection beyond the limit, which is refused once its head arrives.
@@ -147,3 +149,17 @@ class ClientConnection(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._deadline = time.monotonic() + self._head_seconds()
+
+
+def unsent_bytes(transport: asyncio.BaseTransport) -> int:
+    """Written bytes that the kernel still holds because the client has not read them.
+
+    The buffers of a TLS transport are not visible from outside, but they drain into the kernel's
+    buffer, which is therefore the last to be empty.
+    """
+    connection = transport.get_extra_info("socket")
+    try:
+        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+    except (AttributeError, OSError, ValueError):
+        return 0  # it is closed
+    return int(struct.unpack("i", answer)[0])

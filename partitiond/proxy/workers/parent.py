@@ -25,12 +25,12 @@ from partitiond.proxy.control import control_app
 from partitiond.proxy.dispatch.ledger import ROWS
 from partitiond.proxy.dispatch.shared import LedgerFile, Wakeups, clear_the_dead, open_as_parent
 from partitiond.proxy.dispatch.table_file import load_table, write_atomically, write_table
-from partitiond.proxy.edge.acceptor import Acceptor
-from partitiond.proxy.edge.listening import exclusive, listen_tcp, listen_unix
-from partitiond.proxy.edge.tls import server_tls
 from partitiond.proxy.embedded_server import QuietServer, end_server, quiet_config
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.meters import Budgets
+from partitiond.proxy.listening.acceptor import Acceptor
+from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
+from partitiond.proxy.listening.tls import server_tls
 from partitiond.proxy.process import PID_FILE, arguments_text, own_identity
 from partitiond.proxy.telemetry.logs import json_line
 from partitiond.proxy.telemetry.shared_log import SharedLog

@@ -19,10 +19,10 @@ from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.control import describe
 from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
 from partitiond.proxy.dispatch.state import ProxyState, TimeLimited
-from partitiond.proxy.edge.acceptor import RateLimitedError, take
-from partitiond.proxy.edge.handshakes import Opener
-from partitiond.proxy.edge.tls import ServerTls, server_tls
 from partitiond.proxy.embedded_server import QuietServer, end_server
+from partitiond.proxy.listening.acceptor import RateLimitedError, take
+from partitiond.proxy.listening.handshakes import Opener
+from partitiond.proxy.listening.tls import ServerTls, server_tls
 from partitiond.proxy.server import LAST_SECONDS, data_config
 from partitiond.proxy.telemetry.logs import LogFile, json_line
 from partitiond.proxy.workers.channel import Channel, Message

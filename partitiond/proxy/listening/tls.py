@@ -7,11 +7,8 @@ would keep the previous certificate beside the new one and go on presenting it.
 """
 
 import asyncio
-import fcntl
 import logging
 import ssl
-import struct
-import termios
 from pathlib import Path
 from typing import Final
 
@@ -109,17 +106,3 @@ def server_tls(options: ProxyOptions) -> ServerTls | None:
             hint="Set [proxy] tls_certificate and tls_key, or neither.",
         )
     return ServerTls(Path(options.tls_certificate), Path(options.tls_key))
-
-
-def unsent_bytes(transport: asyncio.BaseTransport) -> int:
-    """Written bytes that the kernel still holds because the client has not read them.
-
-    The buffers of a TLS transport are not visible from outside, but they drain into the kernel's
-    buffer, which is therefore the last to be empty.
-    """
-    connection = transport.get_extra_info("socket")
-    try:
-        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0" * 4)
-    except (AttributeError, OSError, ValueError):
-        return 0  # it is closed
-    return int(struct.unpack("i", answer)[0])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.proxy.edge.file_limit import files_needed
+from partitiond.proxy.listening.file_limit import files_needed
 from partitiond.proxy.process import read_identity
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from partitiond.proxy.dispatch.state import ProxyState
-    from partitiond.proxy.edge.tls import ServerTls
+    from partitiond.proxy.listening.tls import ServerTls
 
 LEAST_HANDSHAKES: Final = 64
 HANDSHAKE_SHARE: Final = 0.125

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from partitiond.proxy.edge.acceptor import Acceptor, Taken, hand, take
+from partitiond.proxy.listening.acceptor import Acceptor, Taken, hand, take
 
 
 @contextlib.contextmanager
