@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from partitiond import serde
 from partitiond.core.errors import InputError
+from partitiond.core.events import EventFilter
 from partitiond.core.keys.record import KeyTerms
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanQuestion
@@ -24,6 +25,11 @@ def plan_body(question: PlanQuestion | Objective | str | None) -> dict[str, Any]
         return {"objective": str(question)}
     body: dict[str, Any] = serde.to_jsonable(question)
     return {key: v for key, v in body.items() if not (v is None or v is False or v == [])}
+
+
+def registration_body(model: Mapping[str, Any] | ModelSpec) -> dict[str, Any]:
+    """Return the body of POST /models for a body with a relative folder, or a specification."""
+    return spec_body(model) if isinstance(model, ModelSpec) else with_absolute_folder(model)
 
 
 def spec_body(spec: ModelSpec) -> dict[str, Any]:
@@ -79,3 +85,21 @@ def _not_finite(value: object, path: str = "") -> str | None:
 def quoted(part: str) -> str:
     """Quote one path segment. "." and ".." alone would mean "this folder" and "its parent"."""
     return quote(part, safe="").replace(".", "%2E") if set(part) == {"."} else quote(part, safe="")
+
+
+def given(**values: object) -> dict[str, object]:
+    """Return the values that are not None, as a query or a body."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def filter_query(wanted: EventFilter) -> dict[str, object]:
+    """Return the fields of a filter that are set, as a query of GET /events."""
+    query: dict[str, object] = {
+        "kind": list(wanted.kinds),
+        "subject": wanted.subject,
+        "actor": wanted.actor,
+        "since": wanted.since,
+        "until": wanted.until,
+        "newest": wanted.newest,
+    }
+    return {name: value for name, value in query.items() if value}

@@ -15,8 +15,3 @@ def events(lines: Iterator[str]) -> Iterator[tuple[str, bytes]]:
         elif not line and data:
             yield name, "\n".join(data).encode()
             name, data = "", []
-
-
-def event_data(lines: Iterator[str]) -> Iterator[bytes]:
-    """Yield the data of each server-sent event in a stream of lines."""
-    return (data for _, data in events(lines))

@@ -16,7 +16,7 @@ from partitiond.api.app import create_app
 from partitiond.client import ControlClient
 from partitiond.client.credentials import Credentials
 from partitiond.client.errors import from_problem
-from partitiond.client.streams import event_data
+from partitiond.client.streams import events
 from partitiond.core.dispatch.routing import KeyRates
 from partitiond.core.errors import (
     ConflictError,
@@ -339,9 +339,9 @@ def test_a_watch_that_is_left_closes_its_stream(client: ControlClient, daemon: R
     assert daemon.service.jobs.watchers.count == 0
 
 
-def test_event_data_skips_comments_and_joins_lines() -> None:
+def test_events_skip_comments_and_join_lines() -> None:
     lines = [": hi", "", "id: 1", "event: x", "data: a", "data:b", "", "data: lost"]
-    assert list(event_data(iter(lines))) == [b"a\nb"]
+    assert [data for _, data in events(iter(lines))] == [b"a\nb"]
 
 
 def test_profiles_are_seen_with_why_they_are_stale(client: ControlClient, daemon: Running) -> None:
