@@ -3,7 +3,7 @@
 They are counted term by term, as the model classes of transformers allocate them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.model.families.blueprint import Blueprint, Matrix, output_matrix
@@ -61,11 +61,16 @@ def opt(config: Config) -> Blueprint:
     )
 
 
+_Row = tuple[str, int, int, bool]
+"""A matrix of every layer: its name, its width on either side, and whether it adds a bias."""
+_LAYERS: Final = ("num_hidden_layers", "n_layer")
+
+
 def _plain(
     config: Config,
     *,
     prefix: str,
-    matrices: Callable[[str, int, int, int], list[Matrix]],
+    layer: Sequence[_Row],
     inner: int,
     norm_values_per_layer: int,
     other_values: int,
@@ -75,7 +80,7 @@ def _plain(
     head_name: str = "lm_head",
     positions: int,
 ) -> Blueprint:
-    """Build the parts that the families below share: a name prefix and each layer's matrices."""
+    """Build the parts that the families below share: a name prefix and the rows of each layer."""
     hidden = whole(config, "hidden_size", "n_embd", "n_embed")
     layers = layer_count(config, *_LAYERS)
     heads = whole(config, "num_attention_heads", "n_head")
@@ -85,9 +90,9 @@ def _plain(
     if tied and head_bias:
         other_values += vocab
     listed = [
-        matrix
-        for layer in range(layers)
-        for matrix in matrices(f"{prefix}.{layer}", hidden, inner, layer)
+        Matrix(f"{prefix}.{number}.{name}", inputs, outputs, bias)
+        for number in range(layers)
+        for name, inputs, outputs, bias in layer
     ]
     return Blueprint(
         matrices=(*listed, *head),
@@ -103,55 +108,28 @@ def _plain(
     )
 
 
-_LAYERS: Final = ("num_hidden_layers", "n_layer")
-
-
 def gpt2(config: Config) -> Blueprint:
     """GPT-2: learned positions, one matrix for query, key and value, biases, tied embeddings."""
-    hidden = whole(config, "n_embd", "hidden_size")
-    positions = whole(config, "n_positions", "max_position_embeddings", "n_ctx")
-    inner = whole(config, "n_inner", default=4 * hidden)
-
-    def matrices(prefix: str, hidden: int, inner: int, _: int) -> list[Matrix]:
-        return [
-            Matrix(f"{prefix}.attn.c_attn", hidden, 3 * hidden, bias=True),
-            Matrix(f"{prefix}.attn.c_proj", hidden, hidden, bias=True),
-            Matrix(f"{prefix}.mlp.c_fc", hidden, inner, bias=True),
-            Matrix(f"{prefix}.mlp.c_proj", inner, hidden, bias=True),
-        ]
-
-    return _plain(
-        config,
-        prefix="transformer.h",
-        matrices=matrices,
-        inner=inner,
-        norm_values_per_layer=4 * hidden,
-        other_values=positions * hidden + 2 * hidden,
-        positions=positions,
-    )
+    return gpt_bigcode({**config, "multi_query": False})
 
 
 def gpt_bigcode(config: Config) -> Blueprint:
     """StarCoder: GPT-2 with one head of keys and values for all (multi-query attention)."""
     hidden = whole(config, "n_embd", "hidden_size")
     heads = whole(config, "n_head", "num_attention_heads")
-    positions = whole(config, "n_positions", "max_position_embeddings")
+    positions = whole(config, "n_positions", "max_position_embeddings", "n_ctx")
     inner = whole(config, "n_inner", default=4 * hidden)
     kv = 1 if flag(config, "multi_query", True) else heads
     keys = kv * head_dim({}, hidden, heads)
-
-    def matrices(prefix: str, hidden: int, inner: int, _: int) -> list[Matrix]:
-        return [
-            Matrix(f"{prefix}.attn.c_attn", hidden, hidden + 2 * keys, bias=True),
-            Matrix(f"{prefix}.attn.c_proj", hidden, hidden, bias=True),
-            Matrix(f"{prefix}.mlp.c_fc", hidden, inner, bias=True),
-            Matrix(f"{prefix}.mlp.c_proj", inner, hidden, bias=True),
-        ]
-
     return _plain(
         config,
         prefix="transformer.h",
-        matrices=matrices,
+        layer=(
+            ("attn.c_attn", hidden, hidden + 2 * keys, True),
+            ("attn.c_proj", hidden, hidden, True),
+            ("mlp.c_fc", hidden, inner, True),
+            ("mlp.c_proj", inner, hidden, True),
+        ),
         inner=inner,
         norm_values_per_layer=4 * hidden,
         other_values=positions * hidden + 2 * hidden,
@@ -164,20 +142,17 @@ def gpt_neox(config: Config) -> Blueprint:
     """GPT-NeoX and Pythia: rotary positions, biases, untied embeddings."""
     hidden = whole(config, "hidden_size")
     bias = flag(config, "attention_bias", True)
-
-    def matrices(prefix: str, hidden: int, inner: int, _: int) -> list[Matrix]:
-        return [
-            Matrix(f"{prefix}.attention.query_key_value", hidden, 3 * hidden, bias),
-            Matrix(f"{prefix}.attention.dense", hidden, hidden, bias),
-            Matrix(f"{prefix}.mlp.dense_h_to_4h", hidden, inner, bias=True),
-            Matrix(f"{prefix}.mlp.dense_4h_to_h", inner, hidden, bias=True),
-        ]
-
+    inner = whole(config, "intermediate_size")
     return _plain(
         config,
         prefix="gpt_neox.layers",
-        matrices=matrices,
-        inner=whole(config, "intermediate_size"),
+        layer=(
+            ("attention.query_key_value", hidden, 3 * hidden, bias),
+            ("attention.dense", hidden, hidden, bias),
+            ("mlp.dense_h_to_4h", hidden, inner, True),
+            ("mlp.dense_4h_to_h", inner, hidden, True),
+        ),
+        inner=inner,
         norm_values_per_layer=4 * hidden,
         other_values=2 * hidden,
         tied=False,
@@ -189,22 +164,16 @@ def gpt_neox(config: Config) -> Blueprint:
 def gptj(config: Config) -> Blueprint:
     """GPT-J: rotary positions, no biases in attention, one norm per layer, a bias on the output."""
     hidden = whole(config, "n_embd", "hidden_size")
-
-    def matrices(prefix: str, hidden: int, inner: int, _: int) -> list[Matrix]:
-        return [
-            *(
-                Matrix(f"{prefix}.attn.{name}_proj", hidden, hidden)
-                for name in ("q", "k", "v", "out")
-            ),
-            Matrix(f"{prefix}.mlp.fc_in", hidden, inner, bias=True),
-            Matrix(f"{prefix}.mlp.fc_out", inner, hidden, bias=True),
-        ]
-
+    inner = whole(config, "n_inner", default=4 * hidden)
     return _plain(
         config,
         prefix="transformer.h",
-        matrices=matrices,
-        inner=whole(config, "n_inner", default=4 * hidden),
+        layer=(
+            *((f"attn.{name}_proj", hidden, hidden, False) for name in ("q", "k", "v", "out")),
+            ("mlp.fc_in", hidden, inner, True),
+            ("mlp.fc_out", inner, hidden, True),
+        ),
+        inner=inner,
         norm_values_per_layer=2 * hidden,
         other_values=2 * hidden,
         tied=False,
@@ -218,24 +187,21 @@ def phi(config: Config) -> Blueprint:
     hidden, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
     width = head_dim({}, hidden, heads)
     kv = kv_heads(config, heads)
+    keys = kv * width
     head_norms = 4 * width if flag(config, "qk_layernorm", False) else 0
-
-    def matrices(prefix: str, hidden: int, inner: int, _: int) -> list[Matrix]:
-        keys = kv * width
-        return [
-            Matrix(f"{prefix}.self_attn.q_proj", hidden, hidden, bias=True),
-            Matrix(f"{prefix}.self_attn.k_proj", hidden, keys, bias=True),
-            Matrix(f"{prefix}.self_attn.v_proj", hidden, keys, bias=True),
-            Matrix(f"{prefix}.self_attn.dense", hidden, hidden, bias=True),
-            Matrix(f"{prefix}.mlp.fc1", hidden, inner, bias=True),
-            Matrix(f"{prefix}.mlp.fc2", inner, hidden, bias=True),
-        ]
-
+    inner = whole(config, "intermediate_size")
     return _plain(
         config,
         prefix="model.layers",
-        matrices=matrices,
-        inner=whole(config, "intermediate_size"),
+        layer=(
+            ("self_attn.q_proj", hidden, hidden, True),
+            ("self_attn.k_proj", hidden, keys, True),
+            ("self_attn.v_proj", hidden, keys, True),
+            ("self_attn.dense", hidden, hidden, True),
+            ("mlp.fc1", hidden, inner, True),
+            ("mlp.fc2", inner, hidden, True),
+        ),
+        inner=inner,
         norm_values_per_layer=2 * hidden + head_norms,
         other_values=2 * hidden,
         kv=kv,
@@ -248,20 +214,17 @@ def phi(config: Config) -> Blueprint:
 def bloom(config: Config) -> Blueprint:
     """Bloom: no learned positions (ALiBi), a norm on the embeddings, biases, tied embeddings."""
     hidden = whole(config, "hidden_size", "n_embed")
-
-    def matrices(prefix: str, hidden: int, inner: int, _: int) -> list[Matrix]:
-        return [
-            Matrix(f"{prefix}.self_attention.query_key_value", hidden, 3 * hidden, bias=True),
-            Matrix(f"{prefix}.self_attention.dense", hidden, hidden, bias=True),
-            Matrix(f"{prefix}.mlp.dense_h_to_4h", hidden, inner, bias=True),
-            Matrix(f"{prefix}.mlp.dense_4h_to_h", inner, hidden, bias=True),
-        ]
-
+    inner = 4 * hidden
     return _plain(
         config,
         prefix="transformer.h",
-        matrices=matrices,
-        inner=4 * hidden,
+        layer=(
+            ("self_attention.query_key_value", hidden, 3 * hidden, True),
+            ("self_attention.dense", hidden, hidden, True),
+            ("mlp.dense_h_to_4h", hidden, inner, True),
+            ("mlp.dense_4h_to_h", inner, hidden, True),
+        ),
+        inner=inner,
         norm_values_per_layer=4 * hidden,
         other_values=4 * hidden,
         positions=whole(config, "seq_length", default=_BLOOM_POSITIONS),
@@ -280,20 +243,17 @@ def falcon(config: Config) -> Blueprint:
         kv = 1 if flag(config, "multi_query", True) else heads
     keys = kv * head_dim({}, hidden, heads)
     norms = _falcon_norms(config, later=later)
-
-    def matrices(prefix: str, hidden: int, inner: int, _: int) -> list[Matrix]:
-        return [
-            Matrix(f"{prefix}.self_attention.query_key_value", hidden, hidden + 2 * keys, bias),
-            Matrix(f"{prefix}.self_attention.dense", hidden, hidden, bias),
-            Matrix(f"{prefix}.mlp.dense_h_to_4h", hidden, inner, bias),
-            Matrix(f"{prefix}.mlp.dense_4h_to_h", inner, hidden, bias),
-        ]
-
+    inner = whole(config, "ffn_hidden_size", default=4 * hidden)
     return _plain(
         config,
         prefix="transformer.h",
-        matrices=matrices,
-        inner=whole(config, "ffn_hidden_size", default=4 * hidden),
+        layer=(
+            ("self_attention.query_key_value", hidden, hidden + 2 * keys, bias),
+            ("self_attention.dense", hidden, hidden, bias),
+            ("mlp.dense_h_to_4h", hidden, inner, bias),
+            ("mlp.dense_4h_to_h", inner, hidden, bias),
+        ),
+        inner=inner,
         norm_values_per_layer=norms * 2 * hidden,
         other_values=2 * hidden,
         kv=kv,

@@ -6,7 +6,7 @@ They differ in biases, norms, the shape of the MLP, tied embeddings and sliding 
 
 import dataclasses
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from partitiond.core.model.families.blueprint import Blueprint, Matrix, output_matrix
@@ -195,6 +195,29 @@ def widths(config: Config, layout: Layout | None = None) -> Widths:
     )
 
 
+def blueprint(
+    wide: Widths, matrices: Iterable[Matrix], norms: int, *, tied: bool, **others: int
+) -> Blueprint:
+    """Return the blueprint of a decoder; its output matrix may be tied to its embeddings.
+
+    Args:
+        norms: values beside those of matrices and embeddings.
+        others: the further fields of the blueprint.
+    """
+    return Blueprint(
+        matrices=(*matrices, *output_matrix("lm_head", wide.hidden, wide.vocab, tied=tied)),
+        others=wide.vocab * wide.hidden + norms,
+        hidden=wide.hidden,
+        layers=wide.layers,
+        heads=wide.heads,
+        kv_heads=wide.kv_heads,
+        head_dim=wide.head_dim,
+        vocab=wide.vocab,
+        positions=wide.positions,
+        **others,
+    )
+
+
 def switched(family: str, config: Config, key: str) -> bool:
     """Return a switch of the config with the family's default."""
     return flag(config, key, (family, key) in _ON_BY_DEFAULT)
@@ -216,20 +239,12 @@ def dense(family: str, config: Config) -> Blueprint:
     norms = wide.hidden * layout.norm_values
     per_layer = norms * _norms_in_layer(family, config, layout) + head_norms(layout, config, wide)
     tokens, sliding = windows(config, wide.layers, layout.window, layout.interval)
-    return Blueprint(
-        matrices=(
-            *matrices,
-            *output_matrix("lm_head", wide.hidden, wide.vocab, tied=tied),
-        ),
-        others=wide.vocab * wide.hidden + wide.layers * per_layer + norms,
-        hidden=wide.hidden,
-        layers=wide.layers,
-        heads=wide.heads,
-        kv_heads=wide.kv_heads,
-        head_dim=wide.head_dim,
+    return blueprint(
+        wide,
+        matrices,
+        wide.layers * per_layer + norms,
+        tied=tied,
         intermediate=inner,
-        vocab=wide.vocab,
-        positions=wide.positions,
         window_tokens=tokens,
         window_layers=sliding,
     )

@@ -8,8 +8,16 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from partitiond.core.model.families.blueprint import Blueprint, Matrix, output_matrix
-from partitiond.core.model.families.dense import LAYOUTS, Widths, attention, head_norms, mlp, widths
+from partitiond.core.model.families.blueprint import Blueprint, Matrix
+from partitiond.core.model.families.dense import (
+    LAYOUTS,
+    Widths,
+    attention,
+    blueprint,
+    head_norms,
+    mlp,
+    widths,
+)
 from partitiond.core.model.families.reading import Config, bad, flag, whole, wholes
 from partitiond.core.model.families.windows import Rule, windows
 
@@ -151,17 +159,12 @@ def mixture_of_experts(family: str, config: Config) -> Blueprint:
     tied = flag(config, "tie_word_embeddings", mixture.tied)
     per_layer = layout.norms * wide.hidden + head_norms(layout, config, wide)
     tokens, sliding = windows(config, wide.layers, mixture.window)
-    return Blueprint(
-        matrices=(*matrices, *output_matrix("lm_head", wide.hidden, wide.vocab, tied=tied)),
-        others=wide.vocab * wide.hidden + wide.layers * per_layer + wide.hidden,
-        hidden=wide.hidden,
-        layers=wide.layers,
-        heads=wide.heads,
-        kv_heads=wide.kv_heads,
-        head_dim=wide.head_dim,
+    return blueprint(
+        wide,
+        matrices,
+        wide.layers * per_layer + wide.hidden,
+        tied=tied,
         intermediate=_widest(config, wide, sparse, experts),
-        vocab=wide.vocab,
-        positions=wide.positions,
         window_tokens=tokens,
         window_layers=sliding,
         experts=experts.count,

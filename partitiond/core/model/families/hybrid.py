@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Final
 
-from partitiond.core.model.families.blueprint import Blueprint, Matrix, blocks, output_matrix
-from partitiond.core.model.families.dense import Widths, attention, widths
+from partitiond.core.model.families.blueprint import Blueprint, Matrix, blocks
+from partitiond.core.model.families.dense import attention, blueprint, widths
 from partitiond.core.model.families.experts import Experts, chosen, mixture_matrices
 from partitiond.core.model.families.reading import (
     Config,
@@ -29,35 +29,6 @@ def hybrid(family: str, config: Config) -> Blueprint:
     """Return a decoder with convolution or state-space layers."""
     builders = {"falcon_h1": _falcon_h1, "granitemoehybrid": _granite, "lfm2": _lfm2}
     return builders[family](config)
-
-
-def _blueprint(
-    wide: Widths,
-    matrices: list[Matrix],
-    norms: int,
-    *,
-    tied: bool,
-    inner: int,
-    stateless: int,
-    state: int,
-    experts: Experts | None = None,
-) -> Blueprint:
-    return Blueprint(
-        matrices=(*matrices, *output_matrix("lm_head", wide.hidden, wide.vocab, tied=tied)),
-        others=wide.vocab * wide.hidden + norms,
-        hidden=wide.hidden,
-        layers=wide.layers,
-        heads=wide.heads,
-        kv_heads=wide.kv_heads,
-        head_dim=wide.head_dim,
-        intermediate=inner,
-        vocab=wide.vocab,
-        positions=wide.positions,
-        stateless_layers=stateless,
-        experts=experts.count if experts else 0,
-        experts_per_token=experts.used if experts else 0,
-        state_values=state,
-    )
 
 
 def _gated(prefix: str, names: tuple[str, str, str], hidden: int, inner: int) -> Iterator[Matrix]:
@@ -90,8 +61,14 @@ def _lfm2(config: Config) -> Blueprint:
     stateless = wide.layers - len(attends)
     tied = flag(config, "tie_embedding", flag(config, "tie_word_embeddings", True))
     state = stateless * wide.hidden * (kernel - 1)
-    return _blueprint(
-        wide, matrices, norms, tied=tied, inner=inner, stateless=stateless, state=state
+    return blueprint(
+        wide,
+        matrices,
+        norms,
+        tied=tied,
+        intermediate=inner,
+        stateless_layers=stateless,
+        state_values=state,
     )
 
 
@@ -205,15 +182,16 @@ def _granite(config: Config) -> Blueprint:
             matrices += mixture_matrices(f"{prefix}.block_sparse_moe", wide.hidden, experts)
         matrices.append(Matrix(f"{prefix}.shared_mlp.input_linear", wide.hidden, 2 * shared))
         matrices.append(Matrix(f"{prefix}.shared_mlp.output_linear", shared, wide.hidden))
-    return _blueprint(
+    return blueprint(
         wide,
         matrices,
         (2 * wide.layers + 1) * wide.hidden + mixers * (mixer.others if mixer else 0),
         tied=flag(config, "tie_word_embeddings", False),
-        inner=shared + (experts.width if experts else 0),
-        stateless=mixers,
-        state=mixers * (mixer.state_values if mixer else 0),
-        experts=experts,
+        intermediate=shared + (experts.width if experts else 0),
+        stateless_layers=mixers,
+        state_values=mixers * (mixer.state_values if mixer else 0),
+        experts=experts.count if experts else 0,
+        experts_per_token=experts.used if experts else 0,
     )
 
 
@@ -248,12 +226,11 @@ def _falcon_h1(config: Config) -> Blueprint:
                 f"{prefix}.feed_forward", ("gate_proj", "up_proj", "down_proj"), wide.hidden, inner
             )
         )
-    return _blueprint(
+    return blueprint(
         wide,
         matrices,
         (2 * wide.layers + 1) * wide.hidden + wide.layers * mixer.others,
         tied=flag(config, "tie_word_embeddings", False),
-        inner=inner,
-        stateless=0,
-        state=wide.layers * mixer.state_values,
+        intermediate=inner,
+        state_values=wide.layers * mixer.state_values,
     )
