@@ -17,8 +17,8 @@ from loadgen.load.lengths import Lengths, uniform
 from loadgen.load.traces import Trace
 from partitiond.core.errors import InputError
 from partitiond.core.model.workload import Workload
-from partitiond.simulated.fleet.clock import EventTarget, FleetClock
 from partitiond.simulated.fleet.dispatch import FleetModel
+from partitiond.simulated.replay.events import EventTarget, SimulatedClock
 from partitiond.simulated.replay.traffic import lengths_of
 
 Arrival = tuple[float, int, int]
@@ -163,7 +163,7 @@ class Stream(EventTarget):
     """
 
     def __init__(
-        self, clock: FleetClock, model: FleetModel, arrivals: Iterator[Arrival], until: float
+        self, clock: SimulatedClock, model: FleetModel, arrivals: Iterator[Arrival], until: float
     ) -> None:
         self.over = False
         self._clock = clock

@@ -5,7 +5,7 @@ from typing import Final, Protocol
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.performance.interference import DEFAULT, Interference, sigma
 from partitiond.core.plan.record import Candidate
-from partitiond.simulated.fleet.clock import FleetClock
+from partitiond.simulated.replay.events import SimulatedClock
 from partitiond.simulated.replay.host import Host, HostEngine
 
 MOST_SIGMAS: Final = 4096
@@ -41,7 +41,7 @@ class FleetDevice:
 
     def __init__(
         self,
-        clock: FleetClock,
+        clock: SimulatedClock,
         mode: SharingMode,
         interference: Interference = DEFAULT,
         host: Host | None = None,

@@ -16,10 +16,10 @@ from partitiond.core.dispatch.admission import (
 )
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
-from partitiond.simulated.fleet.clock import EventTarget, FleetClock
 from partitiond.simulated.fleet.engine import FleetRequest
 from partitiond.simulated.fleet.places import FleetPlaces, FleetReplica, Place
 from partitiond.simulated.replay.dispatch import BYTES_PER_TOKEN
+from partitiond.simulated.replay.events import EventTarget, SimulatedClock
 
 
 class FinishedRequest:
@@ -56,7 +56,7 @@ class FleetModel:
     """
 
     def __init__(
-        self, clock: FleetClock, route: ModelRoute, finished: FinishedRequest, seed: int = 0
+        self, clock: SimulatedClock, route: ModelRoute, finished: FinishedRequest, seed: int = 0
     ) -> None:
         self.clock = clock
         self.arrived = 0

@@ -14,8 +14,8 @@ import math
 from partitiond.core.dispatch import places
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.plan.record import Candidate
-from partitiond.simulated.fleet.clock import EventTarget, FleetClock
 from partitiond.simulated.fleet.device import FleetDevice
+from partitiond.simulated.replay.events import EventTarget, SimulatedClock
 from partitiond.simulated.replay.host import NO_COSTS
 from partitiond.simulated.replay.models import EngineModel
 from partitiond.simulated.replay.steps import Steps
@@ -86,7 +86,7 @@ class FleetEngine(EventTarget):
 
     def __init__(
         self,
-        clock: FleetClock,
+        clock: SimulatedClock,
         device: FleetDevice,
         candidate: Candidate,
         behaves: EngineModel,

@@ -28,8 +28,8 @@ from partitiond.core.replica.observation import (
 )
 from partitiond.core.replica.reconcile import reconcile
 from partitiond.core.replica.states import ReplicaState
-from partitiond.simulated.fleet.clock import EventTarget, FleetClock
 from partitiond.simulated.fleet.places import FleetReplica
+from partitiond.simulated.replay.events import EventTarget, SimulatedClock
 
 STOP_SECONDS: Final = 3.0
 """Time from the end of the last request until the partition is free again."""
@@ -48,7 +48,7 @@ class SimulatedFleet:
         starts: engines started since the beginning.
     """
 
-    def __init__(self, clock: FleetClock, make: MakeReplica) -> None:
+    def __init__(self, clock: SimulatedClock, make: MakeReplica) -> None:
         self.clock = clock
         self.make = make
         self.asleep: dict[str, int] = {}

@@ -16,8 +16,8 @@ from partitiond.core.dispatch.balance import Slowness, occupancy
 from partitiond.core.dispatch.fair_queue import FairQueue
 from partitiond.core.dispatch.places import Places
 from partitiond.core.dispatch.routing import ReplicaRoute
-from partitiond.simulated.fleet.clock import FleetClock
 from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest, TokenListener
+from partitiond.simulated.replay.events import SimulatedClock
 
 
 class FleetReplica(TokenListener):
@@ -30,7 +30,7 @@ class FleetReplica(TokenListener):
     def __init__(
         self,
         route: ReplicaRoute,
-        clock: FleetClock,
+        clock: SimulatedClock,
         ended: Callable[[FleetRequest, "FleetReplica"], None],
     ) -> None:
         """

@@ -18,7 +18,6 @@ from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.interference import DEFAULT, Interference
 from partitiond.core.plan.record import Placement, Plan
 from partitiond.simulated.fleet.arrivals import Arrival, Stream, all_over
-from partitiond.simulated.fleet.clock import FleetClock
 from partitiond.simulated.fleet.device import FleetDevice
 from partitiond.simulated.fleet.dispatch import FleetModel
 from partitiond.simulated.fleet.engine import FleetEngine
@@ -26,6 +25,7 @@ from partitiond.simulated.fleet.hosts import FleetHost, SimulatedFleet
 from partitiond.simulated.fleet.places import FleetReplica
 from partitiond.simulated.fleet.report import FleetReport, ModelReport, Resources
 from partitiond.simulated.fleet.tally import Tally, together
+from partitiond.simulated.replay.events import SimulatedClock
 from partitiond.simulated.replay.host import Host as HostCores
 from partitiond.simulated.replay.host import cores_of
 from partitiond.simulated.replay.models import EngineModel, EngineOf
@@ -105,7 +105,7 @@ class FleetRun(SimulatedFleet):
             options: how the fleet is simulated.
             scaler: makes new plans; None keeps this one.
         """
-        super().__init__(FleetClock(), self._replica)
+        super().__init__(SimulatedClock(), self._replica)
         self.plan = plan
         self.specs = specs
         self.options = options

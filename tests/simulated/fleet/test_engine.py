@@ -2,9 +2,9 @@
 
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.simulated.fleet.clock import FleetClock
 from partitiond.simulated.fleet.device import FleetDevice
 from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest, TokenListener
+from partitiond.simulated.replay.events import SimulatedClock
 from partitiond.simulated.replay.host import Host, HostCosts
 from partitiond.simulated.replay.models import EngineModel
 from tests.simulated.replay.samples import ConstantSteps, candidate
@@ -22,14 +22,14 @@ class Notes(TokenListener):
         self.last.append(request)
 
 
-def engine(clock: FleetClock, costs: HostCosts, notes: Notes) -> FleetEngine:
+def engine(clock: SimulatedClock, costs: HostCosts, notes: Notes) -> FleetEngine:
     behaves = EngineModel(ConstantSteps(), 10_000, 1000, costs=costs)
     device = FleetDevice(clock, SharingMode.WHOLE, host=Host(1))
     return FleetEngine(clock, device, candidate("m"), behaves, notes)
 
 
 def test_an_engine_that_ends_loses_what_is_on_its_way_and_what_no_step_knows_of() -> None:
-    clock, notes = FleetClock(), Notes()
+    clock, notes = SimulatedClock(), Notes()
     one = engine(clock, HostCosts(way_seconds=0.015, schedules_ahead=True), notes)
     running, coming, unseen = (FleetRequest(0.0, 1, 100, Cost(1, 0)) for _ in range(3))
     one.add(running)
@@ -45,7 +45,7 @@ def test_an_engine_that_ends_loses_what_is_on_its_way_and_what_no_step_knows_of(
 
 
 def test_an_engine_owes_nothing_after_it_has_ended() -> None:
-    clock, notes = FleetClock(), Notes()
+    clock, notes = SimulatedClock(), Notes()
     one = engine(clock, HostCosts(request_cpu_seconds=1.0), notes)
     one.add(FleetRequest(0.0, 1, 100, Cost(1, 0)))
     clock.at(0.005, lambda: one.add(FleetRequest(0.0, 1, 1, Cost(1, 0))))

@@ -13,7 +13,6 @@ from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, Repl
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.performance.interference import Interference
 from partitiond.core.profile.confirmed import StepTime
-from partitiond.simulated.fleet.clock import FleetClock
 from partitiond.simulated.fleet.device import FleetDevice
 from partitiond.simulated.fleet.dispatch import FinishedRequest, FleetModel
 from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest
@@ -96,7 +95,7 @@ class Notes(FinishedRequest):
 
 
 def in_fleet(shape: Shape, arrivals: Sequence[Arrival]) -> list[Ended]:
-    clock, notes, host = FleetClock(), Notes(), Host(shape.cores)
+    clock, notes, host = SimulatedClock(), Notes(), Host(shape.cores)
     model = FleetModel(clock, shape.route, notes, seed=3)
     devices: dict[int, FleetDevice] = {}
     for number, (where, slots, tokens) in enumerate(shape.replicas):

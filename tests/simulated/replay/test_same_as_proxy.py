@@ -22,7 +22,6 @@ from partitiond.core.hardware.kinds import SharingMode
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import Flight, LiveReplica
-from partitiond.simulated.fleet.clock import FleetClock
 from partitiond.simulated.fleet.device import FleetDevice
 from partitiond.simulated.fleet.dispatch import FinishedRequest, FleetModel
 from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest
@@ -297,7 +296,7 @@ class InFleet(FinishedRequest):
     def __init__(self, route: ModelRoute) -> None:
         self.decisions: list[Decision] = []
         self.draws = Draws()
-        self._clock = FleetClock()
+        self._clock = SimulatedClock()
         self._names: dict[FleetRequest, int] = {}
         self._requests: dict[int, FleetRequest] = {}
         self._where: dict[int, FleetReplica] = {}
