@@ -1,6 +1,7 @@
 """Implements `partitiond devices mig`: shows, plans and makes GPU instances without a daemon."""
 
 import collections
+import dataclasses
 import importlib
 import sys
 from collections.abc import Sequence
@@ -33,26 +34,34 @@ FileArgument = Annotated[
     Path | None,
     typer.Argument(metavar="[FILE]", help="Configuration file of mig-parted (v1, YAML or JSON)."),
 ]
-ConfigOption = Annotated[
-    str, typer.Option("--config", metavar="NAME", help="Which configuration of the file.")
-]
-GeometryOption = Annotated[
-    str | None,
-    typer.Option(
-        "--geometry",
-        metavar="TEXT",
-        help='Instances in place of a file: "3g.40gb@4,2g.20gb@2,1g.10gb", or "none".',
-    ),
-]
 GpuOption = Annotated[
     list[str] | None,
     typer.Option("--gpu", metavar="GPU", help="Index or UUID; repeatable. Left out: all."),
 ]
-ReplaceOption = Annotated[
-    bool,
-    typer.Option("--replace", help="Also destroy idle instances that partitiond did not make."),
-]
-ModeOption = Annotated[bool, typer.Option("--mode", help="Also turn MIG on or off on idle GPUs.")]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenTarget:
+    """The target: a file's configuration or one geometry, of which GPUs, and what may change."""
+
+    file: FileArgument = None
+    config: str = option("Which configuration of the file.", default="", metavar="NAME")
+    geometry: str | None = option(
+        'Instances in place of a file: "3g.40gb@4,2g.20gb@2,1g.10gb", or "none".', metavar="TEXT"
+    )
+    gpu: GpuOption = None
+    replace: bool = option("Also destroy idle instances that partitiond did not make.")
+    mode: bool = option("Also turn MIG on or off on idle GPUs.")
+
+    def check(self) -> None:
+        """Raises InputError for a file and a geometry, or for neither."""
+        if (self.file is None) == (self.geometry is None):
+            raise InputError(
+                "a configuration file or --geometry is needed, and not both.",
+                hint="As `partitiond devices mig plan --geometry 3g.40gb,2g.20gb --gpu 0`.",
+            )
+        if self.config and self.file is None:
+            raise InputError("--config names a configuration of a file.", hint="Name the file.")
 
 
 @spread
@@ -86,24 +95,13 @@ def show(
         _write(export, emit_text(summary(said)))
 
 
-def plan(
-    ctx: typer.Context,
-    file: FileArgument = None,
-    config: ConfigOption = "",
-    geometry: GeometryOption = None,
-    gpu: GpuOption = None,
-    *,
-    replace: ReplaceOption = False,
-    mode: ModeOption = False,
-    as_json: JsonOption = False,
-) -> None:
+@spread
+def plan(ctx: typer.Context, asked: GivenTarget, *, as_json: JsonOption = False) -> None:
     """Show the steps to a geometry; change nothing.
 
     Instances that fit stay as they are. What somebody uses is never destroyed.
     """
-    found = _plans(
-        settings_of(ctx), _Asked(file, config, geometry, gpu or ()), replace=replace, mode=mode
-    )
+    found = _plans(settings_of(ctx), asked)
     emit([plan_data(p) for p in found], as_json=as_json, render=lambda: plans_view(found))
     if any(p.refused is not None for p in found):
         raise typer.Exit(Exit.DEVICE)
@@ -112,13 +110,8 @@ def plan(
 @spread
 def apply(
     ctx: typer.Context,
-    file: FileArgument = None,
-    config: ConfigOption = "",
-    geometry: GeometryOption = None,
-    gpu: GpuOption = None,
+    asked: GivenTarget,
     *,
-    replace: ReplaceOption = False,
-    mode: ModeOption = False,
     yes: bool = option("Do not ask.", "--yes", "-y"),
     as_json: JsonOption = False,
 ) -> None:
@@ -128,8 +121,7 @@ def apply(
     are refused. Instances do not survive a reboot: run it again at boot.
     """
     settings = settings_of(ctx)
-    asked = _Asked(file, config, geometry, gpu or ())
-    found = _plans(settings, asked, replace=replace, mode=mode)
+    found = _plans(settings, asked)
     refused = next((p for p in found if p.refused is not None), None)
     if refused is not None and refused.refused is not None:
         raise DeviceError(
@@ -149,31 +141,16 @@ def apply(
     emit([plan_data(p) for p in found], as_json=as_json, render=lambda: words)
 
 
-class _Asked:
-    """The target on the command line: a file's configuration, or one geometry."""
-
-    def __init__(
-        self, file: Path | None, config: str, geometry: str | None, gpus: Sequence[str]
-    ) -> None:
-        if (file is None) == (geometry is None):
-            raise InputError(
-                "a configuration file or --geometry is needed, and not both.",
-                hint="As `partitiond devices mig plan --geometry 3g.40gb,2g.20gb --gpu 0`.",
-            )
-        if config and file is None:
-            raise InputError("--config names a configuration of a file.", hint="Name the file.")
-        self.file, self.config, self.geometry, self.gpus = file, config, geometry, gpus
-
-
-def _plans(settings: "Settings", asked: _Asked, *, replace: bool, mode: bool) -> list[GpuPlan]:
-    changes: MigChanges = "mode" if mode else "instances"
+def _plans(settings: "Settings", asked: GivenTarget) -> list[GpuPlan]:
+    asked.check()
+    changes: MigChanges = "mode" if asked.mode else "instances"
     instances = None if asked.geometry is None else parse_geometry(asked.geometry)
     entries: Sequence[MigEntry] = ()
     if asked.file is not None:
         entries = parse(_read(asked.file), str(asked.file)).choose(asked.config)
     use_gpus_of(settings)
-    gpus = find_gpus(settings, asked.gpus)
-    if instances is not None and len(gpus) > 1 and not asked.gpus:
+    gpus = find_gpus(settings, asked.gpu or ())
+    if instances is not None and len(gpus) > 1 and not asked.gpu:
         raise InputError(
             f"there are {len(gpus)} GPUs.", hint="Say with --gpu which of them get the geometry."
         )
@@ -183,7 +160,7 @@ def _plans(settings: "Settings", asked: _Asked, *, replace: bool, mode: bool) ->
         if wanted is None:
             continue
         try:
-            found.append(plan_gpu(gpu, wanted, changes=changes, replace=replace))
+            found.append(plan_gpu(gpu, wanted, changes=changes, replace=asked.replace))
         except SpecError as error:
             raise SpecError(f"GPU {gpu.index}: {error.message}", hint=error.hint) from error
     if not found:
