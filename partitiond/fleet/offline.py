@@ -42,25 +42,10 @@ OnEstimate = Callable[[int, int], None]
 
 
 def plan_fleet(
-    fleet: Fleet,
-    *,
-    devices: Sequence[Device] = (),
-    objective: Objective = Objective.MIN_DEVICES,
-    time_limit_seconds: float = 10.0,
-    seed: int = 0,
-    architecture_of: ArchitectureOf | None = None,
+    fleet: Fleet, objective: Objective = Objective.MIN_DEVICES, time_limit_seconds: float = 10.0
 ) -> Plan | Infeasible:
     """Plan a fleet from estimates; arguments as of `fleet_request`. Raises SpecError."""
-    return solve(
-        fleet_request(
-            fleet,
-            devices=devices,
-            objective=objective,
-            time_limit_seconds=time_limit_seconds,
-            seed=seed,
-            architecture_of=architecture_of,
-        )
-    )
+    return solve(fleet_request(fleet, objective=objective, time_limit_seconds=time_limit_seconds))
 
 
 def fleet_request(

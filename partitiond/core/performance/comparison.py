@@ -38,18 +38,18 @@ class DeviceOption:
 
     hardware: str
     partition: str
-    mode: str
-    replicas: int
-    batch: int
-    req_per_s: float
-    output_tokens_per_s: float
-    ttft_p95_seconds: float | None
-    tpot_p95_seconds: float | None
-    alone_req_per_s: float
-    devices_to_match: float | None
-    price_per_hour: float | None
-    cost_per_million_output_tokens: float | None
-    cost_per_million_tokens: float | None
+    mode: str = ""
+    replicas: int = 0
+    batch: int = 0
+    req_per_s: float = 0.0
+    output_tokens_per_s: float = 0.0
+    ttft_p95_seconds: float | None = None
+    tpot_p95_seconds: float | None = None
+    alone_req_per_s: float = 0.0
+    devices_to_match: float | None = None
+    price_per_hour: float | None = None
+    cost_per_million_output_tokens: float | None = None
+    cost_per_million_tokens: float | None = None
     reason: str = ""
 
 
@@ -82,23 +82,9 @@ def _option(  # noqa: PLR0917
 ) -> DeviceOption:
     price = prices.of(spec) if prices is not None else None
     if found is None:
-        return DeviceOption(
-            hardware=spec.key,
-            partition=report.partition,
-            mode="",
-            replicas=0,
-            batch=0,
-            req_per_s=0.0,
-            output_tokens_per_s=0.0,
-            ttft_p95_seconds=None,
-            tpot_p95_seconds=None,
-            alone_req_per_s=0.0,
-            devices_to_match=None,
-            price_per_hour=price,
-            cost_per_million_output_tokens=None,
-            cost_per_million_tokens=None,
-            reason=_why_none(report),
-        )
+        misfit = not report.points and report.limited_by is LimitedBy.MEMORY
+        reason = "does not fit" if misfit else "no batch holds the SLO"
+        return DeviceOption(spec.key, report.partition, price_per_hour=price, reason=reason)
     all_tokens = found.output_tokens_per_s * (1 + workload.moments.p / workload.moments.o)
     return DeviceOption(
         hardware=spec.key,
@@ -120,12 +106,6 @@ def _option(  # noqa: PLR0917
 
 def _cost(price: float | None, tokens_per_s: float) -> float | None:
     return None if price is None else cost_per_million(price, tokens_per_s)
-
-
-def _why_none(report: EstimateReport) -> str:
-    if not report.points and report.limited_by is LimitedBy.MEMORY:
-        return "does not fit"
-    return "no batch holds the SLO"
 
 
 def cheapest(options: Sequence[DeviceOption]) -> DeviceOption | None:

@@ -25,7 +25,7 @@ from partitiond.core.performance.footprint import (
     footprint_at,
     kv_tokens,
 )
-from partitiond.core.performance.latency import e2el_latency, itl_latency, ttft_latency
+from partitiond.core.performance.latency import RoundCase, e2el_latency, itl_latency, ttft_latency
 from partitiond.core.performance.length_shift import (
     LengthShift,
     checks_of,
@@ -280,14 +280,19 @@ def _point(
     seconds = round_seconds(batch)
     moments = subject.workload.moments
     like = nearest_point(source, batch)
+
+    def ratio(latency: Callable[[RoundCase, int], Latency]) -> float:
+        new = _calibrated(latency, subject, seconds, batch)
+        return new / _calibrated(latency, source.subject, measured_round(like), like.batch)
+
     return OperatingPoint(
         batch=batch,
         output_tokens_per_s=batch / seconds,
         half_width=0.0,
         req_per_s=batch / seconds / moments.o,
-        ttft=_scaled(like.ttft, _ttft_ratio(target, seconds, source, like, batch)),
+        ttft=_scaled(like.ttft, ratio(ttft_latency)),
         tpot=_scaled(like.tpot, seconds / measured_round(like)),
-        itl=_scaled(like.itl, _itl_ratio(target, seconds, source, like, batch)),
+        itl=_scaled(like.itl, ratio(itl_latency)),
         e2el=_e2el(target, source, like, seconds),
         kv_tokens=kv_tokens(
             batch,
@@ -308,31 +313,12 @@ def _scaled(latency: Latency, ratio: float) -> Latency:
     )
 
 
-def _calibrated(subject: Subject, seconds: float, batch: int) -> float:
-    """Return the ratio of the time that a round takes to the time that the roofline gives."""
-    return seconds / subject.rounds.round(batch).seconds
-
-
-def _ttft_ratio(
-    target: Target, seconds: float, source: Source, like: OperatingPoint, batch: int
+def _calibrated(
+    latency: Callable[[RoundCase, int], Latency], subject: Subject, seconds: float, batch: int
 ) -> float:
-    there, here = target.subject, source.subject
-    new = ttft_latency(there.rounds, batch).mean * _calibrated(there, seconds, batch)
-    old = ttft_latency(here.rounds, like.batch).mean * _calibrated(
-        here, measured_round(like), like.batch
-    )
-    return new / old
-
-
-def _itl_ratio(
-    target: Target, seconds: float, source: Source, like: OperatingPoint, batch: int
-) -> float:
-    there, here = target.subject, source.subject
-    new = itl_latency(there.rounds, batch).mean * _calibrated(there, seconds, batch)
-    old = itl_latency(here.rounds, like.batch).mean * _calibrated(
-        here, measured_round(like), like.batch
-    )
-    return new / old
+    """Return a mean latency by the roofline, scaled to the time that a round takes."""
+    of_roofline = subject.rounds.round(batch).seconds
+    return latency(subject.rounds, batch).mean * (seconds / of_roofline)
 
 
 def _e2el(target: Target, source: Source, like: OperatingPoint, seconds: float) -> Latency:
