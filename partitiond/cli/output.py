@@ -66,6 +66,14 @@ def emit(value: object, *, as_json: bool, render: "Callable[[], RenderableType]"
         out().print(render(), crop=False)
 
 
+def tell(value: object, text: str, *, as_json: bool) -> None:
+    """Print `value` as JSON, or say in a line what was done."""
+    if as_json:
+        print_json(value)
+    else:
+        say(text)
+
+
 def print_error(error: PartitiondError) -> None:
     """Write the error's message and hint on stderr, without a traceback."""
     say(f"error: {_shortened(error.message)}")

@@ -9,7 +9,7 @@ from partitiond.cli.ids import KeyArgument, with_id
 from partitiond.cli.keys import options as given
 from partitiond.cli.keys.table import key_table, keys_table
 from partitiond.cli.options import JsonOption, client_of, option, spread
-from partitiond.cli.output import emit, out, print_json, say
+from partitiond.cli.output import emit, out, print_json, say, tell
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -74,10 +74,7 @@ def update(
         raise typer.BadParameter("nothing to change: give at least one option.")
     with client_of(ctx) as client:
         record = _with_key(client, key_id, lambda found: client.update_key(found, changes))
-    if as_json:
-        print_json(record)
-        return
-    say(f"Key {record.id} is changed.")
+    tell(record, f"Key {record.id} is changed.", as_json=as_json)
 
 
 @spread
@@ -111,7 +108,4 @@ def remove(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False)
     with client_of(ctx) as client:
         key_id = _with_key(client, key_id, client.key).record.id
         client.remove_key(key_id)
-    if as_json:
-        print_json({"removed": key_id})
-        return
-    say(f"Key {key_id} is removed.")
+    tell({"removed": key_id}, f"Key {key_id} is removed.", as_json=as_json)

@@ -110,11 +110,9 @@ def _table(report: UsageReport) -> RenderableType:
             f"{line.failed:,}",
             f"{line.prompt_tokens:,}",
             f"{line.output_tokens:,}",
-            _hours(line.device_seconds),
+            f"{line.device_seconds / 3600:.2f} h"
+            if line.device_seconds >= 360
+            else f"{line.device_seconds:.1f} s",
             f"{line.kilowatt_hours:.3f}",
         )
     return table
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.2f} h" if seconds >= 360 else f"{seconds:.1f} s"

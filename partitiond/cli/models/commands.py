@@ -22,7 +22,7 @@ from partitiond.cli.options import (
     option,
     spread,
 )
-from partitiond.cli.output import emit, err, print_json, say
+from partitiond.cli.output import emit, err, print_json, say, tell
 from partitiond.cli.tables import PAGE_ROWS, models_table
 from partitiond.cli.waiting import wait_for_change
 
@@ -314,7 +314,4 @@ def remove(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False)
     """Remove a model: its replicas drain and stop. Its measured profiles stay."""
     with client_of(ctx) as client:
         client.remove(name)
-    if as_json:
-        print_json({"removed": name})
-        return
-    say(f"{name} is removed; its replicas drain and stop.")
+    tell({"removed": name}, f"{name} is removed; its replicas drain and stop.", as_json=as_json)

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from partitiond.cli.columns import new_table
 from partitiond.cli.ids import ProfileArgument, with_id
 from partitiond.cli.options import JsonOption, client_of, option, spread
-from partitiond.cli.output import emit, print_json, say
+from partitiond.cli.output import emit, tell
 from partitiond.core.drift.detection import Figure, LedgerEntry
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
 
@@ -49,10 +49,9 @@ def lift(
             client.lift_correction,
             lambda: (correction.profile_id for correction in client.drift().corrections),
         )
-    if as_json:
-        print_json(lifted)
-        return
-    say(f"Plans take the figures of {lifted.profile_id} as they are again.")
+    tell(
+        lifted, f"Plans take the figures of {lifted.profile_id} as they are again.", as_json=as_json
+    )
 
 
 def report_view(report: DriftReport) -> RenderableType:

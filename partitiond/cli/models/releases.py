@@ -7,7 +7,7 @@ import typer
 from partitiond.cli.columns import new_table
 from partitiond.cli.ids import ModelArgument
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of
-from partitiond.cli.output import emit, err, print_json, say
+from partitiond.cli.output import emit, err, tell
 from partitiond.cli.waiting import wait_for_change
 
 VersionArgument = Annotated[
@@ -55,9 +55,6 @@ def rollback(
     with client_of(ctx) as client:
         before = client.convergence()
         release = client.roll_back(name, version)
-        if as_json:
-            print_json(release)
-        else:
-            say(f"{name} goes back to version {release.version}.")
+        tell(release, f"{name} goes back to version {release.version}.", as_json=as_json)
         if not no_wait:
             wait_for_change(client, before, err())

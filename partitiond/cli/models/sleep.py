@@ -4,7 +4,7 @@ import typer
 
 from partitiond.cli.ids import ModelArgument
 from partitiond.cli.options import JsonOption, client_of, option, spread
-from partitiond.cli.output import print_json, say
+from partitiond.cli.output import tell
 
 
 @spread
@@ -23,10 +23,9 @@ def sleep(
     """
     with client_of(ctx) as client:
         view = client.sleep(name, level)
-    if as_json:
-        print_json(view)
-        return
-    say(f"{name} falls asleep (level {level}). Its state: partitiond status")
+    tell(
+        view, f"{name} falls asleep (level {level}). Its state: partitiond status", as_json=as_json
+    )
 
 
 def wake(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
@@ -36,7 +35,4 @@ def wake(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -
     """
     with client_of(ctx) as client:
         view = client.wake(name)
-    if as_json:
-        print_json(view)
-        return
-    say(f"{name} wakes. Its state: partitiond status")
+    tell(view, f"{name} wakes. Its state: partitiond status", as_json=as_json)

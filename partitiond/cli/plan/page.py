@@ -4,11 +4,10 @@ import collections
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from partitiond.cli.columns import Column, table_of
 from partitiond.cli.plan.devices import empty_line
 from partitiond.cli.plan.words import milliseconds, number
 from partitiond.core.hardware.kinds import SharingMode, short_device
@@ -45,19 +44,18 @@ def _models(forecasts: Sequence[ModelForecast]) -> Iterator[RenderableType]:
     if not shown:
         return
     yield Text(f"The worst served of {len(forecasts)} models", style="bold")
-    table = _table("model", ">replicas", ">req/s", ">wanted", ">spare", ">TTFT ms", ">TPOT ms")
-    for f in shown:
-        spare = "-" if f.headroom is None else f"{f.headroom:+.0%}"
-        short = f.replicas == 0 or (f.headroom is not None and f.headroom < -1e-6)
-        table.add_row(
-            f.model,
-            str(f.replicas),
-            number(f.capacity_req_per_s),
-            "max" if f.demand_req_per_s is None else number(f.demand_req_per_s),
-            Text(spare, style="red" if short else ""),
-            milliseconds(f.ttft_p95_seconds),
-            milliseconds(f.tpot_p95_seconds),
-        )
+    table = table_of(
+        shown,
+        Column("model", lambda f: f.model, right=False, whole=True),
+        Column("replicas", lambda f: str(f.replicas), whole=True),
+        Column("req/s", lambda f: number(f.capacity_req_per_s), whole=True),
+        Column("wanted", _wanted, whole=True),
+        Column("spare", _spare, whole=True),
+        Column("TTFT ms", lambda f: milliseconds(f.ttft_p95_seconds), whole=True),
+        Column("TPOT ms", lambda f: milliseconds(f.tpot_p95_seconds), whole=True),
+        close=True,
+    )
+    table.show_edge = False
     yield table
     left = len(forecasts) - len(shown)
     if left:
@@ -66,17 +64,33 @@ def _models(forecasts: Sequence[ModelForecast]) -> Iterator[RenderableType]:
         yield Text(f"... and {left} more models{none} (plan --all)\n", style="dim")
 
 
+def _wanted(f: ModelForecast) -> str:
+    return "max" if f.demand_req_per_s is None else number(f.demand_req_per_s)
+
+
+def _spare(f: ModelForecast) -> Text:
+    short = f.replicas == 0 or (f.headroom is not None and f.headroom < -1e-6)
+    spare = "-" if f.headroom is None else f"{f.headroom:+.0%}"
+    return Text(spare, style="red" if short else "")
+
+
 def _devices(plan: Plan) -> Iterator[RenderableType]:
     fills = fills_of(plan)
     if not fills:
         return
     yield Text(f"{len(fills)} devices in use", style="bold")
-    table = _table("kind", "shared", ">devices", ">replicas", ">memory: least", ">median", ">most")
-    for kind in kinds_of(fills):
-        shares = (f"{share:.0%}" for share in (kind.least, kind.median, kind.most))
-        table.add_row(
-            kind.hardware, kind.mode.value, str(kind.devices), str(kind.replicas), *shares
-        )
+    table = table_of(
+        kinds_of(fills),
+        Column("kind", lambda kind: kind.hardware, right=False, whole=True),
+        Column("shared", lambda kind: kind.mode.value, right=False, whole=True),
+        Column("devices", lambda kind: str(kind.devices), whole=True),
+        Column("replicas", lambda kind: str(kind.replicas), whole=True),
+        Column("memory: least", lambda kind: f"{kind.least:.0%}", whole=True),
+        Column("median", lambda kind: f"{kind.median:.0%}", whole=True),
+        Column("most", lambda kind: f"{kind.most:.0%}", whole=True),
+        close=True,
+    )
+    table.show_edge = False
     yield table
     full, empty = fullest_and_emptiest(fills, DEVICES)
     for word, found in (("fullest", full), ("emptiest", empty)):
@@ -134,20 +148,3 @@ def _short(line: str) -> str:
 
 def _line(text: str) -> Text:
     return Text(f"  {text}")
-
-
-def _table(*headers: str) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-    )
-    for header in headers:
-        right = header.startswith(">")
-        table.add_column(
-            header.removeprefix(">"), justify="right" if right else "left", overflow="ellipsis"
-        )
-        table.columns[-1].no_wrap = True
-    return table

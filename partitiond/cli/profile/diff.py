@@ -35,7 +35,7 @@ def _figures(diff: ProfileDiff) -> RenderableType:
             _value(figure.first, unit),
             _value(figure.second, unit),
             _ratio(figure),
-            _verdict(figure),
+            "not known" if figure.differs is None else ("yes" if figure.differs else "no"),
         )
     return table
 
@@ -82,7 +82,3 @@ def _ratio(figure: ProfileFigure) -> str:
 
 def _mark(figure: ProfileFigure) -> str:
     return "?" if figure.differs is None else ("!" if figure.differs else "=")
-
-
-def _verdict(figure: ProfileFigure) -> str:
-    return "not known" if figure.differs is None else ("yes" if figure.differs else "no")

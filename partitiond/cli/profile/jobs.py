@@ -6,7 +6,7 @@ import typer
 
 from partitiond.cli.ids import JobArgument, with_id
 from partitiond.cli.options import JsonOption, client_of
-from partitiond.cli.output import emit, err, print_json, say
+from partitiond.cli.output import emit, err, tell
 from partitiond.cli.tables import jobs_table
 from partitiond.cli.waiting import wait_for_job
 from partitiond.core.profile.jobs import Job
@@ -40,10 +40,7 @@ def cancel(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False)
     """Cancel a job; returns once nothing of it runs."""
     with client_of(ctx) as client:
         job = client.cancel_job(_job(client, job_id).id)
-    if as_json:
-        print_json(job)
-        return
-    say(f"Job {job.id} is {job.state.value}.")
+    tell(job, f"Job {job.id} is {job.state.value}.", as_json=as_json)
 
 
 def _job(client: "ControlClient", given: str) -> Job:

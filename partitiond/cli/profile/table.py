@@ -182,7 +182,8 @@ class _ProfileList:
             yield Segment.line()
             if index >= first:
                 view = self._views[index - first]
-                yield Segment(f"  {short[view.profile.id]}{_stale_tail(view)}")
+                stale = f"  stale: {'; '.join(view.stale)}" if view.stale else ""
+                yield Segment(f"  {short[view.profile.id]}{stale}")
                 yield Segment.line()
 
     def _rows(self, *, with_id: bool) -> Table:
@@ -216,10 +217,6 @@ class _ProfileList:
                 *(("; ".join(view.stale),) if with_id else ()),
             )
         return table
-
-
-def _stale_tail(view: ProfileView) -> str:
-    return f"  stale: {'; '.join(view.stale)}" if view.stale else ""
 
 
 def _capacity(profile: Profile) -> str:

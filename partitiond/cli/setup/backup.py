@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partitiond.cli.options import JsonOption, loaded_settings, option, spread
-from partitiond.cli.output import print_json, say
+from partitiond.cli.output import print_json, say, tell
 from partitiond.platform.clock import SystemClock
 from partitiond.settings.schema import LoadedSettings, default_config_files
 
@@ -84,13 +84,14 @@ def _check_only(source: Path, *, as_json: bool) -> None:
 
     with tempfile.TemporaryDirectory(prefix="partitiond-check-") as folder:
         manifest, migrates = check_backup(source, Path(folder))
-    if as_json:
-        print_json({"file": str(source), "migrates": migrates, **_plain(manifest)})
-        return
-    say(
-        f"{source} is whole: of {manifest.created_at}, by partitiond {manifest.partitiond}, "
-        f"schema {manifest.schema}{' (older: it will be migrated)' if migrates else ''}, "
-        f"{manifest.profiles} profiles."
+    tell(
+        {"file": str(source), "migrates": migrates, **_plain(manifest)},
+        (
+            f"{source} is whole: of {manifest.created_at}, by partitiond {manifest.partitiond}, "
+            f"schema {manifest.schema}{' (older: it will be migrated)' if migrates else ''}, "
+            f"{manifest.profiles} profiles."
+        ),
+        as_json=as_json,
     )
 
 
@@ -101,14 +102,11 @@ def _tell(done: "Restored") -> None:
     if done.migrates:
         say("Its schema is an older one: the next start of the daemon migrates it.")
     if done.settings is not None:
-        say(f"Settings written to {done.settings}" + _kept_text(done.settings_kept))
+        before = f" (before: {done.settings_kept})" if done.settings_kept is not None else ""
+        say(f"Settings written to {done.settings}{before}")
     elif done.manifest.settings_file:
         say("Settings were left alone; --with-settings writes those of the backup.")
     say("Start the daemon again: `systemctl start partitiond`, or `partitiond serve`.")
-
-
-def _kept_text(path: Path | None) -> str:
-    return f" (before: {path})" if path is not None else ""
 
 
 def _restored(done: "Restored") -> dict[str, Any]:

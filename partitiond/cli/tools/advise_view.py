@@ -10,8 +10,9 @@ from rich.text import Text
 from partitiond.advise.advice import Advice, LevelPlan
 from partitiond.advise.identify import Known
 from partitiond.advise.lengths import LengthFigures
-from partitiond.advise.traffic import Idle, ObservedRate, ObservedTraffic
+from partitiond.advise.traffic import Idle, ObservedTraffic
 from partitiond.cli.columns import close_table
+from partitiond.cli.output import jsonable
 from partitiond.cli.plan.view import SHORT_KIND, render_plan
 from partitiond.core.plan.record import ModelForecast
 from partitiond.core.profile.record import ProfileKind
@@ -290,9 +291,9 @@ def _plain_model(traffic: ObservedTraffic, known: Known | None) -> dict[str, Any
         "workload": known.spec.workload.key if known else None,
         "max_model_len": known.spec.max_model_len if known else None,
         "addresses": [engine.key.address for engine in traffic.engines],
-        "mean_req_per_s": _plain_rate(traffic.mean),
-        "busiest_req_per_s": _plain_rate(traffic.busiest),
-        "planned_req_per_s": _plain_rate(traffic.planned),
+        "mean_req_per_s": jsonable(traffic.mean),
+        "busiest_req_per_s": jsonable(traffic.busiest),
+        "planned_req_per_s": jsonable(traffic.planned),
         "prompt_tokens": _plain_lengths(traffic.prompt),
         "output_tokens": _plain_lengths(traffic.output),
         "ttft_p95_seconds": traffic.ttft_p95_seconds,
@@ -308,23 +309,6 @@ def _plain_model(traffic: ObservedTraffic, known: Known | None) -> dict[str, Any
     }  # fmt: skip
 
 
-def _plain_rate(rate: ObservedRate) -> dict[str, float]:
-    return {
-        "low": rate.low,
-        "middle": rate.middle,
-        "high": rate.high,
-        "arrivals": rate.arrivals,
-        "seconds": rate.seconds,
-    }
-
-
 def _plain_lengths(figures: LengthFigures | None) -> dict[str, float | None] | None:
-    if figures is None:
-        return None
-    return {
-        "mean": figures.mean,
-        "variation": figures.variation,
-        "p50": figures.p50,
-        "p95": figures.p95,
-        "longest": figures.longest,
-    }
+    names = ("mean", "variation", "p50", "p95", "longest")
+    return None if figures is None else {name: getattr(figures, name) for name in names}

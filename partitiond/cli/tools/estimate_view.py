@@ -135,15 +135,12 @@ def _meaning(report: EstimateReport, slo: Slo | None) -> Iterator[str]:
         ended = report.limited_by.value if report.limited_by else "cap"
         yield f"no knee: throughput still grew at the largest batch (ended by {ended})"
     if report.operating_batch is not None:
+        fit = report.replicas_that_fit
         yield (
-            f"by memory, {_replica_count(report.replicas_that_fit)} of batch "
+            f"by memory, {'1 replica fits' if fit == 1 else f'{fit} replicas fit'} of batch "
             f"{report.operating_batch}; one gives {rate(report.throughput_req_per_s)} requests/s"
         )
     yield from report.notes
-
-
-def _replica_count(count: int) -> str:
-    return "1 replica fits" if count == 1 else f"{count} replicas fit"
 
 
 def comparison_table(
