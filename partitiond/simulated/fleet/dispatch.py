@@ -7,19 +7,15 @@ import random
 from collections.abc import Callable
 
 from partitiond.core.dispatch.admission import (
-    OutputP90,
-    PromptRatios,
     Rejected,
     ServiceTime,
-    Waiting,
-    estimate_cost,
 )
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 from partitiond.simulated.fleet.engine import FleetRequest
 from partitiond.simulated.fleet.places import FleetPlaces, FleetReplica, Place
-from partitiond.simulated.replay.dispatch import BYTES_PER_TOKEN
-from partitiond.simulated.replay.events import EventTarget, SimulatedClock
+from partitiond.simulated.replay.dispatch import QueuedModel
+from partitiond.simulated.replay.events import SimulatedClock
 
 
 class FinishedRequest:
@@ -34,39 +30,22 @@ class FinishedRequest:
         raise NotImplementedError
 
 
-class _Expiry(EventTarget):
-    """The deadline of a waiting request."""
-
-    def __init__(self, model: "FleetModel", entry: Waiting[FleetRequest]) -> None:
-        self._model = model
-        self._entry = entry
-
-    def due(self, number: int) -> None:
-        """Refuse the request if it still waits."""
-        del number
-        self._model.expire(self._entry)
-
-
-class FleetModel:
+class FleetModel(QueuedModel[FleetRequest, Place]):
     """One model: its replicas, its queue and the estimates learned from its requests.
 
     Attributes:
-        dispatcher: makes the decisions.
         on_woken: called when a request arrives while the model sleeps.
     """
 
     def __init__(
         self, clock: SimulatedClock, route: ModelRoute, finished: FinishedRequest, seed: int = 0
     ) -> None:
-        self.clock = clock
         self.arrived = 0
         self.on_woken: Callable[[], None] = _nothing
         self._finished = finished
         draws = random.Random(seed)  # noqa: S311 -- balance, no secret
         self._places = FleetPlaces(draws.random)
-        self.dispatcher: Dispatcher[FleetRequest, Place] = Dispatcher(route, self._places)
-        self._ratios = PromptRatios()
-        self._output_p90 = OutputP90()
+        super().__init__(clock, Dispatcher(route, self._places))
 
     @property
     def route(self) -> ModelRoute:
@@ -87,11 +66,6 @@ class FleetModel:
     def in_flight(self) -> int:
         """Sequences in all replicas, draining ones included."""
         return self._places.in_flight
-
-    @property
-    def waiting(self) -> int:
-        """Requests in the queue."""
-        return len(self.dispatcher.queue)
 
     @property
     def service_seconds(self) -> float:
@@ -135,57 +109,29 @@ class FleetModel:
         Clients are assumed to ask for as many tokens as they get, as the load generator does.
         """
         self.arrived += 1
-        cost = estimate_cost(
-            sequences=1,
-            prompt_tokens=prompt_tokens * BYTES_PER_TOKEN * self._ratios.value(""),
-            max_tokens=output_tokens,
-            output_p90=self._output_p90.value,
-            max_model_len=self._places.max_model_len,
-        )
+        self.learned.max_model_len = self._places.max_model_len
+        cost = self.learned.cost("", prompt_tokens, output_tokens)
         self.place(FleetRequest(self.clock.now, prompt_tokens, output_tokens, cost))
 
     def place(self, request: FleetRequest) -> None:
         """Start, queue or refuse a request."""
         if not self._places.replicas:
             self._wake()
-        outcome = self.dispatcher.arrives(request, self.clock.now)
-        self._carry_out(request, outcome)
-        if isinstance(outcome, Waiting):
-            self._go_on()
+        super().place(request)
 
     def _wake(self) -> None:
         route = self.dispatcher.route
         if route.availability is ModelAvailability.SLEEPING and route.holds:
             self.on_woken()
 
-    def leave(self, request: FleetRequest) -> None:
-        """Remove a waiting request whose client is gone."""
-        if self.dispatcher.leaves(request):
-            self._go_on()
+    def _start(self, request: FleetRequest, load: Place) -> None:
+        assert isinstance(load, FleetReplica)  # a full replica takes nothing
+        request.placed = self.clock.now
+        if load.engine is not None:
+            load.engine.add(request)
 
-    def expire(self, entry: Waiting[FleetRequest]) -> None:
-        """Handle the deadline of a waiting request."""
-        if self.dispatcher.expires(entry, self.clock.now):
-            self._go_on()
-
-    def _go_on(self) -> None:
-        """Carry out all decisions that are possible now."""
-        now = self.clock.now
-        while (decided := self.dispatcher.next_decision(now)) is not None:
-            self._carry_out(*decided)
-
-    def _carry_out(
-        self, request: FleetRequest, outcome: Place | Rejected | Waiting[FleetRequest]
-    ) -> None:
-        if isinstance(outcome, FleetReplica):
-            request.placed = self.clock.now
-            if outcome.engine is not None:
-                outcome.engine.add(request)
-        elif isinstance(outcome, Waiting):
-            self.clock.plan(outcome.deadline, _Expiry(self, outcome))
-        else:
-            assert isinstance(outcome, Rejected)  # a full replica takes nothing
-            self._finished.refused(request, outcome)
+    def _refuse(self, request: FleetRequest, rejected: Rejected) -> None:
+        self._finished.refused(request, rejected)
 
     def ended(self, request: FleetRequest, replica: FleetReplica) -> None:
         """Free the request's place; then correct the estimates by what its engine reported."""
@@ -197,8 +143,7 @@ class FleetModel:
             self._go_on()
         prompt_tokens, output_tokens = request.prompt_tokens, request.output_tokens
         dispatcher.settle(request, prompt_tokens + output_tokens)
-        self._ratios.observe("", prompt_tokens * BYTES_PER_TOKEN, prompt_tokens)
-        self._output_p90 = self._output_p90.observe(output_tokens)
+        self.learned.observe("", prompt_tokens, output_tokens)
         planned, stayed = replica.route.service_seconds, now - request.placed
         dispatcher.learn(replica.replica_id, stayed, output_tokens, planned, now)
         self._finished.answered(request)

@@ -6,9 +6,10 @@ and a timer there. Nothing fails in a simulation, so there are no retries and no
 """
 
 import dataclasses
+import functools
 import random
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol
 
 from partitiond.core.dispatch.admission import (
     Cost,
@@ -20,12 +21,13 @@ from partitiond.core.dispatch.admission import (
     estimate_cost,
 )
 from partitiond.core.dispatch.affinity import Prefixes, SessionAffinity, prefix_blocks
+from partitiond.core.dispatch.balance import LoadT
 from partitiond.core.dispatch.dispatcher import Dispatcher
-from partitiond.core.dispatch.places import Places, Request, RequestOwner
+from partitiond.core.dispatch.places import Places, Request, RequestOwner, RequestT
 from partitiond.core.dispatch.routing import ModelRoute, ReplicaRoute
 from partitiond.simulated.replay import batch
 from partitiond.simulated.replay.engine import SteppedEngine
-from partitiond.simulated.replay.events import SimulatedClock
+from partitiond.simulated.replay.events import EventTarget, SimulatedClock
 
 BYTES_PER_TOKEN: Final = 4
 """Bytes per prompt token, as in English text; the proxy learns it from the usage engines report."""
@@ -153,23 +155,22 @@ class Learned:
         self._ratios = PromptRatios()
         self._output_p90 = OutputP90()
 
-    def cost(self, flight: SimulatedRequest) -> Cost:
+    def cost(self, key: str, prompt_tokens: int, output_tokens: int) -> Cost:
         """Estimate a request's cost; as from the load generator, max_tokens is the output
         length."""
-        text = flight.prompt_tokens * BYTES_PER_TOKEN
+        text = prompt_tokens * BYTES_PER_TOKEN
         return estimate_cost(
             sequences=1,
-            prompt_tokens=text * self._ratios.value(flight.caller.key),
-            max_tokens=flight.output_tokens,
+            prompt_tokens=text * self._ratios.value(key),
+            max_tokens=output_tokens,
             output_p90=self._output_p90.value,
             max_model_len=self.max_model_len,
         )
 
-    def observe(self, flight: SimulatedRequest) -> None:
+    def observe(self, key: str, prompt_tokens: int, output_tokens: int) -> None:
         """Learn from the usage that the engine reported for an ended request."""
-        prompt_bytes = flight.prompt_tokens * BYTES_PER_TOKEN
-        self._ratios.observe(flight.caller.key, prompt_bytes, flight.prompt_tokens)
-        self._output_p90 = self._output_p90.observe(flight.output_tokens)
+        self._ratios.observe(key, prompt_tokens * BYTES_PER_TOKEN, prompt_tokens)
+        self._output_p90 = self._output_p90.observe(output_tokens)
 
 
 class Cache(Protocol):
@@ -200,6 +201,76 @@ class DispatchOptions:
 DEFAULT_DISPATCH: Final = DispatchOptions()
 
 
+class QueuedModel(Generic[RequestT, LoadT]):
+    """One model's queue: carries out the dispatcher's decisions on the simulation's clock.
+
+    Attributes:
+        dispatcher: makes the decisions.
+        learned: estimates the cost of requests.
+    """
+
+    def __init__(self, clock: SimulatedClock, dispatcher: Dispatcher[RequestT, LoadT]) -> None:
+        self.clock = clock
+        self.dispatcher = dispatcher
+        self.learned = Learned()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self.dispatcher.queue)
+
+    def place(self, request: RequestT) -> None:
+        """Start, queue or refuse a request."""
+        outcome = self.dispatcher.arrives(request, self.clock.now)
+        self._carry_out(request, outcome)
+        if isinstance(outcome, Waiting):
+            self._go_on()
+
+    def leave(self, request: RequestT) -> None:
+        """Remove a waiting request whose client is gone."""
+        if self.dispatcher.leaves(request):
+            self._go_on()
+
+    def expire(self, entry: Waiting[RequestT]) -> None:
+        """Handle the deadline of a waiting request."""
+        if self.dispatcher.expires(entry, self.clock.now):
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Carry out all decisions that are possible now."""
+        now = self.clock.now
+        while (decided := self.dispatcher.next_decision(now)) is not None:
+            self._carry_out(*decided)
+
+    def _carry_out(self, request: RequestT, outcome: LoadT | Rejected | Waiting[RequestT]) -> None:
+        if isinstance(outcome, Waiting):
+            self.clock.plan(outcome.deadline, _Expiry(self, outcome))
+        elif isinstance(outcome, Rejected):
+            self._refuse(request, outcome)
+        else:
+            self._start(request, outcome)
+
+    def _start(self, request: RequestT, load: LoadT) -> None:
+        """Send a request to the replica on which it has its place."""
+        raise NotImplementedError
+
+    def _refuse(self, request: RequestT, rejected: Rejected) -> None:
+        """Record that a request was refused."""
+        raise NotImplementedError
+
+
+class _Expiry(EventTarget):
+    """The deadline of a waiting request, which is refused if it still waits then."""
+
+    def __init__(self, model: QueuedModel[RequestT, LoadT], entry: Waiting[RequestT]) -> None:
+        self._expire = functools.partial(model.expire, entry)
+
+    def due(self, number: int) -> None:
+        """Refuse the request if it still waits."""
+        del number
+        self._expire()
+
+
 class SimulatedPlaces(Places[SimulatedRequest, SimulatedReplica]):
     """Assigns places on the replicas."""
 
@@ -208,12 +279,11 @@ class SimulatedPlaces(Places[SimulatedRequest, SimulatedReplica]):
         load.take(request)
 
 
-class SimulatedModel:
+class SimulatedModel(QueuedModel[SimulatedRequest, SimulatedReplica]):
     """One model: its replicas, its queue and the estimates learned from its requests.
 
     Attributes:
         on_done: called with every request that ended or was refused.
-        dispatcher: makes the decisions.
     """
 
     def __init__(
@@ -225,14 +295,13 @@ class SimulatedModel:
         options: DispatchOptions = DEFAULT_DISPATCH,
     ) -> None:
         self.on_done: Callable[[SimulatedRequest], None] = ignore
-        self._clock = clock
         self._options = options
         self._sessions = SessionAffinity(options.affinity_seconds)
         self._prefixes = Prefixes()
         self._replicas: list[SimulatedReplica] = []
         draws = random.Random(seed)  # noqa: S311 -- balance, no secret
-        self._learned = Learned()
-        self.dispatcher = Dispatcher(route, SimulatedPlaces(self._replicas, draws.random))
+        places = SimulatedPlaces(self._replicas, draws.random)
+        super().__init__(clock, Dispatcher(route, places))
         self.apply(route, replicas)
 
     @property
@@ -245,90 +314,60 @@ class SimulatedModel:
         """Replicas of the last routing table."""
         return tuple(self._replicas)
 
-    @property
-    def waiting(self) -> int:
-        """Requests in the queue."""
-        return len(self.dispatcher.queue)
-
     def apply(self, route: ModelRoute, replicas: Sequence[SimulatedReplica]) -> None:
         """Take over a newer routing table; requests on replicas that left it end there."""
         known = set(self._replicas)
-        listen(self._clock, [one for one in replicas if one not in known], self._ended)
+        listen(self.clock, [one for one in replicas if one not in known], self._ended)
         for gone in known.difference(replicas):
             self.dispatcher.slowness.forget(gone.replica_id)
         if not self._replicas:
             self.dispatcher.service = first_guess(replicas)
         self._replicas[:] = replicas
-        self._learned.max_model_len = longest_context(replicas)
-        self.dispatcher.changed(self._clock.now, route=route)
+        self.learned.max_model_len = longest_context(replicas)
+        self.dispatcher.changed(self.clock.now, route=route)
         self._go_on()
 
     def arrive(self, flight: SimulatedRequest) -> None:
         """Estimate the cost of an arrived request, and place the request."""
-        flight.cost = self._learned.cost(flight)
+        flight.cost = self.learned.cost(
+            flight.caller.key, flight.prompt_tokens, flight.output_tokens
+        )
         self.place(flight)
 
-    def place(self, flight: SimulatedRequest) -> None:
+    def place(self, request: SimulatedRequest) -> None:
         """Start, queue or refuse a request."""
-        flight.prefer = self._preference(flight)
-        outcome = self.dispatcher.arrives(flight, self._clock.now)
-        self._carry_out(flight, outcome)
-        if isinstance(outcome, Waiting):
-            self._go_on()
+        request.prefer = self._preference(request)
+        super().place(request)
 
-    def leave(self, flight: SimulatedRequest) -> None:
-        """Remove a waiting request whose client is gone."""
-        if self.dispatcher.leaves(flight):
-            self._go_on()
+    def _refuse(self, request: SimulatedRequest, rejected: Rejected) -> None:
+        request.rejected = rejected
+        self.on_done(request)
 
-    def _go_on(self) -> None:
-        """Carry out all decisions that are possible now."""
-        now = self._clock.now
-        while (decided := self.dispatcher.next_decision(now)) is not None:
-            self._carry_out(*decided)
-
-    def _carry_out(
-        self,
-        flight: SimulatedRequest,
-        outcome: SimulatedReplica | Rejected | Waiting[SimulatedRequest],
-    ) -> None:
-        if isinstance(outcome, SimulatedReplica):
-            self._start(flight, outcome)
-        elif isinstance(outcome, Waiting):
-            self._clock.at(outcome.deadline, lambda: self._expire(outcome))
-        else:
-            flight.rejected = outcome
-            self.on_done(flight)
-
-    def _start(self, flight: SimulatedRequest, replica: SimulatedReplica) -> None:
-        name, caller, options = replica.replica_id, flight.caller, self._options
+    def _start(self, request: SimulatedRequest, load: SimulatedReplica) -> None:
+        name, caller, options = load.replica_id, request.caller, self._options
         if caller.session and options.affinity_seconds:
-            self._sessions.remember(caller.session, name, self._clock.now)
+            self._sessions.remember(caller.session, name, self.clock.now)
         if caller.prompt and options.prefixes:
             self._prefixes.remember(prefix_blocks(caller.prompt), name)
         if options.cache is not None:
-            flight.cached_tokens = options.cache(flight, name)
-        replica.run(flight, self._clock.now)
+            request.cached_tokens = options.cache(request, name)
+        load.run(request, self.clock.now)
 
     def _preference(self, flight: SimulatedRequest) -> tuple[str, ...]:
         caller = flight.caller
         if caller.session and self._options.affinity_seconds:
-            found = self._sessions.prefer(caller.session, self._clock.now)
+            found = self._sessions.prefer(caller.session, self.clock.now)
             if found:
                 return found
         if caller.prompt and self._options.prefixes:
             return self._prefixes.prefer(prefix_blocks(caller.prompt))
         return ()
 
-    def _expire(self, entry: Waiting[SimulatedRequest]) -> None:
-        if self.dispatcher.expires(entry, self._clock.now):
-            self._go_on()
-
     def _ended(self, flight: SimulatedRequest, replica: SimulatedReplica) -> None:
         """Use the freed place; then correct the estimates by what the engine reported."""
         self._go_on()
         self.dispatcher.settle(flight, flight.prompt_tokens + flight.output_tokens)
-        self._learned.observe(flight)
+        self.learned.observe(flight.caller.key, flight.prompt_tokens, flight.output_tokens)
         if flight.placed is not None and flight.ended is not None:
             on = self._options.learns_slowness
             self.dispatcher.learn(
