@@ -260,13 +260,13 @@ def _level(level: str, plan: Plan | Infeasible, scope: Scope) -> LevelPlan:
 # --- what to know before acting on a plan -------------------------------------------------------
 
 SHORT_SECONDS: Final = 3600.0
-"""A shorter observation says nothing about another hour of the day."""
+"""A shorter observation says nothing about another hour of the day. Chosen, not measured."""
 ABORTED: Final = 0.05
-"""Share of requests aborted by their clients that is worth a note."""
+"""Share of requests aborted by their clients that is worth a note. Chosen, not measured."""
 
 
 PREFIX_HITS: Final = 0.1
-"""Share of prompt tokens found in the prefix cache that is worth a note."""
+"""Share of prompt tokens found in the prefix cache that is worth a note. Chosen, not measured."""
 
 
 def notes_on(known: Collection[Known], seconds: float) -> tuple[str, ...]:

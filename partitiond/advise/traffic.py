@@ -23,8 +23,9 @@ from partitiond.advise.lengths import LengthFigures, figures_of, mean_only, quan
 from partitiond.advise.observe import EngineWindow, Interval, merged
 
 _Z95: Final = 1.96
+"""Standard normal quantile of 95 %, two-sided."""
 MIN_PARTS: Final = 5
-"""Fewest parts of a window whose scatter can be estimated."""
+"""Fewest parts of a window whose scatter can be estimated. Chosen, not measured."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS: Final = 5.0
-"""Pause before work that broke is begun again."""
+"""Pause before work that broke is begun again. Chosen, not measured."""
 
 Work = Callable[[], Coroutine[None, None, None]]
 

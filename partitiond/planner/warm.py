@@ -32,7 +32,7 @@ FUNCTIONS: Final = 205
 """Approximate number of functions that numba compiles for all kernels, including its own."""
 LOOK_SECONDS: Final = 0.5
 SECONDS: Final = 0.1
-"""Only a measure of work here: solves for compiling count steps."""
+"""Pause between looks at the lock. A mere measure of work: solves for compiling count steps."""
 
 
 Tell = Callable[[float], object]

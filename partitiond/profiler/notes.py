@@ -11,10 +11,10 @@ from partitiond.profiler.sweep.trial import Trial
 
 UNQUIET_SPREAD: Final = 0.15
 """Spread between windows of one batch that batch size and chance do not explain: the host had other
-work."""
+work. Chosen, not measured."""
 
 BUSY_INSTRUMENT: Final = 0.25
-"""Share of a core at which the load generator itself may be what was measured."""
+"""Share of a core at which the load generator itself may be what was measured. Chosen."""
 
 
 def sweep_notes(

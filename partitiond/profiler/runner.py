@@ -31,6 +31,7 @@ from partitiond.profiler.sweep.sweep import Sweep, sweep_through
 
 START_DEADLINE_SECONDS: Final = 600.0
 STOP_GRACE_SECONDS: Final = 10.0
+"""Deadline of a start, which may load weights and compile kernels; grace of a stop."""
 
 
 class Profiler:

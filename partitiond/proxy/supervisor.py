@@ -50,8 +50,11 @@ from partitiond.serde import from_stored, to_json, to_stored_json
 START_SECONDS: Final = 20.0
 """Longest start. It usually takes well below 1 s, but longer while the machine starts engines."""
 POLL_SECONDS: Final = 0.02
+"""Pause between two looks whether another process answers, or is gone."""
 CONTROL_SECONDS: Final = 10.0
+"""Limit of one call to the proxy, which answers in milliseconds unless it hangs."""
 KILL_SECONDS: Final = 5.0
+"""Time beyond the grace, after which a proxy that has not exited is killed."""
 REPLACE_GRACE_SECONDS: Final = 30.0
 """Grace for a running proxy whose arguments changed."""
 NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

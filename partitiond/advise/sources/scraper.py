@@ -17,6 +17,7 @@ from partitiond.advise.readings import WANTED
 from partitiond.core.errors import SpecError, UpstreamError
 
 TIMEOUT_SECONDS: Final = 5.0
+"""An engine that takes longer counts as one that does not answer."""
 MAX_BYTES: Final = 16 * 1024 * 1024
 """An engine with thirty LoRA adapters answers with about 1 MiB."""
 

@@ -48,11 +48,12 @@ PLACING_SECONDS: Final = 5.0
 EVENTS: Final = 1000
 """Number of the last events that are read to tell how long starts take."""
 EVENTS_SECONDS: Final = 30.0
-"""Age at which these events are read again."""
+"""Age at which these events are read again. Chosen, not measured."""
 NEEDS_SECONDS: Final = 2.0
 """Age at which the needs of a waiting model are looked up again. Waiting models are asked about ten
 times a second: with dozens of them the control plane would do little else."""
 MIN_START_SECONDS: Final = 0.1
+"""Least duration of a start in the price of an eviction, so that none is free."""
 _NOBODY: Final = Traffic(waiting=0, idle_seconds=0.0)
 
 

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 _OFF: Final = (Verdict.SLOWER, Verdict.FASTER)
 JUDGED_PER_LOOK: Final = 16
 """Windows that one look at the counts compares; each takes some milliseconds of the event loop, and
-all replicas of a busy host fill theirs at once. Windows that have to wait go on growing."""
+all replicas of a busy host fill theirs at once. Windows that have to wait go on growing. Chosen."""
 REMEMBERED_PER_LOOK: Final = 16
 """Engines that one look begins to watch; for each of them its part of the ledger is read."""
 

@@ -31,12 +31,13 @@ from partitiond.core.views.drift import Remeasure
 from partitiond.ports import Store
 
 SHORT_SECONDS: Final = 60.0
+"""Window that shows a load of this moment, beside the longer one that the settings ask for."""
 LOOKS_PER_CHECK: Final = 15
 """Looks at the traffic between two checks whether plans still rest on a drifting profile."""
 KNOWN_SHARE: Final = 0.9
-"""Share of the quiet time that has to be known: the watch may have begun a moment later."""
+"""Share of the quiet time that has to be known: the watch may begin a moment later. Chosen."""
 AGAIN_SECONDS: Final = 24 * 3600.0
-"""Least time between two measurements of the same profile because of drift."""
+"""Least time between two measurements of the same profile because of drift. Chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ BOOK_SECONDS: Final = 10.0
 counts on. If the proxy is killed, what the proxy counted since the last write is lost."""
 HOUR: Final = len("2030-01-31T17")
 JOULES_PER_KWH: Final = 3.6e6
+"""By definition."""
 _PERIODS: Final = {
     UsageBy.HOUR: HOUR,
     UsageBy.DAY: len("2030-01-31"),

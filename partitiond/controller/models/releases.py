@@ -35,7 +35,7 @@ from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, Store
 
 PLANS_LOOKED_AT = 20
-"""Number of applied plans that are searched for the places of an earlier release."""
+"""Number of applied plans that are searched for the places of an earlier release. Chosen."""
 
 
 class ReleaseDesk:

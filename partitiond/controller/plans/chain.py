@@ -71,7 +71,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS: Final = 1.0
 MOST_RETRY_SECONDS: Final = 60.0
-"""A planner that always fails costs one solve a minute; its recovery is noticed within a minute."""
+"""A planner that always fails costs one solve a minute, and is seen to recover in one. Chosen."""
 
 
 def retry_seconds(failures: int) -> float:

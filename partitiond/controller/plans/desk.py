@@ -48,7 +48,7 @@ from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, EngineRunner, Store
 
 SOLVES_PER_APPLY: Final = 3
-"""Tries to make a plan that is not outdated when done; beyond that, things change too fast."""
+"""Tries to make a plan that is not outdated when done; beyond, things change too fast. Chosen."""
 
 
 def losses(running: Collection[Placement], plan: Plan) -> frozenset[str]:

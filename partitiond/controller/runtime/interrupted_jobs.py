@@ -19,7 +19,7 @@ INTERRUPTED: Final = (
 trials are in its checkpoint, and an equal request goes on from there."""
 REPEATS: Final = 2
 """How often in a row an interrupted job is queued again by itself: a job that takes the daemon down
-each time must not do so for ever."""
+each time must not do so for ever. Chosen."""
 
 
 def removed_models(desired: Sequence[Placement], records: Sequence[ModelRecord]) -> tuple[str, ...]:

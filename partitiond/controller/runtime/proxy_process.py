@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 0.2
 """Pause after the first start that failed; it doubles with each further failure. A proxy that is
-killed while it starts is still back within two seconds."""
+killed while it starts is still back within two seconds. Chosen."""
 RETRY_SECONDS_MAX: Final = 5.0
-"""Longest such pause, for example if another program took the port meanwhile."""
+"""Longest such pause, for example if another program took the port meanwhile. Chosen."""
 
 
 class Endpoint:

@@ -18,7 +18,7 @@ from partitiond.core.checks import require
 from partitiond.core.numbers.poisson import poisson_quantile
 
 MIN_ERRORS: Final = 8
-"""With fewer errors of its own, a forecast takes its margin from Poisson arrivals."""
+"""With fewer errors of its own, a forecast takes its margin from Poisson arrivals. Chosen."""
 MAX_KEPT: Final = 100_000
 """Bound on errors and seasons kept."""
 

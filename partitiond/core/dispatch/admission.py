@@ -24,7 +24,7 @@ from partitiond.core.dispatch.balance import LoadView, effective_limit
 from partitiond.core.dispatch.routing import ModelAvailability
 
 KV_SHARE: Final = 0.95
-"""Share of the engine's KV tokens that is handed out; the rest absorbs too low estimates."""
+"""Share of the engine's KV tokens that is handed out; the rest absorbs low estimates. Chosen."""
 
 MAX_RETRY_AFTER_SECONDS: Final = 600
 """A client cannot act on a longer wait."""
@@ -83,7 +83,7 @@ def admits(load: LoadView, cost: Cost, slowness: float = 1.0) -> bool:
 
 FIRST_TOKENS_PER_BYTE: Final = 0.3
 """English has about 0.25; code and other scripts have more. A request estimated too high only waits
-a little longer; one estimated too low causes preemptions."""
+a little longer; one estimated too low causes preemptions. Chosen, not measured."""
 FIRST_BYTES: Final = 4096.0
 """Weight of the first ratio in prompt bytes. A guess: a few pages of real prompts outweigh it, a
 few words do not."""

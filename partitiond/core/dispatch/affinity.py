@@ -16,7 +16,7 @@ import hashlib
 from typing import Final
 
 BLOCK_BYTES: Final = 512
-"""About 128 tokens of English: shorter beginnings save less than a step of an engine."""
+"""About 128 tokens of English: shorter beginnings save less than a step of an engine. Chosen."""
 MAX_BLOCKS: Final = 16
 """8 KiB: two prompts that are equal for longer than this belong to the same conversation."""
 MAX_ENTRIES: Final = 65_536

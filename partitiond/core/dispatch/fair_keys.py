@@ -14,16 +14,17 @@ from partitiond.core.dispatch.admission import ItemT, Waiting
 
 CREDIT_SHARE: Final = 1 / 4
 """Largest lead of a key that used less than its share, as a share of the tokens in the model's
-slots. Without this credit, after one long request a modest key would wait behind a flood."""
+slots. Without this credit, after one long request a modest key would wait behind a flood. Measured
+with headroom: docs/dispatch.md."""
 AGEING_SHARE: Final = 1 / 16
 """Share of the tokens started by higher priorities that a waiting lower one earns: under a flood
-from above it keeps 1/17 of the service, and the flood hardly notices."""
+from above it keeps 1/17 of the service, and the flood hardly notices. Chosen, not measured."""
 RECENT_STARTS: Final = 256
 """Last starts that count: a key with one of them is active; their mean is a request's size."""
 MANY_ACCOUNTS: Final = 4096
-"""Number of keys from which on settled keys (no credit, no debt) are forgotten."""
+"""Number of keys from which on settled keys (no credit, no debt) are forgotten. Chosen."""
 LEAST_WEIGHT: Final = 1e-3
-"""A key of weight 0 is served, if seldom: no key starves."""
+"""A key of weight 0 is served, if seldom: no key starves. Chosen, not measured."""
 
 _Record = tuple[float, int, Waiting[ItemT]]
 """(deadline, number, entry): the order within a key."""

@@ -58,10 +58,11 @@ from partitiond.core.dispatch.fair_keys import CREDIT_SHARE, FairKeys
 MAX_ASIDE: Final = 2
 """Requests set aside at a time. With only one, a second large request would block all others."""
 HEADROOM_SHARE: Final = 1 / 32
-"""Share of a model's slots, rounded down, that keys over their share leave to the others."""
+"""Share of a model's slots, rounded down, that keys over their share leave to the others. Measured
+with credit: docs/dispatch.md."""
 _OVER_SHARE: Final = 1e9
 _PER_PRIORITY: Final = 4e9
-"""Seconds in `urgency`: more than a clock that counts from a host's start ever shows."""
+"""Seconds in `urgency`: more than a clock that counts from a host's start ever shows. Chosen so."""
 
 
 class FairQueue(Generic[ItemT]):

@@ -14,13 +14,13 @@ from partitiond.core.drift.detection import Figure, LedgerEntry, Verdict
 
 FACTOR_STEP: Final = 0.05
 FACTOR_LEAST: Final = 0.4
-"""A slower replica is broken, not drifting, and a plan with such a factor would hide that."""
+"""Step, and the least: a slower replica is broken, which a plan would hide. Both are chosen."""
 FACTOR_CHANGE: Final = 0.1
-"""Smallest change of a correction: each change makes plans outdated."""
+"""Smallest change of a correction: each change makes plans outdated. Chosen, not measured."""
 REASON: Final = "drift of "
 """Begins the reason of each profile job that is queued because of drift."""
 MOST: Final = 0.5
-"""From this share of a profile's replicas on, the profile is wrong, and not a device."""
+"""From this share of a profile's replicas on, the profile is wrong, and not a device. Chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -28,23 +28,23 @@ from typing import Final
 from partitiond.core.profile.record import ProfileKind
 
 SLACK: Final = 0.5
-"""K: half of the shift to detect, in scatters."""
+"""K: half of the shift to detect, in scatters: the standard value of a CUSUM (Page, 1954)."""
 ALARM: Final = 6.0
-"""H."""
+"""H. `python -m bench.control.drift` shows how soon an alarm comes, and how often it is false."""
 RELIEF: Final = 4.0
-"""H of the return: a correction that is lifted too soon is merely set again."""
+"""H of the return: a correction that is lifted too soon is merely set again. Chosen."""
 CLIP: Final = 3.5
-"""Largest weight of one window in scatters: an alarm takes at least two windows."""
+"""Largest weight of a window in scatters: an alarm takes two or more. Chosen."""
 RECENT: Final = 24
-"""Number of windows that are remembered."""
+"""Number of windows that are remembered. Chosen, not measured."""
 LEAST_WINDOWS: Final = 3
-"""Number of windows before the first verdict."""
+"""Number of windows before the first verdict. Chosen: see `bench.control.drift`."""
 USUAL_SCATTER: Final = 0.05
-"""Scatter of y before any is observed; counts as `USUAL_WEIGHT` differences."""
+"""Scatter of y before any is observed; counts as `USUAL_WEIGHT` differences. A guess."""
 USUAL_WEIGHT: Final = 4
 LEAST_SCATTER: Final = 0.02
 LEAST_TRIMMED: Final = 4
-"""From this number of differences on, the largest one is left out."""
+"""Least scatter; number of differences from which on the largest is left out. Both are chosen."""
 
 
 class Figure(enum.StrEnum):

@@ -36,18 +36,19 @@ MAX_PREFILL_SHARE: Final = 0.5
 time to the first token contains waiting."""
 SHARING_TOLERANCE: Final = 0.25
 """Tolerated share of the slow-down by neighbours: pairs were predicted to 15 % at worst, and it is
-not known when neighbours are busy at the same moments."""
+not known when neighbours are busy at the same moments. Chosen."""
 LENGTH_TOLERANCE: Final = 0.5
 FITTED_LENGTH_TOLERANCE: Final = 0.25
-"""Tolerated share of the effect of other lengths, by time to first token or fitted step time."""
+"""Tolerated share of the effect of other lengths, by time to first token or step time. Chosen."""
 MAX_LENGTH_CHANGE: Final = 0.5
-"""Requests whose lengths change the pace by more are not comparable with the measured ones."""
+"""Requests whose lengths change the pace by more are not comparable with measured ones. Chosen."""
 LEAST_FIRST_SHARE: Final = 0.1
-"""Share of a measured time to the first token that is left for the shortest prompt."""
+"""Share of a measured time to the first token that is left for the shortest prompt. Chosen."""
 ROUNDS_WAITED: Final = 0.5
-"""Rounds by which the wait for the round under way may differ from that of a closed loop."""
+"""Rounds by which the wait for the round under way may differ from that of a closed loop; shown by
+`python -m bench.control.drift --loads`."""
 MAX_CONTEXT_RATIO: Final = 2.0
-"""Contexts longer or shorter by more are not comparable: attention was not measured there."""
+"""Contexts longer or shorter by more are not comparable: attention was not measured. Chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

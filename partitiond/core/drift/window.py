@@ -9,9 +9,9 @@ from partitiond.core.drift.load import Expected, LoadSample
 
 LONGEST_LOOKS: Final = 1800
 """Largest number of busy looks in one window. A replica that does not reach its requests in that
-time (an hour) gets no verdict: too much else changes meanwhile."""
+time (an hour) gets no verdict: too much else changes meanwhile. Chosen, not measured."""
 LEAST_STREAMS: Final = 0.5
-"""Share of a window's requests that must be streams for their latencies to be compared."""
+"""Share of a window's requests that must be streams for their latencies to be compared. Chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,17 +7,17 @@ from partitiond.core.units import Bytes
 
 CPU_FLOPS_PER_CORE: Final = 400e9
 """Dense bfloat16 FLOP/s of a server core with AVX-512: 128 per cycle at about 3 GHz. A core
-without bfloat16 instructions is several times slower: measure it."""
+without bfloat16 instructions is several times slower: measure it. Arithmetic, not measured."""
 
 CPU_BANDWIDTH_PER_CORE: Final = 20e9
-"""Bytes/s one server core can draw; sockets saturate beyond about ten cores."""
+"""Bytes/s one server core can draw; sockets saturate beyond about ten cores. Assumed."""
 
 CPU_BANDWIDTH_MAX: Final = 200e9
-"""Bytes/s of one socket with eight channels of DDR4-3200."""
+"""Bytes/s of one socket with eight channels of DDR4-3200: arithmetic, 8 x 25.6e9."""
 
 BFLOAT16_GAIN: Final = 2.0
 """A bfloat16 dot product instruction does twice the work of a 32-bit fused multiply-add of the same
-width; without one, engines convert to 32 bit and gain nothing."""
+width; without one, engines convert to 32 bit and gain nothing. Assumed."""
 
 
 def cpu_hardware(key: str, cores: int, memory_bytes: int) -> HardwareSpec:

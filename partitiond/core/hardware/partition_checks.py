@@ -15,15 +15,15 @@ from partitiond.core.units import MIB, format_bytes
 
 OVERSHOOT_SHARE: Final = 0.03
 """Of the budget. The plan leaves 3 % of a device free (`hardware.headroom_bytes`), so engines that
-all overshoot by this much still fit together."""
+all overshoot by this much still fit together. Chosen so."""
 OVERSHOOT_BYTES: Final = 128 * MIB
-"""Least tolerance: CUDA contexts of the same engine differ by about this much between drivers."""
+"""Least tolerance: CUDA contexts of one engine differ by about this between drivers. A guess."""
 OUTGROWN_LOOKS: Final = 3
 """Looks in a row that must find an engine beyond its budget and the tolerance before it has to go:
 a single look may catch memory that is released a moment later. A guess, not a measurement."""
 KV_SHORTFALL_SHARE: Final = 0.05
 KV_SHORTFALL_TOKENS: Final = 256
-"""Two blocks of 128 tokens: a cache is made of whole blocks, and one of them holds no tokens."""
+"""Two blocks of 128 tokens: caches are whole blocks, and one holds no tokens. Both are chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from partitiond.core.checks import require
 
 MIN_ZERO_SECONDS: Final = 1.0
 MAX_ZERO_SECONDS: Final = 30 * 86400.0
+"""Bounds of the field `scale_to_zero_seconds`: a second, and a month."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

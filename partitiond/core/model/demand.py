@@ -10,7 +10,7 @@ from partitiond.core.numbers.poisson import poisson_quantile
 MAX_DEMAND_REQ_PER_S: Final = 1e6
 """A million requests per second is beyond any single host; a larger number is a mistake."""
 DEFAULT_WINDOW_SECONDS: Final = 10.0
-"""Interactive clients wait about this long, so shorter bursts can queue."""
+"""Interactive clients wait about this long, so shorter bursts can queue. Assumed, not measured."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

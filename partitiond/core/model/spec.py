@@ -59,6 +59,7 @@ _REVISION: Final = re.compile(r"[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._+/-]{0,199}")
 NAME_PATTERN: Final = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 MIN_SLEEP_AFTER_SECONDS: Final = 1.0
 MAX_SLEEP_AFTER_SECONDS: Final = 30 * 86400.0
+"""Bounds of the field `sleep_after_seconds`: a second, and a month."""
 DEFAULT_WORKLOAD: Final = Workload()
 """512 tokens in, 256 out: the middle of chat and summaries, and the paper's choice."""
 

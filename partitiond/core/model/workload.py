@@ -30,7 +30,7 @@ class LengthShape(enum.StrEnum):
 
 
 MAX_VARIATION: Final = 5.0
-"""Standard deviation over mean; recorded traffic stays below 3."""
+"""Standard deviation over mean; recorded traffic stays below 3. Chosen, not measured."""
 MAX_TRACE_PAIRS: Final = 1024
 """A profile carries its workload with it; this many pairs fix all moments within a few percent."""
 

@@ -13,9 +13,9 @@ from statistics import NormalDist
 from typing import Final
 
 QUANTILES: Final = 64
-"""Number of equally likely lengths that stand for a lognormal."""
+"""Number of equally likely lengths that stand for a lognormal. Chosen, not measured."""
 _LARGEST_SIGMA: Final = 50.0
-"""With a larger sigma the last value of a list makes up practically all of its sum."""
+"""With a larger sigma the last value of a list makes up nearly all of its sum. Arithmetic."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Final
 
 EXACT_UP_TO: Final = 1e6
 """Mean above which the normal approximation with its first correction replaces sums: it is then off
-by less than one request in a million."""
+by less than one request in a million. Chosen for that."""
 
 
 @functools.lru_cache(maxsize=8192)

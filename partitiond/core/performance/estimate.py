@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 LADDER_RATIO: Final = 1.25
-"""Largest ratio of neighbouring batches in a prior, the same that the search refines to."""
+"""Largest ratio of neighbouring batches in a prior: chosen as what the search refines to."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

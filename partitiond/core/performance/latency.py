@@ -26,15 +26,16 @@ from partitiond.core.profile.points import Latency
 
 _Z95: Final = 1.645
 _Z99: Final = 2.326
+"""Standard normal quantiles of 95 and 99 %, one-sided."""
 _TPOT_SPREAD: Final = 0.1
 """Relative standard deviation of a request's time per token, for end-to-end latencies: the lengths
-vary far more than that."""
+vary far more than that. Assumed."""
 _STEP_NOISE: Final = 0.03
-"""Relative standard deviation of a request's TPOT if all steps are alike: the engine's noise."""
+"""Relative standard deviation of a request's TPOT if all steps are alike: engine noise. Assumed."""
 _OWN_PROMPTS: Final = 8
-"""Number of equally likely prompts that represent all lengths in a time to first token."""
+"""Number of equally likely prompts that represent all lengths in a time to first token. Chosen."""
 _RARE: Final = 1e-4
-"""Rarer steps are left out of latencies: percentiles go to the 99th."""
+"""Rarer steps are left out of latencies: percentiles go to the 99th. Chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

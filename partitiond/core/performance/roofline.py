@@ -49,17 +49,18 @@ __all__ = [
 ]
 
 BANDWIDTH_EFFICIENCY: Final = 0.7
-"""Share of peak memory bandwidth that decoding reaches; commonly reported between 0.6 and 0.8."""
+"""Share of peak memory bandwidth that decoding reaches; commonly reported: 0.6 to 0.8. Assumed."""
 
 FLOPS_EFFICIENCY: Final = 0.5
-"""Share of peak arithmetic that matrix products of small models reach."""
+"""Share of peak arithmetic that matrix products of small models reach. Assumed, not measured."""
 
 MEASURED_BANDWIDTH_EFFICIENCY: Final = 0.9
-"""The same if the peak was measured by a triad, which already has most of the losses there are."""
+"""The same if the peak was measured by a triad, which already has most of the losses there are.
+Assumed; `python -m bench.profiler.estimate` shows the errors of estimates with it."""
 
 MEASURED_FLOPS_EFFICIENCY: Final = 0.75
 """The same if the peak was measured by a product of square matrices: an engine's matrices have few
-rows at small batches."""
+rows at small batches. Assumed, as the one above."""
 
 _STEP_SECONDS: Final[dict[DeviceKind, float]] = {DeviceKind.GPU: 1.5e-3, DeviceKind.CPU: 1.5e-3}
 """Scheduling, launching and sampling per step, whatever the batch (order of magnitude)."""

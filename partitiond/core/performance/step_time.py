@@ -33,7 +33,7 @@ MIN_BATCHES: Final = 2
 
 LEAST_SPREAD: Final = 0.01
 """Least standard error of a point, as a share: no engine follows the form more closely, so a quiet
-window does not outweigh all others."""
+window does not outweigh all others. Assumed."""
 
 
 class StepSample(NamedTuple):

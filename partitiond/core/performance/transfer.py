@@ -58,7 +58,7 @@ from partitiond.core.profile.record import Profile, ProfileKind, Provenance, Tra
 from partitiond.core.units import Bytes
 
 BATCH_REACH: Final = 2
-"""Batches are predicted up to this multiple of the largest measured one."""
+"""Batches are predicted up to this multiple of the largest measured one. Chosen, not measured."""
 
 RoundSeconds = Callable[[int], float]
 """Seconds in which every slot of a batch gets one token."""

@@ -15,13 +15,14 @@ from partitiond.core.performance.transfer_fit import (
 
 DEFAULT_ERROR: Final = 0.10
 """Error at distance 0 if nothing could be checked: the common error of predictions of step times by
-parts, on hardware that they were calibrated on."""
+parts, on hardware that they were calibrated on. Assumed; `python -m bench.profiler.transfer` shows
+errors beside it."""
 
 LEAST_ERROR: Final = 0.02
-"""Least error at distance 0: a check of a few points that shows less was lucky."""
+"""Least error at distance 0: a check of a few points that shows less was lucky. Chosen."""
 
 OTHER_DEVICE_DISTANCE: Final = 0.5
-"""Another kind of device differs in caches and clock by more than its datasheet's ratio tells."""
+"""Other kinds of device differ by more than datasheets tell, as in caches and clock. A guess."""
 
 
 def predicted_output_tokens_per_s(fit: TermFit, subject: Subject, batch: int) -> float:

@@ -32,7 +32,7 @@ from partitiond.core.profile.record import Profile
 
 TIE_WEIGHT: Final = 0.1
 """Weight of an equation that holds two factors equal. Factors that differ by half of themselves
-cost as much as a point that is 5 % off, which is a measurement's own noise."""
+cost as much as a point that is 5 % off, which is a measurement's own noise. Chosen so."""
 
 _TIES: Final = ((0, 1), (2, 3), (2, 4))
 """Terms that one profile cannot separate: fixed and weights; compute, KV and sequences."""

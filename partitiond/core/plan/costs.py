@@ -9,7 +9,7 @@ from partitiond.core.plan.record import Objective
 
 IDLE_SHARE = 0.15
 """Draw without load as a share of the power limit, for devices where the draw was not measured:
-data-centre GPUs report 50 to 70 W of 350 to 700 W with a context loaded."""
+data-centre GPUs report 50 to 70 W of 350 to 700 W with a context loaded. Assumed from that."""
 
 
 def max_watts(device: Device) -> float | None:

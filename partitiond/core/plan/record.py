@@ -21,8 +21,10 @@ from partitiond.core.units import ZERO_BYTES, Bytes
 
 MOVE_PRICE: Final = 0.25
 """Default price of a move, in devices: saving a device may cost fewer than four moves, because each
-move loads weights and runs two engines for a while."""
+move loads weights and runs two engines for a while. Chosen; what it saves is measured in
+docs/decisions/0015."""
 MAX_MOVE_PRICE: Final = 100.0
+"""Bound of the field `move_price`. Chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -169,11 +169,11 @@ def operating_point(profile: Profile, slo: Slo | None) -> OperatingPoint | None:
 
 CAPACITY_SHARE_UNCONFIRMED: Final = 0.8
 """Poisson arrivals queue before a closed loop's throughput is reached, so capacity is taken as
-0.8 X / E[O] until an open-loop trial confirms the true rate."""
+0.8 X / E[O] until an open-loop trial confirms the true rate. Assumed."""
 
 
 UNHELD_SHARE: Final = 0.75
-"""Share of a rate that was not held: the next rate that a search would have tried."""
+"""Share of a rate that was not held: the next rate that a search would have tried. Chosen."""
 
 
 def rate_margin(profile: Profile, kind: ProfileKind) -> float:

@@ -27,6 +27,7 @@ from partitiond.core.replica.states import ReplicaState
 
 RETRY_BASE_SECONDS: Final = 120.0
 RETRY_MAX_SECONDS: Final = 3600.0
+"""First pause before another start is tried, and the longest; it doubles. Both are chosen."""
 _MAX_DOUBLINGS: Final = 10
 READY: Final = frozenset(
     {

@@ -10,7 +10,7 @@ from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedRepli
 from partitiond.core.replica.states import ReplicaState
 
 LONGER: Final = 1.5
-"""An overdue start is next expected at this multiple of its last expected duration, and so on."""
+"""An overdue start is next expected at this multiple of its last expected duration. Chosen."""
 
 
 _AT_REST: Final = frozenset(

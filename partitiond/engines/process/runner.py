@@ -51,6 +51,7 @@ FIRST_ANSWER_SECONDS: Final = 60.0
 KILL_SECONDS: Final = 8.0
 """From SIGQUIT until the shim has killed the tree; then the group is killed from outside."""
 REPORT_SECONDS: Final = 10.0
+"""Limit of one question to an engine, which may be in the middle of a long step."""
 FIRST_WEIGHT_SECONDS: Final = 2.0
 """How long the event loop waits, once, for the memory of a new engine. /proc takes milliseconds; a
 process that is stuck in a driver may keep it from answering at all."""

@@ -39,10 +39,11 @@ Kind = Literal["user-scope", "system-scope", "delegated", "none"]
 
 LIMIT_FACTOR: Final = 1.25
 """A cgroup counts what a profile does not: page cache, the kernel's share, pages touched first.
-What is reclaimable is reclaimed below the limit; an engine beyond it leaks."""
+What is reclaimable is reclaimed below the limit; an engine beyond it leaks. A guess."""
 PROBE_SECONDS: Final = 5.0
+"""A user's manager that does not answer in this time counts as one that refuses."""
 RETRY_SECONDS: Final = 60.0
-"""A user's manager may come up later than the daemon, so a refusal is not remembered for ever."""
+"""A user's manager may come up later than the daemon: a refusal counts for this long. Chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

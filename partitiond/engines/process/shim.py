@@ -44,6 +44,7 @@ kernel) every ten seconds costs 0.3 % of a core at most."""
 
 KILL_ROUNDS = 100
 KILL_ROUND_SECONDS = 0.05
+"""Rounds of SIGKILL, and pause between them: a tree may fork while it is killed."""
 ENGINE_OOM_SCORE_ADJ = 500
 """When the host runs out of memory the kernel should kill an engine, not the daemon or proxy."""
 

@@ -25,7 +25,7 @@ SLEEP_SECONDS: Final = 120.0
 """Copying weights to pinned host memory takes a second for some GiB; pinning it may take longer."""
 WAKE_SECONDS: Final = 120.0
 RELOAD_SECONDS: Final = 600.0
-"""Reading the weights of level 2 from disk: as long as a start may take."""
+"""Waking copies weights back; reading those of level 2 from disk takes as long as a start may."""
 UNKNOWN_LEVEL: Final = 2
 """For an engine found asleep without a note. Reloading weights that were kept does no harm."""
 

@@ -39,9 +39,9 @@ from partitiond.planner.progress.answer import IMPOSSIBLE, NOT_FOUND, SolveAnswe
 from partitiond.planner.search.next_best import next_best_told
 
 MUCH = 1000.0
-"""Spare capacity from this multiple on is not reported as a number."""
+"""Spare capacity from this multiple on is not reported as a number. Chosen."""
 FULL = 0.9
-"""A device's resource counts as full from this share on."""
+"""A device's resource counts as full from this share on. Chosen, not measured."""
 
 WORTH: Final = {
     Objective.MIN_DEVICES: "no plan needs fewer than {most}",

@@ -21,7 +21,7 @@ from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.flow import Enough, Flow, Outcome, Steps
 
 MAX_SINGLE_RULES = 24
-"""Limit on rules tried one by one; rules of a kind that costs nothing at all are not tried."""
+"""Limit on rules tried one by one, without kinds of rules that cost nothing at all. Chosen."""
 GAIN = 1e-6
 
 

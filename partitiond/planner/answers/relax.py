@@ -14,19 +14,20 @@ from partitiond.planner.pack.flow import Outcome, Steps
 from partitiond.planner.progress.answer import IMPOSSIBLE
 
 MAX_PROOFS = 60
-"""Limit on quick proofs for the conflict; each takes from a millisecond to a fifth of a second."""
+"""Limit on quick proofs for the conflict, each of a millisecond to a fifth of a second. Chosen."""
 MAX_RULES = 6
-"""Limit on rules of unserved models that are dropped in turn."""
+"""Limit on rules of unserved models that are dropped in turn. Chosen, not measured."""
 MAX_KINDS = 3
 MAX_ADDED = 256
 RELAX_SHARE = 0.25
-"""Share of the time limit for each plan."""
+"""Share of the time limit for each plan. Chosen, not measured."""
 FLOW_SHARE = 3.0
-"""Multiple of the time limit for all changes together; a plan still in progress is finished."""
+"""Multiple of the limit for all changes together; a plan in progress is finished. Chosen."""
 NAMED = 8
-"""A conflict of more models than this is reported as a number, not as a list."""
+"""A conflict of more models than this is reported as a number, not as a list. Chosen."""
 SLACK = 0.999
 LEAST_SCALE = 0.01
+"""A smaller share of the demands is not proposed; SLACK rounds shares down. Both are chosen."""
 
 
 def relaxations(here: Variations, outcome: Outcome) -> Steps[Relaxations]:

@@ -26,7 +26,7 @@ from partitiond.planner.model.ties import names_of
 
 TOLERANCE: Final = 1e-6
 CLOSE: Final = 0.98
-"""Sizes that serve at least this share of the best size's rate per device count as equally good."""
+"""Sizes from this share of the best size's rate per device on count as equally good. Chosen."""
 KINDS: Final = {
     "hardware": ("No profile for the hardware", "Profile the model on this hardware."),
     "cordoned": ("Cordoned", "Take the cordon off, or add a device."),

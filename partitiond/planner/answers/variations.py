@@ -14,8 +14,9 @@ from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.flow import Outcome, Solving, Steps
 
 VARIATION_SHARE = 0.5
-"""Share of the time limit for each further plan, which starts from the current plan."""
+"""Share of the time limit for each further plan, from the current plan. Chosen, not measured."""
 LEAST_SECONDS = 0.5
+"""Least time limit of such a plan."""
 
 
 @dataclasses.dataclass(slots=True)

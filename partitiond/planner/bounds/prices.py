@@ -34,10 +34,10 @@ SAMPLE: Final = 25_000
 PROOF: Final = 1e-6
 """Relative excess of demand that counts as a proof that devices cannot serve it."""
 GRID: Final = 400
-"""Number of steps into which a demand is cut to find its best covering set."""
+"""Number of steps into which a demand is cut to find its best covering set. Chosen."""
 FLOOR: Final = 0.1
-"""Share of a device's price that is spread over what a replica uses. A resource that is plentiful
-in the relaxation has price 0, but can still be scarce on single devices."""
+"""Share of a device's price that is spread over what a replica uses: a resource with price 0, as it
+is plentiful in the relaxation, can be scarce on single devices. Chosen, not measured."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from partitiond.planner.model.rates import reference_rates
 from partitiond.planner.model.types import RATE_SCALE, Instance
 
 STEPS: Final = 10_000_000
-"""Number of steps into which the factor is cut; bounds are proven to one step."""
+"""Number of steps into which the factor is cut; bounds are proven to one step. Chosen."""
 MOST_TIMES: Final = 1 << 40
 """Limit for rates close to 0: CP-SAT takes 64-bit integers."""
 PRECISION: Final = 10_000_000

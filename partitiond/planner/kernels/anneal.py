@@ -61,19 +61,19 @@ Words = NDArray[np.uint64]
 
 TINY = 1e-9
 WHOLE = 0.6
-"""Probability that a step empties devices rather than take single replicas from them."""
+"""Probability that a step empties devices rather than take single replicas from them. Chosen."""
 TOURNAMENT = 12
-"""Number of devices from which the one worth least is given up."""
+"""Number of devices from which the one worth least is given up. Chosen, not measured."""
 FIXED = 1e15
 """More than the contents of any device are worth: marks devices that cannot be given up."""
 ATTEMPTS = 10_000
-"""Limit on attempts to empty devices at once until the budget is met."""
+"""Limit on attempts to empty devices at once until the budget is met. Chosen, not measured."""
 FULLER = 0.05
-"""Share of its gain that a replica gives up for a device with one resource less free."""
+"""Share of its gain that a replica gives up for a device with one resource less free. Chosen."""
 PICKS = 6
-"""Number of devices from which the one that keeps the fewest running replicas is emptied."""
+"""Number of devices, of which the one that keeps the fewest running replicas is emptied. Chosen."""
 BLINK = 0.01
-"""Probability that a device is skipped, so that equal steps end differently."""
+"""Probability that a device is skipped, so that equal steps end differently. Chosen."""
 
 
 class Scratch(NamedTuple):

@@ -21,15 +21,15 @@ from partitiond.planner.progress.watch import SolveMonitor
 
 NAME: Final = "choice of columns"
 EVERY_SHARE: Final = 0.2
-"""Share of the time after which a plan is chosen, the first time and again each time."""
+"""Share of the time after which a plan is chosen, the first time and again each time. Chosen."""
 CHOICE_SHARE: Final = 0.1
-"""Share of the time that one choice may take."""
+"""Share of the time that one choice may take. Chosen, not measured."""
 SLICE_SECONDS: Final = 0.5
-"""Time of one choice, which cannot be ended early; the next choice starts from its result."""
+"""Time of one choice, which cannot be ended early; the next starts from its result. Chosen."""
 LOOK_SECONDS: Final = 0.1
 ALL_ROUNDS: Final = 1 << 30
 FIXED_NODES: Final = 1_000
-"""Branches of a choice if the answer may not depend on the clock."""
+"""Branches of a choice if the answer may not depend on the clock. Chosen, not measured."""
 
 
 class ColumnWorker:

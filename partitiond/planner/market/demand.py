@@ -18,10 +18,10 @@ from partitiond.planner.model.types import RATE_SCALE
 PARTS: Final = (20, 12, 8, 6, 5, 4, 3, 2, 1)
 """Knots lie at 0 and at these fractions of a demand, where one replica fewer covers it."""
 CELLS: Final = 6_000
-"""Cells of a demand in which covering sets are counted; rates are rounded up to whole cells."""
+"""Cells of a demand in which covering sets are counted; rates are rounded up to cells. Chosen."""
 FINE: Final = 30
 """Replicas that serve less than this fraction of a demand may be split: if there are many, rounding
-each of them up would be most of what they cover."""
+each of them up would be most of what they cover. Chosen, not measured."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ from partitiond.planner.market.value import Market, MarketPrices, Pattern
 from partitiond.planner.model.sites import Floats, Sites
 
 CONVERGED: Final = 1e-4
-"""Relative distance of the program's value to the bound at which the rounds end."""
+"""Relative distance of the program's value to the bound at which the rounds end. Chosen."""
 
 
 class Factor(PatternProgram):

@@ -12,6 +12,7 @@ from partitiond.planner.market.value import Market, MarketPrices, Pattern
 from partitiond.planner.model.sites import Floats
 
 LONGEST_SECONDS: Final = 86_400.0
+"""A day, if the deadline is infinite."""
 SHARES: Final = (0.5, 0.25, 0.125, 0.0)
 """Shares of the best bound's prices in the evaluated prices, tried until columns are new."""
 

@@ -34,10 +34,10 @@ CONVERGED: Final = 1e-6
 TRIFLE: Final = 1e-7
 """Smaller coefficients are left out: they only make the program numerically unsound."""
 UNSERVED: Final = 100.0
-"""Cost of leaving a model unserved, in costs of its covering set at the first prices."""
+"""Cost of an unserved model, in costs of its covering set at the first prices. Chosen."""
 STEEPER: Final = 100.0
 HOPELESS: Final = 1e12
-"""Cost, in bounds, at which a model that is still unserved is taken as impossible to serve."""
+"""Cost, in bounds, from which an unserved model counts as impossible to serve. Both are chosen."""
 
 
 class Columns(PatternProgram):

@@ -30,9 +30,9 @@ from partitiond.planner.model.types import PRICE_SCALE
 from partitiond.planner.pack.packing import Packing
 
 NODE_LIMIT: Final = 200_000
-"""Limit on branches for one way; some milliseconds."""
+"""Limit on branches for one way; some milliseconds. Chosen, not measured."""
 FLOOR: Final = 0.97
-"""Sets worth less than this share of the best set of their class are not searched for."""
+"""Sets worth less than this share of the best set of their class are not searched for. Chosen."""
 BESIDE: Final = 12
 """Sets of a round beside the best one, for equal devices. 100 models on 64 equal GPUs converged in
 24 to 45 rounds instead of 250 to 330 (to 1e-4); with 24 sets hardly sooner."""

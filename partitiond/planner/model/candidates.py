@@ -47,7 +47,7 @@ from partitiond.planner.model.draw import host_cores, host_memory, planned_watts
 
 BATCH_STEP: Final = 4
 """Smaller points are kept at a quarter of the batch and again at a quarter of that: in between,
-footprint and rate change too little to change a plan."""
+footprint and rate change too little to change a plan. Assumed, not measured."""
 POINTS_PER_SIZE: Final = 3
 _RANK: Final = {ProfileKind.MEASURED: 0, ProfileKind.TRANSFERRED: 1, ProfileKind.ESTIMATED: 2}
 

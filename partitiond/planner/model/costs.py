@@ -18,10 +18,10 @@ from partitiond.core.plan.record import Candidate, ModelDemand, Objective, Place
 from partitiond.planner.model.types import PRICE_SCALE, PlanRequest
 
 TIES: Final = 0.5
-"""Upper limit of the sum of all devices' ties, in devices: a plan with one device fewer always
-costs less."""
+"""Limit of the sum of all devices' ties, in devices: a plan with one device fewer always costs
+less. Chosen."""
 LARGEST_TIE: Final = 0.001
-"""The tie of the most expensive device: a bound on the number of devices loses at most this."""
+"""The most expensive device's tie; a bound on the number of devices loses at most this. Chosen."""
 EPSILON: Final = 1e-6
 _WATTS_HINT: Final = {
     Objective.MIN_POWER: "max_watts",

@@ -19,7 +19,7 @@ and pinned buffers of the API server and the engine core. Assumed, because profi
 it. It counts only on hosts whose memory is known."""
 
 SPARE_CORE_SHARE: Final = 0.05
-"""Share of a core ignored when rounding up: CPU time is sampled; 1.03 cores are one core."""
+"""Ignored when cores are rounded up, as CPU time is sampled: 1.03 cores are one core. A guess."""
 
 
 def planned_watts(profile: Profile, point: OperatingPoint) -> float | None:

@@ -20,9 +20,9 @@ MOST_UNITS: Final = 10**15
 MOST_RATE: Final = 2**55
 """Largest integer of one rate: the sum of hundreds of replicas still fits into 64 bits."""
 CLEARLY: Final = 10.0
-"""Factor by which one replica outweighs all lower priorities: at a high level its rate is lower."""
+"""A replica outweighs lower priorities by this: at a high level its rate is lower. Chosen."""
 MOST_LIFT: Final = 1e12
-"""Limit on the highest priority over the lowest: beyond it floats would lose the lowest one."""
+"""Limit on the highest priority over the lowest: more would lose the lowest in floats. Chosen."""
 GUESS: Final = 8
 """Replicas per device assumed in the guess of how much a model without a rate may get."""
 

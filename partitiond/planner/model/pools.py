@@ -10,7 +10,7 @@ from partitiond.core.plan.record import Candidate
 
 MAX_CORE_SETS: Final = 6
 """Distinct core lists on one host for which every union is constrained; a host has one per NUMA
-node and one for the CPU device."""
+node and one for the CPU device. Chosen, not measured."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

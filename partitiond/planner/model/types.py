@@ -30,9 +30,9 @@ PRICE_SCALE: Final = 10**9
 
 MOVE_BUDGET: Final = 0.03
 """Share of the running replicas that may leave their device beyond those that must, if plans are
-kept up to date: a hundred replicas of three thousand, a few minutes of loading at most."""
+kept up to date: of three thousand a hundred, a few minutes of loading at most. Chosen."""
 MANY_REPLICAS: Final = 100
-"""Below this number, an equally good plan with the fewest moves is found without a budget."""
+"""With fewer, an equally good plan with the fewest moves is found without a budget. Chosen."""
 
 
 def usual_budget(wanted: float | None, running: int) -> float | None:

@@ -30,23 +30,23 @@ from partitiond.planner.stop import Stop, never
 NAME: Final = "greedy by prices"
 PASSES: Final = 3
 """A replica that raises its device's level may leave another model short; passes are repeated so
-that this model is served again."""
+that this model is served again. Chosen, not measured."""
 SHAKES: Final = 3
-"""Orders of the models that are tried at each level."""
+"""Orders of the models that are tried at each level. Chosen, not measured."""
 NOISE: Final = 0.3
 MOST_RUINED: Final = 3
-"""Largest number of devices that are emptied at once."""
+"""Noise of prices and orders; largest number of devices that are emptied at once. Both chosen."""
 MOST_STARTS: Final = 12
 FEW_STARTS: Final = 3
-"""Number of starts if they take longer."""
+"""Number of starts, and number if they take longer. Both are chosen, not measured."""
 TIGHTENED: Final = 12
-"""Limit on plans (from nothing, and tightened) up to which one more plan is tightened."""
+"""Limit on plans (from nothing, and tightened) up to which one more is tightened. Chosen."""
 QUICK: Final = 500
 """Models times devices up to which a plan is tightened in a fifth of a second."""
 PATIENCE: Final = 40
-"""Attempts without improvement after which the search ends."""
+"""Attempts without improvement after which the search ends. Chosen, not measured."""
 MUCH: Final = 0.3
-"""Devices run one way at the prices, from which number on a start opens devices only that way."""
+"""Devices run one way at the prices, from which on a start opens devices only that way. Chosen."""
 
 
 def complete(adding: Adding, order: Iterable[Need], stop: Stop = never) -> None:

@@ -22,6 +22,7 @@ from partitiond.planner.pack.assign import Applied
 from partitiond.planner.pack.running import staying_items
 
 PERCENT: Final = 0.01
+"""A hundredth, by definition."""
 
 
 def price_of_a_move(request: PlanRequest, objective: Objective) -> float:

@@ -30,10 +30,10 @@ FINISH_LEAST_SECONDS: Final = 0.05
 FINISH_MORE: Final = 0.2
 FINISH_LEAST: Final = 0.5
 FINISH_PER_SIZE: Final = 9e-7
-"""Seconds per model and device that assigning, tidying, explaining and checking take."""
+"""Seconds per model and device of assigning, tidying, explaining and checking. All chosen."""
 SHARING_SHARE: Final = 0.15
 SHARING_MOST: Final = 1.0
-"""Maximum seconds reserved for models without a rate, which share the spare capacity."""
+"""Maximum seconds for models without a rate, which share the spare capacity. Both are chosen."""
 
 
 OnProgress = Callable[[PlanProgress], None]

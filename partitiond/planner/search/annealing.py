@@ -27,7 +27,7 @@ from partitiond.planner.model.sites import NO_LIMIT, Floats, Ints, Sites, ints
 from partitiond.planner.pack.packing import Packing
 
 CELLS: Final = 128
-"""Maximum number of steps into which a demand is cut to price what it lacks."""
+"""Maximum number of steps into which a demand is cut to price what it lacks. Chosen."""
 LEAST_PRICE: Final = 1e-9
 
 

@@ -38,10 +38,10 @@ LEAST_SHARE: Final = 1e-6
 HOT: Final = 0.05
 """First temperature, in the gain of a typical replica or in typical devices: a step that loses a
 twentieth of that is kept once in e times. With ten times as much the search forgets what it found,
-with a tenth it stays where it is."""
+with a tenth it stays where it is. Chosen so; no bench varies it."""
 COLD: Final = 0.005
 COLD_SHARE: Final = 0.15
-"""Share of the time for the first, cold phase."""
+"""Share of the time for the first phase, at the last temperature. Both are chosen."""
 NO_BUDGET: Final = 1 << 62
 NOISE: Final = 0.3
 WANTING: Final = 5
@@ -50,7 +50,7 @@ ALL_OUTSIDE: Final = 1 << 30
 SLICE_SECONDS: Final = 0.05
 FIRST_STEPS: Final = 200
 FIXED_STEPS_PER_SECOND: Final = 10_000
-"""Steps per second of the time limit if the answer may not depend on the clock."""
+"""Steps if the answer may not depend on the clock. All of these are chosen, not measured."""
 
 
 class Improver:

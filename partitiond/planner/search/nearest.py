@@ -37,16 +37,16 @@ May = Callable[[Packing], int]
 the strongest."""
 MOST_AFRESH: Final = 4
 """Limit on plans made without regard to what runs whose moves are counted: for a large fleet that
-takes a fraction of a second each, and such plans move most of the fleet."""
+takes a fraction of a second each, and such plans move most of the fleet. Chosen, not measured."""
 FEW_DEVICES: Final = 64
-"""Devices up to which the moves of all plans are counted."""
+"""Devices up to which the moves of all plans are counted. Chosen, not measured."""
 EQUAL: Final = 1e-6
 NEAR_SHARE: Final = 0.05
-"""Relative tolerance for the shares of models without a rate, worth less than a restart."""
+"""Relative tolerance for shares of models without a rate, worth less than a restart. Chosen."""
 SHARE_SHARE: Final = 0.1
-"""Deterministic seconds for the shares per second of the time limit."""
+"""Deterministic seconds for the shares per second of the time limit. Chosen, not measured."""
 EXACT_SHARE: Final = 0.4
-"""Share of the remaining time for building the model of the shares, and as much for solving it."""
+"""Share of the time left for building the shares' model, and as much for solving it. Chosen."""
 VARIABLES: Final = 5_000
 """Number of variables that are made in a second, on a core that is shared."""
 

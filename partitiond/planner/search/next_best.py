@@ -21,7 +21,7 @@ from partitiond.planner.pack.packing import Packing
 
 FEW: Final = 2_000
 """Models times devices up to which greedy plans are made, each in a fraction of a second. Often one
-of them meets the bound, as with twelve models on sixteen GPUs in half a second."""
+meets the bound, as with twelve models on sixteen GPUs in half a second (docs/decisions/0014)."""
 
 
 def taken(packing: Packing) -> OnKinds:

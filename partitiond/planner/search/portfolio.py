@@ -44,29 +44,29 @@ from partitiond.planner.warm import Tell, is_warm
 
 COST_SHARE: Final = 0.2
 """Deterministic seconds for CP-SAT per second of the time limit: one of them takes CP-SAT up to
-three wall-clock seconds."""
+three wall-clock seconds. Chosen."""
 EXACT_SHARE: Final = 0.6
-"""Share of the remaining time for CP-SAT; the rest is for the search if CP-SAT proves nothing."""
+"""Share of the time left for CP-SAT; the rest is for the search if it proves nothing. Chosen."""
 HOPE_SHARE: Final = 0.3
-"""The same if no plan serves everything yet: the most goodput may need time as well."""
+"""If no plan serves everything yet: the most goodput may need time as well. Chosen."""
 POURS_PER_SECOND: Final = 10_000
 """Pours of the linear program per second of the time limit, of which they take an eighth. All
-pours of 100 models on 64 devices are 90,000; they prove 3.5 % less goodput than 25,000 of them."""
+90,000 of 100 models on 64 devices prove 3.5 % less goodput than 25,000 (docs/decisions/0020)."""
 MOST_POURS: Final = 200_000
 """For 1,000 models on 512 devices, twice as many prove a part in a thousand more, and take three
 times as long."""
 SMALL: Final = 2_500
 """Variables up to which CP-SAT is used: beyond, the compiled search is better in a second than
-CP-SAT in a minute. 100 models on 64 devices have 8,000."""
+CP-SAT in a minute (see docs/decisions/0008). 100 models on 64 devices have 8,000."""
 TINY: Final = 60
-"""Variables up to which CP-SAT runs before compiled code is loaded."""
+"""Variables up to which CP-SAT runs before compiled code is loaded. Chosen, not measured."""
 GREEDY_SHARE: Final = 0.2
-"""Maximum share of the time for greedy plans."""
+"""Maximum share of the time for greedy plans. Chosen in docs/decisions/0014, not measured."""
 RULES_SHARE: Final = 0.65
-"""Share of the time for models that have to be near others, if there are any."""
+"""Share of the time for models that have to be near others, if there are any. Chosen."""
 OTHERS_SHARE: Final = 0.15
 """Share of the time for plans without a kind of device, if the next best plan comes from them: a
-fifth of a second is usually enough for a dozen models."""
+fifth of a second is usually enough for a dozen models. Chosen."""
 
 
 def solve_portfolio(

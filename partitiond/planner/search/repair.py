@@ -26,17 +26,17 @@ from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.stop import Stop, never
 
 KEPT_SHARE: Final = 0.4
-"""Share of the time for improving what runs, if anything runs."""
+"""Share of the time for improving what runs, if anything runs. Chosen, not measured."""
 BUDGET_SHARE: Final = 0.8
-"""The same share if moves are limited: a fresh plan hardly ever keeps to the limit, so the rest of
-the time is for the bound, and for finding out what the best plan would be."""
+"""The same if moves are limited: a fresh plan hardly ever keeps to the limit, so the rest of the
+time is for the bound, and for finding out what the best plan would be. Chosen."""
 COMPLETED_SHARE: Final = 0.3
 """Share of the time for completing what runs, for goodput. The search adds replicas faster: without
 a limit `bench.planner.replanning --kinds over --size 300x128` took 37 s instead of 3 s."""
 FEW_MOVES: Final = 3
-"""This many moves cost less than a device, at the usual price."""
+"""This many moves cost less than a device, at the usual price (`core.plan.record.MOVE_PRICE`)."""
 MOVED_SHARE: Final = 0.03
-"""Share of the running replicas that a search in a large fleet may move."""
+"""Share of the running replicas that a search in a large fleet may move. Chosen, not measured."""
 FEW_DEVICES: Final = 64
 """Devices up to which emptying them one by one takes a tenth of a second, and up to which several
 limits on moves are tried; with more devices a search is used."""

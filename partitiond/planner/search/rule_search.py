@@ -22,16 +22,16 @@ NAME: Final = "rules a few devices at a time"
 LEAST_FREE: Final = 3
 MOST_FREE: Final = 8
 ROUND_SECONDS: Final = 1.0
-"""Deterministic seconds of CP-SAT for one neighbourhood."""
+"""Deterministic seconds of CP-SAT for one neighbourhood. Chosen, not measured."""
 ROUNDS_PER_SECOND: Final = 1.0
-"""Neighbourhoods per second of the time limit if the clock may not count."""
+"""Neighbourhoods per second of the limit if the clock may not count. Chosen, not measured."""
 SIZES: Final = 4
-"""Number of fitting sizes of a model that are tried for each way to run a device."""
+"""Number of fitting sizes of a model that are tried for each way to run a device. Chosen."""
 WAYS_SHARE: Final = 0.6
-"""Share of the ways to run a device that are tried."""
+"""Share of the ways to run a device that are tried. Chosen, not measured."""
 EMPTY_ONES: Final = 1
 PATIENCE: Final = 6
-"""Neighbourhoods of one size without gain before larger ones are tried."""
+"""Neighbourhoods of one size without gain before larger ones are tried. Chosen, not measured."""
 
 
 def search_rules(watch: SolveMonitor, best: Packing, *, by_cost: bool, seconds: float) -> Member:

@@ -52,31 +52,31 @@ rates beyond a need count for nothing."""
 ROUNDED: Final = 1 + 1e-7
 """Demands are rounded down as well, by a part in 10^8."""
 SEARCH_SHARE: Final = 0.9
-"""Share of the time limit for bound and plans; the rest is for sharing out what is left over."""
+"""Share of the time for bound and plans; the rest is for sharing out what is left over. Chosen."""
 EXACT: Final = "exact (CP-SAT)"
 LINEAR: Final = "linear prices"
 NOTHING: Final = 1e-9
 """A factor so small that every model needs one replica: rates are at least one unit."""
 BOUND_SHARE: Final = 0.4
-"""Share of the time limit for the bound, which comes before any plan."""
+"""Share of the time limit for the bound, which comes before any plan. Chosen, not measured."""
 ROUNDS: Final = 60
-"""Rounds for the bound if the clock may not count."""
+"""Rounds for the bound if the clock may not count. Chosen, not measured."""
 FIRST_STEP: Final = 0.5
-"""The first factor asked for is half the bound; a factor found is raised by this share of it."""
+"""The first factor asked for is half the bound; one found is raised by this share of it. Chosen."""
 CLOSE: Final = 0.002
-"""Least step by which a factor is raised."""
+"""Least step by which a factor is raised. Chosen, not measured."""
 ASKS: Final = 16
-"""Number of factors asked for if the clock may not count."""
+"""Number of factors asked for if the clock may not count. Chosen, not measured."""
 FEW: Final = 6
-"""Number of factors asked for before CP-SAT is used."""
+"""Number of factors asked for before CP-SAT is used. Chosen, not measured."""
+REST_SHARE: Final = 0.1
 ASK_SHARE: Final = 0.1
-"""Share of the time limit that the search for one factor may take."""
+"""Shares of the limit: beyond it for sharing what is left over, and for one factor. Chosen."""
 EXACT_SHARE: Final = 0.2
-"""Deterministic seconds of CP-SAT per second of the time limit; one takes up to three seconds."""
+"""Deterministic seconds of CP-SAT per second of the limit; one takes up to three. Chosen."""
 PASSES: Final = 3
 """CP-SAT cuts the factor into steps of its upper bound: it is asked again if that bound was far
-from the factor found."""
-REST_SHARE: Final = 0.1
+from the factor found. Chosen, not measured."""
 PROVEN: Final = 1e-6
 """A plan this close to the proven best is called optimal; a plan that moves less may not be."""
 MET: Final = 1e-5

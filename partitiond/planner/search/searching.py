@@ -18,20 +18,20 @@ from partitiond.planner.stop import Stop
 
 NAME: Final = "ruin and recreate"
 COLUMNS_SHARE: Final = 0.5
-"""Share of the time for columns if they have no worker of their own."""
+"""Share of the time for columns if they have no worker of their own. Chosen, not measured."""
 COLUMNS_LEAST_SECONDS: Final = 2.0
-"""With less time left than this there are no columns."""
+"""With less time left than this there are no columns. Chosen, not measured."""
 ROUNDS_PER_SECOND: Final = 2.0
-"""Rounds of columns per second of the time limit if the clock may not count."""
+"""Rounds of columns per second of the time limit if the clock may not count. Chosen."""
 LOOK_SECONDS: Final = 1.0
 LEARN_SECONDS: Final = 0.5
-"""Minimum time between two plans that are passed to the column generation."""
+"""Time of a first search; least time between two plans passed to the column generation. Chosen."""
 SHORT_SECONDS: Final = 0.2
 SHORT_STEPS: Final = 20_000
 SHORT_SHARE: Final = 0.3
 HOPE_SHARE: Final = 0.5
 """Share of the time after which a search that found no plan serving all demand gives up, because
-the fallback to the most goodput needs time as well."""
+the fallback to the most goodput needs time as well. Chosen, as those of the short search."""
 
 
 def search(

@@ -45,9 +45,9 @@ from partitiond.profiler.sweep.trial import require_no_failures
 
 PREEMPTIONS: Final = ("vllm:num_preemptions_total", "vllm:num_preemptions")
 WINDOW_E2EL: Final = 2.0
-"""A window lasts at least so many mean end-to-end latencies of its slowest replica."""
+"""A window lasts at least so many mean end-to-end latencies of its slowest replica. Chosen."""
 LONGEST_WINDOWS: Final = 6.0
-"""No window lasts longer than this many times the requested length, even with slow requests."""
+"""No window is longer than this many times the requested length, for slow requests too. Chosen."""
 
 Tell = Callable[[Progress], None]
 

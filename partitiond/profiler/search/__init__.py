@@ -18,6 +18,9 @@ checkpoint. The first of these steps that has something to measure wins.
 A change of the knee leads back to step 2. A prior, however wrong, chooses the anchors and nothing
 else. A time limit changes how far the search gets, not its order; a new batch is begun only if its
 second visit fits as well, and windows are as long as an even share of the time left allows.
+
+Settings were compared on simulated curves, some alone (docs/decisions/0006); those that were only
+chosen say so. `python -m bench.search` judges all of them together.
 """
 
 from collections.abc import Sequence

@@ -9,10 +9,11 @@ from partitiond.profiler.search.types import SearchLimits
 
 ANCHOR_RATIO: Final = 4
 """Two doublings: a gap this wide is closed by three further trials, or not at all if the curve is
-flat on both sides of it."""
+flat on both sides of it. Chosen, not measured."""
 
 ROUNDING: Final = 1.09
-"""Rounding moves a batch by at most this factor: less than half a step between neighbours."""
+"""Rounding moves a batch by at most this factor, less than half a step between neighbours;
+docs/decisions/0006 measured no gain."""
 
 
 def anchors(limits: SearchLimits) -> tuple[int, ...]:

@@ -13,10 +13,10 @@ from partitiond.profiler.search.rates import best_rate
 from partitiond.profiler.search.types import NextTrial, Purpose, SearchDone, SearchLimits, Visit
 
 MAX_VISITS_PER_BATCH: Final = 5
-"""Two passes, a fresh window, and two for what stays open; the machine drifts meanwhile."""
+"""Two passes, a fresh window, and two for what stays open; the machine drifts meanwhile. Chosen."""
 
 MAX_AGAIN_VISITS: Final = 4
-"""A batch with so many visits is not visited again to settle a decision."""
+"""A batch with so many visits is not visited again to settle a decision. Chosen, not measured."""
 
 MAX_CONFIRMED: Final = 2
 """A second best batch may overtake the first once the first was measured afresh; a third will not
@@ -24,50 +24,51 @@ differ in any way that matters."""
 
 MAX_AGAIN: Final = 6
 """Further visits for open decisions in all. On a curve that is flat around its knee every decision
-stays open for ever, and leaving it open loses nothing."""
+stays open for ever, and leaving it open loses nothing. Measured together with MAX_REFINED:
+docs/decisions/0006."""
 
 MAX_REFINED: Final = 7
 """First looks around the knee: three close a gap of 4x on each side of it; if noise keeps moving
-the knee, more looks only move it further."""
+the knee, more looks only move it further. Measured: docs/decisions/0006."""
 
 CONFIRM_AGAIN: Final = 0.01
-"""A batch must look this much better than X* for a fresh window of its own."""
+"""A batch must look this much better than X* for a fresh window of its own. Chosen."""
 
 SCOUT_SHARE: Final = 0.10
-"""Wanted interval of a first look: narrow enough to tell 60 % of X* from 100 %."""
+"""Wanted interval of a first look: narrow enough to tell 60 % of X* from 100 %. Chosen."""
 
 LEAST_LOOSE_SHARE: Final = 0.05
-"""Decisions closer than this are measured with the device's default interval."""
+"""Decisions closer than this are measured with the device's default interval. Chosen."""
 
 WIDE_GAP: Final = 2.1
 WORTH_A_LOOK: Final = 0.80
 """Between two batches more than a doubling apart that both give this share of X*, a better batch
-or an earlier knee may hide; engines that dip or pad differ by less."""
+or an earlier knee may hide; engines that dip or pad differ by less. Both are chosen."""
 
 CLEARLY_BELOW: Final = 0.85
-"""The smallest batch must be below this share of X*, or the knee may lie below it."""
+"""The smallest batch must be below this share of X*, or the knee may lie below it. Chosen."""
 
 EDGE_RATIO: Final = 1.1
-"""How closely the largest batch that the KV cache holds is located, if that matters."""
+"""How closely the largest batch that the KV cache holds is located, if that matters. Chosen."""
 
 EDGE_GAIN: Final = 0.02
-"""Locating it matters if the fit promises this much more throughput there."""
+"""Locating it matters if the fit promises this much more throughput there. Chosen."""
 
 HALF_AS_LARGE: Final = 2.6
-"""The growth over the last doubling is measured, not spread over a gap wider than this."""
+"""The growth over the last doubling is measured, not spread over a gap wider than this. Chosen."""
 
 OPEN: Final = (0.08, 0.92)
-"""A decision is open if the probability of a yes lies between these two."""
+"""A decision is open if the probability of a yes lies between these two. Chosen, not measured."""
 
 EFFORT: Final = 0.4
 """Open decisions stay open once the search took this share of the time of a sweep over every batch
-in steps of 1.25x, twice: for more certainty, make that sweep."""
+in steps of 1.25x, twice: for more certainty, make that sweep. Measured: docs/decisions/0006."""
 
 TIME_OVERRUN: Final = 1.25
-"""Promised second visits are made even a little beyond the time limit."""
+"""Promised second visits are made even a little beyond the time limit. Chosen, not measured."""
 
 TYPICAL_TRIALS: Final = 10
-"""Trials after the anchors, on average over the benchmark's curves."""
+"""Trials after the anchors, on average over the curves of `python -m bench.search`."""
 
 Wanted = tuple[int, Purpose, float | None]
 """Batch, purpose, and the wanted interval as a share."""

@@ -9,14 +9,14 @@ from partitiond.profiler.search.model import CurveFit
 from partitiond.profiler.search.types import NextTrial, Purpose, SearchLimits, Visit
 
 CONFIRM_FACTOR: Final = 2.0
-"""Every comparison of the knee is with X*, so the windows for X* are longer than the others."""
+"""Every comparison of the knee is with X*, so its windows are longer than the others. Chosen."""
 
 SCOUT_FACTOR: Final = 2.0
 """A scout's window is at most this many times the shortest one: noise that it cannot resolve is
-resolved later, at the few batches where it matters."""
+resolved later, at the few batches where it matters. Chosen."""
 
 RAMP_E2EL: Final = 1.3
-"""Ramp of a closed loop in mean end-to-end latencies: one, and the prefill of all requests."""
+"""Ramp of a closed loop in mean end-to-end latencies: one, and the prefill of all. Assumed."""
 
 
 class Costs:

@@ -13,14 +13,15 @@ from partitiond.profiler.search.types import Purpose, SearchLimits, Visit
 
 INDIFFERENT: Final = 0.015
 """A throughput this far on the wrong side of the knee's rate loses nothing that matters: two
-windows of the same trial differ by more."""
+windows of the same trial differ by more. Chosen."""
 
 NARROW_ENOUGH: Final = 0.03
 """Once the interval of a batch is this narrow, the machine's drift hides what a further visit would
-tell."""
+tell. Chosen."""
 
 NARROW_BEST: Final = 0.04
-"""The same for X*. Every batch is compared with X*, but its fresh windows are long already."""
+"""The same for X*. Every batch is compared with X*, but its fresh windows are long already. Kept,
+although docs/decisions/0006 measured no gain."""
 
 
 class SearchKnowledge:

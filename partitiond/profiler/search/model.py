@@ -16,7 +16,7 @@ from partitiond.profiler.search.rates import Rate
 SHARPNESS: Final = (0.7, 1.0, 1.5, 2.5, 5.0, 15.0)
 STEPS_PER_DOUBLING: Final = 3
 LEAST_MISFIT: Final = 0.015
-"""No engine follows a formula more closely."""
+"""No engine follows a formula more closely. Assumed, not measured."""
 FREE_PARAMETERS: Final = 3
 
 

@@ -22,9 +22,9 @@ class Rate:
 BETWEEN_WINDOWS: Final = 0.0075
 """Assumed relative standard deviation of an engine's speed from one window to the next: clocks,
 caches and neighbours change between windows, and nothing inside a window shows it. Chosen so that
-two windows still cover 92 to 96 % if the speed varies by 1 %."""
+two windows still cover 92 to 96 % if the speed varies by 1 % (`bench.profiler.intervals`)."""
 LEFT_OUT: Final = 1.3
-"""Factor on the interval if windows were left out: now and then a left-out window is right."""
+"""Factor on the interval if windows were left out: a left-out window may be right. Chosen."""
 
 
 def combine(rates: Sequence[float], half_widths: Sequence[float]) -> tuple[float, float]:

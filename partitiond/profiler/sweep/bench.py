@@ -21,7 +21,7 @@ IDLE_DEADLINE_SECONDS: Final = 5.0
 DEATH_NOTICE_SECONDS: Final = 5.0
 """Requests fail a moment before the process is seen to be gone."""
 STALL_SECONDS: Final = 60.0
-"""Least silence after which an engine under load counts as hung."""
+"""Least silence after which an engine under load counts as hung. Chosen, not measured."""
 RUNNING: Final = "vllm:num_requests_running"
 
 

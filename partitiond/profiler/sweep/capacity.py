@@ -40,24 +40,25 @@ MIN_ARRIVALS: Final = 40
 """With fewer, the mean time in the engine is uncertain, and so is the stability of the queue."""
 MAX_ARRIVALS: Final = 400
 POWER_MARGIN: Final = 0.1
-"""A rate whose share of good requests is this much lower than the SLO's quantile ..."""
 FALSE_HELD: Final = 0.05
-"""... is held with at most this probability; the number of arrivals follows from both."""
+"""A rate whose share of good requests is lower than the SLO's quantile by the margin is held with
+at most this probability. Both are chosen, and give the number of arrivals; `python -m
+bench.profiler.capacity_power` shows how often that errs."""
 WARM_UP_LATENCIES: Final = 2.0
 """Mean latencies at the operating point before the window: one until the first requests are
-through, one more for the engine to fill if its throughput curve is flat."""
+through, one more for the engine to fill if its throughput curve is flat. Chosen."""
 WINDOW_LATENCIES: Final = 3.0
 """Least length of a window in mean latencies: in less than two of them, a rate half as large again
-as what the engine sustains is hardly visible."""
+as what the engine sustains is hardly visible. Chosen; see `bench.profiler.capacity_power`."""
 DRAIN_LATENCIES: Final = 1.5
 """Mean latencies from the window's end to the end of the last counted request; part of the time
-that a trial is expected to take."""
+that a trial is expected to take. Assumed."""
 MIN_SECONDS_FACTOR: Final = 2.0
-"""Least length of a window, in shortest windows of the closed loop: 20 s by default."""
+"""Least length of a window, in shortest windows of the closed loop: 20 s by default. Chosen."""
 STEP_DOWN: Final = 0.75
-"""Factor to the next rate while no rate was held yet."""
+"""Factor to the next rate while no rate was held yet. Chosen, not measured."""
 NARROW: Final = 1.08
-"""A held and a failed rate this close leave nothing to find: two trials differ by as much."""
+"""A held and a failed rate this close leave nothing to find: trials differ by as much. Chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

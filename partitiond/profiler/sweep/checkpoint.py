@@ -32,6 +32,7 @@ ENOUGH_HOST_CORES: Final = 4
 Trials with this many cores or more are comparable."""
 SET_ASIDE: Final = ".old"
 _MICROSECONDS: Final = 1e6
+"""In a second, by definition."""
 
 Step = Trial | FailedTrial | FrontierMemory | CapacityTrial | PaperMode
 _KINDS: Final[dict[str, type[Any]]] = {

@@ -37,14 +37,14 @@ from partitiond.profiler.sweep.trial import Trial, run_trial
 
 MAX_STARTS: Final = 3
 LARGER: Final = 1.25
-"""Growth of the KV cache from one start to the next, if requests were preempted."""
+"""Growth of the KV cache from one start to the next, if requests were preempted. Chosen."""
 MAX_WINDOWS: Final = 2
 """A rate that is too low although the KV cache has room is measured once more: the host was busy,
 or the sweep's window was lucky. A larger cache would not help."""
 
 CAPACITY_TIME_SHARE: Final = 0.5
 """Share of the profile's time limit for all capacity trials together. A trial that would not end
-within it is not begun, because a window that is too short tells nothing."""
+within it is not begun, because a window that is too short tells nothing. Chosen."""
 
 PHASE: Final = 1
 """Phase of the seeds; the sweep has phase 0."""

@@ -17,7 +17,7 @@ SAMPLE_SECONDS: Final = 1.0
 that it computes on, so it is not done more often; a window of 10 s still gives ten samples."""
 
 KV_FULL: Final = 0.98
-"""KV usage at which waiting requests wait for blocks."""
+"""KV usage at which waiting requests wait for blocks. Chosen, not measured."""
 
 WAITING: Final = "vllm:num_requests_waiting"
 KV_USAGE: Final = "vllm:kv_cache_usage_perc"

@@ -12,14 +12,14 @@ from typing import Final
 from partitiond.profiler.search import Prior, Visit
 
 E2EL_FACTOR: Final = 3.0
-"""Factor on the expected latency: lengths vary, and the host may have other work."""
+"""Factor on the expected latency: lengths vary, and the host may have other work. Chosen."""
 
 PRIOR_FACTOR: Final = 10.0
-"""Factor on a latency that only a roofline predicts, from assumed figures."""
+"""Factor on a latency that only a roofline predicts, from assumed figures. Chosen, not measured."""
 
 FIRST_FACTOR: Final = 10.0
 """Factor on the least silence while nothing was measured: the first requests also pay for what the
-engine initialises lazily."""
+engine initialises lazily. Chosen."""
 
 
 def stall_seconds(batch: int, visits: Iterable[Visit], least_seconds: float) -> float:

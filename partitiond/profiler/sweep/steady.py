@@ -19,8 +19,10 @@ from loadgen.results.intervals import mean_interval
 
 GROWTH_SIGMAS: Final = 2.5
 """Growth of the requests in the system that counts as growth, in square roots of the arrivals.
-Between arrivals and departures lies at most a random walk whose steps are the arrivals."""
+Between arrivals and departures lies at most a random walk whose steps are the arrivals. Chosen;
+`python -m bench.profiler.capacity_power` shows how often that errs."""
 _Z95: Final = 1.96
+"""Standard normal quantile of 95 %, two-sided."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

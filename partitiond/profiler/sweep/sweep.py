@@ -36,13 +36,13 @@ HALF_WIDTH_SHARE: Final = {DeviceKind.GPU: 0.02, DeviceKind.CPU: 0.05}
 """Wanted interval of a window: GPUs repeat well, hosts share their cores with other work."""
 
 WARM_UP_SECONDS: Final = 1.0
-"""One short trial does not count: its first requests pay for lazy initialisation."""
+"""One short trial does not count: its first requests pay for lazy initialisation. Chosen."""
 
 MIN_BATCHES: Final = 2
 """Batches that a sweep that was cut short must have measured to be worth keeping."""
 
 MAX_RESTARTS: Final = 3
-"""How often an engine that ended in a trial is started again."""
+"""How often an engine that ended in a trial is started again. Chosen, not measured."""
 
 
 def warm_up(min_window_seconds: float) -> NextTrial:

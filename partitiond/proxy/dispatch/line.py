@@ -13,9 +13,9 @@ from partitiond.proxy.dispatch.ledger import ROWS, ROWS_CELL, SlotLedger
 
 TICK_SECONDS: Final = 0.005
 """How long a place is left to a more urgent worker, and how often a worker with waiting requests
-looks for places. Together they bound how long a wanted place may stay free: 10 ms."""
+looks for places. Together they bound how long a wanted place may stay free: 10 ms. Chosen."""
 HOLD_SECONDS: Final = 0.5
-"""How long small requests of other workers may overtake a large one."""
+"""How long small requests of other workers may overtake a large one. Chosen, not measured."""
 
 
 class QueuePlace(Protocol):

@@ -29,7 +29,7 @@ PROBE_SECONDS: Final = 0.25
 replicas are dead. At some 20 us a probe, this costs next to nothing even for a hundred replicas."""
 TOKENISING_AT_ONCE: Final = 4
 """Per replica, all workers together. An engine tokenises in one thread (vLLM: its renderer has one
-worker by default): one request keeps it busy, and a few more cover the round trip."""
+worker by default): one request keeps it busy, and a few more cover the round trip. Chosen."""
 TOKENISING_SECONDS: Final = 0.01
 """First guess of the time of one request, until it is learned: some 100 KB of text."""
 PLACE: Final = Cost(1, 0)

@@ -28,7 +28,7 @@ from partitiond.proxy.telemetry.tracing import Tracer
 from partitiond.proxy.telemetry.traffic import process_traffic
 
 SWEEP_SECONDS: Final = 0.05
-"""Interval of checking time limits; a passed limit may be noticed this late."""
+"""Interval of checking time limits; a passed limit may be noticed this late. Chosen."""
 SWEEP_SECONDS_EACH: Final = 0.0001
 """The interval is at least this for each request and connection: about 1 % of a core at most."""
 

@@ -27,11 +27,11 @@ from partitiond.proxy.telemetry.record import Record
 _logger = logging.getLogger("partitiond.proxy")
 
 DROPPED_BODIES: Final = 4
-"""A refused body is read and dropped up to this many times the allowed size."""
+"""A refused body is read and dropped up to this many times the allowed size. Chosen."""
 SMALL_BODY_BYTES: Final = 16 * KIB
 """Smaller bodies do not count against the total. Most prompts are smaller, so large bodies cannot
 keep them out. With 10,000 connections small bodies take 160 MiB at most. Those that wait behind
-another request of their connection do count, since one read may bring several."""
+another request of their connection do count, since one read may bring several. Chosen."""
 DRAINING_SECONDS: Final = 0.5
 """Time for a refused body during a shutdown: enough for a body that is already being sent."""
 

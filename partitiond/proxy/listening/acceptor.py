@@ -19,7 +19,7 @@ ACCEPT_AT_ONCE: Final = 64
 FULL_SECONDS: Final = 0.01
 """How long connections wait in the kernel if no worker takes them, or if no file is left."""
 LONGEST_PAUSE_SECONDS: Final = 1.0
-"""Limit of the exponential back-off while no file is left: each pause doubles the previous one."""
+"""Limit of the back-off while no file is left: each pause doubles the previous one. Chosen."""
 TELL_SECONDS: Final = 10.0
 """Minimum interval between log lines about an error that lasts."""
 NO_FILE_LEFT: Final = (

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LEAST_HANDSHAKES: Final = 64
 HANDSHAKE_SHARE: Final = 0.125
-"""Maximum number of concurrent handshakes, as a share of the limit on open connections."""
+"""Most handshakes at once, as a share of the limit on connections and at least. Both are chosen."""
 FULL_SECONDS: Final = 0.01
 """How long connections wait in the kernel when there are too many open files."""
 HANDSHAKE_FAILED: Final = "tls_handshake"

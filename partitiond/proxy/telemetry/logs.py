@@ -17,6 +17,7 @@ from typing import Final
 
 FLUSH_SECONDS: Final = 0.25
 FLUSH_LINES: Final = 256
+"""Longest wait, and most lines, of one write to the log."""
 CONCERNED: Final = ("request_id", "model", "replica")
 """Fields that name the subject of a line; given to loggers as `extra`."""
 

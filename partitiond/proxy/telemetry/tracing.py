@@ -35,8 +35,9 @@ SEND_SECONDS: Final = 2.0
 BATCH: Final = 512
 """Maximum number of spans in one message."""
 MOST_WAITING: Final = 8192
-"""Maximum number of spans that wait for the collector; more are dropped and counted."""
+"""Maximum number of spans that wait for the collector; more are dropped and counted. Chosen."""
 POST_SECONDS: Final = 5.0
+"""A collector that hangs holds back spans for this long, never a request."""
 COMPLAINT_SECONDS: Final = 60.0
 """Minimum interval between two log lines about a collector that is gone."""
 

@@ -46,9 +46,11 @@ SIGNAL_GRACE_SECONDS: Final = 30.0
 LAST_SECONDS: Final = 4.0
 """After the grace: time for workers to end the remaining requests, and to exit."""
 HOUSEKEEPING_SECONDS: Final = 1.0
+"""Pause between two rounds of saving budgets, rotating the log and clearing rows of the dead."""
 SHORT_LIFE_SECONDS: Final = 5.0
-"""A worker that lived for less time is restarted with a growing back-off, not at once."""
+"""A worker that lived for less time is restarted with a growing back-off, not at once. Chosen."""
 MAX_PAUSE_SECONDS: Final = 5.0
+"""Longest such pause. Chosen."""
 
 _logger = logging.getLogger("partitiond.proxy")
 

@@ -31,6 +31,7 @@ from partitiond.serde import from_jsonable
 ORPHAN_GRACE_SECONDS: Final = 30.0
 """Time for requests in flight after the parent was killed; the next parent serves meanwhile."""
 POLL_SECONDS: Final = 0.05
+"""Pause while too many files are open."""
 CLOSE: Final = (b"connection", b"close")
 
 

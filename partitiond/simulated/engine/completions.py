@@ -19,7 +19,7 @@ FINGERPRINT: Final = f"simulated-{partitiond.__version__}"
 """Stands for vLLM's fingerprint, which names its version and a hash of its configuration."""
 DONE: Final = "data: [DONE]\n\n"
 _LOGPROB: Final = -0.5
-"""Log probability of the chosen token; its alternatives have less."""
+"""Log probability of the chosen token; its alternatives have less. Chosen."""
 
 
 def request_id(request: Request, prefix: str, body: Mapping[str, Any] | None = None) -> str:

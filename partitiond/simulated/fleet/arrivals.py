@@ -25,12 +25,12 @@ Arrival = tuple[float, int, int]
 """Time in seconds, prompt tokens, output tokens."""
 
 BURST_SHAPE: Final = 0.5
-"""Shape of the gaps' gamma distribution: their standard deviation is 1.4 times their mean."""
+"""Shape of the gaps' gamma distribution: their deviation is 1.4 times their mean. Chosen."""
 BURST_SECONDS: Final = 10.0
 BURST_SIGMA: Final = 0.4
-"""Every `BURST_SECONDS` the rate gets a new lognormal factor of this sigma, mean 1."""
+"""Every `BURST_SECONDS` the rate gets a new lognormal factor of this sigma, mean 1. Chosen."""
 DIURNAL_SWING: Final = 0.6
-"""The rate moves from 1 - this to 1 + this times its mean, and back."""
+"""The rate moves from 1 - this to 1 + this times its mean, and back. Chosen, not measured."""
 SEEDS_APART: Final = 1_000_003
 
 

@@ -32,8 +32,9 @@ from partitiond.simulated.fleet.places import FleetReplica
 from partitiond.simulated.replay.events import EventTarget, SimulatedClock
 
 STOP_SECONDS: Final = 3.0
-"""Time from the end of the last request until the partition is free again."""
+"""Time from the end of the last request until the partition is free again. Assumed."""
 LOOP_SECONDS: Final = 1.0
+"""Pause between two passes of a host's loop while something changes."""
 
 MakeReplica = Callable[[Placement], FleetReplica]
 

@@ -34,6 +34,7 @@ from partitiond.simulated.replay.steps import lean_steps
 TAIL_SECONDS: Final = 600.0
 """Longest time after the last arrival in which requests may still end."""
 LOOK_SECONDS: Final = 5.0
+"""Simulated time between two checks whether all requests have ended."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from partitiond.simulated.replay.events import EventTarget
 Replan = Callable[[Mapping[str, float], tuple[Placement, ...]], Plan | None]
 """Returns a plan for requests/s by model (others keep their demand), given what runs; or None."""
 ZERO_LOOK_SECONDS: Final = 1.0
+"""Simulated time between two checks for idle models."""
 
 
 @dataclasses.dataclass(slots=True)

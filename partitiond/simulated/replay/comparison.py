@@ -16,7 +16,7 @@ from partitiond.simulated.replay.promise import Promise
 from partitiond.simulated.replay.replay import OfferedLoad, Replay
 
 TOLERANCE: Final = 0.15
-"""A figure with a larger relative error is a miss."""
+"""A figure with a larger relative error is a miss. Chosen, not measured."""
 
 
 class ComparedFigure(enum.StrEnum):

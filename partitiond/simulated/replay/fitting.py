@@ -33,7 +33,7 @@ from partitiond.simulated.replay.step_regression import LEAST_STEPS, StepRow, fi
 from partitiond.simulated.replay.steps import FittedSteps, Steps
 
 LEAST_WAYS: Final = 10
-"""Fewest requests from which a way is estimated."""
+"""Fewest requests from which a way is estimated. Chosen, not measured."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

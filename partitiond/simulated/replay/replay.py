@@ -34,7 +34,7 @@ from partitiond.simulated.replay.traffic import closed_traffic, open_traffic
 SEEDS_APART: Final = 100_003
 """Distance of the seeds of two replays; the seeds of models within one replay differ by less."""
 UNBOUNDED_QUANTILE: Final = 0.95
-"""Without an SLO, this share of requests has to be answered at all."""
+"""Without an SLO, this share of requests has to be answered at all. Chosen."""
 LOOKS: Final = 40
 LOOKS_EACH: Final = 10
 """Checks whether every request of the window has ended: in total, and within the time of the

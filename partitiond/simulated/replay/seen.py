@@ -14,12 +14,12 @@ from typing import Final, Self
 from loadgen.results.statistics import percentile
 
 SHORT_STEP: Final = 0.05
-"""The quantile of the gaps between a request's tokens that is taken for a short step."""
+"""The quantile of the gaps between a request's tokens that is taken for a short step. Chosen."""
 APART: Final = 0.5
 """If no sequence continues, a first token begins a step if it comes later after the others than
-this share of a short step."""
+this share of a short step. Chosen."""
 LOOK_AHEAD: Final = 64
-"""Tokens that are searched for the beginning of the next step."""
+"""Tokens that are searched for the beginning of the next step. Chosen, not measured."""
 _Group = dict[int, tuple[float, int]]
 """Tokens of one step by request: arrival time, and index among the request's tokens."""
 

@@ -16,16 +16,17 @@ from partitiond.core.numbers.least_squares import non_negative, squared_error
 TERMS: Final = 5
 """Base, tokens computed, sequences that decode, KV tokens read, requests taken in."""
 LEAST_STEPS: Final = 50
-"""Steps of a model that are needed: fewer say nothing about five terms."""
+"""Steps of a model that are needed: fewer say nothing about five terms. Chosen, not measured."""
 DISTURBED: Final = 4.0
-"""A step is left out if its relative error exceeds this many standard deviations of the errors."""
+"""A step is left out if its relative error exceeds this many deviations of the errors. Chosen."""
 LEAST_DISTURBED: Final = 0.05
-"""A step with a smaller relative error is never left out: tiny errors contain no outliers."""
+"""A step with a smaller relative error is never left out: tiny errors have no outliers. Chosen."""
 PER_MEDIAN: Final = 1.4826
-"""Ratio of standard deviation to median absolute error, for normal errors."""
+"""Ratio of standard deviation to median absolute error, for normal errors: a standard value."""
 ROUNDS: Final = 3
 MOST_KAPPA: Final = 2.0
 SECTIONS: Final = 24
+"""Rounds without disturbed steps; largest kappa; steps of the search for kappa. All are chosen."""
 GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
 

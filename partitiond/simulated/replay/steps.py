@@ -29,11 +29,11 @@ from partitiond.core.profile.record import Profile
 
 MAX_PREFILL_SHARE: Final = 0.5
 """A measured time to first token contains queueing; prefill never explains more than half of a
-request's share of the engine's time."""
+request's share of the engine's time. Assumed."""
 
 LONE_DECODE_SHARE: Final = 0.5
 """Time of a decode step with a single sequence, as share of the step at a candidate's batch, if
-nothing else is known: at a knee, weights and launches are still about half of a step."""
+nothing else is known: at a knee, weights and launches are still about half of a step. Assumed."""
 
 Plane = tuple[float, float, float, float]
 """Seconds of a step without work, per decoding sequence, per prompt token, and per KV token."""
