@@ -17,8 +17,7 @@ MAX_PROOFS = 60
 """Limit on quick proofs for the conflict, each of a millisecond to a fifth of a second. Chosen."""
 MAX_RULES = 6
 """Limit on rules of unserved models that are dropped in turn. Chosen, not measured."""
-MAX_KINDS = 3
-MAX_ADDED = 256
+MAX_KINDS, MAX_ADDED = 3, 256
 RELAX_SHARE = 0.25
 """Share of the time limit for each plan. Chosen, not measured."""
 FLOW_SHARE = 3.0

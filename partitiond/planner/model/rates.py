@@ -36,8 +36,7 @@ def rates_alone(instance: Instance) -> list[int]:
                 rate[item] = instance.rate(item, option)
             full = np.minimum(option.max_items, copies[mine]) * rate[mine]
             best[mine] = np.maximum(best[mine], full)
-    found: list[int] = best.tolist()
-    return found
+    return [int(most) for most in best]
 
 
 def most_copies(instance: Instance, group: Group, item: int) -> int:

@@ -1,4 +1,1 @@
-"""Tracks a running solve: the best value and bound so far, and its clock.
-
-`watch` is asked by every member whether to go on, and is told what it found.
-"""
+"""Tracks a solve: `watch` keeps the best value and bound so far, and tells members to go on."""
