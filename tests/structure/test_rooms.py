@@ -4,14 +4,7 @@ from typing import Final
 
 from tests.structure.imports import PACKAGE, both_ways, graph, rooms
 
-ONE_LOOP: Final = "the control loop calls what decides, which reads what the loop has seen"
 KNOWN_PAIRS: Final = {
-    "controller.demand, controller.runtime": ONE_LOOP,
-    "controller.models, controller.plans": "a registration plans, and a fit knows variants",
-    "controller.plans, controller.profiles": "a plan leases profiles, which are for a situation",
-    "controller.plans, controller.runtime": ONE_LOOP,
-    "controller.plans, controller.views": "a fit is shown in parts that views share",
-    "controller.profiles, controller.runtime": ONE_LOOP,
     "devices.mig, devices.nvml": "the driver's client of NVML offers MIG",
     "proxy.dispatch, proxy.edge": "the proxy's state lies beside what it is made of",
     "proxy.dispatch, proxy.engine": "an attempt lies beside the wire that it uses",
