@@ -17,9 +17,9 @@ from starlette.responses import Response
 
 import partitiond
 from partitiond.core.dispatch.routing import ModelRoute
-from partitiond.proxy.dispatch.state import ProxyState
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.origins import plain_address
+from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.keys.auth import Caller
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError

@@ -24,7 +24,7 @@ from partitiond.core.errors import ConflictError, InputError
 from partitiond.serde import from_stored_json
 
 if TYPE_CHECKING:
-    from partitiond.proxy.dispatch.state import ProxyState
+    from partitiond.proxy.edge.state import ProxyState
 
 
 class Plane(Protocol):

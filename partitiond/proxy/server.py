@@ -17,10 +17,10 @@ from partitiond.core.errors import ConflictError
 from partitiond.proxy.app import QuietEnds, make_app
 from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.control import control_app, describe
-from partitiond.proxy.dispatch.state import ProxyState
 from partitiond.proxy.dispatch.table_file import write_atomically
 from partitiond.proxy.edge.cors import with_cors
 from partitiond.proxy.edge.data_protocol import protocol_with
+from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.embedded_server import QuietServer, end_server, quiet_config
 from partitiond.proxy.listening.handshakes import Opener, accept_all
 from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix

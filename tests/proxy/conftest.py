@@ -19,9 +19,9 @@ from partitiond.core.dispatch.routing import (
     RoutingTable,
 )
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.state import ProxyState
 from partitiond.proxy.edge.data_protocol import DataProtocol, protocol_with
 from partitiond.proxy.edge.exchange import Exchange
+from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.server import data_config
 from partitiond.proxy.telemetry.logs import LogFile
 from tests.proxy.scripted import Script, ScriptedEngine, running, well_behaved

@@ -1,5 +1,5 @@
 """Feeds `core.dispatch` with live replicas and requests, in one process or over several.
 
-`state` is the proxy's whole state, `live` that of one routing table; `ledger` and `shared` hold the
-numbers that workers share in memory.
+`live` is the state of one model, `replicas` that of one engine with the requests in flight on it;
+`ledger` and `shared` hold the numbers that workers share in memory.
 """

@@ -14,9 +14,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from partitiond.proxy.dispatch.state import ProxyState
 from partitiond.proxy.edge.hosts import is_loopback
 from partitiond.proxy.edge.origins import plain_address
+from partitiond.proxy.edge.state import ProxyState
 
 SURPLUS_SECONDS: Final = 1.0
 """Time for the head on a connection beyond the limit, which is refused once its head arrives.

@@ -22,7 +22,6 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from partitiond.proxy.dispatch.state import ProxyState
 from partitiond.proxy.edge.client_connection import IDLE_SECONDS, ClientConnection
 from partitiond.proxy.edge.cors import origin_of
 from partitiond.proxy.edge.exchange import Exchange, Phase
@@ -30,6 +29,7 @@ from partitiond.proxy.edge.head_checks import check_head, head_too_large
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.incoming import Incoming
 from partitiond.proxy.edge.known_heads import KnownHead
+from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.edge.upgrades import body_framing, parser_after_upgrade
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import TOO_MANY_CONNECTIONS, ApiError

@@ -14,10 +14,10 @@ from typing import Final, Protocol
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from partitiond.core.units import KIB
-from partitiond.proxy.dispatch.state import CountedRequest, ProxyState
 from partitiond.proxy.edge.answer import Answer, ClientSide
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.known_heads import KnownHead
+from partitiond.proxy.edge.state import CountedRequest, ProxyState
 from partitiond.proxy.keys.auth import ANYONE, Caller
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError

@@ -16,7 +16,7 @@ from partitiond.proxy.edge.addresses import Addresses
 if TYPE_CHECKING:
     import uvicorn
 
-    from partitiond.proxy.dispatch.state import ProxyState
+    from partitiond.proxy.edge.state import ProxyState
     from partitiond.proxy.listening.tls import ServerTls
 
 LEAST_HANDSHAKES: Final = 64

@@ -18,7 +18,7 @@ from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.control import describe
 from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
-from partitiond.proxy.dispatch.state import ProxyState, TimeLimited
+from partitiond.proxy.edge.state import ProxyState, TimeLimited
 from partitiond.proxy.embedded_server import QuietServer, end_server
 from partitiond.proxy.listening.acceptor import RateLimitedError, take
 from partitiond.proxy.listening.handshakes import Opener
