@@ -12,9 +12,9 @@ import pytest
 
 from partitiond.core.dispatch.routing import KeyRates, KeyRoute, ModelAvailability
 from partitiond.proxy.dispatch.replicas import Flight
+from partitiond.proxy.edge.attempt import Attempt
 from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.exchange import Exchange
-from partitiond.proxy.engine.attempt import Attempt
 from partitiond.proxy.engine.upstream import UpstreamConnection
 from tests.proxy.conftest import ListLog, MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import Received, Step, answer, completion, stream, text_event

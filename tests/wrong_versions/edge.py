@@ -10,7 +10,7 @@ _EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
 _FRAMING: Final = "partitiond/proxy/engine/framing.py"
 _REQUESTS: Final = "partitiond/proxy/request/requests.py"
 _ACCEPTOR: Final = "partitiond/proxy/listening/acceptor.py"
-_ATTEMPT: Final = "partitiond/proxy/engine/attempt.py"
+_ATTEMPT: Final = "partitiond/proxy/edge/attempt.py"
 _WORKERS: Final = "partitiond/proxy/workers/parent.py"
 _LEAVING: Final = "tests/proxy/test_leaving.py::"
 

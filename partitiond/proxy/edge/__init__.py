@@ -1,6 +1,7 @@
 """Serves the client's side of the endpoint: connections, request heads and bodies, answers.
 
 `data_protocol` inherits from uvicorn's protocol; `exchange` is one request from head to record, and
-`state` what all of them share: the table, its models, connections and requests. It calls `request`,
-`keys`, `dispatch` and `engine`; the server calls it.
+`attempt` sends it to one replica and relays the answer. `state` is what all of them share: the
+table, its models, connections and requests. The room calls `request`, `keys`, `dispatch` and
+`engine`; the server calls it.
 """

@@ -20,10 +20,10 @@ from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import Estimate, charge, ending_of
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import NOBODY, Flight, LiveReplica
+from partitiond.proxy.edge.attempt import TIME_LIMITS, Attempt, AttemptOwner, timed_out
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.incoming import Phase, RequestClient
 from partitiond.proxy.edge.known_heads import KnownHead
-from partitiond.proxy.engine.attempt import TIME_LIMITS, Attempt, AttemptOwner, timed_out
 from partitiond.proxy.keys.accounts import Receipt
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError, AttemptError, from_failure, from_rejected

@@ -1,5 +1,5 @@
-"""Serves the engine's side of the endpoint: HTTP/1.1 over Unix sockets, and attempts on replicas.
+"""Serves the engine's side of the endpoint: HTTP/1.1 over Unix sockets.
 
-`attempt` sends one request to one replica and relays its answer; `framing` and `events` take
-answers apart without I/O.
+`upstream` has the connections to one engine; `framing` and `events` take answers apart without I/O.
+It knows no replica and no client.
 """
