@@ -6,8 +6,6 @@ from tests.structure.imports import PACKAGE, both_ways, graph, rooms
 
 KNOWN_PAIRS: Final = {
     "devices.mig, devices.nvml": "the driver's client of NVML offers MIG",
-    "proxy.dispatch, proxy.keys": "a worker's ledger makes the meters of its keys",
-    "proxy.dispatch, proxy.telemetry": "a replica counts its work",
 }
 """Pairs of rooms that import each other, with reasons. The list may only become shorter."""
 

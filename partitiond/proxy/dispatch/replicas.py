@@ -22,7 +22,6 @@ from partitiond.core.dispatch.routing import ReplicaRoute
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.shared import LedgerAccess, PeerLine
 from partitiond.proxy.engine.upstream import ConnectionPool
-from partitiond.proxy.telemetry.counters import BusyTime
 
 PROBE_SECONDS: Final = 0.25
 """Interval of probing a dead replica: shorter than the second that clients are told to wait if all
@@ -170,6 +169,34 @@ class TokeniseSlots:
     def ejected(self) -> bool:
         """The replica is excluded for now because it failed."""
         return self.replica.ejected
+
+
+class BusyTime:
+    """The work of one engine process; see `core.demand.traffic.ReplicaCount`.
+
+    `sequence_seconds` and `busy_seconds` count requests that have left; those of requests in
+    flight are added when the counts are read.
+    """
+
+    __slots__ = (
+        "busy_seconds", "busy_since", "failed", "first_count", "first_seconds", "ok",
+        "output_tokens", "prompt_tokens", "rest_seconds", "rest_tokens", "sequence_seconds",
+        "service_seconds",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.ok = 0
+        self.failed = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.service_seconds = 0.0
+        self.first_seconds = 0.0
+        self.first_count = 0
+        self.rest_seconds = 0.0
+        self.rest_tokens = 0
+        self.sequence_seconds = 0.0
+        self.busy_seconds = 0.0
+        self.busy_since = 0.0
 
 
 class ReplicaGroup:

@@ -20,7 +20,6 @@ from partitiond.core.dispatch.routing import ReplicaRoute
 from partitiond.platform.process_identity import start_ticks
 from partitiond.proxy.dispatch.ledger import SlotLedger, line_key, seat_key
 from partitiond.proxy.dispatch.line import Line, PlaceT
-from partitiond.proxy.keys.meters import PeerMeters
 
 LEDGER_FILE: Final = "ledger"
 
@@ -119,7 +118,6 @@ class LedgerAccess:
         self.ledger = file.ledger
         self.row = row
         self.bells = bells
-        self.meters = PeerMeters(file.ledger, row)
 
     def line(self, model: str) -> "PeerLine":
         """This worker's side of a model's line. Raises LookupError if the parent assigned none."""

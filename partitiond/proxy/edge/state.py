@@ -21,6 +21,7 @@ from partitiond.proxy.edge.origins import Cors, TrustedProxies
 from partitiond.proxy.keys.accounts import Accounts
 from partitiond.proxy.keys.auth import KeyRing
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
+from partitiond.proxy.keys.meters import PeerMeters
 from partitiond.proxy.telemetry import families
 from partitiond.proxy.telemetry.logs import LogFile
 from partitiond.proxy.telemetry.metrics import Gauges, ProxyMetrics
@@ -114,7 +115,8 @@ class ProxyState:
         # With several workers, the parent keeps the budgets, which count all workers together.
         self.accounts = Accounts(state_dir / BUDGETS_FILE if peers is None else None)
         if peers is not None:
-            self.accounts.others, self.accounts.tell = peers.meters.others, peers.meters.tell
+            meters = PeerMeters(peers.ledger, peers.row)
+            self.accounts.others, self.accounts.tell = meters.others, meters.tell
         self.addresses = Addresses(options.max_connections_per_address, options.trusted_proxies)
         self.hosts = AllowedHosts(options.allowed_hosts)
         self.cors = Cors(options.cors_origins) or None

@@ -67,34 +67,6 @@ class DemandCounters:
         self.turned_away = 0
 
 
-class BusyTime:
-    """The work of one engine process; see `core.demand.traffic.ReplicaCount`.
-
-    `sequence_seconds` and `busy_seconds` count requests that have left; those of requests in
-    flight are added when the counts are read.
-    """
-
-    __slots__ = (
-        "busy_seconds", "busy_since", "failed", "first_count", "first_seconds", "ok",
-        "output_tokens", "prompt_tokens", "rest_seconds", "rest_tokens", "sequence_seconds",
-        "service_seconds",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.ok = 0
-        self.failed = 0
-        self.prompt_tokens = 0
-        self.output_tokens = 0
-        self.service_seconds = 0.0
-        self.first_seconds = 0.0
-        self.first_count = 0
-        self.rest_seconds = 0.0
-        self.rest_tokens = 0
-        self.sequence_seconds = 0.0
-        self.busy_seconds = 0.0
-        self.busy_since = 0.0
-
-
 class Use:
     """One key's use of one model; see `core.demand.traffic.UsageCount`."""
 

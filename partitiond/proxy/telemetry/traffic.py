@@ -17,9 +17,9 @@ from typing import Any, Final
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.errors import InputError
 from partitiond.proxy.dispatch.live import LiveModel
-from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.dispatch.replicas import BusyTime, LiveReplica
 from partitiond.proxy.dispatch.table_file import write_atomically
-from partitiond.proxy.telemetry.counters import BusyTime, ModelMetrics, Use
+from partitiond.proxy.telemetry.counters import ModelMetrics, Use
 from partitiond.serde import BODY_VERSION, VERSION_FIELD, from_stored_json
 
 Json = dict[str, Any]
