@@ -19,10 +19,10 @@ KIB: Final = 1024
 REALTIME_HELP: Final = "run before all other programs, for a busy machine; needs root"
 
 
-def cores(*, spread: bool) -> tuple[int | None, int | None]:
-    """(core for the proxy, core for upstream and client); None for any core."""
+def cores() -> tuple[int | None, int | None]:
+    """(core for what is measured, core for its client); None for any core if there is but one."""
     mine = sorted(os.sched_getaffinity(0))
-    if spread or len(mine) < 2:
+    if len(mine) < 2:
         return None, None
     return mine[-1], mine[0]
 
@@ -81,6 +81,13 @@ def stat(pid: int) -> tuple[str, list[str]] | None:
         return None
     head, _, tail = text.rpartition(")")
     return head.partition("(")[2], tail.split()
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process; empty if it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    return ""
 
 
 def all_pids() -> list[int]:

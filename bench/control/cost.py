@@ -33,7 +33,7 @@ from typing import Final
 
 from bench.command import chosen, options
 from bench.daemons import Daemon, end_in_order, running, wait_for
-from bench.processes import cpu_time, memory_bytes
+from bench.processes import command_of, cpu_time, memory_bytes
 from partitiond.client.client import ControlClient
 
 START_SECONDS: Final = 60.0
@@ -179,18 +179,12 @@ def serving(client: ControlClient) -> int:
 
 def use(one: Daemon) -> dict[str, tuple[float, float]]:
     """The CPU seconds that the daemon and its proxy have used, and the MiB that they hold."""
-    proxy = next(pid for pid in one.pids() if _is_proxy(pid))
+    proxy = next(pid for pid in one.pids() if "partitiond.proxy" in command_of(pid))
     pids = {"daemon": one.process.pid, "proxy": proxy}
     return {
         name: (cpu_time(pid, children=False).total, memory_bytes(pid, children=False) / 2**20)
         for name, pid in pids.items()
     }
-
-
-def _is_proxy(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return b"partitiond.proxy" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
 
 
 def loop_passes(client: ControlClient) -> tuple[int, float]:

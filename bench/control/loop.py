@@ -7,6 +7,7 @@ thread, so other work on the machine matters little. While a callback runs, no A
 answered and no engine that died is started again.
 """
 
+import argparse
 import asyncio
 import contextlib
 import dataclasses
@@ -80,27 +81,16 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run all steps once and print the largest callbacks."""
     parser = options(__doc__, models=300, gpus=128, profiles=2000, keys=1000)
     parser.add_argument("--lines", type=int, default=25, help="callbacks to print")
-    given = parser.parse_args(words)
-    size = Size(given.models, given.gpus, given.profiles, given.keys)
+    size = parser.parse_args(words)
     with tempfile.TemporaryDirectory(prefix="pd-loop-") as folder, counted_callbacks() as counted:
         asyncio.run(everything(size, Path(folder), counted))
     print(f"{size.models} models, {size.gpus} GPUs, {size.profiles} profiles, {size.keys} keys")
-    for one in counted.largest()[: given.lines]:
+    for one in counted.largest()[: size.lines]:
         print(f"{one.seconds * 1000:8.1f} ms  {one.step:24} {one.what}")
     return 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Size:
-    """The size of the simulated fleet."""
-
-    models: int
-    gpus: int
-    profiles: int
-    keys: int
-
-
-async def everything(size: Size, folder: Path, counted: LoopCpu) -> None:
+async def everything(size: argparse.Namespace, folder: Path, counted: LoopCpu) -> None:
     """Run all steps, one after the other."""
     store = open_store(folder / "store.sqlite3")
     counted.step = "filling the store"
@@ -241,7 +231,7 @@ class QuickRunner(FakeRunner):
 class Fakes:
     """The fakes that the service runs on."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: argparse.Namespace) -> None:
         self.runner = QuickRunner()
         self.resolver, self.proxy = NoArchitectures(), FakeProxy()
         self.profiler, self.clock = FakeProfiler(), FakeClock()
@@ -332,7 +322,7 @@ def sample(engines: Sequence[Engine], at: float, turn: int) -> TrafficSample:
     )
 
 
-def fill(store: SqlStore, size: Size) -> None:
+def fill(store: SqlStore, size: argparse.Namespace) -> None:
     """Add models without a plan, and their profiles, most of them superseded."""
     names = [f"{OLD}{number:03d}" for number in range(size.models)]
     for name in names:

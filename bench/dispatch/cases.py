@@ -48,6 +48,7 @@ KV_TOKENS_EACH: Final = 800
 LONGEST_WAIT_SECONDS: Final = 30.0
 WARM_UP_SECONDS: Final = 15.0
 LAST_SECONDS: Final = 30.0
+MAX_QUEUE: Final = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +109,6 @@ LOADS: Final[dict[str, Load]] = {
 class Model(Protocol):
     """The dispatch under test."""
 
-    on_done: Callable[[SimulatedRequest], None]
-
     def arrive(self, flight: SimulatedRequest) -> None:
         """Take a request that arrives."""
         ...
@@ -124,16 +123,10 @@ def _baseline(choice: PolicyChoice, *, limited: bool) -> Make:
     )
 
 
-def ours(options: DispatchOptions) -> Make:
-    """Our own dispatch with these options."""
-    return lambda clock, route, replicas, seed: SimulatedModel(
-        clock, route, replicas, seed, options
-    )
-
-
 POLICIES: Final[dict[str, Make]] = {
-    "ours": ours(DispatchOptions()),
-    "ours, slow unseen": ours(DispatchOptions(learns_slowness=False)),
+    "ours": lambda clock, route, replicas, seed: SimulatedModel(
+        clock, route, replicas, seed, DispatchOptions()
+    ),
     "rr": _baseline(PolicyChoice.ROUND_ROBIN, limited=False),
     "lc": _baseline(PolicyChoice.LEAST_CONNECTIONS, limited=False),
     "rr + limit": _baseline(PolicyChoice.ROUND_ROBIN, limited=True),
@@ -154,13 +147,12 @@ class Planned:
         capacity: requests/s with every slot taken; replicas that are slower than planned count
             with their real rate.
         slo: the SLO that the operating points hold.
-        ttft_p95, tpot_p95: those of the engines at the operating points.
+        ttft_p95: that of the engines at the operating points.
     """
 
     capacity: float
     slo: Slo
     ttft_p95: float
-    tpot_p95: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,17 +178,12 @@ class Result:
         """Good requests per second."""
         return sum(map(self.good, self.flights)) / self.seconds
 
-    @property
-    def refused(self) -> float:
-        """Share of requests that were refused."""
-        return sum(f.rejected is not None for f in self.flights) / max(1, len(self.flights))
-
-    def ttft_p95(self, key: str | None = None) -> float:
-        """p95 of the requests that got a first token, or of those of one key."""
+    def ttft_p95(self, key: str) -> float:
+        """p95 of the requests of one key that got a first token."""
         found = [
             f.ttft_seconds
             for f in self.flights
-            if f.ttft_seconds is not None and (key is None or f.caller.key == key)
+            if f.ttft_seconds is not None and f.caller.key == key
         ]
         return percentile_of(found, 0.95) if found else math.inf
 
@@ -264,7 +251,7 @@ def plan_for(fleet: Sequence[Engine], lengths: Lengths, seconds: float = 60.0) -
     as_planned = [f for f in late if f.replica is not None and f.replica.replica_id in healthy]
     ttft = percentile_of([f.ttft_seconds or 0.0 for f in as_planned], 0.95)
     tpot = percentile_of([f.tpot_seconds for f in as_planned if f.tpot_seconds is not None], 0.95)
-    return Planned(len(late) / seconds, Slo(TTFT_SECONDS, TPOT_SLACK * tpot), ttft, tpot)
+    return Planned(len(late) / seconds, Slo(TTFT_SECONDS, TPOT_SLACK * tpot), ttft)
 
 
 Source = tuple[Load, float, SimulatedCaller, float]
@@ -279,7 +266,6 @@ def drive(
     *,
     seed: int,
     seconds: float = 60.0,
-    max_queue: int = 256,
 ) -> Result:
     """Simulate one run.
 
@@ -290,11 +276,10 @@ def drive(
         sources: load, requests/s, and caller of each stream.
         seed: of arrivals, lengths and draws.
         seconds: length of the window.
-        max_queue: the proxy's limit.
     """
     clock = SimulatedClock()
     route = ModelRoute(
-        "m", ModelAvailability.SERVING, "m", max_queue=max_queue,
+        "m", ModelAvailability.SERVING, "m", max_queue=MAX_QUEUE,
         max_wait_seconds=longest_wait_seconds(
             LONGEST_WAIT_SECONDS, TTFT_SECONDS, planned.ttft_p95
         ),

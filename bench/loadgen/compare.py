@@ -32,7 +32,7 @@ from bench.command import options
 from bench.daemons import end_in_order, wait_for
 from bench.loadgen.clients import FIGURES, Load, run_ours, run_vllm
 from bench.paired import alternate, compare
-from bench.processes import free_port, stop
+from bench.processes import cores, free_port, stop
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB
@@ -90,7 +90,7 @@ def climb(name: str, client: Client, load: Load) -> float:
 
 
 async def fixed_cost(given: argparse.Namespace, python: Path, folder: str) -> None:
-    client_core, server_core = cores()
+    server_core, client_core = two_cores()
     sides: list[tuple[str, Client]] = [
         ("loadgen", run_ours),
         ("vllm bench serve", lambda load: run_vllm(load, python)),
@@ -116,12 +116,12 @@ async def in_thread(client: Client, load: Load, seed: int) -> dict[str, float]:
     return await asyncio.to_thread(client, dataclasses.replace(load, seed=seed))
 
 
-def cores() -> tuple[int, int]:
-    """One core for the client and one for the server."""
-    usable = sorted(os.sched_getaffinity(0))
-    if len(usable) < 2:
+def two_cores() -> tuple[int, int]:
+    """One core for the server and one for the client."""
+    server, client = cores()
+    if server is None or client is None:
         raise SystemExit("this benchmark needs two cores: one for the client, one for the server")
-    return usable[0], usable[1]
+    return server, client
 
 
 @contextlib.contextmanager
@@ -167,7 +167,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> N
 async def real_engine(
     given: argparse.Namespace, environment: EngineEnvironment, folder: str
 ) -> None:
-    client_core, _ = cores()
+    _, client_core = two_cores()
     model = "smollm2-135m"
     with engine(environment, folder, model) as url:
         base = Load(

@@ -1,15 +1,13 @@
 """Serves completions at almost no cost of its own, for measuring clients.
 
-    python -m bench.loadgen.sse_server [--core 1] [--step-seconds 0.01]
+    python -m bench.loadgen.sse_server --core 1 [--step-seconds 0.01]
 
 The server prints its port and serves until its standard input closes. It answers every request for
 n tokens with n events in the shape vLLM sends, rendered once and written one by one, so that the
-client gets one wake-up per chunk as from an engine. With a step, all streams advance together once
-per step, like those of a batching engine; with `--step-seconds 0` they advance as fast as the
-client reads.
+client gets one wake-up per chunk as from an engine. All streams advance together once per step,
+like those of a batching engine.
 """
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -20,6 +18,8 @@ from typing import cast
 
 import uvloop
 
+from bench.command import options
+
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
@@ -27,8 +27,6 @@ HEAD = (
 _LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
 _MAX_TOKENS = re.compile(rb'"(?:max_tokens|max_completion_tokens)"\s*:\s*(\d+)')
 _CONTINUOUS = re.compile(rb'"continuous_usage_stats"\s*:\s*true')
-BURST = 16
-"""Events per turn of an unpaced stream, before the loop serves the other streams."""
 
 
 def event(sent: int, *, last: bool, usage: bool) -> bytes:
@@ -79,21 +77,12 @@ class Stream(asyncio.Protocol):
         self._data = b""
         self.total = self.sent = 0
         self.usage = False
-        self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._server.streams.discard(self)
-
-    def pause_writing(self) -> None:
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        if self._server.step_seconds == 0:
-            self.burst()
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -108,10 +97,7 @@ class Stream(asyncio.Protocol):
         self.total, self.sent = int(tokens.group(1)) if tokens else 16, 0
         self.usage = _CONTINUOUS.search(body) is not None
         self._transport.write(HEAD)
-        if self._server.step_seconds:
-            self._server.streams.add(self)
-        else:
-            self.burst()
+        self._server.streams.add(self)
 
     def _plain(self, head: bytes) -> None:
         """Answer the GET requests of a client's readiness check."""
@@ -130,15 +116,6 @@ class Stream(asyncio.Protocol):
             return False
         self._transport.write(tail(self.total))
         return True
-
-    def burst(self) -> None:
-        if self._transport.is_closing() or not self.total:
-            return
-        for _ in range(BURST):
-            if self._paused or self.sent >= self.total:
-                return
-            self.advance()
-        asyncio.get_running_loop().call_soon(self.burst)
 
 
 class Server:
@@ -164,23 +141,20 @@ async def serve(step_seconds: float) -> None:
     server = Server(step_seconds)
     listening = await loop.create_server(lambda: Stream(server), "127.0.0.1", 0, backlog=4096)
     print(listening.sockets[0].getsockname()[1], flush=True)
-    pacing = asyncio.create_task(server.pace()) if step_seconds else None
+    pacing = asyncio.create_task(server.pace())
     await loop.run_in_executor(None, sys.stdin.read)
-    if pacing is not None:
-        pacing.cancel()
+    pacing.cancel()
     listening.close()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--core", type=int)
-    parser.add_argument("--step-seconds", type=float, default=0.01)
-    options = parser.parse_args()
-    if options.core is not None:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, {options.core})
+    parser = options(__doc__, step_seconds=0.01)
+    parser.add_argument("--core", type=int, required=True)
+    given = parser.parse_args()
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {given.core})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(options.step_seconds))
+        runner.run(serve(given.step_seconds))
 
 
 if __name__ == "__main__":

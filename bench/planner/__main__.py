@@ -146,9 +146,9 @@ def with_baselines(row: Row, seconds: float, workers: int) -> Row:
     instance = build_instance(asked)
     return dataclasses.replace(
         row,
-        first_fit=greedy(instance, best=False).value,
-        best_fit=greedy(instance, best=True).value,
-        cp_sat=plain_cp_sat(instance, seconds, workers).value if seconds > 0 else None,
+        first_fit=greedy(instance, best=False),
+        best_fit=greedy(instance, best=True),
+        cp_sat=plain_cp_sat(instance, seconds, workers) if seconds > 0 else None,
     )
 
 

@@ -3,9 +3,7 @@
 All know interference: a replica is placed only where it costs no model its demand or its SLO.
 """
 
-import dataclasses
 import math
-import time
 from typing import Final
 
 from partitiond.core.plan.record import Objective
@@ -22,28 +20,14 @@ SIZES: Final = 6
 """Number of sizes of a model that a greedy rule tries: the cheapest ones for their rate."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Baseline:
-    """One baseline on one instance.
-
-    Attributes:
-        value: devices or weighted requests/s; None if the baseline found no answer.
-        seconds: time that it took.
-    """
-
-    value: float | None
-    seconds: float
-
-
-def greedy(instance: Instance, *, best: bool) -> Baseline:
-    """Place by first-fit or best-fit decreasing: the models of largest demand first."""
-    began = time.perf_counter()
+def greedy(instance: Instance, *, best: bool) -> float | None:
+    """Devices or weighted requests/s of first-fit or best-fit decreasing, largest demand first."""
     sizes = _sizes(instance)
     packing = Packing(instance)
     for need in sorted(instance.needs, key=lambda n: -sizes[n.model][0][0] * max(1, n.rate)):
         while _lacks(packing, need) and _place(packing, [i for _, i in sizes[need.model]], best):
             pass
-    return Baseline(value_of(packing), time.perf_counter() - began)
+    return value_of(packing)
 
 
 def _sizes(instance: Instance) -> dict[int, list[tuple[float, int]]]:
@@ -85,12 +69,11 @@ def value_of(packing: Packing) -> float | None:
     return None if packing.lacking() else float(len(packing.used()))
 
 
-def plain_cp_sat(instance: Instance, seconds: float, workers: int) -> Baseline:
-    """Solve the exact model of every device, size, level and kappa without a starting plan."""
-    began = time.perf_counter()
+def plain_cp_sat(instance: Instance, seconds: float, workers: int) -> float | None:
+    """The same by the exact model of every device, size, level and kappa, from no plan at all."""
     devices = list(range(len(instance.group_of)))
     if variable_count(instance, devices) > MOST_VARIABLES:
-        return Baseline(None, 0.0)
+        return None
     by_cost = instance.request.objective is not Objective.MAX_GOODPUT
     found = solve_exact(
         instance,
@@ -101,8 +84,4 @@ def plain_cp_sat(instance: Instance, seconds: float, workers: int) -> Baseline:
         wall_seconds=seconds,
         workers=workers,
     )
-    value = None if found.packing is None else value_of(found.packing)
-    return Baseline(value, time.perf_counter() - began)
-
-
-__all__ = ["Baseline", "greedy", "plain_cp_sat", "value_of"]
+    return None if found.packing is None else value_of(found.packing)

@@ -23,7 +23,6 @@ USUAL: tuple[str, ...] = (
     "ours",
     "ours:2",
     "nginx",
-    "nginx-unix",
     "haproxy",
     "vllm-router",
     "httpx",
@@ -43,7 +42,6 @@ def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--ours-options", type=json.loads, default={}, help="fields of ProxyOptions, as JSON"
     )
     parser.add_argument("--tree", type=Path, help="another checkout, measured as `before`")
-    parser.add_argument("--spread", action="store_true", help="do not pin anything to a core")
     parser.add_argument("--realtime", action="store_true", help=REALTIME_HELP)
     parser.add_argument("--json", type=Path, help="write all figures there")
     given = parser.parse_args(words)
@@ -94,7 +92,7 @@ def run_rounds(
                 if proxy.loose and scenario != "requests":
                     continue
                 try:
-                    figures = SCENARIOS[scenario](proxy, seconds, core, index == 0)
+                    figures = SCENARIOS[scenario](proxy, seconds, core)
                 except measure.WrongAnswersError as error:
                     failures.append(f"{scenario}: {error}")
                     print(f"FAILED {failures[-1]}", file=sys.stderr)
@@ -109,7 +107,7 @@ def run_rounds(
 def main(words: Sequence[str] | None = None) -> int:
     """Run and print; return 1 if a proxy gave wrong answers."""
     given = read_arguments(words)
-    proxy_core, load_core = cores(spread=given.spread)
+    proxy_core, load_core = cores()
     if proxy_core is None:
         print("Nothing is pinned: CPU figures are less exact.", file=sys.stderr)
     if given.realtime:
@@ -122,7 +120,7 @@ def main(words: Sequence[str] | None = None) -> int:
         direct = Proxy(DIRECT, os.getpid(), upstream.port)
         for proxy in proxies:  # the first requests of a process differ from later ones
             with contextlib.suppress(measure.WrongAnswersError):
-                SCENARIOS["requests"](proxy, 0.5, load_core, False)
+                SCENARIOS["requests"](proxy, 0.5, load_core)
         results, failures = run_rounds(
             [direct, *proxies], given.only, given.rounds, given.seconds, load_core
         )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from bench.processes import CpuTime, busy_seconds, cpu_time, memory_bytes
+from bench.processes import CpuTime, busy_seconds, cpu_time
 from bench.proxy.native import Load, read_report, start_client
 from bench.proxy.proxies import Proxy
 
@@ -15,8 +15,6 @@ DIRECT: Final = "direct"
 CONNECTIONS: Final = 64
 RATE: Final = 800
 """Chunks per second of each of the 64 streams: 51,200 a second together."""
-MANY: Final = 1000
-MANY_RATE: Final = 50
 FLOOD_CHUNKS: Final = 5000
 LOOSE_CONNECTIONS: Final = 16
 FAST_CHUNKS_PER_SECOND: Final = 50_000
@@ -44,10 +42,6 @@ UNFINISHED: Final = "streams not ended in time"
 FLOOD_RATE: Final = "chunks/s, unpaced"
 FLOOD_CPU: Final = "CPU per chunk, unpaced, us"
 FLOOD_BUSY: Final = "its core busy, unpaced, %"
-MANY_CPU: Final = "CPU per chunk, 1,000 streams, us"
-MANY_P50: Final = "chunk delay p50, 1,000 streams, us"
-MANY_P99: Final = "chunk delay p99, 1,000 streams, us"
-MEMORY: Final = "memory per stream, KiB"
 OTHERS: Final = "others on its core, %"
 """Time that other programs used on the proxy's core during the run: a large share spoils latencies,
 and makes chunks wait and come in fewer pieces."""
@@ -65,27 +59,20 @@ class Run:
         report: the client's report.
         cpu: CPU time that the proxy used.
         others: share of the proxy's core that other programs used.
-        memory_bytes: growth of the proxy's memory until late in the run; 0 if not measured.
     """
 
     report: Mapping[str, Any]
     cpu: CpuTime
     elapsed: float
-    others: float = 0.0
-    memory_bytes: int = 0
+    others: float
 
 
-def run(proxy: Proxy, load: Load, core: int | None, *, memory: bool = False) -> Run:
+def run(proxy: Proxy, load: Load, core: int | None) -> Run:
     """Load a proxy. Raises WrongAnswersError unless every byte was right."""
     load = dataclasses.replace(load, loose=proxy.loose)
-    before_bytes = memory_bytes(proxy.pid) if memory else 0
-    grown = 0
     busy = busy_seconds(proxy.core)
     started, before = time.monotonic(), cpu_time(proxy.pid)
     client = start_client(load, proxy.port, key=proxy.key, core=core)
-    if memory:
-        time.sleep(load.seconds * 0.8)
-        grown = memory_bytes(proxy.pid) - before_bytes
     report = read_report(client)
     used, elapsed = cpu_time(proxy.pid) - before, time.monotonic() - started
     others = max(0.0, busy_seconds(proxy.core) - busy - used.total) / elapsed
@@ -94,7 +81,7 @@ def run(proxy: Proxy, load: Load, core: int | None, *, memory: bool = False) -> 
             f"{proxy.name}: {report['wrong']} wrong answers, {report['errors']} failed requests; "
             f"the first: {report['first_error']}"
         )
-    return Run(report, used, elapsed, others, grown)
+    return Run(report, used, elapsed, others)
 
 
 def us_each(seconds: float, count: int) -> float:
@@ -102,7 +89,7 @@ def us_each(seconds: float, count: int) -> float:
     return seconds / count * 1e6 if count else float("nan")
 
 
-def requests(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:  # noqa: ARG001
+def requests(proxy: Proxy, seconds: float, core: int | None) -> Figures:
     """Requests without streaming on 64 connections, as fast as possible."""
     connections = LOOSE_CONNECTIONS if proxy.loose else CONNECTIONS
     done = run(proxy, Load("requests", connections, seconds), core)
@@ -117,13 +104,13 @@ def requests(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Fig
     }
 
 
-def one_client(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:  # noqa: ARG001
+def one_client(proxy: Proxy, seconds: float, core: int | None) -> Figures:
     """One request after the other: the latency that the proxy adds without any queue."""
     report = run(proxy, Load("requests", 1, seconds, warm=0.1), core).report
     return {ONE_P50: report["latency_us"]["p50"], ONE_P99: report["latency_us"]["p99"]}
 
 
-def paced(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:  # noqa: ARG001
+def paced(proxy: Proxy, seconds: float, core: int | None) -> Figures:
     """64 streams of 800 chunks per second each."""
     load = Load(
         "streams", CONNECTIONS, seconds, round(RATE * seconds), RATE, once=True, warm=seconds / 10
@@ -145,7 +132,7 @@ def paced(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figure
     }
 
 
-def flood(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:  # noqa: ARG001
+def flood(proxy: Proxy, seconds: float, core: int | None) -> Figures:
     """64 streams as fast as the client takes them."""
     done = run(proxy, Load("streams", CONNECTIONS, seconds, FLOOD_CHUNKS), core)
     count = done.report["chunks"]
@@ -156,39 +143,19 @@ def flood(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figure
     }
 
 
-def many(proxy: Proxy, seconds: float, core: int | None, first: bool) -> Figures:
-    """1,000 streams of 50 chunks per second. Memory in the first round only: it is reused later."""
-    chunks = round(MANY_RATE * seconds)
-    load = Load("streams", MANY, seconds, chunks, MANY_RATE, once=True, warm=seconds / 4)
-    done = run(proxy, load, core, memory=first)
-    delay = done.report["delay_us"]
-    figures = {
-        MANY_CPU: us_each(done.cpu.total, done.report["chunks"]),
-        MANY_P50: delay["p50"],
-        MANY_P99: delay["p99"],
-        LOST: done.report["lost"],
-        UNFINISHED: done.report["unfinished"],
-        OTHERS: done.others * 100,
-    }
-    return figures | ({MEMORY: done.memory_bytes / MANY / 1024} if first else {})
-
-
-Scenario = Callable[[Proxy, float, int | None, bool], Figures]
+Scenario = Callable[[Proxy, float, int | None], Figures]
 
 SCENARIOS: Final[dict[str, Scenario]] = {
     "requests": requests,
     "one": one_client,
     "chunks": paced,
     "flood": flood,
-    "many": many,
 }
 COUNTED: Final = frozenset({LOST, UNFINISHED})
 """Figures that must be 0 in every round."""
-DIRECTLY: Final = frozenset({"requests", "one", "chunks", "many"})
+DIRECTLY: Final = frozenset({"requests", "one", "chunks"})
 """Scenarios that are also run without a proxy."""
-NOT_DIRECT: Final = frozenset(
-    {CPU_REQUEST, USER_REQUEST, CPU_CHUNK, USER_CHUNK, CORES, MANY_CPU, MEMORY, OTHERS}
-)
+NOT_DIRECT: Final = frozenset({CPU_REQUEST, USER_REQUEST, CPU_CHUNK, USER_CHUNK, CORES, OTHERS})
 """Figures that have no meaning without a proxy."""
 
 

@@ -133,27 +133,28 @@ def program(name: str, package: str) -> Path:
 
 
 @contextlib.contextmanager
-def nginx(setting: Setting, *, unix: bool = False) -> Iterator[Proxy]:
+def nginx(setting: Setting) -> Iterator[Proxy]:
     """nginx in the usual set-up in front of an engine; its access log is off."""
     found = program("nginx", "nginx-light")
-    folder, port = setting.folder / ("nginx-unix" if unix else "nginx"), free_port()
+    folder, port = setting.folder / "nginx", free_port()
     folder.mkdir()
-    server = f"unix:{setting.upstream.path}" if unix else f"127.0.0.1:{setting.upstream.port}"
     temporary = "\n".join(
         f"  {kind}_temp_path {folder}/{kind};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    # As root, nginx would switch its workers to a user without access to the Unix socket.
+    # As root, nginx would switch its workers to a user without access to this folder.
     user = "user root;" if os.geteuid() == 0 else ""
     config = folder / "nginx.conf"
-    config.write_text(f"""{user}
-daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
+    config.write_text(f"""{user} daemon off; worker_processes 1;
+pid {folder}/pid; error_log {folder}/error.log;
 worker_rlimit_nofile {tools.file_limit()};
 events {{ worker_connections {MAX_STREAMS * 2}; }}
 http {{
   access_log off; keepalive_timeout 1h; keepalive_requests 1000000000;
 {temporary}
-  upstream engine {{ server {server}; keepalive 2048; keepalive_requests 1000000000; }}
+  upstream engine {{
+    server 127.0.0.1:{setting.upstream.port}; keepalive 2048; keepalive_requests 1000000000;
+  }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
     location / {{
@@ -312,7 +313,6 @@ def starter(name: str) -> Start:
 STARTERS: Final[dict[str, Start]] = {
     "ours": ours,
     "nginx": nginx,
-    "nginx-unix": lambda setting: nginx(setting, unix=True),
     "haproxy": haproxy,
     "vllm-router": vllm_router,
     "httpx": fastapi_httpx,

@@ -23,7 +23,6 @@ from bench.command import options
 from bench.processes import (
     KIB,
     REALTIME_HELP,
-    cores,
     cpu_time,
     memory_bytes,
     open_sockets,
@@ -103,12 +102,11 @@ class Scene:
     """The proxy and the failures so far."""
 
     proxy: Proxy
-    core: int | None
     failures: list[str] = dataclasses.field(default_factory=list)
 
     def start(self, load: Load) -> "subprocess.Popen[str]":
         """Start a client."""
-        return start_client(load, self.proxy.port, key=self.proxy.key, core=self.core)
+        return start_client(load, self.proxy.port, key=self.proxy.key, core=None)
 
     def finish(self, name: str, client: "subprocess.Popen[str]") -> dict[str, Any]:
         """Wait for a client; note a failure unless all answers are right and complete."""
@@ -177,7 +175,6 @@ def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = options(__doc__, idle=10_000, active=2_000)
     parser.add_argument("--proxy", default="ours:2", help="as in `python -m bench.proxy`")
     parser.add_argument("--rate", type=int, default=10, help="chunks/s of each active stream")
-    parser.add_argument("--pin", action="store_true", help="the proxy on one core of its own")
     parser.add_argument("--realtime", action="store_true", help=REALTIME_HELP)
     return parser.parse_args(words)
 
@@ -189,16 +186,13 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.realtime:
         run_first()
     plan = Plan(given.idle, given.active, rate=given.rate)
-    proxy_core, load_core = cores(spread=not given.pin)
     with tempfile.TemporaryDirectory(prefix="pd-bench-") as name, contextlib.ExitStack() as stack:
-        upstream = stack.enter_context(native.upstream(Path(name), load_core))
+        upstream = stack.enter_context(native.upstream(Path(name), None))
         try:
-            proxy = stack.enter_context(
-                starter(given.proxy)(Setting(Path(name), upstream, proxy_core))
-            )
+            proxy = stack.enter_context(starter(given.proxy)(Setting(Path(name), upstream, None)))
         except (tools.MissingError, StartError) as error:
             sys.exit(str(error))
-        scene = Scene(proxy, load_core)
+        scene = Scene(proxy)
         measure(scene, plan)
     for failure in scene.failures:
         print(f"FAILED {failure}")
