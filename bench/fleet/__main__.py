@@ -1,7 +1,7 @@
 """Runs the comparison as `python -m bench.fleet`: see the package."""
 
 import asyncio
-import dataclasses
+import statistics
 import sys
 from collections.abc import Sequence
 
@@ -17,31 +17,6 @@ from loadgen.results.statistics import is_good, percentile
 GIB = 1 << 30
 START_SECONDS = 15.0
 """Time that an engine takes to start, as measured."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Result:
-    """The results of one arm in one case.
-
-    Attributes:
-        good: by model, the share of its requests within the SLO.
-        error: the most frequent error of failed requests; empty if none failed.
-    """
-
-    case: str
-    arm: str
-    about: str
-    arrivals: int
-    goodput_req_per_s: float
-    good_share: float
-    ttft_p95_seconds: float | None
-    refused: int
-    failed: int
-    mean_gib: float
-    peak_gib: float
-    starts: int
-    good: dict[str, float]
-    error: str = ""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -60,23 +35,18 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"\n{case.name}: {case.about}; {case.seconds:.0f} s", flush=True)
         for arm in arms:
             try:
-                result = asyncio.run(measure(case, arm, START_SECONDS))
+                print("  " + asyncio.run(measure(case, arm)), flush=True)
             except MissingError as error:
                 print(f"  SKIPPED {arm}: {error}", flush=True)
-                continue
-            print("  " + line_of(result), flush=True)
     return 0
 
 
-async def measure(case: Case, arm: str, start_seconds: float) -> Result:
-    """Run one case on one arm."""
-    async with ARMS[arm](case, start_seconds) as served:
-        served.count_from_now()
+async def measure(case: Case, arm: str) -> str:
+    """Run one case on one arm; return a row for people."""
+    async with ARMS[arm](case, START_SECONDS) as served, served.account.counting():
         runs = await asyncio.gather(
             *(_load(case, model, served.targets[model.name]) for model in case.models)
         )
-        mean, peak = served.memory()
-        starts = served.starts()
     ended = [record for run in runs for record in run.arrivals]
     good = {
         model.name: sum(is_good(r, case.slo) for r in run.arrivals) / len(run.arrivals)
@@ -87,21 +57,14 @@ async def measure(case: Case, arm: str, start_seconds: float) -> Result:
     ttft = sorted(record.ttft for record in ended if record.ttft is not None)
     refused = sum(record.outcome is Outcome.REFUSED for record in ended)
     errors = [r.error[:90] for r in ended if r.outcome in {Outcome.ERROR, Outcome.TIMEOUT}]
-    return Result(
-        case.name,
-        arm,
-        served.about,
-        len(ended),
-        count / case.seconds,
-        count / max(1, len(ended)),
-        percentile(ttft, 0.95) if ttft else None,
-        refused,
-        len(errors),
-        mean / GIB,
-        peak / GIB,
-        starts,
-        good,
-        max(set(errors), key=errors.count, default=""),
+    worst, held = min(good, key=good.__getitem__), served.account.held
+    return (
+        f"{arm:10}  good {count / case.seconds:6.2f}/s {count / max(1, len(ended)):5.0%}  "
+        f"TTFT p95 {f'{percentile(ttft, 0.95):.2f} s' if ttft else '-':>8}  "
+        f"refused {refused:4} failed {len(errors):4}  "
+        f"memory {statistics.fmean(held) / GIB:4.1f} GiB (most {max(held) / GIB:4.1f})  "
+        f"starts {served.account.starts:3}  worst {worst} {good[worst]:.0%}  [{served.about}]"
+        + (f"\n              failed: {max(set(errors), key=errors.count)}" if errors else "")
     )
 
 
@@ -113,19 +76,6 @@ async def _load(case: Case, model: Model, target: str) -> OpenLoopResult:
         arrivals=iter(case.arrivals(model)),
         seconds=case.seconds,
         timeout_seconds=case.timeout_seconds,
-    )
-
-
-def line_of(result: Result) -> str:
-    """One row for people."""
-    ttft = "-" if result.ttft_p95_seconds is None else f"{result.ttft_p95_seconds:.2f} s"
-    worst = min(result.good, key=lambda name: result.good[name])
-    return (
-        f"{result.arm:10}  good {result.goodput_req_per_s:6.2f}/s {result.good_share:5.0%}  "
-        f"TTFT p95 {ttft:>8}  refused {result.refused:4} failed {result.failed:4}  "
-        f"memory {result.mean_gib:4.1f} GiB (most {result.peak_gib:4.1f})  "
-        f"starts {result.starts:3}  worst {worst} {result.good[worst]:.0%}  [{result.about}]"
-        + (f"\n              failed: {result.error}" if result.error else "")
     )
 
 

@@ -7,7 +7,6 @@ import functools
 import http.client
 import json
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -15,7 +14,7 @@ from typing import Final
 from bench.daemons import Daemon, running, wait_for
 from bench.fleet import swap_policy
 from bench.fleet.cases import CORES, MEMORY_BYTES, Case, Model
-from bench.fleet.engines import Engine, Garage, garage, held_bytes
+from bench.fleet.engines import Account, Engine, garage, held_bytes
 from bench.fleet.swap import SwapProxy
 from bench.processes import free_ports, stop
 from bench.proxy.tools import environment_program
@@ -24,42 +23,26 @@ from partitiond.client.client import ControlClient
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.profile.record import Profile
 
-SAMPLE_SECONDS: Final = 1.0
 NOWHERE: Final = "http://127.0.0.1:1"
 """Address of models that an arm does not serve: every request fails."""
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Serving:
     """An arm at work.
 
     Attributes:
         targets: address by model.
-        count_from_now: starts the counts of memory and engine starts.
-        memory: (mean, most) bytes held by engines since then.
-        starts: engines started since then.
+        account: its engines' memory and starts.
         about: a short text on how the arm uses the machine.
     """
 
     targets: Mapping[str, str]
-    count_from_now: Callable[[], None]
-    memory: Callable[[], tuple[float, float]]
-    starts: Callable[[], int]
-    about: str = ""
+    account: Account
+    about: str
 
 
 Arm = Callable[[Case, float], "contextlib.AbstractAsyncContextManager[Serving]"]
-
-
-def serving(shop: Garage, targets: Mapping[str, str], about: str) -> Serving:
-    """An arm whose engines run in a garage."""
-    return Serving(
-        targets,
-        shop.count_from_now,
-        lambda: (shop.mean_bytes(), float(shop.peak_bytes())),
-        lambda: shop.starts,
-        about,
-    )
 
 
 # --- partitiond ---------------------------------------------------------------------------------
@@ -74,20 +57,16 @@ async def partitiond(case: Case, start_seconds: float) -> AsyncIterator[Serving]
         daemon = await asyncio.to_thread(stack.enter_context, running(settings, command))
         client = stack.enter_context(daemon.client())
         about = await asyncio.to_thread(_register, case, daemon, client, start_seconds)
-        account = _Account(client)
-        task = asyncio.create_task(account.run())
-        try:
-            url = daemon.settings.proxy_url
-            yield Serving(
-                {model.name: url for model in case.models},
-                account.count_from_now,
-                account.memory,
-                account.starts,
-                about,
-            )
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
+        targets = {model.name: daemon.settings.proxy_url for model in case.models}
+        yield Serving(targets, Account(functools.partial(_look, client)), about)
+
+
+def _look(client: ControlClient) -> tuple[int, int]:
+    events = client.events(0, 1000)
+    return (
+        sum(replica.memory_bytes for replica in client.replicas() if replica.pid is not None),
+        sum(event.kind == "engine-starting" for event in events),
+    )
 
 
 def _register(case: Case, daemon: Daemon, client: ControlClient, start_seconds: float) -> str:
@@ -141,41 +120,6 @@ def _as_measured_here(model: Model, device: Device) -> Profile:
     )
 
 
-class _Account:
-    """Memory held by the daemon's replicas, sampled every second."""
-
-    def __init__(self, client: ControlClient) -> None:
-        self._client = client
-        self.count_from_now()
-
-    def count_from_now(self) -> None:
-        """Restart all counts."""
-        self._sum, self._looks, self._peak = 0.0, 0, 0.0
-        self._starts_before: int | None = None
-        self._starts_now = 0
-
-    async def run(self) -> None:
-        """Sample until cancelled."""
-        while True:
-            replicas = await asyncio.to_thread(self._client.replicas)
-            held = float(sum(r.memory_bytes for r in replicas if r.pid is not None))
-            self._sum, self._looks = self._sum + held, self._looks + 1
-            self._peak = max(self._peak, held)
-            events = await asyncio.to_thread(self._client.events, 0, 1000)
-            self._starts_now = sum(event.kind == "engine-starting" for event in events)
-            if self._starts_before is None:
-                self._starts_before = self._starts_now
-            await asyncio.sleep(SAMPLE_SECONDS)
-
-    def memory(self) -> tuple[float, float]:
-        """(mean, most) bytes held since counting began."""
-        return self._sum / max(1, self._looks), self._peak
-
-    def starts(self) -> int:
-        """Engines started since counting began."""
-        return self._starts_now - (self._starts_before or 0)
-
-
 # --- llama-swap's policy ------------------------------------------------------------------------
 
 
@@ -202,23 +146,14 @@ async def _swapped(
     case: Case, start_seconds: float, policy: swap_policy.SwapPolicy, cores: int, limit: int
 ) -> AsyncIterator[Serving]:
     models = {model.name: model for model in case.models}
-    with _garage(start_seconds) as shop:
+    with garage(start_seconds) as shop:
         proxy = SwapProxy(models, policy, shop, cores)
         async with proxy.listening() as url:
             if case.warm:
                 first = sorted(case.models, key=lambda m: -m.req_per_s)[:limit]
                 await asyncio.gather(*(proxy.load(model.name) for model in first))
             about = f"{limit} loaded at once, {cores} cores each"
-            yield serving(shop, dict.fromkeys(models, url), about)
-
-
-@contextlib.contextmanager
-def _garage(start_seconds: float) -> Iterator[Garage]:
-    with (
-        tempfile.TemporaryDirectory(prefix="pd-fleet-") as name,
-        garage(Path(name), start_seconds) as shop,
-    ):
-        yield shop
+            yield Serving(dict.fromkeys(models, url), Account(shop.look), about)
 
 
 # --- equal shares, and by hand ------------------------------------------------------------------
@@ -230,14 +165,14 @@ async def static(case: Case, start_seconds: float) -> AsyncIterator[Serving]:
     share = max(1, CORES // len(case.models))
     models = case.models[: CORES // share]
     with contextlib.ExitStack() as stack:
-        shop = stack.enter_context(_garage(start_seconds))
+        shop = stack.enter_context(garage(start_seconds))
         engines = {m.name: [shop.launch(m, 1) for _ in range(share)] for m in models}
         await asyncio.gather(*(shop.ready(e) for some in engines.values() for e in some))
         targets = {model.name: NOWHERE for model in case.models}
         for model, some in engines.items():
             router = await asyncio.to_thread(stack.enter_context, _router(some, shop.folder))
             targets[model] = router
-        yield serving(shop, targets, f"{share}x each of {len(models)} models")
+        yield Serving(targets, Account(shop.look), f"{share}x each of {len(models)} models")
 
 
 @contextlib.contextmanager
@@ -276,12 +211,12 @@ def _completes(port: int, model: str) -> bool:
 async def by_hand(case: Case, start_seconds: float) -> AsyncIterator[Serving]:
     """The model with the most requests on all cores; the other models are not served."""
     most: Model = max(case.models, key=lambda model: model.req_per_s)
-    with _garage(start_seconds) as shop:
+    with garage(start_seconds) as shop:
         engine = shop.launch(most, CORES)
         await shop.ready(engine)
         targets = {model.name: NOWHERE for model in case.models}
         targets[most.name] = f"http://127.0.0.1:{engine.port}"
-        yield serving(shop, targets, f"{most.name} on {CORES} cores")
+        yield Serving(targets, Account(shop.look), f"{most.name} on {CORES} cores")
 
 
 ARMS: Final[Mapping[str, Arm]] = {

@@ -1,4 +1,4 @@
-"""Starts the engines of an arm, and accounts for the memory that they hold."""
+"""Starts the engines of an arm, and samples the memory that they hold."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,8 @@ import dataclasses
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from bench.fleet.cases import Model
@@ -16,6 +16,7 @@ from partitiond import serde
 from partitiond.core.profile.record import Profile
 
 READY_SECONDS = 120.0
+SAMPLE_SECONDS = 1.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -25,11 +26,6 @@ class Engine:
     model: Model
     port: int
     process: "subprocess.Popen[bytes]"
-
-    @property
-    def memory_bytes(self) -> int:
-        """Memory that an engine of the model holds, by measurement."""
-        return held_bytes(self.model)
 
 
 def held_bytes(model: Model) -> int:
@@ -52,7 +48,7 @@ def on_cores(profile: Profile, cores: int) -> Profile:
 
 @dataclasses.dataclass(slots=True)
 class Garage:
-    """Starts engines, and keeps account of their memory.
+    """Starts engines, and stops them.
 
     Attributes:
         start_seconds: time that vLLM takes to start.
@@ -62,10 +58,6 @@ class Garage:
     start_seconds: float
     running: list[Engine] = dataclasses.field(default_factory=list)
     starts: int = 0
-    _byte_seconds: float = 0.0
-    _peak: int = 0
-    _since: float = dataclasses.field(default_factory=time.monotonic)
-    _began: float = dataclasses.field(default_factory=time.monotonic)
 
     def launch(self, model: Model, cores: int) -> Engine:
         """Start an engine; it listens once it is up."""
@@ -80,11 +72,9 @@ class Garage:
             [sys.executable, "-m", "bench.fleet.tcp_engine", *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        self._settle()
         self.starts += 1
         engine = Engine(model, port, process)
         self.running.append(engine)
-        self._peak = max(self._peak, self._held())
         return engine
 
     async def ready(self, engine: Engine) -> None:
@@ -97,47 +87,63 @@ class Garage:
         """Stop the engine; its memory is free afterwards."""
         engine.process.terminate()
         await asyncio.to_thread(engine.process.wait)
-        self._settle()
         self.running.remove(engine)
 
-    def close(self) -> None:
-        """Stop all engines."""
-        for engine in self.running:
-            engine.process.kill()
-        for engine in self.running:
-            engine.process.wait()
-
-    def count_from_now(self) -> None:
-        """Forget the memory and the starts counted so far."""
-        self._byte_seconds, self._peak, self.starts = 0.0, self._held(), 0
-        self._began = self._since = time.monotonic()
-
-    def mean_bytes(self) -> float:
-        """Mean memory held since counting began."""
-        self._settle()
-        return self._byte_seconds / max(1e-9, self._since - self._began)
-
-    def peak_bytes(self) -> int:
-        """The most memory held since counting began."""
-        return self._peak
-
-    def _held(self) -> int:
-        return sum(engine.memory_bytes for engine in self.running)
-
-    def _settle(self) -> None:
-        now = time.monotonic()
-        self._byte_seconds += self._held() * (now - self._since)
-        self._since = now
+    def look(self) -> tuple[int, int]:
+        """The bytes that engines hold now, and the number of engines started so far."""
+        return sum(held_bytes(engine.model) for engine in self.running), self.starts
 
 
 @contextlib.contextmanager
-def garage(folder: Path, start_seconds: float) -> Iterator[Garage]:
+def garage(start_seconds: float) -> Iterator[Garage]:
     """A garage whose engines are stopped at the end of the block."""
-    found = Garage(folder, start_seconds)
-    try:
-        yield found
-    finally:
-        found.close()
+    with tempfile.TemporaryDirectory(prefix="pd-fleet-") as folder:
+        found = Garage(Path(folder), start_seconds)
+        try:
+            yield found
+        finally:
+            for engine in found.running:
+                engine.process.kill()
+                engine.process.wait()
+
+
+class Account:
+    """Memory held by an arm's engines, and their starts, sampled every second.
+
+    Args:
+        look: gives the bytes held now, and the engines started so far.
+    """
+
+    def __init__(self, look: Callable[[], tuple[int, int]]) -> None:
+        self._look = look
+        self._looks: list[tuple[int, int]] = []
+
+    @contextlib.asynccontextmanager
+    async def counting(self) -> AsyncIterator[None]:
+        """Sample while the block runs."""
+        self._looks = [await asyncio.to_thread(self._look)]
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+            self._looks.append(await asyncio.to_thread(self._look))
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            self._looks.append(await asyncio.to_thread(self._look))
+
+    @property
+    def held(self) -> list[int]:
+        """Bytes held at each look."""
+        return [held for held, _ in self._looks]
+
+    @property
+    def starts(self) -> int:
+        """Engines started between the first look and the last."""
+        return self._looks[-1][1] - self._looks[0][1]
 
 
 async def _answers(port: int) -> bool:
