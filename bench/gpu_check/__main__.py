@@ -119,7 +119,7 @@ def mps_of(arguments: argparse.Namespace, device: Device, folder: Path) -> Path 
     try:
         return Path(control_program(device))
     except MpsUnavailableError as error:
-        return str(error)
+        return str(error.args[0])
 
 
 @contextlib.contextmanager
@@ -216,14 +216,14 @@ def nothing_to_measure_on(arguments: argparse.Namespace, budget: Budget) -> int:
 
 
 @contextlib.contextmanager
-def gpu_in_place(*, fake: bool) -> Iterator["SimulatedHost | None"]:
-    """A simulated host under NVML until the end of the block if `fake`; else None.
+def first_gpu(*, fake: bool) -> Iterator[tuple[Device | None, "SimulatedHost | None"]]:
+    """The first GPU, if there is one, and the simulated host that it is part of if `fake`.
 
     Raises:
         DeviceError: there is no C compiler to build the simulated host.
     """
     if not fake:
-        yield None
+        yield _discovered(), None
         return
     # Simulated hosts need packages that vLLM's environment lacks.
     from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
@@ -234,7 +234,11 @@ def gpu_in_place(*, fake: bool) -> Iterator["SimulatedHost | None"]:
         host = SimulatedHost.create(HostDescription("gpu-check", (gpu,)), Path(folder))
         host.set_load(host.uuids()[0], **SIMULATED_LOAD)
         with host.installed():
-            yield host
+            yield _discovered(), host
+
+
+def _discovered() -> Device | None:
+    return next((d for d in HostDevices().discover() if d.kind is DeviceKind.GPU), None)
 
 
 def checked(arguments: argparse.Namespace, budget: Budget) -> int:
@@ -246,12 +250,10 @@ def checked(arguments: argparse.Namespace, budget: Budget) -> int:
         raise InputError(
             f"{arguments.out} cannot be made: {error.strerror}.", hint="Choose another --out."
         ) from error
-    with locked(arguments.out), contextlib.ExitStack() as stack:
-        host = stack.enter_context(gpu_in_place(fake=arguments.fake))
-        gpus = [d for d in HostDevices().discover() if d.kind is DeviceKind.GPU]
-        if not gpus:
+    with locked(arguments.out), first_gpu(fake=arguments.fake) as (gpu, host):
+        if gpu is None:
             return nothing_to_measure_on(arguments, budget)
-        return measure(arguments, gpus[0], host, budget)
+        return measure(arguments, gpu, host, budget)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.gpu_check import mps
-from bench.gpu_check.ledger import Ledger
+from bench.gpu_check.ledger import Ledger, replace_file
 from bench.gpu_check.runner import UNCHANGED, Changes, CheckRunner
 from bench.gpu_check.runs import union_of
 from bench.gpu_check.scale import Scale
@@ -25,6 +25,7 @@ from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.profile.sharing import ReplicationRun, Sharing
 from partitiond.core.replica.engine import EngineHandle, EngineReport
+from partitiond.devices.mps import MpsDaemon
 from partitiond.engines.process.spawn import to_end
 from partitiond.models.resolver import Resolver
 from partitiond.ports import ProfileRequest
@@ -234,9 +235,7 @@ class Lab:
         """Write the profile as profiles/MODEL.json, and replace an earlier one."""
         path = self.profile_path(profile.model)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".new")
-        temporary.write_text(serde.to_json(profile, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        replace_file(path, serde.to_json(profile, indent=1) + "\n")
 
     def tell(self, progress: Progress) -> None:
         """Show the profiler's progress."""
@@ -321,7 +320,7 @@ class Lab:
         streams = [
             Stream(
                 engine.handle.socket_path,
-                self._load_of(engine, number),
+                self.load_of(engine.want.model, number, engine.workload, engine.vocab_size),
                 batch,
                 self.load_cores,
             )
@@ -345,17 +344,21 @@ class Lab:
             found.append(None if count is None else round(count))
         return found
 
-    def _load_of(self, engine: Running, number: int) -> dict[str, Any]:
+    def load_of(
+        self, model: str, number: int, workload: Workload | None = None, vocab_size: int = 1 << 20
+    ) -> dict[str, Any]:
+        """The fields of `loadgen.Workload` for stream `number` of a window."""
+        lengths = workload or self.scale.workload
         return {
-            "model": engine.want.model,
-            "prompt_tokens": engine.workload.prompt_tokens,
-            "output_tokens": engine.workload.output_tokens,
-            "last_token_id": min(20_000, engine.vocab_size - 1),
+            "model": model,
+            "prompt_tokens": lengths.prompt_tokens,
+            "output_tokens": lengths.output_tokens,
+            "last_token_id": min(20_000, vocab_size - 1),
             "seed": self.seed + number,
         }
 
     @contextlib.asynccontextmanager
-    async def mps(self) -> AsyncIterator[mps.LabDaemon]:
+    async def mps(self) -> AsyncIterator[MpsDaemon]:
         """An MPS daemon for this GPU. Raises MpsUnavailableError."""
         if isinstance(self.tools.mps_program, str):
             raise mps.MpsUnavailableError(self.tools.mps_program)

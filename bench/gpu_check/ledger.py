@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Final
@@ -130,7 +129,7 @@ class Ledger:
         self.save()
 
     def save(self) -> None:
-        """Replace the file; a reader, or a crash, finds either the old or the new one."""
+        """Replace the file."""
         content = {
             "schema": SCHEMA,
             "subject": dataclasses.asdict(self.subject),
@@ -138,9 +137,14 @@ class Ledger:
             "starts": [round(seconds, 2) for seconds in self.starts],
             "trials": {name: dataclasses.asdict(entry) for name, entry in self.entries.items()},
         }
-        temporary = self._path.with_suffix(".new")
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self._path)  # noqa: PTH105 - same folder, atomic
+        replace_file(self._path, json.dumps(content, indent=1) + "\n")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file; a reader, or a crash, finds either the old or the new one."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 @contextlib.contextmanager

@@ -5,13 +5,13 @@ only share by time slices, and the reason is a result.
 """
 
 import contextlib
-import dataclasses
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
+from bench.gpu_check.schedule import ImpossibleError
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.devices.mps import MpsControl, MpsDaemon
@@ -19,19 +19,11 @@ from partitiond.devices.mps import MpsControl, MpsDaemon
 CONTROL: Final = "nvidia-cuda-mps-control"
 
 
-class MpsUnavailableError(Exception):
+class MpsUnavailableError(ImpossibleError):
     """MPS cannot be used here; the text gives the reason."""
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LabDaemon:
-    """A running control daemon."""
-
-    daemon: MpsDaemon
-
-    def client_env(self, sm_percent: int | None = None) -> tuple[tuple[str, str], ...]:
-        """Environment of an engine under the daemon; a percentage caps its SMs, reserves none."""
-        return self.daemon.client_env(100 if sm_percent is None else sm_percent, 0)
+    def __str__(self) -> str:
+        return f"MPS: {self.args[0]}"
 
 
 def control_program(device: Device) -> str:
@@ -45,7 +37,7 @@ def control_program(device: Device) -> str:
 
 
 @contextlib.asynccontextmanager
-async def mps(program: str, uuid: str) -> AsyncIterator[LabDaemon]:
+async def mps(program: str, uuid: str) -> AsyncIterator[MpsDaemon]:
     """Run a daemon for one GPU; it is told to quit, and is ended, at the end of the block.
 
     Raises:
@@ -60,7 +52,7 @@ async def mps(program: str, uuid: str) -> AsyncIterator[LabDaemon]:
         except DeviceError as error:
             raise MpsUnavailableError(error.message) from error
         try:
-            yield LabDaemon(daemon)
+            yield daemon
         finally:
             await daemon.quit()
     finally:

@@ -11,7 +11,7 @@ from bench.gpu_check import plots, report
 from bench.gpu_check.lab import Lab
 from bench.gpu_check.ledger import Ledger
 from bench.gpu_check.scale import Scale
-from bench.gpu_check.schedule import Next, Stop, Trial, next_trial
+from bench.gpu_check.schedule import ImpossibleError, Next, Stop, Trial, next_trial
 from bench.gpu_check.steps import Step, all_steps
 from partitiond.core.errors import PartitiondError
 
@@ -106,13 +106,11 @@ class Check:
             self.failed.add(trial.id)
             ledger.failed(trial.id, time.monotonic() - began, str(error))
             self._say(f"{trial.id}: failed: {error}")
+        except ImpossibleError as reason:
+            ledger.impossible(trial.id, time.monotonic() - began, str(reason))
+            self._say(f"{trial.id}: not possible here: {reason}")
         else:
-            seconds = time.monotonic() - began
-            if outcome.impossible:
-                ledger.impossible(trial.id, seconds, outcome.impossible)
-                self._say(f"{trial.id}: not possible here: {outcome.impossible}")
-            else:
-                ledger.done(trial.id, seconds, outcome.data)
+            ledger.done(trial.id, time.monotonic() - began, outcome.data)
 
 
 def write_report(

@@ -67,9 +67,7 @@ class CheckRunner(ProcessEngineRunner):
         return adapted(
             command,
             device_index=self._device_index,
-            api_servers=changes.api_servers,
-            explicit_kv=changes.explicit_kv,
-            defaults=changes.defaults,
+            **dataclasses.asdict(changes),
             inherited=os.environ,
             cache_dir=str(self._kernels),
         )

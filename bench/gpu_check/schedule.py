@@ -28,6 +28,10 @@ class State(enum.StrEnum):
     """The budget ended the trial."""
 
 
+class ImpossibleError(Exception):
+    """A trial cannot be done on this machine; the text gives the reason, which is its result."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trial:
     """One unit of work, whose result is kept as a whole.

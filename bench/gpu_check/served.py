@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bench.daemons import Daemon, begun
 from bench.gpu_check.lab import DTYPE, Lab
+from bench.gpu_check.schedule import ImpossibleError
 from bench.gpu_check.side_by_side import Stream, Together, Watched, load_together
 from partitiond.core.errors import EngineError
 from partitiond.core.hardware.kinds import SharingMode
@@ -52,7 +53,7 @@ NO_MPS: Final = "/nonexistent/nvidia-cuda-mps-control"
 """Without MPS's control program a plan is made of memory shares."""
 
 
-class ServingUnavailableError(Exception):
+class ServingUnavailableError(ImpossibleError):
     """No daemon can be run here; the text gives the reason."""
 
 
@@ -185,20 +186,13 @@ class Served:
 
     async def load(self, name: str, in_flight: int, pids: Sequence[int]) -> Together:
         """Measure one window through the proxy, with `in_flight` requests in flight."""
-        workload = {
-            "model": name,
-            "prompt_tokens": self._lab.scale.workload.prompt_tokens,
-            "output_tokens": self._lab.scale.workload.output_tokens,
-            "last_token_id": 20_000,
-            "seed": self._lab.seed,
-        }
+        lab = self._lab
         # One Python process would limit several fast engines.
         workers = max(1, min(8, in_flight // 64))
         streams = [
-            Stream(self.url, {**workload, "seed": self._lab.seed + n}, share, self._lab.load_cores)
+            Stream(self.url, lab.load_of(name, n), share, lab.load_cores)
             for n, share in enumerate(_split(in_flight, workers))
         ]
-        lab = self._lab
 
         async def preempted() -> list[int | None]:
             return [None] * workers

@@ -20,7 +20,6 @@ which the GPU ran no kernel at all, and the share of active SMs while the GPU ra
 
 import argparse
 import asyncio
-import contextlib
 import dataclasses
 import json
 import statistics
@@ -30,17 +29,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.gpu_check.__main__ import NO_GPU, NO_GPU_TEXT, gpu_in_place, prepared, say
+from bench.gpu_check.__main__ import NO_GPU, NO_GPU_TEXT, first_gpu, prepared, say
 from bench.gpu_check.__main__ import parse as check_arguments
 from bench.gpu_check.lab import SHARE, Lab, Running, Want
+from bench.gpu_check.ledger import replace_file
 from bench.gpu_check.runner import Changes
 from bench.gpu_check.served import ServingUnavailableError, served
 from bench.gpu_check.side_by_side import Together
 from bench.paired import Comparison
 from bench.serving.cpu_split import CpuSplit
 from partitiond.core.errors import PartitiondError
-from partitiond.core.hardware.kinds import DeviceKind, SharingMode
-from partitiond.devices.host import HostDevices
+from partitiond.core.hardware.kinds import SharingMode
 
 SIDES: Final = ("defaults", "single", "naive", "ours")
 HEADLINE: Final = "single"
@@ -294,9 +293,7 @@ async def run(given: argparse.Namespace, lab: Lab) -> int:
             "api_servers": rates,
             "rounds": found,
         }
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        fresh.replace(path)
+        replace_file(path, json.dumps(content, indent=1) + "\n")
 
     found, impossible = await rounds(lab, asked, given.rounds, sides=given.sides, keep=keep)
     lines = report(asked, found, impossible)
@@ -316,14 +313,12 @@ def main(argv: Sequence[str]) -> int:
     passed = ["--out", str(given.out), "--engine-python", str(given.engine_python)]
     arguments = check_arguments([*passed, *(["--fake"] if given.fake else [])])
     try:
-        with contextlib.ExitStack() as stack:
-            host = stack.enter_context(gpu_in_place(fake=given.fake))
-            gpus = [d for d in HostDevices().discover() if d.kind is DeviceKind.GPU]
-            if not gpus:
-                print(f"{NO_GPU_TEXT} --fake shows what it would do.", file=sys.stderr)
+        with first_gpu(fake=given.fake) as (gpu, host):
+            if gpu is None:
+                say(f"{NO_GPU_TEXT} --fake shows what it would do.")
                 return NO_GPU
-            lab = stack.enter_context(prepared(arguments, gpus[0], host))
-            return asyncio.run(run(given, lab))
+            with prepared(arguments, gpu, host) as lab:
+                return asyncio.run(run(given, lab))
     except PartitiondError as error:
         say(f"error: {error}")
         return 1

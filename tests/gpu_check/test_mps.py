@@ -18,21 +18,20 @@ def program(tmp_path: Path) -> str:
 
 async def test_it_lives_as_long_as_the_block(program: str) -> None:
     async with mps(program, GPU) as lab:
-        assert lab.daemon.alive()
-        env = dict(lab.client_env(25))
-        assert env["CUDA_MPS_PIPE_DIRECTORY"] == str(lab.daemon.pipe_dir)
+        assert lab.alive()
+        env = dict(lab.client_env(25, 0))
+        assert env["CUDA_MPS_PIPE_DIRECTORY"] == str(lab.pipe_dir)
         assert env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "25"
-        assert dict(lab.client_env())["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "100"
-    assert not lab.daemon.alive()
-    assert not lab.daemon.folder.exists()
+    assert not lab.alive()
+    assert not lab.folder.exists()
 
 
 async def test_it_ends_when_the_block_breaks(program: str) -> None:
     with pytest.raises(ValueError, match="broken"):
         async with mps(program, GPU) as lab:
             raise ValueError("broken")
-    assert not lab.daemon.alive()
-    assert not lab.daemon.folder.exists()
+    assert not lab.alive()
+    assert not lab.folder.exists()
 
 
 @pytest.mark.parametrize("command", ["/bin/false", "/no/such/program"])

@@ -14,11 +14,9 @@ class Outcome:
 
     Attributes:
         data: plain values; "rows" is a table of the report, "notes" are sentences beside it.
-        impossible: reason why the trial cannot be done on this machine; empty if it was done.
     """
 
-    data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    impossible: str = ""
+    data: dict[str, Any]
 
 
 class Step(Protocol):
@@ -39,7 +37,12 @@ class Step(Protocol):
         ...
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
-        """Run a trial. Raises EngineError, DeviceError; cancelling leaves nothing running."""
+        """Run a trial; cancelling leaves nothing running.
+
+        Raises:
+            ImpossibleError: it cannot be done on this machine.
+            EngineError, DeviceError: it failed.
+        """
         ...
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from bench.gpu_check.lab import Lab
 from bench.gpu_check.scale import Scale
-from bench.gpu_check.schedule import Trial
+from bench.gpu_check.schedule import ImpossibleError, Trial
 from bench.gpu_check.side_by_side import ROOT
 from bench.gpu_check.steps import Outcome
 
@@ -30,10 +30,10 @@ class Contract:
     async def run(self, _trial: Trial, lab: Lab, /) -> Outcome:
         tests = ROOT / "tests" / "contract"
         if not tests.is_dir():
-            return Outcome(impossible="the tests are not here: run it in a checkout")
+            raise ImpossibleError("the tests are not here: run it in a checkout")
         missing = [n for n in ("pytest", "hypothesis") if importlib.util.find_spec(n) is None]
         if missing:
-            return Outcome(impossible=f"{', '.join(missing)} are not installed")
+            raise ImpossibleError(f"{', '.join(missing)} are not installed")
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--no-header",
             *lab.scale.contract,

@@ -3,11 +3,10 @@
 import dataclasses
 
 from bench.gpu_check.lab import Lab
-from bench.gpu_check.mps import MpsUnavailableError
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
-from bench.gpu_check.steps.replicas import MODES, replicas, shown
+from bench.gpu_check.steps.replicas import MODES, replicas_row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +37,4 @@ class Grid:
         name, _, text = trial.id.partition(".")[2].partition("-")
         mode, count = MODES[name], int(text)
         batch = max(1, min(self.most, lab.scale.max_batch) // count)
-        try:
-            async with replicas(lab, self.model, count, batch, mode) as running:
-                together = await lab.load(running, [batch] * count)
-        except MpsUnavailableError as error:
-            return Outcome(impossible=f"MPS: {error}")
-        row = {"replicas": count, "sharing": shown(mode), "batch each": batch, **together.row()}
-        return Outcome({"rows": [row]})
+        return Outcome({"rows": [await replicas_row(lab, self.model, count, batch, mode)]})

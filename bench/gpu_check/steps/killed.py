@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bench.gpu_check.lab import Lab
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
-from bench.gpu_check.served import Served, ServingUnavailableError, served
+from bench.gpu_check.served import Served, served
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.single import MODEL, NEEDS
 from partitiond.core.hardware.kinds import SharingMode
@@ -57,11 +57,7 @@ class Killed:
         )
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
-        mode = MODES[trial.id.removeprefix("12.")]
-        try:
-            return await _killed(lab, mode)
-        except ServingUnavailableError as error:
-            return Outcome(impossible=str(error))
+        return await _killed(lab, MODES[trial.id.removeprefix("12.")])
 
 
 async def _killed(lab: Lab, mode: SharingMode) -> Outcome:

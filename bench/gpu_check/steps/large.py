@@ -6,9 +6,8 @@ from bench.gpu_check.lab import Lab, Want
 from bench.gpu_check.mps import MpsUnavailableError
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
-from bench.gpu_check.side_by_side import Together
 from bench.gpu_check.steps import Outcome
-from bench.gpu_check.steps.replicas import replicas, shown
+from bench.gpu_check.steps.replicas import replicas_row
 from partitiond.core.hardware.kinds import SharingMode
 
 MODEL = "opt-2.7b"
@@ -39,19 +38,12 @@ class Large:
 
 async def _replicas(lab: Lab, count: int) -> Outcome:
     """Measure under MPS if it works, else time-sliced; the row names the mode."""
-    batch, mode = max(1, lab.scale.large_batch // count), SharingMode.MPS
+    batch = max(1, lab.scale.large_batch // count)
     try:
-        together = await _loaded(lab, count, batch, mode)
+        row = await replicas_row(lab, MODEL, count, batch, SharingMode.MPS)
     except MpsUnavailableError:
-        mode = SharingMode.MEMORY
-        together = await _loaded(lab, count, batch, mode)
-    row = {"replicas": count, "sharing": shown(mode), "batch each": batch, **together.row()}
+        row = await replicas_row(lab, MODEL, count, batch, SharingMode.MEMORY)
     return Outcome({"rows": [row]})
-
-
-async def _loaded(lab: Lab, count: int, batch: int, mode: SharingMode) -> Together:
-    async with replicas(lab, MODEL, count, batch, mode) as running:
-        return await lab.load(running, [batch] * count)
 
 
 async def _outputs(lab: Lab, output_tokens: int) -> Outcome:

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 from bench.gpu_check.lab import SHARE, Lab, Want
-from bench.gpu_check.mps import MpsUnavailableError
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.side_by_side import Together
@@ -38,13 +37,10 @@ class Mixed:
             Want(model, batch, share=share)
             for model, batch, share in zip(MODELS, batches, SHARES, strict=True)
         ]
-        try:
-            async with sharing_device(lab, wants, mode) as running:
-                first = await lab.load(running[:1], batches[:1])
-                both = await lab.load(running, batches)
-                second = await lab.load(running[1:], batches[1:])
-        except MpsUnavailableError as error:
-            return Outcome(impossible=f"MPS: {error}")
+        async with sharing_device(lab, wants, mode) as running:
+            first = await lab.load(running[:1], batches[:1])
+            both = await lab.load(running, batches)
+            second = await lab.load(running[1:], batches[1:])
         predicted = _predicted(lab, mode, (first, second))
         rows = [
             _row(number, mode, batches[number], alone=alone, predicted=predicted, both=both)

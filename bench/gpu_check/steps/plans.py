@@ -5,8 +5,8 @@ from typing import Any
 
 from bench.gpu_check.lab import Lab
 from bench.gpu_check.scale import Scale
-from bench.gpu_check.schedule import Trial
-from bench.gpu_check.served import Left, Served, ServingUnavailableError, served
+from bench.gpu_check.schedule import ImpossibleError, Trial
+from bench.gpu_check.served import Left, Served, served
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.single import MODEL, NEEDS
 from partitiond.core.errors import EngineError
@@ -32,23 +32,12 @@ class Plans:
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
         mode = MODES[trial.id.removeprefix("11.")]
-        refusal = _refusal(lab, mode)
-        if refusal:
-            return Outcome(impossible=refusal)
-        try:
-            return await _applied(lab, mode)
-        except ServingUnavailableError as error:
-            return Outcome(impossible=str(error))
-
-
-def _refusal(lab: Lab, mode: SharingMode) -> str:
-    if mode is not SharingMode.MIG:
-        return ""
-    if not lab.tools.mig:
-        return "GPU instances may not be made (--mig allows it)"
-    if lab.tools.engine_kind == "vllm" and mode not in lab.device.modes:
-        return "MIG mode is off: sudo nvidia-smi -mig 1 switches it on"
-    return ""
+        if mode is SharingMode.MIG and not lab.tools.mig:
+            raise ImpossibleError("GPU instances may not be made (--mig allows it)")
+        simulated = lab.tools.engine_kind == "simulated"
+        if mode is SharingMode.MIG and not simulated and mode not in lab.device.modes:
+            raise ImpossibleError("MIG mode is off: sudo nvidia-smi -mig 1 switches it on")
+        return await _applied(lab, mode)
 
 
 async def _applied(lab: Lab, mode: SharingMode) -> Outcome:

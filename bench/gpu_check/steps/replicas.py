@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from bench.gpu_check.lab import SHARE, Lab, Running, Want
-from bench.gpu_check.mps import MpsUnavailableError
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.side_by_side import Together
@@ -37,12 +37,9 @@ class Replicas:
         name, _, count = trial.id.removeprefix("4.").partition("-")
         mode, number = MODES[name], int(count)
         batch = min(lab.best_batch(MODEL), max(1, lab.scale.max_batch // number))
-        try:
-            async with replicas(lab, MODEL, number, batch, mode) as running:
-                alone = await lab.load(running[:1], [batch])
-                together = await lab.load(running, [batch] * number)
-        except MpsUnavailableError as error:
-            return Outcome(impossible=f"MPS: {error}")
+        async with replicas(lab, MODEL, number, batch, mode) as running:
+            alone = await lab.load(running[:1], [batch])
+            together = await lab.load(running, [batch] * number)
         cores_each = len(running[0].handle.launch.cores)
         runs = [as_run(seen, mode, batch, cores_each) for seen in (alone, together)]
         sharing = lab.keep_runs(MODEL, runs)
@@ -57,7 +54,7 @@ async def replicas(
     batch: int,
     mode: SharingMode,
     *,
-    sm_percent: int | None = None,
+    sm_percent: int = 100,
 ) -> AsyncIterator[list[Running]]:
     """Run `count` replicas with equal shares of the memory; they are ready and idle.
 
@@ -72,14 +69,26 @@ async def replicas(
 
 @contextlib.asynccontextmanager
 async def sharing_device(
-    lab: Lab, wants: Sequence[Want], mode: SharingMode, *, sm_percent: int | None = None
+    lab: Lab, wants: Sequence[Want], mode: SharingMode, *, sm_percent: int = 100
 ) -> AsyncIterator[list[Running]]:
-    """Run engines that share the device in this mode; an MPS daemon ends together with them."""
+    """Run engines that share the device in this mode; an MPS daemon ends together with them.
+
+    Under MPS, a percentage caps the SMs of each engine, and reserves none.
+    """
     async with contextlib.AsyncExitStack() as stack:
         if mode is SharingMode.MPS:
             daemon = await stack.enter_async_context(lab.mps())
-            wants = [dataclasses.replace(w, env=daemon.client_env(sm_percent)) for w in wants]
+            wants = [dataclasses.replace(w, env=daemon.client_env(sm_percent, 0)) for w in wants]
         yield await stack.enter_async_context(lab.engines(wants))
+
+
+async def replicas_row(
+    lab: Lab, model: str, count: int, batch: int, mode: SharingMode
+) -> dict[str, Any]:
+    """A row with the figures of `count` replicas in one window. Raises as `replicas` does."""
+    async with replicas(lab, model, count, batch, mode) as running:
+        together = await lab.load(running, [batch] * count)
+    return {"replicas": count, "sharing": shown(mode), "batch each": batch, **together.row()}
 
 
 def as_run(together: Together, mode: SharingMode, batch: int, cores_each: int) -> ReplicationRun:

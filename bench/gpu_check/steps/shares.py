@@ -3,7 +3,6 @@
 import dataclasses
 
 from bench.gpu_check.lab import Lab
-from bench.gpu_check.mps import MpsUnavailableError
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.steps import Outcome
@@ -29,9 +28,6 @@ class Shares:
         percent = int(trial.id.rpartition("-")[2])
         batch = lab.best_batch(MODEL)
         mode = SharingMode.MPS
-        try:
-            async with replicas(lab, MODEL, 1, batch, mode, sm_percent=percent) as running:
-                together = await lab.load(running, [batch])
-        except MpsUnavailableError as error:
-            return Outcome(impossible=f"MPS: {error}")
+        async with replicas(lab, MODEL, 1, batch, mode, sm_percent=percent) as running:
+            together = await lab.load(running, [batch])
         return Outcome({"rows": [{"SM %": percent, "batch": batch, **together.row()}]})
