@@ -15,8 +15,11 @@ from partitiond.cli.demo.daemon import DemoDaemon
 from partitiond.cli.demo.demo import DemoOptions, demo_dtype, demo_specs, prepare_folder
 from partitiond.cli.demo.story import Story
 from partitiond.cli.options import connect
+from partitiond.cli.waiting import wait_for_job
 from partitiond.client.client import ControlClient
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.profile.jobs import ProfileOptions
+from partitiond.core.profile.record import ProfileKind
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.settings.schema import Settings
 
@@ -30,6 +33,22 @@ class DemoFleet:
     environment: EngineEnvironment
     client: ControlClient
     specs: list[ModelSpec]
+
+    def measure(self, spec: ModelSpec, cores: int | None) -> None:
+        """Profile a registered model on this many cores, unless an earlier run did."""
+        if any(
+            profile.kind is ProfileKind.MEASURED
+            and profile.workload == spec.workload
+            and cores in {None, profile.size.cores}
+            for profile in self.client.profiles(spec.name)
+        ):
+            self.story.say(f"{spec.name}, {spec.workload.key} tokens: measured by an earlier run")
+            return
+        self.story.say(
+            f"{spec.name}, {spec.workload.key} tokens, {cores or 'all'} cores: measuring"
+        )
+        job = self.client.profile(spec.name, ProfileOptions(cores=cores))
+        wait_for_job(self.client, job.id, self.story.console)
 
 
 def options_parser(

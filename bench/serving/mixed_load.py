@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from bench.common_window import Together
-from loadgen import ClosedLoopResult, OpenLoopResult, closed_loop, open_loop, poisson
+from loadgen import OpenLoopResult, Samples, closed_loop, open_loop, poisson
 from loadgen import Outcome as Ended
 from loadgen import Slo as Bounds
 from loadgen import Workload as Sent
@@ -86,36 +86,14 @@ async def full(
     found: dict[str, Outcome] = {}
     for name in dict.fromkeys(p.model for p in plan.placements):
         mine = [n for n, p in enumerate(plan.placements) if p.model == name]
-        found[name] = _closed_outcome(
-            [results[n] for n in mine],
-            [window.output_tokens_per_s[n] for n in mine],
+        ended = sum(results[n].ended(Ended.OK) for n in mine)
+        found[name] = _outcome(
             window.seconds,
-            sorted(value for n in mine for value in window.samples[n].ttft),
-            sorted(value for n in mine for value in window.samples[n].tpot),
-        )
+            math.fsum(window.output_tokens_per_s[n] for n in mine),
+            [window.samples[n] for n in mine],
+            arrivals=ended, answered=ended, refused=0, good=ended,
+        )  # fmt: skip
     return found
-
-
-def _closed_outcome(
-    results: Sequence[ClosedLoopResult],
-    rates: Sequence[float],
-    seconds: float,
-    ttft: Sequence[float],
-    tpot: Sequence[float],
-) -> Outcome:
-    ended = sum(result.ended(Ended.OK) for result in results)
-    return Outcome(
-        seconds=seconds,
-        arrivals=ended,
-        answered=ended,
-        refused=0,
-        good=ended,
-        output_tokens_per_s=math.fsum(rates),
-        ttft_p95_seconds=_percentile(ttft, 0.95),
-        tpot_p95_seconds=_percentile(tpot, 0.95),
-        ttft_p50_seconds=_percentile(ttft, 0.5),
-        tpot_p50_seconds=_percentile(tpot, 0.5),
-    )
 
 
 async def demand(
@@ -144,22 +122,48 @@ async def demand(
         )
     )
     return {
-        promise.model: _open_outcome(result, specs[promise.model].slo)
+        promise.model: _outcome(
+            result.window_seconds,
+            result.throughput.output_tokens_per_s,
+            [result.samples],
+            arrivals=len(result.arrivals),
+            answered=_good(result, None),
+            refused=result.count(Ended.REFUSED),
+            good=_good(result, specs[promise.model].slo),
+        )
         for promise, result in zip(told, results, strict=True)
     }
 
 
-def _open_outcome(result: OpenLoopResult, slo: Slo | None) -> Outcome:
+def _good(result: OpenLoopResult, slo: Slo | None) -> int:
+    """Requests that ended within the SLO; without one, requests that ended."""
     ended = [r for r in result.arrivals if r.outcome is Ended.OK]
-    ttft, tpot = sorted(result.samples.ttft), sorted(result.samples.tpot)
-    bounds = None if slo is None else Bounds(slo.ttft_seconds, slo.tpot_seconds, slo.quantile)
+    if slo is None:
+        return len(ended)
+    bounds = Bounds(slo.ttft_seconds, slo.tpot_seconds, slo.quantile)
+    return sum(is_good(r, bounds) for r in ended)
+
+
+def _outcome(
+    seconds: float,
+    output_tokens_per_s: float,
+    samples: Sequence[Samples],
+    *,
+    arrivals: int,
+    answered: int,
+    refused: int,
+    good: int,
+) -> Outcome:
+    """One model's figures, with the percentiles of all its engines' samples."""
+    ttft = sorted(value for one in samples for value in one.ttft)
+    tpot = sorted(value for one in samples for value in one.tpot)
     return Outcome(
-        seconds=result.window_seconds,
-        arrivals=len(result.arrivals),
-        answered=len(ended),
-        refused=result.count(Ended.REFUSED),
-        good=len(ended) if bounds is None else sum(is_good(r, bounds) for r in ended),
-        output_tokens_per_s=result.throughput.output_tokens_per_s,
+        seconds=seconds,
+        arrivals=arrivals,
+        answered=answered,
+        refused=refused,
+        good=good,
+        output_tokens_per_s=output_tokens_per_s,
         ttft_p95_seconds=_percentile(ttft, 0.95),
         tpot_p95_seconds=_percentile(tpot, 0.95),
         ttft_p50_seconds=_percentile(ttft, 0.5),

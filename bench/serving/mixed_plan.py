@@ -31,13 +31,11 @@ from bench.serving import mixed_load
 from bench.serving.demo_fleet import DemoFleet, demo_fleet, options_parser
 from partitiond.cli.demo import steps as demo_steps
 from partitiond.cli.plan.up import register_or_update
-from partitiond.cli.waiting import wait_for_job
 from partitiond.core.errors import PartitiondError
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Objective, Plan
-from partitiond.core.profile.jobs import ProfileOptions
-from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.core.profile.record import Profile
 from partitiond.simulated.replay.comparison import (
     TOLERANCE,
     ComparedFigure,
@@ -87,22 +85,13 @@ def mixed_specs(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
 
 def measured_profiles(fleet: DemoFleet, specs: Sequence[ModelSpec]) -> dict[str, Profile]:
     """Register both models, measure those without a usable profile, and return all by id."""
-    client, story = fleet.client, fleet.story
+    client = fleet.client
     for spec in specs:
         register_or_update(client, spec)
     on_cpu = any(device.id == "cpu" for device in client.devices())
     for spec in specs:
-        if any(_speaks_for(profile, spec) for profile in client.profiles(spec.name)):
-            story.say(f"{spec.name}, {spec.workload.key} tokens: measured by an earlier run")
-            continue
-        story.say(f"{spec.name}, {spec.workload.key} tokens: measuring")
-        job = client.profile(spec.name, ProfileOptions(cores=1 if on_cpu else None))
-        wait_for_job(client, job.id, story.console)
+        fleet.measure(spec, 1 if on_cpu else None)
     return {profile.id: profile for spec in specs for profile in client.profiles(spec.name)}
-
-
-def _speaks_for(profile: Profile, spec: ModelSpec) -> bool:
-    return profile.kind is ProfileKind.MEASURED and profile.workload == spec.workload
 
 
 def make_plan(fleet: DemoFleet, objective: Objective) -> Plan:

@@ -20,13 +20,8 @@ from bench.serving.demo_fleet import demo_fleet, options_parser
 from loadgen import Workload, closed_loop, fixed
 from loadgen.results.statistics import summarise
 from partitiond.cli.demo import steps as demo_steps
-from partitiond.cli.demo.story import Story
-from partitiond.cli.waiting import wait_for_job
-from partitiond.client.client import ControlClient
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Objective, Plan
-from partitiond.core.profile.jobs import ProfileOptions
-from partitiond.core.profile.record import ProfileKind
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB
 from partitiond.engines.install.environment import EngineEnvironment
@@ -37,19 +32,6 @@ from partitiond.settings.schema import Settings
 UNITS = {"throughput": "tok/s", "ttft_p95": "s", "tpot_p95": "s"}
 DEFAULT_MAX_NUM_SEQS = 256
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 2048
-
-
-def profile_sizes(story: Story, client: ControlClient, spec: ModelSpec, cores: int) -> None:
-    """Profile on one core and on all cores, so that the planner can choose."""
-    known = {
-        p.size.cores
-        for p in client.profiles(spec.name)
-        if p.kind is ProfileKind.MEASURED and p.workload == spec.workload
-    }
-    for size in sorted({1, cores} - known):
-        story.say(f"measuring {spec.name} on {size} core(s)")
-        job = client.profile(spec.name, ProfileOptions(cores=size))
-        wait_for_job(client, job.id, story.console)
 
 
 def default_launch(model: str, folder: Path, settings: Settings) -> EngineLaunch:
@@ -124,7 +106,8 @@ def main() -> int:
     with demo_fleet(given, models=1) as fleet:
         (spec,) = fleet.specs
         fleet.client.register(spec)
-        profile_sizes(fleet.story, fleet.client, spec, len(fleet.settings.cpu.cores or ()))
+        for cores in sorted({1, len(fleet.settings.cpu.cores or ())}):
+            fleet.measure(spec, cores)  # on one core and on all, so that the planner can choose
         plan = fleet.client.plan(Objective.MAX_GOODPUT).plan
         demo_steps.apply(fleet.story, fleet.client, plan)
         asyncio.run(measure(fleet.settings, fleet.environment, spec, plan, given))

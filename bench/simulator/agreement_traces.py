@@ -14,13 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.processes import cpu_time, tree
+from bench.processes import command_of, cpu_time, with_folder
 from bench.serving.demo_fleet import DemoFleet
 from bench.serving.mixed_load import load_of
 from loadgen import OpenLoopResult, open_loop
 from loadgen.results.runs import OPEN, Run
 from loadgen.results.store import load_run, save_run
-from partitiond.cli.doctor.checks import processes_of
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Plan
 from partitiond.core.profile.record import Profile
@@ -61,14 +60,11 @@ class Cpu:
     Attributes:
         seconds: clock time in which they were used: up to the end of the last request.
         client, proxy: those of the load generator and of the proxy's processes.
-        servers, engines: by replica: those of the engine's API server, and of its other processes.
     """
 
     seconds: float = 0.0
     client: float = 0.0
     proxy: float = 0.0
-    servers: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    engines: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def since(self, before: "Cpu") -> "Cpu":
         """The CPU seconds used since `before`."""
@@ -76,8 +72,6 @@ class Cpu:
             self.seconds - before.seconds,
             self.client - before.client,
             self.proxy - before.proxy,
-            {name: at - before.servers.get(name, 0.0) for name, at in self.servers.items()},
-            {name: at - before.engines.get(name, 0.0) for name, at in self.engines.items()},
         )
 
 
@@ -91,7 +85,7 @@ class RunHead:
         rates: requests/s by model.
         seed: seed of times and lengths.
         seconds: length of the window; the warm-up comes before it.
-        cpu: CPU time of all processes.
+        cpu: CPU time of the load generator and the proxy.
     """
 
     purpose: Purpose
@@ -188,28 +182,13 @@ def _run(result: OpenLoopResult, head: RunHead, began: float) -> Run:
 
 
 def cpu_of(fleet: DemoFleet) -> Cpu:
-    """CPU seconds so far of this process, the proxy, and every replica's engine."""
-    proxies = [
-        pid for pid, _ in processes_of(fleet.settings.run_dir) if "partitiond.proxy" in _line(pid)
-    ]
-    servers: dict[str, float] = {}
-    engines: dict[str, float] = {}
-    for view in fleet.client.replicas():
-        if view.pid is not None:
-            servers[view.replica_id] = _seconds([view.pid])
-            engines[view.replica_id] = _seconds(tree(view.pid)[1:])
-    return Cpu(time.monotonic(), time.process_time(), _seconds(proxies), servers, engines)
-
-
-def _line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
-    except OSError:  # the process has exited
-        return ""
-
-
-def _seconds(pids: Sequence[int]) -> float:
-    return sum(cpu_time(pid, children=False).total for pid in pids)
+    """CPU seconds so far of this process and of the proxy's."""
+    used = sum(
+        cpu_time(pid, children=False).total
+        for pid in with_folder(fleet.settings.run_dir)
+        if "partitiond.proxy" in command_of(pid)
+    )
+    return Cpu(time.monotonic(), time.process_time(), used)
 
 
 def repeated(traces: Sequence[Trace]) -> Iterator[tuple[Trace, ...]]:

@@ -1,13 +1,12 @@
 """Compares plans replayed in simulated time with the figures that the plans promised.
 
-    python -m bench.simulator.replay [--fleets examples/*.toml] [--profiles profiles] [--sizes 10x4]
-        [--kinds slack over] [--seeds 3] [--seconds 30] [--plan-seconds 5]
+    python -m bench.simulator.replay [--fleets examples/*.toml] [--profiles profiles] [--seconds 30]
+        [--plan-seconds 5]
 
-The bench has four parts. The first checks the simulator itself: it steps every measured batch of
+The bench has three parts. The first checks the simulator itself: it steps every measured batch of
 each shipped measured profile in a closed loop. The others are plans: every fleet file (estimates,
-whose engines are stepped by the roofline that the estimate averages), a plan made of the shipped
-measured profiles, and the planner's benchmark instances (seeds frozen for tuning). Instances have
-nothing but candidates: only their share served at the demand is compared, the rest is circular.
+whose engines are stepped by the roofline that the estimate averages), and a plan made of the
+shipped measured profiles.
 
 Each plan is replayed at its operating points (closed loop, as predicted) and at the demand that it
 says it serves (Poisson, through the production's admission and dispatch). The baseline is the same
@@ -28,7 +27,6 @@ from bench.simulator.replay_cases import (
     Case,
     closed_loop,
     fleet_case,
-    instance_cases,
     measured,
     measured_case,
 )
@@ -41,7 +39,7 @@ from partitiond.simulated.replay.comparison import (
     differences_of,
 )
 from partitiond.simulated.replay.models import admitted_sequences
-from partitiond.simulated.replay.replay import replay_plan
+from partitiond.simulated.replay.replay import OfferedLoad, replay_plan
 
 RATIO_FROM: Final = 0.005
 """Smaller errors than this are noise: they get no ratio."""
@@ -51,9 +49,9 @@ def replay_case(case: Case) -> list[Difference]:
     """Replay both loads, and print the time taken and the share that admission lets in."""
     began = time.perf_counter()
     found: list[Difference] = []
-    for load in case.loads:
+    for load in OfferedLoad:
         replay = replay_plan(case.plan, case.traffic, case.engine_of, load, case.options)
-        found += [one for one in differences_of(replay) if one.figure in case.figures]
+        found += differences_of(replay)
     seconds = time.perf_counter() - began
     placements = case.plan.placements
     print(
@@ -141,7 +139,6 @@ def cases(given: argparse.Namespace, profiles: Sequence[Profile]) -> Iterator[Ca
     case = measured_case(profiles, given)
     if case is not None:
         yield case
-    yield from instance_cases(given)
 
 
 def main() -> int:
@@ -165,9 +162,6 @@ def _parser() -> argparse.ArgumentParser:
     examples = sorted(Path("examples").glob("*.toml"))
     parser.add_argument("--fleets", nargs="*", type=Path, default=examples)
     parser.add_argument("--profiles", type=Path, default=Path("profiles"))
-    parser.add_argument("--sizes", nargs="*", default=["10x4", "100x64"], help="models x GPUs")
-    parser.add_argument("--kinds", nargs="*", default=["slack", "over"])
-    parser.add_argument("--seeds", type=int, default=3, help="instances of each kind and size")
     parser.add_argument("--seconds", type=float, default=30.0, help="shortest simulated window")
     parser.add_argument("--plan-seconds", type=float, default=5.0, help="time limit of a solve")
     parser.add_argument("--seed", type=int, default=0, help="of arrivals and lengths")

@@ -1,16 +1,14 @@
-"""Makes plans to replay: from fleet files, shipped profiles, and the planner's benchmark."""
+"""Makes plans to replay: from fleet files, and from the shipped profiles."""
 
 import argparse
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from bench.planner.instances import NO_INTERFERENCE, TUNING_SEEDS, request
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, SourceKind
-from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import (
     Candidate,
     Certificate,
@@ -31,24 +29,17 @@ from partitiond.models.catalog import entry_of
 from partitiond.planner.api import solve
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.planner.model.types import PlanRequest
-from partitiond.simulated.replay.comparison import ComparedFigure, Difference, differences_of
+from partitiond.simulated.replay.comparison import Difference, differences_of
 from partitiond.simulated.replay.models import (
-    EngineModel,
     EngineOf,
     SimulatedTraffic,
     best_known,
-    engine_from_candidate,
     engine_from_profile,
 )
 from partitiond.simulated.replay.replay import OfferedLoad, ReplayOptions, replay_plan
 
-INSTANCE_WORKLOAD = Workload(prompt_tokens=512, output_tokens=195)
-"""Assumed lengths: instances state tokens/s and planned requests/s only. A planned rate is
-0.8 X / E[O] less 5 %, so 256 tokens/s for each request/s are outputs of 195 tokens."""
-
 ESTIMATES = "estimates"
 MEASURED = "measured profiles"
-INSTANCES = "planner instances"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,7 +48,6 @@ class Case:
 
     Attributes:
         source: origin of the figures of its candidates.
-        loads: the loads under which the plan is replayed.
     """
 
     name: str
@@ -66,8 +56,6 @@ class Case:
     engine_of: EngineOf
     options: ReplayOptions
     source: str
-    loads: tuple[OfferedLoad, ...] = tuple(OfferedLoad)
-    figures: tuple[ComparedFigure, ...] = tuple(ComparedFigure)
 
 
 # -- the simulator against measured profiles -------------------------------------------------
@@ -212,36 +200,6 @@ def _cpu(hardware: str, cores: int) -> Device:
         cores=tuple(range(cores)),
         modes=(SharingMode.CORES,),
     )
-
-
-def instance_cases(given: argparse.Namespace) -> Iterator[Case]:
-    """The planner's benchmark plans, with engines made from their candidates."""
-
-    def engine_of(placement: Placement) -> EngineModel:
-        return engine_from_candidate(placement.candidate, INSTANCE_WORKLOAD)
-
-    for size in given.sizes:
-        models, gpus = (int(part) for part in size.split("x"))
-        for kind in given.kinds:
-            for seed in TUNING_SEEDS[: given.seeds]:
-                asked = request(kind, models, gpus, seed, given.plan_seconds)
-                plan = solve(asked)
-                if isinstance(plan, Infeasible):
-                    continue
-                traffic = tuple(SimulatedTraffic(m.model, INSTANCE_WORKLOAD) for m in asked.models)
-                options = dataclasses.replace(_options(given), interference=NO_INTERFERENCE)
-                yield Case(
-                    f"{kind} {size} seed {seed}",
-                    plan,
-                    traffic,
-                    engine_of,
-                    options,
-                    INSTANCES,
-                    # Their engines are made from the very figures that full load would compare,
-                    # and all instances state the same latencies.
-                    (OfferedLoad.DEMAND,),
-                    (ComparedFigure.SERVED,),
-                )
 
 
 def _traffic(specs: Iterable[ModelSpec]) -> tuple[SimulatedTraffic, ...]:

@@ -83,7 +83,7 @@ def run_of(engine: EngineTrace) -> Run:
 def stored(folder: Path, purpose: Purpose, rate: float, turn: int = 0) -> None:
     host: HostTrace = made_run(rate, round(100 * rate), seconds=SECONDS + WARM_UP, noise=0.001)
     rates = {engine.model: rate for engine in host.engines}
-    cpu = Cpu(host.seconds, 0.75 * host.cpu_seconds, 0.25 * host.cpu_seconds, {"long-1": 1.0})
+    cpu = Cpu(host.seconds, 0.75 * host.cpu_seconds, 0.25 * host.cpu_seconds)
     head = RunHead(purpose, rate, turn, rates, 0, SECONDS, WARM_UP, cpu)
     store(folder, Trace(head, {engine.model: run_of(engine) for engine in host.engines}))
 
@@ -124,9 +124,8 @@ def test_a_folder_holds_all_of_a_run(tmp_path: Path) -> None:
     stored(tmp_path, Purpose.TEST, 0.5)
     told, [trace] = load(tmp_path)
     assert told == setup()
-    assert trace.head.cpu.servers == {"long-1": 1.0}
-    later = dataclasses.replace(trace.head.cpu, seconds=70.0, servers={"long-1": 4.0, "new": 1.0})
-    assert later.since(trace.head.cpu) == Cpu(5.0, 0.0, 0.0, {"long-1": 3.0, "new": 1.0})
+    later = dataclasses.replace(trace.head.cpu, seconds=70.0)
+    assert later.since(trace.head.cpu) == Cpu(5.0, 0.0, 0.0)
     told_host = host_trace(told, trace)
     assert told_host.seconds == SECONDS + WARM_UP
     assert told_host.host_cores == 2

@@ -11,7 +11,6 @@ from bench.simulator.replay import misses, replay_case, table
 from bench.simulator.replay_cases import (
     closed_loop,
     fleet_case,
-    instance_cases,
     measured,
     measured_case,
 )
@@ -42,9 +41,7 @@ workload = { prompt_tokens = 128, output_tokens = 64 }
 
 @pytest.fixture
 def given() -> argparse.Namespace:
-    return argparse.Namespace(
-        sizes=["10x4"], kinds=["slack"], seeds=1, seconds=2.0, plan_seconds=0.5, seed=0
-    )
+    return argparse.Namespace(seconds=2.0, plan_seconds=0.5, seed=0)
 
 
 def test_the_simulator_gives_back_the_throughput_of_a_measured_batch() -> None:
@@ -82,11 +79,6 @@ def test_the_shipped_profiles_make_a_plan_of_two_models(given: argparse.Namespac
     case = measured_case(measured([PROFILES]), given)
     assert case is not None
     assert len({p.model for p in case.plan.placements}) == 2
-
-
-def test_of_the_instances_only_the_served_share_is_compared(given: argparse.Namespace) -> None:
-    (case,) = instance_cases(given)
-    assert {one.figure for one in replay_case(case)} == {ComparedFigure.SERVED}
 
 
 def test_the_worst_misses_come_first_and_the_rest_is_counted() -> None:
