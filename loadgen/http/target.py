@@ -26,11 +26,6 @@ class Target:
     tls: bool = False
     prefix: str = ""
 
-    @property
-    def completions_path(self) -> str:
-        """Path of the completions endpoint."""
-        return self.path("completions")
-
     def path(self, endpoint: str) -> str:
         """Path of an endpoint below `/v1/`."""
         return f"{self.prefix}/v1/{endpoint}"

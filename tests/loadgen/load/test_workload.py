@@ -80,7 +80,7 @@ def test_rates_must_be_above_zero(rate: float) -> None:
 )
 def test_addresses(text: str, shown: str, path: str) -> None:
     target = parse_target(text)
-    assert (str(target), target.completions_path) == (shown, path)
+    assert (str(target), target.path("completions")) == (shown, path)
 
 
 @pytest.mark.parametrize(
