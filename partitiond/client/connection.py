@@ -10,7 +10,6 @@ from partitiond import serde
 from partitiond.client.bodies import encoded
 from partitiond.client.credentials import Credentials
 from partitiond.client.errors import from_problem, no_answer, not_ours
-from partitiond.client.streams import events
 from partitiond.core.errors import InputError
 
 T = TypeVar("T")
@@ -143,3 +142,17 @@ class Connection:
         """Yield the items of a stream until it ends."""
         for _, data in self._stream("GET", path, query=query):
             yield self._read(kind, data)
+
+
+def events(lines: Iterator[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and data of each server-sent event in a stream of lines; skip comments."""
+    name, data = "", []
+    for line in lines:
+        field, _, value = line.partition(":")
+        if field == "event":
+            name = value.strip()
+        elif field == "data":
+            data.append(value.removeprefix(" "))
+        elif not line and data:
+            yield name, "\n".join(data).encode()
+            name, data = "", []

@@ -14,9 +14,9 @@ import uvicorn
 
 from partitiond.api.app import create_app
 from partitiond.client import ControlClient
+from partitiond.client.connection import events
 from partitiond.client.credentials import Credentials
 from partitiond.client.errors import from_problem
-from partitiond.client.streams import events
 from partitiond.core.dispatch.routing import KeyRates
 from partitiond.core.errors import (
     ConflictError,

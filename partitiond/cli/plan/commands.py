@@ -21,7 +21,7 @@ from partitiond.cli.options import (
     spread,
 )
 from partitiond.cli.output import err, out, print_json, say
-from partitiond.cli.plan.answers import render_answers
+from partitiond.cli.plan.answers import AnswersView
 from partitiond.cli.plan.progress import shown_on
 from partitiond.cli.plan.steps import MAX_STEPS, outage_lines
 from partitiond.cli.plan.view import render_plan
@@ -276,7 +276,7 @@ def show_plan(shown: ShownPlan, *, full: bool, everything: bool = False, as_json
             most = None if everything else MAX_STEPS
             for line in outage_lines(shown.answers.diff, most=most):
                 out().print(line)
-    out().print(render_answers(shown.plan, shown.infeasible, shown.answers))
+    out().print(AnswersView(shown.plan, shown.infeasible, shown.answers))
 
 
 def fields_of(shown: ShownPlan) -> dict[str, object]:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from partitiond.api.plan_stream import plan_events
-from partitiond.client.streams import events
+from partitiond.client.connection import events
 from partitiond.core.errors import ConflictError
 from partitiond.core.plan.answers import PlanProgress, PlanQuestion
 from partitiond.core.plan.record import Objective

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from partitiond.cli.plan.answers import explained_view
 from partitiond.cli.plan.compare import constraints_view, what_if_view
-from partitiond.cli.plan.explained import explained_view
 from partitiond.cli.plan.steps import changes_view
 from partitiond.cli.plan.view import render_plan
 from partitiond.cli.plan.words import amount_text
