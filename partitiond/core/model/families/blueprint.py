@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from partitiond.core.model.architecture import Architecture
 
@@ -113,6 +113,26 @@ def output_matrix(
     if tied:
         return []
     return [Matrix(name, hidden, vocab, bias, quantisable=False)]
+
+
+def mlp_matrices(
+    prefix: str,
+    hidden: int,
+    inner: int,
+    *,
+    names: Sequence[str] = ("gate_proj", "up_proj", "down_proj"),
+    bias: bool = False,
+    copies: int = 1,
+    used: int = 1,
+) -> Iterator[Matrix]:
+    """Yield the three matrices of a gated MLP, or of several of one shape."""
+    gate, up, down = names
+    for name, inputs, outputs in (
+        (gate, hidden, inner),
+        (up, hidden, inner),
+        (down, inner, hidden),
+    ):
+        yield Matrix(f"{prefix}.{name}", inputs, outputs, bias, copies, used)
 
 
 def blocks(values: int, size: int) -> int:

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from partitiond.core.model.families.blueprint import Blueprint, Matrix
+from partitiond.core.model.families.blueprint import Blueprint, Matrix, mlp_matrices
 from partitiond.core.model.families.dense import (
     LAYOUTS,
     Widths,
@@ -124,19 +124,9 @@ def mixture_matrices(prefix: str, hidden: int, experts: Experts) -> Iterator[Mat
     """Yield router, experts and shared experts of one layer."""
     count, inner = experts.count, experts.inner
     yield Matrix(f"{prefix}.gate", hidden, count, quantisable=False)
-    for name, inputs, outputs in (
-        ("gate_proj", hidden, inner),
-        ("up_proj", hidden, inner),
-        ("down_proj", inner, hidden),
-    ):
-        yield Matrix(f"{prefix}.experts.{name}", inputs, outputs, copies=count, used=experts.used)
+    yield from mlp_matrices(f"{prefix}.experts", hidden, inner, copies=count, used=experts.used)
     if experts.shared:
-        for name, inputs, outputs in (
-            ("gate_proj", hidden, experts.shared),
-            ("up_proj", hidden, experts.shared),
-            ("down_proj", experts.shared, hidden),
-        ):
-            yield Matrix(f"{prefix}.shared_experts.{name}", inputs, outputs)
+        yield from mlp_matrices(f"{prefix}.shared_experts", hidden, experts.shared)
     if experts.shared_gate:
         yield Matrix(f"{prefix}.shared_expert_gate", hidden, 1, quantisable=False)
 

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Final
 
-from partitiond.core.model.families.blueprint import Blueprint, Matrix, blocks
+from partitiond.core.model.families.blueprint import Blueprint, Matrix, blocks, mlp_matrices
 from partitiond.core.model.families.dense import attention, blueprint, widths
 from partitiond.core.model.families.experts import Experts, chosen, mixture_matrices
 from partitiond.core.model.families.reading import (
@@ -31,12 +31,6 @@ def hybrid(family: str, config: Config) -> Blueprint:
     return builders[family](config)
 
 
-def _gated(prefix: str, names: tuple[str, str, str], hidden: int, inner: int) -> Iterator[Matrix]:
-    yield Matrix(f"{prefix}.{names[0]}", hidden, inner)
-    yield Matrix(f"{prefix}.{names[1]}", hidden, inner)
-    yield Matrix(f"{prefix}.{names[2]}", inner, hidden)
-
-
 # --- LFM2 ------------------------------------------------------------------------------------
 
 
@@ -57,7 +51,9 @@ def _lfm2(config: Config) -> Blueprint:
             matrices.append(Matrix(f"{prefix}.conv.in_proj", wide.hidden, 3 * wide.hidden, bias))
             matrices.append(Matrix(f"{prefix}.conv.out_proj", wide.hidden, wide.hidden, bias))
             norms += wide.hidden * (kernel + bias)
-        matrices += _gated(f"{prefix}.feed_forward", ("w1", "w3", "w2"), wide.hidden, inner)
+        matrices += mlp_matrices(
+            f"{prefix}.feed_forward", wide.hidden, inner, names=("w1", "w3", "w2")
+        )
     stateless = wide.layers - len(attends)
     tied = flag(config, "tie_embedding", flag(config, "tie_word_embeddings", True))
     state = stateless * wide.hidden * (kernel - 1)
@@ -220,12 +216,7 @@ def _falcon_h1(config: Config) -> Blueprint:
         prefix = f"model.layers.{layer}"
         matrices += attention("llama", config, wide, layer)
         matrices += mixer.matrices(prefix)
-        matrices += (
-            dataclasses.replace(matrix, bias=bias)
-            for matrix in _gated(
-                f"{prefix}.feed_forward", ("gate_proj", "up_proj", "down_proj"), wide.hidden, inner
-            )
-        )
+        matrices += mlp_matrices(f"{prefix}.feed_forward", wide.hidden, inner, bias=bias)
     return blueprint(
         wide,
         matrices,

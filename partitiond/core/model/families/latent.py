@@ -8,7 +8,7 @@ section 2.1 and table 1).
 from collections.abc import Iterator
 from typing import Final
 
-from partitiond.core.model.families.blueprint import Blueprint, Matrix, output_matrix
+from partitiond.core.model.families.blueprint import Blueprint, Matrix, mlp_matrices, output_matrix
 from partitiond.core.model.families.experts import Experts, chosen, mixture_matrices
 from partitiond.core.model.families.reading import Config, flag, layer_count, whole
 
@@ -29,6 +29,7 @@ def latent_attention(family: str, config: Config) -> Blueprint:
     dense_layers = layers if experts is None else min(first, layers)
     step = whole(config, "moe_layer_freq", default=1)
 
+    bias = flag(config, "mlp_bias", False)
     matrices: list[Matrix] = []
     width = 0
     for layer in range(layers):
@@ -38,7 +39,7 @@ def latent_attention(family: str, config: Config) -> Blueprint:
             matrices += mixture_matrices(f"{prefix}.mlp", hidden, experts)
             width = max(width, experts.width)
         else:
-            matrices += _mlp(config, f"{prefix}.mlp", hidden, inner)
+            matrices += mlp_matrices(f"{prefix}.mlp", hidden, inner, bias=bias)
             width = max(width, inner)
     query_rank = _query_rank(config)
     norms = 2 * hidden + latent + query_rank
@@ -78,13 +79,6 @@ def _attention(config: Config, prefix: str, hidden: int, heads: int) -> Iterator
     yield Matrix(f"{prefix}.kv_a_proj_with_mqa", hidden, latent + rotary, bias)
     yield Matrix(f"{prefix}.kv_b_proj", latent, heads * (plain + value))
     yield Matrix(f"{prefix}.o_proj", heads * value, hidden, bias)
-
-
-def _mlp(config: Config, prefix: str, hidden: int, inner: int) -> Iterator[Matrix]:
-    bias = flag(config, "mlp_bias", False)
-    yield Matrix(f"{prefix}.gate_proj", hidden, inner, bias)
-    yield Matrix(f"{prefix}.up_proj", hidden, inner, bias)
-    yield Matrix(f"{prefix}.down_proj", inner, hidden, bias)
 
 
 def _experts(config: Config) -> Experts | None:
