@@ -50,7 +50,6 @@ class EngineWindow:
         prompt_tokens, output_tokens: tokens of requests.
         prefix_asked, prefix_found: prompt tokens looked up in the prefix cache, and found.
         running: requests in the batch, at each look.
-        peak_in_flight: most requests in flight at a look.
         peak_kv_usage: largest share of the KV cache in use, 0..1; None if unknown.
         kv_tokens: capacity of the KV cache; 0 if unknown.
         restarts: restarts of the process during the observation.
@@ -71,7 +70,6 @@ class EngineWindow:
     prefix_asked: float
     prefix_found: float
     running: tuple[float, ...]
-    peak_in_flight: float
     peak_kv_usage: float | None
     kv_tokens: int
     restarts: int
@@ -147,7 +145,6 @@ def _window(key: EngineKey, readings: Sequence[Reading]) -> EngineWindow:
         prefix_asked=grown("prefix_asked"),
         prefix_found=grown("prefix_found"),
         running=tuple(r.running for r in readings),
-        peak_in_flight=max(r.in_flight for r in readings),
         peak_kv_usage=max(usage, default=None),
         kv_tokens=max(r.kv_tokens for r in readings),
         restarts=sum(_restarted(a, b) for a, b in pairs),

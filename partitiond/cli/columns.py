@@ -41,13 +41,11 @@ class Column(Generic[T]):
 def table_of(
     rows: Iterable[T],
     *columns: Column[T],
-    style: Callable[[T], str] | None = None,
     close: bool = False,
 ) -> Table:
     """Draw a plain table with a line for each row.
 
     Args:
-        style: gives the style of a whole line.
         close: keep one space between columns at any width; else gaps and words give way.
     """
     there = [column for column in columns if column.shown]
@@ -62,7 +60,7 @@ def table_of(
         )
     for row in rows:
         cells = [_literal(column.value(row)) for column in there]
-        table.add_row(*cells, style=style(row) if style else None)
+        table.add_row(*cells)
     return table
 
 

@@ -1,5 +1,6 @@
 """Implements `partitiond tools estimate`: predicts a model on a device without measuring it."""
 
+import dataclasses
 from pathlib import Path
 
 import typer
@@ -109,22 +110,15 @@ def _workload(
     return Workload.lognormal(prompt, output, prompt_variation, output_variation)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Where:
     """The hardware options of one run."""
 
-    def __init__(
-        self,
-        ctx: typer.Context,
-        sm_percent: int | None,
-        mig: str | None,
-        cores: int | None,
-        measure: bool,
-    ) -> None:
-        self._ctx = ctx
-        self._sm_percent = sm_percent
-        self._mig = mig
-        self._cores = cores
-        self._measure = measure
+    ctx: typer.Context
+    sm_percent: int | None
+    mig: str | None
+    cores: int | None
+    measure: bool
 
     def report(self, question: Question, text: str) -> EstimateReport:
         """Return the estimate on the named hardware. Raises SpecError, DeviceError."""
@@ -135,39 +129,39 @@ class _Where:
         if text.strip().lower() == "cpu":
             return self._cpu()
         spec, found = find_hardware(text)
-        if self._mig is not None and found is not None:
+        if self.mig is not None and found is not None:
             raise SpecError(
                 f"{text} names a MIG slice, and --mig names another.", hint="Give one of them."
             )
-        if self._mig is not None:
-            found = mig_profile(spec, self._mig.strip().lower())
-        if self._cores is not None:
+        if self.mig is not None:
+            found = mig_profile(spec, self.mig.strip().lower())
+        if self.cores is not None:
             raise SpecError("--cores is for --hardware cpu.", hint="Leave it out for a GPU.")
-        if found is not None and self._sm_percent is not None:
+        if found is not None and self.sm_percent is not None:
             raise SpecError(
                 "a MIG slice and an SM percentage do not go together.",
                 hint="MPS inside MIG slices is not planned for: use one of them.",
             )
         if found is not None:
             return spec, PartitionSize(SharingMode.MIG, 1, 100, found.name)
-        if self._sm_percent is not None:
-            return spec, PartitionSize(SharingMode.MPS, 1, self._sm_percent)
+        if self.sm_percent is not None:
+            return spec, PartitionSize(SharingMode.MPS, 1, self.sm_percent)
         return spec, PartitionSize(SharingMode.WHOLE, 1, 100)
 
     def _cpu(self) -> tuple[HardwareSpec, PartitionSize]:
-        if self._mig is not None or self._sm_percent is not None:
+        if self.mig is not None or self.sm_percent is not None:
             raise SpecError(
                 "a CPU has neither MIG slices nor SMs.", hint="Use --cores for a part of it."
             )
-        settings = settings_of(self._ctx)
+        settings = settings_of(self.ctx)
         device = discover_cpu(settings.cpu.cores)
-        cores = len(device.cores) if self._cores is None else self._cores
+        cores = len(device.cores) if self.cores is None else self.cores
         if cores > len(device.cores):
             raise SpecError(
                 f"this host has {len(device.cores)} cores for engines, {cores} were asked for.",
                 hint=f"Ask for 1 to {len(device.cores)}.",
             )
-        figures = cpu_figures(device, settings.state_dir, refresh=self._measure)
+        figures = cpu_figures(device, settings.state_dir, refresh=self.measure)
         spec = measured_cpu(device.hardware, device.memory_bytes, figures)
         return spec, PartitionSize(SharingMode.CORES, cores)
 

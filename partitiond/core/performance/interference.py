@@ -265,21 +265,19 @@ def _best_busy(by_definition: float, slow: dict[int, float]) -> float:
 # -- values for plans ------------------------------------------------------------------------
 
 
-def planned_kappa(
-    sharing: Sharing, interference: Interference = DEFAULT, steps: Sequence[float] = KAPPA_STEPS
-) -> float | None:
+def planned_kappa(sharing: Sharing) -> float | None:
     """Return the kappa that plans use, from the measurements; None if the default holds.
 
     It is the measured kappa, raised so that sigma of two replicas covers the error of pair
     predictions (`pair_derate`): (1 + kappa') = (1 + kappa) / (1 - derate). For more than two
-    replicas the factor is at least the same. The result is rounded up to one of `steps`.
+    replicas the factor is at least the same. The result is rounded up to one of `KAPPA_STEPS`.
     """
     derate = pair_derate(sharing.pairs)
     if not sharing.runs and derate == 0:
         return None
-    kappa = sharing.kappa if sharing.runs else interference.kappa(SharingMode(sharing.mode))
+    kappa = sharing.kappa if sharing.runs else DEFAULT.kappa(SharingMode(sharing.mode))
     raised = (1 + kappa) / (1 - derate) - 1
-    return next((step for step in steps if raised <= step + TOLERANCE), raised)
+    return next((step for step in KAPPA_STEPS if raised <= step + TOLERANCE), raised)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -306,11 +304,9 @@ class Shared:
     tpot_p95_seconds: tuple[float, ...]
 
 
-def predict_shared(
-    mode: SharingMode, singles: Sequence[Single], interference: Interference = DEFAULT
-) -> Shared:
+def predict_shared(mode: SharingMode, singles: Sequence[Single]) -> Shared:
     """Predict replicas that share one device: rates divided by sigma, latencies times sigma."""
-    slow = sigma(mode, (s.busy for s in singles), interference, [s.kappa for s in singles])
+    slow = sigma(mode, (s.busy for s in singles), DEFAULT, [s.kappa for s in singles])
     return Shared(
         sigma=slow,
         output_tokens_per_s=tuple(s.output_tokens_per_s / slow for s in singles),

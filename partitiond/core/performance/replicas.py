@@ -15,7 +15,6 @@ from partitiond.core.model.spec import Slo
 from partitiond.core.performance.interference import (
     DEFAULT,
     MAX_REPLICAS_PER_DEVICE,
-    Interference,
     mode_overhead_bytes,
 )
 from partitiond.core.performance.rounds import RoundTerms
@@ -72,13 +71,7 @@ def replicas_that_fit(
     return max(0, min(limit, left // point.footprint_bytes))
 
 
-def sigma_of(
-    terms: RoundTerms,
-    round_seconds: float,
-    replicas: int,
-    mode: SharingMode,
-    interference: Interference = DEFAULT,
-) -> float:
+def sigma_of(terms: RoundTerms, round_seconds: float, replicas: int, mode: SharingMode) -> float:
     """Return the factor by which `replicas` equal ones on one device slow each other down; 1 if
     alone.
     """
@@ -89,7 +82,7 @@ def sigma_of(
     else:
         # Time-sliced kernels of different processes never overlap, and launches take device time.
         busy = (terms.device_seconds + terms.fixed) / round_seconds
-    kappa = interference.kappa(mode)
+    kappa = DEFAULT.kappa(mode)
     return max(1.0, replicas * min(1.0, busy)) * (1 + kappa * (replicas - 1))
 
 

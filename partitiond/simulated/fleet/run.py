@@ -17,6 +17,7 @@ from partitiond.core.dispatch.routing import (
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.interference import DEFAULT, Interference
 from partitiond.core.plan.record import Placement, Plan
+from partitiond.core.replica.sleep import STOPPED
 from partitiond.simulated.fleet.arrivals import Arrival, Stream, all_over
 from partitiond.simulated.fleet.device import FleetDevice
 from partitiond.simulated.fleet.dispatch import FleetModel
@@ -159,9 +160,9 @@ class FleetRun(SimulatedFleet):
         for host, placements in self._by_host(plan.placements):
             host.want(placements)
 
-    def put_to_zero(self, name: str, level: int) -> None:
+    def put_to_zero(self, name: str) -> None:
         """Scale a model to zero until the next request for it."""
-        self.asleep[name] = level
+        self.asleep[name] = STOPPED
         self._waking.add(name)
         self._awake_or_not(name)
 

@@ -22,7 +22,6 @@ from partitiond.core.demand.scaling import (
 )
 from partitiond.core.model.autoscale import Autoscale
 from partitiond.core.plan.record import Placement, Plan, diff_plans
-from partitiond.core.replica.sleep import STOPPED
 from partitiond.simulated.fleet.run import FleetRun
 from partitiond.simulated.replay.events import EventTarget
 
@@ -176,7 +175,7 @@ class Scaler(EventTarget):
             limit = asked.scale_to_zero_seconds
             idle = now - seen.busy_at
             if name not in run.asleep and idle >= (math.inf if limit is None else limit):
-                run.put_to_zero(name, STOPPED)
+                run.put_to_zero(name)
         run.clock.plan(now + ZERO_LOOK_SECONDS, again)
 
 

@@ -268,18 +268,12 @@ class SimulatedHost(HostReader):
             for row in self._process_rows(index, pid):
                 self._records.set("process", row, {"used": 0})
 
-    def break_process(self, pid: int, cuda_error: int, *, frees: bool = False) -> None:
-        """Let every next CUDA call of a process fail.
-
-        Args:
-            frees: whether its memory is freed at once, as when MPS ends a client.
-        """
+    def break_process(self, pid: int, cuda_error: int) -> None:
+        """Free a process's memory and let its next CUDA calls fail, as when MPS ends a client."""
         with self._records.locked():
             for row in self._records.used("process"):
                 if self._records.number("process", row, "pid") == pid:
-                    values: dict[str, object] = {"broken": cuda_error}
-                    if frees:
-                        values |= {"context_bytes": 0, "allocated_bytes": 0}
+                    values = {"broken": cuda_error, "context_bytes": 0, "allocated_bytes": 0}
                     self._records.set("process", row, values)
 
     def grow_process(self, pid: int, more_bytes: int) -> None:

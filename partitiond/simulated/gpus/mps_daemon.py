@@ -8,19 +8,19 @@ to the client. A client ends by closing the connection, or by dying.
 
 import asyncio
 import contextlib
+import datetime
 import os
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from partitiond.core.units import MIB
 from partitiond.simulated.gpus import mps_commands, mps_process
 from partitiond.simulated.gpus.host import SimulatedHost
-from partitiond.simulated.gpus.mps_logs import Log
 from partitiond.simulated.gpus.mps_state import (
     CLIENT_TERMINATED,
     INVALID_VALUE,
@@ -233,7 +233,7 @@ class ControlDaemon:
         client.terminated = True
         client.send("TERMINATE")
         if host := _host():  # free its memory at once, before its next call
-            host.break_process(client.pid, CLIENT_TERMINATED, frees=True)
+            host.break_process(client.pid, CLIENT_TERMINATED)
         self._logs[server.pid].inactive(client)
 
     def break_server(self, server: Server) -> None:
@@ -260,3 +260,48 @@ def _peer_uid(writer: asyncio.StreamWriter) -> int:
     connection: socket.socket = writer.get_extra_info("socket")
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", packed)[1])
+
+
+class Log:
+    """One log file; calling it writes a line."""
+
+    def __init__(self, path: Path, who: str, pid: int) -> None:
+        self._path = path
+        self._who = who
+        self._pid = pid
+
+    def __call__(self, text: str, who: str = "") -> None:
+        """Write a line, under the log's own name or another."""
+        now = datetime.datetime.now().isoformat(" ", "milliseconds")
+        with self._path.open("a") as file:
+            file.write(f"[{now} {who or self._who:>7} {self._pid:>6}] {text}\n")
+
+    def started(self, pipe_dir: Path, server: Server, devices: Sequence[str]) -> None:
+        """Log that a server is ready."""
+        self("Startup", "Other")
+        self(f"Connecting to control daemon on socket: {pipe_dir / 'control'}", "Other")
+        self("Initializing server process", "Other")
+        for index, device in enumerate(devices):
+            self(f"Creating server context on device {index} ({device})")
+        self(f"Active Threads Percentage set to {server.percentage:.1f}")
+        for device, limit in server.limits.items():
+            self(f"Device pinned memory limit for device {device} set to {limit:#x} bytes")
+        self("Server Priority set to 0")
+        self("Server has started")
+
+    def attached(self, client: Client) -> None:
+        """Log that a client has its context."""
+        self("Received new client request")
+        self("Worker created")
+        self("Creating worker thread")
+        self(f"Device (uuid {client.device}) is associated")
+        self(f"Status of client {{{client.pid}, {client.context_id}}} is ACTIVE")
+
+    def inactive(self, client: Client) -> None:
+        """Log that a client's work was ended."""
+        self(f"Status of client {{{client.pid}, {client.context_id}}} is INACTIVE")
+
+    def detached(self, client: Client, left: int) -> None:
+        """Log that a client is gone."""
+        self("Receive command failed, assuming client exit")
+        self(f"Client {client.pid} disconnected. Number of active client contexts is {left}")

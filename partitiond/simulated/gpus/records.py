@@ -133,11 +133,9 @@ class Records:
         """Return the number of this process's GPM samples that are not freed."""
         return int(self._library.simgpu_samples_alive())
 
-    def make_instance(self, gpu: int, profile_row: int, start: int, *, compute: bool = True) -> int:
+    def make_instance(self, gpu: int, profile_row: int, start: int) -> int:
         """Make a GPU instance with its compute instance; return NVML's code."""
-        return int(
-            self._library.simgpu_make_instance(self._host, gpu, profile_row, start, int(compute))
-        )
+        return int(self._library.simgpu_make_instance(self._host, gpu, profile_row, start, 1))
 
     def reset(self, gpu: int) -> None:
         """Reset one GPU, as a reboot does."""
