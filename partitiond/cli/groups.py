@@ -7,7 +7,7 @@ from typing import Any, Final
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from partitiond.cli.tree import HEADINGS, MOVED, TREE, Branch, Leaf
+from partitiond.cli.tree import HEADINGS, MOVED, TREE, Branch, Headings, Leaf
 
 HELP_OPTIONS: Final = ("-h", "--help")
 
@@ -112,12 +112,12 @@ class Root(TyperGroup):
                 formatter.write_dl(rows)
 
 
-def headed(headings: Mapping[str, tuple[str, ...]]) -> type[TyperCommand]:
+def headed(headings: Headings) -> type[TyperCommand]:
     """Make a command class whose help lists its options under headings.
 
     Options under no heading come first, as "Options".
     """
-    under = {option: heading for heading, options in headings.items() for option in options}
+    under = {option: heading for heading, options in headings.items() for option in options.split()}
 
     class Headed(TyperCommand):
         """A command with many options."""

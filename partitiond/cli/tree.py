@@ -21,7 +21,7 @@ class Leaf:
 
     help: str
     home: str
-    headings: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    headings: "Headings" = dataclasses.field(default_factory=dict)
     hidden: bool = False
 
 
@@ -36,11 +36,15 @@ class Branch:
     """
 
     help: str
-    entries: "Mapping[str, Leaf | Branch]"
+    entries: "Entries"
     bare: str | None = "list"
     explained: str | None = None
     metavar: str | None = None
 
+
+Entries = Mapping[str, Leaf | Branch]
+Headings = Mapping[str, str]
+"""Names of options, by heading; spaces stand between them."""
 
 HEADINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "Start": ("demo", "doctor", "setup", "serve", "down"),
@@ -72,92 +76,201 @@ MOVED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Former top-level commands and their present paths. The former names keep working."""
 
-ENGINE: Final = (
-    "--dtype",
-    "--quantization",
-    "--kv-cache-dtype",
-    "--max-model-len",
-    "--max-num-batched-tokens",
-    "--engine-arg",
-)
-LIMITS: Final = ("--max-prompt-bytes", "--max-output-tokens", "--max-sequences")
-MODEL_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Scaling and sleep": ("--autoscale", "--scale-to-zero", "--sleep-mode", "--sleep-after"),
-    "Placement": (
-        "--isolation",
-        "--only-on",
-        "--avoid",
-        "--near",
-        "--survive",
-        "--survive-share",
-        "--priority",
-        "--weight",
-        "--allow-outage",
-    ),
-    "Traffic in detail": (
-        "--lengths",
-        "--prompt-variation",
-        "--output-variation",
-        "--quantile",
-        "--point",
-        "--burst-factor",
-        "--percentile",
-        "--window",
-    ),
-    "Engine": ("--engine-kind", "--hub", "--revision", "--variant", *ENGINE),
-    "Requests": ("--alias", "--default", *LIMITS),
+PRECISION: Final = "--dtype --quantization --kv-cache-dtype --max-model-len"
+ENGINE: Final = f"{PRECISION} --max-num-batched-tokens --engine-arg"
+LIMITS: Final = "--max-prompt-bytes --max-output-tokens --max-sequences"
+MODEL_OPTIONS: Final[Headings] = {
+    "Scaling and sleep": "--autoscale --scale-to-zero --sleep-mode --sleep-after",
+    "Placement": "--isolation --only-on --avoid --near --survive --survive-share --priority "
+    "--weight --allow-outage",
+    "Traffic in detail": "--lengths --prompt-variation --output-variation --quantile --point "
+    "--burst-factor --percentile --window",
+    "Engine": f"--engine-kind --hub --revision --variant {ENGINE}",
+    "Requests": f"--alias --default {LIMITS}",
 }
 """Less common options of `models add` and `models update`, by heading."""
-MEASURE_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "A share of the device": ("--device", "--cores", "--memory", "--mps", "--mig"),
-    "The measurement": (
-        "--max-batch",
-        "--time-limit",
-        "--no-confirm",
-        "--fresh",
-        "--seed",
-        "--quantile",
-        "--lengths",
-        "--prompt-variation",
-        "--output-variation",
-        "--structured-output",
-    ),
-    "Engine": ("--engine-kind", "--hub", "--variant", *ENGINE),
+MEASURE_OPTIONS: Final[Headings] = {
+    "A share of the device": "--device --cores --memory --mps --mig",
+    "The measurement": "--max-batch --time-limit --no-confirm --fresh --seed --quantile --lengths "
+    "--prompt-variation --output-variation --structured-output",
+    "Engine": f"--engine-kind --hub --variant {ENGINE}",
 }
-PLAN_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Ask more": ("--what-if", "--explain", "--constraints", "--diff", "--relax"),
-    "Of running replicas": ("--move-price", "--allow-outage"),
-    "With --from alone": ("--against", "--time-limit", "--seed", "--deterministic"),
+PLAN_OPTIONS: Final[Headings] = {
+    "Ask more": "--what-if --explain --constraints --diff --relax",
+    "Of running replicas": "--move-price --allow-outage",
+    "With --from alone": "--against --time-limit --seed --deterministic",
 }
-KEY_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Rates and budget": (
-        "--requests-per-minute",
-        "--tokens-per-minute",
-        "--max-in-flight",
-        "--token-budget",
-    ),
-    "Place in the queue": ("--priority", "--weight"),
+KEY_OPTIONS: Final[Headings] = {
+    "Rates and budget": "--requests-per-minute --tokens-per-minute --max-in-flight --token-budget",
+    "Place in the queue": "--priority --weight",
     "Limits of a request": LIMITS,
 }
-ESTIMATE_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "A share of the device": ("--mig", "--sm-percent", "--cores", "--memory-fraction"),
-    "Traffic in detail": ("--prompt-variation", "--output-variation", "--slo-ttft", "--slo-tpot"),
-    "Engine": ENGINE[:4],
+ESTIMATE_OPTIONS: Final[Headings] = {
+    "A share of the device": "--mig --sm-percent --cores --memory-fraction",
+    "Traffic in detail": "--prompt-variation --output-variation --slo-ttft --slo-tpot",
+    "Engine": PRECISION,
 }
-ADVISE_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "How long it is watched": ("--minutes", "--every", "--range", "--window", "--select"),
-    "What is planned": (
-        "--slo-ttft",
-        "--slo-tpot",
-        "--burst",
-        "--mode",
-        "--survive",
-        "--objective",
-        "--time-limit",
+ADVISE_OPTIONS: Final[Headings] = {
+    "How long it is watched": "--minutes --every --range --window --select",
+    "What is planned": "--slo-ttft --slo-tpot --burst --mode --survive --objective --time-limit",
+}
+
+_ENGINE: Final[Entries] = {
+    "install": Leaf(
+        "Install vLLM in an environment of its own, with pinned versions.", "setup.engine:install"
+    ),
+    "list": Leaf(
+        "List the engine environments of this host and which one is used.",
+        "setup.engine:list_engines",
+    ),
+    "show": Leaf("Show the engine in use and what its version can do.", "setup.engine:show"),
+}
+
+_CONFIG: Final[Entries] = {
+    "show": Leaf(
+        "Show every setting, its value and where the value came from.", "setup.config:show"
+    ),
+    "path": Leaf("Show which settings file is read, and the folders in use.", "setup.config:path"),
+}
+
+_SETUP: Final[Entries] = {
+    "host": Leaf("Set this host up for partitiond as a system service.", "setup.commands:setup"),
+    "backup": Leaf(
+        "Write models, profiles, plans, keys and settings to one file.", "setup.backup:backup"
+    ),
+    "restore": Leaf("Put a backup back into the state folder.", "setup.backup:restore"),
+    "engine": Branch("The engine's environment.", _ENGINE),
+    "config": Branch("Settings: what holds and where it came from.", _CONFIG, bare="show"),
+}
+
+_DRIFT: Final[Entries] = {
+    "show": Leaf(
+        "Show what replicas do beside what was predicted at their load.", "models.drift:show"
+    ),
+    "ledger": Leaf(
+        "List windows of predicted and measured figures, newest first.", "models.drift:ledger"
+    ),
+    "lift": Leaf(
+        "Take a correction off; the profile's replicas are judged anew.", "models.drift:lift"
     ),
 }
 
-TREE: Final[Mapping[str, Leaf | Branch]] = {
+_MODELS: Final[Entries] = {
+    "add": Leaf(
+        "Register a model, and start the chain with --auto.", "models.commands:add", MODEL_OPTIONS
+    ),
+    "list": Leaf("List registered models and what they get.", "models.commands:list_models"),
+    "show": Leaf("Show one model, as registered and as it is.", "models.commands:show"),
+    "update": Leaf(
+        "Change what was registered; the rest stays.", "models.commands:update", MODEL_OPTIONS
+    ),
+    "remove": Leaf("Remove a model: its replicas drain and stop.", "models.commands:remove"),
+    "history": Leaf(
+        "List the releases of a model, and what became of them.", "models.releases:history"
+    ),
+    "rollback": Leaf("Go back to an earlier release of a model.", "models.releases:rollback"),
+    "catalog": Leaf(
+        "List the models that are known by name, or show one.", "models.catalog:catalog"
+    ),
+    "sleep": Leaf("Put a model to sleep: its engines give up their memory.", "models.sleep:sleep"),
+    "wake": Leaf("Wake a model, as a request for it does.", "models.sleep:wake"),
+    "scaling": Leaf(
+        "Show the demand of models that scale by themselves.", "models.scaling:scaling"
+    ),
+    "drift": Branch("Drift: what replicas do beside what was predicted.", _DRIFT, bare="show"),
+}
+
+_JOBS: Final[Entries] = {
+    "list": Leaf("List jobs, newest first.", "profile.jobs:list_jobs"),
+    "show": Leaf("Show one job.", "profile.jobs:show"),
+    "watch": Leaf(
+        "Show a job's progress until it ends; fails when the job fails.", "profile.jobs:watch"
+    ),
+    "cancel": Leaf("Cancel a job; returns once nothing of it runs.", "profile.jobs:cancel"),
+}
+
+_PROFILE: Final[Entries] = {
+    "measure": Leaf(
+        "Measure where a model stops getting faster.", "profile.measure:profile", MEASURE_OPTIONS
+    ),
+    "list": Leaf("List profiles, newest first.", "profile.kept:list_profiles"),
+    "show": Leaf("Show all that a profile holds.", "profile.kept:show"),
+    "diff": Leaf("Compare two profiles.", "profile.kept:diff"),
+    "plot": Leaf("Draw one or several profiles.", "profile.kept:plot_profiles"),
+    "export": Leaf(
+        "Write a profile as JSON, to keep or to import elsewhere.", "profile.kept:export"
+    ),
+    "import": Leaf("Keep profiles that were measured elsewhere.", "profile.kept:import_profiles"),
+    "prune": Leaf(
+        "List profiles that nothing needs any more, or delete them.", "profile.kept:prune"
+    ),
+    "jobs": Branch("Jobs: profiles that are being measured.", _JOBS),
+}
+
+_MIG: Final[Entries] = {
+    "show": Leaf("Show the memory slices of every GPU, and who uses them.", "devices.mig:show"),
+    "plan": Leaf("Show the steps to a geometry; change nothing.", "devices.mig:plan"),
+    "apply": Leaf("Take the steps to a geometry, after asking.", "devices.mig:apply"),
+}
+
+_DEVICES: Final[Entries] = {
+    "list": Leaf(
+        "Show the devices of this host, their health and sharing.", "devices.commands:list_devices"
+    ),
+    "show": Leaf("Show all of one device.", "devices.commands:show"),
+    "cordon": Leaf("Place nothing on a device from now on.", "devices.commands:cordon"),
+    "uncordon": Leaf("Let plans use a device again.", "devices.commands:uncordon"),
+    "mig": Branch("MIG: show GPU instances, plan changes, make them.", _MIG, bare="show"),
+}
+
+_KEYS: Final[Entries] = {
+    "create": Leaf(
+        "Make a key and print it once; only its hash is kept.", "keys.commands:create", KEY_OPTIONS
+    ),
+    "list": Leaf("List keys: ids, labels, models, and when they end.", "keys.commands:list_keys"),
+    "show": Leaf("Show what a key may do, and how much of it is used.", "keys.commands:show"),
+    "update": Leaf("Change what a key may do, from now on.", "keys.commands:update", KEY_OPTIONS),
+    "rotate": Leaf(
+        "Give a key another secret and print it once; id and terms stay.", "keys.commands:rotate"
+    ),
+    "remove": Leaf(
+        "Remove a key: requests with it are refused from now on.", "keys.commands:remove"
+    ),
+    "usage": Leaf("Show what each key used of each model, for charge-back.", "keys.usage:usage"),
+}
+
+_SIMULATE: Final[Entries] = {
+    "list": Leaf("List the hosts that come with partitiond.", "tools.simulate:list_hosts"),
+    "create": Leaf("Make a simulated host.", "tools.simulate:create"),
+    "show": Leaf("Show what a simulated host is now.", "tools.simulate:show"),
+    "break": Leaf(
+        "Let something happen to a simulated host while it is in use.", "tools.simulate:break_host"
+    ),
+    "fleet": Leaf(
+        "Simulate a fleet under load: goodput, latency, GPU hours, energy.",
+        "tools.simulate_fleet:fleet",
+    ),
+}
+
+_TOOLS: Final[Entries] = {
+    "estimate": Leaf(
+        "Estimate a model on a device, without one.", "tools.estimate:estimate", ESTIMATE_OPTIONS
+    ),
+    "transfer": Leaf("Predict a profile from measured ones.", "tools.transfer:transfer"),
+    "replicate": Leaf(
+        "Measure what replicas cost each other, side by side.", "tools.replicate:replicate"
+    ),
+    "advise": Leaf(
+        "Say which GPUs a plan would free of a running deployment.",
+        "tools.advise:advise",
+        ADVISE_OPTIONS,
+    ),
+    "simulate": Branch(
+        "Simulated GPU hosts to try things on, and a simulated fleet.", _SIMULATE, bare=None
+    ),
+}
+
+TREE: Final[Entries] = {
     "demo": Leaf(
         "Show everything partitiond does, on this machine, for real.", "demo.commands:demo"
     ),
@@ -177,240 +290,18 @@ TREE: Final[Mapping[str, Leaf | Branch]] = {
     "top": Leaf("Watch devices, models and replicas at work; `h` shows the keys.", "watch.top:top"),
     "events": Leaf("Show what happened, why, and who asked for it.", "watch.events:events"),
     "version": Leaf("Show the version of partitiond.", "main:version_command", hidden=True),
-    "setup": Branch(
-        "Set this host up: service, engines, settings, backups.",
-        {
-            "host": Leaf(
-                "Set this host up for partitiond as a system service.", "setup.commands:setup"
-            ),
-            "backup": Leaf(
-                "Write models, profiles, plans, keys and settings to one file.",
-                "setup.backup:backup",
-            ),
-            "restore": Leaf("Put a backup back into the state folder.", "setup.backup:restore"),
-            "engine": Branch(
-                "The engine's environment.",
-                {
-                    "install": Leaf(
-                        "Install vLLM in an environment of its own, with pinned versions.",
-                        "setup.engine:install",
-                    ),
-                    "list": Leaf(
-                        "List the engine environments of this host and which one is used.",
-                        "setup.engine:list_engines",
-                    ),
-                    "show": Leaf(
-                        "Show the engine in use and what its version can do.", "setup.engine:show"
-                    ),
-                },
-            ),
-            "config": Branch(
-                "Settings: what holds and where it came from.",
-                {
-                    "show": Leaf(
-                        "Show every setting, its value and where the value came from.",
-                        "setup.config:show",
-                    ),
-                    "path": Leaf(
-                        "Show which settings file is read, and the folders in use.",
-                        "setup.config:path",
-                    ),
-                },
-                bare="show",
-            ),
-        },
-        bare="host",
-    ),
-    "models": Branch(
-        "Register, show, change, remove; sleep and wake, scaling, drift.",
-        {
-            "add": Leaf(
-                "Register a model, and start the chain with --auto.",
-                "models.commands:add",
-                MODEL_OPTIONS,
-            ),
-            "list": Leaf(
-                "List registered models and what they get.", "models.commands:list_models"
-            ),
-            "show": Leaf("Show one model, as registered and as it is.", "models.commands:show"),
-            "update": Leaf(
-                "Change what was registered; the rest stays.",
-                "models.commands:update",
-                MODEL_OPTIONS,
-            ),
-            "remove": Leaf(
-                "Remove a model: its replicas drain and stop.", "models.commands:remove"
-            ),
-            "history": Leaf(
-                "List the releases of a model, and what became of them.", "models.releases:history"
-            ),
-            "rollback": Leaf(
-                "Go back to an earlier release of a model.", "models.releases:rollback"
-            ),
-            "catalog": Leaf(
-                "List the models that are known by name, or show one.", "models.catalog:catalog"
-            ),
-            "sleep": Leaf(
-                "Put a model to sleep: its engines give up their memory.", "models.sleep:sleep"
-            ),
-            "wake": Leaf("Wake a model, as a request for it does.", "models.sleep:wake"),
-            "scaling": Leaf(
-                "Show the demand of models that scale by themselves.", "models.scaling:scaling"
-            ),
-            "drift": Branch(
-                "Drift: what replicas do beside what was predicted.",
-                {
-                    "show": Leaf(
-                        "Show what replicas do beside what was predicted at their load.",
-                        "models.drift:show",
-                    ),
-                    "ledger": Leaf(
-                        "List windows of predicted and measured figures, newest first.",
-                        "models.drift:ledger",
-                    ),
-                    "lift": Leaf(
-                        "Take a correction off; the profile's replicas are judged anew.",
-                        "models.drift:lift",
-                    ),
-                },
-                bare="show",
-            ),
-        },
-    ),
+    "setup": Branch("Set this host up: service, engines, settings, backups.", _SETUP, bare="host"),
+    "models": Branch("Register, show, change, remove; sleep and wake, scaling, drift.", _MODELS),
     "profile": Branch(
         "Measure where a model stops getting faster; show profiles.",
-        {
-            "measure": Leaf(
-                "Measure where a model stops getting faster.",
-                "profile.measure:profile",
-                MEASURE_OPTIONS,
-            ),
-            "list": Leaf("List profiles, newest first.", "profile.kept:list_profiles"),
-            "show": Leaf("Show all that a profile holds.", "profile.kept:show"),
-            "diff": Leaf("Compare two profiles.", "profile.kept:diff"),
-            "plot": Leaf("Draw one or several profiles.", "profile.kept:plot_profiles"),
-            "export": Leaf(
-                "Write a profile as JSON, to keep or to import elsewhere.", "profile.kept:export"
-            ),
-            "import": Leaf(
-                "Keep profiles that were measured elsewhere.", "profile.kept:import_profiles"
-            ),
-            "prune": Leaf(
-                "List profiles that nothing needs any more, or delete them.", "profile.kept:prune"
-            ),
-            "jobs": Branch(
-                "Jobs: profiles that are being measured.",
-                {
-                    "list": Leaf("List jobs, newest first.", "profile.jobs:list_jobs"),
-                    "show": Leaf("Show one job.", "profile.jobs:show"),
-                    "watch": Leaf(
-                        "Show a job's progress until it ends; fails when the job fails.",
-                        "profile.jobs:watch",
-                    ),
-                    "cancel": Leaf(
-                        "Cancel a job; returns once nothing of it runs.", "profile.jobs:cancel"
-                    ),
-                },
-            ),
-        },
+        _PROFILE,
         explained="measure",
         metavar="MODEL | COMMAND [ARGS]...",
     ),
-    "devices": Branch(
-        "Devices: list, show, cordon; the MIG instances of GPUs.",
-        {
-            "list": Leaf(
-                "Show the devices of this host, their health and sharing.",
-                "devices.commands:list_devices",
-            ),
-            "show": Leaf("Show all of one device.", "devices.commands:show"),
-            "cordon": Leaf("Place nothing on a device from now on.", "devices.commands:cordon"),
-            "uncordon": Leaf("Let plans use a device again.", "devices.commands:uncordon"),
-            "mig": Branch(
-                "MIG: show GPU instances, plan changes, make them.",
-                {
-                    "show": Leaf(
-                        "Show the memory slices of every GPU, and who uses them.",
-                        "devices.mig:show",
-                    ),
-                    "plan": Leaf(
-                        "Show the steps to a geometry; change nothing.", "devices.mig:plan"
-                    ),
-                    "apply": Leaf(
-                        "Take the steps to a geometry, after asking.", "devices.mig:apply"
-                    ),
-                },
-                bare="show",
-            ),
-        },
-    ),
-    "keys": Branch(
-        "API keys of the endpoint.",
-        {
-            "create": Leaf(
-                "Make a key and print it once; only its hash is kept.",
-                "keys.commands:create",
-                KEY_OPTIONS,
-            ),
-            "list": Leaf(
-                "List keys: ids, labels, models, and when they end.", "keys.commands:list_keys"
-            ),
-            "show": Leaf(
-                "Show what a key may do, and how much of it is used.", "keys.commands:show"
-            ),
-            "update": Leaf(
-                "Change what a key may do, from now on.", "keys.commands:update", KEY_OPTIONS
-            ),
-            "rotate": Leaf(
-                "Give a key another secret and print it once; id and terms stay.",
-                "keys.commands:rotate",
-            ),
-            "remove": Leaf(
-                "Remove a key: requests with it are refused from now on.", "keys.commands:remove"
-            ),
-            "usage": Leaf(
-                "Show what each key used of each model, for charge-back.", "keys.usage:usage"
-            ),
-        },
-    ),
+    "devices": Branch("Devices: list, show, cordon; the MIG instances of GPUs.", _DEVICES),
+    "keys": Branch("API keys of the endpoint.", _KEYS),
     "tools": Branch(
-        "Estimate models, advise on a deployment, simulate GPU hosts.",
-        {
-            "estimate": Leaf(
-                "Estimate a model on a device, without one.",
-                "tools.estimate:estimate",
-                ESTIMATE_OPTIONS,
-            ),
-            "transfer": Leaf("Predict a profile from measured ones.", "tools.transfer:transfer"),
-            "replicate": Leaf(
-                "Measure what replicas cost each other, side by side.", "tools.replicate:replicate"
-            ),
-            "advise": Leaf(
-                "Say which GPUs a plan would free of a running deployment.",
-                "tools.advise:advise",
-                ADVISE_OPTIONS,
-            ),
-            "simulate": Branch(
-                "Simulated GPU hosts to try things on, and a simulated fleet.",
-                {
-                    "list": Leaf(
-                        "List the hosts that come with partitiond.", "tools.simulate:list_hosts"
-                    ),
-                    "create": Leaf("Make a simulated host.", "tools.simulate:create"),
-                    "show": Leaf("Show what a simulated host is now.", "tools.simulate:show"),
-                    "break": Leaf(
-                        "Let something happen to a simulated host while it is in use.",
-                        "tools.simulate:break_host",
-                    ),
-                    "fleet": Leaf(
-                        "Simulate a fleet under load: goodput, latency, GPU hours, energy.",
-                        "tools.simulate_fleet:fleet",
-                    ),
-                },
-                bare=None,
-            ),
-        },
-        bare=None,
+        "Estimate models, advise on a deployment, simulate GPU hosts.", _TOOLS, bare=None
     ),
 }
 """Every command. The reference page lists them in this order."""
