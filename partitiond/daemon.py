@@ -38,6 +38,7 @@ from partitiond.devices.nvml import used_bytes
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.install.environment import Variant
 from partitiond.engines.install.finder import EngineFinder, HostResolver
+from partitiond.engines.process.engine_user import EngineUser
 from partitiond.engines.process.partitioned import PartitionedRunner
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.scope import EngineCgroups
@@ -236,8 +237,16 @@ def _runner(settings: Settings, finder: EngineFinder, host: GpuHost) -> EngineRu
         simulated_host=settings.gpu.simulated_host,
         cgroups=EngineCgroups(settings.engine.cgroup),
         traces_endpoint=str(settings.tracing.endpoint or "") if settings.tracing.engines else "",
+        user=_engine_user(settings),
     )
     return processes if host.partitions is None else PartitionedRunner(processes, host.partitions)
+
+
+def _engine_user(settings: Settings) -> EngineUser | None:
+    launcher = settings.engine.launcher
+    if launcher is None:
+        return None
+    return EngineUser(launcher, settings.engine.launcher_cache, settings.models_dir)
 
 
 def _accept(spec: ModelSpec) -> None:

@@ -124,6 +124,15 @@ class EngineSettings(Table):
         "below the daemon's delegated one, the daemon's own, or auto (the first that this host "
         "allows).",
     )
+    launcher: AbsolutePath | None = Field(
+        None,
+        description="Socket at which systemd starts engines as a user of their own, in a sandbox; "
+        "`partitiond setup` installs it. Unset runs engines as the daemon's user.",
+    )
+    launcher_cache: AbsolutePath = Field(
+        Path("/var/cache/partitiond-engine"),
+        description="Folder of that user for what engines compile.",
+    )
 
 
 class ProfilingSettings(Table):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from partitiond.engines.process import shim
 from partitiond.engines.process.journal import run_folders
-from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
+from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE, cgroup_of
 from partitiond.platform.process_identity import is_alive
 
 
@@ -13,8 +13,10 @@ def owners(run_dir: Path) -> dict[int, str]:
     """Return the replica id, by pid, of every living process of every engine below `run_dir`.
 
     A process is an engine's if it is in the session of the engine's shim, or if its environment
-    names the engine's run folder. `process.processes_of` applies this rule to one engine.
+    names the engine's run folder, or if it is in the cgroup of an engine of another user.
+    `process.processes_of` applies this rule to one engine.
     """
+    found: dict[int, str] = {}
     sessions: dict[int, str] = {}
     folders: dict[bytes, str] = {}
     for folder in run_folders(run_dir):
@@ -22,11 +24,11 @@ def owners(run_dir: Path) -> dict[int, str]:
         if launch is None:
             continue
         folders[f"{REPLICA_DIR_VARIABLE}={folder.path}".encode()] = launch.replica_id
+        found |= dict.fromkeys(shim.cgroup_pids(cgroup_of(folder.path)), launch.replica_id)
         if leader is not None and is_alive(leader):
             sessions[leader.pid] = launch.replica_id
     if not folders:
         return {}
-    found = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             owner = _owner(int(entry.name), sessions, folders)

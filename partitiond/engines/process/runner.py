@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from partitiond.core.errors import (
     EngineError,
@@ -30,9 +30,10 @@ from partitiond.core.replica.engine import (
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process import commands
 from partitiond.engines.process import signals as process
+from partitiond.engines.process.engine_user import EngineUser
 from partitiond.engines.process.journal import ExitRecord, RunFolder, run_folders
 from partitiond.engines.process.log_tail import PhaseReader, read_tail
-from partitiond.engines.process.scope import EngineCgroups
+from partitiond.engines.process.scope import EngineCgroups, memory_limit_bytes
 from partitiond.engines.process.signals import ProcessId
 from partitiond.engines.process.spawn import Lifelines, spawn_or_undo, to_end
 from partitiond.engines.vllm import launch as vllm
@@ -75,6 +76,8 @@ class ProcessEngineRunner:
         simulated_host: folder of the simulated GPU host whose memory simulated engines take.
         cgroups: gives each engine a cgroup of its own; None leaves engines in the daemon's.
         traces_endpoint: where engines send their spans; empty if nowhere.
+        user: the user that engines run as; None for this process's. Engines of a user of their own
+            send no spans: they have no network.
 
     An engine without a placement (one of the profiler's) ends with the process that started it.
     """
@@ -90,6 +93,7 @@ class ProcessEngineRunner:
         simulated_host: Path | None = None,
         cgroups: EngineCgroups | None = None,
         traces_endpoint: str = "",
+        user: EngineUser | None = None,
     ) -> None:
         self._run_dir = run_dir.absolute()
         self._environment = environment
@@ -103,6 +107,7 @@ class ProcessEngineRunner:
         self._lifelines = Lifelines()
         self._cgroups = cgroups or EngineCgroups("none")
         self._traces_endpoint = traces_endpoint
+        self._user = user
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         """Spawn; return at once. Raises EngineUnavailableError, StartFailedError, SpecError."""
@@ -319,17 +324,29 @@ class ProcessEngineRunner:
         except SilentError:  # an earlier look is overdue
             return 0
 
-    def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, object]:
+    def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, Any]:
+        if self._user is None or not self._user.serves(launch):
+            return self._own_command(launch, folder, self._cache_dir, self._traces_endpoint)
+        self._user.admit(launch)
+        made = self._own_command(launch, folder, self._user.cache_dir, "")
+        return made | {
+            "launcher": str(self._user.launcher),
+            "memory_max": memory_limit_bytes(launch),
+        }
+
+    def _own_command(
+        self, launch: EngineLaunch, folder: RunFolder, cache_dir: Path, traces_endpoint: str
+    ) -> dict[str, Any]:
         if launch.engine_kind == "simulated":
             return commands.simulated_command(launch, folder, self._simulated_host)
         environment = self._engine_environment()
         capabilities = capabilities_of(
             environment.version, allow_unknown=self._allow_unknown_version
         )
-        made = commands.vllm_command(launch, environment, capabilities, self._cache_dir, folder)
+        made = commands.vllm_command(launch, environment, capabilities, cache_dir, folder)
         # A trial of the profiler serves no client's requests.
-        if self._traces_endpoint and launch.placement is not None:
-            made["argv"] += vllm.tracing_flags(self._traces_endpoint)
+        if traces_endpoint and launch.placement is not None:
+            made["argv"] += vllm.tracing_flags(traces_endpoint)
             made["env"] |= vllm.TRACING_ENVIRONMENT
         return made
 

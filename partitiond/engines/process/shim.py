@@ -10,6 +10,9 @@ The shim reads RUN_DIR/command.json (argv, env, cores, cwd), leaves its parent, 
 - samples the memory of the tree into RUN_DIR/memory.json;
 - once the engine's main process is gone, kills the rest and writes RUN_DIR/exit.json.
 
+If command.json names a `launcher`, the engine belongs to another user: systemd starts it, by the
+connection to that socket, and the shim supervises it through `sandbox`. All the rest is the same.
+
 SIGTERM is passed on to the main process; SIGQUIT kills the tree at once. If the shim itself is
 killed, the kernel kills the main process with it (PR_SET_PDEATHSIG). With `--with-parent FD` the
 tree is also killed when the pipe FD ends: only the process that started the shim holds the other
@@ -19,7 +22,7 @@ The shim lives as long as its engine, so it imports little: about 7 MB proportio
 """
 
 # pathlib would add half to the memory of a process that mostly waits.
-# ruff: noqa: PTH105, PTH110, PTH118, PTH123, PTH208
+# ruff: noqa: PTH105, PTH110, PTH118, PTH123, PTH208, PTH211
 
 import ctypes
 import json
@@ -28,6 +31,11 @@ import select
 import signal
 import sys
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # a megabyte that no shim needs
+    from collections.abc import Callable
+    from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -41,6 +49,11 @@ SLOW_SAMPLE_SECONDS = 10.0
 FAST_SAMPLING_SECONDS = 90.0
 """Memory changes while an engine loads; later a sample (about 10 ms per process of 1 GiB, in the
 kernel) every ten seconds costs 0.3 % of a core at most."""
+
+SANDBOX_SECONDS = 12.0
+"""Longest wait for the process that systemd starts, which takes some 0.1 s on an idle machine; less
+than the daemon waits for this program (`spawn`)."""
+MAX_LINE_BYTES = 65536
 
 KILL_ROUNDS = 100
 KILL_ROUND_SECONDS = 0.05
@@ -154,11 +167,13 @@ class RotatedLog:
 
 
 class ShimMemory:
-    """Samples the proportional set size of the tree and keeps the largest."""
+    """Samples the proportional set size of the tree, and hands each new maximum to `keep`."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, keep: "Callable[[int], None]") -> None:
+        self._keep = keep
         self._peak = 0
+        self.elsewhere = 0
+        """Bytes of processes that another process samples."""
         self._started = self._next = time.monotonic()
 
     def wait_milliseconds(self) -> int:
@@ -166,19 +181,25 @@ class ShimMemory:
         return max(1, int((self._next - time.monotonic()) * 1000))
 
     def sample_if_due(self) -> None:
-        """Sample, and keep the peak on disk when it grew by a megabyte or more."""
+        """Sample, and hand on the peak when it grew by a megabyte or more."""
         now = time.monotonic()
         if now < self._next:
             return
         young = now - self._started < FAST_SAMPLING_SECONDS
         self._next = now + (FAST_SAMPLE_SECONDS if young else SLOW_SAMPLE_SECONDS)
         total = pss_bytes(os.getpid()) + sum(pss_bytes(pid) for pid in tree(os.getpid()))
+        total += self.elsewhere
         if total > self._peak + 1024 * 1024:
             self._peak = total
-            try:
-                write_json(self._path, {"peak_pss_bytes": total})
-            except OSError:
-                return
+            self._keep(total)
+
+
+def keep_peak(run_dir: str, peak: int) -> None:
+    """Keep the peak of the memory on disk; a full disk loses it."""
+    try:
+        write_json(os.path.join(run_dir, "memory.json"), {"peak_pss_bytes": peak})
+    except OSError:
+        return
 
 
 def leave_parent() -> int:
@@ -195,8 +216,11 @@ def leave_parent() -> int:
     return ready_write
 
 
-def write_identity(run_dir: str, main_pid: int) -> None:
-    """Record the supervisor of this run folder, with enough to tell it from a recycled pid."""
+def write_identity(run_dir: str, main_pid: int, cgroup: str = "") -> None:
+    """Record the supervisor of this run folder, with enough to tell it from a recycled pid.
+
+    `cgroup` is the folder of the engine's cgroup where the engine belongs to another user.
+    """
     write_json(
         os.path.join(run_dir, "process.json"),
         {
@@ -205,6 +229,7 @@ def write_identity(run_dir: str, main_pid: int) -> None:
             "start_ticks": int(stat_fields(os.getpid())[19]),
             "boot_id": read_text("/proc/sys/kernel/random/boot_id").strip(),
             "main_pid": main_pid,
+            "cgroup": cgroup,
         },
     )
 
@@ -277,8 +302,152 @@ def pump(source: int, log: RotatedLog) -> bool:
     return bool(data)
 
 
+class ChildEngine:
+    """An engine that is a child of the shim."""
+
+    descriptor = -1
+    cgroup = ""
+    memory_bytes = 0
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def send(self, number: int) -> None:
+        """Signal the main process."""
+        os.kill(self.pid, number)
+
+    def listen(self) -> None:
+        """Read what the engine's keeper says; nothing, as there is none."""
+
+    def ended(self) -> int | None:
+        """Collect ended children; return the main process's wait status once it has ended."""
+        return reap(self.pid)
+
+    def kill_rest(self) -> None:
+        """Kill everything below the shim."""
+        kill_tree()
+
+
+class SandboxedEngine:
+    """An engine of another user, which systemd started for this connection (`sandbox`).
+
+    Raises:
+        OSError: there is no answer at the socket, or no engine was started.
+    """
+
+    def __init__(self, command: "dict[str, Any]", output: int) -> None:
+        import socket  # not above: a shim whose engine is its child does without
+
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.settimeout(SANDBOX_SECONDS)
+        self._connection.connect(str(command["launcher"]))
+        asked = {"version": 1, "argv": command["argv"], "env": command["env"]}
+        line = json.dumps({**asked, "cores": command["cores"]}).encode() + b"\n"
+        sent = socket.send_fds(self._connection, [line], [output])
+        self._connection.sendall(line[sent:])
+        self._unread = b""
+        self._status: int | None = None
+        self.memory_bytes = 0
+        first: dict[str, object] = {}
+        while not first:
+            data = self._connection.recv(65536)
+            if not data:
+                raise OSError(f"{command['launcher']} started no engine; see the log of its unit")
+            first = next(iter(self._lines(data)), {})
+        if "refused" in first:
+            raise OSError(f"the engine's user did not start it: {first['refused']}")
+        self.pid = int(str(first["pid"]))
+        self.cgroup = str(first["cgroup"])
+        self.folder = str(first["folder"])
+        self.shared = str(first["shared"])
+        if command.get("memory_max") and self.cgroup:
+            limit_memory(self.cgroup, command["memory_max"])
+        self._connection.setblocking(False)
+        self.descriptor = self._connection.fileno()
+
+    def _lines(self, data: bytes) -> list[dict[str, object]]:
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        found = [json.loads(line) for line in lines]
+        if len(self._unread) > MAX_LINE_BYTES or not all(isinstance(f, dict) for f in found):
+            raise OSError("the engine's keeper says what it may not say")
+        return found
+
+    def send(self, number: int) -> None:
+        """Signal the main process; SIGKILL goes to everything, and asks nobody."""
+        if number == signal.SIGKILL and kill_cgroup(self.cgroup):
+            return
+        try:
+            self._connection.send(bytes([number]))
+        except OSError:
+            return  # it is gone, which `listen` is told as well
+
+    def listen(self) -> None:
+        """Read what the sandbox's process says: memory, and how the engine ended."""
+        try:
+            data = self._connection.recv(65536)
+            for told in self._lines(data):
+                if "peak_pss_bytes" in told:
+                    self.memory_bytes = int(str(told["peak_pss_bytes"]))
+                if "status" in told:
+                    self._status = int(str(told["status"]))
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            data = b""
+        if not data and self._status is None:
+            self._status = int(signal.SIGKILL)
+
+    def ended(self) -> int | None:
+        """Return the main process's wait status once it was told, or ended without a word."""
+        return self._status
+
+    def kill_rest(self) -> None:
+        """Kill everything in the engine's cgroup, and wait until it is empty."""
+        self._connection.close()
+        for _ in range(KILL_ROUNDS):
+            if not cgroup_pids(self.cgroup):
+                return
+            kill_cgroup(self.cgroup)
+            time.sleep(KILL_ROUND_SECONDS)
+
+
+def kill_cgroup(folder: str) -> bool:
+    """Kill all processes of a cgroup at once; return whether the kernel took that."""
+    if not folder:
+        return False
+    try:
+        descriptor = os.open(f"{folder}/cgroup.kill", os.O_WRONLY)
+    except OSError:
+        return False
+    try:
+        return os.write(descriptor, b"1") == 1
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def limit_memory(folder: str, limit: int) -> None:
+    """Limit a cgroup's memory in bytes. Swapping an engine out would stall its neighbours."""
+    for name, value in (("memory.max", limit), ("memory.swap.max", 0)):
+        try:
+            with open(f"{folder}/{name}", "r+", encoding="ascii") as file:
+                file.write(str(value))
+        except OSError:
+            continue  # this host's hierarchy has no controller of memory
+
+
+def cgroup_pids(folder: str) -> list[int]:
+    """Return the processes of a cgroup and those below it; none where it is gone."""
+    found = []
+    for place, _, files in os.walk(folder) if folder else ():
+        if "cgroup.procs" in files:
+            found += [int(pid) for pid in read_text(f"{place}/cgroup.procs").split()]
+    return found
+
+
 def supervise(
-    main_pid: int,
+    engine: "ChildEngine | SandboxedEngine",
     output: int,
     wakeup: int,
     log: RotatedLog,
@@ -290,6 +459,8 @@ def supervise(
     poller = select.poll()
     poller.register(output, select.POLLIN)
     poller.register(wakeup, select.POLLIN)
+    if engine.descriptor >= 0:
+        poller.register(engine.descriptor, select.POLLIN)
     if lifeline >= 0:
         poller.register(lifeline, 0)  # An end of file is reported unasked.
     while True:
@@ -300,14 +471,18 @@ def supervise(
                 continue
             if descriptor == lifeline:
                 poller.unregister(lifeline)
-                os.kill(main_pid, signal.SIGKILL)
+                engine.send(signal.SIGKILL)
                 continue
-            for number in os.read(wakeup, 64):
-                if number == signal.SIGTERM:
-                    os.kill(main_pid, signal.SIGTERM)
-                elif number == signal.SIGQUIT:
-                    os.kill(main_pid, signal.SIGKILL)
-            status = reap(main_pid)
+            if descriptor == engine.descriptor:
+                engine.listen()
+                memory.elsewhere = engine.memory_bytes
+            else:
+                for number in os.read(wakeup, 64):
+                    if number == signal.SIGTERM:
+                        engine.send(signal.SIGTERM)
+                    elif number == signal.SIGQUIT:
+                        engine.send(signal.SIGKILL)
+            status = engine.ended()
             if status is not None:
                 return status
         memory.sample_if_due()
@@ -325,8 +500,8 @@ def prepare_signals() -> int:
     return wake_read
 
 
-def start(run_dir: str) -> tuple[int, int, int, RotatedLog]:
-    """Set this process up and start the engine; returns its pid, output, wakeup pipe and log."""
+def start(run_dir: str) -> "tuple[ChildEngine | SandboxedEngine, int, int, RotatedLog]":
+    """Set this process up and start the engine; returns it, its output, wakeup pipe and log."""
     os.setsid()
     os.umask(0o077)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -336,19 +511,41 @@ def start(run_dir: str) -> tuple[int, int, int, RotatedLog]:
     log = RotatedLog(os.path.join(run_dir, "engine.log"))
     wakeup = prepare_signals()
     output, engine_output = os.pipe()
-    supervisor = os.getpid()
-    main_pid = os.fork()
-    if main_pid == 0:
-        become_engine(command["argv"], command["env"], command["cwd"], engine_output, supervisor)
+    engine = _start_engine(run_dir, command, engine_output)
     os.close(engine_output)
     os.set_blocking(output, False)
-    write_identity(run_dir, main_pid)
-    return main_pid, output, wakeup, log
+    write_identity(run_dir, engine.pid, engine.cgroup)
+    return engine, output, wakeup, log
 
 
-def finish(run_dir: str, status: int, output: int, log: RotatedLog, oom_before: int) -> None:
+def _start_engine(
+    run_dir: str, command: "dict[str, Any]", output: int
+) -> "ChildEngine | SandboxedEngine":
+    if command.get("launcher"):
+        engine = SandboxedEngine(command, output)
+        # Everything else finds the engine's socket where it is without another user.
+        os.symlink(os.path.join(engine.folder, "engine.sock"), os.path.join(run_dir, "engine.sock"))
+        if engine.shared:
+            os.write(output, f"engines of this user are not kept apart: {engine.shared}\n".encode())
+        return engine
+    supervisor = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        become_engine(command["argv"], command["env"], command["cwd"], output, supervisor)
+    return ChildEngine(pid)
+
+
+def finish(
+    run_dir: str,
+    engine: "ChildEngine | SandboxedEngine",
+    status: int,
+    output: int,
+    log: RotatedLog,
+    *,
+    oom_before: int,
+) -> None:
     """Kill what is left, keep the last output, and record how the engine ended."""
-    kill_tree()
+    engine.kill_rest()
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline and select.select([output], [], [], 0.05)[0]:
         if not pump(output, log):
@@ -372,7 +569,7 @@ def main(run_dir: str, lifeline: int = -1) -> None:
     ready = leave_parent()
     oom_before = oom_kills()
     try:
-        main_pid, output, wakeup, log = start(run_dir)
+        engine, output, wakeup, log = start(run_dir)
     except (OSError, ValueError, KeyError) as error:
         os.write(ready, f"{type(error).__name__}: {error}".encode())
         os._exit(1)
@@ -381,9 +578,9 @@ def main(run_dir: str, lifeline: int = -1) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    memory = ShimMemory(os.path.join(run_dir, "memory.json"))
-    status = supervise(main_pid, output, wakeup, log, memory, lifeline=lifeline)
-    finish(run_dir, status, output, log, oom_before)
+    memory = ShimMemory(lambda peak: keep_peak(run_dir, peak))
+    status = supervise(engine, output, wakeup, log, memory, lifeline=lifeline)
+    finish(run_dir, engine, status, output, log, oom_before=oom_before)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import json
 import os
 import signal
 from pathlib import Path
@@ -105,7 +106,8 @@ def processes_of(run_dir: Path, leader: ProcessId | None) -> list[int]:
     A process is the replica's if its environment names the run folder. Processes that set their
     title overwrite what /proc shows of their environment, so a process is the replica's as well if
     it is in the shim's session and works in the run folder. (A session's number is not reused while
-    a process of it lives, so a session of that number with that folder is ours.)
+    a process of it lives, so a session of that number with that folder is ours.) Processes of an
+    engine of another user are those of its cgroup.
     """
     mark = f"{REPLICA_DIR_VARIABLE}={run_dir}".encode()
     session = leader.pid if leader is not None and leader.boot_id == boot_id() else None
@@ -115,7 +117,19 @@ def processes_of(run_dir: Path, leader: ProcessId | None) -> list[int]:
             found.append(int(entry.name))
     if leader is not None and is_alive(leader) and leader.pid not in found:
         found.append(leader.pid)
-    return found
+    return [*found, *(pid for pid in shim.cgroup_pids(cgroup_of(run_dir)) if pid not in found)]
+
+
+def cgroup_of(run_dir: Path) -> str:
+    """Return the folder of the cgroup of an engine that runs as another user; "" for any other.
+
+    A cgroup of that name may be another engine's after a restart of the host.
+    """
+    try:
+        record = json.loads(shim.read_text(str(run_dir / "process.json")))
+        return str(record["cgroup"]) if record["boot_id"] == boot_id() else ""
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _belongs(pid: int, mark: bytes, folder: Path, session: int | None) -> bool:
@@ -158,8 +172,9 @@ async def kill_all(
     while left := await PROC.look(f"/proc for {run_dir.name}", look):
         if asyncio.get_running_loop().time() >= deadline:
             break
+        shim.kill_cgroup(cgroup_of(run_dir))
         for pid in left:
-            # Another user's process carries no mark of ours, unless the process changed its user.
+            # Another user's process is in its cgroup, or carries our mark and changed its user.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0.02)

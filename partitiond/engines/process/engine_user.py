@@ -1,0 +1,100 @@
+"""Says how engines run as a user of their own, and opens models to that user."""
+
+import contextlib
+import dataclasses
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from partitiond.core.errors import StartFailedError
+from partitiond.core.replica.engine import EngineLaunch
+
+READ, ENTER = stat.S_IROTH, stat.S_IROTH | stat.S_IXOTH
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineUser:
+    """The user that engines run as, where it is not the daemon's.
+
+    Attributes:
+        launcher: socket at which systemd starts an engine as that user (`sandbox`).
+        cache_dir: that user's folder for what engines compile.
+        models_dir: the daemon's folder of prepared models, which the engines' unit shows them.
+    """
+
+    launcher: Path
+    cache_dir: Path
+    models_dir: Path
+
+    def serves(self, launch: EngineLaunch) -> bool:
+        """Whether this engine runs as that user: an MPS daemon serves only the user it runs as,
+        which is the daemon's.
+        """
+        return "CUDA_MPS_PIPE_DIRECTORY" not in dict(launch.extra_env)
+
+    def admit(self, launch: EngineLaunch) -> None:
+        """Open the engine's model to that user. Raises StartFailedError if it stays closed."""
+        folder = Path(launch.model_folder)
+        open_model(folder, self.models_dir)
+        require_readable(folder, self.models_dir)
+
+
+def open_model(folder: Path, models_dir: Path) -> None:
+    """Let everybody read a model that was prepared below `models_dir`.
+
+    Only engines get there: the folder above `models_dir` is closed to all but its owner, and the
+    engines' unit mounts `models_dir` into their view.
+    """
+    root = models_dir.resolve()
+    if not folder.resolve().is_relative_to(root):
+        return
+    for path in {root, *_between(root, folder.resolve()), *_tree(folder)}:
+        real = path.resolve()
+        if not real.is_relative_to(root):
+            continue
+        with contextlib.suppress(OSError):  # another's, or gone: `require_readable` tells
+            mode = real.stat().st_mode
+            wanted = mode | (ENTER if stat.S_ISDIR(mode) else READ)
+            if wanted != mode:
+                real.chmod(stat.S_IMODE(wanted))
+        if real != path:
+            _open_parents(real, root)
+
+
+def _open_parents(path: Path, root: Path) -> None:
+    """Let everybody enter the folders between `root` and a file that a model links to."""
+    for folder in _between(root, path.parent):
+        with contextlib.suppress(OSError):
+            folder.chmod(stat.S_IMODE(folder.stat().st_mode | ENTER))
+
+
+def require_readable(folder: Path, models_dir: Path) -> None:
+    """Raise StartFailedError if another user may not read the model in the folder."""
+    inside = folder.resolve().is_relative_to(models_dir.resolve())
+    above = () if inside else folder.resolve().parents
+    for path in (*above, folder, *_tree(folder)):
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            continue  # the engine says it better
+        needed = stat.S_IXOTH if path in above else ENTER if stat.S_ISDIR(mode) else READ
+        if mode & needed != needed:
+            raise StartFailedError(
+                f"the user of the engines may not read {path}.",
+                hint=f"Open the model to it: chmod -R o+rX {folder}"
+                + (f"; chmod o+x {path}." if path in above else "."),
+                facts={"path": str(path)},
+            )
+
+
+def _between(root: Path, folder: Path) -> Iterator[Path]:
+    """Yield the folder and those above it, below `root`."""
+    while folder != root and folder.is_relative_to(root):
+        yield folder
+        folder = folder.parent
+
+
+def _tree(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place, name) for name in (*folders, *files))

@@ -1,0 +1,175 @@
+"""Models are opened to the engines' user and to nobody else, and engines are told apart."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import StartFailedError
+from partitiond.engines.process import shim
+from partitiond.engines.process import signals as process
+from partitiond.engines.process.engine_user import EngineUser, open_model, require_readable
+from partitiond.engines.process.journal import RunFolder
+from partitiond.engines.process.owners import owners
+from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.platform.process_identity import boot_id
+from tests.engine_fixtures import simulated_launch, vllm_launch
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache folder with models as a daemon with umask 077 makes them."""
+    before = os.umask(0o077)
+    try:
+        (tmp_path / "cache/models/package/one/deep").mkdir(parents=True)
+        for name in ("config.json", "deep/model.safetensors"):
+            (tmp_path / "cache/models/package/one" / name).write_text("{}")
+        (tmp_path / "cache/models/hub/blobs").mkdir(parents=True)
+        (tmp_path / "cache/models/hub/blobs/abc").write_text("{}")
+        (tmp_path / "cache/models/hub/snapshot").mkdir()
+        (tmp_path / "cache/models/hub/snapshot/config.json").symlink_to("../blobs/abc")
+        (tmp_path / "cache/secret").write_text("x")
+    finally:
+        os.umask(before)
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("model", ["package/one", "hub/snapshot"])
+def test_a_prepared_model_is_opened_and_nothing_beside_it(cache: Path, model: str) -> None:
+    folder = cache / "models" / model
+    with pytest.raises(StartFailedError):
+        require_readable(folder, cache / "models")
+    open_model(folder, cache / "models")
+    require_readable(folder, cache / "models")
+    assert mode(cache / "models") & 0o005 == 0o005
+    assert (mode(cache), mode(cache / "secret")) == (0o700, 0o600)
+    other = "hub/blobs/abc" if model == "package/one" else "package/one/config.json"
+    assert mode(cache / "models" / other) == 0o600
+
+
+def test_a_link_out_of_the_models_opens_nothing(cache: Path) -> None:
+    folder = cache / "models/package/one"
+    (folder / "token").symlink_to(cache / "secret")
+    open_model(folder, cache / "models")
+    assert mode(cache / "secret") == 0o600
+
+
+def test_a_folder_of_the_operator_s_stays_as_it_is_and_the_error_says_what_to_do(
+    tmp_path: Path, cache: Path
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir(mode=0o700)
+    (folder / "config.json").write_text("{}")
+    user = EngineUser(Path("/l.sock"), tmp_path, cache / "models")
+    with pytest.raises(StartFailedError, match="may not read") as refused:
+        user.admit(vllm_launch(folder))
+    assert f"chmod -R o+rX {folder}" in refused.value.hint
+    assert mode(folder) == 0o700
+
+
+def test_an_engine_under_mps_stays_the_daemon_s(cache: Path) -> None:
+    """MPS serves the user that its daemon runs as."""
+    user = EngineUser(Path("/l.sock"), cache, cache / "models")
+    launch = simulated_launch()
+    assert user.serves(launch)
+    under = dataclasses.replace(launch, extra_env=(("CUDA_MPS_PIPE_DIRECTORY", "/run/mps"),))
+    assert not user.serves(under)
+
+
+async def test_the_command_names_the_launcher_and_the_limit(tmp_path: Path, cache: Path) -> None:
+    """Nobody listens there, so the start fails; what was asked for is in the folder until then."""
+    seen: dict[str, object] = {}
+    user = EngineUser(tmp_path / "nobody.sock", tmp_path / "compiled", cache / "models")
+    runner = ProcessEngineRunner(tmp_path / "run", None, user=user)
+    launch = dataclasses.replace(simulated_launch(), model_folder=str(cache / "models/package/one"))
+    with pytest.raises(StartFailedError, match="could not start the engine"):
+        await runner.start(launch)
+    folder = RunFolder.of(tmp_path / "run", launch.replica_id)
+    seen = json.loads((folder.path / "command.json").read_text())
+    assert seen["launcher"] == str(tmp_path / "nobody.sock")
+    assert "memory_max" in seen
+    assert "launcher" not in json.dumps(seen["env"])
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that nothing but a cgroup tells to be an engine's."""
+    started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    yield started
+    started.kill()
+    started.wait()
+
+
+def record_of(folder: RunFolder, cgroup: Path, **changes: object) -> None:
+    folder.prepare(simulated_launch(folder.path.name), {})
+    body = {"pid": 2**22 - 1, "start_ticks": 1, "boot_id": boot_id(), "cgroup": str(cgroup)}
+    (folder.path / "process.json").write_text(json.dumps(body | changes))
+
+
+def test_processes_of_its_cgroup_are_an_engine_s(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    cgroup = tmp_path / "cgroup"
+    (cgroup / "below").mkdir(parents=True)
+    (cgroup / "cgroup.procs").write_text("")
+    (cgroup / "below/cgroup.procs").write_text(f"{sleeper.pid}\n")
+    folder = RunFolder.of(tmp_path / "run", "one-1")
+    record_of(folder, cgroup)
+    assert process.processes_of(folder.path, None) == [sleeper.pid]
+    assert owners(tmp_path / "run") == {sleeper.pid: "one-1"}
+
+
+def test_a_cgroup_of_another_boot_is_nobody_s(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    cgroup = tmp_path / "cgroup"
+    cgroup.mkdir()
+    (cgroup / "cgroup.procs").write_text(f"{sleeper.pid}\n")
+    folder = RunFolder.of(tmp_path / "run", "one-1")
+    record_of(folder, cgroup, boot_id="another")
+    assert process.processes_of(folder.path, None) == []
+    assert owners(tmp_path / "run") == {}
+
+
+@pytest.mark.parametrize("body", ["", "[]", "{}", '{"cgroup": 7}', "not json"])
+def test_a_record_without_a_cgroup_names_none(tmp_path: Path, body: str) -> None:
+    (tmp_path / "process.json").write_text(body)
+    assert process.cgroup_of(tmp_path) == ""
+
+
+async def test_everything_in_the_cgroup_is_killed_by_the_kernel(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """The order goes to cgroup.kill; a signal to another user's process would be refused."""
+    cgroup = tmp_path / "cgroup"
+    cgroup.mkdir()
+    (cgroup / "cgroup.procs").write_text(f"{sleeper.pid}\n")
+    (cgroup / "cgroup.kill").write_text("")
+    folder = RunFolder.of(tmp_path / "run", "one-1")
+    record_of(folder, cgroup)
+    assert await process.kill_all(folder.path, None, 0.2) == (sleeper.pid,)
+    assert (cgroup / "cgroup.kill").read_text() == "1"
+    (cgroup / "cgroup.procs").write_text("")
+    assert await process.kill_all(folder.path, None, 0.2) == ()
+
+
+def test_no_cgroup_is_killed_without_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even a file of that name in the working folder, where an empty name would lead."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cgroup.kill").write_text("")
+    (tmp_path / "cgroup.procs").write_text("1\n")
+    assert not shim.kill_cgroup("")
+    assert shim.cgroup_pids("") == []
+    assert not shim.kill_cgroup(str(tmp_path / "gone"))
+    assert (tmp_path / "cgroup.kill").read_text() == ""
