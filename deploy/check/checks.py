@@ -144,8 +144,123 @@ def a_model_serves() -> str:
     return f"status: {shown('StatusText')}"
 
 
+def main_process(shim: int) -> int:
+    """The engine's own process, below its supervisor."""
+    folder = next(f for f in Path("/run/partitiond").iterdir() if _supervisor(f) == shim)
+    return int(json.loads((folder / "process.json").read_text())["main_pid"])
+
+
+def _supervisor(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / "process.json").read_text())["pid"])
+    except OSError:
+        return 0
+
+
+def engine_is_a_user_of_its_own() -> str:
+    """The engine is another user, without capabilities, in the sandbox and cgroup of its unit."""
+    pid = main_process(engine())
+    daemon, user = pwd.getpwnam("partitiond"), pwd.getpwnam("partitiond-engine")
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    assert status["Uid"].split() == [str(user.pw_uid)] * 4, status["Uid"]
+    assert daemon.pw_gid not in map(int, status["Groups"].split()), status["Groups"]
+    assert {status[f"Cap{kind}"].strip("\t0") for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {
+        ""
+    }
+    assert status["NoNewPrivs"].strip() == "1"
+    assert status["Seccomp"].strip() == "2"
+    where = cgroup(pid)
+    assert "/partitiond-engine@" in where, where
+    assert Path(f"/sys/fs/cgroup{where}/cgroup.kill").stat().st_gid == daemon.pw_gid
+    ours, theirs = (Path(f"/proc/{n}/ns/net").readlink() for n in ("self", pid))
+    assert ours != theirs, "it has the network of the host"
+    assert json.loads(asked("checked"))["choices"][0]["text"]
+    return f"user {user.pw_uid}, {where}"
+
+
+def asked(model: str) -> str:
+    """A completion, through the endpoint."""
+    body = json.dumps({"model": model, "prompt": "hello", "max_tokens": 4})
+    words = ("-H", "content-type: application/json", "-d", body)
+    return run("curl", "-sS", "--fail", *words, "http://127.0.0.1:8000/v1/completions")
+
+
+def a_hostile_engine_reaches_nothing() -> str:
+    """A program in an engine's place, started as the daemon starts engines, tries everything."""
+    shim, launcher = engine(), "/run/partitiond-engine.sock"
+    victim = main_process(shim)
+    record = next(f for f in Path("/run/partitiond").iterdir() if _supervisor(f) == shim)
+    own = next(Path("/run/partitiond-engine").iterdir())
+    parent = int(Path(f"/proc/{victim}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    given = {
+        "daemon_uid": pwd.getpwnam("partitiond").pw_uid,
+        "pids": [main_pid(), shim, parent, victim, 1],
+        "cgroup": f"/sys/fs/cgroup{cgroup(victim)}",
+        "files": [
+            str(STATE / "admin-token"), str(STATE / "metrics-token"),
+            str(STATE / "partitiond.sqlite3"), str(CONFIG_FILE), str(record / "command.json"),
+            "/etc/shadow", "/dev/sda",
+        ],
+        "folders": [
+            str(STATE), "/run/partitiond", "/run/partitiond-engine", str(record), str(own),
+            "/var/cache/partitiond/numba", "/run/user", "/run/systemd/journal",
+        ],
+        "read_only": [
+            "/var/cache/partitiond/models", "/var/cache/partitiond/engines", "/etc", "/usr", "/opt",
+            "/", "/var", "/run", "/sys/fs/cgroup", "/proc/sys/kernel", str(BIN),
+        ],
+        "sockets": [
+            launcher, str(own / "engine.sock"), str(record / "engine.sock"),
+            "/run/partitiond-mig/helper.sock", "/run/systemd/private",
+            "/run/systemd/journal/socket", "/run/dbus/system_bus_socket",
+            "\0/org/freedesktop/systemd1",
+        ],
+        "ports": [8000, 8400],
+    }  # fmt: skip
+    code = (
+        "import json, os, socket, sys\n"
+        "given = json.load(sys.stdin)\n"
+        "read, write = os.pipe()\n"
+        "c = socket.socket(socket.AF_UNIX); c.connect(given.pop('launcher'))\n"
+        "socket.send_fds(c, [json.dumps(given).encode() + b'\\n'], [write]); os.close(write)\n"
+        "print(os.read(read, 0) or '', end='')\n"
+        "while data := os.read(read, 65536): print(data.decode(), end='', flush=True)\n"
+        "print(c.makefile().read())\n"
+    )
+    argv = [sys.executable, "-I", str(Path(__file__).with_name("hostile.py")), json.dumps(given)]
+    asked_for = {"version": 1, "argv": argv, "env": {}, "cores": [0], "launcher": launcher}
+    done = subprocess.run(
+        ["runuser", "-u", "partitiond", "--", sys.executable, "-c", code],
+        input=json.dumps(asked_for),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    tried = [line for line in done.stdout.splitlines() if line.startswith("tried")]
+    reached = [line for line in done.stdout.splitlines() if line.startswith("reached")]
+    assert tried, done.stdout + done.stderr
+    assert not reached, reached
+    # The same program as the daemon's user: what engines reached before, so the attempts do work.
+    before = run("runuser", "-u", "partitiond", "--", *argv[:1], *argv[2:]).count("reached")
+    assert before >= 20, f"the daemon's user reaches {before}"
+    assert engine() == shim, "the other engine is gone"
+    for user in ("nobody", "partitiond-engine"):
+        refused = subprocess.run(
+            ["runuser", "-u", user, "--", sys.executable, "-c", code],
+            input=json.dumps(asked_for),
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert "PermissionError" in refused.stderr, f"{user} starts engines: {refused}"
+    return f"{tried[0]}, reached 0; the daemon's user reaches {before}"
+
+
 def engine_has_a_scope() -> str:
-    """The engine's cgroup is a scope of the user's manager, outside the service, with its shim."""
+    """The supervisor's cgroup is a scope of the user's manager, outside the service."""
     pid = engine()
     where = cgroup(pid)
     uid = pwd.getpwnam("partitiond").pw_uid
@@ -274,6 +389,8 @@ def undo_leaves_nothing() -> str:
 CHECKS = (
     setup_installs_and_starts,
     a_model_serves,
+    engine_is_a_user_of_its_own,
+    a_hostile_engine_reaches_nothing,
     engine_has_a_scope,
     reload_takes_settings,
     restart_keeps_the_engine,

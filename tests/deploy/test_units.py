@@ -13,6 +13,7 @@ EXPOSURE_AT_MOST = {
     "partitiond.service": 3.2,  # engines are programs of others: see the unit for what is off
     "partitiond-mig.service": 2.5,  # root, because the driver asks for it
     "partitiond-devices.service": 4.5,  # root, and loads a kernel module
+    "partitiond-engine@.service": 2.2,  # programs of others, which the network does not reach
 }
 
 
@@ -70,10 +71,13 @@ def test_units_are_no_more_exposed_than_stated(installed: Path, unit: str) -> No
     ],
 )  # fmt: skip
 def test_every_hardening_that_is_off_has_its_reason(option: str) -> None:
-    text = (UNITS / "partitiond.service").read_text()
-    assert not re.search(rf"^{option}=", text, re.MULTILINE)
-    reasons = text.partition("# Not switched on:")[2]
-    assert re.search(rf"^#   .*\b{option}\b.*\n#       \w", reasons, re.MULTILINE)
+    for unit in ("partitiond.service", "partitiond-engine@.service"):
+        text = (UNITS / unit).read_text()
+        on = re.search(rf"^{option}=", text, re.MULTILINE)
+        reasons = text.partition("# Not switched on:")[2]
+        why = re.search(rf"^#   .*\b{option}\b.*\n#       \w", reasons, re.MULTILINE)
+        assert bool(on) != bool(why), unit
+    assert not re.search(rf"^{option}=", (UNITS / "partitiond.service").read_text(), re.MULTILINE)
 
 
 def test_the_service_outlives_its_engines_and_they_outlive_it() -> None:
@@ -85,6 +89,33 @@ def test_the_service_outlives_its_engines_and_they_outlive_it() -> None:
     )[:-1]:  # fmt: skip
         assert f"\n{line}\n" in text, line
     assert "SendSIGKILL=no" not in text  # a hung daemon must be replaceable
+
+
+def test_engines_are_started_as_their_own_user_by_the_daemon_alone() -> None:
+    socket = (UNITS / "partitiond-engine.socket").read_text()
+    service = (UNITS / "partitiond-engine@.service").read_text()
+    daemon = (UNITS / "partitiond.service.d/30-engines.conf").read_text()
+    from partitiond.settings.schema import EngineSettings
+
+    path = re.search(r"^ListenStream=(.*)$", socket, re.MULTILINE)
+    assert path is not None
+    assert f"Environment=PARTITIOND_ENGINE__LAUNCHER={path[1]}\n" in daemon
+    for line in ("Accept=yes", "SocketUser=root", "SocketGroup=partitiond", "SocketMode=0660"):
+        assert f"\n{line}\n" in socket, line
+    for line in (
+        "User=partitiond-engine", "Group=partitiond-engine", "NoNewPrivileges=yes",
+        "CapabilityBoundingSet=", "PrivateNetwork=yes", "PrivateTmp=yes", "ProtectProc=invisible",
+        "ProtectSystem=strict", "KillMode=control-group", "StandardInput=socket",
+        "RuntimeDirectory=partitiond-engine/%i", "BindPaths=/run/partitiond-engine/%i",
+    ):  # fmt: skip
+        assert f"\n{line}\n" in service, line
+    assert "SupplementaryGroups=" not in service  # none of the daemon's
+    assert "SupplementaryGroups=partitiond-engine\n" in daemon
+    cache = EngineSettings().launcher_cache
+    assert f"CacheDirectory={cache.name}\n" in service
+    as_root = [line for line in service.splitlines() if line.startswith("Exec") and "=+" in line]
+    assert len(as_root) == 1, "one step is root's: it hands over three files of the cgroup"
+    assert as_root[0].startswith("ExecStartPre=")
 
 
 def test_the_helper_and_its_socket_belong_together() -> None:
@@ -112,8 +143,9 @@ def test_the_user_and_folders_are_made_by_systemds_own_programs(tmp_path: Path) 
     passwd = (tmp_path / "etc/passwd").read_text()
     assert "partitiond:/var/lib/partitiond:" in passwd.replace("partitiond daemon", "partitiond")
     groups = (tmp_path / "etc/group").read_text().splitlines()
-    members = {g.split(":")[0] for g in groups if g.split(":")[3] == "partitiond"}
-    assert members == {"video", "render"}
+    for user in ("partitiond", "partitiond-engine"):
+        members = {g.split(":")[0] for g in groups if user in g.split(":")[3].split(",")}
+        assert members == {"video", "render"}, "an engine is in no group of the daemon"
 
 
 FAKE_MODPROBE = '#!/bin/sh\necho "$@" >> "{log}"\n'

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from partitiond.cli.devices.commands import host_devices
+from partitiond.cli.doctor.engine_user import check_engine_user, engine_user_facts
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.doctor.gather import gather, judge
 from partitiond.cli.doctor.limits import check_open_files, file_limits
@@ -247,6 +248,12 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
     found = [check() for check in checks]
     return [
         *found,
+        *check_engine_user(
+            engine_user_facts(
+                settings.engine.launcher,
+                traces=settings.tracing.engines and settings.tracing.endpoint is not None,
+            )
+        ),
         *check_tls(settings.proxy.tls_certificate, settings.proxy.tls_key, datetime.now(UTC)),
         *judge(gather(settings, daemon_runs=daemon_runs), settings, daemon_runs=daemon_runs),
     ]

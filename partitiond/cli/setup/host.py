@@ -14,6 +14,7 @@ import partitiond
 from partitiond.core.errors import DeviceError, PartitiondError
 
 USER: Final = "partitiond"
+ENGINE_USER: Final = "partitiond-engine"
 SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 COMMAND_SECONDS: Final = 120.0
 IMAGE_BIN: Final = Path("/opt/partitiond/bin")
@@ -91,14 +92,14 @@ class SetupHost:
             return Ran(124, f"{words[0]} did not end in {seconds:g} s")
         return Ran(done.returncode, done.stdout.decode(errors="replace").strip())
 
-    def user_id(self) -> int | None:
-        """The id of the daemon's user on that host; None before the user is made."""
+    def user_id(self, name: str = USER) -> int | None:
+        """The id of a user on that host, by default the daemon's; None before it is made."""
         try:
             lines = self.file("/etc/passwd").read_text(encoding="utf-8").splitlines()
         except OSError:
             return None
         fields = (line.split(":") for line in lines)
-        return next((int(f[2]) for f in fields if f[0] == USER and len(f) > 2), None)
+        return next((int(f[2]) for f in fields if f[0] == name and len(f) > 2), None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.cli.setup.host import (
+    ENGINE_USER,
     IMAGE_BIN,
     SUBGROUP_SINCE,
     USER,
@@ -22,8 +23,11 @@ from partitiond.cli.setup.steps import CommandStep, FileStep, SetupStep
 UNITS: Final = "/etc/systemd/system"
 SERVICE: Final = "partitiond.service"
 MIG_SOCKET: Final = "partitiond-mig.socket"
+ENGINE_SOCKET: Final = "partitiond-engine.socket"
+ENGINE_SERVICE: Final = "partitiond-engine@.service"
 DEFAULT_BIN: Final = str(IMAGE_BIN)
 STATE_DIRS: Final = ("/var/lib/partitiond", "/var/cache/partitiond")
+ENGINE_CACHE: Final = "/var/cache/partitiond-engine"
 SERVICE_ENVIRONMENT: Final = (
     "PARTITIOND_STATE_DIR=/var/lib/partitiond",
     "PARTITIOND_CACHE_DIR=/var/cache/partitiond",
@@ -48,6 +52,7 @@ def steps_for(facts: SetupFacts, host: SetupHost) -> tuple[SetupStep, ...]:
         *_user(host),
         *_folders(host),
         *_units(facts),
+        *_engines(facts),
         *_gpu(facts),
         *_scopes(host),
         CommandStep(
@@ -67,15 +72,15 @@ def _user(host: SetupHost) -> Sequence[SetupStep]:
     return (
         FileStep(
             "sysusers",
-            "description of the daemon's user",
+            "description of the users of the daemon and its engines",
             "/etc/sysusers.d/partitiond.conf",
             shipped("sysusers.d/partitiond.conf"),
         ),
         CommandStep(
             "user",
-            f"user {USER}, member of video and render",
+            f"users {USER} and {ENGINE_USER}, members of video and render",
             ("systemd-sysusers", *where, "partitiond.conf"),
-            done=lambda h: h.user_id() is not None,
+            done=lambda h: None not in {h.user_id(), h.user_id(ENGINE_USER)},
             live=False,
         ),
     )
@@ -124,6 +129,27 @@ def _units(facts: SetupFacts) -> Sequence[SetupStep]:
             )
         )
     return steps
+
+
+def _engines(facts: SetupFacts) -> Sequence[SetupStep]:
+    """Start engines as a user of their own, which holds nothing but a model and a socket."""
+    return (
+        *(
+            FileStep(
+                f"engine-{key}",
+                f"engines as user {ENGINE_USER} ({key})",
+                f"{UNITS}/{name}",
+                _unit(name, facts),
+            )
+            for key, name in (("socket", ENGINE_SOCKET), ("service", ENGINE_SERVICE))
+        ),
+        FileStep(
+            "engine-user",
+            "the daemon starts engines there",
+            f"{UNITS}/{SERVICE}.d/30-engines.conf",
+            shipped("systemd/partitiond.service.d/30-engines.conf"),
+        ),
+    )
 
 
 def _unit(name: str, facts: SetupFacts) -> str:
@@ -276,6 +302,9 @@ def _enable(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
         about = "the MIG helper answers"
         unsafe = _unsafe_for_root(facts)
         steps.append(_enabled(host, "mig", MIG_SOCKET, about, problem=unsafe))
+    steps.append(
+        _enabled(host, "engines", ENGINE_SOCKET, "engines can be started, now and at boot")
+    )
     # Restarting the service leaves engines running; undoing a setup must stop them.
     down = (as_daemon(facts.bin_dir, "down"),)
     about = "the service starts, now and at boot"
@@ -359,7 +388,13 @@ def _others_write(path: Path) -> bool:
 
 def _stale_units(host: SetupHost) -> bool:
     """Whether systemd has not yet read the present units."""
-    units = (SERVICE, "partitiond-devices.service", MIG_SOCKET, "partitiond-mig.service")
+    units = (
+        SERVICE,
+        ENGINE_SOCKET,
+        "partitiond-devices.service",
+        MIG_SOCKET,
+        "partitiond-mig.service",
+    )
     for unit in units:
         if not host.file(f"{UNITS}/{unit}").exists():
             continue

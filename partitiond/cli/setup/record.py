@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from partitiond.cli.setup.host import USER, SetupHost
-from partitiond.cli.setup.plan import STATE_DIRS, UNITS
+from partitiond.cli.setup.host import ENGINE_USER, USER, SetupHost
+from partitiond.cli.setup.plan import ENGINE_CACHE, STATE_DIRS, UNITS
 from partitiond.cli.setup.steps import (
     CommandStep,
     SetupStep,
@@ -145,24 +145,28 @@ def undo(host: SetupHost, *, purge: bool) -> Iterator[StepOutcome]:
 
 
 def _purge(host: SetupHost) -> Iterator[StepOutcome]:
-    """Remove the user and all data. Raises DeviceError if the service still runs."""
+    """Remove the users and all data. Raises DeviceError if the service still runs."""
     if host.live and host.run(["systemctl", "is-active", "--quiet", "partitiond"]).code == 0:
         raise DeviceError("partitiond runs still: its data stays.", hint="Stop it, then purge.")
-    for folder in STATE_DIRS:
+    for folder in (*STATE_DIRS, ENGINE_CACHE):
         shutil.rmtree(host.file(folder), ignore_errors=True)
         gone = not host.file(folder).exists()
         yield StepOutcome("purge", folder, StepProgress.DONE if gone else StepProgress.CANNOT)
-    if host.user_id() is not None:
-        where = () if host.live else ("--prefix", str(host.root))
-        ran = host.run(["userdel", *where, USER])
-        until = time.monotonic() + LEAVE_SECONDS
-        while host.live and ran.code == IN_USE and time.monotonic() < until:
-            time.sleep(0.5)  # the user's manager is ending, since its lingering was undone
-            ran = host.run(["userdel", *where, USER])
-        state = StepProgress.DONE if ran.code == 0 else StepProgress.CANNOT
-        yield StepOutcome(
-            "purge", f"user {USER}", state, "" if ran.code == 0 else ran.output[-300:]
-        )
+    for user in (USER, ENGINE_USER):
+        if host.user_id(user) is not None:
+            yield _without_user(host, user)
+
+
+def _without_user(host: SetupHost, user: str) -> StepOutcome:
+    where = () if host.live else ("--prefix", str(host.root))
+    ran = host.run(["userdel", *where, user])
+    until = time.monotonic() + LEAVE_SECONDS
+    while host.live and ran.code == IN_USE and time.monotonic() < until:
+        time.sleep(0.5)  # the user's manager is ending, since its lingering was undone
+        ran = host.run(["userdel", *where, user])
+    if ran.code != 0:
+        return StepOutcome("purge", f"user {user}", StepProgress.CANNOT, ran.output[-300:])
+    return StepOutcome("purge", f"user {user}", StepProgress.DONE)
 
 
 def standing_of(host: SetupHost, step: SetupStep) -> StepOutcome:

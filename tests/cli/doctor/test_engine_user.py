@@ -1,0 +1,61 @@
+"""The doctor says whose the engines are, and what would keep them from each other."""
+
+import dataclasses
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from partitiond.cli.doctor.engine_user import (
+    EngineUserFacts,
+    check_engine_user,
+    engine_user_facts,
+)
+
+LAUNCHER = Path("/run/partitiond-engine.sock")
+FINE = EngineUserFacts(LAUNCHER, socket=True, cgroup_kill=True, landlock=6, traces=False)
+
+
+def test_without_a_launcher_it_says_what_that_means() -> None:
+    (found,) = check_engine_user(dataclasses.replace(FINE, launcher=None))
+    assert found.verdict == "ok"
+    assert "reads what the daemon reads" in found.message
+
+
+def test_with_everything_there_is_one_finding_that_is_fine() -> None:
+    (found,) = check_engine_user(FINE)
+    assert (found.verdict, str(LAUNCHER) in found.message) == ("ok", True)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "words"),
+    [
+        ({"socket": False}, "fail", "nothing listens"),
+        ({"cgroup_kill": False}, "warn", "cannot kill a cgroup"),
+        ({"landlock": 0}, "warn", "trace and signal each other"),
+        ({"landlock": 5}, "warn", "may signal each other"),
+        ({"traces": True}, "warn", "no spans"),
+    ],
+)
+def test_each_lack_is_named_with_a_way_out(
+    change: dict[str, Any], verdict: str, words: str
+) -> None:
+    (found,) = check_engine_user(dataclasses.replace(FINE, **change))
+    assert found.verdict == verdict
+    assert words in found.message
+    assert found.advice
+
+
+def test_the_host_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "proc/sys/kernel").mkdir(parents=True)
+    release = tmp_path / "proc/sys/kernel/osrelease"
+    release.write_text("5.13.19-generic\n")
+    path = tmp_path / "launch.sock"
+    assert not engine_user_facts(path, traces=False, root=tmp_path).socket
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        facts = engine_user_facts(path, traces=True, root=tmp_path)
+    assert (facts.socket, facts.cgroup_kill, facts.traces) == (True, False, True)
+    release.write_text("6.1.0-18-amd64\n")
+    assert engine_user_facts(None, traces=False, root=tmp_path).cgroup_kill
