@@ -2,8 +2,9 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from partitiond.controller.background import Work
 from partitiond.controller.demand.eviction import Evictor
 from partitiond.controller.demand.scaling import Scaling, ScalingOptions
 from partitiond.controller.demand.traffic import TrafficWatch
@@ -28,9 +29,10 @@ from partitiond.controller.profiles.profiling import ProfileWork, ProfilingOptio
 from partitiond.controller.runtime.cordons import MARK as CORDON
 from partitiond.controller.runtime.cordons import Cordons, with_cordons
 from partitiond.controller.runtime.engine_matching import first_starts
-from partitiond.controller.runtime.loop import Controller
+from partitiond.controller.runtime.loop import Controller, LoopCallbacks
 from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.routes import RoutePolicy
+from partitiond.controller.runtime.sleeping import SleepController
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.controller.views.health import MetricsText, Readiness
@@ -103,14 +105,12 @@ class Adapters:
 
 
 class Parts:
-    """The parts, each made of those before it.
+    """Makes the parts, each of those before it; what a part asks of a later one is looked up then.
 
     Attributes:
         wake: set to make the loop look now.
         background: what runs beside the loop, from its start until the shutdown.
     """
-
-    background: list[Callable[[], Coroutine[None, None, None]]]
 
     def __init__(self, adapters: Adapters, options: ServiceOptions) -> None:
         self._given = adapters
@@ -121,14 +121,7 @@ class Parts:
         self._known_cut_off: frozenset[str] = frozenset()
         self.wake = asyncio.Event()
         self.journal = Journal(adapters.store, adapters.clock, self.metrics.happened)
-        self.devices = DeviceWatch(
-            adapters.devices,
-            adapters.clock,
-            lambda seen: with_cordons(seen, adapters.store.marks(CORDON)),
-            look_seconds=options.policy.look_seconds,
-            patience_seconds=options.policy.patience_seconds,
-        )
-        self.devices.troubled = lambda why: self.journal.note("devices-unknown", "devices", why)
+        self.devices = self._make_devices()
         self.files = ModelFiles(
             adapters.resolver, adapters.clock, self.wake.set, options.policy.fetch_retry_seconds
         )
@@ -139,40 +132,31 @@ class Parts:
             journal=self.journal,
             wake=self.wake.set,
         )
-        self.traffic = TrafficWatch(adapters.proxy)
-        self.background = [self.traffic.run]
-        self.controller = self._make_controller()
+        self.traffic = TrafficWatch(
+            adapters.proxy,
+            after_look=(
+                lambda seen: self.drift.looked(seen),
+                lambda seen: self.scaling.looked(seen),
+            ),
+        )
         self.jobs = self._make_jobs()
-        self.controller.lent = self.jobs.lent
-        self.controller.measuring = self.jobs.starting
+        self.controller = self._make_controller()
         self.drift = self._make_drift()
-        self.traffic.after_look.append(self.drift.looked)
         self.shelf = self._make_shelf()
         self.scaling = self._make_scaling()
-        self.plans = self._make_plans()
         self.obstacles = self._make_obstacles()
-        self.background.append(self.obstacles.run)
-        self.plans.obstacles = self.obstacles.now
-        self.plans.planned_before = lambda: self.obstacles.planned_before
-        self.controller.withheld = self._withheld
-        self.controller.after_pass = self.after_pass
-        self.controller.failed_before = self.obstacles.failed_before
-        self.registry = self._make_registry()
-        self.background.append(self.registry.begin_again)
+        self.room = self._make_room()
+        self.plans = self._make_plans()
         self.releases = ReleaseDesk(
             store=adapters.store,
             clock=adapters.clock,
             journal=self.journal,
             controller=self.controller,
             plans=self.plans,
-            registry=self.registry,
             files=self.files,
+            restore=lambda record, spec: self.registry.restore(record, spec),
         )
-        self.controller.spec_for = self.releases.spec_for
-        self.registry.replacing = self.releases.begins
-        self.registry.replaced = self.releases.began
-        self.registry.removed = self.releases.forget
-        self.plans.rolling = self.releases.coming
+        self.registry = self._make_registry()
         self.keys = Keys(
             store=adapters.store,
             clock=adapters.clock,
@@ -180,7 +164,6 @@ class Parts:
             endpoint=self.endpoint,
             controller=self.controller,
         )
-        self.controller.sleep.changed = self._slept_or_woke
         self.cordons = Cordons(
             store=adapters.store,
             devices=self.devices,
@@ -188,7 +171,6 @@ class Parts:
             journal=self.journal,
             changed=self.plan_again,
         )
-        self.devices.after_look = self.cordons.looked
         self.convergence = ConvergenceDesk(
             store=adapters.store,
             clock=adapters.clock,
@@ -219,17 +201,16 @@ class Parts:
             scaling=self.scaling,
         )
         self.fit = self._make_fit()
-        self.plans.may_apply = self.scaling.may_apply
-        self.traffic.after_look.append(self.scaling.looked)
-        self.room = self._make_room()
-        self.controller.sleep.make_room = self.room.make_room
-        self.background.append(self.room.run)
-        self.plans.awaited = lambda: self.room.awaited() | self.scaling.unanswered()
-        self.jobs.paused = self._paused
         self.usage = self._make_usage()
-        self.background.append(self.usage.run)
+        self.background: tuple[Work, ...] = (
+            self.traffic.run,
+            self.obstacles.run,
+            self.registry.begin_again,
+            self.room.run,
+            self.usage.run,
+        )
 
-    def after_pass(self) -> None:
+    def _after_pass(self) -> None:
         """Look at what follows from a pass of the loop; the order matters."""
         self.journal.save()
         self.releases.look()
@@ -321,8 +302,20 @@ class Parts:
         handles = [engine.handle for engine in self.controller.engines if engine.live]
         return frozenset(core for h in handles if h is not None for core in h.launch.cores)
 
+    def _make_devices(self) -> DeviceWatch:
+        given, policy = self._given, self._options.policy
+        return DeviceWatch(
+            given.devices,
+            given.clock,
+            marked=lambda seen: with_cordons(seen, given.store.marks(CORDON)),
+            after_look=lambda before, now: self.cordons.looked(before, now),
+            troubled=lambda why: self.journal.note("devices-unknown", "devices", why),
+            look_seconds=policy.look_seconds,
+            patience_seconds=policy.patience_seconds,
+        )
+
     def _make_controller(self) -> Controller:
-        given = self._given
+        given, policy = self._given, self._options.policy
         return Controller(
             store=given.store,
             runner=given.runner,
@@ -331,9 +324,29 @@ class Parts:
             files=self.files,
             clock=given.clock,
             journal=self.journal,
-            policy=self._options.policy,
+            policy=policy,
             routes=self._options.routes,
             wake=self.wake,
+            sleep=SleepController(
+                store=given.store,
+                endpoint=self.endpoint,
+                clock=given.clock,
+                journal=self.journal,
+                policy=policy,
+                wake=self.wake.set,
+                changed=self._slept_or_woke,
+                make_room=lambda model: self.room.make_room(model),
+            ),
+            callbacks=LoopCallbacks(
+                lent=self.jobs.lent,
+                measuring=self.jobs.starting,
+                spec_for=lambda spec, placement: self.releases.spec_for(spec, placement),
+                withheld=self._withheld,
+                failed_before=lambda placement: self.obstacles.failed_before(placement),
+                after_pass=self._after_pass,
+                looked=lambda: self.convergence.looked(),
+                replacing=lambda old, new: self.convergence.replaced(old, new),
+            ),
             observer=self.metrics,
             partitions=given.partitions,
         )
@@ -356,6 +369,7 @@ class Parts:
             turn=self._job_turn,
             execute=work,
             ended=self._job_ended,
+            paused=self._paused,
             hardware_of=self._hardware_of,
         )
 
@@ -363,9 +377,6 @@ class Parts:
         if job.state is JobState.SUCCEEDED:
             self.obstacles.started(job.subject)
         self.plan_again()
-
-    def _measure(self, model: str) -> None:
-        self.registry.measure(model)
 
     def _make_obstacles(self) -> ObstacleDesk:
         given = self._given
@@ -378,7 +389,7 @@ class Parts:
             engine_problem=given.engine_problem,
             seconds=self._options.policy.loop_seconds,
             changed=self.plan_again,
-            measure=self._measure,
+            measure=lambda model: self.registry.measure(model),
         )
 
     def _make_drift(self) -> DriftDesk:
@@ -451,11 +462,11 @@ class Parts:
             clock=given.clock,
             solve=given.solve,
             options=self._options.planning,
+            corrections=self.drift.factors,
+            effective=self.scaling.effective,
             stale=self.shelf.staleness.reasons,
             architecture_of=given.resolver.architecture,
         )
-        desk.corrections = self.drift.factors
-        desk.effective = self.scaling.effective
         return Plans(
             store=given.store,
             runner=given.runner,
@@ -465,6 +476,10 @@ class Parts:
             controller=self.controller,
             jobs=self.jobs,
             desk=desk,
+            obstacles=self.obstacles,
+            may_apply=self.scaling.may_apply,
+            rolling=lambda: self.releases.coming(),
+            awaited=lambda: self.room.awaited() | self.scaling.unanswered(),
         )
 
     def _make_registry(self) -> Registry:
@@ -486,6 +501,7 @@ class Parts:
             accept=given.accept,
             cpu_speed=given.cpu_speed,
             obstacles=self.obstacles,
+            releases=self.releases,
         )
 
     def _make_fit(self) -> FitDesk:

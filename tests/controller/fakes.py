@@ -343,6 +343,10 @@ class FakeProfiler:
         )
 
 
+def ignored(*_: object) -> None:
+    """Take what is told, and do nothing."""
+
+
 async def a_moment(turns: int = 25) -> None:
     """Let tasks run that are ready to run."""
     for _ in range(turns):

@@ -254,7 +254,14 @@ async def test_a_plan_made_beside_a_job_is_one_of_the_whole_device() -> None:
     store = open_store(":memory:")
     store.add_model(record("a", min_replicas=1, max_replicas=1))
     store.add_profile(measured_profile("a"))
-    desk = PlanDesk(store=store, clock=FakeClock(), solve=solved, options=PlanOptions())
+    desk = PlanDesk(
+        store=store,
+        clock=FakeClock(),
+        corrections=dict,
+        effective=lambda spec: spec,
+        solve=solved,
+        options=PlanOptions(),
+    )
     lease = Lease(CpuCores("cpu", Bytes(GIB), (0,)), (0,))
     # What runs is to be replaced: beside a free core it would get that, and beside a job its own.
     running = [placement("a-1", (1,), batch=1)]

@@ -264,7 +264,7 @@ JOBS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _LOOP,
-                "lent = [core for lease in self.lent() for core in lease.cores]",
+                "lent = [core for lease in self._callbacks.lent() for core in lease.cores]",
                 "lent: list[int] = []",
             ),
         ),

@@ -147,8 +147,8 @@ LOOKS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _WATCHING,
-                "        if problem != self.problem:\n            self.troubled(problem)\n",
-                "        self.troubled(problem)\n",
+                "        if problem != self.problem:\n            self._troubled(problem)\n",
+                "        self._troubled(problem)\n",
             ),
         ),
     ),

@@ -4,7 +4,7 @@ import asyncio
 import collections
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from partitiond.core.demand.traffic import NO_WINDOW, TrafficSample, TrafficWindow
@@ -21,14 +21,15 @@ KEPT_SECONDS: Final = 1800.0
 class TrafficWatch:
     """Keeps the proxy's counts over time.
 
-    Attributes:
-        after_look: called with each new sample; what it raises is logged.
+    Args:
+        after_look: called with each new sample; what they raise is logged.
     """
 
     def __init__(
         self,
         proxy: ProxyControl,
         *,
+        after_look: Sequence[Callable[[TrafficSample], None]],
         look_seconds: float = LOOK_SECONDS,
         kept_seconds: float = KEPT_SECONDS,
     ) -> None:
@@ -38,7 +39,7 @@ class TrafficWatch:
             maxlen=max(2, round(kept_seconds / look_seconds))
         )
         self._latest: TrafficSample | None = None
-        self.after_look: list[Callable[[TrafficSample], None]] = []
+        self._after_look = after_look
 
     @property
     def latest(self) -> TrafficSample | None:
@@ -73,7 +74,7 @@ class TrafficWatch:
         self._latest = sample
         # Windows need no usage by key: half an hour of it, for each key and model, would be large.
         self._kept.append(dataclasses.replace(sample, usage={}))
-        for tell in self.after_look:
+        for tell in self._after_look:
             try:
                 tell(sample)
             except Exception:

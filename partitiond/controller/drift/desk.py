@@ -103,7 +103,6 @@ class DriftDesk:
         self._busy: dict[str, float] = {}
         self._sample: TrafficSample | None = None
         self.remeasures = remeasures
-        remeasures.outdated = self.forget
         self._marks = DriftMarks(store, clock)
 
     # -- what is known -----------------------------------------------------------------------
@@ -219,7 +218,10 @@ class DriftDesk:
                 self._grow(name, watched, count, sample.at, beside[device_id])
         self._sample = sample
         self._judge(sample.at)
-        self.remeasures.tend(self._drifting(), sample, self._clock.utc_iso())
+        now = self._clock.utc_iso()
+        for profile_id in self.remeasures.tend(self._drifting(), sample, now):
+            if profile_id in self._marks.corrections:
+                self._set(profile_id, None, "another profile has taken its place")
 
     def _watch(self, name: str, engine: Engine) -> None:
         """Note a watched engine's new process; forget an engine with another profile or device."""
@@ -450,12 +452,6 @@ class DriftDesk:
                 f"its replicas took {correction.ratio:.2f} times as long as it predicts",
             )
         return found
-
-    def forget(self, profile_ids: Sequence[str], why: str) -> None:
-        """Drop corrections of profiles that plans do not rest on any more."""
-        for profile_id in profile_ids:
-            if profile_id in self._marks.corrections:
-                self._set(profile_id, None, why)
 
 
 def _subject(placement: Placement) -> tuple[str, str]:

@@ -51,11 +51,7 @@ class _Subject:
 
 
 class Remeasures:
-    """Queues, withdraws and gates the jobs that drift asks for.
-
-    Attributes:
-        outdated: called with the ids of drifting profiles that no plan rests on any more, and why.
-    """
+    """Queues, withdraws and gates the jobs that drift asks for."""
 
     def __init__(
         self,
@@ -82,15 +78,17 @@ class Remeasures:
         self._looks = 0
         self._began: TrafficSample | None = None
         self._seen_at = 0.0
-        self.outdated: Callable[[Sequence[str], str], None] = lambda _ids, _why: None
 
-    def tend(self, drifting: Mapping[str, str], sample: TrafficSample, now: str) -> None:
+    def tend(self, drifting: Mapping[str, str], sample: TrafficSample, now: str) -> list[str]:
         """Queue jobs for profiles that began to drift; withdraw jobs of profiles that stopped.
 
         Args:
             drifting: how each profile drifts, by profile id.
             sample: the last sample of the proxy's counts.
             now: ISO 8601 UTC.
+
+        Returns:
+            Ids of drifting profiles whose place another profile has taken: no plan rests on them.
         """
         self._looks += 1
         self._seen_at = sample.at
@@ -112,13 +110,12 @@ class Remeasures:
             elif not known or self._may_ask_again(profile_id, now):
                 self._tended[profile_id] = subject.model
                 self._ask(profile_id, subject, drifting[profile_id], now)
-        if gone:
-            self._outdated.update(gone)
-            for profile_id in gone:
-                self._withdraw(profile_id, "another profile has taken its place.")
-                self._tended.pop(profile_id, None)
-                self._drop_refusal(profile_id)
-            self.outdated(gone, "another profile has taken its place")
+        self._outdated.update(gone)
+        for profile_id in gone:
+            self._withdraw(profile_id, "another profile has taken its place.")
+            self._tended.pop(profile_id, None)
+            self._drop_refusal(profile_id)
+        return gone
 
     def counts(self, profile_id: str) -> bool:
         """Whether plans rest on this profile, or on one that is derived from it."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from partitiond.controller.journal import Journal
+from partitiond.controller.models.releases import ReleaseDesk
 from partitiond.controller.models.variants import form_architectures, form_estimates, other_form
 from partitiond.controller.plans.desk import Plans
 from partitiond.controller.plans.obstacles import ObstacleDesk, failed_profiles
@@ -53,11 +54,7 @@ class Registry:
         device_seconds: age at which devices are looked at again before they are profiled.
         cpu_speed: measures the host's CPU for estimates; None assumes its figures.
         obstacles: knows what keeps models from running.
-
-    Attributes:
-        replacing: called with a model's record and its new spec before the change is stored.
-        replaced: called with a model's record before and after a change.
-        removed: called with the name of a removed model.
+        releases: keeps the releases of models, which changes begin and removals end.
     """
 
     def __init__(
@@ -79,6 +76,7 @@ class Registry:
         accept: Callable[[ModelSpec], None],
         cpu_speed: CpuSpeed | None,
         obstacles: ObstacleDesk,
+        releases: ReleaseDesk,
     ) -> None:
         self._obstacles = obstacles
         self._store = store
@@ -95,9 +93,7 @@ class Registry:
         self._staleness = staleness
         self._seen: object = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.replacing: Callable[[ModelRecord, ModelSpec], None] = lambda _old, _new: None
-        self.replaced: Callable[[ModelRecord, ModelRecord], None] = lambda _old, _new: None
-        self.removed: Callable[[str], None] = lambda _: None
+        self._releases = releases
         self._profiling = profiling
         self._device_seconds = device_seconds
         self._accept = accept
@@ -290,12 +286,12 @@ class Registry:
         record = dataclasses.replace(
             old, spec=spec, version=old.version + 1, updated_at=self._clock.utc_iso()
         )
-        self.replacing(old, spec)
+        self._releases.begins(old, spec)
         self._store.update_model(record, expected_version=old.version)
         reached(FaultPoint.MODEL_UPDATED)
         what = ", ".join(changes(old.spec, spec)) or "nothing"
         self._journal.note("model-updated", spec.name, f"version {record.version}: {what}.")
-        self.replaced(old, record)
+        self._releases.began(old, record)
         return record
 
     def restore(self, old: ModelRecord, spec: ModelSpec) -> None:
@@ -352,7 +348,7 @@ class Registry:
         self._store.remove_model(name)
         reached(FaultPoint.MODEL_REMOVED)
         self._files.forget(name)
-        self.removed(name)
+        self._releases.forget(name)
         self._journal.note("model-removed", name, "its replicas drain and stop.")
         self._plans.drop_model(name)
         self._plans.chain.changed()

@@ -6,10 +6,9 @@ pass this desk checks whether the release has come, or has failed so often that 
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from partitiond.controller.journal import Journal
-from partitiond.controller.models.registry import Registry
 from partitiond.controller.plans.desk import Plans
 from partitiond.controller.runtime.diagnosis import first_line
 from partitiond.controller.runtime.loop import Controller
@@ -39,7 +38,11 @@ PLANS_LOOKED_AT = 20
 
 
 class ReleaseDesk:
-    """Keeps the releases of models, and judges those that are coming."""
+    """Keeps the releases of models, and judges those that are coming.
+
+    Args:
+        restore: gives a model the engines of an earlier release (`Registry.restore`).
+    """
 
     def __init__(
         self,
@@ -49,16 +52,16 @@ class ReleaseDesk:
         journal: Journal,
         controller: Controller,
         plans: Plans,
-        registry: Registry,
         files: ModelFiles,
+        restore: Callable[[ModelRecord, ModelSpec], None],
     ) -> None:
         self._store = store
         self._clock = clock
         self._journal = journal
         self._controller = controller
         self._plans = plans
-        self._registry = registry
         self._files = files
+        self._restore = restore
         self._resumed = False
         self._known: dict[str, tuple[Release, ...]] = {}
         for release in store.releases():
@@ -179,7 +182,7 @@ class ReleaseDesk:
         record = self._store.model(target.model)
         self._put(dataclasses.replace(target, at=self._now(), state=ReleaseState.COMING))
         reached(FaultPoint.RELEASE_WANTED)
-        self._registry.restore(record, gone_back(record.spec, target.spec))
+        self._restore(record, gone_back(record.spec, target.spec))
         self._plans.chain.changed()
         plan = self._controller.plan
         before = _plan_with(target, self._store.applied_plans(PLANS_LOOKED_AT))

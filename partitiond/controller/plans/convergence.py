@@ -60,10 +60,12 @@ class ConvergenceDesk:
         self._replaced: dict[str, Replaced] = {}
         self._picture: object = None
         self._moved_at = clock.monotonic()
-        controller.replacing = self._note
-        controller.looked = lambda: self._watchers.changed(_KEY)
 
-    def _note(self, old: Plan, new: Plan) -> None:
+    def looked(self) -> None:
+        """Wake the watchers; called after each pass of the loop."""
+        self._watchers.changed(_KEY)
+
+    def replaced(self, old: Plan, new: Plan) -> None:
         """Remember which plan replaces another one."""
         self._replaced[old.id] = replaced_by(old, new, current_actor())
         for plan_id in tuple(self._replaced)[:-PLANS_KEPT]:

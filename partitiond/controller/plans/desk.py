@@ -1,7 +1,7 @@
 """Makes and applies plans, when people or the chain ask for it."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Final
 
 from partitiond.controller.journal import Journal
@@ -13,7 +13,7 @@ from partitiond.controller.plans.chain import (
     woken_without_place,
 )
 from partitiond.controller.plans.changed_worlds import OnProgress
-from partitiond.controller.plans.obstacles import failed_profiles
+from partitiond.controller.plans.obstacles import ObstacleDesk, failed_profiles
 from partitiond.controller.plans.planning import (
     PlanDesk,
     PlanOptions,
@@ -61,16 +61,16 @@ def losses(running: Collection[Placement], plan: Plan) -> frozenset[str]:
 class Plans:
     """Makes plans of the present situation, and applies them.
 
-    Attributes:
-        chain: makes and applies plans by itself.
+    Args:
         may_apply: returns whether a plan that stops or moves what runs may be applied by itself,
             by its difference to what has a process.
         rolling: returns models of which a new release is coming: a plan that moves no others is
             applied by itself.
-        obstacles: returns what keeps models from running, by name.
-        planned_before: returns models that were planned when their obstacle appeared.
         awaited: returns models that are asked for and have no place, or that are to get another
             number of replicas.
+
+    Attributes:
+        chain: makes and applies plans by itself.
     """
 
     def __init__(
@@ -84,6 +84,10 @@ class Plans:
         controller: Controller,
         jobs: JobQueue,
         desk: PlanDesk,
+        obstacles: ObstacleDesk,
+        may_apply: Callable[[PlanDiff, Plan], bool],
+        rolling: Callable[[], Collection[str]],
+        awaited: Callable[[], Collection[str]],
     ) -> None:
         self._store = store
         self._runner = runner
@@ -97,11 +101,10 @@ class Plans:
         self._asked = PlanQueue()
         self._chain_made_from = ""
         self._chain_beside: frozenset[Partition] = frozenset()
-        self.may_apply: Callable[[PlanDiff, Plan], bool] = lambda _diff, _plan: False
-        self.rolling: Callable[[], Collection[str]] = tuple
-        self.obstacles: Callable[[], Mapping[str, Obstacle]] = dict
-        self.planned_before: Callable[[], Collection[str]] = tuple
-        self.awaited: Callable[[], Collection[str]] = tuple
+        self._obstacles = obstacles
+        self._may_apply = may_apply
+        self._rolling = rolling
+        self._awaited = awaited
         self.chain = Chain(
             journal=journal,
             clock=clock,
@@ -161,7 +164,7 @@ class Plans:
             running=self._running(),
             sleepers=self._sleepers(),
             asleep=self._controller.sleep.levels,
-            obstacles=self.obstacles(),
+            obstacles=self._obstacles.now(),
             warnings=self._failed_profiles(),
         )
 
@@ -255,7 +258,7 @@ class Plans:
             devices=self._devices.devices,
             running=(),
             asleep=self._controller.sleep.levels,
-            obstacles=self.obstacles(),
+            obstacles=self._obstacles.now(),
         )
         applied = self._controller.plan
         return situation.fingerprint(applied.id if applied is not None else EMPTY_PLAN_ID)
@@ -311,7 +314,7 @@ class Plans:
     def _under_served(self) -> frozenset[str]:
         """Models that are asked for and lack replicas, without those that lost their devices."""
         plan, asleep = self._controller.plan, self._controller.sleep.levels
-        return woken_without_place(plan, asleep) | frozenset(self.awaited())
+        return woken_without_place(plan, asleep) | frozenset(self._awaited())
 
     async def _preview_by_itself(self) -> PlanPreview:
         await self._devices.refresh(0.0)
@@ -319,7 +322,7 @@ class Plans:
         leases = self._jobs.leases()
         self._chain_beside = frozenset(leases)
         records, desired = self._store.models(), self._controller.desired
-        planned_before = self.planned_before()
+        planned_before = self._obstacles.planned_before
         absent = left_out(records, desired, planned_before)
         if leases:
             named = self._under_served() | frozenset(planned_before)
@@ -332,7 +335,7 @@ class Plans:
             leases=self._jobs.lent(),
             sleepers=self._sleepers(),
             asleep=self._controller.sleep.levels,
-            obstacles={**self._failed_profiles(), **self.obstacles()},
+            obstacles={**self._failed_profiles(), **self._obstacles.now()},
         )
         # Lost replicas are placed beside running ones, though a move would save a device: a plan
         # that moves running replicas waits for an operator, and the lost ones would wait with it.
@@ -363,8 +366,8 @@ class Plans:
         """
         live = self._running(only_live=True)
         diff = diff_plans(live, preview.plan.placements)
-        allowed = _only_touches(diff, preview.plan, self.rolling())
-        if not (diff.touches_nothing_running or allowed or self.may_apply(diff, preview.plan)):
+        allowed = _only_touches(diff, preview.plan, self._rolling())
+        if not (diff.touches_nothing_running or allowed or self._may_apply(diff, preview.plan)):
             return True
         there = {engine.placement.model for engine in self._controller.engines if engine.live}
         placed = {placement.model for placement in preview.plan.wanted}

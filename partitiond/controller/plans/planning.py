@@ -168,11 +168,10 @@ def planning_devices(
 class PlanDesk:
     """Makes plans, checks them, and remembers what each was made from.
 
-    Attributes:
-        corrections: factor on the rates of profiles whose replicas are slower, by profile id.
-        effective: returns a spec with the demand that is planned for, if that is measured.
-
     Args:
+        corrections: returns the factors on the rates of profiles whose replicas are slower, by
+            profile id.
+        effective: returns a spec with the demand that is planned for, if that is measured.
         stale: returns why a profile no longer speaks for what runs now; such a profile is planned
             with the margins of a transferred one.
         architecture_of: of a model, for estimates on devices that are only asked about and for
@@ -186,12 +185,14 @@ class PlanDesk:
         clock: Clock,
         solve: Solve,
         options: PlanOptions,
+        corrections: Callable[[], Mapping[str, float]],
+        effective: Callable[[ModelSpec], ModelSpec],
         stale: Callable[[Profile], tuple[str, ...]] = lambda _: (),
         architecture_of: ArchitectureOf | None = None,
     ) -> None:
         self._stale = stale
-        self.corrections: Callable[[], Mapping[str, float]] = dict
-        self.effective: Callable[[ModelSpec], ModelSpec] = lambda spec: spec
+        self._corrections = corrections
+        self._effective = effective
         self._architecture_of = architecture_of
         self._derivations = Derivations(architecture_of)
         self.best = BestProfiles(store.profiles)
@@ -235,7 +236,7 @@ class PlanDesk:
             warnings: what speaks against models that are planned all the same, by name.
         """
         records = tuple(
-            dataclasses.replace(record, spec=self.effective(record.spec))
+            dataclasses.replace(record, spec=self._effective(record.spec))
             if record.spec.autoscale is not None
             else record
             for record in self._store.models()
@@ -260,7 +261,7 @@ class PlanDesk:
             leases=tuple(leases),
             sleepers=tuple(sleepers),
             asleep=tuple(sorted(asleep.items())),
-            corrections=tuple(sorted(self.corrections().items())),
+            corrections=tuple(sorted(self._corrections().items())),
             obstacles=tuple(o for name, o in obstacles.items() if name in nowhere),
             warnings=tuple(o for name, o in warnings.items() if name not in obstacles),
         )

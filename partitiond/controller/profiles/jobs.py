@@ -73,8 +73,6 @@ class JobQueue:
         turn: decides which job begins next, by the waiting jobs, the running ones and how often
             each waiting job was passed over.
         hardware_of: the hardware of a device; empty if there is no such device.
-
-    Attributes:
         paused: returns why no job may begin now; empty if one may.
     """
 
@@ -88,6 +86,7 @@ class JobQueue:
         execute: Execute,
         ended: Callable[[Job], None],
         write: Write,
+        paused: Callable[[], str],
         hardware_of: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._store = store
@@ -103,7 +102,7 @@ class JobQueue:
         self._running: dict[str, _Running] = {}
         self._watchers = Watchers()
         self._closed = False
-        self.paused: Callable[[], str] = str
+        self._paused = paused
 
     @property
     def busy(self) -> bool:
@@ -268,7 +267,7 @@ class JobQueue:
         """Start the jobs that may begin; say of each other job what it waits for."""
         if self._closed:
             return
-        paused = self.paused() if self._queued else ""
+        paused = self._paused() if self._queued else ""
         if paused:
             self._say_waiting(dict.fromkeys(self._queued, paused))
             return

@@ -87,6 +87,31 @@ def of_one_pass(actions: Sequence[Action]) -> tuple[Action, ...]:
     return tuple(action for action in actions if id(action) not in later)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LoopCallbacks:
+    """Holds what the loop asks of other parts, and tells them.
+
+    Attributes:
+        lent: returns what is lent to profile jobs now.
+        measuring: returns the devices on which a profile job starts its engine now.
+        spec_for: returns the specification that a placement was planned with, from the present one.
+        withheld: whether an engine of a placement is not to be started (`core.replica.obstacles`).
+        failed_before: returns the failed starts in a row of a placement that has no record.
+        after_pass: called after each pass that went well, until everything ends.
+        looked: called after every pass.
+        replacing: called when an applied plan replaces another one.
+    """
+
+    lent: Callable[[], Sequence[Lease]]
+    measuring: Callable[[], Sequence[str]]
+    spec_for: Callable[[ModelSpec, Placement], ModelSpec]
+    withheld: Callable[[Placement], bool]
+    failed_before: Callable[[Placement], int]
+    after_pass: Callable[[], None]
+    looked: Callable[[], None]
+    replacing: Callable[[Plan, Plan], None]
+
+
 class LoopObserver(Protocol):
     """Is told about the loop's work; the metrics implement this."""
 
@@ -106,13 +131,8 @@ class Controller:
         plan: the applied plan.
         problem: why the last pass broke; empty if it went well.
         passed_at: when the last pass ended, well or not (monotonic seconds).
-        spec_for: returns the specification that a placement was planned with, from the present one.
-        withheld: whether an engine of a placement is not to be started (`core.replica.obstacles`).
-        failed_before: returns the failed starts in a row of a placement that has no record.
+        withheld: whether an engine of a placement is not to be started.
         reconcile_policy: bounds of the reconciler.
-        after_pass: called after each pass that went well, until everything ends.
-        looked: called after every pass.
-        replacing: called when an applied plan replaces another one.
     """
 
     def __init__(
@@ -128,17 +148,14 @@ class Controller:
         policy: ControllerPolicy,
         routes: RoutePolicy,
         wake: asyncio.Event,
+        sleep: SleepController,
+        callbacks: LoopCallbacks,
         observer: LoopObserver | None = None,
         partitions: PartitionControl | None = None,
     ) -> None:
-        self.sleep = SleepController(
-            store=store,
-            endpoint=endpoint,
-            clock=clock,
-            journal=journal,
-            policy=policy,
-            wake=wake.set,
-        )
+        self.sleep = sleep
+        self.withheld = callbacks.withheld
+        self._callbacks = callbacks
         self.faults = FaultWatch(partitions, journal=journal, policy=policy, wake=wake.set)
         self.memory = MemoryWatch(
             partitions,
@@ -172,14 +189,6 @@ class Controller:
         self._lost_plan = lost[-1] if self.plan is None and lost else ""
         self._told_unread = 0
         self._devices.remember(self.plan.devices if self.plan is not None else ())
-        self.lent: Callable[[], Sequence[Lease]] = tuple
-        self.measuring: Callable[[], Sequence[str]] = tuple
-        self.spec_for: Callable[[ModelSpec, Placement], ModelSpec] = lambda spec, _: spec
-        self.withheld: Callable[[Placement], bool] = lambda _: False
-        self.failed_before: Callable[[Placement], int] = lambda _: 0
-        self.after_pass: Callable[[], None] = lambda: None
-        self.looked: Callable[[], None] = lambda: None
-        self.replacing: Callable[[Plan, Plan], None] = lambda _old, _new: None
         self.problem = "the first pass is not over"
         self.passed_at = clock.monotonic()
 
@@ -217,14 +226,14 @@ class Controller:
         self._devices.remember(plan.devices)
         self._promise_names()
         if before is not None:
-            self.replacing(before, plan)
+            self._callbacks.replacing(before, plan)
         names = [record.spec.name for record in self._store.models()]
         self._journal.plan_applied(plan, before, self._devices.devices, names)
         self.wake()
 
     def leases(self) -> tuple[Partition, ...]:
         """Partitions that are lent to profile jobs now."""
-        return tuple(lease.partition for lease in self.lent())
+        return tuple(lease.partition for lease in self._callbacks.lent())
 
     def held(self) -> tuple[tuple[str, Partition], ...]:
         """Return (name, partition) of live engines, and of wanted placements that have none."""
@@ -361,7 +370,7 @@ class Controller:
         self.passed_at = self._clock.monotonic()
         if self._observer is not None:
             self._observer.passed(self.passed_at - began, actions)
-        self.looked()
+        self._callbacks.looked()
 
     def _broke(self, problem: str) -> None:
         if problem != self.problem:
@@ -404,7 +413,7 @@ class Controller:
             )
         )
         if not self._closing:  # in a shutdown nothing is planned: `desired` is then not the plan
-            self.after_pass()
+            self._callbacks.after_pass()
         return actions
 
     def _tell_unread(self) -> None:
@@ -434,10 +443,12 @@ class Controller:
         unknown = set()
         for placement in self.desired:
             spec = specs.get(placement.model)
-            if spec is None or not lists_form(self.spec_for(spec, placement), placement):
+            if spec is None or not lists_form(self._callbacks.spec_for(spec, placement), placement):
                 unknown.add(placement.form)
             else:
-                forms[placement.form] = form_of(self.spec_for(spec, placement), placement)
+                forms[placement.form] = form_of(
+                    self._callbacks.spec_for(spec, placement), placement
+                )
         return Observation(
             replicas=tuple(engine.observed() for engine in self.engines),
             devices=room_beside(
@@ -445,7 +456,7 @@ class Controller:
             ),
             now=self._clock.monotonic(),
             leases=self.leases(),
-            measuring=tuple(self.measuring()),
+            measuring=tuple(self._callbacks.measuring()),
             not_ready=(*self._files.missing(forms), *sorted(unknown)),
             faulted=tuple(sorted(self.faults.reasons)),
             withheld=tuple(
@@ -483,7 +494,7 @@ class Controller:
 
     def _start(self, placement: Placement, records: Sequence[ModelRecord]) -> None:
         now = next(record.spec for record in records if record.spec.name == placement.model)
-        spec = self.spec_for(now, placement)
+        spec = self._callbacks.spec_for(now, placement)
         model = self._files.get(form_of(spec, placement), placement.form)
         device = self._devices.find(placement.device_id)
         if model is None or device is None:
@@ -494,13 +505,13 @@ class Controller:
         engine = self._engine(name, placement, old)
         others = [e.launch for e in self.engines if e.live and e.launch is not None]
         self.engines.append(engine)
-        lent = [core for lease in self.lent() for core in lease.cores]
+        lent = [core for lease in self._callbacks.lent() for core in lease.cores]
         engine.begin(launch_for(placement, model, device, name=name, others=others, lent=lent))
         self._starts[placement.replica_id] = engine.starts
 
     def _engine(self, name: str, placement: Placement, old: Sequence[Engine] = ()) -> Engine:
         """Return a new engine, which takes over the failures of its records."""
-        before = [e.failed_starts for e in old] or [self.failed_before(placement)]
+        before = [e.failed_starts for e in old] or [self._callbacks.failed_before(placement)]
         return Engine(
             name,
             placement,

@@ -116,11 +116,13 @@ def check_may_sleep(spec: ModelSpec, level: int, asleep: int) -> None:
 class SleepController:
     """Keeps the marks, and looks in the background which models are to wake or may fall asleep.
 
-    Attributes:
-        levels: level by model that is to sleep.
+    Args:
         changed: called with a model that was put to sleep or woken, and whether it sleeps now.
         make_room: called with a model before a request wakes it; False while the model has to wait
             for room that no other can give up now. Models that keep their processes wake anyway.
+
+    Attributes:
+        levels: level by model that is to sleep.
         traffic: the proxy's last answer.
     """
 
@@ -133,6 +135,8 @@ class SleepController:
         journal: Journal,
         policy: ControllerPolicy,
         wake: Callable[[], None],
+        changed: Callable[[str, bool], None],
+        make_room: Callable[[str], bool],
     ) -> None:
         self._store = store
         self._endpoint = endpoint
@@ -141,8 +145,8 @@ class SleepController:
         self._policy = policy
         self._wake_loop = wake
         self.levels: Mapping[str, int] = {}
-        self.changed: Callable[[str, bool], None] = lambda _model, _asleep: None
-        self.make_room: Callable[[str], bool] = lambda _model: True
+        self._changed = changed
+        self._make_room = make_room
         self.traffic: Mapping[str, Traffic] = {}
         self._waits_since: Mapping[str, float] = {}
         self.refresh()
@@ -172,7 +176,7 @@ class SleepController:
 
     def wake_as_asked(self, model: str) -> None:
         """Wake a model on request, with or without room: idle models make room if they can."""
-        self.make_room(model)
+        self._make_room(model)
         self.wake(model, "as asked")
 
     def registered(self, spec: ModelSpec) -> None:
@@ -188,7 +192,7 @@ class SleepController:
 
     def _after(self, model: str, *, asleep: bool) -> None:
         self.refresh()
-        self.changed(model, asleep)
+        self._changed(model, asleep)
         self._wake_loop()
 
     async def run(self, serving_since: Callable[[], Mapping[str, float]]) -> None:
@@ -226,7 +230,7 @@ class SleepController:
             waiting = to_wake(levels, traffic, self._waits_since)
             self._waits_since = {model: self._waits_since.get(model, now) for model in waiting}
             for model in waiting:
-                if self.make_room(model) or levels[model] != STOPPED:
+                if self._make_room(model) or levels[model] != STOPPED:
                     self.wake(model, "a request waits for it")
         zero = {spec.name for spec in specs if scales_to_zero(spec)}
         serving = {

@@ -72,6 +72,8 @@ class DeviceWatch:
 
     Args:
         marked: puts operators' marks on devices.
+        after_look: called with the devices seen before and those seen now.
+        troubled: called with each problem that was not there the last time.
         look_seconds: deadline of a look at all devices. Providers that know which device is silent
             say so sooner.
         patience_seconds: how long a caller waits for a look.
@@ -80,16 +82,16 @@ class DeviceWatch:
         devices: as last seen.
         problem: why they could not be seen the last time; empty if they could.
         looked: whether a look has ended since the start: the driver answered, or refused.
-        after_look: called with the devices seen before and those seen now.
-        troubled: called with each problem that was not there the last time.
     """
 
     def __init__(
         self,
         provider: DeviceProvider,
         clock: Clock,
-        marked: Callable[[Sequence[Device]], tuple[Device, ...]] = tuple,
         *,
+        marked: Callable[[Sequence[Device]], tuple[Device, ...]],
+        after_look: Callable[[Sequence[Device], Sequence[Device]], None],
+        troubled: Callable[[str], None],
         look_seconds: float = LOOK_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
@@ -106,8 +108,8 @@ class DeviceWatch:
         self.devices: tuple[Device, ...] = ()
         self.problem = ""
         self.looked = False
-        self.after_look: Callable[[Sequence[Device], Sequence[Device]], None] = lambda *_: None
-        self.troubled: Callable[[str], None] = lambda _: None
+        self._after_look = after_look
+        self._troubled = troubled
 
     @property
     def trouble(self) -> str:
@@ -189,11 +191,11 @@ class DeviceWatch:
         before, self._seen = self._seen, seen
         self.mark()
         self.problem, self.looked = "", True
-        self.after_look(before, self._seen)
+        self._after_look(before, self._seen)
 
     def _fails(self, problem: str) -> None:
         if problem != self.problem:
-            self.troubled(problem)
+            self._troubled(problem)
         self.problem = problem
 
     def mark(self) -> None:

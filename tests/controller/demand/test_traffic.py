@@ -13,7 +13,7 @@ def sample(at: float, arrived: int, epoch: str = "one") -> TrafficSample:
 async def looked_at(*samples: TrafficSample) -> TrafficWatch:
     proxy = FakeProxy()
     await proxy.ensure_running()
-    watch = TrafficWatch(proxy)
+    watch = TrafficWatch(proxy, after_look=())
     for proxy.sampled in samples:
         await watch.look()
     return watch

@@ -51,6 +51,8 @@ def desk(store: Store) -> PlanDesk:
     return PlanDesk(
         store=store,
         clock=FakeClock(),
+        corrections=dict,
+        effective=lambda spec: spec,
         solve=solved,
         options=PlanOptions(time_limit_seconds=1.0),
     )
@@ -188,7 +190,14 @@ async def test_a_plan_the_checker_refuses_is_never_shown(store: Store) -> None:
     async def wrong(request: PlanRequest) -> Plan | Infeasible:
         return plan(placement("a-1", [0]), placement("a-2", [0]))
 
-    here = PlanDesk(store=store, clock=FakeClock(), solve=wrong, options=PlanOptions())
+    here = PlanDesk(
+        store=store,
+        clock=FakeClock(),
+        corrections=dict,
+        effective=lambda spec: spec,
+        solve=wrong,
+        options=PlanOptions(),
+    )
     with pytest.raises(PartitiondError, match="refused by its checker"):
         await here.preview(situation(here), None, None)
 
@@ -199,7 +208,14 @@ async def test_without_a_plan_the_reasons_are_the_answer_and_nothing_would_chang
     async def never(request: PlanRequest) -> Plan | Infeasible:
         return Infeasible(("too small",), ("add memory",))
 
-    here = PlanDesk(store=store, clock=FakeClock(), solve=never, options=PlanOptions())
+    here = PlanDesk(
+        store=store,
+        clock=FakeClock(),
+        corrections=dict,
+        effective=lambda spec: spec,
+        solve=never,
+        options=PlanOptions(),
+    )
     running = here.situation(devices=[cpu()], running=[placement("a-1")])
     preview = await here.preview(running, None, None)
     assert preview.infeasible is not None
@@ -287,7 +303,14 @@ async def test_progress_is_told_step_by_step(store: Store) -> None:
     ) -> Plan | Infeasible:
         return solve(request, on_progress)
 
-    here = PlanDesk(store=store, clock=FakeClock(), solve=solving, options=PlanOptions())
+    here = PlanDesk(
+        store=store,
+        clock=FakeClock(),
+        corrections=dict,
+        effective=lambda spec: spec,
+        solve=solving,
+        options=PlanOptions(),
+    )
     question = PlanQuestion(what_if=("demand a=1/s",))
     await here.preview(situation(here), None, question, told.append)
     assert {progress.title for progress in told} == {"the plan", "demand a=1/s"}
@@ -303,6 +326,8 @@ async def test_a_kind_of_device_that_is_not_here_is_planned_from_estimates(store
     here = PlanDesk(
         store=store,
         clock=FakeClock(),
+        corrections=dict,
+        effective=lambda spec: spec,
         solve=solved,
         options=PlanOptions(time_limit_seconds=1.0),
         architecture_of=architecture_of,
@@ -324,7 +349,14 @@ async def test_host_memory_of_a_host_without_cpu_device_limits_engines_on_its_gp
         found = measured_profile(name, hardware=gpu.hardware)
         store.add_profile(dataclasses.replace(found, size=size))
     options = PlanOptions(time_limit_seconds=1.0, host_memory_bytes=told)
-    here = PlanDesk(store=store, clock=FakeClock(), solve=solved, options=options)
+    here = PlanDesk(
+        store=store,
+        clock=FakeClock(),
+        corrections=dict,
+        effective=lambda spec: spec,
+        solve=solved,
+        options=options,
+    )
     preview = await here.preview(here.situation(devices=[gpu], running=()), None, None)
     # An engine's processes take 3 GiB of the host.
     assert len(preview.plan.placements) == (2 if told is None else 1)

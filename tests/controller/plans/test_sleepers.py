@@ -50,7 +50,12 @@ def store() -> Iterator[Store]:
 @pytest.fixture
 def desk(store: Store) -> PlanDesk:
     return PlanDesk(
-        store=store, clock=FakeClock(), solve=solved, options=PlanOptions(time_limit_seconds=1.0)
+        store=store,
+        clock=FakeClock(),
+        corrections=dict,
+        effective=lambda spec: spec,
+        solve=solved,
+        options=PlanOptions(time_limit_seconds=1.0),
     )
 
 

@@ -124,7 +124,14 @@ async def test_a_plan_beside_a_job_on_a_gpu_is_one_of_what_the_job_leaves() -> N
     store = open_store(":memory:")
     store.add_model(record("a", min_replicas=1, max_replicas=1, demand=Demand(req_per_s=0.1)))
     store.add_profile(measured_profile("a"))
-    desk = PlanDesk(store=store, clock=FakeClock(), solve=solved, options=PlanOptions())
+    desk = PlanDesk(
+        store=store,
+        clock=FakeClock(),
+        corrections=dict,
+        effective=lambda spec: spec,
+        solve=solved,
+        options=PlanOptions(),
+    )
 
     async def cores(free_gib: int, *leases: Lease) -> list[tuple[int, ...]]:
         devices = [dataclasses.replace(two, free_bytes=Bytes(free_gib * GIB)), gpu]
@@ -149,7 +156,14 @@ async def test_a_plan_beside_a_job_has_the_host_memory_that_the_job_leaves() -> 
 
     store = open_store(":memory:")
     options = PlanOptions(host_memory_bytes=10 * GIB)
-    desk = PlanDesk(store=store, clock=FakeClock(), solve=remembered, options=options)
+    desk = PlanDesk(
+        store=store,
+        clock=FakeClock(),
+        corrections=dict,
+        effective=lambda spec: spec,
+        solve=remembered,
+        options=options,
+    )
     for leases in ((), (WHOLE,)):
         await desk.preview(desk.situation(devices=[ONE], running=[], leases=leases), None)
     assert [dict(one.host_memory_bytes)[ONE.host] for one in asked] == [10 * GIB, 7 * GIB]

@@ -42,6 +42,7 @@ class Desk:
         self.running: dict[str, asyncio.Future[str]] = {}
         self.ended: list[tuple[str, JobState]] = []
         self.seen: list[list[str]] = []
+        self.paused = ""
         clock = FakeClock()
         self.queue = JobQueue(
             store=store,
@@ -51,6 +52,7 @@ class Desk:
             execute=self._execute,
             ended=lambda job: self.ended.append((job.id, job.state)),
             write=StoreWaits(store).write,
+            paused=lambda: self.paused,
         )
 
     def _turn(
@@ -231,12 +233,12 @@ async def test_how_often_a_job_was_passed_over_is_counted_until_it_begins() -> N
 
 async def test_while_measuring_is_paused_no_job_begins_and_each_says_why(desk: Desk) -> None:
     why = "waits until a-1 serves"
-    desk.queue.paused = lambda: why
+    desk.paused = why
     jobs = [await desk.submit(name) for name in ("a", "b")]
     assert [job.progress.message for job in jobs] == [why, why]
     assert [job.state for job in jobs] == [JobState.QUEUED, JobState.QUEUED]
     assert desk.running == {}
-    desk.queue.paused = str
+    desk.paused = ""
     desk.queue.poke()
     await a_moment()
     assert list(desk.running) == ["a"]

@@ -21,7 +21,7 @@ from partitiond.core.hardware.named import device_named
 from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
 from partitiond.ports import Store
 from partitiond.store import open_store
-from tests.controller.fakes import FakeClock
+from tests.controller.fakes import FakeClock, ignored
 
 GPUS = fake_gpus("a100-80gb", 2)
 FIRST, SECOND = GPUS
@@ -56,7 +56,11 @@ class World:
         clock = FakeClock()
         self.store, self.provider, self.replanned = store, devices, 0
         self.watch = DeviceWatch(
-            devices, clock, lambda found: with_cordons(found, store.marks("cordon"))
+            devices,
+            clock,
+            marked=lambda found: with_cordons(found, store.marks("cordon")),
+            after_look=self._looked,
+            troubled=ignored,
         )
         self.cordons = Cordons(
             store=store,
@@ -65,7 +69,9 @@ class World:
             journal=Journal(store, clock),
             changed=self._changed,
         )
-        self.watch.after_look = self.cordons.looked
+
+    def _looked(self, before: Sequence[Device], now: Sequence[Device]) -> None:
+        self.cordons.looked(before, now)
 
     def _changed(self) -> None:
         self.replanned += 1

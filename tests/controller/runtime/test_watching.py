@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
@@ -11,7 +11,7 @@ from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import Device, silent_device
 from partitiond.core.replica.observation import Unknown
 from partitiond.devices.fake import FakeDevices
-from tests.controller.fakes import FakeClock, until
+from tests.controller.fakes import FakeClock, ignored, until
 from tests.controller.samples import cpu
 
 ONE = cpu(2)
@@ -25,8 +25,21 @@ class Partial(FakeDevices):
     unseen = ""
 
 
-def watch(devices: FakeDevices, patience_seconds: float = 60.0) -> DeviceWatch:
-    return DeviceWatch(devices, FakeClock(), look_seconds=0.05, patience_seconds=patience_seconds)
+def watch(
+    devices: FakeDevices,
+    patience_seconds: float = 60.0,
+    look_seconds: float = 0.05,
+    troubled: Callable[[str], None] = ignored,
+) -> DeviceWatch:
+    return DeviceWatch(
+        devices,
+        FakeClock(),
+        marked=tuple,
+        after_look=ignored,
+        troubled=troubled,
+        look_seconds=look_seconds,
+        patience_seconds=patience_seconds,
+    )
 
 
 @pytest.fixture
@@ -38,9 +51,8 @@ async def hanging() -> AsyncIterator[FakeDevices]:
 
 async def test_a_look_that_hangs_is_left_alone_and_the_next_one_sees(hanging: FakeDevices) -> None:
     hanging.hang()
-    here = watch(hanging, patience_seconds=0.01)
     told: list[str] = []
-    here.troubled = told.append
+    here = watch(hanging, patience_seconds=0.01, troubled=told.append)
     await here.refresh(0.0)
     assert not here.looked, "neither the driver nor a refusal"
     for count in range(3):
@@ -67,7 +79,7 @@ async def test_nobody_waits_until_a_look_ends_and_one_is_under_way_at_a_time(
     hanging: FakeDevices,
 ) -> None:
     hanging.hang()
-    here = DeviceWatch(hanging, FakeClock(), look_seconds=600.0, patience_seconds=0.01)
+    here = watch(hanging, look_seconds=600.0, patience_seconds=0.01)
     async with asyncio.timeout(120):
         await here.refresh(0.0)
         first = here._under_way
