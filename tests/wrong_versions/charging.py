@@ -11,7 +11,7 @@ _DIALECTS: Final = "partitiond/proxy/request/dialects.py"
 _ATTEMPT: Final = "partitiond/proxy/edge/attempt.py"
 _EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
 _RECORD: Final = "partitiond/proxy/telemetry/record.py"
-_ESTIMATES: Final = "partitiond/proxy/request/estimates.py"
+_ESTIMATES: Final = "partitiond/proxy/dispatch/estimates.py"
 _ADMISSION: Final = "partitiond/core/dispatch/admission.py"
 _REQUESTS: Final = "partitiond/proxy/request/requests.py"
 _ROUTES: Final = "partitiond/proxy/request/routes.py"
@@ -155,7 +155,7 @@ CHARGING: Final[tuple[Rule, ...]] = (
         "tests/proxy/test_charges.py::test_an_answer_without_usage_costs_the_limit_of_each_choice",
         "tests/proxy/test_charges.py::test_who_leaves_before_the_first_token_pays_the_prompt",
         "tests/proxy/test_charges.py::test_what_runs_is_reserved_by_estimate",
-        "tests/proxy/request/test_estimates.py",
+        "tests/proxy/dispatch/test_estimates.py",
         wrong=(
             (
                 _ESTIMATES,

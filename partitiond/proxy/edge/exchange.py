@@ -18,6 +18,7 @@ from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.quarantine import Exposure, fingerprint
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import Estimate, charge, ending_of
+from partitiond.proxy.dispatch.estimates import estimates_of
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import NOBODY, Flight, LiveReplica
 from partitiond.proxy.edge.attempt import TIME_LIMITS, Attempt, AttemptOwner, timed_out
@@ -27,7 +28,6 @@ from partitiond.proxy.edge.known_heads import KnownHead
 from partitiond.proxy.keys.accounts import Receipt
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError, AttemptError, from_failure, from_rejected
-from partitiond.proxy.request.estimates import estimates_of
 from partitiond.proxy.request.parts import ParsedRequest
 from partitiond.proxy.request.requests import (
     DataRoute,

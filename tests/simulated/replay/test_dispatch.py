@@ -5,8 +5,7 @@ import pytest
 from partitiond.core.dispatch.admission import ServiceTime
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.proxy.dispatch import live
-from partitiond.proxy.request import estimates
+from partitiond.proxy.dispatch import estimates, live
 from partitiond.simulated.replay import dispatch
 from partitiond.simulated.replay.batch import Batch
 from partitiond.simulated.replay.dispatch import (

@@ -5,8 +5,8 @@ import pytest
 from partitiond.core.dispatch.admission import FIRST_TOKENS_PER_BYTE, Cost, OutputP90
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 from partitiond.core.keys.charging import Estimate
+from partitiond.proxy.dispatch.estimates import estimates_of
 from partitiond.proxy.dispatch.live import LiveModel
-from partitiond.proxy.request.estimates import estimates_of
 from partitiond.proxy.request.parts import ParsedRequest, Size
 
 
