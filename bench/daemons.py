@@ -5,9 +5,12 @@ Importing it takes none of the daemon's packages: `bench.gpu_check` runs without
 
 import contextlib
 import dataclasses
+import http.client
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -42,6 +45,25 @@ def wait_for(what: str, check: Callable[[], T | None], seconds: float, pause: fl
 def end_in_order() -> None:
     """Make SIGTERM end this process like an exception, so that all it started is cleaned up."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def first_token(port: int, model: str, path: str = "") -> bool | None:
+    """True if a streamed completion gave a token; None if it was refused or failed."""
+    body = {"model": model, "prompt": "a", "max_tokens": 1, "stream": True}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    if path:
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path:
+            connection.sock.connect(path)
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        answer = connection.getresponse()
+        return True if answer.status == 200 and answer.readline() else None
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
 
 
 def toml_value(value: object) -> str:

@@ -18,10 +18,8 @@ The other two are shown beside a bare engine's start in the same minute.
 import argparse
 import contextlib
 import functools
-import http.client
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,7 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.command import chosen, options
-from bench.daemons import Daemon, end_in_order, running, wait_for
+from bench.daemons import Daemon, end_in_order, first_token, running, wait_for
 from bench.processes import command_of, cpu_time, memory_bytes
 from partitiond.client.client import ControlClient
 
@@ -193,25 +191,6 @@ def loop_passes(client: ControlClient) -> tuple[int, float]:
     found = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     name = "partitiond_reconcile_seconds"
     return int(float(found[f"{name}_count"])), float(found[f"{name}_sum"])
-
-
-def first_token(port: int, model: str, path: str = "") -> bool | None:
-    """True if a streamed completion gave a token; None if it was refused or failed."""
-    body = {"model": model, "prompt": "a", "max_tokens": 1, "stream": True}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    if path:
-        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path:
-            connection.sock.connect(path)
-        headers = {"Content-Type": "application/json"}
-        connection.request("POST", "/v1/completions", json.dumps(body), headers)
-        answer = connection.getresponse()
-        return True if answer.status == 200 and answer.readline() else None
-    except OSError:
-        return None
-    finally:
-        connection.close()
 
 
 def bare_start() -> float:

@@ -4,14 +4,12 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import http.client
-import json
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from bench.daemons import Daemon, running, wait_for
+from bench.daemons import Daemon, first_token, running, wait_for
 from bench.fleet import swap_policy
 from bench.fleet.cases import CORES, MEMORY_BYTES, Case, Model
 from bench.fleet.engines import Account, Engine, garage, held_bytes
@@ -187,24 +185,12 @@ def _router(engines: list[Engine], folder: Path) -> Iterator[str]:
     with (folder / f"router-{port}.log").open("wb") as log:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        answers = functools.partial(_completes, port, engines[0].model.name)
+        # The router refuses until it has checked its workers.
+        answers = functools.partial(first_token, port, engines[0].model.name)
         wait_for("vllm-router to answer", answers, 120, 0.2)
         yield f"http://127.0.0.1:{port}"
     finally:
         stop(process)
-
-
-def _completes(port: int, model: str) -> bool:
-    """Whether a completion succeeds: the router refuses until it has checked its workers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    body = json.dumps({"model": model, "prompt": "a", "max_tokens": 1})
-    try:
-        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 @contextlib.asynccontextmanager

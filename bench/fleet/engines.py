@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import dataclasses
-import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+from bench.daemons import first_token
 from bench.fleet.cases import Model
 from bench.processes import free_port
 from partitiond import serde
@@ -80,7 +80,9 @@ class Garage:
     async def ready(self, engine: Engine) -> None:
         """Wait until the engine answers. Raises TimeoutError."""
         async with asyncio.timeout(READY_SECONDS):
-            while not await _answers(engine.port):  # noqa: ASYNC110 -- another process
+            while not await asyncio.to_thread(  # noqa: ASYNC110 -- another process
+                first_token, engine.port, engine.model.name
+            ):
                 await asyncio.sleep(0.05)
 
     async def stop(self, engine: Engine) -> None:
@@ -144,22 +146,3 @@ class Account:
     def starts(self) -> int:
         """Engines started between the first look and the last."""
         return self._looks[-1][1] - self._looks[0][1]
-
-
-async def _answers(port: int) -> bool:
-    """Whether the engine's health check succeeds."""
-    body = json.dumps({"model": "", "prompt": "a", "max_tokens": 1}).encode()
-    head = (
-        f"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
-    )
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    try:
-        writer.write(head.encode() + b"\r\n" + body)
-        return b" 200 " in await reader.readline()
-    except OSError:
-        return False
-    finally:
-        writer.close()
