@@ -44,17 +44,6 @@ from partitiond.settings.types import (
 )
 from partitiond.settings.usage import UsageSettings
 
-__all__ = [
-    "LoadedSettings",
-    "SettingInfo",
-    "Settings",
-    "default_config_files",
-    "is_loopback",
-    "list_settings",
-    "load_settings",
-    "settings_values",
-]
-
 APP_NAME: Final = "partitiond"
 MAX_SOCKET_PATH_BYTES: Final = 100
 """sun_path of a Unix socket holds 108 bytes with the final null byte; some are in reserve."""

@@ -11,11 +11,11 @@ from partitiond.core.plan.record import Objective
 from partitiond.serde import toml_of
 from partitiond.settings.schema import (
     Settings,
-    is_loopback,
     list_settings,
     load_settings,
     settings_values,
 )
+from partitiond.settings.types import is_loopback
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -319,18 +319,3 @@ def _geometry(
                 if not taken & cover:
                     stack.append((code + radix[i], taken | cover))
     return Geometry(profiles, tuple(radix), bytes(feasible), occupied, starts)
-
-
-__all__ = [
-    "Geometry",
-    "Place",
-    "covered_slices",
-    "geometry_from",
-    "geometry_of",
-    "geometry_on",
-    "instance_bytes",
-    "place_of",
-    "profiles_of",
-    "starts_of",
-    "usable_instances",
-]

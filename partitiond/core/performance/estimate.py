@@ -22,7 +22,7 @@ from partitiond.core.hardware.kinds import (
 from partitiond.core.hardware.lookup import mig_profile
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.precision import as_loaded, dtype_on, with_dtype
+from partitiond.core.model.precision import as_loaded, dtype_on
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.footprint import (
     BLOCK_TOKENS,
@@ -52,16 +52,6 @@ from partitiond.core.performance.rounds import decode_round
 from partitiond.core.profile.frontier import TOLERANCE, find_knee
 from partitiond.core.profile.points import Footprint, Knee, LimitedBy, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
-
-__all__ = [
-    "batch_ladder",
-    "estimate_profile",
-    "hardware_of",
-    "partition_bytes",
-    "prior_curve",
-    "usable_memory_bytes",
-    "with_dtype",
-]
 
 LADDER_RATIO: Final = 1.25
 """Largest ratio of neighbouring batches in a prior: chosen as what the search refines to."""

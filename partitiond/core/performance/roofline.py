@@ -20,7 +20,6 @@ from partitiond.core.hardware.cpus import (
     BFLOAT16_GAIN,
     CPU_BANDWIDTH_PER_CORE,
     CPU_FLOPS_PER_CORE,
-    cpu_hardware,
 )
 from partitiond.core.hardware.kinds import MIG_MEMORY_SLICES, DeviceKind, HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import mig_profile
@@ -28,25 +27,6 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.precision import LOAD_QUANTISATIONS
 from partitiond.core.model.workload import Workload
-
-__all__ = [
-    "BANDWIDTH_EFFICIENCY",
-    "FLOPS_EFFICIENCY",
-    "MEASURED_BANDWIDTH_EFFICIENCY",
-    "MEASURED_FLOPS_EFFICIENCY",
-    "Rates",
-    "Step",
-    "cpu_hardware",
-    "fixed_seconds",
-    "flops_per_token",
-    "kv_traffic_bytes",
-    "prompt_context",
-    "rates",
-    "step_bytes",
-    "step_flops",
-    "step_seconds",
-    "weights_read_bytes",
-]
 
 BANDWIDTH_EFFICIENCY: Final = 0.7
 """Share of peak memory bandwidth that decoding reaches; commonly reported: 0.6 to 0.8. Assumed."""

@@ -41,18 +41,6 @@ from partitiond.core.performance.roofline import (
     weights_read_bytes,
 )
 
-__all__ = [
-    "Cycle",
-    "Round",
-    "RoundTerms",
-    "StepMix",
-    "binomial",
-    "cycle_of",
-    "decode_round",
-    "round_terms",
-    "step_mix",
-]
-
 _NEGLIGIBLE: Final = 1e-16
 """Numbers of prompts are left out if they are rarer than the likeliest number by this factor."""
 

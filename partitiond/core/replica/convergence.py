@@ -536,23 +536,3 @@ def _leaves(replica: ObservedReplica, here: _Look, *, stays: bool) -> ReplicaPro
         here.age(replica),
         cause,
     )
-
-
-__all__ = [
-    "NOTHING_AHEAD",
-    "NOTHING_APPLIED",
-    "NOTHING_TOLD",
-    "Ahead",
-    "Cause",
-    "Convergence",
-    "Explanations",
-    "Files",
-    "PlanState",
-    "Replaced",
-    "ReplicaProgress",
-    "Standing",
-    "convergence",
-    "replaced_by",
-    "settling",
-    "superseded",
-]

@@ -42,6 +42,3 @@ def cut_off(
         for p in wanted
         if p.device_id not in answers and p.replica_id not in live and p.model not in asleep
     )
-
-
-__all__ = ["cut_off", "stranded"]

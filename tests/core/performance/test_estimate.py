@@ -9,6 +9,7 @@ import pytest
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import CpuFigures, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.precision import with_dtype
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.estimate import (
@@ -18,7 +19,6 @@ from partitiond.core.performance.estimate import (
     partition_bytes,
     prior_curve,
     usable_memory_bytes,
-    with_dtype,
 )
 from partitiond.core.profile.points import LimitedBy
 from partitiond.core.profile.record import Profile, ProfileKind, operating_point

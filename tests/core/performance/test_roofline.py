@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.errors import SpecError
+from partitiond.core.hardware.cpus import cpu_hardware
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.roofline import (
     Step,
-    cpu_hardware,
     fixed_seconds,
     flops_per_token,
     rates,
