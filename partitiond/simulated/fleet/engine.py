@@ -9,7 +9,6 @@ steps made.
 
 import collections
 import heapq
-import math
 
 from partitiond.core.dispatch import places
 from partitiond.core.dispatch.admission import Cost
@@ -18,7 +17,7 @@ from partitiond.simulated.fleet.device import FleetDevice
 from partitiond.simulated.replay.events import EventTarget, SimulatedClock
 from partitiond.simulated.replay.host import NO_COSTS
 from partitiond.simulated.replay.models import EngineModel
-from partitiond.simulated.replay.steps import Steps
+from partitiond.simulated.replay.steps import Steps, steps_within
 
 
 class FleetRequest(places.Request):
@@ -198,7 +197,7 @@ class FleetEngine(EventTarget):
     def cut(self) -> None:
         """End the leap with the step that is under way."""
         if self._count > 1:
-            done = self._steps_by(self._clock.now - self._began)
+            done = steps_within(self._clock.now - self._began, self._first, self._growth)
             if done < self._count:
                 self._plan_end(done)
 
@@ -356,11 +355,3 @@ class FleetEngine(EventTarget):
         self._leap += 1
         seconds = count * self._first + self._growth * count * (count - 1) / 2
         self._clock.plan(self._began + seconds, self, self._leap)
-
-    def _steps_by(self, elapsed: float) -> int:
-        """Return steps that have begun within the leap's first `elapsed` seconds; at least 1."""
-        if elapsed <= self._first:
-            return 1
-        middle = self._first - self._growth / 2
-        root = math.sqrt(max(0.0, middle * middle + 2 * self._growth * elapsed))
-        return max(1, math.ceil(2 * elapsed / (middle + root) - 1e-9))

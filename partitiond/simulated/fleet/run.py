@@ -10,9 +10,7 @@ from typing import Final, Protocol
 from partitiond.core.dispatch.routing import (
     ModelAvailability,
     ModelRoute,
-    ReplicaRoute,
     longest_wait_seconds,
-    service_seconds,
 )
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.performance.interference import DEFAULT, Interference
@@ -29,7 +27,7 @@ from partitiond.simulated.fleet.tally import Tally, together
 from partitiond.simulated.replay.events import SimulatedClock
 from partitiond.simulated.replay.host import Host as HostCores
 from partitiond.simulated.replay.host import cores_of
-from partitiond.simulated.replay.models import EngineModel, EngineOf
+from partitiond.simulated.replay.models import EngineModel, EngineOf, route_of
 from partitiond.simulated.replay.steps import lean_steps
 
 TAIL_SECONDS: Final = 600.0
@@ -221,19 +219,7 @@ class FleetRun(SimulatedFleet):
             mode, cores = placement.partition.mode, self._cores_of[placement.device_id]
             device = FleetDevice(self.clock, mode, self.options.interference, cores)
             self._devices[placement.device_id] = device
-        output_tokens = self.specs[placement.model].workload.output_tokens
-        route = ReplicaRoute(
-            replica_id=placement.replica_id,
-            model=placement.model,
-            socket_path="",
-            generation="",
-            max_sequences=candidate.batch,
-            kv_cache_tokens=behaves.kv_cache_tokens,
-            max_model_len=behaves.max_model_len,
-            service_seconds=service_seconds(
-                candidate.ttft_p95_seconds, candidate.tpot_p95_seconds, output_tokens
-            ),
-        )
+        route = route_of(placement, behaves, self.specs[placement.model].workload)
         replica = FleetReplica(route, self.clock, model.ended)
         replica.engine = FleetEngine(self.clock, device, candidate, behaves, replica)
         self._engines[placement.model].append(replica.engine)

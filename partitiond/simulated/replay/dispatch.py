@@ -98,12 +98,11 @@ class SimulatedRequest(Request):
         return (self.ended - self.first) / (self.output_tokens - 1)
 
 
-class SimulatedReplica:
-    """A replica as the dispatcher sees it (with the fields of `balance.Load`), and its engine."""
+class RoutedLoad:
+    """A replica as the dispatcher sees it (with the fields of `balance.Load`)."""
 
-    def __init__(self, route: ReplicaRoute, engine: SteppedEngine) -> None:
+    def __init__(self, route: ReplicaRoute) -> None:
         self.route = route
-        self.engine = engine
         self.replica_id = route.replica_id
         self.max_sequences = route.max_sequences
         self.kv_cache_tokens = route.kv_cache_tokens
@@ -111,6 +110,14 @@ class SimulatedReplica:
         self.ejected = False
         self.sequences = 0
         self.kv_tokens = 0
+
+
+class SimulatedReplica(RoutedLoad):
+    """A replica as the dispatcher sees it, and its engine."""
+
+    def __init__(self, route: ReplicaRoute, engine: SteppedEngine) -> None:
+        super().__init__(route)
+        self.engine = engine
         self._flights: dict[batch.Sequence, SimulatedRequest] = {}
 
     def start(self, flight: SimulatedRequest, now: float) -> None:

@@ -4,7 +4,6 @@ A device slows its engines down by the sigma of the engines that have work now, 
 function. A new sigma applies from the next step on, not to a step that has begun.
 """
 
-import math
 from collections.abc import Callable
 
 from partitiond.core.hardware.kinds import SharingMode
@@ -13,7 +12,7 @@ from partitiond.core.plan.record import Candidate
 from partitiond.simulated.replay.batch import Batch, BatchStep, Sequence
 from partitiond.simulated.replay.events import SimulatedClock
 from partitiond.simulated.replay.host import NO_COSTS, Host, HostCosts
-from partitiond.simulated.replay.steps import Steps
+from partitiond.simulated.replay.steps import Steps, steps_within
 
 Emitted = Callable[[Sequence], None]
 """Called with a sequence that got its first token, or its last one."""
@@ -135,7 +134,7 @@ class SteppedEngine:
 
     def cut(self) -> None:
         """End the leap with the step that is under way."""
-        done = self._steps_by(self._clock.now - self._began)
+        done = steps_within(self._clock.now - self._began, self._first, self._growth)
         if self._step is not None and done < self._count:
             self._plan_end(done)
 
@@ -178,15 +177,6 @@ class SteppedEngine:
         number = self._leap
         seconds = count * self._first + self._growth * count * (count - 1) / 2
         self._clock.at(self._began + seconds, lambda: self._end(number))
-
-    def _steps_by(self, elapsed: float) -> int:
-        """Return steps that have begun within the leap's first `elapsed` seconds; at least 1."""
-        if elapsed <= self._first:
-            return 1
-        # The root of n first + growth n (n - 1) / 2 = elapsed, without a division by the growth.
-        middle = self._first - self._growth / 2
-        root = math.sqrt(max(0.0, middle * middle + 2 * self._growth * elapsed))
-        return max(1, math.ceil(2 * elapsed / (middle + root) - 1e-9))
 
     def _end(self, number: int) -> None:
         if number != self._leap or self._step is None:

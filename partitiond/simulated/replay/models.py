@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from partitiond.core.dispatch.admission import admits, estimate_cost
 from partitiond.core.dispatch.balance import ReplicaLoad
+from partitiond.core.dispatch.routing import ReplicaRoute, service_seconds
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.precision import as_loaded
@@ -182,3 +183,20 @@ def _cache_tokens(batch: int, workload: Workload, max_model_len: int, kind: Devi
     """Return the tokens that a batch needs, in whole blocks, as engines are started."""
     block = BLOCK_TOKENS[kind]
     return -(-kv_tokens(batch, workload, max_model_len, block) // block) * block
+
+
+def route_of(placement: Placement, behaves: EngineModel, workload: Workload) -> ReplicaRoute:
+    """Return the replica's route as the daemon would send it to the proxy."""
+    candidate = placement.candidate
+    return ReplicaRoute(
+        replica_id=placement.replica_id,
+        model=placement.model,
+        socket_path="",
+        generation="",
+        max_sequences=candidate.batch,
+        kv_cache_tokens=behaves.kv_cache_tokens,
+        max_model_len=behaves.max_model_len,
+        service_seconds=service_seconds(
+            candidate.ttft_p95_seconds, candidate.tpot_p95_seconds, workload.output_tokens
+        ),
+    )

@@ -15,18 +15,16 @@ from typing import Final
 from partitiond.core.dispatch.routing import (
     ModelAvailability,
     ModelRoute,
-    ReplicaRoute,
     longest_wait_seconds,
-    service_seconds,
 )
 from partitiond.core.performance.interference import DEFAULT, Interference
-from partitiond.core.plan.record import Placement, Plan
+from partitiond.core.plan.record import Plan
 from partitiond.simulated.replay.batch import Batch
 from partitiond.simulated.replay.dispatch import SimulatedModel, SimulatedReplica, SimulatedRequest
 from partitiond.simulated.replay.engine import SharedDevice, SteppedEngine
 from partitiond.simulated.replay.events import SimulatedClock
 from partitiond.simulated.replay.host import Host, cores_of
-from partitiond.simulated.replay.models import EngineModel, EngineOf, SimulatedTraffic
+from partitiond.simulated.replay.models import EngineOf, SimulatedTraffic, route_of
 from partitiond.simulated.replay.outcome import Observer, Outcome
 from partitiond.simulated.replay.promise import Promise, promises
 from partitiond.simulated.replay.traffic import closed_traffic, open_traffic
@@ -226,30 +224,11 @@ def _replicas(
         engine = SteppedEngine(
             clock, device, placement.candidate, batch, behaves.steps, costs=behaves.costs
         )
-        route = _route(placement, behaves, told[placement.model])
+        route = route_of(placement, behaves, told[placement.model].workload)
         if load is OfferedLoad.FULL:
             route = dataclasses.replace(route, kv_cache_tokens=0)
         found[placement.model].append(SimulatedReplica(route, engine))
     return found
-
-
-def _route(placement: Placement, behaves: EngineModel, traffic: SimulatedTraffic) -> ReplicaRoute:
-    """Return the replica's route as the daemon would send it to the proxy."""
-    candidate = placement.candidate
-    return ReplicaRoute(
-        replica_id=placement.replica_id,
-        model=placement.model,
-        socket_path="",
-        generation="",
-        max_sequences=candidate.batch,
-        kv_cache_tokens=behaves.kv_cache_tokens,
-        max_model_len=behaves.max_model_len,
-        service_seconds=service_seconds(
-            candidate.ttft_p95_seconds,
-            candidate.tpot_p95_seconds,
-            traffic.workload.output_tokens,
-        ),
-    )
 
 
 def _model(

@@ -270,3 +270,19 @@ def candidate_steps(candidate: Candidate, workload: Workload) -> StepModel:
     alone = ((1, LONE_DECODE_SHARE * decode),) if batch > 1 else ()
     points = (*alone, (batch, decode))
     return StepModel(points, prefill / moments.p)
+
+
+def steps_within(elapsed: float, first: float, growth: float) -> int:
+    """Return steps that have begun within `elapsed` seconds of a leap; at least 1.
+
+    Args:
+        elapsed: since the leap began.
+        first: seconds of the leap's first step.
+        growth: seconds by which each further step is longer than the one before.
+    """
+    if elapsed <= first:
+        return 1
+    # The root of n first + growth n (n - 1) / 2 = elapsed, without a division by the growth.
+    middle = first - growth / 2
+    root = math.sqrt(max(0.0, middle * middle + 2 * growth * elapsed))
+    return max(1, math.ceil(2 * elapsed / (middle + root) - 1e-9))
