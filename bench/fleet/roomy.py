@@ -12,8 +12,8 @@ from typing import Any
 from partitiond.cli.main import main
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.devices import cpu
+from partitiond.engines.process import commands
 from partitiond.engines.process.journal import RunFolder
-from partitiond.engines.vllm import commands
 
 
 def pretend(cores: int) -> None:

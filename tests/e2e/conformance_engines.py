@@ -19,8 +19,8 @@ from partitiond.core.dispatch.routing import (
     RoutingTable,
 )
 from partitiond.engines.install.environment import EngineEnvironment
+from partitiond.engines.process import commands
 from partitiond.engines.process.journal import RunFolder
-from partitiond.engines.vllm import commands
 from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.e2e.conformance_cases import POOL
