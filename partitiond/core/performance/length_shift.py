@@ -63,9 +63,7 @@ class LengthShift:
         return min(self.sources, key=lambda source: _apart(source.subject, wanted))
 
 
-def shift_of(
-    sources: Sequence[Source], wanted: Subject, *, however_far: bool = False
-) -> LengthShift | None:
+def shift_of(sources: Sequence[Source], wanted: Subject) -> LengthShift | None:
     """Fit a step time to the sources that differ from the subject in lengths alone.
 
     Returns None if these sources cover fewer than two workloads, or are too alike to predict the
@@ -74,7 +72,6 @@ def shift_of(
     Args:
         sources: measured profiles.
         wanted: what is to be predicted.
-        however_far: predict even beyond the reach of the measured workloads.
     """
     alike = tuple(
         s for s in sources if _same_but_lengths(s.subject, wanted) and usable_points(s.profile)
@@ -86,7 +83,7 @@ def shift_of(
     shift = LengthShift(step, alike)
     reach = max(_apart(one.subject, other.subject) for one in alike for other in alike)
     within = shift_distance(shift, wanted) <= reach
-    return shift if within or however_far else None
+    return shift if within else None
 
 
 def checks_of(shift: LengthShift) -> tuple[Check, ...]:

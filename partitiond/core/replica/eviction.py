@@ -101,22 +101,13 @@ class RoomNeed:
     room: Room
 
 
-Order = Callable[[Resident, str], float]
-"""Cost of evicting a resident from a device; the lowest is evicted first."""
-
-
 def by_price(resident: Resident, device_id: str) -> float:
-    """Return the expected waiting that an eviction costs, per share of memory that it frees:
-    the order that partitiond uses.
+    """Return the expected waiting that an eviction costs, per share of memory that it frees. The
+    lowest is evicted first.
     """
     freed = resident.on(device_id)
     # Bytes stand for the share: units are used in proportion to bytes, or not at all.
     return resident.price / max(1, freed.memory_bytes)
-
-
-def by_idle(resident: Resident, _device_id: str) -> float:
-    """Return an order by which the least recently used model is evicted first."""
-    return -resident.idle_seconds
 
 
 def expected_rate(forecast_req_per_s: float, idle_seconds: float) -> float:
@@ -137,7 +128,6 @@ def victims_for(
     residents: Sequence[Resident],
     *,
     least_idle_seconds: float = 0.0,
-    order: Order = by_price,
 ) -> tuple[str, ...] | None:
     """Choose the models to evict so that one need fits: () if one fits already, None if none can.
 
@@ -148,12 +138,11 @@ def victims_for(
         free: free room of a device now.
         residents: models that could be evicted.
         least_idle_seconds: models with a more recent request stay.
-        order: decides which model is evicted first.
     """
     movable = [r for r in residents if not r.busy and r.idle_seconds >= least_idle_seconds]
     best: tuple[float, tuple[str, ...]] | None = None
     for need in needs:
-        found = _victims(need, free(need.device_id), movable, order)
+        found = _victims(need, free(need.device_id), movable)
         if found is None:
             continue
         cost = math.fsum(resident.price for resident in found)
@@ -162,11 +151,9 @@ def victims_for(
     return None if best is None else best[1]
 
 
-def _victims(
-    need: RoomNeed, free: Room, movable: Sequence[Resident], order: Order
-) -> list[Resident] | None:
+def _victims(need: RoomNeed, free: Room, movable: Sequence[Resident]) -> list[Resident] | None:
     there = [r for r in movable if r.on(need.device_id) != NO_ROOM]
-    there.sort(key=lambda r: (order(r, need.device_id), -r.idle_seconds, r.model))
+    there.sort(key=lambda r: (by_price(r, need.device_id), -r.idle_seconds, r.model))
     taken: list[Resident] = []
     room = free
     for resident in there:

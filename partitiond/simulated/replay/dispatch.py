@@ -193,13 +193,11 @@ class DispatchOptions:
     """Which parts of the proxy's dispatch are on.
 
     Attributes:
-        learns_slowness: whether replicas that are slower than planned get fewer requests.
         affinity_seconds: how long a session is remembered; 0 for never.
         prefixes: whether prefixes of prompts are remembered.
         cache: prefix cache of the engines; None if they have none.
     """
 
-    learns_slowness: bool = True
     affinity_seconds: float = 0.0
     prefixes: bool = False
     cache: Cache | None = None
@@ -376,12 +374,11 @@ class SimulatedModel(QueuedModel[SimulatedRequest, SimulatedReplica]):
         self.dispatcher.settle(flight, flight.prompt_tokens + flight.output_tokens)
         self.learned.observe(flight.caller.key, flight.prompt_tokens, flight.output_tokens)
         if flight.placed is not None and flight.ended is not None:
-            on = self._options.learns_slowness
             self.dispatcher.learn(
                 replica.replica_id,
                 flight.ended - flight.placed,
                 flight.output_tokens,
-                replica.route.service_seconds if on else 0.0,
+                replica.route.service_seconds,
                 flight.ended,
             )
         self.on_done(flight)

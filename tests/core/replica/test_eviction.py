@@ -13,7 +13,6 @@ from partitiond.core.replica.eviction import (
     Resident,
     Room,
     RoomNeed,
-    by_idle,
     expected_rate,
     victims_for,
 )
@@ -93,11 +92,6 @@ def test_of_several_devices_the_one_that_costs_least_waiting() -> None:
     there = resident("there", device="gpu-1", rate=0.001)
     ways = [RoomNeed("gpu-0", Room(4, 1)), RoomNeed("gpu-1", Room(4, 1))]
     assert victims_for(ways, nothing_free, [here, there]) == ("there",)
-
-
-def test_another_order_can_be_compared() -> None:
-    long, seldom = resident("long", idle=900, rate=0.1), resident("seldom", rate=0.001)
-    assert victims_for(need(), nothing_free, [long, seldom], order=by_idle) == ("long",)
 
 
 sizes = st.lists(st.tuples(st.integers(1, 6), st.booleans(), st.floats(0, 1)), max_size=6)
