@@ -23,9 +23,9 @@ from bench.command import options
 from bench.control.loop_cpu import LoopCpu, counted_callbacks
 from partitiond.api.app import create_app
 from partitiond.api.replies import ANSWERS
+from partitiond.controller.limits import ControllerPolicy, WatchPolicy
 from partitiond.controller.plans import planning
 from partitiond.controller.plans.planning import PlanOptions
-from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount

@@ -8,7 +8,7 @@ Each thing has one owner, which alone writes it:
 - each `engines.Engine` owns one engine's state; the loop asks it to drain or stop, and it wakes
   the loop when it became ready or ended;
 - `jobs.JobQueue` owns the jobs, each of which runs on a partition leased from the loop;
-- `planning.PlanDesk` makes plans and remembers which of them can still be applied;
+- `planning.PlanMaker` makes plans and remembers which of them can still be applied;
 - `chain.Chain` takes a registered model from estimate over profile to plan;
 - `assembly.Parts` makes each of them, and `service.Service` names those that callers may use
   (`ports.ControlService`); `service.Daemon` starts and ends them.

@@ -8,19 +8,19 @@ from partitiond.controller.background import Work
 from partitiond.controller.demand.eviction import Evictor
 from partitiond.controller.demand.scaling import Scaling, ScalingOptions
 from partitiond.controller.demand.traffic import TrafficWatch
-from partitiond.controller.drift.desk import DriftDesk
 from partitiond.controller.drift.remeasure import Remeasures
+from partitiond.controller.drift.use_cases import DriftUseCases
 from partitiond.controller.journal import Journal
-from partitiond.controller.keys.desk import Keys
-from partitiond.controller.keys.usage import UsageDesk, UsageOptions, shares_of
-from partitiond.controller.models.fit import FitDesk
+from partitiond.controller.keys.usage import UsageOptions, UsageUseCases, shares_of
+from partitiond.controller.keys.use_cases import Keys
+from partitiond.controller.limits import ControllerPolicy
+from partitiond.controller.models.fit import FitUseCases
 from partitiond.controller.models.registry import Registry
-from partitiond.controller.models.releases import ReleaseDesk
-from partitiond.controller.plans.convergence import ConvergenceDesk
-from partitiond.controller.plans.desk import Plans
-from partitiond.controller.plans.obstacles import ObstacleDesk
-from partitiond.controller.plans.planning import PlanDesk, PlanOptions, Solve
-from partitiond.controller.policy import ControllerPolicy
+from partitiond.controller.models.releases import ReleaseUseCases
+from partitiond.controller.plans.convergence import ConvergenceUseCases
+from partitiond.controller.plans.obstacles import ObstacleUseCases
+from partitiond.controller.plans.planning import PlanMaker, PlanOptions, Solve
+from partitiond.controller.plans.use_cases import Plans
 from partitiond.controller.profiles.catalog import ProfileCatalog
 from partitiond.controller.profiles.cpu_figures import CpuSpeed
 from partitiond.controller.profiles.job_room import JobHost, Lent, host_bytes_left, turn_of
@@ -36,7 +36,7 @@ from partitiond.controller.runtime.sleeping import SleepController
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles, room_on
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.controller.views.health import MetricsText, Readiness
-from partitiond.controller.views.overview import OverviewDesk, Sources
+from partitiond.controller.views.overview import OverviewUseCases, Sources
 from partitiond.controller.views.records import PlacedView, placed_views
 from partitiond.core.drift.options import DriftOptions
 from partitiond.core.errors import EngineUnavailableError
@@ -147,7 +147,7 @@ class Parts:
         self.obstacles = self._make_obstacles()
         self.room = self._make_room()
         self.plans = self._make_plans()
-        self.releases = ReleaseDesk(
+        self.releases = ReleaseUseCases(
             store=adapters.store,
             clock=adapters.clock,
             journal=self.journal,
@@ -171,7 +171,7 @@ class Parts:
             journal=self.journal,
             changed=self.plan_again,
         )
-        self.convergence = ConvergenceDesk(
+        self.convergence = ConvergenceUseCases(
             store=adapters.store,
             clock=adapters.clock,
             controller=self.controller,
@@ -378,9 +378,9 @@ class Parts:
             self.obstacles.started(job.subject)
         self.plan_again()
 
-    def _make_obstacles(self) -> ObstacleDesk:
+    def _make_obstacles(self) -> ObstacleUseCases:
         given = self._given
-        return ObstacleDesk(
+        return ObstacleUseCases(
             store=given.store,
             clock=given.clock,
             journal=self.journal,
@@ -392,7 +392,7 @@ class Parts:
             measure=lambda model: self.registry.measure(model),
         )
 
-    def _make_drift(self) -> DriftDesk:
+    def _make_drift(self) -> DriftUseCases:
         given, options = self._given, self._options
         remeasures = Remeasures(
             store=given.store,
@@ -403,7 +403,7 @@ class Parts:
             profiling=options.profiling,
             options=options.drift,
         )
-        return DriftDesk(
+        return DriftUseCases(
             store=given.store,
             clock=given.clock,
             journal=self.journal,
@@ -457,7 +457,7 @@ class Parts:
 
     def _make_plans(self) -> Plans:
         given = self._given
-        desk = PlanDesk(
+        maker = PlanMaker(
             store=given.store,
             clock=given.clock,
             solve=given.solve,
@@ -475,7 +475,7 @@ class Parts:
             devices=self.devices,
             controller=self.controller,
             jobs=self.jobs,
-            desk=desk,
+            maker=maker,
             obstacles=self.obstacles,
             may_apply=self.scaling.may_apply,
             rolling=lambda: self.releases.coming(),
@@ -504,9 +504,9 @@ class Parts:
             releases=self.releases,
         )
 
-    def _make_fit(self) -> FitDesk:
+    def _make_fit(self) -> FitUseCases:
         given = self._given
-        return FitDesk(
+        return FitUseCases(
             store=given.store,
             resolver=given.resolver,
             clock=given.clock,
@@ -520,9 +520,9 @@ class Parts:
             applied=lambda: self.controller.plan,
         )
 
-    def _make_overview(self) -> OverviewDesk:
+    def _make_overview(self) -> OverviewUseCases:
         given, controller = self._given, self.controller
-        return OverviewDesk(
+        return OverviewUseCases(
             Sources(
                 store=given.store,
                 clock=given.clock,
@@ -542,14 +542,14 @@ class Parts:
             )
         )
 
-    def _make_usage(self) -> UsageDesk:
+    def _make_usage(self) -> UsageUseCases:
         def shares() -> dict[str, ReplicaShare]:
             engines = self.controller.engines
             return shares_of(
                 {engine.name: engine.placement for engine in engines}, self.devices.devices
             )
 
-        return UsageDesk(
+        return UsageUseCases(
             store=self._given.store,
             clock=self._given.clock,
             shares=shares,

@@ -11,11 +11,11 @@ from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device, SharingMode, short_device
 from partitiond.core.mig.geometry import Place
 from partitiond.devices.cpu import discover_cpu
-from partitiond.devices.nvml.details import details_of
-from partitiond.devices.nvml.discovery import GpuDiscovery, GpuSnapshot
+from partitiond.devices.gpus.details import details_of
+from partitiond.devices.gpus.discovery import GpuDiscovery, GpuSnapshot
+from partitiond.devices.gpus.mig import MigChanges
 from partitiond.devices.nvml.events import XidWatch
 from partitiond.devices.nvml.library import use_library
-from partitiond.devices.nvml.mig import MigChanges
 from partitiond.platform.deadline_calls import DeadlineCalls
 
 SIMULATED_NVML: Final = Path("lib/libnvidia-ml.so.1")

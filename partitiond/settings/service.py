@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from partitiond.controller.demand.scaling import ScalingOptions
 from partitiond.controller.keys.usage import UsageOptions
+from partitiond.controller.limits import ControllerPolicy, WatchPolicy
 from partitiond.controller.plans.planning import PlanOptions
-from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.controller.profiles.profiling import ProfilingOptions
 from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.controller.service import Daemon, ServiceOptions

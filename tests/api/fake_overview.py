@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from partitiond.controller.views.overview import OverviewDesk, Sources
+from partitiond.controller.views.overview import OverviewUseCases, Sources
 from partitiond.core.demand.traffic import NO_WINDOW, TrafficWindow
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.model.spec import ModelSpec
@@ -15,7 +15,7 @@ from tests.api.fake_plans import FakePlans
 from tests.controller.fakes import FakeClock
 
 
-class FakeOverview(OverviewDesk):
+class FakeOverview(OverviewUseCases):
     """Shows no replicas in its overviews, and lists two; `windows` are those asked for."""
 
     def __init__(

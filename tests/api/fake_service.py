@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from partitiond.controller.keys.usage import UsageDesk
+from partitiond.controller.keys.usage import UsageUseCases
 from partitiond.controller.runtime.cordons import with_cordons
 from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import ConflictError
@@ -225,7 +225,7 @@ class FakeService(ControlService):
             overview=FakeOverview(store, clock, models, plans, daemon.problems),
             drift=FakeDrift(),
             fit=FakeFit(store, plans),
-            usage=UsageDesk(
+            usage=UsageUseCases(
                 store=store, clock=clock, shares=dict, latest=lambda: None, keep_days=0
             ),
             scaling=FakeScaling(),

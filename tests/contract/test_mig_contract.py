@@ -21,8 +21,8 @@ from partitiond.core.mig.changes import MigLayout, illegal
 from partitiond.core.mig.geometry import instance_bytes, place_of
 from partitiond.core.mig.names import read_name
 from partitiond.core.units import Bytes
+from partitiond.devices.gpus.discovery import discover_gpus
 from partitiond.devices.mig import MigControl, read_state
-from partitiond.devices.nvml import discover_gpus
 from partitiond.simulated.gpus import SimulatedHost
 
 ALLOWED = "PARTITIOND_TEST_MIG"

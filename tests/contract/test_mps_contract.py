@@ -16,8 +16,9 @@ import pytest
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.units import MIB
+from partitiond.devices.gpus.discovery import discover_gpus
 from partitiond.devices.mps import MpsControl, MpsDaemon, without_mps_env
-from partitiond.devices.nvml import discover_gpus, used_bytes
+from partitiond.devices.nvml import used_bytes
 from partitiond.platform.process_identity import start_ticks
 from partitiond.simulated.gpus import SimulatedHost
 from tests.machine import signal_all

@@ -15,8 +15,9 @@ from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.units import GIB, MIB
+from partitiond.devices.gpus.discovery import discover_gpus
 from partitiond.devices.host import HostDevices
-from partitiond.devices.nvml import XidWatch, discover_gpus, used_bytes
+from partitiond.devices.nvml import XidWatch, used_bytes
 from partitiond.serde import from_json, to_json
 from partitiond.simulated.gpus.host import SimulatedHost
 

@@ -26,9 +26,10 @@ from partitiond.core.hardware.partition import (
 )
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 from partitiond.core.units import GIB, MIB, Bytes
+from partitiond.devices.gpus.discovery import discover_gpus
 from partitiond.devices.mig import MigControl
 from partitiond.devices.mps import MpsControl, without_mps_env
-from partitiond.devices.nvml import discover_gpus, used_bytes
+from partitiond.devices.nvml import used_bytes
 from partitiond.devices.partitions import DeviceJournal, HostPartitions
 from partitiond.devices.partitions.gpus import NvmlGpus
 from partitiond.devices.partitions.journal import read_entries

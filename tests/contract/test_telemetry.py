@@ -13,7 +13,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.profile.points import Telemetry
 from partitiond.devices.cpu import discover_cpu
 from partitiond.devices.fake import fake_cpu
-from partitiond.devices.nvml import discover_gpus
+from partitiond.devices.gpus.discovery import discover_gpus
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry.exposure import FIGURES
 from partitiond.devices.telemetry.fake import FakeTelemetry

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from partitiond.controller.policy import ControllerPolicy, WatchPolicy
+from partitiond.controller.limits import ControllerPolicy, WatchPolicy
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import (

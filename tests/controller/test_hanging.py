@@ -195,7 +195,7 @@ async def test_no_pass_that_ends_is_no_sign_of_life(host: Host) -> None:
 async def test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("partitiond.controller.keys.desk.TELL_SECONDS", 0.05)
+    monkeypatch.setattr("partitiond.controller.keys.use_cases.TELL_SECONDS", 0.05)
     key, _ = await host.service.keys.create(KeyTerms())
     publish = host.proxy.publish
 

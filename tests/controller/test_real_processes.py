@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from partitiond.controller.limits import ControllerPolicy, WatchPolicy
 from partitiond.controller.plans.planning import PlanOptions
-from partitiond.controller.policy import ControllerPolicy, WatchPolicy
 from partitiond.controller.profiles.profiling import ProfilingOptions
 from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, SourceKind, Weights

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from partitiond.controller.plans.planning import PlanDesk, PlanOptions
+from partitiond.controller.plans.planning import PlanMaker, PlanOptions
 from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import SharingMode, silent_device
@@ -254,7 +254,7 @@ async def test_a_plan_made_beside_a_job_is_one_of_the_whole_device() -> None:
     store = open_store(":memory:")
     store.add_model(record("a", min_replicas=1, max_replicas=1))
     store.add_profile(measured_profile("a"))
-    desk = PlanDesk(
+    desk = PlanMaker(
         store=store,
         clock=FakeClock(),
         corrections=dict,

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from partitiond.controller.limits import ControllerPolicy
 from partitiond.controller.plans.planning import PlanOptions, Solve
-from partitiond.controller.policy import ControllerPolicy
 from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import (

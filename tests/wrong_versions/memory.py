@@ -103,7 +103,7 @@ MEMORY: Final[tuple[Rule, ...]] = (
     rule(
         "A whole GPU is empty when nobody computes on it, whatever the host's pages take.",
         "tests/devices/partitions/test_control.py",
-        "tests/devices/nvml/test_discovery.py::test_only_outside_of_containers_all_processes_are_told",
+        "tests/devices/gpus/test_discovery.py::test_only_outside_of_containers_all_processes_are_told",
         wrong=(
             (_HOLDERS, "(use.all_told or use.used_bytes <= SLACK_BYTES)", "use.all_told"),
             (

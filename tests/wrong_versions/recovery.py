@@ -5,7 +5,7 @@ from typing import Final
 from tests.wrong_versions.rule import Rule, rule
 
 _CHAIN: Final = "partitiond/controller/plans/chain.py"
-_PLANS: Final = "partitiond/controller/plans/desk.py"
+_PLANS: Final = "partitiond/controller/plans/use_cases.py"
 _SOLVES: Final = "partitiond/controller/plans/queue.py"
 _JOBS: Final = "partitiond/controller/profiles/jobs.py"
 _JOB_ROOM: Final = "partitiond/controller/profiles/job_room.py"

@@ -10,7 +10,8 @@ from partitiond.advise.today import Deployment, emptied, foreign_note
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.device_memory import GpuProcess
 from partitiond.core.hardware.kinds import Device
-from partitiond.devices.nvml import discover_gpus, gpu, processes
+from partitiond.devices.gpus.discovery import discover_gpus
+from partitiond.devices.nvml import gpu, processes
 from partitiond.devices.telemetry.gpu import GpuSampler
 from partitiond.platform.deadline_calls import DeadlineCalls
 

@@ -24,12 +24,12 @@ from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.replica.obstacles import Obstacle
+from partitiond.devices.gpus.discovery import DRIVER
+from partitiond.devices.gpus.mig import may_change_instances
 from partitiond.devices.host import HostDevices
 from partitiond.devices.mps import MpsControl
 from partitiond.devices.mps.record import RECORD, read
 from partitiond.devices.nvml import gpu as handle_of
-from partitiond.devices.nvml.discovery import DRIVER
-from partitiond.devices.nvml.mig import may_change_instances
 from partitiond.devices.nvml.session import session
 from partitiond.devices.partitions.journal import Entry, read_entries
 from partitiond.platform.deadline_calls import DeadlineCalls

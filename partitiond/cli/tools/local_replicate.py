@@ -104,8 +104,8 @@ def measure_here(
     ):
         store = open_store(settings.store_path)
         try:
-            desk = _Desk(settings, store, device, question)
-            return asyncio.run(desk.measure(report))
+            replication = _Replication(settings, store, device, question)
+            return asyncio.run(replication.measure(report))
         except (KeyboardInterrupt, asyncio.CancelledError) as error:
             say("interrupted; nothing was kept")
             raise typer.Exit(Exit.INTERRUPTED) from error
@@ -113,7 +113,7 @@ def measure_here(
             store.close()
 
 
-class _Desk:
+class _Replication:
     """One measurement: finds profiles, runs engines, keeps the result."""
 
     def __init__(

@@ -68,7 +68,7 @@ class _Books(UsageStore, Protocol):
     def keys(self) -> Sequence[KeyRecord]: ...
 
 
-class UsageDesk:
+class UsageUseCases:
     """Adds up what was used, and writes it to the store hour by hour.
 
     Args:

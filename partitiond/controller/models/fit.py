@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from partitiond.controller.models.variants import form_architectures, form_estimates
-from partitiond.controller.plans.obstacles import ObstacleDesk
+from partitiond.controller.plans.obstacles import ObstacleUseCases
 from partitiond.controller.plans.situation import Situation
 from partitiond.controller.profiles.cpu_figures import CpuSpeed, figures_for
 from partitiond.controller.profiles.jobs import JobQueue
@@ -25,7 +25,7 @@ Imagine = Callable[[Callable[[Situation], Situation]], Awaitable[PlanPreview]]
 """`Plans.imagine`."""
 
 
-class FitDesk:
+class FitUseCases:
     """Implements `ports.fit.FitCheck`.
 
     Args:
@@ -48,7 +48,7 @@ class FitDesk:
         accept: Callable[[ModelSpec], None],
         cpu_speed: CpuSpeed | None,
         imagine: Imagine,
-        obstacles: ObstacleDesk,
+        obstacles: ObstacleUseCases,
         applied: Callable[[], Plan | None],
     ) -> None:
         self._store = store

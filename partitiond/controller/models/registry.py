@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from partitiond.controller.journal import Journal
-from partitiond.controller.models.releases import ReleaseDesk
+from partitiond.controller.models.releases import ReleaseUseCases
 from partitiond.controller.models.variants import form_architectures, form_estimates, other_form
-from partitiond.controller.plans.desk import Plans
-from partitiond.controller.plans.obstacles import ObstacleDesk, failed_profiles
+from partitiond.controller.plans.obstacles import ObstacleUseCases, failed_profiles
+from partitiond.controller.plans.use_cases import Plans
 from partitiond.controller.profiles.cpu_figures import CpuSpeed, Figures, figures_for
 from partitiond.controller.profiles.jobs import JobQueue
 from partitiond.controller.profiles.profiling import ProfilingOptions, options_for, params_of
@@ -75,8 +75,8 @@ class Registry:
         device_seconds: float,
         accept: Callable[[ModelSpec], None],
         cpu_speed: CpuSpeed | None,
-        obstacles: ObstacleDesk,
-        releases: ReleaseDesk,
+        obstacles: ObstacleUseCases,
+        releases: ReleaseUseCases,
     ) -> None:
         self._obstacles = obstacles
         self._store = store

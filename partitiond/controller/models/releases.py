@@ -2,14 +2,14 @@
 
 A changed source, revision or engine option makes a new release (`core.replica.releases`). The next
 plan has its engines; the reconciler starts them beside the old ones if there is room. After each
-pass this desk checks whether the release has come, or has failed so often that its model goes back.
+pass it is checked whether the release has come, or has failed so often that its model goes back.
 """
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from partitiond.controller.journal import Journal
-from partitiond.controller.plans.desk import Plans
+from partitiond.controller.plans.use_cases import Plans
 from partitiond.controller.runtime.diagnosis import first_line
 from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.watching import ModelFiles, engine_bytes
@@ -37,7 +37,7 @@ PLANS_LOOKED_AT = 20
 """Number of applied plans that are searched for the places of an earlier release. Chosen."""
 
 
-class ReleaseDesk:
+class ReleaseUseCases:
     """Keeps the releases of models, and judges those that are coming.
 
     Args:

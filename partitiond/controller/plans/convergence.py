@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from partitiond.controller.plans.chain import Chain
-from partitiond.controller.plans.obstacles import ObstacleDesk
+from partitiond.controller.plans.obstacles import ObstacleUseCases
 from partitiond.controller.profiles.jobs import JobQueue
 from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.watching import ModelFiles
@@ -32,7 +32,7 @@ PLANS_KEPT: Final = 50
 _KEY: Final = "convergence"
 
 
-class ConvergenceDesk:
+class ConvergenceUseCases:
     """Implements `ports.convergence.Convergences`.
 
     A watcher is woken after each pass of the loop.
@@ -47,7 +47,7 @@ class ConvergenceDesk:
         chain: Chain,
         jobs: JobQueue,
         files: ModelFiles,
-        obstacles: ObstacleDesk,
+        obstacles: ObstacleUseCases,
     ) -> None:
         self._store = store
         self._clock = clock

@@ -58,7 +58,7 @@ def failed_profiles(
     }
 
 
-class ObstacleDesk:
+class ObstacleUseCases:
     """Knows what keeps models from running.
 
     Attributes:

@@ -165,7 +165,7 @@ def planning_devices(
     return tuple(with_own(device) for device in devices)
 
 
-class PlanDesk:
+class PlanMaker:
     """Makes plans, checks them, and remembers what each was made from.
 
     Args:

@@ -2,5 +2,5 @@
 
 `loop` is the one writer; `engines` holds one task for each engine, `routes` makes the proxy's
 table, `watching` looks after devices in the background, `sleeping` knows which models are to sleep.
-The desks of the other rooms read its snapshots.
+The use cases of the other rooms read its snapshots.
 """

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from partitiond.controller.policy import ControllerPolicy, WatchPolicy
+from partitiond.controller.limits import ControllerPolicy, WatchPolicy
 from partitiond.controller.runtime.diagnosis import explain, first_line
 from partitiond.core.errors import EngineError, ExitedError, PartitiondError, StartTimedOutError
 from partitiond.core.plan.record import Placement

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from partitiond.controller.journal import Journal
-from partitiond.controller.policy import ControllerPolicy
+from partitiond.controller.limits import ControllerPolicy
 from partitiond.core.errors import PartitiondError
 from partitiond.ports import PartitionControl
 

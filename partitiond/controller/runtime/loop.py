@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from partitiond.controller.journal import Journal
-from partitiond.controller.policy import ControllerPolicy
+from partitiond.controller.limits import ControllerPolicy
 from partitiond.controller.runtime.engine_matching import (
     by_replica,
     held,

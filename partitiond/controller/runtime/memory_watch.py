@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from partitiond.controller.journal import Journal
-from partitiond.controller.policy import ControllerPolicy
+from partitiond.controller.limits import ControllerPolicy
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware.partition import ShareUse

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from partitiond.controller.journal import Journal
-from partitiond.controller.policy import ControllerPolicy
+from partitiond.controller.limits import ControllerPolicy
 from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.core.errors import ConflictError, InputError, PartitiondError

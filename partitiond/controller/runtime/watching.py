@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from partitiond.controller.policy import LOOK_SECONDS, PATIENCE_SECONDS
+from partitiond.controller.limits import LOOK_SECONDS, PATIENCE_SECONDS
 from partitiond.core.errors import (
     NotReadyError,
     PartitiondError,

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from partitiond.controller.demand.traffic import TrafficWatch
 from partitiond.controller.journal import Journal
 from partitiond.controller.plans.chain import Chain
-from partitiond.controller.plans.obstacles import ObstacleDesk
+from partitiond.controller.plans.obstacles import ObstacleUseCases
 from partitiond.controller.profiles.jobs import JobQueue
 from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.watching import DeviceWatch
-from partitiond.controller.views.overview import OverviewDesk
+from partitiond.controller.views.overview import OverviewUseCases
 from partitiond.metrics.exposition import Metrics
 from partitiond.metrics.snapshot import MetricsSnapshot
 from partitiond.ports import Store
@@ -31,7 +31,7 @@ class Readiness:
         devices: DeviceWatch,
         controller: Controller,
         chain: Chain,
-        obstacles: ObstacleDesk,
+        obstacles: ObstacleUseCases,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -67,7 +67,7 @@ class MetricsText:
         controller: Controller,
         jobs: JobQueue,
         traffic: TrafficWatch,
-        overview: OverviewDesk,
+        overview: OverviewUseCases,
         drift: DriftControl,
         scaling: Scalings,
     ) -> None:

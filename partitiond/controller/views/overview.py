@@ -69,7 +69,7 @@ class Sources:
     forecasts: Callable[[], Mapping[str, float | None]] = dict
 
 
-class OverviewDesk:
+class OverviewUseCases:
     """Implements `ports.Overviews`.
 
     Attributes:

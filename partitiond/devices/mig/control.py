@@ -35,7 +35,7 @@ from partitiond.devices.mig.instances import perform
 from partitiond.devices.mig.reading import read_state
 from partitiond.devices.mig.refusals import in_use, not_permitted
 from partitiond.devices.nodes import make_mig_nodes
-from partitiond.devices.nvml.discovery import OWN_PROCESSES
+from partitiond.devices.nvml.processes import OWN_PROCESSES
 from partitiond.devices.nvml.session_gate import QUIET
 from partitiond.platform.deadline_calls import DeadlineCalls
 

@@ -1,11 +1,10 @@
-"""Discovers NVIDIA GPUs as devices through NVML (`nvidia-ml-py`).
+"""Asks NVIDIA's driver about GPUs through NVML (`nvidia-ml-py`).
 
 A host without NVIDIA's driver has no GPUs, which is no error. Every other refusal becomes a
 `DeviceError` by one table. A value that the driver does not offer is None and is ignored, so all
 drivers from 450 on work with the values they offer.
 """
 
-from partitiond.devices.nvml.discovery import GpuDiscovery, discover_gpus
 from partitiond.devices.nvml.events import XidWatch
 from partitiond.devices.nvml.hardware_names import hardware_key
 from partitiond.devices.nvml.library import library_in_use, use_library
@@ -13,11 +12,9 @@ from partitiond.devices.nvml.memory import GpuMemory, memory_of, used_bytes
 from partitiond.devices.nvml.session import asking, gpu, offered, session, told, translate
 
 __all__ = [
-    "GpuDiscovery",
     "GpuMemory",
     "XidWatch",
     "asking",
-    "discover_gpus",
     "gpu",
     "hardware_key",
     "library_in_use",

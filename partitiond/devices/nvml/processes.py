@@ -10,6 +10,8 @@ import pynvml
 from partitiond.core.hardware.device_memory import GpuProcess
 from partitiond.devices.nvml.session import NOT_OFFERED
 
+OWN_PROCESSES: Final = "processes of our own"
+"""The subject of looks at them."""
 NO_INSTANCE: Final = 0xFFFFFFFF
 """Replaces the id of a GPU instance if the process is in none."""
 

@@ -22,7 +22,7 @@ from partitiond.core.hardware.partition import (
 )
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 from partitiond.devices.mps.compute_mode import compute_mode_refusal
-from partitiond.devices.nvml.discovery import OWN_PROCESSES
+from partitiond.devices.nvml.processes import OWN_PROCESSES
 from partitiond.devices.partitions.journal import DeviceJournal, Entry, EntryKind, EntryState
 from partitiond.devices.partitions.kinds import MigSlices, MpsShares
 from partitiond.devices.partitions.memory import Holder, Holders, partition_of

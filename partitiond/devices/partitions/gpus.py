@@ -10,8 +10,8 @@ from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.health import DeviceFault, DeviceHealth
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition_checks import GpuUse
+from partitiond.devices.gpus.mig import mig_mode
 from partitiond.devices.nvml.memory import memory_of
-from partitiond.devices.nvml.mig import mig_mode
 from partitiond.devices.nvml.processes import processes_on, sees_host_pids
 from partitiond.devices.nvml.session import gpu, told
 from partitiond.platform.deadline_calls import DeadlineCalls

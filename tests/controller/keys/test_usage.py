@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from partitiond.controller.keys.usage import UsageDesk, shares_of
+from partitiond.controller.keys.usage import UsageUseCases, shares_of
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.errors import InputError, StoreError
 from partitiond.core.keys.record import KeyRecord
@@ -45,7 +45,7 @@ class Books:
 
     def restart(self) -> None:
         """Another daemon, without a word from the one before."""
-        self.desk = UsageDesk(
+        self.desk = UsageUseCases(
             store=self.store,
             clock=self.wall,
             shares=lambda: self.shares,

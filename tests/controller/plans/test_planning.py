@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from partitiond.controller.plans.planning import (
-    PlanDesk,
+    PlanMaker,
     PlanOptions,
     planning_devices,
     without_model,
@@ -47,8 +47,8 @@ def store() -> Iterator[Store]:
     store.close()
 
 
-def desk(store: Store) -> PlanDesk:
-    return PlanDesk(
+def desk(store: Store) -> PlanMaker:
+    return PlanMaker(
         store=store,
         clock=FakeClock(),
         corrections=dict,
@@ -58,7 +58,7 @@ def desk(store: Store) -> PlanDesk:
     )
 
 
-def situation(here: PlanDesk) -> Situation:
+def situation(here: PlanMaker) -> Situation:
     return here.situation(devices=[cpu()], running=())
 
 
@@ -190,7 +190,7 @@ async def test_a_plan_the_checker_refuses_is_never_shown(store: Store) -> None:
     async def wrong(request: PlanRequest) -> Plan | Infeasible:
         return plan(placement("a-1", [0]), placement("a-2", [0]))
 
-    here = PlanDesk(
+    here = PlanMaker(
         store=store,
         clock=FakeClock(),
         corrections=dict,
@@ -208,7 +208,7 @@ async def test_without_a_plan_the_reasons_are_the_answer_and_nothing_would_chang
     async def never(request: PlanRequest) -> Plan | Infeasible:
         return Infeasible(("too small",), ("add memory",))
 
-    here = PlanDesk(
+    here = PlanMaker(
         store=store,
         clock=FakeClock(),
         corrections=dict,
@@ -303,7 +303,7 @@ async def test_progress_is_told_step_by_step(store: Store) -> None:
     ) -> Plan | Infeasible:
         return solve(request, on_progress)
 
-    here = PlanDesk(
+    here = PlanMaker(
         store=store,
         clock=FakeClock(),
         corrections=dict,
@@ -323,7 +323,7 @@ async def test_a_kind_of_device_that_is_not_here_is_planned_from_estimates(store
         assert entry is not None
         return entry.architecture
 
-    here = PlanDesk(
+    here = PlanMaker(
         store=store,
         clock=FakeClock(),
         corrections=dict,
@@ -349,7 +349,7 @@ async def test_host_memory_of_a_host_without_cpu_device_limits_engines_on_its_gp
         found = measured_profile(name, hardware=gpu.hardware)
         store.add_profile(dataclasses.replace(found, size=size))
     options = PlanOptions(time_limit_seconds=1.0, host_memory_bytes=told)
-    here = PlanDesk(
+    here = PlanMaker(
         store=store,
         clock=FakeClock(),
         corrections=dict,

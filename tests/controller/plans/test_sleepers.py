@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from partitiond.controller.plans.planning import (
-    PlanDesk,
+    PlanMaker,
     PlanOptions,
     running_placements,
     without_model,
@@ -48,8 +48,8 @@ def store() -> Iterator[Store]:
 
 
 @pytest.fixture
-def desk(store: Store) -> PlanDesk:
-    return PlanDesk(
+def desk(store: Store) -> PlanMaker:
+    return PlanMaker(
         store=store,
         clock=FakeClock(),
         corrections=dict,
@@ -64,7 +64,7 @@ ASLEEP = dataclasses.replace(
 )
 
 
-async def test_a_sleeper_stays_and_another_model_gets_its_cores(desk: PlanDesk) -> None:
+async def test_a_sleeper_stays_and_another_model_gets_its_cores(desk: PlanMaker) -> None:
     here = desk.situation(
         devices=[cpu()], running=(), sleepers=[Sleeper(ASLEEP, 1)], asleep={"a": 1}
     )
@@ -78,7 +78,7 @@ async def test_a_sleeper_stays_and_another_model_gets_its_cores(desk: PlanDesk) 
     assert all(u.model != "a" for u in preview.plan.unplaced)
 
 
-def test_awake_again_where_its_room_was_given_away_it_hears_so(desk: PlanDesk) -> None:
+def test_awake_again_where_its_room_was_given_away_it_hears_so(desk: PlanMaker) -> None:
     applied = dataclasses.replace(plan(), asleep=(ASLEEP,))
     unplaced = (Unplaced("a", "nothing is free."), Unplaced("b", "nothing is free."))
     made = dataclasses.replace(plan(), unplaced=unplaced)
@@ -90,7 +90,7 @@ def test_awake_again_where_its_room_was_given_away_it_hears_so(desk: PlanDesk) -
     assert told.asleep == ()
 
 
-async def test_a_plan_is_outdated_once_a_model_falls_asleep(desk: PlanDesk) -> None:
+async def test_a_plan_is_outdated_once_a_model_falls_asleep(desk: PlanMaker) -> None:
     here = desk.situation(devices=[cpu()], running=(), asleep={"a": 1})
     preview = await desk.preview(here, None)
     assert desk.recall(preview.plan.id, here, None) == preview

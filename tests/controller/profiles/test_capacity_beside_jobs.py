@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from partitiond.controller.plans.planning import PlanDesk, PlanOptions
+from partitiond.controller.plans.planning import PlanMaker, PlanOptions
 from partitiond.controller.profiles.capacity_beside_jobs import (
     devices_beside_jobs,
     host_memory_beside_jobs,
@@ -124,7 +124,7 @@ async def test_a_plan_beside_a_job_on_a_gpu_is_one_of_what_the_job_leaves() -> N
     store = open_store(":memory:")
     store.add_model(record("a", min_replicas=1, max_replicas=1, demand=Demand(req_per_s=0.1)))
     store.add_profile(measured_profile("a"))
-    desk = PlanDesk(
+    desk = PlanMaker(
         store=store,
         clock=FakeClock(),
         corrections=dict,
@@ -156,7 +156,7 @@ async def test_a_plan_beside_a_job_has_the_host_memory_that_the_job_leaves() -> 
 
     store = open_store(":memory:")
     options = PlanOptions(host_memory_bytes=10 * GIB)
-    desk = PlanDesk(
+    desk = PlanMaker(
         store=store,
         clock=FakeClock(),
         corrections=dict,

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from partitiond.controller.views.overview import OverviewDesk
+from partitiond.controller.views.overview import OverviewUseCases
 from partitiond.controller.views.parts import compute_share, device_overviews, frontier_views
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, TrafficWindow
 from partitiond.core.hardware.details import DeviceReading
@@ -64,10 +64,10 @@ def sample(name: str, at: float, ok: int, seconds: float) -> TrafficSample:
     )
 
 
-def measured(here: Host, window: TrafficWindow) -> OverviewDesk:
+def measured(here: Host, window: TrafficWindow) -> OverviewUseCases:
     """The host's desk, with this traffic."""
     desk = here.service.overview
-    assert isinstance(desk, OverviewDesk)
+    assert isinstance(desk, OverviewUseCases)
     desk.sources = dataclasses.replace(desk.sources, window=lambda _: window)
     return desk
 

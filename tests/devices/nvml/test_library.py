@@ -6,7 +6,8 @@ import pynvml
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.devices.nvml import discover_gpus, library_in_use, use_library
+from partitiond.devices.gpus.discovery import discover_gpus
+from partitiond.devices.nvml import library_in_use, use_library
 from partitiond.simulated.gpus.host import SimulatedHost
 
 

@@ -4,7 +4,8 @@ import pynvml
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.devices.nvml import asking, discover_gpus, offered, told
+from partitiond.devices.gpus.discovery import discover_gpus
+from partitiond.devices.nvml import asking, offered, told
 
 
 def driver_is_there() -> bool:

@@ -9,7 +9,7 @@ import pytest
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.profile.points import Telemetry
 from partitiond.devices.fake import fake_gpus
-from partitiond.devices.nvml import discover_gpus
+from partitiond.devices.gpus.discovery import discover_gpus
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry.gpu import GpuSampler
 from partitiond.platform.deadline_calls import DeadlineCalls

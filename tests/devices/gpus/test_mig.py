@@ -6,10 +6,10 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from partitiond.devices.nvml import mig
+from partitiond.devices.gpus import mig
 from partitiond.devices.nvml.session import gpu
 from partitiond.simulated.gpus.description import GpuDescription
-from tests.devices.nvml.conftest import MakeHost
+from tests.devices.gpus.conftest import MakeHost
 
 CUT = GpuDescription("a100-80gb", mig=True, mig_instances=("3g.40gb@4", "1g.10gb@0"))
 

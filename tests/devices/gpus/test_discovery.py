@@ -14,10 +14,10 @@ from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.units import GIB
-from partitiond.devices.nvml.discovery import GpuDiscovery
+from partitiond.devices.gpus.discovery import GpuDiscovery
 from partitiond.devices.partitions.gpus import NvmlGpus
 from partitiond.simulated.gpus.description import GpuDescription
-from tests.devices.nvml.conftest import MakeHost
+from tests.devices.gpus.conftest import MakeHost
 
 CORES = range(4)
 WHOLE, MEMORY, MPS, MIG = (

@@ -70,7 +70,7 @@ class _Watched:
     gathered: OpenWindow | None = None
 
 
-class DriftDesk:
+class DriftUseCases:
     """Implements `ports.drift.DriftControl`.
 
     Args:

@@ -25,7 +25,8 @@ from partitiond.core.hardware.kinds import Device, DeviceKind, ForeignProcess, s
 from partitiond.core.mig.geometry import Place
 from partitiond.core.units import Bytes
 from partitiond.devices.cpu import core_nodes
-from partitiond.devices.nvml import mig, processes
+from partitiond.devices.gpus import mig
+from partitiond.devices.nvml import processes
 from partitiond.devices.nvml.hardware_names import hardware_key
 from partitiond.devices.nvml.health import readings_of
 from partitiond.devices.nvml.memory import GpuMemory, memory_of
@@ -46,8 +47,8 @@ from partitiond.platform.deadline_calls import DeadlineCalls
 log = logging.getLogger(__name__)
 
 DRIVER: Final = "the NVIDIA driver"
-OWN_PROCESSES: Final = "processes of our own"
-"""Subjects of looks in addition to the GPUs, each of which has its UUID as subject."""
+"""The subject of looks at the driver; each GPU has its UUID as subject (and see
+`processes.OWN_PROCESSES`)."""
 
 VOLTA: Final = 7
 """Lowest compute capability (major) at which MPS clients have memory and SMs of their own."""
@@ -130,7 +131,7 @@ class GpuDiscovery:
             DeviceError: the driver is there and refuses, or no GPU answers.
         """
         try:
-            own = self._looks.begin(OWN_PROCESSES, lambda: frozenset(self._own_pids()))
+            own = self._looks.begin(processes.OWN_PROCESSES, lambda: frozenset(self._own_pids()))
             count, driver = self._looks.ask(DRIVER, _driver)
             return self._all(count, driver, tuple(cores), own.wait())
         except SilentError as error:

@@ -14,6 +14,8 @@ from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import MigInstance, MigProfile, short_device
 from partitiond.core.mig.geometry import Place, covered_slices, place_of
 from partitiond.core.mig.names import PLANNED_ATTRIBUTES, read_name
+from partitiond.devices.mig.client import MigHelper
+from partitiond.devices.mig.reading import read_state
 from partitiond.devices.nvml.session import NOT_OFFERED, offered, told
 
 log = logging.getLogger(__name__)
@@ -62,10 +64,6 @@ def read_mig(
         helper: socket of the privileged MIG helper.
         is_foreign: whether a process counts as foreign.
     """
-    # These modules use the session of this package, so importing them at the top would be a cycle.
-    from partitiond.devices.mig.client import MigHelper
-    from partitiond.devices.mig.reading import read_state
-
     asked = MigHelper(helper) if helper is not None and _reachable(helper) else None
     try:
         state = read_state(uuid, asked.read_placed if asked is not None else None)

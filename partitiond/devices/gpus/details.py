@@ -7,8 +7,8 @@ import pynvml
 
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import XidEvent
+from partitiond.devices.gpus.discovery import GpuSnapshot
 from partitiond.devices.nvml import topology
-from partitiond.devices.nvml.discovery import GpuSnapshot
 from partitiond.devices.nvml.session import session, told
 
 _ARCHITECTURES: Final = {

@@ -1,4 +1,4 @@
-"""The drift desk works in a control plane whose engines are as slow as the test sets."""
+"""Drift is watched and corrected in a control plane whose engines are as slow as the test sets."""
 
 import asyncio
 import contextlib
@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from partitiond.controller.drift import desk as drift
-from partitiond.controller.drift.desk import DriftDesk
+from partitiond.controller.drift import use_cases as drift
+from partitiond.controller.drift.use_cases import DriftUseCases
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, TrafficWindow
 from partitiond.core.drift.detection import LedgerEntry, Verdict
 from partitiond.core.drift.load import sharing_factor
@@ -35,7 +35,7 @@ PACE = 0.010
 class Traffic:
     """Counts of engines that serve two requests at a time, looked at every two seconds."""
 
-    def __init__(self, desk: DriftDesk) -> None:
+    def __init__(self, desk: DriftUseCases) -> None:
         self.desk = desk
         self.at = 0.0
         self.counts: dict[str, ReplicaCount] = {}
@@ -78,8 +78,8 @@ def _later(
     )
 
 
-def desk_of(host: Host) -> DriftDesk:
-    assert isinstance(host.service.drift, DriftDesk)
+def desk_of(host: Host) -> DriftUseCases:
+    assert isinstance(host.service.drift, DriftUseCases)
     return host.service.drift
 
 

@@ -13,9 +13,9 @@ from partitiond.controller.plans.chain import (
     woken_without_place,
 )
 from partitiond.controller.plans.changed_worlds import OnProgress
-from partitiond.controller.plans.obstacles import ObstacleDesk, failed_profiles
+from partitiond.controller.plans.obstacles import ObstacleUseCases, failed_profiles
 from partitiond.controller.plans.planning import (
-    PlanDesk,
+    PlanMaker,
     PlanOptions,
     planning_devices,
     running_placements,
@@ -83,8 +83,8 @@ class Plans:
         devices: DeviceWatch,
         controller: Controller,
         jobs: JobQueue,
-        desk: PlanDesk,
-        obstacles: ObstacleDesk,
+        maker: PlanMaker,
+        obstacles: ObstacleUseCases,
         may_apply: Callable[[PlanDiff, Plan], bool],
         rolling: Callable[[], Collection[str]],
         awaited: Callable[[], Collection[str]],
@@ -96,7 +96,7 @@ class Plans:
         self._devices = devices
         self._controller = controller
         self._jobs = jobs
-        self._desk = desk
+        self._maker = maker
         self._applying = asyncio.Lock()
         self._asked = PlanQueue()
         self._chain_made_from = ""
@@ -112,7 +112,7 @@ class Plans:
             pressing=self._pressing,
             preview=self._preview_by_itself,
             fresh=self._fresh,
-            lasts=lambda plan_id: desk.remembers(plan_id, self._fingerprint()) is not None,
+            lasts=lambda plan_id: maker.remembers(plan_id, self._fingerprint()) is not None,
             apply=self._apply_by_itself,
             touches_running=self._touches_running,
             current=lambda: controller.desired,
@@ -120,7 +120,7 @@ class Plans:
 
     def use(self, options: PlanOptions) -> None:
         """Make plans with these options from now on."""
-        self._desk.use(options)
+        self._maker.use(options)
 
     async def preview(
         self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
@@ -144,22 +144,22 @@ class Plans:
 
     def waiting(self) -> PlanPreview | None:
         """Return the plan that waits for `apply`, and what it changes."""
-        return self._desk.remembers(self.chain.waiting)
+        return self._maker.remembers(self.chain.waiting)
 
     def remembered(self) -> tuple[Plan, ...]:
         """Return plans that were made and may be applied by their ids, with the waiting one."""
-        return self._desk.plans()
+        return self._maker.plans()
 
     async def _preview(
         self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
     ) -> PlanPreview:
-        return await self._desk.preview(
+        return await self._maker.preview(
             self._situation(), self._controller.plan, question, on_progress
         )
 
     def _situation(self) -> Situation:
         """Return what a plan on request would be made from now."""
-        return self._desk.situation(
+        return self._maker.situation(
             devices=self._own_free(),
             running=self._running(),
             sleepers=self._sleepers(),
@@ -181,7 +181,7 @@ class Plans:
         async with self._asked.turn():
             await self._devices.look()
             situation = change(self._situation())
-            return await self._desk.preview(situation, self._controller.plan, remember=False)
+            return await self._maker.preview(situation, self._controller.plan, remember=False)
 
     async def apply(self, plan_id: str | None = None, *, allow_outage: bool = False) -> PlanPreview:
         """Apply the plan of that id, or a fresh one; the applied plan again changes nothing.
@@ -206,14 +206,14 @@ class Plans:
                 preview = await self._lasting_preview(PlanQuestion(allow_outage=allow_outage))
             else:
                 await self._devices.look()
-                preview = self._desk.recall(plan_id, self._situation(), applied)
+                preview = self._maker.recall(plan_id, self._situation(), applied)
             if preview.infeasible is not None:
                 raise ConflictError(
                     f"no plan serves what was asked: {'; '.join(preview.infeasible.reasons)}",
                     hint=" ".join(preview.infeasible.remedies),
                 )
             self._refuse_while_ending()
-            if not (allow_outage or self._desk.allows_outage(preview.plan.id)):
+            if not (allow_outage or self._maker.allows_outage(preview.plan.id)):
                 self._refuse_losses(preview.plan)
             self._apply(preview, "as asked")
             return preview
@@ -254,7 +254,7 @@ class Plans:
 
     def _fingerprint(self) -> str:
         """Return the fingerprint of the present situation; see `Situation.fingerprint`."""
-        situation = self._desk.situation(
+        situation = self._maker.situation(
             devices=self._devices.devices,
             running=(),
             asleep=self._controller.sleep.levels,
@@ -267,7 +267,7 @@ class Plans:
         """Take a removed model out of the applied plan; its replicas drain and stop."""
         plan = self._controller.plan
         if plan is not None and any(p.model == name for p in plan.wanted):
-            smaller = without_model(plan, name, self._desk.next_id(), self._clock.utc_iso())
+            smaller = without_model(plan, name, self._maker.next_id(), self._clock.utc_iso())
             self._controller.apply(smaller)
 
     def take_places(self, model: str, before: Plan, what: str) -> None:
@@ -276,7 +276,7 @@ class Plans:
         if plan is not None:
             now = self._clock.utc_iso()
             self._controller.apply(
-                with_places(plan, before, model, plan_id=self._desk.next_id(), at=now, what=what)
+                with_places(plan, before, model, plan_id=self._maker.next_id(), at=now, what=what)
             )
 
     def _apply(self, preview: PlanPreview, how: str) -> None:
@@ -327,7 +327,7 @@ class Plans:
         if leases:
             named = self._under_served() | frozenset(planned_before)
             absent |= not_yet_planned(records, self._controller.plan, named)
-        situation = self._desk.situation(
+        situation = self._maker.situation(
             devices=self._own_free(),
             running=self._running(),
             without_estimates=held_back(records, self._best, self._jobs.jobs(), desired),
@@ -340,7 +340,7 @@ class Plans:
         # Lost replicas are placed beside running ones, though a move would save a device: a plan
         # that moves running replicas waits for an operator, and the lost ones would wait with it.
         question = PlanQuestion(move_price=MAX_MOVE_PRICE) if self._lost() else None
-        return await self._desk.preview(
+        return await self._maker.preview(
             situation,
             self._controller.plan,
             question,
@@ -356,7 +356,7 @@ class Plans:
         return stranded(desired, self._devices.devices) or any(cut_off)
 
     def _best(self, name: str) -> tuple[Profile, ...]:
-        return self._desk.best.of(self._store.model(name).spec)
+        return self._maker.best.of(self._store.model(name).spec)
 
     def _touches_running(self, preview: PlanPreview) -> bool:
         """Whether a plan moves or stops what has a process; a replica without one moves freely.

@@ -9,7 +9,7 @@ from partitiond.core.units import GIB
 from partitiond.devices.host import HostDevices
 from partitiond.serde import from_json, to_json
 from partitiond.simulated.gpus.description import GpuDescription
-from tests.devices.nvml.conftest import MakeHost
+from tests.devices.gpus.conftest import MakeHost
 
 
 def test_a_gpu_tells_of_itself_and_of_its_links(make_host: MakeHost) -> None:
