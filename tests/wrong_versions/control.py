@@ -57,7 +57,7 @@ CONTROL: Final[tuple[Rule, ...]] = (
                 '"not ready.", hint="With',
                 '"not ready.", facts=missing, hint="With',
             ),
-            ("partitiond/client/client.py", "return why_not or {", "return why_not and {"),
+            ("partitiond/client/views.py", "return why_not or {", "return why_not and {"),
         ),
     ),
     rule(

@@ -103,7 +103,7 @@ LOOP: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Windows that fill at once are judged so many per look, each in its turn and as a whole.",
-        "tests/controller/drift/test_desk.py::"
+        "tests/controller/drift/test_use_cases.py::"
         "test_of_windows_that_fill_at_once_a_look_judges_so_many_and_writes_them_together",
         wrong=(
             (_DRIFT, "in full[:JUDGED_PER_LOOK]", "in full"),
