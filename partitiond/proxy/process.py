@@ -64,6 +64,21 @@ def arguments_text(host: str, port: int, options: ProxyOptions) -> str:
     return f"{host}:{port} {to_json(options)}"
 
 
+def in_same_groups(pid: int) -> bool:
+    """Whether a process is in all groups of this one: engines' sockets may be open to a group that
+    the service was given after that process began. True if the kernel does not tell.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return True
+    lines = (line.partition(":") for line in status.splitlines())
+    groups = {
+        int(group) for name, _, rest in lines if name in {"Groups", "Gid"} for group in rest.split()
+    }
+    return groups >= set(os.getgroups())
+
+
 def same_arguments(one: str, other: str) -> bool:
     """Whether a proxy with `one` need not be replaced by a proxy with `other`.
 

@@ -40,6 +40,7 @@ from partitiond.proxy.config import (
 from partitiond.proxy.process import (
     ProxyIdentity,
     arguments_text,
+    in_same_groups,
     is_alive,
     read_identity,
     same_arguments,
@@ -131,12 +132,14 @@ class ProxyProcess:
             return True
 
     async def _adopted(self) -> bool:
-        """Adopt the process that runs and answers; end it if its arguments differ."""
+        """Adopt the process that runs and answers. End it if its arguments differ, or if it cannot
+        reach all the sockets of engines that this process reaches.
+        """
         found = read_identity(self._state_dir)
         if found is None or not is_alive(found) or not await self._answers(found):
             return False
         self.identity = found
-        if same_arguments(found.arguments, self._arguments()):
+        if same_arguments(found.arguments, self._arguments()) and in_same_groups(found.pid):
             return True
         await self._stop(REPLACE_GRACE_SECONDS)
         return False

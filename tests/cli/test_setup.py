@@ -222,7 +222,9 @@ def played(tmp_path: Path) -> Played:
         if ours and folder.stat().st_uid == os.geteuid():
             folder.chmod(folder.stat().st_mode | 0o011)
     host = SetupHost(root, live=True, path=f"{programs}:/usr/bin:/bin")
-    facts = facts_of(host, gpu=True, mig=True, engine=False, bin_dir=tmp_path / "opt")
+    facts = facts_of(
+        host, gpu=True, mig=True, engine=False, engine_user=False, bin_dir=tmp_path / "opt"
+    )
     log.write_text("")
     return Played(host, log, facts)
 
@@ -262,6 +264,31 @@ def test_a_gpu_host_is_asked_in_order_and_asked_back_in_reverse(played: Played) 
     assert not played.host.file("/etc/partitiond").exists() or not list(
         played.host.file("/etc/partitiond").iterdir()
     )
+
+
+def test_engines_get_a_user_of_their_own_only_where_that_is_asked_for(played: Played) -> None:
+    """The socket is there before the daemon that asks at it."""
+    units = played.host.file("/etc/systemd/system")
+    drop_in = units / "partitiond.service.d/30-engines.conf"
+    list(record.apply(played.host, steps_for(played.facts, played.host)))
+    assert not drop_in.exists()
+    assert not list(units.glob("partitiond-engine*"))
+    list(record.undo(played.host, purge=False))
+    played.log.write_text("")
+    facts = dataclasses.replace(played.facts, engine_user=True)
+    outcomes = list(record.apply(played.host, steps_for(facts, played.host)))
+    assert all(outcome.state is StepProgress.DONE for outcome in outcomes if outcome.key != "mig")
+    assert {path.name for path in units.glob("partitiond-engine*")} == {
+        "partitiond-engine.socket", "partitiond-engine@.service"
+    }  # fmt: skip
+    assert f"{facts.bin_dir}/python -I -m" in (units / "partitiond-engine@.service").read_text()
+    assert "PARTITIOND_ENGINE__LAUNCHER=" in drop_in.read_text()
+    asked = played.asked()
+    socket = asked.index("systemctl enable --now partitiond-engine.socket")
+    assert socket < asked.index("systemctl enable --now partitiond.service")
+    list(record.undo(played.host, purge=False))
+    assert not drop_in.exists()
+    assert "systemctl disable --now partitiond-engine.socket" in played.asked()
 
 
 def test_a_subgroup_is_written_only_where_systemd_knows_it(played: Played) -> None:

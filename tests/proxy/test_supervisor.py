@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from partitiond.ports import ProxyControl
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import (
     arguments_text,
+    in_same_groups,
     is_alive,
     read_identity,
     same_arguments,
@@ -191,6 +194,23 @@ def test_only_what_both_releases_know_tells_proxies_apart() -> None:
     assert not same_arguments(here, arguments_text("::1", 81, ProxyOptions()))
     assert not same_arguments(here, arguments_text("::1", 80, ProxyOptions(max_body_bytes=1)))
     assert not same_arguments("::1:80 ?", here)
+
+
+def test_a_proxy_without_a_group_of_ours_is_not_kept() -> None:
+    """It could not reach the sockets of engines that were given to that group meanwhile."""
+    assert in_same_groups(os.getpid())
+    assert in_same_groups(2**22 - 1)  # gone: whether it answers is seen elsewhere
+    if os.geteuid() != 0:
+        pytest.skip("only root may give a process other groups")
+    code = "import os; os.setgroups([]); os.setgid(65534); print('', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        kept = in_same_groups(other.pid)
+        other.kill()
+    assert kept == (not os.getgroups())
 
 
 async def test_stopping_lets_requests_finish_within_the_grace(

@@ -36,8 +36,8 @@ def check_engine_user(facts: EngineUserFacts) -> list[DoctorFinding]:
         return [
             ok(
                 "engine user",
-                "the daemon's: an engine that is taken over reads what the daemon reads (the "
-                "service that `partitiond setup` installs gives engines a user of their own)",
+                "the daemon's: an engine that is taken over reads what the daemon reads "
+                "(`partitiond setup --engine-user` gives engines a user of their own)",
             )
         ]
     if not facts.socket:

@@ -30,6 +30,7 @@ def setup(
     ),
     mig: bool | None = option("Install the MIG helper; default: with GPUs.", "--mig/--no-mig"),
     engine: bool = option("Also install vLLM (several GB).", "--engine/--no-engine", default=True),
+    engine_user: bool = option("Run engines as a user of their own, in a sandbox."),
     bin_dir: Path | None = option("Folder of the `partitiond` the service runs."),
     as_json: JsonOption = False,
 ) -> None:
@@ -49,7 +50,14 @@ def setup(
     if undo:
         _undo(host, apply=apply, purge=purge, as_json=as_json)
         return
-    facts = facts_of(host, gpu=gpu, mig=mig, engine=engine and root is None, bin_dir=bin_dir)
+    facts = facts_of(
+        host,
+        gpu=gpu,
+        mig=mig,
+        engine=engine and root is None,
+        engine_user=engine_user,
+        bin_dir=bin_dir,
+    )
     _set_up(host, steps_for(facts, host), apply=apply, as_json=as_json)
 
 

@@ -110,6 +110,7 @@ class SetupFacts:
         gpu: whether to prepare for NVIDIA GPUs.
         mig: whether to install the helper that changes MIG.
         engine: whether to install an engine, too.
+        engine_user: whether engines run as a user of their own.
         systemd: its version; 0 if there is none.
         bin_dir: folder of the `partitiond` program that the service runs.
         persistenced: whether the host has NVIDIA's persistence daemon as a service.
@@ -118,13 +119,20 @@ class SetupFacts:
     gpu: bool
     mig: bool
     engine: bool
+    engine_user: bool
     systemd: int
     bin_dir: Path
     persistenced: bool
 
 
 def facts_of(
-    host: SetupHost, *, gpu: bool | None, mig: bool | None, engine: bool, bin_dir: Path | None
+    host: SetupHost,
+    *,
+    gpu: bool | None,
+    mig: bool | None,
+    engine: bool,
+    engine_user: bool,
+    bin_dir: Path | None,
 ) -> SetupFacts:
     """Look at the host; facts that were given override facts that are seen."""
     seen = host.live and (
@@ -135,6 +143,7 @@ def facts_of(
         gpu=with_gpu,
         mig=with_gpu if mig is None else mig,
         engine=engine,
+        engine_user=engine_user,
         systemd=systemd_version(host),
         bin_dir=bin_dir or (Path(sys.prefix) / "bin" if host.live else IMAGE_BIN),
         persistenced=any(

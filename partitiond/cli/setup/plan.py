@@ -132,7 +132,9 @@ def _units(facts: SetupFacts) -> Sequence[SetupStep]:
 
 
 def _engines(facts: SetupFacts) -> Sequence[SetupStep]:
-    """Start engines as a user of their own, which holds nothing but a model and a socket."""
+    """Start engines as a user of their own, which holds nothing of the daemon's."""
+    if not facts.engine_user:
+        return ()
     return (
         *(
             FileStep(
@@ -302,9 +304,9 @@ def _enable(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
         about = "the MIG helper answers"
         unsafe = _unsafe_for_root(facts)
         steps.append(_enabled(host, "mig", MIG_SOCKET, about, problem=unsafe))
-    steps.append(
-        _enabled(host, "engines", ENGINE_SOCKET, "engines can be started, now and at boot")
-    )
+    if facts.engine_user:
+        about = "engines can be started, now and at boot"
+        steps.append(_enabled(host, "engines", ENGINE_SOCKET, about))
     # Restarting the service leaves engines running; undoing a setup must stop them.
     down = (as_daemon(facts.bin_dir, "down"),)
     about = "the service starts, now and at boot"

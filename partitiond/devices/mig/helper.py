@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import DeviceError, InputError
-from partitiond.core.mig.changes import CreateComputeInstance, SetMigMode, step_text
+from partitiond.core.mig.changes import CreateComputeInstance, SetMigMode, Step, step_text
 from partitiond.devices.mig import protocol
 from partitiond.devices.mig.instances import perform
 from partitiond.devices.mig.reading import read_placed
@@ -123,18 +123,20 @@ class HelperServer:
                 line = lines.readline(protocol.MAX_LINE_BYTES + 1)
                 if not line:
                     return
-                connection.sendall(self._answer(line, f"pid {pid} of user {uid}"))
-                if not line.endswith(b"\n"):  # too long, or cut off
+                who = f"pid {pid} of user {uid}"
+                try:
+                    if len(line) > protocol.MAX_LINE_BYTES:
+                        raise InputError("the line is too long.")
+                    uuid, step = protocol.parse_request(line)
+                except InputError as error:
+                    # Who speaks another language, as HTTP, is not listened to any further: what
+                    # follows may be somebody else's.
+                    log.warning("refused: %s: %s", who, error.message)
+                    connection.sendall(protocol.refusal_line(error.message, error.hint, None))
                     return
+                connection.sendall(self._answer(uuid, step, who))
 
-    def _answer(self, line: bytes, who: str) -> bytes:
-        try:
-            if len(line) > protocol.MAX_LINE_BYTES:
-                raise InputError("the line is too long.")
-            uuid, step = protocol.parse_request(line)
-        except InputError as error:
-            log.warning("refused: %s: %s", who, error.message)
-            return protocol.refusal_line(error.message, error.hint, None)
+    def _answer(self, uuid: str, step: Step | None, who: str) -> bytes:
         said = f"{who}: {'read' if step is None else step_text(step)} on {uuid}"
         if isinstance(step, SetMigMode) and not self._allow_mode:
             log.warning("refused: %s: started without --allow-mode", said)

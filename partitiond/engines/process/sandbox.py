@@ -8,14 +8,16 @@ user and may neither signal nor read this user's processes. This process
 - reads the engine's command and the descriptor for its output from the shim;
 - tells its folder, in which the engine listens, and its cgroup, by which the daemon's user can kill
   everything in it without consent of anything in it;
-- enters a Landlock domain, so that engines of one user can neither trace nor signal each other;
-- starts the engine, passes signals on, and tells the memory of the engine's processes;
+- starts the engine in a Landlock domain within its own, so that it can neither trace nor signal
+  engines of the same user, nor this process;
+- passes signals on, and tells the memory of the engine's processes;
 - tells how the engine ended, and ends: systemd then kills whatever is left in the cgroup.
 
 When the connection ends the shim is gone, and this process kills the engine, as the kernel does
 where the shim is the engine's parent.
 
-Both sides write one JSON object a line. Standard library only, as the shim.
+Both sides write one JSON object a line. Standard library only, as the shim. With `--without-cgroup`
+it runs in no unit, as in tests: the shim then has no way to kill what is stopped.
 """
 
 # ruff: noqa: PTH103, PTH118
@@ -122,9 +124,11 @@ def start(command: dict[str, object], folder: str, output: int) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        # The engine must hold no end of the connection: it speaks for nobody but itself.
+        # The engine must hold no end of the connection: it speaks for nobody but itself. And it
+        # must not reach the process that does.
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
+        enter_domain()
         shim.become_engine(argv, env, folder, output, parent)
     os.close(output)
     return pid
@@ -146,7 +150,10 @@ def serve(connection: socket.socket, engine: int, wakeup: int) -> int:
                 if status is not None:
                     return status
                 continue
-            asked = connection.recv(64)
+            try:
+                asked = connection.recv(64)
+            except ConnectionResetError:  # the shim died with a line unread
+                asked = b""
             for byte in asked or bytes([signal.SIGKILL]):
                 os.kill(engine, byte if byte in {signal.SIGTERM, signal.SIGKILL} else 0)
             if not asked:
@@ -169,6 +176,9 @@ def main() -> int:
     os.umask(0o007)  # the daemon's user reaches the socket as a member of this user's group
     try:
         command, output = read_command(connection)
+        cgroup = own_cgroup()
+        if not cgroup and "--without-cgroup" not in sys.argv:
+            raise OSError("its unit has no cgroup in a hierarchy of version 2 on this host")
         shim.prctl(shim.PR_SET_CHILD_SUBREAPER, 1)
         alone = enter_domain()
         wakeup = shim.prepare_signals()
@@ -177,7 +187,7 @@ def main() -> int:
         tell(connection, refused=f"{type(error).__name__}: {error}"[:500])
         return 1
     connection.settimeout(None)
-    tell(connection, folder=folder, cgroup=own_cgroup(), pid=engine, shared=alone)
+    tell(connection, folder=folder, cgroup=cgroup, pid=engine, shared=alone)
     status = serve(connection, engine, wakeup)
     shim.kill_tree()
     tell(connection, status=status)

@@ -53,7 +53,9 @@ kernel) every ten seconds costs 0.3 % of a core at most."""
 SANDBOX_SECONDS = 12.0
 """Longest wait for the process that systemd starts, which takes some 0.1 s on an idle machine; less
 than the daemon waits for this program (`spawn`)."""
-MAX_LINE_BYTES = 65536
+MAX_LINE_BYTES = 4096
+MOST_MEMORY_BYTES = 1 << 50
+"""No host has as much; a figure above is a lie."""
 
 KILL_ROUNDS = 100
 KILL_ROUND_SECONDS = 0.05
@@ -209,7 +211,7 @@ def leave_parent() -> int:
         os.close(ready_write)
         answer = os.read(ready_read, 4096)
         if answer != b"ok":
-            sys.stderr.write(answer.decode(errors="replace") or "the supervisor died at once")
+            os.write(2, answer or b"the supervisor died at once")
             os._exit(1)
         os._exit(0)
     os.close(ready_read)
@@ -340,7 +342,10 @@ class SandboxedEngine:
 
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.settimeout(SANDBOX_SECONDS)
-        self._connection.connect(str(command["launcher"]))
+        try:
+            self._connection.connect(str(command["launcher"]))
+        except OSError as error:
+            raise OSError(f"{command['launcher']} starts no engine: {error.strerror}") from error
         asked = {"version": 1, "argv": command["argv"], "env": command["env"]}
         line = json.dumps({**asked, "cores": command["cores"]}).encode() + b"\n"
         sent = socket.send_fds(self._connection, [line], [output])
@@ -367,9 +372,11 @@ class SandboxedEngine:
 
     def _lines(self, data: bytes) -> list[dict[str, object]]:
         *lines, self._unread = (self._unread + data).split(b"\n")
+        if any(len(line) > MAX_LINE_BYTES for line in (*lines, self._unread)):
+            raise ValueError("a line is too long")
         found = [json.loads(line) for line in lines]
-        if len(self._unread) > MAX_LINE_BYTES or not all(isinstance(f, dict) for f in found):
-            raise OSError("the engine's keeper says what it may not say")
+        if not all(isinstance(told, dict) for told in found):
+            raise ValueError("a line is no object")
         return found
 
     def send(self, number: int) -> None:
@@ -386,14 +393,15 @@ class SandboxedEngine:
         try:
             data = self._connection.recv(65536)
             for told in self._lines(data):
-                if "peak_pss_bytes" in told:
-                    self.memory_bytes = int(str(told["peak_pss_bytes"]))
-                if "status" in told:
-                    self._status = int(str(told["status"]))
+                peak, status = told.get("peak_pss_bytes"), told.get("status")
+                if isinstance(peak, int) and 0 <= peak < MOST_MEMORY_BYTES:
+                    self.memory_bytes = peak
+                if isinstance(status, int) and 0 <= status < 1 << 16:
+                    self._status = status
         except BlockingIOError:
             return
-        except (OSError, ValueError):
-            data = b""
+        except (OSError, ValueError, RecursionError):
+            data = b""  # it says what only an engine that took it over would say: it is ended
         if not data and self._status is None:
             self._status = int(signal.SIGKILL)
 

@@ -1,6 +1,7 @@
 """An engine of another user is supervised like an own one, through systemd's connection."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -53,7 +54,14 @@ class Launcher:
             with connection:
                 self.started.append(
                     subprocess.Popen(
-                        [*ORDINARY, sys.executable, "-I", "-m", sandbox.__name__],
+                        [
+                            *ORDINARY,
+                            sys.executable,
+                            "-I",
+                            "-m",
+                            sandbox.__name__,
+                            "--without-cgroup",
+                        ],
                         stdin=connection.fileno(),
                         env={"RUNTIME_DIRECTORY": str(folder), "PATH": "/usr/bin:/bin"},
                         start_new_session=True,
@@ -266,6 +274,79 @@ async def test_engines_of_one_user_can_neither_trace_nor_signal_each_other(
     await asyncio.wait_for(process.wait_gone(leader), 20)
 
 
+async def test_an_engine_reaches_not_even_what_keeps_it(
+    folder: RunFolder, launcher: Launcher
+) -> None:
+    """Who could stop it or take its connection would outlive the shim."""
+    record = await finished(
+        folder,
+        launcher,
+        """
+        import ctypes, os
+        parent = os.getppid()
+        for what in ("environ", "mem", "fd/0"):
+            path = f"/proc/{parent}/{what}"
+            try:
+                os.readlink(path) if what == "fd/0" else open(path, "rb").read(1)
+                print("read", what)
+            except OSError:
+                pass
+        libc = ctypes.CDLL(None, use_errno=True)
+        pidfd = os.pidfd_open(parent)
+        for number in range(8):
+            if libc.syscall(438, pidfd, number, 0) >= 0:  # pidfd_getfd
+                print("took", number)
+        try:
+            os.kill(parent, 0)
+            print("signalled")
+        except OSError:
+            pass
+        """,
+    )
+    assert record["code"] == 0
+    signals = [] if sandbox.landlock_version() >= 6 else ["signalled"]
+    assert folder.log.read_text().splitlines() == signals
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"[" * 60_000 + b"\n",
+        b'{"status": 99999999999999}\n',
+        b'{"status": -1}\n{"status": "0"}\n',
+        b'{"peak_pss_bytes": ' + b"9" * 4000 + b"}\n",
+        b"7\n",
+        b"x" * 100_000,
+    ],
+)
+async def test_whatever_is_said_over_the_connection_the_shim_ends_the_engine(
+    folder: RunFolder, tmp_path: Path, said: bytes
+) -> None:
+    """What an engine could say that took the connection over, and then went silent."""
+    with tempfile.TemporaryDirectory(prefix="pd-") as short, socket.socket(socket.AF_UNIX) as here:
+        here.bind(f"{short}/l.sock")
+        here.listen()
+        launch = simulated_launch()
+        command = shim_command(["/bin/true"], {}, launch, folder)
+        folder.prepare(launch, command | {"launcher": f"{short}/l.sock"})
+        starting = asyncio.ensure_future(spawn_shim(folder))
+        connection, _ = await asyncio.to_thread(here.accept)
+        with connection:
+            told = {"folder": short, "cgroup": "", "pid": 1, "shared": ""}
+            connection.sendall(json.dumps(told).encode() + b"\n")
+            await starting
+            leader = folder.process()
+            assert leader is not None
+            with contextlib.suppress(OSError):
+                connection.sendall(said)
+                connection.shutdown(socket.SHUT_WR)
+            await asyncio.wait_for(process.wait_gone(leader), 20)
+    exited = folder.exit()
+    assert exited is not None
+    assert (exited.code, exited.signal) == (None, signal.SIGKILL)
+    assert folder.peak_pss_bytes() < 2**40
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -300,7 +381,7 @@ async def test_a_launcher_that_is_not_there_is_an_error_that_names_it(folder: Ru
     launch = simulated_launch()
     command = shim_command(["/bin/true"], {}, launch, folder) | {"launcher": "/nowhere/l.sock"}
     folder.prepare(launch, command)
-    with pytest.raises(StartFailedError, match="could not start the engine"):
+    with pytest.raises(StartFailedError, match=r"/nowhere/l.sock starts no engine: No such file"):
         await spawn_shim(folder)
 
 
