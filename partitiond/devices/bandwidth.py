@@ -35,14 +35,15 @@ _DEADLINE_SECONDS: Final = 60.0
 _BFLOAT16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags in Linux's /proc/cpuinfo: two for x86, one for Arm."""
 
-_NO_SLOWER_IN_BFLOAT16: Final = (
+_ONEDNN_BFLOAT16: Final = (
     frozenset({"avx512bw", "avx512dq", "avx512vl"}),
     frozenset({"bf16"}),
 )
 """Flags with which torch multiplies bfloat16 by oneDNN: the first for x86, the second for Arm.
-Without them it converts number by number: `torch.nn.functional.linear` of 576 x 1,536 weights with
-16 and 256 rows takes 2.6 to 5.5 times as long as in 32 bit on one core (ONEDNN_MAX_CPU_ISA=AVX2),
-1.2 to 1.6 times with AVX-512 alone (AVX512_CORE), 0.2 to 0.4 times with bfloat16 instructions."""
+Without them it converts number by number. `torch.nn.functional.linear` of 576 x 1,536 weights with
+16 and 256 rows, on one core, takes in bfloat16 2.6 to 5.5 times as long as in 32 bit without them
+(ONEDNN_MAX_CPU_ISA=AVX2), 1.2 to 1.6 times with AVX-512 alone (AVX512_CORE), and 0.2 to 0.4 times
+with bfloat16 instructions."""
 
 
 def cpu_figures(
@@ -106,11 +107,11 @@ def has_bfloat16(root: Path = Path("/")) -> bool:
 
 
 def fast_dtype(root: Path = Path("/")) -> str:
-    """Return the dtype in which this CPU runs engines fastest: "float32" where it emulates bfloat16
-    (x86 without AVX-512, for one), else "bfloat16", which also moves half the bytes.
+    """Return "float32" where this CPU emulates bfloat16 (x86 without AVX-512, for one), else
+    "bfloat16": a product takes at most 1.6 times as long, and weights and cache are half as large.
     """
     flags = _flags(root)
-    emulated = bool(flags) and not any(needed <= flags for needed in _NO_SLOWER_IN_BFLOAT16)
+    emulated = bool(flags) and not any(needed <= flags for needed in _ONEDNN_BFLOAT16)
     return "float32" if emulated else "bfloat16"
 
 

@@ -57,11 +57,6 @@ def stopping(status: str = "") -> None:
     notify("STOPPING=1", *_status(status))
 
 
-def extend_timeout(seconds: float) -> None:
-    """Report that starting or stopping takes up to `seconds` longer (EXTEND_TIMEOUT_USEC)."""
-    notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
-
-
 def _status(text: str) -> tuple[str, ...]:
     line = " ".join(text.split())
     return (f"STATUS={line}",) if line else ()

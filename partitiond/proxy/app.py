@@ -1,8 +1,8 @@
 """Serves the rare requests of the data listener, and the API documentation, with FastAPI.
 
-Routes that engines answer are served below ASGI (see `lane`); requests for them arrive here only
-with a wrong method. Routes are matched on the decoded path, which authentication also uses; "//",
-"/./" or a second layer of escapes match nothing.
+Routes that engines answer are served below ASGI (see `data_protocol`); requests for them arrive
+here only with a wrong method. Routes are matched on the decoded path, which authentication also
+uses; "//", "/./" or a second layer of escapes match nothing.
 """
 
 import json

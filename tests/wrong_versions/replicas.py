@@ -10,7 +10,6 @@ _LIVE: Final = "partitiond/proxy/dispatch/live.py"
 _BUDGET: Final = "partitiond/core/dispatch/retry_budget.py"
 _DISPATCH: Final = "partitiond/core/dispatch/dispatcher.py"
 _AFFINITY: Final = "partitiond/core/dispatch/affinity.py"
-_DESK: Final = "partitiond/proxy/dispatch/replicas.py"
 _QUEUE: Final = "partitiond/core/dispatch/fair_queue.py"
 _INCOMING: Final = "partitiond/proxy/edge/incoming.py"
 _STATE: Final = "partitiond/proxy/edge/state.py"
@@ -137,11 +136,11 @@ REPLICAS: Final[tuple[Rule, ...]] = (
         f"{_TOKENISING}test_a_key_that_floods_does_not_hold_up_another",
         f"{_TOKENISING}test_workers_share_it",
         wrong=(
-            (_DESK, "PLACE: Final = Cost(1, 0)", "PLACE: Final = Cost(0, 0)"),
-            (_DESK, "max(1, TOKENISING_AT_ONCE // workers)", "TOKENISING_AT_ONCE"),
-            (_DESK, "max(1, TOKENISING_AT_ONCE // workers)", "TOKENISING_AT_ONCE // workers"),
-            (_DESK, "        return self.replica.ejected\n", "        return False\n"),
-            (_DESK, "        return self.replica.draining\n", "        return False\n"),
+            (_REPLICAS, "PLACE: Final = Cost(1, 0)", "PLACE: Final = Cost(0, 0)"),
+            (_REPLICAS, "max(1, TOKENISING_AT_ONCE // workers)", "TOKENISING_AT_ONCE"),
+            (_REPLICAS, "max(1, TOKENISING_AT_ONCE // workers)", "TOKENISING_AT_ONCE // workers"),
+            (_REPLICAS, "        return self.replica.ejected\n", "        return False\n"),
+            (_REPLICAS, "        return self.replica.draining\n", "        return False\n"),
             (
                 _LIVE,
                 "        if flight.cost.sequences:\n            found =",

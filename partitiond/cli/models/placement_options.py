@@ -1,4 +1,4 @@
-"""Defines options of `models add` and `update` for placement and arrivals; words both."""
+"""Turns placement options into rules, and words demand and placement."""
 
 from typing import Any
 

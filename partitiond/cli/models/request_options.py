@@ -1,4 +1,4 @@
-"""Defines options for names, default parameters and limits of requests, and words them."""
+"""Turns options for names, defaults and limits of requests into a body, and words them."""
 
 import json
 from typing import Any

@@ -65,7 +65,7 @@ def advise(
     ),
     keep_context: bool = option("Plan for the engines' whole context lengths."),
     objective: str = option(
-        "",
+        "What the plans minimise.",
         default=Objective.MIN_DEVICES.value,
         metavar="min-devices|min-price|min-power|min-energy",
     ),

@@ -1,4 +1,4 @@
-"""Defines the options of `partitiond tools estimate` and `partitiond tools transfer`."""
+"""Defines the options that `partitiond tools estimate` and `transfer` share."""
 
 from typing import Annotated
 

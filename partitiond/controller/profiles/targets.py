@@ -34,12 +34,11 @@ def profile_targets(
     """Return what every model is profiled on: each kind of GPU once, or the CPU without GPUs.
 
     On a GPU the engine is alone on the device while it is measured. Profiles of MPS shares and MIG
-    slices are derived from that for each plan (`controller.profiles.derived`); measuring such a
+    slices are derived from that for each plan (`controller.plans.derived`); measuring such a
     size by hand, too, makes plans surer. If all GPUs of a kind are in MIG mode, none can be
-    measured
-    whole: the largest MIG profile that they have stands in. On the CPU device the sizes are the
-    given numbers of cores, by default one core (how well it replicates) and all cores (how well
-    it scales).
+    measured whole: the largest MIG profile that they have stands in. On the CPU device the sizes
+    are the given numbers of cores, by default one core (how well it replicates) and all cores (how
+    well it scales).
     """
     gpus = [device for device in devices if device.kind is DeviceKind.GPU]
     if gpus:

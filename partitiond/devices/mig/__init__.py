@@ -2,8 +2,8 @@
 
     control   what the rest of the daemon uses: returns an instance at a place, made if missing
     reading   reads what exists on a GPU, also for users that may not read placements
-    sizes     lists the MIG profiles that a GPU offers, with their starts
-    acting    does one step of `core.mig.changes` on a GPU
+    profiles  lists the MIG profiles that a GPU offers, with their starts
+    instances does one step of `core.mig.changes` on a GPU
     refusals  translates NVML's errors to hints about MIG
     helper    does the steps for users that may not: a privileged process behind a Unix socket
     protocol  the messages on that socket; `client` sends them

@@ -1,1 +1,1 @@
-"""Tracks a solve: `watch` keeps the best value and bound so far, and tells members to go on."""
+"""Tracks a solve: `watch` keeps the best value and bound so far, and says whether to go on."""

@@ -34,7 +34,6 @@ _TIMEOUT_MESSAGES: Final = {
 }
 TIME_LIMITS: Final = frozenset(_TIMEOUT_MESSAGES)
 """Kinds of failures in which the engine was working on the request and took too long."""
-_FAILED_EARLY: Final = "The engine failed before its first token."
 _HEADER_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
 
 

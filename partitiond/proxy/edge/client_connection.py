@@ -1,4 +1,4 @@
-"""Enforces the time limits of one client's connection, and ends it. `lane` reads its requests."""
+"""Enforces the time limits of one client's connection, and ends it. `data_protocol` reads it."""
 
 import asyncio
 import fcntl

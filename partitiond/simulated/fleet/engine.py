@@ -75,7 +75,7 @@ class _Coming(EventTarget):
 
 
 class FleetEngine(EventTarget):
-    """One engine process; `simulated.replay.engine.SimulatedEngine` describes its behaviour.
+    """One engine process; `simulated.replay.engine.SteppedEngine` describes its behaviour.
 
     Attributes:
         tokens: tokens that the engine has generated.
@@ -129,7 +129,7 @@ class FleetEngine(EventTarget):
         # KV tokens of all running requests, once prompts are read; of decoding ones, now.
         self._held = 0
         self._context = 0
-        # The leap under way: see `simulated.replay.engine.SimulatedEngine`.
+        # The leap under way: see `simulated.replay.engine.SteppedEngine`.
         self._at_work = False
         self._read_now: list[FleetRequest] = []
         self._began = 0.0
