@@ -16,6 +16,7 @@
     aliases = ["facebook/opt-1.3b"]    # other names clients may use
     request_defaults = { temperature = 0 }
     request_limits = { max_output_tokens = 512 }
+    autoscale = { scale_to_zero_seconds = 600 }   # its demand is measured; {} keeps a replica
 
     [models.workload]
     shape = "lognormal"                # or "trace" with pairs_file = "pairs.csv"
@@ -43,6 +44,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import (
     NAME_PATTERN,
+    Autoscale,
     Demand,
     EngineOptions,
     FaultDomain,
@@ -139,6 +141,7 @@ class _ModelTable(_Table):
     aliases: tuple[str, ...] = ()
     request_defaults: dict[str, Any] = Field(default_factory=dict)
     request_limits: dict[str, int] = Field(default_factory=dict)
+    autoscale: dict[str, float] | None = None
 
 
 class _FleetTable(_Table):
@@ -266,6 +269,9 @@ def _model(entry: _ModelTable, folder: Path) -> tuple[ModelSpec, Architecture | 
         aliases=entry.aliases,
         request_defaults=entry.request_defaults,
         request_limits=_part("request_limits", lambda: RequestLimits(**entry.request_limits)),
+        autoscale=None
+        if entry.autoscale is None
+        else _part("autoscale", lambda: Autoscale(**(entry.autoscale or {}))),
     )
     return spec, architecture
 

@@ -8,7 +8,7 @@ from partitiond.core.dispatch.routing import RequestLimits
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.mig.geometry import geometry_on, place_of
-from partitiond.core.model.spec import Isolation, PointName, SourceKind, Weights
+from partitiond.core.model.spec import Autoscale, Isolation, PointName, SourceKind, Weights
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Plan
 from partitiond.fleet.file import load_fleet
@@ -116,6 +116,20 @@ OTHER = '[[models]]\nmodel = "smollm2-135m"\n'
 
 
 @pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("", None), ("autoscale = {}", Autoscale()),
+     ("autoscale = { scale_to_zero_seconds = 600 }", Autoscale(600))],
+)  # fmt: skip
+def test_a_model_of_a_fleet_file_may_scale_by_itself(
+    tmp_path: Path, text: str, wanted: Autoscale | None
+) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(MODEL + text)
+    (model,) = load_fleet(path).models
+    assert model.autoscale == wanted
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("[[models]\n", "not valid TOML"),
@@ -135,6 +149,8 @@ OTHER = '[[models]]\nmodel = "smollm2-135m"\n'
         (MODEL + 'aliases = ["a b"]', "entry 1: 'a b' is no alias"),
         (MODEL + "request_defaults = { stream = true }", "stream can have no default"),
         (MODEL + "request_limits = { max_tokens = 5 }", "request_limits: there is no key"),
+        (MODEL + "autoscale = { to_zero = 5 }", "autoscale: there is no key"),
+        (MODEL + "min_replicas = 1\nautoscale = { scale_to_zero_seconds = 60 }", "min_replicas"),
         ('[[models]]\nmodel = "no-such-model"', "entry 1: 'no-such-model' is no model"),
         ('[[models]]\nname = "x"', "entry 1: a model needs `model`"),
         ('[[models]]\nname = "x"\narchitecture = { layers = 2 }', "architecture: lacks"),
