@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from partitiond.controller.limits import ControllerPolicy, WatchPolicy
+from partitiond.controller.plans.changed_worlds import ArchitectureOf
+from partitiond.controller.plans.planning import PlanMaker, PlanOptions, Solve
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import (
@@ -21,6 +23,7 @@ from partitiond.core.keys.record import KeyUse
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.engine import (
@@ -32,7 +35,9 @@ from partitiond.core.replica.engine import (
 from partitiond.core.replica.observation import ReconcilePolicy
 from partitiond.core.replica.sleep import Traffic
 from partitiond.engines.process.spawn import to_end
-from partitiond.ports import ProfileRequest
+from partitiond.planner.api import solve
+from partitiond.planner.model.types import PlanRequest
+from partitiond.ports import ProfileRequest, Store
 from tests.controller.samples import ARCHITECTURE, NOW, measured_profile
 
 POLICY = ControllerPolicy(
@@ -362,3 +367,25 @@ async def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
 
 def start_timed_out() -> StartTimedOutError:
     return StartTimedOutError("it did not become ready within 600 s.", hint="See its log.")
+
+
+async def solved(request: PlanRequest) -> Plan | Infeasible:
+    return solve(request)
+
+
+def plan_maker(
+    store: Store,
+    solve: Solve = solved,
+    options: PlanOptions | None = None,
+    architecture_of: ArchitectureOf | None = None,
+) -> PlanMaker:
+    """A maker of plans for demands as they are given and profiles as they were measured."""
+    return PlanMaker(
+        store=store,
+        clock=FakeClock(),
+        corrections=dict,
+        effective=lambda spec: spec,
+        solve=solve,
+        options=PlanOptions() if options is None else options,
+        architecture_of=architecture_of,
+    )

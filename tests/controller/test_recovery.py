@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from partitiond.controller.plans.planning import PlanMaker, PlanOptions
 from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import SharingMode, silent_device
@@ -19,9 +18,9 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.model.types import PlanRequest
 from partitiond.store import open_store
-from tests.controller.fakes import FakeClock, FakeRunner, until
+from tests.controller.fakes import FakeRunner, plan_maker, solved, until
 from tests.controller.samples import cpu, measured_profile, placement, record, spec
-from tests.controller.test_service import Host, solved
+from tests.controller.test_service import Host
 
 GPUS = fake_gpus("a100-80gb", 3, cores=range(12))
 WHOLE = PartitionSize(SharingMode.WHOLE, 1, 100)
@@ -254,14 +253,7 @@ async def test_a_plan_made_beside_a_job_is_one_of_the_whole_device() -> None:
     store = open_store(":memory:")
     store.add_model(record("a", min_replicas=1, max_replicas=1))
     store.add_profile(measured_profile("a"))
-    desk = PlanMaker(
-        store=store,
-        clock=FakeClock(),
-        corrections=dict,
-        effective=lambda spec: spec,
-        solve=solved,
-        options=PlanOptions(),
-    )
+    desk = plan_maker(store)
     lease = Lease(CpuCores("cpu", Bytes(GIB), (0,)), (0,))
     # What runs is to be replaced: beside a free core it would get that, and beside a job its own.
     running = [placement("a-1", (1,), batch=1)]

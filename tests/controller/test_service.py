@@ -37,13 +37,10 @@ from tests.controller.fakes import (
     FakeProxy,
     FakeResolver,
     FakeRunner,
+    solved,
     until,
 )
 from tests.controller.samples import cpu, measured_profile, spec
-
-
-async def solved(request: PlanRequest) -> Plan | Infeasible:
-    return solve(request)
 
 
 @contextlib.asynccontextmanager
@@ -85,21 +82,24 @@ class Host:
         self.engine_problem: EngineUnavailableError | None = None
         self.service = self._make()
 
-    def _make(self) -> Service:
-        return service_of(
-            Adapters(
-                store=self.store,
-                runner=self.runner,
-                devices=self.devices,
-                resolver=self.resolver,
-                proxy=self.proxy,
-                profiler=self.profiler,
-                solve=self.solve,
-                clock=self.clock,
-                engine_problem=lambda: self.engine_problem,
-            ),
-            ServiceOptions(policy=self.policy, planning=PlanOptions(time_limit_seconds=1.0)),
+    def _adapters(self) -> Adapters:
+        return Adapters(
+            store=self.store,
+            runner=self.runner,
+            devices=self.devices,
+            resolver=self.resolver,
+            proxy=self.proxy,
+            profiler=self.profiler,
+            solve=self.solve,
+            clock=self.clock,
+            engine_problem=lambda: self.engine_problem,
         )
+
+    def _options(self) -> ServiceOptions:
+        return ServiceOptions(policy=self.policy, planning=PlanOptions(time_limit_seconds=1.0))
+
+    def _make(self) -> Service:
+        return service_of(self._adapters(), self._options())
 
     async def restart(self) -> None:
         await self.service.daemon.shutdown(stop_engines=False)

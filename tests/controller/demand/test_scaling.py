@@ -9,7 +9,7 @@ import pytest
 
 from partitiond.controller.demand.scaling import Scaling, ScalingOptions
 from partitiond.controller.plans.planning import PlanOptions
-from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
+from partitiond.controller.service import Service, ServiceOptions
 from partitiond.core.demand.forecast import ForecastPolicy
 from partitiond.core.demand.scaling import ScalingPolicy
 from partitiond.core.demand.traffic import ModelCount, TrafficSample
@@ -41,25 +41,14 @@ ZERO = Autoscale(scale_to_zero_seconds=30.0)
 class ScalingHost(Host):
     """A host of two cores, room for two replicas, whose proxy counts what it is told to."""
 
+    def _options(self) -> ServiceOptions:
+        planning = PlanOptions(time_limit_seconds=1.0)
+        return ServiceOptions(policy=QUICK, planning=planning, scaling=SCALING)
+
     def _make(self) -> Service:
-        made = service_of(
-            Adapters(
-                store=self.store,
-                runner=self.runner,
-                devices=self.devices,
-                resolver=self.resolver,
-                proxy=self.proxy,
-                profiler=self.profiler,
-                solve=self.solve,
-                clock=self.clock,
-            ),
-            ServiceOptions(
-                policy=QUICK, planning=PlanOptions(time_limit_seconds=1.0), scaling=SCALING
-            ),
-        )
         self.arrived: dict[str, int] = {}
         self.at = 0.0
-        return made
+        return super()._make()
 
     async def register(self, name: str, **changes: object) -> None:
         self.store.add_profile(measured_profile(name))

@@ -30,12 +30,8 @@ from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import OnProgress
 from partitiond.ports import Store
 from partitiond.store import open_store
-from tests.controller.fakes import POLICY, FakeClock, FakeRunner
+from tests.controller.fakes import POLICY, FakeClock, FakeRunner, plan_maker
 from tests.controller.samples import cpu, measured_profile, placement, plan, record
-
-
-async def solved(request: PlanRequest) -> Plan | Infeasible:
-    return solve(request)
 
 
 @pytest.fixture
@@ -48,14 +44,7 @@ def store() -> Iterator[Store]:
 
 
 def desk(store: Store) -> PlanMaker:
-    return PlanMaker(
-        store=store,
-        clock=FakeClock(),
-        corrections=dict,
-        effective=lambda spec: spec,
-        solve=solved,
-        options=PlanOptions(time_limit_seconds=1.0),
-    )
+    return plan_maker(store, options=PlanOptions(time_limit_seconds=1.0))
 
 
 def situation(here: PlanMaker) -> Situation:
@@ -190,14 +179,7 @@ async def test_a_plan_the_checker_refuses_is_never_shown(store: Store) -> None:
     async def wrong(request: PlanRequest) -> Plan | Infeasible:
         return plan(placement("a-1", [0]), placement("a-2", [0]))
 
-    here = PlanMaker(
-        store=store,
-        clock=FakeClock(),
-        corrections=dict,
-        effective=lambda spec: spec,
-        solve=wrong,
-        options=PlanOptions(),
-    )
+    here = plan_maker(store, solve=wrong)
     with pytest.raises(PartitiondError, match="refused by its checker"):
         await here.preview(situation(here), None, None)
 
@@ -208,14 +190,7 @@ async def test_without_a_plan_the_reasons_are_the_answer_and_nothing_would_chang
     async def never(request: PlanRequest) -> Plan | Infeasible:
         return Infeasible(("too small",), ("add memory",))
 
-    here = PlanMaker(
-        store=store,
-        clock=FakeClock(),
-        corrections=dict,
-        effective=lambda spec: spec,
-        solve=never,
-        options=PlanOptions(),
-    )
+    here = plan_maker(store, solve=never)
     running = here.situation(devices=[cpu()], running=[placement("a-1")])
     preview = await here.preview(running, None, None)
     assert preview.infeasible is not None
@@ -303,14 +278,7 @@ async def test_progress_is_told_step_by_step(store: Store) -> None:
     ) -> Plan | Infeasible:
         return solve(request, on_progress)
 
-    here = PlanMaker(
-        store=store,
-        clock=FakeClock(),
-        corrections=dict,
-        effective=lambda spec: spec,
-        solve=solving,
-        options=PlanOptions(),
-    )
+    here = plan_maker(store, solve=solving)
     question = PlanQuestion(what_if=("demand a=1/s",))
     await here.preview(situation(here), None, question, told.append)
     assert {progress.title for progress in told} == {"the plan", "demand a=1/s"}
@@ -323,14 +291,8 @@ async def test_a_kind_of_device_that_is_not_here_is_planned_from_estimates(store
         assert entry is not None
         return entry.architecture
 
-    here = PlanMaker(
-        store=store,
-        clock=FakeClock(),
-        corrections=dict,
-        effective=lambda spec: spec,
-        solve=solved,
-        options=PlanOptions(time_limit_seconds=1.0),
-        architecture_of=architecture_of,
+    here = plan_maker(
+        store, options=PlanOptions(time_limit_seconds=1.0), architecture_of=architecture_of
     )
     question = PlanQuestion(what_if=("+1 l4-24gb; demand a=30/s",))
     (one,) = (await here.preview(situation(here), None, question)).answers.what_if
@@ -349,14 +311,7 @@ async def test_host_memory_of_a_host_without_cpu_device_limits_engines_on_its_gp
         found = measured_profile(name, hardware=gpu.hardware)
         store.add_profile(dataclasses.replace(found, size=size))
     options = PlanOptions(time_limit_seconds=1.0, host_memory_bytes=told)
-    here = PlanMaker(
-        store=store,
-        clock=FakeClock(),
-        corrections=dict,
-        effective=lambda spec: spec,
-        solve=solved,
-        options=options,
-    )
+    here = plan_maker(store, options=options)
     preview = await here.preview(here.situation(devices=[gpu], running=()), None, None)
     # An engine's processes take 3 GiB of the host.
     assert len(preview.plan.placements) == (2 if told is None else 1)

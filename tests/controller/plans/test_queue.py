@@ -9,9 +9,9 @@ from partitiond.core.errors import NotReadyError
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.planner.model.types import PlanRequest
 from partitiond.store import open_store
-from tests.controller.fakes import a_moment, until
+from tests.controller.fakes import a_moment, solved, until
 from tests.controller.samples import measured_profile, spec
-from tests.controller.test_service import Host, solved
+from tests.controller.test_service import Host
 
 
 async def test_turns_are_taken_in_order_and_too_many_are_refused() -> None:

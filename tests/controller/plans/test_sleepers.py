@@ -17,24 +17,18 @@ from partitiond.core.errors import ConflictError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.model.spec import EngineOptions
-from partitiond.core.plan.record import Infeasible, Plan, Unplaced
+from partitiond.core.plan.record import Unplaced
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.replica.sleep import Sleeper
 from partitiond.core.replica.states import ReplicaState
-from partitiond.planner.api import solve
 from partitiond.planner.model.candidates import candidates_for
-from partitiond.planner.model.types import PlanRequest
 from partitiond.ports import Store
 from partitiond.store import open_store
-from tests.controller.fakes import POLICY, FakeClock, FakeRunner
+from tests.controller.fakes import POLICY, FakeClock, FakeRunner, plan_maker
 from tests.controller.runtime.test_sleeping import sleeper
 from tests.controller.samples import cpu, measured_profile, plan, record, spec
 
 CAN_SLEEP = EngineOptions(sleep_mode=True)
-
-
-async def solved(request: PlanRequest) -> Plan | Infeasible:
-    return solve(request)
 
 
 @pytest.fixture
@@ -49,14 +43,7 @@ def store() -> Iterator[Store]:
 
 @pytest.fixture
 def desk(store: Store) -> PlanMaker:
-    return PlanMaker(
-        store=store,
-        clock=FakeClock(),
-        corrections=dict,
-        effective=lambda spec: spec,
-        solve=solved,
-        options=PlanOptions(time_limit_seconds=1.0),
-    )
+    return plan_maker(store, options=PlanOptions(time_limit_seconds=1.0))
 
 
 ASLEEP = dataclasses.replace(

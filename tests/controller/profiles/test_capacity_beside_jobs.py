@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from partitiond.controller.plans.planning import PlanMaker, PlanOptions
+from partitiond.controller.plans.planning import PlanOptions
 from partitiond.controller.profiles.capacity_beside_jobs import (
     devices_beside_jobs,
     host_memory_beside_jobs,
@@ -20,9 +20,8 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
 from partitiond.planner.model.types import PlanRequest
 from partitiond.store import open_store
-from tests.controller.fakes import FakeClock
+from tests.controller.fakes import plan_maker, solved
 from tests.controller.samples import cpu, measured_profile, placement, record
-from tests.controller.test_service import solved
 
 CPU = dataclasses.replace(cpu(8), core_nodes=((0, 1, 2, 3), (4, 5, 6, 7)))
 ONE, TWO = (
@@ -124,14 +123,7 @@ async def test_a_plan_beside_a_job_on_a_gpu_is_one_of_what_the_job_leaves() -> N
     store = open_store(":memory:")
     store.add_model(record("a", min_replicas=1, max_replicas=1, demand=Demand(req_per_s=0.1)))
     store.add_profile(measured_profile("a"))
-    desk = PlanMaker(
-        store=store,
-        clock=FakeClock(),
-        corrections=dict,
-        effective=lambda spec: spec,
-        solve=solved,
-        options=PlanOptions(),
-    )
+    desk = plan_maker(store)
 
     async def cores(free_gib: int, *leases: Lease) -> list[tuple[int, ...]]:
         devices = [dataclasses.replace(two, free_bytes=Bytes(free_gib * GIB)), gpu]
@@ -156,14 +148,7 @@ async def test_a_plan_beside_a_job_has_the_host_memory_that_the_job_leaves() -> 
 
     store = open_store(":memory:")
     options = PlanOptions(host_memory_bytes=10 * GIB)
-    desk = PlanMaker(
-        store=store,
-        clock=FakeClock(),
-        corrections=dict,
-        effective=lambda spec: spec,
-        solve=remembered,
-        options=options,
-    )
+    desk = plan_maker(store, solve=remembered, options=options)
     for leases in ((), (WHOLE,)):
         await desk.preview(desk.situation(devices=[ONE], running=[], leases=leases), None)
     assert [dict(one.host_memory_bytes)[ONE.host] for one in asked] == [10 * GIB, 7 * GIB]

@@ -1,13 +1,14 @@
 """Estimates of a CPU device rest on its measured figures, or say that they do not."""
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import AsyncIterator
 
 import pytest
 
 from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures, figures_for
-from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
+from partitiond.controller.service import Adapters, ServiceOptions
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import CpuFigures, Device
 from partitiond.core.profile.record import Profile, ProfileKind
@@ -78,22 +79,12 @@ class MeasuringHost(Host):
 
     speed = Speed()
 
-    def _make(self) -> Service:
+    def _adapters(self) -> Adapters:
         self.speed = Speed()
-        return service_of(
-            Adapters(
-                store=self.store,
-                runner=self.runner,
-                devices=self.devices,
-                resolver=self.resolver,
-                proxy=self.proxy,
-                profiler=self.profiler,
-                solve=self.solve,
-                clock=self.clock,
-                cpu_speed=self.speed,
-            ),
-            ServiceOptions(policy=POLICY),
-        )
+        return dataclasses.replace(super()._adapters(), cpu_speed=self.speed)
+
+    def _options(self) -> ServiceOptions:
+        return ServiceOptions(policy=POLICY)
 
 
 @pytest.fixture

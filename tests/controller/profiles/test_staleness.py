@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.controller.plans.planning import PlanOptions
 from partitiond.controller.profiles.staleness import current_of
-from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
+from partitiond.controller.service import Adapters
 from partitiond.core.errors import ConflictError
 from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
 from partitiond.store import open_store
-from tests.controller.fakes import POLICY, a_moment, until
+from tests.controller.fakes import a_moment, until
 from tests.controller.samples import cpu, measured_profile, spec
 from tests.controller.test_service import Host
 from tests.store.holder import locked
@@ -26,21 +25,8 @@ class AgedHost(Host):
 
     engine_version = ""
 
-    def _make(self) -> Service:
-        return service_of(
-            Adapters(
-                store=self.store,
-                runner=self.runner,
-                devices=self.devices,
-                resolver=self.resolver,
-                proxy=self.proxy,
-                profiler=self.profiler,
-                solve=self.solve,
-                clock=self.clock,
-                engine_version=lambda: self.engine_version,
-            ),
-            ServiceOptions(policy=POLICY, planning=PlanOptions(time_limit_seconds=1.0)),
-        )
+    def _adapters(self) -> Adapters:
+        return dataclasses.replace(super()._adapters(), engine_version=lambda: self.engine_version)
 
 
 @pytest.fixture
