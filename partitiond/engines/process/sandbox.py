@@ -16,7 +16,7 @@ user and may neither signal nor read this user's processes. This process
 When the connection ends the shim is gone, and this process kills the engine, as the kernel does
 where the shim is the engine's parent.
 
-Both sides write one JSON object a line. Standard library only, as the shim. With `--without-cgroup`
+Both sides write one JSON object a line. With `--without-cgroup`
 it runs in no unit, as in tests: the shim then has no way to kill what is stopped.
 """
 
@@ -33,8 +33,8 @@ import struct
 import sys
 
 from partitiond.engines.process import shim
+from partitiond.engines.process.scope_facts import own_cgroup
 
-VERSION = 1
 MAX_COMMAND_BYTES = 2 * 1024 * 1024
 """As much as the kernel takes for arguments and environment of one program."""
 COMMAND_SECONDS = 10.0
@@ -89,27 +89,24 @@ def read_command(connection: socket.socket) -> tuple[dict[str, object], int]:
         if not part or len(data) > MAX_COMMAND_BYTES:
             raise ValueError("it is too long" if part else "it is cut off")
     command = json.loads(data)
-    if not isinstance(command, dict) or command.get("version") != VERSION or output < 0:
-        raise ValueError(f"it is not of version {VERSION}, or comes without a descriptor")
+    if (
+        not isinstance(command, dict)
+        or command.get("version") != shim.SANDBOX_VERSION
+        or output < 0
+    ):
+        raise ValueError(
+            f"it is not of version {shim.SANDBOX_VERSION}, or comes without a descriptor"
+        )
     os.set_inheritable(output, False)
     return command, output
 
 
-def own_cgroup() -> str:
+def unit_cgroup() -> str:
     """Return the folder of this unit's cgroup, or "" where this process has none of its own."""
-    path = next(
-        (
-            line[3:]
-            for line in shim.read_text("/proc/self/cgroup").splitlines()
-            if line.startswith("0::")
-        ),
-        "",
-    )
-    unit = path.rpartition("/")[2]
-    if not (unit.startswith("partitiond-engine") and unit.endswith(".service")):
+    folder = own_cgroup()
+    if folder is None or folder.suffix != ".service":
         return ""
-    mounts = [line.split() for line in shim.read_text("/proc/self/mounts").splitlines()]
-    return next((fields[1] + path for fields in mounts if fields[2] == "cgroup2"), "")
+    return str(folder) if folder.name.startswith("partitiond-engine") else ""
 
 
 def start(command: dict[str, object], folder: str, output: int) -> int:
@@ -176,7 +173,7 @@ def main() -> int:
     os.umask(0o007)  # the daemon's user reaches the socket as a member of this user's group
     try:
         command, output = read_command(connection)
-        cgroup = own_cgroup()
+        cgroup = unit_cgroup()
         if not cgroup and "--without-cgroup" not in sys.argv:
             raise OSError("its unit has no cgroup in a hierarchy of version 2 on this host")
         shim.prctl(shim.PR_SET_CHILD_SUBREAPER, 1)

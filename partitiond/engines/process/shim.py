@@ -50,6 +50,8 @@ FAST_SAMPLING_SECONDS = 90.0
 """Memory changes while an engine loads; later a sample (about 10 ms per process of 1 GiB, in the
 kernel) every ten seconds costs 0.3 % of a core at most."""
 
+SANDBOX_VERSION = 1
+"""Of what the shim and `sandbox` say to each other."""
 SANDBOX_SECONDS = 12.0
 """Longest wait for the process that systemd starts, which takes some 0.1 s on an idle machine; less
 than the daemon waits for this program (`spawn`)."""
@@ -346,19 +348,20 @@ class SandboxedEngine:
             self._connection.connect(str(command["launcher"]))
         except OSError as error:
             raise OSError(f"{command['launcher']} starts no engine: {error.strerror}") from error
-        asked = {"version": 1, "argv": command["argv"], "env": command["env"]}
-        line = json.dumps({**asked, "cores": command["cores"]}).encode() + b"\n"
+        asked = {name: command[name] for name in ("argv", "env", "cores")}
+        line = json.dumps({"version": SANDBOX_VERSION, **asked}).encode() + b"\n"
         sent = socket.send_fds(self._connection, [line], [output])
         self._connection.sendall(line[sent:])
         self._unread = b""
         self._status: int | None = None
         self.memory_bytes = 0
-        first: dict[str, object] = {}
-        while not first:
+        told: list[dict[str, object]] = []
+        while not told:
             data = self._connection.recv(65536)
             if not data:
                 raise OSError(f"{command['launcher']} started no engine; see the log of its unit")
-            first = next(iter(self._lines(data)), {})
+            told = self._lines(data)
+        first, *more = told
         if "refused" in first:
             raise OSError(f"the engine's user did not start it: {first['refused']}")
         self.pid = int(str(first["pid"]))
@@ -367,6 +370,7 @@ class SandboxedEngine:
         self.shared = str(first["shared"])
         if command.get("memory_max") and self.cgroup:
             limit_memory(self.cgroup, command["memory_max"])
+        self._take(more)  # an engine that ended at once
         self._connection.setblocking(False)
         self.descriptor = self._connection.fileno()
 
@@ -378,6 +382,14 @@ class SandboxedEngine:
         if not all(isinstance(told, dict) for told in found):
             raise ValueError("a line is no object")
         return found
+
+    def _take(self, told: list[dict[str, object]]) -> None:
+        for facts in told:
+            peak, status = facts.get("peak_pss_bytes"), facts.get("status")
+            if isinstance(peak, int) and 0 <= peak < MOST_MEMORY_BYTES:
+                self.memory_bytes = peak
+            if isinstance(status, int) and 0 <= status < 1 << 16:
+                self._status = status
 
     def send(self, number: int) -> None:
         """Signal the main process; SIGKILL goes to everything, and asks nobody."""
@@ -392,12 +404,7 @@ class SandboxedEngine:
         """Read what the sandbox's process says: memory, and how the engine ended."""
         try:
             data = self._connection.recv(65536)
-            for told in self._lines(data):
-                peak, status = told.get("peak_pss_bytes"), told.get("status")
-                if isinstance(peak, int) and 0 <= peak < MOST_MEMORY_BYTES:
-                    self.memory_bytes = peak
-                if isinstance(status, int) and 0 <= status < 1 << 16:
-                    self._status = status
+            self._take(self._lines(data))
         except BlockingIOError:
             return
         except (OSError, ValueError, RecursionError):

@@ -22,7 +22,7 @@ from partitiond.core.errors import StartFailedError
 from partitiond.engines.process import sandbox, shim
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.commands import shim_command
-from partitiond.engines.process.journal import RunFolder
+from partitiond.engines.process.journal import ExitRecord, RunFolder
 from partitiond.engines.process.signals import ProcessId
 from partitiond.engines.process.spawn import spawn_shim
 from tests.engine_fixtures import simulated_launch
@@ -308,6 +308,42 @@ async def test_an_engine_reaches_not_even_what_keeps_it(
     assert folder.log.read_text().splitlines() == signals
 
 
+STARTED = json.dumps({"folder": "/nowhere", "cgroup": "", "pid": 1, "shared": ""}).encode() + b"\n"
+"""What a shim is told of an engine that was started."""
+
+
+async def ended(folder: RunFolder, first: bytes, then: bytes = b"") -> ExitRecord:
+    """How a shim says that an engine ended whose keeper says this, and no more."""
+    with tempfile.TemporaryDirectory(prefix="pd-") as short, socket.socket(socket.AF_UNIX) as here:
+        here.bind(f"{short}/l.sock")
+        here.listen()
+        launch = simulated_launch()
+        command = shim_command(["/bin/true"], {}, launch, folder)
+        folder.prepare(launch, command | {"launcher": f"{short}/l.sock"})
+        starting = asyncio.ensure_future(spawn_shim(folder))
+        connection, _ = await asyncio.to_thread(here.accept)
+        with connection:
+            connection.sendall(first)
+            if then:
+                await starting
+                with contextlib.suppress(OSError):
+                    connection.sendall(then)
+            connection.shutdown(socket.SHUT_WR)
+            await starting
+            leader = folder.process()
+            assert leader is not None
+            await asyncio.wait_for(process.wait_gone(leader), 20)
+    exited = folder.exit()
+    assert exited is not None
+    return exited
+
+
+async def test_the_status_of_an_engine_that_ends_at_once_is_kept(folder: RunFolder) -> None:
+    """It comes in one piece with what is said at the start."""
+    exited = await ended(folder, STARTED + b'{"status": 32512}\n')
+    assert (exited.code, exited.signal) == (127, None)
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -320,29 +356,10 @@ async def test_an_engine_reaches_not_even_what_keeps_it(
     ],
 )
 async def test_whatever_is_said_over_the_connection_the_shim_ends_the_engine(
-    folder: RunFolder, tmp_path: Path, said: bytes
+    folder: RunFolder, said: bytes
 ) -> None:
     """What an engine could say that took the connection over, and then went silent."""
-    with tempfile.TemporaryDirectory(prefix="pd-") as short, socket.socket(socket.AF_UNIX) as here:
-        here.bind(f"{short}/l.sock")
-        here.listen()
-        launch = simulated_launch()
-        command = shim_command(["/bin/true"], {}, launch, folder)
-        folder.prepare(launch, command | {"launcher": f"{short}/l.sock"})
-        starting = asyncio.ensure_future(spawn_shim(folder))
-        connection, _ = await asyncio.to_thread(here.accept)
-        with connection:
-            told = {"folder": short, "cgroup": "", "pid": 1, "shared": ""}
-            connection.sendall(json.dumps(told).encode() + b"\n")
-            await starting
-            leader = folder.process()
-            assert leader is not None
-            with contextlib.suppress(OSError):
-                connection.sendall(said)
-                connection.shutdown(socket.SHUT_WR)
-            await asyncio.wait_for(process.wait_gone(leader), 20)
-    exited = folder.exit()
-    assert exited is not None
+    exited = await ended(folder, STARTED, said)
     assert (exited.code, exited.signal) == (None, signal.SIGKILL)
     assert folder.peak_pss_bytes() < 2**40
 
