@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from partitiond.core.errors import InputError
@@ -64,9 +65,9 @@ def arguments_text(host: str, port: int, options: ProxyOptions) -> str:
     return f"{host}:{port} {to_json(options)}"
 
 
-def in_same_groups(pid: int) -> bool:
-    """Whether a process is in all groups of this one: engines' sockets may be open to a group that
-    the service was given after that process began. True if the kernel does not tell.
+def in_groups(pid: int, wanted: Collection[int]) -> bool:
+    """Whether a process is in all these groups: engines' sockets may be open to a group that the
+    service was given after that process began. True if the kernel does not tell.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
@@ -76,7 +77,7 @@ def in_same_groups(pid: int) -> bool:
     groups = {
         int(group) for name, _, rest in lines if name in {"Groups", "Gid"} for group in rest.split()
     }
-    return groups >= set(os.getgroups())
+    return groups >= set(wanted)
 
 
 def same_arguments(one: str, other: str) -> bool:

@@ -40,7 +40,7 @@ from partitiond.proxy.config import (
 from partitiond.proxy.process import (
     ProxyIdentity,
     arguments_text,
-    in_same_groups,
+    in_groups,
     is_alive,
     read_identity,
     same_arguments,
@@ -139,7 +139,8 @@ class ProxyProcess:
         if found is None or not is_alive(found) or not await self._answers(found):
             return False
         self.identity = found
-        if same_arguments(found.arguments, self._arguments()) and in_same_groups(found.pid):
+        reaches = in_groups(found.pid, os.getgroups())
+        if reaches and same_arguments(found.arguments, self._arguments()):
             return True
         await self._stop(REPLACE_GRACE_SECONDS)
         return False

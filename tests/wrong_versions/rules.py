@@ -9,6 +9,7 @@ from tests.wrong_versions.control import CONTROL
 from tests.wrong_versions.dispatch import DISPATCH
 from tests.wrong_versions.dispatcher import DISPATCHER
 from tests.wrong_versions.edge import EDGE
+from tests.wrong_versions.engine_user import ENGINE_USER
 from tests.wrong_versions.jobs import JOBS
 from tests.wrong_versions.looks import LOOKS
 from tests.wrong_versions.loop import LOOP
@@ -27,6 +28,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *DISPATCH,
     *DISPATCHER,
     *EDGE,
+    *ENGINE_USER,
     *JOBS,
     *LOOKS,
     *LOOP,

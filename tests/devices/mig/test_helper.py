@@ -263,12 +263,11 @@ def test_who_speaks_another_language_is_not_listened_to_any_further(
     host: SimulatedHost, helper: Helper
 ) -> None:
     """A body of HTTP may hold a line that is a request, and be somebody else's."""
-    first = host.uuids()[0]
-    name, start, size = CUT[0]
-    asked = request_line(first, DestroyGpuInstance((name, start, size)))
+    first, empty = host.uuids()
+    asked = request_line(empty, CreateGpuInstance(("3g.40gb", 4, 4)))
     helper.say(b"POST /v1/completions HTTP/1.1\r\n" + asked)
     helper.say(request_line(first, None))  # one connection after the other: the first one is over
-    assert places(host, first) == CUT
+    assert places(host, empty) == []
 
 
 def test_a_client_that_goes_away_keeps_nobody_out(host: SimulatedHost, helper: Helper) -> None:

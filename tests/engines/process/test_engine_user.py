@@ -52,6 +52,8 @@ def test_a_prepared_model_is_opened_and_nothing_beside_it(cache: Path, model: st
     require_readable(folder, cache / "models")
     assert mode(cache / "models") & 0o005 == 0o005
     assert (mode(cache), mode(cache / "secret")) == (0o700, 0o600)
+    if model == "hub/snapshot":
+        assert mode(cache / "models/hub/blobs") & 0o005 == 0o005
     other = "hub/blobs/abc" if model == "package/one" else "package/one/config.json"
     assert mode(cache / "models" / other) == 0o600
 

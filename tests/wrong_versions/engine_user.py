@@ -1,0 +1,97 @@
+"""Engines as a user of their own, and the dtype that a CPU computes."""
+
+from typing import Final
+
+from tests.wrong_versions.rule import Rule, rule
+
+_SANDBOX: Final = "partitiond/engines/process/sandbox.py"
+_SHIM: Final = "partitiond/engines/process/shim.py"
+_SIGNALS: Final = "partitiond/engines/process/signals.py"
+_OWNERS: Final = "partitiond/engines/process/owners.py"
+_USER: Final = "partitiond/engines/process/engine_user.py"
+_HELPER: Final = "partitiond/devices/mig/helper.py"
+_PROXY: Final = "partitiond/proxy/process.py"
+_SPEED: Final = "partitiond/devices/bandwidth.py"
+_TEST_SANDBOX: Final = "tests/engines/process/test_sandbox.py"
+_TEST_USER: Final = "tests/engines/process/test_engine_user.py"
+
+ENGINE_USER: Final[tuple[Rule, ...]] = (
+    rule(
+        "An engine of another user reaches neither its neighbours nor what keeps it.",
+        _TEST_SANDBOX,
+        wrong=(
+            (_SANDBOX, "        enter_domain()\n        shim.become", "        shim.become"),
+            (_SANDBOX, "        os.dup2(null, 0)\n", ""),
+            (_SANDBOX, "    os.set_inheritable(output, False)\n", ""),
+            (_SANDBOX, "os.umask(0o007)", "os.umask(0o077)"),
+        ),
+    ),
+    rule(
+        "What is said of an engine of another user is believed only as far as it can be true.",
+        _TEST_SANDBOX,
+        wrong=(
+            (_SHIM, "(OSError, ValueError, RecursionError)", "(OSError, ValueError)"),
+            (_SHIM, "and 0 <= status < 1 << 16", ""),
+            (_SHIM, "and 0 <= peak < MOST_MEMORY_BYTES", ""),
+            (_SHIM, "        self._take(more)  # an engine that ended at once\n", ""),
+        ),
+    ),
+    rule(
+        "An engine of another user is killed by its cgroup, and by no other.",
+        _TEST_USER,
+        wrong=(
+            (_SHIM, 'os.write(descriptor, b"1")', 'os.write(descriptor, b"0")'),
+            (_SIGNALS, ' if record["boot_id"] == boot_id() else ""', ""),
+            (_SIGNALS, "        shim.kill_cgroup(cgroup_of(run_dir))\n", ""),
+            (
+                _OWNERS,
+                "found |= dict.fromkeys(shim.cgroup_pids(cgroup_of(folder.path)), "
+                "launch.replica_id)",
+                "pass",
+            ),
+        ),
+    ),
+    rule(
+        "A model is opened to engines, and nothing that lies beside it or behind a link.",
+        _TEST_USER,
+        wrong=(
+            (
+                _USER,
+                "        if not real.is_relative_to(root):\n            continue\n",
+                "",
+            ),
+            (_USER, "*_between(root, folder.resolve()), ", ""),
+            (_USER, "            _open_parents(real, root)\n", "            pass\n"),
+            (_USER, "        require_readable(folder, self.models_dir)\n", ""),
+        ),
+    ),
+    rule(
+        "The MIG helper does nothing for who speaks another language.",
+        "tests/devices/mig/test_helper.py",
+        wrong=(
+            (_HELPER, "error.hint, None))\n                    return\n",
+             "error.hint, None))\n                    continue\n"),
+            (_HELPER, "connection.sendall(protocol.refusal_line(error.message, error.hint, None))\n"
+             "                    return\n", "return\n"),
+            (_HELPER, " uuid, step = protocol", " uuid, step = None, protocol"),
+        ),
+    ),
+    rule(
+        "A proxy that cannot reach what the daemon reaches is replaced.",
+        "tests/proxy/test_supervisor.py::test_a_proxy_without_a_group_of_ours_is_not_kept",
+        wrong=(
+            (_PROXY, "return groups >= set(wanted)", "return True"),
+            (_PROXY, "return groups >= set(wanted)", "return not groups"),
+            (_PROXY, "        return True\n    lines", "        return False\n    lines"),
+        ),
+    ),
+    rule(
+        "float32 is chosen where bfloat16 is emulated, and only there.",
+        "tests/devices/test_bandwidth.py::test_float32_is_chosen_only_where_bfloat16_is_emulated",
+        wrong=(
+            (_SPEED, "bool(flags) and not any(", "not any("),
+            (_SPEED, '"avx512bw", "avx512dq", "avx512vl"', '"avx512f"'),
+            (_SPEED, '    frozenset({"bf16"}),\n', ""),
+        ),
+    ),
+)  # fmt: skip
