@@ -86,8 +86,8 @@ Wants=dbus.service systemd-logind.service
 [Service]
 Type=oneshot
 WorkingDirectory=$repository
-Environment=PYTHONDONTWRITEBYTECODE=1
-ExecStart=$python -P $here/checks.py /out ${CHECKS:-}
+Environment=PYTHONDONTWRITEBYTECODE=1 "ENGINE=${ENGINE:-}" "MODEL=${MODEL:-}" "ARGS=${ARGS:-}"
+ExecStart=$python -P $here/${PROGRAM:-checks.py} /out ${CHECKS:-}
 StandardOutput=file:/out/checks.log
 StandardError=inherit
 # A scope below user.slice would otherwise end with it.
