@@ -188,6 +188,12 @@ def engine_is_a_user_of_its_own() -> str:
     ours, theirs = (Path(f"/proc/{n}/ns/net").readlink() for n in ("self", pid))
     assert ours != theirs, "it has the network of the host"
     assert json.loads(asked("checked"))["choices"][0]["text"]
+    sockets = Path("/run/partitiond-engine")
+    found, room = sockets.stat(), os.statvfs(sockets)
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (0, daemon.pw_gid, 0o750), found
+    assert (room.f_blocks * room.f_frsize, room.f_files) == (16 << 20, 16 << 10), room
+    groups = Path(f"/proc/{main_pid()}/status").read_text().partition("Groups:")[2].split("\n")[0]
+    assert str(user.pw_gid) not in groups.split(), groups
     return f"user {user.pw_uid}, {where}"
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Collection
 from pathlib import Path
 
 from partitiond.core.errors import InputError
@@ -63,21 +62,6 @@ def own_identity(host: str, port: int, control_socket: Path, arguments: str) -> 
 def arguments_text(host: str, port: int, options: ProxyOptions) -> str:
     """Return the start arguments of a proxy as text; see `same_arguments`."""
     return f"{host}:{port} {to_json(options)}"
-
-
-def in_groups(pid: int, wanted: Collection[int]) -> bool:
-    """Whether a process is in all these groups: engines' sockets may be open to a group that the
-    service was given after that process began. True if the kernel does not tell.
-    """
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return True
-    lines = (line.partition(":") for line in status.splitlines())
-    groups = {
-        int(group) for name, _, rest in lines if name in {"Groups", "Gid"} for group in rest.split()
-    }
-    return groups >= set(wanted)
 
 
 def same_arguments(one: str, other: str) -> bool:

@@ -40,7 +40,6 @@ from partitiond.proxy.config import (
 from partitiond.proxy.process import (
     ProxyIdentity,
     arguments_text,
-    in_groups,
     is_alive,
     read_identity,
     same_arguments,
@@ -132,15 +131,12 @@ class ProxyProcess:
             return True
 
     async def _adopted(self) -> bool:
-        """Adopt the process that runs and answers. End it if its arguments differ, or if it cannot
-        reach all the sockets of engines that this process reaches.
-        """
+        """Adopt the process that runs and answers; end it if its arguments differ."""
         found = read_identity(self._state_dir)
         if found is None or not is_alive(found) or not await self._answers(found):
             return False
         self.identity = found
-        reaches = in_groups(found.pid, os.getgroups())
-        if reaches and same_arguments(found.arguments, self._arguments()):
+        if same_arguments(found.arguments, self._arguments()):
             return True
         await self._stop(REPLACE_GRACE_SECONDS)
         return False

@@ -272,14 +272,14 @@ def test_engines_get_a_user_of_their_own_only_where_that_is_asked_for(played: Pl
     drop_in = units / "partitiond.service.d/30-engines.conf"
     list(record.apply(played.host, steps_for(played.facts, played.host)))
     assert not drop_in.exists()
-    assert not list(units.glob("partitiond-engine*"))
+    assert not list(units.glob("*partitiond*engine*"))
     list(record.undo(played.host, purge=False))
     played.log.write_text("")
     facts = dataclasses.replace(played.facts, engine_user=True)
     outcomes = list(record.apply(played.host, steps_for(facts, played.host)))
     assert all(outcome.state is StepProgress.DONE for outcome in outcomes if outcome.key != "mig")
-    assert {path.name for path in units.glob("partitiond-engine*")} == {
-        "partitiond-engine.socket", "partitiond-engine@.service"
+    assert {path.name for path in units.glob("*partitiond*engine*")} == {
+        "partitiond-engine.socket", "partitiond-engine@.service", "run-partitiond\\x2dengine.mount"
     }  # fmt: skip
     assert f"{facts.bin_dir}/python -I -m" in (units / "partitiond-engine@.service").read_text()
     assert "PARTITIOND_ENGINE__LAUNCHER=" in drop_in.read_text()
@@ -288,7 +288,9 @@ def test_engines_get_a_user_of_their_own_only_where_that_is_asked_for(played: Pl
     assert socket < asked.index("systemctl enable --now partitiond.service")
     list(record.undo(played.host, purge=False))
     assert not drop_in.exists()
-    assert "systemctl disable --now partitiond-engine.socket" in played.asked()
+    back = played.asked()
+    unmounted = back.index("systemctl stop run-partitiond\\x2dengine.mount")
+    assert back.index("systemctl disable --now partitiond-engine.socket") < unmounted
 
 
 def test_a_subgroup_is_written_only_where_systemd_knows_it(played: Played) -> None:

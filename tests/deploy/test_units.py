@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.cli.setup.plan import mount_unit
+
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "deploy" / "systemd"
 EXPOSURE_AT_MOST = {
@@ -30,15 +32,16 @@ def installed(tmp_path: Path) -> Path:
     (tmp_path / "bin").mkdir()
     for name in ("partitiond", "python", "device-nodes"):
         (tmp_path / "bin" / name).symlink_to("/bin/true")
-    for unit in [*UNITS.glob("*.service"), *UNITS.glob("*.socket")]:
+    for unit in [*UNITS.glob("*.service"), *UNITS.glob("*.socket"), *UNITS.glob("*.mount")]:
         text = unit.read_text().replace("/opt/partitiond/bin", str(tmp_path / "bin"))
         text = text.replace("/usr/local/libexec/partitiond", str(tmp_path / "bin"))
-        (tmp_path / unit.name).write_text(text)
+        where = re.search(r"^Where=(.*)$", text, re.MULTILINE)
+        (tmp_path / (mount_unit(where[1]) if where else unit.name)).write_text(text)
     return tmp_path
 
 
 def test_systemd_finds_nothing_wrong_with_the_units(installed: Path) -> None:
-    units = sorted(str(p) for p in installed.glob("partitiond*"))
+    units = sorted(str(p) for p in installed.glob("*partitiond*"))
     done = subprocess.run(
         [analyze(), "verify", "--recursive-errors=no", "--man=no", *units],
         capture_output=True,
@@ -107,10 +110,15 @@ def test_engines_are_started_as_their_own_user_by_the_daemon_alone() -> None:
         "CapabilityBoundingSet=", "PrivateNetwork=yes", "PrivateTmp=yes", "ProtectProc=invisible",
         "ProtectSystem=strict", "KillMode=control-group", "StandardInput=socket",
         "RuntimeDirectory=partitiond-engine/%i", "BindPaths=/run/partitiond-engine/%i",
+        "RuntimeDirectoryMode=0755",
     ):  # fmt: skip
         assert f"\n{line}\n" in service, line
     assert "SupplementaryGroups=" not in service  # none of the daemon's
-    assert "SupplementaryGroups=partitiond-engine\n" in daemon
+    assert "SupplementaryGroups=" not in daemon  # what runs already could not gain it
+    mount = (UNITS / "partitiond-engine.mount").read_text()
+    assert "\nWhere=/run/partitiond-engine\n" in mount
+    assert "mode=0750,uid=0,gid=partitiond,size=16M,nr_inodes=16k," in mount
+    assert "\nRequiresMountsFor=/run/partitiond-engine\n" in socket
     cache = EngineSettings().launcher_cache
     assert f"CacheDirectory={cache.name}\n" in service
     as_root = [line for line in service.splitlines() if line.startswith("Exec") and "=+" in line]

@@ -19,7 +19,6 @@ from partitiond.ports import ProxyControl
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import (
     arguments_text,
-    in_groups,
     is_alive,
     read_identity,
     same_arguments,
@@ -192,15 +191,6 @@ def test_only_what_both_releases_know_tells_proxies_apart() -> None:
     assert not same_arguments(here, arguments_text("::1", 81, ProxyOptions()))
     assert not same_arguments(here, arguments_text("::1", 80, ProxyOptions(max_body_bytes=1)))
     assert not same_arguments("::1:80 ?", here)
-
-
-def test_a_proxy_without_a_group_of_ours_is_not_kept() -> None:
-    """It could not reach the sockets of engines that were given to that group meanwhile."""
-    ours = {*os.getgroups(), os.getgid()}
-    assert in_groups(os.getpid(), ours)
-    assert in_groups(os.getpid(), ())
-    assert not in_groups(os.getpid(), {*ours, 2**31 - 2})
-    assert in_groups(2**22 - 1, {2**31 - 2})  # gone: whether it answers is seen elsewhere
 
 
 async def test_stopping_lets_requests_finish_within_the_grace(

@@ -10,7 +10,6 @@ _SIGNALS: Final = "partitiond/engines/process/signals.py"
 _OWNERS: Final = "partitiond/engines/process/owners.py"
 _USER: Final = "partitiond/engines/process/engine_user.py"
 _HELPER: Final = "partitiond/devices/mig/helper.py"
-_PROXY: Final = "partitiond/proxy/process.py"
 _SPEED: Final = "partitiond/devices/bandwidth.py"
 _TEST_SANDBOX: Final = "tests/engines/process/test_sandbox.py"
 _TEST_USER: Final = "tests/engines/process/test_engine_user.py"
@@ -23,7 +22,7 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
             (_SANDBOX, "        enter_domain()\n        shim.become", "        shim.become"),
             (_SANDBOX, "        os.dup2(null, 0)\n", ""),
             (_SANDBOX, "    os.set_inheritable(output, False)\n", ""),
-            (_SANDBOX, "os.umask(0o007)", "os.umask(0o077)"),
+            (_SANDBOX, "os.umask(0)\n    try", "os.umask(0o077)\n    try"),
         ),
     ),
     rule(
@@ -74,15 +73,6 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
             (_HELPER, "connection.sendall(protocol.refusal_line(error.message, error.hint, None))\n"
              "                    return\n", "return\n"),
             (_HELPER, " uuid, step = protocol", " uuid, step = None, protocol"),
-        ),
-    ),
-    rule(
-        "A proxy that cannot reach what the daemon reaches is replaced.",
-        "tests/proxy/test_supervisor.py::test_a_proxy_without_a_group_of_ours_is_not_kept",
-        wrong=(
-            (_PROXY, "return groups >= set(wanted)", "return True"),
-            (_PROXY, "return groups >= set(wanted)", "return not groups"),
-            (_PROXY, "        return True\n    lines", "        return False\n    lines"),
         ),
     ),
     rule(

@@ -25,6 +25,7 @@ SERVICE: Final = "partitiond.service"
 MIG_SOCKET: Final = "partitiond-mig.socket"
 ENGINE_SOCKET: Final = "partitiond-engine.socket"
 ENGINE_SERVICE: Final = "partitiond-engine@.service"
+ENGINE_FOLDER: Final = "/run/partitiond-engine"
 DEFAULT_BIN: Final = str(IMAGE_BIN)
 STATE_DIRS: Final = ("/var/lib/partitiond", "/var/cache/partitiond")
 ENGINE_CACHE: Final = "/var/cache/partitiond-engine"
@@ -141,9 +142,17 @@ def _engines(facts: SetupFacts) -> Sequence[SetupStep]:
                 f"engine-{key}",
                 f"engines as user {ENGINE_USER} ({key})",
                 f"{UNITS}/{name}",
-                _unit(name, facts),
+                text,
             )
-            for key, name in (("socket", ENGINE_SOCKET), ("service", ENGINE_SERVICE))
+            for key, name, text in (
+                (
+                    "mount",
+                    mount_unit(ENGINE_FOLDER),
+                    shipped("systemd/partitiond-engine.mount"),
+                ),
+                ("socket", ENGINE_SOCKET, _unit(ENGINE_SOCKET, facts)),
+                ("service", ENGINE_SERVICE, _unit(ENGINE_SERVICE, facts)),
+            )
         ),
         FileStep(
             "engine-user",
@@ -152,6 +161,11 @@ def _engines(facts: SetupFacts) -> Sequence[SetupStep]:
             shipped("systemd/partitiond.service.d/30-engines.conf"),
         ),
     )
+
+
+def mount_unit(folder: str) -> str:
+    """Name the unit of a mount as systemd asks for: by the folder."""
+    return folder.strip("/").replace("-", "\\x2d").replace("/", "-") + ".mount"
 
 
 def _unit(name: str, facts: SetupFacts) -> str:
@@ -306,7 +320,8 @@ def _enable(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
         steps.append(_enabled(host, "mig", MIG_SOCKET, about, problem=unsafe))
     if facts.engine_user:
         about = "engines can be started, now and at boot"
-        steps.append(_enabled(host, "engines", ENGINE_SOCKET, about))
+        unmount = (("systemctl", "stop", mount_unit(ENGINE_FOLDER)),)
+        steps.append(_enabled(host, "engines", ENGINE_SOCKET, about, last_undo=unmount))
     # Restarting the service leaves engines running; undoing a setup must stop them.
     down = (as_daemon(facts.bin_dir, "down"),)
     about = "the service starts, now and at boot"
@@ -323,6 +338,7 @@ def _enabled(
     what: str,
     *,
     first_undo: tuple[tuple[str, ...], ...] = (),
+    last_undo: tuple[tuple[str, ...], ...] = (),
     problem: str = "",
 ) -> CommandStep:
     if not host.live:
@@ -343,7 +359,7 @@ def _enabled(
             h.run(["systemctl", asked, "--quiet", unit]).code == 0
             for asked in ("is-enabled", "is-active")
         ),
-        undo=(*first_undo, ("systemctl", "disable", "--now", unit)),
+        undo=(*first_undo, ("systemctl", "disable", "--now", unit), *last_undo),
         seconds=200.0,
         cannot=lambda _: problem,
     )
@@ -392,6 +408,7 @@ def _stale_units(host: SetupHost) -> bool:
     """Whether systemd has not yet read the present units."""
     units = (
         SERVICE,
+        mount_unit(ENGINE_FOLDER),
         ENGINE_SOCKET,
         "partitiond-devices.service",
         MIG_SOCKET,

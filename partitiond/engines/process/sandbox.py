@@ -170,7 +170,9 @@ def main() -> int:
     connection.set_inheritable(False)
     connection.settimeout(COMMAND_SECONDS)
     folder = os.environ.get("RUNTIME_DIRECTORY", "")
-    os.umask(0o007)  # the daemon's user reaches the socket as a member of this user's group
+    # The socket is open to whoever comes as far: the folder above belongs to root, and only the
+    # daemon's group may enter it.
+    os.umask(0)
     try:
         command, output = read_command(connection)
         cgroup = unit_cgroup()

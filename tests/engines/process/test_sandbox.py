@@ -139,7 +139,7 @@ async def test_output_and_exit_are_kept_and_the_folder_is_its_own(
     own = launcher.folder / "0"
     assert seen["cwd"] == seen["home"] == str(own)
     assert seen["temporary"] == str(own / "tmp")
-    assert seen["umask"] == 0o007
+    assert seen["umask"] == 0
     assert seen["stdin"] == "/dev/null"
     assert seen["cores"] == list(simulated_launch().cores)
     assert len(seen["open"]) == 4  # 0, 1, 2, and the folder that is listed
