@@ -116,6 +116,11 @@ class ModelBody(Body):
         description="device: a device of its own. hardware: compute and memory that hardware "
         "keeps from others, a MIG slice or a device of its own.",
     )
+    isolation_group: str = Field(
+        "",
+        description="Its engines run as the system user of this group, apart from those of other "
+        "groups, on hosts where engines have users of their own; empty for the default group.",
+    )
     rules: RulesBody = RulesBody()
     auto: bool = Field(True, description="Estimate, profile and plan without being asked.")
     engine_kind: Literal["vllm", "simulated"] = Field("vllm", description="Which engine serves it.")
@@ -179,6 +184,7 @@ class ModelBody(Body):
             min_replicas=self.min_replicas,
             max_replicas=self.max_replicas,
             isolation=self.isolation,
+            isolation_group=self.isolation_group,
             rules=self.rules.to_rules(),
             auto=self.auto,
             engine_kind=self.engine_kind,
@@ -247,7 +253,8 @@ class ModelPatch(Body):
     """A merge patch (RFC 7396): what is absent stays, null returns to the default.
 
     Name and weights cannot change: register another model instead. Another source, revision, kind
-    of engine or engine option is a new release, which takes the place of the one that serves.
+    of engine, engine option or isolation group is a new release, which takes the place of the one
+    that serves.
     """
 
     model_config = ConfigDict(
@@ -265,6 +272,7 @@ class ModelPatch(Body):
     min_replicas: int | None = None
     max_replicas: int | None = None
     isolation: Isolation | None = None
+    isolation_group: str | None = None
     rules: RulesPatch | None = None
     auto: bool | None = None
     variants: Variants | None = Field(None, description="All of them: the list is replaced.")

@@ -130,6 +130,7 @@ class _ModelTable(_Table):
     min_replicas: int = 0
     max_replicas: int | None = None
     isolation: Isolation = Isolation.SHARED
+    isolation_group: str = ""
     rules: _RulesTable = _RulesTable()
     auto: bool = True
     engine_kind: Literal["vllm", "simulated"] = "vllm"
@@ -259,6 +260,7 @@ def _model(entry: _ModelTable, folder: Path) -> tuple[ModelSpec, Architecture | 
         min_replicas=entry.min_replicas,
         max_replicas=entry.max_replicas,
         isolation=entry.isolation,
+        isolation_group=entry.isolation_group,
         rules=_part("rules", lambda: PlacementRules(**entry.rules.model_dump())),
         auto=entry.auto,
         engine_kind=entry.engine_kind,

@@ -86,6 +86,7 @@ def test_whatever_a_part_of_a_body_says_can_be_said_on_the_command_line() -> Non
     bodies = [body for _, body, _ in RECORDS] + [parts.WorkloadBody]
     said = {renamed.get(name, name) for body in bodies for name in body.model_fields}
     whole = {"sleep_after_seconds", "aliases", "operating_point", "variants", "request_defaults",
-             "min_replicas", "max_replicas", "isolation", "allow_outage"}  # fmt: skip
+             "min_replicas", "max_replicas", "isolation", "isolation_group",
+             "allow_outage"}  # fmt: skip
     said |= {renamed.get(name, name) for name in whole}
     assert said <= given, said - given

@@ -41,9 +41,18 @@ async def test_a_patch_changes_one_rule_and_null_takes_it_back(http: httpx.Async
     assert rules == RULES | {"avoid": [], "survive": None, "priority": -1}
 
 
+async def test_a_group_is_set_changed_and_taken_back(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/models", json=DUMMY | {"isolation_group": "blue"})
+    assert answer.json()["spec"]["isolation_group"] == "blue"
+    for group, then in (("green", "green"), (None, ""), ("blue", "blue"), ("", "")):
+        answer = await http.patch("/models/opt-125m", json={"isolation_group": group})
+        assert answer.json()["spec"]["isolation_group"] == then
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
+        ({"isolation_group": "Blue"}, "1 to 12 lower-case letters"),
         ({"rules": {"survive": "planet"}}, "rules.survive"),
         ({"rules": {"survive": "host", "survive_share": 0}}, "survive_share"),
         ({"rules": {"priority": 9}}, "priority"),

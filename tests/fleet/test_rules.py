@@ -22,6 +22,7 @@ def test_a_fleet_file_says_all_rules(tmp_path: Path) -> None:
         MODEL
         + """
 isolation = "hardware"
+isolation_group = "blue"
 demand = { req_per_s = 4, percentile = 99, window_seconds = 1 }
 [models.rules]
 avoid = ["bert"]
@@ -37,6 +38,7 @@ priority = -1
         ("bert",), ("embedder",), ("rack-1",), FaultDomain.RACK, 0.5, -1
     )
     assert model.isolation is Isolation.HARDWARE
+    assert model.isolation_group == "blue"
     assert model.demand.planned_req_per_s == 9.0
 
 
@@ -45,6 +47,7 @@ priority = -1
     [
         ('rules = { survive = "planet" }', "models, entry 1, rules, survive"),
         ('rules = { spread = "host" }', "rules, spread: there is no such key"),
+        ('isolation_group = "Blue"', "'Blue' is no name of an isolation group"),
         ("rules = { priority = 7 }", "entry 1: priority must lie between"),
         ('rules = { avoid = ["opt-125m"] }', "names itself in avoid"),
         ('rules = { avoid = "bert" }', "rules, avoid"),

@@ -130,6 +130,10 @@ class GivenPlacement:
         "Share a device? hardware: only where hardware keeps others out (MIG).",
         metavar="shared|device|hardware",
     )
+    isolation_group: str | None = option(
+        "Run its engines as this group's system user; 'none' for the default group.",
+        metavar="GROUP",
+    )
     avoid: list[str] | None = option(
         "Never share a device with this model; repeatable; 'none' for no such rule.",
         metavar="MODEL",
@@ -183,6 +187,7 @@ class GivenPlacement:
             "min_replicas": self.min_replicas,
             "max_replicas": self.max_replicas,
             "isolation": self.isolation,
+            "isolation_group": "" if self.isolation_group == "none" else self.isolation_group,
             "rules": rules,
             "allow_outage": self.allow_outage,
         }
@@ -279,8 +284,9 @@ def update(
 
     Waits for what the daemon makes of it.
 
-    Another revision, kind of engine or engine option is a new release: its engines take the place
-    of those that run, and the model goes back by itself where they do not become ready.
+    Another revision, kind of engine, engine option or isolation group is a new release: its engines
+    take the place of those that run, and the model goes back by itself where they do not become
+    ready.
     The wait ends where a measurement has to come first, or a plan waits for `partitiond apply`.
     --variant, --alias and --default name all of them anew.
     """

@@ -56,6 +56,8 @@ def placement_text(spec: ModelSpec) -> str:
     rules, parts = spec.rules, []
     if spec.isolation != "shared":
         parts.append(f"isolation {spec.isolation}")
+    if spec.isolation_group:
+        parts.append(f"isolation group {spec.isolation_group}")
     parts += [
         f"{word} {', '.join(names)}"
         for word, names in (

@@ -136,4 +136,5 @@ def launch_for(
         kv_cache_dtype=spec.engine.kv_cache_dtype,
         sleep_mode=spec.engine.sleep_mode,
         partition=placement.partition,
+        isolation_group=spec.isolation_group,
     )

@@ -16,6 +16,7 @@ from partitiond.core.errors import SpecError
 from partitiond.core.model.autoscale import Autoscale, check_autoscale
 from partitiond.core.model.demand import ANY_DEMAND, MAX_DEMAND_REQ_PER_S, Demand
 from partitiond.core.model.engine_task import EngineTask, task_of
+from partitiond.core.model.isolation_group import check_isolation_group
 from partitiond.core.model.placement_rules import (
     MAX_PRIORITY,
     NO_RULES,
@@ -258,6 +259,8 @@ class ModelSpec:
         autoscale: its demand is measured, and its plans are applied by themselves; None: not.
         allow_outage: its last replica may stop before another one serves, where old and new do not
             fit side by side.
+        isolation_group: its engines run as this group's system user, where hosts have one; "" is
+            the default group.
     """
 
     name: str
@@ -282,6 +285,7 @@ class ModelSpec:
     request_limits: RequestLimits = NO_REQUEST_LIMITS
     autoscale: Autoscale | None = None
     allow_outage: bool = False
+    isolation_group: str = ""
 
     def __post_init__(self) -> None:
         require(
@@ -336,6 +340,7 @@ class ModelSpec:
             f"the operating point {self.operating_point.value!r} needs an SLO.",
             "Give the model an SLO, or another operating point.",
         )
+        check_isolation_group(self.isolation_group)
         check_autoscale(self.autoscale, self.min_replicas)
         check_aliases(self.name, self.aliases)
         check_defaults(self.request_defaults)

@@ -98,7 +98,7 @@ class ModelDemand:
     `reason` is set if the model has no candidate at all (no profile yet, fits no device); it then
     becomes the reason in `Unplaced`. `slo` bounds the latency of each replica at the interference
     of the device that it shares. `allow_outage` lets the model's last replica stop before another
-    one serves.
+    one serves. Engines of one `isolation_group` run as one system user.
     """
 
     model: str
@@ -111,6 +111,7 @@ class ModelDemand:
     slo: Slo | None = None
     rules: PlacementRules = NO_RULES
     allow_outage: bool = False
+    isolation_group: str = ""
 
     @property
     def planned_weight(self) -> float:

@@ -61,6 +61,8 @@ class EngineLaunch:
     partition: Partition | None = None
     """The partition that the engine runs in, of a placement or of a profile job's lease; None: the
     whole of its device, as it is."""
+    isolation_group: str = ""
+    """The model's isolation group: decides as which system user the engine runs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

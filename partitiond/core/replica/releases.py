@@ -1,8 +1,8 @@
 """Tracks the releases of a model: which one serves, and which one to go back to. Pure.
 
 A release is the part of a specification by which engines differ: source and revision, weights,
-engine options, kind of engine, variants. Demand, SLO, placement rules, names and limits belong to
-the model, and stay as they are when the model goes back to an earlier release.
+engine options, kind of engine, variants, isolation group. Demand, SLO, placement rules, names and
+limits belong to the model, and stay as they are when the model goes back to an earlier release.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def engine_parts(spec: ModelSpec) -> tuple[object, ...]:
     instead of put to sleep, and has it from its next start on.
     """
     engine = dataclasses.replace(spec.engine, sleep_mode=False)
-    return (spec.source, spec.weights, engine, spec.engine_kind)
+    return (spec.source, spec.weights, engine, spec.engine_kind, spec.isolation_group)
 
 
 def release_of(form: ModelSpec) -> str:
@@ -72,6 +72,8 @@ def release_of(form: ModelSpec) -> str:
         for field in dataclasses.fields(EngineOptions)
         if getattr(engine, field.name) != getattr(usual, field.name)
     ]
+    if form.isolation_group:
+        options.append(f"isolation_group={form.isolation_group!r}")
     source = (form.source.kind.value, form.source.ref, form.source.revision)
     parts = repr((source, form.weights.value, form.engine_kind, options))
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
@@ -98,6 +100,7 @@ def gone_back(spec: ModelSpec, release: ModelSpec) -> ModelSpec:
         engine=release.engine,
         engine_kind=release.engine_kind,
         variants=release.variants,
+        isolation_group=release.isolation_group,
         sleep_after_seconds=spec.sleep_after_seconds if sleeps else None,
     )
 

@@ -96,6 +96,7 @@ def candidates_for(
         slo=spec.slo,
         rules=spec.rules,
         allow_outage=spec.allow_outage,
+        isolation_group=spec.isolation_group,
     )
 
 

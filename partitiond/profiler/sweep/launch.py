@@ -154,6 +154,7 @@ def _launch(
         quantization=spec.engine.quantization,
         kv_cache_dtype=spec.engine.kv_cache_dtype,
         partition=request.partition,
+        isolation_group=spec.isolation_group,
     )
 
 

@@ -53,8 +53,8 @@ def test_rules_are_read_as_a_sentence() -> None:
     source = ModelSource(SourceKind.CONFIG, "opt-125m")
     assert placement_text(ModelSpec("m", source)) == "anywhere"
     rules = PlacementRules(("bert",), (), ("node-1",), FaultDomain.HOST, 0.5, 1)
-    spec = ModelSpec("m", source, isolation=Isolation.HARDWARE, rules=rules)
+    spec = ModelSpec("m", source, isolation=Isolation.HARDWARE, rules=rules, isolation_group="blue")
     assert placement_text(spec) == (
-        "isolation hardware; never beside bert; only on node-1; "
+        "isolation hardware; isolation group blue; never beside bert; only on node-1; "
         "survives the loss of any host with 50% of the rate; priority +1"
     )

@@ -63,6 +63,25 @@ async def test_a_new_version_takes_the_old_one_s_place_by_itself(host: Host) -> 
     assert "model-released" in host.kinds()
 
 
+async def test_a_model_goes_to_another_group_by_itself_and_is_not_measured_again(
+    host: Host,
+) -> None:
+    def groups() -> list[str]:
+        return [host.runner.engines[n].handle.launch.isolation_group for n in host.runner.running()]
+
+    assert groups() == [""]
+    jobs = host.service.jobs.jobs()
+    await host.service.models.update(version("r1", isolation_group="blue"), None)
+    await until(lambda: groups() == ["blue"])
+    await until(lambda: "model-released" in host.kinds())
+    assert host.service.jobs.jobs() == jobs, "its profiles still speak for it"
+    changed = next(e for e in host.store.events(limit=1000) if e.kind == "model-updated")
+    assert "isolation_group none -> blue" in changed.message
+    await host.service.releases.roll_back("a")
+    await until(lambda: groups() == [""])
+    assert host.service.models.model("a").record.spec.isolation_group == ""
+
+
 async def test_the_new_version_serves_before_the_old_one_stops_where_there_is_room(
     host: Host,
 ) -> None:

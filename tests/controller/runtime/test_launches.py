@@ -86,3 +86,10 @@ def test_an_mps_share_is_told_to_the_driver() -> None:
     wanted = dataclasses.replace(placement("a-1"), device_id=gpu.id, partition=share)
     launch = launch_for(wanted, resolved(), gpu, name="a-1")
     assert launch.extra_env == (("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "30"),)
+
+
+def test_an_engine_is_started_in_the_group_of_its_model() -> None:
+    model = resolved()
+    assert launch_for(placement("a-1"), model, cpu(), name="a-1").isolation_group == ""
+    blue = dataclasses.replace(model, spec=dataclasses.replace(model.spec, isolation_group="blue"))
+    assert launch_for(placement("a-1"), blue, cpu(), name="a-1").isolation_group == "blue"

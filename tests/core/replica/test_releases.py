@@ -54,6 +54,7 @@ def release(version: int, state: ReleaseState, spec: ModelSpec = NEW, at: str = 
         dataclasses.replace(OLD, engine=EngineOptions(dtype="float16")),
         dataclasses.replace(OLD, engine=EngineOptions(extra_args=("--seed", "1"))),
         dataclasses.replace(OLD, variants=(Variant("fp8", EngineOptions(quantization="fp8")),)),
+        dataclasses.replace(OLD, isolation_group="blue"),
     ],
 )
 def test_what_an_engine_is_made_of_makes_a_release(changed: ModelSpec) -> None:
@@ -124,6 +125,18 @@ def test_the_way_back_is_to_what_serves_else_to_what_served_last() -> None:
     assert way_back([coming, failed, second, first], 4) is second
     assert way_back([second, first], 2) is first
     assert way_back([coming, failed], 4) is None
+
+
+def test_a_form_keeps_the_group_of_its_model() -> None:
+    listed = dataclasses.replace(NEW, variants=(Variant("fp8", EngineOptions(quantization="fp8")),))
+    blue = dataclasses.replace(listed, isolation_group="blue")
+    assert release_of(blue.as_variant("fp8")) != release_of(listed.as_variant("fp8"))
+    assert gone_back(blue, OLD).isolation_group == ""
+    assert gone_back(OLD, blue).isolation_group == "blue"
+
+
+def test_the_release_of_the_default_group_is_the_one_before_there_were_groups() -> None:
+    assert release_of(OLD) == "d6366000d55b8528"
 
 
 def test_going_back_changes_the_engines_and_nothing_else() -> None:

@@ -126,3 +126,16 @@ def test_without_candidates_the_reason_is_said(
 
 def test_profiles_of_other_hardware_do_not_count() -> None:
     assert "on h100-80gb" in candidates_for(SPEC, [profile()], ["h100-80gb"]).reason
+
+
+def test_a_profile_speaks_for_every_isolation_group() -> None:
+    plain, blue = (
+        candidates_for(dataclasses.replace(SPEC, isolation_group=group), [profile()], [A100])
+        for group in ("", "blue")
+    )
+    assert (plain.isolation_group, blue.isolation_group) == ("", "blue")
+    assert blue.candidates
+    assert [dataclasses.replace(c, release="") for c in blue.candidates] == [
+        dataclasses.replace(c, release="") for c in plain.candidates
+    ]
+    assert {c.release for c in blue.candidates}.isdisjoint(c.release for c in plain.candidates)

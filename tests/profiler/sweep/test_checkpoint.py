@@ -168,6 +168,15 @@ def test_the_fingerprint_tells_apart_what_cannot_be_compared(request_of: Any) ->
     assert made(memory_bytes=9 * 2**30) == made(time_limit_seconds=99) == made()
 
 
+def test_trials_of_all_isolation_groups_compare(request_of: Any) -> None:
+    plain = request_of()
+    spec = dataclasses.replace(plain.model.spec, isolation_group="blue")
+    blue = dataclasses.replace(plain, model=dataclasses.replace(plain.model, spec=spec))
+    starts = [plan_launch(request, "profile-x") for request in (plain, blue)]
+    assert [start.launch.isolation_group for start in starts] == ["", "blue"]
+    assert fingerprint(blue, starts[1], "1") == fingerprint(plain, starts[0], "1")
+
+
 def test_beside_a_gpu_any_cores_compare_where_there_are_enough(request_of: Any) -> None:
     first, second = fake_gpus("a100-80gb", 2)
     (other,) = fake_gpus("h100-80gb")
