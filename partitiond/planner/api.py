@@ -1,12 +1,12 @@
 """Takes a request and returns a checked plan, or the reasons why there is none."""
 
-import collections
 import dataclasses
 import functools
 import math
 import time
 
 from partitiond.core.errors import PartitiondError
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.outage import Outage
 from partitiond.core.plan.record import (
     Candidate,
@@ -82,9 +82,7 @@ def solve(
             remedies=tuple(dict.fromkeys(u.remedy for u in made.missing if u.remedy)),
         )
     levels = _levels(request, placements)
-    of_model = collections.defaultdict[str, list[tuple[Candidate, float]]](list)
-    for p in placements:
-        of_model[p.model].append((p.candidate, levels[p.device_id]))
+    of_model = by_key((p.model, (p.candidate, levels[p.device_id])) for p in placements)
     forecasts = tuple(_forecast(d, of_model[d.model]) for d in request.models)
     seconds_out = {outage.model: outage.seconds for outage in made.outages}
     held_back = tuple(
@@ -235,10 +233,7 @@ def _levels(request: PlanRequest, placements: tuple[Placement, ...]) -> dict[str
 
     Infinite if no level covers the contents: the checker refuses such a plan.
     """
-    here = collections.defaultdict[str, list[Candidate]](list)
-    for p in placements:
-        here[p.device_id].append(p.candidate)
-    known = request.interference
+    here, known = by_key((p.device_id, p.candidate) for p in placements), request.interference
     return {device: level_together(mine, known) or math.inf for device, mine in here.items()}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.choices import Choice, prices_told, runner_up
 from partitiond.core.plan.costs import no_prices
 from partitiond.core.plan.record import (
@@ -198,9 +199,7 @@ def _why_partial(instance: Instance, found: SolveAnswer) -> Iterator[str]:
 def _model_lines(packing: Packing, placements: tuple[Placement, ...]) -> Iterator[str]:
     """Yield each model's reason for its sizes if it has a specific one; count the other models."""
     instance, fitted = packing.instance, 0
-    by_model: dict[str, list[Placement]] = collections.defaultdict(list)
-    for p in placements:
-        by_model[p.model].append(p)
+    by_model = by_key((p.model, p) for p in placements)
     sizes: dict[int, dict[Candidate, int]] = collections.defaultdict(dict)
     for item, most in zip(instance.items, rates_alone(instance), strict=True):
         sizes[item.model][item.candidate] = most

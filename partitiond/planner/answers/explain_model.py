@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from partitiond.core.hardware.kinds import Device
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.answers import ModelExplanation, SizeChoice
 from partitiond.core.plan.record import Candidate, Infeasible, ModelDemand, Plan
 from partitiond.core.units import format_bytes
@@ -53,9 +54,7 @@ def _sizes(
     """Return each size's rate and what is for or against it, the best per device first."""
     most = dict[Candidate, float]()
     best = collections.defaultdict[str, float](float)
-    on_kind = collections.defaultdict[str, list[Device]](list)
-    for device in different(request.devices, demand):
-        on_kind[device.hardware].append(device)
+    on_kind = by_key((device.hardware, device) for device in different(request.devices, demand))
     for c in demand.candidates:
         each = (most_alone(d, demand, c, request.interference) for d in on_kind[c.hardware])
         most[c] = max(each, default=0.0)

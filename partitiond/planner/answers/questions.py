@@ -4,12 +4,12 @@ This module decides and computes nothing else. A flow yields the request to solv
 is sent the outcome, so the daemon can run it beside its event loop and the command line without.
 """
 
-import collections
 import contextlib
 import dataclasses
 from typing import Any
 
 from partitiond.core.errors import InputError
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.answers import Alternative, PlanAnswers, PlanQuestion, alternative
 from partitiond.core.plan.record import Infeasible, ModelDemand, Plan
 from partitiond.planner.answers.changes import parse_changes, world_under
@@ -105,10 +105,7 @@ def _next_best(here: Variations, model: ModelDemand) -> Steps[tuple[Alternative,
 
 def _constraints(here: Variations) -> Steps[tuple[Alternative, ...]]:
     """Drop each kind of rule for all models, then one by one the rules of the kinds that cost."""
-    by_kind = collections.defaultdict[str, list[str]](list)
-    for spec in here.world.specs:
-        for rule in rules_of(spec):
-            by_kind[rule].append(spec.name)
+    by_kind = by_key((rule, spec.name) for spec in here.world.specs for rule in rules_of(spec))
     here.steps += len(by_kind)
     found, single = list[Alternative](), list[str]()
     for rule, models in by_kind.items():

@@ -5,11 +5,11 @@ import math
 import time
 
 from partitiond.core.errors import PartitiondError
-from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import Alternative, alternative
 from partitiond.core.plan.record import Infeasible, ModelDemand, Objective, Plan
 from partitiond.planner.answers.changes import only_forbids, world_under
 from partitiond.planner.answers.whatif import Demands, World
+from partitiond.planner.model.candidates import asked
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.flow import Outcome, Solving, Steps
 
@@ -108,7 +108,7 @@ class Variations:
         anew = [s for s in world.specs if not same or s.asked_as(specs[s.name]) != specs[s.name]]
         made = {m.model: m for m in self.demands(dataclasses.replace(world, specs=tuple(anew)))}
         return tuple(
-            made[spec.name] if spec.name in made else _asked(old[spec.name], spec)
+            made[spec.name] if spec.name in made else asked(old[spec.name], spec)
             for spec in world.specs
             if spec.name in made or spec.name in old
         )
@@ -122,16 +122,3 @@ class Variations:
 def _kinds(world: World) -> set[object]:
     """Return the kinds of device that candidates are made for."""
     return {(d.hardware, d.memory_bytes, d.modes, len(d.cores)) for d in world.devices}
-
-
-def _asked(demand: ModelDemand, spec: ModelSpec) -> ModelDemand:
-    """Return the same candidates with the spec's present demand and rules."""
-    return dataclasses.replace(
-        demand,
-        demand=spec.demand,
-        min_replicas=spec.min_replicas,
-        max_replicas=spec.max_replicas,
-        isolation=spec.isolation,
-        rules=spec.rules,
-        allow_outage=spec.allow_outage,
-    )

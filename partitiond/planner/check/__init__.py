@@ -9,6 +9,7 @@ import collections
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import DEFAULT, Interference
 from partitiond.core.plan.record import ModelDemand, ModelForecast, Placement, Plan, Unplaced
 from partitiond.planner.check.certificate import check_certificate
@@ -45,9 +46,7 @@ def check_plan(
         found.extend(check_device(device, plan.on_device(device.id), demands, levels[device.id]))
     found.extend(check_hosts(plan, dict(host_memory_bytes)))
     rates = rates_of(plan, levels)
-    placed: dict[str, list[Placement]] = collections.defaultdict(list)
-    for p in plan.placements:
-        placed[p.model].append(p)
+    placed = by_key((p.model, p) for p in plan.placements)
     excuses = {u.model: u for u in reversed(plan.unplaced)}
     forecasts = {f.model: f for f in reversed(plan.forecasts)}
     for name, demand in demands.items():

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ortools.sat.python import cp_model
 
+from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.exact.constraints import add_numbers
 from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost
 from partitiond.planner.model.rates import reference_rates
@@ -229,11 +230,9 @@ def moves_cost(
     start beyond those that had to move, whichever number is smaller.
     """
     runs = collections.Counter(moves.staying)
-    there: dict[tuple[int, int], list[Any]] = collections.defaultdict(list)
-    placed: dict[int, list[Any]] = collections.defaultdict(list)
-    for (index, _, item), count in variables.count.items():
-        there[index, item].append(count)
-        placed[instance.items[item].model].append(count)
+    counts = [(index, item, count) for (index, _, item), count in variables.count.items()]
+    there = by_key(((index, item), count) for index, item, count in counts)
+    placed = by_key((instance.items[item].model, count) for _, item, count in counts)
     kept: dict[int, list[Any]] = collections.defaultdict(list)
     staying: dict[int, int] = collections.Counter()
     for (index, item), number in runs.items():

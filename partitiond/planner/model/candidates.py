@@ -85,15 +85,19 @@ def candidates_for(
         for p in usable
         for c in _candidates(spec, p, doubts.get(p.id, ()))
     ]
-    return ModelDemand(
-        model=spec.name,
+    reason = "" if found else _reason(spec, mine, usable, device_hardware_keys)
+    there = tuple(_undominated(found))
+    return asked(ModelDemand(spec.name, spec.demand, there, reason=reason, slo=spec.slo), spec)
+
+
+def asked(demand: ModelDemand, spec: ModelSpec) -> ModelDemand:
+    """Return the same candidates with the spec's present demand and rules."""
+    return dataclasses.replace(
+        demand,
         demand=spec.demand,
-        candidates=tuple(_undominated(found)),
         min_replicas=spec.min_replicas,
         max_replicas=spec.max_replicas,
         isolation=spec.isolation,
-        reason="" if found else _reason(spec, mine, usable, device_hardware_keys),
-        slo=spec.slo,
         rules=spec.rules,
         allow_outage=spec.allow_outage,
         isolation_group=spec.isolation_group,

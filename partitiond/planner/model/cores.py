@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from partitiond.core.hardware.kinds import Device, short_device
 from partitiond.core.hardware.partition import CpuCores
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Placement
 
 
@@ -44,11 +45,8 @@ def choose_cores(wishes: list[CoreWish]) -> dict[str, tuple[int, ...]]:
     for keep in (True, False):
         for asked in (_on_one_node(wishes, keep=keep), wishes):
             owner = _match(asked, keep=keep) if owner is None else owner
-    mine: dict[str, list[int]] = {wish.name: [] for wish in wishes if wish.exclusive}
-    for core, position in (owner or {}).items():
-        if wishes[position].exclusive:
-            mine[wishes[position].name].append(core)
-    return {name: tuple(sorted(cores)) for name, cores in mine.items()}
+    mine = by_key((wishes[position].name, core) for core, position in (owner or {}).items())
+    return {wish.name: tuple(sorted(mine[wish.name])) for wish in wishes if wish.exclusive}
 
 
 def _on_one_node(wishes: list[CoreWish], *, keep: bool) -> list[CoreWish]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 
 from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Objective
 from partitiond.planner.model.types import Item, Need, PlanRequest, engine_key
 
@@ -60,12 +61,9 @@ def without_beaten(
         items: all items by index.
         spare: the figures that decide.
     """
-    alike: dict[tuple[int, str], list[Item]] = {}
-    highest = max(fit.values(), default=1.0)
-    for index in fit:
-        it = items[index]
-        profile = it.mig_profile if mode is SharingMode.MIG else ""
-        alike.setdefault((it.model, profile), []).append(it)
+    in_mig, highest = mode is SharingMode.MIG, max(fit.values(), default=1.0)
+    there = (items[index] for index in fit)
+    alike = by_key(((it.model, it.mig_profile if in_mig else ""), it) for it in there)
     best = {
         it.index
         for mine in alike.values()

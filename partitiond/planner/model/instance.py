@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.mig.geometry import geometry_on, instance_bytes, place_of
 from partitiond.core.model.spec import Isolation, PlacementRules
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import (
     MAX_REPLICAS_PER_DEVICE,
     MODE_OVERHEAD_BYTES,
@@ -192,9 +193,8 @@ def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: 
     """Return the options of a device, and the items that each option can hold."""
     allowed = [allowed_on(demand.rules, device) for demand in request.models]
     fitting = {item.index: item for item in _fitting(device, items) if allowed[item.model]}
-    by_mode: dict[SharingMode | None, list[Option]] = {}
-    for option in options_of(device, request.interference, fitting.values()):
-        by_mode.setdefault(option.mode, []).append(option)
+    every = options_of(device, request.interference, fitting.values())
+    by_mode = by_key((option.mode, option) for option in every)
     options: list[Option] = []
     fits: list[tuple[int, ...]] = []
     holds: Holds = {}
@@ -235,11 +235,9 @@ def _fitting(device: Device, items: tuple[Item, ...]) -> list[Item]:
         and item.sm <= 100 - device.occupied_sm_percent
         and (not cores or item.cores <= cores)
     ]
-    shares: dict[int, list[Item]] = {}
-    for item in found:
-        if item.candidate.size.mode is SharingMode.MEMORY:
-            shares.setdefault(item.model, []).append(item)
-    return [item for item in found if not _redundant(item, shares.get(item.model, []))]
+    in_shares = (item for item in found if item.candidate.size.mode is SharingMode.MEMORY)
+    shares = by_key((item.model, item) for item in in_shares)
+    return [item for item in found if not _redundant(item, shares[item.model])]
 
 
 def _has_memory(device: Device, item: Item) -> bool:

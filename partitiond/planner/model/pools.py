@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from partitiond.core.hardware.kinds import Device, DeviceKind, headroom_bytes
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Candidate
 
 MAX_CORE_SETS: Final = 6
@@ -45,9 +46,7 @@ def shared_limits(
         host_memory_bytes: memory for engines by host, if no CPU device states it.
         share_cores: True if a core listed by two devices of a host is one core.
     """
-    by_host: dict[str, list[int]] = {}
-    for index, device in enumerate(devices):
-        by_host.setdefault(device.host, []).append(index)
+    by_host = by_key((device.host, index) for index, device in enumerate(devices))
     stated = dict(host_memory_bytes)
     found: list[tuple[str, frozenset[int], int]] = []
     for host, bins in sorted(by_host.items()):

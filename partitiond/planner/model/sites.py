@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.model.types import Group, Instance, Item, Option, rate_at
 
 Ints = NDArray[np.int64]
@@ -203,9 +204,7 @@ def _classes(instance: Instance) -> tuple[list[int], list[_Site]]:
         key = (id(group.held), group.memory_bytes, group.cores, group.sm_percent, group.price)
         if key not in known:
             known[key] = len(known)
-            by_mode: dict[SharingMode | None, list[int]] = {}
-            for k, option in enumerate(group.options):
-                by_mode.setdefault(option.mode, []).append(k)
+            by_mode = by_key((option.mode, k) for k, option in enumerate(group.options))
             sites += [_Site(known[key], group, m, tuple(ks)) for m, ks in by_mode.items()]
         class_of.append(known[key])
     return class_of, sites

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import FaultDomain
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import ModelDemand
 from partitiond.planner.model.types import Instance, Need, PlanRequest, Ties
 
@@ -36,9 +37,7 @@ def ties_of(request: PlanRequest, needs: Sequence[Need]) -> Ties:
     for model, others in near.items():
         for other in others:
             near_to[other] = near_to.get(other, frozenset()) | {model}
-    hosts: dict[str, list[int]] = {}
-    for index, device in enumerate(request.devices):
-        hosts.setdefault(device.host, []).append(index)
+    hosts = by_key((device.host, index) for index, device in enumerate(request.devices))
     number = {host: n for n, host in enumerate(hosts)}
     spread = frozenset(n.model for n in needs if n.domain_of)
     kinds = {request.models[n.model].rules.survive for n in needs}
@@ -75,8 +74,6 @@ def twins(instance: Instance) -> list[tuple[int, ...]]:
     """
     if not instance.ties.by_host:
         return [group.bins for group in instance.groups]
-    found: dict[tuple[object, ...], list[int]] = {}
-    for index, group in enumerate(instance.group_of):
-        device = instance.request.devices[index]
-        found.setdefault((group, device.host, device.rack), []).append(index)
+    devices, group_of = instance.request.devices, instance.group_of
+    found = by_key(((group_of[i], d.host, d.rack), i) for i, d in enumerate(devices))
     return [tuple(bins) for bins in found.values()]

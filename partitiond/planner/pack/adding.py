@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.model.rates import reference_rates
 from partitiond.planner.model.sites import Bits, Floats, Ints, Sites, build_sites
@@ -154,10 +155,7 @@ class Adding:
             empty.setdefault((load.group, host, domain), index)
         for here in used.values():
             here.sort(key=lambda i: (-loads[i].memory, i))
-        by_class = collections.defaultdict[int, list[int]](list)
-        for index in empty.values():
-            by_class[int(sites.device_class[index])].append(index)
-        return used, by_class
+        return used, by_key((int(sites.device_class[index]), index) for index in empty.values())
 
     def _at_higher_levels(self, item: int, devices: Iterable[int]) -> Iterator[Spot]:
         """Yield devices that hold the item at a higher level, without making any model short."""
@@ -296,9 +294,8 @@ def fill(packing: Packing, devices: Iterable[int], stop: Stop = never) -> None:
     """
     instance, needs = packing.instance, [n for n in packing.instance.needs if not n.rated]
     units = reference_rates(instance) if needs else {}
-    ranked, by_class = _ranked(packing, needs), collections.defaultdict[int, list[int]](list)
-    for index in devices:
-        by_class[int(build_sites(instance).device_class[index])].append(index)
+    ranked, class_of = _ranked(packing, needs), build_sites(instance).device_class
+    by_class = by_key((int(class_of[index]), index) for index in devices)
     failed = set[tuple[int, int, int]]()
 
     def added(index: int, item: int) -> bool:

@@ -22,6 +22,7 @@ from partitiond.core.hardware.partition import (
     WholeDevice,
 )
 from partitiond.core.mig.geometry import Geometry, Place, geometry_on
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Placement
 from partitiond.planner.model.cores import CoreWish, choose_cores
 from partitiond.planner.model.pools import usable_bytes
@@ -103,9 +104,7 @@ def _slots(instance: Instance, packing: Packing) -> list[_Slot]:
     real: dict[int, int] = {}
     for bins in twins(instance):
         real.update(_match_devices(instance, packing, bins, staying))
-    waiting: dict[tuple[int, int], list[Placement]] = collections.defaultdict(list)
-    for index, item, placement in staying:
-        waiting[index, item].append(placement)
+    waiting = by_key(((index, item), placement) for index, item, placement in staying)
     slots = []
     for abstract, load in enumerate(packing.loads):
         for item in load.items:
@@ -191,10 +190,7 @@ def _name(instance: Instance, slots: list[_Slot]) -> None:
         slot.replica_id = slot.kept.replica_id if slot.kept is not None else ""
     taken = {slot.replica_id for slot in slots}
     running = instance.request.running
-    leaving: dict[str, list[Placement]] = collections.defaultdict(list)
-    for p in running:
-        if p.replica_id not in taken:
-            leaving[p.model].append(p)
+    leaving = by_key((p.model, p) for p in running if p.replica_id not in taken)
     unnamed = [slot for slot in slots if not slot.replica_id]
     for same_device in (True, False):
         for slot in (s for s in unnamed if not s.replica_id):

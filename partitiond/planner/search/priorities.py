@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.model.placement_rules import PRIORITY_FACTOR
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Status
 from partitiond.planner.bounds.prices import bound_of
 from partitiond.planner.exact import Exact, Stage
@@ -53,10 +54,7 @@ class Class:
 def classes_of(instance: Instance) -> tuple[Class, ...]:
     """Return the classes that count, highest first; models without a rate if none has one."""
     rated = any(n.rated for n in instance.needs)
-    found: dict[int, list[Need]] = {}
-    for need in instance.needs:
-        if need.rated == rated:
-            found.setdefault(need.priority, []).append(need)
+    found = by_key((need.priority, need) for need in instance.needs if need.rated == rated)
     return tuple(
         Class(priority, tuple(mine), PRIORITY_FACTOR**priority * mine[0].lift)
         for priority, mine in sorted(found.items(), reverse=True)

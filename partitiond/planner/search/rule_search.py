@@ -12,6 +12,7 @@ import random
 import time
 from typing import Final
 
+from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.exact import Goal, solve_exact
 from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.members import Member, fullness, member, rank
@@ -99,9 +100,7 @@ def _thinned(
         for k, fit in enumerate(group.fits):
             if rng.random() > WAYS_SHARE:
                 continue
-            sizes: dict[int, list[int]] = {}
-            for item in fit:
-                sizes.setdefault(instance.items[item].model, []).append(item)
+            sizes = by_key((instance.items[item].model, item) for item in fit)
             found[number, k] = [
                 item
                 for model, mine in sizes.items()

@@ -6,13 +6,13 @@ beside the old ones, on an idle device if necessary, and the old ones are stoppe
 serve. If there is no room for that, the model stays as it runs, and the plan says so.
 """
 
-import collections
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from partitiond.core.model.demand import ANY_DEMAND
 from partitiond.core.model.spec import Isolation
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.diff import DiffCost, diff_cost
 from partitiond.core.plan.outage import Outage
 from partitiond.core.plan.record import (
@@ -87,10 +87,8 @@ def with_old_ones(request: PlanRequest, models: Collection[str], *, and_new: boo
         and_new: True asks for those models as well; False leaves them as they run.
     """
     devices = {device.id for device in request.devices if not device.cordoned}
-    old: dict[str, list[Placement]] = collections.defaultdict(list)
-    for p in request.running:
-        if p.model in models and p.device_id in devices:
-            old[p.model].append(p)
+    here = (p for p in request.running if p.model in models and p.device_id in devices)
+    old = by_key((p.model, p) for p in here)
     asked = (m for m in request.models if and_new or m.model not in old)
     stays = (_stays(old[m.model], m.isolation) for m in request.models if m.model in old)
     return dataclasses.replace(
@@ -123,12 +121,10 @@ def all_stay(request: PlanRequest, placements: Iterable[Placement]) -> bool:
     )
 
 
-def without_old_ones(placements: Iterable[Placement]) -> tuple[Placement, ...]:
+def without_old_ones(placements: Sequence[Placement]) -> tuple[Placement, ...]:
     """Return the new replicas alone, under the names of the replicas that they replace."""
-    names: dict[str, list[str]] = collections.defaultdict(list)
-    for p in placements:
-        if p.model.endswith(AS_IT_RUNS):
-            names[p.model.removesuffix(AS_IT_RUNS)].append(p.replica_id)
+    old = (p for p in placements if p.model.endswith(AS_IT_RUNS))
+    names = by_key((p.model.removesuffix(AS_IT_RUNS), p.replica_id) for p in old)
     return tuple(
         dataclasses.replace(p, replica_id=(names[p.model] or [p.replica_id]).pop(0))
         for p in placements
