@@ -10,6 +10,7 @@ _SIGNALS: Final = "partitiond/engines/process/signals.py"
 _OWNERS: Final = "partitiond/engines/process/owners.py"
 _USER: Final = "partitiond/engines/process/engine_user.py"
 _HELPER: Final = "partitiond/devices/mig/helper.py"
+_SOCKETS: Final = "partitiond/platform/unix_socket.py"
 _SPEED: Final = "partitiond/devices/bandwidth.py"
 _TEST_SANDBOX: Final = "tests/engines/process/test_sandbox.py"
 _TEST_USER: Final = "tests/engines/process/test_engine_user.py"
@@ -62,6 +63,16 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
             (_USER, "*_between(root, folder.resolve()), ", ""),
             (_USER, "            _open_parents(real, root)\n", "            pass\n"),
             (_USER, "        require_readable(folder, self.models_dir)\n", ""),
+        ),
+    ),
+    rule(
+        "An engine leads nobody to a socket that is not its own.",
+        "tests/platform/test_unix_socket.py",
+        wrong=(
+            (_SOCKETS, " | os.O_NOFOLLOW", ""),
+            (_SOCKETS, "if not stat.S_ISSOCK(os.fstat(found).st_mode)", "if False"),
+            (_SOCKETS, 'yield f"/proc/self/fd/{found}"', "yield path"),
+            (_SOCKETS, "        os.close(found)\n", "        pass\n"),
         ),
     ),
     rule(

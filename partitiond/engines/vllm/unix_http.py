@@ -9,6 +9,8 @@ import dataclasses
 import json
 from typing import Any, Final
 
+from partitiond.platform.unix_socket import NoSocketError, socket_address
+
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """An engine's metrics are some 100 KiB; an answer of nearly this size cannot be a real one."""
 
@@ -55,6 +57,8 @@ async def exchange(
             return await _exchange(socket_path, _request(method, path, payload))
     except TimeoutError as error:
         raise ExchangeError(f"no answer to {method} {path} in {timeout_seconds:g} s") from error
+    except NoSocketError as error:
+        raise ExchangeError(f"{error.filename} is not asked: {error.strerror}") from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise NotListeningError(f"no process listens on {socket_path}") from error
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
@@ -73,7 +77,8 @@ def _request(method: str, path: str, payload: object | None) -> bytes:
 
 
 async def _exchange(socket_path: str, request: bytes) -> HttpAnswer:
-    reader, writer = await asyncio.open_unix_connection(socket_path)
+    with socket_address(socket_path) as address:
+        reader, writer = await asyncio.open_unix_connection(address)
     try:
         writer.write(request)
         await writer.drain()

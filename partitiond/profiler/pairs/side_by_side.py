@@ -298,14 +298,15 @@ async def _load_all(
         phase = 1 + place + len(loaded) * turn
         load = load_of(up.started.request, up.started.request.model.architecture, phase)
         try:
-            return await closed_loop(
-                up.running.handle.socket_path,
-                load,
-                concurrency=up.started.batch,
-                window=_Together(min_seconds=seconds, gate=gate),
-                stall_seconds=bench.first_stall_seconds,
-                on_opened=gate.one_is_steady,
-            )
+            with up.running.address() as address:
+                return await closed_loop(
+                    address,
+                    load,
+                    concurrency=up.started.batch,
+                    window=_Together(min_seconds=seconds, gate=gate),
+                    stall_seconds=bench.first_stall_seconds,
+                    on_opened=gate.one_is_steady,
+                )
         except LoadAbortedError as error:
             raise EngineError(
                 f"{arrangement.name}: {error}", hint="See the engine's log in its run folder."

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from partitiond.core.errors import EngineError, ExitedError
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
+from partitiond.platform.unix_socket import socket_address
 from partitiond.ports import Clock, EngineRunner, TelemetrySource
 from partitiond.profiler.sweep.stall import FIRST_FACTOR
 
@@ -46,6 +47,23 @@ class Running:
     handle: EngineHandle
     report: EngineReport
     used_before_bytes: int
+
+    @contextlib.contextmanager
+    def address(self) -> Iterator[str]:
+        """Yield the address at which the engine takes load, within this block.
+
+        Raises:
+            EngineError: the engine does not listen.
+        """
+        with contextlib.ExitStack() as held:
+            try:
+                address = held.enter_context(socket_address(self.handle.socket_path))
+            except OSError as error:
+                raise EngineError(
+                    f"{self.handle.launch.replica_id} does not listen: {error.strerror}.",
+                    hint=f"See the engine's log, {self.handle.log_path}.",
+                ) from error
+            yield address
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -226,16 +226,17 @@ async def run_open_trial(
     Raises:
         EngineError: requests failed, or none ended: that shows a fault, not the engine's speed.
     """
-    result = await open_loop(
-        engine.handle.socket_path,
-        dataclasses.replace(load, seed=trial.seed),
-        arrivals=poisson(trial.req_per_s, trial.seed),
-        seconds=trial.seconds,
-        warmup_seconds=trial.warm_up_seconds,
-        timeout_seconds=REQUEST_SECONDS,
-        max_in_flight=trial.batch,
-        keep_sending=True,
-    )
+    with engine.address() as address:
+        result = await open_loop(
+            address,
+            dataclasses.replace(load, seed=trial.seed),
+            arrivals=poisson(trial.req_per_s, trial.seed),
+            seconds=trial.seconds,
+            warmup_seconds=trial.warm_up_seconds,
+            timeout_seconds=REQUEST_SECONDS,
+            max_in_flight=trial.batch,
+            keep_sending=True,
+        )
     require_no_failures(result.records, f"in open loop at {trial.req_per_s:.3g} requests/s")
     if result.arrivals and not result.count(Outcome.OK):
         raise EngineError(

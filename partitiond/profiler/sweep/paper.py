@@ -26,14 +26,15 @@ async def run_paper_mode(engine: Running, load: Load, requests: int) -> PaperMod
     Raises:
         EngineError: not all requests ended well, so there is no makespan.
     """
-    result = await open_loop(
-        engine.handle.socket_path,
-        load,
-        arrivals=itertools.repeat(0.0, requests),
-        seconds=AT_ONCE_SECONDS,
-        timeout_seconds=REQUEST_SECONDS,
-        max_connections=requests,
-    )
+    with engine.address() as address:
+        result = await open_loop(
+            address,
+            load,
+            arrivals=itertools.repeat(0.0, requests),
+            seconds=AT_ONCE_SECONDS,
+            timeout_seconds=REQUEST_SECONDS,
+            max_connections=requests,
+        )
     return summarise(result.records, engine.handle.launch.max_num_seqs)
 
 

@@ -163,20 +163,21 @@ async def run_trial(
         stall_seconds = max(bench.first_stall_seconds, E2EL_FACTOR * proposal.expected_seconds)
     sampler = Sampler(bench, engine)
     try:
-        result = await closed_loop(
-            engine.handle.socket_path,
-            load,
-            concurrency=proposal.batch,
-            window=WindowRule(
-                min_seconds=proposal.min_window_seconds,
-                max_seconds=proposal.max_window_seconds,
-                half_width_share=proposal.half_width_share or half_width_share,
-            ),
-            timeout_seconds=REQUEST_SECONDS,
-            stall_seconds=stall_seconds,
-            progress=progress,
-            on_opened=sampler.start,
-        )
+        with engine.address() as address:
+            result = await closed_loop(
+                address,
+                load,
+                concurrency=proposal.batch,
+                window=WindowRule(
+                    min_seconds=proposal.min_window_seconds,
+                    max_seconds=proposal.max_window_seconds,
+                    half_width_share=proposal.half_width_share or half_width_share,
+                ),
+                timeout_seconds=REQUEST_SECONDS,
+                stall_seconds=stall_seconds,
+                progress=progress,
+                on_opened=sampler.start,
+            )
     finally:
         await sampler.stop()
     require_no_failures(result.records, f"with {proposal.batch} in flight")

@@ -19,6 +19,7 @@ from partitiond.core.dispatch.balance import HEALTHY, after_failure
 from partitiond.core.dispatch.places import Request
 from partitiond.core.dispatch.quarantine import Exposure, Quarantine, RetryVerdict
 from partitiond.core.dispatch.routing import ReplicaRoute
+from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.shared import LedgerAccess, PeerLine
 from partitiond.proxy.engine.upstream import ConnectionPool
@@ -413,7 +414,8 @@ def listens(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(path)
+            with socket_address(path) as address:
+                probe.connect(address)
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:  # as a full backlog: somebody is there

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
+from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.engine.framing import MAX_HEAD_BYTES as _MAX_HEAD_BYTES
 from partitiond.proxy.engine.framing import SIZES, ChunkedDecoder, FramingError, Head, parse_head
 from partitiond.proxy.request.dialects import Markers
@@ -314,7 +315,8 @@ class ConnectionPool:
             async with asyncio.timeout(self._connect_timeout_seconds):
                 connection = UpstreamConnection(self)
                 protocol = cast("asyncio.Protocol", connection)
-                await loop.create_unix_connection(lambda: protocol, self.socket_path)
+                with socket_address(self.socket_path) as address:
+                    await loop.create_unix_connection(lambda: protocol, address)
         except TimeoutError as error:
             raise AttemptError(
                 "connect_timeout", "The engine did not accept a connection in time.", no_byte=True
