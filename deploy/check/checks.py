@@ -192,6 +192,10 @@ def engine_is_a_user_of_its_own() -> str:
     found, room = sockets.stat(), os.statvfs(sockets)
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (0, daemon.pw_gid, 0o750), found
     assert (room.f_blocks * room.f_frsize, room.f_files) == (16 << 20, 16 << 10), room
+    temporary = os.statvfs(f"/proc/{pid}/root/tmp")
+    assert (temporary.f_blocks * temporary.f_frsize, temporary.f_files) == (2 << 30, 64 << 10)
+    tasks = run("systemctl", "show", "--value", "--property=TasksMax", where.rpartition("/")[2])
+    assert tasks.strip() == "4096", tasks
     groups = Path(f"/proc/{main_pid()}/status").read_text().partition("Groups:")[2].split("\n")[0]
     assert str(user.pw_gid) not in groups.split(), groups
     return f"user {user.pw_uid}, {where}"

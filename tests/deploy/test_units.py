@@ -107,10 +107,14 @@ def test_engines_are_started_as_their_own_user_by_the_daemon_alone() -> None:
         assert f"\n{line}\n" in socket, line
     for line in (
         "User=partitiond-engine", "Group=partitiond-engine", "NoNewPrivileges=yes",
-        "CapabilityBoundingSet=", "PrivateNetwork=yes", "PrivateTmp=yes", "ProtectProc=invisible",
+        "CapabilityBoundingSet=", "PrivateNetwork=yes", "TasksMax=4096", "ProtectProc=invisible",
         "ProtectSystem=strict", "KillMode=control-group", "StandardInput=socket",
         "RuntimeDirectory=partitiond-engine/%i", "BindPaths=/run/partitiond-engine/%i",
-        "RuntimeDirectoryMode=0755",
+        "RuntimeDirectoryMode=0755", "InaccessiblePaths=-/dev/mqueue",
+        *(
+            f"TemporaryFileSystem={folder}:rw,mode=1777,nosuid,nodev,size=2G,nr_inodes=64k"
+            for folder in ("/tmp", "/var/tmp")
+        ),
     ):  # fmt: skip
         assert f"\n{line}\n" in service, line
     assert "SupplementaryGroups=" not in service  # none of the daemon's

@@ -20,8 +20,6 @@ Both sides write one JSON object a line. With `--without-cgroup`
 it runs in no unit, as in tests: the shim then has no way to kill what is stopped.
 """
 
-# ruff: noqa: PTH103, PTH118
-
 import contextlib
 import ctypes
 import json
@@ -35,6 +33,7 @@ import sys
 from partitiond.engines.process import shim
 from partitiond.engines.process.scope_facts import own_cgroup
 
+OWN_TMP = "/tmp"  # noqa: S108 - in the unit's view it is a file system of this engine alone
 MAX_COMMAND_BYTES = 2 * 1024 * 1024
 """As much as the kernel takes for arguments and environment of one program."""
 COMMAND_SECONDS = 10.0
@@ -114,9 +113,7 @@ def start(command: dict[str, object], folder: str, output: int) -> int:
     argv, cores, env = command["argv"], command["cores"], command["env"]
     if not (isinstance(argv, list) and isinstance(cores, list) and isinstance(env, dict)):
         raise TypeError("argv, cores or env is missing")
-    temporary = os.path.join(folder, "tmp")
-    os.makedirs(temporary, mode=0o700, exist_ok=True)
-    env |= {"HOME": folder, "TMPDIR": temporary}
+    env |= {"HOME": OWN_TMP, "TMPDIR": OWN_TMP}
     os.sched_setaffinity(0, cores)
     parent = os.getpid()
     pid = os.fork()

@@ -137,8 +137,8 @@ async def test_output_and_exit_are_kept_and_the_folder_is_its_own(
     assert (record["code"], record["signal"]) == (3, None)
     seen = json.loads(folder.log.read_text())
     own = launcher.folder / "0"
-    assert seen["cwd"] == seen["home"] == str(own)
-    assert seen["temporary"] == str(own / "tmp")
+    assert seen["cwd"] == str(own)
+    assert seen["home"] == seen["temporary"] == sandbox.OWN_TMP
     assert seen["umask"] == 0
     assert seen["stdin"] == "/dev/null"
     assert seen["cores"] == list(simulated_launch().cores)
