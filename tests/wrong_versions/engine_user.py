@@ -66,6 +66,19 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "An engine's memory is what the kernel says of it at least, and stays limited.",
+        _TEST_SANDBOX,
+        wrong=(
+            (_SHIM, "return max(self._told_bytes, charged_bytes(self.cgroup))",
+             "return self._told_bytes"),
+            (_SHIM, "return max(self._told_bytes, charged_bytes(self.cgroup))",
+             "return charged_bytes(self.cgroup)"),
+            (_SHIM, 'in ("anon", "shmem")', 'in ("anon",)'),
+            (_SHIM, "        if self._limit:\n            limit_memory(self.cgroup, self._limit)\n"
+             "        return", "        return"),
+        ),
+    ),
+    rule(
         "An engine leads nobody to a socket that is not its own.",
         "tests/platform/test_unix_socket.py",
         wrong=(

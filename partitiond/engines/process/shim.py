@@ -171,13 +171,19 @@ class RotatedLog:
 
 
 class ShimMemory:
-    """Samples the proportional set size of the tree, and hands each new maximum to `keep`."""
+    """Samples the memory of the tree, and hands each new maximum to `keep`.
 
-    def __init__(self, keep: "Callable[[int], None]") -> None:
+    The figure is the proportional set size: what the processes have to themselves, and their share
+    of what they map together with others, as the libraries of several engines. The bytes of an
+    engine that is no child (`elsewhere`) are added: see `SandboxedEngine.memory`.
+    """
+
+    def __init__(
+        self, keep: "Callable[[int], None]", elsewhere: "Callable[[], int]" = lambda: 0
+    ) -> None:
         self._keep = keep
         self._peak = 0
-        self.elsewhere = 0
-        """Bytes of processes that another process samples."""
+        self._elsewhere = elsewhere
         self._started = self._next = time.monotonic()
 
     def wait_milliseconds(self) -> int:
@@ -192,7 +198,7 @@ class ShimMemory:
         young = now - self._started < FAST_SAMPLING_SECONDS
         self._next = now + (FAST_SAMPLE_SECONDS if young else SLOW_SAMPLE_SECONDS)
         total = pss_bytes(os.getpid()) + sum(pss_bytes(pid) for pid in tree(os.getpid()))
-        total += self.elsewhere
+        total += self._elsewhere()
         if total > self._peak + 1024 * 1024:
             self._peak = total
             self._keep(total)
@@ -311,10 +317,13 @@ class ChildEngine:
 
     descriptor = -1
     cgroup = ""
-    memory_bytes = 0
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+
+    def memory(self) -> int:
+        """Return 0: its processes are the shim's tree."""
+        return 0
 
     def send(self, number: int) -> None:
         """Signal the main process."""
@@ -354,7 +363,7 @@ class SandboxedEngine:
         self._connection.sendall(line[sent:])
         self._unread = b""
         self._status: int | None = None
-        self.memory_bytes = 0
+        self._told_bytes = 0
         told: list[dict[str, object]] = []
         while not told:
             data = self._connection.recv(65536)
@@ -368,8 +377,9 @@ class SandboxedEngine:
         self.cgroup = str(first["cgroup"])
         self.folder = str(first["folder"])
         self.shared = str(first["shared"])
-        if command.get("memory_max") and self.cgroup:
-            limit_memory(self.cgroup, command["memory_max"])
+        self._limit: int = command.get("memory_max") or 0
+        if self._limit:
+            limit_memory(self.cgroup, self._limit)
         self._take(more)  # an engine that ended at once
         self._connection.setblocking(False)
         self.descriptor = self._connection.fileno()
@@ -387,9 +397,21 @@ class SandboxedEngine:
         for facts in told:
             peak, status = facts.get("peak_pss_bytes"), facts.get("status")
             if isinstance(peak, int) and 0 <= peak < MOST_MEMORY_BYTES:
-                self.memory_bytes = peak
+                self._told_bytes = peak
             if isinstance(status, int) and 0 <= status < 1 << 16:
                 self._status = status
+
+    def memory(self) -> int:
+        """Return the bytes of the engine, and see that its memory is still limited.
+
+        The kernel tells what its cgroup has to itself. The process that keeps it tells the
+        proportional set size, which also has the engine's share of the files that it maps, and
+        lacks what no process maps: the larger of the two counts, so nothing that is said makes an
+        engine smaller. systemd may take a limit back that it did not set when it reads its units.
+        """
+        if self._limit:
+            limit_memory(self.cgroup, self._limit)
+        return max(self._told_bytes, charged_bytes(self.cgroup))
 
     def send(self, number: int) -> None:
         """Signal the main process; SIGKILL goes to everything, and asks nobody."""
@@ -444,12 +466,27 @@ def kill_cgroup(folder: str) -> bool:
 
 def limit_memory(folder: str, limit: int) -> None:
     """Limit a cgroup's memory in bytes. Swapping an engine out would stall its neighbours."""
-    for name, value in (("memory.max", limit), ("memory.swap.max", 0)):
+    pages = limit - limit % os.sysconf("SC_PAGE_SIZE")  # as the kernel keeps it
+    for name, value in (("memory.max", pages), ("memory.swap.max", 0)):
         try:
             with open(f"{folder}/{name}", "r+", encoding="ascii") as file:
-                file.write(str(value))
+                if file.read().strip() != str(value):
+                    file.seek(0)
+                    file.write(str(value))
         except OSError:
-            continue  # this host's hierarchy has no controller of memory
+            continue  # this host's hierarchy has no controller of memory, or the cgroup is gone
+
+
+def charged_bytes(folder: str) -> int:
+    """Return what a cgroup has to itself: memory of its processes, and files that are in memory
+    alone. 0 where the hierarchy has no controller of memory.
+    """
+    found = 0
+    for line in read_text(f"{folder}/memory.stat").splitlines() if folder else ():
+        name, _, value = line.partition(" ")
+        if name in ("anon", "shmem"):
+            found += int(value)
+    return found
 
 
 def cgroup_pids(folder: str) -> list[int]:
@@ -490,7 +527,6 @@ def supervise(
                 continue
             if descriptor == engine.descriptor:
                 engine.listen()
-                memory.elsewhere = engine.memory_bytes
             else:
                 for number in os.read(wakeup, 64):
                     if number == signal.SIGTERM:
@@ -593,7 +629,7 @@ def main(run_dir: str, lifeline: int = -1) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    memory = ShimMemory(lambda peak: keep_peak(run_dir, peak))
+    memory = ShimMemory(lambda peak: keep_peak(run_dir, peak), engine.memory)
     status = supervise(engine, output, wakeup, log, memory, lifeline=lifeline)
     finish(run_dir, engine, status, output, log, oom_before=oom_before)
 

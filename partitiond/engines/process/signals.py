@@ -199,6 +199,12 @@ def require_gone(replica_id: str, left: tuple[int, ...]) -> None:
 def pss_bytes(run_dir: Path, leader: ProcessId) -> int:
     """Return the proportional set size of all the replica's processes now, in bytes.
 
-    Shared pages are divided among their users, so the figures of several replicas add up.
+    Shared pages are divided among their users, so the figures of several replicas add up. Processes
+    of another user tell this one nothing: what the kernel says of their cgroup counts.
     """
-    return sum(shim.pss_bytes(pid) for pid in processes_of(run_dir, leader))
+    cgroup = cgroup_of(run_dir)
+    theirs = set(shim.cgroup_pids(cgroup))
+    ours = (pid for pid in processes_of(run_dir, leader) if pid not in theirs)
+    return sum(map(shim.pss_bytes, ours)) + max(
+        shim.charged_bytes(cgroup), sum(map(shim.pss_bytes, theirs))
+    )

@@ -17,7 +17,7 @@ from partitiond.engines.process.engine_user import EngineUser, open_model, requi
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.owners import owners
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.platform.process_identity import boot_id
+from partitiond.platform.process_identity import ProcessId, boot_id
 from tests.engine_fixtures import simulated_launch, vllm_launch
 
 
@@ -175,3 +175,32 @@ def test_no_cgroup_is_killed_without_its_name(
     assert shim.cgroup_pids("") == []
     assert not shim.kill_cgroup(str(tmp_path / "gone"))
     assert (tmp_path / "cgroup.kill").read_text() == ""
+
+
+STAT = "anon 300000000\nfile 900000000\nkernel 5\nshmem 200000000\nanon_thp 7\n"
+
+
+def test_memory_that_no_process_maps_counts_and_the_cache_of_files_does_not(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    (tmp_path / "memory.stat").write_text(STAT)
+    assert shim.charged_bytes(str(tmp_path)) == 500_000_000
+    assert shim.charged_bytes(str(tmp_path / "gone")) == shim.charged_bytes("") == 0
+    folder = RunFolder.of(tmp_path / "run", "one-1")
+    record_of(folder, tmp_path)
+    (tmp_path / "cgroup.procs").write_text(f"{sleeper.pid}\n")
+    assert process.pss_bytes(folder.path, ProcessId(2**22 - 1, 1, boot_id())) == 500_000_000
+
+
+def test_a_limit_that_was_taken_back_is_set_again(tmp_path: Path) -> None:
+    for name in ("memory.max", "memory.swap.max"):
+        (tmp_path / name).write_text("max\n")
+    shim.limit_memory(str(tmp_path), 1_000_000_001)
+    wanted = 1_000_000_001 // 4096 * 4096
+    assert (tmp_path / "memory.max").read_text().startswith(str(wanted))
+    (tmp_path / "memory.max").write_text(f"{wanted}\n")
+    (tmp_path / "memory.max").chmod(0o444)
+    written = (tmp_path / "memory.max").stat().st_mtime_ns
+    shim.limit_memory(str(tmp_path), 1_000_000_001)
+    assert (tmp_path / "memory.max").stat().st_mtime_ns == written
+    shim.limit_memory(str(tmp_path / "gone"), 1)

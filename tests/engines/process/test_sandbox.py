@@ -12,7 +12,7 @@ import sys
 import tempfile
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -311,14 +311,22 @@ STARTED = json.dumps({"folder": "/nowhere", "cgroup": "", "pid": 1, "shared": ""
 """What a shim is told of an engine that was started."""
 
 
-async def ended(folder: RunFolder, first: bytes, then: bytes = b"") -> ExitRecord:
-    """How a shim says that an engine ended whose keeper says this, and no more."""
+async def ended(
+    folder: RunFolder,
+    first: bytes,
+    then: bytes = b"",
+    *,
+    until: Callable[[], bool] = lambda: True,
+    memory_max: int | None = None,
+) -> ExitRecord:
+    """How a shim says that an engine ended whose keeper says this, and goes silent."""
     with tempfile.TemporaryDirectory(prefix="pd-") as short, socket.socket(socket.AF_UNIX) as here:
         here.bind(f"{short}/l.sock")
         here.listen()
         launch = simulated_launch()
         command = shim_command(["/bin/true"], {}, launch, folder)
-        folder.prepare(launch, command | {"launcher": f"{short}/l.sock"})
+        more = {"launcher": f"{short}/l.sock", "memory_max": memory_max}
+        folder.prepare(launch, command | more)
         starting = asyncio.ensure_future(spawn_shim(folder))
         connection, _ = await asyncio.to_thread(here.accept)
         with connection:
@@ -327,6 +335,10 @@ async def ended(folder: RunFolder, first: bytes, then: bytes = b"") -> ExitRecor
                 await starting
                 with contextlib.suppress(OSError):
                     connection.sendall(then)
+                for _ in range(400):
+                    if until():
+                        break
+                    await asyncio.sleep(0.05)
             connection.shutdown(socket.SHUT_WR)
             await starting
             leader = folder.process()
@@ -361,6 +373,40 @@ async def test_whatever_is_said_over_the_connection_the_shim_ends_the_engine(
     exited = await ended(folder, STARTED, said)
     assert (exited.code, exited.signal) == (None, signal.SIGKILL)
     assert folder.peak_pss_bytes() < 2**40
+
+
+async def test_nothing_that_is_said_makes_an_engine_smaller_or_gives_it_more(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    """The kernel is asked for its memory, and the limit is set again where it was taken back."""
+    cgroup = tmp_path / "cgroup"
+    cgroup.mkdir()
+    (cgroup / "memory.stat").write_text("anon 300000000\nfile 900000000\nshmem 200000000\n")
+    (cgroup / "memory.max").write_text("")
+    started = STARTED.replace(b'"cgroup": ""', f'"cgroup": "{cgroup}"'.encode())
+    limits = []
+
+    def until() -> bool:
+        limit = (cgroup / "memory.max").read_text()
+        if limit:
+            limits.append(limit)
+            (cgroup / "memory.max").write_text("")
+        return len(limits) > 1
+
+    said = b'{"peak_pss_bytes": 1000}\n'
+    await ended(folder, started, said, until=until, memory_max=1 << 30)
+    assert limits == [str(1 << 30)] * 2
+    assert 500_000_000 <= folder.peak_pss_bytes() < 600_000_000
+
+
+async def test_what_it_maps_of_files_counts_where_it_is_more(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "memory.stat").write_text("anon 3\nshmem 2\n")
+    started = STARTED.replace(b'"cgroup": ""', f'"cgroup": "{tmp_path}"'.encode())
+    said = b'{"peak_pss_bytes": 700000000}\n'
+    await ended(folder, started, said, until=lambda: folder.peak_pss_bytes() > 700_000_000)
+    assert folder.peak_pss_bytes() > 700_000_000
 
 
 @pytest.mark.parametrize(
