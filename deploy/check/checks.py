@@ -280,6 +280,18 @@ def a_hostile_engine_reaches_nothing() -> str:
     return f"{tried[0]}, reached 0; the daemon's user reaches {before}"
 
 
+def an_engine_ends_with_its_supervisor() -> str:
+    """SIGKILL of the supervisor ends the engine's unit; then the next one starts, and serves."""
+    shim = engine()
+    unit = cgroup(main_process(shim))
+    os.kill(shim, signal.SIGKILL)
+    wait_for("the end of the unit", lambda: not Path(f"/sys/fs/cgroup{unit}").exists())
+    after = wait_for("the next engine", lambda: (serving() or {"pid": shim})["pid"] != shim)
+    assert after
+    assert json.loads(asked("checked"))["choices"][0]["text"]
+    return unit.rpartition("/")[2]
+
+
 def engine_has_a_scope() -> str:
     """The supervisor's cgroup is a scope of the user's manager, outside the service."""
     pid = engine()
@@ -412,6 +424,7 @@ CHECKS = (
     a_model_serves,
     engine_is_a_user_of_its_own,
     a_hostile_engine_reaches_nothing,
+    an_engine_ends_with_its_supervisor,
     engine_has_a_scope,
     reload_takes_settings,
     restart_keeps_the_engine,

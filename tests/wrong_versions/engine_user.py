@@ -62,7 +62,7 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
             ),
             (_USER, "*_between(root, folder.resolve()), ", ""),
             (_USER, "            _open_parents(real, root)\n", "            pass\n"),
-            (_USER, "        require_readable(folder, self.models_dir)\n", ""),
+            (_USER, "        require_readable(folder, self.models_dir, self.hidden)\n", ""),
         ),
     ),
     rule(
@@ -86,6 +86,15 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
             (_SOCKETS, "if not stat.S_ISSOCK(os.fstat(found).st_mode)", "if False"),
             (_SOCKETS, 'yield f"/proc/self/fd/{found}"', "yield path"),
             (_SOCKETS, "        os.close(found)\n", "        pass\n"),
+        ),
+    ),
+    rule(
+        "A model that the engines' user cannot see or read is refused, and says where it lies.",
+        _TEST_USER,
+        wrong=(
+            (_USER, "if real.is_relative_to(place)", "if False"),
+            (_USER, "real = path.resolve()\n        if real.is", "real = path\n        if real.is"),
+            (_USER, "        above |= {*real.parents}\n", ""),
         ),
     ),
     rule(

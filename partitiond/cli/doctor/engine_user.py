@@ -5,6 +5,8 @@ import stat
 from pathlib import Path
 
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
+from partitiond.cli.setup.engine_host import engine_user_problem
+from partitiond.cli.setup.host import SetupHost
 from partitiond.engines.process.sandbox import landlock_version
 
 SIGNALS_SINCE = 6
@@ -18,14 +20,14 @@ class EngineUserFacts:
     Attributes:
         launcher: the setting `engine.launcher`.
         socket: whether there is a socket at that path.
-        cgroup_kill: whether the kernel can kill a cgroup at once (5.14 and newer).
+        problem: why this host cannot run engines as a user of their own; empty if it can.
         landlock: version of Landlock in the kernel; 0 for none.
         traces: whether engines are to send spans.
     """
 
     launcher: Path | None
     socket: bool
-    cgroup_kill: bool
+    problem: str
     landlock: int
     traces: bool
 
@@ -33,11 +35,20 @@ class EngineUserFacts:
 def check_engine_user(facts: EngineUserFacts) -> list[DoctorFinding]:
     """Return what an engine that is taken over could reach, and what to do about it. Pure."""
     if facts.launcher is None:
+        way = facts.problem or "`partitiond setup --apply` gives engines a user of their own"
         return [
             ok(
                 "engine user",
-                "the daemon's: an engine that is taken over reads what the daemon reads "
-                "(`partitiond setup --engine-user` gives engines a user of their own)",
+                f"the daemon's: an engine that is taken over reads what the daemon reads ({way})",
+            )
+        ]
+    if facts.problem:
+        return [
+            fail(
+                "engine user",
+                f"engines do not start as a user of their own: {facts.problem}",
+                "run them as the daemon's user",
+                "partitiond setup --no-engine-user --apply",
             )
         ]
     if not facts.socket:
@@ -50,14 +61,6 @@ def check_engine_user(facts: EngineUserFacts) -> list[DoctorFinding]:
             )
         ]
     found = []
-    if not facts.cgroup_kill:
-        found.append(
-            warn(
-                "engine user",
-                "this kernel cannot kill a cgroup at once, so engines end more slowly",
-                "use Linux 5.14 or newer",
-            )
-        )
     if facts.landlock < SIGNALS_SINCE:
         what = "trace and signal" if facts.landlock < 1 else "signal"
         found.append(
@@ -80,16 +83,12 @@ def check_engine_user(facts: EngineUserFacts) -> list[DoctorFinding]:
 
 
 def engine_user_facts(
-    launcher: Path | None, *, traces: bool, root: Path = Path("/")
+    launcher: Path | None, *, traces: bool, host: SetupHost | None = None
 ) -> EngineUserFacts:
     """Look at this host."""
     try:
         socket = launcher is not None and stat.S_ISSOCK(launcher.stat().st_mode)
     except OSError:
         socket = False
-    kernel = (root / "proc/sys/kernel/osrelease").read_text(encoding="ascii").split(".")
-    try:
-        release = int(kernel[0]), int(kernel[1].partition("-")[0])
-    except (ValueError, IndexError):
-        release = (0, 0)
-    return EngineUserFacts(launcher, socket, release >= (5, 14), landlock_version(), traces)
+    problem = engine_user_problem(host or SetupHost())
+    return EngineUserFacts(launcher, socket, problem, landlock_version(), traces)

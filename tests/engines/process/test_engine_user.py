@@ -1,10 +1,14 @@
 """Models are opened to the engines' user and to nobody else, and engines are told apart."""
 
+import asyncio
 import dataclasses
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +17,12 @@ import pytest
 from partitiond.core.errors import StartFailedError
 from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
-from partitiond.engines.process.engine_user import EngineUser, open_model, require_readable
+from partitiond.engines.process.engine_user import (
+    HIDDEN,
+    EngineUser,
+    open_model,
+    require_readable,
+)
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.owners import owners
 from partitiond.engines.process.runner import ProcessEngineRunner
@@ -49,7 +58,7 @@ def test_a_prepared_model_is_opened_and_nothing_beside_it(cache: Path, model: st
     with pytest.raises(StartFailedError):
         require_readable(folder, cache / "models")
     open_model(folder, cache / "models")
-    require_readable(folder, cache / "models")
+    require_readable(folder, cache / "models")  # below what is hidden, and shown
     assert mode(cache / "models") & 0o005 == 0o005
     assert (mode(cache), mode(cache / "secret")) == (0o700, 0o600)
     if model == "hub/snapshot":
@@ -71,11 +80,58 @@ def test_a_folder_of_the_operator_s_stays_as_it_is_and_the_error_says_what_to_do
     folder = tmp_path / "mine"
     folder.mkdir(mode=0o700)
     (folder / "config.json").write_text("{}")
-    user = EngineUser(Path("/l.sock"), tmp_path, cache / "models")
+    user = EngineUser(Path("/l.sock"), tmp_path, cache / "models", hidden=())
     with pytest.raises(StartFailedError, match="may not read") as refused:
         user.admit(vllm_launch(folder))
     assert f"chmod -R o+rX {folder}" in refused.value.hint
     assert mode(folder) == 0o700
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that everybody may enter."""
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_model_that_the_unit_hides_is_refused_and_the_error_says_which_folder(
+    place: Path, cache: Path, linked: bool
+) -> None:
+    hidden = place / "hidden"
+    hidden.mkdir()
+    (hidden / "config.json").write_text("{}")
+    folder = hidden
+    if linked:
+        folder = place / "shown"
+        folder.mkdir()
+        (folder / "config.json").symlink_to(hidden / "config.json")
+    require_readable(folder, cache / "models", (place / "other",))
+    with pytest.raises(StartFailedError, match="does not see") as refused:
+        require_readable(folder, cache / "models", (hidden,))
+    assert f"not below {hidden}" in refused.value.hint
+
+
+def test_a_link_into_a_closed_folder_is_refused(place: Path, cache: Path) -> None:
+    """The file itself is open to all, and the folder above it is not."""
+    store, folder = place / "store", place / "model"
+    (store / "blobs").mkdir(parents=True)
+    (store / "blobs/abc").write_text("{}")
+    folder.mkdir()
+    (folder / "config.json").symlink_to(store / "blobs/abc")
+    require_readable(folder, cache / "models", ())
+    store.chmod(0o700)
+    with pytest.raises(StartFailedError, match="may not read") as refused:
+        require_readable(folder, cache / "models", ())
+    assert refused.value.facts == {"path": str(store)}
+
+
+def test_what_is_hidden_is_what_the_unit_hides() -> None:
+    unit = (Path(__file__).parents[3] / "deploy/systemd/partitiond-engine@.service").read_text()
+    named = re.findall(r"^(?:TemporaryFileSystem|InaccessiblePaths)=(.*)$", unit, re.MULTILINE)
+    words = {word.lstrip("-").partition(":")[0] for line in named for word in line.split()}
+    assert {str(path) for path in HIDDEN} == words - {"/dev/mqueue"}
 
 
 def test_an_engine_under_mps_stays_the_daemon_s(cache: Path) -> None:
@@ -162,6 +218,29 @@ async def test_everything_in_the_cgroup_is_killed_by_the_kernel(
     assert (cgroup / "cgroup.kill").read_text() == "1"
     (cgroup / "cgroup.procs").write_text("")
     assert await process.kill_all(folder.path, None, 0.2) == ()
+
+
+async def test_an_engine_is_not_gone_while_its_cgroup_has_processes(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """Its supervisor was killed; what systemd has not yet ended holds memory and devices."""
+    cgroup = tmp_path / "cgroup"
+    cgroup.mkdir()
+    (cgroup / "cgroup.procs").write_text(f"{sleeper.pid}\n")
+    folder = RunFolder.of(tmp_path / "run", "one-1")
+    record_of(folder, cgroup)
+    handle = folder.handle()
+    assert handle is not None
+    runner = ProcessEngineRunner(tmp_path / "run", None, reap_seconds=0.1)
+    with pytest.raises(process.StillAliveError, match=str(sleeper.pid)):
+        await runner.stop(handle, 1.0)
+    assert not await runner.find()
+    assert folder.path.exists()
+    waiting = asyncio.ensure_future(runner.wait_exit(handle))
+    await asyncio.wait({waiting}, timeout=0.3)
+    assert not waiting.done()
+    (cgroup / "cgroup.procs").write_text("")
+    assert (await asyncio.wait_for(waiting, 20)).code == -signal.SIGKILL
 
 
 def test_no_cgroup_is_killed_without_its_name(
