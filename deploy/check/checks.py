@@ -123,9 +123,7 @@ def setup_installs_and_starts() -> str:
     before = partitiond("setup", "--no-gpu", "--no-engine")
     assert "to do" in before
     assert not Path("/etc/systemd/system/partitiond.service").exists(), "shown, and yet done"
-    partitiond(
-        "setup", "--no-gpu", "--no-engine", "--engine-user", "--bin-dir", str(BIN), "--apply"
-    )
+    partitiond("setup", "--no-gpu", "--no-engine", "--bin-dir", str(BIN), "--apply")
     assert shown("ActiveState") == "active"
     owner = Path(f"/proc/{main_pid()}").stat().st_uid
     assert owner == pwd.getpwnam("partitiond").pw_uid, owner
@@ -134,7 +132,6 @@ def setup_installs_and_starts() -> str:
             "setup",
             "--no-gpu",
             "--no-engine",
-            "--engine-user",
             "--bin-dir",
             str(BIN),
             "--apply",

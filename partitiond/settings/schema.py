@@ -38,6 +38,7 @@ from partitiond.settings.types import (
     Port,
     Seconds,
     Size,
+    SocketPath,
     Table,
     is_loopback,
     reachable_url,
@@ -113,7 +114,7 @@ class EngineSettings(Table):
         "below the daemon's delegated one, the daemon's own, or auto (the first that this host "
         "allows).",
     )
-    launcher: AbsolutePath | None = Field(
+    launcher: SocketPath | None = Field(
         None,
         description="Socket at which systemd starts engines as a user of their own, in a sandbox; "
         "`partitiond setup` installs it. Unset runs engines as the daemon's user.",

@@ -21,6 +21,10 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
+def _socket_path(value: object) -> object:
+    return value.removeprefix("unix://") if isinstance(value, str) else value
+
+
 def _size(value: object) -> object:
     return parse_bytes(value) if isinstance(value, str) else value
 
@@ -90,6 +94,7 @@ def _host_name(text: str) -> str:
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 IndexUrl = Annotated[str, AfterValidator(_index_url)]
+SocketPath = Annotated[Path, BeforeValidator(_socket_path), AfterValidator(_absolute)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Size = Annotated[Bytes, BeforeValidator(_size), Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]

@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.cli.setup.engine_host import engine_user_problem, why_no_engine_user
+from partitiond.cli.setup.engine_host import (
+    engine_user_problem,
+    runs_engine_user,
+    why_no_engine_user,
+)
 from partitiond.cli.setup.host import SetupHost
+from partitiond.core.errors import DeviceError
 
 
 @pytest.mark.parametrize(
@@ -44,3 +49,19 @@ def test_a_running_host_is_looked_at_and_an_image_only_for_its_systemd(tmp_path:
     assert engine_user_problem(host) == ""
     (tmp_path / "proc/sys/kernel/osrelease").write_text("6.1-rc3\n")
     assert engine_user_problem(host) == ""
+
+
+def test_the_default_is_what_the_host_can_and_what_is_asked_for_is_done_or_refused(
+    tmp_path: Path,
+) -> None:
+    cannot = SetupHost(tmp_path, path="/nowhere")
+    assert runs_engine_user(cannot, asked=False) == (False, "")
+    runs, why = runs_engine_user(cannot, asked=None)
+    assert (runs, "no systemd" in why) == (False, True)
+    with pytest.raises(DeviceError, match="no systemd"):
+        runs_engine_user(cannot, asked=True)
+    (tmp_path / "systemctl").write_text("#!/bin/sh\necho 'systemd 252 (252.38-1)'\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    can = SetupHost(tmp_path, live=False, path=f"{tmp_path}:/usr/bin:/bin")
+    assert runs_engine_user(can, asked=None) == runs_engine_user(can, asked=True) == (True, "")
+    assert runs_engine_user(can, asked=False) == (False, "")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.cli.setup import record
+from partitiond.cli.setup.engine_host import service_engine_socket
 from partitiond.cli.setup.host import SetupFacts, SetupHost, facts_of
 from partitiond.cli.setup.plan import _unsafe_for_root, steps_for
 from partitiond.cli.setup.steps import CommandStep, FileStep, SetupStep, StepProgress
@@ -266,7 +267,7 @@ def test_a_gpu_host_is_asked_in_order_and_asked_back_in_reverse(played: Played) 
     )
 
 
-def test_engines_get_a_user_of_their_own_only_where_that_is_asked_for(played: Played) -> None:
+def test_engines_get_a_user_of_their_own_and_lose_it_again(played: Played) -> None:
     """The socket is there before the daemon that asks at it."""
     units = played.host.file("/etc/systemd/system")
     drop_in = units / "partitiond.service.d/30-engines.conf"
@@ -282,15 +283,32 @@ def test_engines_get_a_user_of_their_own_only_where_that_is_asked_for(played: Pl
         "partitiond-engine.socket", "partitiond-engine@.service", "run-partitiond\\x2dengine.mount"
     }  # fmt: skip
     assert f"{facts.bin_dir}/python -I -m" in (units / "partitiond-engine@.service").read_text()
-    assert "PARTITIOND_ENGINE__LAUNCHER=" in drop_in.read_text()
+    assert service_engine_socket(played.host) == Path("/run/partitiond-engine.sock")
     asked = played.asked()
     socket = asked.index("systemctl enable --now partitiond-engine.socket")
     assert socket < asked.index("systemctl enable --now partitiond.service")
+    list(record.apply(played.host, steps_for(played.facts, played.host)))
+    assert not drop_in.exists()
+    assert service_engine_socket(played.host) is None
+    assert "own-engines" not in {step.key for step in steps_for(played.facts, played.host)}
+    list(record.apply(played.host, steps_for(facts, played.host)))
+    assert drop_in.exists()
     list(record.undo(played.host, purge=False))
     assert not drop_in.exists()
     back = played.asked()
     unmounted = back.index("systemctl stop run-partitiond\\x2dengine.mount")
     assert back.index("systemctl disable --now partitiond-engine.socket") < unmounted
+
+
+def test_an_image_gets_the_engines_user_unless_that_is_refused(cli: Cli, image: Path) -> None:
+    drop_in = image / UNITS / "partitiond.service.d/30-engines.conf"
+    assert cli("setup", "--root", image, "--no-gpu", "--no-engine-user", "--apply").code == 0
+    assert not drop_in.exists()
+    assert cli("setup", "--root", image, "--no-gpu", "--apply").code == 0
+    assert drop_in.exists()
+    assert f"{UNITS}/sockets.target.wants/partitiond-engine.socket" in listing(image)
+    assert cli("setup", "--root", image, "--no-gpu", "--no-engine-user", "--apply").code == 0
+    assert not drop_in.exists()
 
 
 def test_a_subgroup_is_written_only_where_systemd_knows_it(played: Played) -> None:

@@ -62,6 +62,17 @@ def test_a_later_source_wins_and_says_so(tmp_path: Path) -> None:
     assert loaded.config_file == file
 
 
+def test_a_socket_may_be_an_address_which_releases_without_the_setting_pass_over(
+    no_file: Path,
+) -> None:
+    """So the service's unit can name it, and an older daemon starts all the same."""
+    for text in ("/run/a.sock", "unix:///run/a.sock"):
+        env = {"PARTITIOND_ENGINE__LAUNCHER": text}
+        assert load_settings(no_file, env, {}).settings.engine.launcher == Path("/run/a.sock")
+    unknown = {"PARTITIOND_ENGINE__OF_TOMORROW": "unix:///run/a.sock"}
+    assert load_settings(no_file, unknown, {}).settings.engine.launcher is None
+
+
 def test_the_environment_can_name_the_file(tmp_path: Path) -> None:
     file = write(tmp_path, "[planner]\nseed = 7\n")
     assert load_settings(None, {"PARTITIOND_CONFIG": str(file)}).settings.planner.seed == 7

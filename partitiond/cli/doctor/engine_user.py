@@ -1,11 +1,12 @@
 """Checks whether engines run as a user of their own, and what that user is kept from."""
 
 import dataclasses
+import os
 import stat
 from pathlib import Path
 
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
-from partitiond.cli.setup.engine_host import engine_user_problem
+from partitiond.cli.setup.engine_host import engine_user_problem, service_engine_socket
 from partitiond.cli.setup.host import SetupHost
 from partitiond.engines.process.sandbox import landlock_version
 
@@ -18,7 +19,7 @@ class EngineUserFacts:
     """What decides it.
 
     Attributes:
-        launcher: the setting `engine.launcher`.
+        launcher: the setting `engine.launcher`, or what the service's unit says of it.
         socket: whether there is a socket at that path.
         problem: why this host cannot run engines as a user of their own; empty if it can.
         landlock: version of Landlock in the kernel; 0 for none.
@@ -85,10 +86,12 @@ def check_engine_user(facts: EngineUserFacts) -> list[DoctorFinding]:
 def engine_user_facts(
     launcher: Path | None, *, traces: bool, host: SetupHost | None = None
 ) -> EngineUserFacts:
-    """Look at this host."""
+    """Look at this host; for root and the daemon's user, also at what the service's unit says."""
+    host = host or SetupHost()
+    if launcher is None and os.geteuid() in {0, host.user_id()}:
+        launcher = service_engine_socket(host)
     try:
         socket = launcher is not None and stat.S_ISSOCK(launcher.stat().st_mode)
     except OSError:
         socket = False
-    problem = engine_user_problem(host or SetupHost())
-    return EngineUserFacts(launcher, socket, problem, landlock_version(), traces)
+    return EngineUserFacts(launcher, socket, engine_user_problem(host), landlock_version(), traces)

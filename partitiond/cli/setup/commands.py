@@ -10,6 +10,7 @@ from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, option, spread
 from partitiond.cli.output import out, print_json, say
 from partitiond.cli.setup import record
+from partitiond.cli.setup.engine_host import runs_engine_user
 from partitiond.cli.setup.host import SetupHost, facts_of, require_rights
 from partitiond.cli.setup.plan import steps_for
 from partitiond.cli.setup.record import StepOutcome
@@ -30,7 +31,10 @@ def setup(
     ),
     mig: bool | None = option("Install the MIG helper; default: with GPUs.", "--mig/--no-mig"),
     engine: bool = option("Also install vLLM (several GB).", "--engine/--no-engine", default=True),
-    engine_user: bool = option("Run engines as a user of their own, in a sandbox."),
+    engine_user: bool | None = option(
+        "Run engines as a user of their own, in a sandbox; default: where the host can.",
+        "--engine-user/--no-engine-user",
+    ),
     bin_dir: Path | None = option("Folder of the `partitiond` the service runs."),
     as_json: JsonOption = False,
 ) -> None:
@@ -50,14 +54,17 @@ def setup(
     if undo:
         _undo(host, apply=apply, purge=purge, as_json=as_json)
         return
+    with_user, why_not = runs_engine_user(host, asked=engine_user)
     facts = facts_of(
         host,
         gpu=gpu,
         mig=mig,
         engine=engine and root is None,
-        engine_user=engine_user,
+        engine_user=with_user,
         bin_dir=bin_dir,
     )
+    if why_not and not as_json:
+        say(f"Engines will run as the daemon's user: {why_not}.")
     _set_up(host, steps_for(facts, host), apply=apply, as_json=as_json)
 
 

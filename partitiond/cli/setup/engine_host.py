@@ -1,9 +1,12 @@
 """Says whether a host can run engines as a user of their own, in the sandbox of their unit."""
 
+import re
 from pathlib import Path
 from typing import Final
 
 from partitiond.cli.setup.host import SetupHost, systemd_version
+from partitiond.cli.setup.plan import SERVICE, UNITS
+from partitiond.core.errors import DeviceError
 
 SYSTEMD_SINCE: Final = 248
 """The first version whose units know PrivateIPC=, ProtectProc= and the rest of the sandbox."""
@@ -45,6 +48,36 @@ def engine_user_problem(host: SetupHost) -> str:
         _kernel(host.file("/proc/sys/kernel/osrelease")),
         pure_cgroups=host.file("/sys/fs/cgroup/cgroup.controllers").exists(),
     )
+
+
+def service_engine_socket(host: SetupHost) -> Path | None:
+    """Return the socket at which the service of this host starts engines; None for none."""
+    try:
+        text = host.file(f"{UNITS}/{SERVICE}.d/30-engines.conf").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^Environment=PARTITIOND_ENGINE__LAUNCHER=(?:unix://)?(.*)$", text, re.M)
+    return Path(found[1]) if found else None
+
+
+def runs_engine_user(host: SetupHost, *, asked: bool | None) -> tuple[bool, str]:
+    """Return whether engines get a user of their own, and why not if nobody decided that.
+
+    Args:
+        asked: True if they must have one, False if they must not; None for where the host can.
+
+    Raises:
+        DeviceError: they must, and this host cannot.
+    """
+    if asked is False:
+        return False, ""
+    problem = engine_user_problem(host)
+    if asked and problem:
+        raise DeviceError(
+            f"engines cannot run as a user of their own here: {problem}.",
+            hint="Leave --engine-user out; engines then run as the daemon's user.",
+        )
+    return not problem, problem
 
 
 def _kernel(file: Path) -> tuple[int, int]:

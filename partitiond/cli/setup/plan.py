@@ -53,7 +53,7 @@ def steps_for(facts: SetupFacts, host: SetupHost) -> tuple[SetupStep, ...]:
         *_user(host),
         *_folders(host),
         *_units(facts),
-        *_engines(facts),
+        *_engines(facts, host),
         *_gpu(facts),
         *_scopes(host),
         CommandStep(
@@ -132,10 +132,18 @@ def _units(facts: SetupFacts) -> Sequence[SetupStep]:
     return steps
 
 
-def _engines(facts: SetupFacts) -> Sequence[SetupStep]:
-    """Start engines as a user of their own, which holds nothing of the daemon's."""
+def _engines(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
+    """Start engines as a user of their own, which holds nothing of the daemon's; or no longer."""
+    drop_in = f"{UNITS}/{SERVICE}.d/30-engines.conf"
     if not facts.engine_user:
-        return ()
+        gone = CommandStep(
+            "own-engines",
+            "the daemon starts engines as its own user again, from its next start on",
+            ("rm", "-f", str(host.file(drop_in))),
+            done=lambda h: not h.file(drop_in).exists(),
+            live=False,
+        )
+        return () if gone.done(host) else (gone,)
     return (
         *(
             FileStep(
@@ -157,7 +165,7 @@ def _engines(facts: SetupFacts) -> Sequence[SetupStep]:
         FileStep(
             "engine-user",
             "the daemon starts engines there",
-            f"{UNITS}/{SERVICE}.d/30-engines.conf",
+            drop_in,
             shipped("systemd/partitiond.service.d/30-engines.conf"),
         ),
     )
