@@ -212,9 +212,13 @@ def a_hostile_engine_reaches_nothing() -> str:
     record = next(f for f in Path("/run/partitiond").iterdir() if _supervisor(f) == shim)
     own = next(Path("/run/partitiond-engine").iterdir())
     parent = int(Path(f"/proc/{victim}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    group = Path("/var/cache/partitiond-engine-other")  # as that of another isolation group
+    group.mkdir(mode=0o700, exist_ok=True)
+    os.chown(group, pwd.getpwnam("nobody").pw_uid, 0)
     given = {
         "daemon_uid": pwd.getpwnam("partitiond").pw_uid,
         "pids": [main_pid(), shim, parent, victim, 1],
+        "foreign": [main_pid(), shim, 1],
         "cgroup": f"/sys/fs/cgroup{cgroup(victim)}",
         "files": [
             str(STATE / "admin-token"), str(STATE / "metrics-token"),
@@ -223,7 +227,7 @@ def a_hostile_engine_reaches_nothing() -> str:
         ],
         "folders": [
             str(STATE), "/run/partitiond", "/run/partitiond-engine", str(record), str(own),
-            "/var/cache/partitiond/numba", "/run/user", "/run/systemd/journal",
+            "/var/cache/partitiond/numba", "/run/user", "/run/systemd/journal", str(group),
         ],
         "read_only": [
             "/var/cache/partitiond/models", "/var/cache/partitiond/engines", "/etc", "/usr", "/opt",
@@ -259,6 +263,7 @@ def a_hostile_engine_reaches_nothing() -> str:
     )
     tried = [line for line in done.stdout.splitlines() if line.startswith("tried")]
     reached = [line for line in done.stdout.splitlines() if line.startswith("reached")]
+    group.rmdir()
     assert tried, done.stdout + done.stderr
     assert not reached, reached
     # The same program as the daemon's user: what engines reached before, so the attempts do work.

@@ -1,7 +1,9 @@
 """Tries, as a taken-over engine, to reach what no engine may; prints one line for each success.
 
 Run by checks.py in the place of an engine. The arguments tell what is there to be reached: a JSON
-object with pids (the daemon, another engine and its parent), sockets, files, folders and ports.
+object with pids (the daemon, another engine and its parent), sockets, files, folders and ports; and
+with foreign, those of the pids that are another user's: of the daemon, or of another isolation
+group.
 """
 
 # ruff: noqa: PTH109, PTH115, PTH123, PTH208, S108 - attempts, in the words of the kernel
@@ -9,6 +11,8 @@ object with pids (the daemon, another engine and its parent), sockets, files, fo
 import ctypes
 import json
 import os
+import resource
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -16,7 +20,7 @@ from functools import partial
 
 GIVEN = json.loads(sys.argv[1])
 LIBC = ctypes.CDLL(None, use_errno=True)
-PTRACE_ATTACH, CLONE_NEWUSER, CLONE_NEWNS = 16, 0x10000000, 0x00020000
+PTRACE_ATTACH, CLONE_NEWUSER, CLONE_NEWNS, PIDFD_GETFD = 16, 0x10000000, 0x00020000, 438
 
 
 def read(path: str) -> bool:
@@ -67,6 +71,40 @@ def traced(pid: int) -> bool:
     return bool(LIBC.ptrace(PTRACE_ATTACH, pid, 0, 0) == 0)
 
 
+def limited(pid: int) -> bool:
+    """Whether the limits of a process can be set: a CPU limit of zero would end it."""
+    resource.prlimit(pid, resource.RLIMIT_CORE, resource.prlimit(pid, resource.RLIMIT_CORE))
+    return True
+
+
+def pinned(pid: int) -> bool:
+    """Whether the cores of a process can be chosen."""
+    os.sched_setaffinity(pid, os.sched_getaffinity(pid))
+    return True
+
+
+def slowed(pid: int) -> bool:
+    """Whether the priority of a process can be set."""
+    os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid))
+    return True
+
+
+def signalled_by_descriptor(pid: int) -> bool:
+    """Whether a process takes a signal by a descriptor of it."""
+    signal.pidfd_send_signal(os.pidfd_open(pid), 0)
+    return True
+
+
+def descriptor_taken(pid: int) -> bool:
+    """Whether a descriptor of another process can be had."""
+    return bool(LIBC.syscall(PIDFD_GETFD, os.pidfd_open(pid), 0, 0) >= 0)
+
+
+def queue_made() -> bool:
+    """Whether a message queue can be made where the host's are."""
+    return written("/dev/mqueue")
+
+
 def unshared(flag: int) -> bool:
     """Whether another namespace can be made, in which more is allowed."""
     return bool(LIBC.unshare(flag) == 0)
@@ -114,6 +152,8 @@ def attempts() -> list[tuple[str, Callable[[], bool]]]:
         ("the daemon's user", lambda: became(GIVEN["daemon_uid"])),
         ("a system bus", lambda: connected("/run/dbus/system_bus_socket")),
         ("shared memory of others", lambda: listed("/dev/shm")),
+        ("message queues of the host", lambda: listed("/dev/mqueue")),
+        ("a message queue of the host", queue_made),
         ("files of others in /tmp", lambda: listed("/tmp")),
         ("another engine's cgroup", lambda: moved(GIVEN["cgroup"])),
         ("the end of another engine's cgroup", lambda: killed(GIVEN["cgroup"])),
@@ -126,6 +166,12 @@ def attempts() -> list[tuple[str, Callable[[], bool]]]:
         found.append((f"writing in {path}", partial(written, path)))
     for path in GIVEN["sockets"]:
         found.append((f"the socket {path}", partial(connected, path)))
+    for pid in GIVEN["foreign"]:
+        found.append((f"the limits of {pid}", partial(limited, pid)))
+        found.append((f"the cores of {pid}", partial(pinned, pid)))
+        found.append((f"the priority of {pid}", partial(slowed, pid)))
+        found.append((f"a signal by a descriptor to {pid}", partial(signalled_by_descriptor, pid)))
+        found.append((f"a descriptor of {pid}", partial(descriptor_taken, pid)))
     for port in GIVEN["ports"]:
         found.append((f"the port {port}", partial(called, port)))
     for pid in GIVEN["pids"]:

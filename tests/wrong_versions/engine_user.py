@@ -9,6 +9,7 @@ _SHIM: Final = "partitiond/engines/process/shim.py"
 _SIGNALS: Final = "partitiond/engines/process/signals.py"
 _OWNERS: Final = "partitiond/engines/process/owners.py"
 _USER: Final = "partitiond/engines/process/engine_user.py"
+_HOST: Final = "partitiond/cli/setup/engine_host.py"
 _HELPER: Final = "partitiond/devices/mig/helper.py"
 _SOCKETS: Final = "partitiond/platform/unix_socket.py"
 _SPEED: Final = "partitiond/devices/bandwidth.py"
@@ -95,6 +96,16 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
             (_USER, "if real.is_relative_to(place)", "if False"),
             (_USER, "real = path.resolve()\n        if real.is", "real = path\n        if real.is"),
             (_USER, "        above |= {*real.parents}\n", ""),
+        ),
+    ),
+    rule(
+        "Engines get a user of their own where the host can, and a host that cannot is refused.",
+        "tests/cli/test_engine_host.py",
+        wrong=(
+            (_HOST, "return not problem, problem", "return False, problem"),
+            (_HOST, "    if asked and problem:", "    if False:"),
+            (_HOST, "    if not pure_cgroups:", "    if False:"),
+            (_HOST, "if kernel < KERNEL_SINCE:", "if kernel[0] < KERNEL_SINCE[0]:"),
         ),
     ),
     rule(
