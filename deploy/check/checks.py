@@ -282,16 +282,37 @@ def a_hostile_engine_reaches_nothing() -> str:
     return f"{tried[0]}, reached 0; the daemon's user reaches {before}"
 
 
+def _next_engine(old: int) -> None:
+    wait_for("the next engine", lambda: (serving() or {"pid": old})["pid"] != old)
+
+
 def an_engine_ends_with_its_supervisor() -> str:
     """SIGKILL of the supervisor ends the engine's unit; then the next one starts, and serves."""
     shim = engine()
     unit = cgroup(main_process(shim))
     os.kill(shim, signal.SIGKILL)
     wait_for("the end of the unit", lambda: not Path(f"/sys/fs/cgroup{unit}").exists())
-    after = wait_for("the next engine", lambda: (serving() or {"pid": shim})["pid"] != shim)
-    assert after
+    _next_engine(shim)
     assert json.loads(asked("checked"))["choices"][0]["text"]
     return unit.rpartition("/")[2]
+
+
+def engines_of_both_users_are_adopted() -> str:
+    """Each way between them: what runs goes on, and the next engine is the chosen user's."""
+    words = ("setup", "--no-gpu", "--no-engine", "--bin-dir", str(BIN), "--apply")
+    for user, option in (("partitiond", ("--no-engine-user",)), ("partitiond-engine", ())):
+        old = engine()
+        before = Path(f"/proc/{main_process(old)}").stat().st_uid
+        partitiond(*words, *option)
+        run("systemctl", "restart", UNIT)
+        assert engine() == old, "it serves on"
+        assert Path(f"/proc/{main_process(old)}").stat().st_uid == before
+        os.kill(old, signal.SIGKILL)
+        _next_engine(old)
+        owner = Path(f"/proc/{main_process(engine())}").stat().st_uid
+        assert owner == pwd.getpwnam(user).pw_uid, owner
+        assert json.loads(asked("checked"))["choices"][0]["text"]
+    return "and a setup without the option brings the other user back"
 
 
 def engine_has_a_scope() -> str:
@@ -427,6 +448,7 @@ CHECKS = (
     engine_is_a_user_of_its_own,
     a_hostile_engine_reaches_nothing,
     an_engine_ends_with_its_supervisor,
+    engines_of_both_users_are_adopted,
     engine_has_a_scope,
     reload_takes_settings,
     restart_keeps_the_engine,
