@@ -63,7 +63,7 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
             ),
             (_USER, "*_between(root, folder.resolve()), ", ""),
             (_USER, "            _open_parents(real, root)\n", "            pass\n"),
-            (_USER, "        require_readable(folder, self.models_dir, self.hidden)\n", ""),
+            (_USER, "        require_readable(folder, self.shown, self.hidden)\n", ""),
         ),
     ),
     rule(
@@ -96,6 +96,7 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
             (_USER, "if real.is_relative_to(place)", "if False"),
             (_USER, "real = path.resolve()\n        if real.is", "real = path\n        if real.is"),
             (_USER, "        above |= {*real.parents}\n", ""),
+            (_USER, "(folder, self.shown,", "(folder, self.models_dir,"),
         ),
     ),
     rule(

@@ -20,7 +20,9 @@ HIDDEN: Final = tuple(
         ),
     )
 )  # fmt: skip
-"""What the engines' unit hides from them (`partitiond-engine@.service`), but for the models."""
+"""What the engines' unit hides from them (`partitiond-engine@.service`), but for `SHOWN`."""
+SHOWN: Final = Path("/var/cache/partitiond/models")
+"""Prepared models where the service keeps them: the unit shows them, whoever may enter above."""
 READ, ENTER = stat.S_IROTH, stat.S_IROTH | stat.S_IXOTH
 
 
@@ -31,14 +33,16 @@ class EngineUser:
     Attributes:
         launcher: socket at which systemd starts an engine as that user (`sandbox`).
         cache_dir: that user's folder for what engines compile.
-        models_dir: the daemon's folder of prepared models, which the engines' unit shows them.
-        hidden: folders that the unit hides.
+        models_dir: the daemon's folder of prepared models.
+        hidden: folders that the engines' unit hides.
+        shown: the folder that it shows, although the folders above are closed.
     """
 
     launcher: Path
     cache_dir: Path
     models_dir: Path
     hidden: tuple[Path, ...] = HIDDEN
+    shown: Path = SHOWN
 
     def serves(self, launch: EngineLaunch) -> bool:
         """Whether this engine runs as that user: an MPS daemon serves only the user it runs as,
@@ -50,14 +54,14 @@ class EngineUser:
         """Open the engine's model to that user. Raises StartFailedError if it stays closed."""
         folder = Path(launch.model_folder)
         open_model(folder, self.models_dir)
-        require_readable(folder, self.models_dir, self.hidden)
+        require_readable(folder, self.shown, self.hidden)
 
 
 def open_model(folder: Path, models_dir: Path) -> None:
     """Let everybody read a model that was prepared below `models_dir`.
 
-    Only engines get there: the folder above `models_dir` is closed to all but its owner, and the
-    engines' unit mounts `models_dir` into their view.
+    Only engines get there: the folder above is closed to all but its owner, and the engines' unit
+    shows them `SHOWN`.
     """
     root = models_dir.resolve()
     if not folder.resolve().is_relative_to(root):
@@ -82,11 +86,11 @@ def _open_parents(path: Path, root: Path) -> None:
             folder.chmod(stat.S_IMODE(folder.stat().st_mode | ENTER))
 
 
-def require_readable(folder: Path, models_dir: Path, hidden: tuple[Path, ...] = HIDDEN) -> None:
+def require_readable(folder: Path, shown: Path, hidden: tuple[Path, ...] = HIDDEN) -> None:
     """Raise StartFailedError if the engines' user may not read the model in the folder, or a file
     that a link in it names.
     """
-    root = models_dir.resolve()
+    root = shown.resolve()
     above: set[Path] = set()
     found = (folder, *_tree(folder))
     for path in found:

@@ -377,7 +377,7 @@ class SandboxedEngine:
         self.cgroup = str(first["cgroup"])
         self.folder = str(first["folder"])
         self.shared = str(first["shared"])
-        self._limit: int = command.get("memory_max") or 0
+        self._limit: int = (command.get("memory_max") or 0) if self.cgroup else 0
         if self._limit:
             limit_memory(self.cgroup, self._limit)
         self._take(more)  # an engine that ended at once
@@ -490,7 +490,10 @@ def charged_bytes(folder: str) -> int:
 
 
 def cgroup_pids(folder: str) -> list[int]:
-    """Return the processes of a cgroup and those below it; none where it is gone."""
+    """Return the processes of a cgroup and those below it; none where it is gone.
+
+    A process that ends is among them until its memory is given back (seen on Linux 6.18).
+    """
     found = []
     for place, _, files in os.walk(folder) if folder else ():
         if "cgroup.procs" in files:

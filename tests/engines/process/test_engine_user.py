@@ -19,6 +19,7 @@ from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.engine_user import (
     HIDDEN,
+    SHOWN,
     EngineUser,
     open_model,
     require_readable,
@@ -95,6 +96,20 @@ def place() -> Iterator[Path]:
         yield Path(name)
 
 
+def test_models_that_are_kept_elsewhere_are_checked_like_others(place: Path) -> None:
+    """The unit shows one folder; another cache folder is as closed to engines as to anybody."""
+    models = place / "cache/models"
+    (models / "one").mkdir(parents=True)
+    (place / "cache").chmod(0o700)
+    launch = dataclasses.replace(simulated_launch(), model_folder=str(models / "one"))
+    user = EngineUser(Path("/l.sock"), place, models, hidden=())
+    with pytest.raises(StartFailedError, match="may not read") as refused:
+        user.admit(launch)
+    assert refused.value.facts == {"path": str(place / "cache")}
+    (place / "cache").chmod(0o711)
+    user.admit(launch)
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_model_that_the_unit_hides_is_refused_and_the_error_says_which_folder(
     place: Path, cache: Path, linked: bool
@@ -132,6 +147,7 @@ def test_what_is_hidden_is_what_the_unit_hides() -> None:
     named = re.findall(r"^(?:TemporaryFileSystem|InaccessiblePaths)=(.*)$", unit, re.MULTILINE)
     words = {word.lstrip("-").partition(":")[0] for line in named for word in line.split()}
     assert {str(path) for path in HIDDEN} == words - {"/dev/mqueue"}
+    assert re.search(rf"^BindReadOnlyPaths=-{SHOWN} ", unit, re.MULTILINE)
 
 
 def test_an_engine_under_mps_stays_the_daemon_s(cache: Path) -> None:
@@ -146,7 +162,8 @@ def test_an_engine_under_mps_stays_the_daemon_s(cache: Path) -> None:
 async def test_the_command_names_the_launcher_and_the_limit(tmp_path: Path, cache: Path) -> None:
     """Nobody listens there, so the start fails; what was asked for is in the folder until then."""
     seen: dict[str, object] = {}
-    user = EngineUser(tmp_path / "nobody.sock", tmp_path / "compiled", cache / "models")
+    models = cache / "models"
+    user = EngineUser(tmp_path / "nobody.sock", tmp_path / "compiled", models, shown=models)
     runner = ProcessEngineRunner(tmp_path / "run", None, user=user)
     launch = dataclasses.replace(simulated_launch(), model_folder=str(cache / "models/package/one"))
     with pytest.raises(StartFailedError, match="could not start the engine"):
