@@ -283,6 +283,7 @@ class Parts:
         live = {engine.name: engine.placement for engine in controller.engines if engine.live}
         placed = {p.replica_id: p for p in controller.desired} | live
         stated = self._options.planning.host_memory_bytes
+        records = self._given.store.models() if queue else ()
         host = JobHost(
             devices=watch.devices,
             room=dict(room_on(watch.devices, controller.plan, watch.problem)),
@@ -290,6 +291,7 @@ class Parts:
             busy_cores=self._busy_cores(),
             host_bytes=host_bytes_left(watch.devices, stated, placed.values()),
             slots=Slots(profiling.jobs_at_once, profiling.jobs_on_host),
+            groups={r.spec.name: r.spec.isolation_group for r in records if r.spec.isolation_group},
         )
         return turn_of(queue, running, passed, host, self.drift.remeasures.waits)
 

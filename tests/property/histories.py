@@ -46,7 +46,7 @@ def partitions(rng: random.Random, device_id: str) -> list[Partition]:
     """Partitions that fit beside each other on one device, of one mode."""
     memory = MEMORY_MIB
     found: list[Partition] = []
-    percent, first = 100, 0
+    percent, first, group = 100, 0, rng.choice(["", "b"])
     mig = device_id == "gpu-0" and rng.random() < 0.3
     cores = list(range(CORES))
     rng.shuffle(cores)
@@ -70,7 +70,7 @@ def partitions(rng: random.Random, device_id: str) -> list[Partition]:
             if share > percent:
                 break
             percent -= share
-            found.append(MpsShare(device_id, Bytes(mib * MIB), share))
+            found.append(MpsShare(device_id, Bytes(mib * MIB), share, isolation_group=group))
         memory -= mib
     return found
 
@@ -123,7 +123,9 @@ class Host(SimulatedHost):
             here = [e for e in live if e.placement.device_id == device_id]
             shares = [holds(e) for e in here]
             assert sum(share.memory_bytes for share in shares) <= MEMORY_MIB * MIB
-            assert sum(s.sm_percent for s in shares if isinstance(s, MpsShare)) <= 100
+            under_mps = [share for share in shares if isinstance(share, MpsShare)]
+            assert sum(share.sm_percent for share in under_mps) <= 100
+            assert len({share.isolation_group for share in under_mps}) <= 1, "one MPS daemon"
             fresh = [e for e in here if e.state in ALLOCATING and e.generation not in self.adopted]
             assert len(fresh) <= POLICY.max_starting
 

@@ -58,6 +58,7 @@ class JobHost:
         busy_cores: host cores of engines that run, except those of jobs.
         host_bytes: host memory for engines on GPUs that none of them takes; None if not known.
         slots: how many jobs may run.
+        groups: isolation group by model, of models with one.
     """
 
     devices: tuple[Device, ...]
@@ -66,6 +67,7 @@ class JobHost:
     busy_cores: Collection[int] = ()
     host_bytes: int | None = None
     slots: Slots = dataclasses.field(default_factory=Slots)
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def turn_of(
@@ -99,7 +101,7 @@ def turn_of(
             WaitingJob(
                 id=job.id,
                 work=alike.work(job),
-                needs=wish_of_job(job),
+                needs=wish_of_job(job, host.groups.get(job.subject, "")),
                 devices=devices,
                 first=job.device_id,
                 # Cores of the CPU device are host cores of the GPUs, too.

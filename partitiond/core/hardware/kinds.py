@@ -223,6 +223,8 @@ class Device:
         health: what its driver says of it; a failed or silent one is cordoned.
         health_reason: why it is not fine, and what to do; empty where it is.
         mig_profiles: sizes of GPU instance as its driver lists them; empty for the catalog's.
+        mps_group: the isolation group whose MPS daemon stays, for engines asleep or of a profile
+            job: no other group may share it under MPS; None for any.
     """
 
     id: str
@@ -253,6 +255,7 @@ class Device:
     health: DeviceHealth = DeviceHealth.FINE
     health_reason: str = ""
     mig_profiles: tuple[MigProfile, ...] = ()
+    mps_group: str | None = None
 
     @property
     def short_id(self) -> str:

@@ -35,12 +35,18 @@ class MemoryShare:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MpsShare:
-    """A memory budget plus a cap on the share of SMs, in percent, under one MPS daemon."""
+    """A memory budget plus a cap on the share of SMs, in percent, under one MPS daemon.
+
+    Attributes:
+        isolation_group: of its model. An MPS daemon serves the engines of one system user, so all
+            shares of a GPU are of one group.
+    """
 
     device_id: str
     memory_bytes: Bytes
     sm_percent: int
     mode: Literal[SharingMode.MPS] = SharingMode.MPS
+    isolation_group: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,6 +78,11 @@ class CpuCores:
 
 
 Partition = WholeDevice | MemoryShare | MpsShare | MigSlice | CpuCores
+
+
+def way_of(partition: Partition) -> tuple[SharingMode, str]:
+    """Return how its device is shared: the mode, and the isolation group under MPS, else empty."""
+    return partition.mode, partition.isolation_group if isinstance(partition, MpsShare) else ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

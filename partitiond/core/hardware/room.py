@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition
+from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition, way_of
 
 
 def overlap(one: Partition, other: Partition) -> bool:
     """Return whether two partitions of one device exclude each other, apart from sums over the
     device.
 
-    A device has one sharing mode at a time, so different modes always exclude each other.
+    A device has one sharing mode at a time, so different modes always exclude each other. So do
+    shares under MPS of different isolation groups: a GPU has one MPS daemon, of one group.
     """
     if one.device_id != other.device_id:
         return False
@@ -22,7 +23,7 @@ def overlap(one: Partition, other: Partition) -> bool:
                 and other.slice_start < one.slice_start + one.slice_count
             )
         case _:
-            return one.mode != other.mode or one.mode.value == "whole"
+            return way_of(one) != way_of(other) or one.mode.value == "whole"
 
 
 def fits(partition: Partition, occupants: Sequence[Partition], free_bytes: int) -> bool:

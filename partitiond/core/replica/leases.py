@@ -2,7 +2,8 @@
 
 A GPU has one sharing mode at a time. A whole GPU and a memory share of it are lent only while no
 engine is on it: compute is time-sliced there, and a neighbour would be measured, too. A share
-under MPS may be lent beside other MPS shares, and a MIG slice beside other slices.
+under MPS may be lent beside other MPS shares of the same isolation group, and a MIG slice beside
+other slices.
 """
 
 import collections
@@ -53,12 +54,14 @@ class PartitionRequest:
             `sm_percent` and `mig_profile` asks for a memory share.
         sm_percent: share of the SMs under MPS; None asks for no MPS.
         mig_profile: a MIG slice of this MIG profile; empty asks for none.
+        isolation_group: of the model, for a share under MPS.
     """
 
     cores: int | None = None
     memory_bytes: int | None = None
     sm_percent: int | None = None
     mig_profile: str = ""
+    isolation_group: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,16 +132,16 @@ def lease_for(
     return dataclasses.replace(lease, shares_cores=True)
 
 
-def wish_of_job(job: Job) -> PartitionRequest:
-    """Return the partition that a profile job asks for."""
+def wish_of_job(job: Job, isolation_group: str = "") -> PartitionRequest:
+    """Return the partition that a profile job asks for; the group is that of its model."""
     params = dict(job.params)
+    group = isolation_group if "sm_percent" in params else ""
 
     def whole(name: str) -> int | None:
         return int(params[name]) if name in params else None
 
-    return PartitionRequest(
-        whole("cores"), whole("memory_bytes"), whole("sm_percent"), params.get("mig_profile", "")
-    )
+    wanted = whole("cores"), whole("memory_bytes"), whole("sm_percent")
+    return PartitionRequest(*wanted, params.get("mig_profile", ""), group)
 
 
 def devices_beside_leases(
@@ -175,6 +178,7 @@ def _beside_lease(device: Device, lease: Partition) -> Device:
                 free_bytes=left,
                 occupied_sm_percent=device.occupied_sm_percent + lease.sm_percent,
                 max_replicas=None if clients is None else max(0, clients - 1),
+                mps_group=lease.isolation_group,
             )
         case MigSlice():
             slices = range(lease.slice_start, lease.slice_start + lease.slice_count)
@@ -301,12 +305,18 @@ def _mps(
         return LeaseDenied(
             f"waits for {device.short_id} to be empty or in MPS mode: held by {_names(others)}"
         )
+    shares = [p for _, p in beside if isinstance(p, MpsShare)]
+    groups = {share.isolation_group for share in shares} | ({device.mps_group} - {None})
+    if groups - {wish.isolation_group}:
+        return LeaseDenied(
+            f"waits for the MPS daemon of {device.short_id}, which serves one isolation group and "
+            f"not that of the model now{_by(beside)}"
+        )
     if SharingMode.MPS not in device.modes:
         return LeaseDenied(
             f"waits for {device.short_id} to allow MPS: it does not now (MIG may be on)"
         )
-    shares = [p.sm_percent for _, p in beside if isinstance(p, MpsShare)]
-    left = 100 - sum(shares) - device.occupied_sm_percent
+    left = 100 - sum(share.sm_percent for share in shares) - device.occupied_sm_percent
     if wish.sm_percent > left:
         return LeaseDenied(
             f"waits for {wish.sm_percent} % of the SMs of {device.short_id}: "
@@ -322,7 +332,9 @@ def _mps(
     budget = _budget(device, wish, room_bytes - overhead, beside)
     if isinstance(budget, LeaseDenied):
         return budget
-    partition = MpsShare(device.id, Bytes(budget), wish.sm_percent)
+    partition = MpsShare(
+        device.id, Bytes(budget), wish.sm_percent, isolation_group=wish.isolation_group
+    )
     return Lease(partition, cores, tuple(sorted(name for name, _ in beside)))
 
 

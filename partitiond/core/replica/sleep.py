@@ -173,11 +173,14 @@ def _beside(device: Device, devices: Sequence[Device], here: Collection[Sleeper]
     taken += sum(host_bytes(s.placement, s.level) for s in on_gpus)
     slices = {n for s in own for n in _slices(held(s.placement, s.level))}
     modes = {held(s.placement, s.level).mode for s in own}
+    shares = (s.placement.partition for s in own)
+    groups = [share.isolation_group for share in shares if isinstance(share, MpsShare)]
     return dataclasses.replace(
         device,
         free_bytes=Bytes(max(ZERO_BYTES, device.free_bytes - taken)),
         occupied_slices=tuple(sorted({*device.occupied_slices, *slices})),
         modes=tuple(mode for mode in device.modes if not modes or mode in modes),
+        mps_group=next(iter(groups), device.mps_group),
     )
 
 

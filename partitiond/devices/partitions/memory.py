@@ -16,6 +16,7 @@ from partitiond.core.hardware.partition import (
     Partition,
     ShareUse,
     WholeDevice,
+    way_of,
 )
 from partitiond.core.hardware.partition_checks import GpuUse, Neighbour
 from partitiond.core.hardware.room import overlap
@@ -92,9 +93,10 @@ class Holders:
 
     def require_mode(self, name: str, partition: Partition) -> None:
         """Check that the mode fits the device's other engines. Different modes exclude each other,
-        a whole device excludes everything, a GPU instance holds one engine. Raises DeviceError."""
+        as do isolation groups under MPS; a whole device excludes everything, a GPU instance holds
+        one engine. Raises DeviceError."""
         for other, there in self._on(partition.device_id, without=name):
-            mode = there.now.mode
+            (mode, group), mine = way_of(there.now), way_of(partition)[1]
             both_mig = isinstance(partition, MigSlice) and isinstance(there.partition, MigSlice)
             if both_mig and overlap(partition, there.partition):
                 raise DeviceError(
@@ -109,6 +111,13 @@ class Holders:
                     f"{name} is for {partition.mode.value!r}.",
                     hint="A GPU changes its mode when it is empty: stop what runs there first.",
                     facts={"device": partition.device_id, "holder": other, "mode": mode.value},
+                )
+            if group != mine:
+                raise DeviceError(
+                    f"the MPS daemon of {short_device(partition.device_id)} serves {other} of the "
+                    f"isolation group {group!r}; {name} is of {mine!r}.",
+                    hint="It serves another group once the GPU is empty: stop what runs there.",
+                    facts={"device": partition.device_id, "holder": other, "group": group},
                 )
 
     async def use(self, device_id: str) -> GpuUse:

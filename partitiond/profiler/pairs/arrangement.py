@@ -40,12 +40,13 @@ class DeviceShare:
     extra_env: tuple[tuple[str, str], ...] = ()
     mode: SharingMode | None = None
 
-    def partition_on(self, device: Device) -> Partition | None:
+    def partition_on(self, device: Device, isolation_group: str = "") -> Partition | None:
         """Return the share as a partition of the device; None if no partition is to be made."""
         memory = Bytes(self.memory_bytes)
         match self.mode:
             case SharingMode.MPS:
-                return MpsShare(device.id, memory, self.sm_percent or 100)
+                percent = self.sm_percent or 100
+                return MpsShare(device.id, memory, percent, isolation_group=isolation_group)
             case SharingMode.MEMORY:
                 return MemoryShare(device.id, memory)
             case SharingMode.CORES:
@@ -99,7 +100,7 @@ def launch_of(device: Device, replica: Replica, seed: int = 0) -> Started:
         memory_bytes=share.memory_bytes,
         max_batch=share.batch,
         seed=seed,
-        partition=share.partition_on(device),
+        partition=share.partition_on(device, model.spec.isolation_group),
     )
     planned = plan_launch(request, f"share-{secrets.token_hex(4)}")
     limits = EngineLimits(

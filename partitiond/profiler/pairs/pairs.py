@@ -7,6 +7,7 @@ difference is the error of the model of sharing, not the drift of the machine.
 
 from collections.abc import Mapping, Sequence
 
+from partitiond.core.errors import InputError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.performance.interference import Single, predict_shared
 from partitiond.core.profile.sharing import PairRun
@@ -30,6 +31,18 @@ def pair_arrangements(mode: SharingMode, pair: tuple[Replica, Replica]) -> tuple
     )
 
 
+def require_one_group(mode: SharingMode, pair: tuple[Replica, Replica]) -> None:
+    """Refuse models under MPS that no MPS daemon serves together. Raises InputError."""
+    first, second = (replica.model.spec for replica in pair)
+    if mode is SharingMode.MPS and first.isolation_group != second.isolation_group:
+        raise InputError(
+            f"{first.name} and {second.name} are of different isolation groups, and an MPS daemon "
+            "serves one group: they cannot be measured together under MPS.",
+            hint="Measure them in another sharing mode: plans never put them under one MPS daemon.",
+            facts={"models": [first.name, second.name]},
+        )
+
+
 async def measure_pair(
     bench: Bench,
     mode: SharingMode,
@@ -50,9 +63,10 @@ async def measure_pair(
         tell: called with progress.
 
     Raises:
-        InputError: a share is too small for a request.
+        InputError: a share is too small for a request, or MPS cannot serve both models.
         EngineError: an engine did not start, died, or failed requests.
     """
+    require_one_group(mode, pair)
     arrangements = pair_arrangements(mode, pair)
     return evaluate_pair(mode, pair, shared, await measure(bench, arrangements, plan, tell))
 

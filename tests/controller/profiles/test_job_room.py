@@ -62,6 +62,22 @@ def test_jobs_that_name_the_first_gpu_run_side_by_side_on_those_like_it() -> Non
     ]
 
 
+def test_jobs_of_two_isolation_groups_measure_under_mps_on_different_gpus() -> None:
+    queue = [job(f"j{n}", subject=model, sm_percent="30") for n, model in enumerate("aba")]
+    here = host(slots=Slots(per_device=4), groups={"a": "x", "b": "y"})
+    assert [(name, where) for name, where, _ in begun(here, queue[0], queue[1])] == [
+        ("j0", FIRST),
+        ("j1", SECOND),
+    ]
+    alone = host(GPUS[:1], slots=Slots(per_device=4), groups={"a": "x", "b": "y"})
+    (name, _, _), *rest = begun(alone, queue[0], queue[1])
+    assert (name, rest) == ("j0", [])
+    lease = turn(alone, queue[0]).lease
+    assert lease is not None
+    why = turn(alone, queue[1], running=[(queue[0], lease)]).waits["j1"]
+    assert "which serves one isolation group" in why
+
+
 def test_a_job_that_was_asked_for_on_one_device_runs_on_that_alone() -> None:
     only = job("j2", **{ONLY_THERE: "yes"})
     assert [one[:2] for one in begun(host(), job("j1"), only)] == [("j1", FIRST)]

@@ -13,6 +13,7 @@ from partitiond.core.hardware.partition import (
     MpsShare,
     Partition,
     WholeDevice,
+    way_of,
 )
 from partitiond.core.hardware.room import overlap
 from partitiond.core.mig.geometry import Place, geometry_of, starts_of
@@ -181,6 +182,24 @@ def test_a_share_under_mps_waits_for_percent_memory_and_mode() -> None:
     assert isinstance(on_gpu(PartitionRequest(sm_percent=30), device=SLICED), LeaseDenied)
 
 
+def test_a_share_under_mps_waits_for_a_daemon_of_its_isolation_group() -> None:
+    mine = PartitionRequest(sm_percent=30, isolation_group="a")
+    lease = on_gpu(mine)
+    assert isinstance(lease, Lease)
+    assert way_of(lease.partition) == (SharingMode.MPS, "a")
+    wait = on_gpu(mine, mps("b-1", 20))
+    assert isinstance(wait, LeaseDenied)
+    assert wait.reason == (
+        f"waits for the MPS daemon of {GPU.short_id}, which serves one isolation group and not "
+        "that of the model now (held by b-1)"
+    )
+    kept = dataclasses.replace(GPU, mps_group="b")
+    assert isinstance(on_gpu(mine, device=kept), LeaseDenied)
+    (beside,) = devices_beside_leases((GPU,), (lease.partition,))
+    assert beside.mps_group == "a"
+    assert isinstance(on_gpu(PartitionRequest(), device=kept), Lease), "it measures without MPS"
+
+
 def test_what_others_hold_under_mps_counts() -> None:
     shared = dataclasses.replace(GPU, occupied_sm_percent=80)
     assert isinstance(on_gpu(PartitionRequest(sm_percent=30), device=shared), LeaseDenied)
@@ -290,6 +309,9 @@ def test_a_stored_job_asks_for_its_partition() -> None:
     assert wish_of_job(job(device_id=GPU.id, mig_profile="1g.10gb")) == PartitionRequest(
         mig_profile="1g.10gb"
     )
+    under_mps = wish_of_job(job(device_id=GPU.id, sm_percent="30"), "a")
+    assert under_mps == PartitionRequest(sm_percent=30, isolation_group="a")
+    assert wish_of_job(job(device_id=GPU.id), "a") == PartitionRequest()
     cores = wish_of_job(job(device_id="cpu", cores="2", memory_bytes=str(GIB)))
     assert cores == PartitionRequest(cores=2, memory_bytes=GIB)
 

@@ -8,11 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from partitiond.core.hardware.partition import CpuCores, MemoryShare
+from partitiond.core.hardware.partition import CpuCores, MemoryShare, MpsShare
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.plan.start_order import StartGains
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.replica.reconcile import (
+    LIVE,
     Action,
     DrainReplica,
     ForgetReplica,
@@ -244,6 +245,26 @@ def test_a_replica_that_cannot_run_beside_its_successor_makes_way() -> None:
     forget, start = here.run((new,))
     assert forget == ForgetReplica("a-1", "g0")
     assert isinstance(start, StartEngine)
+
+
+def test_a_gpu_passes_to_another_isolation_group_once_the_last_engine_of_the_first_ended() -> None:
+    def under_mps(replica_id: str, group: str) -> Placement:
+        share = MpsShare("gpu-0", Bytes(50 * MIB), 10, isolation_group=group)
+        base = placement(replica_id, device_id="gpu-0", memory_mib=50)
+        return dataclasses.replace(base, partition=share)
+
+    here = SimulatedHost({"gpu-0": 1000})
+    here.settle(tuple(under_mps(f"a-{n}", "a") for n in (1, 2)))
+    assert len(here.in_state(SERVING)) == 2
+    new = (under_mps("b-1", "b"), under_mps("b-2", "b"))
+    for _ in range(20):
+        for action in reconcile(new, here.observe(), POLICY):
+            if isinstance(action, StartEngine):
+                there = {engine.placement.model for engine in here.in_state(*LIVE)}
+                assert "a" not in there, "the MPS daemon still serves the first group"
+            here.apply(action)
+        here.calm_step()
+    assert [engine.placement.model for engine in here.in_state(SERVING)] == ["b", "b"]
 
 
 def test_memory_alone_can_make_an_engine_make_way() -> None:

@@ -101,6 +101,8 @@ def test_what_a_sleeper_holds_is_not_free_for_others() -> None:
     assert gpu.modes == (SharingMode.MPS,)
     assert cpu.free_bytes == (80 - 2 - 3) * GIB
     assert cpu.modes == CPU.modes
+    assert gpu.mps_group == ""
+    assert cpu.mps_group is None
     deeper = dataclasses.replace(sleeper, level=2)
     assert devices_beside((GPU, CPU), (deeper,))[1].free_bytes == 78 * GIB
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.partition import (
     MemoryShare,
     MigSlice,
@@ -51,6 +52,22 @@ async def test_shares_under_mps_are_told_and_adopted_engines_too(path: Path) -> 
     here = partitions(world, path)
     await here.settle([handle(adopted)])
     assert await here.shares() == [ShareUse("a-1", 10 * GIB, 11 * GIB)]
+
+
+async def test_an_engine_of_another_isolation_group_is_not_started_under_the_same_mps_daemon(
+    path: Path,
+) -> None:
+    def of(group: str) -> MpsShare:
+        return MpsShare("GPU-0", Bytes(10 * GIB), 30, isolation_group=group)
+
+    here = partitions(World(), path)
+    await here.prepare(launch("a-1", of("a")))
+    await here.prepare(launch("a-2", of("a")))
+    with pytest.raises(DeviceError, match="serves a-1 of the isolation group 'a'; b-1 is of 'b'"):
+        await here.prepare(launch("b-1", of("b")))
+    await here.release(launch("a-1", of("a")))
+    await here.release(launch("a-2", of("a")))
+    await here.prepare(launch("b-1", of("b")))
 
 
 @pytest.mark.parametrize(
