@@ -134,7 +134,7 @@ def _pattern(
 
 
 def _allowed(device: Device, mode: SharingMode, chosen: Chosen) -> bool:
-    """Isolation, avoidance, compute and the geometry of MIG."""
+    """Isolation, its groups, avoidance, compute and the geometry of MIG."""
     others = bool(device.occupied_slices or device.occupied_sm_percent)
     if device.occupied_slices and mode is not SharingMode.MIG:
         return False
@@ -149,6 +149,9 @@ def _allowed(device: Device, mode: SharingMode, chosen: Chosen) -> bool:
     if any(names & set(demand.rules.avoid) for demand, _ in chosen):
         return False
     if mode is SharingMode.WHOLE and not alone:
+        return False
+    groups = {demand.isolation_group for demand, _ in chosen} | ({device.mps_group} - {None})
+    if mode is SharingMode.MPS and len(groups) > 1:
         return False
     percent = sum(c.size.sm_percent for _, c in chosen) if mode is SharingMode.MPS else 0
     if percent > 100 - device.occupied_sm_percent:

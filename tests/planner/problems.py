@@ -38,6 +38,10 @@ def random_sites(seed: int, objective: Objective) -> Sites:
             case _:
                 devices.append(gpu(name, host=host, price_per_hour=price))
     models = tuple(_model(f"m{i}", rng) for i in range(rng.randint(1, 3)))
+    groups = random.Random(f"{seed}-groups")
+    models = tuple(
+        dataclasses.replace(m, isolation_group=groups.choice(["", "", "b"])) for m in models
+    )
     request = PlanRequest(
         tuple(devices),
         models,

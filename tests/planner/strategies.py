@@ -97,6 +97,7 @@ def models(
                 isolation=draw(st.sampled_from((*(Isolation.SHARED,) * 3, *Isolation))),
                 slo=draw(st.sampled_from((None, Slo(1.0, 0.025)))),
                 rules=draw(rules(others, places)) if places else PlacementRules(),
+                isolation_group=draw(st.sampled_from(("", "", "b"))),
             )
         )
     return tuple(found)
@@ -135,13 +136,15 @@ def fleets(
 
 
 def _limited(draw: st.DrawFn, device: Device) -> Device:
-    kind = draw(st.sampled_from(("", "", "cordoned", "replicas", "sm", "slices")))
+    kind = draw(st.sampled_from(("", "", "cordoned", "replicas", "sm", "slices", "group")))
     if kind == "cordoned":
         return dataclasses.replace(device, cordoned=True)
     if kind == "replicas":
         return dataclasses.replace(device, max_replicas=draw(st.integers(0, 3)))
     if kind == "sm" and SharingMode.MPS in device.modes:
         return dataclasses.replace(device, occupied_sm_percent=draw(st.sampled_from((20, 50))))
+    if kind == "group":
+        return dataclasses.replace(device, mps_group=draw(st.sampled_from(("", "b"))))
     if kind == "slices" and SharingMode.MIG in device.modes:
         start = draw(st.integers(0, 3))
         slices = tuple(range(2 * start, 2 * start + 2))

@@ -115,6 +115,29 @@ def test_more_than_all_sms_are_refused() -> None:
     assert "% of its SMs" in " ; ".join(check_plan(moved, models))
 
 
+def grouped(plan: Plan, **of: str) -> tuple[Plan, tuple[ModelDemand, ...]]:
+    """The plan and its models, each of a group; partitions say so, too."""
+    models = tuple(dataclasses.replace(m, isolation_group=of.get(m.model, "")) for m in MODELS)
+    for n, p in enumerate(plan.placements):
+        plan = change(plan, n, partition=share(p, isolation_group=of.get(p.model, "")))
+    return plan, models
+
+
+def test_two_isolation_groups_under_one_mps_daemon_are_refused_by_name() -> None:
+    assert check_plan(*grouped(good(), a="x", b="x")) == ()
+    (said, *_) = check_plan(*grouped(good(), b="x"))
+    assert said == (
+        "b and a share gpu-0 under MPS and are of different isolation groups, and an MPS daemon "
+        "serves one group"
+    )
+    wrong, _ = grouped(good(), a="x", b="x")
+    assert "a-1 is not placed as of the isolation group of a" in check_plan(wrong, MODELS)
+    plan, models = grouped(good(), a="x", b="x")
+    kept = tuple(dataclasses.replace(d, mps_group="y") for d in plan.devices)
+    said = check_plan(dataclasses.replace(plan, devices=kept), models)[0]
+    assert said.startswith("a and what sleeps or is measured share gpu-0 under MPS")
+
+
 def changed_wish(**values: object) -> tuple[ModelDemand, ...]:
     """The models with something more asked of the first."""
     return (dataclasses.replace(MODELS[0], **values), MODELS[1])  # type: ignore[arg-type]

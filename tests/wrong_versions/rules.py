@@ -10,6 +10,7 @@ from tests.wrong_versions.dispatch import DISPATCH
 from tests.wrong_versions.dispatcher import DISPATCHER
 from tests.wrong_versions.edge import EDGE
 from tests.wrong_versions.engine_user import ENGINE_USER
+from tests.wrong_versions.groups import GROUPS
 from tests.wrong_versions.jobs import JOBS
 from tests.wrong_versions.looks import LOOKS
 from tests.wrong_versions.loop import LOOP
@@ -29,6 +30,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *DISPATCHER,
     *EDGE,
     *ENGINE_USER,
+    *GROUPS,
     *JOBS,
     *LOOKS,
     *LOOP,

@@ -5,6 +5,7 @@ import math
 from typing import Final
 
 from partitiond.core.model.placement_rules import PRIORITY_FACTOR
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.choices import Choice, bound_within, trade_off
 from partitiond.core.plan.record import Certificate, Objective, Placement, PriorityProof, Status
 from partitiond.core.profile.record import ProfileKind
@@ -154,10 +155,8 @@ def rates_of(
     instance: Instance, placements: tuple[Placement, ...], levels: dict[str, float]
 ) -> dict[str, float]:
     """Planned requests/s by model."""
-    rates = {need.name: [0.0] for need in instance.needs}
-    for p in placements:
-        rates[p.model].append(p.candidate.capacity_req_per_s / levels[p.device_id])
-    return {name: math.fsum(parts) for name, parts in rates.items()}
+    of = by_key((p.model, p.candidate.capacity_req_per_s / levels[p.device_id]) for p in placements)
+    return {need.name: math.fsum(of[need.name]) for need in instance.needs}
 
 
 def _left(

@@ -62,6 +62,7 @@ WORTH_UNRATED: Final = (
     "more than {most}"
 )
 """The same for shares if no model has a demand to take a share of."""
+GROUPS: Final = ", and an MPS daemon serves one isolation group (try another mode, or one group)"
 SHARES: Final = (Objective.MAX_MIN, Objective.MAX_HEADROOM)
 UNITS: Final = {
     Objective.MIN_PRICE: "per hour",
@@ -357,7 +358,10 @@ def _why_short(found: SolveAnswer, need: Need, full: list[str]) -> str:
     if uncounted and lack is not None and lack.only_survival:
         return f"{found.objective} counts what is served, not what a loss leaves"
     nor = f", nor on the {idle} that {'is' if idle == 1 else 'are'} idle" if idle else ""
-    return f"no room for more of it was found beside what the devices hold{nor}"
+    mine = {item.way for item in found.packing.instance.items if item.model == need.model}
+    theirs = {found.packing.option(index).way for index in found.packing.used()} - mine
+    apart = SharingMode.MPS in {mode for mode, _ in mine} & {mode for mode, _ in theirs}
+    return f"no room for more of it was found beside what the devices hold{nor}{GROUPS * apart}"
 
 
 def _idle(packing: Packing, need: Need) -> int:

@@ -34,6 +34,7 @@ KINDS: Final = {
     "near": ("A rule (near)", "Take the other model out of near."),
     "avoid": ("A rule (avoid)", "Take the other model out of avoid."),
     "isolation": ("Isolation", "Free a device that others use, add one, or lower the isolation."),
+    "group": ("Isolation groups", "Use another sharing mode or device, or one group for both."),
     "mode": (
         "Another sharing mode",
         "Allow the mode on a device, free one that others use, or profile another mode.",
@@ -137,8 +138,14 @@ def _company(
     mine, mig = around.demands[candidate.model], candidate.size.mode is SharingMode.MIG
     if (device.occupied_slices or device.occupied_sm_percent) and _alone(mine.isolation, mig=mig):
         return Blocker("isolation", f"other programs use a part of {device.short_id}")
+    mps = all(c.size.mode is SharingMode.MPS for c in (*here, candidate))
+    if mps and device.mps_group not in {None, mine.isolation_group}:
+        return Blocker("group", f"another group has the MPS daemon of {device.short_id}")
     for model in dict.fromkeys(c.model for c in here):
         other = around.demands.get(model)
+        if mps and other and other.isolation_group != mine.isolation_group:
+            what = f"{device.short_id} holds {model} of another group, and an MPS daemon serves one"
+            return Blocker("group", what)
         if model in mine.rules.avoid or (other and candidate.model in other.rules.avoid):
             what = f"{device.short_id} holds {model}, and the two avoid each other"
             return Blocker("avoid", what)
@@ -316,7 +323,7 @@ def different(devices: Iterable[Device], demand: ModelDemand) -> list[Device]:
     found: dict[object, Device] = {}
     for d in devices:
         size = (d.hardware, d.memory_bytes, d.reserved_bytes, d.free_bytes, len(d.cores), d.modes)
-        state = (d.cordoned, d.max_replicas, d.occupied_sm_percent, d.occupied_slices)
+        state = (d.cordoned, d.max_replicas, d.occupied_sm_percent, d.occupied_slices, d.mps_group)
         mig = (d.mig_profiles, d.mig_instances, d.mig_fixed)
         found.setdefault((size, state, mig, names_of(d).isdisjoint(only)), d)
     return list(found.values())

@@ -114,6 +114,7 @@ def set_objective(objective: Objective, world: World, _plan: Plan | None) -> Wor
 _WITHOUT: Final[dict[str, dict[str, Any]]] = {
     "slo": {"slo": None},
     "isolation": {"isolation": Isolation.SHARED},
+    "isolation_group": {"isolation_group": ""},
     "min_replicas": {"min_replicas": 0},
     "max_replicas": {"max_replicas": None},
 }
@@ -163,6 +164,7 @@ def add_devices(count: int, hardware: str, world: World, _plan: Plan | None) -> 
             cordoned=False,
             occupied_sm_percent=0,
             occupied_slices=(),
+            mps_group=None,
             foreign=(),
             mig_instances=(),
             mig_fixed=False,

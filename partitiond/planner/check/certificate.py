@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from partitiond.core.hardware.kinds import Device, headroom_bytes
 from partitiond.core.model.placement_rules import PRIORITY_FACTOR
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.costs import idle_watts, max_watts
 from partitiond.core.plan.record import Candidate, Certificate, ModelDemand, Objective, Plan, Status
 from partitiond.planner.check.figures import RELATIVE
@@ -158,10 +159,8 @@ def _check_priorities(
     proof = plan.certificate
     if proof.objective is not Objective.MAX_GOODPUT:
         return
-    served: dict[int, list[float]] = {}
-    for d in _counted(demands):
-        if rates.get(d.model, 0.0) > 0:
-            served.setdefault(d.rules.priority, []).append(d.demand.weight * _planned(d, rates))
+    there = (d for d in _counted(demands) if rates.get(d.model, 0.0) > 0)
+    served = by_key((d.rules.priority, d.demand.weight * _planned(d, rates)) for d in there)
     said = [p.priority for p in proof.by_priority]
     if len(served) > 1 and not set(served) <= set(said):
         yield "the certificate does not speak of each priority that is served"
@@ -255,6 +254,7 @@ def _surely_fits(demand: ModelDemand, device: Device) -> bool:
         and c.memory_bytes <= usable
         and c.size.cores <= (len(device.cores) or c.size.cores)
         and not device.occupied_sm_percent
+        and device.mps_group is None
         and not c.host_memory_bytes
         for c in demand.candidates
     )

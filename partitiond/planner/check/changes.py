@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.partition import MpsShare, way_of
 from partitiond.core.model.demand import ANY_DEMAND
 from partitiond.core.model.spec import Isolation
 from partitiond.core.plan.costs import device_cost
@@ -59,6 +60,7 @@ def as_held_back(
                 len(old),
                 len(old),
                 demands[held.model].isolation,
+                isolation_group=max((way_of(p.partition)[1] for p in old), default=""),
             )
     return found
 
@@ -157,7 +159,9 @@ def _could_stay(old: Placement, plan: Plan, demands: Mapping[str, ModelDemand]) 
     demand = demands.get(old.model)
     if device is None or device.cordoned or device.max_replicas == 0 or demand is None:
         return False
-    if old.partition.mode not in device.modes:
+    share = old.partition
+    same = not isinstance(share, MpsShare) or share.isolation_group == demand.isolation_group
+    if not same or share.mode not in device.modes:
         return False
     return any(
         c.size == old.candidate.size

@@ -74,7 +74,8 @@ def _check_numbers(device: Device, here: tuple[Placement, ...], mode: SharingMod
 def _check_isolation(
     device: Device, here: tuple[Placement, ...], demands: Mapping[str, ModelDemand]
 ) -> Iterator[str]:
-    """Check that models get a device of their own, or hardware isolation, if they ask for it."""
+    """Check that models get a device of their own, or hardware isolation, if they ask for it, and
+    that all under MPS are of one isolation group."""
     crowded = len(here) > 1 or device.occupied_slices or device.occupied_sm_percent
     for p in here:
         isolation = demands[p.model].isolation
@@ -82,6 +83,17 @@ def _check_isolation(
             yield f"{p.replica_id} wants a device of its own and shares {device.id}"
         if isolation is Isolation.HARDWARE and crowded and not isinstance(p.partition, MigSlice):
             yield f"{p.replica_id} wants hardware isolation and shares {device.id}"
+    serves = [("what sleeps or is measured", device.mps_group)] * (device.mps_group is not None)
+    for p, share in ((p, p.partition) for p in here if isinstance(p.partition, MpsShare)):
+        group = demands[p.model].isolation_group
+        serves = serves or [(p.model, group)]
+        if group != serves[0][1]:
+            yield (
+                f"{p.model} and {serves[0][0]} share {device.id} under MPS and are of different "
+                "isolation groups, and an MPS daemon serves one group"
+            )
+        if group != share.isolation_group:
+            yield f"{p.replica_id} is not placed as of the isolation group of {p.model}"
 
 
 def _check_placement(device: Device, p: Placement) -> Iterator[str]:

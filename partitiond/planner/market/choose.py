@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from ortools.math_opt.python import mathopt
 
+from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.market.program import LONGEST_SECONDS
 from partitiond.planner.market.value import Market, Pattern, patterns_of
 from partitiond.planner.model.sites import Floats, Ints
@@ -153,10 +154,8 @@ def _placed(
     holds them all.
     """
     sites = market.sites
-    free: dict[int, list[int]] = collections.defaultdict(list)
-    for d, load in enumerate(packing.loads):
-        if not load.items:
-            free[int(market.classes.of_group[load.group])].append(d)
+    loads, class_of = packing.loads, market.classes.of_group
+    free = by_key((int(class_of[at.group]), d) for d, at in enumerate(loads) if not at.items)
     chosen = [p for p, n in zip(patterns, counts, strict=True) for _ in range(n)]
     # Sets that draw much from hosts first: later no host may have room for them.
     chosen.sort(key=lambda p: -int(sites.entry_pool[p.entries, 1].sum()))

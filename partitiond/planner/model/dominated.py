@@ -35,11 +35,9 @@ class Spare:
 
 def in_use(request: PlanRequest, items: Iterable[Item]) -> frozenset[int]:
     """Return the items of running replicas that could stay: these are never left out."""
-    running = {engine_key(p.candidate, p.partition.memory_bytes) for p in request.running}
-    if not running:
-        return frozenset()
+    running = {engine_key(p.candidate, p.partition) for p in request.running}
     return frozenset(
-        it.index for it in items if engine_key(it.candidate, it.candidate.memory_bytes) in running
+        it.index for it in items if running and engine_key(it.candidate, it) in running
     )
 
 

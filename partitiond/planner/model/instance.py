@@ -34,12 +34,13 @@ from partitiond.planner.model.types import (
     Item,
     Option,
     PlanRequest,
+    Way,
     unlike,
 )
 
-Holds = dict[SharingMode | None, dict[int, float]]
+Holds = dict[Way, dict[int, float]]
 Ways = tuple[tuple[Option, ...], Fits, Holds]
-"""Options of a device, the items each can hold, and by mode the level each item tolerates."""
+"""Options of a device, the items each can hold, and by way the level each item tolerates."""
 
 
 def build_instance(request: PlanRequest) -> Instance:
@@ -97,6 +98,7 @@ def _items(request: PlanRequest) -> Iterable[Item]:
                 load_bytes=max(1, weights_of(c)),
                 kappa=0.0 if in_mig else device_kappa(mode, (c.kappa,), request.interference),
                 mig_profile=c.size.mig_profile if in_mig else "",
+                way=(mode, demand.isolation_group if mode is SharingMode.MPS else ""),
                 cost=item_units(request, demand, c),
                 units=units,
             )
@@ -170,6 +172,7 @@ def _limits(device: Device, room: int) -> object:
         tuple(sorted(open_modes(device))),
         device.max_replicas,
         device.occupied_sm_percent,
+        device.mps_group,
         *_mig_limits(device),
     )
 
@@ -193,23 +196,22 @@ def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: 
     """Return the options of a device, and the items that each option can hold."""
     allowed = [allowed_on(demand.rules, device) for demand in request.models]
     fitting = {item.index: item for item in _fitting(device, items) if allowed[item.model]}
-    every = options_of(device, request.interference, fitting.values())
-    by_mode = by_key((option.mode, option) for option in every)
+    by_way = by_key((o.way, o) for o in options_of(device, request.interference, fitting.values()))
     options: list[Option] = []
     fits: list[tuple[int, ...]] = []
     holds: Holds = {}
-    for mode, ways in by_mode.items():
-        mine = [item for item in fitting.values() if _may_be(item, mode, request)]
+    for way, ways in by_way.items():
+        mine = [item for item in fitting.values() if _may_be(item, way, request)]
         levels = sorted({option.level for option in ways})
         bears = {item.index: _bears(item, levels, request) for item in mine}
-        held = without_beaten({i: x for i, x in bears.items() if x}, mode, fitting, spare)
+        held = without_beaten({i: x for i, x in bears.items() if x}, way[0], fitting, spare)
         ordered = sorted(held)
-        holds[mode] = held
+        holds[way] = held
         for option in ways:
             fit = tuple(i for i in ordered if held[i] >= option.level and _at(fitting[i], option))
             # Of the options that hold the same items at a level, the least kappa is enough.
             last = (options[-1].mode, options[-1].level, fits[-1]) if fits else None
-            if fit and last != (mode, option.level, fit):
+            if fit and last != (option.mode, option.level, fit):
                 options.append(option)
                 fits.append(fit)
     return tuple(options), tuple(fits), holds
@@ -233,6 +235,7 @@ def _fitting(device: Device, items: tuple[Item, ...]) -> list[Item]:
         and item.candidate.size.mode in modes
         and _has_memory(device, item)
         and item.sm <= 100 - device.occupied_sm_percent
+        and (item.way[0] is not SharingMode.MPS or device.mps_group in {None, item.way[1]})
         and (not cores or item.cores <= cores)
     ]
     in_shares = (item for item in found if item.candidate.size.mode is SharingMode.MEMORY)
@@ -269,15 +272,15 @@ def _alone(it: Item) -> tuple[float, ...]:
     )  # fmt: skip
 
 
-def _may_be(item: Item, mode: SharingMode | None, request: PlanRequest) -> bool:
-    """Whether isolation allows the item on a device in this mode; mode None is a replica alone."""
+def _may_be(item: Item, way: Way, request: PlanRequest) -> bool:
+    """Whether isolation allows the item on a device run this way; mode None is a replica alone."""
     own, isolation = item.candidate.size.mode, request.models[item.model].isolation
-    if mode is None:
+    if way[0] is None:
         # In mode MIG an instance is isolated by hardware, whatever runs in other instances.
         walled = isolation is Isolation.HARDWARE and own is SharingMode.MIG
         return not walled and (isolation is not Isolation.SHARED or own is SharingMode.WHOLE)
-    walled = isolation is Isolation.HARDWARE and mode is SharingMode.MIG
-    return own is mode and (isolation is Isolation.SHARED or walled)
+    walled = isolation is Isolation.HARDWARE and own is SharingMode.MIG
+    return item.way == way and (isolation is Isolation.SHARED or walled)
 
 
 def _bears(item: Item, levels: list[float], request: PlanRequest) -> float:
@@ -312,7 +315,7 @@ def open_modes(device: Device) -> tuple[SharingMode, ...]:
 
 
 def options_of(device: Device, interference: Interference, items: Iterable[Item]) -> list[Option]:
-    """Return all ways to run a device: alone first, then mode by level by kappa.
+    """Return all options of a device: alone first, then mode by isolation group by level by kappa.
 
     Levels ascend, and kappas within a level, so the first option that holds a set of replicas is
     the one at the replicas' own level and kappa.
@@ -328,10 +331,9 @@ def options_of(device: Device, interference: Interference, items: Iterable[Item]
     # No replica is alone on a device where foreign processes are known to compute.
     if modes and not (device.occupied_slices or device.occupied_sm_percent):
         found.append(Option(None, 1.0, 1, (0, SHARE_SCALE), math.inf, 0))
-    for mode in modes:
-        mine = [item for item in there if item.candidate.size.mode is mode]
-        if mode is SharingMode.WHOLE or not mine:
-            continue
+    ways = {it.way for it in there if it.candidate.size.mode is not SharingMode.WHOLE}
+    for mode, group in sorted(ways, key=lambda way: (modes.index(way[0]), way[1])):
+        mine = [item for item in there if item.way == (mode, group)]
         geometry = geometry_on(device) if mode is SharingMode.MIG else None
         cores = min(item.cores for item in mine)
         limits = [MAX_REPLICAS_PER_DEVICE[mode]]
@@ -354,6 +356,7 @@ def options_of(device: Device, interference: Interference, items: Iterable[Item]
                 kappa=kappa,
                 overhead_bytes=mode_overhead_bytes(mode),
                 geometry=geometry,
+                mps_group=group,
             )
             found.append(option)
     return [option for option in found if option.max_items > 0]

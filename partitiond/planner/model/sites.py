@@ -1,7 +1,7 @@
 """Flattens an instance into arrays, for the compiled search and the market.
 
-A *class* is the set of devices that hold the same, whatever hosts they are on. A *site* is one
-sharing mode of a class, or one replica alone on a device of the class. An *entry* is one item at
+A *class* is the set of devices that hold the same, whatever hosts they are on. A *site* is one way
+(`Way`) to run a device of a class: a sharing mode, or one replica alone. An *entry* is one item at
 one site; its rate depends on the level of interference that its device reaches. All amounts are
 the instance's integers, so a set that fits here fits in the instance.
 """
@@ -15,9 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.numbers.grouping import by_key
-from partitiond.planner.model.types import Group, Instance, Item, Option, rate_at
+from partitiond.planner.model.types import Group, Instance, Item, Option, Way, rate_at
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -109,7 +108,7 @@ class _Site:
 
     cls: int
     group: Group
-    mode: SharingMode | None
+    way: Way
     options: tuple[int, ...]
 
 
@@ -128,7 +127,7 @@ def build_sites(instance: Instance) -> Sites:
     entries = [
         (q, instance.items[index], bears)
         for q, site in enumerate(sites)
-        for index, bears in sorted(site.group.held[site.mode].items())
+        for index, bears in sorted(site.group.held[site.way].items())
         if instance.items[index].model in position
     ]
     levels = _levels(sites)
@@ -164,9 +163,9 @@ def build_sites(instance: Instance) -> Sites:
         entry_site=of_site,
         entry_top=ints(top),
         entry_kappa=ints(
-            [0 if sites[q].mode is None else kappas.index(it.kappa) for q, it, _ in entries]
+            [0 if firsts[q].mode is None else kappas.index(it.kappa) for q, it, _ in entries]
         ),
-        entry_busy=ints([0 if sites[q].mode is None else it.busy for q, it, _ in entries]),
+        entry_busy=ints([0 if firsts[q].mode is None else it.busy for q, it, _ in entries]),
         entry_code=ints(
             [g.step(it.mig_profile) if (g := firsts[q].geometry) else 0 for q, it, _ in entries]
         ),
@@ -204,8 +203,8 @@ def _classes(instance: Instance) -> tuple[list[int], list[_Site]]:
         key = (id(group.held), group.memory_bytes, group.cores, group.sm_percent, group.price)
         if key not in known:
             known[key] = len(known)
-            by_mode = by_key((option.mode, k) for k, option in enumerate(group.options))
-            sites += [_Site(known[key], group, m, tuple(ks)) for m, ks in by_mode.items()]
+            by_way = by_key((option.way, k) for k, option in enumerate(group.options))
+            sites += [_Site(known[key], group, way, tuple(ks)) for way, ks in by_way.items()]
         class_of.append(known[key])
     return class_of, sites
 

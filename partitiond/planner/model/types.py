@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.partition import Partition, way_of
 from partitiond.core.mig.geometry import Geometry
 from partitiond.core.performance.interference import DEFAULT, Interference
 from partitiond.core.plan.record import Candidate, ModelDemand, Objective, Placement
@@ -26,6 +27,9 @@ SHARE_SCALE: Final = 10**12
 together."""
 PRICE_SCALE: Final = 10**9
 """Fine enough that under `min-devices` a device can cost 1 plus a tiny amount by its price."""
+Way = tuple[SharingMode | None, str]
+"""How a device is run: its mode (None: for one replica alone); under MPS for which isolation group,
+else empty. An MPS daemon serves one group, so each group that uses MPS has a way of its own."""
 
 
 MOVE_BUDGET: Final = 0.03
@@ -108,6 +112,7 @@ class Item:
         load_bytes: bytes that a start has to load, as the measure of a move.
         kappa: loss per further replica; the mode's default if none was measured.
         mig_profile: the MIG profile it needs, or empty.
+        way: how a device that holds it is shared, if it is not alone there.
         cost: cost beyond its device, in 1 / PRICE_SCALE (`core.plan.costs.replica_watts`).
     """
 
@@ -124,6 +129,7 @@ class Item:
     mig_profile: str = ""
     cost: int = 0
     units: int = RATE_SCALE
+    way: tuple[SharingMode, str] = (SharingMode.WHOLE, "")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,6 +147,7 @@ class Option:
         kappa: loss per further replica, as given; replicas with a larger kappa do not fit.
         geometry: in mode MIG, the sets of instances that can be placed; memory does not limit then.
         overhead_bytes: memory that the mode itself takes.
+        mps_group: in mode MPS, the isolation group of all its replicas.
     """
 
     mode: SharingMode | None
@@ -150,6 +157,12 @@ class Option:
     kappa: float
     overhead_bytes: int
     geometry: Geometry | None = None
+    mps_group: str = ""
+
+    @property
+    def way(self) -> Way:
+        """Return what the options of a site have in common."""
+        return self.mode, self.mps_group
 
 
 def rate_at(item: Item, level: float) -> int:
@@ -168,8 +181,8 @@ class Group:
         options: the ways to run one of its devices.
         fits: the items that each option can hold, in step with `options`.
         sm_percent: percentage of SMs available under MPS.
-        held: for each sharing mode (None: alone) the items it can hold, with the highest level of
-            interference that each one tolerates.
+        held: for each way the items it can hold, with the highest level of interference that each
+            one tolerates.
     """
 
     index: int
@@ -182,7 +195,7 @@ class Group:
     options: tuple[Option, ...]
     fits: tuple[tuple[int, ...], ...]
     sm_percent: int = 100
-    held: Mapping[SharingMode | None, Mapping[int, float]] = dataclasses.field(default_factory=dict)
+    held: Mapping[Way, Mapping[int, float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -289,8 +302,8 @@ class Instance:
 EngineKey = tuple[object, ...]
 
 
-def engine_key(candidate: Candidate, memory_bytes: int) -> EngineKey:
-    """Return a key of what an engine was started with, as far as a candidate decides it."""
-    size = candidate.size
-    form = (candidate.model, candidate.variant)
-    return (form, size, candidate.batch, candidate.kv_cache_bytes, memory_bytes)
+def engine_key(candidate: Candidate, held: Partition | Item) -> EngineKey:
+    """Return a key of what an engine was started with, as far as its model and size decide it."""
+    way = held.way if isinstance(held, Item) else way_of(held)
+    form = (candidate.model, candidate.variant, way[1])
+    return (form, candidate.size, candidate.batch, candidate.kv_cache_bytes, held.memory_bytes)

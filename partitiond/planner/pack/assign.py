@@ -20,6 +20,7 @@ from partitiond.core.hardware.partition import (
     MpsShare,
     Partition,
     WholeDevice,
+    way_of,
 )
 from partitiond.core.mig.geometry import Geometry, Place, geometry_on
 from partitiond.core.numbers.grouping import by_key
@@ -31,8 +32,8 @@ from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
 
-Size = tuple[SharingMode, int, int]
-"""Mode, SM percentage and bytes of a replica."""
+Size = tuple[tuple[SharingMode, str], int, int]
+"""Way (`types.Way`), SM percentage and bytes of a replica."""
 Held = tuple[frozenset[tuple[int, int]], tuple[Size, ...]]
 """Contents of a device: which items, and how many of each, could stay as they are; all sizes."""
 
@@ -236,14 +237,14 @@ def _wish(instance: Instance, slot: _Slot) -> CoreWish:
 
 
 def _partition(instance: Instance, slot: _Slot, cores: Mapping[str, tuple[int, ...]]) -> Partition:
-    candidate = instance.items[slot.item].candidate
-    device_id = instance.request.devices[slot.index].id
-    memory = candidate.memory_bytes
+    it, device_id = instance.items[slot.item], instance.request.devices[slot.index].id
+    candidate, memory = it.candidate, it.candidate.memory_bytes
     match candidate.size.mode:
         case SharingMode.MEMORY:
             return MemoryShare(device_id, memory)
         case SharingMode.MPS:
-            return MpsShare(device_id, memory, candidate.size.sm_percent)
+            percent, group = candidate.size.sm_percent, it.way[1]
+            return MpsShare(device_id, memory, percent, isolation_group=group)
         case SharingMode.CORES:
             return CpuCores(device_id, memory, cores.get(slot.replica_id, ()))
         case SharingMode.MIG if slot.place is not None:
@@ -313,7 +314,7 @@ def in_the_way(
     running: dict[str, list[Size]] = {instance.request.devices[b].id: [] for b in bins}
     for p in instance.request.running:
         if p.device_id in running:
-            size = (p.partition.mode, p.candidate.size.sm_percent, p.partition.memory_bytes)
+            size = (way_of(p.partition), p.candidate.size.sm_percent, p.partition.memory_bytes)
             running[p.device_id].append(size)
     held = [
         (frozenset(stay.items()), tuple(sorted(sizes)))
@@ -336,10 +337,13 @@ def _fits_beside(instance: Instance, load: Sequence[int], there: Held, room: int
     fresh = list((collections.Counter(load) - collections.Counter(dict(staying))).elements())
     if not fresh or len(sizes) == len(load) - len(fresh):
         return True  # nothing starts, or nothing leaves
-    starting = (instance.items[item].candidate for item in fresh)
-    together = [*sizes, *((c.size.mode, c.size.sm_percent, c.memory_bytes) for c in starting)]
-    modes = {mode for mode, _, _ in together}
-    if len(modes) > 1 or modes <= {SharingMode.MIG, SharingMode.WHOLE}:
+    starting = (instance.items[item] for item in fresh)
+    together = [
+        *sizes,
+        *((it.way, it.candidate.size.sm_percent, it.memory_bytes) for it in starting),
+    ]
+    ways = {way for way, _, _ in together}
+    if len(ways) > 1 or {mode for mode, _ in ways} <= {SharingMode.MIG, SharingMode.WHOLE}:
         return False
-    shares = sum(percent for mode, percent, _ in together if mode is SharingMode.MPS)
+    shares = sum(percent for (mode, _), percent, _ in together if mode is SharingMode.MPS)
     return shares <= 100 and sum(memory for _, _, memory in together) <= room

@@ -168,7 +168,7 @@ class Packing:
 
     def _may_be(self, group: Group, how: Option, items: list[int]) -> bool:
         """Whether each item by itself may be on a device that is run as `how`, as `Group.fits`."""
-        bears = group.held[how.mode]
+        bears = group.held[how.way]
         return all(
             bears.get(item, 0.0) >= how.level
             and (how.mode is None or self.instance.items[item].kappa <= how.kappa)

@@ -29,8 +29,7 @@ def staying_items(instance: Instance) -> tuple[tuple[int, int, Placement], ...]:
         # Groups that differ only in their host share one `fits`, and there are many hosts.
         if id(fits) not in known:
             known[id(fits)] = _items_by_key(instance, fits)
-        key = engine_key(placement.candidate, partition.memory_bytes)
-        item = known[id(fits)].get(key)
+        item = known[id(fits)].get(engine_key(placement.candidate, partition))
         if item is not None:
             found.append((index, item, placement))
     return tuple(found)
@@ -39,8 +38,8 @@ def staying_items(instance: Instance) -> tuple[tuple[int, int, Placement], ...]:
 def _items_by_key(instance: Instance, fits: tuple[tuple[int, ...], ...]) -> dict[EngineKey, int]:
     found: dict[EngineKey, int] = {}
     for item in sorted({i for fit in fits for i in fit}):
-        candidate = instance.items[item].candidate
-        found.setdefault(engine_key(candidate, candidate.memory_bytes), item)
+        it = instance.items[item]
+        found.setdefault(engine_key(it.candidate, it), item)
     return found
 
 

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
+from partitiond.core.hardware.partition import way_of
 from partitiond.core.model.demand import ANY_DEMAND
-from partitiond.core.model.spec import Isolation
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.diff import DiffCost, diff_cost
 from partitiond.core.plan.outage import Outage
@@ -90,7 +90,7 @@ def with_old_ones(request: PlanRequest, models: Collection[str], *, and_new: boo
     here = (p for p in request.running if p.model in models and p.device_id in devices)
     old = by_key((p.model, p) for p in here)
     asked = (m for m in request.models if and_new or m.model not in old)
-    stays = (_stays(old[m.model], m.isolation) for m in request.models if m.model in old)
+    stays = (_stays(old[m.model], m) for m in request.models if m.model in old)
     return dataclasses.replace(
         request,
         models=(*asked, *stays),
@@ -104,11 +104,14 @@ def _renamed(placement: Placement) -> Placement:
     return dataclasses.replace(placement, model=name, candidate=candidate)
 
 
-def _stays(running: list[Placement], isolation: Isolation) -> ModelDemand:
+def _stays(running: list[Placement], model: ModelDemand) -> ModelDemand:
     """Return a demand for exactly the running replicas of a model."""
     here = [_renamed(p).candidate for p in running]
     name, number, sizes = here[0].model, len(here), tuple(dict.fromkeys(here))
-    return ModelDemand(name, ANY_DEMAND, sizes, number, number, isolation)
+    group = max(way_of(p.partition)[1] for p in running)  # under MPS, that of its engines
+    return ModelDemand(
+        name, ANY_DEMAND, sizes, number, number, model.isolation, isolation_group=group
+    )
 
 
 def all_stay(request: PlanRequest, placements: Iterable[Placement]) -> bool:

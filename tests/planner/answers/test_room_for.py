@@ -46,6 +46,7 @@ OTHER = point("b", 5, 10, sm=20)
 A, B = want("a", SMALL, rate=5), want("b", OTHER, rate=5)
 A_BY_HARDWARE = want("a", SMALL, isolation=Isolation.HARDWARE)
 B_ALONE = want("b", OTHER, isolation=Isolation.DEVICE)
+B_ELSEWHERE = want("b", OTHER, isolation_group="x")
 B_AVOIDS_A = want("b", OTHER, rules=PlacementRules(avoid=("a",)))
 
 
@@ -66,6 +67,8 @@ def test_an_empty_device_takes_it() -> None:
         ("isolation", stop(SMALL, [placed(OTHER, 1)], A, B_ALONE)),
         ("isolation", stop(SMALL, [placed(OTHER, 1)], A_BY_HARDWARE, B)),
         ("avoid", stop(SMALL, [placed(OTHER, 1)], A, B_AVOIDS_A)),
+        ("group", stop(SMALL, [placed(OTHER, 1)], A, B_ELSEWHERE)),
+        ("group", stop(SMALL, [], A, mps_group="x")),
         ("only_on", stop(SMALL, [], want("a", SMALL, rules=PlacementRules(only_on=("gpu-9",))))),
     ],
 )  # fmt: skip

@@ -129,6 +129,7 @@ RULED = spec(
     "a",
     slo=Slo(1.0, 0.1),
     isolation=Isolation.DEVICE,
+    isolation_group="lab",
     min_replicas=2,
     max_replicas=3,
     rules=PlacementRules(

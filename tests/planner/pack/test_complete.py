@@ -130,7 +130,7 @@ def lowest_by_definition(packing: Packing, index: int, items: list[int]) -> int 
     group = packing.group(index)
     for option, fit in enumerate(group.fits):
         how, empty = group.options[option], Packing(packing.instance)
-        bears = group.held[how.mode]
+        bears = group.held[how.way]
         if not all(item in fit or bears.get(item, 0.0) >= how.level for item in items):
             continue
         if how.mode is not None and any(

@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 
 from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.partition import MpsShare
 from partitiond.core.model.spec import FaultDomain, Isolation, PlacementRules
-from partitiond.core.plan.record import Infeasible, Objective, Plan
+from partitiond.core.plan.diff import StepKind, diff_cost
+from partitiond.core.plan.record import Infeasible, ModelDemand, Objective, Plan, diff_plans
 from partitiond.planner.api import solve
 from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.check import check_plan
@@ -54,6 +56,73 @@ def test_avoiding_the_only_device_leaves_one_out_and_says_so() -> None:
     plan = _plan(HOSTS[:1], shy, proud)
     assert len(plan.placements) == 1
     assert len(plan.unplaced) == 1
+
+
+def _of_groups(*groups: str, sm: int = 20) -> list[ModelDemand]:
+    """One model of each group, all of which fit one GPU together."""
+    return [
+        want(f"m{n}", point(f"m{n}", 5, 20, sm=sm), rate=4, isolation_group=group)
+        for n, group in enumerate(groups)
+    ]
+
+
+def test_isolation_groups_share_no_gpu_under_mps_and_any_gpu_in_another_mode() -> None:
+    together = _plan(HOSTS[:3], *_of_groups("a", "a", "a"))
+    assert len({p.device_id for p in together.placements}) == 1
+    plan = _plan(HOSTS[:3], *_of_groups("a", "b", "a"))
+    assert _where(plan, "m0") == _where(plan, "m2") != _where(plan, "m1")
+    of = {p.model: p.partition for p in plan.placements}
+    assert [p.isolation_group for p in of.values() if isinstance(p, MpsShare)] == ["a", "a", "b"]
+    mixed = _plan(HOSTS[:3], *_of_groups("a", "b", "", sm=0))
+    assert len({p.device_id for p in mixed.placements}) == 1
+
+
+def test_of_two_groups_with_one_gpu_one_is_left_out_and_both_ways_out_are_told() -> None:
+    plan = _plan(HOSTS[:1], *_of_groups("a", "b"))
+    (left,) = plan.unplaced
+    said = "an MPS daemon serves one isolation group (try another mode, or one group)"
+    assert said in left.reason
+    alike = _plan(HOSTS[:1], want("m0", point("m0", 5, 50), rate=4), *_of_groups("", "")[1:])
+    assert said not in alike.unplaced[0].reason, "they are of one group, and differ in their mode"
+    both = [
+        dataclasses.replace(m, candidates=(*m.candidates, point(m.model, 4, 20)))
+        for m in _of_groups("a", "b")
+    ]
+    assert _plan(HOSTS[:1], *both).unplaced == ()
+
+
+def test_a_gpu_whose_mps_daemon_stays_takes_its_group_alone() -> None:
+    kept = dataclasses.replace(HOSTS[0], mps_group="b")
+    plan = _plan((kept,), *_of_groups("a", "b"))
+    assert [p.model for p in plan.placements] == ["m1"]
+
+
+def test_a_gpu_under_mps_that_passes_to_another_group_is_emptied_first() -> None:
+    device, wanted = HOSTS[:1], _of_groups("a", "a", "b")
+    old = _plan(device, *wanted[:2])
+    now = _plan(device, wanted[2], running=old.placements)
+    cost = diff_cost(diff_plans(old.placements, now.placements), device)
+    assert [s.makes_way for s in cost.steps if s.kind is StepKind.START] == [True]
+    regrouped = [dataclasses.replace(m, isolation_group="c") for m in wanted[:2]]
+    request = PlanRequest(device, tuple(regrouped), running=old.placements, move_price=0.25)
+    moved = solve(request)
+    assert isinstance(moved, Plan), moved
+    assert check_plan(moved, request.models, before=request.before) == ()
+    assert moved.certificate.moves == 0, "they cannot stay, so their restarts are no moves"
+    assert diff_plans(old.placements, moved.placements).keep == ()
+
+
+def test_a_model_that_is_held_back_stays_in_the_group_that_it_runs_in() -> None:
+    # Both fit the GPU only alone: another group takes an outage, which nobody has allowed.
+    lone = want("m", point("m", 5, 50, sm=60), rate=4, isolation_group="a")
+    old = _plan(HOSTS[:1], lone)
+    moved = dataclasses.replace(lone, isolation_group="b")
+    request = PlanRequest(HOSTS[:1], (moved,), running=old.placements, allow_outage=False)
+    plan = solve(request)
+    assert isinstance(plan, Plan), plan
+    assert check_plan(plan, request.models, before=request.before) == ()
+    assert [held.model for held in plan.held_back] == ["m"]
+    assert plan.placements == old.placements
 
 
 def test_a_model_is_only_where_its_companion_is() -> None:
