@@ -155,8 +155,9 @@ def lease_here(
     device: Device,
     options: ProfileOptions,
     held: Sequence[tuple[str, Partition]],
+    isolation_group: str = "",
 ) -> Lease:
-    """The partition to measure in, beside engines that a daemon left running.
+    """The partition to measure a model of a group in, beside engines that a daemon left running.
 
     Raises:
         SpecError: more cores or memory than the device has.
@@ -167,7 +168,8 @@ def lease_here(
         budget = memory_budget(device, options.memory_bytes)
         return Lease(CpuCores(device.id, Bytes(budget), cores), cores)
     memory_budget(device, options.memory_bytes)  # refuses a request that waiting would not help
-    found = lease_for(device, wish_of(options), room_bytes=free_bytes(device), held=held)
+    wish = dataclasses.replace(wish_of(options), isolation_group=isolation_group)
+    found = lease_for(device, wish, room_bytes=free_bytes(device), held=held)
     if isinstance(found, LeaseDenied):
         raise DeviceError(
             f"{options_words(options)} cannot be measured now: it {found.reason}.",
@@ -230,7 +232,8 @@ class _Work:
             text = ": ".join(part for part in (progress.phase, progress.message) if part)
             report.update(text, progress.fraction, progress.seconds_left)
 
-        lease = lease_here(self._settings, self._device, self._options, await engines.held())
+        group = resolved.spec.isolation_group
+        lease = lease_here(self._settings, self._device, self._options, await engines.held(), group)
         request = self._request = self._asked(resolved, lease)
         try:
             profile = await self._profiler(engines).run(request, show)

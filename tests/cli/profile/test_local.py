@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.cli.profile.local import choose_device, partition_cores
-from partitiond.core.errors import SpecError
+from partitiond.cli.profile.local import choose_device, lease_here, partition_cores
+from partitiond.core.errors import DeviceError, SpecError
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import way_of
 from partitiond.core.profile.jobs import ProfileOptions
+from partitiond.devices.fake import fake_gpus
 from partitiond.engines.process.journal import run_folders
 from partitiond.settings.schema import load_settings
 
@@ -38,6 +41,15 @@ def test_more_cores_than_there_are_is_refused() -> None:
     device = choose_device(settings, ProfileOptions())
     with pytest.raises(SpecError, match="cores are asked for"):
         partition_cores(device, 4096, settings)
+
+
+def test_a_share_under_mps_is_of_the_models_isolation_group() -> None:
+    settings = load_settings(None, {}, {"gpu.enabled": "false"}).settings
+    (gpu,), under_mps = fake_gpus("a100-80gb"), ProfileOptions(sm_percent=30)
+    lease = lease_here(settings, gpu, under_mps, (), "a")
+    assert way_of(lease.partition) == (SharingMode.MPS, "a")
+    with pytest.raises(DeviceError, match="serves one isolation group"):
+        lease_here(settings, gpu, under_mps, [("a-1", lease.partition)], "b")
 
 
 QUICK = (
