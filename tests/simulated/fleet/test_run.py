@@ -9,10 +9,11 @@ import pytest
 from loadgen.load.arrivals import constant, poisson, until
 from partitiond.core.demand.forecast import ForecastPolicy
 from partitiond.core.demand.scaling import ScalingPolicy
+from partitiond.core.hardware.partition import MpsShare
 from partitiond.core.model.autoscale import Autoscale
 from partitiond.core.plan.record import Placement, Plan
 from partitiond.simulated.fleet.arrivals import Arrival
-from partitiond.simulated.fleet.hosts import STOP_SECONDS
+from partitiond.simulated.fleet.hosts import LOOP_SECONDS, STOP_SECONDS
 from partitiond.simulated.fleet.run import FleetOptions
 from partitiond.simulated.fleet.scaling import Scaler
 from tests.simulated.fleet.fleet_samples import fleet_run, placed, replica_of
@@ -102,6 +103,26 @@ def test_another_plan_is_made_before_it_breaks_and_loses_nothing() -> None:
     assert {e.placement.candidate.batch for e in run.hosts["host"].engines} == {16}
     # Old and new ran side by side on the same devices, so no GPU hour came on top.
     assert report.all.used.gpu_hours == pytest.approx(2 * 300 / 3600)
+
+
+@pytest.mark.parametrize(("group", "waits"), [("", 0.0), ("lab", STOP_SECONDS)])
+def test_a_gpu_under_mps_passes_to_another_isolation_group_once_it_is_empty(
+    group: str, waits: float
+) -> None:
+    def under_mps(model: str, isolation_group: str) -> Plan:
+        plan = placed([(f"{model}-0", "gpu-0", replica_of(model))], {model: 1.0})
+        (one,) = plan.placements
+        share = MpsShare("gpu-0", one.partition.memory_bytes, 40, isolation_group=isolation_group)
+        return dataclasses.replace(plan, placements=(dataclasses.replace(one, partition=share),))
+
+    options = FleetOptions(300.0, start_seconds=START)
+    run = fleet_run(under_mps("m", ""), options, ("m", "n"))
+    run.clock.at(100.0, lambda: run.apply(under_mps("n", group)))
+    run.run({})
+    (engine,) = run.hosts["host"].engines
+    assert engine.placement.model == "n"
+    begun = engine.since - START["n"]
+    assert 100.0 + waits <= begun <= 100.0 + waits + 2 * LOOP_SECONDS
 
 
 def test_a_device_is_paid_for_until_its_last_engine_is_gone() -> None:
