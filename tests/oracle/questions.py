@@ -45,13 +45,23 @@ class _Draw:
 
 
 def question_of(seed: int) -> Question:
-    """The question of a seed: equal seeds give equal questions. Every other one has an aspect."""
+    """The question of a seed: equal seeds give equal questions. Every other one has an aspect, and
+    every fourth isolation groups."""
     rng = random.Random(seed)
     aspect = rng.choice(ASPECTS) if seed % 2 else None
     while True:
         found = _question(rng)
         if aspect is not None:
             found = aspect(rng, found)
+        if seed % 4 == 3:
+            groups = random.Random(f"groups of {seed}")
+            found = dataclasses.replace(
+                found,
+                models=tuple(
+                    dataclasses.replace(m, isolation_group=groups.choice(("", "lab", "shop")))
+                    for m in found.models
+                ),
+            )
         if all_loads(found) is not None:
             return found
 

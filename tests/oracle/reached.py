@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from partitiond.core.hardware.kinds import SharingMode
 from tests.oracle.truth import Question, all_loads, priorities
 
 
@@ -50,5 +51,12 @@ def _of_models(question: Question) -> Iterator[str]:
                 yield name
         if m.min_replicas and m.max_replicas:
             yield "a least and a largest number"
+    under_mps = {
+        m.isolation_group
+        for m in question.models
+        if any(c.size.mode is SharingMode.MPS for c in m.candidates)
+    }
+    if len(under_mps) > 1:
+        yield "two isolation groups under MPS"
     if len(priorities(question.models)) > 1:
         yield "several priorities"

@@ -28,6 +28,7 @@ LEAST: Final = {
     "avoid": 15, "near": 15, "only_on": 15, "survive": 15,
     "a least and a largest number": 30,
     "several priorities": 35,
+    "two isolation groups under MPS": 3,
 }  # fmt: skip
 """Questions of 200 in which it is so at least."""
 

@@ -116,6 +116,9 @@ def _company(device: Device, mode: SharingMode, chosen: Chosen) -> bool:
     names = {demand.model for demand, _ in chosen}
     place = {device.id, device.host, device.rack, device.hardware}
     alone = len(chosen) == 1
+    groups = {demand.isolation_group for demand, _ in chosen}
+    if mode is SharingMode.MPS and len(groups) > 1:
+        return False
     for demand, c in chosen:
         rules = demand.rules
         if c.hardware != device.hardware or (rules.only_on and not place & set(rules.only_on)):
