@@ -10,6 +10,7 @@ _SIGNALS: Final = "partitiond/engines/process/signals.py"
 _OWNERS: Final = "partitiond/engines/process/owners.py"
 _USER: Final = "partitiond/engines/process/engine_user.py"
 _HOST: Final = "partitiond/cli/setup/engine_host.py"
+_RUNNER: Final = "partitiond/engines/process/runner.py"
 _HELPER: Final = "partitiond/devices/mig/helper.py"
 _SOCKETS: Final = "partitiond/platform/unix_socket.py"
 _SPEED: Final = "partitiond/devices/bandwidth.py"
@@ -107,6 +108,17 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
             (_HOST, "    if asked and problem:", "    if False:"),
             (_HOST, "    if not pure_cgroups:", "    if False:"),
             (_HOST, "if kernel < KERNEL_SINCE:", "if kernel[0] < KERNEL_SINCE[0]:"),
+        ),
+    ),
+    rule(
+        "An engine runs as its isolation group's user, or does not start.",
+        _TEST_USER,
+        wrong=(
+            (_RUNNER, "self._user.in_group(launch.isolation_group)", "self._user"),
+            (_USER, "if not _is_socket(launcher)", "if not launcher.exists()"),
+            (_USER, "self.cache_dir.with_name(of_group(self.cache_dir.name, group))",
+             "self.cache_dir"),
+            (_USER, "        user.in_group(group)\n", "        user.in_group('')\n"),
         ),
     ),
     rule(

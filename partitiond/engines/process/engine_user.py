@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import StartFailedError
+from partitiond.core.model.isolation_group import of_group
 from partitiond.core.replica.engine import EngineLaunch
 
 HIDDEN: Final = tuple(
@@ -28,7 +29,9 @@ READ, ENTER = stat.S_IROTH, stat.S_IROTH | stat.S_IXOTH
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EngineUser:
-    """The user that engines run as, where it is not the daemon's.
+    """The user that engines of one isolation group run as, where it is not the daemon's.
+
+    The user, its socket and its cache have one name, which ends in the group's.
 
     Attributes:
         launcher: socket at which systemd starts an engine as that user (`sandbox`).
@@ -44,6 +47,23 @@ class EngineUser:
     hidden: tuple[Path, ...] = HIDDEN
     shown: Path = SHOWN
 
+    def in_group(self, group: str) -> "EngineUser":
+        """Return the user of an isolation group, from that of the default group.
+
+        Raises StartFailedError if this host lacks the group.
+        """
+        if not group:
+            return self
+        launcher = self.launcher.with_stem(of_group(self.launcher.stem, group))
+        if not _is_socket(launcher):
+            raise StartFailedError(
+                f"This host has no isolation group {group}: there is no socket {launcher}.",
+                hint=_set_up(group),
+                facts={"isolation_group": group},
+            )
+        cache_dir = self.cache_dir.with_name(of_group(self.cache_dir.name, group))
+        return dataclasses.replace(self, launcher=launcher, cache_dir=cache_dir)
+
     def serves(self, launch: EngineLaunch) -> bool:
         """Whether this engine runs as that user: an MPS daemon serves only the user it runs as,
         which is the daemon's.
@@ -55,6 +75,38 @@ class EngineUser:
         folder = Path(launch.model_folder)
         open_model(folder, self.models_dir)
         require_readable(folder, self.shown, self.hidden)
+
+
+def group_warning(user: EngineUser | None, group: str) -> str:
+    """Return why engines of a group do not run as its user here, and what to do; empty if they do.
+
+    Args:
+        user: of the default group; None if engines run as the daemon's user.
+        group: the isolation group that a model names.
+    """
+    if not group:
+        return ""
+    if user is None:
+        return (
+            f"Isolation group {group} has no effect here: engines run as the daemon's user. "
+            f"{_set_up(group)}"
+        )
+    try:
+        user.in_group(group)
+    except StartFailedError as error:
+        return str(error)
+    return ""
+
+
+def _set_up(group: str) -> str:
+    return f"Set it up: `sudo partitiond setup --isolation-group {group} --apply`."
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def open_model(folder: Path, models_dir: Path) -> None:

@@ -327,10 +327,11 @@ class ProcessEngineRunner:
     def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, Any]:
         if self._user is None or not self._user.serves(launch):
             return self._own_command(launch, folder, self._cache_dir, self._traces_endpoint)
-        self._user.admit(launch)
-        made = self._own_command(launch, folder, self._user.cache_dir, "")
+        user = self._user.in_group(launch.isolation_group)
+        user.admit(launch)
+        made = self._own_command(launch, folder, user.cache_dir, "")
         return made | {
-            "launcher": str(self._user.launcher),
+            "launcher": str(user.launcher),
             "memory_max": memory_limit_bytes(launch),
         }
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from partitiond.engines.process.engine_user import (
     HIDDEN,
     SHOWN,
     EngineUser,
+    group_warning,
     open_model,
     require_readable,
 )
@@ -173,6 +175,55 @@ async def test_the_command_names_the_launcher_and_the_limit(tmp_path: Path, cach
     assert seen["launcher"] == str(tmp_path / "nobody.sock")
     assert "memory_max" in seen
     assert "launcher" not in json.dumps(seen["env"])
+
+
+@pytest.fixture
+def grouped(tmp_path: Path) -> Iterator[EngineUser]:
+    """A host that has the group "blue", and no other."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "e-blue.sock"))
+        yield EngineUser(tmp_path / "e.sock", tmp_path / "compiled", tmp_path / "models")
+
+
+def test_a_group_has_a_launcher_and_a_cache_of_its_own(grouped: EngineUser, tmp_path: Path) -> None:
+    blue = grouped.in_group("blue")
+    assert blue.launcher == tmp_path / "e-blue.sock"
+    assert blue.cache_dir == tmp_path / "compiled-blue"
+    assert blue.models_dir == grouped.models_dir
+    assert grouped.in_group("") == grouped
+
+
+def test_a_group_that_the_host_lacks_starts_nothing_and_the_error_says_what_to_run(
+    grouped: EngineUser, tmp_path: Path
+) -> None:
+    (tmp_path / "e-file.sock").write_text("no socket")
+    for group in ("green", "file"):
+        with pytest.raises(StartFailedError, match=f"no isolation group {group}") as refused:
+            grouped.in_group(group)
+        assert f"sudo partitiond setup --isolation-group {group} --apply" in refused.value.hint
+
+
+def test_a_model_is_warned_of_a_group_that_does_not_hold_here(grouped: EngineUser) -> None:
+    assert group_warning(None, "") == group_warning(grouped, "") == ""
+    assert group_warning(grouped, "blue") == ""
+    assert "has no isolation group green" in group_warning(grouped, "green")
+    unused = group_warning(None, "blue")
+    assert "has no effect" in unused
+    assert "setup --isolation-group blue" in unused
+
+
+@pytest.mark.parametrize("group", ["blue", "green"])
+async def test_an_engine_is_started_by_its_own_group_or_not_at_all(
+    grouped: EngineUser, tmp_path: Path, group: str
+) -> None:
+    """A group without a socket must never fall back to another group's user."""
+    runner = ProcessEngineRunner(tmp_path / "run", None, user=grouped)
+    launch = dataclasses.replace(simulated_launch(), isolation_group=group)
+    with pytest.raises(StartFailedError):
+        await runner.start(launch)
+    command = RunFolder.of(tmp_path / "run", launch.replica_id).path / "command.json"
+    started_by = json.loads(command.read_text())["launcher"] if command.exists() else None
+    assert started_by == (str(tmp_path / "e-blue.sock") if group == "blue" else None)
 
 
 @pytest.fixture
