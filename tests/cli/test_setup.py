@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -12,7 +13,8 @@ import pytest
 
 from partitiond.cli.setup import record
 from partitiond.cli.setup.engine_host import service_engine_socket
-from partitiond.cli.setup.host import SetupFacts, SetupHost, facts_of
+from partitiond.cli.setup.host import SetupFacts, SetupHost, facts_of, shipped
+from partitiond.cli.setup.isolation_groups import for_group, installed_groups, users_text
 from partitiond.cli.setup.plan import _unsafe_for_root, steps_for
 from partitiond.cli.setup.steps import CommandStep, FileStep, SetupStep, StepProgress
 from partitiond.core.errors import DeviceError, InputError
@@ -309,6 +311,73 @@ def test_an_image_gets_the_engines_user_unless_that_is_refused(cli: Cli, image: 
     assert f"{UNITS}/sockets.target.wants/partitiond-engine.socket" in listing(image)
     assert cli("setup", "--root", image, "--no-gpu", "--no-engine-user", "--apply").code == 0
     assert not drop_in.exists()
+
+
+def test_a_group_s_units_differ_in_its_names_alone() -> None:
+    for name in (
+        "partitiond-engine.socket",
+        "partitiond-engine@.service",
+        "partitiond-engine.mount",
+    ):
+        plain = shipped(f"systemd/{name}")
+        blue = for_group(plain, "blue")
+        assert blue.replace("partitiond-engine-blue", "partitiond-engine") == plain
+        assert "partitiond-engine-blue" in blue
+        assert not re.search(r"partitiond-engine(?!-blue)\b", blue), "a name of the default group"
+        for shared in ("chgrp partitiond ", "partitiond.engines.process", "gid=partitiond,",
+                       "/var/cache/partitiond/engines", "SocketGroup=partitiond\n"):  # fmt: skip
+            assert plain.count(shared) == blue.count(shared)
+
+
+def test_a_group_s_user_is_described_as_the_default_group_s() -> None:
+    assert users_text("blue").splitlines() == [
+        line.replace("partitiond-engine", "partitiond-engine-blue")
+        for line in shipped("sysusers.d/partitiond.conf").splitlines()
+        if line.split()[1] == "partitiond-engine"
+    ]
+
+
+def test_groups_are_installed_kept_by_the_next_setup_and_taken_back(played: Played) -> None:
+    host, units = played.host, played.host.file("/etc/systemd/system")
+    made = {"partitiond-engine-blue.socket", "partitiond-engine-blue@.service",
+            "run-partitiond\\x2dengine\\x2dblue.mount"}  # fmt: skip
+    facts = dataclasses.replace(played.facts, engine_user=True, isolation_groups=("blue",))
+    outcomes = list(record.apply(host, steps_for(facts, host)))
+    assert all(outcome.state is StepProgress.DONE for outcome in outcomes if outcome.key != "mig")
+    assert {path.name for path in units.glob("*engine*blue*")} == made
+    assert f"{facts.bin_dir}/python" in (units / "partitiond-engine-blue@.service").read_text()
+    assert "systemctl enable --now partitiond-engine-blue.socket" in played.asked()
+    assert installed_groups(host, "/etc/systemd/system") == ("blue",)
+    list(record.undo(host, purge=False))
+    back = played.asked()
+    stopped = back.index("systemctl disable --now partitiond-engine-blue.socket")
+    assert stopped < back.index("systemctl stop run-partitiond\\x2dengine\\x2dblue.mount")
+    assert not list(units.glob("*engine*"))
+    assert installed_groups(host, "/etc/systemd/system") == ()
+
+
+def test_groups_of_an_image_stay_and_are_purged(cli: Cli, image: Path) -> None:
+    words = ("setup", "--root", image, "--no-gpu", "--engine-user", "--apply")
+    done = cli(*words, "--isolation-group", "blue", "--isolation-group", "green")
+    assert done.code == 0, done.err
+    for group in ("blue", "green"):
+        wants = image / UNITS / f"sockets.target.wants/partitiond-engine-{group}.socket"
+        assert wants.is_symlink()
+        assert f"partitiond-engine-{group}:" in (image / "etc/passwd").read_text()
+    made = listing(image)
+    again = cli(*words)
+    assert "Isolation groups that are installed stay: blue, green." in again.err
+    assert listing(image) == made
+    assert cli("setup", "--root", image, "--undo", "--apply", "--purge").code == 0
+    assert "partitiond" not in (image / "etc/passwd").read_text()
+    assert not list((image / UNITS).rglob("*engine*"))
+    assert not list((image / "etc/sysusers.d").glob("*"))
+
+
+def test_a_name_that_no_group_may_have_is_refused(cli: Cli, tmp_path: Path) -> None:
+    refused = cli("setup", "--root", tmp_path, "--isolation-group", "Blue")
+    assert refused.code == 2
+    assert "no name of an isolation group" in refused.err
 
 
 def test_a_subgroup_is_written_only_where_systemd_knows_it(played: Played) -> None:

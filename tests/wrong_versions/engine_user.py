@@ -10,6 +10,8 @@ _SIGNALS: Final = "partitiond/engines/process/signals.py"
 _OWNERS: Final = "partitiond/engines/process/owners.py"
 _USER: Final = "partitiond/engines/process/engine_user.py"
 _HOST: Final = "partitiond/cli/setup/engine_host.py"
+_GROUPS: Final = "partitiond/cli/setup/isolation_groups.py"
+_SETUP: Final = "partitiond/cli/setup/commands.py"
 _RUNNER: Final = "partitiond/engines/process/runner.py"
 _HELPER: Final = "partitiond/devices/mig/helper.py"
 _SOCKETS: Final = "partitiond/platform/unix_socket.py"
@@ -119,6 +121,18 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
             (_USER, "self.cache_dir.with_name(of_group(self.cache_dir.name, group))",
              "self.cache_dir"),
             (_USER, "        user.in_group(group)\n", "        user.in_group('')\n"),
+        ),
+    ),
+    rule(
+        "A group's units are those of the default group under its own names, and setup keeps them.",
+        "tests/cli/test_setup.py",
+        wrong=(
+            (_GROUPS, "return _NAMES.sub(lambda name: of_group(name[0], group), text)",
+             "return text.replace('partitiond', f'partitiond-{group}')"),
+            (_GROUPS, "return _NAMES.sub(lambda name: of_group(name[0], group), text)",
+             "return _NAMES.sub(lambda name: of_group(name[0], group), text, 1)"),
+            (_GROUPS, 'if f" {ENGINE_USER} " in line', 'if f" {ENGINE_USER}" not in line'),
+            (_SETUP, "isolation_groups=groups | kept", "isolation_groups=groups"),
         ),
     ),
     rule(

@@ -12,11 +12,13 @@ from partitiond.cli.output import out, print_json, say
 from partitiond.cli.setup import record
 from partitiond.cli.setup.engine_host import runs_engine_user
 from partitiond.cli.setup.host import SetupHost, facts_of, require_rights
-from partitiond.cli.setup.plan import steps_for
+from partitiond.cli.setup.isolation_groups import installed_groups
+from partitiond.cli.setup.plan import UNITS, steps_for
 from partitiond.cli.setup.record import StepOutcome
 from partitiond.cli.setup.steps import SetupStep, StepProgress
 from partitiond.cli.tables import state_text
 from partitiond.core.errors import InputError
+from partitiond.core.model.isolation_group import check_isolation_group
 
 
 @spread
@@ -34,6 +36,10 @@ def setup(
     engine_user: bool | None = option(
         "Run engines as a user of their own, in a sandbox; default: where the host can.",
         "--engine-user/--no-engine-user",
+    ),
+    isolation_group: list[str] | None = option(
+        "Also run engines of this isolation group, as a user of the group; repeatable.",
+        metavar="GROUP",
     ),
     bin_dir: Path | None = option("Folder of the `partitiond` the service runs."),
     as_json: JsonOption = False,
@@ -54,7 +60,16 @@ def setup(
     if undo:
         _undo(host, apply=apply, purge=purge, as_json=as_json)
         return
-    with_user, why_not = runs_engine_user(host, asked=engine_user)
+    groups = {group for group in isolation_group or () if group}
+    for group in groups:
+        check_isolation_group(group)
+    if groups and engine_user is False:
+        raise InputError(
+            "isolation groups are users of engines, which --no-engine-user leaves out.",
+            hint="Give --isolation-group or --no-engine-user.",
+        )
+    kept = set(installed_groups(host, UNITS)) - groups
+    with_user, why_not = runs_engine_user(host, asked=True if groups else engine_user)
     facts = facts_of(
         host,
         gpu=gpu,
@@ -62,9 +77,12 @@ def setup(
         engine=engine and root is None,
         engine_user=with_user,
         bin_dir=bin_dir,
+        isolation_groups=groups | kept,
     )
     if why_not and not as_json:
         say(f"Engines will run as the daemon's user: {why_not}.")
+    if kept and not as_json:
+        say(f"Isolation groups that are installed stay: {', '.join(sorted(kept))}.")
     _set_up(host, steps_for(facts, host), apply=apply, as_json=as_json)
 
 

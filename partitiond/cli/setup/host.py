@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -114,6 +114,7 @@ class SetupFacts:
         systemd: its version; 0 if there is none.
         bin_dir: folder of the `partitiond` program that the service runs.
         persistenced: whether the host has NVIDIA's persistence daemon as a service.
+        isolation_groups: groups beside the default one whose engines have a user of their own.
     """
 
     gpu: bool
@@ -123,6 +124,7 @@ class SetupFacts:
     systemd: int
     bin_dir: Path
     persistenced: bool
+    isolation_groups: tuple[str, ...] = ()
 
 
 def facts_of(
@@ -133,6 +135,7 @@ def facts_of(
     engine: bool,
     engine_user: bool,
     bin_dir: Path | None,
+    isolation_groups: Collection[str] = (),
 ) -> SetupFacts:
     """Look at the host; facts that were given override facts that are seen."""
     seen = host.live and (
@@ -150,6 +153,7 @@ def facts_of(
             host.file(f"{folder}/nvidia-persistenced.service").exists()
             for folder in ("/usr/lib/systemd/system", "/lib/systemd/system", "/etc/systemd/system")
         ),
+        isolation_groups=tuple(sorted(isolation_groups)),
     )
 
 

@@ -18,7 +18,9 @@ from partitiond.cli.setup.host import (
     SetupHost,
     shipped,
 )
+from partitiond.cli.setup.isolation_groups import for_group, installed_groups, users_text
 from partitiond.cli.setup.steps import CommandStep, FileStep, SetupStep
+from partitiond.core.model.isolation_group import of_group
 
 UNITS: Final = "/etc/systemd/system"
 SERVICE: Final = "partitiond.service"
@@ -54,6 +56,7 @@ def steps_for(facts: SetupFacts, host: SetupHost) -> tuple[SetupStep, ...]:
         *_folders(host),
         *_units(facts),
         *_engines(facts, host),
+        *(step for group in facts.isolation_groups for step in _group(group, facts, host)),
         *_gpu(facts),
         *_scopes(host),
         CommandStep(
@@ -167,6 +170,44 @@ def _engines(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
             "the daemon starts engines there",
             drop_in,
             shipped("systemd/partitiond.service.d/30-engines.conf"),
+        ),
+    )
+
+
+def _group(group: str, facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
+    """Start engines of an isolation group as its own user, by units that differ in names alone."""
+    if not facts.engine_user:
+        return ()
+    where = () if host.root == Path("/") else (f"--root={host.root}",)
+    user = of_group(ENGINE_USER, group)
+    described = f"{user}.conf"
+    units = (
+        ("mount", mount_unit(of_group(ENGINE_FOLDER, group)), "partitiond-engine.mount"),
+        ("socket", for_group(ENGINE_SOCKET, group), ENGINE_SOCKET),
+        ("service", for_group(ENGINE_SERVICE, group), ENGINE_SERVICE),
+    )
+    return (
+        FileStep(
+            f"sysusers-{group}",
+            f"description of the user of isolation group {group}",
+            f"/etc/sysusers.d/{described}",
+            users_text(group),
+        ),
+        CommandStep(
+            f"user-{group}",
+            f"user {user}",
+            ("systemd-sysusers", *where, described),
+            done=lambda h: h.user_id(user) is not None,
+            live=False,
+        ),
+        *(
+            FileStep(
+                f"engine-{key}-{group}",
+                f"engines as user {user} ({key})",
+                f"{UNITS}/{name}",
+                for_group(_unit(source, facts), group),
+            )
+            for key, name, source in units
         ),
     )
 
@@ -330,6 +371,11 @@ def _enable(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
         about = "engines can be started, now and at boot"
         unmount = (("systemctl", "stop", mount_unit(ENGINE_FOLDER)),)
         steps.append(_enabled(host, "engines", ENGINE_SOCKET, about, last_undo=unmount))
+        for group in facts.isolation_groups:
+            about = f"engines of isolation group {group} can be started, now and at boot"
+            unmount = (("systemctl", "stop", mount_unit(of_group(ENGINE_FOLDER, group))),)
+            socket = for_group(ENGINE_SOCKET, group)
+            steps.append(_enabled(host, f"engines-{group}", socket, about, last_undo=unmount))
     # Restarting the service leaves engines running; undoing a setup must stop them.
     down = (as_daemon(facts.bin_dir, "down"),)
     about = "the service starts, now and at boot"
@@ -421,6 +467,14 @@ def _stale_units(host: SetupHost) -> bool:
         "partitiond-devices.service",
         MIG_SOCKET,
         "partitiond-mig.service",
+        *(
+            unit
+            for group in installed_groups(host, UNITS)
+            for unit in (
+                mount_unit(of_group(ENGINE_FOLDER, group)),
+                for_group(ENGINE_SOCKET, group),
+            )
+        ),
     )
     for unit in units:
         if not host.file(f"{UNITS}/{unit}").exists():

@@ -6,9 +6,11 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from partitiond.cli.setup.host import ENGINE_USER, USER, SetupHost
+from partitiond.cli.setup.isolation_groups import group_users
 from partitiond.cli.setup.plan import ENGINE_CACHE, STATE_DIRS, UNITS
 from partitiond.cli.setup.steps import (
     CommandStep,
@@ -148,11 +150,13 @@ def _purge(host: SetupHost) -> Iterator[StepOutcome]:
     """Remove the users and all data. Raises DeviceError if the service still runs."""
     if host.live and host.run(["systemctl", "is-active", "--quiet", "partitiond"]).code == 0:
         raise DeviceError("partitiond runs still: its data stays.", hint="Stop it, then purge.")
-    for folder in (*STATE_DIRS, ENGINE_CACHE):
+    groups = group_users(host)
+    caches = (str(Path(ENGINE_CACHE).with_name(user)) for user in groups)
+    for folder in (*STATE_DIRS, ENGINE_CACHE, *caches):
         shutil.rmtree(host.file(folder), ignore_errors=True)
         gone = not host.file(folder).exists()
         yield StepOutcome("purge", folder, StepProgress.DONE if gone else StepProgress.CANNOT)
-    for user in (USER, ENGINE_USER):
+    for user in (USER, ENGINE_USER, *groups):
         if host.user_id(user) is not None:
             yield _without_user(host, user)
 
