@@ -11,6 +11,7 @@ adopts both.
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import logging
 import os
@@ -38,7 +39,7 @@ from partitiond.devices.nvml import used_bytes
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.install.environment import Variant
 from partitiond.engines.install.finder import EngineFinder, HostResolver
-from partitiond.engines.process.engine_user import EngineUser
+from partitiond.engines.process.engine_user import EngineUser, group_warning
 from partitiond.engines.process.partitioned import PartitionedRunner
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.scope import EngineCgroups
@@ -219,6 +220,7 @@ def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
         solve=_solver(settings.planner.memory_limit),
         clock=clock,
         accept=_accept,
+        group_warning=functools.partial(group_warning, _engine_user(settings)),
         engine_problem=finder.problem,
         engine_version=finder.version,
         cpu_speed=cpu_speed,

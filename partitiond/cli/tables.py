@@ -142,7 +142,10 @@ def models_table(models: Sequence[ModelView], page: int | None = None) -> Render
             spec.workload.key,
             "all" if demand is None else f"{rate(demand)}/s",
         )
-    noted = with_notes(table, [(view.record.spec.name, view.note) for view in shown])
+    noted = with_notes(
+        table,
+        [(view.record.spec.name, text) for view in shown for text in (view.note, view.warning)],
+    )
     return with_left(noted, shown, [view.availability for view in models])
 
 

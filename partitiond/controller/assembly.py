@@ -81,6 +81,8 @@ class Adapters:
     Attributes:
         solve: makes a plan, out of process.
         accept: refuses a spec that this host cannot run, by an InputError.
+        group_warning: returns why engines of an isolation group do not run as its user here; empty
+            if they do.
         engine_problem: returns why no engine of the kind "vllm" can start, or None; may do I/O.
         engine_version: of that engine; empty while it is not known. Does no I/O.
         cpu_speed: measures what the host's CPU reaches, for estimates; None assumes it.
@@ -97,6 +99,7 @@ class Adapters:
     solve: Solve
     clock: Clock
     accept: Callable[[ModelSpec], None] = lambda _: None
+    group_warning: Callable[[str], str] = lambda _: ""
     engine_problem: Callable[[], EngineUnavailableError | None] = lambda: None
     engine_version: Callable[[], str] = str
     cpu_speed: CpuSpeed | None = None
@@ -501,6 +504,7 @@ class Parts:
             profiling=self._options.profiling,
             device_seconds=self._options.policy.device_seconds,
             accept=given.accept,
+            group_warning=given.group_warning,
             cpu_speed=given.cpu_speed,
             obstacles=self.obstacles,
             releases=self.releases,

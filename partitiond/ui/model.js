@@ -23,6 +23,7 @@ export function modelView(name) {
         h("button", { class: "danger", on: { click: () => remove(name, replicas.length) } }, "Remove…"))),
     m.obstacle ? h("p", { class: "banner bad" }, h("strong", {}, m.obstacle.reason), ` ${m.obstacle.hint}`)
       : m.note ? h("p", { class: "banner" }, m.note) : null,
+    m.warning ? h("p", { class: "banner" }, m.warning) : null,
     facts(m, replicas),
     h("div", { class: "columns even" },
       h("section", { "aria-labelledby": "frontier-h" }, h("h2", { id: "frontier-h" }, "Frontier"), frontier(m, replicas)),

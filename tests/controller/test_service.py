@@ -93,6 +93,7 @@ class Host:
             solve=self.solve,
             clock=self.clock,
             engine_problem=lambda: self.engine_problem,
+            group_warning=lambda group: f"no group {group}" if group else "",
         )
 
     def _options(self) -> ServiceOptions:
@@ -127,6 +128,15 @@ class Host:
 async def host() -> AsyncIterator[Host]:
     async with serving() as here:
         yield here
+
+
+async def test_a_model_of_a_group_that_the_host_lacks_is_accepted_and_warned_about(
+    host: Host,
+) -> None:
+    await host.service.models.register(spec("a", isolation_group="blue", auto=False))
+    await host.service.models.register(spec("b", auto=False))
+    assert host.service.models.model("a").warning == "no group blue"
+    assert [view.warning for view in host.service.models.models()] == ["no group blue", ""]
 
 
 async def test_registering_goes_from_estimate_over_profile_to_serving(host: Host) -> None:

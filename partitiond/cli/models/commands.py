@@ -230,11 +230,14 @@ def add(
 def _register(ctx: typer.Context, body: dict[str, Any], *, as_json: bool) -> None:
     with client_of(ctx) as client:
         record = client.register(body)
-        obstacle = client.model(record.spec.name).obstacle
+        view = client.model(record.spec.name)
+    obstacle = view.obstacle
     if as_json:
         print_json(record)
         return
     say(f"{record.spec.name} is registered.")
+    if view.warning:
+        say(view.warning)
     if obstacle is not None:
         say(str(obstacle))
     elif record.spec.auto:

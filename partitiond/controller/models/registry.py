@@ -51,6 +51,7 @@ class Registry:
 
     Args:
         accept: refuses a spec that this host cannot run, by an InputError.
+        group_warning: says why an isolation group does not hold on this host; empty if it does.
         device_seconds: age at which devices are looked at again before they are profiled.
         cpu_speed: measures the host's CPU for estimates; None assumes its figures.
         obstacles: knows what keeps models from running.
@@ -74,6 +75,7 @@ class Registry:
         profiling: ProfilingOptions,
         device_seconds: float,
         accept: Callable[[ModelSpec], None],
+        group_warning: Callable[[str], str],
         cpu_speed: CpuSpeed | None,
         obstacles: ObstacleUseCases,
         releases: ReleaseUseCases,
@@ -97,6 +99,7 @@ class Registry:
         self._profiling = profiling
         self._device_seconds = device_seconds
         self._accept = accept
+        self._group_warning = group_warning
         self._cpu_speed = cpu_speed
 
     async def register(self, spec: ModelSpec) -> ModelRecord:
@@ -243,6 +246,7 @@ class Registry:
             note=f"{said_asleep(level)} {note}".strip(),
             asleep=level,
             obstacle=obstacle,
+            warning=self._group_warning(record.spec.isolation_group),
         )
 
     def _obstacle(self, record: ModelRecord, jobs: Sequence[Job]) -> Obstacle | None:

@@ -162,6 +162,7 @@ def model_view(
     note: str,
     asleep: int = 0,
     obstacle: Obstacle | None = None,
+    warning: str = "",
 ) -> ModelView:
     """One model, by its own places and engines; `profiles` are the best ones that speak for it."""
     serving = [engine for engine in engines if engine.state is ReplicaState.SERVING]
@@ -175,6 +176,7 @@ def model_view(
         note=note,
         asleep=asleep,
         obstacle=obstacle,
+        warning=warning,
     )
 
 

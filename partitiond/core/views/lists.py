@@ -62,6 +62,7 @@ class ModelView:
         note: what the chain waits for, in one sentence.
         asleep: the level at which it is to sleep; 0 where it is to be awake.
         obstacle: what keeps it from running; None for nothing that is known.
+        warning: what it asks for and this host does not give; empty for nothing.
     """
 
     record: ModelRecord
@@ -73,6 +74,7 @@ class ModelView:
     note: str = ""
     asleep: int = 0
     obstacle: Obstacle | None = None
+    warning: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
