@@ -315,6 +315,101 @@ def engines_of_both_users_are_adopted() -> str:
     return "and a setup without the option brings the other user back"
 
 
+def groups_are_kept_apart() -> str:
+    """An engine of another group is another user, which reaches nothing of the default group."""
+    words = ("setup", "--no-gpu", "--no-engine", "--bin-dir", str(BIN), "--apply")
+    partitiond("models", "add", "opt-125m", "--name", "early", "--isolation-group", "blue",
+               "--no-auto", "--engine-kind", "simulated", "--weights", "dummy")  # fmt: skip
+    warned = json.loads(partitiond("models", "show", "early", "--json"))["warning"]
+    assert "no isolation group blue" in warned, warned
+    partitiond("models", "remove", "early")
+    partitiond(*words, "--isolation-group", "blue")
+    partitiond(*words, "--engine-user")  # keeps the group
+    partitiond(
+        "models", "update", "checked", "--isolation-group", "blue", "--allow-outage", "--no-wait"
+    )
+    user = pwd.getpwnam("partitiond-engine-blue")
+    pid = wait_for("an engine of the group", lambda: _engine_of(user.pw_uid), 60)
+    assert "/partitiond-engine-blue@" in cgroup(pid), cgroup(pid)
+    assert json.loads(asked("checked"))["choices"][0]["text"]
+    neighbour = in_a_sandbox(
+        "import os, socket, time; s = socket.socket(socket.AF_UNIX); s.bind('engine.sock'); "
+        "s.listen(); print(os.getpid(), os.getcwd(), flush=True); time.sleep(200)",
+        "/run/partitiond-engine.sock",
+    )
+    assert neighbour.stdout is not None
+    victim, folder = neighbour.stdout.readline().split()
+    code = (
+        "import os, resource, socket, sys\n"
+        "pid = int(sys.argv[1])\n"
+        "def connect(path): socket.socket(socket.AF_UNIX).connect(path)\n"
+        "tries = {\n"
+        " 'prlimit': lambda: resource.prlimit(pid, resource.RLIMIT_CPU, (1 << 40, 1 << 40)),\n"
+        " 'affinity': lambda: os.sched_setaffinity(pid, os.sched_getaffinity(0)),\n"
+        " 'priority': lambda: os.setpriority(os.PRIO_PROCESS, pid, 19),\n"
+        " 'users priority': lambda: os.setpriority(os.PRIO_USER, int(sys.argv[2]), 19),\n"
+        " 'signal': lambda: os.kill(pid, 0),\n"
+        " 'environment': lambda: open(f'/proc/{pid}/environ', 'rb').read(),\n"
+        " 'memory': lambda: open(f'/proc/{pid}/mem', 'rb').read(1),\n"
+        " 'cache': lambda: os.listdir('/var/cache/partitiond-engine'),\n"
+        " 'cache written': lambda: open('/var/cache/partitiond-engine/x', 'w'),\n"
+        " 'folder': lambda: os.listdir('/run/partitiond-engine'),\n"
+        " 'socket': lambda: connect(sys.argv[3]),\n"
+        " 'launcher': lambda: connect('/run/partitiond-engine.sock'),\n"
+        " 'own launcher': lambda: connect('/run/partitiond-engine-blue.sock'),\n"
+        "}\n"
+        "for name, attempt in tries.items():\n"
+        "    try: attempt()\n"
+        "    except OSError: continue\n"
+        "    print('reached', name)\n"
+        "print('tried', len(tries))\n"
+    )
+    given = [victim, str(pwd.getpwnam("partitiond-engine").pw_uid), f"{folder}/engine.sock"]
+    told = in_a_sandbox(code, "/run/partitiond-engine-blue.sock", *given).communicate(timeout=60)[0]
+    assert "tried 13" in told, told
+    assert "reached" not in told, told
+    # The same program as the default group's user does reach its own, so the attempts do work.
+    beside = run("runuser", "-u", "partitiond-engine", "--", sys.executable, "-c", code, *given)
+    assert "reached prlimit" in beside, beside
+    assert "reached cache" in beside, beside
+    assert neighbour.poll() is None, "the neighbour is gone"
+    neighbour.kill()
+    partitiond("models", "update", "checked", "--isolation-group", "none", "--no-wait")
+    default = pwd.getpwnam("partitiond-engine").pw_uid
+    wait_for("an engine of the default group", lambda: _engine_of(default), 60)
+    return (
+        f"user {user.pw_uid}, {told.strip()}, reached 0; its own reaches {beside.count('reached')}"
+    )
+
+
+def _engine_of(uid: int) -> int:
+    """The engine's process, once its replica serves and is this user's; else 0."""
+    replica = serving()
+    try:
+        pid = main_process(int(replica["pid"])) if replica else 0
+        return pid if pid and Path(f"/proc/{pid}").stat().st_uid == uid else 0
+    except (OSError, StopIteration):
+        return 0
+
+
+def in_a_sandbox(program: str, launcher: str, *words: str) -> "subprocess.Popen[str]":
+    """Start a Python program in an engine's place, as the daemon starts engines at that socket."""
+    code = (
+        "import json, os, socket, sys\n"
+        "read, write = os.pipe()\n"
+        "c = socket.socket(socket.AF_UNIX); c.connect(sys.argv[1])\n"
+        "socket.send_fds(c, [sys.argv[2].encode() + b'\\n'], [write]); os.close(write)\n"
+        "while data := os.read(read, 65536): print(data.decode(), end='', flush=True)\n"
+    )
+    argv = [sys.executable, "-I", "-c", program, *words]
+    asked_for = json.dumps({"version": 1, "argv": argv, "env": {}, "cores": [0]})
+    return subprocess.Popen(
+        ["runuser", "-u", "partitiond", "--", sys.executable, "-c", code, launcher, asked_for],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
 def engine_has_a_scope() -> str:
     """The supervisor's cgroup is a scope of the user's manager, outside the service."""
     pid = engine()
@@ -449,6 +544,7 @@ CHECKS = (
     a_hostile_engine_reaches_nothing,
     an_engine_ends_with_its_supervisor,
     engines_of_both_users_are_adopted,
+    groups_are_kept_apart,
     engine_has_a_scope,
     reload_takes_settings,
     restart_keeps_the_engine,

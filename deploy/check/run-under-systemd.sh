@@ -99,6 +99,8 @@ UNIT
     cd "$root"
     pivot_root . oldroot
     umount -l /oldroot
+    # As on a host: what is mounted later shows in services that run. systemd skips this in a container.
+    mount --make-rshared /
     ip link set lo up
     exec env -i container=partitiond PATH=/usr/sbin:/usr/bin:/sbin:/bin \
         /lib/systemd/systemd --unit=check.target --show-status=0 --log-target=console
