@@ -365,6 +365,7 @@ def test_groups_of_an_image_stay_and_are_purged(cli: Cli, image: Path) -> None:
         assert wants.is_symlink()
         assert f"partitiond-engine-{group}:" in (image / "etc/passwd").read_text()
     made = listing(image)
+    (image / UNITS / "partitiond-engine-blue@.service").write_text("# of an earlier version\n")
     again = cli(*words)
     assert "Isolation groups that are installed stay: blue, green." in again.err
     assert listing(image) == made

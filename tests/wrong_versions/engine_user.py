@@ -10,6 +10,7 @@ _SIGNALS: Final = "partitiond/engines/process/signals.py"
 _OWNERS: Final = "partitiond/engines/process/owners.py"
 _USER: Final = "partitiond/engines/process/engine_user.py"
 _HOST: Final = "partitiond/cli/setup/engine_host.py"
+_RELEASES: Final = "partitiond/core/replica/releases.py"
 _GROUPS: Final = "partitiond/cli/setup/isolation_groups.py"
 _SETUP: Final = "partitiond/cli/setup/commands.py"
 _RUNNER: Final = "partitiond/engines/process/runner.py"
@@ -121,6 +122,15 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
             (_USER, "self.cache_dir.with_name(of_group(self.cache_dir.name, group))",
              "self.cache_dir"),
             (_USER, "        user.in_group(group)\n", "        user.in_group('')\n"),
+        ),
+    ),
+    rule(
+        "Another isolation group is another release, and the way back leads to the former group.",
+        "tests/core/replica/test_releases.py",
+        wrong=(
+            (_RELEASES, "    if form.isolation_group:\n", "    if False:\n"),
+            (_RELEASES, "    if form.isolation_group:\n", "    if True:\n"),
+            (_RELEASES, "        isolation_group=release.isolation_group,\n", ""),
         ),
     ),
     rule(
