@@ -17,6 +17,7 @@ from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.units import Bytes
 
 CPU_DEVICE_ID: Final = "cpu"
+"""Id of the CPU of the control plane's own host; another host's is made by `cpu_device_id`."""
 
 _UNLIMITED_BYTES: Final = 1 << 60
 """Cgroup v1 writes "no limit" as a number near 2^63."""
@@ -28,6 +29,8 @@ def discover_cpu(
     *,
     root: Path = Path("/"),
     affinity: Sequence[int] | None = None,
+    device_id: str = CPU_DEVICE_ID,
+    host: str = "",
 ) -> Device:
     """Return the CPU of this host.
 
@@ -36,6 +39,8 @@ def discover_cpu(
         memory_bytes: use only this much; None for all that the host or its cgroup has.
         root: folder of `proc` and `sys`, for tests of foreign hosts.
         affinity: cores this process may use; None asks the kernel.
+        device_id: unique among the devices of all hosts.
+        host: name of this host; empty for what the kernel says.
 
     Raises:
         DeviceError: this process may not use some core, or the host does not tell its memory.
@@ -47,11 +52,11 @@ def discover_cpu(
         total, free = min(total, memory_bytes), min(free, memory_bytes)
     name = cpu_name(root)
     return Device(
-        id=CPU_DEVICE_ID,
+        id=device_id,
         kind=DeviceKind.CPU,
         hardware=hardware_key(name, len(usable)),
         name=name,
-        host=platform.node(),
+        host=host or platform.node(),
         memory_bytes=Bytes(total),
         free_bytes=Bytes(free),
         cores=usable,
@@ -59,6 +64,11 @@ def discover_cpu(
         driver=platform.release(),
         core_nodes=core_nodes(usable, root),
     )
+
+
+def cpu_device_id(host: str) -> str:
+    """Return the id of the CPU of a host that joined another host's control plane."""
+    return f"{CPU_DEVICE_ID}-{host}"
 
 
 def core_nodes(cores: Sequence[int], root: Path = Path("/")) -> tuple[tuple[int, ...], ...]:

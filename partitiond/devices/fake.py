@@ -7,6 +7,7 @@ from partitiond.core.errors import DeviceError, SpecError
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.units import GIB, Bytes
+from partitiond.devices.cpu import CPU_DEVICE_ID
 
 FAKE_HOST = "fake-host"
 
@@ -44,10 +45,16 @@ def fake_gpus(
     )
 
 
-def fake_cpu(cores: int = 2, memory_bytes: int = 24 * GIB, *, host: str = FAKE_HOST) -> Device:
+def fake_cpu(
+    cores: int = 2,
+    memory_bytes: int = 24 * GIB,
+    *,
+    host: str = FAKE_HOST,
+    device_id: str = CPU_DEVICE_ID,
+) -> Device:
     """Return a CPU device with this many cores, all free."""
     return Device(
-        id="cpu",
+        id=device_id,
         kind=DeviceKind.CPU,
         hardware=f"cpu-fake-{cores}c",
         name="fake CPU",

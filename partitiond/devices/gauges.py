@@ -30,6 +30,7 @@ class HostGauges:
     Args:
         nvml: read NVIDIA GPUs.
         cpu: read the CPU.
+        cpu_id: id of the CPU device.
         root: folder of `proc` and `sys`, for tests of foreign hosts.
         clock: monotonic time in seconds.
         gpu_seconds: deadline for reading all GPUs.
@@ -40,6 +41,7 @@ class HostGauges:
         *,
         nvml: bool = True,
         cpu: bool = True,
+        cpu_id: str = CPU_DEVICE_ID,
         root: Path = Path("/"),
         clock: Callable[[], float] = time.monotonic,
         gpu_seconds: float = GPU_SECONDS,
@@ -47,6 +49,7 @@ class HostGauges:
         self._looks = DeadlineCalls(gpu_seconds)
         self._nvml = nvml
         self._clock = clock
+        self._cpu_id = cpu_id
         self._lock = threading.Lock()
         self._cpu = _CpuGauge(root, clock) if cpu else None
 
@@ -55,7 +58,7 @@ class HostGauges:
         with self._lock:
             found = self._gpus() if self._nvml else {}
             if self._cpu is not None:
-                found[CPU_DEVICE_ID] = self._cpu.read()
+                found[self._cpu_id] = self._cpu.read()
             return found
 
     def _gpus(self) -> dict[str, DeviceReading]:

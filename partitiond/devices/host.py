@@ -10,7 +10,7 @@ from partitiond.core.errors import NotFoundError, SilentError
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device, SharingMode, short_device
 from partitiond.core.mig.geometry import Place
-from partitiond.devices.cpu import discover_cpu
+from partitiond.devices.cpu import CPU_DEVICE_ID, discover_cpu
 from partitiond.devices.gpus.details import details_of
 from partitiond.devices.gpus.discovery import GpuDiscovery, GpuSnapshot
 from partitiond.devices.gpus.mig import MigChanges
@@ -41,6 +41,8 @@ class HostDevices:
         own_instances: returns the places of our GPU instances on the GPU with a UUID; instances
             made by others stay where they are.
         looks: makes the NVML calls, each with a deadline; None uses the default deadline.
+        cpu_id: id of the CPU device, unique among the devices of all hosts.
+        host: name of this host; empty for what the kernel says.
 
     Raises:
         DeviceError: the simulated host's NVML library cannot be loaded.
@@ -62,6 +64,8 @@ class HostDevices:
         mps_installed: Callable[[], bool] = lambda: True,
         own_instances: Callable[[str], Collection[Place]] | None = None,
         looks: DeadlineCalls | None = None,
+        cpu_id: str = CPU_DEVICE_ID,
+        host: str = "",
     ) -> None:
         self.looks = looks or DeadlineCalls()
         self._cpu_cores = tuple(cpu_cores) if cpu_cores is not None else None
@@ -70,6 +74,8 @@ class HostDevices:
         self._mps_installed = mps_installed
         self._nvml = nvml
         self._cpu = cpu
+        self._cpu_id = cpu_id
+        self._host = host
         if simulated_host is not None and nvml:
             use_library(simulated_host / SIMULATED_NVML)
         self._xids = XidWatch()
@@ -82,6 +88,7 @@ class HostDevices:
             xids=self._xids.xids,
             own_instances=own_instances,
             looks=self.looks,
+            host=host,
         )
         self._lock = threading.Lock()
 
@@ -134,7 +141,9 @@ class HostDevices:
         self._xids.close()
 
     def _host_cpu(self) -> Device:
-        return discover_cpu(self._cpu_cores, self._cpu_memory_bytes)
+        return discover_cpu(
+            self._cpu_cores, self._cpu_memory_bytes, device_id=self._cpu_id, host=self._host
+        )
 
     def _seen(self, cores: Sequence[int]) -> tuple[GpuSnapshot, ...]:
         if not self._nvml:

@@ -1,5 +1,6 @@
 """All devices of this host are discovered together."""
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.units import GIB
+from partitiond.devices.cpu import cpu_device_id
+from partitiond.devices.gauges import HostGauges
 from partitiond.devices.host import HostDevices
 from partitiond.devices.nvml import library_in_use
 from partitiond.simulated.gpus.host import SimulatedHost
@@ -77,3 +80,17 @@ def test_only_processes_that_are_not_ours_are_foreign(host: SimulatedHost) -> No
     devices = HostDevices(simulated_host=host.folder, own_pids=lambda: {ours})
     first = devices.discover()[0]
     assert [process.pid for process in first.foreign] == [theirs]
+
+
+def test_the_devices_of_a_host_that_joined_are_told_apart_from_those_of_any_other(
+    host: SimulatedHost,
+) -> None:
+    joined = HostDevices(
+        simulated_host=host.folder, cpu_id=cpu_device_id("gpu-1"), host="gpu-1"
+    ).discover()
+    assert [device.id for device in joined] == [*host.uuids(), "cpu-gpu-1"]
+    assert {device.host for device in joined} == {"gpu-1"}
+    here = HostDevices(nvml=False).discover()[0]
+    assert (here.id, here.host) == ("cpu", platform.node())
+    readings = HostGauges(nvml=False, cpu_id="cpu-gpu-1").read()
+    assert list(readings) == ["cpu-gpu-1"]

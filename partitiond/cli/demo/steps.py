@@ -15,6 +15,7 @@ from partitiond.cli.setup.engine import chosen_variant, find_engine, install_eng
 from partitiond.cli.waiting import wait_for_job, wait_for_plan
 from partitiond.controller.profiles.targets import speaks_for
 from partitiond.core.errors import ConflictError, EngineUnavailableError, PartitiondError
+from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.spec import ModelSpec, Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Plan
@@ -125,7 +126,7 @@ def _forget(client: "ControlClient") -> None:
 
 def _ask(client: "ControlClient", name: str) -> Job:
     """Queue a profile job; on the CPU, with a core and memory that leave room for the other."""
-    cpu = next((device for device in client.devices() if device.id == "cpu"), None)
+    cpu = next((device for device in client.devices() if device.kind is DeviceKind.CPU), None)
     if cpu is None:
         return client.profile(name, ProfileOptions())
     memory = min(MODEL_BYTES, int(cpu.memory_bytes * MODEL_SHARE))

@@ -194,7 +194,8 @@ class Device:
     """One device of one host, as observed or as described in a fleet file.
 
     Attributes:
-        id: stable and unique: GPU UUID, "cpu", or the fleet file's "a100-80gb-3".
+        id: stable and unique over all hosts: GPU UUID, "cpu" ("cpu-HOST" on a host that joined
+            another), or the fleet file's "a100-80gb-3".
         kind: gpu or cpu.
         hardware: catalog key ("a100-80gb"), or for a CPU a key made of its model and cores;
             profiles are valid for one hardware key.

@@ -88,6 +88,7 @@ class GpuDiscovery:
         own_instances: returns the places of our GPU instances on the GPU with a UUID; if None, only
             instances in use by foreign processes count as foreign.
         looks: makes the calls with deadlines; calls about one GPU run in a thread of that GPU.
+        host: name of this host; empty for what the kernel says.
 
     Attributes:
         unseen: why GPUs may be missing from the last discovery: the driver was silent before it had
@@ -104,8 +105,10 @@ class GpuDiscovery:
         xids: Callable[[str], Sequence[XidEvent]] = lambda _: (),
         own_instances: Callable[[str], Collection[Place]] | None = None,
         looks: DeadlineCalls | None = None,
+        host: str = "",
     ) -> None:
         self._looks = looks or DeadlineCalls()
+        self._host = host or platform.node()
         self._uuids: dict[int, str] = {}
         self.unseen = ""
         self._own_pids = own_pids
@@ -250,7 +253,7 @@ class GpuDiscovery:
             kind=DeviceKind.GPU,
             hardware=key,
             name=name,
-            host=platform.node(),
+            host=self._host,
             memory_bytes=Bytes(memory.total_bytes),
             free_bytes=Bytes(
                 max(0, memory.total_bytes - memory.reserved_bytes - split.foreign_bytes)
