@@ -222,7 +222,7 @@ def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
         accept=_accept,
         group_warning=functools.partial(group_warning, _engine_user(settings)),
         engine_problem=finder.problem,
-        engine_version=finder.version,
+        engine_version=lambda _host: finder.version(),
         cpu_speed=cpu_speed,
         partitions=host.partitions,
         gauges=HostGauges(nvml=settings.gpu.enabled, cpu=settings.cpu.enabled),

@@ -23,7 +23,13 @@ from partitiond.controller.plans.planning import PlanMaker, PlanOptions, Solve
 from partitiond.controller.plans.use_cases import Plans
 from partitiond.controller.profiles.catalog import ProfileCatalog
 from partitiond.controller.profiles.cpu_figures import CpuSpeed
-from partitiond.controller.profiles.job_room import JobHost, Lent, host_bytes_left, turn_of
+from partitiond.controller.profiles.job_room import (
+    JobHost,
+    Lent,
+    busy_cores,
+    host_bytes_left,
+    turn_of,
+)
 from partitiond.controller.profiles.jobs import JobQueue
 from partitiond.controller.profiles.profiling import ProfileWork, ProfilingOptions
 from partitiond.controller.runtime.cordons import MARK as CORDON
@@ -40,6 +46,7 @@ from partitiond.controller.views.overview import OverviewUseCases, Sources
 from partitiond.controller.views.records import PlacedView, placed_views
 from partitiond.core.drift.options import DriftOptions
 from partitiond.core.errors import EngineUnavailableError
+from partitiond.core.hardware.hosts import memory_by_host
 from partitiond.core.keys.usage import ReplicaShare
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
@@ -84,7 +91,8 @@ class Adapters:
         group_warning: returns why engines of an isolation group do not run as its user here; empty
             if they do.
         engine_problem: returns why no engine of the kind "vllm" can start, or None; may do I/O.
-        engine_version: of that engine; empty while it is not known. Does no I/O.
+        engine_version: of that engine, by host; empty while it is not known. Does no I/O.
+        host_memory: memory for engines, by name of those hosts that tell it. Does no I/O.
         cpu_speed: measures what the host's CPU reaches, for estimates; None assumes it.
         partitions: what devices are cut into; None if nothing writes to devices.
         gauges: what devices report of themselves now; None if nothing reads them.
@@ -101,7 +109,8 @@ class Adapters:
     accept: Callable[[ModelSpec], None] = lambda _: None
     group_warning: Callable[[str], str] = lambda _: ""
     engine_problem: Callable[[], EngineUnavailableError | None] = lambda: None
-    engine_version: Callable[[], str] = str
+    engine_version: Callable[[str], str] = lambda _: ""
+    host_memory: Callable[[], Mapping[str, int]] = dict
     cpu_speed: CpuSpeed | None = None
     partitions: PartitionControl | None = None
     gauges: DeviceGauges | None = None
@@ -285,13 +294,17 @@ class Parts:
         watch, controller, profiling = self.devices, self.controller, self._options.profiling
         live = {engine.name: engine.placement for engine in controller.engines if engine.live}
         placed = {p.replica_id: p for p in controller.desired} | live
-        stated = self._options.planning.host_memory_bytes
+        stated = memory_by_host(
+            watch.devices, self._options.planning.host_memory_bytes, self._given.host_memory()
+        )
+        handles = [engine.handle for engine in controller.engines if engine.live]
+        launches = [handle.launch for handle in handles if handle is not None]
         records = self._given.store.models() if queue else ()
         host = JobHost(
             devices=watch.devices,
             room=dict(room_on(watch.devices, controller.plan, watch.problem)),
             held=controller.held(),
-            busy_cores=self._busy_cores(),
+            busy_cores=busy_cores(launches, watch.devices),
             host_bytes=host_bytes_left(watch.devices, stated, placed.values()),
             slots=Slots(profiling.jobs_at_once, profiling.jobs_on_host),
             groups={r.spec.name: r.spec.isolation_group for r in records if r.spec.isolation_group},
@@ -301,11 +314,6 @@ class Parts:
     def _hardware_of(self, device_id: str) -> str:
         device = self.devices.find(device_id)
         return device.hardware if device is not None else ""
-
-    def _busy_cores(self) -> frozenset[int]:
-        """Return the host cores of engines that run."""
-        handles = [engine.handle for engine in self.controller.engines if engine.live]
-        return frozenset(core for h in handles if h is not None for core in h.launch.cores)
 
     def _make_devices(self) -> DeviceWatch:
         given, policy = self._given, self._options.policy
@@ -471,6 +479,7 @@ class Parts:
             effective=self.scaling.effective,
             stale=self.shelf.staleness.reasons,
             architecture_of=given.resolver.architecture,
+            host_memory=given.host_memory,
         )
         return Plans(
             store=given.store,

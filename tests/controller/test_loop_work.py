@@ -379,7 +379,7 @@ def test_what_is_stale_is_compared_again_once_anything_has_changed() -> None:
     known = staleness.Staleness(
         spec_of=spec,
         fetched_revision=lambda _: revision[0],
-        engine_version=lambda: version[0],
+        engine_version=lambda _: version[0],
         devices=tuple,
     )
     made = profile.provenance

@@ -89,7 +89,7 @@ def test_the_room_of_a_model_at_zero_is_free_for_others() -> None:
     device = cpu()
     gone = [Sleeper(placement("a-1"), STOPPED)]
     assert devices_beside([device], gone) == (device,)
-    assert host_memory([device], gone, None) == ()
+    assert host_memory([device], gone, {}) == ()
     assert devices_beside([device], [Sleeper(placement("a-1"), 1)]) != (device,)
 
 

@@ -92,8 +92,8 @@ JOBS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _SLOTS,
-                "    if len(running) >= slots.per_host:\n",
-                "    if len(running) > slots.per_host:\n",
+                "if jobs[host] >= slots.per_host",
+                "if jobs[host] > slots.per_host",
             ),
             (
                 _SLOTS,
@@ -181,7 +181,7 @@ JOBS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _JOB_ROOM,
-                "            return self._host_memory(running) or lease\n",
+                "            return self._host_memory(device.host, running) or lease\n",
                 "            return lease\n",
             ),
             (
@@ -264,8 +264,8 @@ JOBS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _LOOP,
-                "lent = [core for lease in self._callbacks.lent() for core in lease.cores]",
-                "lent: list[int] = []",
+                "lent=lent_there(device, devices, self._callbacks.lent()),",
+                "lent=(),",
             ),
         ),
     ),

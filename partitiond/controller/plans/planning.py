@@ -24,6 +24,7 @@ from partitiond.controller.runtime.expectations import stakes_of
 from partitiond.controller.runtime.start_times import StartTimes
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
 from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.hosts import ids_elsewhere, memory_by_host
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
@@ -73,7 +74,7 @@ class PlanOptions:
     """How plans are made, from the settings.
 
     Attributes:
-        host_memory_bytes: memory of this host for engines, if no CPU device says it; None for no
+        host_memory_bytes: memory of a host for engines, if no CPU device says it; None for no
             limit.
     """
 
@@ -146,11 +147,9 @@ def planning_devices(
     Args:
         devices: as observed.
         engines: live engines with the peak memory of their processes in bytes. Processes of engines
-            on GPUs take host memory, too. Nothing has to be added to a GPU: what its driver sees
-            our engines hold is not missing from its free memory.
+            on GPUs take memory of their host, too. Nothing has to be added to a GPU: what its
+            driver sees our engines hold is not missing from its free memory.
     """
-    in_processes = sum(used for _, used in engines)
-
     running = collections.Counter(engine.placement.device_id for engine, _ in engines)
 
     def with_own(device: Device) -> Device:
@@ -159,6 +158,8 @@ def planning_devices(
             device = dataclasses.replace(device, cordoned=False, max_replicas=most)
         if device.kind is DeviceKind.GPU:
             return device
+        away = ids_elsewhere(device.host, devices)
+        in_processes = sum(used for one, used in engines if one.placement.device_id not in away)
         free = min(device.memory_bytes, device.free_bytes + in_processes)
         return dataclasses.replace(device, free_bytes=Bytes(free))
 
@@ -176,6 +177,7 @@ class PlanMaker:
             with the margins of a transferred one.
         architecture_of: of a model, for estimates on devices that are only asked about and for
             profiles of MPS shares and MIG slices; None leaves those without candidates.
+        host_memory: returns the memory for engines by name of those hosts that tell it.
     """
 
     def __init__(
@@ -189,7 +191,9 @@ class PlanMaker:
         effective: Callable[[ModelSpec], ModelSpec],
         stale: Callable[[Profile], tuple[str, ...]] = lambda _: (),
         architecture_of: ArchitectureOf | None = None,
+        host_memory: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
+        self._host_memory = host_memory
         self._stale = stale
         self._corrections = corrections
         self._effective = effective
@@ -420,7 +424,10 @@ class PlanMaker:
         *,
         may_search: bool,
     ) -> PlanRequest:
-        told = host_memory(situation.devices, situation.sleepers, self._options.host_memory_bytes)
+        stated = memory_by_host(
+            situation.devices, self._options.host_memory_bytes, self._host_memory()
+        )
+        told = host_memory(situation.devices, situation.sleepers, stated)
         return PlanRequest(
             devices=situation.free_devices,
             models=models,

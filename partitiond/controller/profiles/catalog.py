@@ -19,7 +19,8 @@ class ProfileCatalog:
     """Reads and keeps profiles, and knows which are stale.
 
     Args:
-        engine_version: of the installed engine; empty if there is none or it is not known yet.
+        engine_version: returns that of the installed engine by host; empty if there is none or it
+            is not known yet.
         placements: of plans that are applied or may yet be.
         changed: called when a plan may use another profile from now on.
 
@@ -34,7 +35,7 @@ class ProfileCatalog:
         journal: Journal,
         devices: DeviceWatch,
         files: ModelFiles,
-        engine_version: Callable[[], str],
+        engine_version: Callable[[str], str],
         placements: Callable[[], Iterable[Placement]],
         changed: Callable[[], None],
     ) -> None:

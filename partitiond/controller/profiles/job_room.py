@@ -1,4 +1,4 @@
-"""Finds the devices that a job may take, and the room of the host while jobs measure. Pure.
+"""Finds the devices that a job may take, and the room of the hosts while jobs measure. Pure.
 
 A job that names a device, if there are others like it, runs only on that device. Any other job runs
 on whichever device of the same hardware has room: a profile speaks for the hardware.
@@ -6,14 +6,18 @@ on whichever device of the same hardware has room: a profile speaks for the hard
 
 import collections
 import dataclasses
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from partitiond.controller.runtime.watching import engine_bytes
+from partitiond.core.hardware.hosts import hosts_of, ids_elsewhere
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import Partition
+from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.jobs import Job
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.replica.job_slots import MeasuringJob, Slots, Turn, WaitingJob, next_job
 from partitiond.core.replica.leases import (
     LEAST_HOST_CORES,
@@ -49,14 +53,15 @@ Lent = tuple[Job, Lease]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JobHost:
-    """The host as jobs find it at one moment.
+    """The hosts as jobs find them at one moment.
 
     Attributes:
         devices: as last seen.
         room: memory for engines by device, in bytes.
         held: (name, partition) of all holders, except jobs.
-        busy_cores: host cores of engines that run, except those of jobs.
-        host_bytes: host memory for engines on GPUs that none of them takes; None if not known.
+        busy_cores: by host, the cores of engines that run, except those of jobs.
+        host_bytes: by host, the memory for engines on GPUs that none of them takes; of some hosts
+            it is not known.
         slots: how many jobs may run.
         groups: isolation group by model, of models with one.
     """
@@ -64,8 +69,8 @@ class JobHost:
     devices: tuple[Device, ...]
     room: Mapping[str, int | Unknown]
     held: Held
-    busy_cores: Collection[int] = ()
-    host_bytes: int | None = None
+    busy_cores: Mapping[str, Collection[int]] = dataclasses.field(default_factory=dict)
+    host_bytes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     slots: Slots = dataclasses.field(default_factory=Slots)
     groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -87,8 +92,8 @@ def turn_of(
         held_back: returns why a job may not begin yet on any device; empty if it may.
     """
     alike = DeviceMatcher(host.devices)
-    cpus = tuple(d.id for d in host.devices if d.kind is DeviceKind.CPU)
-    every = tuple(device.id for device in host.devices)
+    host_of = {device.id: device.host for device in host.devices}
+    also = _Together(host.devices)
     waiting = []
     for job in queue:
         problem = _unreadable(job)
@@ -104,8 +109,7 @@ def turn_of(
                 needs=wish_of_job(job, host.groups.get(job.subject, "")),
                 devices=devices,
                 first=job.device_id,
-                # Cores of the CPU device are host cores of the GPUs, too.
-                also=every if set(devices) & set(cpus) else cpus,
+                also=also(devices),
                 held_back=held_back(job),
                 passed=passed.get(job.id, 0),
             )
@@ -113,7 +117,31 @@ def turn_of(
     measuring = [
         MeasuringJob(job.id, alike.work(job), lease.partition.device_id) for job, lease in running
     ]
-    return next_job(waiting, measuring, host.slots, _Room(host, running))
+    return next_job(waiting, measuring, host.slots, _Room(host, running), host_of)
+
+
+class _Together:
+    """Knows the devices whose jobs take from what a job on some devices needs.
+
+    Cores of a CPU device are host cores of the GPUs of its host, too.
+    """
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self._on_host = grouped(devices, lambda device: device.host)
+        self._device = {device.id: device for device in devices}
+        self._known: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def __call__(self, ids: tuple[str, ...]) -> tuple[str, ...]:
+        if ids not in self._known:
+            own = [self._device[one] for one in ids if one in self._device]
+            on_cpu = {device.host for device in own if device.kind is DeviceKind.CPU}
+            self._known[ids] = tuple(
+                device.id
+                for host in hosts_of(own)
+                for device in self._on_host[host]
+                if host in on_cpu or device.kind is DeviceKind.CPU
+            )
+        return self._known[ids]
 
 
 def _unreadable(job: Job) -> str:
@@ -156,26 +184,48 @@ class DeviceMatcher:
         return job.kind, job.subject, where, what
 
 
+def busy_cores(
+    launches: Iterable[EngineLaunch], devices: Sequence[Device]
+) -> dict[str, frozenset[int]]:
+    """Return the host cores of these engines, by host."""
+    launches = tuple(launches)
+    found = {}
+    for host in hosts_of(devices):
+        away = ids_elsewhere(host, devices)
+        own = (launch.cores for launch in launches if launch.device_id not in away)
+        found[host] = frozenset(itertools.chain.from_iterable(own))
+    return found
+
+
 def host_bytes_left(
-    devices: Sequence[Device], stated: int | None, placements: Iterable[Placement]
-) -> int | None:
-    """Return the host memory for engines on GPUs that no placement takes; None if not known.
+    devices: Sequence[Device], stated: Mapping[str, int], placements: Iterable[Placement]
+) -> dict[str, int]:
+    """Return by host, where it is known, the memory for engines on GPUs that no placement takes.
 
     Args:
-        devices: of this host; a CPU device among them says how much there is.
-        stated: how much there is, if no CPU device says it.
+        devices: of all hosts; a CPU device says how much its host has.
+        stated: how much a host has, if no CPU device says it.
         placements: those that run or are to run.
     """
-    cpu = next((device for device in devices if device.kind is DeviceKind.CPU), None)
-    total = stated if cpu is None else engine_bytes(cpu)
-    if total is None:
-        return None
-    return total - sum(
-        p.partition.memory_bytes
-        if cpu is not None and p.device_id == cpu.id
-        else p.candidate.host_memory_bytes
-        for p in placements
-    )
+    placements = tuple(placements)
+    cpus = {device.id: device for device in devices if device.kind is DeviceKind.CPU}
+    totals = dict(stated) | {cpu.host: engine_bytes(cpu) for cpu in cpus.values()}
+    return {
+        host: totals[host]
+        - sum(
+            p.partition.memory_bytes if p.device_id in cpus else p.candidate.host_memory_bytes
+            for p in _on_host(host, devices, placements)
+        )
+        for host in hosts_of(devices)
+        if host in totals
+    }
+
+
+def _on_host(
+    host: str, devices: Sequence[Device], placements: Iterable[Placement]
+) -> Iterator[Placement]:
+    away = ids_elsewhere(host, devices)
+    return (p for p in placements if p.device_id not in away)
 
 
 def same_request(one: Job, other: Job) -> bool:
@@ -192,7 +242,7 @@ def same_request(one: Job, other: Job) -> bool:
 
 
 class _Room:
-    """Implements `core.replica.job_slots.JobRoom` for a host at one moment; it memoises its
+    """Implements `core.replica.job_slots.JobRoom` for the hosts at one moment; it memoises its
     answers."""
 
     def __init__(self, host: JobHost, running: Sequence[Lent]) -> None:
@@ -200,9 +250,10 @@ class _Room:
         self._devices = {device.id: device for device in host.devices}
         # Counted once: many GPUs are near the same cores, and each is asked about for each job.
         self._gpus_near = collections.Counter(
-            device.cores for device in host.devices if device.kind is DeviceKind.GPU
+            (device.host, device.cores) for device in host.devices if device.kind is DeviceKind.GPU
         )
         self._running = running
+        self._away = {name: ids_elsewhere(name, host.devices) for name in hosts_of(host.devices)}
         self._held: dict[str, list[tuple[str, Partition]]] = collections.defaultdict(list)
         for holder in host.held:
             self._held[holder[1].device_id].append(holder)
@@ -232,6 +283,8 @@ class _Room:
         if device is None or room is None or isinstance(room, Unknown):
             reason = room.reason if isinstance(room, Unknown) else "it is not there"
             return LeaseDenied(f"waits for the device {device_id}: {reason}")
+        away = self._away[device.host]
+        running = [(job, lent) for job, lent in running if lent.partition.device_id not in away]
         here = [(job.id, lent.partition) for job, lent in running]
         on_cpu = device.kind is DeviceKind.CPU
         lease = lease_for(
@@ -239,7 +292,7 @@ class _Room:
             wish,
             room_bytes=room - (self._host_bytes_on_gpus(running) if on_cpu else 0),
             held=[*self._held[device_id], *here],
-            busy_cores=self._host.busy_cores,
+            busy_cores=self._host.busy_cores.get(device.host, ()),
             lent_cores={
                 core: job.id
                 for job, lent in running
@@ -249,15 +302,16 @@ class _Room:
             most_cores=self._most_cores(device),
         )
         if isinstance(lease, Lease) and not on_cpu and running:
-            return self._host_memory(running) or lease
+            return self._host_memory(device.host, running) or lease
         return lease
 
-    def _host_memory(self, running: Sequence[Lent]) -> LeaseDenied | None:
+    def _host_memory(self, host: str, running: Sequence[Lent]) -> LeaseDenied | None:
         """Why a job on a GPU waits for host memory beside other jobs; None if there is room."""
-        if self._host.host_bytes is None:
+        total = self._host.host_bytes.get(host)
+        if total is None:
             return None
         on_cpu = sum(lent.memory_bytes for _, lent in running if self._on_cpu(lent))
-        left = self._host.host_bytes - on_cpu - self._host_bytes_on_gpus(running)
+        left = total - on_cpu - self._host_bytes_on_gpus(running)
         if left >= ENGINE_HOST_BYTES:
             return None
         return LeaseDenied(
@@ -279,6 +333,10 @@ class _Room:
         They are each slot's part of the cores that the GPU shares with others, and at least two.
         """
         near = set(device.cores)
-        sharing = sum(gpus for cores, gpus in self._gpus_near.items() if not near.isdisjoint(cores))
+        sharing = sum(
+            gpus
+            for (host, cores), gpus in self._gpus_near.items()
+            if host == device.host and not near.isdisjoint(cores)
+        )
         slots = max(1, sharing) * self._host.slots.per_device
         return max(LEAST_HOST_CORES, len(device.cores) // slots)

@@ -1,9 +1,10 @@
 """Turns a placement into the launch of its engine. Pure."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
+from partitiond.core.hardware.hosts import ids_elsewhere
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import CpuCores, MpsShare
 from partitiond.core.model.resolved import ResolvedModel
@@ -11,6 +12,7 @@ from partitiond.core.model.spec import EngineOptions, ModelSpec
 from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.engine import EngineLaunch
+from partitiond.core.replica.leases import Lease
 
 MAX_NAMES: Final = 1000
 """More engines than this of one replica at a time would be a defect, not a plan."""
@@ -71,8 +73,8 @@ def cores_for(
     Args:
         placement: from the plan.
         device: the device the placement is on.
-        others: launches of the engines that run now.
-        lent: cores of the engines of profile jobs.
+        others: launches of the engines that run now on the device's host.
+        lent: cores of that host that profile jobs have.
     """
     if isinstance(placement.partition, CpuCores):
         return placement.partition.cores
@@ -85,6 +87,23 @@ def cores_for(
     nodes = [node for node in device.core_nodes if len(node) >= wanted]
     choices = [*(least_used(node) for node in nodes), least_used(device.cores)]
     return tuple(sorted(min(choices, key=lambda cores: sorted(uses[core] for core in cores)[::-1])))
+
+
+def on_same_host(
+    device: Device, devices: Sequence[Device], launches: Iterable[EngineLaunch]
+) -> tuple[EngineLaunch, ...]:
+    """Return the launches whose engines use host cores of this device's host, or may do so."""
+    away = ids_elsewhere(device.host, devices)
+    return tuple(launch for launch in launches if launch.device_id not in away)
+
+
+def lent_there(
+    device: Device, devices: Sequence[Device], leases: Iterable[Lease]
+) -> tuple[int, ...]:
+    """Return the cores of this device's host that are lent to profile jobs."""
+    away = ids_elsewhere(device.host, devices)
+    own = (lease for lease in leases if lease.partition.device_id not in away)
+    return tuple(core for lease in own for core in lease.cores)
 
 
 def _extra_env(placement: Placement) -> tuple[tuple[str, str], ...]:
@@ -109,8 +128,9 @@ def launch_for(
         model: files and spec of the form that the placement runs (`form_of`).
         device: the device the placement is on.
         name: unique among running engines.
-        others: launches of the engines that run now, for the choice of host cores on a GPU.
-        lent: cores of the engines of profile jobs, for the same.
+        others: launches of the engines that run now on the device's host, for the choice of host
+            cores on a GPU.
+        lent: cores of that host that profile jobs have, for the same.
     """
     spec, candidate = model.spec, placement.candidate
     return EngineLaunch(
@@ -137,4 +157,5 @@ def launch_for(
         sleep_mode=spec.engine.sleep_mode,
         partition=placement.partition,
         isolation_group=spec.isolation_group,
+        host=device.host,
     )

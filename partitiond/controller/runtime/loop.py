@@ -24,7 +24,14 @@ from partitiond.controller.runtime.engine_matching import (
 from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.expectations import Expectations
 from partitiond.controller.runtime.faults import FaultWatch
-from partitiond.controller.runtime.launches import engine_name, form_of, launch_for, lists_form
+from partitiond.controller.runtime.launches import (
+    engine_name,
+    form_of,
+    launch_for,
+    lent_there,
+    lists_form,
+    on_same_host,
+)
 from partitiond.controller.runtime.memory_watch import MemoryWatch
 from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.routes import KeyRoutes, RoutePolicy, routing_from
@@ -503,10 +510,19 @@ class Controller:
         old = [e for e in self.engines if is_record_of(e, placement)]
         self.engines = [engine for engine in self.engines if engine not in old]
         engine = self._engine(name, placement, old)
-        others = [e.launch for e in self.engines if e.live and e.launch is not None]
+        live = [e.launch for e in self.engines if e.live and e.launch is not None]
         self.engines.append(engine)
-        lent = [core for lease in self._callbacks.lent() for core in lease.cores]
-        engine.begin(launch_for(placement, model, device, name=name, others=others, lent=lent))
+        devices = self._devices.devices
+        engine.begin(
+            launch_for(
+                placement,
+                model,
+                device,
+                name=name,
+                others=on_same_host(device, devices, live),
+                lent=lent_there(device, devices, self._callbacks.lent()),
+            )
+        )
         self._starts[placement.replica_id] = engine.starts
 
     def _engine(self, name: str, placement: Placement, old: Sequence[Engine] = ()) -> Engine:

@@ -63,6 +63,8 @@ class EngineLaunch:
     whole of its device, as it is."""
     isolation_group: str = ""
     """The model's isolation group: decides as which system user the engine runs."""
+    host: str = ""
+    """Host of its device, on which it runs; empty for this one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,6 +90,11 @@ class EngineHandle:
     run_dir: str
     unread: str = ""
     named: bool = True
+
+    @property
+    def host(self) -> str:
+        """Host on which it runs; empty for this one."""
+        return self.launch.host
 
     @property
     def generation(self) -> str:

@@ -18,8 +18,10 @@ side by side. The rules, in the order in which they are applied:
 import collections
 import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, Generic, Protocol, TypeVar
 
+_ONE_HOST: Final[Mapping[str, str]] = MappingProxyType({})
 L = TypeVar("L")
 L_co = TypeVar("L_co", covariant=True)
 
@@ -34,7 +36,7 @@ class Slots:
 
     Attributes:
         per_device: on one device.
-        per_host: on all of them together.
+        per_host: on all devices of one host together.
     """
 
     per_device: int = 1
@@ -122,6 +124,7 @@ def next_job(
     running: Sequence[MeasuringJob],
     slots: Slots,
     room: JobRoom[L],
+    host_of: Mapping[str, str] = _ONE_HOST,
 ) -> Turn[L]:
     """Return the next job that begins, if any; call again after each job that began.
 
@@ -130,12 +133,16 @@ def next_job(
         running: jobs that run.
         slots: limits on running jobs.
         room: free room now.
+        host_of: hosts by device. A job on a device that is not listed counts on every host.
     """
     waits: dict[str, str] = {}
-    if len(running) >= slots.per_host:
+    hosts = set(host_of.values()) or {""}
+    jobs = {h: sum(host_of.get(one.device_id, h) == h for one in running) for h in hosts}
+    busy = frozenset(host for host in hosts if jobs[host] >= slots.per_host)
+    if busy == hosts:
         every = _either([job.id for job in running])
         return Turn(None, None, {job.id: job.held_back or every for job in queue})
-    search = _Search(running, slots, room)
+    search = _Search(running, slots, room, {d: h for d, h in host_of.items() if h in busy})
     passed: list[tuple[str, frozenset[str]]] = []
     for job in queue:
         found = search.place(job)
@@ -153,10 +160,17 @@ def next_job(
 class _Search(Generic[L]):
     """Search for places for a queue's jobs; local to one call, so everything else stays pure."""
 
-    def __init__(self, running: Sequence[MeasuringJob], slots: Slots, room: JobRoom[L]) -> None:
+    def __init__(
+        self,
+        running: Sequence[MeasuringJob],
+        slots: Slots,
+        room: JobRoom[L],
+        busy_hosts: Mapping[str, str],
+    ) -> None:
         self._running = running
         self._slots = slots
         self._room = room
+        self._busy_hosts = busy_hosts  # by device, of those whose host takes no further job
         self._jobs = collections.Counter(job.device_id for job in running)
         self._barred: dict[str, str] = {}
         self._known: dict[Hashable, _Found[L] | _Waits] = {}
@@ -180,10 +194,11 @@ class _Search(Generic[L]):
         return self._known[key]
 
     def _look(self, job: WaitingJob) -> _Found[L] | _Waits:
+        closed = {*self._barred, *self._busy_hosts}
         open_ones = [
             device_id
             for device_id in job.devices
-            if self._jobs[device_id] < self._slots.per_device and device_id not in self._barred
+            if self._jobs[device_id] < self._slots.per_device and device_id not in closed
         ]
         open_ones.sort(key=lambda device_id: (device_id != job.first, self._jobs[device_id]))
         reasons = []
@@ -209,6 +224,12 @@ class _Search(Generic[L]):
             one.id
             for one in self._running
             if one.device_id in job.devices and self._jobs[one.device_id] >= self._slots.per_device
+        ]
+        busy = {self._busy_hosts[one] for one in job.devices if one in self._busy_hosts}
+        full += [
+            one.id
+            for one in self._running
+            if self._busy_hosts.get(one.device_id) in busy and one.id not in full
         ]
         if full:
             more = f", or {reasons[0].removeprefix('waits ')}" if reasons else ""

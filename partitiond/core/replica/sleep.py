@@ -144,22 +144,21 @@ def devices_beside(devices: Sequence[Device], here: Collection[Sleeper]) -> tupl
 
 
 def host_memory(
-    devices: Sequence[Device], here: Collection[Sleeper], told_bytes: int | None
+    devices: Sequence[Device], here: Collection[Sleeper], told_bytes: Mapping[str, int]
 ) -> tuple[tuple[str, int], ...]:
     """Return the memory for engines awake, by host, for hosts without a CPU device that reports it.
 
     Args:
-        told_bytes: memory that a host has for engines, including sleeping ones; None: no limit.
+        told_bytes: memory that each host has for engines, including sleeping ones; no limit on a
+            host that is not listed.
     """
-    if told_bytes is None:
-        return ()
     with_cpu = {device.host for device in devices if device.kind is DeviceKind.CPU}
     found = []
-    for host in sorted({device.host for device in devices} - with_cpu):
+    for host in sorted(({device.host for device in devices} - with_cpu) & told_bytes.keys()):
         on_host = {device.id for device in devices if device.host == host}
         asleep = [s for s in here if s.placement.device_id in on_host]
         held_there = sum(host_bytes(s.placement, s.level) for s in asleep)
-        found.append((host, max(0, told_bytes - held_there)))
+        found.append((host, max(0, told_bytes[host] - held_there)))
     return tuple(found)
 
 

@@ -220,12 +220,15 @@ def engine(of: Placement) -> Engine:
 def test_what_our_own_engines_use_is_free_to_plan_with() -> None:
     host = dataclasses.replace(cpu(), free_bytes=Bytes(2 * GIB))
     (gpu,) = fake_gpus("l4-24gb")
-    gpu = dataclasses.replace(gpu, free_bytes=Bytes(12 * GIB))  # its driver tells ours apart
+    free = Bytes(12 * GIB)  # its driver tells ours apart
+    gpu = dataclasses.replace(gpu, free_bytes=free, host=host.host)
     share = MemoryShare(gpu.id, Bytes(8 * GIB))
     on_gpu = dataclasses.replace(placement("b-1"), device_id=gpu.id, partition=share)
     engines = [(engine(placement("a-1")), 3 * GIB), (engine(on_gpu), GIB)]
-    planned, planned_gpu = planning_devices([host, gpu], engines)
+    other = dataclasses.replace(host, id="cpu-there", host="there")
+    planned, planned_gpu, there = planning_devices([host, gpu, other], engines)
     assert planned.free_bytes == 6 * GIB
+    assert there.free_bytes == 2 * GIB
     assert planned_gpu.free_bytes == 12 * GIB
 
 

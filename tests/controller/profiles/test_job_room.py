@@ -2,28 +2,46 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
+
+import hypothesis
+import hypothesis.strategies as st
 
 from partitiond.controller.profiles.job_room import (
     ONLY_THERE,
     JobHost,
     Lent,
+    busy_cores,
     host_bytes_left,
     same_request,
     turn_of,
 )
+from partitiond.controller.runtime.launches import launch_for
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MpsShare
+from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.profile.jobs import Job, JobState, Progress
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.replica.job_slots import Slots, Turn
 from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.observation import Unknown
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
-from tests.controller.samples import NOW, cpu, placement
+from tests.controller.samples import ARCHITECTURE, NOW, cpu, placement, spec
 
 GPUS = fake_gpus("a100-80gb", 2, cores=range(16))
 OTHER = dataclasses.replace(fake_gpus("h100-80gb")[0], cores=tuple(range(16, 32)))
 FIRST, SECOND = (gpu.id for gpu in GPUS)
+HERE = GPUS[0].host
+CPU = dataclasses.replace(cpu(4), host=HERE)
+
+
+def launch(device_id: str, cores: tuple[int, ...]) -> EngineLaunch:
+    placed = dataclasses.replace(placement("a-1"), device_id=device_id)
+    on = dataclasses.replace(GPUS[0], id=device_id)
+    model = ResolvedModel(spec("a"), Path("/models/a"), None, ARCHITECTURE, True)
+    made = launch_for(placed, model, on, name="a-1")
+    return dataclasses.replace(made, cores=cores)
 
 
 def job(name: str, device_id: str = FIRST, subject: str = "", **params: str) -> Job:
@@ -132,8 +150,8 @@ def test_each_job_has_its_gpus_part_of_the_host_cores_whoever_else_measures() ->
 def test_jobs_beside_others_wait_for_host_cores_and_host_memory() -> None:
     few = tuple(dataclasses.replace(gpu, cores=(0, 1, 2)) for gpu in GPUS)
     assert len(begun(host(few), job("j1"), job("j2"))) == 1
-    assert len(begun(host(host_bytes=7 * GIB), job("j1"), job("j2"))) == 2
-    tight = host(host_bytes=5 * GIB)
+    assert len(begun(host(host_bytes={HERE: 7 * GIB}), job("j1"), job("j2"))) == 2
+    tight = host(host_bytes={HERE: 5 * GIB})
     assert len(begun(tight, job("j1"), job("j2"))) == 1  # the first begins in any case
     lent = [(job("j1"), Lease(MemoryShare(FIRST, Bytes(GIB)), (0, 1)))]
     assert turn(tight, job("j2"), running=lent).waits == {
@@ -142,8 +160,9 @@ def test_jobs_beside_others_wait_for_host_cores_and_host_memory() -> None:
 
 
 def test_the_cpu_and_gpus_share_cores_and_memory_of_their_host() -> None:
-    devices = (cpu(4), dataclasses.replace(GPUS[0], cores=(0, 1, 2, 3)))
-    here = host(devices, room={"cpu": 10 * GIB, FIRST: 70 * GIB}, host_bytes=10 * GIB)
+    devices = (CPU, dataclasses.replace(GPUS[0], cores=(0, 1, 2, 3)))
+    room = {"cpu": 10 * GIB, FIRST: 70 * GIB}
+    here = host(devices, room=room, host_bytes={HERE: 10 * GIB})
     on_gpu: Lent = (job("j1"), Lease(MemoryShare(FIRST, Bytes(GIB)), (0, 1)))
     beside = turn(here, job("j2", "cpu", cores="2"), running=[on_gpu]).lease
     assert beside is not None
@@ -157,7 +176,7 @@ def test_the_cpu_and_gpus_share_cores_and_memory_of_their_host() -> None:
 
 
 def test_a_job_for_the_whole_cpu_is_not_kept_waiting_by_jobs_on_gpus() -> None:
-    devices = (cpu(4), *(dataclasses.replace(gpu, cores=(0, 1, 2, 3)) for gpu in GPUS))
+    devices = (CPU, *(dataclasses.replace(gpu, cores=(0, 1, 2, 3)) for gpu in GPUS))
     here = host(devices)
     running: Lent = (job("j1"), Lease(MemoryShare(FIRST, Bytes(GIB)), (0, 1)))
     queue = [job("j2", "cpu", cores="4"), job("j3", SECOND)]
@@ -166,20 +185,63 @@ def test_a_job_for_the_whole_cpu_is_not_kept_waiting_by_jobs_on_gpus() -> None:
 
 
 def test_host_memory_that_is_left_is_what_no_engine_takes() -> None:
-    assert host_bytes_left(GPUS, None, []) is None
+    assert host_bytes_left(GPUS, {}, []) == {}
     mps = dataclasses.replace(
         placement("a-1"), device_id=FIRST, partition=MpsShare(FIRST, Bytes(9 * GIB), 30)
     )
     taking = dataclasses.replace(mps.candidate, host_memory_bytes=Bytes(3 * GIB))
     mps = dataclasses.replace(mps, candidate=taking)
-    assert host_bytes_left(GPUS, 20 * GIB, [mps, mps]) == 14 * GIB
-    both = (*GPUS, cpu(4))
-    left = host_bytes_left(both, None, [])
-    assert left is not None
+    assert host_bytes_left(GPUS, {HERE: 20 * GIB}, [mps, mps]) == {HERE: 14 * GIB}
+    both = (*GPUS, CPU)
+    left = host_bytes_left(both, {}, [])[HERE]
     on_cpu = placement("b-1")
-    assert host_bytes_left(both, None, [mps, on_cpu]) == (
-        left - 3 * GIB - on_cpu.partition.memory_bytes
+    assert host_bytes_left(both, {}, [mps, on_cpu]) == {
+        HERE: left - 3 * GIB - on_cpu.partition.memory_bytes
+    }
+
+
+def test_cores_memory_and_slots_of_one_host_are_not_those_of_another() -> None:
+    there = dataclasses.replace(GPUS[1], id="far", host="there", cores=GPUS[0].cores)
+    gone = launch("gone", (5,))
+    devices = (GPUS[0], there)
+    assert busy_cores([launch(FIRST, (0, 1)), launch("far", (2,)), gone], devices) == {
+        HERE: {0, 1, 5},
+        "there": {2, 5},
+    }
+    on_far = dataclasses.replace(placement("a-1"), device_id="far")
+    taken = dataclasses.replace(on_far.candidate, host_memory_bytes=Bytes(3 * GIB))
+    on_far = dataclasses.replace(on_far, candidate=taken)
+    stated = {HERE: 20 * GIB, "there": 20 * GIB}
+    assert host_bytes_left(devices, stated, [on_far]) == {HERE: 20 * GIB, "there": 17 * GIB}
+    # All cores of this host are busy, all of the other are idle; and the reverse.
+    for busy, where in ((HERE, "far"), ("there", FIRST)):
+        here = host(devices, busy_cores={busy: frozenset(range(16))})
+        running: Lent = (job("j0", where), Lease(MemoryShare(where, Bytes(GIB)), (0, 1)))
+        idle = turn(here, job("j1", where, **{ONLY_THERE: "yes"})).lease
+        assert idle is not None
+        assert not idle.shares_cores
+        name = FIRST if where == "far" else "far"
+        lease = turn_of([job("j1", name, **{ONLY_THERE: "yes"})], [running], {}, here).lease
+        assert lease is not None
+        assert lease.shares_cores
+        assert lease.cores == GPUS[0].cores
+    tight = host(devices, host_bytes={HERE: 5 * GIB, "there": 5 * GIB})
+    assert len(begun(tight, job("j1"), job("j2"), job("j3"))) == 2
+    one_each = host((*GPUS, there), slots=Slots(per_device=1, per_host=1))
+    found = begun(one_each, job("j1"), job("j2"), job("j3", subject="c"))
+    assert [where for _, where, _ in found] == [FIRST, "far"]
+
+
+@hypothesis.given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b", "gone"]), st.integers(0, 7)), max_size=8, unique=True
     )
+)
+def test_each_core_is_busy_on_the_host_of_its_device_alone(used: list[tuple[str, int]]) -> None:
+    devices = [dataclasses.replace(GPUS[0], id=name, host=name) for name in ("a", "b")]
+    found = busy_cores([launch(name, (core,)) for name, core in used], devices)
+    for host_name, cores in found.items():
+        assert cores == {core for name, core in used if name in (host_name, "gone")}
 
 
 def test_requests_are_the_same_on_any_device_of_one_hardware() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.controller.profiles.staleness import current_of
+from partitiond.controller.profiles.staleness import Staleness, current_of
 from partitiond.controller.service import Adapters
 from partitiond.core.errors import ConflictError
 from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant
@@ -26,7 +26,9 @@ class AgedHost(Host):
     engine_version = ""
 
     def _adapters(self) -> Adapters:
-        return dataclasses.replace(super()._adapters(), engine_version=lambda: self.engine_version)
+        return dataclasses.replace(
+            super()._adapters(), engine_version=lambda _: self.engine_version
+        )
 
 
 @pytest.fixture
@@ -152,7 +154,7 @@ def test_a_variant_with_its_own_files_is_compared_with_their_revision() -> None:
     def revision(variant: str) -> str | None:
         profile = dataclasses.replace(measured_profile(), variant=variant)
         now = current_of(
-            profile, registered, fetched_revision="v1", engine_version="", devices=[cpu()]
+            profile, registered, fetched_revision="v1", engine_version=lambda _: "", devices=[cpu()]
         )
         return now.model_revision
 
@@ -168,12 +170,37 @@ def test_a_profile_of_another_host_says_nothing_about_this_driver() -> None:
             profile,  # type: ignore[arg-type]
             None,
             fetched_revision=None,
-            engine_version="",
+            engine_version=lambda _: "",
             devices=[here],
         ).driver
 
     assert driver(elsewhere) == ""
     assert driver(measured_profile()) == "6.1"
+
+
+def test_a_profile_is_stale_once_it_speaks_for_no_host_that_has_its_hardware() -> None:
+    profile = measured_profile("a")
+    made = dataclasses.replace(profile.provenance, engine_version="0.9.0", driver="6.1")
+    profile = dataclasses.replace(profile, provenance=made)
+    devices = [
+        dataclasses.replace(cpu(), id=f"cpu-{host}", host=host, driver=driver)
+        for host, driver in (("new", "6.2"), ("old", "6.1"), ("older", "6.2"))
+    ]
+    versions = {"new": "0.10.0", "old": "0.9.1", "older": "0.8.0", "": "0.10.0"}
+    here = Staleness(
+        spec_of=spec,
+        fetched_revision=lambda _: None,
+        engine_version=versions.__getitem__,
+        devices=lambda: devices,
+    )
+    assert here.reasons(profile) == ()
+    now = here.current_of(profile)
+    assert (now.engine_version, now.driver) == ("0.9.1", "6.1")
+    versions["old"] = "0.10.0"
+    assert "0.10.0" in " ".join(here.reasons(profile))
+    versions["older"] = "0.9.0"  # with another driver, which is no reason to measure again
+    assert len(here.reasons(profile)) == 1
+    assert here.to_measure_again([profile]) == ()
 
 
 async def test_an_import_never_replaces_another_profile_unasked(host: AgedHost) -> None:

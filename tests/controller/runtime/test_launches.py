@@ -7,10 +7,13 @@ from partitiond.controller.runtime.launches import (
     cores_for,
     engine_name,
     launch_for,
+    lent_there,
     max_num_batched_tokens,
+    on_same_host,
 )
 from partitiond.core.hardware.partition import MemoryShare, MpsShare
 from partitiond.core.model.resolved import ResolvedModel
+from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
 from tests.controller.samples import ARCHITECTURE, cpu, placement, spec
@@ -50,6 +53,28 @@ def test_beside_a_gpu_the_least_used_host_cores_are_taken() -> None:
     assert cores_for(wanted, gpu, [first]) == (1,)
     assert cores_for(wanted, gpu, [], lent=[0]) == (1,)
     assert cores_for(wanted, gpu, [first, first], lent=[0, 1]) == (1,)
+
+
+def test_cores_that_another_host_uses_are_free_here() -> None:
+    here, there = (
+        dataclasses.replace(fake_gpus("a100-80gb", cores=range(2))[0], id=host, host=host)
+        for host in ("here", "there")
+    )
+    devices = (here, there)
+    share = MemoryShare(there.id, Bytes(GIB))
+    on_there = dataclasses.replace(placement("a-1"), device_id=there.id, partition=share)
+    first = launch_for(on_there, resolved(), there, name="a-1")
+    assert (first.host, first.cores) == ("there", (0,))
+    assert on_same_host(here, devices, [first]) == ()
+    assert on_same_host(there, devices, [first]) == (first,)
+    lease = Lease(share, (1,))
+    assert lent_there(here, devices, [lease]) == ()
+    assert lent_there(there, devices, [lease]) == (1,)
+    # A device that is gone was perhaps here: its engine may still hold the cores.
+    gone = dataclasses.replace(first, device_id="gone")
+    assert on_same_host(here, devices, [gone]) == (gone,)
+    stored = dataclasses.replace(first, host="")
+    assert on_same_host(there, devices, [stored]) == (stored,)
 
 
 def test_the_host_cores_of_an_engine_are_of_one_node() -> None:

@@ -30,6 +30,7 @@ class Shop:
     held: Mapping[str, int] = dataclasses.field(default_factory=dict)
     running: list[tuple[WaitingJob, str, int]] = dataclasses.field(default_factory=list)
     asked: int = 0
+    host_of: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def lease(self, needs: Hashable, device_id: str) -> tuple[str, int] | str:
         self.asked += 1
@@ -45,7 +46,7 @@ class Shop:
 
     def turn(self, queue: list[WaitingJob], slots: Slots) -> Turn[tuple[str, int]]:
         running = [MeasuringJob(job.id, job.work, there) for job, there, _ in self.running]
-        return next_job(queue, running, slots, self)
+        return next_job(queue, running, slots, self, self.host_of)
 
     def begin(self, queue: list[WaitingJob], slots: Slots) -> str | None:
         """One turn, done: the job leaves the queue, and those passed over are counted."""
@@ -101,6 +102,21 @@ def test_a_host_bounds_what_runs_on_all_its_devices() -> None:
         **{f"j{n}": "waits for j0 or j1 or j2" for n in range(3, 7)},
         "j7": "waits for a quiet time",
     }
+
+
+def test_a_host_that_takes_no_further_job_holds_up_no_other_host() -> None:
+    here = shop(3)
+    here.host_of = {"g0": "a", "g1": "a", "g2": "b"}
+    slots = Slots(per_host=1)
+    queue = [job("j0", "g0"), job("j1", "g1"), job("j2", *gpus(3)), job("j3", "g2")]
+    assert here.begin_all(queue, slots) == ["j0", "j2"]
+    assert here.turn(queue[:1], slots).waits == {"j1": "waits for j0 or j2"}
+    here.end("j2")
+    queue[0] = dataclasses.replace(queue[0], passed=MOST_PASSED)
+    assert here.begin_all(queue, slots) == ["j3"]  # what j1 waits for is on its own host
+    # What runs on a device that is gone counts on every host.
+    here.running = [(job("j9", "gone"), "gone", 4)]
+    assert here.turn([job("j4", "g0"), job("j5", "g2")], slots).begins is None
 
 
 def test_a_device_has_as_many_slots_as_it_is_given_where_there_is_room() -> None:
@@ -226,15 +242,18 @@ STEPS = st.lists(st.one_of(JOBS, st.integers(0, 7)), min_size=1, max_size=40)
     st.tuples(*[st.integers(0, 3)] * 3),
     st.integers(1, 3),
     st.integers(1, 5),
+    st.sampled_from(({}, {"g0": "a", "g1": "a", "g2": "b"})),
 )
 def test_in_any_history_the_rules_hold(
     steps: list[tuple[tuple[str, ...], int, int, str] | int],
     held: tuple[int, ...],
     per_device: int,
     per_host: int,
+    host_of: Mapping[str, str],
 ) -> None:
     slots = Slots(per_device, per_host)
     here = Shop(dict.fromkeys(DEVICES, 5), dict(zip(DEVICES, held, strict=True)))
+    here.host_of = host_of
     queue: list[WaitingJob] = []
     passed: collections.Counter[str] = collections.Counter()
     for number, step in enumerate(steps):
@@ -261,7 +280,8 @@ def check_rules(here: Shop, queue: list[WaitingJob], slots: Slots) -> None:
     """Nothing too much runs, and whoever waits has a reason."""
     running = here.running
     on = collections.Counter(there for _, there, _ in running)
-    assert len(running) <= slots.per_host
+    on_host = collections.Counter(here.host_of.get(there, "") for _, there, _ in running)
+    assert all(count <= slots.per_host for count in on_host.values())
     assert all(count <= slots.per_device for count in on.values())
     works = [one.work for one, _, _ in running]
     assert len(set(works)) == len(works)
@@ -272,9 +292,10 @@ def check_rules(here: Shop, queue: list[WaitingJob], slots: Slots) -> None:
     barred: set[str] = set()
     for one in queue:
         could = {d for d in one.devices if here.fits_without_jobs(one.needs, d)}
-        if len(running) < slots.per_host and one.work not in works:
+        if one.work not in works:
             for device_id in set(one.devices) - barred:
-                full = on[device_id] >= slots.per_device
+                host_full = on_host[here.host_of.get(device_id, "")] >= slots.per_host
+                full = host_full or on[device_id] >= slots.per_device
                 assert full or isinstance(here.lease(one.needs, device_id), str)
             if one.passed >= MOST_PASSED:
                 barred |= could

@@ -150,10 +150,11 @@ def test_a_mark_that_cannot_be_read_counts_as_level_1() -> None:
 def test_host_memory_that_no_cpu_device_says_is_told_by_host_less_what_sleepers_hold() -> None:
     there = dataclasses.replace(GPU, id="gpu-1", host="there")
     sleeper = Sleeper(on_gpu(MemoryShare("gpu-0", Bytes(8 * GIB))), 1)
-    assert host_memory((GPU, there), (sleeper,), None) == ()
-    assert host_memory((GPU, there), (sleeper,), 64 * GIB) == (
+    each = {"here": 64 * GIB, "there": 64 * GIB}
+    assert host_memory((GPU, there), (sleeper,), {}) == ()
+    assert host_memory((GPU, there), (sleeper,), each) == (
         ("here", (64 - 2 - 3) * GIB),
         ("there", 64 * GIB),
     )
-    assert host_memory((GPU, there), (sleeper,), GIB)[0] == ("here", 0)
-    assert host_memory((GPU, CPU, there), (), 64 * GIB) == (("there", 64 * GIB),)
+    assert host_memory((GPU, there), (sleeper,), {"here": GIB}) == (("here", 0),)
+    assert host_memory((GPU, CPU, there), (), each) == (("there", 64 * GIB),)

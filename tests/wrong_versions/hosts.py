@@ -1,0 +1,67 @@
+"""What belongs to one host, and what to all of them."""
+
+from typing import Final
+
+from tests.wrong_versions.rule import Rule, rule
+
+_HOSTS: Final = "partitiond/core/hardware/hosts.py"
+_JOB_ROOM: Final = "partitiond/controller/profiles/job_room.py"
+_LAUNCHES: Final = "partitiond/controller/runtime/launches.py"
+_PLANNING: Final = "partitiond/controller/plans/planning.py"
+_SLOTS: Final = "partitiond/core/replica/job_slots.py"
+_STALENESS: Final = "partitiond/controller/profiles/staleness.py"
+_TEST_ROOM: Final = "tests/controller/profiles/test_job_room.py::"
+_TEST_SLOTS: Final = "tests/core/replica/test_job_slots.py::"
+_TEST_LAUNCHES: Final = "tests/controller/runtime/test_launches.py::"
+_TEST_PLANNING: Final = "tests/controller/plans/test_planning.py::"
+_TEST_STALENESS: Final = "tests/controller/profiles/test_staleness.py::"
+
+HOSTS: Final[tuple[Rule, ...]] = (
+    rule(
+        "Cores, memory and slots are counted by host; a device that is gone was perhaps here.",
+        f"{_TEST_ROOM}test_cores_memory_and_slots_of_one_host_are_not_those_of_another",
+        f"{_TEST_ROOM}test_each_core_is_busy_on_the_host_of_its_device_alone",
+        f"{_TEST_SLOTS}test_a_host_that_takes_no_further_job_holds_up_no_other_host",
+        f"{_TEST_LAUNCHES}test_cores_that_another_host_uses_are_free_here",
+        f"{_TEST_PLANNING}test_what_our_own_engines_use_is_free_to_plan_with",
+        wrong=(
+            (_HOSTS, "for device in devices if device.host != host)", "for device in ())"),
+            (
+                _JOB_ROOM,
+                "self._host.busy_cores.get(device.host, ())",
+                "{c for cores in self._host.busy_cores.values() for c in cores}",
+            ),
+            (
+                _JOB_ROOM,
+                "for job, lent in running if lent.partition.device_id not in away]",
+                "for job, lent in running]",
+            ),
+            (_SLOTS, "host_of.get(one.device_id, h) == h", "host_of.get(one.device_id) == h"),
+            (_SLOTS, "    if busy == hosts:\n", "    if busy:\n"),
+            (_SLOTS, "closed = {*self._barred, *self._busy_hosts}", "closed = {*self._barred}"),
+            (
+                _LAUNCHES,
+                "tuple(launch for launch in launches if launch.device_id not in away)",
+                "tuple(launches)",
+            ),
+            (_PLANNING, "if one.placement.device_id not in away)", ")"),
+        ),
+    ),
+    rule(
+        "A profile is stale once it speaks for no host that has its hardware.",
+        f"{_TEST_STALENESS}test_a_profile_is_stale_once_it_speaks_for_no_host_that_has_its_hardware",
+        wrong=(
+            (_STALENESS, "    return min(found, key=differs)\n", "    return next(found)\n"),
+            (
+                _STALENESS,
+                "len(_reasons_to_measure(profile, now)), len(_reasons(profile, now))",
+                "len(_reasons(profile, now)), 0",
+            ),
+            (
+                _STALENESS,
+                "self._known_for[0] is not devices or self._known_for[1] != versions",
+                "self._known_for[0] is not devices",
+            ),
+        ),
+    ),
+)
