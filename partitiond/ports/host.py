@@ -61,8 +61,10 @@ class ProxyControl(Protocol):
         """
         ...
 
-    async def in_flight(self) -> Mapping[str, int] | None:
-        """Return requests in flight by replica id; None if the proxy cannot say."""
+    async def in_flight(self) -> Mapping[str, int | None] | None:
+        """Return requests in flight by replica id; None if the proxy cannot say, and for a replica
+        if that one's proxy cannot.
+        """
         ...
 
     async def traffic(self) -> Mapping[str, Traffic] | None:

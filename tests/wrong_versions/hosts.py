@@ -8,6 +8,8 @@ _HOSTS: Final = "partitiond/core/hardware/hosts.py"
 _JOB_ROOM: Final = "partitiond/controller/profiles/job_room.py"
 _LAUNCHES: Final = "partitiond/controller/runtime/launches.py"
 _PLANNING: Final = "partitiond/controller/plans/planning.py"
+_ROUTES: Final = "partitiond/controller/runtime/routes.py"
+_ROUTING: Final = "partitiond/core/dispatch/routing.py"
 _SLOTS: Final = "partitiond/core/replica/job_slots.py"
 _STALENESS: Final = "partitiond/controller/profiles/staleness.py"
 _TEST_ROOM: Final = "tests/controller/profiles/test_job_room.py::"
@@ -45,6 +47,22 @@ HOSTS: Final[tuple[Rule, ...]] = (
                 "tuple(launches)",
             ),
             (_PLANNING, "if one.placement.device_id not in away)", ")"),
+        ),
+    ),
+    rule(
+        "The proxy of a host is told of the replicas that run there, and of all models and keys.",
+        "tests/controller/runtime/test_routes.py::"
+        "test_each_host_is_told_of_the_replicas_that_run_there",
+        wrong=(
+            (
+                _ROUTING,
+                "for replica in table.replicas if replica.host == host)",
+                "for replica in ())",
+            ),
+            (_ROUTING, "if replica.host == host)", "if True)"),
+            (_ROUTING, "for replica in here if not replica.draining}", "for replica in here}"),
+            (_ROUTING, "SERVING and model.name not in serving", "SERVING"),
+            (_ROUTES, "        host=engine.host,\n", ""),
         ),
     ),
     rule(

@@ -139,7 +139,7 @@ class Endpoint:
         """Whether the proxy may take a key: it has the key, or it is not known what it has."""
         return self.table is None or any(key.id == key_id for key in self.table.keys)
 
-    async def in_flight(self) -> Mapping[str, int] | None:
+    async def in_flight(self) -> Mapping[str, int | None] | None:
         """Requests in flight by engine name; None if the proxy cannot say."""
         try:
             return await self._proxy.in_flight()

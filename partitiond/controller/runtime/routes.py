@@ -34,6 +34,7 @@ class RoutedEngine:
         kv_cache_tokens: from its report; 0 if unknown.
         max_model_len: what it was started with, in tokens.
         broken: whether it is gone or hung although its state does not say so yet.
+        host: host that it runs on.
     """
 
     observed: ObservedReplica
@@ -42,6 +43,7 @@ class RoutedEngine:
     kv_cache_tokens: int
     max_model_len: int
     broken: bool = False
+    host: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -281,6 +283,7 @@ def _replica_route(engine: RoutedEngine, spec: ModelSpec | None) -> ReplicaRoute
         max_model_len=engine.max_model_len,
         draining=_drains(engine) or spec is None,
         service_seconds=service_seconds(placement, spec) if spec is not None else 1.0,
+        host=engine.host,
     )
 
 

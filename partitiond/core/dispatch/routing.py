@@ -100,6 +100,7 @@ class ReplicaRoute:
         max_model_len: longest context in tokens.
         draining: it gets no new requests; running ones finish.
         service_seconds: expected time of one request at the operating point, for Retry-After.
+        host: host that its engine runs on; empty for the proxy's own.
     """
 
     replica_id: str
@@ -111,6 +112,7 @@ class ReplicaRoute:
     max_model_len: int
     draining: bool = False
     service_seconds: float = 1.0
+    host: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -211,6 +213,25 @@ class RoutingTable:
 
 
 EMPTY_ROUTING_TABLE: Final = RoutingTable(version=0, models=(), replicas=())
+
+
+def table_of_host(table: RoutingTable, host: str) -> RoutingTable:
+    """Return what the proxy of one host is told: the replicas that run there, all models and keys.
+
+    A proxy reaches the sockets of its own host alone. A model that serves on other hosts alone is
+    unavailable here.
+    """
+    here = tuple(replica for replica in table.replicas if replica.host == host)
+    serving = {replica.model for replica in here if not replica.draining}
+
+    def seen_here(model: ModelRoute) -> ModelRoute:
+        elsewhere = model.availability is ModelAvailability.SERVING and model.name not in serving
+        if not elsewhere:
+            return model
+        return dataclasses.replace(model, availability=ModelAvailability.UNAVAILABLE)
+
+    models = tuple(seen_here(model) for model in table.models)
+    return dataclasses.replace(table, models=models, replicas=here)
 
 
 def service_seconds(ttft_seconds: float, tpot_seconds: float, output_tokens: float) -> float:

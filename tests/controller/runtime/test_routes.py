@@ -24,6 +24,7 @@ from partitiond.core.dispatch.routing import (
     RequestLimits,
     RouteKind,
     RoutingTable,
+    table_of_host,
 )
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.model.spec import Slo
@@ -216,3 +217,31 @@ def test_a_daemon_that_ends_says_so_once_nobody_serves() -> None:
     assert route_of(draining, ending=True).availability is ModelAvailability.ENDING
     serving = engine(ReplicaState.SERVING)
     assert route_of(serving, ending=True).availability is ModelAvailability.SERVING
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(ReplicaState), st.sampled_from(["one", "two"])), max_size=6)
+)
+def test_each_host_is_told_of_the_replicas_that_run_there(
+    engines: list[tuple[ReplicaState, str]],
+) -> None:
+    whole = table(
+        *(engine(state, name=f"a-{n}", host=host) for n, (state, host) in enumerate(engines))
+    )
+    parts = {host: table_of_host(whole, host) for host in ("one", "two", "idle")}
+    assert sorted(r.replica_id for part in parts.values() for r in part.replicas) == sorted(
+        r.replica_id for r in whole.replicas
+    )
+    for host, part in parts.items():
+        assert {replica.host for replica in part.replicas} <= {host}
+        assert (part.version, part.keys, part.keys_required) == (
+            whole.version,
+            whole.keys,
+            whole.keys_required,
+        )
+        (model,), (everywhere,) = part.models, whole.models
+        serves = any(not replica.draining for replica in part.replicas)
+        if serves or everywhere.availability is not ModelAvailability.SERVING:
+            assert model == everywhere
+        else:
+            assert model.availability is ModelAvailability.UNAVAILABLE
