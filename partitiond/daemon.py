@@ -11,7 +11,6 @@ adopts both.
 import asyncio
 import contextlib
 import errno
-import functools
 import gc
 import logging
 import os
@@ -29,41 +28,26 @@ from partitiond.api.replies import ANSWERS
 from partitiond.api.schemas import ApiOptions
 from partitiond.controller.plans.planning import Solve
 from partitiond.controller.service import Adapters, Daemon, Service, service_of
-from partitiond.core.errors import DeviceError, PartitiondError, SettingsError, SilentError
-from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.errors import DeviceError, PartitiondError, SettingsError
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Infeasible, Plan
-from partitiond.devices.cpu_speed import CpuSpeed
-from partitiond.devices.gauges import HostGauges
-from partitiond.devices.nvml import used_bytes
-from partitiond.devices.telemetry import HostTelemetry
-from partitiond.engines.install.environment import Variant
-from partitiond.engines.install.finder import EngineFinder, HostResolver
-from partitiond.engines.process.engine_user import EngineUser, group_warning
-from partitiond.engines.process.partitioned import PartitionedRunner
-from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.engines.process.scope import EngineCgroups
 from partitiond.engines.vllm.launch import check_extra_args
 from partitiond.gpu_host import GpuHost, gpu_host
+from partitiond.hosts.this_host import this_host
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import OnProgress
 from partitiond.planner.warm import is_warm
 from partitiond.planner.worker import compile_ahead, solve_in_process
 from partitiond.platform.clock import SystemClock
-from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.platform.systemd import keep_informed, stopping
-from partitiond.ports import DeviceProvider, EngineRunner, Store
-from partitiond.profiler.runner import Profiler
-from partitiond.proxy.supervisor import ProxyProcess
+from partitiond.ports import Store
 from partitiond.run_folder import owned_run_folder
 from partitiond.serde import prepare
 from partitiond.settings.schema import Settings
 from partitiond.settings.service import (
     Reloading,
-    proxy_options,
     service_options,
     status_text,
-    traced,
 )
 from partitiond.store import SqlStore, open_store
 from partitiond.store.lock import StateLock
@@ -76,14 +60,11 @@ PLANNER_GRACE_SECONDS: Final = 120.0
 COMPILING_GRACE_SECONDS: Final = 1800.0
 """Time for the first large solve of an installation to compile the planner's search: a minute and a
 half of one core, and on a busy machine many times that."""
-VARIANT_SECONDS: Final = 2.0
-"""Time that the start waits for the driver, to know which engine this host needs."""
 API_GRACE_SECONDS: Final = 5
 BACKLOG: Final = 128
 STORE_PATIENCE_SECONDS: Final = 0.02
 """Time that a call of the store, and so the event loop, waits for another process's lock. Our own
 transactions elsewhere take microseconds; requests that write wait beforehand, in a thread."""
-SOCKET_NAME: Final = "proxy.sock"
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -197,75 +178,29 @@ def settle_heap() -> None:
 
 def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
     """Make the service over this host's adapters."""
-    devices = host.devices
-    finder = EngineFinder(settings, _variant(settings, devices))
-    clock, cpu_speed = SystemClock(), CpuSpeed(settings.state_dir)
-    runner = _runner(settings, finder, host)
-    profiler = Profiler(
-        runner,
-        clock=clock,
-        start_deadline_seconds=settings.engine.start_deadline_seconds,
-        stop_grace_seconds=settings.engine.stop_grace_seconds,
-        device_used_bytes=lambda uuid: host.devices.looks.ask(uuid, lambda: used_bytes(uuid)),
-        telemetry=HostTelemetry(dcgm_url=settings.gpu.dcgm_url, looks=host.devices.looks),
-        cpu_figures=cpu_speed,
-    )
+    here = this_host(settings, host)
     adapters = Adapters(
         store=store,
-        runner=runner,
-        devices=devices,
-        resolver=HostResolver(settings, finder),
-        proxy=_proxy(settings),
-        profiler=profiler,
+        runner=here.engines,
+        devices=here.devices,
+        resolver=here.models,
+        proxy=here.proxy,
+        profiler=here.profiler,
         solve=_solver(settings.planner.memory_limit),
-        clock=clock,
+        clock=SystemClock(),
         accept=_accept,
-        group_warning=functools.partial(group_warning, _engine_user(settings)),
-        engine_problem=finder.problem,
-        engine_version=lambda _host: finder.version(),
-        cpu_speed=cpu_speed,
-        partitions=host.partitions,
-        gauges=HostGauges(nvml=settings.gpu.enabled, cpu=settings.cpu.enabled),
+        group_warning=here.group_warning,
+        engine_problem=here.engine_problem,
+        engine_version=lambda _host: here.finder.version(),
+        cpu_speed=here.cpu_speed,
+        partitions=here.partitions,
+        gauges=here.gauges,
     )
     return service_of(adapters, service_options(settings))
 
 
-def _runner(settings: Settings, finder: EngineFinder, host: GpuHost) -> EngineRunner:
-    processes = ProcessEngineRunner(
-        settings.run_dir,
-        finder,
-        cache_dir=settings.cache_dir / "compiled",
-        allow_unknown_version=settings.engine.allow_unknown_version,
-        simulated_host=settings.gpu.simulated_host,
-        cgroups=EngineCgroups(settings.engine.cgroup),
-        traces_endpoint=str(settings.tracing.endpoint or "") if settings.tracing.engines else "",
-        user=_engine_user(settings),
-    )
-    return processes if host.partitions is None else PartitionedRunner(processes, host.partitions)
-
-
-def _engine_user(settings: Settings) -> EngineUser | None:
-    launcher = settings.engine.launcher
-    if launcher is None:
-        return None
-    return EngineUser(launcher, settings.engine.launcher_cache, settings.models_dir)
-
-
 def _accept(spec: ModelSpec) -> None:
     check_extra_args(spec.engine.extra_args, spec.engine_kind)
-
-
-def _variant(settings: Settings, devices: DeviceProvider) -> Variant:
-    if settings.engine.variant != "auto":
-        return settings.engine.variant
-    try:
-        found = DeadlineCalls(VARIANT_SECONDS).ask("the devices", devices.discover)
-    except SilentError:
-        # A driver that hangs is installed; without one, the library says so at once.
-        return "cuda" if settings.gpu.enabled else "cpu"
-    except DeviceError:
-        return "cpu"  # the loop reports why devices cannot be seen
-    return "cuda" if any(device.kind is DeviceKind.GPU for device in found) else "cpu"
 
 
 def _solver(memory_limit_bytes: int) -> Solve:
@@ -280,17 +215,6 @@ def _solver(memory_limit_bytes: int) -> Solve:
         )
 
     return solve
-
-
-def _proxy(settings: Settings) -> ProxyProcess:
-    proxy = settings.proxy
-    return ProxyProcess(
-        host=proxy.host,
-        port=proxy.port,
-        state_dir=settings.state_dir / "proxy",
-        control_socket=settings.run_dir / SOCKET_NAME,
-        options=traced(proxy_options(proxy), settings.tracing),
-    )
 
 
 class _CutOff(logging.Filter):

@@ -44,6 +44,7 @@ STATUS: Final[Mapping[type[e.PartitiondError], int]] = {
     e.StoreBusyError: 503,
     e.DeviceError: 503,
     e.SilentError: 503,
+    e.HostSilentError: 503,
     e.NotReadyError: 503,
     e.DaemonUnreachableError: 503,
     e.DaemonTimeoutError: 503,

@@ -61,7 +61,7 @@ from partitiond.ports import (
     DeviceProvider,
     EngineRunner,
     ModelResolver,
-    PartitionControl,
+    PartitionWatch,
     ProfileRunner,
     ProxyControl,
     Store,
@@ -112,7 +112,7 @@ class Adapters:
     engine_version: Callable[[str], str] = lambda _: ""
     host_memory: Callable[[], Mapping[str, int]] = dict
     cpu_speed: CpuSpeed | None = None
-    partitions: PartitionControl | None = None
+    partitions: PartitionWatch | None = None
     gauges: DeviceGauges | None = None
 
 

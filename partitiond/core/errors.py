@@ -16,6 +16,7 @@
     │ └ StoreBusyError          another process holds its lock; nothing was written
     ├ DeviceError               NVML, MPS, MIG or the host refused
     │ └ SilentError             a device or host neither answered nor refused in time
+    │   └ HostSilentError       a whole host cannot be reached; its engines go on
     ├ ModelSourceError          weights or config cannot be fetched
     ├ EngineError               an engine process
     │ ├ EngineUnavailableError  no engine environment, or an unknown version
@@ -142,6 +143,12 @@ class SilentError(DeviceError):
     """A driver, a helper or the host neither answered nor refused in time: the state is unknown."""
 
     code = "device_silent"
+
+
+class HostSilentError(SilentError):
+    """A host cannot be reached: nothing is known of what the call did. Its engines go on."""
+
+    code = "host_silent"
 
 
 class ModelSourceError(PartitiondError):

@@ -1,6 +1,7 @@
 """Discovers the devices of this host: its NVIDIA GPUs, and its CPU."""
 
 import dataclasses
+import platform
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -44,6 +45,9 @@ class HostDevices:
         cpu_id: id of the CPU device, unique among the devices of all hosts.
         host: name of this host; empty for what the kernel says.
 
+    Attributes:
+        host: name of this host.
+
     Raises:
         DeviceError: the simulated host's NVML library cannot be loaded.
     """
@@ -75,7 +79,7 @@ class HostDevices:
         self._nvml = nvml
         self._cpu = cpu
         self._cpu_id = cpu_id
-        self._host = host
+        self.host = host or platform.node()
         if simulated_host is not None and nvml:
             use_library(simulated_host / SIMULATED_NVML)
         self._xids = XidWatch()
@@ -88,7 +92,7 @@ class HostDevices:
             xids=self._xids.xids,
             own_instances=own_instances,
             looks=self.looks,
-            host=host,
+            host=self.host,
         )
         self._lock = threading.Lock()
 
@@ -142,7 +146,7 @@ class HostDevices:
 
     def _host_cpu(self) -> Device:
         return discover_cpu(
-            self._cpu_cores, self._cpu_memory_bytes, device_id=self._cpu_id, host=self._host
+            self._cpu_cores, self._cpu_memory_bytes, device_id=self._cpu_id, host=self.host
         )
 
     def _seen(self, cores: Sequence[int]) -> tuple[GpuSnapshot, ...]:

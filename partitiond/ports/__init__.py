@@ -9,7 +9,7 @@ from partitiond.ports.gauges import DeviceGauges
 from partitiond.ports.host import Clock, DeviceCare, DeviceProvider, PartialDevices, ProxyControl
 from partitiond.ports.model import ModelResolver
 from partitiond.ports.overview import Overviews
-from partitiond.ports.partitions import PartitionControl
+from partitiond.ports.partitions import PartitionControl, PartitionWatch
 from partitiond.ports.profiling import ProfileRequest, ProfileRunner
 from partitiond.ports.service import ControlService
 from partitiond.ports.store import Store
@@ -26,6 +26,7 @@ __all__ = [
     "Overviews",
     "PartialDevices",
     "PartitionControl",
+    "PartitionWatch",
     "ProfileRequest",
     "ProfileRunner",
     "ProxyControl",

@@ -8,7 +8,30 @@ from partitiond.core.hardware.partition import ShareUse
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 
 
-class PartitionControl(Protocol):
+class PartitionWatch(Protocol):
+    """Watches what engines do to devices, and restores the devices in the end."""
+
+    async def faults(self) -> Sequence[DeviceFault]:
+        """Return devices whose engines are all broken, or about to be, according to the driver or
+        MPS.
+        """
+        ...
+
+    async def shares(self) -> Sequence[ShareUse]:
+        """Return the memory that engines in memory shares hold, under MPS or not: only this check
+        bounds it.
+
+        Engines about which the driver tells nothing, or whose device does not answer, are left out.
+        """
+        ...
+
+    async def clear(self) -> Sequence[str]:
+        """Restore the devices as they were found; engines must be gone. Returns what could not be
+        undone, one sentence each."""
+        ...
+
+
+class PartitionControl(PartitionWatch, Protocol):
     """Makes a device give an engine what its partition says, and nothing more.
 
     Every write to a device is journalled before it is done, so that after a crash it is adopted (if
@@ -66,23 +89,4 @@ class PartitionControl(Protocol):
         Returns:
             What was found and done, one sentence each.
         """
-        ...
-
-    async def faults(self) -> Sequence[DeviceFault]:
-        """Return devices whose engines are all broken, or about to be, according to the driver or
-        MPS.
-        """
-        ...
-
-    async def shares(self) -> Sequence[ShareUse]:
-        """Return the memory that engines in memory shares hold, under MPS or not: only this check
-        bounds it.
-
-        Engines about which the driver tells nothing, or whose device does not answer, are left out.
-        """
-        ...
-
-    async def clear(self) -> Sequence[str]:
-        """Restore the devices as they were found; engines must be gone. Returns what could not be
-        undone, one sentence each."""
         ...

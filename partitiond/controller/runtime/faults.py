@@ -7,7 +7,7 @@ from collections.abc import Callable
 from partitiond.controller.journal import Journal
 from partitiond.controller.limits import ControllerPolicy
 from partitiond.core.errors import PartitiondError
-from partitiond.ports import PartitionControl
+from partitiond.ports import PartitionWatch
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class FaultWatch:
 
     def __init__(
         self,
-        partitions: PartitionControl | None,
+        partitions: PartitionWatch | None,
         *,
         journal: Journal,
         policy: ControllerPolicy,

@@ -69,7 +69,7 @@ from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import (
     Clock,
     EngineRunner,
-    PartitionControl,
+    PartitionWatch,
     Store,
 )
 
@@ -158,7 +158,7 @@ class Controller:
         sleep: SleepController,
         callbacks: LoopCallbacks,
         observer: LoopObserver | None = None,
-        partitions: PartitionControl | None = None,
+        partitions: PartitionWatch | None = None,
     ) -> None:
         self.sleep = sleep
         self.withheld = callbacks.withheld

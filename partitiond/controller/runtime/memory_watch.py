@@ -17,7 +17,7 @@ from partitiond.core.hardware.partition import ShareUse
 from partitiond.core.hardware.partition_checks import OUTGROWN_LOOKS, outgrown, tolerance_bytes
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import format_bytes
-from partitiond.ports import PartitionControl
+from partitiond.ports import PartitionWatch
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class MemoryWatch:
 
     def __init__(
         self,
-        partitions: PartitionControl | None,
+        partitions: PartitionWatch | None,
         *,
         engines: Callable[[], Sequence[Engine]],
         journal: Journal,

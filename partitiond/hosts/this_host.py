@@ -1,0 +1,177 @@
+"""Wires the agent of the host that this process runs on (`ports.HostAgent`), in this process."""
+
+import dataclasses
+from pathlib import Path
+from typing import Final
+
+from partitiond import __version__
+from partitiond.core.errors import DeviceError, EngineUnavailableError, SilentError
+from partitiond.core.hardware.kinds import DeviceKind
+from partitiond.core.replica.engine import EngineHandle
+from partitiond.devices.cpu_speed import CpuSpeed
+from partitiond.devices.gauges import HostGauges
+from partitiond.devices.nvml import used_bytes
+from partitiond.devices.telemetry import HostTelemetry
+from partitiond.engines.install.environment import Variant
+from partitiond.engines.install.finder import EngineFinder, HostResolver
+from partitiond.engines.process.engine_user import EngineUser, group_warning
+from partitiond.engines.process.log_tail import read_tail
+from partitiond.engines.process.partitioned import PartitionedRunner
+from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.engines.process.scope import EngineCgroups
+from partitiond.gpu_host import GpuHost
+from partitiond.platform.clock import SystemClock
+from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.ports import (
+    DeviceGauges,
+    DeviceProvider,
+    EngineRunner,
+    ModelResolver,
+    ProfileRunner,
+    ProxyControl,
+)
+from partitiond.ports.host_agent import AgentFacts
+from partitiond.ports.partitions import PartitionWatch
+from partitiond.profiler.runner import Profiler
+from partitiond.proxy.supervisor import ProxyProcess
+from partitiond.settings.schema import Settings
+from partitiond.settings.service import proxy_options, service_options, traced
+
+VARIANT_SECONDS: Final = 2.0
+"""Time that the start waits for the driver, to know which engine this host needs."""
+SOCKET_NAME: Final = "proxy.sock"
+MACHINE_ID: Final = Path("/etc/machine-id")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ThisHost:
+    """Implements `ports.HostAgent` by the adapters of this host.
+
+    Attributes:
+        finder: knows the engine that is installed here.
+        cpu_speed: measures what the CPU reaches.
+        engine_memory_bytes: memory for engines, if no CPU device says it.
+        engine_user: the user that engines run as; None for this process's.
+    """
+
+    name: str
+    engines: EngineRunner
+    devices: DeviceProvider
+    gauges: DeviceGauges | None
+    partitions: PartitionWatch | None
+    profiler: ProfileRunner
+    models: ModelResolver
+    proxy: ProxyControl
+    finder: EngineFinder
+    cpu_speed: CpuSpeed
+    engine_memory_bytes: int | None
+    engine_user: EngineUser | None
+
+    def facts(self) -> AgentFacts:
+        """Return what this host says of itself."""
+        return AgentFacts(
+            name=self.name,
+            machine_id=_machine_id(),
+            partitiond_version=__version__,
+            engine_version=self.finder.version(),
+            engine_memory_bytes=self.engine_memory_bytes,
+            utc=SystemClock().utc_iso(),
+        )
+
+    def engine_problem(self) -> EngineUnavailableError | None:
+        """Return why no engine of the kind "vllm" can start here, or None."""
+        return self.finder.problem()
+
+    def group_warning(self, group: str) -> str:
+        """Return why a group's engines do not run as its user here; empty if they do."""
+        return group_warning(self.engine_user, group)
+
+    def log_tail(self, handle: EngineHandle, size_bytes: int) -> str:
+        """Return the end of an engine's log; empty if it has no log any more."""
+        return read_tail(Path(handle.log_path), size_bytes)
+
+
+def this_host(settings: Settings, host: GpuHost) -> ThisHost:
+    """Wire engines, profiler, models and proxy over the devices of this host."""
+    devices = host.devices
+    finder = EngineFinder(settings, _variant(settings, devices))
+    cpu_speed = CpuSpeed(settings.state_dir)
+    user = _engine_user(settings)
+    engines = _engines(settings, finder, host, user)
+    profiler = Profiler(
+        engines,
+        clock=SystemClock(),
+        start_deadline_seconds=settings.engine.start_deadline_seconds,
+        stop_grace_seconds=settings.engine.stop_grace_seconds,
+        device_used_bytes=lambda uuid: devices.looks.ask(uuid, lambda: used_bytes(uuid)),
+        telemetry=HostTelemetry(dcgm_url=settings.gpu.dcgm_url, looks=devices.looks),
+        cpu_figures=cpu_speed,
+    )
+    return ThisHost(
+        name=devices.host,
+        engines=engines,
+        devices=devices,
+        gauges=HostGauges(nvml=settings.gpu.enabled, cpu=settings.cpu.enabled),
+        partitions=host.partitions,
+        profiler=profiler,
+        models=HostResolver(settings, finder),
+        proxy=_proxy(settings),
+        finder=finder,
+        cpu_speed=cpu_speed,
+        engine_memory_bytes=service_options(settings).planning.host_memory_bytes,
+        engine_user=user,
+    )
+
+
+def _engines(
+    settings: Settings, finder: EngineFinder, host: GpuHost, user: EngineUser | None
+) -> EngineRunner:
+    processes = ProcessEngineRunner(
+        settings.run_dir,
+        finder,
+        cache_dir=settings.cache_dir / "compiled",
+        allow_unknown_version=settings.engine.allow_unknown_version,
+        simulated_host=settings.gpu.simulated_host,
+        cgroups=EngineCgroups(settings.engine.cgroup),
+        traces_endpoint=str(settings.tracing.endpoint or "") if settings.tracing.engines else "",
+        user=user,
+    )
+    return processes if host.partitions is None else PartitionedRunner(processes, host.partitions)
+
+
+def _engine_user(settings: Settings) -> EngineUser | None:
+    launcher = settings.engine.launcher
+    if launcher is None:
+        return None
+    return EngineUser(launcher, settings.engine.launcher_cache, settings.models_dir)
+
+
+def _variant(settings: Settings, devices: DeviceProvider) -> Variant:
+    if settings.engine.variant != "auto":
+        return settings.engine.variant
+    try:
+        found = DeadlineCalls(VARIANT_SECONDS).ask("the devices", devices.discover)
+    except SilentError:
+        # A driver that hangs is installed; without one, the library says so at once.
+        return "cuda" if settings.gpu.enabled else "cpu"
+    except DeviceError:
+        return "cpu"  # the loop reports why devices cannot be seen
+    return "cuda" if any(device.kind is DeviceKind.GPU for device in found) else "cpu"
+
+
+def _proxy(settings: Settings) -> ProxyProcess:
+    proxy = settings.proxy
+    return ProxyProcess(
+        host=proxy.host,
+        port=proxy.port,
+        state_dir=settings.state_dir / "proxy",
+        control_socket=settings.run_dir / SOCKET_NAME,
+        options=traced(proxy_options(proxy), settings.tracing),
+    )
+
+
+def _machine_id() -> str:
+    try:
+        return MACHINE_ID.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -1,0 +1,109 @@
+"""Defines a host's agent: everything that one host can do for a control plane.
+
+An agent has the ports of its host, and adds what a control plane of several hosts has to know of
+each. All of it can be called from afar: arguments and results are plain records, which
+`partitiond.serde` writes and reads. The exception are callbacks called `progress`: what they are
+told is kept where the call runs, and asked for while the call goes on (polled).
+
+Methods that are no coroutines may block, and are called in threads; but `facts`,
+`EngineRunner.peak_memory_bytes` and `ProxyControl.last_sample` return at once, from afar what the
+last look brought.
+
+A host that cannot be reached raises HostSilentError from each call: nothing is known of what the
+call did. Its engines go on.
+"""
+
+import dataclasses
+from typing import Final, Protocol
+
+from partitiond.core.errors import EngineUnavailableError
+from partitiond.core.replica.engine import EngineHandle
+from partitiond.ports.engine import EngineRunner
+from partitiond.ports.gauges import DeviceGauges
+from partitiond.ports.host import DeviceProvider, ProxyControl
+from partitiond.ports.model import ModelResolver
+from partitiond.ports.partitions import PartitionWatch
+from partitiond.ports.profiling import ProfileRunner
+
+MESSAGE_VERSION: Final = 1
+"""Version of the messages between a control plane and agents. It grows when a message that readers
+need changes; fields that are added do not count."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AgentFacts:
+    """What a host says of itself.
+
+    Attributes:
+        name: the host's own; `Device.host` of its devices, and `EngineLaunch.host` of its engines.
+        machine_id: stays with the machine when its name or address changes; empty if not known.
+        partitiond_version: of the agent.
+        engine_version: of the installed engine; empty if there is none or it is not known yet.
+        engine_memory_bytes: memory for engines; None if its CPU device says it, or nobody does.
+        utc: its wall clock, ISO 8601 UTC.
+        message_version: newest version of the messages that it reads.
+    """
+
+    name: str
+    machine_id: str = ""
+    partitiond_version: str = ""
+    engine_version: str = ""
+    engine_memory_bytes: int | None = None
+    utc: str = ""
+    message_version: int = MESSAGE_VERSION
+
+
+class HostAgent(Protocol):
+    """Does on one host what the control plane decides."""
+
+    @property
+    def name(self) -> str:
+        """The host's own name."""
+        ...
+
+    @property
+    def engines(self) -> EngineRunner:
+        """Starts, finds, watches and ends the engines of this host."""
+        ...
+
+    @property
+    def devices(self) -> DeviceProvider:
+        """Finds the devices of this host."""
+        ...
+
+    @property
+    def gauges(self) -> DeviceGauges | None:
+        """Reads the gauges of its devices; None if nothing does."""
+        ...
+
+    @property
+    def partitions(self) -> PartitionWatch | None:
+        """Watches its devices; None if nothing writes to them."""
+        ...
+
+    @property
+    def profiler(self) -> ProfileRunner:
+        """Measures profiles on its devices."""
+        ...
+
+    @property
+    def models(self) -> ModelResolver:
+        """Fetches the files of models to this host."""
+        ...
+
+    @property
+    def proxy(self) -> ProxyControl:
+        """The proxy process of this host."""
+        ...
+
+    def facts(self) -> AgentFacts:
+        """Return what the host says of itself, as last known. Returns at once."""
+        ...
+
+    def engine_problem(self) -> EngineUnavailableError | None:
+        """Return why no engine of the kind "vllm" can start here, or None. May block."""
+        ...
+
+    def log_tail(self, handle: EngineHandle, size_bytes: int) -> str:
+        """Return the end of an engine's log; empty if it has no log any more. May block."""
+        ...

@@ -1,0 +1,48 @@
+"""This host's agent is made of the adapters of this host, and says what it is."""
+
+from pathlib import Path
+
+import pytest
+
+from partitiond import __version__
+from partitiond.core.replica.engine import EngineHandle
+from partitiond.gpu_host import gpu_host
+from partitiond.hosts.this_host import ThisHost, this_host
+from partitiond.ports.host_agent import MESSAGE_VERSION, AgentFacts, HostAgent
+from partitiond.serde import from_stored_json, to_json
+from partitiond.settings.schema import Settings
+from tests.engine_fixtures import simulated_launch
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> ThisHost:
+    settings = Settings.model_validate(
+        {
+            "state_dir": tmp_path / "state",
+            "run_dir": tmp_path / "run",
+            "cache_dir": tmp_path / "cache",
+            "engine": {"variant": "cpu", "python": tmp_path / "none"},
+            "gpu": {"enabled": False},
+        }
+    )
+    return this_host(settings, gpu_host(settings))
+
+
+async def test_it_says_what_it_is_under_the_name_of_its_devices(here: ThisHost) -> None:
+    agent: HostAgent = here
+    facts = agent.facts()
+    assert {device.host for device in agent.devices.discover()} == {facts.name} == {agent.name}
+    assert (facts.partitiond_version, facts.message_version) == (__version__, MESSAGE_VERSION)
+    assert facts.engine_version == ""
+    assert agent.engine_problem() is not None
+    assert from_stored_json(AgentFacts, to_json(facts)) == facts
+    assert await agent.engines.find() == []
+    assert agent.partitions is None
+
+
+def test_it_tells_the_end_of_an_engines_log(here: ThisHost, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    handle = EngineHandle(simulated_launch(), 1, 1, "boot", "/s", str(log), str(tmp_path))
+    assert here.log_tail(handle, 100) == ""
+    log.write_text("one\ntwo\n", encoding="utf-8")
+    assert here.log_tail(handle, 4) == "two\n"
