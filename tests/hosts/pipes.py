@@ -1,0 +1,130 @@
+"""Agents for tests: in this process, and behind a pipe through which only bytes go."""
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from partitiond.core.errors import EngineUnavailableError, HostSilentError
+from partitiond.core.hardware.details import DeviceReading
+from partitiond.core.hardware.health import DeviceFault
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.partition import ShareUse
+from partitiond.core.replica.engine import EngineHandle
+from partitiond.core.units import Bytes
+from partitiond.devices.cpu import cpu_device_id
+from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
+from partitiond.engines.process.log_tail import read_tail
+from partitiond.hosts.remote import HostServer, RemoteHost
+from partitiond.ports import EngineRunner
+from partitiond.ports.host_agent import AgentFacts
+from tests.controller.fakes import FakeProfiler, FakeProxy, FakeResolver
+
+
+class Pipe:
+    """Carries messages to a host of this process, as bytes; silent when told to be."""
+
+    def __init__(self, server: HostServer) -> None:
+        self._server = server
+        self._cut = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.carried = 0
+
+    def cut(self) -> None:
+        """Carry nothing from now on; whoever waits for an answer gets none."""
+        self._cut.set()
+
+    @property
+    def is_cut(self) -> bool:
+        return self._cut.is_set()
+
+    def mend(self) -> None:
+        self._cut = asyncio.Event()
+
+    async def call(self, body: bytes) -> bytes:
+        if self._cut.is_set():
+            raise HostSilentError("the pipe is cut.")
+        assert isinstance(body, bytes)
+        self.carried += len(body)
+        answer = asyncio.ensure_future(self._server.answer(body))
+        cut = asyncio.ensure_future(self._cut.wait())
+        try:
+            await asyncio.wait({answer, cut}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            cut.cancel()
+        if not answer.done():  # it goes on there, as on a host that lost its network
+            raise HostSilentError("the pipe is cut.")
+        assert isinstance(answer.result(), bytes)
+        return answer.result()
+
+    def ask(self, body: bytes) -> bytes:
+        return asyncio.run_coroutine_threadsafe(self.call(body), self._loop).result(60)
+
+
+@dataclasses.dataclass
+class FakeGauges:
+    readings: dict[str, DeviceReading] = dataclasses.field(default_factory=dict)
+
+    def read(self) -> Mapping[str, DeviceReading]:
+        return self.readings
+
+
+@dataclasses.dataclass
+class FakePartitions:
+    broken: list[DeviceFault] = dataclasses.field(default_factory=list)
+    held: list[ShareUse] = dataclasses.field(default_factory=list)
+    left: list[str] = dataclasses.field(default_factory=list)
+
+    async def faults(self) -> list[DeviceFault]:
+        return self.broken
+
+    async def shares(self) -> list[ShareUse]:
+        return self.held
+
+    async def clear(self) -> list[str]:
+        return self.left
+
+
+@dataclasses.dataclass
+class FakeAgent:
+    """An agent in this process; all but its engines is fake."""
+
+    name: str
+    engines: EngineRunner
+    devices: FakeDevices
+    gauges: FakeGauges = dataclasses.field(default_factory=FakeGauges)
+    partitions: FakePartitions = dataclasses.field(default_factory=FakePartitions)
+    profiler: FakeProfiler = dataclasses.field(default_factory=FakeProfiler)
+    models: FakeResolver = dataclasses.field(default_factory=FakeResolver)
+    proxy: FakeProxy = dataclasses.field(default_factory=FakeProxy)
+    problem: EngineUnavailableError | None = None
+    engine_version: str = "0.1"
+
+    def facts(self) -> AgentFacts:
+        return AgentFacts(self.name, engine_version=self.engine_version, engine_memory_bytes=7)
+
+    def engine_problem(self) -> EngineUnavailableError | None:
+        return self.problem
+
+    def log_tail(self, handle: EngineHandle, size_bytes: int) -> str:
+        return read_tail(Path(handle.log_path), size_bytes)
+
+
+def devices_of(host: str, cores: tuple[int, ...] = (0, 1)) -> tuple[Device, ...]:
+    """A GPU and a CPU, with ids that no other host has."""
+    (gpu,) = fake_gpus("a100-80gb", host=host, cores=cores)
+    cpu = fake_cpu(len(cores), host=host, device_id=cpu_device_id(host))
+    return (
+        dataclasses.replace(gpu, id=f"GPU-{host}"),
+        dataclasses.replace(cpu, cores=cores, free_bytes=Bytes(cpu.memory_bytes)),
+    )
+
+
+def agent(name: str, engines: EngineRunner) -> FakeAgent:
+    return FakeAgent(name, engines, FakeDevices(devices_of(name)))
+
+
+def piped(there: FakeAgent) -> tuple[RemoteHost, Pipe]:
+    """The same agent behind a pipe."""
+    pipe = Pipe(HostServer(there))
+    return RemoteHost(there.name, pipe, poll_seconds=0.01), pipe
