@@ -258,6 +258,7 @@ class Parts:
 
     def _cut_off(self, placements: Sequence[Placement]) -> frozenset[str]:
         live = {e.placement.replica_id for e in self.controller.engines if e.live}
+        live |= {p.replica_id for p in self.controller.unheard(placements)}
         asleep = self.controller.sleep.levels
         return cut_off(placements, self.devices.devices, live, asleep)
 

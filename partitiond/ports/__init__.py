@@ -4,7 +4,7 @@ Each port has a real adapter and a shipped fake; one contract suite in `tests/co
 same cases on both.
 """
 
-from partitiond.ports.engine import EngineRunner
+from partitiond.ports.engine import EngineRunner, ReturningEngines
 from partitiond.ports.gauges import DeviceGauges
 from partitiond.ports.host import Clock, DeviceCare, DeviceProvider, PartialDevices, ProxyControl
 from partitiond.ports.model import ModelResolver
@@ -30,6 +30,7 @@ __all__ = [
     "ProfileRequest",
     "ProfileRunner",
     "ProxyControl",
+    "ReturningEngines",
     "Store",
     "TelemetrySource",
     "TelemetryWindow",

@@ -1,9 +1,22 @@
 """Defines the runner of engines: how one is started, watched and ended."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from partitiond.core.replica.engine import EngineExit, EngineHandle, EngineLaunch, EngineReport
+
+
+@runtime_checkable
+class ReturningEngines(Protocol):
+    """An engine runner over hosts that come and go."""
+
+    async def returned(self) -> Sequence[EngineHandle]:
+        """Return the living engines of the hosts that answer again since they were asked last."""
+        ...
+
+    def knows(self, host: str) -> bool:
+        """Return whether it is known which engines run on the host."""
+        ...
 
 
 class EngineRunner(Protocol):

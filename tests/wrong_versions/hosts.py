@@ -5,6 +5,15 @@ from typing import Final
 from tests.wrong_versions.rule import Rule, rule
 
 _HOSTS: Final = "partitiond/core/hardware/hosts.py"
+_AGENTS: Final = "partitiond/hosts/"
+_DEVICES: Final = f"{_AGENTS}devices.py"
+_ENGINES: Final = f"{_AGENTS}engines.py"
+_PROXIES: Final = f"{_AGENTS}proxies.py"
+_REMOTE: Final = f"{_AGENTS}remote.py"
+_MATCHING: Final = "partitiond/controller/runtime/engine_matching.py"
+_NOT_WAITED: Final = "            except ZeroDivisionError:\n                await"
+_UNCOUNTED: Final = "                continue\n            for"
+_NOT_CAUGHT: Final = "        except ZeroDivisionError as error:  # it"
 _JOB_ROOM: Final = "partitiond/controller/profiles/job_room.py"
 _LAUNCHES: Final = "partitiond/controller/runtime/launches.py"
 _PLANNING: Final = "partitiond/controller/plans/planning.py"
@@ -63,6 +72,51 @@ HOSTS: Final[tuple[Rule, ...]] = (
             (_ROUTING, "for replica in here if not replica.draining}", "for replica in here}"),
             (_ROUTING, "SERVING and model.name not in serving", "SERVING"),
             (_ROUTES, "        host=engine.host,\n", ""),
+        ),
+    ),
+    rule(
+        "A host that does not answer is no engine that does not answer, and nothing starts twice.",
+        "tests/hosts/test_engines.py",
+        "tests/controller/runtime/test_engine_matching.py",
+        wrong=(
+            (_ENGINES, "            except HostSilentError:\n                await", _NOT_WAITED),
+            (_ENGINES, "            self._unsearched.add(agent.name)  #", "            pass  #"),
+            (_ENGINES, "dataclasses.replace(handle.launch, host=host)", "handle.launch"),
+            (_DEVICES, "if not self._engines.knows(agent.name):", "if False:"),
+            (_DEVICES, "        except PartitiondError as error:  # it", _NOT_CAUGHT),
+            (_MATCHING, "        and handle.launch.replica_id not in starting\n", ""),
+            (_MATCHING, "(handle.host, handle.generation) not in known", "True"),
+        ),
+    ),
+    rule(
+        "A proxy on a silent host is not asked, and is given the newest table before it is again.",
+        "tests/hosts/test_proxies.py",
+        wrong=(
+            (_PROXIES, "if told.get(route.host) is None\n", "if False\n"),
+            (
+                _PROXIES,
+                "                return None\n            for",
+                "                continue\n            for",
+            ),
+            (_PROXIES, "                await self._publish(agent)\n", "                pass\n"),
+            (_PROXIES, "table_of_host(self._table, agent.name)", "self._table"),
+            (
+                _PROXIES,
+                "            with contextlib.suppress(HostSilentError):\n",
+                "            if True:\n",
+            ),
+        ),
+    ),
+    rule(
+        "An agent does the same through bytes as in this process.",
+        "tests/contract/test_host_agent.py",
+        wrong=(
+            (_REMOTE, "    kind = type(error).__name__\n", "    kind = 'PartitiondError'\n"),
+            (_REMOTE, '_call("cancel", {}, call_id)', '_call("told", {}, call_id)'),
+            (_REMOTE, "            await asyncio.wait([task])\n", ""),
+            (_REMOTE, 'message["version"] > MESSAGE_VERSION', "False"),
+            (_REMOTE, "        if found.facts.name != self.name:\n", "        if False:\n"),
+            (_REMOTE, "        if name not in METHODS:\n", "        if False:\n"),
         ),
     ),
     rule(

@@ -138,7 +138,9 @@ def running_placements(
 
 
 def planning_devices(
-    devices: Sequence[Device], engines: Sequence[tuple[Engine, int]]
+    devices: Sequence[Device],
+    engines: Sequence[tuple[Engine, int]],
+    unheard: Sequence[Placement] = (),
 ) -> tuple[Device, ...]:
     """Return devices as the planner needs them: what our own engines use is not foreign.
 
@@ -149,8 +151,11 @@ def planning_devices(
         engines: live engines with the peak memory of their processes in bytes. Processes of engines
             on GPUs take memory of their host, too. Nothing has to be added to a GPU: what its
             driver sees our engines hold is not missing from its free memory.
+        unheard: placements that may run on hosts that do not answer.
     """
+    known = {engine.placement.replica_id for engine, _ in engines}
     running = collections.Counter(engine.placement.device_id for engine, _ in engines)
+    running.update(p.device_id for p in unheard if p.replica_id not in known)
 
     def with_own(device: Device) -> Device:
         if device.health is DeviceHealth.SILENT and running[device.id]:

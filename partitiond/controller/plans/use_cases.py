@@ -392,7 +392,8 @@ class Plans:
             for engine in self._controller.engines
             if engine.live and engine.handle is not None
         ]
-        return planning_devices(self._devices.devices, used)
+        unheard = self._controller.unheard(self._controller.desired)
+        return planning_devices(self._devices.devices, used, unheard)
 
 
 def _only_touches(diff: PlanDiff, plan: Plan, models: Collection[str]) -> bool:

@@ -9,6 +9,7 @@ from partitiond.core.hardware.partition import Partition
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.replica.device_room import holds
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.replica.states import ReplicaState
 
@@ -87,4 +88,19 @@ def routed(engine: Engine) -> RoutedEngine:
         max_model_len=handle.launch.max_model_len if handle is not None else 0,
         broken=engine.broken,
         host=handle.host if handle is not None else "",
+    )
+
+
+def unknown_handles(
+    handles: Iterable[EngineHandle], engines: Iterable[Engine]
+) -> tuple[EngineHandle, ...]:
+    """Return the handles of engines that are not known, and are not being started just now."""
+    live = [engine for engine in engines if engine.live]
+    known = {(e.handle.host, e.generation) for e in live if e.handle is not None}
+    starting = {engine.name for engine in live if engine.handle is None}
+    return tuple(
+        handle
+        for handle in handles
+        if (handle.host, handle.generation) not in known
+        and handle.launch.replica_id not in starting
     )

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from partitiond.controller.journal import Journal
@@ -20,6 +20,7 @@ from partitiond.controller.runtime.engine_matching import (
     is_record_of,
     own_engine,
     routed,
+    unknown_handles,
 )
 from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.expectations import Expectations
@@ -70,6 +71,7 @@ from partitiond.ports import (
     Clock,
     EngineRunner,
     PartitionWatch,
+    ReturningEngines,
     Store,
 )
 
@@ -283,13 +285,7 @@ class Controller:
         """
         handles = await self._runner.find()
         reached(FaultPoint.ENGINES_FOUND)
-        profiled = [h for h in handles if h.launch.placement is None and not h.unread]
-        await asyncio.gather(*(self._runner.stop(h, 0.0) for h in profiled))
-        for handle in handles:
-            if handle.unread:
-                self._drain_unread(handle)
-            elif handle.launch.placement is not None:
-                self._adopt(handle, handle.launch.placement)
+        await self._take_over(handles)
         if self._lost_plan:
             self._keep_what_runs()
         self._promise_names()
@@ -300,8 +296,39 @@ class Controller:
             wait.cancel()
         reached(FaultPoint.ENGINES_ADOPTED)
 
+    async def _take_over(self, handles: Sequence[EngineHandle]) -> None:
+        profiled = [h for h in handles if h.launch.placement is None and not h.unread]
+        await asyncio.gather(*(self._runner.stop(h, 0.0) for h in profiled))
+        for handle in handles:
+            if handle.unread:
+                self._drain_unread(handle)
+            elif handle.launch.placement is not None:
+                self._adopt(handle, handle.launch.placement)
+
+    def unheard(self, placements: Iterable[Placement]) -> tuple[Placement, ...]:
+        """Return those whose engines may run on hosts of which it is not known what runs there."""
+        runner = self._runner
+        if not isinstance(runner, ReturningEngines):
+            return ()
+        known = {d.id for d in self._devices.devices if runner.knows(d.host)}
+        away = {device.id for device in self._devices.devices} - known
+        return tuple(placement for placement in placements if placement.device_id in away)
+
+    async def _adopt_returned(self) -> None:
+        """Take over the engines of hosts that answer again, as far as they are not known."""
+        if not isinstance(self._runner, ReturningEngines):
+            return
+        returned = await self._runner.returned()
+        found = unknown_handles(returned, self.engines)
+        names = {handle.launch.replica_id for handle in found}
+        # Starts of which no word came back are records of failures: here they are after all.
+        self.engines = [e for e in self.engines if e.live or e.name not in names]
+        await self._take_over(found)
+
     def _adopt(self, handle: EngineHandle, placement: Placement) -> None:
-        engine = self._engine(handle.launch.replica_id, placement)
+        # The name is taken if the replica was started elsewhere while this engine's host was away.
+        name = engine_name(handle.launch.replica_id, {engine.name for engine in self.engines})
+        engine = self._engine(name, placement)
         engine.adopt(handle)
         self.engines.append(engine)
         wanted = any(
@@ -388,6 +415,7 @@ class Controller:
         self._tell_unread()
         await self._endpoint.keep_running()
         await self._devices.refresh(self._policy.device_seconds)
+        await self._adopt_returned()
         await self._count_in_flight()
         # Nothing is awaited from here to the last act: what was observed still holds.
         records = self._store.models()

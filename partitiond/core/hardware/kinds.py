@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from typing import Final
 
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.units import MIB, ZERO_BYTES, Bytes
@@ -264,14 +265,18 @@ class Device:
         return short_device(self.id)
 
 
-def silent_device(device: Device, why: str) -> Device:
+_HANGS: Final = ": a call of its driver does not end; `dmesg` may say why."
+
+
+def silent_device(device: Device, why: str, advice: str = _HANGS) -> Device:
     """Return the device as last seen, marked as silent: it answers no more, and nothing is placed
     there.
 
     Args:
         why: "silent for 30 s".
+        advice: ends the sentence; what to do.
     """
-    words = f"{why}: a call of its driver does not end; `dmesg` may say why."
+    words = f"{why}{advice}"
     return dataclasses.replace(
         device,
         cordoned=True,

@@ -15,7 +15,7 @@ from partitiond.controller.plans.planning import (
 from partitiond.controller.plans.situation import Situation
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
-from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.kinds import Device, SharingMode, silent_device
 from partitiond.core.hardware.partition import MemoryShare, PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
@@ -230,6 +230,20 @@ def test_what_our_own_engines_use_is_free_to_plan_with() -> None:
     assert planned.free_bytes == 6 * GIB
     assert there.free_bytes == 2 * GIB
     assert planned_gpu.free_bytes == 12 * GIB
+
+
+def test_a_device_of_a_silent_host_keeps_what_may_run_there() -> None:
+    (gpu,) = (silent_device(gpu, "silent") for gpu in fake_gpus("l4-24gb"))
+    share = MemoryShare(gpu.id, Bytes(8 * GIB))
+    there = dataclasses.replace(placement("b-1"), device_id=gpu.id, partition=share)
+    known = [(engine(there), GIB)]
+    for planned in (
+        planning_devices([gpu], [], [there]),
+        planning_devices([gpu], known),
+        planning_devices([gpu], known, [there]),
+    ):
+        assert (planned[0].cordoned, planned[0].max_replicas) == (False, 1)
+    assert planning_devices([gpu], [])[0].cordoned
 
 
 async def test_what_if_is_answered_beside_the_plan_and_only_the_plan_can_be_applied(

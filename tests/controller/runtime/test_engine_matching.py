@@ -1,13 +1,17 @@
 """Engines that start or wake are waited for; engines that fail again and again are not."""
 
+import dataclasses
+
 import pytest
 
-from partitiond.controller.runtime.engine_matching import first_starts
+from partitiond.controller.runtime.engine_matching import first_starts, unknown_handles
 from partitiond.controller.runtime.engines import Engine
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.replica.states import ReplicaState
-from tests.controller.fakes import POLICY, FakeClock, FakeRunner
+from tests.controller.fakes import POLICY, FakeClock, FakeRunner, a_moment
 from tests.controller.samples import placement
+from tests.engine_fixtures import simulated_launch
 
 
 def engine(name: str, state: ReplicaState, failed_starts: int = 0) -> Engine:
@@ -35,3 +39,24 @@ def test_engines_that_start_or_wake_are_waited_for(state: ReplicaState) -> None:
 def test_nobody_waits_for_one_that_fails_again_and_again() -> None:
     for failed, waits in ((HOPELESS_FAILURES - 1, True), (HOPELESS_FAILURES, False)):
         assert bool(first_starts([engine("a-1", ReplicaState.STARTING, failed)])) is waits
+
+
+def handle(name: str, host: str, pid: int) -> EngineHandle:
+    launch = dataclasses.replace(simulated_launch(name), host=host)
+    return EngineHandle(launch, pid, 1, "boot", "/s", "/log", "/run")
+
+
+async def test_engines_are_known_by_host_and_process_and_not_while_they_are_being_started() -> None:
+    known, coming, failed = (engine(name, ReplicaState.PENDING) for name in ("a-1", "a-2", "a-3"))
+    known.adopt(handle("a-1", "one", 7))
+    coming.begin(simulated_launch("a-2"))
+    found = [
+        handle("a-1", "one", 7),
+        handle("a-1", "two", 7),  # another host's process of the same number
+        handle("a-2", "two", 8),  # the answer of its start is still to come
+        handle("a-3", "two", 9),
+    ]
+    assert unknown_handles(found, [known, coming, failed]) == (found[1], found[3])
+    await a_moment()
+    for one in (known, coming):
+        await one.detach()

@@ -1,0 +1,67 @@
+"""Makes the ports of a control plane over the agents of several hosts."""
+
+from collections.abc import Mapping, Sequence
+
+from partitiond.core.errors import EngineUnavailableError, HostSilentError
+from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents
+from partitiond.hosts.devices import LOOK_SECONDS, HostsDevices, HostsGauges, HostsPartitions
+from partitiond.hosts.engines import HostsEngines, HostsProfiler
+from partitiond.hosts.proxies import HostsProxies
+from partitiond.ports.host_agent import AgentFacts, HostAgent
+
+
+class Hosts:
+    """Holds the composites of the ports, and what hosts say of themselves.
+
+    The files of models are fetched by the own host, and have to be at the same path on all hosts.
+
+    Args:
+        agents: the control plane's own host's first.
+        look_seconds: deadline of a look at one host.
+        ask_again_seconds: pause before a silent host is asked again.
+    """
+
+    def __init__(
+        self,
+        agents: Sequence[HostAgent],
+        *,
+        look_seconds: float = LOOK_SECONDS,
+        ask_again_seconds: float = ASK_AGAIN_SECONDS,
+    ) -> None:
+        self._agents = Agents(agents)
+        self.engines = HostsEngines(self._agents, ask_again_seconds=ask_again_seconds)
+        self.devices = HostsDevices(self._agents, self.engines, look_seconds=look_seconds)
+        self.gauges = HostsGauges(self._agents)
+        self.partitions = HostsPartitions(self._agents)
+        self.profiler = HostsProfiler(self._agents)
+        self.proxy = HostsProxies(self._agents, ask_again_seconds=ask_again_seconds)
+        self.models = self._agents.own.models
+
+    def facts(self) -> Sequence[AgentFacts]:
+        """Return what each host says of itself, as last known."""
+        return tuple(agent.facts() for agent in self._agents.all)
+
+    def engine_version(self, host: str) -> str:
+        """Return the version of a host's engine; empty while it is not known."""
+        try:
+            return self._agents.of(host).facts().engine_version
+        except HostSilentError:
+            return ""
+
+    def host_memory(self) -> Mapping[str, int]:
+        """Return the memory for engines, by name of those hosts that tell it."""
+        told = {facts.name: facts.engine_memory_bytes for facts in self.facts()}
+        return {name: memory for name, memory in told.items() if memory is not None}
+
+    def engine_problem(self) -> EngineUnavailableError | None:
+        """Return why no engine of the kind "vllm" can start on any host that answers, or None."""
+        problem: EngineUnavailableError | None = None
+        for agent in self._agents.all:
+            try:
+                here = agent.engine_problem()
+            except HostSilentError:
+                continue
+            if here is None:
+                return None
+            problem = problem or here
+        return problem

@@ -1,0 +1,155 @@
+"""One control plane over two hosts: the real controller and planner, simulated engines."""
+
+import asyncio
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from partitiond.controller.plans.planning import PlanOptions
+from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.model.placement_rules import FaultDomain, PlacementRules
+from partitiond.core.model.spec import Demand
+from partitiond.core.replica.states import ReplicaState
+from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.hosts.together import Hosts
+from partitiond.platform.clock import SystemClock
+from partitiond.store import SqlStore, open_store
+from tests.controller.fakes import POLICY, solved, until
+from tests.controller.samples import spec
+from tests.engine_fixtures import usable_cores
+from tests.hosts.pipes import FakeAgent, Pipe, agent, devices_of, piped
+
+SECONDS = 240.0
+
+
+class Two:
+    """The hosts "one", in this process, and "two", behind a pipe, each with a run folder."""
+
+    def __init__(self, folder: Path, store: SqlStore) -> None:
+        self.folder = folder
+        self.store = store
+        self.one, self.two = (self._agent(name) for name in ("one", "two"))
+        self.pipe: Pipe
+        self.service = self._make()
+
+    def _agent(self, name: str) -> FakeAgent:
+        there = agent(name, ProcessEngineRunner(self.folder / name, None))
+        there.devices.become(devices_of(name, usable_cores(2)))
+        return there
+
+    def _make(self) -> Service:
+        remote, self.pipe = piped(self.two)
+        hosts = Hosts([self.one, remote], look_seconds=5.0, ask_again_seconds=0.05)
+        return service_of(
+            Adapters(
+                store=self.store,
+                runner=hosts.engines,
+                devices=hosts.devices,
+                resolver=hosts.models,
+                proxy=hosts.proxy,
+                profiler=hosts.profiler,
+                solve=solved,
+                clock=SystemClock(),
+                engine_problem=hosts.engine_problem,
+                engine_version=hosts.engine_version,
+                host_memory=hosts.host_memory,
+                partitions=hosts.partitions,
+                gauges=hosts.gauges,
+            ),
+            ServiceOptions(
+                policy=dataclasses.replace(POLICY, device_seconds=0.1, loop_seconds=0.05),
+                planning=PlanOptions(time_limit_seconds=1.0),
+            ),
+        )
+
+    async def restart(self) -> None:
+        """Another daemon on the same state; the hosts go on."""
+        cut = self.pipe.is_cut
+        await self.service.daemon.shutdown(stop_engines=False)
+        self.service = self._make()
+        if cut:
+            self.pipe.cut()
+        await self.service.daemon.start()
+
+    def engines(self) -> dict[str, tuple[str, int]]:
+        """Name, host and pid of the engines that serve."""
+        return {
+            e.name: (e.handle.host, e.handle.pid)
+            for e in self.service.parts.controller.engines
+            if e.state is ReplicaState.SERVING and e.handle is not None
+        }
+
+    def health(self) -> dict[str, DeviceHealth]:
+        return {d.id: d.health for d in self.service.devices.devices}
+
+    async def serves(self) -> None:
+        def all_serve() -> bool:
+            view = self.service.models.model("a")
+            return 0 < view.replicas_planned == view.replicas_serving
+
+        await until(all_serve, SECONDS)
+
+
+@pytest.fixture
+async def hosts() -> AsyncIterator[Two]:
+    folder = Path(tempfile.mkdtemp(prefix="pd-"))
+    store = open_store(":memory:")
+    here = Two(folder, store)
+    await here.service.daemon.start()
+    yield here
+    here.pipe.mend()
+    await here.service.daemon.shutdown(stop_engines=True)
+    store.close()
+    shutil.rmtree(folder)
+
+
+async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(hosts: Two) -> None:
+    over_hosts = PlacementRules(survive=FaultDomain.HOST)
+    wanted = spec("a", demand=Demand(req_per_s=9.0), engine_kind="simulated", rules=over_hosts)
+    await hosts.service.models.register(dataclasses.replace(wanted, auto=False))
+    seen = {d.id: d.host for d in hosts.service.devices.devices}
+    assert seen == {"GPU-one": "one", "cpu-one": "one", "GPU-two": "two", "cpu-two": "two"}
+    await hosts.service.plans.apply()
+    await hosts.serves()
+    before, applied = hosts.engines(), hosts.service.plans.applied()
+    assert {host for host, _ in before.values()} == {"one", "two"}
+    for name, (host, _) in before.items():
+        assert (hosts.folder / host / name / "launch.json").exists()
+    for there in (hosts.one, hosts.two):
+        await until(lambda there=there: bool(there.proxy.tables), SECONDS)  # type: ignore[misc]
+        mine = {name for name, (host, _) in before.items() if host == there.name}
+        await until(
+            lambda there=there, mine=mine: (
+                {r.replica_id for r in there.proxy.table.replicas}  # type: ignore[misc]
+                == mine
+            ),
+            SECONDS,
+        )
+
+    await hosts.restart()
+    await hosts.serves()
+    assert hosts.engines() == before
+
+    hosts.pipe.cut()
+    await until(lambda: hosts.health()["cpu-two"] is DeviceHealth.SILENT, SECONDS)
+    assert hosts.health()["cpu-one"] is DeviceHealth.FINE
+    await asyncio.sleep(0.5)
+    assert hosts.engines() == before  # nothing is known of those on two, so nothing is done
+    assert hosts.service.parts.controller.problem == ""
+
+    await hosts.restart()  # nobody tells this daemon what runs on two
+    await until(lambda: hosts.health().get("cpu-two") is DeviceHealth.SILENT, SECONDS)
+    on_one = {name: at for name, at in before.items() if at[0] == "one"}
+    await until(lambda: hosts.engines() == on_one, SECONDS)
+
+    hosts.pipe.mend()
+    await until(lambda: hosts.engines() == before, SECONDS)
+    await until(lambda: hosts.health()["cpu-two"] is DeviceHealth.FINE, SECONDS)
+    await asyncio.sleep(0.3)
+    assert hosts.engines() == before
+    assert hosts.service.plans.applied() == applied
