@@ -18,6 +18,7 @@ from partitiond.devices.partitions import DeviceJournal, HostPartitions
 from partitiond.devices.partitions.gpus import FailedGpus, NvmlGpus
 from partitiond.devices.partitions.journal import EntryKind, place_of
 from partitiond.engines.process.commands import planned_kv_tokens
+from partitiond.engines.process.kept_programs import KeptPrograms
 from partitiond.engines.process.owners import owners
 from partitiond.engines.process.scope import EngineCgroups
 from partitiond.platform.deadline_calls import DeadlineCalls
@@ -60,11 +61,7 @@ def gpu_host(settings: Settings) -> GpuHost:
         return [place_of(e.what) for e in entries if e.kind is EntryKind.MIG_INSTANCE]
 
     gpu = settings.gpu
-    mps = MpsControl(
-        settings.run_dir,
-        mps_program(settings),
-        place=outliving(EngineCgroups(settings.engine.cgroup)),
-    )
+    mps = mps_control(settings)
     simulated = gpu.simulated_host if gpu.enabled else None
     looks = (
         DeadlineCalls()
@@ -104,6 +101,17 @@ def gpu_host(settings: Settings) -> GpuHost:
         )
     )
     return GpuHost(devices, made[0])
+
+
+def mps_control(settings: Settings, program: str = "") -> MpsControl:
+    """Wire the MPS control daemons of this host, or of the simulated one; or of another program."""
+    cgroups = EngineCgroups(settings.engine.cgroup)
+    return MpsControl(
+        settings.run_dir,
+        program or mps_program(settings),
+        place=outliving(cgroups),
+        keepers=KeptPrograms(settings.engine.launcher, cgroups),
+    )
 
 
 def outliving(cgroups: EngineCgroups) -> Callable[[str], Awaitable[StartPlace]]:

@@ -24,7 +24,6 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.named import device_named
 from partitiond.core.views.lists import ReplicaView
 from partitiond.devices.host import HostDevices
-from partitiond.devices.mps import MpsControl
 from partitiond.engines.process.owners import owners
 
 if TYPE_CHECKING:
@@ -115,8 +114,9 @@ def host_devices(settings: "Settings") -> list[Device]:
 
 def own_pids(settings: "Settings") -> Collection[int]:
     """Return the processes of engines and MPS daemons started by a daemon with these settings."""
-    mps = MpsControl(settings.run_dir, settings.gpu.mps_control)
-    return {*owners(settings.run_dir), *mps.pids()}
+    from partitiond.gpu_host import mps_control
+
+    return {*owners(settings.run_dir), *mps_control(settings).pids()}
 
 
 def _listed(settings: "Settings") -> tuple[list[Device], list[ReplicaView] | None]:

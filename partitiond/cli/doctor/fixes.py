@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from partitiond.cli.doctor.findings import DoctorFinding
 from partitiond.cli.doctor.gather import mps_facts
 from partitiond.core.errors import PartitiondError
-from partitiond.devices.mps import MpsControl
 from partitiond.engines.process.journal import run_folders
 
 if TYPE_CHECKING:
@@ -82,10 +81,10 @@ def _folders(run_dir: Path) -> set[str]:
 async def _mps(settings: "Settings", stale: set[Path]) -> list[str]:
     """End our control daemons without clients, and remove the folders of those that are gone."""
 
-    from partitiond.gpu_host import mps_program
+    from partitiond.gpu_host import mps_control
 
     facts = await asyncio.to_thread(mps_facts, settings)
-    control = MpsControl(settings.run_dir, mps_program(settings))
+    control = mps_control(settings)
     done = []
     for own in facts.own:
         if own.alive and own.clients == 0:

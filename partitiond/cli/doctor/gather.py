@@ -224,10 +224,10 @@ def gpu_facts(settings: "Settings", looks: DeadlineCalls | None = None) -> GpuFa
 
 def mps_facts(settings: "Settings") -> MpsFacts:
     """Read the MPS daemons, ours and others', and whether the control program can be used."""
-    from partitiond.gpu_host import mps_program
+    from partitiond.gpu_host import mps_control
 
-    control = MpsControl(settings.run_dir, mps_program(settings))
-    alive = {daemon.pipe_dir.parent for daemon in control.running()}
+    control = mps_control(settings)
+    alive = {daemon.folder for daemon in control.running()}
     folders = [p for p in sorted((settings.run_dir / "mps").glob("*")) if p.is_dir()]
     own = []
     for folder in folders:
@@ -237,7 +237,8 @@ def mps_facts(settings: "Settings") -> MpsFacts:
             continue
         uuid = known.uuid if known is not None else ""
         clients = _clients(control, uuid) if folder in alive else None
-        own.append(OwnMps(folder, uuid, folder in alive, clients))
+        kept = known is not None and bool(known.launcher)
+        own.append(OwnMps(folder, uuid, folder in alive, clients, kept))
     simulated = settings.gpu.simulated_host is not None
     return MpsFacts(control.unavailable(), tuple(own), () if simulated else control.foreign())
 

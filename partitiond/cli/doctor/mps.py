@@ -23,12 +23,14 @@ class OwnMps:
         uuid: UUID of its GPU; empty if the folder's record cannot be read.
         alive: whether its control daemon runs.
         clients: number of the control daemon's clients; None if it does not say.
+        kept: whether the control daemon runs as the user of engines.
     """
 
     folder: Path
     uuid: str
     alive: bool
     clients: int | None = None
+    kept: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -153,7 +155,9 @@ def _leftovers(mps: MpsFacts) -> list[DoctorFinding]:
                     CHECK,
                     f"our control daemon of {own.uuid} runs, and has no client",
                     "end it",
-                    f"echo quit | CUDA_MPS_PIPE_DIRECTORY={own.folder / 'pipe'} {CONTROL}",
+                    "partitiond doctor --fix"
+                    if own.kept
+                    else f"echo quit | CUDA_MPS_PIPE_DIRECTORY={own.folder / 'pipe'} {CONTROL}",
                     fix="end it",
                 )
             )

@@ -18,7 +18,6 @@ from partitiond.cli.options import JsonOption, option, settings_of, spread
 from partitiond.cli.output import emit, out, print_json, say
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.units import Bytes, format_bytes
-from partitiond.devices.mps import MpsControl
 from partitiond.settings.types import Size
 from partitiond.simulated.gpus import HostDescription, SimulatedHost, shipped_descriptions
 
@@ -210,7 +209,9 @@ def _break_mps(settings: "Settings", host: SimulatedHost, uuid: str, how: str) -
     """Simulate a client's fatal fault on a GPU's MPS server, or kill its control daemon."""
     if how not in ("fault", "kill"):
         raise InputError(f"{how!r} is nothing that happens to MPS.", hint=f"Write {_usage('mps')}.")
-    daemon = MpsControl(settings.run_dir, str(host.mps_control)).daemon(uuid)
+    from partitiond.gpu_host import mps_control
+
+    daemon = mps_control(settings, str(host.mps_control)).daemon(uuid)
     if not daemon.alive():
         raise InputError(
             f"No MPS daemon of {settings.run_dir} runs on {uuid}.",

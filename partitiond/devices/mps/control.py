@@ -6,6 +6,7 @@ from pathlib import Path
 from partitiond.devices.mps import record
 from partitiond.devices.mps.daemon import CHECK_SECONDS, MpsDaemon
 from partitiond.devices.mps.foreign import ForeignMps, foreign, own_pids
+from partitiond.devices.mps.kept import NO_KEEPERS, Keepers
 from partitiond.devices.mps.lifecycle import PlaceFor, no_place
 from partitiond.devices.mps.processes import mps_processes
 from partitiond.devices.mps.queries import INSTALL_HINT
@@ -20,6 +21,7 @@ class MpsControl:
         program: str,
         *,
         place: PlaceFor = no_place,
+        keepers: Keepers = NO_KEEPERS,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         """Keep the arguments; nothing is started or read yet.
@@ -29,11 +31,13 @@ class MpsControl:
             program: NVIDIA's control program, by its name on PATH or by its path.
             place: where a daemon is started, by its name ("mps-3c5a1b2d"): in a scope of its own,
                 so that a restart of our service does not end the daemon.
+            keepers: starts daemons as the users of engines.
             check_seconds: shortest time between two checks of one daemon for a fault.
         """
         self._run_dir = run_dir
         self._program = program
         self._place = place
+        self._keepers = keepers
         self._check_seconds = check_seconds
         self._daemons: dict[str, MpsDaemon] = {}
 
@@ -55,6 +59,7 @@ class MpsControl:
             folder,
             self._program,
             place=self._place,
+            keepers=self._keepers,
             check_seconds=self._check_seconds,
         )
 
@@ -73,11 +78,18 @@ class MpsControl:
 
     def pids(self) -> frozenset[int]:
         """Return pids of our control daemons and servers. Reads /proc once."""
-        return own_pids(mps_processes(), self._run_dir / "mps")
+        return own_pids(mps_processes(), self._run_dir / "mps") | self._kept_pids()
+
+    def _kept_pids(self) -> frozenset[int]:
+        """Return pids of daemons of other users: their environment, which tells, is closed."""
+        kept = [daemon for daemon in self.recorded() if daemon.kept]
+        return frozenset(pid for daemon in kept for pid in daemon.pids())
 
     def foreign(self) -> tuple[ForeignMps, ...]:
         """Return foreign MPS daemons and servers on this host, and what each means."""
-        return foreign(mps_processes(), self._run_dir / "mps")
+        kept = self._kept_pids()
+        others = [process for process in mps_processes() if process.pid not in kept]
+        return foreign(others, self._run_dir / "mps")
 
     def unavailable(self) -> str:
         """Return why MPS cannot be used here, and what to do; empty if its program is installed."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Final
 
 from partitiond.core.errors import DeviceError
 from partitiond.devices.mps import answers, lifecycle, record
-from partitiond.devices.mps.environment import CLIENT_LIMIT, client_env, daemon_env
-from partitiond.devices.mps.processes import PROC, MpsProcess, control_of, servers_of
-from partitiond.devices.mps.queries import ask
+from partitiond.devices.mps.direct import DirectMps, MpsAccess
+from partitiond.devices.mps.environment import CLIENT_LIMIT, client_env
+from partitiond.devices.mps.kept import NO_KEEPERS, Keepers, KeptMps
+from partitiond.devices.mps.processes import PROC, MpsProcess
 from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, start_ticks
 
 TERMINATE_SECONDS: Final = 20.0
@@ -49,18 +49,22 @@ class MpsDaemon:
         program: str,
         *,
         place: lifecycle.PlaceFor = lifecycle.no_place,
+        keepers: Keepers = NO_KEEPERS,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         """Keep the arguments; nothing is started or read yet.
 
         Args:
-            place: where the daemon is started, so that it outlives a restart of partitiond.
+            place: where a daemon of our user is started, so that it outlives a restart of
+                partitiond.
+            keepers: starts daemons as the users of engines.
             check_seconds: shortest time between two checks for a fault.
         """
         self.uuid = uuid
         self.folder = folder
         self._program = program
-        self._place = place
+        self._keepers = keepers
+        self._direct = DirectMps(uuid, folder, program, place)
         self._check_seconds = check_seconds
         self._changing = asyncio.Lock()
         self._checked_at = -float("inf")
@@ -68,32 +72,40 @@ class MpsDaemon:
         self._served: dict[ProcessId, frozenset[ProcessId]] = {}
         self._broken: frozenset[ProcessId] = frozenset()
 
+    def _reached_by(self, launcher: str) -> MpsAccess:
+        if not launcher:
+            return self._direct
+        return KeptMps(self.uuid, self.folder, self._program, Path(launcher), self._keepers)
+
+    @property
+    def _access(self) -> MpsAccess:
+        known = record.read(self.folder)
+        return self._direct if known is None else self._reached_by(known.launcher)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the daemon was started as another user than ours."""
+        return self._access is not self._direct
+
     @property
     def pipe_dir(self) -> Path:
         """CUDA_MPS_PIPE_DIRECTORY of the daemon's clients."""
-        return self.folder / "pipe"
+        return self._access.pipe_dir
 
     @property
     def log_dir(self) -> Path:
         """Folder of control.log and server.log."""
-        return self.folder / "log"
+        return self._access.log_dir
 
     def client_env(self, sm_percent: int, memory_bytes: int) -> tuple[tuple[str, str], ...]:
         """Return the environment of a client; see `environment.client_env`. Raises DeviceError."""
-        return client_env(self.pipe_dir, self.log_dir, sm_percent, memory_bytes)
+        access = self._access
+        return client_env(access.pipe_dir, access.log_dir, sm_percent, memory_bytes)
 
     def process(self) -> ProcessId | None:
-        """Return the daemon's process; None if the daemon does not run.
-
-        The process is found by the record, or by its pipe folder if the record was not completed.
-        """
+        """Return the process that lives as long as the daemon; None if the daemon does not run."""
         known = record.read(self.folder)
-        if known is None:
-            return None
-        if known.process is not None:
-            return known.process if is_alive(known.process) else None
-        found = control_of(self.pipe_dir)
-        return found.identity if found is not None else None
+        return None if known is None else self._reached_by(known.launcher).process()
 
     def alive(self) -> bool:
         """Whether the daemon's process lives."""
@@ -101,47 +113,84 @@ class MpsDaemon:
 
     def servers(self) -> tuple[MpsProcess, ...]:
         """Return the daemon's servers, including servers of an earlier daemon that is gone."""
-        control = self.process()
-        return servers_of(self.pipe_dir, control.pid if control else None)
+        return self._access.servers()
 
     def pids(self) -> tuple[int, ...]:
         """Return the pids of the daemon and its servers: our GPU processes besides the engines."""
-        control = self.process()
-        own = () if control is None else (control.pid,)
-        return (*own, *(server.pid for server in self.servers()))
+        return self._access.pids()
 
-    async def ensure(self) -> None:
-        """Make the daemon run and answer. A running daemon of ours is kept.
+    async def ensure(self, group: str = "", users: Collection[str] = ()) -> None:
+        """Make the daemon run and answer, as the user of this isolation group's engines.
 
+        A running daemon is kept if it serves that group. One that an earlier release started as our
+        user is kept until no engine uses it, and serves engines that run as our user, too.
         Leftovers of a dead daemon are ended first: its servers take no new clients any more, and
         `fault` has named the engines that were on them.
 
+        Args:
+            group: the engine's isolation group.
+            users: other engines that use the daemon, even if they are no clients yet.
+
         Raises:
-            DeviceError: the daemon cannot be started, or runs and does not answer.
+            DeviceError: the daemon cannot be started, or runs and does not answer; or it serves
+                engines of another group.
         """
         async with self._changing:
-            running = self.process()
-            if running is not None:
-                await self.ask("get_server_list")
-                self._keep(running)
-                return
-            place = await self._place(f"mps-{self.folder.name}")
-            await lifecycle.end_leftovers(self.pipe_dir)
-            record.make(self.folder)
-            record.write(self.folder, record.MpsRecord(self.uuid, None))
-            try:
-                started = await lifecycle.start(self._program, self._env(), self.folder, place)
-            except DeviceError:
-                record.clear(self.folder)
-                raise
-            self._forget()
-            self._keep(started)
+            wanted = self._wanted(group)
+            running, known = self.process(), record.read(self.folder)
+            if running is not None and known is not None:
+                if await self._stays(known, wanted, users):
+                    await self.ask("get_server_list")
+                    self._keep(running)
+                    return
+                await self._reached_by(known.launcher).quit(running)
+            await self._start(wanted)
+
+    def _wanted(self, group: str) -> record.MpsRecord:
+        """Return the record of a daemon that would be started now."""
+        launcher = self._keepers.launcher(group)
+        if launcher is None:
+            return record.MpsRecord(self.uuid, None)
+        return record.MpsRecord(self.uuid, None, str(launcher), group)
+
+    async def _stays(
+        self, known: record.MpsRecord, wanted: record.MpsRecord, users: Collection[str]
+    ) -> bool:
+        """Whether the running daemon is the one that is wanted, or is in use and will do."""
+        if (bool(known.launcher), known.isolation_group) == (
+            bool(wanted.launcher),
+            wanted.isolation_group,
+        ):
+            return True
+        if not users and not await self.clients():
+            return False
+        if not known.launcher and not wanted.isolation_group:
+            return True
+        raise DeviceError(
+            f"The MPS daemon of {self.uuid} serves engines of {_served(known)} and none of "
+            f"{_served(wanted)}: MPS serves one user at a time.",
+            hint="Plan them on different GPUs, or end the engines that it serves first.",
+            facts={"uuid": self.uuid, "serves": known.isolation_group},
+        )
+
+    async def _start(self, wanted: record.MpsRecord) -> None:
+        await self._access.end_leftovers()
+        access = self._reached_by(wanted.launcher)
+        await access.prepare()
+        record.write(self.folder, wanted)
+        try:
+            started = await access.start()
+        except DeviceError:
+            record.clear(self.folder)
+            raise
+        self._forget()
+        self._keep(started)
 
     def _keep(self, process: ProcessId) -> None:
         """Complete the record with the daemon's process."""
-        wanted = record.MpsRecord(self.uuid, process)
-        if record.read(self.folder) != wanted:
-            record.write(self.folder, wanted)
+        known = record.read(self.folder) or record.MpsRecord(self.uuid, None)
+        if known.process != process:
+            record.write(self.folder, dataclasses.replace(known, process=process))
 
     async def clients(self) -> tuple[MpsClient, ...]:
         """Return programs that run under the daemon now; none if it does not run.
@@ -272,7 +321,7 @@ class MpsDaemon:
             answer = answers.ServerAnswer("", (), "")
         else:
             self._served[server.identity] = _identities(answer.clients)
-        logged = answers.fatal_line(lifecycle.tail(self.log_dir / "server.log"))
+        logged = answers.fatal_line(await self._access.log("server.log"))
         if answer.status == "FAULT" or (not answer.status and logged):
             said = f" Its log says: {logged}." if logged else ""
             return (
@@ -281,11 +330,6 @@ class MpsDaemon:
                 f"recovers by itself.{said}"
             )
         return ""
-
-    def diagnosis(self) -> str:
-        """Return the log line that tells best why something went wrong; empty without logs."""
-        logs = (lifecycle.tail(self.log_dir / name) for name in ("server.log", "control.log"))
-        return next((line for line in map(answers.ailing_line, logs) if line), "")
 
     async def quit(self) -> None:
         """End the daemon and its servers, and remove its folder's pipes. Idempotent.
@@ -297,8 +341,8 @@ class MpsDaemon:
             running = self.process()
             if running is not None:
                 await self._refuse_in_use()
-                await lifecycle.quit_daemon(self._program, self._env(), running)
-            await lifecycle.end_leftovers(self.pipe_dir)
+                await self._access.quit(running)
+            await self._access.end_leftovers()
             record.clear(self.folder)
             self._forget()
 
@@ -321,10 +365,14 @@ class MpsDaemon:
 
     async def ask(self, *commands: str, seconds: float | None = None) -> str:
         """Send the daemon any commands of its manual; return its answer. Raises DeviceError."""
-        return await ask(self._program, self._env(), commands, seconds)
+        return await self._access.ask(commands, seconds)
 
-    def _env(self) -> dict[str, str]:
-        return daemon_env(self.uuid, self.pipe_dir, self.log_dir, os.environ)
+
+def _served(known: record.MpsRecord) -> str:
+    if not known.launcher:
+        return "this daemon's user"
+    group = known.isolation_group
+    return f"the isolation group {group}" if group else "the default isolation group"
 
 
 def _understood(answer: str, command: str) -> tuple[int, ...]:

@@ -43,6 +43,9 @@ class StartPlace:
     environment: tuple[tuple[str, str], ...] = ()
 
 
+Ask = Callable[[Sequence[str], float], Awaitable[str]]
+"""Sends commands to a daemon, and waits some seconds for its answer. Raises DeviceError."""
+
 PlaceFor = Callable[[str], Awaitable[StartPlace]]
 """Returns where a daemon of this name ("mps-3c5a1b2d") is started; called anew for every start,
 since a scope's name is used once. Raises DeviceError."""
@@ -70,12 +73,17 @@ async def start(program: str, env: Mapping[str, str], folder: Path, place: Start
         await end_leftovers(folder / "pipe")
         if isinstance(error, DeviceError) and not words:
             raise
-        raise DeviceError(
-            f"The MPS control daemon did not start: {words or 'it does not answer'}.",
-            hint=f"Look into {folder / 'log'}; check that no other MPS daemon holds this GPU and "
-            "that its compute mode is not PROHIBITED.",
-            facts={"folder": str(folder), "said": words},
-        ) from error
+        raise not_started(folder, words) from error
+
+
+def not_started(folder: Path, words: str) -> DeviceError:
+    """Return the error of a daemon that did not come up, with what it or its logs say."""
+    return DeviceError(
+        f"The MPS control daemon did not start: {words or 'it does not answer'}.",
+        hint=f"Look into {folder}; check that no other MPS daemon holds this GPU and "
+        "that its compute mode is not PROHIBITED.",
+        facts={"folder": str(folder), "said": words},
+    )
 
 
 async def _launched(
@@ -136,18 +144,18 @@ def _why(folder: Path, said: Path) -> str:
     return answers.ailing_line(tail(said)) or answers.ailing_line(tail(folder / "log/control.log"))
 
 
-async def quit_daemon(program: str, env: Mapping[str, str], control: ProcessId) -> None:
-    """Ask a daemon and its servers to quit; else end the daemon. Returns once it is gone.
+async def ask_to_quit(ask: Ask, process: ProcessId, seconds: float) -> bool:
+    """Ask a daemon and its servers to quit; return whether the process is gone some seconds later.
 
     The program answers once the daemon has ended. Without a time limit it would wait for clients
     for ever; drivers that do not know the limit get the plain command.
     """
     for command in (f"quit -t {SERVER_GRACE_SECONDS}", "quit"):
         with contextlib.suppress(DeviceError):  # a daemon that does not listen is ended anyway
-            await ask(program, env, (command,), QUIT_SECONDS)
-        if await gone((control,), GONE_SECONDS):
-            return
-    await end((control,))
+            await ask((command,), QUIT_SECONDS)
+        if await gone((process,), seconds):
+            return True
+    return False
 
 
 async def end_leftovers(pipe_dir: Path) -> None:
@@ -179,12 +187,16 @@ async def end(processes: Sequence[ProcessId]) -> None:
                     os.kill(process.pid, number)
         if await gone(processes, KILL_SECONDS):
             return
-    left = [process.pid for process in processes if is_alive(process)]
-    raise DeviceError(
-        f"MPS processes {left} do not end, even when killed.",
+    raise unkillable([process.pid for process in processes if is_alive(process)])
+
+
+def unkillable(pids: Sequence[int]) -> DeviceError:
+    """Return the error of processes that survive SIGKILL."""
+    return DeviceError(
+        f"MPS processes {pids} do not end, even when killed.",
         hint="They hang inside the driver: check the kernel's log for Xid errors, then reset the "
         "GPU or reboot.",
-        facts={"pids": left},
+        facts={"pids": pids},
     )
 
 

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import enum
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -62,9 +62,13 @@ class MpsProcess:
 
 def mps_processes() -> tuple[MpsProcess, ...]:
     """Return all MPS processes of this host (of this PID namespace), of any user."""
+    return tuple(described(_pids()))
+
+
+def described(pids: Iterable[int]) -> list[MpsProcess]:
+    """Return those of these processes that are MPS's."""
     boot = boot_id()
-    found = (_process(pid, boot) for pid in _pids())
-    return tuple(process for process in found if process is not None)
+    return [found for pid in pids if (found := _process(pid, boot)) is not None]
 
 
 def _pids() -> Iterator[int]:

@@ -55,28 +55,43 @@ async def ask(
             text = "".join(f"{line}\n" for line in commands).encode()
             output, complaints = await process.communicate(text)
     except TimeoutError as error:
-        raise DeviceError(
-            f"The MPS control daemon did not answer {command!r} within {seconds:g} s.",
-            hint="Look into control.log of its log folder. If it stays so, stop the engines of "
-            "this GPU, then the daemon.",
-            facts={"command": command, "seconds": seconds},
-        ) from error
+        raise too_late(command, seconds) from error
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
             await _closed(process)
-    words = output.decode(errors="replace").strip()
-    if process.returncode != 0:
-        words = words or complaints.decode(errors="replace").strip()
+    said, complained = output.decode(errors="replace"), complaints.decode(errors="replace")
+    return answer_of(command, process.returncode or 0, said, complained)
+
+
+def answer_of(command: str, status: int, said: str, complaints: str) -> str:
+    """Return what the control program printed.
+
+    Raises:
+        DeviceError: its exit status says that no daemon answered.
+    """
+    words = said.strip()
+    if status != 0:
+        words = words or complaints.strip()
         raise DeviceError(
             f"The MPS control daemon could not be asked {command!r}: "
-            f"{words or f'exit status {process.returncode}'}.",
+            f"{words or f'exit status {status}'}.",
             hint="Look into control.log of its log folder.",
-            facts={"command": command, "status": process.returncode, "said": words},
+            facts={"command": command, "status": status, "said": words},
         )
     return words
+
+
+def too_late(command: str, seconds: float) -> DeviceError:
+    """Return the error of a daemon that does not answer."""
+    return DeviceError(
+        f"The MPS control daemon did not answer {command!r} within {seconds:g} s.",
+        hint="Look into control.log of its log folder. If it stays so, stop the engines of "
+        "this GPU, then the daemon.",
+        facts={"command": command, "seconds": seconds},
+    )
 
 
 async def _closed(process: asyncio.subprocess.Process) -> None:

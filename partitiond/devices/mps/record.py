@@ -4,6 +4,9 @@
                                              pipe/         CUDA_MPS_PIPE_DIRECTORY
                                              log/          control.log, server.log
 
+A daemon that runs as another user has its pipes and logs elsewhere (`kept`), and here the files of
+its supervisor.
+
 The record is written without a process before the daemon is started, and completed after. If a
 crash comes between, the daemon is found again by its pipe folder.
 """
@@ -21,6 +24,7 @@ from typing import Final
 
 from partitiond.core.errors import DeviceError
 from partitiond.devices.mps.environment import SOCKET_PATH_LIMIT
+from partitiond.devices.mps.keeper import make_folders
 from partitiond.platform.process_identity import ProcessId
 from partitiond.serde import to_stored_json
 
@@ -33,11 +37,16 @@ class MpsRecord:
     """The record of a folder's MPS daemon.
 
     Attributes:
-        process: the daemon's process; None if its start was not completed.
+        process: the daemon's process, or its supervisor's where another user runs it; None if its
+            start was not completed.
+        launcher: socket at which another user's was started; empty where it runs as our user.
+        isolation_group: the group whose engines it serves; all where it runs as our user.
     """
 
     uuid: str
     process: ProcessId | None
+    launcher: str = ""
+    isolation_group: str = ""
 
 
 def folder_of(run_dir: Path, uuid: str) -> Path:
@@ -76,8 +85,9 @@ def read(folder: Path) -> MpsRecord | None:
             identity = ProcessId(
                 int(process["pid"]), int(process["start_ticks"]), str(process["boot_id"])
             )
-        return MpsRecord(str(found["uuid"]), identity)
-    except (OSError, ValueError, KeyError, TypeError):
+        launcher, group = found.get("launcher", ""), found.get("isolation_group", "")
+        return MpsRecord(str(found["uuid"]), identity, str(launcher), str(group))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -90,6 +100,7 @@ def write(folder: Path, record: MpsRecord) -> None:
     temporary = folder / f"{RECORD}.new"
     text = to_stored_json(record, indent=1)
     with translated(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with temporary.open("w") as file:
             file.write(text)
             file.flush()
@@ -104,11 +115,7 @@ def make(folder: Path) -> None:
         DeviceError: the folder cannot be written.
     """
     with translated(folder):
-        shutil.rmtree(folder / "pipe", ignore_errors=True)
-        for name in ("pipe", "log"):
-            folder.joinpath(name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        for log in folder.joinpath("log").glob("*.log"):
-            log.replace(log.with_suffix(".old"))
+        make_folders(str(folder / "pipe"), str(folder / "log"))
 
 
 def clear(folder: Path) -> None:

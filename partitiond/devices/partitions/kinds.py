@@ -36,7 +36,8 @@ class MpsShares:
         """
         entry = self._journal.use(share.device_id, EntryKind.MPS, "", launch.replica_id)
         daemon = self._daemons.daemon(share.device_id)
-        await daemon.ensure()
+        others = [user for user in entry.users if user != launch.replica_id]
+        await daemon.ensure(launch.isolation_group, others)
         self._journal.done(entry)
         env = dict(daemon.client_env(share.sm_percent, share.memory_bytes))
         return dataclasses.replace(launch, extra_env=tuple((dict(launch.extra_env) | env).items()))

@@ -59,8 +59,11 @@ class MpsDaemon(Protocol):
         """Folder in which clients find the MPS daemon."""
         ...
 
-    async def ensure(self) -> None:
-        """Start the MPS daemon if it does not run. Raises DeviceError."""
+    async def ensure(self, group: str, users: Collection[str]) -> None:
+        """Start the MPS daemon if it does not run, for an engine of this isolation group.
+
+        Raises DeviceError, also if the daemon serves another group's engines, such as `users`.
+        """
         ...
 
     def client_env(self, sm_percent: int, memory_bytes: int) -> tuple[tuple[str, str], ...]:

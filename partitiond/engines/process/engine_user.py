@@ -64,11 +64,18 @@ class EngineUser:
         cache_dir = self.cache_dir.with_name(of_group(self.cache_dir.name, group))
         return dataclasses.replace(self, launcher=launcher, cache_dir=cache_dir)
 
-    def serves(self, launch: EngineLaunch) -> bool:
-        """Whether this engine runs as that user: an MPS daemon serves only the user it runs as,
-        which is the daemon's.
+    def launcher_for(self, launch: EngineLaunch) -> Path | None:
+        """Return the socket at which this engine is started; None if it runs as the daemon's user.
+
+        A client of an MPS daemon runs as the user that this daemon runs as, which its pipe folder
+        tells: a daemon that an earlier release started is the daemon's user's.
         """
-        return "CUDA_MPS_PIPE_DIRECTORY" not in dict(launch.extra_env)
+        env = dict(launch.extra_env)
+        if "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE" not in env:
+            return self.launcher
+        launcher = mps_launcher(self.launcher)
+        pipe_dir = Path(env["CUDA_MPS_PIPE_DIRECTORY"])
+        return launcher if pipe_dir.is_relative_to(launcher.with_suffix("")) else None
 
     def admit(self, launch: EngineLaunch) -> None:
         """Open the engine's model to that user. Raises StartFailedError if it stays closed."""
@@ -107,6 +114,13 @@ def _is_socket(path: Path) -> bool:
         return stat.S_ISSOCK(path.stat().st_mode)
     except OSError:
         return False
+
+
+def mps_launcher(launcher: Path) -> Path:
+    """Return the socket of the same user's programs that share a GPU under MPS, and so see each
+    other's shared memory: `partitiond-mps.sock` beside `partitiond-engine.sock`.
+    """
+    return launcher.with_stem(launcher.stem.replace("engine", "mps"))
 
 
 def open_model(folder: Path, models_dir: Path) -> None:

@@ -325,13 +325,14 @@ class ProcessEngineRunner:
             return 0
 
     def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, Any]:
-        if self._user is None or not self._user.serves(launch):
+        user = None if self._user is None else self._user.in_group(launch.isolation_group)
+        launcher = None if user is None else user.launcher_for(launch)
+        if user is None or launcher is None:
             return self._own_command(launch, folder, self._cache_dir, self._traces_endpoint)
-        user = self._user.in_group(launch.isolation_group)
         user.admit(launch)
         made = self._own_command(launch, folder, user.cache_dir, "")
         return made | {
-            "launcher": str(user.launcher),
+            "launcher": str(launcher),
             "memory_max": memory_limit_bytes(launch),
         }
 

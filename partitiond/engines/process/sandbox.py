@@ -2,8 +2,9 @@
 
 systemd starts it for each connection to `partitiond-engine.socket` (Accept=yes), as the user and in
 the sandbox of `partitiond-engine@.service`, with the connection as descriptor 0 and a folder of its
-own in RUNTIME_DIRECTORY. At the other end is the shim of one replica, which runs as the daemon's
-user and may neither signal nor read this user's processes. This process
+own in RUNTIME_DIRECTORY. (MPS daemons and their clients start so at `partitiond-mps.socket`.) At
+the other end is the shim of one replica, which runs as the daemon's user and may neither signal nor
+read this user's processes. This process
 
 - reads the engine's command and the descriptor for its output from the shim;
 - tells its folder, in which the engine listens, and its cgroup, by which the daemon's user can kill
@@ -45,6 +46,9 @@ MAKE_DEVICES = 1 << 6 | 1 << 11
 refuse something, and its domain is what counts."""
 ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
 """What ends at the domain's border, from the sixth version of Landlock on."""
+
+UNITS = ("partitiond-engine", "partitiond-mps")
+"""Units in which this program runs, by the start of their names."""
 
 
 def landlock_version() -> int:
@@ -105,7 +109,7 @@ def unit_cgroup() -> str:
     folder = own_cgroup()
     if folder is None or folder.suffix != ".service":
         return ""
-    return str(folder) if folder.name.startswith("partitiond-engine") else ""
+    return str(folder) if folder.name.startswith(UNITS) else ""
 
 
 def start(command: dict[str, object], folder: str, output: int) -> int:

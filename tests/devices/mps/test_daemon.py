@@ -1,10 +1,12 @@
 """The control daemon of one GPU is started, found again, queried, faulted and ended."""
 
 import asyncio
+import dataclasses
 import os
 import signal
+import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,12 @@ from partitiond.core.errors import DeviceError, SilentError
 from partitiond.devices.mps import MpsControl, MpsDaemon, StartPlace
 from partitiond.devices.mps import record as records
 from partitiond.devices.mps.processes import PROC, MpsProcess
+from partitiond.engines.process.kept_programs import KeptPrograms
+from partitiond.engines.process.scope import EngineCgroups
 from partitiond.platform.process_identity import start_ticks
 from partitiond.simulated.gpus.mps_control import write_program
 from tests.devices.mps.clients import client
+from tests.engines.process.test_sandbox import Launcher
 from tests.machine import signal_all
 
 GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
@@ -27,16 +32,30 @@ def program(tmp_path: Path) -> str:
     return str(write_program(tmp_path / "bin" / "nvidia-cuda-mps-control"))
 
 
-def control_in(folder: Path, program: str) -> MpsControl:
-    return MpsControl(folder / "r", program, check_seconds=0.0)
+def control_in(folder: Path, program: str, launcher: Path | None = None) -> MpsControl:
+    keepers = KeptPrograms(launcher, EngineCgroups("none"))
+    return MpsControl(folder / "r", program, check_seconds=0.0, keepers=keepers)
+
+
+@pytest.fixture(params=["ours", "another"])
+def launcher(request: pytest.FixtureRequest) -> Iterator[Path | None]:
+    """Where daemons are started as the user of engines; here the same user, so that tests can look
+    at its processes."""
+    if request.param == "ours":
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="pd-") as folder:
+        made = Launcher(Path(folder))
+        yield made.path
+        made.close()
 
 
 @pytest.fixture
-async def control(tmp_path: Path, program: str) -> AsyncIterator[MpsControl]:
+async def control(tmp_path: Path, program: str, launcher: Path | None) -> AsyncIterator[MpsControl]:
     """Of a host whose daemons are all gone after the test."""
-    control = control_in(tmp_path, program)
+    control = control_in(tmp_path, program, launcher)
     yield control
-    for daemon in control_in(tmp_path, program).recorded():
+    for daemon in control_in(tmp_path, program, launcher).recorded():
         signal_all(daemon.pids())
 
 
@@ -61,7 +80,7 @@ async def test_it_runs_for_its_gpu_alone_and_leaves_nothing(control: MpsControl)
     await daemon.ensure()
     assert daemon.alive()
     assert len(daemon.pids()) == 1, "no server before the first client"
-    assert daemon.pipe_dir.parts[-3:] == ("mps", "3c5a1b2d", "pipe")
+    assert daemon.pipe_dir.parts[-2:] == ("3c5a1b2d", "pipe")
     assert daemon.pipe_dir.stat().st_mode & 0o077 == 0, "ours alone"
     async with client(env_of(daemon), OTHER) as stranger:
         assert (await stranger.line()).startswith("ERR 100 ")
@@ -69,13 +88,13 @@ async def test_it_runs_for_its_gpu_alone_and_leaves_nothing(control: MpsControl)
         assert (await engine.line()).startswith("OK 50 -1 ")
         assert control.pids() == set(daemon.pids())
         assert len(daemon.pids()) == 2
-    pids = daemon.pids()
+    pids, log_dir = daemon.pids(), daemon.log_dir
     await eventually(lambda: _empty(daemon))
     await daemon.quit()
     assert not daemon.alive()
     assert all(start_ticks(pid) is None for pid in pids)
     assert not daemon.pipe_dir.exists()
-    assert "Exit" in (daemon.log_dir / "control.log").read_text(), "logs say why it ended"
+    assert "Exit" in (log_dir / "control.log").read_text(), "logs say why it ended"
     await daemon.quit()
 
 
@@ -97,28 +116,31 @@ async def test_a_second_ensure_keeps_it_and_daemons_are_apart(control: MpsContro
 
 
 async def test_it_is_found_again_after_a_restart_of_ours(
-    control: MpsControl, tmp_path: Path, program: str
+    control: MpsControl, tmp_path: Path, program: str, launcher: Path | None
 ) -> None:
     daemon = control.daemon(GPU)
     await daemon.ensure()
     async with client(env_of(daemon), GPU) as engine:
         await engine.line()
-        (again,) = control_in(tmp_path, program).running()
+        (again,) = control_in(tmp_path, program, launcher).running()
         assert again.uuid == GPU
         assert again.pids() == daemon.pids()
         assert [found.pid for found in await again.clients()] == [engine.pid]
 
 
 async def test_a_start_cut_short_is_found_by_its_folder(
-    control: MpsControl, tmp_path: Path, program: str
+    control: MpsControl, tmp_path: Path, program: str, launcher: Path | None
 ) -> None:
     daemon = control.daemon(GPU)
     await daemon.ensure()
-    records.write(daemon.folder, records.MpsRecord(GPU, None))
-    (again,) = control_in(tmp_path, program).running()
+    known = records.read(daemon.folder)
+    assert known is not None
+    assert known.process is not None
+    records.write(daemon.folder, dataclasses.replace(known, process=None))
+    (again,) = control_in(tmp_path, program, launcher).running()
     assert again.pids() == daemon.pids()
     await again.ensure()
-    assert records.read(daemon.folder) != records.MpsRecord(GPU, None), "completed"
+    assert records.read(daemon.folder) == known, "completed"
     await again.quit()
     assert not daemon.alive()
 
@@ -254,17 +276,21 @@ async def test_a_proc_that_does_not_answer_is_left_behind(
     assert await daemon._look_for_fault() == ""
 
 
-async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(control: MpsControl) -> None:
+async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(
+    control: MpsControl, launcher: Path | None
+) -> None:
     daemon = control.daemon(GPU)
     await daemon.ensure()
     async with client(env_of(daemon), GPU) as engine:
         await engine.line()
         assert await daemon.fault() == ""
         control_pid, server_pid = daemon.pids()
+        os.kill(engine.pid, signal.SIGSTOP)  # as an engine that computes, and has not noticed
         os.kill(control_pid, signal.SIGKILL)
         await eventually(lambda: _dead(control_pid))
-        assert not daemon.alive()
-        assert daemon.pids() == (server_pid,), "what it left is still ours"
+        await eventually(lambda: _ended(daemon))
+        left = () if launcher else (server_pid,)
+        assert daemon.pids() == left, "what it left is still ours; a keeper leaves nothing"
         assert "ended" in await daemon.fault()
     await daemon.ensure()
     assert await daemon.fault() == ""
@@ -275,6 +301,10 @@ async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(control: M
 
 async def _dead(pid: int) -> bool:
     return start_ticks(pid) is None
+
+
+async def _ended(daemon: MpsDaemon) -> bool:
+    return not daemon.alive()
 
 
 async def test_one_in_use_is_not_ended(control: MpsControl) -> None:

@@ -174,7 +174,8 @@ class Daemon:
     def pipe_dir(self) -> Path:
         return Path("/pipe") / self.uuid
 
-    async def ensure(self) -> None:
+    async def ensure(self, group: str, users: Collection[str]) -> None:
+        del group, users
         if not self._gpu.daemon:
             self.world.touch("start MPS")
             self._gpu.daemon = True

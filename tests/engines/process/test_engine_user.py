@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import StartFailedError
+from partitiond.core.replica.engine import EngineLaunch
+from partitiond.devices.mps import client_env, without_mps_env
 from partitiond.engines.process import shim
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.engine_user import (
@@ -152,13 +154,39 @@ def test_what_is_hidden_is_what_the_unit_hides() -> None:
     assert re.search(rf"^BindReadOnlyPaths=-{SHOWN} ", unit, re.MULTILINE)
 
 
-def test_an_engine_under_mps_stays_the_daemon_s(cache: Path) -> None:
-    """MPS serves the user that its daemon runs as."""
-    user = EngineUser(Path("/l.sock"), cache, cache / "models")
-    launch = simulated_launch()
-    assert user.serves(launch)
-    under = dataclasses.replace(launch, extra_env=(("CUDA_MPS_PIPE_DIRECTORY", "/run/mps"),))
-    assert not user.serves(under)
+def under_mps(pipe_dir: str, group: str = "") -> EngineLaunch:
+    env = client_env(Path(pipe_dir), Path("/log"), 50, 0)
+    return dataclasses.replace(simulated_launch(), extra_env=env, isolation_group=group)
+
+
+def test_an_engine_under_mps_is_started_beside_its_mps_daemon(cache: Path) -> None:
+    """MPS serves the user that its daemon runs as, which the pipe folder tells."""
+    launcher = Path("/run/partitiond-engine.sock")
+    user = EngineUser(launcher, cache, cache / "models")
+    assert user.launcher_for(simulated_launch()) == launcher
+    ours = under_mps("/run/partitiond-mps/3c5a1b2d/pipe")
+    assert user.launcher_for(ours) == Path("/run/partitiond-mps.sock")
+    blue = under_mps("/run/partitiond-mps-blue/3c5a1b2d/pipe", "blue")
+    assert user.launcher_for(blue) is None, "that is another user's"
+    blue_s = EngineUser(Path("/run/partitiond-engine-blue.sock"), cache, cache / "models")
+    assert blue_s.launcher_for(blue) == Path("/run/partitiond-mps-blue.sock")
+    assert blue_s.launcher_for(simulated_launch()) == Path("/run/partitiond-engine-blue.sock")
+
+
+def test_a_client_of_the_daemon_s_own_user_runs_as_that_user(cache: Path) -> None:
+    """A daemon that an earlier release started serves no other user."""
+    user = EngineUser(Path("/run/partitiond-engine.sock"), cache, cache / "models")
+    assert user.launcher_for(under_mps("/run/partitiond/mps/3c5a1b2d/pipe")) is None
+
+
+def test_an_engine_that_is_kept_out_of_mps_runs_as_its_own_user(
+    tmp_path: Path, cache: Path
+) -> None:
+    """It is told an empty pipe folder, which is no MPS daemon's."""
+    launcher = Path("/run/partitiond-engine.sock")
+    user = EngineUser(launcher, cache, cache / "models")
+    launch = dataclasses.replace(simulated_launch(), extra_env=without_mps_env(tmp_path))
+    assert user.launcher_for(launch) == launcher
 
 
 async def test_the_command_names_the_launcher_and_the_limit(tmp_path: Path, cache: Path) -> None:
