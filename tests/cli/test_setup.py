@@ -381,6 +381,43 @@ def test_a_name_that_no_group_may_have_is_refused(cli: Cli, tmp_path: Path) -> N
     assert "no name of an isolation group" in refused.err
 
 
+def test_a_group_s_programs_under_mps_have_units_and_a_shared_folder_of_their_own(
+    played: Played,
+) -> None:
+    facts = dataclasses.replace(played.facts, engine_user=True, isolation_groups=("blue",))
+    list(record.apply(played.host, steps_for(facts, played.host)))
+    units = played.host.file("/etc/systemd/system")
+    service = (units / "partitiond-mps-blue@.service").read_text()
+    assert "\nUser=partitiond-engine-blue\n" in service
+    assert "\nBindPaths=/run/partitiond-mps-blue /run/partitiond-mps-blue:/dev/shm\n" in service
+    socket = (units / "partitiond-mps-blue.socket").read_text()
+    assert "\nListenStream=/run/partitiond-mps-blue.sock\n" in socket
+    mount = (units / "run-partitiond\\x2dmps\\x2dblue.mount").read_text()
+    assert "\nWhere=/run/partitiond-mps-blue\n" in mount
+    assert "uid=partitiond-engine-blue," in mount
+    assert "systemctl enable --now partitiond-mps-blue.socket" in played.asked()
+
+
+def test_engines_under_mps_get_their_socket_on_a_host_with_gpus(played: Played) -> None:
+    units = played.host.file("/etc/systemd/system")
+    facts = dataclasses.replace(played.facts, engine_user=True)
+    list(record.apply(played.host, steps_for(facts, played.host)))
+    assert {path.name for path in units.glob("*partitiond*mps*")} == {
+        "partitiond-mps.socket", "partitiond-mps@.service", "run-partitiond\\x2dmps.mount"
+    }  # fmt: skip
+    assert f"{facts.bin_dir}/python -I -m" in (units / "partitiond-mps@.service").read_text()
+    asked = played.asked()
+    socket = asked.index("systemctl enable --now partitiond-mps.socket")
+    assert socket < asked.index("systemctl enable --now partitiond.service")
+    list(record.undo(played.host, purge=False))
+    assert not list(units.glob("*partitiond*mps*"))
+    back = played.asked()
+    unmounted = back.index("systemctl stop run-partitiond\\x2dmps.mount")
+    assert back.index("systemctl disable --now partitiond-mps.socket") < unmounted
+    list(record.apply(played.host, steps_for(dataclasses.replace(facts, gpu=False), played.host)))
+    assert not list(units.glob("*partitiond*mps*"))
+
+
 def test_a_subgroup_is_written_only_where_systemd_knows_it(played: Played) -> None:
     facts = dataclasses.replace(played.facts, systemd=252)
     assert "subgroup" not in {step.key for step in steps_for(facts, played.host)}

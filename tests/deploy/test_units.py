@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.cli.setup.mps_units import MPS_FOLDER, MPS_SERVICE, MPS_SOCKET, mps_unit
 from partitiond.cli.setup.plan import mount_unit
+from partitiond.core.errors import PartitiondError
+from partitiond.devices.mps.kept import shared_folder
+from partitiond.engines.process.engine_user import mps_launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "deploy" / "systemd"
@@ -16,6 +20,7 @@ EXPOSURE_AT_MOST = {
     "partitiond-mig.service": 2.5,  # root, because the driver asks for it
     "partitiond-devices.service": 4.5,  # root, and loads a kernel module
     "partitiond-engine@.service": 2.2,  # programs of others, which the network does not reach
+    "partitiond-mps@.service": 2.2,
 }
 
 
@@ -37,6 +42,9 @@ def installed(tmp_path: Path) -> Path:
         text = text.replace("/usr/local/libexec/partitiond", str(tmp_path / "bin"))
         where = re.search(r"^Where=(.*)$", text, re.MULTILINE)
         (tmp_path / (mount_unit(where[1]) if where else unit.name)).write_text(text)
+    for name in (MPS_SOCKET, MPS_SERVICE):
+        engines = (tmp_path / name.replace("mps", "engine")).read_text()
+        (tmp_path / name).write_text(mps_unit(name, engines))
     return tmp_path
 
 
@@ -129,6 +137,42 @@ def test_engines_are_started_as_their_own_user_by_the_daemon_alone() -> None:
     as_root = [line for line in service.splitlines() if line.startswith("Exec") and "=+" in line]
     assert len(as_root) == 1, "one step is root's: it hands over three files of the cgroup"
     assert as_root[0].startswith("ExecStartPre=")
+
+
+def test_programs_under_mps_differ_in_what_they_share(installed: Path) -> None:
+    def lines(name: str) -> list[str]:
+        text = (installed / name).read_text()
+        return [line for line in text.splitlines() if not line.startswith(("#", "Description="))]
+
+    differ = {
+        kind: set(lines(f"partitiond-mps{kind}")) ^ set(lines(f"partitiond-engine{kind}"))
+        for kind in (".socket", "@.service")
+    }
+    assert differ[".socket"] == {
+        "ListenStream=/run/partitiond-engine.sock", "ListenStream=/run/partitiond-mps.sock",
+        "RequiresMountsFor=/run/partitiond-engine",
+        "RequiresMountsFor=/run/partitiond-engine /run/partitiond-mps",
+    }  # fmt: skip
+    assert differ["@.service"] == {
+        "RuntimeDirectory=partitiond-engine/%i", "RuntimeDirectory=partitiond-engine/mps-%i",
+        "BindPaths=/run/partitiond-engine/%i", "BindPaths=/run/partitiond-engine/mps-%i",
+        "TemporaryFileSystem=/dev/shm:rw,mode=1777,nosuid,nodev,size=50%",
+        "BindPaths=/run/partitiond-mps /run/partitiond-mps:/dev/shm",
+    }  # fmt: skip
+    assert len(lines("partitiond-mps@.service")) == len(lines("partitiond-engine@.service"))
+    service = (installed / "partitiond-mps@.service").read_text()
+    user = re.search(r"^User=(.*)$", service, re.MULTILINE)
+    mount = (UNITS / "partitiond-mps.mount").read_text()
+    assert user is not None
+    assert f"\nOptions=mode=0700,uid={user[1]},gid={user[1]}," in mount
+    shared = shared_folder(mps_launcher(Path("/run/partitiond-engine.sock")))
+    assert f"\nWhere={shared}\n" in mount
+    assert shared == Path(MPS_FOLDER)
+
+
+def test_an_engine_s_unit_of_another_release_is_not_taken_for_ours() -> None:
+    with pytest.raises(PartitiondError, match="does not have"):
+        mps_unit(MPS_SERVICE, "[Service]\n")
 
 
 def test_the_helper_and_its_socket_belong_together() -> None:

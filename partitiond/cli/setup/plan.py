@@ -19,6 +19,7 @@ from partitiond.cli.setup.host import (
     shipped,
 )
 from partitiond.cli.setup.isolation_groups import for_group, installed_groups, users_text
+from partitiond.cli.setup.mps_units import MPS_FOLDER, MPS_SERVICE, MPS_SOCKET, mps_unit
 from partitiond.cli.setup.steps import CommandStep, FileStep, SetupStep
 from partitiond.core.model.isolation_group import of_group
 
@@ -57,6 +58,7 @@ def steps_for(facts: SetupFacts, host: SetupHost) -> tuple[SetupStep, ...]:
         *_units(facts),
         *_engines(facts, host),
         *(step for group in facts.isolation_groups for step in _group(group, facts, host)),
+        *(step for group in ("", *facts.isolation_groups) for step in _mps(group, facts)),
         *_gpu(facts),
         *_scopes(host),
         CommandStep(
@@ -209,6 +211,26 @@ def _group(group: str, facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep
             )
             for key, name, source in units
         ),
+    )
+
+
+def _mps(group: str, facts: SetupFacts) -> Sequence[SetupStep]:
+    """Start engines in MPS shares, and their MPS daemons, as the user of their group, too."""
+    if not (facts.engine_user and facts.gpu):
+        return ()
+    units = (
+        ("mount", mount_unit(of_group(MPS_FOLDER, group)), shipped("systemd/partitiond-mps.mount")),
+        ("socket", MPS_SOCKET, mps_unit(MPS_SOCKET, _unit(ENGINE_SOCKET, facts))),
+        ("service", MPS_SERVICE, mps_unit(MPS_SERVICE, _unit(ENGINE_SERVICE, facts))),
+    )
+    return tuple(
+        FileStep(
+            of_group(f"mps-{key}", group),
+            f"engines in MPS shares as user {of_group(ENGINE_USER, group)} ({key})",
+            f"{UNITS}/{name if key == 'mount' else for_group(name, group)}",
+            for_group(text, group),
+        )
+        for key, name, text in units
     )
 
 
@@ -376,6 +398,11 @@ def _enable(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
             unmount = (("systemctl", "stop", mount_unit(of_group(ENGINE_FOLDER, group))),)
             socket = for_group(ENGINE_SOCKET, group)
             steps.append(_enabled(host, f"engines-{group}", socket, about, last_undo=unmount))
+    for group in ("", *facts.isolation_groups) if facts.engine_user and facts.gpu else ():
+        about = f"engines in MPS shares of {of_group(ENGINE_USER, group)} can be started"
+        unmount = (("systemctl", "stop", mount_unit(of_group(MPS_FOLDER, group))),)
+        socket = for_group(MPS_SOCKET, group)
+        steps.append(_enabled(host, of_group("mps", group), socket, about, last_undo=unmount))
     # Restarting the service leaves engines running; undoing a setup must stop them.
     down = (as_daemon(facts.bin_dir, "down"),)
     about = "the service starts, now and at boot"
@@ -464,6 +491,8 @@ def _stale_units(host: SetupHost) -> bool:
         SERVICE,
         mount_unit(ENGINE_FOLDER),
         ENGINE_SOCKET,
+        mount_unit(MPS_FOLDER),
+        MPS_SOCKET,
         "partitiond-devices.service",
         MIG_SOCKET,
         "partitiond-mig.service",
@@ -473,6 +502,8 @@ def _stale_units(host: SetupHost) -> bool:
             for unit in (
                 mount_unit(of_group(ENGINE_FOLDER, group)),
                 for_group(ENGINE_SOCKET, group),
+                mount_unit(of_group(MPS_FOLDER, group)),
+                for_group(MPS_SOCKET, group),
             )
         ),
     )
