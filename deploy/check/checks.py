@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -521,11 +522,136 @@ def helper_answers_its_user_only() -> str:
     return answer.strip()[:100]
 
 
+def mps_runs_as_the_engines_user() -> str:
+    """An MPS daemon and its clients are the engines' user's: started, adopted, broken; the next
+    check ends them."""
+    gpus = Path("/srv/gpus")
+    partitiond("tools", "simulate", "create", "a100-80gb-x8", "--out", str(gpus))
+    _install_mps_units(gpus)
+    partitiond("models", "remove", "checked")
+    settings(MPS_CONFIG)
+    run("systemctl", "restart", UNIT)
+    wait_for("the daemon", lambda: "ready" in partitiond("status", code=None))
+    fleet = Path("/out/mps.toml")
+    fleet.write_text(MPS_FLEET)
+    partitiond("up", "-f", str(fleet))
+    first = _under_mps()
+    asked("shared")
+    run("systemctl", "restart", UNIT)
+    assert _under_mps() == first, "a restart changes nothing"
+    uuid = json.loads((_mps_folder() / "daemon.json").read_text())["uuid"]
+    words = ("tools", "simulate", "break", str(gpus), "mps", "fault", "--gpu", uuid)
+    run(str(BIN / "partitiond"), *words, env={"PARTITIOND_RUN_DIR": "/run/partitiond"})
+    wait_for("other engines", lambda: not _engines() & first["engines"] and len(_engines()) == 2)
+    second = _under_mps()
+    os.kill(min(second["daemon"]), signal.SIGKILL)
+    wait_for("another daemon", lambda: not _mps_pids() & second["daemon"] and len(_engines()) == 2)
+    third = _under_mps()
+    assert not third["engines"] & second["engines"]
+    return f"daemons {sorted(first['daemon'])}, {sorted(third['daemon'])}"
+
+
+MPS_CONFIG = """\
+[gpu]
+enabled = true
+simulated_host = "/srv/gpus"
+[cpu]
+enabled = false
+[planner]
+objective = "min-devices"
+[profiling]
+min_window_seconds = 0.2
+max_window_seconds = 0.5
+max_batch = 4
+"""
+MPS_FLEET = FLEET.replace('"checked"', '"shared"').replace(
+    "max_replicas = 1", "min_replicas = 2\nmax_replicas = 2"
+)
+
+
+def _install_mps_units(gpus: Path) -> None:
+    """Install what setup does where there are GPUs. Engines write to the simulated host's file."""
+    from partitiond.cli.setup import mps_units
+    from partitiond.cli.setup.plan import mount_unit
+
+    units = Path("/run/systemd/system")
+    for name in (mps_units.MPS_SOCKET, mps_units.MPS_SERVICE):
+        engines = Path("/etc/systemd/system", name.replace("mps", "engine")).read_text()
+        (units / name).write_text(mps_units.mps_unit(name, engines))
+    mount = Path("deploy/systemd/partitiond-mps.mount").read_text()
+    (units / mount_unit(mps_units.MPS_FOLDER)).write_text(mount)
+    for unit in (UNIT, "partitiond-engine@.service", "partitiond-mps@.service"):
+        drop = Path(f"/run/systemd/system/{unit}.d/simulated.conf")
+        drop.parent.mkdir(parents=True, exist_ok=True)
+        drop.write_text(f"[Service]\nReadWritePaths={gpus}\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", mps_units.MPS_SOCKET)
+
+
+def _mps_folder() -> Path:
+    return next(Path("/run/partitiond/mps").glob("*/command.json")).parent
+
+
+def _mps_pids() -> set[int]:
+    """All MPS processes of this host, by their command lines."""
+    found = set()
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = line.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0].startswith(b"nvidia-cuda-mps-"):
+            found.add(int(line.parent.name))
+    return found
+
+
+def _engines() -> set[int]:
+    """The engines' own processes whose replicas serve."""
+    told = json.loads(partitiond("status", "--json", code=None) or "{}")
+    pids = [r["pid"] for r in told.get("replicas", []) if r["state"] == "serving"]
+    try:
+        return {main_process(pid) for pid in pids}
+    except (OSError, StopIteration):  # one ends meanwhile
+        return set()
+
+
+def _under_mps() -> dict[str, set[int]]:
+    """Two engines that are clients of one MPS daemon, all of them the engines' user's."""
+    engines = wait_for("two engines", lambda: found if len(found := _engines()) == 2 else None)
+    daemon, user = _mps_pids(), pwd.getpwnam("partitiond-engine").pw_uid
+    assert len(daemon) == 2, f"a control daemon and a server: {daemon}"
+    assert {Path(f"/proc/{pid}").stat().st_uid for pid in engines | daemon} == {user}
+    units = {pid: cgroup(pid) for pid in engines | daemon}
+    assert all("/partitiond-mps@" in unit for unit in units.values()), units
+    assert len(set(units.values())) == 3, f"a unit for the daemon, and one for each engine: {units}"
+    named = json.loads((_mps_folder() / "process.json").read_text())["cgroup"]
+    assert {f"/sys/fs/cgroup{units[pid]}" for pid in daemon} == {named}
+    clients = _keeper_says(f"get_client_list {max(daemon)}")
+    assert {int(pid) for pid in clients.split()} == engines, clients
+    host = Path("/proc/self/ns/net").readlink()
+    nets = {Path(f"/proc/{pid}/ns/net").readlink() for pid in engines | daemon} - {host}
+    assert len(nets) == 3, "each has a network of its own"
+    seen = {Path(f"/proc/{pid}/root/dev/shm").stat().st_dev for pid in engines | daemon}
+    assert seen == {Path("/run/partitiond-mps").stat().st_dev}, "and one shared memory"
+    run("runuser", "-u", "partitiond", "--", "test", "!", "-x", "/run/partitiond-mps")
+    return {"engines": engines, "daemon": daemon}
+
+
+def _keeper_says(command: str) -> str:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(_mps_folder() / "engine.sock"))
+        question = {"version": 1, "commands": [command], "seconds": 10}
+        connection.sendall(json.dumps(question).encode() + b"\n")
+        said: str = json.loads(connection.makefile().read())["said"]
+        return said
+
+
 def undo_leaves_nothing() -> str:
     """`setup --undo --apply --purge` leaves no engine, unit, user or folder."""
     old = engine()
     partitiond("setup", "--undo", "--apply", "--purge", code=None)
     wait_for("the engine to be gone", lambda: not Path(f"/proc/{old}").exists())
+    assert not _mps_pids()
     left = [p for p in Path("/etc").rglob("*partitiond*") if p.suffix != ".toml"]
     left = [p for p in left if p != CONFIG_FILE.parent]
     assert not left, left
@@ -552,6 +678,7 @@ CHECKS = (
     a_hung_daemon_is_replaced,
     delegated_cgroups_work,
     helper_answers_its_user_only,
+    mps_runs_as_the_engines_user,
     undo_leaves_nothing,
 )
 
