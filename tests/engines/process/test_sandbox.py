@@ -12,7 +12,7 @@ import sys
 import tempfile
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ ORDINARY = ["setpriv", "--bounding-set=-sys_admin,-perfmon"] if os.geteuid() == 
 class Launcher:
     """Accepts connections as systemd's socket does: one process for each, with a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, words: Sequence[str] = ORDINARY) -> None:
         self.folder = folder
+        self._words = words
         self.path = folder / "launch.sock"
         self.started: list[subprocess.Popen[bytes]] = []
         self._listener = socket.socket(socket.AF_UNIX)
@@ -55,7 +56,7 @@ class Launcher:
                 self.started.append(
                     subprocess.Popen(
                         [
-                            *ORDINARY,
+                            *self._words,
                             sys.executable,
                             "-I",
                             sandbox.__file__,
