@@ -17,6 +17,12 @@ _RUNNER: Final = "partitiond/engines/process/runner.py"
 _HELPER: Final = "partitiond/devices/mig/helper.py"
 _SOCKETS: Final = "partitiond/platform/unix_socket.py"
 _SPEED: Final = "partitiond/devices/bandwidth.py"
+_KEEPER: Final = "partitiond/devices/mps/keeper.py"
+_KEPT: Final = "partitiond/devices/mps/kept.py"
+_MPS: Final = "partitiond/devices/mps/daemon.py"
+_PROGRAMS: Final = "partitiond/engines/process/kept_programs.py"
+_UNITS: Final = "partitiond/cli/setup/mps_units.py"
+_TEST_KEPT: Final = "tests/devices/mps/test_kept.py"
 _TEST_SANDBOX: Final = "tests/engines/process/test_sandbox.py"
 _TEST_USER: Final = "tests/engines/process/test_engine_user.py"
 
@@ -143,6 +149,56 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
              "return _NAMES.sub(lambda name: of_group(name[0], group), text, 1)"),
             (_GROUPS, 'if f" {ENGINE_USER} " in line', 'if f" {ENGINE_USER}" not in line'),
             (_SETUP, "isolation_groups=groups | kept", "isolation_groups=groups"),
+        ),
+    ),
+    rule(
+        "A keeper asks what the control program may be asked, and shows nothing but its logs.",
+        "tests/devices/mps/test_keeper.py",
+        wrong=(
+            (_KEEPER, " and line.isprintable()", ""),
+            (_KEEPER, "        if name not in LOGS:\n", "        if False:\n"),
+            (_KEEPER, " | os.O_NOFOLLOW", ""),
+            (_KEEPER, "said[:MAX_SAID_BYTES]", "said"),
+        ),
+    ),
+    rule(
+        "A keeper that says anything else than keepers say is an error, and no list of clients.",
+        f"{_TEST_KEPT}::test_a_keeper_that_lies_is_an_error_and_no_list",
+        wrong=(
+            (_KEPT, "if not isinstance(answer, dict):", "if answer is None:"),
+            (_KEPT, "(ValueError, RecursionError)", "ValueError"),
+            (_KEPT, "isinstance(said, str) and isinstance(complaints, str)", "complaints == ''"),
+        ),
+    ),
+    rule(
+        "An MPS daemon serves one isolation group, and none ends under an engine.",
+        _TEST_KEPT,
+        wrong=(
+            (_MPS, "if not users and not await self.clients():", "if not await self.clients():"),
+            (_MPS, "if not users and not await self.clients():", "if not users:"),
+            (_MPS, "if not known.launcher and not wanted.isolation_group:", "if not known.launcher:"),
+            (_MPS, "return record.MpsRecord(self.uuid, None, str(launcher), group)",
+             'return record.MpsRecord(self.uuid, None, str(launcher), "")'),
+            (_PROGRAMS, "        if group:\n", "        if False:\n"),
+        ),
+    ),
+    rule(
+        "An engine runs as the user of the MPS daemon whose client it is, or of its group.",
+        _TEST_USER,
+        wrong=(
+            (_USER, "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "CUDA_MPS_PIPE_DIRECTORY"),
+            (_USER, 'pipe_dir.is_relative_to(launcher.with_suffix(""))', "pipe_dir"),
+            (_USER, "launcher = mps_launcher(self.launcher)", "launcher = self.launcher"),
+        ),
+    ),
+    rule(
+        "Programs under MPS share what MPS needs, with nobody else.",
+        "tests/deploy/test_units.py",
+        wrong=(
+            (_UNITS, "BindPaths=/run/partitiond-mps /run/partitiond-mps:/dev/shm",
+             "BindPaths=/run/partitiond-mps /dev/shm"),
+            (_UNITS, "        if text.count(old) != 1:\n", "        if False:\n"),
+            (_UNITS, "=/run/partitiond-engine /run/partitiond-mps", "=/run/partitiond-engine"),
         ),
     ),
     rule(
