@@ -317,6 +317,19 @@ def test_mps_in_order_and_without_its_program() -> None:
     assert "docker run" in only(check_mps([GPU], missing, inside, daemon_runs=False)).command
 
 
+def test_a_host_whose_engines_have_a_user_but_not_under_mps_is_told() -> None:
+    path = "/run/partitiond-mps.sock"
+    found = only(check_mps([GPU], MpsFacts(no_launcher=path), HOST, daemon_runs=True))
+    assert path in found.message
+    assert found.command == "sudo partitiond setup --gpu --engine-user --apply"
+
+
+def test_a_daemon_of_another_user_is_ended_by_the_doctor_itself() -> None:
+    own = (OwnMps(Path("/r/mps/1"), "GPU-1", alive=True, clients=0, kept=True),)
+    found = only(check_mps([GPU], MpsFacts(own=own), HOST, daemon_runs=False))
+    assert found.command == "partitiond doctor --fix", "only its keeper asks it"
+
+
 def test_an_operators_daemon_is_explained() -> None:
     one = ForeignMps(
         77, "nvidia-cuda-mps-control", 1000, Path("/tmp/nvidia-mps"), "", True,

@@ -32,6 +32,7 @@ from partitiond.devices.mps.record import RECORD, read
 from partitiond.devices.nvml import gpu as handle_of
 from partitiond.devices.nvml.session import session
 from partitiond.devices.partitions.journal import Entry, read_entries
+from partitiond.engines.process.engine_user import mps_launcher
 from partitiond.platform.deadline_calls import DeadlineCalls
 
 if TYPE_CHECKING:
@@ -240,7 +241,13 @@ def mps_facts(settings: "Settings") -> MpsFacts:
         kept = known is not None and bool(known.launcher)
         own.append(OwnMps(folder, uuid, folder in alive, clients, kept))
     simulated = settings.gpu.simulated_host is not None
-    return MpsFacts(control.unavailable(), tuple(own), () if simulated else control.foreign())
+    launcher = settings.engine.launcher and mps_launcher(settings.engine.launcher)
+    return MpsFacts(
+        control.unavailable(),
+        tuple(own),
+        () if simulated else control.foreign(),
+        "" if launcher is None or launcher.is_socket() else str(launcher),
+    )
 
 
 def _clients(control: object, uuid: str) -> int | None:

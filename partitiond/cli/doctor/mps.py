@@ -41,11 +41,14 @@ class MpsFacts:
         unavailable: why the control program cannot be used; empty if it can.
         own: MPS folders below our run folder.
         foreign: control daemons and servers of others.
+        no_launcher: socket at which programs under MPS would be started as the engines' user, if
+            nothing listens there; empty if engines have no user of their own.
     """
 
     unavailable: str = ""
     own: tuple[OwnMps, ...] = ()
     foreign: tuple[ForeignMps, ...] = ()
+    no_launcher: str = ""
 
 
 def check_mps(
@@ -55,7 +58,7 @@ def check_mps(
     able = [gpu for gpu in gpus if SharingMode.MPS in gpu.device.modes]
     if not able and not mps.own and not mps.foreign:
         return []
-    found = [*_program(able, mps, host), *_others(mps), *_environment(host)]
+    found = [*_program(able, mps, host), *_user(mps), *_others(mps), *_environment(host)]
     if not daemon_runs:
         found += _leftovers(mps)
     running = sum(own.alive for own in mps.own)
@@ -79,6 +82,20 @@ def _program(able: Sequence[DeviceDetails], mps: MpsFacts, host: HostFacts) -> l
             f"{words.rstrip('.')}: plans with MPS shares cannot be applied",
             (advice or "install the driver's compute utilities").rstrip("."),
             command,
+        )
+    ]
+
+
+def _user(mps: MpsFacts) -> list[DoctorFinding]:
+    if not mps.no_launcher:
+        return []
+    return [
+        warn(
+            CHECK,
+            f"nothing listens on {mps.no_launcher}: engines in MPS shares run as the daemon's "
+            "user, and not as that of other engines",
+            "set the host up again, and end these engines once",
+            "sudo partitiond setup --gpu --engine-user --apply",
         )
     ]
 
