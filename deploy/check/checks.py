@@ -206,9 +206,11 @@ def asked(model: str) -> str:
     return run("curl", "-sS", "--fail", *words, "http://127.0.0.1:8000/v1/completions")
 
 
-def a_hostile_engine_reaches_nothing() -> str:
+def a_hostile_engine_reaches_nothing(
+    launcher: str = "/run/partitiond-engine.sock", shared: tuple[str, ...] = ()
+) -> str:
     """A program in an engine's place, started as the daemon starts engines, tries everything."""
-    shim, launcher = engine(), "/run/partitiond-engine.sock"
+    shim = engine()
     victim = main_process(shim)
     record = next(f for f in Path("/run/partitiond").iterdir() if _supervisor(f) == shim)
     own = next(Path("/run/partitiond-engine").iterdir())
@@ -266,7 +268,7 @@ def a_hostile_engine_reaches_nothing() -> str:
     reached = [line for line in done.stdout.splitlines() if line.startswith("reached")]
     group.rmdir()
     assert tried, done.stdout + done.stderr
-    assert not reached, reached
+    assert reached == [f"reached {what}" for what in shared], reached
     # The same program as the daemon's user: what engines reached before, so the attempts do work.
     before = run("runuser", "-u", "partitiond", "--", *argv[:1], *argv[2:]).count("reached")
     assert before >= 20, f"the daemon's user reaches {before}"
@@ -280,7 +282,7 @@ def a_hostile_engine_reaches_nothing() -> str:
             text=True,
         )
         assert "PermissionError" in refused.stderr, f"{user} starts engines: {refused}"
-    return f"{tried[0]}, reached 0; the daemon's user reaches {before}"
+    return f"{tried[0]}, reached {len(shared)}; the daemon's user reaches {before}"
 
 
 def _next_engine(old: int) -> None:
@@ -548,7 +550,10 @@ def mps_runs_as_the_engines_user() -> str:
     wait_for("another daemon", lambda: not _mps_pids() & second["daemon"] and len(_engines()) == 2)
     third = _under_mps()
     assert not third["engines"] & second["engines"]
-    return f"daemons {sorted(first['daemon'])}, {sorted(third['daemon'])}"
+    hostile = a_hostile_engine_reaches_nothing(
+        "/run/partitiond-mps.sock", ("shared memory of others",)
+    )
+    return f"daemons {sorted(first['daemon'])}, {sorted(third['daemon'])}; {hostile}"
 
 
 MPS_CONFIG = """\
