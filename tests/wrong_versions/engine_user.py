@@ -176,7 +176,8 @@ ENGINE_USER: Final[tuple[Rule, ...]] = (
         wrong=(
             (_MPS, "if not users and not await self.clients():", "if not await self.clients():"),
             (_MPS, "if not users and not await self.clients():", "if not users:"),
-            (_MPS, "if not known.launcher and not wanted.isolation_group:", "if not known.launcher:"),
+            (_MPS, "if not known.launcher and not wanted.isolation_group:",
+             "if not known.launcher:"),
             (_MPS, "return record.MpsRecord(self.uuid, None, str(launcher), group)",
              'return record.MpsRecord(self.uuid, None, str(launcher), "")'),
             (_PROGRAMS, "        if group:\n", "        if False:\n"),
