@@ -23,6 +23,7 @@ from partitiond.devices.mps.environment import daemon_env
 from partitiond.devices.mps.processes import MpsProcess, Program, described
 from partitiond.devices.mps.queries import ASK_SECONDS, answer_of, program_path, too_late
 from partitiond.platform.process_identity import ProcessId, is_alive
+from partitiond.platform.unix_socket import socket_address
 
 MOST_ANSWER_BYTES: Final = 12 * keeper.MAX_SAID_BYTES + 4096
 """JSON writes a byte of text as six at most, and an answer has two texts."""
@@ -164,7 +165,8 @@ class KeptMps:
         path = self._folder / keeper.SOCKET
         try:
             async with asyncio.timeout(seconds + SPARE_SECONDS):
-                reader, writer = await asyncio.open_unix_connection(path)
+                with socket_address(str(path)) as address:
+                    reader, writer = await asyncio.open_unix_connection(address)
                 try:
                     writer.write(json.dumps(question).encode() + b"\n")
                     await writer.drain()
