@@ -33,7 +33,6 @@ def main() -> int:
     subprocess.run(["chmod", "-R", "go+rX", str(model)], check=True)
     done = subprocess.run(
         ["systemd-run", "--wait", "--pipe", "--quiet", "--uid=partitiond", "--gid=partitiond",
-         "-p", "SupplementaryGroups=partitiond-engine",
          "-E", "PARTITIOND_STATE_DIR=/var/lib/partitiond",
          "-E", "PARTITIOND_CACHE_DIR=/var/cache/partitiond",
          "-E", "PARTITIOND_RUN_DIR=/run/partitiond", "-E", "PYTHONDONTWRITEBYTECODE=1",
