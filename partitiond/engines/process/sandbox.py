@@ -118,6 +118,8 @@ def start(command: dict[str, object], folder: str, output: int) -> int:
     if not (isinstance(argv, list) and isinstance(cores, list) and isinstance(env, dict)):
         raise TypeError("argv, cores or env is missing")
     env |= {"HOME": OWN_TMP, "TMPDIR": OWN_TMP}
+    # vLLM's processes talk to each other by sockets there (VLLM_RPC_BASE_PATH).
+    os.makedirs(os.path.join(folder, "tmp"), mode=0o700, exist_ok=True)
     os.sched_setaffinity(0, cores)
     parent = os.getpid()
     pid = os.fork()
