@@ -375,6 +375,29 @@ def test_groups_of_an_image_stay_and_are_purged(cli: Cli, image: Path) -> None:
     assert not list((image / "etc/sysusers.d").glob("*"))
 
 
+def test_no_group_s_steps_have_the_keys_of_others(played: Played) -> None:
+    groups = ("engine", "manager", "mount", "mps", "service", "socket")
+    facts = dataclasses.replace(played.facts, engine_user=True, isolation_groups=groups)
+    keys = [step.key for step in steps_for(facts, played.host)]
+    assert len(keys) == len(set(keys))
+
+
+def test_a_folder_of_programs_keeps_its_name_in_a_group_s_units(played: Played) -> None:
+    facts = dataclasses.replace(
+        played.facts,
+        engine_user=True,
+        isolation_groups=("blue",),
+        bin_dir=Path("/opt/partitiond-engine/bin"),
+    )
+    texts = [
+        step.text
+        for step in steps_for(facts, played.host)
+        if isinstance(step, FileStep) and step.path.endswith("-blue@.service")
+    ]
+    assert len(texts) == 2
+    assert all("ExecStart=/opt/partitiond-engine/bin/python" in str(text) for text in texts)
+
+
 def test_a_name_that_no_group_may_have_is_refused(cli: Cli, tmp_path: Path) -> None:
     refused = cli("setup", "--root", tmp_path, "--isolation-group", "Blue")
     assert refused.code == 2

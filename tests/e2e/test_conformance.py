@@ -126,6 +126,15 @@ def same_but_rounding(direct: Reply, proxied: Reply) -> bool:
     return words == other_words and others == pytest.approx(numbers, rel=0.02, abs=0.002)
 
 
+def same_but_words(direct: Reply, proxied: Reply) -> bool:
+    """Whether two answers differ in what the model says alone: of conversations that are computed
+    together in another order, another token may be the likeliest. The simulated engine says the
+    same in any order.
+    """
+    one, other = (CONTENT.sub('"content":""', reply.text()) for reply in (direct, proxied))
+    return one == other
+
+
 def differs(direct: Reply, proxied: Reply, case: Case) -> bool:
     try:
         check_equal(direct, proxied, case)
@@ -140,7 +149,10 @@ def check_equal(direct: Reply, proxied: Reply, case: Case, *, rounding: bool = F
         assert kept(proxied, name) == kept(direct, name)
     assert proxied.end == direct.end
     if not direct.streamed:
-        alike = rounding and same_but_rounding(direct, proxied)
+        alike = rounding and (
+            same_but_rounding(direct, proxied)
+            or (case.name.startswith("batch conversations") and same_but_words(direct, proxied))
+        )
         assert alike or proxied.text() == direct.text()
     elif case.choices:
         assert proxied.events_of_each_choice() == direct.events_of_each_choice()

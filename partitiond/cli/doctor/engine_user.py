@@ -86,12 +86,21 @@ def check_engine_user(facts: EngineUserFacts) -> list[DoctorFinding]:
 def engine_user_facts(
     launcher: Path | None, *, traces: bool, host: SetupHost | None = None
 ) -> EngineUserFacts:
-    """Look at this host; for root and the daemon's user, also at what the service's unit says."""
+    """Look at this host."""
     host = host or SetupHost()
-    if launcher is None and os.geteuid() in {0, host.user_id()}:
-        launcher = service_engine_socket(host)
+    launcher = engine_socket(launcher, host)
     try:
         socket = launcher is not None and stat.S_ISSOCK(launcher.stat().st_mode)
     except OSError:
         socket = False
     return EngineUserFacts(launcher, socket, engine_user_problem(host), landlock_version(), traces)
+
+
+def engine_socket(launcher: Path | None, host: SetupHost) -> Path | None:
+    """Return the socket at which engines are started; None if they run as the daemon's user.
+
+    The service's unit says it, and not the settings of root and the daemon's user.
+    """
+    if launcher is None and os.geteuid() in {0, host.user_id()}:
+        return service_engine_socket(host)
+    return launcher

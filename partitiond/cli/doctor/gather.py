@@ -12,6 +12,7 @@ import pynvml
 
 from partitiond.cli.devices.commands import own_pids
 from partitiond.cli.doctor.driver import check_driver, check_gpus, check_nodes
+from partitiond.cli.doctor.engine_user import engine_socket
 from partitiond.cli.doctor.facts import HostFacts, host_facts
 from partitiond.cli.doctor.findings import DoctorFinding, fail, warn
 from partitiond.cli.doctor.leftovers import EngineFolder, check_engines, engine_folders
@@ -19,6 +20,7 @@ from partitiond.cli.doctor.limits import Ulimits, check_limits, ulimits
 from partitiond.cli.doctor.mig import check_mig
 from partitiond.cli.doctor.mps import MpsFacts, OwnMps, check_mps
 from partitiond.cli.options import connected
+from partitiond.cli.setup.host import SetupHost
 from partitiond.core.errors import InputError, PartitiondError, SilentError
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
@@ -241,7 +243,8 @@ def mps_facts(settings: "Settings") -> MpsFacts:
         kept = known is not None and bool(known.launcher)
         own.append(OwnMps(folder, uuid, folder in alive, clients, kept))
     simulated = settings.gpu.simulated_host is not None
-    launcher = settings.engine.launcher and mps_launcher(settings.engine.launcher)
+    engines = engine_socket(settings.engine.launcher, SetupHost())
+    launcher = engines and mps_launcher(engines)
     return MpsFacts(
         control.unavailable(),
         tuple(own),

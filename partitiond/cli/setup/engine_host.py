@@ -75,7 +75,8 @@ def runs_engine_user(host: SetupHost, *, asked: bool | None) -> tuple[bool, str]
     if asked and problem:
         raise DeviceError(
             f"engines cannot run as a user of their own here: {problem}.",
-            hint="Leave --engine-user out; engines then run as the daemon's user.",
+            hint="Leave --engine-user and --isolation-group out; engines then run as the daemon's "
+            "user.",
         )
     return not problem, problem
 

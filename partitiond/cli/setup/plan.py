@@ -190,13 +190,13 @@ def _group(group: str, facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep
     )
     return (
         FileStep(
-            f"sysusers-{group}",
+            _key("sysusers", group),
             f"description of the user of isolation group {group}",
             f"/etc/sysusers.d/{described}",
             users_text(group),
         ),
         CommandStep(
-            f"user-{group}",
+            _key("user", group),
             f"user {user}",
             ("systemd-sysusers", *where, described),
             done=lambda h: h.user_id(user) is not None,
@@ -204,10 +204,10 @@ def _group(group: str, facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep
         ),
         *(
             FileStep(
-                f"engine-{key}-{group}",
+                _key(f"engine-{key}", group),
                 f"engines as user {user} ({key})",
                 f"{UNITS}/{name}",
-                for_group(_unit(source, facts), group),
+                _unit(source, facts, group),
             )
             for key, name, source in units
         ),
@@ -220,15 +220,15 @@ def _mps(group: str, facts: SetupFacts) -> Sequence[SetupStep]:
         return ()
     units = (
         ("mount", mount_unit(of_group(MPS_FOLDER, group)), shipped("systemd/partitiond-mps.mount")),
-        ("socket", MPS_SOCKET, mps_unit(MPS_SOCKET, _unit(ENGINE_SOCKET, facts))),
-        ("service", MPS_SERVICE, mps_unit(MPS_SERVICE, _unit(ENGINE_SERVICE, facts))),
+        ("socket", MPS_SOCKET, mps_unit(MPS_SOCKET, shipped(f"systemd/{ENGINE_SOCKET}"))),
+        ("service", MPS_SERVICE, mps_unit(MPS_SERVICE, shipped(f"systemd/{ENGINE_SERVICE}"))),
     )
     return tuple(
         FileStep(
-            of_group(f"mps-{key}", group),
+            _key(f"mps-{key}", group),
             f"engines in MPS shares as user {of_group(ENGINE_USER, group)} ({key})",
             f"{UNITS}/{name if key == 'mount' else for_group(name, group)}",
-            for_group(text, group),
+            _of_host(text, facts, group),
         )
         for key, name, text in units
     )
@@ -239,8 +239,18 @@ def mount_unit(folder: str) -> str:
     return folder.strip("/").replace("-", "\\x2d").replace("/", "-") + ".mount"
 
 
-def _unit(name: str, facts: SetupFacts) -> str:
-    return shipped(f"systemd/{name}").replace(DEFAULT_BIN, str(facts.bin_dir))
+def _unit(name: str, facts: SetupFacts, group: str = "") -> str:
+    return _of_host(shipped(f"systemd/{name}"), facts, group)
+
+
+def _of_host(text: str, facts: SetupFacts, group: str) -> str:
+    """Return a unit's text with a group's names, and then with this host's folder of programs."""
+    return for_group(text, group).replace(DEFAULT_BIN, str(facts.bin_dir))
+
+
+def _key(step: str, group: str) -> str:
+    """Return the key of a group's step; no group's name has the colon."""
+    return f"{step}:{group}" if group else step
 
 
 def _gpu(facts: SetupFacts) -> Sequence[SetupStep]:
@@ -397,12 +407,12 @@ def _enable(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
             about = f"engines of isolation group {group} can be started, now and at boot"
             unmount = (("systemctl", "stop", mount_unit(of_group(ENGINE_FOLDER, group))),)
             socket = for_group(ENGINE_SOCKET, group)
-            steps.append(_enabled(host, f"engines-{group}", socket, about, last_undo=unmount))
+            steps.append(_enabled(host, _key("engines", group), socket, about, last_undo=unmount))
     for group in ("", *facts.isolation_groups) if facts.engine_user and facts.gpu else ():
         about = f"engines in MPS shares of {of_group(ENGINE_USER, group)} can be started"
         unmount = (("systemctl", "stop", mount_unit(of_group(MPS_FOLDER, group))),)
         socket = for_group(MPS_SOCKET, group)
-        steps.append(_enabled(host, of_group("mps", group), socket, about, last_undo=unmount))
+        steps.append(_enabled(host, _key("mps", group), socket, about, last_undo=unmount))
     # Restarting the service leaves engines running; undoing a setup must stop them.
     down = (as_daemon(facts.bin_dir, "down"),)
     about = "the service starts, now and at boot"

@@ -120,7 +120,8 @@ def mps_launcher(launcher: Path) -> Path:
     """Return the socket of the same user's programs that share a GPU under MPS, and so see each
     other's shared memory: `partitiond-mps.sock` beside `partitiond-engine.sock`.
     """
-    return launcher.with_stem(launcher.stem.replace("engine", "mps"))
+    # Once: a group's name may have the word, too.
+    return launcher.with_stem(launcher.stem.replace("engine", "mps", 1))
 
 
 def open_model(folder: Path, models_dir: Path) -> None:

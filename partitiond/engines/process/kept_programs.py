@@ -53,7 +53,7 @@ class KeptPrograms:
         if group:
             raise DeviceError(
                 f"this host has no isolation group {group}: there is no socket {found}.",
-                hint=f"Set it up: `sudo partitiond setup --isolation-group {group} --apply`.",
+                hint=f"Set it up: `sudo partitiond setup --gpu --isolation-group {group} --apply`.",
                 facts={"isolation_group": group},
             )
         return None

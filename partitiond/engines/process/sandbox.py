@@ -21,6 +21,8 @@ Both sides write one JSON object a line. With `--without-cgroup`
 it runs in no unit, as in tests: the shim then has no way to kill what is stopped.
 """
 
+# ruff: noqa: PTH103, PTH118
+
 import contextlib
 import ctypes
 import json

@@ -25,6 +25,7 @@ from partitiond.engines.process.engine_user import (
     SHOWN,
     EngineUser,
     group_warning,
+    mps_launcher,
     open_model,
     require_readable,
 )
@@ -171,6 +172,12 @@ def test_an_engine_under_mps_is_started_beside_its_mps_daemon(cache: Path) -> No
     blue_s = EngineUser(Path("/run/partitiond-engine-blue.sock"), cache, cache / "models")
     assert blue_s.launcher_for(blue) == Path("/run/partitiond-mps-blue.sock")
     assert blue_s.launcher_for(simulated_launch()) == Path("/run/partitiond-engine-blue.sock")
+
+
+@pytest.mark.parametrize("group", ["engine", "search-engine", "mps"])
+def test_a_group_whose_name_has_a_word_of_ours_has_its_own_mps_socket(group: str) -> None:
+    launcher = Path(f"/run/partitiond-engine-{group}.sock")
+    assert mps_launcher(launcher) == Path(f"/run/partitiond-mps-{group}.sock")
 
 
 def test_a_client_of_the_daemon_s_own_user_runs_as_that_user(cache: Path) -> None:
