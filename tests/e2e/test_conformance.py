@@ -39,6 +39,7 @@ from tests.engine_fixtures import chat_model_folder, engine_environment
 __all__ = ["chat_model_folder", "engine_environment"]
 
 
+CONTENT: Final = re.compile(r'"content":"(?:[^"\\]|\\.)*"')
 NUMBER: Final = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 ATTEMPTS: Final = 3
 """A busy vLLM sends two tokens in one event now and then; it never does so for long."""
