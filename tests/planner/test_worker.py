@@ -56,6 +56,11 @@ async def test_a_cancelled_solve_leaves_no_process() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    # What was being started meanwhile is killed by the thread that starts it.
+    for _ in range(600):
+        if set(multiprocessing.active_children()) == before:
+            break
+        await asyncio.sleep(0.05)
     assert set(multiprocessing.active_children()) == before
 
 
