@@ -332,7 +332,7 @@ def groups_are_kept_apart() -> str:
         "models", "update", "checked", "--isolation-group", "blue", "--allow-outage", "--no-wait"
     )
     user = pwd.getpwnam("partitiond-engine-blue")
-    pid = wait_for("an engine of the group", lambda: _engine_of(user.pw_uid), 60)
+    pid = wait_for("an engine of the group", lambda: _engine_of(user.pw_uid))
     assert "/partitiond-engine-blue@" in cgroup(pid), cgroup(pid)
     assert json.loads(asked("checked"))["choices"][0]["text"]
     neighbour = in_a_sandbox(
@@ -379,7 +379,7 @@ def groups_are_kept_apart() -> str:
     neighbour.kill()
     partitiond("models", "update", "checked", "--isolation-group", "none", "--no-wait")
     default = pwd.getpwnam("partitiond-engine").pw_uid
-    wait_for("an engine of the default group", lambda: _engine_of(default), 60)
+    wait_for("an engine of the default group", lambda: _engine_of(default))
     return (
         f"user {user.pw_uid}, {told.strip()}, reached 0; its own reaches {beside.count('reached')}"
     )
