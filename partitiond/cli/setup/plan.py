@@ -150,23 +150,7 @@ def _engines(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
         )
         return () if gone.done(host) else (gone,)
     return (
-        *(
-            FileStep(
-                f"engine-{key}",
-                f"engines as user {ENGINE_USER} ({key})",
-                f"{UNITS}/{name}",
-                text,
-            )
-            for key, name, text in (
-                (
-                    "mount",
-                    mount_unit(ENGINE_FOLDER),
-                    shipped("systemd/partitiond-engine.mount"),
-                ),
-                ("socket", ENGINE_SOCKET, _unit(ENGINE_SOCKET, facts)),
-                ("service", ENGINE_SERVICE, _unit(ENGINE_SERVICE, facts)),
-            )
-        ),
+        *_engine_units("", facts),
         FileStep(
             "engine-user",
             "the daemon starts engines there",
@@ -183,11 +167,6 @@ def _group(group: str, facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep
     where = () if host.root == Path("/") else (f"--root={host.root}",)
     user = of_group(ENGINE_USER, group)
     described = f"{user}.conf"
-    units = (
-        ("mount", mount_unit(of_group(ENGINE_FOLDER, group)), "partitiond-engine.mount"),
-        ("socket", for_group(ENGINE_SOCKET, group), ENGINE_SOCKET),
-        ("service", for_group(ENGINE_SERVICE, group), ENGINE_SERVICE),
-    )
     return (
         FileStep(
             _key("sysusers", group),
@@ -202,15 +181,24 @@ def _group(group: str, facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep
             done=lambda h: h.user_id(user) is not None,
             live=False,
         ),
-        *(
-            FileStep(
-                _key(f"engine-{key}", group),
-                f"engines as user {user} ({key})",
-                f"{UNITS}/{name}",
-                _unit(source, facts, group),
-            )
-            for key, name, source in units
-        ),
+        *_engine_units(group, facts),
+    )
+
+
+def _engine_units(group: str, facts: SetupFacts) -> Sequence[SetupStep]:
+    units = (
+        ("mount", mount_unit(of_group(ENGINE_FOLDER, group)), "partitiond-engine.mount"),
+        ("socket", for_group(ENGINE_SOCKET, group), ENGINE_SOCKET),
+        ("service", for_group(ENGINE_SERVICE, group), ENGINE_SERVICE),
+    )
+    return tuple(
+        FileStep(
+            _key(f"engine-{key}", group),
+            f"engines as user {of_group(ENGINE_USER, group)} ({key})",
+            f"{UNITS}/{name}",
+            _unit(source, facts, group),
+        )
+        for key, name, source in units
     )
 
 
@@ -400,11 +388,9 @@ def _enable(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
         unsafe = _unsafe_for_root(facts)
         steps.append(_enabled(host, "mig", MIG_SOCKET, about, problem=unsafe))
     if facts.engine_user:
-        about = "engines can be started, now and at boot"
-        unmount = (("systemctl", "stop", mount_unit(ENGINE_FOLDER)),)
-        steps.append(_enabled(host, "engines", ENGINE_SOCKET, about, last_undo=unmount))
-        for group in facts.isolation_groups:
-            about = f"engines of isolation group {group} can be started, now and at boot"
+        for group in ("", *facts.isolation_groups):
+            whose = f"engines of isolation group {group}" if group else "engines"
+            about = f"{whose} can be started, now and at boot"
             unmount = (("systemctl", "stop", mount_unit(of_group(ENGINE_FOLDER, group))),)
             socket = for_group(ENGINE_SOCKET, group)
             steps.append(_enabled(host, _key("engines", group), socket, about, last_undo=unmount))
@@ -499,16 +485,12 @@ def _stale_units(host: SetupHost) -> bool:
     """Whether systemd has not yet read the present units."""
     units = (
         SERVICE,
-        mount_unit(ENGINE_FOLDER),
-        ENGINE_SOCKET,
-        mount_unit(MPS_FOLDER),
-        MPS_SOCKET,
         "partitiond-devices.service",
         MIG_SOCKET,
         "partitiond-mig.service",
         *(
             unit
-            for group in installed_groups(host, UNITS)
+            for group in ("", *installed_groups(host, UNITS))
             for unit in (
                 mount_unit(of_group(ENGINE_FOLDER, group)),
                 for_group(ENGINE_SOCKET, group),
