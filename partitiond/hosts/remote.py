@@ -17,7 +17,7 @@ import typing
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from partitiond.core import errors
 from partitiond.core.demand.traffic import TrafficSample
@@ -32,6 +32,7 @@ from partitiond.ports import (
     ProfileRunner,
     ProxyControl,
 )
+from partitiond.ports.cluster import Carrier
 from partitiond.ports.host import DeviceCare, DeviceProvider, PartialDevices
 from partitiond.ports.host_agent import MESSAGE_VERSION, AgentFacts, HostAgent
 from partitiond.ports.partitions import PartitionWatch
@@ -51,18 +52,6 @@ PORTS: Final[Mapping[str, type]] = {
     "gauges": DeviceGauges,
     "devices": DeviceCare,
 }
-
-
-class Carrier(Protocol):
-    """Moves a message to a host and its answer back. Raises HostSilentError if it cannot."""
-
-    async def call(self, body: bytes) -> bytes:
-        """Return the answer, in the event loop."""
-        ...
-
-    def ask(self, body: bytes) -> bytes:
-        """Return the answer, in another thread than the event loop's. Blocks."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ class AgentFacts:
         engine_memory_bytes: memory for engines; None if its CPU device says it, or nobody does.
         utc: its wall clock, ISO 8601 UTC.
         message_version: newest version of the messages that it reads.
+        host_id: made when the host joined first, kept in its state folder; empty if it never did.
     """
 
     name: str
@@ -51,6 +52,7 @@ class AgentFacts:
     engine_memory_bytes: int | None = None
     utc: str = ""
     message_version: int = MESSAGE_VERSION
+    host_id: str = ""
 
 
 class HostAgent(Protocol):

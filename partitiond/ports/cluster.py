@@ -1,0 +1,72 @@
+"""Defines what a control plane needs of a cluster: who is there, and a line to each.
+
+A cluster carries messages and says which hosts are its members. It starts no engine, and what it
+says of a member is not relied on: a host is silent if it does not answer, whatever the cluster
+says.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+from partitiond.core.hardware.host_state import HostView
+
+
+class Carrier(Protocol):
+    """Moves a message to a host and its answer back. Raises HostSilentError if it cannot."""
+
+    async def call(self, body: bytes) -> bytes:
+        """Return the answer, in the event loop."""
+        ...
+
+    def ask(self, body: bytes) -> bytes:
+        """Return the answer, in another thread than the event loop's. Blocks."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClusterMember:
+    """A host in the cluster, as the cluster sees it.
+
+    Attributes:
+        host: its name, as it joined.
+        address: at which the others reach it.
+        problem: why it cannot be reached now; empty if it can, as far as the cluster knows.
+    """
+
+    host: str
+    address: str
+    problem: str = ""
+
+
+class Cluster(Protocol):
+    """The hosts that joined this one."""
+
+    def members(self) -> Sequence[ClusterMember]:
+        """Return the hosts in the cluster; this one, too. May block.
+
+        Raises:
+            SilentError: the cluster cannot be asked now; its hosts may answer nevertheless.
+        """
+        ...
+
+    def line(self, host: str) -> Carrier:
+        """Return the line to a host, whether it is there now or not. Returns at once."""
+        ...
+
+
+class FleetHosts(Protocol):
+    """The hosts of the fleet; with one host, that one."""
+
+    def views(self) -> Sequence[HostView]:
+        """Return all hosts, the head's first, then by name. Returns at once."""
+        ...
+
+    def forget(self, name: str) -> None:
+        """Count a lost host as no part of the fleet any more.
+
+        Raises:
+            NotFoundError: there is no such host.
+            ConflictError: it answers, is only silent, or is the head's own.
+        """
+        ...
