@@ -1,0 +1,314 @@
+"""Keeps Ray's processes running on one host.
+
+The keeper is a process of its own: a unit of systemd (`partitiond host ray`), or started by
+`ensure_keeper` where no unit runs it. It outlives the daemon, so that a daemon that is restarted
+loses no connection. It runs `ray start --block`, which ends when any of Ray's processes there ends,
+and starts it again: after a killed raylet the host is a new node, and after a killed control
+service (GCS) the head is a new cluster, which the others join again.
+
+Ray's processes end with the keeper, even if it is killed: `ray start` is sent SIGKILL then
+(PR_SET_PDEATHSIG), and its reaper ends the process group. Whatever is left nevertheless carries
+`FOLDER_VARIABLE` in its environment, and the next keeper ends it first.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from partitiond.cluster.ray_node import (
+    FOLDER_VARIABLE,
+    RayNode,
+    check_node,
+    node_environment,
+    node_from_json,
+    node_to_json,
+    start_command,
+)
+from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.platform.process_identity import is_alive, own_identity
+
+PAUSES_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Pauses before Ray is started again, the last one for ever. Chosen: a host whose head is away
+joins within some 10 s of its return."""
+STEADY_SECONDS: Final = 60.0
+"""Time that Ray has to run for the pauses to begin anew."""
+END_SECONDS: Final = 10.0
+"""Time for Ray's processes to end by themselves; they take 1 to 3 s on an idle machine."""
+KILL_SECONDS: Final = 5.0
+SESSIONS_KEPT: Final = 2
+"""Folders of former runs of Ray that are kept, for their logs."""
+POLL_SECONDS: Final = 0.05
+
+_PR_SET_PDEATHSIG: Final = 1
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeeperRecord:
+    """Who keeps Ray here.
+
+    Attributes:
+        spawned: whether a daemon started the keeper, and may end it.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    spawned: bool
+
+
+def keeper_of(folder: Path) -> KeeperRecord | None:
+    """Return the keeper that runs on a folder, or None."""
+    try:
+        found = KeeperRecord(**json.loads((folder / "keeper.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if is_alive(found) else None
+
+
+def ensure_keeper(node: RayNode) -> KeeperRecord:
+    """Return the keeper of this host's Ray; start it if nobody runs it. Blocks for a moment.
+
+    A keeper that a daemon started with other settings is ended first; a unit's is left as it is.
+
+    Raises:
+        SettingsError: as `check_node`.
+        PartitiondError: the keeper did not start.
+    """
+    check_node(node, os.environ)
+    found = keeper_of(node.folder)
+    if found is not None:
+        if not found.spawned or _kept(node.folder) == node:
+            return found
+        stop_keeper(node.folder)
+    node.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    asked = node.folder / "asked.json"
+    asked.write_text(node_to_json(node), "utf-8")
+    log = node.folder / "keeper.log"
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "partitiond.cluster.keeper", str(asked)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            start_new_session=True,
+        )
+    until = time.monotonic() + END_SECONDS
+    while time.monotonic() < until and child.poll() is None:
+        found = keeper_of(node.folder)
+        if found is not None:
+            return found
+        time.sleep(POLL_SECONDS)
+    child.kill()
+    child.wait()
+    raise PartitiondError(
+        f"Ray's keeper did not start on {node.folder}: {_tail(log)}", hint=f"See {log}."
+    )
+
+
+def stop_keeper(folder: Path) -> None:
+    """End the keeper and Ray's processes on this host. Blocks for some seconds. Idempotent."""
+    found = keeper_of(folder)
+    if found is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(found.pid, signal.SIGTERM)
+        until = time.monotonic() + END_SECONDS + KILL_SECONDS
+        while is_alive(found) and time.monotonic() < until:
+            _reap(found.pid)
+            time.sleep(POLL_SECONDS)
+        if is_alive(found):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found.pid, signal.SIGKILL)
+    end_left_over(folder)
+
+
+def _reap(pid: int) -> None:
+    """Collect the keeper's exit status if it is a child of this process."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def _kept(folder: Path) -> RayNode | None:
+    try:
+        return node_from_json((folder / "node.json").read_text("utf-8"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text("utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing."
+
+
+# -- the keeper's own process ----------------------------------------------------------------
+
+
+def keep_ray(node: RayNode, *, spawned: bool = False) -> None:
+    """Keep Ray running until this process is asked to end (SIGTERM, SIGINT). Blocks.
+
+    To be called in the main thread of a process that does nothing else.
+
+    Raises:
+        SettingsError: as `check_node`.
+        ConflictError: another keeper runs on the folder.
+    """
+    check_node(node, os.environ)
+    node.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDING, signal.SIGCHLD})
+    with _only_keeper(node.folder, spawned=spawned):
+        end_left_over(node.folder)
+        _write(node.folder / "node.json", node_to_json(node))
+        _keep(node)
+
+
+@contextlib.contextmanager
+def _only_keeper(folder: Path, *, spawned: bool) -> Iterator[None]:
+    """Say that this process is the keeper. Raises ConflictError."""
+    import fcntl
+
+    with (folder / "keeper.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(
+                f"Ray is kept on {folder} already.",
+                hint="Stop partitiond-ray.service, or use another folder.",
+            ) from None
+        record = KeeperRecord(**dataclasses.asdict(own_identity()), spawned=spawned)
+        _write(folder / "keeper.json", json.dumps(dataclasses.asdict(record)))
+        yield
+
+
+def _keep(node: RayNode) -> None:
+    tried = 0
+    while True:
+        _remove_old_sessions(node.folder)
+        started = time.monotonic()
+        command = start_command(node, _identity(node.folder), int(time.time()))
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            env=node_environment(node, os.environ),
+            cwd=node.folder,
+            start_new_session=True,
+            preexec_fn=_tie_to(os.getpid()),  # noqa: PLW1509 - this process has one thread
+        )
+        asked_to_end = _ends(child)
+        if asked_to_end:
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(END_SECONDS)
+        end_left_over(node.folder)
+        child.wait()
+        if asked_to_end:
+            return
+        steady = time.monotonic() - started > STEADY_SECONDS
+        tried = 0 if steady else tried + 1
+        pause = PAUSES_SECONDS[min(tried, len(PAUSES_SECONDS) - 1)]
+        print(
+            f"Ray ended (exit status {child.returncode}); started again in {pause:g} s.",
+            flush=True,
+        )
+        if signal.sigtimedwait(_ENDING, pause) is not None:
+            return
+
+
+def _ends(child: "subprocess.Popen[bytes]") -> bool:
+    """Wait until Ray ended (False), or until this process is to end (True)."""
+    while child.poll() is None:
+        if signal.sigwaitinfo({*_ENDING, signal.SIGCHLD}).si_signo in _ENDING:
+            return True
+    return False
+
+
+class _tie_to:  # noqa: N801 - used as a function
+    """Ties a forked child's life to the keeper's, and takes signals as usual again."""
+
+    def __init__(self, keeper: int) -> None:
+        self._keeper = keeper
+        self._prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def __call__(self) -> None:
+        self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != self._keeper:
+            os._exit(125)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_ENDING, signal.SIGCHLD})
+
+
+def end_left_over(folder: Path) -> None:
+    """End the processes of Ray that were started for a folder. Blocks. Idempotent."""
+    until = time.monotonic() + END_SECONDS
+    number = signal.SIGTERM
+    while left := list(_processes_of(folder)):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if time.monotonic() > until:
+            return
+        if number is signal.SIGTERM:
+            time.sleep(POLL_SECONDS * 10)
+        else:
+            time.sleep(POLL_SECONDS)
+        number = signal.SIGKILL
+
+
+def _processes_of(folder: Path) -> Iterator[int]:
+    """Find living processes of this user that carry the folder in their environment."""
+    mark = f"{FOLDER_VARIABLE}={folder}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                yield int(entry.name)
+
+
+def _identity(folder: Path) -> str:
+    """Return the host's identity in the cluster, which is made once."""
+    path = folder / "identity"
+    with contextlib.suppress(OSError):
+        if found := path.read_text("ascii").strip():
+            return found
+    made = uuid.uuid4().hex
+    _write(path, made)
+    return made
+
+
+def _remove_old_sessions(folder: Path) -> None:
+    """Remove the folders of Ray's former runs, but for the latest."""
+    found = [p for p in folder.glob("session_*") if p.is_dir() and not p.is_symlink()]
+    for path in sorted(found, key=lambda p: p.stat().st_mtime)[:-SESSIONS_KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write so that a reader sees the old file or the new one, never half of one."""
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new.write_text(text, "utf-8")
+    new.replace(path)
+
+
+def main() -> None:
+    """Run as a program: `python -m partitiond.cluster.keeper NODE.json`."""
+    os.umask(0o077)
+    try:
+        keep_ray(node_from_json(Path(sys.argv[1]).read_text("utf-8")), spawned=True)
+    except PartitiondError as error:
+        print(f"{error.message} {error.hint}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

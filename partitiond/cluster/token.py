@@ -1,0 +1,69 @@
+"""Makes and checks the token that all hosts of a cluster share.
+
+Whoever holds the token runs code on every host, so it is never printed, and a file that others can
+read is refused.
+"""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from partitiond.core.errors import SettingsError
+
+TOKEN_BYTES: Final = 32
+"""Randomness of a token: 256 bits, beyond guessing."""
+
+
+def ensure_token(path: Path) -> None:
+    """Make the token if there is none, and check it. Raises SettingsError."""
+    with contextlib.suppress(FileExistsError):
+        _make(path)
+    check_token(path)
+
+
+def _make(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(TOKEN_BYTES) + "\n")
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise SettingsError(
+            f"the cluster's token cannot be written to {path}: {error}.",
+            hint="See that the folder exists and is writable, or correct [cluster] token_path.",
+        ) from error
+
+
+def check_token(path: Path) -> None:
+    """Refuse a token that is missing, empty or readable for others. Raises SettingsError."""
+    facts = {"path": str(path)}
+    try:
+        mode, text = path.stat().st_mode, path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        raise SettingsError(
+            f"there is no token of the cluster at {path}.",
+            hint=f"Copy the file from the head, with mode 0600: `scp HEAD:{path} {path}`.",
+            facts=facts,
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"the cluster's token at {path} cannot be read: {error}.",
+            hint="Copy the file from the head again, and give it to this user.",
+            facts=facts,
+        ) from error
+    if not text.strip():
+        raise SettingsError(
+            f"the cluster's token at {path} is empty.",
+            hint="Copy the file from the head again.",
+            facts=facts,
+        )
+    if mode & 0o077:
+        raise SettingsError(
+            f"others than its owner may read the cluster's token at {path}.",
+            hint=f"Run `chmod 600 {path}`; if another user may have read it, make a new one.",
+            facts=facts,
+        )
