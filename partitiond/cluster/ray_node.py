@@ -130,6 +130,7 @@ def node_environment(node: RayNode, environ: Mapping[str, str]) -> dict[str, str
         "RAY_memory_monitor_refresh_ms": "0",  # it would end a relay when the host's memory is full
         "RAY_ROTATION_MAX_BYTES": str(LOG_FILE_BYTES),
         "RAY_ROTATION_BACKUP_COUNT": str(LOG_FILES),
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # relays never leave, so it would wait 30 s
         **dict.fromkeys(ENDS_ENGINES, "0"),
     }
 
