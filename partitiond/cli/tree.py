@@ -126,6 +126,13 @@ _ENGINE: Final[Entries] = {
     "show": Leaf("Show the engine in use and what its version can do.", "setup.engine:show"),
 }
 
+_CLUSTER: Final[Entries] = {
+    "install": Leaf(
+        "Install Ray, which carries messages between hosts, in an environment of its own.",
+        "setup.cluster:install",
+    ),
+}
+
 _CONFIG: Final[Entries] = {
     "show": Leaf(
         "Show every setting, its value and where the value came from.", "setup.config:show"
@@ -140,6 +147,7 @@ _SETUP: Final[Entries] = {
     ),
     "restore": Leaf("Put a backup back into the state folder.", "setup.backup:restore"),
     "engine": Branch("The engine's environment.", _ENGINE),
+    "cluster": Branch("Ray's environment, for several hosts.", _CLUSTER, bare=None),
     "config": Branch("Settings: what holds and where it came from.", _CONFIG, bare="show"),
 }
 

@@ -3,7 +3,7 @@
 Run as a program by an interpreter that has Ray: `python -I bridge.py SETTINGS`, where SETTINGS is
 JSON (see `BridgeSettings`). It imports the standard library and Ray alone, so the interpreter need
 not have partitiond. It is a process of its own because Ray ends a driver that lost its control
-service.
+service. Ray is imported when it is joined, so that whoever has no Ray can test the rest.
 
 On each node there is a relay, a detached actor. The bridge asks the relay of a host, and the relay
 asks the agent at the socket that its node was started with:
@@ -33,10 +33,6 @@ import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, TypeVar
-
-import ray
-from ray import exceptions
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 RELAY_VERSION: Final = 1
 """Of what bridge and relay say to each other. Another version has relays of its own."""
@@ -71,6 +67,15 @@ RELAY_CONCURRENCY: Final = 1000
 
 EXIT_NOT_JOINED: Final = 3
 EXIT_RAY_GONE: Final = 4
+
+RAY_ERRORS: Final = {
+    "ActorUnavailableError": "its relay is being started again",
+    "ActorDiedError": "its relay ended",
+    "ActorUnschedulableError": "its node is gone",
+    "TaskCancelledError": "its relay dropped the message",
+}
+"""Ray's errors by name, as a host's silence is explained; the rest in Ray's own words."""
+RELAY_GONE: Final = ("ActorDiedError", "ActorUnschedulableError")
 
 Result = TypeVar("Result")
 
@@ -293,17 +298,17 @@ class HostLink:
         except asyncio.CancelledError:
             self._cancel(reference)
             raise
-        except exceptions.ActorUnavailableError:
-            raise Unreachable("its relay is being started again") from None
-        except exceptions.ActorDiedError:
-            self._relay = None  # killed for good; the next message makes another
-            raise Unreachable("its relay ended") from None
-        except exceptions.RayError as error:
-            raise Unreachable(f"Ray: {_first_line(error)}") from error
+        except Exception as error:
+            why = RAY_ERRORS.get(type(error).__name__)
+            if type(error).__name__ in RELAY_GONE:
+                self._relay = None  # for good; the next message makes another
+            raise Unreachable(why or f"Ray: {_first_line(error)}") from error
 
     def _cancel(self, reference: Any) -> None:
         """Have the relay drop a message that nobody waits for."""
         if reference is not None:
+            import ray
+
             with contextlib.suppress(Exception):
                 ray.cancel(reference)
 
@@ -313,18 +318,32 @@ def _relay_on(node: Node) -> Any:
 
     Several bridges may ask at once: the name belongs to the node, so all get the same relay.
     """
-    actor = ray.remote(Relay)
-    return actor.options(
-        name=f"relay-{RELAY_VERSION}-{node.node_id}",
-        get_if_exists=True,
-        lifetime="detached",
-        num_cpus=0,
-        num_gpus=0,
-        max_concurrency=RELAY_CONCURRENCY,
-        max_restarts=-1,
-        max_task_retries=0,  # who sends a message knows whether it may be sent twice
-        scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
-    ).remote()
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return (
+        ray.remote(Relay)
+        .options(
+            name=f"relay-{RELAY_VERSION}-{node.node_id}",
+            get_if_exists=True,
+            lifetime="detached",
+            num_cpus=0,
+            num_gpus=0,
+            max_concurrency=RELAY_CONCURRENCY,
+            max_restarts=-1,
+            max_task_retries=0,  # who sends a message knows whether it may be sent twice
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
+        )
+        .remote()
+    )
+
+
+def _node_table() -> list[dict[str, Any]]:
+    """Return all nodes, the dead ones too. Blocks."""
+    import ray
+
+    found: list[dict[str, Any]] = ray.nodes()
+    return found
 
 
 class Gcs:
@@ -339,6 +358,11 @@ class Gcs:
             return await asyncio.get_running_loop().run_in_executor(self._thread, question)
         except Exception as error:
             raise Unreachable(f"Ray: {_first_line(error)}") from error
+
+
+def tell(text: str) -> None:
+    """Print a line that is ours, between those of Ray."""
+    print(f"bridge: {text}", file=sys.stderr, flush=True)
 
 
 def _first_line(error: BaseException) -> str:
@@ -363,6 +387,8 @@ class Bridge:
             await self._gcs.ask(self._join)
 
     def _join(self) -> None:
+        import ray
+
         ray.init(
             address=self._settings.address,
             namespace=NAMESPACE,
@@ -378,13 +404,13 @@ class Bridge:
             looking = asyncio.ensure_future(self._look())
             done, _ = await asyncio.wait({looking}, timeout=GONE_SECONDS)
             if not done or isinstance(looking.exception(), Unreachable):
-                print("Ray's control service does not answer.", file=sys.stderr, flush=True)
+                tell("Ray's control service does not answer")
                 return
             looking.result()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self) -> None:
-        nodes = nodes_of(await self._gcs.ask(ray.nodes))
+        nodes = nodes_of(await self._gcs.ask(_node_table))
         chosen, members = choose_nodes(nodes, self._known)
         for host, node in chosen.items():
             link = self._links.get(host)
@@ -480,7 +506,7 @@ async def run(settings: BridgeSettings) -> int:
             await bridge.join()
         except (Unreachable, TimeoutError) as error:
             why = str(error) or "it did not answer in time"
-            print(f"Ray at {settings.address} cannot be joined: {why}", file=sys.stderr, flush=True)
+            tell(f"Ray at {settings.address} cannot be joined: {why}")
             return EXIT_NOT_JOINED
         await bridge.watch()
         return EXIT_RAY_GONE
@@ -491,18 +517,12 @@ async def run(settings: BridgeSettings) -> int:
         server.close()
 
 
-def main() -> None:
-    """Run the program. Ray's own threads may hang, so nothing waits for them at the end."""
-    os.umask(0o077)
-    code = asyncio.run(_main())
-    sys.stderr.flush()
-    os._exit(code)
-
-
-async def _main() -> int:
+async def _main() -> None:
     code = await run(BridgeSettings(**json.loads(sys.argv[1])))
-    os._exit(code)
+    sys.stderr.flush()
+    os._exit(code)  # Ray's own threads may hang: nothing waits for them
 
 
 if __name__ == "__main__":
-    main()
+    os.umask(0o077)
+    asyncio.run(_main())

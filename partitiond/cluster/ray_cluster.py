@@ -28,6 +28,8 @@ start, and a head whose Ray is away is to be reached soon after its return."""
 STEADY_SECONDS: Final = 60.0
 """Time that the bridge has to run for the pauses to begin anew."""
 END_SECONDS: Final = 5.0
+MARK: Final = "bridge: "
+"""Begins the lines of the bridge's log that are its own."""
 LOG_BYTES: Final = 1024 * 1024
 """Size from which the bridge's log is begun anew."""
 
@@ -95,7 +97,7 @@ class RayCluster:
             raise SilentError(
                 f"the cluster cannot be asked: {error.facts.get('why', error.message)}.",
                 hint=f"See {self._place.log_path}, and `partitiond hosts`; engines go on.",
-                facts={"said": _last_line(self._place.log_path)},
+                facts={"said": _last_words(self._place.log_path)},
             ) from error
         return tuple(ClusterMember(**member) for member in json.loads(answer)["members"])
 
@@ -119,7 +121,7 @@ class RayCluster:
             pause = PAUSES_SECONDS[min(tried, len(PAUSES_SECONDS) - 1)]
             log.warning(
                 "the bridge to other hosts ended (exit status %s): %s; started again in %g s",
-                code, _last_line(self._place.log_path), pause,
+                code, _last_words(self._place.log_path), pause,
             )  # fmt: skip
             await asyncio.sleep(pause)
             self._start_bridge()
@@ -174,9 +176,10 @@ async def _end(bridge: "subprocess.Popen[bytes]") -> None:
         bridge.wait()
 
 
-def _last_line(path: Path) -> str:
+def _last_words(path: Path) -> str:
+    """Return the last line of the log that is the bridge's own; the others are Ray's."""
     with contextlib.suppress(OSError):
-        lines = path.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
-        if lines:
-            return lines[-1]
+        for line in reversed(path.read_bytes()[-65536:].decode(errors="replace").splitlines()):
+            if line.startswith(MARK):
+                return line.removeprefix(MARK)
     return "it said nothing"
