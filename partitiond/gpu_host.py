@@ -11,6 +11,7 @@ from typing import Final
 
 from partitiond.core.errors import DeviceError, StartFailedError
 from partitiond.core.mig.geometry import Place
+from partitiond.devices.cpu import CPU_DEVICE_ID, cpu_device_id
 from partitiond.devices.host import HostDevices
 from partitiond.devices.mig import MigControl
 from partitiond.devices.mps import MpsControl, StartPlace, without_mps_env
@@ -60,7 +61,7 @@ def gpu_host(settings: Settings) -> GpuHost:
         entries = journals[0].of(uuid) if journals else ()
         return [place_of(e.what) for e in entries if e.kind is EntryKind.MIG_INSTANCE]
 
-    gpu = settings.gpu
+    gpu, host = settings.gpu, settings.host
     mps = mps_control(settings)
     simulated = gpu.simulated_host if gpu.enabled else None
     looks = (
@@ -80,6 +81,8 @@ def gpu_host(settings: Settings) -> GpuHost:
         gpu_cores=gpu_cores(settings),
         own_instances=own_instances,
         looks=looks,
+        cpu_id=cpu_device_id(host.own_name) if settings.cluster.joined else CPU_DEVICE_ID,
+        host=host.own_name,
     )
     if not gpu.enabled:
         return GpuHost(devices, None)

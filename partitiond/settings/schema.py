@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import MAX_MOVE_PRICE, MOVE_PRICE, Objective
 from partitiond.core.units import GIB, Bytes
+from partitiond.settings.cluster import ClusterSettings, HostSettings
 from partitiond.settings.drift import DriftSettings
 from partitiond.settings.proxy import ProxySettings
 from partitiond.settings.scaling import ScalingSettings
@@ -320,6 +321,8 @@ class Settings(Table):
     sleep: SleepSettings = SleepSettings()
     scaling: ScalingSettings = ScalingSettings()
     daemon: DaemonSettings = DaemonSettings()
+    host: HostSettings = HostSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
     @model_validator(mode="after")
     def _sockets_fit(self) -> "Settings":
@@ -345,6 +348,48 @@ class Settings(Table):
                 "reach it through SSH or a TLS proxy, or set control.allow_remote to true"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_master(self) -> "Settings":
+        if self.cluster.enabled and self.cluster.joined:
+            raise ValueError(
+                f"cluster.enabled is true and cluster.head is {self.cluster.head}: a host is the "
+                "head, or obeys one; set cluster.enabled to false, or cluster.head to nothing"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _token_apart_from_engines(self) -> "Settings":
+        cluster = self.cluster
+        safe = self.engine.launcher is not None or cluster.trust_engines or cluster.folder
+        if (cluster.enabled or cluster.joined) and not safe:
+            raise ValueError(
+                "engines run as the daemon's user (engine.launcher is not set), so each engine "
+                "could read the token of the cluster, and run programs on every host: have "
+                "`partitiond setup` give engines a user of their own, or, for a trial on one "
+                "machine or where all models are trusted, set cluster.trust_engines to true"
+            )
+        return self
+
+    @property
+    def cluster_token_path(self) -> Path:
+        """The file of the token that all hosts of a cluster share, mode 0600."""
+        return self.cluster.find_token(self.state_dir)
+
+    @property
+    def cluster_tls_dir(self) -> Path:
+        """Folder of the certificates of a cluster."""
+        return self.cluster.find_tls(self.state_dir)
+
+    @property
+    def agent_socket(self) -> Path:
+        """Socket at which this host's agent answers its head."""
+        return self.run_dir / "agent.sock"
+
+    @property
+    def host_id_path(self) -> Path:
+        """File of this host's id, made once."""
+        return self.state_dir / "host-id"
 
     @property
     def models_dir(self) -> Path:
