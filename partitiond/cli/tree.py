@@ -49,6 +49,7 @@ Headings = Mapping[str, str]
 HEADINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "Start": ("demo", "doctor", "setup", "serve", "down"),
     "Models, from measuring to serving": ("models", "profile", "plan", "apply", "up"),
+    "Several hosts": ("host",),
     "Watch": ("status", "top", "events", "devices"),
     "Access": ("keys",),
     "Instruments": ("tools",),
@@ -278,6 +279,13 @@ _TOOLS: Final[Entries] = {
     ),
 }
 
+_HOST: Final[Entries] = {
+    "certificate": Leaf(
+        "Show this host's certificate, or make one for a host that is to join.",
+        "hosts.certificate:certificate",
+    ),
+}
+
 TREE: Final[Entries] = {
     "demo": Leaf(
         "Show everything partitiond does, on this machine, for real.", "demo.commands:demo"
@@ -307,6 +315,7 @@ TREE: Final[Entries] = {
         metavar="MODEL | COMMAND [ARGS]...",
     ),
     "devices": Branch("Devices: list, show, cordon; the MIG instances of GPUs.", _DEVICES),
+    "host": Branch("This host among several: join a head, leave it.", _HOST, bare=None),
     "keys": Branch("API keys of the endpoint.", _KEYS),
     "tools": Branch(
         "Estimate models, advise on a deployment, simulate GPU hosts.", _TOOLS, bare=None

@@ -17,9 +17,10 @@ from partitiond.cluster.certificates import (
     KEY_FILE,
     HostFiles,
     is_address,
+    make_private,
     write_private,
 )
-from partitiond.core.errors import ConflictError, InputError, SettingsError
+from partitiond.core.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -63,7 +64,7 @@ def ensure_authority(folder: Path, now: datetime) -> None:
         return
     key, certificate = _new_authority(now)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         write_private(key_path, _key_text(key))
         write_private(certificate_path, _certificate_text(certificate))
     except OSError as error:
@@ -253,13 +254,3 @@ def _require_cryptography() -> None:
             hint="Install partitiond[cluster] on the head, or bring your own certificates: "
             "cluster.tls_dir.",
         ) from error
-
-
-def refuse_own_files(tls_dir: Path, default: Path) -> None:
-    """Raise ConflictError where the operator brought certificates, which nothing here replaces."""
-    if tls_dir != default:
-        raise ConflictError(
-            f"cluster.tls_dir is {tls_dir}: the certificates of this fleet are your own.",
-            hint="Make this host's there, or unset cluster.tls_dir to have them made here.",
-            facts={"folder": str(tls_dir)},
-        )

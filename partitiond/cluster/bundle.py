@@ -22,6 +22,7 @@ from partitiond.cluster.certificates import (
     HINT,
     HostFiles,
     check_files,
+    make_private,
     write_files,
     write_private,
 )
@@ -171,7 +172,7 @@ def unpack_bundle(path: Path, *, token_path: Path, tls_dir: Path) -> str:
             ) from error
     write_files(tls_dir, bundle.files)
     try:
-        token_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(token_path.parent)
         write_private(token_path, bundle.token + "\n")
     except OSError as error:
         raise SettingsError(

@@ -7,6 +7,7 @@ them when it starts and never again, so files that are replaced count from Ray's
 A check is a handshake of the files with themselves, in memory: what it refuses, a peer refuses.
 """
 
+import contextlib
 import dataclasses
 import ipaddress
 import os
@@ -52,8 +53,8 @@ def check_files(folder: Path, names: Sequence[str]) -> None:
     """Check that hosts can know this one by its files.
 
     Args:
-        names: host names and addresses at which others reach this host. Ray's connections are
-            checked against the address alone.
+        names: host names and addresses at which others reach this host; with none, all is checked
+            but names. Ray's connections are checked against the address alone.
 
     Raises:
         SettingsError: a file is missing or can be read by others, the certificate is not of the
@@ -69,11 +70,12 @@ def check_files(folder: Path, names: Sequence[str]) -> None:
             "files made.",
             facts={"path": str(folder / KEY_FILE)},
         )
-    for name in names:
+    for name in names or ("",):
         problem = _problem(folder, name)
         if problem:
             raise SettingsError(
-                f"the certificate in {folder} does not let other hosts know {name}: {problem}.",
+                f"the certificate in {folder} does not let other hosts know {name or 'this one'}: "
+                f"{problem}.",
                 hint=HINT,
                 facts={"folder": str(folder), "name": name},
             )
@@ -92,12 +94,13 @@ def _check_readable(path: Path) -> None:
 
 
 def _problem(folder: Path, name: str) -> str:
-    """Return why both ends of a connection to this name would not agree; empty if they do."""
+    """Return why both ends of a connection to a name would not agree; empty if they do."""
     ca = str(folder / CA_FILE)
     try:
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         server.verify_mode = ssl.CERT_REQUIRED
+        client.check_hostname = bool(name)
         for context in (server, client):
             context.load_verify_locations(ca)
             # An empty pass phrase, because OpenSSL would otherwise ask for one on the terminal.
@@ -112,7 +115,7 @@ def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> N
     """Connect both ends in memory. Raises ssl.SSLError."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
-        client.wrap_bio(to_client, to_server, server_hostname=name),
+        client.wrap_bio(to_client, to_server, server_hostname=name or None),
         server.wrap_bio(to_server, to_client, server_side=True),
     ]
     for _ in range(TURNS):
@@ -149,7 +152,7 @@ def write_files(folder: Path, files: HostFiles) -> None:
         SettingsError: the folder cannot be written.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
         for name, text in files.by_name().items():
             write_private(folder / name, text)
     except OSError as error:
@@ -160,8 +163,27 @@ def write_files(folder: Path, files: HostFiles) -> None:
         ) from error
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder and those above it, mode 0700. Root makes them for whoever owns the one above.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if folder.is_dir():
+        return
+    make_private(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        above = folder.parent.stat()
+        os.chown(folder, above.st_uid, above.st_gid, follow_symlinks=False)
+
+
 def write_private(path: Path, text: str) -> None:
     """Write a file whole or not at all, mode 0600, in place of whatever has its name.
+
+    Root writes it for the owner of the folder: an administrator's command makes files that the
+    daemon reads as its own user.
 
     Raises:
         OSError: the folder cannot be written.
@@ -171,7 +193,10 @@ def write_private(path: Path, text: str) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if os.geteuid() == 0:
+                owner = path.parent.stat()
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            os.fsync(descriptor)
         Path(draft).replace(path)
     except BaseException:
         Path(draft).unlink(missing_ok=True)

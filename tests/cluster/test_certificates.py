@@ -1,5 +1,6 @@
 """Certificates of hosts are what TLS, openssl and a peer accept, and nothing else is accepted."""
 
+import os
 import shutil
 import stat
 import subprocess
@@ -19,7 +20,7 @@ from partitiond.cluster.certificates import (
     days_left,
     write_files,
 )
-from partitiond.core.errors import ConflictError, InputError, SettingsError
+from partitiond.core.errors import InputError, SettingsError
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 ADDRESS = "127.0.0.5"
@@ -231,10 +232,16 @@ def test_without_the_package_certificates_are_checked_and_none_is_made(
     assert not (tmp_path / "new").exists()
 
 
-def test_certificates_of_the_operator_are_not_replaced(tmp_path: Path) -> None:
-    authority.refuse_own_files(tmp_path, tmp_path)
-    with pytest.raises(ConflictError, match="your own"):
-        authority.refuse_own_files(tmp_path / "mine", tmp_path)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes for others")
+def test_what_root_makes_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    os.chown(state, 12345, 12345)
+    authority.ensure_authority(state / "a" / "ca", NOW)
+    issued(state / "a" / "ca", state / "tls")
+    made = list(state.rglob("*"))
+    assert len(made) == 8
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(12345, 12345)}
 
 
 def test_files_by_name() -> None:
