@@ -38,6 +38,7 @@ STATUS: Final[Mapping[type[e.PartitiondError], int]] = {
     e.ConflictError: 409,
     IllegalTransitionError: 409,
     e.PreconditionFailedError: 412,
+    e.FencedError: 409,
     BodyTooLargeError: 413,
     e.UnauthorizedError: 401,
     e.StoreError: 503,

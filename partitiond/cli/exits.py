@@ -50,6 +50,7 @@ BY_CODE: Final[dict[str, Exit]] = {
     "not_found": Exit.NOT_FOUND,
     "conflict": Exit.CONFLICT,
     "precondition_failed": Exit.CONFLICT,
+    "fenced": Exit.CONFLICT,
     "state_folder_busy": Exit.CONFLICT,
     "daemon_unreachable": Exit.UNREACHABLE,
     "daemon_timeout": Exit.UNREACHABLE,

@@ -7,7 +7,8 @@
     │ ├ SettingsError           a setting, in a file, the environment or a flag
     │ ├ NotFoundError           no such model, job, profile, replica or key
     │ └ ConflictError           an object exists already, changed meanwhile, or is in use
-    │   └ PreconditionFailedError  the named version is not the present one
+    │   ├ PreconditionFailedError  the named version is not the present one
+    │   └ FencedError           a host obeys another control plane
     ├ UnauthorizedError         no credentials, or wrong ones
     ├ DaemonUnreachableError    no daemon answers on the control URL
     ├ DaemonTimeoutError        the daemon is there and does not answer in time
@@ -95,6 +96,12 @@ class PreconditionFailedError(ConflictError):
     """The named version is not the present one; nothing was changed."""
 
     code = "precondition_failed"
+
+
+class FencedError(ConflictError):
+    """A host obeys another control plane, or a later start of this one; nothing was done there."""
+
+    code = "fenced"
 
 
 class UnauthorizedError(PartitiondError):

@@ -3,7 +3,7 @@
 An agent has the ports of its host, and adds what a control plane of several hosts has to know of
 each. All of it can be called from afar: arguments and results are plain records, which
 `partitiond.serde` writes and reads. The exception are callbacks called `progress`: what they are
-told is kept where the call runs, and asked for while the call goes on (`partitiond.hosts.remote`).
+told is kept where the call runs, and asked for while the call goes on (`partitiond.hosts.calls`).
 
 Methods that are no coroutines may block, and are called in threads; but `facts`,
 `EngineRunner.peak_memory_bytes` and `ProxyControl.last_sample` return at once, from afar what the

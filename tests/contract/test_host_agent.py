@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from partitiond import __version__
 from partitiond.core.demand.traffic import ModelCount, TrafficSample
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE
 from partitiond.core.errors import (
@@ -16,7 +17,6 @@ from partitiond.core.errors import (
     EngineUnavailableError,
     ExitedError,
     HostSilentError,
-    InputError,
     ModelSourceError,
     PartitiondError,
     StartFailedError,
@@ -28,13 +28,15 @@ from partitiond.core.keys.record import KeyUse
 from partitiond.core.model.spec import ModelSource, SourceKind
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.units import GIB, Bytes
-from partitiond.hosts.remote import METHODS, PORTS, HostServer
+from partitiond.hosts.calls.far import HostServer
+from partitiond.hosts.calls.messages import Message, write
+from partitiond.hosts.calls.signatures import METHODS, PORTS
 from partitiond.ports import ProfileRequest
 from partitiond.ports.host_agent import MESSAGE_VERSION, HostAgent
 from tests.controller.fakes import FakeRunner, until
 from tests.controller.samples import placement, spec
 from tests.engine_fixtures import make_runner, short_dir, simulated_launch
-from tests.hosts.pipes import FakeAgent, agent, piped
+from tests.hosts.pipes import HEAD, FakeAgent, agent, piped
 
 __all__ = ["short_dir"]
 
@@ -217,17 +219,26 @@ def test_every_method_of_the_ports_can_be_carried() -> None:
 async def test_what_a_host_cannot_read_is_refused_and_breaks_nothing() -> None:
     server = HostServer(agent("two", FakeRunner()))
 
-    async def refusal(**message: object) -> dict[str, object]:
-        whole = {"version": MESSAGE_VERSION, "call": "look", "id": "1", "arguments": {}}
-        answer = json.loads(await server.answer(json.dumps(whole | message).encode()))
-        error: dict[str, object] = answer["error"]
-        return error
+    async def answer(**message: object) -> dict[str, dict[str, str]]:
+        whole = json.loads(write(Message(call="look", head=HEAD)))
+        found: dict[str, dict[str, str]] = json.loads(
+            await server.answer(json.dumps(whole | message).encode())
+        )
+        return found
 
-    assert (await refusal(version=MESSAGE_VERSION + 1))["kind"] == InputError.__name__
+    newer = {"version": MESSAGE_VERSION + 2, "oldest": MESSAGE_VERSION + 1}
+    assert "Upgrade partitiond on this host" in (await answer(**newer))["refused"]["hint"]
+    assert (await answer(version=0, oldest=0))["refused"]["kind"] == "InputError"
     for call in ("engines.run", "engines._runner", "store.close", "look.devices"):
-        assert "knows no call" in str((await refusal(call=call))["message"])
-    assert (await refusal(call="engines.start", arguments={"launch": {}}))["kind"] == "InputError"
-    assert json.loads(await server.answer(b"nonsense"))["error"]["kind"] == "PartitiondError"
+        error = (await answer(call=call))["error"]
+        assert f"partitiond {__version__} on the host two knows no call" in error["message"]
+    lacking = await answer(call="engines.start", arguments={})
+    assert "lacks launch" in lacking["error"]["message"]
+    assert (await answer(call="engines.start", arguments={"launch": {}}))["error"]["kind"] == (
+        "InputError"
+    )
+    for nonsense in (b"nonsense", b"[]", b"{}", b"\xff", b"[" * 100_000):
+        assert json.loads(await server.answer(nonsense))["refused"]["kind"] == "InputError"
 
 
 async def test_a_host_that_is_not_reached_raises_one_error_from_every_call() -> None:
@@ -244,9 +255,17 @@ async def test_a_host_that_is_not_reached_raises_one_error_from_every_call() -> 
         await asyncio.to_thread(here.devices.discover)
 
 
-async def test_another_host_in_the_place_of_one_is_refused() -> None:
-    there = agent("two", FakeRunner())
+async def test_another_host_in_the_place_of_one_is_refused_and_does_nothing() -> None:
+    runner = FakeRunner()
+    there = agent("two", runner)
     here, _ = piped(there)
     there.name = "three"
-    with pytest.raises(InputError, match="three answers in the place of the host two"):
+    with pytest.raises(HostSilentError, match="three answers in the place of the host two"):
         await asyncio.to_thread(here.devices.discover)
+    assert "join under its own name" in here.refused
+    with pytest.raises(HostSilentError):
+        await here.engines.start(simulated_launch("a-1"))
+    assert runner.running() == []
+    there.name = "two"
+    await asyncio.to_thread(here.devices.discover)
+    assert here.refused == ""

@@ -15,7 +15,9 @@ from partitiond.core.units import Bytes
 from partitiond.devices.cpu import cpu_device_id
 from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
 from partitiond.engines.process.log_tail import read_tail
-from partitiond.hosts.remote import HostServer, RemoteHost
+from partitiond.hosts.calls.far import HostServer
+from partitiond.hosts.calls.fencing import HeadSession
+from partitiond.hosts.calls.near import RemoteHost
 from partitiond.ports import EngineRunner
 from partitiond.ports.host_agent import AgentFacts
 from tests.controller.fakes import FakeProfiler, FakeProxy, FakeResolver
@@ -124,7 +126,15 @@ def agent(name: str, engines: EngineRunner) -> FakeAgent:
     return FakeAgent(name, engines, FakeDevices(devices_of(name)))
 
 
-def piped(there: FakeAgent) -> tuple[RemoteHost, Pipe]:
+HEAD = HeadSession("head", 1, 1, "session")
+
+
+def piped(
+    there: FakeAgent, *, head: HeadSession = HEAD, silent_seconds: float = 0.0
+) -> tuple[RemoteHost, Pipe]:
     """The same agent behind a pipe."""
     pipe = Pipe(HostServer(there))
-    return RemoteHost(there.name, pipe, poll_seconds=0.01), pipe
+    host = RemoteHost(
+        there.name, pipe, head=head, silent_seconds=silent_seconds, pause_seconds=0.005
+    )
+    return host, pipe

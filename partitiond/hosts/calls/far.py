@@ -1,0 +1,246 @@
+"""Answers the messages of a control plane by the agent of this host."""
+
+import asyncio
+import contextlib
+import inspect
+import json
+import logging
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from partitiond import __version__
+from partitiond.core.errors import InputError, PartitiondError
+from partitiond.core.replica.engine import EngineHandle
+from partitiond.hosts.calls.fencing import HeadSession, Obedience, fenced, obedience
+from partitiond.hosts.calls.messages import (
+    Answer,
+    Awaited,
+    ErrorRecord,
+    Message,
+    broken,
+    read_message,
+    record_of,
+    write,
+)
+from partitiond.hosts.calls.obeyed import ObeyedHead
+from partitiond.hosts.calls.session import CALLS_MOST, SessionCalls, Tell
+from partitiond.hosts.calls.signatures import METHODS, HostLook
+from partitiond.ports.host import DeviceProvider, PartialDevices
+from partitiond.ports.host_agent import HostAgent
+from partitiond.serde import from_stored, to_jsonable
+
+log = logging.getLogger(__name__)
+
+BEGIN_SECONDS: Final = 1.0
+"""How long a begin waits for the call's result. Chosen: most calls end in it, and a message that is
+carried for so long is far from any deadline."""
+WAIT_SECONDS: Final = 30.0
+"""The longest that a message may wait for news, whatever it asks for: below its deadline."""
+RESULT_BYTES: Final = 32 * 1024 * 1024
+"""The largest result that is carried. Chosen: a plan over a thousand GPUs is a hundredth of it."""
+
+
+class HostServer:
+    """Answers messages by the agent of this host.
+
+    It obeys one head at a time (`fencing`). Before a new head's first call, or the first call of a
+    new start of its daemon, is begun, all calls of the former are cancelled and have ended. What an
+    `engines.start` that was cut short has left is undone by it, or found by `engines.find`.
+    Questions that only read (looks, logs) are not waited for.
+
+    Args:
+        record: the file that keeps which head is obeyed, in the host's state folder; None keeps it
+            in memory only, for tests.
+        begin_seconds: how long a begin waits for the call's result.
+    """
+
+    def __init__(
+        self, agent: HostAgent, record: Path | None = None, *, begin_seconds: float = BEGIN_SECONDS
+    ) -> None:
+        self._agent = agent
+        self._obeyed = ObeyedHead(record)
+        self._begin_seconds = begin_seconds
+        self._start = uuid.uuid4().hex
+        self._line = 0
+        self._calls = SessionCalls()
+        self._ending: set[asyncio.Task[Any]] = set()
+        self._looking: asyncio.Task[HostLook] | None = None
+        self._handles: dict[str, EngineHandle] = {}
+
+    async def answer(self, body: bytes) -> bytes:
+        """Return the answer to a message; errors are answers, too."""
+        try:
+            message = read_message(body)
+            self._admit(message)
+        except PartitiondError as error:
+            return self._write(refused=record_of(error))
+        except Exception as error:
+            log.exception("a message broke")
+            return self._write(refused=broken(error))
+        calls = self._calls
+        try:
+            found = await self._do(message, calls)
+        except PartitiondError as error:
+            found = {"error": record_of(error)}
+        except Exception as error:
+            log.exception("%s broke", message.call)
+            found = {"error": broken(error)}
+        if self._calls is not calls:  # overtaken meanwhile: it is not told any more
+            return self._write(refused=record_of(self._overtaken(message.head)))
+        return self._write(**found)
+
+    async def close(self) -> None:
+        """Cancel all calls and wait for their ends: the agent ends. Engines go on."""
+        self._ending |= self._calls.end()
+        self._calls = SessionCalls()
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def _write(self, **found: Any) -> bytes:
+        return write(Answer(agent=self._start, release=__version__, **found))
+
+    # -- whom it obeys ---------------------------------------------------------------------
+
+    def _admit(self, message: Message) -> None:
+        """Obey, or raise why not. Nothing else runs meanwhile: the loop waits for the disk, once
+        for each start of a head.
+        """
+        if message.host and message.host != self._agent.name:
+            raise InputError(
+                f"{self._agent.name} answers in the place of the host {message.host}.",
+                hint="Have it join under its own name.",
+                facts={"host": message.host, "answers": self._agent.name},
+            )
+        if message.awaited is not None and len(message.awaited.calls) > CALLS_MOST:
+            raise InputError(f"more than {CALLS_MOST} calls are awaited.")
+        obeyed, asks = self._obeyed.load(), message.head
+        how = obedience(obeyed, asks)
+        if how is Obedience.REFUSE or (how is Obedience.OBEY and message.line < self._line):
+            raise self._overtaken(asks)
+        if how is Obedience.ADOPT:
+            self._obeyed.save(asks)
+            log.info("this host obeys the head %s, epoch %d", asks.id, asks.epoch)
+        if how is Obedience.ADOPT or message.line > self._line:
+            self._line = message.line
+            self._ending |= self._calls.end()
+            self._calls = SessionCalls()
+
+    def _overtaken(self, asks: HeadSession) -> PartitiondError:
+        obeyed = self._obeyed.load()
+        return fenced(self._agent.name, obeyed or asks, asks)
+
+    async def _former_ended(self) -> bool:
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=self._begin_seconds)
+            self._ending = {task for task in self._ending if not task.done()}
+        return not self._ending
+
+    # -- what it does ----------------------------------------------------------------------
+
+    async def _do(self, message: Message, calls: SessionCalls) -> dict[str, Any]:
+        if message.awaited is not None:
+            calls.note(message.awaited)
+        seconds = max(0.0, min(message.wait_seconds, WAIT_SECONDS))
+        match message.call:
+            case "hello":
+                return {}
+            case "news":
+                found, unknown = await calls.news(message.awaited or Awaited(), seconds)
+                return {"calls": found, "unknown": unknown}
+            case "cancel":
+                return {"value": await calls.cancel(message.number, seconds)}
+        if message.number == 0:
+            return {"value": to_jsonable(await self._ask(message))}
+        return await self._begin(message, calls)
+
+    async def _begin(self, message: Message, calls: SessionCalls) -> dict[str, Any]:
+        if message.agent != self._start:
+            return {"restarted": True}
+        if not await self._former_ended():
+            return {"later": "calls of the former control plane are being ended"}
+        if self._calls is not calls:
+            return {}  # the caller says so
+        call = calls.begin(message.number, lambda tell: self._work(message, tell))
+        known = 0 if message.awaited is None else message.awaited.calls.get(message.number, 0)
+        news = await calls.result(call, known, self._begin_seconds)
+        return {"calls": {message.number: news}}
+
+    async def _work(self, message: Message, tell: Tell) -> tuple[Any, ErrorRecord | None, int]:
+        try:
+            value = to_jsonable(await self._run(message.call, message.arguments, tell))
+            size_bytes = len(json.dumps(value))
+        except PartitiondError as error:
+            return None, record_of(error), 0
+        except Exception as error:
+            log.exception("%s broke", message.call)
+            return None, broken(error), 0
+        if size_bytes > RESULT_BYTES:
+            much = PartitiondError(f"{message.call} gave {size_bytes} bytes, which is too much.")
+            return None, record_of(much), 0
+        return value, None, size_bytes
+
+    async def _ask(self, message: Message) -> Any:
+        agent, arguments = self._agent, message.arguments
+        match message.call:
+            case "look":
+                return await self._look()
+            case "engine_problem":
+                problem = await asyncio.to_thread(agent.engine_problem)
+                return None if problem is None else record_of(problem)
+            case "log_tail":
+                handle = from_stored(EngineHandle, arguments.get("handle"))
+                size_bytes = from_stored(int, arguments.get("size_bytes"))
+                return await asyncio.to_thread(agent.log_tail, handle, size_bytes)
+        return await self._run(message.call, arguments, None)
+
+    async def _run(self, name: str, arguments: Mapping[str, Any], tell: Tell | None) -> Any:
+        how, (port, _, method) = METHODS.get(name), name.partition(".")
+        if how is None:
+            raise InputError(
+                f"partitiond {__version__} on the host {self._agent.name} knows no call {name}.",
+                hint="Upgrade partitiond on this host.",
+                facts={"call": name, "release": __version__},
+            )
+        given = how.read(name, arguments)
+        there = getattr(self._agent, port)
+        if there is None:  # nothing here reads gauges, or writes to devices
+            return {} if port == "gauges" else ()
+        target = getattr(there, method)
+        if how.told is not None:
+            given["progress"] = tell or (lambda *_: None)
+        if inspect.iscoroutinefunction(target):
+            value = await target(**given)
+        else:
+            value = await asyncio.to_thread(target, **given)
+        self._learn(name, value)
+        return value
+
+    def _learn(self, name: str, value: Any) -> None:
+        """Remember the engines, whose peaks the looks bring."""
+        if name == "engines.start":
+            self._handles[value.generation] = value
+        elif name == "engines.find":
+            self._handles = {handle.generation: handle for handle in value}
+
+    async def _look(self) -> HostLook:
+        """Look at the devices; questions that come meanwhile wait for the same look."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(asyncio.to_thread(self._look_now))
+            self._looking.add_done_callback(_retrieved)
+        return await asyncio.shield(self._looking)
+
+    def _look_now(self) -> HostLook:
+        provider: DeviceProvider = self._agent.devices
+        devices = tuple(provider.discover())
+        unseen = provider.unseen if isinstance(provider, PartialDevices) else ""
+        peak = self._agent.engines.peak_memory_bytes
+        peaks = {name: peak(handle) for name, handle in tuple(self._handles.items())}
+        return HostLook(devices, unseen, peaks, self._agent.facts())
+
+
+def _retrieved(task: "asyncio.Task[Any]") -> None:
+    """Take a look's error: whoever asked may be gone."""
+    with contextlib.suppress(asyncio.CancelledError):
+        task.exception()

@@ -1,0 +1,62 @@
+"""Decides which control plane a host's agent obeys. Pure."""
+
+import dataclasses
+import enum
+
+from partitiond.core.errors import FencedError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HeadSession:
+    """A daemon that gives orders to the agents of other hosts.
+
+    Attributes:
+        id: the head's own, made at its first start; a take-over makes a new one.
+        epoch: grows by each take-over, and only so.
+        start: number of this start of the daemon, kept in its store before it orders anything.
+        session: drawn at this start. Tells daemons apart of which one runs on a copy of the other's
+            state folder, so that both count the same starts.
+    """
+
+    id: str
+    epoch: int
+    start: int
+    session: str
+
+
+class Obedience(enum.Enum):
+    """What an agent does with an order."""
+
+    OBEY = enum.auto()
+    ADOPT = enum.auto()
+    """Keep the new head first, then end what the former one ordered, then obey."""
+    REFUSE = enum.auto()
+
+
+def obedience(obeyed: HeadSession | None, asks: HeadSession) -> Obedience:
+    """Return what an agent does that obeyed one head so far, and is asked by this one.
+
+    A higher epoch wins, and of the same head a later start. Equals do not: whoever came first is
+    obeyed. So of two daemons no more than one is obeyed by an agent, and one that was overtaken is
+    obeyed again only after a start of its own or a take-over.
+    """
+    if obeyed is None or asks.epoch > obeyed.epoch:
+        return Obedience.ADOPT
+    if asks.epoch < obeyed.epoch or asks.id != obeyed.id:
+        return Obedience.REFUSE
+    if asks.start == obeyed.start:
+        return Obedience.OBEY if asks.session == obeyed.session else Obedience.REFUSE
+    return Obedience.ADOPT if asks.start > obeyed.start else Obedience.REFUSE
+
+
+def fenced(host: str, obeyed: HeadSession, asks: HeadSession) -> FencedError:
+    """Return the refusal of an order."""
+    if asks.id == obeyed.id and asks.epoch == obeyed.epoch:
+        message = f"the host {host} obeys a later start of this control plane, or a copy of it."
+    else:
+        message = f"the host {host} obeys another control plane, of epoch {obeyed.epoch}."
+    return FencedError(
+        message,
+        hint="End one of the two; `partitiond head take-over` makes this one the head.",
+        facts={"host": host, "head": obeyed.id, "epoch": obeyed.epoch, "start": obeyed.start},
+    )

@@ -1,0 +1,171 @@
+"""Writes and reads the messages between a control plane and an agent.
+
+A reader ignores fields that it does not know, and takes the defaults of fields that are missing.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Final
+
+from partitiond.core import errors
+from partitiond.core.errors import InputError, PartitiondError
+from partitiond.hosts.calls.fencing import HeadSession
+from partitiond.ports.host_agent import MESSAGE_VERSION
+from partitiond.serde import from_stored_json, to_json_bytes, to_jsonable
+
+OLDEST_VERSION: Final = 1
+"""Oldest version of messages that this release reads, and with whose readers it can talk."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Awaited:
+    """The calls that a near side still waits for, of all that it has made.
+
+    Attributes:
+        upto: the largest number that it has given to a call.
+        calls: how many words of its progress are known, by number of each awaited call.
+    """
+
+    upto: int = 0
+    calls: Mapping[int, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A message to an agent.
+
+    Attributes:
+        call: method of a port, or a question of the near side.
+        head: who asks.
+        line: number of the near side within the daemon; a later one takes the place of a former.
+        host: whom it is for; another host refuses it.
+        agent: the agent's start as known to the sender; another start of it begins nothing.
+        number: of the call that it begins or cancels; 0 for a question.
+        arguments: by name, as JSON.
+        awaited: None in a message of a thread, which does not know.
+        wait_seconds: how long the answer may wait for news.
+        version: of the message.
+        oldest: version that a reader needs at least.
+    """
+
+    call: str
+    head: HeadSession
+    line: int = 0
+    host: str = ""
+    agent: str = ""
+    number: int = 0
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    awaited: Awaited | None = None
+    wait_seconds: float = 0.0
+    version: int = MESSAGE_VERSION
+    oldest: int = OLDEST_VERSION
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """An error as it is carried.
+
+    Attributes:
+        kind: name of its class.
+    """
+
+    kind: str
+    message: str
+    hint: str = ""
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CallNews:
+    """What has become of a call.
+
+    Attributes:
+        ended: whether it has a result or an error.
+        value: its result, as JSON.
+        error: why it failed.
+        told: what its `progress` was told since: the number of the word, and the word.
+    """
+
+    ended: bool = False
+    value: Any = None
+    error: ErrorRecord | None = None
+    told: tuple[tuple[int, tuple[Any, ...]], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An agent's answer to a message.
+
+    Attributes:
+        agent: drawn at the agent's start: calls do not outlive it.
+        release: of the agent.
+        value: of a question, as JSON.
+        error: why the question has no value.
+        refused: why the agent does nothing that this sender asks.
+        restarted: the message was for another start of the agent, and nothing was begun.
+        later: why nothing was begun yet; the message may be repeated.
+        calls: what has become of calls, by number.
+        unknown: numbers of awaited calls that the agent does not know.
+        version: newest version of messages that the agent reads.
+    """
+
+    agent: str = ""
+    release: str = ""
+    value: Any = None
+    error: ErrorRecord | None = None
+    refused: ErrorRecord | None = None
+    restarted: bool = False
+    later: str = ""
+    calls: Mapping[int, CallNews] = dataclasses.field(default_factory=dict)
+    unknown: tuple[int, ...] = ()
+    version: int = MESSAGE_VERSION
+
+
+def write(message: Message | Answer) -> bytes:
+    """Return the bytes of a message or an answer."""
+    return to_json_bytes(message)
+
+
+def read_message(body: bytes) -> Message:
+    """Return a message. Raises InputError: it is none, or of a version that is not read here."""
+    message = from_stored_json(Message, body)
+    if message.oldest > MESSAGE_VERSION or message.version < OLDEST_VERSION:
+        side = "this host" if message.oldest > MESSAGE_VERSION else "the head"
+        raise InputError(
+            f"messages of version {message.version} are not read here, but those of "
+            f"{OLDEST_VERSION} to {MESSAGE_VERSION}.",
+            hint=f"Upgrade partitiond on {side}.",
+            facts={
+                "version": message.version,
+                "oldest": OLDEST_VERSION,
+                "newest": MESSAGE_VERSION,
+            },
+        )
+    return message
+
+
+def read_answer(body: bytes) -> Answer:
+    """Return an answer. Raises InputError: it is none."""
+    return from_stored_json(Answer, body)
+
+
+def record_of(error: PartitiondError) -> ErrorRecord:
+    """Return an error as it is carried."""
+    facts = {key: to_jsonable(value) for key, value in error.facts.items()}
+    return ErrorRecord(type(error).__name__, error.message, error.hint, facts)
+
+
+def broken(error: Exception) -> ErrorRecord:
+    """Return a defect as it is told to whoever asked."""
+    return record_of(PartitiondError(f"{type(error).__name__}: {error}"))
+
+
+def error_of(record: ErrorRecord) -> PartitiondError:
+    """Return the error of a record; of a kind that this release does not know, the base of all."""
+    kind = getattr(errors, record.kind, PartitiondError)
+    if not (isinstance(kind, type) and issubclass(kind, PartitiondError)):
+        kind = PartitiondError
+    try:
+        return kind(record.message, hint=record.hint, facts=record.facts)
+    except TypeError:  # a kind that needs more than a record has
+        return PartitiondError(record.message, hint=record.hint, facts=record.facts)

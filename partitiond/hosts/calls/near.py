@@ -1,0 +1,470 @@
+"""Makes an agent's calls by messages to its host."""
+
+import asyncio
+import contextlib
+import inspect
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, cast
+
+from partitiond.core.demand.traffic import TrafficSample
+from partitiond.core.errors import (
+    EngineUnavailableError,
+    HostSilentError,
+    InputError,
+    PartitiondError,
+)
+from partitiond.core.hardware.details import DeviceDetails, DeviceReading
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.replica.engine import EngineHandle
+from partitiond.hosts.calls.fencing import HeadSession
+from partitiond.hosts.calls.messages import (
+    Answer,
+    Awaited,
+    CallNews,
+    ErrorRecord,
+    Message,
+    error_of,
+    read_answer,
+    write,
+)
+from partitiond.hosts.calls.signatures import METHODS, PATIENT, PORTS, HostLook
+from partitiond.ports import EngineRunner, ModelResolver, ProfileRunner, ProxyControl
+from partitiond.ports.cluster import Carrier
+from partitiond.ports.host_agent import AgentFacts
+from partitiond.ports.partitions import PartitionWatch
+from partitiond.serde import from_stored, to_jsonable
+
+NEWS_SECONDS: Final = 10.0
+"""How long the question for news waits for some. Chosen: below the deadline of a message."""
+PAUSE_SECONDS: Final = 1.0
+"""Pause before a message that failed is repeated. Chosen: a question costs a failed connect."""
+SILENT_SECONDS: Final = 20.0
+"""Time without word after which calls end: as the setting `host.silent_seconds` has it."""
+KNOCK_SECONDS: Final = 1.0
+"""How long a call to a host that is silent waits for word of it. Chosen: the loop's pass makes
+several, and a host that is back answers in a hundredth of it."""
+
+_LINES: Final = itertools.count(1)
+
+
+class _NearCall:
+    """A call that was made and has not ended yet.
+
+    Attributes:
+        agent: the start of the agent that it was sent to; empty if it was sent to none.
+        runs: the agent said so.
+        is_settled: the agent has no part in it any more.
+    """
+
+    def __init__(self, name: str, progress: Callable[..., None] | None) -> None:
+        self.name = name
+        self.agent = ""
+        self.runs = False
+        self.is_settled = False
+        self.words = 0
+        self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._progress = progress
+
+    def take(self, news: CallNews) -> None:
+        """Tell the progress, then end if it has ended there."""
+        self.is_settled = self.is_settled or news.ended
+        if self.result.done():
+            return
+        try:
+            self._tell(news)
+            if news.error is not None:
+                raise error_of(news.error)
+            if news.ended:
+                self.result.set_result(from_stored(METHODS[self.name].result, news.value))
+        except Exception as error:  # noqa: BLE001 - of `progress`, too: it is the caller's
+            self.fail(error)
+
+    def _tell(self, news: CallNews) -> None:
+        kinds = METHODS[self.name].told or ()
+        for number, said in news.told:
+            if number > self.words:
+                self.words = number
+                if self._progress is not None:
+                    given = (from_stored(k, one) for k, one in zip(kinds, said, strict=True))
+                    self._progress(*given)
+
+    def fail(self, error: Exception) -> None:
+        """End with an error, unless it has ended."""
+        if not self.result.done():
+            self.result.set_exception(error)
+
+
+class RemoteHost:
+    """Implements `ports.HostAgent` by messages to the host.
+
+    A call waits for its result as long as the host gives word at least every `silent_seconds`, and
+    then raises HostSilentError: what it did is not known. It raises that at once if the host
+    refuses, or if the agent was started again, with which its calls end. A call to a host that is
+    silent already does not wait.
+
+    Args:
+        line: moves a message there and its answer back, within a deadline above `NEWS_SECONDS`.
+        head: on whose behalf the calls are made.
+        silent_seconds: time without word after which calls end.
+        pause_seconds: before a message that failed is repeated.
+
+    Attributes:
+        refused: why the host does nothing that is asked of it now; empty if it does.
+        seen_epoch: the highest epoch of another head that the host said it obeys; 0 if none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        line: Carrier,
+        *,
+        head: HeadSession,
+        silent_seconds: float = SILENT_SECONDS,
+        pause_seconds: float = PAUSE_SECONDS,
+    ) -> None:
+        self.name = name
+        self.refused = ""
+        self.seen_epoch = 0
+        self._carrier = line
+        self._head = head
+        self._silent_seconds = silent_seconds
+        self._pause_seconds = pause_seconds
+        self._line = next(_LINES)
+        self._count = 0
+        self._calls: dict[int, _NearCall] = {}
+        self._undelivered: set[int] = set()
+        """Calls that ended here and perhaps not there, which the agent has not been told yet."""
+        self._agent = ""
+        self._last_word = -float("inf")
+        self._news: asyncio.Task[None] | None = None
+        self._knock: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._peaks: Mapping[str, int] = {}
+        self._facts = AgentFacts(name)
+        self._left: TrafficSample | None = None
+        self.unseen = ""
+        self.devices = _RemoteDevices(self)
+        self.engines = cast(EngineRunner, _RemotePort(self, "engines"))
+        self.partitions = cast(PartitionWatch, _RemotePort(self, "partitions"))
+        self.profiler = cast(ProfileRunner, _RemotePort(self, "profiler"))
+        self.models = cast(ModelResolver, _RemotePort(self, "models"))
+        self.proxy = cast(ProxyControl, _RemotePort(self, "proxy"))
+        self.gauges = _RemoteGauges(self)
+
+    # -- what the port has ---------------------------------------------------------------------
+
+    def facts(self) -> AgentFacts:
+        """Return what the last look brought."""
+        return self._facts
+
+    def silent_for(self) -> float:
+        """Return the seconds since the last word; infinite if there was none."""
+        return time.monotonic() - self._last_word
+
+    def engine_problem(self) -> EngineUnavailableError | None:
+        """Return why no engine of the kind "vllm" can start there, or None."""
+        record = self.ask("engine_problem", {})
+        if record is None:
+            return None
+        return cast(EngineUnavailableError, error_of(from_stored(ErrorRecord, record)))
+
+    def log_tail(self, handle: EngineHandle, size_bytes: int) -> str:
+        """Return the end of an engine's log; empty if it has no log any more."""
+        return str(self.ask("log_tail", {"handle": handle, "size_bytes": size_bytes}))
+
+    def look(self) -> HostLook:
+        """Look at the host. Raises HostSilentError, DeviceError."""
+        found = from_stored(HostLook, self.ask("look", {}))
+        self._peaks, self._facts, self.unseen = found.peaks, found.facts, found.unseen
+        return found
+
+    def peak_memory_bytes(self, handle: EngineHandle) -> int:
+        """Return what the last look brought."""
+        return self._peaks.get(handle.generation, 0)
+
+    def last_sample(self) -> TrafficSample | None:
+        """Return what the proxy that ended last had counted, as its successor's start brought."""
+        return self._left
+
+    async def ensure_running(self) -> bool:
+        """Adopt or start the proxy, and learn what the former one counted."""
+        started = bool(await self.call("proxy.ensure_running", {}))
+        self._left = await self.call("proxy.last_sample", {})
+        return started
+
+    async def close(self) -> None:
+        """Ask for no news any more. Calls that run end with HostSilentError."""
+        tasks = [task for task in (self._news, self._knock) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._fail_all(self._silent("this control plane ends its line"))
+
+    # -- calls ---------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        name: str,
+        arguments: Mapping[str, object],
+        progress: Callable[..., None] | None = None,
+    ) -> Any:
+        """Make a call, and tell `progress` what it is told there."""
+        self._loop = asyncio.get_running_loop()
+        self._count += 1
+        number, call = self._count, _NearCall(name, progress)
+        self._calls[number] = call
+        given = {key: to_jsonable(value) for key, value in arguments.items()}
+        begin = asyncio.ensure_future(self._begin(number, call, given))
+        try:
+            await asyncio.wait({call.result})
+            return call.result.result()
+        except asyncio.CancelledError:
+            begin.cancel()
+            if call.agent and not call.is_settled:
+                await self._cancel(number, call)
+            raise
+        finally:
+            begin.cancel()
+            self._drop(number)
+
+    def _drop(self, number: int) -> None:
+        call = self._calls.pop(number)
+        if call.result.done() and not call.result.cancelled():
+            call.result.exception()  # it is told, or nobody is there to tell
+        if call.agent and not call.is_settled:
+            self._undelivered.add(number)
+            self._ask_for_news()
+
+    async def _begin(self, number: int, call: _NearCall, arguments: Mapping[str, Any]) -> None:
+        try:
+            if self.silent_for() > self._silent_seconds:
+                await self._knocked()
+            await self._sent(number, call, arguments)
+        except Exception as error:  # noqa: BLE001 - the caller raises it
+            call.fail(error)
+
+    async def _sent(self, number: int, call: _NearCall, arguments: Mapping[str, Any]) -> None:
+        """Send the begin of a call until the agent has it. Raises HostSilentError."""
+        while not call.result.done():
+            call.agent = call.agent or self._agent
+            try:
+                answer = await self._send(
+                    call.name, number=number, agent=call.agent, arguments=arguments
+                )
+            except HostSilentError:
+                silent = self.silent_for() > self._silent_seconds
+                if self.refused or silent or call.name not in PATIENT:
+                    raise
+                await asyncio.sleep(self._pause_seconds)
+                continue
+            if answer.error is not None:
+                call.is_settled = True
+                raise error_of(answer.error)
+            if answer.restarted and call.agent:  # an earlier message may have begun it there
+                raise self._restarted()
+            if answer.later:
+                await asyncio.sleep(min(self._pause_seconds, 0.1))
+            elif not answer.restarted:
+                if not call.is_settled:
+                    call.runs = True
+                    self._ask_for_news()
+                return
+
+    async def _cancel(self, number: int, call: _NearCall) -> None:
+        """Cancel a call there and wait for its end. If the host is silent, it is told later."""
+        with contextlib.suppress(PartitiondError):
+            while not call.is_settled and not call.result.done():
+                answer = await self._send("cancel", number=number, wait_seconds=NEWS_SECONDS)
+                if answer.error is not None:
+                    return
+                call.is_settled = call.is_settled or bool(answer.value)
+
+    # -- news ----------------------------------------------------------------------------------
+
+    def _ask_for_news(self) -> None:
+        if self._news is None or self._news.done():
+            self._news = asyncio.ensure_future(self._collect())
+
+    async def _collect(self) -> None:
+        """Collect news as long as calls run, or the agent has to be told of some that ended."""
+        while self._undelivered or any(call.runs for call in self._calls.values()):
+            waits = any(call.runs for call in self._calls.values())
+            seconds = 0.0 if self._undelivered or not waits else NEWS_SECONDS
+            try:
+                answer = await self._send("news", wait_seconds=seconds)
+            except HostSilentError as error:
+                if self.refused or self.silent_for() > self._silent_seconds:
+                    self._fail_all(error)
+                if self.refused:  # it has ended the calls, or does not have them
+                    self._undelivered.clear()
+                await asyncio.sleep(self._pause_seconds)
+                continue
+            if answer.error is not None:
+                self._fail_all(self._silent(answer.error.message))
+                await asyncio.sleep(self._pause_seconds)
+            for number in answer.unknown:
+                if (call := self._calls.get(number)) is not None and call.runs:
+                    call.fail(self._restarted())
+
+    def _fail_all(self, error: Exception) -> None:
+        for call in self._calls.values():
+            call.runs = False
+            call.fail(error)
+
+    async def _knocked(self) -> None:
+        """Wait a moment for word of a silent host. Raises HostSilentError without."""
+        if self._knock is None or self._knock.done():
+            self._knock = asyncio.ensure_future(self._hello())
+        await asyncio.wait({self._knock}, timeout=KNOCK_SECONDS)
+        if self._knock.done():
+            self._knock.result()
+        else:
+            raise self._silent("no answer came yet")
+
+    async def _hello(self) -> None:
+        await self._send("hello")
+
+    # -- messages ------------------------------------------------------------------------------
+
+    async def _send(
+        self,
+        name: str,
+        *,
+        number: int = 0,
+        agent: str = "",
+        arguments: Mapping[str, Any] | None = None,
+        wait_seconds: float = 0.0,
+    ) -> Answer:
+        """Send a message in the event loop, and take what the answer says of calls."""
+        told = tuple(self._undelivered)
+        awaited = Awaited(self._count, {n: call.words for n, call in self._calls.items()})
+        body = self._message(
+            name,
+            number=number,
+            agent=agent,
+            arguments=arguments or {},
+            awaited=awaited,
+            wait_seconds=wait_seconds,
+        )
+        answer = self._heard(await self._carrier.call(body))
+        self._undelivered.difference_update(told)
+        self._learn_agent(answer.agent)
+        for each, news in answer.calls.items():
+            if (call := self._calls.get(each)) is not None:
+                call.take(news)
+        return answer
+
+    def ask(self, name: str, arguments: Mapping[str, object]) -> Any:
+        """Ask a question from a thread."""
+        given = {key: to_jsonable(value) for key, value in arguments.items()}
+        answer = self._heard(self._carrier.ask(self._message(name, arguments=given)))
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._learn_agent, answer.agent)
+        if answer.error is not None:
+            raise error_of(answer.error)
+        method = METHODS.get(name)
+        return answer.value if method is None else from_stored(method.result, answer.value)
+
+    def _message(self, name: str, **named: Any) -> bytes:
+        return write(Message(call=name, head=self._head, line=self._line, host=self.name, **named))
+
+    def _heard(self, body: bytes) -> Answer:
+        """Return an answer. Raises HostSilentError: the host refuses, or answers nonsense."""
+        try:
+            answer = read_answer(body)
+        except InputError as error:
+            raise self._silent(error.message) from error
+        if answer.refused is not None:
+            why = error_of(answer.refused)
+            self.refused = str(why)
+            epoch = why.facts.get("epoch")
+            if isinstance(epoch, int):
+                self.seen_epoch = max(self.seen_epoch, epoch)
+            raise HostSilentError(
+                why.message, hint=why.hint, facts={**why.facts, "host": self.name}
+            ) from why
+        self.refused = ""
+        self._last_word = time.monotonic()
+        return answer
+
+    def _learn_agent(self, agent: str) -> None:
+        """Note the agent's present start; the calls of an earlier one have ended with it."""
+        if agent == self._agent:
+            return
+        self._agent = agent
+        for call in self._calls.values():
+            if call.agent and call.agent != agent:
+                call.fail(self._restarted())
+
+    def _restarted(self) -> HostSilentError:
+        return self._silent("its agent was started again, with which calls end")
+
+    def _silent(self, why: str) -> HostSilentError:
+        return HostSilentError(
+            f"the host {self.name} does not say what became of the call: {why}.",
+            hint="Its engines go on; look there with `systemctl status partitiond`.",
+            facts={"host": self.name},
+        )
+
+
+class _RemotePort:
+    """A port whose methods are calls; those that return at once say what the last look brought."""
+
+    def __init__(self, host: RemoteHost, port: str) -> None:
+        self._host = host
+        self._port = port
+
+    def __getattr__(self, name: str) -> Any:
+        host, call = self._host, f"{self._port}.{name}"
+        if name in ("peak_memory_bytes", "last_sample", "ensure_running"):
+            return getattr(host, name)
+        if call not in METHODS:
+            raise AttributeError(name)
+        names = tuple(inspect.signature(getattr(PORTS[self._port], name)).parameters)[1:]
+
+        def method(*args: object, **named: object) -> Awaitable[Any]:
+            arguments = dict(zip(names, args, strict=False)) | named
+            progress = arguments.pop("progress", None)
+            return host.call(call, arguments, cast(Callable[..., None] | None, progress))
+
+        return method
+
+
+class _RemoteDevices:
+    """Implements `ports.DeviceProvider`, `DeviceCare` and `PartialDevices`."""
+
+    def __init__(self, host: RemoteHost) -> None:
+        self._host = host
+
+    @property
+    def unseen(self) -> str:
+        """Why existing devices may be missing from the last look; empty if none are."""
+        return self._host.unseen
+
+    def discover(self) -> Sequence[Device]:
+        """Return all devices now."""
+        return self._host.look().devices
+
+    def inspect(self, device_id: str) -> DeviceDetails:
+        """Return everything that is known of one device."""
+        found: DeviceDetails = self._host.ask("devices.inspect", {"device_id": device_id})
+        return found
+
+    def forgive(self, device_id: str) -> None:
+        """Forget what was held against the device so far."""
+        self._host.ask("devices.forgive", {"device_id": device_id})
+
+
+class _RemoteGauges:
+    """Implements `ports.DeviceGauges`."""
+
+    def __init__(self, host: RemoteHost) -> None:
+        self._host = host
+
+    def read(self) -> Mapping[str, DeviceReading]:
+        """Return readings by device id."""
+        found: Mapping[str, DeviceReading] = self._host.ask("gauges.read", {})
+        return found

@@ -1,0 +1,200 @@
+"""Keeps the calls of one near side at the far side, from their begin until nobody awaits them."""
+
+import asyncio
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from partitiond.core.errors import ConflictError, NotReadyError, PartitiondError
+from partitiond.hosts.calls.messages import Awaited, CallNews, ErrorRecord, record_of
+from partitiond.serde import to_jsonable
+
+TOLD_MOST: Final = 100
+"""Words of progress that are kept for a call; older ones are dropped, for the newest says more."""
+CALLS_MOST: Final = 4096
+"""Calls that are kept for a near side. Chosen: a host with a hundred engines has some hundreds."""
+NEWS_BYTES: Final = 16 * 1024 * 1024
+"""Size of results from which on an answer takes no further one. Chosen: below a frame's limit."""
+
+Tell = Callable[..., None]
+Work = Callable[[Tell], Coroutine[Any, Any, tuple[Any, ErrorRecord | None, int]]]
+"""Does a call; returns its result as JSON or its error, and the size of that in bytes."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class FarCall:
+    """A call that was begun.
+
+    Attributes:
+        told: the words of its progress that the near side may not know, each with its number.
+        waits: number of messages that wait for its result: news need not bring it.
+        announced: the near side was told that it runs.
+        is_cancelled: set once: a second cancel would cut short what the first one has it clean up.
+    """
+
+    task: "asyncio.Task[tuple[Any, ErrorRecord | None, int]]"
+    told: deque[tuple[int, tuple[Any, ...]]]
+    words: int = 0
+    waits: int = 0
+    announced: bool = False
+    is_cancelled: bool = False
+
+    def cancel(self) -> None:
+        """Have it end, once."""
+        if not self.is_cancelled and not self.task.done():
+            self.is_cancelled = True
+            self.task.cancel()
+
+    def news(self, known: int) -> CallNews:
+        """Return what has become of it, for whoever knows so many words of its progress."""
+        told = tuple(word for word in self.told if word[0] > known)
+        if not self.task.done():
+            return CallNews(told=told)
+        if self.task.cancelled():
+            return CallNews(True, error=record_of(PartitiondError("the call was cancelled.")))
+        value, error, _ = self.task.result()
+        return CallNews(True, value, error, told)
+
+    def size_bytes(self) -> int:
+        """Return the size of its result; 0 until it has one."""
+        return self.task.result()[2] if self.task.done() and not self.task.cancelled() else 0
+
+
+class SessionCalls:
+    """The calls of one near side. All methods run in one event loop."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, FarCall] = {}
+        self._upto = 0
+        self._may_begin: set[int] = set()
+        """Numbers up to `_upto` that were awaited all the time, and may still begin."""
+        self._never: set[int] = set()
+        """Numbers that were cancelled before they began."""
+        self._leaving: set[FarCall] = set()
+        """Calls that nobody awaits and that have not ended yet."""
+        self._wakes: set[asyncio.Event] = set()
+
+    def note(self, awaited: Awaited) -> None:
+        """End and forget what the near side does not wait for any more.
+
+        A message that is late says less than was known, never something else: a number that was
+        given up is not awaited again.
+        """
+        upto, wanted = awaited.upto, awaited.calls
+        for number in [n for n in self._calls if n <= upto and n not in wanted]:
+            self._leave(self._calls.pop(number))
+        for number, known in wanted.items():
+            if (call := self._calls.get(number)) is not None:
+                while call.told and call.told[0][0] <= known:
+                    call.told.popleft()
+        kept = {n for n in self._may_begin if n > upto or n in wanted}
+        self._may_begin = kept | {n for n in wanted if self._upto < n <= upto}
+        self._upto = max(self._upto, upto)
+        self._never = {n for n in self._never if n > self._upto or n in self._may_begin}
+
+    def begin(self, number: int, work: Work) -> FarCall:
+        """Begin a call, or return the one that has this number.
+
+        Raises:
+            ConflictError: it was given up before.
+            NotReadyError: there are too many.
+        """
+        if (known := self._calls.get(number)) is not None:
+            return known
+        if number in self._never or (number <= self._upto and number not in self._may_begin):
+            raise ConflictError("the call was given up before it began.")
+        if len(self._calls) >= CALLS_MOST:
+            raise NotReadyError(
+                f"this host has {CALLS_MOST} calls already.", hint="Try again later."
+            )
+        told: deque[tuple[int, tuple[Any, ...]]] = deque(maxlen=TOLD_MOST)
+        loop = asyncio.get_running_loop()
+
+        def tell(*said: object) -> None:  # perhaps in a thread
+            word = tuple(to_jsonable(one) for one in said)
+            loop.call_soon_threadsafe(self._tell, call, word)
+
+        call = FarCall(loop.create_task(work(tell)), told)
+        self._calls[number] = call
+        call.task.add_done_callback(lambda _: self._wake())
+        return call
+
+    async def result(self, call: FarCall, known: int, seconds: float) -> CallNews:
+        """Wait for the result so long; return what has become of the call."""
+        call.waits += 1
+        try:
+            await asyncio.wait({call.task}, timeout=seconds)
+        finally:
+            call.waits -= 1
+        if not call.task.done():
+            call.announced = True
+        return call.news(known)
+
+    async def cancel(self, number: int, seconds: float) -> bool:
+        """Cancel a call and wait for its end so long; return whether it has ended.
+
+        A call that was not begun yet never will be.
+        """
+        call = self._calls.get(number)
+        if call is None:
+            if len(self._never) < CALLS_MOST:
+                self._never.add(number)
+            return True
+        call.cancel()
+        await asyncio.wait({call.task}, timeout=seconds)
+        return call.task.done()
+
+    async def news(
+        self, awaited: Awaited, seconds: float
+    ) -> tuple[dict[int, CallNews], tuple[int, ...]]:
+        """Return what has become of calls, as soon as there is something or after the time; and
+        which of the awaited ones are not known here.
+        """
+        wake = asyncio.Event()
+        self._wakes.add(wake)
+        try:
+            async with asyncio.timeout(seconds):
+                while not (found := self._news(awaited)):
+                    wake.clear()
+                    await wake.wait()
+        except TimeoutError:
+            found = {}
+        finally:
+            self._wakes.discard(wake)
+        return found, tuple(number for number in awaited.calls if number not in self._calls)
+
+    def _news(self, awaited: Awaited) -> dict[int, CallNews]:
+        found: dict[int, CallNews] = {}
+        size_bytes = 0
+        for number, call in self._calls.items():
+            is_new = number > awaited.upto and call.announced  # begun since this was asked
+            if call.waits or not (is_new or number in awaited.calls):
+                continue
+            news = call.news(awaited.calls.get(number, 0))
+            if (news.ended or news.told) and size_bytes < NEWS_BYTES:
+                found[number] = news
+                size_bytes += call.size_bytes()
+        return found
+
+    def end(self) -> set["asyncio.Task[Any]"]:
+        """Cancel everything; return what has not ended yet."""
+        for call in self._calls.values():
+            self._leave(call)
+        self._calls.clear()
+        return {call.task for call in self._leaving}
+
+    def _leave(self, call: FarCall) -> None:
+        call.cancel()
+        if not call.task.done():
+            self._leaving.add(call)
+            call.task.add_done_callback(lambda _: self._leaving.discard(call))
+
+    def _tell(self, call: FarCall, word: tuple[Any, ...]) -> None:
+        call.words += 1
+        call.told.append((call.words, word))
+        self._wake()
+
+    def _wake(self) -> None:
+        for wake in self._wakes:
+            wake.set()

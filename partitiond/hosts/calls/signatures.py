@@ -1,0 +1,119 @@
+"""Reads the signatures of an agent's ports: how arguments and results of calls are read."""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from partitiond.core.errors import InputError
+from partitiond.core.hardware.kinds import Device
+from partitiond.ports import (
+    DeviceGauges,
+    EngineRunner,
+    ModelResolver,
+    ProfileRunner,
+    ProxyControl,
+)
+from partitiond.ports.host import DeviceCare
+from partitiond.ports.host_agent import AgentFacts
+from partitiond.ports.partitions import PartitionWatch
+from partitiond.serde import from_stored
+
+PORTS: Final[Mapping[str, type]] = {
+    "engines": EngineRunner,
+    "partitions": PartitionWatch,
+    "profiler": ProfileRunner,
+    "models": ModelResolver,
+    "proxy": ProxyControl,
+    "gauges": DeviceGauges,
+    "devices": DeviceCare,
+}
+
+PATIENT: Final = frozenset(
+    {
+        "engines.start",
+        "engines.wait_ready",
+        "engines.wait_exit",
+        "engines.sleep",
+        "engines.wake",
+        "engines.stop",
+        "partitions.clear",
+        "profiler.run",
+        "models.architecture",
+        "models.resolve",
+        "proxy.ensure_running",
+        "proxy.wait_exit",
+        "proxy.stop",
+    }
+)
+"""Calls whose begin is repeated until the host counts as silent. The others ask for the state of
+now, or are made again by the next pass of the loop, which would stand still meanwhile."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostLook:
+    """What a look at a host finds.
+
+    Attributes:
+        unseen: as `PartialDevices.unseen`.
+        peaks: peak memory of engines in bytes, by generation.
+    """
+
+    devices: tuple[Device, ...]
+    unseen: str
+    peaks: Mapping[str, int]
+    facts: AgentFacts
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Signature:
+    """How the arguments and the result of a port's method are read.
+
+    Attributes:
+        arguments: kinds by name.
+        needed: names of the arguments that have no default.
+        told: kinds of what its `progress` is told; None if it has none.
+    """
+
+    arguments: Mapping[str, Any]
+    needed: frozenset[str]
+    result: Any
+    told: tuple[Any, ...] | None
+
+    def read(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a message; those that this release does not know are left out.
+
+        Raises:
+            InputError: one is missing that has no default, or is of another form.
+        """
+        if missing := sorted(self.needed - arguments.keys()):
+            raise InputError(
+                f"the call {name} lacks {', '.join(missing)}.",
+                hint="Bring both hosts to the same release of partitiond.",
+            )
+        return {
+            key: from_stored(self.arguments[key], value)
+            for key, value in arguments.items()
+            if key in self.arguments
+        }
+
+
+def _signature(port: type, name: str) -> Signature:
+    method = getattr(port, name)
+    hints = typing.get_type_hints(method)
+    result, progress = hints.pop("return"), hints.pop("progress", None)
+    kinds = (progress, *typing.get_args(progress))
+    called = next((k for k in kinds if typing.get_origin(k) is Callable), None)
+    told = None if called is None else tuple(typing.get_args(called)[0])
+    parameters = inspect.signature(method).parameters
+    needed = frozenset(key for key in hints if parameters[key].default is inspect.Parameter.empty)
+    return Signature(hints, needed, result, told)
+
+
+METHODS: Final[Mapping[str, Signature]] = {
+    f"{port}.{name}": _signature(protocol, name)
+    for port, protocol in PORTS.items()
+    for name, member in inspect.getmembers(protocol, inspect.isfunction)
+    if not name.startswith("_")
+}

@@ -1,0 +1,105 @@
+"""Keeps who this control plane is, as the head of other hosts, in its store.
+
+The record is a mark of the store, so that a backup carries it: a head that is restored elsewhere
+knows whose hosts it had, and takes over.
+"""
+
+import contextlib
+import dataclasses
+import uuid
+from typing import Final
+
+from partitiond.core.errors import InputError, StoreError
+from partitiond.hosts.calls.fencing import HeadSession
+from partitiond.ports import Store
+from partitiond.serde import from_stored_json, to_stored_json
+
+MARK: Final = "head"
+"""Kind of the mark that holds the record; its subject is empty."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HeadRecord:
+    """A control plane, as the head of other hosts.
+
+    Attributes:
+        id: its own; a take-over makes a new one.
+        epoch: grows by each take-over, and only so.
+        starts: of a daemon on this store, so far.
+        seen_epoch: the highest epoch of another head that a host said it obeys; 0 if none did.
+    """
+
+    id: str
+    epoch: int = 1
+    starts: int = 0
+    seen_epoch: int = 0
+
+
+def started(record: HeadRecord) -> HeadRecord:
+    """Return the record of the next start of a daemon."""
+    return dataclasses.replace(record, starts=record.starts + 1)
+
+
+def having_seen(record: HeadRecord, epoch: int) -> HeadRecord:
+    """Return the record once a host said that it obeys a head of this epoch."""
+    return dataclasses.replace(record, seen_epoch=max(record.seen_epoch, epoch))
+
+
+def taken_over(record: HeadRecord, new_id: str) -> HeadRecord:
+    """Return the record of a head that every host obeys that obeyed one of the epochs known here.
+
+    A host may obey a head of which nothing is known here; it says so when it is asked, and a
+    further take-over is above that one, too.
+    """
+    epoch = 1 + max(record.epoch, record.seen_epoch)
+    return dataclasses.replace(record, id=new_id, epoch=epoch)
+
+
+def load_head(store: Store) -> HeadRecord | None:
+    """Return the record; None if this control plane was never the head of others.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    text = store.marks(MARK).get("")
+    if text is None:
+        return None
+    try:
+        return from_stored_json(HeadRecord, text)
+    except InputError as error:
+        raise StoreError(
+            f"the head's record in the store cannot be read: {error.message}",
+            hint="Restore a backup, or run `partitiond head take-over`.",
+        ) from error
+
+
+def save_head(store: Store, record: HeadRecord, at: str) -> None:
+    """Keep the record; it is on the disk when this returns."""
+    store.set_mark(MARK, "", to_stored_json(record), at)
+
+
+def start_head(store: Store, at: str) -> HeadSession:
+    """Count a start of the daemon, and return on whose behalf it makes its calls.
+
+    To be called once in each process that makes calls, before the first one.
+    """
+    record = started(load_head(store) or HeadRecord(uuid.uuid4().hex))
+    save_head(store, record, at)
+    return HeadSession(record.id, record.epoch, record.starts, uuid.uuid4().hex)
+
+
+def note_epoch(store: Store, epoch: int, at: str) -> None:
+    """Keep that a host obeys a head of this epoch (`RemoteHost.seen_epoch`)."""
+    record = load_head(store)
+    if record is not None and epoch > max(record.epoch, record.seen_epoch):
+        save_head(store, having_seen(record, epoch), at)
+
+
+def take_over(store: Store, at: str) -> HeadRecord:
+    """Make this control plane the head of all hosts that it has; no daemon may run on the store."""
+    new_id, known = uuid.uuid4().hex, None
+    with contextlib.suppress(StoreError):  # hosts say which epoch they obey
+        known = load_head(store)
+    record = HeadRecord(new_id) if known is None else taken_over(known, new_id)
+    save_head(store, record, at)
+    return record
