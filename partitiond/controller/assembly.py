@@ -39,7 +39,7 @@ from partitiond.controller.runtime.loop import Controller, LoopCallbacks
 from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.controller.runtime.sleeping import SleepController
-from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles, room_on
+from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.controller.views.health import MetricsText, Readiness
 from partitiond.controller.views.overview import OverviewUseCases, Sources
@@ -303,7 +303,7 @@ class Parts:
         records = self._given.store.models() if queue else ()
         host = JobHost(
             devices=watch.devices,
-            room=dict(room_on(watch.devices, controller.plan, watch.problem)),
+            room=dict(watch.room(controller.plan)),
             held=controller.held(),
             busy_cores=busy_cores(launches, watch.devices),
             host_bytes=host_bytes_left(watch.devices, stated, placed.values()),

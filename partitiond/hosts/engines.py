@@ -1,15 +1,16 @@
 """Runs the engines of several hosts (`ports.EngineRunner`), each by the agent of its host.
 
-A host that does not answer is no engine that does not answer. `wait_ready`, `probe` and `wait_exit`
-ask whether an engine is well: they wait until the host answers again, and then ask again. All other
-calls raise HostSilentError.
+A host that does not answer is no engine that does not answer. What asks whether an engine is well,
+and what may be told it twice, waits until the host answers again, and then asks again: otherwise an
+engine would be ended for its host's sake. `start` and `stop` raise HostSilentError.
 """
 
 import asyncio
+import collections
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from partitiond.core.errors import HostSilentError, PartitiondError
 from partitiond.core.profile.jobs import Progress
@@ -22,12 +23,23 @@ from partitiond.ports.host_agent import HostAgent
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+RETURNED_SECONDS: Final = 1.0
+"""So long a pass of the loop waits for the engines of hosts that are back; the search itself goes
+on. Chosen as the loop's patience with a look at the devices."""
+
 
 def on_host(handle: EngineHandle, host: str) -> EngineHandle:
     """Return the handle as of an engine on this host, whatever its stored launch says."""
     if handle.host == host:
         return handle
     return dataclasses.replace(handle, launch=dataclasses.replace(handle.launch, host=host))
+
+
+def _mark(marked: set[str], host: str, holds: bool) -> None:
+    if holds:
+        marked.add(host)
+    else:
+        marked.discard(host)
 
 
 class HostsEngines:
@@ -38,6 +50,10 @@ class HostsEngines:
         self._ask_again_seconds = ask_again_seconds
         self._unsearched: set[str] = {agent.name for agent in agents.all}
         self._silent: set[str] = set()
+        self._gone: set[str] = set()
+        self._quiet: set[str] = set()
+        self._falls: collections.Counter[str] = collections.Counter()
+        self._searches: dict[str, asyncio.Task[tuple[EngineHandle, ...]]] = {}
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         """Spawn on the launch's host. Raises HostSilentError: the engine may have been started."""
@@ -68,15 +84,15 @@ class HostsEngines:
 
     async def report(self, handle: EngineHandle) -> EngineReport:
         """Return one scrape of its metrics."""
-        return await self._of(handle).engines.report(handle)
+        return await self._patiently(lambda: self._of(handle).engines.report(handle))
 
     async def sleep(self, handle: EngineHandle, level: int) -> None:
         """Put the engine to sleep."""
-        await self._of(handle).engines.sleep(handle, level)
+        await self._patiently(lambda: self._of(handle).engines.sleep(handle, level))
 
     async def wake(self, handle: EngineHandle) -> None:
         """Wake the engine."""
-        await self._of(handle).engines.wake(handle)
+        await self._patiently(lambda: self._of(handle).engines.wake(handle))
 
     async def sleep_level(self, handle: EngineHandle, timeout_seconds: float) -> int:
         """Return the sleep level; 0 is awake."""
@@ -101,22 +117,41 @@ class HostsEngines:
         """Return the engines of the hosts that answer and were not searched since they were
         silent.
         """
-        due = [a for a in self._agents.all if a.name in self._unsearched - self._silent]
-        found: list[EngineHandle] = []
-        for agent in due:
-            try:
-                found += await self._search(agent)
-            except PartitiondError as error:  # its devices stay silent, and it is asked again
-                log.warning("the engines of %s cannot be found: %s", agent.name, error)
-        return tuple(found)
+        for agent in self._agents.all:
+            if agent.name in self._unsearched - self._silent and agent.name not in self._searches:
+                search = asyncio.create_task(self._search(agent), name=f"engines of {agent.name}")
+                self._searches[agent.name] = search
+        if not self._searches:
+            return ()
+        await asyncio.wait(self._searches.values(), timeout=RETURNED_SECONDS)
+        ended = {name: task for name, task in self._searches.items() if task.done()}
+        self._searches = {n: task for n, task in self._searches.items() if n not in ended}
+        return tuple(handle for task in ended.values() for handle in task.result())
 
     def knows(self, host: str) -> bool:
-        """Return whether it is known which engines run on the host."""
+        """Return whether it is known which engines run on the host: a lost host's count as none."""
+        return host not in self._unsearched or host in self._gone
+
+    def is_gone(self, host: str) -> bool:
+        """Return whether the host is lost, so that nothing waits for it."""
+        return host in self._gone
+
+    def searched(self, host: str) -> bool:
+        """Return whether the engines on the host were looked for since it was silent."""
         return host not in self._unsearched
 
-    def heard_of(self, host: str, *, silent: bool) -> None:
+    def is_quiet(self, host: str) -> bool:
+        """Return whether the host said nothing to its last look, so that others do not wait for
+        it: see `HostState`.
+        """
+        return host in self._quiet
+
+    def heard_of(self, host: str, *, silent: bool, gone: bool = False, late: bool = False) -> None:
         """Note whether a host answers; the engines of one that did not are looked for anew."""
+        _mark(self._gone, host, gone)
+        _mark(self._quiet, host, silent or late)
         if silent:
+            self._falls[host] += 1
             self._unsearched.add(host)
             self._silent.add(host)
         else:
@@ -133,12 +168,17 @@ class HostsEngines:
         return self._agents.of(handle.host)
 
     async def _search(self, agent: HostAgent) -> tuple[EngineHandle, ...]:
+        falls = self._falls[agent.name]
         try:
             found = await agent.engines.find()
-        except HostSilentError:
-            self.heard_of(agent.name, silent=True)
+        except PartitiondError as error:  # its devices are not used, and it is asked again
+            if agent is self._agents.own:
+                raise
+            log.warning("the engines of %s cannot be found: %s", agent.name, error)
+            self._unsearched.add(agent.name)
             return ()
-        self._unsearched.discard(agent.name)
+        if falls == self._falls[agent.name]:  # else it was silent meanwhile: it is asked again
+            self._unsearched.discard(agent.name)
         return tuple(on_host(handle, agent.name) for handle in found)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
@@ -150,11 +190,44 @@ class HostsEngines:
 
 
 class HostsProfiler:
-    """Implements `ports.ProfileRunner`: measures on the host of the device."""
+    """Implements `ports.ProfileRunner`: measures on the host of the device.
 
-    def __init__(self, agents: Agents) -> None:
+    Args:
+        engines: knows which hosts are lost.
+    """
+
+    def __init__(
+        self,
+        agents: Agents,
+        engines: HostsEngines,
+        *,
+        ask_again_seconds: float = ASK_AGAIN_SECONDS,
+    ) -> None:
         self._agents = agents
+        self._engines = engines
+        self._ask_again_seconds = ask_again_seconds
 
     async def run(self, request: ProfileRequest, progress: Callable[[Progress], None]) -> Profile:
-        """Start an engine there, sweep, stop it."""
-        return await self._agents.of(request.device.host).profiler.run(request, progress)
+        """Start an engine there, sweep, stop it.
+
+        Raises:
+            HostSilentError: the host is lost, or the call was; nothing is waited for any more.
+        """
+        host = request.device.host
+        run = asyncio.ensure_future(self._agents.of(host).profiler.run(request, progress))
+        try:
+            while not run.done():
+                await asyncio.wait([run], timeout=self._ask_again_seconds)
+                if not run.done() and self._engines.is_gone(host):
+                    raise HostSilentError(
+                        f"the host {host} is lost.",
+                        hint="Have it join again, or measure on another host.",
+                        facts={"host": host},
+                    )
+            return run.result()
+        except asyncio.CancelledError:
+            run.cancel()
+            await asyncio.wait([run])  # what a job started has ended before the job counts as ended
+            raise
+        finally:
+            run.cancel()

@@ -22,10 +22,22 @@ T = TypeVar("T")
 
 
 class HostsProxies:
-    """Implements `ports.ProxyControl` over the agents of all hosts."""
+    """Implements `ports.ProxyControl` over the agents of all hosts.
 
-    def __init__(self, agents: Agents, *, ask_again_seconds: float = ASK_AGAIN_SECONDS) -> None:
+    Args:
+        quiet: whether a host said nothing to its last look; it is not asked, so that a pass of the
+            loop does not wait for it.
+    """
+
+    def __init__(
+        self,
+        agents: Agents,
+        *,
+        ask_again_seconds: float = ASK_AGAIN_SECONDS,
+        quiet: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._agents = agents
+        self._quiet = quiet
         self._ask_again_seconds = ask_again_seconds
         self._table = EMPTY_ROUTING_TABLE
         self._late: set[str] = set()
@@ -79,8 +91,13 @@ class HostsProxies:
         found: dict[str, int | None] = {
             route.replica_id: None for route in self._table.replicas if told.get(route.host) is None
         }
-        for counts in told.values():
-            found |= counts or {}
+        # A replica that was started elsewhere while its host was lost has engines of one name on
+        # two hosts: each counts by the proxy of its own.
+        host_of = {route.replica_id: route.host for route in self._table.replicas}
+        for host, counts in told.items():
+            for name, count in (counts or {}).items():
+                if host_of.get(name, host) in (host, ""):
+                    found[name] = count
         return found
 
     async def traffic(self) -> Mapping[str, Traffic] | None:
@@ -151,6 +168,9 @@ class HostsProxies:
     async def _heard(
         self, agent: HostAgent, ask: Callable[[ProxyControl], Awaitable[T]]
     ) -> T | None:
+        if self._quiet(agent.name):
+            self._late.add(agent.name)
+            return None
         try:
             return await ask(agent.proxy)
         except HostSilentError:

@@ -3,10 +3,19 @@
 from collections.abc import Mapping, Sequence
 
 from partitiond.core.errors import EngineUnavailableError, HostSilentError
+from partitiond.core.hardware.host_state import FINE, HostLimits, HostStanding, HostView
+from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents
-from partitiond.hosts.devices import LOOK_SECONDS, HostsDevices, HostsGauges, HostsPartitions
+from partitiond.hosts.devices import (
+    LATE_SECONDS,
+    LOOK_SECONDS,
+    HostsDevices,
+    HostsGauges,
+    HostsPartitions,
+)
 from partitiond.hosts.engines import HostsEngines, HostsProfiler
 from partitiond.hosts.proxies import HostsProxies
+from partitiond.ports.host import Clock
 from partitiond.ports.host_agent import AgentFacts, HostAgent
 
 
@@ -19,6 +28,9 @@ class Hosts:
         agents: the control plane's own host's first.
         look_seconds: deadline of a look at one host.
         ask_again_seconds: pause before a silent host is asked again.
+        late_seconds: how long a look at all hosts waits for one of them.
+        limits: how long a host may say nothing.
+        clock: tells for how long it has.
     """
 
     def __init__(
@@ -27,19 +39,59 @@ class Hosts:
         *,
         look_seconds: float = LOOK_SECONDS,
         ask_again_seconds: float = ASK_AGAIN_SECONDS,
+        late_seconds: float = LATE_SECONDS,
+        limits: HostLimits | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._agents = Agents(agents)
         self.engines = HostsEngines(self._agents, ask_again_seconds=ask_again_seconds)
-        self.devices = HostsDevices(self._agents, self.engines, look_seconds=look_seconds)
+        self.devices = HostsDevices(
+            self._agents,
+            self.engines,
+            limits=limits,
+            look_seconds=look_seconds,
+            late_seconds=late_seconds,
+            clock=clock,
+        )
         self.gauges = HostsGauges(self._agents)
         self.partitions = HostsPartitions(self._agents)
-        self.profiler = HostsProfiler(self._agents)
-        self.proxy = HostsProxies(self._agents, ask_again_seconds=ask_again_seconds)
+        self.profiler = HostsProfiler(
+            self._agents, self.engines, ask_again_seconds=ask_again_seconds
+        )
+        self.proxy = HostsProxies(
+            self._agents, ask_again_seconds=ask_again_seconds, quiet=self.engines.is_quiet
+        )
         self.models = self._agents.own.models
 
     def facts(self) -> Sequence[AgentFacts]:
         """Return what each host says of itself, as last known."""
         return tuple(agent.facts() for agent in self._agents.all)
+
+    def views(self) -> Sequence[HostView]:
+        """Return what is known of each host, the own one first, then by name. What only its
+        members know of a cluster (addresses, hosts that were refused) is left out.
+        """
+        own, *others = self._agents.all
+        standings = self.devices.hosts()
+        agents = (own, *sorted(others, key=lambda agent: agent.name))
+        return tuple(self._view(agent, standings.get(agent.name, FINE)) for agent in agents)
+
+    def _view(self, agent: HostAgent, standing: HostStanding) -> HostView:
+        facts, devices = agent.facts(), self.devices.of_host(agent.name)
+        return HostView(
+            name=agent.name,
+            state=standing.state,
+            reason=standing.reason,
+            is_head=agent is self._agents.own,
+            host_id=facts.host_id,
+            partitiond_version=facts.partitiond_version,
+            engine_version=facts.engine_version,
+            silent_seconds=standing.silent_seconds,
+            last_word=self.devices.last_word(agent.name),
+            clock_offset_seconds=self.devices.clock_offset_seconds(agent.name),
+            gpus=sum(device.kind is DeviceKind.GPU for device in devices),
+            devices=len(devices),
+        )
 
     def engine_version(self, host: str) -> str:
         """Return the version of a host's engine; empty while it is not known."""

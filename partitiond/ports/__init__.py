@@ -6,7 +6,14 @@ same cases on both.
 
 from partitiond.ports.engine import EngineRunner, ReturningEngines
 from partitiond.ports.gauges import DeviceGauges
-from partitiond.ports.host import Clock, DeviceCare, DeviceProvider, PartialDevices, ProxyControl
+from partitiond.ports.host import (
+    Clock,
+    DeviceCare,
+    DeviceProvider,
+    HostedDevices,
+    PartialDevices,
+    ProxyControl,
+)
 from partitiond.ports.model import ModelResolver
 from partitiond.ports.overview import Overviews
 from partitiond.ports.partitions import PartitionControl, PartitionWatch
@@ -22,6 +29,7 @@ __all__ = [
     "DeviceGauges",
     "DeviceProvider",
     "EngineRunner",
+    "HostedDevices",
     "ModelResolver",
     "Overviews",
     "PartialDevices",

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.host_state import HostStanding
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
@@ -39,6 +40,21 @@ class PartialDevices(Protocol):
     @property
     def unseen(self) -> str:
         """Why existing devices may be missing from the last look; empty if none are."""
+        ...
+
+
+@runtime_checkable
+class HostedDevices(Protocol):
+    """A device provider over hosts that come and go. It marks devices by what holds of their host,
+    and returns those of a host that does not answer, too.
+    """
+
+    def hosts(self) -> Mapping[str, HostStanding]:
+        """Return what holds of each host now, by name. Returns at once."""
+        ...
+
+    def remember(self, devices: Sequence[Device]) -> None:
+        """Remember earlier devices: those of a host that has not answered yet are silent."""
         ...
 
 

@@ -14,7 +14,7 @@ call did. Its engines go on.
 """
 
 import dataclasses
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.replica.engine import EngineHandle
@@ -53,6 +53,16 @@ class AgentFacts:
     utc: str = ""
     message_version: int = MESSAGE_VERSION
     host_id: str = ""
+
+
+@runtime_checkable
+class HeardHost(Protocol):
+    """An agent that knows when its host said something last, whatever that was."""
+
+    @property
+    def heard_at(self) -> float | None:
+        """Monotonic seconds of its last word; None before the first one."""
+        ...
 
 
 class HostAgent(Protocol):

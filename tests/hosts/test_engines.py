@@ -10,7 +10,7 @@ from partitiond.hosts.agents import Agents
 from partitiond.hosts.engines import HostsEngines
 from partitiond.hosts.together import Hosts
 from partitiond.ports import ProfileRequest
-from tests.controller.fakes import FakeRunner
+from tests.controller.fakes import FakeClock, FakeRunner
 from tests.controller.samples import spec
 from tests.engine_fixtures import simulated_launch
 from tests.hosts.pipes import Pipe, agent, piped
@@ -50,13 +50,17 @@ async def test_questions_about_an_engine_wait_for_its_host_and_orders_do_not() -
     pipe.cut()
     probe = asyncio.ensure_future(engines.probe(handle, 1.0))
     ready = asyncio.ensure_future(engines.wait_ready(handle, 1.0))
+    report = asyncio.ensure_future(engines.report(handle))
+    asleep = asyncio.ensure_future(engines.sleep(handle, 1))
     await asyncio.sleep(0.03)
-    assert not any(question.done() for question in (exits, probe, ready))
-    for order in (engines.stop(handle, 0.0), engines.sleep(handle, 1), engines.wake(handle)):
-        with pytest.raises(HostSilentError):
-            await order
+    assert not any(question.done() for question in (exits, probe, ready, report, asleep))
+    with pytest.raises(HostSilentError):
+        await engines.stop(handle, 0.0)
     assert two.running() == ["a-1"]
     pipe.mend()
+    await asleep
+    await engines.wake(handle)
+    assert await report
     assert await probe
     assert (await ready).version == "0.0-fake"
     assert not exits.done()
@@ -67,7 +71,8 @@ async def test_questions_about_an_engine_wait_for_its_host_and_orders_do_not() -
 async def test_the_engines_of_a_host_that_is_back_are_found_before_its_devices_are_used() -> None:
     one, two = agent("one", FakeRunner()), agent("two", FakeRunner())
     remote, pipe = piped(two)
-    hosts = Hosts([one, remote], look_seconds=5.0, ask_again_seconds=0.005)
+    clock = FakeClock()
+    hosts = Hosts([one, remote], look_seconds=5.0, ask_again_seconds=0.005, clock=clock)
 
     async def cordoned() -> set[str]:
         seen = await asyncio.to_thread(hosts.devices.discover)
@@ -76,6 +81,7 @@ async def test_the_engines_of_a_host_that_is_back_are_found_before_its_devices_a
     assert list(await hosts.engines.find()) == []
     assert await cordoned() == set()
     pipe.cut()
+    clock.now += 20.0
     assert await cordoned() == {"GPU-two", "cpu-two"}
     assert "two is silent" in hosts.devices.unseen
     assert list(await hosts.engines.returned()) == []

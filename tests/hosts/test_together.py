@@ -12,6 +12,7 @@ import pytest
 from partitiond.controller.plans.planning import PlanOptions
 from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
 from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.host_state import HostLimits
 from partitiond.core.model.placement_rules import FaultDomain, PlacementRules
 from partitiond.core.model.spec import Demand
 from partitiond.core.replica.states import ReplicaState
@@ -25,12 +26,14 @@ from tests.engine_fixtures import usable_cores
 from tests.hosts.pipes import FakeAgent, Pipe, agent, devices_of, piped
 
 SECONDS = 240.0
+LIMITS = HostLimits(silent_seconds=1.0, lost_seconds=600.0)
 
 
 class Two:
     """The hosts "one", in this process, and "two", behind a pipe, each with a run folder."""
 
-    def __init__(self, folder: Path, store: SqlStore) -> None:
+    def __init__(self, folder: Path, store: SqlStore, limits: HostLimits = LIMITS) -> None:
+        self.limits = limits
         self.folder = folder
         self.store = store
         self.one, self.two = (self._agent(name) for name in ("one", "two"))
@@ -44,7 +47,9 @@ class Two:
 
     def _make(self) -> Service:
         remote, self.pipe = piped(self.two)
-        hosts = Hosts([self.one, remote], look_seconds=5.0, ask_again_seconds=0.05)
+        hosts = Hosts(
+            [self.one, remote], look_seconds=5.0, ask_again_seconds=0.05, limits=self.limits
+        )
         return service_of(
             Adapters(
                 store=self.store,

@@ -14,9 +14,14 @@ from typing import Final
 from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.job_room import Lent, same_request
 from partitiond.controller.runtime.diagnosis import explain, first_line
-from partitiond.controller.runtime.interrupted_jobs import CUT_SHORT, INTERRUPTED
+from partitiond.controller.runtime.interrupted_jobs import (
+    CUT_SHORT,
+    HOST_GONE,
+    INTERRUPTED,
+    repeats_elsewhere,
+)
 from partitiond.controller.watchers import Watchers
-from partitiond.core.errors import PartitiondError, StoreError
+from partitiond.core.errors import HostSilentError, PartitiondError, StoreError
 from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.profile.jobs import (
@@ -369,6 +374,8 @@ class JobQueue:
             state = JobState.SUCCEEDED
         except asyncio.CancelledError:
             state, error = _cut_short(running)
+        except HostSilentError as broke:
+            error = f"{HOST_GONE} {explain(broke)}"
         except PartitiondError as broke:
             error = explain(broke)
         except Exception as broke:
@@ -401,8 +408,17 @@ class JobQueue:
             log.warning("the end of %s is not written; the next daemon says it: %s", name, broke)
         if self._running.pop(name, None) is not None:  # two may cancel before its first step
             for job in ended:
+                self._repeat(job)
                 self._ended(job)
             self.poke()
+
+    def _repeat(self, ended: Job) -> None:
+        """Queue a job again whose host was lost, for any device like the one that it was on."""
+        if self._closed or not repeats_elsewhere(ended, self._store.jobs(limit=None)):
+            return
+        self._queue_up(
+            ended.kind, ended.subject, ended.params, reason=ended.reason, hardware=ended.hardware
+        )
 
     async def _stop(self, running: _Running) -> None:
         """Cancel the running job; returns once nothing of it runs."""

@@ -16,7 +16,13 @@ from typing import Final
 
 from partitiond.controller.limits import ControllerPolicy, WatchPolicy
 from partitiond.controller.runtime.diagnosis import explain, first_line
-from partitiond.core.errors import EngineError, ExitedError, PartitiondError, StartTimedOutError
+from partitiond.core.errors import (
+    EngineError,
+    ExitedError,
+    HostSilentError,
+    PartitiondError,
+    StartTimedOutError,
+)
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.engine import (
     EngineExit,
@@ -122,6 +128,13 @@ class Engine:
         """Whether it holds its partition."""
         return self.state in LIVE
 
+    @property
+    def host(self) -> str:
+        """Name of the host that it runs on, or is started on; empty before its launch is known."""
+        if self.handle is not None:
+            return self.handle.host
+        return self.launch.host if self.launch is not None else ""
+
     def observed(self) -> ObservedReplica:
         """Return the engine as the reconciler sees it."""
         return ObservedReplica(
@@ -204,6 +217,19 @@ class Engine:
         self._stop_asked.set()
         reached(FaultPoint.STOP_ASKED)
 
+    def lose(self, why: str) -> None:
+        """Count the engine as gone, because its host is lost: nothing waits for it any more, and
+        it is not to blame. If its host comes back and it runs, it is adopted as another engine.
+        """
+        if not self.live:
+            return
+        self.broken = True
+        self._happen(ReplicaEvent.EXITED)
+        self.in_flight, self.last_error = 0, why
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        self.settled.set()
+
     async def ended(self) -> None:
         """Return once the engine's task is over."""
         if self._task is not None:
@@ -230,6 +256,11 @@ class Engine:
                 self.handle = await self._runner.start(launch)
             assert self.handle is not None
             await self._follow(self.handle)
+        except HostSilentError as error:
+            if self.handle is not None:
+                await self._abandon(explain(error))
+            else:  # it may run: its host is asked once it answers
+                self.lose(explain(error))
         except PartitiondError as error:
             await self._abandon(explain(error))
         except Exception as error:

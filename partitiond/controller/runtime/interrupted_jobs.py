@@ -17,6 +17,8 @@ INTERRUPTED: Final = (
 )
 """For a job that is not queued again by itself (`auto` off, or interrupted too often): its finished
 trials are in its checkpoint, and an equal request goes on from there."""
+HOST_GONE: Final = "its host did not answer any more while it ran."
+"""Begins the error of a job whose host fell silent for good, before what the host said last."""
 REPEATS: Final = 2
 """How often in a row an interrupted job is queued again by itself: a job that takes the daemon down
 each time must not do so for ever. Chosen."""
@@ -68,6 +70,27 @@ def interrupted_jobs(jobs: Sequence[Job]) -> tuple[Job, ...]:
         if 1 <= len(in_a_row) <= REPEATS:
             again.append(same[0])
     return tuple(reversed(again))
+
+
+def repeats_elsewhere(ended: Job, jobs: Sequence[Job]) -> bool:
+    """Return whether a job that has ended is queued again, for a device like its own: its host was
+    lost, and this did not happen more than `REPEATS` times in a row.
+
+    Args:
+        ended: the newest job of its work.
+        jobs: of all daemons, newest first; it may be among them.
+    """
+    same = [ended, *(j for j in jobs if j.id != ended.id and _same_work(j, ended))]
+    in_a_row = list(itertools.takewhile(_lost_its_host, same))
+    return 1 <= len(in_a_row) <= REPEATS
+
+
+def _same_work(one: Job, other: Job) -> bool:
+    return (one.kind, one.subject, one.params) == (other.kind, other.subject, other.params)
+
+
+def _lost_its_host(job: Job) -> bool:
+    return job.state is JobState.FAILED and job.error.startswith(HOST_GONE)
 
 
 def _was_interrupted(job: Job) -> bool:

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from partitiond.controller.journal import Journal
@@ -44,8 +44,9 @@ from partitiond.controller.runtime.unreadable import (
     room_beside,
     unread_placement,
 )
-from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles, room_on
+from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware.host_state import HostStanding
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
@@ -189,6 +190,9 @@ class Controller:
         self._observer = observer
         self._starts: dict[str, int] = {}
         self._promised: dict[str, str] = {}
+        self._lost_names: dict[str, str] = {}
+        """Names of engines whose hosts are lost, with the host: they may run there still, and what
+        its proxy counts under a name must not be another's."""
         self._counted_at = -math.inf
         self._closing = False
         self.engines: list[Engine] = []
@@ -258,7 +262,8 @@ class Controller:
 
     def names(self) -> Callable[[Placement], str]:
         """Return `name_for` for many placements at once, valid while no engine comes or goes."""
-        of_replica, taken = by_replica(self.engines), {engine.name for engine in self.engines}
+        of_replica = by_replica(self.engines)
+        taken = {engine.name for engine in self.engines} | self._lost_names.keys()
 
         def name_of(placement: Placement) -> str:
             own = own_engine(placement, of_replica.get(placement.replica_id, ()))
@@ -315,15 +320,37 @@ class Controller:
         return tuple(placement for placement in placements if placement.device_id in away)
 
     async def _adopt_returned(self) -> None:
-        """Take over the engines of hosts that answer again, as far as they are not known."""
+        """Take over the engines of hosts that answer again, as far as they are not known; let go
+        of those whose hosts are lost.
+        """
+        standings = self._devices.hosts()
         if not isinstance(self._runner, ReturningEngines):
             return
+        self._lose_engines(standings)
         returned = await self._runner.returned()
         found = unknown_handles(returned, self.engines)
-        names = {handle.launch.replica_id for handle in found}
-        # Starts of which no word came back are records of failures: here they are after all.
-        self.engines = [e for e in self.engines if e.live or e.name not in names]
+        here = {(handle.host, handle.launch.replica_id) for handle in found}
+        # Starts of which no word came back, and engines of a host that was lost, are records of
+        # failures: here they are after all.
+        self.engines = [e for e in self.engines if e.live or (e.host, e.name) not in here]
+        self._lost_names = {
+            name: host
+            for name, host in self._lost_names.items()
+            if (host, name) not in here
+            and (standing := standings.get(host)) is not None
+            and (standing.gone or not self._runner.knows(host))
+        }
         await self._take_over(found)
+
+    def _lose_engines(self, standings: Mapping[str, HostStanding]) -> None:
+        """Count the engines of hosts that are lost as gone, so that nothing waits for them."""
+        gone = {name: standing for name, standing in standings.items() if standing.gone}
+        if not gone:
+            return
+        lost = [engine for engine in self.engines if engine.live and engine.host in gone]
+        for engine in lost:
+            self._lost_names[engine.name] = engine.host
+            engine.lose(gone[engine.host].reason)
 
     def _adopt(self, handle: EngineHandle, placement: Placement) -> None:
         # The name is taken if the replica was started elsewhere while this engine's host was away.
@@ -486,9 +513,7 @@ class Controller:
                 )
         return Observation(
             replicas=tuple(engine.observed() for engine in self.engines),
-            devices=room_beside(
-                self.engines, room_on(self._devices.devices, self.plan, self._devices.problem)
-            ),
+            devices=room_beside(self.engines, self._devices.room(self.plan)),
             now=self._clock.monotonic(),
             leases=self.leases(),
             measuring=tuple(self._callbacks.measuring()),

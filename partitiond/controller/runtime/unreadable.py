@@ -68,9 +68,11 @@ def is_unread(engine: Engine) -> bool:
 
 
 def is_countable(engine: Engine) -> bool:
-    """Whether the proxy counts the engine's requests under the engine's name: if only its folder
-    names the engine, the count may be under another name."""
-    return engine.handle is None or engine.handle.named
+    """Whether the proxy counts the engine's requests under the engine's name. If only its folder
+    names the engine, or it was renamed when its host came back, the count may be under another.
+    """
+    handle = engine.handle
+    return handle is None or (handle.named and engine.name == handle.launch.replica_id)
 
 
 def room_beside(engines: Iterable[Engine], room: Room) -> Room:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from partitiond.controller.limits import LOOK_SECONDS, PATIENCE_SECONDS
 from partitiond.core.errors import (
@@ -14,6 +15,7 @@ from partitiond.core.errors import (
 )
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.host_state import HostStanding, HostState
 from partitiond.core.hardware.kinds import Device, headroom_bytes, silent_device
 from partitiond.core.hardware.named import device_named
 from partitiond.core.model.resolved import ResolvedModel
@@ -25,11 +27,15 @@ from partitiond.ports import (
     Clock,
     DeviceCare,
     DeviceProvider,
+    HostedDevices,
     ModelResolver,
     PartialDevices,
 )
 
 log = logging.getLogger(__name__)
+
+
+_ALL_FINE: Final[Mapping[str, HostStanding]] = {}
 
 
 def engine_bytes(device: Device) -> int:
@@ -42,13 +48,17 @@ def engine_bytes(device: Device) -> int:
 
 
 def room_on(
-    devices: Sequence[Device], plan: Plan | None, problem: str
+    devices: Sequence[Device],
+    plan: Plan | None,
+    problem: str,
+    standings: Mapping[str, HostStanding] = _ALL_FINE,
 ) -> tuple[tuple[str, int | Unknown], ...]:
     """Return the room for engines by device, for the reconciler.
 
     The room that the applied plan counted with holds until the next plan. If starts went by what is
     free at the moment, two starts would depend on each other's timing. A device that cannot be
-    observed now, or is gone, is Unknown.
+    observed now, or is gone, is Unknown, and so are those of a host that is not fine: what is begun
+    on a host that is only late would end as a failed start of a model that is well.
     """
     planned = {device.id: device for device in plan.devices} if plan is not None else {}
     if problem:
@@ -58,6 +68,8 @@ def room_on(
             device.id,
             Unknown(device.health_reason)
             if device.health is DeviceHealth.SILENT
+            else Unknown(standings[device.host].reason)
+            if device.host in standings and standings[device.host].state is not HostState.FINE
             else engine_bytes(planned.get(device.id, device)),
         )
         for device in devices
@@ -122,6 +134,16 @@ class DeviceWatch:
     def remember(self, devices: Sequence[Device]) -> None:
         """Remember earlier devices: one of them that cannot be seen is silent, and not gone."""
         self._remembered = tuple(devices)
+        if isinstance(self._provider, HostedDevices):
+            self._provider.remember(self._remembered)
+
+    def hosts(self) -> Mapping[str, HostStanding]:
+        """Return what holds of each host now, by name; nothing if there is only one."""
+        return self._provider.hosts() if isinstance(self._provider, HostedDevices) else _ALL_FINE
+
+    def room(self, plan: Plan | None) -> tuple[tuple[str, int | Unknown], ...]:
+        """Return the room for engines by device: see `room_on`."""
+        return room_on(self.devices, plan, self.problem, self.hosts())
 
     def is_silent(self, device_id: str) -> bool:
         """Whether nothing is known of a device now, because its driver does not answer."""
@@ -184,7 +206,7 @@ class DeviceWatch:
 
     def _take(self, seen: tuple[Device, ...]) -> None:
         unseen = self._provider.unseen if isinstance(self._provider, PartialDevices) else ""
-        if unseen:
+        if unseen and not isinstance(self._provider, HostedDevices):  # these remember by host
             there = {device.id for device in seen}
             missing = (device for device in self._remembered if device.id not in there)
             seen += tuple(silent_device(device, unseen) for device in missing)

@@ -1,7 +1,16 @@
-"""Says what is known of the hosts of a fleet. Pure."""
+"""Says what is known of the hosts of a fleet, from what was heard of each. Pure.
+
+A host is *trusted* while it answers, and its devices then count as last seen. It falls if it says
+nothing for `silent_seconds`. When it answers again it is trusted at once if it fell only lately for
+the first time; after each further fall it has to answer for twice as long before that
+(`steady_seconds`), because a host that comes and goes would make plans come and go. It is lost once
+it was not trusted for `lost_seconds`: so is a host that comes and goes, not only one that stays
+away.
+"""
 
 import dataclasses
 import enum
+from typing import Final
 
 
 class HostState(enum.StrEnum):
@@ -54,3 +63,154 @@ class HostView:
     clock_offset_seconds: float | None = None
     gpus: int = 0
     devices: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostLimits:
+    """How long a host may say nothing.
+
+    Attributes:
+        silent_seconds: then nothing is known of it.
+        lost_seconds: then the plan is made for the others.
+    """
+
+    silent_seconds: float = 20.0
+    lost_seconds: float = 300.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostWords:
+    """What was heard of a host so far; times are monotonic seconds.
+
+    Attributes:
+        heard_at: its last word; before the first one, when it was asked first.
+        trusted_at: when it was trusted last; before that, when it was asked first.
+        answers_since: since when it answers without a fall; None if it never answered.
+        falls: how often it fell, less those before it was trusted for `lost_seconds` on end.
+        problem: why its last look brought nothing; empty if it brought something.
+        refusal: why it is no part of the fleet although it answers; empty if it is one.
+    """
+
+    heard_at: float
+    trusted_at: float
+    answers_since: float | None = None
+    falls: int = 0
+    problem: str = ""
+    refusal: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostStanding:
+    """What holds of a host at one moment.
+
+    Attributes:
+        state: see `HostState`.
+        reason: why it is not fine, and what to do; empty if it is.
+        silent_seconds: since its last word; 0.0 if it is fine.
+        answers: whether it is trusted, so that its devices count as last seen.
+        gone: whether the plan is made without it. A refused host is gone after a while, too.
+    """
+
+    state: HostState
+    reason: str = ""
+    silent_seconds: float = 0.0
+    answers: bool = True
+    gone: bool = False
+
+
+FINE: Final = HostStanding(HostState.FINE)
+_GOES_ON: Final = "What runs there goes on; `partitiond` on that host says more."
+
+
+def steady_seconds(falls: int, limits: HostLimits) -> float:
+    """Return how long a host has to answer after so many falls before it is trusted again: not at
+    all after one, then `silent_seconds`, doubled by each further fall up to `lost_seconds`.
+    """
+    if falls <= 1:
+        return 0.0
+    doublings = min(falls - 2, _MAX_DOUBLINGS)
+    return min(limits.lost_seconds, limits.silent_seconds * 2.0**doublings)
+
+
+_MAX_DOUBLINGS: Final = 30
+"""2^30 times any limit is beyond the cap; keeps the power from overflowing."""
+
+
+def asked_first(now: float) -> HostWords:
+    """Return the words of a host that was never heard of: its time runs from now on."""
+    return HostWords(heard_at=now, trusted_at=now)
+
+
+def heard(words: HostWords, now: float, limits: HostLimits) -> HostWords:
+    """Return the words after one more, which may be told late but not before an earlier one."""
+    since, falls = words.answers_since, words.falls
+    fell = now - words.heard_at >= limits.silent_seconds
+    if since is None:
+        since = now
+    elif fell:
+        trusted_for = words.heard_at - (since + steady_seconds(falls, limits))
+        falls = 1 if trusted_for >= limits.lost_seconds else falls + 1
+        since = now
+    told = dataclasses.replace(
+        words, heard_at=now, answers_since=since, falls=falls, problem="", refusal=""
+    )
+    return dataclasses.replace(told, trusted_at=now) if _trusted(told, now, limits) else told
+
+
+def missed(words: HostWords, why: str) -> HostWords:
+    """Return the words after a look that brought nothing."""
+    return dataclasses.replace(words, problem=why)
+
+
+def refused(words: HostWords, why: str) -> HostWords:
+    """Return the words of a host that answers and is no part of the fleet."""
+    return dataclasses.replace(words, refusal=why)
+
+
+def host_standing(host: str, words: HostWords, now: float, limits: HostLimits) -> HostStanding:
+    """Judge a host by what was heard of it."""
+    silent = max(0.0, now - words.heard_at)
+    gone = now - words.trusted_at >= limits.lost_seconds
+    if words.refusal:
+        why = f"the host {host} is refused: {words.refusal}"
+        return HostStanding(HostState.REFUSED, why, silent, answers=False, gone=gone)
+    if words.answers_since is not None and silent < limits.silent_seconds:
+        if not _trusted(words, now, limits):
+            return _unsteady(host, words, now, limits, gone=gone)
+        if not words.problem:
+            return FINE
+        why = f"the host {host} is late: {words.problem}"
+        return HostStanding(HostState.LATE, why, silent)
+    if gone:
+        why = (
+            f"the host {host} is lost, the plan is made without it: {_problem(words)} Have it "
+            f"join again, or forget it: `partitiond host forget {host}`."
+        )
+        return HostStanding(HostState.LOST, why, silent, answers=False, gone=True)
+    # A head that has just started knows as little of a host that has not answered yet.
+    why = f"the host {host} is silent: {_problem(words)} {_GOES_ON}"
+    return HostStanding(HostState.SILENT, why, silent, answers=False)
+
+
+def _trusted(words: HostWords, now: float, limits: HostLimits) -> bool:
+    since = words.answers_since
+    return since is not None and now >= since + steady_seconds(words.falls, limits)
+
+
+def _unsteady(
+    host: str, words: HostWords, now: float, limits: HostLimits, *, gone: bool
+) -> HostStanding:
+    since = words.answers_since
+    assert since is not None
+    wait = steady_seconds(words.falls, limits)
+    why = (
+        f"the host {host} answers again, and was silent {words.falls} times lately: it is used "
+        f"again once it has answered for {wait:.0f} s. {_GOES_ON}"
+    )
+    state = HostState.LOST if gone else HostState.SILENT
+    return HostStanding(state, why, max(0.0, now - words.heard_at), answers=False, gone=gone)
+
+
+def _problem(words: HostWords) -> str:
+    said = words.problem or "it does not answer"
+    return said if said.endswith(".") else f"{said}."

@@ -287,6 +287,11 @@ def silent_device(device: Device, why: str, advice: str = _HANGS) -> Device:
     )
 
 
+def lost_device(device: Device, why: str) -> Device:
+    """Return the device as last seen, marked as one whose host is lost: no plan counts with it."""
+    return dataclasses.replace(silent_device(device, why, advice=""), health=DeviceHealth.FAILED)
+
+
 def headroom_bytes(total_bytes: int) -> int:
     """Return the memory left free on purpose on a device: max(512 MiB, 3 %)."""
     return max(512 * MIB, -(-total_bytes * 3 // 100))

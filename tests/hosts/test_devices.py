@@ -1,0 +1,221 @@
+"""Hosts that are late, silent, lost and back, as a look at all devices tells."""
+
+import asyncio
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import pytest
+
+from partitiond.core.errors import ConflictError
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.host_state import HostLimits, HostState
+from partitiond.core.hardware.kinds import Device
+from partitiond.hosts.together import Hosts
+from tests.controller.fakes import FakeClock, FakeRunner
+from tests.hosts.pipes import FakeAgent, Pipe, agent, devices_of, piped
+
+LIMITS = HostLimits(silent_seconds=20.0, lost_seconds=300.0)
+FINE, SILENT, FAILED = DeviceHealth.FINE, DeviceHealth.SILENT, DeviceHealth.FAILED
+
+
+class World:
+    """The hosts "one" (the head's) and "two", and a clock."""
+
+    def __init__(self, two: FakeAgent | None = None) -> None:
+        self.clock = FakeClock()
+        self.one, self.two = agent("one", FakeRunner()), two or agent("two", FakeRunner())
+        remote, self.pipe = piped(self.two)
+        self.hosts = Hosts(
+            [self.one, remote],
+            look_seconds=30.0,
+            late_seconds=0.2,
+            limits=LIMITS,
+            ask_again_seconds=0.005,
+            clock=self.clock,
+        )
+
+    async def look(self) -> Sequence[Device]:
+        return await asyncio.to_thread(self.hosts.devices.discover)
+
+    async def health(self, host: str = "two") -> set[DeviceHealth]:
+        return {device.health for device in await self.look() if device.host == host}
+
+    def state(self, host: str = "two") -> HostState:
+        return {view.name: view.state for view in self.hosts.views()}[host]
+
+    async def begin(self) -> None:
+        await self.hosts.engines.find()
+        assert await self.health() == {FINE}
+
+    async def comes_back(self) -> None:
+        self.pipe.mend()
+        await self.look()
+        await self.hosts.engines.returned()
+
+
+async def test_a_host_is_late_silent_lost_and_back() -> None:
+    world = World()
+    await world.begin()
+    assert world.state() is HostState.FINE
+    world.pipe.cut()
+    world.clock.now += 19.0
+    assert await world.health() == {FINE}
+    assert world.state() is HostState.LATE
+    assert world.hosts.engines.knows("two")
+    world.clock.now += 1.0
+    assert await world.health() == {SILENT}
+    assert not world.hosts.engines.knows("two")
+    world.clock.now += 280.0
+    assert await world.health() == {FAILED}
+    assert world.state() is HostState.LOST
+    assert world.hosts.engines.knows("two")  # it counts as having none
+    assert world.hosts.engines.is_gone("two")
+    world.pipe.mend()
+    assert await world.health() == {SILENT}
+    assert "has just come back" in world.hosts.devices.unseen
+    await world.hosts.engines.returned()
+    assert await world.health() == {FINE}
+    assert world.state() is HostState.FINE
+    assert await world.health("one") == {FINE}
+
+
+async def test_a_head_that_was_restarted_loses_a_host_that_it_never_heard_of() -> None:
+    world = World()
+    world.pipe.cut()
+    world.hosts.devices.remember(devices_of("two"))
+    await world.hosts.engines.find()
+    assert await world.health() == {SILENT}
+    world.clock.now += 299.0
+    assert await world.health() == {SILENT}
+    world.clock.now += 1.0
+    assert await world.health() == {FAILED}
+    await world.comes_back()
+    assert await world.health() == {FINE}
+
+
+async def test_a_host_that_comes_and_goes_makes_its_devices_come_and_go_a_few_times_only() -> None:
+    world = World()
+    await world.begin()
+    seen = []
+    for _ in range(60):
+        world.pipe.cut()
+        world.clock.now += 25.0
+        seen.append(await world.health())
+        world.pipe.mend()
+        world.clock.now += 1.0
+        await world.look()
+        await world.hosts.engines.returned()
+        seen.append(await world.health())
+    changes = sum(one != other for one, other in itertools.pairwise(seen))
+    assert changes <= 4
+    assert seen[-1] == {FAILED}
+    for _ in range(70):
+        world.clock.now += 5.0
+        await world.look()
+    await world.hosts.engines.returned()
+    assert await world.health() == {FINE}
+
+
+async def test_a_host_that_is_late_now_and_again_changes_nothing() -> None:
+    world = World()
+    await world.begin()
+    for turn in range(40):
+        world.clock.now += 5.0
+        (world.pipe.mend if turn % 2 else world.pipe.cut)()
+        assert await world.health() == {FINE}
+
+
+async def test_one_host_that_hangs_is_late_and_holds_up_no_other() -> None:
+    world = World()
+    await world.begin()
+    world.two.devices.hang()
+    assert await world.health() == {FINE}
+    assert world.state() is HostState.LATE
+    gpu, cpu = devices_of("one")
+    world.one.devices.become((gpu, dataclasses.replace(cpu, cordoned=True)))
+    seen = {device.id: device for device in await world.look()}
+    assert seen["cpu-one"].cordoned
+    world.two.devices.become(devices_of("two"))
+
+
+async def test_the_heads_own_host_is_never_late() -> None:
+    world = World()
+    await world.begin()
+    world.one.devices.hang()
+    await world.look()
+    assert world.state("one") is HostState.FINE
+    world.clock.now += 400.0
+    assert await world.health("one") == {SILENT}  # its driver is
+    assert world.state("one") is HostState.FINE
+    world.one.devices.become(devices_of("one"))
+
+
+async def test_a_host_that_comes_back_with_fewer_gpus_has_fewer() -> None:
+    world = World()
+    await world.begin()
+    world.pipe.cut()
+    world.clock.now += 400.0
+    await world.look()
+    world.two.devices.become(devices_of("two")[1:])
+    await world.comes_back()
+    assert {d.id for d in await world.look() if d.host == "two"} == {"cpu-two"}
+
+
+async def test_a_host_without_devices_has_a_state_too() -> None:
+    world = World()
+    world.two.devices.become(())
+    await world.hosts.engines.find()
+    assert await world.health() == set()
+    assert world.state() is HostState.FINE
+    world.pipe.cut()
+    world.clock.now += 400.0
+    await world.look()
+    assert world.state() is HostState.LOST
+
+
+async def test_a_driver_that_refuses_is_no_host_that_does_not_answer() -> None:
+    world = World()
+    await world.begin()
+    world.two.devices.refuse("no driver.")
+    world.clock.now += 400.0
+    assert await world.health() == {SILENT}
+    assert world.state() is HostState.FINE
+    assert "no driver" in world.hosts.devices.unseen
+
+
+async def test_a_host_that_obeys_another_head_is_refused() -> None:
+    world = World()
+    await world.begin()
+
+    def obeys_another() -> Sequence[Device]:
+        raise ConflictError("it obeys another head.")
+
+    world.two.devices.discover = obeys_another  # type: ignore[method-assign]
+    assert await world.health() == {SILENT}
+    assert world.state() is HostState.REFUSED
+    world.clock.now += 400.0
+    assert await world.health() == {FAILED}
+
+
+@pytest.mark.parametrize("count", [1, 40])
+async def test_any_number_of_hosts_is_looked_at_at_once(count: int) -> None:
+    there = [agent(f"h{n}", FakeRunner()) for n in range(count)]
+    pipes: list[Pipe] = []
+    others = []
+    for one in there[1:]:
+        remote, pipe = piped(one)
+        pipes.append(pipe)
+        others.append(remote)
+    clock = FakeClock()
+    hosts = Hosts([there[0], *others], late_seconds=5.0, limits=LIMITS, clock=clock)
+    await hosts.engines.find()
+    assert len(await asyncio.to_thread(hosts.devices.discover)) == 2 * count
+    for pipe in pipes[::2]:
+        pipe.cut()
+    clock.now += 30.0
+    seen = await asyncio.to_thread(hosts.devices.discover)
+    assert len(seen) == 2 * count
+    assert sum(device.health is SILENT for device in seen) == 2 * len(pipes[::2])
+    assert next(view.name for view in hosts.views()) == "h0"
+    assert len(hosts.views()) == count
