@@ -78,9 +78,13 @@ def make_app(state: ProxyState) -> FastAPI:
     @app.api_route(HEALTH[0], methods=["GET", "HEAD"])
     @app.api_route(HEALTH[1], methods=["GET", "HEAD"])
     async def health() -> Response:
-        ready = not state.draining and state.table.version > 0
-        status = "ok" if ready else "draining" if state.draining else "starting"
-        return _json({"status": status}, 200 if ready else 503)
+        if state.draining:
+            status = "draining"
+        elif state.table.version == 0:
+            status = "starting"
+        else:
+            status = "keys_stale" if state.keys.is_stale() else "ok"
+        return _json({"status": status}, 200 if status == "ok" else 503)
 
     @app.api_route(OPENAPI, methods=["GET", "HEAD"])
     async def openapi() -> Response:

@@ -1,7 +1,7 @@
 """Serves the control listener: on a Unix socket in a folder that only its owner may use.
 
 PUT /routing            a RoutingTable, of any release; {"version", "accepted"}; older versions are
-                        ignored
+                        ignored; the same one again says that its keys are still the newest
 GET /state              requests in flight, queues, idle times, version, process, address
 GET /metrics            Prometheus text
 GET /traffic            a TrafficSample: counts by model, replica and key
@@ -12,6 +12,7 @@ The application is the same for one serving process and for several workers: see
 """
 
 import json
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.applications import Starlette
@@ -19,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from partitiond.core.dispatch.routing import RoutingTable
+from partitiond.core.dispatch.routing import RoutingTable, on_own_clock
 from partitiond.core.errors import ConflictError, InputError
 from partitiond.serde import from_stored_json
 
@@ -77,7 +78,8 @@ def control_app(plane: Plane) -> Starlette:
 
     async def put_routing(request: Request) -> Response:
         try:
-            accepted = await plane.apply(from_stored_json(RoutingTable, await request.body()))
+            table = from_stored_json(RoutingTable, await request.body())
+            accepted = await plane.apply(on_own_clock(table, time.monotonic()))
         except InputError as error:
             return _problem(400, error.message, error.hint)
         except OSError as error:

@@ -15,6 +15,7 @@ RELOADABLE: Final = frozenset(
     {
         "daemon.keep_engines_on_exit",
         "engine.drain_deadline_seconds",
+        "keys.stale_seconds",
         "planner.deterministic",
         "planner.move_budget",
         "planner.move_price",

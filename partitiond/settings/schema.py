@@ -18,6 +18,7 @@ from partitiond.core.plan.record import MAX_MOVE_PRICE, MOVE_PRICE, Objective
 from partitiond.core.units import GIB, Bytes
 from partitiond.settings.cluster import ClusterSettings, HostSettings
 from partitiond.settings.drift import DriftSettings
+from partitiond.settings.keys import KeysSettings
 from partitiond.settings.proxy import ProxySettings
 from partitiond.settings.scaling import ScalingSettings
 from partitiond.settings.sources import (
@@ -309,6 +310,7 @@ class Settings(Table):
     )
     control: ControlSettings = ControlSettings()
     proxy: ProxySettings = ProxySettings()
+    keys: KeysSettings = KeysSettings()
     usage: UsageSettings = UsageSettings()
     tracing: TracingSettings = TracingSettings()
     drift: DriftSettings = DriftSettings()

@@ -52,6 +52,7 @@ def service_options(settings: Settings) -> ServiceOptions:
             keys_required=settings.proxy.require_keys,
             wake_on_request=settings.sleep.wake_on_request,
             zero_wait_seconds=settings.scaling.max_hold_seconds,
+            keys_stale_seconds=settings.keys.stale_seconds,
         ),
         scaling=ScalingOptions(
             policy=settings.scaling.policy(),

@@ -244,7 +244,7 @@ class FakeProxy:
     async def publish(self, table: RoutingTable) -> None:
         if not self.alive:
             raise PartitiondError("the proxy is gone.")
-        if table.version <= self.newest:
+        if table.version < self.newest:
             raise ConflictError("older", facts={"current": self.newest})
         self.newest = table.version
         self.tables.append(table)

@@ -54,7 +54,7 @@ async def test_each_is_told_of_its_own_replicas_and_asked_about_them() -> None:
     one.uses, two.uses = {"k": KeyUse(1, 2, 3, 4)}, {"k": KeyUse(1, 1, 1, 1)}
     assert await proxies.key_use() == {"k": KeyUse(2, 3, 4, 5)}
     with pytest.raises(ConflictError) as older:
-        await proxies.publish(TABLE)
+        await proxies.publish(dataclasses.replace(TABLE, version=0))
     assert older.value.facts == {"current": 1}
 
 

@@ -19,6 +19,9 @@ _LAUNCHES: Final = "partitiond/controller/runtime/launches.py"
 _PLANNING: Final = "partitiond/controller/plans/planning.py"
 _ROUTES: Final = "partitiond/controller/runtime/routes.py"
 _ROUTING: Final = "partitiond/core/dispatch/routing.py"
+_KNOWN_HEADS: Final = "partitiond/proxy/edge/known_heads.py"
+_PARENT: Final = "partitiond/proxy/workers/parent.py"
+_STALE: Final = "partitiond/core/keys/stale.py"
 _SLOTS: Final = "partitiond/core/replica/job_slots.py"
 _STALENESS: Final = "partitiond/controller/profiles/staleness.py"
 _TEST_ROOM: Final = "tests/controller/profiles/test_job_room.py::"
@@ -72,6 +75,18 @@ HOSTS: Final[tuple[Rule, ...]] = (
             (_ROUTING, "for replica in here if not replica.draining}", "for replica in here}"),
             (_ROUTING, "SERVING and model.name not in serving", "SERVING"),
             (_ROUTES, "        host=engine.host,\n", ""),
+        ),
+    ),
+    rule(
+        "An endpoint that hears nothing for too long refuses all keys, over a restart, too.",
+        "tests/core/keys/test_stale.py",
+        "tests/proxy/test_stale_keys.py",
+        wrong=(
+            (_STALE, "0.0 <= now - heard <", "0.0 <= now - heard <="),
+            (_STALE, "heard is None or", "heard is not None and"),
+            (_STALE, "word.boot_id == boot_id else", "True else"),
+            (_KNOWN_HEADS, "is not None and not ring.is_stale()", "is not None"),
+            (_PARENT, "        self._word.load()\n", "        self._word.hear(1.0)\n"),
         ),
     ),
     rule(

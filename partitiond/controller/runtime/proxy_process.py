@@ -11,6 +11,7 @@ from partitiond.controller.journal import Journal
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import ConflictError, PartitiondError, StoreError
 from partitiond.core.keys.record import KeyUse
+from partitiond.core.keys.stale import word_is_due
 from partitiond.core.replica.sleep import Traffic
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, ProxyControl, Store
@@ -45,6 +46,7 @@ class Endpoint:
         self._proxy = proxy
         self._clock = clock
         self._retry_at = 0.0
+        self._told_at = 0.0
         self._failures = 0
         self._store = store
         self._journal = journal
@@ -92,13 +94,21 @@ class Endpoint:
         self._exit.add_done_callback(lambda _: self._wake())
 
     async def publish(self, content: RoutingTable) -> None:
-        """Hand over the table if it says something new; `content` has no version yet."""
-        if self.table is not None and _same_content(self.table, content):
-            return
-        # If the store was lost, its counter starts again below what the proxy has seen.
-        self._version = max(self._counted(), self._version + 1)
-        table = dataclasses.replace(content, version=self._version)
-        reached(FaultPoint.TABLE_NUMBERED)
+        """Hand over the table if it says something new, or as a word that its keys are the newest.
+
+        Args:
+            content: without a version yet.
+        """
+        table = self.table
+        if table is not None and _same_content(table, content):
+            silent_seconds = self._clock.monotonic() - self._told_at
+            if not word_is_due(table.keys_stale_seconds, silent_seconds):
+                return
+        else:
+            # If the store was lost, its counter starts again below what the proxy has seen.
+            self._version = max(self._counted(), self._version + 1)
+            table = dataclasses.replace(content, version=self._version)
+            reached(FaultPoint.TABLE_NUMBERED)
         try:
             await self._proxy.publish(table)
         except ConflictError as error:
@@ -110,6 +120,7 @@ class Endpoint:
             self._trouble(str(error))
         else:
             self.table = table
+            self._told_at = self._clock.monotonic()
             self.problem = ""
             reached(FaultPoint.TABLE_PUBLISHED)
             self._published.set()

@@ -54,6 +54,7 @@ class RoutePolicy:
         starting_retry_after_seconds: told while a model starts whose starts were never measured.
         wake_on_request: whether a request for a sleeping model waits, and wakes the model.
         zero_wait_seconds: longest wait for a model at zero; `max_wait_seconds` if that is more.
+        keys_stale_seconds: an endpoint that hears nothing for so long refuses all keys; 0: never.
     """
 
     max_queue: int = 256
@@ -63,6 +64,7 @@ class RoutePolicy:
     wake_on_request: bool = True
     keys_required: bool = False
     zero_wait_seconds: float = 120.0
+    keys_stale_seconds: float = 0.0
 
 
 def service_seconds(placement: Placement, spec: ModelSpec) -> float:
@@ -174,6 +176,7 @@ def routing_from(
         ),
         keys=tuple(keys),
         keys_required=policy.keys_required,
+        keys_stale_seconds=policy.keys_stale_seconds,
     )
 
 

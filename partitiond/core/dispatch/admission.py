@@ -50,7 +50,7 @@ class Rejected:
     Attributes:
         status: 429 when the caller or the model is over its share, 503 when nothing can serve.
         code: stable word: queue_full, wait_too_long, queue_timeout, model_starting,
-            model_sleeping, model_unavailable, shutting_down, upstream_connect.
+            model_sleeping, model_unavailable, model_on_other_host, shutting_down, upstream_connect.
         retry_after_seconds: whole seconds, at least 1; None if no time can be named.
     """
 
@@ -345,6 +345,18 @@ def refuse_without_replica(
         "model_starting",
         f"The model '{model}' is starting.",
         retry_after_seconds(retry_after),
+    )
+
+
+def refuse_elsewhere(model: str) -> Rejected:
+    """Return the answer for a model that serves on other hosts alone: 503, so that a balancer in
+    front of several hosts tries another one. Clients are not told the names of hosts.
+    """
+    return Rejected(
+        503,
+        "model_on_other_host",
+        f"The model '{model}' serves on other hosts, not on this one. Ask another host's endpoint.",
+        None,
     )
 
 

@@ -18,6 +18,7 @@ from partitiond.core.dispatch.admission import (
     Rejected,
     ServiceTime,
     Waiting,
+    refuse_elsewhere,
     refuse_full,
     refuse_too_late,
     refuse_unreachable,
@@ -266,6 +267,8 @@ class Dispatcher(Generic[RequestT, LoadT]):
     def _without_replica(self, now: float) -> Rejected:
         # A table may say "serving" while its last replica drains and the next one starts.
         availability = self.route.availability
+        if self.route.elsewhere and not self._removed:
+            return refuse_elsewhere(self.route.name)
         if self._removed:
             availability = ModelAvailability.UNAVAILABLE
         elif any(not load.draining for load in self.places.loads()):

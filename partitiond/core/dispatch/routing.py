@@ -136,6 +136,7 @@ class ModelRoute:
         defaults_json: a JSON object of parameters that a request gets when it does not name them,
             as `{"temperature":0}`; or empty.
         limits: per request.
+        elsewhere: whether it is unavailable here because it serves on other hosts.
     """
 
     name: str
@@ -150,6 +151,7 @@ class ModelRoute:
     aliases: tuple[str, ...] = ()
     defaults_json: str = ""
     limits: RequestLimits = NO_REQUEST_LIMITS
+    elsewhere: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -198,6 +200,9 @@ class RoutingTable:
     Attributes:
         version: grows with each snapshot of one daemon; the proxy ignores older ones.
         keys_required: whether requests need a key (always so beyond loopback).
+        keys_stale_seconds: a proxy that is told no table for so long refuses all keys; 0 for never.
+        told_at: when the table was sent, in seconds of its sender's monotonic clock, if that is
+            another host's; 0 for a time of this host (see `on_own_clock`).
     """
 
     version: int
@@ -206,6 +211,8 @@ class RoutingTable:
     keys: tuple[KeyRoute, ...] = ()
     keys_required: bool = False
     schema_version: int = ROUTING_SCHEMA_VERSION
+    keys_stale_seconds: float = 0.0
+    told_at: float = 0.0
 
     def replicas_of(self, model: str) -> tuple[ReplicaRoute, ...]:
         """Return all replicas of a model, draining ones included."""
@@ -228,10 +235,34 @@ def table_of_host(table: RoutingTable, host: str) -> RoutingTable:
         elsewhere = model.availability is ModelAvailability.SERVING and model.name not in serving
         if not elsewhere:
             return model
-        return dataclasses.replace(model, availability=ModelAvailability.UNAVAILABLE)
+        return dataclasses.replace(
+            model, availability=ModelAvailability.UNAVAILABLE, elsewhere=True
+        )
 
     models = tuple(seen_here(model) for model in table.models)
     return dataclasses.replace(table, models=models, replicas=here)
+
+
+def on_own_clock(table: RoutingTable, now: float) -> RoutingTable:
+    """Return a table whose times are of the receiver's monotonic clock.
+
+    Monotonic clocks of two hosts have nothing in common. The time that the table took to arrive is
+    not corrected: it is short beside the start of a replica.
+
+    Args:
+        table: as it was sent.
+        now: the receiver's monotonic clock, in seconds.
+    """
+    if not table.told_at:
+        return table
+    ahead = now - table.told_at
+
+    def shift(model: ModelRoute) -> ModelRoute:
+        if not model.ready_at:
+            return model
+        return dataclasses.replace(model, ready_at=model.ready_at + ahead)
+
+    return dataclasses.replace(table, models=tuple(map(shift, table.models)), told_at=0.0)
 
 
 def service_seconds(ttft_seconds: float, tpot_seconds: float, output_tokens: float) -> float:

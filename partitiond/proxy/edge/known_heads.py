@@ -37,7 +37,7 @@ class KnownHead:
 
     def caller(self, ring: KeyRing) -> Caller | ApiError:
         """Identify the sender; memoised unless the keys have changed or one of them may expire."""
-        if self._ring is ring and self._caller is not None:
+        if self._ring is ring and self._caller is not None and not ring.is_stale():
             return self._caller
         caller = ring.identify(self.head.key())
         if isinstance(caller, Caller) and not ring.expires:

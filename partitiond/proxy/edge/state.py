@@ -21,6 +21,7 @@ from partitiond.proxy.edge.origins import Cors, TrustedProxies
 from partitiond.proxy.keys.accounts import Accounts
 from partitiond.proxy.keys.auth import KeyRing
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
+from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
 from partitiond.proxy.keys.meters import PeerMeters
 from partitiond.proxy.telemetry import families
 from partitiond.proxy.telemetry.logs import LogFile
@@ -87,6 +88,7 @@ class ProxyState:
         cors: origins that may call, or None for none.
         trusted_proxies: reverse proxies whose client addresses are believed, or None for none.
         accounts: the use of each key.
+        word: when the control plane was heard last.
         quarantine: requests that killed replicas, or may have.
         tracer: records spans; None if tracing is off.
         draining: the proxy is shutting down; set by `stop_admitting`.
@@ -105,6 +107,7 @@ class ProxyState:
         self.table = EMPTY_ROUTING_TABLE
         self.models: dict[str, LiveModel] = {}
         self.keys = KeyRing((), required=True)
+        self.word = LastWord(state_dir / WORD_FILE if peers is None else None)
         self.flights: set[CountedRequest] = set()
         self.reading: set[CountedRequest] = set()
         self.body_bytes = 0
@@ -135,8 +138,10 @@ class ProxyState:
 
     def load(self) -> None:
         """Take over the table on disk, if there is a readable one."""
+        self.word.load()
         table = load_table(self._state_dir)
         if table is not None:
+            self.word.learn(table.keys_stale_seconds, self.word.at)
             self.take_over(table)
 
     def apply(self, table: RoutingTable) -> bool:
@@ -147,8 +152,10 @@ class ProxyState:
         """
         if table.version < self.table.version:
             return False
-        write_table(self._state_dir, table)
-        self.take_over(table)
+        if table != self.table:
+            write_table(self._state_dir, table)
+            self.take_over(table)
+        self.word.hear(table.keys_stale_seconds)
         return True
 
     def take_over(self, table: RoutingTable) -> None:
@@ -156,7 +163,7 @@ class ProxyState:
         self.table = table
         if table.keys_required != self.keys.required:
             self.known_heads = KnownHeads()  # without keys, heads need more checks
-        self.keys = KeyRing(table.keys, required=table.keys_required)
+        self.keys = KeyRing(table.keys, required=table.keys_required, word=self.word)
         self.accounts.apply(table.keys)
         wanted = {route.name for route in table.models}
         for name in [name for name in self.models if name not in wanted]:

@@ -14,7 +14,8 @@ from typing import Final
 
 from partitiond.core.dispatch.places import EVERYBODY, RequestOwner
 from partitiond.core.dispatch.routing import NO_REQUEST_LIMITS, KeyRoute, RequestLimits, RouteKind
-from partitiond.proxy.request.errors import BAD_KEY, NO_KEY, ApiError
+from partitiond.proxy.keys.last_word import LastWord
+from partitiond.proxy.request.errors import BAD_KEY, KEYS_STALE, NO_KEY, ApiError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,10 +63,16 @@ class KeyRing:
     Attributes:
         required: requests need one of them.
         expires: one of the keys, or a former secret of one, expires.
+
+    Args:
+        word: says whether the keys are stale; None if they never are.
     """
 
-    def __init__(self, keys: Iterable[KeyRoute], *, required: bool) -> None:
+    def __init__(
+        self, keys: Iterable[KeyRoute], *, required: bool, word: LastWord | None = None
+    ) -> None:
         self.required = required
+        self._word = word
         self._secrets: dict[bytes, _Secret] = {}
         self.expires = False
         for key in keys:
@@ -86,12 +93,18 @@ class KeyRing:
         self.expires = self.expires or bool(until)
         self._secrets[digest] = _Secret(digest, until, caller)
 
+    def is_stale(self) -> bool:
+        """Whether all keys have to be refused. Where none is required, a key only limits."""
+        return self.required and self._word is not None and self._word.is_stale()
+
     def identify(self, key: bytes) -> Caller | ApiError:
         """Return the caller of a request with this key (empty for none).
 
         If keys are not required, an unknown key counts as no key, because OpenAI's clients always
         send one. A known key keeps its scope in both cases.
         """
+        if key and self.is_stale():
+            return KEYS_STALE  # of unknown keys, too: the answer does not say which keys exist
         if not self._secrets:
             return ANYONE if not self.required else BAD_KEY if key else NO_KEY
         if key:

@@ -186,6 +186,14 @@ NO_TABLE: Final = ApiError(
     code="starting",
     retry_after_seconds=1,
 )
+KEYS_STALE: Final = ApiError(
+    503,
+    "The proxy has had no word from its control plane for so long that it does not know which API "
+    "keys are still valid. Your key may be good: try again later, or on another host.",
+    SERVER,
+    code="keys_stale",
+    retry_after_seconds=10,
+)
 BODIES_FULL: Final = ApiError(
     503,
     "The proxy holds as many large request bodies as it may. Try again, or send a smaller one.",

@@ -27,6 +27,7 @@ from partitiond.proxy.dispatch.shared import LedgerFile, Wakeups, clear_the_dead
 from partitiond.proxy.dispatch.table_file import load_table, write_atomically, write_table
 from partitiond.proxy.embedded_server import QuietServer, end_server, quiet_config
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
+from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
 from partitiond.proxy.keys.meters import Budgets
 from partitiond.proxy.listening.acceptor import Acceptor
 from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
@@ -101,6 +102,9 @@ class Workers:
         self._traffic = MergedTraffic()
         self._budgets = Budgets(arguments.state_dir / BUDGETS_FILE, file.ledger)
         self._table = load_table(arguments.state_dir) or EMPTY_ROUTING_TABLE
+        self._word = LastWord(arguments.state_dir / WORD_FILE)
+        self._word.load()
+        self._word.learn(self._table.keys_stale_seconds, self._word.at)
         self._changing = asyncio.Lock()
         """Held while a table is sent out or a worker joins, so that it has the current table."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -128,11 +132,14 @@ class Workers:
         async with self._changing:
             if table.version < self._table.version:
                 return False
-            self._file.ledger.make_room([self._table, table])
-            write_table(self._arguments.state_dir, table)
-            self._table = table
-            self._budgets.apply(table.keys)
-            message = _table_message(table)
+            news = table != self._table
+            if news:
+                self._file.ledger.make_room([self._table, table])
+                write_table(self._arguments.state_dir, table)
+                self._table = table
+                self._budgets.apply(table.keys)
+            self._word.hear(table.keys_stale_seconds)
+            message = self._table_message() if news else self._word_message()
             await asyncio.gather(*(self._tell(worker, message) for worker in self._workers))
             return True
 
@@ -303,7 +310,7 @@ class Workers:
         try:
             await worker.ask({"do": "hello"}, START_SECONDS)
             async with self._changing:
-                await worker.ask(_table_message(self._table))
+                await worker.ask(self._table_message())
                 if self._stop.is_set():  # all others get `shutdown` now, and this one would not
                     worker.kill()
                     return None
@@ -377,6 +384,8 @@ class Workers:
         answers = await asyncio.gather(*(self._tell(w, message) for w in self._workers))
         return [answer for answer in answers if answer is not None]
 
+    def _table_message(self) -> Message:
+        return {**self._word_message(), "do": "table", "table": to_jsonable(self._table)}
 
-def _table_message(table: RoutingTable) -> Message:
-    return {"do": "table", "table": to_jsonable(table)}
+    def _word_message(self) -> Message:
+        return {"do": "word", "word": [self._word.limit_seconds, self._word.at]}

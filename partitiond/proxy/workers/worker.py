@@ -162,6 +162,9 @@ class _Worker:
                 self._take_again()
             case "table":
                 self._state.take_over(from_jsonable(RoutingTable, message["table"]))
+                self._state.word.learn(*message["word"])
+            case "word":
+                self._state.word.learn(*message["word"])
             case "state":
                 return describe(self._state)
             case "metrics":

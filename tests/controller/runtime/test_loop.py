@@ -420,6 +420,23 @@ async def test_the_proxy_is_started_again_and_told_the_routes(bench: Bench) -> N
     assert bench.routed() == {"a-1": False}
 
 
+async def test_the_same_table_is_told_again_where_keys_get_stale(bench: Bench) -> None:
+    bench.controller.use(RoutePolicy(keys_stale_seconds=100.0), drain_deadline_seconds=9.0)
+    await bench.controller.one_pass()
+    told = len(bench.proxy.tables)
+    bench.clock.now += 9.5
+    await bench.controller.one_pass()
+    assert len(bench.proxy.tables) == told
+    bench.clock.now += 0.5
+    await bench.controller.one_pass()
+    assert bench.proxy.tables[told:] == [bench.proxy.tables[told - 1]]
+    bench.controller.use(RoutePolicy(), drain_deadline_seconds=9.0)
+    await bench.controller.one_pass()
+    bench.clock.now += 1e6
+    await bench.controller.one_pass()
+    assert len(bench.proxy.tables) == told + 2
+
+
 async def test_after_a_lost_store_routes_are_published_above_what_the_proxy_has(
     bench: Bench,
 ) -> None:

@@ -24,6 +24,7 @@ from partitiond.core.dispatch.routing import (
     RequestLimits,
     RouteKind,
     RoutingTable,
+    on_own_clock,
     table_of_host,
 )
 from partitiond.core.keys.record import KeyRecord
@@ -245,3 +246,18 @@ def test_each_host_is_told_of_the_replicas_that_run_there(
             assert model == everywhere
         else:
             assert model.availability is ModelAvailability.UNAVAILABLE
+            assert model.elsewhere
+
+
+@given(st.floats(1.0, 1e7), st.floats(1.0, 1e7), st.floats(0.01, 600.0))
+def test_times_of_a_table_from_another_host_are_on_the_clock_of_this_one(
+    there: float, here: float, ahead: float
+) -> None:
+    plain = table(engine(ReplicaState.STARTING))
+    coming = tuple(dataclasses.replace(m, ready_at=there + ahead) for m in plain.models)
+    got = on_own_clock(dataclasses.replace(plain, models=coming, told_at=there), here)
+    assert got.models[0].ready_at == pytest.approx(here + ahead)
+    assert got.told_at == 0.0
+    assert on_own_clock(got, here + 5.0) == got  # its times are of this host now
+    unknown = dataclasses.replace(plain, told_at=there)
+    assert on_own_clock(unknown, here).models[0].ready_at == 0.0
