@@ -18,7 +18,7 @@ TOKEN_BYTES: Final = 32
 
 def ensure_token(path: Path) -> None:
     """Make the token if there is none, and check it. Raises SettingsError."""
-    with contextlib.suppress(FileExistsError):
+    if not path.exists():
         _make(path)
     check_token(path)
 
@@ -26,11 +26,13 @@ def ensure_token(path: Path) -> None:
 def _make(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        new = path.with_name(f"{path.name}.{os.getpid()}.new")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(secrets.token_hex(TOKEN_BYTES) + "\n")
-    except FileExistsError:
-        raise
+        with contextlib.suppress(FileExistsError):  # another process was first: its token holds
+            os.link(new, path)
+        new.unlink()
     except OSError as error:
         raise SettingsError(
             f"the cluster's token cannot be written to {path}: {error}.",

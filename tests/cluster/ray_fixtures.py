@@ -1,0 +1,240 @@
+"""Provides hosts of a real Ray on this machine: 127.0.0.x, an agent and a keeper for each.
+
+Import the fixtures by name into a test module.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from partitiond.cluster.keeper import ensure_keeper, keeper_of, stop_keeper
+from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
+from partitiond.cluster.ray_environment import install_ray
+from partitiond.cluster.ray_node import FOLDER_VARIABLE, WORKER_PORT_OFFSET, WORKER_PORTS, RayNode
+from partitiond.cluster.token import ensure_token
+from partitiond.core.errors import SilentError
+from partitiond.engines.install.package_sources import configured_sources
+from partitiond.ports.cluster import Cluster
+from partitiond.settings.schema import Settings
+
+PATIENCE_SECONDS = 300.0
+"""A slow machine starts Ray in a minute; what is waited for takes some seconds elsewhere."""
+FIRST_PORT, LAST_PORT = 20000, 30000
+AGENT = Path(__file__).with_name("echo_agent.py")
+
+
+@pytest.fixture(scope="session")
+def ray_python() -> Path:
+    """An interpreter with Ray: the managed environment, installed if it is not there."""
+    return install_ray(Settings().cache_dir / "cluster", configured_sources()).python
+
+
+def free_ports(count: int) -> list[int]:
+    """First ports of so many nodes, whose further ports are free, too."""
+    span, found = WORKER_PORT_OFFSET + WORKER_PORTS, list[int]()
+    first = FIRST_PORT + (os.getpid() * 7 * span) % (LAST_PORT - FIRST_PORT - 10 * span)
+    while len(found) < count:
+        if all(_is_free(port) for port in range(first, first + span)):
+            found.append(first)
+        first += span
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+@dataclasses.dataclass
+class RayHosts:
+    """Hosts of one cluster; the first is the head."""
+
+    folder: Path
+    nodes: list[RayNode]
+    agents: dict[str, "subprocess.Popen[bytes]"] = dataclasses.field(default_factory=dict)
+
+    def start(self) -> None:
+        for node in self.nodes:
+            self.start_agent(node)
+            ensure_keeper(node)
+
+    def start_agent(self, node: RayNode) -> None:
+        done = self.done(node)
+        self.agents[str(node.folder)] = subprocess.Popen(
+            [sys.executable, str(AGENT), str(node.agent_socket), node.host, str(done)]
+        )
+
+    def close(self) -> None:
+        for node in reversed(self.nodes):
+            stop_keeper(node.folder)
+        self.end_agents()
+
+    def end_agents(self) -> None:
+        for agent in self.agents.values():
+            agent.kill()
+            agent.wait()
+
+    def end_agent(self, node: RayNode) -> None:
+        agent = self.agents[str(node.folder)]
+        agent.kill()
+        agent.wait()
+
+    def done(self, node: RayNode) -> Path:
+        """The file in which an agent writes down what it answered."""
+        return node.folder.with_suffix(".done")
+
+    def signal_agent(self, node: RayNode, number: int) -> None:
+        self.agents[str(node.folder)].send_signal(number)
+
+    def place(self, name: str = "bridge") -> BridgePlace:
+        return BridgePlace.beside(
+            self.nodes[0], self.folder / f"{name}.sock", self.folder / f"{name}.log"
+        )
+
+
+def make_hosts(
+    python: Path, folder: Path, names: tuple[str, ...], tls: Callable[[str], Path] | None = None
+) -> RayHosts:
+    """Describe hosts; `tls` gives the folder with an address' certificate."""
+    token = folder / "token"
+    ensure_token(token)
+    ports, nodes = free_ports(len(names)), list[RayNode]()
+    for place, (name, port) in enumerate(zip(names, ports, strict=True)):
+        address = f"127.0.0.{40 + place}"
+        head = f"{nodes[0].address}:{nodes[0].port}" if nodes else ""
+        nodes.append(
+            RayNode(
+                python, name, address, head, port, folder / f"{place}.sock", folder / str(place),
+                token, None if tls is None else tls(address),
+            )
+        )  # fmt: skip
+    return RayHosts(folder, nodes)
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder for hosts whose path Ray's sockets fit into."""
+    folder = Path(tempfile.mkdtemp(prefix="pd-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def ray_hosts(ray_python: Path) -> Iterator[RayHosts]:
+    """Three hosts: head, a and b."""
+    with short_folder() as folder:
+        hosts = make_hosts(ray_python, folder, ("head", "a", "b"))
+        try:
+            hosts.start()
+            yield hosts
+        finally:
+            hosts.close()
+
+
+@pytest.fixture
+async def cluster(ray_hosts: RayHosts) -> AsyncIterator[RayCluster]:
+    """The cluster as the head's daemon has it; all hosts answer."""
+    for node in ray_hosts.nodes:
+        ensure_keeper(node)
+    cluster = RayCluster(ray_hosts.place())
+    await cluster.start()
+    try:
+        for node in ray_hosts.nodes:
+            await answers(cluster, node.host)
+        yield cluster
+    finally:
+        await cluster.close()
+
+
+async def answers(cluster: Cluster, host: str) -> None:
+    """Wait until a host answers; each call before is over within its deadline."""
+    until, said = time.monotonic() + PATIENCE_SECONDS, ""
+    while time.monotonic() < until:
+        asked = time.monotonic()
+        try:
+            answer = await cluster.line(host).call(b"hello")
+        except SilentError as error:
+            said = error.message
+            assert time.monotonic() - asked < 15  # a deadline of 5 s, its margin, a slow machine
+            await asyncio.sleep(0.1)
+            continue
+        assert answer == f"{host}:hello".encode()
+        return
+    pytest.fail(f"{host} never answered: {said}")
+
+
+def processes(node: RayNode, word: str) -> list[int]:
+    """Pids of a host's processes of Ray with a word in their command."""
+    mark, found = f"{FOLDER_VARIABLE}={node.folder}".encode(), []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if not entry.name.isdigit() or mark not in (entry / "environ").read_bytes():
+                continue
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")[:160].decode()
+            if word in command:
+                found.append(int(entry.name))
+    return found
+
+
+async def kill(node: RayNode, word: str) -> list[int]:
+    """Kill a host's processes with a word in their command, which are there or come."""
+    found = await another(node, word, [])
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    return found
+
+
+async def another(node: RayNode, word: str, former: list[int]) -> list[int]:
+    """Wait until a host has such processes, none of which is a former one."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < until:
+        found = processes(node, word)
+        if found and not set(found) & set(former):
+            return found
+        await asyncio.sleep(0.2)
+    pytest.fail(f"no {word} of {node.host} came")
+
+
+async def gone(node: RayNode) -> None:
+    """Wait until a host has no process of Ray."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while processes(node, ""):
+        assert time.monotonic() < until, processes(node, "")
+        await asyncio.sleep(0.1)
+
+
+async def says(log: Path, words: str) -> None:
+    """Wait until a log says some words."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not await asyncio.to_thread(_has, log, words):
+        assert time.monotonic() < until, words
+        await asyncio.sleep(0.1)
+
+
+def _has(log: Path, words: str) -> bool:
+    return log.exists() and words in log.read_text("utf-8", errors="replace")
+
+
+def keeper_pid(node: RayNode) -> int:
+    found = keeper_of(node.folder)
+    assert found is not None
+    return found.pid

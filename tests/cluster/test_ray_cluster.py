@@ -1,0 +1,288 @@
+"""Real Ray on this machine, three hosts: whatever is killed, messages flow again."""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from partitiond.cluster.keeper import ensure_keeper, stop_keeper
+from partitiond.cluster.ray_cluster import RayCluster
+from partitiond.cluster.token import ensure_token
+from partitiond.core.errors import HostSilentError, SilentError
+from tests.cluster.ray_fixtures import (
+    PATIENCE_SECONDS,
+    RayHosts,
+    another,
+    answers,
+    cluster,
+    free_ports,
+    gone,
+    keeper_pid,
+    kill,
+    make_hosts,
+    processes,
+    ray_hosts,
+    ray_python,
+    says,
+    short_folder,
+)
+
+__all__ = ["cluster", "ray_hosts", "ray_python"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.asyncio(loop_scope="function"),
+    pytest.mark.xdist_group("ray"),
+]
+
+
+async def members(cluster: RayCluster) -> dict[str, str]:
+    found = await asyncio.to_thread(cluster.members)
+    return {f"{member.host} {member.address}": member.problem for member in found}
+
+
+async def test_all_hosts_are_members_and_answer(cluster: RayCluster) -> None:
+    assert await members(cluster) == {"a 127.0.0.41": "", "b 127.0.0.42": "", "head 127.0.0.40": ""}
+    large = os.urandom(2_000_000)
+    assert await cluster.line("a").call(large) == b"a:" + large
+    assert await asyncio.to_thread(cluster.line("b").ask, b"from a thread") == b"b:from a thread"
+
+
+async def test_a_host_that_is_not_there_is_silent_at_once(cluster: RayCluster) -> None:
+    asked = time.monotonic()
+    with pytest.raises(HostSilentError, match="not in the cluster"):
+        await cluster.line("nobody").call(b"")
+    assert time.monotonic() - asked < 4
+
+
+async def test_a_killed_relay_comes_back(cluster: RayCluster, ray_hosts: RayHosts) -> None:
+    _, a, _ = ray_hosts.nodes
+    former = await kill(a, "ray::Relay")
+    await answers(cluster, "b")
+    await answers(cluster, "a")
+    await another(a, "ray::Relay", former)
+
+
+async def test_a_killed_raylet_makes_a_new_node_of_the_host(
+    cluster: RayCluster, ray_hosts: RayHosts
+) -> None:
+    _, a, _ = ray_hosts.nodes
+    relay = processes(a, "ray::Relay")
+    former = await kill(a, "raylet/raylet")
+    await answers(cluster, "b")
+    await another(a, "raylet/raylet", former)
+    await another(a, "ray::Relay", relay)
+    await answers(cluster, "a")
+    assert await members(cluster) == {"a 127.0.0.41": "", "b 127.0.0.42": "", "head 127.0.0.40": ""}
+
+
+async def test_a_killed_control_service_makes_a_new_cluster_that_all_join(
+    cluster: RayCluster, ray_hosts: RayHosts
+) -> None:
+    raylets = {node.host: processes(node, "raylet/raylet") for node in ray_hosts.nodes}
+    former = await kill(ray_hosts.nodes[0], "gcs_server")
+    await another(ray_hosts.nodes[0], "gcs_server", former)
+    for node in ray_hosts.nodes:
+        await another(node, "raylet/raylet", raylets[node.host])
+    for node in ray_hosts.nodes:
+        await answers(cluster, node.host)
+
+
+async def test_a_killed_bridge_is_started_again(cluster: RayCluster) -> None:
+    former = cluster.bridge_pid
+    assert former is not None
+    os.kill(former, signal.SIGKILL)
+    for host in ("head", "a", "b"):
+        await answers(cluster, host)
+    assert cluster.bridge_pid != former
+
+
+async def test_rays_processes_end_with_their_keeper(
+    cluster: RayCluster, ray_hosts: RayHosts
+) -> None:
+    _, _, b = ray_hosts.nodes
+    os.kill(keeper_pid(b), signal.SIGKILL)
+    await gone(b)
+    await answers(cluster, "a")
+    ensure_keeper(b)
+    await answers(cluster, "b")
+
+
+async def test_a_keeper_ends_what_a_former_one_left(
+    cluster: RayCluster, ray_hosts: RayHosts
+) -> None:
+    _, _, b = ray_hosts.nodes
+    stopped = await another(b, "raylet/raylet", [])
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    os.kill(keeper_pid(b), signal.SIGKILL)
+    ensure_keeper(b)
+    await another(b, "raylet/raylet", stopped)
+    await answers(cluster, "b")
+
+
+async def test_a_stopped_agent_is_silent_and_does_nothing_late(
+    cluster: RayCluster, ray_hosts: RayHosts
+) -> None:
+    _, a, _ = ray_hosts.nodes
+    ray_hosts.signal_agent(a, signal.SIGSTOP)
+    try:
+        asked = time.monotonic()
+        waiting = asyncio.ensure_future(cluster.line("a").call(b"too late"))
+        assert await cluster.line("b").call(b"meanwhile") == b"b:meanwhile"
+        assert not waiting.done()
+        with pytest.raises(HostSilentError, match="agent did not answer"):
+            await waiting
+        assert time.monotonic() - asked < 15
+    finally:
+        ray_hosts.signal_agent(a, signal.SIGCONT)
+    await answers(cluster, "a")
+    assert b"too late" not in ray_hosts.done(a).read_bytes()
+
+
+async def test_a_stopped_relay_is_silent_and_carries_nothing_late(
+    cluster: RayCluster, ray_hosts: RayHosts
+) -> None:
+    _, a, _ = ray_hosts.nodes
+    relays = await another(a, "ray::Relay", [])
+    for pid in relays:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(HostSilentError, match="does not answer"):
+            await cluster.line("a").call(b"too late for the relay")
+        assert await cluster.line("b").call(b"meanwhile") == b"b:meanwhile"
+    finally:
+        for pid in relays:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    await answers(cluster, "a")
+    assert b"too late for the relay" not in ray_hosts.done(a).read_bytes()
+
+
+async def test_a_host_without_an_agent_is_silent_at_once(
+    cluster: RayCluster, ray_hosts: RayHosts
+) -> None:
+    _, a, _ = ray_hosts.nodes
+    ray_hosts.end_agent(a)
+    with pytest.raises(HostSilentError, match="no agent runs there"):
+        await cluster.line("a").call(b"")
+    ray_hosts.start_agent(a)
+    await answers(cluster, "a")
+
+
+async def test_a_wrong_token_is_refused(cluster: RayCluster, ray_hosts: RayHosts) -> None:
+    wrong = ray_hosts.folder / "wrong-token"
+    ensure_token(wrong)
+    stranger = RayCluster(dataclasses.replace(ray_hosts.place("stranger"), token_path=wrong))
+    await stranger.start()
+    try:
+        log = ray_hosts.place("stranger").log_path
+        await says(log, "cannot be joined")
+        with pytest.raises(SilentError, match="cannot be asked"):
+            await asyncio.to_thread(stranger.members)
+        with pytest.raises(HostSilentError):
+            await stranger.line("a").call(b"")
+    finally:
+        await stranger.close()
+    await answers(cluster, "a")
+
+
+async def test_two_bridges_disturb_each_other_in_nothing(
+    cluster: RayCluster, ray_hosts: RayHosts
+) -> None:
+    other = RayCluster(ray_hosts.place("other"))
+    await other.start()
+    try:
+        await answers(other, "a")
+        relay = processes(ray_hosts.nodes[1], "ray::Relay")
+        assert len(relay) == 1
+        await answers(cluster, "a")
+    finally:
+        await other.close()
+    await answers(cluster, "a")
+    assert processes(ray_hosts.nodes[1], "ray::Relay") == relay
+
+
+async def test_a_second_host_with_a_name_is_told_and_not_asked(
+    cluster: RayCluster, ray_hosts: RayHosts
+) -> None:
+    _, a, _ = ray_hosts.nodes
+    (port,) = free_ports(1)
+    place = ray_hosts.folder / "9"
+    twin = dataclasses.replace(
+        a, address="127.0.0.49", port=port, folder=place, agent_socket=place.with_suffix(".sock")
+    )
+    ray_hosts.start_agent(twin)
+    ensure_keeper(twin)
+    try:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while "a 127.0.0.49" not in (found := await members(cluster)):
+            assert time.monotonic() < until
+            await asyncio.sleep(0.2)
+        assert "127.0.0.41 has the name a already" in found["a 127.0.0.49"]
+        assert found["a 127.0.0.41"] == ""
+        await answers(cluster, "a")
+        assert not ray_hosts.done(twin).exists()
+    finally:
+        stop_keeper(twin.folder)
+
+
+@pytest.mark.skipif(not os.access("/usr/bin/openssl", os.X_OK), reason="needs openssl")
+async def test_hosts_speak_tls(ray_python: Path) -> None:
+    with short_folder() as folder:
+        authority = _authority(folder)
+        hosts = make_hosts(ray_python, folder, ("head", "a"), authority)
+        cluster = RayCluster(hosts.place())
+        try:
+            hosts.start()
+            await cluster.start()
+            await answers(cluster, "a")
+            clear = RayCluster(dataclasses.replace(hosts.place("clear"), tls_dir=None))
+            await clear.start()
+            await says(hosts.place("clear").log_path, "cannot be joined")
+            await clear.close()
+        finally:
+            await cluster.close()
+            hosts.close()
+
+
+def _authority(folder: Path) -> "Authority":
+    authority = Authority(folder)
+    authority.openssl(
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+        "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=fleet", "-days", "2",
+    )  # fmt: skip
+    return authority
+
+
+@dataclasses.dataclass(frozen=True)
+class Authority:
+    """Makes a certificate for an address, in a folder of its own."""
+
+    folder: Path
+
+    def openssl(self, *words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=self.folder, check=True, capture_output=True)
+
+    def __call__(self, address: str) -> Path:
+        place = self.folder / f"tls-{address}"
+        place.mkdir()
+        (place / "ca.pem").write_bytes((self.folder / "ca.pem").read_bytes())
+        (place / "ext").write_text(f"subjectAltName=IP:{address},IP:127.0.0.1,DNS:localhost\n")
+        self.openssl(
+            "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-keyout", f"{place}/key.pem", "-out", f"{place}/csr", "-subj", f"/CN={address}",
+        )  # fmt: skip
+        self.openssl(
+            "x509", "-req", "-in", f"{place}/csr", "-CA", "ca.pem", "-CAkey", "ca.key",
+            "-CAcreateserial", "-out", f"{place}/cert.pem", "-days", "2", "-extfile",
+            f"{place}/ext",
+        )  # fmt: skip
+        return place

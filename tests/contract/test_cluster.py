@@ -1,0 +1,134 @@
+"""A cluster carries messages the same with Ray and without."""
+
+import asyncio
+import dataclasses
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from partitiond.cluster.keeper import ensure_keeper
+from partitiond.cluster.ray_cluster import RayCluster
+from partitiond.cluster.ray_node import RayNode
+from partitiond.cluster.socket_cluster import SocketCluster
+from partitiond.core.errors import HostSilentError
+from partitiond.ports.cluster import Cluster
+from tests.cluster.ray_fixtures import (
+    RayHosts,
+    answers,
+    make_hosts,
+    ray_hosts,
+    ray_python,
+    short_folder,
+)
+
+__all__ = ["ray_hosts", "ray_python"]
+
+Reached = tuple[Cluster, RayHosts]
+
+
+@pytest.fixture(
+    params=[
+        "sockets",
+        pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+    ]
+)
+async def reached(request: pytest.FixtureRequest) -> AsyncIterator[Reached]:
+    """A cluster of three hosts (head, a, b) that answer, and the hosts."""
+    if request.param == "sockets":
+        with short_folder() as folder:
+            hosts = make_hosts(Path("/no/ray"), folder, ("head", "a", "b"))
+            sockets = SocketCluster(folder / "agents")
+            hosts.nodes = [with_socket(hosts, sockets, place) for place in range(3)]
+            try:
+                for node in hosts.nodes:
+                    hosts.start_agent(node)
+                for node in hosts.nodes:
+                    await answers(sockets, node.host)
+                yield sockets, hosts
+            finally:
+                hosts.end_agents()
+        return
+    hosts = cast(RayHosts, request.getfixturevalue("ray_hosts"))
+    for node in hosts.nodes:
+        ensure_keeper(node)
+    cluster = RayCluster(hosts.place())
+    await cluster.start()
+    try:
+        for node in hosts.nodes:
+            await answers(cluster, node.host)
+        yield cluster, hosts
+    finally:
+        await cluster.close()
+
+
+def with_socket(hosts: RayHosts, sockets: SocketCluster, place: int) -> RayNode:
+    node = hosts.nodes[place]
+    path = sockets.socket(node.host)
+    path.parent.mkdir(exist_ok=True)
+    return dataclasses.replace(node, agent_socket=path)
+
+
+async def test_the_hosts_that_joined_are_members(reached: Reached) -> None:
+    cluster, _ = reached
+    found = await asyncio.to_thread(cluster.members)
+    assert sorted((member.host, member.problem) for member in found) == [
+        ("a", ""), ("b", ""), ("head", ""),
+    ]  # fmt: skip
+
+
+async def test_a_message_is_answered_in_the_loop_and_in_a_thread(reached: Reached) -> None:
+    cluster, _ = reached
+    body = bytes(range(256)) * 2000
+    assert await cluster.line("a").call(body) == b"a:" + body
+    assert await asyncio.to_thread(cluster.line("b").ask, body) == b"b:" + body
+
+
+async def test_messages_to_one_host_go_side_by_side(reached: Reached) -> None:
+    cluster, _ = reached
+    line = cluster.line("a")
+    slow = asyncio.ensure_future(line.call(b"sleep 3"))
+    assert await line.call(b"quick") == b"a:quick"
+    assert not slow.done()
+    assert await slow == b"a:sleep 3"
+
+
+async def test_a_host_that_never_joined_is_silent(reached: Reached) -> None:
+    cluster, _ = reached
+    with pytest.raises(HostSilentError, match="nobody") as silent:
+        await cluster.line("nobody").call(b"")
+    assert silent.value.facts["host"] == "nobody"
+    with pytest.raises(HostSilentError):
+        await asyncio.to_thread(cluster.line("nobody").ask, b"")
+
+
+async def test_a_stopped_host_is_silent_the_others_answer_and_nothing_is_done_late(
+    reached: Reached,
+) -> None:
+    cluster, hosts = reached
+    _, a, _ = hosts.nodes
+    hosts.signal_agent(a, signal.SIGSTOP)
+    try:
+        asked = time.monotonic()
+        waiting = asyncio.ensure_future(cluster.line("a").call(b"late"))
+        assert await cluster.line("b").call(b"now") == b"b:now"
+        with pytest.raises(HostSilentError):
+            await waiting
+        assert time.monotonic() - asked < 20
+    finally:
+        hosts.signal_agent(a, signal.SIGCONT)
+    await answers(cluster, "a")
+    assert b"late" not in hosts.done(a).read_bytes()
+
+
+async def test_a_host_whose_agent_ended_is_silent_until_it_is_back(reached: Reached) -> None:
+    cluster, hosts = reached
+    _, _, b = hosts.nodes
+    hosts.end_agent(b)
+    with pytest.raises(HostSilentError):
+        await cluster.line("b").call(b"")
+    hosts.start_agent(b)
+    await answers(cluster, "b")
