@@ -49,6 +49,8 @@ KILL_SECONDS: Final = 5.0
 SESSIONS_KEPT: Final = 2
 """Folders of former runs of Ray that are kept, for their logs."""
 POLL_SECONDS: Final = 0.05
+SPAWN_SECONDS: Final = 60.0
+"""Time for the keeper's process to start; takes 0.4 s, and a busy host may take many times that."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
@@ -96,23 +98,15 @@ def ensure_keeper(node: RayNode) -> KeeperRecord:
     asked = node.folder / "asked.json"
     asked.write_text(node_to_json(node), "utf-8")
     log = node.folder / "keeper.log"
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "partitiond.cluster.keeper", str(asked)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            start_new_session=True,
-        )
-    until = time.monotonic() + END_SECONDS
-    while time.monotonic() < until and child.poll() is None:
+    pid = _spawn([sys.executable, "-m", "partitiond.cluster.keeper", str(asked)], log)
+    until = time.monotonic() + SPAWN_SECONDS
+    while time.monotonic() < until and not _reap(pid):
         found = keeper_of(node.folder)
         if found is not None:
             return found
         time.sleep(POLL_SECONDS)
-    child.kill()
-    child.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
     raise PartitiondError(
         f"Ray's keeper did not start on {node.folder}: {_tail(log)}", hint=f"See {log}."
     )
@@ -134,10 +128,27 @@ def stop_keeper(folder: Path) -> None:
     end_left_over(folder)
 
 
-def _reap(pid: int) -> None:
-    """Collect the keeper's exit status if it is a child of this process."""
+def _spawn(command: list[str], log: Path) -> int:
+    """Start a program that outlives this one, in a session of its own; return its pid."""
+    writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    return os.posix_spawn(
+        command[0],
+        command,
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), writing, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+
+
+def _reap(pid: int) -> bool:
+    """Collect a keeper's exit status; return whether it ended. It may be no child of ours."""
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    return False
 
 
 def _kept(folder: Path) -> RayNode | None:
@@ -303,6 +314,7 @@ def _write(path: Path, text: str) -> None:
 def main() -> None:
     """Run as a program: `python -m partitiond.cluster.keeper NODE.json`."""
     os.umask(0o077)
+    os.chdir("/")
     try:
         keep_ray(node_from_json(Path(sys.argv[1]).read_text("utf-8")), spawned=True)
     except PartitiondError as error:

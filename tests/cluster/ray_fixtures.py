@@ -29,7 +29,7 @@ from partitiond.engines.install.package_sources import configured_sources
 from partitiond.ports.cluster import Cluster
 from partitiond.settings.schema import Settings
 
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 600.0
 """A slow machine starts Ray in a minute; what is waited for takes some seconds elsewhere."""
 FIRST_PORT, LAST_PORT = 20000, 30000
 AGENT = Path(__file__).with_name("echo_agent.py")
