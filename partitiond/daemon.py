@@ -16,8 +16,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import uvicorn
@@ -33,12 +32,14 @@ from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.engines.vllm.launch import check_extra_args
 from partitiond.gpu_host import GpuHost, gpu_host
+from partitiond.hosts.one_master import refuse_joined
 from partitiond.hosts.this_host import this_host
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import OnProgress
 from partitiond.planner.warm import is_warm
 from partitiond.planner.worker import compile_ahead, solve_in_process
 from partitiond.platform.clock import SystemClock
+from partitiond.platform.service_process import make_folder, received_signals, set_up_logging
 from partitiond.platform.systemd import keep_informed, stopping
 from partitiond.ports import Store
 from partitiond.run_folder import owned_run_folder
@@ -65,7 +66,6 @@ BACKLOG: Final = 128
 STORE_PATIENCE_SECONDS: Final = 0.02
 """Time that a call of the store, and so the event loop, waits for another process's lock. Our own
 transactions elsewhere take microseconds; requests that write wait beforehand, in a thread."""
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run_daemon(
@@ -83,18 +83,20 @@ def run_daemon(
     Raises:
         StateFolderBusyError: another daemon runs on this state folder.
         RunFolderBusyError: the run folder belongs to another state folder.
+        ConflictError: this host joined another one.
         DeviceError: a port is in use.
         StoreError: the store is damaged, locked or of a newer version.
         PartitiondError: the daemon could not start for another reason, and nothing of it runs; or
             the control API broke, and engines and endpoint go on serving.
     """
-    _set_up_logging()
+    set_up_logging()
     os.umask(0o077)
-    _make_folder(settings.state_dir, "state_dir")
-    _make_folder(settings.run_dir, "run_dir")
+    make_folder(settings.state_dir, "state_dir")
+    make_folder(settings.run_dir, "run_dir")
     with contextlib.ExitStack() as held:
         held.enter_context(StateLock.acquire(settings.lock_path))
         held.enter_context(owned_run_folder(settings))
+        refuse_joined(settings)
         tokens = ensure_token(settings.token_path), ensure_token(settings.metrics_token_path)
         listener = held.enter_context(_listener(settings))
         store = held.enter_context(contextlib.closing(_open_store(settings)))
@@ -107,30 +109,6 @@ def _open_store(settings: Settings) -> SqlStore:
     store = open_store(settings.store_path, patience_seconds=STORE_PATIENCE_SECONDS)
     store.wait_until_writable(BUSY_TIMEOUT_SECONDS)
     return store
-
-
-def _set_up_logging() -> None:
-    if not logging.getLogger().handlers:
-        logging.basicConfig(
-            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request to the proxy
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs three lines for each start
-
-
-def _make_folder(folder: Path, setting: str) -> None:
-    """Make a folder of the daemon. Raises SettingsError if it cannot be written."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "not writable for this user, or read-only")
-    except OSError as error:
-        raise SettingsError(
-            f"the folder {folder} ({setting}) cannot be used: {error.strerror or error}.",
-            hint=f"Name a folder that this user can write, on a disk with room, as {setting} "
-            f"in the settings file or with `--set {setting}=PATH`.",
-            facts={"path": str(folder)},
-        ) from error
 
 
 @contextlib.contextmanager
@@ -259,7 +237,7 @@ async def _run(
     async with contextlib.AsyncExitStack() as ending:
         ending.push_async_callback(asyncio.to_thread, host.devices.close)
         service = make_service(settings, store, host)
-        signals = await ending.enter_async_context(_signals())
+        signals = await ending.enter_async_context(received_signals())
         try:
             await service.daemon.start()
         except PartitiondError:
@@ -306,24 +284,6 @@ async def _run(
             compiling.cancel()
             server.should_exit = True
             await asyncio.gather(telling, compiling, preparing, serving, return_exceptions=True)
-
-
-@contextlib.asynccontextmanager
-async def _signals() -> AsyncIterator["asyncio.Queue[signal.Signals]"]:
-    """SIGTERM, SIGINT and SIGHUP, in order of arrival; the handlers only enqueue.
-
-    On a terminal SIGHUP keeps its default: a closing terminal means the end, not a reload.
-    """
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    numbers = SIGNALS[:-1] if os.isatty(0) else SIGNALS
-    for number in numbers:
-        loop.add_signal_handler(number, queue.put_nowait, number)
-    try:
-        yield queue
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
 
 async def _until_the_end(

@@ -25,21 +25,39 @@ MAX_NAMES: Final = 8
 """The most cordoned devices that `status` names."""
 
 
-def serve(ctx: typer.Context) -> None:
+@spread
+def serve(
+    ctx: typer.Context,
+    *,
+    cluster: bool = option("Be the head of several hosts; the others join this one."),
+) -> None:
     """Run the daemon in the foreground.
 
     It is the control API, the controller, the engines and the endpoint.
     Ends on Ctrl-C or SIGTERM. A second daemon on the same state folder is refused.
     """
-    settings = settings_of(ctx)
+    options = {"cluster.enabled": "true"} if cluster else {}
+    settings = settings_of(ctx, options)
     say(f"partitiond: state in {settings.state_dir}")
     from partitiond.daemon import run_daemon  # takes a second: errors in settings come first
 
-    run_daemon(settings, lambda: _say_ready(settings), reread=lambda: settings_of(ctx))
+    run_daemon(settings, lambda: _say_ready(settings), reread=lambda: settings_of(ctx, options))
 
 
 def _say_ready(settings: "Settings") -> None:
     say(f"ready: control API on {settings.control_url}, endpoint on {settings.proxy_url}/v1")
+    if settings.cluster.enabled:
+        say(f"Another host joins by: {_join_command(settings)}")
+
+
+def _join_command(settings: "Settings") -> str:
+    """The command for other hosts; they need a copy of the token first."""
+    cluster, own = settings.cluster, settings.host.own_name
+    if cluster.folder is not None:
+        return f"partitiond --set cluster.folder={cluster.folder} host join {own}"
+    token = settings.cluster_token_path
+    command = f"partitiond host join {cluster.address or own}:{cluster.port}"
+    return f"{command} --token-file FILE (a copy of {token}, mode 0600)"
 
 
 @spread

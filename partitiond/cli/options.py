@@ -155,19 +155,24 @@ def parse_overrides(texts: tuple[str, ...], state_dir: Path | None) -> dict[str,
     return found
 
 
-def loaded_settings(ctx: typer.Context) -> "LoadedSettings":
-    """Settings with the source of each value. Raises SettingsError."""
+def loaded_settings(
+    ctx: typer.Context, options: Mapping[str, str] | None = None
+) -> "LoadedSettings":
+    """Settings with the source of each value. Raises SettingsError.
+
+    Args:
+        options: values by dotted key that options of the command gave.
+    """
     from partitiond.settings.schema import load_settings
 
     given = globals_of(ctx)
-    return load_settings(
-        given.config, os.environ, parse_overrides(given.overrides, given.state_dir)
-    )
+    overrides = parse_overrides(given.overrides, given.state_dir) | dict(options or {})
+    return load_settings(given.config, os.environ, overrides)
 
 
-def settings_of(ctx: typer.Context) -> "Settings":
-    """The settings of this run. Raises SettingsError."""
-    return loaded_settings(ctx).settings
+def settings_of(ctx: typer.Context, options: Mapping[str, str] | None = None) -> "Settings":
+    """The settings of this run, as `loaded_settings`. Raises SettingsError."""
+    return loaded_settings(ctx, options).settings
 
 
 def connect(settings: "Settings") -> "ControlClient":

@@ -284,6 +284,13 @@ _HOST: Final[Entries] = {
         "Show this host's certificate, or make one for a host that is to join.",
         "hosts.certificate:certificate",
     ),
+    "join": Leaf(
+        "Run this host's agent in the foreground: it does what the head decides.",
+        "hosts.joining:join",
+    ),
+    "leave": Leaf(
+        "End this host's agent and all that runs here for the head.", "hosts.joining:leave"
+    ),
 }
 
 TREE: Final[Entries] = {

@@ -52,6 +52,7 @@ class ThisHost:
         cpu_speed: measures what the CPU reaches.
         engine_memory_bytes: memory for engines, if no CPU device says it.
         engine_user: the user that engines run as; None for this process's.
+        host_id: as `AgentFacts.host_id`.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ThisHost:
     cpu_speed: CpuSpeed
     engine_memory_bytes: int | None
     engine_user: EngineUser | None
+    host_id: str = ""
 
     def facts(self) -> AgentFacts:
         """Return what this host says of itself."""
@@ -76,6 +78,7 @@ class ThisHost:
             engine_version=self.finder.version(),
             engine_memory_bytes=self.engine_memory_bytes,
             utc=SystemClock().utc_iso(),
+            host_id=self.host_id,
         )
 
     def engine_problem(self) -> EngineUnavailableError | None:
@@ -91,7 +94,7 @@ class ThisHost:
         return read_tail(Path(handle.log_path), size_bytes)
 
 
-def this_host(settings: Settings, host: GpuHost) -> ThisHost:
+def this_host(settings: Settings, host: GpuHost, *, host_id: str = "") -> ThisHost:
     """Wire engines, profiler, models and proxy over the devices of this host."""
     devices = host.devices
     finder = EngineFinder(settings, _variant(settings, devices))
@@ -120,6 +123,7 @@ def this_host(settings: Settings, host: GpuHost) -> ThisHost:
         cpu_speed=cpu_speed,
         engine_memory_bytes=service_options(settings).planning.host_memory_bytes,
         engine_user=user,
+        host_id=host_id,
     )
 
 

@@ -386,6 +386,8 @@ class Settings(Table):
     @property
     def agent_socket(self) -> Path:
         """Socket at which this host's agent answers its head."""
+        if self.cluster.folder is not None:
+            return self.cluster.folder / f"{self.host.own_name}.sock"
         return self.run_dir / "agent.sock"
 
     @property

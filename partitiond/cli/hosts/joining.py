@@ -1,0 +1,70 @@
+"""Implements `partitiond host join` and `leave`: this host obeys the head of another."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from partitiond.cli.options import JsonOption, option, settings_of, spread, without_none
+from partitiond.cli.output import print_json, say
+from partitiond.core.errors import SettingsError
+
+HeadArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="HEAD",
+        help="Address of the head, as gpu-head:6380; if left out, that of the settings.",
+    ),
+]
+
+
+@spread
+def join(
+    ctx: typer.Context,
+    head: HeadArgument = None,
+    *,
+    token_file: Path | None = option(
+        "File of the cluster's token, as copied from the head.", show_default=False
+    ),
+    name: str | None = option("Name of this host in the fleet.", show_default=False),
+    address: str | None = option(
+        "Address at which the other hosts reach this one.", show_default=False
+    ),
+) -> None:
+    """Run this host's agent in the foreground: it does what the head decides.
+
+    Ends on Ctrl-C or SIGTERM; engines and endpoint of this host go on, and the next agent finds
+    them. `partitiond host leave` ends them. A host with a plan of its own is refused.
+    """
+    given = {
+        "cluster.head": head,
+        "cluster.token_path": str(token_file.expanduser().absolute()) if token_file else None,
+        "host.name": name,
+        "cluster.address": address,
+    }
+    settings = settings_of(ctx, without_none(given))
+    if not settings.cluster.joined:
+        raise SettingsError(
+            "no head is named that this host is to join.",
+            hint="Name it, as `partitiond host join gpu-head:6380`, or set [cluster] head.",
+        )
+    say(f"partitiond: the host {settings.host.own_name}, state in {settings.state_dir}")
+    from partitiond.hosts.agent_process import run_agent  # takes a second: settings come first
+
+    run_agent(settings, lambda: say(f"ready: obeys the head {settings.cluster.head}"))
+
+
+def leave(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """End this host's agent and all that runs here for the head.
+
+    Requests in flight end first, for at most engine.drain_deadline_seconds. On the head,
+    `partitiond devices cordon` beforehand moves the replicas elsewhere, and `partitiond hosts
+    forget` afterwards takes the host off the list.
+    """
+    from partitiond.hosts.agent_process import leave as leave_head
+
+    ended = leave_head(settings_of(ctx), report=(lambda _: None) if as_json else say)
+    if as_json:
+        print_json({"ended": list(ended)})
+        return
+    say(f"This host obeys no head any more; {len(ended)} engines were ended.")

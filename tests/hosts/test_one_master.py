@@ -1,0 +1,81 @@
+"""A host has a control plane of its own or obeys another's, and says how to change that."""
+
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import ConflictError, StoreError
+from partitiond.hosts.one_master import (
+    JOINED,
+    ensure_host_id,
+    is_joined,
+    joined_head,
+    note_joined,
+    note_left,
+    refuse_joined,
+    refuse_master,
+)
+from partitiond.settings.schema import Settings, load_settings
+from partitiond.store import open_store
+from tests.controller.samples import placement, plan
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    values = {"state_dir": str(tmp_path), "cluster.head": "gpu-head", "host.name": "gpu-1"}
+    values["cluster.folder"] = str(tmp_path / "hosts")
+    return load_settings(overrides=values).settings
+
+
+def own(settings: Settings) -> Settings:
+    """The same host without a head in its settings."""
+    cluster = settings.cluster.model_copy(update={"head": ""})
+    return settings.model_copy(update={"cluster": cluster})
+
+
+def test_a_host_that_joined_another_has_no_control_plane_until_it_left(settings: Settings) -> None:
+    alone = own(settings)
+    refuse_joined(alone)
+    note_joined(settings)
+    joined = joined_head(alone)
+    assert joined is not None
+    assert joined.address == "gpu-head:6380"
+    with pytest.raises(ConflictError, match=r"obeys the head gpu-head:6380.*host leave"):
+        refuse_joined(alone)
+    note_left(alone)
+    refuse_joined(alone)
+
+
+def test_settings_that_name_a_head_leave_no_control_plane_of_its_own(settings: Settings) -> None:
+    with pytest.raises(ConflictError, match=r"settings have this host obey .*partitiond host join"):
+        refuse_joined(settings)
+
+
+def test_a_record_that_cannot_be_read_frees_nothing_and_can_be_left(settings: Settings) -> None:
+    (settings.state_dir / JOINED).write_bytes(b"{")
+    with pytest.raises(StoreError, match="host leave"):
+        refuse_joined(own(settings))
+    assert is_joined(settings)
+    note_left(settings)
+    assert not is_joined(settings)
+
+
+def test_a_host_whose_plan_serves_models_does_not_join(settings: Settings) -> None:
+    refuse_master(settings)
+    store = open_store(settings.store_path)
+    refuse_master(settings)
+    store.set_plan(plan())
+    refuse_master(settings)
+    store.set_plan(plan(placement("m-1")))
+    with pytest.raises(ConflictError, match=r"serves 1 models \(m\).*models remove"):
+        refuse_master(settings)
+    store.close()
+
+
+def test_a_hosts_id_is_made_once(tmp_path: Path) -> None:
+    first = ensure_host_id(tmp_path / "host-id")
+    assert len(first) == 16
+    assert ensure_host_id(tmp_path / "host-id") == first
+    (tmp_path / "host-id").write_bytes(b"\xff")
+    with pytest.raises(StoreError, match="Remove the file"):
+        ensure_host_id(tmp_path / "host-id")
