@@ -25,15 +25,17 @@ from partitiond.api.app import create_app
 from partitiond.api.auth import ensure_token
 from partitiond.api.replies import ANSWERS
 from partitiond.api.schemas import ApiOptions
+from partitiond.cluster.of_settings import prepare_cluster, running_cluster
 from partitiond.controller.plans.planning import Solve
 from partitiond.controller.service import Adapters, Daemon, Service, service_of
 from partitiond.core.errors import DeviceError, PartitiondError, SettingsError
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.engines.vllm.launch import check_extra_args
-from partitiond.gpu_host import GpuHost, gpu_host
-from partitiond.hosts.one_master import refuse_joined
-from partitiond.hosts.this_host import this_host
+from partitiond.gpu_host import gpu_host
+from partitiond.hosts.fleet import HostsOfFleet, hosts_of_fleet
+from partitiond.hosts.one_master import ensure_host_id, refuse_joined
+from partitiond.hosts.this_host import ThisHost, this_host
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import OnProgress
 from partitiond.planner.warm import is_warm
@@ -97,6 +99,8 @@ def run_daemon(
         held.enter_context(StateLock.acquire(settings.lock_path))
         held.enter_context(owned_run_folder(settings))
         refuse_joined(settings)
+        if settings.cluster.enabled:
+            prepare_cluster(settings)
         tokens = ensure_token(settings.token_path), ensure_token(settings.metrics_token_path)
         listener = held.enter_context(_listener(settings))
         store = held.enter_context(contextlib.closing(_open_store(settings)))
@@ -154,25 +158,30 @@ def settle_heap() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def make_service(settings: Settings, store: Store, host: GpuHost) -> Service:
-    """Make the service over this host's adapters."""
-    here = this_host(settings, host)
+def make_service(
+    settings: Settings, store: Store, here: ThisHost, fleet: HostsOfFleet | None = None
+) -> Service:
+    """Make the service over this host's adapters, or over those of all hosts of a fleet."""
+    everywhere = here if fleet is None else fleet.hosts
     adapters = Adapters(
         store=store,
-        runner=here.engines,
-        devices=here.devices,
-        resolver=here.models,
-        proxy=here.proxy,
-        profiler=here.profiler,
+        runner=everywhere.engines,
+        devices=everywhere.devices,
+        resolver=everywhere.models,
+        proxy=everywhere.proxy,
+        profiler=everywhere.profiler,
         solve=_solver(settings.planner.memory_limit),
         clock=SystemClock(),
         accept=_accept,
         group_warning=here.group_warning,
-        engine_problem=here.engine_problem,
-        engine_version=lambda _host: here.finder.version(),
+        engine_problem=everywhere.engine_problem,
+        engine_version=(lambda _: here.finder.version())
+        if fleet is None
+        else fleet.hosts.engine_version,
+        host_memory=dict if fleet is None else fleet.hosts.host_memory,
         cpu_speed=here.cpu_speed,
-        partitions=here.partitions,
-        gauges=here.gauges,
+        partitions=everywhere.partitions,
+        gauges=everywhere.gauges,
     )
     return service_of(adapters, service_options(settings))
 
@@ -236,7 +245,14 @@ async def _run(
     host = gpu_host(settings)
     async with contextlib.AsyncExitStack() as ending:
         ending.push_async_callback(asyncio.to_thread, host.devices.close)
-        service = make_service(settings, store, host)
+        # A host alone has no id: nothing tells it from others.
+        host_id = ensure_host_id(settings.host_id_path) if settings.cluster.enabled else ""
+        here = this_host(settings, host, host_id=host_id)
+        fleet = None
+        if settings.cluster.enabled:
+            cluster = await ending.enter_async_context(running_cluster(settings))
+            fleet = await ending.enter_async_context(hosts_of_fleet(settings, store, here, cluster))
+        service = make_service(settings, store, here, fleet)
         signals = await ending.enter_async_context(received_signals())
         try:
             await service.daemon.start()

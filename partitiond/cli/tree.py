@@ -49,7 +49,7 @@ Headings = Mapping[str, str]
 HEADINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "Start": ("demo", "doctor", "setup", "serve", "down"),
     "Models, from measuring to serving": ("models", "profile", "plan", "apply", "up"),
-    "Several hosts": ("host",),
+    "Several hosts": ("host", "head"),
     "Watch": ("status", "top", "events", "devices"),
     "Access": ("keys",),
     "Instruments": ("tools",),
@@ -291,6 +291,16 @@ _HOST: Final[Entries] = {
     "leave": Leaf(
         "End this host's agent and all that runs here for the head.", "hosts.joining:leave"
     ),
+    "ray": Leaf(
+        "Keep Ray's processes of this host running, in the foreground.", "hosts.joining:ray"
+    ),
+}
+
+_HEAD: Final[Entries] = {
+    "take-over": Leaf(
+        "Make this control plane the one that hosts obey, instead of any other.",
+        "hosts.head:take_over",
+    ),
 }
 
 TREE: Final[Entries] = {
@@ -322,6 +332,7 @@ TREE: Final[Entries] = {
         metavar="MODEL | COMMAND [ARGS]...",
     ),
     "devices": Branch("Devices: list, show, cordon; the MIG instances of GPUs.", _DEVICES),
+    "head": Branch("The control plane of several hosts.", _HEAD, bare=None),
     "host": Branch("This host among several: join a head, leave it.", _HOST, bare=None),
     "keys": Branch("API keys of the endpoint.", _KEYS),
     "tools": Branch(

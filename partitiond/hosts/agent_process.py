@@ -40,11 +40,16 @@ END_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.1
 
 
-def run_agent(settings: Settings, ready_callback: Callable[[], None] | None = None) -> None:
+def run_agent(
+    settings: Settings,
+    prepare: Callable[[Settings], None],
+    ready_callback: Callable[[], None] | None = None,
+) -> None:
     """Run this host's agent until SIGTERM or SIGINT; engines and proxy go on.
 
     Args:
         settings: everything that can be set.
+        prepare: checks and starts what carries messages to this host.
         ready_callback: called once the agent answers its head.
 
     Raises:
@@ -63,6 +68,7 @@ def run_agent(settings: Settings, ready_callback: Callable[[], None] | None = No
         held.enter_context(StateLock.acquire(settings.lock_path))
         held.enter_context(owned_run_folder(settings))
         refuse_master(settings)
+        prepare(settings)
         host_id = ensure_host_id(settings.host_id_path)
         note_joined(settings)
         asyncio.run(_run(settings, host_id, ready_callback))
@@ -102,12 +108,17 @@ async def _run(settings: Settings, host_id: str, on_ready: Callable[[], None] | 
 # -- leaving -----------------------------------------------------------------------------------
 
 
-def leave(settings: Settings, report: Callable[[str], None] = lambda _: None) -> tuple[str, ...]:
+def leave(
+    settings: Settings,
+    cut_off: Callable[[Settings], None],
+    report: Callable[[str], None] = lambda _: None,
+) -> tuple[str, ...]:
     """End the agent and all that runs here for the head; the host is its own master then.
 
     Requests in flight are given `engine.drain_deadline_seconds`. Blocks.
 
     Args:
+        cut_off: ends what carries messages to this host, once nothing runs here any more.
         report: is told what is done, as it is done.
 
     Returns:
@@ -131,6 +142,7 @@ def leave(settings: Settings, report: Callable[[str], None] = lambda _: None) ->
         held.enter_context(StateLock.acquire(settings.lock_path))
         held.enter_context(owned_run_folder(settings))
         ended = asyncio.run(_end_all(settings, report))
+        cut_off(settings)
         note_left(settings)
     return ended
 

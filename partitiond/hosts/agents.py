@@ -28,6 +28,16 @@ class Agents:
         """All agents, the own host's first."""
         return tuple(self._by_name.values())
 
+    def add(self, agent: HostAgent) -> None:
+        """Add the agent of a host that joined. Threads that go over `all` are not disturbed."""
+        assert agent.name not in self._by_name
+        self._by_name = {**self._by_name, agent.name: agent}
+
+    def remove(self, host: str) -> None:
+        """Take out the agent of a host that is no part of the fleet any more."""
+        assert host != self.own.name
+        self._by_name = {name: one for name, one in self._by_name.items() if name != host}
+
     def of(self, host: str) -> HostAgent:
         """Return the agent of a host; without a name, of the own one.
 

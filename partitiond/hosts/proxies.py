@@ -6,19 +6,25 @@ table that it has, and is given the newest one as soon as its host answers again
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable, table_of_host
-from partitiond.core.errors import ConflictError, HostSilentError
+from partitiond.core.errors import ConflictError, HostSilentError, PartitiondError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
 from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents
 from partitiond.ports import ProxyControl
 from partitiond.ports.host_agent import HostAgent
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+FAILED_AGAIN_SECONDS: Final = 5.0
+"""Pause before a proxy that could not be started on another host is started again. Chosen: what
+stands in its way, a port in use, is put right by a person."""
 
 
 class HostsProxies:
@@ -42,21 +48,43 @@ class HostsProxies:
         self._table = EMPTY_ROUTING_TABLE
         self._late: set[str] = set()
         """Hosts whose proxy lacks the newest table."""
+        self._failed: set[str] = set()
+        """Hosts whose proxy could not be started."""
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """Have the proxy of a host that joined started and told, as if a proxy had ended."""
+        self._changed.set()
 
     async def ensure_running(self) -> bool:
         """Adopt or start each proxy; True if a new process was started on any host.
 
         Raises:
-            PartitiondError: a proxy cannot run on a host that answers.
+            PartitiondError: the proxy of the own host cannot run.
         """
         # Not caught up first: a proxy that does not run yet takes no table.
-        agents = self._agents.all
-        ask = (self._heard(agent, lambda proxy: proxy.ensure_running()) for agent in agents)
-        return any(await asyncio.gather(*ask))
+        self._changed.clear()
+        return any(await asyncio.gather(*(self._ensure(agent) for agent in self._agents.all)))
+
+    async def _ensure(self, agent: HostAgent) -> bool | None:
+        """Adopt or start the proxy of a host; that it cannot run on one host harms no other."""
+        self._failed.discard(agent.name)
+        try:
+            return await self._heard(agent, lambda proxy: proxy.ensure_running())
+        except PartitiondError as error:
+            if agent is self._agents.own:
+                raise
+            log.warning("the endpoint of %s cannot run: %s", agent.name, error)
+            self._failed.add(agent.name)
+            self._late.add(agent.name)
+            return None
 
     async def wait_exit(self) -> int | None:
-        """Return once the proxy of a host is gone. A silent host's is not known to be gone."""
+        """Return once the proxy of a host is gone, or hosts joined or were taken out. A silent
+        host's is not known to be gone.
+        """
         waits = [asyncio.ensure_future(self._exit(agent)) for agent in self._agents.all]
+        waits.append(asyncio.ensure_future(self._until_changed()))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             return next(wait.result() for wait in waits if wait.done())
@@ -65,10 +93,16 @@ class HostsProxies:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
+    async def _until_changed(self) -> None:
+        await self._changed.wait()
+
     async def _exit(self, agent: HostAgent) -> int | None:
+        if agent.name in self._failed:
+            await asyncio.sleep(FAILED_AGAIN_SECONDS)
         while True:
-            with contextlib.suppress(HostSilentError):
-                return await agent.proxy.wait_exit()
+            if not self._quiet(agent.name):  # else its proxy would not be started now
+                with contextlib.suppress(HostSilentError):
+                    return await agent.proxy.wait_exit()
             self._late.add(agent.name)
             await asyncio.sleep(self._ask_again_seconds)
 
@@ -77,7 +111,7 @@ class HostsProxies:
 
         Raises:
             ConflictError: a proxy has a newer one.
-            PartitiondError: a proxy cannot be reached on a host that answers.
+            PartitiondError: the proxy of the own host cannot be reached.
         """
         self._table = table
         self._late = set()  # a host that is silent still is late again at once
@@ -163,7 +197,15 @@ class HostsProxies:
 
     async def _publish(self, agent: HostAgent) -> None:
         part = table_of_host(self._table, agent.name)
-        await self._heard(agent, lambda proxy: proxy.publish(part))
+        try:
+            await self._heard(agent, lambda proxy: proxy.publish(part))
+        except ConflictError:
+            raise
+        except PartitiondError as error:
+            if agent is self._agents.own:
+                raise
+            log.warning("the endpoint of %s lacks the newest routes: %s", agent.name, error)
+            self._late.add(agent.name)
 
     async def _heard(
         self, agent: HostAgent, ask: Callable[[ProxyControl], Awaitable[T]]

@@ -63,6 +63,22 @@ class Hosts:
         )
         self.models = self._agents.own.models
 
+    @property
+    def own_name(self) -> str:
+        """Name of the control plane's own host."""
+        return self._agents.own.name
+
+    def add(self, agent: HostAgent) -> None:
+        """Count with a host that joined, once its engines are known."""
+        self.engines.heard_of(agent.name, silent=True)
+        self._agents.add(agent)
+        self.proxy.changed()
+
+    def remove(self, host: str) -> None:
+        """Count with a host no more; what runs there is not waited for."""
+        self._agents.remove(host)
+        self.proxy.changed()
+
     def facts(self) -> Sequence[AgentFacts]:
         """Return what each host says of itself, as last known."""
         return tuple(agent.facts() for agent in self._agents.all)

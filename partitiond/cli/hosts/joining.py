@@ -1,4 +1,4 @@
-"""Implements `partitiond host join` and `leave`: this host obeys the head of another."""
+"""Implements `partitiond host join`, `leave` and `ray`: this host obeys the head of another."""
 
 from pathlib import Path
 from typing import Annotated
@@ -49,9 +49,11 @@ def join(
             hint="Name it, as `partitiond host join gpu-head:6380`, or set [cluster] head.",
         )
     say(f"partitiond: the host {settings.host.own_name}, state in {settings.state_dir}")
+    from partitiond.cluster.of_settings import prepare_cluster
     from partitiond.hosts.agent_process import run_agent  # takes a second: settings come first
 
-    run_agent(settings, lambda: say(f"ready: obeys the head {settings.cluster.head}"))
+    obeys = f"ready: obeys the head {settings.cluster.head}"
+    run_agent(settings, prepare_cluster, lambda: say(obeys))
 
 
 def leave(ctx: typer.Context, as_json: JsonOption = False) -> None:
@@ -61,10 +63,22 @@ def leave(ctx: typer.Context, as_json: JsonOption = False) -> None:
     `partitiond devices cordon` beforehand moves the replicas elsewhere, and `partitiond hosts
     forget` afterwards takes the host off the list.
     """
+    from partitiond.cluster.of_settings import end_ray
     from partitiond.hosts.agent_process import leave as leave_head
 
-    ended = leave_head(settings_of(ctx), report=(lambda _: None) if as_json else say)
+    settings = settings_of(ctx)
+    ended = leave_head(settings, end_ray, report=(lambda _: None) if as_json else say)
     if as_json:
         print_json({"ended": list(ended)})
         return
     say(f"This host obeys no head any more; {len(ended)} engines were ended.")
+
+
+def ray(ctx: typer.Context) -> None:
+    """Keep Ray's processes of this host running, in the foreground.
+
+    The unit partitiond-ray.service runs it. Engines do not notice when it ends.
+    """
+    from partitiond.cluster.of_settings import keep
+
+    keep(settings_of(ctx))

@@ -1,0 +1,90 @@
+"""Makes a cluster as the settings say: its files, Ray on this host, the line to other hosts."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from partitiond.cluster.keeper import ensure_keeper, keep_ray, stop_keeper
+from partitiond.cluster.own_files import ensure_own_files, own_address
+from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
+from partitiond.cluster.ray_environment import find_ray
+from partitiond.cluster.ray_node import RayNode
+from partitiond.cluster.socket_cluster import SocketCluster
+from partitiond.hosts.membership import MESSAGE_SECONDS
+from partitiond.ports.cluster import Cluster
+from partitiond.settings.schema import Settings
+
+BRIDGE_SOCKET: Final = "cluster.sock"
+BRIDGE_LOG: Final = "bridge.log"
+
+
+def ray_folder(settings: Settings) -> Path:
+    """Return the folder of Ray's logs and sockets on this host."""
+    return settings.state_dir / "ray"
+
+
+def node_of(settings: Settings) -> RayNode:
+    """Return what this host's Ray is started with.
+
+    Raises:
+        SettingsError: there is no Ray, or no address at which others reach this host.
+    """
+    return RayNode(
+        python=find_ray(settings.cluster.python, settings.cache_dir / "cluster").python,
+        host=settings.host.own_name,
+        address=own_address(settings),
+        head=settings.cluster.head,
+        port=settings.cluster.port,
+        agent_socket=settings.agent_socket,
+        folder=ray_folder(settings),
+        token_path=settings.cluster_token_path,
+        tls_dir=settings.cluster_tls_dir if settings.cluster.tls else None,
+    )
+
+
+def prepare_cluster(settings: Settings) -> None:
+    """Make the head's files, check them, and see that Ray runs on this host. Blocks.
+
+    Raises:
+        SettingsError: there is no token, it is not private, a certificate is missing, there is no
+            Ray, or what `ensure_keeper` refuses.
+    """
+    if settings.cluster.folder is not None:
+        return
+    if settings.cluster.enabled:
+        ensure_own_files(settings, datetime.now(UTC))
+    node = node_of(settings)
+    if settings.cluster.manage_ray:
+        ensure_keeper(node)
+
+
+def keep(settings: Settings) -> None:
+    """Keep Ray's processes of this host running until SIGTERM or SIGINT. Raises SettingsError."""
+    if settings.cluster.enabled:
+        ensure_own_files(settings, datetime.now(UTC))
+    keep_ray(node_of(settings))
+
+
+def end_ray(settings: Settings) -> None:
+    """End Ray's processes of this host, if it keeps them. Blocks. Idempotent."""
+    if settings.cluster.folder is None and settings.cluster.manage_ray:
+        stop_keeper(ray_folder(settings))
+
+
+@contextlib.asynccontextmanager
+async def running_cluster(settings: Settings) -> AsyncIterator[Cluster]:
+    """Reach the other hosts as long as the context lasts. Raises SettingsError."""
+    if settings.cluster.folder is not None:
+        yield SocketCluster(settings.cluster.folder, seconds=MESSAGE_SECONDS)
+        return
+    place = BridgePlace.beside(
+        node_of(settings), settings.run_dir / BRIDGE_SOCKET, settings.state_dir / BRIDGE_LOG
+    )
+    cluster = RayCluster(place, seconds=MESSAGE_SECONDS)
+    await cluster.start()
+    try:
+        yield cluster
+    finally:
+        await cluster.close()

@@ -1,0 +1,61 @@
+"""Wires the control plane of several hosts: the own host's agent, and those of the members."""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+
+from partitiond.core.hardware.host_state import HostLimits
+from partitiond.hosts.head import start_head
+from partitiond.hosts.membership import Membership
+from partitiond.hosts.this_host import ThisHost
+from partitiond.hosts.together import Hosts
+from partitiond.platform.clock import SystemClock
+from partitiond.ports import Store
+from partitiond.ports.cluster import Cluster
+from partitiond.settings.schema import Settings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostsOfFleet:
+    """The hosts of a head.
+
+    Attributes:
+        hosts: composites of the ports over all agents.
+        membership: which hosts there are.
+    """
+
+    hosts: Hosts
+    membership: Membership
+
+
+@contextlib.asynccontextmanager
+async def hosts_of_fleet(
+    settings: Settings, store: Store, here: ThisHost, cluster: Cluster
+) -> AsyncIterator[HostsOfFleet]:
+    """Follow the members of the cluster as long as the context lasts.
+
+    Args:
+        here: the own host's agent.
+
+    Raises:
+        StoreError: who this head is cannot be read or kept.
+    """
+    clock, host = SystemClock(), settings.host
+    limits = HostLimits(host.silent_seconds, host.lost_seconds)
+    hosts = Hosts([here], limits=limits, clock=clock)
+    membership = Membership(
+        hosts,
+        cluster,
+        store,
+        clock,
+        head=start_head(store, clock.utc_iso()),
+        silent_seconds=host.silent_seconds,
+    )
+    watching = asyncio.create_task(membership.watch(), name="members of the cluster")
+    try:
+        yield HostsOfFleet(hosts, membership)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await membership.close()

@@ -1,0 +1,277 @@
+"""Keeps which hosts are of the fleet: those in the cluster now, and those that ever answered.
+
+A host that answered once is known in the store, so that a head that is started again counts with it
+while it is silent. It stays known until it is forgotten, and its name stays its own: another host
+that answers under the name is refused.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from partitiond.core.errors import (
+    ConflictError,
+    NotFoundError,
+    PartitiondError,
+    SilentError,
+    StoreError,
+)
+from partitiond.core.hardware.host_state import HostState, HostView
+from partitiond.hosts.calls.fencing import HeadSession
+from partitiond.hosts.calls.near import NEWS_SECONDS, RemoteHost
+from partitiond.hosts.calls.signatures import HostLook
+from partitiond.hosts.head import note_epoch
+from partitiond.hosts.together import Hosts
+from partitiond.ports import Clock, Store
+from partitiond.ports.cluster import Carrier, Cluster, ClusterMember
+from partitiond.ports.host_agent import AgentFacts
+from partitiond.serde import from_stored_json, to_stored_json
+
+log = logging.getLogger(__name__)
+
+MARK: Final = "host"
+"""Kind of the marks of the store that hold known hosts, by name."""
+LOOK_SECONDS: Final = 2.0
+"""Pause between two looks at the members. Chosen: who has a host join waits for it."""
+SEEN_SECONDS: Final = 300.0
+"""Time after which the store is told again that a host answers. Chosen: a restarted head tells to
+some minutes since when a host is silent, and the store is written seldom."""
+MESSAGE_SECONDS: Final = NEWS_SECONDS + 5.0
+"""Deadline of a message to a host: a question for news waits for `NEWS_SECONDS` there."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KnownHost:
+    """A host that answered under its name.
+
+    Attributes:
+        host_id: as it said; empty if it said none.
+        machine_id: as it said; empty if it is not known there.
+        address: as the cluster said last.
+        joined_at, last_seen: ISO 8601 UTC.
+    """
+
+    host_id: str = ""
+    machine_id: str = ""
+    address: str = ""
+    joined_at: str = ""
+    last_seen: str = ""
+
+
+class MemberHost(RemoteHost):
+    """The agent of a host in the cluster; `admit` refuses another host of its name."""
+
+    def __init__(
+        self,
+        name: str,
+        line: Carrier,
+        *,
+        head: HeadSession,
+        silent_seconds: float,
+        admit: Callable[[AgentFacts], None],
+    ) -> None:
+        super().__init__(name, line, head=head, silent_seconds=silent_seconds)
+        self._admit = admit
+
+    @property
+    def heard_at(self) -> float | None:
+        """Monotonic seconds of its last word; None before the first one."""
+        return self._last_word if math.isfinite(self._last_word) else None
+
+    def look(self) -> HostLook:
+        """Look at the host. Raises HostSilentError, DeviceError; ConflictError: it is another."""
+        found = super().look()
+        self._admit(found.facts)
+        return found
+
+
+class Membership:
+    """Implements `ports.cluster.FleetHosts`: adds hosts that join, and remembers them.
+
+    Args:
+        hosts: the agents of the fleet; the own one is in it.
+        head: on whose behalf calls are made.
+        silent_seconds: as the setting.
+
+    Attributes:
+        problem: why it is not known who is in the cluster; empty if it is.
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        cluster: Cluster,
+        store: Store,
+        clock: Clock,
+        *,
+        head: HeadSession,
+        silent_seconds: float,
+    ) -> None:
+        self._hosts = hosts
+        self._cluster = cluster
+        self._store = store
+        self._clock = clock
+        self._head = head
+        self._silent_seconds = silent_seconds
+        self._own = hosts.own_name
+        self._remote: dict[str, MemberHost] = {}
+        self._members: Sequence[ClusterMember] = ()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._heard: dict[str, AgentFacts] = {}
+        """What hosts said since the last pass; looks in threads write it."""
+        self._saved_at: dict[str, float] = {}
+        self._known = _read_known(store)
+        self.problem = ""
+        for name in self._known:
+            if name != self._own:
+                self._add(name)
+
+    async def watch(self) -> None:
+        """Look at the members again and again."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Add the hosts that have joined, and keep what hosts said of themselves."""
+        try:
+            self._members = await asyncio.to_thread(self._cluster.members)
+        except SilentError as error:
+            if error.message != self.problem:
+                log.warning("who is in the cluster is not known: %s", error)
+            self.problem = error.message
+        else:
+            self.problem = ""
+            self._follow({m.host for m in self._members if not m.problem} - {self._own})
+        try:
+            self._save()
+        except StoreError as error:  # it is tried again
+            log.warning("hosts cannot be kept in the store: %s", error)
+
+    def _follow(self, there: set[str]) -> None:
+        for name in sorted(there - self._remote.keys()):
+            log.info("the host %s has joined", name)
+            self._add(name)
+        for name in self._remote.keys() - there - self._known.keys():  # it never answered
+            self._remove(name)
+
+    def _add(self, name: str) -> None:
+        line = self._cluster.line(name)
+        agent = MemberHost(
+            name, line, head=self._head, silent_seconds=self._silent_seconds, admit=self._admit
+        )
+        self._remote[name] = agent
+        self._hosts.add(agent)
+
+    def _remove(self, name: str) -> None:
+        self._hosts.remove(name)
+        self._heard.pop(name, None)
+        self._saved_at.pop(name, None)
+        closing = asyncio.create_task(self._remote.pop(name).close(), name=f"{name} leaves")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def _admit(self, facts: AgentFacts) -> None:
+        """Take what a host says of itself, in the thread of the look. Raises ConflictError."""
+        known = self._known.get(facts.name)
+        if known is not None and known.host_id and facts.host_id != known.host_id:
+            raise ConflictError(
+                f"another host than the one known as {facts.name} answers under this name.",
+                hint=f"If it takes that one's place: `partitiond hosts forget {facts.name}`. Else "
+                "give it another name ([host] name) and have it join again.",
+                facts={"host": facts.name, "known": known.host_id, "answers": facts.host_id},
+            )
+        self._heard[facts.name] = facts
+
+    def _save(self) -> None:
+        """Keep who answered, and the epochs of other heads that hosts said."""
+        now, utc = self._clock.monotonic(), self._clock.utc_iso()
+        addresses = {m.host: m.address for m in self._members if not m.problem}
+        while self._heard:
+            name, facts = self._heard.popitem()
+            if name not in self._remote:
+                continue
+            before = self._known.get(name)
+            known = KnownHost(
+                host_id=facts.host_id,
+                machine_id=facts.machine_id,
+                address=addresses.get(name, before.address if before else ""),
+                joined_at=before.joined_at if before else utc,
+                last_seen=utc,
+            )
+            is_new = before is None or dataclasses.replace(before, last_seen=utc) != known
+            if is_new or now - self._saved_at.get(name, -SEEN_SECONDS) >= SEEN_SECONDS:
+                self._store.set_mark(MARK, name, to_stored_json(known), utc)
+                self._saved_at[name] = now
+            self._known = {**self._known, name: known}
+        seen = max((agent.seen_epoch for agent in self._remote.values()), default=0)
+        if seen:
+            note_epoch(self._store, seen, utc)
+
+    # -- what people see -------------------------------------------------------------------
+
+    def views(self) -> Sequence[HostView]:
+        """Return all hosts, the head's first, then by name. Returns at once."""
+        address = {m.host: m.address for m in self._members if not m.problem}
+        found = [self._view(view, address) for view in self._hosts.views()]
+        refused = [
+            HostView(m.host, HostState.REFUSED, m.problem, address=m.address)
+            for m in self._members
+            if m.problem
+        ]
+        return (*found, *refused)
+
+    def _view(self, view: HostView, address: Mapping[str, str]) -> HostView:
+        known = self._known.get(view.name, KnownHost())
+        return dataclasses.replace(
+            view,
+            address=address.get(view.name, known.address),
+            host_id=view.host_id or known.host_id,
+            last_word=view.last_word or known.last_seen,
+        )
+
+    def forget(self, name: str) -> None:
+        """Count a lost or refused host as no part of the fleet any more.
+
+        A host that is in the cluster still joins anew.
+
+        Raises:
+            NotFoundError: there is no such host.
+            ConflictError: it answers, is only silent, or is the head's own.
+        """
+        view = next((view for view in self._hosts.views() if view.name == name), None)
+        if view is None:
+            raise NotFoundError(
+                f"there is no host {name}.",
+                hint="`partitiond hosts` lists them.",
+                facts={"host": name},
+            )
+        if view.state not in (HostState.LOST, HostState.REFUSED):
+            raise ConflictError(
+                f"the host {name} is {view.state.value}: only a lost or refused one is forgotten.",
+                hint=f"Run `partitiond host leave` on {name}, and wait until it is lost.",
+                facts={"host": name, "state": view.state.value},
+            )
+        self._store.set_mark(MARK, name, None)
+        self._known = {key: known for key, known in self._known.items() if key != name}
+        self._remove(name)
+
+    async def close(self) -> None:
+        """Ask no host for news any more; their engines go on."""
+        await asyncio.gather(*self._closing, *(agent.close() for agent in self._remote.values()))
+
+
+def _read_known(store: Store) -> dict[str, KnownHost]:
+    """Return the known hosts of the store; a record that cannot be read is of a host that joins
+    anew."""
+    found = {}
+    for name, text in store.marks(MARK).items():
+        try:
+            found[name] = from_stored_json(KnownHost, text)
+        except PartitiondError as error:
+            log.warning("the record of the host %s cannot be read: %s", name, error)
+            found[name] = KnownHost()
+    return found
