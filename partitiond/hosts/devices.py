@@ -152,11 +152,7 @@ class HostsDevices:
         """Judge a host; one whose engines are not known yet is not fine yet."""
         if agent is self._agents.own:
             return FINE
-        words = self._words.get(agent.name) or asked_first(now)
-        if isinstance(agent, HeardHost) and not words.refusal:
-            at = agent.heard_at
-            if at is not None and at > words.heard_at and words.answers_since is not None:
-                words = dataclasses.replace(heard(words, at, self._limits), problem=words.problem)
+        words = self._with_word(agent, self._words.get(agent.name) or asked_first(now))
         found = host_standing(agent.name, words, now, self._limits)
         if not found.answers or self._engines.searched(agent.name):
             return found
@@ -165,6 +161,15 @@ class HostsDevices:
             back = f"the host {agent.name} has just come back: {why}"
             return HostStanding(HostState.SILENT, back, found.silent_seconds, answers=False)
         return HostStanding(HostState.LATE, found.reason or why, found.silent_seconds)
+
+    def _with_word(self, agent: HostAgent, words: HostWords) -> HostWords:
+        """Return the words with what the host said since its last look, whatever that was."""
+        at = agent.heard_at if isinstance(agent, HeardHost) else None
+        if at is None or at <= words.heard_at or words.answers_since is None or words.refusal:
+            return words
+        return dataclasses.replace(
+            heard(words, at, self._limits), problem=words.problem, missed_at=words.missed_at
+        )
 
     def discover(self) -> Sequence[Device]:
         """Return the devices of all hosts; those of a host that does not answer as last seen, and
@@ -224,16 +229,16 @@ class HostsDevices:
     def _take(self, agent: HostAgent, call: PendingCall[_Seen]) -> None:
         """Note what a look brought, or that it brought nothing yet."""
         now, name = self._clock.monotonic(), agent.name
-        words = self._words.setdefault(name, asked_first(now))
+        words = self._with_word(agent, self._words.get(name) or asked_first(now))
         if call.future.cancelled():
-            words = missed(words, "a call to it hangs.")
+            words = missed(words, now, "a call to it hangs.")
         elif not call.future.done():
-            words = missed(words, f"a look at it takes longer than {self._late_seconds:g} s.")
+            words = missed(words, now, f"a look at it takes longer than {self._late_seconds:g} s.")
         else:
             try:
                 seen = call.future.result()
             except HostSilentError as error:
-                words = missed(words, error.message)
+                words = missed(words, now, error.message)
             except (InputError, ConflictError) as error:  # it is another, or obeys another
                 words = refused(words, str(error))
             else:
@@ -264,7 +269,9 @@ class HostsDevices:
         if not standing.answers:
             return tuple(silent_device(device, standing.reason, advice="") for device in known)
         problem = seen.problem if seen is not None else ""
-        if seen is not None and now - seen.at >= self._limits.silent_seconds:
+        call = self._pending.get(agent.name)
+        hangs = call is not None and (call.future.cancelled() or not call.future.done())
+        if seen is not None and hangs and now - seen.at >= self._limits.silent_seconds:
             problem = f"the host {agent.name} answers, but a look at its devices does not end"
         if problem:
             return tuple(silent_device(device, problem, advice=_DRIVER) for device in known)

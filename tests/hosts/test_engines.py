@@ -81,6 +81,7 @@ async def test_the_engines_of_a_host_that_is_back_are_found_before_its_devices_a
     assert list(await hosts.engines.find()) == []
     assert await cordoned() == set()
     pipe.cut()
+    assert await cordoned() == set()
     clock.now += 20.0
     assert await cordoned() == {"GPU-two", "cpu-two"}
     assert "two is silent" in hosts.devices.unseen

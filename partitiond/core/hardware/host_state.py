@@ -88,6 +88,7 @@ class HostWords:
         answers_since: since when it answers without a fall; None if it never answered.
         falls: how often it fell, less those before it was trusted for `lost_seconds` on end.
         problem: why its last look brought nothing; empty if it brought something.
+        missed_at: when the first look since its last word brought nothing; None if none did.
         refusal: why it is no part of the fleet although it answers; empty if it is one.
     """
 
@@ -96,7 +97,16 @@ class HostWords:
     answers_since: float | None = None
     falls: int = 0
     problem: str = ""
+    missed_at: float | None = None
     refusal: str = ""
+
+    @property
+    def silent_since(self) -> float:
+        """Since when it says nothing although it was asked: a head that was itself away for long
+        must not take all hosts for lost."""
+        if self.missed_at is None:
+            return self.heard_at
+        return max(self.heard_at, self.missed_at - UNASKED_SECONDS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,6 +128,8 @@ class HostStanding:
     gone: bool = False
 
 
+UNASKED_SECONDS: Final = 10.0
+"""Most of the time before a missed look that counts as silence. Chosen: two looks."""
 FINE: Final = HostStanding(HostState.FINE)
 _GOES_ON: Final = "What runs there goes on; `partitiond` on that host says more."
 
@@ -144,7 +156,7 @@ def asked_first(now: float) -> HostWords:
 def heard(words: HostWords, now: float, limits: HostLimits) -> HostWords:
     """Return the words after one more, which may be told late but not before an earlier one."""
     since, falls = words.answers_since, words.falls
-    fell = now - words.heard_at >= limits.silent_seconds
+    fell = words.missed_at is not None and now - words.silent_since >= limits.silent_seconds
     if since is None:
         since = now
     elif fell:
@@ -152,14 +164,21 @@ def heard(words: HostWords, now: float, limits: HostLimits) -> HostWords:
         falls = 1 if trusted_for >= limits.lost_seconds else falls + 1
         since = now
     told = dataclasses.replace(
-        words, heard_at=now, answers_since=since, falls=falls, problem="", refusal=""
+        words,
+        heard_at=now,
+        answers_since=since,
+        falls=falls,
+        problem="",
+        missed_at=None,
+        refusal="",
     )
     return dataclasses.replace(told, trusted_at=now) if _trusted(told, now, limits) else told
 
 
-def missed(words: HostWords, why: str) -> HostWords:
+def missed(words: HostWords, now: float, why: str) -> HostWords:
     """Return the words after a look that brought nothing."""
-    return dataclasses.replace(words, problem=why)
+    first = now if words.missed_at is None else words.missed_at
+    return dataclasses.replace(words, problem=why, missed_at=first)
 
 
 def refused(words: HostWords, why: str) -> HostWords:
@@ -169,15 +188,18 @@ def refused(words: HostWords, why: str) -> HostWords:
 
 def host_standing(host: str, words: HostWords, now: float, limits: HostLimits) -> HostStanding:
     """Judge a host by what was heard of it."""
-    silent = max(0.0, now - words.heard_at)
-    gone = now - words.trusted_at >= limits.lost_seconds
+    silent = max(0.0, now - words.silent_since)
+    was_trusted = words.trusted_at == words.heard_at
+    away = silent if was_trusted else now - words.trusted_at
+    gone = away >= limits.lost_seconds
     if words.refusal:
         why = f"the host {host} is refused: {words.refusal}"
         return HostStanding(HostState.REFUSED, why, silent, answers=False, gone=gone)
-    if words.answers_since is not None and silent < limits.silent_seconds:
+    answers = words.missed_at is None or silent < limits.silent_seconds
+    if words.answers_since is not None and answers:
         if not _trusted(words, now, limits):
             return _unsteady(host, words, now, limits, gone=gone)
-        if not words.problem:
+        if words.missed_at is None:
             return FINE
         why = f"the host {host} is late: {words.problem}"
         return HostStanding(HostState.LATE, why, silent)

@@ -24,8 +24,14 @@ FINE, LATE, SILENT, LOST = HostState.FINE, HostState.LATE, HostState.SILENT, Hos
 def words_of(*at: float, start: float = 0.0) -> HostWords:
     words = asked_first(start)
     for now in at:
-        words = heard(words, now, LIMITS)
+        words = heard(asked_till(words, now), now, LIMITS)
     return words
+
+
+def asked_till(words: HostWords, now: float) -> HostWords:
+    """The words after looks that brought nothing, if the host said nothing for more than one."""
+    next_look = words.heard_at + 5.0
+    return missed(words, next_look, "cut") if next_look < now else words
 
 
 def state(words: HostWords, now: float) -> HostState:
@@ -35,7 +41,8 @@ def state(words: HostWords, now: float) -> HostState:
 def test_a_host_is_late_then_silent_then_lost() -> None:
     words = words_of(5.0, 10.0)
     assert state(words, 29.9) is FINE  # no look was missed
-    words = missed(words, "the line is cut.")
+    words = missed(words, 15.0, "the line is cut.")
+    words = missed(words, 20.0, "the line is cut.")
     found = host_standing("gpu-2", words, 29.9, LIMITS)
     assert (found.state, found.answers, found.gone) == (LATE, True, False)
     assert found.reason == "the host gpu-2 is late: the line is cut."
@@ -84,17 +91,30 @@ def test_the_second_return_takes_as_long_as_silence_and_each_further_one_twice_a
 def test_a_host_that_was_well_for_long_begins_anew() -> None:
     words = words_of(0.0, 30.0, 60.0, *(float(t) for t in range(70, 400, 10)))
     assert words.falls == 2
-    assert heard(words, 450.0, LIMITS).falls == 1
+    assert heard(missed(words, 395.0, "cut"), 450.0, LIMITS).falls == 1
+
+
+def test_a_head_that_looked_at_nothing_for_long_takes_no_host_for_silent() -> None:
+    words = words_of(5.0, 10.0)
+    assert state(words, 5000.0) is FINE
+    words = missed(words, 5000.0, "cut")
+    assert state(words, 5000.0) is LATE
+    assert state(words, 5010.0) is SILENT
+    assert state(words, 5289.0) is SILENT
+    assert state(words, 5290.0) is LOST
+    assert heard(words_of(5.0), 5000.0, LIMITS).falls == 0
 
 
 def test_a_host_that_comes_and_goes_is_lost_in_the_end_and_stays_so() -> None:
     words, states = asked_first(0.0), []
     for second in range(2000):
         if second % 31 == 0:  # 30 s of silence, then one word
-            words = heard(words, float(second), LIMITS)
+            words = heard(asked_till(words, second), float(second), LIMITS)
+        else:
+            words = missed(words, float(second), "cut")
         states.append(state(words, float(second)))
     changes = [one for one, other in itertools.pairwise(states) if one is not other]
-    assert len(changes) <= 5
+    assert len(changes) <= 8
     assert states[-1] is LOST
     assert set(states[1000:]) == {LOST}
     steady = 2000 + 400
@@ -116,13 +136,14 @@ def test_whatever_was_heard_a_quiet_host_is_lost_and_a_steady_one_is_fine(
 ) -> None:
     words, now = asked_first(0.0), 0.0
     for gap in gaps:
+        words = heard(missed(words, now + gap / 2, "cut"), now + gap, limits)
         now += gap
-        words = heard(words, now, limits)
         assert words.trusted_at <= words.heard_at == now
         found = host_standing("h", words, now, limits)
         assert found.answers == (found.state in (FINE, LATE))
         assert found.gone == (found.state is LOST)
-    assert host_standing("h", words, now + limits.lost_seconds + 0.001, limits).gone
+    quiet = missed(words, now + 1.0, "cut")
+    assert host_standing("h", quiet, now + limits.lost_seconds + 0.001, limits).gone
     pause = limits.silent_seconds / 2
     for _ in range(int(limits.lost_seconds / pause) + 3):
         now += pause
@@ -142,6 +163,7 @@ def test_in_any_time_a_host_that_falls_again_and_again_returns_only_a_few_times(
             is_there = host_standing("h", words, now, limits).answers
             returns += is_there and not was
             was = is_there
+        words = missed(words, now + 5.0, "cut")
         now += 30.0
         was = host_standing("h", words, now, limits).answers
     assert returns <= 5
